@@ -1,0 +1,43 @@
+"""
+Lengths of time as people write them, and as the core counts them: whole microseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+SECOND_US = 1_000_000
+UNITS_US = {
+    "ms": 1_000,
+    "s": SECOND_US,
+    "m": 60 * SECOND_US,
+    "h": 3_600 * SECOND_US,
+    "d": 86_400 * SECOND_US,
+}
+DURATION_MAX_US = 100 * 366 * UNITS_US["d"]
+"""A century: beyond it a duration is a typing error."""
+
+Duration = timedelta | str
+_TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
+
+
+def duration_us(duration: Duration) -> int:
+    """
+    Microseconds of a `timedelta` or of text like `"30s"`, `"5m"`, `"2h"`, `"1d"`, `"250ms"`.
+
+    Raises:
+        ValueError: it is neither, negative, or longer than a century.
+    """
+    if isinstance(duration, timedelta):
+        length_us = duration // timedelta(microseconds=1)
+    else:
+        found = _TEXT.fullmatch(duration) if isinstance(duration, str) else None
+        if found is None:
+            raise ValueError(
+                f"{duration!r} is no duration: expected a timedelta or text like '30s', '5m', '2h'"
+            )
+        length_us = round(float(found[1]) * UNITS_US[found[2]])
+    if not 0 <= length_us <= DURATION_MAX_US:
+        raise ValueError(f"{duration!r} is no duration: it must lie between zero and a century")
+    return length_us

@@ -1,0 +1,162 @@
+"""
+What can happen to a saga: the facts that its decider is asked about.
+
+An `Event` is one fact with its time and its cause. Facts are a closed union; each becomes the first
+entry of the turn it leads to. Payloads are opaque here: canonical JSON text of a named contract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+from saga.core.identity import Instant, IntentId, MessageId, TimerId
+
+Json = NewType("Json", str)
+"""Canonical JSON text: sorted keys, no spaces, no numbers that JSON does not know."""
+
+EMPTY_JSON = Json("{}")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """
+    A payload and the name of its contract, for example `orders.evt.order-placed.v1`.
+    """
+
+    contract: str
+    payload: Json
+
+
+class ReplyOutcome(StrEnum):
+    """
+    How an attempt ended, in the words of the service that made it.
+    """
+
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class CancelMode(StrEnum):
+    """
+    How much a cancel waits for.
+    """
+
+    GRACEFUL = "graceful"
+    IMMEDIATE = "immediate"
+    ABANDON = "abandon"
+
+
+class Act(StrEnum):
+    """
+    What an operator can do to a saga, beside cancelling it.
+    """
+
+    RETRY = "retry"
+    SKIP = "skip"
+    COMPENSATE = "compensate"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaStarted:
+    """
+    A trigger arrived: the first fact of every history, which pins what is to decide it.
+    """
+
+    definition: str
+    definition_version: int
+    fingerprint: str
+    key: str
+    trigger: Message
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyReceived:
+    """
+    A service answered an intent. *reply* is there when the outcome is `done`.
+    """
+
+    intent_id: IntentId
+    outcome: ReplyOutcome
+    reply: Message | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired:
+    """
+    An armed timer came due.
+    """
+
+    timer_id: TimerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalReceived:
+    """
+    Somebody sent this saga a signal.
+    """
+
+    name: str
+    payload: Json
+    actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequested:
+    """
+    Somebody asked for this saga to end.
+    """
+
+    mode: CancelMode
+    reason: str
+    actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorActed:
+    """
+    An operator did something to this saga; *step* where the act is about one.
+    """
+
+    act: Act
+    reason: str
+    step: str | None = None
+    actor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFailed:
+    """
+    The code at hand raised while it took a turn; *position* is the record that it choked on.
+    """
+
+    error: str
+    position: str | None = None
+
+
+Fact = (
+    SagaStarted
+    | ReplyReceived
+    | TimerFired
+    | SignalReceived
+    | CancelRequested
+    | OperatorActed
+    | TurnFailed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """
+    A fact that reached a saga, when, and what caused it (a message, timer or command id).
+    """
+
+    fact: Fact
+    at: Instant
+    cause: MessageId

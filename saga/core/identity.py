@@ -1,0 +1,78 @@
+"""
+Who is who: the ids of sagas, steps, intents and timers, each a pure function of its cause.
+
+Nothing here is random: the same trigger gives the same saga id, the same step the same intent id,
+so that whatever is done twice can be recognised. Ids are readable, and an intent id tells by itself
+which saga, step, direction and attempt it belongs to.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple, NewType
+from uuid import UUID, uuid5
+
+SagaId = NewType("SagaId", str)
+StepId = NewType("StepId", str)
+IntentId = NewType("IntentId", str)
+TimerId = NewType("TimerId", str)
+MessageId = NewType("MessageId", str)
+Instant = NewType("Instant", int)
+"""A moment in UTC: microseconds since 1970-01-01."""
+
+SAGA_NAMESPACE = UUID("6f4c29a6-6a3c-5d0e-9a55-0d5c6f0b8a11")
+"""The namespace of all saga ids; never to be changed."""
+
+
+class Direction(StrEnum):
+    """
+    Whether an intent does a step or undoes it.
+    """
+
+    DO = "do"
+    UNDO = "undo"
+
+
+class IntentName(NamedTuple):
+    """
+    What an intent id says.
+    """
+
+    saga_id: SagaId
+    step: StepId
+    direction: Direction
+    attempt: int
+
+
+def saga_id(definition: str, key: str) -> SagaId:
+    """
+    The id of the one saga of *definition* for the business *key*.
+    """
+    return SagaId(str(uuid5(SAGA_NAMESPACE, f"{definition}\x00{key}")))
+
+
+def intent_id(saga: SagaId, step: StepId, direction: Direction, attempt: int) -> IntentId:
+    """
+    `{saga id}/{step id}/{do|undo}/{attempt}`.
+    """
+    return IntentId(f"{saga}/{step}/{direction.value}/{attempt}")
+
+
+def idempotency_key(saga: SagaId, step: StepId, direction: Direction) -> str:
+    """
+    The intent id without the attempt: the same for every retry.
+    """
+    return f"{saga}/{step}/{direction.value}"
+
+
+def parse_intent_id(text: str) -> IntentName | None:
+    """
+    The parts of an intent id, or None where *text* is none.
+    """
+    parts = text.split("/")
+    if len(parts) != 4 or len(parts[0]) != 36 or not parts[1]:
+        return None
+    saga, step, direction, attempt = parts
+    if direction not in ("do", "undo") or not attempt.isdecimal() or len(attempt) > 9:
+        return None
+    return IntentName(SagaId(saga), StepId(step), Direction(direction), int(attempt))

@@ -1,0 +1,224 @@
+"""
+What a saga can decide: send, publish, arm a timer, plan its rollback, end.
+
+Intents are recorded in the past tense, because they are read as history: `IntentIssued` in an entry
+means that from this entry on the intent is due to be published. The relay publishes `IntentIssued`,
+`EventPublished` and the outcomes; everything else concerns only the saga itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from saga.core.events import Json, Message
+from saga.core.identity import Direction, Instant, StepId, TimerId
+from saga.core.status import StepKind
+
+
+class TimerPurpose(StrEnum):
+    """
+    What a timer is for.
+    """
+
+    DEADLINE = "deadline"
+    RETRY = "retry"
+    SLEEP = "sleep"
+    WAIT = "wait"
+
+
+class Verdict(StrEnum):
+    """
+    What was made of a reply or request that did not simply match.
+    """
+
+    CONFLICTING = "conflicting"
+    LATE_SUCCESS = "late_success"
+    LATE_FAILURE = "late_failure"
+    SUPERSEDED = "superseded"
+    AFTER_END = "after_end"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentIssued:
+    """
+    A service is to do or undo a step. *undoes* names the contract of the step that is undone.
+    """
+
+    step: StepId
+    direction: Direction
+    attempt: int
+    contract: str
+    payload: Json
+    kind: StepKind = StepKind.PLAIN
+    group: str | None = None
+    undoes: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPublished:
+    """
+    The saga tells everybody a fact before its end; *publication* is its place in the program.
+    """
+
+    publication: str
+    contract: str
+    payload: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerArmed:
+    """
+    The saga wants to be woken at *at*; *target* is the step, sleep or wait concerned.
+    """
+
+    timer_id: TimerId
+    due_at: Instant
+    purpose: TimerPurpose
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerCancelled:
+    """
+    A timer is no longer wanted.
+    """
+
+    timer_id: TimerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalAwaited:
+    """
+    The program waits for a signal of this name.
+    """
+
+    wait: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """
+    Something arrived that changed nothing, or not what its sender meant; kept for the audit.
+    """
+
+    verdict: Verdict
+    subject: str
+    detail: str
+
+
+class RollbackGoal(StrEnum):
+    """
+    How the saga ends once the plan is through.
+    """
+
+    ROLLED_BACK = "rolled_back"
+    COMPLETED = "completed"
+    CLEANED_UP = "cleaned_up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackPlanned:
+    """
+    The steps to undo, in groups: a group begins when the one before it is undone.
+
+    Made once, from recorded facts. *goal* `completed` undoes what a finished program had left in
+    doubt; `cleaned_up` undoes a late success of a saga that had ended.
+    """
+
+    goal: RollbackGoal
+    groups: tuple[tuple[StepId, ...], ...]
+    reason: str
+    code: str | None = None
+    failed_step: StepId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoAppended:
+    """
+    A step succeeded late: it is undone too, after the rest of the plan.
+    """
+
+    step: StepId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoStuck:
+    """
+    A step could not be undone within its policy; someone must act.
+    """
+
+    step: StepId
+    code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaParked:
+    """
+    The saga cannot proceed and waits for someone.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaCompleted:
+    """
+    The program has returned; *outcome* is what it returned.
+    """
+
+    outcome: Message | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaRolledBack:
+    """
+    Everything that could be undone is; *residue* is what could not.
+    """
+
+    reason: str
+    code: str | None
+    failed_step: StepId | None
+    residue: tuple[StepId, ...]
+    outcome: Message | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaCleanedUp:
+    """
+    The late successes of an ended saga are undone; its outcome stands.
+    """
+
+    residue: tuple[StepId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaAbandoned:
+    """
+    An operator ended the saga without undoing anything.
+    """
+
+    reason: str
+    residue: tuple[StepId, ...]
+    outcome: Message | None = None
+
+
+Intent = (
+    IntentIssued
+    | EventPublished
+    | TimerArmed
+    | TimerCancelled
+    | SignalAwaited
+    | Noted
+    | RollbackPlanned
+    | UndoAppended
+    | UndoStuck
+    | SagaParked
+    | SagaCompleted
+    | SagaRolledBack
+    | SagaCleanedUp
+    | SagaAbandoned
+)

@@ -1,0 +1,117 @@
+"""
+The words for where a saga and a step stand, and the one literal table of legal transitions.
+
+Theory of operation: a saga is `running` until its program ends or fails; a failure makes it
+`rolling_back`, and that ends in one of two ways. `parked` stands beside them: someone must look,
+and what a release brings back is the status before. An ended saga moves only for clean-up, when
+a step's late success must still be undone.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SagaStatus(StrEnum):
+    """
+    Where a saga stands.
+    """
+
+    RUNNING = "running"
+    ROLLING_BACK = "rolling_back"
+    COMPLETED = "completed"
+    ROLLED_BACK = "rolled_back"
+    ROLLED_BACK_WITH_RESIDUE = "rolled_back_with_residue"
+    PARKED = "parked"
+    STALLED = "stalled"
+    ABANDONED = "abandoned"
+
+    @property
+    def is_ended(self) -> bool:
+        """
+        Whether the saga has had its outcome.
+        """
+        return self in ENDED
+
+
+class StepStatus(StrEnum):
+    """
+    Where a step stands.
+    """
+
+    ISSUED = "issued"
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+    IN_DOUBT = "in_doubt"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    UNDO_STUCK = "undo_stuck"
+    SKIPPED = "skipped"
+
+
+class StepKind(StrEnum):
+    """
+    What a step means for the rollback.
+    """
+
+    COMPENSATABLE = "compensatable"
+    PIVOT = "pivot"
+    RETRIABLE = "retriable"
+    READ_ONLY = "read_only"
+    PLAIN = "plain"
+    """Has an effect and no undo: whatever of it remains after a rollback is residue."""
+
+
+ENDED = frozenset(
+    {
+        SagaStatus.COMPLETED,
+        SagaStatus.ROLLED_BACK,
+        SagaStatus.ROLLED_BACK_WITH_RESIDUE,
+        SagaStatus.ABANDONED,
+    }
+)
+
+TRANSITIONS: dict[SagaStatus, frozenset[SagaStatus]] = {
+    SagaStatus.RUNNING: frozenset(
+        {
+            SagaStatus.COMPLETED,
+            SagaStatus.ROLLING_BACK,
+            SagaStatus.ROLLED_BACK,
+            SagaStatus.ROLLED_BACK_WITH_RESIDUE,
+            SagaStatus.PARKED,
+            SagaStatus.ABANDONED,
+        }
+    ),
+    SagaStatus.ROLLING_BACK: frozenset(
+        {
+            SagaStatus.ROLLED_BACK,
+            SagaStatus.ROLLED_BACK_WITH_RESIDUE,
+            SagaStatus.COMPLETED,  # after undoing what a completed program had left in doubt
+            SagaStatus.PARKED,
+            SagaStatus.ABANDONED,
+        }
+    ),
+    SagaStatus.PARKED: frozenset(
+        {
+            SagaStatus.RUNNING,
+            SagaStatus.ROLLING_BACK,
+            SagaStatus.ROLLED_BACK,
+            SagaStatus.ROLLED_BACK_WITH_RESIDUE,
+            SagaStatus.COMPLETED,
+            SagaStatus.ABANDONED,
+        }
+    ),
+    SagaStatus.COMPLETED: frozenset({SagaStatus.ROLLING_BACK}),
+    SagaStatus.ROLLED_BACK: frozenset({SagaStatus.ROLLING_BACK}),
+    SagaStatus.ROLLED_BACK_WITH_RESIDUE: frozenset({SagaStatus.ROLLING_BACK}),
+    SagaStatus.ABANDONED: frozenset(),
+    SagaStatus.STALLED: frozenset({SagaStatus.RUNNING, SagaStatus.ROLLING_BACK}),
+}
+
+
+def can_become(before: SagaStatus, after: SagaStatus) -> bool:
+    """
+    Whether the table allows the step from *before* to *after*.
+    """
+    return after in TRANSITIONS[before]

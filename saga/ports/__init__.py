@@ -1,0 +1,37 @@
+"""
+What the engine needs from the world, as protocols of at most five methods.
+
+Adapters implement them; one contract suite per port, shipped in `saga.testing`, says what they mean.
+"""
+
+from saga.ports.bus import Bus, Consumer, Inbound, Position, Record, Source, TopicSpec
+from saga.ports.catalogue import Catalogue, ParkedRecord, SagaSummary
+from saga.ports.clock import Clock
+from saga.ports.event_store import (
+    Appended,
+    Backlog,
+    Batch,
+    DueTimer,
+    EventStore,
+    HistoryAppend,
+)
+
+__all__ = [
+    "Appended",
+    "Backlog",
+    "Batch",
+    "Bus",
+    "Catalogue",
+    "Clock",
+    "Consumer",
+    "DueTimer",
+    "EventStore",
+    "HistoryAppend",
+    "Inbound",
+    "ParkedRecord",
+    "Position",
+    "Record",
+    "SagaSummary",
+    "Source",
+    "TopicSpec",
+]

@@ -1,0 +1,176 @@
+"""
+The bus: topics of keyed partitions, offsets and consumer groups, as Apache Kafka has them.
+
+It promises no more than Kafka can give: order within a partition, delivery at least once, and
+groups whose members may for a moment both believe they own a partition. Correctness rests on the
+event store; the bus only has to deliver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from saga.core.identity import Instant
+
+
+class Source(NamedTuple):
+    """
+    One partition of one topic.
+    """
+
+    topic: str
+    partition: int
+
+
+class Position(NamedTuple):
+    """
+    The place of one record.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """
+    A record to publish. *partition* None lets the key choose (murmur2, as Kafka's clients do).
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """
+    A record as it was received, byte for byte.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: Instant
+
+    @property
+    def position(self) -> Position:
+        """
+        Where the record stands.
+        """
+        return Position(self.topic, self.partition, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """
+    How a topic is to be: *retention_s* None keeps records for ever.
+    """
+
+    name: str
+    partitions: int
+    retention_s: int | None = None
+
+
+ResumeAt = Callable[[Sequence[Source]], Awaitable[Mapping[Source, int]]]
+"""Asked on assignment: the next offset to read of each source; a source left out starts at its begin."""
+
+
+class Consumer(Protocol):
+    """
+    One member of a consumer group.
+
+    Assignment is by range: with equal partition counts, equal partition numbers of all topics meet in
+    one member. `fetch` returns records in offset order per partition and moves the in-memory position.
+    """
+
+    async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
+        """
+        Up to *records_max* records; empty after *timeout_s*. Handles rebalances on the way.
+
+        Raises:
+            BusUnavailable: try again later; nothing was lost.
+        """
+        ...
+
+    async def seek(self, offsets: Mapping[Source, int]) -> None:
+        """
+        Read on from these offsets; what was buffered of the sources is dropped.
+        """
+        ...
+
+    async def commit(self, offsets: Mapping[Source, int]) -> None:
+        """
+        Remember for the group the *next* offset to read of each source; forward or back.
+        """
+        ...
+
+    def assignment(self) -> frozenset[Source]:
+        """
+        The sources this member reads now.
+        """
+        ...
+
+    async def close(self) -> None:
+        """
+        Leave the group at once, so that the others need not wait for a timeout.
+        """
+        ...
+
+
+class Bus(Protocol):
+    """
+    Where records are published and read.
+    """
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """
+        Make the topics that are not there; those that are stay as they are.
+
+        Raises:
+            BusUnavailable: try again later.
+        """
+        ...
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """
+        Publish all, in order per partition; durable when it returns. Not atomic: an error may leave
+        some of them published.
+
+        Raises:
+            BusUnavailable: try again later; repeat all.
+            MessageTooLarge: a record exceeds the limit; none was published.
+            KeyError: a topic does not exist; none was published.
+        """
+        ...
+
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
+    ) -> Consumer:
+        """
+        Join *group* on *topics*. Without *resume_at*, the group's committed offsets say where to begin.
+        """
+        ...
+
+    async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
+        """
+        Of each source the first offset kept and the next one to be written.
+        """
+        ...
+
+    async def close(self) -> None:
+        """
+        Finish what was accepted and let go of all resources.
+        """
+        ...
