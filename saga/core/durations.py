@@ -32,7 +32,7 @@ def duration_us(duration: Duration) -> int:
     if isinstance(duration, timedelta):
         length_us = duration // timedelta(microseconds=1)
     else:
-        found = _TEXT.fullmatch(duration) if isinstance(duration, str) else None
+        found = _TEXT.fullmatch(str(duration))
         if found is None:
             raise ValueError(
                 f"{duration!r} is no duration: expected a timedelta or text like '30s', '5m', '2h'"

@@ -134,10 +134,16 @@ class OperatorActed:
 class TurnFailed:
     """
     The code at hand raised while it took a turn; *position* is the record that it choked on.
+
+    Where the very first turn failed there is no `SagaStarted` yet: *definition*,
+    *definition_version* and *key* then say whose history this is.
     """
 
     error: str
     position: str | None = None
+    definition: str | None = None
+    definition_version: int | None = None
+    key: str | None = None
 
 
 Fact = (

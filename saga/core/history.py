@@ -166,6 +166,4 @@ def from_plain(
             if reader is not None:
                 value = reader(value)
         values[field] = value
-    return Entry(
-        saga_id, version, Instant(plain["at"]), MessageId(plain["cause"]), kind(**values)
-    )
+    return Entry(saga_id, version, Instant(plain["at"]), MessageId(plain["cause"]), kind(**values))

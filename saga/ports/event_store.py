@@ -13,6 +13,7 @@ from typing import Protocol
 
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
+from saga.errors import CorruptHistory
 from saga.ports.bus import Record, Source
 from saga.ports.catalogue import ParkedRecord, SagaSummary
 
@@ -106,9 +107,14 @@ class EventStore(Protocol):
         """
         ...
 
-    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, Sequence[Entry]]:
+    async def load(
+        self, saga_ids: Sequence[SagaId]
+    ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
         """
         The whole histories, in order of version; a saga without one is left out.
+
+        A history that cannot be read, or has a gap, is answered with the error instead of its
+        entries, so that the others are not held up by it.
 
         Raises:
             StoreUnavailable: try again later.

@@ -1,0 +1,120 @@
+"""
+The kernel: turns a definition into a decider. Every fact that reaches a saga comes through `handle`.
+
+Theory of operation: a turn takes one event, lets the program go on where that resolves something it
+waits for, and records what the program wants as intents. Forward work lives in `forward`, the
+undoing in `rollback`, what people ask for in `requests`; this module only opens the door to each.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from saga.core import forward, requests, rollback
+from saga.core.decider import Decider, Decision, Disposition
+from saga.core.events import (
+    CancelRequested,
+    Event,
+    OperatorActed,
+    ReplyReceived,
+    SagaStarted,
+    SignalReceived,
+    TimerFired,
+    TurnFailed,
+)
+from saga.core.identity import Direction, parse_intent_id
+from saga.core.intents import TimerPurpose
+from saga.core.program import Definition
+from saga.core.state import SagaState
+from saga.core.status import SagaStatus
+from saga.core.turn import Turn
+
+
+def decider_for(definition: Definition) -> Decider:
+    """
+    The decider that runs *definition* with retries, deadlines, timers, signals and rollback.
+    """
+
+    def handle(state: SagaState, event: Event) -> Decision:
+        turn = Turn(definition, state, event)
+        disposition = _take(turn, event)
+        if disposition is Disposition.RECORDED:
+            state.causes.add(event.cause)
+            forward.settle(turn)
+        return Decision(state, turn.intents, disposition)
+
+    return Decider(
+        definition.name,
+        definition.version,
+        definition.fingerprint,
+        SagaState,
+        handle,
+    )
+
+
+def _take(turn: Turn, event: Event) -> Disposition:
+    fact = event.fact
+    state = turn.state
+    match fact:
+        case ReplyReceived():
+            return _reply(turn, fact)
+        case SagaStarted():
+            return forward.start(turn, fact)
+        case _ if event.cause in state.causes:
+            return Disposition.DUPLICATE
+        case TimerFired():
+            return _timer(turn, fact)
+        case SignalReceived():
+            return requests.signal(turn, fact)
+        case CancelRequested():
+            return requests.cancel(turn, fact)
+        case OperatorActed():
+            return requests.act(turn, fact)
+        case TurnFailed():
+            state.is_poisoned = True
+            state.reason = fact.error
+            state.key = state.key or fact.key or ""
+            turn.become(SagaStatus.PARKED)
+            return Disposition.RECORDED
+        case _:
+            assert_never(fact)
+
+
+def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
+    name = parse_intent_id(fact.intent_id)
+    step = turn.state.steps.get(name.step) if name is not None else None
+    if name is None or step is None:
+        return Disposition.UNKNOWN
+    issued = step.attempts if name.direction is Direction.DO else step.undo_attempts
+    if not 1 <= name.attempt <= issued:
+        return Disposition.UNKNOWN
+    known = step.replies.get((name.direction, name.attempt))
+    if known == fact:
+        return Disposition.DUPLICATE
+    if known is not None:
+        return turn.note_conflict(fact)
+    step.replies[name.direction, name.attempt] = fact
+    if name.direction is Direction.UNDO:
+        return rollback.undo_reply(turn, step, name.attempt, fact)
+    return forward.reply(turn, step, name.attempt, fact)
+
+
+def _timer(turn: Turn, fact: TimerFired) -> Disposition:
+    timer = turn.state.timers.pop(fact.timer_id, None)
+    if timer is None:
+        return Disposition.STALE
+    match timer.purpose:
+        case TimerPurpose.SLEEP:
+            forward.slept(turn, timer.target)
+        case TimerPurpose.WAIT:
+            forward.wait_timed_out(turn, timer.target)
+        case TimerPurpose.DEADLINE | TimerPurpose.RETRY:
+            step_id, direction = timer.target.rsplit("/", 1)
+            step = turn.step(step_id)
+            if direction == Direction.UNDO:
+                rollback.undo_due(turn, step, timer.purpose)
+            else:
+                forward.step_due(turn, step, timer.purpose)
+        case _:
+            assert_never(timer.purpose)
+    return Disposition.RECORDED

@@ -1,0 +1,224 @@
+"""
+What a way of writing sagas supplies to the kernel: a program, driven by commands and resolutions.
+
+A program says what it wants next (`Command`) and is told how that ended (`Resolution`). It knows
+nothing of retries, deadlines, rollback order or replays; the kernel adds those, the same for every
+front-end. It must be deterministic: the same resolutions in the same order give the same commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from saga.core.events import Json, Message
+from saga.core.identity import Instant, SagaId, StepId
+from saga.core.retry import Retry
+from saga.core.status import StepKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoStep:
+    """
+    Issue an intent. *undo_retry* None means that the step has no undo.
+
+    *group* joins the steps that were issued side by side.
+    """
+
+    step: StepId
+    message: Message
+    kind: StepKind
+    retry: Retry
+    timeout_us: int | None
+    undo_retry: Retry | None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """
+    Wake the program after *length_us*.
+    """
+
+    name: str
+    length_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitSignal:
+    """
+    Wake the program with the next unread signal of *name*, or after *timeout_us*.
+    """
+
+    wait: str
+    name: str
+    timeout_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """
+    Tell everybody a fact.
+    """
+
+    publication: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Disown:
+    """
+    The program no longer wants these: the steps are undone before it completes, sleeps and waits end.
+    """
+
+    steps: tuple[StepId, ...]
+    sleeps: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """
+    The program is through.
+    """
+
+    outcome: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """
+    The program cannot go on: roll back.
+    """
+
+    reason: str
+    code: str | None
+    failed_step: StepId | None
+
+
+Command = DoStep | Sleep | AwaitSignal | Publish | Disown | Finish | GiveUp
+
+
+@dataclass(frozen=True, slots=True)
+class StepSucceeded:
+    """
+    A step is done; *reply* is None where the intent has no reply of its own.
+    """
+
+    step: StepId
+    reply: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepGaveOut:
+    """
+    A step failed for good; *refused* means that nothing had happened.
+    """
+
+    step: StepId
+    code: str | None
+    message: str
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """
+    A sleep is over.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """
+    A signal that the program waited for.
+    """
+
+    wait: str
+    payload: Json
+
+
+@dataclass(frozen=True, slots=True)
+class WaitTimedOut:
+    """
+    No signal came in time.
+    """
+
+    wait: str
+
+
+Resolution = StepSucceeded | StepGaveOut | Slept | Signalled | WaitTimedOut
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    Why a saga was rolled back, and what is left of it.
+    """
+
+    reason: str
+    code: str | None
+    failed_step: StepId | None
+    residue: tuple[StepId, ...]
+
+
+class Program(Protocol):
+    """
+    One running saga as its front-end sees it. An exception from any method is a bug in the program.
+    """
+
+    def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
+        """
+        Begin; *at* is the time of the trigger's turn.
+        """
+        ...
+
+    def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
+        """
+        Go on with one of the things that were asked for.
+        """
+        ...
+
+    def refusal_of(self, wait: str, payload: Json) -> str | None:
+        """
+        Why a signal's payload is not what *wait* takes; None when it is.
+        """
+        ...
+
+    def undo_of(self, step: StepId, reply: Message | None) -> Message:
+        """
+        The intent that undoes *step*, given its reply or, where none came, nothing but the intent.
+        """
+        ...
+
+    def outcome_of(self, report: Report) -> Message | None:
+        """
+        The outcome event of a rolled-back saga.
+        """
+        ...
+
+    def close(self) -> None:
+        """
+        Let go of everything; nothing the program still does may count.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """
+    A kind of saga, whatever way it was written.
+
+    *fingerprint* is a hash of its source, pinned in every history. *program* makes one instance for
+    a saga id and business key.
+    """
+
+    name: str
+    version: int
+    fingerprint: str
+    program: Callable[[SagaId, str], Program]
+    parallel_undo: bool = False
+    continue_when_stuck: bool = False

@@ -1,0 +1,160 @@
+"""
+What people ask of a saga: signals, cancels and operators' acts. A refusal is recorded too.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from saga.core import forward, rollback
+from saga.core.decider import Disposition
+from saga.core.events import Act, CancelMode, CancelRequested, OperatorActed, SignalReceived
+from saga.core.identity import StepId
+from saga.core.intents import TimerPurpose, Verdict
+from saga.core.state import Step
+from saga.core.status import SagaStatus, StepStatus
+from saga.core.turn import Turn
+
+
+def signal(turn: Turn, fact: SignalReceived) -> Disposition:
+    """
+    Keep a signal until the program waits for its name, in order; or give it to the wait there is.
+    """
+    state = turn.state
+    if state.status.is_ended:
+        return turn.note(Verdict.AFTER_END, fact.name, f"the saga is {state.status.value}")
+    state.signals.setdefault(fact.name, []).append(fact.payload)
+    forward.signalled(turn, fact.name)
+    return Disposition.RECORDED
+
+
+def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
+    """
+    End the saga early: gracefully, at once, or as it stands.
+    """
+    state = turn.state
+    if state.status.is_ended:
+        return turn.note(Verdict.AFTER_END, "cancel", f"the saga is {state.status.value}")
+    if fact.mode is CancelMode.ABANDON:
+        rollback.abandon(turn, fact.reason)
+        return Disposition.RECORDED
+    if state.plan is not None or state.cancel_reason is not None:
+        return turn.note(Verdict.REFUSED, "cancel", "the saga is on its way back already")
+    if not state.is_started:
+        return turn.note(Verdict.REFUSED, "cancel", "the saga has not begun")
+    if state.is_past_pivot:
+        return turn.note(Verdict.REFUSED, "cancel", "past its pivot the saga only goes forward")
+    if state.is_finishing:
+        return turn.note(Verdict.REFUSED, "cancel", "the saga is through and about to complete")
+    if state.is_poisoned:
+        return turn.note(Verdict.REFUSED, "cancel", "parked by a failed turn: release it first")
+    state.cancel_reason = fact.reason
+    if fact.mode is CancelMode.IMMEDIATE:
+        rollback.begin(turn, fact.reason, code="cancelled", failed_step=None)
+        return Disposition.RECORDED
+    _stop_forward(turn)
+    return Disposition.RECORDED
+
+
+def act(turn: Turn, fact: OperatorActed) -> Disposition:
+    """
+    An operator's act, checked against where the saga and the step stand.
+    """
+    match fact.act:
+        case Act.RELEASE:
+            return _release(turn, fact)
+        case Act.COMPENSATE:
+            return _compensate(turn, fact)
+        case Act.RETRY:
+            return _retry(turn, fact)
+        case Act.SKIP:
+            return _skip(turn, fact)
+        case _:
+            assert_never(fact.act)
+
+
+def _stop_forward(turn: Turn) -> None:
+    state = turn.state
+    for timer in list(state.timers.values()):
+        if timer.purpose in {TimerPurpose.SLEEP, TimerPurpose.WAIT, TimerPurpose.RETRY}:
+            turn.disarm(timer.timer_id)
+    state.waits.clear()
+    for step in state.steps.values():
+        if step.status is StepStatus.ISSUED and step.is_backing_off:
+            step.status = StepStatus.FAILED
+            step.is_backing_off = False
+            step.is_disowned = True
+
+
+def _release(turn: Turn, fact: OperatorActed) -> Disposition:
+    state = turn.state
+    if not state.is_poisoned:
+        return _refuse(turn, fact, "no failed turn holds this saga")
+    state.is_poisoned = False
+    state.reason = None
+    back_in_rollback = state.plan is not None and not state.is_finishing
+    turn.become(SagaStatus.ROLLING_BACK if back_in_rollback else SagaStatus.RUNNING)
+    return Disposition.RECORDED
+
+
+def _compensate(turn: Turn, fact: OperatorActed) -> Disposition:
+    state = turn.state
+    if state.status.is_ended or state.plan is not None:
+        return _refuse(turn, fact, f"the saga is {state.status.value}")
+    if not state.is_started:
+        return _refuse(turn, fact, "the saga has not begun: there is nothing to undo")
+    state.is_poisoned = False
+    rollback.begin(turn, fact.reason, code="compensated", failed_step=None)
+    return Disposition.RECORDED
+
+
+def _retry(turn: Turn, fact: OperatorActed) -> Disposition:
+    step = _step(turn, fact)
+    if step is None:
+        return _refuse(turn, fact, "name a step that waits: stuck, backing off, or parked on")
+    if turn.state.status is SagaStatus.PARKED:
+        is_undo = step.status is StepStatus.UNDO_STUCK
+        turn.state.reason = None
+        turn.become(SagaStatus.ROLLING_BACK if is_undo else SagaStatus.RUNNING)
+    if step.status in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
+        rollback.retry_undo(turn, step)
+    else:
+        forward.retry_now(turn, step)
+    return Disposition.RECORDED
+
+
+def _skip(turn: Turn, fact: OperatorActed) -> Disposition:
+    step = _step(turn, fact)
+    if step is None or step.status not in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
+        return _refuse(turn, fact, "only a step whose undo is stuck or under way can be skipped")
+    if turn.state.status is SagaStatus.PARKED:
+        turn.become(SagaStatus.ROLLING_BACK)
+    rollback.skip_undo(turn, step)
+    return Disposition.RECORDED
+
+
+def _step(turn: Turn, fact: OperatorActed) -> Step | None:
+    """
+    The step an act is about: the one named, or the only one it can mean.
+    """
+    state = turn.state
+    if state.is_poisoned or state.status.is_ended:
+        return None
+    candidates = [step for step in state.steps.values() if _can_be_repeated(state.status, step)]
+    if fact.step is not None:
+        candidates = [step for step in candidates if step.id == StepId(fact.step)]
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _can_be_repeated(status: SagaStatus, step: Step) -> bool:
+    if step.status in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
+        return True
+    if step.status is StepStatus.ISSUED:
+        return step.is_backing_off
+    gave_out = step.status in {StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT}
+    return status is SagaStatus.PARKED and gave_out and not step.is_disowned
+
+
+def _refuse(turn: Turn, fact: OperatorActed, why: str) -> Disposition:
+    subject = fact.act.value if fact.step is None else f"{fact.act.value} {fact.step}"
+    return turn.note(Verdict.REFUSED, subject, why)
