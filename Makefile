@@ -1,0 +1,69 @@
+# Everything a developer types. `make` alone lists it.
+#
+# Variables: ARGS is handed to the program, KILL to `saga demo`; PYTHON names the interpreter that `.venv` is made
+# with; KAFKA and POSTGRES are the addresses that `make test-connected` uses; JOBS is the number of test processes.
+
+ARGS ?=
+KILL ?=
+JOBS ?= 2
+KAFKA ?=
+POSTGRES ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+SUITABLE := import ensurepip, sys, venv; sys.version_info >= (3, 11) or sys.exit(1)
+PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13 python3.14,\
+	$(shell $(python) -c '$(SUITABLE)' 2>/dev/null && echo $(python))))
+NO_PYTHON := No Python 3.11 or newer with its venv module was found. Install one (Debian and Ubuntu: apt install \
+	python3.11 python3.11-venv), or name it: make setup PYTHON=/path/to/python3.11
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras \
+	--allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-connected check format lock bench mutants replay clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo && echo '  Options go through: make demo KILL=3, make test ARGS="-k replay", make bench ARGS="--json"'
+
+setup: $(READY) ## Make .venv from the lock file, once
+
+$(READY): requirements-dev.txt pyproject.toml
+	@$(or $(PYTHON),echo "$(NO_PYTHON)" >&2; false) -m venv .venv && echo "Installing into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . && touch $@ && echo "Ready: $(BIN)/saga"
+
+demo: $(READY) ## Run the order saga here and now; KILL=3 kills it three times on the way
+	@$(BIN)/saga demo $(if $(KILL),--kill $(KILL)) $(ARGS)
+
+test: $(READY) ## Run all tests that need nothing but this machine
+	@$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+test-connected: $(READY) ## Run the tests that need Kafka and PostgreSQL, at KAFKA= and POSTGRES=
+	@$(BIN)/pytest -m connected $(if $(KAFKA),--kafka=$(KAFKA)) $(if $(POSTGRES),--postgres=$(POSTGRES)) $(ARGS)
+
+check: $(READY) ## Check format, style, types, layers and public names
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q tests/test_layers.py tests/test_public_surface.py
+
+format: $(READY) ## Put the code into its format and mend what can be mended
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+lock: $(READY) ## Resolve the dependencies anew (ARGS=--upgrade for the latest)
+	@$(COMPILE) --all-extras --output-file requirements-dev.txt pyproject.toml $(ARGS)
+	@$(COMPILE) --extra kafka,metrics,postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml $(ARGS)
+
+bench: $(READY) ## Measure sagas per second on this machine
+	@$(BIN)/saga bench $(ARGS)
+
+mutants: $(READY) ## Break the engine on purpose and see that the simulation notices
+	@$(BIN)/python -m tests.simulation.mutants $(ARGS)
+
+replay: $(READY) ## Fold the stored histories through today's code
+	@$(BIN)/saga replay $(ARGS)
+
+clean: ## Remove .venv and what the tools left; .saga/ and its data stay
+	@rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	@find saga domain topics tests -name __pycache__ -type d -prune -exec rm -rf {} +

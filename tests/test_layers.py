@@ -1,0 +1,207 @@
+"""
+The architecture as tables: who may import whom, who may read a clock, how long is too long.
+
+Imports are read from the syntax tree, also those inside functions and under `TYPE_CHECKING`. A
+module that no row covers is an offence: whoever adds a folder says where it belongs.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+INNER = ("saga.core", "saga.contracts", "saga.ports", "saga.authoring")
+MIDDLE = ("saga.runtime", "saga.effects", "saga.audit", "saga.adapters")
+
+#: What each part may import of ours, beside itself. A name covers all below it, but `saga` only the
+#: public front. Errors and settings are free to every part that is not pure.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "saga.errors": (),
+    "saga.settings": (),
+    "saga.core": ("saga.errors",),
+    "saga.contracts": ("saga.core",),
+    "saga.ports": ("saga.core",),
+    "saga.authoring": ("saga.core", "saga.contracts"),
+    "saga.adapters": ("saga.core", "saga.contracts", "saga.ports"),
+    "saga.effects": ("saga.core", "saga.contracts", "saga.ports"),
+    "saga.runtime": ("saga.core", "saga.contracts", "saga.ports", "saga.authoring.registry"),
+    "saga.audit": INNER,
+    "saga.console": (*INNER, *MIDDLE, "saga", "saga.testing", "saga.wiring"),
+    "saga.wiring": (*INNER, *MIDDLE, "saga.console"),
+    "saga.testing": (*INNER, *MIDDLE, "saga", "saga.wiring"),
+    "saga": (*INNER, *MIDDLE, "saga.wiring"),
+    "saga.__main__": ("saga.console",),
+    "topics": ("saga", "saga.contracts"),
+    "domain": ("saga", "saga.contracts", "saga.authoring", "saga.effects", "topics"),
+}
+PURE = {"saga.core", "saga.errors"}
+FREE = {"saga.errors", "saga.settings"}
+
+#: What some parts may import of others' libraries, and pure ones not even of the standard library.
+LIBRARIES = {"saga.core": (), "saga.errors": (), "topics": ("pydantic",)}
+IMPURE = {"asyncio", "logging", "os", "random", "secrets", "socket", "sqlite3", "subprocess"}
+IMPURE |= {"threading", "time"}
+
+#: Time and chance come in as arguments. Who may look for them, and by which modules and names.
+CLOCK_READERS = ("saga.adapters", "saga.console", "saga.testing")
+CLOCK_MODULES = {"random", "secrets", "time"}
+CLOCKS = re.compile(r"(.+\.)?(datetime\.(now|utcnow|today)|date\.today|uuid[147]|urandom)")
+
+MODULE_LINES_MAX = 400
+FUNCTION_LINES_MAX = 70
+
+
+def test_imports_point_inward() -> None:
+    """
+    Every import follows the tables.
+    """
+    _report(refused_imports, "saga", "domain", "topics")
+
+
+def test_time_and_chance_come_in_as_arguments() -> None:
+    """
+    Only adapters, console and test kit read a clock or draw a random number.
+    """
+    _report(clock_reads, "saga")
+
+
+def test_modules_and_functions_are_short() -> None:
+    """
+    A module is read in one sitting, a function on one screen.
+    """
+    _report(oversizes, "saga")
+
+
+def refused_imports(module: str, source: str) -> Iterator[tuple[int, str]]:
+    """
+    Yields line and reason of each import in *module* that the tables do not allow.
+    """
+    part = _part(module, MAY_IMPORT)
+    if part is None:
+        yield 1, f"no row of MAY_IMPORT covers {module}"
+        return
+    allowed = {part, *MAY_IMPORT[part]} | (set() if part in PURE else FREE)
+    for line, name in _imports(source):
+        top = name.partition(".")[0]
+        if top in {"saga", "domain", "topics", "tests"}:
+            is_allowed = _part(name, allowed) or ("saga" in allowed and not _part(name, MAY_IMPORT))
+        elif top in sys.stdlib_module_names:
+            is_allowed = part not in PURE or top not in IMPURE
+        else:
+            is_allowed = part not in LIBRARIES or top in LIBRARIES[part]
+        if not is_allowed:
+            ours = ", ".join(sorted(allowed))
+            yield line, f"{part} may not import {name}; of ours it may import {ours}"
+
+
+def clock_reads(module: str, source: str) -> Iterator[tuple[int, str]]:
+    """
+    Yields line and name of each clock or random source that *module* has no right to.
+    """
+    if _part(module, CLOCK_READERS):
+        return
+    for line, name in _imports(source):
+        if name.partition(".")[0] in CLOCK_MODULES:
+            yield line, f"{name} is for {', '.join(CLOCK_READERS)}"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name | ast.Attribute) and CLOCKS.fullmatch(ast.unparse(node)):
+            yield node.lineno, f"{ast.unparse(node)} is for {', '.join(CLOCK_READERS)}"
+
+
+def oversizes(module: str, source: str) -> Iterator[tuple[int, str]]:
+    """
+    Yields line and length of what is too long: *module* itself, and functions in it.
+    """
+    lines = len(source.splitlines())
+    if lines > MODULE_LINES_MAX:
+        yield 1, f"{module} has {lines} lines, {MODULE_LINES_MAX} at most"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            if lines > FUNCTION_LINES_MAX:
+                yield node.lineno, f"{node.name} has {lines} lines, {FUNCTION_LINES_MAX} at most"
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("saga.core.turn", "import pydantic"),
+        ("saga.core.turn", "import time"),
+        ("saga.core.turn", "from saga.settings import Settings"),
+        ("saga.core.turn", "def late():\n    from saga.ports import bus"),
+        ("saga.errors", "import orjson"),
+        ("saga.ports.bus", "from . import clock"),
+        ("saga.adapters.kafka", "from saga.runtime.turn import take_turns"),
+        ("saga.runtime.turn", "from saga.authoring import functions"),
+        ("saga.runtime.turn", "from saga import Event"),
+        ("saga.console.demo", "import domain"),
+        ("saga.testing.world", "from saga.console import cli"),
+        ("saga.newcomer", "from saga.core import turn"),
+        ("topics.orders.v1", "from saga.core.identity import SagaId"),
+        ("topics.orders.v1", "import orjson"),
+        ("domain.order", "from saga.runtime import turn"),
+    ],
+)
+def test_wrong_import_is_refused(module: str, source: str) -> None:
+    """
+    An offence is seen wherever it stands and however it is written.
+    """
+    assert list(refused_imports(module, source))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("saga.core.turn", "from datetime import timedelta\nfrom saga.errors import SagaError"),
+        ("saga.runtime.turn", "from saga.authoring.registry import Registry\nimport asyncio"),
+        ("saga.adapters.kafka", "from saga.ports import bus\nimport saga.settings, aiokafka"),
+        ("saga.console.demo", "import saga.wiring\nimport typer\nfrom saga import SagaApp"),
+        ("topics.orders.v1", "from saga import Event\nfrom topics import parcels\nimport pydantic"),
+    ],
+)
+def test_right_import_is_allowed(module: str, source: str) -> None:
+    """
+    What the tables allow passes.
+    """
+    assert list(refused_imports(module, source)) == []
+
+
+@pytest.mark.parametrize(
+    "source", ["import time as t", "from random import choice", "dt.datetime.now()", "uuid.uuid4()"]
+)
+def test_clock_is_seen(source: str) -> None:
+    """
+    A clock is known by its module or its name, and allowed to those who own it.
+    """
+    assert list(clock_reads("saga.runtime.turn", source))
+    assert list(clock_reads("saga.adapters.clocks", source)) == []
+
+
+def _imports(source: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "tests" if node.level else node.module  # relative: refused like the tests
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def _part(name: str, parts: Iterable[str]) -> str | None:
+    covers = [p for p in parts if name == p or (p != "saga" and name.startswith(f"{p}."))]
+    return max(covers, key=len, default=None)
+
+
+def _report(rule, *folders: str) -> None:
+    offences = []
+    for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        place = path.relative_to(ROOT)
+        module = ".".join(place.with_suffix("").parts).removesuffix(".__init__")
+        found = rule(module, path.read_text("utf-8"))
+        offences += [f"{place}:{line}: {reason}" for line, reason in sorted(found)]
+    if offences:
+        pytest.fail("\n".join(["", *offences]), pytrace=False)
