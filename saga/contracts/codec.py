@@ -1,0 +1,151 @@
+"""
+Bytes to models and back: the border between what was received and what is believed.
+
+`decode` never raises: whatever it is given, it answers with a model or with the reason why there
+is none. The fast path is one validation and one encoding: a value equal to its own canonical form
+hides no duplicate key, no odd number and no broken text, so only other values are inspected closer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
+from saga.contracts.json_text import VALUE_BYTES_MAX, canonical_dump, flaw_of
+from saga.contracts.models import ContractModel, contract_of
+from saga.contracts.registry import ContractRegistry, ReadPath
+from saga.contracts.unreadable import Unreadable, UnreadableCode, schema_problem, shortened
+from saga.core.events import Json, Message
+from saga.errors import MalformedMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """
+    A message that was read, as one of the current version.
+
+    *payload* is the canonical JSON of *model*, without the fields that the model does not know.
+    """
+
+    contract_name: str
+    model: ContractModel
+    payload: Json
+
+
+def encode(model: ContractModel) -> Json:
+    """
+    The canonical JSON of a contract's model.
+
+    Raises:
+        MalformedMessage: the model holds something that JSON or its readers do not know: a NaN,
+            an integer beyond 64 bits, half a surrogate pair.
+    """
+    return Json(_encoded(model).decode())
+
+
+def message_of(model: ContractModel) -> Message:
+    """
+    *model* as a message: the name of its contract and its canonical JSON.
+
+    Raises:
+        DefinitionError: its class declares no contract.
+        MalformedMessage: as `encode`.
+    """
+    return Message(contract_of(type(model)).contract_name, encode(model))
+
+
+def decode(
+    registry: ContractRegistry,
+    contract_name: str,
+    value: bytes | None,
+    *,
+    bytes_max: int = VALUE_BYTES_MAX,
+) -> Decoded | Unreadable:
+    """
+    Read *value* as a message of *contract_name*, in its current version. Does not raise.
+    """
+    path = registry.paths.get(contract_name)
+    if path is None:
+        return _unknown(registry, contract_name)
+    if value is None:
+        return Unreadable(UnreadableCode.NULL_VALUE, "the record has no value")
+    if len(value) > bytes_max:
+        return Unreadable(
+            UnreadableCode.TOO_LARGE, f"{len(value)} bytes, of which at most {bytes_max} are read"
+        )
+    try:
+        model = path.validate(value, strict=path.is_strict)
+        payload = _encoded(model)
+    except Exception as error:  # noqa: BLE001  # validators are user code; the record is parked with it
+        return flaw_of(value) or _refusal(path, value, error)
+    if payload != value:
+        flaw = flaw_of(value)
+        if flaw is not None:
+            return flaw
+    if path.upcasts:
+        return _upcast(path, model)
+    return Decoded(contract_name, model, Json(payload.decode()))
+
+
+def read(registry: ContractRegistry, message: Message) -> ContractModel:
+    """
+    The model of a message that was stored, in its current version.
+
+    Raises:
+        MessageError: the code at hand cannot read it (any more).
+    """
+    found = decode(registry, message.contract, message.payload.encode())
+    if isinstance(found, Unreadable):
+        raise found.error()
+    return found.model
+
+
+def _encoded(model: ContractModel) -> bytes:
+    try:
+        text = type(model).__pydantic_serializer__.to_json(model, by_alias=True, warnings="error")
+    except PydanticSerializationError as error:
+        message = str(error)
+        is_text = "surrogate" in message
+        code = UnreadableCode.LONE_SURROGATE if is_text else UnreadableCode.SCHEMA
+        raise MalformedMessage(code.value, shortened(message)) from error
+    return canonical_dump(text)
+
+
+def _unknown(registry: ContractRegistry, contract_name: str) -> Unreadable:
+    is_version = registry.knows_other_versions(contract_name)
+    code = UnreadableCode.UNSUPPORTED_VERSION if is_version else UnreadableCode.UNKNOWN_CONTRACT
+    return Unreadable(code, shortened(registry.explain_unknown(contract_name)))
+
+
+def _refusal(path: ReadPath, value: bytes, error: Exception) -> Unreadable:
+    """
+    Why well-formed JSON is no message of its contract.
+    """
+    if value.lstrip()[:1] != b"{":
+        return Unreadable(UnreadableCode.NOT_AN_OBJECT, "expected a JSON object")
+    if isinstance(error, ValidationError):
+        return schema_problem(error)
+    if isinstance(error, MalformedMessage):
+        return Unreadable(UnreadableCode(error.code), error.message)
+    said = f"{path.contract.model.__qualname__} raised {type(error).__name__}: {error}"
+    return Unreadable(UnreadableCode.SCHEMA, shortened(said))
+
+
+def _upcast(path: ReadPath, model: ContractModel) -> Decoded | Unreadable:
+    for step in path.upcasts:
+        try:
+            model = step.function(model)
+        except Exception as error:  # noqa: BLE001  # user code; what it raised goes with the record
+            raised = f"raised {type(error).__name__}: {error}"
+            said = f"{step.function.__qualname__} ({step.where}) {raised}"
+            return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(said))
+        if type(model) is not step.new:
+            said = f"{step.function.__qualname__} ({step.where}) returned {type(model).__name__}"
+            return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(said))
+    try:
+        payload = encode(model)
+    except MalformedMessage as error:
+        return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(str(error)))
+    return Decoded(path.current.contract_name, model, payload)

@@ -1,0 +1,226 @@
+"""
+JSON text: its canonical form, and what is refused before anybody looks at its meaning.
+
+JSON as the standard has it leaves room that readers fill differently: duplicate keys, NaN, numbers
+no 64-bit machine holds, halves of surrogate pairs, any depth. All of that is refused here, at the
+border, with a verdict that does not depend on the parser or on the state of the stack.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+import orjson
+
+from saga.contracts.unreadable import Unreadable, UnreadableCode, shortened
+from saga.core.events import Json
+from saga.errors import MalformedMessage
+
+DEPTH_MAX = 100
+"""How many arrays and objects may lie within each other."""
+
+VALUE_BYTES_MAX = 1_000_000
+"""What Kafka brokers accept as they come, less some room for key and headers."""
+
+INTEGER_MIN = -(2**63)
+INTEGER_MAX = 2**64 - 1
+
+_INTEGER_DIGITS_MAX = 20
+_NUMBER_SHOWN = 40
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+class _Flaw(Exception):
+    """
+    Raised inside a parser's hook, caught in this module.
+    """
+
+    def __init__(self, code: UnreadableCode, message: str) -> None:
+        super().__init__(message)
+        self.unreadable = Unreadable(code, message)
+
+
+def canonical(value: object) -> Json:
+    """
+    The one JSON text of a value made of dicts, lists, strings, numbers, booleans and None.
+
+    Raises:
+        MalformedMessage: it cannot be said in JSON.
+    """
+    try:
+        # NaN is no error for orjson, it becomes null; the standard library tells.
+        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        if b"null" in text:
+            json.dumps(value, allow_nan=False, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _reason(error) from error
+    if is_deep(text):
+        raise _too_deep().error()
+    return Json(text.decode())
+
+
+def canonical_text(text: bytes) -> Json | Unreadable:
+    """
+    The canonical form of JSON that somebody wrote, or why it is none.
+    """
+    flaw = flaw_of(text)
+    return flaw or Json(orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode())
+
+
+def canonical_dump(text: bytes) -> bytes:
+    """
+    The canonical form of JSON text that a pydantic serializer has written; fast, for every message.
+
+    Raises:
+        MalformedMessage: it holds something that JSON or its readers do not know.
+    """
+    try:
+        plain = orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONDecodeError as error:
+        flaw = flaw_of(text)
+        raise (flaw.error() if flaw else _reason(error)) from error
+    # The same tokens in another order have the same length. An integer too large becomes a float,
+    # which shows in its length or its point; keys that fell together show in the length.
+    if len(plain) != len(text) or plain.count(b".") != text.count(b"."):
+        flaw = flaw_of(text)
+        if flaw is not None:
+            raise flaw.error()
+    if is_deep(plain):
+        raise _too_deep().error()
+    return plain
+
+
+def flaw_of(value: bytes) -> Unreadable | None:
+    """
+    What makes *value* unacceptable as JSON text, whatever it should mean; None where nothing does.
+    """
+    try:
+        if is_deep(value):
+            return _too_deep()
+        text = value.decode("utf-8")
+        if _is_plain(value):
+            return None
+        _parse_carefully(text)
+        if _SURROGATE_ESCAPE.search(value):
+            _check_surrogates(text)
+    except _Flaw as flaw:
+        return flaw.unreadable
+    except UnicodeDecodeError as error:
+        return Unreadable(UnreadableCode.NOT_UTF8, f"byte {error.start} is not UTF-8")
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        return Unreadable(UnreadableCode.NOT_JSON, shortened(f"no JSON at {place}: {error.msg}"))
+    except RecursionError:
+        return _too_deep()
+    return None
+
+
+def is_deep(value: bytes) -> bool:
+    """
+    Whether brackets outside of strings lie deeper than DEPTH_MAX.
+    """
+    if value.count(b"[") + value.count(b"{") <= DEPTH_MAX:
+        return False
+    brackets = _STRINGS.sub(b"", value).translate(_ONE_BRACKET, _NOT_BRACKETS)
+    # Each pass takes away the innermost level, and nothing else.
+    for _ in range(DEPTH_MAX):
+        rest = brackets.replace(b"[]", b"")
+        if len(rest) == len(brackets):
+            break
+        brackets = rest
+    if b"[]" in brackets:
+        return True
+    # What is left matches nothing: no JSON, but harmless to parse only while there is little of it.
+    return brackets.count(b"[") > DEPTH_MAX
+
+
+def _is_plain(value: bytes) -> bool:
+    """
+    Whether *value* is what it would be if written again: then it hides nothing.
+    """
+    try:
+        parsed = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return False
+    return orjson.dumps(parsed) == value
+
+
+def _parse_carefully(text: str) -> object:
+    return json.loads(
+        text,
+        object_pairs_hook=_object,
+        parse_int=_integer,
+        parse_float=_real,
+        parse_constant=_constant,
+    )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                shown = shortened(name, 100)
+                raise _Flaw(UnreadableCode.DUPLICATE_KEY, f'the key "{shown}" occurs twice')
+            seen.add(name)
+    return members
+
+
+def _integer(digits: str) -> int:
+    number = int(digits) if len(digits) <= _INTEGER_DIGITS_MAX else INTEGER_MAX + 1
+    if not INTEGER_MIN <= number <= INTEGER_MAX:
+        shown = shortened(digits, _NUMBER_SHOWN)
+        raise _Flaw(UnreadableCode.NUMBER_OUT_OF_RANGE, f"{shown} does not fit into 64 bits")
+    return number
+
+
+def _real(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        shown = shortened(digits, _NUMBER_SHOWN)
+        raise _Flaw(UnreadableCode.NUMBER_OUT_OF_RANGE, f"{shown} does not fit into 64 bits")
+    return number
+
+
+def _constant(name: str) -> NoReturn:
+    raise _Flaw(UnreadableCode.NUMBER_OUT_OF_RANGE, f"{name} is no number that JSON knows")
+
+
+def _check_surrogates(text: str) -> None:
+    try:
+        json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise _Flaw(
+            UnreadableCode.LONE_SURROGATE, "a text holds one half of a surrogate pair"
+        ) from None
+
+
+def _too_deep() -> Unreadable:
+    return Unreadable(
+        UnreadableCode.TOO_DEEP, f"more than {DEPTH_MAX} arrays and objects within each other"
+    )
+
+
+def _reason(error: Exception) -> MalformedMessage:
+    """
+    What orjson or the standard library refused to write.
+    """
+    text = str(error)
+    if isinstance(error, RecursionError) or "ecursion" in text or "depth" in text:
+        return MalformedMessage(UnreadableCode.TOO_DEEP.value, _too_deep().message)
+    if "64-bit" in text or "Out of range" in text:
+        code = UnreadableCode.NUMBER_OUT_OF_RANGE
+        return MalformedMessage(
+            code.value, "a number is infinite, NaN or does not fit into 64 bits"
+        )
+    if "surrogate" in text:
+        code = UnreadableCode.LONE_SURROGATE
+        return MalformedMessage(code.value, "a text holds one half of a surrogate pair")
+    return MalformedMessage(UnreadableCode.NOT_JSON.value, shortened(f"cannot be JSON: {text}"))

@@ -1,0 +1,186 @@
+"""
+The closed registry of one application's contracts: what it can read, and as what.
+
+It is built once, from the classes that the application names, and completed: with the replies of
+its intents, every version joined by upcasts, and the engine's own messages. Nothing is added later
+and no class is ever found by a name from a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from saga.contracts.contract import (
+    CONTRACT_NAME_CHARS_MAX,
+    Contract,
+    Kind,
+    parse_contract_name,
+)
+from saga.contracts.internal import COMMAND, internal_replies
+from saga.contracts.models import ContractModel, complete, contract_of
+from saga.contracts.unreadable import shortened
+from saga.contracts.upcast import Upcast
+from saga.errors import DefinitionError, UnknownContract
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPath:
+    """
+    How messages of one contract are read: validate, then go up to the current version.
+    """
+
+    contract: Contract
+    validate: Callable[..., ContractModel]
+    is_strict: bool
+    upcasts: tuple[Upcast, ...]
+    current: Contract
+
+
+class ContractRegistry:
+    """
+    The contracts of one application, by name.
+
+    Raises:
+        DefinitionError: a class is no contract, or two of them have one name.
+    """
+
+    __slots__ = ("_contracts", "_families", "_sources", "paths")
+
+    def __init__(self, models: Iterable[type[ContractModel]]) -> None:
+        found = _closure(models)
+        self._contracts = dict(sorted(found.items()))
+        paths = {name: _read_path(contract) for name, contract in self._contracts.items()}
+        self.paths = MappingProxyType(paths)
+        """How each contract is read, for the codec."""
+        sources: dict[str, tuple[str, ...]] = {}
+        for name, path in paths.items():
+            current = path.current.contract_name
+            sources[current] = (*sources.get(current, ()), name)
+        self._sources = sources
+        self._families = frozenset(_family(contract) for contract in found.values())
+
+    @property
+    def contracts(self) -> tuple[Contract, ...]:
+        """
+        All contracts, by name; the engine's own included.
+        """
+        return tuple(self._contracts.values())
+
+    @property
+    def published(self) -> tuple[Contract, ...]:
+        """
+        The contracts that the application declares, by name.
+        """
+        return tuple(one for one in self._contracts.values() if not one.is_internal)
+
+    def __contains__(self, contract_name: object) -> bool:
+        return contract_name in self._contracts
+
+    def find(self, contract_name: str) -> Contract:
+        """
+        The contract of exactly this name and version.
+
+        Raises:
+            UnknownContract: there is none; the message says what comes near.
+        """
+        contract = self._contracts.get(contract_name)
+        if contract is None:
+            raise UnknownContract(self.explain_unknown(contract_name))
+        return contract
+
+    def current(self, contract_name: str) -> Contract:
+        """
+        The version as which messages of *contract_name* are read.
+
+        Raises:
+            UnknownContract: there is no such contract.
+        """
+        path = self.paths.get(contract_name)
+        if path is None:
+            raise UnknownContract(self.explain_unknown(contract_name))
+        return path.current
+
+    def names_read_as(self, contract_name: str) -> tuple[str, ...]:
+        """
+        All contracts whose messages are read as what *contract_name* is read as, itself included.
+
+        Raises:
+            UnknownContract: there is no such contract.
+        """
+        return self._sources[self.current(contract_name).contract_name]
+
+    def knows_other_versions(self, contract_name: str) -> bool:
+        """
+        Whether the topic is known, whatever the version.
+        """
+        name = parse_contract_name(contract_name)
+        return name is not None and (name.domain, name.kind, name.name) in self._families
+
+    def explain_unknown(self, contract_name: str) -> str:
+        """
+        A sentence on why *contract_name* is not known, with the names that come near.
+        """
+        shown = shortened(contract_name, CONTRACT_NAME_CHARS_MAX)
+        near = get_close_matches(shown, self._contracts, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        if parse_contract_name(contract_name) is None:
+            return f"{shown!r} is no contract name like 'orders.evt.order-placed.v1'{hint}"
+        if self.knows_other_versions(contract_name):
+            return f"no such version of a known contract: {shown}{hint}"
+        return f"unknown contract {shown}{hint}"
+
+
+def _closure(models: Iterable[type[ContractModel]]) -> dict[str, Contract]:
+    """
+    *models*, what they reach through replies and upcasts, and the engine's own contracts.
+    """
+    found: dict[str, Contract] = {}
+    waiting = list(models)
+    while waiting:
+        contract = contract_of(waiting.pop())
+        known = found.get(contract.contract_name)
+        if known is None:
+            complete(contract.model)
+            found[contract.contract_name] = contract
+            waiting.extend(_neighbours(contract))
+        elif known.model is not contract.model:
+            raise DefinitionError(
+                f"{contract.model.__qualname__} and {known.model.__qualname__} ({known.where}) both"
+                f" are {contract.contract_name}, and this application uses both",
+                where=contract.where,
+            )
+    domains = {contract.domain for contract in found.values() if contract.kind is Kind.INTENT}
+    internal = [COMMAND, *(reply for domain in domains for reply in internal_replies(domain))]
+    return found | {contract.contract_name: contract for contract in internal}
+
+
+def _neighbours(contract: Contract) -> list[type[ContractModel]]:
+    model = contract.model
+    near: list[type[ContractModel]] = [step.old for step in model.__saga_upcasts_from__]
+    if model.__saga_upcast__ is not None:
+        near.append(model.__saga_upcast__.new)
+    if contract.reply is not None:
+        near.append(contract.reply)
+    return near
+
+
+def _read_path(contract: Contract) -> ReadPath:
+    upcasts: list[Upcast] = []
+    model = contract.model
+    while (step := model.__saga_upcast__) is not None:
+        upcasts.append(step)
+        model = step.new
+    return ReadPath(
+        contract=contract,
+        validate=contract.model.__pydantic_validator__.validate_json,
+        is_strict=contract.model.model_config.get("strict") is not False,
+        upcasts=tuple(upcasts),
+        current=contract_of(model) if upcasts else contract,
+    )
+
+
+def _family(contract: Contract) -> tuple[str, Kind, str]:
+    return contract.domain, contract.kind, contract.name
