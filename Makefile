@@ -27,11 +27,12 @@ help: ## Show this list
 	@echo && echo '  Options go through: make demo KILL=3, make test ARGS="-k replay", make bench ARGS="--json"'
 
 setup: $(READY) ## Make .venv from the lock file, once
+	@echo "Ready: $(BIN)/saga"
 
 $(READY): requirements-dev.txt pyproject.toml
 	@$(or $(PYTHON),echo "$(NO_PYTHON)" >&2; false) -m venv .venv && echo "Installing into .venv ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . && touch $@ && echo "Ready: $(BIN)/saga"
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . && touch $@
 
 demo: $(READY) ## Run the order saga here and now; KILL=3 kills it three times on the way
 	@$(BIN)/saga demo $(if $(KILL),--kill $(KILL)) $(ARGS)
@@ -66,4 +67,4 @@ replay: $(READY) ## Fold the stored histories through today's code
 
 clean: ## Remove .venv and what the tools left; .saga/ and its data stay
 	@rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
-	@find saga domain topics tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
