@@ -15,6 +15,7 @@ Every error a user of saga can meet, grouped by what the reader can do about it.
         * AlreadyRecorded (skip: the positions are covered)
         * StoreUnavailable (retriable: wait)
         * StoreTooNew
+        * CorruptHistory (an operator looks at that one saga)
     * DeliveryError
         * BusUnavailable (retriable: wait)
         * MessageTooLarge
@@ -31,6 +32,7 @@ __all__ = [
     "AlreadyRecorded",
     "BusUnavailable",
     "ContractChanged",
+    "CorruptHistory",
     "DefinitionError",
     "DeliveryError",
     "DuplicateSaga",
@@ -169,6 +171,20 @@ class StoreTooNew(StoreError):
     """
     Raised when a newer version of saga wrote the store; upgrade this one.
     """
+
+
+class CorruptHistory(StoreError):
+    """
+    Raised when a stored entry of one saga cannot be read; the histories of others are not touched.
+
+    *version* is the first entry concerned, *problem* says what is wrong with it.
+    """
+
+    def __init__(self, saga_id: str, version: int, problem: str) -> None:
+        super().__init__(f"saga {saga_id}, entry {version}: {problem}")
+        self.saga_id = saga_id
+        self.version = version
+        self.problem = problem
 
 
 class DeliveryError(SagaError):
