@@ -1,0 +1,17 @@
+"""
+Ways to write a saga. Each makes a definition that the kernel turns into the same decider.
+"""
+
+from saga.authoring.failures import RollBack, StepFailed, TimedOut
+from saga.authoring.functions import Context, SagaDefinition, saga
+from saga.authoring.registry import SagaRegistry
+
+__all__ = [
+    "Context",
+    "RollBack",
+    "SagaDefinition",
+    "SagaRegistry",
+    "StepFailed",
+    "TimedOut",
+    "saga",
+]

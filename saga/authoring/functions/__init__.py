@@ -1,0 +1,8 @@
+"""
+Durable functions: a saga written as an `async def`, rebuilt by running it again over its history.
+"""
+
+from saga.authoring.functions.context import Context
+from saga.authoring.functions.definition import SagaDefinition, saga
+
+__all__ = ["Context", "SagaDefinition", "saga"]

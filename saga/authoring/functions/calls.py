@@ -1,0 +1,134 @@
+"""
+What a saga's function can wait for. Each is awaited once; awaiting hands it to the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, TypeAdapter
+
+from saga.contracts import Intent
+from saga.core.events import Message
+from saga.core.identity import StepId
+from saga.core.retry import Retry
+from saga.core.status import StepKind
+
+T = TypeVar("T")
+UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
+
+
+class Call(Generic[T]):
+    """
+    Something the function asked for. *is_taken* guards against awaiting it twice.
+    """
+
+    __slots__ = ("is_taken",)
+
+    def __init__(self) -> None:
+        self.is_taken = False
+
+    def __await__(self) -> Generator[Call[Any], T, T]:
+        return (yield self)
+
+
+class StepCall(Call[T]):
+    """
+    A step that is issued when it is awaited.
+    """
+
+    __slots__ = (
+        "id",
+        "intent",
+        "kind",
+        "message",
+        "reply_model",
+        "retry",
+        "timeout_us",
+        "undo",
+        "undo_retry",
+    )
+
+    def __init__(
+        self,
+        *,
+        id: StepId,
+        intent: Intent[T],
+        message: Message,
+        reply_model: type[BaseModel] | None,
+        kind: StepKind,
+        retry: Retry,
+        timeout_us: int | None,
+        undo: UndoSpec | None,
+        undo_retry: Retry | None,
+    ) -> None:
+        super().__init__()
+        self.id = id
+        self.intent = intent
+        self.message = message
+        self.reply_model = reply_model
+        self.kind = kind
+        self.retry = retry
+        self.timeout_us = timeout_us
+        self.undo = undo
+        self.undo_retry = undo_retry
+
+
+class SleepCall(Call[None]):
+    """
+    A durable sleep.
+    """
+
+    __slots__ = ("length_us", "name")
+
+    def __init__(self, name: str, length_us: int) -> None:
+        super().__init__()
+        self.name = name
+        self.length_us = length_us
+
+
+class WaitCall(Call[T]):
+    """
+    A wait for a signal.
+    """
+
+    __slots__ = ("adapter", "name", "timeout_us", "wait")
+
+    def __init__(
+        self, wait: str, name: str, adapter: TypeAdapter[T], timeout_us: int | None
+    ) -> None:
+        super().__init__()
+        self.wait = wait
+        self.name = name
+        self.adapter = adapter
+        self.timeout_us = timeout_us
+
+
+class DoneCall(Call[None]):
+    """
+    Something that has happened already; awaiting it goes on at once.
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Call[Any], None, None]:
+        return
+        yield self
+
+
+Branch = Call[Any] | Coroutine[Any, Any, Any]
+
+
+class GroupCall(Call[Any]):
+    """
+    Several branches side by side: all of them, or whichever succeeds first.
+    """
+
+    __slots__ = ("branches", "group", "takes_first")
+
+    def __init__(self, group: str, branches: tuple[Branch, ...], *, takes_first: bool) -> None:
+        super().__init__()
+        self.group = group
+        self.branches = branches
+        self.takes_first = takes_first

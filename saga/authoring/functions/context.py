@@ -1,0 +1,275 @@
+"""
+The context: the only door through which a saga's function reaches the world.
+
+Nothing here acts. A call describes what is wanted; it takes effect when it is awaited or handed to
+`all` or `any`, and is recorded before anything happens. Time, ids and chance come from the history,
+so that running the function again gives the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, Literal, TypeVar, overload
+from uuid import UUID, uuid5
+
+from pydantic import TypeAdapter
+
+from saga.authoring.filling import check_undo
+from saga.authoring.functions.calls import (
+    Branch,
+    Call,
+    DoneCall,
+    GroupCall,
+    SleepCall,
+    StepCall,
+    UndoSpec,
+    WaitCall,
+)
+from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode
+from saga.core.durations import Duration, duration_us
+from saga.core.events import Message
+from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId
+from saga.core.program import Publish
+from saga.core.retry import FOREVER, STEP_DEFAULT, UNDO_DEFAULT, Retry
+from saga.core.status import StepKind
+from saga.errors import DefinitionError
+
+T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+StepKindName = Literal["compensatable", "pivot", "retriable", "read_only"]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Context:
+    """
+    What a saga's function can ask for. One context belongs to one saga.
+    """
+
+    __slots__ = (
+        "_at",
+        "_counters",
+        "_is_known",
+        "_is_over",
+        "_is_past_pivot",
+        "_publish",
+        "_steps",
+        "key",
+        "saga_id",
+    )
+
+    def __init__(
+        self,
+        saga_id: SagaId,
+        key: str,
+        *,
+        publish: Callable[[Publish], None],
+        is_known: Callable[[str], bool],
+    ) -> None:
+        self.saga_id = saga_id
+        self.key = key
+        self._publish = publish
+        self._is_known = is_known
+        self._at = Instant(0)
+        self._counters: dict[str, int] = {}
+        self._steps: set[str] = set()
+        self._is_over = False
+        self._is_past_pivot = False
+
+    def do(
+        self,
+        intent: Intent[T],
+        *,
+        undo: UndoSpec | None = None,
+        id: str | None = None,
+        kind: StepKindName | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        undo_retry: Retry | None = None,
+    ) -> Awaitable[T]:
+        """
+        Have a service do something; awaiting gives its reply.
+
+        Args:
+            intent: what is wanted.
+            undo: an intent class, filled by field name from intent and reply, or a function
+                `(intent, reply or None) -> Intent`.
+            id: a stable name for the step; by default the contract's name, numbered from 2 on.
+            kind: `compensatable` (the default with an undo), `pivot`: after it the saga only goes
+                forward, `retriable`: repeated until it succeeds or an operator acts, `read_only`.
+            retry: the policy for failed attempts and missed deadlines.
+            timeout: the deadline of each attempt; without one a step waits for ever.
+            undo_retry: the policy for undoing; without limit by default.
+
+        Raises:
+            StepFailed: when awaited: the step failed for good.
+            DefinitionError: the call makes no sense; the saga parks before anything is issued.
+        """
+        contract = contract_of(type(intent))
+        self._check_step(intent, contract, undo, kind)
+        step_kind = _kind(kind, undo)
+        return StepCall(
+            id=self._step_id(id, contract),
+            intent=intent,
+            message=Message(contract.contract_name, encode(intent)),
+            reply_model=contract.reply,
+            kind=step_kind,
+            retry=retry or (FOREVER if step_kind is StepKind.RETRIABLE else STEP_DEFAULT),
+            timeout_us=None if timeout is None else duration_us(timeout),
+            undo=undo,
+            undo_retry=None if undo is None else undo_retry or UNDO_DEFAULT,
+        )
+
+    @overload
+    def all(self, first: Awaitable[T1], /) -> Awaitable[tuple[T1]]: ...
+    @overload
+    def all(self, first: Awaitable[T1], second: Awaitable[T2], /) -> Awaitable[tuple[T1, T2]]: ...
+    @overload
+    def all(
+        self, first: Awaitable[T1], second: Awaitable[T2], third: Awaitable[T3], /
+    ) -> Awaitable[tuple[T1, T2, T3]]: ...
+    @overload
+    def all(self, *branches: Awaitable[T]) -> Awaitable[tuple[T, ...]]: ...
+    def all(self, *branches: Awaitable[Any]) -> Awaitable[Any]:
+        """
+        Everything side by side; awaiting gives the results in the order given.
+
+        A branch is a call of this context or a coroutine that makes some. When one fails the others
+        are still waited for; then the first failure, in the order given, is raised.
+        """
+        return GroupCall(f"all-{self._next('all')}", _branches(branches), takes_first=False)
+
+    def any(self, *branches: Awaitable[T]) -> Awaitable[T]:
+        """
+        Everything side by side; awaiting gives the first success.
+
+        What the other branches have done, or still may do, is undone before the saga completes.
+        When all fail, the first failure in the order given is raised.
+        """
+        return GroupCall(f"any-{self._next('any')}", _branches(branches), takes_first=True)
+
+    def sleep(self, duration: Duration) -> Awaitable[None]:
+        """
+        Wait at least *duration*, through crashes and deploys.
+        """
+        return SleepCall(f"sleep-{self._next('sleep')}", duration_us(duration))
+
+    @overload
+    def wait(
+        self, name: str, model: type[T], *, timeout: Duration | None = None
+    ) -> Awaitable[T]: ...
+    @overload
+    def wait(self, name: str, *, timeout: Duration | None = None) -> Awaitable[Any]: ...
+    def wait(
+        self, name: str, model: Any = None, *, timeout: Duration | None = None
+    ) -> Awaitable[Any]:
+        """
+        Wait for the next signal of *name*; awaiting gives its payload as *model*.
+
+        A signal that came before anyone waited was kept. One whose payload is no *model* is refused,
+        recorded, and not waited for any less.
+
+        Raises:
+            TimedOut: when awaited: none came within *timeout*.
+        """
+        adapter = _adapter(Any if model is None else model)
+        timeout_us = None if timeout is None else duration_us(timeout)
+        return WaitCall(f"wait-{name}-{self._next(f'wait {name}')}", name, adapter, timeout_us)
+
+    def publish(self, event: Event) -> Awaitable[None]:
+        """
+        Tell everybody a fact now, before the saga ends. Awaiting it is allowed and changes nothing.
+        """
+        contract = contract_of(type(event))
+        if contract.kind is not Kind.EVENT:
+            raise DefinitionError(f"ctx.publish takes an Event, not {type(event).__name__}")
+        if not self._is_over:
+            number = self._next(f"publish {contract.contract_name}")
+            message = Message(contract.contract_name, encode(event))
+            self._publish(Publish(f"{contract.name}-{number}", message))
+        return DoneCall()
+
+    def now(self) -> datetime:
+        """
+        The time of the turn, in UTC: the same whenever the history is replayed.
+        """
+        return _EPOCH + timedelta(microseconds=self._at)
+
+    def uuid(self) -> UUID:
+        """
+        An id that no other call gives, and every replay gives again.
+        """
+        return uuid5(SAGA_NAMESPACE, f"{self.saga_id}/uuid/{self._next('uuid')}")
+
+    def random(self) -> float:
+        """
+        A number from 0 up to 1, by chance but the same in every replay.
+        """
+        seed = f"{self.saga_id}/random/{self._next('random')}".encode()
+        return int.from_bytes(blake2b(seed, digest_size=8).digest(), "big") / 2**64
+
+    def _next(self, counter: str) -> int:
+        number = self._counters.get(counter, 0) + 1
+        self._counters[counter] = number
+        return number
+
+    def _step_id(self, id: str | None, contract: Contract) -> StepId:
+        if id is None:
+            number = self._next(f"step {contract.name}")
+            id = contract.name if number == 1 else f"{contract.name}-{number}"
+        elif not id or "/" in id or len(id) > 200:
+            raise DefinitionError(f"step id {id!r}: 1 to 200 characters without '/'")
+        if id in self._steps:
+            raise DefinitionError(f"step id {id!r} is used twice")
+        self._steps.add(id)
+        return StepId(id)
+
+    def _check_step(
+        self,
+        intent: Intent[Any],
+        contract: Contract,
+        undo: UndoSpec | None,
+        kind: StepKindName | None,
+    ) -> None:
+        if contract.kind is not Kind.INTENT:
+            raise DefinitionError(f"ctx.do takes an Intent, not {type(intent).__name__}")
+        if not self._is_known(contract.contract_name):
+            raise DefinitionError(
+                f"{type(intent).__name__} ({contract.contract_name}) is not known to the "
+                f"application: add it to SagaApp(contracts=[…])"
+            )
+        if undo is None:
+            if kind == "compensatable":
+                raise DefinitionError(
+                    f"{type(intent).__name__}: a compensatable step needs an undo"
+                )
+            return
+        if kind == "read_only":
+            raise DefinitionError(f"{type(intent).__name__}: a read-only step has nothing to undo")
+        if isinstance(undo, type):
+            check_undo(type(intent), undo)
+
+
+def _kind(kind: StepKindName | None, undo: UndoSpec | None) -> StepKind:
+    if kind is None:
+        return StepKind.PLAIN if undo is None else StepKind.COMPENSATABLE
+    return StepKind(kind)
+
+
+def _branches(given: tuple[Awaitable[Any], ...]) -> tuple[Branch, ...]:
+    for branch in given:
+        if not isinstance(branch, (Call, Coroutine)):
+            raise DefinitionError(
+                f"{type(branch).__name__} cannot run side by side: pass calls of ctx, or "
+                f"coroutines that make them"
+            )
+    return given  # type: ignore[return-value]  # each was just checked
+
+
+@lru_cache(maxsize=1024)
+def _adapter(model: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(model)

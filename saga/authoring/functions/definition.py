@@ -1,0 +1,185 @@
+"""
+`@saga`: makes a definition of a function, and refuses one that cannot work, with file and line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from saga.authoring.filling import check_rolled_back
+from saga.authoring.functions.inspection import (
+    check_steps,
+    fingerprint,
+    place_of,
+    referenced_contracts,
+)
+from saga.authoring.functions.program import FunctionProgram, RolledBack, SagaFunction
+from saga.contracts import ContractRegistry, Event, Kind, contract_of
+from saga.core.identity import SagaId
+from saga.core.program import Definition
+from saga.errors import DefinitionError
+
+KeySpec = str | Callable[[Any], str]
+
+
+@dataclass(frozen=True, slots=True)
+class SagaDefinition:
+    """
+    A kind of saga written as a durable function. Give it to `SagaApp(sagas=[…])`.
+    """
+
+    name: str
+    version: int
+    function: SagaFunction
+    starts_on: tuple[type[Event], ...]
+    rolled_back: RolledBack | None
+    parallel_undo: bool
+    when_stuck: Literal["halt", "continue"]
+    where: str
+    fingerprint: str
+    key: KeySpec | None = field(default=None, repr=False)
+
+    def key_of(self, trigger: Event) -> str:
+        """
+        The business key of the saga that *trigger* starts.
+
+        Raises:
+            ValueError: the key is empty.
+        """
+        spec = self.key if self.key is not None else contract_of(type(trigger)).key
+        key = spec(trigger) if callable(spec) else getattr(trigger, str(spec))
+        text = "" if key is None else str(key)
+        if not text:
+            raise ValueError(f"{type(trigger).__name__} gives an empty business key")
+        return text
+
+    def contracts(self) -> frozenset[type]:
+        """
+        The events and intents that the function's source names.
+        """
+        named = set(referenced_contracts(self.function)) | set(self.starts_on)
+        if self.rolled_back is not None:
+            if isinstance(self.rolled_back, type):
+                named.add(self.rolled_back)
+            else:
+                named |= referenced_contracts(self.rolled_back)
+        return frozenset(named)
+
+    def bind(self, registry: ContractRegistry) -> Definition:
+        """
+        The definition as the kernel knows it, reading its messages through *registry*.
+        """
+        function, rolled_back = self.function, self.rolled_back
+
+        def program(saga_id: SagaId, key: str) -> FunctionProgram:
+            return FunctionProgram(
+                saga_id, key, function=function, rolled_back=rolled_back, registry=registry
+            )
+
+        return Definition(
+            self.name,
+            self.version,
+            self.fingerprint,
+            program,
+            parallel_undo=self.parallel_undo,
+            continue_when_stuck=self.when_stuck == "continue",
+        )
+
+
+def saga(
+    name: str,
+    *,
+    version: int,
+    starts_on: type[Event] | tuple[type[Event], ...],
+    key: KeySpec | None = None,
+    rolled_back: RolledBack | None = None,
+    parallel_undo: bool = False,
+    when_stuck: Literal["halt", "continue"] = "halt",
+) -> Callable[[SagaFunction], SagaDefinition]:
+    """
+    Make a saga of an `async def (ctx, trigger) -> Event | None`.
+
+    Args:
+        name: what the saga is called, in ids and on the command line; never to be changed.
+        version: the version of its decisions; running sagas keep the one they began with.
+        starts_on: the event, or events, that start one.
+        key: a field name or a function of the trigger; by default the event's own key.
+        rolled_back: the outcome of a rolled-back saga: an event class, filled by field name from the
+            trigger and the report (`reason`, `code`, `failed_step`, `residue`), or a function
+            `(trigger, report) -> Event`.
+        parallel_undo: undo side by side what was done side by side.
+        when_stuck: what a step that cannot be undone means for those before it.
+
+    Raises:
+        DefinitionError: it cannot work as it is written; names file and line.
+    """
+    triggers = starts_on if isinstance(starts_on, tuple) else (starts_on,)
+
+    def decorate(function: SagaFunction) -> SagaDefinition:
+        where = place_of(function)
+        try:
+            _check(name, version, triggers, key, rolled_back, when_stuck, function)
+        except DefinitionError as error:
+            raise DefinitionError(error.problem, where=error.where or where) from None
+        check_steps(function)
+        return SagaDefinition(
+            name=name,
+            version=version,
+            function=function,
+            starts_on=triggers,
+            rolled_back=rolled_back,
+            parallel_undo=parallel_undo,
+            when_stuck=when_stuck,
+            where=where,
+            fingerprint=fingerprint(function),
+            key=key,
+        )
+
+    return decorate
+
+
+def _check(
+    name: str,
+    version: int,
+    triggers: tuple[type[Event], ...],
+    key: KeySpec | None,
+    rolled_back: RolledBack | None,
+    when_stuck: str,
+    function: SagaFunction,
+) -> None:
+    if not name or "/" in name or len(name) > 100 or not name.isprintable():
+        raise DefinitionError(f"saga name {name!r}: 1 to 100 printable characters without '/'")
+    if version < 1:
+        raise DefinitionError(f"saga {name!r}: version {version} is no positive number")
+    if when_stuck not in ("halt", "continue"):
+        raise DefinitionError(f"saga {name!r}: when_stuck is 'halt' or 'continue'")
+    if not inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"saga {name!r} must be an `async def (ctx, trigger)`")
+    if len(inspect.signature(function).parameters) != 2:
+        raise DefinitionError(
+            f"saga {name!r} takes exactly two arguments: the context, the trigger"
+        )
+    if not triggers:
+        raise DefinitionError(f"saga {name!r} starts on nothing")
+    for trigger in triggers:
+        _check_trigger(name, trigger, key)
+        if isinstance(rolled_back, type):
+            check_rolled_back(trigger, rolled_back)
+
+
+def _check_trigger(name: str, trigger: type[Event], key: KeySpec | None) -> None:
+    if not (isinstance(trigger, type) and issubclass(trigger, Event)):
+        raise DefinitionError(f"saga {name!r} starts on {trigger!r}, which is no Event class")
+    contract = contract_of(trigger)
+    if contract.kind is not Kind.EVENT:
+        raise DefinitionError(f"saga {name!r} starts on {trigger.__name__}, which is no fact")
+    if isinstance(key, str) and key not in trigger.model_fields:
+        raise DefinitionError(f"saga {name!r}: key {key!r} is no field of {trigger.__name__}")
+    if key is None and contract.key is None:
+        raise DefinitionError(
+            f"saga {name!r}: {trigger.__name__} names no key; "
+            f"give one to the event (key=…) or to @saga(key=…)"
+        )

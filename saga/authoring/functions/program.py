@@ -1,0 +1,214 @@
+"""
+A durable function as a program: the kernel's resolutions in, the function's wishes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from saga.authoring.failures import RollBack, StepFailed, TimedOut
+from saga.authoring.filling import fill, fill_report
+from saga.authoring.functions.calls import StepCall
+from saga.authoring.functions.context import Context
+from saga.authoring.functions.scheduler import Scheduler, Waiter
+from saga.contracts import ContractRegistry, Event, Intent, Kind, contract_of, encode, read
+from saga.core.events import Json, Message
+from saga.core.identity import Instant, SagaId, StepId
+from saga.core.program import (
+    Command,
+    Finish,
+    GiveUp,
+    Report,
+    Resolution,
+    Signalled,
+    Slept,
+    StepGaveOut,
+    StepSucceeded,
+    WaitTimedOut,
+)
+from saga.errors import DefinitionError
+
+SagaFunction = Callable[[Context, Any], Coroutine[Any, Any, Event | None]]
+RolledBack = type[Event] | Callable[[Any, Report], Event]
+
+
+class FunctionProgram:
+    """
+    One running durable function.
+    """
+
+    __slots__ = (
+        "_context",
+        "_function",
+        "_registry",
+        "_rolled_back",
+        "_scheduler",
+        "_trigger",
+    )
+
+    def __init__(
+        self,
+        saga_id: SagaId,
+        key: str,
+        *,
+        function: SagaFunction,
+        rolled_back: RolledBack | None,
+        registry: ContractRegistry,
+    ) -> None:
+        self._function = function
+        self._rolled_back = rolled_back
+        self._registry = registry
+        self._context = Context(saga_id, key, publish=self._publish, is_known=registry.__contains__)
+        self._scheduler: Scheduler | None = None
+        self._trigger: BaseModel | None = None
+
+    def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
+        """
+        Call the function and run it to its first await.
+        """
+        self._trigger = read(self._registry, trigger)
+        self._context._at = at  # noqa: SLF001  # the context is ours; users see no setter
+        self._scheduler = Scheduler(self._function(self._context, self._trigger))
+        return self._run(self._scheduler.main, None, None)
+
+    def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
+        """
+        Wake whoever waits for *resolution*; nobody may, when a group was decided without it.
+        """
+        assert self._scheduler is not None
+        self._context._at = at  # noqa: SLF001  # see start
+        found = self._waiter_of(resolution)
+        if found is None:
+            return ()
+        return self._run(*found)
+
+    def refusal_of(self, wait: str, payload: Json) -> str | None:
+        """
+        What is wrong with a signal's payload.
+        """
+        assert self._scheduler is not None
+        waiting = self._scheduler.waits.get(wait)
+        if waiting is None:
+            return None
+        try:
+            waiting[1].adapter.validate_json(payload)
+        except ValidationError as invalid:
+            problem = invalid.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in problem["loc"]) or "payload"
+            return f"{place}: {problem['msg']}"
+        return None
+
+    def undo_of(self, step: StepId, reply: Message | None) -> Message:
+        """
+        The intent that undoes *step*.
+        """
+        assert self._scheduler is not None
+        _, call = self._scheduler.steps[step]
+        replied = None if reply is None else read(self._registry, reply)
+        undo = call.undo
+        assert undo is not None, step
+        intent: object
+        if isinstance(undo, type):
+            intent = fill(undo, call.intent, replied)
+        else:
+            intent = undo(call.intent, replied)
+        if not isinstance(intent, Intent):
+            raise DefinitionError(f"the undo of {step} gave {type(intent).__name__}, no Intent")
+        name = contract_of(type(intent)).contract_name
+        if name not in self._registry:
+            raise DefinitionError(
+                f"the undo of {step} ({name}) is not known to the application: "
+                f"add it to SagaApp(contracts=[…])"
+            )
+        return Message(name, encode(intent))
+
+    def outcome_of(self, report: Report) -> Message | None:
+        """
+        What `rolled_back` makes of the report.
+        """
+        if self._rolled_back is None or self._trigger is None:
+            return None
+        if isinstance(self._rolled_back, type):
+            return _message(fill_report(self._rolled_back, self._trigger, report))
+        return _message(self._rolled_back(self._trigger, report))
+
+    def close(self) -> None:
+        """
+        End the function where it stands.
+        """
+        self._context._is_over = True  # noqa: SLF001  # see start
+        if self._scheduler is not None:
+            self._scheduler.close()
+
+    def _run(self, waiter: Waiter, value: object, error: Exception | None) -> Sequence[Command]:
+        scheduler = self._scheduler
+        assert scheduler is not None
+        commands = scheduler.run(waiter, value, error)
+        if scheduler.outcome is not None:
+            self._context._is_over = True  # noqa: SLF001  # see start
+            commands.append(_ending(*scheduler.outcome))
+        return commands
+
+    def _publish(self, command: Command) -> None:
+        assert self._scheduler is not None
+        self._scheduler.commands.append(command)
+
+    def _waiter_of(self, resolution: Resolution) -> tuple[Waiter, object, Exception | None] | None:
+        scheduler = self._scheduler
+        assert scheduler is not None
+        match resolution:
+            case StepSucceeded():
+                waiter, call = scheduler.steps[resolution.step]
+                return waiter, self._reply(call, resolution.reply), None
+            case StepGaveOut():
+                waiter, _ = scheduler.steps[resolution.step]
+                return waiter, None, _failure(resolution)
+            case Slept():
+                sleeper = scheduler.sleeps.pop(resolution.name, None)
+                return None if sleeper is None else (sleeper, None, None)
+            case Signalled():
+                waiting = scheduler.waits.pop(resolution.wait)
+                return waiting[0], waiting[1].adapter.validate_json(resolution.payload), None
+            case WaitTimedOut():
+                waiting = scheduler.waits.pop(resolution.wait)
+                return waiting[0], None, TimedOut(waiting[1].name)
+
+    def _reply(self, call: StepCall[Any], reply: Message | None) -> object:
+        if reply is None or call.reply_model is None:
+            return None
+        return read(self._registry, reply)
+
+
+def _failure(resolution: StepGaveOut) -> StepFailed:
+    default = "refused" if resolution.refused else "failed"
+    return StepFailed(
+        resolution.step,
+        code=resolution.code or default,
+        message=resolution.message,
+        refused=resolution.refused,
+    )
+
+
+def _ending(value: object, error: Exception | None) -> Command:
+    match error:
+        case None:
+            return Finish(_message(value))
+        case StepFailed():
+            return GiveUp(error.message, error.code, error.step)
+        case RollBack():
+            return GiveUp(error.reason, error.code, None)
+        case TimedOut():
+            return GiveUp(str(error), "timed_out", None)
+        case _:
+            raise error
+
+
+def _message(outcome: object) -> Message | None:
+    if outcome is None:
+        return None
+    if not isinstance(outcome, Event) or contract_of(type(outcome)).kind is not Kind.EVENT:
+        raise DefinitionError(f"a saga's outcome is an Event or None, not {type(outcome).__name__}")
+    return Message(contract_of(type(outcome)).contract_name, encode(outcome))

@@ -1,0 +1,96 @@
+"""
+The sagas of one application: found by name and version, and by what starts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from saga.authoring.functions.definition import SagaDefinition
+from saga.contracts import ContractRegistry, contract_of
+from saga.core.decider import Decider
+from saga.core.kernel import decider_for
+from saga.errors import DefinitionError, DuplicateSaga
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """
+    A saga and the decider it became.
+    """
+
+    saga: SagaDefinition
+    decider: Decider
+
+
+class SagaRegistry:
+    """
+    Every definition and version that this application can run.
+
+    Raises:
+        DuplicateSaga: two sagas share name and version.
+        DefinitionError: a saga starts on a contract that is not the newest of its line.
+    """
+
+    def __init__(self, sagas: Iterable[SagaDefinition], contracts: ContractRegistry) -> None:
+        self._by_name: dict[tuple[str, int], Registered] = {}
+        self._by_trigger: dict[str, list[Registered]] = {}
+        for definition in sagas:
+            self._add(definition, contracts)
+
+    def find(self, name: str, version: int) -> Registered | None:
+        """
+        The saga of this name and version; None where this application has it not.
+        """
+        return self._by_name.get((name, version))
+
+    def started_by(self, contract: str) -> list[Registered]:
+        """
+        The newest version of every saga that a message of *contract* starts.
+        """
+        return self._by_trigger.get(contract, [])
+
+    def all(self) -> Mapping[tuple[str, int], Registered]:
+        """
+        Everything, by name and version.
+        """
+        return self._by_name
+
+    def triggers(self) -> frozenset[str]:
+        """
+        The contracts that start something.
+        """
+        return frozenset(self._by_trigger)
+
+    def _add(self, definition: SagaDefinition, contracts: ContractRegistry) -> None:
+        name = (definition.name, definition.version)
+        known = self._by_name.get(name)
+        if known is not None:
+            raise DuplicateSaga(
+                f"saga {definition.name!r} version {definition.version} is also defined at "
+                f"{known.saga.where}: give one of them another name, or a new version",
+                where=definition.where,
+            )
+        registered = Registered(definition, decider_for(definition.bind(contracts)))
+        self._by_name[name] = registered
+        for trigger in definition.starts_on:
+            contract = contract_of(trigger).contract_name
+            current = contracts.current(contract).contract_name
+            if current != contract:
+                raise DefinitionError(
+                    f"saga {definition.name!r} starts on {contract}, which is upcast to {current}: "
+                    f"let it start on that",
+                    where=definition.where,
+                )
+            self._let_start(contract, registered)
+
+    def _let_start(self, contract: str, registered: Registered) -> None:
+        others = self._by_trigger.setdefault(contract, [])
+        for other in others:
+            if other.saga.name == registered.saga.name:
+                if registered.saga.version > other.saga.version:
+                    others.remove(other)
+                    others.append(registered)
+                return
+        others.append(registered)
