@@ -1,0 +1,224 @@
+"""
+Consumer groups of the local bus: who is a member, who is gone, who reads what.
+
+Each change of a group's members gives it a new generation. A member first lets go of what the new
+generation takes from it, then acknowledges; nobody begins to read anything new before all have.
+A process that has ended is recognised by its id at once, one that hangs by its missing heartbeat.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from saga.core.identity import Instant
+from saga.ports.bus import Source
+
+HEARTBEAT_EXPIRY_S: Final = 10
+
+_STATE_AND_START: Final = (0, 19)
+"""Fields of /proc/PID/stat behind the name: how it runs, and when it was started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """
+    A row of the member table.
+    """
+
+    member_id: int
+    group: str
+    topics: tuple[str, ...]
+    process: str
+    heartbeat_at: Instant
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """
+    A group at one moment.
+    """
+
+    generation: int
+    members: tuple[Member, ...]
+
+    @property
+    def is_settled(self) -> bool:
+        """
+        Whether all members have let go of what this generation takes from them.
+        """
+        return all(member.generation >= self.generation for member in self.members)
+
+    def has(self, member_id: int) -> bool:
+        """
+        Whether the member still belongs to the group.
+        """
+        return any(member.member_id == member_id for member in self.members)
+
+
+def assign_ranges(
+    members: Sequence[Member], partitions: Mapping[str, int]
+) -> dict[int, set[Source]]:
+    """
+    Kafka's range assignment: of each topic a run of partitions to each member that wants it.
+    """
+    assigned: dict[int, set[Source]] = {member.member_id: set() for member in members}
+    for topic, count in partitions.items():
+        readers = sorted(member.member_id for member in members if topic in member.topics)
+        if not readers:
+            continue
+        share, extra = divmod(count, len(readers))
+        first = 0
+        for place, member_id in enumerate(readers):
+            last = first + share + (place < extra)
+            assigned[member_id] |= {Source(topic, number) for number in range(first, last)}
+            first = last
+    return assigned
+
+
+def read_groups(cursor: sqlite3.Cursor) -> dict[str, Group]:
+    """
+    All groups with their members, the oldest first.
+    """
+    generations = dict(cursor.execute("SELECT group_name, generation FROM bus_groups").fetchall())
+    members: dict[str, list[Member]] = {name: [] for name in generations}
+    cursor.execute(
+        "SELECT member_id, group_name, topics, process, heartbeat_at, generation "
+        "FROM bus_members ORDER BY member_id"
+    )
+    for member_id, group, topics, process, heartbeat_at, generation in cursor.fetchall():
+        members.setdefault(group, []).append(
+            Member(
+                member_id=member_id,
+                group=group,
+                topics=tuple(orjson.loads(topics)),
+                process=process,
+                heartbeat_at=Instant(heartbeat_at),
+                generation=generation,
+            )
+        )
+    return {
+        name: Group(generation=generations.get(name, 0), members=tuple(found))
+        for name, found in members.items()
+    }
+
+
+def join(cursor: sqlite3.Cursor, group: str, topics: Sequence[str], *, now: Instant) -> int:
+    """
+    Add a member, which so far reads nothing, and return its id.
+    """
+    generation = _next_generation(cursor, group)
+    cursor.execute(
+        "INSERT INTO bus_members (group_name, topics, process, heartbeat_at, generation) "
+        "VALUES (?, ?, ?, ?, ?)",
+        (group, orjson.dumps(list(topics)).decode(), this_process(), now, generation),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def leave(cursor: sqlite3.Cursor, member_ids: Iterable[int]) -> None:
+    """
+    Remove members; one that is not there is no error.
+    """
+    for member_id in member_ids:
+        gone = cursor.execute(
+            "DELETE FROM bus_members WHERE member_id = ? RETURNING group_name", (member_id,)
+        ).fetchall()
+        for (group,) in gone:
+            _next_generation(cursor, group)
+
+
+def acknowledge(cursor: sqlite3.Cursor, generations: Mapping[int, int], *, now: Instant) -> None:
+    """
+    Record of members that they have let go of what the generation took from them, and are alive.
+    """
+    for member_id, generation in generations.items():
+        cursor.execute(
+            "UPDATE bus_members SET generation = max(generation, ?), heartbeat_at = ? "
+            "WHERE member_id = ?",
+            (generation, now, member_id),
+        )
+
+
+def expel(cursor: sqlite3.Cursor, dead: Iterable[Member]) -> None:
+    """
+    Remove members that are gone, unless they have given a sign of life since.
+    """
+    for member in dead:
+        row = cursor.execute(
+            "SELECT heartbeat_at FROM bus_members WHERE member_id = ?", (member.member_id,)
+        ).fetchone()
+        if row is not None and row[0] == member.heartbeat_at:
+            leave(cursor, [member.member_id])
+
+
+def begin_generation_everywhere(cursor: sqlite3.Cursor) -> None:
+    """
+    Have all groups share out the partitions anew, because there are new ones.
+    """
+    cursor.execute("UPDATE bus_groups SET generation = generation + 1")
+
+
+def is_dead(member: Member, *, now: Instant) -> bool:
+    """
+    Whether the member's process is gone, or has been silent for too long.
+    """
+    if now - member.heartbeat_at > HEARTBEAT_EXPIRY_S * 1_000_000:
+        return True
+    pid, start, namespace = member.process.split(" ", 2)
+    if namespace != this_process().split(" ", 2)[2]:
+        return False  # its process ids mean nothing here
+    return _start_of(int(pid)) not in {start, "?"}
+
+
+def this_process() -> str:
+    """
+    Process id, when it started, and the namespace in which the id is meant.
+    """
+    return _described(os.getpid())
+
+
+@cache
+def _described(pid: int) -> str:
+    try:
+        namespace = f"{os.uname().nodename} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        namespace = os.uname().nodename
+    return f"{pid} {_start_of(pid) or '?'} {namespace}"
+
+
+def _start_of(pid: int) -> str | None:
+    """
+    When the process was started, `?` where that cannot be told, None where there is no such process.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass  # it belongs to somebody else
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "?"
+    state, start = (fields[place] for place in _STATE_AND_START)
+    return None if state in "ZX" else start
+
+
+def _next_generation(cursor: sqlite3.Cursor, group: str) -> int:
+    cursor.execute(
+        "INSERT INTO bus_groups VALUES (?, 1) "
+        "ON CONFLICT (group_name) DO UPDATE SET generation = generation + 1",
+        (group,),
+    )
+    row = cursor.execute("SELECT generation FROM bus_groups WHERE group_name = ?", (group,))
+    return int(row.fetchone()[0])

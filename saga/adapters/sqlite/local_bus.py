@@ -1,0 +1,388 @@
+"""
+The local bus: topics, keyed partitions, offsets and consumer groups in one SQLite file.
+
+Durable and shared by any number of processes on one machine, and no more than Kafka offers. What
+this process publishes reaches its own consumers in memory, once it is committed; what others
+publish is noticed by asking SQLite every few milliseconds whether anybody has written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from saga.adapters.sqlite import groups
+from saga.adapters.sqlite.consumer import LocalConsumer
+from saga.adapters.sqlite.database import SqliteDatabase
+from saga.adapters.sqlite.record_log import (
+    PARTITIONS_MAX,
+    Placed,
+    Prepared,
+    RecordLog,
+    offset_of,
+)
+from saga.core.identity import Instant
+from saga.errors import BusUnavailable, StoreUnavailable
+from saga.ports.bus import Inbound, Record, ResumeAt, Source, TopicSpec
+from saga.ports.clock import Clock
+
+T = TypeVar("T")
+
+RECORD_BYTES_MAX: Final = 1_048_576
+HANDED_OVER_BYTES_MAX: Final = 16_384
+"""Larger records are not kept in memory: their readers find them in the file."""
+POLL_BUSY_S: Final = 0.005
+POLL_IDLE_S: Final = 0.020
+POLLS_BUSY: Final = 40
+HEARTBEAT_S: Final = 1.0
+LIVENESS_S: Final = 0.25
+RETENTION_S: Final = 5.0
+RETRY_S: Final = 0.5
+
+
+class LocalBus:
+    """
+    A bus in the file of *database*, which stays its maker's to close.
+
+    Args:
+        clock: dates records and heartbeats.
+        record_bytes_max: the largest record that is accepted: key, value and headers together.
+
+    Raises:
+        StoreTooNew: a newer version of saga wrote the file.
+        StoreUnavailable: the file cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        *,
+        clock: Clock,
+        record_bytes_max: int = RECORD_BYTES_MAX,
+    ) -> None:
+        self.database = database
+        self.log = RecordLog(database, record_bytes_max=record_bytes_max)
+        self.ends: dict[int, int] = {}
+        """Of sources that are followed here, the next offset as far as it is known."""
+        self._clock = clock
+        self._consumers: list[LocalConsumer] = []
+        self._followers: dict[int, list[LocalConsumer]] = {}
+        self._groups: dict[str, groups.Group] = {}
+        self._data_version = -1
+        self._polls_busy = 0
+        self._tender: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """
+        Make the topics that are not there; those that are stay as they are.
+
+        Raises:
+            BusUnavailable: the file cannot be written now.
+        """
+
+        def work(cursor: sqlite3.Cursor) -> None:
+            if self.log.create(cursor, topics):
+                groups.begin_generation_everywhere(cursor)
+
+        await self.write(work)
+        self.log.topics(spec.name for spec in topics)
+        await self._follow_groups()
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """
+        Publish all of *records* in one transaction: durable when it returns, or none of them.
+
+        Raises:
+            BusUnavailable: the file cannot be written now.
+            MessageTooLarge: a record exceeds the limit; none was published.
+            KeyError: a topic does not exist; none was published.
+        """
+        prepared = self.prepare(records)
+        if prepared:
+            await self.write(lambda cursor: self.append(cursor, prepared), self.hand_over)
+
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
+    ) -> LocalConsumer:
+        """
+        Join *group* on *topics*; those that do not exist yet are read once they do.
+
+        Raises:
+            BusUnavailable: the file cannot be written now.
+        """
+        names = tuple(dict.fromkeys(topics))
+        member_id = await self.write(self._join(group, names))
+        consumer = LocalConsumer(self, member_id, group, names, resume_at)
+        self._consumers.append(consumer)
+        self._tend_from_now_on()
+        await self._follow_groups()
+        return consumer
+
+    async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
+        """
+        Of each source the first offset kept and the next one to be written.
+
+        Raises:
+            KeyError: a source does not exist.
+        """
+        numbers = {self.log.source_id(source): source for source in sources}
+        found = self.read_now(lambda cursor: self.log.bounds(cursor, numbers))
+        return {numbers[source_id]: bounds for source_id, bounds in found.items()}
+
+    async def close(self) -> None:
+        """
+        Leave all groups and stop watching the file. The database stays open.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._tender is not None:
+            self._tender.cancel()
+            await asyncio.gather(self._tender, return_exceptions=True)
+        consumers = list(self._consumers)
+        for consumer in consumers:
+            consumer.end()
+        await self.leave(consumers)
+
+    # What an event store on the same file needs to publish in its own transaction.
+
+    def prepare(self, records: Sequence[Record]) -> list[Prepared]:
+        """
+        Choose partitions and encode headers, on the event loop.
+
+        Raises:
+            BusUnavailable: the file cannot be read now.
+            MessageTooLarge: a record exceeds the limit.
+            KeyError: a topic does not exist.
+        """
+        if self._is_closed:
+            raise BusUnavailable(f"{self.database.path}: the bus is closed")
+        try:
+            return self.log.prepare(records)
+        except StoreUnavailable as error:
+            raise BusUnavailable(str(error)) from error
+
+    def append(self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared]) -> Placed:
+        """
+        Write *prepared* as a part of a job of the writer.
+        """
+        return self.log.append(cursor, prepared, now=self._clock.now())
+
+    def hand_over(self, placed: Placed) -> None:
+        """
+        Give what was committed to the consumers of this process; in commit order.
+        """
+        followers = self._followers
+        for (source_id, _, record), row in zip(placed.prepared, placed.rows, strict=True):
+            readers = followers.get(source_id)
+            if readers is None:
+                continue
+            offset = offset_of(row[0])
+            self.ends[source_id] = offset + 1
+            if row[2] is not None and len(row[2]) > HANDED_OVER_BYTES_MAX:
+                for reader in readers:
+                    reader.notice({source_id: offset + 1})
+                continue
+            inbound = Inbound(
+                record.topic,
+                source_id & (PARTITIONS_MAX - 1),
+                offset,
+                record.key,
+                record.value,
+                record.headers,
+                Instant(row[4]),
+            )
+            for reader in readers:
+                reader.offer(source_id, inbound)
+        for consumer in self._consumers:
+            consumer.wake()
+
+    async def expire(self) -> None:
+        """
+        Delete what retention no longer keeps, in small transactions.
+        """
+        while await self.write(lambda cursor: self.log.expire(cursor, now=self._clock.now())):
+            await asyncio.sleep(0)
+
+    # What consumers need.
+
+    def follow(self, source_id: int, consumer: LocalConsumer, *, end: int) -> None:
+        """
+        Hand over the records of this source from now on; *end* is how far it goes by now.
+        """
+        self._followers.setdefault(source_id, []).append(consumer)
+        self.ends[source_id] = end
+
+    def unfollow(self, source_id: int, consumer: LocalConsumer) -> None:
+        """
+        Hand over no more records of this source.
+        """
+        readers = self._followers[source_id]
+        readers.remove(consumer)
+        if not readers:
+            del self._followers[source_id]
+            self.ends.pop(source_id, None)
+
+    def backlog(self, starts: Mapping[int, int]) -> int:
+        """
+        How many records are to be read from there; the sources are followed.
+        """
+        return sum(max(0, self.ends[source_id] - next_) for source_id, next_ in starts.items())
+
+    async def rejoin(self, consumer: LocalConsumer) -> None:
+        """
+        Make *consumer* a member again, after the group had given it up.
+        """
+        consumer.rejoined(await self.write(self._join(consumer.group, consumer.topics)))
+        await self._follow_groups()
+
+    async def leave(self, consumers: Sequence[LocalConsumer]) -> None:
+        """
+        Take *consumers* out of their groups.
+        """
+        self._consumers = [other for other in self._consumers if other not in consumers]
+        ids = [consumer.member_id for consumer in consumers]
+        if ids:
+            await self.write(lambda cursor: groups.leave(cursor, ids))
+            await self._follow_groups()
+
+    async def write(
+        self,
+        job: Callable[[sqlite3.Cursor], T],
+        committed: Callable[[T], None] | None = None,
+    ) -> T:
+        """
+        Run *job* in the next commit.
+
+        Raises:
+            BusUnavailable: the file cannot be written now.
+        """
+        try:
+            return await self.database.write(job, committed=committed)
+        except StoreUnavailable as error:
+            raise BusUnavailable(str(error)) from error
+
+    async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:
+        """
+        Run *query* on a reader thread.
+
+        Raises:
+            BusUnavailable: the file cannot be read now.
+        """
+        try:
+            return await self.database.read(query)
+        except StoreUnavailable as error:
+            raise BusUnavailable(str(error)) from error
+
+    def read_now(self, query: Callable[[sqlite3.Cursor], T]) -> T:
+        """
+        Run *query* here and now.
+
+        Raises:
+            BusUnavailable: the file cannot be read now.
+        """
+        try:
+            return self.database.read_now(query)
+        except StoreUnavailable as error:
+            raise BusUnavailable(str(error)) from error
+
+    # Watching the file.
+
+    def _join(self, group: str, topics: Sequence[str]) -> Callable[[sqlite3.Cursor], int]:
+        def work(cursor: sqlite3.Cursor) -> int:
+            now = self._clock.now()
+            found = groups.read_groups(cursor).get(group)
+            groups.expel(cursor, [m for m in (found.members if found else ()) if self._is_dead(m)])
+            return groups.join(cursor, group, topics, now=now)
+
+        return work
+
+    def _tend_from_now_on(self) -> None:
+        if self._tender is None:
+            self._tender = asyncio.create_task(self._tend(), name="local bus")
+
+    async def _tend(self) -> None:
+        loop = asyncio.get_running_loop()
+        beat_at = check_at = expire_at = loop.time()
+        while True:
+            try:
+                await self._poll()
+                now = loop.time()
+                if now >= check_at:
+                    check_at = now + LIVENESS_S
+                    await self._expel_the_dead()
+                if now >= beat_at:
+                    beat_at = now + HEARTBEAT_S
+                    await self._acknowledge(self._consumers)
+                if now >= expire_at:
+                    expire_at = now + RETENTION_S
+                    await self.expire()
+            except BusUnavailable:
+                await asyncio.sleep(RETRY_S)  # fetch and publish say so to whoever waits
+            self._polls_busy = max(0, self._polls_busy - 1)
+            await asyncio.sleep(POLL_BUSY_S if self._polls_busy else POLL_IDLE_S)
+
+    async def _poll(self) -> None:
+        """
+        See what others have done to the file since the last look.
+        """
+        version = self.read_now(_data_version)
+        if version == self._data_version:
+            return
+        followed = list(self._followers)
+        ends = self.read_now(lambda cursor: self.log.bounds(cursor, followed))
+        known = {source_id: end for source_id, (_, end) in ends.items()}
+        if any(self.ends.get(source_id, 0) < end for source_id, end in known.items()):
+            self._polls_busy = POLLS_BUSY
+        self.ends.update(known)
+        for consumer in self._consumers:
+            consumer.notice(known)
+        await self._follow_groups()
+        self._data_version = version
+
+    async def _follow_groups(self) -> None:
+        """
+        Tell the consumers how their groups stand, and the groups what the consumers made of it.
+        """
+        while self._consumers:
+            self._groups = self.read_now(groups.read_groups)
+            for consumer in self._consumers:
+                consumer.follow(self._groups[consumer.group])
+            late = [consumer for consumer in self._consumers if self._is_late(consumer)]
+            if not late:
+                return
+            await self._acknowledge(late)
+
+    def _is_late(self, consumer: LocalConsumer) -> bool:
+        return any(
+            member.member_id == consumer.member_id and member.generation < consumer.generation
+            for member in self._groups[consumer.group].members
+        )
+
+    async def _acknowledge(self, consumers: Iterable[LocalConsumer]) -> None:
+        reached = {consumer.member_id: consumer.generation for consumer in consumers}
+        if reached:
+            now = self._clock.now()
+            await self.write(lambda cursor: groups.acknowledge(cursor, reached, now=now))
+
+    async def _expel_the_dead(self) -> None:
+        dead = [
+            member
+            for name in {consumer.group for consumer in self._consumers}
+            for member in self._groups[name].members
+            if self._is_dead(member)
+        ]
+        if dead:
+            await self.write(lambda cursor: groups.expel(cursor, dead))
+            await self._follow_groups()
+
+    def _is_dead(self, member: groups.Member) -> bool:
+        is_ours = any(member.member_id == consumer.member_id for consumer in self._consumers)
+        return not is_ours and groups.is_dead(member, now=self._clock.now())
+
+
+def _data_version(cursor: sqlite3.Cursor) -> int:
+    return int(cursor.execute("PRAGMA data_version").fetchone()[0])

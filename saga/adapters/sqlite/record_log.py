@@ -1,0 +1,320 @@
+"""
+The local bus's records in their file: topics, partitions, offsets and what retention leaves.
+
+A record's row is its *place*: topic, partition and offset packed into one integer, so that the rows
+of a partition lie together in order and need no index. Offsets are given inside the transaction
+that writes the records: they are unique and without gaps, however many processes publish.
+
+Used by the writer thread (`append`, `expire`, `create`) and by readers; holds no connection.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from saga.adapters.headers import decode_headers, encode_headers
+from saga.adapters.partitioner import partition_of
+from saga.adapters.sqlite.database import SqliteDatabase
+from saga.adapters.sqlite.statements import ManyRows
+from saga.core.identity import Instant
+from saga.errors import MessageTooLarge
+from saga.ports.bus import Inbound, Record, Source, TopicSpec
+
+OFFSET_BITS: Final = 40
+PARTITION_BITS: Final = 10
+PARTITIONS_MAX: Final = 1 << PARTITION_BITS
+EXPIRED_PER_COMMIT_MAX: Final = 500
+READ_BYTES_MAX: Final = 16 * 1024 * 1024
+
+_OFFSETS: Final = (1 << OFFSET_BITS) - 1
+_TABLES: Final = (
+    "CREATE TABLE bus_topics (topic_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, "
+    "partitions INTEGER NOT NULL, retention_s INTEGER)",
+    "CREATE TABLE bus_partitions (source_id INTEGER PRIMARY KEY, begin_offset INTEGER NOT NULL)",
+    "CREATE TABLE bus_records (place INTEGER PRIMARY KEY, key BLOB, value BLOB, "
+    "headers BLOB NOT NULL, timestamp INTEGER NOT NULL)",
+    "CREATE TABLE bus_groups (group_name TEXT PRIMARY KEY, generation INTEGER NOT NULL) "
+    "WITHOUT ROWID",
+    "CREATE TABLE bus_members (member_id INTEGER PRIMARY KEY AUTOINCREMENT, "
+    "group_name TEXT NOT NULL, topics TEXT NOT NULL, process TEXT NOT NULL, "
+    "heartbeat_at INTEGER NOT NULL, generation INTEGER NOT NULL)",
+    "CREATE TABLE bus_offsets (group_name TEXT, source_id INTEGER, next_offset INTEGER NOT NULL, "
+    "PRIMARY KEY (group_name, source_id)) WITHOUT ROWID",
+)
+_INSERT: Final = ManyRows("INSERT INTO bus_records SELECT * FROM {rows}", 5)
+_BOUNDS: Final = ManyRows(
+    "SELECT r.column1, p.begin_offset, (SELECT max(place) FROM bus_records "
+    f"WHERE place >= r.column1 << {OFFSET_BITS} AND place < (r.column1 + 1) << {OFFSET_BITS}) "
+    "FROM {rows} AS r JOIN bus_partitions AS p ON p.source_id = r.column1",
+    1,
+)
+_READ: Final = (
+    "SELECT place, key, value, headers, timestamp FROM bus_records "
+    "WHERE place >= ? AND place < ? ORDER BY place LIMIT ?"
+)
+
+Row = tuple[int, bytes | None, bytes | None, bytes, int]
+"""place, key, value, headers, timestamp."""
+
+
+class Topic(NamedTuple):
+    """
+    A topic as it was created.
+    """
+
+    topic_id: int
+    name: str
+    partitions: int
+    retention_s: int | None
+
+
+class Prepared(NamedTuple):
+    """
+    A record that knows its partition and is ready to be written.
+    """
+
+    source_id: int
+    headers: bytes
+    record: Record
+
+
+class Placed(NamedTuple):
+    """
+    What `append` wrote: the rows in the order of the records.
+    """
+
+    prepared: Sequence[Prepared]
+    rows: Sequence[Row]
+
+
+class RecordLog:
+    """
+    The tables of the local bus.
+    """
+
+    def __init__(self, database: SqliteDatabase, *, record_bytes_max: int) -> None:
+        self._database = database
+        self._record_bytes_max = record_bytes_max
+        self._topics: dict[str, Topic] = {}
+        self._sources: dict[int, Source] = {}
+        self._ends: dict[int, int] = {}
+        self._ends_epoch = -1
+        self._unkeyed = 0
+        database.migrate("bus", (_create_tables,))
+
+    def topics(self, names: Iterable[str]) -> dict[str, Topic]:
+        """
+        Those of the topics that exist.
+        """
+        wanted = set(names)
+        if not wanted <= self._topics.keys():
+            self._database.read_now(self._load_topics)
+        return {name: self._topics[name] for name in wanted if name in self._topics}
+
+    def source(self, source_id: int) -> Source:
+        """
+        Topic and partition of a *source_id*.
+        """
+        return self._sources[source_id]
+
+    def source_id(self, source: Source) -> int:
+        """
+        The number of topic and partition.
+
+        Raises:
+            KeyError: there is no such partition.
+        """
+        topic = self._topics.get(source.topic) or self.topics([source.topic])[source.topic]
+        if not 0 <= source.partition < topic.partitions:
+            raise KeyError(source)
+        return topic.topic_id << PARTITION_BITS | source.partition
+
+    def prepare(self, records: Sequence[Record]) -> list[Prepared]:
+        """
+        Choose partitions and encode headers; on the caller's thread, outside any transaction.
+
+        Raises:
+            KeyError: a topic or partition does not exist.
+            MessageTooLarge: a record exceeds the limit.
+        """
+        topics = self._topics
+        prepared: list[Prepared] = []
+        for record in records:
+            topic = topics.get(record.topic) or self.topics([record.topic])[record.topic]
+            key = record.key
+            if record.partition is not None:
+                source_id = self.source_id(Source(record.topic, record.partition))
+            elif key is not None:
+                source_id = topic.topic_id << PARTITION_BITS | partition_of(key, topic.partitions)
+            else:
+                self._unkeyed += 1
+                source_id = topic.topic_id << PARTITION_BITS | self._unkeyed % topic.partitions
+            headers = encode_headers(record.headers)
+            size = len(headers) + len(record.value or b"") + len(key or b"")
+            if size > self._record_bytes_max:
+                raise MessageTooLarge(
+                    f"a record of {size} bytes on {record.topic} exceeds the limit of "
+                    f"{self._record_bytes_max}"
+                )
+            prepared.append(Prepared(source_id, headers, record))
+        return prepared
+
+    def append(
+        self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared], *, now: Instant
+    ) -> Placed:
+        """
+        Give offsets and write the rows; part of a job of the writer.
+        """
+        ends = self._current_ends(cursor, prepared)
+        rows: list[Row] = []
+        for source_id, headers, record in prepared:
+            offset = ends[source_id]
+            ends[source_id] = offset + 1
+            place = source_id << OFFSET_BITS | offset
+            rows.append((place, record.key, record.value, headers, now))
+        _INSERT.execute(cursor, rows)
+        return Placed(prepared, rows)
+
+    def bounds(
+        self, cursor: sqlite3.Cursor, source_ids: Iterable[int]
+    ) -> dict[int, tuple[int, int]]:
+        """
+        Of each source the first offset kept and the next one to be written.
+        """
+        found = _BOUNDS.fetch(cursor, [(source_id,) for source_id in source_ids])
+        return {
+            source_id: (begin, begin if last is None else max(begin, (last & _OFFSETS) + 1))
+            for source_id, begin, last in found
+        }
+
+    def read(
+        self, cursor: sqlite3.Cursor, source_id: int, offset: int, limit: int
+    ) -> list[Inbound]:
+        """
+        At most *limit* records of a source from *offset* on; fewer where they are large.
+        """
+        first = source_id << OFFSET_BITS
+        cursor.execute(_READ, (first | offset, first + _OFFSETS + 1, limit))
+        topic, partition = self._sources[source_id]
+        found: list[Inbound] = []
+        size = 0
+        for place, key, value, headers, timestamp in cursor:
+            found.append(
+                Inbound(
+                    topic,
+                    partition,
+                    place & _OFFSETS,
+                    key,
+                    value,
+                    decode_headers(headers),
+                    Instant(timestamp),
+                )
+            )
+            size += len(value or b"")
+            if size > READ_BYTES_MAX:
+                break
+        return found
+
+    def create(self, cursor: sqlite3.Cursor, specs: Sequence[TopicSpec]) -> bool:
+        """
+        Make the topics that are not there; whether there was any.
+        """
+        before = cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0]
+        for spec in specs:
+            if not 1 <= spec.partitions <= PARTITIONS_MAX:
+                raise ValueError(f"{spec.name}: 1 to {PARTITIONS_MAX} partitions are possible")
+            cursor.execute(
+                "INSERT INTO bus_topics (name, partitions, retention_s) VALUES (?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                (spec.name, spec.partitions, spec.retention_s),
+            )
+            cursor.execute(
+                "WITH RECURSIVE p(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM p) "
+                f"INSERT OR IGNORE INTO bus_partitions SELECT t.topic_id << {PARTITION_BITS} | n, 0 "
+                "FROM bus_topics AS t, (SELECT n FROM p LIMIT ?) WHERE name = ? AND n < partitions",
+                (spec.partitions, spec.name),
+            )
+        return bool(cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0] > before)
+
+    def expire(self, cursor: sqlite3.Cursor, *, now: Instant) -> bool:
+        """
+        Delete some records that are older than their topic keeps; whether more are left to delete.
+        """
+        cursor.execute("SELECT * FROM bus_topics WHERE retention_s IS NOT NULL")
+        for topic in [Topic(*row) for row in cursor.fetchall()]:
+            assert topic.retention_s is not None
+            keep_from = now - topic.retention_s * 1_000_000
+            for partition in range(topic.partitions):
+                source_id = topic.topic_id << PARTITION_BITS | partition
+                if _expire_source(cursor, source_id, keep_from):
+                    return True
+        return False
+
+    def _current_ends(self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared]) -> dict[int, int]:
+        """
+        The next offset of at least these sources, remembered until another writer was there.
+        """
+        epoch = self._database.epoch
+        if epoch != self._ends_epoch:
+            self._ends.clear()
+            self._ends_epoch = epoch
+        missing = {item.source_id for item in prepared} - self._ends.keys()
+        if missing:
+            for source_id, (_, end) in self.bounds(cursor, missing).items():
+                self._ends[source_id] = end
+        return self._ends
+
+    def _load_topics(self, cursor: sqlite3.Cursor) -> None:
+        for row in cursor.execute("SELECT * FROM bus_topics").fetchall():
+            topic = Topic(*row)
+            self._topics[topic.name] = topic
+            for partition in range(topic.partitions):
+                source_id = topic.topic_id << PARTITION_BITS | partition
+                self._sources[source_id] = Source(topic.name, partition)
+
+
+def offset_of(place: int) -> int:
+    """
+    The offset in a record's place.
+    """
+    return place & _OFFSETS
+
+
+def committed_offsets(
+    cursor: sqlite3.Cursor, group: str, source_ids: Iterable[int]
+) -> Mapping[int, int]:
+    """
+    What a group has committed of these sources.
+    """
+    wanted = set(source_ids)
+    cursor.execute("SELECT source_id, next_offset FROM bus_offsets WHERE group_name = ?", (group,))
+    return {source_id: offset for source_id, offset in cursor.fetchall() if source_id in wanted}
+
+
+def _expire_source(cursor: sqlite3.Cursor, source_id: int, keep_from: int) -> bool:
+    first = source_id << OFFSET_BITS
+    oldest = (
+        f"SELECT place, timestamp FROM bus_records WHERE place >= {first} "
+        f"AND place < {first + _OFFSETS + 1} ORDER BY place LIMIT {EXPIRED_PER_COMMIT_MAX}"
+    )
+    count, last, kept = cursor.execute(
+        f"SELECT count(*), max(place), min(CASE WHEN timestamp >= ? THEN place END) FROM ({oldest})",
+        (keep_from,),
+    ).fetchone()
+    if not count:
+        return False
+    begin = kept if kept is not None else last + 1
+    cursor.execute("DELETE FROM bus_records WHERE place >= ? AND place < ?", (first, begin))
+    if cursor.rowcount:
+        cursor.execute(
+            "UPDATE bus_partitions SET begin_offset = ? WHERE source_id = ?",
+            (begin & _OFFSETS, source_id),
+        )
+    return kept is None
+
+
+def _create_tables(cursor: sqlite3.Cursor) -> None:
+    for table in _TABLES:
+        cursor.execute(table)
