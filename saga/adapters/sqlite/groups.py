@@ -198,7 +198,7 @@ def _described(pid: int) -> str:
 
 def _start_of(pid: int) -> str | None:
     """
-    When the process was started, `?` where that cannot be told, None where there is no such process.
+    When the process was started, `?` where that cannot be told, None where it has ended.
     """
     try:
         os.kill(pid, 0)

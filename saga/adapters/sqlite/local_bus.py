@@ -204,8 +204,11 @@ class LocalBus:
         """
         Delete what retention no longer keeps, in small transactions.
         """
-        while await self.write(lambda cursor: self.log.expire(cursor, now=self._clock.now())):
-            await asyncio.sleep(0)
+        is_more = True
+        while is_more:
+            is_more = await self.write(
+                lambda cursor: self.log.expire(cursor, now=self._clock.now())
+            )
 
     # What consumers need.
 

@@ -30,18 +30,28 @@ READ_BYTES_MAX: Final = 16 * 1024 * 1024
 
 _OFFSETS: Final = (1 << OFFSET_BITS) - 1
 _TABLES: Final = (
-    "CREATE TABLE bus_topics (topic_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, "
-    "partitions INTEGER NOT NULL, retention_s INTEGER)",
+    (
+        "CREATE TABLE bus_topics (topic_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, "
+        "partitions INTEGER NOT NULL, retention_s INTEGER)"
+    ),
     "CREATE TABLE bus_partitions (source_id INTEGER PRIMARY KEY, begin_offset INTEGER NOT NULL)",
-    "CREATE TABLE bus_records (place INTEGER PRIMARY KEY, key BLOB, value BLOB, "
-    "headers BLOB NOT NULL, timestamp INTEGER NOT NULL)",
-    "CREATE TABLE bus_groups (group_name TEXT PRIMARY KEY, generation INTEGER NOT NULL) "
-    "WITHOUT ROWID",
-    "CREATE TABLE bus_members (member_id INTEGER PRIMARY KEY AUTOINCREMENT, "
-    "group_name TEXT NOT NULL, topics TEXT NOT NULL, process TEXT NOT NULL, "
-    "heartbeat_at INTEGER NOT NULL, generation INTEGER NOT NULL)",
-    "CREATE TABLE bus_offsets (group_name TEXT, source_id INTEGER, next_offset INTEGER NOT NULL, "
-    "PRIMARY KEY (group_name, source_id)) WITHOUT ROWID",
+    (
+        "CREATE TABLE bus_records (place INTEGER PRIMARY KEY, key BLOB, value BLOB, "
+        "headers BLOB NOT NULL, timestamp INTEGER NOT NULL)"
+    ),
+    (
+        "CREATE TABLE bus_groups (group_name TEXT PRIMARY KEY, generation INTEGER NOT NULL) "
+        "WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE bus_members (member_id INTEGER PRIMARY KEY AUTOINCREMENT, "
+        "group_name TEXT NOT NULL, topics TEXT NOT NULL, process TEXT NOT NULL, "
+        "heartbeat_at INTEGER NOT NULL, generation INTEGER NOT NULL)"
+    ),
+    (
+        "CREATE TABLE bus_offsets (group_name TEXT, source_id INTEGER, "
+        "next_offset INTEGER NOT NULL, PRIMARY KEY (group_name, source_id)) WITHOUT ROWID"
+    ),
 )
 _INSERT: Final = ManyRows("INSERT INTO bus_records SELECT * FROM {rows}", 5)
 _BOUNDS: Final = ManyRows(
@@ -232,8 +242,9 @@ class RecordLog:
             )
             cursor.execute(
                 "WITH RECURSIVE p(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM p) "
-                f"INSERT OR IGNORE INTO bus_partitions SELECT t.topic_id << {PARTITION_BITS} | n, 0 "
-                "FROM bus_topics AS t, (SELECT n FROM p LIMIT ?) WHERE name = ? AND n < partitions",
+                "INSERT OR IGNORE INTO bus_partitions "
+                f"SELECT t.topic_id << {PARTITION_BITS} | n, 0 FROM bus_topics AS t, "
+                "(SELECT n FROM p LIMIT ?) WHERE name = ? AND n < partitions",
                 (spec.partitions, spec.name),
             )
         return bool(cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0] > before)
@@ -300,7 +311,8 @@ def _expire_source(cursor: sqlite3.Cursor, source_id: int, keep_from: int) -> bo
         f"AND place < {first + _OFFSETS + 1} ORDER BY place LIMIT {EXPIRED_PER_COMMIT_MAX}"
     )
     count, last, kept = cursor.execute(
-        f"SELECT count(*), max(place), min(CASE WHEN timestamp >= ? THEN place END) FROM ({oldest})",
+        "SELECT count(*), max(place), min(CASE WHEN timestamp >= ? THEN place END) "
+        f"FROM ({oldest})",
         (keep_from,),
     ).fetchone()
     if not count:

@@ -29,24 +29,32 @@ from saga.ports.bus import Source
 from saga.ports.event_store import Batch
 
 TABLES: Final = (
-    "CREATE TABLE saga_index (position INTEGER PRIMARY KEY, saga_id TEXT NOT NULL, "
-    "definition TEXT NOT NULL, definition_version INTEGER NOT NULL, key TEXT NOT NULL, "
-    "status TEXT NOT NULL, started_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, "
-    "waiting_for TEXT, reason TEXT, version INTEGER NOT NULL)",
+    (
+        "CREATE TABLE saga_index (position INTEGER PRIMARY KEY, saga_id TEXT NOT NULL, "
+        "definition TEXT NOT NULL, definition_version INTEGER NOT NULL, key TEXT NOT NULL, "
+        "status TEXT NOT NULL, started_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, "
+        "waiting_for TEXT, reason TEXT, version INTEGER NOT NULL)"
+    ),
     # Nearly all sagas are completed, and finding those needs no index.
     "CREATE INDEX saga_index_by_status ON saga_index (status) WHERE status <> 'completed'",
-    "CREATE TABLE timers (timer_id TEXT PRIMARY KEY, saga_id TEXT NOT NULL, "
-    "due_at INTEGER NOT NULL) WITHOUT ROWID",
+    (
+        "CREATE TABLE timers (timer_id TEXT PRIMARY KEY, saga_id TEXT NOT NULL, "
+        "due_at INTEGER NOT NULL) WITHOUT ROWID"
+    ),
     "CREATE INDEX timers_by_due_at ON timers (due_at)",
     # Ids are never given twice: a late word about an old one must not hit a new one.
-    "CREATE TABLE parked (parked_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
-    "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL, "
-    '"offset" INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB NOT NULL, '
-    "timestamp INTEGER NOT NULL, parked_at INTEGER NOT NULL, saga_id TEXT)",
+    (
+        "CREATE TABLE parked (parked_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
+        "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, "
+        'partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB NOT NULL, '
+        "timestamp INTEGER NOT NULL, parked_at INTEGER NOT NULL, saga_id TEXT)"
+    ),
     "CREATE INDEX parked_by_saga ON parked (saga_id) WHERE saga_id IS NOT NULL",
-    "CREATE TABLE backlog (backlog_id INTEGER PRIMARY KEY AUTOINCREMENT, "
-    "first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, "
-    "appended_at INTEGER NOT NULL)",
+    (
+        "CREATE TABLE backlog (backlog_id INTEGER PRIMARY KEY AUTOINCREMENT, "
+        "first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, "
+        "appended_at INTEGER NOT NULL)"
+    ),
 )
 
 _EVENTS: Final = ManyRows("INSERT INTO stored_events SELECT * FROM {rows}", 4)

@@ -9,13 +9,13 @@ job. A job may therefore run twice, and must do nothing but write through its cu
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from saga.adapters.sqlite.connections import BUSY_TIMEOUT_S, connect
@@ -61,6 +61,8 @@ class Writer:
 
     def __init__(self, path: str, *, deliver: Callable[[list[Job]], None]) -> None:
         self._path = path
+        self._file = Path(path)
+        self._wal = Path(path + "-wal")
         self._deliver = deliver
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
@@ -240,7 +242,7 @@ class Writer:
 
     def _look(self) -> tuple[int, ...] | None:
         try:
-            main, wal = os.stat(self._path), os.stat(self._path + "-wal")
+            main, wal = self._file.stat(), self._wal.stat()
         except OSError:
             return None
         return main.st_dev, main.st_ino, wal.st_ino

@@ -1,0 +1,202 @@
+"""
+The bus in memory: topics, keyed partitions, offsets and consumer groups within one event loop.
+
+No threads and no chance: the same calls in the same order deliver the same records. A change of a
+group is known to all its members at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from saga.adapters.memory.consumer import MemoryConsumer
+from saga.adapters.partitioner import partition_of
+from saga.core.identity import Instant
+from saga.errors import BusUnavailable, MessageTooLarge
+from saga.ports.bus import Inbound, Record, ResumeAt, Source, TopicSpec
+from saga.ports.clock import Clock
+
+RECORD_BYTES_MAX: Final = 1_048_576
+
+
+class Partition:
+    """
+    The records of one source that are still kept.
+    """
+
+    def __init__(self, retention_s: int | None) -> None:
+        self.begin = 0
+        self.records: list[Inbound] = []
+        self._retention_s = retention_s
+
+    @property
+    def end(self) -> int:
+        """
+        The next offset to be written.
+        """
+        return self.begin + len(self.records)
+
+    def expire(self, now: Instant) -> None:
+        """
+        Forget what retention no longer keeps.
+        """
+        if self._retention_s is None:
+            return
+        keep_from = now - self._retention_s * 1_000_000
+        expired = 0
+        while expired < len(self.records) and self.records[expired].timestamp < keep_from:
+            expired += 1
+        del self.records[:expired]
+        self.begin += expired
+
+
+class MemoryBus:
+    """
+    A bus for one event loop.
+
+    Args:
+        clock: dates records, and says how long a fetch waits.
+        record_bytes_max: the largest record that is accepted: key, value and headers together.
+    """
+
+    def __init__(self, *, clock: Clock, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
+        self.clock = clock
+        self.partitions: dict[Source, Partition] = {}
+        self.committed: dict[tuple[str, Source], int] = {}
+        self._record_bytes_max = record_bytes_max
+        self._topics: dict[str, TopicSpec] = {}
+        self._consumers: list[MemoryConsumer] = []
+        self._unkeyed = 0
+        self._is_closed = False
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """
+        Make the topics that are not there; those that are stay as they are.
+        """
+        for spec in topics:
+            if spec.partitions < 1:
+                raise ValueError(f"{spec.name}: a topic has at least one partition")
+            if spec.name not in self._topics:
+                self._topics[spec.name] = spec
+                for number in range(spec.partitions):
+                    self.partitions[Source(spec.name, number)] = Partition(spec.retention_s)
+        self._share_out(self._consumers)
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """
+        Publish all, in order per partition.
+
+        Raises:
+            BusUnavailable: the bus is closed.
+            MessageTooLarge: a record exceeds the limit; none was published.
+            KeyError: a topic does not exist; none was published.
+        """
+        if self._is_closed:
+            raise BusUnavailable("the bus is closed")
+        await asyncio.sleep(0)
+        self.append(records)
+
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
+    ) -> MemoryConsumer:
+        """
+        Join *group* on *topics*; those that do not exist yet are read once they do.
+
+        Raises:
+            BusUnavailable: the bus is closed.
+        """
+        if self._is_closed:
+            raise BusUnavailable("the bus is closed")
+        consumer = MemoryConsumer(self, group, tuple(dict.fromkeys(topics)), resume_at)
+        self._consumers.append(consumer)
+        self._share_out(self._members(group))
+        return consumer
+
+    async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
+        """
+        Of each source the first offset kept and the next one to be written.
+
+        Raises:
+            KeyError: a source does not exist.
+        """
+        found: dict[Source, tuple[int, int]] = {}
+        for source in sources:
+            partition = self.partitions[source]
+            partition.expire(self.clock.now())
+            found[source] = (partition.begin, partition.end)
+        return found
+
+    async def close(self) -> None:
+        """
+        End all consumers.
+        """
+        self._is_closed = True
+        for consumer in list(self._consumers):
+            await consumer.close()
+
+    def append(self, records: Sequence[Record]) -> None:
+        """
+        Publish all or, by an error, none of them; at once.
+        """
+        placed = [self._place(record) for record in records]
+        now = self.clock.now()
+        for source, record in zip(placed, records, strict=True):
+            partition = self.partitions[source]
+            partition.records.append(
+                Inbound(
+                    source.topic,
+                    source.partition,
+                    partition.end,
+                    record.key,
+                    record.value,
+                    record.headers,
+                    now,
+                )
+            )
+        touched = set(placed)
+        for consumer in self._consumers:
+            consumer.wake(touched)
+
+    def leave(self, consumer: MemoryConsumer) -> None:
+        """
+        Take *consumer* out of its group and share out what it read.
+        """
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+            self._share_out(self._members(consumer.group))
+
+    def _members(self, group: str) -> list[MemoryConsumer]:
+        return [consumer for consumer in self._consumers if consumer.group == group]
+
+    def _share_out(self, consumers: Iterable[MemoryConsumer]) -> None:
+        for consumer in list(consumers):
+            wanted: set[Source] = set()
+            for topic in consumer.topics:
+                readers = [m for m in self._members(consumer.group) if topic in m.topics]
+                count = self._topics[topic].partitions if topic in self._topics else 0
+                share, extra = divmod(count, len(readers))
+                place = readers.index(consumer)
+                first = place * share + min(place, extra)
+                last = first + share + (place < extra)
+                wanted |= {Source(topic, number) for number in range(first, last)}
+            consumer.assign(frozenset(wanted))
+
+    def _place(self, record: Record) -> Source:
+        topic = self._topics[record.topic]
+        size = len(record.key or b"") + len(record.value or b"")
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
+        if size > self._record_bytes_max:
+            raise MessageTooLarge(
+                f"a record of {size} bytes on {record.topic} exceeds the limit of "
+                f"{self._record_bytes_max}"
+            )
+        if record.partition is not None:
+            if not 0 <= record.partition < topic.partitions:
+                raise KeyError(Source(record.topic, record.partition))
+            return Source(record.topic, record.partition)
+        if record.key is not None:
+            return Source(record.topic, partition_of(record.key, topic.partitions))
+        self._unkeyed += 1
+        return Source(record.topic, self._unkeyed % topic.partitions)

@@ -1,0 +1,156 @@
+"""
+One member of a consumer group of the bus in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
+
+from saga.ports.bus import Inbound, ResumeAt, Source
+
+if TYPE_CHECKING:
+    from saga.adapters.memory.bus import MemoryBus
+
+
+class MemoryConsumer:
+    """
+    A member of a group. Made by `MemoryBus.subscribe`; one task at a time fetches.
+    """
+
+    def __init__(
+        self, bus: MemoryBus, group: str, topics: tuple[str, ...], resume_at: ResumeAt | None
+    ) -> None:
+        self._bus = bus
+        self._resume_at = resume_at
+        self._next: dict[Source, int] = {}
+        self._wanted: frozenset[Source] = frozenset()
+        self._turn = 0
+        self._is_closed = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.group = group
+        self.topics = topics
+
+    async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
+        """
+        Up to *records_max* records; empty after *timeout_s* of the bus's clock.
+        """
+        deadline_s = self._bus.clock.monotonic_s() + timeout_s
+        await asyncio.sleep(0)
+        while not self._is_closed:
+            while self._wanted != self._next.keys():
+                await self._take_over()
+            records = self._take(records_max)
+            if records:
+                return records
+            remaining_s = deadline_s - self._bus.clock.monotonic_s()
+            if remaining_s <= 0:
+                break
+            await self._wait(remaining_s)
+        return []
+
+    async def seek(self, offsets: Mapping[Source, int]) -> None:
+        """
+        Read on from these offsets; sources that are not assigned are left alone.
+        """
+        for source, offset in offsets.items():
+            if source in self._next:
+                self._next[source] = offset
+        self.wake(offsets.keys())
+
+    async def commit(self, offsets: Mapping[Source, int]) -> None:
+        """
+        Remember for the group the *next* offset to read of each source; forward or back.
+        """
+        for source, offset in offsets.items():
+            self._bus.committed[self.group, source] = offset
+
+    def assignment(self) -> frozenset[Source]:
+        """
+        The sources this member reads now.
+        """
+        return frozenset(self._next)
+
+    async def close(self) -> None:
+        """
+        Leave the group at once.
+        """
+        self._is_closed = True
+        self.assign(frozenset())
+        self._bus.leave(self)
+
+    def assign(self, wanted: frozenset[Source]) -> None:
+        """
+        Let go of all sources but *wanted*; the next fetch takes over those that are new.
+        """
+        self._wanted = wanted
+        for source in self._next.keys() - wanted:
+            del self._next[source]
+        self._wake()
+
+    def wake(self, sources: AbstractSet[Source]) -> None:
+        """
+        Let a waiting fetch go on, if it reads any of these sources.
+        """
+        if self._waiter is not None and not sources.isdisjoint(self._next):
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timeout = loop.create_task(self._sleep(seconds))
+        try:
+            await self._waiter
+        finally:
+            timeout.cancel()
+            self._waiter = None
+
+    async def _sleep(self, seconds: float) -> None:
+        await self._bus.clock.sleep(seconds)
+        self._wake()
+
+    async def _take_over(self) -> None:
+        wanted = self._wanted
+        added = sorted(wanted - self._next.keys())
+        if self._resume_at is not None:
+            starts = dict(await self._resume_at(added))
+        else:
+            committed = self._bus.committed
+            starts = {
+                at: committed[self.group, at] for at in added if (self.group, at) in committed
+            }
+        if wanted != self._wanted:
+            return  # the group has changed meanwhile
+        for source, (begin, _) in (await self._bus.bounds(added)).items():
+            self._next[source] = starts.get(source, begin)
+
+    def _take(self, records_max: int) -> list[Inbound]:
+        """
+        Some records of every source that has any; another source is first each time.
+        """
+        now = self._bus.clock.now()
+        sources = sorted(self._next)
+        self._turn += 1
+        first = self._turn % len(sources) if sources else 0
+        waiting = []
+        for source in sources[first:] + sources[:first]:
+            partition = self._bus.partitions[source]
+            partition.expire(now)
+            self._next[source] = max(self._next[source], partition.begin)
+            if self._next[source] < partition.end:
+                waiting.append(source)
+        taken: list[Inbound] = []
+        for left, source in zip(range(len(waiting), 0, -1), waiting, strict=True):
+            share = -(-(records_max - len(taken)) // left)
+            partition = self._bus.partitions[source]
+            start = self._next[source] - partition.begin
+            records = partition.records[start : start + share]
+            taken += records
+            self._next[source] += len(records)
+        return taken
