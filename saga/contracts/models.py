@@ -10,9 +10,6 @@ Only a weak note is kept of the classes made, to catch two of them claiming one 
 from __future__ import annotations
 
 import gc
-import sys
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from enum import Enum
 from typing import (
     TYPE_CHECKING,
@@ -21,8 +18,6 @@ from typing import (
     Generic,
     TypeVar,
     Unpack,
-    get_args,
-    get_origin,
 )
 from weakref import WeakValueDictionary
 
@@ -30,13 +25,19 @@ from pydantic import BaseModel, ConfigDict
 
 from saga.contracts.contract import (
     CONTRACT_NAME_CHARS_MAX,
-    INTENT_DONE,
-    INTENT_FAILED,
-    NAME_PART,
     Contract,
     Kind,
     intent_done_name,
     intent_failed_name,
+)
+from saga.contracts.declaration import (
+    check_config,
+    check_fields,
+    checked_key,
+    checked_version,
+    defined_at,
+    refuse_unknown,
+    topic_parts,
 )
 from saga.errors import DefinitionError
 
@@ -45,12 +46,6 @@ if TYPE_CHECKING:
 
 Reply_co = TypeVar("Reply_co", bound="Event | None", covariant=True)
 
-_CONFIG_PROMISED: Mapping[str, object] = {
-    "frozen": True,
-    "extra": "ignore",
-    "allow_inf_nan": False,
-    "ser_json_inf_nan": "constants",
-}
 _claimed: WeakValueDictionary[str, type[ContractModel]] = WeakValueDictionary()
 
 
@@ -102,8 +97,8 @@ class Event(ContractModel):
         key: str | None = None,
         **unknown: object,
     ) -> None:
-        where = _defined_at()
-        _refuse_unknown(cls, unknown, where)
+        where = defined_at()
+        refuse_unknown(cls, unknown, where)
         _declare(cls, Kind.EVENT, topic, version, key=key, reply=None, where=where)
 
 
@@ -131,8 +126,8 @@ class Intent(ContractModel, Generic[Reply_co]):
         version: int | None = None,
         **unknown: object,
     ) -> None:
-        where = _defined_at()
-        _refuse_unknown(cls, unknown, where)
+        where = defined_at()
+        refuse_unknown(cls, unknown, where)
         reply = None if topic is None else _reply_of(cls, where)
         _declare(cls, Kind.INTENT, topic, version, key=None, reply=reply, where=where)
 
@@ -194,7 +189,7 @@ def complete(model: type[ContractModel]) -> None:
             f"{model.__qualname__} has a field whose type cannot be found: {error}",
             where=contract.where,
         ) from error
-    _check_fields(model, contract.where)
+    check_fields(model, contract.where)
 
 
 def _declare(
@@ -213,7 +208,7 @@ def _declare(
     cls.__saga_contract__ = None
     cls.__saga_upcast__ = None
     cls.__saga_upcasts_from__ = ()
-    _check_config(cls, where)
+    check_config(cls, where)
     if topic is None:
         if version is not None or key is not None:
             raise DefinitionError(
@@ -221,15 +216,15 @@ def _declare(
                 where=where,
             )
         return
-    domain, name = _topic_parts(cls, topic, where)
+    domain, name = topic_parts(cls, topic, where)
     contract = Contract(
         domain=domain,
         name=name,
         kind=kind,
-        version=_checked_version(cls, version, where),
+        version=checked_version(cls, version, where),
         model=cls,
         reply=reply,
-        key=_checked_key(cls, key, where),
+        key=checked_key(cls, key, where),
         where=where,
     )
     if len(contract.contract_name) > CONTRACT_NAME_CHARS_MAX:
@@ -239,67 +234,9 @@ def _declare(
             where=where,
         )
     if cls.__pydantic_complete__:
-        _check_fields(cls, where)
+        check_fields(cls, where)
     _claim(contract)
     cls.__saga_contract__ = contract
-
-
-def _refuse_unknown(cls: type[ContractModel], unknown: dict[str, object], where: str) -> None:
-    if unknown:
-        raise DefinitionError(
-            f"{cls.__qualname__} has the class keyword {', '.join(unknown)}: expected topic and"
-            " version, and for events key",
-            where=where,
-        )
-
-
-def _check_config(cls: type[ContractModel], where: str) -> None:
-    for option, promised in _CONFIG_PROMISED.items():
-        if cls.model_config.get(option) != promised:
-            raise DefinitionError(
-                f"{cls.__qualname__} sets {option}={cls.model_config.get(option)!r} in its"
-                f" configuration; contracts are always {option}={promised!r}",
-                where=where,
-            )
-
-
-def _topic_parts(cls: type[ContractModel], topic: object, where: str) -> tuple[str, str]:
-    domain, _, name = topic.partition(".") if isinstance(topic, str) else ("", "", "")
-    if not (NAME_PART.fullmatch(domain) and NAME_PART.fullmatch(name)):
-        raise DefinitionError(
-            f'{cls.__qualname__} has topic={topic!r}: expected "<domain>.<name>", two parts of'
-            ' small letters, digits and hyphens, for example "orders.order-placed"',
-            where=where,
-        )
-    if name in (INTENT_DONE, INTENT_FAILED):
-        raise DefinitionError(
-            f"{cls.__qualname__} has topic={topic!r}: {INTENT_DONE!r} and {INTENT_FAILED!r} are"
-            " the names of the replies that every domain has; choose another name",
-            where=where,
-        )
-    return domain, name
-
-
-def _checked_version(cls: type[ContractModel], version: object, where: str) -> int:
-    if type(version) is not int or not 1 <= version < 10**6:
-        raise DefinitionError(
-            f"{cls.__qualname__} has version={version!r}: expected its major version,"
-            " a whole number from 1 on",
-            where=where,
-        )
-    return version
-
-
-def _checked_key(cls: type[ContractModel], key: object, where: str) -> str | None:
-    if key is None:
-        return None
-    if not isinstance(key, str) or key not in cls.model_fields:
-        raise DefinitionError(
-            f"{cls.__qualname__} has key={key!r}, which is none of its fields:"
-            f" {', '.join(cls.model_fields) or 'it has none'}",
-            where=where,
-        )
-    return key
 
 
 def _reply_of(cls: type[ContractModel], where: str) -> type[Event] | None:
@@ -328,30 +265,6 @@ def _reply_of(cls: type[ContractModel], where: str) -> type[Event] | None:
     )
 
 
-def _check_fields(cls: type[BaseModel], where: str | None) -> None:
-    """
-    Refuse sets: their order differs from process to process, so they have no canonical JSON.
-    """
-    seen: set[object] = set()
-
-    def visit(annotation: object, path: str) -> None:
-        kind = get_origin(annotation) or annotation
-        if isinstance(kind, type) and issubclass(kind, AbstractSet):
-            raise DefinitionError(
-                f"{cls.__qualname__} has a set in {path!r}: sets have no order, and a message must"
-                " have one form only; use a tuple",
-                where=where,
-            )
-        for argument in get_args(annotation):
-            visit(argument, path)
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in seen:
-            seen.add(kind)
-            for name, info in kind.model_fields.items():
-                visit(info.annotation, f"{path}.{name}" if path else name)
-
-    visit(cls, "")
-
-
 def _claim(contract: Contract) -> None:
     """
     Refuse a second class of this name, unless it is the first one made again (a reload).
@@ -374,16 +287,3 @@ def _claim(contract: Contract) -> None:
 
 def _is_same_definition(one: type[Any], other: type[Any]) -> bool:
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
-
-
-def _defined_at() -> str:
-    """
-    `file:line` of the class statement that is being executed.
-    """
-    frame = sys._getframe(1)  # noqa: SLF001  # the caller's place is the point of the message
-    while frame.f_back is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module != __name__ and module.partition(".")[0] not in ("pydantic", "abc"):
-            break
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,316 @@
+"""
+CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
+
+What we send has every attribute; what we receive may have none. A header that is null or no UTF-8
+is reported as damaged and otherwise as if it were not there. The structured mode, a whole envelope
+as JSON value, is taken apart into the same shape, so that nobody behind this module knows of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from saga.contracts.json_text import flaw_of
+from saga.core.durations import SECOND_US
+from saga.core.identity import Instant
+
+Headers = tuple[tuple[str, bytes | None], ...]
+"""The same type as `saga.ports.bus.Headers`."""
+
+SPECVERSION = "ce_specversion"
+ID = "ce_id"
+SOURCE = "ce_source"
+TYPE = "ce_type"
+TIME = "ce_time"
+SUBJECT = "ce_subject"
+CORRELATION_ID = "ce_correlationid"
+CAUSATION_ID = "ce_causationid"
+IDEMPOTENCY_KEY = "ce_idempotencykey"
+UNDOES = "ce_sagaundoes"
+CONTENT_TYPE = "content-type"
+TRACEPARENT = "traceparent"
+
+JSON_CONTENT_TYPE = "application/json"
+STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
+
+HEADERS_READ_MAX = 100
+"""How many headers of one record are looked at."""
+
+_KNOWN = frozenset(
+    (
+        SPECVERSION,
+        ID,
+        SOURCE,
+        TYPE,
+        TIME,
+        SUBJECT,
+        CORRELATION_ID,
+        CAUSATION_ID,
+        IDEMPOTENCY_KEY,
+        UNDOES,
+        CONTENT_TYPE,
+        TRACEPARENT,
+    )
+)
+_SPECVERSION_1 = (SPECVERSION, b"1.0")
+_CONTENT_IS_JSON = (CONTENT_TYPE, JSON_CONTENT_TYPE.encode())
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAMES_CACHED_MAX = 1024
+_SECONDS_CACHED_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """
+    The headers of one record that mean something here, as text; *damaged* names those not readable.
+    """
+
+    values: dict[str, str]
+    damaged: tuple[str, ...] = ()
+
+    def get(self, name: str) -> str | None:
+        """
+        The value of the header *name*; None where it is absent, empty or damaged.
+        """
+        return self.values.get(name) or None
+
+
+def headers_for(
+    *,
+    id: str,
+    contract_name: str,
+    source: str,
+    at: Instant,
+    subject: str | None = None,
+    correlation_id: str | None = None,
+    causation_id: str | None = None,
+    idempotency_key: str | None = None,
+    traceparent: str | None = None,
+    undoes: str | None = None,
+) -> Headers:
+    """
+    The headers of a record whose value is the JSON of *contract_name*; what is None is left out.
+    """
+    headers: list[tuple[str, bytes | None]] = [
+        _SPECVERSION_1,
+        (ID, id.encode()),
+        _name(SOURCE, source),
+        _name(TYPE, contract_name),
+        (TIME, rfc3339(at)),
+        _CONTENT_IS_JSON,
+    ]
+    if subject is not None:
+        headers.append((SUBJECT, subject.encode()))
+    if correlation_id is not None:
+        headers.append((CORRELATION_ID, correlation_id.encode()))
+    if causation_id is not None:
+        headers.append((CAUSATION_ID, causation_id.encode()))
+    if idempotency_key is not None:
+        headers.append((IDEMPOTENCY_KEY, idempotency_key.encode()))
+    if undoes is not None:
+        headers.append(_name(UNDOES, undoes))
+    if traceparent is not None:
+        headers.append((TRACEPARENT, traceparent.encode()))
+    return tuple(headers)
+
+
+def intent_headers(
+    *,
+    intent_id: str,
+    contract_name: str,
+    source: str,
+    at: Instant,
+    saga_id: str,
+    causation_id: str,
+    idempotency_key: str,
+    undoes: str | None = None,
+    traceparent: str | None = None,
+) -> Headers:
+    """
+    The headers of an intent; *undoes* is the contract of the step that it undoes, if it does.
+    """
+    saga = saga_id.encode()
+    headers: Headers = (
+        _SPECVERSION_1,
+        (ID, intent_id.encode()),
+        _name(SOURCE, source),
+        _name(TYPE, contract_name),
+        (TIME, rfc3339(at)),
+        _CONTENT_IS_JSON,
+        (SUBJECT, saga),
+        (CORRELATION_ID, saga),
+        (CAUSATION_ID, causation_id.encode()),
+        (IDEMPOTENCY_KEY, idempotency_key.encode()),
+    )
+    if undoes is not None:
+        headers = (*headers, _name(UNDOES, undoes))
+    if traceparent is not None:
+        headers = (*headers, (TRACEPARENT, traceparent.encode()))
+    return headers
+
+
+def event_headers(
+    *,
+    event_id: str,
+    contract_name: str,
+    source: str,
+    at: Instant,
+    saga_id: str,
+    causation_id: str,
+    traceparent: str | None = None,
+) -> Headers:
+    """
+    The headers of an event or outcome that a saga publishes; its own id is its idempotency key.
+    """
+    saga = saga_id.encode()
+    event = event_id.encode()
+    headers: Headers = (
+        _SPECVERSION_1,
+        (ID, event),
+        _name(SOURCE, source),
+        _name(TYPE, contract_name),
+        (TIME, rfc3339(at)),
+        _CONTENT_IS_JSON,
+        (SUBJECT, saga),
+        (CORRELATION_ID, saga),
+        (CAUSATION_ID, causation_id.encode()),
+        (IDEMPOTENCY_KEY, event),
+    )
+    return headers if traceparent is None else (*headers, (TRACEPARENT, traceparent.encode()))
+
+
+def reply_headers(
+    *,
+    intent_id: str,
+    contract_name: str,
+    source: str,
+    at: Instant,
+    saga_id: str,
+    traceparent: str | None = None,
+) -> Headers:
+    """
+    The headers of the answer to an intent: `ce_id` is `{intent id}/reply`, its cause the intent.
+    """
+    saga = saga_id.encode()
+    intent = intent_id.encode()
+    reply = intent + b"/reply"
+    headers: Headers = (
+        _SPECVERSION_1,
+        (ID, reply),
+        _name(SOURCE, source),
+        _name(TYPE, contract_name),
+        (TIME, rfc3339(at)),
+        _CONTENT_IS_JSON,
+        (SUBJECT, saga),
+        (CORRELATION_ID, saga),
+        (CAUSATION_ID, intent),
+        (IDEMPOTENCY_KEY, reply),
+    )
+    return headers if traceparent is None else (*headers, (TRACEPARENT, traceparent.encode()))
+
+
+def rfc3339(at: Instant) -> bytes:
+    """
+    A moment as `2026-01-31T12:00:00.000001Z`.
+    """
+    second, micros = divmod(at, SECOND_US)
+    return b"%b.%06dZ" % (_second(second), micros)
+
+
+def parse_rfc3339(text: str) -> Instant | None:
+    """
+    The moment that *text* says, or None where it says none; a time without a zone says none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            return None
+        return Instant((moment - _EPOCH) // timedelta(microseconds=1))
+    except (ValueError, OverflowError):
+        return None
+
+
+def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
+    """
+    The headers known here, by name; of several with one name the last. Does not raise.
+    """
+    values: dict[str, str] = {}
+    damaged: tuple[str, ...] = ()
+    for place, (name, value) in enumerate(headers):
+        if place == HEADERS_READ_MAX:
+            break
+        known = name if name in _KNOWN else name.lower()
+        if known not in _KNOWN:
+            continue
+        try:
+            # `None` has no `decode`: the error is cheaper than a question for each header.
+            values[known] = value.decode()  # type: ignore[union-attr]  # caught below
+        except (UnicodeDecodeError, AttributeError):
+            damaged = (*damaged, known)
+            values.pop(known, None)
+    return Attributes(values, damaged)
+
+
+def read_record(
+    headers: Iterable[tuple[str, bytes | None]], value: bytes | None
+) -> tuple[Attributes, bytes | None]:
+    """
+    Attributes and value of a record in binary or structured mode. Does not raise.
+
+    An envelope that cannot be opened is left as the value, so that `decode` says what is wrong.
+    """
+    attributes = read_headers(headers)
+    content_type = attributes.values.get(CONTENT_TYPE)
+    if value is None or content_type is None or content_type == JSON_CONTENT_TYPE:
+        return attributes, value
+    if not content_type.lower().startswith(STRUCTURED_CONTENT_TYPE) or flaw_of(value):
+        return attributes, value
+    envelope: Any = orjson.loads(value)
+    if not isinstance(envelope, dict):
+        return attributes, value
+    data = _data(envelope)
+    if data is None:
+        return attributes, value
+    values = dict(attributes.values)
+    values[CONTENT_TYPE] = JSON_CONTENT_TYPE
+    for name, attribute in envelope.items():
+        known = TRACEPARENT if name == TRACEPARENT else f"ce_{name}"
+        if known in _KNOWN and isinstance(attribute, str):
+            values[known] = attribute
+    return Attributes(values, attributes.damaged), data
+
+
+def _data(envelope: dict[str, Any]) -> bytes | None:
+    """
+    The payload of a structured event, as the bytes it would have in binary mode.
+    """
+    if "data" in envelope:
+        return orjson.dumps(envelope["data"])
+    encoded = envelope.get("data_base64")
+    if not isinstance(encoded, str):
+        return None
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+@lru_cache(maxsize=_NAMES_CACHED_MAX)
+def _name(header: str, value: str) -> tuple[str, bytes]:
+    """
+    A header whose values are few.
+    """
+    return header, value.encode()
+
+
+@lru_cache(maxsize=_SECONDS_CACHED_MAX)
+def _second(second: int) -> bytes:
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19].encode()
