@@ -1,5 +1,33 @@
 """
 Event-sourced sagas on Kafka: business processes over several services that finish or are undone.
+
+Everything that the author of a saga or of an effect service needs is here. `saga.testing` has what
+tests need.
 """
 
-__all__: list[str] = []
+from saga.app import SagaApp
+from saga.authoring import Context, RollBack, StepFailed, TimedOut, saga
+from saga.contracts import Event, Intent, upcast
+from saga.core.program import Report
+from saga.core.retry import Retry
+from saga.effects import EffectContext, Effects, Refused
+from saga.service import Outcome, Service
+
+__all__ = [
+    "Context",
+    "EffectContext",
+    "Effects",
+    "Event",
+    "Intent",
+    "Outcome",
+    "Refused",
+    "Report",
+    "Retry",
+    "RollBack",
+    "SagaApp",
+    "Service",
+    "StepFailed",
+    "TimedOut",
+    "saga",
+    "upcast",
+]

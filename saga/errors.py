@@ -19,6 +19,7 @@ Every error a user of saga can meet, grouped by what the reader can do about it.
     * DeliveryError
         * BusUnavailable (retriable: wait)
         * MessageTooLarge
+        * PositionLost (an operator decides where to go on)
     * ReplayMismatch: history and code disagree
 
 `Suspended` is not here: a durable function suspends by yielding, so there is nothing to catch.
@@ -40,6 +41,7 @@ __all__ = [
     "MalformedMessage",
     "MessageError",
     "MessageTooLarge",
+    "PositionLost",
     "ReplayMismatch",
     "SagaError",
     "SettingsError",
@@ -204,6 +206,12 @@ class BusUnavailable(DeliveryError):
 class MessageTooLarge(DeliveryError):
     """
     Raised when a record exceeds the limit of its topic.
+    """
+
+
+class PositionLost(DeliveryError):
+    """
+    Raised when a topic no longer has the record that is next: retention, or it was made anew.
     """
 
 

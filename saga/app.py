@@ -1,0 +1,133 @@
+"""
+An application: the sagas, effect services and contracts that one deployment knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from saga.authoring import SagaDefinition, SagaRegistry
+from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, dlq_name
+from saga.effects import Effects
+from saga.errors import DefinitionError
+from saga.runtime.router import Router
+
+if TYPE_CHECKING:
+    from saga.contracts import TopicNames
+    from saga.service import Service
+
+
+class SagaApp:
+    """
+    What `SAGA_APP` names. Nothing is opened or started by making one.
+
+    Args:
+        sagas: what `@saga` made.
+        effects: the effect services that may run in the same process.
+        contracts: event and intent classes, or modules of them, beside those that the sagas' source
+            and the effect services name.
+
+    Raises:
+        DefinitionError: something in it cannot work; names file and line.
+    """
+
+    def __init__(
+        self,
+        *,
+        sagas: Sequence[SagaDefinition] = (),
+        effects: Sequence[Effects] = (),
+        contracts: Sequence[type[ContractModel] | ModuleType] = (),
+    ) -> None:
+        for definition in sagas:
+            if not isinstance(definition, SagaDefinition):
+                raise DefinitionError(
+                    f"{definition!r} is no saga: decorate its function with @saga"
+                )
+        names = [service.name for service in effects]
+        for name in names:
+            if names.count(name) > 1:
+                raise DefinitionError(f"two effect services are called {name!r}")
+        self.sagas = tuple(sagas)
+        self.effects = tuple(effects)
+        self.contracts = ContractRegistry(_all_contracts(sagas, effects, contracts))
+        self.registry = SagaRegistry(sagas, self.contracts)
+
+    def service(
+        self,
+        *,
+        bus: str | None = None,
+        store: str | None = None,
+        effects_store: str | None = None,
+        **settings: Any,
+    ) -> Service:
+        """
+        Every role in this process, as an async context manager.
+
+        Arguments are settings as in the environment, for example `bus="local:///orders.db"`.
+
+        Raises:
+            SettingsError: a setting is illegal.
+        """
+        from saga.settings import Settings  # so that defining an application needs no settings
+        from saga.wiring import build_service
+
+        read = Settings.read(bus=bus, store=store, effects_store=effects_store, **settings)
+        return build_service(self, read)
+
+    def topics(self, names: TopicNames) -> list[str]:
+        """
+        Every topic that this application publishes to or reads.
+        """
+        router = Router(self.registry, self.contracts, names)
+        topics = {names.topic(contract.contract_name) for contract in self.contracts.contracts}
+        topics.update(router.topics)
+        read = [names.contract_name(topic) for topic in router.topics]
+        read += [contract.contract_name for contract in self._handled]
+        topics.update(names.topic(dlq_name(name)) for name in read if name is not None)
+        return sorted(topics)
+
+    @cached_property
+    def _handled(self) -> list[Any]:
+        models = [model for service in self.effects for model in (*service.intents, *service.facts)]
+        return [contract_of(model) for model in models]
+
+    def unhandled_intents(self) -> list[str]:
+        """
+        Intents that no effect service of this application handles; others may.
+        """
+        handled = {contract.contract_name for contract in self._handled}
+        return [
+            contract.contract_name
+            for contract in self.contracts.published
+            if contract.kind is Kind.INTENT and contract.contract_name not in handled
+        ]
+
+
+def _all_contracts(
+    sagas: Iterable[SagaDefinition],
+    effects: Iterable[Effects],
+    given: Iterable[type[ContractModel] | ModuleType],
+) -> set[type[ContractModel]]:
+    found: set[type[ContractModel]] = set()
+    for definition in sagas:
+        found |= {one for one in definition.contracts() if _is_contract(one)}
+    for service in effects:
+        found |= set(service.intents) | set(service.facts)
+    for one in given:
+        if isinstance(one, ModuleType):
+            found |= {value for value in vars(one).values() if _is_contract(value)}
+        else:
+            contract_of(one)
+            found.add(one)
+    return found
+
+
+def _is_contract(value: object) -> bool:
+    return (
+        isinstance(value, type)
+        and "__saga_contract__" in vars(value)
+        and (vars(value)["__saga_contract__"] is not None)
+    )

@@ -1,0 +1,5 @@
+"""
+What people and scripts operate saga with.
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,106 @@
+"""
+What a batch of turns wants to commit, gathered saga by saga.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId, TimerId
+from saga.core.intents import Intent, TimerArmed, TimerCancelled
+from saga.ports import (
+    Batch,
+    DueTimer,
+    HistoryAppend,
+    ParkedRecord,
+    Record,
+    SagaSummary,
+    Source,
+)
+from saga.runtime.live import Lifeless, Live, summary_of, summary_of_lifeless
+
+
+@dataclass(slots=True)
+class Touched:
+    """
+    A live saga and what this batch adds to its history.
+    """
+
+    live: Live
+    version_before: int
+    entries: list[Entry] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Draft:
+    """
+    Everything that one batch has decided so far.
+    """
+
+    at: Instant
+    touched: dict[SagaId, Touched] = field(default_factory=dict)
+    lifeless: dict[SagaId, Lifeless] = field(default_factory=dict)
+    armed: dict[TimerId, DueTimer] = field(default_factory=dict)
+    cleared: list[TimerId] = field(default_factory=list)
+    dead: list[ParkedRecord] = field(default_factory=list)
+    held: list[ParkedRecord] = field(default_factory=list)
+    unparked: list[int] = field(default_factory=list)
+    outgoing: list[Record] = field(default_factory=list)
+    revisits: set[SagaId] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def touch(self, live: Live) -> Touched:
+        """
+        The additions to *live*'s history, begun now if they were not.
+        """
+        touched = self.touched.get(live.saga_id)
+        if touched is None:
+            touched = self.touched[live.saga_id] = Touched(live, live.version)
+        return touched
+
+    def note_timers(self, saga_id: SagaId, intents: Sequence[Intent]) -> None:
+        """
+        Bring the due-index up to date with what a turn has decided.
+        """
+        for intent in intents:
+            if isinstance(intent, TimerArmed):
+                self.armed[intent.timer_id] = DueTimer(intent.timer_id, saga_id, intent.due_at)
+            elif (
+                isinstance(intent, TimerCancelled) and self.armed.pop(intent.timer_id, None) is None
+            ):
+                self.cleared.append(intent.timer_id)
+
+    def batch(self, positions: dict[Source, int], relayed: list[int]) -> Batch:
+        """
+        The transaction.
+        """
+        return Batch(
+            histories=[
+                HistoryAppend(saga_id, touched.version_before, touched.entries)
+                for saga_id, touched in self.touched.items()
+                if touched.entries
+            ],
+            positions=positions,
+            timers_armed=list(self.armed.values()),
+            timers_cleared=self.cleared,
+            summaries=self._summaries(),
+            parked=[*self.dead, *self.held],
+            unparked=self.unparked,
+            outgoing=self.outgoing,
+            relayed=relayed,
+        )
+
+    def _summaries(self) -> list[SagaSummary]:
+        summaries = [
+            summary_of(touched.live, self.at)
+            for touched in self.touched.values()
+            if touched.entries
+        ]
+        for lifeless in self.lifeless.values():
+            summary = summary_of_lifeless(lifeless, self.at)
+            if summary is not None:
+                summaries.append(summary)
+        return summaries

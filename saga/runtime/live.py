@@ -1,0 +1,198 @@
+"""
+Live sagas: states kept between turns, so that a turn of a running saga replays nothing.
+
+The cache is a cache: whatever is in it can be rebuilt from the history, and is thrown away as soon as
+a turn of it could not be recorded. A history that cannot be brought to life is answered as such,
+with what to do, and never guessed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from saga.authoring import SagaRegistry
+from saga.core.decider import Decider
+from saga.core.events import SagaStarted, TurnFailed
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId
+from saga.core.replay import replay
+from saga.core.state import SagaState, waiting_for
+from saga.core.status import SagaStatus
+from saga.errors import CorruptHistory, ReplayMismatch
+from saga.ports import EventStore, SagaSummary
+
+
+@dataclass(slots=True)
+class Live:
+    """
+    A saga in memory. *version* counts its entries, those not yet recorded included.
+    """
+
+    saga_id: SagaId
+    decider: Decider
+    state: SagaState
+    version: int
+    started_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Lifeless:
+    """
+    A saga whose history cannot be brought to life here, and why.
+    """
+
+    saga_id: SagaId
+    code: str
+    reason: str
+    status: SagaStatus
+    entries: Sequence[Entry]
+
+
+class LiveSagas:
+    """
+    The least recently used live sagas leave first.
+    """
+
+    def __init__(self, store: EventStore, sagas: SagaRegistry, *, sagas_max: int) -> None:
+        self._store = store
+        self._sagas = sagas
+        self._sagas_max = sagas_max
+        self._live: OrderedDict[SagaId, Live] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def get(self, saga_id: SagaId) -> Live | None:
+        """
+        The saga if it is in memory.
+        """
+        live = self._live.get(saga_id)
+        if live is not None:
+            self._live.move_to_end(saga_id)
+        return live
+
+    async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, Live | Lifeless]:
+        """
+        The sagas that exist, from memory or, all others in one query, from the store.
+        """
+        found: dict[SagaId, Live | Lifeless] = {}
+        missing: list[SagaId] = []
+        for saga_id in saga_ids:
+            live = self.get(saga_id)
+            if live is None:
+                missing.append(saga_id)
+            else:
+                found[saga_id] = live
+        if missing:
+            histories = await self._store.load(missing)
+            for saga_id, history in histories.items():
+                found[saga_id] = self._revive(saga_id, history)
+        return found
+
+    def keep(self, live: Live) -> None:
+        """
+        Remember a saga after a turn of it was recorded; an ended one is let go.
+        """
+        if live.state.status.is_ended:
+            self.drop((live.saga_id,))
+            if live.state.program is not None:
+                live.state.program.close()
+            return
+        self._live[live.saga_id] = live
+        self._live.move_to_end(live.saga_id)
+        while len(self._live) > self._sagas_max:
+            _, oldest = self._live.popitem(last=False)
+            if oldest.state.program is not None:
+                oldest.state.program.close()
+
+    def drop(self, saga_ids: Iterable[SagaId]) -> None:
+        """
+        Forget sagas whose memory may be ahead of their history.
+        """
+        for saga_id in saga_ids:
+            self._live.pop(saga_id, None)
+
+    def clear(self) -> None:
+        """
+        Forget everything.
+        """
+        self._live.clear()
+
+    def _revive(
+        self, saga_id: SagaId, history: Sequence[Entry] | CorruptHistory
+    ) -> Live | Lifeless:
+        if isinstance(history, CorruptHistory):
+            return Lifeless(saga_id, "corrupt_history", str(history), SagaStatus.PARKED, ())
+        name, version = whose(history)
+        registered = self._sagas.find(name, version)
+        if registered is None:
+            reason = f"no worker here has saga {name!r} version {version}: deploy it"
+            return Lifeless(saga_id, "stalled", reason, SagaStatus.STALLED, history)
+        try:
+            state = replay(registered.decider, saga_id, history)
+        except ReplayMismatch as error:
+            return Lifeless(saga_id, "replay_mismatch", str(error), SagaStatus.PARKED, history)
+        except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks, others go on
+            reason = f"the code at hand raised {type(error).__name__}: {error}"
+            return Lifeless(saga_id, "replay_failed", reason, SagaStatus.PARKED, history)
+        return Live(saga_id, registered.decider, state, len(history), history[0].at)
+
+
+def whose(history: Sequence[Entry]) -> tuple[str, int]:
+    """
+    Name and version of the definition that a history pins.
+    """
+    for entry in history:
+        body = entry.body
+        if isinstance(body, SagaStarted):
+            return body.definition, body.definition_version
+    first = history[0].body
+    if isinstance(first, TurnFailed) and first.definition is not None:
+        return first.definition, first.definition_version or 0
+    return "?", 0
+
+
+def summary_of(live: Live, at: Instant) -> SagaSummary:
+    """
+    The index row of a live saga.
+    """
+    state = live.state
+    return SagaSummary(
+        live.saga_id,
+        live.decider.name,
+        live.decider.version,
+        state.key,
+        state.status,
+        live.started_at,
+        at,
+        waiting_for(state),
+        state.reason,
+        live.version,
+    )
+
+
+def summary_of_lifeless(lifeless: Lifeless, at: Instant) -> SagaSummary | None:
+    """
+    The index row of a saga that cannot be brought to life; None where not even its name is known.
+    """
+    if not lifeless.entries:
+        return None
+    first = lifeless.entries[0]
+    definition, version = whose(lifeless.entries)
+    key = next(
+        (entry.body.key for entry in lifeless.entries if isinstance(entry.body, SagaStarted)), ""
+    )
+    return SagaSummary(
+        lifeless.saga_id,
+        definition,
+        version,
+        key,
+        lifeless.status,
+        first.at,
+        at,
+        "deploy" if lifeless.status is SagaStatus.STALLED else "operator",
+        lifeless.reason,
+        len(lifeless.entries),
+    )

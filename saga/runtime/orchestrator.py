@@ -1,0 +1,347 @@
+"""
+The orchestrator: receives records, hands them to lanes, and sees that nothing is forgotten.
+
+A lane takes the turns of its partitions one batch after another; lanes overlap, so that one decides
+while another waits for the disk. Equal partition numbers go to one lane, hence a saga's records do.
+Beside the lanes: timers that come due, held records that may go on, a backlog to take over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from zlib import crc32
+
+import structlog
+
+from saga.core.identity import SagaId, TimerId
+from saga.errors import (
+    AlreadyRecorded,
+    BusUnavailable,
+    HistoryConflict,
+    PositionLost,
+    StoreUnavailable,
+)
+from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
+from saga.ports.catalogue import ParkedKind
+from saga.runtime.backoff import Backoff
+from saga.runtime.relay import Relay
+from saga.runtime.router import Router
+from saga.runtime.turns import Turns, Work
+
+LANES = 2
+FETCH_RECORDS_MAX = 1_000
+TURN_RECORDS_MAX = 256
+"""Records in one transaction: enough to share its cost, few enough to keep latency low."""
+PENDING_RECORDS_MAX = 4_000
+"""Records in hand; beyond it nothing more is fetched."""
+FETCH_TIMEOUT_S = 0.2
+TIMERS_MAX = 500
+TIMERS_POLL_S = 0.1
+SWEEP_S = 1.0
+COMMIT_S = 1.0
+HELD_SAGAS_MAX = 10_000
+CONFLICTS_BEFORE_BACKOFF_MAX = 3
+log = structlog.get_logger("saga.orchestrator")
+
+
+class Lane:
+    """
+    Work that waits for its turn.
+    """
+
+    def __init__(self) -> None:
+        self.pending = Work()
+        self.has_work = asyncio.Event()
+        self.is_busy = False
+
+    def take(self) -> Work:
+        """
+        As much as belongs into one transaction.
+        """
+        pending = self.pending
+        work = Work(pending.inbound[:TURN_RECORDS_MAX], pending.due, pending.revisits)
+        self.pending = Work(pending.inbound[TURN_RECORDS_MAX:])
+        if not self.pending:
+            self.has_work.clear()
+        return work
+
+
+class Orchestrator:
+    """
+    One orchestrator process's work. `run` goes on until it is cancelled or `stop` is called.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        store: EventStore,
+        catalogue: Catalogue,
+        router: Router,
+        turns: Turns,
+        relay: Relay,
+        clock: Clock,
+        group: str,
+        worker_id: str,
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._catalogue = catalogue
+        self._router = router
+        self._turns = turns
+        self._relay = relay
+        self._clock = clock
+        self._group = group
+        self._worker_id = worker_id
+        self._lanes = [Lane() for _ in range(LANES)]
+        self._consumer: Consumer | None = None
+        self._timers_in_hand: set[TimerId] = set()
+        self._revisits_in_hand: set[SagaId] = set()
+        self._handled: dict[Source, int] = {}
+        self._stopping = asyncio.Event()
+        self._is_fetching_dry = False
+        self.counts: Counter[str] = Counter()
+
+    async def start(self) -> None:
+        """
+        Join the group, take over what a crashed process left, look for held records.
+
+        Raises:
+            PositionLost: a topic no longer has what is next to read.
+            StoreUnavailable, BusUnavailable: they cannot be reached.
+        """
+        self._consumer = await self._bus.subscribe(
+            self._group, self._router.topics, resume_at=self._resume_at
+        )
+        await self._relay.take_over(older_than_s=0)
+        await self._sweep(is_first=True)
+
+    async def run(self) -> None:
+        """
+        Work until `stop`. Ends early only with an error that nobody can wait out.
+        """
+        background = [self._watch_timers(), self._sweep_now_and_then(), self._commit_now_and_then()]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in background]
+            lanes = [group.create_task(self._drive(lane)) for lane in self._lanes]
+            await self._receive()
+            for task in tasks:
+                task.cancel()
+            for lane in self._lanes:
+                lane.has_work.set()
+            await asyncio.gather(*lanes)
+
+    def stop(self) -> None:
+        """
+        Fetch nothing more; finish what is in hand.
+        """
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """
+        Leave the group and record what was published.
+        """
+        if self._consumer is not None:
+            await self._commit()
+            await self._consumer.close()
+            self._consumer = None
+        await self._relay.record()
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Whether nothing is in hand and the last fetch found nothing.
+        """
+        return (
+            self._is_fetching_dry
+            and not self._timers_in_hand
+            and not any(lane.is_busy or lane.pending for lane in self._lanes)
+        )
+
+    async def _receive(self) -> None:
+        assert self._consumer is not None
+        backoff = Backoff(f"receive/{self._worker_id}")
+        while not self._stopping.is_set():
+            if self._pending() >= PENDING_RECORDS_MAX:
+                await self._clock.sleep(0.001)
+                continue
+            try:
+                records = await self._consumer.fetch(
+                    records_max=FETCH_RECORDS_MAX, timeout_s=FETCH_TIMEOUT_S
+                )
+            except BusUnavailable as error:
+                await self._pause("bus unavailable", error, backoff)
+                continue
+            backoff.reset()
+            self._is_fetching_dry = not records
+            for record in records:
+                lane = self._lanes[record.partition % LANES]
+                lane.pending.inbound.append(record)
+                lane.has_work.set()
+
+    async def _drive(self, lane: Lane) -> None:
+        while True:
+            await lane.has_work.wait()
+            work = lane.take()
+            if not work:
+                lane.has_work.clear()
+                if self._stopping.is_set():
+                    return
+                continue
+            lane.is_busy = True
+            try:
+                await self._take_until_done(work)
+            finally:
+                lane.is_busy = False
+                self._timers_in_hand.difference_update(timer.timer_id for timer in work.due)
+                self._revisits_in_hand.difference_update(work.revisits)
+
+    async def _take_until_done(self, work: Work) -> None:
+        backoff = Backoff(f"lane/{self._worker_id}")
+        conflicts = 0
+        while work:
+            try:
+                draft = await self._turns.take_turns(work)
+            except (HistoryConflict, AlreadyRecorded) as error:
+                conflicts += 1
+                self.counts["conflicts"] += 1
+                if conflicts > CONFLICTS_BEFORE_BACKOFF_MAX:
+                    await self._pause("conflict", error, backoff)
+                work = await self._uncovered(work, backoff)
+            except StoreUnavailable as error:
+                await self._pause("store unavailable", error, backoff)
+                work = await self._uncovered(work, backoff)
+            else:
+                self.counts.update(draft.counts)
+                self.counts["turns"] += draft.counts["recorded"]
+                self._handled.update(work.positions())
+                self._revisit(draft.revisits)
+                return
+
+    async def _uncovered(self, work: Work, backoff: Backoff) -> Work:
+        """
+        What of *work* the store does not account for yet: an answer may have been lost.
+        """
+        positions = work.positions()
+        while True:
+            try:
+                stored = await self._store.positions(list(positions))
+            except StoreUnavailable as error:
+                await self._pause("store unavailable", error, backoff)
+            else:
+                break
+        left = [
+            record
+            for record in work.inbound
+            if record.offset > stored.get(Source(record.topic, record.partition), -1)
+        ]
+        return Work(left, work.due, work.revisits)
+
+    async def _watch_timers(self) -> None:
+        backoff = Backoff(f"timers/{self._worker_id}")
+        while True:
+            await self._clock.sleep(TIMERS_POLL_S)
+            try:
+                due = await self._store.due_timers(until=self._clock.now(), limit=TIMERS_MAX)
+            except StoreUnavailable as error:
+                await self._pause("store unavailable", error, backoff)
+                continue
+            backoff.reset()
+            self._fire(due)
+
+    def _fire(self, due: Sequence[DueTimer]) -> None:
+        for timer in due:
+            if timer.timer_id in self._timers_in_hand:
+                continue
+            self._timers_in_hand.add(timer.timer_id)
+            lane = self._lane_of(timer.saga_id)
+            lane.pending.due.append(timer)
+            lane.has_work.set()
+
+    async def _sweep_now_and_then(self) -> None:
+        backoff = Backoff(f"sweep/{self._worker_id}")
+        while True:
+            await self._clock.sleep(SWEEP_S)
+            try:
+                await self._sweep(is_first=False)
+                await self._relay.take_over()
+                await self._relay.record()
+            except StoreUnavailable as error:
+                await self._pause("store unavailable", error, backoff)
+            else:
+                backoff.reset()
+
+    async def _sweep(self, *, is_first: bool) -> None:
+        """
+        Find the sagas that records are held behind, and try those that may go on.
+        """
+        held: dict[SagaId, str] = {}
+        after = 0
+        while len(held) < HELD_SAGAS_MAX:
+            page = await self._catalogue.parked(kind=ParkedKind.HELD, after=after, limit=500)
+            if not page:
+                break
+            for record in page:
+                if record.saga_id is not None:
+                    held.setdefault(record.saga_id, record.reason)
+            after = page[-1].parked_id
+        self._turns.held = set(held)
+        # A history that code at hand cannot follow is tried again when the code may have changed.
+        hopeful = {"early", "behind_held"}
+        self._revisit({saga for saga, reason in held.items() if is_first or reason in hopeful})
+
+    def _revisit(self, saga_ids: set[SagaId]) -> None:
+        for saga_id in saga_ids & self._turns.held:
+            if saga_id in self._revisits_in_hand:
+                continue
+            self._revisits_in_hand.add(saga_id)
+            lane = self._lane_of(saga_id)
+            lane.pending.revisits.append(saga_id)
+            lane.has_work.set()
+
+    async def _commit_now_and_then(self) -> None:
+        while True:
+            await self._clock.sleep(COMMIT_S)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        """
+        Tell the group how far we are, only so that lag can be seen: the store's positions count.
+        """
+        handled, self._handled = self._handled, {}
+        if not handled or self._consumer is None:
+            return
+        try:
+            await self._consumer.commit({one: offset + 1 for one, offset in handled.items()})
+        except BusUnavailable as error:
+            log.info("offsets not committed", error=str(error))
+
+    async def _resume_at(self, sources: Sequence[Source]) -> Mapping[Source, int]:
+        stored = await self._store.positions(sources)
+        bounds = await self._bus.bounds(list(stored))
+        for source, offset in stored.items():
+            begin, end = bounds[source]
+            if offset + 1 > end:
+                raise PositionLost(
+                    f"{source.topic}[{source.partition}] ends at {end}, but {offset} was handled: "
+                    f"the topic was made anew, or this store belongs to another bus"
+                )
+            if offset + 1 < begin:
+                raise PositionLost(
+                    f"{source.topic}[{source.partition}] begins at {begin}, but {offset + 1} is "
+                    f"next: retention removed records before they were handled"
+                )
+        return {source: offset + 1 for source, offset in stored.items()}
+
+    async def _pause(self, what: str, error: Exception, backoff: Backoff) -> None:
+        pause_s = backoff.next_s()
+        log.warning(what, error=str(error), retry_in_s=round(pause_s, 2))
+        await self._clock.sleep(pause_s)
+
+    def _lane_of(self, saga_id: SagaId) -> Lane:
+        return self._lanes[crc32(saga_id.encode()) % LANES]
+
+    def _pending(self) -> int:
+        return sum(len(lane.pending.inbound) for lane in self._lanes)

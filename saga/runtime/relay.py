@@ -1,0 +1,142 @@
+"""
+Hop 7: publishes what is stored, and remembers how far it got.
+
+The log is the outbox. What this process appended it publishes at once, in log order per saga; what
+a process that died has left behind, another one takes over. Whatever is published twice has the same
+ids and bytes. A store that shares its file with the bus publishes in the append's own transaction;
+then there is nothing left to do here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import structlog
+
+from saga.core.events import SagaStarted
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId
+from saga.errors import BusUnavailable, CorruptHistory
+from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record
+from saga.runtime.backoff import Backoff
+from saga.runtime.live import whose
+from saga.runtime.outgoing import Outgoing
+
+TAKEOVER_S = 2.0
+"""How long the process that appended may take to publish, before another one does."""
+TAKEOVER_BATCHES_MAX = 100
+log = structlog.get_logger("saga.relay")
+
+
+class Relay:
+    """
+    Between a store and a bus.
+    """
+
+    def __init__(
+        self, *, bus: Bus, store: EventStore, outgoing: Outgoing, clock: Clock, worker_id: str
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._outgoing = outgoing
+        self._clock = clock
+        self._worker_id = worker_id
+        self._in_hand: set[int] = set()
+        self._relayed: list[int] = []
+
+    async def publish(self, appended: Appended, records: Sequence[Record]) -> None:
+        """
+        Publish what an append has left to publish. Returns when it is done, however long that takes.
+        """
+        backlog_id = appended.backlog_id
+        if backlog_id is None:
+            return
+        self._in_hand.add(backlog_id)
+        try:
+            await self.publish_now(records)
+            self._relayed.append(backlog_id)
+        finally:
+            self._in_hand.discard(backlog_id)
+
+    async def publish_now(self, records: Sequence[Record]) -> None:
+        """
+        Publish *records*, waiting for the bus to come back if it has to.
+        """
+        if not records:
+            return
+        backoff = Backoff(f"relay/{self._worker_id}")
+        while True:
+            try:
+                await self._bus.publish(records)
+            except BusUnavailable as error:
+                pause_s = backoff.next_s()
+                log.warning("bus unavailable", error=str(error), retry_in_s=round(pause_s, 2))
+                await self._clock.sleep(pause_s)
+            else:
+                return
+
+    def relayed(self) -> list[int]:
+        """
+        What is published and not yet recorded as such.
+        """
+        return list(self._relayed)
+
+    def forget(self, recorded: Sequence[int]) -> None:
+        """
+        What was recorded as published.
+        """
+        if recorded:
+            done = set(recorded)
+            self._relayed = [one for one in self._relayed if one not in done]
+
+    async def record(self) -> None:
+        """
+        Record what is published, when no append has done so on its way.
+        """
+        relayed = self.relayed()
+        if relayed:
+            await self._store.append(Batch(relayed=relayed), at=self._clock.now())
+            self.forget(relayed)
+
+    async def take_over(self, *, older_than_s: float = TAKEOVER_S) -> int:
+        """
+        Publish what others have appended and not published for a while; how many batches it were.
+        """
+        before = Instant(self._clock.now() - round(older_than_s * 1_000_000))
+        backlog = await self._store.backlog(appended_before=before, limit=TAKEOVER_BATCHES_MAX)
+        mine = self._in_hand.union(self._relayed)
+        left = [one for one in backlog if one.backlog_id not in mine]
+        for one in left:
+            await self.publish_now(await self._records(one))
+            self._relayed.append(one.backlog_id)
+        if left:
+            log.info("took over a backlog", batches=len(left))
+            await self.record()
+        return len(left)
+
+    async def _records(self, backlog: Backlog) -> list[Record]:
+        saga_ids = list(dict.fromkeys(entry.saga_id for entry in backlog.entries))
+        histories = await self._store.load(saga_ids)
+        records: list[Record] = []
+        for saga_id, entries in groupby(backlog.entries, key=lambda entry: entry.saga_id):
+            history = histories.get(saga_id)
+            if history is None or isinstance(history, CorruptHistory):
+                log.error("cannot publish for a corrupt history", saga_id=saga_id)
+                continue
+            records.extend(self._records_of(saga_id, history, list(entries)))
+        return records
+
+    def _records_of(
+        self, saga_id: SagaId, history: Sequence[Entry], entries: Sequence[Entry]
+    ) -> list[Record]:
+        started = next(
+            (entry.body for entry in history if isinstance(entry.body, SagaStarted)), None
+        )
+        assert started is not None, saga_id
+        return self._outgoing.records(
+            entries,
+            definition=whose(history)[0],
+            key=started.key,
+            traceparent=started.traceparent,
+        )

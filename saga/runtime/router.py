@@ -1,0 +1,255 @@
+"""
+Hops 2 and 3: what does this record say, and which sagas does it concern?
+
+`understand` cannot raise and decides nothing. A record becomes visits to sagas, or it is unfit, with
+a stable reason code, and will be parked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+from saga.authoring import SagaRegistry
+from saga.authoring.registry import Registered
+from saga.contracts import (
+    COMMAND_CONTRACT,
+    Command,
+    CommandAct,
+    ContractRegistry,
+    Decoded,
+    Event as EventModel,
+    IntentFailed,
+    TopicNames,
+    Unreadable,
+    business_key,
+    canonical,
+    decode,
+    intent_done_name,
+    intent_failed_name,
+)
+from saga.contracts.cloudevents import CAUSATION_ID, ID, TRACEPARENT, Attributes, read_record
+from saga.core.events import (
+    Act,
+    CancelMode,
+    CancelRequested,
+    Event,
+    Fact,
+    Message,
+    OperatorActed,
+    ReplyOutcome,
+    ReplyReceived,
+    SagaStarted,
+    SignalReceived,
+)
+from saga.core.identity import Instant, IntentId, MessageId, SagaId, parse_intent_id, saga_id
+from saga.ports import Inbound
+
+TRACEPARENT_CHARS_MAX = 100
+MESSAGE_ID_CHARS_MAX = 300
+
+
+@dataclass(slots=True)
+class Visit:
+    """
+    One event on its way to one saga. *starts* is set when the event may bring the saga into being.
+
+    *held_id* is set when the record had been held; *is_operator* acts even on a saga that is held up.
+    """
+
+    saga_id: SagaId
+    event: Event
+    inbound: Inbound | None
+    starts: Registered | None = None
+    contract: str | None = None
+    held_id: int = 0
+    held_at: Instant = Instant(0)
+    is_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """
+    A record that concerns no saga as it is.
+    """
+
+    inbound: Inbound
+    reason: str
+    message: str
+    held_id: int = 0
+
+
+class Router:
+    """
+    Knows the application's contracts and sagas, and nothing of any running one.
+    """
+
+    def __init__(self, sagas: SagaRegistry, contracts: ContractRegistry, names: TopicNames) -> None:
+        self._sagas = sagas
+        self._contracts = contracts
+        self._names = names
+        self._failed: set[str] = set()
+        self._done: set[str] = set()
+        replies: set[str] = set()
+        for contract in contracts.contracts:
+            if contract.kind.value == "int":
+                self._failed.add(intent_failed_name(contract.domain))
+                if contract.reply is None:
+                    self._done.add(intent_done_name(contract.domain))
+                else:
+                    reply = contract.reply.__saga_contract__
+                    assert reply is not None
+                    replies.update(contracts.names_read_as(reply.contract_name))
+        started: set[str] = set()
+        for trigger in sagas.triggers():
+            started.update(contracts.names_read_as(trigger))
+        listened = started | replies | self._done | self._failed | {COMMAND_CONTRACT}
+        self.topics = tuple(sorted(names.topic(name) for name in listened))
+        self._contract_of = {names.topic(name): name for name in listened}
+
+    def understand(self, inbound: Inbound, at: Instant, *, held_id: int = 0) -> list[Visit] | Unfit:
+        """
+        The visits that *inbound* leads to, or why there are none.
+        """
+        contract = self._contract_of.get(inbound.topic)
+        if contract is None:
+            return Unfit(inbound, "unknown_contract", f"nobody reads {inbound.topic}", held_id)
+        if not inbound.key:
+            return Unfit(inbound, "no_key", "the record has no key", held_id)
+        attributes, value = read_record(inbound.headers, inbound.value)
+        decoded = decode(self._contracts, contract, value)
+        if isinstance(decoded, Unreadable):
+            return Unfit(inbound, decoded.code.value, decoded.message, held_id)
+        try:
+            key = inbound.key.decode()
+        except UnicodeDecodeError:
+            return Unfit(inbound, "wrong_key", "the record's key is no UTF-8 text", held_id)
+        found = self._visits(inbound, attributes, decoded, key, at)
+        if isinstance(found, list):
+            for visit in found:
+                visit.held_id = held_id
+            return found
+        return Unfit(inbound, found[0], found[1], held_id)
+
+    def _visits(
+        self, inbound: Inbound, attributes: Attributes, decoded: Decoded, key: str, at: Instant
+    ) -> list[Visit] | tuple[str, str]:
+        if decoded.contract_name == COMMAND_CONTRACT:
+            assert isinstance(decoded.model, Command)
+            return _command(inbound, decoded.model, at)
+        visits: list[Visit] = []
+        causation = attributes.values.get(CAUSATION_ID)
+        name = parse_intent_id(causation) if causation else None
+        if name is not None and causation is not None:
+            fact = _reply(IntentId(causation), decoded, self._done)
+            cause = _message_id(attributes, inbound)
+            visits.append(
+                Visit(name.saga_id, Event(fact, at, cause), inbound, contract=decoded.contract_name)
+            )
+        starters = self._sagas.started_by(decoded.contract_name)
+        if starters:
+            problem = self._start(visits, starters, inbound, attributes, decoded, key, at)
+            if problem is not None:
+                return problem
+        if not visits:
+            return (
+                "no_causation",
+                f"{decoded.contract_name} starts nothing, and its ce_causationid names no intent",
+            )
+        return visits
+
+    def _start(
+        self,
+        visits: list[Visit],
+        starters: list[Registered],
+        inbound: Inbound,
+        attributes: Attributes,
+        decoded: Decoded,
+        key: str,
+        at: Instant,
+    ) -> tuple[str, str] | None:
+        own_key = business_key(decoded.model)
+        if own_key is not None and own_key != key:
+            return (
+                "wrong_key",
+                f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}",
+            )
+        traceparent = attributes.values.get(TRACEPARENT)
+        if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
+            traceparent = None
+        trigger = Message(decoded.contract_name, decoded.payload)
+        cause = _message_id(attributes, inbound)
+        assert isinstance(decoded.model, EventModel)
+        for registered in starters:
+            try:
+                saga_key = registered.saga.key_of(decoded.model)
+            except Exception as error:  # noqa: BLE001  # a key function is user code: park the record
+                return "wrong_key", f"{registered.saga.name}: {type(error).__name__}: {error}"
+            fact = SagaStarted(
+                definition=registered.decider.name,
+                definition_version=registered.decider.version,
+                fingerprint=registered.decider.fingerprint,
+                key=saga_key,
+                trigger=trigger,
+                traceparent=traceparent,
+            )
+            visits.append(
+                Visit(
+                    saga_id(registered.decider.name, saga_key),
+                    Event(fact, at, cause),
+                    inbound,
+                    starts=registered,
+                    contract=decoded.contract_name,
+                )
+            )
+        return None
+
+
+def _message_id(attributes: Attributes, inbound: Inbound) -> MessageId:
+    given = attributes.values.get(ID)
+    if given and len(given) <= MESSAGE_ID_CHARS_MAX:
+        return MessageId(given)
+    return MessageId(f"{inbound.topic}/{inbound.partition}/{inbound.offset}")
+
+
+def _reply(intent_id: IntentId, decoded: Decoded, done: set[str]) -> ReplyReceived:
+    model = decoded.model
+    if isinstance(model, IntentFailed):
+        return ReplyReceived(
+            intent_id=intent_id,
+            outcome=ReplyOutcome(model.outcome),
+            code=model.code,
+            message=model.message,
+        )
+    reply = None
+    if decoded.contract_name not in done:
+        reply = Message(decoded.contract_name, decoded.payload)
+    return ReplyReceived(intent_id=intent_id, outcome=ReplyOutcome.DONE, reply=reply)
+
+
+def _command(inbound: Inbound, command: Command, at: Instant) -> list[Visit] | tuple[str, str]:
+    fact = _command_fact(command)
+    if isinstance(fact, str):
+        return "schema", fact
+    event = Event(fact, at, MessageId(command.command_id))
+    is_operator = isinstance(fact, (OperatorActed, CancelRequested))
+    return [Visit(SagaId(command.saga_id), event, inbound, is_operator=is_operator)]
+
+
+def _command_fact(command: Command) -> Fact | str:
+    reason = command.reason or ""
+    match command.act:
+        case CommandAct.SIGNAL:
+            payload = canonical(command.payload)
+            return SignalReceived(name=command.name or "", payload=payload, actor=command.actor)
+        case CommandAct.CANCEL:
+            return CancelRequested(mode=command.mode, reason=reason, actor=command.actor)
+        case CommandAct.ABANDON:
+            return CancelRequested(mode=CancelMode.ABANDON, reason=reason, actor=command.actor)
+        case _:
+            return OperatorActed(
+                act=Act(command.act.value),
+                reason=reason,
+                step=command.step,
+                actor=command.actor,
+            )

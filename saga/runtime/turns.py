@@ -1,0 +1,429 @@
+"""
+Taking turns: hops 3 to 6 of every message, for a whole batch at once.
+
+The order is the promise. Nothing is published before it is stored; what is stored names the
+positions that it accounts for; memory that is ahead of the store is thrown away. A saga whose own
+code raises is parked with the record it choked on, and the rest of the batch goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from saga.contracts import ContractRegistry, TopicNames, reply_contract_names
+from saga.core.decider import Disposition
+from saga.core.events import (
+    Event,
+    OperatorActed,
+    ReplyReceived,
+    SagaStarted,
+    TimerFired,
+    TurnFailed,
+)
+from saga.core.history import entries_of_turn
+from saga.core.identity import Direction, Instant, MessageId, SagaId, parse_intent_id
+from saga.core.state import SagaState
+from saga.core.status import SagaStatus
+from saga.ports import (
+    Appended,
+    Catalogue,
+    Clock,
+    DueTimer,
+    EventStore,
+    Inbound,
+    ParkedRecord,
+    Source,
+)
+from saga.ports.catalogue import ParkedKind
+from saga.runtime import parking
+from saga.runtime.draft import Draft
+from saga.runtime.live import Lifeless, Live, LiveSagas
+from saga.runtime.outgoing import Outgoing
+from saga.runtime.relay import Relay
+from saga.runtime.router import Router, Unfit, Visit
+from saga.runtime.watch import Watchers
+
+POSTPONED_S = 30
+"""How long a due timer of a saga that is held up is left alone."""
+HELD_PAGE_RECORDS_MAX = 500
+log = structlog.get_logger("saga.turns")
+
+
+@dataclass(slots=True)
+class Work:
+    """
+    What a lane has to do: records in order per partition, due timers, sagas with held records.
+    """
+
+    inbound: list[Inbound] = field(default_factory=list)
+    due: list[DueTimer] = field(default_factory=list)
+    revisits: list[SagaId] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.inbound or self.due or self.revisits)
+
+    def positions(self) -> dict[Source, int]:
+        """
+        Of each source the highest offset in this work.
+        """
+        highest: dict[Source, int] = {}
+        for record in self.inbound:
+            source = Source(record.topic, record.partition)
+            if record.offset > highest.get(source, -1):
+                highest[source] = record.offset
+        return highest
+
+
+class TurnRaised(Exception):
+    """
+    Raised by a saga's own code; *index* is the visit during which it did.
+    """
+
+    def __init__(self, index: int, error: Exception) -> None:
+        super().__init__(str(error))
+        self.index = index
+        self.error = error
+
+
+class Turns:
+    """
+    The runtime in one sentence: load, handle, append, relay.
+    """
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        live: LiveSagas,
+        store: EventStore,
+        catalogue: Catalogue,
+        outgoing: Outgoing,
+        relay: Relay,
+        contracts: ContractRegistry,
+        names: TopicNames,
+        clock: Clock,
+        watchers: Watchers,
+        early_hold_s: float,
+    ) -> None:
+        self._router = router
+        self._live = live
+        self._store = store
+        self._catalogue = catalogue
+        self._outgoing = outgoing
+        self._relay = relay
+        self._contracts = contracts
+        self._names = names
+        self._clock = clock
+        self._watchers = watchers
+        self._early_hold_us = round(early_hold_s * 1_000_000)
+        self._busy: set[SagaId] = set()
+        self._freed = asyncio.Event()
+        self.held: set[SagaId] = set()
+        """Sagas that records are held behind, as far as this process knows."""
+
+    async def take_turns(self, work: Work) -> Draft:
+        """
+        Take all turns that *work* calls for, and commit them in one transaction.
+
+        Raises:
+            HistoryConflict: someone else was first; nothing was recorded.
+            AlreadyRecorded: someone else has handled some of the records; nothing was recorded.
+            StoreUnavailable: try again; nothing was recorded.
+            BusUnavailable: try again.
+        """
+        at = self._clock.now()
+        visits, unfit = await self._understand(work, at)
+        saga_ids = list(dict.fromkeys(visit.saga_id for visit in visits))
+        async with self._checked_out(saga_ids):
+            try:
+                draft = await self._decide(visits, unfit, at, saga_ids)
+                appended = await self._append(draft, work)
+            except BaseException:
+                self._live.drop(saga_ids)
+                raise
+            # Still checked out: the intents of one saga leave in the order of its history.
+            await self._relay.publish(appended, draft.outgoing)
+        self._follow_up(draft)
+        return draft
+
+    async def _understand(self, work: Work, at: Instant) -> tuple[list[Visit], list[Unfit]]:
+        visits: list[Visit] = []
+        unfit: list[Unfit] = []
+        for saga_id in work.revisits:
+            for record in await self._held_records(saga_id):
+                inbound = parking.inbound_of(record)
+                found = self._router.understand(inbound, at, held_id=record.parked_id)
+                if isinstance(found, Unfit):
+                    unfit.append(found)
+                    continue
+                for visit in found:
+                    # A record that concerns several sagas was held for this one only.
+                    if visit.saga_id == saga_id:
+                        visit.held_at = record.parked_at
+                        visits.append(visit)
+        understand = self._router.understand
+        for inbound in work.inbound:
+            found = understand(inbound, at)
+            if isinstance(found, Unfit):
+                unfit.append(found)
+            else:
+                visits.extend(found)
+        for timer in work.due:
+            event = Event(TimerFired(timer_id=timer.timer_id), at, MessageId(timer.timer_id))
+            visits.append(Visit(timer.saga_id, event, None))
+        return visits, unfit
+
+    async def _decide(
+        self,
+        visits: Sequence[Visit],
+        unfit: Sequence[Unfit],
+        at: Instant,
+        saga_ids: Sequence[SagaId],
+    ) -> Draft:
+        """
+        Hops 4 and 5. A turn that raises leaves its state half changed, so all begin again without it.
+        """
+        failures: dict[int, Exception] = {}
+        while True:
+            found = await self._live.load(saga_ids) if saga_ids else {}
+            draft = Draft(at)
+            for refused in unfit:
+                self._bury(draft, refused.inbound, refused.reason, refused.message, refused.held_id)
+            try:
+                for index, visit in enumerate(visits):
+                    self._visit(draft, found, visit, index, failures.get(index))
+            except TurnRaised as raised:
+                failures[raised.index] = raised.error
+                self._live.drop(saga_ids)
+                continue
+            return draft
+
+    def _visit(
+        self,
+        draft: Draft,
+        found: dict[SagaId, Live | Lifeless],
+        visit: Visit,
+        index: int,
+        failure: Exception | None,
+    ) -> None:
+        saga = found.get(visit.saga_id)
+        if isinstance(saga, Lifeless):
+            draft.lifeless[saga.saga_id] = saga
+            self._hold(draft, visit, saga.code, saga.reason)
+            return
+        if saga is None:
+            if visit.starts is None:
+                self._early(draft, visit)
+                return
+            decider = visit.starts.decider
+            state = decider.initial_state(visit.saga_id)
+            saga = found[visit.saga_id] = Live(visit.saga_id, decider, state, 0, draft.at)
+        if saga.state.is_poisoned and not visit.is_operator:
+            self._hold(draft, visit, "behind_failed_turn", "held until the saga is released")
+            return
+        if self._is_out_of_turn(visit):
+            self._hold(draft, visit, "behind_held", "records held before it go first")
+            draft.revisits.add(visit.saga_id)
+            return
+        if failure is not None:
+            self._fail(draft, saga, visit, failure)
+        else:
+            self._handle(draft, saga, visit, index)
+
+    def _is_out_of_turn(self, visit: Visit) -> bool:
+        if visit.is_operator or visit.held_id or visit.starts is not None:
+            return False
+        return visit.inbound is not None and visit.saga_id in self.held
+
+    def _handle(self, draft: Draft, live: Live, visit: Visit, index: int) -> None:
+        event = visit.event
+        problem = self._misfit(live.state, visit)
+        if problem is not None:
+            self._refuse(draft, visit, *problem)
+            return
+        before = live.state.status
+        try:
+            decision = live.decider.handle(live.state, event)
+            if decision.disposition is Disposition.RECORDED:
+                self._record(draft, live, event, decision.intents)
+        except Exception as error:
+            # The saga's own code: recorded as a fact once the batch has begun again.
+            raise TurnRaised(index, error) from error
+        draft.counts[decision.disposition.value] += 1
+        match decision.disposition:
+            case Disposition.RECORDED:
+                if live.version == len(decision.intents) + 1:
+                    draft.counts["started"] += 1
+                if live.state.status is not before:
+                    draft.counts[live.state.status.value] += 1
+                if isinstance(event.fact, OperatorActed) or visit.starts is not None:
+                    draft.revisits.add(live.saga_id)
+            case Disposition.CONFLICT | Disposition.UNKNOWN:
+                message = "the same id came before with another content"
+                if decision.disposition is Disposition.UNKNOWN:
+                    message = "no such intent was ever issued"
+                self._refuse(draft, visit, decision.disposition.value, message)
+                return
+            case _:
+                pass
+        self._done_with(draft, visit)
+
+    def _record(self, draft: Draft, live: Live, event: Event, intents: Sequence[object]) -> None:
+        state = live.state
+        entries = entries_of_turn(live.saga_id, live.version, event, intents)  # type: ignore[arg-type]  # the decision's own
+        draft.outgoing.extend(
+            self._outgoing.records(
+                entries,
+                definition=live.decider.name,
+                key=state.key,
+                traceparent=state.traceparent,
+            )
+        )
+        draft.touch(live).entries.extend(entries)
+        live.version += len(entries)
+        draft.note_timers(live.saga_id, intents)  # type: ignore[arg-type]  # the decision's own
+
+    def _fail(self, draft: Draft, live: Live, visit: Visit, error: Exception) -> None:
+        """
+        The saga's own code raised on this visit: record that, and hold the record.
+        """
+        text = f"{type(error).__name__}: {error}"
+        log.error("turn failed", saga_id=live.saga_id, error=text, exc_info=error)
+        draft.counts["failed_turns"] += 1
+        if live.state.status.is_ended:
+            self._refuse(draft, visit, "turn_failed", text)
+            return
+        position = visit.inbound.position if visit.inbound is not None else None
+        unborn = not live.state.is_started
+        starting = visit.event.fact if isinstance(visit.event.fact, SagaStarted) else None
+        fact = TurnFailed(
+            error=text,
+            position="/".join(str(part) for part in position) if position else None,
+            definition=live.decider.name if unborn else None,
+            definition_version=live.decider.version if unborn else None,
+            key=starting.key if starting is not None else None,
+        )
+        event = Event(fact, draft.at, MessageId(f"{visit.event.cause}/failed/{live.version}"))
+        decision = live.decider.handle(live.state, event)
+        self._record(draft, live, event, decision.intents)
+        draft.counts[SagaStatus.PARKED.value] += 1
+        self._hold(draft, visit, "turn_failed", text)
+
+    def _misfit(self, state: SagaState, visit: Visit) -> tuple[str, str] | None:
+        """
+        Why a reply cannot be what the intent asked for.
+        """
+        fact = visit.event.fact
+        if not isinstance(fact, ReplyReceived):
+            return None
+        inbound = visit.inbound
+        if inbound is not None and state.key and inbound.key != state.key.encode():
+            return "wrong_key", f"a reply to a saga of key {state.key!r} has another key"
+        name = parse_intent_id(fact.intent_id)
+        step = state.steps.get(name.step) if name is not None else None
+        if name is None or step is None or name.direction is Direction.UNDO:
+            return None
+        expected = reply_contract_names(self._contracts.find(step.message.contract))
+        if visit.contract in expected:
+            return None
+        current = {self._contracts.current(one).contract_name for one in expected}
+        if visit.contract in current:
+            return None
+        return "wrong_reply", f"{visit.contract} is no answer to {step.message.contract}"
+
+    def _early(self, draft: Draft, visit: Visit) -> None:
+        """
+        Its saga is not there (yet): hold the record for a while.
+        """
+        if visit.inbound is None:
+            assert isinstance(visit.event.fact, TimerFired)
+            draft.cleared.append(visit.event.fact.timer_id)
+            return
+        if visit.held_id and draft.at - visit.held_at >= self._early_hold_us:
+            message = f"there is no saga {visit.saga_id}, and none came within the hold"
+            self._bury(draft, visit.inbound, "unknown_saga", message, visit.held_id)
+            return
+        self._hold(draft, visit, "early", f"there is no saga {visit.saga_id} yet")
+
+    def _hold(self, draft: Draft, visit: Visit, reason: str, message: str) -> None:
+        if visit.inbound is None:
+            self._postpone(draft, visit)
+            return
+        self.held.add(visit.saga_id)
+        if visit.held_id:
+            return  # it is held already, in its place
+        draft.counts["held"] += 1
+        draft.held.append(parking.held(visit.inbound, reason, message, draft.at, visit.saga_id))
+
+    def _postpone(self, draft: Draft, visit: Visit) -> None:
+        fact = visit.event.fact
+        assert isinstance(fact, TimerFired), fact
+        later = Instant(draft.at + POSTPONED_S * 1_000_000)
+        draft.cleared.append(fact.timer_id)
+        draft.armed[fact.timer_id] = DueTimer(fact.timer_id, visit.saga_id, later)
+
+    def _refuse(self, draft: Draft, visit: Visit, reason: str, message: str) -> None:
+        if visit.inbound is not None:
+            self._bury(draft, visit.inbound, reason, message, visit.held_id)
+
+    def _bury(
+        self, draft: Draft, inbound: Inbound, reason: str, message: str, held_id: int
+    ) -> None:
+        draft.dead.append(parking.dead(inbound, reason, message, draft.at))
+        draft.counts["dead"] += 1
+        if held_id:
+            draft.unparked.append(held_id)
+
+    def _done_with(self, draft: Draft, visit: Visit) -> None:
+        if visit.held_id:
+            draft.unparked.append(visit.held_id)
+        fact = visit.event.fact
+        if isinstance(fact, TimerFired) and fact.timer_id not in draft.armed:
+            draft.cleared.append(fact.timer_id)
+
+    async def _append(self, draft: Draft, work: Work) -> Appended:
+        if draft.dead:
+            copies = [parking.dlq_record(record, self._names) for record in draft.dead]
+            # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
+            await self._relay.publish_now([copy for copy in copies if copy is not None])
+        relayed = self._relay.relayed()
+        batch = draft.batch(work.positions(), relayed)
+        appended = await self._store.append(batch, at=draft.at)
+        self._relay.forget(relayed)
+        for touched in draft.touched.values():
+            if touched.entries:
+                self._live.keep(touched.live)
+        return appended
+
+    def _follow_up(self, draft: Draft) -> None:
+        for touched in draft.touched.values():
+            if touched.entries and touched.live.state.status.is_ended:
+                self._watchers.ended(touched.live)
+
+    async def _held_records(self, saga_id: SagaId) -> Sequence[ParkedRecord]:
+        records = await self._catalogue.parked(
+            kind=ParkedKind.HELD, saga_id=saga_id, limit=HELD_PAGE_RECORDS_MAX
+        )
+        if not records:
+            self.held.discard(saga_id)
+        return records
+
+    @asynccontextmanager
+    async def _checked_out(self, saga_ids: Sequence[SagaId]) -> AsyncIterator[None]:
+        """
+        Nobody else in this process takes a turn of these sagas meanwhile.
+        """
+        while not self._busy.isdisjoint(saga_ids):
+            self._freed.clear()
+            await self._freed.wait()
+        self._busy.update(saga_ids)
+        try:
+            yield
+        finally:
+            self._busy.difference_update(saga_ids)
+            self._freed.set()

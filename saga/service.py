@@ -1,0 +1,323 @@
+"""
+A running service: the roles of one process, and what one can ask of it from Python.
+
+Lifecycle: `start` opens and registers everything, `run` coordinates, leaving drains in reverse order
+of starting. A role that fails ends the service with its error; nothing it had not stored is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from pydantic_core import to_jsonable_python
+
+from saga.adapters.ids import new_id
+from saga.contracts import Command, CommandAct, ContractRegistry, Event, read
+from saga.core.events import CancelMode, Message
+from saga.core.identity import SagaId
+from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
+from saga.core.state import SagaState
+from saga.core.status import SagaStatus
+from saga.errors import CorruptHistory, SagaError
+from saga.ports import Bus, Catalogue, EventStore, SagaSummary, TopicSpec
+from saga.runtime.publisher import Publisher
+from saga.runtime.watch import Watchers
+
+OUTCOME_POLL_S = 0.25
+IDLE_POLL_S = 0.05
+IDLE_CALM_S = 0.3
+"""How long everything must have been quiet to count as idle: longer than any fetch waits."""
+
+
+class UnknownSaga(SagaError):
+    """
+    Raised when there is no saga of this id.
+    """
+
+    def __init__(self, saga_id: str) -> None:
+        super().__init__(f"there is no saga {saga_id}")
+        self.saga_id = saga_id
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    How a saga ended, or why it does not go on (`parked`, `stalled`).
+
+    *event* is its outcome event, read as a model; *residue* names the steps that are not undone.
+    """
+
+    status: SagaStatus
+    event: Event | None
+    reason: str | None
+    residue: tuple[str, ...]
+
+
+class Role(Protocol):
+    """
+    A part of a service that runs beside the others.
+    """
+
+    async def start(self) -> None:
+        """
+        Get ready; may raise.
+        """
+        ...
+
+    async def run(self) -> None:
+        """
+        Work until stopped.
+        """
+        ...
+
+    def stop(self) -> None:
+        """
+        Take nothing new.
+        """
+        ...
+
+    async def close(self) -> None:
+        """
+        Let go of everything.
+        """
+        ...
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Whether nothing is in hand.
+        """
+        ...
+
+    @property
+    def counts(self) -> Counter[str]:
+        """
+        What was done since the start.
+        """
+        ...
+
+
+class Service:
+    """
+    The roles of one process. Use it with `async with`.
+    """
+
+    def __init__(
+        self,
+        *,
+        roles: Sequence[Role],
+        bus: Bus,
+        store: EventStore,
+        catalogue: Catalogue,
+        publisher: Publisher,
+        contracts: ContractRegistry,
+        watchers: Watchers,
+        topics: Sequence[TopicSpec],
+        closers: Sequence[Callable[[], Awaitable[None]]],
+    ) -> None:
+        self._roles = tuple(roles)
+        self._bus = bus
+        self._store = store
+        self._contracts = contracts
+        self._watchers = watchers
+        self._topics = topics
+        self._closers = closers
+        self._running: list[tuple[Role, asyncio.Task[None]]] = []
+        self.catalogue = catalogue
+        self.publisher = publisher
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """
+        Make the topics, then start the roles in order.
+        """
+        try:
+            await self._bus.create_topics(self._topics)
+            for role in self._roles:
+                await role.start()
+                task = asyncio.create_task(role.run(), name=type(role).__name__)
+                self._running.append((role, task))
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """
+        Drain in reverse order of starting and close everything. Raises what a role failed with.
+        """
+        failures: list[BaseException] = []
+        for role, task in reversed(self._running):
+            role.stop()
+            try:
+                await task
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # all roles are closed first
+                failures.append(error)
+            with contextlib.suppress(SagaError):
+                # Its own failure, if it has one, was caught above and is what counts.
+                await role.close()
+        self._running.clear()
+        for close in self._closers:
+            await close()
+        if failures:
+            raise failures[0]
+
+    async def wait(self) -> None:
+        """
+        Return when a role has ended by itself, which only a failure makes it do.
+        """
+        if self._running:
+            await asyncio.wait(
+                [task for _, task in self._running], return_when=asyncio.FIRST_COMPLETED
+            )
+
+    @property
+    def counts(self) -> Counter[str]:
+        """
+        What all roles have done since the start.
+        """
+        total: Counter[str] = Counter()
+        for role in self._roles:
+            total.update(role.counts)
+        return total
+
+    async def publish(self, event: Event, *, key: str | None = None) -> SagaId | None:
+        """
+        Publish an event; the id of the saga that it starts. Durable when it returns.
+
+        Raises:
+            MessageError: the event has no business key.
+            BusUnavailable: it was not published.
+        """
+        return await self.publisher.publish(event, key=key)
+
+    async def outcome(self, saga_id: SagaId, *, timeout: float | None = None) -> Outcome:
+        """
+        Wait until the saga ends, or cannot go on by itself.
+
+        Raises:
+            TimeoutError: it did neither within *timeout* seconds.
+        """
+        async with asyncio.timeout(timeout), self._watchers.watching(saga_id) as ending:
+            while True:
+                self._raise_if_dead()
+                for summary in await self.catalogue.summaries([saga_id]):
+                    stuck = summary.status in (SagaStatus.PARKED, SagaStatus.STALLED)
+                    if summary.status.is_ended or stuck:
+                        return await self._outcome_of(summary)
+                done, _ = await asyncio.wait([ending], timeout=OUTCOME_POLL_S)
+                if done:
+                    return self._outcome(ending.result())
+
+    async def signal(
+        self, saga_id: SagaId, name: str, payload: object = None, *, actor: str | None = None
+    ) -> str:
+        """
+        Send a signal; the id of the command, by which a repeat is recognised.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+        """
+        return await self.command(
+            saga_id,
+            CommandAct.SIGNAL,
+            name=name,
+            payload=to_jsonable_python(payload),
+            actor=actor,
+        )
+
+    async def cancel(
+        self,
+        saga_id: SagaId,
+        *,
+        reason: str,
+        mode: CancelMode = CancelMode.GRACEFUL,
+        actor: str | None = None,
+    ) -> str:
+        """
+        Ask a saga to end; the id of the command.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+        """
+        return await self.command(saga_id, CommandAct.CANCEL, reason=reason, mode=mode, actor=actor)
+
+    async def command(
+        self, saga_id: SagaId, act: CommandAct, *, command_id: str | None = None, **said: Any
+    ) -> str:
+        """
+        Send any command; its id.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+        """
+        found = await self.catalogue.summaries([saga_id])
+        if not found:
+            raise UnknownSaga(saga_id)
+        command = Command(command_id=command_id or new_id(), act=act, saga_id=saga_id, **said)
+        await self.publisher.command(command, key=found[0].key)
+        return command.command_id
+
+    async def idle(self, *, timeout: float | None = None) -> None:
+        """
+        Wait until nothing is left to do but what waits for time or people.
+
+        Raises:
+            TimeoutError: there was still work after *timeout* seconds.
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout):
+            seen, calm_since = self.counts, loop.time()
+            while loop.time() - calm_since < IDLE_CALM_S:
+                await asyncio.sleep(IDLE_POLL_S)
+                self._raise_if_dead()
+                counts = self.counts
+                if counts != seen or not all(role.is_idle for role in self._roles):
+                    seen, calm_since = counts, loop.time()
+
+    def _raise_if_dead(self) -> None:
+        for _, task in self._running:
+            if task.done() and not task.cancelled():
+                error = task.exception()
+                if error is not None:
+                    raise error
+
+    async def _outcome_of(self, summary: SagaSummary) -> Outcome:
+        if not summary.status.is_ended:
+            return Outcome(summary.status, None, summary.reason, ())
+        history = (await self._store.load([summary.saga_id])).get(summary.saga_id, ())
+        if isinstance(history, CorruptHistory):
+            raise history
+        for entry in reversed(history):
+            body = entry.body
+            if isinstance(body, (SagaRolledBack, SagaAbandoned)):
+                return Outcome(summary.status, self._event(body.outcome), body.reason, body.residue)
+            if isinstance(body, SagaCompleted):
+                return Outcome(summary.status, self._event(body.outcome), None, ())
+        return Outcome(summary.status, None, summary.reason, ())
+
+    def _outcome(self, state: SagaState) -> Outcome:
+        return Outcome(state.status, self._event(state.outcome), state.reason, state.residue)
+
+    def _event(self, outcome: Message | None) -> Event | None:
+        if outcome is None:
+            return None
+        event = read(self._contracts, outcome)
+        assert isinstance(event, Event), outcome
+        return event

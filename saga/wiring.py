@@ -1,0 +1,190 @@
+"""
+The one place where objects are put together: settings and an application in, a service out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import cast
+
+from saga.adapters.clocks import SystemClock
+from saga.adapters.ids import new_id, worker_id
+from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
+from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.app import SagaApp
+from saga.effects import EffectsService
+from saga.errors import SettingsError
+from saga.ports import (
+    Batch,
+    Bus,
+    Catalogue,
+    Clock,
+    EventStore,
+    Inbound,
+    TopicSpec,
+)
+from saga.runtime import parking
+from saga.runtime.live import LiveSagas
+from saga.runtime.orchestrator import Orchestrator
+from saga.runtime.outgoing import Outgoing
+from saga.runtime.publisher import Publisher
+from saga.runtime.relay import Relay
+from saga.runtime.router import Router
+from saga.runtime.turns import Turns
+from saga.runtime.watch import Watchers
+from saga.service import Role, Service
+from saga.settings import Settings, file_of
+
+ROLES = ("orchestrator", "effects")
+Close = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Parts:
+    """
+    What the settings' addresses were opened as, and how to close it, in reverse.
+    """
+
+    clock: Clock
+    bus: Bus
+    store: EventStore
+    catalogue: Catalogue
+    closers: list[Close] = field(default_factory=list)
+
+
+def open_parts(settings: Settings) -> Parts:
+    """
+    Open the bus and the store that *settings* name.
+
+    Raises:
+        SettingsError: an address needs something that is not there.
+        StoreUnavailable: a file cannot be opened.
+        StoreTooNew: a newer version wrote the store.
+    """
+    clock = SystemClock()
+    bus_file, store_file = _file(settings.bus, "SAGA_BUS"), _file(settings.store, "SAGA_STORE")
+    store_database = SqliteDatabase(store_file)
+    shared = bus_file == store_file
+    bus_database = store_database if shared else SqliteDatabase(bus_file)
+    bus = LocalBus(bus_database, clock=clock, record_bytes_max=settings.record_bytes)
+    store = SqliteEventStore(store_database, publish_through=bus if shared else None)
+    closers: list[Close] = [bus.close, store_database.close]
+    if not shared:
+        closers.append(bus_database.close)
+    return Parts(clock, bus, store, SqliteCatalogue(store_database), closers)
+
+
+def build_service(app: SagaApp, settings: Settings, *, roles: Collection[str] = ROLES) -> Service:
+    """
+    A service of *app* with the given roles; nothing runs yet.
+
+    Raises:
+        SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
+    """
+    parts = open_parts(settings)
+    names = settings.topic_names
+    watchers = Watchers()
+    running: list[Role] = []
+    if "orchestrator" in roles:
+        running.append(_orchestrator(app, settings, parts, watchers))
+    if "effects" in roles:
+        running.extend(_effects(app, settings, parts))
+    publisher = Publisher(
+        parts.bus,
+        contracts=app.contracts,
+        sagas=app.registry,
+        names=names,
+        clock=parts.clock,
+        new_id=new_id,
+        source=f"/{settings.env}/{settings.namespace}/publisher",
+    )
+    return Service(
+        roles=running,
+        bus=parts.bus,
+        store=parts.store,
+        catalogue=parts.catalogue,
+        publisher=publisher,
+        contracts=app.contracts,
+        watchers=watchers,
+        topics=[
+            TopicSpec(topic, settings.partitions, settings.retention_s)
+            for topic in app.topics(names)
+        ],
+        closers=parts.closers,
+    )
+
+
+def _orchestrator(
+    app: SagaApp, settings: Settings, parts: Parts, watchers: Watchers
+) -> Orchestrator:
+    names = settings.topic_names
+    worker = worker_id()
+    outgoing = Outgoing(names, record_bytes_max=settings.record_bytes)
+    relay = Relay(
+        bus=parts.bus, store=parts.store, outgoing=outgoing, clock=parts.clock, worker_id=worker
+    )
+    router = Router(app.registry, app.contracts, names)
+    turns = Turns(
+        router=router,
+        live=LiveSagas(parts.store, app.registry, sagas_max=settings.live_sagas),
+        store=parts.store,
+        catalogue=parts.catalogue,
+        outgoing=outgoing,
+        relay=relay,
+        contracts=app.contracts,
+        names=names,
+        clock=parts.clock,
+        watchers=watchers,
+        early_hold_s=settings.early_hold_s,
+    )
+    return Orchestrator(
+        bus=parts.bus,
+        store=parts.store,
+        catalogue=parts.catalogue,
+        router=router,
+        turns=turns,
+        relay=relay,
+        clock=parts.clock,
+        group=settings.group,
+        worker_id=worker,
+    )
+
+
+def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
+    if not app.effects:
+        return []
+    path = _file(settings.effects_address, "SAGA_EFFECTS_STORE")
+    store = SqliteEffectsStore(path, clock=parts.clock)
+    parts.closers.insert(0, store.close)
+    names = settings.topic_names
+
+    async def park(inbound: Inbound, reason: str, message: str) -> None:
+        parked = parking.dead(inbound, reason, message, parts.clock.now())
+        copy = parking.dlq_record(parked, names)
+        if copy is not None:
+            await parts.bus.publish([copy])
+        await parts.store.append(Batch(parked=[parked]), at=parts.clock.now())
+
+    return [
+        cast(
+            Role,
+            EffectsService(
+                effects,
+                bus=parts.bus,
+                store=store,
+                contracts=app.contracts,
+                names=names,
+                clock=parts.clock,
+                park=park,
+            ),
+        )
+        for effects in app.effects
+    ]
+
+
+def _file(address: str, setting: str) -> str:
+    scheme = address.split(":", 1)[0]
+    if scheme not in ("local", "sqlite"):
+        raise SettingsError(setting, f"{scheme}:// is not available in this version; use a file")
+    return file_of(address)
