@@ -21,7 +21,7 @@ from saga.adapters.sqlite.recorder import SagaProcessRecorder, Written, tracking
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
-from saga.errors import BusUnavailable, CorruptHistory, StoreUnavailable
+from saga.errors import AlreadyRecorded, BusUnavailable, CorruptHistory, StoreUnavailable
 from saga.ports.bus import Source
 from saga.ports.event_store import Appended, Backlog, Batch, DueTimer
 
@@ -103,9 +103,13 @@ class SqliteEventStore:
             return recorder.has_landed(cursor, batch, rows)
 
         has_proof = bool(rows or batch.positions)
-        result = await self._database.write(
-            work, landed=landed if has_proof else None, committed=committed
-        )
+        try:
+            result = await self._database.write(
+                work, landed=landed if has_proof else None, committed=committed
+            )
+        except AlreadyRecorded:
+            # Which of them, only the state before the attempt tells.
+            raise AlreadyRecorded(await self._covered(batch.positions)) from None
         return Appended(result.backlog_id)
 
     async def load(
@@ -187,6 +191,14 @@ class SqliteEventStore:
             ]
 
         return await self._database.read(query)
+
+    async def _covered(self, positions: Mapping[Source, int]) -> tuple[str, ...]:
+        stored = await self.positions(list(positions))
+        return tuple(
+            f"{source.topic}:{source.partition}"
+            for source, offset in positions.items()
+            if stored.get(source, -1) >= offset
+        )
 
     def _create_tables(self, cursor: sqlite3.Cursor) -> None:
         self.recorder._create_table(SQLiteCursor(cursor))  # noqa: SLF001 - inside our transaction

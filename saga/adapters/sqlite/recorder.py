@@ -46,8 +46,8 @@ TABLES: Final = (
     (
         "CREATE TABLE parked (parked_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
         "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, "
-        'partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB NOT NULL, '
-        "timestamp INTEGER NOT NULL, parked_at INTEGER NOT NULL, saga_id TEXT)"
+        'partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, key BLOB, value BLOB, '
+        "headers BLOB NOT NULL, timestamp INTEGER NOT NULL, parked_at INTEGER NOT NULL, saga_id TEXT)"
     ),
     "CREATE INDEX parked_by_saga ON parked (saga_id) WHERE saga_id IS NOT NULL",
     (
@@ -159,7 +159,7 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
         Write all of *batch* but what it publishes; *rows* are its entries, history by history.
 
         Raises:
-            AlreadyRecorded: a position is not beyond the stored one.
+            AlreadyRecorded: a position is not beyond the stored one; names all of the batch.
             HistoryConflict: a history is not where the batch expects it.
         """
         _advance(cursor, batch.positions)
@@ -298,15 +298,8 @@ def tracking_name(source: Source) -> str:
 
 def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:
     rows = [(tracking_name(source), offset) for source, offset in positions.items()]
-    if _TRACKINGS.execute(cursor, rows) == len(rows):
-        return
-    behind = []
-    for (name, offset), source in zip(rows, positions, strict=True):
-        # Rows that went forward now hold this batch's own offset; those left alone hold no less.
-        cursor.execute("SELECT notification_id FROM tracking WHERE application_name = ?", (name,))
-        if cursor.fetchone()[0] > offset:
-            behind.append(f"{source.topic}:{source.partition}")
-    raise AlreadyRecorded(tuple(behind))
+    if _TRACKINGS.execute(cursor, rows) < len(rows):
+        raise AlreadyRecorded(tuple(f"{topic}:{partition}" for topic, partition in positions))
 
 
 def _moved(cursor: sqlite3.Cursor, batch: Batch) -> tuple[str, ...]:

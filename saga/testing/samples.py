@@ -1,0 +1,130 @@
+"""
+Small, plausible values for the contract suites: sagas, entries, index rows, parked records.
+
+All are functions of their arguments, so that two calls give equal values.
+"""
+
+from __future__ import annotations
+
+from saga.core.events import Json, Message, ReplyOutcome, ReplyReceived, SagaStarted
+from saga.core.history import Entry
+from saga.core.identity import Direction, Instant, IntentId, MessageId, SagaId, StepId, TimerId
+from saga.core.identity import saga_id as saga_id_of
+from saga.core.intents import IntentIssued
+from saga.core.status import SagaStatus
+from saga.ports.bus import Position, Record
+from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
+from saga.ports.event_store import DueTimer, HistoryAppend
+
+MOMENT = Instant(1_700_000_000_000_000)
+
+
+def saga(number: int) -> SagaId:
+    """
+    The id of one of many sagas.
+    """
+    return saga_id_of("order", f"order-{number}")
+
+
+def entries(saga_id: SagaId, after: int, count: int = 2, *, cause: str = "m-1") -> list[Entry]:
+    """
+    *count* entries that follow the version *after*: a trigger, then replies and intents.
+    """
+    return [_entry(saga_id, version, cause) for version in range(after + 1, after + count + 1)]
+
+
+def history(
+    saga_id: SagaId, after: int = 0, count: int = 2, *, cause: str = "m-1"
+) -> HistoryAppend:
+    """
+    An append of *count* entries after the version *after*.
+    """
+    return HistoryAppend(saga_id, after, entries(saga_id, after, count, cause=cause))
+
+
+def summary(
+    saga_id: SagaId,
+    *,
+    status: SagaStatus = SagaStatus.RUNNING,
+    definition: str = "order",
+    started_at: Instant = MOMENT,
+    version: int = 2,
+    reason: str | None = None,
+) -> SagaSummary:
+    """
+    An index row.
+    """
+    return SagaSummary(
+        saga_id=saga_id,
+        definition=definition,
+        definition_version=1,
+        key=f"key of {saga_id}",
+        status=status,
+        started_at=started_at,
+        updated_at=Instant(started_at + version),
+        waiting_for="reserve",
+        reason=reason,
+        version=version,
+    )
+
+
+def timer(saga_id: SagaId, name: str, due_at: int) -> DueTimer:
+    """
+    A due-index row, *due_at* microseconds after `MOMENT`.
+    """
+    return DueTimer(TimerId(f"{saga_id}/{name}"), saga_id, Instant(MOMENT + due_at))
+
+
+def parked(
+    offset: int, *, kind: ParkedKind = ParkedKind.DEAD, saga_id: SagaId | None = None
+) -> ParkedRecord:
+    """
+    A record set aside, with everything in it that is hard to keep.
+    """
+    return ParkedRecord(
+        kind=kind,
+        reason="malformed",
+        message="no JSON: é \x00",
+        position=Position("shop.evt", 3, offset),
+        key=b"\xff\x00key",
+        value=b"\x80not utf-8",
+        headers=(("ce_id", b"1"), ("null", None), ("ce_id", b"\x1f\xfe"), ("", b"")),
+        timestamp=MOMENT,
+        parked_at=Instant(MOMENT + 1),
+        saga_id=saga_id,
+    )
+
+
+def record(topic: str, key: bytes | None = b"order-1", value: bytes | None = b"{}") -> Record:
+    """
+    A record to publish.
+    """
+    return Record(topic, key, value, (("ce_id", b"1"),))
+
+
+def _entry(saga_id: SagaId, version: int, cause: str) -> Entry:
+    body: SagaStarted | IntentIssued | ReplyReceived
+    if version == 1:
+        payload = Json('{"amount":12,"lines":[{"sku":"é"},null,1.5]}')
+        body = SagaStarted(
+            definition="order",
+            definition_version=1,
+            fingerprint="f00",
+            key="order-1",
+            trigger=Message("orders.evt.order-placed.v1", payload),
+        )
+    elif version % 2:
+        body = ReplyReceived(
+            intent_id=IntentId(f"{saga_id}/step-{version - 1}/do/1"),
+            outcome=ReplyOutcome.DONE,
+            reply=Message("stock.evt.stock-reserved.v1", Json('{"units":3}')),
+        )
+    else:
+        body = IntentIssued(
+            step=StepId(f"step-{version}"),
+            direction=Direction.DO,
+            attempt=1,
+            contract="stock.int.reserve-stock.v1",
+            payload=Json('{"order_id":"order-1"}'),
+        )
+    return Entry(saga_id, version, Instant(MOMENT + version), MessageId(cause), body)
