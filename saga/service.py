@@ -22,12 +22,12 @@ from saga.contracts import Command, CommandAct, ContractRegistry, Event, read
 from saga.core.events import CancelMode, Message
 from saga.core.identity import SagaId
 from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
-from saga.core.state import SagaState
 from saga.core.status import SagaStatus
-from saga.errors import CorruptHistory, SagaError
+from saga.effects import EffectsService
+from saga.errors import CorruptHistory, SagaError, StoreUnavailable
 from saga.ports import Bus, Catalogue, EventStore, SagaSummary, TopicSpec
 from saga.runtime.publisher import Publisher
-from saga.runtime.watch import Watchers
+from saga.runtime.watch import Ending, Watchers
 
 OUTCOME_POLL_S = 0.25
 IDLE_POLL_S = 0.05
@@ -103,6 +103,56 @@ class Role(Protocol):
         ...
 
 
+class EffectsRole:
+    """
+    An effect service as a role.
+    """
+
+    def __init__(self, service: EffectsService) -> None:
+        self._service = service
+        self._stopping = asyncio.Event()
+        self.counts: Counter[str] = Counter()
+
+    async def start(self) -> None:
+        """
+        Make its tables and join its group.
+        """
+        await self._service.start()
+
+    async def run(self) -> None:
+        """
+        Work until stopped, then finish what is in hand.
+        """
+        asked = asyncio.ensure_future(self._stopping.wait())
+        ended = asyncio.ensure_future(self._service.wait())
+        try:
+            await asyncio.wait([asked, ended], return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+        finally:
+            asked.cancel()
+            await self._service.stop()
+            ended.cancel()
+
+    def stop(self) -> None:
+        """
+        Take nothing new.
+        """
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """
+        `run` has closed everything.
+        """
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Whether nothing is in hand.
+        """
+        return self._service.in_hand == 0
+
+
 class Service:
     """
     The roles of one process. Use it with `async with`.
@@ -129,6 +179,7 @@ class Service:
         self._topics = topics
         self._closers = closers
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
+        self._lookout: asyncio.Task[None] | None = None
         self.catalogue = catalogue
         self.publisher = publisher
 
@@ -154,6 +205,7 @@ class Service:
                 await role.start()
                 task = asyncio.create_task(role.run(), name=type(role).__name__)
                 self._running.append((role, task))
+            self._lookout = asyncio.create_task(self._look_out(), name="lookout")
         except BaseException:
             await self.stop()
             raise
@@ -163,6 +215,9 @@ class Service:
         Drain in reverse order of starting and close everything. Raises what a role failed with.
         """
         failures: list[BaseException] = []
+        if self._lookout is not None:
+            self._lookout.cancel()
+            self._lookout = None
         for role, task in reversed(self._running):
             role.stop()
             try:
@@ -214,16 +269,10 @@ class Service:
         Raises:
             TimeoutError: it did neither within *timeout* seconds.
         """
-        async with asyncio.timeout(timeout), self._watchers.watching(saga_id) as ending:
-            while True:
-                self._raise_if_dead()
-                for summary in await self.catalogue.summaries([saga_id]):
-                    stuck = summary.status in (SagaStatus.PARKED, SagaStatus.STALLED)
-                    if summary.status.is_ended or stuck:
-                        return await self._outcome_of(summary)
-                done, _ = await asyncio.wait([ending], timeout=OUTCOME_POLL_S)
-                if done:
-                    return self._outcome(ending.result())
+        with self._watchers.watching(saga_id) as ending:
+            await self._look_up([saga_id])
+            async with asyncio.timeout(timeout):
+                return self._outcome(await ending)
 
     async def signal(
         self, saga_id: SagaId, name: str, payload: object = None, *, actor: str | None = None
@@ -298,22 +347,39 @@ class Service:
                 if error is not None:
                     raise error
 
-    async def _outcome_of(self, summary: SagaSummary) -> Outcome:
-        if not summary.status.is_ended:
-            return Outcome(summary.status, None, summary.reason, ())
+    async def _look_out(self) -> None:
+        """
+        Find endings that another process brought about, and tell who waits of a role that failed.
+        """
+        while True:
+            await asyncio.sleep(OUTCOME_POLL_S)
+            watched = self._watchers.watched()
+            if watched:
+                with contextlib.suppress(StoreUnavailable):
+                    await self._look_up(watched)
+
+    async def _look_up(self, saga_ids: Sequence[SagaId]) -> None:
+        for summary in await self.catalogue.summaries(saga_ids):
+            if summary.status.is_ended:
+                self._watchers.tell(summary.saga_id, await self._ending_of(summary))
+            elif summary.status in (SagaStatus.PARKED, SagaStatus.STALLED):
+                ending = Ending(summary.status, None, summary.reason, ())
+                self._watchers.tell(summary.saga_id, ending)
+
+    async def _ending_of(self, summary: SagaSummary) -> Ending:
         history = (await self._store.load([summary.saga_id])).get(summary.saga_id, ())
         if isinstance(history, CorruptHistory):
             raise history
         for entry in reversed(history):
             body = entry.body
             if isinstance(body, (SagaRolledBack, SagaAbandoned)):
-                return Outcome(summary.status, self._event(body.outcome), body.reason, body.residue)
+                return Ending(summary.status, body.outcome, body.reason, body.residue)
             if isinstance(body, SagaCompleted):
-                return Outcome(summary.status, self._event(body.outcome), None, ())
-        return Outcome(summary.status, None, summary.reason, ())
+                return Ending(summary.status, body.outcome, None, ())
+        return Ending(summary.status, None, summary.reason, ())
 
-    def _outcome(self, state: SagaState) -> Outcome:
-        return Outcome(state.status, self._event(state.outcome), state.reason, state.residue)
+    def _outcome(self, ending: Ending) -> Outcome:
+        return Outcome(ending.status, self._event(ending.outcome), ending.reason, ending.residue)
 
     def _event(self, outcome: Message | None) -> Event | None:
         if outcome is None:

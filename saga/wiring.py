@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from typing import cast
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id, worker_id
@@ -33,7 +32,7 @@ from saga.runtime.relay import Relay
 from saga.runtime.router import Router
 from saga.runtime.turns import Turns
 from saga.runtime.watch import Watchers
-from saga.service import Role, Service
+from saga.service import EffectsRole, Role, Service
 from saga.settings import Settings, file_of
 
 ROLES = ("orchestrator", "effects")
@@ -167,8 +166,7 @@ def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
         await parts.store.append(Batch(parked=[parked]), at=parts.clock.now())
 
     return [
-        cast(
-            Role,
+        EffectsRole(
             EffectsService(
                 effects,
                 bus=parts.bus,
@@ -177,7 +175,7 @@ def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
                 names=names,
                 clock=parts.clock,
                 park=park,
-            ),
+            )
         )
         for effects in app.effects
     ]

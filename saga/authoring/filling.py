@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -92,7 +92,7 @@ def fill_report(model: type[Filled], trigger: BaseModel, report: Report) -> Fill
     return model.model_validate(values)
 
 
-def _takes_none(annotation: object) -> bool:
+def _takes_none(annotation: Any) -> bool:
     try:
         TypeAdapter(annotation).validate_python(None)
     except ValidationError:

@@ -8,6 +8,7 @@ which saga, step, direction and attempt it belongs to.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import NamedTuple, NewType
 from uuid import UUID, uuid5
@@ -22,6 +23,9 @@ Instant = NewType("Instant", int)
 
 SAGA_NAMESPACE = UUID("6f4c29a6-6a3c-5d0e-9a55-0d5c6f0b8a11")
 """The namespace of all saga ids; never to be changed."""
+
+
+_SAGA_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Direction(StrEnum):
@@ -51,6 +55,13 @@ def saga_id(definition: str, key: str) -> SagaId:
     return SagaId(str(uuid5(SAGA_NAMESPACE, f"{definition}\x00{key}")))
 
 
+def is_saga_id(text: str) -> bool:
+    """
+    Whether *text* has the form of a saga id.
+    """
+    return _SAGA_ID.fullmatch(text) is not None
+
+
 def intent_id(saga: SagaId, step: StepId, direction: Direction, attempt: int) -> IntentId:
     """
     `{saga id}/{step id}/{do|undo}/{attempt}`.
@@ -70,7 +81,7 @@ def parse_intent_id(text: str) -> IntentName | None:
     The parts of an intent id, or None where *text* is none.
     """
     parts = text.split("/")
-    if len(parts) != 4 or len(parts[0]) != 36 or not parts[1]:
+    if len(parts) != 4 or not parts[1] or not is_saga_id(parts[0]):
         return None
     saga, step, direction, attempt = parts
     if direction not in ("do", "undo") or not attempt.isdecimal() or len(attempt) > 9:

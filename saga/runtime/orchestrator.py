@@ -224,20 +224,20 @@ class Orchestrator:
         """
         What of *work* the store does not account for yet: an answer may have been lost.
         """
-        positions = work.positions()
-        while True:
-            try:
-                stored = await self._store.positions(list(positions))
-            except StoreUnavailable as error:
-                await self._pause("store unavailable", error, backoff)
-            else:
-                break
+        stored = await self._stored(list(work.positions()), backoff)
         left = [
             record
             for record in work.inbound
             if record.offset > stored.get(Source(record.topic, record.partition), -1)
         ]
         return Work(left, work.due, work.revisits)
+
+    async def _stored(self, sources: Sequence[Source], backoff: Backoff) -> Mapping[Source, int]:
+        while True:
+            try:
+                return await self._store.positions(sources)
+            except StoreUnavailable as error:
+                await self._pause("store unavailable", error, backoff)
 
     async def _watch_timers(self) -> None:
         backoff = Backoff(f"timers/{self._worker_id}")

@@ -42,7 +42,15 @@ from saga.core.events import (
     SagaStarted,
     SignalReceived,
 )
-from saga.core.identity import Instant, IntentId, MessageId, SagaId, parse_intent_id, saga_id
+from saga.core.identity import (
+    Instant,
+    IntentId,
+    MessageId,
+    SagaId,
+    is_saga_id,
+    parse_intent_id,
+    saga_id,
+)
 from saga.ports import Inbound
 
 TRACEPARENT_CHARS_MAX = 100
@@ -231,6 +239,8 @@ def _command(inbound: Inbound, command: Command, at: Instant) -> list[Visit] | t
     fact = _command_fact(command)
     if isinstance(fact, str):
         return "schema", fact
+    if not is_saga_id(command.saga_id):
+        return "unknown_saga", f"{command.saga_id[:100]!r} is no saga id"
     event = Event(fact, at, MessageId(command.command_id))
     is_operator = isinstance(fact, (OperatorActed, CancelRequested))
     return [Visit(SagaId(command.saga_id), event, inbound, is_operator=is_operator)]

@@ -46,7 +46,7 @@ from saga.runtime.live import Lifeless, Live, LiveSagas
 from saga.runtime.outgoing import Outgoing
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router, Unfit, Visit
-from saga.runtime.watch import Watchers
+from saga.runtime.watch import Ending, Watchers
 
 POSTPONED_S = 30
 """How long a due timer of a saga that is held up is left alone."""
@@ -401,9 +401,12 @@ class Turns:
         return appended
 
     def _follow_up(self, draft: Draft) -> None:
-        for touched in draft.touched.values():
-            if touched.entries and touched.live.state.status.is_ended:
-                self._watchers.ended(touched.live)
+        for saga_id, touched in draft.touched.items():
+            state = touched.live.state
+            is_over = state.status.is_ended or state.status is SagaStatus.PARKED
+            if is_over and self._watchers.is_watched(saga_id):
+                ending = Ending(state.status, state.outcome, state.reason, state.residue)
+                self._watchers.tell(saga_id, ending)
 
     async def _held_records(self, saga_id: SagaId) -> Sequence[ParkedRecord]:
         records = await self._catalogue.parked(

@@ -1,41 +1,66 @@
 """
-Outcomes as they happen in this process, for whoever waits for one.
+Ends of sagas as they become known to this process, for whoever waits for one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from saga.core.identity import SagaId
-from saga.core.state import SagaState
-from saga.runtime.live import Live
+from saga.core.events import Message
+from saga.core.identity import SagaId, StepId
+from saga.core.status import SagaStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """
+    How a saga ended, or why it does not go on by itself.
+    """
+
+    status: SagaStatus
+    outcome: Message | None
+    reason: str | None
+    residue: tuple[StepId, ...]
 
 
 class Watchers:
     """
-    Futures of saga ends, by saga.
+    Futures of endings, by saga.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[SagaId, list[asyncio.Future[SagaState]]] = defaultdict(list)
+        self._waiting: dict[SagaId, list[asyncio.Future[Ending]]] = defaultdict(list)
 
-    def ended(self, live: Live) -> None:
+    def tell(self, saga_id: SagaId, ending: Ending) -> None:
         """
         Tell everybody who waits for this saga.
         """
-        for future in self._waiting.pop(live.saga_id, ()):
+        for future in self._waiting.pop(saga_id, ()):
             if not future.done():
-                future.set_result(live.state)
+                future.set_result(ending)
 
-    @asynccontextmanager
-    async def watching(self, saga_id: SagaId) -> AsyncIterator[asyncio.Future[SagaState]]:
+    def is_watched(self, saga_id: SagaId) -> bool:
         """
-        A future of the saga's state at its next end, in this process.
+        Whether anybody waits for this saga.
         """
-        future: asyncio.Future[SagaState] = asyncio.get_running_loop().create_future()
+        return saga_id in self._waiting
+
+    def watched(self) -> list[SagaId]:
+        """
+        The sagas that somebody waits for.
+        """
+        return list(self._waiting)
+
+    @contextmanager
+    def watching(self, saga_id: SagaId) -> Iterator[asyncio.Future[Ending]]:
+        """
+        A future of the saga's ending.
+        """
+        future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._waiting[saga_id].append(future)
         try:
             yield future

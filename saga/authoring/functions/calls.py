@@ -54,7 +54,7 @@ class StepCall(Call[T]):
         self,
         *,
         id: StepId,
-        intent: Intent[T],
+        intent: Intent[Any],
         message: Message,
         reply_model: type[BaseModel] | None,
         kind: StepKind,
@@ -113,8 +113,7 @@ class DoneCall(Call[None]):
     __slots__ = ()
 
     def __await__(self) -> Generator[Call[Any], None, None]:
-        return
-        yield self
+        yield from ()
 
 
 Branch = Call[Any] | Coroutine[Any, Any, Any]

@@ -37,6 +37,7 @@ from saga.core.retry import FOREVER, STEP_DEFAULT, UNDO_DEFAULT, Retry
 from saga.core.status import StepKind
 from saga.errors import DefinitionError
 
+R = TypeVar("R", bound=Event | None)
 T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
@@ -82,7 +83,7 @@ class Context:
 
     def do(
         self,
-        intent: Intent[T],
+        intent: Intent[R],
         *,
         undo: UndoSpec | None = None,
         id: str | None = None,
@@ -90,7 +91,7 @@ class Context:
         retry: Retry | None = None,
         timeout: Duration | None = None,
         undo_retry: Retry | None = None,
-    ) -> Awaitable[T]:
+    ) -> Awaitable[R]:
         """
         Have a service do something; awaiting gives its reply.
 

@@ -170,7 +170,7 @@ def _check(
             check_rolled_back(trigger, rolled_back)
 
 
-def _check_trigger(name: str, trigger: type[Event], key: KeySpec | None) -> None:
+def _check_trigger(name: str, trigger: object, key: KeySpec | None) -> None:
     if not (isinstance(trigger, type) and issubclass(trigger, Event)):
         raise DefinitionError(f"saga {name!r} starts on {trigger!r}, which is no Event class")
     contract = contract_of(trigger)
