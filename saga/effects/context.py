@@ -1,0 +1,54 @@
+"""
+What a handler gets beside its message, and how it says no.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from saga.core.identity import SagaId
+
+
+class Refused(Exception):
+    """
+    Raised by a handler to say: no, and nothing happened. What it wrote through `ctx.db` is undone.
+
+    The answer is final: the step is not tried again, and need not be undone.
+    """
+
+    def __init__(self, message: str, *, code: str = "refused") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+# Not frozen: one is made for every message, and freezing triples what that costs.
+@dataclass(slots=True, kw_only=True)
+class EffectContext:
+    """
+    What a handler knows about the message in hand.
+
+    Args:
+        intent_id: the intent's id; for a fact, the message's.
+        idempotency_key: the same for every attempt at the step; hand it on to whatever takes one.
+        saga_id: the saga that asks; for a fact the saga it is about, empty where it says none.
+        key: the business key of the saga.
+        attempt: 1 for the first.
+        db: the service's own tables, inside the transaction in which the answer is kept: what is
+            written here happens once, whatever is delivered how often. `execute(sql, **params)`
+            returns the number of rows touched, `fetch(sql, **params)` a list of dicts; parameters
+            are written `:name`. Awaited in `async` handlers, plain calls in sync ones. `raw` is the
+            driver's connection; its transaction must be left alone.
+
+    The first use of `db` takes the service's one write transaction until the handler ends, and
+    other handlers wait for it. So touch `db` last: after whatever else there is to wait for.
+    """
+
+    intent_id: str
+    idempotency_key: str
+    saga_id: SagaId
+    key: str
+    attempt: int
+    # A `Database` in async handlers, a `ThreadDatabase` in sync ones; one annotation serves both.
+    db: Any

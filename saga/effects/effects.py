@@ -1,0 +1,247 @@
+"""
+What a service handles: intents, facts and the making of its tables, as declared by decorators.
+
+Everything that can be wrong with a handler is said when it is registered, with file and line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, TypeVar, get_type_hints
+
+from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
+from saga.contracts.contract import NAME_PART
+from saga.effects.context import EffectContext
+from saga.errors import DefinitionError
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., object])
+
+_UNKNOWN: Final = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """
+    A function and what it handles; *where* is its `file:line`.
+    """
+
+    contract: Contract
+    function: Callable[..., Any]
+    is_async: bool
+    where: str
+
+    @property
+    def name(self) -> str:
+        """
+        The function's name and place, for messages.
+        """
+        return f"{_name(self.function)} ({self.where})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starter:
+    """
+    A function that makes the service's tables.
+    """
+
+    function: Callable[..., Any]
+    is_async: bool
+    where: str
+
+
+class Effects:
+    """
+    The handlers of one service. *name* names its inbox and its consumer group: it must stay.
+
+    Raises:
+        DefinitionError: *name* cannot be part of a topic's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        where = _caller()
+        if not NAME_PART.fullmatch(name):
+            raise DefinitionError(
+                f"Effects({name!r}): expected small letters, digits and inner hyphens", where=where
+            )
+        self.name: Final = name
+        self.where: Final = where
+        self._intents: dict[type[ContractModel], Handler] = {}
+        self._facts: dict[type[ContractModel], Handler] = {}
+        self._starters: list[Starter] = []
+
+    @property
+    def intents(self) -> MappingProxyType[type[ContractModel], Handler]:
+        """
+        The handlers of intents, by contract class.
+        """
+        return MappingProxyType(self._intents)
+
+    @property
+    def facts(self) -> MappingProxyType[type[ContractModel], Handler]:
+        """
+        The listeners, by contract class.
+        """
+        return MappingProxyType(self._facts)
+
+    @property
+    def starters(self) -> tuple[Starter, ...]:
+        """
+        What makes the service's tables, in the order of definition.
+        """
+        return tuple(self._starters)
+
+    def on(self, intent: type[Intent[Any]]) -> Callable[[HandlerT], HandlerT]:
+        """
+        Handle an intent: `(intent, ctx) -> reply`, `async def` or `def` (then run in a thread).
+
+        Raises:
+            DefinitionError: *intent* is no intent with a topic, has a handler already, or the
+                function does not fit it.
+        """
+        contract = self._contract(intent, Intent, "on", _caller())
+        reply = type(None) if contract.reply is None else contract.reply
+        return self._register(self._intents, contract, reply)
+
+    def listens(self, event: type[Event]) -> Callable[[HandlerT], HandlerT]:
+        """
+        Listen to a fact: `(event, ctx) -> None`, called once for each message that has its own id.
+
+        Raises:
+            DefinitionError: *event* is no event with a topic, has a listener already, or the
+                function does not fit it.
+        """
+        contract = self._contract(event, Event, "listens", _caller())
+        return self._register(self._facts, contract, type(None))
+
+    def on_start(self, function: HandlerT) -> HandlerT:
+        """
+        Call *function* `(db)` whenever the service starts, to make its tables where there are none.
+
+        Raises:
+            DefinitionError: it does not take exactly one argument.
+        """
+        where = _place(function)
+        parameters = _positional(function, where)
+        if len(parameters) != 1:
+            raise DefinitionError(
+                f"{_name(function)} must take one argument, the db: (db) -> None", where=where
+            )
+        is_async = inspect.iscoroutinefunction(function)
+        self._starters.append(Starter(function=function, is_async=is_async, where=where))
+        return function
+
+    def _contract(
+        self, model: object, kind: type[ContractModel], verb: str, where: str
+    ) -> Contract:
+        if not (isinstance(model, type) and issubclass(model, kind)):
+            raise DefinitionError(
+                f"{self.name}.{verb}({getattr(model, '__qualname__', model)}): expected a class"
+                f" derived from {kind.__name__}, with a topic",
+                where=where,
+            )
+        try:
+            return contract_of(model)
+        except DefinitionError as error:
+            raise DefinitionError(error.problem, where=where) from error
+
+    def _register(
+        self, handlers: dict[type[ContractModel], Handler], contract: Contract, returns: type
+    ) -> Callable[[HandlerT], HandlerT]:
+        names = sys._getframe(2).f_locals  # noqa: SLF001  # annotations may name local classes
+
+        def register(function: HandlerT) -> HandlerT:
+            where = _place(function)
+            other = handlers.get(contract.model)
+            if other is not None:
+                raise DefinitionError(
+                    f"{contract.contract_name} already has a handler in {self.name!r}:"
+                    f" {other.name}",
+                    where=where,
+                )
+            _check(function, contract, returns, names, where)
+            handlers[contract.model] = Handler(
+                contract=contract,
+                function=function,
+                is_async=inspect.iscoroutinefunction(function),
+                where=where,
+            )
+            return function
+
+        return register
+
+
+def _check(
+    function: Callable[..., object],
+    contract: Contract,
+    returns: type,
+    names: dict[str, Any],
+    where: str,
+) -> None:
+    """
+    Refuse a function whose parameters or annotations do not fit the contract.
+    """
+    model = contract.model.__qualname__
+    reply = "None" if returns is type(None) else returns.__qualname__
+    expected = f"({model}, EffectContext) -> {reply}"
+    parameters = _positional(function, where)
+    if len(parameters) != len(("message", "context")):
+        raise DefinitionError(
+            f"{_name(function)} must take two arguments, the message and its context: {expected}",
+            where=where,
+        )
+    try:
+        hints = get_type_hints(function, localns=names)
+    except (NameError, TypeError):
+        return  # an annotation for type checkers only; what is returned is checked in any case
+    wanted = {parameters[0]: contract.model, parameters[1]: EffectContext, "return": returns}
+    for place, wants in wanted.items():
+        says = hints.get(place, _UNKNOWN)
+        if says not in (_UNKNOWN, Any, wants):
+            raise DefinitionError(
+                f"{_name(function)} has {place!r} annotated as"
+                f" {getattr(says, '__qualname__', says)}, but handles"
+                f" {contract.contract_name}: expected {expected}",
+                where=where,
+            )
+
+
+def _positional(function: Callable[..., object], where: str) -> list[str]:
+    """
+    The names of the parameters that must be given by place.
+    """
+    if not callable(function):
+        raise DefinitionError(f"{function!r} is no function", where=where)
+    needed: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        has_default = parameter.default is not parameter.empty
+        match parameter.kind:
+            case parameter.POSITIONAL_ONLY | parameter.POSITIONAL_OR_KEYWORD if not has_default:
+                needed.append(parameter.name)
+            case parameter.KEYWORD_ONLY if not has_default:
+                raise DefinitionError(
+                    f"{_name(function)} needs {parameter.name!r} by name, which nobody gives it",
+                    where=where,
+                )
+            case _:
+                continue
+    return needed
+
+
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _place(function: Callable[..., object]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else _caller()
+
+
+def _caller() -> str:
+    frame = sys._getframe(1)  # noqa: SLF001  # the caller's place is the point of the message
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,151 @@
+"""
+What the inbox makes of a request: a pure function of both.
+
+An answer once given stays given. A failed attempt may be followed by another; a step that is done
+or refused is not done again. An undo that finds nothing to undo is done at once, and leaves a
+tombstone so that the step's do, should it come late, has no effect either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from saga.core.events import ReplyOutcome
+from saga.core.identity import Direction, Instant
+from saga.effects.request import Request
+from saga.ports.effects_store import InboxRow, InboxWrite
+
+UNDONE_BEFORE = "undone_before"
+ID_CONFLICT = "id_conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """
+    Call the handler. *replaces* is the failed attempt before; *when_done* is kept with its success.
+    """
+
+    replaces: InboxRow | None
+    when_done: tuple[InboxWrite, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    Send the answer that *row* says; nothing is to be kept.
+    """
+
+    row: InboxRow
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToUndo:
+    """
+    Keep *writes*, of which the first is the answer to send.
+    """
+
+    writes: tuple[InboxWrite, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """
+    A later attempt is known, so this one was answered before that was taken up: say nothing.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """
+    The same key came before with another payload; *row* says so. The first one stands.
+    """
+
+    row: InboxRow
+
+
+Verdict = Run | Answer | NothingToUndo | Superseded | Conflict
+
+FIRST_RUN = Run(None)
+
+
+def keys_of(request: Request) -> Iterable[str]:
+    """
+    The idempotency keys whose rows `judge` needs.
+    """
+    if request.direction is Direction.UNDO:
+        return request.idempotency_key, request.do_key
+    return (request.idempotency_key,)
+
+
+def judge(
+    request: Request,
+    rows: Mapping[str, InboxRow],
+    *,
+    service: str,
+    handled: frozenset[str],
+    now: Instant,
+) -> Verdict:
+    """
+    What to do with *request*, given the inbox *rows* of its keys.
+
+    *handled* are the contracts of the intents that this service handles; *now* is when an answer
+    given here is said to be given.
+    """
+    kept = rows.get(request.idempotency_key)
+    if kept is not None:
+        verdict = _judge_repeated(request, kept)
+        if verdict is not None:
+            return verdict
+    if request.direction is Direction.DO or request.undoes not in handled:
+        return FIRST_RUN if kept is None else Run(kept)
+    did = rows.get(request.do_key)
+    if did is not None and did.outcome is not ReplyOutcome.REFUSED:
+        if did.outcome is ReplyOutcome.DONE or did.undone:
+            return Run(kept)
+        # A failed attempt may have had an effect. Once it is undone no later attempt may have one.
+        return Run(kept, (InboxWrite(did._replace(undone=True), did),))
+    row = _row(service, request, request.idempotency_key, now, outcome=ReplyOutcome.DONE)
+    if did is not None:
+        return NothingToUndo((InboxWrite(row, kept),))
+    tombstone = _row(service, request, request.do_key, now, outcome=ReplyOutcome.REFUSED)
+    return NothingToUndo(
+        (InboxWrite(row, kept), InboxWrite(_undone_before(tombstone)._replace(attempt=0)))
+    )
+
+
+def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
+    """
+    What the row of the same key says; None where the handler is to be called again.
+    """
+    if kept.digest is not None and not request.is_what(kept.digest):
+        return Conflict(
+            kept._replace(
+                attempt=request.attempt,
+                outcome=ReplyOutcome.FAILED,
+                code=ID_CONFLICT,
+                message=f"{request.idempotency_key} came before with another payload",
+            )
+        )
+    if request.attempt < kept.attempt:
+        return Superseded()
+    if request.attempt == kept.attempt or kept.outcome is not ReplyOutcome.FAILED:
+        return Answer(kept)
+    return Answer(_undone_before(kept)) if kept.undone else None
+
+
+def _undone_before(row: InboxRow) -> InboxRow:
+    return row._replace(
+        outcome=ReplyOutcome.REFUSED,
+        code=UNDONE_BEFORE,
+        message="the step was undone before this attempt came",
+        digest=None,
+    )
+
+
+def _row(
+    service: str, request: Request, key: str, now: Instant, *, outcome: ReplyOutcome
+) -> InboxRow:
+    return InboxRow(
+        service, key, request.attempt, outcome, None, None, None, None, request.digest, now
+    )

@@ -1,0 +1,63 @@
+"""
+How far a service has come in each partition: below its offset every record is dealt with.
+
+Records are finished in any order; what is committed is the lowest one still in hand. Committed late
+or not at all, it only brings records back that the inbox answers again.
+"""
+
+from __future__ import annotations
+
+from saga.ports.bus import Inbound, Source
+
+
+class Offsets:
+    """
+    The records in hand, by partition.
+    """
+
+    def __init__(self) -> None:
+        self._in_hand: dict[Source, dict[int, int]] = {}
+        self._next: dict[Source, int] = {}
+        self._committed: dict[Source, int] = {}
+
+    def begin(self, inbound: Inbound) -> None:
+        """
+        A record was fetched; possibly once more, after a rebalance.
+        """
+        source = Source(inbound.topic, inbound.partition)
+        in_hand = self._in_hand.get(source)
+        if in_hand is None:
+            in_hand = self._in_hand[source] = {}
+        offset = inbound.offset
+        in_hand[offset] = in_hand.get(offset, 0) + 1
+        if offset >= self._next.get(source, 0):
+            self._next[source] = offset + 1
+
+    def finish(self, inbound: Inbound) -> None:
+        """
+        A record is dealt with.
+        """
+        in_hand = self._in_hand[Source(inbound.topic, inbound.partition)]
+        left = in_hand[inbound.offset] - 1
+        if left:
+            in_hand[inbound.offset] = left
+        else:
+            del in_hand[inbound.offset]
+
+    def due(self, assigned: frozenset[Source]) -> dict[Source, int]:
+        """
+        The next offset to read of each assigned partition whose commit is out of date.
+        """
+        due: dict[Source, int] = {}
+        for source, following in self._next.items():
+            if source in assigned:
+                offset = min(self._in_hand[source], default=following)
+                if self._committed.get(source) != offset:
+                    due[source] = offset
+        return due
+
+    def committed(self, offsets: dict[Source, int]) -> None:
+        """
+        These were committed.
+        """
+        self._committed.update(offsets)

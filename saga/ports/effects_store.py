@@ -1,0 +1,200 @@
+"""
+The effects store: what a service has done, its inbox of answers, and its own tables beside it.
+
+What a handler writes and the inbox row that says so commit together or not at all. A store may put
+many units of work into one transaction of the database; nothing is told to have been kept before
+that transaction is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from saga.core.events import Json, ReplyOutcome
+from saga.core.identity import Instant
+
+SqlValue = None | int | float | str | bytes
+SqlRow = dict[str, SqlValue]
+
+
+class InboxRow(NamedTuple):
+    """
+    How the last attempt on one idempotency key ended.
+
+    *contract* and *payload* are the reply's, where there is one. *digest* is of the request; a row
+    without one was written before any request came. *undone* says that a failed do was undone, so
+    that no later attempt may have an effect.
+    """
+
+    service: str
+    key: str
+    attempt: int
+    outcome: ReplyOutcome
+    contract: str | None
+    payload: Json | None
+    code: str | None
+    message: str | None
+    digest: bytes | None
+    handled_at: Instant
+    undone: bool = False
+
+
+class InboxWrite(NamedTuple):
+    """
+    A row to keep: in the place of *replaces*, or of nothing. If something else is there by now, it
+    is not kept.
+    """
+
+    row: InboxRow
+    replaces: InboxRow | None = None
+
+
+class TransactionEnded(RuntimeError):
+    """
+    Raised when a handler committed or rolled back the transaction that it only shares.
+    """
+
+
+class Database(Protocol):
+    """
+    A service's own tables, seen from an `async` handler, inside its unit's transaction.
+
+    Parameters are written `:name` in the statement and given by name.
+    """
+
+    def execute(self, sql: str, /, **params: SqlValue) -> Awaitable[int]:
+        """
+        Run a statement and return how many rows it touched.
+
+        Raises:
+            StoreUnavailable: the store cannot be used now; the handler will be called again.
+        """
+        ...
+
+    def fetch(self, sql: str, /, **params: SqlValue) -> Awaitable[list[SqlRow]]:
+        """
+        Run a query and return all its rows.
+
+        Raises:
+            StoreUnavailable: the store cannot be used now; the handler will be called again.
+        """
+        ...
+
+    @property
+    def raw(self) -> object:
+        """
+        The driver's connection. Available after the first statement of the unit.
+        """
+        ...
+
+
+class ThreadDatabase(Protocol):
+    """
+    The same for a sync handler: plain calls, from the thread it runs in.
+    """
+
+    def execute(self, sql: str, /, **params: SqlValue) -> int:
+        """
+        Run a statement and return how many rows it touched.
+        """
+        ...
+
+    def fetch(self, sql: str, /, **params: SqlValue) -> list[SqlRow]:
+        """
+        Run a query and return all its rows.
+        """
+        ...
+
+    @property
+    def raw(self) -> object:
+        """
+        The driver's connection.
+        """
+        ...
+
+
+class Unit(Protocol):
+    """
+    One unit of work: what one handler writes, and the inbox rows that go with it.
+    """
+
+    @property
+    def db(self) -> Database:
+        """
+        For handlers on the event loop. The first use begins the transaction.
+        """
+        ...
+
+    @property
+    def thread_db(self) -> ThreadDatabase:
+        """
+        For handlers in a thread. The first use begins the transaction.
+        """
+        ...
+
+    @property
+    def is_broken(self) -> bool:
+        """
+        Whether the store failed under this unit, and what it wrote is lost: drop it, begin anew.
+        """
+        ...
+
+    def drop(self) -> None:
+        """
+        Undo what was written through `db`. `keep` is still possible, for the rows alone.
+        """
+        ...
+
+    def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
+        """
+        End the unit: what it wrote and *writes* are to become durable together.
+
+        The future may be shared with other units. Its result are those of them that were *not*
+        kept, because another process had been at the same idempotency key, or because the
+        transaction was lost under them: look at the inbox again. It raises StoreUnavailable where
+        nothing was kept.
+
+        Raises:
+            TransactionEnded: the handler has ended the transaction; `keep` is possible once more,
+                for the rows alone.
+        """
+        ...
+
+
+class EffectsStore(Protocol):
+    """
+    The inbox of one or more services, and the tables of their own.
+    """
+
+    async def open(self) -> None:
+        """
+        Connect and make the inbox where there is none; nothing where that was done already.
+
+        Raises:
+            StoreUnavailable: it cannot be opened or made.
+            StoreTooNew: a newer version of saga wrote it.
+        """
+        ...
+
+    async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
+        """
+        The inbox rows of these idempotency keys; a key without one is left out.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+        ...
+
+    def unit(self) -> Unit:
+        """
+        A new unit of work. Costs nothing before its `db` is used.
+        """
+        ...
+
+    async def close(self) -> None:
+        """
+        Commit what was to be kept and let go of the store.
+        """
+        ...
