@@ -1,0 +1,317 @@
+"""
+Contracts are declared by class keywords, and refused with file and line when they cannot work.
+"""
+
+import gc
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import ConfigDict, ValidationError
+
+from saga.contracts import (
+    ContractRegistry,
+    Event,
+    Intent,
+    Kind,
+    business_key,
+    contract_of,
+    reply_contract_names,
+)
+from saga.errors import DefinitionError
+
+
+class Paid(Event, topic="models-payments.paid", version=1):
+    receipt: str
+
+
+class Pay(Intent[Paid], topic="models-payments.pay", version=1):
+    order_id: str
+    amount: int = 1
+
+
+class Refund(Intent[None], topic="models-payments.refund", version=2):
+    order_id: str
+
+
+class OrderPlaced(Event, topic="models-orders.order-placed", version=1, key="order_id"):
+    order_id: str
+    price: float = 0.0
+
+
+def declare(source: str) -> type[Any]:
+    """
+    The last class that *source* makes, in a file of its own.
+    """
+    names: dict[str, Any] = {"Event": Event, "Intent": Intent, "Paid": Paid, "__name__": __name__}
+    exec(compile(source, "shop/contracts.py", "exec"), names)
+    return list(names.values())[-1]
+
+
+def test_contract_says_all_of_its_keywords() -> None:
+    """
+    Domain, name, kind, version, key and place come from the class statement.
+    """
+    contract = contract_of(OrderPlaced)
+
+    assert (contract.domain, contract.name, contract.kind, contract.version, contract.key) == (
+        "models-orders",
+        "order-placed",
+        Kind.EVENT,
+        1,
+        "order_id",
+    )
+    assert contract.contract_name == "models-orders.evt.order-placed.v1"
+    assert contract.model is OrderPlaced
+    assert contract.where is not None
+    file, line = contract.where.rsplit(":", 1)
+    text = Path(file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+    assert text.startswith("class OrderPlaced(")
+
+
+def test_intent_knows_its_reply() -> None:
+    """
+    The parameter of `Intent` is the reply; None where there is none.
+    """
+    assert contract_of(Pay).kind is Kind.INTENT
+    assert contract_of(Pay).reply is Paid
+    assert contract_of(Refund).reply is None
+
+
+def test_replies_arrive_on_the_reply_or_as_done_and_always_as_failed() -> None:
+    """
+    The contracts of the answers to an intent with a reply and to one without.
+    """
+    assert reply_contract_names(contract_of(Pay)) == (
+        "models-payments.evt.paid.v1",
+        "models-payments.evt.intent-failed.v1",
+    )
+    assert reply_contract_names(contract_of(Refund)) == (
+        "models-payments.evt.intent-done.v1",
+        "models-payments.evt.intent-failed.v1",
+    )
+
+
+def test_reply_is_inherited_through_an_abstract_base() -> None:
+    """
+    A base without `topic` may say the reply for all of its intents.
+    """
+
+    class Payment(Intent[Paid]):
+        order_id: str
+
+    class PayLater(Payment, topic="models-payments.pay-later", version=1):
+        days: int
+
+    assert contract_of(PayLater).reply is Paid
+    with pytest.raises(DefinitionError, match="is no contract"):
+        contract_of(Payment)
+
+
+def test_subclass_of_a_contract_is_not_that_contract() -> None:
+    """
+    What a class declares is not inherited.
+    """
+
+    class Special(OrderPlaced):
+        pass
+
+    with pytest.raises(DefinitionError, match="Special is no contract"):
+        contract_of(Special)
+
+
+def test_models_are_frozen_and_ignore_what_they_do_not_know() -> None:
+    """
+    A model cannot be changed, and a publisher may add fields.
+    """
+    placed = OrderPlaced.model_validate({"order_id": "o-1", "colour": "red"})
+
+    assert placed == OrderPlaced(order_id="o-1")
+    with pytest.raises(ValidationError, match="frozen"):
+        placed.order_id = "o-2"
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_does_not_know_are_refused(price: float) -> None:
+    """
+    A float field takes finite numbers only, in Python too.
+    """
+    with pytest.raises(ValidationError, match="finite"):
+        OrderPlaced(order_id="o-1", price=price)
+
+
+REFUSED = {
+    "one part": ('class X(Event, topic="orders", version=1): pass', 'expected "<domain>.<name>"'),
+    "three parts": ('class X(Event, topic="a.b.c", version=1): pass', 'expected "<domain>.<name>"'),
+    "capitals": ('class X(Event, topic="Orders.placed", version=1): pass', "small letters"),
+    "underscore": ('class X(Event, topic="orders.order_placed", version=1): pass', "small letters"),
+    "umlaut": ('class X(Event, topic="orders.größe", version=1): pass', "small letters"),
+    "newline": ('class X(Event, topic="orders.placed\\n", version=1): pass', "small letters"),
+    "empty part": ('class X(Event, topic="orders.", version=1): pass', "small letters"),
+    "no text": ("class X(Event, topic=7, version=1): pass", "topic=7"),
+    "too long": (f'class X(Event, topic="a.{"b" * 200}", version=1): pass', "too long"),
+    "reserved": ('class X(Event, topic="a.intent-failed", version=1): pass', "every domain has"),
+    "version 0": ('class X(Event, topic="a.b", version=0): pass', "whole number from 1"),
+    "version true": ('class X(Event, topic="a.b", version=True): pass', "whole number from 1"),
+    "version text": ('class X(Event, topic="a.b", version="1"): pass', "whole number from 1"),
+    "no version": ('class X(Event, topic="a.b"): pass', "whole number from 1"),
+    "no topic": ("class X(Event, version=1): pass", "no topic"),
+    "key without field": (
+        'class X(Event, topic="a.b", version=1, key="order"):\n    order_id: str',
+        "none of its fields: order_id",
+    ),
+    "key of an intent": ('class X(Intent[None], topic="a.b", version=1, key="x"): x: str', "key"),
+    "misspelt keyword": ('class X(Event, topic="a.b", versoin=1): pass', "versoin"),
+    "no reply": ('class X(Intent, topic="a.b", version=1): pass', "what answers it"),
+    "reply of another type": ('class X(Intent[int], topic="a.b", version=1): pass', "'int'"),
+    "reply by name": ('class X(Intent["Paid"], topic="a.b", version=1): pass', "expected an Event"),
+    "abstract reply": ('class X(Intent[Event], topic="a.b", version=1): pass', "'Event'"),
+    "set": ('class X(Event, topic="a.b", version=1):\n    tags: set[str]', "set in 'tags'"),
+    "set within": (
+        'class X(Event, topic="a.b", version=1):\n    tags: dict[str, frozenset[int]] | None',
+        "set in 'tags'",
+    ),
+    "not frozen": ('class X(Event, topic="a.b", version=1, frozen=False): pass', "frozen=False"),
+    "extra forbidden": ('class X(Event, topic="a.b", version=1, extra="forbid"): pass', "extra="),
+    "taken": ('class X(Event, topic="models-payments.paid", version=1): pass', "both are"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_class_that_is_no_contract_is_refused_with_file_and_line(case: str) -> None:
+    """
+    Whatever is wrong with a declaration is said where it was written.
+    """
+    source, problem = REFUSED[case]
+
+    with pytest.raises(DefinitionError) as refused:
+        declare(f"\n\n{source}")
+
+    assert problem in refused.value.problem
+    assert refused.value.where == "shop/contracts.py:3"
+    assert str(refused.value).startswith("shop/contracts.py:3: ")
+
+
+def test_refused_duplicate_names_both_places() -> None:
+    """
+    Who claims a taken topic learns who has it.
+    """
+    with pytest.raises(DefinitionError) as refused:
+        declare('class X(Event, topic="models-payments.paid", version=1): pass')
+
+    assert f"{contract_of(Paid).where}" in str(refused.value)
+
+
+def test_set_in_a_nested_model_is_refused() -> None:
+    """
+    Sets have no order, at whatever depth they hide.
+    """
+    nested = "from pydantic import BaseModel\nclass Line(BaseModel):\n    tags: set[str]\n"
+
+    with pytest.raises(DefinitionError, match=r"set in 'lines\.tags'"):
+        declare(f'{nested}class X(Event, topic="a.b", version=1):\n    lines: list[Line]')
+
+
+def test_one_topic_may_be_event_and_intent_and_have_versions() -> None:
+    """
+    Only topic, kind and version together must be unique.
+    """
+    source = "class {}({}, topic='models-shared.thing', version={}): pass"
+    kept = [
+        declare(source.format("A", "Event", 1)),
+        declare(source.format("B", "Event", 2)),
+        declare(source.format("C", "Intent[None]", 1)),
+    ]
+
+    assert [contract_of(one).contract_name for one in kept] == [
+        "models-shared.evt.thing.v1",
+        "models-shared.evt.thing.v2",
+        "models-shared.int.thing.v1",
+    ]
+
+
+def test_reloaded_module_replaces_its_classes() -> None:
+    """
+    The same class statement, run again, is a redefinition and no second claim.
+    """
+    source = 'class Again(Event, topic="models-again.again", version=1): pass'
+
+    first, second = declare(source), declare(source)
+
+    assert first is not second
+    with pytest.raises(DefinitionError, match="Other and Again"):
+        declare(source.replace("Again", "Other"))
+
+
+def test_class_that_nobody_has_any_more_claims_nothing() -> None:
+    """
+    A topic is free again once the class that had it is gone.
+    """
+    declare('class Gone(Event, topic="models-again.gone", version=1): pass')
+    successor = declare('class Successor(Event, topic="models-again.gone", version=1): pass')
+
+    assert contract_of(successor).contract_name == "models-again.evt.gone.v1"
+
+
+def test_refused_class_claims_nothing() -> None:
+    """
+    A correction of a refused class is not taken for a duplicate.
+    """
+    source = 'class {}(Event, topic="models-again.refused", version=1, key="{}"): order_id: str'
+    with pytest.raises(DefinitionError):
+        declare(source.format("Wrong", "id"))
+    gc.disable()
+    try:
+        corrected = declare(source.format("Right", "order_id"))
+    finally:
+        gc.enable()
+
+    assert contract_of(corrected).key == "order_id"
+
+
+def test_business_key_is_text() -> None:
+    """
+    A key may be text, a number, an id or a named value; on the wire it is text.
+    """
+
+    class Shop(StrEnum):
+        NORTH = "north"
+
+    class Keyed(Event, topic="models-keys.keyed", version=1, key="id"):
+        id: str | int | UUID | Shop | None
+
+    some = UUID("6f4c29a6-6a3c-5d0e-9a55-0d5c6f0b8a11")
+
+    assert business_key(Keyed(id="o-1")) == "o-1"
+    assert business_key(Keyed(id=7)) == "7"
+    assert business_key(Keyed(id=some)) == str(some)
+    assert business_key(Keyed.model_construct(id=Shop.NORTH)) == "north"
+    assert business_key(Keyed(id=None)) is None
+    assert business_key(Paid(receipt="r")) is None
+
+
+def test_field_whose_type_comes_later_is_resolved_by_the_registry() -> None:
+    """
+    A class may name one that is defined below it; what is never defined is refused with its place.
+    """
+    made = declare(
+        "class Late(Event, topic='models-late.late', version=1):\n    line: 'Line'\n"
+        "class Line(Event, topic='models-late.line', version=1):\n    tags: 'Missing'\n"
+    )
+
+    with pytest.raises(DefinitionError, match=r"shop/contracts\.py:3: Line .*Missing"):
+        ContractRegistry([made])
+
+
+def test_lax_contract_is_possible() -> None:
+    """
+    `strict=False` is the author's choice; it is no part of what all contracts promise.
+    """
+
+    class Lax(Event, topic="models-lax.lax", version=1):
+        model_config = ConfigDict(strict=False)
+        amount: int
+
+    assert contract_of(Lax).version == 1
