@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import accumulate
 from typing import Any, NoReturn
 
 import orjson
@@ -34,7 +35,7 @@ _INTEGER_DIGITS_MAX = 20
 _NUMBER_SHOWN = 40
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-_ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
+_STEPS = [1 if byte in b"[{" else -1 for byte in range(256)]
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
@@ -129,17 +130,8 @@ def is_deep(value: bytes) -> bool:
     """
     if value.count(b"[") + value.count(b"{") <= DEPTH_MAX:
         return False
-    brackets = _STRINGS.sub(b"", value).translate(_ONE_BRACKET, _NOT_BRACKETS)
-    # Each pass takes away the innermost level, and nothing else.
-    for _ in range(DEPTH_MAX):
-        rest = brackets.replace(b"[]", b"")
-        if len(rest) == len(brackets):
-            break
-        brackets = rest
-    if b"[]" in brackets:
-        return True
-    # What is left matches nothing: no JSON, but harmless to parse only while there is little of it.
-    return brackets.count(b"[") > DEPTH_MAX
+    brackets = _STRINGS.sub(b"", value).translate(None, _NOT_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > DEPTH_MAX
 
 
 def _is_plain(value: bytes) -> bool:

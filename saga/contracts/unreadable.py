@@ -20,6 +20,9 @@ MESSAGE_CHARS_MAX = 500
 PROBLEMS_MAX = 3
 """How many fields one message names."""
 
+PROBLEMS_LISTED_MAX = 10_000
+"""Beyond it none is named: pydantic can only list them all, at 2.5 µs each."""
+
 
 class UnreadableCode(StrEnum):
     """
@@ -63,6 +66,9 @@ def schema_problem(error: ValidationError) -> Unreadable:
     """
     What pydantic found, in words: `lines[0].quantity: expected a valid integer, got "two"`.
     """
+    if error.error_count() > PROBLEMS_LISTED_MAX:
+        said = f"{error.error_count()} values are not what the contract says"
+        return Unreadable(UnreadableCode.SCHEMA, said)
     found = error.errors(include_url=False, include_context=False)
     named = [
         _problem(one["loc"], one["type"], one["msg"], one["input"]) for one in found[:PROBLEMS_MAX]

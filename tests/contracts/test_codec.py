@@ -298,6 +298,11 @@ def test_problem_of_a_long_input_is_short() -> None:
     assert isinstance(found, Unreadable)
     assert found.message.endswith("and 9997 more")
 
+    value = json.dumps({"order_id": "o", "lines": [1] * 10_001}).encode()
+    found = decode(REGISTRY, PLACED, value)
+
+    assert found == Unreadable(UnreadableCode.SCHEMA, "10001 values are not what the contract says")
+
 
 def test_validators_of_the_author_may_refuse_or_fail() -> None:
     """
