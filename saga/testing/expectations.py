@@ -1,0 +1,272 @@
+"""
+What a saga is expected to decide, and how decisions read in the report of a failed test.
+
+*Acts* are what others can see: intents, published facts, the end, a saga that parks. A test lists
+all of them, in order. The rest is *bookkeeping*: timers, plans, notes; a test names what it cares
+about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from saga.contracts import Event, Intent, contract_of, message_of
+from saga.core.durations import Duration, duration_us
+from saga.core.events import Message
+from saga.core.history import NAME_OF, Entry
+from saga.core.identity import Direction
+from saga.core.intents import (
+    EventPublished,
+    IntentIssued,
+    Noted,
+    RollbackPlanned,
+    SagaAbandoned,
+    SagaCleanedUp,
+    SagaCompleted,
+    SagaParked,
+    SagaRolledBack,
+    TimerArmed,
+    TimerPurpose,
+    UndoAppended,
+    UndoStuck,
+    Verdict,
+)
+
+ACTS: Final = (
+    IntentIssued,
+    EventPublished,
+    SagaParked,
+    SagaCompleted,
+    SagaRolledBack,
+    SagaCleanedUp,
+    SagaAbandoned,
+)
+EventSpec = Event | type[Event] | None
+"""An event, its class where its fields do not matter, or None for no event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Containing:
+    """
+    Equal to every text that has *text* in it.
+    """
+
+    text: str
+
+    def matches(self, value: object) -> bool:
+        """
+        Whether *value* is such a text.
+        """
+        return isinstance(value, str) and self.text in value
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """
+    One decision: its type and the fields that matter.
+    """
+
+    decides: type
+    wanted: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_act(self) -> bool:
+        """
+        Whether others can see it.
+        """
+        return self.decides in ACTS
+
+    def matches(self, entry: Entry) -> bool:
+        """
+        Whether *entry* records this decision.
+        """
+        return type(entry.body) is self.decides and all(
+            _agrees(want, _value(entry, name)) for name, want in self.wanted.items()
+        )
+
+    def __str__(self) -> str:
+        said = " ".join(f"{name}={_shown(value)}" for name, value in self.wanted.items())
+        return f"{NAME_OF[self.decides]} {said}".rstrip()
+
+
+def issued(
+    intent: Intent[Any] | type[Intent[Any]], *, step: str | None = None, attempt: int | None = None
+) -> Expectation:
+    """
+    A service is asked to do something: exactly *intent*, or any of that class.
+    """
+    return _intent(intent, Direction.DO, step, attempt)
+
+
+def undo_issued(
+    intent: Intent[Any] | type[Intent[Any]], *, step: str | None = None, attempt: int | None = None
+) -> Expectation:
+    """
+    A service is asked to undo a step.
+    """
+    return _intent(intent, Direction.UNDO, step, attempt)
+
+
+def published(event: Event) -> Expectation:
+    """
+    A fact is told before the saga's end.
+    """
+    message = message_of(event)
+    return Expectation(EventPublished, {"contract": message.contract, "payload": message.payload})
+
+
+def completed(outcome: EventSpec = None) -> Expectation:
+    """
+    The saga is through, with this outcome.
+    """
+    return Expectation(SagaCompleted, {"outcome": _outcome(outcome)})
+
+
+def rolled_back(
+    outcome: EventSpec = None,
+    *,
+    reason: str | None = None,
+    code: str | None = None,
+    failed_step: str | None = None,
+    residue: tuple[str, ...] = (),
+) -> Expectation:
+    """
+    The saga is undone but for its *residue*; *reason* need only be part of what is said.
+    """
+    wanted: dict[str, object] = {"residue": residue, "outcome": _outcome(outcome)}
+    if reason is not None:
+        wanted["reason"] = Containing(reason)
+    if code is not None:
+        wanted["code"] = code
+    if failed_step is not None:
+        wanted["failed_step"] = failed_step
+    return Expectation(SagaRolledBack, wanted)
+
+
+def cleaned_up(*, residue: tuple[str, ...] = ()) -> Expectation:
+    """
+    The late successes of an ended saga are undone.
+    """
+    return Expectation(SagaCleanedUp, {"residue": residue})
+
+
+def abandoned(*, residue: tuple[str, ...] = (), reason: str | None = None) -> Expectation:
+    """
+    The saga is ended as it stands.
+    """
+    wanted: dict[str, object] = {"residue": residue}
+    if reason is not None:
+        wanted["reason"] = Containing(reason)
+    return Expectation(SagaAbandoned, wanted)
+
+
+def parked(reason: str = "") -> Expectation:
+    """
+    The saga waits for someone; *reason* is part of what is said.
+    """
+    return Expectation(SagaParked, {"reason": Containing(reason)})
+
+
+def planned(*groups: str | tuple[str, ...]) -> Expectation:
+    """
+    A rollback is planned: these steps, in this order; a tuple is undone side by side.
+    """
+    wanted = tuple((group,) if isinstance(group, str) else group for group in groups)
+    return Expectation(RollbackPlanned, {"groups": wanted})
+
+
+def undo_appended(step: str) -> Expectation:
+    """
+    A late success joins the plan.
+    """
+    return Expectation(UndoAppended, {"step": step})
+
+
+def undo_stuck(step: str, *, code: str | None = None) -> Expectation:
+    """
+    A step cannot be undone within its policy.
+    """
+    return Expectation(UndoStuck, {"step": step} if code is None else {"step": step, "code": code})
+
+
+def armed(purpose: TimerPurpose | str, target: str, length: Duration) -> Expectation:
+    """
+    A timer is armed, to come due after *length*; its target is a step and direction, or a name.
+    """
+    return Expectation(
+        TimerArmed,
+        {"purpose": TimerPurpose(purpose), "target": target, "length_us": duration_us(length)},
+    )
+
+
+def noted(verdict: Verdict | str, detail: str = "") -> Expectation:
+    """
+    Something arrived that changed nothing, or not what its sender meant.
+    """
+    return Expectation(Noted, {"verdict": Verdict(verdict), "detail": Containing(detail)})
+
+
+def told(entry: Entry) -> str:
+    """
+    An entry in one line.
+    """
+    body = entry.body
+    said = " ".join(
+        f"{one.name}={_shown(value)}"
+        for one in fields(body)
+        if (value := getattr(body, one.name)) not in (None, ())
+    )
+    return f"{NAME_OF[type(body)]} {said}".rstrip()
+
+
+def _intent(
+    intent: Intent[Any] | type[Intent[Any]],
+    direction: Direction,
+    step: str | None,
+    attempt: int | None,
+) -> Expectation:
+    model = intent if isinstance(intent, type) else type(intent)
+    wanted: dict[str, object] = {
+        "direction": direction,
+        "contract": contract_of(model).contract_name,
+    }
+    if not isinstance(intent, type):
+        wanted["payload"] = message_of(intent).payload
+    if step is not None:
+        wanted["step"] = step
+    if attempt is not None:
+        wanted["attempt"] = attempt
+    return Expectation(IntentIssued, wanted)
+
+
+def _outcome(spec: EventSpec) -> object:
+    if isinstance(spec, type):
+        return contract_of(spec).contract_name
+    return None if spec is None else message_of(spec)
+
+
+def _value(entry: Entry, name: str) -> object:
+    if name == "length_us":
+        assert isinstance(entry.body, TimerArmed)
+        return entry.body.due_at - entry.at
+    return getattr(entry.body, name)
+
+
+def _agrees(want: object, value: object) -> bool:
+    if isinstance(want, Containing):
+        return want.matches(value)
+    if isinstance(value, Message) and isinstance(want, str):
+        return value.contract == want
+    return want == value
+
+
+def _shown(value: object) -> str:
+    match value:
+        case Containing():
+            return f"…{value.text}…"
+        case Message():
+            return f"{value.contract} {value.payload}"
+        case _:
+            return str(value)

@@ -1,0 +1,266 @@
+"""
+What can happen to a saga, as a test says it: models and names instead of ids and JSON.
+
+A happening knows nothing of ids. It becomes a fact when its turn comes, by looking at what the saga
+has recorded so far: `replied(Pay, …)` answers the intent `Pay` that is still open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from saga.contracts import Event, Intent, canonical, contract_of, message_of
+from saga.core.durations import Duration, duration_us
+from saga.core.events import (
+    Act,
+    CancelMode,
+    CancelRequested,
+    Fact,
+    OperatorActed,
+    ReplyOutcome,
+    ReplyReceived,
+    SignalReceived,
+    TimerFired,
+    TurnFailed,
+)
+from saga.core.history import Entry
+from saga.core.identity import Instant, intent_id
+from saga.core.intents import IntentIssued, TimerArmed, TimerPurpose
+from saga.core.state import SagaState
+
+Subject = type[Intent[Any]] | str
+"""An intent class, or the id of a step."""
+
+
+class Happening(Protocol):
+    """
+    Something that happens to one saga.
+    """
+
+    def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
+        """
+        The fact it is for a saga in this *state*, and the moment before which it cannot happen.
+
+        Raises:
+            AssertionError: it cannot happen now, because nobody asked for it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    A service answers an intent.
+    """
+
+    subject: Subject
+    outcome: ReplyOutcome
+    reply: Event | None = None
+    code: str | None = None
+    message: str | None = None
+    step: str | None = None
+    attempt: int | None = None
+
+    def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
+        """
+        The reply to the intent that is meant.
+        """
+        issued = _issued(self.subject, self.step, state, history)
+        attempt = issued.attempt if self.attempt is None else self.attempt
+        reply = ReplyReceived(
+            intent_id=intent_id(state.saga_id, issued.step, issued.direction, attempt),
+            outcome=self.outcome,
+            reply=None if self.reply is None else message_of(self.reply),
+            code=self.code,
+            message=self.message,
+        )
+        return reply, None
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """
+    The time for a step, or for a wait, runs out.
+    """
+
+    subject: Subject
+
+    def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
+        """
+        The firing of the timer that limits the step or wait.
+        """
+        timer = self._timer(state, history)
+        return TimerFired(timer_id=timer.timer_id), timer.due_at
+
+    def _timer(self, state: SagaState, history: Sequence[Entry]) -> TimerArmed:
+        if isinstance(self.subject, str) and self.subject not in state.steps:
+            waits = state.waits.get(self.subject, [])
+            wanted = (TimerPurpose.WAIT, waits[0] if waits else "")
+        else:
+            issued = _issued(self.subject, None, state, history)
+            wanted = (TimerPurpose.DEADLINE, f"{issued.step}/{issued.direction.value}")
+        for timer in state.timers.values():
+            if (timer.purpose, timer.target) == wanted:
+                return timer
+        armed = ", ".join(f"{one.purpose.value} {one.target}" for one in state.timers.values())
+        raise AssertionError(
+            f"nothing limits {_named(self.subject)}; armed timers: {armed or 'none'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """
+    Something that needs no looking up.
+    """
+
+    is_what: Fact
+
+    def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
+        """
+        The fact as it was given.
+        """
+        del state, history
+        return self.is_what, None
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """
+    Time passes, and every timer that comes due meanwhile fires.
+    """
+
+    length_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivered:
+    """
+    The last event arrives once more, under the same message id.
+    """
+
+
+def replied(
+    to: Subject,
+    reply: Event | None = None,
+    *,
+    step: str | None = None,
+    attempt: int | None = None,
+) -> Reply:
+    """
+    A service did what was wanted; *reply* is its answer, where the intent has one of its own.
+
+    Meant is the open intent of that class, or of that step, in its last attempt; *step* and
+    *attempt* say which one where there are several.
+    """
+    return Reply(to, ReplyOutcome.DONE, reply, step=step, attempt=attempt)
+
+
+def refused(
+    what: Subject,
+    message: str = "refused",
+    *,
+    code: str | None = None,
+    step: str | None = None,
+    attempt: int | None = None,
+) -> Reply:
+    """
+    A service said no, and nothing happened.
+    """
+    return Reply(what, ReplyOutcome.REFUSED, code=code, message=message, step=step, attempt=attempt)
+
+
+def failed(
+    what: Subject,
+    message: str = "failed",
+    *,
+    code: str | None = None,
+    step: str | None = None,
+    attempt: int | None = None,
+) -> Reply:
+    """
+    An attempt failed.
+    """
+    return Reply(what, ReplyOutcome.FAILED, code=code, message=message, step=step, attempt=attempt)
+
+
+def timed_out(what: Subject) -> Deadline:
+    """
+    The deadline passes of an intent, a step, or a wait for the signal of this name.
+    """
+    return Deadline(what)
+
+
+def signalled(name: str, payload: object = None, *, actor: str | None = None) -> Plain:
+    """
+    Somebody sends a signal; *payload* is anything that JSON can say.
+    """
+    return Plain(SignalReceived(name=name, payload=canonical(payload), actor=actor))
+
+
+def cancelled(reason: str = "cancelled", *, mode: CancelMode | str = CancelMode.GRACEFUL) -> Plain:
+    """
+    Somebody asks for the saga to end: `graceful`, `immediate` or `abandon`.
+    """
+    return Plain(CancelRequested(mode=CancelMode(mode), reason=reason))
+
+
+def operator(act: Act | str, step: str | None = None, *, reason: str = "on purpose") -> Plain:
+    """
+    An operator acts: `retry`, `skip`, `compensate` or `release`.
+    """
+    return Plain(OperatorActed(act=Act(act), reason=reason, step=step))
+
+
+def turn_failed(error: str) -> Plain:
+    """
+    A worker noted that the code at hand raised on some record of this saga.
+    """
+    return Plain(TurnFailed(error=error))
+
+
+def after(duration: Duration) -> After:
+    """
+    Time passes: timers that come due within *duration* fire, each at its moment, in order.
+    """
+    return After(duration_us(duration))
+
+
+def redelivered() -> Redelivered:
+    """
+    The last event arrives once more, as it was.
+    """
+    return Redelivered()
+
+
+def _issued(
+    subject: Subject, step: str | None, state: SagaState, history: Sequence[Entry]
+) -> IntentIssued:
+    """
+    The intent a test means: of those that fit, the first whose last attempt is unanswered.
+    """
+    latest: dict[tuple[str, str], IntentIssued] = {}
+    for entry in history:
+        body = entry.body
+        if isinstance(body, IntentIssued) and _fits(body, subject, step):
+            latest[body.step, body.direction.value] = body
+    assert latest, f"{_named(subject)} was not issued; steps so far: {', '.join(state.steps)}"
+    for issued in latest.values():
+        answered = state.steps[issued.step].replies
+        if (issued.direction, issued.attempt) not in answered:
+            return issued
+    return list(latest.values())[-1]
+
+
+def _fits(issued: IntentIssued, subject: Subject, step: str | None) -> bool:
+    if step is not None and issued.step != step:
+        return False
+    if isinstance(subject, str):
+        return issued.step == subject
+    return issued.contract == contract_of(subject).contract_name
+
+
+def _named(subject: Subject) -> str:
+    return subject if isinstance(subject, str) else subject.__name__

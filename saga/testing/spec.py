@@ -1,0 +1,338 @@
+"""
+`given / when / then` for one saga: no bus, no store, no clock, no mocks.
+
+    (
+        given(order)
+        .when(OrderPlaced(order_id="o-1", amount=3))
+        .then(issued(Pay(order_id="o-1", amount=3)))
+        .when(replied(Pay, Paid(receipt="r-1")), refused(Ship, "no van", code="van"))
+        .then(issued(Ship), undo_issued(Refund(order_id="o-1", receipt="r-1")))
+    )
+
+The decider that runs is the one that the service runs. After every turn the history so far is
+written as a store would write it, read back and replayed, and the state so rebuilt must be the live
+one: a saga whose function is not deterministic fails its test at the turn where that shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+from pydantic import BaseModel
+
+from saga.adapters.mapper import to_entry, to_row
+from saga.authoring import SagaDefinition, SagaRegistry
+from saga.contracts import ContractRegistry, message_of
+from saga.contracts import Event as EventModel
+from saga.core.decider import Decider, Disposition
+from saga.core.events import (
+    Act,
+    CancelRequested,
+    Event,
+    Fact,
+    OperatorActed,
+    SagaStarted,
+    TimerFired,
+    TurnFailed,
+)
+from saga.core.history import FACTS, Entry, entries_of_turn
+from saga.core.identity import Instant, MessageId, SagaId, saga_id
+from saga.core.replay import describe, replay
+from saga.core.state import SagaState, snapshot, waiting_for
+from saga.core.status import SagaStatus
+from saga.testing.expectations import ACTS, Expectation, told
+from saga.testing.happenings import After, Happening, Redelivered
+
+START = Instant(1_767_225_600_000_000)
+"""The moment at which every test begins: 2026-01-01T00:00:00Z."""
+
+TIMERS_FIRED_MAX = 300
+"""In one `after`: beyond it a saga goes in a circle, or a retry without limit nobody answers."""
+
+DECISIONS_SHOWN_MAX = 40
+"""In the report of a failed test."""
+
+_TAKEN_WHILE_HELD = (OperatorActed, CancelRequested, TurnFailed)
+
+Happens = Happening | EventModel | After | Redelivered
+
+
+def given(
+    saga: SagaDefinition,
+    *happened: Happens,
+    contracts: Iterable[type[BaseModel]] = (),
+    history: Sequence[Entry] = (),
+) -> Scenario:
+    """
+    A saga to which all this has happened, before what the test is about.
+
+    Args:
+        saga: what `@saga` made.
+        happened: events that start it, and what functions like `replied` make.
+        contracts: classes that the saga's source does not name, but uses.
+        history: entries that were recorded earlier, perhaps by other code.
+
+    Raises:
+        ReplayMismatch: the saga decides otherwise than *history* says.
+    """
+    registry = ContractRegistry([*saga.contracts(), *contracts])  # type: ignore[list-item]  # refused there if it is none
+    registered = SagaRegistry([saga], registry).find(saga.name, saga.version)
+    assert registered is not None
+    scenario = Scenario(saga, registered.decider, history)
+    return scenario.when(*happened) if happened else scenario
+
+
+class Scenario:
+    """
+    One saga and what has happened to it. Made by `given`.
+    """
+
+    def __init__(self, saga: SagaDefinition, decider: Decider, history: Sequence[Entry]) -> None:
+        self._saga = saga
+        self._decider = decider
+        self._state: SagaState | None = None
+        self._history: list[Entry] = []
+        self._fresh = 0
+        self._turns = 0
+        self._last: Event | None = None
+        self._held: list[Event] = []
+        self._error: Exception | None = None
+        self._disposition: Disposition | None = None
+        self.now = START
+        if history:
+            self._history = list(history)
+            self._fresh = len(history)
+            self._turns = len(history)
+            self._state = replay(decider, history[0].saga_id, history)
+            self.now = history[-1].at
+
+    @property
+    def state(self) -> SagaState:
+        """
+        The saga as it stands.
+        """
+        assert self._state is not None, "nothing has happened yet"
+        return self._state
+
+    @property
+    def status(self) -> SagaStatus:
+        """
+        Where the saga stands.
+        """
+        return self.state.status
+
+    @property
+    def history(self) -> tuple[Entry, ...]:
+        """
+        Everything recorded so far.
+        """
+        return tuple(self._history)
+
+    @property
+    def decided(self) -> tuple[Entry, ...]:
+        """
+        The entries of the last `when`, without the facts that led to them.
+        """
+        return tuple(one for one in self._history[self._fresh :] if type(one.body) not in FACTS)
+
+    def when(self, *happens: Happens) -> Self:
+        """
+        Let something happen, one turn each. What raises in a turn parks the saga, as in service.
+        """
+        self._no_error()
+        self._fresh = len(self._history)
+        for one in happens:
+            self._happen(one)
+        return self
+
+    def then(self, *expected: Expectation) -> Self:
+        """
+        Check what was decided since the last `when`: all acts, in order, and the bookkeeping named.
+        """
+        self._no_error()
+        acts = [entry for entry in self.decided if isinstance(entry.body, ACTS)]
+        wanted = [one for one in expected if one.is_act]
+        is_same = len(acts) == len(wanted) and all(
+            want.matches(act) for want, act in zip(wanted, acts, strict=True)
+        )
+        missing = [
+            one
+            for one in expected
+            if not one.is_act and not any(one.matches(entry) for entry in self.decided)
+        ]
+        if not is_same or missing:
+            raise AssertionError(self._difference(expected))
+        return self
+
+    def then_nothing(self) -> Self:
+        """
+        Check that nothing was decided at all, not even a timer or a note.
+        """
+        self._no_error()
+        if self.decided:
+            raise AssertionError(self._difference(()))
+        return self
+
+    def then_parked(self, reason: str = "") -> Self:
+        """
+        Check that the saga waits for someone; *reason* is part of why.
+        """
+        self._error = None
+        self.then_status(SagaStatus.PARKED)
+        found = self.state.reason or ""
+        assert reason in found, f"{self._name()} parked because of {found!r}, not {reason!r}"
+        return self
+
+    def then_status(self, status: SagaStatus | str) -> Self:
+        """
+        Check where the saga stands.
+        """
+        self._no_error()
+        assert self.status is SagaStatus(status), (
+            f"{self._name()} is {self.status.value} ({self.state.reason}), "
+            f"waiting for {waiting_for(self.state)}; expected {SagaStatus(status).value}"
+        )
+        return self
+
+    def then_steps(self, **statuses: str) -> Self:
+        """
+        Check where steps stand: `then_steps(pay="undone")`, with `_` for `-` in step ids.
+        """
+        self._no_error()
+        found = {step.id.replace("-", "_"): step.status.value for step in self.state.steps.values()}
+        differing = {name: found.get(name) for name in statuses}
+        assert differing == statuses, f"{self._name()} has steps {found}; expected {statuses}"
+        return self
+
+    def then_was(self, disposition: Disposition | str) -> Self:
+        """
+        Check what became of the last event: `recorded`, `duplicate`, `id_conflict`, ….
+        """
+        self._no_error()
+        assert self._disposition is Disposition(disposition), (
+            f"{self._name()}: the last event was {self._disposition}, not {disposition}"
+        )
+        return self
+
+    def then_waits_for(self, what: str | None) -> Self:
+        """
+        Check what the saga is said to wait for.
+        """
+        self._no_error()
+        found = waiting_for(self.state)
+        assert found == what, f"{self._name()} waits for {found!r}, not {what!r}"
+        return self
+
+    def _happen(self, one: Happens) -> None:
+        if isinstance(one, After):
+            self._pass_time(one.length_us)
+        elif isinstance(one, Redelivered):
+            assert self._last is not None, "nothing has happened yet"
+            self._take(self._last)
+        elif isinstance(one, EventModel):
+            self._take(self._event(self._started(one)))
+        else:
+            fact, due_at = one.fact(self.state, self._history)
+            self.now = max(self.now, due_at or self.now)
+            self._take(self._event(fact))
+
+    def _started(self, trigger: EventModel) -> SagaStarted:
+        message = message_of(trigger)
+        key = self._saga.key_of(trigger)
+        if self._state is None:
+            self._state = self._decider.initial_state(saga_id(self._decider.name, key))
+        return SagaStarted(
+            definition=self._decider.name,
+            definition_version=self._decider.version,
+            fingerprint=self._decider.fingerprint,
+            key=key,
+            trigger=message,
+        )
+
+    def _pass_time(self, length_us: int) -> None:
+        end = self.now + length_us
+        for _ in range(TIMERS_FIRED_MAX):
+            due = [timer for timer in self.state.timers.values() if timer.due_at <= end]
+            if not due or self.state.is_poisoned:
+                break
+            timer = min(due, key=lambda one: (one.due_at, one.timer_id))
+            self.now = max(self.now, timer.due_at)
+            self._take(self._event(TimerFired(timer_id=timer.timer_id)))
+        else:
+            raise AssertionError(f"{self._name()} fired {TIMERS_FIRED_MAX} timers: will it end?")
+        self.now = Instant(end)
+
+    def _event(self, fact: Fact) -> Event:
+        self._turns += 1
+        cause = fact.timer_id if isinstance(fact, TimerFired) else f"message-{self._turns}"
+        return Event(fact, self.now, MessageId(cause))
+
+    def _take(self, event: Event) -> None:
+        """
+        One turn, as the runtime takes it: events of a saga that a failed turn holds are held too.
+        """
+        self._last = event
+        if self.state.is_poisoned and not isinstance(event.fact, _TAKEN_WHILE_HELD):
+            self._held.append(event)
+            return
+        try:
+            decision = self._decider.handle(self.state, event)
+        except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks
+            self._fail(event, error)
+            return
+        self._state, self._disposition = decision.state, decision.disposition
+        if decision.disposition is Disposition.RECORDED:
+            saga = self.state.saga_id
+            self._history += entries_of_turn(saga, len(self._history), event, decision.intents)
+        self._check_rebuilt()
+        is_release = isinstance(event.fact, OperatorActed) and event.fact.act is Act.RELEASE
+        if is_release and not self.state.is_poisoned:
+            held, self._held = self._held, []
+            for one in held:
+                self._take(one)
+
+    def _fail(self, event: Event, error: Exception) -> None:
+        self._error = error
+        self._held.append(event)
+        saga = self.state.saga_id
+        self._state = self._rebuilt(saga)
+        failure = TurnFailed(error=f"{type(error).__name__}: {error}")
+        self._take(
+            Event(failure, self.now, MessageId(f"{event.cause}/failed/{len(self._history)}"))
+        )
+        self._last = event
+
+    def _rebuilt(self, saga: SagaId) -> SagaState:
+        rows = [to_row(entry) for entry in self._history]
+        stored = [to_entry(saga, version, name, text) for _, version, name, text in rows]
+        assert stored == self._history, "an entry is not what was stored of it"
+        return replay(self._decider, saga, stored)
+
+    def _check_rebuilt(self) -> None:
+        rebuilt = self._rebuilt(self.state.saga_id)
+        live, again = snapshot(self.state), snapshot(rebuilt)
+        if rebuilt.program is not None:
+            rebuilt.program.close()
+        for part, value in live.items():
+            assert again[part] == value, (
+                f"{self._name()}: rebuilt from its history, {part} is {again[part]}; live: {value}"
+            )
+
+    def _no_error(self) -> None:
+        if self._error is not None:
+            raise AssertionError(
+                f"{self._name()}: a turn raised {type(self._error).__name__}: {self._error}"
+            ) from self._error
+
+    def _difference(self, expected: Sequence[Expectation]) -> str:
+        lines = [f"{self._name()}, {self.status.value}, decided otherwise than expected"]
+        facts = [entry for entry in self._history[self._fresh :] if type(entry.body) in FACTS]
+        lines += [f"  when      {describe(entry.body)}" for entry in facts[-DECISIONS_SHOWN_MAX:]]
+        lines += [f"  expected  {one}" for one in expected] or ["  expected  nothing"]
+        decided = self.decided[-DECISIONS_SHOWN_MAX:]
+        lines += [f"  decided   {told(entry)}" for entry in decided] or ["  decided   nothing"]
+        return "\n".join(lines)
+
+    def _name(self) -> str:
+        return f"saga {self._decider.name!r}"
