@@ -30,6 +30,9 @@ from saga.runtime.publisher import Publisher
 from saga.runtime.watch import Ending, Watchers
 
 OUTCOME_POLL_S = 0.25
+NEWCOMER_GRACE_S = 0.05
+"""How long a new wait is left to end by itself before the store is asked."""
+LOOK_UP_SAGAS_MAX = 500
 IDLE_POLL_S = 0.05
 IDLE_CALM_S = 0.3
 """How long everything must have been quiet to count as idle: longer than any fetch waits."""
@@ -180,6 +183,7 @@ class Service:
         self._closers = closers
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
         self._lookout: asyncio.Task[None] | None = None
+        self._has_newcomers = asyncio.Event()
         self.catalogue = catalogue
         self.publisher = publisher
 
@@ -270,7 +274,7 @@ class Service:
             TimeoutError: it did neither within *timeout* seconds.
         """
         with self._watchers.watching(saga_id) as ending:
-            await self._look_up([saga_id])
+            self._has_newcomers.set()
             async with asyncio.timeout(timeout):
                 return self._outcome(await ending)
 
@@ -352,11 +356,15 @@ class Service:
         Find endings that another process brought about, and tell who waits of a role that failed.
         """
         while True:
-            await asyncio.sleep(OUTCOME_POLL_S)
+            with contextlib.suppress(TimeoutError):
+                # Whoever has just begun to wait may do so for a saga that ended long ago.
+                await asyncio.wait_for(self._has_newcomers.wait(), OUTCOME_POLL_S)
+                await asyncio.sleep(NEWCOMER_GRACE_S)
+            self._has_newcomers.clear()
             watched = self._watchers.watched()
-            if watched:
-                with contextlib.suppress(StoreUnavailable):
-                    await self._look_up(watched)
+            with contextlib.suppress(StoreUnavailable):
+                for start in range(0, len(watched), LOOK_UP_SAGAS_MAX):
+                    await self._look_up(watched[start : start + LOOK_UP_SAGAS_MAX])
 
     async def _look_up(self, saga_ids: Sequence[SagaId]) -> None:
         for summary in await self.catalogue.summaries(saga_ids):

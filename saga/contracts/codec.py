@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import orjson
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from saga.contracts.json_text import VALUE_BYTES_MAX, canonical_dump, flaw_of
-from saga.contracts.models import ContractModel, contract_of
+from saga.contracts.models import ContractModel, contract_of, is_flat
 from saga.contracts.registry import ContractRegistry, ReadPath
 from saga.contracts.unreadable import Unreadable, UnreadableCode, schema_problem, shortened
 from saga.core.events import Json, Message
@@ -99,6 +100,13 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
     Raises:
         MessageError: the code at hand cannot read it (any more).
     """
+    path = registry.paths.get(message.contract)
+    if path is not None and not path.upcasts:
+        try:
+            # It was inspected when it was received: what is stored is canonical.
+            return path.validate(message.payload, strict=path.is_strict)
+        except ValidationError:
+            pass  # the contract has changed since: below is said how
     found = decode(registry, message.contract, message.payload.encode())
     if isinstance(found, Unreadable):
         raise found.error()
@@ -106,6 +114,12 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
 
 
 def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> bytes:
+    values = model.__dict__
+    if is_flat(type(model)) and len(values) == len(type(model).model_fields):
+        try:
+            return orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
+        except TypeError:
+            pass  # something that JSON cannot say: below is said what
     try:
         text = type(model).__pydantic_serializer__.to_json(model, by_alias=True, warnings=warnings)
     except PydanticSerializationError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 from enum import Enum
+from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 Reply_co = TypeVar("Reply_co", bound="Event | None", covariant=True)
 
+FLAT_MODELS_MAX = 4096
+_FLAT_TYPES = frozenset({str, int, bool, str | None, int | None, bool | None})
 _claimed: WeakValueDictionary[str, type[ContractModel]] = WeakValueDictionary()
 
 
@@ -170,6 +173,24 @@ def business_key(model: ContractModel) -> str | None:
     if value is None:
         return None
     return str(value.value if isinstance(value, Enum) else value)
+
+
+@lru_cache(maxsize=FLAT_MODELS_MAX)
+def is_flat(model: type[ContractModel]) -> bool:
+    """
+    Whether a model is nothing but texts, whole numbers and booleans under their own names, so that
+    its values are its JSON and no serializer is needed.
+    """
+    decorators = model.__pydantic_decorators__
+    if decorators.field_serializers or decorators.model_serializers or model.model_computed_fields:
+        return False
+    return all(
+        field.annotation in _FLAT_TYPES
+        and field.serialization_alias is None
+        and not field.exclude
+        and not field.metadata
+        for field in model.model_fields.values()
+    )
 
 
 def complete(model: type[ContractModel]) -> None:

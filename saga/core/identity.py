@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, NewType
 from uuid import UUID, uuid5
 
@@ -24,6 +25,9 @@ Instant = NewType("Instant", int)
 SAGA_NAMESPACE = UUID("6f4c29a6-6a3c-5d0e-9a55-0d5c6f0b8a11")
 """The namespace of all saga ids; never to be changed."""
 
+
+INTENT_NAMES_MAX = 8_192
+"""Names remembered: one is asked for several times in a turn."""
 
 _SAGA_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -76,6 +80,7 @@ def idempotency_key(saga: SagaId, step: StepId, direction: Direction) -> str:
     return f"{saga}/{step}/{direction.value}"
 
 
+@lru_cache(maxsize=INTENT_NAMES_MAX)
 def parse_intent_id(text: str) -> IntentName | None:
     """
     The parts of an intent id, or None where *text* is none.
