@@ -23,6 +23,7 @@ from saga.ports import (
     Inbound,
     TopicSpec,
 )
+from saga.ports.effects_store import EffectsStore
 from saga.runtime import parking
 from saga.runtime.live import LiveSagas
 from saga.runtime.orchestrator import Orchestrator
@@ -50,6 +51,39 @@ class Parts:
     store: EventStore
     catalogue: Catalogue
     closers: list[Close] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreParts:
+    """
+    A store alone, for questions.
+    """
+
+    store: EventStore
+    catalogue: Catalogue
+    close: Close
+
+
+def open_store(settings: Settings) -> StoreParts:
+    """
+    Open the store that *settings* name, and nothing else.
+
+    Raises:
+        SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
+    """
+    database = SqliteDatabase(_file(settings.store, "SAGA_STORE"))
+    return StoreParts(SqliteEventStore(database), SqliteCatalogue(database), database.close)
+
+
+def open_effects_store(settings: Settings) -> EffectsStore:
+    """
+    The store of the effect services' inbox and tables; its `open` connects.
+
+    Raises:
+        SettingsError: the address needs something that is not there.
+    """
+    path = _file(settings.effects_address, "SAGA_EFFECTS_STORE")
+    return SqliteEffectsStore(path, clock=SystemClock())
 
 
 def open_parts(settings: Settings) -> Parts:
@@ -153,8 +187,7 @@ def _orchestrator(
 def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
     if not app.effects:
         return []
-    path = _file(settings.effects_address, "SAGA_EFFECTS_STORE")
-    store = SqliteEffectsStore(path, clock=parts.clock)
+    store = open_effects_store(settings)
     parts.closers.insert(0, store.close)
     names = settings.topic_names
 
