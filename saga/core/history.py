@@ -153,8 +153,8 @@ def from_plain(
     message_field = _MESSAGES.get(kind)
     values: dict[str, Any] = {}
     for field in _FIELDS[kind]:
-        value = plain.get(field)
-        if value is None:
+        value: Any = plain.get(field)
+        if value is None and not (field == "payload" and field in plain):
             if field not in _OPTIONAL[kind]:
                 raise KeyError(f"{name}: {field} is missing")
         elif field == message_field:
