@@ -43,6 +43,7 @@ T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 StepKindName = Literal["compensatable", "pivot", "retriable", "read_only"]
+STEP_ID_CHARS_MAX = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -56,7 +57,6 @@ class Context:
         "_counters",
         "_is_known",
         "_is_over",
-        "_is_past_pivot",
         "_publish",
         "_steps",
         "key",
@@ -79,7 +79,6 @@ class Context:
         self._counters: dict[str, int] = {}
         self._steps: set[str] = set()
         self._is_over = False
-        self._is_past_pivot = False
 
     def do(
         self,
@@ -171,8 +170,8 @@ class Context:
         """
         Wait for the next signal of *name*; awaiting gives its payload as *model*.
 
-        A signal that came before anyone waited was kept. One whose payload is no *model* is refused,
-        recorded, and not waited for any less.
+        A signal that came before anyone waited was kept. One whose payload is no *model* is
+        refused, recorded, and not waited for any less.
 
         Raises:
             TimedOut: when awaited: none came within *timeout*.
@@ -222,8 +221,10 @@ class Context:
         if id is None:
             number = self._next(f"step {contract.name}")
             id = contract.name if number == 1 else f"{contract.name}-{number}"
-        elif not id or "/" in id or len(id) > 200:
-            raise DefinitionError(f"step id {id!r}: 1 to 200 characters without '/'")
+        elif not id or "/" in id or len(id) > STEP_ID_CHARS_MAX:
+            raise DefinitionError(
+                f"step id {id!r}: 1 to {STEP_ID_CHARS_MAX} characters without '/'"
+            )
         if id in self._steps:
             raise DefinitionError(f"step id {id!r} is used twice")
         self._steps.add(id)

@@ -22,6 +22,7 @@ from saga.core.identity import SagaId
 from saga.core.program import Definition
 from saga.errors import DefinitionError
 
+NAME_CHARS_MAX = 100
 KeySpec = str | Callable[[Any], str]
 
 
@@ -107,8 +108,8 @@ def saga(
         version: the version of its decisions; running sagas keep the one they began with.
         starts_on: the event, or events, that start one.
         key: a field name or a function of the trigger; by default the event's own key.
-        rolled_back: the outcome of a rolled-back saga: an event class, filled by field name from the
-            trigger and the report (`reason`, `code`, `failed_step`, `residue`), or a function
+        rolled_back: the outcome of a rolled-back saga: an event class, filled by field name from
+            the trigger and the report (`reason`, `code`, `failed_step`, `residue`), or a function
             `(trigger, report) -> Event`.
         parallel_undo: undo side by side what was done side by side.
         when_stuck: what a step that cannot be undone means for those before it.
@@ -121,7 +122,9 @@ def saga(
     def decorate(function: SagaFunction) -> SagaDefinition:
         where = place_of(function)
         try:
-            _check(name, version, triggers, key, rolled_back, when_stuck, function)
+            _check_names(name, version, when_stuck)
+            _check_function(name, function)
+            _check_triggers(name, triggers, key, rolled_back)
         except DefinitionError as error:
             raise DefinitionError(error.problem, where=error.where or where) from None
         check_steps(function)
@@ -141,27 +144,32 @@ def saga(
     return decorate
 
 
-def _check(
-    name: str,
-    version: int,
-    triggers: tuple[type[Event], ...],
-    key: KeySpec | None,
-    rolled_back: RolledBack | None,
-    when_stuck: str,
-    function: SagaFunction,
-) -> None:
-    if not name or "/" in name or len(name) > 100 or not name.isprintable():
-        raise DefinitionError(f"saga name {name!r}: 1 to 100 printable characters without '/'")
+def _check_names(name: str, version: int, when_stuck: str) -> None:
+    if not name or "/" in name or len(name) > NAME_CHARS_MAX or not name.isprintable():
+        raise DefinitionError(
+            f"saga name {name!r}: 1 to {NAME_CHARS_MAX} printable characters without '/'"
+        )
     if version < 1:
         raise DefinitionError(f"saga {name!r}: version {version} is no positive number")
     if when_stuck not in ("halt", "continue"):
         raise DefinitionError(f"saga {name!r}: when_stuck is 'halt' or 'continue'")
+
+
+def _check_function(name: str, function: SagaFunction) -> None:
     if not inspect.iscoroutinefunction(function):
         raise DefinitionError(f"saga {name!r} must be an `async def (ctx, trigger)`")
-    if len(inspect.signature(function).parameters) != 2:
+    if len(inspect.signature(function).parameters) != len(("ctx", "trigger")):
         raise DefinitionError(
             f"saga {name!r} takes exactly two arguments: the context, the trigger"
         )
+
+
+def _check_triggers(
+    name: str,
+    triggers: tuple[type[Event], ...],
+    key: KeySpec | None,
+    rolled_back: RolledBack | None,
+) -> None:
     if not triggers:
         raise DefinitionError(f"saga {name!r} starts on nothing")
     for trigger in triggers:

@@ -1,5 +1,5 @@
 """
-What can be known of a saga's function without running it: where it is, what it names, what is wrong.
+What can be known of a saga's function without running it: where it is, what it names, what is off.
 
 Looking at source is a courtesy: it finds a mistake when the module is imported instead of when an
 order comes in. What cannot be resolved here is checked again by the context when the call is made.

@@ -1,16 +1,19 @@
 """
 Runs a saga's function without an event loop: a few coroutines, resumed one after another.
 
-A *fiber* is one coroutine: the function itself, or a branch of a group. Whoever waits for a result is
-a `Waiter`: a fiber, or a place in a group. Everything runs in one fixed order, so that the same
-resolutions give the same commands. What the function asks for becomes a command; the scheduler keeps
-which waiter to wake when the kernel says how it ended.
+A *fiber* is one coroutine: the function itself, or a branch of a group. Whoever waits for a result
+is a `Waiter`: a fiber, or a place in a group. Everything runs in one fixed order, so that the same
+resolutions give the same commands. What the function asks for becomes a command; the scheduler
+keeps which waiter to wake when the kernel says how it ended.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from types import CoroutineType
 from typing import Any, Protocol
 
 from saga.authoring.failures import RollBack, StepFailed, TimedOut
@@ -25,6 +28,8 @@ from saga.authoring.functions.calls import (
 from saga.core.identity import StepId
 from saga.core.program import AwaitSignal, Command, Disown, DoStep, Sleep
 from saga.errors import DefinitionError
+
+_PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 
 
 class Waiter(Protocol):
@@ -67,8 +72,15 @@ class Fiber:
         except (StepFailed, RollBack, TimedOut) as failure:
             self.is_over = True
             scheduler.ended(self, None, failure)
+        except DefinitionError as refusal:
+            refusal.where = refusal.where or _raised_at(refusal)
+            raise
         else:
-            scheduler.want(self, wanted)
+            try:
+                scheduler.want(self, wanted)
+            except DefinitionError as refusal:
+                refusal.where = refusal.where or _awaits_at(self.coroutine)
+                raise
 
 
 class Join:
@@ -280,6 +292,32 @@ def close(coroutine: Coroutine[Any, Any, Any]) -> None:
     except (RuntimeError, StepFailed, RollBack, TimedOut):
         # It awaited or raised while it was closed; its context is over, so nothing can follow.
         return
+
+
+def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
+    """
+    The line at which a suspended coroutine, or the innermost one it awaits, stands.
+    """
+    inner: object = coroutine
+    frame = None
+    while isinstance(inner, CoroutineType):
+        frame = inner.cr_frame
+        inner = inner.cr_await
+    return None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _raised_at(error: Exception) -> str | None:
+    """
+    The line that called into this package and was refused.
+    """
+    where = None
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(_PACKAGE):
+            where = f"{code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return where
 
 
 def _up(waiter: Waiter | None) -> Iterator[Waiter]:
