@@ -3,9 +3,9 @@ The rollback plan: which steps are undone, and in what order.
 
 Theory of operation: a step belongs to the plan when its intent was issued and it is not known to be
 without effect. Undo is registered when the intent is issued, not when it succeeds, because an
-ambiguous step may have had its effect (see Garcia-Molina and Salem, "Sagas", 1987, for the order, and
-ARCHITECTURE.md D3 for the ambiguity). The order is exactly the reverse of issue; steps that were
-issued side by side may be undone side by side where the saga says so.
+ambiguous step may have had its effect (see Garcia-Molina and Salem, "Sagas", 1987, for the order,
+and ARCHITECTURE.md D3 for the ambiguity). The order is exactly the reverse of issue; steps that
+were issued side by side may be undone side by side where the saga says so.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from saga.core.program import (
     DoStep,
     Finish,
     GiveUp,
-    Program,
     Publish,
     Resolution,
     Signalled,
@@ -36,8 +35,10 @@ from saga.core.program import (
     WaitTimedOut,
 )
 from saga.core.state import SagaState, Step
-from saga.core.status import SagaStatus, StepKind, StepStatus
+from saga.core.status import StepKind, StepStatus
 from saga.core.turn import Turn
+
+_GAVE_OUT = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
 
 
 def start(turn: Turn, fact: SagaStarted) -> Disposition:
@@ -47,6 +48,8 @@ def start(turn: Turn, fact: SagaStarted) -> Disposition:
     state = turn.state
     if state.is_started:
         return Disposition.DUPLICATE if state.trigger == fact.trigger else Disposition.CONFLICT
+    if state.has_ended:
+        return turn.note(Verdict.AFTER_END, "trigger", "abandoned before it had begun")
     state.key = fact.key
     state.trigger = fact.trigger
     state.traceparent = fact.traceparent
@@ -60,8 +63,16 @@ def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposit
     """
     A service answered a step's attempt for the first time.
     """
+    if holds_up(step) and fact.outcome is ReplyOutcome.DONE:
+        turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
+        step.status = StepStatus.DONE
+        _unpark_if_free(turn)
+        succeed(turn, step, fact)
+        return Disposition.RECORDED
     if step.status is not StepStatus.ISSUED:
         return rollback.late_reply(turn, step, fact)
+    if turn.state.status.is_ended:
+        turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {turn.state.status.value}")
     if fact.outcome is ReplyOutcome.FAILED and (attempt != step.attempts or step.is_backing_off):
         return turn.note(
             Verdict.SUPERSEDED, fact.intent_id, "a later attempt is on its way already"
@@ -168,21 +179,40 @@ def retry_now(turn: Turn, step: Step) -> None:
     """
     turn.disarm_for(step, Direction.DO)
     step.is_backing_off = False
+    was_holding = holds_up(step)
     step.status = StepStatus.ISSUED
+    if was_holding:
+        _unpark_if_free(turn)
     turn.issue_do(step)
+
+
+def stop_retrying(turn: Turn, step: Step) -> None:
+    """
+    Settle a step that waits for its next attempt: there will be none.
+    """
+    turn.disarm_for(step, Direction.DO)
+    step.is_backing_off = False
+    step.status = StepStatus.FAILED
+
+
+def holds_up(step: Step) -> bool:
+    """
+    Whether a saga that can only go forward has parked because of *step*.
+    """
+    return step.status in _GAVE_OUT and not step.is_disowned
 
 
 def _attempt_failed(
     turn: Turn, step: Step, final: StepStatus, code: str | None, message: str
 ) -> None:
-    elapsed_us = turn.at - step.first_issued_at
     may_retry = turn.state.cancel_reason is None and not step.is_disowned
+    seed = f"{turn.state.saga_id}/{step.id}/do/{step.attempts}"
+    delay_us = step.retry.delay_us(failed_attempts=step.attempts, seed=seed)
+    elapsed_us = turn.at + delay_us - step.first_issued_at
     if may_retry and step.retry.allows(
         failed_attempts=step.attempts, elapsed_us=elapsed_us, code=code
     ):
         step.is_backing_off = True
-        seed = f"{turn.state.saga_id}/{step.id}/do/{step.attempts}"
-        delay_us = step.retry.delay_us(failed_attempts=step.attempts, seed=seed)
         turn.arm_for(step, Direction.DO, TimerPurpose.RETRY, delay_us)
         return
     _give_out(turn, step, final, code, message)
@@ -205,21 +235,33 @@ def _go_on(turn: Turn, resolution: Resolution) -> None:
     state = turn.state
     if _is_settling(state):
         return
-    program = state.program
-    assert program is not None, state.saga_id
-    _run(turn, program.resume(resolution, turn.at))
+    _run(turn, turn.program.resume(resolution, turn.at))
 
 
 def _is_settling(state: SagaState) -> bool:
     return state.plan is not None or state.is_finishing or state.cancel_reason is not None
 
 
+def _unpark_if_free(turn: Turn) -> None:
+    """
+    The last step to hold up the saga lets it go on.
+    """
+    if not any(holds_up(step) for step in turn.state.steps.values()):
+        turn.unpark()
+
+
 def _run(turn: Turn, commands: Sequence[Command]) -> None:
+    """
+    Turn commands into intents. Waits come last, when all else that was asked for in the same breath
+    is known: what a kept signal leads to may drop some of that.
+    """
     state = turn.state
-    program = state.program
-    assert program is not None, state.saga_id
     queue = list(commands)
-    while queue:
+    waiting: list[AwaitSignal] = []
+    while queue or waiting:
+        if not queue:
+            queue.extend(_await_signal(turn, waiting.pop(0)))
+            continue
         command = queue.pop(0)
         match command:
             case DoStep():
@@ -233,7 +275,7 @@ def _run(turn: Turn, commands: Sequence[Command]) -> None:
                 timer_id = _timer_id(state, TimerPurpose.SLEEP, command.name)
                 turn.arm(timer_id, TimerPurpose.SLEEP, command.name, command.length_us)
             case AwaitSignal():
-                queue.extend(_await_signal(turn, program, command))
+                waiting.append(command)
             case Publish():
                 turn.intents.append(
                     EventPublished(
@@ -243,6 +285,7 @@ def _run(turn: Turn, commands: Sequence[Command]) -> None:
                     )
                 )
             case Disown():
+                waiting = [one for one in waiting if one.wait not in command.waits]
                 _disown(turn, command)
             case _:
                 assert_never(command)
@@ -263,11 +306,13 @@ def _do(turn: Turn, command: DoStep) -> None:
     turn.issue_do(step)
 
 
-def _await_signal(turn: Turn, program: Program, command: AwaitSignal) -> Sequence[Command]:
+def _await_signal(turn: Turn, command: AwaitSignal) -> Sequence[Command]:
     state = turn.state
+    if _is_settling(state):
+        return ()
     resolution = _next_signal(turn, command.name, command.wait)
     if resolution is not None:
-        return program.resume(resolution, turn.at)
+        return turn.program.resume(resolution, turn.at)
     state.waits.setdefault(command.name, []).append(command.wait)
     turn.intents.append(SignalAwaited(wait=command.wait, name=command.name))
     if command.timeout_us is not None:
@@ -281,14 +326,12 @@ def _next_signal(turn: Turn, name: str, wait: str) -> Signalled | None:
     The oldest unread signal that *wait* takes. One that it cannot take is noted and gone.
     """
     state = turn.state
-    program = state.program
-    assert program is not None, state.saga_id
     unread = state.signals.get(name)
     while unread:
         payload = unread.pop(0)
         if not unread:
             del state.signals[name]
-        refusal = program.refusal_of(wait, payload)
+        refusal = turn.program.refusal_of(wait, payload)
         if refusal is None:
             return Signalled(wait, payload)
         turn.note(Verdict.REFUSED, f"signal {name}", refusal)
@@ -307,7 +350,13 @@ def _end_wait(turn: Turn, wait: str) -> None:
 
 def _disown(turn: Turn, command: Disown) -> None:
     for step_id in command.steps:
-        turn.step(step_id).is_disowned = True
+        step = turn.step(step_id)
+        was_holding = holds_up(step)
+        step.is_disowned = True
+        if step.is_backing_off:
+            stop_retrying(turn, step)
+        elif was_holding:
+            _unpark_if_free(turn)
     for sleep in command.sleeps:
         turn.disarm(_timer_id(turn.state, TimerPurpose.SLEEP, sleep))
     for wait in command.waits:

@@ -32,6 +32,9 @@ INTENT_NAMES_MAX = 8_192
 _SAGA_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
+ATTEMPT_DIGITS_MAX = 9
+
+
 class Direction(StrEnum):
     """
     Whether an intent does a step or undoes it.
@@ -86,9 +89,11 @@ def parse_intent_id(text: str) -> IntentName | None:
     The parts of an intent id, or None where *text* is none.
     """
     parts = text.split("/")
-    if len(parts) != 4 or not parts[1] or not is_saga_id(parts[0]):
+    if len(parts) != len(IntentName._fields) or not parts[1] or not is_saga_id(parts[0]):
         return None
     saga, step, direction, attempt = parts
-    if direction not in ("do", "undo") or not attempt.isdecimal() or len(attempt) > 9:
+    if direction not in ("do", "undo") or not attempt.isdecimal():
+        return None
+    if len(attempt) > ATTEMPT_DIGITS_MAX:
         return None
     return IntentName(SagaId(saga), StepId(step), Direction(direction), int(attempt))

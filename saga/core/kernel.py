@@ -1,5 +1,5 @@
 """
-The kernel: turns a definition into a decider. Every fact that reaches a saga comes through `handle`.
+The kernel: turns a definition into a decider. Every fact that reaches a saga comes to `handle`.
 
 Theory of operation: a turn takes one event, lets the program go on where that resolves something it
 waits for, and records what the program wants as intents. Forward work lives in `forward`, the
@@ -16,6 +16,7 @@ from saga.core.events import (
     CancelRequested,
     Event,
     OperatorActed,
+    ReplyOutcome,
     ReplyReceived,
     SagaStarted,
     SignalReceived,
@@ -23,7 +24,7 @@ from saga.core.events import (
     TurnFailed,
 )
 from saga.core.identity import Direction, parse_intent_id
-from saga.core.intents import TimerPurpose
+from saga.core.intents import TimerPurpose, Verdict
 from saga.core.program import Definition
 from saga.core.state import SagaState
 from saga.core.status import SagaStatus
@@ -71,6 +72,8 @@ def _take(turn: Turn, event: Event) -> Disposition:
         case OperatorActed():
             return requests.act(turn, fact)
         case TurnFailed():
+            if not state.is_poisoned:
+                state.before_failure = (state.status, state.reason)
             state.is_poisoned = True
             state.reason = fact.error
             state.key = state.key or fact.key or ""
@@ -92,7 +95,14 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
     if known == fact:
         return Disposition.DUPLICATE
     if known is not None:
+        # An incident to record once. The same message id again is no news: that record is parked.
+        if turn.event.cause in turn.state.causes:
+            return Disposition.CONFLICT
         return turn.note_conflict(fact)
+    if fact.outcome is ReplyOutcome.DONE and name.direction is Direction.DO:
+        refusal = turn.program.refusal_of_reply(step.id, fact.reply)
+        if refusal is not None:
+            return turn.note(Verdict.REFUSED, fact.intent_id, refusal)
     step.replies[name.direction, name.attempt] = fact
     if name.direction is Direction.UNDO:
         return rollback.undo_reply(turn, step, name.attempt, fact)

@@ -69,7 +69,7 @@ class Publish:
 @dataclass(frozen=True, slots=True)
 class Disown:
     """
-    The program no longer wants these: the steps are undone before it completes, sleeps and waits end.
+    The program no longer wants these: steps are undone before it completes, sleeps and waits end.
     """
 
     steps: tuple[StepId, ...]
@@ -185,6 +185,12 @@ class Program(Protocol):
     def refusal_of(self, wait: str, payload: Json) -> str | None:
         """
         Why a signal's payload is not what *wait* takes; None when it is.
+        """
+        ...
+
+    def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
+        """
+        Why a reply is no answer to *step*'s intent; None when it is. None replies to no contract.
         """
         ...
 

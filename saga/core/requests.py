@@ -21,7 +21,7 @@ def signal(turn: Turn, fact: SignalReceived) -> Disposition:
     Keep a signal until the program waits for its name, in order; or give it to the wait there is.
     """
     state = turn.state
-    if state.status.is_ended:
+    if state.has_ended:
         return turn.note(Verdict.AFTER_END, fact.name, f"the saga is {state.status.value}")
     state.signals.setdefault(fact.name, []).append(fact.payload)
     forward.signalled(turn, fact.name)
@@ -33,7 +33,7 @@ def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
     End the saga early: gracefully, at once, or as it stands.
     """
     state = turn.state
-    if state.status.is_ended:
+    if state.has_ended:
         return turn.note(Verdict.AFTER_END, "cancel", f"the saga is {state.status.value}")
     if fact.mode is CancelMode.ABANDON:
         rollback.abandon(turn, fact.reason)
@@ -81,8 +81,7 @@ def _stop_forward(turn: Turn) -> None:
     state.waits.clear()
     for step in state.steps.values():
         if step.status is StepStatus.ISSUED and step.is_backing_off:
-            step.status = StepStatus.FAILED
-            step.is_backing_off = False
+            forward.stop_retrying(turn, step)
             step.is_disowned = True
 
 
@@ -91,15 +90,14 @@ def _release(turn: Turn, fact: OperatorActed) -> Disposition:
     if not state.is_poisoned:
         return _refuse(turn, fact, "no failed turn holds this saga")
     state.is_poisoned = False
-    state.reason = None
-    back_in_rollback = state.plan is not None and not state.is_finishing
-    turn.become(SagaStatus.ROLLING_BACK if back_in_rollback else SagaStatus.RUNNING)
+    status, state.reason = state.before_failure
+    turn.become(status)
     return Disposition.RECORDED
 
 
 def _compensate(turn: Turn, fact: OperatorActed) -> Disposition:
     state = turn.state
-    if state.status.is_ended or state.plan is not None:
+    if state.has_ended or state.plan is not None:
         return _refuse(turn, fact, f"the saga is {state.status.value}")
     if not state.is_started:
         return _refuse(turn, fact, "the saga has not begun: there is nothing to undo")
@@ -112,10 +110,6 @@ def _retry(turn: Turn, fact: OperatorActed) -> Disposition:
     step = _step(turn, fact)
     if step is None:
         return _refuse(turn, fact, "name a step that waits: stuck, backing off, or parked on")
-    if turn.state.status is SagaStatus.PARKED:
-        is_undo = step.status is StepStatus.UNDO_STUCK
-        turn.state.reason = None
-        turn.become(SagaStatus.ROLLING_BACK if is_undo else SagaStatus.RUNNING)
     if step.status in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
         rollback.retry_undo(turn, step)
     else:
@@ -127,8 +121,6 @@ def _skip(turn: Turn, fact: OperatorActed) -> Disposition:
     step = _step(turn, fact)
     if step is None or step.status not in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
         return _refuse(turn, fact, "only a step whose undo is stuck or under way can be skipped")
-    if turn.state.status is SagaStatus.PARKED:
-        turn.become(SagaStatus.ROLLING_BACK)
     rollback.skip_undo(turn, step)
     return Disposition.RECORDED
 
@@ -151,8 +143,7 @@ def _can_be_repeated(status: SagaStatus, step: Step) -> bool:
         return True
     if step.status is StepStatus.ISSUED:
         return step.is_backing_off
-    gave_out = step.status in {StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT}
-    return status is SagaStatus.PARKED and gave_out and not step.is_disowned
+    return status is SagaStatus.PARKED and forward.holds_up(step)
 
 
 def _refuse(turn: Turn, fact: OperatorActed, why: str) -> Disposition:

@@ -53,13 +53,13 @@ class Retry:
 
     def allows(self, *, failed_attempts: int, elapsed_us: int, code: str | None = None) -> bool:
         """
-        Whether another attempt may follow *failed_attempts*, *elapsed_us* after the first began.
+        Whether another attempt may follow *failed_attempts* and begin *elapsed_us* after the first.
         """
         if code is not None and code in self.never_on:
             return False
         if self.attempts is not None and failed_attempts >= self.attempts:
             return False
-        return self.within is None or elapsed_us < duration_us(self.within)
+        return self.within is None or elapsed_us <= duration_us(self.within)
 
     def delay_us(self, *, failed_attempts: int, seed: str) -> int:
         """

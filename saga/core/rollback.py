@@ -41,6 +41,7 @@ def begin(
     """
     state = turn.state
     _close_forward(turn)
+    state.is_finishing = False
     groups = plan_groups(state.steps.values(), parallel=turn.definition.parallel_undo)
     _adopt(
         turn,
@@ -83,20 +84,27 @@ def abandon(turn: Turn, reason: str) -> None:
     End the saga as it stands; what may have had an effect is its residue.
     """
     state = turn.state
-    turn.disarm_all()
+    _close_forward(turn)
+    for step in state.steps.values():
+        if step.status is StepStatus.UNDOING:
+            step.status = StepStatus.SKIPPED
+            step.is_backing_off = False
     state.residue = residue_of(state.steps.values())
     state.reason = reason
     report = Report(reason, "abandoned", None, state.residue)
     state.outcome = state.program.outcome_of(report) if state.program else None
     turn.become(SagaStatus.ABANDONED)
     turn.intents.append(SagaAbandoned(reason=reason, residue=state.residue, outcome=state.outcome))
+    if state.program is not None:
+        state.program.close()
 
 
 def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
     """
     A service answered an attempt to undo a step, for the first time.
     """
-    if step.status is StepStatus.UNDO_STUCK and fact.outcome is ReplyOutcome.DONE:
+    was_given_up = step.status in {StepStatus.UNDO_STUCK, StepStatus.SKIPPED}
+    if was_given_up and fact.outcome is ReplyOutcome.DONE and attempt >= step.undo_floor:
         return _undone_late(turn, step, fact)
     if step.status is not StepStatus.UNDOING:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, f"the step is {step.status.value}")
@@ -161,17 +169,17 @@ def retry_undo(turn: Turn, step: Step) -> None:
     """
     Issue the next attempt to undo a step at once, with a fresh budget.
     """
+    turn.unpark()
     turn.disarm_for(step, Direction.UNDO)
     step.is_backing_off = False
-    step.undo_began_at = turn.at
-    step.status = StepStatus.UNDOING
-    turn.issue_undo(step)
+    _begin_undo(turn, step)
 
 
 def skip_undo(turn: Turn, step: Step) -> None:
     """
     Leave a step as it is; it becomes residue and the plan goes on.
     """
+    turn.unpark()
     turn.disarm_for(step, Direction.UNDO)
     step.is_backing_off = False
     step.status = StepStatus.SKIPPED
@@ -206,9 +214,7 @@ def _go_on(turn: Turn) -> None:
         steps = [turn.step(step_id) for step_id in plan.groups[plan.position]]
         for step in steps:
             if needs_undo(step):
-                step.undo_began_at = turn.at
-                step.status = StepStatus.UNDOING
-                turn.issue_undo(step)
+                _begin_undo(turn, step)
         if any(step.status is StepStatus.UNDOING for step in steps):
             return
         if not turn.definition.continue_when_stuck:
@@ -221,14 +227,19 @@ def _go_on(turn: Turn) -> None:
     _finish(turn, plan)
 
 
+def _begin_undo(turn: Turn, step: Step) -> None:
+    step.undo_began_at = turn.at
+    step.undo_spent = step.undo_attempts
+    step.status = StepStatus.UNDOING
+    turn.issue_undo(step)
+
+
 def _finish(turn: Turn, plan: Plan) -> None:
     state = turn.state
     turn.disarm_all()
     state.residue = _residue(state, plan)
     match plan.recorded.goal:
         case RollbackGoal.COMPLETED:
-            if state.status is SagaStatus.PARKED:
-                turn.become(SagaStatus.RUNNING)
             turn.complete()
         case RollbackGoal.CLEANED_UP:
             turn.become(
@@ -239,7 +250,6 @@ def _finish(turn: Turn, plan: Plan) -> None:
             _rolled_back(turn, plan)
         case _:
             assert_never(plan.recorded.goal)
-    state.plan = plan
 
 
 def _rolled_back(turn: Turn, plan: Plan) -> None:
@@ -280,23 +290,23 @@ def _undone(turn: Turn, step: Step) -> None:
 
 def _undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, "the undo had succeeded after all")
-    if turn.state.status is SagaStatus.PARKED:
-        turn.become(SagaStatus.ROLLING_BACK)
-    if turn.state.status.is_ended:
-        step.status = StepStatus.UNDONE
-    else:
-        _undone(turn, step)
+    was_stuck = step.status is StepStatus.UNDO_STUCK
+    step.status = StepStatus.UNDONE
+    if was_stuck and not turn.state.status.is_ended:
+        turn.unpark()
+        _go_on(turn)
     return Disposition.RECORDED
 
 
 def _undo_failed(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
     policy = step.undo_retry or UNDO_DEFAULT
-    elapsed_us = turn.at - step.undo_began_at
-    if policy.allows(failed_attempts=step.undo_attempts, elapsed_us=elapsed_us, code=code):
+    failed_attempts = step.undo_attempts - step.undo_spent
+    seed = f"{turn.state.saga_id}/{step.id}/undo/{step.undo_attempts}"
+    delay_us = policy.delay_us(failed_attempts=failed_attempts, seed=seed)
+    elapsed_us = turn.at + delay_us - step.undo_began_at
+    if policy.allows(failed_attempts=failed_attempts, elapsed_us=elapsed_us, code=code):
         step.is_backing_off = True
         step.code, step.error = code, message
-        seed = f"{turn.state.saga_id}/{step.id}/undo/{step.undo_attempts}"
-        delay_us = policy.delay_us(failed_attempts=step.undo_attempts, seed=seed)
         turn.arm_for(step, Direction.UNDO, TimerPurpose.RETRY, delay_us)
     else:
         _stuck(turn, step, code, message)
@@ -313,7 +323,9 @@ def _stuck(turn: Turn, step: Step, code: str | None, message: str | None) -> Non
 def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool) -> Disposition:
     if step.has_reply:
         if step.reply == fact.reply:
-            return Disposition.DUPLICATE
+            return turn.note(
+                Verdict.SUPERSEDED, fact.intent_id, "an earlier attempt had the same reply"
+            )
         return turn.note_conflict(fact)
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
     step.reply, step.has_reply = fact.reply, True

@@ -2,8 +2,8 @@
 What a saga is between two turns, folded from its history.
 
 A state has one owner and moves with it: `handle` takes it and gives it back changed. Where a turn
-cannot be recorded, its state is thrown away and rebuilt from the history; nobody reads it in between.
-That is what lets a live coroutine be part of it.
+cannot be recorded, its state is thrown away and rebuilt from the history; nobody reads it in
+between. That is what lets a live coroutine be part of it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Step:
     undo_began_at: Instant = Instant(0)
     undo_floor: int = 0
     """Attempts to undo below this one began before the step had succeeded: they settle nothing."""
+    undo_spent: int = 0
+    """Attempts to undo that do not count against the policy: it was given a fresh budget since."""
     is_backing_off: bool = False
     is_disowned: bool = False
     is_undo_blind: bool = False
@@ -90,6 +92,17 @@ class SagaState:
     reason: str | None = None
     code: str | None = None
     residue: tuple[StepId, ...] = ()
+    before_parking: tuple[SagaStatus, str | None] = (SagaStatus.RUNNING, None)
+    """Status and reason to go back to when what the saga parked on is settled."""
+    before_failure: tuple[SagaStatus, str | None] = (SagaStatus.RUNNING, None)
+    """Status and reason to go back to when a failed turn is released."""
+
+    @property
+    def has_ended(self) -> bool:
+        """
+        Whether it has had its outcome, perhaps behind a failed turn that holds it up.
+        """
+        return self.status.is_ended or (self.is_poisoned and self.before_failure[0].is_ended)
 
     @property
     def is_started(self) -> bool:
@@ -139,9 +152,10 @@ def snapshot(state: SagaState) -> dict[str, object]:
                 step.undo_attempts,
                 step.is_backing_off,
                 step.is_disowned,
-                step.reply,
-                step.code,
-                step.error,
+                step.is_undo_blind,
+                (step.first_issued_at, step.undo_began_at, step.undo_floor, step.undo_spent),
+                (step.has_reply, step.reply),
+                (step.code, step.error),
                 dict(step.replies),
             )
             for step in state.steps.values()
@@ -159,4 +173,5 @@ def snapshot(state: SagaState) -> dict[str, object]:
         ),
         "outcome": (state.outcome, state.pending_outcome),
         "report": (state.reason, state.code, state.residue),
+        "before": (state.before_parking, state.before_failure),
     }

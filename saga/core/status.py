@@ -4,7 +4,7 @@ The words for where a saga and a step stand, and the one literal table of legal 
 Theory of operation: a saga is `running` until its program ends or fails; a failure makes it
 `rolling_back`, and that ends in one of two ways. `parked` stands beside them: someone must look,
 and what a release brings back is the status before. An ended saga moves only for clean-up, when
-a step's late success must still be undone.
+a step's late success must still be undone, and parks only when a turn of it failed.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ TRANSITIONS: dict[SagaStatus, frozenset[SagaStatus]] = {
             SagaStatus.ABANDONED,
         }
     ),
-    SagaStatus.COMPLETED: frozenset({SagaStatus.ROLLING_BACK}),
-    SagaStatus.ROLLED_BACK: frozenset({SagaStatus.ROLLING_BACK}),
-    SagaStatus.ROLLED_BACK_WITH_RESIDUE: frozenset({SagaStatus.ROLLING_BACK}),
-    SagaStatus.ABANDONED: frozenset(),
+    SagaStatus.COMPLETED: frozenset({SagaStatus.ROLLING_BACK, SagaStatus.PARKED}),
+    SagaStatus.ROLLED_BACK: frozenset({SagaStatus.ROLLING_BACK, SagaStatus.PARKED}),
+    SagaStatus.ROLLED_BACK_WITH_RESIDUE: frozenset({SagaStatus.ROLLING_BACK, SagaStatus.PARKED}),
+    SagaStatus.ABANDONED: frozenset({SagaStatus.PARKED}),
     SagaStatus.STALLED: frozenset({SagaStatus.RUNNING, SagaStatus.ROLLING_BACK}),
 }
 

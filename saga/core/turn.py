@@ -18,7 +18,7 @@ from saga.core.intents import (
     TimerPurpose,
     Verdict,
 )
-from saga.core.program import Definition
+from saga.core.program import Definition, Program
 from saga.core.state import SagaState, Step
 from saga.core.status import SagaStatus, can_become
 
@@ -36,6 +36,15 @@ class Turn:
         self.event = event
         self.at = event.at
         self.intents: list[Intent] = []
+
+    @property
+    def program(self) -> Program:
+        """
+        The program of a saga that has begun.
+        """
+        program = self.state.program
+        assert program is not None, self.state.saga_id
+        return program
 
     def step(self, step_id: str) -> Step:
         """
@@ -75,9 +84,7 @@ class Turn:
         """
         Issue the next attempt to undo a step, built from its reply where there is one.
         """
-        program = self.state.program
-        assert program is not None, self.state.saga_id
-        message = program.undo_of(step.id, step.reply)
+        message = self.program.undo_of(step.id, step.reply)
         step.undo_attempts += 1
         step.is_undo_blind = not step.has_reply
         self.intents.append(
@@ -142,9 +149,20 @@ class Turn:
         """
         Stop and wait for someone.
         """
-        self.state.reason = reason
+        state = self.state
+        if state.status is not SagaStatus.PARKED:
+            state.before_parking = (state.status, state.reason)
+        state.reason = reason
         self.become(SagaStatus.PARKED)
         self.intents.append(SagaParked(reason=reason))
+
+    def unpark(self) -> None:
+        """
+        Go back to where the saga stood when it parked, if it is parked.
+        """
+        if self.state.status is SagaStatus.PARKED:
+            status, self.state.reason = self.state.before_parking
+            self.become(status)
 
     def complete(self) -> None:
         """

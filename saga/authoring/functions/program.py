@@ -101,6 +101,21 @@ class FunctionProgram:
             return f"{place}: {problem['msg']}"
         return None
 
+    def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
+        """
+        What a step's intent is answered by, when *reply* is something else.
+        """
+        assert self._scheduler is not None
+        expected = self._scheduler.steps[step][1].reply_model
+        if expected is None:
+            return None if reply is None else f"it has no reply of its own, not {reply.contract}"
+        name = contract_of(expected).contract_name
+        if reply is None:
+            return f"it is answered by {name}"
+        if reply.contract == name or reply.contract in self._registry.names_read_as(name):
+            return None
+        return f"it is answered by {name}, not {reply.contract}"
+
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
         """
         The intent that undoes *step*.
