@@ -1,0 +1,107 @@
+"""
+How a function becomes a command: it says what it takes, and gets settings and `--json` on top.
+
+A command function takes a `Session` first, then its own arguments as typer knows them; it may be
+async, and returns its exit code or None. Errors end here, as a sentence and an exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+from saga.console import logs
+from saga.console.printer import Printer
+from saga.console.problems import ExitCode, report
+from saga.console.session import Session
+from saga.settings import Settings
+
+PANEL: Final = "Settings (each also as an environment variable SAGA_…)"
+INTERRUPTED: Final = 130
+
+
+def _setting(flag: str, name: str, metavar: str) -> Any:
+    description = Settings.model_fields[name].description
+    option = typer.Option(
+        flag, help=description, metavar=metavar, rich_help_panel=PANEL, show_default=False
+    )
+    return Annotated[str | None, option]
+
+
+SETTINGS: Final[dict[str, Any]] = {
+    "app": _setting("--app", "app", "MODULE:NAME"),
+    "bus": _setting("--bus", "bus", "ADDRESS"),
+    "store": _setting("--store", "store", "ADDRESS"),
+    "effects_store": _setting("--effects-store", "effects_store", "ADDRESS"),
+    "env": _setting("--env", "env", "NAME"),
+    "namespace": _setting("--namespace", "namespace", "NAME"),
+    "log": _setting("--log", "log", "LEVEL"),
+}
+JSON_OPTION: Final = Annotated[
+    bool, typer.Option("--json", help="Print JSON, one object a line, on standard output.")
+]
+
+
+def register(
+    program: typer.Typer,
+    name: str,
+    function: Callable[..., Any],
+    *,
+    settings: Sequence[str] = tuple(SETTINGS),
+) -> None:
+    """
+    Make *function* the command *name* of *program*.
+    """
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    parameters = [one.replace(kind=keyword_only) for one in own]
+    parameters.append(
+        inspect.Parameter("is_json", keyword_only, default=False, annotation=JSON_OPTION)
+    )
+    parameters += [
+        inspect.Parameter(one, keyword_only, default=None, annotation=SETTINGS[one])
+        for one in settings
+    ]
+
+    def command(**given: Any) -> None:
+        chosen = {one: given.pop(one) for one in settings}
+        raise typer.Exit(call(function, given, is_json=given.pop("is_json"), settings=chosen))
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
+    command.__doc__ = inspect.getdoc(function)
+    program.command(name)(command)
+
+
+def call(
+    function: Callable[..., Any],
+    arguments: dict[str, Any],
+    *,
+    is_json: bool,
+    settings: dict[str, Any],
+) -> int:
+    """
+    Call a command function and give back the exit code.
+    """
+    printer = Printer(is_json=is_json)
+    try:
+        read = Settings.read(**settings)
+        logs.configure(read.log)
+        result = function(Session(read, printer), **arguments)
+        if inspect.iscoroutine(result):
+            result = asyncio.run(result)
+        printer.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.NOT_SO
+    except Exception as error:  # noqa: BLE001  # the edge: every error becomes a sentence here
+        return report(error, printer)
+    return int(result or ExitCode.OK)

@@ -1,0 +1,126 @@
+"""
+Where commands print: results to standard output, everything else to standard error.
+
+With `--json` a result is one JSON object a line, the same on a terminal and in a pipe. Without, it
+is a table or a few lines for people. What came in messages is shown with its control characters
+made visible, so that no key or reason can repaint a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PIPE_WIDTH: Final = 4_000
+"""Nothing is cut or folded where no terminal says how wide it is."""
+STYLES: Final = {
+    "completed": "green",
+    "done": "green",
+    "rolled_back": "yellow",
+    "undone": "yellow",
+    "refused": "yellow",
+    "rolled_back_with_residue": "red",
+    "undo_stuck": "red",
+    "parked": "red",
+    "stalled": "red",
+    "abandoned": "red",
+}
+
+
+class Printer:
+    """
+    The two streams of one command.
+    """
+
+    def __init__(self, *, is_json: bool = False) -> None:
+        self.is_json = is_json
+        self.out = _console(stderr=False)
+        self.err = _console(stderr=True)
+
+    def json(self, thing: Mapping[str, Any]) -> None:
+        """
+        Print *thing* as one line of JSON; payloads may be `orjson.Fragment`.
+        """
+        sys.stdout.buffer.write(orjson.dumps(thing) + b"\n")
+
+    def flush(self) -> None:
+        """
+        Let whoever reads the other end of a pipe see what there is.
+        """
+        sys.stdout.flush()
+
+    def say(self, text: str, *, style: str | None = None) -> None:
+        """
+        Print a result for people.
+        """
+        self.out.print(Text(shown(text), style=style or ""))
+
+    def note(self, text: str, *, style: str | None = None) -> None:
+        """
+        Say something beside the result, on standard error.
+        """
+        self.err.print(Text(shown(text), style=style or ""))
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """
+        Print a table; numbers are set to the right, None is left empty.
+        """
+        self.out.print(table_of(columns, rows))
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """
+    A table without borders, fit for terminals and pipes.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    kept = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        is_number = bool(kept) and all(
+            isinstance(row[index], int | float) or row[index] is None for row in kept
+        )
+        table.add_column(
+            column,
+            justify="right" if is_number else "left",
+            no_wrap=column in {"id", "saga"},
+            overflow="fold",
+        )
+    for row in kept:
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def shown(text: str) -> str:
+    """
+    *text* with control characters, other than line ends, made visible.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def _cell(value: object) -> Text:
+    match value:
+        case None:
+            return Text("")
+        case float():
+            return Text(f"{value:,.1f}")
+        case int() if not isinstance(value, bool):
+            return Text(f"{value:,}")
+        case _:
+            text = str(value)
+            return Text(shown(text).replace("\n", " "), style=STYLES.get(text, ""))
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)

@@ -1,0 +1,128 @@
+"""
+`publish`: checks events against their contract and puts them on their topic, one or many.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, BinaryIO, Final
+
+import typer
+
+from saga.app import SagaApp
+from saga.console.problems import ExitCode, Misused, NotSo
+from saga.console.session import Session
+from saga.contracts import Kind
+from saga.errors import MessageError, UnknownContract
+from saga.runtime.publisher import Prepared, Publisher
+from saga.wiring import build_service
+
+BATCH_LINES: Final = 500
+STDIN: Final = "-"
+
+
+async def publish(
+    session: Session,
+    contract: Annotated[
+        str, typer.Argument(metavar="CONTRACT", help="For example orders.evt.order-placed.v1")
+    ],
+    payload: Annotated[
+        str,
+        typer.Argument(metavar="JSON|-", help="An object, or - for one a line on stdin."),
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="The business key; by default the contract's key field says it."
+        ),
+    ] = None,
+    message_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="ID", help="The message's id: the same one again is known as a repeat."
+        ),
+    ] = None,
+) -> int:
+    """
+    Publish a message, or one for each line of standard input. Each is checked first.
+    """
+    name = _publishable(session.app, contract)
+    if payload == STDIN and message_id is not None:
+        raise Misused("--id names one message; lines from standard input get an id each")
+    if message_id is not None and not message_id.strip():
+        raise Misused("--id is empty")
+    lines = (
+        _lines(sys.stdin.buffer, session.settings.record_bytes)
+        if payload == STDIN
+        else iter([(1, payload.encode("utf-8", "surrogateescape"))])
+    )
+    is_bad = False
+    async with build_service(session.app, session.settings, roles=()) as service:
+        batch: list[tuple[int, Prepared]] = []
+        for number, line in lines:
+            if not line.strip() and payload == STDIN:
+                continue
+            try:
+                prepared = _prepare(service.publisher, name, line, key, message_id)
+            except MessageError as error:
+                is_bad = True
+                session.printer.note(f"line {number}: {error.message} ({error.code})", style="red")
+                continue
+            batch.append((number, prepared))
+            if len(batch) >= BATCH_LINES:
+                await _send(session, service.publisher, batch)
+        await _send(session, service.publisher, batch)
+    return ExitCode.NOT_SO if is_bad else ExitCode.OK
+
+
+def _publishable(app: SagaApp, contract: str) -> str:
+    try:
+        found = app.contracts.find(contract)
+    except UnknownContract as error:
+        raise NotSo(str(error)) from None
+    if found.kind is Kind.CONTROL:
+        raise NotSo(f"{contract} is the engine's own: use `saga signal`, `saga cancel` and so on")
+    return found.contract_name
+
+
+def _lines(stream: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
+    """
+    Lines with their numbers from 1. Of one that is too long only so much is kept as shows it.
+    """
+    number = 0
+    while line := stream.readline(bytes_max + 2):
+        number += 1
+        yield number, line.rstrip(b"\r\n")
+        while len(line) >= bytes_max + 2 and not line.endswith(b"\n"):
+            line = stream.readline(bytes_max + 2)
+
+
+def _prepare(
+    publisher: Publisher, name: str, line: bytes, key: str | None, message_id: str | None
+) -> Prepared:
+    return publisher.prepare_json(name, line, key=key, message_id=message_id)
+
+
+async def _send(session: Session, publisher: Publisher, batch: list[tuple[int, Prepared]]) -> None:
+    """
+    Publish *batch*, say so, and empty it.
+    """
+    if not batch:
+        return
+    await publisher.send([prepared for _, prepared in batch])
+    printer = session.printer
+    for number, prepared in batch:
+        if printer.is_json:
+            printer.json(
+                {
+                    "line": number,
+                    "message_id": prepared.message_id,
+                    "saga_id": prepared.saga_id,
+                }
+            )
+        else:
+            started = f"  saga {prepared.saga_id}" if prepared.saga_id else ""
+            printer.say(f"line {number}: message {prepared.message_id}{started}")
+    printer.flush()
+    batch.clear()

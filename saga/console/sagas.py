@@ -1,0 +1,273 @@
+"""
+`ls`, `show`, `history`: what there is, how one stands, and everything that happened to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Final
+
+import orjson
+import typer
+
+from saga.console.problems import Misused, NotSo
+from saga.console.session import Session, find_saga, history_of, saga_id_from
+from saga.console.steps import StepRow, steps_of
+from saga.contracts.cloudevents import parse_rfc3339, rfc3339
+from saga.core.events import Message
+from saga.core.history import NAME_OF, Entry, to_plain
+from saga.core.identity import Instant, SagaId
+from saga.core.intents import SagaAbandoned, SagaCleanedUp, SagaCompleted, SagaRolledBack
+from saga.core.status import SagaStatus
+from saga.ports import SagaSummary
+from saga.wiring import StoreParts
+
+PAGE_SAGAS: Final = 500
+VERSION_DIGITS_MAX: Final = 9
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="A saga id, or definition/key.")]
+
+
+async def ls(
+    session: Session,
+    status: Annotated[
+        SagaStatus | None,
+        typer.Option(
+            metavar="STATUS",
+            help=f"Only sagas that are {', '.join(SagaStatus)}.",
+            show_default=False,
+        ),
+    ] = None,
+    definition: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only sagas of this name.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at most.")] = 100,
+    after: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Begin after this saga.", show_default=False),
+    ] = None,
+) -> None:
+    """
+    List sagas, in the order they were started.
+    """
+    printer = session.printer
+    async with session.reading() as store:
+        start = saga_id_from(after) if after is not None else None
+        if start is not None and not await store.catalogue.summaries([start]):
+            raise NotSo(f"--after: there is no saga {after}")
+        rows: list[SagaSummary] = []
+        async for summary in _summaries(store, status, definition, start, limit):
+            if printer.is_json:
+                printer.json(row_of(summary))
+            else:
+                rows.append(summary)
+    if printer.is_json:
+        return
+    if not rows:
+        printer.note("no such saga" if status or definition or after else "no saga yet")
+        return
+    printer.table(
+        ("id", "saga", "status", "started", "waits for", "reason"),
+        [
+            (
+                row.saga_id,
+                f"{row.definition}/{row.key}",
+                row.status.value,
+                iso(row.started_at)[:19],
+                row.waiting_for,
+                row.reason,
+            )
+            for row in rows
+        ],
+    )
+    if len(rows) == limit:
+        printer.note(f"there may be more: --after {rows[-1].saga_id}")
+
+
+async def show(session: Session, saga: Id) -> None:
+    """
+    Show one saga: where it stands, its steps, and how it ended.
+    """
+    async with session.reading() as store:
+        summary = await find_saga(store, saga)
+        history = await history_of(store, summary.saga_id)
+    steps = steps_of(history)
+    residue, outcome = _end_of(history)
+    printer = session.printer
+    if printer.is_json:
+        printer.json(
+            row_of(summary)
+            | {
+                "steps": [_step_row(step) for step in steps],
+                "residue": list(residue),
+                "outcome": _message(outcome),
+            }
+        )
+        return
+    for name, value in row_of(summary).items():
+        if value is not None:
+            printer.say(f"{name:<12} {value}")
+    if residue:
+        printer.say(f"{'residue':<12} {', '.join(residue)}", style="red")
+    if outcome is not None:
+        printer.say(f"{'outcome':<12} {outcome.contract} {outcome.payload}")
+    printer.say("")
+    printer.table(
+        ("step", "direction", "status", "attempts", "contract", "intent id"),
+        [
+            (one.step, one.direction, one.status, one.attempts, one.contract, one.intent_id)
+            for one in steps
+        ],
+    )
+
+
+async def history(
+    session: Session,
+    saga: Id,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION|TIME",
+            help="Only what had happened up to this entry, or this moment (ISO 8601 with zone).",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """
+    Print the entries of one saga, in order.
+    """
+    version, moment = _point(at)
+    async with session.reading() as store:
+        summary = await find_saga(store, saga)
+        entries = await history_of(store, summary.saga_id)
+    entries = [entry for entry in entries if entry.version <= version and entry.at <= moment]
+    if not entries:
+        raise NotSo(f"saga {saga} had not begun at {at}")
+    printer = session.printer
+    if printer.is_json:
+        for entry in entries:
+            printer.json(entry_row(entry))
+        return
+    printer.table(
+        ("version", "at", "type", "data", "cause"),
+        [
+            (
+                entry.version,
+                iso(entry.at),
+                NAME_OF[type(entry.body)],
+                orjson.dumps(entry_row(entry)["data"]).decode(),
+                entry.cause,
+            )
+            for entry in entries
+        ],
+    )
+
+
+def row_of(summary: SagaSummary) -> dict[str, Any]:
+    """
+    A saga as `ls` prints it.
+    """
+    return {
+        "id": summary.saga_id,
+        "definition": summary.definition,
+        "version": summary.definition_version,
+        "key": summary.key,
+        "status": summary.status.value,
+        "started_at": iso(summary.started_at),
+        "updated_at": iso(summary.updated_at),
+        "waiting_for": summary.waiting_for,
+        "reason": summary.reason,
+    }
+
+
+def entry_row(entry: Entry) -> dict[str, Any]:
+    """
+    An entry as `history` prints it.
+    """
+    data = to_plain(entry, orjson.Fragment)
+    del data["at"], data["cause"]
+    return {
+        "version": entry.version,
+        "at": iso(entry.at),
+        "type": NAME_OF[type(entry.body)],
+        "cause": entry.cause,
+        "data": data,
+    }
+
+
+def iso(at: Instant) -> str:
+    """
+    A moment as people and programs read it: ISO 8601, UTC.
+    """
+    return rfc3339(at).decode()
+
+
+async def _summaries(
+    store: StoreParts,
+    status: SagaStatus | None,
+    definition: str | None,
+    after: SagaId | None,
+    limit: int,
+) -> AsyncIterator[SagaSummary]:
+    while limit > 0:
+        page = await store.catalogue.sagas(
+            status=status, definition=definition, after=after, limit=min(limit, PAGE_SAGAS)
+        )
+        for summary in page:
+            yield summary
+        if len(page) < min(limit, PAGE_SAGAS):
+            return
+        limit -= len(page)
+        after = page[-1].saga_id
+
+
+def _point(at: str | None) -> tuple[int, Instant]:
+    latest = 2**62
+    if at is None:
+        return latest, Instant(latest)
+    if at.isascii() and at.isdecimal() and len(at) <= VERSION_DIGITS_MAX:
+        return int(at), Instant(latest)
+    moment = parse_rfc3339(at)
+    if moment is None:
+        raise Misused(
+            f"--at {at!r}: give an entry's version, or a time with its zone such as "
+            f"2026-01-31T12:00:00Z"
+        )
+    return latest, moment
+
+
+def _end_of(history: Sequence[Entry]) -> tuple[tuple[str, ...], Message | None]:
+    residue: tuple[str, ...] = ()
+    outcome: Message | None = None
+    for entry in history:
+        match entry.body:
+            case SagaCompleted(outcome=said):
+                outcome = said
+            case (
+                SagaRolledBack(residue=left, outcome=said)
+                | SagaAbandoned(residue=left, outcome=said)
+            ):
+                residue, outcome = left, said
+            case SagaCleanedUp(residue=left):
+                residue = left
+            case _:
+                pass
+    return residue, outcome
+
+
+def _message(message: Message | None) -> dict[str, Any] | None:
+    if message is None:
+        return None
+    return {"contract": message.contract, "payload": orjson.Fragment(message.payload)}
+
+
+def _step_row(row: StepRow) -> dict[str, Any]:
+    return {
+        "step": row.step,
+        "contract": row.contract,
+        "direction": row.direction,
+        "status": row.status,
+        "attempts": row.attempts,
+        "intent_id": row.intent_id,
+    }

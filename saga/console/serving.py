@@ -1,0 +1,178 @@
+"""
+`run`: serves until told to stop, or until nothing is left to do.
+
+The first SIGTERM or SIGINT drains and ends with 0; the second ends at once, which loses
+nothing that was stored. A role that fails ends the process with its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final
+
+import structlog
+import typer
+
+from saga.console.problems import Misused
+from saga.console.session import Session
+from saga.service import Service
+from saga.wiring import ROLES, build_service
+
+SUMMARY: Final = (
+    "turns",
+    "started",
+    "completed",
+    "rolled_back",
+    "rolled_back_with_residue",
+    "parked",
+    "stalled",
+    "abandoned",
+)
+GC_THRESHOLDS: Final = (50_000, 20, 50)
+PARENT_POLL_S: Final = 0.5
+log = structlog.get_logger("saga.run")
+
+
+def run(
+    session: Session,
+    *,
+    roles: Annotated[
+        str, typer.Option(metavar="ROLE,…", help="What this process does.")
+    ] = ",".join(ROLES),
+    until_idle: Annotated[
+        bool,
+        typer.Option(
+            "--until-idle", help="End when nothing is left but waiting for time or people."
+        ),
+    ] = False,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """
+    Serve: take the turns of sagas, call the handlers of effect services.
+    """
+    chosen = roles_of(roles)
+    app = session.app
+    service = build_service(app, session.settings, roles=chosen)
+    run_fast(_serve(service, chosen, until_idle=until_idle, with_parent=with_parent))
+    counts = summary(service.counts)
+    if session.printer.is_json:
+        session.printer.json(counts)
+    else:
+        said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+        session.printer.say(said)
+
+
+def roles_of(text: str) -> tuple[str, ...]:
+    """
+    The roles that *text* lists.
+
+    Raises:
+        Misused: one of them does not exist.
+    """
+    chosen = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [role for role in chosen if role not in ROLES]
+    if unknown or not chosen:
+        named = ", ".join(unknown) or "nothing"
+        raise Misused(f"--roles: there is no role {named}; there are {', '.join(ROLES)}")
+    return chosen
+
+
+def run_fast(main: Coroutine[Any, Any, None]) -> None:
+    """
+    Run *main* on uvloop, where that can be had.
+    """
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def summary(counts: Counter[str]) -> dict[str, int]:
+    """
+    What was done, the usual counts first, those that are zero included.
+    """
+    found = {name: counts[name] for name in SUMMARY}
+    return found | {name: counts[name] for name in sorted(counts) if name not in found}
+
+
+async def _serve(
+    service: Service, roles: tuple[str, ...], *, until_idle: bool, with_parent: bool
+) -> None:
+    stopping = asyncio.Event()
+    _listen_for_signals(stopping)
+    stopped = asyncio.create_task(stopping.wait())
+    if not await _started(service, stopped):
+        return
+    enders: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(service.wait())]
+    if until_idle:
+        enders.append(asyncio.create_task(service.idle()))
+    if with_parent:
+        enders.append(asyncio.create_task(_parent_is_gone()))
+    try:
+        tune_gc()
+        log.info("serving", roles=",".join(roles))
+        await asyncio.wait(enders, return_when=asyncio.FIRST_COMPLETED)
+        log.info("draining")
+    finally:
+        for ender in enders:
+            ender.cancel()
+        await asyncio.gather(*enders, return_exceptions=True)
+        await service.stop()
+
+
+async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
+    """
+    Start *service*; False when somebody told us to stop meanwhile, and nothing is left of it.
+    """
+    starting = asyncio.create_task(service.start())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        await starting
+        return True
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    return False
+
+
+def tune_gc() -> None:
+    """
+    Leave what was made at the start alone, and look at the rest more rarely.
+
+    Modules, contracts and validators live as long as the process: without the freeze each full
+    collection walks all of them again. Turns make few cycles and many short-lived objects, so that
+    the default threshold of 700 would start a collection in every batch.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def _listen_for_signals(stopping: asyncio.Event) -> None:
+    def told(number: int) -> None:
+        if stopping.is_set():
+            # Nothing is lost: what was not stored comes again from the bus.
+            os._exit(128 + number)
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # not on Windows
+            loop.add_signal_handler(number, told, number)
+
+
+async def _parent_is_gone() -> None:
+    """
+    Return when the process that started this one has ended without telling.
+    """
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110  # no event tells us of it
+        await asyncio.sleep(PARENT_POLL_S)
