@@ -1,0 +1,263 @@
+"""
+The books: what the services' own tables hold for orders, against what the sagas' histories say.
+
+The two sides are worked out apart from each other. One reads the tables that the services keep, the
+other folds the log; neither knows the other, so that they agree only if both are right. They are
+to be compared when no saga is under way: until then the tables hold what may yet be given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from saga.contracts import ContractRegistry, read
+from saga.core.events import Message, SagaStarted
+from saga.core.history import Entry
+from saga.core.identity import SagaId
+from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
+from saga.effects import Database
+from topics.orders import OrderConfirmed, OrderPlaced
+
+__all__ = [
+    "Account",
+    "Books",
+    "Difference",
+    "accounts_of_histories",
+    "accounts_of_services",
+    "compare",
+    "read_books",
+]
+
+DEFINITION: Final = "order"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """
+    Units reserved, cents charged and slots booked, all net of what was given back.
+    """
+
+    units: int = 0
+    cents: int = 0
+    slots: int = 0
+
+    def __add__(self, other: Account) -> Account:
+        return Account(
+            units=self.units + other.units,
+            cents=self.cents + other.cents,
+            slots=self.slots + other.slots,
+        )
+
+
+NOTHING: Final = Account()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """
+    One order on which the two sides do not agree.
+    """
+
+    order_id: str
+    in_services: Account
+    in_histories: Account
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name}: {mine} in the services, {theirs} in the histories"
+            for name, mine, theirs in (
+                ("units", self.in_services.units, self.in_histories.units),
+                ("cents", self.in_services.cents, self.in_histories.cents),
+                ("slots", self.in_services.slots, self.in_histories.slots),
+            )
+            if mine != theirs
+        ]
+        return f"order {self.order_id}: {'; '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """
+    Both sides in total, and whatever does not agree.
+
+    *leaks* are sentences about a service whose shelves, wallets or vans do not agree with its own
+    reservations, ledger or bookings.
+    """
+
+    services: Account
+    histories: Account
+    confirmed_orders: int
+    differences: tuple[Difference, ...]
+    leaks: tuple[str, ...]
+
+    @property
+    def balanced(self) -> bool:
+        """
+        Whether both sides agree in total and on every order, and no service has lost anything.
+        """
+        return self.services == self.histories and not self.differences and not self.leaks
+
+
+async def read_books(db: Database, log: AsyncIterator[tuple[int, Entry]]) -> Books:
+    """
+    The books as they stand: *db* is where the services keep their tables, *log* that of the sagas.
+
+    Raises:
+        StoreUnavailable: one of the two cannot be read.
+    """
+    services = await accounts_of_services(db)
+    histories = await accounts_of_histories(log)
+    return compare(services, histories, leaks=await _leaks(db))
+
+
+def compare(
+    services: Mapping[str, Account],
+    histories: Mapping[str, Account],
+    *,
+    leaks: tuple[str, ...] = (),
+) -> Books:
+    """
+    The books from what each side holds for each order.
+    """
+    differences = tuple(
+        Difference(
+            order_id=order_id,
+            in_services=services.get(order_id, NOTHING),
+            in_histories=histories.get(order_id, NOTHING),
+        )
+        for order_id in sorted(services.keys() | histories.keys())
+        if services.get(order_id, NOTHING) != histories.get(order_id, NOTHING)
+    )
+    return Books(
+        services=sum(services.values(), NOTHING),
+        histories=sum(histories.values(), NOTHING),
+        confirmed_orders=len(histories),
+        differences=differences,
+        leaks=leaks,
+    )
+
+
+# What the services say.
+
+# Sums are cast because PostgreSQL adds whole numbers up to a decimal one.
+_UNITS: Final = """
+    SELECT order_id, CAST(SUM(quantity) AS BIGINT) AS amount
+    FROM warehouse_reservations GROUP BY order_id"""
+_CENTS: Final = """
+    SELECT order_id,
+           CAST(SUM(CASE entry WHEN 'charge' THEN cents ELSE -cents END) AS BIGINT) AS amount
+    FROM payments_ledger GROUP BY order_id"""
+_SLOTS: Final = """
+    SELECT order_id, CAST(COUNT(*) AS BIGINT) AS amount
+    FROM delivery_bookings GROUP BY order_id"""
+_LEAKS: Final = (
+    (
+        "units have left the shelves",
+        "are reserved",
+        """SELECT (SELECT CAST(COALESCE(SUM(stocked - on_hand), 0) AS BIGINT)
+                   FROM warehouse_stock) AS gone,
+                  (SELECT CAST(COALESCE(SUM(quantity), 0) AS BIGINT)
+                   FROM warehouse_reservations) AS kept""",
+    ),
+    (
+        "cents have left the wallets",
+        "are in the ledger",
+        """SELECT (SELECT CAST(COALESCE(SUM(budget_cents - balance_cents), 0) AS BIGINT)
+                   FROM payments_wallets) AS gone,
+                  (SELECT CAST(COALESCE(
+                       SUM(CASE entry WHEN 'charge' THEN cents ELSE -cents END), 0) AS BIGINT)
+                   FROM payments_ledger) AS kept""",
+    ),
+    (
+        "places on vans are taken",
+        "are booked",
+        """SELECT (SELECT CAST(COALESCE(SUM(booked), 0) AS BIGINT) FROM delivery_slots) AS gone,
+                  (SELECT CAST(COUNT(*) AS BIGINT) FROM delivery_bookings) AS kept""",
+    ),
+)
+
+
+async def accounts_of_services(db: Database) -> dict[str, Account]:
+    """
+    What the services' own tables hold for each order; one for which they hold nothing is left out.
+    """
+    units = await _amounts(db, _UNITS)
+    cents = await _amounts(db, _CENTS)
+    slots = await _amounts(db, _SLOTS)
+    accounts = {
+        order_id: Account(
+            units=units.get(order_id, 0),
+            cents=cents.get(order_id, 0),
+            slots=slots.get(order_id, 0),
+        )
+        for order_id in units.keys() | cents.keys() | slots.keys()
+    }
+    return {order_id: account for order_id, account in accounts.items() if account != NOTHING}
+
+
+async def _amounts(db: Database, sql: str) -> dict[str, int]:
+    return {_text(row, "order_id"): _whole(row, "amount") for row in await db.fetch(sql)}
+
+
+async def _leaks(db: Database) -> tuple[str, ...]:
+    leaks: list[str] = []
+    for left, held, sql in _LEAKS:
+        [row] = await db.fetch(sql)
+        gone, kept = _whole(row, "gone"), _whole(row, "kept")
+        if gone != kept:
+            leaks.append(f"{gone} {left}, {kept} {held}")
+    return tuple(leaks)
+
+
+def _text(row: Mapping[str, object], column: str) -> str:
+    text = row[column]
+    assert isinstance(text, str), (column, text)
+    return text
+
+
+def _whole(row: Mapping[str, object], column: str) -> int:
+    amount = row[column]
+    assert isinstance(amount, int), (column, amount)
+    return amount
+
+
+# What the histories say.
+
+_CONTRACTS: Final = ContractRegistry([OrderPlaced, OrderConfirmed])
+
+
+async def accounts_of_histories(log: AsyncIterator[tuple[int, Entry]]) -> dict[str, Account]:
+    """
+    What each confirmed order is entitled to, by the triggers and outcomes recorded in *log*.
+
+    Units are those that the household ordered, cents are the confirmed total. Only orders under way
+    are remembered while the log is read.
+    """
+    ordered: dict[SagaId, tuple[str, int]] = {}
+    accounts: dict[str, Account] = {}
+    async for _, entry in log:
+        match entry.body:
+            case SagaStarted(definition=definition, trigger=trigger) if definition == DEFINITION:
+                ordered[entry.saga_id] = _ordered(trigger)
+            case SagaCompleted(outcome=outcome) if outcome and entry.saga_id in ordered:
+                order_id, units = ordered.pop(entry.saga_id)
+                accounts[order_id] = Account(units=units, cents=_confirmed_cents(outcome), slots=1)
+            case SagaRolledBack() | SagaAbandoned():
+                ordered.pop(entry.saga_id, None)
+            case _:
+                pass
+    return accounts
+
+
+def _ordered(trigger: Message) -> tuple[str, int]:
+    placed = read(_CONTRACTS, trigger)
+    assert isinstance(placed, OrderPlaced), placed
+    return placed.order_id, sum(line.quantity for line in placed.lines)
+
+
+def _confirmed_cents(outcome: Message) -> int:
+    confirmed = read(_CONTRACTS, outcome)
+    assert isinstance(confirmed, OrderConfirmed), confirmed
+    return confirmed.total_cents

@@ -1,0 +1,7 @@
+"""
+Delivery: the places on each store's vans, and which order has one.
+"""
+
+from domain.delivery.service import delivery
+
+__all__ = ["delivery"]

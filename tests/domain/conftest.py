@@ -1,0 +1,123 @@
+"""
+A few small baskets, and the effect services' handlers on a real store of their own.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from domain.baskets import Basket
+from saga import EffectContext, Effects, Refused
+from saga.adapters.clocks import SystemClock
+from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+
+
+def basket(
+    basket_id: str = "1",
+    *lines: tuple[str, int, str],
+    household_id: str = "7",
+    store_id: str = "2",
+    at: str = "2017-01-01T10:00:00Z",
+) -> Basket:
+    """
+    A basket of (product, quantity, paid) lines.
+    """
+    written = {
+        "basket_id": basket_id,
+        "household_id": household_id,
+        "store_id": store_id,
+        "at": at,
+        "lines": [
+            {
+                "product_id": product_id,
+                "department": None,
+                "quantity": quantity,
+                "paid": paid,
+                "discount": "0.00",
+            }
+            for product_id, quantity, paid in lines or [("11", 1, "1.00")]
+        ],
+    }
+    return Basket.model_validate_json(json.dumps(written))
+
+
+class Services:
+    """
+    Asks services as their subscribers' runtime does: each request is a unit of work of its own, and
+    what a refused one wrote is dropped.
+    """
+
+    def __init__(self, store: SqliteEffectsStore) -> None:
+        self.store = store
+
+    async def open(self, *services: Effects) -> None:
+        """
+        Start the services, as a process does.
+        """
+        for service in services:
+            for starter in service.starters:
+                unit = self.store.unit()
+                await starter.function(unit.db)
+                await unit.keep([])
+
+    async def ask(self, service: Effects, intent):
+        """
+        The reply to *intent*; raises Refused as the handler did.
+        """
+        unit = self.store.unit()
+        ctx = EffectContext(
+            intent_id="i", idempotency_key="k", saga_id="s", key="1", attempt=1, db=unit.db
+        )
+        try:
+            reply = await service.intents[type(intent)].function(intent, ctx)
+        except Refused:
+            unit.drop()
+            await unit.keep([])
+            raise
+        await unit.keep([])
+        return reply
+
+    async def fetch(self, sql: str, **params):
+        """
+        Rows of the services' tables.
+        """
+        unit = self.store.unit()
+        rows = await unit.db.fetch(sql, **params)
+        unit.drop()
+        await unit.keep([])
+        return rows
+
+    async def execute(self, sql: str, **params) -> int:
+        """
+        Tamper with the services' tables.
+        """
+        unit = self.store.unit()
+        touched = await unit.db.execute(sql, **params)
+        await unit.keep([])
+        return touched
+
+
+@pytest.fixture
+async def services(tmp_path: Path) -> AsyncIterator[Services]:
+    """
+    Services of which none has started yet.
+    """
+    store = SqliteEffectsStore(str(tmp_path / "effects.db"), clock=SystemClock(), threaded=False)
+    await store.open()
+    yield Services(store)
+    await store.close()
+
+
+@pytest.fixture
+def stocked_from(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """
+    Stocks the services from the given baskets instead of the real ones.
+    """
+
+    def stock(*baskets: Basket) -> None:
+        for team in ("warehouse", "payments", "delivery"):
+            monkeypatch.setattr(f"domain.{team}.service.read_baskets", lambda: iter(baskets))
+
+    return stock
