@@ -180,6 +180,14 @@ class EffectsService:
         if not ended.done():
             ended.set_result(None)
 
+    def abandon(self) -> None:
+        """
+        Cease at once, as a killed process would: for simulated worlds, which know no other end.
+        """
+        self._is_stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+
     async def _give_up_in_time(self) -> None:
         await self._clock.sleep(self._settings.drain_s)
         _log.warning("%s stops with %d records in hand", self._effects.name, self._in_hand)

@@ -81,7 +81,7 @@ class SqliteEffectsStore:
             StoreUnavailable: the store is not open.
         """
         if self._writer is None:
-            raise StoreUnavailable(f"{self.path}: the effects store is not open")
+            raise self._not_open()
         return self._writer
 
     async def open(self) -> None:
@@ -103,7 +103,7 @@ class SqliteEffectsStore:
         """
         reader = self._reader
         if reader is None:
-            raise StoreUnavailable(f"{self.path}: the effects store is not open")
+            raise self._not_open()
         with translated(self.path):
             return select_rows(reader.cursor(), service, keys)
 
@@ -136,11 +136,12 @@ class SqliteEffectsStore:
         """
         Give *unit* the connection if that is possible at once.
         """
-        if self._holder is not None or self._is_busy or self._line or self._is_abandoned:
+        writer = self._writer
+        if self._holder is not None or self._is_busy or self._line or writer is None:
             return False
         try:
-            if not self.connection.in_transaction:
-                begin(self.connection, wait=False)
+            if not writer.in_transaction:
+                begin(writer, wait=False)
             self._occupy(unit)
         except sqlite3.Error:
             return False  # `enter` asks again, and says what is the matter
@@ -192,6 +193,11 @@ class SqliteEffectsStore:
         """
         Take a unit that has ended into the group.
         """
+        if self._writer is None:
+            refused = asyncio.get_running_loop().create_future()
+            if not self._is_abandoned:
+                refused.set_exception(self._not_open())
+            return refused
         group = self._group
         if group.kept is None:
             group.kept = asyncio.get_running_loop().create_future()
@@ -313,6 +319,9 @@ class SqliteEffectsStore:
         self._go_on()
 
     # Opening and letting go.
+
+    def _not_open(self) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.path}: the effects store is not open")
 
     def _open(self) -> None:
         if self._given is not None:

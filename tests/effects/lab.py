@@ -1,0 +1,321 @@
+"""
+A service at work on a bus in memory, a clock moved by hand and a store without threads.
+"""
+
+# ruff: noqa: SLF001 - how far a service has come is nobody's business but the tests'
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Self
+
+from saga.adapters.clocks import ManualClock
+from saga.adapters.memory import MemoryBus
+from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.contracts import (
+    ContractModel,
+    ContractRegistry,
+    Event,
+    Intent,
+    TopicNames,
+    contract_of,
+    encode,
+)
+from saga.contracts import cloudevents as ce
+from saga.core.identity import Direction, SagaId, StepId, idempotency_key, intent_id, saga_id
+from saga.effects import EffectContext, Effects, EffectsService, EffectsSettings, Refused
+from saga.errors import BusUnavailable, MessageTooLarge
+from saga.ports import Inbound, Record, Source, TopicSpec
+
+NAMES = TopicNames("test", "lab")
+ROUNDS_MAX = 4_000
+ALICE = saga_id("order", "alice")
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+class Charged(Event, topic="lab.charged", version=1):
+    receipt: str
+
+
+class Charge(Intent[Charged], topic="lab.charge", version=1):
+    owner: str = "alice"
+    amount: int = 10
+
+
+class Uncharge(Intent[None], topic="lab.uncharge", version=1):
+    owner: str = "alice"
+
+
+class OrderDone(Event, topic="lab.order-done", version=1):
+    owner: str
+
+
+class FlakyBus(MemoryBus):
+    """
+    A bus that loses its connection when told to, and notes what it was asked to publish.
+    """
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock=clock)
+        self.failures_left = 0
+        self.is_stuck = False
+        self.reply_bytes_max = 1_000_000
+        self.asked: list[Record] = []
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """
+        Fail so many times; while stuck, never answer.
+        """
+        replies = [one for one in records if ".evt." in one.topic]
+        self.asked += replies
+        if replies and self.is_stuck:
+            await asyncio.get_running_loop().create_future()
+        if replies and self.failures_left:
+            self.failures_left -= 1
+            raise BusUnavailable("the bus is away")
+        if any(len(one.value) > self.reply_bytes_max for one in replies):
+            raise MessageTooLarge("too large")
+        await super().publish(records)
+
+
+class Disk(sqlite3.Connection):
+    """
+    A connection on which a statement fails when told to, as on a database that is locked.
+    """
+
+    failing = ""
+    failures_left = 0
+
+    def execute(self, sql: str, *params):
+        """
+        Refuse so many times.
+        """
+        if self.failures_left and sql.startswith(self.failing):
+            self.failures_left -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            error.sqlite_errorname = "SQLITE_BUSY"
+            raise error
+        return super().execute(sql, *params)
+
+
+def wallet_effects() -> tuple[Effects, list[str]]:
+    """
+    A service that charges wallets, and the calls that its handlers got.
+    """
+    effects = Effects("wallets")
+    calls: list[str] = []
+
+    @effects.on_start
+    async def make_tables(db):
+        await db.execute("CREATE TABLE IF NOT EXISTS ledger (owner TEXT, amount INTEGER)")
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        calls.append(ctx.intent_id)
+        await ctx.db.execute(
+            "INSERT INTO ledger VALUES (:owner, :amount)", owner=intent.owner, amount=intent.amount
+        )
+        if intent.amount > 500:
+            raise Refused("over the limit", code="limit")
+        if intent.amount < 0:
+            raise ValueError("negative amount")
+        return Charged(receipt=f"r-{intent.owner}-{ctx.attempt}")
+
+    @effects.on(Uncharge)
+    async def uncharge(intent: Uncharge, ctx: EffectContext) -> None:
+        calls.append(ctx.intent_id)
+        await ctx.db.execute(
+            "INSERT INTO ledger SELECT owner, -amount FROM ledger WHERE owner = :owner",
+            owner=intent.owner,
+        )
+
+    return effects, calls
+
+
+def intent(
+    model: ContractModel,
+    *,
+    step: str = "charge",
+    attempt: int = 1,
+    direction: Direction = Direction.DO,
+    saga: SagaId = ALICE,
+    key: str = "alice",
+    undoes: type[ContractModel] | None = None,
+) -> Record:
+    """
+    An intent as an orchestrator publishes it.
+    """
+    name = contract_of(type(model)).contract_name
+    headers = ce.intent_headers(
+        intent_id=intent_id(saga, StepId(step), direction, attempt),
+        contract_name=name,
+        source="/test/lab/sagas/order",
+        at=ManualClock().now(),
+        saga_id=saga,
+        causation_id="trigger",
+        idempotency_key=idempotency_key(saga, StepId(step), direction),
+        undoes=contract_of(undoes).contract_name if undoes else None,
+        traceparent=TRACEPARENT,
+    )
+    return Record(NAMES.topic(name), key.encode(), encode(model).encode(), headers)
+
+
+def undo(model: ContractModel, *, attempt: int = 1, undoes=Charge, **more) -> Record:
+    """
+    The intent that undoes the step of `intent`.
+    """
+    return intent(model, attempt=attempt, direction=Direction.UNDO, undoes=undoes, **more)
+
+
+def without(record: Record, *headers: str) -> Record:
+    """
+    The record with some headers left out.
+    """
+    return replace(record, headers=tuple(one for one in record.headers if one[0] not in headers))
+
+
+def header(record: Record | Inbound, name: str) -> str | None:
+    """
+    The text of one header.
+    """
+    value = dict(record.headers).get(name)
+    return None if value is None else value.decode()
+
+
+class Lab:
+    """
+    One service, its bus, its store and its clock; `restart` is another process on the same data.
+    """
+
+    def __init__(self, effects: Effects, **settings) -> None:
+        self.effects = effects
+        self.clock = ManualClock()
+        self.bus = FlakyBus(self.clock)
+        self.disk = Disk(":memory:", isolation_level=None)
+        self.parked: list[tuple[Inbound, str, str]] = []
+        self.settings = EffectsSettings(**{"threads": 0} | settings)
+        models = [*effects.intents, *effects.facts]
+        self.contracts = ContractRegistry(models)
+        self.store, self.service = self._make()
+
+    async def __aenter__(self) -> Self:
+        topics = {*self.service.topics_read, *self.service.topics_written}
+        await self.bus.create_topics([TopicSpec(topic, 1) for topic in sorted(topics)])
+        await self.service.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        await self.store.close()
+        self.disk.close()
+
+    async def stop(self) -> None:
+        """
+        Stop the service; time goes on while it does.
+        """
+        stopping = asyncio.ensure_future(self.service.stop())
+        await self.until(stopping.done)
+        stopping.result()
+
+    async def crash(self) -> None:
+        """
+        Kill the process: what is not committed is gone, and it never does anything again.
+        """
+        self.store.abandon()
+        self.service.abandon()
+        await asyncio.sleep(0)
+        await self.service._consumer.close()
+        self.bus.is_stuck = False
+        self.store, self.service = self._make()
+        await self.service.start()
+
+    async def seek(self, offsets: dict[Source, int]) -> None:
+        """
+        Have records read once more, as a rebalance may.
+        """
+        await self.service._consumer.seek(offsets)
+
+    async def send(self, *records: Record) -> None:
+        """
+        Publish records and wait until they are dealt with.
+        """
+        before = self.dealt_with
+        await self.bus.publish(records)
+        await self.until(lambda: self.dealt_with - before >= len(records))
+
+    @property
+    def dealt_with(self) -> int:
+        """
+        How many records the service has finished.
+        """
+        offsets = self.service._offsets
+        return sum(offsets._next.values()) - self.service.in_hand
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """
+        Let things happen, and time pass, until *is_so*.
+        """
+        for _ in range(ROUNDS_MAX):
+            for _ in range(12):
+                await asyncio.sleep(0)
+            if is_so():
+                return
+            self.clock.advance(0.005)
+        raise AssertionError("it did not come to pass")
+
+    def replies(self) -> list[Inbound]:
+        """
+        What was published as an answer, in order of publication on each topic.
+        """
+        return [
+            record
+            for source, partition in sorted(self.bus.partitions.items())
+            if source.topic in self.service.topics_written
+            for record in partition.records
+        ]
+
+    def answers(self) -> list[tuple[str, str]]:
+        """
+        Contract and value of each answer.
+        """
+        return [(header(one, ce.TYPE), one.value.decode()) for one in self.replies()]
+
+    def ledger(self) -> list[tuple[str, int]]:
+        """
+        What the handlers wrote.
+        """
+        return self.disk.execute("SELECT owner, amount FROM ledger ORDER BY rowid").fetchall()
+
+    def committed(self, topic: str) -> int:
+        """
+        The group's offset in a topic.
+        """
+        return max(
+            (
+                offset
+                for (group, source), offset in self.bus.committed.items()
+                if group == self.service.group and source.topic == topic
+            ),
+            default=0,
+        )
+
+    def _make(self) -> tuple[SqliteEffectsStore, EffectsService]:
+        store = SqliteEffectsStore(
+            ":memory:", clock=self.clock, threaded=False, connection=self.disk
+        )
+        service = EffectsService(
+            self.effects,
+            bus=self.bus,
+            store=store,
+            clock=self.clock,
+            contracts=self.contracts,
+            names=NAMES,
+            park=self._park,
+            settings=self.settings,
+        )
+        return store, service
+
+    async def _park(self, inbound: Inbound, reason: str, message: str) -> None:
+        self.parked.append((inbound, reason, message))

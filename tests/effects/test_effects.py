@@ -1,0 +1,200 @@
+"""
+Handlers are checked when they are registered: whoever wrote one wrong is told the line.
+"""
+
+import re
+
+import pytest
+
+from saga.contracts import ContractRegistry, Event, Intent, upcast
+from saga.effects import EffectContext, Effects, Refused
+from saga.errors import DefinitionError
+from tests.effects.lab import NAMES, Charge, Charged, Lab, OrderDone, Uncharge
+
+HERE = re.escape(__file__) + r":\d+: "
+
+
+def refused(match: str):
+    """
+    Expects a DefinitionError that begins with this file and a line.
+    """
+    return pytest.raises(DefinitionError, match=HERE + match)
+
+
+def test_a_fitting_handler_is_registered_and_returned() -> None:
+    """
+    The decorated function stays callable.
+    """
+    effects = Effects("e")
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        return Charged(receipt="r")
+
+    @effects.on(Uncharge)
+    def uncharge(intent, ctx): ...
+
+    @effects.listens(OrderDone)
+    async def done(event: OrderDone, ctx: EffectContext) -> None: ...
+
+    assert list(effects.intents) == [Charge, Uncharge]
+    assert effects.intents[Charge].function is charge
+    assert [one.is_async for one in effects.intents.values()] == [True, False]
+    assert list(effects.facts) == [OrderDone]
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "-a"])
+def test_a_name_must_fit_into_a_topic(name: str) -> None:
+    """
+    It names the consumer group.
+    """
+    with refused("Effects"):
+        Effects(name)
+
+
+def test_a_handler_takes_message_and_context() -> None:
+    """
+    No more, no fewer.
+    """
+    effects = Effects("e")
+    with refused(r".*one must take two arguments.*\(Charge, EffectContext\) -> Charged"):
+
+        @effects.on(Charge)
+        async def one(intent: Charge): ...
+
+    with refused(".*three must take two arguments"):
+
+        @effects.on(Charge)
+        async def three(intent, ctx, more): ...
+
+    with refused(".*named needs 'more' by name"):
+
+        @effects.on(Charge)
+        async def named(intent, ctx, *, more): ...
+
+    @effects.on(Charge)
+    async def optional(intent, ctx, more=1): ...
+
+
+def test_annotations_must_fit_the_contract() -> None:
+    """
+    Each is named that does not.
+    """
+    effects = Effects("e")
+    with refused(".*wrong_intent has 'intent' annotated as Uncharge, but handles lab.int.charge"):
+
+        @effects.on(Charge)
+        async def wrong_intent(intent: Uncharge, ctx: EffectContext) -> Charged: ...
+
+    with refused(".*wrong_context has 'ctx' annotated as int"):
+
+        @effects.on(Charge)
+        async def wrong_context(intent: Charge, ctx: int) -> Charged: ...
+
+    with refused(".*wrong_reply has 'return' annotated as NoneType"):
+
+        @effects.on(Charge)
+        async def wrong_reply(intent: Charge, ctx: EffectContext) -> None: ...
+
+    with refused(".*listener has 'return' annotated as OrderDone"):
+
+        @effects.listens(OrderDone)
+        async def listener(event: OrderDone, ctx: EffectContext) -> OrderDone: ...
+
+
+def test_a_contract_has_one_handler() -> None:
+    """
+    The second is refused, and told where the first is.
+    """
+    effects = Effects("e")
+
+    @effects.on(Charge)
+    async def first(intent, ctx): ...
+
+    with refused(r".*lab.int.charge.v1 already has a handler in 'e': .*first \(.*\.py:\d+\)"):
+
+        @effects.on(Charge)
+        async def second(intent, ctx): ...
+
+
+def test_on_takes_intents_and_listens_takes_events() -> None:
+    """
+    With a topic of their own.
+    """
+    effects = Effects("e")
+
+    class Base(Intent[None]):
+        pass
+
+    for wrong in (Charged, int, "lab.charge", Intent):
+        with refused(""):
+            effects.on(wrong)
+    with refused(r".*Base is no contract"):
+        effects.on(Base)
+    for wrong in (Charge, int, Event):
+        with refused(""):
+            effects.listens(wrong)
+
+
+def test_on_start_takes_the_db() -> None:
+    """
+    And nothing else.
+    """
+    effects = Effects("e")
+    with refused(".*tables must take one argument, the db"):
+
+        @effects.on_start
+        def tables(): ...
+
+
+class MeterReadV1(Event, topic="lab.meter-read", version=1):
+    value: int
+
+
+class MeterReadV2(Event, topic="lab.meter-read", version=2):
+    value: float
+
+
+@upcast
+def to_v2(old: MeterReadV1) -> MeterReadV2:
+    """
+    Meters have learnt fractions.
+    """
+    return MeterReadV2(value=old.value)
+
+
+async def test_a_handler_of_an_old_version_is_refused_with_the_new_one_named() -> None:
+    """
+    Messages are read in their current version only.
+    """
+    effects = Effects("e")
+
+    @effects.listens(MeterReadV1)
+    async def listen(event, ctx): ...
+
+    with refused(".*listen .* handles lab.evt.meter-read.v1, .*: handle MeterReadV2"):
+        Lab(effects)
+
+
+async def test_a_handler_of_the_current_version_gets_the_old_ones_too() -> None:
+    """
+    Their topics are read as well.
+    """
+    effects = Effects("e")
+
+    @effects.listens(MeterReadV2)
+    async def listen(event, ctx): ...
+
+    assert ContractRegistry([MeterReadV2]).names_read_as("lab.evt.meter-read.v2")
+    assert Lab(effects).service.topics_read == (
+        NAMES.topic("lab.evt.meter-read.v1"),
+        NAMES.topic("lab.evt.meter-read.v2"),
+    )
+
+
+def test_refused_carries_message_and_code() -> None:
+    """
+    The code has a default.
+    """
+    assert (str(Refused("no")), Refused("no").code) == ("no", "refused")
+    assert Refused("no", code="limit").code == "limit"

@@ -1,0 +1,385 @@
+"""
+What handlers may do: wait, overlap, run in threads, fail in every way, and what comes of it.
+"""
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.effects import EffectContext, Effects, EffectsService, Refused
+from tests.effects.lab import NAMES, Charge, Charged, Lab, intent
+
+
+def steps(count: int) -> list:
+    """
+    So many intents of different steps.
+    """
+    return [intent(Charge(), step=f"s{n}") for n in range(count)]
+
+
+def failure(lab: Lab) -> dict:
+    """
+    The only answer, which is a failure.
+    """
+    ((name, value),) = lab.answers()
+    assert name == "lab.evt.intent-failed.v1"
+    return json.loads(value)
+
+
+class ThreadedLab(Lab):
+    """
+    The same with a file, a thread that commits and threads for sync handlers.
+    """
+
+    def __init__(self, effects: Effects, folder: Path, **settings) -> None:
+        self.folder = folder
+        super().__init__(effects, **{"threads": 4} | settings)
+
+    def _make(self) -> tuple[SqliteEffectsStore, EffectsService]:
+        store, _ = super()._make()
+        store = SqliteEffectsStore(str(self.folder / "effects.db"), clock=self.clock)
+        service = EffectsService(
+            self.effects,
+            bus=self.bus,
+            store=store,
+            clock=self.clock,
+            contracts=self.contracts,
+            names=NAMES,
+            park=self._park,
+            settings=self.settings,
+        )
+        return store, service
+
+    async def until(self, is_so) -> None:
+        """
+        As before, with real time passing for the threads.
+        """
+        for _ in range(2_000):
+            await asyncio.sleep(0.0005)
+            if is_so():
+                return
+            self.clock.advance(0.0005)
+        raise AssertionError("it did not come to pass")
+
+    async def query(self, sql: str) -> list[dict]:
+        """
+        What the tables say.
+        """
+        unit = self.store.unit()
+        try:
+            return await unit.db.fetch(sql)
+        finally:
+            unit.drop()
+
+
+async def test_slow_handlers_overlap() -> None:
+    """
+    Forty that wait a second each are done in little more than one, never more than allowed at once.
+    """
+    effects = Effects("slow")
+    running = most = 0
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await lab.clock.sleep(1)
+        running -= 1
+        return Charged(receipt="r")
+
+    async with Lab(effects, concurrency=20) as lab:
+        await lab.send(*steps(40))
+        assert most == 20
+        assert lab.clock.monotonic_s() < 2.5
+
+
+async def test_quick_handlers_need_one_task() -> None:
+    """
+    However many intents come, no task is made for any of them.
+    """
+    effects = Effects("quick")
+    tasks: set = set()
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        tasks.add(asyncio.current_task())
+        return Charged(receipt="r")
+
+    async with Lab(effects) as lab:
+        await lab.send(*steps(200))
+
+    assert len(tasks) == 1
+
+
+async def test_a_slow_handler_does_not_hold_up_the_next_batch() -> None:
+    """
+    What comes later is answered while it waits.
+    """
+    effects = Effects("slow")
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        if intent.amount == 1:
+            await lab.clock.sleep(100)
+        return Charged(receipt="r")
+
+    async with Lab(effects, drain_s=0.1) as lab:
+        await lab.bus.publish([intent(Charge(amount=1), step="slow")])
+        await lab.until(lambda: lab.service.in_hand == 1)
+        await lab.bus.publish(steps(50))
+        await lab.until(lambda: len(lab.replies()) == 50)
+
+        assert lab.clock.monotonic_s() < 1
+
+
+async def test_one_step_is_never_handled_twice_at_once() -> None:
+    """
+    A retry that comes while the first attempt still runs waits for its end.
+    """
+    effects = Effects("slow")
+    running = 0
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        nonlocal running
+        running += 1
+        assert running == 1
+        await lab.clock.sleep(0.5)
+        running -= 1
+        raise OSError("try again")
+
+    async with Lab(effects) as lab:
+        await lab.send(*[intent(Charge(), attempt=n) for n in (1, 2, 3)])
+
+        assert lab.service.counts["effects_failed"] == 3
+
+
+async def test_a_handler_that_waits_before_it_writes_lets_others_write() -> None:
+    """
+    The write transaction is taken with the first use of the db, not before.
+    """
+    effects = Effects("polite")
+    effects.on_start(_make_table)
+    order: list[str] = []
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        if intent.owner == "slow":
+            await lab.clock.sleep(1)
+        await ctx.db.execute("INSERT INTO seen VALUES (:owner)", owner=intent.owner)
+        order.append(intent.owner)
+        return Charged(receipt="r")
+
+    async with Lab(effects) as lab:
+        await lab.send(*[intent(Charge(owner=one), step=one) for one in ("slow", "a", "b")])
+
+    assert order == ["a", "b", "slow"]
+
+
+async def test_handlers_that_wait_while_they_write_take_turns() -> None:
+    """
+    They are slow, and correct: each is committed or rolled back by itself.
+    """
+    effects = Effects("impolite")
+    effects.on_start(_make_table)
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        await ctx.db.execute("INSERT INTO seen VALUES (:owner)", owner=intent.owner)
+        await lab.clock.sleep(0.05)
+        if intent.owner == "b":
+            raise Refused("not b")
+        return Charged(receipt="r")
+
+    async with Lab(effects) as lab:
+        await lab.send(*[intent(Charge(owner=one), step=one) for one in "abc"])
+
+        assert lab.disk.execute("SELECT name FROM seen").fetchall() == [("a",), ("c",)]
+
+
+async def test_the_context_says_what_is_asked() -> None:
+    """
+    Ids, key and attempt.
+    """
+    effects = Effects("e")
+    seen: list[EffectContext] = []
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        seen.append(ctx)
+        return Charged(receipt="r")
+
+    async with Lab(effects) as lab:
+        await lab.send(intent(Charge(), attempt=3))
+    (ctx,) = seen
+
+    assert ctx.intent_id == f"{ctx.saga_id}/charge/do/3"
+    assert ctx.idempotency_key == f"{ctx.saga_id}/charge/do"
+    assert (ctx.key, ctx.attempt) == ("alice", 3)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (None, "returned None, but Charge is answered by Charged"),
+        (Charge(), "returned a Charge, but Charge is answered by Charged"),
+        ({"receipt": "r"}, "returned a dict"),
+    ],
+)
+async def test_a_wrong_reply_is_a_failed_attempt_that_names_the_handler(reply, said: str) -> None:
+    """
+    With file and line.
+    """
+    effects = Effects("e")
+
+    @effects.on(Charge)
+    async def charge(intent, ctx):
+        return reply
+
+    async with Lab(effects) as lab:
+        await lab.send(intent(Charge()))
+
+        assert failure(lab)["code"] == "wrong_reply"
+        assert f"test_handlers.py:{charge.__code__.co_firstlineno}" in failure(lab)["message"]
+        assert said in failure(lab)["message"]
+
+
+async def test_a_reply_that_is_too_large_is_a_failed_attempt() -> None:
+    """
+    Before it is kept: otherwise it could never be sent.
+    """
+    effects = Effects("e")
+
+    @effects.on(Charge)
+    async def charge(intent, ctx) -> Charged:
+        return Charged(receipt="x" * 1_000_001)
+
+    async with Lab(effects) as lab:
+        await lab.send(intent(Charge()))
+
+        assert failure(lab)["code"] == "reply_too_large"
+
+
+async def test_odd_errors_are_recorded_like_others() -> None:
+    """
+    Half a character in the text, no text at all, a cancellation from within.
+    """
+    effects = Effects("e")
+    errors = {
+        1: ValueError("\ud800"),
+        2: KeyError(),
+        3: asyncio.CancelledError(),
+        4: OSError("x" * 9999),
+    }
+
+    @effects.on(Charge)
+    async def charge(intent, ctx) -> Charged:
+        raise errors[intent.amount]
+
+    async with Lab(effects) as lab:
+        await lab.send(*[intent(Charge(amount=n), step=f"s{n}") for n in errors])
+        said = [json.loads(value) for _, value in lab.answers()]
+
+    assert [one["code"] for one in said] == ["ValueError", "KeyError", "CancelledError", "OSError"]
+    assert max(len(one["message"]) for one in said) == 2_000
+
+
+async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
+    """
+    Others in its group are handled again.
+    """
+    effects = Effects("e")
+    effects.on_start(_make_table)
+
+    @effects.on(Charge)
+    async def charge(intent, ctx) -> Charged:
+        await ctx.db.execute("INSERT INTO seen VALUES (:owner)", owner=intent.owner)
+        if intent.owner == "b":
+            ctx.db.raw.execute("ROLLBACK")
+        return Charged(receipt="r")
+
+    async with Lab(effects) as lab:
+        await lab.send(*[intent(Charge(owner=one), step=one) for one in "abc"])
+
+        assert sorted(lab.disk.execute("SELECT name FROM seen")) == [("a",), ("c",)]
+        assert [json.loads(v).get("code") for _, v in lab.answers()].count("transaction_ended") == 1
+        assert lab.service.counts["effects_done"] == 2
+
+
+async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) -> None:
+    """
+    And write through the same transaction as everybody else.
+    """
+    effects = Effects("sync")
+    effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))
+    together = threading.Barrier(3, timeout=5)
+
+    @effects.on(Charge)
+    def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        together.wait()
+        assert ctx.db.execute("INSERT INTO seen VALUES (:name)", name=intent.owner) == 1
+        assert ctx.db.fetch("SELECT count(*) AS n FROM seen")[0]["n"] > 0
+        if intent.owner == "b":
+            raise Refused("not b", code="b")
+        return Charged(receipt=threading.current_thread().name)
+
+    async with ThreadedLab(effects, tmp_path) as lab:
+        await lab.send(*[intent(Charge(owner=one), step=one) for one in "abc"])
+
+        assert await lab.query("SELECT name FROM seen ORDER BY name") == [
+            {"name": "a"},
+            {"name": "c"},
+        ]
+        answers = dict(lab.answers())
+        assert "effects of sync" in answers["lab.evt.charged.v1"]
+        assert '"b"' in answers["lab.evt.intent-failed.v1"]
+
+
+async def test_a_file_and_threads_give_the_same_answers(tmp_path: Path) -> None:
+    """
+    Hundreds of intents, some failing, committed in groups; each effect is there once.
+    """
+    effects = Effects("wallets")
+    effects.on_start(_make_table)
+
+    @effects.on(Charge)
+    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        await ctx.db.execute("INSERT INTO seen VALUES (:owner)", owner=intent.owner)
+        if intent.amount % 10 == 0:
+            raise Refused("every tenth")
+        return Charged(receipt="r")
+
+    async with ThreadedLab(effects, tmp_path) as lab:
+        records = [intent(Charge(owner=f"o{n}", amount=n), step=f"s{n}") for n in range(300)]
+        await lab.send(*records, *records)
+
+        seen = await lab.query("SELECT name FROM seen")
+        assert len(seen) == len({one["name"] for one in seen}) == 270
+        assert len(lab.replies()) == 600
+
+
+async def test_sync_handlers_may_run_without_threads() -> None:
+    """
+    As in simulated worlds: one after another, on the loop.
+    """
+    effects = Effects("sync")
+    effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))
+
+    @effects.on(Charge)
+    def charge(intent: Charge, ctx: EffectContext) -> Charged:
+        ctx.db.execute("INSERT INTO seen VALUES (:name)", name=intent.owner)
+        return Charged(receipt="r")
+
+    async with Lab(effects) as lab:
+        await lab.send(*steps(3))
+
+        assert len(lab.disk.execute("SELECT * FROM seen").fetchall()) == 3
+
+
+async def _make_table(db) -> None:
+    await db.execute("CREATE TABLE IF NOT EXISTS seen (name TEXT)")

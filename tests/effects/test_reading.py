@@ -1,0 +1,66 @@
+"""
+What cannot be read is parked with its reason, and its neighbours go on.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from saga.contracts import cloudevents as ce
+from saga.ports import Record
+from tests.effects.lab import Charge, Lab, intent, wallet_effects, without
+
+GOOD = intent(Charge())
+TOPIC = GOOD.topic
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [
+        pytest.param(replace(GOOD, value=None), "null_value", id="null value"),
+        pytest.param(replace(GOOD, value=b"{"), "not_json", id="no JSON"),
+        pytest.param(replace(GOOD, value=b"\xff"), "not_utf8", id="no UTF-8"),
+        pytest.param(replace(GOOD, value=b'{"amount":"x"}'), "schema", id="wrong field"),
+        pytest.param(replace(GOOD, value=b"[" * 100_000), "too_deep", id="deep"),
+        pytest.param(replace(GOOD, key=None), "no_key", id="no key"),
+        pytest.param(replace(GOOD, key=b""), "no_key", id="empty key"),
+        pytest.param(replace(GOOD, key=b"\xff"), "bad_key", id="key no UTF-8"),
+        pytest.param(without(GOOD, ce.ID), "no_intent_id", id="no id"),
+        pytest.param(replace(GOOD, headers=((ce.ID, b"\xff"),)), "no_intent_id", id="id no UTF-8"),
+        pytest.param(replace(GOOD, headers=((ce.ID, None),)), "no_intent_id", id="id null"),
+        pytest.param(replace(GOOD, headers=((ce.ID, b"x/y"),)), "bad_intent_id", id="bad id"),
+        pytest.param(Record(TOPIC, None, None), "null_value", id="nothing at all"),
+    ],
+)
+async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(
+    poison: Record, reason: str
+) -> None:
+    """
+    With its bytes and a reason; before and after it intents are answered.
+    """
+    effects, calls = wallet_effects()
+    async with Lab(effects) as lab:
+        await lab.send(intent(Charge(), step="a"), poison, intent(Charge(), step="b"))
+
+        ((inbound, found, message),) = lab.parked
+        assert found == reason
+        assert message
+        assert (inbound.key, inbound.value, inbound.headers) == (
+            poison.key,
+            poison.value,
+            poison.headers,
+        )
+        assert len(calls) == 2
+        assert len(lab.replies()) == 2
+
+
+async def test_optional_headers_may_be_missing() -> None:
+    """
+    The intent's id says everything that is needed.
+    """
+    effects, _ = wallet_effects()
+    async with Lab(effects) as lab:
+        bare = without(GOOD, *(name for name, _ in GOOD.headers if name != ce.ID))
+        await lab.send(bare)
+
+        assert [name for name, _ in lab.answers()] == ["lab.evt.charged.v1"]
