@@ -19,12 +19,15 @@ from saga.core.events import Json
 from saga.core.history import NAME_OF, NAMES, Entry, from_plain, to_plain
 from saga.core.identity import SagaId
 from saga.errors import CorruptHistory
+from saga.ports.event_store import HistoryAppend
 
 EntryRow = tuple[str, int, str, bytes]
 """originator_id (the saga id's 32 hex digits), originator_version, topic, state."""
 
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _HEX_DIGITS: Final = 32
+_dumps: Final = orjson.dumps
+_embed: Final = orjson.Fragment
 
 if TYPE_CHECKING:  # the library's base class is generic over the type of its ids
     _MapperOfUuids = Mapper[UUID]
@@ -88,15 +91,21 @@ def to_row(entry: Entry) -> EntryRow:
         originator_of(entry.saga_id),
         entry.version,
         NAME_OF[type(entry.body)],
-        orjson.dumps(to_plain(entry, orjson.Fragment), option=_SORTED),
+        _dumps(to_plain(entry, _embed), option=_SORTED),
     )
 
 
-def to_rows(entries: Iterable[Entry]) -> list[EntryRow]:
+def to_rows(histories: Iterable[HistoryAppend]) -> list[EntryRow]:
     """
-    The rows of *entries*, in their order.
+    The rows of all new entries, history by history.
     """
-    return [to_row(entry) for entry in entries]
+    rows: list[EntryRow] = []
+    for history in histories:
+        originator_id = originator_of(history.saga_id)
+        for entry in history.entries:
+            state = _dumps(to_plain(entry, _embed), option=_SORTED)
+            rows.append((originator_id, entry.version, NAME_OF[type(entry.body)], state))
+    return rows
 
 
 def to_entry(saga_id: SagaId, version: int, topic: str, state: bytes) -> Entry:

@@ -19,13 +19,12 @@ def partition_of(key: bytes, partitions: int) -> int:
     """
     The partition of *key* in a topic of so many *partitions*.
     """
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+    return (_cached(key) & 0x7FFFFFFF) % partitions
 
 
-@lru_cache(maxsize=KEYS_CACHED_MAX)
 def murmur2(data: bytes) -> int:
     """
-    Kafka's 32-bit murmur2 of *data*. All records of a saga share a key, so results are cached.
+    Kafka's 32-bit murmur2 of *data*.
     """
     length = len(data)
     whole = length & ~3
@@ -38,3 +37,7 @@ def murmur2(data: bytes) -> int:
         h = ((h ^ int.from_bytes(data[whole:], "little")) * _M) & _MASK
     h = ((h ^ (h >> 13)) * _M) & _MASK
     return h ^ (h >> 15)
+
+
+# All records of a saga share a key.
+_cached = lru_cache(maxsize=KEYS_CACHED_MAX)(murmur2)

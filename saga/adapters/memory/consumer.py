@@ -28,7 +28,7 @@ class MemoryConsumer:
         self._next: dict[Source, int] = {}
         self._wanted: frozenset[Source] = frozenset()
         self._turn = 0
-        self._is_closed = False
+        self.is_closed = False
         self._waiter: asyncio.Future[None] | None = None
         self.group = group
         self.topics = topics
@@ -39,7 +39,7 @@ class MemoryConsumer:
         """
         deadline_s = self._bus.clock.monotonic_s() + timeout_s
         await asyncio.sleep(0)
-        while not self._is_closed:
+        while not self.is_closed:
             while self._wanted != self._next.keys():
                 await self._take_over()
             records = self._take(records_max)
@@ -77,7 +77,7 @@ class MemoryConsumer:
         """
         Leave the group at once.
         """
-        self._is_closed = True
+        self.is_closed = True
         self.assign(frozenset())
         self._bus.leave(self)
 

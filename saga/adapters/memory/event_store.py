@@ -97,6 +97,12 @@ class MemoryEventStore:
         old = [each for each in self._backlog.values() if each.appended_at < appended_before]
         return old[:limit]
 
+    def history(self, saga_id: SagaId) -> list[Entry]:
+        """
+        The whole history, now; empty where there is none.
+        """
+        return list(self._histories.get(saga_id, ()))
+
     def timers(self, limit: int) -> list[DueTimer]:
         """
         Armed timers, the earliest first.

@@ -78,6 +78,7 @@ class LocalConsumer:
             remaining_s = deadline - loop.time()
             if remaining_s <= 0:
                 break
+            self._bus.check()
             await self._wait(loop, remaining_s)
         return []
 

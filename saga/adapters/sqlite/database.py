@@ -122,8 +122,8 @@ class SqliteDatabase:
         Run *job* in the next commit and return its result once that is durable.
 
         Args:
-            job: runs in the writer thread, inside a transaction; may run more than once, so it
-                writes through its cursor and does nothing else.
+            job: runs on the event loop, inside a transaction; may run more than once, so it writes
+                through its cursor and does nothing else.
             landed: whether the job is stored; asked where the commit's outcome is not known.
             committed: called with the result on the event loop, in commit order, even if nobody
                 waits any more.
@@ -177,8 +177,12 @@ class SqliteDatabase:
             for place in self._waiting:
                 place.get_loop().call_soon_threadsafe(_wake, place)
             self._waiting.clear()
-            self._closing = asyncio.ensure_future(asyncio.to_thread(self._close_all))
+            self._closing = asyncio.ensure_future(self._drain_and_close())
         await asyncio.shield(self._closing)
+
+    async def _drain_and_close(self) -> None:
+        await self._writer.drained()
+        await asyncio.to_thread(self._close_all)
 
     def _read_in_thread(self, query: Callable[[sqlite3.Cursor], T]) -> T:
         with translated(self.path):

@@ -80,7 +80,7 @@ class SqliteEventStore:
             KeyError: a topic of *outgoing* does not exist; nothing was recorded.
         """
         recorder, bus = self.recorder, self._bus
-        rows = [row for history in batch.histories for row in to_rows(history.entries)]
+        rows = to_rows(batch.histories)
         try:
             prepared = bus.prepare(batch.outgoing) if bus and batch.outgoing else None
         except BusUnavailable as error:

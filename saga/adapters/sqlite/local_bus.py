@@ -118,7 +118,11 @@ class LocalBus:
         consumer = LocalConsumer(self, member_id, group, names, resume_at)
         self._consumers.append(consumer)
         self._tend_from_now_on()
-        await self._follow_groups()
+        try:
+            await self._follow_groups()
+        except BusUnavailable:
+            self._consumers.remove(consumer)  # silent from the start, it is soon expelled
+            raise
         return consumer
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
@@ -136,8 +140,6 @@ class LocalBus:
         """
         Leave all groups and stop watching the file. The database stays open.
         """
-        if self._is_closed:
-            return
         self._is_closed = True
         if self._tender is not None:
             self._tender.cancel()
@@ -228,6 +230,13 @@ class LocalBus:
         if not readers:
             del self._followers[source_id]
             self.ends.pop(source_id, None)
+
+    def check(self) -> None:
+        """
+        Raise what ended the watch over the file, if anything did: nobody may wait for it in vain.
+        """
+        if self._tender is not None and self._tender.done() and not self._is_closed:
+            self._tender.result()
 
     def backlog(self, starts: Mapping[int, int]) -> int:
         """
@@ -374,7 +383,7 @@ class LocalBus:
     async def _expel_the_dead(self) -> None:
         dead = [
             member
-            for name in {consumer.group for consumer in self._consumers}
+            for name in {consumer.group for consumer in self._consumers} & self._groups.keys()
             for member in self._groups[name].members
             if self._is_dead(member)
         ]

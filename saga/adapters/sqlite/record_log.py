@@ -67,6 +67,8 @@ _READ: Final = (
 
 Row = tuple[int, bytes | None, bytes | None, bytes, int]
 """place, key, value, headers, timestamp."""
+Prepared = tuple[int, bytes, Record]
+"""A record that is ready to be written: its source's number, its headers' text, itself."""
 
 
 class Topic(NamedTuple):
@@ -78,16 +80,6 @@ class Topic(NamedTuple):
     name: str
     partitions: int
     retention_s: int | None
-
-
-class Prepared(NamedTuple):
-    """
-    A record that knows its partition and is ready to be written.
-    """
-
-    source_id: int
-    headers: bytes
-    record: Record
 
 
 class Placed(NamedTuple):
@@ -149,26 +141,26 @@ class RecordLog:
             KeyError: a topic or partition does not exist.
             MessageTooLarge: a record exceeds the limit.
         """
-        topics = self._topics
+        topics, largest = self._topics, self._record_bytes_max
         prepared: list[Prepared] = []
         for record in records:
             topic = topics.get(record.topic) or self.topics([record.topic])[record.topic]
-            key = record.key
+            topic_id, _, partitions, _ = topic
+            key, value = record.key, record.value
             if record.partition is not None:
                 source_id = self.source_id(Source(record.topic, record.partition))
             elif key is not None:
-                source_id = topic.topic_id << PARTITION_BITS | partition_of(key, topic.partitions)
+                source_id = topic_id << PARTITION_BITS | partition_of(key, partitions)
             else:
                 self._unkeyed += 1
-                source_id = topic.topic_id << PARTITION_BITS | self._unkeyed % topic.partitions
+                source_id = topic_id << PARTITION_BITS | self._unkeyed % partitions
             headers = encode_headers(record.headers)
-            size = len(headers) + len(record.value or b"") + len(key or b"")
-            if size > self._record_bytes_max:
+            size = len(headers) + (len(value) if value else 0) + (len(key) if key else 0)
+            if size > largest:
                 raise MessageTooLarge(
-                    f"a record of {size} bytes on {record.topic} exceeds the limit of "
-                    f"{self._record_bytes_max}"
+                    f"a record of {size} bytes on {record.topic} exceeds the limit of {largest}"
                 )
-            prepared.append(Prepared(source_id, headers, record))
+            prepared.append((source_id, headers, record))
         return prepared
 
     def append(
@@ -271,7 +263,7 @@ class RecordLog:
         if epoch != self._ends_epoch:
             self._ends.clear()
             self._ends_epoch = epoch
-        missing = {item.source_id for item in prepared} - self._ends.keys()
+        missing = {source_id for source_id, _, _ in prepared} - self._ends.keys()
         if missing:
             for source_id, (_, end) in self.bounds(cursor, missing).items():
                 self._ends[source_id] = end

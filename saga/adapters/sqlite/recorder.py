@@ -47,7 +47,8 @@ TABLES: Final = (
         "CREATE TABLE parked (parked_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
         "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, "
         'partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, key BLOB, value BLOB, '
-        "headers BLOB NOT NULL, timestamp INTEGER NOT NULL, parked_at INTEGER NOT NULL, saga_id TEXT)"
+        "headers BLOB NOT NULL, timestamp INTEGER NOT NULL, "
+        "parked_at INTEGER NOT NULL, saga_id TEXT)"
     ),
     "CREATE INDEX parked_by_saga ON parked (saga_id) WHERE saga_id IS NOT NULL",
     (

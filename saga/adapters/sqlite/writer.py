@@ -1,9 +1,11 @@
 """
-The one thread that writes a file: every job that is waiting goes into the next commit.
+Everything that is written to a file goes through here: whatever is waiting shares the next commit.
 
-A commit waits for the disk, whatever it holds, so jobs that arrive meanwhile share the next one. A
-failing job takes nobody with it: the group is rolled back and repeated with a savepoint around each
-job. A job may therefore run twice, and must do nothing but write through its cursor.
+Statements run on the event loop's thread, because they take microseconds, and a thread of their own
+would fight the loop for the interpreter's lock over each of them. Only what waits for the disk runs
+beside the loop: the commit, and the wait for another process that is writing. A failing job takes
+nobody with it: the group is rolled back and repeated with a savepoint around each job. A job may
+therefore run twice, and must do nothing but write through its cursor.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +27,7 @@ from saga.adapters.sqlite.failures import is_of_the_disk, unavailable
 from saga.errors import StoreUnavailable
 
 JOBS_PER_COMMIT_MAX: Final = 256
+BUSY_NOW_S: Final = 0.0
 LOCK_RETRY_S: Final = 0.000_5
 SETTLE_TRIES_MAX: Final = 10
 SETTLE_PAUSE_S: Final = 0.2
@@ -53,10 +58,10 @@ class Job:
 
 class Writer:
     """
-    The writer thread of one file.
+    The writer of one file, for one event loop.
 
-    *deliver* is called on the event loop with the jobs of a commit, in their order; *on_commit* in
-    the writer thread after each commit.
+    *deliver* is called on the loop with the jobs of a commit, in their order; `after_commit` beside
+    it, after each commit.
     """
 
     def __init__(self, path: str, *, deliver: Callable[[list[Job]], None]) -> None:
@@ -64,15 +69,20 @@ class Writer:
         self._file = Path(path)
         self._wal = Path(path + "-wal")
         self._deliver = deliver
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._is_busy = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._orders: queue.SimpleQueue[tuple[list[Job], bool] | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, ...] | None = None
         self._data_version = 0
-        self._thread = threading.Thread(target=self._run, name=f"writer of {path}", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=f"commits to {path}", daemon=True)
         self.epoch = 0
         """Changes when what jobs remember of the file may be out of date: see `_begin`."""
         self.foreign_commits = 0
-        """How often this thread found that other connections had written."""
+        """How often it was found that other connections had written."""
         self.commits = 0
         self.after_commit: Callable[[sqlite3.Connection], None] | None = None
 
@@ -91,63 +101,116 @@ class Writer:
         """
         Put *job* into the next commit.
         """
-        self._queue.put(job)
+        self._waiting.append(job)
+        if not self._is_busy:
+            self._is_busy = True
+            self._is_idle.clear()
+            self._loop = job.future.get_loop()
+            self._loop.call_soon(self._take_group)
+
+    async def drained(self) -> None:
+        """
+        Return when everything accepted is done.
+        """
+        await self._is_idle.wait()
 
     def close(self) -> None:
         """
-        Finish the accepted jobs, then end the thread. Blocks until it is done.
+        End the thread and close the file. Blocks until it is done; to be called when drained.
         """
-        self._queue.put(None)
+        self._orders.put(None)
         self._thread.join()
+        self._discard()
 
-    def _run(self) -> None:
-        while True:
-            job = self._queue.get()
-            jobs: list[Job] = []
-            while job is not None:
-                jobs.append(job)
-                if len(jobs) == JOBS_PER_COMMIT_MAX:
-                    break
-                try:
-                    job = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if jobs:
-                self._commit_group(jobs)
-                self._resolve(jobs)
-            if job is None:
-                self._discard()
-                return
+    # On the loop: what is waiting becomes one transaction.
 
-    def _commit_group(self, jobs: list[Job]) -> None:
+    def _take_group(self) -> None:
+        waiting = self._waiting
+        if not waiting:
+            self._is_busy = False
+            self._is_idle.set()
+            return
+        count = min(len(waiting), JOBS_PER_COMMIT_MAX)
+        jobs = [waiting.popleft() for _ in range(count)]
         try:
-            cursor = self._begin()
-            self._work(cursor, jobs)
+            is_begun = self._begin(BUSY_NOW_S)
+        except (sqlite3.DatabaseError, StoreUnavailable) as error:
+            self._give_up(jobs, error)
+            return
+        if is_begun:
+            self._write(jobs)
+        else:
+            self._orders.put((jobs, False))  # another process is writing: wait beside the loop
+
+    def _write(self, jobs: list[Job]) -> None:
+        try:
+            assert self._connection is not None
+            self._work(self._connection.cursor(), jobs)
             if all(job.error is not None for job in jobs):
                 self._roll_back()
+                self._done(jobs)
                 return
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, StoreUnavailable) as error:
+            self._give_up(jobs, error)
+            return
+        self._orders.put((jobs, True))
+
+    def _give_up(self, jobs: list[Job], error: Exception) -> None:
+        if isinstance(error, sqlite3.DatabaseError):
             self._discard()
-            _fail(jobs, unavailable(self._path, error) if is_of_the_disk(error) else error)
-            return
-        except StoreUnavailable as error:
-            _fail(jobs, error)
-            return
+            error = unavailable(self._path, error) if is_of_the_disk(error) else error
+        _fail(jobs, error)
+        self._done(jobs)
+
+    def _done(self, jobs: list[Job]) -> None:
+        self._deliver(jobs)
+        assert self._loop is not None
+        # Not at once: whoever was just answered may have more to write, which then shares a commit.
+        self._loop.call_soon(self._take_group)
+
+    # Beside the loop: what waits.
+
+    def _serve(self) -> None:
+        while True:
+            order = self._orders.get()
+            if order is None:
+                return
+            jobs, is_written = order
+            then: Callable[[list[Job]], None]
+            try:
+                if is_written:
+                    self._commit(jobs)
+                    then = self._done
+                else:
+                    self._begin(BUSY_TIMEOUT_S)
+                    then = self._write
+            except (sqlite3.DatabaseError, StoreUnavailable) as error:
+                then = partial(self._give_up, error=error)
+            assert self._loop is not None
+            try:
+                self._loop.call_soon_threadsafe(then, jobs)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+    def _commit(self, jobs: list[Job]) -> None:
+        connection = self._connection
+        assert connection is not None
         try:
-            cursor.execute("COMMIT")
+            connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             self._settle(jobs, error)
             return
         self.commits += 1
-        if self.after_commit is not None and self._connection is not None:
-            self.after_commit(self._connection)
+        if self.after_commit is not None:
+            self.after_commit(connection)
 
-    def _begin(self) -> sqlite3.Cursor:
+    def _begin(self, timeout_s: float) -> bool:
         """
-        Take the write lock, and see whether others have written since this thread last did.
+        Take the write lock, and see whether others have written since this writer last did.
 
         The lock is waited for in small steps: SQLite's own busy handler sleeps up to 100 ms a step,
-        which is long beside a commit of another process.
+        which is long beside a commit of another process. False when *timeout_s* was not enough and
+        is too short to call it a failure.
         """
         connection = self._connection or self._open()
         if self._look() != self._identity:
@@ -155,23 +218,26 @@ class Writer:
                 f"{self._path}: the file or its -wal was replaced or deleted while it was open: "
                 "put it back, or start again"
             )
-        cursor = connection.cursor()
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
-                cursor.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN IMMEDIATE")
                 break
             except sqlite3.OperationalError as error:
                 busy = str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_BUSY")
-                if not busy or time.monotonic() > deadline:
+                if not busy:
+                    raise
+                if time.monotonic() >= deadline:
+                    if timeout_s == BUSY_NOW_S:
+                        return False
                     raise
             time.sleep(LOCK_RETRY_S)
-        (data_version,) = cursor.execute("PRAGMA data_version").fetchone()
+        (data_version,) = connection.execute("PRAGMA data_version").fetchone()
         if data_version != self._data_version:
             self._data_version = data_version
             self.foreign_commits += 1
             self.epoch += 1
-        return cursor
+        return True
 
     def _work(self, cursor: sqlite3.Cursor, jobs: list[Job]) -> None:
         try:
@@ -182,7 +248,8 @@ class Writer:
                 jobs[0].error = self._translate(error)
                 return
             self._roll_back()
-            self._work_one_by_one(self._begin(), jobs)
+            self._begin(BUSY_TIMEOUT_S)
+            self._work_one_by_one(self._connection.cursor(), jobs)
 
     def _work_one_by_one(self, cursor: sqlite3.Cursor, jobs: list[Job]) -> None:
         for job in jobs:
@@ -249,16 +316,6 @@ class Writer:
 
     def _translate(self, error: Exception) -> Exception:
         return unavailable(self._path, error) if is_of_the_disk(error) else error
-
-    def _resolve(self, jobs: list[Job]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
-        for job in jobs:
-            by_loop.setdefault(job.future.get_loop(), []).append(job)
-        for loop, done in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(self._deliver, done)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                continue
 
 
 def _fail(jobs: list[Job], error: Exception) -> None:

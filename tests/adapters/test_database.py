@@ -1,0 +1,413 @@
+"""
+What can go wrong with a file, and that group commit keeps jobs apart.
+"""
+
+# ruff: noqa: ASYNC221, ASYNC240 - a test may block its own event loop
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from saga.adapters.clocks import ManualClock
+from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore, writer
+from saga.adapters.sqlite import checkpoints as checkpoints_module
+from saga.errors import BusUnavailable, StoreTooNew, StoreUnavailable
+from saga.ports.bus import TopicSpec
+from saga.ports.event_store import Batch
+from saga.testing import samples
+from saga.testing.samples import MOMENT, saga
+from tests.adapters.processes import ROOT
+
+
+def _create(cursor: sqlite3.Cursor) -> None:
+    cursor.execute("CREATE TABLE IF NOT EXISTS n (i INTEGER PRIMARY KEY, blob BLOB)")
+
+
+def _insert(number: int, size: int = 0):
+    def job(cursor: sqlite3.Cursor) -> int:
+        cursor.execute("INSERT INTO n VALUES (?, zeroblob(?))", (number, size))
+        return number
+
+    return job
+
+
+async def _numbers(database: SqliteDatabase) -> list[int]:
+    rows = await database.read(lambda c: c.execute("SELECT i FROM n ORDER BY i").fetchall())
+    return [number for (number,) in rows]
+
+
+async def test_jobs_that_wait_together_are_all_recorded(database: SqliteDatabase) -> None:
+    """
+    Far more at once than the queue holds: each gets its own answer.
+    """
+    await database.write(_create)
+
+    answers = await asyncio.gather(*(database.write(_insert(n)) for n in range(3000)))
+
+    assert answers == list(range(3000))
+    assert await _numbers(database) == list(range(3000))
+    assert database.commits[0] < 300, "jobs that wait together share a commit"
+
+
+async def test_a_failing_job_takes_nobody_with_it(database: SqliteDatabase) -> None:
+    """
+    Only its own writes are undone, and only it hears of its error.
+    """
+    await database.write(_create)
+
+    def half(cursor: sqlite3.Cursor) -> None:
+        _insert(100)(cursor)
+        raise ValueError("half way")
+
+    jobs = [_insert(1), half, _insert(2), _insert(1), _insert(3), half, _insert(4)]
+    answers = await asyncio.gather(*map(database.write, jobs), return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [
+        int,
+        ValueError,
+        int,
+        sqlite3.IntegrityError,
+        int,
+        ValueError,
+        int,
+    ]
+    assert await _numbers(database) == [1, 2, 3, 4]
+
+
+async def test_what_was_committed_is_told_in_order_even_to_nobody(database: SqliteDatabase) -> None:
+    """
+    The callback runs for each job, before its caller goes on, also when the caller is gone.
+    """
+    await database.write(_create)
+    told: list[int] = []
+    tasks = [
+        asyncio.create_task(database.write(_insert(n), committed=told.append)) for n in range(9)
+    ]
+    await asyncio.sleep(0)
+    tasks[4].cancel()
+
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert told == list(range(9))
+
+
+async def test_close_finishes_what_was_accepted(path: Path) -> None:
+    """
+    Closing twice is closing once; whoever comes later is told.
+    """
+    database = SqliteDatabase(path)
+    await database.write(_create)
+    writes = [asyncio.create_task(database.write(_insert(n))) for n in range(50)]
+    await asyncio.sleep(0)
+
+    await asyncio.gather(database.close(), database.close())
+    await database.close()
+
+    assert await asyncio.gather(*writes) == list(range(50))
+    for late in (database.write(_insert(99)), database.read(_create)):
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await late
+    with pytest.raises(StoreUnavailable, match="closed"):
+        database.read_now(_create)
+    assert not Path(f"{path}-wal").exists()
+
+
+async def test_the_folder_is_made(tmp_path: Path) -> None:
+    """
+    A path of which nothing exists yet is as good as any.
+    """
+    database = SqliteDatabase(tmp_path / "a" / "b" / "saga.db")
+    await database.close()
+
+    assert (tmp_path / "a" / "b" / "saga.db").exists()
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    """
+    The message names the file and says what to do; the file is not touched.
+    """
+    path.write_text("Dear diary, " * 1000)
+
+    with pytest.raises(StoreUnavailable, match=r"saga\.db: it is no SQLite database: name another"):
+        SqliteDatabase(path)
+
+    assert path.read_text().startswith("Dear diary")
+
+
+def test_a_folder_in_the_way_is_named(path: Path, tmp_path: Path) -> None:
+    """
+    Neither a folder where the file should be, nor a file where a folder should be.
+    """
+    path.mkdir()
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StoreUnavailable, match=r"saga\.db: it cannot be opened"):
+        SqliteDatabase(path)
+    with pytest.raises(StoreUnavailable, match=r"file.saga\.db: "):
+        SqliteDatabase(tmp_path / "file" / "saga.db")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """
+    A disk of one megabyte, mounted for this test.
+    """
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount a disk")
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+async def test_a_read_only_disk_is_named(small_disk: Path) -> None:
+    """
+    Before anything starts, with what to do.
+    """
+    await SqliteDatabase(small_disk / "saga.db").close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+    with pytest.raises(StoreUnavailable, match=r"saga\.db: .*(read-only|cannot be opened)"):
+        SqliteDatabase(small_disk / "saga.db")
+    with pytest.raises(StoreUnavailable, match=r"new.*: Read-only file system"):
+        SqliteDatabase(small_disk / "new" / "saga.db")
+
+
+async def test_a_full_disk_is_survived(small_disk: Path) -> None:
+    """
+    What does not fit is refused whole, what was recorded stays, and room is all that it takes.
+    """
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(500_000))
+    database = SqliteDatabase(small_disk / "saga.db")
+    await database.write(_create)
+    recorded: list[int] = []
+
+    async def fill() -> None:
+        for number in range(100):
+            recorded.append(await database.write(_insert(number, 20_000)))
+
+    with pytest.raises(StoreUnavailable, match=r"saga\.db: the disk (is full|reports)"):
+        await fill()
+    assert await _numbers(database) == recorded
+
+    ballast.unlink()
+    await database.write(_insert(1000, 20_000))
+
+    assert await _numbers(database) == [*recorded, 1000]
+    await database.close()
+
+
+async def test_a_full_database_is_survived(database: SqliteDatabase) -> None:
+    """
+    The same, in a group of jobs of which some fit and some do not.
+    """
+    await database.write(_create)
+    await database.write(lambda c: c.execute("PRAGMA max_page_count=20").fetchone())
+
+    jobs = [_insert(n, size) for n, size in enumerate([10, 500_000, 10, 500_000])]
+    answers = await asyncio.gather(*map(database.write, jobs), return_exceptions=True)
+
+    kept = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+    assert all(isinstance(answers[n], StoreUnavailable) for n in (1, 3))
+    assert await _numbers(database) == kept
+    await database.write(lambda c: c.execute("PRAGMA max_page_count=100000").fetchone())
+    await database.write(_insert(9, 500_000))
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_a_file_replaced_while_open_is_noticed(path: Path, suffix: str) -> None:
+    """
+    Writing on would be writing into nowhere: the message names the file. Put back, it goes on.
+    """
+    database = SqliteDatabase(path)
+    await database.write(_create)
+    file = Path(f"{path}{suffix}")
+    file.rename(f"{file}.away")
+
+    for other in (None, b"another"):
+        if other is not None:
+            file.write_bytes(other)
+        with pytest.raises(StoreUnavailable, match=r"saga\.db: .*replaced or deleted"):
+            await database.write(_insert(1))
+    Path(f"{file}.away").rename(file)
+
+    assert await database.write(_insert(2)) == 2
+    await database.close()
+
+
+async def test_a_lock_that_is_never_released_is_named(
+    database: SqliteDatabase, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Another process that keeps the file locked holds up work for some seconds, then it is said so.
+    """
+    await database.write(_create)
+    monkeypatch.setattr(writer, "BUSY_TIMEOUT_S", 0.02)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StoreUnavailable, match="another process keeps it locked"):
+        await database.write(_insert(1))
+    other.execute("ROLLBACK")
+    other.close()
+
+    assert await database.write(_insert(1)) == 1
+
+
+class Cut(sqlite3.Cursor):
+    """
+    A cursor whose COMMIT is answered with an error of the disk, after or instead of being done.
+    """
+
+    cuts = 0
+    is_done = False
+
+    def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
+        """
+        As ever, but for some commits.
+        """
+        if sql != "COMMIT" or not Cut.cuts:
+            return super().execute(sql, *args)
+        Cut.cuts -= 1
+        if Cut.is_done:
+            super().execute(sql)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+        raise error
+
+
+class CutConnection(sqlite3.Connection):
+    def cursor(self, factory: type[sqlite3.Cursor] = Cut) -> sqlite3.Cursor:
+        """
+        A cursor of the kind above.
+        """
+        return super().cursor(factory)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_an_error_at_commit_is_looked_into(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, is_done: bool
+) -> None:
+    """
+    If the batch is stored all the same, that is success; else nothing of it was recorded.
+    """
+    real = sqlite3.connect
+    monkeypatch.setattr(
+        writer.connect.__globals__["sqlite3"],
+        "connect",
+        lambda *args, **options: real(*args, **options, factory=CutConnection),
+    )
+    database = SqliteDatabase(path)
+    store = SqliteEventStore(database)
+    monkeypatch.setattr(Cut, "cuts", 1)
+    monkeypatch.setattr(Cut, "is_done", is_done)
+    append = store.append(Batch(histories=[samples.history(saga(1))]), at=MOMENT)
+
+    if is_done:
+        await append
+    else:
+        with pytest.raises(StoreUnavailable, match="input/output error"):
+            await append
+
+    assert bool(await store.load([saga(1)])) == is_done
+    await store.append(Batch(histories=[samples.history(saga(1), 2 * is_done)]), at=MOMENT)
+    await database.close()
+
+
+async def test_a_store_of_a_newer_version_is_refused(database: SqliteDatabase) -> None:
+    """
+    Both versions are named; nothing is written.
+    """
+    SqliteEventStore(database)
+    await database.write(lambda c: c.execute("UPDATE saga_schema SET version = 7"))
+
+    with pytest.raises(StoreTooNew, match="have version 7, this saga knows up to 1"):
+        SqliteEventStore(database)
+
+
+async def test_an_older_schema_is_migrated_forward(database: SqliteDatabase) -> None:
+    """
+    Only the steps that are missing, in one transaction: a step that fails leaves it as it was.
+    """
+
+    def second(cursor: sqlite3.Cursor) -> None:
+        cursor.execute("ALTER TABLE n ADD COLUMN more TEXT")
+
+    def broken(cursor: sqlite3.Cursor) -> None:
+        cursor.execute("DROP TABLE n")
+        raise RuntimeError("broken")
+
+    database.migrate("n", (_create,))
+    with pytest.raises(RuntimeError):
+        database.migrate("n", (_create, second, broken))
+    for _ in range(2):
+        database.migrate("n", (_create, second))
+
+    await database.write(lambda c: c.execute("INSERT INTO n (i, more) VALUES (1, 'x')"))
+    with pytest.raises(StoreTooNew):
+        database.migrate("n", (_create,))
+
+
+async def test_two_processes_may_make_the_tables_at_once(path: Path) -> None:
+    """
+    Whoever is second finds them made.
+    """
+    code = (
+        "import sys; from saga.adapters.sqlite import *; "
+        "from saga.adapters.clocks import SystemClock; database = SqliteDatabase(sys.argv[1]); "
+        "SqliteEventStore(database); LocalBus(database, clock=SystemClock())"
+    )
+    starts = [
+        asyncio.create_subprocess_exec(sys.executable, "-c", code, str(path), cwd=ROOT)
+        for _ in range(3)
+    ]
+    processes = await asyncio.gather(*starts)
+
+    assert [await process.wait() for process in processes] == [0, 0, 0]
+
+
+async def test_the_write_ahead_log_stays_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Checkpoints are made beside the commits, and the log begins anew while work goes on.
+    """
+    monkeypatch.setattr(checkpoints_module, "FRAMES_TARGET", 64)
+    monkeypatch.setattr(checkpoints_module, "COMMITS_FIRST", 8)
+    database = SqliteDatabase(path)
+    await database.write(_create)
+    for number in range(600):
+        await database.write(_insert(number, 8_000))
+
+    assert path.stat().st_size > 1_000_000
+    assert Path(f"{path}-wal").stat().st_size < 600 * 8_000 / 2
+    await database.close()
+
+
+async def test_a_bus_says_of_a_file_that_it_is_the_bus_that_is_away(
+    path: Path, clock: ManualClock
+) -> None:
+    """
+    Each port has its own error, with the same message.
+    """
+    database = SqliteDatabase(path)
+    bus = LocalBus(database, clock=clock)
+    await bus.create_topics([TopicSpec("t", 1)])
+    path.rename(f"{path}.away")
+
+    with pytest.raises(BusUnavailable, match="replaced or deleted"):
+        await bus.publish([samples.record("t")])
+
+    Path(f"{path}.away").rename(path)
+    await bus.publish([samples.record("t")])
+    await bus.close()
+    await database.close()

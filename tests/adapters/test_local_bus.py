@@ -1,0 +1,282 @@
+"""
+The local bus beyond the contract: handing over in memory, publishing as part of an append, members
+that fall silent.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from saga.adapters.clocks import ManualClock
+from saga.adapters.memory import MemoryBus, MemoryEventStore
+from saga.adapters.sqlite import (
+    LocalBus,
+    SqliteDatabase,
+    SqliteEventStore,
+    consumer,
+    groups,
+    local_bus,
+)
+from saga.adapters.sqlite.statements import ManyRows
+from saga.errors import AlreadyRecorded, BusUnavailable, HistoryConflict, MessageTooLarge
+from saga.ports.bus import Bus, Inbound, Record, Source, TopicSpec
+from saga.ports.event_store import Batch, EventStore
+from saga.testing import samples
+from saga.testing.samples import MOMENT, saga
+
+
+@pytest.fixture
+async def bus(database: SqliteDatabase, clock: ManualClock):
+    """
+    A bus with a topic of two partitions.
+    """
+    bus = LocalBus(database, clock=clock)
+    await bus.create_topics([TopicSpec("t", 2)])
+    yield bus
+    await bus.close()
+
+
+async def _read(member: consumer.LocalConsumer, count: int) -> list[Inbound]:
+    found: list[Inbound] = []
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            found += await member.fetch(records_max=100, timeout_s=1)
+    return found
+
+
+async def test_own_records_are_handed_over_in_memory(bus: LocalBus) -> None:
+    """
+    A consumer that keeps up gets the very bytes that were published; one that came late reads them.
+    """
+    member = await bus.subscribe("g", ["t"])
+    await member.fetch(records_max=1, timeout_s=0)
+    records = [Record("t", b"k", b"%d" % number * 99) for number in range(50)]
+    await bus.publish(records)
+
+    found = await _read(member, 50)
+    late = await _read(await bus.subscribe("late", ["t"]), 50)
+
+    assert all(each.value is record.value for each, record in zip(found, records, strict=True))
+    assert late == found
+
+
+@pytest.mark.parametrize(("limit", "size"), [("BUFFERED_RECORDS_MAX", 5), ("size", 20_000)])
+async def test_what_is_too_much_for_memory_is_read_from_the_file(
+    bus: LocalBus, monkeypatch: pytest.MonkeyPatch, limit: str, size: int
+) -> None:
+    """
+    Too many records, or too large ones: none is lost or out of order.
+    """
+    if limit != "size":
+        monkeypatch.setattr(consumer, limit, 7)
+    member = await bus.subscribe("g", ["t"])
+    await member.fetch(records_max=1, timeout_s=0)
+    for start in range(0, 60, 6):
+        values = [b"%d " % number + bytes(size) for number in range(start, start + 6)]
+        await bus.publish([Record("t", b"k", value) for value in values])
+
+    found = await _read(member, 60)
+
+    assert [int(each.value.split()[0]) for each in found] == list(range(60))
+
+
+async def test_two_buses_on_one_file_see_each_other(
+    bus: LocalBus, database: SqliteDatabase, clock: ManualClock, tmp_path
+) -> None:
+    """
+    Topics, records and groups of one are known to the other, as between two processes.
+    """
+    second = SqliteDatabase(database.path)
+    other = LocalBus(second, clock=clock)
+    mine, theirs = await bus.subscribe("g", ["t"]), await other.subscribe("g", ["t"])
+    async with asyncio.timeout(20):
+        while not (len(mine.assignment()) == len(theirs.assignment()) == 1):
+            await mine.fetch(records_max=1, timeout_s=0.005)
+            await theirs.fetch(records_max=1, timeout_s=0.005)
+
+    for number in range(20):
+        await (bus, other)[number % 2].publish([Record("t", None, b"%d" % number, (), 1)])
+
+    found = await _read(theirs, 20)
+    assert [each.offset for each in found] == list(range(20))
+    assert [int(each.value) for each in found] == list(range(20))
+    await other.close()
+    await second.close()
+
+
+async def test_a_silent_member_is_expelled_and_may_come_back(
+    bus: LocalBus, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A process that hangs loses its partitions after some seconds without a heartbeat; when it goes
+    on, it reads nothing more of them and joins anew.
+    """
+    monkeypatch.setattr(local_bus, "LIVENESS_S", 0.0)
+    sleepy = SqliteDatabase(database.path)
+    late_clock = ManualClock()
+    other = LocalBus(sleepy, clock=late_clock)
+    gone = await other.subscribe("g", ["t"])
+    await gone.fetch(records_max=1, timeout_s=0)
+    assert len(gone.assignment()) == 2
+    assert other._tender is not None  # noqa: SLF001 - it hangs
+    other._tender.cancel()  # noqa: SLF001
+    await asyncio.gather(other._tender, return_exceptions=True)  # noqa: SLF001
+
+    bus._clock.advance(groups.HEARTBEAT_EXPIRY_S + 1)  # noqa: SLF001 - time has passed here
+    mine = await bus.subscribe("g", ["t"])
+    await _until(mine, lambda: len(mine.assignment()) == 2)
+
+    late_clock.advance(groups.HEARTBEAT_EXPIRY_S + 1)
+    await bus.publish([Record("t", None, b"1", (), 0)])
+    assert [each.value for each in await _read(mine, 1)] == [b"1"]
+    other._tender = None  # noqa: SLF001 - it goes on
+    other._tend_from_now_on()  # noqa: SLF001
+    await _until(gone, lambda: gone.assignment() == {Source("t", 1)})
+    await _until(mine, lambda: mine.assignment() == {Source("t", 0)})
+    await other.close()
+    await sleepy.close()
+
+
+async def test_a_closed_bus_says_so(bus: LocalBus) -> None:
+    """
+    Closing twice is closing once; its consumers read nothing more.
+    """
+    member = await bus.subscribe("g", ["t"])
+    await bus.close()
+    await bus.close()
+
+    assert await member.fetch(records_max=1, timeout_s=9) == []
+    with pytest.raises(BusUnavailable, match="closed"):
+        await bus.publish([samples.record("t")])
+
+
+async def test_retention_deletes_in_small_transactions(
+    database: SqliteDatabase, clock: ManualClock
+) -> None:
+    """
+    However much there is to delete, no commit deletes more than some hundred records.
+    """
+    bus = LocalBus(database, clock=clock)
+    await bus.create_topics([TopicSpec("short", 2, 60)])
+    await bus.publish([Record("short", None, b"", (), number % 2) for number in range(2600)])
+    clock.advance(61)
+    await bus.publish([Record("short", None, b"", (), 0)])
+    before = database.commits[0]
+
+    await bus.expire()
+
+    assert database.commits[0] - before >= 6
+    assert await bus.bounds([Source("short", 0), Source("short", 1)]) == {
+        Source("short", 0): (1300, 1301),
+        Source("short", 1): (1300, 1300),
+    }
+    rows = database.read_now(lambda c: c.execute("SELECT count(*) FROM bus_records").fetchone())
+    assert rows == (1,)
+    await bus.close()
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def publishing(request: pytest.FixtureRequest, database: SqliteDatabase, clock: ManualClock):
+    """
+    A store and the bus that it publishes through.
+    """
+    bus: Bus
+    store: EventStore
+    if request.param == "sqlite":
+        bus = LocalBus(database, clock=clock)
+        store = SqliteEventStore(database, publish_through=bus)
+    else:
+        bus = MemoryBus(clock=clock)
+        store = MemoryEventStore(publish_through=bus)
+    await bus.create_topics([TopicSpec("t", 1)])
+    yield store, bus
+    await bus.close()
+
+
+async def test_publishing_is_part_of_the_append(publishing: tuple[EventStore, Bus]) -> None:
+    """
+    Entries and records are there together, in order, and nothing is left to relay.
+    """
+    store, bus = publishing
+    member = await bus.subscribe("g", ["t"])
+    await member.fetch(records_max=1, timeout_s=0)
+
+    for number in range(5):
+        batch = Batch(
+            histories=[samples.history(saga(number))],
+            outgoing=[samples.record("t", value=b"%d" % (2 * number + n)) for n in (0, 1)],
+        )
+        assert (await store.append(batch, at=MOMENT)).backlog_id is None
+
+    found = await member.fetch(records_max=100, timeout_s=0)
+    assert [int(each.value) for each in found] == list(range(10))
+    assert await store.backlog(appended_before=MOMENT * 2, limit=9) == []
+
+
+async def test_a_refused_append_publishes_nothing(publishing: tuple[EventStore, Bus]) -> None:
+    """
+    And an append whose records are refused records nothing.
+    """
+    store, bus = publishing
+    await store.append(
+        Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 1}), at=MOMENT
+    )
+    outgoing = [samples.record("t")]
+    refused = [
+        (HistoryConflict, Batch(histories=[samples.history(saga(1))], outgoing=outgoing)),
+        (AlreadyRecorded, Batch(positions={Source("t", 0): 1}, outgoing=outgoing)),
+        (KeyError, Batch(histories=[samples.history(saga(2))], outgoing=[samples.record("no")])),
+        (
+            MessageTooLarge,
+            Batch(
+                histories=[samples.history(saga(2))],
+                outgoing=[*outgoing, samples.record("t", value=bytes(2_000_000))],
+            ),
+        ),
+    ]
+
+    for error, batch in refused:
+        with pytest.raises(error):
+            await store.append(batch, at=MOMENT)
+
+    assert await bus.bounds([Source("t", 0)]) == {Source("t", 0): (0, 0)}
+    assert await store.load([saga(2)]) == {}
+
+
+async def test_a_store_publishes_only_through_its_own_file(
+    database: SqliteDatabase, tmp_path, clock: ManualClock
+) -> None:
+    """
+    A bus on another file could not commit together with it.
+    """
+    other = SqliteDatabase(tmp_path / "other.db")
+    with pytest.raises(ValueError, match="same database"):
+        SqliteEventStore(database, publish_through=LocalBus(other, clock=clock))
+    await other.close()
+
+
+async def test_many_rows_are_one_statement(database: SqliteDatabase) -> None:
+    """
+    Each statement gives up the interpreter's lock: as many as rows would stall a busy process.
+    """
+    statements: list[str] = []
+    insert = ManyRows("INSERT INTO n SELECT * FROM {rows}", 2)
+
+    def job(cursor) -> tuple[int, list[tuple[int, str]]]:
+        cursor.execute("CREATE TABLE n (i INTEGER, s TEXT)")
+        cursor.connection.set_trace_callback(statements.append)
+        changed = insert.execute(cursor, [(number, f"row {number}") for number in range(300)])
+        cursor.connection.set_trace_callback(None)
+        return changed, cursor.execute("SELECT * FROM n ORDER BY rowid").fetchall()
+
+    changed, rows = await database.write(job)
+
+    assert rows == [(number, f"row {number}") for number in range(300)]
+    assert (changed, len(statements)) == (300, 2)
+
+
+async def _until(member: consumer.LocalConsumer, is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():
+            await member.fetch(records_max=100, timeout_s=0.01)
