@@ -4,32 +4,73 @@ The command line: every command and where it is.
 
 from __future__ import annotations
 
+import importlib
+from typing import Final
+
 import typer
 
-from saga.console import publishing, sagas, serving
+from saga.console import (
+    commanding,
+    config,
+    contracts,
+    parked,
+    publishing,
+    replaying,
+    sagas,
+    serving,
+)
 from saga.console.commands import register
 
-HELP = "Sagas: business processes over several services, which finish or are undone in reverse."
+HELP: Final = (
+    "Sagas: business processes over several services, which finish or are undone in reverse."
+)
 
 
 def program() -> typer.Typer:
     """
     The command line program.
     """
-    made = typer.Typer(
-        name="saga",
-        help=HELP,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    made = _group("saga", HELP)
     register(made, "run", serving.run)
     register(made, "publish", publishing.publish)
     register(made, "ls", sagas.ls)
     register(made, "show", sagas.show)
     register(made, "history", sagas.history)
+    register(made, "signal", commanding.signal)
+    register(made, "cancel", commanding.cancel)
+    register(made, "timers", parked.timers)
+    made.add_typer(_dlq())
+    for act in (
+        commanding.retry,
+        commanding.skip,
+        commanding.compensate,
+        commanding.release,
+        commanding.abandon,
+    ):
+        register(made, act.__name__, act)
+    register(made, "replay", replaying.replay)
+    made.add_typer(_topics())
+    made.add_typer(_config())
+    made.command(
+        "bench",
+        context_settings={
+            "allow_extra_args": True,
+            "ignore_unknown_options": True,
+            "help_option_names": [],
+        },
+    )(bench)
     return made
+
+
+def bench(context: typer.Context) -> None:
+    """
+    Measure sagas per second on this machine.
+    """
+    # Loaded when asked for: what it measures with is of no use to any other command.
+    module = importlib.import_module("saga.console.bench")
+    measuring = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    measuring.command()(module.bench)
+    raise typer.Exit(measuring(context.args, prog_name="saga bench", standalone_mode=False) or 0)
 
 
 def main() -> None:
@@ -37,3 +78,36 @@ def main() -> None:
     What `saga` and `python -m saga` run.
     """
     program()(prog_name="saga")
+
+
+def _dlq() -> typer.Typer:
+    group = _group("dlq", "Records that were set aside: they cannot be read, or belong to nothing.")
+    register(group, "ls", parked.dlq_ls)
+    register(group, "show", parked.dlq_show)
+    register(group, "redrive", parked.dlq_redrive)
+    return group
+
+
+def _topics() -> typer.Typer:
+    group = _group("topics", "The application's contracts, and the lock file of their schemas.")
+    register(group, "ls", contracts.topics_ls)
+    register(group, "check", contracts.topics_check)
+    register(group, "lock", contracts.topics_lock)
+    return group
+
+
+def _config() -> typer.Typer:
+    group = _group("config", "The settings.")
+    register(group, "show", config.config_show)
+    return group
+
+
+def _group(name: str, text: str) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )

@@ -33,15 +33,11 @@ async def publish(
     ],
     key: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY", help="The business key; by default the contract's key field says it."
-        ),
+        typer.Option("--key", metavar="KEY", help="The business key, where no field says it."),
     ] = None,
     message_id: Annotated[
         str | None,
-        typer.Option(
-            "--id", metavar="ID", help="The message's id: the same one again is known as a repeat."
-        ),
+        typer.Option("--id", metavar="ID", help="Its id: the same one again is a repeat."),
     ] = None,
 ) -> int:
     """

@@ -33,6 +33,7 @@ async def ls(
     status: Annotated[
         SagaStatus | None,
         typer.Option(
+            "--status",
             metavar="STATUS",
             help=f"Only sagas that are {', '.join(SagaStatus)}.",
             show_default=False,
@@ -40,12 +41,16 @@ async def ls(
     ] = None,
     definition: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only sagas of this name.", show_default=False),
+        typer.Option(
+            "--definition", metavar="NAME", help="Only sagas of this name.", show_default=False
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at most.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, metavar="N", help="How many at most.")
+    ] = 100,
     after: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Begin after this saga.", show_default=False),
+        typer.Option("--after", metavar="ID", help="Begin after this saga.", show_default=False),
     ] = None,
 ) -> None:
     """
@@ -128,6 +133,7 @@ async def history(
     at: Annotated[
         str | None,
         typer.Option(
+            "--at",
             metavar="VERSION|TIME",
             help="Only what had happened up to this entry, or this moment (ISO 8601 with zone).",
             show_default=False,

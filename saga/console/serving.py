@@ -43,7 +43,7 @@ def run(
     session: Session,
     *,
     roles: Annotated[
-        str, typer.Option(metavar="ROLE,…", help="What this process does.")
+        str, typer.Option("--roles", metavar="ROLE,…", help="What this process does.")
     ] = ",".join(ROLES),
     until_idle: Annotated[
         bool,

@@ -1,0 +1,63 @@
+"""
+`config show`: the settings as a command would have them, without secrets.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from saga.console.session import Session
+from saga.settings import PREFIX, Settings
+
+REDACTED = "***"
+
+
+def config_show(session: Session) -> None:
+    """
+    Print every setting: its value and where that comes from.
+    """
+    settings = session.settings
+    values: dict[str, Any] = {
+        name: redacted(value) if isinstance(value, str) else value
+        for name, value in settings.model_dump().items()
+    }
+    values["effects_store"] = redacted(settings.effects_address)
+    if session.printer.is_json:
+        session.printer.json(values)
+        return
+    session.printer.table(
+        ("setting", "value", "from", "meaning"),
+        [
+            (
+                PREFIX + name.upper(),
+                values[name],
+                _origin(name, settings),
+                field.description,
+            )
+            for name, field in Settings.model_fields.items()
+        ],
+    )
+
+
+def redacted(address: str) -> str:
+    """
+    *address* without the password it may hold.
+    """
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    user, has_user, host = parts.netloc.rpartition("@")
+    name, has_password, _ = user.partition(":")
+    if not (has_user and has_password):
+        return address
+    return urlunsplit(parts._replace(netloc=f"{name}:{REDACTED}@{host}"))
+
+
+def _origin(name: str, settings: Settings) -> str:
+    variable = os.environ.get(PREFIX + name.upper())
+    if name not in settings.model_fields_set:
+        return "default"
+    is_variable = variable is not None and str(getattr(settings, name)) == variable
+    return "environment" if is_variable else "option"

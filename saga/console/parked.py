@@ -1,0 +1,228 @@
+"""
+`dlq` and `timers`: records that were set aside, and moments that sagas wait for.
+
+Redriving publishes a record again on its own topic, with its own key, value, headers and thereby
+its id, and then forgets it here. After a crash in between it is redriven twice, and known as a
+repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+import typer
+
+from saga.console.printer import shown
+from saga.console.problems import ExitCode, Misused, NotSo
+from saga.console.sagas import iso
+from saga.console.session import Session, must_exist
+from saga.contracts.cloudevents import ID, read_headers
+from saga.ports import Batch, Catalogue, ParkedRecord, Record
+from saga.ports.catalogue import ParkedKind
+from saga.wiring import open_parts
+
+PAGE_RECORDS: Final = 200
+VALUE_CHARS_SHOWN: Final = 2_000
+
+ParkedId = Annotated[int, typer.Argument(metavar="NUMBER", help="As `dlq ls` says it.")]
+ReasonCode = Annotated[
+    str | None,
+    typer.Option(
+        "--reason", metavar="CODE", help="Only those parked for this reason.", show_default=False
+    ),
+]
+Held = Annotated[
+    bool, typer.Option("--held", help="Those that wait behind a saga, instead of the dead ones.")
+]
+
+
+async def dlq_ls(
+    session: Session,
+    *,
+    reason: ReasonCode = None,
+    held: Held = False,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
+    ] = 100,
+    after: Annotated[
+        int, typer.Option("--after", metavar="NUMBER", min=0, help="Begin after this one.")
+    ] = 0,
+) -> None:
+    """
+    List parked records, in the order they were parked.
+    """
+    kind = ParkedKind.HELD if held else ParkedKind.DEAD
+    rows: list[dict[str, Any]] = []
+    async with session.reading() as store:
+        async for record in _parked(store.catalogue, kind, reason, after):
+            if len(rows) == limit:
+                break
+            rows.append(_row(record))
+    if session.printer.is_json:
+        for row in rows:
+            session.printer.json(row)
+    elif not rows:
+        session.printer.note("nothing is parked")
+    else:
+        names = ("id", "reason", "message", "topic", "partition", "offset", "key", "parked_at")
+        session.printer.table(names, [[row[name] for name in names] for row in rows])
+
+
+async def dlq_show(session: Session, number: ParkedId) -> None:
+    """
+    Show one parked record with its headers and value.
+    """
+    async with session.reading() as store:
+        record = await _find(store.catalogue, number)
+    row = _row(record) | {
+        "headers": {name: _text(value) for name, value in record.headers},
+        "value": _text(record.value),
+        "timestamp": iso(record.timestamp),
+    }
+    printer = session.printer
+    if printer.is_json:
+        printer.json(row)
+        return
+    headers = row.pop("headers")
+    value = row.pop("value")
+    for name, said in row.items():
+        if said is not None:
+            printer.say(f"{name:<12} {said}")
+    for name, said in headers.items():
+        printer.say(f"{'header':<12} {name}: {said}")
+    text = shown(value or "")
+    cut = f" … ({len(text):,} characters)" if len(text) > VALUE_CHARS_SHOWN else ""
+    printer.say(f"{'value':<12} {text[:VALUE_CHARS_SHOWN]}{cut}")
+
+
+async def dlq_redrive(
+    session: Session,
+    numbers: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="NUMBER", help="As `dlq ls` says them.", show_default=False),
+    ] = None,
+    *,
+    reason: ReasonCode = None,
+    everything: Annotated[bool, typer.Option("--all", help="All dead records.")] = False,
+) -> int:
+    """
+    Publish dead records again, byte for byte, on the topics they came from.
+    """
+    if not numbers and not everything and reason is None:
+        raise Misused("say which: their numbers, --reason CODE, or --all")
+    if numbers and (everything or reason is not None):
+        raise Misused("say numbers, or --reason and --all, not both")
+    must_exist(session.settings.store, "store")
+    must_exist(session.settings.bus, "bus")
+    parts = open_parts(session.settings)
+    redriven = 0
+    try:
+        chosen = (
+            _chosen(parts.catalogue, numbers)
+            if numbers
+            else _parked(parts.catalogue, ParkedKind.DEAD, reason, 0)
+        )
+        async for record in chosen:
+            position = record.position
+            # A record without a key has no partition of its own choice: it keeps the one it had.
+            partition = position.partition if record.key is None else None
+            again = Record(position.topic, record.key, record.value, record.headers, partition)
+            try:
+                await parts.bus.publish([again])
+            except KeyError:
+                raise NotSo(
+                    f"parked record {record.parked_id}: there is no topic {position.topic} here"
+                ) from None
+            await parts.store.append(Batch(unparked=[record.parked_id]), at=parts.clock.now())
+            redriven += 1
+            _redriven(session, record)
+    finally:
+        for close in parts.closers:
+            await close()
+    if not redriven:
+        raise NotSo("nothing is parked for that reason" if reason else "nothing is parked")
+    return ExitCode.OK
+
+
+async def timers(
+    session: Session,
+    *,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
+    ] = 100,
+) -> None:
+    """
+    List armed timers, the earliest first.
+    """
+    async with session.reading() as store:
+        due = await store.catalogue.timers(limit=limit)
+    if session.printer.is_json:
+        for one in due:
+            session.printer.json(
+                {"timer_id": one.timer_id, "saga_id": one.saga_id, "due_at": iso(one.due_at)}
+            )
+    elif not due:
+        session.printer.note("no timer is armed")
+    else:
+        rows = [(iso(one.due_at), one.saga_id, one.timer_id) for one in due]
+        session.printer.table(("due", "saga", "timer"), rows)
+
+
+async def _parked(
+    catalogue: Catalogue, kind: ParkedKind, reason: str | None, after: int
+) -> AsyncIterator[ParkedRecord]:
+    while page := await catalogue.parked(kind=kind, after=after, limit=PAGE_RECORDS):
+        for record in page:
+            if reason is None or record.reason == reason:
+                yield record
+        after = page[-1].parked_id
+
+
+async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[ParkedRecord]:
+    for record in [await _find(catalogue, number) for number in dict.fromkeys(numbers)]:
+        if record.kind is not ParkedKind.DEAD:
+            raise NotSo(
+                f"parked record {record.parked_id} waits for saga {record.saga_id}: "
+                f"`saga release` lets it go on"
+            )
+        yield record
+
+
+async def _find(catalogue: Catalogue, number: int) -> ParkedRecord:
+    for record in await catalogue.parked(after=number - 1, limit=1):
+        if record.parked_id == number:
+            return record
+    raise NotSo(f"there is no parked record {number} (`saga dlq ls` lists those that there are)")
+
+
+def _redriven(session: Session, record: ParkedRecord) -> None:
+    row = {"id": record.parked_id, "topic": record.position.topic, "redriven": True}
+    row["message_id"] = read_headers(record.headers).get(ID)
+    if session.printer.is_json:
+        session.printer.json(row)
+    else:
+        session.printer.say(f"parked record {row['id']} is on {row['topic']} again")
+
+
+def _row(record: ParkedRecord) -> dict[str, Any]:
+    return {
+        "id": record.parked_id,
+        "kind": record.kind.value,
+        "reason": record.reason,
+        "message": record.message,
+        "topic": record.position.topic,
+        "partition": record.position.partition,
+        "offset": record.position.offset,
+        "key": _text(record.key),
+        "message_id": read_headers(record.headers).get(ID),
+        "saga_id": record.saga_id,
+        "parked_at": iso(record.parked_at),
+    }
+
+
+def _text(value: bytes | None) -> str | None:
+    """
+    Bytes as JSON can hold them: UTF-8, and what is none of it escaped.
+    """
+    return None if value is None else value.decode("utf-8", "backslashreplace")
