@@ -1,0 +1,241 @@
+"""
+What runs in a simulated process: the same objects as in a real one, put together as `saga.wiring` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
+from saga.app import SagaApp
+from saga.contracts import TopicNames
+from saga.core.history import Entry
+from saga.core.identity import SagaId
+from saga.core.replay import replay
+from saga.core.state import snapshot
+from saga.effects import EffectsService
+from saga.effects.settings import EffectsSettings
+from saga.errors import BusUnavailable, SagaError, StoreUnavailable
+from saga.ports import Batch, Inbound, Record
+from saga.runtime import parking
+from saga.runtime.draft import Draft
+from saga.runtime.live import LiveSagas
+from saga.runtime.orchestrator import Orchestrator
+from saga.runtime.outgoing import Outgoing
+from saga.runtime.relay import Relay
+from saga.runtime.router import Router
+from saga.runtime.turns import Turns, Work
+from saga.runtime.watch import Watchers
+from saga.testing.world.broker import SimulatedBus
+from saga.testing.world.database import EffectsDatabase
+from saga.testing.world.ports import (
+    LATE_REPLY_S_MAX,
+    ProcessBus,
+    ProcessCatalogue,
+    ProcessClock,
+    ProcessStore,
+)
+from saga.testing.world.process import Process
+
+RECORD_BYTES_MAX = 1_048_576
+EARLY_HOLD_S = 3.0
+GROUP = "saga-orchestrator"
+
+
+@dataclass(slots=True)
+class Durable:
+    """
+    What outlives the processes of a world.
+    """
+
+    app: SagaApp
+    names: TopicNames
+    bus: SimulatedBus
+    store: MemoryEventStore
+    catalogue: MemoryCatalogue
+    database: EffectsDatabase
+    violations: list[str]
+    counts: Counter[str]
+
+
+class WatchedTurns(Turns):
+    """
+    Compares, after every turn, the live state with the one that the history gives.
+    """
+
+    durable: Durable
+
+    async def take_turns(self, work: Work) -> Draft:
+        """
+        Take all turns that *work* calls for.
+        """
+        draft = await super().take_turns(work)
+        for saga_id, touched in draft.touched.items():
+            if not touched.entries:
+                continue
+            history = _history(self.durable.store, saga_id)[: touched.live.version]
+            rebuilt = replay(touched.live.decider, saga_id, history)
+            live, stored = snapshot(touched.live.state), snapshot(rebuilt)
+            for name, value in live.items():
+                if value != stored[name]:
+                    self.durable.violations.append(
+                        f"live state differs from replayed state: saga {saga_id} at version "
+                        f"{touched.live.version}, {name}: live {value}, replayed {stored[name]}"
+                    )
+        self.durable.counts.update(draft.counts)
+        return draft
+
+
+class OrchestratorProcess:
+    """
+    An orchestrator in a process.
+    """
+
+    def __init__(self, process: Process, durable: Durable, *, live_sagas: int) -> None:
+        app, names = durable.app, durable.names
+        clock = ProcessClock(process)
+        self.process = process
+        self.bus = ProcessBus(process, durable.bus)
+        self._durable = durable
+        store = ProcessStore(process, durable.store)
+        catalogue = ProcessCatalogue(process, durable.catalogue)
+        outgoing = Outgoing(names, record_bytes_max=RECORD_BYTES_MAX)
+        relay = Relay(
+            bus=self.bus, store=store, outgoing=outgoing, clock=clock, worker_id=process.name
+        )
+        router = Router(app.registry, app.contracts, names)
+        turns = WatchedTurns(
+            router=router,
+            live=LiveSagas(store, app.registry, sagas_max=live_sagas),
+            store=store,
+            catalogue=catalogue,
+            outgoing=outgoing,
+            relay=relay,
+            contracts=app.contracts,
+            names=names,
+            clock=clock,
+            watchers=Watchers(),
+            early_hold_s=EARLY_HOLD_S,
+        )
+        turns.durable = durable
+        self.orchestrator = Orchestrator(
+            bus=self.bus,
+            store=store,
+            catalogue=catalogue,
+            router=router,
+            turns=turns,
+            relay=relay,
+            clock=clock,
+            group=GROUP,
+            worker_id=process.name,
+        )
+
+    async def live(self) -> None:
+        """
+        Start, work until stopped, leave.
+        """
+        await self.orchestrator.start()
+        self.process.has_started = True
+        await self.orchestrator.run()
+        self._durable.counts["conflicts"] += self.orchestrator.counts["conflicts"]
+        try:
+            await self.orchestrator.close()
+        except (StoreUnavailable, BusUnavailable):
+            return  # as a service does: what could not be said now is found out by the next one
+
+    def stop(self) -> None:
+        """
+        Ask it to end.
+        """
+        self.orchestrator.stop()
+
+
+class EffectsProcess:
+    """
+    All effect services of the application in a process.
+    """
+
+    def __init__(self, process: Process, durable: Durable) -> None:
+        app, names = durable.app, durable.names
+        clock = ProcessClock(process)
+        self.process = process
+        self.bus = ProcessBus(process, durable.bus, losing=self._losing)
+        self._durable = durable
+        self._stopping = asyncio.Event()
+        self._parks = ProcessStore(process, durable.store)
+        self._clock = clock
+        self.services = [
+            EffectsService(
+                effects,
+                bus=self.bus,
+                store=durable.database.open_for(process),
+                clock=clock,
+                contracts=app.contracts,
+                names=names,
+                park=self._park,
+                settings=EffectsSettings(threads=0),
+            )
+            for effects in app.effects
+        ]
+
+    async def live(self) -> None:
+        """
+        Start, work until stopped, leave.
+        """
+        for service in self.services:
+            await service.start()
+        self.process.has_started = True
+        waits = [self.process.spawn(service.wait()) for service in self.services]
+        stopped = self.process.spawn(self._wait_for_stop())
+        await asyncio.wait([stopped, *waits], return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            if wait.done():
+                wait.result()
+        stopped.cancel()
+        for service in reversed(self.services):
+            await service.stop()
+
+    def stop(self) -> None:
+        """
+        Ask it to end.
+        """
+        self._stopping.set()
+
+    async def _wait_for_stop(self) -> None:
+        await self._stopping.wait()
+
+    async def _park(self, inbound: Inbound, reason: str, message: str) -> None:
+        parked = parking.dead(inbound, reason, message, self._clock.now())
+        copy = parking.dlq_record(parked, self._durable.names)
+        if copy is not None:
+            await self.bus.publish([copy])
+        await self._parks.append(Batch(parked=[parked]), at=self._clock.now())
+
+    def _losing(self, records: Sequence[Record]) -> Sequence[Record]:
+        """
+        Replies get lost, or come much later than they should.
+        """
+        faults = self.process.surroundings.faults
+        left: list[Record] = []
+        for record in records:
+            if not any(name == "ce_causationid" for name, _ in record.headers):
+                left.append(record)
+            elif faults.hits("lost reply", faults.rates.lost_reply):
+                continue
+            elif faults.hits("late reply", faults.rates.late_reply):
+                delay_s = faults.rng.uniform(0, LATE_REPLY_S_MAX)
+                self._durable.bus.append_later(record, delay_s)
+            else:
+                left.append(record)
+        return left
+
+
+def _history(store: MemoryEventStore, saga_id: SagaId) -> list[Entry]:
+    return store.history(saga_id)
+
+
+AnyProcess = OrchestratorProcess | EffectsProcess
+STARTING_TROUBLE = (SagaError,)

@@ -1,0 +1,190 @@
+"""
+The bus of a world: the one in memory, with what a real broker does to its clients.
+
+Records come twice, at once or much later. A member of a group that was cut off learns late that its
+partitions are read by others, and reads on until then. Everything that was ever published is kept in
+the order in which it was, for the checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from saga.adapters.memory.bus import MemoryBus
+from saga.adapters.memory.consumer import MemoryConsumer
+from saga.core.identity import Instant
+from saga.errors import BusUnavailable
+from saga.ports import Inbound, Record, Source
+from saga.ports.bus import ResumeAt
+from saga.testing.world.trace import Surroundings
+
+LATE_DUPLICATE_S_MAX = 3.0
+
+
+class WorldClock:
+    """
+    The clock of those parts of a world that never fail.
+    """
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._loop = surroundings.loop
+
+    def now(self) -> Instant:
+        """
+        Microseconds since 1970-01-01 UTC.
+        """
+        return self._loop.now()
+
+    def monotonic_s(self) -> float:
+        """
+        Seconds since the world began.
+        """
+        return self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """
+        Return after *seconds*.
+        """
+        woken = self._loop.create_future()
+        timer = self._loop.call_later(
+            max(seconds, 0.0), lambda: woken.done() or woken.set_result(None)
+        )
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
+
+class Member(MemoryConsumer):
+    """
+    A member of a group that can be cut off from it.
+    """
+
+    is_cut_off = False
+    lost: frozenset[Source] = frozenset()
+    """Sources whose buffered records are void, since somebody last asked."""
+    _news: frozenset[Source] = frozenset()
+
+    def assign(self, wanted: frozenset[Source]) -> None:
+        """
+        Be told what to read; one that is cut off hears it later.
+        """
+        if self.is_cut_off:
+            self._news = wanted
+        else:
+            self.lost |= self._next.keys() - wanted
+            super().assign(wanted)
+
+    def hear(self) -> None:
+        """
+        No longer cut off: act on what was missed.
+        """
+        if self.is_cut_off:
+            self.is_cut_off = False
+            self.assign(self._news)
+
+    def rewind(self, source: Source, offset: int) -> None:
+        """
+        Read a source again from *offset*, as after a rebalance that lost the group's offsets.
+        """
+        if source in self._next:
+            self._next[source] = min(offset, self._next[source])
+            self.lost |= {source}
+
+
+class Published(NamedTuple):
+    """
+    A record on the bus; *number* orders it among everything that happened.
+    """
+
+    number: int
+    record: Inbound
+
+
+class SimulatedBus(MemoryBus):
+    """
+    See `saga.ports.bus.Bus`.
+    """
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        super().__init__(clock=WorldClock(surroundings))
+        self.published: list[Published] = []
+        self.members: list[Member] = []
+        self.under_way = 0
+        """Late records that are still to come."""
+        self._surroundings = surroundings
+
+    def append(self, records: Sequence[Record]) -> None:
+        """
+        Publish all of them, some twice.
+        """
+        faults = self._surroundings.faults
+        said: list[Record] = []
+        for record in records:
+            said.append(record)
+            if faults.hits("duplicate", faults.rates.duplicate):
+                said.append(record)
+            if faults.hits("late duplicate", faults.rates.late_duplicate):
+                self.append_later(record, faults.rng.uniform(0, LATE_DUPLICATE_S_MAX))
+        self._place_all(said)
+
+    def append_later(self, record: Record, delay_s: float) -> None:
+        """
+        Publish *record* some time later.
+        """
+        self.under_way += 1
+        self._surroundings.loop.call_later(delay_s, self._arrive, record)
+
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
+    ) -> Member:
+        """
+        Join *group* on *topics*.
+        """
+        if self._is_closed:
+            raise BusUnavailable("the bus is closed")
+        member = Member(self, group, tuple(dict.fromkeys(topics)), resume_at)
+        self._consumers.append(member)
+        self.members.append(member)
+        self._share_out(self._members(group))
+        return member
+
+    def cut_off(self, member: Member) -> None:
+        """
+        Take *member* for dead: the others share out what it reads, and it does not know.
+        """
+        if member in self._consumers:
+            member.is_cut_off = True
+            self.leave(member)
+
+    def readmit(self, member: Member) -> None:
+        """
+        Take *member* back, unless it has left; now it learns what it may read.
+        """
+        if member.is_cut_off and not member.is_closed:
+            self._consumers.append(member)
+            self._share_out(self._members(member.group))
+            member.hear()
+
+    def forget_offsets(self, group: str) -> None:
+        """
+        Reset the offsets of *group*: whoever takes over a partition begins at its begin.
+        """
+        for key in [key for key in self.committed if key[0] == group]:
+            del self.committed[key]
+
+    def _arrive(self, record: Record) -> None:
+        self.under_way -= 1
+        self._place_all([record])
+
+    def _place_all(self, records: Sequence[Record]) -> None:
+        placed = [
+            replace(record, partition=self._place(record).partition) for record in records
+        ]
+        for record in placed:
+            super().append([record])
+            assert record.partition is not None, record
+            kept = self.partitions[Source(record.topic, record.partition)].records[-1]
+            self.published.append(Published(self._surroundings.next_number(), kept))

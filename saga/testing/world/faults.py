@@ -1,0 +1,126 @@
+"""
+What goes wrong in a world, drawn from its seed: a swarm.
+
+Every kind of fault has its own rate, and about half of them are zero in any one world: constant chaos
+hides bugs, because nothing gets far enough to break. Once a world heals, nothing is drawn any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+ABSENT_SHARE = 0.5
+"""The chance of each kind of fault to be absent from a world."""
+
+
+class Fault(StrEnum):
+    """
+    What can happen to one call of a port.
+    """
+
+    CRASH_BEFORE = "crash before"
+    CRASH_AFTER = "crash after"
+    ERROR_BEFORE = "error before"
+    ERROR_AFTER = "error after"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """
+    How likely what is; all are shares of calls or records, those with `_s` are seconds.
+    """
+
+    crash_before: float
+    crash_after: float
+    error_before: float
+    error_after: float
+    torn_publish: float
+    duplicate: float
+    late_duplicate: float
+    lost_reply: float
+    late_reply: float
+    slow_call: float
+    stalled_partition: float
+    small_fetch: float
+    nemesis_every_s: float | None
+
+    @classmethod
+    def drawn(cls, rng: Random) -> Rates:
+        """
+        The rates of one world.
+        """
+
+        def some(highest: float) -> float:
+            return 0.0 if rng.random() < ABSENT_SHARE else rng.uniform(0.1, 1.0) * highest
+
+        return cls(
+            crash_before=some(0.03),
+            crash_after=some(0.03),
+            error_before=some(0.08),
+            error_after=some(0.06),
+            torn_publish=some(0.08),
+            duplicate=some(0.2),
+            late_duplicate=some(0.1),
+            lost_reply=some(0.25),
+            late_reply=some(0.25),
+            slow_call=some(0.3),
+            stalled_partition=some(0.2),
+            small_fetch=some(1.0),
+            nemesis_every_s=None if rng.random() < ABSENT_SHARE else rng.uniform(0.4, 2.0),
+        )
+
+
+POLLS = frozenset({"store.due_timers", "consumer.fetch", "clock.sleep", "consumer.assignment"})
+"""Calls made all the time, whether or not anything happens: fewer of them are hit."""
+POLL_SHARE = 0.05
+
+
+class Faults:
+    """
+    The dice of one world, and what they have shown so far.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.rates = Rates.drawn(rng)
+        self.is_on = True
+        self.seen: Counter[str] = Counter()
+
+    def at_call(self, point: str, *, can_fail: bool, can_crash: bool = True) -> Fault | None:
+        """
+        What happens to one call of a port.
+        """
+        if not self.is_on:
+            return None
+        rates, roll = self.rates, self.rng.random()
+        if point in POLLS:
+            roll /= POLL_SHARE
+        for fault, rate in (
+            (Fault.CRASH_BEFORE, rates.crash_before if can_crash else 0.0),
+            (Fault.CRASH_AFTER, rates.crash_after if can_crash else 0.0),
+            (Fault.ERROR_BEFORE, rates.error_before if can_fail else 0.0),
+            (Fault.ERROR_AFTER, rates.error_after if can_fail else 0.0),
+        ):
+            if roll < rate:
+                self.seen[f"{fault.value} {point}"] += 1
+                return fault
+            roll -= rate
+        return None
+
+    def hits(self, what: str, rate: float) -> bool:
+        """
+        Whether something of this *rate* happens now.
+        """
+        if not self.is_on or rate <= 0 or self.rng.random() >= rate:
+            return False
+        self.seen[what] += 1
+        return True
+
+    def heal(self) -> None:
+        """
+        Nothing goes wrong from now on.
+        """
+        self.is_on = False

@@ -1,0 +1,84 @@
+"""
+An event loop whose time is a number: it jumps to the next timer as soon as nothing is ready.
+
+No threads, no sockets, no waiting: a minute of a world takes as long as what happens in it. Callbacks
+run in the order in which they were called for, so the same calls give the same run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NoReturn
+
+from saga.core.identity import Instant
+
+WORLD_BEGAN_AT = Instant(1_700_000_000_000_000)
+ROUNDS_MAX = 2_000_000
+"""Of the loop in one world: far beyond any that goes on, so that one that spins is found out."""
+
+
+class WorldStandsStill(Exception):
+    """
+    Raised when nobody in a world has anything to do, ever.
+    """
+
+
+class WorldSpins(Exception):
+    """
+    Raised when a world's processes are busy without end and get nowhere.
+    """
+
+
+class SimulatedLoop(asyncio.BaseEventLoop):
+    """
+    The loop of one world.
+    """
+
+    _scheduled: list[asyncio.TimerHandle]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now_s = 0.0
+        self._rounds = 0
+        self._selector = self  # the base class asks it to wait, see `select`
+
+    def time(self) -> float:
+        """
+        Seconds since the world began.
+        """
+        return self._now_s
+
+    def now(self) -> Instant:
+        """
+        The same as a moment.
+        """
+        return Instant(WORLD_BEGAN_AT + round(self._now_s * 1_000_000))
+
+    def select(self, timeout: float | None) -> list[Any]:
+        """
+        Where a real loop would wait for sockets: time jumps.
+        """
+        self._rounds += 1
+        if self._rounds > ROUNDS_MAX:
+            raise WorldSpins(f"{ROUNDS_MAX} rounds of the event loop")
+        if timeout is None:
+            raise WorldStandsStill("nobody waits for anything that could happen")
+        if timeout > 0:
+            self._now_s = max(self._now_s, self._scheduled[0].when())
+        return []
+
+    def run_in_executor(self, executor: object, func: object, *args: object) -> NoReturn:  # type: ignore[override]
+        """
+        There are no threads in a world.
+        """
+        raise RuntimeError(f"a simulated world has no threads, but {func!r} asks for one")
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        """
+        There are none.
+        """
+
+    def _write_to_self(self) -> None:
+        """
+        Nobody waits in a selector.
+        """

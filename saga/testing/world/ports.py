@@ -1,0 +1,322 @@
+"""
+The ports as one process sees them: every call may fail, crash the process, or be slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId
+from saga.core.status import SagaStatus
+from saga.errors import BusUnavailable, CorruptHistory, StoreUnavailable
+from saga.ports import (
+    Appended,
+    Backlog,
+    Batch,
+    DueTimer,
+    Inbound,
+    ParkedRecord,
+    Record,
+    SagaSummary,
+    Source,
+    TopicSpec,
+)
+from saga.ports.bus import ResumeAt
+from saga.ports.catalogue import ParkedKind
+from saga.testing.world.broker import Member, SimulatedBus, WorldClock
+from saga.testing.world.process import Process
+
+LATE_REPLY_S_MAX = 3.0
+STALL_S_MAX = 0.8
+
+Filter = Callable[[Sequence[Record]], Sequence[Record]]
+T = TypeVar("T")
+
+
+class ProcessClock(WorldClock):
+    """
+    A clock that stands still for who is dead or frozen.
+    """
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process.surroundings)
+        self._process = process
+
+    async def sleep(self, seconds: float) -> None:
+        """
+        Return after *seconds*.
+        """
+        await self._process.call("clock.sleep", lambda: super(ProcessClock, self).sleep(seconds))
+
+
+class ProcessConsumer:
+    """
+    A member of a group, as its process sees it. Partitions may stall one by one.
+    """
+
+    def __init__(self, process: Process, member: Member) -> None:
+        self._process = process
+        self._member = member
+        self._stalled: dict[Source, float] = {}
+        self._kept_back: list[Inbound] = []
+
+    async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
+        """
+        Up to *records_max* records.
+        """
+        faults = self._process.surroundings.faults
+        if faults.hits("small fetch", faults.rates.small_fetch):
+            records_max = faults.rng.randint(1, 3)
+        call = partial(self._member.fetch, records_max=records_max, timeout_s=timeout_s)
+        records = await self._process.call("consumer.fetch", call, error=BusUnavailable)
+        return self._let_through(records)
+
+    async def seek(self, offsets: Mapping[Source, int]) -> None:
+        """
+        Read on from these offsets.
+        """
+        self._kept_back = [
+            one for one in self._kept_back if Source(one.topic, one.partition) not in offsets
+        ]
+        await self._process.call(
+            "consumer.seek", lambda: self._member.seek(offsets), error=BusUnavailable
+        )
+
+    async def commit(self, offsets: Mapping[Source, int]) -> None:
+        """
+        Remember the next offsets; refused to who is no member any more.
+        """
+        if self._member.is_cut_off:
+            raise BusUnavailable("this member was taken for dead")
+        await self._process.call(
+            "consumer.commit", lambda: self._member.commit(offsets), error=BusUnavailable
+        )
+
+    def assignment(self) -> frozenset[Source]:
+        """
+        The sources this member reads now.
+        """
+        return self._member.assignment()
+
+    async def close(self) -> None:
+        """
+        Leave the group.
+        """
+        await self._process.call("consumer.close", self._member.close)
+
+    def _let_through(self, fetched: Sequence[Inbound]) -> list[Inbound]:
+        """
+        Partitions are fetched one by one: some stall for a while, and come in any order.
+        """
+        surroundings = self._process.surroundings
+        faults, now_s = surroundings.faults, surroundings.loop.time()
+        lost, self._member.lost = self._member.lost, frozenset()
+        kept_back = [one for one in self._kept_back if Source(one.topic, one.partition) not in lost]
+        by_source: dict[Source, list[Inbound]] = {}
+        for record in (*kept_back, *fetched):
+            by_source.setdefault(Source(record.topic, record.partition), []).append(record)
+        self._kept_back = []
+        through: list[list[Inbound]] = []
+        for source, records in by_source.items():
+            if source not in self._stalled and faults.hits(
+                "stalled partition", faults.rates.stalled_partition
+            ):
+                self._stalled[source] = now_s + faults.rng.uniform(0, STALL_S_MAX)
+            if faults.is_on and self._stalled.get(source, now_s) > now_s:
+                self._kept_back += records
+            else:
+                self._stalled.pop(source, None)
+                through.append(records)
+        if faults.is_on:
+            faults.rng.shuffle(through)
+        return [record for records in through for record in records]
+
+
+class ProcessBus:
+    """
+    The bus as one process sees it. *losing* takes out of what it publishes what gets lost.
+    """
+
+    def __init__(
+        self, process: Process, bus: SimulatedBus, *, losing: Filter | None = None
+    ) -> None:
+        self._process = process
+        self._bus = bus
+        self._losing = losing
+        self.members: list[Member] = []
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """
+        Make the topics that are not there.
+        """
+        await self._process.call(
+            "bus.create_topics", lambda: self._bus.create_topics(topics), error=BusUnavailable
+        )
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """
+        Publish all of them; an error may leave some of them published.
+        """
+        faults = self._process.surroundings.faults
+        left = records if self._losing is None else self._losing(records)
+        if len(left) > 1 and faults.hits("torn publish", faults.rates.torn_publish):
+            part = left[: faults.rng.randint(1, len(left) - 1)]
+            await self._process.call(
+                "bus.publish", lambda: self._bus.publish(part), error=BusUnavailable
+            )
+            raise BusUnavailable("bus.publish: made up, some were published")
+        await self._process.call(
+            "bus.publish", lambda: self._bus.publish(left), error=BusUnavailable
+        )
+
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
+    ) -> ProcessConsumer:
+        """
+        Join *group* on *topics*.
+        """
+
+        async def join() -> Member:
+            member = await self._bus.subscribe(group, topics, resume_at=resume_at)
+            self.members.append(member)
+            return member
+
+        return ProcessConsumer(
+            self._process, await self._process.call("bus.subscribe", join, error=BusUnavailable)
+        )
+
+    async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
+        """
+        Of each source the first offset kept and the next one to be written.
+        """
+        return await self._process.call(
+            "bus.bounds", lambda: self._bus.bounds(sources), error=BusUnavailable
+        )
+
+    async def close(self) -> None:
+        """
+        The bus outlives its clients.
+        """
+
+
+class ProcessStore:
+    """
+    The event store as one process sees it.
+    """
+
+    def __init__(self, process: Process, store: MemoryEventStore) -> None:
+        self._process = process
+        self._store = store
+
+    async def append(self, batch: Batch, *, at: Instant) -> Appended:
+        """
+        Record the whole batch, or nothing of it.
+        """
+        return await self._process.call(
+            "store.append", lambda: self._store.append(batch, at=at), error=StoreUnavailable
+        )
+
+    async def load(
+        self, saga_ids: Sequence[SagaId]
+    ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
+        """
+        The whole histories.
+        """
+        return await self._process.call(
+            "store.load", lambda: self._store.load(saga_ids), error=StoreUnavailable
+        )
+
+    async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
+        """
+        The highest offset accounted for of each source.
+        """
+        return await self._process.call(
+            "store.positions", lambda: self._store.positions(sources), error=StoreUnavailable
+        )
+
+    async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
+        """
+        Timers due at or before *until*.
+        """
+        return await self._process.call(
+            "store.due_timers",
+            lambda: self._store.due_timers(until=until, limit=limit),
+            error=StoreUnavailable,
+        )
+
+    async def backlog(self, *, appended_before: Instant, limit: int) -> Sequence[Backlog]:
+        """
+        Batches that nobody has said to be published.
+        """
+        return await self._process.call(
+            "store.backlog",
+            lambda: self._store.backlog(appended_before=appended_before, limit=limit),
+            error=StoreUnavailable,
+        )
+
+
+class ProcessCatalogue:
+    """
+    The catalogue as one process sees it.
+    """
+
+    def __init__(self, process: Process, catalogue: MemoryCatalogue) -> None:
+        self._process = process
+        self._catalogue = catalogue
+
+    async def sagas(
+        self,
+        *,
+        status: SagaStatus | None = None,
+        definition: str | None = None,
+        after: SagaId | None = None,
+        limit: int = 100,
+    ) -> Sequence[SagaSummary]:
+        """
+        Summaries in order of start.
+        """
+        ask = partial(
+            self._catalogue.sagas, status=status, definition=definition, after=after, limit=limit
+        )
+        return await self._ask("catalogue.sagas", ask)
+
+    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
+        """
+        The summaries of these sagas.
+        """
+        return await self._ask(
+            "catalogue.summaries", lambda: self._catalogue.summaries(saga_ids)
+        )
+
+    async def parked(
+        self,
+        *,
+        kind: ParkedKind | None = None,
+        saga_id: SagaId | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[ParkedRecord]:
+        """
+        Parked records in the order they were parked.
+        """
+        ask = partial(self._catalogue.parked, kind=kind, saga_id=saga_id, after=after, limit=limit)
+        return await self._ask("catalogue.parked", ask)
+
+    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
+        """
+        Armed timers, the earliest first.
+        """
+        return await self._ask("catalogue.timers", lambda: self._catalogue.timers(limit=limit))
+
+    def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
+        """
+        Every entry of every saga.
+        """
+        return self._catalogue.log(after=after)
+
+    async def _ask(self, point: str, ask: Callable[[], Awaitable[T]]) -> T:
+        return await self._process.call(point, ask, error=StoreUnavailable)

@@ -1,0 +1,191 @@
+"""
+A simulated process: it can crash at any call of a port, freeze, and come back with nothing in memory.
+
+After its crash nothing of a process may have any effect, its `finally` blocks included: every call it
+still makes ends in `Killed`. A frozen process makes no call until it thaws; what it had called for
+is done meanwhile, as a real broker or database would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from saga.errors import SagaError
+from saga.testing.world.faults import Fault
+
+if TYPE_CHECKING:
+    from saga.testing.world.trace import Surroundings
+
+T = TypeVar("T")
+
+_current: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+CALL_S_MAX = 0.15
+"""How long a slow call takes, before and after it was done, at most."""
+
+
+class Killed(BaseException):
+    """
+    Raised by every port call of a process that is no more.
+    """
+
+
+class Process:
+    """
+    One incarnation of one process.
+    """
+
+    def __init__(
+        self, name: str, surroundings: Surroundings, *, can_crash: bool = True
+    ) -> None:
+        self.name = name
+        self.can_crash = can_crash
+        self.surroundings = surroundings
+        self.is_alive = True
+        self.has_started = False
+        self.on_crash: list[Callable[[], None]] = []
+        self._thawed: asyncio.Future[None] | None = None
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """
+        Start *work* as a task of this process; so are all tasks that it starts.
+        """
+        context = contextvars.copy_context()
+        context.run(_current.set, self)
+        return self.surroundings.loop.create_task(work, context=context)
+
+    async def call(
+        self,
+        point: str,
+        act: Callable[[], Awaitable[T]],
+        *,
+        error: type[SagaError] | None = None,
+    ) -> T:
+        """
+        Do *act* for this process, unless something goes wrong. *error* says how it may fail.
+        """
+        await self._present()
+        surroundings = self.surroundings
+        surroundings.note(self.name, point)
+        faults = surroundings.faults
+        fault = faults.at_call(point, can_fail=error is not None, can_crash=self.can_crash)
+        await self._dawdle()
+        if fault is Fault.CRASH_BEFORE:
+            await self.die(point)
+        if fault is Fault.ERROR_BEFORE and error is not None:
+            raise error(f"{point}: made up, nothing was done")
+        result = await act()
+        if fault is Fault.CRASH_AFTER:
+            await self.die(point)
+        if fault is Fault.ERROR_AFTER and error is not None:
+            raise error(f"{point}: made up, it was done all the same")
+        await self._dawdle()
+        await self._present()
+        return result
+
+    async def work(self, seconds: float) -> None:
+        """
+        Something a service does that takes a while, and during which its process may crash.
+        """
+        await self.call("service.work", lambda: asyncio.sleep(seconds))
+
+    async def die(self, where: str) -> None:
+        """
+        Crash, from within. Does not return.
+        """
+        self.crash(where)
+        await self.surroundings.loop.create_future()
+
+    def crash(self, where: str) -> None:
+        """
+        Kill the process.
+        """
+        if not self.is_alive:
+            return
+        self.is_alive = False
+        self.surroundings.note(self.name, f"crash {where}")
+        for tell in self.on_crash:
+            tell()
+        self.surroundings.loop.call_soon(self._end_tasks)
+
+    def freeze(self) -> None:
+        """
+        Let it make no call until `thaw`.
+        """
+        if self._thawed is None:
+            self.surroundings.note(self.name, "freeze")
+            self._thawed = self.surroundings.loop.create_future()
+
+    def thaw(self) -> None:
+        """
+        Let it go on as if no time had passed.
+        """
+        thawed, self._thawed = self._thawed, None
+        if thawed is not None:
+            self.surroundings.note(self.name, "thaw")
+            thawed.set_result(None)
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        """
+        A task that this process has started.
+        """
+        self._tasks[task] = None
+        task.add_done_callback(self._forget)
+        if not self.is_alive:
+            task.cancel()
+
+    async def gone(self) -> None:
+        """
+        Return when nothing of a dead process is left.
+        """
+        while self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.sleep(0)
+
+    async def _present(self) -> None:
+        while self._thawed is not None and self.is_alive:
+            await asyncio.shield(self._thawed)
+        if not self.is_alive:
+            raise Killed(self.name)
+
+    async def _dawdle(self) -> None:
+        faults = self.surroundings.faults
+        if faults.hits("slow call", faults.rates.slow_call):
+            await asyncio.sleep(faults.rng.uniform(0, CALL_S_MAX) ** 1.5)
+
+    def _end_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        del self._tasks[task]
+        if not task.cancelled():
+            error = task.exception()
+            if error is not None and self.is_alive:
+                self.surroundings.note(self.name, f"task ended: {type(error).__name__}: {error}")
+
+
+def current_process() -> Process | None:
+    """
+    Whose code is running; None outside of all processes.
+    """
+    return _current.get()
+
+
+def make_task(
+    loop: asyncio.AbstractEventLoop,
+    work: Coroutine[Any, Any, T],
+    context: contextvars.Context | None = None,
+) -> asyncio.Task[T]:
+    """
+    A task factory: every task knows the process it belongs to.
+    """
+    task = asyncio.Task(work, loop=loop, context=context)
+    process = context.get(_current) if context is not None else _current.get()
+    if process is not None:
+        process.adopt(task)
+    return task
