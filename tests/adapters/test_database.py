@@ -194,8 +194,8 @@ async def test_a_full_disk_is_survived(small_disk: Path) -> None:
     recorded: list[int] = []
 
     async def fill() -> None:
-        for number in range(100):
-            recorded.append(await database.write(_insert(number, 20_000)))
+        while len(recorded) < 100:
+            recorded.append(await database.write(_insert(len(recorded), 20_000)))
 
     with pytest.raises(StoreUnavailable, match=r"saga\.db: the disk (is full|reports)"):
         await fill()
@@ -265,9 +265,9 @@ async def test_a_lock_that_is_never_released_is_named(
     assert await database.write(_insert(1)) == 1
 
 
-class Cut(sqlite3.Cursor):
+class CutConnection(sqlite3.Connection):
     """
-    A cursor whose COMMIT is answered with an error of the disk, after or instead of being done.
+    A connection whose COMMIT is answered with an error of the disk, after or instead of being done.
     """
 
     cuts = 0
@@ -277,22 +277,14 @@ class Cut(sqlite3.Cursor):
         """
         As ever, but for some commits.
         """
-        if sql != "COMMIT" or not Cut.cuts:
+        if sql != "COMMIT" or not CutConnection.cuts:
             return super().execute(sql, *args)
-        Cut.cuts -= 1
-        if Cut.is_done:
+        CutConnection.cuts -= 1
+        if CutConnection.is_done:
             super().execute(sql)
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
         raise error
-
-
-class CutConnection(sqlite3.Connection):
-    def cursor(self, factory: type[sqlite3.Cursor] = Cut) -> sqlite3.Cursor:
-        """
-        A cursor of the kind above.
-        """
-        return super().cursor(factory)
 
 
 @pytest.mark.parametrize("is_done", [True, False])
@@ -310,8 +302,8 @@ async def test_an_error_at_commit_is_looked_into(
     )
     database = SqliteDatabase(path)
     store = SqliteEventStore(database)
-    monkeypatch.setattr(Cut, "cuts", 1)
-    monkeypatch.setattr(Cut, "is_done", is_done)
+    monkeypatch.setattr(CutConnection, "cuts", 1)
+    monkeypatch.setattr(CutConnection, "is_done", is_done)
     append = store.append(Batch(histories=[samples.history(saga(1))]), at=MOMENT)
 
     if is_done:
@@ -320,6 +312,7 @@ async def test_an_error_at_commit_is_looked_into(
         with pytest.raises(StoreUnavailable, match="input/output error"):
             await append
 
+    assert CutConnection.cuts == 0
     assert bool(await store.load([saga(1)])) == is_done
     await store.append(Batch(histories=[samples.history(saga(1), 2 * is_done)]), at=MOMENT)
     await database.close()
