@@ -171,7 +171,6 @@ def retry_undo(turn: Turn, step: Step) -> None:
     """
     turn.unpark()
     turn.disarm_for(step, Direction.UNDO)
-    step.is_backing_off = False
     _begin_undo(turn, step)
 
 
@@ -224,10 +223,13 @@ def _go_on(turn: Turn) -> None:
                     turn.park(f"cannot undo {', '.join(stuck)}")
                 return
         plan.position += 1
-    _finish(turn, plan)
+    # An operator may have begun again with a stuck step that the plan had passed.
+    if not any(step.status is StepStatus.UNDOING for step in state.steps.values()):
+        _finish(turn, plan)
 
 
 def _begin_undo(turn: Turn, step: Step) -> None:
+    step.is_backing_off = False
     step.undo_began_at = turn.at
     step.undo_spent = step.undo_attempts
     step.status = StepStatus.UNDOING
@@ -362,13 +364,10 @@ def _append_undo(turn: Turn, step: Step) -> None:
         return
     plan = state.plan
     assert plan is not None, state.saga_id
-    if step.status is StepStatus.DONE and any(
-        step.id in group for group in plan.groups[plan.position :]
-    ):
-        return  # its turn in the plan is still to come, and will know the reply
-    if step.status is StepStatus.UNDOING:
-        turn.disarm_for(step, Direction.UNDO)
+    turn.disarm_for(step, Direction.UNDO)
     step.status = StepStatus.DONE
-    plan.groups.append((step.id,))
-    turn.intents.append(UndoAppended(step=step.id))
+    # Where its turn in the plan has not passed, the undo that knows the reply keeps its place.
+    if not any(step.id in group for group in plan.groups[plan.position :]):
+        plan.groups.append((step.id,))
+        turn.intents.append(UndoAppended(step=step.id))
     _go_on(turn)
