@@ -296,14 +296,18 @@ def close(coroutine: Coroutine[Any, Any, Any]) -> None:
 
 def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
     """
-    The line at which a suspended coroutine, or the innermost one it awaits, stands.
+    The line at which a suspended coroutine stands, or the innermost one it awaits of its package.
     """
     inner: object = coroutine
-    frame = None
-    while isinstance(inner, CoroutineType):
+    where = package = None
+    while isinstance(inner, CoroutineType) and inner.cr_frame is not None:
         frame = inner.cr_frame
+        owner = str(frame.f_globals.get("__name__")).partition(".")[0]
+        package = package or owner
+        if owner == package:
+            where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         inner = inner.cr_await
-    return None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return where
 
 
 def _raised_at(error: Exception) -> str | None:
