@@ -26,12 +26,12 @@ from saga.core.events import (
     TurnFailed,
 )
 from saga.core.history import Entry
-from saga.core.identity import Instant, intent_id
+from saga.core.identity import Direction, Instant, intent_id
 from saga.core.intents import IntentIssued, TimerArmed, TimerPurpose
 from saga.core.state import SagaState
 
 Subject = type[Intent[Any]] | str
-"""An intent class, or the id of a step."""
+"""An intent class, or the id of a step that is done (not undone)."""
 
 
 class Happening(Protocol):
@@ -258,7 +258,7 @@ def _fits(issued: IntentIssued, subject: Subject, step: str | None) -> bool:
     if step is not None and issued.step != step:
         return False
     if isinstance(subject, str):
-        return issued.step == subject
+        return issued.step == subject and issued.direction is Direction.DO
     return issued.contract == contract_of(subject).contract_name
 
 

@@ -103,7 +103,7 @@ class Scenario:
         if history:
             self._history = list(history)
             self._fresh = len(history)
-            self._turns = len(history)
+            self._turns = sum(type(entry.body) in FACTS for entry in history)
             self._state = replay(decider, history[0].saga_id, history)
             self.now = history[-1].at
 

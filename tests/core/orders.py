@@ -7,7 +7,7 @@ from typing import Any
 
 from saga.authoring import Context, SagaDefinition, saga
 from saga.contracts import Event, Intent
-from saga.core.retry import FOREVER, ONCE, Retry
+from saga.core.retry import ONCE, Retry
 
 EXACT = Retry(attempts=3, initial="10s", factor=2, cap="1h", jitter=0)
 
@@ -69,7 +69,7 @@ class OrderRejected(Event, topic="shop.order-rejected", version=1):
     reason: str
     code: str | None = None
     failed_step: str | None = None
-    residue: list[str] = []
+    residue: tuple[str, ...] = ()
 
 
 CONTRACTS = (
@@ -109,6 +109,3 @@ def as_saga(function: Callable[..., Any], **options: Any) -> SagaDefinition:
     """
     defaults: dict[str, Any] = {"rolled_back": OrderRejected}
     return saga("order", version=1, starts_on=OrderPlaced, **{**defaults, **options})(function)
-
-
-__all__ = ["FOREVER", "ONCE"]

@@ -235,11 +235,28 @@ def test_continue_goes_on_past_a_stuck_step_and_lists_it():
         .when(replied(Unreserve))
         .then(
             rolled_back(
-                OrderRejected(reason="no", code="refused", failed_step="ship", residue=["pay"]),
+                OrderRejected(reason="no", code="refused", failed_step="ship", residue=("pay",)),
                 residue=("pay",),
             )
         )
         .then_status("rolled_back_with_residue")
+    )
+
+
+def test_saga_does_not_end_while_an_operator_repeats_an_undo():
+    """
+    The plan is through, but a step it had passed is being undone after all.
+    """
+    (
+        given(stuck_saga(when_stuck="continue"), *TO_UNDO, refused(Refund, "closed"))
+        .when(operator("retry", "pay"))
+        .then(undo_issued(Refund, attempt=2))
+        .when(replied(Unreserve))
+        .then_nothing()
+        .when(failed(Refund), after("1s"))
+        .then(undo_issued(Refund, attempt=3))
+        .when(replied(Refund))
+        .then(rolled_back(OrderRejected))
     )
 
 

@@ -1,0 +1,252 @@
+"""
+Entries: a closed registry of stable names, a plain form that gives back what it was given.
+"""
+
+import json
+
+import pytest
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
+
+from saga.adapters.mapper import to_entry, to_row
+from saga.core import events, intents
+from saga.core.events import Act, CancelMode, Event, Json, Message, ReplyOutcome
+from saga.core.history import NAME_OF, NAMES, Entry, entries_of_turn, from_plain, to_plain
+from saga.core.identity import (
+    Direction,
+    Instant,
+    IntentId,
+    MessageId,
+    StepId,
+    TimerId,
+    parse_intent_id,
+    saga_id,
+)
+from saga.core.intents import RollbackGoal, TimerPurpose, Verdict
+from saga.core.status import SagaStatus, StepKind, can_become
+from saga.errors import CorruptHistory
+
+SAGA = saga_id("order", "o-1")
+MESSAGE = Message("shop.evt.paid.v1", Json('{"a":[1,2.5,null,"é"]}'))
+
+BODIES = [
+    events.SagaStarted(
+        definition="order",
+        definition_version=2,
+        fingerprint="f",
+        key="o-1",
+        trigger=MESSAGE,
+        traceparent="00-1",
+    ),
+    events.SagaStarted(
+        definition="order", definition_version=2, fingerprint="f", key="", trigger=MESSAGE
+    ),
+    events.ReplyReceived(intent_id=IntentId("i"), outcome=ReplyOutcome.DONE, reply=MESSAGE),
+    events.ReplyReceived(
+        intent_id=IntentId("i"), outcome=ReplyOutcome.REFUSED, code="c", message=""
+    ),
+    events.TimerFired(timer_id=TimerId("t")),
+    *(
+        events.SignalReceived(name="s", payload=Json(text))
+        for text in ("null", "0", '""', "[]", "{}", "false", '{"x":{"y":null}}')
+    ),
+    events.SignalReceived(name="s", payload=Json("1"), actor="ann"),
+    events.CancelRequested(mode=CancelMode.ABANDON, reason="r", actor="a"),
+    events.OperatorActed(act=Act.RETRY, reason="r", step="pay"),
+    events.TurnFailed(error="e"),
+    events.TurnFailed(
+        error="e", position="t/0/1", definition="order", definition_version=1, key="o-1"
+    ),
+    intents.IntentIssued(
+        step=StepId("pay"),
+        direction=Direction.UNDO,
+        attempt=3,
+        contract="c",
+        payload=Json("{}"),
+        kind=StepKind.RETRIABLE,
+        group="all-1",
+        undoes="d",
+    ),
+    intents.IntentIssued(
+        step=StepId("pay"), direction=Direction.DO, attempt=1, contract="c", payload=Json("null")
+    ),
+    intents.EventPublished(publication="p-1", contract="c", payload=Json('{"a":1}')),
+    intents.TimerArmed(
+        timer_id=TimerId("t"), due_at=Instant(5), purpose=TimerPurpose.SLEEP, target="sleep-1"
+    ),
+    intents.TimerCancelled(timer_id=TimerId("t")),
+    intents.SignalAwaited(wait="wait-a-1", name="a"),
+    intents.Noted(verdict=Verdict.CONFLICTING, subject="s", detail="d"),
+    intents.RollbackPlanned(
+        goal=RollbackGoal.ROLLED_BACK,
+        groups=((StepId("a"), StepId("b")), (StepId("c"),)),
+        reason="r",
+        code="c",
+        failed_step=StepId("a"),
+    ),
+    intents.RollbackPlanned(goal=RollbackGoal.CLEANED_UP, groups=(), reason="r"),
+    intents.UndoAppended(step=StepId("a")),
+    intents.UndoStuck(step=StepId("a"), code=None, message="m"),
+    intents.SagaParked(reason="r"),
+    intents.SagaCompleted(outcome=None),
+    intents.SagaCompleted(outcome=MESSAGE),
+    intents.SagaRolledBack(
+        reason="r", code=None, failed_step=None, residue=(StepId("a"),), outcome=MESSAGE
+    ),
+    intents.SagaCleanedUp(residue=()),
+    intents.SagaAbandoned(reason="r", residue=(StepId("a"),), outcome=None),
+]
+
+
+def test_every_entry_type_is_tested_here():
+    """
+    A new one must be added to the list above.
+    """
+    assert {type(body) for body in BODIES} == set(NAMES.values())
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: NAME_OF[type(body)])
+def test_entry_is_what_was_stored_of_it(body):
+    """
+    Through the JSON that a store writes, and through any other JSON library.
+    """
+    entry = Entry(SAGA, 7, Instant(11), MessageId("m"), body)
+    _, version, name, text = to_row(entry)
+    plain = json.loads(text)
+
+    assert to_entry(SAGA, version, name, text) == entry
+    assert from_plain(SAGA, 7, name, plain, dumped) == entry
+    assert json.loads(json.dumps(to_plain(entry, json.loads))) == plain
+
+
+def dumped(value):
+    """
+    Canonical JSON by the standard library.
+    """
+    return Json(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@hypothesis_given(payload=json_values, cause=st.text(), name=st.text())
+def test_no_payload_keeps_an_entry_from_being_read(payload, cause, name):
+    """
+    Whatever a user put into it comes back as it was.
+    """
+    body = events.SignalReceived(name=name, payload=dumped(payload))
+    entry = Entry(SAGA, 1, Instant(1), MessageId(cause), body)
+    _, version, stored_name, text = to_row(entry)
+
+    assert json.loads(to_entry(SAGA, version, stored_name, text).body.payload) == payload
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("saga-began", b'{"at":1,"cause":"m"}'),
+        ("os.system", b'{"at":1,"cause":"m"}'),
+        ("saga.core.events:TimerFired", b'{"at":1,"cause":"m","timer_id":"t"}'),
+        ("timer-fired", b'{"at":1,"cause":"m"}'),
+        ("timer-fired", b'{"cause":"m","timer_id":"t"}'),
+        ("timer-fired", b'{"at":1,"cause":"m","timer_id":null}'),
+        ("signal-received", b'{"at":1,"cause":"m","name":"s"}'),
+        ("timer-fired", b"[]"),
+        ("timer-fired", b"{"),
+        ("operator-acted", b'{"at":1,"cause":"m","act":"dance","reason":"r"}'),
+        ("reply-received", b'{"at":1,"cause":"m","intent_id":"i","outcome":"maybe"}'),
+        ("saga-completed", b'{"at":1,"cause":"m","outcome":{"contract":"c"}}'),
+        ("rollback-planned", b'{"at":1,"cause":"m","goal":"x","groups":[],"reason":"r"}'),
+        ("rollback-planned", b'{"at":1,"cause":"m","goal":"completed","groups":7,"reason":"r"}'),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_saga_and_version(name, text):
+    """
+    A stored name never imports code, and a broken entry is never guessed at.
+    """
+    with pytest.raises(CorruptHistory) as found:
+        to_entry(SAGA, 4, name, text)
+
+    assert (found.value.saga_id, found.value.version) == (SAGA, 4)
+
+
+def test_unknown_fields_of_a_newer_writer_are_ignored():
+    """
+    So that a field may be added without stopping older workers.
+    """
+    entry = to_entry(SAGA, 1, "timer-fired", b'{"at":1,"cause":"m","timer_id":"t","later":[1]}')
+
+    assert entry.body == events.TimerFired(timer_id=TimerId("t"))
+
+
+def test_optional_fields_may_be_missing():
+    """
+    What is None is not written.
+    """
+    body = intents.SagaCompleted(outcome=None)
+    entry = Entry(SAGA, 1, Instant(1), MessageId("m"), body)
+
+    assert to_plain(entry, json.loads) == {"at": 1, "cause": "m"}
+
+
+def test_a_turn_is_one_batch_of_one_cause():
+    """
+    The fact first, then what was decided, numbered without gaps.
+    """
+    event = Event(events.TurnFailed(error="e"), Instant(3), MessageId("m"))
+    entries = entries_of_turn(SAGA, 4, event, [intents.SagaParked(reason="r")] * 2)
+
+    assert [entry.version for entry in entries] == [5, 6, 7]
+    assert {(entry.at, entry.cause, entry.saga_id) for entry in entries} == {(3, "m", SAGA)}
+    assert entries[0].body == event.fact
+
+
+def test_saga_id_is_a_function_of_definition_and_key():
+    """
+    A duplicate trigger finds the same saga, for ever.
+    """
+    assert saga_id("order", "o-1") == "2b938483-c1b7-51b4-a948-a30f62bc983e"
+    assert saga_id("order", "o-1") != saga_id("order", "o-2") != saga_id("orde", "ro-2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        f"{SAGA}/pay/do",
+        f"{SAGA}/pay/do/x",
+        f"{SAGA}/pay/go/1",
+        f"{SAGA}//do/1",
+        f"{SAGA}/pay/do/-1",
+        f"{SAGA}/pay/do/1/2",
+        f"{SAGA}/pay/do/{10**10}",
+        "short/pay/do/1",
+    ],
+)
+def test_what_is_no_intent_id_is_not_taken_for_one(text):
+    """
+    Anybody may send anything as a causation id.
+    """
+    assert parse_intent_id(text) is None
+
+
+def test_intent_id_says_what_it_is_about():
+    """
+    Saga, step, direction, attempt.
+    """
+    assert parse_intent_id(f"{SAGA}/pay-2/undo/13") == (SAGA, "pay-2", Direction.UNDO, 13)
+
+
+def test_ended_sagas_move_for_cleanup_only():
+    """
+    The table lets none of them run, and an abandoned one not even be undone.
+    """
+    for status in SagaStatus:
+        if status.is_ended:
+            assert not can_become(status, SagaStatus.RUNNING)
+    assert not can_become(SagaStatus.ABANDONED, SagaStatus.ROLLING_BACK)
