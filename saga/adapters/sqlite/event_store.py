@@ -25,7 +25,7 @@ from saga.errors import AlreadyRecorded, BusUnavailable, CorruptHistory, StoreUn
 from saga.ports.bus import Source
 from saga.ports.event_store import Appended, Backlog, Batch, DueTimer
 
-LOAD_INLINE_SAGAS_MAX: Final = 4
+LOAD_INLINE_SAGAS_MAX: Final = 64
 """More than these are read on another thread, so as not to hold up the event loop."""
 
 _HISTORIES: Final = ManyRows(

@@ -71,6 +71,7 @@ class LocalBus:
         self._followers: dict[int, list[LocalConsumer]] = {}
         self._groups: dict[str, groups.Group] = {}
         self._data_version = -1
+        self._commits = (0, 0)
         self._polls_busy = 0
         self._tender: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -340,8 +341,17 @@ class LocalBus:
     async def _poll(self) -> None:
         """
         See what others have done to the file since the last look.
+
+        What this process writes is handed over in memory. While it writes, its writer tells whether
+        others do too; only the first look after it has paused must assume that they might.
         """
+        commits = self.database.commits
         version = self.read_now(_data_version)
+        own, others = self._commits
+        self._commits = commits
+        if commits[0] != own and commits[1] == others:
+            self._data_version = -1
+            return
         if version == self._data_version:
             return
         followed = list(self._followers)
