@@ -13,6 +13,7 @@ from saga.console import (
     commanding,
     config,
     contracts,
+    demo,
     parked,
     publishing,
     replaying,
@@ -51,6 +52,7 @@ def program() -> typer.Typer:
     register(made, "replay", replaying.replay)
     made.add_typer(_topics())
     made.add_typer(_config())
+    register(made, "demo", demo.demo, settings=("app", "env", "namespace", "log"))
     made.command(
         "bench",
         context_settings={

@@ -1,0 +1,177 @@
+"""
+One run of a demo: publish what is missing, follow the log, kill the worker as often as asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from saga.adapters.clocks import SystemClock
+from saga.console.demo_progress import progress
+from saga.console.demo_tally import Tally
+from saga.console.demo_worker import Worker
+from saga.console.printer import Printer
+from saga.console.problems import NotSo
+from saga.contracts import Event
+from saga.core.identity import SagaId
+from saga.errors import StoreUnavailable
+from saga.runtime.publisher import Prepared, Publisher
+from saga.service import Service
+
+PUBLISH_EVENTS: Final = 500
+POLL_S: Final = 0.05
+STALL_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Trigger:
+    """
+    An event of the demo, ready to be published, and the saga it starts.
+    """
+
+    prepared: Prepared
+    saga_id: SagaId
+
+
+def triggers(publisher: Publisher, events: Iterable[tuple[str, Event]]) -> list[Trigger]:
+    """
+    The demo's events as records with their own message ids: published twice they start nothing new.
+
+    Raises:
+        NotSo: an event starts no saga.
+        MessageError: an event cannot be published.
+    """
+    made: list[Trigger] = []
+    for message_id, event in events:
+        prepared = publisher.prepare(event, message_id=message_id)
+        if prepared.saga_id is None:
+            raise NotSo(f"{type(event).__name__} {message_id} starts no saga of this application")
+        made.append(Trigger(prepared, prepared.saga_id))
+    return made
+
+
+class DemoRun:
+    """
+    From here until every saga of *wanted* has ended or somebody stops it.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        worker: Worker,
+        tally: Tally,
+        wanted: list[Trigger],
+        *,
+        kills: int,
+        printer: Printer,
+    ) -> None:
+        self._service = service
+        self._worker = worker
+        self._tally = tally
+        self._wanted = wanted
+        self._expected = frozenset(one.saga_id for one in wanted)
+        self._kills = kills
+        self._printer = printer
+        self._clock = SystemClock()
+        self._stopping = asyncio.Event()
+
+    @property
+    def settled(self) -> int:
+        """
+        How many of the demo's sagas have ended, or wait for someone.
+        """
+        return len(self._expected & self._tally.settled)
+
+    @property
+    def is_complete(self) -> bool:
+        """
+        Whether that is all of them.
+        """
+        return self.settled == len(self._expected)
+
+    async def go(self) -> bool:
+        """
+        Publish and follow; False when somebody stopped it before all was done.
+
+        Raises:
+            StoreUnavailable, NotSo: the worker has ended by itself, or nothing moves any more.
+        """
+        self._listen()
+        await self._worker.start()
+        publishing = asyncio.create_task(self._publish())
+        try:
+            await self._follow(publishing)
+        finally:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+        return self.is_complete
+
+    async def serve(self) -> None:
+        """
+        Leave the worker to itself until somebody stops it.
+        """
+        await self._worker.start()
+        await self._stopping.wait()
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # not on Windows
+                loop.add_signal_handler(number, self._stopping.set)
+
+    async def _publish(self) -> None:
+        known = self._tally.begun
+        missing = [one.prepared for one in self._wanted if one.saga_id not in known]
+        for first in range(0, len(missing), PUBLISH_EVENTS):
+            await self._service.publisher.send(missing[first : first + PUBLISH_EVENTS])
+
+    async def _follow(self, publishing: asyncio.Task[None]) -> None:
+        tally, catalogue = self._tally, self._service.catalogue
+        kills_at = self._moments()
+        moved_at = self._clock.monotonic_s()
+        with progress(self._printer, len(self._expected), self.settled) as tell:
+            while not self._stopping.is_set():
+                if await tally.follow(catalogue):
+                    moved_at = self._clock.monotonic_s()
+                tell(self.settled, self._worker.kills)
+                if self.is_complete:
+                    return
+                if publishing.done():
+                    publishing.result()
+                if self._worker.returncode is not None:
+                    raise self._worker_ended(self._worker.returncode)
+                if kills_at and self._done() >= kills_at[0]:
+                    kills_at.pop(0)
+                    await self._worker.kill()
+                if self._clock.monotonic_s() - moved_at > STALL_S:
+                    left = len(self._expected) - self.settled
+                    raise NotSo(
+                        f"nothing has moved for {STALL_S:g} s, and {left:,} sagas have not ended;"
+                        f" the worker says:\n{self._worker.last_words()}"
+                    )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._stopping.wait()
+
+    def _done(self) -> int:
+        """
+        Sagas begun and sagas ended: grows evenly, also while a burst only begins them.
+        """
+        return len(self._expected & self._tally.begun.keys()) + self.settled
+
+    def _moments(self) -> list[float]:
+        """
+        Where on the way from here to the end the worker is killed.
+        """
+        done = self._done()
+        step = (2 * len(self._expected) - done) / (self._kills + 1)
+        return [done + step * number for number in range(1, self._kills + 1)]
+
+    def _worker_ended(self, returncode: int) -> Exception:
+        said = f"the worker has ended with {returncode}:\n{self._worker.last_words()}"
+        return StoreUnavailable(said) if returncode == 3 else NotSo(said)  # noqa: PLR2004
