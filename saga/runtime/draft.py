@@ -37,10 +37,11 @@ class Touched:
 @dataclass(slots=True)
 class Draft:
     """
-    Everything that one batch has decided so far.
+    Everything that one batch has decided so far. *remembered* are the sagas taken from memory.
     """
 
     at: Instant
+    remembered: frozenset[SagaId] = frozenset()
     touched: dict[SagaId, Touched] = field(default_factory=dict)
     lifeless: dict[SagaId, Lifeless] = field(default_factory=dict)
     armed: dict[TimerId, DueTimer] = field(default_factory=dict)

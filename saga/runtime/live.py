@@ -73,6 +73,12 @@ class LiveSagas:
             self._live.move_to_end(saga_id)
         return live
 
+    def among(self, saga_ids: Iterable[SagaId]) -> frozenset[SagaId]:
+        """
+        Those of *saga_ids* that are in memory.
+        """
+        return frozenset(saga_id for saga_id in saga_ids if saga_id in self._live)
+
     async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, Live | Lifeless]:
         """
         The sagas that exist, from memory or, all others in one query, from the store.

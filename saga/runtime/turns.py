@@ -90,6 +90,12 @@ class TurnRaised(Exception):
         self.error = error
 
 
+class Outdated(Exception):
+    """
+    Raised where memory would decide without the store having a say: another worker may know more.
+    """
+
+
 class Turns:
     """
     The runtime in one sentence: load, handle, append, relay.
@@ -186,12 +192,13 @@ class Turns:
         saga_ids: Sequence[SagaId],
     ) -> Draft:
         """
-        Hops 4 and 5. A turn that raises leaves its state half changed, so all begin again without it.
+        Hops 4 and 5. A turn that raises leaves its state half changed, so all begin again without it;
+        and so they do, from the store, where memory may be behind.
         """
         failures: dict[int, Exception] = {}
         while True:
+            draft = Draft(at, remembered=self._live.among(saga_ids))
             found = await self._live.load(saga_ids) if saga_ids else {}
-            draft = Draft(at)
             for refused in unfit:
                 self._bury(draft, refused.inbound, refused.reason, refused.message, refused.held_id)
             try:
@@ -200,8 +207,10 @@ class Turns:
             except TurnRaised as raised:
                 failures[raised.index] = raised.error
                 self._live.drop(saga_ids)
-                continue
-            return draft
+            except Outdated:
+                self._live.drop(saga_ids)
+            else:
+                return draft
 
     def _visit(
         self,
@@ -224,6 +233,7 @@ class Turns:
             state = decider.initial_state(visit.saga_id)
             saga = found[visit.saga_id] = Live(visit.saga_id, decider, state, 0, draft.at)
         if saga.state.is_poisoned and not visit.is_operator:
+            self._ask_the_store(draft, visit)
             self._hold(draft, visit, "behind_failed_turn", "held until the saga is released")
             return
         if self._is_out_of_turn(visit):
@@ -254,6 +264,8 @@ class Turns:
         except Exception as error:
             # The saga's own code: recorded as a fact once the batch has begun again.
             raise TurnRaised(index, error) from error
+        if decision.disposition in {Disposition.UNKNOWN, Disposition.STALE}:
+            self._ask_the_store(draft, visit)
         draft.counts[decision.disposition.value] += 1
         match decision.disposition:
             case Disposition.RECORDED:
@@ -272,6 +284,14 @@ class Turns:
             case _:
                 pass
         self._done_with(draft, visit)
+
+    def _ask_the_store(self, draft: Draft, visit: Visit) -> None:
+        """
+        What leaves no entry is not held against the history's version when it is appended. Where a
+        later history might say otherwise, memory alone does not decide it.
+        """
+        if visit.saga_id in draft.remembered:
+            raise Outdated(visit.saga_id)
 
     def _record(self, draft: Draft, live: Live, event: Event, intents: Sequence[object]) -> None:
         state = live.state
