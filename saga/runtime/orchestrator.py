@@ -171,8 +171,9 @@ class Orchestrator:
                 records = await self._consumer.fetch(
                     records_max=FETCH_RECORDS_MAX, timeout_s=FETCH_TIMEOUT_S
                 )
-            except BusUnavailable as error:
-                await self._pause("bus unavailable", error, backoff)
+            except (BusUnavailable, StoreUnavailable) as error:
+                # A rebalance on the way asks the store where to begin.
+                await self._pause("cannot fetch", error, backoff)
                 continue
             backoff.reset()
             self._is_fetching_dry = not records
