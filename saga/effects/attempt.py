@@ -20,6 +20,8 @@ from saga.ports.effects_store import TransactionEnded, Unit
 
 CODE_CHARS_MAX = 100
 MESSAGE_CHARS_MAX = 2_000
+UTF8_BYTES_MAX = 4
+"""Of one character."""
 
 _log = logging.getLogger("saga.effects")
 
@@ -89,37 +91,29 @@ def _answered(request: Request, reply: Any) -> Ended:
     """
     Check what the handler returned.
     """
-    handler = request.route.handler
-    expected = handler.contract.reply if request.route.is_intent else None
-    if expected is None:
-        if reply is None:
-            return DONE
-        return _failed(
-            request,
-            "wrong_reply",
-            f"{handler.name} returned {_described(reply)}, but"
-            f" {handler.contract.model.__qualname__} is answered by None",
-        )
+    route = request.route
+    handler, expected = route.handler, route.reply
+    if reply is None and expected is None:
+        return DONE
     if type(reply) is not expected:
         return _failed(
             request,
             "wrong_reply",
             f"{handler.name} returned {_described(reply)}, but"
-            f" {handler.contract.model.__qualname__} is answered by {expected.__qualname__}",
+            f" {handler.contract.model.__qualname__} is answered by"
+            f" {'None' if expected is None else expected.__qualname__}",
         )
     try:
         payload = encode(reply)
     except MalformedMessage as error:
         return _failed(request, error.code, f"{handler.name} returned no JSON: {error.message}")
-    if len(payload) > VALUE_BYTES_MAX or len(payload.encode()) > VALUE_BYTES_MAX:
+    if len(payload) * UTF8_BYTES_MAX > VALUE_BYTES_MAX < len(payload.encode()):
         return _failed(
             request,
             "reply_too_large",
             f"{handler.name} returned {len(payload)} characters; at most {VALUE_BYTES_MAX} bytes",
         )
-    contract = expected.__saga_contract__
-    assert contract is not None, expected
-    return Ended(ReplyOutcome.DONE, contract.contract_name, payload)
+    return Ended(ReplyOutcome.DONE, route.reply_contract, payload)
 
 
 def _context(request: Request, db: object) -> EffectContext:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -114,7 +114,7 @@ class Crew:
         self._queued.set()
 
     def keep(
-        self, unit: Unit, request: Request, row: InboxRow, writes: Collection[InboxWrite]
+        self, unit: Unit, request: Request, row: InboxRow, writes: Sequence[InboxWrite]
     ) -> None:
         """
         End a unit of work; what becomes of it is told as ordered.
@@ -122,7 +122,7 @@ class Crew:
         Raises:
             TransactionEnded: see `Unit.keep`.
         """
-        future = unit.keep(tuple(writes))
+        future = unit.keep(writes)
         waiting = self._keeping.get(future)
         if waiting is None:
             waiting = self._keeping[future] = []

@@ -130,8 +130,8 @@ class Effects:
             raise DefinitionError(
                 f"{_name(function)} must take one argument, the db: (db) -> None", where=where
             )
-        is_async = inspect.iscoroutinefunction(function)
-        self._starters.append(Starter(function=function, is_async=is_async, where=where))
+        starter = Starter(function=function, is_async=_is_async(function), where=where)
+        self._starters.append(starter)
         return function
 
     def _contract(
@@ -166,7 +166,7 @@ class Effects:
             handlers[contract.model] = Handler(
                 contract=contract,
                 function=function,
-                is_async=inspect.iscoroutinefunction(function),
+                is_async=_is_async(function),
                 where=where,
             )
             return function
@@ -229,6 +229,12 @@ def _positional(function: Callable[..., object], where: str) -> list[str]:
             case _:
                 continue
     return needed
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    # An object may have an async `__call__`.
+    call = getattr(function, "__call__", None)  # noqa: B004  # asked for itself, not as a test
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def _name(function: Callable[..., object]) -> str:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from saga.ports.bus import Inbound, Source
 
+Place = tuple[str, int]
+"""Topic and partition: equal to their `Source`, and far cheaper to make for every record."""
+
 
 class Offsets:
     """
@@ -16,15 +19,15 @@ class Offsets:
     """
 
     def __init__(self) -> None:
-        self._in_hand: dict[Source, dict[int, int]] = {}
-        self._next: dict[Source, int] = {}
+        self._in_hand: dict[Place, dict[int, int]] = {}
+        self._next: dict[Place, int] = {}
         self._committed: dict[Source, int] = {}
 
     def begin(self, inbound: Inbound) -> None:
         """
         A record was fetched; possibly once more, after a rebalance.
         """
-        source = Source(inbound.topic, inbound.partition)
+        source = (inbound.topic, inbound.partition)
         in_hand = self._in_hand.get(source)
         if in_hand is None:
             in_hand = self._in_hand[source] = {}
@@ -37,7 +40,7 @@ class Offsets:
         """
         A record is dealt with.
         """
-        in_hand = self._in_hand[Source(inbound.topic, inbound.partition)]
+        in_hand = self._in_hand[inbound.topic, inbound.partition]
         left = in_hand[inbound.offset] - 1
         if left:
             in_hand[inbound.offset] = left
@@ -49,9 +52,10 @@ class Offsets:
         The next offset to read of each assigned partition whose commit is out of date.
         """
         due: dict[Source, int] = {}
-        for source, following in self._next.items():
+        for place, following in self._next.items():
+            source = Source(*place)
             if source in assigned:
-                offset = min(self._in_hand[source], default=following)
+                offset = min(self._in_hand[place], default=following)
                 if self._committed.get(source) != offset:
                     due[source] = offset
         return due

@@ -23,6 +23,7 @@ class Replies:
 
     def __init__(self, service: str, names: TopicNames) -> None:
         self._names = names
+        self._topics: dict[str, str] = {}
         self._source = f"/{names.env}/{names.namespace}/effects/{service}"
 
     def topics(self, routes: Iterable[Route]) -> frozenset[str]:
@@ -40,7 +41,7 @@ class Replies:
         What to publish; None where *request* is a fact, which nobody wants answered.
         """
         route = request.route
-        if route.done is None or route.failed is None:
+        if not route.is_intent:
             return None
         if row.outcome is ReplyOutcome.DONE:
             contract = row.contract or route.done
@@ -56,7 +57,9 @@ class Replies:
             saga_id=request.saga_id,
             traceparent=request.traceparent,
         )
-        topic = self._names.topic(contract)
+        topic = self._topics.get(contract)
+        if topic is None:  # not many: the replies of this service
+            topic = self._topics[contract] = self._names.topic(contract)
         return Record(topic, request.inbound.key, payload.encode(), headers)
 
 

@@ -19,6 +19,7 @@ from saga.contracts import (
     TopicNames,
     Unreadable,
     canonical_text,
+    contract_of,
     decode,
     intent_done_name,
     intent_failed_name,
@@ -37,20 +38,17 @@ class Route:
     """
     What is to be done with the records of one topic.
 
-    *done* and *failed* are the contracts of the answers; a fact has none.
+    *reply* is what the handler returns and *reply_contract* its name; None for nothing. *done* and
+    *failed* are the contracts of the other answers. A fact has no answer at all.
     """
 
     contract_name: str
     handler: Handler
-    done: str | None
-    failed: str | None
-
-    @property
-    def is_intent(self) -> bool:
-        """
-        Whether somebody waits for an answer.
-        """
-        return self.failed is not None
+    is_intent: bool
+    reply: type[ContractModel] | None
+    reply_contract: str | None
+    done: str
+    failed: str
 
 
 class Request(NamedTuple):
@@ -224,12 +222,20 @@ def _routes(handler: Handler, registry: ContractRegistry) -> list[tuple[str, Rou
             f" {current.contract_name}: handle {current.model.__qualname__}",
             where=handler.where,
         )
-    done = failed = None
-    if contract.kind is Kind.INTENT:
-        failed = intent_failed_name(contract.domain)
-        done = intent_done_name(contract.domain)
+    reply = contract.reply
     return [
-        (name, Route(contract_name=name, handler=handler, done=done, failed=failed))
+        (
+            name,
+            Route(
+                contract_name=name,
+                handler=handler,
+                is_intent=contract.kind is Kind.INTENT,
+                reply=reply,
+                reply_contract=None if reply is None else contract_of(reply).contract_name,
+                done=intent_done_name(contract.domain),
+                failed=intent_failed_name(contract.domain),
+            ),
+        )
         for name in registry.names_read_as(contract.contract_name)
     ]
 

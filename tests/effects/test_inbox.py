@@ -59,6 +59,7 @@ async def test_an_intent_is_answered_on_the_topic_of_its_reply(lab: Lab) -> None
     assert header(reply, ce.SUBJECT) == header(reply, ce.CORRELATION_ID) == ALICE
     assert header(reply, ce.TRACEPARENT) == TRACEPARENT
     assert header(reply, ce.SOURCE) == "/test/lab/effects/wallets"
+    assert header(reply, ce.TIME) == "2023-11-14T22:13:20.000000Z"
     assert lab.ledger() == [("alice", 10)]
 
 

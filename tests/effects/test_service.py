@@ -123,11 +123,12 @@ async def test_answers_wait_for_a_bus_that_is_away(lab: Lab) -> None:
     assert lab.parked == []
 
 
-async def test_intents_wait_for_a_store_that_is_locked(lab: Lab) -> None:
+@pytest.mark.parametrize("failures", [1, 2, 3, 4, 5, 6, 20])
+async def test_intents_wait_for_a_store_that_is_locked(lab: Lab, failures: int) -> None:
     """
     Handlers are called again once it can be written; nothing is answered before.
     """
-    lab.disk.failing, lab.disk.failures_left = "BEGIN", 6
+    lab.disk.failing, lab.disk.failures_left = "BEGIN", failures
     await lab.send(intent(Charge(), step="a"), intent(Charge(), step="b"))
 
     assert lab.ledger() == [("alice", 10), ("alice", 10)]

@@ -66,6 +66,7 @@ class SqliteEffectsStore:
         self._line: deque[tuple[SqliteUnit, asyncio.Future[None]]] = deque()
         self._group = Group(clock.monotonic_s())
         self._is_open = False
+        self._identity: tuple[int, int] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._checkpointer: Checkpointer | None = None
         self._is_busy = False
@@ -91,7 +92,9 @@ class SqliteEffectsStore:
         if self._is_open:
             return
         if self.threaded:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="saga-effects-commit")
+            self._thread = self._thread or ThreadPoolExecutor(
+                1, thread_name_prefix="saga-effects-commit"
+            )
             await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
         else:
             self._open()
@@ -298,6 +301,13 @@ class SqliteEffectsStore:
         )
 
     def _commit(self, writer: sqlite3.Connection, group: Group) -> Collection[Unit]:
+        if _identity(self.path) != self._identity:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            raise StoreUnavailable(
+                f"{self.path}: the file or its -wal was replaced or deleted while it was open:"
+                " put it back, or start again"
+            )
         moved = commit(writer, group, wait=True)
         if self._checkpointer is not None:
             self._checkpointer.after_commit(writer)
@@ -342,11 +352,16 @@ class SqliteEffectsStore:
             writer.close()
             raise
         self._writer = writer
+        self._identity = _identity(self.path)
         if self.threaded:
             self._checkpointer = Checkpointer(self.path)
             self._checkpointer.start()
 
     def _let_go(self) -> None:
+        line, self._line = self._line, deque()
+        for _, turn in line:
+            if not turn.done() and not self._is_abandoned:
+                turn.set_exception(self._not_open())
         writer, self._writer = self._writer, None
         reader, self._reader = self._reader, None
         if writer is not None and writer.in_transaction:
@@ -361,3 +376,13 @@ class SqliteEffectsStore:
         if self._thread is not None:
             self._thread.shutdown(wait=False)
             self._thread = None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """
+    Which files *path* and its log are; None where one is not there.
+    """
+    try:
+        return Path(path).stat().st_ino, Path(path + "-wal").stat().st_ino
+    except OSError:
+        return None
