@@ -1,0 +1,337 @@
+"""
+Small sagas of any shape, to which anything happens in any order: what must hold all the same.
+
+A saga is drawn as a tree of steps, groups, waits and try blocks; what happens is drawn as a list of
+numbers that pick among what can happen. `Scenario` compares live and rebuilt state after each turn.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import event, settings
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
+
+from saga.authoring import RollBack, StepFailed, TimedOut
+from saga.contracts import Event, Intent, message_of
+from saga.core.events import Message, ReplyOutcome, ReplyReceived, TimerFired
+from saga.core.identity import Direction, intent_id
+from saga.core.intents import (
+    IntentIssued,
+    RollbackGoal,
+    RollbackPlanned,
+    SagaAbandoned,
+    SagaCleanedUp,
+    SagaCompleted,
+    SagaRolledBack,
+    UndoAppended,
+)
+from saga.core.retry import Retry
+from saga.core.state import waiting_for
+from saga.core.status import SagaStatus, StepKind, StepStatus
+from saga.testing import cancelled, given, operator, signalled
+from saga.testing.happenings import Plain
+from tests.core.orders import OrderConfirmed, OrderPlaced, OrderRejected, as_saga
+
+TURNS_MAX = 300
+ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
+
+
+class Made(Event, topic="any.made", version=1):
+    number: int = 0
+
+
+class Make(Intent[Made], topic="any.make", version=1):
+    place: str
+
+
+class Unmake(Intent[None], topic="any.unmake", version=1):
+    place: str
+    number: int | None = None
+
+
+CONTRACTS = (Make, Unmake, OrderConfirmed, OrderRejected)
+
+
+@dataclass(frozen=True)
+class Step:
+    has_undo: bool
+    kind: str | None
+    attempts: int
+    has_deadline: bool
+
+
+@dataclass(frozen=True)
+class Sleep:
+    pass
+
+
+@dataclass(frozen=True)
+class Wait:
+    name: str
+    has_timeout: bool
+
+
+@dataclass(frozen=True)
+class Give:
+    pass
+
+
+@dataclass(frozen=True)
+class Many:
+    how: str
+    parts: tuple[Any, ...]
+
+
+steps = st.builds(
+    Step,
+    st.booleans(),
+    st.sampled_from([None, None, None, None, "pivot", "retriable", "read_only"]),
+    st.integers(1, 2),
+    st.booleans(),
+).map(lambda one: replace(one, has_undo=one.has_undo and one.kind != "read_only"))
+leaves = st.one_of(
+    steps, steps, steps, st.just(Sleep()), st.builds(Wait, st.sampled_from("ab"), st.booleans())
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.builds(
+        Many,
+        st.sampled_from(["seq", "seq", "all", "any", "try"]),
+        st.lists(inner, min_size=1, max_size=3).map(tuple),
+    ),
+    max_leaves=6,
+)
+programs = st.tuples(trees, st.sampled_from([True, True, False])).map(
+    lambda drawn: Many("seq", (drawn[0],) if drawn[1] else (drawn[0], Give()))
+)
+happenings = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 99)), max_size=25)
+
+
+async def run(ctx, node, place):
+    """
+    Interpret a tree.
+    """
+    match node:
+        case Step():
+            await ctx.do(
+                Make(place=place),
+                undo=Unmake if node.has_undo else None,
+                id=place,
+                kind=node.kind,
+                retry=Retry(attempts=node.attempts, initial="5s"),
+                timeout="10s" if node.has_deadline else None,
+                undo_retry=Retry(attempts=2, initial="5s") if node.has_undo else None,
+            )
+        case Sleep():
+            await ctx.sleep("7s")
+        case Wait():
+            await ctx.wait(node.name, int, timeout="9s" if node.has_timeout else None)
+        case Give():
+            raise RollBack("given up")
+        case Many(how="all" | "any"):
+            group = ctx.all if node.how == "all" else ctx.any
+            await group(*(run(ctx, p, f"{place}.{n}") for n, p in enumerate(node.parts)))
+        case Many(how="try"):
+            for number, part in enumerate(node.parts):
+                try:
+                    await run(ctx, part, f"{place}.{number}")
+                except (StepFailed, TimedOut):
+                    continue
+        case Many():
+            for number, part in enumerate(node.parts):
+                await run(ctx, part, f"{place}.{number}")
+
+
+def reply(state, step, direction, attempt, outcome):
+    """
+    An answer to any attempt.
+    """
+    made: Message | None = None
+    if outcome is ReplyOutcome.DONE and direction is Direction.DO:
+        made = message_of(Made(number=7))
+    said = {} if outcome is ReplyOutcome.DONE else {"code": outcome.value, "message": "drawn"}
+    name = intent_id(state.saga_id, step, direction, attempt)
+    return Plain(ReplyReceived(intent_id=name, outcome=outcome, reply=made, **said))
+
+
+def issued(scenario, direction=None):
+    """
+    Every attempt so far.
+    """
+    bodies = [entry.body for entry in scenario.history if isinstance(entry.body, IntentIssued)]
+    return [one for one in bodies if direction in (None, one.direction)]
+
+
+def drawn(scenario, kind, pick):
+    """
+    What happens next, of all that can; None where this kind cannot.
+    """
+    state = scenario.state
+    made = issued(scenario)
+    open_ones = [
+        one for one in made if (one.direction, one.attempt) not in state.steps[one.step].replies
+    ]
+    match kind:
+        case 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 if open_ones:
+            one = open_ones[pick % len(open_ones)]
+            outcomes = [*ReplyOutcome, ReplyOutcome.DONE]
+            outcome = outcomes[(pick // 7 + kind) % len(outcomes)]
+            return reply(state, one.step, one.direction, one.attempt, outcome)
+        case 10 if made:
+            one = made[pick % len(made)]
+            return reply(state, one.step, one.direction, one.attempt, ReplyOutcome.DONE)
+        case 11 | 12 | 13 if state.timers:
+            return due(scenario, pick)
+        case 14 | 15:
+            return signalled("ab"[pick % 2], pick if pick % 5 else "bad")
+        case 16:
+            return cancelled(mode=("graceful", "immediate", "abandon")[pick % 3 if pick < 9 else 0])
+        case 17 | 18 if state.steps:
+            step = list(state.steps)[pick % len(state.steps)]
+            return operator(("retry", "skip")[pick % 2], step)
+        case 19 if pick % 4 == 0:
+            return operator("compensate")
+    return None
+
+
+def due(scenario, pick):
+    """
+    Some timer fires, at its time.
+    """
+    timers = sorted(scenario.state.timers.values(), key=lambda one: (one.due_at, one.timer_id))
+    timer = timers[pick % len(timers)]
+    scenario.now = max(scenario.now, timer.due_at)
+    return Plain(TimerFired(timer_id=timer.timer_id))
+
+
+def next_in_a_kind_world(scenario):
+    """
+    Everything succeeds, everybody helps: what happens next.
+    """
+    state = scenario.state
+    for step in state.steps.values():
+        if step.is_backing_off:
+            continue
+        if step.status is StepStatus.ISSUED:
+            return reply(state, step.id, Direction.DO, step.attempts, ReplyOutcome.DONE)
+        if step.status is StepStatus.UNDOING:
+            return reply(state, step.id, Direction.UNDO, step.undo_attempts, ReplyOutcome.DONE)
+    if state.status is SagaStatus.PARKED:
+        for step in state.steps.values():
+            if step.status is StepStatus.UNDO_STUCK:
+                return operator("skip", step.id)
+            gave_out = {StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT}
+            if step.status in gave_out and not step.is_disowned:
+                return operator("retry", step.id)
+        return operator("compensate")
+    if state.timers:
+        return due(scenario, 0)
+    assert state.waits, f"{state.status} waits for nothing that could happen: {waiting_for(state)}"
+    return signalled(next(iter(state.waits)), 1)
+
+
+def check(scenario):
+    """
+    What holds after every turn.
+    """
+    state = scenario.state
+    bodies = [entry.body for entry in scenario.history]
+    ends = [one for one in bodies if isinstance(one, ENDS)]
+    assert len(ends) <= 1
+    directions = [one.direction for one in issued(scenario)]
+    if Direction.UNDO in directions:
+        assert Direction.DO not in directions[directions.index(Direction.UNDO) :]
+    cleanups = [one for one in bodies if isinstance(one, RollbackPlanned)]
+    cleanups = [one for one in cleanups if one.goal is RollbackGoal.CLEANED_UP]
+    cleaned = [one for one in bodies if isinstance(one, SagaCleanedUp)]
+    assert len(cleaned) <= len(cleanups)
+    assert not cleanups or ends
+    check_order(scenario, bodies)
+    if state.status.is_ended:
+        assert not state.timers
+        assert not state.waits
+        assert waiting_for(state) is None
+        check_effects(scenario, ends[0])
+    else:
+        assert waiting_for(state)
+    for cause in {entry.cause for entry in scenario.history}:
+        versions = [entry.version for entry in scenario.history if entry.cause == cause]
+        assert versions == list(range(versions[0], versions[0] + len(versions)))
+
+
+def check_order(scenario, bodies):
+    """
+    The first undo of each step comes in exactly reverse order of its first issue.
+    """
+    plans = [one for one in bodies if isinstance(one, RollbackPlanned)]
+    if not plans:
+        return
+    appended = {one.step for one in bodies if isinstance(one, UndoAppended)}
+    planned = [step for group in plans[0].groups for step in group if step not in appended]
+    done = list(dict.fromkeys(one.step for one in issued(scenario, Direction.DO)))
+    undone = list(dict.fromkeys(one.step for one in issued(scenario, Direction.UNDO)))
+    assert planned == [step for step in reversed(done) if step in planned]
+    undone = [step for step in undone if step in planned]
+    assert undone == [step for step in planned if step in undone]
+
+
+def check_effects(scenario, end):
+    """
+    Whatever was issued and not refused is undone by a service's word, or is named as residue.
+    """
+    if not isinstance(end, SagaRolledBack | SagaAbandoned):
+        return
+    first = {}  # a second, different answer to one attempt is a conflict and does not count
+    for entry in scenario.history:
+        if isinstance(one := entry.body, ReplyReceived):
+            first.setdefault(one.intent_id, one.outcome)
+    replies = {(*name.split("/")[1:3], outcome) for name, outcome in first.items()}
+    for step in scenario.state.steps.values():
+        was_refused = (step.id, "do", ReplyOutcome.REFUSED) in replies
+        was_done = (step.id, "do", ReplyOutcome.DONE) in replies
+        is_undone = (step.id, "undo", ReplyOutcome.DONE) in replies
+        if step.kind is StepKind.READ_ONLY or (was_refused and not was_done):
+            continue
+        known = set(end.residue) | set(scenario.state.residue)
+        late_without_undo = step.undo_retry is None and was_refused
+        assert (
+            is_undone
+            or step.id in known
+            or late_without_undo
+            or (isinstance(end, SagaAbandoned) and was_refused)
+        ), (step.id, step.status)
+
+
+@settings(max_examples=300)
+@hypothesis_given(
+    tree=programs,
+    happens=happenings,
+    options=st.fixed_dictionaries(
+        {"parallel_undo": st.booleans(), "when_stuck": st.sampled_from(["halt", "continue"])}
+    ),
+)
+def test_whatever_happens_the_rules_hold_and_every_saga_can_end(tree, happens, options):
+    """
+    After anything at all, a kind world brings the saga to its end.
+    """
+
+    async def order(ctx, placed):
+        await run(ctx, tree, "s")
+        return OrderConfirmed()
+
+    scenario = given(as_saga(order, **options), OrderPlaced(), contracts=CONTRACTS)
+    check(scenario)
+    for kind, pick in happens:
+        happening = drawn(scenario, kind, pick)
+        if happening is not None:
+            scenario.when(happening)
+            check(scenario)
+    for _ in range(TURNS_MAX):
+        if scenario.status.is_ended:
+            break
+        scenario.when(next_in_a_kind_world(scenario))
+        check(scenario)
+    else:
+        raise AssertionError(f"it does not end: {scenario.status}, {waiting_for(scenario.state)}")
+    event(scenario.status.value)
