@@ -43,6 +43,13 @@ def write(key: str) -> tuple[InboxWrite]:
     return (InboxWrite(row),)
 
 
+def rename(old: Path, new: Path) -> None:
+    """
+    As an operator might, while the service runs.
+    """
+    old.rename(new)
+
+
 async def test_units_that_end_together_share_a_commit(store: SqliteEffectsStore) -> None:
     """
     They wait for one future.
@@ -129,10 +136,10 @@ async def test_a_file_that_was_deleted_takes_no_more(store: SqliteEffectsStore, 
     """
     await store.unit().keep(write("a"))
     hidden = path.with_name("hidden")
-    path.rename(hidden)
+    rename(path, hidden)
     with pytest.raises(StoreUnavailable, match="replaced or deleted"):
         await store.unit().keep(write("b"))
-    hidden.rename(path)
+    rename(hidden, path)
 
     await store.unit().keep(write("b"))
     assert set(await store.kept("s", ["a", "b"])) == {"a", "b"}
@@ -153,21 +160,25 @@ async def test_a_newer_file_is_refused(path: Path) -> None:
         await SqliteEffectsStore(str(path), clock=ManualClock()).open()
 
 
-@pytest.mark.parametrize("kind", ["no database", "a folder", "in a file"])
-async def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, kind: str) -> None:
+@pytest.fixture(params=["no database", "a folder", "in a file"])
+def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """
-    With what to do.
+    A path at which there cannot be a store.
     """
     path = tmp_path / "bad"
-    if kind == "a folder":
+    if request.param == "a folder":
         path.mkdir()
     else:
         path.write_bytes(b"no database" * 100)
-    if kind == "in a file":
-        path /= "effects.db"
+    return path / "effects.db" if request.param == "in a file" else path
 
-    with pytest.raises(StoreUnavailable, match=str(tmp_path)):
-        await SqliteEffectsStore(str(path), clock=ManualClock()).open()
+
+async def test_a_file_that_cannot_be_opened_is_named(unusable: Path) -> None:
+    """
+    With what to do.
+    """
+    with pytest.raises(StoreUnavailable, match=str(unusable.parent)):
+        await SqliteEffectsStore(str(unusable), clock=ManualClock()).open()
 
 
 async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
