@@ -37,11 +37,14 @@ class Touched:
 @dataclass(slots=True)
 class Draft:
     """
-    Everything that one batch has decided so far. *remembered* are the sagas taken from memory.
+    Everything that one batch has decided so far.
+
+    *remembered* are the sagas that were in memory, *visited* all that the batch has worked with.
     """
 
     at: Instant
     remembered: frozenset[SagaId] = frozenset()
+    visited: list[Live] = field(default_factory=list)
     touched: dict[SagaId, Touched] = field(default_factory=dict)
     lifeless: dict[SagaId, Lifeless] = field(default_factory=dict)
     armed: dict[TimerId, DueTimer] = field(default_factory=dict)

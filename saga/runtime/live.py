@@ -64,15 +64,6 @@ class LiveSagas:
     def __len__(self) -> int:
         return len(self._live)
 
-    def get(self, saga_id: SagaId) -> Live | None:
-        """
-        The saga if it is in memory.
-        """
-        live = self._live.get(saga_id)
-        if live is not None:
-            self._live.move_to_end(saga_id)
-        return live
-
     def among(self, saga_ids: Iterable[SagaId]) -> frozenset[SagaId]:
         """
         Those of *saga_ids* that are in memory.
@@ -82,11 +73,14 @@ class LiveSagas:
     async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, Live | Lifeless]:
         """
         The sagas that exist, from memory or, all others in one query, from the store.
+
+        They leave the memory until they are kept again: nobody closes what somebody works with, and
+        what cannot be recorded is forgotten by being let go.
         """
         found: dict[SagaId, Live | Lifeless] = {}
         missing: list[SagaId] = []
         for saga_id in saga_ids:
-            live = self.get(saga_id)
+            live = self._live.pop(saga_id, None)
             if live is None:
                 missing.append(saga_id)
             else:
@@ -99,26 +93,17 @@ class LiveSagas:
 
     def keep(self, live: Live) -> None:
         """
-        Remember a saga after a turn of it was recorded; an ended one is let go.
+        Remember a saga whose turns, if there were any, are recorded; an ended one is let go.
         """
         if live.state.status.is_ended:
-            self.drop((live.saga_id,))
             if live.state.program is not None:
                 live.state.program.close()
             return
         self._live[live.saga_id] = live
-        self._live.move_to_end(live.saga_id)
         while len(self._live) > self._sagas_max:
             _, oldest = self._live.popitem(last=False)
             if oldest.state.program is not None:
                 oldest.state.program.close()
-
-    def drop(self, saga_ids: Iterable[SagaId]) -> None:
-        """
-        Forget sagas whose memory may be ahead of their history.
-        """
-        for saga_id in saga_ids:
-            self._live.pop(saga_id, None)
 
     def clear(self) -> None:
         """

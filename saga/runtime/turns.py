@@ -146,12 +146,8 @@ class Turns:
         visits, unfit = await self._understand(work, at)
         saga_ids = list(dict.fromkeys(visit.saga_id for visit in visits))
         async with self._checked_out(saga_ids):
-            try:
-                draft = await self._decide(visits, unfit, at, saga_ids)
-                appended = await self._append(draft, work)
-            except BaseException:
-                self._live.drop(saga_ids)
-                raise
+            draft = await self._decide(visits, unfit, at, saga_ids)
+            appended = await self._append(draft, work)
             # Still checked out: the intents of one saga leave in the order of its history.
             await self._relay.publish(appended, draft.outgoing)
         self._follow_up(draft)
@@ -206,10 +202,10 @@ class Turns:
                     self._visit(draft, found, visit, index, failures.get(index))
             except TurnRaised as raised:
                 failures[raised.index] = raised.error
-                self._live.drop(saga_ids)
             except Outdated:
-                self._live.drop(saga_ids)
+                continue  # what was in memory has left it, and the store is asked
             else:
+                draft.visited = [saga for saga in found.values() if isinstance(saga, Live)]
                 return draft
 
     def _visit(
@@ -415,9 +411,9 @@ class Turns:
         batch = draft.batch(work.positions(), relayed)
         appended = await self._store.append(batch, at=draft.at)
         self._relay.forget(relayed)
-        for touched in draft.touched.values():
-            if touched.entries:
-                self._live.keep(touched.live)
+        for live in draft.visited:
+            if live.version > 0:
+                self._live.keep(live)
         return appended
 
     def _follow_up(self, draft: Draft) -> None:
