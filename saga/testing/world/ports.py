@@ -32,6 +32,7 @@ from saga.testing.world.process import Process
 
 LATE_REPLY_S_MAX = 3.0
 STALL_S_MAX = 0.8
+GHOST_S = 0.3
 
 Filter = Callable[[Sequence[Record]], Sequence[Record]]
 T = TypeVar("T")
@@ -180,14 +181,20 @@ class ProcessBus:
         Join *group* on *topics*.
         """
 
-        async def join() -> Member:
-            member = await self._bus.subscribe(group, topics, resume_at=resume_at)
-            self.members.append(member)
-            return member
+        joined: list[Member] = []
 
-        return ProcessConsumer(
-            self._process, await self._process.call("bus.subscribe", join, error=BusUnavailable)
-        )
+        async def join() -> Member:
+            joined.append(await self._bus.subscribe(group, topics, resume_at=resume_at))
+            self.members.append(joined[0])
+            return joined[0]
+
+        try:
+            member = await self._process.call("bus.subscribe", join, error=BusUnavailable)
+        except BusUnavailable:
+            for ghost in joined:  # it has joined and does not know: the group gives up on it
+                self._process.surroundings.loop.call_later(GHOST_S, self._bus.leave, ghost)
+            raise
+        return ProcessConsumer(self._process, member)
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
         """
