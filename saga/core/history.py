@@ -8,9 +8,10 @@ so that whatever a user put into one can never keep an entry from being read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from enum import Enum
+from typing import Any, Final, NamedTuple, TypeVar
 
 from saga.core import events, intents
 from saga.core.events import Event, Fact, Json, Message
@@ -19,10 +20,11 @@ from saga.core.intents import Intent
 from saga.core.status import StepKind
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """
     One line of a history. Versions count from 1, without gaps.
+
+    A named tuple, because a replay makes more of them than of anything else.
     """
 
     saga_id: SagaId
@@ -70,19 +72,29 @@ FACTS: Final = frozenset(
     }
 )
 
-# How a field that is no plain JSON value is read back; payloads are handled by the caller's codec.
-_READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "outcome": lambda value: value if value is None else events.ReplyOutcome(value),
-    "direction": Direction,
-    "kind": StepKind,
-    "purpose": intents.TimerPurpose,
-    "verdict": intents.Verdict,
-    "goal": intents.RollbackGoal,
-    "mode": events.CancelMode,
-    "act": events.Act,
+E = TypeVar("E", bound=Enum)
+
+
+def _member(kind: type[E]) -> Callable[[Any], E]:
+    """
+    What finds a member by its value; a lookup in a dict, where calling the class costs thrice that.
+    """
+    return {member.value: member for member in kind}.__getitem__
+
+
+_CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "direction": _member(Direction),
+    "kind": _member(StepKind),
+    "purpose": _member(intents.TimerPurpose),
+    "verdict": _member(intents.Verdict),
+    "goal": _member(intents.RollbackGoal),
+    "mode": _member(events.CancelMode),
+    "act": _member(events.Act),
     "groups": lambda value: tuple(tuple(group) for group in value),
     "residue": tuple,
 }
+"""How a field that is no plain JSON value is read back; `outcome` means two things, see below."""
+
 _MESSAGES: Final = {
     events.SagaStarted: "trigger",
     events.ReplyReceived: "reply",
@@ -90,14 +102,28 @@ _MESSAGES: Final = {
     intents.SagaRolledBack: "outcome",
     intents.SagaAbandoned: "outcome",
 }
+_NULLS: Final = frozenset({"payload"})
+"""A payload may be JSON's null."""
 _PAYLOADS: Final = frozenset({events.SignalReceived, intents.IntentIssued, intents.EventPublished})
 _FIELDS: Final[dict[type, tuple[str, ...]]] = {
     kind: tuple(field.name for field in fields(kind)) for kind in NAMES.values()
 }
-_OPTIONAL: Final[dict[type, frozenset[str]]] = {
-    kind: frozenset(field.name for field in fields(kind) if "None" in str(field.type))
+_READERS: Final[dict[type, tuple[tuple[str, Callable[[Any], Any]], ...]]] = {
+    kind: tuple((field, _CONVERTERS[field]) for field in names if field in _CONVERTERS)
+    for kind, names in _FIELDS.items()
+} | {events.ReplyReceived: (("outcome", _member(events.ReplyOutcome)),)}
+_NONES: Final[dict[type, dict[str, None]]] = {
+    kind: absent
     for kind in NAMES.values()
+    if (
+        absent := {
+            field.name: None
+            for field in fields(kind)
+            if "None" in str(field.type) and field.default is MISSING
+        }
+    )
 }
+"""What is not written when it is None, and has no default."""
 
 
 def entries_of_turn(
@@ -139,31 +165,36 @@ def from_plain(
     saga_id: SagaId,
     version: int,
     name: str,
-    plain: Mapping[str, Any],
+    plain: dict[str, Any],
     text: Callable[[Any], Json],
 ) -> Entry:
     """
     The entry that `to_plain` described; *text* gives back the text of an embedded payload.
 
+    *plain* is used up. Fields that this version does not know are ignored.
+
     Raises:
-        KeyError: *name* is not in the registry, or a field is missing.
-        ValueError: a field has a value that this version does not know.
+        KeyError: *name* is not in the registry, or a value is unknown.
+        TypeError: a field is missing, or has no such value.
     """
     kind = NAMES[name]
-    message_field = _MESSAGES.get(kind)
-    values: dict[str, Any] = {}
-    for field in _FIELDS[kind]:
-        value: Any = plain.get(field)
-        if value is None and not (field == "payload" and field in plain):
-            if field not in _OPTIONAL[kind]:
-                raise KeyError(f"{name}: {field} is missing")
-        elif field == message_field:
-            value = Message(value["contract"], text(value["payload"]))
-        elif field == "payload":
-            value = text(value)
-        else:
-            reader = _READERS.get(field)
-            if reader is not None:
-                value = reader(value)
-        values[field] = value
-    return Entry(saga_id, version, Instant(plain["at"]), MessageId(plain["cause"]), kind(**values))
+    at, cause = plain.pop("at"), plain.pop("cause")
+    if None in plain.values():
+        plain = {key: value for key, value in plain.items() if value is not None or key in _NULLS}
+    for field, convert in _READERS[kind]:
+        if field in plain:
+            plain[field] = convert(plain[field])
+    if kind in _PAYLOADS:
+        plain["payload"] = text(plain["payload"])
+    else:
+        message_field = _MESSAGES.get(kind)
+        if message_field is not None and message_field in plain:
+            message = plain[message_field]
+            plain[message_field] = Message(message["contract"], text(message["payload"]))
+    if kind in _NONES:
+        plain = {**_NONES[kind], **plain}
+    try:
+        body = kind(**plain)
+    except TypeError:
+        body = kind(**{key: value for key, value in plain.items() if key in _FIELDS[kind]})
+    return Entry(saga_id, version, at, cause, body)

@@ -115,7 +115,7 @@ def test_entry_is_what_was_stored_of_it(body):
     plain = json.loads(text)
 
     assert to_entry(SAGA, version, name, text) == entry
-    assert from_plain(SAGA, 7, name, plain, dumped) == entry
+    assert from_plain(SAGA, 7, name, json.loads(text), dumped) == entry
     assert json.loads(json.dumps(to_plain(entry, json.loads))) == plain
 
 

@@ -2,8 +2,6 @@
 Replay: the same `handle` over the recorded history, every decision compared with the recorded one.
 """
 
-from dataclasses import replace
-
 import pytest
 
 from saga.core.intents import IntentIssued, TimerArmed
@@ -115,7 +113,7 @@ def test_reply_that_nobody_waits_for_any_more_is_a_mismatch():
         await ctx.sleep("1h")
 
     history = recorded(replied(Pay, Paid()))
-    orphan = [history[0], replace(history[3], version=2)]
+    orphan = [history[0], history[3]._replace(version=2)]
 
     with pytest.raises(ReplayMismatch, match="unknown_intent"):
         given(as_saga(quiet), history=orphan)
