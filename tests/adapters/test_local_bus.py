@@ -4,7 +4,7 @@ that fall silent.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -20,7 +20,7 @@ from saga.adapters.sqlite import (
 )
 from saga.adapters.sqlite.statements import ManyRows
 from saga.errors import AlreadyRecorded, BusUnavailable, HistoryConflict, MessageTooLarge
-from saga.ports.bus import Bus, Inbound, Record, Source, TopicSpec
+from saga.ports.bus import Bus, Consumer, Inbound, Record, Source, TopicSpec
 from saga.ports.event_store import Batch, EventStore
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
@@ -70,13 +70,16 @@ async def test_what_is_too_much_for_memory_is_read_from_the_file(
     """
     if limit != "size":
         monkeypatch.setattr(consumer, limit, 7)
+    monkeypatch.setattr(local_bus, "POLL_IDLE_S", 60)  # no look at the file may help out
     member = await bus.subscribe("g", ["t"])
     await member.fetch(records_max=1, timeout_s=0)
     for start in range(0, 60, 6):
         values = [b"%d " % number + bytes(size) for number in range(start, start + 6)]
         await bus.publish([Record("t", b"k", value) for value in values])
 
-    found = await _read(member, 60)
+    found: list[Inbound] = []
+    while records := await member.fetch(records_max=100, timeout_s=0):
+        found += records
 
     assert [int(each.value.split()[0]) for each in found] == list(range(60))
 
@@ -123,8 +126,11 @@ async def test_a_silent_member_is_expelled_and_may_come_back(
     other._tender.cancel()  # noqa: SLF001
     await asyncio.gather(other._tender, return_exceptions=True)  # noqa: SLF001
 
-    bus._clock.advance(groups.HEARTBEAT_EXPIRY_S + 1)  # noqa: SLF001 - time has passed here
     mine = await bus.subscribe("g", ["t"])
+    for _ in range(20):
+        await mine.fetch(records_max=1, timeout_s=0.005)
+    assert mine.assignment() == frozenset(), "nothing is taken over that was not let go of"
+    bus._clock.advance(groups.HEARTBEAT_EXPIRY_S + 1)  # noqa: SLF001 - time has passed here
     await _until(mine, lambda: len(mine.assignment()) == 2)
 
     late_clock.advance(groups.HEARTBEAT_EXPIRY_S + 1)
@@ -212,6 +218,33 @@ async def test_publishing_is_part_of_the_append(publishing: tuple[EventStore, Bu
     found = await member.fetch(records_max=100, timeout_s=0)
     assert [int(each.value) for each in found] == list(range(10))
     assert await store.backlog(appended_before=MOMENT * 2, limit=9) == []
+
+
+async def test_a_group_may_change_while_a_member_asks_where_to_begin(
+    publishing: tuple[EventStore, Bus],
+) -> None:
+    """
+    What the member was about to read belongs to another by the time it is told.
+    """
+    _, bus = publishing
+    await bus.create_topics([TopicSpec("two", 2)])
+    others: list[Consumer] = []
+
+    async def resume_at(_: Sequence[Source]) -> Mapping[Source, int]:
+        if not others:
+            others.append(await bus.subscribe("g", ["two"]))
+        return {}
+
+    first = await bus.subscribe("g", ["two"], resume_at=resume_at)
+    for _ in range(50):
+        await first.fetch(records_max=1, timeout_s=0)
+        await others[0].fetch(records_max=1, timeout_s=0)
+        await asyncio.sleep(0.001)
+
+    assert {first.assignment(), others[0].assignment()} == {
+        frozenset({Source("two", 0)}),
+        frozenset({Source("two", 1)}),
+    }
 
 
 async def test_a_refused_append_publishes_nothing(publishing: tuple[EventStore, Bus]) -> None:

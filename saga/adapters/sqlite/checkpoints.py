@@ -62,7 +62,7 @@ class Checkpointer:
             self._is_rest_wanted = False
             mode = "RESTART" if self._frames > FRAMES_MAX else "PASSIVE"
             _checkpoint(connection, mode)
-        elif self._commits_since == self._commits_until:
+        elif self._commits_since >= self._commits_until:
             self._wake.set()
 
     def _run(self) -> None:
