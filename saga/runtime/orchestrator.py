@@ -102,6 +102,7 @@ class Orchestrator:
         self._handled: dict[Source, int] = {}
         self._stopping = asyncio.Event()
         self._is_fetching_dry = False
+        self._is_draining = False
         self.counts: Counter[str] = Counter()
 
     async def start(self) -> None:
@@ -129,6 +130,7 @@ class Orchestrator:
             await self._receive()
             for task in tasks:
                 task.cancel()
+            self._is_draining = True
             for lane in self._lanes:
                 lane.has_work.set()
             await asyncio.gather(*lanes)
@@ -184,13 +186,11 @@ class Orchestrator:
 
     async def _drive(self, lane: Lane) -> None:
         while True:
-            await lane.has_work.wait()
+            if not self._is_draining:
+                await lane.has_work.wait()
             work = lane.take()
-            if not work:
-                lane.has_work.clear()
-                if self._stopping.is_set():
-                    return
-                continue
+            if not work and self._is_draining:
+                return
             lane.is_busy = True
             try:
                 await self._take_until_done(work)
