@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -60,6 +60,7 @@ _KNOWN = frozenset(
         TRACEPARENT,
     )
 )
+_SAID: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(_KNOWN, bytes.decode)
 _SPECVERSION_1 = (SPECVERSION, b"1.0")
 _CONTENT_IS_JSON = (CONTENT_TYPE, JSON_CONTENT_TYPE.encode())
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -242,6 +243,12 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
     """
     The headers known here, by name; of several with one name the last. Does not raise.
     """
+    if type(headers) is tuple and len(headers) <= HEADERS_READ_MAX:
+        try:
+            # Whoever follows the standard writes nothing else: a third of the time.
+            return Attributes({name: _SAID[name](value) for name, value in headers})
+        except (KeyError, TypeError, UnicodeDecodeError):
+            pass  # another header, or a damaged one: one after the other
     values: dict[str, str] = {}
     damaged: tuple[str, ...] = ()
     for place, (name, value) in enumerate(headers):

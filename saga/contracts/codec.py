@@ -115,7 +115,7 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
 
 def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> bytes:
     values = model.__dict__
-    if is_flat(type(model)) and len(values) == len(type(model).model_fields):
+    if is_flat(type(model)) and len(values) == len(type(model).__pydantic_fields__):
         try:
             return orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
         except TypeError:
