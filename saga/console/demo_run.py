@@ -119,10 +119,17 @@ class DemoRun:
         await self._stopping.wait()
 
     def _listen(self) -> None:
+        def told() -> None:
+            if self._stopping.is_set():
+                self._worker.end_now()
+            else:
+                self._printer.note("Letting the worker finish what it has in hand ...")
+                self._stopping.set()
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # not on Windows
-                loop.add_signal_handler(number, self._stopping.set)
+                loop.add_signal_handler(number, told)
 
     async def _publish(self) -> None:
         known = self._tally.begun

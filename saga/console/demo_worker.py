@@ -29,7 +29,7 @@ class Worker:
     @property
     def returncode(self) -> int | None:
         """
-        What it ended with by itself; None while it runs, or when we ended it.
+        What it ended with; None while it runs.
         """
         return None if self._process is None else self._process.returncode
 
@@ -67,11 +67,18 @@ class Worker:
         self.kills += 1
         await self.start()
 
+    def end_now(self) -> None:
+        """
+        Kill it, whatever it has in hand; nothing that was stored is lost.
+        """
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
     async def stop(self) -> None:
         """
         Let it drain; kill it if that takes too long.
         """
-        process, self._process = self._process, None
+        process = self._process
         if process is None or process.returncode is not None:
             return
         process.terminate()

@@ -65,7 +65,7 @@ async def dlq_ls(
     elif not rows:
         session.printer.note("nothing is parked")
     else:
-        names = ("id", "reason", "message", "topic", "partition", "offset", "key", "parked_at")
+        names = ("id", "parked_at", "topic", "key", "reason", "message")
         session.printer.table(names, [[row[name] for name in names] for row in rows])
 
 
@@ -165,8 +165,8 @@ async def timers(
     elif not due:
         session.printer.note("no timer is armed")
     else:
-        rows = [(iso(one.due_at), one.saga_id, one.timer_id) for one in due]
-        session.printer.table(("due", "saga", "timer"), rows)
+        rows = [(iso(one.due_at)[:19], one.timer_id) for one in due]
+        session.printer.table(("due (UTC)", "timer"), rows)
 
 
 async def _parked(

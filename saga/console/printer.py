@@ -19,6 +19,7 @@ from rich.text import Text
 
 PIPE_WIDTH: Final = 4_000
 """Nothing is cut or folded where no terminal says how wide it is."""
+WIDE_COLUMNS: Final = 150
 STYLES: Final = {
     "completed": "green",
     "done": "green",
@@ -42,6 +43,13 @@ class Printer:
         self.is_json = is_json
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
+
+    @property
+    def is_wide(self) -> bool:
+        """
+        Whether there is room for what is nice to have.
+        """
+        return self.out.width >= WIDE_COLUMNS
 
     def json(self, thing: Mapping[str, Any]) -> None:
         """
@@ -76,7 +84,7 @@ class Printer:
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """
-    A table without borders, fit for terminals and pipes.
+    A table without borders, fit for terminals and pipes; only its last column is ever folded.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     kept = [list(row) for row in rows]
@@ -87,7 +95,7 @@ def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
         table.add_column(
             column,
             justify="right" if is_number else "left",
-            no_wrap=column in {"id", "saga"},
+            no_wrap=index < len(columns) - 1,
             overflow="fold",
         )
     for row in kept:

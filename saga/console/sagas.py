@@ -72,16 +72,17 @@ async def ls(
     if not rows:
         printer.note("no such saga" if status or definition or after else "no saga yet")
         return
+    # Ids are for programs; `definition/key` names a saga just as well.
+    names = ("saga", "status", "started", "reason, or what it waits for")
     printer.table(
-        ("id", "saga", "status", "started", "waits for", "reason"),
+        ("id", *names) if printer.is_wide else names,
         [
             (
-                row.saga_id,
+                *((row.saga_id,) if printer.is_wide else ()),
                 f"{row.definition}/{row.key}",
                 row.status.value,
-                iso(row.started_at)[:19],
-                row.waiting_for,
-                row.reason,
+                _second(row.started_at),
+                row.reason or row.waiting_for,
             )
             for row in rows
         ],
@@ -119,11 +120,8 @@ async def show(session: Session, saga: Id) -> None:
         printer.say(f"{'outcome':<12} {outcome.contract} {outcome.payload}")
     printer.say("")
     printer.table(
-        ("step", "direction", "status", "attempts", "contract", "intent id"),
-        [
-            (one.step, one.direction, one.status, one.attempts, one.contract, one.intent_id)
-            for one in steps
-        ],
+        ("step", "direction", "status", "attempts", "contract"),
+        [(one.step, one.direction, one.status, one.attempts, one.contract) for one in steps],
     )
 
 
@@ -155,19 +153,12 @@ async def history(
         for entry in entries:
             printer.json(entry_row(entry))
         return
-    printer.table(
-        ("version", "at", "type", "data", "cause"),
-        [
-            (
-                entry.version,
-                iso(entry.at),
-                NAME_OF[type(entry.body)],
-                orjson.dumps(entry_row(entry)["data"]).decode(),
-                entry.cause,
-            )
-            for entry in entries
-        ],
-    )
+    names = ("version", "at", "type", "cause", "data")
+    kept = names if printer.is_wide else ("version", "type", "data")
+    rows = [entry_row(entry) for entry in entries]
+    for row in rows:
+        row["data"] = orjson.dumps(row["data"]).decode()
+    printer.table(kept, [[row[name] for name in kept] for row in rows])
 
 
 def row_of(summary: SagaSummary) -> dict[str, Any]:
@@ -207,6 +198,10 @@ def iso(at: Instant) -> str:
     A moment as people and programs read it: ISO 8601, UTC.
     """
     return rfc3339(at).decode()
+
+
+def _second(at: Instant) -> str:
+    return iso(at)[:19].replace("T", " ")
 
 
 async def _summaries(

@@ -14,7 +14,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 import typer
@@ -22,7 +22,7 @@ import typer
 from saga.console.problems import Misused
 from saga.console.session import Session
 from saga.service import Service
-from saga.wiring import ROLES, build_service
+from saga.wiring import ROLES, build_service, open_effects_store
 
 SUMMARY: Final = (
     "turns",
@@ -36,6 +36,7 @@ SUMMARY: Final = (
 )
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 PARENT_POLL_S: Final = 0.5
+T = TypeVar("T")
 log = structlog.get_logger("saga.run")
 
 
@@ -57,10 +58,7 @@ def run(
     Serve: take the turns of sagas, call the handlers of effect services.
     """
     chosen = roles_of(roles)
-    app = session.app
-    service = build_service(app, session.settings, roles=chosen)
-    run_fast(_serve(service, chosen, until_idle=until_idle, with_parent=with_parent))
-    counts = summary(service.counts)
+    counts = run_fast(_run(session, chosen, until_idle=until_idle, with_parent=with_parent))
     if session.printer.is_json:
         session.printer.json(counts)
     else:
@@ -83,7 +81,7 @@ def roles_of(text: str) -> tuple[str, ...]:
     return chosen
 
 
-def run_fast(main: Coroutine[Any, Any, None]) -> None:
+def run_fast(main: Coroutine[Any, Any, T]) -> T:
     """
     Run *main* on uvloop, where that can be had.
     """
@@ -93,7 +91,7 @@ def run_fast(main: Coroutine[Any, Any, None]) -> None:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 def summary(counts: Counter[str]) -> dict[str, int]:
@@ -102,6 +100,19 @@ def summary(counts: Counter[str]) -> dict[str, int]:
     """
     found = {name: counts[name] for name in SUMMARY}
     return found | {name: counts[name] for name in sorted(counts) if name not in found}
+
+
+async def _run(
+    session: Session, roles: tuple[str, ...], *, until_idle: bool, with_parent: bool
+) -> dict[str, int]:
+    if "effects" in roles and session.app.effects:
+        # Later it would be waited for; what cannot be opened now is most likely a wrong setting.
+        effects_store = open_effects_store(session.settings)
+        await effects_store.open()
+        await effects_store.close()
+    service = build_service(session.app, session.settings, roles=roles)
+    await _serve(service, roles, until_idle=until_idle, with_parent=with_parent)
+    return summary(service.counts)
 
 
 async def _serve(
