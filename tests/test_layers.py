@@ -22,7 +22,7 @@ MIDDLE = ("saga.runtime", "saga.effects", "saga.audit", "saga.adapters")
 #: public front. Errors and settings are free to every part that is not pure.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "saga.errors": (),
-    "saga.settings": (),
+    "saga.settings": ("saga.core", "saga.contracts"),
     "saga.core": ("saga.errors",),
     "saga.contracts": ("saga.core",),
     "saga.ports": ("saga.core",),
@@ -31,13 +31,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "saga.effects": ("saga.core", "saga.contracts", "saga.ports"),
     "saga.runtime": ("saga.core", "saga.contracts", "saga.ports", "saga.authoring.registry"),
     "saga.audit": INNER,
-    "saga.console": (*INNER, *MIDDLE, "saga", "saga.testing", "saga.wiring"),
-    "saga.wiring": (*INNER, *MIDDLE, "saga.console"),
-    "saga.testing": (*INNER, *MIDDLE, "saga", "saga.wiring"),
-    "saga": (*INNER, *MIDDLE, "saga.wiring"),
+    "saga.console": (*INNER, *MIDDLE, "saga", "saga.app", "saga.service", "saga.wiring"),
+    "saga.app": (*INNER, "saga.effects", "saga.runtime", "saga.service", "saga.wiring"),
+    "saga.service": (*INNER, "saga.runtime", "saga.effects", "saga.adapters.ids"),
+    "saga.wiring": (*INNER, *MIDDLE, "saga.app", "saga.service"),
+    "saga.testing": (*INNER, *MIDDLE, "saga", "saga.app", "saga.service", "saga.wiring"),
+    "saga": (*INNER, "saga.effects", "saga.app", "saga.service"),
     "saga.__main__": ("saga.console",),
     "topics": ("saga", "saga.contracts"),
     "domain": ("saga", "saga.contracts", "saga.authoring", "saga.effects", "topics"),
+    "domain.books": ("saga", "saga.contracts", "saga.core", "saga.effects", "domain", "topics"),
+    "domain.demo": ("saga", "saga.core", "saga.effects", "domain", "topics"),
 }
 PURE = {"saga.core", "saga.errors"}
 FREE = {"saga.errors", "saga.settings"}

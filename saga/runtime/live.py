@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from saga.authoring import SagaRegistry
+from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
 from saga.core.events import SagaStarted, TurnFailed
 from saga.core.history import Entry

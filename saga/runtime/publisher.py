@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from saga.authoring import SagaRegistry
+from saga.authoring.registry import SagaRegistry
 from saga.contracts import (
     COMMAND_CONTRACT,
     Command,

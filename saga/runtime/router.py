@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-from saga.authoring import SagaRegistry
+from saga.authoring.registry import SagaRegistry
 from saga.authoring.registry import Registered
 from saga.contracts import (
     COMMAND_CONTRACT,
