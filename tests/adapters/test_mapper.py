@@ -75,7 +75,7 @@ def test_a_state_is_json_that_any_tool_reads() -> None:
         ("os:system", b"{}", "'os:system' is no entry that this version of saga knows"),
         ("saga-started", b"not json", "the state of 'saga-started' cannot be read"),
         ("saga-started", b"[]", "the state of 'saga-started' cannot be read"),
-        ("saga-started", b"{}", "definition is missing"),
+        ("saga-started", b"{}", "the state of 'saga-started' cannot be read"),
         ("saga-started", None, "cannot be read"),
         ("timer-armed", b'{"purpose":"tea"}', "cannot be read"),
     ],

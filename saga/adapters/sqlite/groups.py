@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -111,10 +111,20 @@ def read_groups(cursor: sqlite3.Cursor) -> dict[str, Group]:
     }
 
 
-def join(cursor: sqlite3.Cursor, group: str, topics: Sequence[str], *, now: Instant) -> int:
+def join(
+    cursor: sqlite3.Cursor,
+    group: str,
+    topics: Sequence[str],
+    *,
+    now: Instant,
+    ours: Collection[int] = (),
+) -> int:
     """
-    Add a member, which so far reads nothing, and return its id.
+    Add a member, which so far reads nothing, and return its id; who is dead goes on this occasion.
     """
+    found = read_groups(cursor).get(group)
+    if found is not None:
+        expel(cursor, dead_members(found, now=now, ours=ours))
     generation = _next_generation(cursor, group)
     cursor.execute(
         "INSERT INTO bus_members (group_name, topics, process, heartbeat_at, generation) "
@@ -168,16 +178,13 @@ def begin_generation_everywhere(cursor: sqlite3.Cursor) -> None:
     cursor.execute("UPDATE bus_groups SET generation = generation + 1")
 
 
-def is_dead(member: Member, *, now: Instant) -> bool:
+def dead_members(group: Group, *, now: Instant, ours: Collection[int]) -> list[Member]:
     """
-    Whether the member's process is gone, or has been silent for too long.
+    Members whose process is gone, or has been silent for too long. Who asks knows that *ours* live.
     """
-    if now - member.heartbeat_at > HEARTBEAT_EXPIRY_S * 1_000_000:
-        return True
-    pid, start, namespace = member.process.split(" ", 2)
-    if namespace != this_process().split(" ", 2)[2]:
-        return False  # its process ids mean nothing here
-    return _start_of(int(pid)) not in {start, "?"}
+    return [
+        member for member in group.members if member.member_id not in ours and _is_dead(member, now)
+    ]
 
 
 def this_process() -> str:
@@ -185,6 +192,15 @@ def this_process() -> str:
     Process id, when it started, and the namespace in which the id is meant.
     """
     return _described(os.getpid())
+
+
+def _is_dead(member: Member, now: Instant) -> bool:
+    if now - member.heartbeat_at > HEARTBEAT_EXPIRY_S * 1_000_000:
+        return True
+    pid, start, namespace = member.process.split(" ", 2)
+    if namespace != this_process().split(" ", 2)[2]:
+        return False  # its process ids mean nothing here
+    return _start_of(int(pid)) not in {start, "?"}
 
 
 @cache

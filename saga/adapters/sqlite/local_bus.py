@@ -115,7 +115,7 @@ class LocalBus:
             BusUnavailable: the file cannot be written now.
         """
         names = tuple(dict.fromkeys(topics))
-        member_id = await self.write(self._join(group, names))
+        member_id = await self._join(group, names)
         consumer = LocalConsumer(self, member_id, group, names, resume_at)
         self._consumers.append(consumer)
         self._tend_from_now_on()
@@ -249,7 +249,7 @@ class LocalBus:
         """
         Make *consumer* a member again, after the group had given it up.
         """
-        consumer.rejoined(await self.write(self._join(consumer.group, consumer.topics)))
+        consumer.rejoined(await self._join(consumer.group, consumer.topics))
         await self._follow_groups()
 
     async def leave(self, consumers: Sequence[LocalConsumer]) -> None:
@@ -304,14 +304,11 @@ class LocalBus:
 
     # Watching the file.
 
-    def _join(self, group: str, topics: Sequence[str]) -> Callable[[sqlite3.Cursor], int]:
-        def work(cursor: sqlite3.Cursor) -> int:
-            now = self._clock.now()
-            found = groups.read_groups(cursor).get(group)
-            groups.expel(cursor, [m for m in (found.members if found else ()) if self._is_dead(m)])
-            return groups.join(cursor, group, topics, now=now)
-
-        return work
+    async def _join(self, group: str, topics: Sequence[str]) -> int:
+        now, ours = self._clock.now(), self._ours()
+        return await self.write(
+            lambda cursor: groups.join(cursor, group, topics, now=now, ours=ours)
+        )
 
     def _tend_from_now_on(self) -> None:
         if self._tender is None:
@@ -391,19 +388,18 @@ class LocalBus:
             await self.write(lambda cursor: groups.acknowledge(cursor, reached, now=now))
 
     async def _expel_the_dead(self) -> None:
+        now, ours = self._clock.now(), self._ours()
         dead = [
             member
             for name in {consumer.group for consumer in self._consumers} & self._groups.keys()
-            for member in self._groups[name].members
-            if self._is_dead(member)
+            for member in groups.dead_members(self._groups[name], now=now, ours=ours)
         ]
         if dead:
             await self.write(lambda cursor: groups.expel(cursor, dead))
             await self._follow_groups()
 
-    def _is_dead(self, member: groups.Member) -> bool:
-        is_ours = any(member.member_id == consumer.member_id for consumer in self._consumers)
-        return not is_ours and groups.is_dead(member, now=self._clock.now())
+    def _ours(self) -> frozenset[int]:
+        return frozenset(consumer.member_id for consumer in self._consumers)
 
 
 def _data_version(cursor: sqlite3.Cursor) -> int:

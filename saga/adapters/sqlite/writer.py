@@ -249,6 +249,7 @@ class Writer:
                 return
             self._roll_back()
             self._begin(BUSY_TIMEOUT_S)
+            assert self._connection is not None
             self._work_one_by_one(self._connection.cursor(), jobs)
 
     def _work_one_by_one(self, cursor: sqlite3.Cursor, jobs: list[Job]) -> None:
