@@ -14,7 +14,7 @@ from typing import Final
 
 from eventsourcing.persistence import PersistenceError
 
-from saga.errors import StoreUnavailable
+from saga.errors import BusUnavailable, StoreUnavailable
 
 _ADVICE: Final = {
     "SQLITE_FULL": "the disk is full: make room, work goes on by itself",
@@ -49,6 +49,17 @@ def translated(path: str) -> Iterator[None]:
         raise unavailable(path, cause if isinstance(cause, Exception) else error) from error
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def as_bus_error() -> Iterator[None]:
+    """
+    Raise BusUnavailable where the bus's file is unavailable.
+    """
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise BusUnavailable(str(error)) from error
 
 
 def is_of_the_disk(error: BaseException) -> bool:

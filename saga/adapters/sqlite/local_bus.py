@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from saga.adapters.sqlite import groups
 from saga.adapters.sqlite.consumer import LocalConsumer
 from saga.adapters.sqlite.database import SqliteDatabase
+from saga.adapters.sqlite.failures import as_bus_error
 from saga.adapters.sqlite.record_log import (
     PARTITIONS_MAX,
     Placed,
@@ -24,7 +25,7 @@ from saga.adapters.sqlite.record_log import (
     offset_of,
 )
 from saga.core.identity import Instant
-from saga.errors import BusUnavailable, StoreUnavailable
+from saga.errors import BusUnavailable
 from saga.ports.bus import Inbound, Record, ResumeAt, Source, TopicSpec
 from saga.ports.clock import Clock
 
@@ -163,10 +164,8 @@ class LocalBus:
         """
         if self._is_closed:
             raise BusUnavailable(f"{self.database.path}: the bus is closed")
-        try:
+        with as_bus_error():
             return self.log.prepare(records)
-        except StoreUnavailable as error:
-            raise BusUnavailable(str(error)) from error
 
     def append(self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared]) -> Placed:
         """
@@ -273,10 +272,8 @@ class LocalBus:
         Raises:
             BusUnavailable: the file cannot be written now.
         """
-        try:
+        with as_bus_error():
             return await self.database.write(job, committed=committed)
-        except StoreUnavailable as error:
-            raise BusUnavailable(str(error)) from error
 
     async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:
         """
@@ -285,10 +282,8 @@ class LocalBus:
         Raises:
             BusUnavailable: the file cannot be read now.
         """
-        try:
+        with as_bus_error():
             return await self.database.read(query)
-        except StoreUnavailable as error:
-            raise BusUnavailable(str(error)) from error
 
     def read_now(self, query: Callable[[sqlite3.Cursor], T]) -> T:
         """
@@ -297,10 +292,8 @@ class LocalBus:
         Raises:
             BusUnavailable: the file cannot be read now.
         """
-        try:
+        with as_bus_error():
             return self.database.read_now(query)
-        except StoreUnavailable as error:
-            raise BusUnavailable(str(error)) from error
 
     # Watching the file.
 
