@@ -8,10 +8,10 @@ await stands between an event and the intents it leads to.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from saga.core.events import Event
+from saga.core.frozen import frozen
 from saga.core.identity import SagaId
 from saga.core.intents import Intent
 from saga.core.state import SagaState
@@ -34,7 +34,7 @@ class Disposition(StrEnum):
     """It concerns something that is over, such as a timer that is no longer armed: counted."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Decision:
     """
     The state after an event, and what was decided on the way to it.
@@ -45,7 +45,7 @@ class Decision:
     disposition: Disposition = Disposition.RECORDED
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Decider:
     """
     A definition of a saga as the runtime sees it.

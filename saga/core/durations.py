@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from functools import lru_cache
 
 SECOND_US = 1_000_000
 UNITS_US = {
@@ -22,6 +23,7 @@ Duration = timedelta | str
 _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 
 
+@lru_cache(maxsize=1024)
 def duration_us(duration: Duration) -> int:
     """
     Microseconds of a `timedelta` or of text like `"30s"`, `"5m"`, `"2h"`, `"1d"`, `"250ms"`.

@@ -7,10 +7,10 @@ entry of the turn it leads to. Payloads are opaque here: canonical JSON text of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
 
+from saga.core.frozen import frozen
 from saga.core.identity import Instant, IntentId, MessageId, TimerId
 
 Json = NewType("Json", str)
@@ -19,7 +19,7 @@ Json = NewType("Json", str)
 EMPTY_JSON = Json("{}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Message:
     """
     A payload and the name of its contract, for example `orders.evt.order-placed.v1`.
@@ -60,7 +60,7 @@ class Act(StrEnum):
     RELEASE = "release"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SagaStarted:
     """
     A trigger arrived: the first fact of every history, which pins what is to decide it.
@@ -74,7 +74,7 @@ class SagaStarted:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ReplyReceived:
     """
     A service answered an intent. *reply* is there when the outcome is `done`.
@@ -87,7 +87,7 @@ class ReplyReceived:
     message: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TimerFired:
     """
     An armed timer came due.
@@ -96,7 +96,7 @@ class TimerFired:
     timer_id: TimerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SignalReceived:
     """
     Somebody sent this saga a signal.
@@ -107,7 +107,7 @@ class SignalReceived:
     actor: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class CancelRequested:
     """
     Somebody asked for this saga to end.
@@ -118,7 +118,7 @@ class CancelRequested:
     actor: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class OperatorActed:
     """
     An operator did something to this saga; *step* where the act is about one.
@@ -130,7 +130,7 @@ class OperatorActed:
     actor: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TurnFailed:
     """
     The code at hand raised while it took a turn; *position* is the record that it choked on.
@@ -157,7 +157,7 @@ Fact = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Event:
     """
     A fact that reached a saga, when, and what caused it (a message, timer or command id).

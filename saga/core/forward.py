@@ -378,4 +378,4 @@ def _give_up(turn: Turn, command: GiveUp) -> None:
 
 
 def _timer_id(state: SagaState, purpose: TimerPurpose, name: str) -> TimerId:
-    return TimerId(f"{state.saga_id}/{name}/{purpose.value}")
+    return TimerId(f"{state.saga_id}/{name}/{purpose}")

@@ -73,14 +73,14 @@ def intent_id(saga: SagaId, step: StepId, direction: Direction, attempt: int) ->
     """
     `{saga id}/{step id}/{do|undo}/{attempt}`.
     """
-    return IntentId(f"{saga}/{step}/{direction.value}/{attempt}")
+    return IntentId(f"{saga}/{step}/{direction}/{attempt}")
 
 
 def idempotency_key(saga: SagaId, step: StepId, direction: Direction) -> str:
     """
     The intent id without the attempt: the same for every retry.
     """
-    return f"{saga}/{step}/{direction.value}"
+    return f"{saga}/{step}/{direction}"
 
 
 @lru_cache(maxsize=INTENT_NAMES_MAX)

@@ -8,10 +8,10 @@ means that from this entry on the intent is due to be published. The relay publi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from saga.core.events import Json, Message
+from saga.core.frozen import frozen
 from saga.core.identity import Direction, Instant, StepId, TimerId
 from saga.core.status import StepKind
 
@@ -40,7 +40,7 @@ class Verdict(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class IntentIssued:
     """
     A service is to do or undo a step. *undoes* names the contract of the step that is undone.
@@ -56,7 +56,7 @@ class IntentIssued:
     undoes: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class EventPublished:
     """
     The saga tells everybody a fact before its end; *publication* is its place in the program.
@@ -67,7 +67,7 @@ class EventPublished:
     payload: Json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TimerArmed:
     """
     The saga wants to be woken at *at*; *target* is the step, sleep or wait concerned.
@@ -79,7 +79,7 @@ class TimerArmed:
     target: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class TimerCancelled:
     """
     A timer is no longer wanted.
@@ -88,7 +88,7 @@ class TimerCancelled:
     timer_id: TimerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SignalAwaited:
     """
     The program waits for a signal of this name.
@@ -98,7 +98,7 @@ class SignalAwaited:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Noted:
     """
     Something arrived that changed nothing, or not what its sender meant; kept for the audit.
@@ -119,7 +119,7 @@ class RollbackGoal(StrEnum):
     CLEANED_UP = "cleaned_up"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RollbackPlanned:
     """
     The steps to undo, in groups: a group begins when the one before it is undone.
@@ -135,7 +135,7 @@ class RollbackPlanned:
     failed_step: StepId | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class UndoAppended:
     """
     A step succeeded late: it is undone too, after the rest of the plan.
@@ -144,7 +144,7 @@ class UndoAppended:
     step: StepId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class UndoStuck:
     """
     A step could not be undone within its policy; someone must act.
@@ -155,7 +155,7 @@ class UndoStuck:
     message: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SagaParked:
     """
     The saga cannot proceed and waits for someone.
@@ -164,7 +164,7 @@ class SagaParked:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SagaCompleted:
     """
     The program has returned; *outcome* is what it returned.
@@ -173,7 +173,7 @@ class SagaCompleted:
     outcome: Message | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SagaRolledBack:
     """
     Everything that could be undone is; *residue* is what could not.
@@ -186,7 +186,7 @@ class SagaRolledBack:
     outcome: Message | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SagaCleanedUp:
     """
     The late successes of an ended saga are undone; its outcome stands.
@@ -195,7 +195,7 @@ class SagaCleanedUp:
     residue: tuple[StepId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SagaAbandoned:
     """
     An operator ended the saga without undoing anything.

@@ -9,16 +9,16 @@ front-end. It must be deterministic: the same resolutions in the same order give
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from saga.core.events import Json, Message
+from saga.core.frozen import frozen
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.retry import Retry
 from saga.core.status import StepKind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class DoStep:
     """
     Issue an intent. *undo_retry* None means that the step has no undo.
@@ -35,7 +35,7 @@ class DoStep:
     group: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Sleep:
     """
     Wake the program after *length_us*.
@@ -45,7 +45,7 @@ class Sleep:
     length_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class AwaitSignal:
     """
     Wake the program with the next unread signal of *name*, or after *timeout_us*.
@@ -56,7 +56,7 @@ class AwaitSignal:
     timeout_us: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Publish:
     """
     Tell everybody a fact.
@@ -66,7 +66,7 @@ class Publish:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Disown:
     """
     The program no longer wants these: steps are undone before it completes, sleeps and waits end.
@@ -77,7 +77,7 @@ class Disown:
     waits: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Finish:
     """
     The program is through.
@@ -86,7 +86,7 @@ class Finish:
     outcome: Message | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class GiveUp:
     """
     The program cannot go on: roll back.
@@ -100,7 +100,7 @@ class GiveUp:
 Command = DoStep | Sleep | AwaitSignal | Publish | Disown | Finish | GiveUp
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class StepSucceeded:
     """
     A step is done; *reply* is None where the intent has no reply of its own.
@@ -110,7 +110,7 @@ class StepSucceeded:
     reply: Message | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class StepGaveOut:
     """
     A step failed for good; *refused* means that nothing had happened.
@@ -122,7 +122,7 @@ class StepGaveOut:
     refused: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Slept:
     """
     A sleep is over.
@@ -131,7 +131,7 @@ class Slept:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Signalled:
     """
     A signal that the program waited for.
@@ -141,7 +141,7 @@ class Signalled:
     payload: Json
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class WaitTimedOut:
     """
     No signal came in time.
@@ -153,7 +153,7 @@ class WaitTimedOut:
 Resolution = StepSucceeded | StepGaveOut | Slept | Signalled | WaitTimedOut
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Report:
     """
     Why a saga was rolled back, and what is left of it.
@@ -213,7 +213,7 @@ class Program(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Definition:
     """
     A kind of saga, whatever way it was written.

@@ -108,7 +108,7 @@ class Turn:
         Arm the deadline or the retry of a step's latest attempt.
         """
         timer_id = self._timer_id(step, direction, purpose)
-        self.arm(timer_id, purpose, f"{step.id}/{direction.value}", delay_us)
+        self.arm(timer_id, purpose, f"{step.id}/{direction}", delay_us)
 
     def arm(self, timer_id: TimerId, purpose: TimerPurpose, target: str, delay_us: int) -> None:
         """
@@ -192,6 +192,4 @@ class Turn:
 
     def _timer_id(self, step: Step, direction: Direction, purpose: TimerPurpose) -> TimerId:
         attempt = step.attempts if direction is Direction.DO else step.undo_attempts
-        return TimerId(
-            f"{self.state.saga_id}/{step.id}/{direction.value}/{attempt}/{purpose.value}"
-        )
+        return TimerId(f"{self.state.saga_id}/{step.id}/{direction}/{attempt}/{purpose}")
