@@ -69,10 +69,8 @@ def fill(model: type[Filled], *sources: BaseModel | None) -> Filled:
     values: dict[str, object] = {}
     for source in sources:
         if source is not None:
-            known = type(source).model_fields
-            values.update(
-                {name: getattr(source, name) for name in model.model_fields if name in known}
-            )
+            for name in _shared(model, type(source)):
+                values[name] = getattr(source, name)
     return model.model_validate(values)
 
 
@@ -86,10 +84,17 @@ def fill_report(model: type[Filled], trigger: BaseModel, report: Report) -> Fill
         "failed_step": report.failed_step,
         "residue": list(report.residue),
     }
-    known = type(trigger).model_fields
-    values = {name: getattr(trigger, name) for name in model.model_fields if name in known}
-    values.update({name: said[name] for name in REPORT_FIELDS if name in model.model_fields})
+    values = {name: getattr(trigger, name) for name in _shared(model, type(trigger))}
+    values |= {name: value for name, value in said.items() if name in model.__pydantic_fields__}
     return model.model_validate(values)
+
+
+@lru_cache(maxsize=4096)
+def _shared(model: type[BaseModel], source: type[BaseModel]) -> tuple[str, ...]:
+    """
+    The fields that a source can fill.
+    """
+    return tuple(name for name in model.model_fields if name in source.model_fields)
 
 
 def _takes_none(annotation: Any) -> bool:

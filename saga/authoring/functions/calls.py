@@ -9,11 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from saga.contracts import Intent
+from saga.contracts import Contract, Intent
 from saga.core.events import Message
-from saga.core.identity import StepId
-from saga.core.retry import Retry
-from saga.core.status import StepKind
+from saga.core.program import DoStep
 
 T = TypeVar("T")
 UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
@@ -35,44 +33,25 @@ class Call(Generic[T]):
 
 class StepCall(Call[T]):
     """
-    A step that is issued when it is awaited.
+    A step that is issued when it is awaited. *reply* and *replied* are its reply once it is read.
     """
 
-    __slots__ = (
-        "id",
-        "intent",
-        "kind",
-        "message",
-        "reply_model",
-        "retry",
-        "timeout_us",
-        "undo",
-        "undo_retry",
-    )
+    __slots__ = ("command", "intent", "replied", "reply", "reply_contract", "undo")
 
     def __init__(
         self,
-        *,
-        id: StepId,
+        command: DoStep,
         intent: Intent[Any],
-        message: Message,
-        reply_model: type[BaseModel] | None,
-        kind: StepKind,
-        retry: Retry,
-        timeout_us: int | None,
+        reply_contract: Contract | None,
         undo: UndoSpec | None,
-        undo_retry: Retry | None,
     ) -> None:
-        super().__init__()
-        self.id = id
+        self.is_taken = False
+        self.command = command
         self.intent = intent
-        self.message = message
-        self.reply_model = reply_model
-        self.kind = kind
-        self.retry = retry
-        self.timeout_us = timeout_us
+        self.reply_contract = reply_contract
         self.undo = undo
-        self.undo_retry = undo_retry
+        self.reply: Message | None = None
+        self.replied: BaseModel | None = None
 
 
 class SleepCall(Call[None]):

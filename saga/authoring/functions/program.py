@@ -106,10 +106,10 @@ class FunctionProgram:
         What a step's intent is answered by, when *reply* is something else.
         """
         assert self._scheduler is not None
-        expected = self._scheduler.steps[step][1].reply_model
+        expected = self._scheduler.steps[step][1].reply_contract
         if expected is None:
             return None if reply is None else f"it has no reply of its own, not {reply.contract}"
-        name = contract_of(expected).contract_name
+        name = expected.contract_name
         if reply is None:
             return f"it is answered by {name}"
         if reply.contract == name or reply.contract in self._registry.names_read_as(name):
@@ -122,7 +122,7 @@ class FunctionProgram:
         """
         assert self._scheduler is not None
         _, call = self._scheduler.steps[step]
-        replied = None if reply is None else read(self._registry, reply)
+        replied = None if reply is None else self._read(call, reply)
         undo = call.undo
         assert undo is not None, step
         intent: object
@@ -177,7 +177,8 @@ class FunctionProgram:
         match resolution:
             case StepSucceeded():
                 waiter, call = scheduler.steps[resolution.step]
-                return waiter, self._reply(call, resolution.reply), None
+                reply = resolution.reply
+                return waiter, None if reply is None else self._read(call, reply), None
             case StepGaveOut():
                 waiter, _ = scheduler.steps[resolution.step]
                 return waiter, None, _failure(resolution)
@@ -191,10 +192,10 @@ class FunctionProgram:
                 waiting = scheduler.waits.pop(resolution.wait)
                 return waiting[0], None, TimedOut(waiting[1].name)
 
-    def _reply(self, call: StepCall[Any], reply: Message | None) -> object:
-        if reply is None or call.reply_model is None:
-            return None
-        return read(self._registry, reply)
+    def _read(self, call: StepCall[Any], reply: Message) -> BaseModel:
+        if call.replied is None or call.reply != reply:
+            call.reply, call.replied = reply, read(self._registry, reply)
+        return call.replied
 
 
 def _failure(resolution: StepGaveOut) -> StepFailed:

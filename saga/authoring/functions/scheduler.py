@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import CoroutineType
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from saga.authoring.functions.calls import (
     WaitCall,
 )
 from saga.core.identity import StepId
-from saga.core.program import AwaitSignal, Command, Disown, DoStep, Sleep
+from saga.core.program import AwaitSignal, Command, Disown, Sleep
 from saga.errors import DefinitionError
 
 _PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
@@ -239,18 +240,9 @@ class Scheduler:
             close(fiber.coroutine)
 
     def _want_step(self, waiter: Waiter, call: StepCall[Any], group: str | None) -> None:
-        self.steps[call.id] = (waiter, call)
-        self.commands.append(
-            DoStep(
-                step=call.id,
-                message=call.message,
-                kind=call.kind,
-                retry=call.retry,
-                timeout_us=call.timeout_us,
-                undo_retry=call.undo_retry,
-                group=group,
-            )
-        )
+        command = call.command if group is None else replace(call.command, group=group)
+        self.steps[command.step] = (waiter, call)
+        self.commands.append(command)
 
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
         if not call.branches:
