@@ -32,7 +32,7 @@ def config_show(session: Session) -> None:
         [
             (
                 PREFIX + name.upper(),
-                values[name],
+                str(values[name]),
                 _origin(name, settings),
                 field.description,
             )

@@ -66,7 +66,7 @@ async def dlq_ls(
         session.printer.note("nothing is parked")
     else:
         names = ("id", "parked_at", "topic", "key", "reason", "message")
-        session.printer.table(names, [[row[name] for name in names] for row in rows])
+        session.printer.table(names, [[str(row[name]) for name in names] for row in rows])
 
 
 async def dlq_show(session: Session, number: ParkedId) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from saga.core.events import (
     Act,
-    CancelRequested,
     OperatorActed,
     ReplyOutcome,
     ReplyReceived,
@@ -25,7 +24,9 @@ from saga.core.intents import (
     Noted,
     RollbackGoal,
     RollbackPlanned,
+    SagaAbandoned,
     TimerArmed,
+    TimerCancelled,
     TimerPurpose,
     UndoAppended,
     UndoStuck,
@@ -36,6 +37,7 @@ from saga.core.status import StepStatus
 
 _UNSETTLED = frozenset({StepStatus.ISSUED, StepStatus.IN_DOUBT, StepStatus.FAILED})
 _BEING_UNDONE = frozenset({StepStatus.UNDOING, StepStatus.UNDO_STUCK})
+_MAY_BE_UNDONE = _BEING_UNDONE | {StepStatus.SKIPPED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,6 @@ class _Fold:
     statuses: dict[StepId, StepStatus] = field(default_factory=dict)
     issued: dict[tuple[StepId, Direction], IntentIssued] = field(default_factory=dict)
     timers: dict[TimerId, TimerArmed] = field(default_factory=dict)
-    backing_off: set[StepId] = field(default_factory=set)
 
     def take(self, fact: Entry, decided: Sequence[Entry]) -> None:
         """
@@ -91,8 +92,6 @@ class _Fold:
                 self._fired(timer_id, bodies)
             case OperatorActed(act=Act.SKIP, step=named) if not _is_refused(bodies):
                 self._skip(named)
-            case CancelRequested() if not _is_refused(bodies):
-                self._stop_backing_off()
             case _:
                 pass
         for body in bodies:
@@ -106,7 +105,7 @@ class _Fold:
             return
         step, status = name.step, self.statuses[name.step]
         if name.direction is Direction.UNDO:
-            if fact.outcome is ReplyOutcome.DONE and status in _BEING_UNDONE:
+            if fact.outcome is ReplyOutcome.DONE and status in _MAY_BE_UNDONE:
                 self.statuses[step] = StepStatus.UNDONE
             return
         match fact.outcome:
@@ -130,14 +129,12 @@ class _Fold:
 
     def _attempt_failed(self, step: StepId, final: StepStatus, decided: Sequence[object]) -> None:
         target = f"{step}/{Direction.DO.value}"
-        if any(
+        if not any(
             isinstance(body, TimerArmed)
             and body.purpose is TimerPurpose.RETRY
             and body.target == target
             for body in decided
         ):
-            self.backing_off.add(step)
-        else:
             self.statuses[step] = final
 
     def _skip(self, named: str | None) -> None:
@@ -145,11 +142,22 @@ class _Fold:
             if status in _BEING_UNDONE and named in (None, step):
                 self.statuses[step] = StepStatus.SKIPPED
 
-    def _stop_backing_off(self) -> None:
-        for step in self.backing_off:
-            if self.statuses[step] is StepStatus.ISSUED:
-                self.statuses[step] = StepStatus.FAILED
-        self.backing_off.clear()
+    def _cancelled(self, timer: TimerArmed) -> None:
+        """
+        A step whose next attempt is not wanted any more stays failed, unless it is issued at once.
+        """
+        step, _, direction = timer.target.rpartition("/")
+        is_retry = timer.purpose is TimerPurpose.RETRY and direction == Direction.DO.value
+        if is_retry and self.statuses[StepId(step)] is StepStatus.ISSUED:
+            self.statuses[StepId(step)] = StepStatus.FAILED
+
+    def _close_forward(self) -> None:
+        self._become(StepStatus.ISSUED, StepStatus.IN_DOUBT)
+
+    def _become(self, before: StepStatus, after: StepStatus) -> None:
+        for step, status in self.statuses.items():
+            if status is before:
+                self.statuses[step] = after
 
     def _decided(self, body: object) -> None:
         match body:
@@ -157,18 +165,19 @@ class _Fold:
                 is_undo = direction is Direction.UNDO
                 self.issued[step, direction] = body
                 self.statuses[step] = StepStatus.UNDOING if is_undo else StepStatus.ISSUED
-                self.backing_off.discard(step)
             case TimerArmed(timer_id=timer_id):
                 self.timers[timer_id] = body
+            case TimerCancelled(timer_id=timer_id):
+                self._cancelled(self.timers[timer_id])
             case UndoStuck(step=step):
                 self.statuses[step] = StepStatus.UNDO_STUCK
             case UndoAppended(step=step) if self.statuses[step] is not StepStatus.UNDOING:
                 self.statuses[step] = StepStatus.DONE
             case RollbackPlanned(goal=RollbackGoal.ROLLED_BACK):
-                self._stop_backing_off()
-                for step, status in self.statuses.items():
-                    if status is StepStatus.ISSUED:
-                        self.statuses[step] = StepStatus.IN_DOUBT
+                self._close_forward()
+            case SagaAbandoned():
+                self._close_forward()
+                self._become(StepStatus.UNDOING, StepStatus.SKIPPED)
             case _:
                 pass
 
