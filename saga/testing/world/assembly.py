@@ -13,13 +13,13 @@ from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
 from saga.app import SagaApp
 from saga.contracts import TopicNames
 from saga.core.history import Entry
-from saga.core.identity import SagaId
+from saga.core.identity import Instant, SagaId
 from saga.core.replay import replay
 from saga.core.state import snapshot
 from saga.effects import EffectsService
 from saga.effects.settings import EffectsSettings
 from saga.errors import BusUnavailable, SagaError, StoreUnavailable
-from saga.ports import Batch, Inbound, Record
+from saga.ports import Appended, Batch, Inbound, Record
 from saga.runtime import parking
 from saga.runtime.draft import Draft
 from saga.runtime.live import LiveSagas
@@ -39,10 +39,37 @@ from saga.testing.world.ports import (
     ProcessStore,
 )
 from saga.testing.world.process import Process
+from saga.testing.world.trace import Surroundings
 
 RECORD_BYTES_MAX = 1_048_576
 EARLY_HOLD_S = 3.0
 GROUP = "saga-orchestrator"
+
+
+class WorldStore(MemoryEventStore):
+    """
+    The event store of a world; *stored_at* says when each entry was stored.
+
+    It stays empty where the store publishes by itself, in the very transaction.
+    """
+
+    def __init__(self, surroundings: Surroundings, publish_through: SimulatedBus | None) -> None:
+        super().__init__(publish_through=publish_through)
+        self.stored_at: dict[tuple[SagaId, int], int] = {}
+        self._is_noting = publish_through is None
+        self._surroundings = surroundings
+
+    async def append(self, batch: Batch, *, at: Instant) -> Appended:
+        """
+        Record the whole batch, or nothing of it.
+        """
+        appended = await super().append(batch, at=at)
+        if self._is_noting:
+            number = self._surroundings.next_number()
+            for history in batch.histories:
+                for entry in history.entries:
+                    self.stored_at[entry.saga_id, entry.version] = number
+        return appended
 
 
 @dataclass(slots=True)
@@ -54,7 +81,7 @@ class Durable:
     app: SagaApp
     names: TopicNames
     bus: SimulatedBus
-    store: MemoryEventStore
+    store: WorldStore
     catalogue: MemoryCatalogue
     database: EffectsDatabase
     violations: list[str]
@@ -233,7 +260,7 @@ class EffectsProcess:
         return left
 
 
-def _history(store: MemoryEventStore, saga_id: SagaId) -> list[Entry]:
+def _history(store: WorldStore, saga_id: SagaId) -> list[Entry]:
     return store.history(saga_id)
 
 

@@ -8,7 +8,7 @@ the order in which it was, for the checker.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -85,6 +85,18 @@ class Member(MemoryConsumer):
             self.is_cut_off = False
             self.assign(self._news)
 
+    def unread(self) -> Iterator[Source]:
+        """
+        The sources of which it has not fetched everything.
+        """
+        if self.is_closed:
+            return
+        if self._wanted != self._next.keys():
+            yield from sorted(self._wanted)
+        for source, offset in self._next.items():
+            if offset < self._bus.partitions[source].end:
+                yield source
+
     def rewind(self, source: Source, offset: int) -> None:
         """
         Read a source again from *offset*, as after a rebalance that lost the group's offsets.
@@ -158,6 +170,13 @@ class SimulatedBus(MemoryBus):
         if member in self._consumers:
             member.is_cut_off = True
             self.leave(member)
+
+    def give_up(self, member: Member) -> None:
+        """
+        Let *member* go for good.
+        """
+        member.is_closed = True
+        self.leave(member)
 
     def readmit(self, member: Member) -> None:
         """

@@ -231,7 +231,7 @@ class Driver:
 
     def _is_heard(self, topic: str) -> bool:
         name = self._durable.names.contract_name(topic)
-        return name is not None and not name.startswith(("sim.evt.work", "sim.evt.notic"))
+        return name is not None and not name.startswith(("sim.evt.work", "sim.evt.notic", "sim.evt.appr"))
 
     async def _command(self, act: CommandAct, saga_id: SagaId, key: str, **said: object) -> None:
         self._numbers += 1

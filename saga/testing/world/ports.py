@@ -192,7 +192,7 @@ class ProcessBus:
             member = await self._process.call("bus.subscribe", join, error=BusUnavailable)
         except BusUnavailable:
             for ghost in joined:  # it has joined and does not know: the group gives up on it
-                self._process.surroundings.loop.call_later(GHOST_S, self._bus.leave, ghost)
+                self._process.surroundings.loop.call_later(GHOST_S, self._bus.give_up, ghost)
             raise
         return ProcessConsumer(self._process, member)
 

@@ -18,7 +18,7 @@ from random import Random
 
 import structlog
 
-from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
+from saga.adapters.memory import MemoryCatalogue
 from saga.contracts import TopicNames
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
@@ -31,6 +31,7 @@ from saga.testing.world.assembly import (
     Durable,
     EffectsProcess,
     OrchestratorProcess,
+    WorldStore,
 )
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.checker import check
@@ -126,7 +127,7 @@ class World:
     def _make_durable(self) -> Durable:
         bus = SimulatedBus(self._surroundings)
         publishes_itself = self._rng.random() < 0.5
-        store = MemoryEventStore(publish_through=bus if publishes_itself else None)
+        store = WorldStore(self._surroundings, bus if publishes_itself else None)
         return Durable(
             app=sample_app(),
             names=TopicNames("sim", "world"),
@@ -286,22 +287,18 @@ class World:
         for source in heard:
             if stored.get(source, -1) < bus.partitions[source].end - 1:
                 return f"{source} is read up to {stored.get(source)} only"
-        for group, topics in self._effect_groups():
-            for source in [one for one in bus.partitions if one.topic in topics]:
-                if bus.committed.get((group, source), 0) < bus.partitions[source].end:
-                    return f"{group} has not read all of {source}"
+        for role in self._running.values():
+            unread = [source for member in role.bus.members for source in member.unread()]
+            if unread:
+                return f"{role.process.name} has not fetched all of {unread[0]}"
+            if isinstance(role, EffectsProcess) and any(one.in_hand for one in role.services):
+                return f"{role.process.name} has something in hand"
         held = await durable.catalogue.parked(kind=None, limit=1_000)
         waiting = [one for one in held if one.kind.value == "held"]
         if waiting:
             return f"a record is held: {waiting[0].reason}, {waiting[0].message}"
         backlog = await durable.store.backlog(appended_before=Instant(2**62), limit=1)
         return f"the backlog has {backlog[0].backlog_id}" if backlog else None
-
-    def _effect_groups(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        for role in self._running.values():
-            if isinstance(role, EffectsProcess):
-                for service in role.services:
-                    yield service.group, service.topics_read
 
     async def _close(self, keepers: list[asyncio.Future[None]]) -> None:
         """
