@@ -93,7 +93,7 @@ _CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {
     "groups": lambda value: tuple(tuple(group) for group in value),
     "residue": tuple,
 }
-"""How a field that is no plain JSON value is read back; `outcome` means two things, see below."""
+"""How a field that is no plain JSON value is read back; `outcome` is two things, see `_shape`."""
 
 _MESSAGES: Final = {
     events.SagaStarted: "trigger",
@@ -102,28 +102,42 @@ _MESSAGES: Final = {
     intents.SagaRolledBack: "outcome",
     intents.SagaAbandoned: "outcome",
 }
-_NULLS: Final = frozenset({"payload"})
-"""A payload may be JSON's null."""
-_PAYLOADS: Final = frozenset({events.SignalReceived, intents.IntentIssued, intents.EventPublished})
-_FIELDS: Final[dict[type, tuple[str, ...]]] = {
-    kind: tuple(field.name for field in fields(kind)) for kind in NAMES.values()
-}
-_READERS: Final[dict[type, tuple[tuple[str, Callable[[Any], Any]], ...]]] = {
-    kind: tuple((field, _CONVERTERS[field]) for field in names if field in _CONVERTERS)
-    for kind, names in _FIELDS.items()
-} | {events.ReplyReceived: (("outcome", _member(events.ReplyOutcome)),)}
-_NONES: Final[dict[type, dict[str, None]]] = {
-    kind: absent
-    for kind in NAMES.values()
-    if (
-        absent := {
-            field.name: None
-            for field in fields(kind)
-            if "None" in str(field.type) and field.default is MISSING
-        }
+
+
+class _Shape(NamedTuple):
+    """
+    What reading and writing an entry needs to know of its type, in one lookup.
+
+    *absent* are the fields that are not written when they are None and have no default.
+    """
+
+    kind: type
+    names: tuple[str, ...]
+    converters: tuple[tuple[str, Callable[[Any], Any]], ...]
+    message: str | None
+    has_payload: bool
+    absent: dict[str, None]
+
+
+def _shape(kind: type) -> _Shape:
+    found = fields(kind)
+    names = tuple(field.name for field in found)
+    converters = [(name, _CONVERTERS[name]) for name in names if name in _CONVERTERS]
+    if kind is events.ReplyReceived:
+        converters.append(("outcome", _member(events.ReplyOutcome)))
+    optional = [one.name for one in found if "None" in str(one.type) and one.default is MISSING]
+    return _Shape(
+        kind,
+        names,
+        tuple(converters),
+        _MESSAGES.get(kind),
+        "payload" in names,
+        dict.fromkeys(optional),
     )
-}
-"""What is not written when it is None, and has no default."""
+
+
+_SHAPES: Final = {name: _shape(kind) for name, kind in NAMES.items()}
+_SHAPE_OF: Final = {shape.kind: shape for shape in _SHAPES.values()}
 
 
 def entries_of_turn(
@@ -146,18 +160,17 @@ def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]
     Fields that are None are left out.
     """
     body = entry.body
-    kind = type(body)
+    shape = _SHAPE_OF[type(body)]
     plain: dict[str, object] = {"at": entry.at, "cause": entry.cause}
-    message_field = _MESSAGES.get(kind)
-    for name in _FIELDS[kind]:
+    for name in shape.names:
         value = getattr(body, name)
-        if value is None:
-            continue
-        if name == message_field:
-            value = {"contract": value.contract, "payload": embed(value.payload)}
-        elif name == "payload":
-            value = embed(value)
-        plain[name] = value
+        if value is not None:
+            plain[name] = value
+    if shape.has_payload:
+        plain["payload"] = embed(body.payload)  # type: ignore[union-attr]  # its shape says so
+    elif shape.message is not None and shape.message in plain:
+        message = getattr(body, shape.message)
+        plain[shape.message] = {"contract": message.contract, "payload": embed(message.payload)}
     return plain
 
 
@@ -175,26 +188,25 @@ def from_plain(
 
     Raises:
         KeyError: *name* is not in the registry, or a value is unknown.
-        TypeError: a field is missing, or has no such value.
+        TypeError, ValueError: a field is missing, or has no such value.
     """
-    kind = NAMES[name]
+    kind, names, converters, message_field, has_payload, absent = _SHAPES[name]
     at, cause = plain.pop("at"), plain.pop("cause")
-    if None in plain.values():
-        plain = {key: value for key, value in plain.items() if value is not None or key in _NULLS}
-    for field, convert in _READERS[kind]:
+    if has_payload:
+        plain["payload"] = text(plain["payload"])
+    elif message_field is not None and message_field in plain:
+        message = plain[message_field]
+        plain[message_field] = Message(message["contract"], text(message["payload"]))
+    for value in plain.values():
+        if value is None:
+            raise ValueError(f"{name} has a null, which is never written")
+    for field, convert in converters:
         if field in plain:
             plain[field] = convert(plain[field])
-    if kind in _PAYLOADS:
-        plain["payload"] = text(plain["payload"])
-    else:
-        message_field = _MESSAGES.get(kind)
-        if message_field is not None and message_field in plain:
-            message = plain[message_field]
-            plain[message_field] = Message(message["contract"], text(message["payload"]))
-    if kind in _NONES:
-        plain = {**_NONES[kind], **plain}
+    if absent:
+        plain = {**absent, **plain}
     try:
         body = kind(**plain)
     except TypeError:
-        body = kind(**{key: value for key, value in plain.items() if key in _FIELDS[kind]})
+        body = kind(**{key: value for key, value in plain.items() if key in names})
     return Entry(saga_id, version, at, cause, body)

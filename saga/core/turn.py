@@ -107,8 +107,10 @@ class Turn:
         """
         Arm the deadline or the retry of a step's latest attempt.
         """
-        timer_id = self._timer_id(step, direction, purpose)
-        self.arm(timer_id, purpose, f"{step.id}/{direction}", delay_us)
+        attempt = step.attempts if direction is Direction.DO else step.undo_attempts
+        target = f"{step.id}/{direction}"
+        timer_id = TimerId(f"{self.state.saga_id}/{target}/{attempt}/{purpose}")
+        self.arm(timer_id, purpose, target, delay_us)
 
     def arm(self, timer_id: TimerId, purpose: TimerPurpose, target: str, delay_us: int) -> None:
         """
@@ -125,11 +127,13 @@ class Turn:
 
     def disarm_for(self, step: Step, direction: Direction) -> None:
         """
-        Cancel whatever timer the step's latest attempt has armed.
+        Cancel whatever timer the step has armed.
         """
-        if self.state.timers:
-            for purpose in (TimerPurpose.DEADLINE, TimerPurpose.RETRY):
-                self.disarm(self._timer_id(step, direction, purpose))
+        timers = self.state.timers
+        if timers:
+            target = f"{step.id}/{direction}"
+            for timer in [timer for timer in timers.values() if timer.target == target]:
+                self.disarm(timer.timer_id)
 
     def disarm(self, timer_id: TimerId) -> None:
         """
@@ -189,7 +193,3 @@ class Turn:
             fact.intent_id,
             f"a second, different reply ({fact.outcome.value}); the first one stands",
         )
-
-    def _timer_id(self, step: Step, direction: Direction, purpose: TimerPurpose) -> TimerId:
-        attempt = step.attempts if direction is Direction.DO else step.undo_attempts
-        return TimerId(f"{self.state.saga_id}/{step.id}/{direction}/{attempt}/{purpose}")
