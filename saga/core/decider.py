@@ -7,7 +7,7 @@ await stands between an event and the intents it leads to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 
 from saga.core.events import Event
@@ -41,7 +41,7 @@ class Decision:
     """
 
     state: SagaState
-    intents: Sequence[Intent]
+    intents: list[Intent]
     disposition: Disposition = Disposition.RECORDED
 
 

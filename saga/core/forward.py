@@ -155,8 +155,9 @@ def settle(turn: Turn) -> None:
     End, or begin to roll back, as soon as nothing that matters is in flight any more.
     """
     state = turn.state
-    is_cancelled = state.cancel_reason is not None
-    if not (is_cancelled or state.is_finishing) or state.plan is not None:
+    if not state.is_finishing and state.cancel_reason is None:
+        return
+    if state.plan is not None:
         return
     if state.status.is_ended or state.is_poisoned:
         return

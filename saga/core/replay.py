@@ -32,7 +32,7 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
         decision = decider.handle(state, event)
         if decision.disposition is not Disposition.RECORDED:
             raise ReplayMismatch(fact.version, describe(fact.body), decision.disposition.value)
-        if list(decision.intents) != [entry.body for entry in recorded]:
+        if decision.intents != [entry.body for entry in recorded]:
             _compare(fact, decision.intents, recorded)
             _adopt_timers(decision.intents, recorded, decision.state)
         state = decision.state
@@ -44,10 +44,12 @@ def turns(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
     A history cut into turns: the fact, and what was decided on it.
     """
     start = 0
-    for end in range(1, len(entries) + 1):
-        if end == len(entries) or type(entries[end].body) in FACTS:
-            yield entries[start], entries[start + 1 : end]
-            start = end
+    for number, entry in enumerate(entries):
+        if number and type(entry.body) in FACTS:
+            yield entries[start], entries[start + 1 : number]
+            start = number
+    if entries:
+        yield entries[start], entries[start + 1 :]
 
 
 def describe(body: object) -> str:

@@ -36,6 +36,7 @@ def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "cancel", f"the saga is {state.status.value}")
     if fact.mode is CancelMode.ABANDON:
+        state.is_poisoned = False
         rollback.abandon(turn, fact.reason)
         return Disposition.RECORDED
     if state.plan is not None or state.cancel_reason is not None:

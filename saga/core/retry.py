@@ -8,15 +8,15 @@ Brooker, "Exponential Backoff and Jitter", 2015).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import blake2b
 
 from saga.core.durations import Duration, duration_us
+from saga.core.frozen import frozen
 
 __all__ = ["FOREVER", "ONCE", "STEP_DEFAULT", "UNDO_DEFAULT", "Retry"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Retry:
     """
     How often and how fast a failed attempt is repeated.

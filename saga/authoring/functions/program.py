@@ -61,7 +61,9 @@ class FunctionProgram:
         self._function = function
         self._rolled_back = rolled_back
         self._registry = registry
-        self._context = Context(saga_id, key, publish=self._publish, is_known=registry.__contains__)
+        self._context = Context(
+            saga_id, key, publish=self._publish, is_known=registry.paths.__contains__
+        )
         self._scheduler: Scheduler | None = None
         self._trigger: BaseModel | None = None
 
