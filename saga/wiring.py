@@ -25,6 +25,7 @@ from saga.ports import (
 )
 from saga.ports.effects_store import EffectsStore
 from saga.runtime import parking
+from saga.runtime.aside import Aside
 from saga.runtime.live import LiveSagas
 from saga.runtime.orchestrator import Orchestrator
 from saga.runtime.outgoing import Outgoing
@@ -158,18 +159,17 @@ def _orchestrator(
         bus=parts.bus, store=parts.store, outgoing=outgoing, clock=parts.clock, worker_id=worker
     )
     router = Router(app.registry, app.contracts, names)
+    aside = Aside(parts.catalogue, early_hold_s=settings.early_hold_s)
     turns = Turns(
         router=router,
         live=LiveSagas(parts.store, app.registry, sagas_max=settings.live_sagas),
         store=parts.store,
-        catalogue=parts.catalogue,
+        aside=aside,
         outgoing=outgoing,
         relay=relay,
-        contracts=app.contracts,
         names=names,
         clock=parts.clock,
         watchers=watchers,
-        early_hold_s=settings.early_hold_s,
     )
     return Orchestrator(
         bus=parts.bus,
@@ -177,6 +177,7 @@ def _orchestrator(
         catalogue=parts.catalogue,
         router=router,
         turns=turns,
+        aside=aside,
         relay=relay,
         clock=parts.clock,
         group=settings.group,

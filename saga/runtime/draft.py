@@ -65,6 +65,17 @@ class Draft:
             touched = self.touched[live.saga_id] = Touched(live, live.version)
         return touched
 
+    @property
+    def strangers(self) -> list[SagaId]:
+        """
+        Sagas that were not in memory, so that another process may have taken their last turn.
+        """
+        return [
+            saga_id
+            for saga_id, touched in self.touched.items()
+            if touched.version_before > 0 and saga_id not in self.remembered
+        ]
+
     def note_timers(self, saga_id: SagaId, intents: Sequence[Intent]) -> None:
         """
         Bring the due-index up to date with what a turn has decided.

@@ -25,12 +25,14 @@ from saga.errors import (
 )
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
 from saga.ports.catalogue import ParkedKind
+from saga.runtime.aside import Aside
 from saga.runtime.backoff import Backoff
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
-from saga.runtime.turns import Turns, Work
+from saga.runtime.turns import Turns
+from saga.runtime.work import Work
 
-LANES = 2
+LANES = 1
 FETCH_RECORDS_MAX = 1_000
 TURN_RECORDS_MAX = 256
 """Records in one transaction: enough to share its cost, few enough to keep latency low."""
@@ -81,6 +83,7 @@ class Orchestrator:
         catalogue: Catalogue,
         router: Router,
         turns: Turns,
+        aside: Aside,
         relay: Relay,
         clock: Clock,
         group: str,
@@ -91,6 +94,7 @@ class Orchestrator:
         self._catalogue = catalogue
         self._router = router
         self._turns = turns
+        self._aside = aside
         self._relay = relay
         self._clock = clock
         self._group = group
@@ -288,13 +292,13 @@ class Orchestrator:
                 if record.saga_id is not None:
                     held.setdefault(record.saga_id, record.reason)
             after = page[-1].parked_id
-        self._turns.held = set(held)
+        self._aside.sagas = set(held)
         # A history that code at hand cannot follow is tried again when the code may have changed.
         hopeful = {"early", "behind_held"}
         self._revisit({saga for saga, reason in held.items() if is_first or reason in hopeful})
 
     def _revisit(self, saga_ids: set[SagaId]) -> None:
-        for saga_id in saga_ids & self._turns.held:
+        for saga_id in saga_ids & self._aside.sagas:
             if saga_id in self._revisits_in_hand:
                 continue
             self._revisits_in_hand.add(saga_id)

@@ -9,7 +9,8 @@ then there is nothing left to do here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import structlog
@@ -17,7 +18,7 @@ import structlog
 from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
-from saga.errors import BusUnavailable, CorruptHistory
+from saga.errors import BusUnavailable, CorruptHistory, StoreUnavailable
 from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record
 from saga.runtime.backoff import Backoff
 from saga.runtime.live import whose
@@ -26,6 +27,8 @@ from saga.runtime.outgoing import Outgoing
 TAKEOVER_S = 2.0
 """How long the process that appended may take to publish, before another one does."""
 TAKEOVER_BATCHES_MAX = 100
+BACKLOG_MAX = 1_000
+EVER = Instant(2**62)
 log = structlog.get_logger("saga.relay")
 
 
@@ -45,15 +48,22 @@ class Relay:
         self._in_hand: set[int] = set()
         self._relayed: list[int] = []
 
-    async def publish(self, appended: Appended, records: Sequence[Record]) -> None:
+    async def publish(
+        self, appended: Appended, records: Sequence[Record], *, strangers: Collection[SagaId] = ()
+    ) -> None:
         """
         Publish what an append has left to publish. Returns when it is done, however long that takes.
+
+        Of *strangers* another process may have appended entries before; what it has not published
+        yet goes first, so that the records of one saga leave in the order of its history.
         """
         backlog_id = appended.backlog_id
         if backlog_id is None:
             return
         self._in_hand.add(backlog_id)
         try:
+            if strangers:
+                await self._publish_earlier(frozenset(strangers), backlog_id)
             await self.publish_now(records)
             self._relayed.append(backlog_id)
         finally:
@@ -104,9 +114,13 @@ class Relay:
         Publish what others have appended and not published for a while; how many batches it were.
         """
         before = Instant(self._clock.now() - round(older_than_s * 1_000_000))
-        backlog = await self._store.backlog(appended_before=before, limit=TAKEOVER_BATCHES_MAX)
-        mine = self._in_hand.union(self._relayed)
-        left = [one for one in backlog if one.backlog_id not in mine]
+        backlog = await self._store.backlog(appended_before=EVER, limit=TAKEOVER_BATCHES_MAX)
+        left: list[Backlog] = []
+        for one in _until_last_before(backlog, before):
+            if one.backlog_id in self._in_hand:
+                break  # what comes after it must not overtake it
+            if one.backlog_id not in self._relayed:
+                left.append(one)
         for one in left:
             await self.publish_now(await self._records(one))
             self._relayed.append(one.backlog_id)
@@ -114,6 +128,24 @@ class Relay:
             log.info("took over a backlog", batches=len(left))
             await self.record()
         return len(left)
+
+    async def _publish_earlier(self, saga_ids: frozenset[SagaId], backlog_id: int) -> None:
+        backoff = Backoff(f"relay/{self._worker_id}")
+        while True:
+            try:
+                backlog = await self._store.backlog(appended_before=EVER, limit=BACKLOG_MAX)
+                for one in backlog:
+                    if one.backlog_id >= backlog_id:
+                        break
+                    entries = [entry for entry in one.entries if entry.saga_id in saga_ids]
+                    if entries:
+                        await self.publish_now(await self._records(replace(one, entries=entries)))
+            except StoreUnavailable as error:
+                pause_s = backoff.next_s()
+                log.warning("store unavailable", error=str(error), retry_in_s=round(pause_s, 2))
+                await self._clock.sleep(pause_s)
+            else:
+                return
 
     async def _records(self, backlog: Backlog) -> list[Record]:
         saga_ids = list(dict.fromkeys(entry.saga_id for entry in backlog.entries))
@@ -140,3 +172,12 @@ class Relay:
             key=started.key,
             traceparent=started.traceparent,
         )
+
+
+def _until_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:
+    """
+    The batches up to the last one that was appended before; younger ones among them go along, because
+    they were committed earlier.
+    """
+    ends = [place for place, one in enumerate(backlog, 1) if one.appended_at < before]
+    return backlog[: ends[-1]] if ends else ()

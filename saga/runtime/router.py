@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-from saga.authoring.registry import SagaRegistry
-from saga.authoring.registry import Registered
+from saga.authoring.registry import Registered, SagaRegistry
 from saga.contracts import (
     COMMAND_CONTRACT,
     Command,
     CommandAct,
     ContractRegistry,
     Decoded,
-    Event as EventModel,
     IntentFailed,
     TopicNames,
     Unreadable,
@@ -27,6 +24,10 @@ from saga.contracts import (
     decode,
     intent_done_name,
     intent_failed_name,
+    reply_contract_names,
+)
+from saga.contracts import (
+    Event as EventModel,
 )
 from saga.contracts.cloudevents import CAUSATION_ID, ID, TRACEPARENT, Attributes, read_record
 from saga.core.events import (
@@ -43,6 +44,7 @@ from saga.core.events import (
     SignalReceived,
 )
 from saga.core.identity import (
+    Direction,
     Instant,
     IntentId,
     MessageId,
@@ -51,6 +53,7 @@ from saga.core.identity import (
     parse_intent_id,
     saga_id,
 )
+from saga.core.state import SagaState
 from saga.ports import Inbound
 
 TRACEPARENT_CHARS_MAX = 100
@@ -138,6 +141,28 @@ class Router:
                 visit.held_id = held_id
             return found
         return Unfit(inbound, found[0], found[1], held_id)
+
+    def misfit(self, state: SagaState, visit: Visit) -> tuple[str, str] | None:
+        """
+        Why a reply cannot be what the intent asked for.
+        """
+        fact = visit.event.fact
+        if not isinstance(fact, ReplyReceived):
+            return None
+        inbound = visit.inbound
+        if inbound is not None and state.key and inbound.key != state.key.encode():
+            return "wrong_key", f"a reply to a saga of key {state.key!r} has another key"
+        name = parse_intent_id(fact.intent_id)
+        step = state.steps.get(name.step) if name is not None else None
+        if name is None or step is None or name.direction is Direction.UNDO:
+            return None
+        expected = reply_contract_names(self._contracts.find(step.message.contract))
+        if visit.contract in expected:
+            return None
+        current = {self._contracts.current(one).contract_name for one in expected}
+        if visit.contract in current:
+            return None
+        return "wrong_reply", f"{visit.contract} is no answer to {step.message.contract}"
 
     def _visits(
         self, inbound: Inbound, attributes: Attributes, decoded: Decoded, key: str, at: Instant

@@ -11,89 +11,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import structlog
 
-from saga.contracts import ContractRegistry, TopicNames, reply_contract_names
+from saga.contracts import TopicNames
 from saga.core.decider import Disposition
 from saga.core.events import (
     Event,
-    OperatorActed,
-    ReplyReceived,
     SagaStarted,
     TimerFired,
     TurnFailed,
 )
 from saga.core.history import entries_of_turn
-from saga.core.identity import Direction, Instant, MessageId, SagaId, parse_intent_id
-from saga.core.state import SagaState
+from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.status import SagaStatus
-from saga.ports import (
-    Appended,
-    Catalogue,
-    Clock,
-    DueTimer,
-    EventStore,
-    Inbound,
-    ParkedRecord,
-    Source,
-)
-from saga.ports.catalogue import ParkedKind
+from saga.ports import Appended, Clock, EventStore
 from saga.runtime import parking
+from saga.runtime.aside import Aside
 from saga.runtime.draft import Draft
 from saga.runtime.live import Lifeless, Live, LiveSagas
 from saga.runtime.outgoing import Outgoing
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router, Unfit, Visit
 from saga.runtime.watch import Ending, Watchers
+from saga.runtime.work import Outdated, TurnRaised, Work
 
-POSTPONED_S = 30
-"""How long a due timer of a saga that is held up is left alone."""
-HELD_PAGE_RECORDS_MAX = 500
 log = structlog.get_logger("saga.turns")
-
-
-@dataclass(slots=True)
-class Work:
-    """
-    What a lane has to do: records in order per partition, due timers, sagas with held records.
-    """
-
-    inbound: list[Inbound] = field(default_factory=list)
-    due: list[DueTimer] = field(default_factory=list)
-    revisits: list[SagaId] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.inbound or self.due or self.revisits)
-
-    def positions(self) -> dict[Source, int]:
-        """
-        Of each source the highest offset in this work.
-        """
-        highest: dict[Source, int] = {}
-        for record in self.inbound:
-            source = Source(record.topic, record.partition)
-            if record.offset > highest.get(source, -1):
-                highest[source] = record.offset
-        return highest
-
-
-class TurnRaised(Exception):
-    """
-    Raised by a saga's own code; *index* is the visit during which it did.
-    """
-
-    def __init__(self, index: int, error: Exception) -> None:
-        super().__init__(str(error))
-        self.index = index
-        self.error = error
-
-
-class Outdated(Exception):
-    """
-    Raised where memory would decide without the store having a say: another worker may know more.
-    """
 
 
 class Turns:
@@ -107,30 +50,24 @@ class Turns:
         router: Router,
         live: LiveSagas,
         store: EventStore,
-        catalogue: Catalogue,
+        aside: Aside,
         outgoing: Outgoing,
         relay: Relay,
-        contracts: ContractRegistry,
         names: TopicNames,
         clock: Clock,
         watchers: Watchers,
-        early_hold_s: float,
     ) -> None:
         self._router = router
         self._live = live
         self._store = store
-        self._catalogue = catalogue
+        self._aside = aside
         self._outgoing = outgoing
         self._relay = relay
-        self._contracts = contracts
         self._names = names
         self._clock = clock
         self._watchers = watchers
-        self._early_hold_us = round(early_hold_s * 1_000_000)
         self._busy: set[SagaId] = set()
         self._freed = asyncio.Event()
-        self.held: set[SagaId] = set()
-        """Sagas that records are held behind, as far as this process knows."""
 
     async def take_turns(self, work: Work) -> Draft:
         """
@@ -149,7 +86,9 @@ class Turns:
             draft = await self._decide(visits, unfit, at, saga_ids)
             appended = await self._append(draft, work)
             # Still checked out: the intents of one saga leave in the order of its history.
-            await self._relay.publish(appended, draft.outgoing)
+            await self._relay.publish(appended, draft.outgoing, strangers=draft.strangers)
+        if draft.unparked:
+            draft.revisits.update(work.revisits)  # there may be more behind what was held
         self._follow_up(draft)
         return draft
 
@@ -157,7 +96,7 @@ class Turns:
         visits: list[Visit] = []
         unfit: list[Unfit] = []
         for saga_id in work.revisits:
-            for record in await self._held_records(saga_id):
+            for record in await self._aside.held_behind(saga_id):
                 inbound = parking.inbound_of(record)
                 found = self._router.understand(inbound, at, held_id=record.parked_id)
                 if isinstance(found, Unfit):
@@ -196,7 +135,13 @@ class Turns:
             draft = Draft(at, remembered=self._live.among(saga_ids))
             found = await self._live.load(saga_ids) if saga_ids else {}
             for refused in unfit:
-                self._bury(draft, refused.inbound, refused.reason, refused.message, refused.held_id)
+                self._aside.bury(
+                    draft,
+                    refused.inbound,
+                    refused.reason,
+                    refused.message,
+                    held_id=refused.held_id,
+                )
             try:
                 for index, visit in enumerate(visits):
                     self._visit(draft, found, visit, index, failures.get(index))
@@ -219,21 +164,21 @@ class Turns:
         saga = found.get(visit.saga_id)
         if isinstance(saga, Lifeless):
             draft.lifeless[saga.saga_id] = saga
-            self._hold(draft, visit, saga.code, saga.reason)
+            self._aside.hold(draft, visit, saga.code, saga.reason)
             return
         if saga is None:
             if visit.starts is None:
-                self._early(draft, visit)
+                self._aside.early(draft, visit)
                 return
             decider = visit.starts.decider
             state = decider.initial_state(visit.saga_id)
             saga = found[visit.saga_id] = Live(visit.saga_id, decider, state, 0, draft.at)
         if saga.state.is_poisoned and not visit.is_operator:
             self._ask_the_store(draft, visit)
-            self._hold(draft, visit, "behind_failed_turn", "held until the saga is released")
+            self._aside.hold(draft, visit, "behind_failed_turn", "held until the saga is released")
             return
         if self._is_out_of_turn(visit):
-            self._hold(draft, visit, "behind_held", "records held before it go first")
+            self._aside.hold(draft, visit, "behind_held", "records held before it go first")
             draft.revisits.add(visit.saga_id)
             return
         if failure is not None:
@@ -244,13 +189,13 @@ class Turns:
     def _is_out_of_turn(self, visit: Visit) -> bool:
         if visit.is_operator or visit.held_id or visit.starts is not None:
             return False
-        return visit.inbound is not None and visit.saga_id in self.held
+        return visit.inbound is not None and visit.saga_id in self._aside.sagas
 
     def _handle(self, draft: Draft, live: Live, visit: Visit, index: int) -> None:
         event = visit.event
-        problem = self._misfit(live.state, visit)
+        problem = self._router.misfit(live.state, visit)
         if problem is not None:
-            self._refuse(draft, visit, *problem)
+            self._aside.refuse(draft, visit, *problem)
             return
         before = live.state.status
         try:
@@ -269,13 +214,13 @@ class Turns:
                     draft.counts["started"] += 1
                 if live.state.status is not before:
                     draft.counts[live.state.status.value] += 1
-                if isinstance(event.fact, OperatorActed) or visit.starts is not None:
+                if visit.is_operator or visit.starts is not None:
                     draft.revisits.add(live.saga_id)
             case Disposition.CONFLICT | Disposition.UNKNOWN:
                 message = "the same id came before with another content"
                 if decision.disposition is Disposition.UNKNOWN:
                     message = "no such intent was ever issued"
-                self._refuse(draft, visit, decision.disposition.value, message)
+                self._aside.refuse(draft, visit, decision.disposition.value, message)
                 return
             case _:
                 pass
@@ -312,7 +257,7 @@ class Turns:
         log.error("turn failed", saga_id=live.saga_id, error=text, exc_info=error)
         draft.counts["failed_turns"] += 1
         if live.state.status.is_ended:
-            self._refuse(draft, visit, "turn_failed", text)
+            self._aside.refuse(draft, visit, "turn_failed", text)
             return
         position = visit.inbound.position if visit.inbound is not None else None
         unborn = not live.state.is_started
@@ -328,72 +273,7 @@ class Turns:
         decision = live.decider.handle(live.state, event)
         self._record(draft, live, event, decision.intents)
         draft.counts[SagaStatus.PARKED.value] += 1
-        self._hold(draft, visit, "turn_failed", text)
-
-    def _misfit(self, state: SagaState, visit: Visit) -> tuple[str, str] | None:
-        """
-        Why a reply cannot be what the intent asked for.
-        """
-        fact = visit.event.fact
-        if not isinstance(fact, ReplyReceived):
-            return None
-        inbound = visit.inbound
-        if inbound is not None and state.key and inbound.key != state.key.encode():
-            return "wrong_key", f"a reply to a saga of key {state.key!r} has another key"
-        name = parse_intent_id(fact.intent_id)
-        step = state.steps.get(name.step) if name is not None else None
-        if name is None or step is None or name.direction is Direction.UNDO:
-            return None
-        expected = reply_contract_names(self._contracts.find(step.message.contract))
-        if visit.contract in expected:
-            return None
-        current = {self._contracts.current(one).contract_name for one in expected}
-        if visit.contract in current:
-            return None
-        return "wrong_reply", f"{visit.contract} is no answer to {step.message.contract}"
-
-    def _early(self, draft: Draft, visit: Visit) -> None:
-        """
-        Its saga is not there (yet): hold the record for a while.
-        """
-        if visit.inbound is None:
-            assert isinstance(visit.event.fact, TimerFired)
-            draft.cleared.append(visit.event.fact.timer_id)
-            return
-        if visit.held_id and draft.at - visit.held_at >= self._early_hold_us:
-            message = f"there is no saga {visit.saga_id}, and none came within the hold"
-            self._bury(draft, visit.inbound, "unknown_saga", message, visit.held_id)
-            return
-        self._hold(draft, visit, "early", f"there is no saga {visit.saga_id} yet")
-
-    def _hold(self, draft: Draft, visit: Visit, reason: str, message: str) -> None:
-        if visit.inbound is None:
-            self._postpone(draft, visit)
-            return
-        self.held.add(visit.saga_id)
-        if visit.held_id:
-            return  # it is held already, in its place
-        draft.counts["held"] += 1
-        draft.held.append(parking.held(visit.inbound, reason, message, draft.at, visit.saga_id))
-
-    def _postpone(self, draft: Draft, visit: Visit) -> None:
-        fact = visit.event.fact
-        assert isinstance(fact, TimerFired), fact
-        later = Instant(draft.at + POSTPONED_S * 1_000_000)
-        draft.cleared.append(fact.timer_id)
-        draft.armed[fact.timer_id] = DueTimer(fact.timer_id, visit.saga_id, later)
-
-    def _refuse(self, draft: Draft, visit: Visit, reason: str, message: str) -> None:
-        if visit.inbound is not None:
-            self._bury(draft, visit.inbound, reason, message, visit.held_id)
-
-    def _bury(
-        self, draft: Draft, inbound: Inbound, reason: str, message: str, held_id: int
-    ) -> None:
-        draft.dead.append(parking.dead(inbound, reason, message, draft.at))
-        draft.counts["dead"] += 1
-        if held_id:
-            draft.unparked.append(held_id)
+        self._aside.hold(draft, visit, "turn_failed", text)
 
     def _done_with(self, draft: Draft, visit: Visit) -> None:
         if visit.held_id:
@@ -423,14 +303,6 @@ class Turns:
             if is_over and self._watchers.is_watched(saga_id):
                 ending = Ending(state.status, state.outcome, state.reason, state.residue)
                 self._watchers.tell(saga_id, ending)
-
-    async def _held_records(self, saga_id: SagaId) -> Sequence[ParkedRecord]:
-        records = await self._catalogue.parked(
-            kind=ParkedKind.HELD, saga_id=saga_id, limit=HELD_PAGE_RECORDS_MAX
-        )
-        if not records:
-            self.held.discard(saga_id)
-        return records
 
     @asynccontextmanager
     async def _checked_out(self, saga_ids: Sequence[SagaId]) -> AsyncIterator[None]:

@@ -21,14 +21,16 @@ from saga.effects.settings import EffectsSettings
 from saga.errors import BusUnavailable, SagaError, StoreUnavailable
 from saga.ports import Appended, Batch, Inbound, Record
 from saga.runtime import parking
+from saga.runtime.aside import Aside
 from saga.runtime.draft import Draft
 from saga.runtime.live import LiveSagas
 from saga.runtime.orchestrator import Orchestrator
 from saga.runtime.outgoing import Outgoing
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
-from saga.runtime.turns import Turns, Work
+from saga.runtime.turns import Turns
 from saga.runtime.watch import Watchers
+from saga.runtime.work import Work
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.database import EffectsDatabase
 from saga.testing.world.ports import (
@@ -134,18 +136,17 @@ class OrchestratorProcess:
             bus=self.bus, store=store, outgoing=outgoing, clock=clock, worker_id=process.name
         )
         router = Router(app.registry, app.contracts, names)
+        aside = Aside(catalogue, early_hold_s=EARLY_HOLD_S)
         turns = WatchedTurns(
             router=router,
             live=LiveSagas(store, app.registry, sagas_max=live_sagas),
             store=store,
-            catalogue=catalogue,
+            aside=aside,
             outgoing=outgoing,
             relay=relay,
-            contracts=app.contracts,
             names=names,
             clock=clock,
             watchers=Watchers(),
-            early_hold_s=EARLY_HOLD_S,
         )
         turns.durable = durable
         self.orchestrator = Orchestrator(
@@ -154,6 +155,7 @@ class OrchestratorProcess:
             catalogue=catalogue,
             router=router,
             turns=turns,
+            aside=aside,
             relay=relay,
             clock=clock,
             group=GROUP,
