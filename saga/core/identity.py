@@ -30,9 +30,7 @@ INTENT_NAMES_MAX = 8_192
 """Names remembered: one is asked for several times in a turn."""
 
 _SAGA_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-ATTEMPT_DIGITS_MAX = 9
+_INTENT_ID = re.compile(rf"({_SAGA_ID.pattern})/([^/]+)/(do|undo)/([0-9]{{1,9}})")
 
 
 class Direction(StrEnum):
@@ -42,6 +40,9 @@ class Direction(StrEnum):
 
     DO = "do"
     UNDO = "undo"
+
+
+_DIRECTIONS = {direction.value: direction for direction in Direction}
 
 
 class IntentName(NamedTuple):
@@ -88,12 +89,8 @@ def parse_intent_id(text: str) -> IntentName | None:
     """
     The parts of an intent id, or None where *text* is none.
     """
-    parts = text.split("/")
-    if len(parts) != len(IntentName._fields) or not parts[1] or not is_saga_id(parts[0]):
+    found = _INTENT_ID.fullmatch(text)
+    if found is None:
         return None
-    saga, step, direction, attempt = parts
-    if direction not in ("do", "undo") or not attempt.isdecimal():
-        return None
-    if len(attempt) > ATTEMPT_DIGITS_MAX:
-        return None
-    return IntentName(SagaId(saga), StepId(step), Direction(direction), int(attempt))
+    saga, step, direction, attempt = found.groups()
+    return IntentName(SagaId(saga), StepId(step), _DIRECTIONS[direction], int(attempt))
