@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -20,6 +19,7 @@ import orjson
 
 from saga.contracts.json_text import flaw_of
 from saga.core.durations import SECOND_US
+from saga.core.frozen import frozen
 from saga.core.identity import Instant
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -68,7 +68,7 @@ _NAMES_CACHED_MAX = 1024
 _SECONDS_CACHED_MAX = 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Attributes:
     """
     The headers of one record that mean something here, as text; *damaged* names those not readable.

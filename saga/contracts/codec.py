@@ -8,7 +8,6 @@ hides no duplicate key, no odd number and no broken text, so only other values a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import orjson
@@ -20,10 +19,11 @@ from saga.contracts.models import ContractModel, contract_of, is_flat
 from saga.contracts.registry import ContractRegistry, ReadPath
 from saga.contracts.unreadable import Unreadable, UnreadableCode, schema_problem, shortened
 from saga.core.events import Json, Message
+from saga.core.frozen import frozen
 from saga.errors import MalformedMessage
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Decoded:
     """
     A message that was read, as one of the current version.

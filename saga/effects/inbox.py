@@ -9,9 +9,9 @@ tombstone so that the step's do, should it come late, has no effect either.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from saga.core.events import ReplyOutcome
+from saga.core.frozen import frozen
 from saga.core.identity import Direction, Instant
 from saga.effects.request import Request
 from saga.ports.effects_store import InboxRow, InboxWrite
@@ -20,7 +20,7 @@ UNDONE_BEFORE = "undone_before"
 ID_CONFLICT = "id_conflict"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Run:
     """
     Call the handler. *replaces* is the failed attempt before; *when_done* is kept with its success.
@@ -30,7 +30,7 @@ class Run:
     when_done: tuple[InboxWrite, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Answer:
     """
     Send the answer that *row* says; nothing is to be kept.
@@ -39,7 +39,7 @@ class Answer:
     row: InboxRow
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class NothingToUndo:
     """
     Keep *writes*, of which the first is the answer to send.
@@ -48,14 +48,14 @@ class NothingToUndo:
     writes: tuple[InboxWrite, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Superseded:
     """
     A later attempt is known, so this one was answered before that was taken up: say nothing.
     """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Conflict:
     """
     The same key came before with another payload; *row* says so. The first one stands.

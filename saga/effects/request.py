@@ -8,7 +8,6 @@ and its neighbours go on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from saga.contracts import (
     intent_failed_name,
 )
 from saga.contracts import cloudevents as ce
+from saga.core.frozen import frozen
 from saga.core.identity import Direction, SagaId, parse_intent_id
 from saga.effects.effects import Effects, Handler
 from saga.errors import DefinitionError
@@ -33,7 +33,7 @@ from saga.ports.bus import Inbound
 _DIGEST_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Route:
     """
     What is to be done with the records of one topic.

@@ -9,9 +9,9 @@ event store; the bus only has to deliver.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from saga.core.frozen import frozen
 from saga.core.identity import Instant
 
 
@@ -37,7 +37,7 @@ class Position(NamedTuple):
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Record:
     """
     A record to publish. *partition* None lets the key choose (murmur2, as Kafka's clients do).
@@ -50,7 +50,7 @@ class Record:
     partition: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Inbound:
     """
     A record as it was received, byte for byte.
@@ -72,7 +72,7 @@ class Inbound:
         return Position(self.topic, self.partition, self.offset)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class TopicSpec:
     """
     How a topic is to be: *retention_s* None keeps records for ever.

@@ -5,10 +5,10 @@ The catalogue: what people and tools ask of a store, beside histories.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from saga.core.frozen import frozen
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from saga.ports.event_store import DueTimer
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class SagaSummary:
     """
     A row of the saga index: a projection of the history, committed with it.
@@ -47,7 +47,7 @@ class ParkedKind(StrEnum):
     """It waits, in order, for its saga to be released, healed or to come into being."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ParkedRecord:
     """
     A record set aside, byte for byte, with the reason. *parked_id* is 0 until the store gave one.

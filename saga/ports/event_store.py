@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from saga.core.frozen import frozen
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import CorruptHistory
@@ -18,7 +19,7 @@ from saga.ports.bus import Record, Source
 from saga.ports.catalogue import ParkedRecord, SagaSummary
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class HistoryAppend:
     """
     New entries of one saga, which must follow *expected_version* (0 for a new saga).
@@ -29,7 +30,7 @@ class HistoryAppend:
     entries: Sequence[Entry]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class DueTimer:
     """
     A row of the due-index.
@@ -68,7 +69,7 @@ class Batch:
     relayed: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Appended:
     """
     What became of a batch.
@@ -80,7 +81,7 @@ class Appended:
     backlog_id: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Backlog:
     """
     Entries of one batch that nobody has said to be published, in log order.

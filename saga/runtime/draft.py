@@ -66,15 +66,12 @@ class Draft:
         return touched
 
     @property
-    def strangers(self) -> list[SagaId]:
+    def strangers(self) -> list[Live]:
         """
-        Sagas that were not in memory, so that another process may have taken their last turn.
+        Sagas with new entries of which another process may still have records to publish.
         """
-        return [
-            saga_id
-            for saga_id, touched in self.touched.items()
-            if touched.version_before > 0 and saga_id not in self.remembered
-        ]
+        lives = (touched.live for touched in self.touched.values())
+        return [live for live in lives if live.has_unknown_past]
 
     def note_timers(self, saga_id: SagaId, intents: Sequence[Intent]) -> None:
         """

@@ -28,6 +28,9 @@ from saga.ports import EventStore, SagaSummary
 class Live:
     """
     A saga in memory. *version* counts its entries, those not yet recorded included.
+
+    *has_unknown_past* says that another process may have appended entries whose records it has not
+    published yet.
     """
 
     saga_id: SagaId
@@ -35,6 +38,7 @@ class Live:
     state: SagaState
     version: int
     started_at: Instant
+    has_unknown_past: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ class LiveSagas:
         except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks, others go on
             reason = f"the code at hand raised {type(error).__name__}: {error}"
             return Lifeless(saga_id, "replay_failed", reason, SagaStatus.PARKED, history)
-        return Live(saga_id, registered.decider, state, len(history), history[0].at)
+        return Live(saga_id, registered.decider, state, len(history), history[0].at, True)
 
 
 def whose(history: Sequence[Entry]) -> tuple[str, int]:

@@ -5,7 +5,6 @@ Publishing facts and commands: what the first user of all, a team with events, d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from saga.authoring.registry import SagaRegistry
 from saga.contracts import (
@@ -23,6 +22,7 @@ from saga.contracts import (
     encode,
 )
 from saga.contracts.cloudevents import headers_for
+from saga.core.frozen import frozen
 from saga.core.identity import SagaId, saga_id
 from saga.errors import MalformedMessage
 from saga.ports import Bus, Clock, Record
@@ -30,7 +30,7 @@ from saga.ports import Bus, Clock, Record
 KEY_CHARS_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Prepared:
     """
     A record ready to be published, and the saga that it starts, if it starts one.

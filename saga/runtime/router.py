@@ -43,6 +43,7 @@ from saga.core.events import (
     SagaStarted,
     SignalReceived,
 )
+from saga.core.frozen import frozen
 from saga.core.identity import (
     Direction,
     Instant,
@@ -78,7 +79,7 @@ class Visit:
     is_operator: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Unfit:
     """
     A record that concerns no saga as it is.

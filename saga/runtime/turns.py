@@ -86,7 +86,7 @@ class Turns:
             draft = await self._decide(visits, unfit, at, saga_ids)
             appended = await self._append(draft, work)
             # Still checked out: the intents of one saga leave in the order of its history.
-            await self._relay.publish(appended, draft.outgoing, strangers=draft.strangers)
+            await self._publish(draft, appended)
         if draft.unparked:
             draft.revisits.update(work.revisits)  # there may be more behind what was held
         self._follow_up(draft)
@@ -295,6 +295,15 @@ class Turns:
             if live.version > 0:
                 self._live.keep(live)
         return appended
+
+    async def _publish(self, draft: Draft, appended: Appended) -> None:
+        strangers = draft.strangers
+        await self._relay.publish(
+            appended, draft.outgoing, strangers=[live.saga_id for live in strangers]
+        )
+        if appended.backlog_id is not None:
+            for live in strangers:
+                live.has_unknown_past = False
 
     def _follow_up(self, draft: Draft) -> None:
         for saga_id, touched in draft.touched.items():
