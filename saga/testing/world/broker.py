@@ -97,12 +97,12 @@ class Member(MemoryConsumer):
             if offset < self._bus.partitions[source].end:
                 yield source
 
-    def rewind(self, source: Source, offset: int) -> None:
+    def rewind(self, source: Source) -> None:
         """
-        Read a source again from *offset*, as after a rebalance that lost the group's offsets.
+        Read a source again from its begin, as a client does that has lost its place.
         """
         if source in self._next:
-            self._next[source] = min(offset, self._next[source])
+            self._next[source] = self._bus.partitions[source].begin
             self.lost |= {source}
 
 

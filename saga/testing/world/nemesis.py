@@ -89,8 +89,7 @@ class Nemesis:
         for member in victim.bus.members:
             for source in sorted(member.assignment()):
                 if self._rng.random() < 0.5:
-                    end = self._durable.bus.partitions[source].end
-                    member.rewind(source, self._rng.randint(0, end))
+                    member.rewind(source)
 
     async def _reset(self, victim: AnyProcess) -> None:
         """

@@ -72,17 +72,22 @@ class ProcessConsumer:
         faults = self._process.surroundings.faults
         if faults.hits("small fetch", faults.rates.small_fetch):
             records_max = faults.rng.randint(1, 3)
-        call = partial(self._member.fetch, records_max=records_max, timeout_s=timeout_s)
-        records = await self._process.call("consumer.fetch", call, error=BusUnavailable)
-        return self._let_through(records)
+
+        async def take() -> None:
+            # What was fetched is kept even if the call fails: the client has it in its buffer.
+            taken = await self._member.fetch(records_max=records_max, timeout_s=timeout_s)
+            lost, self._member.lost = self._member.lost, frozenset()
+            self._kept_back = [one for one in self._kept_back if _source(one) not in lost]
+            self._kept_back += taken
+
+        await self._process.call("consumer.fetch", take, error=BusUnavailable)
+        return self._let_through()
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
         """
         Read on from these offsets.
         """
-        self._kept_back = [
-            one for one in self._kept_back if Source(one.topic, one.partition) not in offsets
-        ]
+        self._kept_back = [one for one in self._kept_back if _source(one) not in offsets]
         await self._process.call(
             "consumer.seek", lambda: self._member.seek(offsets), error=BusUnavailable
         )
@@ -109,17 +114,15 @@ class ProcessConsumer:
         """
         await self._process.call("consumer.close", self._member.close)
 
-    def _let_through(self, fetched: Sequence[Inbound]) -> list[Inbound]:
+    def _let_through(self) -> list[Inbound]:
         """
         Partitions are fetched one by one: some stall for a while, and come in any order.
         """
         surroundings = self._process.surroundings
         faults, now_s = surroundings.faults, surroundings.loop.time()
-        lost, self._member.lost = self._member.lost, frozenset()
-        kept_back = [one for one in self._kept_back if Source(one.topic, one.partition) not in lost]
         by_source: dict[Source, list[Inbound]] = {}
-        for record in (*kept_back, *fetched):
-            by_source.setdefault(Source(record.topic, record.partition), []).append(record)
+        for record in self._kept_back:
+            by_source.setdefault(_source(record), []).append(record)
         self._kept_back = []
         through: list[list[Inbound]] = []
         for source, records in by_source.items():
@@ -327,3 +330,7 @@ class ProcessCatalogue:
 
     async def _ask(self, point: str, ask: Callable[[], Awaitable[T]]) -> T:
         return await self._process.call(point, ask, error=StoreUnavailable)
+
+
+def _source(record: Inbound) -> Source:
+    return Source(record.topic, record.partition)
