@@ -156,9 +156,12 @@ class FunctionProgram:
         """
         End the function where it stands.
         """
-        self._context._is_over = True  # noqa: SLF001  # see start
+        context = self._context
+        context._is_over = True  # noqa: SLF001  # see start
         if self._scheduler is not None:
             self._scheduler.close()
+        # Program and context know each other: without this every saga waits for the collector.
+        context._publish = _unheard  # noqa: SLF001  # see start
 
     def _run(self, waiter: Waiter, value: object, error: Exception | None) -> Sequence[Command]:
         scheduler = self._scheduler
@@ -198,6 +201,12 @@ class FunctionProgram:
         if call.replied is None or call.reply != reply:
             call.reply, call.replied = reply, read(self._registry, reply)
         return call.replied
+
+
+def _unheard(_: Command) -> None:
+    """
+    Whoever publishes when all is over is not heard.
+    """
 
 
 def _failure(resolution: StepGaveOut) -> StepFailed:

@@ -72,7 +72,8 @@ class Fiber:
             scheduler.ended(self, stop.value, None)
         except (StepFailed, RollBack, TimedOut) as failure:
             self.is_over = True
-            scheduler.ended(self, None, failure)
+            # A traceback keeps the frames of its callers, and with them the whole batch of turns.
+            scheduler.ended(self, None, failure.with_traceback(None))
         except DefinitionError as refusal:
             refusal.where = refusal.where or _raised_at(refusal)
             raise
