@@ -157,8 +157,10 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
             return Disposition.RECORDED
         case ReplyOutcome.FAILED if is_open:
             return turn.note(Verdict.LATE_FAILURE, fact.intent_id, "the attempt failed, late")
-        case ReplyOutcome.REFUSED | ReplyOutcome.FAILED if step.has_reply:
+        case ReplyOutcome.REFUSED if step.has_reply:
             return turn.note_conflict(fact)
+        case ReplyOutcome.FAILED if step.has_reply:
+            return turn.note(Verdict.SUPERSEDED, fact.intent_id, "another attempt has succeeded")
         case _:
             return turn.note(
                 Verdict.LATE_FAILURE, fact.intent_id, f"the step is {step.status.value}"
