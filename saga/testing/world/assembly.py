@@ -7,18 +7,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
 from saga.app import SagaApp
 from saga.contracts import TopicNames
-from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
-from saga.core.replay import replay
-from saga.core.state import snapshot
 from saga.effects import EffectsService
 from saga.effects.settings import EffectsSettings
-from saga.errors import BusUnavailable, SagaError, StoreUnavailable
+from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Appended, Batch, Inbound, Record
 from saga.runtime import parking
 from saga.runtime.aside import Aside
@@ -41,6 +38,7 @@ from saga.testing.world.ports import (
     ProcessStore,
 )
 from saga.testing.world.process import Process
+from saga.testing.world.shadow import Shadows
 from saga.testing.world.trace import Surroundings
 
 RECORD_BYTES_MAX = 1_048_576
@@ -88,6 +86,7 @@ class Durable:
     database: EffectsDatabase
     violations: list[str]
     counts: Counter[str]
+    shadows: Shadows = field(default_factory=Shadows)
 
 
 class WatchedTurns(Turns):
@@ -102,19 +101,13 @@ class WatchedTurns(Turns):
         Take all turns that *work* calls for.
         """
         draft = await super().take_turns(work)
+        durable = self.durable
         for saga_id, touched in draft.touched.items():
-            if not touched.entries:
-                continue
-            history = _history(self.durable.store, saga_id)[: touched.live.version]
-            rebuilt = replay(touched.live.decider, saga_id, history)
-            live, stored = snapshot(touched.live.state), snapshot(rebuilt)
-            for name, value in live.items():
-                if value != stored[name]:
-                    self.durable.violations.append(
-                        f"live state differs from replayed state: saga {saga_id} at version "
-                        f"{touched.live.version}, {name}: live {value}, replayed {stored[name]}"
-                    )
-        self.durable.counts.update(draft.counts)
+            if touched.entries:
+                live = touched.live
+                history = durable.store.history(saga_id)[: live.version]
+                durable.violations += durable.shadows.compare(live.decider, live.state, history)
+        durable.counts.update(draft.counts)
         return draft
 
 
@@ -262,9 +255,4 @@ class EffectsProcess:
         return left
 
 
-def _history(store: WorldStore, saga_id: SagaId) -> list[Entry]:
-    return store.history(saga_id)
-
-
 AnyProcess = OrchestratorProcess | EffectsProcess
-STARTING_TROUBLE = (SagaError,)

@@ -56,7 +56,12 @@ def check(durable: Durable, log: Log, surroundings: Surroundings) -> list[str]:
     for saga_id, history in sorted(evidence.histories.items()):
         for entry in history:
             surroundings.note(saga_id, f"{entry.version} {entry.at} {entry.cause} {entry.body}")
-    return [*check_histories(evidence), *check_records(evidence), *check_effects(evidence)]
+    return [
+        *durable.shadows.replay_all(dict(evidence.histories)),
+        *check_histories(evidence), 
+        *check_records(evidence),
+        *check_effects(evidence),
+    ]
 
 
 def _remarkable(evidence: Evidence) -> Iterator[str]:

@@ -33,7 +33,7 @@ from saga.testing.world.sample import (
     WideOrdered,
 )
 
-ORDERING_S = 2.0
+ORDERING_S = 1.2
 """How long triggers come in."""
 TRIES_MAX = 4
 
@@ -94,7 +94,7 @@ def drawn_orders(rng: Random) -> list[Order]:
     """
     trouble = rng.choice((0.05, 0.2, 0.4))
     orders: list[Order] = []
-    for number in range(rng.randint(3, 10)):
+    for number in range(rng.randint(3, 8)):
         name = rng.choices(list(_SHAPES), _WEIGHTS)[0]
         model, steps = _SHAPES[name]
         script = {step: " ".join(_words(rng, trouble, name, step)) for step in steps}

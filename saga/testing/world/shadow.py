@@ -1,0 +1,74 @@
+"""
+The shadow of every saga: its state as its history alone gives it, brought up to date turn by turn.
+
+Replaying goes on where it stopped, which comes to the same as replaying from the begin each time: a
+fold has no memory but its state. At the end of a world each history is replayed once more in one go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from saga.core.decider import Decider
+from saga.core.events import Event
+from saga.core.history import Entry
+from saga.core.identity import SagaId
+from saga.core.replay import replay, turns
+from saga.core.state import SagaState, snapshot
+
+
+@dataclass(slots=True)
+class _Shadow:
+    decider: Decider
+    state: SagaState
+    version: int
+
+
+class Shadows:
+    """
+    Of all sagas of a world.
+    """
+
+    def __init__(self) -> None:
+        self._shadows: dict[SagaId, _Shadow] = {}
+
+    def compare(
+        self, decider: Decider, live: SagaState, history: Sequence[Entry]
+    ) -> Iterator[str]:
+        """
+        Yields where *live* differs from what *history*, which led to it, gives.
+        """
+        saga_id = live.saga_id
+        shadow = self._shadows.get(saga_id)
+        if shadow is None or shadow.version > len(history):
+            shadow = _Shadow(decider, decider.initial_state(saga_id), 0)
+            self._shadows[saga_id] = shadow
+        for fact, recorded in turns(history[shadow.version :]):
+            event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
+            decision = decider.handle(shadow.state, event)
+            if [entry.body for entry in recorded] != list(decision.intents):
+                yield f"saga {saga_id}, entry {fact.version}: replayed otherwise"
+        shadow.version = len(history)
+        yield from _differences(saga_id, len(history), live, shadow.state)
+
+    def replay_all(self, histories: dict[SagaId, list[Entry]]) -> Iterator[str]:
+        """
+        Yields the differences between each shadow and its history replayed in one go.
+        """
+        for saga_id, shadow in self._shadows.items():
+            history = histories[saga_id][: shadow.version]
+            rebuilt = replay(shadow.decider, saga_id, history)
+            yield from _differences(saga_id, shadow.version, shadow.state, rebuilt)
+
+
+def _differences(
+    saga_id: SagaId, version: int, live: SagaState, rebuilt: SagaState
+) -> Iterator[str]:
+    stored = snapshot(rebuilt)
+    for name, value in snapshot(live).items():
+        if value != stored[name]:
+            yield (
+                f"live state differs from replayed state: saga {saga_id} at version {version}, "
+                f"{name}: live {value}, replayed {stored[name]}"
+            )
