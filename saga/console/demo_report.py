@@ -72,8 +72,8 @@ def print_report(
     )
     printer.say(
         f"from first turn to end: p50 {tally.latency_ms(0.5):,.0f} ms, p99"
-        f" {tally.latency_ms(0.99):,.0f} ms (all were published at once, so this is how long"
-        " they stood in line, not how long one takes)"
+        f" {tally.latency_ms(0.99):,.0f} ms (they came all at once, so this is how long they"
+        " stood in line, not how long one takes)"
     )
     if books is not None:
         _print_books(printer, books)

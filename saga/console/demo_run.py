@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from saga.adapters.clocks import SystemClock
@@ -102,13 +103,13 @@ class DemoRun:
             StoreUnavailable, NotSo: the worker has ended by itself, or nothing moves any more.
         """
         self._listen()
+        known = self._tally.begun
+        missing = [one.prepared for one in self._wanted if one.saga_id not in known]
+        parts = _parts(missing, self._kills + 1)
+        moments = self._moments([len(part) for part in parts])
         await self._worker.start()
-        publishing = asyncio.create_task(self._publish())
-        try:
-            await self._follow(publishing)
-        finally:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+        await self._publish(parts.pop(0))
+        await self._follow(parts, moments)
         return self.is_complete
 
     async def serve(self) -> None:
@@ -131,36 +132,28 @@ class DemoRun:
             with contextlib.suppress(NotImplementedError):  # not on Windows
                 loop.add_signal_handler(number, told)
 
-    async def _publish(self) -> None:
-        known = self._tally.begun
-        missing = [one.prepared for one in self._wanted if one.saga_id not in known]
-        for first in range(0, len(missing), PUBLISH_EVENTS):
-            await self._service.publisher.send(missing[first : first + PUBLISH_EVENTS])
+    async def _publish(self, events: Sequence[Prepared]) -> None:
+        for first in range(0, len(events), PUBLISH_EVENTS):
+            await self._service.publisher.send(events[first : first + PUBLISH_EVENTS])
 
-    async def _follow(self, publishing: asyncio.Task[None]) -> None:
+    async def _follow(self, parts: list[list[Prepared]], moments: list[float]) -> None:
         tally, catalogue = self._tally, self._service.catalogue
-        kills_at = self._moments()
         moved_at = self._clock.monotonic_s()
         with progress(self._printer, len(self._expected), self.settled) as tell:
             while not self._stopping.is_set():
                 if await tally.follow(catalogue):
                     moved_at = self._clock.monotonic_s()
                 tell(self.settled, self._worker.kills)
-                if self.is_complete:
+                if moments and self._done() >= moments[0]:
+                    moments.pop(0)
+                    await self._worker.kill()
+                    await self._publish(parts.pop(0))
+                elif self.is_complete:
                     return
-                if publishing.done():
-                    publishing.result()
                 if self._worker.returncode is not None:
                     raise self._worker_ended(self._worker.returncode)
-                if kills_at and self._done() >= kills_at[0]:
-                    kills_at.pop(0)
-                    await self._worker.kill()
                 if self._clock.monotonic_s() - moved_at > STALL_S:
-                    left = len(self._expected) - self.settled
-                    raise NotSo(
-                        f"nothing has moved for {STALL_S:g} s, and {left:,} sagas have not ended;"
-                        f" the worker says:\n{self._worker.last_words()}"
-                    )
+                    raise self._stalled()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
                         await self._stopping.wait()
@@ -171,14 +164,37 @@ class DemoRun:
         """
         return len(self._expected & self._tally.begun.keys()) + self.settled
 
-    def _moments(self) -> list[float]:
+    def _moments(self, parts: list[int]) -> list[float]:
         """
-        Where on the way from here to the end the worker is killed.
+        How much is done when the worker is killed: each time in the middle of a part of the events.
+
+        The next part is published only then, so that there is always something to be killed at.
         """
         done = self._done()
-        step = (2 * len(self._expected) - done) / (self._kills + 1)
-        return [done + step * number for number in range(1, self._kills + 1)]
+        under_way = 2 * (len(self._expected) - sum(parts)) - done
+        return [
+            done
+            + under_way * number / (self._kills + 1)
+            + 2 * sum(parts[:number])
+            - parts[number - 1]
+            for number in range(1, self._kills + 1)
+        ]
 
     def _worker_ended(self, returncode: int) -> Exception:
         said = f"the worker has ended with {returncode}:\n{self._worker.last_words()}"
         return StoreUnavailable(said) if returncode == 3 else NotSo(said)  # noqa: PLR2004
+
+    def _stalled(self) -> NotSo:
+        left = len(self._expected) - self.settled
+        return NotSo(
+            f"nothing has moved for {STALL_S:g} s, and {left:,} sagas have not ended; the worker"
+            f" says:\n{self._worker.last_words()}"
+        )
+
+
+def _parts(events: list[Prepared], count: int) -> list[list[Prepared]]:
+    """
+    *events* in *count* parts of nearly one size, some of which may be empty.
+    """
+    bounds = [len(events) * number // count for number in range(count + 1)]
+    return [events[first:last] for first, last in pairwise(bounds)]

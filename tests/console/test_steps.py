@@ -1,5 +1,5 @@
 """
-The steps that `show` prints are folded from entries alone, and must be what the kernel thinks of them.
+The steps that `show` prints are folded from entries alone, and must be what the kernel thinks.
 """
 
 from hypothesis import given as hypothesis_given

@@ -1,0 +1,154 @@
+"""
+A command line to call in this process, and the folder of an application to call it in.
+"""
+
+import gc
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from saga.console.cli import program
+from tests.console.shop import LEAVE, ORDER, SHOP
+
+
+@dataclass(frozen=True)
+class Called:
+    """
+    What a command has said, and its exit code.
+    """
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self):
+        """
+        The JSON lines on standard output.
+        """
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def row(self):
+        """
+        The only JSON line.
+        """
+        [row] = self.rows
+        return row
+
+
+def call(*words, stdin=None) -> Called:
+    """
+    `saga words…`, in the working directory.
+    """
+    forget_applications()
+    result = CliRunner().invoke(program(), [str(word) for word in words], input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert "Traceback" not in result.stderr, result.stderr
+    return Called(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(autouse=True)
+def untouched() -> Iterator[None]:
+    """
+    A command sets up its process; here that process has other tests to run.
+    """
+    with kept():
+        yield
+
+
+class kept:  # noqa: N801  # reads as a function
+    """
+    Puts back what a command changes in its process.
+    """
+
+    def __enter__(self) -> None:
+        root = logging.getLogger()
+        self.before = (root.level, list(root.handlers), list(sys.path))
+        self.thresholds = gc.get_threshold()
+
+    def __exit__(self, *_) -> None:
+        root = logging.getLogger()
+        level, handlers, path = self.before
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        sys.path[:] = path
+        structlog.reset_defaults()
+        gc.set_threshold(*self.thresholds)
+        gc.unfreeze()
+
+
+def forget_applications() -> None:
+    """
+    Have the application read anew, as a new process would.
+
+    Contracts of one name may not be declared by two modules of one process, so all are `shop`.
+    """
+    for name in ("shop", "shop.demo"):
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """
+    A new folder with the shop in it, as working directory.
+    """
+    return enter(tmp_path, monkeypatch)
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """
+    Make *folder* the shop's, and go there.
+    """
+    (folder / "shop.py").write_text(SHOP)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file may change twice in a second
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("SAGA_APP", "shop:app")
+    monkeypatch.setenv("SAGA_LOG", "warning")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """
+    The shop after some sagas: one confirmed, one refused, one undone, one waiting. To look at only.
+    """
+    folder = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as monkeypatch, kept():
+        enter(folder, monkeypatch)
+        lines = "".join(
+            json.dumps({"order_id": name, "amount": amount}) + "\n"
+            for name, amount in (("o-1", 1), ("dear", 1000), ("far-1", 2))
+        )
+        assert call("publish", ORDER, "-", stdin=lines).code == 0
+        assert call("publish", LEAVE, '{"name": "ann"}').code == 0
+        assert call("run", "--until-idle").code == 0
+    return folder
+
+
+@pytest.fixture
+def looking(served: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """
+    The served shop as working directory.
+    """
+    return enter(served, monkeypatch)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """
+    What a `saga` process of its own needs.
+    """
+    root = str(Path(__file__).parents[2])
+    return os.environ | {"PYTHONPATH": root, "SAGA_APP": "shop:app", "PWD": str(folder)}

@@ -1,0 +1,85 @@
+"""
+The command line as a whole: what it lists, and that it is a program.
+"""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from tests.console.conftest import call, environment
+
+COMMANDS = [
+    "run",
+    "publish",
+    "ls",
+    "show",
+    "history",
+    "signal",
+    "cancel",
+    "timers",
+    "dlq",
+    "retry",
+    "skip",
+    "compensate",
+    "release",
+    "abandon",
+    "replay",
+    "topics",
+    "bench",
+    "demo",
+    "config",
+]
+
+
+def test_help_lists_every_command():
+    """
+    With exit 0; without a command it is shown too.
+    """
+    called = call("--help")
+
+    assert called.code == 0
+    assert [name for name in COMMANDS if f" {name} " not in called.out] == []
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["ls", "--nonsense"], ["ls", "--limit", "0"]])
+def test_a_command_that_cannot_be_meant_is_exit_2(shop, words):
+    """
+    Usage goes to standard error, or is the help that was asked for.
+    """
+    assert call(*words).code == 2
+
+
+def test_bench_is_loaded_when_it_is_asked_for(monkeypatch):
+    """
+    Its options are its own.
+    """
+    seen = []
+    module = types.ModuleType("saga.console.bench")
+
+    def bench(rounds: int = 3) -> None:
+        seen.append(rounds)
+
+    module.bench = bench
+    monkeypatch.setitem(sys.modules, "saga.console.bench", module)
+
+    assert call("bench", "--rounds", "5").code == 0
+    assert seen == [5]
+
+
+def test_python_m_saga_is_the_same_program(shop):
+    """
+    The name that helps is `saga`; a pipe that closes early is no trouble.
+    """
+    said = subprocess.run(
+        [sys.executable, "-m", "saga", "ls", "--help"],
+        env=environment(shop),
+        cwd=shop,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "Usage: saga ls" in said.stdout
+    assert "\x1b" not in said.stdout

@@ -1,0 +1,96 @@
+"""
+`dlq` and `timers`: what was set aside is listed, shown, and published again byte for byte.
+"""
+
+import asyncio
+
+import pytest
+
+from saga.ports import Record
+from saga.settings import Settings
+from saga.wiring import open_parts
+from tests.console.conftest import call
+from tests.console.shop import ORDER, SHOP
+
+TOPIC = f"dev.saga.{ORDER}"
+HEADERS = (("ce_id", b"m-1"), ("x-mine", b"\xff"))
+VALUE = b'{"order_id": "z"}'
+
+
+@pytest.fixture
+def parked(shop):
+    """
+    A record that lacks a field, as a publisher in another language may send it.
+    """
+
+    async def send() -> None:
+        parts = open_parts(Settings.read({}))
+        await parts.bus.publish([Record(TOPIC, b"z", VALUE, HEADERS)])
+        for close in parts.closers:
+            await close()
+
+    assert call("publish", ORDER, '{"order_id": "o-1", "amount": 1}').code == 0
+    asyncio.run(send())
+    assert call("run", "--until-idle").code == 0
+    return shop
+
+
+def test_a_dead_record_is_listed_and_shown(parked):
+    """
+    With reason, place, key and id; its value and headers as they came.
+    """
+    row = call("dlq", "ls", "--json").row
+
+    assert row["reason"] == "schema"
+    assert "amount: is missing" in row["message"]
+    assert (row["topic"], row["key"], row["message_id"]) == (TOPIC, "z", "m-1")
+    shown = call("dlq", "show", row["id"], "--json").row
+    assert shown["value"] == VALUE.decode()
+    assert shown["headers"] == {"ce_id": "m-1", "x-mine": "\\xff"}
+    assert "amount: is missing" in call("dlq", "show", row["id"]).out
+
+
+def test_a_redriven_record_is_handled_by_code_that_can_read_it(parked):
+    """
+    It goes to its own topic with its own id, and is not parked any more.
+    """
+    [number] = [row["id"] for row in call("dlq", "ls", "--json").rows]
+    (parked / "shop.py").write_text(SHOP.replace("amount: int\n", "amount: int = 5\n"))
+
+    row = call("dlq", "redrive", number, "--json").row
+    assert call("run", "--until-idle").code == 0
+
+    assert row == {"id": number, "topic": TOPIC, "redriven": True, "message_id": "m-1"}
+    assert call("dlq", "ls", "--json").rows == []
+    assert call("history", "order/z", "--json").rows[0]["cause"] == "m-1"
+
+
+def test_a_redriven_record_that_is_still_bad_is_parked_again(parked):
+    """
+    Nothing is lost, and it is one record still.
+    """
+    assert call("dlq", "redrive", "--all").code == 0
+    assert call("run", "--until-idle").code == 0
+
+    assert call("dlq", "ls", "--json").row["message_id"] == "m-1"
+
+
+def test_redrive_wants_to_know_which(parked):
+    """
+    Nothing by default; unknown numbers and reasons are exit 1.
+    """
+    assert call("dlq", "redrive").code == 2
+    assert call("dlq", "redrive", 1, "--all").code == 2
+    assert call("dlq", "redrive", 999).code == 1
+    assert call("dlq", "redrive", "--reason", "nonsense").code == 1
+    assert call("dlq", "show", 999).code == 1
+
+
+def test_timers_are_listed_with_their_saga(looking):
+    """
+    The wait for an approval has one.
+    """
+    row = call("timers", "--json").row
+
+    assert list(row) == ["timer_id", "saga_id", "due_at"]
+    assert row["saga_id"] == call("show", "leave/ann", "--json").row["id"]

@@ -1,0 +1,140 @@
+"""
+`publish`: what gets through, what is refused and how that is said.
+"""
+
+import pytest
+
+from saga.core.identity import saga_id
+from tests.console.conftest import call
+from tests.console.shop import ORDER
+
+
+def test_publish_says_which_saga_it_starts(shop):
+    """
+    The JSON has line, message id and the saga's id.
+    """
+    row = call("publish", ORDER, '{"order_id": "o-1", "amount": 1}', "--json").row
+
+    assert list(row) == ["line", "message_id", "saga_id"]
+    assert (row["line"], row["saga_id"]) == (1, saga_id("order", "o-1"))
+
+
+def test_an_event_that_starts_nothing_is_published_all_the_same(shop):
+    """
+    Its saga id is null.
+    """
+    words = ("orders.evt.order-confirmed.v1", '{"order_id": "o-1"}', "--key", "o-1")
+
+    assert call("publish", *words, "--json").row["saga_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ('{"order_id": 7}', "order_id: expected a valid string, got 7; amount: is missing"),
+        ('{"order_id": "a", "amount": NaN}', "NaN is no number"),
+        ('{"order_id": "a", "amount": "many"}', "amount: expected a valid integer"),
+        ('{"order_id": "", "amount": 1}', "business key"),
+        ('{"order_id": "a", "amount": 1', "no JSON at line 1"),
+        ("[1]", "expected a JSON object"),
+        ("[" * 100_000 + "]" * 100_000, "arrays and objects within each other"),
+        ('{"order_id": "a", "order_id": "b", "amount": 1}', "occurs twice"),
+    ],
+    ids=["field", "nan", "type", "empty-key", "cut", "array", "deep", "duplicate"],
+)
+def test_a_bad_payload_is_refused_with_what_is_wrong(shop, payload, said):
+    """
+    Exit 1, the line, the field and what was expected there; nothing on standard output.
+    """
+    called = call("publish", ORDER, payload, "--json")
+
+    assert (called.code, called.out) == (1, "")
+    assert called.err.startswith("line 1: ")
+    assert said in called.err
+
+
+def test_an_empty_key_is_refused(shop):
+    """
+    Also where the payload has one of its own.
+    """
+    called = call("publish", ORDER, "--key", "", '{"order_id": "a", "amount": 1}')
+
+    assert called.code == 1
+    assert "business key" in called.err
+
+
+def test_an_unknown_contract_is_refused_with_names_that_come_near(shop):
+    """
+    Before anything is opened.
+    """
+    called = call("publish", "orders.evt.order-placd.v1", "{}")
+
+    assert called.code == 1
+    assert f"did you mean {ORDER}" in called.err
+    assert not (shop / ".saga").exists()
+
+
+def test_the_engines_own_contract_is_not_for_publishing(shop):
+    """
+    Commands go through their commands, which check more.
+    """
+    assert call("publish", "saga.ctl.command.v1", "{}").code == 1
+
+
+def test_bad_lines_are_reported_and_the_others_go_on(shop):
+    """
+    Exit 1; each bad line with its number; empty lines are nothing.
+    """
+    stdin = (
+        b'{"order_id": "a", "amount": 1}\n'
+        b'{"order_id": "\xff", "amount": 1}\n'
+        b"\n" + b"[" * 100_000 + b"]" * 100_000 + b"\n" + b"x" * 3_000_000 + b"\n"
+        b'{"order_id": 7, "amount": 1}\n'
+        b'{"order_id": "b", "amount": 1}'
+    )
+
+    called = call("publish", ORDER, "-", "--json", stdin=stdin)
+
+    assert called.code == 1
+    assert [row["line"] for row in called.rows] == [1, 7]
+    assert [line.split(":")[0] for line in called.err.splitlines()] == [
+        "line 2",
+        "line 4",
+        "line 5",
+        "line 6",
+    ]
+    assert "not UTF-8" in called.err
+    assert "line 6: order_id: expected a valid string, got 7" in called.err
+
+
+def test_many_lines_are_published_in_order(shop):
+    """
+    More than fit into one batch.
+    """
+    stdin = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(1_203))
+
+    rows = call("publish", ORDER, "-", "--json", stdin=stdin).rows
+
+    assert [row["line"] for row in rows] == list(range(1, 1_204))
+    assert len({row["message_id"] for row in rows}) == 1_203
+
+
+def test_the_same_message_id_again_starts_nothing_new(shop):
+    """
+    A repeat is known as one; another content under the same key is parked.
+    """
+    for amount in (1, 1, 2):
+        words = (ORDER, f'{{"order_id": "a", "amount": {amount}}}', "--id", "m-1")
+        assert call("publish", *words, "--json").row["message_id"] == "m-1"
+
+    summary = call("run", "--until-idle", "--json").row
+
+    assert (summary["started"], summary["completed"], summary["duplicate"]) == (1, 1, 1)
+    assert [row["reason"] for row in call("dlq", "ls", "--json").rows] == ["id_conflict"]
+
+
+def test_one_id_cannot_name_many_lines(shop):
+    """
+    A usage error, exit 2.
+    """
+    assert call("publish", ORDER, "-", "--id", "m", stdin="").code == 2

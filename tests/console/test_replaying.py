@@ -1,0 +1,78 @@
+"""
+`replay`: the deploy gate says of every stored history whether today's code decides the same.
+"""
+
+from saga.core.identity import saga_id
+from tests.console.conftest import call
+from tests.console.shop import SHOP
+
+
+def test_unchanged_code_decides_the_same(looking):
+    """
+    Every history with its entries, then a summary; exit 0.
+    """
+    called = call("replay", "--json")
+    *rows, summary = called.rows
+
+    assert called.code == 0
+    assert [list(row) for row in rows] == [["id", "entries", "ok", "difference"]] * 4
+    assert all(row["ok"] and row["difference"] is None for row in rows)
+    assert (summary["sagas"], summary["ok"], summary["different"]) == (4, True, 0)
+    assert summary["entries"] == sum(row["entries"] for row in rows)
+    assert summary["entries_per_s"] > 0
+
+
+def test_changed_code_is_found_out_and_both_sides_named(looking):
+    """
+    Each history that differs is reported, with its first differing entry; exit 1.
+    """
+    changed = SHOP.replace("amount=placed.amount), undo", "amount=placed.amount + 1), undo")
+    (looking / "shop.py").write_text(changed)
+
+    called = call("replay", "--json")
+    *rows, summary = called.rows
+
+    assert called.code == 1
+    assert (summary["ok"], summary["different"]) == (False, 3)
+    found = {row["id"]: row["difference"] for row in rows}[saga_id("order", "far-1")]
+    assert found["version"] == 2
+    assert '"amount":2' in found["recorded"]
+    assert '"amount":3' in found["decided"]
+
+
+def test_a_version_that_is_gone_is_a_difference(looking):
+    """
+    Whoever removes a version that histories name is told so.
+    """
+    (looking / "shop.py").write_text(SHOP.replace('"order", version=1', '"order", version=2'))
+
+    called = call("replay", "--definition", "order")
+
+    assert called.code == 1
+    assert "no such version" in called.out
+
+
+def test_one_or_the_open_ones_can_be_chosen(looking):
+    """
+    By id, by definition, or those that have not ended; unknown ids are exit 1.
+    """
+    assert call("replay", "order/o-1", "--json").rows[-1]["sagas"] == 1
+    assert call("replay", "--definition", "leave", "--json").rows[-1]["sagas"] == 1
+    assert call("replay", "--open", "--json").rows[-1]["sagas"] == 1
+    assert call("replay", "order/nobody").code == 1
+    assert call("replay", "order/o-1", "--open").code == 2
+
+
+def test_code_that_raises_is_a_finding(looking):
+    """
+    The other histories are looked at all the same.
+    """
+    broken = SHOP.replace("    await ctx.wait(", '    raise KeyError("gone")\n    await ctx.wait(')
+    (looking / "shop.py").write_text(broken)
+
+    called = call("replay", "--json")
+    *rows, summary = called.rows
+
+    assert (called.code, summary["sagas"], summary["different"]) == (1, 4, 1)
+    [found] = [row["difference"]["decided"] for row in rows if not row["ok"]]
+    assert "KeyError" in found

@@ -1,0 +1,182 @@
+"""
+`run`: what it says at its end, how it ends, and that two of them work on one file.
+"""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.console.conftest import call, environment
+from tests.console.shop import ORDER
+
+
+def start(folder, *words, **more):
+    """
+    `saga words…` as a process of its own.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "saga", *words],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def publish(count):
+    """
+    So many orders.
+    """
+    lines = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(count))
+    assert call("publish", ORDER, "-", stdin=lines).code == 0
+
+
+def wait_for(condition, seconds=20.0):
+    """
+    Wait until something holds.
+    """
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def test_until_idle_ends_with_a_summary(shop):
+    """
+    One object with the usual counts, zeros included.
+    """
+    publish(3)
+
+    row = call("run", "--until-idle", "--json").row
+
+    names = ["turns", "started", "completed", "rolled_back", "rolled_back_with_residue", "parked"]
+    assert list(row)[: len(names)] == names
+    assert (row["started"], row["completed"], row["parked"]) == (3, 3, 0)
+    assert row["turns"] >= 9
+
+
+def test_roles_can_be_chosen(shop):
+    """
+    An orchestrator alone issues the first intent and no more; then the effects answer.
+    """
+    publish(1)
+
+    assert call("run", "--roles", "orchestrator", "--until-idle", "--json").row["turns"] == 1
+    assert call("show", "order/o-0", "--json").row["waiting_for"] == "reply to pay"
+    assert call("run", "--roles", "effects", "--until-idle").code == 0
+    assert call("run", "--until-idle", "--json").row["completed"] == 1
+
+
+@pytest.mark.parametrize("roles", ["orchestrater", "", "effects,nobody"])
+def test_an_unknown_role_is_refused(shop, roles):
+    """
+    Exit 2, with the roles there are.
+    """
+    called = call("run", "--roles", roles)
+
+    assert called.code == 2
+    assert "orchestrator, effects" in called.err
+
+
+@pytest.mark.parametrize("component", ["event store", "bus"])
+@pytest.mark.parametrize("words", [["run", "--until-idle"], ["publish", ORDER, "{}"]])
+def test_a_store_of_a_newer_version_is_not_touched(shop, component, words):
+    """
+    Exit 3, with the file and what to do.
+    """
+    publish(1)
+    with sqlite3.connect(".saga/saga.db") as connection:
+        connection.execute("UPDATE saga_schema SET version = 99 WHERE component = ?", (component,))
+    connection.close()
+
+    called = call(*words)
+
+    assert called.code == 3
+    assert "saga.db" in called.err
+    assert "upgrade saga" in called.err
+
+
+def test_a_place_that_cannot_be_written_is_exit_3(shop):
+    """
+    A folder that is a file, for bus, store or effects' store; the path is named.
+    """
+    (shop / "file").write_text("")
+    for option in ("--store", "--bus", "--effects-store"):
+        scheme = "local" if option == "--bus" else "sqlite"
+        called = call("run", "--until-idle", option, f"{scheme}:///file/saga.db")
+        assert called.code == 3
+        assert "file" in called.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_exit_3(shop):
+    """
+    With what to do.
+    """
+    (shop / "closed").mkdir(mode=0o555)
+
+    called = call("run", "--until-idle", "--store", "sqlite:///closed/saga.db")
+
+    assert called.code == 3
+    assert "writable" in called.err
+
+
+def test_a_file_that_is_no_database_is_exit_3(shop):
+    """
+    It stays as it is.
+    """
+    (shop / "notes.txt").write_text("no database, but long enough to be looked at" * 10)
+
+    called = call("ls", "--store", "sqlite:///notes.txt")
+
+    assert called.code == 3
+    assert "no SQLite database" in called.err
+
+
+def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(shop):
+    """
+    Two processes share the work; each order is paid once; both end with 0 when told to.
+    """
+    workers = [start(shop, "run", "--json", start_new_session=True) for _ in range(2)]
+    try:
+        publish(150)
+        words = ("ls", "--status", "completed", "--json", "--limit", 200)
+        wait_for(lambda: len(call(*words).rows) == 150)
+    finally:
+        for worker in workers:
+            worker.send_signal(signal.SIGTERM)
+        said = [worker.communicate(timeout=20) for worker in workers]
+
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert sum(json.loads(out)["completed"] for out, _ in said) == 150
+    connection = sqlite3.connect(".saga/saga-effects.db")
+    paid = connection.execute("SELECT count(*), count(DISTINCT order_id) FROM paid").fetchone()
+    connection.close()
+    assert paid == (150, 150)
+
+
+def test_a_command_reaches_a_saga_that_a_worker_serves(shop):
+    """
+    `--wait` tells what was recorded; Ctrl-C ends the worker with 0 as well.
+    """
+    assert call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}').code == 0
+    worker = start(shop, "run", start_new_session=True)
+    try:
+        wait_for(lambda: "signal approval" in call("ls", "--json").out)
+        words = ("signal", "leave/ann", "approval", '{"by": "eve"}', "--wait", 10, "--json")
+        row = call(*words).row
+    finally:
+        worker.send_signal(signal.SIGINT)
+        said = worker.communicate(timeout=20)
+
+    assert row["recorded"][0] == "signal-received"
+    assert row["recorded"][-1] == "saga-completed"
+    assert worker.returncode == 0, said
