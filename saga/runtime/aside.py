@@ -75,8 +75,7 @@ class Aside:
         fact = visit.event.fact
         assert isinstance(fact, TimerFired), fact
         later = Instant(draft.at + POSTPONED_S * 1_000_000)
-        draft.cleared.append(fact.timer_id)
-        draft.armed[fact.timer_id] = DueTimer(fact.timer_id, visit.saga_id, later)
+        draft.postponed[fact.timer_id] = DueTimer(fact.timer_id, visit.saga_id, later)
 
     def refuse(self, draft: Draft, visit: Visit, reason: str, message: str) -> None:
         """

@@ -48,6 +48,7 @@ class Draft:
     touched: dict[SagaId, Touched] = field(default_factory=dict)
     lifeless: dict[SagaId, Lifeless] = field(default_factory=dict)
     armed: dict[TimerId, DueTimer] = field(default_factory=dict)
+    postponed: dict[TimerId, DueTimer] = field(default_factory=dict)
     cleared: list[TimerId] = field(default_factory=list)
     dead: list[ParkedRecord] = field(default_factory=list)
     held: list[ParkedRecord] = field(default_factory=list)
@@ -96,7 +97,7 @@ class Draft:
                 if touched.entries
             ],
             positions=positions,
-            timers_armed=list(self.armed.values()),
+            timers_armed=[*self.armed.values(), *self._still_postponed()],
             timers_cleared=self.cleared,
             summaries=self._summaries(),
             parked=[*self.dead, *self.held],
@@ -104,6 +105,10 @@ class Draft:
             outgoing=self.outgoing,
             relayed=relayed,
         )
+
+    def _still_postponed(self) -> list[DueTimer]:
+        cleared = set(self.cleared)
+        return [timer for timer in self.postponed.values() if timer.timer_id not in cleared]
 
     def _summaries(self) -> list[SagaSummary]:
         summaries = [

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from zlib import crc32
 
 import structlog
 
 from saga.core.identity import SagaId, TimerId
+from saga.core.status import SagaStatus
 from saga.errors import (
     AlreadyRecorded,
     BusUnavailable,
@@ -45,6 +46,9 @@ SWEEP_S = 1.0
 COMMIT_S = 1.0
 HELD_SAGAS_MAX = 10_000
 CONFLICTS_BEFORE_BACKOFF_MAX = 3
+HOPEFUL = frozenset({"early", "behind_held"})
+"""Why a record may be held that is tried again and again."""
+HELD_UP = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
 log = structlog.get_logger("saga.orchestrator")
 
 
@@ -294,11 +298,21 @@ class Orchestrator:
             after = page[-1].parked_id
         self._aside.sagas = set(held)
         # A history that code at hand cannot follow is tried again when the code may have changed.
-        hopeful = {"early", "behind_held"}
-        self._revisit({saga for saga, reason in held.items() if is_first or reason in hopeful})
+        hopeful = {saga for saga, why in held.items() if is_first or why in HOPEFUL}
+        hopeful |= await self._let_go(held.keys() - hopeful)
+        self._revisit(hopeful)
 
-    def _revisit(self, saga_ids: set[SagaId]) -> None:
-        for saga_id in saga_ids & self._aside.sagas:
+    async def _let_go(self, saga_ids: Collection[SagaId]) -> set[SagaId]:
+        """
+        Those of *saga_ids* that nothing holds up any more, whoever has released them.
+        """
+        if not saga_ids:
+            return set()
+        summaries = await self._catalogue.summaries(sorted(saga_ids))
+        return {one.saga_id for one in summaries if one.status not in HELD_UP}
+
+    def _revisit(self, saga_ids: Collection[SagaId]) -> None:
+        for saga_id in sorted(self._aside.sagas.intersection(saga_ids)):
             if saga_id in self._revisits_in_hand:
                 continue
             self._revisits_in_hand.add(saga_id)
