@@ -168,7 +168,8 @@ def _plans(history: Sequence[Entry]) -> Iterator[str]:
             assert isinstance(body, IntentIssued)
             is_done = answered(before, step, "do", ReplyOutcome.DONE)
             is_refused = answered(before, step, "do", ReplyOutcome.REFUSED)
-            if body.kind is StepKind.PIVOT and is_done:
+            # A pivot that was in flight when the saga was cancelled may still succeed.
+            if body.kind is StepKind.PIVOT and is_done and plan.code != "cancelled":
                 yield f"entry {entry.version} rolls back past the pivot {step}"
             if body.kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
                 expected.insert(0, step)

@@ -50,6 +50,7 @@ FAULTS_S = 2.5
 REST_S_MAX = 90.0
 """How long a healed world may take to come to rest."""
 REST_POLL_S = 0.25
+VIOLATIONS_SHOWN_MAX = 10
 RESTART_S_MAX = 0.6
 SESSION_S_MAX = 0.6
 """How long a group takes to notice that a member is gone."""
@@ -75,7 +76,9 @@ class Verdict:
         """
         What went wrong, and how to see it again.
         """
-        first = "\n".join(f"  - {violation}" for violation in self.violations[:10])
+        if not self.violations:
+            return f"world {self.seed}: everything holds, fingerprint {self.fingerprint}"
+        first = "\n".join(f"  - {violation}" for violation in self.violations[:VIOLATIONS_SHOWN_MAX])
         return (
             f"world {self.seed}: {len(self.violations)} violations\n{first}\n"
             f"repeat it with: python -m saga.testing.world {self.seed}"

@@ -1,0 +1,45 @@
+"""
+Longer campaigns: `python -m tests.simulation --seeds 100000 --first 1000000 --jobs 2`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.simulation.campaign import CHUNK_WORLDS, Campaign, run_worlds
+
+
+def _chunk(seeds: range, failures_max: int) -> Campaign:
+    return run_worlds(seeds, failures_max=failures_max)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2_000, help="how many worlds")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--failures", type=int, default=5, help="stop a chunk after so many")
+    given = parser.parse_args()
+    chunks = [
+        range(first, min(first + CHUNK_WORLDS, given.first + given.seeds))
+        for first in range(given.first, given.first + given.seeds, CHUNK_WORLDS)
+    ]
+    total, began_s = Campaign(), time.monotonic()
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for campaign in pool.map(_chunk, chunks, [given.failures] * len(chunks)):
+            total.worlds += campaign.worlds
+            total.failed += campaign.failed
+            total.seen += campaign.seen
+            if campaign.failed:
+                print(campaign.report(), flush=True)
+    lasted_s = time.monotonic() - began_s
+    print(f"{total.worlds} worlds in {lasted_s:.0f} s, {len(total.failed)} failed")
+    print(f"never seen: {', '.join(total.unseen) or 'nothing'}")
+    return 1 if total.failed or total.unseen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""
+Many worlds, one after another: what went wrong, and proof that the faults have bitten.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from saga.testing.world import Verdict, World
+
+CHUNK_WORLDS = 250
+DEFAULT_WORLDS = 2_000
+FAILURES_MAX = 5
+"""After so many failing worlds a campaign has said enough."""
+
+#: Every call of a port at which a process can crash, before it and after it was done.
+CRASH_POINTS = (
+    "bus.publish",
+    "bus.subscribe",
+    "catalogue.parked",
+    "clock.sleep",
+    "consumer.commit",
+    "consumer.fetch",
+    "inbox.begin",
+    "inbox.commit",
+    "service.work",
+    "store.append",
+    "store.backlog",
+    "store.due_timers",
+    "store.load",
+    "store.positions",
+)
+ERROR_POINTS = ("bus.publish", "inbox.commit", "store.append", "store.load", "store.positions")
+
+#: What a chunk of worlds must have seen: a campaign in which nothing happens proves nothing.
+EXPECTED = (
+    *(f"crash {when} {point}" for when in ("before", "after") for point in CRASH_POINTS),
+    *(f"error {when} {point}" for when in ("before", "after") for point in ERROR_POINTS),
+    "torn publish",
+    "duplicate",
+    "late duplicate",
+    "lost reply",
+    "late reply",
+    "slow call",
+    "stalled partition",
+    "small fetch",
+    "kill",
+    "freeze",
+    "deafen",
+    "rewind",
+    "reset",
+    "restart",
+    "released",
+    "conflicts",
+    "held",
+    "stale",
+    "saga completed",
+    "saga rolled_back",
+    "saga rolled_back_with_residue",
+    "plan rolled_back",
+    "plan completed",
+    "plan cleaned_up",
+    "noted late_success",
+    "noted late_failure",
+    "noted superseded",
+    "noted refused",
+    "noted after_end",
+    "parked id_conflict",
+    "UndoStuck",
+    "UndoAppended",
+    "TurnFailed",
+    "SignalReceived",
+    "CancelRequested",
+    "EventPublished",
+)
+
+
+@dataclass(slots=True)
+class Campaign:
+    """
+    What became of some worlds.
+    """
+
+    worlds: int = 0
+    failed: list[Verdict] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def unseen(self) -> list[str]:
+        """
+        What should have happened and did not.
+        """
+        return [what for what in EXPECTED if not self.seen[what]]
+
+    def report(self) -> str:
+        """
+        The failing worlds and how to repeat them.
+        """
+        return "\n\n".join(verdict.report() for verdict in self.failed)
+
+
+def run_worlds(seeds: Iterable[int], *, failures_max: int = FAILURES_MAX) -> Campaign:
+    """
+    Run the worlds of *seeds*, until too many have failed.
+    """
+    campaign = Campaign()
+    for seed in seeds:
+        verdict = World(seed).run()
+        campaign.worlds += 1
+        campaign.seen += verdict.seen
+        if verdict.violations:
+            campaign.failed.append(verdict)
+            if len(campaign.failed) >= failures_max:
+                break
+    return campaign

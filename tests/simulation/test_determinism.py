@@ -1,0 +1,59 @@
+"""
+A world is its seed: without that no failure could be repeated.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from saga.testing.world import World
+
+ROOT = Path(__file__).parents[2]
+SEEDS = range(50_000, 50_030)
+
+
+def test_a_seed_gives_the_same_world_twice() -> None:
+    """
+    Two runs of one seed in one process agree in everything that happened.
+    """
+    for seed in SEEDS:
+        first, second = World(seed).run(), World(seed).run()
+
+        assert first.lines == second.lines
+        assert first.seen == second.seen
+
+
+def test_a_world_does_not_depend_on_hash_seeds() -> None:
+    """
+    Processes with different PYTHONHASHSEED values see the same worlds.
+    """
+    expected = [World(seed).run().fingerprint for seed in SEEDS]
+
+    for hash_seed in ("1", "42"):
+        assert _fingerprints_with(hash_seed) == expected
+
+
+def test_different_seeds_give_different_worlds() -> None:
+    """
+    The seed is what decides.
+    """
+    fingerprints = {World(seed).run().fingerprint for seed in SEEDS}
+
+    assert len(fingerprints) == len(SEEDS)
+
+
+def _fingerprints_with(hash_seed: str) -> list[str]:
+    program = (
+        "from saga.testing.world import World\n"
+        f"for seed in {list(SEEDS)}: print(World(seed).run().fingerprint)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
