@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,6 +145,16 @@ def looking(served: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     The served shop as working directory.
     """
     return enter(served, monkeypatch)
+
+
+@pytest.fixture
+def waiting(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """
+    A saga that waits for an approval, in a copy of the served shop.
+    """
+    shutil.copytree(served / ".saga", tmp_path / ".saga")
+    enter(tmp_path, monkeypatch)
+    return "leave/ann"
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -5,17 +5,6 @@ Signals, cancels and operators' acts: accepted durably, recorded in their turn, 
 import pytest
 
 from tests.console.conftest import call
-from tests.console.shop import LEAVE
-
-
-@pytest.fixture
-def waiting(shop):
-    """
-    A saga that waits for an approval.
-    """
-    assert call("publish", LEAVE, '{"name": "ann"}').code == 0
-    assert call("run", "--until-idle").code == 0
-    return "leave/ann"
 
 
 def status(saga):
