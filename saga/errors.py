@@ -97,7 +97,9 @@ class ContractChanged(DefinitionError):
 
 class MessageError(SagaError):
     """
-    Raised when bytes cannot be read as what they claim to be; *code* is stable, *message* for people.
+    Raised when bytes cannot be read as what they claim to be.
+
+    *code* is stable, *message* is for people.
     """
 
     def __init__(self, code: str, message: str) -> None:

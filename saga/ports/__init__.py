@@ -1,7 +1,8 @@
 """
 What the engine needs from the world, as protocols of at most five methods.
 
-Adapters implement them; one contract suite per port, shipped in `saga.testing`, says what they mean.
+Adapters implement them; one contract suite per port, shipped in `saga.testing`, says what they
+mean.
 """
 
 from saga.ports.bus import Bus, Consumer, Inbound, Position, Record, Source, TopicSpec

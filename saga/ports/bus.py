@@ -84,15 +84,16 @@ class TopicSpec:
 
 
 ResumeAt = Callable[[Sequence[Source]], Awaitable[Mapping[Source, int]]]
-"""Asked on assignment: the next offset to read of each source; a source left out starts at its begin."""
+"""Asked on assignment: the next offset to read of each source; one left out starts at its begin."""
 
 
 class Consumer(Protocol):
     """
     One member of a consumer group.
 
-    Assignment is by range: with equal partition counts, equal partition numbers of all topics meet in
-    one member. `fetch` returns records in offset order per partition and moves the in-memory position.
+    Assignment is by range: with equal partition counts, equal partition numbers of all topics meet
+    in one member. `fetch` returns records in offset order per partition and moves the in-memory
+    position.
     """
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
@@ -159,7 +160,9 @@ class Bus(Protocol):
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> Consumer:
         """
-        Join *group* on *topics*. Without *resume_at*, the group's committed offsets say where to begin.
+        Join *group* on *topics*.
+
+        Without *resume_at*, the group's committed offsets say where to begin.
         """
         ...
 

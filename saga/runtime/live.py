@@ -1,8 +1,8 @@
 """
 Live sagas: states kept between turns, so that a turn of a running saga replays nothing.
 
-The cache is a cache: whatever is in it can be rebuilt from the history, and is thrown away as soon as
-a turn of it could not be recorded. A history that cannot be brought to life is answered as such,
+The cache is a cache: whatever is in it can be rebuilt from the history, and is thrown away as soon
+as a turn of it could not be recorded. A history that cannot be brought to life is answered as such,
 with what to do, and never guessed.
 """
 
@@ -132,7 +132,14 @@ class LiveSagas:
         except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks, others go on
             reason = f"the code at hand raised {type(error).__name__}: {error}"
             return Lifeless(saga_id, "replay_failed", reason, SagaStatus.PARKED, history)
-        return Live(saga_id, registered.decider, state, len(history), history[0].at, True)
+        return Live(
+            saga_id,
+            registered.decider,
+            state,
+            len(history),
+            history[0].at,
+            has_unknown_past=True,
+        )
 
 
 def whose(history: Sequence[Entry]) -> tuple[str, int]:

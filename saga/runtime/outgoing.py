@@ -5,6 +5,7 @@ Entries to records: what a history says is to be published, always with the same
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from saga.contracts import TopicNames
 from saga.contracts.cloudevents import event_headers, intent_headers
@@ -24,6 +25,16 @@ from saga.ports import Record
 _OUTCOMES = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 SPEAKING = frozenset({IntentIssued, EventPublished, *_OUTCOMES})
 """Entries that may have something to publish."""
+
+
+class _Sender(NamedTuple):
+    """
+    What all records of one saga have in common.
+    """
+
+    key: bytes
+    source: str
+    traceparent: str | None
 
 
 class Outgoing:
@@ -49,67 +60,48 @@ class Outgoing:
         if source is None:
             source = f"/{self._names.env}/{self._names.namespace}/sagas/{definition}"
             self._sources[definition] = source
-        key_bytes = key.encode()
+        sender = _Sender(key.encode(), source, traceparent)
         records: list[Record] = []
         for entry in entries:
             body = entry.body
             if isinstance(body, IntentIssued):
-                records.append(self._intent(entry, body, key_bytes, source, traceparent))
+                records.append(self._intent(entry, body, sender))
             elif isinstance(body, EventPublished):
                 message = Message(body.contract, body.payload)
                 event_id = f"{entry.saga_id}/event/{body.publication}"
-                records.append(
-                    self._event(entry, event_id, message, key_bytes, source, traceparent)
-                )
+                records.append(self._event(entry, event_id, message, sender))
             elif isinstance(body, _OUTCOMES) and body.outcome is not None:
                 event_id = f"{entry.saga_id}/outcome"
-                records.append(
-                    self._event(entry, event_id, body.outcome, key_bytes, source, traceparent)
-                )
+                records.append(self._event(entry, event_id, body.outcome, sender))
         return records
 
-    def _intent(
-        self,
-        entry: Entry,
-        intent: IntentIssued,
-        key: bytes,
-        source: str,
-        traceparent: str | None,
-    ) -> Record:
+    def _intent(self, entry: Entry, intent: IntentIssued, sender: _Sender) -> Record:
         headers = intent_headers(
             intent_id=intent_id(entry.saga_id, intent.step, intent.direction, intent.attempt),
             contract_name=intent.contract,
-            source=source,
+            source=sender.source,
             at=entry.at,
             saga_id=entry.saga_id,
             causation_id=entry.cause,
             idempotency_key=idempotency_key(entry.saga_id, intent.step, intent.direction),
             undoes=intent.undoes,
-            traceparent=traceparent,
+            traceparent=sender.traceparent,
         )
         value = self._value(intent.contract, intent.payload)
-        return Record(self._names.topic(intent.contract), key, value, headers)
+        return Record(self._names.topic(intent.contract), sender.key, value, headers)
 
-    def _event(
-        self,
-        entry: Entry,
-        event_id: str,
-        message: Message,
-        key: bytes,
-        source: str,
-        traceparent: str | None,
-    ) -> Record:
+    def _event(self, entry: Entry, event_id: str, message: Message, sender: _Sender) -> Record:
         headers = event_headers(
             event_id=event_id,
             contract_name=message.contract,
-            source=source,
+            source=sender.source,
             at=entry.at,
             saga_id=entry.saga_id,
             causation_id=entry.cause,
-            traceparent=traceparent,
+            traceparent=sender.traceparent,
         )
         value = self._value(message.contract, message.payload)
-        return Record(self._names.topic(message.contract), key, value, headers)
+        return Record(self._names.topic(message.contract), sender.key, value, headers)
 
     def _value(self, contract: str, payload: Json) -> bytes:
         value = payload.encode()

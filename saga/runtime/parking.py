@@ -4,6 +4,8 @@ Setting records aside: as dead, with a copy on a dlq topic, or held, in order, b
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from saga.contracts import TopicNames, dlq_name, parse_contract_name
 from saga.core.identity import Instant, SagaId
 from saga.ports import Inbound, ParkedRecord, Record
@@ -16,14 +18,24 @@ def dead(inbound: Inbound, reason: str, message: str, at: Instant) -> ParkedReco
     """
     A record that concerns no saga as it is.
     """
-    return _parked(ParkedKind.DEAD, inbound, reason, message, at, None)
+    return ParkedRecord(
+        kind=ParkedKind.DEAD,
+        reason=reason,
+        message=message[:MESSAGE_CHARS_MAX],
+        position=inbound.position,
+        key=inbound.key,
+        value=inbound.value,
+        headers=inbound.headers,
+        timestamp=inbound.timestamp,
+        parked_at=at,
+    )
 
 
 def held(inbound: Inbound, reason: str, message: str, at: Instant, saga_id: SagaId) -> ParkedRecord:
     """
     A record that waits for its saga.
     """
-    return _parked(ParkedKind.HELD, inbound, reason, message, at, saga_id)
+    return replace(dead(inbound, reason, message, at), kind=ParkedKind.HELD, saga_id=saga_id)
 
 
 def inbound_of(parked: ParkedRecord) -> Inbound:
@@ -67,25 +79,3 @@ def dlq_record(parked: ParkedRecord, names: TopicNames) -> Record | None:
         ("x-dlq-timestamp", str(parked.timestamp // 1000).encode()),
     )
     return Record(topic, parked.key, parked.value, (*parked.headers, *why))
-
-
-def _parked(
-    kind: ParkedKind,
-    inbound: Inbound,
-    reason: str,
-    message: str,
-    at: Instant,
-    saga_id: SagaId | None,
-) -> ParkedRecord:
-    return ParkedRecord(
-        kind=kind,
-        reason=reason,
-        message=message[:MESSAGE_CHARS_MAX],
-        position=inbound.position,
-        key=inbound.key,
-        value=inbound.value,
-        headers=inbound.headers,
-        timestamp=inbound.timestamp,
-        parked_at=at,
-        saga_id=saga_id,
-    )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from saga.authoring.registry import SagaRegistry
+from saga.authoring.registry import Registered, SagaRegistry
 from saga.contracts import (
     COMMAND_CONTRACT,
     Command,
@@ -92,7 +92,9 @@ class Publisher:
         found = decode(self._contracts, name, value)
         if isinstance(found, Unreadable):
             raise found.error()
-        return self._prepared(name, value, found, key, event, message_id)
+        own_key = business_key(event) or business_key(found.model)
+        key = self._key(found, own_key, key)
+        return self._prepared(name, value, found, key=key, message_id=message_id)
 
     def prepare_json(
         self,
@@ -111,7 +113,8 @@ class Publisher:
         found = decode(self._contracts, contract_name, value)
         if isinstance(found, Unreadable):
             raise found.error()
-        return self._prepared(contract_name, value, found, key, None, message_id)
+        key = self._key(found, business_key(found.model), key)
+        return self._prepared(contract_name, value, found, key=key, message_id=message_id)
 
     async def send(self, prepared: Sequence[Prepared]) -> None:
         """
@@ -140,28 +143,29 @@ class Publisher:
         topic = self._names.topic(COMMAND_CONTRACT)
         await self._bus.publish([Record(topic, key.encode(), encode(command).encode(), headers)])
 
-    def _prepared(
-        self,
-        contract_name: str,
-        value: bytes,
-        found: Decoded,
-        key: str | None,
-        event: ContractModel | None,
-        message_id: str | None,
-    ) -> Prepared:
-        own_key = business_key(found.model) if event is None else business_key(event)
-        own_key = own_key or business_key(found.model)
-        key = key if key is not None else own_key
+    def _key(self, found: Decoded, own_key: str | None, given: str | None) -> str:
+        """
+        The key of the record: the one given, the payload's own, or that of the saga it starts.
+        """
+        key = given if given is not None else own_key
+        started = self._sagas.started_by(found.contract_name)
+        if key is None and len(started) == 1 and isinstance(found.model, Event):
+            key = self._saga_key(started[0], found.model)
         if not key or not key.strip() or len(key) > KEY_CHARS_MAX:
             raise MalformedMessage(
                 "no_key",
-                f"{contract_name} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
+                f"{found.contract_name} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
                 f"fill its key field, or give a key",
             )
         if own_key is not None and key != own_key:
             raise MalformedMessage(
                 "wrong_key", f"the key is {key[:100]!r}, the payload's {own_key[:100]!r}"
             )
+        return key
+
+    def _prepared(
+        self, contract_name: str, value: bytes, found: Decoded, *, key: str, message_id: str | None
+    ) -> Prepared:
         given = message_id or self._new_id()
         headers = headers_for(
             id=given,
@@ -177,8 +181,10 @@ class Publisher:
         started = self._sagas.started_by(found.contract_name)
         if len(started) != 1 or not isinstance(found.model, Event):
             return None
+        return saga_id(started[0].decider.name, self._saga_key(started[0], found.model))
+
+    def _saga_key(self, registered: Registered, event: Event) -> str:
         try:
-            key = started[0].saga.key_of(found.model)
+            return registered.saga.key_of(event)
         except ValueError as error:
             raise MalformedMessage("no_key", str(error)) from None
-        return saga_id(started[0].decider.name, key)

@@ -2,9 +2,9 @@
 Hop 7: publishes what is stored, and remembers how far it got.
 
 The log is the outbox. What this process appended it publishes at once, in log order per saga; what
-a process that died has left behind, another one takes over. Whatever is published twice has the same
-ids and bytes. A store that shares its file with the bus publishes in the append's own transaction;
-then there is nothing left to do here.
+a process that died has left behind, another one takes over. Whatever is published twice has the
+same ids and bytes. A store that shares its file with the bus publishes in the append's own
+transaction; then there is nothing left to do here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Relay:
         self, appended: Appended, records: Sequence[Record], *, strangers: Collection[SagaId] = ()
     ) -> None:
         """
-        Publish what an append has left to publish. Returns when it is done, however long that takes.
+        Publish what an append has left to publish. Returns when it is done, however long it takes.
 
         Of *strangers* another process may have appended entries before; what it has not published
         yet goes first, so that the records of one saga leave in the order of its history.
@@ -156,12 +156,10 @@ class Relay:
             if history is None or isinstance(history, CorruptHistory):
                 log.error("cannot publish for a corrupt history", saga_id=saga_id)
                 continue
-            records.extend(self._records_of(saga_id, history, list(entries)))
+            records.extend(self._records_of(history, list(entries)))
         return records
 
-    def _records_of(
-        self, saga_id: SagaId, history: Sequence[Entry], entries: Sequence[Entry]
-    ) -> list[Record]:
+    def _records_of(self, history: Sequence[Entry], entries: Sequence[Entry]) -> list[Record]:
         started = next(
             (entry.body for entry in history if isinstance(entry.body, SagaStarted)), None
         )
@@ -177,8 +175,8 @@ class Relay:
 
 def _until_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:
     """
-    The batches up to the last one that was appended before; younger ones among them go along, because
-    they were committed earlier.
+    The batches up to the last one that was appended before; younger ones among them go along,
+    because they were committed earlier.
     """
     ends = [place for place, one in enumerate(backlog, 1) if one.appended_at < before]
     return backlog[: ends[-1]] if ends else ()

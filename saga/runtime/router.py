@@ -1,8 +1,8 @@
 """
-Hops 2 and 3: what does this record say, and which sagas does it concern?
+Hops 2 and 3: what a record says, and which sagas it concerns.
 
-`understand` cannot raise and decides nothing. A record becomes visits to sagas, or it is unfit, with
-a stable reason code, and will be parked.
+`understand` cannot raise and decides nothing. A record becomes visits to sagas, or it is unfit,
+with a stable reason code, and will be parked.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Visit:
     """
     One event on its way to one saga. *starts* is set when the event may bring the saga into being.
 
-    *held_id* is set when the record had been held; *is_operator* acts even on a saga that is held up.
+    *held_id* is set when the record had been held. *is_operator* acts even on a saga that is held
+    up.
     """
 
     saga_id: SagaId
@@ -182,9 +183,17 @@ class Router:
             )
         starters = self._sagas.started_by(decoded.contract_name)
         if starters:
-            problem = self._start(visits, starters, inbound, attributes, decoded, key, at)
-            if problem is not None:
-                return problem
+            own_key = business_key(decoded.model)
+            if own_key is not None and own_key != key:
+                return (
+                    "wrong_key",
+                    f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}",
+                )
+            for registered in starters:
+                visit = _start(registered, inbound, attributes, decoded, at)
+                if not isinstance(visit, Visit):
+                    return visit
+                visits.append(visit)
         if not visits:
             return (
                 "no_causation",
@@ -192,51 +201,33 @@ class Router:
             )
         return visits
 
-    def _start(
-        self,
-        visits: list[Visit],
-        starters: list[Registered],
-        inbound: Inbound,
-        attributes: Attributes,
-        decoded: Decoded,
-        key: str,
-        at: Instant,
-    ) -> tuple[str, str] | None:
-        own_key = business_key(decoded.model)
-        if own_key is not None and own_key != key:
-            return (
-                "wrong_key",
-                f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}",
-            )
-        traceparent = attributes.values.get(TRACEPARENT)
-        if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
-            traceparent = None
-        trigger = Message(decoded.contract_name, decoded.payload)
-        cause = _message_id(attributes, inbound)
-        assert isinstance(decoded.model, EventModel)
-        for registered in starters:
-            try:
-                saga_key = registered.saga.key_of(decoded.model)
-            except Exception as error:  # noqa: BLE001  # a key function is user code: park the record
-                return "wrong_key", f"{registered.saga.name}: {type(error).__name__}: {error}"
-            fact = SagaStarted(
-                definition=registered.decider.name,
-                definition_version=registered.decider.version,
-                fingerprint=registered.decider.fingerprint,
-                key=saga_key,
-                trigger=trigger,
-                traceparent=traceparent,
-            )
-            visits.append(
-                Visit(
-                    saga_id(registered.decider.name, saga_key),
-                    Event(fact, at, cause),
-                    inbound,
-                    starts=registered,
-                    contract=decoded.contract_name,
-                )
-            )
-        return None
+
+def _start(
+    registered: Registered, inbound: Inbound, attributes: Attributes, decoded: Decoded, at: Instant
+) -> Visit | tuple[str, str]:
+    assert isinstance(decoded.model, EventModel)
+    try:
+        key = registered.saga.key_of(decoded.model)
+    except Exception as error:  # noqa: BLE001  # a key function is user code: park the record
+        return "wrong_key", f"{registered.saga.name}: {type(error).__name__}: {error}"
+    traceparent = attributes.values.get(TRACEPARENT)
+    if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
+        traceparent = None
+    fact = SagaStarted(
+        definition=registered.decider.name,
+        definition_version=registered.decider.version,
+        fingerprint=registered.decider.fingerprint,
+        key=key,
+        trigger=Message(decoded.contract_name, decoded.payload),
+        traceparent=traceparent,
+    )
+    return Visit(
+        saga_id(registered.decider.name, key),
+        Event(fact, at, _message_id(attributes, inbound)),
+        inbound,
+        starts=registered,
+        contract=decoded.contract_name,
+    )
 
 
 def _message_id(attributes: Attributes, inbound: Inbound) -> MessageId:

@@ -127,8 +127,10 @@ class Turns:
         saga_ids: Sequence[SagaId],
     ) -> Draft:
         """
-        Hops 4 and 5. A turn that raises leaves its state half changed, so all begin again without it;
-        and so they do, from the store, where memory may be behind.
+        Hops 4 and 5.
+
+        A turn that raises leaves its state half changed, so all begin again without it; and so they
+        do, from the store, where memory may be behind.
         """
         failures: dict[int, Exception] = {}
         while True:
