@@ -2,7 +2,7 @@
 A running service: the roles of one process, and what one can ask of it from Python.
 
 Lifecycle: `start` opens and registers everything, `run` coordinates, leaving drains in reverse
-order of starting. A role that fails ends the service with its error; nothing it had not stored is lost.
+order of starting. A role that fails ends the service with its error; what was stored stays.
 """
 
 from __future__ import annotations
