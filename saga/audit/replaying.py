@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from saga.authoring import SagaRegistry
+from saga.authoring.registry import SagaRegistry
 from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import SagaId
