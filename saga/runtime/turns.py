@@ -177,9 +177,13 @@ class Turns:
             saga = found[visit.saga_id] = Live(visit.saga_id, decider, state, 0, draft.at)
         if saga.state.is_poisoned and not visit.is_operator:
             self._ask_the_store(draft, visit)
+            fact = visit.event.fact
+            if isinstance(fact, TimerFired) and fact.timer_id not in saga.state.timers:
+                draft.cleared.append(fact.timer_id)  # somebody was quicker; nothing is to come
+                return
             self._aside.hold(draft, visit, "behind_failed_turn", "held until the saga is released")
             return
-        if self._is_out_of_turn(visit):
+        if self._is_out_of_turn(saga, visit):
             self._aside.hold(draft, visit, "behind_held", "records held before it go first")
             draft.revisits.add(visit.saga_id)
             return
@@ -188,8 +192,11 @@ class Turns:
         else:
             self._handle(draft, saga, visit, index)
 
-    def _is_out_of_turn(self, visit: Visit) -> bool:
-        if visit.is_operator or visit.held_id or visit.starts is not None:
+    def _is_out_of_turn(self, live: Live, visit: Visit) -> bool:
+        if visit.is_operator or visit.held_id:
+            return False
+        # What came early waits for the trigger; but a trigger whose turn failed comes before others.
+        if visit.starts is not None and live.version == 0:
             return False
         return visit.inbound is not None and visit.saga_id in self._aside.sagas
 
