@@ -74,30 +74,21 @@ def begin(connection: sqlite3.Connection, *, wait: bool) -> None:
         connection.execute("PRAGMA busy_timeout=0")
 
 
-def commit(connection: sqlite3.Connection, group: Group, *, wait: bool) -> Collection[Unit]:
+def write(connection: sqlite3.Connection, group: Group) -> Collection[Unit]:
     """
-    Make the group durable and return its units that were not kept.
+    Write the group's rows inside the transaction and return its units that are not kept.
 
     Raises:
-        sqlite3.Error: nothing was kept.
+        sqlite3.Error: nothing can be kept; roll back.
     """
-    try:
-        if not connection.in_transaction:
-            group.lose_written()
-            begin(connection, wait=wait)
-        cursor = connection.cursor()
-        moved = _write(cursor, (*group.written, *group.rows_only))
-        if any(settled.unit in moved for settled in group.written):
-            connection.execute("ROLLBACK")
-            group.lose_written()
-            begin(connection, wait=wait)
-            moved = _write(cursor, group.rows_only)
-        connection.execute("COMMIT")
-        return moved.union(group.lost)
-    except sqlite3.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+    cursor = connection.cursor()
+    moved = _write(cursor, (*group.written, *group.rows_only))
+    if any(settled.unit in moved for settled in group.written):
+        connection.execute("ROLLBACK")
+        group.lose_written()
+        begin(connection, wait=False)
+        moved = _write(cursor, group.rows_only)
+    return moved.union(group.lost)
 
 
 def _write(cursor: sqlite3.Cursor, settled: Iterable[Settled]) -> set[SqliteUnit]:

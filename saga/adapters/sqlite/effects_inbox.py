@@ -38,8 +38,7 @@ _COLUMNS: Final = (
     "service, key, attempt, outcome, contract, payload, code, message, digest, handled_at, undone"
 )
 _INSERT: Final = ManyRows(
-    # "WHERE true" keeps the parser from reading ON CONFLICT as a join's condition.
-    f"INSERT INTO saga_inbox ({_COLUMNS}) SELECT * FROM {{rows}} WHERE true ON CONFLICT DO NOTHING",
+    f"INSERT INTO saga_inbox ({_COLUMNS}) VALUES {{values}} ON CONFLICT DO NOTHING",
     columns=len(InboxRow._fields),
 )
 _SELECT: Final = ManyRows(

@@ -1,5 +1,5 @@
 """
-The effects store in one SQLite file: handlers' statements on the loop, commits in a thread.
+The effects store in one SQLite file: statements on the loop, commits in a thread.
 
 One connection writes. A handler owns it from its first statement to its end; those that come
 meanwhile wait in line. Units that have ended form a group, which is committed as soon as nobody is
@@ -7,8 +7,7 @@ in line, or when it is large or old. While the thread commits, handlers go on th
 connection. A second connection reads the inbox, so that the next batch is looked up meanwhile.
 
 Several services of one process share one such store, and with it the cost of a commit. Without
-threads (`threaded=False`) everything happens on the loop, in an order that depends on nothing else:
-this is what simulated worlds use.
+threads (`threaded=False`), as in simulated worlds, everything happens on the loop.
 """
 
 from __future__ import annotations
@@ -17,16 +16,18 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from saga.adapters.sqlite.beside import Beside
 from saga.adapters.sqlite.checkpoints import Checkpointer
 from saga.adapters.sqlite.connections import connect
-from saga.adapters.sqlite.effects_group import Group, Settled, begin, commit
+from saga.adapters.sqlite.effects_group import Group, Settled, begin, write
 from saga.adapters.sqlite.effects_inbox import create_inbox, select_rows
 from saga.adapters.sqlite.effects_unit import SqliteUnit
 from saga.adapters.sqlite.failures import translated, unavailable
+from saga.adapters.sqlite.file_watch import FileWatch
 from saga.errors import StoreUnavailable
 from saga.ports.clock import Clock
 from saga.ports.effects_store import InboxRow, InboxWrite, Unit
@@ -61,12 +62,12 @@ class SqliteEffectsStore:
         self._given = connection
         self._writer: sqlite3.Connection | None = connection
         self._reader: sqlite3.Connection | None = connection
-        self._thread: ThreadPoolExecutor | None = None
+        self._beside: Beside | None = None
         self._holder: SqliteUnit | None = None
         self._line: deque[tuple[SqliteUnit, asyncio.Future[None]]] = deque()
         self._group = Group(clock.monotonic_s())
         self._is_open = False
-        self._identity: tuple[int, int] | None = None
+        self._watch: FileWatch | None = None
         self._closing: asyncio.Future[None] | None = None
         self._checkpointer: Checkpointer | None = None
         self._is_busy = False
@@ -92,10 +93,10 @@ class SqliteEffectsStore:
         if self._is_open:
             return
         if self.threaded:
-            self._thread = self._thread or ThreadPoolExecutor(
-                1, thread_name_prefix="saga-effects-commit"
-            )
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+            if self._beside is None:
+                self._beside = Beside(f"commits to {self.path}")
+                self._beside.start()
+            await self._beside.run(self._open)
         else:
             self._open()
         self._is_open = True
@@ -133,7 +134,7 @@ class SqliteEffectsStore:
         if not self._is_busy:
             self._let_go()
 
-    # What units ask of their store.
+    # What units ask of it.
 
     def try_enter(self, unit: SqliteUnit) -> bool:
         """
@@ -227,12 +228,10 @@ class SqliteEffectsStore:
             raise
 
     async def _begin(self) -> None:
-        if self._thread is None:
+        if self._beside is None:
             begin(self.connection, wait=False)
             return
-        begun = asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: begin(self.connection, wait=True)
-        )
+        begun = self._beside.run(partial(begin, self.connection, wait=True))
         try:
             await asyncio.shield(begun)
         except asyncio.CancelledError:
@@ -250,8 +249,7 @@ class SqliteEffectsStore:
         if self._holder is not None or self._is_busy:
             return
         if self._is_abandoned:
-            self._let_go()
-            return
+            return self._let_go()
         while self._line and not self._is_group_full():
             unit, turn = self._line.popleft()
             if not turn.done():
@@ -286,32 +284,57 @@ class SqliteEffectsStore:
         if writer is None or (self._group.kept is None and not writer.in_transaction):
             return
         group, self._group = self._group, Group(self._clock.monotonic_s())
-        if self._thread is None:
-            try:
-                self._committed(group, commit(writer, group, wait=False), None)
-            except sqlite3.Error as error:
-                self._committed(group, (), error)
-            return
         self._is_busy = True
-        done = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, writer, group)
-        done.add_done_callback(
-            lambda done: self._committed(
-                group, () if done.exception() else done.result(), done.exception()
-            )
-        )
+        if writer.in_transaction:
+            self._write(group, None, None)
+            return
+        group.lose_written()
+        try:
+            begin(writer, wait=False)
+        except sqlite3.Error as error:
+            if self._beside is None:
+                self._committed(group, (), error)
+                return
+            # Most likely another process is writing: wait for it beside the loop.
+            again = partial(begin, writer, wait=True)
+            self._beside.call(again, partial(self._write, group), asyncio.get_running_loop())
+        else:
+            self._write(group, None, None)
 
-    def _commit(self, writer: sqlite3.Connection, group: Group) -> Collection[Unit]:
-        if _identity(self.path) != self._identity:
+    def _write(self, group: Group, _: None, error: BaseException | None) -> None:
+        """
+        The transaction is begun, if there is no *error*: write, then commit beside the loop.
+        """
+        writer = self.connection
+        try:
+            if error is not None:
+                raise error
+            if self._watch is not None:
+                self._watch.check()
+            moved = write(writer, group)
+            if self._beside is None:
+                self._commit(writer)
+        except (sqlite3.Error, StoreUnavailable) as raised:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
-            raise StoreUnavailable(
-                f"{self.path}: the file or its -wal was replaced or deleted while it was open:"
-                " put it back, or start again"
-            )
-        moved = commit(writer, group, wait=True)
+            self._committed(group, (), raised)
+            return
+        if self._beside is None:
+            self._committed(group, moved, None)
+        else:
+            act, then = partial(self._commit, writer), partial(self._committed, group, moved)
+            loop = asyncio.get_running_loop()
+            self._beside.call(act, lambda _, error: then(error), loop)
+
+    def _commit(self, writer: sqlite3.Connection) -> None:
+        try:
+            writer.execute("COMMIT")
+        except sqlite3.Error:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            raise
         if self._checkpointer is not None:
             self._checkpointer.after_commit(writer)
-        return moved
 
     def _committed(
         self, group: Group, moved: Collection[Unit], error: BaseException | None
@@ -320,10 +343,10 @@ class SqliteEffectsStore:
         if group.kept is not None and not self._is_abandoned and not group.kept.done():
             if error is None:
                 group.kept.set_result(moved)
-            elif isinstance(error, sqlite3.Error):
-                group.kept.set_exception(unavailable(self.path, error))
             else:
-                group.kept.set_exception(error)
+                group.kept.set_exception(
+                    unavailable(self.path, error) if isinstance(error, sqlite3.Error) else error
+                )
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
         self._go_on()
@@ -352,7 +375,8 @@ class SqliteEffectsStore:
             writer.close()
             raise
         self._writer = writer
-        self._identity = _identity(self.path)
+        self._watch = FileWatch(self.path)
+        self._watch.begin()
         if self.threaded:
             self._checkpointer = Checkpointer(self.path)
             self._checkpointer.start()
@@ -373,16 +397,6 @@ class SqliteEffectsStore:
         if self._checkpointer is not None:
             self._checkpointer.close()
             self._checkpointer = None
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
-            self._thread = None
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """
-    Which files *path* and its log are; None where one is not there.
-    """
-    try:
-        return Path(path).stat().st_ino, Path(path + "-wal").stat().st_ino
-    except OSError:
-        return None
+        if self._beside is not None:
+            self._beside.close(wait=False)
+            self._beside = None

@@ -53,7 +53,7 @@ _TABLES: Final = (
         "next_offset INTEGER NOT NULL, PRIMARY KEY (group_name, source_id)) WITHOUT ROWID"
     ),
 )
-_INSERT: Final = ManyRows("INSERT INTO bus_records SELECT * FROM {rows}", 5)
+_INSERT: Final = ManyRows("INSERT OR FAIL INTO bus_records VALUES {values}", 5)
 _BOUNDS: Final = ManyRows(
     "SELECT r.column1, p.begin_offset, (SELECT max(place) FROM bus_records "
     f"WHERE place >= r.column1 << {OFFSET_BITS} AND place < (r.column1 + 1) << {OFFSET_BITS}) "

