@@ -12,6 +12,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -114,7 +115,6 @@ class EffectsRole:
     def __init__(self, service: EffectsService) -> None:
         self._service = service
         self._stopping = asyncio.Event()
-        self.counts: Counter[str] = Counter()
 
     async def start(self) -> None:
         """
@@ -154,6 +154,13 @@ class EffectsRole:
         Whether nothing is in hand.
         """
         return self._service.in_hand == 0
+
+    @property
+    def counts(self) -> Counter[str]:
+        """
+        What the service has done since the start.
+        """
+        return self._service.counts
 
 
 class Service:
@@ -222,15 +229,16 @@ class Service:
         if self._lookout is not None:
             self._lookout.cancel()
             self._lookout = None
-        for role, task in reversed(self._running):
-            role.stop()
-            try:
-                await task
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # all roles are closed first
-                failures.append(error)
-            with contextlib.suppress(SagaError):
-                # Its own failure, if it has one, was caught above and is what counts.
-                await role.close()
+        for _, group in groupby(reversed(self._running), key=lambda running: type(running[0])):
+            alike = list(group)
+            for role, _ in alike:
+                role.stop()
+            ended = await asyncio.gather(*(task for _, task in alike), return_exceptions=True)
+            failures += [error for error in ended if error is not None]
+            for role, _ in alike:
+                with contextlib.suppress(SagaError):
+                    # Its own failure, if it has one, is among those above and is what counts.
+                    await role.close()
         self._running.clear()
         for close in self._closers:
             await close()

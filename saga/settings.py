@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from saga.contracts import TopicNames
+from saga.contracts import VALUE_BYTES_MAX, TopicNames
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import SettingsError
 
@@ -48,7 +48,10 @@ class Settings(BaseSettings):
     early_hold: str = Field("10s", description="how long a record waits for its saga to begin")
     live_sagas: int = Field(20_000, ge=1, description="sagas kept in memory between turns")
     record_bytes: int = Field(
-        1_048_576, ge=1_024, description="largest value of a record, in bytes"
+        VALUE_BYTES_MAX,
+        ge=1_024,
+        le=VALUE_BYTES_MAX,
+        description="largest value of a record, in bytes",
     )
 
     @field_validator("bus")
