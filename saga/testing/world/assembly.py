@@ -39,37 +39,12 @@ from saga.testing.world.ports import (
 )
 from saga.testing.world.process import Process
 from saga.testing.world.shadow import Shadows
+from saga.testing.world.store import WorldStore
 from saga.testing.world.trace import Surroundings
 
 RECORD_BYTES_MAX = 1_048_576
 EARLY_HOLD_S = 3.0
 GROUP = "saga-orchestrator"
-
-
-class WorldStore(MemoryEventStore):
-    """
-    The event store of a world; *stored_at* says when each entry was stored.
-
-    It stays empty where the store publishes by itself, in the very transaction.
-    """
-
-    def __init__(self, surroundings: Surroundings, publish_through: SimulatedBus | None) -> None:
-        super().__init__(publish_through=publish_through)
-        self.stored_at: dict[tuple[SagaId, int], int] = {}
-        self._is_noting = publish_through is None
-        self._surroundings = surroundings
-
-    async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """
-        Record the whole batch, or nothing of it.
-        """
-        appended = await super().append(batch, at=at)
-        if self._is_noting:
-            number = self._surroundings.next_number()
-            for history in batch.histories:
-                for entry in history.entries:
-                    self.stored_at[entry.saga_id, entry.version] = number
-        return appended
 
 
 @dataclass(slots=True)

@@ -85,7 +85,7 @@ _SHAPES: dict[str, tuple[type[Ordered], str]] = {
     "stubborn": (StubbornOrdered, "abc"),
     "flawed": (FlawedOrdered, "ab"),
 }
-_WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 1)
+_WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2)
 
 
 def drawn_orders(rng: Random) -> list[Order]:

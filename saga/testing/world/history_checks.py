@@ -43,6 +43,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_direction(history),
             *_plans(history),
             *_undoing(history),
+            *_late_successes(history),
         ):
             yield f"{evidence.summaries[saga_id].definition} {saga_id}: {problem}"
     armed = frozenset(
@@ -212,3 +213,23 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
                 yield f"entry {entry.version} undoes {body.step} while {other} is not undone"
         if body.step not in begun:
             begun.append(body.step)
+
+
+def _late_successes(history: Sequence[Entry]) -> Iterator[str]:
+    """
+    What succeeded when nobody expected it any more is undone after that.
+    """
+    kinds = {step: entries[0].body for step, entries in issued(history, "do").items()}
+    for entry in history:
+        body = entry.body
+        if not isinstance(body, Noted) or body.verdict is not Verdict.LATE_SUCCESS:
+            continue
+        _, step, direction, _ = body.subject.split("/")
+        first = kinds[step]
+        assert isinstance(first, IntentIssued)
+        if direction == "undo" or first.kind is not StepKind.COMPENSATABLE:
+            continue
+        is_stuck = any(isinstance(e.body, UndoStuck) and e.body.step == step for e in history)
+        undoes = issued(history, "undo").get(step, ())
+        if not is_stuck and not any(one.version > entry.version for one in undoes):
+            yield f"entry {entry.version}: the late success of {step} is never undone"

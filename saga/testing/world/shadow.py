@@ -16,6 +16,7 @@ from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.replay import replay, turns
 from saga.core.state import SagaState, snapshot
+from saga.errors import ReplayMismatch
 
 
 @dataclass(slots=True)
@@ -58,7 +59,11 @@ class Shadows:
         """
         for saga_id, shadow in self._shadows.items():
             history = histories[saga_id][: shadow.version]
-            rebuilt = replay(shadow.decider, saga_id, history)
+            try:
+                rebuilt = replay(shadow.decider, saga_id, history)
+            except ReplayMismatch as error:
+                yield f"saga {saga_id} cannot be replayed: {error}"
+                continue
             yield from _differences(saga_id, shadow.version, shadow.state, rebuilt)
 
 

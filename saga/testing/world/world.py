@@ -32,7 +32,6 @@ from saga.testing.world.assembly import (
     Durable,
     EffectsProcess,
     OrchestratorProcess,
-    WorldStore,
 )
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.checker import check
@@ -43,6 +42,7 @@ from saga.testing.world.loop import SimulatedLoop, WorldSpins, WorldStandsStill
 from saga.testing.world.nemesis import Nemesis
 from saga.testing.world.process import Process, make_task
 from saga.testing.world.sample import sample_app
+from saga.testing.world.store import WorldStore
 from saga.testing.world.trace import Surroundings
 
 FAULTS_S = 2.5
@@ -115,6 +115,7 @@ class World:
                     violations.append(f"{type(error).__name__}: {error}")
                 finally:
                     self._end_loop()
+                violations += durable.store.problems
                 violations += check(durable, self._driver.log, self._surroundings)
         finally:
             gc.enable()

@@ -1,0 +1,186 @@
+"""
+The mutants: each switches one safeguard of the engine off.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """
+    Old and new text of one file.
+    """
+
+    name: str
+    file: str
+    replacements: tuple[tuple[str, str], ...]
+
+
+def _mutation(name: str, file: str, old: str, new: str, *more: tuple[str, str]) -> Mutation:
+    return Mutation(name, file, ((old, new), *more))
+
+
+MUTATIONS = (
+    _mutation(
+        "publish before append",
+        "saga/runtime/turns.py",
+        "        appended = await self._store.append(batch, at=draft.at)\n",
+        "        await self._relay.publish_now(draft.outgoing)\n"
+        "        appended = await self._store.append(batch, at=draft.at)\n",
+    ),
+    _mutation(
+        "positions before entries",
+        "saga/runtime/turns.py",
+        "        batch = draft.batch(work.positions(), relayed)\n",
+        "        from saga.ports import Batch\n\n"
+        "        await self._store.append(Batch(positions=work.positions()), at=draft.at)\n"
+        "        batch = draft.batch({}, relayed)\n",
+    ),
+    _mutation(
+        "positions not stored",
+        "saga/runtime/draft.py",
+        "            positions=positions,\n",
+        "            positions={},\n",
+    ),
+    _mutation(
+        "no version check",
+        "saga/adapters/memory/event_store.py",
+        "        if moved:\n",
+        "        if moved and not moved:\n",
+    ),
+    _mutation(
+        "no re-read after a lost answer",
+        "saga/runtime/orchestrator.py",
+        "            if record.offset > stored.get(Source(record.topic, record.partition), -1)\n",
+        "",
+    ),
+    _mutation(
+        "memory kept after a failed append",
+        "saga/runtime/turns.py",
+        "        appended = await self._store.append(batch, at=draft.at)\n",
+        "        for live in draft.visited:\n"
+        "            self._live.keep(live)\n"
+        "        appended = await self._store.append(batch, at=draft.at)\n",
+    ),
+    _mutation(
+        "memory decides alone",
+        "saga/runtime/turns.py",
+        "        if visit.saga_id in draft.remembered:\n",
+        "        if visit.saga_id in ():\n",
+    ),
+    _mutation(
+        "relayed before published",
+        "saga/runtime/relay.py",
+        "            await self.publish_now(records)\n            self._relayed.append(backlog_id)\n",
+        "            self._relayed.append(backlog_id)\n            await self.record()\n"
+        "            await self.publish_now(records)\n",
+    ),
+    _mutation(
+        "no takeover of a backlog",
+        "saga/runtime/relay.py",
+        "        for one in left:\n",
+        "        for one in left[:0]:\n",
+    ),
+    _mutation(
+        "others' records not waited for",
+        "saga/runtime/draft.py",
+        "        return [live for live in lives if live.has_unknown_past]\n",
+        "        return [live for live in lives if not live]\n",
+    ),
+    _mutation(
+        "dlq copy after the positions",
+        "saga/runtime/turns.py",
+        "            await self._relay.publish_now([copy for copy in copies if copy is not None])\n",
+        "            dead = [copy for copy in copies if copy is not None]\n",
+        (
+            "        self._relay.forget(relayed)\n",
+            "        self._relay.forget(relayed)\n"
+            "        if draft.dead:\n"
+            "            await self._relay.publish_now(dead)\n",
+        ),
+    ),
+    _mutation(
+        "held records out of order",
+        "saga/runtime/aside.py",
+        "            self.sagas.discard(saga_id)\n        return records\n",
+        "            self.sagas.discard(saga_id)\n        return list(reversed(records))\n",
+    ),
+    _mutation(
+        "a postponed timer is cleared",
+        "saga/runtime/aside.py",
+        "        draft.postponed[fact.timer_id] = ",
+        "        draft.cleared.append(fact.timer_id)\n        draft.postponed[fact.timer_id] = ",
+    ),
+    _mutation(
+        "timers fire early",
+        "saga/runtime/orchestrator.py",
+        "due_timers(until=self._clock.now(), limit",
+        "due_timers(until=self._clock.now() + 400_000, limit",
+    ),
+    _mutation(
+        "a fired timer stays armed",
+        "saga/core/kernel.py",
+        "    timer = turn.state.timers.pop(fact.timer_id, None)\n",
+        "    timer = turn.state.timers.get(fact.timer_id)\n",
+    ),
+    _mutation(
+        "undo in order of issue",
+        "saga/core/compensation.py",
+        "    for step in reversed(list(steps)):\n",
+        "    for step in list(steps):\n",
+    ),
+    _mutation(
+        "refused step undone",
+        "saga/core/compensation.py",
+        "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}\n",
+        "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT,"
+        " StepStatus.REFUSED}\n",
+    ),
+    _mutation(
+        "failing step not undone",
+        "saga/core/compensation.py",
+        "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}\n",
+        "    {StepStatus.ISSUED, StepStatus.DONE}\n",
+    ),
+    _mutation(
+        "late success lost",
+        "saga/core/rollback.py",
+        "        return Disposition.RECORDED\n    _append_undo(turn, step)\n",
+        "        return Disposition.RECORDED\n",
+    ),
+    _mutation(
+        "duplicate reply applied again",
+        "saga/core/kernel.py",
+        "    known = step.replies.get((name.direction, name.attempt))\n",
+        "    known = None\n",
+    ),
+    _mutation(
+        "next undo does not wait",
+        "saga/core/rollback.py",
+        "        if any(step.status is StepStatus.UNDOING for step in steps):\n",
+        "        if plan.position and any(step.status is StepStatus.UNDOING for step in steps):\n",
+    ),
+    _mutation(
+        "inbox asked and not obeyed",
+        "saga/effects/inbox.py",
+        "    if request.attempt == kept.attempt or kept.outcome is not ReplyOutcome.FAILED:\n",
+        "    if request.attempt < 0:\n",
+    ),
+    _mutation(
+        "no tombstone after an early undo",
+        "saga/effects/inbox.py",
+        "        (InboxWrite(row, kept), InboxWrite(_undone_before(tombstone)._replace(attempt=0)))\n",
+        "        (InboxWrite(row, kept),)\n",
+    ),
+    _mutation(
+        "inbox row in a transaction of its own",
+        "saga/adapters/sqlite/effects_unit.py",
+        "        has_written = self.is_inside and not self.is_broken\n",
+        "        has_written = self.is_inside and not self.is_broken\n"
+        "        if has_written:\n"
+        "            self._store.connection.execute('COMMIT')\n"
+        "            self._store.connection.execute('BEGIN IMMEDIATE')\n"
+        "            self._store.connection.execute('SAVEPOINT unit')\n",
+    ),
+)
