@@ -62,7 +62,7 @@ class Aside:
         if visit.inbound is None:
             self.postpone(draft, visit)
             return
-        self.sagas.add(visit.saga_id)
+        draft.holding.add(visit.saga_id)
         if visit.held_id:
             return  # it is held already, in its place
         draft.counts["held"] += 1

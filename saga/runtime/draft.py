@@ -39,7 +39,8 @@ class Draft:
     """
     Everything that one batch has decided so far.
 
-    *remembered* are the sagas that were in memory, *visited* all that the batch has worked with.
+    *remembered* are the sagas that were in memory, *visited* all that the batch has worked with,
+    *holding* those behind which it holds records.
     """
 
     at: Instant
@@ -52,6 +53,7 @@ class Draft:
     cleared: list[TimerId] = field(default_factory=list)
     dead: list[ParkedRecord] = field(default_factory=list)
     held: list[ParkedRecord] = field(default_factory=list)
+    holding: set[SagaId] = field(default_factory=set)
     unparked: list[int] = field(default_factory=list)
     outgoing: list[Record] = field(default_factory=list)
     revisits: set[SagaId] = field(default_factory=set)

@@ -149,6 +149,12 @@ class Turns:
                     self._visit(draft, found, visit, index, failures.get(index))
             except TurnRaised as raised:
                 failures[raised.index] = raised.error
+                log.exception(
+                    "turn failed",
+                    saga_id=visits[raised.index].saga_id,
+                    error=str(raised),
+                    exc_info=raised.error,
+                )
             except Outdated:
                 continue  # what was in memory has left it, and the store is asked
             else:
@@ -183,7 +189,7 @@ class Turns:
                 return
             self._aside.hold(draft, visit, "behind_failed_turn", "held until the saga is released")
             return
-        if self._is_out_of_turn(saga, visit):
+        if self._is_out_of_turn(draft, saga, visit):
             self._aside.hold(draft, visit, "behind_held", "records held before it go first")
             draft.revisits.add(visit.saga_id)
             return
@@ -192,13 +198,14 @@ class Turns:
         else:
             self._handle(draft, saga, visit, index)
 
-    def _is_out_of_turn(self, live: Live, visit: Visit) -> bool:
+    def _is_out_of_turn(self, draft: Draft, live: Live, visit: Visit) -> bool:
         if visit.is_operator or visit.held_id:
             return False
-        # What came early waits for the trigger; but a trigger whose turn failed comes before others.
+        # What came early waits for the trigger; a trigger whose turn failed comes before others.
         if visit.starts is not None and live.version == 0:
             return False
-        return visit.inbound is not None and visit.saga_id in self._aside.sagas
+        is_behind = visit.saga_id in self._aside.sagas or visit.saga_id in draft.holding
+        return visit.inbound is not None and is_behind
 
     def _handle(self, draft: Draft, live: Live, visit: Visit, index: int) -> None:
         event = visit.event
@@ -263,7 +270,6 @@ class Turns:
         The saga's own code raised on this visit: record that, and hold the record.
         """
         text = f"{type(error).__name__}: {error}"
-        log.error("turn failed", saga_id=live.saga_id, error=text, exc_info=error)
         draft.counts["failed_turns"] += 1
         if live.state.status.is_ended:
             self._aside.refuse(draft, visit, "turn_failed", text)
@@ -300,6 +306,7 @@ class Turns:
         batch = draft.batch(work.positions(), relayed)
         appended = await self._store.append(batch, at=draft.at)
         self._relay.forget(relayed)
+        self._aside.sagas |= draft.holding
         for live in draft.visited:
             if live.version > 0:
                 self._live.keep(live)

@@ -41,7 +41,7 @@ class TurnRaised(Exception):
     """
 
     def __init__(self, index: int, error: Exception) -> None:
-        super().__init__(str(error))
+        super().__init__(f"{type(error).__name__}: {error}")
         self.index = index
         self.error = error
 
