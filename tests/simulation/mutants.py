@@ -52,7 +52,9 @@ def hunt(mutation: Mutation) -> Fate:
         copy = Path(folder)
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "saga", copy / "saga", ignore=ignored)
-        shutil.copytree(ROOT / "tests" / "simulation", copy / "tests" / "simulation", ignore=ignored)
+        shutil.copytree(
+            ROOT / "tests" / "simulation", copy / "tests" / "simulation", ignore=ignored
+        )
         (copy / "tests" / "__init__.py").touch()
         mutate(copy / mutation.file, mutation)
         try:

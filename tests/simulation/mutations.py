@@ -72,8 +72,8 @@ MUTATIONS = (
     _mutation(
         "relayed before published",
         "saga/runtime/relay.py",
-        "            await self.publish_now(records)\n            self._relayed.append(backlog_id)\n",
-        "            self._relayed.append(backlog_id)\n            await self.record()\n"
+        "await self.publish_now(records)\n            self._relayed.append(backlog_id)\n",
+        "self._relayed.append(backlog_id)\n            await self.record()\n"
         "            await self.publish_now(records)\n",
     ),
     _mutation(
@@ -91,13 +91,15 @@ MUTATIONS = (
     _mutation(
         "dlq copy after the positions",
         "saga/runtime/turns.py",
-        "            await self._relay.publish_now([copy for copy in copies if copy is not None])\n",
-        "            dead = [copy for copy in copies if copy is not None]\n",
+        "await self._relay.publish_now([copy for copy in copies if copy is not None])\n",
+        "dead = [copy for copy in copies if copy is not None]\n",
         (
             "        self._relay.forget(relayed)\n",
-            "        self._relay.forget(relayed)\n"
-            "        if draft.dead:\n"
-            "            await self._relay.publish_now(dead)\n",
+            (
+                "        self._relay.forget(relayed)\n"
+                "        if draft.dead:\n"
+                "            await self._relay.publish_now(dead)\n"
+            ),
         ),
     ),
     _mutation(
@@ -170,8 +172,8 @@ MUTATIONS = (
     _mutation(
         "no tombstone after an early undo",
         "saga/effects/inbox.py",
-        "        (InboxWrite(row, kept), InboxWrite(_undone_before(tombstone)._replace(attempt=0)))\n",
-        "        (InboxWrite(row, kept),)\n",
+        "(InboxWrite(row, kept), InboxWrite(_undone_before(tombstone)._replace(attempt=0)))\n",
+        "(InboxWrite(row, kept),)\n",
     ),
     _mutation(
         "inbox row in a transaction of its own",

@@ -1,5 +1,5 @@
 """
-Repeats one world: `python -m saga.testing.world SEED`, with `--trace` everything that happened in it.
+Repeats one world: `python -m saga.testing.world SEED`; `--trace` shows everything that happened.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """
-What runs in a simulated process: the same objects as in a real one, put together as `saga.wiring` does.
+What runs in a simulated process: the same objects as in a real one, put together as `saga.wiring`
+does.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
+from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
 from saga.contracts import TopicNames
-from saga.core.identity import Instant, SagaId
 from saga.effects import EffectsService
 from saga.effects.settings import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
-from saga.ports import Appended, Batch, Inbound, Record
+from saga.ports import Batch, Inbound, Record
 from saga.runtime import parking
 from saga.runtime.aside import Aside
 from saga.runtime.draft import Draft
@@ -40,7 +40,6 @@ from saga.testing.world.ports import (
 from saga.testing.world.process import Process
 from saga.testing.world.shadow import Shadows
 from saga.testing.world.store import WorldStore
-from saga.testing.world.trace import Surroundings
 
 RECORD_BYTES_MAX = 1_048_576
 EARLY_HOLD_S = 3.0

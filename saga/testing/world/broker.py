@@ -1,13 +1,14 @@
 """
 The bus of a world: the one in memory, with what a real broker does to its clients.
 
-Records come twice, at once or much later. A member of a group that was cut off learns late that its
-partitions are read by others, and reads on until then. Everything that was ever published is kept in
+Records come twice, at once or much later. A member of a group that was cut off learns late that
+others read its partitions, and reads on until then. Everything that was ever published is kept in
 the order in which it was, for the checker.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -48,13 +49,16 @@ class WorldClock:
         Return after *seconds*.
         """
         woken = self._loop.create_future()
-        timer = self._loop.call_later(
-            max(seconds, 0.0), lambda: woken.done() or woken.set_result(None)
-        )
+        timer = self._loop.call_later(max(seconds, 0.0), _wake, woken)
         try:
             await woken
         finally:
             timer.cancel()
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 class Member(MemoryConsumer):
@@ -199,9 +203,7 @@ class SimulatedBus(MemoryBus):
         self._place_all([record])
 
     def _place_all(self, records: Sequence[Record]) -> None:
-        placed = [
-            replace(record, partition=self._place(record).partition) for record in records
-        ]
+        placed = [replace(record, partition=self._place(record).partition) for record in records]
         for record in placed:
             super().append([record])
             assert record.partition is not None, record

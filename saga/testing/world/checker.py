@@ -57,8 +57,8 @@ def check(durable: Durable, log: Log, surroundings: Surroundings) -> list[str]:
         for entry in history:
             surroundings.note(saga_id, f"{entry.version} {entry.at} {entry.cause} {entry.body}")
     return [
-        *durable.shadows.replay_all(dict(evidence.histories)),
-        *check_histories(evidence), 
+        *durable.shadows.replay_all(evidence.histories),
+        *check_histories(evidence),
         *check_records(evidence),
         *check_effects(evidence),
     ]

@@ -1,5 +1,5 @@
 """
-The database of a world's effect services: SQLite in memory, shared by their processes, crashing at will.
+The database of a world's effect services: SQLite in memory, shared by their processes, with errors.
 
 It outlives every process, as a file would. A process that crashes loses what it had not committed.
 Statements may fail, and a commit may be done and yet reported as failed.

@@ -1,8 +1,8 @@
 """
 Whoever uses the sagas of a world: publishes triggers, signals and cancels, and keeps a log of it.
 
-The log has three values: a publication was acknowledged, or it is unknown whether it happened, or it
-certainly did not. Only the unknown ones may go either way.
+What was published was acknowledged, or it is unknown whether it happened. Only the unknown may go
+either way.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
 
-from saga.contracts import Command, CommandAct, ContractModel, Event, contract_of
+from saga.contracts import Command, CommandAct
 from saga.core.events import CancelMode
-from saga.core.identity import SagaId
+from saga.core.identity import SagaId, saga_id
 from saga.errors import BusUnavailable
 from saga.ports import Record
 from saga.runtime.publisher import Publisher
 from saga.testing.world.assembly import Durable
 from saga.testing.world.ports import ProcessBus, ProcessClock
 from saga.testing.world.process import Process
-from saga.testing.world.sample import (
+from saga.testing.world.sample_messages import (
     ChoiceOrdered,
     FlawedOrdered,
     Ordered,
@@ -36,6 +36,12 @@ from saga.testing.world.sample import (
 ORDERING_S = 1.2
 """How long triggers come in."""
 TRIES_MAX = 4
+SIGNALLED_SHARE = 0.7
+CANCELLED_SHARE = 0.15
+REPEATED_SHARE = 0.2
+CONTRADICTED_SHARE = 0.1
+STUCK_SHARE = 0.5
+GARBAGE_SHARE = 0.4
 
 
 class Said(StrEnum):
@@ -107,13 +113,13 @@ def drawn_orders(rng: Random) -> list[Order]:
         order = Order(
             name, model(order_id=key, script=script), f"m-{number}", rng.uniform(0, ORDERING_S)
         )
-        if name == "patient" and rng.random() < 0.7:
+        if name == "patient" and rng.random() < SIGNALLED_SHARE:
             order.follow_ups.append((rng.uniform(-0.2, 1.5), "signal"))
-        if rng.random() < 0.15:
+        if rng.random() < CANCELLED_SHARE:
             order.follow_ups.append((rng.uniform(0, 1.5), rng.choice(("graceful", "immediate"))))
-        if rng.random() < 0.2:
+        if rng.random() < REPEATED_SHARE:
             order.follow_ups.append((rng.uniform(0, 3), "again"))
-        if rng.random() < 0.1:
+        if rng.random() < CONTRADICTED_SHARE:
             order.follow_ups.append((rng.uniform(0.1, 3), "conflict"))
         orders.append(order)
     return sorted(orders, key=lambda order: order.at_s)
@@ -125,7 +131,7 @@ def _words(rng: Random, trouble: float, name: str, step: str) -> list[str]:
         words.append(rng.choice(("refuse", "fail:1", "fail:2", "fail:9", "slow:0.3", "slow:1.2")))
     if rng.random() < trouble:
         words.append(f"undofail:{rng.randint(1, 3)}")
-    if name == "stubborn" and step == "b" and rng.random() < 0.5:
+    if name == "stubborn" and step == "b" and rng.random() < STUCK_SHARE:
         words.append("undofail:9")
     return words
 
@@ -164,26 +170,26 @@ class Driver:
                 (max(order.at_s + after_s, 0.0), number, act, order)
                 for after_s, act in order.follow_ups
             ]
-        if self._rng.random() < 0.4:
+        if self._rng.random() < GARBAGE_SHARE:
             acts += [
                 (self._rng.uniform(0, ORDERING_S), -1, "garbage", None)
                 for _ in range(self._rng.randint(1, 3))
             ]
-        for at_s, _, act, order in sorted(acts, key=lambda each: (each[0], each[1], each[2])):
+        for at_s, _, act, about in sorted(acts, key=lambda each: (each[0], each[1], each[2])):
             await self._clock.sleep(at_s - self._clock.monotonic_s())
-            if order is None:
+            if about is None:
                 await self._garbage()
             else:
-                await self._do(act, order)
+                await self._do(act, about)
 
-    async def release(self, saga_id: SagaId, key: str) -> None:
+    async def release(self, parked: SagaId, key: str) -> None:
         """
         An operator's act: let a saga go on.
         """
-        await self._command(CommandAct.RELEASE, saga_id, key, reason="mended", actor="operator")
+        await self._command(CommandAct.RELEASE, parked, key, reason="mended", actor="operator")
 
     async def _do(self, act: str, order: Order) -> None:
-        saga_id = self._saga_id(order)
+        target = saga_id(order.definition, order.trigger.order_id)
         key = order.trigger.order_id
         match act:
             case "order" | "again":
@@ -192,11 +198,11 @@ class Driver:
                 await self._conflict(order)
             case "signal":
                 await self._command(
-                    CommandAct.SIGNAL, saga_id, key, name="approval", payload={"by": "boss"}
+                    CommandAct.SIGNAL, target, key, name="approval", payload={"by": "boss"}
                 )
             case "graceful" | "immediate":
                 await self._command(
-                    CommandAct.CANCEL, saga_id, key, mode=CancelMode(act), reason="changed mind"
+                    CommandAct.CANCEL, target, key, mode=CancelMode(act), reason="changed mind"
                 )
             case _:
                 raise AssertionError(act)
@@ -231,12 +237,14 @@ class Driver:
 
     def _is_heard(self, topic: str) -> bool:
         name = self._durable.names.contract_name(topic)
-        return name is not None and not name.startswith(("sim.evt.work", "sim.evt.notic", "sim.evt.appr"))
+        return name is not None and not name.startswith(
+            ("sim.evt.work", "sim.evt.notic", "sim.evt.appr")
+        )
 
-    async def _command(self, act: CommandAct, saga_id: SagaId, key: str, **said: object) -> None:
+    async def _command(self, act: CommandAct, target: SagaId, key: str, **said: object) -> None:
         self._numbers += 1
         command = Command.model_validate(
-            {"command_id": f"command-{self._numbers}", "act": act, "saga_id": saga_id, **said}
+            {"command_id": f"command-{self._numbers}", "act": act, "saga_id": target, **said}
         )
         self.log.commands[command.command_id] = command
         for _ in range(TRIES_MAX):
@@ -257,16 +265,6 @@ class Driver:
                 return True
         return False
 
-    def _saga_id(self, order: Order) -> SagaId:
-        registered = self._durable.app.registry.find(order.definition, 1)
-        assert registered is not None, order.definition
-        from saga.core.identity import saga_id
-
-        return saga_id(order.definition, order.trigger.order_id)
-
     def _new_id(self) -> str:
         self._numbers += 1
         return f"driver-{self._numbers}"
-
-
-__all__ = ["ContractModel", "Driver", "Event", "Log", "Order", "Said", "contract_of", "drawn_orders"]

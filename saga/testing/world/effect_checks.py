@@ -5,11 +5,18 @@ What must hold of the services' ledger: each effect once, and nothing left that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from saga.core.events import ReplyOutcome
 from saga.core.history import Entry
-from saga.core.intents import IntentIssued, RollbackGoal, RollbackPlanned, UndoAppended
-from saga.core.intents import SagaCleanedUp, SagaRolledBack
+from saga.core.intents import (
+    IntentIssued,
+    RollbackGoal,
+    RollbackPlanned,
+    SagaCleanedUp,
+    SagaRolledBack,
+    UndoAppended,
+)
 from saga.testing.world.evidence import Evidence, Line, answered, issued
 
 
@@ -96,6 +103,6 @@ def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
         for line in sorted(undone.values(), key=lambda line: line.number)
         if line.step not in late
     ]
-    for earlier, later in zip(order, order[1:], strict=False):
+    for earlier, later in pairwise(order):
         if group.get(earlier) != group.get(later) and place[earlier] < place[later]:
             yield f"{earlier} was undone before {later}, which was done after it"

@@ -34,8 +34,8 @@ class Evidence:
     """
     Inputs, stores, bus and ledger of one world.
 
-    *stored_at* is the number of an entry among everything that happened; it is empty where the store
-    publishes by itself, in the very transaction.
+    *stored_at* is the number of an entry among everything that happened; it is empty where the
+    store publishes by itself, in the very transaction.
     """
 
     log: Log

@@ -1,8 +1,8 @@
 """
 What goes wrong in a world, drawn from its seed: a swarm.
 
-Every kind of fault has its own rate, and about half of them are zero in any one world: constant chaos
-hides bugs, because nothing gets far enough to break. Once a world heals, nothing is drawn any more.
+Every kind of fault has its own rate, and about half of them are zero in any one world: constant
+chaos hides bugs, because nothing gets far enough to break. Once a world heals, nothing is drawn.
 """
 
 from __future__ import annotations

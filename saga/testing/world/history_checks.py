@@ -46,9 +46,7 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_late_successes(history),
         ):
             yield f"{evidence.summaries[saga_id].definition} {saga_id}: {problem}"
-    armed = frozenset(
-        timer for history in evidence.histories.values() for timer in _armed(history)
-    )
+    armed = frozenset(timer for history in evidence.histories.values() for timer in _armed(history))
     if armed != evidence.timers:
         yield f"due-index and histories differ: {sorted(armed ^ evidence.timers)[:3]}"
 

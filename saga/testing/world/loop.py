@@ -1,8 +1,8 @@
 """
 An event loop whose time is a number: it jumps to the next timer as soon as nothing is ready.
 
-No threads, no sockets, no waiting: a minute of a world takes as long as what happens in it. Callbacks
-run in the order in which they were called for, so the same calls give the same run.
+No threads, no sockets, no waiting: a minute of a world takes as long as what happens in it.
+Callbacks run in the order in which they were called for, so the same calls give the same run.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._now_s = max(self._now_s, self._scheduled[0].when())
         return []
 
-    def run_in_executor(self, executor: object, func: object, *args: object) -> NoReturn:  # type: ignore[override]
+    def run_in_executor(self, executor: object, func: object, *_args: object) -> NoReturn:
         """
         There are no threads in a world.
         """
-        raise RuntimeError(f"a simulated world has no threads, but {func!r} asks for one")
+        raise RuntimeError(f"a world has no threads: {func!r} wants one from {executor!r}")
 
     def _process_events(self, event_list: list[Any]) -> None:
         """

@@ -1,5 +1,5 @@
 """
-What befalls whole processes: crashes at no particular place, freezes, lost memberships, lost offsets.
+What befalls whole processes: crashes at any place, freezes, lost memberships, lost offsets.
 """
 
 from __future__ import annotations
@@ -7,13 +7,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from saga.testing.world.assembly import AnyProcess, Durable, EffectsProcess
+from saga.testing.world.assembly import AnyProcess, Durable
 from saga.testing.world.trace import Surroundings
 
 FREEZE_S_MAX = 2.0
 SESSION_S = 0.3
 """After so long a silence a group takes its member for dead."""
 DEAF_S_MAX = 1.0
+REWOUND_SHARE = 0.5
 
 
 class Nemesis:
@@ -88,7 +89,7 @@ class Nemesis:
         """
         for member in victim.bus.members:
             for source in sorted(member.assignment()):
-                if self._rng.random() < 0.5:
+                if self._rng.random() < REWOUND_SHARE:
                     member.rewind(source)
 
     async def _reset(self, victim: AnyProcess) -> None:
@@ -104,7 +105,3 @@ class Nemesis:
         if victim.process.is_alive:
             for member in victim.bus.members:
                 self._durable.bus.readmit(member)
-
-
-STRIKES = ("kill", "freeze", "deafen", "rewind", "reset", "restart")
-ROLES = (EffectsProcess,)

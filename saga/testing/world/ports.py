@@ -183,7 +183,6 @@ class ProcessBus:
         """
         Join *group* on *topics*.
         """
-
         joined: list[Member] = []
 
         async def join() -> Member:
@@ -298,9 +297,7 @@ class ProcessCatalogue:
         """
         The summaries of these sagas.
         """
-        return await self._ask(
-            "catalogue.summaries", lambda: self._catalogue.summaries(saga_ids)
-        )
+        return await self._ask("catalogue.summaries", lambda: self._catalogue.summaries(saga_ids))
 
     async def parked(
         self,

@@ -1,9 +1,9 @@
 """
-A simulated process: it can crash at any call of a port, freeze, and come back with nothing in memory.
+A simulated process: it can crash at any call of a port, freeze, and come back with empty memory.
 
-After its crash nothing of a process may have any effect, its `finally` blocks included: every call it
-still makes ends in `Killed`. A frozen process makes no call until it thaws; what it had called for
-is done meanwhile, as a real broker or database would.
+After its crash nothing of a process may have any effect, its `finally` blocks included: every call
+it still makes ends in `Killed`. A frozen process makes no call until it thaws; what it had called
+for is done meanwhile, as a real broker or database would.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ class Process:
     One incarnation of one process.
     """
 
-    def __init__(
-        self, name: str, surroundings: Surroundings, *, can_crash: bool = True
-    ) -> None:
+    def __init__(self, name: str, surroundings: Surroundings, *, can_crash: bool = True) -> None:
         self.name = name
         self.can_crash = can_crash
         self.surroundings = surroundings

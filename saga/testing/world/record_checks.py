@@ -146,29 +146,31 @@ def _accounting(evidence: Evidence) -> Iterator[str]:
         if isinstance(entry.body, ReplyReceived)
     }
     causes = {entry.cause for history in evidence.histories.values() for entry in history}
+    known = {order.message_id for order in evidence.log.orders}
+    conflicting = {message_id for _, message_id in evidence.log.conflicting}
     for _, record in evidence.published:
         if record.topic not in evidence.heard or record.value in evidence.log.garbage:
             continue
         found = parked.get(record.position)
+        headers = headers_of(record)
+        record_id = headers.get("ce_id", "")
         if found is not None:
             if not _may_be_parked(evidence, record, found.reason):
                 yield f"{found.reason}: a good record is parked: {record}, {found.message}"
-            continue
-        headers = headers_of(record)
-        if "ce_causationid" in headers:
-            outcome = "done"
-            if "intent-failed" in record.topic:
-                outcome = orjson.loads(record.value or b"{}")["outcome"]
-            if (headers["ce_causationid"], outcome) not in answers:
-                yield f"the reply {outcome} to {headers['ce_causationid']} is nowhere"
-        elif ".ctl." in record.topic:
-            if headers["ce_id"] not in causes:
-                yield f"command {headers['ce_id']} is nowhere"
-        elif headers["ce_id"] in {message_id for _, message_id in evidence.log.conflicting}:
-            if headers["ce_id"] not in causes:
-                yield f"trigger {headers['ce_id']}, which contradicts another, is nowhere"
-        elif not any(order.message_id == headers["ce_id"] for order in evidence.log.orders):
+        elif "ce_causationid" in headers:
+            if (headers["ce_causationid"], _outcome_of(record)) not in answers:
+                yield f"the reply {_outcome_of(record)} to {headers['ce_causationid']} is nowhere"
+        elif ".ctl." in record.topic or record_id in conflicting:
+            if record_id not in causes:
+                yield f"{record_id} on {record.topic} is nowhere"
+        elif record_id not in known:
             yield f"nobody has published {record}"
+
+
+def _outcome_of(record: Inbound) -> str:
+    if "intent-failed" not in record.topic:
+        return "done"
+    return str(orjson.loads(record.value or b"{}")["outcome"])
 
 
 def _may_be_parked(evidence: Evidence, record: Inbound, reason: str) -> bool:
@@ -187,41 +189,42 @@ def _may_be_parked(evidence: Evidence, record: Inbound, reason: str) -> bool:
 
 def _parked(evidence: Evidence) -> Iterator[str]:
     originals = {record.position: record for _, record in evidence.published}
-    copies: dict[Position, Inbound] = {}
-    for _, record in evidence.published:
-        if ".dlq." in record.topic:
-            headers = headers_of(record)
-            copies[
-                Position(
-                    headers["x-dlq-topic"],
-                    int(headers["x-dlq-partition"]),
-                    int(headers["x-dlq-offset"]),
-                )
-            ] = record
+    copies = dict(_copies(evidence))
     seen: set[Position] = set()
-    for record in evidence.parked:
-        at = record.position
+    for parked in evidence.parked:
+        at = parked.position
+        seen.add(at)
         original = originals.get(at)
+        copy = copies.get(at)
         if original is None:
             yield f"{at} is parked, and nothing was ever there"
             continue
-        if record.kind is ParkedKind.HELD:
-            yield f"{at} is held for ever: {record.reason}"
-        if (record.key, record.value, record.headers) != (
+        if parked.kind is ParkedKind.HELD:
+            yield f"{at} is held for ever: {parked.reason}"
+        if (parked.key, parked.value, parked.headers) != (
             original.key,
             original.value,
             original.headers,
         ):
             yield f"{at} is parked with other bytes than it came with"
-        seen.add(at)
-        copy = copies.get(at)
         if copy is None:
             yield f"{at} is parked and not on its dlq topic"
         elif (copy.key, copy.value) != (original.key, original.value):
             yield f"{at} is on its dlq topic with other bytes"
     for at in copies.keys() - seen:
         yield f"{at} is on its dlq topic and not parked"
+    for at, record in originals.items():
+        is_garbage = record.value in evidence.log.garbage and ".dlq." not in record.topic
+        if is_garbage and at not in seen:
+            yield f"{at} cannot be read, and is not parked"
+
+
+def _copies(evidence: Evidence) -> Iterator[tuple[Position, Inbound]]:
+    """
+    What is on dlq topics, by the place it came from.
+    """
     for _, record in evidence.published:
-        if record.value in evidence.log.garbage and ".dlq." not in record.topic:
-            if record.position not in seen:
-                yield f"{record.position} cannot be read, and is not parked"
+        if ".dlq." in record.topic:
+            headers = headers_of(record)
+            place = int(headers["x-dlq-partition"]), int(headers["x-dlq-offset"])
+            yield Position(headers["x-dlq-topic"], *place), record

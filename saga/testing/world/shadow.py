@@ -1,13 +1,13 @@
 """
 The shadow of every saga: its state as its history alone gives it, brought up to date turn by turn.
 
-Replaying goes on where it stopped, which comes to the same as replaying from the begin each time: a
-fold has no memory but its state. At the end of a world each history is replayed once more in one go.
+Replaying goes on where it stopped, which comes to the same as replaying from the begin each time:
+a fold has no memory but its state. At the end each history is replayed once more in one go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from saga.core.decider import Decider
@@ -34,9 +34,7 @@ class Shadows:
     def __init__(self) -> None:
         self._shadows: dict[SagaId, _Shadow] = {}
 
-    def compare(
-        self, decider: Decider, live: SagaState, history: Sequence[Entry]
-    ) -> Iterator[str]:
+    def compare(self, decider: Decider, live: SagaState, history: Sequence[Entry]) -> Iterator[str]:
         """
         Yields where *live* differs from what *history*, which led to it, gives.
         """
@@ -53,7 +51,7 @@ class Shadows:
         shadow.version = len(history)
         yield from _differences(saga_id, len(history), live, shadow.state)
 
-    def replay_all(self, histories: dict[SagaId, list[Entry]]) -> Iterator[str]:
+    def replay_all(self, histories: Mapping[SagaId, Sequence[Entry]]) -> Iterator[str]:
         """
         Yields the differences between each shadow and its history replayed in one go.
         """

@@ -1,8 +1,8 @@
 """
 A whole deployment in one event loop: bus, store, services, orchestrators, and what goes wrong.
 
-First faults, then the world heals and has to come to rest within bounded time. What is checked after
-it knows only what went in, what is stored and published, and what the services have done.
+First faults, then the world heals and has to come to rest within bounded time. The checker then
+knows only what went in, what is stored and published, and what the services have done.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import structlog
@@ -24,10 +24,9 @@ from saga.contracts import TopicNames
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.errors import BusUnavailable, StoreUnavailable
-from saga.ports import Source, TopicSpec
+from saga.ports import TopicSpec
 from saga.runtime.router import Router
 from saga.testing.world.assembly import (
-    GROUP,
     AnyProcess,
     Durable,
     EffectsProcess,
@@ -51,6 +50,11 @@ REST_S_MAX = 90.0
 """How long a healed world may take to come to rest."""
 REST_POLL_S = 0.25
 VIOLATIONS_SHOWN_MAX = 10
+OWN_PUBLISHING_SHARE = 0.5
+"""Of the worlds whose store publishes in its own transaction; others relay a backlog."""
+RELEASES_MAX = 3
+"""Of one saga: what the mended code parks again is a finding."""
+CANCELS_MAX = 100
 RESTART_S_MAX = 0.6
 SESSION_S_MAX = 0.6
 """How long a group takes to notice that a member is gone."""
@@ -78,7 +82,9 @@ class Verdict:
         """
         if not self.violations:
             return f"world {self.seed}: everything holds, fingerprint {self.fingerprint}"
-        first = "\n".join(f"  - {violation}" for violation in self.violations[:VIOLATIONS_SHOWN_MAX])
+        first = "\n".join(
+            f"  - {violation}" for violation in self.violations[:VIOLATIONS_SHOWN_MAX]
+        )
         return (
             f"world {self.seed}: {len(self.violations)} violations\n{first}\n"
             f"repeat it with: python -m saga.testing.world {self.seed}"
@@ -133,7 +139,7 @@ class World:
 
     def _make_durable(self) -> Durable:
         bus = SimulatedBus(self._surroundings)
-        publishes_itself = self._rng.random() < 0.5
+        publishes_itself = self._rng.random() < OWN_PUBLISHING_SHARE
         store = WorldStore(self._surroundings, bus if publishes_itself else None)
         return Durable(
             app=sample_app(),
@@ -180,7 +186,7 @@ class World:
         nemesis.cancel()
         self._heal()
         await driven
-        await self._operate()
+        self._surroundings.is_bug_fixed = True
         await self._rest()
         await self._close(keepers)
 
@@ -193,16 +199,14 @@ class World:
             incarnation += 1
             process = Process(f"{name}.{incarnation}", self._surroundings)
             ended = self._loop.create_future()
-            process.on_crash.append(lambda ended=ended: ended.done() or ended.set_result(None))
-            context_task = process.spawn(self._build_and_live(process, name, build))
-            context_task.add_done_callback(
-                lambda task, ended=ended: ended.done() or ended.set_result(None)
-            )
+            process.on_crash.append(partial(_settle, ended))
+            life = process.spawn(self._build_and_live(process, name, build))
+            life.add_done_callback(partial(_settle, ended))
             await ended
             crashed = not process.is_alive
             role = self._running.pop(name, None)
             if not crashed:
-                self._judge_end(process, context_task)
+                self._judge_end(process, life)
             process.is_alive = False
             await process.gone()
             if role is not None:
@@ -228,8 +232,6 @@ class World:
         if starting and all("made up" in str(one) for one in errors):
             return
         said = "; ".join(f"{type(one).__name__}: {one}" for one in errors)
-        if os.environ.get("TB"):
-            import traceback; traceback.print_exception(error)
         self._durable.violations.append(f"{process.name} ended by itself: {said}")
 
     async def _expire(self, role: AnyProcess, *, crashed: bool) -> None:
@@ -249,12 +251,6 @@ class World:
             for member in role.bus.members:
                 self._durable.bus.readmit(member)
 
-    async def _operate(self) -> None:
-        """
-        Half of the worlds mend what was wrong with their code, and release what it had parked.
-        """
-        self._surroundings.is_bug_fixed = True
-
     async def _rest(self) -> None:
         """
         Wait until nothing is left to do.
@@ -269,7 +265,7 @@ class World:
                 self._durable.violations.append(f"the world does not come to rest: {restless}")
                 return
             for summary in await self._durable.catalogue.sagas(status=SagaStatus.PARKED):
-                if "flaw" in (summary.reason or "") and released[summary.saga_id] < 3:
+                if "flaw" in (summary.reason or "") and released[summary.saga_id] < RELEASES_MAX:
                     released[summary.saga_id] += 1
                     self._surroundings.faults.seen["released"] += 1
                     await self._driver.release(summary.saga_id, summary.key)
@@ -307,14 +303,14 @@ class World:
         backlog = await durable.store.backlog(appended_before=Instant(2**62), limit=1)
         return f"the backlog has {backlog[0].backlog_id}" if backlog else None
 
-    async def _close(self, keepers: list[asyncio.Future[None]]) -> None:
+    async def _close(self, keepers: Sequence[asyncio.Future[None]]) -> None:
         """
         Stop everything as a deploy would.
         """
         self._is_closing = True
         for role in list(self._running.values()):
             role.stop()
-        done, pending = await asyncio.wait(keepers, timeout=REST_S_MAX)
+        _, pending = await asyncio.wait(keepers, timeout=REST_S_MAX)
         if pending:
             names = ", ".join(self._running)
             self._durable.violations.append(f"these do not stop: {names}")
@@ -325,7 +321,7 @@ class World:
     def _end_loop(self) -> None:
         for role in self._running.values():
             role.process.is_alive = False
-        for _ in range(100):
+        for _ in range(CANCELS_MAX):
             tasks = asyncio.all_tasks(self._loop)
             if not tasks:
                 break
@@ -333,13 +329,16 @@ class World:
                 task.cancel()
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1))
 
-    def _on_loop_error(
-        self, loop: asyncio.AbstractEventLoop, context: dict[str, object]
-    ) -> None:
+    def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")
         self._durable.violations.append(
             f"an error reached the event loop: {context.get('message')}: {error!r}"
         )
+
+
+def _settle(ended: asyncio.Future[None], *_: object) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -364,8 +363,3 @@ def _quiet() -> Iterator[None]:
     finally:
         structlog.configure(**before)
         logging.disable(level)
-
-
-Rest = Callable[[], Awaitable[None]]
-Sources = list[Source]
-ORCHESTRATORS = GROUP
