@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import count
 from zlib import crc32
 
 import structlog
@@ -48,6 +49,10 @@ HELD_SAGAS_MAX = 10_000
 CONFLICTS_BEFORE_BACKOFF_MAX = 3
 HOPEFUL = frozenset({"early", "behind_held"})
 """Why a record may be held that is tried again and again."""
+HOPELESS = frozenset({"turn_failed", "behind_failed_turn"})
+"""Why a record may be held that nobody but an operator lets go."""
+RETRY_SWEEPS = 30
+"""Every so many sweeps all others are tried: a worker without their code may be gone by now."""
 HELD_UP = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
 log = structlog.get_logger("saga.orchestrator")
 
@@ -125,7 +130,7 @@ class Orchestrator:
             self._group, self._router.topics, resume_at=self._resume_at
         )
         await self._relay.take_over(older_than_s=0)
-        await self._sweep(is_first=True)
+        await self._sweep(tries_all=True)
 
     async def run(self) -> None:
         """
@@ -271,10 +276,10 @@ class Orchestrator:
 
     async def _sweep_now_and_then(self) -> None:
         backoff = Backoff(f"sweep/{self._worker_id}")
-        while True:
+        for number in count(1):
             await self._clock.sleep(SWEEP_S)
             try:
-                await self._sweep(is_first=False)
+                await self._sweep(tries_all=number % RETRY_SWEEPS == 0)
                 await self._relay.take_over()
                 await self._relay.record()
             except StoreUnavailable as error:
@@ -282,11 +287,12 @@ class Orchestrator:
             else:
                 backoff.reset()
 
-    async def _sweep(self, *, is_first: bool) -> None:
+    async def _sweep(self, *, tries_all: bool) -> None:
         """
         Find the sagas that records are held behind, and try those that may go on.
         """
-        held: dict[SagaId, str] = {}
+        known = set(self._aside.sagas)
+        held: dict[SagaId, set[str]] = {}
         after = 0
         while len(held) < HELD_SAGAS_MAX:
             page = await self._catalogue.parked(kind=ParkedKind.HELD, after=after, limit=500)
@@ -294,11 +300,16 @@ class Orchestrator:
                 break
             for record in page:
                 if record.saga_id is not None:
-                    held.setdefault(record.saga_id, record.reason)
+                    held.setdefault(record.saga_id, set()).add(record.reason)
             after = page[-1].parked_id
-        self._aside.sagas = set(held)
-        # A history that code at hand cannot follow is tried again when the code may have changed.
-        hopeful = {saga for saga, why in held.items() if is_first or why in HOPEFUL}
+        # What a lane has set aside meanwhile was not there yet when the pages were read.
+        self._aside.sagas = self._aside.sagas - known | held.keys()
+        hopeful = {
+            saga
+            for saga, reasons in held.items()
+            if (reasons & HOPEFUL and not reasons & HOPELESS)
+            or (tries_all and not reasons <= HOPELESS)
+        }
         hopeful |= await self._let_go(held.keys() - hopeful)
         self._revisit(hopeful)
 
