@@ -1,0 +1,46 @@
+"""
+Golden histories as text: one entry a line, in the form in which stores keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from saga.core.events import Json
+from saga.core.history import NAME_OF, Entry, from_plain, to_plain
+from saga.core.identity import SagaId
+
+FOLDER = Path(__file__).parent
+
+
+def dump(history: Sequence[Entry]) -> bytes:
+    """
+    The lines of *history*.
+    """
+    lines = [
+        {
+            "saga_id": entry.saga_id,
+            "version": entry.version,
+            "type": NAME_OF[type(entry.body)],
+            "data": to_plain(entry, lambda payload: orjson.Fragment(payload.encode())),
+        }
+        for entry in history
+    ]
+    return b"".join(orjson.dumps(line, option=orjson.OPT_SORT_KEYS) + b"\n" for line in lines)
+
+
+def load(file: Path) -> list[Entry]:
+    """
+    The history that *file* holds.
+    """
+    return [_entry(orjson.loads(line)) for line in file.read_bytes().splitlines()]
+
+
+def _entry(line: dict) -> Entry:
+    def text(payload: object) -> Json:
+        return Json(orjson.dumps(payload, option=orjson.OPT_SORT_KEYS).decode())
+
+    return from_plain(SagaId(line["saga_id"]), line["version"], line["type"], line["data"], text)

@@ -1,0 +1,112 @@
+"""
+Golden histories: what was once recorded, today's code still decides, entry by entry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from saga.core.history import Entry
+from saga.core.replay import replay
+from saga.core.state import SagaState
+from saga.core.status import SagaStatus
+from saga.errors import ReplayMismatch
+from saga.runtime.live import whose
+from tests.histories import definitions
+from tests.histories.plain import FOLDER, dump, load
+from tests.histories.record import SCRIPTS, main
+
+#: How each history ends. It is written down, so that a file that vanishes is missed.
+ENDS = {
+    "order-abandoned": SagaStatus.ABANDONED,
+    "order-cancelled": SagaStatus.ROLLED_BACK,
+    "order-completed": SagaStatus.COMPLETED,
+    "order-late-success": SagaStatus.ROLLED_BACK,
+    "order-refused": SagaStatus.ROLLED_BACK,
+    "order-stuck-and-skipped": SagaStatus.ROLLED_BACK_WITH_RESIDUE,
+    "trip-completed": SagaStatus.COMPLETED,
+    "trip-not-approved": SagaStatus.ROLLED_BACK,
+    "trip-second-choice": SagaStatus.COMPLETED,
+}
+
+
+def test_every_golden_history_is_known() -> None:
+    """
+    No file was lost, none came without saying how it ends.
+    """
+    assert {file.stem for file in FOLDER.glob("*.jsonl")} == ENDS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_todays_code_decides_what_a_golden_history_says(name: str) -> None:
+    """
+    Replaying a recorded history meets no difference and ends where it ended then.
+    """
+    state = _replayed(load(FOLDER / f"{name}.jsonl"))
+
+    assert state.status is ENDS[name]
+    assert state.timers == {}
+
+
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_a_golden_history_is_written_as_it_was_read(name: str) -> None:
+    """
+    Stored names, fields and their order are for ever: reading and writing give the same bytes.
+    """
+    file = FOLDER / f"{name}.jsonl"
+
+    assert dump(load(file)) == file.read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_every_beginning_of_a_golden_history_replays(name: str) -> None:
+    """
+    A worker may have to take over after any turn: each prefix of whole turns gives a state.
+    """
+    history = load(FOLDER / f"{name}.jsonl")
+    ends = [
+        entry.version for entry in history[1:] if entry.cause != history[entry.version - 2].cause
+    ]
+
+    for version in (end - 1 for end in ends):
+        _replayed(history[:version])
+
+
+def test_a_broken_history_is_refused_at_its_first_differing_entry() -> None:
+    """
+    In this one an undo carries a receipt that no reply has given: version 14, and both sides of it.
+    """
+    history = load(FOLDER / "broken" / "another-receipt.jsonl")
+
+    with pytest.raises(ReplayMismatch) as refused:
+        _replayed(history)
+
+    first = next(entry for entry in history if "p-44" in str(entry.body))
+    assert refused.value.version == first.version == 14
+    assert "p-44" in refused.value.recorded
+    assert '"p-4"' in refused.value.decided
+
+
+def test_what_is_recorded_is_never_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    The script that records new histories leaves those that are there alone.
+    """
+    monkeypatch.setattr("tests.histories.record.FOLDER", tmp_path)
+    kept = tmp_path / "order-completed.jsonl"
+    kept.write_bytes(b"as it was\n")
+
+    assert main() == 0
+
+    assert kept.read_bytes() == b"as it was\n"
+    assert {file.stem for file in tmp_path.glob("*.jsonl")} == SCRIPTS.keys()
+    assert "order-completed.jsonl is there already" in capsys.readouterr().out
+
+
+def _replayed(history: list[Entry]) -> SagaState:
+    registered = definitions.app.registry.find(*whose(history))
+    assert registered is not None, whose(history)
+    return replay(registered.decider, history[0].saga_id, history)
