@@ -45,6 +45,13 @@ class SagaRegistry:
         """
         return self._by_name.get((name, version))
 
+    def newest(self, name: str) -> Registered | None:
+        """
+        The newest version of the saga of this name; None where this application has none.
+        """
+        found = [one for (known, _), one in self._by_name.items() if known == name]
+        return max(found, key=lambda one: one.saga.version, default=None)
+
     def started_by(self, contract: str) -> list[Registered]:
         """
         The newest version of every saga that a message of *contract* starts.

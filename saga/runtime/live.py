@@ -122,6 +122,9 @@ class LiveSagas:
             return Lifeless(saga_id, "corrupt_history", str(history), SagaStatus.PARKED, ())
         name, version = whose(history)
         registered = self._sagas.find(name, version)
+        if not any(isinstance(entry.body, SagaStarted) for entry in history):
+            # It has decided nothing yet that would bind it to the version that could not begin it.
+            registered = self._sagas.newest(name)
         if registered is None:
             reason = f"no worker here has saga {name!r} version {version}: deploy it"
             return Lifeless(saga_id, "stalled", reason, SagaStatus.STALLED, history)
