@@ -5,6 +5,7 @@ Where a batch puts what no turn can take: held behind its saga, or dead.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from saga.core.events import TimerFired
 from saga.core.identity import Instant, SagaId
@@ -67,6 +68,25 @@ class Aside:
             return  # it is held already, in its place
         draft.counts["held"] += 1
         draft.held.append(held(visit.inbound, reason, message, draft.at, visit.saga_id))
+
+    async def mark_corrupt(self, draft: Draft) -> None:
+        """
+        Say in the index what is wrong with histories that cannot be read.
+        """
+        corrupt = [one.saga_id for one in draft.lifeless.values() if not one.entries]
+        if not corrupt:
+            return
+        for summary in await self._catalogue.summaries(corrupt):
+            found = draft.lifeless[summary.saga_id]
+            draft.corrupt.append(
+                replace(
+                    summary,
+                    status=found.status,
+                    reason=found.reason,
+                    waiting_for="operator",
+                    updated_at=draft.at,
+                )
+            )
 
     def postpone(self, draft: Draft, visit: Visit) -> None:
         """

@@ -40,7 +40,7 @@ class Draft:
     Everything that one batch has decided so far.
 
     *remembered* are the sagas that were in memory, *visited* all that the batch has worked with,
-    *holding* those behind which it holds records.
+    *holding* those behind which it holds records; *corrupt* are index rows of unreadable histories.
     """
 
     at: Instant
@@ -52,6 +52,7 @@ class Draft:
     postponed: dict[TimerId, DueTimer] = field(default_factory=dict)
     cleared: list[TimerId] = field(default_factory=list)
     dead: list[ParkedRecord] = field(default_factory=list)
+    corrupt: list[SagaSummary] = field(default_factory=list)
     held: list[ParkedRecord] = field(default_factory=list)
     holding: set[SagaId] = field(default_factory=set)
     unparked: list[int] = field(default_factory=list)
@@ -118,6 +119,7 @@ class Draft:
             for touched in self.touched.values()
             if touched.entries
         ]
+        summaries += self.corrupt
         for lifeless in self.lifeless.values():
             summary = summary_of_lifeless(lifeless, self.at)
             if summary is not None:

@@ -158,6 +158,7 @@ class Turns:
             except Outdated:
                 continue  # what was in memory has left it, and the store is asked
             else:
+                await self._aside.mark_corrupt(draft)
                 draft.visited = [saga for saga in found.values() if isinstance(saga, Live)]
                 return draft
 
