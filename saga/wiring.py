@@ -4,6 +4,7 @@ The one place where objects are put together: settings and an application in, a 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, Sqli
 from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.app import SagaApp
 from saga.effects import EffectsService
-from saga.errors import SettingsError
+from saga.errors import MessageTooLarge, SettingsError
 from saga.ports import (
     Batch,
     Bus,
@@ -28,7 +29,7 @@ from saga.runtime import parking
 from saga.runtime.aside import Aside
 from saga.runtime.live import LiveSagas
 from saga.runtime.orchestrator import Orchestrator
-from saga.runtime.outgoing import Outgoing
+from saga.runtime.outgoing import HEADERS_BYTES_MAX, Outgoing
 from saga.runtime.publisher import Publisher
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
@@ -101,7 +102,8 @@ def open_parts(settings: Settings) -> Parts:
     store_database = SqliteDatabase(store_file)
     shared = bus_file == store_file
     bus_database = store_database if shared else SqliteDatabase(bus_file)
-    bus = LocalBus(bus_database, clock=clock, record_bytes_max=settings.record_bytes)
+    record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
+    bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
     store = SqliteEventStore(store_database, publish_through=bus if shared else None)
     closers: list[Close] = [bus.close, store_database.close]
     if not shared:
@@ -196,7 +198,8 @@ def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
         parked = parking.dead(inbound, reason, message, parts.clock.now())
         copy = parking.dlq_record(parked, names)
         if copy is not None:
-            await parts.bus.publish([copy])
+            with contextlib.suppress(MessageTooLarge):  # the store has it whole
+                await parts.bus.publish([copy])
         await parts.store.append(Batch(parked=[parked]), at=parts.clock.now())
 
     return [

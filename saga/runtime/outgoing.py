@@ -27,6 +27,10 @@ SPEAKING = frozenset({IntentIssued, EventPublished, *_OUTCOMES})
 """Entries that may have something to publish."""
 
 
+HEADERS_BYTES_MAX = 48_576
+"""What a bus has to take beside key and value; ours are far smaller."""
+
+
 class _Sender(NamedTuple):
     """
     What all records of one saga have in common.
@@ -87,7 +91,7 @@ class Outgoing:
             undoes=intent.undoes,
             traceparent=sender.traceparent,
         )
-        value = self._value(intent.contract, intent.payload)
+        value = self._value(intent.contract, intent.payload, sender)
         return Record(self._names.topic(intent.contract), sender.key, value, headers)
 
     def _event(self, entry: Entry, event_id: str, message: Message, sender: _Sender) -> Record:
@@ -100,14 +104,15 @@ class Outgoing:
             causation_id=entry.cause,
             traceparent=sender.traceparent,
         )
-        value = self._value(message.contract, message.payload)
+        value = self._value(message.contract, message.payload, sender)
         return Record(self._names.topic(message.contract), sender.key, value, headers)
 
-    def _value(self, contract: str, payload: Json) -> bytes:
+    def _value(self, contract: str, payload: Json, sender: _Sender) -> bytes:
         value = payload.encode()
-        if len(value) > self._record_bytes_max:
+        size = len(value) + len(sender.key)
+        if size > self._record_bytes_max:
             raise MessageTooLarge(
-                f"{contract}: {len(value)} bytes, of which a record may have "
+                f"{contract}: key and value have {size} bytes, of which a record may have "
                 f"{self._record_bytes_max}"
             )
         return value

@@ -18,7 +18,7 @@ import structlog
 from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
-from saga.errors import BusUnavailable, CorruptHistory, StoreUnavailable
+from saga.errors import BusUnavailable, CorruptHistory, MessageTooLarge, StoreUnavailable
 from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record
 from saga.runtime.backoff import Backoff
 from saga.runtime.live import whose
@@ -85,6 +85,19 @@ class Relay:
                 await self._clock.sleep(pause_s)
             else:
                 return
+
+    async def publish_copies(self, copies: Sequence[Record]) -> None:
+        """
+        Publish copies of what the store keeps whole: one that no topic can take is done without.
+        """
+        try:
+            await self.publish_now(copies)
+        except MessageTooLarge as error:
+            if len(copies) == 1:
+                log.warning("a copy is too large", topic=copies[0].topic, error=str(error))
+                return
+            for copy in copies:
+                await self.publish_copies([copy])
 
     def relayed(self) -> list[int]:
         """

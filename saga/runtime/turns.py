@@ -302,7 +302,7 @@ class Turns:
         if draft.dead:
             copies = [parking.dlq_record(record, self._names) for record in draft.dead]
             # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
-            await self._relay.publish_now([copy for copy in copies if copy is not None])
+            await self._relay.publish_copies([copy for copy in copies if copy is not None])
         relayed = self._relay.relayed()
         batch = draft.batch(work.positions(), relayed)
         appended = await self._store.append(batch, at=draft.at)
