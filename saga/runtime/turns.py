@@ -145,29 +145,45 @@ class Turns:
                     held_id=refused.held_id,
                 )
             try:
-                for index, visit in enumerate(visits):
-                    self._visit(draft, found, visit, index, failures.get(index))
-            except TurnRaised as raised:
-                failures[raised.index] = raised.error
-                log.exception(
-                    "turn failed",
-                    saga_id=visits[raised.index].saga_id,
-                    error=str(raised),
-                    exc_info=raised.error,
-                )
+                has_raised = self._visit_all(draft, found, visits, failures)
             except Outdated:
                 continue  # what was in memory has left it, and the store is asked
-            else:
+            if not has_raised:
                 await self._aside.mark_corrupt(draft)
                 draft.visited = [saga for saga in found.values() if isinstance(saga, Live)]
                 return draft
+
+    def _visit_all(
+        self,
+        draft: Draft,
+        found: dict[SagaId, Live | Lifeless],
+        visits: Sequence[Visit],
+        failures: dict[int, Exception],
+    ) -> bool:
+        """
+        Whether a turn has raised that is not among *failures*, where it is noted: all such turns of
+        a batch are found in one go, as each concerns its own saga only.
+        """
+        broken: set[SagaId] = set()
+        for index, visit in enumerate(visits):
+            saga_id = visit.saga_id
+            if saga_id in broken:
+                continue
+            try:
+                self._visit(draft, found, visit, failures.get(index))
+            except TurnRaised as raised:
+                failures[index] = raised.error
+                broken.add(saga_id)
+                log.exception(
+                    "turn failed", saga_id=saga_id, error=str(raised), exc_info=raised.error
+                )
+        return bool(broken)
 
     def _visit(
         self,
         draft: Draft,
         found: dict[SagaId, Live | Lifeless],
         visit: Visit,
-        index: int,
         failure: Exception | None,
     ) -> None:
         saga = found.get(visit.saga_id)
@@ -197,7 +213,7 @@ class Turns:
         if failure is not None:
             self._fail(draft, saga, visit, failure)
         else:
-            self._handle(draft, saga, visit, index)
+            self._handle(draft, saga, visit)
 
     def _is_out_of_turn(self, draft: Draft, live: Live, visit: Visit) -> bool:
         if visit.is_operator or visit.held_id:
@@ -208,7 +224,7 @@ class Turns:
         is_behind = visit.saga_id in self._aside.sagas or visit.saga_id in draft.holding
         return visit.inbound is not None and is_behind
 
-    def _handle(self, draft: Draft, live: Live, visit: Visit, index: int) -> None:
+    def _handle(self, draft: Draft, live: Live, visit: Visit) -> None:
         event = visit.event
         problem = self._router.misfit(live.state, visit)
         if problem is not None:
@@ -221,7 +237,7 @@ class Turns:
                 self._record(draft, live, event, decision.intents)
         except Exception as error:
             # The saga's own code: recorded as a fact once the batch has begun again.
-            raise TurnRaised(index, error) from error
+            raise TurnRaised(error) from error
         if decision.disposition in {Disposition.UNKNOWN, Disposition.STALE}:
             self._ask_the_store(draft, visit)
         draft.counts[decision.disposition.value] += 1

@@ -37,12 +37,11 @@ class Work:
 
 class TurnRaised(Exception):
     """
-    Raised by a saga's own code; *index* is the visit during which it did.
+    Raised by a saga's own code, with *error*.
     """
 
-    def __init__(self, index: int, error: Exception) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
-        self.index = index
         self.error = error
 
 
