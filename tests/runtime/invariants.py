@@ -1,0 +1,83 @@
+"""
+What holds for every store and every bus after whatever happened to them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from saga.contracts import TopicNames
+from saga.core.events import SagaStarted
+from saga.core.history import Entry
+from saga.core.identity import SagaId
+from saga.core.replay import replay
+from saga.core.state import SagaState, snapshot
+from saga.ports import Inbound
+from saga.runtime.live import Live, whose
+from saga.runtime.outgoing import Outgoing
+
+RECORD_BYTES_MAX = 1_048_576
+
+
+def rebuilt(app, history: Sequence[Entry]) -> SagaState | None:
+    """
+    The state that the code at hand makes of a history; None where it has not that version.
+    """
+    registered = app.registry.find(*whose(history))
+    return registered and replay(registered.decider, history[0].saga_id, history)
+
+
+def check_histories(app, histories: Mapping[SagaId, Sequence[Entry]]) -> None:
+    """
+    Versions are gapless from 1, and the code at hand decides what is recorded.
+    """
+    for saga_id, history in histories.items():
+        assert [entry.version for entry in history] == list(range(1, len(history) + 1)), saga_id
+        assert {entry.saga_id for entry in history} == {saga_id}
+        rebuilt(app, history)
+
+
+def check_live(app, live: Iterable[Live], histories: Mapping[SagaId, Sequence[Entry]]) -> None:
+    """
+    What is in memory is what the history says.
+    """
+    for one in live:
+        history = histories[one.saga_id]
+        assert one.version == len(history)
+        assert snapshot(one.state) == snapshot(rebuilt(app, history))
+
+
+def check_published(
+    names: TopicNames,
+    histories: Mapping[SagaId, Sequence[Entry]],
+    published: Sequence[Inbound],
+) -> None:
+    """
+    What sagas have published is stored, with the same bytes; what is stored is published, and for
+    each saga in the order of its history. *published* is in order per topic.
+    """
+    outgoing = Outgoing(names, record_bytes_max=RECORD_BYTES_MAX)
+    stored: dict[str, dict[tuple[str, str], tuple]] = {}
+    for saga_id, history in histories.items():
+        started = next((e.body for e in history if isinstance(e.body, SagaStarted)), None)
+        if started is None:
+            continue
+        records = outgoing.records(
+            history,
+            definition=started.definition,
+            key=started.key,
+            traceparent=started.traceparent,
+        )
+        stored[saga_id] = {
+            (one.topic, dict(one.headers)["ce_id"].decode()): (one.key, one.value, one.headers)
+            for one in records
+        }
+    seen: dict[str, dict[tuple[str, str], tuple]] = {}
+    for one in published:
+        headers = dict(one.headers)
+        if "/sagas/" not in (headers.get("ce_source") or b"").decode():
+            continue
+        mine = seen.setdefault(headers["ce_subject"].decode(), {})
+        name, said = (one.topic, headers["ce_id"].decode()), (one.key, one.value, one.headers)
+        assert mine.setdefault(name, said) == said, f"{name} was published with two contents"
+    for saga_id, records in stored.items():
+        assert seen.pop(saga_id, {}) == records, saga_id
+    assert not seen, "published and not stored"

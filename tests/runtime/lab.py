@@ -1,0 +1,371 @@
+"""
+An orchestrator on a bus and a store in memory, with a clock moved by hand.
+
+`Lab.take` takes turns with one batch of chosen records; `Lab.serving` runs the
+whole orchestrator. Replies are written by hand, so that a test says exactly what arrives, and when.
+"""
+
+# ruff: noqa: SLF001 - what is in memory is nobody's business but the tests'
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from saga.adapters.clocks import ManualClock
+from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
+from saga.app import SagaApp
+from saga.contracts import (
+    COMMAND_CONTRACT,
+    Command,
+    CommandAct,
+    ContractModel,
+    IntentDone,
+    IntentFailed,
+    TopicNames,
+    contract_of,
+    encode,
+)
+from saga.contracts import cloudevents as ce
+from saga.core.history import Entry
+from saga.core.identity import SagaId, parse_intent_id, saga_id
+from saga.errors import BusUnavailable
+from saga.ports import Batch, Inbound, ParkedRecord, Record, Source, TopicSpec
+from saga.ports.catalogue import ParkedKind
+from saga.runtime.draft import Draft
+from saga.runtime.outgoing import HEADERS_BYTES_MAX
+from saga.runtime.watch import Watchers
+from saga.runtime.work import Work
+from saga.settings import Settings
+from saga.wiring import Parts, _orchestrator
+from tests.runtime import invariants
+
+NAMES = TopicNames("test", "kiosk")
+ROUNDS_MAX = 4_000
+ROUND_S = 0.01
+
+
+class FlakyStore:
+    """
+    A store whose appends fail as told, before or after they were done.
+    """
+
+    def __init__(self, inner: MemoryEventStore) -> None:
+        self.inner = inner
+        self.before: deque[Exception] = deque()
+        self.after: deque[Exception] = deque()
+        self.on_append: Callable[[Batch], None] = lambda batch: None
+        self.is_away = False
+        self.appends = 0
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+    async def append(self, batch: Batch, *, at):
+        """
+        Append, or fail.
+        """
+        self.on_append(batch)
+        if self.before:
+            raise self.before.popleft()
+        appended = await self.inner.append(batch, at=at)
+        self.appends += 1
+        if self.after:
+            raise self.after.popleft()
+        return appended
+
+
+class FlakyBus(MemoryBus):
+    """
+    A bus that cannot be published to while it is away.
+    """
+
+    is_away = False
+    attempts = 0
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """
+        Publish all, or fail.
+        """
+        self.attempts += 1
+        if self.is_away:
+            raise BusUnavailable("the bus is away")
+        await super().publish(records)
+
+
+class Lab:
+    """
+    One bus, one store, one process at a time; `restart` is another one on the same data.
+
+    *shares_file* has the store publish in the append's own transaction, as SQLite does by default.
+    """
+
+    def __init__(
+        self, *sagas, contracts=(), shares_file: bool = True, record_bytes: int = 1_000_000
+    ) -> None:
+        self.clock = ManualClock()
+        record_bytes_max = record_bytes + HEADERS_BYTES_MAX
+        self.bus = FlakyBus(clock=self.clock, record_bytes_max=record_bytes_max)
+        through = self.bus if shares_file else None
+        self.store = FlakyStore(MemoryEventStore(publish_through=through))
+        self.catalogue = MemoryCatalogue(self.store.inner)
+        self._settings = Settings.read(
+            {}, env=NAMES.env, namespace=NAMES.namespace, record_bytes=record_bytes
+        )
+        self._read: Counter[Source] = Counter()
+        self._contracts = contracts
+        self._sequence = 0
+        self.restart(*sagas)
+
+    def restart(self, *sagas) -> None:
+        """
+        A new process; with *sagas*, of a new application.
+        """
+        if sagas:
+            self.app = SagaApp(sagas=sagas, contracts=self._contracts)
+        parts = Parts(self.clock, self.bus, self.store, self.catalogue)
+        self.watchers = Watchers()
+        self.orchestrator = _orchestrator(self.app, self._settings, parts, self.watchers)
+        self.router = self.orchestrator._router
+        self.relay = self.orchestrator._relay
+        self.turns = self.orchestrator._turns
+        self.live = self.turns._live
+
+    async def make_topics(self, partitions: int = 1) -> None:
+        """
+        Make every topic of the application.
+        """
+        await self.bus.create_topics([TopicSpec(one, partitions) for one in self.app.topics(NAMES)])
+
+    # One batch at a time.
+
+    async def take(self, *records: Record, due=(), revisits=()) -> Draft:
+        """
+        Publish *records* and take the turns that all unread ones call for, as one batch.
+        """
+        await self.make_topics()
+        self.bus.append(records)
+        return await self.turns.take_turns(Work(self.unread(), list(due), list(revisits)))
+
+    async def take_due(self) -> Draft:
+        """
+        Take the turns of all timers that are due.
+        """
+        due = await self.store.due_timers(until=self.clock.now(), limit=100)
+        return await self.take(due=due)
+
+    def unread(self) -> list[Inbound]:
+        """
+        What orchestrators listen to and `take` has not seen yet, in order of publication.
+        """
+        found = []
+        for topic in self.router.topics:
+            for source, partition in self.bus.partitions.items():
+                if source.topic == topic:
+                    found += partition.records[self._read[source] :]
+                    self._read[source] = len(partition.records)
+        return sorted(found, key=lambda one: (one.timestamp, self._order_of(one)))
+
+    def _order_of(self, one: Inbound) -> int:
+        return int(dict(one.headers).get("sequence", b"0"))
+
+    # A whole orchestrator.
+
+    @asynccontextmanager
+    async def serving(self, partitions: int = 1) -> AsyncIterator[None]:
+        """
+        The orchestrator at work; stopped at the end, and its own error is raised.
+        """
+        await self.make_topics(partitions)
+        await self.orchestrator.start()
+        running = asyncio.ensure_future(self.orchestrator.run())
+        try:
+            yield
+        finally:
+            self.orchestrator.stop()
+            await self.until(running.done)
+            running.result()
+            await self.orchestrator.close()
+
+    @asynccontextmanager
+    async def dying(self) -> AsyncIterator[None]:
+        """
+        The orchestrator at work, then killed: nothing is finished, nothing said.
+        """
+        await self.make_topics()
+        await self.orchestrator.start()
+        running = asyncio.ensure_future(self.orchestrator.run())
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await self.orchestrator._consumer.close()
+
+    async def until(self, is_so: Callable[[], object], *, within_s: float | None = None) -> None:
+        """
+        Let things happen, and time pass, until *is_so*.
+        """
+        rounds = ROUNDS_MAX if within_s is None else round(within_s / ROUND_S)
+        for _ in range(rounds):
+            for _ in range(20):
+                await asyncio.sleep(0)
+            if is_so():
+                return
+            self.clock.advance(ROUND_S)
+        raise AssertionError("it did not come to pass")
+
+    async def while_passing(self, seconds: float) -> None:
+        """
+        Let things happen for so long.
+        """
+        until = self.clock.now() + round(seconds * 1_000_000)
+        await self.until(lambda: self.clock.now() >= until, within_s=seconds + 1)
+
+    # What one writes by hand.
+
+    def record(self, topic: str, key, value, headers=()) -> Record:
+        """
+        Any record; an order of publication is kept in a header that nobody reads.
+        """
+        self._sequence += 1
+        return Record(topic, key, value, (*headers, ("sequence", b"%d" % self._sequence)))
+
+    def event(self, model: ContractModel, key: str, *, id: str | None = None) -> Record:
+        """
+        An event as somebody publishes it; without an id, with no header of a CloudEvent.
+        """
+        name = contract_of(type(model)).contract_name
+        headers = () if id is None else ((ce.ID, id.encode()),)
+        return self.record(NAMES.topic(name), key.encode(), encode(model).encode(), headers)
+
+    def reply(
+        self, intent: Inbound | str, model: ContractModel | None = None, key: str | None = None
+    ) -> Record:
+        """
+        The answer to an intent, by its record or its id; done where there is no model.
+        """
+        if isinstance(intent, str):
+            intent_id, domain, key = intent, "kiosk", key or "o-1"
+        else:
+            intent_id = header(intent, ce.ID)
+            domain = header(intent, ce.TYPE).split(".")[0]
+            key = key or intent.key.decode()
+        if model is None:
+            name = f"{domain}.evt.intent-done.v1"
+        elif isinstance(model, IntentFailed):
+            name = f"{domain}.evt.intent-failed.v1"
+        else:
+            name = contract_of(type(model)).contract_name
+        headers = ce.reply_headers(
+            intent_id=intent_id,
+            contract_name=name,
+            source="/test/service",
+            at=self.clock.now(),
+            saga_id=parse_intent_id(intent_id).saga_id,
+        )
+        value = encode(model or IntentDone()).encode()
+        return self.record(NAMES.topic(name), key.encode(), value, headers)
+
+    def command(self, saga: SagaId, act: CommandAct, *, id: str, key: str = "o-1", **said):
+        """
+        A command as an operator's tool sends it.
+        """
+        value = encode(Command(command_id=id, act=act, saga_id=saga, **said)).encode()
+        return self.record(NAMES.topic(COMMAND_CONTRACT), key.encode(), value)
+
+    def signal(self, saga: SagaId, name: str, payload, *, id: str) -> Record:
+        """
+        A signal.
+        """
+        return self.command(saga, CommandAct.SIGNAL, id=id, name=name, payload=payload)
+
+    def release(self, saga: SagaId, *, id: str = "release-1") -> Record:
+        """
+        An operator's release.
+        """
+        return self.command(saga, CommandAct.RELEASE, id=id, reason="mended")
+
+    # What came of it.
+
+    def history(self, saga: SagaId) -> list[Entry]:
+        """
+        The entries of one saga.
+        """
+        return self.store.inner.history(saga)
+
+    def bodies(self, saga: SagaId) -> list[str]:
+        """
+        What the entries of one saga are, in words.
+        """
+        return [type(entry.body).__name__ for entry in self.history(saga)]
+
+    def status(self, saga: SagaId) -> str:
+        """
+        What the index says.
+        """
+        return self.store.inner.summaries[saga].status.value
+
+    def reason(self, saga: SagaId) -> str | None:
+        """
+        Why, as the index says.
+        """
+        return self.store.inner.summaries[saga].reason
+
+    def on(self, contract: str | type[ContractModel]) -> list[Inbound]:
+        """
+        Everything on a contract's topic.
+        """
+        name = contract if isinstance(contract, str) else contract_of(contract).contract_name
+        return [
+            record
+            for source, partition in sorted(self.bus.partitions.items())
+            if source.topic == NAMES.topic(name)
+            for record in partition.records
+        ]
+
+    def dead(self) -> list[ParkedRecord]:
+        """
+        Records that were set aside for good.
+        """
+        return [one for one in self.store.inner.parked.values() if one.kind is ParkedKind.DEAD]
+
+    def held(self) -> list[ParkedRecord]:
+        """
+        Records that wait for their saga.
+        """
+        return [one for one in self.store.inner.parked.values() if one.kind is ParkedKind.HELD]
+
+    def check(self, *, is_all_published: bool = True) -> None:
+        """
+        What holds whatever happened.
+        """
+        histories = dict(self.store.inner._histories)
+        invariants.check_histories(self.app, histories)
+        invariants.check_live(self.app, self.live._live.values(), histories)
+        if is_all_published:
+            published = [one for part in self.bus.partitions.values() for one in part.records]
+            invariants.check_published(NAMES, histories, published)
+
+
+def header(record: Record | Inbound, name: str) -> str | None:
+    """
+    The text of one header.
+    """
+    value = dict(record.headers).get(name)
+    return None if value is None else value.decode()
+
+
+def without(record: Record, *headers: str) -> Record:
+    """
+    The record with some headers left out.
+    """
+    return replace(record, headers=tuple(one for one in record.headers if one[0] not in headers))
+
+
+def order_id(key: str = "o-1") -> SagaId:
+    """
+    The id of an order's saga.
+    """
+    return saga_id("order", key)
