@@ -1,5 +1,6 @@
 """
-What tests of sagas need: `given / when / then` for one saga, without any I/O.
+What tests of sagas need: `given / when / then` for one saga, without any I/O; and `World`, a whole
+simulated deployment in which everything goes wrong that can, by seed.
 """
 
 from saga.testing.expectations import (
@@ -31,10 +32,13 @@ from saga.testing.happenings import (
     turn_failed,
 )
 from saga.testing.spec import Scenario, given
+from saga.testing.world import Verdict, World
 
 __all__ = [
     "Expectation",
     "Scenario",
+    "Verdict",
+    "World",
     "abandoned",
     "after",
     "armed",

@@ -135,16 +135,18 @@ class MemoryConsumer:
         Some records of every source that has any; another source is first each time.
         """
         now = self._bus.clock.now()
-        sources = sorted(self._next)
         self._turn += 1
-        first = self._turn % len(sources) if sources else 0
         waiting = []
-        for source in sources[first:] + sources[:first]:
+        for source, offset in self._next.items():
             partition = self._bus.partitions[source]
             partition.expire(now)
-            self._next[source] = max(self._next[source], partition.begin)
-            if self._next[source] < partition.end:
+            if offset < partition.begin:
+                self._next[source] = offset = partition.begin
+            if offset < partition.end:
                 waiting.append(source)
+        waiting.sort()
+        first = self._turn % len(waiting) if waiting else 0
+        waiting = waiting[first:] + waiting[:first]
         taken: list[Inbound] = []
         for left, source in zip(range(len(waiting), 0, -1), waiting, strict=True):
             share = -(-(records_max - len(taken)) // left)

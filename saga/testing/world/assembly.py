@@ -43,6 +43,7 @@ from saga.testing.world.store import WorldStore
 
 RECORD_BYTES_MAX = 1_048_576
 EARLY_HOLD_S = 3.0
+SLOW_AFTER_S = 0.05
 GROUP = "saga-orchestrator"
 
 
@@ -172,7 +173,7 @@ class EffectsProcess:
                 contracts=app.contracts,
                 names=names,
                 park=self._park,
-                settings=EffectsSettings(threads=0),
+                settings=EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S),
             )
             for effects in app.effects
         ]
