@@ -24,7 +24,6 @@ from saga.core.events import CancelMode, Message
 from saga.core.identity import SagaId
 from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
-from saga.effects import EffectsService
 from saga.errors import CorruptHistory, SagaError, StoreUnavailable
 from saga.ports import Bus, Catalogue, EventStore, SagaSummary, TopicSpec
 from saga.runtime.publisher import Publisher
@@ -105,62 +104,6 @@ class Role(Protocol):
         What was done since the start.
         """
         ...
-
-
-class EffectsRole:
-    """
-    An effect service as a role.
-    """
-
-    def __init__(self, service: EffectsService) -> None:
-        self._service = service
-        self._stopping = asyncio.Event()
-
-    async def start(self) -> None:
-        """
-        Make its tables and join its group.
-        """
-        await self._service.start()
-
-    async def run(self) -> None:
-        """
-        Work until stopped, then finish what is in hand.
-        """
-        asked = asyncio.ensure_future(self._stopping.wait())
-        ended = asyncio.ensure_future(self._service.wait())
-        try:
-            await asyncio.wait([asked, ended], return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                ended.result()
-        finally:
-            asked.cancel()
-            await self._service.stop()
-            ended.cancel()
-
-    def stop(self) -> None:
-        """
-        Take nothing new.
-        """
-        self._stopping.set()
-
-    async def close(self) -> None:
-        """
-        `run` has closed everything.
-        """
-
-    @property
-    def is_idle(self) -> bool:
-        """
-        Whether nothing is in hand.
-        """
-        return self._service.in_hand == 0
-
-    @property
-    def counts(self) -> Counter[str]:
-        """
-        What the service has done since the start.
-        """
-        return self._service.counts
 
 
 class Service:

@@ -14,6 +14,7 @@ from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, Sqli
 from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.app import SagaApp
 from saga.effects import EffectsService
+from saga.effects.role import EffectsRole
 from saga.errors import MessageTooLarge, SettingsError
 from saga.ports import (
     Batch,
@@ -35,7 +36,7 @@ from saga.runtime.relay import Relay
 from saga.runtime.router import Router
 from saga.runtime.turns import Turns
 from saga.runtime.watch import Watchers
-from saga.service import EffectsRole, Role, Service
+from saga.service import Role, Service
 from saga.settings import Settings, file_of
 
 ROLES = ("orchestrator", "effects")
