@@ -91,14 +91,14 @@ MUTATIONS = (
     _mutation(
         "dlq copy after the positions",
         "saga/runtime/turns.py",
-        "await self._relay.publish_now([copy for copy in copies if copy is not None])\n",
+        "await self._relay.publish_copies([copy for copy in copies if copy is not None])\n",
         "dead = [copy for copy in copies if copy is not None]\n",
         (
             "        self._relay.forget(relayed)\n",
             (
                 "        self._relay.forget(relayed)\n"
                 "        if draft.dead:\n"
-                "            await self._relay.publish_now(dead)\n"
+                "            await self._relay.publish_copies(dead)\n"
             ),
         ),
     ),
@@ -181,8 +181,8 @@ MUTATIONS = (
         "        has_written = self.is_inside and not self.is_broken\n",
         "        has_written = self.is_inside and not self.is_broken\n"
         "        if has_written:\n"
-        "            self._store.connection.execute('COMMIT')\n"
-        "            self._store.connection.execute('BEGIN IMMEDIATE')\n"
-        "            self._store.connection.execute('SAVEPOINT unit')\n",
+        "            self._store.connection.commit()\n"
+        "            self._store.connection.cursor().execute('BEGIN IMMEDIATE')\n"
+        "            self._store.connection.cursor().execute('SAVEPOINT unit')\n",
     ),
 )
