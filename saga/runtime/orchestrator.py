@@ -45,6 +45,8 @@ TIMERS_MAX = 500
 TIMERS_POLL_S = 0.1
 SWEEP_S = 1.0
 COMMIT_S = 1.0
+DRAIN_S = 10.0
+"""How long stopping may take to finish what is in hand: a store or bus may be away for ever."""
 HELD_SAGAS_MAX = 10_000
 CONFLICTS_BEFORE_BACKOFF_MAX = 3
 HOPEFUL = frozenset({"early", "behind_held"})
@@ -136,6 +138,12 @@ class Orchestrator:
         """
         Work until `stop`. Ends early only with an error that nobody can wait out.
         """
+        try:
+            await self._coordinate()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+    async def _coordinate(self) -> None:
         background = [self._watch_timers(), self._sweep_now_and_then(), self._commit_now_and_then()]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one) for one in background]
@@ -146,7 +154,10 @@ class Orchestrator:
             self._is_draining = True
             for lane in self._lanes:
                 lane.has_work.set()
-            await asyncio.gather(*lanes)
+            _, late = await asyncio.wait(lanes, timeout=DRAIN_S)
+            for task in late:
+                log.warning("stopped with work in hand", comes="again at the next start")
+                task.cancel()
 
     def stop(self) -> None:
         """
