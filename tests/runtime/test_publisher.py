@@ -1,0 +1,204 @@
+"""
+Publishing facts and commands: what goes out is what its readers can read.
+"""
+
+import pytest
+
+from saga import Event
+from saga.authoring import saga
+from saga.contracts import Command, CommandAct
+from saga.core.identity import saga_id
+from saga.errors import BusUnavailable, MalformedMessage, MessageError, UnsupportedVersion
+from saga.runtime.publisher import KEY_CHARS_MAX, Publisher
+from saga.runtime.router import Unfit
+from tests.runtime.lab import NAMES, Lab, header, order_id
+from tests.runtime.shop import AlarmSet, OrderPlaced, OrderPlacedV1, Reserved, ledger, orders
+from tests.runtime.test_router import inbound
+
+
+def publisher_of(lab: Lab) -> Publisher:
+    """
+    A publisher whose ids are numbers.
+    """
+    numbers = iter(range(1, 1_000))
+    return Publisher(
+        lab.bus,
+        contracts=lab.app.contracts,
+        sagas=lab.app.registry,
+        names=NAMES,
+        clock=lab.clock,
+        new_id=lambda: f"m-{next(numbers)}",
+        source="/test/publisher",
+    )
+
+
+async def test_what_is_published_starts_the_saga_whose_id_is_given_back(order_lab: Lab) -> None:
+    """
+    Durable on its topic, under its key, with an id of its own.
+    """
+    lab = order_lab
+    await lab.make_topics()
+    publisher = publisher_of(lab)
+    given = await publisher.publish(OrderPlaced(order_id="o-1", amount=2))
+    draft = await lab.take()
+    (record,) = lab.on(OrderPlaced)
+
+    assert given == order_id()
+    assert draft.counts["started"] == 1
+    assert lab.history(order_id())[0].cause == header(record, "ce_id") == "m-1"
+    assert header(record, "ce_source") == "/test/publisher"
+
+
+async def test_an_event_that_starts_several_sagas_gives_none() -> None:
+    """
+    Nor does one that starts nothing.
+    """
+    lab = Lab(orders(), ledger, contracts=[AlarmSet])
+    await lab.make_topics()
+    publisher = publisher_of(lab)
+
+    assert await publisher.publish(OrderPlaced(order_id="o-1", amount=2)) is None
+    assert await publisher.publish(AlarmSet(name="a")) is None
+
+
+async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(order_lab: Lab) -> None:
+    """
+    The id given back is that of the saga which it starts all the same.
+    """
+    lab = order_lab
+    prepared = publisher_of(lab).prepare(OrderPlacedV1(order_id="o-1"))
+
+    assert prepared.record.topic == NAMES.topic("kiosk.evt.order-placed.v1")
+    assert prepared.record.value == b'{"order_id":"o-1"}'
+    assert prepared.saga_id == order_id()
+
+
+def test_the_same_message_id_makes_the_same_record(order_lab: Lab) -> None:
+    """
+    A repeat is then known as one.
+    """
+    publisher = publisher_of(order_lab)
+    first, again = (
+        publisher.prepare(OrderPlaced(order_id="o", amount=1), message_id="x") for _ in range(2)
+    )
+
+    assert first == again
+    assert first.message_id == "x"
+
+
+@pytest.mark.parametrize(
+    ("value", "code", "says"),
+    [
+        (b'{"order_id": 7, "amount": 1}', "schema", "order_id"),
+        (b'{"order_id": "o"}', "schema", "amount: is missing"),
+        (b'{"order_id": "o", "amount": NaN}', "number_out_of_range", ""),
+        (b'{"order_id": "\xff", "amount": 1}', "not_utf8", ""),
+        (b"[" * 100_000, "too_deep", ""),
+        (b'{"order_id": "", "amount": 1}', "no_key", "business key"),
+        (b'{"order_id": "  ", "amount": 1}', "no_key", "business key"),
+        (b'{"order_id": "%s", "amount": 1}' % (b"x" * 1_001), "no_key", str(KEY_CHARS_MAX)),
+    ],
+    ids=["type", "missing", "nan", "utf-8", "deep", "empty key", "blank key", "long key"],
+)
+def test_what_nobody_could_read_does_not_get_out(
+    order_lab: Lab, value: bytes, code: str, says: str
+) -> None:
+    """
+    With the code that a reader would have parked it with.
+    """
+    with pytest.raises(MalformedMessage) as caught:
+        publisher_of(order_lab).prepare_json("kiosk.evt.order-placed.v2", value)
+
+    assert caught.value.code == code
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("contract", "kind"),
+    [
+        ("kiosk.evt.order-placed.v9", UnsupportedVersion),
+        ("kiosk.evt.order-paced.v2", MalformedMessage),
+    ],
+)
+def test_an_unknown_contract_is_refused_with_what_comes_near(
+    order_lab: Lab, contract: str, kind: type[MessageError]
+) -> None:
+    """
+    Misspelt names are the usual reason.
+    """
+    with pytest.raises(kind, match=r"kiosk\.evt\.order-placed\.v2") as caught:
+        publisher_of(order_lab).prepare_json(contract, b"{}")
+
+    assert caught.value.code in {"unsupported_version", "unknown_contract"}
+
+
+def test_a_key_must_be_the_payloads_own(order_lab: Lab) -> None:
+    """
+    Where the event has one; an event without one takes any.
+    """
+    publisher = publisher_of(order_lab)
+    with pytest.raises(MalformedMessage) as caught:
+        publisher.prepare(OrderPlaced(order_id="o-1", amount=1), key="o-2")
+    with pytest.raises(MalformedMessage) as missing:
+        publisher.prepare(Reserved(shelf="s"))
+
+    assert (caught.value.code, missing.value.code) == ("wrong_key", "no_key")
+    assert publisher.prepare(Reserved(shelf="s"), key="any").record.key == b"any"
+
+
+def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
+    """
+    An event without a key of its own, and a saga that says where its key is.
+    """
+
+    class Called(Event, topic="kiosk.called", version=1):
+        number: int
+
+    @saga("call", version=1, starts_on=Called, key="number")
+    async def call(ctx, called):
+        await ctx.sleep("1s")
+
+    lab = Lab(call)
+    prepared = publisher_of(lab).prepare(Called(number=7))
+
+    assert (prepared.record.key, prepared.saga_id) == (b"7", saga_id("call", "7"))
+
+
+@pytest.mark.parametrize("published", ["o-1", "ö/ü 漢字", "x" * 1_000])
+def test_what_is_prepared_can_be_routed(order_lab: Lab, published: str) -> None:
+    """
+    The publisher lets nothing through that the router would park.
+    """
+    lab = order_lab
+    prepared = publisher_of(lab).prepare(OrderPlaced(order_id=published, amount=1))
+    found = lab.router.understand(inbound(prepared.record), lab.clock.now())
+
+    assert not isinstance(found, Unfit)
+    assert [visit.saga_id for visit in found] == [prepared.saga_id] == [order_id(published)]
+
+
+async def test_a_command_travels_under_its_sagas_key(order_lab: Lab) -> None:
+    """
+    With its own id as the message's.
+    """
+    lab = order_lab
+    await lab.make_topics()
+    command = Command(command_id="c-1", act=CommandAct.RELEASE, saga_id=order_id())
+    await publisher_of(lab).command(command, key="o-1")
+    (record,) = lab.on("saga.ctl.command.v1")
+
+    assert record.key == b"o-1"
+    assert (header(record, "ce_id"), header(record, "ce_subject")) == ("c-1", order_id())
+
+
+async def test_a_bus_that_is_away_says_so(order_lab: Lab) -> None:
+    """
+    Nothing was published; the caller tries again.
+    """
+    lab = order_lab
+    await lab.make_topics()
+    lab.bus.is_away = True
+    with pytest.raises(BusUnavailable):
+        await publisher_of(lab).publish(OrderPlaced(order_id="o-1", amount=1))
+
+    assert lab.on(OrderPlaced) == []
