@@ -21,6 +21,7 @@ from saga.errors import SettingsError
 PREFIX = "SAGA_"
 _BUSES = ("local", "kafka")
 _STORES = ("sqlite", "postgresql")
+PORT_MAX = 65_535
 
 
 class Settings(BaseSettings):
@@ -42,7 +43,9 @@ class Settings(BaseSettings):
     namespace: str = Field("saga", description="second part of every topic's name")
     log: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     http: str = Field("127.0.0.1:8080", description="where the console listens")
-    group: str = Field("saga-orchestrator", description="consumer group of the orchestrators")
+    group: str = Field(
+        "saga-orchestrator", min_length=1, description="consumer group of the orchestrators"
+    )
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics made here")
     retention: str = Field("7d", description="how long the local bus keeps records")
     early_hold: str = Field("10s", description="how long a record waits for its saga to begin")
@@ -82,6 +85,21 @@ class Settings(BaseSettings):
     def _is_duration(cls, text: str) -> str:
         duration_us(text)
         return text
+
+    @field_validator("retention")
+    @classmethod
+    def _keeps_something(cls, text: str) -> str:
+        if duration_us(text) < SECOND_US:
+            raise ValueError("expected at least a second: nobody could read records in time")
+        return text
+
+    @field_validator("http")
+    @classmethod
+    def _is_host_and_port(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > PORT_MAX:
+            raise ValueError("expected HOST:PORT, for example 127.0.0.1:8080")
+        return address
 
     @field_validator("env", "namespace")
     @classmethod
@@ -155,7 +173,7 @@ def file_of(address: str) -> str:
     """
     The path in `sqlite:///PATH` or `local:///PATH`: relative, or absolute with a fourth slash.
     """
-    return urlsplit(address).path.removeprefix("/")
+    return address.partition(":///")[2]
 
 
 def _checked_address(address: str, schemes: tuple[str, ...]) -> str:
@@ -171,7 +189,9 @@ def _checked_address(address: str, schemes: tuple[str, ...]) -> str:
 
 
 def _unknown(variable: str, known: list[str]) -> str:
-    near = get_close_matches(variable, known, n=1)
+    # Without the prefix, which would make all of them alike.
+    names = [name.removeprefix(PREFIX) for name in known]
+    near = get_close_matches(variable.removeprefix(PREFIX).upper(), names, n=1)
     if near:
-        return f"there is no such setting; did you mean {near[0]}?"
+        return f"there is no such setting; did you mean {PREFIX}{near[0]}?"
     return f"there is no such setting; known are {', '.join(sorted(known))}"

@@ -1,0 +1,195 @@
+"""
+Settings are checked before anything starts: whatever is wrong is named, with what to do.
+"""
+
+import pytest
+
+from saga.errors import SettingsError
+from saga.settings import Settings, file_of
+
+ILLEGAL = [
+    ("SAGA_APP", "domain", "module:name"),
+    ("SAGA_APP", ":app", "module:name"),
+    ("SAGA_APP", "domain:", "module:name"),
+    ("SAGA_APP", "", "module:name"),
+    ("SAGA_BUS", "redis://host", "local://… or kafka://…"),
+    ("SAGA_BUS", "saga.db", "local://… or kafka://…"),
+    ("SAGA_BUS", "", "local://… or kafka://…"),
+    ("SAGA_BUS", "local://saga.db", "local:///PATH with three slashes"),
+    ("SAGA_BUS", "local:///", "local:///PATH with three slashes"),
+    ("SAGA_BUS", "kafka://", "kafka://HOST:PORT"),
+    ("SAGA_BUS", "sqlite:///saga.db", "local://… or kafka://…"),
+    ("SAGA_STORE", "local:///saga.db", "sqlite://… or postgresql://…"),
+    ("SAGA_STORE", "sqlite://saga.db", "sqlite:///PATH with three slashes"),
+    ("SAGA_STORE", "mysql://host", "sqlite://… or postgresql://…"),
+    ("SAGA_EFFECTS_STORE", "effects.db", "sqlite://… or postgresql://…"),
+    ("SAGA_EFFECTS_STORE", "", "sqlite://… or postgresql://…"),
+    ("SAGA_ENV", "Dev", "small letters, digits and inner hyphens"),
+    ("SAGA_ENV", "", "small letters, digits and inner hyphens"),
+    ("SAGA_ENV", "a.b", "small letters, digits and inner hyphens"),
+    ("SAGA_ENV", "x" * 33, "at most 32"),
+    ("SAGA_NAMESPACE", "my shop", "small letters, digits and inner hyphens"),
+    ("SAGA_NAMESPACE", "-shop", "small letters, digits and inner hyphens"),
+    ("SAGA_LOG", "loud", "'debug', 'info', 'warning' or 'error'"),
+    ("SAGA_LOG", "", "'debug', 'info', 'warning' or 'error'"),
+    ("SAGA_HTTP", "here", "HOST:PORT"),
+    ("SAGA_HTTP", "127.0.0.1", "HOST:PORT"),
+    ("SAGA_HTTP", "127.0.0.1:http", "HOST:PORT"),
+    ("SAGA_HTTP", "127.0.0.1:70000", "HOST:PORT"),
+    ("SAGA_HTTP", ":8080", "HOST:PORT"),
+    ("SAGA_GROUP", "", "at least 1 character"),
+    ("SAGA_PARTITIONS", "0", "greater than or equal to 1"),
+    ("SAGA_PARTITIONS", "1025", "less than or equal to 1024"),
+    ("SAGA_PARTITIONS", "four", "valid integer"),
+    ("SAGA_PARTITIONS", "", "valid integer"),
+    ("SAGA_RETENTION", "7", "text like '30s', '5m', '2h'"),
+    ("SAGA_RETENTION", "7 days", "text like '30s', '5m', '2h'"),
+    ("SAGA_RETENTION", "200000d", "a century"),
+    ("SAGA_RETENTION", "0s", "at least a second"),
+    ("SAGA_RETENTION", "999ms", "at least a second"),
+    ("SAGA_EARLY_HOLD", "soon", "text like '30s', '5m', '2h'"),
+    ("SAGA_EARLY_HOLD", "-1s", "text like '30s', '5m', '2h'"),
+    ("SAGA_LIVE_SAGAS", "0", "greater than or equal to 1"),
+    ("SAGA_LIVE_SAGAS", "many", "valid integer"),
+    ("SAGA_RECORD_BYTES", "1023", "greater than or equal to 1024"),
+    ("SAGA_RECORD_BYTES", "100000000", "less than or equal to"),
+    ("SAGA_RECORD_BYTES", "1MB", "valid integer"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "says"), ILLEGAL)
+def test_an_illegal_value_is_named_with_what_is_expected(
+    variable: str, value: str, says: str
+) -> None:
+    """
+    The variable, the value, and what would be right.
+    """
+    with pytest.raises(SettingsError) as caught:
+        Settings.read({variable: value})
+
+    assert caught.value.setting == variable
+    assert str(caught.value).startswith(f"{variable}: {value!r}")
+    assert says in caught.value.problem
+
+
+def test_every_setting_can_be_illegal() -> None:
+    """
+    None is taken as it comes.
+    """
+    checked = {variable for variable, _, _ in ILLEGAL}
+
+    assert checked == {f"SAGA_{name.upper()}" for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [
+        ("SAGA_STOER", "did you mean SAGA_STORE?"),
+        ("SAGA_PARTITION", "did you mean SAGA_PARTITIONS?"),
+        ("SAGA_ZZZ", "known are SAGA_APP, SAGA_BUS"),
+        ("SAGA_store", "SAGA_STORE"),
+        ("SAGA_", "known are"),
+    ],
+)
+def test_an_unknown_variable_is_refused_by_name(variable: str, says: str) -> None:
+    """
+    A misspelt setting would otherwise do nothing.
+    """
+    with pytest.raises(SettingsError) as caught:
+        Settings.read({variable: "x"})
+
+    assert caught.value.setting == variable
+    assert says in caught.value.problem
+
+
+def test_other_variables_are_not_looked_at() -> None:
+    """
+    Only what begins with `SAGA_` is ours.
+    """
+    assert Settings.read({"SAGAS": "x", "PATH": "y", "MY_SAGA_X": "z"}) == Settings.read({})
+
+
+def test_an_unknown_argument_is_refused_by_name() -> None:
+    """
+    `app.service(stoer=…)` is as wrong as the variable.
+    """
+    with pytest.raises(SettingsError, match="SAGA_STOER"):
+        Settings.read({}, stoer="sqlite:///x.db")
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    """
+    Everything lies in `.saga`, and one file is bus and store.
+    """
+    settings = Settings.read({})
+
+    assert (settings.app, settings.env, settings.namespace) == ("domain:app", "dev", "saga")
+    assert (settings.bus, settings.store) == ("local:///.saga/saga.db", "sqlite:///.saga/saga.db")
+    assert settings.effects_address == "sqlite:///.saga/saga-effects.db"
+    assert (settings.partitions, settings.retention_s, settings.early_hold_s) == (4, 604_800, 10.0)
+    assert settings.topic_names.topic("a.evt.b.v1") == "dev.saga.a.evt.b.v1"
+
+
+def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    And the environment before the defaults; None is no argument.
+    """
+    monkeypatch.setenv("SAGA_ENV", "prod")
+    monkeypatch.setenv("SAGA_PARTITIONS", "8")
+    settings = Settings.read(env="test", namespace=None)
+
+    assert (settings.env, settings.partitions, settings.namespace) == ("test", 8, "saga")
+
+
+@pytest.mark.parametrize(
+    ("store", "effects"),
+    [
+        ("sqlite:///orders.db", "sqlite:///orders-effects.db"),
+        ("sqlite:///data/orders", "sqlite:///data/orders-effects.db"),
+        ("sqlite:////var/lib/orders.db", "sqlite:////var/lib/orders-effects.db"),
+        ("sqlite:///my #1 files/a?b.db", "sqlite:///my #1 files/a?b-effects.db"),
+        ("postgresql://user@host/orders", "postgresql://user@host/orders"),
+    ],
+)
+def test_effects_are_kept_beside_the_store(store: str, effects: str) -> None:
+    """
+    In a file of their own; in the same database where that is a server.
+    """
+    assert Settings.read({}, store=store).effects_address == effects
+
+
+def test_the_effects_store_may_be_somewhere_else() -> None:
+    """
+    As the setting says.
+    """
+    settings = Settings.read({"SAGA_EFFECTS_STORE": "sqlite:////elsewhere/e.db"})
+
+    assert settings.effects_address == "sqlite:////elsewhere/e.db"
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("sqlite:///saga.db", "saga.db"),
+        ("local:///.saga/saga.db", ".saga/saga.db"),
+        ("sqlite:////tmp/saga.db", "/tmp/saga.db"),
+        ("sqlite:///a b/ö.db", "a b/ö.db"),
+        ("sqlite:///a#b/c?d=1.db", "a#b/c?d=1.db"),
+        ("sqlite:///100%25.db", "100%25.db"),
+    ],
+)
+def test_a_path_is_what_stands_behind_three_slashes(address: str, path: str) -> None:
+    """
+    Relative, or absolute with a fourth slash; no character of it means anything else.
+    """
+    Settings.read({}, store=address.replace("local", "sqlite"))
+
+    assert file_of(address) == path
+
+
+def test_settings_cannot_be_changed() -> None:
+    """
+    What was checked stays what it was.
+    """
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.read({}).env = "x"
