@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id, worker_id
@@ -101,7 +102,7 @@ def open_parts(settings: Settings) -> Parts:
     clock = SystemClock()
     bus_file, store_file = _file(settings.bus, "SAGA_BUS"), _file(settings.store, "SAGA_STORE")
     store_database = SqliteDatabase(store_file)
-    shared = bus_file == store_file
+    shared = Path(bus_file).resolve() == Path(store_file).resolve()
     bus_database = store_database if shared else SqliteDatabase(bus_file)
     record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
     bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
