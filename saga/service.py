@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -33,6 +33,8 @@ OUTCOME_POLL_S = 0.25
 NEWCOMER_GRACE_S = 0.05
 """How long a new wait is left to end by itself before the store is asked."""
 LOOK_UP_SAGAS_MAX = 500
+KEYS_MAX = 10_000
+"""Keys of sagas published here that are remembered: one may be told something before it began."""
 IDLE_POLL_S = 0.05
 IDLE_CALM_S = 0.3
 """How long everything must have been quiet to count as idle: longer than any fetch waits."""
@@ -134,6 +136,7 @@ class Service:
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
         self._lookout: asyncio.Task[None] | None = None
         self._has_newcomers = asyncio.Event()
+        self._keys: OrderedDict[SagaId, str] = OrderedDict()
         self.catalogue = catalogue
         self.publisher = publisher
 
@@ -215,7 +218,13 @@ class Service:
             MessageError: the event has no business key.
             BusUnavailable: it was not published.
         """
-        return await self.publisher.publish(event, key=key)
+        prepared = self.publisher.prepare(event, key=key)
+        await self.publisher.send([prepared])
+        if prepared.saga_id is not None and prepared.record.key is not None:
+            self._keys[prepared.saga_id] = prepared.record.key.decode()
+            if len(self._keys) > KEYS_MAX:
+                self._keys.popitem(last=False)
+        return prepared.saga_id
 
     async def outcome(self, saga_id: SagaId, *, timeout: float | None = None) -> Outcome:
         """
@@ -223,6 +232,8 @@ class Service:
 
         Raises:
             TimeoutError: it did neither within *timeout* seconds.
+            CorruptHistory: it has ended, and how cannot be read.
+            Exception: what a role of this service has failed with meanwhile.
         """
         with self._watchers.watching(saga_id) as ending:
             self._has_newcomers.set()
@@ -271,11 +282,14 @@ class Service:
         Raises:
             UnknownSaga: there is no such saga.
         """
-        found = await self.catalogue.summaries([saga_id])
-        if not found:
-            raise UnknownSaga(saga_id)
+        key = self._keys.get(saga_id)
+        if key is None:
+            found = await self.catalogue.summaries([saga_id])
+            if not found:
+                raise UnknownSaga(saga_id)
+            key = found[0].key
         command = Command(command_id=command_id or new_id(), act=act, saga_id=saga_id, **said)
-        await self.publisher.command(command, key=found[0].key)
+        await self.publisher.command(command, key=key)
         return command.command_id
 
     async def idle(self, *, timeout: float | None = None) -> None:
@@ -290,17 +304,23 @@ class Service:
             seen, calm_since = self.counts, loop.time()
             while loop.time() - calm_since < IDLE_CALM_S:
                 await asyncio.sleep(IDLE_POLL_S)
-                self._raise_if_dead()
+                dead = self._cause_of_death()
+                if dead is not None:
+                    raise dead
                 counts = self.counts
                 if counts != seen or not all(role.is_idle for role in self._roles):
                     seen, calm_since = counts, loop.time()
 
-    def _raise_if_dead(self) -> None:
+    def _cause_of_death(self) -> Exception | None:
+        """
+        What a role has failed with.
+        """
         for _, task in self._running:
             if task.done() and not task.cancelled():
                 error = task.exception()
-                if error is not None:
-                    raise error
+                if isinstance(error, Exception):
+                    return error
+        return None
 
     async def _look_out(self) -> None:
         """
@@ -313,6 +333,10 @@ class Service:
                 await asyncio.sleep(NEWCOMER_GRACE_S)
             self._has_newcomers.clear()
             watched = self._watchers.watched()
+            dead = self._cause_of_death()
+            if dead is not None:
+                self._watchers.fail(watched, dead)
+                continue
             with contextlib.suppress(StoreUnavailable):
                 for start in range(0, len(watched), LOOK_UP_SAGAS_MAX):
                     await self._look_up(watched[start : start + LOOK_UP_SAGAS_MAX])
@@ -320,7 +344,10 @@ class Service:
     async def _look_up(self, saga_ids: Sequence[SagaId]) -> None:
         for summary in await self.catalogue.summaries(saga_ids):
             if summary.status.is_ended:
-                self._watchers.tell(summary.saga_id, await self._ending_of(summary))
+                try:
+                    self._watchers.tell(summary.saga_id, await self._ending_of(summary))
+                except CorruptHistory as error:
+                    self._watchers.fail([summary.saga_id], error)
             elif summary.status in (SagaStatus.PARKED, SagaStatus.STALLED):
                 ending = Ending(summary.status, None, summary.reason, ())
                 self._watchers.tell(summary.saga_id, ending)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,6 +42,15 @@ class Watchers:
         for future in self._waiting.pop(saga_id, ()):
             if not future.done():
                 future.set_result(ending)
+
+    def fail(self, saga_ids: Iterable[SagaId], error: Exception) -> None:
+        """
+        Have everybody who waits for these sagas get *error*.
+        """
+        for saga_id in saga_ids:
+            for future in self._waiting.pop(saga_id, ()):
+                if not future.done():
+                    future.set_exception(error)
 
     def is_watched(self, saga_id: SagaId) -> bool:
         """

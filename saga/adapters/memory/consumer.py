@@ -137,11 +137,11 @@ class MemoryConsumer:
         now = self._bus.clock.now()
         self._turn += 1
         waiting = []
-        for source, offset in self._next.items():
+        for source, wanted in self._next.items():
             partition = self._bus.partitions[source]
             partition.expire(now)
-            if offset < partition.begin:
-                self._next[source] = offset = partition.begin
+            offset = max(wanted, partition.begin)
+            self._next[source] = offset
             if offset < partition.end:
                 waiting.append(source)
         waiting.sort()

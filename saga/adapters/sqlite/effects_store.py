@@ -165,13 +165,11 @@ class SqliteEffectsStore:
             if not self.connection.in_transaction:
                 await self._begin()
             self._occupy(unit)
-        except sqlite3.Error as error:
+        except BaseException as error:
             self._holder = None
             self._go_on()
-            raise unavailable(self.path, error) from error
-        except BaseException:
-            self._holder = None
-            self._go_on()
+            if isinstance(error, sqlite3.Error):
+                raise unavailable(self.path, error) from error
             raise
 
     def leave(self, unit: SqliteUnit, *, keep: bool) -> bool:
@@ -182,12 +180,12 @@ class SqliteEffectsStore:
         self._holder = None
         connection = self.connection
         is_whole = connection.in_transaction
-        if not is_whole:
-            self._group.lose_written()
-        else:
+        if is_whole:
             if not keep:
                 connection.execute("ROLLBACK TO unit")
             connection.execute("RELEASE unit")
+        else:
+            self._group.lose_written()
         self._go_on()
         return is_whole
 
@@ -249,7 +247,8 @@ class SqliteEffectsStore:
         if self._holder is not None or self._is_busy:
             return
         if self._is_abandoned:
-            return self._let_go()
+            self._let_go()
+            return
         while self._line and not self._is_group_full():
             unit, turn = self._line.popleft()
             if not turn.done():
@@ -260,11 +259,9 @@ class SqliteEffectsStore:
 
     def _is_group_full(self) -> bool:
         group = self._group
-        if group.kept is None:
-            return False
-        if group.units >= GROUP_UNITS_MAX:
-            return True
-        return self._clock.monotonic_s() - group.began_at_s > GROUP_AGE_S_MAX
+        age_s = self._clock.monotonic_s() - group.began_at_s
+        is_large = group.units >= GROUP_UNITS_MAX
+        return group.kept is not None and (is_large or age_s > GROUP_AGE_S_MAX)
 
     def _call_commit(self) -> None:
         # The call comes when the loop has run what is ready now, so that units which end one

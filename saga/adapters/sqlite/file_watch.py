@@ -6,7 +6,7 @@ SQLite goes on writing to a file that was deleted or replaced, and what it commi
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from saga.errors import StoreUnavailable
 
@@ -18,6 +18,7 @@ class FileWatch:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._main, self._wal = Path(path), Path(f"{path}-wal")
         self._files: tuple[int, ...] | None = None
 
     def begin(self) -> None:
@@ -41,7 +42,7 @@ class FileWatch:
 
     def _look(self) -> tuple[int, ...] | None:
         try:
-            main, wal = os.stat(self._path), os.stat(f"{self._path}-wal")
+            main, wal = self._main.stat(), self._wal.stat()
         except OSError:
             return None
         return main.st_dev, main.st_ino, wal.st_ino

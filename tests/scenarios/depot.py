@@ -1,0 +1,165 @@
+"""
+A depot's application: its goods are reserved, paid and shipped by services with their own tables.
+
+`python -m tests.scenarios.depot PATH` serves it on the files in the folder PATH until it is killed.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from saga import (
+    Context,
+    EffectContext,
+    Effects,
+    Event,
+    Intent,
+    Refused,
+    Retry,
+    SagaApp,
+    Service,
+    saga,
+)
+
+AT_ONCE = Retry(attempts=None, initial="10ms", factor=1, jitter=0)
+
+
+class OrderPlaced(Event, topic="depot.order-placed", version=1, key="order_id"):
+    order_id: str
+    amount: int = 1
+    wants_approval: bool = False
+
+
+class Reserved(Event, topic="depot.reserved", version=1):
+    shelf: str
+
+
+class Reserve(Intent[Reserved], topic="depot.reserve", version=1):
+    order_id: str
+
+
+class Unreserve(Intent[None], topic="depot.unreserve", version=1):
+    order_id: str
+    shelf: str | None = None
+
+
+class Pay(Intent[None], topic="depot.pay", version=1):
+    order_id: str
+    amount: int
+
+
+class Refund(Intent[None], topic="depot.refund", version=1):
+    order_id: str
+
+
+class OrderConfirmed(Event, topic="depot.order-confirmed", version=1):
+    order_id: str
+    shelf: str
+
+
+class OrderRejected(Event, topic="depot.order-rejected", version=1):
+    order_id: str
+    reason: str
+
+
+def flawless(place: str) -> None:
+    """
+    Code without a flaw.
+    """
+
+
+def order_saga(*, version: int = 1, flaw: Callable[[str], None] = flawless):
+    """
+    Reserve, have somebody approve, pay. *flaw* may raise on the way, as a bug would.
+    """
+
+    @saga("order", version=version, starts_on=OrderPlaced, rolled_back=OrderRejected)
+    async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
+        flaw(f"start {placed.order_id}")
+        reserved = await ctx.do(
+            Reserve(order_id=placed.order_id), undo=Unreserve, retry=AT_ONCE, timeout="20s"
+        )
+        flaw(f"reserved {placed.order_id}")
+        if placed.wants_approval:
+            await ctx.wait("approval", str, timeout="1h")
+        if placed.amount == 0:
+            await ctx.sleep("700ms")
+        pay = Pay(order_id=placed.order_id, amount=placed.amount)
+        await ctx.do(pay, undo=Refund, retry=AT_ONCE, timeout="20s")
+        return OrderConfirmed(order_id=placed.order_id, shelf=reserved.shelf)
+
+    return order
+
+
+def services() -> list[Effects]:
+    """
+    Stock and wallets, which count every effect in a table.
+    """
+    stock, wallets = Effects("stock"), Effects("wallets")
+
+    @stock.on_start
+    async def make_tables(db):
+        await db.execute("CREATE TABLE IF NOT EXISTS effects (what TEXT, order_id TEXT)")
+
+    @stock.on(Reserve)
+    async def reserve(intent: Reserve, ctx: EffectContext) -> Reserved:
+        await ctx.db.execute("INSERT INTO effects VALUES ('reserve', :order)", order=ctx.key)
+        return Reserved(shelf=f"s-{intent.order_id}")
+
+    @stock.on(Unreserve)
+    async def unreserve(intent: Unreserve, ctx: EffectContext) -> None:
+        await ctx.db.execute("INSERT INTO effects VALUES ('unreserve', :order)", order=ctx.key)
+
+    @wallets.on(Pay)
+    def pay(intent: Pay, ctx: EffectContext) -> None:
+        if intent.amount > 500:
+            raise Refused("over the limit", code="limit")
+        ctx.db.execute("INSERT INTO effects VALUES ('pay', :order)", order=ctx.key)
+
+    @wallets.on(Refund)
+    def refund(intent: Refund, ctx: EffectContext) -> None:
+        ctx.db.execute("INSERT INTO effects VALUES ('refund', :order)", order=ctx.key)
+
+    return [stock, wallets]
+
+
+def app(*sagas, with_services: bool = True) -> SagaApp:
+    """
+    The application; with other sagas than the usual one if there are any.
+    """
+    return SagaApp(
+        sagas=sagas or [order_saga()],
+        effects=services() if with_services else [],
+        contracts=[Reserve, Unreserve, Pay, Refund],
+    )
+
+
+def addresses(folder: Path, *, is_apart: bool = False) -> dict[str, str]:
+    """
+    Where everything is, as settings: bus and store in one file, or apart.
+    """
+    bus = "bus.db" if is_apart else "saga.db"
+    return {"bus": f"local:///{folder}/{bus}", "store": f"sqlite:///{folder}/saga.db"}
+
+
+def service(folder: Path, *sagas, is_apart: bool = False, with_services=True, **settings):
+    """
+    The service of this process on the files in *folder*.
+    """
+    settings = addresses(folder, is_apart=is_apart) | {"early_hold": "1s"} | settings
+    return app(*sagas, with_services=with_services).service(**settings)
+
+
+async def serve(folder: Path, *, is_apart: bool) -> None:
+    """
+    Serve until killed, saying when it has begun.
+    """
+    async with service(folder, is_apart=is_apart) as running:
+        assert isinstance(running, Service)
+        print("serving", flush=True)
+        await running.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), is_apart=sys.argv[2:] == ["apart"]))

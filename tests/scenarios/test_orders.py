@@ -1,0 +1,428 @@
+"""
+Whole services on real files: orders that end, are refused, wait, are operated on, and go wrong.
+"""
+
+import asyncio
+
+import pytest
+
+from saga.contracts import CommandAct
+from saga.core.events import CancelMode
+from saga.core.identity import saga_id
+from saga.core.status import SagaStatus
+from saga.service import UnknownSaga
+from saga.settings import file_of
+from tests.scenarios.conftest import Depot
+from tests.scenarios.depot import OrderConfirmed, OrderPlaced, OrderRejected, addresses, order_saga
+
+
+def flaw_at(*places: str):
+    """
+    A bug at some places of the code.
+    """
+
+    def flaw(place: str) -> None:
+        if place in places:
+            raise LookupError(f"a bug at {place}")
+
+    return flaw
+
+
+async def placed(service, *keys: str, **more) -> list[str]:
+    """
+    Orders, published; the ids of their sagas.
+    """
+    return [await service.publish(OrderPlaced(order_id=key, **more)) for key in keys]
+
+
+async def summary_of(service, saga: str):
+    """
+    A saga's row of the index.
+    """
+    return (await service.catalogue.summaries([saga]))[0]
+
+
+async def until_status(service, saga: str, status: str) -> None:
+    """
+    Wait for a saga to stand somewhere.
+    """
+    async with asyncio.timeout(10):
+        while True:
+            found = await service.catalogue.summaries([saga])
+            if found and found[0].status == status:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def until_dead(service) -> None:
+    """
+    Wait for a message to be parked as one that no saga will ever take.
+    """
+    async with asyncio.timeout(6):
+        while True:
+            if any(one.kind == "dead" for one in await service.catalogue.parked()):
+                return
+            await asyncio.sleep(0.05)
+
+
+class TestOrders:
+    async def test_orders_are_confirmed_or_wholly_undone(self, depot_files: Depot) -> None:
+        """
+        Outcome, effects and histories agree.
+        """
+        async with depot_files.service() as service:
+            good = await placed(service, *[f"g-{number}" for number in range(20)])
+            bad = await placed(service, *[f"b-{number}" for number in range(5)], amount=501)
+            outcomes = await asyncio.gather(*[service.outcome(one, timeout=10) for one in good])
+            refused = await asyncio.gather(*[service.outcome(one, timeout=10) for one in bad])
+            await service.idle(timeout=5)
+            counts = service.counts
+
+        assert {one.status for one in outcomes} == {SagaStatus.COMPLETED}
+        assert outcomes[3].event == OrderConfirmed(order_id="g-3", shelf="s-g-3")
+        assert {one.status for one in refused} == {SagaStatus.ROLLED_BACK}
+        assert refused[0].event == OrderRejected(order_id="b-0", reason="over the limit")
+        assert (refused[0].reason, refused[0].residue) == ("over the limit", ())
+        assert (counts["started"], counts["completed"], counts["rolled_back"]) == (25, 20, 5)
+        done = depot_files.effects()
+        assert sum(done.values()) == 20 * 2 + 5 * 2
+        assert all(
+            ("unreserve", f"b-{n}") in done and ("refund", f"b-{n}") not in done for n in range(5)
+        )
+
+    async def test_the_same_order_again_changes_nothing(self, depot_files: Depot) -> None:
+        """
+        While it runs, when it has ended, and after a restart.
+        """
+        async with depot_files.service() as service:
+            (first,) = await placed(service, "o-1")
+            await service.outcome(first, timeout=10)
+            assert await placed(service, "o-1", "o-1") == [first, first]
+            await service.idle(timeout=5)
+        async with depot_files.service() as service:
+            await placed(service, "o-1")
+            await service.idle(timeout=5)
+            assert service.counts["duplicate"] == 1
+            assert (await service.outcome(first, timeout=5)).status is SagaStatus.COMPLETED
+
+        assert depot_files.effects() == {("reserve", "o-1"): 1, ("pay", "o-1"): 1}
+
+    async def test_an_order_under_the_same_key_with_another_content_is_set_aside(
+        self, one_file: Depot
+    ) -> None:
+        """
+        The first one wins.
+        """
+        async with one_file.service() as service:
+            (first,) = await placed(service, "o-1")
+            await placed(service, "o-1", amount=7)
+            await service.outcome(first, timeout=10)
+            await service.idle(timeout=5)
+            (dead,) = await service.catalogue.parked()
+
+        assert dead.reason == "id_conflict"
+        assert b'"amount":7' in dead.value
+
+    async def test_what_was_published_before_anybody_served_is_not_lost(
+        self, depot_files: Depot
+    ) -> None:
+        """
+        Publishing needs no orchestrator.
+        """
+        async with depot_files.service(with_services=False) as service:
+            for role in service._roles:  # noqa: SLF001
+                role.stop()
+            await asyncio.sleep(0.3)
+            (saga,) = await placed(service, "o-1")
+        async with depot_files.service() as service:
+            assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
+
+
+class TestTime:
+    async def test_a_sleeping_saga_survives_a_restart(self, depot_files: Depot) -> None:
+        """
+        And goes on as soon as it is due, not before.
+        """
+        async with depot_files.service() as service:
+            (saga,) = await placed(service, "o-1", amount=0)
+            await service.idle(timeout=5)
+            (timer,) = await service.catalogue.timers()
+            assert timer.timer_id.startswith(saga)
+            assert (await summary_of(service, saga)).waiting_for.startswith("timer")
+        assert ("pay", "o-1") not in depot_files.effects()
+        async with depot_files.service() as service:
+            assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
+            assert await service.catalogue.timers() == []
+        history = (await depot_files.histories())[saga]
+        armed, fired = (
+            next(entry for entry in history if type(entry.body).__name__ == name)
+            for name in ("TimerFired", "TimerFired")
+        )
+
+        assert fired.at >= timer.due_at
+        assert armed.cause == timer.timer_id
+
+
+class TestPeople:
+    async def test_a_signal_is_waited_for_and_may_come_before_its_saga(
+        self, depot_files: Depot
+    ) -> None:
+        """
+        Sent right after the order it may overtake it; it is kept.
+        """
+        async with depot_files.service() as service:
+            saga = saga_id("order", "o-1")
+            given = await service.publish(OrderPlaced(order_id="o-1", wants_approval=True))
+            await service.signal(given, "approval", "ann", actor="ann")
+            assert given == saga
+            assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
+
+    async def test_a_signal_of_another_kind_is_no_signal(self, one_file: Depot) -> None:
+        """
+        It is noted, and the saga waits on.
+        """
+        async with one_file.service() as service:
+            (saga,) = await placed(service, "o-1", wants_approval=True)
+            await service.signal(saga, "approval", {"by": ["ann"]})
+            await service.signal(saga, "applause", "x")
+            await service.idle(timeout=5)
+            assert (await summary_of(service, saga)).status is SagaStatus.RUNNING
+            with pytest.raises(TimeoutError):
+                await service.outcome(saga, timeout=0.3)
+            await service.signal(saga, "approval", "ann")
+            assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
+
+    @pytest.mark.parametrize("mode", [CancelMode.GRACEFUL, CancelMode.IMMEDIATE])
+    async def test_a_cancelled_order_is_undone(self, one_file: Depot, mode: CancelMode) -> None:
+        """
+        With the reason that was given.
+        """
+        async with one_file.service() as service:
+            (saga,) = await placed(service, "o-1", wants_approval=True)
+            await until_status(service, saga, "running")
+            await service.idle(timeout=5)
+            await service.cancel(saga, reason="changed my mind", mode=mode)
+            outcome = await service.outcome(saga, timeout=5)
+
+        assert outcome.status is SagaStatus.ROLLED_BACK
+        assert outcome.event == OrderRejected(order_id="o-1", reason="changed my mind")
+        assert one_file.effects() == {("reserve", "o-1"): 1, ("unreserve", "o-1"): 1}
+
+    async def test_an_abandoned_order_says_what_is_left(self, one_file: Depot) -> None:
+        """
+        Nothing is undone; the steps are named.
+        """
+        async with one_file.service() as service:
+            (saga,) = await placed(service, "o-1", wants_approval=True)
+            await service.idle(timeout=5)
+            await service.command(saga, CommandAct.ABANDON, reason="fire", actor="bob")
+            outcome = await service.outcome(saga, timeout=5)
+
+        assert (outcome.status, outcome.reason) == (SagaStatus.ABANDONED, "fire")
+        assert outcome.residue == ("reserve",)
+        assert one_file.effects() == {("reserve", "o-1"): 1}
+
+    async def test_a_command_sent_twice_is_done_once(self, one_file: Depot) -> None:
+        """
+        By its id.
+        """
+        async with one_file.service() as service:
+            (saga,) = await placed(service, "o-1", wants_approval=True)
+            for _ in range(2):
+                said = {"name": "approval", "payload": "ann"}
+                given = await service.command(saga, CommandAct.SIGNAL, command_id="c-1", **said)
+                assert given == "c-1"
+            await service.outcome(saga, timeout=5)
+            await service.idle(timeout=5)
+            assert service.counts["duplicate"] == 1
+
+    async def test_nobody_can_be_told_anything_who_is_not_there(self, one_file: Depot) -> None:
+        """
+        A mistyped id is an error, at once.
+        """
+        async with one_file.service() as service:
+            for ask in (
+                service.signal(saga_id("order", "x"), "approval"),
+                service.cancel(saga_id("order", "x"), reason="x"),
+            ):
+                with pytest.raises(UnknownSaga, match=saga_id("order", "x")):
+                    await ask
+            with pytest.raises(TimeoutError):
+                await service.outcome(saga_id("order", "x"), timeout=0.1)
+
+
+class TestGoneWrong:
+    async def test_a_bug_parks_its_sagas_and_a_fixed_release_loses_nothing(
+        self, depot_files: Depot
+    ) -> None:
+        """
+        Neighbours go on; what came meanwhile is replayed in order by the mended code.
+        """
+        flawed = order_saga(flaw=flaw_at("reserved o-1", "start o-2"))
+        async with depot_files.service(flawed) as service:
+            good, late, unborn = await placed(service, "o-0", "o-1", "o-2", wants_approval=True)
+            assert (await service.outcome(late, timeout=10)).status is SagaStatus.PARKED
+            assert (await service.outcome(unborn, timeout=10)).reason == (
+                "LookupError: a bug at start o-2"
+            )
+            for one in (good, late, unborn):
+                await service.signal(one, "approval", "ann")
+            assert (await service.outcome(good, timeout=10)).status is SagaStatus.COMPLETED
+            await service.idle(timeout=5)
+            held = await service.catalogue.parked()
+            assert sorted((one.saga_id, one.reason) for one in held) == sorted(
+                (saga, reason)
+                for saga in (late, unborn)
+                for reason in ("turn_failed", "behind_failed_turn")
+            )
+
+        async with depot_files.service(order_saga()) as service:
+            assert (await service.outcome(late, timeout=5)).status is SagaStatus.PARKED
+            for one in (late, unborn):
+                await service.command(one, CommandAct.RELEASE, reason="mended")
+            for one in (late, unborn):
+                await until_status(service, one, "completed")
+            await service.idle(timeout=5)
+            assert await service.catalogue.parked() == []
+            assert {(await service.outcome(one, timeout=5)).status for one in (late, unborn)} == {
+                SagaStatus.COMPLETED
+            }
+
+    async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(
+        self, depot_files: Depot
+    ) -> None:
+        """
+        New orders begin with the new version meanwhile.
+        """
+        async with depot_files.service(order_saga()) as service:
+            (old,) = await placed(service, "o-1", wants_approval=True)
+            await service.idle(timeout=5)
+        async with depot_files.service(order_saga(version=2)) as service:
+            await service.signal(old, "approval", "ann")
+            outcome = await service.outcome(old, timeout=5)
+            assert outcome.status is SagaStatus.STALLED
+            assert "version 1" in outcome.reason
+            (new,) = await placed(service, "o-2")
+            assert (await service.outcome(new, timeout=5)).status is SagaStatus.COMPLETED
+        async with depot_files.service(order_saga(), order_saga(version=2)) as service:
+            await until_status(service, old, "completed")
+
+    async def test_code_that_decides_otherwise_is_refused_for_that_saga(
+        self, one_file: Depot
+    ) -> None:
+        """
+        Its history stays as it is, and the old code goes on with it.
+        """
+        from tests.scenarios.depot import Context, Pay, saga
+
+        @saga("order", version=1, starts_on=OrderPlaced)
+        async def other(ctx: Context, placed: OrderPlaced) -> None:
+            await ctx.do(Pay(order_id=placed.order_id, amount=1))
+
+        async with one_file.service(order_saga()) as service:
+            (saga_of_one,) = await placed(service, "o-1", wants_approval=True)
+            await service.idle(timeout=5)
+        before = (await one_file.histories())[saga_of_one]
+        async with one_file.service(other) as service:
+            await service.signal(saga_of_one, "approval", "ann")
+            outcome = await service.outcome(saga_of_one, timeout=5)
+            assert outcome.status is SagaStatus.PARKED
+            assert outcome.reason.startswith("entry 2: the history says")
+        assert (await one_file.histories())[saga_of_one] == before
+        async with one_file.service(order_saga()) as service:
+            await until_status(service, saga_of_one, "completed")
+
+    async def test_a_damaged_row_stops_its_saga_only(self, one_file: Depot) -> None:
+        """
+        It is named; mended, the saga goes on.
+        """
+        import sqlite3
+
+        path = file_of(addresses(one_file.folder)["store"])
+
+        def write(state: bytes, saga: str) -> bytes:
+            with sqlite3.connect(path) as connection:
+                where = "replace(originator_id, '-', '') = ? AND originator_version = 1"
+                (was,) = connection.execute(
+                    f"SELECT state FROM stored_events WHERE {where}", (saga.replace("-", ""),)
+                ).fetchone()
+                connection.execute(
+                    f"UPDATE stored_events SET state = ? WHERE {where}",
+                    (state, saga.replace("-", "")),
+                )
+            connection.close()
+            return was
+
+        async with one_file.service() as service:
+            ill, well = await placed(service, "o-1", "o-2", wants_approval=True)
+            await service.idle(timeout=5)
+        was = write(b"{", ill)
+        async with one_file.service() as service:
+            for one in (ill, well):
+                await service.signal(one, "approval", "ann")
+            assert (await service.outcome(well, timeout=5)).status is SagaStatus.COMPLETED
+            outcome = await service.outcome(ill, timeout=5)
+            assert outcome.status is SagaStatus.PARKED
+            assert f"saga {ill}, entry 1" in outcome.reason
+        write(was, ill)
+        async with one_file.service() as service:
+            await until_status(service, ill, "completed")
+
+    async def test_what_cannot_be_read_is_dead_once_and_the_rest_goes_on(
+        self, depot_files: Depot
+    ) -> None:
+        """
+        With its bytes, in the catalogue and on its dlq topic.
+        """
+        from saga.ports import Record
+
+        async with depot_files.service() as service:
+            topic = "dev.saga.depot.evt.order-placed.v1"
+            await service._bus.publish(  # noqa: SLF001
+                [
+                    Record(topic, b"x", b"{", (("h", b"\xff"),), 0),
+                    Record(topic, b"o-1", b'{"order_id":"o-1"}', (), 0),
+                    Record("dev.saga.depot.int.reserve.v1", b"x", b"[]", (), 0),
+                ]
+            )
+            saga = saga_id("order", "o-1")
+            assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
+            await service.idle(timeout=5)
+            dead = await service.catalogue.parked()
+            assert sorted(one.reason for one in dead) == ["not_an_object", "not_json"]
+            assert dead[0].headers == (("h", b"\xff"),) or dead[1].headers == (("h", b"\xff"),)
+            consumer = await service._bus.subscribe(  # noqa: SLF001
+                "looker", ["dev.saga.depot.dlq.order-placed.v1", "dev.saga.depot.dlq.reserve.v1"]
+            )
+            copies = []
+            while len(copies) < 2:
+                copies += await consumer.fetch(records_max=10, timeout_s=1)
+            assert sorted(one.value for one in copies) == [b"[]", b"{"]
+
+    async def test_an_early_command_to_a_saga_that_never_comes_is_dead_after_the_hold(
+        self, one_file: Depot
+    ) -> None:
+        """
+        A second, as these services are set.
+        """
+        from saga.contracts import Command
+
+        async with one_file.service() as service:
+            saga = saga_id("order", "never")
+            command = Command(command_id="c", act=CommandAct.RELEASE, saga_id=saga)
+            await service.publisher.command(command, key="never")
+            await until_dead(service)
+            (dead,) = await service.catalogue.parked()
+
+        assert dead.reason == "unknown_saga"
+        assert saga in dead.message
+
+    async def test_live_states_are_what_their_histories_say(self, depot_files: Depot) -> None:
+        """
+        For sagas that wait for people, time and replies.
+        """
+        async with depot_files.service() as service:
+            await placed(service, *[f"o-{number}" for number in range(10)], wants_approval=True)
+            await placed(service, "p-1", amount=501, wants_approval=True)
+            await service.idle(timeout=5)
+            await depot_files.check_live(service)
