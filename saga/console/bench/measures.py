@@ -1,0 +1,181 @@
+"""
+What is measured, one function each, to be called in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, Final
+
+from saga.audit.replaying import replay_all
+from saga.console.bench.floor import Floor
+from saga.console.bench.order import app, order, placed
+from saga.console.serving import run_fast, tune_gc
+from saga.core.replay import replay
+from saga.service import Service
+from saga.settings import Settings
+from saga.wiring import open_store
+
+WARM_UP_SAGAS: Final = 300
+OPENED_AT_ONCE: Final = 500
+OPENED_AHEAD_MAX: Final = 2_000
+FOLDS_MIN: Final = 3
+FOLD_SAGAS_MAX: Final = 1_000
+PERCENT: Final = 100
+
+Measured = dict[str, float]
+
+
+def floor(folder: str, sagas: int, in_flight: int) -> Measured:
+    """
+    *sagas* without an engine.
+    """
+    measured = Floor(Path(folder))
+    measured.run(sagas=min(sagas, WARM_UP_SAGAS), in_flight=in_flight)
+    tune_gc()
+    with _stopwatch(sagas) as found:
+        latencies = measured.run(sagas=sagas, in_flight=in_flight, first=WARM_UP_SAGAS)
+    measured.close()
+    return found | _percentiles(latencies)
+
+
+def product(folder: str, sagas: int, in_flight: int) -> Measured:
+    """
+    *sagas* with everything that a user gets, from before each is published until it has ended.
+    """
+    return run_fast(_product(folder, sagas, in_flight))
+
+
+async def _product(folder: str, sagas: int, in_flight: int) -> Measured:
+    async with app.service(**_addresses(folder)) as service:
+        await _run(service, range(min(sagas, WARM_UP_SAGAS)), in_flight)
+        tune_gc()
+        with _stopwatch(sagas) as found:
+            numbers = range(WARM_UP_SAGAS, WARM_UP_SAGAS + sagas)
+            latencies = await _run(service, numbers, in_flight)
+    return found | _percentiles(latencies)
+
+
+async def _run(service: Service, numbers: range, in_flight: int) -> list[float]:
+    """
+    Run these orders, *in_flight* at a time; how long each has taken, in seconds.
+    """
+    waiting = iter(numbers)
+    latencies: list[float] = []
+
+    async def customer() -> None:
+        for number in waiting:
+            begun_at = time.perf_counter()
+            saga_id = await service.publish(placed(number))
+            assert saga_id is not None
+            await service.outcome(saga_id)
+            latencies.append(time.perf_counter() - begun_at)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(in_flight):
+            group.create_task(customer())
+    return latencies
+
+
+def replaying(folder: str) -> Measured:
+    """
+    The histories of a `product` run in *folder*, folded again: entries a second of one core, with
+    reading and checking all of them as `saga replay` does, and for the folding alone.
+    """
+    return asyncio.run(_replaying(folder))
+
+
+async def _replaying(folder: str) -> Measured:
+    parts = open_store(Settings.read(**_addresses(folder)))
+    try:
+        tune_gc()
+        entries, begun_at = 0, time.process_time()
+        async for found in replay_all(parts.store, parts.catalogue, app.registry):
+            assert found.is_ok, found
+            entries += found.entries
+        checked = entries / (time.process_time() - begun_at)
+        page = await parts.catalogue.sagas(limit=FOLD_SAGAS_MAX)
+        histories = await parts.store.load([one.saga_id for one in page])
+    finally:
+        await parts.close()
+    registered = app.registry.find(order.name, order.version)
+    assert registered is not None
+    folded, begun_at = 0, time.process_time()
+    for _ in range(FOLDS_MIN):
+        for saga_id, history in histories.items():
+            assert not isinstance(history, Exception)
+            replay(registered.decider, saga_id, history)
+            folded += len(history)
+    return {
+        "entries": entries,
+        "checked_per_s": checked,
+        "folded_per_s": folded / (time.process_time() - begun_at),
+    }
+
+
+def opening(folder: str, sagas: int) -> Measured:
+    """
+    *sagas* that all wait for an answer that does not come; megabytes of memory for them.
+    """
+    return run_fast(_opening(folder, sagas))
+
+
+async def _opening(folder: str, sagas: int) -> Measured:
+    unanswered = type(app)(sagas=app.sagas)
+    async with unanswered.service(**_addresses(folder)) as service:
+        tune_gc()
+        before, begun_at = _resident_mb(), time.perf_counter()
+        publisher = service.publisher
+        for first in range(0, sagas, OPENED_AT_ONCE):
+            numbers = range(first, min(first + OPENED_AT_ONCE, sagas))
+            await publisher.send([publisher.prepare(placed(number)) for number in numbers])
+            await _until_started(service, first - OPENED_AHEAD_MAX)
+        await _until_started(service, sagas)
+        return {
+            "sagas": sagas,
+            "resident_mb": _resident_mb(),
+            "before_mb": before,
+            "seconds": time.perf_counter() - begun_at,
+        }
+
+
+async def _until_started(service: Service, sagas: int) -> None:
+    while service.counts["started"] < sagas:  # noqa: ASYNC110  # the counts tell nobody
+        await asyncio.sleep(0.005)
+
+
+def _addresses(folder: str) -> dict[str, Any]:
+    return {
+        "bus": f"local:///{folder}/saga.db",
+        "store": f"sqlite:///{folder}/saga.db",
+        "effects_store": f"sqlite:///{folder}/effects.db",
+    }
+
+
+@contextmanager
+def _stopwatch(sagas: int) -> Iterator[Measured]:
+    found: Measured = {}
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield found
+    found["cpu_us_per_saga"] = (time.process_time() - cpu) / sagas * 1e6
+    found["sagas_per_s"] = sagas / (time.perf_counter() - wall)
+
+
+def _percentiles(latencies: list[float]) -> Measured:
+    cuts = quantiles(latencies, n=PERCENT, method="inclusive")
+    return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3}
+
+
+def _resident_mb() -> float:
+    """
+    The most memory that this process has ever had resident.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere

@@ -1,0 +1,179 @@
+"""
+The saga that is measured: an order of three steps, every tenth of which is refused at the last.
+
+Its services keep their inbox and nothing else, so that what is measured is the engine.
+"""
+
+from __future__ import annotations
+
+from saga.app import SagaApp
+from saga.authoring import Context, saga
+from saga.contracts import Event, Intent
+from saga.effects import EffectContext, Effects, Refused
+
+REFUSED_EVERY = 10
+
+
+class OrderPlaced(Event, topic="bench-orders.order-placed", version=1, key="order_id"):
+    """
+    A customer wants something.
+    """
+
+    order_id: str
+    amount: int
+    is_shippable: bool
+
+
+class OrderConfirmed(Event, topic="bench-orders.order-confirmed", version=1):
+    """
+    It is on its way.
+    """
+
+    order_id: str
+    parcel: str
+
+
+class OrderRejected(Event, topic="bench-orders.order-rejected", version=1):
+    """
+    Nothing of it is left.
+    """
+
+    order_id: str
+    reason: str
+
+
+class Reserved(Event, topic="bench-stock.reserved", version=1):
+    """
+    The goods are set aside.
+    """
+
+    reservation: str
+
+
+class Reserve(Intent[Reserved], topic="bench-stock.reserve", version=1):
+    """
+    Set goods aside.
+    """
+
+    order_id: str
+    amount: int
+
+
+class Release(Intent[None], topic="bench-stock.release", version=1):
+    """
+    Put them back.
+    """
+
+    order_id: str
+    reservation: str | None = None
+
+
+class Charged(Event, topic="bench-payments.charged", version=1):
+    """
+    The customer has paid.
+    """
+
+    receipt: str
+
+
+class Charge(Intent[Charged], topic="bench-payments.charge", version=1):
+    """
+    Let the customer pay.
+    """
+
+    order_id: str
+    amount: int
+
+
+class Refund(Intent[None], topic="bench-payments.refund", version=1):
+    """
+    Give the money back.
+    """
+
+    order_id: str
+    receipt: str | None = None
+
+
+class Shipped(Event, topic="bench-parcels.shipped", version=1):
+    """
+    The parcel has left.
+    """
+
+    parcel: str
+
+
+class Ship(Intent[Shipped], topic="bench-parcels.ship", version=1):
+    """
+    Send the goods.
+    """
+
+    order_id: str
+    is_shippable: bool
+
+
+@saga("bench-order", version=1, starts_on=OrderPlaced, rolled_back=OrderRejected)
+async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
+    """
+    Reserve, charge, ship.
+    """
+    reserve = Reserve(order_id=placed.order_id, amount=placed.amount)
+    await ctx.do(reserve, undo=Release)
+    charge = Charge(order_id=placed.order_id, amount=placed.amount)
+    await ctx.do(charge, undo=Refund)
+    ship = Ship(order_id=placed.order_id, is_shippable=placed.is_shippable)
+    shipped = await ctx.do(ship)
+    return OrderConfirmed(order_id=placed.order_id, parcel=shipped.parcel)
+
+
+services = Effects("bench-services")
+
+
+@services.on(Reserve)
+async def reserve(intent: Reserve, ctx: EffectContext) -> Reserved:
+    """
+    Always possible.
+    """
+    return Reserved(reservation=f"{intent.amount} for {ctx.key}")
+
+
+@services.on(Release)
+async def release(intent: Release, ctx: EffectContext) -> None:
+    """
+    Always possible.
+    """
+
+
+@services.on(Charge)
+async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+    """
+    Always possible.
+    """
+    return Charged(receipt=f"{intent.amount} from {ctx.key}")
+
+
+@services.on(Refund)
+async def refund(intent: Refund, ctx: EffectContext) -> None:
+    """
+    Always possible.
+    """
+
+
+@services.on(Ship)
+async def ship(intent: Ship, ctx: EffectContext) -> Shipped:
+    """
+    Refused where the order says so.
+    """
+    if not intent.is_shippable:
+        raise Refused("nobody delivers there", code="no_delivery")
+    return Shipped(parcel=f"parcel-{ctx.key}")
+
+
+app = SagaApp(sagas=[order], effects=[services])
+
+
+def placed(number: int) -> OrderPlaced:
+    """
+    The order of this number.
+    """
+    is_shippable = number % REFUSED_EVERY != 0
+    return OrderPlaced(order_id=f"order-{number}", amount=100 + number, is_shippable=is_shippable)
