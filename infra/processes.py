@@ -1,0 +1,211 @@
+"""
+Server processes: started into a log file, signalled, waited for, and never left behind.
+
+A bound process is killed by the kernel when its owner dies, however the owner dies. Linux ties this
+to the *thread* that started the process, so all of them are started by one thread that lives as
+long as the owner: a server restarted from a short-lived thread would otherwise die with it.
+`setpriv` asks for that in the child; where it does not exist (not Linux), processes are not bound.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from infra.failures import NotStarted
+
+_POLL_S = 0.01
+KILL_TIMEOUT_S = 10.0
+
+
+class ServerProcess:
+    """
+    A process that was started here, or one found again by its id and start time.
+    """
+
+    def __init__(
+        self, pid: int, created: float, child: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.pid = pid
+        self.created = created
+        self._child = child
+
+    @classmethod
+    def spawn(
+        cls,
+        command: Sequence[str | Path],
+        *,
+        folder: Path,
+        log: Path,
+        user: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        is_bound: bool = True,
+    ) -> Self:
+        """
+        Starts *command* in *folder*, out of reach of the terminal's Ctrl-C.
+
+        Args:
+            user: who it runs as, if not as us.
+            is_bound: whether it dies with us.
+        """
+        line = [*prefix(user=user, is_bound=is_bound), *map(str, command)]
+
+        def start() -> subprocess.Popen[bytes]:
+            with log.open("ab") as output:
+                return subprocess.Popen(
+                    line,
+                    cwd=folder,
+                    env={**os.environ, **(environment or {})},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+
+        child = _starter().submit(start).result()
+        return cls(child.pid, psutil.Process(child.pid).create_time(), child)
+
+    @classmethod
+    def find(cls, pid: int, created: float) -> Self | None:
+        """
+        The process *pid* if it runs and is the one that was started at *created*.
+        """
+        process = cls(pid, created)
+        return process if process.is_running() else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """
+        Its exit code, once it has ended and if it was started here.
+        """
+        return None if self._child is None else self._child.poll()
+
+    def is_running(self) -> bool:
+        """
+        Whether it has not ended.
+        """
+        if self._child is not None:
+            return self._child.poll() is None
+        try:
+            process = psutil.Process(self.pid)
+            return bool(
+                process.create_time() == self.created and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.NoSuchProcess:
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        """
+        Sends a signal, unless it has ended.
+        """
+        if self.is_running():
+            os.kill(self.pid, number)
+
+    def has_ended(self, *, timeout_s: float) -> bool:
+        """
+        Waits until it has ended, and says whether it has.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self.is_running():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def kill(self) -> None:
+        """
+        Kills it and all its descendants at once, as a power cut would.
+        """
+        if not self.is_running():
+            return
+        os.kill(self.pid, signal.SIGSTOP)  # it must not start more children meanwhile
+        for process in psutil.Process(self.pid).children(recursive=True):
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.has_ended(timeout_s=KILL_TIMEOUT_S), f"{self.pid} survived SIGKILL"
+
+
+def wait_until_ready(
+    process: ServerProcess,
+    is_ready: Callable[[], bool],
+    *,
+    name: str,
+    log: Path,
+    timeout_s: float,
+) -> None:
+    """
+    Waits until *is_ready* says so.
+
+    Raises:
+        NotStarted: it ended first, or took longer than *timeout_s*; it is dead now.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not is_ready():
+        if not process.is_running():
+            raise NotStarted(name, "ended instead of starting", log)
+        if time.monotonic() > deadline:
+            process.kill()
+            raise NotStarted(name, f"was not ready after {timeout_s:g} s", log)
+        time.sleep(_POLL_S)
+
+
+def run(
+    name: str,
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    timeout_s: float,
+    user: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """
+    Runs a program that prepares something, to its end.
+
+    Raises:
+        NotStarted: it failed or hung.
+    """
+    process = ServerProcess.spawn(
+        command, folder=log.parent, log=log, user=user, environment=environment
+    )
+    if not process.has_ended(timeout_s=timeout_s):
+        process.kill()
+        raise NotStarted(name, f"took longer than {timeout_s:g} s", log)
+    if process.exit_code != 0:
+        raise NotStarted(name, f"failed with exit code {process.exit_code}", log)
+
+
+def prefix(*, user: str | None, is_bound: bool) -> list[str]:
+    """
+    What stands before a command so that it runs as *user* and, if bound, dies with its owner.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        assert user is None, "changing the user needs setpriv"
+        return []
+    line = [setpriv]
+    if user is not None:
+        entry = pwd.getpwnam(user)
+        line += ["--reuid", str(entry.pw_uid), "--regid", str(entry.pw_gid), "--init-groups"]
+    if is_bound:
+        line += ["--pdeathsig", "KILL"]
+    return [] if len(line) == 1 else [*line, "--"]
+
+
+@cache
+def _starter() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="infra-starter")
+
+
+os.register_at_fork(after_in_child=_starter.cache_clear)  # the thread stays with the parent

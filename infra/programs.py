@@ -1,0 +1,123 @@
+"""
+Where the programs are, and how missing ones are installed.
+
+As root on Debian or a relative of it, a missing package is installed; anybody else is told the
+command. Two test processes that miss the same package install it once.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.failures import NotInstalled, end_of
+from infra.locks import exclusive
+
+INSTALL_TIMEOUT_S = 600
+_POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+_APT = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
+
+
+def cache_folder() -> Path:
+    """
+    Where downloads stay between runs and checkouts: `saga-infra` in the user's cache.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "saga-infra"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def java() -> Path:
+    """
+    The Java runtime, 17 or newer.
+
+    Raises:
+        NotInstalled: it is missing and cannot be installed from here.
+    """
+    return _program("java", package="default-jre-headless", what="Java 17 or newer")
+
+
+def maven() -> Path:
+    """
+    Maven, which fetches Kafka.
+
+    Raises:
+        NotInstalled: it is missing and cannot be installed from here.
+    """
+    return _program("mvn", package="maven", what="Maven")
+
+
+def postgres_folder() -> Path:
+    """
+    The folder of the newest PostgreSQL server's programs.
+
+    Raises:
+        NotInstalled: it is missing and cannot be installed from here.
+    """
+    folder = _postgres_folder()
+    if folder is None:
+        with exclusive(cache_folder() / "install.lock"):
+            folder = _postgres_folder()
+            if folder is None:
+                _install("postgresql", what="The PostgreSQL server")
+                folder = _postgres_folder()
+    if folder is None:
+        raise NotInstalled("The PostgreSQL server", "Its package has no `postgres` on PATH.")
+    return folder
+
+
+def _program(name: str, *, package: str, what: str) -> Path:
+    found = shutil.which(name)
+    if found is None:
+        with exclusive(cache_folder() / "install.lock"):
+            found = shutil.which(name)
+            if found is None:
+                _install(package, what=what)
+                found = shutil.which(name)
+    if found is None:
+        raise NotInstalled(what, f"Its package {package} has no `{name}` on PATH.")
+    return Path(found)
+
+
+def _postgres_folder() -> Path | None:
+    folders = [folder for pattern in _POSTGRES_FOLDERS for folder in Path("/").glob(pattern[1:])]
+    folders = [folder for folder in folders if (folder / "postgres").exists()]
+    if folders:
+        return max(folders, key=_version)
+    found = shutil.which("postgres")
+    return None if found is None else Path(found).resolve().parent
+
+
+def _version(folder: Path) -> float:
+    digits = folder.parent.name.removeprefix("pgsql-")
+    return float(digits) if digits.replace(".", "", 1).isdecimal() else 0.0
+
+
+def _install(package: str, *, what: str) -> None:
+    if shutil.which("apt-get") is None:
+        raise NotInstalled(what, "Install it with this system's package manager, on PATH.")
+    remedy = f"Install it: apt-get install {package}"
+    if os.geteuid() != 0:
+        raise NotInstalled(what, f"{remedy} (as root)")
+    print(f"Installing the Debian package {package} ...", file=sys.stderr, flush=True)  # noqa: T201 - it takes a while
+    log = cache_folder() / "install.log"
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        [*_APT, "update", "-q"],
+        [*_APT, "install", "-y", "-q", "--no-install-recommends", package],
+    ):
+        with log.open("ab") as output:
+            done = subprocess.run(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=INSTALL_TIMEOUT_S,
+                check=False,
+            )
+        # A repository that cannot be refreshed may still have what is asked for.
+        if done.returncode != 0 and "install" in command:
+            raise NotInstalled(what, f"{remedy} (failed just now; {log} ends with)\n{end_of(log)}")
