@@ -1,0 +1,327 @@
+"""
+The README does what it says: its first saga runs as printed, and whatever it names is there.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer
+
+from saga.console.cli import program
+from saga.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
+FIRST_SAGA_LINES_MAX = 20
+BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+LISTED = re.compile(r"`saga ([a-z]+)`((?:,\s+(?:and\s+)?`[a-z]+`)+)")
+"""`saga ls`, `show`, `history`: the first names the program, the others go on from there."""
+FILE = re.compile(r"(?:[\w.-]+/)+(?:[\w-]+\.\w+)?|[\w-]+\.(?:py|md|toml|txt)|LICENSE|Makefile")
+"""A folder ends in a slash, a file has an extension."""
+
+
+class Block(NamedTuple):
+    """
+    A fenced block of a document.
+    """
+
+    language: str
+    text: str
+
+
+def blocks(text: str) -> list[Block]:
+    """
+    The fenced blocks, in order; one without a language is for the shell.
+    """
+    return [Block(found["language"], found["text"]) for found in BLOCK.finditer(text)]
+
+
+def said(document: str) -> list[str]:
+    """
+    What a document says in code: the lines of its shell blocks, and what stands between backticks.
+    """
+    text = (ROOT / document).read_text()
+    lines = [
+        line.partition("  #")[0].strip()
+        for block in blocks(text)
+        if not block.language
+        for line in block.text.splitlines()
+    ]
+    return lines + INLINE.findall(BLOCK.sub("", text))
+
+
+def calls(name: str) -> list[pytest.param]:
+    """
+    Every call of *name* in the documents.
+    """
+    found = {line for document in DOCUMENTS for line in said(document)}
+    return [
+        pytest.param(line, id=line) for line in sorted(found) if re.match(rf"{name}(?: |$)", line)
+    ]
+
+
+def words_of(line: str) -> list[str]:
+    """
+    The words behind a program's name; `…` stands for what somebody would put there.
+    """
+    return [word for word in shlex.split(line)[1:] if word != "…"]
+
+
+def python(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """
+    The interpreter of these tests, in a folder of its own.
+    """
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def first_saga(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    The first saga, saved under the name that the README gives it.
+    """
+    folder = tmp_path_factory.mktemp("first")
+    [name] = re.findall(r"Save it as `([\w.]+)`", README)
+    source = next(block.text for block in blocks(README) if block.language == "python")
+    (folder / name).write_text(source)
+    return folder
+
+
+def test_the_first_saga_is_short(first_saga: Path) -> None:
+    """
+    Twenty lines, all told, none of them longer than the page.
+    """
+    [source] = first_saga.glob("*.py")
+    lines = source.read_text().splitlines()
+
+    assert len(lines) <= FIRST_SAGA_LINES_MAX
+    assert max(map(len, lines)) <= 120
+
+
+def test_the_first_saga_runs_as_printed(first_saga: Path, tmp_path: Path) -> None:
+    """
+    With the commands that follow it, typed as they stand, to the end that is printed.
+    """
+    after = blocks(README[README.index("Save it as") :])
+    commands, printed = after[0].text, after[1].text
+    # `saga` as it is found in an activated environment, whether or not this one has it installed.
+    (tmp_path / "saga").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m saga "$@"\n')
+    (tmp_path / "saga").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+
+    ran = subprocess.run(
+        ["sh", "-eu", "-c", commands],
+        cwd=first_saga,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    out = [line.rstrip() for line in ran.stdout.splitlines()]
+    assert out[-len(printed.splitlines()) :] == printed.splitlines()
+    assert out.index("paid o-1") < out.index("refunded o-1")
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_first_saga_runs_from_python_as_printed(first_saga: Path) -> None:
+    """
+    The second block, as the body of a program that imports the first.
+    """
+    [source] = first_saga.glob("*.py")
+    _, body = (block.text for block in blocks(README) if block.language == "python")
+    lines = [
+        "import asyncio",
+        f"from {source.stem} import *",
+        "async def main():",
+        textwrap.indent(body, "    "),
+        "asyncio.run(main())",
+    ]
+    (first_saga / "again.py").write_text("\n".join(lines))
+
+    ran = python("again.py", folder=first_saga)
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[:2] == ["paid o-2", "refunded o-2"]
+    assert "ROLLED_BACK" in ran.stdout
+    assert "no courier today" in ran.stdout
+
+
+def test_every_block_is_run_or_checked() -> None:
+    """
+    Python and its output are run by the tests above, what is for the shell is checked below.
+    """
+    for document in DOCUMENTS:
+        languages = [block.language for block in blocks((ROOT / document).read_text())]
+        expected = ["python", "text", "python"] if document == "README.md" else []
+        assert [language for language in languages if language] == expected
+
+    known = re.compile(r"(?:make|saga|python -m|export [A-Z_]+=)")
+    shell = [
+        line for block in blocks(README) if not block.language for line in block.text.splitlines()
+    ]
+    assert shell
+    assert [line for line in shell if not known.match(line)] == []
+
+
+def command_at(words: list[str]):
+    """
+    The command that *words* call, and what is left of them.
+    """
+    command = typer.main.get_command(program())
+    left = list(words)
+    while hasattr(command, "commands") and left:
+        name = left.pop(0)
+        assert name in command.commands, f"saga has no command {name!r}: {shlex.join(words)}"
+        command = command.commands[name]
+    return command, left
+
+
+@pytest.mark.parametrize("line", calls("saga"))
+def test_every_saga_command_exists(line: str) -> None:
+    """
+    With the options that it is shown with.
+    """
+    command, left = command_at(words_of(line))
+
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert [word for word in left if word.startswith("-") and word not in known] == []
+
+
+def test_every_listed_command_exists() -> None:
+    """
+    In a list only the first one stands behind `saga`.
+    """
+    lists = LISTED.findall(README)
+
+    assert lists
+    for first, others in lists:
+        for name in (first, *INLINE.findall(others)):
+            command_at([name])
+
+
+def test_every_command_speaks_json() -> None:
+    """
+    As the README says of everything; what `bench` takes is its own module's business.
+    """
+    silent = []
+    groups = [("saga", typer.main.get_command(program()))]
+    while groups:
+        name, command = groups.pop()
+        if hasattr(command, "commands"):
+            groups += [(f"{name} {one}", command.commands[one]) for one in command.commands]
+        elif name != "saga bench" and not any("--json" in one.opts for one in command.params):
+            silent.append(name)
+
+    assert silent == []
+
+
+@pytest.mark.parametrize("line", calls("make"))
+def test_every_make_target_exists(line: str) -> None:
+    """
+    With the variables that it is shown with.
+    """
+    makefile = (ROOT / "Makefile").read_text()
+    for word in words_of(line):
+        name, equals, _ = word.partition("=")
+        pattern = rf"^{name} \?=" if equals else rf"^{name}:"
+        assert re.search(pattern, makefile, re.MULTILINE), word
+
+
+@pytest.mark.parametrize("line", calls("python -m"))
+def test_every_python_module_can_be_run(line: str) -> None:
+    """
+    And knows the options that it is shown with.
+    """
+    _, module, *words = words_of(line)
+    found = find_spec(module)
+    assert found is not None
+    if found.submodule_search_locations is not None:
+        assert find_spec(f"{module}.__main__") is not None
+
+    help_of_it = python("-m", module, "--help", folder=ROOT).stdout
+
+    for word in words:
+        if word.startswith("--"):
+            assert re.search(rf"{word}\b", help_of_it), word
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_exists(document: str) -> None:
+    """
+    Whether linked to or named; what is inside the engine may be named without `saga/`.
+    """
+    text = (ROOT / document).read_text()
+    linked = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    named = [one for one in INLINE.findall(BLOCK.sub("", text)) if FILE.fullmatch(one)]
+    in_tree = [
+        line.split()[0].rstrip(";")
+        for block in blocks(text)
+        if not block.language
+        for line in block.text.splitlines()
+        if line.startswith("saga/")
+    ]
+    made = re.findall(r"Save it as `([\w.]+)`", text)
+    written = [one for one in named if not one.startswith((".saga", ".venv")) and one not in made]
+
+    missing = [
+        one
+        for one in (*linked, *written, *in_tree)
+        if not (ROOT / one).exists() and not (ROOT / "saga" / one).exists()
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_name_in_the_engine_exists(document: str) -> None:
+    """
+    `saga.testing.World` and the like can be imported, or got from what can.
+    """
+    names = re.findall(r"\bsaga(?:\.\w+)+", (ROOT / document).read_text())
+    for name in names:
+        if (ROOT / name).exists() or name.endswith((".db", ".py")):
+            continue
+        assert _is_there(name), name
+
+
+def test_every_setting_exists_with_its_default() -> None:
+    """
+    None is listed that does nothing, and none with another default than it has.
+    """
+    fields = {f"SAGA_{name.upper()}": field for name, field in Settings.model_fields.items()}
+    named = set(re.findall(r"\bSAGA_[A-Z_]*[A-Z]\b", README))
+    listed = re.findall(r"`(SAGA_[A-Z_]+)`\s+\(`([^`]+)`\)", README)
+
+    assert named <= fields.keys()
+    assert len(listed) > len(fields) // 2
+    assert [
+        (name, default) for name, default in listed if default != str(fields[name].default)
+    ] == []
+
+
+def _is_there(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    if find_spec(module) is None:
+        return False
+    there = __import__(module, fromlist=[attribute])
+    return hasattr(there, attribute) or find_spec(name) is not None
