@@ -1,0 +1,125 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from infra import Kafka
+from tests.connected import KafkaAddress
+
+
+async def test_record_goes_in_and_comes_out(kafka: KafkaAddress, namespace: str) -> None:
+    """
+    The shared Kafka takes a record with its key and headers and gives it back as it was.
+    """
+    await make_topic(kafka.bootstrap, namespace)
+    await produce(kafka.bootstrap, namespace, b"one")
+
+    assert await consume(kafka.bootstrap, namespace) == [b"one"]
+
+
+@pytest.mark.slow
+async def test_killed_broker_keeps_what_it_acknowledged(own_kafka: Kafka, namespace: str) -> None:
+    """
+    After kill -9 and a restart at the same address, the acknowledged records are there.
+    """
+    await make_topic(own_kafka.bootstrap, namespace)
+    await produce(own_kafka.bootstrap, namespace, b"before")
+    before = own_kafka.bootstrap
+
+    own_kafka.kill()
+    assert not own_kafka.brokers[0].is_running
+    own_kafka.start()
+    await produce(own_kafka.bootstrap, namespace, b"after")
+
+    assert before == own_kafka.bootstrap
+    assert await consume(own_kafka.bootstrap, namespace) == [b"before", b"after"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own_kafka", [3], indirect=True)
+async def test_three_brokers_go_on_when_a_leader_dies(own_kafka: Kafka, namespace: str) -> None:
+    """
+    With three brokers a topic survives the death of its leader, nothing acknowledged is lost, and
+    the dead one can come back.
+    """
+    await make_topic(own_kafka.bootstrap, namespace, replicas=3)
+    await produce(own_kafka.bootstrap, namespace, b"before")
+
+    leader = own_kafka.brokers[await leader_of(own_kafka.bootstrap, namespace) - 1]
+    leader.kill()
+    await produce(own_kafka.bootstrap, namespace, b"meanwhile")
+    leader.start()
+
+    assert await consume(own_kafka.bootstrap, namespace) == [b"before", b"meanwhile"]
+
+
+async def make_topic(bootstrap: str, topic: str, *, replicas: int = 1) -> None:
+    """
+    Makes a topic of one partition.
+    """
+    async with administrator(bootstrap) as admin:
+        await admin.create_topics([NewTopic(topic, 1, replicas)])
+
+
+async def leader_of(bootstrap: str, topic: str) -> int:
+    """
+    The number of the broker that leads the topic's partition.
+    """
+    async with administrator(bootstrap) as admin:
+        (found,) = await admin.describe_topics([topic])
+    return found["partitions"][0]["leader"]
+
+
+async def produce(bootstrap: str, topic: str, value: bytes) -> None:
+    """
+    Produces a record and waits for all replicas in sync.
+    """
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, value, key=b"key", headers=[("name", b"header")])
+    finally:
+        await producer.stop()
+
+
+async def consume(bootstrap: str, topic: str) -> list[bytes]:
+    """
+    The values of all records of a topic.
+    """
+    async with consumer(bootstrap, topic) as reading:
+        partition = TopicPartition(topic, 0)
+        end = (await reading.end_offsets([partition]))[partition]
+        records = []
+        while await reading.position(partition) < end:
+            records.append(await reading.getone(partition))
+    assert all(r.key == b"key" and r.headers == (("name", b"header"),) for r in records)
+    return [record.value for record in records]
+
+
+@asynccontextmanager
+async def consumer(bootstrap: str, topic: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """
+    A consumer of partition 0 from its beginning.
+    """
+    reading = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    await reading.start()
+    try:
+        reading.assign([TopicPartition(topic, 0)])
+        yield reading
+    finally:
+        await reading.stop()
+
+
+@asynccontextmanager
+async def administrator(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """
+    A client that makes topics and looks at them.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
