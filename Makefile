@@ -1,7 +1,7 @@
 # Everything a developer types. `make` alone lists it.
 #
 # Variables: ARGS is handed to the program, KILL to `saga demo`; PYTHON names the interpreter that `.venv` is made
-# with; KAFKA and POSTGRES are the addresses that `make test-connected` uses; JOBS is the number of test processes.
+# with; KAFKA and POSTGRES are the addresses of servers to test against; JOBS is the number of test processes.
 
 ARGS ?=
 KILL ?=
@@ -19,8 +19,12 @@ NO_PYTHON := No Python 3.11 or newer with its venv module was found. Install one
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --strip-extras \
 	--allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
+GIVEN = $(if $(KAFKA),--kafka=$(KAFKA)) $(if $(POSTGRES),--postgres=$(POSTGRES))
+# Fetched before the tests, whose time is limited. What cannot be had here fails the tests that need it, by name.
+SERVERS = $(if $(and $(KAFKA),$(POSTGRES)),true,$(BIN)/python -m infra fetch || true)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-connected check format lock bench mutants replay clean
+.PHONY: help setup demo test test-connected up down check format lock bench mutants replay clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,11 +41,17 @@ $(READY): requirements-dev.txt pyproject.toml
 demo: $(READY) ## Run the order saga here and now; KILL=3 kills it three times on the way
 	@$(BIN)/saga demo $(if $(KILL),--kill $(KILL)) $(ARGS)
 
-test: $(READY) ## Run all tests that need nothing but this machine
-	@$(BIN)/pytest -n $(JOBS) $(ARGS)
+test: $(READY) ## Run the tests, all but the long ones against real servers
+	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m 'not (connected and slow)' $(GIVEN) $(ARGS)
 
-test-connected: $(READY) ## Run the tests that need Kafka and PostgreSQL, at KAFKA= and POSTGRES=
-	@$(BIN)/pytest -m connected $(if $(KAFKA),--kafka=$(KAFKA)) $(if $(POSTGRES),--postgres=$(POSTGRES)) $(ARGS)
+test-connected: $(READY) ## Run all tests against real servers, ours or those at KAFKA= and POSTGRES=
+	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m connected $(GIVEN) $(ARGS)
+
+up: $(READY) ## Start Kafka and PostgreSQL in the background, and print their addresses
+	@$(BIN)/python -m infra up $(ARGS)
+
+down: $(READY) ## Stop them; their data stays in .saga/infra/ (ARGS=--erase removes it)
+	@$(BIN)/python -m infra down $(ARGS)
 
 check: $(READY) ## Check format, style, types, layers and public names
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
