@@ -87,6 +87,24 @@ ResumeAt = Callable[[Sequence[Source]], Awaitable[Mapping[Source, int]]]
 """Asked on assignment: the next offset to read of each source; one left out starts at its begin."""
 
 
+def why_lost(source: Source, following: int, begin: int, end: int) -> str | None:
+    """
+    Why *following* cannot be the next offset to read of a source with these bounds; None if it can.
+    """
+    place = f"{source.topic}[{source.partition}]"
+    if following > end:
+        return (
+            f"{place} ends at {end}, but {following - 1} was handled: "
+            f"the topic was made anew, or this store belongs to another bus"
+        )
+    if following < begin:
+        return (
+            f"{place} begins at {begin}, but {following} is next: "
+            f"retention removed records before they were handled"
+        )
+    return None
+
+
 class Consumer(Protocol):
     """
     One member of a consumer group.
@@ -120,6 +138,15 @@ class Consumer(Protocol):
     def assignment(self) -> frozenset[Source]:
         """
         The sources this member reads now.
+        """
+        ...
+
+    @property
+    def stopped(self) -> Mapping[Source, str]:
+        """
+        The sources that are assigned to this member and not read, each with the reason: what
+        `resume_at` said is next is not there. All others go on. A source is looked at again when it
+        is assigned anew.
         """
         ...
 
@@ -162,7 +189,8 @@ class Bus(Protocol):
         """
         Join *group* on *topics*.
 
-        Without *resume_at*, the group's committed offsets say where to begin.
+        Without *resume_at*, the group's committed offsets say where to begin, or the begin where
+        they are no longer there.
         """
         ...
 

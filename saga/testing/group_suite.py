@@ -182,6 +182,26 @@ class GroupSuite:
 
         assert [each.offset for each in await self.read(consumer, 1)] == [1]
 
+    async def test_a_source_whose_place_is_lost_stops_alone(self, bus: Bus) -> None:
+        """
+        The topic was made anew, or retention was faster: it is said which one and why, nothing of
+        it is read, and all others go on.
+        """
+        await bus.create_topics([TopicSpec("t", 3)])
+        await bus.publish([Record("t", None, b"%d" % n, (), n % 3) for n in range(6)])
+
+        async def resume_at(_: Sequence[Source]) -> Mapping[Source, int]:
+            return {Source("t", 0): 7, Source("t", 1): 1, Source("t", 2): 2}
+
+        consumer = await bus.subscribe("g", ["t"], resume_at=resume_at)
+
+        assert [each.value for each in await self.read(consumer, 1)] == [b"4"]
+        assert consumer.assignment() == {Source("t", 1), Source("t", 2)}
+        assert list(consumer.stopped) == [Source("t", 0)]
+        assert "t[0] ends at 2, but 6 was handled" in consumer.stopped[Source("t", 0)]
+        await bus.publish([Record("t", None, b"new", (), number) for number in range(3)])
+        assert sorted(each.partition for each in await self.read(consumer, 2)) == [1, 2]
+
     async def test_a_topic_that_comes_later_is_read(self, bus: Bus) -> None:
         """
         Members that asked for it get its partitions once it exists.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from saga.ports.bus import Inbound, ResumeAt, Source
+from saga.ports.bus import Inbound, ResumeAt, Source, why_lost
 
 if TYPE_CHECKING:
     from saga.adapters.memory.bus import MemoryBus
@@ -26,6 +26,7 @@ class MemoryConsumer:
         self._bus = bus
         self._resume_at = resume_at
         self._next: dict[Source, int] = {}
+        self._stopped: dict[Source, str] = {}
         self._wanted: frozenset[Source] = frozenset()
         self._turn = 0
         self.is_closed = False
@@ -40,7 +41,7 @@ class MemoryConsumer:
         deadline_s = self._bus.clock.monotonic_s() + timeout_s
         await asyncio.sleep(0)
         while not self.is_closed:
-            while self._wanted != self._next.keys():
+            while self._wanted != self._next.keys() | self._stopped.keys():
                 await self._take_over()
             records = self._take(records_max)
             if records:
@@ -73,6 +74,13 @@ class MemoryConsumer:
         """
         return frozenset(self._next)
 
+    @property
+    def stopped(self) -> Mapping[Source, str]:
+        """
+        The sources that are assigned to this member and not read, each with the reason.
+        """
+        return dict(self._stopped)
+
     async def close(self) -> None:
         """
         Leave the group at once.
@@ -88,6 +96,8 @@ class MemoryConsumer:
         self._wanted = wanted
         for source in self._next.keys() - wanted:
             del self._next[source]
+        for source in self._stopped.keys() - wanted:
+            del self._stopped[source]
         self._wake()
 
     def wake(self, sources: AbstractSet[Source]) -> None:
@@ -117,7 +127,7 @@ class MemoryConsumer:
 
     async def _take_over(self) -> None:
         wanted = self._wanted
-        added = sorted(wanted - self._next.keys())
+        added = sorted(wanted - self._next.keys() - self._stopped.keys())
         if self._resume_at is not None:
             starts = dict(await self._resume_at(added))
         else:
@@ -127,8 +137,15 @@ class MemoryConsumer:
             }
         if wanted != self._wanted:
             return  # the group has changed meanwhile
-        for source, (begin, _) in (await self._bus.bounds(added)).items():
-            self._next[source] = starts.get(source, begin)
+        for source, (begin, end) in (await self._bus.bounds(added)).items():
+            start = starts.get(source, begin)
+            lost = why_lost(source, start, begin, end)
+            if lost is None:
+                self._next[source] = start
+            elif self._resume_at is None:
+                self._next[source] = begin
+            else:
+                self._stopped[source] = lost
 
     def _take(self, records_max: int) -> list[Inbound]:
         """

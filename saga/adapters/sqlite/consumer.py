@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from saga.adapters.sqlite.groups import Group, assign_ranges
 from saga.adapters.sqlite.record_log import committed_offsets
 from saga.errors import BusUnavailable
-from saga.ports.bus import Inbound, ResumeAt, Source
+from saga.ports.bus import Inbound, ResumeAt, Source, why_lost
 
 if TYPE_CHECKING:
     import sqlite3
@@ -46,6 +46,7 @@ class LocalConsumer:
         self._resume_at = resume_at
         self._buffer: deque[tuple[int, Inbound]] = deque()
         self._next: dict[int, int] = {}
+        self._stopped: dict[int, str] = {}
         self._behind: set[int] = set()
         self._wanted: frozenset[int] = frozenset()
         self._is_settled = False
@@ -69,7 +70,7 @@ class LocalConsumer:
         while not self._is_closed:
             if self._is_expelled:
                 await self._bus.rejoin(self)
-            while self._is_settled and self._wanted != self._next.keys():
+            while self._is_settled and self._added():
                 await self._take_over()
             if self._behind and len(self._buffer) < BUFFERED_RECORDS_MAX:
                 await self._catch_up(records_max)
@@ -113,6 +114,13 @@ class LocalConsumer:
         """
         return frozenset(map(self._bus.log.source, self._next))
 
+    @property
+    def stopped(self) -> Mapping[Source, str]:
+        """
+        The sources that are assigned to this member and not read, each with the reason.
+        """
+        return {self._bus.log.source(one): reason for one, reason in self._stopped.items()}
+
     async def close(self) -> None:
         """
         Leave the group at once.
@@ -127,6 +135,7 @@ class LocalConsumer:
         """
         self._is_closed = True
         self._let_go_of(self._next.keys())
+        self._stopped = {}
         self._wanted = frozenset()
         self._wake()
 
@@ -142,6 +151,7 @@ class LocalConsumer:
             self._is_expelled = True
             self._is_settled = False
             self._let_go_of(self._next.keys())
+            self._stopped = {}
             self._wake()
             return
         if group.generation != self.generation:
@@ -150,9 +160,10 @@ class LocalConsumer:
             mine = assign_ranges(group.members, counts)[self.member_id]
             self._wanted = frozenset(map(self._bus.log.source_id, mine))
             self._let_go_of(self._next.keys() - self._wanted)
+            self._stopped = {one: why for one, why in self._stopped.items() if one in self._wanted}
             self.generation = group.generation
         self._is_settled = group.is_settled
-        if self._is_settled and self._wanted != self._next.keys():
+        if self._is_settled and self._added():
             self._wake()
 
     def rejoined(self, member_id: int) -> None:
@@ -216,21 +227,30 @@ class LocalConsumer:
         Begin to read what this generation gives: ask where, then catch up from there.
         """
         generation = self.generation
-        added = self._wanted - self._next.keys()
+        added = self._added()
         if self._resume_at is not None:
             sources = {self._bus.log.source(source_id): source_id for source_id in added}
             answer = await self._resume_at(sorted(sources))
             starts = {sources[at]: next_ for at, next_ in answer.items() if at in sources}
         else:
             starts = dict(self._bus.read_now(lambda c: committed_offsets(c, self.group, added)))
-        begins = self._bus.read_now(lambda cursor: self._bus.log.bounds(cursor, added))
+        bounds = self._bus.read_now(lambda cursor: self._bus.log.bounds(cursor, added))
         if generation != self.generation or not self._is_settled:
             return  # the group has changed meanwhile
         for source_id in sorted(added):
-            self._next[source_id] = starts.get(source_id, begins[source_id][0])
-            self._bus.follow(source_id, self, end=begins[source_id][1])
-            if self._next[source_id] < begins[source_id][1]:
+            begin, end = bounds[source_id]
+            start = starts.get(source_id, begin)
+            lost = why_lost(self._bus.log.source(source_id), start, begin, end)
+            if lost is not None and self._resume_at is not None:
+                self._stopped[source_id] = lost
+                continue
+            self._next[source_id] = start if lost is None else begin
+            self._bus.follow(source_id, self, end=end)
+            if self._next[source_id] < end:
                 self._behind.add(source_id)
+
+    def _added(self) -> frozenset[int]:
+        return self._wanted - self._next.keys() - self._stopped.keys()
 
     def _let_go_of(self, source_ids: Iterable[int]) -> None:
         gone = set(source_ids)

@@ -95,7 +95,7 @@ class Member(MemoryConsumer):
         """
         if self.is_closed:
             return
-        if self._wanted != self._next.keys():
+        if self._wanted != self._next.keys() | self._stopped.keys():
             yield from sorted(self._wanted)
         for source, offset in self._next.items():
             if offset < self._bus.partitions[source].end:

@@ -108,6 +108,13 @@ class ProcessConsumer:
         """
         return self._member.assignment()
 
+    @property
+    def stopped(self) -> Mapping[Source, str]:
+        """
+        The sources that are not read, each with the reason.
+        """
+        return self._member.stopped
+
     async def close(self) -> None:
         """
         Leave the group.

@@ -1,0 +1,195 @@
+"""
+One life of a member: a consumer of aiokafka, from joining to leaving, and what it was assigned.
+
+The listener is as short as can be and never waits: aiokafka swallows what listeners raise, and
+would read on from the group's committed offset while one waits. It pauses what is new at once and
+leaves the rest to the next fetch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from saga.ports.bus import Source
+
+STOP_S: Final = 3.0
+log = structlog.get_logger("saga.kafka")
+
+
+class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """
+    Attributes:
+        next: of each source that is read, the next offset to return.
+        fresh: sources to be taken over, each with the offset where it was left if that is known.
+        generation: how often the assignment has changed.
+        settled: set while there is an assignment.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, group: str) -> None:
+        self.consumer = consumer
+        self.next: dict[Source, int] = {}
+        self.fresh: dict[Source, int | None] = {}
+        self.stopped: dict[Source, str] = {}
+        self.generation = 0
+        self.settled = asyncio.Event()
+        self._group = group
+        self._left: tuple[object, dict[Source, int]] | None = None
+
+    def subscribe(self, topics: Iterable[str]) -> None:
+        """
+        Read these topics, which must exist, from the next rebalance on.
+        """
+        self.consumer.subscribe(sorted(topics), listener=self)
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:  # noqa: ARG002  # it is all
+        """
+        Called by aiokafka before each rebalance: of everything, as it knows eager ones only.
+        """
+        self.generation += 1
+        self.settled.clear()
+        self._left = (self._identity(1), dict(self.next))
+        self.next = {}
+        self.fresh = {}
+        self.stopped = {}
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """
+        Called by aiokafka after each rebalance, before anything of the new sources was read.
+        """
+        self.generation += 1
+        expected, kept = self._left or (None, {})
+        # Nobody else had them in between, if this is the very next generation of the group.
+        is_same = expected == self._identity(0)
+        for at in assigned:
+            source = Source(at.topic, at.partition)
+            if is_same and source in kept:
+                self.next[source] = kept[source]
+                self.consumer.seek(at, kept[source])
+            else:
+                self.fresh[source] = None
+                self.consumer.pause(at)
+                # Any position will do: without one, aiokafka looks for the group's.
+                self.consumer.seek(at, 0)
+        self.settled.set()
+        log.info(
+            "assigned",
+            group=self._group,
+            sources=len(self.next) + len(self.fresh),
+            fresh=len(self.fresh),
+        )
+
+    def begin(self, source: Source, offset: int) -> None:
+        """
+        Read a fresh source from *offset* on.
+        """
+        at = TopicPartition(*source)
+        self.consumer.seek(at, offset)
+        self.consumer.resume(at)
+        self.fresh.pop(source, None)
+        self.next[source] = offset
+
+    def stop_reading(self, source: Source, reason: str) -> None:
+        """
+        Leave *source* alone until it is assigned anew; the others go on.
+        """
+        self.consumer.pause(TopicPartition(*source))
+        self.fresh.pop(source, None)
+        self.next.pop(source, None)
+        self.stopped[source] = reason
+
+    def look_again(self, sources: Iterable[Source]) -> None:
+        """
+        Have these taken over anew from where they were left.
+        """
+        for source in sources:
+            offset = self.next.pop(source, None)
+            if offset is not None:
+                self.consumer.pause(TopicPartition(*source))
+                self.fresh[source] = offset
+
+    def move(self, source: Source, offset: int) -> None:
+        """
+        Read on from there, if *source* is read here.
+        """
+        if source in self.next:
+            self.next[source] = offset
+            self.consumer.seek(TopicPartition(*source), offset)
+
+    def rewind(self) -> None:
+        """
+        Drop all that is buffered and read on from what was returned last.
+        """
+        for source, offset in self.next.items():
+            self.consumer.seek(TopicPartition(*source), offset)
+
+    async def committed(self, sources: Iterable[Source]) -> dict[Source, int]:
+        """
+        The group's committed offsets of those that have one.
+        """
+        asked = list(sources)
+        found = await asyncio.gather(
+            *(self.consumer.committed(TopicPartition(*source)) for source in asked)
+        )
+        return {
+            source: offset
+            for source, offset in zip(asked, found, strict=True)
+            if offset is not None
+        }
+
+    async def commit(self, offsets: Mapping[Source, int]) -> None:
+        """
+        Commit for the group.
+        """
+        await self.consumer.commit(
+            {
+                TopicPartition(*source): OffsetAndMetadata(offset, "")
+                for source, offset in offsets.items()
+            }
+        )
+
+    @property
+    def is_rejoining(self) -> bool:
+        """
+        Whether a rebalance is wanted or under way.
+        """
+        coordinator = self.consumer._coordinator  # noqa: SLF001
+        return not self.settled.is_set() or coordinator._rejoin_needed_fut.done()  # noqa: SLF001
+
+    async def end(self) -> None:
+        """
+        Leave the group and let go of everything, within a few seconds.
+        """
+        consumer = self.consumer
+        with contextlib.suppress(KafkaError, IllegalStateError, OSError, TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await consumer.stop()
+                return
+        log.warning("a consumer did not stop in time", group=self._group)
+        for task in _tasks_of(consumer):
+            task.cancel()
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await consumer._client.close()  # noqa: SLF001
+
+    def _identity(self, later: int) -> object:
+        """
+        Who we are in which generation of the group; *later*, in the one so many after it.
+        """
+        coordinator = self.consumer._coordinator  # noqa: SLF001
+        return coordinator.member_id, coordinator.generation + later
+
+
+def _tasks_of(consumer: AIOKafkaConsumer) -> list[asyncio.Task[Any]]:
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher  # noqa: SLF001
+    names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
+    found = [getattr(coordinator, name, None) for name in names]
+    found.append(getattr(fetcher, "_fetch_task", None))
+    return [task for task in found if task is not None]
