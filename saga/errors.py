@@ -13,6 +13,7 @@ Every error a user of saga can meet, grouped by what the reader can do about it.
     * StoreError
         * HistoryConflict (retriable: reload and decide again)
         * AlreadyRecorded (skip: the positions are covered)
+        * RecordsTakenBack (retriable: read them again)
         * StoreUnavailable (retriable: wait)
         * StoreTooNew
         * CorruptHistory (an operator looks at that one saga)
@@ -42,6 +43,7 @@ __all__ = [
     "MessageError",
     "MessageTooLarge",
     "PositionLost",
+    "RecordsTakenBack",
     "ReplayMismatch",
     "SagaError",
     "SettingsError",
@@ -161,6 +163,15 @@ class AlreadyRecorded(StoreError):
     def __init__(self, sources: tuple[str, ...] = ()) -> None:
         super().__init__(f"already recorded: {', '.join(sources[:5])}")
         self.sources = sources
+
+
+class RecordsTakenBack(StoreError):
+    """
+    Raised when a batch accounts for records that were shown before they were durable, and then
+    were not: drop what is in hand and seek to the stored positions.
+    """
+
+    retriable = True
 
 
 class StoreUnavailable(StoreError):

@@ -104,6 +104,8 @@ class EventStore(Protocol):
         Raises:
             HistoryConflict: another writer was first on some history.
             AlreadyRecorded: a position is not beyond the stored one of its source.
+            RecordsTakenBack: a record was shown before it was durable, and then was not; only
+                where store and bus are one file.
             StoreUnavailable: the store cannot write; nothing was recorded.
         """
         ...

@@ -23,12 +23,14 @@ from saga.errors import (
     BusUnavailable,
     HistoryConflict,
     PositionLost,
+    RecordsTakenBack,
     StoreUnavailable,
 )
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
 from saga.ports.catalogue import ParkedKind
 from saga.runtime.aside import Aside
 from saga.runtime.backoff import Backoff
+from saga.runtime.lane import Lane
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
 from saga.runtime.turns import Turns
@@ -36,8 +38,6 @@ from saga.runtime.work import Work
 
 LANES = 1
 FETCH_RECORDS_MAX = 1_000
-TURN_RECORDS_MAX = 256
-"""Records in one transaction: enough to share its cost, few enough to keep latency low."""
 PENDING_RECORDS_MAX = 4_000
 """Records in hand; beyond it nothing more is fetched."""
 FETCH_TIMEOUT_S = 0.2
@@ -57,28 +57,6 @@ RETRY_SWEEPS = 30
 """Every so many sweeps all others are tried: a worker without their code may be gone by now."""
 HELD_UP = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
 log = structlog.get_logger("saga.orchestrator")
-
-
-class Lane:
-    """
-    Work that waits for its turn.
-    """
-
-    def __init__(self) -> None:
-        self.pending = Work()
-        self.has_work = asyncio.Event()
-        self.is_busy = False
-
-    def take(self) -> Work:
-        """
-        As much as belongs into one transaction.
-        """
-        pending = self.pending
-        work = Work(pending.inbound[:TURN_RECORDS_MAX], pending.due, pending.revisits)
-        self.pending = Work(pending.inbound[TURN_RECORDS_MAX:])
-        if not self.pending:
-            self.has_work.clear()
-        return work
 
 
 class Orchestrator:
@@ -238,6 +216,10 @@ class Orchestrator:
             except StoreUnavailable as error:
                 await self._pause("store unavailable", error, backoff)
                 work = await self._uncovered(work, backoff)
+            except RecordsTakenBack as error:
+                log.warning("records taken back", error=str(error))
+                await self._read_anew(backoff)
+                work = Work([], work.due, work.revisits)
             else:
                 self.counts.update(draft.counts)
                 self.counts["turns"] += draft.counts["recorded"]
@@ -256,6 +238,20 @@ class Orchestrator:
             if record.offset > stored.get(Source(record.topic, record.partition), -1)
         ]
         return Work(left, work.due, work.revisits)
+
+    async def _read_anew(self, backoff: Backoff) -> None:
+        """
+        Drop all records in hand and read again from where the store stands.
+        """
+        assert self._consumer is not None
+        sources = sorted(self._consumer.assignment())
+        stored = await self._stored(sources, backoff)
+        bounds = await self._bus.bounds([source for source in sources if source not in stored])
+        starts = {source: offset + 1 for source, offset in stored.items()}
+        starts |= {source: begin for source, (begin, _) in bounds.items()}
+        for lane in self._lanes:
+            lane.pending.inbound.clear()
+        await self._consumer.seek(starts)
 
     async def _stored(self, sources: Sequence[Source], backoff: Backoff) -> Mapping[Source, int]:
         while True:

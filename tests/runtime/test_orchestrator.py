@@ -16,6 +16,7 @@ from saga.errors import (
     StoreUnavailable,
 )
 from saga.ports import Batch, Source
+from saga.runtime import lane
 from saga.runtime import orchestrator as module
 from tests.runtime.lab import NAMES, Lab, order_id
 from tests.runtime.shop import (
@@ -151,7 +152,7 @@ class TestServing:
         async with lab.serving():
             await lab.until(lambda: sum(sizes) == 600)
 
-        assert max(sizes) == module.TURN_RECORDS_MAX == 256
+        assert max(sizes) == lane.TURN_RECORDS_MAX == 256
 
 
 class TestTheStore:

@@ -57,6 +57,8 @@ class LocalConsumer:
         self.group = group
         self.topics = topics
         self.generation = 0
+        self.is_previewed = bus.shows_early and resume_at is not None
+        """Its positions are kept in the bus's file, so it may see what is not durable yet."""
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
         """
@@ -93,6 +95,7 @@ class LocalConsumer:
         for source_id in moved:
             self._next[source_id] = numbers[source_id]
             self._behind.add(source_id)
+            self._bus.memory.sought(source_id)
         self._wake()
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
@@ -185,6 +188,38 @@ class LocalConsumer:
         elif self._next[source_id] <= offset:
             self._behind.add(source_id)
 
+    def lacks(self, source_id: int, offset: int) -> bool:
+        """
+        Whether the record was not shown to it already.
+        """
+        return self._next[source_id] <= offset
+
+    def show(self, source_id: int, inbound: Inbound) -> bool:
+        """
+        Hand over a record that is not durable yet; False where others have to be read before it.
+        """
+        if self._next[source_id] != inbound.offset or source_id in self._behind:
+            return False
+        if len(self._buffer) >= BUFFERED_RECORDS_MAX:
+            return False
+        self._buffer.append((source_id, inbound))
+        self._next[source_id] = inbound.offset + 1
+        return True
+
+    def take_back(self, source_id: int, first: int) -> bool:
+        """
+        Forget what was shown from the offset *first* on; whether some of it was fetched meanwhile.
+        """
+        shown = self._next[source_id] - first
+        if shown <= 0:
+            return False
+        kept = [item for item in self._buffer if item[0] != source_id or item[1].offset < first]
+        is_fetched = len(self._buffer) - len(kept) < shown
+        self._buffer = deque(kept)
+        self._next[source_id] = first
+        self._behind.add(source_id)
+        return is_fetched
+
     def notice(self, ends: Mapping[int, int]) -> None:
         """
         Take note of how far the log goes by now.
@@ -245,7 +280,7 @@ class LocalConsumer:
                 self._stopped[source_id] = lost
                 continue
             self._next[source_id] = start if lost is None else begin
-            self._bus.follow(source_id, self, end=end)
+            self._bus.memory.follow(source_id, self, end=end)
             if self._next[source_id] < end:
                 self._behind.add(source_id)
 
@@ -257,7 +292,7 @@ class LocalConsumer:
         self._drop(gone)
         for source_id in gone:
             del self._next[source_id]
-            self._bus.unfollow(source_id, self)
+            self._bus.memory.unfollow(source_id, self)
 
     def _drop(self, source_ids: Iterable[int]) -> None:
         gone = set(source_ids)
@@ -290,5 +325,8 @@ class LocalConsumer:
                 continue  # sought or let go of meanwhile; or nothing there yet
             self._buffer.extend((source_id, inbound) for inbound in records)
             self._next[source_id] = records[-1].offset + 1
-            if self._next[source_id] < self._bus.ends.get(source_id, 0) or len(records) == share:
+            if (
+                self._next[source_id] < self._bus.memory.ends.get(source_id, 0)
+                or len(records) == share
+            ):
                 self._behind.add(source_id)

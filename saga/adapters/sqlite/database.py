@@ -22,7 +22,8 @@ from typing import Any, Final, TypeVar
 from saga.adapters.sqlite.checkpoints import Checkpointer
 from saga.adapters.sqlite.connections import SagaDatastore, connect
 from saga.adapters.sqlite.failures import translated
-from saga.adapters.sqlite.writer import Job, Landed, Writer
+from saga.adapters.sqlite.jobs import Job, Landed, Preview
+from saga.adapters.sqlite.writer import Writer
 from saga.errors import StoreTooNew, StoreUnavailable
 
 T = TypeVar("T")
@@ -117,6 +118,8 @@ class SqliteDatabase:
         *,
         landed: Landed | None = None,
         committed: Callable[[T], None] | None = None,
+        preview: Preview | None = None,
+        is_last: bool = False,
     ) -> T:
         """
         Run *job* in the next commit and return its result once that is durable.
@@ -127,6 +130,8 @@ class SqliteDatabase:
             landed: whether the job is stored; asked where the commit's outcome is not known.
             committed: called with the result on the event loop, in commit order, even if nobody
                 waits any more.
+            preview: who may see the result before it is durable.
+            is_last: the commit waits for nothing more once this is written.
 
         Raises:
             StoreUnavailable: the file cannot be written now; nothing of the job was recorded.
@@ -140,7 +145,7 @@ class SqliteDatabase:
             raise StoreUnavailable(f"{self.path}: it is closed")
         future: asyncio.Future[T] = loop.create_future()
         self._queued += 1
-        self._writer.submit(Job(job, landed, committed, future))
+        self._writer.submit(Job(job, landed, committed, future, preview, is_last))
         return await future
 
     async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:

@@ -64,6 +64,8 @@ class SqliteEventStore:
             raise ValueError("publish_through must be a bus on the same database")
         self._database = database
         self._bus = publish_through
+        if publish_through is not None:
+            publish_through.shows_early = True
         self.recorder = SagaProcessRecorder(database.datastore)
         """eventsourcing's view of the same tables."""
         database.migrate("event store", (self._create_tables,))
@@ -75,6 +77,7 @@ class SqliteEventStore:
         Raises:
             AlreadyRecorded: a position is not beyond the stored one of its source.
             HistoryConflict: another writer was first on some history.
+            RecordsTakenBack: the bus showed records before they were durable, and they are not.
             StoreUnavailable: the file cannot be written now; nothing was recorded.
             MessageTooLarge: the bus refuses a record of *outgoing*; nothing was recorded.
             KeyError: a topic of *outgoing* does not exist; nothing was recorded.
@@ -87,6 +90,8 @@ class SqliteEventStore:
             raise StoreUnavailable(str(error)) from error
 
         def work(cursor: sqlite3.Cursor) -> _Result:
+            if bus is not None:
+                bus.memory.check(batch.positions)
             written = recorder.write(cursor, batch, rows)
             if bus is not None and prepared is not None:
                 return _Result(written, None, bus.append(cursor, prepared))
@@ -97,7 +102,7 @@ class SqliteEventStore:
         def committed(result: _Result) -> None:
             recorder.remember(batch, result.written)
             if bus is not None and result.placed is not None:
-                bus.hand_over(result.placed)
+                bus.memory.hand_over(result.placed)
 
         def landed(cursor: sqlite3.Cursor) -> bool:
             return recorder.has_landed(cursor, batch, rows)
@@ -105,7 +110,7 @@ class SqliteEventStore:
         has_proof = bool(rows or batch.positions)
         try:
             result = await self._database.write(
-                work, landed=landed if has_proof else None, committed=committed
+                work, landed=landed if has_proof else None, committed=committed, is_last=True
             )
         except AlreadyRecorded:
             # Which of them, only the state before the attempt tells.

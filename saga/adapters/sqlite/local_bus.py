@@ -17,23 +17,20 @@ from saga.adapters.sqlite import groups
 from saga.adapters.sqlite.consumer import LocalConsumer
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.failures import as_bus_error
+from saga.adapters.sqlite.handing_over import HandingOver
+from saga.adapters.sqlite.jobs import Preview
 from saga.adapters.sqlite.record_log import (
-    PARTITIONS_MAX,
     Placed,
     Prepared,
     RecordLog,
-    offset_of,
 )
-from saga.core.identity import Instant
 from saga.errors import BusUnavailable
-from saga.ports.bus import Inbound, Record, ResumeAt, Source, TopicSpec
+from saga.ports.bus import Record, ResumeAt, Source, TopicSpec
 from saga.ports.clock import Clock
 
 T = TypeVar("T")
 
 RECORD_BYTES_MAX: Final = 1_048_576
-HANDED_OVER_BYTES_MAX: Final = 16_384
-"""Larger records are not kept in memory: their readers find them in the file."""
 POLL_BUSY_S: Final = 0.005
 POLL_IDLE_S: Final = 0.020
 POLLS_BUSY: Final = 40
@@ -65,11 +62,12 @@ class LocalBus:
     ) -> None:
         self.database = database
         self.log = RecordLog(database, record_bytes_max=record_bytes_max)
-        self.ends: dict[int, int] = {}
-        """Of sources that are followed here, the next offset as far as it is known."""
+        self.memory = HandingOver(self.log)
+        """How records reach the consumers of this process."""
+        self.shows_early = False
+        """Set by an event store on the same file: see `handing_over`."""
         self._clock = clock
         self._consumers: list[LocalConsumer] = []
-        self._followers: dict[int, list[LocalConsumer]] = {}
         self._groups: dict[str, groups.Group] = {}
         self._data_version = -1
         self._commits = (0, 0)
@@ -104,7 +102,13 @@ class LocalBus:
         """
         prepared = self.prepare(records)
         if prepared:
-            await self.write(lambda cursor: self.append(cursor, prepared), self.hand_over)
+            preview = Preview(self.memory.show, self.memory.take_back)
+            with as_bus_error():
+                await self.database.write(
+                    lambda cursor: self.append(cursor, prepared),
+                    committed=self.memory.hand_over,
+                    preview=preview if self.shows_early else None,
+                )
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
@@ -173,35 +177,6 @@ class LocalBus:
         """
         return self.log.append(cursor, prepared, now=self._clock.now())
 
-    def hand_over(self, placed: Placed) -> None:
-        """
-        Give what was committed to the consumers of this process; in commit order.
-        """
-        followers = self._followers
-        for (source_id, _, record), row in zip(placed.prepared, placed.rows, strict=True):
-            readers = followers.get(source_id)
-            if readers is None:
-                continue
-            offset = offset_of(row[0])
-            self.ends[source_id] = offset + 1
-            if row[2] is not None and len(row[2]) > HANDED_OVER_BYTES_MAX:
-                for reader in readers:
-                    reader.notice({source_id: offset + 1})
-                continue
-            inbound = Inbound(
-                record.topic,
-                source_id & (PARTITIONS_MAX - 1),
-                offset,
-                record.key,
-                record.value,
-                record.headers,
-                Instant(row[4]),
-            )
-            for reader in readers:
-                reader.offer(source_id, inbound)
-        for consumer in self._consumers:
-            consumer.wake()
-
     async def expire(self) -> None:
         """
         Delete what retention no longer keeps, in small transactions.
@@ -214,23 +189,6 @@ class LocalBus:
 
     # What consumers need.
 
-    def follow(self, source_id: int, consumer: LocalConsumer, *, end: int) -> None:
-        """
-        Hand over the records of this source from now on; *end* is how far it goes by now.
-        """
-        self._followers.setdefault(source_id, []).append(consumer)
-        self.ends[source_id] = end
-
-    def unfollow(self, source_id: int, consumer: LocalConsumer) -> None:
-        """
-        Hand over no more records of this source.
-        """
-        readers = self._followers[source_id]
-        readers.remove(consumer)
-        if not readers:
-            del self._followers[source_id]
-            self.ends.pop(source_id, None)
-
     def check(self) -> None:
         """
         Raise what ended the watch over the file, if anything did: nobody may wait for it in vain.
@@ -242,7 +200,9 @@ class LocalBus:
         """
         How many records are to be read from there; the sources are followed.
         """
-        return sum(max(0, self.ends[source_id] - next_) for source_id, next_ in starts.items())
+        return sum(
+            max(0, self.memory.ends[source_id] - next_) for source_id, next_ in starts.items()
+        )
 
     async def rejoin(self, consumer: LocalConsumer) -> None:
         """
@@ -344,12 +304,12 @@ class LocalBus:
             return
         if version == self._data_version:
             return
-        followed = list(self._followers)
+        followed, ends_known = self.memory.sources, self.memory.ends
         ends = self.read_now(lambda cursor: self.log.bounds(cursor, followed))
         known = {source_id: end for source_id, (_, end) in ends.items()}
-        if any(self.ends.get(source_id, 0) < end for source_id, end in known.items()):
+        if any(ends_known.get(source_id, 0) < end for source_id, end in known.items()):
             self._polls_busy = POLLS_BUSY
-        self.ends.update(known)
+        ends_known.update(known)
         for consumer in self._consumers:
             consumer.notice(known)
         await self._follow_groups()

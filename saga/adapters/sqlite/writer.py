@@ -6,6 +6,10 @@ would fight the loop for the interpreter's lock over each of them. Only what wai
 beside the loop: the commit, and the wait for another process that is writing. A failing job takes
 nobody with it: the group is rolled back and repeated with a savepoint around each job. A job may
 therefore run twice, and must do nothing but write through its cursor.
+
+What a job has written may be shown, before it is durable, to somebody whose next job belongs into
+the same transaction: the commit then lingers for a moment. If it fails, what was shown is taken
+back, and whoever relied on it fails with it.
 """
 
 from __future__ import annotations
@@ -17,43 +21,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from saga.adapters.sqlite.connections import BUSY_TIMEOUT_S, connect
 from saga.adapters.sqlite.failures import is_of_the_disk, unavailable
+from saga.adapters.sqlite.jobs import Job, take_back
 from saga.errors import StoreUnavailable
 
 JOBS_PER_COMMIT_MAX: Final = 256
 BUSY_NOW_S: Final = 0.0
 LOCK_RETRY_S: Final = 0.000_5
+LINGER_S: Final = 0.002
+"""How long a commit waits for the job that a preview leads to."""
 SETTLE_TRIES_MAX: Final = 10
 SETTLE_PAUSE_S: Final = 0.2
-
-Work = Callable[[sqlite3.Cursor], Any]
-Landed = Callable[[sqlite3.Cursor], bool]
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """
-    What is to be written, and who waits for it.
-
-    Args:
-        work: writes through the cursor and returns the result; may run more than once.
-        landed: whether it is stored after all; asked when the answer to COMMIT was an error.
-        committed: called with the result on the event loop, in commit order, before *future* ends.
-        future: ends once the job is durable or has failed.
-    """
-
-    work: Work
-    landed: Landed | None
-    committed: Callable[[Any], None] | None
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
 
 
 class Writer:
@@ -70,6 +53,9 @@ class Writer:
         self._wal = Path(path + "-wal")
         self._deliver = deliver
         self._waiting: deque[Job] = deque()
+        self._open_group: list[Job] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self._is_joining = False
         self._is_busy = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -107,6 +93,9 @@ class Writer:
             self._is_idle.clear()
             self._loop = job.future.get_loop()
             self._loop.call_soon(self._take_group)
+        elif self._open_group is not None and not self._is_joining:
+            self._is_joining = True
+            job.future.get_loop().call_soon(self._join_group)
 
     async def drained(self) -> None:
         """
@@ -130,8 +119,7 @@ class Writer:
             self._is_busy = False
             self._is_idle.set()
             return
-        count = min(len(waiting), JOBS_PER_COMMIT_MAX)
-        jobs = [waiting.popleft() for _ in range(count)]
+        jobs = self._next_jobs(JOBS_PER_COMMIT_MAX)
         try:
             is_begun = self._begin(BUSY_NOW_S)
         except (sqlite3.DatabaseError, StoreUnavailable) as error:
@@ -142,18 +130,73 @@ class Writer:
         else:
             self._orders.put((jobs, False))  # another process is writing: wait beside the loop
 
+    def _next_jobs(self, limit: int) -> list[Job]:
+        waiting = self._waiting
+        return [waiting.popleft() for _ in range(min(len(waiting), limit))]
+
     def _write(self, jobs: list[Job]) -> None:
+        """
+        Write the first *jobs* of a transaction that has begun.
+        """
+        self._write_more([], jobs)
+
+    def _join_group(self) -> None:
+        """
+        Write what came while the commit lingers.
+        """
+        self._is_joining = False
+        written = self._open_group
+        if written is not None:
+            self._write_more(written, self._next_jobs(JOBS_PER_COMMIT_MAX))
+
+    def _write_more(self, written: list[Job], jobs: list[Job]) -> None:
+        group = written + jobs
         try:
             assert self._connection is not None
-            self._work(self._connection.cursor(), jobs)
-            if all(job.error is not None for job in jobs):
+            is_in_one_go = self._work(self._connection.cursor(), written, jobs)
+            if all(job.error is not None for job in group):
                 self._roll_back()
-                self._done(jobs)
+                self._linger_no_more()
+                self._done(group)
                 return
         except (sqlite3.DatabaseError, StoreUnavailable) as error:
-            self._give_up(jobs, error)
+            self._linger_no_more()
+            self._give_up(group, error)
             return
-        self._orders.put((jobs, True))
+        if is_in_one_go and self._is_awaited(group, jobs):
+            self._open_group = group
+        else:
+            self._commit_group(group)
+
+    def _is_awaited(self, group: list[Job], jobs: list[Job]) -> bool:
+        """
+        Show what *jobs* have written; whether the commit is to wait for a job that relies on it.
+        """
+        if any(job.is_last for job in group) or len(group) >= JOBS_PER_COMMIT_MAX:
+            return False
+        is_awaited = self._lingering is not None
+        for job in jobs:
+            if job.preview is not None:
+                job.is_shown = True
+                is_awaited |= job.preview.show(job.result)
+        if is_awaited and self._lingering is None:
+            assert self._loop is not None
+            self._lingering = self._loop.call_later(LINGER_S, self._commit_lingering)
+        return is_awaited
+
+    def _commit_lingering(self) -> None:
+        if self._open_group is not None:
+            self._commit_group(self._open_group)
+
+    def _commit_group(self, group: list[Job]) -> None:
+        self._linger_no_more()
+        self._orders.put((group, True))
+
+    def _linger_no_more(self) -> None:
+        self._open_group = None
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
     def _give_up(self, jobs: list[Job], error: Exception) -> None:
         if isinstance(error, sqlite3.DatabaseError):
@@ -163,6 +206,7 @@ class Writer:
         self._done(jobs)
 
     def _done(self, jobs: list[Job]) -> None:
+        take_back([job for job in jobs if job.error is not None])
         self._deliver(jobs)
         assert self._loop is not None
         # Not at once: whoever was just answered may have more to write, which then shares a commit.
@@ -239,18 +283,24 @@ class Writer:
             self.epoch += 1
         return True
 
-    def _work(self, cursor: sqlite3.Cursor, jobs: list[Job]) -> None:
+    def _work(self, cursor: sqlite3.Cursor, written: list[Job], jobs: list[Job]) -> bool:
+        """
+        Write *jobs* after those already *written*; False where all of them had to begin again.
+        """
         try:
             for job in jobs:
                 job.result = job.work(cursor)
         except Exception as error:  # noqa: BLE001 - handed to whoever submitted the job
-            if len(jobs) == 1:
+            if len(jobs) == 1 and not written:
                 jobs[0].error = self._translate(error)
-                return
+                return True
             self._roll_back()
+            take_back(written)
             self._begin(BUSY_TIMEOUT_S)
             assert self._connection is not None
-            self._work_one_by_one(self._connection.cursor(), jobs)
+            self._work_one_by_one(self._connection.cursor(), written + jobs)
+            return False
+        return True
 
     def _work_one_by_one(self, cursor: sqlite3.Cursor, jobs: list[Job]) -> None:
         for job in jobs:

@@ -1,0 +1,78 @@
+"""
+Whole services on a disk that fails now and then: commits that were done or not, answered by errors.
+"""
+
+import random
+import sqlite3
+
+import pytest
+
+from saga.adapters.sqlite import connections
+from saga.errors import BusUnavailable
+from tests.scenarios.conftest import Depot
+from tests.scenarios.depot import OrderPlaced
+
+ORDERS = 60
+
+
+class Moody(sqlite3.Connection):
+    """
+    A connection of which some commits fail, and some of those are done all the same.
+    """
+
+    dice = random.Random(0)
+    share = 0.0
+    failed = 0
+
+    def execute(self, sql, *args):
+        """
+        As SQLite, most of the time.
+        """
+        if sql != "COMMIT" or Moody.dice.random() >= Moody.share:
+            return super().execute(sql, *args)
+        Moody.failed += 1
+        if Moody.dice.random() < 0.5:
+            super().execute(sql)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+        raise error
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_every_order_ends_although_commits_fail(
+    one_file: Depot, monkeypatch: pytest.MonkeyPatch, logged: list, seed: int
+) -> None:
+    """
+    What was shown before it was durable included: no order twice, none lost, no effect twice.
+    """
+    real = sqlite3.connect
+    monkeypatch.setattr(
+        connections.sqlite3,
+        "connect",
+        lambda *args, **options: real(*args, **{"factory": Moody} | options),
+    )
+    monkeypatch.setattr(Moody, "dice", random.Random(seed))
+    monkeypatch.setattr(Moody, "failed", 0)
+    async with one_file.service(early_hold="30s") as service:
+        monkeypatch.setattr(Moody, "share", 0.15)
+        sagas = []
+        for number in range(ORDERS):
+            event = OrderPlaced(order_id=f"o-{number}", amount=501 if number % 5 == 0 else 10)
+            prepared = service.publisher.prepare(event)
+            while True:
+                try:
+                    await service.publisher.send([prepared])
+                    break
+                except BusUnavailable:
+                    continue  # as a publisher would: again, under the same id
+            sagas.append(prepared.saga_id)
+        outcomes = [await service.outcome(saga, timeout=60) for saga in sagas]
+        monkeypatch.setattr(Moody, "share", 0.0)
+        await service.idle(timeout=20)
+
+    assert Moody.failed > 10
+    assert any(entry["event"] == "records taken back" for entry in logged)
+    assert {outcome.status.value for outcome in outcomes} == {"completed", "rolled_back"}
+    done = one_file.effects()
+    assert set(done.values()) == {1}
+    assert sum(what == "pay" for what, _ in done) == ORDERS - ORDERS // 5
