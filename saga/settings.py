@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from saga.contracts import VALUE_BYTES_MAX, TopicNames
@@ -22,6 +23,10 @@ PREFIX = "SAGA_"
 _BUSES = ("local", "kafka")
 _STORES = ("sqlite", "postgresql")
 PORT_MAX = 65_535
+FILE_SUFFIX = "_FILE"
+"""`SAGA_STORE_PASSWORD_FILE` names a file with what `SAGA_STORE_PASSWORD` would hold."""
+HIDDEN = "***"
+SECRET = SecretStr | None
 
 
 class Settings(BaseSettings):
@@ -39,6 +44,9 @@ class Settings(BaseSettings):
     effects_store: str | None = Field(
         None, description="where effect services keep inbox and tables; beside the store by default"
     )
+    store_password: SECRET = Field(
+        None, min_length=1, description="password of the store, if its address has none"
+    )
     env: str = Field("dev", description="first part of every topic's name")
     namespace: str = Field("saga", description="second part of every topic's name")
     log: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
@@ -47,7 +55,10 @@ class Settings(BaseSettings):
         "saga-orchestrator", min_length=1, description="consumer group of the orchestrators"
     )
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics made here")
-    retention: str = Field("7d", description="how long the local bus keeps records")
+    replication: int | None = Field(
+        None, ge=1, le=32, description="copies of topics made here; as the brokers are set"
+    )
+    retention: str = Field("7d", description="how long topics made here keep records")
     early_hold: str = Field("10s", description="how long a record waits for its saga to begin")
     live_sagas: int = Field(20_000, ge=1, description="sagas kept in memory between turns")
     record_bytes: int = Field(
@@ -55,6 +66,36 @@ class Settings(BaseSettings):
         ge=1_024,
         le=VALUE_BYTES_MAX,
         description="largest value of a record, in bytes",
+    )
+
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how brokers are spoken to"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        "PLAIN", description="how brokers are told who we are"
+    )
+    kafka_sasl_username: str | None = Field(None, min_length=1, description="who we are")
+    kafka_sasl_password: SECRET = Field(None, min_length=1, description="and our password")
+    kafka_sasl_oauth_token: str | None = Field(
+        None, description="module:callable that returns an access token, for OAUTHBEARER"
+    )
+    kafka_ssl_ca_file: Path | None = Field(
+        None, description="certificates of those who vouch for brokers; the system's by default"
+    )
+    kafka_ssl_cert_file: Path | None = Field(None, description="our certificate, if brokers ask")
+    kafka_ssl_key_file: Path | None = Field(None, description="its key, if that is another file")
+    kafka_ssl_key_password: SECRET = Field(None, min_length=1, description="the key's password")
+    kafka_ssl_check_hostname: bool = Field(
+        default=True, description="whether a broker's certificate has to name its host"
+    )
+    kafka_instance_id: str | None = Field(
+        None, min_length=1, description="static membership: this process's own id in its groups"
+    )
+    kafka_session_timeout: str = Field(
+        "6s", description="how long the partitions of a killed worker stay unread"
+    )
+    kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        "none", description="of what is published"
     )
 
     @field_validator("bus")
@@ -80,7 +121,22 @@ class Settings(BaseSettings):
             raise ValueError("expected module:name, for example domain:app")
         return app
 
-    @field_validator("retention", "early_hold")
+    @field_validator("kafka_sasl_oauth_token")
+    @classmethod
+    def _is_hook(cls, hook: str | None) -> str | None:
+        module, _, name = (hook or "module:callable").partition(":")
+        if not module or not name:
+            raise ValueError("expected module:callable, which returns an access token")
+        return hook
+
+    @field_validator("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file")
+    @classmethod
+    def _is_file(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError("there is no such file")
+        return path
+
+    @field_validator("retention", "early_hold", "kafka_session_timeout")
     @classmethod
     def _is_duration(cls, text: str) -> str:
         duration_us(text)
@@ -117,12 +173,19 @@ class Settings(BaseSettings):
         """
         variables = os.environ if environment is None else environment
         known = {PREFIX + name.upper(): name for name in cls.model_fields}
+        files = {PREFIX + name.upper() + FILE_SUFFIX: name for name in cls.secrets()}
         for variable in sorted(variables):
-            if variable.startswith(PREFIX) and variable not in known:
-                raise SettingsError(variable, _unknown(variable, list(known)))
+            if variable.startswith(PREFIX) and variable not in known and variable not in files:
+                raise SettingsError(variable, _unknown(variable, [*known, *files]))
         values: dict[str, Any] = {
             name: variables[variable] for variable, name in known.items() if variable in variables
         }
+        for variable, name in files.items():
+            if variable in variables:
+                if name in values:
+                    other = variable.removesuffix(FILE_SUFFIX)
+                    raise SettingsError(variable, f"{other} is given as well; give one of them")
+                values[name] = _secret_in(variable, variables[variable])
         values.update({name: value for name, value in given.items() if value is not None})
         try:
             return cls.model_validate(values)
@@ -130,9 +193,20 @@ class Settings(BaseSettings):
             problem = error.errors(include_url=False)[0]
             name = str(problem["loc"][0]) if problem["loc"] else "settings"
             shown = str(problem.get("input"))[:100]
+            if shown and name in cls.secrets():
+                shown = HIDDEN
             raise SettingsError(
                 PREFIX + name.upper(), f"{shown!r}: {problem['msg'].removeprefix('Value error, ')}"
             ) from None
+
+    @classmethod
+    def secrets(cls) -> frozenset[str]:
+        """
+        The settings that are never shown, and may be given as files.
+        """
+        return frozenset(
+            name for name, field in cls.model_fields.items() if field.annotation == SECRET
+        )
 
     @property
     def topic_names(self) -> TopicNames:
@@ -147,6 +221,20 @@ class Settings(BaseSettings):
         Retention in seconds.
         """
         return duration_us(self.retention) // SECOND_US
+
+    @property
+    def kafka_session_timeout_ms(self) -> int:
+        """
+        The timeout in milliseconds.
+        """
+        return duration_us(self.kafka_session_timeout) * 1000 // SECOND_US
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """
+        The `host:port` in `kafka://HOST:PORT,…`.
+        """
+        return tuple(urlsplit(self.bus).netloc.split(","))
 
     @property
     def early_hold_s(self) -> float:
@@ -183,9 +271,24 @@ def _checked_address(address: str, schemes: tuple[str, ...]) -> str:
         raise ValueError(f"expected {expected}")
     if parts.scheme in ("local", "sqlite") and (parts.netloc or not file_of(address)):
         raise ValueError(f"expected {parts.scheme}:///PATH with three slashes")
-    if parts.scheme == "kafka" and not parts.netloc:
-        raise ValueError("expected kafka://HOST:PORT,…")
+    if parts.scheme == "kafka" and not all(map(_is_server, parts.netloc.split(","))):
+        raise ValueError("expected kafka://HOST:PORT,… (credentials are settings of their own)")
     return address
+
+
+def _is_server(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and "@" not in host and port.isdecimal() and int(port) <= PORT_MAX
+
+
+def _secret_in(variable: str, path: str) -> str:
+    """
+    What a file holds, but for the line's end that editors leave there.
+    """
+    try:
+        return Path(path).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(variable, f"{path!r}: {error}") from error
 
 
 def _unknown(variable: str, known: list[str]) -> str:

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id, worker_id
@@ -39,6 +40,9 @@ from saga.runtime.turns import Turns
 from saga.runtime.watch import Watchers
 from saga.service import Role, Service
 from saga.settings import Settings, file_of
+
+if TYPE_CHECKING:
+    from saga.adapters.kafka import KafkaBus
 
 ROLES = ("orchestrator", "effects")
 Close = Callable[[], Awaitable[None]]
@@ -100,14 +104,19 @@ def open_parts(settings: Settings) -> Parts:
         StoreTooNew: a newer version wrote the store.
     """
     clock = SystemClock()
+    record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
+    if settings.bus.startswith("kafka:"):
+        kafka = open_kafka(settings)
+        opened = open_store(settings)
+        closers: list[Close] = [kafka.close, opened.close]
+        return Parts(clock, kafka, opened.store, opened.catalogue, closers)
     bus_file, store_file = _file(settings.bus, "SAGA_BUS"), _file(settings.store, "SAGA_STORE")
     store_database = SqliteDatabase(store_file)
     shared = Path(bus_file).resolve() == Path(store_file).resolve()
     bus_database = store_database if shared else SqliteDatabase(bus_file)
-    record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
     bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
     store = SqliteEventStore(store_database, publish_through=bus if shared else None)
-    closers: list[Close] = [bus.close, store_database.close]
+    closers = [bus.close, store_database.close]
     if not shared:
         closers.append(bus_database.close)
     return Parts(clock, bus, store, SqliteCatalogue(store_database), closers)
@@ -184,7 +193,7 @@ def _orchestrator(
         aside=aside,
         relay=relay,
         clock=parts.clock,
-        group=settings.group,
+        group=names.topic(settings.group),
         worker_id=worker,
     )
 
@@ -218,6 +227,25 @@ def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
         )
         for effects in app.effects
     ]
+
+
+def open_kafka(settings: Settings) -> KafkaBus:
+    """
+    The cluster that *settings* name, to be asked and to make topics in.
+
+    Raises:
+        SettingsError: they name none, or something that cannot be loaded.
+    """
+    if not settings.bus.startswith("kafka:"):
+        raise SettingsError("SAGA_BUS", "names no Kafka; expected kafka://HOST:PORT,…")
+    try:
+        from saga.adapters.kafka import open_bus
+    except ImportError as error:
+        raise SettingsError(
+            "SAGA_BUS",
+            f"kafka:// needs more than is installed ({error.name}): pip install saga[kafka]",
+        ) from error
+    return open_bus(settings, record_bytes_max=settings.record_bytes + HEADERS_BYTES_MAX)
 
 
 def _file(address: str, setting: str) -> str:

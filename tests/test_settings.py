@@ -2,6 +2,8 @@
 Settings are checked before anything starts: whatever is wrong is named, with what to do.
 """
 
+from pathlib import Path
+
 import pytest
 
 from saga.errors import SettingsError
@@ -18,10 +20,15 @@ ILLEGAL = [
     ("SAGA_BUS", "local://saga.db", "local:///PATH with three slashes"),
     ("SAGA_BUS", "local:///", "local:///PATH with three slashes"),
     ("SAGA_BUS", "kafka://", "kafka://HOST:PORT"),
+    ("SAGA_BUS", "kafka://one", "kafka://HOST:PORT"),
+    ("SAGA_BUS", "kafka://one:9092,", "kafka://HOST:PORT"),
+    ("SAGA_BUS", "kafka://one:9092,two:x", "kafka://HOST:PORT"),
+    ("SAGA_BUS", "kafka://me:secret@one:9092", "settings of their own"),
     ("SAGA_BUS", "sqlite:///saga.db", "local://… or kafka://…"),
     ("SAGA_STORE", "local:///saga.db", "sqlite://… or postgresql://…"),
     ("SAGA_STORE", "sqlite://saga.db", "sqlite:///PATH with three slashes"),
     ("SAGA_STORE", "mysql://host", "sqlite://… or postgresql://…"),
+    ("SAGA_STORE_PASSWORD", "", "at least 1"),
     ("SAGA_EFFECTS_STORE", "effects.db", "sqlite://… or postgresql://…"),
     ("SAGA_EFFECTS_STORE", "", "sqlite://… or postgresql://…"),
     ("SAGA_ENV", "Dev", "small letters, digits and inner hyphens"),
@@ -42,6 +49,21 @@ ILLEGAL = [
     ("SAGA_PARTITIONS", "1025", "less than or equal to 1024"),
     ("SAGA_PARTITIONS", "four", "valid integer"),
     ("SAGA_PARTITIONS", "", "valid integer"),
+    ("SAGA_REPLICATION", "0", "greater than or equal to 1"),
+    ("SAGA_REPLICATION", "", "valid integer"),
+    ("SAGA_KAFKA_SECURITY_PROTOCOL", "TLS", "'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),
+    ("SAGA_KAFKA_SASL_MECHANISM", "GSSAPI", "'SCRAM-SHA-512' or 'OAUTHBEARER'"),
+    ("SAGA_KAFKA_SASL_USERNAME", "", "at least 1 character"),
+    ("SAGA_KAFKA_SASL_PASSWORD", "", "at least 1"),
+    ("SAGA_KAFKA_SASL_OAUTH_TOKEN", "tokens", "module:callable"),
+    ("SAGA_KAFKA_SSL_CA_FILE", "/no/such/ca.pem", "no such file"),
+    ("SAGA_KAFKA_SSL_CERT_FILE", "/no/such/cert.pem", "no such file"),
+    ("SAGA_KAFKA_SSL_KEY_FILE", "/no/such/key.pem", "no such file"),
+    ("SAGA_KAFKA_SSL_KEY_PASSWORD", "", "at least 1"),
+    ("SAGA_KAFKA_SSL_CHECK_HOSTNAME", "perhaps", "valid boolean"),
+    ("SAGA_KAFKA_INSTANCE_ID", "", "at least 1 character"),
+    ("SAGA_KAFKA_SESSION_TIMEOUT", "soon", "text like '30s', '5m', '2h'"),
+    ("SAGA_KAFKA_COMPRESSION", "rar", "'lz4' or 'zstd'"),
     ("SAGA_RETENTION", "7", "text like '30s', '5m', '2h'"),
     ("SAGA_RETENTION", "7 days", "text like '30s', '5m', '2h'"),
     ("SAGA_RETENTION", "200000d", "a century"),
@@ -193,3 +215,46 @@ def test_settings_cannot_be_changed() -> None:
     """
     with pytest.raises(ValueError, match="frozen"):
         Settings.read({}).env = "x"
+
+
+def test_a_secret_may_be_the_content_of_a_file(tmp_path: Path) -> None:
+    """
+    As orchestrators of containers hand them out; the line's end belongs to the file.
+    """
+    (tmp_path / "password").write_text("s3cret \n")
+    settings = Settings.read({"SAGA_STORE_PASSWORD_FILE": str(tmp_path / "password")})
+
+    assert settings.store_password is not None
+    assert settings.store_password.get_secret_value() == "s3cret "
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"SAGA_STORE_PASSWORD_FILE": "/no/such/file"}, "No such file"),
+        ({"SAGA_STORE_PASSWORD_FILE": "/x", "SAGA_STORE_PASSWORD": "y"}, "given as well"),
+        ({"SAGA_STORE_FILE": "/x"}, "there is no such setting"),
+    ],
+)
+def test_a_file_that_holds_no_secret_is_refused_by_name(variables: dict, says: str) -> None:
+    """
+    Missing, given twice, or for a setting that is no secret.
+    """
+    with pytest.raises(SettingsError, match=says) as caught:
+        Settings.read(variables)
+
+    assert caught.value.setting == next(iter(variables))
+
+
+def test_secrets_are_not_shown() -> None:
+    """
+    Neither by the settings nor by an error about them.
+    """
+    secrets = dict.fromkeys(Settings.secrets(), "s3cret")
+
+    assert "s3cret" not in repr(Settings.read({}, **secrets))
+    assert "s3cret" not in str(Settings.read({}, **secrets).model_dump())
+    for name in secrets:
+        with pytest.raises(SettingsError) as caught:
+            Settings.read({}, **{name: ["s3cret"]})
+        assert "s3cret" not in str(caught.value)

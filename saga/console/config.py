@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from saga.console.session import Session
-from saga.settings import PREFIX, Settings
+from pydantic import SecretStr
 
-REDACTED = "***"
+from saga.console.session import Session
+from saga.settings import HIDDEN, PREFIX, Settings
 
 
 def config_show(session: Session) -> None:
@@ -19,10 +20,7 @@ def config_show(session: Session) -> None:
     Print every setting: its value and where that comes from.
     """
     settings = session.settings
-    values: dict[str, Any] = {
-        name: redacted(value) if isinstance(value, str) else value
-        for name, value in settings.model_dump().items()
-    }
+    values: dict[str, Any] = {name: _shown(value) for name, value in settings.model_dump().items()}
     values["effects_store"] = redacted(settings.effects_address)
     if session.printer.is_json:
         session.printer.json(values)
@@ -41,6 +39,18 @@ def config_show(session: Session) -> None:
     )
 
 
+def _shown(value: object) -> object:
+    match value:
+        case SecretStr():
+            return HIDDEN
+        case Path():
+            return str(value)
+        case str():
+            return redacted(value)
+        case _:
+            return value
+
+
 def redacted(address: str) -> str:
     """
     *address* without the password it may hold.
@@ -52,7 +62,7 @@ def redacted(address: str) -> str:
     name, has_password, _ = user.partition(":")
     if not (has_user and has_password):
         return address
-    return urlunsplit(parts._replace(netloc=f"{name}:{REDACTED}@{host}"))
+    return urlunsplit(parts._replace(netloc=f"{name}:{HIDDEN}@{host}"))
 
 
 def _origin(name: str, settings: Settings) -> str:

@@ -47,7 +47,7 @@ class ConsumerSettings:
         """
         return {
             "session_timeout_ms": self.session_timeout_ms,
-            "heartbeat_interval_ms": self.heartbeat_interval_ms,
+            "heartbeat_interval_ms": min(self.heartbeat_interval_ms, self.session_timeout_ms // 3),
             "rebalance_timeout_ms": self.rebalance_timeout_ms,
             "fetch_max_wait_ms": self.fetch_wait_ms,
             "fetch_min_bytes": 1,
