@@ -22,7 +22,6 @@ from saga.errors import (
     AlreadyRecorded,
     BusUnavailable,
     HistoryConflict,
-    PositionLost,
     RecordsTakenBack,
     StoreUnavailable,
 )
@@ -103,7 +102,6 @@ class Orchestrator:
         Join the group, take over what a crashed process left, look for held records.
 
         Raises:
-            PositionLost: a topic no longer has what is next to read.
             StoreUnavailable, BusUnavailable: they cannot be reached.
         """
         self._consumer = await self._bus.subscribe(
@@ -163,6 +161,14 @@ class Orchestrator:
             and not self._timers_in_hand
             and not any(lane.is_busy or lane.pending for lane in self._lanes)
         )
+
+    @property
+    def stopped(self) -> Mapping[Source, str]:
+        """
+        The partitions that this process is to read and cannot, each with the reason: until somebody
+        has looked at them it is not ready, though all others go on.
+        """
+        return {} if self._consumer is None else self._consumer.stopped
 
     async def _receive(self) -> None:
         assert self._consumer is not None
@@ -357,19 +363,6 @@ class Orchestrator:
 
     async def _resume_at(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         stored = await self._store.positions(sources)
-        bounds = await self._bus.bounds(list(stored))
-        for source, offset in stored.items():
-            begin, end = bounds[source]
-            if offset + 1 > end:
-                raise PositionLost(
-                    f"{source.topic}[{source.partition}] ends at {end}, but {offset} was handled: "
-                    f"the topic was made anew, or this store belongs to another bus"
-                )
-            if offset + 1 < begin:
-                raise PositionLost(
-                    f"{source.topic}[{source.partition}] begins at {begin}, but {offset + 1} is "
-                    f"next: retention removed records before they were handled"
-                )
         return {source: offset + 1 for source, offset in stored.items()}
 
     async def _pause(self, what: str, error: Exception, backoff: Backoff) -> None:
