@@ -1,0 +1,92 @@
+"""
+What PostgreSQL and the way to it say, translated into what the caller can do about it.
+
+The one place where driver errors become ours. What was violated on purpose (a history that moved
+on, a position that is covered) is not translated here: the statement that was refused knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import psycopg
+from eventsourcing.persistence import PersistenceError
+
+from saga.errors import StoreUnavailable
+
+_ADVICE: Final = {
+    "08": "the connection failed: work goes on by itself once it is back",
+    "25006": "it takes no writes: name the primary, not a standby "
+    "(target_session_attrs=read-write finds it)",
+    "28": "it does not let us in: check user and password, and pg_hba.conf",
+    "3D000": "there is no such database: make it with `createdb`, or name another one",
+    "3F000": "there is no such schema: make it, or name another one",
+    "42501": "this user may not do that: grant it the rights on the schema, or make it the owner",
+    "42P01": "the tables are not there: run `saga store migrate`",
+    "53100": "its disk is full: make room, work goes on by itself",
+    "53300": "it has no connection left: raise max_connections, or run fewer processes",
+    "53": "it is out of resources: work goes on by itself once there are some",
+    "55P03": "another session holds a lock: wait for it, or end that session",
+    "57014": "it took too long",
+    "57P01": "it is being shut down: work goes on by itself once it is back",
+    "57P02": "it has crashed: work goes on by itself once it is back",
+    "57P03": "it is starting or stopping: work goes on by itself once it is back",
+    "58": "its disk reports an error: check it, and the server's log",
+    "XX": "it reports damage: look into the server's log, restore from a backup where needed",
+    "40": "it could not order what several wrote at once: try again",
+    "25P03": "it ended a transaction that stood still: try again",
+}
+_CONFLICTS_OF_ORDER: Final = frozenset({"40001", "40P01"})
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """
+    Raise StoreUnavailable, naming the database and what to do, where it cannot be read or written.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if not is_of_the_server(error):
+            raise
+        raise unavailable(name, error) from error
+    except PersistenceError as error:
+        cause = error.__cause__
+        if isinstance(cause, psycopg.Error) and not is_of_the_server(cause):
+            raise
+        raise unavailable(name, cause if isinstance(cause, psycopg.Error) else error) from error
+    except OSError as error:
+        raise StoreUnavailable(f"{name}: {error.strerror or error}") from error
+
+
+def is_of_the_server(error: BaseException) -> bool:
+    """
+    Whether *error* says that the database cannot be read or written now, and not that we are wrong.
+    """
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is not None:
+        return _advice(error.sqlstate) is not None
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def is_conflict_of_order(error: psycopg.Error) -> bool:
+    """
+    Whether the same transaction may well succeed when it is tried again: deadlock, serialization.
+    """
+    return error.sqlstate in _CONFLICTS_OF_ORDER
+
+
+def unavailable(name: str, error: Exception) -> StoreUnavailable:
+    """
+    The error that says of the database *name* what *error* means and what to do.
+    """
+    said = " ".join(str(error).split())
+    advice = _advice(getattr(error, "sqlstate", None) or "")
+    return StoreUnavailable(f"{name}: {advice} ({said})" if advice else f"{name}: {said}")
+
+
+def _advice(sqlstate: str) -> str | None:
+    return _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2])

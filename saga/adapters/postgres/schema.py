@@ -1,0 +1,133 @@
+"""
+Which tables a database has, and how they come to be those that the code at hand needs.
+
+Each component (event store, effects store) counts its migrations; the table `saga_schema` says how
+many were made. Whoever migrates holds an advisory lock meanwhile, and everything is one
+transaction: two that run at once end as one, and one that fails leaves what was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg import Connection, Cursor
+from psycopg.rows import dict_row
+
+from saga.adapters.postgres.connections import Address
+from saga.adapters.postgres.failures import translated
+from saga.errors import StoreTooNew, StoreUnavailable
+
+Migration = Callable[[Cursor[dict[str, Any]]], None]
+
+MIGRATION_LOCK_TIMEOUT_S: Final = 60
+_SCHEMA_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS saga_schema (component text PRIMARY KEY, version integer NOT NULL)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """
+    A set of tables and the way to them: a new database takes all *migrations*, an old one the rest.
+
+    *landmark* is a table of it: where that is there and `saga_schema` does not know of it, it
+    belongs to somebody else.
+    """
+
+    name: str
+    landmark: str
+    migrations: Sequence[Migration]
+
+    @property
+    def version(self) -> int:
+        """
+        The version that this code needs.
+        """
+        return len(self.migrations)
+
+
+def stored_version(address: Address, component: Component) -> int:
+    """
+    The version of *component* in the database, 0 where it has none of it. Blocks.
+
+    Raises:
+        StoreTooNew: a newer version of saga wrote it.
+        StoreUnavailable: the database cannot be read.
+    """
+    with translated(address.name), address.connect() as connection:
+        return _version(connection, address, component)
+
+
+def migrate(address: Address, component: Component) -> int:
+    """
+    Bring the tables of *component* to its version, and return the version there was. Blocks.
+
+    Raises:
+        StoreTooNew: a newer version of saga wrote it.
+        StoreUnavailable: the database cannot be reached, or what is there is not saga's.
+    """
+    with translated(address.name), address.connect() as connection, connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_TIMEOUT_S}s'")
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", address.lock_key("migration"))
+        stored = _version(connection, address, component)
+        if stored == component.version:
+            return stored
+        if stored == 0 and _exists(connection, component.landmark):
+            raise StoreUnavailable(
+                f"{address.name}: it has a table {component.landmark!r} that saga did not make: "
+                "name another database"
+            )
+        connection.execute(_SCHEMA_TABLE)
+        with connection.cursor(row_factory=dict_row) as cursor:
+            for migration in component.migrations[stored:]:
+                migration(cursor)
+        connection.execute(
+            "INSERT INTO saga_schema VALUES (%s, %s) "
+            "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
+            (component.name, component.version),
+        )
+        return stored
+
+
+def prepare(address: Address, component: Component) -> None:
+    """
+    See that the tables of *component* are those this code needs; make them where none are. Blocks.
+
+    A database that has an older version is left to `saga store migrate`: an upgrade is somebody's
+    decision, as other workers may still run the older code.
+
+    Raises:
+        StoreTooNew: a newer version of saga wrote it.
+        StoreUnavailable: the database cannot be reached, or is to be migrated first.
+    """
+    stored = stored_version(address, component)
+    if stored == 0:
+        migrate(address, component)
+    elif stored < component.version:
+        raise StoreUnavailable(
+            f"{address.name}: its {component.name} tables have version {stored}, this saga needs "
+            f"{component.version}: run `saga store migrate`"
+        )
+
+
+def _version(connection: Connection[Any], address: Address, component: Component) -> int:
+    if not _exists(connection, "saga_schema"):
+        return 0
+    row = connection.execute(
+        "SELECT version FROM saga_schema WHERE component = %s", (component.name,)
+    ).fetchone()
+    stored = int(row[0]) if row else 0
+    if stored > component.version:
+        raise StoreTooNew(
+            f"{address.name}: its {component.name} tables have version {stored}, this saga knows "
+            f"up to {component.version}: upgrade saga, or name another database"
+        )
+    return stored
+
+
+def _exists(connection: Connection[Any], table: str) -> bool:
+    row = connection.execute("SELECT to_regclass(quote_ident(%s))", (table,)).fetchone()
+    assert row is not None
+    return row[0] is not None
