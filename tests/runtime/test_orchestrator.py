@@ -95,7 +95,7 @@ class TestServing:
             lab.bus.append([placed(lab, key) for key in KEYS])
             await lab.until(lambda: len(lab.on(Reserve)) == 30)
 
-        assert lab.bus.committed["saga-orchestrator", Source(PLACED, 0)] == 30
+        assert lab.bus.committed[NAMES.topic("saga-orchestrator"), Source(PLACED, 0)] == 30
         assert await lab.store.positions([Source(PLACED, 0)]) == {Source(PLACED, 0): 29}
 
     async def test_it_begins_where_the_store_says_not_where_the_group_says(
@@ -109,7 +109,7 @@ class TestServing:
             async with lab.serving():
                 lab.bus.append([placed(lab, f"c-{committed}")])
                 await lab.until(lambda c=committed: order_id(f"c-{c}") in lab.store.inner.summaries)
-            lab.bus.committed["saga-orchestrator", Source(PLACED, 0)] = committed
+            lab.bus.committed[NAMES.topic("saga-orchestrator"), Source(PLACED, 0)] = committed
             lab.restart()
 
         assert len(lab.on(Reserve)) == 3
