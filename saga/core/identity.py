@@ -28,6 +28,8 @@ SAGA_NAMESPACE = UUID("6f4c29a6-6a3c-5d0e-9a55-0d5c6f0b8a11")
 
 INTENT_NAMES_MAX = 8_192
 """Names remembered: one is asked for several times in a turn."""
+SAGA_IDS_MAX = 4_096
+"""Ids remembered: who publishes a trigger asks for one, and who receives it in the same process."""
 
 _SAGA_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _INTENT_ID = re.compile(rf"({_SAGA_ID.pattern})/([^/]+)/(do|undo)/([0-9]{{1,9}})")
@@ -56,6 +58,7 @@ class IntentName(NamedTuple):
     attempt: int
 
 
+@lru_cache(maxsize=SAGA_IDS_MAX)
 def saga_id(definition: str, key: str) -> SagaId:
     """
     The id of the one saga of *definition* for the business *key*.

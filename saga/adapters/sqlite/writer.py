@@ -22,11 +22,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from saga.adapters.sqlite.connections import BUSY_TIMEOUT_S, connect
 from saga.adapters.sqlite.failures import is_of_the_disk, unavailable
+from saga.adapters.sqlite.file_watch import FileWatch
 from saga.adapters.sqlite.jobs import Job, take_back
 from saga.errors import StoreUnavailable
 
@@ -49,8 +49,7 @@ class Writer:
 
     def __init__(self, path: str, *, deliver: Callable[[list[Job]], None]) -> None:
         self._path = path
-        self._file = Path(path)
-        self._wal = Path(path + "-wal")
+        self._watch = FileWatch(path)
         self._deliver = deliver
         self._waiting: deque[Job] = deque()
         self._open_group: list[Job] | None = None
@@ -62,7 +61,6 @@ class Writer:
         self._orders: queue.SimpleQueue[tuple[list[Job], bool] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: sqlite3.Connection | None = None
-        self._identity: tuple[int, ...] | None = None
         self._data_version = 0
         self._thread = threading.Thread(target=self._serve, name=f"commits to {path}", daemon=True)
         self.epoch = 0
@@ -80,7 +78,7 @@ class Writer:
             StoreUnavailable: the file cannot be opened.
         """
         self._open()
-        self._identity = self._look()
+        self._watch.begin()
         self._thread.start()
 
     def submit(self, job: Job) -> None:
@@ -257,11 +255,7 @@ class Writer:
         is too short to call it a failure.
         """
         connection = self._connection or self._open()
-        if self._look() != self._identity:
-            raise StoreUnavailable(
-                f"{self._path}: the file or its -wal was replaced or deleted while it was open: "
-                "put it back, or start again"
-            )
+        self._watch.check()
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -343,7 +337,7 @@ class Writer:
 
     def _open(self) -> sqlite3.Connection:
         self._connection = connect(self._path, busy_timeout_s=0)
-        # Reading once opens the -wal file, so that `_look` sees it.
+        # Reading once opens the -wal file, so that it can be watched.
         self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         self._data_version = 0
         self.epoch += 1
@@ -357,13 +351,6 @@ class Writer:
         self.epoch += 1
         if connection is not None:
             connection.close()
-
-    def _look(self) -> tuple[int, ...] | None:
-        try:
-            main, wal = self._file.stat(), self._wal.stat()
-        except OSError:
-            return None
-        return main.st_dev, main.st_ino, wal.st_ino
 
     def _translate(self, error: Exception) -> Exception:
         return unavailable(self._path, error) if is_of_the_disk(error) else error
