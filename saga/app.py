@@ -46,10 +46,7 @@ class SagaApp:
                 raise DefinitionError(
                     f"{definition!r} is no saga: decorate its function with @saga"
                 )
-        names = [service.name for service in effects]
-        for name in names:
-            if names.count(name) > 1:
-                raise DefinitionError(f"two effect services are called {name!r}")
+        _check_services(effects)
         self.sagas = tuple(sagas)
         self.effects = tuple(effects)
         self.contracts = ContractRegistry(_all_contracts(sagas, effects, contracts))
@@ -104,6 +101,30 @@ class SagaApp:
             for contract in self.contracts.published
             if contract.kind is Kind.INTENT and contract.contract_name not in handled
         ]
+
+
+def _check_services(effects: Sequence[Effects]) -> None:
+    """
+    Refuse two services of one name, and two that would both do what is to be done once.
+    """
+    names: dict[str, str] = {}
+    handlers: dict[type[ContractModel], str] = {}
+    for service in effects:
+        if service.name in names:
+            raise DefinitionError(
+                f"effect service {service.name!r} is also made at {names[service.name]}: two of "
+                f"one name would share an inbox and a consumer group",
+                where=service.where,
+            )
+        names[service.name] = service.where
+        for model, handler in service.intents.items():
+            if model in handlers:
+                raise DefinitionError(
+                    f"{contract_of(model).contract_name} is also handled by {handlers[model]}: an "
+                    f"intent is done once, so only one service of an application may handle it",
+                    where=handler.where,
+                )
+            handlers[model] = handler.name
 
 
 def _all_contracts(

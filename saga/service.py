@@ -248,6 +248,7 @@ class Service:
 
         Raises:
             UnknownSaga: there is no such saga.
+            ValueError: JSON cannot say *payload*.
         """
         return await self.command(
             saga_id,
@@ -281,6 +282,7 @@ class Service:
 
         Raises:
             UnknownSaga: there is no such saga.
+            ValueError: it does not say enough, for example no reason for an abandon.
         """
         key = self._keys.get(saga_id)
         if key is None:

@@ -1,0 +1,612 @@
+"""
+A service: the order in which it starts and stops, what reaches those who wait, what can be asked.
+
+Its roles are stand-ins here, bus and store in memory; whole services are in `scenarios/`.
+"""
+
+import asyncio
+import json
+import math
+from collections import Counter
+from itertools import count
+
+import pytest
+
+from saga import Context, Event, SagaApp, saga
+from saga.adapters.clocks import SystemClock
+from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
+from saga.contracts import COMMAND_CONTRACT, CommandAct, TopicNames, encode
+from saga.core.events import CancelMode, Message
+from saga.core.history import Entry
+from saga.core.identity import saga_id
+from saga.core.intents import SagaCompleted, SagaRolledBack
+from saga.core.status import SagaStatus
+from saga.errors import (
+    BusUnavailable,
+    CorruptHistory,
+    MessageError,
+    PositionLost,
+    StoreUnavailable,
+)
+from saga.ports import Batch, HistoryAppend, SagaSummary, TopicSpec
+from saga.runtime.publisher import Publisher
+from saga.runtime.watch import Ending, Watchers
+from saga.service import Outcome, Service, UnknownSaga
+
+NAMES = TopicNames("test", "kiosk")
+O_1 = saga_id("service-order", "o-1")
+
+
+class Ordered(Event, topic="service-kiosk.ordered", version=1, key="order_id"):
+    order_id: str
+
+
+class Confirmed(Event, topic="service-kiosk.confirmed", version=1):
+    order_id: str
+
+
+@saga("service-order", version=1, starts_on=Ordered)
+async def order(ctx: Context, ordered: Ordered) -> Confirmed:
+    """
+    A saga that needs nobody.
+    """
+    return Confirmed(order_id=ordered.order_id)
+
+
+APP = SagaApp(sagas=[order])
+
+
+class Part:
+    """
+    A role that does nothing but tell what is done with it.
+    """
+
+    def __init__(self, told: list[str], name: str) -> None:
+        self.told = told
+        self.name = name
+        self.is_idle = True
+        self.counts: Counter[str] = Counter()
+        self.fails_to_start: Exception | None = None
+        self.fails_to_close: Exception | None = None
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stopped = asyncio.Event()
+
+    async def start(self) -> None:
+        """
+        Get ready, or fail.
+        """
+        if self.fails_to_start is not None:
+            raise self.fails_to_start
+        self.told.append(f"start {self.name}")
+
+    async def run(self) -> None:
+        """
+        Work until stopped, or until it fails.
+        """
+        stopping = asyncio.create_task(self.stopped.wait())
+        await asyncio.wait([stopping, self.failed], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self.failed.done():
+            self.failed.result()
+        await asyncio.sleep(0)
+        self.told.append(f"drained {self.name}")
+
+    def fail(self, error: Exception) -> None:
+        """
+        End by itself.
+        """
+        self.failed.set_exception(error)
+
+    def stop(self) -> None:
+        """
+        Take nothing new.
+        """
+        self.told.append(f"stop {self.name}")
+        self.stopped.set()
+
+    async def close(self) -> None:
+        """
+        Let go, or fail.
+        """
+        self.told.append(f"close {self.name}")
+        if self.fails_to_close is not None:
+            raise self.fails_to_close
+
+
+class Helper(Part):
+    """
+    A role of another kind.
+    """
+
+
+class Bus(MemoryBus):
+    """
+    A bus that tells of its topics, and of what it is given.
+    """
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__(clock=SystemClock())
+        self.told = told
+        self.sent: list = []
+        self.is_away = False
+
+    async def create_topics(self, topics) -> None:
+        """
+        Make them.
+        """
+        self.told.append("topics")
+        await super().create_topics(topics)
+
+    async def publish(self, records) -> None:
+        """
+        Keep them.
+        """
+        if self.is_away:
+            raise BusUnavailable("the bus is away")
+        await super().publish(records)
+        self.sent += records
+
+
+class Catalogue(MemoryCatalogue):
+    """
+    A catalogue that is away as often as told, and counts what it is asked.
+    """
+
+    failures = 0
+
+    def __init__(self, store) -> None:
+        super().__init__(store)
+        self.asked: list[int] = []
+
+    async def summaries(self, saga_ids):
+        """
+        Answer, or be away.
+        """
+        self.asked.append(len(saga_ids))
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("the store is away")
+        return await super().summaries(saga_ids)
+
+
+class Bench:
+    """
+    A service of stand-ins, and what was told of it.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.bus = Bus(self.told)
+        self.store = MemoryEventStore()
+        self.catalogue = Catalogue(self.store)
+        self.watchers = Watchers()
+
+    def part(self, name: str) -> Part:
+        """
+        A role.
+        """
+        return Part(self.told, name)
+
+    def service(self, *roles) -> Service:
+        """
+        The service of these roles.
+        """
+        numbers = count(1)
+
+        async def close() -> None:
+            self.told.append("closed")
+
+        return Service(
+            roles=roles,
+            bus=self.bus,
+            store=self.store,
+            catalogue=self.catalogue,
+            publisher=Publisher(
+                self.bus,
+                contracts=APP.contracts,
+                sagas=APP.registry,
+                names=NAMES,
+                clock=self.bus.clock,
+                new_id=lambda: f"m-{next(numbers)}",
+                source="/test",
+            ),
+            contracts=APP.contracts,
+            watchers=self.watchers,
+            topics=[TopicSpec(topic, 1) for topic in APP.topics(NAMES)],
+            closers=[close],
+        )
+
+    async def store_ending(self, key: str, status: SagaStatus, body=None, reason=None) -> None:
+        """
+        What another process has stored of a saga.
+        """
+        saga = saga_id("service-order", key)
+        histories = [HistoryAppend(saga, 0, (Entry(saga, 1, 7, "cause", body),))] if body else []
+        row = SagaSummary(
+            saga_id=saga,
+            definition="service-order",
+            definition_version=1,
+            key=key,
+            status=status,
+            started_at=7,
+            updated_at=7,
+            waiting_for=None,
+            reason=reason,
+            version=1,
+        )
+        await self.store.append(Batch(histories=histories, summaries=[row]), at=7)
+
+
+@pytest.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """
+    A bench on which nobody has to wait long.
+    """
+    monkeypatch.setattr("saga.service.OUTCOME_POLL_S", 0.01)
+    monkeypatch.setattr("saga.service.NEWCOMER_GRACE_S", 0.001)
+    monkeypatch.setattr("saga.service.IDLE_POLL_S", 0.001)
+    monkeypatch.setattr("saga.service.IDLE_CALM_S", 0.02)
+    return Bench()
+
+
+class TestLifecycle:
+    async def test_it_starts_in_order_and_drains_in_reverse(self, bench: Bench) -> None:
+        """
+        Topics are there before anybody reads them; nothing is closed that somebody still uses.
+        """
+        async with bench.service(bench.part("one"), Helper(bench.told, "two")):
+            assert bench.told == ["topics", "start one", "start two"]
+            bench.told.clear()
+
+        assert bench.told == [
+            *("stop two", "drained two", "close two"),
+            *("stop one", "drained one", "close one"),
+            "closed",
+        ]
+
+    async def test_roles_of_one_kind_drain_together(self, bench: Bench) -> None:
+        """
+        Each may take its time, but not one after another.
+        """
+        async with bench.service(bench.part("one"), *[Helper(bench.told, name) for name in "ab"]):
+            bench.told.clear()
+
+        assert bench.told[:2] == ["stop b", "stop a"]
+        assert sorted(bench.told[2:4]) == ["drained a", "drained b"]
+        assert bench.told[4:6] == ["close b", "close a"]
+        assert bench.told[6] == "stop one"
+
+    async def test_a_role_that_cannot_start_takes_back_those_before_it(self, bench: Bench) -> None:
+        """
+        Its error is what the caller gets, and nothing is left open.
+        """
+        late = Helper(bench.told, "late")
+        late.fails_to_start = PositionLost("gone")
+
+        with pytest.raises(PositionLost, match="gone"):
+            await bench.service(bench.part("one"), late, bench.part("never")).start()
+
+        assert bench.told == [
+            *("topics", "start one"),
+            *("stop one", "drained one", "close one"),
+            "closed",
+        ]
+
+    async def test_a_role_that_fails_ends_the_service_with_its_error(self, bench: Bench) -> None:
+        """
+        The others are drained all the same.
+        """
+        ill, well = bench.part("ill"), Helper(bench.told, "well")
+        service = bench.service(ill, well)
+        await service.start()
+        waiting = asyncio.create_task(service.wait())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+        ill.fail(PositionLost("gone"))
+        await asyncio.wait_for(waiting, 1)
+        with pytest.raises(PositionLost, match="gone"):
+            await service.stop()
+
+        assert "drained well" in bench.told
+        assert bench.told[-3:] == ["stop ill", "close ill", "closed"]
+
+    async def test_what_a_role_failed_with_counts_more_than_how_it_closed(
+        self, bench: Bench
+    ) -> None:
+        """
+        A bus that is away fails both; the first says why.
+        """
+        ill = bench.part("ill")
+        ill.fails_to_close = BusUnavailable("away")
+        service = bench.service(ill)
+        await service.start()
+        ill.fail(PositionLost("gone"))
+
+        with pytest.raises(PositionLost):
+            await service.stop()
+        assert bench.told[-1] == "closed"
+
+    async def test_stopping_twice_is_stopping_once(self, bench: Bench) -> None:
+        """
+        For roles: what is closed twice does not mind.
+        """
+        service = bench.service(bench.part("one"))
+        await service.start()
+        await service.stop()
+        bench.told.clear()
+
+        await service.stop()
+
+        assert bench.told == ["closed"]
+
+    async def test_a_service_without_roles_has_nothing_to_wait_for(self, bench: Bench) -> None:
+        """
+        It is one to publish with.
+        """
+        async with bench.service() as service:
+            await asyncio.wait_for(service.wait(), 1)
+            await service.idle(timeout=1)
+            assert service.counts == Counter()
+
+    async def test_counts_are_those_of_all_roles(self, bench: Bench) -> None:
+        """
+        Added up.
+        """
+        one, two = bench.part("one"), Helper(bench.told, "two")
+        one.counts.update(turns=2, completed=1)
+        two.counts.update(turns=1, effects=3)
+        async with bench.service(one, two) as service:
+            assert service.counts == Counter(turns=3, completed=1, effects=3)
+
+
+class TestOutcome:
+    async def test_the_end_that_this_process_brought_about(self, bench: Bench) -> None:
+        """
+        Is told without asking the store; the event is a model.
+        """
+        event = Message("service-kiosk.evt.confirmed.v1", encode(Confirmed(order_id="o-1")))
+        async with bench.service(bench.part("one")) as service:
+            waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
+            await asyncio.sleep(0)
+            bench.watchers.tell(O_1, Ending(SagaStatus.COMPLETED, event, None, ()))
+
+            assert await waiting == Outcome(
+                SagaStatus.COMPLETED, Confirmed(order_id="o-1"), None, ()
+            )
+        assert bench.catalogue.asked == []
+
+    @pytest.mark.parametrize("after_s", [0, 0.03], ids=["before", "meanwhile"])
+    async def test_the_end_that_another_process_brought_about(
+        self, bench: Bench, after_s: float
+    ) -> None:
+        """
+        Is found in the store, whether it was there before anybody waited or not.
+        """
+        body = SagaRolledBack(
+            reason="no", code="c", failed_step="pay", residue=("pay",), outcome=None
+        )
+        async with bench.service(bench.part("one")) as service:
+            waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
+            await asyncio.sleep(after_s)
+            assert not waiting.done()
+            await bench.store_ending("o-1", SagaStatus.ROLLED_BACK_WITH_RESIDUE, body)
+
+            assert await waiting == Outcome(
+                SagaStatus.ROLLED_BACK_WITH_RESIDUE, None, "no", ("pay",)
+            )
+
+    @pytest.mark.parametrize("status", [SagaStatus.PARKED, SagaStatus.STALLED])
+    async def test_a_saga_that_does_not_go_on_is_told_too(self, bench: Bench, status) -> None:
+        """
+        With why; one could wait long for its end.
+        """
+        await bench.store_ending("o-1", status, reason="LookupError: x")
+        async with bench.service(bench.part("one")) as service:
+            outcome = await service.outcome(O_1, timeout=1)
+
+        assert outcome == Outcome(status, None, "LookupError: x", ())
+
+    async def test_a_saga_that_runs_is_waited_for_in_vain(self, bench: Bench) -> None:
+        """
+        For as long as was said; then nobody watches any more.
+        """
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
+        async with bench.service(bench.part("one")) as service:
+            with pytest.raises(TimeoutError):
+                await service.outcome(O_1, timeout=0.03)
+
+        assert bench.watchers.watched() == []
+
+    async def test_a_failing_role_reaches_those_who_wait(self, bench: Bench) -> None:
+        """
+        All of them at once, those who come later, and who waits for calm: nothing would come.
+        """
+        ill = bench.part("ill")
+        service = bench.service(ill)
+        await service.start()
+        waiting = [
+            asyncio.create_task(service.outcome(saga_id("service-order", name), timeout=5))
+            for name in ("o-1", "o-2", "o-2")
+        ]
+        await asyncio.sleep(0)
+        ill.fail(PositionLost("gone"))
+
+        for one in (*waiting, service.outcome(O_1, timeout=5), service.idle(timeout=5)):
+            with pytest.raises(PositionLost, match="gone"):
+                await one
+        with pytest.raises(PositionLost):
+            await service.stop()
+
+    async def test_a_store_that_is_away_is_asked_again(self, bench: Bench) -> None:
+        """
+        Who waits does not notice.
+        """
+        await bench.store_ending("o-1", SagaStatus.COMPLETED, SagaCompleted(outcome=None))
+        bench.catalogue.failures = 3
+        async with bench.service(bench.part("one")) as service:
+            outcome = await service.outcome(O_1, timeout=2)
+
+        assert outcome.status is SagaStatus.COMPLETED
+        assert len(bench.catalogue.asked) == 4
+
+    async def test_an_end_that_cannot_be_read_is_said(self, bench: Bench, monkeypatch) -> None:
+        """
+        To who waits for that saga, and to nobody else.
+        """
+        await bench.store_ending("o-1", SagaStatus.COMPLETED, SagaCompleted(outcome=None))
+        await bench.store_ending("o-2", SagaStatus.PARKED)
+        corrupt = CorruptHistory(O_1, 1, "no JSON")
+
+        async def load(saga_ids):
+            return dict.fromkeys(saga_ids, corrupt)
+
+        monkeypatch.setattr(bench.store, "load", load)
+        async with bench.service(bench.part("one")) as service:
+            ill = asyncio.create_task(service.outcome(O_1, timeout=1))
+            well = await service.outcome(saga_id("service-order", "o-2"), timeout=1)
+            with pytest.raises(CorruptHistory, match="no JSON"):
+                await ill
+
+        assert well.status is SagaStatus.PARKED
+
+    async def test_many_who_wait_are_looked_up_in_pages(self, bench: Bench, monkeypatch) -> None:
+        """
+        However many there are, a question stays small.
+        """
+        monkeypatch.setattr("saga.service.LOOK_UP_SAGAS_MAX", 4)
+        for number in range(10):
+            await bench.store_ending(str(number), SagaStatus.PARKED)
+        async with bench.service(bench.part("one")) as service:
+            sagas = [saga_id("service-order", str(number)) for number in range(10)]
+            outcomes = await asyncio.gather(*[service.outcome(one, timeout=1) for one in sagas])
+
+        assert {one.status for one in outcomes} == {SagaStatus.PARKED}
+        assert max(bench.catalogue.asked) == 4
+
+
+class TestIdle:
+    async def test_work_in_hand_is_not_idle(self, bench: Bench) -> None:
+        """
+        Nor is a service whose counts still change.
+        """
+        busy = bench.part("busy")
+        async with bench.service(busy) as service:
+            busy.is_idle = False
+            with pytest.raises(TimeoutError):
+                await service.idle(timeout=0.05)
+
+            busy.is_idle = True
+            ticks = asyncio.create_task(self._tick(busy, 20))
+            await service.idle(timeout=5)
+            assert ticks.done()
+            assert busy.counts["turns"] == 20
+
+    @staticmethod
+    async def _tick(part: Part, times: int) -> None:
+        for _ in range(times):
+            part.counts["turns"] += 1
+            await asyncio.sleep(0.004)
+
+
+class TestAsking:
+    async def test_an_event_that_starts_no_saga_has_none(self, bench: Bench) -> None:
+        """
+        It is published under the key it is given.
+        """
+        async with bench.service() as service:
+            assert await service.publish(Ordered(order_id="o-1")) == O_1
+            assert await service.publish(Confirmed(order_id="o-1"), key="o-1") is None
+
+        assert [(one.topic, one.key) for one in bench.bus.sent] == [
+            ("test.kiosk.service-kiosk.evt.ordered.v1", b"o-1"),
+            ("test.kiosk.service-kiosk.evt.confirmed.v1", b"o-1"),
+        ]
+
+    async def test_what_cannot_be_published_says_so(self, bench: Bench) -> None:
+        """
+        No key, another key than its own, no bus; and nothing was published.
+        """
+        async with bench.service() as service:
+            for event, key in (
+                (Ordered(order_id=" "), None),
+                (Confirmed(order_id="o-1"), None),
+                (Confirmed(order_id="o-1"), ""),
+                (Ordered(order_id="o-1"), "o-2"),
+            ):
+                with pytest.raises(MessageError, match="key"):
+                    await service.publish(event, key=key)
+            bench.bus.is_away = True
+            with pytest.raises(BusUnavailable):
+                await service.publish(Ordered(order_id="o-1"))
+
+        assert bench.bus.sent == []
+
+    async def test_a_saga_that_is_not_there_can_be_asked_nothing(self, bench: Bench) -> None:
+        """
+        Every act alike.
+        """
+        async with bench.service() as service:
+            for ask in (
+                service.signal(O_1, "approval"),
+                service.cancel(O_1, reason="x"),
+                *(service.command(O_1, act, reason="x", name="n") for act in CommandAct),
+            ):
+                with pytest.raises(UnknownSaga, match=O_1):
+                    await ask
+
+        assert bench.bus.sent == []
+
+    async def test_commands_say_what_was_asked(self, bench: Bench) -> None:
+        """
+        On the topic of commands, under the saga's key; the id is what the caller gets.
+        """
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
+        async with bench.service() as service:
+            ids = [
+                await service.signal(O_1, "approval", Confirmed(order_id="x"), actor="ann"),
+                await service.cancel(O_1, reason="late", mode=CancelMode.IMMEDIATE),
+                await service.command(
+                    O_1, CommandAct.SKIP, command_id="c-1", step="pay", reason="by hand"
+                ),
+            ]
+
+        assert {one.topic for one in bench.bus.sent} == {NAMES.topic(COMMAND_CONTRACT)}
+        assert {one.key for one in bench.bus.sent} == {b"o-1"}
+        signal, cancel, skip = (json.loads(one.value) for one in bench.bus.sent)
+        assert [one["command_id"] for one in (signal, cancel, skip)] == ids
+        assert ids[2] == "c-1"
+        assert (signal["payload"], signal["actor"]) == ({"order_id": "x"}, "ann")
+        assert (cancel["mode"], cancel["reason"]) == ("immediate", "late")
+        assert (skip["act"], skip["step"]) == ("skip", "pay")
+
+    async def test_a_command_that_says_too_little_is_refused(self, bench: Bench) -> None:
+        """
+        Or what JSON cannot say; nothing is sent.
+        """
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
+        async with bench.service() as service:
+            for ask, said in (
+                (service.signal(O_1, "approval", math.nan), "finite number"),
+                (service.signal(O_1, "approval", object()), "serialize"),
+                (service.signal(O_1, ""), "name"),
+                (service.command(O_1, CommandAct.ABANDON), "needs a reason"),
+            ):
+                with pytest.raises(ValueError, match=said):
+                    await ask
+
+        assert bench.bus.sent == []
+
+    async def test_a_saga_just_published_can_be_told_something_before_it_began(
+        self, bench: Bench, monkeypatch
+    ) -> None:
+        """
+        As long as its key is remembered, of which there is a bound.
+        """
+        monkeypatch.setattr("saga.service.KEYS_MAX", 2)
+        async with bench.service() as service:
+            sagas = [await service.publish(Ordered(order_id=f"o-{n}")) for n in range(3)]
+            for saga in sagas[1:]:
+                await service.signal(saga, "approval")
+            with pytest.raises(UnknownSaga):
+                await service.signal(sagas[0], "approval")
