@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from saga.ports.bus import Source
@@ -168,12 +168,13 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         Leave the group and let go of everything, within a few seconds.
         """
         consumer = self.consumer
-        with contextlib.suppress(KafkaError, IllegalStateError, OSError, TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                await consumer.stop()
-                return
-        log.warning("a consumer did not stop in time", group=self._group)
-        for task in _tasks_of(consumer):
+        # In a task of its own: a cancelled one of aiokafka's may escape as our own cancellation.
+        stopping = asyncio.ensure_future(consumer.stop())
+        await asyncio.wait([stopping], timeout=STOP_S)
+        if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
+            return
+        log.warning("a consumer did not stop by itself", group=self._group)
+        for task in (stopping, *_tasks_of(consumer)):
             task.cancel()
         with contextlib.suppress(KafkaError, OSError, TimeoutError):
             async with asyncio.timeout(STOP_S):
@@ -192,4 +193,5 @@ def _tasks_of(consumer: AIOKafkaConsumer) -> list[asyncio.Task[Any]]:
     names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
     found = [getattr(coordinator, name, None) for name in names]
     found.append(getattr(fetcher, "_fetch_task", None))
+    found += getattr(fetcher, "_pending_tasks", ())
     return [task for task in found if task is not None]

@@ -151,6 +151,7 @@ class Outlet:
         End the sender's task. It waits for its requests, and those for metadata, which nobody
         brings any more.
         """
+        sender.remove_done_callback(self._producer._sender._fail_all)  # noqa: SLF001  # did so
         sender.cancel()
         for _ in range(LETTING_GO_ROUNDS_MAX):
             update = self._producer.client._md_update_fut  # noqa: SLF001

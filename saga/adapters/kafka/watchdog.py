@@ -14,7 +14,7 @@ from saga.adapters.kafka.membership import Membership
 from saga.errors import BusUnavailable
 from saga.ports.bus import Source
 
-POLLS_MIN: Final = 10
+POLLS_MIN: Final = 3
 """Who does not fetch makes no progress either, and is not to blame the client."""
 
 

@@ -1,0 +1,439 @@
+"""
+What goes wrong on a real Kafka: retention, topics made anew, brokers away, records of all kinds.
+"""
+
+# ruff: noqa: SLF001 - what goes wrong inside is brought about inside
+
+import asyncio
+import struct
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.errors import OutOfOrderSequenceNumber
+
+from saga.adapters.kafka import (
+    ConsumerSettings,
+    KafkaBus,
+    KafkaConnection,
+    TopicDefaults,
+    flaws_of,
+)
+from saga.errors import BusUnavailable, MessageTooLarge
+from saga.ports.bus import Record, Source, TopicSpec
+from tests.adapters.test_kafka_bus import QUICK
+
+HUGE = 5 * 1_048_576
+FETCHES_MAX = 200
+
+
+async def read(consumer, count: int, *, records_max: int = 500):
+    """
+    So many records.
+    """
+    found = []
+    for _ in range(FETCHES_MAX):
+        found += await consumer.fetch(records_max=records_max, timeout_s=0.1)
+        if len(found) >= count:
+            break
+    assert len(found) == count, found[:3]
+    return found
+
+
+@pytest.fixture
+def connection(kafka) -> KafkaConnection:
+    """
+    To the cluster that all tests share.
+    """
+    return KafkaConnection(servers=(kafka.bootstrap,))
+
+
+@pytest.fixture
+async def bus(connection: KafkaConnection):
+    """
+    A bus that takes large records.
+    """
+    bus = KafkaBus(connection, record_bytes_max=2 * HUGE, consumers=QUICK, publish_timeout_s=10)
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def topic(bus: KafkaBus, namespace: str) -> str:
+    """
+    A topic of three partitions.
+    """
+    name = f"{namespace}.t"
+    await bus.create_topics([TopicSpec(name, 3)])
+    return name
+
+
+@pytest.fixture
+async def admin(kafka):
+    """
+    What an operator has.
+    """
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await client.start()
+    yield client
+    await client.close()
+
+
+async def remove(admin: AIOKafkaAdminClient, source: Source, before: int) -> None:
+    """
+    Remove records as retention does.
+    """
+    at = TopicPartition(*source)
+    await admin.delete_records({at: RecordsToDelete(before_offset=before)})
+
+
+async def test_records_that_retention_removed_before_they_were_read_stop_their_partition(
+    bus: KafkaBus, topic: str, admin
+) -> None:
+    """
+    While it was away or while it read: with positions of its own a member stops; without, the group
+    goes on at what is left.
+    """
+    await bus.publish([Record(topic, None, b"%d" % n, (), n % 3) for n in range(12)])
+    await remove(admin, Source(topic, 0), 3)
+
+    async def resume_at(_):
+        return {Source(topic, 0): 1, Source(topic, 1): 2}
+
+    owner = await bus.subscribe("owner" + topic, [topic], resume_at=resume_at)
+    assert len(await read(owner, 6)) == 6
+    assert list(owner.stopped) == [Source(topic, 0)]
+    assert "begins at 3, but 1 is next" in owner.stopped[Source(topic, 0)]
+    assert bus.counts["sources_stopped"] == 1
+
+    await remove(admin, Source(topic, 1), 4)
+    await owner.seek({Source(topic, 1): 0})
+    await bus.publish([Record(topic, None, b"new", (), n) for n in range(3)])
+    for _ in range(FETCHES_MAX):
+        await owner.fetch(records_max=1, timeout_s=0.05)
+        if len(owner.stopped) == 2:
+            break
+    assert set(owner.stopped) == {Source(topic, 0), Source(topic, 1)}
+
+    guest = await bus.subscribe("guest" + topic, [topic])
+    assert sorted(one.partition for one in await read(guest, 2 + 1 + 5)) == [0, 0, 1, *[2] * 5]
+
+
+async def test_a_topic_made_anew_stops_those_who_were_further(
+    bus: KafkaBus, topic: str, admin
+) -> None:
+    """
+    A running member finds out as well as one that starts.
+    """
+    await bus.publish([Record(topic, None, b"old", (), 0)] * 5)
+
+    async def resume_at(sources):
+        return dict.fromkeys(sources, 5) if Source(topic, 0) in sources else {}
+
+    await admin.delete_topics([topic])
+    for _ in range(FETCHES_MAX):
+        await bus.create_topics([TopicSpec(topic, 1)])
+        if (await bus.bounds([Source(topic, 0)]))[Source(topic, 0)] == (0, 0):
+            break
+        await asyncio.sleep(0.05)
+    consumer = await bus.subscribe("g" + topic, [topic], resume_at=resume_at)
+    await consumer.fetch(records_max=1, timeout_s=0.5)
+
+    assert "made anew" in consumer.stopped[Source(topic, 0)]
+
+
+@pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
+async def test_records_of_others_arrive_byte_for_byte(
+    bus: KafkaBus, topic: str, connection: KafkaConnection, codec: str | None
+) -> None:
+    """
+    Compressed in any way, with values of 5 MB, without key or value, with headers that are no text.
+    """
+    options = connection.options() | {"compression_type": codec, "max_request_size": 2 * HUGE}
+    records = [
+        (b"k", b"x" * HUGE, []),
+        (None, b"no key", [("h", None)]),
+        (b"k", None, [("h", b"\xff\xfe"), ("h", b"")]),
+        (b"\xff", b"\x00\xff", [("é", b"1")]),
+    ]
+    async with AIOKafkaProducer(**options) as producer:
+        for key, value, headers in records:
+            await producer.send_and_wait(topic, value, key, partition=0, headers=headers)
+    consumer = await bus.subscribe("g" + topic, [topic])
+
+    found = await read(consumer, len(records))
+
+    assert [(one.key, one.value, list(one.headers)) for one in found] == records
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_what_is_published_compressed_is_read(
+    connection: KafkaConnection, topic: str, codec: str
+) -> None:
+    """
+    By the setting.
+    """
+    bus = KafkaBus(connection, consumers=QUICK, compression=codec)
+    consumer = await bus.subscribe("g" + topic, [topic])
+    await bus.publish([Record(topic, b"k", b"x" * 10_000 + b"%d" % n) for n in range(100)])
+
+    found = await read(consumer, 100)
+    await bus.close()
+
+    assert [one.value[10_000:] for one in found] == [b"%d" % n for n in range(100)]
+
+
+async def test_a_header_name_that_is_no_text_stops_nobody(
+    bus: KafkaBus, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Kafka takes any bytes there; the record arrives with the name escaped, and none is lost or
+    comes twice around it.
+    """
+    consumer = await bus.subscribe("g" + topic, [topic])
+    await bus.publish([Record(topic, b"k", b"before", (), n) for n in range(3)])
+    await bus.publish(
+        [
+            Record(topic, b"k", b"beside", (("fine", b"1"),), 1),
+            Record(topic, b"k", b"odd", (("XX-name", b"\xff"),), 1),
+            Record(topic, b"k", b"behind", (), 1),
+        ]
+    )
+    spoil(monkeypatch)
+    await bus.publish(
+        [
+            Record(topic, b"k", b"beside", (("fine", b"1"),), 1),
+            Record(topic, b"k", b"odd", (("XX-name", b"\xff"),), 1),
+            Record(topic, b"k", b"behind", (), 1),
+        ]
+    )
+    monkeypatch.undo()
+    await bus.publish([Record(topic, b"k", b"after", (), n) for n in range(3)])
+
+    found = await read(consumer, 3 + 3 + 3 + 3)
+
+    ones = [one for one in found if one.partition == 1]
+    assert [one.offset for one in ones] == list(range(8))
+    assert [one.value for one in ones[4:]] == [b"beside", b"odd", b"behind", b"after"]
+    assert ones[5].headers == (("\\xff\\xfe-name", b"\xff"),)
+    assert bus.counts["batches_salvaged"] > 0
+    assert consumer.stopped == {}
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Have header names `XX…` leave as bytes that are no UTF-8, with a checksum that fits.
+    """
+    from aiokafka.producer.message_accumulator import BatchBuilder
+    from aiokafka.record.util import calc_crc32c
+
+    build = BatchBuilder._build
+
+    def spoilt(self):
+        first = self._buffer is None
+        buffer = build(self)
+        if first and b"XX-name" in buffer:
+            changed = bytearray(bytes(buffer).replace(b"XX-name", b"\xff\xfe-name"))
+            struct.pack_into(">I", changed, 17, calc_crc32c(bytes(changed[21:])))
+            self._buffer = changed
+        return self._buffer
+
+    monkeypatch.setattr(BatchBuilder, "_build", spoilt)
+
+
+async def test_more_than_the_topic_takes_is_refused_before_anything_is_sent(
+    connection: KafkaConnection, kafka, namespace: str
+) -> None:
+    """
+    The topic's own limit counts where it is lower than ours.
+    """
+    small = KafkaBus(connection, record_bytes_max=600_000)
+    await small.create_topics([TopicSpec(f"{namespace}.s", 1)])
+    await small.close()
+    large = KafkaBus(connection, record_bytes_max=HUGE)
+
+    with pytest.raises(MessageTooLarge, match="exceeds max"):
+        await large.publish(
+            [Record(f"{namespace}.s", b"k", b"1"), Record(f"{namespace}.s", b"k", b"x" * 700_000)]
+        )
+
+    source = Source(f"{namespace}.s", 0)
+    assert await large.bounds([source]) == {source: (0, 0)}
+    await large.close()
+
+
+async def test_a_poisoned_producer_is_replaced(bus: KafkaBus, topic: str) -> None:
+    """
+    A batch that has failed for good leaves a gap in the sequence that nothing can fill.
+    """
+    await bus.publish([Record(topic, b"k", b"1", (), 0)])
+    outlet = bus._publishing._outlet
+    manager = outlet._producer._txn_manager
+    manager.increment_sequence_number(TopicPartition(topic, 0), 7)
+
+    with pytest.raises(BusUnavailable, match=OutOfOrderSequenceNumber.__name__):
+        await bus.publish([Record(topic, b"k", b"2", (), 0)])
+    await bus.publish([Record(topic, b"k", b"2", (), 0)])
+
+    assert bus._publishing._outlet is not outlet
+    assert bus.counts["producers_replaced"] == 1
+    consumer = await bus.subscribe("g" + topic, [topic])
+    assert [one.value for one in await read(consumer, 2)] == [b"1", b"2"]
+
+
+async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, namespace: str) -> None:
+    """
+    An idempotent producer itself waits for ever. It is given up, reading goes on by itself once the
+    brokers are back, and closing does not wait for them either.
+    """
+    bus = KafkaBus(
+        KafkaConnection(servers=(own_kafka.bootstrap,)), consumers=QUICK, publish_timeout_s=1
+    )
+    topic = f"{namespace}.t"
+    await bus.create_topics([TopicSpec(topic, 2)])
+    consumer = await bus.subscribe("g", [topic])
+    await bus.publish([Record(topic, b"k", b"before")])
+    assert len(await read(consumer, 1)) == 1
+    own_kafka.kill()
+
+    for _ in range(2):
+        async with asyncio.timeout(15):
+            with pytest.raises(BusUnavailable):
+                await bus.publish([Record(topic, b"k", b"lost")])
+    await asyncio.to_thread(own_kafka.start)
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await bus.publish([Record(topic, b"k", b"after")])
+                break
+            except BusUnavailable:
+                await asyncio.sleep(0.2)
+    found = []
+    async with asyncio.timeout(30):
+        while not found:
+            try:
+                found = await consumer.fetch(records_max=10, timeout_s=0.2)
+            except BusUnavailable:
+                await asyncio.sleep(0.2)
+    assert found[-1].value == b"after"
+
+    own_kafka.kill()
+    async with asyncio.timeout(20):
+        await bus.close()
+
+
+async def test_a_consumer_without_progress_is_made_anew(
+    connection: KafkaConnection, topic: str
+) -> None:
+    """
+    Its fetching has died without a word, although there is something to read.
+    """
+    quick = ConsumerSettings(fetch_wait_ms=50, heartbeat_interval_ms=100, stalled_s=0.5)
+    bus = KafkaBus(connection, consumers=quick)
+    consumer = await bus.subscribe("g" + topic, [topic])
+    await bus.publish([Record(topic, None, b"1", (), 0)])
+    await read(consumer, 1)
+    await consumer.commit({Source(topic, 0): 1})
+    consumer._membership.consumer._fetcher._fetch_task.cancel()
+    await asyncio.sleep(0.1)
+    await bus.publish([Record(topic, None, b"2", (), 0)])
+
+    found = await read(consumer, 1)
+    await bus.close()
+
+    assert found[0].value == b"2"
+    assert bus.counts["consumers_restarted"] == 1
+
+
+async def test_a_member_keeps_its_place_through_a_rebalance(bus: KafkaBus, topic: str) -> None:
+    """
+    What it keeps it goes on with, without asking; it asks for what is new to it.
+    """
+    asked = []
+
+    async def resume_at(sources):
+        asked.append(sorted(one.partition for one in sources))
+        return {}
+
+    first = await bus.subscribe("g" + topic, [topic], resume_at=resume_at)
+    await bus.publish([Record(topic, None, b"", (), n) for n in range(3)])
+    await read(first, 3)
+    second = await bus.subscribe("g" + topic, [topic], resume_at=resume_at)
+    await second.fetch(records_max=1, timeout_s=0.3)
+    await first.fetch(records_max=1, timeout_s=0.3)
+    share = sorted(one.partition for one in second.assignment())
+    await second.close()
+    await bus.publish([Record(topic, None, b"new", (), n) for n in range(3)])
+
+    found = await read(first, 3 + len(share))
+
+    kept = [one.offset for one in found if one.partition not in share]
+    assert kept == [1] * (3 - len(share))
+    assert asked == [[0, 1, 2], share, share]
+
+
+async def test_a_static_member_comes_back_without_a_rebalance(
+    connection: KafkaConnection, topic: str
+) -> None:
+    """
+    Within the session timeout, under the same id.
+    """
+
+    async def member(name: str):
+        bus = KafkaBus(
+            connection,
+            consumers=ConsumerSettings(
+                fetch_wait_ms=50, heartbeat_interval_ms=100, instance_id=name
+            ),
+        )
+        consumer = await bus.subscribe("g" + topic, [topic])
+        await consumer.fetch(records_max=1, timeout_s=0.3)
+        return bus, consumer
+
+    one, _ = await member("one")
+    two, stays = await member("two")
+    for _ in range(20):
+        await stays.fetch(records_max=1, timeout_s=0.05)
+    changes = stays._membership.generation
+
+    await one.close()
+    one, back = await member("one")
+    for _ in range(10):
+        await stays.fetch(records_max=1, timeout_s=0.05)
+        await back.fetch(records_max=1, timeout_s=0.05)
+
+    assert stays._membership.generation == changes
+    assert len(back.assignment()) + len(stays.assignment()) == 3
+    await one.close()
+    await two.close()
+
+
+async def test_topics_are_described_and_compared(
+    connection: KafkaConnection, admin, namespace: str
+) -> None:
+    """
+    As they were made; what is missing, uneven or compacted is named.
+    """
+    bus = KafkaBus(connection, topics=TopicDefaults(replicas=1), record_bytes_max=1_000_000)
+    specs = [TopicSpec(f"{namespace}.{name}", 2, 3600) for name in "abc"]
+    await bus.create_topics([specs[0], specs[1], TopicSpec(f"{namespace}.c", 3, 60)])
+    wanted = [*specs, TopicSpec(f"{namespace}.d", 2, 3600)]
+
+    found = await bus.describe_topics([one.name for one in wanted])
+    flaws = flaws_of(wanted, found, record_bytes_max=2_000_000)
+    await bus.close()
+
+    state = found[f"{namespace}.a"]
+    assert (state.partitions, state.replicas, state.in_sync_min) == (2, 1, 1)
+    assert (state.cleanup_policy, state.retention_s) == ("delete", 3600)
+    assert state.record_bytes_max == 1_000_000 + 65_536
+    said = {(one.topic.rpartition(".")[2], one.problem.split()[0]) for one in flaws}
+    assert said == {
+        ("a", "max.message.bytes"),
+        ("b", "max.message.bytes"),
+        ("c", "max.message.bytes"),
+        ("c", "has"),
+        ("c", "keeps"),
+        ("d", "does"),
+    }
