@@ -11,6 +11,7 @@ from saga.contracts import Event, Intent, upcast
 from saga.core.program import Report
 from saga.core.retry import Retry
 from saga.effects import EffectContext, Effects, Refused
+from saga.publishing import Publisher, SyncPublisher
 from saga.service import Outcome, Service
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Event",
     "Intent",
     "Outcome",
+    "Publisher",
     "Refused",
     "Report",
     "Retry",
@@ -27,6 +29,7 @@ __all__ = [
     "SagaApp",
     "Service",
     "StepFailed",
+    "SyncPublisher",
     "TimedOut",
     "saga",
     "upcast",

@@ -20,6 +20,7 @@ Every error a user of saga can meet, grouped by what the reader can do about it.
     * DeliveryError
         * BusUnavailable (retriable: wait)
         * MessageTooLarge
+        * TopicMissing (an operator makes the topic)
         * PositionLost (an operator decides where to go on)
     * ReplayMismatch: history and code disagree
 
@@ -50,6 +51,7 @@ __all__ = [
     "StoreError",
     "StoreTooNew",
     "StoreUnavailable",
+    "TopicMissing",
     "UnknownContract",
     "UnsupportedVersion",
 ]
@@ -220,6 +222,16 @@ class MessageTooLarge(DeliveryError):
     """
     Raised when a record exceeds the limit of its topic.
     """
+
+
+class TopicMissing(DeliveryError):
+    """
+    Raised when there is no topic to publish on; *topic* names it.
+    """
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"there is no topic {topic}: make it with `saga topics create`")
+        self.topic = topic
 
 
 class PositionLost(DeliveryError):
