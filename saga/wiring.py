@@ -43,7 +43,6 @@ from saga.settings import Settings, file_of
 
 if TYPE_CHECKING:
     from saga.adapters.kafka import KafkaBus
-    from saga.adapters.postgres import PostgresDatabase
 
 ROLES = ("orchestrator", "effects")
 Close = Callable[[], Awaitable[None]]
@@ -63,16 +62,6 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedBus:
-    """
-    A bus alone, for publishing and for questions.
-    """
-
-    bus: Bus
-    close: Close
-
-
-@dataclass(frozen=True, slots=True)
 class StoreParts:
     """
     A store alone, for questions.
@@ -83,43 +72,13 @@ class StoreParts:
     close: Close
 
 
-def open_bus(settings: Settings) -> OpenedBus:
-    """
-    Open the bus that *settings* name, and nothing else; in the event loop that will use it.
-
-    Raises:
-        SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
-    """
-    if settings.bus.startswith("kafka:"):
-        kafka = open_kafka(settings)
-        return OpenedBus(kafka, kafka.close)
-    record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
-    database = SqliteDatabase(_file(settings.bus, "SAGA_BUS"))
-    local = LocalBus(database, clock=SystemClock(), record_bytes_max=record_bytes_max)
-
-    async def close() -> None:
-        await local.close()
-        await database.close()
-
-    return OpenedBus(local, close)
-
-
-def open_store(settings: Settings, *, make: bool = False) -> StoreParts:
+def open_store(settings: Settings) -> StoreParts:
     """
     Open the store that *settings* name, and nothing else.
 
-    Args:
-        make: whether to make the tables of a server's database that has none; files are made.
-
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
     """
-    if settings.store.startswith("postgresql:"):
-        server = open_postgres(settings.store, "SAGA_STORE")
-        from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore
-
-        store = PostgresEventStore(server, make=make)
-        return StoreParts(store, PostgresCatalogue(server), server.close)
     database = SqliteDatabase(_file(settings.store, "SAGA_STORE"))
     return StoreParts(SqliteEventStore(database), SqliteCatalogue(database), database.close)
 
@@ -148,17 +107,10 @@ def open_parts(settings: Settings) -> Parts:
     record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
     if settings.bus.startswith("kafka:"):
         kafka = open_kafka(settings)
-        opened = open_store(settings, make=True)
+        opened = open_store(settings)
         closers: list[Close] = [kafka.close, opened.close]
         return Parts(clock, kafka, opened.store, opened.catalogue, closers)
-    bus_file = _file(settings.bus, "SAGA_BUS")
-    if settings.store.startswith("postgresql:"):
-        opened = open_store(settings, make=True)
-        bus_database = SqliteDatabase(bus_file)
-        bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
-        closers = [bus.close, opened.close, bus_database.close]
-        return Parts(clock, bus, opened.store, opened.catalogue, closers)
-    store_file = _file(settings.store, "SAGA_STORE")
+    bus_file, store_file = _file(settings.bus, "SAGA_BUS"), _file(settings.store, "SAGA_STORE")
     store_database = SqliteDatabase(store_file)
     shared = Path(bus_file).resolve() == Path(store_file).resolve()
     bus_database = store_database if shared else SqliteDatabase(bus_file)
@@ -301,24 +253,6 @@ def open_kafka(settings: Settings) -> KafkaBus:
             f"kafka:// needs more than is installed ({error.name}): pip install saga[kafka]",
         ) from error
     return open_bus(settings, record_bytes_max=settings.record_bytes + HEADERS_BYTES_MAX)
-
-
-def open_postgres(address: str, setting: str) -> PostgresDatabase:
-    """
-    The database at *address*, to be connected to when it is first used.
-
-    Raises:
-        SettingsError: the address cannot be read, or its driver is not installed.
-    """
-    try:
-        from saga.adapters.postgres import Address, PostgresDatabase
-    except ImportError as error:
-        raise SettingsError(
-            setting,
-            f"postgresql:// needs more than is installed ({error.name or error}): "
-            "pip install saga[postgres]",
-        ) from error
-    return PostgresDatabase(Address(address, setting=setting))
 
 
 def _file(address: str, setting: str) -> str:

@@ -19,6 +19,7 @@ from saga.console import (
     replaying,
     sagas,
     serving,
+    topics,
 )
 from saga.console.commands import register
 
@@ -95,6 +96,7 @@ def _topics() -> typer.Typer:
     register(group, "ls", contracts.topics_ls)
     register(group, "check", contracts.topics_check)
     register(group, "lock", contracts.topics_lock)
+    register(group, "create", topics.topics_create)
     return group
 
 

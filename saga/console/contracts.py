@@ -11,6 +11,7 @@ import typer
 
 from saga.console.problems import ExitCode, NotSo
 from saga.console.session import Session
+from saga.console.topics import flaws_in_cluster
 from saga.contracts.compatibility import Change
 from saga.contracts.lockfile import Lock, check, lock_of, lock_text, read_lock
 from saga.contracts.models import reply_contract_names
@@ -64,9 +65,10 @@ def topics_ls(session: Session, *, file: File = Path(LOCK_FILE)) -> None:
     )
 
 
-def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int:
+async def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int:
     """
-    Compare the contracts with the lock file: all must be locked, and readers able to follow.
+    Compare the contracts with the lock file: all must be locked, and readers able to follow. On
+    Kafka compare the topics as well: all must be there, and with equal numbers of partitions.
     """
     registry = session.app.contracts
     if not file.exists():
@@ -79,15 +81,29 @@ def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int:
             printer.json(_row(change))
         else:
             printer.say(str(change), style=None if change.compatible else "red")
+    flaws = await flaws_in_cluster(session)
+    wrong = sum(not flaw.is_warning for flaw in flaws)
+    for flaw in flaws:
+        if printer.is_json:
+            row = {"topic": flaw.topic, "problem": flaw.problem, "is_warning": flaw.is_warning}
+            printer.json(row)
+        else:
+            printer.say(
+                f"{flaw.topic} {flaw.problem}", style="yellow" if flaw.is_warning else "red"
+            )
     contracts = len(registry.published)
     if printer.is_json:
         summary = {"contracts": contracts, "changes": len(changes), "breaking": breaking}
-        printer.json(summary | {"ok": not changes})
-    elif changes:
-        printer.note(f"{len(changes)} changes, {breaking} of which readers cannot follow")
+        summary |= {"topics_wrong": wrong, "warnings": len(flaws) - wrong}
+        printer.json(summary | {"ok": not changes and not wrong})
+    elif changes or wrong:
+        printer.note(
+            f"{len(changes)} changes, {breaking} of which readers cannot follow; "
+            f"{wrong} topics are wrong"
+        )
     else:
         printer.say(f"{contracts} contracts, all as they are locked in {file}")
-    return ExitCode.NOT_SO if changes else ExitCode.OK
+    return ExitCode.NOT_SO if changes or wrong else ExitCode.OK
 
 
 def topics_lock(
