@@ -1,0 +1,328 @@
+"""
+The one place where objects are put together: settings and an application in, a service out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saga.adapters.clocks import SystemClock
+from saga.adapters.ids import new_id, worker_id
+from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
+from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.app import SagaApp
+from saga.effects import EffectsService
+from saga.effects.role import EffectsRole
+from saga.errors import MessageTooLarge, SettingsError
+from saga.ports import (
+    Batch,
+    Bus,
+    Catalogue,
+    Clock,
+    EventStore,
+    Inbound,
+    TopicSpec,
+)
+from saga.ports.effects_store import EffectsStore
+from saga.runtime import parking
+from saga.runtime.aside import Aside
+from saga.runtime.live import LiveSagas
+from saga.runtime.orchestrator import Orchestrator
+from saga.runtime.outgoing import HEADERS_BYTES_MAX, Outgoing
+from saga.runtime.publisher import Publisher
+from saga.runtime.relay import Relay
+from saga.runtime.router import Router
+from saga.runtime.turns import Turns
+from saga.runtime.watch import Watchers
+from saga.service import Role, Service
+from saga.settings import Settings, file_of
+
+if TYPE_CHECKING:
+    from saga.adapters.kafka import KafkaBus
+    from saga.adapters.postgres import PostgresDatabase
+
+ROLES = ("orchestrator", "effects")
+Close = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Parts:
+    """
+    What the settings' addresses were opened as, and how to close it, in reverse.
+    """
+
+    clock: Clock
+    bus: Bus
+    store: EventStore
+    catalogue: Catalogue
+    closers: list[Close] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBus:
+    """
+    A bus alone, for publishing and for questions.
+    """
+
+    bus: Bus
+    close: Close
+
+
+@dataclass(frozen=True, slots=True)
+class StoreParts:
+    """
+    A store alone, for questions.
+    """
+
+    store: EventStore
+    catalogue: Catalogue
+    close: Close
+
+
+def open_bus(settings: Settings) -> OpenedBus:
+    """
+    Open the bus that *settings* name, and nothing else; in the event loop that will use it.
+
+    Raises:
+        SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
+    """
+    if settings.bus.startswith("kafka:"):
+        kafka = open_kafka(settings)
+        return OpenedBus(kafka, kafka.close)
+    record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
+    database = SqliteDatabase(_file(settings.bus, "SAGA_BUS"))
+    local = LocalBus(database, clock=SystemClock(), record_bytes_max=record_bytes_max)
+
+    async def close() -> None:
+        await local.close()
+        await database.close()
+
+    return OpenedBus(local, close)
+
+
+def open_store(settings: Settings, *, make: bool = False) -> StoreParts:
+    """
+    Open the store that *settings* name, and nothing else.
+
+    Args:
+        make: whether to make the tables of a server's database that has none; files are made.
+
+    Raises:
+        SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
+    """
+    if settings.store.startswith("postgresql:"):
+        server = open_postgres(settings.store, "SAGA_STORE")
+        from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore
+
+        store = PostgresEventStore(server, make=make)
+        return StoreParts(store, PostgresCatalogue(server), server.close)
+    database = SqliteDatabase(_file(settings.store, "SAGA_STORE"))
+    return StoreParts(SqliteEventStore(database), SqliteCatalogue(database), database.close)
+
+
+def open_effects_store(settings: Settings) -> EffectsStore:
+    """
+    The store of the effect services' inbox and tables; its `open` connects.
+
+    Raises:
+        SettingsError: the address needs something that is not there.
+    """
+    path = _file(settings.effects_address, "SAGA_EFFECTS_STORE")
+    return SqliteEffectsStore(path, clock=SystemClock())
+
+
+def open_parts(settings: Settings) -> Parts:
+    """
+    Open the bus and the store that *settings* name.
+
+    Raises:
+        SettingsError: an address needs something that is not there.
+        StoreUnavailable: a file cannot be opened.
+        StoreTooNew: a newer version wrote the store.
+    """
+    clock = SystemClock()
+    record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
+    if settings.bus.startswith("kafka:"):
+        kafka = open_kafka(settings)
+        opened = open_store(settings, make=True)
+        closers: list[Close] = [kafka.close, opened.close]
+        return Parts(clock, kafka, opened.store, opened.catalogue, closers)
+    bus_file = _file(settings.bus, "SAGA_BUS")
+    if settings.store.startswith("postgresql:"):
+        opened = open_store(settings, make=True)
+        bus_database = SqliteDatabase(bus_file)
+        bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
+        closers = [bus.close, opened.close, bus_database.close]
+        return Parts(clock, bus, opened.store, opened.catalogue, closers)
+    store_file = _file(settings.store, "SAGA_STORE")
+    store_database = SqliteDatabase(store_file)
+    shared = Path(bus_file).resolve() == Path(store_file).resolve()
+    bus_database = store_database if shared else SqliteDatabase(bus_file)
+    bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
+    store = SqliteEventStore(store_database, publish_through=bus if shared else None)
+    closers = [bus.close, store_database.close]
+    if not shared:
+        closers.append(bus_database.close)
+    return Parts(clock, bus, store, SqliteCatalogue(store_database), closers)
+
+
+def topic_specs(app: SagaApp, settings: Settings) -> list[TopicSpec]:
+    """
+    Every topic of *app*, as the settings have it made.
+    """
+    return [
+        TopicSpec(topic, settings.partitions, settings.retention_s)
+        for topic in app.topics(settings.topic_names)
+    ]
+
+
+def build_service(app: SagaApp, settings: Settings, *, roles: Collection[str] = ROLES) -> Service:
+    """
+    A service of *app* with the given roles; nothing runs yet.
+
+    Raises:
+        SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
+    """
+    parts = open_parts(settings)
+    names = settings.topic_names
+    watchers = Watchers()
+    running: list[Role] = []
+    if "orchestrator" in roles:
+        running.append(_orchestrator(app, settings, parts, watchers))
+    if "effects" in roles:
+        running.extend(_effects(app, settings, parts))
+    publisher = Publisher(
+        parts.bus,
+        contracts=app.contracts,
+        sagas=app.registry,
+        names=names,
+        clock=parts.clock,
+        new_id=new_id,
+        source=f"/{settings.env}/{settings.namespace}/publisher",
+    )
+    return Service(
+        roles=running,
+        bus=parts.bus,
+        store=parts.store,
+        catalogue=parts.catalogue,
+        publisher=publisher,
+        contracts=app.contracts,
+        watchers=watchers,
+        topics=topic_specs(app, settings),
+        closers=parts.closers,
+    )
+
+
+def _orchestrator(
+    app: SagaApp, settings: Settings, parts: Parts, watchers: Watchers
+) -> Orchestrator:
+    names = settings.topic_names
+    worker = worker_id()
+    outgoing = Outgoing(names, record_bytes_max=settings.record_bytes)
+    relay = Relay(
+        bus=parts.bus, store=parts.store, outgoing=outgoing, clock=parts.clock, worker_id=worker
+    )
+    router = Router(app.registry, app.contracts, names)
+    aside = Aside(parts.catalogue, early_hold_s=settings.early_hold_s)
+    turns = Turns(
+        router=router,
+        live=LiveSagas(parts.store, app.registry, sagas_max=settings.live_sagas),
+        store=parts.store,
+        aside=aside,
+        outgoing=outgoing,
+        relay=relay,
+        names=names,
+        clock=parts.clock,
+        watchers=watchers,
+    )
+    return Orchestrator(
+        bus=parts.bus,
+        store=parts.store,
+        catalogue=parts.catalogue,
+        router=router,
+        turns=turns,
+        aside=aside,
+        relay=relay,
+        clock=parts.clock,
+        group=names.topic(settings.group),
+        worker_id=worker,
+    )
+
+
+def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
+    if not app.effects:
+        return []
+    store = open_effects_store(settings)
+    parts.closers.insert(0, store.close)
+    names = settings.topic_names
+
+    async def park(inbound: Inbound, reason: str, message: str) -> None:
+        parked = parking.dead(inbound, reason, message, parts.clock.now())
+        copy = parking.dlq_record(parked, names)
+        if copy is not None:
+            with contextlib.suppress(MessageTooLarge):  # the store has it whole
+                await parts.bus.publish([copy])
+        await parts.store.append(Batch(parked=[parked]), at=parts.clock.now())
+
+    return [
+        EffectsRole(
+            EffectsService(
+                effects,
+                bus=parts.bus,
+                store=store,
+                contracts=app.contracts,
+                names=names,
+                clock=parts.clock,
+                park=park,
+            )
+        )
+        for effects in app.effects
+    ]
+
+
+def open_kafka(settings: Settings) -> KafkaBus:
+    """
+    The cluster that *settings* name, to be asked and to make topics in.
+
+    Raises:
+        SettingsError: they name none, or something that cannot be loaded.
+    """
+    if not settings.bus.startswith("kafka:"):
+        raise SettingsError("SAGA_BUS", "names no Kafka; expected kafka://HOST:PORT,…")
+    try:
+        from saga.adapters.kafka import open_bus
+    except ImportError as error:
+        raise SettingsError(
+            "SAGA_BUS",
+            f"kafka:// needs more than is installed ({error.name}): pip install saga[kafka]",
+        ) from error
+    return open_bus(settings, record_bytes_max=settings.record_bytes + HEADERS_BYTES_MAX)
+
+
+def open_postgres(address: str, setting: str) -> PostgresDatabase:
+    """
+    The database at *address*, to be connected to when it is first used.
+
+    Raises:
+        SettingsError: the address cannot be read, or its driver is not installed.
+    """
+    try:
+        from saga.adapters.postgres import Address, PostgresDatabase
+    except ImportError as error:
+        raise SettingsError(
+            setting,
+            f"postgresql:// needs more than is installed ({error.name or error}): "
+            "pip install saga[postgres]",
+        ) from error
+    return PostgresDatabase(Address(address, setting=setting))
+
+
+def _file(address: str, setting: str) -> str:
+    scheme = address.split(":", 1)[0]
+    if scheme not in ("local", "sqlite"):
+        raise SettingsError(setting, f"{scheme}:// is not available in this version; use a file")
+    return file_of(address)
