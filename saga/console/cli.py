@@ -10,6 +10,7 @@ from typing import Final
 import typer
 
 from saga.console import (
+    asyncapi,
     commanding,
     config,
     contracts,
@@ -96,6 +97,7 @@ def _topics() -> typer.Typer:
     register(group, "ls", contracts.topics_ls)
     register(group, "check", contracts.topics_check)
     register(group, "lock", contracts.topics_lock)
+    register(group, "asyncapi", asyncapi.topics_asyncapi)
     register(group, "create", topics.topics_create)
     return group
 

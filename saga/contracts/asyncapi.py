@@ -1,0 +1,286 @@
+"""
+The AsyncAPI 3.0 document of an application: what a service in any language needs to take part.
+
+Contracts become channels and messages, what sagas and effect services do with them operations.
+Payloads are the very schemas by which messages are read. AsyncAPI knows JSON Schema draft 7, so the
+few newer words are put into its terms, and definitions that several messages share stand once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import orjson
+from pydantic.json_schema import models_json_schema
+
+from saga.contracts.contract import Contract, Kind
+from saga.contracts.models import reply_contract_names
+from saga.contracts.registry import ContractRegistry
+from saga.contracts.topic_names import TopicNames
+
+ASYNCAPI: Final = "3.0.0"
+KAFKA_BINDING: Final = "0.5.0"
+
+Document = dict[str, Any]
+JsonSchema = dict[str, Any]
+
+_DEFINITION: Final = "#/components/schemas/{model}"
+_TEXT: Final = {"type": "string"}
+_HEADERS: Final[Mapping[str, JsonSchema]] = {
+    "ce_specversion": {"type": "string", "const": "1.0"},
+    "ce_id": {"type": "string", "description": "the same id again is a repeat"},
+    "ce_source": {"type": "string", "format": "uri-reference"},
+    "ce_type": {"type": "string", "description": "the contract's name"},
+    "ce_time": {"type": "string", "format": "date-time"},
+    "ce_subject": {"type": "string", "description": "the saga's id"},
+    "ce_correlationid": {"type": "string", "description": "the saga's id"},
+    "ce_causationid": {"type": "string", "description": "the id of what led to this message"},
+    "ce_idempotencykey": {"type": "string", "description": "stays when an attempt is repeated"},
+    "content-type": {"type": "string", "const": "application/json"},
+    "traceparent": {"type": "string", "description": "W3C trace context"},
+}
+_ALWAYS_ON_INTENTS: Final = tuple(name for name in _HEADERS if name != "traceparent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Participant:
+    """
+    A saga or an effect service, and the contracts that it receives and sends.
+
+    *group* is its consumer group, *versions* those of a saga's definition.
+    """
+
+    kind: Literal["saga", "effects"]
+    name: str
+    group: str
+    receives: frozenset[str]
+    sends: frozenset[str]
+    versions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSettings:
+    """
+    How topics are made; None: as the brokers are set.
+    """
+
+    partitions: int
+    replicas: int | None
+    retention_s: int
+
+
+def asyncapi_document(
+    registry: ContractRegistry,
+    participants: Sequence[Participant],
+    *,
+    names: TopicNames,
+    topics: TopicSettings,
+    servers: Sequence[str] = (),
+    is_secure: bool = False,
+    title: str,
+    version: str | None = None,
+) -> Document:
+    """
+    The document. Without *version* it has one that changes whenever something else in it does.
+    """
+    contracts = registry.contracts
+    replies = {
+        name
+        for contract in contracts
+        if contract.kind is Kind.INTENT
+        for name in reply_contract_names(contract)
+    }
+    found: Document = {
+        "asyncapi": ASYNCAPI,
+        "info": {
+            "title": title,
+            "description": (
+                "The key of every record of a saga (trigger, intent, reply, outcome, command) is "
+                "its business key, UTF-8. A reply needs the same key and the header "
+                "`ce_causationid` with the intent's `ce_id`; a trigger needs key and value only."
+            ),
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            f"broker-{number}": {
+                "host": server,
+                "protocol": "kafka-secure" if is_secure else "kafka",
+            }
+            for number, server in enumerate(servers, 1)
+        },
+        "channels": {one.contract_name: _channel(one, names, topics) for one in contracts},
+        "operations": _operations(registry, participants),
+        "components": {
+            "messages": {
+                one.contract_name: _message(one, registry, is_reply=one.contract_name in replies)
+                for one in contracts
+            },
+            "schemas": _schemas(contracts),
+        },
+    }
+    if version is None:
+        digest = hashlib.sha256(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        version = f"1.0.0+{digest[:12]}"
+    found["info"]["version"] = version
+    return found
+
+
+def _channel(contract: Contract, names: TopicNames, topics: TopicSettings) -> Document:
+    name = contract.contract_name
+    topic = names.topic(name)
+    kafka: Document = {
+        "topic": topic,
+        "partitions": topics.partitions,
+        "topicConfiguration": {
+            "cleanup.policy": ["delete"],
+            "retention.ms": topics.retention_s * 1000,
+        },
+        "bindingVersion": KAFKA_BINDING,
+    }
+    if topics.replicas is not None:
+        kafka["replicas"] = topics.replicas
+    return {
+        "address": topic,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "bindings": {"kafka": kafka},
+    }
+
+
+def _message(contract: Contract, registry: ContractRegistry, *, is_reply: bool) -> Document:
+    name = contract.contract_name
+    kinds = {Kind.INTENT: "intent", Kind.CONTROL: "command"}
+    headers = "reply" if is_reply else kinds.get(contract.kind, "event")
+    key: JsonSchema = {"type": "string", "minLength": 1, "description": "the business key"}
+    if contract.key is not None:
+        key["description"] = f"the business key: `{contract.key}` of the payload"
+    made: Document = {
+        "name": name,
+        "title": contract.model.__name__,
+        "contentType": "application/json",
+        "headers": {"$ref": f"#/components/schemas/{headers}-headers"},
+        "payload": {"$ref": f"#/components/schemas/{name}"},
+        "bindings": {"kafka": {"key": key, "bindingVersion": KAFKA_BINDING}},
+        "x-version": contract.version,
+    }
+    said = (contract.model.__doc__ or "").strip()
+    if said:
+        made["summary"] = " ".join(said.split("\n\n", 1)[0].split())
+    current = registry.current(name).contract_name
+    if current != name:
+        made["x-read-as"] = current
+    return made
+
+
+def _operations(registry: ContractRegistry, participants: Iterable[Participant]) -> Document:
+    found: Document = {}
+    for one in participants:
+        for action, contracts in (("receive", one.receives), ("send", one.sends)):
+            for name in sorted(contracts):
+                operation = _operation(registry, one, action, name)
+                found[f"{one.kind}.{_legal(one.name)}.{action}.{name}"] = operation
+    return found
+
+
+def _operation(
+    registry: ContractRegistry, one: Participant, action: str, contract: str
+) -> Document:
+    verb = "receives" if action == "receive" else "sends"
+    made: Document = {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{contract}"},
+        "messages": [{"$ref": f"#/channels/{contract}/messages/{contract}"}],
+        "summary": f"{one.kind} {one.name!r} {verb} {contract}",
+    }
+    if one.versions:
+        made["x-versions"] = list(one.versions)
+    if action == "receive":
+        group = {"type": "string", "enum": [one.group]}
+        made["bindings"] = {"kafka": {"groupId": group, "bindingVersion": KAFKA_BINDING}}
+    found = registry.find(contract)
+    if found.kind is Kind.INTENT:
+        done, failed = reply_contract_names(found)
+        made["reply"] = {"channel": {"$ref": f"#/channels/{done}"}}
+        made["x-failure"] = {"$ref": f"#/channels/{failed}"}
+    return made
+
+
+def _schemas(contracts: Sequence[Contract]) -> Document:
+    """
+    Payloads under their contracts' names, what is inside them under its own, and headers.
+    """
+    by_model, shared = models_json_schema(
+        [(contract.model, "validation") for contract in contracts],
+        by_alias=True,
+        ref_template=_DEFINITION,
+    )
+    definitions: Document = shared.get("$defs", {})
+    found = {
+        "event-headers": _headers(()),
+        "reply-headers": _headers(("ce_causationid",)),
+        "intent-headers": _headers(_ALWAYS_ON_INTENTS),
+        "command-headers": _headers(()),
+    }
+    inner = dict(definitions)
+    for contract in contracts:
+        reference = by_model[contract.model, "validation"]["$ref"].rpartition("/")[2]
+        found[contract.contract_name] = _draft_7(definitions[reference])
+        inner.pop(reference, None)
+    used = _referenced([*found.values(), *inner.values()])
+    for name, schema in definitions.items():
+        # A contract's model that another one holds is also there under the name it is held by.
+        if name in inner or name in used:
+            found[name] = _draft_7(schema)
+    return found
+
+
+def _headers(required: tuple[str, ...]) -> JsonSchema:
+    schema: JsonSchema = {"type": "object", "properties": dict(_HEADERS)}
+    if required:
+        schema["required"] = list(required)
+    return schema
+
+
+def _draft_7(schema: Any) -> Any:
+    """
+    *schema* in the words of draft 7: tuples are lists of items, a discriminator is a plain union.
+    """
+    match schema:
+        case dict():
+            found = {
+                name: _draft_7(value)
+                for name, value in schema.items()
+                if not (name == "discriminator" and isinstance(value, dict))
+            }
+            if isinstance(found.get("prefixItems"), list):
+                rest = found.pop("items", None)
+                found["items"] = found.pop("prefixItems")
+                if rest is not None:
+                    found["additionalItems"] = rest
+            return found
+        case list():
+            return [_draft_7(one) for one in schema]
+        case _:
+            return schema
+
+
+def _referenced(schema: Any) -> set[str]:
+    match schema:
+        case dict():
+            found = set().union(*(_referenced(value) for value in schema.values()))
+            target = schema.get("$ref")
+            return found | {target.rpartition("/")[2]} if isinstance(target, str) else found
+        case list():
+            return set().union(*(_referenced(one) for one in schema))
+        case _:
+            return set()
+
+
+def _legal(name: str) -> str:
+    """
+    A saga's name, which may have any characters, as part of an operation's: the same for no other.
+    """
+    return re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found[0]):x}_", name)
