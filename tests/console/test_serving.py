@@ -3,7 +3,6 @@
 """
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -123,19 +122,6 @@ def test_a_place_that_cannot_be_written_is_exit_3(shop):
         called = call("run", "--until-idle", option, f"{scheme}:///file/saga.db")
         assert called.code == 3
         assert "file" in called.err
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_exit_3(shop):
-    """
-    With what to do.
-    """
-    (shop / "closed").mkdir(mode=0o555)
-
-    called = call("run", "--until-idle", "--store", "sqlite:///closed/saga.db")
-
-    assert called.code == 3
-    assert "writable" in called.err
 
 
 def test_a_file_that_is_no_database_is_exit_3(shop):

@@ -1,0 +1,170 @@
+"""
+Disks that cannot be written: said with the file and what to do, exit 3; nothing is lost.
+
+Room is limited by the largest size of a file that a process may write, which needs no privileges.
+Linux lets somebody else raise that limit again, as a disk is cleared while the program runs.
+"""
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.console.conftest import call, enter, environment
+from tests.console.shop import ORDER
+from tests.console.test_serving import publish, wait_for
+
+ORDERS = 40
+NOBODY = 65_534
+LIMITED = """
+import resource, runpy, sys
+room = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+runpy.run_module("saga", run_name="__main__")
+"""
+
+
+def limited(folder: Path, *words: str, room_bytes: int) -> subprocess.Popen[str]:
+    """
+    `saga words…`, for whose files the disk has little room left.
+    """
+    stored = sum(path.stat().st_size for path in (folder / ".saga").glob("saga.db*"))
+    return subprocess.Popen(
+        [sys.executable, "-c", LIMITED, str(stored + room_bytes), *words],
+        cwd=folder,
+        env=environment(folder),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def served_by_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """
+    A shop with an order, in a folder that everybody may enter and nobody may write.
+    """
+    with tempfile.TemporaryDirectory() as name, monkeypatch.context() as patches:
+        folder = enter(Path(name), patches)
+        folder.chmod(0o755)
+        publish(1)
+        # Whatever is imported late is imported now: another user may not be able to read it.
+        assert call("run", "--until-idle").code == 0
+        stored = folder / ".saga"
+        for path in stored.iterdir():
+            path.chmod(0o444)
+        stored.chmod(0o555)
+        yield folder
+        stored.chmod(0o755)
+        os.chdir("/")
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """
+    Do without the privilege to write everywhere, where this is root.
+    """
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["run", "--until-idle"], "saga-effects.db"),
+        (["run", "--until-idle", "--roles", "orchestrator"], "saga.db"),
+        (["publish", ORDER, '{"order_id": "o-2", "amount": 1}'], "saga.db"),
+        (["cancel", "order/o-0", "--reason", "x"], "saga.db"),
+    ],
+    ids=["effects", "orchestrator", "publish", "cancel"],
+)
+def test_what_is_read_only_is_exit_3(served_by_all: Path, words: list[str], name: str) -> None:
+    """
+    With what to do; what is in it stays as it is.
+    """
+    before = (served_by_all / ".saga" / "saga.db").read_bytes()
+
+    with nobody():
+        called = call(*words)
+
+    assert (called.code, called.out) == (3, "")
+    assert f".saga/{name}: it is read-only" in called.err
+    assert "writable" in called.err
+    assert (served_by_all / ".saga" / "saga.db").read_bytes() == before
+
+
+def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:
+    """
+    Where a store is to be made anew.
+    """
+    with nobody():
+        called = call("run", "--until-idle", "--store", "sqlite:///.saga/new.db")
+
+    assert called.code == 3
+    assert ".saga/new" in called.err
+    assert "writable" in called.err
+
+
+def test_a_worker_waits_for_room_and_loses_nothing(shop: Path) -> None:
+    """
+    It says which file and what to do, goes on by itself, and each order is paid once.
+    """
+    publish(ORDERS)
+    worker = limited(shop, "run", "--json", room_bytes=24_000)
+    said: list[str] = []
+    listening = threading.Thread(target=lambda: said.extend(worker.stderr))
+    listening.start()
+    try:
+        wait_for(lambda: any("saga.db" in line and "disk" in line for line in said))
+        assert worker.poll() is None
+        resource.prlimit(
+            worker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )
+        words = ("ls", "--status", "completed", "--json", "--limit", ORDERS + 1)
+        wait_for(lambda: len(call(*words).rows) == ORDERS)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0, said
+        listening.join()
+        for pipe in (worker.stdin, worker.stdout, worker.stderr):
+            pipe.close()
+
+    connection = sqlite3.connect(".saga/saga-effects.db")
+    paid = connection.execute("SELECT count(*), count(DISTINCT order_id) FROM paid").fetchone()
+    connection.close()
+    assert paid == (ORDERS, ORDERS)
+    assert call("replay").code == 0
+    assert call("dlq", "ls", "--json").rows == []
+
+
+def test_what_could_not_be_published_is_said(shop: Path) -> None:
+    """
+    Exit 3, with the file and what to do; what was acknowledged before starts its saga.
+    """
+    publish(1)
+    lines = "".join(f'{{"order_id": "n-{number}", "amount": 1}}\n' for number in range(3_000))
+    publisher = limited(shop, "publish", ORDER, "-", "--json", room_bytes=500_000)
+    out, err = publisher.communicate(lines, timeout=30)
+
+    assert publisher.returncode == 3, err
+    assert "saga.db: the disk" in err
+    assert "room" in err
+    assert "Traceback" not in err
+    acknowledged = len(out.splitlines())
+    assert 0 < acknowledged < 3_000
+    assert call("run", "--until-idle", "--json").row["completed"] >= acknowledged + 1
