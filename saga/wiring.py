@@ -5,7 +5,7 @@ The one place where objects are put together: settings and an application in, a 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, Sqli
 from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.app import SagaApp
 from saga.effects import EffectsService
+from saga.effects.parking import Park
 from saga.effects.role import EffectsRole
 from saga.errors import MessageTooLarge, SettingsError
 from saga.ports import (
@@ -180,9 +181,16 @@ def topic_specs(app: SagaApp, settings: Settings) -> list[TopicSpec]:
     ]
 
 
-def build_service(app: SagaApp, settings: Settings, *, roles: Collection[str] = ROLES) -> Service:
+def build_service(
+    app: SagaApp,
+    settings: Settings,
+    *,
+    roles: Collection[str] = ROLES,
+    has_probes: bool = False,
+) -> Service:
     """
-    A service of *app* with the given roles; nothing runs yet.
+    A service of *app* with the given roles; nothing runs yet. With *has_probes* effect services on
+    Kafka say over HTTP how they are.
 
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
@@ -194,7 +202,7 @@ def build_service(app: SagaApp, settings: Settings, *, roles: Collection[str] = 
     if "orchestrator" in roles:
         running.append(_orchestrator(app, settings, parts, watchers))
     if "effects" in roles:
-        running.extend(_effects(app, settings, parts))
+        running.extend(_effects(app, settings, parts, has_probes=has_probes))
     publisher = Publisher(
         parts.bus,
         contracts=app.contracts,
@@ -253,7 +261,7 @@ def _orchestrator(
     )
 
 
-def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
+def _effects(app: SagaApp, settings: Settings, parts: Parts, *, has_probes: bool) -> Sequence[Role]:
     if not app.effects:
         return []
     store = open_effects_store(settings)
@@ -264,10 +272,12 @@ def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
         parked = parking.dead(inbound, reason, message, parts.clock.now())
         copy = parking.dlq_record(parked, names)
         if copy is not None:
-            with contextlib.suppress(MessageTooLarge):  # the store has it whole
+            with contextlib.suppress(MessageTooLarge, KeyError):  # the store has it whole
                 await parts.bus.publish([copy])
         await parts.store.append(Batch(parked=[parked]), at=parts.clock.now())
 
+    if settings.bus.startswith("kafka:"):
+        return [_broker_role(app, settings, parts, store, park, has_probes=has_probes)]
     return [
         EffectsRole(
             EffectsService(
@@ -282,6 +292,53 @@ def _effects(app: SagaApp, settings: Settings, parts: Parts) -> list[Role]:
         )
         for effects in app.effects
     ]
+
+
+def _broker_role(
+    app: SagaApp,
+    settings: Settings,
+    parts: Parts,
+    store: EffectsStore,
+    park: Park,
+    *,
+    has_probes: bool,
+) -> Role:
+    """
+    All effect services on one broker of FastStream's.
+    """
+    from saga.adapters.faststream import (
+        Binding,
+        BrokerRole,
+        Probes,
+        Resources,
+        asgi_app,
+        own_broker,
+    )
+    from saga.adapters.kafka import KafkaBus
+
+    kafka = parts.bus
+    assert isinstance(kafka, KafkaBus), kafka
+
+    async def close() -> None:
+        """
+        Bus and store are the process's.
+        """
+
+    broker = own_broker(settings.servers)
+    binding = Binding(
+        broker=broker,
+        contracts=app.contracts,
+        names=settings.topic_names,
+        clock=parts.clock,
+        open=lambda: Resources(kafka=kafka, store=store, park=park, close=close),
+    )
+    subscribers = [binding.bind(effects) for effects in app.effects]
+    probes = None
+    if has_probes:
+        # By default several processes on one machine would all want the same port.
+        must_listen = "http" in settings.model_fields_set
+        probes = Probes(asgi_app(broker, subscribers), settings.http, must_listen=must_listen)
+    return BrokerRole(broker, subscribers, probes)
 
 
 def open_kafka(settings: Settings) -> KafkaBus:

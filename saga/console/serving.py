@@ -110,7 +110,7 @@ async def _run(
         effects_store = open_effects_store(session.settings)
         await effects_store.open()
         await effects_store.close()
-    service = build_service(session.app, session.settings, roles=roles)
+    service = build_service(session.app, session.settings, roles=roles, has_probes=True)
     await _serve(service, roles, until_idle=until_idle, with_parent=with_parent)
     return summary(service.counts)
 

@@ -103,6 +103,13 @@ class Unfit(NamedTuple):
     message: str
 
 
+def group_of(service: str, names: TopicNames) -> str:
+    """
+    The consumer group of an effect service: one for each environment and namespace.
+    """
+    return names.topic(f"effects.{service}")
+
+
 class RequestReader:
     """
     Reads the records of one service's topics.

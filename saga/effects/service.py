@@ -28,7 +28,7 @@ from saga.effects.offsets import Offsets
 from saga.effects.parking import Park
 from saga.effects.patience import Patience
 from saga.effects.replies import Replies
-from saga.effects.request import Request, RequestReader, Unfit
+from saga.effects.request import Request, RequestReader, Unfit, group_of
 from saga.effects.settings import EffectsSettings
 from saga.effects.starting import run_starter
 from saga.errors import BusUnavailable, MessageTooLarge, StoreUnavailable
@@ -87,7 +87,7 @@ class EffectsService:
         self._patience = Patience(f"effects of {effects.name}", clock, self._settings.backoff)
         routes = self._reader.routes
         self._handled = frozenset(one.contract_name for one in routes.values() if one.is_intent)
-        self.group: Final = names.topic(f"effects.{effects.name}")
+        self.group: Final = group_of(effects.name, names)
         self.topics_read: Final = tuple(sorted(routes))
         self.topics_written: Final = tuple(sorted(self._replies.topics(routes.values())))
         self._lanes = Lanes()

@@ -173,6 +173,13 @@ class KafkaConsumer:
         return frozenset() if self._membership is None else frozenset(self._membership.next)
 
     @property
+    def has_joined(self) -> bool:
+        """
+        Whether the group has said what this member reads, be it nothing.
+        """
+        return self._membership is not None and self._membership.settled.is_set()
+
+    @property
     def stopped(self) -> Mapping[Source, str]:
         """
         The sources that are assigned to this member and not read, each with the reason.

@@ -1,0 +1,95 @@
+"""
+A FastStream broker with its effect services, and their probes, as a role of a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from faststream.kafka import KafkaBroker
+
+from saga.adapters.faststream.probes import Probes
+from saga.adapters.faststream.subscriber import EffectsSubscriber
+
+
+class BrokerRole:
+    """
+    Starts, runs and stops the services of one broker beside the other roles.
+    """
+
+    def __init__(
+        self,
+        broker: KafkaBroker,
+        subscribers: Sequence[EffectsSubscriber],
+        probes: Probes | None,
+    ) -> None:
+        self._broker = broker
+        self._subscribers = tuple(subscribers)
+        self._probes = probes
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """
+        Answer probes, then start the services, which wait while Kafka or their store is away.
+
+        Raises:
+            OSError: somebody else listens where the probes were told to.
+        """
+        try:
+            if self._probes is not None:
+                await self._probes.start()
+            await self._broker.start()
+        except BaseException:
+            await self._end()
+            raise
+
+    async def run(self) -> None:
+        """
+        Work until stopped or until a service fails, then finish what is in hand.
+        """
+        asked: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
+        ended: asyncio.Future[Any] = asyncio.gather(*(one.wait() for one in self._subscribers))
+        try:
+            await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+        finally:
+            asked.cancel()
+            await self._end()
+            ended.cancel()
+
+    def stop(self) -> None:
+        """
+        Take nothing new.
+        """
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """
+        `run` has closed everything.
+        """
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Whether nothing is in hand.
+        """
+        return all(one.in_hand == 0 for one in self._subscribers)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """
+        What the services have done since the start.
+        """
+        total: Counter[str] = Counter()
+        for subscriber in self._subscribers:
+            total.update(subscriber.counts)
+        return total
+
+    async def _end(self) -> None:
+        await self._broker.stop()
+        if self._probes is not None:
+            await self._probes.stop()
