@@ -15,11 +15,13 @@ from saga.console import (
     config,
     contracts,
     demo,
+    outbox,
     parked,
     publishing,
     replaying,
     sagas,
     serving,
+    store,
     topics,
 )
 from saga.console.commands import register
@@ -53,6 +55,8 @@ def program() -> typer.Typer:
         register(made, act.__name__, act)
     register(made, "replay", replaying.replay)
     made.add_typer(_topics())
+    made.add_typer(_store())
+    made.add_typer(_outbox())
     made.add_typer(_config())
     register(made, "demo", demo.demo, settings=("app", "env", "namespace", "log"))
     made.command(
@@ -99,6 +103,22 @@ def _topics() -> typer.Typer:
     register(group, "lock", contracts.topics_lock)
     register(group, "asyncapi", asyncapi.topics_asyncapi)
     register(group, "create", topics.topics_create)
+    return group
+
+
+def _store() -> typer.Typer:
+    group = _group("store", "The tables of the store, and bringing them up to date.")
+    register(group, "migrate", store.store_migrate)
+    register(group, "status", store.store_status)
+    return group
+
+
+def _outbox() -> typer.Typer:
+    group = _group("outbox", "Events that a program adds within its own transactions.")
+    register(group, "migrate", outbox.outbox_migrate)
+    register(group, "relay", outbox.outbox_relay)
+    register(group, "status", outbox.outbox_status)
+    register(group, "retry", outbox.outbox_retry)
     return group
 
 

@@ -65,26 +65,20 @@ class PostgresEventStore:
 
     Making one blocks for some milliseconds, and longer where the tables are to be made first.
 
+    Args:
+        make: whether to make the tables where there are none.
+
     Raises:
         StoreTooNew: a newer version of saga wrote the database.
         StoreUnavailable: it cannot be reached, or is to be migrated first.
     """
 
-    def __init__(self, database: PostgresDatabase) -> None:
-        self._database = database
+    def __init__(self, database: PostgresDatabase, *, make: bool = True) -> None:
+        self.database = database
         self.recorder = SagaProcessRecorder(database.datastore, database.address)
         """eventsourcing's view of the same tables."""
         self._bell = Bell(database, self.recorder.channel_name)
-        prepare(database.address, self.component(self.recorder))
-
-    @staticmethod
-    def component(recorder: SagaProcessRecorder) -> Component:
-        """
-        The tables of an event store, and how they are made.
-        """
-        return Component(
-            name="event store", landmark="stored_events", migrations=(recorder.create_tables,)
-        )
+        prepare(database.address, _event_store_tables(self.recorder), make=make)
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         """
@@ -96,7 +90,7 @@ class PostgresEventStore:
             StoreUnavailable: the database cannot be written now. Nothing was recorded, unless the
                 error says that this is not known: then the positions and versions tell.
         """
-        return await self._database.finish(self._append(batch, at))
+        return await self.database.finish(self._append(batch, at))
 
     async def load(
         self, saga_ids: Sequence[SagaId]
@@ -110,7 +104,7 @@ class PostgresEventStore:
         if not saga_ids:
             return {}
         keys = Uuids(originator_of(saga_id) for saga_id in dict.fromkeys(saga_ids))
-        rows = await self._database.fetch(_HISTORIES, (keys,))
+        rows = await self.database.fetch(_HISTORIES, (keys,))
         return {
             SagaId(saga_id): to_history(SagaId(saga_id), (row[1:] for row in history))
             for saga_id, history in groupby(rows, key=itemgetter(0))
@@ -124,7 +118,7 @@ class PostgresEventStore:
             StoreUnavailable: the database cannot be read now.
         """
         names = {tracking_name(source): source for source in sources}
-        rows = await self._database.fetch(_POSITIONS, (Texts(names),))
+        rows = await self.database.fetch(_POSITIONS, (Texts(names),))
         return {names[unescaped(name)]: offset for name, offset in rows}
 
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
@@ -136,7 +130,7 @@ class PostgresEventStore:
         """
         return [
             DueTimer(TimerId(unescaped(timer_id)), SagaId(saga_id), Instant(due_at))
-            for timer_id, saga_id, due_at in await self._database.fetch(_DUE, (until, limit))
+            for timer_id, saga_id, due_at in await self.database.fetch(_DUE, (until, limit))
         ]
 
     async def backlog(self, *, appended_before: Instant, limit: int) -> Sequence[Backlog]:
@@ -148,7 +142,7 @@ class PostgresEventStore:
         Raises:
             StoreUnavailable: the database cannot be read now.
         """
-        rows = await self._database.fetch(_BACKLOG, (appended_before, limit))
+        rows = await self.database.fetch(_BACKLOG, (appended_before, limit))
         return [
             Backlog(backlog_id, Instant(appended_at), _readable([row[2:] for row in entries]))
             for (backlog_id, appended_at), entries in groupby(rows, key=itemgetter(0, 1))
@@ -158,7 +152,7 @@ class PostgresEventStore:
         """
         Tells when something may have been appended, by whatever process, and every *poll_s*.
         """
-        return Listener(self._database, self.recorder.channel_name).rings(poll_s=poll_s)
+        return Listener(self.database, self.recorder.channel_name).rings(poll_s=poll_s)
 
     async def _append(self, batch: Batch, at: Instant) -> Appended:
         recorder = self.recorder
@@ -167,7 +161,7 @@ class PostgresEventStore:
         for _ in range(APPEND_TRIES_MAX):
             try:
                 calls = recorder.calls(batch, rows, at)
-                written = recorder.written(calls, await self._database.transact(calls))
+                written = recorder.written(calls, await self.database.transact(calls))
             except InDoubt as doubt:
                 failure = doubt.error
                 settled = await self._settle(doubt, batch, rows)
@@ -185,7 +179,7 @@ class PostgresEventStore:
                 self._bell.ring()
             return Appended(written.backlog_id)
         assert failure is not None
-        raise unavailable(self._database.name, failure) from failure
+        raise unavailable(self.database.name, failure) from failure
 
     async def _explained(self, error: psycopg.Error, batch: Batch) -> Exception:
         """
@@ -199,8 +193,8 @@ class PostgresEventStore:
         ):
             return HistoryConflict(await self._moved(batch))
         if error.sqlstate == _LOCK_TIMEOUT:
-            await self._database.end_frozen()
-        return unavailable(self._database.name, error) if is_of_the_server(error) else error
+            await self.database.end_frozen()
+        return unavailable(self.database.name, error) if is_of_the_server(error) else error
 
     async def _settle(
         self, doubt: InDoubt, batch: Batch, rows: Sequence[EntryRow]
@@ -212,7 +206,7 @@ class PostgresEventStore:
             StoreUnavailable: that is not known.
         """
         self.recorder.forget()
-        database = self._database
+        database = self.database
         problem: StoreUnavailable | None = None
         deadline = asyncio.get_running_loop().time() + SETTLE_TIMEOUT_S
         while problem is None or asyncio.get_running_loop().time() < deadline:
@@ -255,7 +249,23 @@ class PostgresEventStore:
         return moved or tuple(each.saga_id for each in batch.histories)
 
     async def _ask(self, question: Call) -> list[Any]:
-        return await self._database.fetch(question.sql, question.parameters)
+        return await self.database.fetch(question.sql, question.parameters)
+
+
+def components(database: PostgresDatabase) -> list[Component]:
+    """
+    Everything that saga keeps in *database*: each with the version that this code needs.
+    """
+    return [_event_store_tables(SagaProcessRecorder(database.datastore, database.address))]
+
+
+def _event_store_tables(recorder: SagaProcessRecorder) -> Component:
+    """
+    The tables of an event store, and how they are made.
+    """
+    return Component(
+        name="event store", landmark="stored_events", migrations=(recorder.create_tables,)
+    )
 
 
 def _readable(rows: Sequence[tuple[str | None, int, str, bytes]]) -> list[Entry]:

@@ -17,7 +17,7 @@ from eventsourcing.persistence import PersistenceError
 from saga.errors import StoreUnavailable
 
 _ADVICE: Final = {
-    "08": "the connection failed: work goes on by itself once it is back",
+    "08": "it cannot be reached: see that it runs and the address is right, work then goes on",
     "25006": "it takes no writes: name the primary, not a standby "
     "(target_session_attrs=read-write finds it)",
     "28": "it does not let us in: check user and password, and pg_hba.conf",
@@ -84,7 +84,8 @@ def unavailable(name: str, error: Exception) -> StoreUnavailable:
     The error that says of the database *name* what *error* means and what to do.
     """
     said = " ".join(str(error).split())
-    advice = _advice(getattr(error, "sqlstate", None) or "")
+    # Without a state it was libpq that spoke, not the server.
+    advice = _advice(getattr(error, "sqlstate", None) or "08")
     return StoreUnavailable(f"{name}: {advice} ({said})" if advice else f"{name}: {said}")
 
 

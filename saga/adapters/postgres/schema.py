@@ -91,20 +91,26 @@ def migrate(address: Address, component: Component) -> int:
         return stored
 
 
-def prepare(address: Address, component: Component) -> None:
+def prepare(address: Address, component: Component, *, make: bool) -> None:
     """
-    See that the tables of *component* are those this code needs; make them where none are. Blocks.
+    See that the tables of *component* are those this code needs. Blocks.
 
-    A database that has an older version is left to `saga store migrate`: an upgrade is somebody's
-    decision, as other workers may still run the older code.
+    Where there are none they are made, or not, as *make* says. A database that has an older version
+    is left to `saga store migrate`: an upgrade is somebody's decision, as other workers may still
+    run the older code.
 
     Raises:
         StoreTooNew: a newer version of saga wrote it.
         StoreUnavailable: the database cannot be reached, or is to be migrated first.
     """
     stored = stored_version(address, component)
-    if stored == 0:
+    if stored == 0 and make:
         migrate(address, component)
+    elif stored == 0:
+        raise StoreUnavailable(
+            f"{address.name}: it has no {component.name} tables: nothing has run there yet. Start "
+            "with `saga run`, or make them with `saga store migrate`"
+        )
     elif stored < component.version:
         raise StoreUnavailable(
             f"{address.name}: its {component.name} tables have version {stored}, this saga needs "

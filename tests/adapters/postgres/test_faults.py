@@ -1,0 +1,364 @@
+"""
+Writers that race, connections that are cut, servers that die, processes that freeze.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from infra import Postgres, StopMode
+from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase, PostgresEventStore
+from saga.core.identity import Instant, SagaId
+from saga.errors import AlreadyRecorded, HistoryConflict, StoreUnavailable
+from saga.ports.bus import Source
+from saga.ports.event_store import Batch
+from saga.testing import samples
+from saga.testing.samples import MOMENT, saga
+from tests.adapters.postgres.proxy import Proxy, proxy_to
+
+SOURCE = Source("shop.evt", 0)
+FOREVER = Instant(2**62)
+
+
+def batch(number: int, *, after: int = 0, offset: int | None = None, cause: str = "m-1") -> Batch:
+    """
+    A batch of one saga, with a position and something to publish.
+    """
+    return Batch(
+        histories=[samples.history(saga(number), after, cause=cause)],
+        positions={} if offset is None else {SOURCE: offset},
+        summaries=[samples.summary(saga(number), version=after + 2)],
+        outgoing=[samples.record("shop.int")],
+    )
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[PostgresEventStore]:
+    """
+    A store as another process would open it.
+    """
+    database = PostgresDatabase(Address(url))
+    try:
+        yield await asyncio.to_thread(PostgresEventStore, database)
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+async def proxied(
+    postgres: str, store: PostgresEventStore
+) -> AsyncIterator[tuple[Proxy, PostgresEventStore]]:
+    """
+    The same store once more, through a proxy.
+    """
+    async with (
+        proxy_to(urlsplit(postgres).port or 5432) as proxy,
+        opened(through(proxy, postgres)) as through_proxy,
+    ):
+        await through_proxy.load([saga(0)])
+        yield proxy, through_proxy
+
+
+def through(proxy: Proxy, url: str) -> str:
+    """
+    The address *url*, by way of *proxy*.
+    """
+    parts = urlsplit(url)
+    user = parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{proxy.port}"))
+
+
+async def test_of_two_writers_on_one_history_each_version_has_one(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    Two processes append to the same sagas as fast as they can: no version is lost or taken twice.
+    """
+    lost: list[set[SagaId]] = []
+
+    async def write(own: PostgresEventStore, cause: str) -> int:
+        won = 0
+        for version in range(0, 40, 2):
+            sagas = range(4) if cause == "a" else reversed(range(4))
+            wanted = Batch(
+                histories=[samples.history(saga(n), version, cause=cause) for n in sagas]
+            )
+            try:
+                await own.append(wanted, at=MOMENT)
+            except HistoryConflict as conflict:
+                lost.append(set(conflict.saga_ids))
+            else:
+                won += 1
+        return won
+
+    async with opened(postgres) as other:
+        won = await asyncio.gather(write(store, "a"), write(other, "b"))
+
+    assert sum(won) == 20
+    assert lost == [{saga(n) for n in range(4)}] * 20
+    histories = await store.load([saga(n) for n in range(4)])
+    assert [len(history) for history in histories.values()] == [40] * 4
+    assert all(
+        [e.cause for e in history] == [e.cause for e in histories[saga(0)]]
+        for history in histories.values()
+    )
+
+
+async def test_a_position_is_covered_once(postgres: str, store: PostgresEventStore) -> None:
+    """
+    Of many who account for the same offset at the same time one is told that it was the one.
+    """
+    async with opened(postgres) as other:
+        answers = await asyncio.gather(
+            *(
+                own.append(batch(number, offset=7), at=MOMENT)
+                for number, own in enumerate([store, other] * 5)
+            ),
+            return_exceptions=True,
+        )
+
+    assert sum(isinstance(answer, AlreadyRecorded) for answer in answers) == 9
+    assert len(await store.load([saga(number) for number in range(10)])) == 1
+
+
+async def test_a_lost_answer_to_a_commit_is_found_out_to_be_success(
+    proxied: tuple[Proxy, PostgresEventStore],
+) -> None:
+    """
+    The connection is cut after COMMIT: the batch is there once, and `append` says so truthfully.
+    """
+    proxy, store = proxied
+    proxy.cut_after_commit()
+
+    answer = await store.append(batch(1, offset=3), at=MOMENT)
+
+    assert proxy.cuts == 1
+    (owed,) = await store.backlog(appended_before=FOREVER, limit=10)
+    assert answer.backlog_id == owed.backlog_id
+    assert list(owed.entries) == samples.entries(saga(1), 0)
+    with pytest.raises(HistoryConflict):
+        await store.append(batch(1), at=MOMENT)
+    await store.append(batch(1, after=2, offset=4), at=MOMENT)
+
+
+async def test_a_lost_answer_about_a_conflict_is_still_a_conflict(
+    proxied: tuple[Proxy, PostgresEventStore],
+) -> None:
+    """
+    What is stored under the same versions is somebody else's: that is not taken for ours.
+    """
+    proxy, store = proxied
+    await store.append(batch(1, cause="theirs"), at=MOMENT)
+    proxy.cut_all()
+
+    with pytest.raises(HistoryConflict):
+        await store.append(batch(1, cause="ours"), at=MOMENT)
+
+    assert [entry.cause for entry in (await store.load([saga(1)]))[saga(1)]] == ["theirs"] * 2
+
+
+async def test_a_lost_answer_to_positions_alone_is_found_out(
+    proxied: tuple[Proxy, PostgresEventStore],
+) -> None:
+    """
+    A batch that only accounts for records, or sets some aside, is not written twice either.
+    """
+    proxy, store = proxied
+    proxy.cut_after_commit()
+    await store.append(Batch(positions={SOURCE: 5}), at=MOMENT)
+    proxy.cut_after_commit()
+    await store.append(Batch(parked=[samples.parked(5)]), at=MOMENT)
+
+    assert proxy.cuts == 2
+    assert await store.positions([SOURCE]) == {SOURCE: 5}
+    assert len(await PostgresCatalogue(store.database).parked()) == 1
+
+
+async def test_a_cut_before_the_transaction_costs_nothing(
+    proxied: tuple[Proxy, PostgresEventStore],
+) -> None:
+    """
+    Connections that died while they were idle are replaced; what was asked for is done once.
+    """
+    proxy, store = proxied
+    for number in range(5):
+        proxy.cut_all()
+        await store.append(batch(number, offset=number), at=MOMENT)
+        proxy.cut_all()
+        assert await store.positions([SOURCE]) == {SOURCE: number}
+
+
+async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
+    own_postgres: Postgres,
+) -> None:
+    """
+    `stop -m immediate` under appends: what was told to be recorded is, nothing is there twice, and
+    work goes on by itself.
+    """
+    async with opened(own_postgres.url()) as store:
+        told: list[int] = []
+        failed = 0
+        ending = time.monotonic() + 60
+
+        async def write(lane: int) -> None:
+            nonlocal failed
+            number = 0
+            while len(told) < 600 and time.monotonic() < ending:
+                source = Source("shop.evt", lane)
+                wanted = batch(lane * 10_000 + number)
+                wanted.positions = {source: number}
+                try:
+                    await store.append(wanted, at=MOMENT)
+                except StoreUnavailable:
+                    failed += 1
+                    continue
+                except AlreadyRecorded:  # one whose outcome could not be known
+                    assert await store.load([saga(lane * 10_000 + number)])
+                told.append(lane * 10_000 + number)
+                number += 1
+
+        lanes = [asyncio.create_task(write(lane)) for lane in range(4)]
+        for mark in (100, 300):
+            while len(told) < mark:  # noqa: ASYNC110  # many tasks add to it
+                await asyncio.sleep(0.005)
+            await asyncio.to_thread(own_postgres.stop, StopMode.IMMEDIATE)
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(own_postgres.start)
+        await asyncio.gather(*lanes)
+
+        assert len(told) >= 600
+        histories = await store.load([saga(number) for number in told])
+        assert {len(history) for history in histories.values()} == {2}
+        assert len(histories) == len(told)
+        owed = await store.backlog(appended_before=FOREVER, limit=10_000)
+        assert sorted(e.saga_id for each in owed for e in each.entries[:1]) == sorted(histories)
+
+
+async def test_a_frozen_process_that_holds_locks_is_ended(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    A session that stands still in a transaction holds up those who want the same rows only, and
+    them for some seconds.
+    """
+    await store.append(batch(1, offset=1), at=MOMENT)
+    frozen = psycopg.connect(postgres, application_name="saga")
+    frozen.execute("UPDATE notification_tracking SET notification_id = 2")
+    frozen.execute("SELECT pg_advisory_xact_lock_shared(1)")
+
+    begun = time.monotonic()
+    await store.append(batch(2), at=MOMENT)
+    assert time.monotonic() - begun < 1
+    while True:
+        try:
+            await store.append(batch(1, after=2, offset=2), at=MOMENT)
+            break
+        except StoreUnavailable:
+            assert time.monotonic() - begun < 12
+
+    assert await store.positions([SOURCE]) == {SOURCE: 2}
+    with pytest.raises(psycopg.OperationalError):
+        frozen.execute("SELECT 1")
+    frozen.close()
+
+
+async def test_the_log_waits_for_those_who_write_before_its_end(
+    postgres: str, store: PostgresEventStore, catalogue: PostgresCatalogue
+) -> None:
+    """
+    A place that is taken and not committed is not passed: the entry would be missed for ever.
+    """
+    with psycopg.connect(postgres) as slow:
+        slow.execute(store.recorder.share_lock)
+        (taken,) = slow.execute(
+            "SELECT nextval('stored_events_notification_id_seq')"
+        ).fetchone() or (0,)
+        await store.append(batch(1), at=MOMENT)
+
+        def commit() -> None:
+            time.sleep(0.2)
+            slow.execute(
+                "INSERT INTO stored_events SELECT gen_random_uuid(), 1, topic, state, %s "
+                "FROM stored_events WHERE originator_version = 1",
+                (taken,),
+            )
+            slow.commit()
+
+        thread = threading.Thread(target=commit)
+        thread.start()
+        places = [position async for position, _ in catalogue.log()]
+        thread.join()
+
+    assert places == [taken, taken + 1, taken + 2]
+
+
+async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStore) -> None:
+    """
+    A transaction that the server ended to resolve one is repeated as a whole.
+    """
+    await store.append(Batch(parked=[samples.parked(1), samples.parked(2)]), at=MOMENT)
+    with psycopg.connect(postgres) as other:
+        other.execute("SET deadlock_timeout = '10s'")  # so that it is not the one to be ended
+        other.execute("SELECT FROM parked WHERE parked_id = 2 FOR UPDATE")
+        waiting = asyncio.create_task(store.append(Batch(unparked=[1, 2]), at=MOMENT))
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(other.execute, "SELECT FROM parked WHERE parked_id = 1 FOR UPDATE")
+        other.commit()
+
+    await waiting
+
+    assert await PostgresCatalogue(store.database).parked() == []
+
+
+async def test_a_cancelled_append_is_whole(postgres: str, store: PostgresEventStore) -> None:
+    """
+    Whoever gives up waiting does not stop what was begun, and closing waits for it.
+    """
+    for number in range(30):
+        task = asyncio.create_task(store.append(batch(number), at=MOMENT))
+        await asyncio.sleep(number / 10_000)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await store.database.close()
+
+    async with opened(postgres) as again:
+        histories = await again.load([saga(number) for number in range(30)])
+        owed = await again.backlog(appended_before=FOREVER, limit=100)
+    assert len(histories) == len(owed) >= 29  # the first may not even have begun
+    assert {len(history) for history in histories.values()} == {2}
+
+
+async def test_listeners_hear_of_appends(postgres: str, store: PostgresEventStore) -> None:
+    """
+    At once, from another process's store, again after the connection was cut, and by polling alone.
+    """
+    async with (
+        proxy_to(urlsplit(postgres).port or 5432) as proxy,
+        opened(through(proxy, postgres)) as other,
+    ):
+        appends = other.appends(poll_s=30)
+        await anext(appends)
+        for number in range(3):
+            heard = asyncio.ensure_future(anext(appends))
+            await asyncio.sleep(0.05)
+            await store.append(batch(number), at=MOMENT)
+            async with asyncio.timeout(2):
+                await heard
+        heard = asyncio.ensure_future(anext(appends))
+        await asyncio.sleep(0.05)
+        proxy.cut_all()
+        async with asyncio.timeout(5):
+            await heard
+            await anext(appends)  # connected again, it tells at once
+        heard = asyncio.ensure_future(anext(appends))
+        await asyncio.sleep(0.05)
+        await store.append(batch(9), at=MOMENT)
+        async with asyncio.timeout(2):
+            await heard
+        await appends.aclose()
