@@ -11,7 +11,7 @@ from saga.contracts import Event, Intent, upcast
 from saga.core.program import Report
 from saga.core.retry import Retry
 from saga.effects import EffectContext, Effects, Refused
-from saga.publishing import Publisher, SyncPublisher
+from saga.publishing import Outbox, Publisher, SyncPublisher
 from saga.service import Outcome, Service
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Effects",
     "Event",
     "Intent",
+    "Outbox",
     "Outcome",
     "Publisher",
     "Refused",

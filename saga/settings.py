@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     store_password: SECRET = Field(
         None, min_length=1, description="password of the store, if its address has none"
     )
+    outbox: str | None = Field(
+        None, description="a program's own database, from whose outbox its events are published"
+    )
+    outbox_password: SECRET = Field(
+        None, min_length=1, description="password of that database, if its address has none"
+    )
     env: str = Field("dev", description="first part of every topic's name")
     namespace: str = Field("saga", description="second part of every topic's name")
     log: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
@@ -112,6 +118,11 @@ class Settings(BaseSettings):
     @classmethod
     def _is_effects_store(cls, address: str | None) -> str | None:
         return None if address is None else _checked_address(address, _STORES)
+
+    @field_validator("outbox")
+    @classmethod
+    def _is_outbox(cls, address: str | None) -> str | None:
+        return None if address is None else _checked_address(address, ("postgresql",))
 
     @field_validator("app")
     @classmethod

@@ -15,6 +15,7 @@ from saga.console import (
     config,
     contracts,
     demo,
+    outbox,
     parked,
     publishing,
     replaying,
@@ -55,6 +56,7 @@ def program() -> typer.Typer:
     register(made, "replay", replaying.replay)
     made.add_typer(_topics())
     made.add_typer(_store())
+    made.add_typer(_outbox())
     made.add_typer(_config())
     register(made, "demo", demo.demo, settings=("app", "env", "namespace", "log"))
     made.command(
@@ -108,6 +110,15 @@ def _store() -> typer.Typer:
     group = _group("store", "The tables of the store, and bringing them up to date.")
     register(group, "migrate", store.store_migrate)
     register(group, "status", store.store_status)
+    return group
+
+
+def _outbox() -> typer.Typer:
+    group = _group("outbox", "Events that a program adds within its own transactions.")
+    register(group, "migrate", outbox.outbox_migrate)
+    register(group, "relay", outbox.outbox_relay)
+    register(group, "status", outbox.outbox_status)
+    register(group, "retry", outbox.outbox_retry)
     return group
 
 

@@ -8,11 +8,15 @@ broker of a FastStream service.
 """
 
 from saga.publishing.blocking import SyncPublisher
+from saga.publishing.outbox import Outbox
+from saga.publishing.outbox_relay import OutboxRelay
 from saga.publishing.publisher import Publisher
 from saga.publishing.writer import EventWriter, WrittenEvent
 
 __all__ = [
     "EventWriter",
+    "Outbox",
+    "OutboxRelay",
     "Publisher",
     "SyncPublisher",
     "WrittenEvent",

@@ -1,0 +1,170 @@
+"""
+The outbox table of a program's own database, as its relay sees it.
+
+Rows are read in the order in which they were added and removed once they are published. What was
+added by transactions that followed one another is published in that order; whoever needs an order
+lets its transactions follow one another, by a lock on what they change, as they do without us. So
+one relay at a time is enough for order, and an advisory lock of its session says which one it is:
+it goes with the session, however that ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final, NamedTuple
+
+from psycopg import AsyncConnection, Cursor
+
+from saga.adapters.headers import decode_headers
+from saga.adapters.postgres.connections import Address
+from saga.adapters.postgres.failures import translated
+from saga.adapters.postgres.schema import Component
+from saga.ports.bus import Record
+
+OUTBOX_TABLE: Final = (
+    "CREATE TABLE saga_outbox (outbox_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+    "message_id text NOT NULL UNIQUE, topic text NOT NULL, key bytea NOT NULL, "
+    "value bytea NOT NULL, headers text NOT NULL, "
+    "added_at timestamptz NOT NULL DEFAULT clock_timestamp(), problem text) "
+    "WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500, "
+    "autovacuum_vacuum_cost_delay = 0)"
+)
+
+_WAITING: Final = (
+    "SELECT outbox_id, message_id, topic, key, value, headers FROM ("
+    "SELECT *, sum(length(value)) OVER (ORDER BY outbox_id) - length(value) AS bytes_before FROM ("
+    "SELECT * FROM saga_outbox WHERE problem IS NULL AND topic <> ALL (%s) "
+    "ORDER BY outbox_id LIMIT %s) AS first_rows) AS counted WHERE bytes_before < %s "
+    "ORDER BY outbox_id"
+)
+_STATUS: Final = (
+    "SELECT count(*) FILTER (WHERE problem IS NULL), count(*) FILTER (WHERE problem IS NOT NULL), "
+    "coalesce(extract(epoch FROM clock_timestamp() - min(added_at) FILTER "
+    "(WHERE problem IS NULL)), 0)::float8 FROM saga_outbox"
+)
+
+
+def _first(cursor: Cursor[dict[str, Any]]) -> None:
+    cursor.execute(OUTBOX_TABLE)
+
+
+OUTBOX: Final = Component(name="outbox", landmark="saga_outbox", migrations=[_first])
+
+
+class OutboxRow(NamedTuple):
+    """
+    An event that waits to be published.
+    """
+
+    outbox_id: int
+    message_id: str
+    record: Record
+
+
+class OutboxStatus(NamedTuple):
+    """
+    How many events wait and how long the first has, and how many were refused by the bus.
+    """
+
+    waiting: int
+    refused: int
+    oldest_s: float
+
+
+class OutboxSession:
+    """
+    One session on the outbox table. All methods raise StoreUnavailable where it has ended.
+    """
+
+    def __init__(self, address: Address, connection: AsyncConnection[tuple[Any, ...]]) -> None:
+        self._address = address
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, address: Address) -> OutboxSession:
+        """
+        Connect.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached.
+        """
+        with translated(address.name):
+            return cls(address, await address.connect_async())
+
+    async def lead(self) -> bool:
+        """
+        Become the one session that publishes; False while another one is.
+        """
+        [[leads]] = await self._rows(
+            "SELECT pg_try_advisory_lock(%s, %s)", self._address.lock_key("outbox relay")
+        )
+        return bool(leads)
+
+    async def waiting(
+        self, *, limit: int, bytes_max: int, without: Collection[str] = ()
+    ) -> list[OutboxRow]:
+        """
+        The next events, up to *limit* and about *bytes_max* bytes, but none on topics *without*.
+        """
+        rows = await self._rows(_WAITING, (list(without), limit, bytes_max))
+        return [
+            OutboxRow(
+                outbox_id,
+                message_id,
+                Record(topic, bytes(key), bytes(value), decode_headers(headers.encode())),
+            )
+            for outbox_id, message_id, topic, key, value, headers in rows
+        ]
+
+    async def remove(self, outbox_ids: Sequence[int]) -> None:
+        """
+        Remove what is published.
+        """
+        await self._do("DELETE FROM saga_outbox WHERE outbox_id = ANY(%s)", (list(outbox_ids),))
+
+    async def refuse(self, outbox_id: int, problem: str) -> None:
+        """
+        Set one aside that cannot be published; those behind it go on.
+        """
+        await self._do(
+            "UPDATE saga_outbox SET problem = %s WHERE outbox_id = %s", (problem, outbox_id)
+        )
+
+    async def put_back(self) -> int:
+        """
+        Have those that were refused tried again; how many there were.
+        """
+        return await self._do("UPDATE saga_outbox SET problem = NULL WHERE problem IS NOT NULL", ())
+
+    async def refused(self, *, limit: int) -> list[tuple[str, str, str]]:
+        """
+        Message id, topic and problem of those that were refused.
+        """
+        rows = await self._rows(
+            "SELECT message_id, topic, problem FROM saga_outbox WHERE problem IS NOT NULL "
+            "ORDER BY outbox_id LIMIT %s",
+            (limit,),
+        )
+        return [(str(one), str(topic), str(problem)) for one, topic, problem in rows]
+
+    async def status(self) -> OutboxStatus:
+        """
+        What there is.
+        """
+        [[waiting, refused, oldest_s]] = await self._rows(_STATUS, ())
+        return OutboxStatus(waiting, refused, oldest_s)
+
+    async def close(self) -> None:
+        """
+        Disconnect; another session may lead.
+        """
+        await self._connection.close()
+
+    async def _rows(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with translated(self._address.name):
+            cursor = await self._connection.execute(sql, values)
+            return await cursor.fetchall()
+
+    async def _do(self, sql: str, values: tuple[Any, ...]) -> int:
+        with translated(self._address.name):
+            return (await self._connection.execute(sql, values)).rowcount

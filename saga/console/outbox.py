@@ -1,0 +1,119 @@
+"""
+`outbox`: the table in a program's own database from which its events are published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from saga.console.problems import ExitCode
+from saga.console.session import Session
+from saga.publishing import OutboxRelay
+from saga.publishing.outbox_relay import outbox_address
+
+if TYPE_CHECKING:
+    from saga.adapters.postgres.outbox import OutboxSession
+
+REFUSED_SHOWN_MAX: Final = 100
+
+
+async def outbox_migrate(
+    session: Session,
+    *,
+    is_sql: Annotated[
+        bool, typer.Option("--sql", help="Print the statement instead, for a migration of yours.")
+    ] = False,
+) -> None:
+    """
+    Make the outbox table in the database that SAGA_OUTBOX names.
+    """
+    if is_sql:
+        from saga.adapters.postgres.outbox import OUTBOX_TABLE
+
+        typer.echo(f"{OUTBOX_TABLE};")
+        return
+    address = outbox_address(session.settings)
+    from saga.adapters.postgres.outbox import OUTBOX
+    from saga.adapters.postgres.schema import migrate
+
+    before = await asyncio.to_thread(migrate, address, OUTBOX)
+    if session.printer.is_json:
+        session.printer.json({"component": OUTBOX.name, "before": before, "now": OUTBOX.version})
+    else:
+        was = "made" if before == 0 else f"had version {before}"
+        session.printer.say(f"outbox: {was}, now version {OUTBOX.version}")
+
+
+async def outbox_relay(
+    session: Session,
+    *,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="End when nothing waits any more.")
+    ] = False,
+) -> None:
+    """
+    Publish what programs add to the outbox, until told to stop. Run as many as you like.
+    """
+    relay = OutboxRelay(**session.settings.model_dump(exclude_unset=True))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # not on Windows
+            loop.add_signal_handler(number, relay.stop)
+    await relay.run(until_empty=until_empty)
+    counts = {name: relay.counts[name] for name in ("published", "refused")}
+    if session.printer.is_json:
+        session.printer.json(counts)
+    else:
+        session.printer.say(f"{counts['published']:,} published, {counts['refused']:,} refused")
+
+
+async def outbox_status(session: Session) -> int:
+    """
+    Say how many events wait, and which the bus has refused; exit 1 where there are such.
+    """
+    printer = session.printer
+    async with _opened(session) as outbox:
+        status = await outbox.status()
+        refused = await outbox.refused(limit=REFUSED_SHOWN_MAX)
+    if printer.is_json:
+        rows = [dict(zip(("message_id", "topic", "problem"), row, strict=True)) for row in refused]
+        printer.json(status._asdict() | {"refused_events": rows})
+    else:
+        printer.say(
+            f"{status.waiting:,} wait, the first for {status.oldest_s:.1f} s; "
+            f"{status.refused:,} refused"
+        )
+        if refused:
+            printer.table(("message id", "topic", "problem"), refused)
+    return ExitCode.NOT_SO if status.refused else ExitCode.OK
+
+
+async def outbox_retry(session: Session) -> None:
+    """
+    Have events that the bus has refused tried again.
+    """
+    async with _opened(session) as outbox:
+        count = await outbox.put_back()
+    if session.printer.is_json:
+        session.printer.json({"put_back": count})
+    else:
+        session.printer.say(f"{count:,} will be tried again")
+
+
+@asynccontextmanager
+async def _opened(session: Session) -> AsyncIterator[OutboxSession]:
+    address = outbox_address(session.settings)
+    from saga.adapters.postgres.outbox import OutboxSession
+
+    opened = await OutboxSession.open(address)
+    try:
+        yield opened
+    finally:
+        await opened.close()
