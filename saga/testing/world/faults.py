@@ -75,7 +75,7 @@ class Rates:
 
 POLLS = frozenset({"store.due_timers", "consumer.fetch", "clock.sleep", "consumer.assignment"})
 """Calls made all the time, whether or not anything happens: fewer of them are hit."""
-POLL_SHARE = 0.05
+POLL_SHARE = 0.1
 
 
 class Faults:
