@@ -24,7 +24,7 @@ GIVEN = $(if $(KAFKA),--kafka=$(KAFKA)) $(if $(POSTGRES),--postgres=$(POSTGRES))
 SERVERS = $(if $(and $(KAFKA),$(POSTGRES)),true,$(BIN)/python -m infra fetch || true)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-connected up down check format lock bench mutants replay clean
+.PHONY: help setup demo demo-kafka test test-connected up down check format lock bench mutants replay clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,10 @@ $(READY): requirements-dev.txt pyproject.toml
 
 demo: $(READY) ## Run the order saga here and now; KILL=3 kills it three times on the way
 	@$(BIN)/saga demo $(if $(KILL),--kill $(KILL)) $(ARGS)
+
+demo-kafka: $(READY) ## Run it on a real Kafka and PostgreSQL, in several processes, all of which KILL= kills
+	@$(BIN)/python -m infra with --kept .saga/demo-servers -- sh -c 'exec $(BIN)/saga demo \
+		--bus "$$SAGA_BUS" --store "$$SAGA_STORE" --effects-store sqlite:///.saga/demo-servers/effects.db $(if $(KILL),--kill $(KILL)) $(ARGS)'
 
 test: $(READY) ## Run the tests, all but the long ones against real servers
 	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m 'not (connected and slow)' $(GIVEN) $(ARGS)

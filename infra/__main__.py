@@ -1,5 +1,6 @@
 """
-`python -m infra up|down|status|fetch`: servers in the background, for work by hand.
+`python -m infra up|down|status|fetch|with`: servers in the background, for work by hand, or for as
+long as one command runs.
 
 What is to be exported goes to standard output, everything else to standard error, so that
 `eval "$(python -m infra up)"` works.
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from infra.failures import InfraError
 from infra.jars import kafka_jars
+from infra.lending import Lending
 from infra.programs import java, postgres_folder
 from infra.standing import Standing, StandingServers
 
@@ -34,6 +36,8 @@ def main(words: list[str] | None = None) -> int:
                 return _status(servers)
             case "fetch":
                 return _fetch()
+            case "with":
+                return _lend(servers, given)
     except InfraError as error:
         _say(str(error))
         return 1
@@ -83,6 +87,11 @@ def _fetch() -> int:
     return code
 
 
+def _lend(standing: StandingServers, given: argparse.Namespace) -> int:
+    lending = Lending(standing, kept=given.kept, is_fast=given.fast, tell=_say)
+    return lending.run(given.command)
+
+
 def _export(running: list[Standing]) -> None:
     for server in running:
         print(f"export {_VARIABLES[server.name]}={server.address}")  # noqa: T201 - what it is for
@@ -112,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--erase", action="store_true", help="remove the data as well")
     actions.add_parser("status", help="say what runs; exit 1 if not everything does")
     actions.add_parser("fetch", help="install and download what is missing, and start nothing")
+    lend = actions.add_parser("with", help="run a command that finds both in SAGA_BUS, SAGA_STORE")
+    lend.add_argument("--kept", type=Path, help="keep the data there for the next time")
+    lend.add_argument("--fast", action="store_true", help="have Kafka compiled, to be measured")
+    lend.add_argument("command", nargs="+", help="the command, after --")
     return parser
 
 

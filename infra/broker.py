@@ -14,7 +14,8 @@ STOP_TIMEOUT_S = 30.0
 _LOGGING = Path(__file__).with_name("kafka-log4j2.yaml")
 _READY = b"Kafka Server started"
 # Short-lived, small and many: no time for the optimising compiler, one thread for the collector.
-_JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_SMALL_JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_FAST_JVM = ("-Xms512m", "-Xmx1g")
 
 
 class Broker:
@@ -22,13 +23,14 @@ class Broker:
     A broker of a `Kafka`, which starts it first; from then on it can be stopped and started alone.
     """
 
-    def __init__(self, number: int, folder: Path, *, is_bound: bool) -> None:
+    def __init__(self, number: int, folder: Path, *, is_bound: bool, is_fast: bool = False) -> None:
         self.number = number
         self.folder = folder
         self.log = folder / "broker.log"
         self.properties_path = folder / "server.properties"
         self.ports: dict[str, int] = {}
         self._is_bound = is_bound
+        self._jvm = _FAST_JVM if is_fast else _SMALL_JVM
         self._process: ServerProcess | None = None
         self._command: list[str | Path] = []
         self._log_start = 0
@@ -136,7 +138,7 @@ class Broker:
         The command line of one of Kafka's programs.
         """
         logging = f"-Dlog4j2.configurationFile={_LOGGING}"
-        return [java, *_JVM, "-cp", f"{jars}/*", logging, program]
+        return [java, *self._jvm, "-cp", f"{jars}/*", logging, program]
 
     def spawn(self, java: Path, jars: Path) -> None:
         """

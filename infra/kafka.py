@@ -59,6 +59,7 @@ class Kafka:
         listeners: Sequence[Listener] = (),
         properties: Mapping[str, str] | None = None,
         outlives_owner: bool = False,
+        is_fast: bool = False,
     ) -> None:
         """
         Prepares a cluster of *brokers* in *folder*; what an earlier one left there is used again.
@@ -68,6 +69,8 @@ class Kafka:
             listeners: additional ones, on ports of their own.
             properties: settings of every broker that go before ours.
             outlives_owner: whether it goes on when this process ends.
+            is_fast: whether it is to be measured: it starts slower, takes more memory, and its code
+                is compiled as in production.
         """
         assert brokers >= 1, brokers
         self.folder = folder.absolute()
@@ -75,7 +78,12 @@ class Kafka:
         self._preferred_port = preferred_port
         self._properties = {**_replication(brokers), **(properties or {})}
         self.brokers = tuple(
-            Broker(number, self.folder / f"broker-{number}", is_bound=not outlives_owner)
+            Broker(
+                number,
+                self.folder / f"broker-{number}",
+                is_bound=not outlives_owner,
+                is_fast=is_fast,
+            )
             for number in range(1, brokers + 1)
         )
         self._has_started = False

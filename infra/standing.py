@@ -119,11 +119,7 @@ class StandingServers:
 
     @property
     def _postgres_folder(self) -> Path:
-        # As root, PostgreSQL runs as somebody else, who cannot enter a checkout in root's home.
-        is_closed = any(not path.stat().st_mode & _OTHERS_MAY_PASS for path in self.folder.parents)
-        if os.geteuid() == 0 and is_closed:
-            return Path(f"/var/tmp/saga-infra-{crc32(bytes(self.folder)):08x}/postgres")  # noqa: S108 - made by root, for one checkout
-        return self.folder / "postgres"
+        return postgres_home(self.folder)
 
     def _start_kafka(self, port: int) -> Standing:
         server = Kafka(self._kafka_folder, preferred_port=port, outlives_owner=True)
@@ -165,3 +161,15 @@ class StandingServers:
         new.touch(mode=0o600)  # it has the password
         new.write_text(text, "utf-8")
         new.replace(self._state)
+
+
+def postgres_home(folder: Path) -> Path:
+    """
+    Where a PostgreSQL keeps its data whose other belongings are in *folder*.
+
+    As root it runs as somebody else, who cannot enter a checkout in root's home.
+    """
+    is_closed = any(not path.stat().st_mode & _OTHERS_MAY_PASS for path in folder.parents)
+    if os.geteuid() == 0 and is_closed:
+        return Path(f"/var/tmp/saga-infra-{crc32(bytes(folder)):08x}/postgres")  # noqa: S108 - made by root, for one checkout
+    return folder / "postgres"

@@ -9,12 +9,13 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from saga.console.demo_protocol import DemoBooks
 from saga.console.demo_tally import Tally
 from saga.console.printer import Printer
 from saga.core.durations import SECOND_US
-from saga.settings import PREFIX, Settings
+from saga.settings import HIDDEN, PREFIX, Settings
 
 PROBLEMS_SHOWN_MAX: Final = 10
 EXAMPLE_LIMIT: Final = 5
@@ -65,7 +66,7 @@ def print_report(
     )
     if tally.parked:
         printer.say(f"{len(tally.parked):,} sagas are parked and wait for someone", style="red")
-    killed = f", worker killed {kills} times" if kills else ""
+    killed = f", {kills} times a worker was killed" if kills else ""
     printer.say(
         f"\n{len(tally.ended):,} sagas in {tally.working_us / SECOND_US:.1f} s: {_per_s(tally):,}"
         f" a second; {tally.undone_steps:,} steps undone, {tally.entries:,} entries{killed}"
@@ -78,6 +79,14 @@ def print_report(
     if books is not None:
         _print_books(printer, books)
     _print_next(printer, tally, settings)
+
+
+def shown_address(address: str) -> str:
+    """
+    *address* without the password that it may have.
+    """
+    password = urlsplit(address).password
+    return address if password is None else address.replace(f":{password}@", f":{HIDDEN}@", 1)
 
 
 def _print_books(printer: Printer, books: DemoBooks) -> None:
@@ -103,7 +112,7 @@ def _print_next(printer: Printer, tally: Tally, settings: Settings) -> None:
     example = rolled_back or next(iter(tally.examples.values()), None)
     printer.say("\nTo look around:")
     printer.say(
-        f"  export {PREFIX}STORE={settings.store} {PREFIX}BUS={settings.bus}"
+        f"  export {PREFIX}STORE={shown_address(settings.store)} {PREFIX}BUS={settings.bus}"
         + (f" {PREFIX}APP={settings.app}" if "app" in settings.model_fields_set else "")
     )
     if rolled_back is not None:

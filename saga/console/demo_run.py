@@ -1,5 +1,5 @@
 """
-One run of a demo: publish what is missing, follow the log, kill the worker as often as asked.
+One run of a demo: publish what is missing, follow the log, kill workers as often as asked.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Final
 from saga.adapters.clocks import SystemClock
 from saga.console.demo_progress import progress
 from saga.console.demo_tally import Tally
-from saga.console.demo_worker import Worker
+from saga.console.demo_worker import Worker, Workers
 from saga.console.printer import Printer
-from saga.console.problems import NotSo
+from saga.console.problems import ExitCode, NotSo
 from saga.contracts import Event
 from saga.core.identity import SagaId
 from saga.errors import StoreUnavailable
@@ -64,7 +64,7 @@ class DemoRun:
     def __init__(
         self,
         service: Service,
-        worker: Worker,
+        workers: Workers,
         tally: Tally,
         wanted: list[Trigger],
         *,
@@ -72,7 +72,7 @@ class DemoRun:
         printer: Printer,
     ) -> None:
         self._service = service
-        self._worker = worker
+        self._workers = workers
         self._tally = tally
         self._wanted = wanted
         self._expected = frozenset(one.saga_id for one in wanted)
@@ -100,31 +100,31 @@ class DemoRun:
         Publish and follow; False when somebody stopped it before all was done.
 
         Raises:
-            StoreUnavailable, NotSo: the worker has ended by itself, or nothing moves any more.
+            StoreUnavailable, NotSo: a worker has ended by itself, or nothing moves any more.
         """
         self._listen()
         known = self._tally.begun
         missing = [one.prepared for one in self._wanted if one.saga_id not in known]
         parts = _parts(missing, self._kills + 1)
         moments = self._moments([len(part) for part in parts])
-        await self._worker.start()
+        await self._workers.start()
         await self._publish(parts.pop(0))
         await self._follow(parts, moments)
         return self.is_complete
 
     async def serve(self) -> None:
         """
-        Leave the worker to itself until somebody stops it.
+        Leave the workers to themselves until somebody stops them.
         """
-        await self._worker.start()
+        await self._workers.start()
         await self._stopping.wait()
 
     def _listen(self) -> None:
         def told() -> None:
             if self._stopping.is_set():
-                self._worker.end_now()
+                self._workers.end_now()
             else:
-                self._printer.note("Letting the worker finish what it has in hand ...")
+                self._printer.note("Finishing what is in hand ...")
                 self._stopping.set()
 
         loop = asyncio.get_running_loop()
@@ -143,15 +143,16 @@ class DemoRun:
             while not self._stopping.is_set():
                 if await tally.follow(catalogue):
                     moved_at = self._clock.monotonic_s()
-                tell(self.settled, self._worker.kills)
+                tell(self.settled, self._workers.kills)
                 if moments and self._done() >= moments[0]:
                     moments.pop(0)
-                    await self._worker.kill()
+                    await self._workers.kill()
                     await self._publish(parts.pop(0))
                 elif self.is_complete:
                     return
-                if self._worker.returncode is not None:
-                    raise self._worker_ended(self._worker.returncode)
+                ended = self._workers.ended
+                if ended is not None:
+                    raise _ended(ended)
                 if self._clock.monotonic_s() - moved_at > STALL_S:
                     raise self._stalled()
                 with contextlib.suppress(TimeoutError):
@@ -166,7 +167,7 @@ class DemoRun:
 
     def _moments(self, parts: list[int]) -> list[float]:
         """
-        How much is done when the worker is killed: each time in the middle of a part of the events.
+        How much is done when a worker is killed: each time in the middle of a part of the events.
 
         The next part is published only then, so that there is always something to be killed at.
         """
@@ -180,16 +181,17 @@ class DemoRun:
             for number in range(1, self._kills + 1)
         ]
 
-    def _worker_ended(self, returncode: int) -> Exception:
-        said = f"the worker has ended with {returncode}:\n{self._worker.last_words()}"
-        return StoreUnavailable(said) if returncode == 3 else NotSo(said)  # noqa: PLR2004
-
     def _stalled(self) -> NotSo:
         left = len(self._expected) - self.settled
         return NotSo(
-            f"nothing has moved for {STALL_S:g} s, and {left:,} sagas have not ended; the worker"
-            f" says:\n{self._worker.last_words()}"
+            f"nothing has moved for {STALL_S:g} s, and {left:,} sagas have not ended; the workers"
+            f" say:\n{self._workers.last_words()}"
         )
+
+
+def _ended(worker: Worker) -> Exception:
+    said = f"the {worker.name} has ended with {worker.returncode}:\n{worker.last_words()}"
+    return StoreUnavailable(said) if worker.returncode == ExitCode.UNREACHABLE else NotSo(said)
 
 
 def _parts(events: list[Prepared], count: int) -> list[list[Prepared]]:

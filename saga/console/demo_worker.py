@@ -1,15 +1,20 @@
 """
-The worker of a demo: `saga run` in a process of its own, which can be killed and started again.
+The workers of a demo: `saga run` in processes of their own, which can be killed and started again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from saga.settings import Settings
+from pydantic import SecretStr
+
+from saga.settings import PREFIX, Settings
 
 DRAIN_S: Final = 15.0
 LINES_TOLD: Final = 5
@@ -17,14 +22,15 @@ LINES_TOLD: Final = 5
 
 class Worker:
     """
-    A child process. Its log goes into *log_file*; if we end without telling, it ends as well.
+    One child process. Its log goes into *log_file*; if we end without telling, it ends as well.
     """
 
-    def __init__(self, settings: Settings, *, log_file: Path) -> None:
+    def __init__(self, settings: Settings, *, roles: Sequence[str], log_file: Path) -> None:
         self._settings = settings
         self._log_file = log_file
         self._process: asyncio.subprocess.Process | None = None
-        self.kills = 0
+        self.roles = tuple(roles)
+        self.name = log_file.stem
 
     @property
     def returncode(self) -> int | None:
@@ -37,18 +43,12 @@ class Worker:
         """
         Start it; in a session of its own, so that Ctrl-C reaches it through us.
         """
-        settings = self._settings
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "saga", "run", "--with-parent"),
-                *("--app", settings.app),
-                *("--bus", settings.bus),
-                *("--store", settings.store),
-                *("--effects-store", settings.effects_address),
-                *("--env", settings.env),
-                *("--namespace", settings.namespace),
-                *("--log", settings.log),
+                *("--roles", ",".join(self.roles)),
+                env=_environment(self._settings),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -64,7 +64,6 @@ class Worker:
             return
         process.kill()
         await process.wait()
-        self.kills += 1
         await self.start()
 
     def end_now(self) -> None:
@@ -95,3 +94,79 @@ class Worker:
         """
         lines = self._log_file.read_text("utf-8", "replace").splitlines()
         return "\n".join(lines[-LINES_TOLD:])
+
+
+class Workers:
+    """
+    All workers of a demo.
+    """
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = tuple(workers)
+        self._doomed: list[Worker] = []
+        self.kills = 0
+
+    @property
+    def ended(self) -> Worker | None:
+        """
+        One that has ended by itself.
+        """
+        return next((one for one in self._workers if one.returncode is not None), None)
+
+    async def start(self) -> None:
+        """
+        Start all of them.
+        """
+        for worker in self._workers:
+            await worker.start()
+
+    async def kill(self) -> None:
+        """
+        Kill one of them, whichever; but all kinds in turn.
+        """
+        if not self._doomed:
+            self._doomed = self._one_of_each_kind()
+        await self._doomed.pop().kill()
+        self.kills += 1
+
+    def end_now(self) -> None:
+        """
+        Kill all of them.
+        """
+        for worker in self._workers:
+            worker.end_now()
+
+    async def stop(self) -> None:
+        """
+        Let all of them drain.
+        """
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+    def last_words(self) -> str:
+        """
+        The ends of their logs.
+        """
+        return "\n".join(f"{one.name}:\n{one.last_words()}" for one in self._workers)
+
+    def _one_of_each_kind(self) -> list[Worker]:
+        kinds: dict[tuple[str, ...], list[Worker]] = {}
+        for worker in self._workers:
+            kinds.setdefault(worker.roles, []).append(worker)
+        chosen = [random.choice(alike) for alike in kinds.values()]  # noqa: S311  # no secret
+        random.shuffle(chosen)
+        return chosen
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """
+    The environment of a worker with these *settings*; an address in a command line, where everybody
+    can read it, might have a password.
+    """
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    given = settings.model_dump(include=settings.model_fields_set | {"effects_store"})
+    shown = {name: _plain(value) for name, value in given.items() if value is not None}
+    return others | {PREFIX + name.upper(): value for name, value in shown.items()}
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -222,8 +222,10 @@ class Cluster:
                 found = await self.layouts(topics)
                 led = [one for one in found.values() if None not in one.leaders.values()]
                 if len(led) == len(set(topics)):
-                    return
+                    break
                 await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
+        # A leader hears of it a little later than those who ask for one, and then answers.
+        await self.bounds([Source(one.name, number) for one in led for number in one.leaders])
 
     async def _bounds(
         self, layouts: Mapping[str, Layout], sources: Collection[Source], isolation: int
