@@ -31,6 +31,8 @@ ILLEGAL = [
     ("SAGA_STORE_PASSWORD", "", "at least 1"),
     ("SAGA_EFFECTS_STORE", "effects.db", "sqlite://… or postgresql://…"),
     ("SAGA_EFFECTS_STORE", "", "sqlite://… or postgresql://…"),
+    ("SAGA_OUTBOX", "sqlite:///shop.db", "postgresql://…"),
+    ("SAGA_OUTBOX_PASSWORD", "", "at least 1"),
     ("SAGA_ENV", "Dev", "small letters, digits and inner hyphens"),
     ("SAGA_ENV", "", "small letters, digits and inner hyphens"),
     ("SAGA_ENV", "a.b", "small letters, digits and inner hyphens"),

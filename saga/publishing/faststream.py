@@ -1,0 +1,176 @@
+"""
+Publishing from a FastStream service, through the broker that it has. Needs `saga[kafka]`.
+
+FastStream alone would serialize the event its own way, leave the content type empty and choose one
+partition for all keys of a batch. Here every event goes out as `Publisher` would send it: the same
+bytes and headers, each on the partition of its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+from aiokafka import ConsumerRecord
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from faststream.kafka import KafkaBroker, KafkaMessage
+
+from saga.adapters.clocks import SystemClock
+from saga.contracts import Event, business_key, contract_of, encode
+from saga.contracts.cloudevents import CORRELATION_ID, ID, TRACEPARENT, read_headers
+from saga.core.durations import SECOND_US, duration_us
+from saga.errors import BusUnavailable, MessageTooLarge
+from saga.publishing.publisher import TIMEOUT
+from saga.publishing.writer import EventWriter, WrittenEvent
+from saga.settings import Settings
+
+__all__ = ["FastStreamPublisher"]
+
+IDS: Final = UUID("6d8c5c1e-7f0b-5a39-9a6e-2f5b9f0d4c11")
+"""The namespace of message ids that are made of their cause."""
+
+
+class FastStreamPublisher:
+    """
+    Publishes events through a FastStream broker.
+
+    ```python
+    broker = KafkaBroker("localhost:9092", enable_idempotence=True)
+    events = FastStreamPublisher(broker, source="/checkout")
+
+    @broker.subscriber("carts", group_id="checkout", ack_policy=AckPolicy.NACK_ON_ERROR)
+    async def on_cart(cart: Cart, message: KafkaMessage):
+        await events.publish(OrderPlaced(order_id=cart.id, amount=cart.sum), cause=message)
+    ```
+
+    With *cause* the message id is made of the message that is handled, so that a handler which runs
+    again publishes the same event under the same id. The broker is to be made with
+    `enable_idempotence=True`, which is not FastStream's default, and with Kafka's own partitioner,
+    which is. Topics are not made.
+
+    Args:
+        broker: the service's broker; it is connected when the first event comes.
+        source: who says so, as a URI reference; `ce_source` of every record.
+        timeout: how long one call waits.
+        settings: as in the environment; *env* and *namespace* name the topics.
+
+    Raises:
+        SettingsError: a setting is unknown or illegal.
+    """
+
+    def __init__(
+        self,
+        broker: KafkaBroker,
+        *,
+        source: str | None = None,
+        timeout: timedelta | str = TIMEOUT,
+        **settings: Any,
+    ) -> None:
+        read = Settings.read(**settings)
+        self._broker = broker
+        self._timeout_s = duration_us(timeout) / SECOND_US
+        self._writer = EventWriter(
+            read.topic_names,
+            clock=SystemClock(),
+            source=source or f"/{read.env}/{read.namespace}/publisher",
+            bytes_max=read.record_bytes,
+        )
+
+    async def publish(
+        self,
+        event: Event,
+        *,
+        key: str | None = None,
+        message_id: str | None = None,
+        cause: KafkaMessage | ConsumerRecord | None = None,
+    ) -> str:
+        """
+        Publish one event, and return its message id.
+
+        Args:
+            key: the business key, where no field of the event says it.
+            message_id: its id, where the program has one that stays the same when it tries again.
+            cause: the message that led to it, or one record of a batch.
+
+        Raises:
+            MessageError: the event has no key, or its readers could not read it.
+            MessageTooLarge: the broker's settings or its topic allow no record of this size.
+            BusUnavailable: it may not have been published; try again with the same id or cause.
+        """
+        written = self._write(event, key=key, message_id=message_id, cause=cause)
+        await self._send([written])
+        return written.message_id
+
+    async def publish_all(
+        self, events: Iterable[Event], *, cause: KafkaMessage | ConsumerRecord | None = None
+    ) -> list[str]:
+        """
+        Publish many events at once, in order for each key, and return their message ids.
+
+        Raises:
+            MessageError, MessageTooLarge, BusUnavailable: as `publish`; some of them may have been
+                published.
+        """
+        written = [self._write(event, key=None, message_id=None, cause=cause) for event in events]
+        await self._send(written)
+        return [one.message_id for one in written]
+
+    def _write(
+        self,
+        event: Event,
+        *,
+        key: str | None,
+        message_id: str | None,
+        cause: KafkaMessage | ConsumerRecord | None,
+    ) -> WrittenEvent:
+        if cause is None:
+            return self._writer.write(event, key=key, message_id=message_id)
+        record: Any = getattr(cause, "raw_message", cause)
+        if isinstance(record, tuple):
+            raise TypeError("a batch is no cause: give the one record of it that led to the event")
+        attributes = read_headers(tuple(record.headers))
+        place = f"{record.topic}/{record.partition}/{record.offset}"
+        cause_id = attributes.get(ID) or place
+        if message_id is None:
+            said = (cause_id, contract_of(type(event)).contract_name, key or business_key(event))
+            message_id = str(uuid5(IDS, "\n".join((*map(str, said), encode(event)))))
+        return self._writer.write(
+            event,
+            key=key,
+            message_id=message_id,
+            causation_id=cause_id,
+            correlation_id=attributes.get(CORRELATION_ID),
+            traceparent=attributes.get(TRACEPARENT),
+        )
+
+    async def _send(self, written: Sequence[WrittenEvent]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._broker.connect()
+                # One after another into the producer, which keeps this order, then all together.
+                sent = [await self._hand_over(one) for one in written]
+                await asyncio.gather(*sent)
+        except TimeoutError as error:
+            raise BusUnavailable(f"not published within {self._timeout_s:g} s") from error
+        except MessageSizeTooLargeError as error:
+            raise MessageTooLarge(
+                f"the broker takes no record as large as one of these: {error}"
+            ) from error
+        except KafkaError as error:
+            raise BusUnavailable(f"kafka: not all was published: {error!r}") from error
+
+    async def _hand_over(self, one: WrittenEvent) -> asyncio.Future[Any]:
+        record = one.record
+        headers = {name: (value or b"").decode() for name, value in record.headers}
+        sent: Any = await self._broker.publish(
+            record.value,
+            topic=record.topic,
+            key=record.key,
+            headers=headers,
+            correlation_id=headers.get(CORRELATION_ID, one.message_id),
+            no_confirm=True,
+        )
+        return sent  # type: ignore[no-any-return]  # a future, as `no_confirm` says

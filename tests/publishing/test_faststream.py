@@ -1,0 +1,149 @@
+"""
+Events through a FastStream broker are what `Publisher` would have sent.
+"""
+
+import asyncio
+import json
+
+import pytest
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+
+from saga import Publisher
+from saga.adapters.partitioner import partition_of
+from saga.errors import BusUnavailable, MalformedMessage, MessageTooLarge
+from saga.ports import TopicSpec
+from saga.publishing.faststream import FastStreamPublisher
+from saga.settings import Settings
+from saga.wiring import open_bus
+from tests.publishing.events import OPENED, SOLD, CupSold, ShopOpened
+from tests.publishing.reading import header, records_on
+
+
+@pytest.fixture
+async def topics(kafka, namespace):
+    """
+    Settings for a Kafka on which the shop's topics are, and another one called carts.
+    """
+    settings = {"bus": kafka.url, "namespace": namespace}
+    opened = open_bus(Settings.read(**settings))
+    names = [f"dev.{namespace}.{one}" for one in (SOLD, OPENED)]
+    await opened.bus.create_topics([TopicSpec(name, 4) for name in (*names, f"{namespace}.carts")])
+    await opened.close()
+    return settings
+
+
+@pytest.fixture
+async def broker(kafka):
+    """
+    A FastStream broker, as a service has one.
+    """
+    made = KafkaBroker(kafka.bootstrap, enable_idempotence=True, logger=None)
+    yield made
+    await made.stop()
+
+
+def without_chance(record):
+    """
+    What two records of one event have in common, and the headers that FastStream adds left out.
+    """
+    headers = {name: value for name, value in record.headers if name != "correlation_id"}
+    headers.pop("ce_time")
+    return record.partition, record.key, record.value, headers
+
+
+async def test_a_record_is_what_the_publisher_would_have_sent(kafka, topics, broker):
+    """
+    Partition, key, bytes and headers.
+    """
+    event = CupSold(cup="c-1", cents=250)
+    events = FastStreamPublisher(broker, source="/shop", namespace=topics["namespace"])
+    await events.publish(event, message_id="sale-1")
+    async with Publisher(source="/shop", **topics) as publisher:
+        await publisher.publish(event, message_id="sale-1")
+
+    ours, theirs = await records_on(f"dev.{topics['namespace']}.{SOLD}", 2, **topics)
+    assert without_chance(ours) == without_chance(theirs)
+    assert ours.partition == partition_of(b"c-1", 4)
+
+
+async def test_events_of_a_batch_go_to_the_partitions_of_their_keys(kafka, topics, broker):
+    """
+    In order for each key, which one batch of FastStream's would not give.
+    """
+    events = FastStreamPublisher(broker, namespace=topics["namespace"])
+    ids = await events.publish_all([CupSold(cup=f"c-{n % 9}", cents=n) for n in range(90)])
+
+    records = await records_on(f"dev.{topics['namespace']}.{SOLD}", 90, **topics)
+    assert sorted(header(record, "ce_id") for record in records) == sorted(ids)
+    assert [r.partition for r in records] == [partition_of(r.key, 4) for r in records]
+    for number in range(9):
+        cents = [json.loads(r.value)["cents"] for r in records if r.key == f"c-{number}".encode()]
+        assert cents == sorted(cents)
+
+
+async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topics, broker):
+    """
+    The message that it handles is the cause, and says so in the headers.
+    """
+    events = FastStreamPublisher(broker, namespace=topics["namespace"])
+    runs = []
+
+    @broker.subscriber(
+        f"{topics['namespace']}.carts",
+        group_id=topics["namespace"],
+        auto_offset_reset="earliest",
+        ack_policy=AckPolicy.NACK_ON_ERROR,
+    )
+    async def on_cart(cart: str, message: KafkaMessage) -> None:
+        await events.publish_all(
+            [CupSold(cup="c", cents=1), CupSold(cup="c", cents=2)], cause=message
+        )
+        runs.append(cart)
+        if len(runs) == 1:
+            raise RuntimeError("after publishing")
+
+    await broker.start()
+    headers = {"ce_id": "cart-7", "ce_correlationid": "visit-1"}
+    await broker.publish("a cart", f"{topics['namespace']}.carts", headers=headers)
+    records = await records_on(f"dev.{topics['namespace']}.{SOLD}", 4, **topics)
+
+    assert len(runs) == 2
+    ids = [header(record, "ce_id") for record in records]
+    assert ids[:2] == ids[2:]
+    assert ids[0] != ids[1]
+    assert {header(record, "ce_causationid") for record in records} == {"cart-7"}
+    assert {header(record, "ce_correlationid") for record in records} == {"visit-1"}
+
+
+async def test_what_readers_could_not_read_is_refused(kafka, topics, broker):
+    """
+    Before anything of the batch is sent; a whole batch is nobody's cause.
+    """
+    events = FastStreamPublisher(broker, namespace=topics["namespace"])
+    with pytest.raises(MalformedMessage):
+        await events.publish_all([CupSold(cup="c", cents=1), ShopOpened(by="ann")])
+    with pytest.raises(TypeError, match="batch"):
+        await events.publish(CupSold(cup="c", cents=1), cause=type("B", (), {"raw_message": ()})())
+    small = KafkaBroker(kafka.bootstrap, max_request_size=1_000, logger=None)
+    with pytest.raises(MessageTooLarge):
+        await FastStreamPublisher(small, namespace=topics["namespace"]).publish(
+            CupSold(cup="c" * 900, cents=1)
+        )
+    await small.stop()
+    await events.publish(ShopOpened(by="ann"), key="shop")
+
+    assert len(await records_on(f"dev.{topics['namespace']}.{OPENED}", 1, **topics)) == 1
+
+
+# FastStream lets go of a producer that could not start without stopping it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_a_broker_that_is_not_there_is_an_error_in_time():
+    """
+    Of our own kind, so that the caller need not know whose client is beneath.
+    """
+    events = FastStreamPublisher(KafkaBroker("127.0.0.1:9", logger=None), timeout="500ms")
+    with pytest.raises(BusUnavailable):
+        async with asyncio.timeout(10):
+            await events.publish(CupSold(cup="c", cents=1))
