@@ -102,6 +102,8 @@ class World:
         self._loop = SimulatedLoop()
         self._surroundings = Surroundings(self._loop, Faults(self._rng))
         self._running: dict[str, AnyProcess] = {}
+        self._absent: Counter[str] = Counter()
+        """Of processes that are gone, how many lives their groups have not missed yet."""
         self._is_closing = False
 
     def run(self) -> Verdict:
@@ -178,6 +180,7 @@ class World:
             )
             for number in range(rng.randint(1, 2))
         ]
+        self._roles = len(keepers)
         nemesis = asyncio.ensure_future(
             Nemesis(self._surroundings, durable, self._running).strike()
         )
@@ -204,12 +207,15 @@ class World:
             life.add_done_callback(partial(_settle, ended))
             await ended
             crashed = not process.is_alive
+            self._absent[name] += 1
             role = self._running.pop(name, None)
             if not crashed:
                 self._judge_end(process, life)
             process.is_alive = False
             await process.gone()
-            if role is not None:
+            if role is None:
+                self._absent -= Counter([name])
+            else:
                 self._loop.create_task(self._expire(role, crashed=crashed))
             if not self._is_closing:
                 await asyncio.sleep(self._rng.uniform(0, RESTART_S_MAX))
@@ -242,6 +248,7 @@ class World:
             await asyncio.sleep(self._rng.uniform(0, SESSION_S_MAX))
         for member in role.bus.members:
             await member.close()
+        self._absent -= Counter([role.process.name.rpartition(".")[0]])
 
     def _heal(self) -> None:
         self._surroundings.note("world", "heal")
@@ -290,6 +297,10 @@ class World:
         for source in heard:
             if stored.get(source, -1) < bus.partitions[source].end - 1:
                 return f"{source} is read up to {stored.get(source)} only"
+        if self._absent:
+            return f"{min(self._absent)} is gone, and its groups have not missed it yet"
+        if len(self._running) < self._roles:
+            return "a process is down"
         for role in self._running.values():
             unread = [source for member in role.bus.members for source in member.unread()]
             if unread:
