@@ -68,6 +68,7 @@ class BrokerConsumer:
     def __init__(self, member: KafkaConsumer, subscriber: EffectsSubscriber) -> None:
         self._member = member
         self._subscriber = subscriber
+        self._is_closed = False
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
         """
@@ -110,5 +111,7 @@ class BrokerConsumer:
         """
         End the loop, then leave the group at once.
         """
-        await self._subscriber.halt()
-        await self._member.close()
+        if not self._is_closed:
+            self._is_closed = True
+            await self._subscriber.halt()
+            await self._member.close()

@@ -39,14 +39,18 @@ class Handover:
         self._asked = asyncio.Event()
         self._ready: deque[Inbound] = deque()
         self._offered: Batch | None = None
+        self._is_closed = False
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
         """
-        What the loop reads next, or has read for somebody who did not wait for it.
+        What the loop reads next, or has read for somebody who did not wait for it; nothing once
+        it is closed.
 
         Raises:
             Exception: what reading has failed with.
         """
+        if self._is_closed:
+            return []
         if not self._ready:
             answer = asyncio.get_running_loop().create_future()
             self._request = Request(records_max, timeout_s, answer)
@@ -113,6 +117,14 @@ class Handover:
         self._ready = deque(
             one for one in self._ready if Source(one.topic, one.partition) not in sources
         )
+
+    def close(self) -> None:
+        """
+        Nobody reads any more: whoever waits gets nothing.
+        """
+        self._is_closed = True
+        self._ready.clear()
+        self._answer()
 
     def _answer(self) -> None:
         request = self._request

@@ -97,7 +97,7 @@ def _why_idle(subscriber: EffectsSubscriber) -> list[str]:
     if member is None:
         return ["not started yet, or Kafka or the store is away"]
     if not member.has_joined:
-        return [f"has no assignment in the group {member.group}"]
+        return [f"does not read yet what the group {member.group} gave it"]
     found = list(member.stopped.values())
     age_s = _age_s(subscriber, subscriber.polled_at_s)
     if age_s > POLL_AGE_S:

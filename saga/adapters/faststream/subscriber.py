@@ -218,6 +218,7 @@ class EffectsSubscriber(BatchSubscriber):
         await super(LogicSubscriber, self).stop()
         if tasks:
             await asyncio.wait(tasks)
+        self._handover.close()
         self._member = None
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:

@@ -175,9 +175,10 @@ class KafkaConsumer:
     @property
     def has_joined(self) -> bool:
         """
-        Whether the group has said what this member reads, be it nothing.
+        Whether the group has said what this member reads, be it nothing, and it reads all of it.
         """
-        return self._membership is not None and self._membership.settled.is_set()
+        membership = self._membership
+        return membership is not None and membership.settled.is_set() and not membership.fresh
 
     @property
     def stopped(self) -> Mapping[Source, str]:

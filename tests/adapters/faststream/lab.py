@@ -1,0 +1,139 @@
+"""
+Effect services on a FastStream broker and a real Kafka, and what came of them.
+"""
+
+import asyncio
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from faststream.kafka import KafkaBroker
+
+from saga.adapters.kafka import ConsumerSettings, KafkaBus, KafkaConnection
+from saga.contracts import TopicNames, contract_of
+from saga.contracts import cloudevents as ce
+from saga.core.identity import saga_id
+from saga.faststream import Attached, attach
+from saga.ports import Inbound, Record, Source, TopicSpec
+from tests.effects.lab import NAMES, Charge, Charged, OrderDone, Uncharge, header, intent
+
+PARTITIONS = 4
+REPLY = contract_of(Charged).contract_name
+CHARGE = contract_of(Charge).contract_name
+QUICK = ConsumerSettings(fetch_wait_ms=50, metadata_max_age_ms=1_000)
+
+
+class KafkaLab:
+    """
+    Topics of one's own, an address for the effects store, and an observer from outside.
+    """
+
+    def __init__(self, bootstrap: str, namespace: str, folder: Path) -> None:
+        self.bootstrap = bootstrap
+        self.names = TopicNames("test", namespace)
+        self.file = folder / "effects.db"
+        self.bus = KafkaBus(KafkaConnection(servers=(bootstrap,)), consumers=QUICK)
+        self.settings = {
+            "env": "test",
+            "namespace": namespace,
+            "effects_store": f"sqlite:///{self.file}",
+        }
+
+    async def __aenter__(self) -> Self:
+        await self.bus.create_topics([TopicSpec(topic, PARTITIONS) for topic in self.topics()])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.bus.close()
+
+    def topics(self) -> list[str]:
+        """
+        What the services of the lab read and write.
+        """
+        names = [contract_of(one).contract_name for one in (Charge, Uncharge, Charged, OrderDone)]
+        names += ["lab.evt.intent-done.v1", "lab.evt.intent-failed.v1", "lab.dlq.charge.v1"]
+        return [self.names.topic(name) for name in names]
+
+    def attached(self, effects, **broker) -> tuple[KafkaBroker, Attached]:
+        """
+        A broker with *effects* on it, not started yet.
+        """
+        made = KafkaBroker(self.bootstrap, logger=None, **broker)
+        return made, attach(made, effects, **self.settings)
+
+    def here(self, record: Record) -> Record:
+        """
+        The record on the topic of this lab.
+        """
+        return replace(record, topic=self.names.topic(NAMES.contract_name(record.topic)))
+
+    def charges(self, count: int, *, since: int = 0) -> list[Record]:
+        """
+        So many intents, each of a saga of its own.
+        """
+        return [
+            self.here(intent(Charge(owner=f"u{n}"), saga=saga_id("order", f"u{n}"), key=f"u{n}"))
+            for n in range(since, since + count)
+        ]
+
+    async def read(self, contract_name: str) -> list[Inbound]:
+        """
+        All records that are on a topic now.
+        """
+        topic = self.names.topic(contract_name)
+        wanted = await self.count(topic)
+        # It never commits, so it begins at the begin.
+        reader = await self.bus.subscribe(f"{topic}.reader", [topic])
+        try:
+            found: list[Inbound] = []
+            while len(found) < wanted:
+                found += await reader.fetch(records_max=1_000, timeout_s=0.2)
+            return found
+        finally:
+            await reader.close()
+
+    async def count(self, topic: str) -> int:
+        """
+        How many records are on a topic now.
+        """
+        bounds = await self.bus.bounds([Source(topic, number) for number in range(PARTITIONS)])
+        return sum(end - begin for begin, end in bounds.values())
+
+    async def replies(self) -> dict[str, list[Inbound]]:
+        """
+        The answers, by the id of the intent.
+        """
+        found = defaultdict(list)
+        for reply in await self.read(REPLY):
+            found[header(reply, ce.CAUSATION_ID)].append(reply)
+        return dict(found)
+
+    async def answered(self, count: int, *, timeout_s: float = 30.0) -> dict[str, list[Inbound]]:
+        """
+        The answers, once there are at least *count*.
+        """
+        async with asyncio.timeout(timeout_s):
+            while await self.count(self.names.topic(REPLY)) < count:
+                await asyncio.sleep(0.05)
+        return await self.replies()
+
+    def ledger(self) -> Counter[str]:
+        """
+        How often each owner was charged.
+        """
+        with sqlite3.connect(self.file) as connection:
+            rows = connection.execute("SELECT owner FROM ledger").fetchall()
+        connection.close()
+        return Counter(owner for (owner,) in rows)
+
+
+async def until(is_so: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+    """
+    Wait until *is_so*.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not is_so():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)

@@ -1,0 +1,56 @@
+"""
+Reading through a FastStream subscriber keeps the contract of all buses.
+"""
+
+import pytest
+from faststream._internal.endpoint.subscriber.usecase import SubscriberUsecase
+
+from saga.adapters.faststream import BrokerBus, EffectsSubscriber, own_broker
+from saga.adapters.kafka import KafkaBus, KafkaConnection
+from saga.testing.bus_suite import BusSuite
+from tests.adapters.apart import ApartBus
+from tests.adapters.test_kafka_bus import QUICK
+
+
+class BrokerBuses(BrokerBus):
+    """
+    A subscriber for each subscription, and no service on top.
+    """
+
+    def __init__(self, kafka: KafkaBus, broker) -> None:
+        super().__init__(kafka, None)
+        self.broker = broker
+
+    async def subscribe(self, group, topics, *, resume_at=None):
+        """
+        Join through a subscriber made for it.
+        """
+        subscriber = EffectsSubscriber(
+            self.broker, name="suite", group=group, topics=topics, make=lambda one: None
+        )
+        await SubscriberUsecase.start(subscriber)
+        return await BrokerBus(self._kafka, subscriber).subscribe(
+            group, topics, resume_at=resume_at
+        )
+
+
+class TestBrokerBus(BusSuite):
+    fetch_timeout_s = 0.05
+
+    test_retention_moves_the_begin = None  # a cluster's clock cannot be moved
+
+    @pytest.fixture
+    async def bus(self, kafka, namespace: str):
+        """
+        A bus on the cluster that all tests share.
+        """
+        bus = KafkaBus(
+            KafkaConnection(servers=(kafka.bootstrap,)),
+            record_bytes_max=self.record_bytes_max,
+            consumers=QUICK,
+        )
+        broker = own_broker([kafka.bootstrap])
+        await broker.connect()
+        yield ApartBus(BrokerBuses(bus, broker), f"{namespace}.")
+        await broker.stop()
+        await bus.close()

@@ -1,0 +1,322 @@
+"""
+Services on a broker do things once and answer always, whatever happens around them.
+"""
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections import Counter
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from faststream import BaseMiddleware
+from faststream.asgi import AsgiFastStream
+from faststream.kafka import KafkaBroker
+
+from saga import EffectContext, Effects
+from saga.adapters.faststream import Probes
+from saga.contracts import cloudevents as ce
+from saga.contracts import encode
+from saga.ports import Record, Source
+from tests.adapters.faststream.lab import (
+    CHARGE,
+    PARTITIONS,
+    KafkaLab,
+    until,
+)
+from tests.effects.lab import OrderDone, header, wallet_effects
+
+DLQ = "lab.dlq.charge.v1"
+
+
+@contextlib.asynccontextmanager
+async def running(lab: KafkaLab, **broker):
+    """
+    A broker with wallets on it, while it runs.
+    """
+    made, attached = lab.attached(wallet_effects()[0], **broker)
+    await made.start()
+    try:
+        yield attached
+    finally:
+        await made.stop()
+
+
+async def test_what_is_delivered_again_is_answered_again_and_done_once(lab: KafkaLab) -> None:
+    """
+    With the group's offsets back at the begin, every answer is sent once more, the same bytes.
+    """
+    await lab.bus.publish(lab.charges(40))
+    async with running(lab) as attached:
+        await lab.answered(40)
+        group = attached.subscribers[0].group_id
+        topic = lab.names.topic(CHARGE)
+
+    member = await lab.bus.subscribe(group, [topic])
+    await member.commit({Source(topic, number): 0 for number in range(PARTITIONS)})
+    await member.close()
+    async with running(lab) as attached:
+        replies = await lab.answered(80)
+        assert attached.subscribers[0].counts["effects_repeated"] == 40
+
+    assert lab.ledger() == Counter(f"u{n}" for n in range(40))
+    assert {len(same) for same in replies.values()} == {2}
+    for first, again in replies.values():
+        assert (first.key, first.value, first.headers) == (again.key, again.value, again.headers)
+
+
+async def test_two_members_share_the_work_and_take_over_from_each_other(lab: KafkaLab) -> None:
+    """
+    One joins while there is work and the other leaves: all is done once, all is answered.
+    """
+    async with running(lab) as second:
+        async with running(lab) as first:
+            for since in range(0, 200, 20):
+                await lab.bus.publish(lab.charges(20, since=since))
+                await asyncio.sleep(0.05)
+            await until(
+                lambda: (
+                    [len(one.subscribers[0].member.assignment()) for one in (first, second)]
+                    == [PARTITIONS, PARTITIONS]  # half of two topics each
+                )
+            )
+        await lab.bus.publish(lab.charges(100, since=200))
+        replies = await lab.answered(300)
+        done = Counter(first.subscribers[0].counts) + Counter(second.subscribers[0].counts)
+
+    assert len(replies) == 300
+    assert lab.ledger() == Counter(f"u{n}" for n in range(300))
+    assert done["effects_done"] == 300, done
+    assert all(len({(one.value, one.headers) for one in same}) == 1 for same in replies.values())
+
+
+async def test_poison_does_not_stop_its_neighbours(lab: KafkaLab) -> None:
+    """
+    Null and non-UTF-8 headers, null key, null value, a value of 5 MB: each is set aside with its
+    reason, all else goes on, and what can be copied is on the dlq topic byte for byte.
+    """
+    good = lab.charges(12)
+    topic = good[0].topic
+    odd = good[0].headers
+    poison = [
+        Record(topic, b"p", b"{}", (*odd[:1], ("ce_id", None)), 0),
+        Record(topic, b"p", b"{}", (("ce_id", b"\xff\xfe"), ("x", None)), 0),
+        Record(topic, None, good[0].value, odd, 0),
+        Record(topic, b"p", None, odd, 0),
+        Record(topic, b"\xff", good[0].value, odd, 0),
+        Record(topic, b"p", b'{"owner": 7', odd, 0),
+    ]
+    huge = Record(topic, b"p", b"x" * 5_000_000, odd, 0)
+    async with running(lab) as attached:
+        for bad, fine in zip(poison, good, strict=False):
+            await lab.bus.publish([bad, fine])
+        await publish_huge(lab, huge)
+        await lab.bus.publish(good[len(poison) :])
+        replies = await lab.answered(12)
+        await until(lambda: attached.subscribers[0].counts["effects_parked"] == 7)
+
+    assert lab.ledger() == Counter(f"u{n}" for n in range(12))
+    assert len(replies) == 12
+    copies = {header(one, "x-dlq-offset"): one for one in await lab.read(DLQ)}
+    assert len(copies) == 7
+    by_content = {(one.key, one.value) for one in copies.values()}
+    assert {(one.key, one.value) for one in poison} <= by_content
+    omitted = [one for one in copies.values() if header(one, "x-dlq-omitted") == "value"]
+    assert len(omitted) == 1
+    (nulls,) = [one for one in copies.values() if ("x", None) in one.headers]
+    assert nulls.headers[:2] == (("ce_id", b"\xff\xfe"), ("x", None))
+
+
+async def test_a_batch_that_fails_in_a_middleware_is_read_again(lab: KafkaLab) -> None:
+    """
+    FastStream only logs what a middleware raises; nothing may be skipped for that.
+    """
+    failures = []
+
+    class Failing(BaseMiddleware):
+        async def on_receive(self) -> None:
+            if len(failures) < 3:
+                failures.append(len(self.msg))
+                raise RuntimeError("a middleware failed")
+            await super().on_receive()
+
+    async with running(lab, middlewares=[Failing]):
+        await lab.bus.publish(lab.charges(30))
+        replies = await lab.answered(30)
+
+    assert len(failures) == 3
+    assert len(replies) == 30
+    assert lab.ledger() == Counter(f"u{n}" for n in range(30))
+
+
+async def test_a_parser_of_the_broker_has_no_say(lab: KafkaLab) -> None:
+    """
+    The broker's own parser and decoder are for its other subscribers.
+    """
+
+    async def parser(message):
+        raise ValueError("never called for ours")
+
+    async with running(lab, parser=parser, decoder=parser):
+        await lab.bus.publish(lab.charges(3))
+        assert len(await lab.answered(3)) == 3
+
+
+async def test_a_store_that_is_away_is_waited_for(lab: KafkaLab) -> None:
+    """
+    Nothing is answered, parked or committed meanwhile, and the probe says why; then all is done.
+    """
+    async with running(lab) as attached:
+        await lab.bus.publish(lab.charges(1))
+        await lab.answered(1)
+        with sqlite3.connect(lab.file, isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await lab.bus.publish(lab.charges(20, since=1))
+            await until(lambda: attached.subscribers[0].in_hand == 20)
+            await asyncio.sleep(1.0)
+            assert attached.subscribers[0].in_hand == 20
+            assert len(await lab.replies()) == 1
+            other.execute("COMMIT")
+        other.close()
+        replies = await lab.answered(21)
+        assert not attached.subscribers[0].counts["effects_parked"]
+
+    assert len(replies) == 21
+    assert lab.ledger() == Counter(f"u{n}" for n in range(21))
+
+
+async def test_outcomes_are_listened_to_with_the_same_inbox(lab: KafkaLab) -> None:
+    """
+    A fact that is on its topic twice is heard once.
+    """
+    mailer = Effects("mailer")
+    heard: list[str] = []
+
+    @mailer.listens(OrderDone)
+    async def done(event: OrderDone, ctx: EffectContext) -> None:
+        heard.append(event.owner)
+
+    topic = lab.names.topic("lab.evt.order-done.v1")
+    facts = [
+        Record(
+            topic,
+            owner.encode(),
+            encode(OrderDone(owner=owner)).encode(),
+            ((ce.ID, f"e-{owner}".encode()), (ce.SOURCE, b"/orders")),
+        )
+        for owner in ("a", "b", "a", "c")
+    ]
+    broker, attached = lab.attached(mailer)
+    await broker.start()
+    await lab.bus.publish(facts)
+    await until(lambda: attached.subscribers[0].counts["effects_repeated"] == 1)
+    await until(lambda: len(heard) == 3)
+    await broker.stop()
+
+    assert sorted(heard) == ["a", "b", "c"]
+
+
+async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
+    """
+    Ready once there is an assignment; not ready, but alive, without the store; dead without the
+    consume loop, which is what FastStream's "try it out" leaves behind.
+    """
+    broker, attached = lab.attached(wallet_effects()[0])
+    app = AsgiFastStream(broker, asgi_routes=attached.probes)
+    probes = Probes(app, "127.0.0.1:0", must_listen=True)
+    await probes.start()
+    assert (await ask(probes, "/health/live"))[0] == 200
+    assert (await ask(probes, "/health/ready"))[0] == 503
+
+    async with app.start_lifespan_context():
+        await until(
+            lambda: attached.subscribers[0].member and attached.subscribers[0].member.has_joined
+        )
+        status, said = await ask(probes, "/health/ready")
+        assert (status, said["status"]) == (200, "ready")
+        assert said["services"]["wallets"]["sources"] == 2 * PARTITIONS
+
+        workplace = attached.subscribers[0].workplace
+        kept, workplace.store.kept = workplace.store.kept, _never
+        status, said = await ask(probes, "/health/ready")
+        assert status == 503
+        assert "did not answer" in said["problems"][0]
+        assert (await ask(probes, "/health/live"))[0] == 200
+        workplace.store.kept = kept
+
+        attached.subscribers[0].running = False
+        await lab.bus.publish(lab.charges(1))
+        await until(lambda: not attached.subscribers[0].is_reading)
+        status, said = await ask(probes, "/health/live")
+        assert status == 503
+        assert said["problems"] == ["wallets: its consume loop has ended"]
+    await probes.stop()
+    assert attached.subscribers[0].workplace is None
+
+
+async def test_a_broker_can_be_started_again(lab: KafkaLab) -> None:
+    """
+    Stopping drains and leaves; a second start goes on.
+    """
+    broker, attached = lab.attached(wallet_effects()[0])
+    for round_number in range(2):
+        await broker.start()
+        await lab.bus.publish(lab.charges(5, since=5 * round_number))
+        await lab.answered(5 * (round_number + 1))
+        await broker.stop()
+
+    assert lab.ledger() == Counter(f"u{n}" for n in range(10))
+    assert attached.subscribers[0].counts["effects_done"] == 10
+
+
+async def test_two_processes_on_one_port_are_no_error_unless_told(kafka) -> None:
+    """
+    By default the second one goes without probes; told to listen there, it says that it cannot.
+    """
+    app = AsgiFastStream(KafkaBroker(kafka.bootstrap), logger=None)
+    first = Probes(app, "127.0.0.1:0", must_listen=True)
+    await first.start()
+    second = Probes(app, first.address, must_listen=False)
+    await second.start()
+    assert second.address is None
+    with pytest.raises(OSError, match="in use"):
+        await Probes(app, first.address, must_listen=True).start()
+    await second.stop()
+    await first.stop()
+
+
+async def _never(*_):
+    await asyncio.get_running_loop().create_future()
+
+
+async def publish_huge(lab: KafkaLab, record: Record) -> None:
+    """
+    Publish what our own bus refuses, on a topic that is told to take it.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=lab.bootstrap)
+    producer = AIOKafkaProducer(bootstrap_servers=lab.bootstrap, max_request_size=8_000_000)
+    await admin.start()
+    await producer.start()
+    taken = {"max.message.bytes": "8000000"}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, record.topic, taken)])
+    await producer.send_and_wait(
+        record.topic, record.value, record.key, partition=0, headers=list(record.headers)
+    )
+    await producer.stop()
+    await admin.close()
+
+
+async def ask(probes: Probes, path: str):
+    """
+    Status and content of a page.
+    """
+    host, _, port = probes.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    return int(head.split()[1]), json.loads(body)
