@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, Final
 from zlib import crc32
 
 import psycopg
 from eventsourcing.postgres import ConnectionPool, PostgresDatastore
-from psycopg import AsyncConnection, Connection
+from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row, tuple_row
 from psycopg.sql import SQL
 
 from saga.adapters.postgres.arrays import register_arrays
+from saga.adapters.postgres.pipeline import Backend, Session
 from saga.errors import SettingsError
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -52,15 +52,6 @@ _SESSION: Final = SQL(
     "set_config('plan_cache_mode', 'force_generic_plan', false), "
     "set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)"
 )
-
-
-class Backend(NamedTuple):
-    """
-    A session's process on the server: its id alone may be given again.
-    """
-
-    pid: int
-    started: str
 
 
 class Address:
@@ -100,7 +91,6 @@ class Address:
             lock_timeout=f"{LOCK_TIMEOUT_S}s",
             idle_timeout=f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
         )
-        self._backends: WeakKeyDictionary[AsyncConnection[Any], Backend] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"Address({self.name!r}, schema={self.schema!r})"
@@ -131,11 +121,11 @@ class Address:
             raise
         return connection
 
-    async def connect_async(self) -> AsyncConnection[tuple[Any, ...]]:
+    async def connect_async(self) -> Session:
         """
         A connection in autocommit mode for the event loop.
         """
-        connection = await AsyncConnection.connect(
+        connection = await Session.connect(
             self.conninfo, row_factory=tuple_row, **self.parameters()
         )
         try:
@@ -145,21 +135,16 @@ class Address:
             raise
         return connection
 
-    async def configure(self, connection: AsyncConnection[Any]) -> None:
+    async def configure(self, connection: Session) -> None:
         """
         Give a new connection its settings.
         """
         connection.prepare_threshold = 0
         connection.prepared_max = 256
         cursor = await connection.execute(self.session, prepare=False)
-        self._backends[connection] = self._check(await cursor.fetchone())
+        connection.backend = self._check(await cursor.fetchone())
+        connection.prepared = {}
         register_arrays(connection)
-
-    def backend(self, connection: AsyncConnection[Any]) -> Backend:
-        """
-        The server's process behind *connection*.
-        """
-        return self._backends[connection]
 
     def _check(self, row: tuple[Any, ...] | None) -> Backend:
         assert row is not None

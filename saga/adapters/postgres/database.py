@@ -15,18 +15,15 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from saga.adapters.postgres import statements as sql
-from saga.adapters.postgres.connections import Address, Backend, SagaDatastore
+from saga.adapters.postgres.connections import Address, SagaDatastore
 from saga.adapters.postgres.failures import is_of_the_server, translated, unavailable
-from saga.adapters.postgres.recorder import Call
+from saga.adapters.postgres.pipeline import Answers, Backend, Call, Session, roll_back, transact
 from saga.errors import StoreUnavailable
 
 T = TypeVar("T")
-Answers = list[list[Any]]
-Session = AsyncConnection[tuple[Any, ...]]
 
 CONNECTIONS_MAX: Final = 8
 CONNECTION_WAIT_S: Final = 4.0
@@ -221,28 +218,20 @@ class PostgresDatabase:
                 raise unavailable(self.name, pool.failure or error) from error
 
     async def _transact(self, connection: Session, calls: Sequence[Call]) -> Answers:
-        backend = self.address.backend(connection)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                async with connection.pipeline():
-                    await connection.execute("BEGIN")
-                    cursors = [
-                        await connection.execute(call.sql, call.parameters, binary=True)
-                        for call in calls
-                    ]
-                    await connection.execute("COMMIT")
-                return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+                return await transact(connection, calls)
         except (psycopg.Error, OSError, TimeoutError) as error:
             if isinstance(error, psycopg.Error) and not connection.closed:
                 await self._roll_back(connection)
                 raise
             await connection.close()
-            raise InDoubt(backend, error) from error
+            raise InDoubt(connection.backend, error) from error
 
     async def _roll_back(self, connection: Session) -> None:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await connection.rollback()
+                await roll_back(connection)
         except (psycopg.Error, OSError, TimeoutError):
             await connection.close()
 
@@ -267,6 +256,7 @@ class _Pool(AsyncConnectionPool[Session]):
     def __init__(self, address: Address, connections_max: int) -> None:
         super().__init__(
             address.conninfo,
+            connection_class=Session,
             kwargs=address.parameters,
             configure=address.configure,
             min_size=0,

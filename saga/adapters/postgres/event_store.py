@@ -23,7 +23,8 @@ from saga.adapters.postgres.arrays import Texts, Uuids, unescaped
 from saga.adapters.postgres.database import InDoubt, PostgresDatabase
 from saga.adapters.postgres.failures import is_conflict_of_order, is_of_the_server, unavailable
 from saga.adapters.postgres.listening import Bell, Listener
-from saga.adapters.postgres.recorder import Call, SagaProcessRecorder, Written
+from saga.adapters.postgres.pipeline import Call
+from saga.adapters.postgres.recorder import SagaProcessRecorder, Written
 from saga.adapters.postgres.schema import Component, prepare
 from saga.adapters.sqlite.recorder import tracking_name
 from saga.core.history import Entry

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
-from saga.adapters.postgres.database import PostgresDatabase, Session
+from saga.adapters.postgres.database import PostgresDatabase
+from saga.adapters.postgres.pipeline import Session
 from saga.errors import StoreUnavailable
 
-RING_PAUSE_S: Final = 0.01
+RING_PAUSE_S: Final = 0.03
 RECONNECT_PAUSE_S: Final = 0.5
 
 
@@ -50,9 +50,9 @@ class Bell:
 
         try:
             while self._is_wanted:
+                await asyncio.sleep(RING_PAUSE_S)
                 self._is_wanted = False
                 await self._database.read(notify)
-                await asyncio.sleep(RING_PAUSE_S)
         except StoreUnavailable:
             pass  # they look by themselves
         finally:
@@ -74,7 +74,7 @@ class Listener:
 
         Never raises because of the connection: without one it is the polling that goes on.
         """
-        connection: AsyncConnection[Any] | None = None
+        connection: Session | None = None
         try:
             while True:
                 try:
@@ -93,7 +93,7 @@ class Listener:
             if connection is not None:
                 await connection.close()
 
-    async def _connected(self) -> AsyncConnection[Any]:
+    async def _connected(self) -> Session:
         connection = await self._database.address.connect_async()
         try:
             await connection.execute(self._listen, prepare=False)

@@ -36,6 +36,7 @@ from saga.adapters.mapper import EntryRow, originator_of
 from saga.adapters.postgres import statements as sql
 from saga.adapters.postgres.arrays import Array, Bigints, Blobs, Texts, Uuids
 from saga.adapters.postgres.connections import Address, SagaDatastore
+from saga.adapters.postgres.pipeline import Answers, Call
 from saga.adapters.postgres.tables import TABLES
 from saga.adapters.sqlite.recorder import KnownSagas, tracking_name
 from saga.core.identity import Instant, SagaId
@@ -43,15 +44,6 @@ from saga.ports.event_store import Batch
 
 SETTLE_POLL_S: Final = 0.005
 SETTLE_TIMEOUT_S: Final = 10.0
-
-
-class Call(NamedTuple):
-    """
-    A statement and what it is given.
-    """
-
-    sql: str
-    parameters: tuple[Any, ...]
 
 
 class Written(NamedTuple):
@@ -125,7 +117,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
             calls.append(Call(sql.RELAYED, (Bigints(sorted(batch.relayed)),)))
         return calls
 
-    def written(self, calls: Sequence[Call], answers: Sequence[Sequence[Any]]) -> Written:
+    def written(self, calls: Sequence[Call], answers: Answers) -> Written:
         """
         What *answers* to *calls* say.
         """
@@ -134,10 +126,10 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         for call, answer in zip(calls, answers, strict=True):
             if call.sql in {sql.APPEND, sql.APPEND_AND_PUBLISH}:
                 for originator_id, position, backlog_id in answer:
-                    if originator_id is None:
-                        owed = backlog_id
-                    else:
-                        firsts[originator_id] = position
+                    if originator_id is not None and position is not None:
+                        firsts[originator_id.hex()] = int.from_bytes(position)
+                    elif backlog_id is not None:
+                        owed = int.from_bytes(backlog_id)
         return Written(firsts, owed)
 
     def remember(self, batch: Batch, written: Written) -> None:
@@ -182,7 +174,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         """
         The question for the backlog id of the stored batch of *rows*.
         """
-        return Call(sql.OWED, (rows[0][0], rows[0][1]))
+        return Call(sql.OWED, (Uuids([rows[0][0]]), rows[0][1]))
 
     def versions(self, batch: Batch) -> Call:
         """

@@ -17,10 +17,10 @@ ADVANCE: Final = (
     "SELECT * FROM unnest(%s::text[], %s::bigint[]) ON CONFLICT (application_name) DO UPDATE "
     "SET notification_id = excluded.notification_id "
     "WHERE notification_tracking.notification_id < excluded.notification_id RETURNING 1) "
-    f"SELECT saga_expect((SELECT count(*) FROM moved), %s, '{ALREADY_RECORDED}')"
+    f"SELECT saga_expect((SELECT count(*) FROM moved), %s::bigint, '{ALREADY_RECORDED}')"
 )
 PREDECESSORS: Final = (
-    "SELECT saga_expect(count(*), %s, "
+    "SELECT saga_expect(count(*), %s::bigint, "
     f"'{HISTORY_CONFLICT}') FROM unnest(%s::uuid[], %s::bigint[]) AS r (id, version) "
     "WHERE (SELECT true FROM stored_events WHERE originator_id = r.id "
     "AND originator_version = r.version)"
@@ -36,14 +36,14 @@ EVENTS: Final = (
 )
 APPEND: Final = (
     f"WITH written AS ({EVENTS}) "
-    "SELECT replace(originator_id::text, '-', ''), notification_id, NULL::bigint "
+    "SELECT originator_id, notification_id, NULL::bigint "
     "FROM written WHERE originator_version = 1"
 )
 APPEND_AND_PUBLISH: Final = (
     f"WITH written AS ({EVENTS}), owed AS (INSERT INTO backlog (positions, appended_at) "
-    "SELECT coalesce(array_agg(notification_id ORDER BY notification_id), '{}'), %s FROM written "
-    "RETURNING backlog_id) "
-    f"SELECT replace(originator_id::text, '-', ''), notification_id, NULL::bigint "
+    "SELECT coalesce(array_agg(notification_id ORDER BY notification_id), '{}'), %s::bigint "
+    "FROM written RETURNING backlog_id) "
+    f"SELECT originator_id, notification_id, NULL::bigint "
     "FROM written WHERE originator_version = 1 "
     "UNION ALL SELECT NULL, NULL, backlog_id FROM owed"
 )
@@ -91,7 +91,7 @@ SET_ASIDE: Final = (
 )
 OWED: Final = (
     "SELECT backlog_id FROM backlog WHERE positions @> (SELECT ARRAY[notification_id] "
-    "FROM stored_events WHERE originator_id = %s::uuid AND originator_version = %s)"
+    "FROM stored_events WHERE originator_id = ANY(%s::uuid[]) AND originator_version = %s::bigint)"
 )
 VERSIONS: Final = (
     "SELECT replace(r.id::text, '-', ''), (SELECT max(originator_version) FROM stored_events "
