@@ -1,0 +1,285 @@
+"""
+How tables come to be, whose they are, and what is refused.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from eventsourcing.persistence import IntegrityError, StoredEvent, Tracking
+from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
+from psycopg import Cursor
+from psycopg.conninfo import conninfo_to_dict
+
+from saga.adapters.mapper import EntryMapper
+from saga.adapters.postgres import (
+    Address,
+    Component,
+    PostgresCatalogue,
+    PostgresDatabase,
+    PostgresEventStore,
+    components,
+    migrate,
+    stored_version,
+)
+from saga.adapters.postgres.schema import prepare
+from saga.errors import SettingsError, StoreTooNew, StoreUnavailable
+from saga.ports.bus import Source
+from saga.ports.event_store import Batch
+from saga.testing import samples
+from saga.testing.samples import MOMENT, saga
+
+
+@pytest.fixture
+def address(postgres: str) -> Address:
+    """
+    An empty database's.
+    """
+    return Address(postgres)
+
+
+@pytest.fixture
+def tables(database: PostgresDatabase) -> Component:
+    """
+    Those of an event store.
+    """
+    (component,) = components(database)
+    return component
+
+
+async def test_migrating_twice_at_once_is_migrating_once(
+    address: Address, tables: Component
+) -> None:
+    """
+    Several processes that start on an empty database do not get into each other's way.
+    """
+    before = await asyncio.gather(*(asyncio.to_thread(migrate, address, tables) for _ in range(4)))
+
+    assert sorted(before) == [0, 1, 1, 1]
+    assert stored_version(address, tables) == tables.version == 1
+
+
+async def test_a_migration_that_fails_leaves_what_was_there(
+    address: Address, tables: Component
+) -> None:
+    """
+    All of it is one transaction.
+    """
+
+    def fails(cursor: object) -> None:
+        raise ZeroDivisionError
+
+    migrate(address, tables)
+    newer = Component(
+        name=tables.name, landmark=tables.landmark, migrations=(*tables.migrations, fails)
+    )
+
+    with pytest.raises(ZeroDivisionError):
+        migrate(address, newer)
+
+    assert stored_version(address, tables) == 1
+
+
+async def test_a_newer_store_is_refused(postgres: str, store: PostgresEventStore) -> None:
+    """
+    By name of the versions, and nothing is touched.
+    """
+    with psycopg.connect(postgres) as connection:
+        connection.execute("UPDATE saga_schema SET version = 7")
+
+    with pytest.raises(StoreTooNew, match="version 7, this saga knows up to 1"):
+        PostgresEventStore(store.database)
+
+
+async def test_an_older_store_is_left_to_whoever_decides(
+    address: Address, tables: Component
+) -> None:
+    """
+    `run` does not migrate under other workers' feet; it says what to type, and that helps.
+    """
+
+    def add(cursor: Cursor[dict[str, Any]]) -> None:
+        cursor.execute("CREATE TABLE added (id integer)")
+
+    newer = Component(
+        name=tables.name, landmark=tables.landmark, migrations=(*tables.migrations, add)
+    )
+    prepare(address, tables, make=True)
+
+    with pytest.raises(StoreUnavailable, match="version 1, this saga needs 2: run `saga store mig"):
+        prepare(address, newer, make=True)
+
+    assert migrate(address, newer) == 1
+    prepare(address, newer, make=False)
+
+
+async def test_whoever_only_reads_makes_no_tables(
+    postgres: str, database: PostgresDatabase
+) -> None:
+    """
+    A question to an empty database is answered with what to do.
+    """
+    with pytest.raises(StoreUnavailable, match="nothing has run there yet"):
+        PostgresEventStore(database, make=False)
+
+    with psycopg.connect(postgres) as connection:
+        assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'saga%'").rowcount == 0
+
+
+async def test_somebody_elses_tables_are_not_taken(
+    postgres: str, database: PostgresDatabase
+) -> None:
+    """
+    Another program that uses eventsourcing may have its events there.
+    """
+    with psycopg.connect(postgres) as connection:
+        connection.execute("CREATE TABLE stored_events (id integer)")
+
+    with pytest.raises(StoreUnavailable, match="saga did not make"):
+        PostgresEventStore(database)
+
+
+async def test_the_library_reads_and_writes_the_same_tables(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    Its own recorder, unchanged, works beside ours, in both directions.
+    """
+    await store.append(
+        Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 3}), at=MOMENT
+    )
+    await store.append(Batch(histories=[samples.history(saga(2))]), at=MOMENT)
+    given = conninfo_to_dict(postgres)
+    datastore = PostgresDatastore(
+        given["dbname"], given["host"], given["port"], given["user"], given.get("password") or ""
+    )
+    theirs = PostgresProcessRecorder(datastore)
+    third = [EntryMapper().to_stored_event(entry) for entry in samples.entries(saga(3), 0)]
+    theirs.insert_events(third, tracking=Tracking("bus:t:0", 4))
+
+    assert [each.originator_version for each in theirs.select_events(third[0].originator_id)] == [
+        1,
+        2,
+    ]
+    assert [each.id for each in theirs.select_notifications(1, 10)] == [1, 2, 3, 4, 5, 6]
+    assert await store.positions([Source("t", 0)]) == {Source("t", 0): 4}
+    assert await store.load([saga(3)]) == {saga(3): samples.entries(saga(3), 0)}
+    datastore.close()
+
+
+async def test_the_recorder_keeps_the_librarys_promises(store: PostgresEventStore) -> None:
+    """
+    Through the library's interface too: ids in order, conflicts and covered trackings refused.
+    """
+    recorder = store.recorder
+    events: list[StoredEvent] = [
+        EntryMapper().to_stored_event(entry)
+        for number in (5, 4)
+        for entry in samples.entries(saga(number), 0)
+    ]
+
+    assert recorder.insert_events(events, tracking=Tracking("bus:t:0", 4)) == [1, 2, 3, 4]
+    for tracking in (Tracking("bus:t:0", 5), Tracking("bus:t:0", 4)):
+        with pytest.raises(IntegrityError):
+            recorder.insert_events(events, tracking=tracking)
+
+    assert recorder.max_tracking_id("bus:t:0") == 4
+    found = recorder.select_notifications(1, 10)
+    assert [each.originator_id for each in found] == [each.originator_id for each in events]
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "\x00", "\x10", "\x10\x00\x100", "é\U0001f600", ""])
+async def test_any_text_survives(
+    store: PostgresEventStore, catalogue: PostgresCatalogue, text: str
+) -> None:
+    """
+    PostgreSQL keeps no NUL in text; what a message says is kept all the same.
+    """
+    summary = samples.summary(saga(1), reason=text, definition=text)
+    timer = samples.timer(saga(1), text, 5)
+    await store.append(
+        Batch(
+            histories=[samples.history(saga(1))],
+            positions={Source(text, 0): 1},
+            summaries=[summary],
+            timers_armed=[timer],
+        ),
+        at=MOMENT,
+    )
+
+    assert await catalogue.sagas(definition=text) == [summary]
+    assert await catalogue.timers() == [timer]
+    assert await store.positions([Source(text, 0)]) == {Source(text, 0): 1}
+
+
+async def test_text_that_is_none_is_refused_and_harms_nobody(store: PostgresEventStore) -> None:
+    """
+    Half of a surrogate pair has no bytes.
+    """
+    half = Batch(histories=[samples.history(saga(1))], summaries=[
+        samples.summary(saga(1), reason="\ud800")
+    ])  # fmt: skip
+    with pytest.raises(UnicodeEncodeError):
+        await store.append(half, at=MOMENT)
+
+    await store.append(Batch(histories=[samples.history(saga(1))]), at=MOMENT)
+
+
+async def test_a_database_that_cannot_keep_all_text_is_refused(postgres: str) -> None:
+    """
+    Its encoding is looked at before anything is written.
+    """
+    name = psycopg.conninfo.conninfo_to_dict(postgres)["dbname"]
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE DATABASE {name}_latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+        )
+        try:
+            latin = PostgresDatabase(Address(postgres.replace(f"/{name}", f"/{name}_latin")))
+            with pytest.raises(StoreUnavailable, match="LATIN1"):
+                PostgresEventStore(latin)
+        finally:
+            connection.execute(f"DROP DATABASE {name}_latin WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "postgresql://saga:hunter2@127.0.0.1:1/db",
+        "postgresql://saga:hunter2@127.0.0.1:1/db?hunter2=1",
+        "host=127.0.0.1 port=1 password=hunter2 hunter2",
+        "postgresql://saga:hunter2@[127.0.0.1:1/db",
+    ],
+)
+async def test_passwords_are_never_said(conninfo: str) -> None:
+    """
+    Not by an error, its causes or a name, whether the address can be read or not.
+    """
+
+    def use() -> None:
+        address = Address(conninfo)
+        assert "hunter2" not in f"{address!r} {address.name}"
+        PostgresEventStore(PostgresDatabase(address))
+
+    with pytest.raises((SettingsError, StoreUnavailable)) as caught:
+        use()
+
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "hunter2" not in f"{error} {error!r}"
+        error = error.__cause__
+
+
+async def test_a_password_may_be_asked_for(postgres: str, tmp_path: Path) -> None:
+    """
+    Where the address has none it is asked for at each connect, and may change.
+    """
+    given = conninfo_to_dict(postgres)
+    (tmp_path / "secret").write_text(str(given.pop("password", "")))
+    bare = " ".join(f"{name}={value}" for name, value in given.items())
+    asked = Address(bare, password=(tmp_path / "secret").read_text)
+
+    with asked.connect() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
