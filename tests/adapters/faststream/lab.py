@@ -116,7 +116,7 @@ class KafkaLab:
         The answers, once there are at least *count*.
         """
         async with asyncio.timeout(timeout_s):
-            while await self.count(self.names.topic(REPLY)) < count:
+            while await self.count(self.names.topic(REPLY)) < count:  # noqa: ASYNC110 - nor here
                 await asyncio.sleep(0.05)
         return await self.replies()
 

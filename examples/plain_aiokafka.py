@@ -1,0 +1,39 @@
+"""
+Payments without the SDK: `python examples/plain_aiokafka.py HOST:PORT dev.saga`.
+"""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+
+def answer(topic: str, intent: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    if topic.endswith(".payments.int.refund.v1"):
+        return "payments.evt.intent-done.v1", {}
+    if intent["amount"] > 500:
+        said = {"outcome": "refused", "code": "limit", "message": "over the limit"}
+        return "payments.evt.intent-failed.v1", said
+    return "payments.evt.paid.v1", {"receipt": f"r-{intent['order_id']}"}
+
+
+async def main(servers: str, prefix: str) -> None:
+    topics = [f"{prefix}.payments.int.{name}.v1" for name in ("pay", "refund")]
+    start = {"group_id": "payments", "auto_offset_reset": "earliest", "enable_auto_commit": False}
+    consumer = AIOKafkaConsumer(*topics, bootstrap_servers=servers, **start)
+    async with consumer, AIOKafkaProducer(bootstrap_servers=servers, acks="all") as producer:
+        while True:
+            found = await consumer.getmany(timeout_ms=1000)
+            sent = []
+            for one in (record for records in found.values() for record in records):
+                to, said = answer(one.topic, json.loads(one.value))
+                cause = [("ce_causationid", dict(one.headers)["ce_id"])]
+                value = json.dumps(said).encode()
+                sent.append(await producer.send(f"{prefix}.{to}", value, one.key, headers=cause))
+            await asyncio.gather(*sent)  # every answer is there before its intent counts as done
+            await consumer.commit()
+
+
+asyncio.run(main(*sys.argv[1:]))
