@@ -25,6 +25,7 @@ from saga.console import (
     topics,
 )
 from saga.console.commands import register
+from saga.console.doctor import doctor
 
 HELP: Final = (
     "Sagas: business processes over several services, which finish or are undone in reverse."
@@ -57,6 +58,7 @@ def program() -> typer.Typer:
     made.add_typer(_topics())
     made.add_typer(_store())
     made.add_typer(_outbox())
+    register(made, "doctor", doctor)
     made.add_typer(_config())
     register(made, "demo", demo.demo, settings=("app", "env", "namespace", "log"))
     made.command(

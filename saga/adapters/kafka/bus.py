@@ -15,6 +15,7 @@ from typing import Final
 from saga.adapters.kafka.cluster import Cluster
 from saga.adapters.kafka.connection import KafkaConnection
 from saga.adapters.kafka.consumer import KafkaConsumer
+from saga.adapters.kafka.groups import GroupState, describe_groups
 from saga.adapters.kafka.publishing import Publishing
 from saga.adapters.kafka.settings import ConsumerSettings
 from saga.adapters.kafka.topics import TopicDefaults, TopicState, state_of
@@ -157,6 +158,15 @@ class KafkaBus:
         layouts = await self._cluster.layouts(topics)
         configs = await self._cluster.configs(layouts)
         return {name: state_of(layout, configs.get(name, {})) for name, layout in layouts.items()}
+
+    async def describe_groups(self, groups: Collection[str]) -> dict[str, GroupState]:
+        """
+        How these *groups* stand; one that never was has no members and no offsets.
+
+        Raises:
+            BusUnavailable: nobody answers, or this user may not ask.
+        """
+        return await describe_groups(self._connection, groups)
 
     def _forget(self, consumer: KafkaConsumer) -> None:
         if consumer in self._consumers:

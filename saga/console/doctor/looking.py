@@ -1,0 +1,311 @@
+"""
+Looking at a deployment: every part for itself, so that one that is away does not hide the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from saga.adapters.clocks import SystemClock
+from saga.adapters.sqlite import LocalBus, SqliteDatabase
+from saga.adapters.sqlite.inspection import describe_local_bus
+from saga.app import SagaApp
+from saga.console.doctor.facts import (
+    Facts,
+    Finding,
+    Group,
+    HeldUp,
+    Schema,
+    Severity,
+    TopicProblem,
+)
+from saga.console.problems import AppRefused
+from saga.console.session import Session, must_exist
+from saga.contracts import contract_of
+from saga.core.durations import SECOND_US
+from saga.core.identity import Instant
+from saga.core.status import SagaStatus
+from saga.effects.request import group_of
+from saga.errors import BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable
+from saga.ports import Source
+from saga.ports.catalogue import ParkedKind
+from saga.publishing.outbox_relay import outbox_address
+from saga.runtime.outgoing import HEADERS_BYTES_MAX
+from saga.runtime.router import Router
+from saga.settings import file_of
+from saga.wiring import (
+    StoreParts,
+    open_effects_store,
+    open_kafka,
+    open_postgres,
+    open_store,
+    topic_specs,
+)
+
+SAGAS_LOOKED_AT_MAX: Final = 10_000
+PARKED_LOOKED_AT_MAX: Final = 1_000
+
+_UNFINISHED: Final = (SagaStatus.RUNNING, SagaStatus.ROLLING_BACK)
+_HELD_UP: Final = (SagaStatus.STALLED, SagaStatus.PARKED)
+
+
+async def look(session: Session) -> Facts:
+    """
+    Everything that can be seen. Changes nothing that was there before.
+    """
+    facts = Facts(now=SystemClock().now())
+    app = SagaApp()
+    with _noted(facts, "application", session.settings.app, "name another one with --app"):
+        app = session.app
+        facts.known = frozenset((one.name, one.version) for one in app.sagas)
+        facts.unhandled = app.unhandled_intents()
+    where = session.settings.bus
+    with _noted(facts, "bus", where, "start it, or name another one with --bus or SAGA_BUS"):
+        must_exist(where, "bus")
+        if where.startswith("kafka:"):
+            await _look_at_cluster(facts, session, app)
+        else:
+            await _look_at_file(facts, session, app)
+    where = session.settings.store.rpartition("@")[2]
+    with _noted(facts, "store", where, "start it, or name another one with --store or SAGA_STORE"):
+        must_exist(session.settings.store, "store")
+        if await _has_tables(facts, session):
+            await _look_at_store(facts, session)
+    where = session.settings.effects_address.rpartition("@")[2]
+    with _noted(facts, "effects_store", where, "start it, or name another one"):
+        await _look_at_effects_store(session, app)
+    if session.settings.outbox is not None:
+        where = session.settings.outbox.rpartition("@")[2]
+        with _noted(facts, "outbox", where, "start it; `saga outbox migrate` makes its table"):
+            await _look_at_outbox(facts, session)
+    return facts
+
+
+@contextmanager
+def _noted(facts: Facts, check: str, where: str, advice: str) -> Iterator[None]:
+    """
+    What cannot be looked at is a finding.
+    """
+    try:
+        yield
+    except (AppRefused, BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable) as error:
+        facts.unreachable.append(
+            Finding(
+                check=check,
+                severity=Severity.ERROR,
+                what=str(error),
+                where=where,
+                advice=advice,
+                is_unreachable=check in ("bus", "store"),
+            )
+        )
+
+
+async def _look_at_cluster(facts: Facts, session: Session, app: SagaApp) -> None:
+    settings = session.settings
+    specs = topic_specs(app, settings)
+    kafka = open_kafka(settings)
+    try:
+        from saga.adapters.kafka import flaws_of
+
+        found = await kafka.describe_topics([spec.name for spec in specs])
+        facts.missing = [spec.name for spec in specs if spec.name not in found]
+        flaws = flaws_of(specs, found, record_bytes_max=settings.record_bytes + HEADERS_BYTES_MAX)
+        facts.topic_problems = [
+            TopicProblem(topic=one.topic, problem=one.problem, is_warning=one.is_warning)
+            for one in flaws
+        ]
+        sources = [
+            Source(state.name, number)
+            for state in found.values()
+            for number in range(state.partitions)
+            if number not in state.leaderless
+        ]
+        facts.bounds = dict(await kafka.bounds(sources))
+        wanted = _readers(session, app)
+        states = await kafka.describe_groups(list(wanted))
+    finally:
+        await kafka.close()
+    for name, (role, topics) in wanted.items():
+        state = states[name]
+        _add_group(facts, name, role, topics, members=state.members, following=state.committed)
+
+
+async def _look_at_file(facts: Facts, session: Session, app: SagaApp) -> None:
+    settings = session.settings
+    database = SqliteDatabase(file_of(settings.bus))
+    bus = LocalBus(database, clock=SystemClock())
+    try:
+        wanted = _readers(session, app)
+        state = await describe_local_bus(database, list(wanted), now=facts.now)
+        ours = {spec.name for spec in topic_specs(app, settings)} & state.partitions.keys()
+        sources = [Source(name, n) for name in ours for n in range(state.partitions[name])]
+        facts.bounds = dict(await bus.bounds(sources))
+    finally:
+        await bus.close()
+        await database.close()
+    for name, (role, topics) in wanted.items():
+        members, committed = state.members[name], state.committed[name]
+        _add_group(facts, name, role, topics, members=members, following=committed)
+
+
+def _readers(session: Session, app: SagaApp) -> dict[str, tuple[str, frozenset[str]]]:
+    """
+    The groups of the application, each with the role that it belongs to and the topics it reads.
+    """
+    names = session.settings.topic_names
+    found: dict[str, tuple[str, frozenset[str]]] = {}
+    if app.sagas:
+        router = Router(app.registry, app.contracts, names)
+        found[names.topic(session.settings.group)] = ("orchestrator", frozenset(router.topics))
+    for service in app.effects:
+        read = [
+            names.topic(one)
+            for model in (*service.intents, *service.facts)
+            for one in app.contracts.names_read_as(contract_of(model).contract_name)
+        ]
+        found[group_of(service.name, names)] = ("effects", frozenset(read))
+    return found
+
+
+def _add_group(
+    facts: Facts,
+    name: str,
+    role: str,
+    topics: frozenset[str],
+    *,
+    members: int,
+    following: Mapping[Source, int],
+) -> None:
+    sources = frozenset(source for source in facts.bounds if source.topic in topics)
+    facts.groups.append(
+        Group(name=name, role=role, members=members, sources=sources, following=following)
+    )
+
+
+async def _has_tables(facts: Facts, session: Session) -> bool:
+    """
+    Whether the store's tables are those this code needs. A file is migrated by whoever opens it.
+    """
+    settings = session.settings
+    if not settings.store.startswith("postgresql:"):
+        return True
+    database = open_postgres(settings.store, "SAGA_STORE")
+    try:
+        from saga.adapters.postgres import components, stored_version
+
+        for component in components(database):
+            stored = await asyncio.to_thread(stored_version, database.address, component)
+            facts.schemas.append(
+                Schema(component=component.name, stored=stored, needed=component.version)
+            )
+        clock = SystemClock()
+        before = clock.now()
+        [[theirs]] = await database.fetch(
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        )
+        between = (before + clock.now()) / 2
+        facts.store_ahead_s = (theirs - between) / SECOND_US
+    finally:
+        await database.close()
+    return all(schema.stored == schema.needed for schema in facts.schemas)
+
+
+async def _look_at_store(facts: Facts, session: Session) -> None:
+    store = open_store(session.settings)
+    try:
+        accounted = await store.store.positions(list(facts.bounds))
+        facts.accounted = dict(accounted)
+        following = {source: offset + 1 for source, offset in accounted.items()}
+        facts.groups = [
+            Group(
+                name=group.name,
+                role=group.role,
+                members=group.members,
+                sources=group.sources,
+                following=following if group.role == "orchestrator" else group.following,
+            )
+            for group in facts.groups
+        ]
+        await _look_at_sagas(facts, store)
+        waiting = await store.store.backlog(appended_before=facts.now, limit=1)
+        if waiting:
+            facts.backlog_s = _since(facts, waiting[0].appended_at)
+        timers = await store.catalogue.timers(limit=1)
+        if timers:
+            facts.timer_late_s = _since(facts, timers[0].due_at)
+        dead = await store.catalogue.parked(kind=ParkedKind.DEAD, limit=PARKED_LOOKED_AT_MAX)
+        facts.dead = dict(Counter(record.reason for record in dead))
+    finally:
+        await store.close()
+
+
+async def _look_at_sagas(facts: Facts, store: StoreParts) -> None:
+    for status in _UNFINISHED:
+        found = await store.catalogue.sagas(status=status, limit=SAGAS_LOOKED_AT_MAX)
+        for saga in found:
+            name = (saga.definition, saga.definition_version)
+            facts.active[name] = facts.active.get(name, 0) + 1
+    for status in _HELD_UP:
+        found = await store.catalogue.sagas(status=status, limit=SAGAS_LOOKED_AT_MAX)
+        counts = Counter((saga.definition, saga.definition_version) for saga in found)
+        for (definition, version), count in sorted(counts.items()):
+            one = next(
+                saga
+                for saga in found
+                if (saga.definition, saga.definition_version) == (definition, version)
+            )
+            facts.held_up.append(
+                HeldUp(
+                    definition=definition,
+                    version=version,
+                    status=status,
+                    count=count,
+                    example=f"{definition}/{one.key}",
+                    reason=one.reason,
+                )
+            )
+
+
+async def _look_at_effects_store(session: Session, app: SagaApp) -> None:
+    address = session.settings.effects_address
+    if not app.effects:
+        return
+    if address.startswith("sqlite:"):
+        if not _is_there(file_of(address)):
+            return  # made by the first service that starts
+        store = open_effects_store(session.settings)
+        await store.open()
+        await store.close()
+        return
+    database = open_postgres(address, "SAGA_EFFECTS_STORE")
+    try:
+        await database.fetch("SELECT 1")
+    finally:
+        await database.close()
+
+
+async def _look_at_outbox(facts: Facts, session: Session) -> None:
+    address = outbox_address(session.settings)
+    from saga.adapters.postgres.outbox import OutboxSession
+
+    outbox = await OutboxSession.open(address)
+    try:
+        status = await outbox.status()
+    finally:
+        await outbox.close()
+    facts.outbox_waits_s = status.oldest_s
+    facts.outbox_refused = status.refused
+
+
+def _is_there(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _since(facts: Facts, at: Instant) -> float:
+    return (facts.now - at) / SECOND_US

@@ -1,0 +1,255 @@
+"""
+`saga doctor` on files, on a real Kafka and on a real PostgreSQL.
+"""
+
+import asyncio
+import re
+import sqlite3
+
+import psycopg
+import pytest
+
+from saga.adapters.kafka import KafkaBus, KafkaConnection
+from saga.errors import BusUnavailable
+from saga.ports import Record, Source, TopicSpec
+from tests.console.conftest import call, looking, served, shop  # noqa: F401  # fixtures
+from tests.console.shop import ORDER
+
+UNTIL_IDLE = ("run", "--until-idle")
+
+
+def checks(called) -> list[tuple[str, str]]:
+    """
+    Check and severity of what was found.
+    """
+    *findings, summary = called.rows
+    assert summary["errors"] == sum(one["severity"] == "error" for one in findings)
+    assert summary["ok"] is (summary["errors"] == 0)
+    return [(one["check"], one["severity"]) for one in findings]
+
+
+def test_a_deployment_that_is_well_is_said_to_be(looking):  # noqa: F811
+    """
+    Nothing is found and nothing is changed.
+    """
+    called = call("doctor")
+
+    assert (called.code, called.out) == (0, "all is well\n")
+
+
+def test_where_nothing_has_run_nothing_is_reached(shop):  # noqa: F811
+    """
+    Exit 3; and the look makes no files.
+    """
+    called = call("doctor", "--json")
+
+    assert (called.code, checks(called)) == (3, [("bus", "error"), ("store", "error")])
+    assert not (shop / ".saga").exists()
+
+
+def test_records_that_nobody_reads_are_found(shop):  # noqa: F811
+    """
+    Until somebody has read them.
+    """
+    call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
+    called = call("doctor", "--json")
+    assert (called.code, checks(called)) == (1, [("workers", "error")])
+    assert called.rows[0]["where"] == "dev.saga.saga-orchestrator"
+    assert "saga run" in called.rows[0]["advice"]
+
+    assert call(*UNTIL_IDLE).code == 0
+    assert call("doctor").code == 0
+
+
+def test_what_is_parked_is_a_warning(shop):  # noqa: F811
+    """
+    By reason; with exit 0, as the others go on.
+    """
+    call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
+    with sqlite3.connect(".saga/saga.db") as connection:
+        connection.execute("UPDATE bus_records SET value = CAST('no JSON' AS BLOB)")
+    connection.close()
+    assert call(*UNTIL_IDLE).code == 0
+
+    called = call("doctor", "--json")
+    assert (called.code, checks(called)) == (0, [("dlq", "warning")])
+
+
+def test_a_saga_whose_version_is_gone_is_found(shop):  # noqa: F811
+    """
+    The application has another version of it by now.
+    """
+    call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}')
+    assert call(*UNTIL_IDLE).code == 0
+    text = (shop / "shop.py").read_text()
+    (shop / "shop.py").write_text(
+        text.replace('@saga("leave", version=1', '@saga("leave", version=2')
+    )
+
+    called = call("doctor", "--json")
+    assert (called.code, checks(called)) == (1, [("versions", "error")])
+    assert called.rows[0]["where"] == "leave version 1"
+
+
+def test_an_application_that_cannot_be_loaded_does_not_hide_the_rest(looking, monkeypatch):  # noqa: F811
+    """
+    The store is looked at all the same.
+    """
+    monkeypatch.setenv("SAGA_APP", "nowhere:app")
+    called = call("doctor", "--json")
+
+    assert (called.code, checks(called)) == (1, [("application", "error")])
+
+
+def test_a_damaged_store_is_not_reached(shop):  # noqa: F811
+    """
+    With what is wrong with the file.
+    """
+    call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
+    (shop / "other.db").write_text("no database, however long this text may be. " * 100)
+    called = call("doctor", "--json", "--store", "sqlite:///other.db")
+
+    assert called.code == 3
+    assert ("store", "error") in checks(called)
+
+
+def test_a_kafka_that_is_away_is_not_reached(shop):  # noqa: F811
+    """
+    Exit 3, in seconds.
+    """
+    called = call("doctor", "--json", "--bus", "kafka://127.0.0.1:9")
+
+    assert called.code == 3
+    assert ("bus", "error") in checks(called)
+
+
+@pytest.fixture
+def on_kafka(shop, kafka, namespace, monkeypatch):  # noqa: F811
+    """
+    The shop's settings, with its bus on Kafka; gives the prefix of its topics.
+    """
+    monkeypatch.setenv("SAGA_BUS", kafka.url)
+    monkeypatch.setenv("SAGA_NAMESPACE", namespace)
+    monkeypatch.setenv("SAGA_PARTITIONS", "2")
+    return f"dev.{namespace}."
+
+
+def on_cluster(kafka, work):
+    """
+    What *work* does with a bus on the cluster.
+    """
+
+    async def run():
+        bus = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
+        try:
+            return await work(bus)
+        finally:
+            await bus.close()
+
+    return asyncio.run(run())
+
+
+def test_what_is_wrong_with_topics_in_a_cluster_is_found(on_kafka, kafka):
+    """
+    Missing ones, and other numbers of partitions; once made as they should be, none is.
+    """
+    odd = f"{on_kafka}payments.int.pay.v1"
+    on_cluster(kafka, lambda bus: bus.create_topics([TopicSpec(odd, 3, 60)]))
+    called = call("doctor", "--json")
+    found = {(one["check"], one["where"]) for one in called.rows[:-1] if one["severity"] == "error"}
+    assert called.code == 3  # there is no store yet
+    assert ("topics", on_kafka + ORDER) in found
+    assert not any(where == odd for _, where in found)
+
+    assert call("topics", "create").code == 0
+    rows = [one for one in call("doctor", "--json").rows[:-1] if one["check"] == "topics"]
+    assert {(one["where"], one["severity"]) for one in rows} == {(odd, "error"), (odd, "warning")}
+    said = " ".join(one["what"] for one in rows)
+    assert re.search(r"has 3 partitions.*keeps records for 60 s", said)
+
+
+def test_positions_and_workers_on_a_cluster_are_compared(on_kafka, kafka):
+    """
+    What waits while nobody reads; and a store that is ahead of a topic that was made anew.
+    """
+    assert call("topics", "create").code == 0
+    assert call("publish", ORDER, '{"order_id": "o-1", "amount": 1}').code == 0
+    called = call("doctor", "--json")
+    assert (called.code, checks(called)) == (1, [("workers", "error")])
+
+    assert call(*UNTIL_IDLE, "--roles", "orchestrator").code == 0
+    [effects, _] = call("doctor", "--json").rows
+    assert (effects["check"], effects["where"]) == ("workers", f"{on_kafka}effects.payments")
+    assert "--roles effects" in effects["advice"]
+
+    with sqlite3.connect(".saga/saga.db") as connection:
+        connection.execute(
+            "UPDATE tracking SET notification_id = notification_id + 50 "
+            "WHERE application_name LIKE ?",
+            (f"%{ORDER}%",),
+        )
+    connection.close()
+    [position] = [one for one in call("doctor", "--json").rows[:-1] if one["check"] == "positions"]
+    assert ORDER in position["where"]
+    assert "made anew" in position["what"]
+
+
+async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
+    """
+    One that never was has neither.
+    """
+    topic = f"{namespace}.t"
+    bus = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
+    await bus.create_topics([TopicSpec(topic, 1)])
+    await bus.publish([Record(topic, b"k", b"v")])
+    consumer = await bus.subscribe(f"{namespace}.g", [topic])
+    async with asyncio.timeout(20):
+        while not await consumer.fetch(records_max=10, timeout_s=0.2):
+            pass
+    await consumer.commit({Source(topic, 0): 1})
+
+    found = await bus.describe_groups([f"{namespace}.g", f"{namespace}.never"])
+    assert found[f"{namespace}.g"].members == 1
+    assert dict(found[f"{namespace}.g"].committed) == {Source(topic, 0): 1}
+    never = found[f"{namespace}.never"]
+    assert (never.members, dict(never.committed)) == (0, {})
+    await bus.close()
+    nobody = KafkaBus(KafkaConnection(servers=("127.0.0.1:9",)))
+    with pytest.raises(BusUnavailable):
+        await nobody.describe_groups(["g"])
+    await nobody.close()
+
+
+def test_tables_of_a_postgresql_store_are_compared(shop, postgres, monkeypatch):  # noqa: F811
+    """
+    None yet, then all; never made by the look itself.
+    """
+    call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
+    assert call(*UNTIL_IDLE).code == 0
+    monkeypatch.setenv("SAGA_STORE", postgres)
+    monkeypatch.setenv("SAGA_EFFECTS_STORE", "sqlite:///.saga/saga-effects.db")
+    called = call("doctor", "--json")
+    assert called.code == 1
+    assert ("schema", "error") in checks(called)
+    with psycopg.connect(postgres) as connection:
+        tables = connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone()
+    assert tables == (0,)
+
+    assert call("store", "migrate").code == 0
+    after = call("doctor", "--json")
+    assert ("schema", "error") not in checks(after)
+    assert ("clock", "error") not in checks(after)
+
+
+def test_a_postgresql_that_is_away_is_not_reached_and_its_password_not_said(looking):  # noqa: F811
+    """
+    Exit 3.
+    """
+    address = "postgresql://me:secret@127.0.0.1:9/none"
+    called = call("doctor", "--json", "--store", address, "--effects-store", "sqlite:///none.db")
+
+    assert called.code == 3
+    assert ("store", "error") in checks(called)
+    assert "secret" not in called.out + called.err
