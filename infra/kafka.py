@@ -24,6 +24,7 @@ from infra.processes import run
 from infra.programs import java
 
 FORMAT_TIMEOUT_S = 60.0
+SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 _REPLICAS_MAX = 3
 _CLUSTER_ID = "cluster.id"
 _PORT_TAKEN = "Address already in use"
@@ -58,6 +59,7 @@ class Kafka:
         preferred_port: int | None = None,
         listeners: Sequence[Listener] = (),
         properties: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
         outlives_owner: bool = False,
         is_fast: bool = False,
     ) -> None:
@@ -68,6 +70,7 @@ class Kafka:
             preferred_port: the first broker's port, if it is free at the first start.
             listeners: additional ones, on ports of their own.
             properties: settings of every broker that go before ours.
+            users: names and passwords that listeners with SCRAM know, made at the first start.
             outlives_owner: whether it goes on when this process ends.
             is_fast: whether it is to be measured: it starts slower, takes more memory, and its code
                 is compiled as in production.
@@ -76,6 +79,7 @@ class Kafka:
         self.folder = folder.absolute()
         self._listeners = tuple(listeners)
         self._preferred_port = preferred_port
+        self._users = dict(users or {})
         self._properties = {**_replication(brokers), **(properties or {})}
         self.brokers = tuple(
             Broker(
@@ -191,6 +195,9 @@ class Kafka:
         command = broker.command(runtime, jars, "kafka.tools.StorageTool")
         command += ["format", "--cluster-id", path.read_text("ascii")]
         command += ["--config", broker.properties_path]
+        for name, password in self._users.items():
+            for mechanism in SCRAM:
+                command += ["--add-scram", f"{mechanism}=[name={name},password={password}]"]
         run("Kafka's storage tool", command, log=broker.log, timeout_s=FORMAT_TIMEOUT_S)
 
     def _shared_properties(self) -> dict[str, str]:

@@ -21,12 +21,15 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from saga.adapters.kafka.connection import REQUEST_TIMEOUT_MS, RETRY_BACKOFF_MS, KafkaConnection
+from saga.adapters.kafka.diagnosis import connecting
 from saga.adapters.kafka.failures import described, within
 from saga.core.frozen import frozen
 from saga.errors import BusUnavailable
 from saga.ports.bus import Source
 
 ANSWER_S: Final = 10.0
+CONNECT_S: Final = 6.0
+"""Leaves time to find out why there is no connection."""
 METADATA_MAX_AGE_MS: Final = 300_000
 READ_UNCOMMITTED: Final = 0
 READ_COMMITTED: Final = 1
@@ -177,7 +180,8 @@ class Cluster:
                     metadata_max_age_ms=METADATA_MAX_AGE_MS, **self._connection.options()
                 )
                 try:
-                    await client.bootstrap()
+                    async with connecting(self._connection, CONNECT_S, "connect"):
+                        await _bootstrap(client)
                 except BaseException:
                     await client.close()
                     raise
@@ -268,3 +272,10 @@ class Cluster:
                     raise error(f"{topic}[{partition}]")
                 found[Source(topic, partition)] = offset
         return found
+
+
+async def _bootstrap(client: AIOKafkaClient) -> None:
+    await client.bootstrap()
+    if not client.cluster.brokers():
+        # So answers one who refuses a token, after having taken it.
+        raise kafka.KafkaConnectionError("no broker is known")

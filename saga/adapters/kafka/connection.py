@@ -9,9 +9,11 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaError
 
 from saga.errors import SettingsError
 
@@ -20,6 +22,7 @@ REQUEST_TIMEOUT_MS: Final = 15_000
 RETRY_BACKOFF_MS: Final = 100
 IDLE_CONNECTION_MS: Final = 540_000
 """Less than the ten minutes after which brokers close idle connections."""
+_HOOK_SETTING: Final = "SAGA_KAFKA_SASL_OAUTH_TOKEN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,42 +84,89 @@ class KafkaConnection:
         return options
 
 
+class NoToken(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
+    """
+    Raised when the hook gives no token. Of aiokafka's kind, so that it is waited out like others.
+    """
+
+    retriable = True
+
+
 class TokenHook(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
     """
     A callable of the user's, as aiokafka wants it.
     """
 
-    def __init__(self, hook: Any) -> None:
+    def __init__(self, hook: Any, name: str) -> None:
         self._hook = hook
+        self._name = name
 
     async def token(self) -> str:
         """
         An access token that is valid now.
+
+        Raises:
+            NoToken: the hook has raised, or returned something else.
         """
-        found = self._hook()
-        return str(await found if hasattr(found, "__await__") else found)
+        try:
+            found = self._hook()
+            token = await found if hasattr(found, "__await__") else found
+        except Exception as error:
+            # Without its words: they may well quote what the token was asked for with.
+            kind = type(error).__name__
+            raise NoToken(f"{_HOOK_SETTING}: {self._name} raised {kind}") from error
+        if not isinstance(token, str) or not token:
+            raise NoToken(f"{_HOOK_SETTING}: {self._name} returned no text")
+        return token
 
 
 def _ssl_context(security: KafkaSecurity) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=security.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise SettingsError("SAGA_KAFKA_SSL_CA_FILE", f"{security.ca_file}: {error}") from error
+        problem = "no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise SettingsError("SAGA_KAFKA_SSL_CA_FILE", f"{security.ca_file}: {problem}") from error
     context.check_hostname = security.checks_hostname
     if security.cert_file is not None:
-        try:
-            context.load_cert_chain(
-                security.cert_file, security.key_file, password=security.key_password
-            )
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                "SAGA_KAFKA_SSL_CERT_FILE", f"{security.cert_file}: {error}"
-            ) from error
+        _load_certificate(context, security, security.cert_file)
     return context
 
 
+def _load_certificate(context: ssl.SSLContext, security: KafkaSecurity, cert_file: str) -> None:
+    asked: list[bool] = []
+
+    def password() -> str:
+        # Without a function OpenSSL would ask at the terminal, and wait.
+        asked.append(True)
+        return security.key_password or ""
+
+    try:
+        context.load_cert_chain(cert_file, security.key_file, password=password)
+    except (OSError, ssl.SSLError) as error:
+        setting, path = "SAGA_KAFKA_SSL_CERT_FILE", cert_file
+        if asked:
+            setting, path = "SAGA_KAFKA_SSL_KEY_PASSWORD", security.key_file or cert_file
+            problem = "wrong for" if security.key_password else "missing: there is a password on"
+            raise SettingsError(setting, f"{problem} {path}") from error
+        if isinstance(error, ssl.SSLError):
+            where = f"{cert_file}, {security.key_file}" if security.key_file else cert_file
+            problem = f"{where}: no certificate and key in PEM that fit together ({error.reason})"
+            raise SettingsError(setting, problem) from error
+        if security.key_file is not None and not _is_readable(security.key_file):
+            setting, path = "SAGA_KAFKA_SSL_KEY_FILE", security.key_file
+        raise SettingsError(setting, f"{path}: {error.strerror}") from error
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        with Path(path).open("rb"):
+            return True
+    except OSError:
+        return False
+
+
 def _token_provider(security: KafkaSecurity) -> TokenHook:
-    setting = "SAGA_KAFKA_SASL_OAUTH_TOKEN"
+    setting = _HOOK_SETTING
     module, _, name = (security.oauth_token or "").partition(":")
     if not module or not name:
         raise SettingsError(setting, "expected module:callable, which returns an access token")
@@ -126,4 +176,4 @@ def _token_provider(security: KafkaSecurity) -> TokenHook:
         raise SettingsError(setting, f"{security.oauth_token!r}: {error}") from error
     if not callable(hook):
         raise SettingsError(setting, f"{security.oauth_token!r} cannot be called")
-    return TokenHook(hook)
+    return TokenHook(hook, f"{module}:{name}")

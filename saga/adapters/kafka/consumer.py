@@ -27,6 +27,7 @@ from aiokafka.errors import (
 
 from saga.adapters.kafka.cluster import Cluster
 from saga.adapters.kafka.connection import KafkaConnection
+from saga.adapters.kafka.diagnosis import connecting
 from saga.adapters.kafka.failures import described, within
 from saga.adapters.kafka.membership import Membership
 from saga.adapters.kafka.salvage import read_carefully
@@ -92,7 +93,7 @@ class KafkaConsumer:
         )
         membership = Membership(consumer, self.group)
         try:
-            async with within(EXCHANGE_S, "connect a consumer"):
+            async with connecting(self._connection, EXCHANGE_S, "connect a consumer"):
                 await consumer.start()
         except BaseException:
             await membership.end()

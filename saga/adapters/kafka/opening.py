@@ -5,6 +5,7 @@ From settings to a bus on Kafka.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from pydantic import SecretStr
 
@@ -14,6 +15,12 @@ from saga.adapters.kafka.settings import ConsumerSettings
 from saga.adapters.kafka.topics import TopicDefaults
 from saga.errors import SettingsError
 from saga.settings import Settings
+
+_USED_BY: Final = {
+    "kafka_sasl_": ("SASL_SSL", "SASL_PLAINTEXT"),
+    "kafka_ssl_": ("SSL", "SASL_SSL"),
+}
+"""Whoever gives credentials or certificates does not want to go without them by mistake."""
 
 
 def open_bus(settings: Settings, *, record_bytes_max: int) -> KafkaBus:
@@ -43,6 +50,14 @@ def open_bus(settings: Settings, *, record_bytes_max: int) -> KafkaBus:
 
 def _security(settings: Settings) -> KafkaSecurity:
     protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
+    for prefix, kinds in _USED_BY.items():
+        given = sorted(name for name in settings.model_fields_set if name.startswith(prefix))
+        if given and protocol not in kinds:
+            raise SettingsError(
+                f"SAGA_{given[0].upper()}",
+                f"has no use while SAGA_KAFKA_SECURITY_PROTOCOL is {protocol}; "
+                f"set that to {' or '.join(kinds)}",
+            )
     if protocol.startswith("SASL_"):
         needed: tuple[str, ...] = ("kafka_sasl_username", "kafka_sasl_password")
         if mechanism == "OAUTHBEARER":

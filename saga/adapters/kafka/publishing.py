@@ -14,6 +14,7 @@ from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from saga.adapters.kafka.cluster import Cluster
 from saga.adapters.kafka.connection import KafkaConnection
+from saga.adapters.kafka.diagnosis import connecting
 from saga.adapters.kafka.failures import described, within
 from saga.adapters.kafka.outlet import Delivery, Outlet
 from saga.adapters.partitioner import partition_of
@@ -104,7 +105,7 @@ class Publishing:
                 raise BusUnavailable("the bus is closed")
             if self._outlet is None or self._outlet.is_over:
                 outlet = Outlet(self._connection, compression=self._compression)
-                async with within(CONNECT_S, "connect a producer"):
+                async with connecting(self._connection, CONNECT_S, "connect a producer"):
                     await outlet.start()
                 self._outlet = outlet
             return self._outlet

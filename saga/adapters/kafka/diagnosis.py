@@ -1,0 +1,155 @@
+"""
+Why a cluster cannot be connected to, said with the setting that is most likely wrong.
+
+aiokafka tries its servers one after another and in the end says only that none of them would do. So
+each is tried once more here, and what comes of it is told apart: nobody listens, a certificate is
+not believed, credentials are refused. No answer of a broker that could hold a secret is passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiokafka import errors as kafka
+from aiokafka.conn import create_conn
+from aiokafka.protocol.metadata import MetadataRequest
+
+from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity, NoToken
+from saga.adapters.kafka.failures import within
+from saga.errors import BusUnavailable
+
+TRIAL_S: Final = 3.0
+SERVERS_TRIED_MAX: Final = 3
+_TAKEN: Final = (
+    "client_id",
+    "security_protocol",
+    "ssl_context",
+    "sasl_mechanism",
+    "sasl_plain_username",
+    "sasl_plain_password",
+    "sasl_oauth_token_provider",
+)
+_PROTOCOL: Final = "SAGA_KAFKA_SECURITY_PROTOCOL"
+
+
+@asynccontextmanager
+async def connecting(connection: KafkaConnection, seconds: float, what: str) -> AsyncIterator[None]:
+    """
+    Bound a first contact in time, and say why it came to nothing.
+
+    Raises:
+        BusUnavailable: there is no connection; names the server, and the setting if it is one's.
+    """
+    try:
+        async with within(seconds, what):
+            yield
+    except BusUnavailable as error:
+        reason = await diagnosis(connection, "")
+        if not reason:
+            raise
+        raise BusUnavailable(f"kafka: {what}: {reason}") from error
+
+
+async def diagnosis(connection: KafkaConnection, said: str) -> str:
+    """
+    Why no connection can be made; *said* where it cannot be found out, or can be made by now.
+    """
+    servers = connection.servers[:SERVERS_TRIED_MAX]
+    found = await asyncio.gather(*(_trial(connection, server) for server in servers))
+    reasons = [
+        f"{server}: {reason}" for server, reason in zip(servers, found, strict=True) if reason
+    ]
+    return "; ".join(reasons) if len(reasons) == len(servers) else said
+
+
+async def _trial(connection: KafkaConnection, server: str) -> str | None:
+    host, _, port = server.rpartition(":")
+    options: dict[str, Any] = connection.options()
+    taken = {name: options[name] for name in _TAKEN if name in options}
+    try:
+        async with asyncio.timeout(TRIAL_S):
+            found = await create_conn(
+                host.strip("[]"), int(port), request_timeout_ms=int(TRIAL_S * 1000), **taken
+            )
+            try:
+                # A token that is refused, or a certificate that is missed, shows only here.
+                answer = await found.send(MetadataRequest([]))
+                if not answer.brokers:
+                    return _ended(connection.security)
+            finally:
+                found.close()
+    except Exception as error:  # noqa: BLE001  # also what hooks and other people's parsers raise
+        return _advice(connection.security, error)
+    return None
+
+
+def _advice(security: KafkaSecurity, error: Exception) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _unbelieved(security, error)
+        case ssl.SSLError():
+            return (
+                f"no TLS: {error.reason or 'the connection ended'}. See that {_PROTOCOL} fits this"
+                f" port, and whether it asks for SAGA_KAFKA_SSL_CERT_FILE"
+            )
+        case kafka.SaslAuthenticationFailed() | kafka.AuthenticationFailedError():
+            return _refused(security)
+        case kafka.UnsupportedSaslMechanismError():
+            return f"SAGA_KAFKA_SASL_MECHANISM: it does not take {security.mechanism}"
+        case NoToken():
+            return str(error)
+        case ConnectionRefusedError():
+            return "nobody listens there; see SAGA_BUS"
+        case ConnectionError() | TimeoutError():
+            return _ended(security)
+        case OSError():
+            return f"{error.strerror or error}; see SAGA_BUS"
+        case _:
+            # Bytes that are no answer of Kafka's can make its client raise nearly anything.
+            return _ended(security)
+
+
+def _unbelieved(security: KafkaSecurity, error: ssl.SSLCertVerificationError) -> str:
+    said = error.verify_message.rstrip(".")
+    if "Hostname mismatch" in said or "IP address mismatch" in said:
+        return (
+            f"its certificate names another host ({said}): use a name that is in it in SAGA_BUS and"
+            f" in the brokers' advertised.listeners, or, less safely, set"
+            f" SAGA_KAFKA_SSL_CHECK_HOSTNAME=false"
+        )
+    if "expired" in said or "not yet valid" in said:
+        return f"its certificate: {said}. It has to be renewed, or this machine's clock is wrong"
+    where = security.ca_file or "the system's authorities"
+    return f"SAGA_KAFKA_SSL_CA_FILE ({where}) does not vouch for its certificate: {said}"
+
+
+def _refused(security: KafkaSecurity) -> str:
+    if security.mechanism == "OAUTHBEARER":
+        return f"SAGA_KAFKA_SASL_OAUTH_TOKEN: it refuses the token of {security.oauth_token}"
+    return (
+        f"SAGA_KAFKA_SASL_PASSWORD: it refuses user {security.username!r} with this password by"
+        f" {security.mechanism}; see SAGA_KAFKA_SASL_USERNAME and SAGA_KAFKA_SASL_MECHANISM, too"
+    )
+
+
+def _ended(security: KafkaSecurity) -> str:
+    if security.protocol.startswith("SASL_") and security.mechanism == "OAUTHBEARER":
+        return f"{_refused(security)}, or {_PROTOCOL} does not fit this port"
+    if security.protocol == "SSL" and security.cert_file is None:
+        return (
+            f"it ends the connection: either this port is not for {_PROTOCOL}=SSL, or it asks for"
+            f" our certificate, SAGA_KAFKA_SSL_CERT_FILE"
+        )
+    if security.protocol == "SSL":
+        return (
+            f"it ends the connection: SAGA_KAFKA_SSL_CERT_FILE ({security.cert_file}) may be"
+            f" expired, or not signed by those whom the brokers believe"
+        )
+    return (
+        f"it ends the connection or does not answer: {_PROTOCOL} is {security.protocol}, see that"
+        f" this port is for that"
+    )
