@@ -148,7 +148,7 @@ def test_the_first_saga_runs_from_python_as_printed(first_saga: Path) -> None:
     The second block, as the body of a program that imports the first.
     """
     [source] = first_saga.glob("*.py")
-    _, body = (block.text for block in blocks(README) if block.language == "python")
+    _, body, *_ = (block.text for block in blocks(README) if block.language == "python")
     lines = [
         "import asyncio",
         f"from {source.stem} import *",
@@ -168,11 +168,13 @@ def test_the_first_saga_runs_from_python_as_printed(first_saga: Path) -> None:
 
 def test_every_block_is_run_or_checked() -> None:
     """
-    Python and its output are run by the tests above, what is for the shell is checked below.
+    Python and its output are run by the tests above, or where publishing is tested; what is for
+    the shell is checked below.
     """
     for document in DOCUMENTS:
         languages = [block.language for block in blocks((ROOT / document).read_text())]
-        expected = ["python", "text", "python"] if document == "README.md" else []
+        publishing = ["python", "python"]
+        expected = ["python", "text", "python", *publishing] if document == "README.md" else []
         assert [language for language in languages if language] == expected
 
     known = re.compile(r"(?:make|saga|python -m|export [A-Z_]+=)")
