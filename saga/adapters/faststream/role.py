@@ -60,6 +60,7 @@ class BrokerRole:
             asked.cancel()
             await self._end()
             ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
 
     def stop(self) -> None:
         """

@@ -1,0 +1,107 @@
+"""
+`saga run --roles effects` on a real Kafka: killed, started again, asked how it is, told to stop.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from infra.ports import free_port
+from tests.adapters.faststream.lab import PARTITIONS, KafkaLab, until
+
+ROOT = Path(__file__).parents[3]
+INTENTS = 30
+
+
+@contextlib.contextmanager
+def serving(lab: KafkaLab, kafka, folder: Path, port: int, **environment: str):
+    """
+    A process that serves the effects; static membership spares the wait for a session's end.
+    """
+    settings = {
+        "SAGA_APP": "tests.adapters.faststream.worker:app",
+        "SAGA_BUS": kafka.url,
+        "SAGA_STORE": f"sqlite:///{folder}/saga.db",
+        "SAGA_EFFECTS_STORE": lab.settings["effects_store"],
+        "SAGA_ENV": "test",
+        "SAGA_NAMESPACE": lab.settings["namespace"],
+        "SAGA_HTTP": f"127.0.0.1:{port}",
+        "SAGA_KAFKA_INSTANCE_ID": "one",
+        "SAGA_PARTITIONS": str(PARTITIONS),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "saga", "run", "--json", "--roles", "effects"],
+        cwd=ROOT,
+        env={**os.environ, **settings, **environment},
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def status_of(port: int, probe: str) -> int:
+    """
+    What a probe answers; 0 while nobody listens.
+    """
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/{probe}", timeout=5) as page:
+            return page.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return 0
+
+
+async def ended(process) -> int:
+    """
+    The exit code, once there is one.
+    """
+    return await asyncio.to_thread(process.wait, 30)
+
+
+@pytest.mark.parametrize("crash_at", ["before", "after"])
+async def test_an_answer_lost_in_a_crash_is_sent_and_its_effect_not_repeated(
+    lab: KafkaLab, kafka, tmp_path: Path, crash_at: str
+) -> None:
+    """
+    Killed between the commit of the store and the answers, or between those and the commit of the
+    offsets, the next process answers from the inbox, with the same bytes.
+    """
+    port = free_port()
+    await lab.bus.publish(lab.charges(INTENTS))
+    with serving(lab, kafka, tmp_path, port, CRASH_AT=crash_at) as victim:
+        assert await ended(victim) == -signal.SIGKILL
+    kept = sum(lab.ledger().values())
+    assert kept > 0
+    before = await lab.replies()
+    assert (len(before) > 0) is (crash_at == "after")
+
+    with serving(lab, kafka, tmp_path, port) as process:
+        # Everything comes again, as no offset was committed, and is answered.
+        replies = await lab.answered(sum(map(len, before.values())) + INTENTS)
+        await until(lambda: status_of(port, "ready") == 200)
+        assert status_of(port, "live") == 200
+        process.send_signal(signal.SIGTERM)
+        code = await ended(process)
+        counts = json.loads(process.stdout.read())
+
+    assert code == 0
+    assert lab.ledger() == Counter(f"u{n}" for n in range(INTENTS))
+    assert counts["effects_repeated"] == kept
+    assert counts.get("effects_done", 0) == INTENTS - kept
+    assert all(len({(one.value, one.headers) for one in same}) == 1 for same in replies.values())
+    assert max(len(same) for same in replies.values()) == (2 if crash_at == "after" else 1)
