@@ -69,6 +69,7 @@ class Postgres:
         *,
         preferred_port: int | None = None,
         settings: Mapping[str, str] | None = None,
+        certificate: Path | None = None,
         outlives_owner: bool = False,
     ) -> None:
         """
@@ -77,6 +78,7 @@ class Postgres:
         Args:
             preferred_port: its port, if it is free at the first start.
             settings: server settings that go before ours.
+            certificate: a file in PEM with its key and certificate, if it is to speak TLS, too.
             outlives_owner: whether it goes on when this process ends.
         """
         self.folder = folder.absolute()
@@ -86,6 +88,7 @@ class Postgres:
         self._password = self.folder / "password"
         self._preferred_port = preferred_port
         self._settings = {**_SETTINGS, **(settings or {})}
+        self._given_certificate = certificate
         self._is_bound = not outlives_owner
         self._user = _server_user()
         self._process: ServerProcess | None = None
@@ -125,6 +128,8 @@ class Postgres:
         programs = postgres_folder()
         if not (self._data / "PG_VERSION").exists():
             self._make(programs)
+        if self._given_certificate is not None:
+            self._take_certificate(self._given_certificate)
         for attempt in range(1, START_ATTEMPTS_MAX + 1):
             port = self.port or free_port(preferred=self._preferred_port)
             try:
@@ -192,6 +197,15 @@ class Postgres:
             user=self._user,
             environment=_ENVIRONMENT,
         )
+
+    def _take_certificate(self, given: Path) -> None:
+        # A key that others may read is refused.
+        own = self.folder / "server.pem"
+        own.touch(mode=0o600)
+        own.write_bytes(given.read_bytes())
+        if self._user is not None:
+            shutil.chown(own, self._user)
+        self._settings |= {"ssl": "on", "ssl_cert_file": str(own), "ssl_key_file": str(own)}
 
     def _check_reachable(self, user: str) -> None:
         test = [*prefix(user=user, is_bound=True), "test", "-w", str(self.folder)]

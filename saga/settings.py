@@ -6,7 +6,8 @@ starts. An unknown variable is refused by name: a misspelt setting would otherwi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,6 +27,9 @@ PORT_MAX = 65_535
 FILE_SUFFIX = "_FILE"
 """`SAGA_STORE_PASSWORD_FILE` names a file with what `SAGA_STORE_PASSWORD` would hold."""
 HIDDEN = "***"
+# Up to the last "@" before the path: a password that is not escaped may have one, too.
+_PASSWORD_IN_AUTHORITY = re.compile(r"^(\w+://[^:/?#]*:)[^/?#]*@")
+_PASSWORD_IN_OPTIONS = re.compile(r"\b((?:ssl)?password=)[^&\s]*")
 SECRET = SecretStr | None
 
 
@@ -203,12 +207,17 @@ class Settings(BaseSettings):
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             name = str(problem["loc"][0]) if problem["loc"] else "settings"
-            shown = str(problem.get("input"))[:100]
+            shown = redacted(str(problem.get("input")))[:100]
             if shown and name in cls.secrets():
                 shown = HIDDEN
             raise SettingsError(
                 PREFIX + name.upper(), f"{shown!r}: {problem['msg'].removeprefix('Value error, ')}"
             ) from None
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # Addresses are text and may have passwords in them.
+        for name, value in super().__repr_args__():
+            yield name, redacted(value) if isinstance(value, str) else value
 
     @classmethod
     def secrets(cls) -> frozenset[str]:
@@ -273,6 +282,14 @@ def file_of(address: str) -> str:
     The path in `sqlite:///PATH` or `local:///PATH`: relative, or absolute with a fourth slash.
     """
     return address.partition(":///")[2]
+
+
+def redacted(address: str) -> str:
+    """
+    *address* without the passwords that it may hold; text that is no address stays as it is.
+    """
+    shown = _PASSWORD_IN_AUTHORITY.sub(rf"\g<1>{HIDDEN}@", address)
+    return _PASSWORD_IN_OPTIONS.sub(rf"\g<1>{HIDDEN}", shown)
 
 
 def _checked_address(address: str, schemes: tuple[str, ...]) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id, worker_id
 from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
@@ -116,7 +118,7 @@ def open_store(settings: Settings, *, make: bool = False) -> StoreParts:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
     """
     if settings.store.startswith("postgresql:"):
-        server = open_postgres(settings.store, "SAGA_STORE")
+        server = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
         from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore
 
         store = PostgresEventStore(server, make=make)
@@ -360,9 +362,12 @@ def open_kafka(settings: Settings) -> KafkaBus:
     return open_bus(settings, record_bytes_max=settings.record_bytes + HEADERS_BYTES_MAX)
 
 
-def open_postgres(address: str, setting: str) -> PostgresDatabase:
+def open_postgres(
+    address: str, setting: str, password: SecretStr | None = None
+) -> PostgresDatabase:
     """
-    The database at *address*, to be connected to when it is first used.
+    The database at *address*, to be connected to when it is first used; with *password*, where the
+    address has none.
 
     Raises:
         SettingsError: the address cannot be read, or its driver is not installed.
@@ -375,7 +380,8 @@ def open_postgres(address: str, setting: str) -> PostgresDatabase:
             f"postgresql:// needs more than is installed ({error.name or error}): "
             "pip install saga[postgres]",
         ) from error
-    return PostgresDatabase(Address(address, setting=setting))
+    secret = None if password is None else password.get_secret_value
+    return PostgresDatabase(Address(address, setting=setting, password=secret))
 
 
 def _file(address: str, setting: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from saga.errors import SettingsError
-from saga.settings import Settings, file_of
+from saga.settings import Settings, file_of, redacted
 
 ILLEGAL = [
     ("SAGA_APP", "domain", "module:name"),
@@ -92,7 +92,7 @@ def test_an_illegal_value_is_named_with_what_is_expected(
         Settings.read({variable: value})
 
     assert caught.value.setting == variable
-    assert str(caught.value).startswith(f"{variable}: {value!r}")
+    assert str(caught.value).startswith(f"{variable}: {redacted(value)!r}")
     assert says in caught.value.problem
 
 
@@ -260,3 +260,35 @@ def test_secrets_are_not_shown() -> None:
         with pytest.raises(SettingsError) as caught:
             Settings.read({}, **{name: ["s3cret"]})
         assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://saga:s3cret@db/saga",
+        "postgresql://saga:s3c@s3cret@db/saga?sslmode=require",
+        "postgresql://saga@db/saga?password=s3cret&sslmode=require",
+        "postgresql://saga@db/saga?sslpassword=s3cret",
+        "mysql://saga:s3cret@db/saga",
+    ],
+)
+def test_passwords_in_addresses_are_not_shown(address: str) -> None:
+    """
+    Neither by the settings nor by an error about them; who and where are.
+    """
+    assert "s3c" not in redacted(address)
+    assert "saga" in redacted(address)
+    try:
+        shown = repr(Settings.read({"SAGA_STORE": address}))
+    except SettingsError as error:
+        shown = str(error)
+    assert "s3c" not in shown
+    assert "@db/saga" in shown
+
+
+def test_addresses_without_passwords_are_shown_as_they_are() -> None:
+    """
+    A colon is no password.
+    """
+    for address in ("kafka://a:9092,b:9092", "sqlite:///a:b@c.db", "postgresql://u@h:5432/d", "x"):
+        assert redacted(address) == address

@@ -7,12 +7,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
 from saga.console.session import Session
-from saga.settings import HIDDEN, PREFIX, Settings
+from saga.settings import HIDDEN, PREFIX, Settings, redacted
 
 
 def config_show(session: Session) -> None:
@@ -49,20 +48,6 @@ def _shown(value: object) -> object:
             return redacted(value)
         case _:
             return value
-
-
-def redacted(address: str) -> str:
-    """
-    *address* without the password it may hold.
-    """
-    if "://" not in address:
-        return address
-    parts = urlsplit(address)
-    user, has_user, host = parts.netloc.rpartition("@")
-    name, has_password, _ = user.partition(":")
-    if not (has_user and has_password):
-        return address
-    return urlunsplit(parts._replace(netloc=f"{name}:{HIDDEN}@{host}"))
 
 
 def _origin(name: str, settings: Settings) -> str:

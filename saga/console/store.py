@@ -54,7 +54,7 @@ def _database(session: Session) -> PostgresDatabase:
             "store: SAGA_STORE names a file, which is brought up to date by whoever opens it; "
             "there is nothing to do. Name a database with --store postgresql://USER@HOST/DB"
         )
-    return open_postgres(address, "SAGA_STORE")
+    return open_postgres(address, "SAGA_STORE", session.settings.store_password)
 
 
 def _tell(printer: Printer, component: str, stored: int, needed: int, *, is_done: bool) -> None:

@@ -4,7 +4,7 @@ Settings and applications that cannot be meant: refused by name, with what to do
 
 import pytest
 
-from saga.console.config import redacted
+from saga.settings import redacted
 from tests.console.conftest import call
 from tests.console.shop import SHOP
 

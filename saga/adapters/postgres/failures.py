@@ -20,7 +20,8 @@ _ADVICE: Final = {
     "08": "it cannot be reached: see that it runs and the address is right, work then goes on",
     "25006": "it takes no writes: name the primary, not a standby "
     "(target_session_attrs=read-write finds it)",
-    "28": "it does not let us in: check user and password, and pg_hba.conf",
+    "28": "it does not let us in: check the user in its address, the password there or in "
+    "SAGA_STORE_PASSWORD, and pg_hba.conf",
     "3D000": "there is no such database: make it with `createdb`, or name another one",
     "3F000": "there is no such schema: make it, or name another one",
     "42501": "this user may not do that: grant it the rights on the schema, or make it the owner",
@@ -38,6 +39,22 @@ _ADVICE: Final = {
     "40": "it could not order what several wrote at once: try again",
     "25P03": "it ended a transaction that stood still: try again",
 }
+_ON_THE_WAY: Final = {
+    "password authentication failed": "28",
+    "no password supplied": "28",
+    "no pg_hba.conf entry": "28",
+    "does not exist": "3D000",
+    "too many clients": "53300",
+    "connection slots": "53300",
+    "the database system is starting up": "57P03",
+    "the database system is shutting down": "57P03",
+}
+_TLS: Final = ("certificate", "SSL", "sslmode")
+_TLS_ADVICE: Final = (
+    "it cannot be spoken to as sslmode and sslrootcert in the address ask for: see that the "
+    "certificate is signed by that authority, names this host and is valid, and that the server "
+    "has ssl=on"
+)
 _CONFLICTS_OF_ORDER: Final = frozenset({"40001", "40P01"})
 
 
@@ -84,10 +101,24 @@ def unavailable(name: str, error: Exception) -> StoreUnavailable:
     The error that says of the database *name* what *error* means and what to do.
     """
     said = " ".join(str(error).split())
-    # Without a state it was libpq that spoke, not the server.
-    advice = _advice(getattr(error, "sqlstate", None) or "08")
+    state = getattr(error, "sqlstate", None)
+    # Without a state it was libpq that spoke, or quoted the server: of the way there.
+    advice = _advice(state) if state else _advice_on_the_way(said)
     return StoreUnavailable(f"{name}: {advice} ({said})" if advice else f"{name}: {said}")
 
 
 def _advice(sqlstate: str) -> str | None:
     return _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2])
+
+
+def _advice_on_the_way(said: str) -> str | None:
+    """
+    Libpq gives what failed while connecting no state, only text: that of the server in English or
+    in its own language, which is then advised on as if nobody had answered.
+    """
+    for text, state in _ON_THE_WAY.items():
+        if text in said and not ("certificate" in said and state == "3D000"):
+            return _advice(state)
+    if any(word in said for word in _TLS):
+        return _TLS_ADVICE
+    return _advice("08")
