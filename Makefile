@@ -24,7 +24,7 @@ GIVEN = $(if $(KAFKA),--kafka=$(KAFKA)) $(if $(POSTGRES),--postgres=$(POSTGRES))
 SERVERS = $(if $(and $(KAFKA),$(POSTGRES)),true,$(BIN)/python -m infra fetch || true)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-kafka test test-connected up down check format lock bench mutants replay clean
+.PHONY: help setup demo demo-kafka test test-connected up down check format lock bench bench-kafka mutants replay clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,9 @@ lock: $(READY) ## Resolve the dependencies anew (ARGS=--upgrade for the latest)
 
 bench: $(READY) ## Measure sagas per second on this machine
 	@$(BIN)/saga bench $(ARGS)
+
+bench-kafka: $(READY) ## Measure them on a real Kafka and PostgreSQL, one and two orchestrators
+	@$(BIN)/python -m infra with --fast -- sh -c 'exec $(BIN)/saga bench --bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(ARGS)'
 
 mutants: $(READY) ## Break the engine on purpose and see that the simulation notices
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)

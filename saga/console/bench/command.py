@@ -23,6 +23,7 @@ import orjson
 import typer
 from rich.progress import Progress
 
+from saga.console.bench import connected_command
 from saga.console.bench.measures import Measured
 from saga.console.printer import Printer
 from saga.console.problems import Misused, NotSo
@@ -70,6 +71,14 @@ def bench(
     folder: Annotated[
         Path, typer.Option("--in", help="Where the files go; the disk counts.")
     ] = Path(),
+    bus: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Measure on a Kafka, kafka://HOST:PORT, …"),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="… and a PostgreSQL, postgresql://USER@HOST/DB."),
+    ] = None,
     is_quick: Annotated[bool, typer.Option("--quick", help="One short run: a first idea.")] = False,
     is_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
@@ -81,15 +90,29 @@ def bench(
         plan = Plan(_numbers(in_flight), sagas, runs, OPEN_SAGAS)
         if is_quick:
             plan = Plan(plan.in_flight, sagas // QUICK_SHARE, QUICK_RUNS, OPEN_SAGAS // QUICK_SHARE)
-        found = _measure(plan, folder, printer)
+        addresses = _servers(bus, store)
+        if addresses is None:
+            found = _measure(plan, folder, printer)
+        else:
+            found = connected_command.measure_connected(plan, addresses, printer, _in_a_process)
     except (Misused, NotSo) as error:
         printer.note(f"saga: {error}", style="red")
         return 2 if isinstance(error, Misused) else 1
     if is_json:
         printer.json(found)
+    elif bus is not None:
+        connected_command.print_connected(found, printer)
     else:
         _print(found, printer)
     return 0
+
+
+def _servers(bus: str | None, store: str | None) -> dict[str, str] | None:
+    if bus is None and store is None:
+        return None
+    if bus is None or store is None:
+        raise Misused("--bus and --store go together: kafka://… and postgresql://…")
+    return {"bus": bus, "store": store}
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def floor(folder: str, sagas: int, in_flight: int) -> Measured:
     with _stopwatch(sagas) as found:
         latencies = measured.run(sagas=sagas, in_flight=in_flight, first=WARM_UP_SAGAS)
     measured.close()
-    return found | _percentiles(latencies)
+    return found | percentiles(latencies)
 
 
 def product(folder: str, sagas: int, in_flight: int) -> Measured:
@@ -60,7 +60,7 @@ async def _product(folder: str, sagas: int, in_flight: int) -> Measured:
         with _stopwatch(sagas) as found:
             numbers = range(WARM_UP_SAGAS, WARM_UP_SAGAS + sagas)
             latencies = await _run(service, numbers, in_flight)
-    return found | _percentiles(latencies)
+    return found | percentiles(latencies)
 
 
 async def _run(service: Service, numbers: range, in_flight: int) -> list[float]:
@@ -168,7 +168,10 @@ def _stopwatch(sagas: int) -> Iterator[Measured]:
     found["sagas_per_s"] = sagas / (time.perf_counter() - wall)
 
 
-def _percentiles(latencies: list[float]) -> Measured:
+def percentiles(latencies: list[float]) -> Measured:
+    """
+    The median and the slowest of a hundred, in milliseconds.
+    """
     cuts = quantiles(latencies, n=PERCENT, method="inclusive")
     return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3}
 

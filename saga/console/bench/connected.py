@@ -1,0 +1,171 @@
+"""
+Sagas on Kafka and PostgreSQL, measured from outside: a process that publishes triggers and reads
+outcomes. Engine and floor are driven by the same code and differ only in who answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+from saga.adapters.ids import new_id
+from saga.console.bench.measures import Measured, percentiles
+from saga.console.bench.order import OrderConfirmed, OrderRejected, app, placed
+from saga.console.bench.parts import FLOOR_TOPICS, Part, floor_topic, playing
+from saga.console.problems import NotSo
+from saga.console.serving import run_fast, tune_gc
+from saga.contracts import contract_of
+from saga.ports import Bus, Consumer, Record, Source, TopicSpec
+from saga.runtime.publisher import Publisher
+from saga.settings import Settings
+from saga.wiring import build_service, open_bus
+
+WARM_UP_SAGAS: Final = 600
+FETCH_S: Final = 0.05
+STALL_S: Final = 30.0
+
+RIVALS: Final[Mapping[str, tuple[str, ...]]] = {
+    "saga": ("orchestrator", "effects"),
+    "saga, two orchestrators": ("orchestrator", "orchestrator", "effects"),
+    "floor": ("floor-orchestrator", "floor-effects"),
+}
+"""Who is measured: the processes of each."""
+
+
+def connected(
+    rival: str, addresses: dict[str, str], first: int, sagas: int, in_flight: int
+) -> Measured:
+    """
+    *sagas* of *rival* on the servers at *addresses*, numbered from *first*.
+    """
+    return run_fast(_connected(rival, addresses, first, sagas, in_flight))
+
+
+async def _connected(
+    rival: str, addresses: dict[str, str], first: int, sagas: int, in_flight: int
+) -> Measured:
+    settings = Settings.read({}, **addresses)
+    opened = open_bus(settings)
+    try:
+        await opened.bus.create_topics(
+            [
+                TopicSpec(floor_topic(settings, name), settings.partitions, settings.retention_s)
+                for name in FLOOR_TOPICS
+            ]
+        )
+        service = build_service(app, settings, roles=())  # it makes the engine's
+        async with service, playing(RIVALS[rival], addresses) as parts:
+            driver = await Driver.made(
+                opened.bus, service.publisher, settings, is_floor=rival == "floor"
+            )
+            warm_up = min(sagas, WARM_UP_SAGAS)
+            await driver.run(range(first, first + warm_up), in_flight)
+            tune_gc()
+            used = await _cpu_s(parts)
+            began_at = time.perf_counter()
+            numbers = range(first + warm_up, first + warm_up + sagas)
+            latencies = await driver.run(numbers, in_flight)
+            seconds = time.perf_counter() - began_at
+            used = {name: after - used[name] for name, after in (await _cpu_s(parts)).items()}
+    finally:
+        await opened.close()
+    found = {f"cpu_us_{name}": cpu_s / sagas * 1e6 for name, cpu_s in used.items()}
+    return found | {"sagas_per_s": sagas / seconds} | percentiles(latencies)
+
+
+class Driver:
+    """
+    Publishes triggers and waits for outcomes.
+    """
+
+    def __init__(
+        self, bus: Bus, consumer: Consumer, publisher: Publisher, trigger_topic: str | None
+    ) -> None:
+        self._consumer = consumer
+        self._bus = bus
+        self._publisher = publisher
+        self._trigger_topic = trigger_topic
+        self._flying: dict[bytes, float] = {}
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def made(
+        cls, bus: Bus, publisher: Publisher, settings: Settings, *, is_floor: bool
+    ) -> Driver:
+        """
+        A driver that will see every outcome from now on.
+        """
+        names = settings.topic_names
+        outcomes = [
+            names.topic(contract_of(event).contract_name)
+            for event in (OrderConfirmed, OrderRejected)
+        ]
+        if is_floor:
+            outcomes = [floor_topic(settings, "outcomes")]
+
+        async def from_now_on(sources: Sequence[Source]) -> Mapping[Source, int]:
+            return {source: end for source, (_, end) in (await bus.bounds(sources)).items()}
+
+        consumer = await bus.subscribe(f"bench-{new_id()}", outcomes, resume_at=from_now_on)
+        while not consumer.assignment():
+            await consumer.fetch(records_max=1, timeout_s=FETCH_S)
+        trigger_topic = floor_topic(settings, "triggers") if is_floor else None
+        return cls(bus, consumer, publisher, trigger_topic)
+
+    async def run(self, numbers: range, in_flight: int) -> list[float]:
+        """
+        Run the orders of these *numbers*, *in_flight* at a time; how long each has taken, from
+        before it was published until its outcome was read, in seconds.
+
+        Raises:
+            NotSo: nothing comes any more.
+        """
+        triggers = self._triggers(numbers)
+        latencies: list[float] = []
+        self._start(list(islice(triggers, in_flight)))
+        heard_at = time.perf_counter()
+        while self._flying:
+            found = await self._consumer.fetch(records_max=10_000, timeout_s=FETCH_S)
+            now = time.perf_counter()
+            ended = 0
+            for record in found:
+                began_at = self._flying.pop(record.key or b"", None)
+                if began_at is not None:
+                    latencies.append(now - began_at)
+                    ended += 1
+            if ended:
+                heard_at = now
+                self._start(list(islice(triggers, ended)))
+            elif now - heard_at > STALL_S:
+                raise NotSo(f"{len(self._flying)} sagas have not ended after {STALL_S:g} s")
+        await asyncio.gather(*self._publishing)
+        return latencies
+
+    def _triggers(self, numbers: range) -> Iterator[Record]:
+        for number in numbers:
+            record = self._publisher.prepare(placed(number)).record
+            topic = self._trigger_topic or record.topic
+            yield Record(topic, record.key, record.value, record.headers)
+
+    def _start(self, records: Sequence[Record]) -> None:
+        if not records:
+            return
+        began_at = time.perf_counter()
+        for record in records:
+            assert record.key is not None
+            self._flying[record.key] = began_at
+        # Not waited for: the next outcomes may come before the acknowledgement does.
+        task = asyncio.create_task(self._bus.publish(records))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+
+async def _cpu_s(parts: Sequence[Part]) -> dict[str, float]:
+    found: dict[str, float] = {"driver": time.process_time()}
+    for part in parts:
+        name = part.name.removeprefix("floor-")
+        found[name] = found.get(name, 0.0) + await part.cpu_s()
+    return found

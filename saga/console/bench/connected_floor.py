@@ -1,0 +1,244 @@
+"""
+The floor on Kafka and PostgreSQL: the same rows and records, hand-written, without an engine.
+
+What a team could reach that knows only this one saga and nothing of contracts, replays, retries or
+duplicates: one process that reads triggers and replies, writes entries, index rows and positions in
+one transaction a batch, and publishes intents and outcomes; another that reads intents, keeps an
+inbox row for each, and publishes replies. States live in memory, and a crash would lose records: no
+engine may do that, and it costs the floor nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import orjson
+import psycopg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from saga.adapters.sqlite.recorder import tracking_name
+from saga.console.bench.parts import Stop, floor_topic
+from saga.ports import Source
+from saga.settings import Settings
+
+STEPS: Final = ("reserve", "charge", "ship")
+UNDONE: Final = ("refund", "release")
+FETCH_MS: Final = 200
+FETCH_RECORDS_MAX: Final = 1_000
+TABLES: Final = (
+    (
+        "CREATE TABLE IF NOT EXISTS floor_entries (id uuid, version bigint, topic text, "
+        "state bytea, place bigserial UNIQUE, PRIMARY KEY (id, version))"
+    ),
+    "CREATE TABLE IF NOT EXISTS floor_positions (source text PRIMARY KEY, place bigint)",
+    (
+        "CREATE TABLE IF NOT EXISTS floor_sagas (id uuid PRIMARY KEY, key text, status text, "
+        "waiting_for text, updated_at bigint)"
+    ),
+    "CREATE TABLE IF NOT EXISTS floor_inbox (key text PRIMARY KEY, reply bytea)",
+)
+_ENTRIES: Final = (
+    "INSERT INTO floor_entries (id, version, topic, state) "
+    "SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[])"
+)
+_SAGAS: Final = (
+    "INSERT INTO floor_sagas SELECT * FROM unnest(%b::uuid[], %b::text[], %b::text[], %b::text[], "
+    "%b::bigint[]) ON CONFLICT (id) DO UPDATE SET status = excluded.status, "
+    "waiting_for = excluded.waiting_for, updated_at = excluded.updated_at"
+)
+_POSITIONS: Final = (
+    "INSERT INTO floor_positions SELECT * FROM unnest(%b::text[], %b::bigint[]) "
+    "ON CONFLICT (source) DO UPDATE SET place = excluded.place"
+)
+_INBOX: Final = "INSERT INTO floor_inbox SELECT * FROM unnest(%b::text[], %b::bytea[])"
+
+Statement = tuple[str, tuple[list[Any], ...]]
+Outgoing = tuple[str, bytes, bytes, list[tuple[str, bytes]]]
+Handle = Callable[[Sequence[Any]], tuple[list[Statement], list[Outgoing]]]
+
+
+@dataclass(slots=True)
+class _Saga:
+    id: UUID
+    version: int = 0
+    stage: int = 0
+    is_refused: bool = False
+
+
+class Orchestrating:
+    """
+    Triggers and replies in; rows, intents and outcomes out.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._intents = floor_topic(settings, "intents")
+        self._outcomes = floor_topic(settings, "outcomes")
+        self._sagas: dict[bytes, _Saga] = {}
+
+    def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
+        """
+        What one batch leads to.
+        """
+        at = time.time_ns() // 1000
+        entries: list[tuple[UUID, int, str, bytes]] = []
+        index: dict[UUID, tuple[UUID, str, str, str, int]] = {}
+        positions: dict[str, int] = {}
+        outgoing: list[Outgoing] = []
+        for record in records:
+            positions[tracking_name(Source(record.topic, record.partition))] = record.offset
+            saga = self._sagas.get(record.key)
+            if saga is None:
+                saga = self._sagas[record.key] = _Saga(uuid5(NAMESPACE_URL, record.key.decode()))
+            said = orjson.loads(record.value)
+            saga.is_refused = saga.is_refused or "refused" in said
+            step = self._next(saga)
+            for name in ("reply-received", "intent-issued" if step else "saga-completed"):
+                saga.version += 1
+                plain = {"at": at, "cause": str(saga.id), "step": step, "payload": said}
+                state = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
+                entries.append((saga.id, saga.version, name, state))
+            status = "running" if step else "completed"
+            index[saga.id] = (saga.id, record.key.decode(), status, f"reply to {step}", at)
+            outgoing.append(self._record(saga, record.key, step))
+            saga.stage += 1
+            if step is None:
+                del self._sagas[record.key]
+        return [
+            (_ENTRIES, _columns(entries)),
+            (_SAGAS, _columns(list(index.values()))),
+            (_POSITIONS, (list(positions), list(positions.values()))),
+        ], outgoing
+
+    def _next(self, saga: _Saga) -> str | None:
+        steps = (*STEPS, *UNDONE) if saga.is_refused else STEPS
+        return steps[saga.stage] if saga.stage < len(steps) else None
+
+    def _record(self, saga: _Saga, key: bytes, step: str | None) -> Outgoing:
+        topic = self._outcomes if step is None else self._intents
+        value = orjson.dumps({"order_id": key.decode(), "amount": saga.stage, "step": step})
+        return topic, key, value, _headers(f"{saga.id}/{step}/do/1", str(saga.id))
+
+
+class Serving:
+    """
+    Intents in; inbox rows and replies out.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._replies = floor_topic(settings, "replies")
+
+    def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
+        """
+        What one batch leads to.
+        """
+        rows: list[tuple[str, bytes]] = []
+        outgoing: list[Outgoing] = []
+        for record in records:
+            headers = dict(record.headers)
+            said = orjson.loads(record.value)
+            number = int(said["order_id"].rpartition("-")[2])
+            is_refused = said["step"] == "ship" and number % 10 == 0
+            answer = {"refused": "no_delivery"} if is_refused else {"receipt": said["order_id"]}
+            value = orjson.dumps(answer)
+            intent_id = headers["ce_id"].decode()
+            rows.append((intent_id, value))
+            outgoing.append((self._replies, record.key, value, _headers(f"{intent_id}/reply", "")))
+        return [(_INBOX, _columns(rows))], outgoing
+
+
+async def orchestrator(settings: dict[str, str]) -> Stop:
+    """
+    The floor's orchestrator.
+    """
+    read = Settings.read({}, **settings)
+    topics = [floor_topic(read, name) for name in ("triggers", "replies")]
+    return await _start(read, topics, Orchestrating(read).handle)
+
+
+async def effects(settings: dict[str, str]) -> Stop:
+    """
+    The floor's effect service.
+    """
+    read = Settings.read({}, **settings)
+    return await _start(read, [floor_topic(read, "intents")], Serving(read).handle)
+
+
+async def make_tables(address: str) -> None:
+    """
+    Make the floor's tables.
+    """
+    async with await psycopg.AsyncConnection.connect(address, autocommit=True) as connection:
+        for table in TABLES:
+            await connection.execute(table)
+
+
+async def _start(settings: Settings, topics: list[str], handle: Handle) -> Stop:
+    servers = list(settings.servers)
+    store = await psycopg.AsyncConnection.connect(
+        settings.store, autocommit=True, prepare_threshold=0
+    )
+    producer = AIOKafkaProducer(
+        bootstrap_servers=servers, enable_idempotence=True, acks="all", linger_ms=0
+    )
+    await producer.start()
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        fetch_max_wait_ms=500,
+    )
+    await consumer.start()
+    sources = [TopicPartition(topic, n) for topic in topics for n in range(settings.partitions)]
+    consumer.assign(sources)
+    await consumer.seek_to_end(*sources)
+    task = asyncio.create_task(_serve(consumer, store, producer, handle))
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        closing: list[Awaitable[None]] = [consumer.stop(), producer.stop(), store.close()]
+        await asyncio.gather(*closing)
+
+    return stop
+
+
+async def _serve(
+    consumer: AIOKafkaConsumer,
+    store: psycopg.AsyncConnection[Any],
+    producer: AIOKafkaProducer,
+    handle: Handle,
+) -> None:
+    delivered: list[asyncio.Future[Any]] = []
+    while True:
+        found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=FETCH_RECORDS_MAX)
+        records = [record for batch in found.values() for record in batch]
+        if not records:
+            continue
+        statements, outgoing = handle(records)
+        async with store.pipeline(), store.transaction():
+            for sql, columns in statements:
+                await store.execute(sql, columns)
+        await asyncio.gather(*delivered)  # those of the batch before
+        delivered = [
+            await producer.send(topic, value, key, headers=headers)
+            for topic, key, value, headers in outgoing
+        ]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+def _headers(message_id: str, subject: str) -> list[tuple[str, bytes]]:
+    return [
+        ("ce_id", message_id.encode()),
+        ("ce_specversion", b"1.0"),
+        ("ce_source", b"/floor"),
+        ("ce_subject", subject.encode()),
+        ("content-type", b"application/json"),
+    ]

@@ -1,0 +1,159 @@
+"""
+Processes that are measured from outside, and how they are asked what CPU they have used.
+
+A part says `ready`, then answers each line on its standard input with its CPU seconds so far, and
+drains when there are no more lines. So it also ends if whoever measures is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import orjson
+
+from saga.console.bench.order import app
+from saga.console.problems import NotSo
+from saga.console.serving import run_fast, tune_gc
+from saga.settings import Settings
+from saga.wiring import build_service
+
+START_S: Final = 60.0
+STOP_S: Final = 20.0
+READY: Final = b"ready\n"
+FLOOR_TOPICS: Final = ("triggers", "intents", "replies", "outcomes")
+
+Stop = Callable[[], Awaitable[None]]
+Start = Callable[[dict[str, str]], Awaitable[Stop]]
+
+
+async def orchestrator(settings: dict[str, str]) -> Stop:
+    """
+    The engine's orchestrator.
+    """
+    return await _started(settings, "orchestrator")
+
+
+async def effects(settings: dict[str, str]) -> Stop:
+    """
+    The engine's effect services.
+    """
+    return await _started(settings, "effects")
+
+
+async def _started(settings: dict[str, str], role: str) -> Stop:
+    service = build_service(app, Settings.read({}, **settings), roles=[role])
+    await service.start()
+    return service.stop
+
+
+def floor_topic(settings: Settings, name: str) -> str:
+    """
+    The floor's topic of this name.
+    """
+    return f"{settings.env}.{settings.namespace}.floor.{name}"
+
+
+def play(start: Start, settings: dict[str, str]) -> None:
+    """
+    Be a part, until nobody asks any more.
+    """
+    run_fast(_play(start, settings))
+
+
+async def _play(start: Start, settings: dict[str, str]) -> None:
+    stop = await start(settings)
+    tune_gc()
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
+    _tell(READY)
+    while await lines.readline():
+        _tell(orjson.dumps(time.process_time()) + b"\n")
+    await stop()
+
+
+def _tell(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+
+
+class Part:
+    """
+    A part, seen from outside.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self._process = process
+
+    async def cpu_s(self) -> float:
+        """
+        The CPU seconds that it has used so far.
+
+        Raises:
+            NotSo: it has ended.
+        """
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.write(b"\n")
+        return float(orjson.loads(await self.line()))
+
+    async def line(self) -> bytes:
+        """
+        The next line that it says.
+
+        Raises:
+            NotSo: it has ended.
+        """
+        stdout = self._process.stdout
+        assert stdout is not None
+        async with asyncio.timeout(START_S):
+            line = await stdout.readline()
+        if not line:
+            raise NotSo(f"the {self.name} has ended with {await self._process.wait()}")
+        return line
+
+    async def end(self) -> None:
+        """
+        Have it drain.
+        """
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.close()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def playing(names: Sequence[str], settings: dict[str, Any]) -> AsyncIterator[list[Part]]:
+    """
+    Parts of these *names*, ready.
+
+    Raises:
+        NotSo: one of them has ended.
+    """
+    parts: list[Part] = []
+    try:
+        for name in names:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "saga.console.bench", name),
+                orjson.dumps([settings]).decode(),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            parts.append(Part(name, process))
+        for part in parts:
+            assert await part.line() == READY
+        yield parts
+    finally:
+        await asyncio.gather(*(part.end() for part in parts))
