@@ -22,6 +22,7 @@ from orjson import dumps
 
 from saga.adapters.faststream.health import Health
 from saga.adapters.faststream.subscriber import EffectsSubscriber
+from saga.errors import SettingsError
 
 LIVE: Final = "/health/live"
 READY: Final = "/health/ready"
@@ -81,14 +82,15 @@ class Probes:
         Listen.
 
         Raises:
-            OSError: the address cannot be listened to, although it must.
+            SettingsError: the address cannot be listened to, although it must.
         """
         try:
             listener = _listener(self._host, self._port)
         except OSError as error:
+            reason = f"{self._host}:{self._port}: {error.strerror}"
             if self._must_listen:
-                raise
-            log.warning("no probes", reason=f"{self._host}:{self._port}: {error.strerror}")
+                raise SettingsError("SAGA_HTTP", reason) from error
+            log.warning("no probes", reason=reason)
             return
         host, port = listener.getsockname()[:2]
         self.address = f"{host}:{port}"

@@ -36,7 +36,7 @@ class BrokerRole:
         Answer probes, then start the services, which wait while Kafka or their store is away.
 
         Raises:
-            OSError: somebody else listens where the probes were told to.
+            SettingsError: somebody else listens where the probes were told to.
         """
         try:
             if self._probes is not None:

@@ -130,10 +130,10 @@ class KafkaLab:
         return Counter(owner for (owner,) in rows)
 
 
-async def until(is_so: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+async def until(is_so: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
     """
     Wait until *is_so*.
     """
     async with asyncio.timeout(timeout_s):
         while not is_so():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)

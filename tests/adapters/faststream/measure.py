@@ -25,7 +25,7 @@ from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.app import SagaApp
 from saga.effects import EffectsService
 from saga.faststream import attach
-from tests.adapters.faststream.lab import CHARGE, REPLY, KafkaLab
+from tests.adapters.faststream.lab import CHARGE, REPLY, KafkaLab, until
 from tests.effects.lab import wallet_effects
 
 INTENTS = 20_000
@@ -84,8 +84,7 @@ async def on_bus(lab: KafkaLab, folder: Path) -> None:
         park=None,
     )
     await service.start()
-    while service.counts["effects_done"] < lab.intents or service.in_hand:
-        await asyncio.sleep(0.005)
+    await until(lambda: service.counts["effects_done"] >= lab.intents and not service.in_hand)
     await service.stop()
     await store.close()
     await bus.close()
@@ -99,8 +98,7 @@ async def on_faststream(lab: KafkaLab, folder: Path) -> None:
     settings = lab.settings | {"effects_store": f"sqlite:///{folder}/broker.db"}
     (subscriber,) = attach(broker, wallet_effects()[0], **settings).subscribers
     await broker.start()
-    while subscriber.counts["effects_done"] < lab.intents or subscriber.in_hand:
-        await asyncio.sleep(0.005)
+    await until(lambda: subscriber.counts["effects_done"] >= lab.intents and not subscriber.in_hand)
     await broker.stop()
 
 

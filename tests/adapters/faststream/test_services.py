@@ -15,11 +15,14 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from faststream import BaseMiddleware
 from faststream.asgi import AsgiFastStream
 from faststream.kafka import KafkaBroker
+from faststream.kafka.prometheus import KafkaPrometheusMiddleware
+from prometheus_client import CollectorRegistry
 
 from saga import EffectContext, Effects
 from saga.adapters.faststream import Probes
 from saga.contracts import cloudevents as ce
 from saga.contracts import encode
+from saga.errors import SettingsError
 from saga.ports import Record, Source
 from tests.adapters.faststream.lab import (
     CHARGE,
@@ -152,6 +155,19 @@ async def test_a_batch_that_fails_in_a_middleware_is_read_again(lab: KafkaLab) -
     assert lab.ledger() == Counter(f"u{n}" for n in range(30))
 
 
+async def test_the_metrics_of_faststream_count_our_batches(lab: KafkaLab) -> None:
+    """
+    Its middleware for Prometheus reads topic and size of what passes.
+    """
+    registry = CollectorRegistry()
+    async with running(lab, middlewares=[KafkaPrometheusMiddleware(registry=registry)]):
+        await lab.bus.publish(lab.charges(10))
+        assert len(await lab.answered(10)) == 10
+
+    labels = {"app_name": "faststream", "broker": "kafka", "handler": lab.names.topic(CHARGE)}
+    assert registry.get_sample_value("faststream_received_messages_total", labels) == 10
+
+
 async def test_a_parser_of_the_broker_has_no_say(lab: KafkaLab) -> None:
     """
     The broker's own parser and decoder are for its other subscribers.
@@ -282,7 +298,7 @@ async def test_two_processes_on_one_port_are_no_error_unless_told(kafka) -> None
     second = Probes(app, first.address, must_listen=False)
     await second.start()
     assert second.address is None
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(SettingsError, match="in use"):
         await Probes(app, first.address, must_listen=True).start()
     await second.stop()
     await first.stop()
