@@ -5,7 +5,9 @@ The command line: every command and where it is.
 from __future__ import annotations
 
 import importlib
-from typing import Final
+import platform
+from importlib.metadata import version
+from typing import Annotated, Final
 
 import typer
 
@@ -32,11 +34,18 @@ HELP: Final = (
 )
 
 
+def _say_version(is_asked: bool) -> None:  # noqa: FBT001  # typer calls it
+    if is_asked:
+        typer.echo(f"saga {version('saga')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
 def program() -> typer.Typer:
     """
     The command line program.
     """
     made = _group("saga", HELP)
+    made.callback()(_options)
     register(made, "run", serving.run)
     register(made, "publish", publishing.publish)
     register(made, "ls", sagas.ls)
@@ -88,6 +97,16 @@ def main() -> None:
     What `saga` and `python -m saga` run.
     """
     program()(prog_name="saga")
+
+
+def _options(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which saga."),
+    ] = False,
+) -> None:
+    pass
 
 
 def _dlq() -> typer.Typer:

@@ -83,3 +83,13 @@ def test_python_m_saga_is_the_same_program(shop):
 
     assert "Usage: saga ls" in said.stdout
     assert "\x1b" not in said.stdout
+
+
+def test_the_version_is_told() -> None:
+    """
+    As it was installed, for whoever reports a problem.
+    """
+    called = call("--version")
+
+    assert called.code == 0
+    assert called.out.startswith("saga 0.1.0, Python 3.")
