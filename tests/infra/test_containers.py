@@ -25,14 +25,7 @@ ENTRYPOINT = ["python", "-m", "saga"]
 UsageError = typer.BadParameter.__base__  # typer shows this one only through its children
 
 
-#: Commands on their way into the program; whoever adds them removes the mark.
-AWAITED = {
-    name: pytest.mark.xfail(strict=False, reason="the command is not there yet")
-    for name in ("topics", "schema")
-}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=AWAITED.get(name, ())) for name in OURS])
+@pytest.mark.parametrize("name", OURS)
 def test_command_of_a_container_is_a_command_of_saga(name: str) -> None:
     """
     Command, options and their values are accepted by the program as it is today.
