@@ -41,12 +41,13 @@ class Job(NamedTuple):
 
 class Kept(NamedTuple):
     """
-    A unit of work on its way to the disk.
+    A unit of work on its way to the disk: of a handler if it has a *run*, or of nobody.
     """
 
     unit: Unit
     request: Request
     row: InboxRow
+    run: Run | None
 
 
 class CrewOrders(NamedTuple):
@@ -92,7 +93,7 @@ class Crew:
         self._keeping: dict[asyncio.Future[Collection[Unit]], list[Kept]] = {}
 
     @property
-    def groups_open(self) -> int:
+    def commits(self) -> int:
         """
         How many commits are being waited for.
         """
@@ -114,7 +115,12 @@ class Crew:
         self._queued.set()
 
     def keep(
-        self, unit: Unit, request: Request, row: InboxRow, writes: Sequence[InboxWrite]
+        self,
+        unit: Unit,
+        request: Request,
+        row: InboxRow,
+        writes: Sequence[InboxWrite],
+        run: Run | None = None,
     ) -> None:
         """
         End a unit of work; what becomes of it is told as ordered.
@@ -127,7 +133,7 @@ class Crew:
         if waiting is None:
             waiting = self._keeping[future] = []
             future.add_done_callback(self._committed)
-        waiting.append(Kept(unit, request, row))
+        waiting.append(Kept(unit, request, row, run))
 
     async def _work_for_ever(self) -> None:
         while True:
@@ -210,20 +216,29 @@ class Crew:
         )
         write = InboxWrite(row, run.replaces)
         if run.when_done and ended.outcome is ReplyOutcome.DONE:
-            self.keep(unit, request, row, (write, *run.when_done))
+            self.keep(unit, request, row, (write, *run.when_done), run)
         else:
-            self.keep(unit, request, row, (write,))
+            self.keep(unit, request, row, (write,), run)
 
     def _committed(self, future: asyncio.Future[Collection[Unit]]) -> None:
         waiting = self._keeping.pop(future)
         if future.cancelled():
             return
         error = future.exception()
-        if error is not None:
-            if not isinstance(error, StoreUnavailable):
+        match error:
+            case None:
+                pass
+            case StoreUnavailable():
+                self._orders.failed([kept.request for kept in waiting], error)
+                return
+            case TransactionEnded():
+                for kept in waiting:
+                    assert kept.run is not None, "only a handler can have tampered with it"
+                    ended = transaction_ended(kept.request, error)
+                    self._settle(self._store.unit(), Job(kept.request, kept.run), ended)
+                return
+            case _:
                 raise error
-            self._orders.failed([kept.request for kept in waiting], error)
-            return
         moved = future.result()
         if moved:
             self._orders.moved([kept.request for kept in waiting if kept.unit in moved])

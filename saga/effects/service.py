@@ -36,8 +36,6 @@ from saga.ports.bus import Bus, Consumer, Inbound, Record
 from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore
 
-GROUPS_OPEN_MAX: Final = 2
-"""While that many commits are under way, what arrives is left to gather for one larger batch."""
 FETCH_TIMEOUT_S: Final = 0.2
 
 _COUNTED: Final = {outcome: f"effects_{outcome.value}" for outcome in ReplyOutcome}
@@ -199,7 +197,7 @@ class EffectsService:
         settings = self._settings
         while not self._is_stopping:
             room = settings.records_in_hand_max - self._in_hand
-            if room <= 0 or self._crew.groups_open >= GROUPS_OPEN_MAX:
+            if room <= 0 or self._crew.commits >= self._store.commits_max:
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -275,9 +273,11 @@ class EffectsService:
 
     def _done(self, kept: list[Kept]) -> None:
         self._store_failures = 0
-        for _, _, row in kept:
+        for _, _, row, _ in kept:
             self.counts[_COUNTED[row.outcome]] += 1
-        self._outbox += [(request, self._replies.record(request, row)) for _, request, row in kept]
+        self._outbox += [
+            (request, self._replies.record(request, row)) for _, request, row, _ in kept
+        ]
         self._outbox_filled.set()
         self._room.set()
 

@@ -154,7 +154,8 @@ class Unit(Protocol):
         The future may be shared with other units. Its result are those of them that were *not*
         kept, because another process had been at the same idempotency key, or because the
         transaction was lost under them: look at the inbox again. It raises StoreUnavailable where
-        nothing was kept.
+        nothing was kept, and TransactionEnded, for one unit alone, where its transaction could not
+        be committed because of what the handler did in it.
 
         Raises:
             TransactionEnded: the handler has ended the transaction; `keep` is possible once more,
@@ -167,6 +168,13 @@ class EffectsStore(Protocol):
     """
     The inbox of one or more services, and the tables of their own.
     """
+
+    @property
+    def commits_max(self) -> int:
+        """
+        How many commits may usefully be under way: while that many are, more is left to gather.
+        """
+        ...
 
     async def open(self) -> None:
         """

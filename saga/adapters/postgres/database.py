@@ -133,6 +133,28 @@ class PostgresDatabase:
                 await pool.putconn(connection)
         raise AssertionError("the last try returns or raises")
 
+    async def borrow(self) -> Session:
+        """
+        A connection in autocommit mode to begin a transaction on. It may turn out to be broken:
+        the server may have been restarted while it was idle.
+
+        Raises:
+            StoreUnavailable: there is none to be had.
+        """
+        return await self._connection(await self._opened())
+
+    async def give_back(self, session: Session, *, is_clean: bool) -> None:
+        """
+        Let others have a borrowed connection; one that is not *is_clean* is closed.
+        """
+        if not is_clean:
+            await session.close()
+        pool = self._pool
+        if pool is None or pool.closed:
+            await session.close()
+        else:
+            await pool.putconn(session)
+
     async def fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """
         All rows that *query* finds.

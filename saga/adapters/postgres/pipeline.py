@@ -52,6 +52,8 @@ class Session(AsyncConnection[tuple[Any, ...]]):
 
     backend: Backend
     prepared: dict[str, bytes]
+    is_for_handlers: bool = False
+    """Whether it has what handlers' statements need; see `effects_exchange.py`."""
 
 
 async def transact(session: Session, calls: Sequence[Call]) -> Answers:
@@ -66,6 +68,17 @@ async def transact(session: Session, calls: Sequence[Call]) -> Answers:
     async with session.lock:
         results = await session.wait(_exchange(session, everything))
     return [_rows(result) for result in results[1:-1]]
+
+
+async def commit(session: Session, calls: Sequence[Call]) -> None:
+    """
+    Make all *calls* and COMMIT in the transaction that was begun before.
+
+    Raises:
+        psycopg.Error: as `transact`.
+    """
+    async with session.lock:
+        await session.wait(_exchange(session, [*calls, Call("COMMIT", ())]))
 
 
 async def roll_back(session: Session) -> None:

@@ -58,6 +58,7 @@ class SqliteEffectsStore:
     ) -> None:
         self.path: Final = path
         self.threaded: Final = threaded
+        self.commits_max: Final = 2
         self._clock = clock
         self._given = connection
         self._writer: sqlite3.Connection | None = connection

@@ -1,0 +1,156 @@
+"""
+A handler's SQL on its way to PostgreSQL: `:name` becomes `$1`, and nothing else is touched.
+
+What looks like a parameter inside a literal, a quoted name, a comment or a dollar quote is none,
+nor is a cast. A statement that would end the transaction is refused: it is not the handler's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import Format
+
+_OURS: Final = frozenset(
+    {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"}
+)
+_TOKEN: Final = re.compile(
+    r"""
+    (?P<opaque>
+        [eE]'(?:[^'\\]|\\.|'')*'    # a literal with backslashes
+      | '(?:[^']|'')*'
+      | "(?:[^"]|"")*"
+      | ::|:=
+    )
+  | (?P<note>--[^\n]*)
+  | (?P<word>[^\W\d][\w$]*)
+  | (?P<comment>/\*)
+  | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
+  | (?P<position>\$\d+)
+  | :(?P<name>[^\W\d]\w*)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
+_TEXT_OID: Final = 0
+"""The server takes it for what the place asks for, as it does with a literal."""
+_BIGINT_OID: Final = 20
+_BIGINT: Final = range(-(2**63), 2**63)
+
+
+class Statement(NamedTuple):
+    """
+    One statement as the server takes it, and the names of its parameters in their order.
+    """
+
+    text: bytes
+    names: tuple[str, ...]
+
+
+class Bound(NamedTuple):
+    """
+    A statement with the values of its parameters.
+    """
+
+    text: bytes
+    values: list[Any]
+    types: tuple[int, ...]
+    formats: list[Format]
+
+
+@lru_cache(maxsize=2_000)
+def translated(sql: str) -> Statement:
+    """
+    The statement that *sql* is.
+
+    Raises:
+        ValueError: it would begin or end the transaction, or is written with other parameters.
+    """
+    parts: list[str] = []
+    numbers: dict[str, int] = {}
+    first_word = ""
+    at = 0
+    while found := _TOKEN.search(sql, at):
+        kind = found.lastgroup
+        if not first_word and kind == "word":
+            first_word = found[0]
+            _vet(sql, first_word, found.end())
+        if kind == "name":
+            number = numbers.setdefault(found["name"], len(numbers) + 1)
+            parts += [sql[at : found.start()], f"${number}"]
+            at = found.end()
+            continue
+        if kind == "position":
+            raise ValueError(f"{found[0]}: parameters are written :name and given by name")
+        end = _end_of(sql, found)
+        parts.append(sql[at:end])
+        at = end
+    parts.append(sql[at:])
+    return Statement("".join(parts).encode(), tuple(numbers))
+
+
+def bound(
+    statement: Statement, params: Mapping[str, object], connection: psycopg.AsyncConnection[Any]
+) -> Bound:
+    """
+    *statement* with what it was given. Whole numbers are bigint wherever they stand; text is
+    whatever its place asks for, so that it may also stand for a date, a uuid or a document.
+
+    Raises:
+        ValueError: a parameter is missing, or is text with a NUL character.
+    """
+    values: list[Any] = []
+    types: list[int] = []
+    formats: list[Format] = []
+    for name in statement.names:
+        if name not in params:
+            raise ValueError(f"the statement has a parameter :{name}, which was not given")
+        value, oid, form = _dumped(params[name], connection)
+        values.append(value)
+        types.append(oid)
+        formats.append(form)
+    return Bound(statement.text, values, tuple(types), formats)
+
+
+def _dumped(value: object, connection: psycopg.AsyncConnection[Any]) -> tuple[Any, int, Format]:
+    if value is None:
+        return None, _TEXT_OID, Format.TEXT
+    if type(value) is str:
+        if "\x00" in value:
+            raise ValueError("text with a NUL character cannot be kept by PostgreSQL")
+        return value.encode(), _TEXT_OID, Format.TEXT
+    if type(value) is int and value in _BIGINT:
+        return b"%d" % value, _BIGINT_OID, Format.TEXT
+    dumping = Transformer(connection)
+    [dumped] = dumping.dump_sequence([value], [PyFormat.AUTO])
+    assert dumping.types is not None
+    assert dumping.formats is not None
+    return dumped, dumping.types[0], dumping.formats[0]
+
+
+def _vet(sql: str, first_word: str, end: int) -> None:
+    word = first_word.upper()
+    following = sql[end:].split(maxsplit=1)
+    ends = word == "PREPARE" and following and following[0].upper() == "TRANSACTION"
+    if word in _OURS or ends:
+        raise ValueError(f"{first_word}: a handler's transaction is begun and ended by its service")
+    if word == "COPY":
+        raise ValueError("COPY: use the driver's connection, ctx.db.raw")
+
+
+def _end_of(sql: str, found: re.Match[str]) -> int:
+    if found.lastgroup == "dollar":
+        end = sql.find(found[0], found.end())
+        return len(sql) if end < 0 else end + len(found[0])
+    if found.lastgroup != "comment":
+        return found.end()
+    depth, at = 1, found.end()
+    while depth and (edge := _COMMENT_EDGE.search(sql, at)):
+        depth += 1 if edge[0] == "/*" else -1
+        at = edge.end()
+    return at if depth == 0 else len(sql)
