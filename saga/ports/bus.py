@@ -179,7 +179,8 @@ class Bus(Protocol):
         Raises:
             BusUnavailable: try again later; repeat all.
             MessageTooLarge: a record exceeds the limit; none was published.
-            KeyError: a topic does not exist; none was published.
+            KeyError: a topic does not exist, and is named; none was published, unless the topic was
+                there a moment ago.
         """
         ...
 

@@ -136,8 +136,11 @@ class EventStore(Protocol):
         """
         ...
 
-    async def backlog(self, *, appended_before: Instant, limit: int) -> Sequence[Backlog]:
+    async def backlog(
+        self, *, appended_before: Instant, limit: int, after: int = 0
+    ) -> Sequence[Backlog]:
         """
-        Batches with something to publish that nobody has said to be published, the oldest first.
+        Batches with something to publish that nobody has said to be published, the oldest first;
+        with *after*, those beyond this backlog id. One with a smaller id may still appear.
         """
         ...

@@ -170,6 +170,12 @@ class Orchestrator:
         """
         return {} if self._consumer is None else self._consumer.stopped
 
+    def problems(self) -> list[str]:
+        """
+        Why this process does not do all of its work now; none while it does.
+        """
+        return [*self.stopped.values(), *self._relay.problems()]
+
     async def _receive(self) -> None:
         assert self._consumer is not None
         backoff = Backoff(f"receive/{self._worker_id}")
@@ -294,6 +300,7 @@ class Orchestrator:
             try:
                 await self._sweep(tries_all=number % RETRY_SWEEPS == 0)
                 await self._relay.take_over()
+                await self._relay.release()
                 await self._relay.record()
             except StoreUnavailable as error:
                 await self._pause("store unavailable", error, backoff)

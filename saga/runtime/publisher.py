@@ -24,8 +24,9 @@ from saga.contracts import (
 from saga.contracts.cloudevents import headers_for
 from saga.core.frozen import frozen
 from saga.core.identity import SagaId, saga_id
-from saga.errors import MalformedMessage
+from saga.errors import MalformedMessage, TopicMissing
 from saga.ports import Bus, Clock, Record
+from saga.runtime.withheld import missing_topic
 
 KEY_CHARS_MAX = 1_000
 
@@ -121,15 +122,17 @@ class Publisher:
         Publish all of them, in order.
 
         Raises:
+            TopicMissing: there is no topic for one of them.
             BusUnavailable: some may not have been published; send all again.
         """
-        await self._bus.publish([one.record for one in prepared])
+        await self._publish([one.record for one in prepared])
 
     async def command(self, command: Command, *, key: str) -> None:
         """
         Send *command* to the saga whose business key is *key*.
 
         Raises:
+            TopicMissing: there is no topic for commands.
             BusUnavailable: it was not sent.
         """
         headers = headers_for(
@@ -141,7 +144,13 @@ class Publisher:
             correlation_id=command.saga_id,
         )
         topic = self._names.topic(COMMAND_CONTRACT)
-        await self._bus.publish([Record(topic, key.encode(), encode(command).encode(), headers)])
+        await self._publish([Record(topic, key.encode(), encode(command).encode(), headers)])
+
+    async def _publish(self, records: Sequence[Record]) -> None:
+        try:
+            await self._bus.publish(records)
+        except KeyError as error:
+            raise TopicMissing(missing_topic(error, records)) from None
 
     def _key(self, found: Decoded, own_key: str | None, given: str | None) -> str:
         """

@@ -5,6 +5,8 @@ The log is the outbox. What this process appended it publishes at once, in log o
 a process that died has left behind, another one takes over. Whatever is published twice has the
 same ids and bytes. A store that shares its file with the bus publishes in the append's own
 transaction; then there is nothing left to do here.
+
+Where a topic is missing, the sagas that have something for it wait (`Withheld`); all others go on.
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.errors import BusUnavailable, CorruptHistory, MessageTooLarge, StoreUnavailable
-from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record
+from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record, Source
 from saga.runtime.backoff import Backoff
 from saga.runtime.live import whose
 from saga.runtime.outgoing import Outgoing
+from saga.runtime.withheld import Withheld, missing_topic
 
 TAKEOVER_S = 2.0
 """How long the process that appended may take to publish, before another one does."""
 TAKEOVER_BATCHES_MAX = 100
 BACKLOG_MAX = 1_000
+LOOKED_PAST_S = 60.0
+"""How old a withheld batch is that nothing can appear before any more: older than any append."""
 EVER = Instant(2**62)
 log = structlog.get_logger("saga.relay")
 
@@ -47,12 +52,15 @@ class Relay:
         self._worker_id = worker_id
         self._in_hand: set[int] = set()
         self._relayed: list[int] = []
+        self._withheld = Withheld()
+        self._looked_past = 0
 
     async def publish(
         self, appended: Appended, records: Sequence[Record], *, strangers: Collection[SagaId] = ()
     ) -> None:
         """
-        Publish what an append has left to publish. Returns when it is done, however long it takes.
+        Publish what an append has left to publish. Returns when it is done, however long it takes;
+        what has no topic is left for `release`.
 
         Of *strangers* another process may have appended entries before; what it has not published
         yet goes first, so that the records of one saga leave in the order of its history.
@@ -64,37 +72,23 @@ class Relay:
         try:
             if strangers:
                 await self._publish_earlier(frozenset(strangers), backlog_id)
-            await self.publish_now(records)
-            self._relayed.append(backlog_id)
+            await self._publish_batch(backlog_id, records)
         finally:
             self._in_hand.discard(backlog_id)
-
-    async def publish_now(self, records: Sequence[Record]) -> None:
-        """
-        Publish *records*, waiting for the bus to come back if it has to.
-        """
-        if not records:
-            return
-        backoff = Backoff(f"relay/{self._worker_id}")
-        while True:
-            try:
-                await self._bus.publish(records)
-            except BusUnavailable as error:
-                pause_s = backoff.next_s()
-                log.warning("bus unavailable", error=str(error), retry_in_s=round(pause_s, 2))
-                await self._clock.sleep(pause_s)
-            else:
-                return
 
     async def publish_copies(self, copies: Sequence[Record]) -> None:
         """
         Publish copies of what the store keeps whole: one that no topic can take is done without.
         """
+        if not copies:
+            return
         try:
-            await self.publish_now(copies)
-        except MessageTooLarge as error:
+            await self._insist(copies)
+        except (MessageTooLarge, KeyError) as error:
+            if isinstance(error, KeyError):
+                self._withheld.miss(missing_topic(error, copies))
             if len(copies) == 1:
-                log.warning("a copy is too large", topic=copies[0].topic, error=str(error))
+                log.warning("done without a copy", topic=copies[0].topic, error=str(error))
                 return
             for copy in copies:
                 await self.publish_copies([copy])
@@ -126,39 +120,168 @@ class Relay:
         """
         Publish what others have appended and not published for a while; how many batches it were.
         """
-        before = Instant(self._clock.now() - round(older_than_s * 1_000_000))
-        backlog = await self._store.backlog(appended_before=EVER, limit=TAKEOVER_BATCHES_MAX)
+        now = self._clock.now()
+        backlog = await self._store.backlog(
+            appended_before=EVER, limit=TAKEOVER_BATCHES_MAX, after=self._looked_past
+        )
+        self._look_past(backlog, Instant(now - round(LOOKED_PAST_S * 1_000_000)))
         left: list[Backlog] = []
-        for one in _until_last_before(backlog, before):
+        for one in _until_last_before(backlog, Instant(now - round(older_than_s * 1_000_000))):
             if one.backlog_id in self._in_hand:
                 break  # what comes after it must not overtake it
-            if one.backlog_id not in self._relayed:
+            if one.backlog_id not in self._relayed and one.backlog_id not in self._withheld.batches:
                 left.append(one)
         for one in left:
-            await self.publish_now(await self._records(one))
-            self._relayed.append(one.backlog_id)
+            await self._publish_batch(one.backlog_id, await self._records(one))
         if left:
             log.info("took over a backlog", batches=len(left))
             await self.record()
         return len(left)
 
-    async def _publish_earlier(self, saga_ids: frozenset[SagaId], backlog_id: int) -> None:
+    async def release(self) -> None:
+        """
+        Publish what was withheld for topics that are there by now.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+        withheld = self._withheld
+        if not withheld:
+            return
+        await self._look_for_topics()
+        if not withheld.can_go_on:
+            return
+        asked, still = list(withheld.sagas), dict[SagaId, str]()
+        seen: set[int] = set()
+        through = 0
+        while backlog := await self._store.backlog(
+            appended_before=EVER, limit=TAKEOVER_BATCHES_MAX, after=through
+        ):
+            for one in backlog:
+                through = one.backlog_id
+                seen.add(through)
+                own = withheld.batches.get(through, set())
+                waiting = withheld.sagas.keys() | own
+                entries = [entry for entry in one.entries if entry.saga_id in waiting]
+                if entries:
+                    records = await self._records(replace(one, entries=entries))
+                    await self._publish_free(records, still)
+                if own and still.keys().isdisjoint(own):
+                    del withheld.batches[through]
+                    self._relayed.append(through)
+        withheld.release(asked, still, seen)
+        self._looked_past = 0
+        await self.record()
+
+    def problems(self) -> list[str]:
+        """
+        Why not everything that is stored is published now; none while it is.
+        """
+        return [
+            f"the topic {topic} does not exist: sagas wait for it; `saga topics create` makes it"
+            for topic in sorted(self._withheld.missing)
+        ]
+
+    @property
+    def withheld_sagas(self) -> int:
+        """
+        How many sagas wait for a topic.
+        """
+        return len(self._withheld.sagas)
+
+    async def _publish_batch(self, backlog_id: int, records: Sequence[Record]) -> None:
+        """
+        Publish what can be published of a batch of the backlog.
+        """
+        if not await self._publish_free(records, self._withheld.sagas, backlog_id):
+            self._relayed.append(backlog_id)
+
+    async def _publish_free(
+        self, records: Sequence[Record], waiting: dict[SagaId, str], backlog_id: int | None = None
+    ) -> bool:
+        """
+        Publish those *records* whose sagas are not *waiting*; whether any are left.
+        """
+        free = records
+        is_left = False
+        while True:
+            free, held = self._withheld.split(free, waiting)
+            if held:
+                is_left = True
+                if backlog_id is not None:
+                    self._withheld.withhold(backlog_id, held)
+            if not free:
+                return is_left
+            try:
+                await self._insist(free)
+            except KeyError as error:
+                self._withheld.miss(missing_topic(error, free))
+            else:
+                return is_left
+
+    async def _insist(self, records: Sequence[Record]) -> None:
+        """
+        Publish *records*, waiting for the bus to come back if it has to.
+
+        Raises:
+            KeyError: a topic is missing.
+            MessageTooLarge: a topic takes less.
+        """
         backoff = Backoff(f"relay/{self._worker_id}")
         while True:
             try:
-                backlog = await self._store.backlog(appended_before=EVER, limit=BACKLOG_MAX)
+                await self._bus.publish(records)
+            except BusUnavailable as error:
+                pause_s = backoff.next_s()
+                log.warning("bus unavailable", error=str(error), retry_in_s=round(pause_s, 2))
+                await self._clock.sleep(pause_s)
+            else:
+                return
+
+    async def _look_for_topics(self) -> None:
+        for topic in sorted(self._withheld.missing):
+            try:
+                await self._bus.bounds([Source(topic, 0)])
+            except KeyError:
+                continue
+            except BusUnavailable as error:
+                log.info("cannot look for a topic", topic=topic, error=str(error))
+                return
+            self._withheld.found(topic)
+
+    def _look_past(self, backlog: Sequence[Backlog], before: Instant) -> None:
+        """
+        Old batches that were withheld need not be read again and again.
+        """
+        for one in backlog:
+            if one.backlog_id not in self._withheld.batches or one.appended_at >= before:
+                return
+            self._looked_past = one.backlog_id
+
+    async def _publish_earlier(self, saga_ids: frozenset[SagaId], backlog_id: int) -> None:
+        backoff = Backoff(f"relay/{self._worker_id}")
+        after = 0
+        while True:
+            try:
+                backlog = await self._store.backlog(
+                    appended_before=EVER, limit=BACKLOG_MAX, after=after
+                )
                 for one in backlog:
                     if one.backlog_id >= backlog_id:
-                        break
+                        return
                     entries = [entry for entry in one.entries if entry.saga_id in saga_ids]
                     if entries:
-                        await self.publish_now(await self._records(replace(one, entries=entries)))
+                        records = await self._records(replace(one, entries=entries))
+                        # Under our own id: of that batch the rest is somebody else's business.
+                        await self._publish_free(records, self._withheld.sagas, backlog_id)
+                    after = one.backlog_id
             except StoreUnavailable as error:
                 pause_s = backoff.next_s()
                 log.warning("store unavailable", error=str(error), retry_in_s=round(pause_s, 2))
                 await self._clock.sleep(pause_s)
             else:
-                return
+                if not backlog:
+                    return
 
     async def _records(self, backlog: Backlog) -> list[Record]:
         saga_ids = list(dict.fromkeys(entry.saga_id for entry in backlog.entries))

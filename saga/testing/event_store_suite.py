@@ -322,8 +322,10 @@ class EventStoreSuite:
 
         early = await store.backlog(appended_before=Instant(MOMENT + 3), limit=10)
         few = await store.backlog(appended_before=FAR, limit=2)
+        later = await store.backlog(appended_before=FAR, limit=2, after=few[1].backlog_id)
 
         assert [each.backlog_id for each in early] == ids[:3]
+        assert [each.backlog_id for each in later] == ids[2:]
         assert [each.appended_at for each in early] == [MOMENT, MOMENT + 1, MOMENT + 2]
         assert [list(each.entries) for each in few] == [
             samples.entries(saga(number), 0) for number in (0, 1)

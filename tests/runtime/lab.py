@@ -84,6 +84,8 @@ class FlakyBus(MemoryBus):
 
     is_away = False
     attempts = 0
+    missing = frozenset()
+    """Topics that somebody has deleted."""
 
     async def publish(self, records: Sequence[Record]) -> None:
         """
@@ -92,7 +94,19 @@ class FlakyBus(MemoryBus):
         self.attempts += 1
         if self.is_away:
             raise BusUnavailable("the bus is away")
+        for record in records:
+            if record.topic in self.missing:
+                raise KeyError(record.topic)
         await super().publish(records)
+
+    async def bounds(self, sources: Sequence[Source]):
+        """
+        Of each source begin and end.
+        """
+        for source in sources:
+            if source.topic in self.missing:
+                raise KeyError(source)
+        return await super().bounds(sources)
 
 
 class Lab:

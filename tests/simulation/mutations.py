@@ -26,7 +26,7 @@ MUTATIONS = (
         "publish before append",
         "saga/runtime/turns.py",
         "        appended = await self._store.append(batch, at=draft.at)\n",
-        "        await self._relay.publish_now(draft.outgoing)\n"
+        "        await self._relay._insist(draft.outgoing)\n"
         "        appended = await self._store.append(batch, at=draft.at)\n",
     ),
     _mutation(
@@ -72,9 +72,10 @@ MUTATIONS = (
     _mutation(
         "relayed before published",
         "saga/runtime/relay.py",
-        "await self.publish_now(records)\n            self._relayed.append(backlog_id)\n",
-        "self._relayed.append(backlog_id)\n            await self.record()\n"
-        "            await self.publish_now(records)\n",
+        "        if not await self._publish_free(records, self._withheld.sagas, backlog_id):\n"
+        "            self._relayed.append(backlog_id)\n",
+        "        self._relayed.append(backlog_id)\n        await self.record()\n"
+        "        await self._publish_free(records, self._withheld.sagas, backlog_id)\n",
     ),
     _mutation(
         "no takeover of a backlog",

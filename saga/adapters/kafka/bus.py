@@ -99,7 +99,7 @@ class KafkaBus:
             BusUnavailable: try again later; repeat all.
             MessageTooLarge: a record exceeds the limit; none was published, unless only the cluster
                 knew its limit.
-            KeyError: a topic does not exist; none was published.
+            KeyError: a topic does not exist; none was published, unless it was there a moment ago.
         """
         await self._publishing.publish(records)
 

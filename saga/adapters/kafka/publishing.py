@@ -5,8 +5,9 @@ Publishing: records to partitions, and a producer that is replaced when it canno
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -23,6 +24,8 @@ from saga.ports.bus import Record, Source
 
 CONNECT_S: Final = 10.0
 STOP_S: Final = 5.0
+LOOK_FOR_TOPICS_S: Final = 2.0
+"""How long a delivery may take before it is asked whether its topic is still there."""
 LIMIT_LOOKED_UP_BYTES: Final = 500_000
 """Smaller records are taken by every topic that nobody has set lower on purpose."""
 FRAMING_BYTES: Final = 512
@@ -79,7 +82,7 @@ class Publishing:
         # From here to `put` nothing waits: two publishers keep the order in which they came here.
         if outlet.is_over:
             raise BusUnavailable("kafka: the producer was replaced meanwhile")
-        await self._deliver(outlet, outlet.put(placed))
+        await self._deliver(outlet, outlet.put(placed), counts.keys())
 
     async def close(self) -> None:
         """
@@ -162,25 +165,51 @@ class Publishing:
             known = self._limits[topic] = int(found.get("max.message.bytes") or 1_048_588)
         return known
 
-    async def _deliver(self, outlet: Outlet, deliveries: set[Delivery]) -> None:
-        _, late = await asyncio.wait(deliveries, timeout=self._timeout_s)
+    async def _deliver(
+        self, outlet: Outlet, deliveries: set[Delivery], topics: Collection[str]
+    ) -> None:
+        late, missing = await self._wait(deliveries, topics)
         failure: BaseException | None = None
         for delivery in deliveries - late:
             failure = delivery.exception() or failure
         if not late and failure is None:
             return
-        if late and failure is None:
+        if missing is not None:
+            reason = f"the topic {missing} was deleted"
+        elif failure is None:
             reason = f"no acknowledgement within {self._timeout_s:g} s"
         else:
-            assert failure is not None
             reason = described(failure)
         if not outlet.is_over:
             self._counts["producers_replaced"] += 1
             log.warning("the producer is replaced", reason=reason)
             await outlet.give_up()
+        if missing is not None:
+            raise KeyError(missing)
         if isinstance(failure, _TOO_LARGE):
             raise MessageTooLarge(f"the cluster takes no record as large as one of these: {reason}")
         raise BusUnavailable(f"kafka: not all was published: {reason}")
+
+    async def _wait(
+        self, deliveries: set[Delivery], topics: Collection[str]
+    ) -> tuple[set[Delivery], str | None]:
+        """
+        The deliveries that do not come in time; no longer waited for once a topic is found missing,
+        which aiokafka would never say: to it, a topic that was deleted may come back any time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._timeout_s
+        late = deliveries
+        while late and loop.time() < deadline_s:
+            slice_s = min(LOOK_FOR_TOPICS_S, deadline_s - loop.time())
+            _, late = await asyncio.wait(late, timeout=slice_s)
+            if late:
+                with contextlib.suppress(BusUnavailable):
+                    found = await self._cluster.layouts(topics)
+                    missing = sorted(set(topics) - found.keys())
+                    if missing:
+                        return late, missing[0]
+        return late, None
 
 
 def _size(record: Record) -> int:

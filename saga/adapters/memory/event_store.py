@@ -90,11 +90,17 @@ class MemoryEventStore:
         """
         return [timer for timer in self.timers(limit) if timer.due_at <= until]
 
-    async def backlog(self, *, appended_before: Instant, limit: int) -> Sequence[Backlog]:
+    async def backlog(
+        self, *, appended_before: Instant, limit: int, after: int = 0
+    ) -> Sequence[Backlog]:
         """
         Batches with something to publish that nobody has said to be published, the oldest first.
         """
-        old = [each for each in self._backlog.values() if each.appended_at < appended_before]
+        old = [
+            each
+            for each in self._backlog.values()
+            if each.appended_at < appended_before and each.backlog_id > after
+        ]
         return old[:limit]
 
     def history(self, saga_id: SagaId) -> list[Entry]:

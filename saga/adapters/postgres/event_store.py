@@ -54,7 +54,8 @@ _DUE: Final = (
 )
 _BACKLOG: Final = (
     "SELECT b.backlog_id, b.appended_at, e.originator_id::text, e.originator_version, e.topic, "
-    "e.state FROM (SELECT * FROM backlog WHERE appended_at < %s ORDER BY backlog_id LIMIT %s) AS b "
+    "e.state FROM (SELECT * FROM backlog WHERE appended_at < %s AND backlog_id > %s "
+    "ORDER BY backlog_id LIMIT %s) AS b "
     "LEFT JOIN LATERAL (SELECT * FROM stored_events WHERE notification_id = ANY(b.positions) "
     "ORDER BY notification_id) AS e ON true ORDER BY b.backlog_id, e.notification_id"
 )
@@ -134,7 +135,9 @@ class PostgresEventStore:
             for timer_id, saga_id, due_at in await self.database.fetch(_DUE, (until, limit))
         ]
 
-    async def backlog(self, *, appended_before: Instant, limit: int) -> Sequence[Backlog]:
+    async def backlog(
+        self, *, appended_before: Instant, limit: int, after: int = 0
+    ) -> Sequence[Backlog]:
         """
         Batches with something to publish that nobody has said to be published, the oldest first.
 
@@ -143,7 +146,7 @@ class PostgresEventStore:
         Raises:
             StoreUnavailable: the database cannot be read now.
         """
-        rows = await self.database.fetch(_BACKLOG, (appended_before, limit))
+        rows = await self.database.fetch(_BACKLOG, (appended_before, after, limit))
         return [
             Backlog(backlog_id, Instant(appended_at), _readable([row[2:] for row in entries]))
             for (backlog_id, appended_at), entries in groupby(rows, key=itemgetter(0, 1))

@@ -174,7 +174,9 @@ class SqliteEventStore:
             for timer_id, saga_id, due_at in self._database.read_now(query)
         ]
 
-    async def backlog(self, *, appended_before: Instant, limit: int) -> Sequence[Backlog]:
+    async def backlog(
+        self, *, appended_before: Instant, limit: int, after: int = 0
+    ) -> Sequence[Backlog]:
         """
         Batches with something to publish that nobody has said to be published, the oldest first.
 
@@ -187,8 +189,8 @@ class SqliteEventStore:
         def query(cursor: sqlite3.Cursor) -> list[Backlog]:
             cursor.execute(
                 "SELECT backlog_id, first_position, last_position, appended_at FROM backlog "
-                "WHERE appended_at < ? ORDER BY backlog_id LIMIT ?",
-                (appended_before, limit),
+                "WHERE appended_at < ? AND backlog_id > ? ORDER BY backlog_id LIMIT ?",
+                (appended_before, after, limit),
             )
             return [
                 Backlog(backlog_id, Instant(appended_at), _entries_between(cursor, first, last))

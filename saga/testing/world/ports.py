@@ -264,13 +264,15 @@ class ProcessStore:
             error=StoreUnavailable,
         )
 
-    async def backlog(self, *, appended_before: Instant, limit: int) -> Sequence[Backlog]:
+    async def backlog(
+        self, *, appended_before: Instant, limit: int, after: int = 0
+    ) -> Sequence[Backlog]:
         """
         Batches that nobody has said to be published.
         """
         return await self._process.call(
             "store.backlog",
-            lambda: self._store.backlog(appended_before=appended_before, limit=limit),
+            lambda: self._store.backlog(appended_before=appended_before, limit=limit, after=after),
             error=StoreUnavailable,
         )
 
