@@ -1,10 +1,12 @@
 # Everything a developer types. `make` alone lists it.
 #
-# Variables: ARGS is handed to the program, KILL to `saga demo`; PYTHON names the interpreter that `.venv` is made
-# with; KAFKA and POSTGRES are the addresses of servers to test against; JOBS is the number of test processes.
+# Variables: ARGS is handed to the program, KILL to `saga demo`, SECONDS and SEED to `make chaos`; PYTHON names the
+# interpreter that `.venv` is made with; KAFKA and POSTGRES are the addresses of servers to test against; JOBS is the number of test processes.
 
 ARGS ?=
 KILL ?=
+SECONDS ?= 60
+SEED ?=
 JOBS ?= 2
 KAFKA ?=
 POSTGRES ?=
@@ -24,7 +26,7 @@ GIVEN = $(if $(KAFKA),--kafka=$(KAFKA)) $(if $(POSTGRES),--postgres=$(POSTGRES))
 SERVERS = $(if $(and $(KAFKA),$(POSTGRES)),true,$(BIN)/python -m infra fetch || true)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-kafka test test-connected up down check format lock bench bench-kafka mutants replay clean
+.PHONY: help setup demo demo-kafka test test-connected up down check format lock bench bench-kafka chaos mutants replay clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +77,9 @@ bench: $(READY) ## Measure sagas per second on this machine
 
 bench-kafka: $(READY) ## Measure them on a real Kafka and PostgreSQL, one and two orchestrators
 	@$(BIN)/python -m infra with --fast -- sh -c 'exec $(BIN)/saga bench --bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(ARGS)'
+
+chaos: $(READY) ## Strike a real deployment at random and see that nothing breaks; SECONDS=60 SEED=1
+	@$(SERVERS); $(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 mutants: $(READY) ## Break the engine on purpose and see that the simulation notices
 	@$(BIN)/python -m tests.simulation.mutants $(ARGS)

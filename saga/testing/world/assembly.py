@@ -91,7 +91,14 @@ class OrchestratorProcess:
     An orchestrator in a process.
     """
 
-    def __init__(self, process: Process, durable: Durable, *, live_sagas: int) -> None:
+    def __init__(
+        self,
+        process: Process,
+        durable: Durable,
+        *,
+        live_sagas: int,
+        turns_type: type[WatchedTurns] = WatchedTurns,
+    ) -> None:
         app, names = durable.app, durable.names
         clock = ProcessClock(process)
         self.process = process
@@ -105,7 +112,7 @@ class OrchestratorProcess:
         )
         router = Router(app.registry, app.contracts, names)
         aside = Aside(catalogue, early_hold_s=EARLY_HOLD_S)
-        turns = WatchedTurns(
+        turns = turns_type(
             router=router,
             live=LiveSagas(store, app.registry, sagas_max=live_sagas),
             store=store,

@@ -43,6 +43,7 @@ def gather(durable: Durable, log: Log) -> Evidence:
         timers=frozenset(timer.timer_id for timer in durable.store.timers(1_000_000)),
         ledger=[Line(*row) for row in rows],
         heard=frozenset(router.topics),
+        names=durable.names,
     )
 
 

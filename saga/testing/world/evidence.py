@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from saga.contracts import TopicNames
 from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted
 from saga.core.history import FACTS, Entry
 from saga.core.identity import SagaId, TimerId
@@ -35,7 +36,8 @@ class Evidence:
     Inputs, stores, bus and ledger of one world.
 
     *stored_at* is the number of an entry among everything that happened; it is empty where the
-    store publishes by itself, in the very transaction.
+    store publishes by itself, in the very transaction. *published* is in the order in which it
+    happened, or, where *is_ordered* is False, only in that of each partition.
     """
 
     log: Log
@@ -48,6 +50,8 @@ class Evidence:
     ledger: Sequence[Line]
     heard: frozenset[str]
     """Topics that the orchestrators read."""
+    names: TopicNames
+    is_ordered: bool = True
 
 
 class Told(NamedTuple):

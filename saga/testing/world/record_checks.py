@@ -24,9 +24,6 @@ from saga.ports.catalogue import ParkedKind
 from saga.testing.world.driver import Said
 from saga.testing.world.evidence import Evidence, headers_of, started
 
-_PREFIX = "sim.world."
-_SAGAS = "/sim/world/sagas/"
-
 
 class Due(NamedTuple):
     """
@@ -84,9 +81,8 @@ def _due(evidence: Evidence) -> dict[str, Due]:
             found = _due_to(entry)
             if found is not None:
                 record_id, contract, payload = found
-                due[record_id] = Due(
-                    _PREFIX + contract, key, payload.encode(), saga_id, entry.version
-                )
+                topic = evidence.names.topic(contract)
+                due[record_id] = Due(topic, key, payload.encode(), saga_id, entry.version)
     return due
 
 
@@ -105,10 +101,11 @@ def _due_to(entry: Entry) -> tuple[str, str, str] | None:
 def _outbox(evidence: Evidence) -> Iterator[str]:
     due = _due(evidence)
     first: dict[str, Inbound] = {}
-    reached: dict[SagaId, int] = {}
+    reached: dict[tuple[SagaId, str], int] = {}
+    of_sagas = f"/{evidence.names.env}/{evidence.names.namespace}/sagas/"
     for number, record in evidence.published:
         headers = headers_of(record)
-        if ".dlq." in record.topic or not headers.get("ce_source", "").startswith(_SAGAS):
+        if ".dlq." in record.topic or not headers.get("ce_source", "").startswith(of_sagas):
             if ".int." in record.topic and record.value not in evidence.log.garbage:
                 yield f"an intent from nowhere: {record}"
             continue
@@ -127,9 +124,10 @@ def _outbox(evidence: Evidence) -> Iterator[str]:
         stored_at = evidence.stored_at.get((wanted.saga_id, wanted.version))
         if stored_at is not None and number < stored_at:
             yield f"{record_id} is published before it is stored"
-        if wanted.version < reached.get(wanted.saga_id, 0):
+        line = (wanted.saga_id, "" if evidence.is_ordered else record.topic)
+        if wanted.version < reached.get(line, 0):
             yield f"{record_id} is published out of order"
-        reached[wanted.saga_id] = max(wanted.version, reached.get(wanted.saga_id, 0))
+        reached[line] = max(wanted.version, reached.get(line, 0))
     for record_id in due.keys() - first.keys():
         yield f"{record_id} is stored and not published"
 

@@ -1,0 +1,116 @@
+"""
+`make chaos SECONDS=60 SEED=1`: a real deployment under load, and everything that can go wrong.
+
+The same seed draws the same faults; what they meet depends on the machine. Ends with a report, and
+with 1 where anything was violated.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import time
+from pathlib import Path
+from random import randrange
+from urllib.parse import urlsplit
+
+from infra import Kafka, Postgres
+from infra.scratch import scratch_folder
+from saga.testing.world.driver import Said
+from tests.chaos.cast import Cast
+from tests.chaos.client import Client
+from tests.chaos.nemesis import Nemesis
+from tests.chaos.outside import Outside
+from tests.proxy import Proxy, through
+
+EVERYBODY = ("orchestrator-1", "orchestrator-2", "effects-1", "effects-2")
+PROGRESS_S = 5.0
+REST_S_MAX = 180.0
+VIOLATIONS_SHOWN_MAX = 20
+
+
+async def _chaos(folder: Path, *, seconds: float, seed: int, brokers: int) -> list[str]:
+    with (
+        Kafka(folder / "kafka", brokers=brokers) as kafka,
+        Postgres(folder / "postgres") as postgres,
+    ):
+        address = urlsplit(postgres.url())
+        with Proxy(address.hostname or "", address.port or 0) as proxy:
+            store = through(postgres.url(), proxy.port)
+            cast = Cast(f"kafka://{kafka.bootstrap}", store, "chaos", folder)
+            try:
+                return await _struck(cast, kafka, postgres, proxy, seconds=seconds, seed=seed)
+            finally:
+                cast.end()
+
+
+async def _struck(
+    cast: Cast, kafka: Kafka, postgres: Postgres, proxy: Proxy, *, seconds: float, seed: int
+) -> list[str]:
+    began_s = time.monotonic()
+
+    def say(what: str) -> None:
+        placed = len(client.log.orders)
+        print(f"{time.monotonic() - began_s:6.1f} s  {placed:6} orders  {what}", flush=True)
+
+    client = Client(cast, seed)
+    await client.open()
+    for name in EVERYBODY:
+        await asyncio.to_thread(cast.start, name)
+    nemesis = Nemesis(cast, client, kafka, postgres, proxy, seed=seed, say=say)
+    deadline = time.monotonic() + seconds
+    trading = asyncio.create_task(client.trade(lambda: time.monotonic() > deadline))
+    striking = asyncio.create_task(nemesis.strike())
+    await asyncio.wait({trading, striking}, timeout=seconds, return_when="FIRST_EXCEPTION")
+    striking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await striking
+    say("healed")
+    await nemesis.heal()
+    await trading
+    violations = await _judged(cast, client, say)
+    await client.close()
+    acknowledged = sum(order.said is Said.OK for order in client.log.orders)
+    print(f"\n{acknowledged} orders acknowledged, {len(client.log.commands)} cancelled")
+    print("what was done to it: " + ", ".join(f"{n} x {what}" for what, n in nemesis.done.items()))
+    print(f"connections cut off at a COMMIT: {proxy.cuts}")
+    print(f"starts: {', '.join(f'{one.name} {one.starts}' for one in cast.members.values())}")
+    if not nemesis.done or not client.log.orders:
+        violations.append("nothing has happened")
+    return violations
+
+
+async def _judged(cast: Cast, client: Client, say) -> list[str]:
+    outside = Outside(cast, client.log)
+    try:
+        await outside.rest(timeout_s=REST_S_MAX)
+    except AssertionError as error:
+        return [str(error), *await outside.check()]
+    say("at rest")
+    return await outside.check()
+
+
+def main() -> int:
+    """
+    Run it; 1 where something was violated.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="how long things go wrong")
+    parser.add_argument("--seed", type=int, default=None, help="which things; drawn by default")
+    parser.add_argument("--brokers", type=int, default=1, help="how many brokers")
+    given = parser.parse_args()
+    seed = randrange(1_000_000) if given.seed is None else given.seed
+    print(f"seed {seed}", flush=True)
+    with scratch_folder() as folder:
+        violations = asyncio.run(
+            _chaos(folder, seconds=given.seconds, seed=seed, brokers=given.brokers)
+        )
+    for violation in violations[:VIOLATIONS_SHOWN_MAX]:
+        print(f"VIOLATED  {violation}")
+    print(f"{len(violations)} violations" if violations else "everything holds")
+    print(f"repeat it with: make chaos SECONDS={given.seconds:g} SEED={seed}")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

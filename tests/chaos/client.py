@@ -1,0 +1,148 @@
+"""
+Whoever places orders, outside of everything that fails: keeps a log of what was acknowledged.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+
+from saga.adapters.clocks import SystemClock
+from saga.contracts import Command, CommandAct
+from saga.core.events import CancelMode
+from saga.errors import BusUnavailable
+from saga.ports import Record, TopicSpec
+from saga.runtime.publisher import Publisher
+from saga.testing.world.driver import Log, Order, Said
+from saga.wiring import open_bus
+from tests.chaos.cast import Cast
+from tests.chaos.trade import FlawedOrdered, TradeOrdered, app
+
+AMOUNT_MAX = 500
+TROUBLE_SHARE = 0.3
+REPEATED_SHARE = 0.1
+CANCELLED_SHARE = 0.05
+RETRY_S = 0.3
+
+
+class Client:
+    """
+    Places orders on the bus of *cast*.
+    """
+
+    def __init__(self, cast: Cast, seed: int) -> None:
+        self._cast = cast
+        self._rng = Random(seed)
+        self._numbers = 0
+        self._opened = open_bus(cast.settings)
+        self._publisher = Publisher(
+            self._opened.bus,
+            contracts=app.contracts,
+            sagas=app.registry,
+            names=cast.names,
+            clock=SystemClock(),
+            new_id=self._new_id,
+            source="/chaos/client",
+        )
+        self.log = Log()
+
+    async def open(self) -> None:
+        """
+        Make the topics.
+        """
+        specs = [TopicSpec(topic, self._cast.partitions) for topic in app.topics(self._cast.names)]
+        await self._opened.bus.create_topics(specs)
+
+    async def close(self) -> None:
+        """
+        Disconnect.
+        """
+        await self._opened.close()
+
+    def drawn(self) -> Order:
+        """
+        An order that goes through, or meets some trouble.
+        """
+        self._numbers += 1
+        script: dict[str, str] = {}
+        if self._rng.random() < TROUBLE_SHARE:
+            word = self._rng.choice(("refuse", "fail:1", "slow:0.2"))
+            script[self._rng.choice(("reserve", "pay", "send"))] = word
+        trigger = TradeOrdered(
+            order_id=f"o-{self._numbers}", script=script, amount=self._rng.randint(1, AMOUNT_MAX)
+        )
+        return Order("trade", trigger, f"m-{self._numbers}", 0.0)
+
+    def flawed(self) -> Order:
+        """
+        An order whose saga raises.
+        """
+        self._numbers += 1
+        trigger = FlawedOrdered(order_id=f"o-{self._numbers}", script={})
+        return Order("flawed", trigger, f"m-{self._numbers}", 0.0)
+
+    async def place(self, orders: Sequence[Order]) -> None:
+        """
+        Publish until it is acknowledged; some orders twice.
+        """
+        self.log.orders += [order for order in orders if order not in self.log.orders]
+        prepared = [
+            self._publisher.prepare(order.trigger, message_id=order.message_id) for order in orders
+        ]
+        again = [one for one in prepared if self._rng.random() < REPEATED_SHARE]
+        for order, one in zip(orders, prepared, strict=True):
+            order.saga_id = one.saga_id
+            order.said = order.said or Said.UNKNOWN
+        await self.publish([one.record for one in (*prepared, *again)])
+        for order in orders:
+            order.said = Said.OK
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """
+        Publish until it is acknowledged.
+        """
+        while True:
+            try:
+                await self._opened.bus.publish(records)
+            except BusUnavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def cancel(self, order: Order) -> None:
+        """
+        Change one's mind about *order*.
+        """
+        assert order.saga_id is not None
+        command = Command(
+            command_id=f"cancel-{order.message_id}",
+            act=CommandAct.CANCEL,
+            saga_id=order.saga_id,
+            mode=CancelMode.GRACEFUL,
+            reason="changed mind",
+        )
+        self.log.commands[command.command_id] = command
+        while True:
+            try:
+                await self._publisher.command(command, key=order.trigger.order_id)
+            except BusUnavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def trade(
+        self, until: Callable[[], bool], *, each_s: float = 0.05, at_once: int = 4
+    ) -> None:
+        """
+        Place orders, and cancel some, until somebody says that it is enough.
+        """
+        while not until():
+            orders = [self.drawn() for _ in range(at_once)]
+            await self.place(orders)
+            for order in orders:
+                if self._rng.random() < CANCELLED_SHARE:
+                    await self.cancel(order)
+            await asyncio.sleep(each_s)
+
+    def _new_id(self) -> str:
+        self._numbers += 1
+        return f"client-{self._numbers}"

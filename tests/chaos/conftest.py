@@ -1,0 +1,40 @@
+"""
+Deployments of real processes, which are killed when their test is over.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.cast import Cast
+
+
+@pytest.fixture
+def cast(kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Cast]:
+    """
+    On the servers of this run; nobody has started yet.
+    """
+    cast = Cast(kafka.url, postgres, namespace, tmp_path)
+    yield cast
+    cast.end()
+
+
+@pytest.fixture
+def cast_on_own_kafka(own_kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Cast]:
+    """
+    On a Kafka that may be killed.
+    """
+    cast = Cast(f"kafka://{own_kafka.bootstrap}", postgres, namespace, tmp_path)
+    yield cast
+    cast.end()
+
+
+@pytest.fixture
+def cast_on_own_postgres(kafka, own_postgres, namespace: str, tmp_path: Path) -> Iterator[Cast]:
+    """
+    On a PostgreSQL that may be killed.
+    """
+    cast = Cast(kafka.url, own_postgres.url(), namespace, tmp_path)
+    yield cast
+    cast.end()

@@ -1,0 +1,160 @@
+"""
+What goes wrong with a deployment, drawn from a seed: processes, broker, database, the way there.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from infra import Kafka, Postgres
+from infra.postgres import StopMode
+from tests.chaos.cast import Cast
+from tests.chaos.client import Client
+from tests.proxy import Cut, Proxy
+
+FREEZE_S_MAX = 9.0
+"""Longer than a group's session, so that some come back as zombies."""
+OUTAGE_S_MAX = 3.0
+SLOW_S_MAX = 0.3
+CALM_S_MAX = 2.5
+AGAIN_MAX = 50
+
+
+class Nemesis:
+    """
+    Strikes *cast* and its servers, one fault after another, some at once.
+    """
+
+    def __init__(
+        self,
+        cast: Cast,
+        client: Client,
+        kafka: Kafka,
+        postgres: Postgres,
+        proxy: Proxy,
+        *,
+        seed: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._cast = cast
+        self._client = client
+        self._kafka = kafka
+        self._postgres = postgres
+        self._proxy = proxy
+        self._rng = Random(seed)
+        self._say = say
+        self._newcomers = 0
+        self.done: Counter[str] = Counter()
+        self._strikes: dict[str, Callable[[], Awaitable[None]]] = {
+            "kill -9": self._kill,
+            "freeze": self._freeze,
+            "deploy": self._deploy,
+            "join and leave": self._join_and_leave,
+            "broker killed": self._kill_broker,
+            "broker frozen": self._freeze_broker,
+            "database stopped at once": self._stop_database,
+            "commits cut off": self._cut_commits,
+            "database slow": self._slow_database,
+            "connections cut": self._cut_connections,
+            "triggers again": self._publish_again,
+        }
+
+    async def strike(self) -> None:
+        """
+        Strike until cancelled, each time leaving a moment of calm; then undo what is undone by
+        waiting only.
+        """
+        while True:
+            await asyncio.sleep(self._rng.uniform(0.2, CALM_S_MAX))
+            name = self._rng.choice(sorted(self._strikes))
+            self.done[name] += 1
+            self._say(name)
+            await self._strikes[name]()
+
+    async def heal(self) -> None:
+        """
+        Everything runs, and nothing is in the way.
+        """
+        self._proxy.at_commit = lambda: None
+        self._proxy.delay_s = 0.0
+        for broker in self._kafka.brokers:
+            broker.thaw()
+        await asyncio.to_thread(self._kafka.start)
+        await asyncio.to_thread(self._postgres.start)
+        for name in list(self._cast.members):
+            self._cast.thaw(name)
+        await asyncio.to_thread(self._cast.revive)
+
+    def _victim(self) -> str:
+        return self._rng.choice(sorted(self._cast.members))
+
+    async def _kill(self) -> None:
+        name = self._victim()
+        await asyncio.to_thread(self._cast.kill, name)
+        await asyncio.sleep(self._rng.uniform(0, OUTAGE_S_MAX))
+        self._cast.start(name, waits=False)
+
+    async def _freeze(self) -> None:
+        name = self._victim()
+        self._cast.freeze(name)
+        try:
+            await asyncio.sleep(self._rng.uniform(1, FREEZE_S_MAX))
+        finally:
+            self._cast.thaw(name)
+
+    async def _deploy(self) -> None:
+        name = self._victim()
+        await asyncio.to_thread(self._cast.stop, name)
+        self._cast.start(name, waits=False)
+
+    async def _join_and_leave(self) -> None:
+        self._newcomers += 1
+        name = f"orchestrator-new-{self._newcomers}"
+        self._cast.start(name, waits=False)
+        try:
+            await asyncio.sleep(self._rng.uniform(2, 5))
+        finally:
+            self._cast.kill(name)
+            del self._cast.members[name]
+
+    async def _kill_broker(self) -> None:
+        broker = self._rng.choice(self._kafka.brokers)
+        broker.kill()
+        await asyncio.sleep(self._rng.uniform(0, OUTAGE_S_MAX))
+        await asyncio.to_thread(broker.start)
+
+    async def _freeze_broker(self) -> None:
+        broker = self._rng.choice(self._kafka.brokers)
+        broker.freeze()
+        try:
+            await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
+        finally:
+            broker.thaw()
+
+    async def _stop_database(self) -> None:
+        await asyncio.to_thread(self._postgres.stop, StopMode.IMMEDIATE)
+        await asyncio.sleep(self._rng.uniform(0, OUTAGE_S_MAX))
+        await asyncio.to_thread(self._postgres.start)
+
+    async def _cut_commits(self) -> None:
+        dice = Random(self._rng.random())
+        self._proxy.at_commit = lambda: dice.choice((None, None, Cut.AFTER, Cut.BEFORE))
+        try:
+            await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
+        finally:
+            self._proxy.at_commit = lambda: None
+
+    async def _slow_database(self) -> None:
+        self._proxy.delay_s = self._rng.uniform(0.02, SLOW_S_MAX)
+        try:
+            await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
+        finally:
+            self._proxy.delay_s = 0.0
+
+    async def _cut_connections(self) -> None:
+        self._proxy.cut_off()
+
+    async def _publish_again(self) -> None:
+        orders = self._client.log.orders
+        await self._client.place(self._rng.sample(orders, min(len(orders), AGAIN_MAX)))

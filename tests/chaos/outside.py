@@ -1,0 +1,232 @@
+"""
+The checker from outside: reads topics, store and ledger when everything has come to rest.
+
+It shares its checks with the simulated worlds. On top: money is neither made nor lost.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId
+from saga.core.status import SagaStatus
+from saga.errors import StoreUnavailable
+from saga.ports import Inbound, Source
+from saga.ports.catalogue import ParkedKind
+from saga.runtime.router import Router
+from saga.testing.world.broker import Published
+from saga.testing.world.driver import Log
+from saga.testing.world.effect_checks import check_effects
+from saga.testing.world.evidence import Evidence, Line, headers_of
+from saga.testing.world.history_checks import check_histories
+from saga.testing.world.record_checks import check_records
+from saga.wiring import StoreParts, open_store
+from tests.chaos.cast import Cast
+from tests.chaos.trade import app
+
+REST_S_MAX = 60.0
+REST_POLL_S = 0.2
+CALM_S = 0.6
+SAGAS_MAX = 1_000_000
+_LEDGER = "SELECT number, saga_id, step, direction, intent_id FROM ledger ORDER BY number"
+_BOOKS = "SELECT saga_id, direction, debit, credit, amount FROM ledger"
+
+
+async def records(cast: Cast) -> list[Inbound]:
+    """
+    Every record on every topic of the deployment, partition by partition.
+    """
+    found: list[Inbound] = []
+    async with AIOKafkaConsumer(
+        bootstrap_servers=cast.bus.removeprefix("kafka://"),
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    ) as consumer:
+        known = await consumer.topics()
+        sources = [
+            TopicPartition(topic, number)
+            for topic in app.topics(cast.names)
+            if topic in known
+            for number in range(cast.partitions)
+        ]
+        consumer.assign(sources)
+        ends = await consumer.end_offsets(sources)
+        while any([await consumer.position(at) < ends[at] for at in sources]):
+            for at, page in (await consumer.getmany(timeout_ms=200)).items():
+                found += [
+                    Inbound(
+                        at.topic,
+                        at.partition,
+                        one.offset,
+                        one.key,
+                        one.value,
+                        tuple(one.headers),
+                        Instant(one.timestamp * 1000),
+                    )
+                    for one in page
+                ]
+    return sorted(found, key=lambda one: one.position)
+
+
+class Outside:
+    """
+    Looks at the deployment of *cast*, and at nothing in its processes' memory.
+    """
+
+    def __init__(self, cast: Cast, log: Log) -> None:
+        self._cast = cast
+        self._log = log
+        self._heard = frozenset(Router(app.registry, app.contracts, cast.names).topics)
+
+    async def rest(self, *, timeout_s: float = REST_S_MAX, parked: int = 0) -> None:
+        """
+        Wait until nothing is left to do; *parked* sagas are expected to wait for an operator.
+        """
+        store = open_store(self._cast.settings)
+        deadline = time.monotonic() + timeout_s
+        calm_since: float | None = None
+        try:
+            while calm_since is None or time.monotonic() - calm_since < CALM_S:
+                try:
+                    restless = await self._restless(store, parked)
+                except StoreUnavailable as error:
+                    restless = str(error)
+                if restless is not None and time.monotonic() > deadline:
+                    raise AssertionError(f"it does not come to rest: {restless}")
+                calm_since = None if restless else calm_since or time.monotonic()
+                await asyncio.sleep(REST_POLL_S)
+        finally:
+            await store.close()
+
+    async def longest_stall(self, seconds: float) -> float:
+        """
+        Watch for *seconds*: the longest time in which no saga ended.
+        """
+        store = open_store(self._cast.settings)
+        began = last = time.monotonic()
+        longest, ended = 0.0, -1
+        try:
+            while time.monotonic() - began < seconds:
+                found = 0
+                for status in (one for one in SagaStatus if one.is_ended):
+                    found += len(await store.catalogue.sagas(status=status, limit=SAGAS_MAX))
+                now = time.monotonic()
+                longest = max(longest, now - last)
+                if found > ended:
+                    last, ended = now, found
+                await asyncio.sleep(REST_POLL_S)
+        finally:
+            await store.close()
+        return longest
+
+    async def check(self) -> list[str]:
+        """
+        Everything that is wrong.
+        """
+        evidence = await self._gather()
+        return [
+            *check_histories(evidence),
+            *check_records(evidence),
+            *check_effects(evidence),
+            *self._books(evidence),
+            *self._duplicates(evidence),
+        ]
+
+    async def _restless(self, store: StoreParts, parked: int) -> str | None:
+        for status in SagaStatus:
+            if not status.is_ended:
+                found = await store.catalogue.sagas(status=status, limit=1 + parked)
+                if len(found) > (parked if status is SagaStatus.PARKED else 0):
+                    one = found[-1]
+                    return f"{one.key} is {one.status.value}, {one.waiting_for}: {one.reason}"
+        if await store.store.backlog(appended_before=Instant(2**62), limit=1):
+            return "the backlog is not empty"
+        ends = await self._ends()
+        stored = await store.store.positions(list(ends))
+        for source, end in ends.items():
+            if stored.get(source, -1) < end - 1:
+                return f"{source} is read up to {stored.get(source)} of {end}"
+        return None
+
+    async def _ends(self) -> dict[Source, int]:
+        async with AIOKafkaConsumer(
+            bootstrap_servers=self._cast.bus.removeprefix("kafka://")
+        ) as consumer:
+            sources = [
+                TopicPartition(topic, number)
+                for topic in self._heard & await consumer.topics()
+                for number in range(self._cast.partitions)
+            ]
+            assert sources, "none of the topics is there"
+            found = await consumer.end_offsets(sources)
+        return {Source(at.topic, at.partition): end for at, end in found.items()}
+
+    async def _gather(self) -> Evidence:
+        store = open_store(self._cast.settings)
+        histories: dict[SagaId, list[Entry]] = defaultdict(list)
+        try:
+            async for _, entry in store.catalogue.log():
+                histories[entry.saga_id].append(entry)
+            summaries = await store.catalogue.sagas(limit=SAGAS_MAX)
+            parked = await store.catalogue.parked(limit=SAGAS_MAX)
+            timers = await store.catalogue.timers(limit=SAGAS_MAX)
+        finally:
+            await store.close()
+        with sqlite3.connect(self._cast.ledger) as ledger:
+            lines = [Line(*row) for row in ledger.execute(_LEDGER)]
+        ledger.close()
+        published = [Published(n, one) for n, one in enumerate(await records(self._cast))]
+        return Evidence(
+            log=self._log,
+            histories=dict(histories),
+            stored_at={},
+            published=published,
+            parked=[one for one in parked if one.kind is ParkedKind.DEAD],
+            summaries={one.saga_id: one for one in summaries},
+            timers=frozenset(one.timer_id for one in timers),
+            ledger=lines,
+            heard=self._heard,
+            names=self._cast.names,
+            is_ordered=False,
+        )
+
+    def _books(self, evidence: Evidence) -> Iterator[str]:
+        """
+        What a trade moves, a finished one leaves moved, and an undone one takes back.
+        """
+        amounts = {order.saga_id: order.trigger.model_dump()["amount"] for order in self._trades()}
+        moved: dict[tuple[str, str], int] = defaultdict(int)
+        with sqlite3.connect(self._cast.ledger) as ledger:
+            for saga_id, _, debit, credit, amount in ledger.execute(_BOOKS):
+                moved[saga_id, debit] -= amount
+                moved[saga_id, credit] += amount
+        ledger.close()
+        for saga_id, amount in amounts.items():
+            summary = evidence.summaries.get(saga_id)
+            is_done = summary is not None and summary.status is SagaStatus.COMPLETED
+            expected = {"shelf": -1, "parcel": 0, "customer": -1, "merchant": 1, "road": 1}
+            for account, share in expected.items():
+                wanted = share * amount if is_done else 0
+                if moved[saga_id, account] != wanted:
+                    yield f"{saga_id}: {account} has {moved[saga_id, account]}, expected {wanted}"
+
+    def _trades(self) -> Sequence:
+        return [order for order in self._log.orders if order.definition == "trade"]
+
+    def _duplicates(self, evidence: Evidence) -> Iterator[str]:
+        """
+        What comes twice from anybody has the same id and the same bytes.
+        """
+        first: dict[tuple[str, str], Inbound] = {}
+        for _, record in evidence.published:
+            record_id = headers_of(record).get("ce_id")
+            if record_id is None or ".dlq." in record.topic:
+                continue
+            known = first.setdefault((record.topic, record_id), record)
+            if (known.key, known.value) != (record.key, record.value):
+                yield f"{record_id} is on {record.topic} with two contents"

@@ -1,0 +1,206 @@
+"""
+The application that is put through everything: goods are reserved, paid and sent.
+
+What happens to an order is written into its trigger (`refuse`, `fail:2`, `slow:0.5`). The services
+write each effect into a ledger, in the transaction of their inbox, with the money that it moves: so
+whoever knows the orders can tell from the ledger alone what went wrong.
+"""
+
+import asyncio
+from typing import Any
+
+from saga import Context, EffectContext, Effects, Event, Intent, Refused, Retry, SagaApp, saga
+from saga.testing.world.sample_messages import Ordered
+
+RETRY = Retry(attempts=None, initial="50ms", cap="500ms")
+TIMEOUT = "30s"
+LEDGER = """CREATE TABLE IF NOT EXISTS ledger (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, saga_id TEXT NOT NULL, step TEXT NOT NULL,
+    direction TEXT NOT NULL, intent_id TEXT NOT NULL,
+    debit TEXT NOT NULL, credit TEXT NOT NULL, amount INTEGER NOT NULL)"""
+
+
+class TradeOrdered(Ordered, topic="chaos.trade-ordered", version=1, key="order_id"):
+    amount: int
+
+
+class FlawedOrdered(Ordered, topic="chaos.flawed-ordered", version=1, key="order_id"):
+    """
+    Its saga's code raises.
+    """
+
+
+class TradeDone(Event, topic="chaos.trade-done", version=1):
+    order_id: str
+
+
+class TradeUndone(Event, topic="chaos.trade-undone", version=1):
+    order_id: str
+    reason: str
+
+
+class Done(Event, topic="chaos.done", version=1):
+    receipt: str
+
+
+class Reserve(Intent[Done], topic="chaos.reserve", version=1):
+    order_id: str
+    amount: int
+    script: str
+
+
+class Unreserve(Intent[None], topic="chaos.unreserve", version=1):
+    order_id: str
+    amount: int
+
+
+class Pay(Intent[None], topic="chaos.pay", version=1):
+    order_id: str
+    amount: int
+    script: str
+
+
+class Refund(Intent[None], topic="chaos.refund", version=1):
+    order_id: str
+    amount: int
+
+
+class Send(Intent[None], topic="chaos.send", version=1):
+    order_id: str
+    amount: int
+    script: str
+
+
+class CallBack(Intent[None], topic="chaos.call-back", version=1):
+    order_id: str
+    amount: int
+
+
+STEPS = (("reserve", Reserve, Unreserve), ("pay", Pay, Refund), ("send", Send, CallBack))
+
+
+@saga("trade", version=1, starts_on=TradeOrdered, rolled_back=TradeUndone)
+async def trade(ctx: Context, ordered: TradeOrdered) -> TradeDone:
+    """
+    Reserve, pay, send; each as often as it takes.
+    """
+    for step, intent, undo in STEPS:
+        script = ordered.script.get(step, "")
+        message = intent(order_id=ordered.order_id, amount=ordered.amount, script=script)
+        await ctx.do(message, undo=undo, id=step, retry=RETRY, timeout=TIMEOUT)
+    return TradeDone(order_id=ordered.order_id)
+
+
+@saga("flawed", version=1, starts_on=FlawedOrdered, rolled_back=TradeUndone)
+async def flawed(ctx: Context, ordered: FlawedOrdered) -> TradeDone:
+    """
+    Runs into its flaw.
+    """
+    raise ValueError(f"a flaw that {ordered.order_id} runs into")
+
+
+goods, bank = Effects("goods"), Effects("bank")
+
+
+@goods.on_start
+async def make_ledger(db: Any) -> None:
+    """
+    The ledger, shared by both services.
+    """
+    await db.execute(LEDGER)
+
+
+@bank.on_start
+async def make_the_same_ledger(db: Any) -> None:
+    """
+    Whoever starts first makes it.
+    """
+    await db.execute(LEDGER)
+
+
+@goods.on(Reserve)
+async def reserve(intent: Reserve, ctx: EffectContext) -> Done:
+    """
+    From the shelf into a parcel.
+    """
+    await _do(ctx, intent, "shelf", "parcel")
+    return Done(receipt=ctx.idempotency_key)
+
+
+@goods.on(Unreserve)
+async def unreserve(intent: Unreserve, ctx: EffectContext) -> None:
+    """
+    And back.
+    """
+    await _undo(ctx, intent, "parcel", "shelf")
+
+
+@bank.on(Pay)
+async def pay(intent: Pay, ctx: EffectContext) -> None:
+    """
+    From the customer to the merchant.
+    """
+    await _do(ctx, intent, "customer", "merchant")
+
+
+@bank.on(Refund)
+async def refund(intent: Refund, ctx: EffectContext) -> None:
+    """
+    And back.
+    """
+    await _undo(ctx, intent, "merchant", "customer")
+
+
+@goods.on(Send)
+async def send(intent: Send, ctx: EffectContext) -> None:
+    """
+    Onto the road.
+    """
+    await _do(ctx, intent, "parcel", "road")
+
+
+@goods.on(CallBack)
+async def call_back(intent: CallBack, ctx: EffectContext) -> None:
+    """
+    And back.
+    """
+    await _undo(ctx, intent, "road", "parcel")
+
+
+async def _do(ctx: EffectContext, intent: Any, debit: str, credit: str) -> None:
+    words = dict(word.partition(":")[::2] for word in intent.script.split())
+    if "refuse" in words:
+        raise Refused("planned: no", code="no")
+    await _write(ctx, "do", debit, credit, intent.amount)
+    if "slow" in words and ctx.attempt == 1:
+        await asyncio.sleep(float(words["slow"]))
+    if ctx.attempt <= int(words.get("fail", 0)):
+        raise RuntimeError("planned: after it had written")
+
+
+async def _undo(ctx: EffectContext, intent: Any, debit: str, credit: str) -> None:
+    await _write(ctx, "undo", debit, credit, intent.amount)
+
+
+async def _write(ctx: EffectContext, direction: str, debit: str, credit: str, amount: int) -> None:
+    """
+    One line for each call, so that a service that is called twice has done it twice. An undo of
+    what failed, and left nothing here, does nothing.
+    """
+    saga_id, step, _ = ctx.idempotency_key.rsplit("/", 2)
+    await ctx.db.execute(
+        "INSERT INTO ledger (saga_id, step, direction, intent_id, debit, credit, amount)"
+        " SELECT :saga_id, :step, :direction, :intent_id, :debit, :credit, :amount"
+        " WHERE :direction = 'do' OR EXISTS (SELECT 1 FROM ledger WHERE saga_id = :saga_id"
+        " AND step = :step AND direction = 'do')",
+        saga_id=saga_id,
+        step=step,
+        direction=direction,
+        intent_id=ctx.intent_id,
+        debit=debit,
+        credit=credit,
+        amount=amount,
+    )
+
+
+app = SagaApp(sagas=[trade, flawed], effects=[goods, bank])
