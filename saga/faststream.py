@@ -35,7 +35,7 @@ from saga.ports.clock import Clock
 from saga.runtime import parking
 from saga.runtime.outgoing import HEADERS_BYTES_MAX
 from saga.settings import Settings
-from saga.wiring import open_effects_store
+from saga.stores import open_effects_store
 
 if TYPE_CHECKING:
     from faststream.kafka import KafkaBroker

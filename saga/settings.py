@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     effects_store: str | None = Field(
         None, description="where effect services keep inbox and tables; beside the store by default"
     )
+    effects_store_password: SECRET = Field(
+        None, min_length=1, description="password of the effects store, if its address has none"
+    )
     store_password: SECRET = Field(
         None, min_length=1, description="password of the store, if its address has none"
     )

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
 from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id, worker_id
 from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.app import SagaApp
 from saga.effects import EffectsService
 from saga.effects.parking import Park
@@ -42,11 +39,11 @@ from saga.runtime.router import Router
 from saga.runtime.turns import Turns
 from saga.runtime.watch import Watchers
 from saga.service import Role, Service
-from saga.settings import Settings, file_of
+from saga.settings import Settings
+from saga.stores import file_in, open_effects_store, open_postgres
 
 if TYPE_CHECKING:
     from saga.adapters.kafka import KafkaBus
-    from saga.adapters.postgres import PostgresDatabase
 
 ROLES = ("orchestrator", "effects")
 Close = Callable[[], Awaitable[None]]
@@ -97,7 +94,7 @@ def open_bus(settings: Settings) -> OpenedBus:
         kafka = open_kafka(settings)
         return OpenedBus(kafka, kafka.close)
     record_bytes_max = settings.record_bytes + HEADERS_BYTES_MAX
-    database = SqliteDatabase(_file(settings.bus, "SAGA_BUS"))
+    database = SqliteDatabase(file_in(settings.bus, "SAGA_BUS"))
     local = LocalBus(database, clock=SystemClock(), record_bytes_max=record_bytes_max)
 
     async def close() -> None:
@@ -123,19 +120,8 @@ def open_store(settings: Settings, *, make: bool = False) -> StoreParts:
 
         store = PostgresEventStore(server, make=make)
         return StoreParts(store, PostgresCatalogue(server), server.close)
-    database = SqliteDatabase(_file(settings.store, "SAGA_STORE"))
+    database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"))
     return StoreParts(SqliteEventStore(database), SqliteCatalogue(database), database.close)
-
-
-def open_effects_store(settings: Settings) -> EffectsStore:
-    """
-    The store of the effect services' inbox and tables; its `open` connects.
-
-    Raises:
-        SettingsError: the address needs something that is not there.
-    """
-    path = _file(settings.effects_address, "SAGA_EFFECTS_STORE")
-    return SqliteEffectsStore(path, clock=SystemClock())
 
 
 def open_parts(settings: Settings) -> Parts:
@@ -154,14 +140,14 @@ def open_parts(settings: Settings) -> Parts:
         opened = open_store(settings, make=True)
         closers: list[Close] = [kafka.close, opened.close]
         return Parts(clock, kafka, opened.store, opened.catalogue, closers)
-    bus_file = _file(settings.bus, "SAGA_BUS")
+    bus_file = file_in(settings.bus, "SAGA_BUS")
     if settings.store.startswith("postgresql:"):
         opened = open_store(settings, make=True)
         bus_database = SqliteDatabase(bus_file)
         bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
         closers = [bus.close, opened.close, bus_database.close]
         return Parts(clock, bus, opened.store, opened.catalogue, closers)
-    store_file = _file(settings.store, "SAGA_STORE")
+    store_file = file_in(settings.store, "SAGA_STORE")
     store_database = SqliteDatabase(store_file)
     shared = Path(bus_file).resolve() == Path(store_file).resolve()
     bus_database = store_database if shared else SqliteDatabase(bus_file)
@@ -360,32 +346,3 @@ def open_kafka(settings: Settings) -> KafkaBus:
             f"kafka:// needs more than is installed ({error.name}): pip install saga[kafka]",
         ) from error
     return open_bus(settings, record_bytes_max=settings.record_bytes + HEADERS_BYTES_MAX)
-
-
-def open_postgres(
-    address: str, setting: str, password: SecretStr | None = None
-) -> PostgresDatabase:
-    """
-    The database at *address*, to be connected to when it is first used; with *password*, where the
-    address has none.
-
-    Raises:
-        SettingsError: the address cannot be read, or its driver is not installed.
-    """
-    try:
-        from saga.adapters.postgres import Address, PostgresDatabase
-    except ImportError as error:
-        raise SettingsError(
-            setting,
-            f"postgresql:// needs more than is installed ({error.name or error}): "
-            "pip install saga[postgres]",
-        ) from error
-    secret = None if password is None else password.get_secret_value
-    return PostgresDatabase(Address(address, setting=setting, password=secret))
-
-
-def _file(address: str, setting: str) -> str:
-    scheme = address.split(":", 1)[0]
-    if scheme not in ("local", "sqlite"):
-        raise SettingsError(setting, f"{scheme}:// is not available in this version; use a file")
-    return file_of(address)

@@ -28,6 +28,7 @@ ILLEGAL = [
     ("SAGA_STORE", "local:///saga.db", "sqlite://… or postgresql://…"),
     ("SAGA_STORE", "sqlite://saga.db", "sqlite:///PATH with three slashes"),
     ("SAGA_STORE", "mysql://host", "sqlite://… or postgresql://…"),
+    ("SAGA_EFFECTS_STORE_PASSWORD", "", "at least 1"),
     ("SAGA_STORE_PASSWORD", "", "at least 1"),
     ("SAGA_EFFECTS_STORE", "effects.db", "sqlite://… or postgresql://…"),
     ("SAGA_EFFECTS_STORE", "", "sqlite://… or postgresql://…"),

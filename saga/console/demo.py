@@ -20,7 +20,8 @@ from saga.console.demo_worker import Worker, Workers
 from saga.console.problems import ExitCode, NotSo
 from saga.console.session import Session
 from saga.settings import Settings
-from saga.wiring import build_service, open_effects_store, open_store
+from saga.stores import open_effects_store
+from saga.wiring import build_service, open_store
 
 Kill = Annotated[
     int,

@@ -22,7 +22,8 @@ import typer
 from saga.console.problems import Misused
 from saga.console.session import Session
 from saga.service import Service
-from saga.wiring import ROLES, build_service, open_effects_store
+from saga.stores import open_effects_store
+from saga.wiring import ROLES, build_service
 
 SUMMARY: Final = (
     "turns",

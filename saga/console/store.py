@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 from saga.console.printer import Printer
 from saga.console.problems import ExitCode, Misused
 from saga.console.session import Session
-from saga.wiring import open_postgres
+from saga.stores import components_of
 
 if TYPE_CHECKING:
-    from saga.adapters.postgres import PostgresDatabase
+    from saga.adapters.postgres import Address, Component
 
 
 async def store_migrate(session: Session) -> None:
     """
     Make the tables of the store, or bring them to the version that this saga needs.
     """
-    database = _database(session)
-    from saga.adapters.postgres import components, migrate
+    found = _components(session)
+    from saga.adapters.postgres import migrate
 
-    for component in components(database):
-        before = await asyncio.to_thread(migrate, database.address, component)
+    for address, component in found:
+        before = await asyncio.to_thread(migrate, address, component)
         _tell(session.printer, component.name, before, component.version, is_done=True)
 
 
@@ -35,26 +35,26 @@ async def store_status(session: Session) -> ExitCode:
     """
     Say which versions the store's tables have; exit 1 where some are not up to date.
     """
-    database = _database(session)
-    from saga.adapters.postgres import components, stored_version
+    found = _components(session)
+    from saga.adapters.postgres import stored_version
 
     code = ExitCode.OK
-    for component in components(database):
-        stored = await asyncio.to_thread(stored_version, database.address, component)
+    for address, component in found:
+        stored = await asyncio.to_thread(stored_version, address, component)
         _tell(session.printer, component.name, stored, component.version, is_done=False)
         if stored != component.version:
             code = ExitCode.NOT_SO
     return code
 
 
-def _database(session: Session) -> PostgresDatabase:
-    address = session.settings.store
-    if not address.startswith("postgresql:"):
+def _components(session: Session) -> list[tuple[Address, Component]]:
+    found = components_of(session.settings)
+    if not found:
         raise Misused(
             "store: SAGA_STORE names a file, which is brought up to date by whoever opens it; "
             "there is nothing to do. Name a database with --store postgresql://USER@HOST/DB"
         )
-    return open_postgres(address, "SAGA_STORE", session.settings.store_password)
+    return found
 
 
 def _tell(printer: Printer, component: str, stored: int, needed: int, *, is_done: bool) -> None:

@@ -13,10 +13,9 @@ from tests.console.shop import ORDER
 @pytest.fixture
 def shop_on_postgres(shop: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
-    The shop, with its bus and effects in files and its store in an empty database.
+    The shop, with its bus in a file and everything else in an empty database.
     """
     monkeypatch.setenv("SAGA_STORE", postgres)
-    monkeypatch.setenv("SAGA_EFFECTS_STORE", f"sqlite:///{shop}/effects.db")
     return shop
 
 
@@ -33,9 +32,24 @@ def test_tables_are_made_once_and_looked_at(postgres: str) -> None:
     after = call("store", "status", "--store", postgres, "--json")
 
     assert (made.code, again.code, after.code) == (0, 0, 0)
-    assert made.rows[0] == {"component": "event store", "before": 0, "needed": 1}
-    assert again.rows[0] == {"component": "event store", "before": 1, "needed": 1}
-    assert after.rows[0] == {"component": "event store", "version": 1, "needed": 1}
+    for found, key, version in ((made, "before", 0), (again, "before", 1), (after, "version", 1)):
+        assert found.rows == [
+            {"component": "event store", key: version, "needed": 1},
+            {"component": "effects store", key: version, "needed": 1},
+        ]
+
+
+def test_an_effects_store_is_migrated_where_it_is(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The store may be a file, and effects in a database.
+    """
+    monkeypatch.setenv("SAGA_EFFECTS_STORE", postgres)
+
+    made = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db", "--json")
+
+    assert made.rows == [{"component": "effects store", "before": 0, "needed": 1}]
 
 
 def test_a_file_needs_no_migration(tmp_path: Path) -> None:

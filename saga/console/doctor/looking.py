@@ -38,11 +38,10 @@ from saga.publishing.outbox_relay import outbox_address
 from saga.runtime.outgoing import HEADERS_BYTES_MAX
 from saga.runtime.router import Router
 from saga.settings import file_of
+from saga.stores import effects_address, open_effects_store, open_postgres
 from saga.wiring import (
     StoreParts,
-    open_effects_store,
     open_kafka,
-    open_postgres,
     open_store,
     topic_specs,
 )
@@ -78,7 +77,7 @@ async def look(session: Session) -> Facts:
             await _look_at_store(facts, session)
     where = session.settings.effects_address.rpartition("@")[2]
     with _noted(facts, "effects_store", where, "start it, or name another one"):
-        await _look_at_effects_store(session, app)
+        await _look_at_effects_store(facts, session, app)
     if session.settings.outbox is not None:
         where = session.settings.outbox.rpartition("@")[2]
         with _noted(facts, "outbox", where, "start it; `saga outbox migrate` makes its table"):
@@ -195,7 +194,7 @@ async def _has_tables(facts: Facts, session: Session) -> bool:
     settings = session.settings
     if not settings.store.startswith("postgresql:"):
         return True
-    database = open_postgres(settings.store, "SAGA_STORE")
+    database = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
     try:
         from saga.adapters.postgres import components, stored_version
 
@@ -272,7 +271,7 @@ async def _look_at_sagas(facts: Facts, store: StoreParts) -> None:
             )
 
 
-async def _look_at_effects_store(session: Session, app: SagaApp) -> None:
+async def _look_at_effects_store(facts: Facts, session: Session, app: SagaApp) -> None:
     address = session.settings.effects_address
     if not app.effects:
         return
@@ -283,11 +282,12 @@ async def _look_at_effects_store(session: Session, app: SagaApp) -> None:
         await store.open()
         await store.close()
         return
-    database = open_postgres(address, "SAGA_EFFECTS_STORE")
-    try:
-        await database.fetch("SELECT 1")
-    finally:
-        await database.close()
+    there = effects_address(session.settings)
+    from saga.adapters.postgres import INBOX, stored_version
+
+    stored = await asyncio.to_thread(stored_version, there, INBOX)
+    if stored:  # otherwise the first service that starts makes it
+        facts.schemas.append(Schema(component=INBOX.name, stored=stored, needed=INBOX.version))
 
 
 async def _look_at_outbox(facts: Facts, session: Session) -> None:
