@@ -45,7 +45,7 @@ demo: $(READY) ## Run the order saga here and now; KILL=3 kills it three times o
 
 demo-kafka: $(READY) ## Run it on a real Kafka and PostgreSQL, in several processes, all of which KILL= kills
 	@$(BIN)/python -m infra with --kept .saga/demo-servers -- sh -c 'exec $(BIN)/saga demo \
-		--bus "$$SAGA_BUS" --store "$$SAGA_STORE" --effects-store sqlite:///.saga/demo-servers/effects.db $(if $(KILL),--kill $(KILL)) $(ARGS)'
+		--bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(if $(KILL),--kill $(KILL)) $(ARGS)'
 
 test: $(READY) ## Run the tests, all but the long ones against real servers
 	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m 'not (connected and slow)' $(GIVEN) $(ARGS)
@@ -75,7 +75,7 @@ lock: $(READY) ## Resolve the dependencies anew (ARGS=--upgrade for the latest)
 bench: $(READY) ## Measure sagas per second on this machine
 	@$(BIN)/saga bench $(ARGS)
 
-bench-kafka: $(READY) ## Measure them on a real Kafka and PostgreSQL, one and two orchestrators
+bench-kafka: $(READY) ## Measure them on a real Kafka and PostgreSQL; ARGS=--loaded: on a store with a past
 	@$(BIN)/python -m infra with --fast -- sh -c 'exec $(BIN)/saga bench --bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(ARGS)'
 
 chaos: $(READY) ## Strike a real deployment at random and see that nothing breaks; SECONDS=60 SEED=1

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from saga.console import logs
 from saga.console.bench import connected, measures, parts
+
+
+def _filling(*arguments: Any) -> measures.Measured:
+    """
+    A store with a past. Only this needs the driver of its server.
+    """
+    from saga.console.bench.filling import filling
+
+    return filling(*arguments)
+
 
 MEASURES: Final[dict[str, Callable[..., measures.Measured]]] = {
     "floor": measures.floor,
@@ -21,6 +31,7 @@ MEASURES: Final[dict[str, Callable[..., measures.Measured]]] = {
     "replaying": measures.replaying,
     "opening": measures.opening,
     "connected": connected.connected,
+    "filling": _filling,
 }
 
 

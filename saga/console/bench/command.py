@@ -23,7 +23,7 @@ import orjson
 import typer
 from rich.progress import Progress
 
-from saga.console.bench import connected_command
+from saga.console.bench import connected_command, connected_loaded
 from saga.console.bench.measures import Measured
 from saga.console.printer import Printer
 from saga.console.problems import Misused, NotSo
@@ -33,6 +33,8 @@ SAGAS_AT_ONE: Final = 600
 """One at a time takes milliseconds for each."""
 QUICK_SHARE: Final = 10
 OPEN_SAGAS: Final = 100_000
+FINISHED_IN_STORE: Final = 1_000_000
+OPEN_IN_STORE: Final = 100_000
 QUICK_RUNS: Final = 1
 
 
@@ -79,6 +81,16 @@ def bench(
         str | None,
         typer.Option(metavar="ADDRESS", help="… and a PostgreSQL, postgresql://USER@HOST/DB."),
     ] = None,
+    is_loaded: Annotated[
+        bool,
+        typer.Option("--loaded", help="There: a store with many sagas beside an empty one."),
+    ] = False,
+    finished: Annotated[
+        int, typer.Option(min=0, help="Finished sagas in the loaded store.")
+    ] = FINISHED_IN_STORE,
+    still_open: Annotated[
+        int, typer.Option("--open", min=0, help="Open sagas in the loaded store.")
+    ] = OPEN_IN_STORE,
     is_quick: Annotated[bool, typer.Option("--quick", help="One short run: a first idea.")] = False,
     is_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
@@ -90,9 +102,12 @@ def bench(
         plan = Plan(_numbers(in_flight), sagas, runs, OPEN_SAGAS)
         if is_quick:
             plan = Plan(plan.in_flight, sagas // QUICK_SHARE, QUICK_RUNS, OPEN_SAGAS // QUICK_SHARE)
-        addresses = _servers(bus, store)
+        addresses = _servers(bus, store, is_loaded=is_loaded)
         if addresses is None:
             found = _measure(plan, folder, printer)
+        elif is_loaded:
+            past = connected_loaded.Past(finished, still_open)
+            found = connected_loaded.measure_loaded(plan, past, addresses, printer, _in_a_process)
         else:
             found = connected_command.measure_connected(plan, addresses, printer, _in_a_process)
     except (Misused, NotSo) as error:
@@ -100,6 +115,8 @@ def bench(
         return 2 if isinstance(error, Misused) else 1
     if is_json:
         printer.json(found)
+    elif is_loaded:
+        connected_loaded.print_loaded(found, printer)
     elif bus is not None:
         connected_command.print_connected(found, printer)
     else:
@@ -107,8 +124,10 @@ def bench(
     return 0
 
 
-def _servers(bus: str | None, store: str | None) -> dict[str, str] | None:
+def _servers(bus: str | None, store: str | None, *, is_loaded: bool) -> dict[str, str] | None:
     if bus is None and store is None:
+        if is_loaded:
+            raise Misused("--loaded needs servers: --bus kafka://… and --store postgresql://…")
         return None
     if bus is None or store is None:
         raise Misused("--bus and --store go together: kafka://… and postgresql://…")

@@ -1,5 +1,6 @@
 """
 The saga that is measured: an order of three steps, every tenth of which is refused at the last.
+And one that stays open and is not measured: a question that waits for its answer for a month.
 
 Its services keep their inbox and nothing else, so that what is measured is the engine.
 """
@@ -12,6 +13,8 @@ from saga.contracts import Event, Intent
 from saga.effects import EffectContext, Effects, Refused
 
 REFUSED_EVERY = 10
+ANSWER = "answer"
+ANSWER_TIMEOUT = "30d"
 
 
 class OrderPlaced(Event, topic="bench-orders.order-placed", version=1, key="order_id"):
@@ -40,6 +43,24 @@ class OrderRejected(Event, topic="bench-orders.order-rejected", version=1):
 
     order_id: str
     reason: str
+
+
+class OrderQuestioned(Event, topic="bench-orders.order-questioned", version=1, key="order_id"):
+    """
+    A customer is to say whether that is really what is wanted.
+    """
+
+    order_id: str
+    amount: int
+
+
+class OrderCleared(Event, topic="bench-orders.order-cleared", version=1):
+    """
+    It is.
+    """
+
+    order_id: str
+    answer: str
 
 
 class Reserved(Event, topic="bench-stock.reserved", version=1):
@@ -125,6 +146,16 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
     return OrderConfirmed(order_id=placed.order_id, parcel=shipped.parcel)
 
 
+@saga("bench-question", version=1, starts_on=OrderQuestioned, rolled_back=OrderRejected)
+async def question(ctx: Context, asked: OrderQuestioned) -> OrderCleared:
+    """
+    Reserve, then wait for a word.
+    """
+    await ctx.do(Reserve(order_id=asked.order_id, amount=asked.amount), undo=Release)
+    answer = await ctx.wait(ANSWER, str, timeout=ANSWER_TIMEOUT)
+    return OrderCleared(order_id=asked.order_id, answer=answer)
+
+
 services = Effects("bench-services")
 
 
@@ -168,7 +199,7 @@ async def ship(intent: Ship, ctx: EffectContext) -> Shipped:
     return Shipped(parcel=f"parcel-{ctx.key}")
 
 
-app = SagaApp(sagas=[order], effects=[services])
+app = SagaApp(sagas=[order, question], effects=[services])
 
 
 def placed(number: int) -> OrderPlaced:

@@ -1,0 +1,193 @@
+"""
+A store with a past: many finished and open sagas, as the engine would have written them.
+
+A few sagas are really run. What they have left in each table is then multiplied by the server, with
+another saga id, business key and trigger id for each copy: a saga id is derived from its key, so
+that it is reckoned here as the engine does, and entries are in the log in the order of their sagas.
+What is not multiplied: records on topics, whose retention is a matter of Kafka, and the inbox of
+the services, which are not the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+
+from saga.console.bench.measures import Measured
+from saga.console.bench.order import OrderPlaced, OrderQuestioned, app, order, question
+from saga.console.problems import NotSo
+from saga.console.serving import run_fast
+from saga.contracts import Event
+from saga.core.identity import SagaId, saga_id
+from saga.core.status import SagaStatus
+from saga.service import Service
+from saga.settings import Settings
+from saga.wiring import build_service
+
+CHUNK_SAGAS: Final = 20_000
+SAMPLE_WAIT_S: Final = 30.0
+SAMPLE_POLL_S: Final = 0.02
+FINISHED_KEY: Final = "sample-finished"
+OPEN_KEY: Final = "sample-open"
+
+_SAMPLES: Final = (
+    (
+        "CREATE TEMP TABLE sample_sagas AS SELECT i.*, "
+        "convert_from(e.state, 'UTF8')::jsonb ->> 'cause' AS trigger_id FROM saga_index AS i "
+        "JOIN stored_events AS e ON e.originator_id = i.saga_id AND e.originator_version = 1 "
+        "WHERE i.saga_id = ANY(%s::uuid[])"
+    ),
+    (
+        "CREATE TEMP TABLE sample_entries AS SELECT originator_id AS sample, "
+        "originator_version AS version, topic, convert_from(state, 'UTF8') AS state "
+        "FROM stored_events WHERE originator_id = ANY(%s::uuid[])"
+    ),
+    "CREATE TEMP TABLE sample_timers AS SELECT * FROM timers WHERE saga_id = ANY(%s::uuid[])",
+)
+_COPIES: Final = (
+    "CREATE TEMP TABLE copies (number bigint, sample uuid, saga_id uuid, key text, "
+    "trigger_id text DEFAULT gen_random_uuid()::text)"
+)
+_COPY: Final = "COPY copies (number, sample, saga_id, key) FROM STDIN"
+_FILL: Final = (
+    "WITH texts AS (SELECT c.number, c.saga_id, e.version, e.topic, "
+    "replace(replace(replace(e.state, s.saga_id::text, c.saga_id::text), "
+    "s.trigger_id, c.trigger_id), s.key, c.key) AS state FROM copies AS c "
+    "JOIN sample_sagas AS s ON s.saga_id = c.sample "
+    "JOIN sample_entries AS e ON e.sample = c.sample ORDER BY c.number, e.version), "
+    "written AS (INSERT INTO stored_events "
+    "(originator_id, originator_version, topic, state, notification_id) "
+    "SELECT saga_id, version, topic, convert_to(state, 'UTF8'), "
+    "nextval('stored_events_notification_id_seq') FROM texts "
+    "RETURNING originator_id, originator_version, notification_id), "
+    "armed AS (INSERT INTO timers SELECT replace(t.timer_id, c.sample::text, c.saga_id::text), "
+    "c.saga_id, t.due_at FROM copies AS c JOIN sample_timers AS t ON t.saga_id = c.sample), "
+    "indexed AS (INSERT INTO saga_index SELECT w.notification_id, c.saga_id, s.definition, "
+    "s.definition_version, c.key, s.status, s.started_at, s.updated_at, s.waiting_for, s.reason, "
+    "s.version FROM written AS w JOIN copies AS c ON c.saga_id = w.originator_id "
+    "JOIN sample_sagas AS s ON s.saga_id = c.sample WHERE w.originator_version = 1 "
+    "ORDER BY w.notification_id) SELECT count(*) FROM written"
+)
+_SIZE: Final = "SELECT pg_database_size(current_database())"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """
+    A saga that was really run, and what its copies are called.
+    """
+
+    saga_id: SagaId
+    definition: str
+    prefix: str
+
+
+def filling(settings: dict[str, str], finished: int, still_open: int) -> Measured:
+    """
+    Fill the store of *settings* with so many *finished* and *still_open* sagas; what there is then.
+
+    Raises:
+        NotSo: the sagas to copy did not get where they should.
+    """
+    return run_fast(_filling(settings, finished, still_open))
+
+
+async def _filling(settings: dict[str, str], finished: int, still_open: int) -> Measured:
+    read = Settings.read({}, **settings)
+    samples = await _run_samples(read)
+    return await asyncio.to_thread(_fill, read.store, samples, (finished, still_open))
+
+
+async def _run_samples(settings: Settings) -> tuple[Sample, Sample]:
+    async with build_service(app, settings, roles=("orchestrator", "effects")) as service:
+        placed = OrderPlaced(order_id=FINISHED_KEY, amount=100, is_shippable=True)
+        asked = OrderQuestioned(order_id=OPEN_KEY, amount=100)
+        done = await _sample(service, placed, "past-")
+        waiting = await _sample(service, asked, "open-")
+    return done, waiting
+
+
+async def _sample(service: Service, trigger: Event, prefix: str) -> Sample:
+    """
+    Run the saga of *trigger* until it has ended, or waits for a word.
+    """
+    started = await service.publish(trigger)
+    assert started is not None
+    definition = order.name if isinstance(trigger, OrderPlaced) else question.name
+    try:
+        async with asyncio.timeout(SAMPLE_WAIT_S):
+            while not await _is_there(service, started, definition):  # noqa: ASYNC110  # tells nobody
+                await asyncio.sleep(SAMPLE_POLL_S)
+    except TimeoutError:
+        raise NotSo(f"the {definition} to copy has not got anywhere") from None
+    return Sample(started, definition, prefix)
+
+
+async def _is_there(service: Service, started: SagaId, definition: str) -> bool:
+    if definition == order.name:
+        found = await service.catalogue.summaries([started])
+        return bool(found) and found[0].status is SagaStatus.COMPLETED
+    return any(timer.saga_id == started for timer in await service.catalogue.timers())
+
+
+def _fill(store: str, samples: Sequence[Sample], sizes: tuple[int, int]) -> Measured:
+    entries, began_at = 0, time.perf_counter()
+    with psycopg.connect(store, autocommit=True) as connection:
+        for statement in _SAMPLES:
+            connection.execute(statement, ([sample.saga_id for sample in samples],))
+        connection.execute(_COPIES)
+        for chunk in _chunks(samples, *sizes):
+            with connection.transaction():
+                connection.execute("SET LOCAL synchronous_commit = off")
+                connection.execute("TRUNCATE copies")
+                with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+                    for row in chunk:
+                        copy.write_row(row)
+                connection.execute("ANALYZE copies")
+                entries += _number(connection, _FILL)
+        _settle(connection)
+        megabytes = _number(connection, _SIZE) / 1e6
+    seconds = time.perf_counter() - began_at
+    return {"sagas": sum(sizes), "entries": entries, "megabytes": megabytes, "seconds": seconds}
+
+
+def _chunks(
+    samples: Sequence[Sample], finished: int, still_open: int
+) -> Iterator[list[tuple[int, SagaId, SagaId, str]]]:
+    """
+    The copies to make, some thousands at a time, the open ones spread evenly among the others.
+    """
+    done, waiting = samples
+    total = finished + still_open
+    chunk: list[tuple[int, SagaId, SagaId, str]] = []
+    for number in range(total):
+        is_open = (number + 1) * still_open // total > number * still_open // total
+        sample = waiting if is_open else done
+        key = f"{sample.prefix}{number}"
+        chunk.append((number, sample.saga_id, saga_id(sample.definition, key), key))
+        if len(chunk) == CHUNK_SAGAS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _settle(connection: psycopg.Connection[Any]) -> None:
+    """
+    Leave nothing for the server to catch up on while something is measured.
+    """
+    connection.execute("VACUUM (ANALYZE)")
+    with suppress(psycopg.errors.InsufficientPrivilege):
+        connection.execute("CHECKPOINT")
+
+
+def _number(connection: psycopg.Connection[Any], query: str) -> int:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
