@@ -22,9 +22,9 @@ _OURS: Final = frozenset(
 _TOKEN: Final = re.compile(
     r"""
     (?P<opaque>
-        [eE]'(?:[^'\\]|\\.|'')*'    # a literal with backslashes
-      | '(?:[^']|'')*'
-      | "(?:[^"]|"")*"
+        [eE]'(?:[^'\\]|\\.|'')*(?:'|\\?\Z)    # a literal with backslashes
+      | '(?:[^']|'')*(?:'|\Z)    # one that is not closed goes to the end: the server will say so
+      | "(?:[^"]|"")*(?:"|\Z)
       | ::|:=
     )
   | (?P<note>--[^\n]*)
