@@ -193,7 +193,8 @@ class Kafka:
                 urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("="), "ascii"
             )
         command = broker.command(runtime, jars, "kafka.tools.StorageTool")
-        command += ["format", "--cluster-id", path.read_text("ascii")]
+        # In one word: an id may begin with a dash, which alone would be taken for an option.
+        command += ["format", f"--cluster-id={path.read_text('ascii')}"]
         command += ["--config", broker.properties_path]
         for name, password in self._users.items():
             for mechanism in SCRAM:

@@ -7,6 +7,7 @@ cannot be had, it fails and says what to install.
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 from collections.abc import Iterator
@@ -99,6 +100,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.connected)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """
+    What a test left open to a server is found in that test and not in one that runs later.
+    """
+    yield
+    if item.get_closest_marker("connected"):
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

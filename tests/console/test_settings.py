@@ -41,7 +41,7 @@ def test_a_misspelt_variable_is_refused_with_a_suggestion(shop, monkeypatch):
         (["--log", "loud"], "SAGA_LOG"),
         (["--env", "Prod!"], "SAGA_ENV"),
         (["--app", "shop"], "module:name"),
-        (["--store", "postgresql://u@h/db"], "not available"),
+        (["--store", "mysql://u@h/db"], "expected sqlite://"),
     ],
 )
 def test_an_illegal_setting_is_refused_by_name(shop, words, said):

@@ -44,14 +44,14 @@ def test_servers_of_a_command_are_gone_when_it_is_told_to_end(server_folder: Pat
     """
     command = [sys.executable, "-m", "infra", "--folder", str(server_folder), "with", "--fast"]
     command += ["--", "sh", "-c", f"{SAY}; exec sleep 60"]
-    lending = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert lending.stdout is not None
-    _, store = lending.stdout.readline().split()
-    psycopg.connect(store).close()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as lending:
+        assert lending.stdout is not None
+        _, store = lending.stdout.readline().split()
+        psycopg.connect(store).close()
 
-    lending.send_signal(signal.SIGTERM)
+        lending.send_signal(signal.SIGTERM)
 
-    assert lending.wait(timeout=30) == 128 + signal.SIGTERM
+        assert lending.wait(timeout=30) == 128 + signal.SIGTERM
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(store)
 
