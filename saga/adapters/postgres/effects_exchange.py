@@ -18,7 +18,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from saga.adapters.postgres.effects_sql import Bound
-from saga.adapters.postgres.pipeline import Session
+from saga.adapters.postgres.pipeline import Session, refusal
 from saga.ports.effects_store import SqlRow
 
 IDLE_IN_UNIT_TIMEOUT_S: Final = 20
@@ -121,16 +121,18 @@ def _exchange(
         pgconn.send_query_prepared(name, bound.values, bound.formats)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
+    answer: list[PGresult]
     failure: PGresult | None = None
     for _ in before:
-        failure = failure or _failure((yield from generators.fetch_many(pgconn)))
+        answer = yield from generators.fetch_many(pgconn)
+        failure = failure or refusal(pgconn, answer[-1])
     if is_fresh:
-        made = yield from generators.fetch_many(pgconn)
-        failure = failure or _failure(made)
-        if made[-1].status == ExecStatus.COMMAND_OK:
+        answer = yield from generators.fetch_many(pgconn)
+        failure = failure or refusal(pgconn, answer[-1])
+        if answer[-1].status == ExecStatus.COMMAND_OK:
             prepared[known_as] = name
-    answer: list[PGresult] = yield from generators.fetch_many(pgconn)
-    failure = failure or _failure(answer)
+    answer = yield from generators.fetch_many(pgconn)
+    failure = failure or refusal(pgconn, answer[-1])
     yield from generators.fetch_many(pgconn)  # the answer to the sync
     pgconn.exit_pipeline_mode()
     if failure is not None:
@@ -144,10 +146,6 @@ def _known_as(bound: Bound) -> str:
 
 def _is_worth_preparing(bound: Bound) -> bool:
     return len(bound.text) <= PREPARED_CHARS_MAX
-
-
-def _failure(results: list[PGresult]) -> PGresult | None:
-    return results[-1] if results[-1].status == ExecStatus.FATAL_ERROR else None
 
 
 class _Numeric(Loader):

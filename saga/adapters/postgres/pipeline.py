@@ -16,7 +16,7 @@ from zlib import crc32
 
 from psycopg import AsyncConnection, generators
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 
 from saga.adapters.postgres.arrays import Array
@@ -25,6 +25,7 @@ Row = tuple[bytes | None, ...]
 Answers = list[list[Row]]
 
 _BIGINT: Final = Struct(">q")
+_ENDED: Final = frozenset({b"FATAL", b"PANIC"})
 
 
 class Call(NamedTuple):
@@ -89,6 +90,22 @@ async def roll_back(session: Session) -> None:
         await session.wait(_exchange(session, [Call("ROLLBACK", ())]))
 
 
+def refusal(pgconn: PGconn, result: PGresult) -> PGresult | None:
+    """
+    *result*, where it says that the server has refused something.
+
+    Raises:
+        psycopg.Error: it has ended the session with that. The connection is closed: there will be
+            no other answer.
+    """
+    if result.status != ExecStatus.FATAL_ERROR:
+        return None
+    if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in _ENDED:
+        pgconn.finish()
+        raise error_from_result(result)
+    return result
+
+
 def _exchange(session: Session, calls: Sequence[Call]) -> Generator[Any, Any, list[PGresult]]:
     pgconn = session.pgconn
     pgconn.enter_pipeline_mode()
@@ -102,9 +119,9 @@ def _exchange(session: Session, calls: Sequence[Call]) -> Generator[Any, Any, li
             (made,) = yield from generators.fetch_many(pgconn)
             if made.status == ExecStatus.COMMAND_OK:
                 session.prepared[call.sql] = name
-            failure = failure or _failure(made)
+            failure = failure or refusal(pgconn, made)
         (result,) = yield from generators.fetch_many(pgconn)
-        failure = failure or _failure(result)
+        failure = failure or refusal(pgconn, result)
         found.append(result)
     yield from generators.fetch_many(pgconn)  # the answer to the sync
     pgconn.exit_pipeline_mode()
@@ -128,10 +145,6 @@ def _send(pgconn: PGconn, prepared: dict[str, bytes], call: Call) -> bytes | Non
         name, values, param_formats=[Format.BINARY] * len(values), result_format=Format.BINARY
     )
     return name if known is None else None
-
-
-def _failure(result: PGresult) -> PGresult | None:
-    return result if result.status == ExecStatus.FATAL_ERROR else None
 
 
 def _rows(result: PGresult) -> list[Row]:

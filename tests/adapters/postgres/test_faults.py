@@ -194,6 +194,27 @@ async def test_a_cut_before_the_transaction_costs_nothing(
         assert await store.positions([SOURCE]) == {SOURCE: number}
 
 
+async def test_a_session_that_was_ended_while_it_was_idle_costs_nothing(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    By an administrator or by a timeout: the server's last words are all that is left to read.
+    """
+    for number in range(3):
+        await store.append(batch(number, offset=number), at=MOMENT)
+        with psycopg.connect(postgres, autocommit=True) as administrator:
+            ended = administrator.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name = 'saga'"
+            ).fetchall()
+        assert ended
+
+    await store.append(batch(3, offset=3), at=MOMENT)
+
+    assert await store.positions([SOURCE]) == {SOURCE: 3}
+    assert len(await store.backlog(appended_before=FOREVER, limit=10)) == 4
+
+
 async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
     own_postgres: Postgres,
 ) -> None:
@@ -314,6 +335,27 @@ async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStor
     await waiting
 
     assert await PostgresCatalogue(store.database).parked() == []
+
+
+async def test_a_serialization_error_is_tried_again(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    Where the database's own default is an isolation that knows such errors.
+    """
+    await store.append(batch(1, offset=1), at=MOMENT)
+    isolated = f"{postgres}?options=-c%20default_transaction_isolation%3Dserializable"
+    async with opened(isolated) as strict:
+        with psycopg.connect(postgres) as other:
+            other.execute("UPDATE notification_tracking SET notification_id = 2")
+            waiting = asyncio.create_task(strict.append(batch(2, offset=3), at=MOMENT))
+            await asyncio.sleep(0.3)
+            assert not waiting.done()
+            other.commit()
+        await waiting
+
+    assert await store.positions([SOURCE]) == {SOURCE: 3}
+    assert len((await store.load([saga(2)]))[saga(2)]) == 2
 
 
 async def test_a_cancelled_append_is_whole(postgres: str, store: PostgresEventStore) -> None:
