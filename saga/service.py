@@ -26,6 +26,7 @@ from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory, SagaError, StoreUnavailable
 from saga.ports import Bus, Catalogue, EventStore, SagaSummary, TopicSpec
+from saga.ports.health import Health
 from saga.runtime.publisher import Publisher
 from saga.runtime.watch import Ending, Watchers
 
@@ -125,12 +126,14 @@ class Service:
         watchers: Watchers,
         topics: Sequence[TopicSpec],
         closers: Sequence[Callable[[], Awaitable[None]]],
+        health: Sequence[Health] = (),
     ) -> None:
         self._roles = tuple(roles)
         self._bus = bus
         self._store = store
         self._contracts = contracts
         self._watchers = watchers
+        self._health = health
         self._topics = topics
         self._closers = closers
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
@@ -209,6 +212,14 @@ class Service:
         for role in self._roles:
             total.update(role.counts)
         return total
+
+    async def problems(self) -> list[str]:
+        """
+        Why this process does not do all of its work now; none while it does. On files, effect
+        services have nothing to say here: what stops them ends the service.
+        """
+        asked = await asyncio.gather(*(part.why_not_ready() for part in self._health))
+        return [problem for problems in asked for problem in problems]
 
     async def publish(self, event: Event, *, key: str | None = None) -> SagaId | None:
         """

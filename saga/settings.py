@@ -27,6 +27,7 @@ PORT_MAX = 65_535
 FILE_SUFFIX = "_FILE"
 """`SAGA_STORE_PASSWORD_FILE` names a file with what `SAGA_STORE_PASSWORD` would hold."""
 HIDDEN = "***"
+HTTP_OFF = "off"
 # Up to the last "@" before the path: a password that is not escaped may have one, too.
 _PASSWORD_IN_AUTHORITY = re.compile(r"^(\w+://[^:/?#]*:)[^/?#]*@")
 _PASSWORD_IN_OPTIONS = re.compile(r"\b((?:ssl)?password=)[^&\s]*")
@@ -63,7 +64,9 @@ class Settings(BaseSettings):
     env: str = Field("dev", description="first part of every topic's name")
     namespace: str = Field("saga", description="second part of every topic's name")
     log: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
-    http: str = Field("127.0.0.1:8080", description="where the console listens")
+    http: str = Field(
+        "127.0.0.1:8080", description="where health is told, HOST:PORT or off; on Kafka by default"
+    )
     group: str = Field(
         "saga-orchestrator", min_length=1, description="consumer group of the orchestrators"
     )
@@ -170,9 +173,11 @@ class Settings(BaseSettings):
     @field_validator("http")
     @classmethod
     def _is_host_and_port(cls, address: str) -> str:
+        if address == HTTP_OFF:
+            return address
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > PORT_MAX:
-            raise ValueError("expected HOST:PORT, for example 127.0.0.1:8080")
+            raise ValueError("expected HOST:PORT, for example 127.0.0.1:8080, or off")
         return address
 
     @field_validator("env", "namespace")
@@ -237,6 +242,13 @@ class Settings(BaseSettings):
         How topics are called here.
         """
         return TopicNames(self.env, self.namespace)
+
+    @property
+    def is_http_asked_for(self) -> bool:
+        """
+        Whether somebody has said where to listen: then it is an error if that cannot be.
+        """
+        return "http" in self.model_fields_set and self.http != HTTP_OFF
 
     @property
     def retention_s(self) -> int:

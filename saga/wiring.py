@@ -28,8 +28,10 @@ from saga.ports import (
     TopicSpec,
 )
 from saga.ports.effects_store import EffectsStore
+from saga.ports.health import Health
 from saga.runtime import parking
 from saga.runtime.aside import Aside
+from saga.runtime.health import OrchestratorHealth
 from saga.runtime.live import LiveSagas
 from saga.runtime.orchestrator import Orchestrator
 from saga.runtime.outgoing import HEADERS_BYTES_MAX, Outgoing
@@ -39,10 +41,11 @@ from saga.runtime.router import Router
 from saga.runtime.turns import Turns
 from saga.runtime.watch import Watchers
 from saga.service import Role, Service
-from saga.settings import Settings
+from saga.settings import HTTP_OFF, Settings
 from saga.stores import file_in, open_effects_store, open_postgres
 
 if TYPE_CHECKING:
+    from saga.adapters.faststream import BrokerRole
     from saga.adapters.kafka import KafkaBus
 
 ROLES = ("orchestrator", "effects")
@@ -177,8 +180,8 @@ def build_service(
     has_probes: bool = False,
 ) -> Service:
     """
-    A service of *app* with the given roles; nothing runs yet. With *has_probes* effect services on
-    Kafka say over HTTP how they are.
+    A service of *app* with the given roles; nothing runs yet. With *has_probes* it says over HTTP
+    how it is, where the settings have it so.
 
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
@@ -187,10 +190,15 @@ def build_service(
     names = settings.topic_names
     watchers = Watchers()
     running: list[Role] = []
+    health: list[Health] = []
     if "orchestrator" in roles:
-        running.append(_orchestrator(app, settings, parts, watchers))
+        orchestrator = _orchestrator(app, settings, parts, watchers)
+        running.append(orchestrator)
+        health.append(OrchestratorHealth(orchestrator, parts.store, parts.clock))
     if "effects" in roles:
-        running.extend(_effects(app, settings, parts, has_probes=has_probes))
+        running.extend(_effects(app, settings, parts, health))
+    if has_probes and (settings.is_http_asked_for or settings.bus.startswith("kafka:")):
+        running[:0] = _probes(settings, health)
     publisher = Publisher(
         parts.bus,
         contracts=app.contracts,
@@ -208,6 +216,7 @@ def build_service(
         publisher=publisher,
         contracts=app.contracts,
         watchers=watchers,
+        health=health,
         topics=topic_specs(app, settings),
         closers=parts.closers,
     )
@@ -249,7 +258,28 @@ def _orchestrator(
     )
 
 
-def _effects(app: SagaApp, settings: Settings, parts: Parts, *, has_probes: bool) -> Sequence[Role]:
+def _probes(settings: Settings, health: Sequence[Health]) -> list[Role]:
+    """
+    What answers probes. By default several processes of one machine would all want the same port:
+    only the first one gets it, unless it was asked for.
+    """
+    if settings.http == HTTP_OFF:
+        return []
+    try:
+        from saga.adapters.http import HttpRole, HttpServer, application, pages
+    except ImportError as error:
+        raise SettingsError(
+            "SAGA_HTTP", f"needs more than is installed ({error.name}): pip install saga[metrics]"
+        ) from error
+    server = HttpServer(
+        application(pages(health)), settings.http, must_listen=settings.is_http_asked_for
+    )
+    return [HttpRole(server)]
+
+
+def _effects(
+    app: SagaApp, settings: Settings, parts: Parts, health: list[Health]
+) -> Sequence[Role]:
     if not app.effects:
         return []
     store = open_effects_store(settings)
@@ -265,7 +295,9 @@ def _effects(app: SagaApp, settings: Settings, parts: Parts, *, has_probes: bool
         await parts.store.append(Batch(parked=[parked]), at=parts.clock.now())
 
     if settings.bus.startswith("kafka:"):
-        return [_broker_role(app, settings, parts, store, park, has_probes=has_probes)]
+        role = _broker_role(app, settings, parts, store, park)
+        health.append(role.health)
+        return [role]
     return [
         EffectsRole(
             EffectsService(
@@ -288,18 +320,14 @@ def _broker_role(
     parts: Parts,
     store: EffectsStore,
     park: Park,
-    *,
-    has_probes: bool,
-) -> Role:
+) -> BrokerRole:
     """
     All effect services on one broker of FastStream's.
     """
     from saga.adapters.faststream import (
         Binding,
         BrokerRole,
-        Probes,
         Resources,
-        asgi_app,
         own_broker,
     )
     from saga.adapters.kafka import KafkaBus
@@ -321,12 +349,7 @@ def _broker_role(
         open=lambda: Resources(kafka=kafka, store=store, park=park, close=close),
     )
     subscribers = [binding.bind(effects) for effects in app.effects]
-    probes = None
-    if has_probes:
-        # By default several processes on one machine would all want the same port.
-        must_listen = "http" in settings.model_fields_set
-        probes = Probes(asgi_app(broker, subscribers), settings.http, must_listen=must_listen)
-    return BrokerRole(broker, subscribers, probes)
+    return BrokerRole(broker, subscribers)
 
 
 def open_kafka(settings: Settings) -> KafkaBus:

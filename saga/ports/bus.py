@@ -150,6 +150,14 @@ class Consumer(Protocol):
         """
         ...
 
+    @property
+    def waits_for(self) -> str | None:
+        """
+        What is missing before this member reads all of its topics, in words: an assignment, or
+        topics that do not exist. None when nothing is.
+        """
+        ...
+
     async def close(self) -> None:
         """
         Leave the group at once, so that the others need not wait for a timeout.

@@ -95,6 +95,7 @@ class Orchestrator:
         self._stopping = asyncio.Event()
         self._is_fetching_dry = False
         self._is_draining = False
+        self.looked_at_s = self.fetched_at_s = clock.monotonic_s()
         self.counts: Counter[str] = Counter()
 
     async def start(self) -> None:
@@ -174,13 +175,26 @@ class Orchestrator:
         """
         Why this process does not do all of its work now; none while it does.
         """
-        return [*self.stopped.values(), *self._relay.problems()]
+        if self._consumer is None:
+            return ["not started yet, or stopped"]
+        waits_for = self._consumer.waits_for
+        found = [] if waits_for is None else [f"waits for {waits_for}"]
+        return [*found, *self.stopped.values(), *self._relay.problems()]
+
+    @property
+    def in_hand(self) -> int:
+        """
+        How many records are fetched and wait for their turn.
+        """
+        return sum(len(lane.pending.inbound) for lane in self._lanes)
 
     async def _receive(self) -> None:
         assert self._consumer is not None
         backoff = Backoff(f"receive/{self._worker_id}")
         while not self._stopping.is_set():
-            if self._pending() >= PENDING_RECORDS_MAX:
+            self.looked_at_s = self._clock.monotonic_s()
+            if self.in_hand >= PENDING_RECORDS_MAX:
+                self.fetched_at_s = self.looked_at_s
                 await self._clock.sleep(0.001)
                 continue
             try:
@@ -192,6 +206,7 @@ class Orchestrator:
                 await self._pause("cannot fetch", error, backoff)
                 continue
             backoff.reset()
+            self.fetched_at_s = self._clock.monotonic_s()
             self._is_fetching_dry = not records
             for record in records:
                 lane = self._lanes[record.partition % LANES]
@@ -379,6 +394,3 @@ class Orchestrator:
 
     def _lane_of(self, saga_id: SagaId) -> Lane:
         return self._lanes[crc32(saga_id.encode()) % LANES]
-
-    def _pending(self) -> int:
-        return sum(len(lane.pending.inbound) for lane in self._lanes)

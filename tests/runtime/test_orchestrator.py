@@ -135,7 +135,7 @@ class TestServing:
         lab = any_lab
         async with lab.serving():
             lab.bus.append([placed(lab, key) for key in KEYS])
-            await lab.until(lambda: lab.orchestrator._pending() or len(lab.on(Reserve)))  # noqa: SLF001
+            await lab.until(lambda: lab.orchestrator.in_hand or len(lab.on(Reserve)))
 
         assert len(lab.on(Reserve)) == 30
 

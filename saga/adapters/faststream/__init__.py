@@ -8,7 +8,7 @@ from saga.adapters.faststream.binding import Binding, Resources
 from saga.adapters.faststream.bus import BrokerBus
 from saga.adapters.faststream.connection import connection_of, own_broker
 from saga.adapters.faststream.health import Health
-from saga.adapters.faststream.probes import Probes, asgi_app, routes
+from saga.adapters.faststream.probes import routes
 from saga.adapters.faststream.role import BrokerRole
 from saga.adapters.faststream.subscriber import EffectsSubscriber, Workplace
 
@@ -18,10 +18,8 @@ __all__ = [
     "BrokerRole",
     "EffectsSubscriber",
     "Health",
-    "Probes",
     "Resources",
     "Workplace",
-    "asgi_app",
     "connection_of",
     "own_broker",
     "routes",

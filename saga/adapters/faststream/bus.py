@@ -107,6 +107,13 @@ class BrokerConsumer:
         """
         return self._member.stopped
 
+    @property
+    def waits_for(self) -> str | None:
+        """
+        What is missing before this member reads all of its topics; None when nothing is.
+        """
+        return self._member.waits_for
+
     async def close(self) -> None:
         """
         End the loop, then leave the group at once.

@@ -96,8 +96,8 @@ def _why_idle(subscriber: EffectsSubscriber) -> list[str]:
     member = subscriber.member
     if member is None:
         return ["not started yet, or Kafka or the store is away"]
-    if not member.has_joined:
-        return [f"does not read yet what the group {member.group} gave it"]
+    if member.waits_for is not None:
+        return [f"waits for {member.waits_for}"]
     found = list(member.stopped.values())
     age_s = _age_s(subscriber, subscriber.polled_at_s)
     if age_s > POLL_AGE_S:

@@ -1,5 +1,5 @@
 """
-A FastStream broker with its effect services, and their probes, as a role of a process.
+A FastStream broker with its effect services as a role of a process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from faststream.kafka import KafkaBroker
 
-from saga.adapters.faststream.probes import Probes
+from saga.adapters.faststream.health import Health
 from saga.adapters.faststream.subscriber import EffectsSubscriber
 
 
@@ -20,27 +20,17 @@ class BrokerRole:
     Starts, runs and stops the services of one broker beside the other roles.
     """
 
-    def __init__(
-        self,
-        broker: KafkaBroker,
-        subscribers: Sequence[EffectsSubscriber],
-        probes: Probes | None,
-    ) -> None:
+    def __init__(self, broker: KafkaBroker, subscribers: Sequence[EffectsSubscriber]) -> None:
         self._broker = broker
         self._subscribers = tuple(subscribers)
-        self._probes = probes
+        self.health = Health(self._subscribers)
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
         """
-        Answer probes, then start the services, which wait while Kafka or their store is away.
-
-        Raises:
-            SettingsError: somebody else listens where the probes were told to.
+        Start the services, which wait while Kafka or their store is away.
         """
         try:
-            if self._probes is not None:
-                await self._probes.start()
             await self._broker.start()
         except BaseException:
             await self._end()
@@ -92,5 +82,3 @@ class BrokerRole:
 
     async def _end(self) -> None:
         await self._broker.stop()
-        if self._probes is not None:
-            await self._probes.stop()

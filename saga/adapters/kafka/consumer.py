@@ -9,7 +9,6 @@ that was taken away are fenced by the store; here they are only no longer return
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -112,7 +111,7 @@ class KafkaConsumer:
         """
         membership = self._membership
         if self._subscribed and membership is not None:
-            await _settled(membership, JOIN_S)
+            await membership.wait(JOIN_S)
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
         """
@@ -187,6 +186,15 @@ class KafkaConsumer:
         The sources that are assigned to this member and not read, each with the reason.
         """
         return {} if self._membership is None else dict(self._membership.stopped)
+
+    @property
+    def waits_for(self) -> str | None:
+        """
+        What is missing before this member reads all of its topics; None when nothing is.
+        """
+        if self._membership is None or not self.has_joined:
+            return f"an assignment in the group {self.group}"
+        return self._membership.waits_for(self._topics)
 
     async def close(self) -> None:
         """
@@ -282,7 +290,7 @@ class KafkaConsumer:
     ) -> list[Inbound]:
         loop = asyncio.get_running_loop()
         if not membership.settled.is_set():
-            await _settled(membership, timeout_s)
+            await membership.wait(timeout_s)
             return []
         if loop.time() < self._careful_until:
             return await self._poll_carefully(membership, records_max, timeout_s)
@@ -364,12 +372,6 @@ class KafkaConsumer:
         self._counts["batches_salvaged"] += 1
         membership.move(source, records[-1].offset + 1 if records else offset)
         return records
-
-
-async def _settled(membership: Membership, timeout_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await membership.settled.wait()
 
 
 def _received(membership: Membership, found: Mapping[Any, Sequence[Any]]) -> list[Inbound]:

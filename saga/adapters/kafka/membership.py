@@ -86,6 +86,22 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
             fresh=len(self.fresh),
         )
 
+    async def wait(self, timeout_s: float) -> None:
+        """
+        Return when there is an assignment, or after *timeout_s*.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.settled.wait()
+
+    def waits_for(self, topics: Iterable[str]) -> str | None:
+        """
+        Those of *topics* that do not exist, as far as the client knows, in words.
+        """
+        known = self.consumer.partitions_for_topic
+        missing = sorted(topic for topic in topics if not known(topic))
+        return f"topics that do not exist: {', '.join(missing)}" if missing else None
+
     def begin(self, source: Source, offset: int) -> None:
         """
         Read a fresh source from *offset* on.

@@ -81,6 +81,13 @@ class MemoryConsumer:
         """
         return dict(self._stopped)
 
+    @property
+    def waits_for(self) -> str | None:
+        """
+        What is missing before this member reads all of its topics; None when nothing is.
+        """
+        return None
+
     async def close(self) -> None:
         """
         Leave the group at once.

@@ -124,6 +124,13 @@ class LocalConsumer:
         """
         return {self._bus.log.source(one): reason for one, reason in self._stopped.items()}
 
+    @property
+    def waits_for(self) -> str | None:
+        """
+        What is missing before this member reads all of its topics; None when nothing is.
+        """
+        return None
+
     async def close(self) -> None:
         """
         Leave the group at once.

@@ -115,6 +115,13 @@ class ProcessConsumer:
         """
         return self._member.stopped
 
+    @property
+    def waits_for(self) -> str | None:
+        """
+        What is missing before this member reads all of its topics; None when nothing is.
+        """
+        return self._member.waits_for
+
     async def close(self) -> None:
         """
         Leave the group.

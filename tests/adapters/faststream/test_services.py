@@ -19,7 +19,7 @@ from faststream.kafka.prometheus import KafkaPrometheusMiddleware
 from prometheus_client import CollectorRegistry
 
 from saga import EffectContext, Effects
-from saga.adapters.faststream import Probes
+from saga.adapters.http import HttpServer
 from saga.contracts import cloudevents as ce
 from saga.contracts import encode
 from saga.errors import SettingsError
@@ -242,7 +242,7 @@ async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
     """
     broker, attached = lab.attached(wallet_effects()[0])
     app = AsgiFastStream(broker, asgi_routes=attached.probes)
-    probes = Probes(app, "127.0.0.1:0", must_listen=True)
+    probes = HttpServer(app, "127.0.0.1:0", must_listen=True)
     await probes.start()
     assert (await ask(probes, "/health/live"))[0] == 200
     assert (await ask(probes, "/health/ready"))[0] == 503
@@ -293,13 +293,13 @@ async def test_two_processes_on_one_port_are_no_error_unless_told(kafka) -> None
     By default the second one goes without probes; told to listen there, it says that it cannot.
     """
     app = AsgiFastStream(KafkaBroker(kafka.bootstrap), logger=None)
-    first = Probes(app, "127.0.0.1:0", must_listen=True)
+    first = HttpServer(app, "127.0.0.1:0", must_listen=True)
     await first.start()
-    second = Probes(app, first.address, must_listen=False)
+    second = HttpServer(app, first.address, must_listen=False)
     await second.start()
     assert second.address is None
     with pytest.raises(SettingsError, match="in use"):
-        await Probes(app, first.address, must_listen=True).start()
+        await HttpServer(app, first.address, must_listen=True).start()
     await second.stop()
     await first.stop()
 
@@ -325,7 +325,7 @@ async def publish_huge(lab: KafkaLab, record: Record) -> None:
     await admin.close()
 
 
-async def ask(probes: Probes, path: str):
+async def ask(probes: HttpServer, path: str):
     """
     Status and content of a page.
     """

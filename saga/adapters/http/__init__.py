@@ -1,0 +1,18 @@
+"""
+Health over HTTP. Importing this needs uvicorn, which comes with the extras `kafka` and `metrics`.
+"""
+
+from saga.adapters.http.probes import LIVE, READY, Answer, answer, application, pages
+from saga.adapters.http.role import HttpRole
+from saga.adapters.http.server import HttpServer
+
+__all__ = [
+    "LIVE",
+    "READY",
+    "Answer",
+    "HttpRole",
+    "HttpServer",
+    "answer",
+    "application",
+    "pages",
+]

@@ -1,0 +1,132 @@
+"""
+`saga run` says over HTTP how it is: on Kafka by default, elsewhere where it was asked to.
+"""
+
+import asyncio
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from saga.adapters.http import HttpRole, HttpServer, application, pages
+from saga.core.identity import Instant
+from saga.errors import SettingsError
+from saga.runtime.health import FETCH_AGE_S, LOOK_AGE_S, OrchestratorHealth
+from saga.settings import Settings
+from saga.wiring import build_service
+from tests.runtime.lab import Lab
+from tests.runtime.shop import Reserve, orders
+from tests.runtime.test_missing_topics import take_away
+from tests.runtime.test_turns import placed
+from tests.scenarios import depot
+
+
+async def ask(address: str, path: str, method: str = "GET"):
+    """
+    Status and content of a page.
+    """
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    return int(head.split()[1]), json.loads(body) if body else None
+
+
+def serving(folder: Path, **settings):
+    """
+    The service of a process, and its roles.
+    """
+    given = depot.addresses(folder) | settings
+    return build_service(depot.app(), Settings.read({}, **given), has_probes=True)
+
+
+async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path: Path) -> None:
+    """
+    Not ready before it has begun, then ready; other pages are not there.
+    """
+    service = serving(tmp_path, http="127.0.0.1:0")
+    first = service._roles[0]  # noqa: SLF001 - where it listens is drawn
+    assert isinstance(first, HttpRole)
+    async with service:
+        address = first._server.address  # noqa: SLF001
+        assert (await ask(address, "/health/live")) == (200, {"status": "alive"})
+        async with asyncio.timeout(20):
+            while (await ask(address, "/health/ready"))[0] != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        status, said = await ask(address, "/health/ready")
+        assert (status, said["status"]) == (200, "ready")
+        assert said["services"]["orchestrator"]["stopped"] == {}
+        assert (await ask(address, "/health/ready", "HEAD")) == (200, None)
+        assert (await ask(address, "/admin"))[0] == 404
+    with pytest.raises(OSError, match=r"refused|failed"):
+        await ask(address, "/health/live")
+
+
+@pytest.mark.parametrize("given", [{}, {"http": "off"}])
+async def test_a_service_on_files_tells_nobody_by_default(tmp_path: Path, given: dict) -> None:
+    """
+    Many of them run on one machine, and would want the same port.
+    """
+    service = serving(tmp_path, **given)
+    assert not isinstance(service._roles[0], HttpRole)  # noqa: SLF001
+    async with service:
+        pass
+
+
+async def test_a_port_that_is_taken_is_an_error_only_if_it_was_asked_for(tmp_path: Path) -> None:
+    """
+    It names the setting and the address.
+    """
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        service = serving(tmp_path, http=address)
+        with pytest.raises(SettingsError, match=f"SAGA_HTTP: {address}"):
+            await service.start()
+        quiet = HttpServer(application(pages([])), address, must_listen=False)
+        await quiet.start()
+        assert quiet.address is None
+        await quiet.stop()
+
+
+async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
+    """
+    Not started; a topic is missing; its store or its bus is away. Alive all the while, until it
+    does not even ask for records.
+    """
+    lab = Lab(orders(), shares_file=False)
+    health = OrchestratorHealth(lab.orchestrator, lab.store, lab.clock)
+    assert "not started" in (await health.why_not_ready())[0]
+    async with lab.serving():
+        await lab.while_passing(1)
+        assert await health.why_not_ready() == []
+
+        take_away(lab, Reserve)
+        lab.bus.append([placed(lab)])
+        await lab.until(lambda: lab.relay.withheld_sagas)
+        [reason] = await health.why_not_ready()
+        assert "reserve" in reason
+        take_away(lab)
+        await lab.until(lambda: not lab.relay.withheld_sagas)
+        assert await health.why_not_ready() == []
+
+        find, lab.store.due_timers = lab.store.inner.due_timers, _never
+        health_of_a_silent_store = await health.why_not_ready()
+        lab.store.due_timers = find
+        assert "did not answer" in health_of_a_silent_store[0]
+        assert health.why_dead() == []
+    assert health.facts()["orchestrator"]["in_hand"] == 0
+
+    lab.clock.advance(FETCH_AGE_S + 1)
+    assert any("bus did not answer" in why for why in await health.why_not_ready())
+    assert health.why_dead() == []
+    lab.clock.advance(LOOK_AGE_S)
+    assert "has not asked" in health.why_dead()[0]
+
+
+async def _never(*, until: Instant, limit: int):
+    await asyncio.get_running_loop().create_future()

@@ -1,0 +1,75 @@
+"""
+Somebody deletes a topic of a service that runs on Kafka: what needs it waits, nothing else does.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from tests.scenarios import depot
+from tests.scenarios.examined import effects
+
+WAIT_S = 60
+
+
+@pytest.fixture
+async def admin(kafka):
+    """
+    What an operator has.
+    """
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await client.start()
+    yield client
+    await client.close()
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """
+    Wait for something that nobody tells us of.
+    """
+    async with asyncio.timeout(WAIT_S):
+        while not await is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["depot.int.pay.v1", "depot.evt.reserved.v1"])
+async def test_a_topic_that_is_deleted_stops_no_worker(
+    kafka, admin, namespace: str, tmp_path: Path, name: str
+) -> None:
+    """
+    An orchestrator's intents, or an effect service's answers: they are kept, the process says which
+    topic is missing, and goes on by itself once it is made again. Each effect happens once.
+    """
+    topic = f"dev.{namespace}.{name}"
+    async with depot.service(tmp_path, bus=kafka.url, namespace=namespace) as service:
+        first = await service.publish(depot.OrderPlaced(order_id="before"))
+        await service.outcome(first, timeout=WAIT_S)
+
+        await admin.delete_topics([topic])
+        orders = [depot.OrderPlaced(order_id=f"o-{n}") for n in range(20)]
+        sagas = [await service.publish(order) for order in orders]
+
+        async def is_noticed() -> bool:
+            return any(topic in problem for problem in await service.problems())
+
+        async def is_done_before_it() -> bool:
+            done = sum(what == "reserve" for what, _ in effects(tmp_path))
+            return done == len(orders) + 1
+
+        await until(is_noticed)
+        await until(is_done_before_it)
+
+        await admin.create_topics([NewTopic(topic, 4, 1)])
+
+        async def is_well() -> bool:
+            return await service.problems() == []
+
+        await until(is_well)
+        outcomes = [await service.outcome(one, timeout=WAIT_S) for one in sagas]
+
+    assert {one.status.value for one in outcomes} == {"completed"}
+    assert set(effects(tmp_path).values()) == {1}
