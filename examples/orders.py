@@ -5,7 +5,7 @@ An order is paid and shipped by services that know nothing of this library, only
 from saga import Context, Event, Intent, Retry, SagaApp, saga
 
 
-class OrderPlaced(Event, topic="shop.order-placed", version=1, key="order_id"):
+class OrderPlaced(Event, topic="bakery.order-placed", version=1, key="order_id"):
     """
     Somebody wants something sent to a place.
     """
@@ -50,7 +50,7 @@ class Ship(Intent[None], topic="parcels.ship", version=1):
     place: str
 
 
-class OrderConfirmed(Event, topic="shop.order-confirmed", version=1):
+class OrderConfirmed(Event, topic="bakery.order-confirmed", version=1):
     """
     Paid and on its way.
     """
@@ -59,7 +59,7 @@ class OrderConfirmed(Event, topic="shop.order-confirmed", version=1):
     receipt: str
 
 
-class OrderRejected(Event, topic="shop.order-rejected", version=1):
+class OrderRejected(Event, topic="bakery.order-rejected", version=1):
     """
     Nothing is paid, nothing is sent.
     """
