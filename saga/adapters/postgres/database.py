@@ -291,6 +291,19 @@ class _Pool(AsyncConnectionPool[Session]):
         )
         self.failure: psycopg.Error | None = None
 
+    async def getconn(self, timeout: float | None = None) -> Session:
+        """
+        A connection. It waits in `asyncio.wait_for`, which on Python 3.11 loses a cancellation that
+        arrives together with the connection: whoever was cancelled would go on, perhaps for ever.
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        connection = await super().getconn(timeout)
+        if task is not None and task.cancelling() > before:
+            await self.putconn(connection)
+            raise asyncio.CancelledError
+        return connection
+
     async def _connect(self, timeout: float | None = None) -> Session:
         try:
             connection = await super()._connect(timeout)
