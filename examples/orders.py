@@ -15,7 +15,7 @@ class OrderPlaced(Event, topic="bakery.order-placed", version=1, key="order_id")
     place: str = "Berlin"
 
 
-class Paid(Event, topic="payments.paid", version=1):
+class Paid(Event, topic="tills.paid", version=1):
     """
     The answer to `Pay`.
     """
@@ -23,7 +23,7 @@ class Paid(Event, topic="payments.paid", version=1):
     receipt: str
 
 
-class Pay(Intent[Paid], topic="payments.pay", version=1):
+class Pay(Intent[Paid], topic="tills.pay", version=1):
     """
     Handled by `plain_aiokafka.py`.
     """
@@ -32,7 +32,7 @@ class Pay(Intent[Paid], topic="payments.pay", version=1):
     amount: int
 
 
-class Refund(Intent[None], topic="payments.refund", version=1):
+class Refund(Intent[None], topic="tills.refund", version=1):
     """
     Undoes `Pay`; by then there may be no receipt.
     """
@@ -41,7 +41,7 @@ class Refund(Intent[None], topic="payments.refund", version=1):
     receipt: str | None = None
 
 
-class Ship(Intent[None], topic="parcels.ship", version=1):
+class Ship(Intent[None], topic="vans.ship", version=1):
     """
     Handled by `plain_faststream.py`.
     """

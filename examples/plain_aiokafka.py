@@ -11,16 +11,16 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 
 def answer(topic: str, intent: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    if topic.endswith(".payments.int.refund.v1"):
-        return "payments.evt.intent-done.v1", {}
+    if topic.endswith(".tills.int.refund.v1"):
+        return "tills.evt.intent-done.v1", {}
     if intent["amount"] > 500:
         said = {"outcome": "refused", "code": "limit", "message": "over the limit"}
-        return "payments.evt.intent-failed.v1", said
-    return "payments.evt.paid.v1", {"receipt": f"r-{intent['order_id']}"}
+        return "tills.evt.intent-failed.v1", said
+    return "tills.evt.paid.v1", {"receipt": f"r-{intent['order_id']}"}
 
 
 async def main(servers: str, prefix: str) -> None:
-    topics = [f"{prefix}.payments.int.{name}.v1" for name in ("pay", "refund")]
+    topics = [f"{prefix}.tills.int.{name}.v1" for name in ("pay", "refund")]
     start = {"group_id": "payments", "auto_offset_reset": "earliest", "enable_auto_commit": False}
     consumer = AIOKafkaConsumer(*topics, bootstrap_servers=servers, **start)
     async with consumer, AIOKafkaProducer(bootstrap_servers=servers, acks="all") as producer:

@@ -31,7 +31,7 @@ def parcels(servers: str, prefix: str) -> FastStream:
     broker = KafkaBroker(servers, enable_idempotence=True, allow_auto_create_topics=False)
 
     @broker.subscriber(
-        f"{prefix}.parcels.int.ship.v1",
+        f"{prefix}.vans.int.ship.v1",
         group_id="parcels",
         auto_offset_reset="earliest",
         ack_policy=AckPolicy.NACK_ON_ERROR,  # an intent without an answer comes again
@@ -44,7 +44,7 @@ def parcels(servers: str, prefix: str) -> FastStream:
         assert not isinstance(record, tuple), "this is no batch"
         await broker.publish(
             orjson.dumps(said if is_refused else {}),
-            f"{prefix}.parcels.evt.{reply}.v1",
+            f"{prefix}.vans.evt.{reply}.v1",
             key=record.key,
             headers={"ce_causationid": message.headers["ce_id"]},
         )
