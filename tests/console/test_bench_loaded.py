@@ -32,12 +32,11 @@ CAUSES = (
 
 
 @pytest.fixture
-def settings(kafka, postgres, namespace, tmp_path):
+def settings(kafka, postgres, namespace):
     """
     Those of a place of one's own.
     """
-    effects = f"sqlite:///{tmp_path}/effects.db"
-    own = {"bus": kafka.url, "store": postgres, "effects_store": effects, "namespace": namespace}
+    own = {"bus": kafka.url, "store": postgres, "namespace": namespace}
     return own | {"env": "bench", "log": "error"}
 
 

@@ -23,7 +23,7 @@ def test_all_kinds_of_processes_are_killed_and_the_books_balance(shown, kafka, p
     Each order ends once, and a second run finds that all have.
     """
     words = ("demo", "--app", "store:app", "--limit", "90", "--json", "--namespace", namespace)
-    words += ("--bus", kafka.url, "--store", postgres, "--effects-store", "sqlite:///effects.db")
+    words += ("--bus", kafka.url, "--store", postgres)
 
     row, err, code = finish(start(shown, *words, "--kill", "2"))
 

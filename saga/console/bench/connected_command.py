@@ -12,9 +12,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -125,11 +123,9 @@ def place(addresses: dict[str, str]) -> Iterator[dict[str, str]]:
     store = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
     try:
         asyncio.run(make_tables(store))
-        with TemporaryDirectory(prefix="saga-bench-") as folder:
-            effects = f"sqlite:///{Path(folder).resolve()}/effects.db"
-            own = {"namespace": name.replace("_", "-"), "store": store, "effects_store": effects}
-            fixed = {"env": "bench", "partitions": PARTITIONS, "retention": RETENTION}
-            yield addresses | own | fixed | {"log": "error"}
+        own = {"namespace": name.replace("_", "-"), "store": store}
+        fixed = {"env": "bench", "partitions": PARTITIONS, "retention": RETENTION, "log": "error"}
+        yield addresses | own | fixed
     finally:
         with psycopg.connect(server, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
