@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id, worker_id
 from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
+from saga.adapters.sqlite.census import SqliteCensus
 from saga.app import SagaApp
 from saga.effects import EffectsService
+from saga.effects.health import EffectsHealth
 from saga.effects.parking import Park
 from saga.effects.role import EffectsRole
 from saga.errors import MessageTooLarge, SettingsError
@@ -27,6 +29,7 @@ from saga.ports import (
     Inbound,
     TopicSpec,
 )
+from saga.ports.census import CensusTaker
 from saga.ports.effects_store import EffectsStore
 from saga.ports.health import Health
 from saga.runtime import parking
@@ -62,6 +65,7 @@ class Parts:
     bus: Bus
     store: EventStore
     catalogue: Catalogue
+    census: CensusTaker
     closers: list[Close] = field(default_factory=list)
 
 
@@ -83,6 +87,7 @@ class StoreParts:
 
     store: EventStore
     catalogue: Catalogue
+    census: CensusTaker
     close: Close
 
 
@@ -120,11 +125,17 @@ def open_store(settings: Settings, *, make: bool = False) -> StoreParts:
     if settings.store.startswith("postgresql:"):
         server = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
         from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore
+        from saga.adapters.postgres.census import PostgresCensus
 
         store = PostgresEventStore(server, make=make)
-        return StoreParts(store, PostgresCatalogue(server), server.close)
+        return StoreParts(store, PostgresCatalogue(server), PostgresCensus(server), server.close)
     database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"))
-    return StoreParts(SqliteEventStore(database), SqliteCatalogue(database), database.close)
+    return StoreParts(
+        SqliteEventStore(database),
+        SqliteCatalogue(database),
+        SqliteCensus(database),
+        database.close,
+    )
 
 
 def open_parts(settings: Settings) -> Parts:
@@ -142,14 +153,14 @@ def open_parts(settings: Settings) -> Parts:
         kafka = open_kafka(settings)
         opened = open_store(settings, make=True)
         closers: list[Close] = [kafka.close, opened.close]
-        return Parts(clock, kafka, opened.store, opened.catalogue, closers)
+        return Parts(clock, kafka, opened.store, opened.catalogue, opened.census, closers)
     bus_file = file_in(settings.bus, "SAGA_BUS")
     if settings.store.startswith("postgresql:"):
         opened = open_store(settings, make=True)
         bus_database = SqliteDatabase(bus_file)
         bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
         closers = [bus.close, opened.close, bus_database.close]
-        return Parts(clock, bus, opened.store, opened.catalogue, closers)
+        return Parts(clock, bus, opened.store, opened.catalogue, opened.census, closers)
     store_file = file_in(settings.store, "SAGA_STORE")
     store_database = SqliteDatabase(store_file)
     shared = Path(bus_file).resolve() == Path(store_file).resolve()
@@ -159,7 +170,8 @@ def open_parts(settings: Settings) -> Parts:
     closers = [bus.close, store_database.close]
     if not shared:
         closers.append(bus_database.close)
-    return Parts(clock, bus, store, SqliteCatalogue(store_database), closers)
+    catalogue, census = SqliteCatalogue(store_database), SqliteCensus(store_database)
+    return Parts(clock, bus, store, catalogue, census, closers)
 
 
 def topic_specs(app: SagaApp, settings: Settings) -> list[TopicSpec]:
@@ -194,7 +206,15 @@ def build_service(
     if "orchestrator" in roles:
         orchestrator = _orchestrator(app, settings, parts, watchers)
         running.append(orchestrator)
-        health.append(OrchestratorHealth(orchestrator, parts.store, parts.clock))
+        health.append(
+            OrchestratorHealth(
+                orchestrator,
+                parts.store,
+                parts.clock,
+                census=parts.census,
+                group=names.topic(settings.group),
+            )
+        )
     if "effects" in roles:
         running.extend(_effects(app, settings, parts, health))
     if has_probes and (settings.is_http_asked_for or settings.bus.startswith("kafka:")):
@@ -266,13 +286,13 @@ def _probes(settings: Settings, health: Sequence[Health]) -> list[Role]:
     if settings.http == HTTP_OFF:
         return []
     try:
-        from saga.adapters.http import HttpRole, HttpServer, application, pages
+        from saga.adapters.http import HttpRole, HttpServer, all_pages, application
     except ImportError as error:
         raise SettingsError(
             "SAGA_HTTP", f"needs more than is installed ({error.name}): pip install saga[metrics]"
         ) from error
     server = HttpServer(
-        application(pages(health)), settings.http, must_listen=settings.is_http_asked_for
+        application(all_pages(health)), settings.http, must_listen=settings.is_http_asked_for
     )
     return [HttpRole(server)]
 
@@ -298,20 +318,21 @@ def _effects(
         role = _broker_role(app, settings, parts, store, park)
         health.append(role.health)
         return [role]
-    return [
-        EffectsRole(
-            EffectsService(
-                effects,
-                bus=parts.bus,
-                store=store,
-                contracts=app.contracts,
-                names=names,
-                clock=parts.clock,
-                park=park,
-            )
+    services = [
+        EffectsService(
+            effects,
+            bus=parts.bus,
+            store=store,
+            contracts=app.contracts,
+            names=names,
+            clock=parts.clock,
+            park=park,
         )
         for effects in app.effects
     ]
+    named = zip(app.effects, services, strict=True)
+    health += [EffectsHealth(effects.name, service) for effects, service in named]
+    return [EffectsRole(service) for service in services]
 
 
 def _broker_role(

@@ -102,7 +102,7 @@ class EffectsService:
         self._is_fetching = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._pulling: asyncio.Task[None] | None = None
-        self._consumer: Consumer | None = None
+        self.consumer: Consumer | None = None
         self._threads: ThreadPoolExecutor | None = None
         self.counts: Counter[str] = Counter()
 
@@ -138,12 +138,12 @@ class EffectsService:
             spawn=self._spawn,
             orders=CrewOrders(self._done, self._moved, self._failed, self._unheard),
         )
-        self._consumer = await self._patience.insist(
+        self.consumer = await self._patience.insist(
             "subscribe", lambda: self._bus.subscribe(self.group, self.topics_read)
         )
         self._crew.start()
         self._spawn(self._publish())
-        self._pulling = self._spawn(self._pull(self._consumer))
+        self._pulling = self._spawn(self._pull(self.consumer))
 
     async def wait(self) -> None:
         """
@@ -171,8 +171,8 @@ class EffectsService:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._consumer is not None:
-            consumer, self._consumer = self._consumer, None
+        if self.consumer is not None:
+            consumer, self.consumer = self.consumer, None
             await self._commit_offsets(consumer)
             await consumer.close()
         if not ended.done():

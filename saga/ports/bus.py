@@ -34,6 +34,22 @@ class Position(NamedTuple):
     offset: int
 
 
+class Progress(NamedTuple):
+    """
+    How far a source is read: the next offset to fetch, and its end, None where that is not known.
+    """
+
+    following: int
+    end: int | None
+
+    @property
+    def lag(self) -> int:
+        """
+        How many records are there that were not fetched, as far as is known.
+        """
+        return 0 if self.end is None else max(0, self.end - self.following)
+
+
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -138,6 +154,13 @@ class Consumer(Protocol):
     def assignment(self) -> frozenset[Source]:
         """
         The sources this member reads now.
+        """
+        ...
+
+    @property
+    def progress(self) -> Mapping[Source, Progress]:
+        """
+        Of each source that this member reads, how far: from memory, without asking anybody.
         """
         ...
 

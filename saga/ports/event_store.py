@@ -7,9 +7,9 @@ position already covered, fails the whole batch and records nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from saga.core.frozen import frozen
 from saga.core.history import Entry
@@ -142,5 +142,19 @@ class EventStore(Protocol):
         """
         Batches with something to publish that nobody has said to be published, the oldest first;
         with *after*, those beyond this backlog id. One with a smaller id may still appear.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsOfAppends(Protocol):
+    """
+    What a store has besides that several machines write: polling it often is not needed.
+    """
+
+    def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
+        """
+        Yields at once, then whenever another process may have appended something, and at least
+        every *poll_s*. Goes on while the store is away.
         """
         ...

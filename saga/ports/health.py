@@ -4,8 +4,10 @@ Health: what the parts of a process say about themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+from saga.ports.metrics import Measured
 
 
 class Health(Protocol):
@@ -28,5 +30,11 @@ class Health(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """
         What an operator wants to know, by the name of a service.
+        """
+        ...
+
+    async def metrics(self) -> Sequence[Measured]:
+        """
+        What a machine wants to know. Those that cannot be had now are left out.
         """
         ...

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from saga.core.durations import SECOND_US
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.intents import Intent, TimerArmed, TimerCancelled
+from saga.core.status import SagaStatus
 from saga.ports import (
     Batch,
     DueTimer,
@@ -41,6 +43,8 @@ class Draft:
 
     *remembered* are the sagas that were in memory, *visited* all that the batch has worked with,
     *holding* those behind which it holds records; *corrupt* are index rows of unreadable histories.
+    *counts* to *append_s* are told to people and decide nothing: sagas that *started*, *reached* a
+    status, and how many seconds they *took* until they ended, by definition.
     """
 
     at: Instant
@@ -59,6 +63,25 @@ class Draft:
     outgoing: list[Record] = field(default_factory=list)
     revisits: set[SagaId] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
+    started: Counter[str] = field(default_factory=Counter)
+    reached: Counter[tuple[str, SagaStatus]] = field(default_factory=Counter)
+    took: list[tuple[str, float]] = field(default_factory=list)
+    append_s: float = 0.0
+
+    def note_change(self, live: Live, *, has_started: bool, before: SagaStatus) -> None:
+        """
+        Count what became of a saga with a turn of it.
+        """
+        name, status = live.decider.name, live.state.status
+        if has_started:
+            self.counts["started"] += 1
+            self.started[name] += 1
+        if status is before:
+            return
+        self.counts[status.value] += 1
+        self.reached[name, status] += 1
+        if status.is_ended:
+            self.took.append((name, (self.at - live.started_at) / SECOND_US))
 
     def touch(self, live: Live) -> Touched:
         """

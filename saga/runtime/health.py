@@ -10,6 +10,9 @@ from typing import Final
 from saga.core.identity import Instant
 from saga.errors import StoreUnavailable
 from saga.ports import Clock, EventStore
+from saga.ports.census import CensusTaker
+from saga.ports.metrics import Measured
+from saga.runtime.metrics import OrchestratorMetrics
 from saga.runtime.orchestrator import Orchestrator
 
 ANSWER_S: Final = 2.0
@@ -26,10 +29,19 @@ class OrchestratorHealth:
     The health of one process's orchestrator.
     """
 
-    def __init__(self, orchestrator: Orchestrator, store: EventStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        store: EventStore,
+        clock: Clock,
+        *,
+        census: CensusTaker,
+        group: str,
+    ) -> None:
         self._orchestrator = orchestrator
         self._store = store
         self._clock = clock
+        self._metrics = OrchestratorMetrics(orchestrator, census, clock, group)
 
     def why_dead(self) -> list[str]:
         """
@@ -61,6 +73,12 @@ class OrchestratorHealth:
                 "stopped": {f"{at.topic}[{at.partition}]": why for at, why in stopped},
             }
         }
+
+    async def metrics(self) -> list[Measured]:
+        """
+        What a machine wants to know.
+        """
+        return await self._metrics.take()
 
     async def _why_no_store(self) -> list[str]:
         try:

@@ -32,6 +32,7 @@ from saga.runtime.backoff import Backoff
 from saga.runtime.lane import Lane
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
+from saga.runtime.tally import Tally
 from saga.runtime.turns import Turns
 from saga.runtime.work import Work
 
@@ -88,7 +89,7 @@ class Orchestrator:
         self._group = group
         self._worker_id = worker_id
         self._lanes = [Lane() for _ in range(LANES)]
-        self._consumer: Consumer | None = None
+        self.consumer: Consumer | None = None
         self._timers_in_hand: set[TimerId] = set()
         self._revisits_in_hand: set[SagaId] = set()
         self._handled: dict[Source, int] = {}
@@ -97,6 +98,7 @@ class Orchestrator:
         self._is_draining = False
         self.looked_at_s = self.fetched_at_s = clock.monotonic_s()
         self.counts: Counter[str] = Counter()
+        self.tally = Tally()
 
     async def start(self) -> None:
         """
@@ -105,7 +107,7 @@ class Orchestrator:
         Raises:
             StoreUnavailable, BusUnavailable: they cannot be reached.
         """
-        self._consumer = await self._bus.subscribe(
+        self.consumer = await self._bus.subscribe(
             self._group, self._router.topics, resume_at=self._resume_at
         )
         await self._relay.take_over(older_than_s=0)
@@ -146,10 +148,10 @@ class Orchestrator:
         """
         Leave the group and record what was published.
         """
-        if self._consumer is not None:
+        if self.consumer is not None:
             await self._commit()
-            await self._consumer.close()
-            self._consumer = None
+            await self.consumer.close()
+            self.consumer = None
         await self._relay.record()
 
     @property
@@ -169,15 +171,15 @@ class Orchestrator:
         The partitions that this process is to read and cannot, each with the reason: until somebody
         has looked at them it is not ready, though all others go on.
         """
-        return {} if self._consumer is None else self._consumer.stopped
+        return {} if self.consumer is None else self.consumer.stopped
 
     def problems(self) -> list[str]:
         """
         Why this process does not do all of its work now; none while it does.
         """
-        if self._consumer is None:
+        if self.consumer is None:
             return ["not started yet, or stopped"]
-        waits_for = self._consumer.waits_for
+        waits_for = self.consumer.waits_for
         found = [] if waits_for is None else [f"waits for {waits_for}"]
         return [*found, *self.stopped.values(), *self._relay.problems()]
 
@@ -189,7 +191,7 @@ class Orchestrator:
         return sum(len(lane.pending.inbound) for lane in self._lanes)
 
     async def _receive(self) -> None:
-        assert self._consumer is not None
+        assert self.consumer is not None
         backoff = Backoff(f"receive/{self._worker_id}")
         while not self._stopping.is_set():
             self.looked_at_s = self._clock.monotonic_s()
@@ -198,7 +200,7 @@ class Orchestrator:
                 await self._clock.sleep(0.001)
                 continue
             try:
-                records = await self._consumer.fetch(
+                records = await self.consumer.fetch(
                     records_max=FETCH_RECORDS_MAX, timeout_s=FETCH_TIMEOUT_S
                 )
             except (BusUnavailable, StoreUnavailable) as error:
@@ -250,6 +252,7 @@ class Orchestrator:
             else:
                 self.counts.update(draft.counts)
                 self.counts["turns"] += draft.counts["recorded"]
+                self.tally.add(work, draft)
                 self._handled.update(work.positions())
                 self._revisit(draft.revisits)
                 return
@@ -270,15 +273,15 @@ class Orchestrator:
         """
         Drop all records in hand and read again from where the store stands.
         """
-        assert self._consumer is not None
-        sources = sorted(self._consumer.assignment())
+        assert self.consumer is not None
+        sources = sorted(self.consumer.assignment())
         stored = await self._stored(sources, backoff)
         bounds = await self._bus.bounds([source for source in sources if source not in stored])
         starts = {source: offset + 1 for source, offset in stored.items()}
         starts |= {source: begin for source, (begin, _) in bounds.items()}
         for lane in self._lanes:
             lane.pending.inbound.clear()
-        await self._consumer.seek(starts)
+        await self.consumer.seek(starts)
 
     async def _stored(self, sources: Sequence[Source], backoff: Backoff) -> Mapping[Source, int]:
         while True:
@@ -376,10 +379,10 @@ class Orchestrator:
         Tell the group how far we are, only so that lag can be seen: the store's positions count.
         """
         handled, self._handled = self._handled, {}
-        if not handled or self._consumer is None:
+        if not handled or self.consumer is None:
             return
         try:
-            await self._consumer.commit({one: offset + 1 for one, offset in handled.items()})
+            await self.consumer.commit({one: offset + 1 for one, offset in handled.items()})
         except BusUnavailable as error:
             log.info("offsets not committed", error=str(error))
 

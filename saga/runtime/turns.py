@@ -243,10 +243,8 @@ class Turns:
         draft.counts[decision.disposition.value] += 1
         match decision.disposition:
             case Disposition.RECORDED:
-                if live.version == len(decision.intents) + 1:
-                    draft.counts["started"] += 1
-                if live.state.status is not before:
-                    draft.counts[live.state.status.value] += 1
+                has_started = live.version == len(decision.intents) + 1
+                draft.note_change(live, has_started=has_started, before=before)
                 if visit.is_operator or visit.starts is not None:
                     draft.revisits.add(live.saga_id)
             case Disposition.CONFLICT | Disposition.UNKNOWN:
@@ -302,9 +300,10 @@ class Turns:
             key=starting.key if starting is not None else None,
         )
         event = Event(fact, draft.at, MessageId(f"{visit.event.cause}/failed/{live.version}"))
+        before = live.state.status
         decision = live.decider.handle(live.state, event)
         self._record(draft, live, event, decision.intents)
-        draft.counts[SagaStatus.PARKED.value] += 1
+        draft.note_change(live, has_started=False, before=before)
         self._aside.hold(draft, visit, "turn_failed", text)
 
     def _done_with(self, draft: Draft, visit: Visit) -> None:
@@ -321,7 +320,9 @@ class Turns:
             await self._relay.publish_copies([copy for copy in copies if copy is not None])
         relayed = self._relay.relayed()
         batch = draft.batch(work.positions(), relayed)
+        began_s = self._clock.monotonic_s()
         appended = await self._store.append(batch, at=draft.at)
+        draft.append_s = self._clock.monotonic_s() - began_s
         self._relay.forget(relayed)
         self._aside.sagas |= draft.holding
         for live in draft.visited:

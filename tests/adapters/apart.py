@@ -73,6 +73,10 @@ class ApartConsumer:
         return frozenset(map(self.bus.shown, self.consumer.assignment()))
 
     @property
+    def progress(self):
+        return {self.bus.shown(at): found for at, found in self.consumer.progress.items()}
+
+    @property
     def stopped(self):
         return {self.bus.shown(at): reason for at, reason in self.consumer.stopped.items()}
 

@@ -99,7 +99,9 @@ async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
     does not even ask for records.
     """
     lab = Lab(orders(), shares_file=False)
-    health = OrchestratorHealth(lab.orchestrator, lab.store, lab.clock)
+    health = OrchestratorHealth(
+        lab.orchestrator, lab.store, lab.clock, census=lab.census, group="orchestrators"
+    )
     assert "not started" in (await health.why_not_ready())[0]
     async with lab.serving():
         await lab.while_passing(1)

@@ -226,7 +226,7 @@ class Lab:
         self.store.abandon()
         self.service.abandon()
         await asyncio.sleep(0)
-        await self.service._consumer.close()
+        await self.service.consumer.close()
         self.bus.is_stuck = False
         self.store, self.service = self._make()
         await self.service.start()
@@ -235,7 +235,7 @@ class Lab:
         """
         Have records read once more, as a rebalance may.
         """
-        await self.service._consumer.seek(offsets)
+        await self.service.consumer.seek(offsets)
 
     async def send(self, *records: Record) -> None:
         """

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
+from saga.adapters.memory.census import MemoryCensus
 from saga.app import SagaApp
 from saga.contracts import (
     COMMAND_CONTRACT,
@@ -125,6 +126,7 @@ class Lab:
         through = self.bus if shares_file else None
         self.store = FlakyStore(MemoryEventStore(publish_through=through))
         self.catalogue = MemoryCatalogue(self.store.inner)
+        self.census = MemoryCensus(self.store.inner)
         self._settings = Settings.read(
             {}, env=NAMES.env, namespace=NAMES.namespace, record_bytes=record_bytes
         )
@@ -139,7 +141,7 @@ class Lab:
         """
         if sagas:
             self.app = SagaApp(sagas=sagas, contracts=self._contracts)
-        parts = Parts(self.clock, self.bus, self.store, self.catalogue)
+        parts = Parts(self.clock, self.bus, self.store, self.catalogue, self.census)
         self.watchers = Watchers()
         self.orchestrator = _orchestrator(self.app, self._settings, parts, self.watchers)
         self.router = self.orchestrator._router
@@ -216,7 +218,7 @@ class Lab:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            await self.orchestrator._consumer.close()
+            await self.orchestrator.consumer.close()
 
     async def until(self, is_so: Callable[[], object], *, within_s: float | None = None) -> None:
         """

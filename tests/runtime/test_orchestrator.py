@@ -323,7 +323,7 @@ class TestTheBus:
         """
         lab = order_lab
         async with lab.serving():
-            consumer, left = lab.orchestrator._consumer, 4  # noqa: SLF001
+            consumer, left = lab.orchestrator.consumer, 4
             fetch = consumer.fetch
 
             async def flaky(**kwargs):

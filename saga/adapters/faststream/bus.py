@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from saga.adapters.faststream.subscriber import EffectsSubscriber
 from saga.adapters.kafka import KafkaBus, KafkaConsumer
-from saga.ports.bus import Inbound, Record, ResumeAt, Source, TopicSpec
+from saga.ports.bus import Inbound, Progress, Record, ResumeAt, Source, TopicSpec
 
 
 class BrokerBus:
@@ -99,6 +99,13 @@ class BrokerConsumer:
         The sources this member reads now.
         """
         return self._member.assignment()
+
+    @property
+    def progress(self) -> Mapping[Source, Progress]:
+        """
+        Of each source that this member reads, how far.
+        """
+        return self._member.progress
 
     @property
     def stopped(self) -> Mapping[Source, str]:

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from saga.adapters.faststream.subscriber import EffectsSubscriber
+from saga.effects.health import effects_metrics
 from saga.errors import StoreUnavailable
+from saga.ports.metrics import Measured
 
 ANSWER_S: Final = 2.0
 """How long the store may take to answer a probe; those of Kubernetes wait for one second more."""
@@ -65,6 +67,12 @@ class Health:
         """
         return {subscriber.name: _facts(subscriber) for subscriber in self._subscribers}
 
+    async def metrics(self) -> list[Measured]:
+        """
+        What a machine wants to know.
+        """
+        return [measured for one in self._subscribers for measured in _metrics(one)]
+
 
 async def _why_no_store(subscriber: EffectsSubscriber) -> list[str]:
     workplace = subscriber.workplace
@@ -112,6 +120,16 @@ def _age_s(subscriber: EffectsSubscriber, at_s: float) -> float:
     if subscriber.in_hand:
         return 0.0
     return asyncio.get_running_loop().time() - at_s
+
+
+def _metrics(subscriber: EffectsSubscriber) -> list[Measured]:
+    return effects_metrics(
+        subscriber.name,
+        str(subscriber.group_id),
+        subscriber.counts,
+        subscriber.member,
+        in_hand=subscriber.in_hand,
+    )
 
 
 def _facts(subscriber: EffectsSubscriber) -> dict[str, Any]:

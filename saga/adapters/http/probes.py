@@ -47,7 +47,7 @@ def pages(parts: Sequence[Health]) -> dict[str, Page]:
 
     async def ready() -> Answer:
         facts = {name: fact for part in parts for name, fact in part.facts().items()}
-        return answer(await _why_not_ready(parts), "ready", facts)
+        return answer(await why_not_ready(parts), "ready", facts)
 
     return {LIVE: live, READY: ready}
 
@@ -85,7 +85,11 @@ def application(found: Mapping[str, Page]) -> Any:
     return app
 
 
-async def _why_not_ready(parts: Sequence[Health]) -> list[str]:
+async def why_not_ready(parts: Sequence[Health]) -> list[str]:
+    """
+    The reasons of all *parts*; one that does not answer in time is a reason itself.
+    """
+
     async def ask(part: Health) -> list[str]:
         try:
             async with asyncio.timeout(ANSWER_S + 0.5):

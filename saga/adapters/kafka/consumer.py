@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -32,9 +32,8 @@ from saga.adapters.kafka.membership import Membership
 from saga.adapters.kafka.salvage import read_carefully
 from saga.adapters.kafka.settings import ConsumerSettings
 from saga.adapters.kafka.watchdog import Watchdog
-from saga.core.identity import Instant
 from saga.errors import BusUnavailable
-from saga.ports.bus import Inbound, ResumeAt, Source, why_lost
+from saga.ports.bus import Inbound, Progress, ResumeAt, Source, why_lost
 
 EXCHANGE_S: Final = 10.0
 JOIN_S: Final = 2.0
@@ -181,6 +180,13 @@ class KafkaConsumer:
         return membership is not None and membership.settled.is_set() and not membership.fresh
 
     @property
+    def progress(self) -> Mapping[Source, Progress]:
+        """
+        Of each source that this member reads, how far.
+        """
+        return {} if self._membership is None else self._membership.progress()
+
+    @property
     def stopped(self) -> Mapping[Source, str]:
         """
         The sources that are assigned to this member and not read, each with the reason.
@@ -318,7 +324,7 @@ class KafkaConsumer:
             membership.rewind()
             self._careful_until = loop.time() + CAREFUL_S
             return []
-        return _received(membership, found) if found else []
+        return membership.received(found) if found else []
 
     async def _poll_carefully(
         self, membership: Membership, records_max: int, timeout_s: float
@@ -341,7 +347,7 @@ class KafkaConsumer:
             except Exception as error:  # noqa: BLE001  # whatever decoding may raise
                 found += await self._salvage(membership, source, error)
                 break
-            found += _received(membership, records)
+            found += membership.received(records)
             if len(found) >= records_max:
                 break
         if not found:
@@ -372,28 +378,6 @@ class KafkaConsumer:
         self._counts["batches_salvaged"] += 1
         membership.move(source, records[-1].offset + 1 if records else offset)
         return records
-
-
-def _received(membership: Membership, found: Mapping[Any, Sequence[Any]]) -> list[Inbound]:
-    received: list[Inbound] = []
-    add = received.append
-    following = membership.next
-    for at, records in found.items():
-        topic, partition = at
-        for record in records:
-            add(
-                Inbound(
-                    topic,
-                    partition,
-                    record.offset,
-                    record.key,
-                    record.value,
-                    record.headers,
-                    Instant(record.timestamp * 1000),
-                )
-            )
-        following[Source(topic, partition)] = records[-1].offset + 1
-    return received
 
 
 def _sources_of(error: OffsetOutOfRangeError) -> list[Source]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -18,7 +18,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from saga.ports.bus import Source
+from saga.core.identity import Instant
+from saga.ports.bus import Inbound, Progress, Source
 
 STOP_S: Final = 3.0
 log = structlog.get_logger("saga.kafka")
@@ -101,6 +102,40 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         known = self.consumer.partitions_for_topic
         missing = sorted(topic for topic in topics if not known(topic))
         return f"topics that do not exist: {', '.join(missing)}" if missing else None
+
+    def received(self, found: Mapping[Any, Sequence[Any]]) -> list[Inbound]:
+        """
+        Move past the records that aiokafka has *found*; them, byte for byte.
+        """
+        received: list[Inbound] = []
+        add = received.append
+        for at, records in found.items():
+            topic, partition = at
+            for record in records:
+                add(
+                    Inbound(
+                        topic,
+                        partition,
+                        record.offset,
+                        record.key,
+                        record.value,
+                        record.headers,
+                        Instant(record.timestamp * 1000),
+                    )
+                )
+            self.next[Source(topic, partition)] = records[-1].offset + 1
+        return received
+
+    def progress(self) -> dict[Source, Progress]:
+        """
+        Of each source that is read, how far; its end as of the last answer of its broker.
+        """
+        end_of, assigned = self.consumer.highwater, self.consumer.assignment()
+        return {
+            source: Progress(offset, end_of(at) if at in assigned else None)
+            for source, offset in self.next.items()
+            for at in (TopicPartition(*source),)
+        }
 
     def begin(self, source: Source, offset: int) -> None:
         """

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from saga.ports.bus import Inbound, ResumeAt, Source, why_lost
+from saga.ports.bus import Inbound, Progress, ResumeAt, Source, why_lost
 
 if TYPE_CHECKING:
     from saga.adapters.memory.bus import MemoryBus
@@ -73,6 +73,16 @@ class MemoryConsumer:
         The sources this member reads now.
         """
         return frozenset(self._next)
+
+    @property
+    def progress(self) -> Mapping[Source, Progress]:
+        """
+        Of each source that this member reads, how far.
+        """
+        return {
+            source: Progress(offset, self._bus.partitions[source].end)
+            for source, offset in self._next.items()
+        }
 
     @property
     def stopped(self) -> Mapping[Source, str]:

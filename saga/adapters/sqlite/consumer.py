@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from saga.adapters.sqlite.groups import Group, assign_ranges
 from saga.adapters.sqlite.record_log import committed_offsets
 from saga.errors import BusUnavailable
-from saga.ports.bus import Inbound, ResumeAt, Source, why_lost
+from saga.ports.bus import Inbound, Progress, ResumeAt, Source, why_lost
 
 if TYPE_CHECKING:
     import sqlite3
@@ -116,6 +116,20 @@ class LocalConsumer:
         The sources this member reads now.
         """
         return frozenset(map(self._bus.log.source, self._next))
+
+    @property
+    def progress(self) -> Mapping[Source, Progress]:
+        """
+        Of each source that this member reads, how far.
+        """
+        ends = self._bus.memory.ends
+        following = dict(self._next)
+        for source_id, inbound in reversed(self._buffer):
+            following[source_id] = inbound.offset
+        return {
+            self._bus.log.source(source_id): Progress(offset, ends.get(source_id))
+            for source_id, offset in following.items()
+        }
 
     @property
     def stopped(self) -> Mapping[Source, str]:

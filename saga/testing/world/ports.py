@@ -25,7 +25,7 @@ from saga.ports import (
     Source,
     TopicSpec,
 )
-from saga.ports.bus import ResumeAt
+from saga.ports.bus import Progress, ResumeAt
 from saga.ports.catalogue import ParkedKind
 from saga.testing.world.broker import Member, SimulatedBus, WorldClock
 from saga.testing.world.process import Process
@@ -107,6 +107,13 @@ class ProcessConsumer:
         The sources this member reads now.
         """
         return self._member.assignment()
+
+    @property
+    def progress(self) -> Mapping[Source, Progress]:
+        """
+        Of each source that this member reads, how far.
+        """
+        return self._member.progress
 
     @property
     def stopped(self) -> Mapping[Source, str]:

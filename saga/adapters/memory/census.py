@@ -1,0 +1,41 @@
+"""
+A census of the event store in memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+from saga.adapters.memory.event_store import MemoryEventStore
+from saga.core.identity import Instant
+from saga.ports.census import PARKED_COUNTED_MAX, UNFINISHED, Census
+
+EVER = 10**9
+
+
+class MemoryCensus:
+    """
+    Counts what is in a `MemoryEventStore`.
+    """
+
+    def __init__(self, store: MemoryEventStore) -> None:
+        self._store = store
+
+    async def take(self, *, at: Instant) -> Census:
+        """
+        Count, with *at* as the present.
+        """
+        store = self._store
+        sagas = (one for one in store.summaries.values() if one.status in UNFINISHED)
+        parked = islice(store.parked.values(), PARKED_COUNTED_MAX)
+        backlog = await store.backlog(appended_before=Instant(2**62), limit=EVER)
+        due = await store.due_timers(until=at, limit=EVER)
+        return Census(
+            sagas=Counter((one.definition, one.status) for one in sagas),
+            parked=Counter((one.kind, one.reason) for one in parked),
+            backlog=len(backlog),
+            backlog_since=min((one.appended_at for one in backlog), default=None),
+            timers_due=len(due),
+            timers_due_since=due[0].due_at if due else None,
+        )
