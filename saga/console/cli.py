@@ -17,6 +17,7 @@ from saga.console import (
     config,
     contracts,
     demo,
+    health,
     outbox,
     parked,
     publishing,
@@ -68,6 +69,7 @@ def program() -> typer.Typer:
     made.add_typer(_store())
     made.add_typer(_outbox())
     register(made, "doctor", doctor)
+    register(made, "health", health.health)
     made.add_typer(_config())
     register(made, "demo", demo.demo, settings=("app", "env", "namespace", "log"))
     made.command(

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from saga.adapters.http import HttpRole, HttpServer, application, pages
+from saga.console.health import health
+from saga.console.printer import Printer
+from saga.console.problems import NotSo
+from saga.console.session import Session
 from saga.core.identity import Instant
 from saga.errors import SettingsError
 from saga.runtime.health import FETCH_AGE_S, LOOK_AGE_S, OrchestratorHealth
@@ -93,41 +97,80 @@ async def test_a_port_that_is_taken_is_an_error_only_if_it_was_asked_for(tmp_pat
         await quiet.stop()
 
 
+async def asked(address: str | None, capsys, **options):
+    """
+    What the command says of who listens there, and its exit code.
+    """
+    session = Session(Settings.read({}, http=str(address)), Printer(is_json=False))
+    code = await health(session, **options)
+    session.printer.flush()
+    return int(code), "".join(capsys.readouterr())
+
+
+async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
+    """
+    As a container's health check: 0 ready, 1 not ready and why, 3 nobody there, or somebody else.
+    """
+    service = serving(tmp_path, http="127.0.0.1:0")
+    async with service:
+        http, orchestrator, *_ = service._roles  # noqa: SLF001 - where it listens is drawn
+        anywhere = http._server.address.replace("127.0.0.1", "0.0.0.0")  # noqa: SLF001
+        async with asyncio.timeout(20):
+            while (await asked(anywhere, capsys))[0] != 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await asked(anywhere, capsys, live=True) == (0, "alive\n")
+        orchestrator.problems = lambda: ["a topic is missing"]
+        code, said = await asked(anywhere, capsys)
+        assert code == 1
+        assert "orchestrator: a topic is missing" in said
+    code, said = await asked(anywhere, capsys)
+    assert code == 3
+    assert "nobody answers" in said
+    other = HttpServer(application({}), "127.0.0.1:0", must_listen=True)
+    await other.start()
+    code, said = await asked(other.address, capsys)
+    await other.stop()
+    assert code == 3
+    assert "something else listens there" in said
+    with pytest.raises(NotSo, match="off"):
+        await asked("off", capsys)
+
+
 async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
     """
     Not started; a topic is missing; its store or its bus is away. Alive all the while, until it
     does not even ask for records.
     """
     lab = Lab(orders(), shares_file=False)
-    health = OrchestratorHealth(
+    its_health = OrchestratorHealth(
         lab.orchestrator, lab.store, lab.clock, census=lab.census, group="orchestrators"
     )
-    assert "not started" in (await health.why_not_ready())[0]
+    assert "not started" in (await its_health.why_not_ready())[0]
     async with lab.serving():
         await lab.while_passing(1)
-        assert await health.why_not_ready() == []
+        assert await its_health.why_not_ready() == []
 
         take_away(lab, Reserve)
         lab.bus.append([placed(lab)])
         await lab.until(lambda: lab.relay.withheld_sagas)
-        [reason] = await health.why_not_ready()
+        [reason] = await its_health.why_not_ready()
         assert "reserve" in reason
         take_away(lab)
         await lab.until(lambda: not lab.relay.withheld_sagas)
-        assert await health.why_not_ready() == []
+        assert await its_health.why_not_ready() == []
 
         find, lab.store.due_timers = lab.store.inner.due_timers, _never
-        health_of_a_silent_store = await health.why_not_ready()
+        health_of_a_silent_store = await its_health.why_not_ready()
         lab.store.due_timers = find
         assert "did not answer" in health_of_a_silent_store[0]
-        assert health.why_dead() == []
-    assert health.facts()["orchestrator"]["in_hand"] == 0
+        assert its_health.why_dead() == []
+    assert its_health.facts()["orchestrator"]["in_hand"] == 0
 
     lab.clock.advance(FETCH_AGE_S + 1)
-    assert any("bus did not answer" in why for why in await health.why_not_ready())
-    assert health.why_dead() == []
+    assert any("bus did not answer" in why for why in await its_health.why_not_ready())
+    assert its_health.why_dead() == []
     lab.clock.advance(LOOK_AGE_S)
-    assert "has not asked" in health.why_dead()[0]
+    assert "has not asked" in its_health.why_dead()[0]
 
 
 async def _never(*, until: Instant, limit: int):

@@ -126,8 +126,8 @@ def test_prometheus_reads_containers_that_exist() -> None:
     targets = {
         target.partition(":")[0]
         for job in prometheus["scrape_configs"]
-        for group in job["static_configs"]
-        for target in group["targets"]
+        for group in (*job.get("static_configs", ()), *job.get("dns_sd_configs", ()))
+        for target in group.get("targets") or group["names"]
     }
     sources = INFRA / "grafana" / "provisioning" / "datasources" / "prometheus.yaml"
     (source,) = yaml.safe_load(sources.read_text("utf-8"))["datasources"]

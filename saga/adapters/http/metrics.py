@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ def metrics_page(parts: Sequence[Health]) -> Page:
     """
     The metrics of a process of these *parts*, and of the process itself.
     """
-    about = INFO.of(Sample((version("saga"),), 1))
+    about = INFO.of(Sample((_version(),), 1))
 
     async def page() -> Answer:
         # What is there is told, also where a part is in trouble: that is when it is looked at.
@@ -46,6 +46,13 @@ def metrics_page(parts: Sequence[Health]) -> Page:
         return Answer(OK, generate_latest(registry), CONTENT_TYPE_LATEST)
 
     return page
+
+
+def _version() -> str:
+    try:
+        return version("saga")
+    except PackageNotFoundError:
+        return "unknown"  # it runs from a folder, as in the image
 
 
 class _Collector:

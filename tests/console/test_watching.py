@@ -1,0 +1,132 @@
+"""
+What watches the service asks it for what it tells: dashboard, alerts, scraping and health checks.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from saga.adapters.http.metrics import metrics_page
+from saga.effects import health
+from saga.effects.health import EffectsHealth
+from saga.ports import reading
+from saga.ports.metrics import Metric
+from saga.runtime import metrics
+from saga.runtime.health import OrchestratorHealth
+from tests.console.test_health import serving
+
+INFRA = Path(__file__).parents[2] / "infra"
+PROMETHEUS = yaml.safe_load((INFRA / "prometheus.yml").read_text("utf-8"))
+COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text("utf-8"))["services"]
+SCRAPED = {"job", "instance", "le"}
+"""Labels that Prometheus adds by itself, or that belong to every histogram."""
+FUNCTIONS = {"sum", "max", "rate", "increase", "histogram_quantile", "by"}
+PROMETHEUS_OWN = {"up": set[str]()}
+
+
+def expressions() -> list[str]:
+    """
+    All that the dashboard and the alerts ask.
+    """
+    dashboard = json.loads((INFRA / "grafana" / "dashboards" / "saga.json").read_text("utf-8"))
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load((INFRA / "prometheus-rules.yml").read_text("utf-8"))
+    return asked + [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+
+
+async def told(tmp_path: Path) -> dict[str, set[str]]:
+    """
+    The labels of each series that a process of both roles has, by its name.
+    """
+    service = serving(tmp_path)
+    parts = service._health  # noqa: SLF001 - what it tells, without a server
+    assert {type(part) for part in parts} == {OrchestratorHealth, EffectsHealth}
+    measured = [one.metric for part in parts for one in await part.metrics()]
+    labels = {metric.name: set(metric.labels) for metric in measured}
+    text = (await metrics_page(parts)()).body.decode()
+    await service.stop()
+    found = dict(PROMETHEUS_OWN)
+    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
+        endings = ("_bucket", "_count", "_sum") if kind == "histogram" else ("",)
+        found |= {f"{name}{ending}": labels.get(name, set()) for ending in endings}
+    return found
+
+
+def named(expression: str) -> dict[str, set[str]]:
+    """
+    The metrics that a PromQL expression names, each with the labels that it selects by. What the
+    expression groups by has to be a label of all of them.
+    """
+    groupings = re.findall(r"\bby\s*\(([^)]*)\)", expression)
+    grouped = {label.strip() for grouping in groupings for label in grouping.split(",")}
+    bare = re.sub(r"\[[^\]]*\]|\bby\s*\([^)]*\)", " ", expression)
+    found: dict[str, set[str]] = {}
+    for name, selector in re.findall(r"\b([a-z_]\w*)\b\s*(\{[^}]*\})?", bare):
+        if name not in FUNCTIONS:
+            selected = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", selector))
+            found[name] = grouped | selected
+    return found
+
+
+@pytest.mark.parametrize("expression", expressions())
+async def test_what_is_asked_for_is_told(expression: str, tmp_path: Path) -> None:
+    """
+    Each metric of the dashboard and the alerts exists, and has the labels it is asked by.
+    """
+    exported = await told(tmp_path)
+    asked = named(expression)
+
+    assert asked
+    assert asked.keys() <= exported.keys()
+    for metric, labels in asked.items():
+        assert labels <= exported[metric] | SCRAPED
+
+
+@pytest.mark.parametrize(
+    "wrong", ["sum(saga_began_total)", "max by (colour) (saga_active)", 'saga_active{hue="x"}']
+)
+async def test_what_nobody_tells_would_be_seen(wrong: str, tmp_path: Path) -> None:
+    """
+    A name or a label that is made up does not pass.
+    """
+    exported = await told(tmp_path)
+    [(metric, labels)] = named(wrong).items()
+
+    assert metric not in exported or not labels <= exported[metric] | SCRAPED
+
+
+def test_each_metric_of_ours_is_on_the_dashboard_or_behind_an_alert() -> None:
+    """
+    But for what only names or numbers things.
+    """
+    asked = {name for one in expressions() for name in named(one)}
+    modules = (metrics, reading, health)
+    ours = {
+        one.name for module in modules for one in vars(module).values() if isinstance(one, Metric)
+    }
+    ours |= {metric.name for metric in metrics.COUNTED.values()}
+    shown = asked | {name.removesuffix("_bucket").removesuffix("_count") for name in asked}
+    assert ours - shown == {"saga_consumer_position"}
+
+
+def test_prometheus_asks_every_container_that_serves() -> None:
+    """
+    Orchestrators and effects, all containers of each, where the settings have them listen.
+    """
+    serving_ = {name for name, one in COMPOSE.items() if one.get("command", [""])[0] == "run"}
+    assert serving_ == {"orchestrator", "effects"}
+    jobs = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}
+    for name in serving_:
+        environment = COMPOSE[name]["environment"]
+        host, _, port = environment["SAGA_HTTP"].rpartition(":")
+        assert host == "0.0.0.0"
+        [group] = jobs[f"saga-{name}"]["dns_sd_configs"]
+        assert (group["names"], group["type"], group["port"]) == ([name], "A", int(port))
+        assert jobs[f"saga-{name}"].get("metrics_path", "/metrics") == "/metrics"
+        assert COMPOSE[name]["healthcheck"]["test"] == ["CMD", "python", "-m", "saga", "health"]
+    mounted = {mount.split(":")[1] for mount in COMPOSE["prometheus"]["volumes"]}
+    assert {f"/etc/prometheus/{name}" for name in PROMETHEUS["rule_files"]} <= mounted
