@@ -22,18 +22,14 @@ from saga.adapters.ids import new_id
 from saga.contracts import Command, CommandAct, ContractRegistry, Event, read
 from saga.core.events import CancelMode, Message
 from saga.core.identity import SagaId
-from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
-from saga.errors import CorruptHistory, SagaError, StoreUnavailable
-from saga.ports import Bus, Catalogue, EventStore, SagaSummary, TopicSpec
+from saga.errors import SagaError
+from saga.ports import Bus, Catalogue, EventStore, TopicSpec
 from saga.ports.health import Health
+from saga.runtime.lookout import Lookout
 from saga.runtime.publisher import Publisher
 from saga.runtime.watch import Ending, Watchers
 
-OUTCOME_POLL_S = 0.25
-NEWCOMER_GRACE_S = 0.05
-"""How long a new wait is left to end by itself before the store is asked."""
-LOOK_UP_SAGAS_MAX = 500
 KEYS_MAX = 10_000
 """Keys of sagas published here that are remembered: one may be told something before it began."""
 IDLE_POLL_S = 0.05
@@ -137,8 +133,12 @@ class Service:
         self._topics = topics
         self._closers = closers
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
-        self._lookout: asyncio.Task[None] | None = None
-        self._has_newcomers = asyncio.Event()
+        self._lookout = Lookout(
+            watchers=watchers,
+            catalogue=catalogue,
+            store=store,
+            cause_of_death=self._cause_of_death,
+        )
         self._keys: OrderedDict[SagaId, str] = OrderedDict()
         self.catalogue = catalogue
         self.publisher = publisher
@@ -165,7 +165,7 @@ class Service:
                 await role.start()
                 task = asyncio.create_task(role.run(), name=type(role).__name__)
                 self._running.append((role, task))
-            self._lookout = asyncio.create_task(self._look_out(), name="lookout")
+            self._lookout.start()
         except BaseException:
             await self.stop()
             raise
@@ -175,9 +175,7 @@ class Service:
         Drain in reverse order of starting and close everything. Raises what a role failed with.
         """
         failures: list[BaseException] = []
-        if self._lookout is not None:
-            self._lookout.cancel()
-            self._lookout = None
+        await self._lookout.stop()
         for _, group in groupby(reversed(self._running), key=lambda running: type(running[0])):
             alike = list(group)
             for role, _ in alike:
@@ -247,7 +245,7 @@ class Service:
             Exception: what a role of this service has failed with meanwhile.
         """
         with self._watchers.watching(saga_id) as ending:
-            self._has_newcomers.set()
+            self._lookout.somebody_waits()
             async with asyncio.timeout(timeout):
                 return self._outcome(await ending)
 
@@ -334,48 +332,6 @@ class Service:
                 if isinstance(error, Exception):
                     return error
         return None
-
-    async def _look_out(self) -> None:
-        """
-        Find endings that another process brought about, and tell who waits of a role that failed.
-        """
-        while True:
-            with contextlib.suppress(TimeoutError):
-                # Whoever has just begun to wait may do so for a saga that ended long ago.
-                await asyncio.wait_for(self._has_newcomers.wait(), OUTCOME_POLL_S)
-                await asyncio.sleep(NEWCOMER_GRACE_S)
-            self._has_newcomers.clear()
-            watched = self._watchers.watched()
-            dead = self._cause_of_death()
-            if dead is not None:
-                self._watchers.fail(watched, dead)
-                continue
-            with contextlib.suppress(StoreUnavailable):
-                for start in range(0, len(watched), LOOK_UP_SAGAS_MAX):
-                    await self._look_up(watched[start : start + LOOK_UP_SAGAS_MAX])
-
-    async def _look_up(self, saga_ids: Sequence[SagaId]) -> None:
-        for summary in await self.catalogue.summaries(saga_ids):
-            if summary.status.is_ended:
-                try:
-                    self._watchers.tell(summary.saga_id, await self._ending_of(summary))
-                except CorruptHistory as error:
-                    self._watchers.fail([summary.saga_id], error)
-            elif summary.status in (SagaStatus.PARKED, SagaStatus.STALLED):
-                ending = Ending(summary.status, None, summary.reason, ())
-                self._watchers.tell(summary.saga_id, ending)
-
-    async def _ending_of(self, summary: SagaSummary) -> Ending:
-        history = (await self._store.load([summary.saga_id])).get(summary.saga_id, ())
-        if isinstance(history, CorruptHistory):
-            raise history
-        for entry in reversed(history):
-            body = entry.body
-            if isinstance(body, (SagaRolledBack, SagaAbandoned)):
-                return Ending(summary.status, body.outcome, body.reason, body.residue)
-            if isinstance(body, SagaCompleted):
-                return Ending(summary.status, body.outcome, None, ())
-        return Ending(summary.status, None, summary.reason, ())
 
     def _outcome(self, ending: Ending) -> Outcome:
         return Outcome(ending.status, self._event(ending.outcome), ending.reason, ending.residue)

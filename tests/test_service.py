@@ -169,6 +169,30 @@ class Catalogue(MemoryCatalogue):
         return await super().summaries(saga_ids)
 
 
+class TellingStore(MemoryEventStore):
+    """
+    A store that tells of appends when it is told to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = asyncio.Event()
+        self.listening = 0
+
+    async def appends(self, *, poll_s: float):
+        """
+        Once at the beginning, then whenever it was told.
+        """
+        self.listening += 1
+        try:
+            while True:
+                yield None
+                await self.told.wait()
+                self.told.clear()
+        finally:
+            self.listening -= 1
+
+
 class Bench:
     """
     A service of stand-ins, and what was told of it.
@@ -242,8 +266,8 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """
     A bench on which nobody has to wait long.
     """
-    monkeypatch.setattr("saga.service.OUTCOME_POLL_S", 0.01)
-    monkeypatch.setattr("saga.service.NEWCOMER_GRACE_S", 0.001)
+    monkeypatch.setattr("saga.runtime.lookout.POLL_S", 0.01)
+    monkeypatch.setattr("saga.runtime.lookout.GRACE_S", 0.001)
     monkeypatch.setattr("saga.service.IDLE_POLL_S", 0.001)
     monkeypatch.setattr("saga.service.IDLE_CALM_S", 0.02)
     return Bench()
@@ -438,6 +462,57 @@ class TestOutcome:
         with pytest.raises(PositionLost):
             await service.stop()
 
+    async def test_a_store_that_tells_of_appends_is_asked_at_once(
+        self, bench: Bench, monkeypatch
+    ) -> None:
+        """
+        It is listened to from the first who waits on, until the service stops.
+        """
+        monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
+        bench.store = store = TellingStore()
+        bench.catalogue = Catalogue(store)
+        async with bench.service(bench.part("one")) as service:
+            await asyncio.sleep(0.01)
+            assert store.listening == 0
+            for name in ("o-1", "o-2"):
+                saga = saga_id("service-order", name)
+                waiting = asyncio.create_task(service.outcome(saga, timeout=2))
+                while sum(bench.catalogue.asked) < int(name[-1]):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                await bench.store_ending(name, SagaStatus.PARKED)
+                assert store.listening == 1
+                store.told.set()
+                await waiting
+
+        assert store.listening == 0
+
+    async def test_much_that_is_told_does_not_fill_the_time_with_asking(
+        self, bench: Bench, monkeypatch
+    ) -> None:
+        """
+        The slower the store, the less it is asked.
+        """
+        monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
+        bench.store = store = TellingStore()
+        asked = 0
+
+        async def slow(saga_ids):
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(0.02)
+            return []
+
+        monkeypatch.setattr(bench.catalogue, "summaries", slow)
+        async with bench.service(bench.part("one")) as service:
+            waiting = asyncio.create_task(service.outcome(O_1, timeout=0.5))
+            while not waiting.done():
+                store.told.set()
+                await asyncio.sleep(0.001)
+            with pytest.raises(TimeoutError):
+                await waiting
+
+        assert 1 <= asked <= 5
+
     async def test_a_store_that_is_away_is_asked_again(self, bench: Bench) -> None:
         """
         Who waits does not notice.
@@ -474,7 +549,7 @@ class TestOutcome:
         """
         However many there are, a question stays small.
         """
-        monkeypatch.setattr("saga.service.LOOK_UP_SAGAS_MAX", 4)
+        monkeypatch.setattr("saga.runtime.lookout.LOOK_UP_SAGAS_MAX", 4)
         for number in range(10):
             await bench.store_ending(str(number), SagaStatus.PARKED)
         async with bench.service(bench.part("one")) as service:

@@ -1,9 +1,9 @@
 """
 Endings that another process brought about, found for those who wait in this one.
 
-A store that can tells at once that another process has appended something; any other is asked now
-and then. Either way it is asked for the waiting sagas alone, and the asking is kept to a share of
-the time, however many wait and however much is appended.
+The store is asked for the waiting sagas: now and then, and at once where it can tell that another
+process has appended something. The asking is kept to a share of the time, however many wait and
+however much is appended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from saga.runtime.watch import Ending, Watchers
 POLL_S = 0.25
 GRACE_S = 0.05
 """How long a new wait is left to end by itself before the store is asked."""
-HEARD_POLL_S = 5.0
+HEARING_POLL_S = 30.0
 REST_SHARE = 4
 """So many times as long as the asking took it rests."""
 LOOK_UP_SAGAS_MAX = 500
@@ -80,7 +80,7 @@ class Lookout:
     async def _hear(self) -> None:
         if not isinstance(self._store, TellsOfAppends):
             return
-        async with contextlib.aclosing(self._store.appends(poll_s=HEARD_POLL_S)) as appends:
+        async with contextlib.aclosing(self._store.appends(poll_s=HEARING_POLL_S)) as appends:
             async for _ in appends:
                 self._has_news.set()
 
@@ -88,7 +88,8 @@ class Lookout:
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_news.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._has_news.wait()
                 await asyncio.sleep(GRACE_S)
             self._has_news.clear()
             watched = self._watchers.watched()

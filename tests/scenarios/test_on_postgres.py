@@ -3,20 +3,28 @@ The same service with everything in PostgreSQL, on a real Kafka and on the embed
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterator
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from saga import Service
+from saga import Intent, Service
+from saga.contracts import contract_of
 from saga.core.status import SagaStatus
+from saga.ports import Source
+from saga.settings import Settings
+from saga.wiring import build_service, open_parts
 from tests.connected import KafkaAddress, database_on
 from tests.scenarios import depot
 
 ORDERS = 60
 OVER_THE_LIMIT = 1_000
+TAKEOVER_MAX_S = 15
+LOOK_S = 2
 BOOKS = "SELECT what, order_id FROM effects"
 INBOX = "SELECT key, outcome FROM saga_inbox"
 
@@ -24,17 +32,25 @@ MakeService = Callable[..., Service]
 
 
 @pytest.fixture(params=["kafka", "embedded"])
-def on_postgres(request: pytest.FixtureRequest, postgres: str, tmp_path: Path) -> MakeService:
+def places(request: pytest.FixtureRequest, postgres: str, tmp_path: Path) -> dict[str, str]:
     """
-    Makes services whose stores are one database.
+    Settings: all stores are one database.
     """
     bus = {}
     if request.param == "kafka":
         cluster: KafkaAddress = request.getfixturevalue("kafka")
         bus = {"bus": cluster.url, "namespace": request.getfixturevalue("namespace")}
+    return depot.addresses(tmp_path) | {"store": postgres} | bus
+
+
+@pytest.fixture
+def on_postgres(places: dict[str, str], tmp_path: Path) -> MakeService:
+    """
+    Makes services there.
+    """
 
     def service(**settings: str) -> Service:
-        return depot.service(tmp_path, store=postgres, **bus, **settings)
+        return depot.service(tmp_path, **places, **settings)
 
     return service
 
@@ -106,3 +122,84 @@ async def test_effects_may_have_a_database_of_their_own(
     assert Counter(rows(another_postgres, BOOKS)) == expected_books(statuses)
     with pytest.raises(psycopg.errors.UndefinedTable):
         rows(postgres, INBOX)
+
+
+def process(places: dict[str, str], *roles: str) -> Service:
+    """
+    A service of another process, with *roles* only.
+    """
+    return build_service(depot.app(), Settings.read(**places), roles=roles)
+
+
+async def test_an_end_that_another_process_brings_about_is_heard_of(
+    on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Who waits for it need not wait for the next time that the store is asked.
+    """
+    monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
+    async with on_postgres(), process(places) as waiting:
+        placed = depot.OrderPlaced(order_id="o-1", amount=0)  # which takes some time
+        outcome = await waiting.outcome(await waiting.publish(placed), timeout=20)
+
+    assert outcome.status is SagaStatus.COMPLETED
+
+
+async def test_what_a_process_stored_and_never_published_another_one_publishes(
+    on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Within seconds, by one that was there all along; what leaves twice is the same to the byte.
+    """
+    monkeypatch.setattr("saga.runtime.orchestrator.DRAIN_S", 0.1)
+    parts, stored = open_parts(Settings.read(**places)), asyncio.Event()
+
+    async def publish(records: object) -> None:
+        stored.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(parts.bus, "publish", publish)
+    with monkeypatch.context() as patch:
+        patch.setattr("saga.wiring.open_parts", lambda _: parts)
+        mute = process(places, "orchestrator")
+    async with on_postgres() as service:
+        await mute.start()
+        placed = [depot.OrderPlaced(order_id=f"o-{number}") for number in range(ORDERS)]
+        sagas = [await service.publish(one) for one in placed]
+        async with asyncio.timeout(30):
+            await stored.wait()
+        await mute.stop()
+        stopped_at = time.monotonic()
+        outcomes = await asyncio.gather(*(service.outcome(one, timeout=30) for one in sagas))
+        assert time.monotonic() - stopped_at < TAKEOVER_MAX_S
+
+    assert {one.status for one in outcomes} == {SagaStatus.COMPLETED}
+    reserves = await sent(places, depot.Reserve)
+    assert len(reserves) == ORDERS
+    assert {len(same) for same in reserves.values()} == {1}
+
+
+async def sent(places: dict[str, str], model: type[Intent[Any]]) -> dict[bytes, set[object]]:
+    """
+    All that is on the topic of *model*, by its id.
+    """
+
+    async def from_the_beginning(sources: Sequence[Source]) -> dict[Source, int]:
+        return dict.fromkeys(sources, 0)
+
+    settings = Settings.read(**places)
+    parts = open_parts(settings)
+    topic = settings.topic_names.topic(contract_of(model).contract_name)
+    found: dict[bytes, set[object]] = defaultdict(set)
+    consumer = await parts.bus.subscribe("who-looks-on", [topic], resume_at=from_the_beginning)
+    try:
+        until = time.monotonic() + LOOK_S
+        while time.monotonic() < until:
+            for record in await consumer.fetch(records_max=500, timeout_s=0.2):
+                headers = dict(record.headers)
+                found[headers["ce_id"]].add((record.key, record.value, *sorted(headers.items())))
+    finally:
+        await consumer.close()
+        for close in parts.closers:
+            await close()
+    return found

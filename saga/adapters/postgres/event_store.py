@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -152,11 +152,13 @@ class PostgresEventStore:
             for (backlog_id, appended_at), entries in groupby(rows, key=itemgetter(0, 1))
         ]
 
-    def appends(self, *, poll_s: float) -> AsyncIterator[None]:
+    def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
         """
-        Tells when something may have been appended, by whatever process, and every *poll_s*.
+        Yields at once, then whenever another process may have appended something, and at least
+        every *poll_s*. Goes on while the database is away.
         """
-        return Listener(self.database, self.recorder.channel_name).rings(poll_s=poll_s)
+        listener = Listener(self.database, self.recorder.channel_name, deaf_to=self._bell)
+        return listener.rings(poll_s=poll_s)
 
     async def _append(self, batch: Batch, at: Instant) -> Appended:
         recorder = self.recorder

@@ -3,14 +3,15 @@ Telling other processes that something was appended, and hearing it from them.
 
 NOTIFY inside of a transaction makes all such transactions of a database commit one after another,
 each waiting for the disk. It is therefore sent by itself afterwards, once for all appends of some
-milliseconds. That may get lost, and a connection may fail: whoever listens also looks by himself
-from time to time.
+milliseconds, and does not wait for the disk. That may get lost, and a connection may fail: whoever
+listens also looks by himself from time to time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import psycopg
@@ -22,6 +23,8 @@ from saga.errors import StoreUnavailable
 
 RING_PAUSE_S: Final = 0.03
 RECONNECT_PAUSE_S: Final = 0.5
+# What is sent is of no use after a crash: its commit need not be on disk.
+_NOTIFY: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 
 
 class Bell:
@@ -31,7 +34,9 @@ class Bell:
 
     def __init__(self, database: PostgresDatabase, channel: str) -> None:
         self._database = database
-        self._notify = SQL("NOTIFY {}").format(Identifier(channel))
+        self._channel = channel
+        self.name: Final = secrets.token_hex(8)
+        """What its notifications say, and no other bell's."""
         self._is_wanted = False
         self._is_ringing = False
 
@@ -46,7 +51,7 @@ class Bell:
 
     async def _ring(self) -> None:
         async def notify(connection: Session) -> None:
-            await connection.execute(self._notify, prepare=False)
+            await connection.execute(_NOTIFY, (self._channel, self.name))
 
         try:
             while self._is_wanted:
@@ -61,14 +66,18 @@ class Bell:
 
 class Listener:
     """
-    Hears the notifications of all processes, on a connection of its own.
+    Hears the notifications of other processes, on a connection of its own.
+
+    Args:
+        deaf_to: the bell of this process, which tells it nothing that it does not know.
     """
 
-    def __init__(self, database: PostgresDatabase, channel: str) -> None:
+    def __init__(self, database: PostgresDatabase, channel: str, *, deaf_to: Bell) -> None:
         self._database = database
+        self._own = deaf_to.name
         self._listen = SQL("LISTEN {}").format(Identifier(channel))
 
-    async def rings(self, *, poll_s: float) -> AsyncIterator[None]:
+    async def rings(self, *, poll_s: float) -> AsyncGenerator[None, None]:
         """
         Yields at once, then whenever something may have been appended, and at least every *poll_s*.
 
@@ -81,8 +90,7 @@ class Listener:
                     if connection is None:
                         connection = await self._connected()
                     yield None
-                    async for _ in connection.notifies(timeout=poll_s, stop_after=1):
-                        pass
+                    await self._hear(connection, poll_s)
                 except (psycopg.Error, OSError, TimeoutError):
                     if connection is not None:
                         await connection.close()
@@ -92,6 +100,17 @@ class Listener:
         finally:
             if connection is not None:
                 await connection.close()
+
+    async def _hear(self, connection: Session, poll_s: float) -> None:
+        """
+        Return when another's bell has rung, or after *poll_s*.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + poll_s
+        while (left_s := until - loop.time()) > 0:
+            notices = [one async for one in connection.notifies(timeout=left_s, stop_after=1)]
+            if any(one.payload != self._own for one in notices):
+                return
 
     async def _connected(self) -> Session:
         connection = await self._database.address.connect_async()

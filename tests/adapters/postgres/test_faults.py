@@ -319,6 +319,31 @@ async def test_the_log_waits_for_those_who_write_before_its_end(
     assert places == [taken, taken + 1, taken + 2]
 
 
+async def test_what_is_owed_is_found_though_later_batches_were_published_before(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    A batch may take its number first and commit last: publishing others does not pass it.
+    """
+    await store.append(Batch(histories=[samples.history(saga(1), 0)]), at=MOMENT)
+    with psycopg.connect(postgres) as slow:
+        slow.execute(
+            "INSERT INTO backlog (positions, appended_at) "
+            "SELECT array_agg(notification_id), 1 FROM stored_events"
+        )
+        later = await store.append(batch(2), at=MOMENT)
+        (owed,) = await store.backlog(appended_before=FOREVER, limit=10)
+        assert owed.backlog_id == later.backlog_id
+        await store.append(Batch(relayed=[owed.backlog_id]), at=MOMENT)
+        assert await store.backlog(appended_before=FOREVER, limit=10) == []
+        slow.commit()
+
+    (appeared,) = await store.backlog(appended_before=FOREVER, limit=10)
+
+    assert appeared.backlog_id < owed.backlog_id
+    assert list(appeared.entries) == samples.entries(saga(1), 0)
+
+
 async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStore) -> None:
     """
     A transaction that the server ended to resolve one is repeated as a whole.
