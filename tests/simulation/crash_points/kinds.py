@@ -1,0 +1,239 @@
+"""
+The kinds of messages: for each, a story in which one is handled, and how to know that turn.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from saga.ports import Inbound, Record
+from saga.runtime.work import Work
+from saga.testing.world.driver import Order
+from saga.testing.world.evidence import headers_of
+from saga.testing.world.sample_messages import (
+    FlawedOrdered,
+    Ordered,
+    ParallelOrdered,
+    PatientOrdered,
+    SequenceOrdered,
+    WideOrdered,
+)
+from tests.simulation.crash_points.stage import Script
+
+Told = Callable[[Inbound], bool]
+
+
+class Kind(NamedTuple):
+    """
+    A kind of message.
+
+    *publishes* is how many records the turn on it publishes, *buries* how many it parks as dead.
+    """
+
+    name: str
+    script: Callable[[], Script]
+    publishes: int
+    buries: int = 0
+    is_command: bool = False
+    ends: str = "completed"
+
+
+def _order(
+    model: type[Ordered], script: dict[str, str], *follow_ups: tuple[float, str]
+) -> list[Order]:
+    name = model.__name__.removesuffix("Ordered").lower()
+    trigger = model(order_id=f"{name}-1", script=script)
+    return [Order(name, trigger, "m-1", 0.0, follow_ups=list(follow_ups))]
+
+
+def _on(told: Told, *, times: int = 1) -> Callable[[Work], bool]:
+    """
+    Work that has such a record in it; the second one of them where *times* is 2.
+    """
+    seen: set[tuple[str, int, int]] = set()
+
+    def is_it(work: Work) -> bool:
+        found = [record for record in work.inbound if told(record)]
+        seen.update(record.position for record in found)
+        return bool(found) and len(seen) >= times
+
+    return is_it
+
+
+def _at(*parts: str) -> Callable[[Work], bool]:
+    """
+    Work with a timer of such an id.
+    """
+    return lambda work: any(all(part in one.timer_id for part in parts) for one in work.due)
+
+
+def _topic(part: str) -> Told:
+    return lambda record: part in record.topic
+
+
+def _reply(step: str) -> Told:
+    return lambda record: headers_of(record).get("ce_causationid", "").endswith(step)
+
+
+def _act(act: str) -> Told:
+    return lambda record: (
+        ".ctl." in record.topic and orjson.loads(record.value or b"{}")["act"] == act
+    )
+
+
+def _message(message_id: str) -> Told:
+    return lambda record: headers_of(record).get("ce_id") == message_id
+
+
+def _published(record: Record, step: str) -> bool:
+    return any(
+        name == "ce_causationid" and (value or b"").endswith(step.encode())
+        for name, value in record.headers
+    )
+
+
+def _story(
+    model: type[Ordered],
+    script: dict[str, str],
+    *follow_ups: tuple[float, str],
+    focus: Callable[[], Callable[[Work], bool]],
+    **more,
+) -> Callable[[], Script]:
+    return lambda: Script(_order(model, script, *follow_ups), focus(), **more)
+
+
+APPROVED = (0.6, "signal")
+REFUSED_AT_THE_END = {"c": "refuse"}
+
+KINDS: Sequence[Kind] = (
+    Kind(
+        "trigger",
+        _story(ParallelOrdered, {}, focus=lambda: _on(_topic("parallel-ordered"))),
+        publishes=3,
+    ),
+    Kind(
+        "repeated trigger",
+        _story(
+            PatientOrdered,
+            {},
+            (0.2, "again"),
+            APPROVED,
+            focus=lambda: _on(_message("m-1"), times=2),
+        ),
+        publishes=0,
+    ),
+    Kind(
+        "contradicting trigger",
+        _story(
+            PatientOrdered,
+            {},
+            (0.2, "conflict"),
+            APPROVED,
+            focus=lambda: _on(_message("conflict-1")),
+        ),
+        publishes=0,
+        buries=1,
+    ),
+    Kind(
+        "trigger whose turn raises",
+        _story(FlawedOrdered, {"flaw": "start"}, focus=lambda: _on(_message("m-1"))),
+        publishes=0,
+    ),
+    Kind(
+        "reply done",
+        _story(SequenceOrdered, {}, focus=lambda: _on(_reply("/a/do/1"))),
+        publishes=2,
+    ),
+    Kind(
+        "reply refused",
+        _story(WideOrdered, {"e": "refuse"}, focus=lambda: _on(_reply("/e/do/1"))),
+        publishes=3,
+        ends="rolled_back",
+    ),
+    Kind(
+        "reply failed",
+        _story(SequenceOrdered, {"a": "fail:1"}, focus=lambda: _on(_reply("/a/do/1"))),
+        publishes=0,
+    ),
+    Kind(
+        "late reply",
+        _story(SequenceOrdered, {"b": "slow:4"}, focus=lambda: _on(_reply("/b/do/1"))),
+        publishes=1,
+        ends="rolled_back",
+    ),
+    Kind(
+        "repeated reply",
+        _story(
+            PatientOrdered,
+            {},
+            APPROVED,
+            focus=lambda: _on(_reply("/a/do/1"), times=2),
+            echoes=lambda record: _published(record, "/a/do/1"),
+        ),
+        publishes=0,
+    ),
+    Kind(
+        "last reply",
+        _story(SequenceOrdered, {}, focus=lambda: _on(_reply("/c/do/1"))),
+        publishes=1,
+    ),
+    Kind(
+        "retry timer",
+        _story(SequenceOrdered, {"a": "fail:1"}, focus=lambda: _at("/a", "retry")),
+        publishes=1,
+    ),
+    Kind(
+        "timeout",
+        _story(PatientOrdered, {}, focus=lambda: _at("approval")),
+        publishes=1,
+        ends="rolled_back",
+    ),
+    Kind(
+        "signal",
+        _story(PatientOrdered, {}, APPROVED, focus=lambda: _on(_act("signal"))),
+        publishes=1,
+        is_command=True,
+    ),
+    Kind(
+        "cancel",
+        _story(PatientOrdered, {}, (0.6, "graceful"), focus=lambda: _on(_act("cancel"))),
+        publishes=1,
+        is_command=True,
+        ends="rolled_back",
+    ),
+    Kind(
+        "operator's act",
+        _story(FlawedOrdered, {"flaw": "middle"}, focus=lambda: _on(_act("release"))),
+        publishes=0,
+        is_command=True,
+    ),
+    Kind(
+        "undo reply",
+        _story(SequenceOrdered, REFUSED_AT_THE_END, focus=lambda: _on(_reply("/b/undo/1"))),
+        publishes=1,
+        ends="rolled_back",
+    ),
+    Kind(
+        "undo failed",
+        _story(
+            SequenceOrdered,
+            {**REFUSED_AT_THE_END, "b": "undofail:1"},
+            focus=lambda: _on(_reply("/b/undo/1")),
+        ),
+        publishes=0,
+        ends="rolled_back",
+    ),
+    Kind(
+        "unreadable record",
+        _story(
+            PatientOrdered,
+            {},
+            APPROVED,
+            focus=lambda: _on(lambda record: record.key == b"garbage"),
+            garbage=b'{"order_id": 7',
+        ),
+        publishes=0,
+        buries=1,
+    ),
+)

@@ -1,0 +1,400 @@
+"""
+One case: a message of one kind, one or two strikes at it, and what must hold afterwards.
+
+Bus, clock, services and processes are a world's, and so is the checker; the stores are real.
+"""
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from saga.contracts import TopicNames
+from saga.core.history import Entry
+from saga.core.identity import SagaId
+from saga.core.replay import replay
+from saga.core.status import SagaStatus
+from saga.ports import Record, TopicSpec
+from saga.ports.catalogue import ParkedKind
+from saga.runtime.router import Router
+from saga.runtime.work import Work
+from saga.testing.world.assembly import (
+    Durable,
+    EffectsProcess,
+    OrchestratorProcess,
+    WatchedTurns,
+)
+from saga.testing.world.broker import SimulatedBus
+from saga.testing.world.database import EffectsDatabase
+from saga.testing.world.driver import Driver, Order
+from saga.testing.world.effect_checks import check_effects
+from saga.testing.world.evidence import Evidence, Line
+from saga.testing.world.history_checks import check_histories
+from saga.testing.world.process import Killed, Process, current_process, make_task
+from saga.testing.world.record_checks import check_records
+from saga.testing.world.sample import sample_app
+from saga.testing.world.trace import Surroundings
+from tests.simulation.crash_points.aim import Aim, How, Strike
+from tests.simulation.crash_points.loop import StagedLoop
+from tests.simulation.crash_points.stores import Busy, StagedStore
+
+RESTART_S = 0.3
+REST_S_MAX = 60.0
+REST_POLL_S = 0.1
+RELEASES_MAX = 3
+GARBAGE_AFTER_S = 0.1
+LIVE_SAGAS = 1_000
+
+
+@dataclass(frozen=True)
+class Script:
+    """
+    What is published from outside, and which turn the case is about.
+    """
+
+    orders: Sequence[Order]
+    focus: Callable[[Work], bool]
+    echoes: Callable[[Record], bool] = lambda record: False
+    """Records that the bus delivers a second time, a moment later."""
+    garbage: bytes | None = None
+
+
+@dataclass
+class Outcome:
+    """
+    What became of a case.
+    """
+
+    violations: list[str] = field(default_factory=list)
+    happened: Counter[How] = field(default_factory=Counter)
+    is_as_told: bool = False
+    """Whether exactly the strikes of the case have happened."""
+    published: int | None = None
+    buried: int | None = None
+    statuses: Counter[str] = field(default_factory=Counter)
+
+
+class NoShadows:
+    """
+    Live and replayed states are compared only at the end of a case.
+    """
+
+    def compare(self, *_: object) -> Sequence[str]:
+        """
+        Nothing differs.
+        """
+        return ()
+
+
+class StagedTurns(WatchedTurns):
+    """
+    Has a boundary between every two hops.
+    """
+
+    async def take_turns(self, work):
+        """
+        Take all turns that *work* calls for.
+        """
+        self._aim.look(work)
+        await self._pass("turn.fetched")
+        draft = await super().take_turns(work)
+        await self._pass("turn.done")
+        return draft
+
+    async def _understand(self, work, at):
+        understood = await super()._understand(work, at)
+        await self._pass("turn.decoded")
+        return understood
+
+    def _visit_all(self, draft, found, visits, failures):
+        has_raised = super()._visit_all(draft, found, visits, failures)
+        process = current_process()
+        if self._aim.takes("turn.decide") is not None:
+            process.crash("turn.decide")
+            raise Killed(process.name)
+        return has_raised
+
+    async def _append(self, draft, work):
+        appended = await super()._append(draft, work)
+        self._aim.note(draft, work)
+        await self._pass("turn.stored")
+        return appended
+
+    async def _publish(self, draft, appended):
+        await super()._publish(draft, appended)
+        await self._pass("turn.published")
+
+    @property
+    def _aim(self) -> Aim:
+        return current_process().surroundings.faults
+
+    async def _pass(self, point: str) -> None:
+        await current_process().call(point, partial(asyncio.sleep, 0))
+
+
+class EchoingBus(SimulatedBus):
+    """
+    A bus that says some records twice.
+    """
+
+    echoes: Callable[[Record], bool]
+    ECHO_S = 0.1
+
+    def append(self, records: Sequence[Record]) -> None:
+        """
+        Publish all of them.
+        """
+        super().append(records)
+        for record in records:
+            if self.echoes(record):
+                self.append_later(record, self.ECHO_S)
+
+
+class Stage:
+    """
+    Runs one case.
+    """
+
+    def __init__(self, place, script: Script, strikes: tuple[Strike, ...]) -> None:
+        self._place = place
+        self._script = script
+        self._loop = StagedLoop()
+        self._aim = Aim(strikes, script.focus)
+        self._aim.stop = self._stop
+        self._surroundings = Surroundings(self._loop, self._aim)
+        self._outcome = Outcome()
+        self._running = {}
+        self._opened = {}
+        self._is_closing = False
+        self._stored_at: dict[tuple[SagaId, int], int] = {}
+
+    def run(self) -> Outcome:
+        """
+        Let it happen, and judge it.
+        """
+        self._loop.set_task_factory(make_task)
+        self._loop.set_exception_handler(self._on_loop_error)
+        self._database = EffectsDatabase(self._surroundings)
+        gc.disable()
+        try:
+            self._loop.run_until_complete(self._happen())
+        finally:
+            gc.enable()
+            self._database.close()
+            self._loop.close()
+        outcome, aim = self._outcome, self._aim
+        outcome.happened, outcome.is_as_told = aim.happened, aim.is_true
+        outcome.published, outcome.buried = aim.published, aim.buried
+        return outcome
+
+    async def _happen(self) -> None:
+        bus = EchoingBus(self._surroundings)
+        bus.echoes = self._script.echoes
+        self._durable = durable = Durable(
+            app=sample_app(),
+            names=TopicNames("sim", "world"),
+            bus=bus,
+            store=None,
+            catalogue=None,
+            database=self._database,
+            violations=self._outcome.violations,
+            counts=Counter(),
+            shadows=NoShadows(),
+        )
+        router = Router(durable.app.registry, durable.app.contracts, durable.names)
+        self._heard = frozenset(router.topics)
+        with self._loop.working():
+            watching = await self._place.open(None)
+        self._store = Busy(watching.store, self._loop)
+        self._catalogue = Busy(watching.catalogue, self._loop)
+        topics = durable.app.topics(durable.names)
+        await bus.create_topics([TopicSpec(topic, 1) for topic in topics])
+        driving = Process("driver", self._surroundings, can_crash=False)
+        self._driving = driving
+        self._driver = Driver(driving, durable, self._script.orders)
+        build = partial(OrchestratorProcess, live_sagas=LIVE_SAGAS, turns_type=StagedTurns)
+        names = [f"orchestrator-{number}" for number in range(self._place.orchestrators)]
+        roles = {**dict.fromkeys(names, build), "effects": EffectsProcess}
+        keepers = [
+            self._loop.create_task(self._keep_alive(*one), name=one[0]) for one in roles.items()
+        ]
+        await driving.spawn(self._driver.drive())
+        if self._script.garbage is not None:
+            await asyncio.sleep(GARBAGE_AFTER_S)
+            topic = next(one for one in topics if ".evt.sequence-ordered" in one)
+            self._driver.log.garbage.append(self._script.garbage)
+            bus.append([Record(topic, b"garbage", self._script.garbage)])
+        await self._rest()
+        self._is_closing = True
+        for role in list(self._running.values()):
+            role.stop()
+        _, late = await asyncio.wait(keepers, timeout=REST_S_MAX)
+        self._outcome.violations.extend(f"{one.get_name()} does not stop" for one in late)
+        for one in late:
+            one.cancel()
+        await self._judge()
+        with self._loop.working():
+            await watching.close(is_crashed=False)
+
+    async def _keep_alive(self, name: str, build) -> None:
+        incarnation = 0
+        while not self._is_closing:
+            incarnation += 1
+            process = Process(f"{name}.{incarnation}", self._surroundings)
+            ended = self._loop.create_future()
+            process.on_crash.append(partial(_settle, ended))
+            life = process.spawn(self._live(process, name, build))
+            life.add_done_callback(partial(_settle, ended))
+            await ended
+            role = self._running.pop(name, None)
+            crashed = not process.is_alive
+            self._aim.happened[How.DIES] += crashed
+            if not crashed and not life.cancelled() and life.exception() is not None:
+                self._outcome.violations.append(f"{name} ended by itself: {life.exception()!r}")
+            process.is_alive = False
+            with self._loop.working():
+                if crashed:
+                    await process.gone()
+                await self._opened.pop(process).close(is_crashed=crashed)
+            await process.gone()
+            for member in role.bus.members if role is not None else ():
+                await member.close()
+            await self._compare_offsets()
+            if not self._is_closing:
+                await asyncio.sleep(RESTART_S)
+
+    async def _live(self, process: Process, name: str, build) -> None:
+        with self._loop.working():
+            opened = self._opened[process] = await self._place.open(process)
+        durable = replace(
+            self._durable,
+            store=StagedStore(opened.store, process, opened.commits, self._stored_at),
+            catalogue=Busy(opened.catalogue, self._loop),
+        )
+        role = self._running[name] = build(process, durable)
+        if self._is_closing:
+            role.stop()
+        await role.live()
+
+    def _stop(self, process_name: str) -> None:
+        self._aim.happened[How.STOPS] += 1
+        self._running[process_name.partition(".")[0]].stop()
+
+    async def _compare_offsets(self) -> None:
+        """
+        No offset is ever committed that the store does not account for.
+        """
+        committed = {
+            source: offset
+            for (group, source), offset in self._durable.bus.committed.items()
+            if group == "saga-orchestrator"
+        }
+        stored = await self._store.positions(list(committed))
+        self._outcome.violations.extend(
+            f"{source} is committed up to {offset}, stored up to {stored.get(source)}"
+            for source, offset in committed.items()
+            if offset > stored.get(source, -1) + 1
+        )
+
+    async def _rest(self) -> None:
+        until_s = self._loop.time() + REST_S_MAX
+        released: Counter[str] = Counter()
+        while restless := await self._restless():
+            if self._loop.time() > until_s:
+                self._outcome.violations.append(f"it does not come to rest: {restless}")
+                return
+            for summary in await self._catalogue.sagas(status=SagaStatus.PARKED):
+                self._surroundings.is_bug_fixed = True
+                if released[summary.saga_id] < RELEASES_MAX:
+                    released[summary.saga_id] += 1
+                    release = self._driver.release(summary.saga_id, summary.key)
+                    await self._driving.spawn(release)
+            await asyncio.sleep(REST_POLL_S)
+
+    async def _restless(self) -> str | None:
+        bus = self._durable.bus
+        up = [role for role in self._running.values() if role.process.has_started]
+        if len(up) <= self._place.orchestrators:
+            return "not everybody is up"
+        if bus.under_way:
+            return "records are under way"
+        for summary in await self._catalogue.sagas(limit=100):
+            if not summary.status.is_ended:
+                return f"{summary.key} is {summary.status.value}: {summary.reason}"
+        heard = [source for source in bus.partitions if source.topic in self._heard]
+        stored = await self._store.positions(heard)
+        for source in heard:
+            if stored.get(source, -1) < bus.partitions[source].end - 1:
+                return f"{source} is read up to {stored.get(source)} only"
+        for role in self._running.values():
+            if any(source for member in role.bus.members for source in member.unread()):
+                return f"{role.process.name} has not fetched everything"
+            if isinstance(role, EffectsProcess) and any(one.in_hand for one in role.services):
+                return f"{role.process.name} has something in hand"
+        if await self._catalogue.parked(kind=ParkedKind.HELD):
+            return "a record is held"
+        if await self._store.backlog(appended_before=2**62, limit=1):
+            return "the backlog is not empty"
+        return f"{self._aim.unspent[0]} is to come" if self._aim.unspent and self._early() else None
+
+    def _early(self) -> bool:
+        """
+        Offsets are committed once a second: what strikes there comes after everything is done.
+        """
+        return self._loop.time() < max(order.at_s for order in self._script.orders) + 6
+
+    async def _judge(self) -> None:
+        evidence = await self._gather()
+        outcome = self._outcome
+        outcome.violations += [
+            *check_histories(evidence),
+            *check_records(evidence),
+            *check_effects(evidence),
+            *self._replays(evidence),
+        ]
+        outcome.statuses.update(one.status.value for one in evidence.summaries.values())
+
+    async def _gather(self) -> Evidence:
+        histories: dict[SagaId, list[Entry]] = {}
+        with self._loop.working():
+            async for _, entry in self._catalogue.log():
+                histories.setdefault(entry.saga_id, []).append(entry)
+        rows = self._database.rows(
+            "SELECT number, saga_id, step, direction, intent_id FROM ledger ORDER BY number"
+        )
+        return Evidence(
+            log=self._driver.log,
+            histories=histories,
+            stored_at=self._stored_at,
+            published=self._durable.bus.published,
+            parked=list(await self._catalogue.parked(limit=1_000)),
+            summaries={one.saga_id: one for one in await self._catalogue.sagas(limit=1_000)},
+            timers=frozenset(one.timer_id for one in await self._catalogue.timers(limit=1_000)),
+            ledger=[Line(*row) for row in rows],
+            heard=self._heard,
+            names=self._durable.names,
+        )
+
+    def _replays(self, evidence: Evidence) -> Sequence[str]:
+        registry = self._durable.app.registry
+        problems = []
+        for saga_id, history in evidence.histories.items():
+            summary = evidence.summaries[saga_id]
+            decider = registry.find(summary.definition, summary.definition_version).decider
+            status = replay(decider, saga_id, history).status
+            if status is not summary.status:
+                problems.append(f"{saga_id}: the index says {summary.status}, a replay {status}")
+        return problems
+
+    def _on_loop_error(self, _loop, context) -> None:
+        error = context.get("exception")
+        self._outcome.violations.append(
+            f"an error reached the event loop: {context.get('message')}: {error!r}"
+        )
+
+
+def _settle(ended: asyncio.Future, *_: object) -> None:
+    if not ended.done():
+        ended.set_result(None)

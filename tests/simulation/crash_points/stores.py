@@ -1,0 +1,217 @@
+"""
+Real stores on a stage: each process has its own connection, and can go down in the middle of a
+commit.
+"""
+
+# ruff: noqa: SLF001 - a commit is cut off inside of the adapters, where no port reaches
+
+import asyncio
+import inspect
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import psycopg
+
+from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase, PostgresEventStore
+from saga.adapters.sqlite import SqliteCatalogue, SqliteDatabase, SqliteEventStore
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId
+from saga.ports import Appended, Batch
+from saga.testing.world.process import Process
+from tests.proxy import Cut, Proxy, through
+from tests.simulation.crash_points.aim import How
+from tests.simulation.crash_points.loop import StagedLoop
+
+
+class Opened(NamedTuple):
+    """
+    A process's own connection to a store. *close* is told whether the process went down.
+    """
+
+    store: Any
+    catalogue: Any
+    commits: Any
+    close: Callable[..., Awaitable[None]]
+
+
+COMMIT = "commit"
+"""The boundary inside of an append: everything is written, and COMMIT is about to be said."""
+
+
+class Busy:
+    """
+    A real thing, whose calls are waited for in real time.
+    """
+
+    def __init__(self, thing, loop: StagedLoop) -> None:
+        self._thing = thing
+        self._loop = loop
+
+    def __getattr__(self, name: str):
+        found = getattr(self._thing, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        async def waited_for(*args, **kwargs):
+            with self._loop.working():
+                return await found(*args, **kwargs)
+
+        return waited_for
+
+
+class StagedStore(Busy):
+    """
+    A store, of which it is known when each entry was stored.
+    """
+
+    def __init__(self, store, process: Process, commits, stored_at) -> None:
+        super().__init__(store, process.surroundings.loop)
+        self._process = process
+        self._commits = commits
+        self._stored_at = stored_at
+
+    async def append(self, batch: Batch, *, at: Instant) -> Appended:
+        """
+        Record the whole batch, or nothing of it.
+        """
+        if batch.histories or batch.positions or batch.timers_cleared or batch.parked:
+            self._commits.how = self._process.surroundings.faults.takes(COMMIT)
+        with self._loop.working():
+            appended = await self._thing.append(batch, at=at)
+        number = self._process.surroundings.next_number()
+        for history in batch.histories:
+            for entry in history.entries:
+                self._stored_at[entry.saga_id, entry.version] = number
+        return appended
+
+    def history(self, saga_id: SagaId) -> Sequence[Entry]:
+        """
+        Nothing: histories are replayed when the case is over.
+        """
+        return ()
+
+
+class SqlitePlace:
+    """
+    A file.
+    """
+
+    orchestrators = 1
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "saga.db"
+
+    async def open(self, process: Process | None) -> Opened:
+        """
+        Connect for *process*.
+        """
+        database = SqliteDatabase(self._path)
+        commits = _SqliteCommits(database, process)
+
+        async def close(*, is_crashed: bool) -> None:
+            await database.close()
+
+        return Opened(SqliteEventStore(database), SqliteCatalogue(database), commits, close)
+
+
+class _SqliteCommits:
+    def __init__(self, database: SqliteDatabase, process: Process | None) -> None:
+        self.how: How | None = None
+        self._writer = database._writer
+        self._process = process
+        self._really_commit = self._writer._commit
+        self._writer._commit = self._commit  # type: ignore[method-assign]
+
+    def _commit(self, jobs) -> None:
+        how, self.how = self.how, None
+        connection, process = self._writer._connection, self._process
+        if how is None or process is None:
+            self._really_commit(jobs)
+            return
+        assert connection is not None
+        is_done = how in {How.DIES, How.ANSWER_LOST}
+        connection.execute("COMMIT" if is_done else "ROLLBACK")
+        lost = sqlite3.OperationalError("made up: the answer is lost")
+        lost.sqlite_errorname = "SQLITE_IOERR"
+        if how in {How.ANSWER_LOST, How.FAILS}:
+            process.surroundings.faults.happened[how] += 1
+            self._writer._settle(jobs, lost)
+            return
+        process.surroundings.loop.call_soon_threadsafe(partial(process.crash, COMMIT))
+        raise lost
+
+
+class PostgresPlace:
+    """
+    A database, emptied.
+    """
+
+    orchestrators = 2
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        with psycopg.connect(url) as connection:
+            tables = connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'public' "
+                "AND tablename <> 'saga_schema'"
+            ).fetchall()
+            # Tables of a few rows: this takes a tenth of the time of a TRUNCATE.
+            connection.execute("; ".join(f"DELETE FROM {name}" for (name,) in tables))
+
+    async def open(self, process: Process | None) -> Opened:
+        """
+        Connect for *process*, through a proxy of its own.
+        """
+        commits = _PostgresCommits(process)
+        parts = urlsplit(self._url)
+        proxy = Proxy(parts.hostname, parts.port)
+        proxy.at_commit, proxy.on_cut = commits.at_commit, commits.on_cut
+        if process is not None:
+            process.on_crash.append(proxy.shut)
+        database = PostgresDatabase(Address(through(self._url, proxy.port)), connections_max=3)
+        store = await asyncio.to_thread(PostgresEventStore, database)
+
+        async def close(*, is_crashed: bool) -> None:
+            if is_crashed and database._pool is not None:
+                await database._pool.close(timeout=0)
+            await database.close()
+            proxy.close()
+
+        return Opened(store, PostgresCatalogue(database), commits, close)
+
+
+class _PostgresCommits:
+    def __init__(self, process: Process | None) -> None:
+        self.how: How | None = None
+        self._cut_as: How | None = None
+        self._process = process
+
+    def at_commit(self) -> Cut | None:
+        """
+        What happens to the COMMIT that is passing.
+        """
+        how, self.how = self.how, None
+        self._cut_as = how or self._cut_as
+        match how:
+            case How.DIES_BEFORE | How.FAILS:
+                return Cut.BEFORE
+            case How.DIES | How.ANSWER_LOST:
+                return Cut.AFTER
+            case _:
+                return None
+
+    def on_cut(self) -> None:
+        """
+        The connection is lost, and with it perhaps its process.
+        """
+        process, how = self._process, self._cut_as
+        if process is None or how is None:
+            return
+        if how in {How.ANSWER_LOST, How.FAILS}:
+            process.surroundings.faults.happened[how] += 1
+        else:
+            process.surroundings.loop.call_soon_threadsafe(partial(process.crash, COMMIT))

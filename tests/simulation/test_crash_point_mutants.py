@@ -1,0 +1,198 @@
+"""
+The sweep over the crash points can fail: with a safeguard switched off, the case that is about it
+does; and so does one whose crash did not happen.
+"""
+
+# ruff: noqa: SLF001 - safeguards are switched off where they are, behind the ports
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from saga.adapters.postgres import PostgresEventStore
+from saga.adapters.postgres.recorder import Written
+from saga.effects import inbox
+from saga.ports import Batch, Source
+from saga.runtime.draft import Draft
+from saga.runtime.relay import Relay
+from saga.runtime.turns import Turns
+from saga.testing.world.ports import ProcessConsumer
+from tests.simulation.crash_points import stores
+from tests.simulation.crash_points.aim import Strike
+from tests.simulation.crash_points.kinds import KINDS
+from tests.simulation.crash_points.stage import Outcome, Stage
+from tests.simulation.crash_points.stores import PostgresPlace, SqlitePlace
+from tests.simulation.crash_points.table import CRASH_POINTS
+
+pytestmark = pytest.mark.usefixtures("quiet")
+Patch = pytest.MonkeyPatch
+
+
+def _commit_offsets_first(patch: Patch) -> None:
+    fetch = ProcessConsumer.fetch
+
+    async def fetch_and_commit(self, **limits):
+        records = await fetch(self, **limits)
+        for record in records:
+            await self.commit({Source(record.topic, record.partition): record.offset + 1})
+        return records
+
+    patch.setattr(ProcessConsumer, "fetch", fetch_and_commit)
+
+
+def _store_positions_first(patch: Patch) -> None:
+    append, batch = Turns._append, Draft.batch
+
+    async def append_after_positions(self, draft, work):
+        await self._store.append(Batch(positions=work.positions()), at=draft.at)
+        return await append(self, draft, work)
+
+    patch.setattr(Turns, "_append", append_after_positions)
+    patch.setattr(Draft, "batch", lambda self, positions, relayed: batch(self, {}, relayed))
+
+
+def _copy_dead_records_last(patch: Patch) -> None:
+    publish_copies, publish = Relay.publish_copies, Turns._publish
+    put_off = []
+
+    async def put_off_copies(self, copies):
+        put_off.extend(copies)
+
+    async def publish_with_copies(self, draft, appended):
+        await publish(self, draft, appended)
+        await publish_copies(self, put_off)
+        put_off.clear()
+
+    patch.setattr(Relay, "publish_copies", put_off_copies)
+    patch.setattr(Turns, "_publish", publish_with_copies)
+
+
+def _leave_backlogs(patch: Patch) -> None:
+    async def take_over_nothing(self, *, older_than_s=0.0):
+        return 0
+
+    patch.setattr(Relay, "take_over", take_over_nothing)
+
+
+def _ask_the_inbox_in_vain(patch: Patch) -> None:
+    patch.setattr(inbox, "_judge_repeated", lambda request, kept: None)
+
+
+def _remember_what_failed(patch: Patch) -> None:
+    append = Turns._append
+
+    async def remember_and_append(self, draft, work):
+        for live in draft.visited:
+            self._live.keep(live)
+        return await append(self, draft, work)
+
+    patch.setattr(Turns, "_append", remember_and_append)
+
+
+class Mutant(NamedTuple):
+    """
+    What is switched off, the case that is about it, and what is said then.
+    """
+
+    name: str
+    switch_off: Callable[[Patch], None]
+    point: str
+    kind: str
+    said: str
+
+
+MUTANTS = (
+    Mutant(
+        "offsets before the store",
+        _commit_offsets_first,
+        "CP-1",
+        "reply done",
+        "is committed up to 1, stored up to None",
+    ),
+    Mutant(
+        "positions before entries",
+        _store_positions_first,
+        "CP-5",
+        "trigger",
+        "was acknowledged, and there is no saga",
+    ),
+    Mutant(
+        "dlq copy after positions",
+        _copy_dead_records_last,
+        "CP-5",
+        "unreadable record",
+        "is parked and not on its dlq topic",
+    ),
+    Mutant(
+        "nobody takes a backlog over",
+        _leave_backlogs,
+        "CP-6",
+        "reply done",
+        "the backlog is not empty",
+    ),
+    Mutant(
+        "inbox not obeyed", _ask_the_inbox_in_vain, "CP-9", "reply done", "was carried out twice"
+    ),
+    Mutant("memory ahead of the store", _remember_what_failed, "CP-4b", "reply done", "is nowhere"),
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+def test_a_missing_safeguard_is_noticed(
+    mutant: Mutant, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The same case holds with the safeguard, in the sweep.
+    """
+    mutant.switch_off(monkeypatch)
+
+    outcome = _run(mutant.point, mutant.kind, SqlitePlace(folder))
+
+    assert mutant.said in "\n".join(outcome.violations)
+
+
+def test_a_commit_taken_for_done_is_noticed(
+    crashed_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    After an unclear commit the store has to be asked.
+    """
+
+    async def landed(self, batch, rows):
+        return Written({}, 1)
+
+    monkeypatch.setattr(PostgresEventStore, "_landed", landed)
+
+    outcome = _run("CP-4b", "reply done", PostgresPlace(crashed_postgres))
+
+    assert "is published before it is stored" in "\n".join(outcome.violations)
+
+
+def test_a_strike_that_never_comes_is_noticed(folder: Path) -> None:
+    """
+    A case whose boundary nobody passes has shown nothing.
+    """
+    outcome = Stage(SqlitePlace(folder), KINDS[0].script(), (Strike("nowhere"),)).run()
+
+    assert not outcome.is_as_told
+
+
+def test_a_crash_that_does_not_happen_is_noticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It is counted where it is felt, not where it is ordered.
+    """
+    monkeypatch.setattr(
+        stores._SqliteCommits, "_commit", lambda self, jobs: self._really_commit(jobs)
+    )
+
+    assert not _run("CP-5", "trigger", SqlitePlace(folder)).is_as_told
+
+
+def _run(point: str, kind: str, place) -> Outcome:
+    strikes = next(one.strikes for one in CRASH_POINTS if one.name == point)
+    script = next(one.script() for one in KINDS if one.name == kind)
+    return Stage(place, script, strikes).run()
