@@ -4,6 +4,7 @@ that fall silent.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -155,6 +156,64 @@ async def test_a_closed_bus_says_so(bus: LocalBus) -> None:
     assert await member.fetch(records_max=1, timeout_s=9) == []
     with pytest.raises(BusUnavailable, match="closed"):
         await bus.publish([samples.record("t")])
+
+
+async def test_what_many_publish_at_once_is_one_job(
+    bus: LocalBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    In the order in which they published; who gives up waiting, or has a record that is too large,
+    takes nobody along.
+    """
+    inserts: list[int] = []
+    append = bus.log.append
+
+    def counted(cursor, prepared, *, now):
+        inserts.append(len(prepared))
+        return append(cursor, prepared, now=now)
+
+    monkeypatch.setattr(bus.log, "append", counted)
+    publishing = [
+        asyncio.create_task(bus.publish([Record("t", b"k", b"%d" % number)]))
+        for number in range(100)
+    ]
+    too_large = asyncio.create_task(bus.publish([Record("t", b"k", bytes(2_000_000))]))
+    await asyncio.sleep(0)
+    publishing[0].cancel()
+
+    said = await asyncio.gather(*publishing, too_large, return_exceptions=True)
+
+    assert isinstance(said[0], asyncio.CancelledError)
+    assert isinstance(said[-1], MessageTooLarge)
+    assert said[1:-1] == [None] * 99
+    assert inserts == [100]
+    found = await _read(await bus.subscribe("g", ["t"]), 100)
+    assert [one.value for one in found] == [b"%d" % number for number in range(100)]
+
+
+async def test_all_who_publish_onto_a_full_disk_are_told(
+    bus: LocalBus, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    None of the records is there afterwards, and the next publish goes its own way.
+    """
+
+    def full(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorname = "SQLITE_FULL"
+        raise error
+
+    with monkeypatch.context() as patches:
+        patches.setattr(bus.log, "append", full)
+        said = await asyncio.gather(
+            *(bus.publish([samples.record("t")]) for _ in range(3)), return_exceptions=True
+        )
+    await bus.publish([Record("t", b"k", b"after")])
+
+    assert [type(one) for one in said] == [BusUnavailable] * 3
+    assert "make room" in str(said[0])
+    found = await _read(await bus.subscribe("g", ["t"]), 1)
+    assert [one.value for one in found] == [b"after"]
 
 
 async def test_retention_deletes_in_small_transactions(

@@ -65,7 +65,7 @@ class SqliteEventStore:
         self._database = database
         self._bus = publish_through
         if publish_through is not None:
-            publish_through.shows_early = True
+            publish_through.show_early()
         self.recorder = SagaProcessRecorder(database.datastore)
         """eventsourcing's view of the same tables."""
         database.migrate("event store", (self._create_tables,))

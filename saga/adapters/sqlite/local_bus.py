@@ -19,6 +19,7 @@ from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.failures import as_bus_error
 from saga.adapters.sqlite.handing_over import HandingOver
 from saga.adapters.sqlite.jobs import Preview
+from saga.adapters.sqlite.publishing import Publishing
 from saga.adapters.sqlite.record_log import (
     Placed,
     Prepared,
@@ -64,8 +65,9 @@ class LocalBus:
         self.log = RecordLog(database, record_bytes_max=record_bytes_max)
         self.memory = HandingOver(self.log)
         """How records reach the consumers of this process."""
+        self._publishing = Publishing(database, append=self.append, committed=self.memory.hand_over)
         self.shows_early = False
-        """Set by an event store on the same file: see `handing_over`."""
+        """Whether an event store on the same file has asked for it: see `handing_over`."""
         self._clock = clock
         self._consumers: list[LocalConsumer] = []
         self._groups: dict[str, groups.Group] = {}
@@ -102,13 +104,7 @@ class LocalBus:
         """
         prepared = self.prepare(records)
         if prepared:
-            preview = Preview(self.memory.show, self.memory.take_back)
-            with as_bus_error():
-                await self.database.write(
-                    lambda cursor: self.append(cursor, prepared),
-                    committed=self.memory.hand_over,
-                    preview=preview if self.shows_early else None,
-                )
+            await self._publishing.write(prepared)
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
@@ -156,6 +152,13 @@ class LocalBus:
         await self.leave(consumers)
 
     # What an event store on the same file needs to publish in its own transaction.
+
+    def show_early(self) -> None:
+        """
+        From now on show records to who commits in the same file before they are durable.
+        """
+        self.shows_early = True
+        self._publishing.preview = Preview(self.memory.show, self.memory.take_back)
 
     def prepare(self, records: Sequence[Record]) -> list[Prepared]:
         """
