@@ -7,15 +7,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from saga.adapters.headers import decode_headers
 from saga.adapters.mapper import originator_of, to_entry
 from saga.adapters.postgres.arrays import Uuids, escaped, unescaped
 from saga.adapters.postgres.database import PostgresDatabase
 from saga.adapters.postgres.recorder import writers_of
+from saga.adapters.rows import to_parked, to_summary
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
-from saga.ports.bus import Position
 from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
 from saga.ports.event_store import DueTimer
 
@@ -144,35 +143,8 @@ class PostgresCatalogue:
 
 
 def _summary(row: Sequence[Any]) -> SagaSummary:
-    saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
-    waiting_for, reason, version = rest
-    return SagaSummary(
-        saga_id=SagaId(saga_id),
-        definition=unescaped(definition),
-        definition_version=definition_version,
-        key=unescaped(key),
-        status=SagaStatus(status),
-        started_at=Instant(started_at),
-        updated_at=Instant(updated_at),
-        waiting_for=None if waiting_for is None else unescaped(waiting_for),
-        reason=None if reason is None else unescaped(reason),
-        version=version,
-    )
+    return to_summary(row, text=unescaped)
 
 
 def _parked(row: Sequence[Any]) -> ParkedRecord:
-    kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
-    timestamp, parked_at, saga_id, parked_id = rest
-    return ParkedRecord(
-        kind=ParkedKind(kind),
-        reason=unescaped(reason),
-        message=unescaped(message),
-        position=Position(unescaped(topic), partition, offset),
-        key=key,
-        value=value,
-        headers=decode_headers(headers),
-        timestamp=Instant(timestamp),
-        parked_at=Instant(parked_at),
-        saga_id=None if saga_id is None else SagaId(saga_id),
-        parked_id=parked_id,
-    )
+    return to_parked(row, text=unescaped)

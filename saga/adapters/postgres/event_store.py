@@ -26,7 +26,7 @@ from saga.adapters.postgres.listening import Bell, Listener
 from saga.adapters.postgres.pipeline import Call
 from saga.adapters.postgres.recorder import SagaProcessRecorder, Written
 from saga.adapters.postgres.schema import Component, prepare
-from saga.adapters.sqlite.recorder import tracking_name
+from saga.adapters.rows import tracking_name
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, StoreUnavailable

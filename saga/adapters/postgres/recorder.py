@@ -38,7 +38,7 @@ from saga.adapters.postgres.arrays import Array, Bigints, Blobs, Texts, Uuids
 from saga.adapters.postgres.connections import Address, SagaDatastore
 from saga.adapters.postgres.pipeline import Answers, Call
 from saga.adapters.postgres.tables import TABLES
-from saga.adapters.sqlite.recorder import KnownSagas, tracking_name
+from saga.adapters.rows import KnownSagas, tracking_name
 from saga.core.identity import Instant, SagaId
 from saga.ports.event_store import Batch
 
@@ -93,7 +93,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         if batch.positions:
             names, offsets = _trackings(batch)
             calls.append(Call(sql.ADVANCE, (names, offsets, len(batch.positions))))
-        unsure = self._unsure(batch)
+        unsure = self.known.unsure(batch)
         if unsure:
             ids, versions = zip(*unsure, strict=True)
             calls.append(Call(sql.PREDECESSORS, (len(unsure), Uuids(ids), Bigints(versions))))
@@ -245,18 +245,6 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         if waiting:
             raise TimeoutError("a transaction that writes entries does not end")
         return last
-
-    def _unsure(self, batch: Batch) -> list[tuple[str, int]]:
-        """
-        Expected versions that must be looked for; that none follows them, the insert will tell.
-        """
-        unsure = []
-        for history in batch.histories:
-            expected = history.expected_version
-            known = self.known.get(history.saga_id)
-            if expected and (known is None or known[0] < expected):
-                unsure.append((originator_of(history.saga_id), expected))
-        return unsure
 
     def _index_columns(self, batch: Batch) -> tuple[Array, ...]:
         rows = {each.saga_id: each for each in batch.summaries}.values()

@@ -8,14 +8,13 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from saga.adapters.headers import decode_headers
 from saga.adapters.mapper import originator_of, saga_id_of, to_entry
+from saga.adapters.rows import to_parked, to_summary
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
-from saga.ports.bus import Position
 from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
 from saga.ports.event_store import DueTimer
 
@@ -68,7 +67,7 @@ class SqliteCatalogue:
             values.append(originator_of(after))
         sql = f"{_SUMMARY} WHERE {' AND '.join(conditions)} ORDER BY position LIMIT ?"
         rows = await self._fetch(sql, *values, limit)
-        return [_summary(row) for row in rows]
+        return [to_summary(row) for row in rows]
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
         """
@@ -76,7 +75,7 @@ class SqliteCatalogue:
         """
         keys = [(originator_of(saga_id),) for saga_id in dict.fromkeys(saga_ids)]
         rows = await self._database.read(lambda cursor: _SUMMARIES.fetch(cursor, keys))
-        found = {summary.saga_id: summary for summary in map(_summary, rows)}
+        found = {summary.saga_id: summary for summary in map(to_summary, rows)}
         return [found[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in found]
 
     async def parked(
@@ -101,7 +100,7 @@ class SqliteCatalogue:
             "timestamp, parked_at, saga_id, parked_id FROM parked "
             f"WHERE {' AND '.join(conditions)} ORDER BY parked_id LIMIT ?"
         )
-        return [_parked(row) for row in await self._fetch(sql, *values, limit)]
+        return [to_parked(row) for row in await self._fetch(sql, *values, limit)]
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
         """
@@ -137,38 +136,3 @@ class SqliteCatalogue:
             return cursor.execute(sql, values).fetchall()
 
         return await self._database.read(query)
-
-
-def _summary(row: Sequence[Any]) -> SagaSummary:
-    saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
-    waiting_for, reason, version = rest
-    return SagaSummary(
-        saga_id=SagaId(saga_id),
-        definition=definition,
-        definition_version=definition_version,
-        key=key,
-        status=SagaStatus(status),
-        started_at=Instant(started_at),
-        updated_at=Instant(updated_at),
-        waiting_for=waiting_for,
-        reason=reason,
-        version=version,
-    )
-
-
-def _parked(row: Sequence[Any]) -> ParkedRecord:
-    kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
-    timestamp, parked_at, saga_id, parked_id = rest
-    return ParkedRecord(
-        kind=ParkedKind(kind),
-        reason=reason,
-        message=message,
-        position=Position(topic, partition, offset),
-        key=key,
-        value=value,
-        headers=decode_headers(headers),
-        timestamp=Instant(timestamp),
-        parked_at=Instant(parked_at),
-        saga_id=None if saga_id is None else SagaId(saga_id),
-        parked_id=parked_id,
-    )

@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple
 from eventsourcing.sqlite import SQLiteCursor
 
 from saga.adapters.mapper import originator_of, saga_id_of, to_entry, to_history, to_rows
+from saga.adapters.rows import tracking_name
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.local_bus import LocalBus
 from saga.adapters.sqlite.record_log import Placed
-from saga.adapters.sqlite.recorder import SagaProcessRecorder, Written, tracking_name
+from saga.adapters.sqlite.recorder import SagaProcessRecorder, Written
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId

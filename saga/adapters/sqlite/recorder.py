@@ -21,6 +21,7 @@ from eventsourcing.sqlite import SQLiteCursor, SQLiteProcessRecorder
 
 from saga.adapters.headers import encode_headers
 from saga.adapters.mapper import EntryRow, originator_of
+from saga.adapters.rows import KnownSagas, tracking_name
 from saga.adapters.sqlite.connections import SagaDatastore
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.identity import Instant, SagaId
@@ -100,8 +101,6 @@ _PARK: Final = ManyRows(
 _UNPARK: Final = ManyRows("DELETE FROM parked WHERE parked_id IN {rows}", 1)
 _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
 
-SAGAS_KNOWN_MAX: Final = 65_536
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
@@ -112,34 +111,6 @@ class Written:
     first_position: int
     last_position: int
     first_entries: Mapping[SagaId, int]
-
-
-class KnownSagas:
-    """
-    The newest version and the place of the first entry of sagas that were written lately.
-
-    Spares looking them up. Never wrong, only missing or old: a history does not shrink, and what
-    was rolled back is not remembered. Holds between one and two times *sagas_max*.
-    """
-
-    def __init__(self, sagas_max: int = SAGAS_KNOWN_MAX) -> None:
-        self._sagas_max = sagas_max
-        self._young: dict[SagaId, tuple[int, int]] = {}
-        self._old: dict[SagaId, tuple[int, int]] = {}
-
-    def get(self, saga_id: SagaId) -> tuple[int, int] | None:
-        """
-        Version and place, if they are known.
-        """
-        return self._young.get(saga_id) or self._old.get(saga_id)
-
-    def remember(self, saga_id: SagaId, version: int, position: int) -> None:
-        """
-        Take note of what was committed.
-        """
-        self._young[saga_id] = (version, position)
-        if len(self._young) >= self._sagas_max:
-            self._old, self._young = self._young, {}
 
 
 class SagaProcessRecorder(SQLiteProcessRecorder):
@@ -251,14 +222,9 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
 
     def _check_predecessors(self, cursor: sqlite3.Cursor, batch: Batch) -> None:
         """
-        See that each expected version is there; that none follows it, the insert will tell.
+        See that each expected version is there.
         """
-        unsure = []
-        for history in batch.histories:
-            expected = history.expected_version
-            known = self.known.get(history.saga_id)
-            if expected and (known is None or known[0] < expected):
-                unsure.append((originator_of(history.saga_id), expected))
+        unsure = self.known.unsure(batch)
         if unsure:
             found = sum(count for (count,) in _PREDECESSORS.fetch(cursor, unsure))
             if found < len(unsure):
@@ -290,13 +256,6 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
             for originator_id, first in _FIRSTS.fetch(cursor, [(key,) for key in unknown]):
                 found[unknown[originator_id]] = first
         return found
-
-
-def tracking_name(source: Source) -> str:
-    """
-    The name under which the library tracks a topic-partition.
-    """
-    return f"bus:{source.topic}:{source.partition}"
 
 
 def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:

@@ -21,7 +21,7 @@ import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from saga.adapters.sqlite.recorder import tracking_name
+from saga.adapters.rows import tracking_name
 from saga.console.bench.parts import Stop, floor_topic
 from saga.ports import Source
 from saga.settings import Settings

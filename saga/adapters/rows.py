@@ -1,0 +1,116 @@
+"""
+What event stores of any database have in common: their rows, and what they remember of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from saga.adapters.headers import decode_headers
+from saga.adapters.mapper import originator_of
+from saga.core.identity import Instant, SagaId
+from saga.core.status import SagaStatus
+from saga.ports.bus import Position, Source
+from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
+from saga.ports.event_store import Batch
+
+SAGAS_KNOWN_MAX: Final = 65_536
+
+Text = Callable[[str], str]
+
+
+class KnownSagas:
+    """
+    The newest version and the place of the first entry of sagas that were written lately.
+
+    Spares looking them up. Never wrong, only missing or old: a history does not shrink, and what
+    was rolled back is not remembered. Holds between one and two times *sagas_max*.
+    """
+
+    def __init__(self, sagas_max: int = SAGAS_KNOWN_MAX) -> None:
+        self._sagas_max = sagas_max
+        self._young: dict[SagaId, tuple[int, int]] = {}
+        self._old: dict[SagaId, tuple[int, int]] = {}
+
+    def get(self, saga_id: SagaId) -> tuple[int, int] | None:
+        """
+        Version and place, if they are known.
+        """
+        return self._young.get(saga_id) or self._old.get(saga_id)
+
+    def remember(self, saga_id: SagaId, version: int, position: int) -> None:
+        """
+        Take note of what was committed.
+        """
+        self._young[saga_id] = (version, position)
+        if len(self._young) >= self._sagas_max:
+            self._old, self._young = self._young, {}
+
+    def unsure(self, batch: Batch) -> list[tuple[str, int]]:
+        """
+        Originators and expected versions of *batch* that must be looked for; that none follows
+        them, the insert will tell.
+        """
+        unsure = []
+        for history in batch.histories:
+            expected = history.expected_version
+            known = self.get(history.saga_id)
+            if expected and (known is None or known[0] < expected):
+                unsure.append((originator_of(history.saga_id), expected))
+        return unsure
+
+
+def tracking_name(source: Source) -> str:
+    """
+    The name under which the library tracks a topic-partition.
+    """
+    return f"bus:{source.topic}:{source.partition}"
+
+
+def as_it_is(text: str) -> str:
+    """
+    How a database keeps text that can keep all of it.
+    """
+    return text
+
+
+def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
+    """
+    The summary in a row of the saga index; *text* gives back what the database was given.
+    """
+    saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
+    waiting_for, reason, version = rest
+    return SagaSummary(
+        saga_id=SagaId(saga_id),
+        definition=text(definition),
+        definition_version=definition_version,
+        key=text(key),
+        status=SagaStatus(status),
+        started_at=Instant(started_at),
+        updated_at=Instant(updated_at),
+        waiting_for=None if waiting_for is None else text(waiting_for),
+        reason=None if reason is None else text(reason),
+        version=version,
+    )
+
+
+def to_parked(row: Sequence[Any], *, text: Text = as_it_is) -> ParkedRecord:
+    """
+    The record in a row of those set aside; *text* as above.
+    """
+    kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
+    timestamp, parked_at, saga_id, parked_id = rest
+    return ParkedRecord(
+        kind=ParkedKind(kind),
+        reason=text(reason),
+        message=text(message),
+        position=Position(text(topic), partition, offset),
+        key=key,
+        value=value,
+        headers=decode_headers(headers),
+        timestamp=Instant(timestamp),
+        parked_at=Instant(parked_at),
+        saga_id=None if saga_id is None else SagaId(saga_id),
+        parked_id=parked_id,
+    )

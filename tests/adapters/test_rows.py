@@ -1,0 +1,48 @@
+"""
+What event stores remember of sagas, and how they name what they track.
+"""
+
+from saga.adapters.mapper import originator_of
+from saga.adapters.rows import KnownSagas, tracking_name
+from saga.ports import Batch, Source
+from saga.testing import samples
+from saga.testing.samples import saga
+
+
+def test_what_was_written_lately_is_known() -> None:
+    """
+    At least so many sagas as asked for, and at most twice as many; the newest word counts.
+    """
+    known = KnownSagas(sagas_max=10)
+    for number in range(100):
+        known.remember(saga(number), 2, number)
+    known.remember(saga(95), 4, 95)
+
+    assert all(known.get(saga(number)) == (2, number) for number in (*range(90, 95), 99))
+    assert known.get(saga(95)) == (4, 95)
+    assert sum(known.get(saga(number)) is not None for number in range(100)) <= 20
+
+
+def test_only_what_is_not_known_has_to_be_looked_for() -> None:
+    """
+    A history that begins needs nothing before it; one that is known to have come so far neither.
+    """
+    known = KnownSagas()
+    known.remember(saga(1), 4, 1)
+    known.remember(saga(2), 2, 3)
+    histories = [samples.history(saga(1), 4), samples.history(saga(2), 4)]
+    histories += [samples.history(saga(3), 0), samples.history(saga(4), 2)]
+
+    assert known.unsure(Batch(histories=histories)) == [
+        (originator_of(saga(2)), 4),
+        (originator_of(saga(4)), 2),
+    ]
+
+
+def test_a_source_is_tracked_under_one_name() -> None:
+    """
+    Stores hold such names: it never changes.
+    """
+    assert tracking_name(Source("dev.shop.shop.evt.order-placed.v1", 3)) == (
+        "bus:dev.shop.shop.evt.order-placed.v1:3"
+    )
