@@ -112,12 +112,13 @@ def open_bus(settings: Settings) -> OpenedBus:
     return OpenedBus(local, close)
 
 
-def open_store(settings: Settings, *, make: bool = False) -> StoreParts:
+def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = True) -> StoreParts:
     """
     Open the store that *settings* name, and nothing else.
 
     Args:
         make: whether to make the tables of a server's database that has none; files are made.
+        is_to_write: otherwise a file will do that can only be read.
 
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
@@ -129,7 +130,7 @@ def open_store(settings: Settings, *, make: bool = False) -> StoreParts:
 
         store = PostgresEventStore(server, make=make)
         return StoreParts(store, PostgresCatalogue(server), PostgresCensus(server), server.close)
-    database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"))
+    database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"), is_to_write=is_to_write)
     return StoreParts(
         SqliteEventStore(database),
         SqliteCatalogue(database),

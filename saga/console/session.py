@@ -49,14 +49,14 @@ class Session:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[StoreParts]:
         """
-        The store, for questions.
+        The store, for questions; it may be one that this user cannot write.
 
         Raises:
             StoreUnavailable: there is none, or it cannot be opened.
             StoreTooNew: a newer version wrote it.
         """
         must_exist(self.settings.store, "store")
-        store = open_store(self.settings)
+        store = open_store(self.settings, is_to_write=False)
         try:
             yield store
         finally:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -24,6 +25,8 @@ from saga.ports.event_store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 from tests.adapters.processes import ROOT
+
+COUNT = "SELECT count(*) FROM n"
 
 
 def _create(cursor: sqlite3.Cursor) -> None:
@@ -406,3 +409,70 @@ async def test_a_bus_says_of_a_file_that_it_is_the_bus_that_is_away(
     await bus.publish([samples.record("t")])
     await bus.close()
     await database.close()
+
+
+class TestReadOnly:
+    """
+    A file that this user may only read, opened by who asks for no more.
+    """
+
+    @pytest.fixture
+    async def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """
+        A database with a table, which cannot be written any more.
+        """
+        path = tmp_path / "saga.db"
+        database = SqliteDatabase(path)
+        database.migrate("things", (_create,))
+        await database.close()
+
+        def refuse(path: str) -> NoReturn:
+            raise StoreUnavailable(f"{path}: it is read-only")
+
+        monkeypatch.setattr("saga.adapters.sqlite.database._prepare", refuse)
+        return path
+
+    async def test_it_is_read_and_not_written(self, path: Path) -> None:
+        """
+        Whatever is asked of it, the file stays as it is.
+        """
+        before = path.read_bytes()
+        database = SqliteDatabase(path, is_to_write=False)
+        database.migrate("things", (_create,))
+
+        assert await database.read(lambda cursor: cursor.execute(COUNT).fetchone()) == (0,)
+        assert database.read_now(lambda cursor: cursor.execute(COUNT).fetchone()) == (0,)
+        with pytest.raises(StoreUnavailable, match="opened to be read"):
+            await database.write(_insert(1))
+        await database.close()
+        await database.close()
+        assert path.read_bytes() == before
+
+    async def test_older_tables_are_said_to_be_too_old(self, path: Path) -> None:
+        """
+        They would have to be changed first; newer ones need another program, as ever.
+        """
+        database = SqliteDatabase(path, is_to_write=False)
+        with pytest.raises(StoreUnavailable, match=r"version 1, this saga needs 2.* read-only"):
+            database.migrate("things", (_create, _create))
+        with pytest.raises(StoreUnavailable, match="version 0, this saga needs 1"):
+            database.migrate("others", (_create,))
+        with pytest.raises(StoreTooNew):
+            database.migrate("things", ())
+        await database.close()
+
+    @pytest.mark.parametrize("is_to_write", [True, False])
+    async def test_what_cannot_be_read_either_is_said(
+        self, path: Path, tmp_path: Path, *, is_to_write: bool
+    ) -> None:
+        """
+        As is what was to be written.
+        """
+        other = tmp_path / "other.db"
+        other.write_bytes(b"no database, but long enough to look at" * 100)
+
+        with pytest.raises(StoreUnavailable, match=r"other\.db: it is"):
+            SqliteDatabase(other, is_to_write=is_to_write)
+        with pytest.raises(StoreUnavailable, match=r"missing\.db: it is"):
+            SqliteDatabase(tmp_path / "missing.db", is_to_write=is_to_write)
+        assert not (tmp_path / "missing.db").exists()

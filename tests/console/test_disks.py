@@ -6,6 +6,7 @@ Linux lets somebody else raise that limit again, as a disk is cleared while the 
 """
 
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -20,11 +21,13 @@ from pathlib import Path
 import pytest
 
 from tests.console.conftest import call, enter, environment
-from tests.console.shop import ORDER
+from tests.console.shop import LEAVE, ORDER
 from tests.console.test_serving import publish, wait_for
 
 ORDERS = 40
 NOBODY = 65_534
+CHANGING = re.compile(r"[\d,]+ a second")
+"""How fast that was."""
 LIMITED = """
 import resource, runpy, sys
 room = int(sys.argv.pop(1))
@@ -52,12 +55,14 @@ def limited(folder: Path, *words: str, room_bytes: int) -> subprocess.Popen[str]
 @pytest.fixture
 def served_by_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """
-    A shop with an order, in a folder that everybody may enter and nobody may write.
+    A shop with an order that is done and a leave that waits, in a folder that everybody may enter
+    and nobody may write.
     """
     with tempfile.TemporaryDirectory() as name, monkeypatch.context() as patches:
         folder = enter(Path(name), patches)
         folder.chmod(0o755)
         publish(1)
+        assert call("publish", LEAVE, '{"name": "ann"}').code == 0
         # Whatever is imported late is imported now: another user may not be able to read it.
         assert call("run", "--until-idle").code == 0
         stored = folder / ".saga"
@@ -83,13 +88,35 @@ def nobody() -> Iterator[None]:
         os.seteuid(user)
 
 
+@contextmanager
+def served_elsewhere(folder: Path) -> Iterator[None]:
+    """
+    Somebody who may has another order served, and keeps it from moving into the file itself.
+    """
+    stored = folder / ".saga"
+    modes = {path: path.stat().st_mode for path in (stored, *stored.iterdir())}
+    for path in modes:
+        path.chmod(0o755)
+    reader = sqlite3.connect(stored / "saga.db", isolation_level=None)
+    try:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM stored_events").fetchone()
+        assert call("publish", ORDER, '{"order_id": "o-9", "amount": 1}').code == 0
+        assert call("run", "--until-idle").code == 0
+        for path, mode in modes.items():
+            path.chmod(mode)
+        yield
+    finally:
+        reader.close()
+
+
 @pytest.mark.parametrize(
     ("words", "name"),
     [
         (["run", "--until-idle"], "saga-effects.db"),
         (["run", "--until-idle", "--roles", "orchestrator"], "saga.db"),
         (["publish", ORDER, '{"order_id": "o-2", "amount": 1}'], "saga.db"),
-        (["cancel", "order/o-0", "--reason", "x"], "saga.db"),
+        (["cancel", "leave/ann", "--reason", "x"], "saga.db"),
     ],
     ids=["effects", "orchestrator", "publish", "cancel"],
 )
@@ -106,6 +133,48 @@ def test_what_is_read_only_is_exit_3(served_by_all: Path, words: list[str], name
     assert f".saga/{name}: it is read-only" in called.err
     assert "writable" in called.err
     assert (served_by_all / ".saga" / "saga.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ls", "--json"),
+        ("show", "order/o-0", "--json"),
+        ("history", "order/o-0", "--json"),
+        ("timers", "--json"),
+        ("dlq", "ls", "--json"),
+        ("replay",),
+    ],
+    ids=" ".join,
+)
+def test_what_is_read_only_can_be_read(served_by_all: Path, words: tuple[str, ...]) -> None:
+    """
+    Questions are answered as ever, and nothing is left beside the file.
+    """
+    as_ever = call(*words)
+    assert as_ever.code == 0
+    assert as_ever.out or words == ("dlq", "ls", "--json")
+    files = sorted(path.name for path in (served_by_all / ".saga").iterdir())
+
+    with nobody():
+        called = call(*words)
+
+    assert called.code == 0, called.err
+    assert CHANGING.sub("", called.out) == CHANGING.sub("", as_ever.out)
+    assert sorted(path.name for path in (served_by_all / ".saga").iterdir()) == files
+
+
+def test_what_a_running_worker_wrote_can_be_read_by_others(served_by_all: Path) -> None:
+    """
+    Also while it is in the file beside the store.
+    """
+    with served_elsewhere(served_by_all):
+        assert (served_by_all / ".saga" / "saga.db-wal").stat().st_size
+        with nobody():
+            called = call("ls", "--json")
+
+    assert called.code == 0, called.err
+    assert [row["key"] for row in called.rows] == ["o-0", "ann", "o-9"]
 
 
 def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:

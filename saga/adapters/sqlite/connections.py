@@ -8,6 +8,7 @@ leaves the rest to SQLite's defaults; here every option that matters is said.
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Final
 
 from eventsourcing.persistence import InterfaceError
@@ -39,19 +40,48 @@ def connect(path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Con
         StoreUnavailable: the file cannot be opened or is no database.
     """
     with translated(path):
-        connection = sqlite3.connect(
-            path,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=STATEMENTS_CACHED,
-            timeout=busy_timeout_s,
-        )
+        return _connect(path, busy_timeout_s=busy_timeout_s)
+
+
+def connect_to_read(path: str) -> sqlite3.Connection:
+    """
+    A connection to a file that this user may not write, and whose folder neither.
+
+    Raises:
+        StoreUnavailable: it cannot be read, or not all of it: what was written last may still be in
+            a file beside it, which is not read without writing.
+    """
+    uri = Path(path).as_uri()
+    with translated(path):
         try:
-            for setting in _SETTINGS:
-                connection.execute(setting)
-        except BaseException:
-            connection.close()
-            raise
+            return _connect(f"{uri}?mode=ro", is_uri=True)
+        except sqlite3.OperationalError:
+            beside = Path(f"{path}-wal")
+            if beside.exists() and beside.stat().st_size:
+                raise
+            # Nobody has it open, or the file beside it would be there: it is all there is.
+            return _connect(f"{uri}?mode=ro&immutable=1", is_uri=True)
+
+
+def _connect(
+    path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, is_uri: bool = False
+) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        uri=is_uri,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=STATEMENTS_CACHED,
+        timeout=busy_timeout_s,
+    )
+    try:
+        for setting in _SETTINGS:
+            connection.execute(setting)
+        if is_uri:  # whether it can be read is not known before
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

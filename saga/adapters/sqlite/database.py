@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from saga.adapters.sqlite.checkpoints import Checkpointer
-from saga.adapters.sqlite.connections import SagaDatastore, connect
+from saga.adapters.sqlite.connections import SagaDatastore, connect, connect_to_read
 from saga.adapters.sqlite.failures import translated
 from saga.adapters.sqlite.jobs import Job, Landed, Preview
 from saga.adapters.sqlite.writer import Writer
@@ -44,13 +44,15 @@ class SqliteDatabase:
 
     Args:
         path: the file; it and its folder are made where they are missing.
+        is_to_write: otherwise a file will do that can only be read.
 
     Raises:
         StoreUnavailable: the file cannot be opened or written, or is no database.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, is_to_write: bool = True) -> None:
         self.path = str(Path(path).absolute())
+        self._can_write = True
         self._is_closed = False
         self._closing: asyncio.Future[None] | None = None
         self._queued = 0
@@ -59,15 +61,22 @@ class SqliteDatabase:
         self._inline_lock = threading.Lock()
         with translated(self.path):
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        self._inline = _prepare(self.path)
+        try:
+            self._inline = _prepare(self.path)
+        except StoreUnavailable:
+            if is_to_write or not Path(self.path).exists():
+                raise
+            self._inline = connect_to_read(self.path)
+            self._can_write = False
         self.datastore = SagaDatastore(self.path)
         self._writer = Writer(self.path, deliver=self._deliver)
         self._checkpointer = Checkpointer(self.path)
         self._writer.after_commit = self._checkpointer.after_commit
         self._readers = ThreadPoolExecutor(READER_THREADS, f"readers of {self.path}")
-        with translated(self.path):
-            self._writer.start()
-        self._checkpointer.start()
+        if self._can_write:
+            with translated(self.path):
+                self._writer.start()
+            self._checkpointer.start()
 
     @property
     def epoch(self) -> int:
@@ -94,6 +103,9 @@ class SqliteDatabase:
             StoreUnavailable: it cannot be read or written.
         """
         known = len(migrations)
+        if not self._can_write:
+            self._expect(component, known)
+            return
         with translated(self.path):
             connection = connect(self.path)
             try:
@@ -143,6 +155,8 @@ class SqliteDatabase:
             await place
         if self._is_closed:
             raise StoreUnavailable(f"{self.path}: it is closed")
+        if not self._can_write:
+            raise StoreUnavailable(f"{self.path}: it was opened to be read, as it is read-only")
         future: asyncio.Future[T] = loop.create_future()
         self._queued += 1
         self._writer.submit(Job(job, landed, committed, future, preview, is_last))
@@ -194,7 +208,7 @@ class SqliteDatabase:
             try:
                 connection = self._idle_readers.get_nowait()
             except queue.Empty:
-                connection = connect(self.path)
+                connection = (connect if self._can_write else connect_to_read)(self.path)
                 connection.execute("PRAGMA query_only=ON")
             try:
                 return query(connection.cursor())
@@ -217,9 +231,26 @@ class SqliteDatabase:
             place = self._waiting.popleft()
             place.get_loop().call_soon_threadsafe(_wake, place)
 
+    def _expect(self, component: str, known: int) -> None:
+        """
+        See that a file which cannot be written has the tables that this code needs.
+        """
+
+        def query(cursor: sqlite3.Cursor) -> int:
+            cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'saga_schema'")
+            return _version_of(cursor, component, known, self.path) if cursor.fetchone()[0] else 0
+
+        stored = self.read_now(query)
+        if stored < known:
+            raise StoreUnavailable(
+                f"{self.path}: its {component} tables have version {stored}, this saga needs "
+                f"{known}, and it is read-only: make the file and its folder writable for this user"
+            )
+
     def _close_all(self) -> None:
-        self._writer.close()
-        self._checkpointer.close()
+        if self._can_write:
+            self._writer.close()
+            self._checkpointer.close()
         self._readers.shutdown(wait=True)
         while True:
             try:
