@@ -39,12 +39,15 @@ _END: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE pid = %s AND backend_start::text = %s"
 )
-# In a transaction, and waiting for its client for longer than any client of ours takes.
+# In a transaction, and waiting for its client for longer than any client of ours takes. First who
+# that is, and only then the end: conditions of one query are looked at in any order.
 _END_FROZEN: Final = (
-    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
-    "AND usename = current_user AND application_name = current_setting('application_name') "
+    "WITH frozen AS MATERIALIZED (SELECT pid FROM pg_stat_activity "
+    "WHERE datname = current_database() AND usename = current_user "
+    "AND application_name = current_setting('application_name') "
     "AND pid <> pg_backend_pid() AND wait_event = 'ClientRead' AND state <> 'idle' "
-    "AND xact_start < clock_timestamp() - interval '3 seconds' AND pg_terminate_backend(pid)"
+    "AND xact_start < clock_timestamp() - interval '3 seconds') "
+    "SELECT pid FROM frozen WHERE pg_terminate_backend(pid)"
 )
 
 

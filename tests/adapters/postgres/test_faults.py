@@ -289,6 +289,71 @@ async def test_a_frozen_process_that_holds_locks_is_ended(
     frozen.close()
 
 
+async def test_no_session_waits_or_stands_still_for_long(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    Ours and the library's, whatever the database's own defaults are.
+    """
+    with psycopg.connect(postgres, autocommit=True) as other:
+        database = other.info.dbname
+        for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
+            other.execute(f"ALTER DATABASE {database} SET {setting} = 0".encode())
+        other.execute(f"ALTER DATABASE {database} SET synchronous_commit = off".encode())
+    shown = (
+        "SELECT current_setting('lock_timeout') AS waiting, "
+        "current_setting('idle_in_transaction_session_timeout') AS idle, "
+        "current_setting('synchronous_commit') AS durable"
+    )
+    expected = ("4s", "5s", "on")
+
+    assert await store.database.fetch(shown) == [expected]
+    with Address(postgres).connect() as connection:
+        assert connection.execute(shown).fetchone() == expected
+    with store.recorder.datastore.get_connection() as connection:
+        [row] = connection.execute(shown).fetchall()
+        assert tuple(row.values()) == expected
+
+
+async def test_a_row_that_another_program_locks_is_waited_for_briefly(
+    postgres: str, store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Then the append fails, says why, and has recorded nothing; that program is let be.
+    """
+    await store.append(batch(1, offset=1), at=MOMENT)
+    monkeypatch.setattr("saga.adapters.postgres.connections.LOCK_TIMEOUT_S", 0.2)
+    async with opened(postgres) as impatient:
+        with psycopg.connect(postgres) as other:
+            other.execute("UPDATE notification_tracking SET notification_id = 1")
+            with pytest.raises(StoreUnavailable, match="another session holds a lock: wait for it"):
+                await impatient.append(batch(2, offset=2), at=MOMENT)
+            other.execute("SELECT 1")
+        assert await store.load([saga(2)]) == {}
+        await impatient.append(batch(2, offset=2), at=MOMENT)
+
+    assert await store.positions([SOURCE]) == {SOURCE: 2}
+
+
+async def test_a_session_of_ours_that_stands_still_is_ended_by_the_server(
+    postgres: str, store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Without anybody's doing: its locks go, and nothing of its transaction is kept.
+    """
+    await store.append(batch(1, offset=1), at=MOMENT)
+    monkeypatch.setattr("saga.adapters.postgres.connections.IDLE_IN_TRANSACTION_TIMEOUT_S", 0.1)
+    with Address(postgres).connect() as frozen:
+        frozen.execute("BEGIN")
+        frozen.execute("UPDATE notification_tracking SET notification_id = 9")
+
+        await store.append(batch(2, offset=2), at=MOMENT)
+
+        assert await store.positions([SOURCE]) == {SOURCE: 2}
+        with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+            frozen.execute("SELECT 1")
+
+
 async def test_the_log_waits_for_those_who_write_before_its_end(
     postgres: str, store: PostgresEventStore, catalogue: PostgresCatalogue
 ) -> None:

@@ -3,6 +3,7 @@ How tables come to be, whose they are, and what is refused.
 """
 
 import asyncio
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from eventsourcing.persistence import IntegrityError, StoredEvent, Tracking
 from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 from psycopg import Cursor
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from saga.adapters.mapper import EntryMapper
 from saga.adapters.postgres import (
@@ -126,6 +127,46 @@ async def test_whoever_only_reads_makes_no_tables(
 
     with psycopg.connect(postgres) as connection:
         assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'saga%'").rowcount == 0
+
+
+async def test_whoever_only_reads_needs_no_right_to_write(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    Questions are answered to a user with SELECT alone, as on a standby.
+    """
+    await store.append(
+        Batch(histories=[samples.history(saga(1), 0)], summaries=[samples.summary(saga(1))]),
+        at=MOMENT,
+    )
+    reader = f"reader_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {reader} LOGIN PASSWORD 'reads'".encode())
+        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}".encode())
+        connection.execute(f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader}".encode())
+    database = PostgresDatabase(
+        Address(
+            make_conninfo(
+                postgres,
+                user=reader,
+                password="reads",
+                options="-c default_transaction_read_only=on",
+            )
+        )
+    )
+    try:
+        read = PostgresEventStore(database, make=False)
+        catalogue = PostgresCatalogue(database)
+        assert [one.saga_id for one in await catalogue.sagas()] == [saga(1)]
+        assert list((await read.load([saga(1)]))[saga(1)]) == samples.entries(saga(1), 0)
+        assert [entry.version async for _, entry in catalogue.log()] == [1, 2]
+        with pytest.raises(StoreUnavailable):
+            await read.append(Batch(histories=[samples.history(saga(2), 0)]), at=MOMENT)
+    finally:
+        await database.close()
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            connection.execute(f"DROP OWNED BY {reader}".encode())
+            connection.execute(f"DROP ROLE {reader}".encode())
 
 
 async def test_somebody_elses_tables_are_not_taken(
