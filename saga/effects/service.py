@@ -173,7 +173,7 @@ class EffectsService:
             self._threads.shutdown(wait=False, cancel_futures=True)
         if self.consumer is not None:
             consumer, self.consumer = self.consumer, None
-            await self._commit_offsets(consumer)
+            await self.commit_offsets(consumer)
             await consumer.close()
         if not ended.done():
             ended.set_result(None)
@@ -207,7 +207,7 @@ class EffectsService:
                 self._drained.clear()
                 await self._admit(records)
             if self._clock.monotonic_s() - self._offsets_at_s >= settings.offsets_every_s:
-                await self._commit_offsets(consumer)
+                await self.commit_offsets(consumer)
 
     async def _fetch(self, consumer: Consumer, records_max: int) -> list[Inbound]:
         self._is_fetching = True
@@ -369,7 +369,7 @@ class EffectsService:
         if self._in_hand == 0:
             self._drained.set()
 
-    async def _commit_offsets(self, consumer: Consumer) -> None:
+    async def commit_offsets(self, consumer: Consumer) -> None:
         """
         Never insists: an offset that is not committed costs no more than an answer sent again.
         """

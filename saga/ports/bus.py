@@ -9,7 +9,7 @@ event store; the bus only has to deliver.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from saga.core.frozen import frozen
 from saga.core.identity import Instant
@@ -184,6 +184,24 @@ class Consumer(Protocol):
     async def close(self) -> None:
         """
         Leave the group at once, so that the others need not wait for a timeout.
+        """
+        ...
+
+
+LetGo = Callable[[float], Awaitable[bool]]
+"""Asked to deal with all that was fetched, within so many seconds: whether it was, or abandoned."""
+
+
+@runtime_checkable
+class AsksToLetGo(Protocol):
+    """
+    What a consumer has besides that hears of a rebalance while its sources are still its own.
+    """
+
+    def before_letting_go(self, let_go: LetGo) -> None:
+        """
+        Have *let_go* awaited before others may read what this member reads. Nothing is fetched
+        meanwhile. After an answer of False, a source that comes back begins where `resume_at` says.
         """
         ...
 

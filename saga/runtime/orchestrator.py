@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import count
 from zlib import crc32
 
@@ -26,13 +27,15 @@ from saga.errors import (
     StoreUnavailable,
 )
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
+from saga.ports.bus import AsksToLetGo
 from saga.ports.catalogue import ParkedKind
 from saga.runtime.aside import Aside
 from saga.runtime.backoff import Backoff
-from saga.runtime.lane import Lane
+from saga.runtime.lane import Lane, finish_or_abandon
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
 from saga.runtime.tally import Tally
+from saga.runtime.telling import GroupOffsets
 from saga.runtime.turns import Turns
 from saga.runtime.work import Work
 
@@ -44,7 +47,6 @@ FETCH_TIMEOUT_S = 0.2
 TIMERS_MAX = 500
 TIMERS_POLL_S = 0.1
 SWEEP_S = 1.0
-COMMIT_S = 1.0
 DRAIN_S = 10.0
 """How long stopping may take to finish what is in hand: a store or bus may be away for ever."""
 HELD_SAGAS_MAX = 10_000
@@ -92,7 +94,7 @@ class Orchestrator:
         self.consumer: Consumer | None = None
         self._timers_in_hand: set[TimerId] = set()
         self._revisits_in_hand: set[SagaId] = set()
-        self._handled: dict[Source, int] = {}
+        self._offsets = GroupOffsets(clock)
         self._stopping = asyncio.Event()
         self._is_fetching_dry = False
         self._is_draining = False
@@ -110,6 +112,8 @@ class Orchestrator:
         self.consumer = await self._bus.subscribe(
             self._group, self._router.topics, resume_at=self._resume_at
         )
+        if isinstance(self.consumer, AsksToLetGo):
+            self.consumer.before_letting_go(partial(finish_or_abandon, self._lanes, self._clock))
         await self._relay.take_over(older_than_s=0)
         await self._sweep(tries_all=True)
 
@@ -123,7 +127,9 @@ class Orchestrator:
             raise group.exceptions[0] from group
 
     async def _coordinate(self) -> None:
-        background = [self._watch_timers(), self._sweep_now_and_then(), self._commit_now_and_then()]
+        assert self.consumer is not None, "start comes first"
+        tell = self._offsets.tell_now_and_then(self.consumer)
+        background = [self._watch_timers(), self._sweep_now_and_then(), tell]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one) for one in background]
             lanes = [group.create_task(self._drive(lane)) for lane in self._lanes]
@@ -149,7 +155,7 @@ class Orchestrator:
         Leave the group and record what was published.
         """
         if self.consumer is not None:
-            await self._commit()
+            await self._offsets.tell(self.consumer)
             await self.consumer.close()
             self.consumer = None
         await self._relay.record()
@@ -224,13 +230,13 @@ class Orchestrator:
                 return
             lane.is_busy = True
             try:
-                await self._take_until_done(work)
+                await self._take_until_done(lane, work)
             finally:
                 lane.is_busy = False
                 self._timers_in_hand.difference_update(timer.timer_id for timer in work.due)
                 self._revisits_in_hand.difference_update(work.revisits)
 
-    async def _take_until_done(self, work: Work) -> None:
+    async def _take_until_done(self, lane: Lane, work: Work) -> None:
         backoff = Backoff(f"lane/{self._worker_id}")
         conflicts = 0
         while work:
@@ -241,10 +247,10 @@ class Orchestrator:
                 self.counts["conflicts"] += 1
                 if conflicts > CONFLICTS_BEFORE_BACKOFF_MAX:
                     await self._pause("conflict", error, backoff)
-                work = await self._uncovered(work, backoff)
+                work = await self._uncovered(lane, work, backoff)
             except StoreUnavailable as error:
                 await self._pause("store unavailable", error, backoff)
-                work = await self._uncovered(work, backoff)
+                work = await self._uncovered(lane, work, backoff)
             except RecordsTakenBack as error:
                 log.warning("records taken back", error=str(error))
                 await self._read_anew(backoff)
@@ -253,13 +259,14 @@ class Orchestrator:
                 self.counts.update(draft.counts)
                 self.counts["turns"] += draft.counts["recorded"]
                 self.tally.add(work, draft)
-                self._handled.update(work.positions())
+                self._offsets.handled(work.positions())
                 self._revisit(draft.revisits)
                 return
 
-    async def _uncovered(self, work: Work, backoff: Backoff) -> Work:
+    async def _uncovered(self, lane: Lane, work: Work, backoff: Backoff) -> Work:
         """
-        What of *work* the store does not account for yet: an answer may have been lost.
+        What of *work* the store does not account for yet: an answer may have been lost. Records
+        that were abandoned meanwhile are others' business.
         """
         stored = await self._stored(list(work.positions()), backoff)
         left = [
@@ -267,7 +274,7 @@ class Orchestrator:
             for record in work.inbound
             if record.offset > stored.get(Source(record.topic, record.partition), -1)
         ]
-        return Work(left, work.due, work.revisits)
+        return Work([] if lane.is_abandoned else left, work.due, work.revisits)
 
     async def _read_anew(self, backoff: Backoff) -> None:
         """
@@ -368,23 +375,6 @@ class Orchestrator:
             lane = self._lane_of(saga_id)
             lane.pending.revisits.append(saga_id)
             lane.has_work.set()
-
-    async def _commit_now_and_then(self) -> None:
-        while True:
-            await self._clock.sleep(COMMIT_S)
-            await self._commit()
-
-    async def _commit(self) -> None:
-        """
-        Tell the group how far we are, only so that lag can be seen: the store's positions count.
-        """
-        handled, self._handled = self._handled, {}
-        if not handled or self.consumer is None:
-            return
-        try:
-            await self.consumer.commit({one: offset + 1 for one, offset in handled.items()})
-        except BusUnavailable as error:
-            log.info("offsets not committed", error=str(error))
 
     async def _resume_at(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         stored = await self._store.positions(sources)

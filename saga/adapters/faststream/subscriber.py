@@ -45,6 +45,7 @@ from saga.ports.effects_store import EffectsStore
 
 BATCH_TIMEOUT_MS: Final = 200
 BATCH_RECORDS_MAX: Final = 256
+FINISH_POLL_S: Final = 0.01
 BACKOFF: Final = Retry(attempts=None, initial="100ms", cap="10s", jitter=0.5)
 """How long to wait before a batch that did not pass the middlewares is read again."""
 
@@ -234,6 +235,23 @@ class EffectsSubscriber(BatchSubscriber):
         self._handover.drop(offsets)
         if self._member is not None:
             await self._member.seek(offsets)
+
+    async def finish(self, within_s: float) -> bool:
+        """
+        Have what is in hand answered and its offsets committed while the partitions are still ours,
+        so that whoever reads them next begins behind it. What takes longer is answered all the
+        same, and read once more by others, whom the inbox answers.
+        """
+        workplace = self.workplace
+        if workplace is None:
+            return True
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + within_s
+        while workplace.service.in_hand and loop.time() < until_s:  # noqa: ASYNC110
+            await asyncio.sleep(FINISH_POLL_S)
+        if workplace.service.consumer is not None:
+            await workplace.service.commit_offsets(workplace.service.consumer)
+        return True
 
     # How it is.
 

@@ -33,7 +33,7 @@ from saga.adapters.kafka.salvage import read_carefully
 from saga.adapters.kafka.settings import ConsumerSettings
 from saga.adapters.kafka.watchdog import Watchdog
 from saga.errors import BusUnavailable
-from saga.ports.bus import Inbound, Progress, ResumeAt, Source, why_lost
+from saga.ports.bus import Inbound, LetGo, Progress, ResumeAt, Source, why_lost
 
 EXCHANGE_S: Final = 10.0
 JOIN_S: Final = 2.0
@@ -71,6 +71,7 @@ class KafkaConsumer:
         self._counts = counts
         self._closed = closed
         self._membership: Membership | None = None
+        self._let_go: LetGo | None = None
         self._subscribed: frozenset[str] = frozenset()
         self._look_for_topics_at = 0.0
         self._careful_until = 0.0
@@ -90,6 +91,7 @@ class KafkaConsumer:
             group_id=self.group, **self._connection.options(), **self._settings.options()
         )
         membership = Membership(consumer, self.group)
+        membership.let_go = self._let_go
         try:
             async with connecting(self._connection, EXCHANGE_S, "connect a consumer"):
                 await consumer.start()
@@ -164,6 +166,14 @@ class KafkaConsumer:
             if not isinstance(error.__cause__, CommitFailedError | RebalanceInProgressError):
                 raise
             log.debug("offsets not committed", group=self.group, reason=str(error))
+
+    def before_letting_go(self, let_go: LetGo) -> None:
+        """
+        Have *let_go* awaited before each rebalance, for a few seconds at most.
+        """
+        self._let_go = let_go
+        if self._membership is not None:
+            self._membership.let_go = let_go
 
     def assignment(self) -> frozenset[Source]:
         """

@@ -1,9 +1,9 @@
 """
 One life of a member: a consumer of aiokafka, from joining to leaving, and what it was assigned.
 
-The listener is as short as can be and never waits: aiokafka swallows what listeners raise, and
-would read on from the group's committed offset while one waits. It pauses what is new at once and
-leaves the rest to the next fetch.
+On assignment the listener never waits: aiokafka swallows what listeners raise, and would read on
+from the group's committed offset while one waits. It pauses what is new at once and leaves the rest
+to the next fetch. On revocation it waits, for a while, for what is in hand.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from saga.core.identity import Instant
-from saga.ports.bus import Inbound, Progress, Source
+from saga.ports.bus import Inbound, LetGo, Progress, Source
 
 STOP_S: Final = 3.0
+LET_GO_S: Final = 3.0
+"""How long the batch in hand may hold up a rebalance; the others wait for us meanwhile."""
 log = structlog.get_logger("saga.kafka")
 
 
@@ -32,6 +34,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         fresh: sources to be taken over, each with the offset where it was left if that is known.
         generation: how often the assignment has changed.
         settled: set while there is an assignment.
+        let_go: awaited before a rebalance, if there is anybody to ask.
     """
 
     def __init__(self, consumer: AIOKafkaConsumer, group: str) -> None:
@@ -41,6 +44,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         self.stopped: dict[Source, str] = {}
         self.generation = 0
         self.settled = asyncio.Event()
+        self.let_go: LetGo | None = None
         self._group = group
         self._left: tuple[object, dict[Source, int]] | None = None
 
@@ -50,22 +54,26 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         """
         self.consumer.subscribe(sorted(topics), listener=self)
 
-    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:  # noqa: ARG002  # it is all
+    async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:  # noqa: ARG002  # it is all
         """
-        Called by aiokafka before each rebalance: of everything, as it knows eager ones only.
+        Called by aiokafka before each rebalance: of everything, as it knows eager ones only. Until
+        this returns we are a member of the old generation, and heartbeats go on.
         """
         self.generation += 1
         self.settled.clear()
-        self._left = (self._identity(1), dict(self.next))
-        self.next = {}
-        self.fresh = {}
-        self.stopped = {}
+        is_finished = False
+        try:
+            is_finished = self.let_go is None or not self.next or await self.let_go(LET_GO_S)
+        finally:
+            self._left = (self._identity(1), dict(self.next) if is_finished else {})
+            self._forget()
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         """
         Called by aiokafka after each rebalance, before anything of the new sources was read.
         """
         self.generation += 1
+        self._forget()  # once more: aiokafka may have lost the group without a word
         expected, kept = self._left or (None, {})
         # Nobody else had them in between, if this is the very next generation of the group.
         is_same = expected == self._identity(0)
@@ -86,6 +94,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
             sources=len(self.next) + len(self.fresh),
             fresh=len(self.fresh),
         )
+
+    def _forget(self) -> None:
+        self.next = {}
+        self.fresh = {}
+        self.stopped = {}
 
     async def wait(self, timeout_s: float) -> None:
         """

@@ -1,0 +1,208 @@
+"""
+A rebalance on a real Kafka: what is in hand is finished or abandoned before others read it.
+"""
+
+# ruff: noqa: SLF001 - how far a worker has come is nobody's business but the tests'
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from saga.adapters.kafka import KafkaBus, KafkaConnection
+from saga.adapters.kafka.membership import LET_GO_S
+from saga.errors import StoreUnavailable
+from saga.ports.bus import Record, Source, TopicSpec
+from saga.runtime.orchestrator import Orchestrator
+from tests.adapters.test_kafka_bus import QUICK
+from tests.adapters.test_kafka_faults import read
+from tests.scenarios import depot
+from tests.scenarios.examined import effects
+
+WAIT_S = 60
+ORDERS = 200
+
+
+@pytest.fixture
+async def member(kafka, namespace: str):
+    """
+    Makes members of one group, each on a bus of its own, on a topic of three partitions.
+    """
+    buses = []
+
+    async def member(**settings):
+        connection = KafkaConnection(servers=(kafka.bootstrap,))
+        buses.append(bus := KafkaBus(connection, consumers=QUICK))
+        await bus.create_topics([TopicSpec(f"{namespace}.t", 3)])
+        return bus, await bus.subscribe("g" + namespace, [f"{namespace}.t"], **settings)
+
+    yield member
+    for bus in buses:
+        await bus.close()
+
+
+async def fetching(consumer) -> None:
+    """
+    Fetch until cancelled.
+    """
+    while True:
+        await consumer.fetch(records_max=10, timeout_s=0.05)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """
+    Wait for something that nobody tells us of.
+    """
+    async with asyncio.timeout(WAIT_S):
+        while not is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+async def test_others_read_only_after_we_have_let_go(member, namespace: str, is_finished) -> None:
+    """
+    Whoever asks is waited for, and still owns everything meanwhile. What it has finished it goes on
+    with; where it has abandoned something, it asks where to begin.
+    """
+    asked, told, others = [], [], []
+
+    async def resume_at(sources):
+        asked.append(len(sources))
+        return dict.fromkeys(sources, 1)
+
+    async def others_resume_at(sources):
+        others.append(len(sources))
+        return dict.fromkeys(sources, 2)
+
+    bus, first = await member(resume_at=resume_at)
+    topic = f"{namespace}.t"
+    await bus.publish([Record(topic, None, b"", (), n) for n in (0, 0, 1, 1, 2, 2)])
+    await read(first, 3)
+
+    async def let_go(within_s: float) -> bool:
+        told.append(("asked", within_s, len(first.assignment())))
+        await first.commit({Source(topic, n): 2 for n in range(3)})
+        await asyncio.sleep(0.3)
+        told.append(("answered", len(others)))
+        return is_finished
+
+    first.before_letting_go(let_go)
+    _, second = await member(resume_at=others_resume_at)
+    tasks = [asyncio.create_task(fetching(one)) for one in (first, second)]
+    await until(lambda: second.assignment() and first.assignment())
+    share = len(first.assignment())
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert told == [("asked", LET_GO_S, 3), ("answered", 0)]
+    assert share + len(second.assignment()) == 3
+    assert asked == ([3] if is_finished else [3, share])
+    assert others == [3 - share]
+
+
+async def test_a_listener_that_fails_does_not_hold_on_to_anything(member, namespace) -> None:
+    """
+    All is begun anew where the store stands, by whoever reads it next.
+    """
+    asked = []
+
+    async def resume_at(sources):
+        asked.append(len(sources))
+        return {}
+
+    async def fail(within_s: float) -> bool:
+        raise RuntimeError("a bug")
+
+    _, first = await member(resume_at=resume_at)
+    await first.fetch(records_max=1, timeout_s=1)
+    first.before_letting_go(fail)
+    _, second = await member()
+    tasks = [asyncio.create_task(fetching(one)) for one in (first, second)]
+    await until(lambda: second.assignment() and first.assignment())
+    share = len(first.assignment())
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert asked == [3, share]
+
+
+def orchestrator_of(service) -> Orchestrator:
+    """
+    The orchestrator among the roles.
+    """
+    [found] = [role for role in service._roles if isinstance(role, Orchestrator)]
+    return found
+
+
+async def test_a_batch_in_hand_is_finished_before_the_others_read_on(
+    kafka, namespace: str, tmp_path: Path
+) -> None:
+    """
+    An orchestrator joins while the other has hundreds of records in hand: neither ever decides on
+    what the other has decided.
+    """
+    given = {"bus": kafka.url, "namespace": namespace}
+    async with depot.service(tmp_path, **given) as first:
+        worker = orchestrator_of(first)
+        append = worker._turns._store.append
+
+        async def slowly(batch, *, at):
+            await asyncio.sleep(0.1)
+            return await append(batch, at=at)
+
+        worker._turns._store.append = slowly
+        sagas = []
+
+        async def place_orders() -> None:
+            for number in range(ORDERS):
+                sagas.append(await first.publish(depot.OrderPlaced(order_id=f"o-{number}")))
+                await asyncio.sleep(0.01)
+
+        placing = asyncio.create_task(place_orders())
+        await until(lambda: first.counts["turns"] > 0)
+        async with depot.service(tmp_path, with_services=False, **given) as second:
+            await placing
+            await asyncio.gather(*(first.outcome(one, timeout=WAIT_S) for one in sagas))
+            counts = [first.counts, second.counts]
+
+    assert [one["conflicts"] for one in counts] == [0, 0]
+    assert min(one["turns"] for one in counts) > 0
+    assert sum(one["completed"] for one in counts) == ORDERS
+    assert set(effects(tmp_path).values()) == {1}
+
+
+async def test_a_batch_that_cannot_be_finished_is_abandoned(
+    kafka, namespace: str, tmp_path: Path
+) -> None:
+    """
+    Its worker cannot reach the store. The other one has the sagas done meanwhile, and the first
+    drops what it had in hand when the store is back.
+    """
+    given = {"bus": kafka.url, "namespace": namespace}
+    async with depot.service(tmp_path, **given) as first:
+        worker = orchestrator_of(first)
+        store = worker._turns._store
+        append = store.append
+
+        async def fail(batch, *, at):
+            raise StoreUnavailable("cut off")
+
+        store.append = fail
+        placed = [depot.OrderPlaced(order_id=f"o-{n}") for n in range(ORDERS)]
+        sagas = [await first.publish(order) for order in placed]
+        await until(lambda: worker.in_hand + worker._lanes[0]._records_taken > 0)
+        async with depot.service(tmp_path, with_services=False, **given) as second:
+            await until(lambda: bool(orchestrator_of(second).consumer.assignment()))
+            assert worker.in_hand == 0
+            assert worker._lanes[0].is_abandoned
+            turns = worker.counts["turns"]
+            await until(lambda: second.counts["started"] > 0)
+            store.append = append
+            await asyncio.gather(*(first.outcome(one, timeout=WAIT_S) for one in sagas))
+            counts = [first.counts, second.counts]
+
+    assert turns == 0
+    assert sum(one["completed"] for one in counts) == ORDERS
+    assert set(effects(tmp_path).values()) == {1}
