@@ -350,7 +350,7 @@ async def test_a_session_of_ours_that_stands_still_is_ended_by_the_server(
         await store.append(batch(2, offset=2), at=MOMENT)
 
         assert await store.positions([SOURCE]) == {SOURCE: 2}
-        with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+        with pytest.raises(psycopg.Error, match="idle-in-transaction timeout"):
             frozen.execute("SELECT 1")
 
 
