@@ -4,13 +4,16 @@ What event stores of any database have in common: their rows, and what they reme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from saga.adapters.headers import decode_headers
-from saga.adapters.mapper import originator_of
+from saga.adapters.mapper import originator_of, to_entry
+from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
+from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
 from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
 from saga.ports.event_store import Batch
@@ -66,6 +69,28 @@ def tracking_name(source: Source) -> str:
     The name under which the library tracks a topic-partition.
     """
     return f"bus:{source.topic}:{source.partition}"
+
+
+def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tuple[str, ...]:
+    """
+    The sources whose stored position has reached the one to be accounted for.
+    """
+    return tuple(
+        f"{source.topic}:{source.partition}"
+        for source, offset in positions.items()
+        if stored.get(source, -1) >= offset
+    )
+
+
+def readable(rows: Iterable[tuple[SagaId, int, str, bytes]]) -> list[Entry]:
+    """
+    The entries in rows of any sagas, without those that cannot be read.
+    """
+    entries = []
+    for saga_id, version, topic, state in rows:
+        with suppress(CorruptHistory):
+            entries.append(to_entry(saga_id, version, topic, state))
+    return entries
 
 
 def as_it_is(text: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from saga.adapters.memory.bus import MemoryBus
+from saga.adapters.rows import covered
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
@@ -116,13 +117,9 @@ class MemoryEventStore:
         return [self._timers[timer_id] for _, timer_id in self._due[:limit]]
 
     def _check(self, batch: Batch) -> None:
-        covered = [
-            f"{source.topic}:{source.partition}"
-            for source, offset in batch.positions.items()
-            if self._positions.get(source, -1) >= offset
-        ]
-        if covered:
-            raise AlreadyRecorded(tuple(covered))
+        reached = covered(batch.positions, self._positions)
+        if reached:
+            raise AlreadyRecorded(reached)
         moved = [
             history.saga_id
             for history in batch.histories

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
 import psycopg
 
-from saga.adapters.mapper import EntryRow, originator_of, to_entry, to_history, to_rows
+from saga.adapters.mapper import EntryRow, originator_of, to_history, to_rows
 from saga.adapters.postgres import statements as sql
 from saga.adapters.postgres.arrays import Texts, Uuids, unescaped
 from saga.adapters.postgres.database import InDoubt, PostgresDatabase
@@ -26,7 +26,7 @@ from saga.adapters.postgres.listening import Bell, Listener
 from saga.adapters.postgres.pipeline import Call
 from saga.adapters.postgres.recorder import SagaProcessRecorder, Written
 from saga.adapters.postgres.schema import Component, prepare
-from saga.adapters.rows import tracking_name
+from saga.adapters.rows import covered, readable, tracking_name
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, StoreUnavailable
@@ -148,7 +148,7 @@ class PostgresEventStore:
         """
         rows = await self.database.fetch(_BACKLOG, (appended_before, after, limit))
         return [
-            Backlog(backlog_id, Instant(appended_at), _readable([row[2:] for row in entries]))
+            Backlog(backlog_id, Instant(appended_at), _entries_in(entries))
             for (backlog_id, appended_at), entries in groupby(rows, key=itemgetter(0, 1))
         ]
 
@@ -193,7 +193,8 @@ class PostgresEventStore:
         """
         is_ours = error.diag.table_name == self.recorder.events_table_name
         if error.sqlstate == sql.ALREADY_RECORDED:
-            return AlreadyRecorded(await self._covered(batch.positions))
+            stored = await self.positions(list(batch.positions))
+            return AlreadyRecorded(covered(batch.positions, stored))
         if error.sqlstate == sql.HISTORY_CONFLICT or (
             error.sqlstate == _UNIQUE_VIOLATION and is_ours
         ):
@@ -234,14 +235,6 @@ class PostgresEventStore:
         owed = await self._ask(self.recorder.owed(rows)) if rows and batch.outgoing else []
         return Written({}, owed[0][0] if owed else None)
 
-    async def _covered(self, positions: Mapping[Source, int]) -> tuple[str, ...]:
-        stored = await self.positions(list(positions))
-        return tuple(
-            f"{source.topic}:{source.partition}"
-            for source, offset in positions.items()
-            if stored.get(source, -1) >= offset
-        )
-
     async def _moved(self, batch: Batch) -> tuple[str, ...]:
         """
         The sagas whose stored version is not the expected one; all, where that cannot be told.
@@ -274,13 +267,6 @@ def _event_store_tables(recorder: SagaProcessRecorder) -> Component:
     )
 
 
-def _readable(rows: Sequence[tuple[str | None, int, str, bytes]]) -> list[Entry]:
-    entries = []
-    for saga_id, version, topic, state in rows:
-        if saga_id is None:
-            continue
-        try:
-            entries.append(to_entry(SagaId(saga_id), version, topic, state))
-        except CorruptHistory:
-            continue
-    return entries
+def _entries_in(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:
+    found = (row[2:] for row in rows)
+    return readable((SagaId(saga_id), *rest) for saga_id, *rest in found if saga_id is not None)

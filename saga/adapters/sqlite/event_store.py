@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from eventsourcing.sqlite import SQLiteCursor
 
-from saga.adapters.mapper import originator_of, saga_id_of, to_entry, to_history, to_rows
-from saga.adapters.rows import tracking_name
+from saga.adapters.mapper import originator_of, saga_id_of, to_history, to_rows
+from saga.adapters.rows import covered, readable, tracking_name
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.local_bus import LocalBus
 from saga.adapters.sqlite.record_log import Placed
@@ -115,7 +115,8 @@ class SqliteEventStore:
             )
         except AlreadyRecorded:
             # Which of them, only the state before the attempt tells.
-            raise AlreadyRecorded(await self._covered(batch.positions)) from None
+            stored = await self.positions(list(batch.positions))
+            raise AlreadyRecorded(covered(batch.positions, stored)) from None
         return Appended(result.backlog_id)
 
     async def load(
@@ -200,14 +201,6 @@ class SqliteEventStore:
 
         return await self._database.read(query)
 
-    async def _covered(self, positions: Mapping[Source, int]) -> tuple[str, ...]:
-        stored = await self.positions(list(positions))
-        return tuple(
-            f"{source.topic}:{source.partition}"
-            for source, offset in positions.items()
-            if stored.get(source, -1) >= offset
-        )
-
     def _create_tables(self, cursor: sqlite3.Cursor) -> None:
         self.recorder._create_table(SQLiteCursor(cursor))  # noqa: SLF001 - inside our transaction
 
@@ -218,10 +211,4 @@ def _entries_between(cursor: sqlite3.Cursor, first: int, last: int) -> list[Entr
         "WHERE rowid BETWEEN ? AND ? ORDER BY rowid",
         (first, last),
     )
-    entries = []
-    for originator_id, version, topic, state in cursor.fetchall():
-        try:
-            entries.append(to_entry(saga_id_of(originator_id), version, topic, state))
-        except CorruptHistory:
-            continue
-    return entries
+    return readable((saga_id_of(row[0]), *row[1:]) for row in cursor.fetchall())
