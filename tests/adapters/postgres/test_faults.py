@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -20,7 +20,7 @@ from saga.ports.bus import Source
 from saga.ports.event_store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
-from tests.adapters.postgres.proxy import Proxy, proxy_to
+from tests.proxy import Cut, Proxy, through
 
 SOURCE = Source("shop.evt", 0)
 FOREVER = Instant(2**62)
@@ -57,21 +57,26 @@ async def proxied(
     """
     The same store once more, through a proxy.
     """
-    async with (
-        proxy_to(urlsplit(postgres).port or 5432) as proxy,
-        opened(through(proxy, postgres)) as through_proxy,
-    ):
-        await through_proxy.load([saga(0)])
-        yield proxy, through_proxy
+    with proxy_to(postgres) as proxy:
+        async with opened(through(postgres, proxy.port)) as through_proxy:
+            await through_proxy.load([saga(0)])
+            yield proxy, through_proxy
 
 
-def through(proxy: Proxy, url: str) -> str:
+def proxy_to(url: str) -> Proxy:
     """
-    The address *url*, by way of *proxy*.
+    A proxy before the server at *url*.
     """
     parts = urlsplit(url)
-    user = parts.netloc.rpartition("@")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{proxy.port}"))
+    return Proxy(parts.hostname or "", parts.port or 5432)
+
+
+def cut_after_commit(proxy: Proxy) -> None:
+    """
+    Cut the connection of whoever commits next, instead of telling that it was done.
+    """
+    cuts = iter([Cut.AFTER])
+    proxy.at_commit = lambda: next(cuts, None)
 
 
 async def test_of_two_writers_on_one_history_each_version_has_one(
@@ -134,7 +139,7 @@ async def test_a_lost_answer_to_a_commit_is_found_out_to_be_success(
     The connection is cut after COMMIT: the batch is there once, and `append` says so truthfully.
     """
     proxy, store = proxied
-    proxy.cut_after_commit()
+    cut_after_commit(proxy)
 
     answer = await store.append(batch(1, offset=3), at=MOMENT)
 
@@ -155,7 +160,7 @@ async def test_a_lost_answer_about_a_conflict_is_still_a_conflict(
     """
     proxy, store = proxied
     await store.append(batch(1, cause="theirs"), at=MOMENT)
-    proxy.cut_all()
+    proxy.cut_off()
 
     with pytest.raises(HistoryConflict):
         await store.append(batch(1, cause="ours"), at=MOMENT)
@@ -170,9 +175,9 @@ async def test_a_lost_answer_to_positions_alone_is_found_out(
     A batch that only accounts for records, or sets some aside, is not written twice either.
     """
     proxy, store = proxied
-    proxy.cut_after_commit()
+    cut_after_commit(proxy)
     await store.append(Batch(positions={SOURCE: 5}), at=MOMENT)
-    proxy.cut_after_commit()
+    cut_after_commit(proxy)
     await store.append(Batch(parked=[samples.parked(5)]), at=MOMENT)
 
     assert proxy.cuts == 2
@@ -188,9 +193,9 @@ async def test_a_cut_before_the_transaction_costs_nothing(
     """
     proxy, store = proxied
     for number in range(5):
-        proxy.cut_all()
+        proxy.cut_off()
         await store.append(batch(number, offset=number), at=MOMENT)
-        proxy.cut_all()
+        proxy.cut_off()
         assert await store.positions([SOURCE]) == {SOURCE: number}
 
 
@@ -470,27 +475,45 @@ async def test_listeners_hear_of_appends(postgres: str, store: PostgresEventStor
     """
     At once, from another process's store, again after the connection was cut, and by polling alone.
     """
-    async with (
-        proxy_to(urlsplit(postgres).port or 5432) as proxy,
-        opened(through(proxy, postgres)) as other,
-    ):
-        appends = other.appends(poll_s=30)
-        await anext(appends)
-        for number in range(3):
+    with proxy_to(postgres) as proxy:
+        async with opened(through(postgres, proxy.port)) as other:
+            appends = other.appends(poll_s=30)
+            await anext(appends)
+            for number in range(3):
+                heard = asyncio.ensure_future(anext(appends))
+                await asyncio.sleep(0.05)
+                await store.append(batch(number), at=MOMENT)
+                async with asyncio.timeout(2):
+                    await heard
             heard = asyncio.ensure_future(anext(appends))
             await asyncio.sleep(0.05)
-            await store.append(batch(number), at=MOMENT)
+            proxy.cut_off()
+            async with asyncio.timeout(5):
+                await heard
+                await anext(appends)  # connected again, it tells at once
+            heard = asyncio.ensure_future(anext(appends))
+            await asyncio.sleep(0.05)
+            await store.append(batch(9), at=MOMENT)
             async with asyncio.timeout(2):
                 await heard
-        heard = asyncio.ensure_future(anext(appends))
-        await asyncio.sleep(0.05)
-        proxy.cut_all()
-        async with asyncio.timeout(5):
-            await heard
-            await anext(appends)  # connected again, it tells at once
-        heard = asyncio.ensure_future(anext(appends))
-        await asyncio.sleep(0.05)
-        await store.append(batch(9), at=MOMENT)
+            await appends.aclose()
+
+
+async def test_nobody_is_told_what_he_has_appended_himself(
+    postgres: str, store: PostgresEventStore
+) -> None:
+    """
+    He knows; only others' appends are news.
+    """
+    appends = store.appends(poll_s=30)
+    await anext(appends)
+    heard = asyncio.ensure_future(anext(appends))
+    await store.append(batch(1), at=MOMENT)
+    await asyncio.sleep(0.2)
+    assert not heard.done()
+
+    async with opened(postgres) as other:
+        await other.append(batch(2), at=MOMENT)
         async with asyncio.timeout(2):
             await heard
-        await appends.aclose()
+    await appends.aclose()
