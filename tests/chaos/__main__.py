@@ -7,7 +7,7 @@ with 1 where anything was violated.
 
 import argparse
 import asyncio
-import contextlib
+import logging
 import sys
 import time
 from pathlib import Path
@@ -19,12 +19,12 @@ from infra.scratch import scratch_folder
 from saga.testing.world.driver import Said
 from tests.chaos.cast import Cast
 from tests.chaos.client import Client
+from tests.chaos.load import start
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.outside import Outside
 from tests.proxy import Proxy, through
 
 EVERYBODY = ("orchestrator-1", "orchestrator-2", "effects-1", "effects-2")
-PROGRESS_S = 5.0
 REST_S_MAX = 180.0
 VIOLATIONS_SHOWN_MAX = 20
 
@@ -53,29 +53,25 @@ async def _struck(
         placed = len(client.log.orders)
         print(f"{time.monotonic() - began_s:6.1f} s  {placed:6} orders  {what}", flush=True)
 
-    client = Client(cast, seed)
-    await client.open()
-    for name in EVERYBODY:
-        await asyncio.to_thread(cast.start, name)
-    nemesis = Nemesis(cast, client, kafka, postgres, proxy, seed=seed, say=say)
-    deadline = time.monotonic() + seconds
-    trading = asyncio.create_task(client.trade(lambda: time.monotonic() > deadline))
-    striking = asyncio.create_task(nemesis.strike())
-    await asyncio.wait({trading, striking}, timeout=seconds, return_when="FIRST_EXCEPTION")
-    striking.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await striking
-    say("healed")
-    await nemesis.heal()
-    await trading
-    violations = await _judged(cast, client, say)
-    await client.close()
+    async with Client(cast, seed) as client:
+        await start(cast, EVERYBODY)
+        nemesis = Nemesis(cast, client, kafka, postgres, proxy, seed=seed, say=say)
+        is_over = asyncio.Event()
+        trading = asyncio.create_task(client.trade(is_over.is_set))
+        try:
+            await nemesis.strike(seconds)
+        finally:
+            is_over.set()
+        await nemesis.heal()
+        say("healed")
+        await trading
+        violations = await _judged(cast, client, say)
     acknowledged = sum(order.said is Said.OK for order in client.log.orders)
     print(f"\n{acknowledged} orders acknowledged, {len(client.log.commands)} cancelled")
     print("what was done to it: " + ", ".join(f"{n} x {what}" for what, n in nemesis.done.items()))
     print(f"connections cut off at a COMMIT: {proxy.cuts}")
     print(f"starts: {', '.join(f'{one.name} {one.starts}' for one in cast.members.values())}")
-    if not nemesis.done or not client.log.orders:
+    if not nemesis.done or not acknowledged:
         violations.append("nothing has happened")
     return violations
 
@@ -101,6 +97,7 @@ def main() -> int:
     given = parser.parse_args()
     seed = randrange(1_000_000) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # of the client: all of it is expected
     with scratch_folder() as folder:
         violations = asyncio.run(
             _chaos(folder, seconds=given.seconds, seed=seed, brokers=given.brokers)

@@ -2,13 +2,20 @@
 The processes of a deployment: real ones, on a real Kafka and a real PostgreSQL.
 """
 
+import asyncio
 import os
 import signal
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psycopg
+
+from infra.ports import HOST, free_port
 from infra.processes import ServerProcess
 from saga.contracts import TopicNames
 from saga.settings import Settings
@@ -32,6 +39,7 @@ class Member:
     process: ServerProcess
     log: Path
     log_start: int
+    port: int
     starts: int = 1
 
     def is_serving(self) -> bool:
@@ -42,11 +50,40 @@ class Member:
             file.seek(self.log_start)
             return SERVING in file.read()
 
+    def said(self, what: str) -> int:
+        """
+        How often it has said *what* since it was started last.
+        """
+        with self.log.open("rb") as file:
+            file.seek(self.log_start)
+            return file.read().count(what.encode())
+
+    async def page(self, path: str) -> tuple[int, str]:
+        """
+        Status and text of a page of its health.
+        """
+        reader, writer = await asyncio.open_connection(HOST, self.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        head, _, text = (await reader.read()).decode().partition("\r\n\r\n")
+        writer.close()
+        return int(head.split()[1]), text
+
+    async def counted(self, metric: str) -> float:
+        """
+        What one of its counters without labels stands at.
+        """
+        _, text = await self.page("/metrics")
+        (line,) = (line for line in text.splitlines() if line.startswith(f"{metric} "))
+        return float(line.split()[1])
+
 
 @dataclass
 class Cast:
     """
-    All processes of a deployment, in *folder* with their logs and their services' ledger.
+    All processes of a deployment, in *folder* with their logs.
+
+    The services' ledger is in the store's database, or in *folder* if it is *apart*; *given* has
+    settings for single processes, by their names.
     """
 
     bus: str
@@ -54,6 +91,8 @@ class Cast:
     namespace: str
     folder: Path
     partitions: int = 4
+    is_apart: bool = False
+    given: dict[str, dict[str, str]] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
 
     @property
@@ -66,7 +105,7 @@ class Cast:
             app=APP,
             bus=self.bus,
             store=self.store,
-            effects_store=f"sqlite:///{self.folder}/effects.db",
+            effects_store=f"sqlite:///{self.ledger}" if self.is_apart else self.store,
             env="test",
             namespace=self.namespace,
             partitions=self.partitions,
@@ -83,9 +122,19 @@ class Cast:
     @property
     def ledger(self) -> Path:
         """
-        The services' own database.
+        The services' own file, if they have one.
         """
         return self.folder / "effects.db"
+
+    def booked(self, query: str) -> list[tuple[Any, ...]]:
+        """
+        What *query* finds in the services' ledger.
+        """
+        if not self.is_apart:
+            with psycopg.connect(self.store) as database:
+                return database.execute(query).fetchall()
+        with closing(sqlite3.connect(self.ledger)) as ledger:
+            return ledger.execute(query).fetchall()
 
     def start(self, name: str, *, waits: bool = True) -> Member:
         """
@@ -94,13 +143,14 @@ class Cast:
         role = name.partition("-")[0]
         log = self.folder / f"{name}.log"
         begin = log.stat().st_size if log.exists() else 0
-        command = [sys.executable, "-m", "saga", "run", "--roles", role]
-        process = ServerProcess.spawn(
-            command, folder=ROOT, log=log, environment={**_outside(), **self._environment()}
-        )
         before = self.members.get(name)
+        port = free_port() if before is None else before.port
+        given = {"SAGA_HTTP": f"{HOST}:{port}", **self.given.get(name, {})}
+        command = [sys.executable, "-m", "saga", "run", "--roles", role]
+        told = {**_outside(), **self._environment(), **given}
+        process = ServerProcess.spawn(command, folder=ROOT, log=log, environment=told)
         starts = 1 if before is None else before.starts + 1
-        member = self.members[name] = Member(name, role, process, log, begin, starts)
+        member = self.members[name] = Member(name, role, process, log, begin, port, starts)
         if waits:
             self.wait_for(name)
         return member

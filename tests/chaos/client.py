@@ -5,6 +5,7 @@ Whoever places orders, outside of everything that fails: keeps a log of what was
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Self
 
 from saga.adapters.clocks import SystemClock
 from saga.contracts import Command, CommandAct
@@ -45,14 +46,15 @@ class Client:
         )
         self.log = Log()
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> Self:
         """
         Make the topics.
         """
         specs = [TopicSpec(topic, self._cast.partitions) for topic in app.topics(self._cast.names)]
         await self._opened.bus.create_topics(specs)
+        return self
 
-    async def close(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """
         Disconnect.
         """

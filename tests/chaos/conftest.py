@@ -2,12 +2,13 @@
 Deployments of real processes, which are killed when their test is over.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.cast import Cast
+from tests.chaos.client import Client
 
 
 @pytest.fixture
@@ -18,6 +19,15 @@ def cast(kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Cast]
     cast = Cast(kafka.url, postgres, namespace, tmp_path)
     yield cast
     cast.end()
+
+
+@pytest.fixture
+async def client(cast: Cast) -> AsyncIterator[Client]:
+    """
+    Who places orders with it.
+    """
+    async with Client(cast, seed=1) as client:
+        yield client
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ What goes wrong with a deployment, drawn from a seed: processes, broker, databas
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from random import Random
 
 from infra import Kafka, Postgres
@@ -17,13 +18,15 @@ FREEZE_S_MAX = 9.0
 """Longer than a group's session, so that some come back as zombies."""
 OUTAGE_S_MAX = 3.0
 SLOW_S_MAX = 0.3
-CALM_S_MAX = 2.5
+CALM_S = (2.0, 8.0)
+"""The moments of calm that the one and the other leave between two faults, at most."""
 AGAIN_MAX = 50
 
 
 class Nemesis:
     """
-    Strikes *cast* and its servers, one fault after another, some at once.
+    Strikes *cast* and its servers, one fault after another, two at once now and then. Each has its
+    turn before any comes again.
     """
 
     def __init__(
@@ -45,6 +48,10 @@ class Nemesis:
         self._rng = Random(seed)
         self._say = say
         self._newcomers = 0
+        self._steady = set(cast.members)
+        self._victims: set[str] = set()
+        self._left: list[str] = []
+        self._under_way: set[str] = set()
         self.done: Counter[str] = Counter()
         self._strikes: dict[str, Callable[[], Awaitable[None]]] = {
             "kill -9": self._kill,
@@ -60,17 +67,33 @@ class Nemesis:
             "triggers again": self._publish_again,
         }
 
-    async def strike(self) -> None:
+    async def strike(self, seconds: float) -> None:
         """
-        Strike until cancelled, each time leaving a moment of calm; then undo what is undone by
-        waiting only.
+        Strike for *seconds*. What was begun then is finished: nothing is left half stopped.
         """
-        while True:
-            await asyncio.sleep(self._rng.uniform(0.2, CALM_S_MAX))
-            name = self._rng.choice(sorted(self._strikes))
-            self.done[name] += 1
+        until_s = asyncio.get_running_loop().time() + seconds
+        async with asyncio.TaskGroup() as group:
+            for calm_s in CALM_S:
+                group.create_task(self._strike_until(until_s, calm_s))
+
+    async def _strike_until(self, until_s: float, calm_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._rng.uniform(0.2, calm_s))
+        while loop.time() < until_s:
+            name = self._next()
             self._say(name)
+            self.done[name] += 1
+            self._under_way.add(name)
             await self._strikes[name]()
+            self._under_way.discard(name)
+            await asyncio.sleep(self._rng.uniform(0.2, calm_s))
+
+    def _next(self) -> str:
+        if not set(self._left) - self._under_way:
+            self._left += self._rng.sample(sorted(self._strikes), len(self._strikes))
+        name = next(one for one in self._left if one not in self._under_way)
+        self._left.remove(name)
+        return name
 
     async def heal(self) -> None:
         """
@@ -86,37 +109,40 @@ class Nemesis:
             self._cast.thaw(name)
         await asyncio.to_thread(self._cast.revive)
 
-    def _victim(self) -> str:
-        return self._rng.choice(sorted(self._cast.members))
+    @contextmanager
+    def _victim(self) -> Iterator[str]:
+        """
+        One to whom nothing else is done meanwhile.
+        """
+        name = self._rng.choice(sorted(self._steady - self._victims))
+        self._victims.add(name)
+        yield name
+        self._victims.discard(name)
 
     async def _kill(self) -> None:
-        name = self._victim()
-        await asyncio.to_thread(self._cast.kill, name)
-        await asyncio.sleep(self._rng.uniform(0, OUTAGE_S_MAX))
-        self._cast.start(name, waits=False)
+        with self._victim() as name:
+            await asyncio.to_thread(self._cast.kill, name)
+            await asyncio.sleep(self._rng.uniform(0, OUTAGE_S_MAX))
+            self._cast.start(name, waits=False)
 
     async def _freeze(self) -> None:
-        name = self._victim()
-        self._cast.freeze(name)
-        try:
+        with self._victim() as name:
+            self._cast.freeze(name)
             await asyncio.sleep(self._rng.uniform(1, FREEZE_S_MAX))
-        finally:
             self._cast.thaw(name)
 
     async def _deploy(self) -> None:
-        name = self._victim()
-        await asyncio.to_thread(self._cast.stop, name)
-        self._cast.start(name, waits=False)
+        with self._victim() as name:
+            await asyncio.to_thread(self._cast.stop, name)
+            self._cast.start(name, waits=False)
 
     async def _join_and_leave(self) -> None:
         self._newcomers += 1
         name = f"orchestrator-new-{self._newcomers}"
         self._cast.start(name, waits=False)
-        try:
-            await asyncio.sleep(self._rng.uniform(2, 5))
-        finally:
-            self._cast.kill(name)
-            del self._cast.members[name]
+        await asyncio.sleep(self._rng.uniform(2, 5))
+        self._cast.kill(name)
+        del self._cast.members[name]
 
     async def _kill_broker(self) -> None:
         broker = self._rng.choice(self._kafka.brokers)
@@ -127,10 +153,8 @@ class Nemesis:
     async def _freeze_broker(self) -> None:
         broker = self._rng.choice(self._kafka.brokers)
         broker.freeze()
-        try:
-            await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
-        finally:
-            broker.thaw()
+        await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
+        broker.thaw()
 
     async def _stop_database(self) -> None:
         await asyncio.to_thread(self._postgres.stop, StopMode.IMMEDIATE)
@@ -140,17 +164,13 @@ class Nemesis:
     async def _cut_commits(self) -> None:
         dice = Random(self._rng.random())
         self._proxy.at_commit = lambda: dice.choice((None, None, Cut.AFTER, Cut.BEFORE))
-        try:
-            await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
-        finally:
-            self._proxy.at_commit = lambda: None
+        await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
+        self._proxy.at_commit = lambda: None
 
     async def _slow_database(self) -> None:
         self._proxy.delay_s = self._rng.uniform(0.02, SLOW_S_MAX)
-        try:
-            await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
-        finally:
-            self._proxy.delay_s = 0.0
+        await asyncio.sleep(self._rng.uniform(0.5, OUTAGE_S_MAX))
+        self._proxy.delay_s = 0.0
 
     async def _cut_connections(self) -> None:
         self._proxy.cut_off()

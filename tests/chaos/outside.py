@@ -5,10 +5,10 @@ It shares its checks with the simulated worlds. On top: money is neither made no
 """
 
 import asyncio
-import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -33,8 +33,9 @@ REST_S_MAX = 60.0
 REST_POLL_S = 0.2
 CALM_S = 0.6
 SAGAS_MAX = 1_000_000
+MOVED_BY_A_TRADE = {"shelf": -1, "parcel": 0, "customer": -1, "merchant": 1, "road": 1}
 _LEDGER = "SELECT number, saga_id, step, direction, intent_id FROM ledger ORDER BY number"
-_BOOKS = "SELECT saga_id, direction, debit, credit, amount FROM ledger"
+_BOOKS = "SELECT saga_id, debit, credit, amount FROM ledger"
 
 
 async def records(cast: Cast) -> list[Inbound]:
@@ -73,6 +74,26 @@ async def records(cast: Cast) -> list[Inbound]:
     return sorted(found, key=lambda one: one.position)
 
 
+class Move(NamedTuple):
+    """
+    Money that a service has moved for a saga.
+    """
+
+    saga_id: str
+    debit: str
+    credit: str
+    amount: int
+
+
+class Left(NamedTuple):
+    """
+    What a deployment has left behind.
+    """
+
+    evidence: Evidence
+    moves: Sequence[Move]
+
+
 class Outside:
     """
     Looks at the deployment of *cast*, and at nothing in its processes' memory.
@@ -81,7 +102,8 @@ class Outside:
     def __init__(self, cast: Cast, log: Log) -> None:
         self._cast = cast
         self._log = log
-        self._heard = frozenset(Router(app.registry, app.contracts, cast.names).topics)
+        self.heard = frozenset(Router(app.registry, app.contracts, cast.names).topics)
+        """Topics that the orchestrators read."""
 
     async def rest(self, *, timeout_s: float = REST_S_MAX, parked: int = 0) -> None:
         """
@@ -128,14 +150,7 @@ class Outside:
         """
         Everything that is wrong.
         """
-        evidence = await self._gather()
-        return [
-            *check_histories(evidence),
-            *check_records(evidence),
-            *check_effects(evidence),
-            *self._books(evidence),
-            *self._duplicates(evidence),
-        ]
+        return judged(await self.gather())
 
     async def _restless(self, store: StoreParts, parked: int) -> str | None:
         for status in SagaStatus:
@@ -159,14 +174,17 @@ class Outside:
         ) as consumer:
             sources = [
                 TopicPartition(topic, number)
-                for topic in self._heard & await consumer.topics()
+                for topic in self.heard & await consumer.topics()
                 for number in range(self._cast.partitions)
             ]
             assert sources, "none of the topics is there"
             found = await consumer.end_offsets(sources)
         return {Source(at.topic, at.partition): end for at, end in found.items()}
 
-    async def _gather(self) -> Evidence:
+    async def gather(self) -> Left:
+        """
+        Everything that the checks may know.
+        """
         store = open_store(self._cast.settings)
         histories: dict[SagaId, list[Entry]] = defaultdict(list)
         try:
@@ -177,11 +195,9 @@ class Outside:
             timers = await store.catalogue.timers(limit=SAGAS_MAX)
         finally:
             await store.close()
-        with sqlite3.connect(self._cast.ledger) as ledger:
-            lines = [Line(*row) for row in ledger.execute(_LEDGER)]
-        ledger.close()
+        lines = [Line(*row) for row in self._cast.booked(_LEDGER)]
         published = [Published(n, one) for n, one in enumerate(await records(self._cast))]
-        return Evidence(
+        evidence = Evidence(
             log=self._log,
             histories=dict(histories),
             stored_at={},
@@ -190,43 +206,55 @@ class Outside:
             summaries={one.saga_id: one for one in summaries},
             timers=frozenset(one.timer_id for one in timers),
             ledger=lines,
-            heard=self._heard,
+            heard=self.heard,
             names=self._cast.names,
             is_ordered=False,
         )
+        return Left(evidence, [Move(*row) for row in self._cast.booked(_BOOKS)])
 
-    def _books(self, evidence: Evidence) -> Iterator[str]:
-        """
-        What a trade moves, a finished one leaves moved, and an undone one takes back.
-        """
-        amounts = {order.saga_id: order.trigger.model_dump()["amount"] for order in self._trades()}
-        moved: dict[tuple[str, str], int] = defaultdict(int)
-        with sqlite3.connect(self._cast.ledger) as ledger:
-            for saga_id, _, debit, credit, amount in ledger.execute(_BOOKS):
-                moved[saga_id, debit] -= amount
-                moved[saga_id, credit] += amount
-        ledger.close()
-        for saga_id, amount in amounts.items():
-            summary = evidence.summaries.get(saga_id)
-            is_done = summary is not None and summary.status is SagaStatus.COMPLETED
-            expected = {"shelf": -1, "parcel": 0, "customer": -1, "merchant": 1, "road": 1}
-            for account, share in expected.items():
-                wanted = share * amount if is_done else 0
-                if moved[saga_id, account] != wanted:
-                    yield f"{saga_id}: {account} has {moved[saga_id, account]}, expected {wanted}"
 
-    def _trades(self) -> Sequence:
-        return [order for order in self._log.orders if order.definition == "trade"]
+def judged(left: Left) -> list[str]:
+    """
+    Everything that is wrong with it.
+    """
+    evidence = left.evidence
+    return [
+        *check_histories(evidence),
+        *check_records(evidence),
+        *check_effects(evidence),
+        *_unbalanced(left),
+        *_changed(evidence),
+    ]
 
-    def _duplicates(self, evidence: Evidence) -> Iterator[str]:
-        """
-        What comes twice from anybody has the same id and the same bytes.
-        """
-        first: dict[tuple[str, str], Inbound] = {}
-        for _, record in evidence.published:
-            record_id = headers_of(record).get("ce_id")
-            if record_id is None or ".dlq." in record.topic:
-                continue
-            known = first.setdefault((record.topic, record_id), record)
-            if (known.key, known.value) != (record.key, record.value):
-                yield f"{record_id} is on {record.topic} with two contents"
+
+def _unbalanced(left: Left) -> Iterator[str]:
+    """
+    What a trade moves, a finished one leaves moved, and an undone one takes back.
+    """
+    moved: dict[tuple[str, str], int] = defaultdict(int)
+    for saga_id, debit, credit, amount in left.moves:
+        moved[saga_id, debit] -= amount
+        moved[saga_id, credit] += amount
+    trades = (one for one in left.evidence.log.orders if one.definition == "trade")
+    amounts = {order.saga_id: order.trigger.model_dump()["amount"] for order in trades}
+    for saga_id, amount in amounts.items():
+        summary = left.evidence.summaries.get(saga_id)
+        is_done = summary is not None and summary.status is SagaStatus.COMPLETED
+        for account, share in MOVED_BY_A_TRADE.items():
+            wanted = share * amount if is_done else 0
+            if moved[saga_id, account] != wanted:
+                yield f"{saga_id}: {account} has {moved[saga_id, account]}, expected {wanted}"
+
+
+def _changed(evidence: Evidence) -> Iterator[str]:
+    """
+    What comes twice from anybody has the same id and the same bytes.
+    """
+    first: dict[tuple[str, str], Inbound] = {}
+    for _, record in evidence.published:
+        record_id = headers_of(record).get("ce_id")
+        if record_id is None or ".dlq." in record.topic:
+            continue
+        known = first.setdefault((record.topic, record_id), record)
+        if (known.key, known.value) != (record.key, record.value):
+            yield f"{record_id} is on {record.topic} with two contents"

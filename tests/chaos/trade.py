@@ -7,6 +7,7 @@ whoever knows the orders can tell from the ledger alone what went wrong.
 """
 
 import asyncio
+import os
 from typing import Any
 
 from saga import Context, EffectContext, Effects, Event, Intent, Refused, Retry, SagaApp, saga
@@ -14,8 +15,12 @@ from saga.testing.world.sample_messages import Ordered
 
 RETRY = Retry(attempts=None, initial="50ms", cap="500ms")
 TIMEOUT = "30s"
+NUMBERED = {
+    "sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT",
+    "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+}
 LEDGER = """CREATE TABLE IF NOT EXISTS ledger (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, saga_id TEXT NOT NULL, step TEXT NOT NULL,
+    number {number}, saga_id TEXT NOT NULL, step TEXT NOT NULL,
     direction TEXT NOT NULL, intent_id TEXT NOT NULL,
     debit TEXT NOT NULL, credit TEXT NOT NULL, amount INTEGER NOT NULL)"""
 
@@ -107,7 +112,8 @@ async def make_ledger(db: Any) -> None:
     """
     The ledger, shared by both services.
     """
-    await db.execute(LEDGER)
+    kind = os.environ["SAGA_EFFECTS_STORE"].partition(":")[0]
+    await db.execute(LEDGER.format(number=NUMBERED[kind]))
 
 
 @bank.on_start
@@ -115,7 +121,8 @@ async def make_the_same_ledger(db: Any) -> None:
     """
     Whoever starts first makes it.
     """
-    await db.execute(LEDGER)
+    kind = os.environ["SAGA_EFFECTS_STORE"].partition(":")[0]
+    await db.execute(LEDGER.format(number=NUMBERED[kind]))
 
 
 @goods.on(Reserve)
@@ -190,9 +197,11 @@ async def _write(ctx: EffectContext, direction: str, debit: str, credit: str, am
     saga_id, step, _ = ctx.idempotency_key.rsplit("/", 2)
     await ctx.db.execute(
         "INSERT INTO ledger (saga_id, step, direction, intent_id, debit, credit, amount)"
-        " SELECT :saga_id, :step, :direction, :intent_id, :debit, :credit, :amount"
-        " WHERE :direction = 'do' OR EXISTS (SELECT 1 FROM ledger WHERE saga_id = :saga_id"
-        " AND step = :step AND direction = 'do')",
+        " SELECT CAST(:saga_id AS TEXT), CAST(:step AS TEXT), CAST(:direction AS TEXT),"
+        " CAST(:intent_id AS TEXT), CAST(:debit AS TEXT), CAST(:credit AS TEXT),"
+        " CAST(:amount AS INTEGER) WHERE CAST(:direction AS TEXT) = 'do' OR EXISTS ("
+        "SELECT 1 FROM ledger WHERE saga_id = CAST(:saga_id AS TEXT)"
+        " AND step = CAST(:step AS TEXT) AND direction = 'do')",
         saga_id=saga_id,
         step=step,
         direction=direction,

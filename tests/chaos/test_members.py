@@ -1,0 +1,108 @@
+"""
+Who joins, leaves, comes back or comes back too late: groups of real processes under load.
+"""
+
+import asyncio
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.chaos.cast import Cast
+from tests.chaos.client import Client
+from tests.chaos.load import EVERYBODY, nobody_was_started_again, under_load
+from tests.chaos.outside import Outside
+from tests.proxy import Proxy, through
+
+SESSION_S = 6.0
+STALL_S_MAX = 10.0
+HOLD_S_MAX = 60.0
+ASSIGNED = "assigned "
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+async def test_a_zombie_fails_on_the_store(cast: Cast) -> None:
+    """
+    Frozen with a decided batch on its way to the store, for longer than its session lasts: others
+    take its partitions over and go on. When it wakes up, its batch arrives and is refused. A
+    process of the services is frozen as long.
+    """
+    address = urlsplit(cast.store)
+    is_held, may_pass = threading.Event(), threading.Event()
+
+    def freeze_at_commit() -> None:
+        if not is_held.is_set():
+            cast.freeze("orchestrator-1")
+            is_held.set()
+            may_pass.wait(HOLD_S_MAX)
+
+    async def strike(client: Client) -> None:
+        proxy.at_commit = freeze_at_commit
+        assert await asyncio.to_thread(is_held.wait, SESSION_S)
+        cast.freeze("effects-1")
+        await asyncio.sleep(SESSION_S + 3)
+        may_pass.set()
+        cast.thaw("orchestrator-1")
+        cast.thaw("effects-1")
+        await asyncio.sleep(2)
+
+    with Proxy(address.hostname or "", address.port or 0) as proxy:
+        cast.given["orchestrator-1"] = {"SAGA_STORE": through(cast.store, proxy.port)}
+        await under_load(cast, strike, names=(*EVERYBODY, "effects-2"))
+        refused = await cast.members["orchestrator-1"].counted("saga_conflicts_total")
+
+    assert refused >= 1
+    assert nobody_was_started_again(cast)
+
+
+async def test_orchestrators_join_and_leave_without_a_long_stall(cast: Cast) -> None:
+    """
+    Whoever joins or leaves, is told to or is killed, sagas go on to end within ten seconds.
+    """
+    longest_s = 0.0
+
+    async def strike(client: Client) -> None:
+        nonlocal longest_s
+        outside = Outside(cast, client.log)
+        watching = asyncio.create_task(outside.longest_stall(25))
+        await asyncio.sleep(1)
+        for number in (3, 4):
+            await asyncio.to_thread(cast.start, f"orchestrator-{number}")
+        await asyncio.sleep(1)
+        assert all(cast.members[f"orchestrator-{number}"].said(ASSIGNED) for number in (3, 4))
+        for number in (1, 3):
+            await asyncio.to_thread(cast.stop, f"orchestrator-{number}")
+            del cast.members[f"orchestrator-{number}"]
+        await asyncio.sleep(1)
+        cast.kill("orchestrator-4")
+        del cast.members["orchestrator-4"]
+        longest_s = await watching
+
+    await under_load(cast, strike)
+
+    assert 0 < longest_s < STALL_S_MAX
+
+
+async def test_a_static_member_comes_back_without_a_rebalance(cast: Cast) -> None:
+    """
+    With an instance id of its own a process that is killed and started again within its session has
+    its partitions back, and the others notice nothing.
+    """
+    for name in ("orchestrator-1", "orchestrator-2"):
+        cast.given[name] = {"SAGA_KAFKA_INSTANCE_ID": name}
+    before = after = 0
+
+    async def strike(client: Client) -> None:
+        nonlocal before, after
+        before = cast.members["orchestrator-2"].said(ASSIGNED)
+        await asyncio.to_thread(cast.kill, "orchestrator-1")
+        await asyncio.to_thread(cast.start, "orchestrator-1")
+        await asyncio.sleep(SESSION_S + 2)
+        after = cast.members["orchestrator-2"].said(ASSIGNED)
+
+    await under_load(cast, strike)
+
+    assert before == after >= 1
+    assert cast.members["orchestrator-1"].said(ASSIGNED) == 1
+    assert cast.members["orchestrator-1"].starts == 2
