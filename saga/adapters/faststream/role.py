@@ -41,16 +41,19 @@ class BrokerRole:
         Work until stopped or until a service fails, then finish what is in hand.
         """
         asked: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
-        ended: asyncio.Future[Any] = asyncio.gather(*(one.wait() for one in self._subscribers))
+        ended = asyncio.ensure_future(self._wait())
         try:
             await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
                 ended.result()
         finally:
             asked.cancel()
-            await self._end()
-            ended.cancel()
-            await asyncio.gather(ended, return_exceptions=True)
+            try:
+                await self._end()
+            finally:
+                # Stopping the services has ended it, also where stopping the broker has failed.
+                ended.cancel()
+                await asyncio.gather(ended, return_exceptions=True)
 
     def stop(self) -> None:
         """
@@ -79,6 +82,12 @@ class BrokerRole:
         for subscriber in self._subscribers:
             total.update(subscriber.counts)
         return total
+
+    async def _wait(self) -> None:
+        """
+        In a task of its own: a cancelled `gather` that nobody awaits is reported as an error.
+        """
+        await asyncio.gather(*(one.wait() for one in self._subscribers))
 
     async def _end(self) -> None:
         await self._broker.stop()

@@ -1,0 +1,72 @@
+"""
+Services as a role of a process: they end with nothing left behind.
+"""
+
+import asyncio
+import gc
+
+import pytest
+
+from saga.adapters.faststream import BrokerRole
+from tests.adapters.faststream.lab import KafkaLab
+from tests.effects.lab import wallet_effects
+
+
+@pytest.fixture
+async def reported():
+    """
+    What the event loop is told of that nobody has looked at.
+    """
+    found = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: found.append(context["message"]))
+    return found
+
+
+@pytest.fixture
+async def role(lab: KafkaLab):
+    """
+    A service on its broker, started.
+    """
+    made, attached = lab.attached(wallet_effects()[0])
+    role = BrokerRole(made, attached.subscribers)
+    await role.start()
+    return role
+
+
+async def end_of(role: BrokerRole) -> str | None:
+    """
+    What the role fails with when it is stopped; no reference to it is kept.
+    """
+    running = asyncio.create_task(role.run())
+    await asyncio.sleep(0.2)
+    role.stop()
+    [failure] = await asyncio.gather(running, return_exceptions=True)
+    return None if failure is None else str(failure)
+
+
+async def test_a_role_that_is_stopped_leaves_no_exception_behind(role, reported) -> None:
+    """
+    Its services have ended, as they were told to.
+    """
+    assert await end_of(role) is None
+    await asyncio.sleep(0.01)  # the loop lets go of what it has just handed over
+    gc.collect()
+    assert reported == []
+
+
+async def test_nor_does_one_whose_broker_cannot_be_stopped(role, reported) -> None:
+    """
+    The failure is raised, and nothing else is said of it.
+    """
+    stop = role._broker.stop  # noqa: SLF001
+
+    async def stop_and_fail() -> None:
+        await stop()
+        raise OSError("the producer is gone")
+
+    role._broker.stop = stop_and_fail  # noqa: SLF001
+    assert await end_of(role) == "the producer is gone"
+    await asyncio.sleep(0.01)  # the loop lets go of what it has just handed over
+    gc.collect()
+    assert reported == []
