@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, TypeVar
 import structlog
 import typer
 
+from saga.app import SagaApp
 from saga.console.problems import Misused
 from saga.console.session import Session
 from saga.service import Service
@@ -111,9 +112,24 @@ async def _run(
         effects_store = open_effects_store(session.settings)
         await effects_store.open()
         await effects_store.close()
+    if "effects" in roles:
+        _warn_of_unhandled(session.app)
     service = build_service(session.app, session.settings, roles=roles, has_probes=True)
     await _serve(service, roles, until_idle=until_idle, with_parent=with_parent)
     return summary(service.counts)
+
+
+def _warn_of_unhandled(app: SagaApp) -> None:
+    """
+    Say which intents wait for somebody else: most often that is a handler that was forgotten.
+    """
+    unhandled = app.unhandled_intents()
+    if unhandled:
+        log.warning(
+            "no effect service of this application handles some intents",
+            intents=unhandled,
+            advice="see that a service elsewhere does: sagas that issue them wait for its answer",
+        )
 
 
 async def _serve(

@@ -83,6 +83,23 @@ def test_roles_can_be_chosen(shop):
     assert call("run", "--until-idle", "--json").row["completed"] == 1
 
 
+def test_intents_that_nobody_here_handles_are_named_at_the_start(shop):
+    """
+    A handler that was forgotten is seen at once; not by who only orchestrates.
+    """
+    complete = call("run", "--until-idle")
+    text = (shop / "shop.py").read_text()
+    (shop / "shop.py").write_text(text.replace("@payments.on(Ship)\n", ""))
+    lacking = call("run", "--until-idle")
+    apart = call("run", "--until-idle", "--roles", "orchestrator")
+
+    assert (complete.code, lacking.code, apart.code) == (0, 0, 0)
+    assert "handles" not in complete.err
+    assert "handles" not in apart.err
+    assert "parcels.int.ship.v1" in lacking.err
+    assert "payments.int.pay.v1" not in lacking.err
+
+
 @pytest.mark.parametrize("roles", ["orchestrater", "", "effects,nobody"])
 def test_an_unknown_role_is_refused(shop, roles):
     """
