@@ -20,7 +20,8 @@ async def run_starter(starter: Starter, store: EffectsStore, threads: Executor |
         DefinitionError: it failed.
         StoreUnavailable: the store did.
     """
-    unit = store.unit()
+    # Tables that are made where there are none are made twice by two processes at once.
+    unit = store.unit(alone=True)
     try:
         if starter.is_async:
             await starter.function(unit.db)

@@ -195,9 +195,12 @@ class EffectsStore(Protocol):
         """
         ...
 
-    def unit(self) -> Unit:
+    def unit(self, *, alone: bool = False) -> Unit:
         """
         A new unit of work. Costs nothing before its `db` is used.
+
+        One that is *alone* then waits until no other such unit is under way, in any process, and
+        sees all that those before it have kept.
         """
         ...
 

@@ -10,6 +10,7 @@ of them may be open at once, `has_threads` whether sync handlers may run in thre
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
@@ -47,6 +48,24 @@ class EffectsStoreSuite(UnitSuite):
         await unit.db.execute("CREATE TABLE things (name TEXT PRIMARY KEY, size INTEGER)")
         await unit.keep(())
         return store
+
+    async def test_of_units_that_are_alone_one_runs_at_a_time(
+        self, store: EffectsStore, open_store: OpenStore
+    ) -> None:
+        """
+        Two processes may make the same table where there is none.
+        """
+        make = "CREATE TABLE IF NOT EXISTS more (name TEXT)"
+        other = await open_store() if self.can_share else store
+        first, second = store.unit(alone=True), other.unit(alone=True)
+        await first.db.execute(make)
+        waiting = asyncio.ensure_future(second.db.execute(make))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+
+        kept = first.keep(())
+        await waiting
+        await asyncio.gather(kept, second.keep(()))
 
     async def test_rows_are_read_as_they_were_kept(self, store: EffectsStore) -> None:
         """

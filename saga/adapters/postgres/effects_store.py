@@ -105,11 +105,11 @@ class PostgresEffectsStore:
         found = await self._rows((service, key) for key in keys)
         return {key: row for (_, key), row in found.items()}
 
-    def unit(self) -> PostgresUnit:
+    def unit(self, *, alone: bool = False) -> PostgresUnit:
         """
-        A new unit of work.
+        A new unit of work; one that is *alone* waits for others that are.
         """
-        return PostgresUnit(self)
+        return PostgresUnit(self, alone=alone)
 
     async def close(self) -> None:
         """

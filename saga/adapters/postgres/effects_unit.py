@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 UNIT_SAVEPOINT: Final = "saga_unit"
 """Only the service's own transaction has it."""
-_BEGIN: Final = (b"BEGIN", b"SAVEPOINT saga_unit")
+_BEGIN: Final[tuple[bytes, ...]] = (b"BEGIN", b"SAVEPOINT saga_unit")
 _BACK_TO_BEGIN: Final = b"ROLLBACK TO SAVEPOINT saga_unit"
 _SAVE: Final = b"SAVEPOINT saga_statement"
 _RELEASE: Final = b"RELEASE SAVEPOINT saga_statement"
@@ -51,10 +51,14 @@ class PostgresUnit:
     See `saga.ports.effects_store.Unit`.
     """
 
-    __slots__ = ("_has_savepoint", "_is_ended", "_store", "is_broken", "lock", "session")
+    __slots__ = ("_before", "_has_savepoint", "_is_ended", "_store", "is_broken", "lock", "session")
 
-    def __init__(self, store: PostgresEffectsStore) -> None:
+    def __init__(self, store: PostgresEffectsStore, *, alone: bool = False) -> None:
         self._store = store
+        self._before = _BEGIN
+        if alone:
+            key = store.address.lock_key("effects alone")
+            self._before = (*_BEGIN, b"SELECT pg_advisory_xact_lock(%d, %d)" % key)
         self._has_savepoint = False
         self._is_ended = False
         self.lock = asyncio.Lock()
@@ -156,7 +160,7 @@ class PostgresUnit:
             try:
                 await make_fit(session)
                 asked = bound(statement, params, session)
-                return await self._ask(session, _BEGIN, asked, back=_BACK_TO_BEGIN)
+                return await self._ask(session, self._before, asked, back=_BACK_TO_BEGIN)
             except psycopg.Error as error:
                 if not is_of_the_server(error):
                     raise

@@ -112,7 +112,7 @@ class SqliteEffectsStore:
         with translated(self.path):
             return select_rows(reader.cursor(), service, keys)
 
-    def unit(self) -> SqliteUnit:
+    def unit(self, *, alone: bool = False) -> SqliteUnit:  # noqa: ARG002 - each writes alone
         """
         A new unit of work.
         """
