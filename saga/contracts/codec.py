@@ -93,6 +93,22 @@ def decode(
     return Decoded(contract_name, model, Json(payload.decode()))
 
 
+def another_version(contract_name: str, claimed: str | None) -> Unreadable | None:
+    """
+    What is wrong with a record on the topic of *contract_name* whose `ce_type` is *claimed*, if
+    that is another version of it. What others call their types means nothing here.
+    """
+    if claimed is None or claimed == contract_name:
+        return None
+    ours, theirs = contract_name.rpartition(".v"), claimed.rpartition(".v")
+    if ours[0] != theirs[0] or not theirs[2].isdecimal():
+        return None
+    return Unreadable(
+        UnreadableCode.UNSUPPORTED_VERSION,
+        shortened(f"its ce_type says version {theirs[2]}, and this topic is for {ours[2]}"),
+    )
+
+
 def read(registry: ContractRegistry, message: Message) -> ContractModel:
     """
     The model of a message that was stored, in its current version.

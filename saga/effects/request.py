@@ -17,6 +17,7 @@ from saga.contracts import (
     Kind,
     TopicNames,
     Unreadable,
+    another_version,
     canonical_text,
     contract_of,
     decode,
@@ -136,7 +137,10 @@ class RequestReader:
         if route is None:
             return Unfit(inbound, "unknown_topic", f"nobody here handles {inbound.topic}")
         attributes, value = ce.read_record(inbound.headers, inbound.value)
-        found = decode(self._registry, route.contract_name, value)
+        name = route.contract_name
+        found = another_version(name, attributes.values.get(ce.TYPE)) or decode(
+            self._registry, name, value
+        )
         if isinstance(found, Unreadable):
             return Unfit(inbound, found.code.value, found.message)
         assert value is not None, "a record without value is unreadable"

@@ -22,6 +22,7 @@ from saga.contracts import (
     Event,
     Unreadable,
     UnreadableCode,
+    another_version,
     canonical,
     canonical_text,
     decode,
@@ -530,3 +531,24 @@ def test_stored_message_is_read_as_its_current_version() -> None:
         read(REGISTRY, Message("nothing", canonical({})))
     with pytest.raises(DefinitionError):
         message_of(Event())
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [None, PLACED, "", "com.shop.OrderPlaced", "codec-orders.evt.other.v9", f"{PLACED[:-1]}x"],
+)
+def test_what_others_call_their_types_means_nothing(claimed: str | None) -> None:
+    """
+    A header is optional, and names of others' making are nobody's mistake.
+    """
+    assert another_version(PLACED, claimed) is None
+
+
+def test_another_version_than_the_topics_is_refused() -> None:
+    """
+    It might be read as what it is not.
+    """
+    refused = another_version(PLACED, PLACED.rpartition(".v")[0] + ".v9")
+    assert refused is not None
+    assert refused.code is UnreadableCode.UNSUPPORTED_VERSION
+    assert "version 9" in refused.message

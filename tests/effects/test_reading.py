@@ -30,6 +30,17 @@ TOPIC = GOOD.topic
         pytest.param(replace(GOOD, headers=((ce.ID, None),)), "no_intent_id", id="id null"),
         pytest.param(replace(GOOD, headers=((ce.ID, b"x/y"),)), "bad_intent_id", id="bad id"),
         pytest.param(Record(TOPIC, None, None), "null_value", id="nothing at all"),
+        pytest.param(
+            replace(
+                GOOD,
+                headers=tuple(
+                    (name, value[:-1] + b"9" if name == ce.TYPE else value)
+                    for name, value in GOOD.headers
+                ),
+            ),
+            "unsupported_version",
+            id="another version",
+        ),
     ],
 )
 async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(

@@ -1,0 +1,236 @@
+"""
+Records that nobody can read, on a real Kafka, through a whole service: each is set aside with its
+reason within seconds, all else of its partition goes on, and what is mended comes back in order.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from saga import Context, Event, SagaApp, saga
+from saga.adapters.kafka import KafkaBus, KafkaConnection
+from saga.console.parked import dlq_redrive
+from saga.console.printer import Printer
+from saga.console.session import Session
+from saga.contracts import CommandAct
+from saga.core.identity import saga_id
+from saga.core.status import SagaStatus
+from saga.ports import Record
+from saga.ports.catalogue import ParkedKind
+from saga.settings import Settings
+from tests.scenarios import depot
+from tests.scenarios.examined import effects
+
+WAIT_S = 60
+PARKED_S_MAX = 5.0
+HUGE = 5 * 1_048_576
+CODECS = (None, "gzip", "snappy", "lz4", "zstd")
+PARTS = 12
+
+
+class Opened(Event, topic="depot.opened", version=1, key="box"):
+    box: str
+
+
+class Filled(Event, topic="depot.filled", version=1):
+    box: str
+    parts: list[int]
+
+
+@saga("filling", version=1, starts_on=Opened)
+async def filling(ctx: Context, opened: Opened) -> Filled:
+    """
+    Takes parts in the order in which they come.
+    """
+    parts = [await ctx.wait("part", int, timeout="1h") for _ in range(PARTS)]
+    return Filled(box=opened.box, parts=parts)
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """
+    Wait for something that nobody tells us of.
+    """
+    async with asyncio.timeout(WAIT_S):
+        while not await is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+def poison(good: Record) -> dict[str, Record]:
+    """
+    Records like *good* that are wrong in one way each, by the reason that they are set aside for.
+    """
+
+    def changed(name: str, value: bytes | None) -> tuple[tuple[str, bytes | None], ...]:
+        return tuple((each, value if each == name else was) for each, was in good.headers)
+
+    type_ = dict(good.headers)["ce_type"]
+    assert type_ is not None
+    return {
+        "null header": replace(good, headers=changed("ce_id", None), value=b"{}"),
+        "header that is no text": replace(
+            good, headers=changed("ce_id", b"\xff\xfe"), value=b'{"order_id": 7}'
+        ),
+        "no key": replace(good, key=None),
+        "key that is no text": replace(good, key=b"\xff\xfe"),
+        "no value": replace(good, value=None),
+        "huge value": replace(good, value=b"x" * HUGE),
+        "no JSON": replace(good, value=b'{"order_id": '),
+        "value that is no text": replace(good, value=b'{"order_id": "\xff"}'),
+        "wrong schema": replace(good, value=b'{"order_id": "o", "amount": "much"}'),
+        "unknown version": replace(good, headers=changed("ce_type", type_[:-1] + b"9")),
+    }
+
+
+async def publish_among(kafka, topic: str, bad: list[Record], good: list[Record]) -> None:
+    """
+    Each bad record between good ones, in one partition, in batches of all kinds of compression.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    taken = {"max.message.bytes": str(2 * HUGE)}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, taken)])
+    await admin.close()
+    share = len(good) // len(CODECS)
+    for number, codec in enumerate(CODECS):
+        async with AIOKafkaProducer(
+            bootstrap_servers=kafka.bootstrap,
+            compression_type=codec,
+            max_request_size=2 * HUGE,
+            linger_ms=20,
+        ) as producer:
+            wrong = bad[number :: len(CODECS)]
+            mixed = good[number * share : (number + 1) * share]
+            for place, one in enumerate(wrong):
+                mixed.insert(2 * place + 1, one)
+            sent = [
+                await producer.send(
+                    topic, one.value, one.key, partition=0, headers=list(one.headers)
+                )
+                for one in mixed
+            ]
+            await asyncio.gather(*sent)
+
+
+async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
+    kafka, namespace: str, tmp_path: Path
+) -> None:
+    """
+    Null and non-UTF-8 headers, no key, no value, 5 MB, wrong schema, unknown version, compressed or
+    not; and code that raises: its saga waits, until it is released by code that does not.
+    """
+
+    def flaw(place: str) -> None:
+        if place == "start cursed":
+            raise ZeroDivisionError("a bug")
+
+    given = {"bus": kafka.url, "namespace": namespace}
+    topic = f"dev.{namespace}.depot.evt.order-placed.v1"
+    async with depot.service(tmp_path, depot.order_saga(flaw=flaw), **given) as service:
+
+        def order(name: str) -> Record:
+            return service.publisher.prepare(depot.OrderPlaced(order_id=name)).record
+
+        good = [order(f"o-{number}") for number in range(30)]
+        good[7] = order("cursed")
+        # All that such headers say is optional for a trigger.
+        good[8] = replace(good[8], headers=(*good[8].headers, ("x", None), ("y", b"\xff\xfe")))
+        good[9] = replace(good[9], headers=(("ce_id", None), ("ce_type", b"\xff\xfe")))
+        bad = poison(order("bad"))
+        await publish_among(kafka, topic, list(bad.values()), good)
+        names = [one.key.decode() for one in good]
+
+        async def is_parked() -> bool:
+            return len(await service.catalogue.parked(kind=ParkedKind.DEAD)) == len(bad)
+
+        await until(is_parked)
+        outcomes = {
+            name: await service.outcome(saga_id("order", name), timeout=WAIT_S) for name in names
+        }
+        dead = await service.catalogue.parked(kind=ParkedKind.DEAD)
+        [held] = await service.catalogue.parked(kind=ParkedKind.HELD)
+        assert await service.problems() == []
+
+    late = {one.reason: (one.parked_at - one.timestamp) / 1e6 for one in (*dead, held)}
+    assert max(late.values()) <= PARKED_S_MAX, late
+    assert {one.position.partition for one in dead} == {0}
+    assert {(one.key, one.value) for one in dead} == {(one.key, one.value) for one in bad.values()}
+    assert {outcomes.pop("cursed").status} == {SagaStatus.PARKED}
+    assert {one.status for one in outcomes.values()} == {SagaStatus.COMPLETED}
+    assert (held.reason, held.key) == ("turn_failed", b"cursed")
+    copied = await copies(kafka, f"dev.{namespace}.depot.dlq.order-placed.v1", len(bad) - 1)
+    assert copied == {one.position.offset for one in dead if len(one.value or b"") < HUGE}
+
+    async with depot.service(tmp_path, depot.order_saga(), **given) as mended:
+        cursed = saga_id("order", "cursed")
+        await mended.command(cursed, CommandAct.RELEASE, reason="mended")
+        assert (await mended.outcome(cursed, timeout=WAIT_S)).status is SagaStatus.COMPLETED
+    done = effects(tmp_path)
+    assert {order for what, order in done if what == "pay"} == set(names)
+    assert set(done.values()) == {1}
+
+
+async def copies(kafka, topic: str, count: int) -> set[int]:
+    """
+    The offsets that so many records on a dlq topic say they had.
+    """
+    bus = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
+    consumer = await bus.subscribe(f"looker.{topic}", [topic])
+    found = []
+    async with asyncio.timeout(WAIT_S):
+        while len(found) < count:
+            found += await consumer.fetch(records_max=100, timeout_s=0.2)
+        found += await consumer.fetch(records_max=100, timeout_s=0.5)
+    await bus.close()
+    offsets = [dict(one.headers)["x-dlq-offset"] for one in found]
+    assert len(set(offsets)) == len(offsets) == count
+    return {int(one) for one in offsets}
+
+
+async def test_what_is_redriven_comes_back_in_order(
+    kafka, namespace: str, tmp_path: Path, capfd
+) -> None:
+    """
+    Parts for a box that nobody has opened are set aside. Once it is open they are brought back by
+    the command, and taken in the order in which they were sent; others' parts stay in theirs.
+    """
+    given = {
+        "bus": kafka.url,
+        "store": f"sqlite:///{tmp_path}/saga.db",
+        "namespace": namespace,
+        "early_hold": "100ms",
+    }
+    boxes = ["box-1", "box-2", "box-3"]
+    async with SagaApp(sagas=[filling]).service(**given) as service:
+        for part in range(PARTS):
+            for box in boxes:
+                service._keys[saga_id("filling", box)] = box  # noqa: SLF001 - none is there to ask
+                await service.signal(saga_id("filling", box), "part", part)
+
+        async def is_parked() -> bool:
+            dead = await service.catalogue.parked(kind=ParkedKind.DEAD)
+            return len(dead) == PARTS * len(boxes)
+
+        await until(is_parked)
+        for box in boxes:
+            await service.publish(Opened(box=box))
+        await until(lambda: _are_open(service, boxes))
+        session = Session(Settings.read({}, **given), Printer(is_json=True))
+        assert await dlq_redrive(session, everything=True) == 0
+        ends = [await service.outcome(saga_id("filling", box), timeout=WAIT_S) for box in boxes]
+        left = await service.catalogue.parked(kind=ParkedKind.DEAD)
+        await service.idle(timeout=WAIT_S)
+    session.printer.flush()
+
+    assert [one.event.parts for one in ends] == [list(range(PARTS))] * len(boxes)
+    assert left == []
+    assert capfd.readouterr().out.count('"redriven":true') == PARTS * len(boxes)
+
+
+async def _are_open(service, boxes: list[str]) -> bool:
+    found = await service.catalogue.summaries([saga_id("filling", box) for box in boxes])
+    return len(found) == len(boxes)
