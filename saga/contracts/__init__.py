@@ -5,7 +5,7 @@ Contracts: what may be said on a topic, how it is named, read, written and kept 
 of them; `encode` and `decode` stand between bytes and models.
 """
 
-from saga.contracts.codec import Decoded, another_version, decode, encode, message_of, read
+from saga.contracts.codec import Decoded, decode, encode, message_of, read, wrong_headers
 from saga.contracts.contract import (
     COMMAND_CONTRACT,
     Contract,
@@ -49,7 +49,6 @@ __all__ = [
     "TopicNames",
     "Unreadable",
     "UnreadableCode",
-    "another_version",
     "business_key",
     "canonical",
     "canonical_text",
@@ -64,4 +63,5 @@ __all__ = [
     "read",
     "reply_contract_names",
     "upcast",
+    "wrong_headers",
 ]

@@ -14,6 +14,7 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from saga.contracts.cloudevents import TRACEPARENT, TYPE, Attributes
 from saga.contracts.json_text import VALUE_BYTES_MAX, canonical_dump, flaw_of
 from saga.contracts.models import ContractModel, contract_of, is_flat
 from saga.contracts.registry import ContractRegistry, ReadPath
@@ -93,7 +94,21 @@ def decode(
     return Decoded(contract_name, model, Json(payload.decode()))
 
 
-def another_version(contract_name: str, claimed: str | None) -> Unreadable | None:
+def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | None:
+    """
+    Why a record on the topic of *contract_name* cannot be taken for what its headers say.
+
+    A header that means something here and is null or no text is not read as if it were absent: then
+    the same message would have another id. Headers of others may hold what they like.
+    """
+    damaged = [name for name in attributes.damaged if name != TRACEPARENT]
+    if damaged:
+        said = f"the header {damaged[0]} is null or no UTF-8 text: write text, or leave it out"
+        return Unreadable(UnreadableCode.BAD_HEADER, said)
+    return _another_version(contract_name, attributes.values.get(TYPE))
+
+
+def _another_version(contract_name: str, claimed: str | None) -> Unreadable | None:
     """
     What is wrong with a record on the topic of *contract_name* whose `ce_type` is *claimed*, if
     that is another version of it. What others call their types means nothing here.

@@ -29,6 +29,7 @@ class UnreadableCode(StrEnum):
     What is wrong with a message, as stored and counted.
     """
 
+    BAD_HEADER = "bad_header"
     NULL_VALUE = "null_value"
     TOO_LARGE = "too_large"
     NOT_UTF8 = "not_utf8"

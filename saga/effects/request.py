@@ -17,12 +17,12 @@ from saga.contracts import (
     Kind,
     TopicNames,
     Unreadable,
-    another_version,
     canonical_text,
     contract_of,
     decode,
     intent_done_name,
     intent_failed_name,
+    wrong_headers,
 )
 from saga.contracts import cloudevents as ce
 from saga.core.frozen import frozen
@@ -138,9 +138,7 @@ class RequestReader:
             return Unfit(inbound, "unknown_topic", f"nobody here handles {inbound.topic}")
         attributes, value = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
-        found = another_version(name, attributes.values.get(ce.TYPE)) or decode(
-            self._registry, name, value
-        )
+        found = wrong_headers(name, attributes) or decode(self._registry, name, value)
         if isinstance(found, Unreadable):
             return Unfit(inbound, found.code.value, found.message)
         assert value is not None, "a record without value is unreadable"
@@ -167,7 +165,7 @@ def _intent(
     model, value, key = content
     intent_id = headers.get(ce.ID)
     if not intent_id:
-        return Unfit(inbound, "no_intent_id", f"the header {ce.ID} is missing, empty or not UTF-8")
+        return Unfit(inbound, "no_intent_id", f"the header {ce.ID} is missing or empty")
     name = parse_intent_id(intent_id)
     if name is None:
         said = f"{intent_id[:100]!r} is no intent id: {{saga id}}/{{step}}/{{do|undo}}/{{attempt}}"

@@ -19,18 +19,18 @@ from saga.contracts import (
     IntentFailed,
     TopicNames,
     Unreadable,
-    another_version,
     business_key,
     canonical,
     decode,
     intent_done_name,
     intent_failed_name,
     reply_contract_names,
+    wrong_headers,
 )
 from saga.contracts import (
     Event as EventModel,
 )
-from saga.contracts.cloudevents import CAUSATION_ID, ID, TRACEPARENT, TYPE, Attributes, read_record
+from saga.contracts.cloudevents import CAUSATION_ID, ID, TRACEPARENT, Attributes, read_record
 from saga.core.events import (
     Act,
     CancelMode,
@@ -131,8 +131,8 @@ class Router:
         if not inbound.key:
             return Unfit(inbound, "no_key", "the record has no key", held_id)
         attributes, value = read_record(inbound.headers, inbound.value)
-        claimed = attributes.values.get(TYPE)
-        decoded = another_version(contract, claimed) or decode(self._contracts, contract, value)
+        wrong = wrong_headers(contract, attributes)
+        decoded = wrong or decode(self._contracts, contract, value)
         if isinstance(decoded, Unreadable):
             return Unfit(inbound, decoded.code.value, decoded.message, held_id)
         try:

@@ -22,14 +22,15 @@ from saga.contracts import (
     Event,
     Unreadable,
     UnreadableCode,
-    another_version,
     canonical,
     canonical_text,
     decode,
     encode,
     message_of,
     read,
+    wrong_headers,
 )
+from saga.contracts.cloudevents import Attributes
 from saga.contracts.json_text import DEPTH_MAX, canonical_dump, flaw_of, is_deep
 from saga.core.events import Message
 from saga.errors import DefinitionError, MalformedMessage, MessageError, UnsupportedVersion
@@ -196,7 +197,13 @@ def test_every_code_has_an_example() -> None:
     """
     The examples here and of upcasts cover all codes.
     """
-    elsewhere = {"unknown_contract", "unsupported_version", "upcast_failed", "too_large"}
+    elsewhere = {
+        "bad_header",
+        "unknown_contract",
+        "unsupported_version",
+        "upcast_failed",
+        "too_large",
+    }
 
     assert {code for _, code, _ in UNREADABLE.values()} | elsewhere == set(UnreadableCode)
 
@@ -541,14 +548,28 @@ def test_what_others_call_their_types_means_nothing(claimed: str | None) -> None
     """
     A header is optional, and names of others' making are nobody's mistake.
     """
-    assert another_version(PLACED, claimed) is None
+    headers = {} if claimed is None else {"ce_type": claimed}
+
+    assert wrong_headers(PLACED, Attributes(headers)) is None
 
 
 def test_another_version_than_the_topics_is_refused() -> None:
     """
     It might be read as what it is not.
     """
-    refused = another_version(PLACED, PLACED.rpartition(".v")[0] + ".v9")
+    claimed = PLACED.rpartition(".v")[0] + ".v9"
+    refused = wrong_headers(PLACED, Attributes({"ce_type": claimed}))
     assert refused is not None
     assert refused.code is UnreadableCode.UNSUPPORTED_VERSION
     assert "version 9" in refused.message
+
+
+def test_a_header_that_cannot_be_read_is_not_taken_for_an_absent_one() -> None:
+    """
+    It is named; only the trace, on which nothing depends, is done without.
+    """
+    refused = wrong_headers(PLACED, Attributes({}, ("traceparent", "ce_id")))
+    assert refused is not None
+    assert refused.code is UnreadableCode.BAD_HEADER
+    assert "ce_id" in refused.message
+    assert wrong_headers(PLACED, Attributes({}, ("traceparent",))) is None

@@ -26,8 +26,8 @@ TOPIC = GOOD.topic
         pytest.param(replace(GOOD, key=b""), "no_key", id="empty key"),
         pytest.param(replace(GOOD, key=b"\xff"), "bad_key", id="key no UTF-8"),
         pytest.param(without(GOOD, ce.ID), "no_intent_id", id="no id"),
-        pytest.param(replace(GOOD, headers=((ce.ID, b"\xff"),)), "no_intent_id", id="id no UTF-8"),
-        pytest.param(replace(GOOD, headers=((ce.ID, None),)), "no_intent_id", id="id null"),
+        pytest.param(replace(GOOD, headers=((ce.ID, b"\xff"),)), "bad_header", id="id no UTF-8"),
+        pytest.param(replace(GOOD, headers=((ce.ID, None),)), "bad_header", id="id null"),
         pytest.param(replace(GOOD, headers=((ce.ID, b"x/y"),)), "bad_intent_id", id="bad id"),
         pytest.param(Record(TOPIC, None, None), "null_value", id="nothing at all"),
         pytest.param(

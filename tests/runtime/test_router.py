@@ -64,8 +64,8 @@ UNFIT = [
     (PLACED, b"\xff", b'{"order_id": "o-1", "amount": 1}', (), "wrong_key"),
     (RESERVED, b"o-1", b'{"shelf": "s"}', (), "no_causation"),
     (RESERVED, b"o-1", b'{"shelf": "s"}', (("ce_causationid", b"m-1"),), "no_causation"),
-    (RESERVED, b"o-1", b'{"shelf": "s"}', (("ce_causationid", None),), "no_causation"),
-    (DONE, b"o-1", b"{}", (("ce_causationid", b"\xff\xfe"),), "no_causation"),
+    (RESERVED, b"o-1", b'{"shelf": "s"}', (("ce_causationid", None),), "bad_header"),
+    (DONE, b"o-1", b"{}", (("ce_causationid", b"\xff\xfe"),), "bad_header"),
     (FAILED, b"o-1", b'{"outcome": "done"}', (("ce_causationid", b"x"),), "schema"),
     (NAMES.topic("kiosk.evt.nobody.v1"), b"o-1", b"{}", (), "unknown_contract"),
     (NAMES.topic("kiosk.evt.order-placed.v3"), b"o-1", b"{}", (), "unknown_contract"),
@@ -169,16 +169,33 @@ def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(lab: Lab) -> N
     assert first.event.cause == "m-1"
 
 
-@pytest.mark.parametrize("id", [b"", b"x" * 301, b"\xff", None])
-def test_an_id_that_is_none_is_replaced_by_the_position(lab: Lab, id: bytes | None) -> None:
+@pytest.mark.parametrize("id", [b"", b"x" * 301])
+def test_an_id_that_is_none_is_replaced_by_the_position(lab: Lab, id: bytes) -> None:
     """
-    Empty, damaged or endless ids would make different messages the same, or fill the histories.
+    Empty or endless ids would make different messages the same, or fill the histories.
     """
     visits = lab.router.understand(
         raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":1}', (("ce_id", id),)), NOW
     )
 
     assert visits[0].event.cause == f"{PLACED}/0/7"
+
+
+@pytest.mark.parametrize("value", [None, b"\xff"])
+@pytest.mark.parametrize("name", ["ce_id", "ce_causationid", "content-type"])
+def test_a_header_that_cannot_be_read_parks_its_record(
+    lab: Lab, name: str, value: bytes | None
+) -> None:
+    """
+    Without its id a message would not be known when it comes again; others' headers are theirs.
+    """
+    content = b'{"order_id":"o-1","amount":1}'
+    unfit = lab.router.understand(raw(PLACED, b"o-1", content, ((name, value),)), NOW)
+    visits = lab.router.understand(raw(PLACED, b"o-1", content, (("x-mine", value),)), NOW)
+
+    assert isinstance(unfit, Unfit)
+    assert (unfit.reason, name in unfit.message) == ("bad_header", True)
+    assert len(visits) == 2
 
 
 def test_an_old_trigger_is_upcast(lab: Lab) -> None:

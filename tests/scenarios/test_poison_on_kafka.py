@@ -71,10 +71,8 @@ def poison(good: Record) -> dict[str, Record]:
     type_ = dict(good.headers)["ce_type"]
     assert type_ is not None
     return {
-        "null header": replace(good, headers=changed("ce_id", None), value=b"{}"),
-        "header that is no text": replace(
-            good, headers=changed("ce_id", b"\xff\xfe"), value=b'{"order_id": 7}'
-        ),
+        "null header": replace(good, headers=changed("ce_id", None)),
+        "header that is no text": replace(good, headers=changed("ce_id", b"\xff\xfe")),
         "no key": replace(good, key=None),
         "key that is no text": replace(good, key=b"\xff\xfe"),
         "no value": replace(good, value=None),
@@ -137,9 +135,8 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
 
         good = [order(f"o-{number}") for number in range(30)]
         good[7] = order("cursed")
-        # All that such headers say is optional for a trigger.
+        # What others put into headers of their own is not ours to judge.
         good[8] = replace(good[8], headers=(*good[8].headers, ("x", None), ("y", b"\xff\xfe")))
-        good[9] = replace(good[9], headers=(("ce_id", None), ("ce_type", b"\xff\xfe")))
         bad = poison(order("bad"))
         await publish_among(kafka, topic, list(bad.values()), good)
         names = [one.key.decode() for one in good]
