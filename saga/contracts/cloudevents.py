@@ -2,8 +2,9 @@
 CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
 
 What we send has every attribute; what we receive may have none. A header that is null or no UTF-8
-is reported as damaged, and its record set aside (`codec.wrong_headers`). The structured mode, a whole envelope
-as JSON value, is taken apart into the same shape, so that nobody behind this module knows of it.
+is reported as damaged, and its record is set aside (`codec.wrong_headers`). The structured mode, a
+whole envelope as JSON value, is taken apart into the same shape, so that nobody behind this module
+knows of it.
 """
 
 from __future__ import annotations
