@@ -16,7 +16,7 @@ from saga.core.events import Json, ReplyOutcome
 from saga.effects.context import EffectContext, Refused
 from saga.effects.request import Request
 from saga.errors import MalformedMessage
-from saga.ports.effects_store import TransactionEnded, Unit
+from saga.ports.effects_store import BEGINNING, TransactionEnded, Unit
 
 CODE_CHARS_MAX = 100
 MESSAGE_CHARS_MAX = 2_000
@@ -50,7 +50,10 @@ async def attempt(request: Request, unit: Unit, threads: Executor | None) -> End
     handler = request.route.handler
     try:
         if handler.is_async:
-            reply = await handler.function(request.model, _context(request, unit.db))
+            db = unit.db
+            if handler.uses_raw:
+                await db.fetch(BEGINNING)  # only here can the connection be waited for
+            reply = await handler.function(request.model, _context(request, db))
         elif threads is None:
             reply = handler.function(request.model, _context(request, unit.thread_db))
         else:

@@ -39,9 +39,11 @@ class EffectContext:
             written here happens once, whatever is delivered how often. `execute(sql, **params)`
             returns the number of rows touched, `fetch(sql, **params)` a list of dicts; parameters
             are written `:name`. Awaited in `async` handlers, plain calls in sync ones. `raw` is the
-            driver's connection; its transaction must be left alone.
+            driver's connection; its transaction must be left alone. An `async` handler that does
+            not name `raw` itself, but calls something that does, awaits a statement before that.
 
-    The first use of `db` takes the service's one write transaction until the handler ends, and
+    The first use of `db` (in an `async` handler that names `raw`: its beginning) takes the
+    service's one write transaction until the handler ends, and
     other handlers wait for it. So touch `db` last: after whatever else there is to wait for.
     """
 

@@ -10,7 +10,8 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import partial
+from types import CodeType, MappingProxyType
 from typing import Any, Final, TypeVar, get_type_hints
 
 from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
@@ -26,12 +27,20 @@ _UNKNOWN: Final = object()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
     """
-    A function and what it handles; *where* is its `file:line`.
+    A function and what it handles.
+
+    Attributes:
+        contract: what it handles.
+        function: itself.
+        is_async: whether it is awaited, rather than run in a thread.
+        uses_raw: whether it asks for the driver's connection, `ctx.db.raw`.
+        where: its `file:line`.
     """
 
     contract: Contract
     function: Callable[..., Any]
     is_async: bool
+    uses_raw: bool
     where: str
 
     @property
@@ -167,6 +176,7 @@ class Effects:
                 contract=contract,
                 function=function,
                 is_async=_is_async(function),
+                uses_raw=_uses_raw(function),
                 where=where,
             )
             return function
@@ -235,6 +245,21 @@ def _is_async(function: Callable[..., object]) -> bool:
     # An object may have an async `__call__`.
     call = getattr(function, "__call__", None)  # noqa: B004  # asked for itself, not as a test
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def _uses_raw(function: Callable[..., object]) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__code__"):
+        function = type(function).__call__
+    code = getattr(function, "__code__", None)
+    return code is not None and _names_raw(code)
+
+
+def _names_raw(code: CodeType) -> bool:
+    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    return "raw" in code.co_names or any(map(_names_raw, inner))
 
 
 def _name(function: Callable[..., object]) -> str:

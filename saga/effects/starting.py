@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 
 from saga.effects.effects import Starter
 from saga.errors import DefinitionError, StoreUnavailable
-from saga.ports.effects_store import EffectsStore
+from saga.ports.effects_store import BEGINNING, EffectsStore
 
 
 async def run_starter(starter: Starter, store: EffectsStore, threads: Executor | None) -> None:
@@ -24,7 +24,9 @@ async def run_starter(starter: Starter, store: EffectsStore, threads: Executor |
     unit = store.unit(alone=True)
     try:
         if starter.is_async:
-            await starter.function(unit.db)
+            db = unit.db
+            await db.fetch(BEGINNING)  # it may ask for the driver's connection first
+            await starter.function(db)
         elif threads is None:
             starter.function(unit.thread_db)
         else:

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from saga.core.events import Json, ReplyOutcome
 from saga.core.identity import Instant
 
 SqlValue = None | int | float | str | bytes
 SqlRow = dict[str, SqlValue]
+
+
+BEGINNING: Final = "SELECT 1"
+"""A statement that does nothing but begin a unit's transaction."""
+RAW_TOO_EARLY: Final = (
+    "db.raw: no connection yet. A handler that does not name `raw` itself but hands its db to"
+    " something that does, first awaits a statement: db.execute or db.fetch"
+)
+"""What an `async` handler is told."""
 
 
 class InboxRow(NamedTuple):
@@ -85,7 +94,11 @@ class Database(Protocol):
     @property
     def raw(self) -> object:
         """
-        The driver's connection. Available after the first statement of the unit.
+        The driver's connection. Available after the first statement of the unit: who owns it
+        may have to be waited for.
+
+        Raises:
+            RuntimeError: there was none yet, or the unit has ended.
         """
         ...
 
@@ -110,7 +123,10 @@ class ThreadDatabase(Protocol):
     @property
     def raw(self) -> object:
         """
-        The driver's connection.
+        The driver's connection, at any time until the unit ends.
+
+        Raises:
+            StoreUnavailable: the store cannot be used now; the handler will be called again.
         """
         ...
 

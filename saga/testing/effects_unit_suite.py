@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -197,6 +197,30 @@ class UnitSuite:
         await asyncio.gather(*(handle(name) for name in "abcdef"))
 
         assert [thing["name"] for thing in await things_in(store)] == list("abcdef")
+
+    async def test_the_drivers_connection_writes_in_the_same_transaction(
+        self, store: EffectsStore
+    ) -> None:
+        """
+        A sync handler may begin with it; on the loop a statement goes before, as it is told.
+        """
+        unit, early = store.unit(), store.unit()
+        with pytest.raises(RuntimeError, match="first awaits a statement"):
+            _ = early.db.raw
+        early.drop()
+
+        def write(db: ThreadDatabase) -> None:
+            raw: Any = db.raw
+            raw.execute("INSERT INTO things VALUES ('raw', 1)")
+            assert db.execute("UPDATE things SET size = 2") == 1
+
+        if self.has_threads:
+            await asyncio.to_thread(write, unit.thread_db)
+        else:
+            write(unit.thread_db)
+        assert not await keep_rows(unit, inbox_row("k"))
+
+        assert await things_in(store) == [{"name": "raw", "size": 2}]
 
 
 async def keep_rows(unit: Unit, *rows: InboxRow) -> Collection[Unit]:

@@ -12,7 +12,7 @@ import pytest
 
 from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.effects import EffectContext, Effects, EffectsService, Refused
-from tests.effects.lab import NAMES, Charge, Charged, Lab, intent
+from tests.effects.lab import NAMES, Charge, Charged, Lab, Uncharge, intent
 
 
 def steps(count: int) -> list:
@@ -314,6 +314,60 @@ async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
         assert lab.service.counts["effects_done"] == 2
 
 
+async def test_handlers_may_begin_with_the_drivers_connection() -> None:
+    """
+    Also in an inner function; what they write through it is theirs alone, and goes when they fail.
+    """
+    effects = Effects("e")
+
+    @effects.on_start
+    async def make_table(db) -> None:
+        db.raw.execute("CREATE TABLE seen (name TEXT)")
+
+    @effects.on(Charge)
+    async def charge(intent, ctx) -> Charged:
+        def write() -> None:
+            ctx.db.raw.execute("INSERT INTO seen VALUES (?)", [intent.owner])
+
+        write()
+        if intent.owner == "b":
+            raise Refused("not b")
+        return Charged(receipt="r")
+
+    @effects.on(Uncharge)
+    def uncharge(intent, ctx) -> None:
+        ctx.db.raw.execute("INSERT INTO seen VALUES ('sync')")
+
+    async with Lab(effects) as lab:
+        await lab.send(*[intent(Charge(owner=one), step=one) for one in "abc"])
+        await lab.send(intent(Uncharge(), step="u"))
+
+        seen = sorted(name for (name,) in lab.disk.execute("SELECT name FROM seen"))
+        assert seen == ["a", "c", "sync"]
+        assert lab.service.counts["effects_failed"] == 0
+
+
+async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what_to_do() -> None:
+    """
+    Nobody can see from outside that the handler needs it.
+    """
+    effects = Effects("e")
+    effects.on_start(_make_table)
+
+    @effects.on(Charge)
+    async def charge(intent, ctx) -> Charged:
+        if intent.owner == "b":
+            await ctx.db.fetch("SELECT 1")
+        _write_raw(ctx.db, intent.owner)
+        return Charged(receipt="r")
+
+    async with Lab(effects) as lab:
+        await lab.send(intent(Charge(owner="a"), step="a"))
+        assert "first awaits a statement" in failure(lab)["message"]
+        await lab.send(intent(Charge(owner="b"), step="b"))
+        assert lab.disk.execute("SELECT name FROM seen").fetchall() == [("b",)]
+
+
 async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) -> None:
     """
     And write through the same transaction as everybody else.
@@ -382,6 +436,10 @@ async def test_sync_handlers_may_run_without_threads() -> None:
         await lab.send(*steps(3))
 
         assert len(lab.disk.execute("SELECT * FROM seen").fetchall()) == 3
+
+
+def _write_raw(db, name) -> None:
+    db.raw.execute("INSERT INTO seen VALUES (?)", [name])
 
 
 async def _make_table(db) -> None:

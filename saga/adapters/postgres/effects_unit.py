@@ -29,7 +29,15 @@ from saga.adapters.postgres.effects_sql import Bound, Statement, bound, translat
 from saga.adapters.postgres.failures import is_of_the_server, unavailable
 from saga.adapters.postgres.pipeline import Session
 from saga.errors import StoreUnavailable
-from saga.ports.effects_store import InboxWrite, SqlRow, SqlValue, TransactionEnded, Unit
+from saga.ports.effects_store import (
+    BEGINNING,
+    RAW_TOO_EARLY,
+    InboxWrite,
+    SqlRow,
+    SqlValue,
+    TransactionEnded,
+    Unit,
+)
 
 if TYPE_CHECKING:
     from saga.adapters.postgres.effects_store import PostgresEffectsStore
@@ -132,7 +140,7 @@ class PostgresUnit:
         """
         self._refuse_if_ended()
         if self.session is None:
-            raise RuntimeError("db.raw is available after the first db.execute or db.fetch")
+            raise RuntimeError(RAW_TOO_EARLY)
         return self.session
 
     async def _run(self, statement: Statement, params: dict[str, SqlValue]) -> PGresult:
@@ -260,6 +268,8 @@ class PostgresThreadDatabase:
         """
         The same connection, for a thread; its transaction is the service's to end.
         """
+        if self._unit.session is None:
+            self.fetch(BEGINNING)
         return _ThreadConnection(self._unit.raw().pgconn)
 
     def _run(self, sql: str, params: dict[str, SqlValue]) -> tuple[int, list[SqlRow]]:

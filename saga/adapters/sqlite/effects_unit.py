@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Final
 
 from saga.adapters.sqlite.failures import unavailable
 from saga.errors import StoreUnavailable
-from saga.ports.effects_store import InboxWrite, SqlRow, SqlValue, TransactionEnded, Unit
+from saga.ports.effects_store import (
+    BEGINNING,
+    RAW_TOO_EARLY,
+    InboxWrite,
+    SqlRow,
+    SqlValue,
+    TransactionEnded,
+    Unit,
+)
 
 if TYPE_CHECKING:
     from saga.adapters.sqlite.effects_store import SqliteEffectsStore
@@ -156,7 +164,7 @@ class SqliteUnit:
         """
         self._refuse_if_ended()
         if not self.is_inside:
-            raise RuntimeError("db.raw is available after the first db.execute or db.fetch")
+            raise RuntimeError(RAW_TOO_EARLY)
         return self._store.connection
 
     def _enter_from_thread(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -251,6 +259,8 @@ class SqliteThreadDatabase:
         """
         The connection that writes; its transaction is the store's to end.
         """
+        if not self._unit.is_inside:
+            self.fetch(BEGINNING)
         return self._unit.raw()
 
 
