@@ -11,7 +11,7 @@ import sys
 import structlog
 from structlog.typing import Processor
 
-QUIET = ("asyncio", "aiokafka", "faststream")
+QUIET = ("asyncio", "aiokafka", "faststream", "saga.faststream")
 """Libraries whose chatter is shown only when everything is."""
 
 

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import (
     BusUnavailable,
@@ -25,6 +23,7 @@ from saga.errors import (
     StoreUnavailable,
     TopicMissing,
 )
+from saga.logs import get_logger
 from saga.publishing.publisher import Publisher
 from saga.publishing.writer import WrittenEvent
 from saga.settings import Settings
@@ -42,7 +41,7 @@ HELD_S: Final = 5.0
 """How long the events of a missing topic wait before it is looked for again."""
 RETRY_S: Final = 1.0
 
-log = structlog.get_logger("saga.outbox")
+log = get_logger("saga.outbox")
 
 
 class OutboxRelay:

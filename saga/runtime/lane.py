@@ -7,8 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import structlog
-
+from saga.logs import get_logger
 from saga.ports import Clock
 from saga.runtime.work import Work
 
@@ -16,7 +15,7 @@ TURN_RECORDS_MAX = 256
 """Records in one transaction: enough to share its cost, few enough to keep latency low."""
 
 LET_GO_POLL_S = 0.005
-log = structlog.get_logger("saga.orchestrator")
+log = get_logger("saga.orchestrator")
 
 
 class Lane:

@@ -15,8 +15,6 @@ from functools import partial
 from itertools import count
 from zlib import crc32
 
-import structlog
-
 from saga.core.identity import SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import (
@@ -26,6 +24,7 @@ from saga.errors import (
     RecordsTakenBack,
     StoreUnavailable,
 )
+from saga.logs import get_logger
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
 from saga.ports.bus import AsksToLetGo
 from saga.ports.catalogue import ParkedKind
@@ -58,7 +57,7 @@ HOPELESS = frozenset({"turn_failed", "behind_failed_turn"})
 RETRY_SWEEPS = 30
 """Every so many sweeps all others are tried: a worker without their code may be gone by now."""
 HELD_UP = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
-log = structlog.get_logger("saga.orchestrator")
+log = get_logger("saga.orchestrator")
 
 
 class Orchestrator:

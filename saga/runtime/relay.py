@@ -15,12 +15,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-import structlog
-
 from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.errors import BusUnavailable, CorruptHistory, MessageTooLarge, StoreUnavailable
+from saga.logs import get_logger
 from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record, Source
 from saga.runtime.backoff import Backoff
 from saga.runtime.live import whose
@@ -34,7 +33,7 @@ BACKLOG_MAX = 1_000
 LOOKED_PAST_S = 60.0
 """How old a withheld batch is that nothing can appear before any more: older than any append."""
 EVER = Instant(2**62)
-log = structlog.get_logger("saga.relay")
+log = get_logger("saga.relay")
 
 
 class Relay:

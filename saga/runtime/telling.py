@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import structlog
-
 from saga.errors import BusUnavailable
+from saga.logs import get_logger
 from saga.ports import Clock, Consumer, Source
 
 COMMIT_S = 1.0
-log = structlog.get_logger("saga.orchestrator")
+log = get_logger("saga.orchestrator")
 
 
 class GroupOffsets:

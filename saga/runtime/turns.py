@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import structlog
-
 from saga.contracts import TopicNames
 from saga.core.decider import Disposition
 from saga.core.events import (
@@ -25,6 +23,7 @@ from saga.core.events import (
 from saga.core.history import entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.status import SagaStatus
+from saga.logs import get_logger
 from saga.ports import Appended, Clock, EventStore
 from saga.runtime import parking
 from saga.runtime.aside import Aside
@@ -36,7 +35,7 @@ from saga.runtime.router import Router, Unfit, Visit
 from saga.runtime.watch import Ending, Watchers
 from saga.runtime.work import Outdated, TurnRaised, Work
 
-log = structlog.get_logger("saga.turns")
+log = get_logger("saga.turns")
 
 
 class Turns:

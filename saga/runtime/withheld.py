@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-import structlog
-
 from saga.contracts import cloudevents as ce
 from saga.core.identity import SagaId
+from saga.logs import get_logger
 from saga.ports import Record, Source
 
-log = structlog.get_logger("saga.relay")
+log = get_logger("saga.relay")
 
 
 class Withheld:

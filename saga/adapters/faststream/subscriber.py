@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-import structlog
 from faststream import AckPolicy
 from faststream._internal.broker.registrator import Registrator
 from faststream._internal.endpoint.subscriber.call_item import CallsCollection
@@ -40,6 +39,7 @@ from saga.core.frozen import frozen
 from saga.core.retry import Retry
 from saga.effects import EffectsService
 from saga.errors import SagaError
+from saga.logs import get_logger
 from saga.ports.bus import Inbound, Source
 from saga.ports.effects_store import EffectsStore
 
@@ -49,7 +49,7 @@ FINISH_POLL_S: Final = 0.01
 BACKOFF: Final = Retry(attempts=None, initial="100ms", cap="10s", jitter=0.5)
 """How long to wait before a batch that did not pass the middlewares is read again."""
 
-log = structlog.get_logger("saga.kafka")
+log = get_logger("saga.kafka")
 
 
 @frozen()

@@ -11,15 +11,15 @@ import socket
 from collections.abc import Iterator
 from typing import Any, Final
 
-import structlog
 import uvicorn
 
 from saga.errors import SettingsError
+from saga.logs import get_logger
 
 STOP_S: Final = 2
 BACKLOG: Final = 128
 
-log = structlog.get_logger("saga.http")
+log = get_logger("saga.http")
 
 
 class HttpServer:

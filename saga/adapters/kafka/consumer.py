@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
@@ -33,6 +32,7 @@ from saga.adapters.kafka.salvage import read_carefully
 from saga.adapters.kafka.settings import ConsumerSettings
 from saga.adapters.kafka.watchdog import Watchdog
 from saga.errors import BusUnavailable
+from saga.logs import get_logger
 from saga.ports.bus import Inbound, LetGo, Progress, ResumeAt, Source, why_lost
 
 EXCHANGE_S: Final = 10.0
@@ -43,7 +43,7 @@ MISSING_TOPICS_S: Final = 1.0
 CAREFUL_S: Final = 5.0
 
 Closed = Callable[["KafkaConsumer"], None]
-log = structlog.get_logger("saga.kafka")
+log = get_logger("saga.kafka")
 
 
 class KafkaConsumer:

@@ -13,18 +13,18 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from saga.core.identity import Instant
+from saga.logs import get_logger
 from saga.ports.bus import Inbound, LetGo, Progress, Source
 
 STOP_S: Final = 3.0
 LET_GO_S: Final = 3.0
 """How long the batch in hand may hold up a rebalance; the others wait for us meanwhile."""
-log = structlog.get_logger("saga.kafka")
+log = get_logger("saga.kafka")
 
 
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types

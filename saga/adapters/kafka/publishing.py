@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-import structlog
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from saga.adapters.kafka.cluster import Cluster
@@ -20,6 +19,7 @@ from saga.adapters.kafka.failures import described, within
 from saga.adapters.kafka.outlet import Delivery, Outlet
 from saga.adapters.partitioner import partition_of
 from saga.errors import BusUnavailable, MessageTooLarge
+from saga.logs import get_logger
 from saga.ports.bus import Record, Source
 
 CONNECT_S: Final = 10.0
@@ -32,7 +32,7 @@ FRAMING_BYTES: Final = 512
 """What a record costs beyond key, value and headers, and the batch around it: at most."""
 
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-log = structlog.get_logger("saga.kafka")
+log = get_logger("saga.kafka")
 
 
 class Publishing:

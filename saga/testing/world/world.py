@@ -365,12 +365,14 @@ def _quiet() -> Iterator[None]:
     """
     Worlds are full of warnings, none of which is worth a line.
     """
-    before = structlog.get_config()
+    before = structlog.get_config() if structlog.is_configured() else None
     level = logging.root.manager.disable
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    if before is not None:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        structlog.configure(**before)
+        if before is not None:
+            structlog.configure(**before)
         logging.disable(level)
