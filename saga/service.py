@@ -221,7 +221,8 @@ class Service:
 
     async def publish(self, event: Event, *, key: str | None = None) -> SagaId | None:
         """
-        Publish an event; the id of the saga that it starts. Durable when it returns.
+        Publish an event; the id of the saga that it starts, None where that is none or more than
+        one. Durable when it returns.
 
         Raises:
             MessageError: the event has no business key.

@@ -68,7 +68,7 @@ class Publisher:
 
     async def publish(self, event: Event, *, key: str | None = None) -> SagaId | None:
         """
-        Publish one event; the id of the saga that it starts.
+        Publish one event; the id of the saga that it starts, None where that is none or several.
 
         Raises:
             MessageError: the event has no key or cannot be encoded.
