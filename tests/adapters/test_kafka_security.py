@@ -4,11 +4,13 @@ TLS and SASL on a real broker: what is let in, and what one is told who is not.
 
 import asyncio
 import base64
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
+from asyncio.selector_events import _SelectorTransport
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ import pytest
 from infra import InfraError, Kafka, Listener
 from infra.scratch import scratch_folder
 from saga.adapters.kafka import KafkaBus, open_bus
+from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity
+from saga.adapters.kafka.diagnosis import diagnosis
 from saga.console.problems import ExitCode
 from saga.errors import BusUnavailable, SettingsError
 from saga.ports.bus import Record, TopicSpec
@@ -263,6 +267,29 @@ async def test_a_token_that_does_not_do_is_traced_to_its_hook(secured: Secured, 
 
     assert "SAGA_KAFKA_SASL_OAUTH_TOKEN" in said
     assert hook.__name__ in said
+
+
+@pytest.mark.parametrize("wrong", ["password", "token"])
+async def test_finding_out_what_is_wrong_leaves_no_connection_open(
+    secured: Secured, wrong: str
+) -> None:
+    """
+    Not even for the moment that an encrypted one takes to end: the program may end before.
+    """
+    how = KafkaSecurity(
+        protocol="SASL_SSL",
+        mechanism="OAUTHBEARER" if wrong == "token" else "PLAIN",
+        username=USER,
+        password=WRONG,
+        oauth_token=f"{__name__}:{stale_token.__name__}",
+        ca_file=str(secured.authority.certificate),
+    )
+    server = secured.kafka.bootstrap_of("SECURE")
+
+    assert await diagnosis(KafkaConnection(servers=(server,), security=how), "")
+
+    transports = [one for one in gc.get_objects() if isinstance(one, _SelectorTransport)]
+    assert [one for one in transports if one._sock is not None] == []  # noqa: SLF001
 
 
 async def test_brokers_that_are_not_to_be_believed_are_not(

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import errors as kafka
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
 from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity, NoToken
@@ -23,6 +23,7 @@ from saga.adapters.kafka.failures import within
 from saga.errors import BusUnavailable
 
 TRIAL_S: Final = 3.0
+CLOSING_S: Final = 1.0
 SERVERS_TRIED_MAX: Final = 3
 _TAKEN: Final = (
     "client_id",
@@ -71,20 +72,31 @@ async def _trial(connection: KafkaConnection, server: str) -> str | None:
     options: dict[str, Any] = connection.options()
     taken = {name: options[name] for name in _TAKEN if name in options}
     try:
-        async with asyncio.timeout(TRIAL_S):
-            found = await create_conn(
-                host.strip("[]"), int(port), request_timeout_ms=int(TRIAL_S * 1000), **taken
-            )
-            try:
+        tried = AIOKafkaConnection(
+            host.strip("[]"), int(port), request_timeout_ms=int(TRIAL_S * 1000), **taken
+        )
+        try:
+            async with asyncio.timeout(TRIAL_S):
+                await tried.connect()
                 # A token that is refused, or a certificate that is missed, shows only here.
-                answer = await found.send(MetadataRequest([]))
+                answer = await tried.send(MetadataRequest([]))
                 if not answer.brokers:
                     return _ended(connection.security)
-            finally:
-                found.close()
+        finally:
+            await _close(tried)
     except Exception as error:  # noqa: BLE001  # also what hooks and other people's parsers raise
         return _advice(connection.security, error)
     return None
+
+
+async def _close(tried: AIOKafkaConnection) -> None:
+    """
+    Close a connection and see it closed: an encrypted one ends only when the other side has said
+    so too, and whoever ends this program meanwhile would leave its socket open.
+    """
+    closed = tried.close()
+    if tried._protocol is not None:  # noqa: SLF001  # else it was never open, and nothing ends
+        await asyncio.wait([closed], timeout=CLOSING_S)
 
 
 def _advice(security: KafkaSecurity, error: Exception) -> str:
