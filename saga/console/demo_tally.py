@@ -25,8 +25,11 @@ from saga.core.intents import (
 from saga.core.status import SagaStatus
 from saga.ports import Catalogue
 
-PAUSE_US: Final = 5 * SECOND_US
-"""A longer silence in the log is time in which nothing was running; it is not counted as work."""
+PAUSE_US: Final = 30 * SECOND_US
+"""
+A longer silence in the log is time in which nothing was running; it is not counted as work. What a
+killed worker costs until another has its partitions is far less, and is counted.
+"""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -159,14 +159,15 @@ SECOND = 1_000_000
 
 async def test_the_tally_counts_endings_undone_steps_and_working_time():
     """
-    A silence of many seconds is no work; latency goes from the trigger to the end.
+    A long silence is no work, one of a killed worker's session is; latency goes from the trigger to
+    the end.
     """
     log = Log(
         ("a", 0 * SECOND + 1, started("k-a")),
         ("b", 1 * SECOND + 1, started("k-b")),
         ("a", 2 * SECOND + 1, SagaCompleted(outcome=None)),
         ("b", 60 * SECOND + 1, UNDONE),
-        ("b", 61 * SECOND + 1, ROLLED_BACK),
+        ("b", 71 * SECOND + 1, ROLLED_BACK),
     )
     tally = Tally()
 
@@ -178,9 +179,9 @@ async def test_the_tally_counts_endings_undone_steps_and_working_time():
         Ending("rolled_back", "far", "ship"): 1,
     }
     assert tally.undone_steps == 1
-    assert tally.working_us == 3 * SECOND
-    assert list(tally.latencies_us) == [2 * SECOND, 60 * SECOND]
-    assert (tally.latency_ms(0.0), tally.latency_ms(0.99)) == (2_000, 60_000)
+    assert tally.working_us == (2 + 11) * SECOND
+    assert list(tally.latencies_us) == [2 * SECOND, 70 * SECOND]
+    assert (tally.latency_ms(0.0), tally.latency_ms(0.99)) == (2_000, 70_000)
     assert tally.examples == {"completed": "order/k-a", "rolled_back": "order/k-b"}
 
 
