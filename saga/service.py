@@ -247,8 +247,11 @@ class Service:
         """
         with self._watchers.watching(saga_id) as ending:
             self._lookout.somebody_waits()
-            async with asyncio.timeout(timeout):
-                return self._outcome(await ending)
+            try:
+                async with asyncio.timeout(timeout):
+                    return self._outcome(await ending)
+            except TimeoutError:
+                raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
 
     async def signal(
         self, saga_id: SagaId, name: str, payload: object = None, *, actor: str | None = None

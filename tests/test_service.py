@@ -437,7 +437,7 @@ class TestOutcome:
         """
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service(bench.part("one")) as service:
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TimeoutError, match="has not ended within"):
                 await service.outcome(O_1, timeout=0.03)
 
         assert bench.watchers.watched() == []
