@@ -85,7 +85,9 @@ class StagedStore(Busy):
         number = self._process.surroundings.next_number()
         for history in batch.histories:
             for entry in history.entries:
-                self._stored_at[entry.saga_id, entry.version] = number
+                # The first time counts: a process whose COMMIT was lost may find another's entries,
+                # which are the same, and take them for its own when they are long published.
+                self._stored_at.setdefault((entry.saga_id, entry.version), number)
         return appended
 
     def history(self, saga_id: SagaId) -> Sequence[Entry]:
