@@ -7,6 +7,7 @@ long as the owner: a server restarted from a short-lived thread would otherwise 
 `setpriv` asks for that in the child; where it does not exist (not Linux), processes are not bound.
 """
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -127,14 +128,30 @@ class ServerProcess:
         """
         if not self.is_running():
             return
-        os.kill(self.pid, signal.SIGSTOP)  # it must not start more children meanwhile
-        for process in psutil.Process(self.pid).children(recursive=True):
-            try:
+        os.kill(self.pid, signal.SIGSTOP)
+        descendants = _stopped_descendants(psutil.Process(self.pid))
+        for process in descendants:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
         os.kill(self.pid, signal.SIGKILL)
         assert self.has_ended(timeout_s=KILL_TIMEOUT_S), f"{self.pid} survived SIGKILL"
+        # A signal that was sent has not yet arrived: who returns from here finds nobody alive.
+        for process in descendants:
+            ended = ServerProcess(process.pid, process.create_time())
+            assert ended.has_ended(timeout_s=KILL_TIMEOUT_S), f"{process.pid} survived SIGKILL"
+
+
+def _stopped_descendants(parent: psutil.Process) -> list[psutil.Process]:
+    """
+    All descendants of a process that is stopped, each stopped too: nobody can start more meanwhile.
+    """
+    found: list[psutil.Process] = []
+    while new := [one for one in parent.children(recursive=True) if one not in found]:
+        for process in new:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        found += new
+    return found
 
 
 def wait_until_ready(
