@@ -1,18 +1,27 @@
 """
 A lane: work that waits for its turn, and how much of it is taken at a time.
+
+A small batch costs nearly as much as a large one, so under load a lane gathers: it waits until as
+many records are there as the last batch had, and after its end never longer than that one took.
+Who falls behind does not wait at all, and neither does a saga that is alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from saga.logs import get_logger
-from saga.ports import Clock
+from saga.ports import Clock, Inbound
 from saga.runtime.work import Work
 
 TURN_RECORDS_MAX = 256
 """Records in one transaction: enough to share its cost, few enough to keep latency low."""
+
+GATHERED_RECORDS_MIN = 4
+"""A last batch of fewer records is no load."""
+GATHER_S_MAX = 0.02
 
 LET_GO_POLL_S = 0.005
 log = get_logger("saga.orchestrator")
@@ -23,12 +32,15 @@ class Lane:
     Work that waits for its turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.pending = Work()
         self.has_work = asyncio.Event()
         self.is_busy = False
         self.is_abandoned = False
         self._records_taken = 0
+        self._took_s = self._ended_s = 0.0
+        self._are_enough = asyncio.Event()
 
     @property
     def has_records(self) -> bool:
@@ -36,6 +48,46 @@ class Lane:
         Whether records wait for their turn or are having it.
         """
         return bool(self.pending.inbound) or (self.is_busy and self._records_taken > 0)
+
+    def put(self, record: Inbound) -> None:
+        """
+        Have a record wait for its turn.
+        """
+        inbound = self.pending.inbound
+        inbound.append(record)
+        self.has_work.set()
+        if len(inbound) >= self._records_taken:
+            self._are_enough.set()
+
+    async def gather(self) -> None:
+        """
+        Wait, under load, for so many records that a batch of them is worth its while.
+        """
+        wanted = self._records_taken
+        if wanted < GATHERED_RECORDS_MIN or len(self.pending.inbound) >= wanted:
+            return
+        until_s = self._ended_s + min(self._took_s, GATHER_S_MAX)
+        left_s = until_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            return
+        self._are_enough.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left_s):
+                await self._are_enough.wait()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """
+        A batch has its turn.
+        """
+        self.is_busy = True
+        began_s = self._clock.monotonic_s()
+        try:
+            yield
+        finally:
+            self.is_busy = False
+            self._ended_s = self._clock.monotonic_s()
+            self._took_s = self._ended_s - began_s
 
     def abandon(self) -> None:
         """

@@ -89,7 +89,7 @@ class Orchestrator:
         self._clock = clock
         self._group = group
         self._worker_id = worker_id
-        self._lanes = [Lane() for _ in range(LANES)]
+        self._lanes = [Lane(clock) for _ in range(LANES)]
         self.consumer: Consumer | None = None
         self._timers_in_hand: set[TimerId] = set()
         self._revisits_in_hand: set[SagaId] = set()
@@ -216,22 +216,20 @@ class Orchestrator:
             self.fetched_at_s = self._clock.monotonic_s()
             self._is_fetching_dry = not records
             for record in records:
-                lane = self._lanes[record.partition % LANES]
-                lane.pending.inbound.append(record)
-                lane.has_work.set()
+                self._lanes[record.partition % LANES].put(record)
 
     async def _drive(self, lane: Lane) -> None:
         while True:
             if not self._is_draining:
                 await lane.has_work.wait()
+                await lane.gather()
             work = lane.take()
             if not work and self._is_draining:
                 return
-            lane.is_busy = True
             try:
-                await self._take_until_done(lane, work)
+                with lane.at_work():
+                    await self._take_until_done(lane, work)
             finally:
-                lane.is_busy = False
                 self._timers_in_hand.difference_update(timer.timer_id for timer in work.due)
                 self._revisits_in_hand.difference_update(work.revisits)
 
