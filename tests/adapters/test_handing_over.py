@@ -4,11 +4,16 @@ Records that are shown before they are durable: one commit for both, and what ha
 
 import asyncio
 import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import uvloop
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore
+from saga.adapters.sqlite.writer import LINGER_S
 from saga.errors import BusUnavailable, RecordsTakenBack, StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
 from saga.ports.event_store import Batch
@@ -121,6 +126,35 @@ async def test_a_record_and_the_turn_on_it_share_a_commit(desk: Desk) -> None:
         found += await other.fetch(records_max=100, timeout_s=1)
     for topic in ("t", "out"):
         assert [r.value for r in found if r.topic == topic] == [b"%d" % n for n in range(10)]
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_a_turn_that_took_long_to_decide_still_shares_the_commit(
+    loop: Callable[[], asyncio.AbstractEventLoop], path: Path, clock: ManualClock
+) -> None:
+    """
+    The loop was busy deciding when the wait was over: what it has decided goes along, whether the
+    loop looks at its timers first or at what is ready.
+    """
+
+    async def hops() -> int:
+        database = SqliteDatabase(path)
+        desk = Desk(database, clock)
+        await desk.join()
+        before, _ = database.commits
+        for number in range(10):
+            publishing = asyncio.create_task(desk.bus.publish([Record("t", b"k", b"%d" % number)]))
+            (record,) = await desk.read()
+            time.sleep(LINGER_S * 2)  # noqa: ASYNC251  # a batch is decided without a pause
+            await desk.store.append(desk.turn(number, record.offset), at=MOMENT)
+            await publishing
+        after, _ = database.commits
+        await desk.bus.close()
+        await database.close()
+        return after - before
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert 10 <= runner.run(hops()) < 15  # heartbeats have commits of their own
 
 
 async def test_a_commit_waits_for_nobody_for_long(desk: Desk) -> None:

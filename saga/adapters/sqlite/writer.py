@@ -183,6 +183,11 @@ class Writer:
         return is_awaited
 
     def _commit_lingering(self) -> None:
+        """
+        Enough waited; but what came while the loop was busy goes along.
+        """
+        if self._waiting:
+            self._join_group()
         if self._open_group is not None:
             self._commit_group(self._open_group)
 
