@@ -92,9 +92,9 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
     if not 1 <= name.attempt <= issued:
         return Disposition.UNKNOWN
     known = step.replies.get((name.direction, name.attempt))
-    if known == fact:
-        return Disposition.DUPLICATE
     if known is not None:
+        if known == fact:
+            return Disposition.DUPLICATE
         # An incident to record once. The same message id again is no news: that record is parked.
         if turn.event.cause in turn.state.causes:
             return Disposition.CONFLICT
