@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
 from typing import Any, Protocol, Self
+from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
@@ -236,7 +237,7 @@ class Service:
                 self._keys.popitem(last=False)
         return prepared.saga_id
 
-    async def outcome(self, saga_id: SagaId, *, timeout: float | None = None) -> Outcome:
+    async def outcome(self, saga_id: SagaId | UUID, *, timeout: float | None = None) -> Outcome:
         """
         Wait until the saga ends, or cannot go on by itself.
 
@@ -245,7 +246,7 @@ class Service:
             CorruptHistory: it has ended, and how cannot be read.
             Exception: what a role of this service has failed with meanwhile.
         """
-        with self._watchers.watching(saga_id) as ending:
+        with self._watchers.watching(SagaId(str(saga_id))) as ending:
             self._lookout.somebody_waits()
             try:
                 async with asyncio.timeout(timeout):
@@ -254,7 +255,12 @@ class Service:
                 raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
 
     async def signal(
-        self, saga_id: SagaId, name: str, payload: object = None, *, actor: str | None = None
+        self,
+        saga_id: SagaId | UUID,
+        name: str,
+        payload: object = None,
+        *,
+        actor: str | None = None,
     ) -> str:
         """
         Send a signal; the id of the command, by which a repeat is recognised.
@@ -273,7 +279,7 @@ class Service:
 
     async def cancel(
         self,
-        saga_id: SagaId,
+        saga_id: SagaId | UUID,
         *,
         reason: str,
         mode: CancelMode = CancelMode.GRACEFUL,
@@ -288,7 +294,7 @@ class Service:
         return await self.command(saga_id, CommandAct.CANCEL, reason=reason, mode=mode, actor=actor)
 
     async def command(
-        self, saga_id: SagaId, act: CommandAct, *, command_id: str | None = None, **said: Any
+        self, saga_id: SagaId | UUID, act: CommandAct, *, command_id: str | None = None, **said: Any
     ) -> str:
         """
         Send any command; its id.
@@ -297,6 +303,7 @@ class Service:
             UnknownSaga: there is no such saga.
             ValueError: it does not say enough, for example no reason for an abandon.
         """
+        saga_id = SagaId(str(saga_id))
         key = self._keys.get(saga_id)
         if key is None:
             found = await self.catalogue.summaries([saga_id])

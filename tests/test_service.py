@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from itertools import count
+from uuid import UUID
 
 import pytest
 
@@ -654,6 +655,19 @@ class TestAsking:
         assert (signal["payload"], signal["actor"]) == ({"order_id": "x"}, "ann")
         assert (cancel["mode"], cancel["reason"]) == ("immediate", "late")
         assert (skip["act"], skip["step"]) == ("skip", "pay")
+
+    async def test_a_saga_id_may_be_a_uuid(self, bench: Bench) -> None:
+        """
+        As programs keep it that have a type for that.
+        """
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
+        async with bench.service() as service:
+            await service.signal(UUID(O_1), "approval")
+            with pytest.raises(TimeoutError, match=O_1):
+                await service.outcome(UUID(O_1), timeout=0.01)
+
+        (signal,) = (json.loads(one.value) for one in bench.bus.sent)
+        assert signal["saga_id"] == O_1
 
     async def test_a_command_that_says_too_little_is_refused(self, bench: Bench) -> None:
         """

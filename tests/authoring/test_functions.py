@@ -525,6 +525,10 @@ async def _compensates_without_undo(ctx, placed):
     ctx.do(Pay(), kind="compensatable")
 
 
+async def _names_no_kind(ctx, placed):
+    ctx.do(Pay(), kind="pivotal")
+
+
 async def _publishes_an_intent(ctx, placed):
     ctx.publish(Pay())
 
@@ -552,6 +556,7 @@ async def _sleeps_soon(ctx, placed):
         (_uses_a_slash, "without '/'", 1),
         (_undoes_reading, "nothing to undo", 1),
         (_compensates_without_undo, "needs an undo", 1),
+        (_names_no_kind, "kind='pivotal': expected one of compensatable, pivot", 1),
         (_publishes_an_intent, "takes an Event", 1),
         (_does_an_event, "takes an Intent", 1),
     ],

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, get_args, overload
 from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter
@@ -44,6 +44,7 @@ T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 StepKindName = Literal["compensatable", "pivot", "retriable", "read_only"]
 STEP_ID_CHARS_MAX = 200
+_KINDS: Final = {name: StepKind(name) for name in get_args(StepKindName)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -258,7 +259,10 @@ class Context:
 def _kind(kind: StepKindName | None, undo: UndoSpec | None) -> StepKind:
     if kind is None:
         return StepKind.PLAIN if undo is None else StepKind.COMPENSATABLE
-    return StepKind(kind)
+    known = _KINDS.get(kind)
+    if known is None:
+        raise DefinitionError(f"kind={kind!r}: expected one of {', '.join(_KINDS)}")
+    return known
 
 
 def _branches(given: tuple[Awaitable[Any], ...]) -> tuple[Branch, ...]:
