@@ -75,6 +75,13 @@ class Lane:
             async with asyncio.timeout(left_s):
                 await self._are_enough.wait()
 
+    def wait_no_more(self) -> None:
+        """
+        Take what is there, even if that is nothing: no more will come.
+        """
+        self.has_work.set()
+        self._are_enough.set()
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """

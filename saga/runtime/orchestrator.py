@@ -137,7 +137,7 @@ class Orchestrator:
                 task.cancel()
             self._is_draining = True
             for lane in self._lanes:
-                lane.has_work.set()
+                lane.wait_no_more()
             _, late = await asyncio.wait(lanes, timeout=DRAIN_S)
             for task in late:
                 log.warning("stopped with work in hand", comes="again at the next start")
@@ -222,6 +222,7 @@ class Orchestrator:
         while True:
             if not self._is_draining:
                 await lane.has_work.wait()
+            if not self._is_draining:
                 await lane.gather()
             work = lane.take()
             if not work and self._is_draining:

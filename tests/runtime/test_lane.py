@@ -4,13 +4,18 @@ A lane gathers under load, and only then.
 
 import asyncio
 
+import pytest
+
 from saga.adapters.clocks import ManualClock
 from saga.core.identity import Instant
 from saga.ports import Inbound
-from saga.runtime.lane import GATHER_S_MAX, GATHERED_RECORDS_MIN, Lane
+from saga.runtime import lane as module
+from saga.runtime.lane import GATHERED_RECORDS_MIN, Lane
 
 LOAD = 10
 """Records of the batch before."""
+LONG_S = 30.0
+"""Longer than any test machine stands still."""
 
 
 def put(lane: Lane, count: int) -> None:
@@ -40,13 +45,21 @@ async def is_waiting(gathering: asyncio.Task[None]) -> bool:
     return not gathering.done()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Only what a test is about ends the waiting.
+    """
+    monkeypatch.setattr(module, "GATHER_S_MAX", LONG_S)
+
+
 async def test_a_loaded_lane_waits_for_as_many_records_as_the_last_batch_had() -> None:
     """
     One short of it, it waits; with the last one it goes on at once.
     """
     clock = ManualClock()
     lane = Lane(clock)
-    take_batch(lane, clock, records=LOAD, took_s=GATHER_S_MAX)
+    take_batch(lane, clock, records=LOAD, took_s=LONG_S)
     put(lane, LOAD - 1)
     gathering = asyncio.ensure_future(lane.gather())
     assert await is_waiting(gathering)
@@ -65,7 +78,7 @@ async def test_a_loaded_lane_waits_no_longer_than_the_last_batch_took() -> None:
     put(lane, 1)
     loop = asyncio.get_running_loop()
     began_s = loop.time()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(LONG_S / 2):
         await lane.gather()
     assert loop.time() - began_s >= 0.002
     assert len(lane.take().inbound) == 1
@@ -83,15 +96,16 @@ async def test_time_since_the_last_batch_counts_as_waiting() -> None:
     assert not await is_waiting(asyncio.ensure_future(lane.gather()))
 
 
-async def test_a_slow_batch_makes_nobody_wait_long() -> None:
+async def test_a_slow_batch_makes_nobody_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Where a batch took seconds, because a store was away, gathering is bounded all the same.
     """
+    monkeypatch.setattr(module, "GATHER_S_MAX", 0.02)
     clock = ManualClock()
     lane = Lane(clock)
-    take_batch(lane, clock, records=LOAD, took_s=60.0)
+    take_batch(lane, clock, records=LOAD, took_s=LONG_S)
     put(lane, 1)
-    async with asyncio.timeout(GATHER_S_MAX * 50):
+    async with asyncio.timeout(LONG_S / 2):
         await lane.gather()
 
 
@@ -101,7 +115,7 @@ async def test_a_lane_without_load_does_not_wait() -> None:
     """
     clock = ManualClock()
     lane = Lane(clock)
-    take_batch(lane, clock, records=GATHERED_RECORDS_MIN - 1, took_s=GATHER_S_MAX)
+    take_batch(lane, clock, records=GATHERED_RECORDS_MIN - 1, took_s=LONG_S)
     put(lane, 1)
     assert not await is_waiting(asyncio.ensure_future(lane.gather()))
 
@@ -112,6 +126,20 @@ async def test_a_lane_that_falls_behind_does_not_wait() -> None:
     """
     clock = ManualClock()
     lane = Lane(clock)
-    take_batch(lane, clock, records=LOAD, took_s=GATHER_S_MAX)
+    take_batch(lane, clock, records=LOAD, took_s=LONG_S)
     put(lane, LOAD + 1)
     assert not await is_waiting(asyncio.ensure_future(lane.gather()))
+
+
+async def test_a_lane_that_is_to_end_waits_no_more() -> None:
+    """
+    Nothing more will come: what it has is taken now.
+    """
+    clock = ManualClock()
+    lane = Lane(clock)
+    take_batch(lane, clock, records=LOAD, took_s=LONG_S)
+    put(lane, 1)
+    gathering = asyncio.ensure_future(lane.gather())
+    assert await is_waiting(gathering)
+    lane.wait_no_more()
+    assert not await is_waiting(gathering)

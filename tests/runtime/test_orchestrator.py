@@ -86,6 +86,34 @@ class TestServing:
 
         check_each_once(lab)
 
+    async def test_under_load_what_comes_one_by_one_is_taken_together(
+        self, any_lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        As many records as the batch before had make a batch, not one each.
+        """
+        lab = any_lab
+        batch_s = 30.0
+        sizes: list[int] = []
+
+        def append(batch: Batch) -> None:
+            if batch.histories:
+                sizes.append(len(batch.histories))
+                lab.clock.advance(batch_s)
+
+        monkeypatch.setattr(lane, "GATHER_S_MAX", batch_s)
+        lab.store.on_append = append
+        async with lab.serving():
+            lab.bus.append([placed(lab, key) for key in KEYS[:10]])
+            await lab.until(lambda: lab.orchestrator.counts["started"] == 10)
+            for key in KEYS[10:20]:
+                assert sizes == [10]
+                lab.bus.append([placed(lab, key)])
+                await lab.until(lambda: True)
+            await lab.until(lambda: lab.orchestrator.counts["started"] == 20)
+
+        assert sizes == [10, 10]
+
     async def test_offsets_are_committed_for_those_who_look_at_lag(self, any_lab: Lab) -> None:
         """
         Now and then, and at the end; the store's positions are what counts.
