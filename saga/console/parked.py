@@ -19,6 +19,7 @@ from saga.console.sagas import iso
 from saga.console.session import Session, must_exist
 from saga.contracts.cloudevents import ID, read_headers
 from saga.ports import Batch, Catalogue, ParkedRecord, Record
+from saga.ports.bus import Headers
 from saga.ports.catalogue import ParkedKind
 from saga.wiring import open_parts
 
@@ -76,7 +77,7 @@ async def dlq_show(session: Session, number: ParkedId) -> None:
     async with session.reading() as store:
         record = await _find(store.catalogue, number)
     row = _row(record) | {
-        "headers": {name: _text(value) for name, value in record.headers},
+        "headers": _by_name(record.headers),
         "value": _text(record.value),
         "timestamp": iso(record.timestamp),
     }
@@ -84,13 +85,13 @@ async def dlq_show(session: Session, number: ParkedId) -> None:
     if printer.is_json:
         printer.json(row)
         return
-    headers = row.pop("headers")
+    del row["headers"]
     value = row.pop("value")
     for name, said in row.items():
         if said is not None:
             printer.say(f"{name:<12} {said}")
-    for name, said in headers.items():
-        printer.say(f"{'header':<12} {name}: {said}")
+    for name, bytes_said in record.headers:
+        printer.say(f"{'header':<12} {name}: {_text(bytes_said)}")
     text = shown(value or "")
     cut = f" … ({len(text):,} characters)" if len(text) > VALUE_CHARS_SHOWN else ""
     printer.say(f"{'value':<12} {text[:VALUE_CHARS_SHOWN]}{cut}")
@@ -226,3 +227,13 @@ def _text(value: bytes | None) -> str | None:
     Bytes as JSON can hold them: UTF-8, and what is none of it escaped.
     """
     return None if value is None else value.decode("utf-8", "backslashreplace")
+
+
+def _by_name(headers: Headers) -> dict[str, str | list[str | None] | None]:
+    """
+    What each header says; all of it, in order, where a record has several of one name.
+    """
+    said: dict[str, list[str | None]] = {}
+    for name, value in headers:
+        said.setdefault(name, []).append(_text(value))
+    return {name: texts[0] if len(texts) == 1 else texts for name, texts in said.items()}

@@ -13,7 +13,7 @@ from tests.console.conftest import call
 from tests.console.shop import ORDER, SHOP
 
 TOPIC = f"dev.saga.{ORDER}"
-HEADERS = (("ce_id", b"m-1"), ("x-mine", b"\xff"))
+HEADERS = (("ce_id", b"m-1"), ("x-mine", b"\xff"), ("x-hop", b"a"), ("x-hop", None))
 VALUE = b'{"order_id": "z"}'
 
 
@@ -45,8 +45,13 @@ def test_a_dead_record_is_listed_and_shown(parked):
     assert (row["topic"], row["key"], row["message_id"]) == (TOPIC, "z", "m-1")
     shown = call("dlq", "show", row["id"], "--json").row
     assert shown["value"] == VALUE.decode()
-    assert shown["headers"] == {"ce_id": "m-1", "x-mine": "\\xff"}
-    assert "amount: is missing" in call("dlq", "show", row["id"]).out
+    assert shown["headers"] == {"ce_id": "m-1", "x-mine": "\\xff", "x-hop": ["a", None]}
+    said = call("dlq", "show", row["id"]).out
+    assert "amount: is missing" in said
+    assert [line.split()[1:] for line in said.splitlines() if "x-hop" in line] == [
+        ["x-hop:", "a"],
+        ["x-hop:", "None"],
+    ]
 
 
 def test_a_redriven_record_is_handled_by_code_that_can_read_it(parked):
