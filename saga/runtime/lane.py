@@ -9,8 +9,9 @@ Who falls behind does not wait at all, and neither does a saga that is alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from saga.logs import get_logger
 from saga.ports import Clock, Inbound
@@ -22,6 +23,9 @@ TURN_RECORDS_MAX = 256
 GATHERED_RECORDS_MIN = 4
 """A last batch of fewer records is no load."""
 GATHER_S_MAX = 0.02
+
+PUBLISHING_MAX = 4
+"""Batches of a lane that are stored and being published; beyond it no further one has its turn."""
 
 LET_GO_POLL_S = 0.005
 log = get_logger("saga.orchestrator")
@@ -41,13 +45,22 @@ class Lane:
         self._records_taken = 0
         self._took_s = self._ended_s = 0.0
         self._are_enough = asyncio.Event()
+        self._publishing: set[asyncio.Task[None]] = set()
 
     @property
     def has_records(self) -> bool:
         """
-        Whether records wait for their turn or are having it.
+        Whether records wait for their turn, are having it, or have led to what is not published.
         """
-        return bool(self.pending.inbound) or (self.is_busy and self._records_taken > 0)
+        is_at_work = self.is_busy and self._records_taken > 0
+        return bool(self.pending.inbound or self._publishing) or is_at_work
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Whether there is nothing to do and nothing under way.
+        """
+        return not (self.is_busy or self.pending or self._publishing)
 
     def put(self, record: Inbound) -> None:
         """
@@ -95,6 +108,18 @@ class Lane:
             self.is_busy = False
             self._ended_s = self._clock.monotonic_s()
             self._took_s = self._ended_s - began_s
+
+    async def publish_beside(
+        self, group: asyncio.TaskGroup, publish: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """
+        Have a batch published while the next one has its turn; wait where too many are.
+        """
+        while len(self._publishing) >= PUBLISHING_MAX:
+            await asyncio.wait(self._publishing, return_when=asyncio.FIRST_COMPLETED)
+        task = group.create_task(publish())
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
 
     def abandon(self) -> None:
         """

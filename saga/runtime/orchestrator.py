@@ -30,6 +30,7 @@ from saga.ports.bus import AsksToLetGo
 from saga.ports.catalogue import ParkedKind
 from saga.runtime.aside import Aside
 from saga.runtime.backoff import Backoff
+from saga.runtime.draft import Draft
 from saga.runtime.lane import Lane, finish_or_abandon
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
@@ -123,7 +124,10 @@ class Orchestrator:
         try:
             await self._coordinate()
         except ExceptionGroup as group:
-            raise group.exceptions[0] from group
+            error: Exception = group
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            raise error from group
 
     async def _coordinate(self) -> None:
         assert self.consumer is not None, "start comes first"
@@ -167,7 +171,7 @@ class Orchestrator:
         return (
             self._is_fetching_dry
             and not self._timers_in_hand
-            and not any(lane.is_busy or lane.pending for lane in self._lanes)
+            and all(lane.is_idle for lane in self._lanes)
         )
 
     @property
@@ -219,27 +223,28 @@ class Orchestrator:
                 self._lanes[record.partition % LANES].put(record)
 
     async def _drive(self, lane: Lane) -> None:
-        while True:
-            if not self._is_draining:
-                await lane.has_work.wait()
-            if not self._is_draining:
-                await lane.gather()
-            work = lane.take()
-            if not work and self._is_draining:
-                return
-            try:
-                with lane.at_work():
-                    await self._take_until_done(lane, work)
-            finally:
-                self._timers_in_hand.difference_update(timer.timer_id for timer in work.due)
-                self._revisits_in_hand.difference_update(work.revisits)
+        async with asyncio.TaskGroup() as publishing:
+            while True:
+                if not self._is_draining:
+                    await lane.has_work.wait()
+                if not self._is_draining:
+                    await lane.gather()
+                work = lane.take()
+                if not work and self._is_draining:
+                    return
+                try:
+                    with lane.at_work():
+                        await self._take_until_done(lane, work, publishing)
+                finally:
+                    self._timers_in_hand.difference_update(timer.timer_id for timer in work.due)
+                    self._revisits_in_hand.difference_update(work.revisits)
 
-    async def _take_until_done(self, lane: Lane, work: Work) -> None:
+    async def _take_until_done(self, lane: Lane, work: Work, publishing: asyncio.TaskGroup) -> None:
         backoff = Backoff(f"lane/{self._worker_id}")
         conflicts = 0
         while work:
             try:
-                draft = await self._turns.take_turns(work)
+                taken = await self._turns.take_turns(work)
             except (HistoryConflict, AlreadyRecorded) as error:
                 conflicts += 1
                 self.counts["conflicts"] += 1
@@ -254,12 +259,19 @@ class Orchestrator:
                 await self._read_anew(backoff)
                 work = Work([], work.due, work.revisits)
             else:
-                self.counts.update(draft.counts)
-                self.counts["turns"] += draft.counts["recorded"]
-                self.tally.add(work, draft)
-                self._offsets.handled(work.positions())
-                self._revisit(draft.revisits)
+                self._note(work, taken.draft)
+                if taken.is_published:
+                    await self._turns.publish(taken)
+                else:
+                    await lane.publish_beside(publishing, partial(self._turns.publish, taken))
                 return
+
+    def _note(self, work: Work, draft: Draft) -> None:
+        self.counts.update(draft.counts)
+        self.counts["turns"] += draft.counts["recorded"]
+        self.tally.add(work, draft)
+        self._offsets.handled(work.positions())
+        self._revisit(draft.revisits)
 
     async def _uncovered(self, lane: Lane, work: Work, backoff: Backoff) -> Work:
         """

@@ -9,8 +9,8 @@ code raises is parked with the record it choked on, and the rest of the batch go
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from saga.contracts import TopicNames
 from saga.core.decider import Disposition
@@ -36,6 +36,24 @@ from saga.runtime.watch import Ending, Watchers
 from saga.runtime.work import Outdated, TurnRaised, Work
 
 log = get_logger("saga.turns")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """
+    Turns that are stored, and not published yet.
+    """
+
+    draft: Draft
+    appended: Appended
+    saga_ids: Sequence[SagaId]
+
+    @property
+    def is_published(self) -> bool:
+        """
+        Whether the store has published them in its own transaction.
+        """
+        return self.appended.backlog_id is None
 
 
 class Turns:
@@ -68,9 +86,12 @@ class Turns:
         self._busy: set[SagaId] = set()
         self._freed = asyncio.Event()
 
-    async def take_turns(self, work: Work) -> Draft:
+    async def take_turns(self, work: Work) -> Taken:
         """
-        Take all turns that *work* calls for, and commit them in one transaction.
+        Take all turns that *work* calls for, and store them in one transaction.
+
+        `publish` is to follow: until it has ended, nobody else in this process takes a turn of
+        these sagas, so that the intents of one saga leave in the order of its history.
 
         Raises:
             HistoryConflict: someone else was first; nothing was recorded.
@@ -81,15 +102,26 @@ class Turns:
         at = self._clock.now()
         visits, unfit = await self._understand(work, at)
         saga_ids = list(dict.fromkeys(visit.saga_id for visit in visits))
-        async with self._checked_out(saga_ids):
+        await self._check_out(saga_ids)
+        try:
             draft = await self._decide(visits, unfit, at, saga_ids)
             appended = await self._append(draft, work)
-            # Still checked out: the intents of one saga leave in the order of its history.
-            await self._publish(draft, appended)
+        except BaseException:
+            self._check_in(saga_ids)
+            raise
         if draft.unparked:
             draft.revisits.update(work.revisits)  # there may be more behind what was held
-        self._follow_up(draft)
-        return draft
+        return Taken(draft, appended, saga_ids)
+
+    async def publish(self, taken: Taken) -> None:
+        """
+        Publish what was stored, and tell who waits for a saga that it has ended.
+        """
+        try:
+            await self._publish(taken.draft, taken.appended)
+        finally:
+            self._check_in(taken.saga_ids)
+        self._follow_up(taken.draft)
 
     async def _understand(self, work: Work, at: Instant) -> tuple[list[Visit], list[Unfit]]:
         visits: list[Visit] = []
@@ -346,17 +378,15 @@ class Turns:
                 ending = Ending(state.status, state.outcome, state.reason, state.residue)
                 self._watchers.tell(saga_id, ending)
 
-    @asynccontextmanager
-    async def _checked_out(self, saga_ids: Sequence[SagaId]) -> AsyncIterator[None]:
+    async def _check_out(self, saga_ids: Sequence[SagaId]) -> None:
         """
-        Nobody else in this process takes a turn of these sagas meanwhile.
+        Wait until nobody in this process has a turn of these sagas, and have theirs.
         """
         while not self._busy.isdisjoint(saga_ids):
             self._freed.clear()
             await self._freed.wait()
         self._busy.update(saga_ids)
-        try:
-            yield
-        finally:
-            self._busy.difference_update(saga_ids)
-            self._freed.set()
+
+    def _check_in(self, saga_ids: Sequence[SagaId]) -> None:
+        self._busy.difference_update(saga_ids)
+        self._freed.set()

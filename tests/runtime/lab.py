@@ -36,6 +36,7 @@ from saga.ports import Batch, Inbound, ParkedRecord, Record, Source, TopicSpec
 from saga.ports.catalogue import ParkedKind
 from saga.runtime.draft import Draft
 from saga.runtime.outgoing import HEADERS_BYTES_MAX
+from saga.runtime.turns import Turns
 from saga.runtime.watch import Watchers
 from saga.runtime.work import Work
 from saga.settings import Settings
@@ -46,6 +47,15 @@ NAMES = TopicNames("test", "kiosk")
 WAIT_S_MAX = 120.0
 STEP_S = 0.001
 """At least so much time passes whenever nothing happens."""
+
+
+async def take(turns: Turns, work: Work) -> Draft:
+    """
+    Take the turns of one batch, stored and published.
+    """
+    taken = await turns.take_turns(work)
+    await turns.publish(taken)
+    return taken.draft
 
 
 class FlakyStore:
@@ -163,7 +173,7 @@ class Lab:
         """
         await self.make_topics()
         self.bus.append(records)
-        return await self.turns.take_turns(Work(self.unread(), list(due), list(revisits)))
+        return await take(self.turns, Work(self.unread(), list(due), list(revisits)))
 
     async def take_due(self) -> Draft:
         """

@@ -12,7 +12,7 @@ from saga.ports import Inbound
 from saga.ports.bus import Position
 from saga.runtime import parking
 from saga.runtime.work import Work
-from tests.runtime.lab import NAMES, Lab, header, order_id
+from tests.runtime.lab import NAMES, Lab, header, order_id, take
 from tests.runtime.shop import (
     AlarmSet,
     Booked,
@@ -363,7 +363,7 @@ class TestCodeThatIsNotThere:
         async with lab.serving():
             await lab.while_passing(2)
             inbound = Inbound(reply.topic, 9, 0, reply.key, reply.value, reply.headers, 0)
-            await old.take_turns(Work([inbound]))
+            await take(old, Work([inbound]))
             assert lab.status(order_id()) == "stalled"
             await lab.until(lambda: len(lab.on(Ship)) == 1, within_s=40)
 

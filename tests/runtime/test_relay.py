@@ -15,7 +15,7 @@ from saga.runtime.backoff import TROUBLE, Backoff
 from saga.runtime.outgoing import Outgoing
 from saga.runtime.relay import TAKEOVER_S
 from saga.runtime.work import Work
-from tests.runtime.lab import NAMES, Lab, header, order_id
+from tests.runtime.lab import NAMES, Lab, header, order_id, take
 from tests.runtime.shop import OrderDone, Reserve, Reserved, Ship, orders
 from tests.runtime.test_turns import placed, reserving, shipping
 
@@ -37,7 +37,7 @@ async def stored_only(lab: Lab, *records: Record) -> asyncio.Task:
     lab.bus.is_away = True
     await lab.make_topics()
     lab.bus.append(records)
-    turn = asyncio.ensure_future(lab.turns.take_turns(Work(lab.unread())))
+    turn = asyncio.ensure_future(take(lab.turns, Work(lab.unread())))
     before = lab.bus.attempts
     await lab.until(lambda: lab.bus.attempts > before)
     turn.cancel()

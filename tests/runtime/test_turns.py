@@ -14,7 +14,7 @@ from saga.core.intents import IntentIssued, Noted, SagaCompleted, Verdict
 from saga.errors import AlreadyRecorded, HistoryConflict, StoreUnavailable
 from saga.ports import Record, Source
 from saga.runtime.work import Work
-from tests.runtime.lab import NAMES, Lab, header, order_id, without
+from tests.runtime.lab import NAMES, Lab, header, order_id, take, without
 from tests.runtime.shop import (
     AlarmSet,
     OrderDone,
@@ -389,8 +389,8 @@ class TestWhenTheStoreSaysNo:
         lab.bus.append([stale])
         work = Work(lab.unread())
         with pytest.raises(HistoryConflict):
-            await late.take_turns(work)
-        await late.take_turns(work)
+            await take(late, work)
+        await take(late, work)
 
         assert lab.bodies(order_id())[-1] == "SignalReceived"
         lab.restart()
@@ -405,7 +405,7 @@ class TestWhenTheStoreSaysNo:
         lab.restart()
         await lab.take(lab.reply(lab.on(Reserve)[0], Reserved(shelf="s-1")))
         lab.bus.append([lab.reply(lab.on(Ship)[0])])
-        await behind.take_turns(Work(lab.unread()))
+        await take(behind, Work(lab.unread()))
         lab.restart()
 
         assert lab.dead() == []
@@ -427,7 +427,7 @@ class TestWhenTheStoreSaysNo:
         ):
             lab.bus.append([record])
             works.append(Work(lab.unread()))
-        await asyncio.gather(*(lab.turns.take_turns(work) for work in works))
+        await asyncio.gather(*(take(lab.turns, work) for work in works))
 
         assert order == ["append", "append"]
         assert lab.status(order_id()) == "completed"

@@ -19,13 +19,12 @@ from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Batch, Inbound, Record
 from saga.runtime import parking
 from saga.runtime.aside import Aside
-from saga.runtime.draft import Draft
 from saga.runtime.live import LiveSagas
 from saga.runtime.orchestrator import Orchestrator
 from saga.runtime.outgoing import Outgoing
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
-from saga.runtime.turns import Turns
+from saga.runtime.turns import Taken, Turns
 from saga.runtime.watch import Watchers
 from saga.runtime.work import Work
 from saga.testing.world.broker import SimulatedBus
@@ -71,19 +70,19 @@ class WatchedTurns(Turns):
 
     durable: Durable
 
-    async def take_turns(self, work: Work) -> Draft:
+    async def take_turns(self, work: Work) -> Taken:
         """
         Take all turns that *work* calls for.
         """
-        draft = await super().take_turns(work)
+        taken = await super().take_turns(work)
         durable = self.durable
-        for saga_id, touched in draft.touched.items():
+        for saga_id, touched in taken.draft.touched.items():
             if touched.entries:
                 live = touched.live
                 history = durable.store.history(saga_id)[: live.version]
                 durable.violations += durable.shadows.compare(live.decider, live.state, history)
-        durable.counts.update(draft.counts)
-        return draft
+        durable.counts.update(taken.draft.counts)
+        return taken
 
 
 class OrchestratorProcess:

@@ -99,9 +99,14 @@ class StagedTurns(WatchedTurns):
         """
         self._aim.look(work)
         await self._pass("turn.fetched")
-        draft = await super().take_turns(work)
+        return await super().take_turns(work)
+
+    async def publish(self, taken):
+        """
+        Publish what was stored.
+        """
+        await super().publish(taken)
         await self._pass("turn.done")
-        return draft
 
     async def _understand(self, work, at):
         understood = await super()._understand(work, at)
