@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from saga.contracts import IntentFailed
+from saga.contracts import CommandAct, IntentFailed
 from saga.core.identity import saga_id
 from saga.errors import (
     AlreadyRecorded,
@@ -328,6 +328,69 @@ class TestTheBus:
             await serve_to_the_end(lab, *KEYS)
 
         check_each_once(lab)
+        lab.check()
+
+    async def test_turns_go_on_while_others_are_published(self) -> None:
+        """
+        Up to a few batches: what is stored and not published yet is bounded.
+        """
+        lab = Lab(orders(), shares_file=False)
+        async with lab.serving():
+            lab.bus.is_away = True
+            for number, key in enumerate(KEYS[: lane.PUBLISHING_MAX + 1], 1):
+                lab.bus.append([placed(lab, key)])
+                await lab.until(lambda n=number: len(lab.store.inner.summaries) == n)
+            lab.bus.append([placed(lab, key) for key in KEYS[lane.PUBLISHING_MAX + 1 :]])
+            await lab.while_passing(2)
+            assert len(lab.store.inner.summaries) == lane.PUBLISHING_MAX + 1
+            assert not lab.orchestrator.is_idle
+            lab.bus.is_away = False
+            await serve_to_the_end(lab, *KEYS)
+
+        check_each_once(lab)
+        lab.check()
+
+    async def test_a_saga_has_its_next_turn_once_its_last_one_is_published(self) -> None:
+        """
+        Its intents leave in the order of its history.
+        """
+        lab = Lab(orders(), shares_file=False)
+        saga = order_id("o-1")
+        async with lab.serving():
+            lab.bus.is_away = True
+            lab.bus.append([placed(lab)])
+            await lab.until(lambda: saga in lab.store.inner.summaries)
+            begun = lab.history(saga)
+            lab.bus.append([lab.command(saga, CommandAct.CANCEL, id="c-1", reason="no more")])
+            await lab.while_passing(2)
+            assert lab.history(saga) == begun
+            lab.bus.is_away = False
+            await lab.until(lambda: lab.history(saga) != begun)
+
+        assert len(lab.on(Reserve)) == 1
+        lab.check()
+
+    async def test_it_can_be_stopped_while_the_bus_is_away(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        What is stored is published by the next one.
+        """
+        monkeypatch.setattr(module, "DRAIN_S", 0.05)
+        lab = Lab(orders(), shares_file=False)
+        async with lab.serving():
+            lab.bus.is_away = True
+            lab.bus.append([placed(lab)])
+            await lab.until(lambda: lab.bus.attempts > 1)
+            lab.orchestrator.stop()
+            await lab.while_passing(1)
+            await asyncio.sleep(0.1)
+
+        assert lab.on(Reserve) == []
+        lab.bus.is_away = False
+        lab.restart()
+        async with lab.serving():
+            await serve_to_the_end(lab, "o-1")
         lab.check()
 
     async def test_dead_records_wait_for_their_copies(self) -> None:
