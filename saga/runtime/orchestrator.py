@@ -1,8 +1,8 @@
 """
 The orchestrator: receives records, hands them to lanes, and sees that nothing is forgotten.
 
-A lane takes the turns of its partitions one batch after another; lanes overlap, so that one decides
-while another waits for the disk. Equal partition numbers go to one lane, hence a saga's records do.
+A lane takes the turns of its partitions one batch after another; while one is decided and stored,
+those before it are published. Equal partition numbers go to one lane, hence a saga's records do.
 Beside the lanes: timers that come due, held records that may go on, a backlog to take over.
 """
 
