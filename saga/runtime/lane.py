@@ -23,6 +23,7 @@ TURN_RECORDS_MAX = 256
 GATHERED_RECORDS_MIN = 4
 """A last batch of fewer records is no load."""
 GATHER_S_MAX = 0.02
+"""A batch may have taken long because a server was away: nobody is to wait for that again."""
 
 PUBLISHING_MAX = 4
 """Batches of a lane that are stored and being published; beyond it no further one has its turn."""

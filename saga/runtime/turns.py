@@ -41,7 +41,7 @@ log = get_logger("saga.turns")
 @dataclass(frozen=True, slots=True)
 class Taken:
     """
-    Turns that are stored, and not published yet.
+    Turns that are stored, and for whose sagas `Turns.publish` is to follow.
     """
 
     draft: Draft

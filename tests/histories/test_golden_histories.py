@@ -70,6 +70,7 @@ def test_every_beginning_of_a_golden_history_replays(name: str) -> None:
         entry.version for entry in history[1:] if entry.cause != history[entry.version - 2].cause
     ]
 
+    assert ends, "a history of one turn has no beginning to stop at"
     for version in (end - 1 for end in ends):
         _replayed(history[:version])
 
