@@ -5,6 +5,7 @@ A bound process is killed by the kernel when its owner dies, however the owner d
 to the *thread* that started the process, so all of them are started by one thread that lives as
 long as the owner: a server restarted from a short-lived thread would otherwise die with it.
 `setpriv` asks for that in the child; where it does not exist (not Linux), processes are not bound.
+An owner that dies before the child has asked is noticed by the child, which then has another parent.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ import psutil
 from infra.failures import NotStarted
 
 _POLL_S = 0.01
+_GO_ON_IF_OWNED = '[ "$PPID" = "$0" ] && exec "$@"'
 KILL_TIMEOUT_S = 10.0
 
 
@@ -216,7 +218,8 @@ def prefix(*, user: str | None, is_bound: bool) -> list[str]:
         entry = pwd.getpwnam(user)
         line += ["--reuid", str(entry.pw_uid), "--regid", str(entry.pw_gid), "--init-groups"]
     if is_bound:
-        line += ["--pdeathsig", "KILL"]
+        owned = ["sh", "-c", _GO_ON_IF_OWNED, str(os.getpid())]
+        return [*line, "--pdeathsig", "KILL", "--", *owned]
     return [] if len(line) == 1 else [*line, "--"]
 
 
