@@ -246,8 +246,9 @@ class Service:
             CorruptHistory: it has ended, and how cannot be read.
             Exception: what a role of this service has failed with meanwhile.
         """
-        with self._watchers.watching(SagaId(str(saga_id))) as ending:
-            self._lookout.somebody_waits()
+        saga_id = SagaId(str(saga_id))
+        with self._watchers.watching(saga_id) as ending:
+            self._lookout.somebody_waits(is_new=saga_id in self._keys)
             try:
                 async with asyncio.timeout(timeout):
                     return self._outcome(await ending)

@@ -463,6 +463,25 @@ class TestOutcome:
         with pytest.raises(PositionLost):
             await service.stop()
 
+    async def test_a_saga_that_was_just_asked_for_is_left_to_run(
+        self, bench: Bench, monkeypatch
+    ) -> None:
+        """
+        The store is not asked at once whether it has ended; it is for one that may be old.
+        """
+        monkeypatch.setattr("saga.runtime.lookout.GRACE_S", 0)
+        monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
+        async with bench.service(bench.part("one")) as service:
+            new = await service.publish(Ordered(order_id="o-1"))
+            assert new is not None
+            with pytest.raises(TimeoutError):
+                await service.outcome(new, timeout=0.05)
+            assert bench.catalogue.asked == []
+
+            with pytest.raises(TimeoutError):
+                await service.outcome(saga_id("service-order", "o-2"), timeout=0.05)
+            assert sum(bench.catalogue.asked) == 1
+
     async def test_a_store_that_tells_of_appends_is_asked_at_once(
         self, bench: Bench, monkeypatch
     ) -> None:

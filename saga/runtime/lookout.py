@@ -59,11 +59,13 @@ class Lookout:
         """
         self._looking = asyncio.create_task(self._look(), name="lookout")
 
-    def somebody_waits(self) -> None:
+    def somebody_waits(self, *, is_new: bool) -> None:
         """
-        Look soon: whoever has just begun to wait may do so for a saga that ended long ago.
+        Look soon: whoever has just begun to wait may do so for a saga that ended long ago. Not so
+        for a saga that *is new*, having been asked for by this process: it is looked for in time.
         """
-        self._has_news.set()
+        if not is_new:
+            self._has_news.set()
         if self._hearing is None and self._looking is not None:
             self._hearing = asyncio.create_task(self._hear(), name="lookout's ear")
 
