@@ -29,6 +29,8 @@ _SETTINGS: Final = (
     f"PRAGMA cache_size=-{CACHE_KIB}",
     f"PRAGMA mmap_size={MMAP_BYTES}",
     "PRAGMA temp_store=MEMORY",
+    # Some builds of SQLite overwrite whatever is deleted; nothing is deleted here to keep it secret.
+    "PRAGMA secure_delete=OFF",
 )
 
 
