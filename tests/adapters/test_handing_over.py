@@ -92,7 +92,7 @@ def fail_next_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     The disk is full, once, when the next transaction with records is to be committed.
     """
     writer = desk.database._writer  # noqa: SLF001
-    commit_really = writer._commit  # noqa: SLF001
+    commit_really = writer._commit_group  # noqa: SLF001
 
     def commit(jobs):
         if not any(job.preview for job in jobs):
@@ -101,9 +101,10 @@ def fail_next_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorname = "SQLITE_FULL"
-        writer._settle(jobs, error)  # noqa: SLF001
+        writer._linger_no_more()  # noqa: SLF001
+        asyncio.get_running_loop().call_soon(writer._committed, jobs, error)  # noqa: SLF001
 
-    monkeypatch.setattr(writer, "_commit", commit)
+    monkeypatch.setattr(writer, "_commit_group", commit)
 
 
 async def test_a_record_and_the_turn_on_it_share_a_commit(desk: Desk) -> None:

@@ -17,6 +17,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 T = TypeVar("T")
 Then = Callable[[Any, BaseException | None], None]
 
+BEGIN_S_MAX: Final = 0.002
+"""The loop waits no longer for a thread to begin: it may have no processor."""
+
 
 class _Order(NamedTuple):
     act: Callable[[], Any]
@@ -31,6 +34,8 @@ class Beside:
 
     def __init__(self, name: str) -> None:
         self._orders: Final[queue.SimpleQueue[_Order | None]] = queue.SimpleQueue()
+        self._has_begun: Final = threading.Lock()
+        """Released by the thread as it begins an order, for whoever waits for that."""
         self._thread: Final = threading.Thread(target=self._serve, name=name, daemon=True)
 
     def start(self) -> None:
@@ -44,6 +49,17 @@ class Beside:
         Do *act*, then call *then* on the loop with its result, or with None and what it raised.
         """
         self._orders.put(_Order(act, then, loop))
+
+    def begin(self, act: Callable[[], Any], then: Then, loop: asyncio.AbstractEventLoop) -> None:
+        """
+        As `call`, and return when *act* has begun, which is to wait for the disk at once.
+
+        The loop's thread has the interpreter until it has nothing to do. Without waiting here, what
+        is meant to go on beside the loop would only begin when the loop has come to rest.
+        """
+        self._has_begun.acquire(blocking=False)
+        self.call(act, then, loop)
+        self._has_begun.acquire(timeout=BEGIN_S_MAX)
 
     def run(self, act: Callable[[], T]) -> asyncio.Future[T]:
         """
@@ -65,6 +81,8 @@ class Beside:
     def _serve(self) -> None:
         while (order := self._orders.get()) is not None:
             result, error = None, None
+            if self._has_begun.locked():
+                self._has_begun.release()
             try:
                 result = order.act()
             except BaseException as raised:  # noqa: BLE001 - handed to whoever gave the order

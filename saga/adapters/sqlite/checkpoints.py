@@ -33,8 +33,9 @@ class Checkpointer:
         self._ending = False
         self._commits_since = 0
         self._commits_until = COMMITS_FIRST
-        self._is_rest_wanted = False
         self._frames = 0
+        self.is_rest_wanted = False
+        """Whether the thread has copied most of the log and the writer is to copy the rest."""
         self._thread = threading.Thread(
             target=self._run, name=f"checkpoints of {path}", daemon=True
         )
@@ -53,17 +54,20 @@ class Checkpointer:
         self._wake.set()
         self._thread.join()
 
-    def after_commit(self, connection: sqlite3.Connection) -> None:
+    def committed(self) -> None:
         """
-        Called by the writer after each commit: copies the rest where the thread has asked for it.
+        Called by the writer after each commit.
         """
         self._commits_since += 1
-        if self._is_rest_wanted:
-            self._is_rest_wanted = False
-            mode = "RESTART" if self._frames > FRAMES_MAX else "PASSIVE"
-            _checkpoint(connection, mode)
-        elif self._commits_since >= self._commits_until:
+        if self._commits_since >= self._commits_until and not self.is_rest_wanted:
             self._wake.set()
+
+    def copy_rest(self, connection: sqlite3.Connection) -> None:
+        """
+        Called by the writer, outside any transaction, where the rest is wanted. Takes its time.
+        """
+        self.is_rest_wanted = False
+        _checkpoint(connection, "RESTART" if self._frames > FRAMES_MAX else "PASSIVE")
 
     def _run(self) -> None:
         connection = connect(self._path)
@@ -87,7 +91,7 @@ class Checkpointer:
             # How many commits fill the log is learnt from how full this many have made it.
             fitting = commits * FRAMES_TARGET // frames
             self._commits_until = max(1, min(fitting, COMMITS_MAX, commits * 4))
-        self._is_rest_wanted = is_asked
+        self.is_rest_wanted = is_asked
 
 
 def _checkpoint(connection: sqlite3.Connection, mode: str) -> int | None:

@@ -69,9 +69,8 @@ class SqliteDatabase:
             self._inline = connect_to_read(self.path)
             self._can_write = False
         self.datastore = SagaDatastore(self.path)
-        self._writer = Writer(self.path, deliver=self._deliver)
         self._checkpointer = Checkpointer(self.path)
-        self._writer.after_commit = self._checkpointer.after_commit
+        self._writer = Writer(self.path, deliver=self._deliver, checkpointer=self._checkpointer)
         self._readers = ThreadPoolExecutor(READER_THREADS, f"readers of {self.path}")
         if self._can_write:
             with translated(self.path):

@@ -1,5 +1,5 @@
 """
-The effects store in one SQLite file: statements on the loop, commits in a thread.
+The effects store in one SQLite file: statements on the loop, slow commits in a thread.
 
 One connection writes. A handler owns it from its first statement to its end; those that come
 meanwhile wait in line. Units that have ended form a group, which is committed as soon as nobody is
@@ -22,6 +22,7 @@ from typing import Final
 
 from saga.adapters.sqlite.beside import Beside
 from saga.adapters.sqlite.checkpoints import Checkpointer
+from saga.adapters.sqlite.committing import Committer
 from saga.adapters.sqlite.connections import connect
 from saga.adapters.sqlite.effects_group import Group, Settled, begin, write
 from saga.adapters.sqlite.effects_inbox import create_inbox, select_rows
@@ -71,6 +72,7 @@ class SqliteEffectsStore:
         self._watch: FileWatch | None = None
         self._closing: asyncio.Future[None] | None = None
         self._checkpointer: Checkpointer | None = None
+        self._commits: Committer | None = None
         self._is_busy = False
         self._is_commit_due = False
         self._is_abandoned = False
@@ -301,7 +303,7 @@ class SqliteEffectsStore:
 
     def _write(self, group: Group, _: None, error: BaseException | None) -> None:
         """
-        The transaction is begun, if there is no *error*: write, then commit beside the loop.
+        The transaction is begun, if there is no *error*: write, then commit.
         """
         writer = self.connection
         try:
@@ -310,34 +312,26 @@ class SqliteEffectsStore:
             if self._watch is not None:
                 self._watch.check()
             moved = write(writer, group)
-            if self._beside is None:
-                self._commit(writer)
         except (sqlite3.Error, StoreUnavailable) as raised:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
             self._committed(group, (), raised)
             return
-        if self._beside is None:
-            self._committed(group, moved, None)
-        else:
-            act, then = partial(self._commit, writer), partial(self._committed, group, moved)
-            loop = asyncio.get_running_loop()
-            self._beside.call(act, lambda _, error: then(error), loop)
-
-    def _commit(self, writer: sqlite3.Connection) -> None:
+        then = partial(self._committed, group, moved)
+        if self._commits is not None:
+            self._commits.commit(writer, then, asyncio.get_running_loop())
+            return
         try:
             writer.execute("COMMIT")
-        except sqlite3.Error:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-            raise
-        if self._checkpointer is not None:
-            self._checkpointer.after_commit(writer)
+        except sqlite3.Error as raised:
+            then(raised)
+        else:
+            then(None)
 
     def _committed(
         self, group: Group, moved: Collection[Unit], error: BaseException | None
     ) -> None:
         self._is_busy = False
+        if error is not None and self._writer is not None and self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
         if group.kept is not None and not self._is_abandoned and not group.kept.done():
             if error is None:
                 group.kept.set_result(moved)
@@ -376,8 +370,10 @@ class SqliteEffectsStore:
         self._watch = FileWatch(self.path)
         self._watch.begin()
         if self.threaded:
+            assert self._beside is not None
             self._checkpointer = Checkpointer(self.path)
             self._checkpointer.start()
+            self._commits = Committer(self._beside, self._checkpointer)
 
     def _let_go(self) -> None:
         line, self._line = self._line, deque()
@@ -397,4 +393,4 @@ class SqliteEffectsStore:
             self._checkpointer = None
         if self._beside is not None:
             self._beside.close(wait=False)
-            self._beside = None
+            self._beside = self._commits = None

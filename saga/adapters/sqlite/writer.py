@@ -2,10 +2,10 @@
 Everything that is written to a file goes through here: whatever is waiting shares the next commit.
 
 Statements run on the event loop's thread, because they take microseconds, and a thread of their own
-would fight the loop for the interpreter's lock over each of them. Only what waits for the disk runs
-beside the loop: the commit, and the wait for another process that is writing. A failing job takes
-nobody with it: the group is rolled back and repeated with a savepoint around each job. A job may
-therefore run twice, and must do nothing but write through its cursor.
+would fight the loop for the interpreter's lock over each of them. Only what waits runs beside the
+loop: for another process that is writing, and for a disk that is not quick (see `committing`). A
+failing job takes nobody with it: the group is rolled back and repeated with a savepoint around each
+job. A job may therefore run twice, and must do nothing but write through its cursor.
 
 What a job has written may be shown, before it is durable, to somebody whose next job belongs into
 the same transaction: the commit then lingers for a moment. If it fails, what was shown is taken
@@ -15,15 +15,16 @@ back, and whoever relied on it fails with it.
 from __future__ import annotations
 
 import asyncio
-import queue
 import sqlite3
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from saga.adapters.sqlite.beside import Beside
+from saga.adapters.sqlite.checkpoints import Checkpointer
+from saga.adapters.sqlite.committing import Committer
 from saga.adapters.sqlite.connections import BUSY_TIMEOUT_S, connect
 from saga.adapters.sqlite.failures import is_of_the_disk, unavailable
 from saga.adapters.sqlite.file_watch import FileWatch
@@ -43,11 +44,12 @@ class Writer:
     """
     The writer of one file, for one event loop.
 
-    *deliver* is called on the loop with the jobs of a commit, in their order; `after_commit` beside
-    it, after each commit.
+    *deliver* is called on the loop with the jobs of a commit, in their order.
     """
 
-    def __init__(self, path: str, *, deliver: Callable[[list[Job]], None]) -> None:
+    def __init__(
+        self, path: str, *, deliver: Callable[[list[Job]], None], checkpointer: Checkpointer
+    ) -> None:
         self._path = path
         self._watch = FileWatch(path)
         self._deliver = deliver
@@ -58,17 +60,16 @@ class Writer:
         self._is_busy = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
-        self._orders: queue.SimpleQueue[tuple[list[Job], bool] | None] = queue.SimpleQueue()
+        self._beside = Beside(f"commits to {path}")
+        self._commits = Committer(self._beside, checkpointer)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: sqlite3.Connection | None = None
         self._data_version = 0
-        self._thread = threading.Thread(target=self._serve, name=f"commits to {path}", daemon=True)
         self.epoch = 0
         """Changes when what jobs remember of the file may be out of date: see `_begin`."""
         self.foreign_commits = 0
         """How often it was found that other connections had written."""
         self.commits = 0
-        self.after_commit: Callable[[sqlite3.Connection], None] | None = None
 
     def start(self) -> None:
         """
@@ -79,7 +80,7 @@ class Writer:
         """
         self._open()
         self._watch.begin()
-        self._thread.start()
+        self._beside.start()
 
     def submit(self, job: Job) -> None:
         """
@@ -105,8 +106,7 @@ class Writer:
         """
         End the thread and close the file. Blocks until it is done; to be called when drained.
         """
-        self._orders.put(None)
-        self._thread.join()
+        self._beside.close(wait=True)
         self._discard()
 
     # On the loop: what is waiting becomes one transaction.
@@ -126,7 +126,10 @@ class Writer:
         if is_begun:
             self._write(jobs)
         else:
-            self._orders.put((jobs, False))  # another process is writing: wait beside the loop
+            # Another process is writing: wait beside the loop.
+            assert self._loop is not None
+            wait = partial(self._begin, BUSY_TIMEOUT_S)
+            self._beside.call(wait, partial(self._go_on, self._write, jobs), self._loop)
 
     def _next_jobs(self, limit: int) -> list[Job]:
         waiting = self._waiting
@@ -193,7 +196,18 @@ class Writer:
 
     def _commit_group(self, group: list[Job]) -> None:
         self._linger_no_more()
-        self._orders.put((group, True))
+        assert self._loop is not None
+        assert self._connection is not None
+        self._commits.commit(self._connection, partial(self._committed, group), self._loop)
+
+    def _committed(self, group: list[Job], error: BaseException | None) -> None:
+        if isinstance(error, sqlite3.DatabaseError):
+            assert self._loop is not None
+            settle = partial(self._settle, group, error)
+            self._beside.call(settle, partial(self._go_on, self._done, group), self._loop)
+            return
+        self.commits += error is None
+        self._go_on(self._done, group, None, error)
 
     def _linger_no_more(self) -> None:
         self._open_group = None
@@ -201,7 +215,22 @@ class Writer:
             self._lingering.cancel()
             self._lingering = None
 
-    def _give_up(self, jobs: list[Job], error: Exception) -> None:
+    def _go_on(
+        self,
+        way: Callable[[list[Job]], None],
+        jobs: list[Job],
+        _: object,
+        error: BaseException | None,
+    ) -> None:
+        """
+        What was waited for has ended: go *way* with the jobs, unless it has failed.
+        """
+        if error is None:
+            way(jobs)
+        else:
+            self._give_up(jobs, error)
+
+    def _give_up(self, jobs: list[Job], error: BaseException) -> None:
         if isinstance(error, sqlite3.DatabaseError):
             self._discard()
             error = unavailable(self._path, error) if is_of_the_disk(error) else error
@@ -216,40 +245,6 @@ class Writer:
         self._loop.call_soon(self._take_group)
 
     # Beside the loop: what waits.
-
-    def _serve(self) -> None:
-        while True:
-            order = self._orders.get()
-            if order is None:
-                return
-            jobs, is_written = order
-            then: Callable[[list[Job]], None]
-            try:
-                if is_written:
-                    self._commit(jobs)
-                    then = self._done
-                else:
-                    self._begin(BUSY_TIMEOUT_S)
-                    then = self._write
-            except (sqlite3.DatabaseError, StoreUnavailable) as error:
-                then = partial(self._give_up, error=error)
-            assert self._loop is not None
-            try:
-                self._loop.call_soon_threadsafe(then, jobs)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                return
-
-    def _commit(self, jobs: list[Job]) -> None:
-        connection = self._connection
-        assert connection is not None
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            self._settle(jobs, error)
-            return
-        self.commits += 1
-        if self.after_commit is not None:
-            self.after_commit(connection)
 
     def _begin(self, timeout_s: float) -> bool:
         """
@@ -361,7 +356,7 @@ class Writer:
         return unavailable(self._path, error) if is_of_the_disk(error) else error
 
 
-def _fail(jobs: list[Job], error: Exception) -> None:
+def _fail(jobs: list[Job], error: BaseException) -> None:
     for job in jobs:
         if job.error is None:
             job.error = error
