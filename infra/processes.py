@@ -5,7 +5,7 @@ A bound process is killed by the kernel when its owner dies, however the owner d
 to the *thread* that started the process, so all of them are started by one thread that lives as
 long as the owner: a server restarted from a short-lived thread would otherwise die with it.
 `setpriv` asks for that in the child; where it does not exist (not Linux), processes are not bound.
-An owner that dies before the child has asked is noticed by the child, which then has another parent.
+An owner that dies before the child has asked is noticed: the child has another parent by then.
 """
 
 import contextlib

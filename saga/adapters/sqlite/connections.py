@@ -29,7 +29,7 @@ _SETTINGS: Final = (
     f"PRAGMA cache_size=-{CACHE_KIB}",
     f"PRAGMA mmap_size={MMAP_BYTES}",
     "PRAGMA temp_store=MEMORY",
-    # Some builds of SQLite overwrite whatever is deleted; nothing is deleted here to keep it secret.
+    # Some builds of SQLite overwrite whatever is deleted, which is for secrets.
     "PRAGMA secure_delete=OFF",
 )
 
