@@ -111,7 +111,9 @@ async def _replaying(folder: str) -> Measured:
     for _ in range(FOLDS_MIN):
         for saga_id, history in histories.items():
             assert not isinstance(history, Exception)
-            replay(registered.decider, saga_id, history)
+            state = replay(registered.decider, saga_id, history)
+            assert state.program is not None
+            state.program.close()  # as whoever replays does: what is left open has to be collected
             folded += len(history)
     return {
         "entries": entries,
