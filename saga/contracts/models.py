@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 Reply_co = TypeVar("Reply_co", bound="Event | None", covariant=True)
 
-FLAT_MODELS_MAX = 4096
+MODELS_REMEMBERED_MAX = 4096
 _FLAT_TYPES = frozenset({str, int, bool, str | None, int | None, bool | None})
 _claimed: WeakValueDictionary[str, type[ContractModel]] = WeakValueDictionary()
 
@@ -135,6 +135,7 @@ class Intent(ContractModel, Generic[Reply_co]):
         _declare(cls, Kind.INTENT, topic, version, key=None, reply=reply, where=where)
 
 
+@lru_cache(maxsize=MODELS_REMEMBERED_MAX)
 def contract_of(model: type[BaseModel]) -> Contract:
     """
     The contract that the class *model* declares.
@@ -175,7 +176,7 @@ def business_key(model: ContractModel) -> str | None:
     return str(value.value if isinstance(value, Enum) else value)
 
 
-@lru_cache(maxsize=FLAT_MODELS_MAX)
+@lru_cache(maxsize=MODELS_REMEMBERED_MAX)
 def is_flat(model: type[ContractModel]) -> bool:
     """
     Whether a model is nothing but texts, whole numbers and booleans under their own names, so that

@@ -9,9 +9,10 @@ entry; the first difference is raised and nothing is guessed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from saga.core.decider import Decider, Disposition
-from saga.core.events import Event
+from saga.core.events import Event, Fact
 from saga.core.history import FACTS, NAME_OF, Entry
 from saga.core.identity import SagaId
 from saga.core.intents import Intent, IntentIssued, TimerArmed, TimerCancelled
@@ -27,12 +28,15 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
         ReplayMismatch: the code at hand decides otherwise.
     """
     state = decider.initial_state(saga_id)
-    for fact, recorded in turns(entries):
-        event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
+    bodies = [entry.body for entry in entries]
+    for begin, end in _bounds(bodies):
+        fact = entries[begin]
+        event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # a turn begins with a fact
         decision = decider.handle(state, event)
         if decision.disposition is not Disposition.RECORDED:
             raise ReplayMismatch(fact.version, describe(fact.body), decision.disposition.value)
-        if decision.intents != [entry.body for entry in recorded]:
+        if decision.intents != bodies[begin + 1 : end]:
+            recorded = entries[begin + 1 : end]
             _compare(fact, decision.intents, recorded)
             _adopt_timers(decision.intents, recorded, decision.state)
         state = decision.state
@@ -43,13 +47,16 @@ def turns(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
     """
     A history cut into turns: the fact, and what was decided on it.
     """
-    start = 0
-    for number, entry in enumerate(entries):
-        if number and type(entry.body) in FACTS:
-            yield entries[start], entries[start + 1 : number]
-            start = number
-    if entries:
-        yield entries[start], entries[start + 1 :]
+    for begin, end in _bounds([entry.body for entry in entries]):
+        yield entries[begin], entries[begin + 1 : end]
+
+
+def _bounds(bodies: Sequence[Fact | Intent]) -> Iterator[tuple[int, int]]:
+    """
+    Where each turn begins and ends. A history begins with a fact, whatever it holds.
+    """
+    begins = [number for number, body in enumerate(bodies) if number == 0 or type(body) in FACTS]
+    return pairwise([*begins, len(bodies)])
 
 
 def describe(body: object) -> str:

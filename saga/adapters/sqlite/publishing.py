@@ -22,14 +22,27 @@ RECORDS_TOGETHER_MAX: Final = 1_000
 
 class Together:
     """
-    Records that wait for the next transaction, and what ends once they are durable.
+    Records that wait for the next transaction, and who waits for them to be durable.
     """
 
-    __slots__ = ("prepared", "written")
+    __slots__ = ("prepared", "task", "waiting")
 
     def __init__(self) -> None:
         self.prepared: list[Prepared] = []
-        self.written: asyncio.Future[None]
+        self.waiting: list[asyncio.Future[None]] = []
+        self.task: asyncio.Task[None]
+
+    def end(self, error: Exception | None) -> None:
+        """
+        Tell all who still wait.
+        """
+        for waiting in self.waiting:
+            if waiting.done():
+                continue
+            if error is None:
+                waiting.set_result(None)
+            else:
+                waiting.set_exception(error)
 
 
 class Publishing:
@@ -65,22 +78,27 @@ class Publishing:
         together = self._together
         if together is None or len(together.prepared) >= RECORDS_TOGETHER_MAX:
             together = self._together = Together()
-            together.written = asyncio.ensure_future(self._write(together))
-            together.written.add_done_callback(_look_at)
+            together.task = asyncio.create_task(self._write(together))
         together.prepared += prepared
+        # A future each: whoever stops waiting does not take the others' records along.
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        together.waiting.append(waiting)
         with as_bus_error():
-            # Whoever stops waiting does not take the others' records along.
-            await asyncio.shield(together.written)
+            await waiting
 
     async def _write(self, together: Together) -> None:
         def work(cursor: sqlite3.Cursor) -> Placed:
             self._seal(together)
             return self._append(cursor, together.prepared)
 
+        failure: Exception | None = None
         try:
             await self._database.write(work, committed=self._committed, preview=self.preview)
+        except Exception as error:  # noqa: BLE001 - handed to those who wait
+            failure = error
         finally:
             self._seal(together)
+        together.end(failure)
 
     def _seal(self, together: Together) -> None:
         """
@@ -88,8 +106,3 @@ class Publishing:
         """
         if self._together is together:
             self._together = None
-
-
-def _look_at(written: asyncio.Future[None]) -> None:
-    if not written.cancelled():
-        written.exception()  # those who still wait for it are told
