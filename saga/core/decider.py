@@ -30,8 +30,6 @@ class Disposition(StrEnum):
     """The saga has another content under the same id: the record is parked."""
     UNKNOWN = "unknown_intent"
     """It answers an intent that was never issued: the record is parked."""
-    STALE = "stale"
-    """It concerns something that is over, such as a timer that is no longer armed: counted."""
 
 
 @frozen()

@@ -29,7 +29,7 @@ class TimerPurpose(StrEnum):
 
 class Verdict(StrEnum):
     """
-    What was made of a reply or request that did not simply match.
+    What was made of a reply, timer or request that did not simply match.
     """
 
     CONFLICTING = "conflicting"
@@ -38,6 +38,7 @@ class Verdict(StrEnum):
     SUPERSEDED = "superseded"
     AFTER_END = "after_end"
     REFUSED = "refused"
+    STALE = "stale"
 
 
 @frozen(kw_only=True)

@@ -112,7 +112,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
 def _timer(turn: Turn, fact: TimerFired) -> Disposition:
     timer = turn.state.timers.pop(fact.timer_id, None)
     if timer is None:
-        return Disposition.STALE
+        return turn.note(Verdict.STALE, fact.timer_id, "it is armed no longer: nothing comes of it")
     match timer.purpose:
         case TimerPurpose.SLEEP:
             forward.slept(turn, timer.target)

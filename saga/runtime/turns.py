@@ -269,7 +269,7 @@ class Turns:
         except Exception as error:
             # The saga's own code: recorded as a fact once the batch has begun again.
             raise TurnRaised(error) from error
-        if decision.disposition in {Disposition.UNKNOWN, Disposition.STALE}:
+        if decision.disposition is Disposition.UNKNOWN:
             self._ask_the_store(draft, visit)
         draft.counts[decision.disposition.value] += 1
         match decision.disposition:

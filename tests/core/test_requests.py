@@ -290,9 +290,9 @@ def test_won_wait_leaves_no_timer_that_could_disturb_the_next():
     )
 
 
-def test_timer_that_is_no_longer_armed_is_stale():
+def test_timer_that_is_no_longer_armed_is_recorded_and_changes_nothing():
     """
-    A poller that lost the race does no harm.
+    A poller that lost the race does no harm, and the history says what it was.
     """
     from saga.core.events import TimerFired
     from saga.testing.happenings import Plain
@@ -300,9 +300,12 @@ def test_timer_that_is_no_longer_armed_is_stale():
     scenario = given(approved_saga(), *WAITING)
     (timer_id,) = scenario.state.timers
     (
-        scenario.when(signalled("approval", {"by": "ann"}), Plain(TimerFired(timer_id=timer_id)))
-        .then_was("stale")
+        scenario.when(signalled("approval", {"by": "ann"}))
         .then(issued(Ship))
+        .when(Plain(TimerFired(timer_id=timer_id)))
+        .then(noted("stale", "armed no longer"))
+        .when(Plain(TimerFired(timer_id=timer_id)))
+        .then_was("duplicate")
     )
 
 

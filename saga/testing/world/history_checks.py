@@ -85,10 +85,19 @@ def _timers(history: Sequence[Entry]) -> Iterator[str]:
                 yield f"timer {body.timer_id} is cancelled and was not armed"
         elif isinstance(body, TimerFired):
             timer = armed.pop(body.timer_id, None)
-            if timer is None:
-                yield f"timer {body.timer_id} fired at entry {entry.version}, not being armed"
-            elif entry.at < timer.due_at:
+            if (timer is None) is not _is_noted_stale(history, entry):
+                said = "not being armed" if timer is None else "armed, and is noted as stale"
+                yield f"timer {body.timer_id} fired at entry {entry.version}, {said}"
+            elif timer is not None and entry.at < timer.due_at:
                 yield f"timer {body.timer_id} fired {timer.due_at - entry.at} microseconds early"
+
+
+def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
+    """
+    Whether the turn of a timer that fired says that it was armed no longer.
+    """
+    following = history[fired.version].body if fired.version < len(history) else None
+    return isinstance(following, Noted) and following.verdict is Verdict.STALE
 
 
 def _armed(history: Sequence[Entry]) -> set[str]:
