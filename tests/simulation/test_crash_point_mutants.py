@@ -186,7 +186,7 @@ def test_a_crash_that_does_not_happen_is_noticed(
     It is counted where it is felt, not where it is ordered.
     """
     monkeypatch.setattr(
-        stores._SqliteCommits, "_commit", lambda self, jobs: self._really_commit(jobs)
+        stores._SqliteCommits, "_commit", lambda self, connection: self._really_commit(connection)
     )
 
     assert not _run("CP-5", "trigger", SqlitePlace(folder)).is_as_told

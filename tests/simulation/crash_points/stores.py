@@ -123,26 +123,24 @@ class SqlitePlace:
 class _SqliteCommits:
     def __init__(self, database: SqliteDatabase, process: Process | None) -> None:
         self.how: How | None = None
-        self._writer = database._writer
         self._process = process
-        self._really_commit = self._writer._commit
-        self._writer._commit = self._commit  # type: ignore[method-assign]
+        committer = database._writer._commits
+        self._really_commit = committer._commit
+        committer._commit = self._commit  # type: ignore[method-assign]
 
-    def _commit(self, jobs) -> None:
+    def _commit(self, connection: sqlite3.Connection) -> None:
         how, self.how = self.how, None
-        connection, process = self._writer._connection, self._process
+        process = self._process
         if how is None or process is None:
-            self._really_commit(jobs)
+            self._really_commit(connection)
             return
-        assert connection is not None
         is_done = how in {How.DIES, How.ANSWER_LOST}
         connection.execute("COMMIT" if is_done else "ROLLBACK")
         lost = sqlite3.OperationalError("made up: the answer is lost")
         lost.sqlite_errorname = "SQLITE_IOERR"
         if how in {How.ANSWER_LOST, How.FAILS}:
             process.surroundings.faults.happened[how] += 1
-            self._writer._settle(jobs, lost)
-            return
+            raise lost
         process.surroundings.loop.call_soon_threadsafe(partial(process.crash, COMMIT))
         raise lost
 
