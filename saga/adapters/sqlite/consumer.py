@@ -72,7 +72,7 @@ class LocalConsumer:
         while not self._is_closed:
             if self._is_expelled:
                 await self._bus.rejoin(self)
-            while self._is_settled and self._added():
+            while self._is_settled and self._lacks_sources:
                 await self._take_over()
             if self._behind and len(self._buffer) < BUFFERED_RECORDS_MAX:
                 await self._catch_up(records_max)
@@ -187,7 +187,7 @@ class LocalConsumer:
             self._stopped = {one: why for one, why in self._stopped.items() if one in self._wanted}
             self.generation = group.generation
         self._is_settled = group.is_settled
-        if self._is_settled and self._added():
+        if self._is_settled and self._lacks_sources:
             self._wake()
 
     def rejoined(self, member_id: int) -> None:
@@ -283,7 +283,7 @@ class LocalConsumer:
         Begin to read what this generation gives: ask where, then catch up from there.
         """
         generation = self.generation
-        added = self._added()
+        added = self._wanted - self._next.keys() - self._stopped.keys()
         if self._resume_at is not None:
             sources = {self._bus.log.source(source_id): source_id for source_id in added}
             answer = await self._resume_at(sorted(sources))
@@ -305,8 +305,12 @@ class LocalConsumer:
             if self._next[source_id] < end:
                 self._behind.add(source_id)
 
-    def _added(self) -> frozenset[int]:
-        return self._wanted - self._next.keys() - self._stopped.keys()
+    @property
+    def _lacks_sources(self) -> bool:
+        """
+        Whether this generation gives it more than it has begun to read, or has found unreadable.
+        """
+        return len(self._wanted) > len(self._next) + len(self._stopped)
 
     def _let_go_of(self, source_ids: Iterable[int]) -> None:
         gone = set(source_ids)
