@@ -18,6 +18,7 @@ from saga.adapters.sqlite import (
     consumer,
     groups,
     local_bus,
+    record_log,
 )
 from saga.adapters.sqlite.statements import ManyRows
 from saga.errors import AlreadyRecorded, BusUnavailable, HistoryConflict, MessageTooLarge
@@ -238,6 +239,43 @@ async def test_retention_deletes_in_small_transactions(
     }
     rows = database.read_now(lambda c: c.execute("SELECT count(*) FROM bus_records").fetchone())
     assert rows == (1,)
+    await bus.close()
+
+
+async def test_a_file_of_the_first_layout_goes_on_where_it_was(
+    database: SqliteDatabase, clock: ManualClock
+) -> None:
+    """
+    Its records stood by partition; they are read as they were, and offsets and groups go on.
+    """
+    database.migrate("bus", (record_log._create_tables,))  # noqa: SLF001 - the layout of then
+    places = [1 << 50 | partition << 40 | offset for partition in (0, 1) for offset in range(3, 6)]
+
+    def fill(cursor: sqlite3.Cursor) -> None:
+        cursor.execute("INSERT INTO bus_topics VALUES (1, 't', 2, NULL)")
+        for source_id in (1 << 10, 1 << 10 | 1):
+            cursor.execute("INSERT INTO bus_partitions VALUES (?, 3)", (source_id,))
+        cursor.execute("INSERT INTO bus_offsets VALUES ('g', ?, 5)", (1 << 10,))
+        for place in places:
+            row = (place, b"k", b"%d" % place, b"", clock.now() - place % 7)
+            cursor.execute("INSERT INTO bus_records VALUES (?, ?, ?, ?, ?)", row)
+
+    await database.write(fill)
+
+    bus = LocalBus(database, clock=clock)
+    await bus.publish([Record("t", b"k", b"new", (), 1)])
+    found = await _read(await bus.subscribe("late", ["t"]), 7)
+    rest = await _read(await bus.subscribe("g", ["t"]), 5)
+
+    by_partition = {
+        partition: [(one.offset, one.value) for one in found if one.partition == partition]
+        for partition in (0, 1)
+    }
+    assert by_partition == {
+        0: [(offset, b"%d" % (1 << 50 | offset)) for offset in (3, 4, 5)],
+        1: [*((offset, b"%d" % (1 << 50 | 1 << 40 | offset)) for offset in (3, 4, 5)), (6, b"new")],
+    }
+    assert [one.offset for one in rest if one.partition == 0] == [5]
     await bus.close()
 
 

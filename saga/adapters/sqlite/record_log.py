@@ -1,9 +1,10 @@
 """
 The local bus's records in their file: topics, partitions, offsets and what retention leaves.
 
-A record's row is its *place*: topic, partition and offset packed into one integer, so that the rows
-of a partition lie together in order and need no index. Offsets are given inside the transaction
-that writes the records: they are unique and without gaps, however many processes publish.
+A record's *place* is topic, partition and offset packed into one integer. Rows stand in the order
+in which they were written, so that a commit writes few pages however many topics it concerns; an
+index of places, which is small, finds the rows of a partition. Offsets are given inside the
+transaction that writes the records: unique and without gaps, however many processes publish.
 
 Used by the writer thread (`append`, `expire`, `create`) and by readers; holds no connection.
 """
@@ -53,7 +54,23 @@ _TABLES: Final = (
         "next_offset INTEGER NOT NULL, PRIMARY KEY (group_name, source_id)) WITHOUT ROWID"
     ),
 )
-_INSERT: Final = ManyRows("INSERT OR FAIL INTO bus_records VALUES {values}", 5)
+_IN_ORDER_OF_WRITING: Final = (
+    "ALTER TABLE bus_records RENAME TO bus_records_by_partition",
+    (
+        "CREATE TABLE bus_records (position INTEGER PRIMARY KEY, place INTEGER NOT NULL, key BLOB, "
+        "value BLOB, headers BLOB NOT NULL, timestamp INTEGER NOT NULL)"
+    ),
+    (
+        "INSERT INTO bus_records (place, key, value, headers, timestamp) "
+        "SELECT place, key, value, headers, timestamp FROM bus_records_by_partition "
+        "ORDER BY timestamp, place"
+    ),
+    "DROP TABLE bus_records_by_partition",
+    "CREATE UNIQUE INDEX bus_records_by_place ON bus_records (place)",
+)
+_INSERT: Final = ManyRows(
+    "INSERT OR FAIL INTO bus_records (place, key, value, headers, timestamp) VALUES {values}", 5
+)
 _BOUNDS: Final = ManyRows(
     "SELECT r.column1, p.begin_offset, (SELECT max(place) FROM bus_records "
     f"WHERE place >= r.column1 << {OFFSET_BITS} AND place < (r.column1 + 1) << {OFFSET_BITS}) "
@@ -104,7 +121,7 @@ class RecordLog:
         self._ends: dict[int, int] = {}
         self._ends_epoch = -1
         self._unkeyed = 0
-        database.migrate("bus", (_create_tables,))
+        database.migrate("bus", (_create_tables, _put_records_in_order))
 
     def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """
@@ -322,3 +339,8 @@ def _expire_source(cursor: sqlite3.Cursor, source_id: int, keep_from: int) -> bo
 def _create_tables(cursor: sqlite3.Cursor) -> None:
     for table in _TABLES:
         cursor.execute(table)
+
+
+def _put_records_in_order(cursor: sqlite3.Cursor) -> None:
+    for statement in _IN_ORDER_OF_WRITING:
+        cursor.execute(statement)
