@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 from enum import Enum
-from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
 Reply_co = TypeVar("Reply_co", bound="Event | None", covariant=True)
 
-MODELS_REMEMBERED_MAX = 4096
 _FLAT_TYPES = frozenset({str, int, bool, str | None, int | None, bool | None})
 _claimed: WeakValueDictionary[str, type[ContractModel]] = WeakValueDictionary()
 
@@ -66,6 +64,7 @@ class ContractModel(BaseModel):
     )
 
     __saga_contract__: ClassVar[Contract | None] = None
+    __saga_is_flat__: ClassVar[bool | None] = None
     __saga_upcast__: ClassVar[Upcast | None] = None
     """How this version becomes the next one."""
     __saga_upcasts_from__: ClassVar[tuple[Upcast, ...]] = ()
@@ -135,7 +134,6 @@ class Intent(ContractModel, Generic[Reply_co]):
         _declare(cls, Kind.INTENT, topic, version, key=None, reply=reply, where=where)
 
 
-@lru_cache(maxsize=MODELS_REMEMBERED_MAX)
 def contract_of(model: type[BaseModel]) -> Contract:
     """
     The contract that the class *model* declares.
@@ -176,12 +174,19 @@ def business_key(model: ContractModel) -> str | None:
     return str(value.value if isinstance(value, Enum) else value)
 
 
-@lru_cache(maxsize=MODELS_REMEMBERED_MAX)
 def is_flat(model: type[ContractModel]) -> bool:
     """
     Whether a model is nothing but texts, whole numbers and booleans under their own names, so that
     its values are its JSON and no serializer is needed.
     """
+    # Remembered in the class itself: a cache would keep it alive, and its contract's name taken.
+    known: bool | None = model.__dict__.get("__saga_is_flat__")
+    if known is None:
+        known = model.__saga_is_flat__ = _is_flat(model)
+    return known
+
+
+def _is_flat(model: type[ContractModel]) -> bool:
     decorators = model.__pydantic_decorators__
     if decorators.field_serializers or decorators.model_serializers or model.model_computed_fields:
         return False

@@ -18,6 +18,7 @@ from saga.contracts import (
     Kind,
     business_key,
     contract_of,
+    encode,
     reply_contract_names,
 )
 from saga.errors import DefinitionError
@@ -315,3 +316,25 @@ def test_lax_contract_is_possible() -> None:
         amount: int
 
     assert contract_of(Lax).version == 1
+
+
+def test_a_class_that_nobody_has_any_more_leaves_its_contract_to_others():
+    """
+    Also when it was used: a test may have a contract of its own under the name of another test's.
+    """
+
+    def first() -> None:
+        class Once(Event, topic="models-passing.seen", version=1):
+            text: str
+
+        assert contract_of(Once).contract_name == "models-passing.evt.seen.v1"
+        assert encode(Once(text="a")) == '{"text":"a"}'
+
+    def second() -> str:
+        class Twice(Event, topic="models-passing.seen", version=1):
+            number: int
+
+        return encode(Twice(number=1))
+
+    first()
+    assert second() == '{"number":1}'
