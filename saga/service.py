@@ -249,8 +249,6 @@ class Service:
         saga_id = SagaId(str(saga_id))
         with self._watchers.watching(saga_id) as ending:
             self._lookout.somebody_waits(is_new=saga_id in self._keys)
-            if timeout is None:
-                return self._outcome(await ending)
             try:
                 async with asyncio.timeout(timeout):
                     return self._outcome(await ending)

@@ -67,7 +67,7 @@ class Beside:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self.call(act, partial(_settle, future), loop)
+        self.call(act, partial(settle, future), loop)
         return future
 
     def close(self, *, wait: bool) -> None:
@@ -94,7 +94,10 @@ class Beside:
             del order, result, error  # waiting for the next must not keep this one's alive
 
 
-def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """
+    End *future* with the result or the error, unless whoever waited for it has given up.
+    """
     if future.done():
         return
     if error is None:

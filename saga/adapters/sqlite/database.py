@@ -95,7 +95,8 @@ class SqliteDatabase:
         """
         Bring the tables of *component* to the version that is the number of *migrations*.
 
-        Blocks for some milliseconds the first time; meant for when a program starts.
+        Blocks for some milliseconds the first time, and for as long as a migration takes that moves
+        rows; meant for when a program starts.
 
         Raises:
             StoreTooNew: a newer version of saga wrote the file.

@@ -16,6 +16,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -331,7 +332,8 @@ class SqliteEffectsStore:
     ) -> None:
         self._is_busy = False
         if error is not None and self._writer is not None and self._writer.in_transaction:
-            self._writer.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # whoever waits is told all the same
+                self._writer.execute("ROLLBACK")
         if group.kept is not None and not self._is_abandoned and not group.kept.done():
             if error is None:
                 group.kept.set_result(moved)

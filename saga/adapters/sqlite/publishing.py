@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from saga.adapters.sqlite.beside import settle
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.failures import as_bus_error
 from saga.adapters.sqlite.jobs import Preview
@@ -37,12 +38,7 @@ class Together:
         Tell all who still wait.
         """
         for waiting in self.waiting:
-            if waiting.done():
-                continue
-            if error is None:
-                waiting.set_result(None)
-            else:
-                waiting.set_exception(error)
+            settle(waiting, None, error)
 
 
 class Publishing:
