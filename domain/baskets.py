@@ -1,5 +1,4 @@
-"""
-The real baskets in `data/`, and each of them as the order that a till publishes for it.
+"""The real baskets in `data/`, and each of them as the order that a till publishes for it.
 
 Reading believes nothing: a line of the file that is no basket stops it, with file and line. What is
 odd about a basket but can be written down, such as a line of no units, is left for the order desk.
@@ -30,9 +29,7 @@ OrderPlaced = v1.OrderPlaced | v2.OrderPlaced
 
 
 class BadBasket(SagaError):
-    """
-    Raised when a file of baskets cannot be read; *line* counts from 1; 0 is the whole file.
-    """
+    """Raised when a file of baskets cannot be read; *line* counts from 1; 0 is the whole file."""
 
     def __init__(self, path: Path, line: int, problem: str) -> None:
         super().__init__(f"{path}:{line}: {problem}" if line else f"{path}: {problem}")
@@ -42,9 +39,7 @@ class BadBasket(SagaError):
 
 
 class BasketLine(BaseModel):
-    """
-    One line of a receipt; *paid* and *discount* are US dollars for the whole line.
-    """
+    """One line of a receipt; *paid* and *discount* are US dollars for the whole line."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -56,23 +51,17 @@ class BasketLine(BaseModel):
 
     @property
     def paid_cents(self) -> int:
-        """
-        What was paid for the line.
-        """
+        """What was paid for the line."""
         return _cents(self.paid)
 
     @property
     def discount_cents(self) -> int:
-        """
-        What was taken off the line's price.
-        """
+        """What was taken off the line's price."""
         return _cents(self.discount)
 
 
 class Basket(BaseModel):
-    """
-    What a household took out of a store.
-    """
+    """What a household took out of a store."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -84,22 +73,17 @@ class Basket(BaseModel):
 
     @property
     def total_cents(self) -> int:
-        """
-        What was paid for all its lines.
-        """
+        """What was paid for all its lines."""
         return sum(line.paid_cents for line in self.lines)
 
     @property
     def has_old_till(self) -> bool:
-        """
-        Whether its store still has tills that publish version 1: those with odd numbers do.
-        """
+        """Whether its store still has tills that publish version 1: those with odd numbers do."""
         return int(self.store_id) % 2 == 1
 
 
 def read_baskets(path: Path = BASKETS) -> Iterator[Basket]:
-    """
-    The baskets in *path*, in the order of the file.
+    """The baskets in *path*, in the order of the file.
 
     Raises:
         BadBasket: the file cannot be read, or a line of it is no basket.
@@ -117,9 +101,7 @@ def read_baskets(path: Path = BASKETS) -> Iterator[Basket]:
 
 
 def order_placed(basket: Basket) -> OrderPlaced:
-    """
-    What the till publishes when *basket* is ordered.
-    """
+    """What the till publishes when *basket* is ordered."""
     return _as_version_1(basket) if basket.has_old_till else _as_version_2(basket)
 
 

@@ -1,5 +1,4 @@
-"""
-The books: what the services' own tables hold for orders, against what the sagas' histories say.
+"""The books: what the services' own tables hold for orders, against what the sagas' histories say.
 
 The two sides are worked out apart from each other. One reads the tables that the services keep, the
 other folds the log; neither knows the other, so that they agree only if both are right. They are
@@ -35,9 +34,7 @@ DEFINITION: Final = "order"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """
-    Units reserved, cents charged and slots booked, all net of what was given back.
-    """
+    """Units reserved, cents charged and slots booked, all net of what was given back."""
 
     units: int = 0
     cents: int = 0
@@ -56,9 +53,7 @@ NOTHING: Final = Account()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """
-    One order on which the two sides do not agree.
-    """
+    """One order on which the two sides do not agree."""
 
     order_id: str
     in_services: Account
@@ -79,8 +74,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """
-    Both sides in total, and whatever does not agree.
+    """Both sides in total, and whatever does not agree.
 
     *leaks* are sentences about a service whose shelves, wallets or vans do not agree with its own
     reservations, ledger or bookings.
@@ -94,15 +88,15 @@ class Books:
 
     @property
     def balanced(self) -> bool:
-        """
-        Whether both sides agree in total and on every order, and no service has lost anything.
+        """Whether both sides agree in total and on every order, and no service has lost
+        anything.
         """
         return self.services == self.histories and not self.differences and not self.leaks
 
 
 async def read_books(db: Database, log: AsyncIterator[tuple[int, Entry]]) -> Books:
-    """
-    The books as they stand: *db* is where the services keep their tables, *log* that of the sagas.
+    """The books as they stand: *db* is where the services keep their tables, *log* that of the
+    sagas.
 
     Raises:
         StoreUnavailable: one of the two cannot be read.
@@ -118,9 +112,7 @@ def compare(
     *,
     leaks: tuple[str, ...] = (),
 ) -> Books:
-    """
-    The books from what each side holds for each order.
-    """
+    """The books from what each side holds for each order."""
     differences = tuple(
         Difference(
             order_id=order_id,
@@ -180,8 +172,8 @@ _LEAKS: Final = (
 
 
 async def accounts_of_services(db: Database) -> dict[str, Account]:
-    """
-    What the services' own tables hold for each order; one for which they hold nothing is left out.
+    """What the services' own tables hold for each order; one for which they hold nothing is left
+    out.
     """
     units = await _amounts(db, _UNITS)
     cents = await _amounts(db, _CENTS)
@@ -229,8 +221,7 @@ _CONTRACTS: Final = ContractRegistry([OrderPlaced, OrderConfirmed])
 
 
 async def accounts_of_histories(log: AsyncIterator[tuple[int, Entry]]) -> dict[str, Account]:
-    """
-    What each confirmed order is entitled to, by the triggers and outcomes recorded in *log*.
+    """What each confirmed order is entitled to, by the triggers and outcomes recorded in *log*.
 
     Units are those that the household ordered, cents are the confirmed total. Only orders under way
     are remembered while the log is read.

@@ -1,6 +1,4 @@
-"""
-Many rows in few statements, in the SQL that SQLite and PostgreSQL share.
-"""
+"""Many rows in few statements, in the SQL that SQLite and PostgreSQL share."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ async def insert_rows(
     *,
     unless_there: bool = False,
 ) -> int:
-    """
-    Insert *rows* and return how many are new; with *unless_there* a row whose key exists is left.
+    """Insert *rows* and return how many are new; with *unless_there* a row whose key exists is
+    left.
 
     *table* and *columns* become part of the statement: never pass what came in a message.
     """

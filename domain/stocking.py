@@ -1,5 +1,5 @@
-"""
-What the shelves, wallets and vans hold before the first order comes, worked out from the baskets.
+"""What the shelves, wallets and vans hold before the first order comes, worked out from the
+baskets.
 
 Nothing here is drawn by lot. Buyers, households and stores plan as they do in life, from what is
 usual, and real baskets are not usual: so some meet an empty shelf, an empty wallet or a full van.
@@ -32,8 +32,7 @@ SLOTS_SPARE: Final = 1.5
 
 
 def opening_stock(baskets: Iterable[Basket]) -> Mapping[str, int]:
-    """
-    Units of each product: what will be wanted in all, in whole cases, or tanks.
+    """Units of each product: what will be wanted in all, in whole cases, or tanks.
 
     The buyer rounds down, so of what sells by the case the last units are missing. A product that
     sells less than one case is bought by the piece.
@@ -52,9 +51,7 @@ def opening_stock(baskets: Iterable[Basket]) -> Mapping[str, int]:
 
 
 def opening_wallets(baskets: Iterable[Basket]) -> Mapping[str, int]:
-    """
-    Cents in each household's wallet: some of its usual baskets.
-    """
+    """Cents in each household's wallet: some of its usual baskets."""
     totals: defaultdict[str, list[int]] = defaultdict(list)
     for basket in baskets:
         totals[basket.household_id].append(basket.total_cents)
@@ -65,8 +62,8 @@ def opening_wallets(baskets: Iterable[Basket]) -> Mapping[str, int]:
 
 
 def opening_slots(baskets: Iterable[Basket]) -> Mapping[tuple[str, date], int]:
-    """
-    Places on each store's vans on each of the days: what it usually needs in a day, and some spare.
+    """Places on each store's vans on each of the days: what it usually needs in a day, and some
+    spare.
     """
     needed: defaultdict[str, Counter[date]] = defaultdict(Counter)
     days: set[date] = set()

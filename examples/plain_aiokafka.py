@@ -1,6 +1,4 @@
-"""
-Payments without the SDK: `python examples/plain_aiokafka.py HOST:PORT dev.saga`.
-"""
+"""Payments without the SDK: `python examples/plain_aiokafka.py HOST:PORT dev.saga`."""
 
 import asyncio
 import json

@@ -1,5 +1,4 @@
-"""
-Parcels with FastStream alone: `python examples/plain_faststream.py HOST:PORT dev.saga`.
+"""Parcels with FastStream alone: `python examples/plain_faststream.py HOST:PORT dev.saga`.
 
 It knows of a saga what the wire says: an intent comes with an id in `ce_id`, and whoever answers
 sends the same key and that id as `ce_causationid`. To do each intent once it would have to keep
@@ -16,18 +15,14 @@ from pydantic import BaseModel
 
 
 class Ship(BaseModel):
-    """
-    As much of the intent as is needed here.
-    """
+    """As much of the intent as is needed here."""
 
     order_id: str
     place: str
 
 
 def parcels(servers: str, prefix: str) -> FastStream:
-    """
-    Make the service for the topics below *prefix*.
-    """
+    """Make the service for the topics below *prefix*."""
     broker = KafkaBroker(servers, enable_idempotence=True, allow_auto_create_topics=False)
 
     @broker.subscriber(

@@ -1,5 +1,4 @@
-"""
-Real servers for tests and for work by hand, without containers: Apache Kafka and PostgreSQL.
+"""Real servers for tests and for work by hand, without containers: Apache Kafka and PostgreSQL.
 
 `Kafka` and `Postgres` start them, stop them and kill them; `python -m infra up` leaves them running
 in the background. What is missing is fetched or installed where that is possible, else the error

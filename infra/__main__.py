@@ -1,6 +1,5 @@
-"""
-`python -m infra up|down|status|fetch|with`: servers in the background, for work by hand, or for as
-long as one command runs.
+"""`python -m infra up|down|status|fetch|with`: servers in the background, for work by hand, or for
+as long as one command runs.
 
 What is to be exported goes to standard output, everything else to standard error, so that
 `eval "$(python -m infra up)"` works.
@@ -21,9 +20,7 @@ _VARIABLES = {"kafka": "SAGA_BUS", "postgres": "SAGA_STORE"}
 
 
 def main(words: list[str] | None = None) -> int:
-    """
-    Runs the program and returns its exit code.
-    """
+    """Runs the program and returns its exit code."""
     given = _parser().parse_args(words)
     servers = StandingServers(given.folder)
     try:
@@ -74,9 +71,7 @@ def _status(servers: StandingServers) -> int:
 
 
 def _fetch() -> int:
-    """
-    Installs and downloads what is missing, all that can be had.
-    """
+    """Installs and downloads what is missing, all that can be had."""
     code = 0
     for provide in (java, kafka_jars, postgres_folder):
         try:

@@ -1,6 +1,4 @@
-"""
-One Kafka broker: its folder, its settings, its process.
-"""
+"""One Kafka broker: its folder, its settings, its process."""
 
 import signal
 from collections.abc import Mapping
@@ -19,8 +17,8 @@ _FAST_JVM = ("-Xms512m", "-Xmx1g")
 
 
 class Broker:
-    """
-    A broker of a `Kafka`, which starts it first; from then on it can be stopped and started alone.
+    """A broker of a `Kafka`, which starts it first; from then on it can be stopped and started
+    alone.
     """
 
     def __init__(self, number: int, folder: Path, *, is_bound: bool, is_fast: bool = False) -> None:
@@ -37,36 +35,27 @@ class Broker:
 
     @property
     def process(self) -> ServerProcess:
-        """
-        Its process, running or not; there is one from the first start on.
-        """
+        """Its process, running or not; there is one from the first start on."""
         assert self._process is not None, f"broker {self.number} was never started"
         return self._process
 
     @property
     def is_running(self) -> bool:
-        """
-        Whether its process runs, serving or not.
-        """
+        """Whether its process runs, serving or not."""
         return self._process is not None and self._process.is_running()
 
     @property
     def is_formatted(self) -> bool:
-        """
-        Whether its storage has been prepared.
-        """
+        """Whether its storage has been prepared."""
         return (self.folder / "data" / "meta.properties").exists()
 
     def address(self, listener: str = "PLAINTEXT") -> str:
-        """
-        `host:port` of one of its listeners.
-        """
+        """`host:port` of one of its listeners."""
         assert self.ports, "a broker has an address once it was started"
         return f"{HOST}:{self.ports[listener]}"
 
     def start(self) -> None:
-        """
-        Starts it again where it was, and waits until it serves.
+        """Starts it again where it was, and waits until it serves.
 
         Raises:
             NotStarted: it ended or hung; the error quotes its log.
@@ -76,50 +65,36 @@ class Broker:
         self.wait_until_ready()
 
     def stop(self) -> None:
-        """
-        Stops it as an operator would, and kills it when that takes half a minute.
-        """
+        """Stops it as an operator would, and kills it when that takes half a minute."""
         self.ask_to_stop()
         if self._process is not None and not self._process.has_ended(timeout_s=STOP_TIMEOUT_S):
             self._process.kill()
 
     def kill(self) -> None:
-        """
-        Kills it with SIGKILL; does nothing when it does not run.
-        """
+        """Kills it with SIGKILL; does nothing when it does not run."""
         if self._process is not None:
             self._process.kill()
 
     def restart(self) -> None:
-        """
-        Stops it and starts it again.
-        """
+        """Stops it and starts it again."""
         self.stop()
         self.start()
 
     def freeze(self) -> None:
-        """
-        Stops its clock with SIGSTOP: connections stay open and nothing answers.
-        """
+        """Stops its clock with SIGSTOP: connections stay open and nothing answers."""
         self.process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """
-        Lets it go on after `freeze`.
-        """
+        """Lets it go on after `freeze`."""
         self.process.signal(signal.SIGCONT)
 
     def ask_to_stop(self) -> None:
-        """
-        Begins a stop without waiting for it.
-        """
+        """Begins a stop without waiting for it."""
         if self._process is not None:
             self._process.signal(signal.SIGTERM)
 
     def write_properties(self, shared: Mapping[str, str]) -> None:
-        """
-        Writes its settings file: the cluster's settings and its own.
-        """
+        """Writes its settings file: the cluster's settings and its own."""
         self.folder.mkdir(parents=True, exist_ok=True)
         listeners = [f"{name}://{self.address(name)}" for name in self.ports]
         advertised = [line for line in listeners if not line.startswith("CONTROLLER:")]
@@ -134,22 +109,17 @@ class Broker:
         self.properties_path.write_text("".join(lines), "utf-8")
 
     def command(self, java: Path, jars: Path, program: str) -> list[str | Path]:
-        """
-        The command line of one of Kafka's programs.
-        """
+        """The command line of one of Kafka's programs."""
         logging = f"-Dlog4j2.configurationFile={_LOGGING}"
         return [java, *self._jvm, "-cp", f"{jars}/*", logging, program]
 
     def spawn(self, java: Path, jars: Path) -> None:
-        """
-        Starts its process without waiting for it.
-        """
+        """Starts its process without waiting for it."""
         self._command = [*self.command(java, jars, "kafka.Kafka"), self.properties_path]
         self._spawn()
 
     def wait_until_ready(self) -> None:
-        """
-        Waits until it serves.
+        """Waits until it serves.
 
         Raises:
             NotStarted: it ended or hung.

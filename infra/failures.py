@@ -1,5 +1,4 @@
-"""
-What can go wrong with a server: it is not there, or it does not start. Both say what to do.
+"""What can go wrong with a server: it is not there, or it does not start. Both say what to do.
 
 - `InfraError`
   - `NotInstalled` — install what it names
@@ -13,15 +12,11 @@ LOG_BYTES_READ_MAX = 64 * 1024
 
 
 class InfraError(Exception):
-    """
-    Raised when a server cannot be had.
-    """
+    """Raised when a server cannot be had."""
 
 
 class NotInstalled(InfraError):
-    """
-    Raised when a program is missing and cannot be installed from here.
-    """
+    """Raised when a program is missing and cannot be installed from here."""
 
     def __init__(self, program: str, remedy: str) -> None:
         super().__init__(program, remedy)
@@ -33,8 +28,8 @@ class NotInstalled(InfraError):
 
 
 class NotStarted(InfraError):
-    """
-    Raised when a server, or a program that prepares it, ended or hung instead of becoming ready.
+    """Raised when a server, or a program that prepares it, ended or hung instead of
+    becoming ready.
     """
 
     def __init__(self, server: str, reason: str, log: Path) -> None:
@@ -49,9 +44,7 @@ class NotStarted(InfraError):
 
 
 def end_of(log: Path) -> str:
-    """
-    The last lines of *log*, or a word that says there are none.
-    """
+    """The last lines of *log*, or a word that says there are none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_BYTES_READ_MAX))

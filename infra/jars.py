@@ -1,5 +1,4 @@
-"""
-The jars of Apache Kafka, fetched by Maven once and kept outside the checkout.
+"""The jars of Apache Kafka, fetched by Maven once and kept outside the checkout.
 
 What `kafka-pom.xml` says names the folder, so that another version is another folder. The folder
 appears complete or not at all; whoever comes while it is being fetched waits.
@@ -19,8 +18,7 @@ _POM = Path(__file__).with_name("kafka-pom.xml")
 
 
 def kafka_jars() -> Path:
-    """
-    The folder with all jars of a broker.
+    """The folder with all jars of a broker.
 
     Raises:
         NotInstalled: Maven is missing.

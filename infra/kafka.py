@@ -1,5 +1,4 @@
-"""
-A Kafka cluster on this machine, in KRaft mode: one broker, or several for leader failover.
+"""A Kafka cluster on this machine, in KRaft mode: one broker, or several for leader failover.
 
 Each broker is also a controller. Its data, its settings and its log are in a folder of its own
 below the one given. Ports are drawn at the first start and kept from then on, so that clients find
@@ -32,8 +31,7 @@ _PORT_TAKEN = "Address already in use"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """
-    One more way into every broker, beside the plain one: for example SASL over TLS.
+    """One more way into every broker, beside the plain one: for example SASL over TLS.
 
     Attributes:
         name: its name in the broker's settings, in capitals.
@@ -47,9 +45,7 @@ class Listener:
 
 
 class Kafka:
-    """
-    A cluster, started with `start` or as a context manager.
-    """
+    """A cluster, started with `start` or as a context manager."""
 
     def __init__(
         self,
@@ -63,8 +59,8 @@ class Kafka:
         outlives_owner: bool = False,
         is_fast: bool = False,
     ) -> None:
-        """
-        Prepares a cluster of *brokers* in *folder*; what an earlier one left there is used again.
+        """Prepares a cluster of *brokers* in *folder*; what an earlier one left there is used
+        again.
 
         Args:
             preferred_port: the first broker's port, if it is free at the first start.
@@ -94,20 +90,15 @@ class Kafka:
 
     @property
     def bootstrap(self) -> str:
-        """
-        The brokers' addresses, `host:port,…`, those that are down included.
-        """
+        """The brokers' addresses, `host:port,…`, those that are down included."""
         return self.bootstrap_of("PLAINTEXT")
 
     def bootstrap_of(self, listener: str) -> str:
-        """
-        The addresses of one listener, by its name.
-        """
+        """The addresses of one listener, by its name."""
         return ",".join(broker.address(listener) for broker in self.brokers)
 
     def start(self) -> None:
-        """
-        Starts all brokers that do not run, and waits until they serve.
+        """Starts all brokers that do not run, and waits until they serve.
 
         Raises:
             NotInstalled: Java or Maven is missing.
@@ -129,9 +120,7 @@ class Kafka:
                 return
 
     def stop(self) -> None:
-        """
-        Stops all brokers as an operator would: they hand over, write down and close.
-        """
+        """Stops all brokers as an operator would: they hand over, write down and close."""
         # Asked together: one alone would wait for a majority of controllers that is gone.
         for broker in self.brokers:
             broker.ask_to_stop()
@@ -139,16 +128,12 @@ class Kafka:
             broker.stop()
 
     def kill(self) -> None:
-        """
-        Kills all brokers with SIGKILL.
-        """
+        """Kills all brokers with SIGKILL."""
         for broker in self.brokers:
             broker.kill()
 
     def restart(self) -> None:
-        """
-        Stops what runs and starts everything again, at the same addresses.
-        """
+        """Stops what runs and starts everything again, at the same addresses."""
         self.stop()
         self.start()
 

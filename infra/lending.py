@@ -1,5 +1,4 @@
-"""
-Servers for as long as one command runs: those that stand in the background, or ones of its own.
+"""Servers for as long as one command runs: those that stand in the background, or ones of its own.
 
 The command finds their addresses in its environment, `SAGA_BUS` and `SAGA_STORE`. Ctrl-C is left to
 it: the servers go on until it has ended, and stop after it however it ends.
@@ -24,8 +23,7 @@ _VARIABLES = {"kafka": "SAGA_BUS", "postgres": "SAGA_STORE"}
 
 
 class Lending:
-    """
-    Runs commands with servers.
+    """Runs commands with servers.
 
     Args:
         standing: used if both of them run, unless they are to be fast.
@@ -48,8 +46,7 @@ class Lending:
         self._tell = tell
 
     def run(self, command: Sequence[str]) -> int:
-        """
-        Runs *command* and returns its exit code, as a shell would.
+        """Runs *command* and returns its exit code, as a shell would.
 
         Raises:
             NotInstalled, NotStarted: a server cannot be had.
@@ -91,9 +88,7 @@ class Lending:
 
 @contextmanager
 def _left_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """
-    Ctrl-C reaches *child* from the terminal, and other signals through us.
-    """
+    """Ctrl-C reaches *child* from the terminal, and other signals through us."""
 
     def pass_on(number: int, _: object) -> None:
         child.send_signal(number)

@@ -1,6 +1,4 @@
-"""
-One at a time, across processes: a lock that its holder's death releases.
-"""
+"""One at a time, across processes: a lock that its holder's death releases."""
 
 import fcntl
 from collections.abc import Iterator
@@ -10,9 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """
-    Holds the lock file *path*, after waiting for whoever holds it.
-    """
+    """Holds the lock file *path*, after waiting for whoever holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,5 +1,4 @@
-"""
-Free TCP ports on the loopback interface.
+"""Free TCP ports on the loopback interface.
 
 A port is drawn below the range from which the kernel takes the near ends of outgoing connections.
 Inside that range a client that keeps trying to reach a killed server may be given the server's own
@@ -22,9 +21,7 @@ _DRAWS_MAX = 200
 
 
 def free_port(*, preferred: int | None = None) -> int:
-    """
-    A port that nobody listens on now: *preferred* if it is free, else one drawn by chance.
-    """
+    """A port that nobody listens on now: *preferred* if it is free, else one drawn by chance."""
     if preferred is not None and is_free(preferred):
         return preferred
     for _ in range(_DRAWS_MAX):
@@ -35,9 +32,7 @@ def free_port(*, preferred: int | None = None) -> int:
 
 
 def is_free(port: int) -> bool:
-    """
-    Whether a server could listen on *port* now.
-    """
+    """Whether a server could listen on *port* now."""
     with socket.socket() as probe:
         # As servers do: a port in TIME_WAIT is theirs to have.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,4 @@
-"""
-A PostgreSQL server on this machine, with a folder of its own and as durable as in production.
+"""A PostgreSQL server on this machine, with a folder of its own and as durable as in production.
 
 It listens on the loopback interface only and asks for a password that is drawn when its folder is
 made. As root it runs as another user, because PostgreSQL refuses root.
@@ -42,9 +41,7 @@ _SETTINGS = {
 
 
 class StopMode(StrEnum):
-    """
-    How a server stops: after its clients, without them, or without even a checkpoint.
-    """
+    """How a server stops: after its clients, without them, or without even a checkpoint."""
 
     SMART = "smart"
     FAST = "fast"
@@ -59,9 +56,7 @@ _SIGNALS = {
 
 
 class Postgres:
-    """
-    A server, started with `start` or as a context manager.
-    """
+    """A server, started with `start` or as a context manager."""
 
     def __init__(
         self,
@@ -72,8 +67,7 @@ class Postgres:
         certificate: Path | None = None,
         outlives_owner: bool = False,
     ) -> None:
-        """
-        Prepares a server in *folder*; what an earlier one left there is used again.
+        """Prepares a server in *folder*; what an earlier one left there is used again.
 
         Args:
             preferred_port: its port, if it is free at the first start.
@@ -95,29 +89,22 @@ class Postgres:
 
     @property
     def process(self) -> ServerProcess:
-        """
-        Its process, running or not; there is one from the first start on.
-        """
+        """Its process, running or not; there is one from the first start on."""
         assert self._process is not None, "PostgreSQL was never started"
         return self._process
 
     @property
     def is_running(self) -> bool:
-        """
-        Whether its process runs, serving or not.
-        """
+        """Whether its process runs, serving or not."""
         return self._process is not None and self._process.is_running()
 
     def url(self, database: str = "postgres") -> str:
-        """
-        The address of one of its databases, password included.
-        """
+        """The address of one of its databases, password included."""
         assert self.port is not None, "a server has an address once it was started"
         return f"postgresql://{USER}:{self._password.read_text()}@{HOST}:{self.port}/{database}"
 
     def start(self) -> None:
-        """
-        Starts it and waits until it takes connections; after the first time at the same port.
+        """Starts it and waits until it takes connections; after the first time at the same port.
 
         Raises:
             NotInstalled: the server's programs are missing.
@@ -143,25 +130,19 @@ class Postgres:
                 return
 
     def stop(self, mode: StopMode = StopMode.FAST) -> None:
-        """
-        Stops it, and kills it when that takes half a minute.
-        """
+        """Stops it, and kills it when that takes half a minute."""
         if self._process is not None:
             self._process.signal(_SIGNALS[mode])
             if not self._process.has_ended(timeout_s=STOP_TIMEOUT_S):
                 self._process.kill()
 
     def kill(self) -> None:
-        """
-        Kills it and its connections with SIGKILL; does nothing when it does not run.
-        """
+        """Kills it and its connections with SIGKILL; does nothing when it does not run."""
         if self._process is not None:
             self._process.kill()
 
     def restart(self, mode: StopMode = StopMode.FAST) -> None:
-        """
-        Stops it if it runs, and starts it again.
-        """
+        """Stops it if it runs, and starts it again."""
         self.stop(mode)
         self.start()
 

@@ -1,5 +1,4 @@
-"""
-Server processes: started into a log file, signalled, waited for, and never left behind.
+"""Server processes: started into a log file, signalled, waited for, and never left behind.
 
 A bound process is killed by the kernel when its owner dies, however the owner dies. Linux ties this
 to the *thread* that started the process, so all of them are started by one thread that lives as
@@ -31,9 +30,7 @@ KILL_TIMEOUT_S = 10.0
 
 
 class ServerProcess:
-    """
-    A process that was started here, or one found again by its id and start time.
-    """
+    """A process that was started here, or one found again by its id and start time."""
 
     def __init__(
         self, pid: int, created: float, child: subprocess.Popen[bytes] | None = None
@@ -53,8 +50,7 @@ class ServerProcess:
         environment: Mapping[str, str] | None = None,
         is_bound: bool = True,
     ) -> Self:
-        """
-        Starts *command* in *folder*, out of reach of the terminal's Ctrl-C.
+        """Starts *command* in *folder*, out of reach of the terminal's Ctrl-C.
 
         Args:
             user: who it runs as, if not as us.
@@ -79,23 +75,17 @@ class ServerProcess:
 
     @classmethod
     def find(cls, pid: int, created: float) -> Self | None:
-        """
-        The process *pid* if it runs and is the one that was started at *created*.
-        """
+        """The process *pid* if it runs and is the one that was started at *created*."""
         process = cls(pid, created)
         return process if process.is_running() else None
 
     @property
     def exit_code(self) -> int | None:
-        """
-        Its exit code, once it has ended and if it was started here.
-        """
+        """Its exit code, once it has ended and if it was started here."""
         return None if self._child is None else self._child.poll()
 
     def is_running(self) -> bool:
-        """
-        Whether it has not ended.
-        """
+        """Whether it has not ended."""
         if self._child is not None:
             return self._child.poll() is None
         try:
@@ -107,16 +97,12 @@ class ServerProcess:
             return False
 
     def signal(self, number: signal.Signals) -> None:
-        """
-        Sends a signal, unless it has ended.
-        """
+        """Sends a signal, unless it has ended."""
         if self.is_running():
             os.kill(self.pid, number)
 
     def has_ended(self, *, timeout_s: float) -> bool:
-        """
-        Waits until it has ended, and says whether it has.
-        """
+        """Waits until it has ended, and says whether it has."""
         deadline = time.monotonic() + timeout_s
         while self.is_running():
             if time.monotonic() > deadline:
@@ -125,9 +111,7 @@ class ServerProcess:
         return True
 
     def kill(self) -> None:
-        """
-        Kills it and all its descendants at once, as a power cut would.
-        """
+        """Kills it and all its descendants at once, as a power cut would."""
         if not self.is_running():
             return
         os.kill(self.pid, signal.SIGSTOP)
@@ -144,8 +128,8 @@ class ServerProcess:
 
 
 def _stopped_descendants(parent: psutil.Process) -> list[psutil.Process]:
-    """
-    All descendants of a process that is stopped, each stopped too: nobody can start more meanwhile.
+    """All descendants of a process that is stopped, each stopped too: nobody can start more
+    meanwhile.
     """
     found: list[psutil.Process] = []
     while new := [one for one in parent.children(recursive=True) if one not in found]:
@@ -164,8 +148,7 @@ def wait_until_ready(
     log: Path,
     timeout_s: float,
 ) -> None:
-    """
-    Waits until *is_ready* says so.
+    """Waits until *is_ready* says so.
 
     Raises:
         NotStarted: it ended first, or took longer than *timeout_s*; it is dead now.
@@ -189,8 +172,7 @@ def run(
     user: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """
-    Runs a program that prepares something, to its end.
+    """Runs a program that prepares something, to its end.
 
     Raises:
         NotStarted: it failed or hung.
@@ -206,9 +188,7 @@ def run(
 
 
 def prefix(*, user: str | None, is_bound: bool) -> list[str]:
-    """
-    What stands before a command so that it runs as *user* and, if bound, dies with its owner.
-    """
+    """What stands before a command so that it runs as *user* and, if bound, dies with its owner."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         assert user is None, "changing the user needs setpriv"

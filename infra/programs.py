@@ -1,5 +1,4 @@
-"""
-Where the programs are, and how missing ones are installed.
+"""Where the programs are, and how missing ones are installed.
 
 As root on Debian or a relative of it, a missing package is installed; anybody else is told the
 command. Two test processes that miss the same package install it once.
@@ -20,9 +19,7 @@ _APT = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
 
 
 def cache_folder() -> Path:
-    """
-    Where downloads stay between runs and checkouts: `saga-infra` in the user's cache.
-    """
+    """Where downloads stay between runs and checkouts: `saga-infra` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "saga-infra"
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,8 +27,7 @@ def cache_folder() -> Path:
 
 
 def java() -> Path:
-    """
-    The Java runtime, 17 or newer.
+    """The Java runtime, 17 or newer.
 
     Raises:
         NotInstalled: it is missing and cannot be installed from here.
@@ -40,8 +36,7 @@ def java() -> Path:
 
 
 def maven() -> Path:
-    """
-    Maven, which fetches Kafka.
+    """Maven, which fetches Kafka.
 
     Raises:
         NotInstalled: it is missing and cannot be installed from here.
@@ -50,8 +45,7 @@ def maven() -> Path:
 
 
 def postgres_folder() -> Path:
-    """
-    The folder of the newest PostgreSQL server's programs.
+    """The folder of the newest PostgreSQL server's programs.
 
     Raises:
         NotInstalled: it is missing and cannot be installed from here.

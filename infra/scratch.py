@@ -1,5 +1,4 @@
-"""
-Folders for servers that are thrown away with all their data.
+"""Folders for servers that are thrown away with all their data.
 
 A process that is killed leaves its folder behind. Each folder is locked by its owner, so whoever
 makes one later knows which are ownerless and removes them.
@@ -18,9 +17,7 @@ _LOCK = "owner.lock"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """
-    A new empty folder that other users may pass through, removed at the end.
-    """
+    """A new empty folder that other users may pass through, removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     folder.chmod(0o711)  # PostgreSQL runs as somebody else when we are root
     try:

@@ -1,5 +1,4 @@
-"""
-Servers in the background, for work by hand: started once, found again, stopped by command.
+"""Servers in the background, for work by hand: started once, found again, stopped by command.
 
 All that is theirs is in one folder (`.saga/infra`): data, logs, and `state.json`, which says who
 runs where. `up` prefers the ports everybody knows and keeps the ones it got.
@@ -29,8 +28,7 @@ _OTHERS_MAY_PASS = 0o001
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """
-    A server in the background.
+    """A server in the background.
 
     Attributes:
         name: `kafka` or `postgres`.
@@ -50,16 +48,12 @@ class Standing:
 
     @property
     def process(self) -> ServerProcess | None:
-        """
-        Its process, unless it has ended.
-        """
+        """Its process, unless it has ended."""
         return ServerProcess.find(self.pid, self.created)
 
 
 class StandingServers:
-    """
-    The servers of one folder.
-    """
+    """The servers of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -67,14 +61,11 @@ class StandingServers:
         self._lock = self.folder / "lock"
 
     def running(self) -> list[Standing]:
-        """
-        Those that run now.
-        """
+        """Those that run now."""
         return [standing for standing in self._known() if standing.process is not None]
 
     def up(self) -> list[Standing]:
-        """
-        Starts what does not run, and returns all.
+        """Starts what does not run, and returns all.
 
         Raises:
             NotInstalled: a program is missing; the error says what to install.
@@ -93,9 +84,7 @@ class StandingServers:
             return [running["kafka"], running["postgres"]]
 
     def down(self, *, erase: bool) -> list[Standing]:
-        """
-        Stops what runs, and returns it. With *erase* the data goes too.
-        """
+        """Stops what runs, and returns it. With *erase* the data goes too."""
         with exclusive(self._lock):
             running = self.running()
             for standing in running:
@@ -164,8 +153,7 @@ class StandingServers:
 
 
 def postgres_home(folder: Path) -> Path:
-    """
-    Where a PostgreSQL keeps its data whose other belongings are in *folder*.
+    """Where a PostgreSQL keeps its data whose other belongings are in *folder*.
 
     As root it runs as somebody else, who cannot enter a checkout in root's home.
     """

@@ -1,5 +1,4 @@
-"""
-Event-sourced sagas on Kafka: business processes over several services that finish or are undone.
+"""Event-sourced sagas on Kafka: business processes over several services that finish or are undone.
 
 Everything that the author of a saga or of an effect service needs is here. `saga.testing` has what
 tests need.

@@ -1,6 +1,4 @@
-"""
-`python -m saga`: the command line.
-"""
+"""`python -m saga`: the command line."""
 
 from saga.console.cli import main
 

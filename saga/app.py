@@ -1,6 +1,4 @@
-"""
-An application: the sagas, effect services and contracts that one deployment knows.
-"""
+"""An application: the sagas, effect services and contracts that one deployment knows."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ if TYPE_CHECKING:
 
 
 class SagaApp:
-    """
-    What `SAGA_APP` names. Nothing is opened or started by making one.
+    """What `SAGA_APP` names. Nothing is opened or started by making one.
 
     Args:
         sagas: what `@saga` made.
@@ -60,8 +57,7 @@ class SagaApp:
         effects_store: str | None = None,
         **settings: Any,
     ) -> Service:
-        """
-        Every role in this process, as an async context manager.
+        """Every role in this process, as an async context manager.
 
         Arguments are settings as in the environment, for example `bus="local:///orders.db"`.
 
@@ -75,9 +71,7 @@ class SagaApp:
         return build_service(self, read)
 
     def topics(self, names: TopicNames) -> list[str]:
-        """
-        Every topic that this application publishes to or reads.
-        """
+        """Every topic that this application publishes to or reads."""
         router = Router(self.registry, self.contracts, names)
         topics = {names.topic(contract.contract_name) for contract in self.contracts.contracts}
         topics.update(router.topics)
@@ -92,9 +86,7 @@ class SagaApp:
         return [contract_of(model) for model in models]
 
     def unhandled_intents(self) -> list[str]:
-        """
-        Intents that no effect service of this application handles; others may.
-        """
+        """Intents that no effect service of this application handles; others may."""
         handled = {contract.contract_name for contract in self._handled}
         return [
             contract.contract_name
@@ -104,9 +96,7 @@ class SagaApp:
 
 
 def _check_services(effects: Sequence[Effects]) -> None:
-    """
-    Refuse two services of one name, and two that would both do what is to be done once.
-    """
+    """Refuse two services of one name, and two that would both do what is to be done once."""
     names: dict[str, str] = {}
     handlers: dict[type[ContractModel], str] = {}
     for service in effects:

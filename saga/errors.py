@@ -1,5 +1,4 @@
-"""
-Every error a user of saga can meet, grouped by what the reader can do about it.
+"""Every error a user of saga can meet, grouped by what the reader can do about it.
 
 * SagaError
     * DefinitionError: the author fixes the saga, the contract or the wiring
@@ -58,16 +57,13 @@ __all__ = [
 
 
 class SagaError(Exception):
-    """
-    The root: everything that saga raises on purpose.
-    """
+    """The root: everything that saga raises on purpose."""
 
     retriable: ClassVar[bool] = False
 
 
 class DefinitionError(SagaError):
-    """
-    Raised when a saga, a contract or an application cannot work as it is written.
+    """Raised when a saga, a contract or an application cannot work as it is written.
 
     *where* is `file:line` of the definition, when it is known.
     """
@@ -82,26 +78,19 @@ class DefinitionError(SagaError):
 
 
 class UnknownContract(DefinitionError):
-    """
-    Raised when a name belongs to no registered contract.
-    """
+    """Raised when a name belongs to no registered contract."""
 
 
 class DuplicateSaga(DefinitionError):
-    """
-    Raised when two sagas of one application share name and version.
-    """
+    """Raised when two sagas of one application share name and version."""
 
 
 class ContractChanged(DefinitionError):
-    """
-    Raised when a published contract was changed in a way its readers cannot follow.
-    """
+    """Raised when a published contract was changed in a way its readers cannot follow."""
 
 
 class MessageError(SagaError):
-    """
-    Raised when bytes cannot be read as what they claim to be.
+    """Raised when bytes cannot be read as what they claim to be.
 
     *code* is stable, *message* is for people.
     """
@@ -113,20 +102,16 @@ class MessageError(SagaError):
 
 
 class MalformedMessage(MessageError):
-    """
-    Raised when a value is no JSON, or not what its contract says.
-    """
+    """Raised when a value is no JSON, or not what its contract says."""
 
 
 class UnsupportedVersion(MessageError):
-    """
-    Raised when a message has a version of its contract that this code does not know.
-    """
+    """Raised when a message has a version of its contract that this code does not know."""
 
 
 class SettingsError(SagaError):
-    """
-    Raised when a setting is unknown or illegal; *setting* names it, *problem* says what to do.
+    """Raised when a setting is unknown or illegal; *setting* names it, *problem* says what
+    to do.
     """
 
     def __init__(self, setting: str, problem: str) -> None:
@@ -136,14 +121,11 @@ class SettingsError(SagaError):
 
 
 class StoreError(SagaError):
-    """
-    Raised when the event store did not do what was asked.
-    """
+    """Raised when the event store did not do what was asked."""
 
 
 class HistoryConflict(StoreError):
-    """
-    Raised when another writer has appended to a history first; reload and decide again.
+    """Raised when another writer has appended to a history first; reload and decide again.
 
     *saga_ids* are the histories that moved (all of the batch where the store cannot tell).
     """
@@ -156,8 +138,7 @@ class HistoryConflict(StoreError):
 
 
 class AlreadyRecorded(StoreError):
-    """
-    Raised when the store already covers a position of the batch: another worker was here.
+    """Raised when the store already covers a position of the batch: another worker was here.
 
     *sources* are the topic-partitions whose stored position is ahead of the batch's.
     """
@@ -168,8 +149,7 @@ class AlreadyRecorded(StoreError):
 
 
 class RecordsTakenBack(StoreError):
-    """
-    Raised when a batch accounts for records that were shown before they were durable, and then
+    """Raised when a batch accounts for records that were shown before they were durable, and then
     were not: drop what is in hand and seek to the stored positions.
     """
 
@@ -177,22 +157,18 @@ class RecordsTakenBack(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """
-    Raised when the store cannot be reached or cannot write; nothing was recorded.
-    """
+    """Raised when the store cannot be reached or cannot write; nothing was recorded."""
 
     retriable = True
 
 
 class StoreTooNew(StoreError):
-    """
-    Raised when a newer version of saga wrote the store; upgrade this one.
-    """
+    """Raised when a newer version of saga wrote the store; upgrade this one."""
 
 
 class CorruptHistory(StoreError):
-    """
-    Raised when a stored entry of one saga cannot be read; the histories of others are not touched.
+    """Raised when a stored entry of one saga cannot be read; the histories of others are not
+    touched.
 
     *version* is the first entry concerned, *problem* says what is wrong with it.
     """
@@ -205,29 +181,21 @@ class CorruptHistory(StoreError):
 
 
 class DeliveryError(SagaError):
-    """
-    Raised when the bus did not do what was asked.
-    """
+    """Raised when the bus did not do what was asked."""
 
 
 class BusUnavailable(DeliveryError):
-    """
-    Raised when the bus cannot be reached or cannot write; nothing was published.
-    """
+    """Raised when the bus cannot be reached or cannot write; nothing was published."""
 
     retriable = True
 
 
 class MessageTooLarge(DeliveryError):
-    """
-    Raised when a record exceeds the limit of its topic.
-    """
+    """Raised when a record exceeds the limit of its topic."""
 
 
 class TopicMissing(DeliveryError):
-    """
-    Raised when there is no topic to publish on; *topic* names it.
-    """
+    """Raised when there is no topic to publish on; *topic* names it."""
 
     def __init__(self, topic: str) -> None:
         super().__init__(f"there is no topic {topic}: make it with `saga topics create`")
@@ -235,14 +203,11 @@ class TopicMissing(DeliveryError):
 
 
 class PositionLost(DeliveryError):
-    """
-    Raised when a topic no longer has the record that is next: retention, or it was made anew.
-    """
+    """Raised when a topic no longer has the record that is next: retention, or it was made anew."""
 
 
 class ReplayMismatch(SagaError):
-    """
-    Raised when the code at hand decides otherwise than the history says.
+    """Raised when the code at hand decides otherwise than the history says.
 
     *version* is the first differing entry; *recorded* and *decided* describe both sides.
     """

@@ -1,5 +1,4 @@
-"""
-Effect services inside a FastStream application of your own.
+"""Effect services inside a FastStream application of your own.
 
 ```python
 from faststream.asgi import AsgiFastStream
@@ -47,8 +46,7 @@ OMITTED: Final = ("x-dlq-omitted", b"value")
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """
-    Services on a broker.
+    """Services on a broker.
 
     Attributes:
         subscribers: one for each service, in the order given.
@@ -65,8 +63,7 @@ def attach(
     limits: EffectsSettings | None = None,
     **settings: Any,
 ) -> Attached:
-    """
-    Have *effects* served by *broker* whenever it runs.
+    """Have *effects* served by *broker* whenever it runs.
 
     Args:
         broker: where they belong from now on; not started yet.
@@ -92,9 +89,7 @@ def attach(
     names, clock = read.topic_names, SystemClock()
 
     def opened() -> Resources:
-        """
-        A bus and a store for each service: the broker starts and stops them one by one.
-        """
+        """A bus and a store for each service: the broker starts and stops them one by one."""
         kafka = KafkaBus(
             connection_of(broker),
             record_bytes_max=read.record_bytes + HEADERS_BYTES_MAX,
@@ -127,9 +122,7 @@ def attach(
 
 
 class _Park:
-    """
-    Puts records on their dlq topics, which are made if they are not there.
-    """
+    """Puts records on their dlq topics, which are made if they are not there."""
 
     def __init__(self, bus: Bus, names: TopicNames, clock: Clock, settings: Settings) -> None:
         self._bus = bus

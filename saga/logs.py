@@ -1,5 +1,4 @@
-"""
-The loggers of this library: structlog's where the program has configured it, else the standard
+"""The loggers of this library: structlog's where the program has configured it, else the standard
 library's.
 
 A program that embeds a service and configures nothing would otherwise find our lines in its
@@ -18,8 +17,8 @@ import structlog
 
 
 class Logger:
-    """
-    Has structlog's methods, `log.info("what happened", saga_id=…)`; decides at each call where to.
+    """Has structlog's methods, `log.info("what happened", saga_id=…)`; decides at each call where
+    to.
     """
 
     def __init__(self, name: str) -> None:
@@ -36,9 +35,7 @@ class Logger:
 
 
 def get_logger(name: str) -> Logger:
-    """
-    The logger of one part, for example `saga.relay`.
-    """
+    """The logger of one part, for example `saga.relay`."""
     return Logger(name)
 
 
@@ -48,9 +45,7 @@ _fields = structlog.processors.KeyValueRenderer()
 def _as_record(
     logger: logging.Logger, method: str, said: MutableMapping[str, Any]
 ) -> tuple[tuple[str], dict[str, Any]]:
-    """
-    One line of text, and the exception for the handlers of the standard library to print.
-    """
+    """One line of text, and the exception for the handlers of the standard library to print."""
     exc_info = said.pop("exc_info", None)
     what = str(said.pop("event", ""))
     if said:

@@ -1,5 +1,4 @@
-"""
-A running service: the roles of one process, and what one can ask of it from Python.
+"""A running service: the roles of one process, and what one can ask of it from Python.
 
 Lifecycle: `start` opens and registers everything, `run` coordinates, leaving drains in reverse
 order of starting. A role that fails ends the service with its error; what was stored stays.
@@ -39,9 +38,7 @@ IDLE_CALM_S = 0.3
 
 
 class UnknownSaga(SagaError):
-    """
-    Raised when there is no saga of this id.
-    """
+    """Raised when there is no saga of this id."""
 
     def __init__(self, saga_id: str) -> None:
         super().__init__(f"there is no saga {saga_id}")
@@ -50,8 +47,7 @@ class UnknownSaga(SagaError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """
-    How a saga ended, or why it does not go on (`parked`, `stalled`).
+    """How a saga ended, or why it does not go on (`parked`, `stalled`).
 
     *event* is its outcome event, read as a model; *residue* names the steps that are not undone.
     """
@@ -63,53 +59,37 @@ class Outcome:
 
 
 class Role(Protocol):
-    """
-    A part of a service that runs beside the others.
-    """
+    """A part of a service that runs beside the others."""
 
     async def start(self) -> None:
-        """
-        Get ready; may raise.
-        """
+        """Get ready; may raise."""
         ...
 
     async def run(self) -> None:
-        """
-        Work until stopped.
-        """
+        """Work until stopped."""
         ...
 
     def stop(self) -> None:
-        """
-        Take nothing new.
-        """
+        """Take nothing new."""
         ...
 
     async def close(self) -> None:
-        """
-        Let go of everything.
-        """
+        """Let go of everything."""
         ...
 
     @property
     def is_idle(self) -> bool:
-        """
-        Whether nothing is in hand.
-        """
+        """Whether nothing is in hand."""
         ...
 
     @property
     def counts(self) -> Counter[str]:
-        """
-        What was done since the start.
-        """
+        """What was done since the start."""
         ...
 
 
 class Service:
-    """
-    The roles of one process. Use it with `async with`.
-    """
+    """The roles of one process. Use it with `async with`."""
 
     def __init__(
         self,
@@ -157,9 +137,7 @@ class Service:
         await self.stop()
 
     async def start(self) -> None:
-        """
-        Make the topics, then start the roles in order.
-        """
+        """Make the topics, then start the roles in order."""
         try:
             await self._bus.create_topics(self._topics)
             for role in self._roles:
@@ -172,8 +150,8 @@ class Service:
             raise
 
     async def stop(self) -> None:
-        """
-        Drain in reverse order of starting and close everything. Raises what a role failed with.
+        """Drain in reverse order of starting and close everything. Raises what a role failed
+        with.
         """
         failures: list[BaseException] = []
         await self._lookout.stop()
@@ -194,9 +172,7 @@ class Service:
             raise failures[0]
 
     async def wait(self) -> None:
-        """
-        Return when a role has ended by itself, which only a failure makes it do.
-        """
+        """Return when a role has ended by itself, which only a failure makes it do."""
         if self._running:
             await asyncio.wait(
                 [task for _, task in self._running], return_when=asyncio.FIRST_COMPLETED
@@ -204,25 +180,21 @@ class Service:
 
     @property
     def counts(self) -> Counter[str]:
-        """
-        What all roles have done since the start.
-        """
+        """What all roles have done since the start."""
         total: Counter[str] = Counter()
         for role in self._roles:
             total.update(role.counts)
         return total
 
     async def problems(self) -> list[str]:
-        """
-        Why this process does not do all of its work now; none while it does. On files, effect
+        """Why this process does not do all of its work now; none while it does. On files, effect
         services have nothing to say here: what stops them ends the service.
         """
         asked = await asyncio.gather(*(part.why_not_ready() for part in self._health))
         return [problem for problems in asked for problem in problems]
 
     async def publish(self, event: Event, *, key: str | None = None) -> SagaId | None:
-        """
-        Publish an event; the id of the saga that it starts, None where that is none or more than
+        """Publish an event; the id of the saga that it starts, None where that is none or more than
         one. Durable when it returns.
 
         Raises:
@@ -238,8 +210,7 @@ class Service:
         return prepared.saga_id
 
     async def outcome(self, saga_id: SagaId | UUID, *, timeout: float | None = None) -> Outcome:
-        """
-        Wait until the saga ends, or cannot go on by itself.
+        """Wait until the saga ends, or cannot go on by itself.
 
         Raises:
             TimeoutError: it did neither within *timeout* seconds.
@@ -263,8 +234,7 @@ class Service:
         *,
         actor: str | None = None,
     ) -> str:
-        """
-        Send a signal; the id of the command, by which a repeat is recognised.
+        """Send a signal; the id of the command, by which a repeat is recognised.
 
         Raises:
             UnknownSaga: there is no such saga.
@@ -286,8 +256,7 @@ class Service:
         mode: CancelMode = CancelMode.GRACEFUL,
         actor: str | None = None,
     ) -> str:
-        """
-        Ask a saga to end; the id of the command.
+        """Ask a saga to end; the id of the command.
 
         Raises:
             UnknownSaga: there is no such saga.
@@ -297,8 +266,7 @@ class Service:
     async def command(
         self, saga_id: SagaId | UUID, act: CommandAct, *, command_id: str | None = None, **said: Any
     ) -> str:
-        """
-        Send any command; its id.
+        """Send any command; its id.
 
         Raises:
             UnknownSaga: there is no such saga.
@@ -316,8 +284,7 @@ class Service:
         return command.command_id
 
     async def idle(self, *, timeout: float | None = None) -> None:
-        """
-        Wait until nothing is left to do but what waits for time or people.
+        """Wait until nothing is left to do but what waits for time or people.
 
         Raises:
             TimeoutError: there was still work after *timeout* seconds.
@@ -335,9 +302,7 @@ class Service:
                     seen, calm_since = counts, loop.time()
 
     def _cause_of_death(self) -> Exception | None:
-        """
-        What a role has failed with.
-        """
+        """What a role has failed with."""
         for _, task in self._running:
             if task.done() and not task.cancelled():
                 error = task.exception()

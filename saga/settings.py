@@ -1,6 +1,6 @@
-"""
-Settings: every one has a default, an environment variable `SAGA_…`, and is checked before anything
-starts. An unknown variable is refused by name: a misspelt setting would otherwise do nothing.
+"""Settings: every one has a default, an environment variable `SAGA_…`, and is checked before
+anything starts. An unknown variable is refused by name: a misspelt setting would otherwise do
+nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ SECRET = SecretStr | None
 
 
 class Settings(BaseSettings):
-    """
-    How one process of saga runs. Durations are text like `30s`, `5m`, `7d`.
-    """
+    """How one process of saga runs. Durations are text like `30s`, `5m`, `7d`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -188,8 +186,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, **given: Any) -> Self:
-        """
-        Settings from the environment, with *given* ones (None: not given) going first.
+        """Settings from the environment, with *given* ones (None: not given) going first.
 
         Raises:
             SettingsError: names the variable or option, what is wrong, and what to do.
@@ -229,60 +226,44 @@ class Settings(BaseSettings):
 
     @classmethod
     def secrets(cls) -> frozenset[str]:
-        """
-        The settings that are never shown, and may be given as files.
-        """
+        """The settings that are never shown, and may be given as files."""
         return frozenset(
             name for name, field in cls.model_fields.items() if field.annotation == SECRET
         )
 
     @property
     def topic_names(self) -> TopicNames:
-        """
-        How topics are called here.
-        """
+        """How topics are called here."""
         return TopicNames(self.env, self.namespace)
 
     @property
     def is_http_asked_for(self) -> bool:
-        """
-        Whether somebody has said where to listen: then it is an error if that cannot be.
-        """
+        """Whether somebody has said where to listen: then it is an error if that cannot be."""
         return "http" in self.model_fields_set and self.http != HTTP_OFF
 
     @property
     def retention_s(self) -> int:
-        """
-        Retention in seconds.
-        """
+        """Retention in seconds."""
         return duration_us(self.retention) // SECOND_US
 
     @property
     def kafka_session_timeout_ms(self) -> int:
-        """
-        The timeout in milliseconds.
-        """
+        """The timeout in milliseconds."""
         return duration_us(self.kafka_session_timeout) * 1000 // SECOND_US
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """
-        The `host:port` in `kafka://HOST:PORT,…`.
-        """
+        """The `host:port` in `kafka://HOST:PORT,…`."""
         return tuple(urlsplit(self.bus).netloc.split(","))
 
     @property
     def early_hold_s(self) -> float:
-        """
-        The hold in seconds.
-        """
+        """The hold in seconds."""
         return duration_us(self.early_hold) / SECOND_US
 
     @property
     def effects_address(self) -> str:
-        """
-        Where effect services keep their own: by default a file beside the store's.
-        """
+        """Where effect services keep their own: by default a file beside the store's."""
         if self.effects_store is not None:
             return self.effects_store
         if self.store.startswith("sqlite:"):
@@ -293,16 +274,14 @@ class Settings(BaseSettings):
 
 
 def file_of(address: str) -> str:
-    """
-    The path in `sqlite:///PATH` or `local:///PATH`: relative, or absolute with a fourth slash.
+    """The path in `sqlite:///PATH` or `local:///PATH`: relative, or absolute with a fourth
+    slash.
     """
     return address.partition(":///")[2]
 
 
 def redacted(address: str) -> str:
-    """
-    *address* without the passwords that it may hold; text that is no address stays as it is.
-    """
+    """*address* without the passwords that it may hold; text that is no address stays as it is."""
     shown = _PASSWORD_IN_AUTHORITY.sub(rf"\g<1>{HIDDEN}@", address)
     return _PASSWORD_IN_OPTIONS.sub(rf"\g<1>{HIDDEN}", shown)
 
@@ -325,9 +304,7 @@ def _is_server(text: str) -> bool:
 
 
 def _secret_in(variable: str, path: str) -> str:
-    """
-    What a file holds, but for the line's end that editors leave there.
-    """
+    """What a file holds, but for the line's end that editors leave there."""
     try:
         return Path(path).read_text("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,4 @@
-"""
-Databases and effects stores as the settings name them.
-"""
+"""Databases and effects stores as the settings name them."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_effects_store(settings: Settings) -> EffectsStore:
-    """
-    The store of the effect services' inbox and tables; its `open` connects.
+    """The store of the effect services' inbox and tables; its `open` connects.
 
     Raises:
         SettingsError: the address needs something that is not there.
@@ -35,8 +32,7 @@ def open_effects_store(settings: Settings) -> EffectsStore:
 
 
 def effects_address(settings: Settings) -> Address:
-    """
-    The database of the effect services.
+    """The database of the effect services.
 
     Raises:
         SettingsError: the address cannot be read, or its driver is not installed.
@@ -49,8 +45,7 @@ def effects_address(settings: Settings) -> Address:
 
 
 def components_of(settings: Settings) -> list[tuple[Address, Component]]:
-    """
-    All that saga keeps in databases, but for outboxes, and where.
+    """All that saga keeps in databases, but for outboxes, and where.
 
     Raises:
         SettingsError: an address cannot be read, or its driver is not installed.
@@ -72,9 +67,8 @@ def components_of(settings: Settings) -> list[tuple[Address, Component]]:
 def open_postgres(
     address: str, setting: str, password: SecretStr | None = None
 ) -> PostgresDatabase:
-    """
-    The database at *address*, to be connected to when it is first used; with *password*, where the
-    address has none.
+    """The database at *address*, to be connected to when it is first used; with *password*, where
+    the address has none.
 
     Raises:
         SettingsError: the address cannot be read, or its driver is not installed.
@@ -86,8 +80,7 @@ def open_postgres(
 
 
 def postgres_address(address: str, setting: str, password: SecretStr | None = None) -> Address:
-    """
-    Where a database is, and how to get there.
+    """Where a database is, and how to get there.
 
     Raises:
         SettingsError: the address cannot be read, or its driver is not installed.
@@ -105,8 +98,7 @@ def postgres_address(address: str, setting: str, password: SecretStr | None = No
 
 
 def file_in(address: str, setting: str) -> str:
-    """
-    The path of the file that *address* names.
+    """The path of the file that *address* names.
 
     Raises:
         SettingsError: it names none.

@@ -1,6 +1,4 @@
-"""
-The one place where objects are put together: settings and an application in, a service out.
-"""
+"""The one place where objects are put together: settings and an application in, a service out."""
 
 from __future__ import annotations
 
@@ -57,9 +55,7 @@ Close = Callable[[], Awaitable[None]]
 
 @dataclass(slots=True)
 class Parts:
-    """
-    What the settings' addresses were opened as, and how to close it, in reverse.
-    """
+    """What the settings' addresses were opened as, and how to close it, in reverse."""
 
     clock: Clock
     bus: Bus
@@ -71,9 +67,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class OpenedBus:
-    """
-    A bus alone, for publishing and for questions.
-    """
+    """A bus alone, for publishing and for questions."""
 
     bus: Bus
     close: Close
@@ -81,9 +75,7 @@ class OpenedBus:
 
 @dataclass(frozen=True, slots=True)
 class StoreParts:
-    """
-    A store alone, for questions.
-    """
+    """A store alone, for questions."""
 
     store: EventStore
     catalogue: Catalogue
@@ -92,8 +84,7 @@ class StoreParts:
 
 
 def open_bus(settings: Settings) -> OpenedBus:
-    """
-    Open the bus that *settings* name, and nothing else; in the event loop that will use it.
+    """Open the bus that *settings* name, and nothing else; in the event loop that will use it.
 
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
@@ -113,8 +104,7 @@ def open_bus(settings: Settings) -> OpenedBus:
 
 
 def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = True) -> StoreParts:
-    """
-    Open the store that *settings* name, and nothing else.
+    """Open the store that *settings* name, and nothing else.
 
     Args:
         make: whether to make the tables of a server's database that has none; files are made.
@@ -140,8 +130,7 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
 
 
 def open_parts(settings: Settings) -> Parts:
-    """
-    Open the bus and the store that *settings* name.
+    """Open the bus and the store that *settings* name.
 
     Raises:
         SettingsError: an address needs something that is not there.
@@ -176,9 +165,7 @@ def open_parts(settings: Settings) -> Parts:
 
 
 def topic_specs(app: SagaApp, settings: Settings) -> list[TopicSpec]:
-    """
-    Every topic of *app*, as the settings have it made.
-    """
+    """Every topic of *app*, as the settings have it made."""
     return [
         TopicSpec(topic, settings.partitions, settings.retention_s)
         for topic in app.topics(settings.topic_names)
@@ -192,9 +179,8 @@ def build_service(
     roles: Collection[str] = ROLES,
     has_probes: bool = False,
 ) -> Service:
-    """
-    A service of *app* with the given roles; nothing runs yet. With *has_probes* it says over HTTP
-    how it is, where the settings have it so.
+    """A service of *app* with the given roles; nothing runs yet. With *has_probes* it says over
+    HTTP how it is, where the settings have it so.
 
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_parts`.
@@ -280,9 +266,8 @@ def _orchestrator(
 
 
 def _probes(settings: Settings, health: Sequence[Health]) -> list[Role]:
-    """
-    What answers probes. By default several processes of one machine would all want the same port:
-    only the first one gets it, unless it was asked for.
+    """What answers probes. By default several processes of one machine would all want the same
+    port: only the first one gets it, unless it was asked for.
     """
     if settings.http == HTTP_OFF:
         return []
@@ -343,9 +328,7 @@ def _broker_role(
     store: EffectsStore,
     park: Park,
 ) -> BrokerRole:
-    """
-    All effect services on one broker of FastStream's.
-    """
+    """All effect services on one broker of FastStream's."""
     from saga.adapters.faststream import (
         Binding,
         BrokerRole,
@@ -358,9 +341,7 @@ def _broker_role(
     assert isinstance(kafka, KafkaBus), kafka
 
     async def close() -> None:
-        """
-        Bus and store are the process's.
-        """
+        """Bus and store are the process's."""
 
     broker = own_broker(settings.servers)
     binding = Binding(
@@ -375,8 +356,7 @@ def _broker_role(
 
 
 def open_kafka(settings: Settings) -> KafkaBus:
-    """
-    The cluster that *settings* name, to be asked and to make topics in.
+    """The cluster that *settings* name, to be asked and to make topics in.
 
     Raises:
         SettingsError: they name none, or something that cannot be loaded.

@@ -1,6 +1,4 @@
-"""
-An authority that signs certificates for tests, by the `openssl` program.
-"""
+"""An authority that signs certificates for tests, by the `openssl` program."""
 
 import shutil
 import subprocess
@@ -12,9 +10,7 @@ CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 
 
 class Authority:
-    """
-    A certificate authority in a folder of its own. *certificate* is what others trust.
-    """
+    """A certificate authority in a folder of its own. *certificate* is what others trust."""
 
     def __init__(self, folder: Path, name: str = "tests") -> None:
         if shutil.which("openssl") is None:
@@ -30,8 +26,8 @@ class Authority:
     def issue(
         self, name: str, *hosts: str, is_expired: bool = False, password: str | None = None
     ) -> Path:
-        """
-        A file with a key and its certificate, for these hosts; the key has a *password* if given.
+        """A file with a key and its certificate, for these hosts; the key has a *password* if
+        given.
         """
         request, key = self.folder / f"{name}.csr", self.folder / f"{name}.key"
         guard = ("-nodes",) if password is None else ("-passout", f"pass:{password}")
@@ -52,8 +48,6 @@ class Authority:
 
 
 def openssl(*words: str | Path) -> None:
-    """
-    Runs `openssl words…`.
-    """
+    """Runs `openssl words…`."""
     result = subprocess.run(["openssl", *words], check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

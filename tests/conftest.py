@@ -1,5 +1,5 @@
-"""
-What every test gets: no settings from the developer's shell, and real servers if it asks for them.
+"""What every test gets: no settings from the developer's shell, and real servers if it asks for
+them.
 """
 
 import os
@@ -14,8 +14,6 @@ settings.load_profile("saga")
 
 
 def pytest_configure() -> None:
-    """
-    Forgets `SAGA_…` variables: a test that needs a setting sets it.
-    """
+    """Forgets `SAGA_…` variables: a test that needs a setting sets it."""
     for name in [name for name in os.environ if name.startswith("SAGA_")]:
         del os.environ[name]

@@ -1,5 +1,4 @@
-"""
-Fixtures with real servers behind them, and the options that name servers which already run.
+"""Fixtures with real servers behind them, and the options that name servers which already run.
 
 A test that asks for one of them is `connected` without saying so. It never skips: where a server
 cannot be had, it fails and says what to install.
@@ -30,24 +29,18 @@ _SERVERS = pytest.StashKey[Servers | Borrowed]()
 
 @dataclass(frozen=True, slots=True)
 class KafkaAddress:
-    """
-    Where the Kafka of this run is.
-    """
+    """Where the Kafka of this run is."""
 
     bootstrap: str
 
     @property
     def url(self) -> str:
-        """
-        The address as `SAGA_BUS` takes it.
-        """
+        """The address as `SAGA_BUS` takes it."""
         return f"kafka://{self.bootstrap}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """
-    Takes the addresses of real services from options, or from the environment.
-    """
+    """Takes the addresses of real services from options, or from the environment."""
     group = parser.getgroup("saga")
     group.addoption(
         "--kafka",
@@ -64,9 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """
-    Says who owns the servers: this process, or the one that started it.
-    """
+    """Says who owns the servers: this process, or the one that started it."""
     place = getattr(config, "workerinput", {}).get("servers")
     config.stash[_SERVERS] = (
         Servers(kafka=config.getoption("--kafka"), postgres=config.getoption("--postgres"))
@@ -77,16 +68,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node) -> None:
-    """
-    Tells a test process where to ask.
-    """
+    """Tells a test process where to ask."""
     node.workerinput["servers"] = node.config.stash[_SERVERS].place
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """
-    Stops the servers, whatever became of the tests.
-    """
+    """Stops the servers, whatever became of the tests."""
     servers = config.stash.get(_SERVERS, None)
     if isinstance(servers, Servers):
         servers.stop()
@@ -94,9 +81,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """
-    Marks what needs a server, before `-m` chooses.
-    """
+    """Marks what needs a server, before `-m` chooses."""
     for item in items:
         if FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.connected)
@@ -104,9 +89,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """
-    What a test left open to a server is found in that test and not in one that runs later.
-    """
+    """What a test left open to a server is found in that test and not in one that runs later."""
     yield
     if item.get_closest_marker("connected"):
         gc.collect()
@@ -114,16 +97,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest) -> KafkaAddress:
-    """
-    A running Kafka, shared by all tests of the run: use topics and groups below `namespace`.
-    """
+    """A running Kafka, shared by all tests of the run: use topics and groups below `namespace`."""
     return KafkaAddress(_address(request, "kafka"))
 
 
 @pytest.fixture(scope="session")
 def postgres_server(request: pytest.FixtureRequest) -> str:
-    """
-    The address of a running PostgreSQL, shared by all tests of the run, with a user who may make
+    """The address of a running PostgreSQL, shared by all tests of the run, with a user who may make
     databases.
     """
     return _address(request, "postgres")
@@ -131,8 +111,8 @@ def postgres_server(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def postgres(postgres_server: str) -> Iterator[str]:
-    """
-    The address of an empty database of one's own, dropped at the end with whoever still uses it.
+    """The address of an empty database of one's own, dropped at the end with whoever still
+    uses it.
     """
     with database_on(postgres_server) as url:
         yield url
@@ -140,9 +120,7 @@ def postgres(postgres_server: str) -> Iterator[str]:
 
 @contextmanager
 def database_on(server: str) -> Iterator[str]:
-    """
-    The address of a new database, dropped at the end with whoever still uses it.
-    """
+    """The address of a new database, dropped at the end with whoever still uses it."""
     name = f"t_{secrets.token_hex(6)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
@@ -153,16 +131,14 @@ def database_on(server: str) -> Iterator[str]:
 
 @pytest.fixture
 def namespace() -> str:
-    """
-    A name that no other test has, fit for `SAGA_NAMESPACE` and so for topics and groups.
-    """
+    """A name that no other test has, fit for `SAGA_NAMESPACE` and so for topics and groups."""
     return f"t{secrets.token_hex(6)}"
 
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
-    """
-    A folder for servers of one's own: unlike `tmp_path` it can be reached by PostgreSQL's user.
+    """A folder for servers of one's own: unlike `tmp_path` it can be reached by
+    PostgreSQL's user.
     """
     with scratch_folder() as folder:
         yield folder
@@ -170,8 +146,7 @@ def server_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def own_kafka(request: pytest.FixtureRequest, server_folder: Path) -> Iterator[Kafka]:
-    """
-    A Kafka that may be killed. It has one broker, or as many as the test is parametrized with:
+    """A Kafka that may be killed. It has one broker, or as many as the test is parametrized with:
     `@pytest.mark.parametrize("own_kafka", [3], indirect=True)`.
     """
     server = Kafka(server_folder / "kafka", brokers=getattr(request, "param", 1))
@@ -180,9 +155,7 @@ def own_kafka(request: pytest.FixtureRequest, server_folder: Path) -> Iterator[K
 
 @pytest.fixture
 def own_postgres(server_folder: Path) -> Iterator[Postgres]:
-    """
-    A PostgreSQL that may be killed.
-    """
+    """A PostgreSQL that may be killed."""
     yield from _started(Postgres(server_folder / "postgres"))
 
 

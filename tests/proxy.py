@@ -1,5 +1,4 @@
-"""
-A proxy in front of a server: slow, cut off, or gone exactly when a COMMIT passes.
+"""A proxy in front of a server: slow, cut off, or gone exactly when a COMMIT passes.
 
 It reads PostgreSQL's messages as far as it has to; other protocols pass as bytes. Each direction of
 each connection has a thread, so that it never waits for whoever uses it.
@@ -24,9 +23,7 @@ _COMMITTED = b"C\x00\x00\x00\x0bCOMMIT\x00"
 
 
 class Cut(Enum):
-    """
-    When a connection is cut off that says COMMIT.
-    """
+    """When a connection is cut off that says COMMIT."""
 
     BEFORE = auto()
     """The server never hears it."""
@@ -35,21 +32,16 @@ class Cut(Enum):
 
 
 def _never() -> Cut | None:
-    """
-    Every COMMIT passes.
-    """
+    """Every COMMIT passes."""
     return None
 
 
 def _nothing() -> None:
-    """
-    Nobody wants to know.
-    """
+    """Nobody wants to know."""
 
 
 class Proxy:
-    """
-    Listens on a port of its own and hands everything on to *host* and *port*.
+    """Listens on a port of its own and hands everything on to *host* and *port*.
 
     *at_commit* is asked whenever COMMIT passes to a PostgreSQL, *on_cut* called when a connection
     is about to be cut off there; both from threads of the proxy. Answers arrive *delay_s* late.
@@ -69,24 +61,18 @@ class Proxy:
         self._start(self._accept)
 
     def cut_off(self) -> None:
-        """
-        Cut all connections; new ones are let in.
-        """
+        """Cut all connections; new ones are let in."""
         with self._lock:
             for pair in self._pairs:
                 _shut(*pair)
 
     def shut(self) -> None:
-        """
-        Cut all connections, and let none in.
-        """
+        """Cut all connections, and let none in."""
         self._is_open = False
         self.cut_off()
 
     def close(self) -> None:
-        """
-        Cut all connections and listen no more.
-        """
+        """Cut all connections and listen no more."""
         self.shut()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -167,9 +153,7 @@ class Proxy:
 
 
 class _Spoken:
-    """
-    What a client of a PostgreSQL has said.
-    """
+    """What a client of a PostgreSQL has said."""
 
     def __init__(self) -> None:
         self.said = bytearray()
@@ -178,9 +162,7 @@ class _Spoken:
         self._commits: set[bytes] = set()
 
     def messages(self) -> Iterator[tuple[bytes, bool]]:
-        """
-        The whole messages so far, each with whether it is a COMMIT.
-        """
+        """The whole messages so far, each with whether it is a COMMIT."""
         while True:
             head = _TYPED if self._is_started else _UNTYPED
             if len(self.said) < head:
@@ -216,9 +198,7 @@ class _Spoken:
 
 
 def through(url: str, port: int) -> str:
-    """
-    The address *url*, by way of a proxy's port.
-    """
+    """The address *url*, by way of a proxy's port."""
     parts = urlsplit(url)
     login = parts.netloc.rpartition("@")[0]
     return urlunsplit(parts._replace(netloc=f"{login}@{HOST}:{port}"))

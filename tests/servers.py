@@ -1,5 +1,4 @@
-"""
-The servers of one test run: one Kafka and one PostgreSQL, started when the first test asks.
+"""The servers of one test run: one Kafka and one PostgreSQL, started when the first test asks.
 
 They belong to the process that began the run. With `-n` that is the controller: its test processes
 ask it over a local socket, so none of them takes the servers along when it has no more to do.
@@ -21,15 +20,11 @@ Place = tuple[str, bytes]
 
 
 class Unavailable(Exception):
-    """
-    A server cannot be had; the text says what to do.
-    """
+    """A server cannot be had; the text says what to do."""
 
 
 class Servers:
-    """
-    The owner's side.
-    """
+    """The owner's side."""
 
     def __init__(self, *, kafka: str | None, postgres: str | None) -> None:
         self._given = {"kafka": kafka, "postgres": postgres}
@@ -38,17 +33,15 @@ class Servers:
         self._exits = ExitStack()
 
     def address(self, name: str) -> str:
-        """
-        The address of `kafka` or `postgres`: the one given, or that of a server started now.
-        """
+        """The address of `kafka` or `postgres`: the one given, or that of a server started now."""
         is_well, answer = self.answer(name)
         if not is_well:
             raise Unavailable(answer)
         return answer
 
     def answer(self, name: str) -> tuple[bool, str]:
-        """
-        Whether there is such a server, and its address or what to do. Tried once, then remembered.
+        """Whether there is such a server, and its address or what to do. Tried once, then
+        remembered.
         """
         with self._locks[name]:
             if name not in self._answers:
@@ -59,16 +52,12 @@ class Servers:
             return self._answers[name]
 
     def stop(self) -> None:
-        """
-        Kills what was started: nobody needs its data any more.
-        """
+        """Kills what was started: nobody needs its data any more."""
         self._exits.close()
 
     @cached_property
     def place(self) -> Place:
-        """
-        Where test processes ask, and the secret that lets them. Listens from now on.
-        """
+        """Where test processes ask, and the secret that lets them. Listens from now on."""
         secret = secrets.token_bytes(16)
         listener = Listener(family="AF_UNIX", authkey=secret)
         threading.Thread(target=self._listen, args=(listener,), daemon=True).start()
@@ -93,17 +82,13 @@ class Servers:
 
 
 class Borrowed:
-    """
-    A test process's side.
-    """
+    """A test process's side."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
 
     def address(self, name: str) -> str:
-        """
-        The address of `kafka` or `postgres`, started by the owner if need be.
-        """
+        """The address of `kafka` or `postgres`, started by the owner if need be."""
         path, secret = self._place
         with Client(path, family="AF_UNIX", authkey=secret) as connection:
             connection.send(name)

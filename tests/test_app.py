@@ -1,6 +1,4 @@
-"""
-An application: what makes one, what it refuses, and which topics it needs.
-"""
+"""An application: what makes one, what it refuses, and which topics it needs."""
 
 from types import ModuleType
 
@@ -35,9 +33,7 @@ class Closed(Event, topic="app-kiosk.closed", version=1):
 
 
 def order_saga(name: str = "app-order", version: int = 1):
-    """
-    A saga that has something baked.
-    """
+    """A saga that has something baked."""
 
     @saga(name, version=version, starts_on=Ordered)
     async def order(ctx: Context, ordered: Ordered) -> None:
@@ -47,9 +43,7 @@ def order_saga(name: str = "app-order", version: int = 1):
 
 
 def bakery(name: str = "bakery") -> Effects:
-    """
-    A service that bakes.
-    """
+    """A service that bakes."""
     service = Effects(name)
 
     @service.on(Bake)
@@ -61,16 +55,12 @@ def bakery(name: str = "bakery") -> Effects:
 
 class TestRefused:
     def test_two_sagas_of_one_name_and_version(self) -> None:
-        """
-        Both places are named.
-        """
+        """Both places are named."""
         with pytest.raises(DuplicateSaga, match=r"test_app\.py:\d+: .*app-order.*test_app\.py:\d+"):
             SagaApp(sagas=[order_saga(), order_saga()])
 
     def test_what_is_no_saga(self) -> None:
-        """
-        A function that nobody has decorated.
-        """
+        """A function that nobody has decorated."""
 
         async def order(ctx: Context, ordered: Ordered) -> None: ...
 
@@ -78,25 +68,19 @@ class TestRefused:
             SagaApp(sagas=[order])
 
     def test_two_services_of_one_name(self) -> None:
-        """
-        Even without handlers: what is common to them is inbox and consumer group.
-        """
+        """Even without handlers: what is common to them is inbox and consumer group."""
         with pytest.raises(DefinitionError, match=r"test_app\.py:\d+: .*'till'.*test_app\.py:\d+"):
             SagaApp(effects=[Effects("till"), Effects("till")])
 
     def test_one_service_named_twice(self) -> None:
-        """
-        It would be started twice.
-        """
+        """It would be started twice."""
         service = bakery()
 
         with pytest.raises(DefinitionError, match="'bakery'"):
             SagaApp(effects=[service, service])
 
     def test_two_services_that_handle_one_intent(self) -> None:
-        """
-        Both would do it, each with an inbox of its own; both handlers are named.
-        """
+        """Both would do it, each with an inbox of its own; both handlers are named."""
         with pytest.raises(DefinitionError) as refused:
             SagaApp(effects=[bakery(), bakery("oven")])
 
@@ -106,9 +90,7 @@ class TestRefused:
         assert "only one service" in said
 
     def test_a_contract_that_is_none(self) -> None:
-        """
-        A class without a topic.
-        """
+        """A class without a topic."""
 
         class Nameless(Event): ...
 
@@ -116,9 +98,7 @@ class TestRefused:
             SagaApp(contracts=[Nameless])
 
     def test_a_setting_that_is_none(self) -> None:
-        """
-        Before anything is opened.
-        """
+        """Before anything is opened."""
         with pytest.raises(SettingsError, match="SAGA_STORE"):
             SagaApp().service(store="nowhere")
         with pytest.raises(SettingsError, match="SAGA_SPEED"):
@@ -127,17 +107,13 @@ class TestRefused:
 
 class TestContracts:
     def test_those_that_a_saga_names_come_along(self) -> None:
-        """
-        Trigger, intent, its undo and its reply, without being listed.
-        """
+        """Trigger, intent, its undo and its reply, without being listed."""
         published = SagaApp(sagas=[order_saga()]).contracts.published
 
         assert {contract.model for contract in published} == {Ordered, Bake, Baked, Discard}
 
     def test_those_of_a_module_come_along(self) -> None:
-        """
-        What else is in it does not.
-        """
+        """What else is in it does not."""
         module = ModuleType("messages")
         module.Closed, module.Event, module.number = Closed, Event, 3
 
@@ -146,9 +122,7 @@ class TestContracts:
         assert [contract.model for contract in published] == [Closed]
 
     def test_versions_of_a_saga_live_side_by_side(self) -> None:
-        """
-        New ones begin with the newest.
-        """
+        """New ones begin with the newest."""
         app = SagaApp(sagas=[order_saga(version=2), order_saga(version=1)])
 
         [started] = app.registry.started_by("app-kiosk.evt.ordered.v1")
@@ -156,9 +130,7 @@ class TestContracts:
         assert app.registry.find("app-order", 1) is not None
 
     def test_services_may_listen_to_one_fact(self) -> None:
-        """
-        A fact may be heard by many.
-        """
+        """A fact may be heard by many."""
         one, other = Effects("one"), Effects("other")
         for service in (one, other):
 
@@ -168,9 +140,7 @@ class TestContracts:
         assert SagaApp(effects=[one, other]).unhandled_intents() == []
 
     def test_intents_that_no_service_here_handles_are_known(self) -> None:
-        """
-        Another process may handle them.
-        """
+        """Another process may handle them."""
         assert SagaApp(sagas=[order_saga()]).unhandled_intents() == [
             "app-bakery.int.bake.v1",
             "app-bakery.int.discard.v1",
@@ -181,8 +151,8 @@ class TestContracts:
 
 class TestTopics:
     def test_whatever_is_said_or_heard_has_one(self) -> None:
-        """
-        Replies without a contract of their own and commands too, and a dlq for all that is read.
+        """Replies without a contract of their own and commands too, and a dlq for all that is
+        read.
         """
         app = SagaApp(sagas=[order_saga()], effects=[bakery()])
 
@@ -206,15 +176,11 @@ class TestTopics:
         ]
 
     def test_an_application_of_nothing_still_takes_commands(self) -> None:
-        """
-        Which is how the command line speaks to sagas without knowing their code.
-        """
+        """Which is how the command line speaks to sagas without knowing their code."""
         assert "test.kiosk.saga.ctl.command.v1" in SagaApp().topics(NAMES)
 
     async def test_making_a_service_starts_nothing(self, tmp_path) -> None:
-        """
-        It has its files open, and nothing is in them.
-        """
+        """It has its files open, and nothing is in them."""
         service = SagaApp(sagas=[order_saga()]).service(
             bus=f"local:///{tmp_path}/saga.db", store=f"sqlite:///{tmp_path}/saga.db"
         )

@@ -1,5 +1,4 @@
-"""
-The architecture as tables: who may import whom, who may read a clock, how long is too long.
+"""The architecture as tables: who may import whom, who may read a clock, how long is too long.
 
 Imports are read from the syntax tree, also those inside functions and under `TYPE_CHECKING`. A
 module that no row covers is an offence: whoever adds a folder says where it belongs.
@@ -78,30 +77,22 @@ FUNCTION_LINES_MAX = 70
 
 
 def test_imports_point_inward() -> None:
-    """
-    Every import follows the tables.
-    """
+    """Every import follows the tables."""
     _report(refused_imports, "saga", "domain", "topics", "examples", "infra")
 
 
 def test_time_and_chance_come_in_as_arguments() -> None:
-    """
-    Only adapters, console and test kit read a clock or draw a random number.
-    """
+    """Only adapters, console and test kit read a clock or draw a random number."""
     _report(clock_reads, "saga")
 
 
 def test_modules_and_functions_are_short() -> None:
-    """
-    A module is read in one sitting, a function on one screen.
-    """
+    """A module is read in one sitting, a function on one screen."""
     _report(oversizes, "saga", "infra")
 
 
 def refused_imports(module: str, source: str) -> Iterator[tuple[int, str]]:
-    """
-    Yields line and reason of each import in *module* that the tables do not allow.
-    """
+    """Yields line and reason of each import in *module* that the tables do not allow."""
     part = _part(module, MAY_IMPORT)
     if part is None:
         yield 1, f"no row of MAY_IMPORT covers {module}"
@@ -121,9 +112,7 @@ def refused_imports(module: str, source: str) -> Iterator[tuple[int, str]]:
 
 
 def clock_reads(module: str, source: str) -> Iterator[tuple[int, str]]:
-    """
-    Yields line and name of each clock or random source that *module* has no right to.
-    """
+    """Yields line and name of each clock or random source that *module* has no right to."""
     if _part(module, CLOCK_READERS):
         return
     for line, name in _imports(source):
@@ -135,9 +124,7 @@ def clock_reads(module: str, source: str) -> Iterator[tuple[int, str]]:
 
 
 def oversizes(module: str, source: str) -> Iterator[tuple[int, str]]:
-    """
-    Yields line and length of what is too long: *module* itself, and functions in it.
-    """
+    """Yields line and length of what is too long: *module* itself, and functions in it."""
     lines = len(source.splitlines())
     if lines > MODULE_LINES_MAX:
         yield 1, f"{module} has {lines} lines, {MODULE_LINES_MAX} at most"
@@ -170,9 +157,7 @@ def oversizes(module: str, source: str) -> Iterator[tuple[int, str]]:
     ],
 )
 def test_wrong_import_is_refused(module: str, source: str) -> None:
-    """
-    An offence is seen wherever it stands and however it is written.
-    """
+    """An offence is seen wherever it stands and however it is written."""
     assert list(refused_imports(module, source))
 
 
@@ -187,9 +172,7 @@ def test_wrong_import_is_refused(module: str, source: str) -> None:
     ],
 )
 def test_right_import_is_allowed(module: str, source: str) -> None:
-    """
-    What the tables allow passes.
-    """
+    """What the tables allow passes."""
     assert list(refused_imports(module, source)) == []
 
 
@@ -197,9 +180,7 @@ def test_right_import_is_allowed(module: str, source: str) -> None:
     "source", ["import time as t", "from random import choice", "dt.datetime.now()", "uuid.uuid4()"]
 )
 def test_clock_is_seen(source: str) -> None:
-    """
-    A clock is known by its module or its name, and allowed to those who own it.
-    """
+    """A clock is known by its module or its name, and allowed to those who own it."""
     assert list(clock_reads("saga.runtime.turn", source))
     assert list(clock_reads("saga.adapters.clocks", source)) == []
 

@@ -1,6 +1,4 @@
-"""
-Where the library's log lines go in a program that embeds it.
-"""
+"""Where the library's log lines go in a program that embeds it."""
 
 import logging
 
@@ -13,18 +11,14 @@ from saga.logs import get_logger
 
 @pytest.fixture(autouse=True)
 def unconfigured():
-    """
-    As in a program that has never heard of structlog.
-    """
+    """As in a program that has never heard of structlog."""
     structlog.reset_defaults()
     yield
     structlog.reset_defaults()
 
 
 def test_a_program_that_configures_nothing_has_its_standard_output_for_itself(caplog, capsys):
-    """
-    Lines go to `logging`, with their fields, and below its level they cost nothing.
-    """
+    """Lines go to `logging`, with their fields, and below its level they cost nothing."""
     caplog.set_level(logging.INFO, "saga.part")
     log = get_logger("saga.part")
     log.info("took 100% of a backlog", batches=2, of="saga-1")
@@ -36,9 +30,7 @@ def test_a_program_that_configures_nothing_has_its_standard_output_for_itself(ca
 
 
 def test_an_exception_is_logged_without_the_values_of_variables(caplog, capsys):
-    """
-    They may be anything, also secret.
-    """
+    """They may be anything, also secret."""
     log = get_logger("saga.part")
     try:
         secret = "hunter2"
@@ -53,9 +45,7 @@ def test_an_exception_is_logged_without_the_values_of_variables(caplog, capsys):
 
 
 def test_a_program_that_configures_structlog_gets_events_with_fields(caplog):
-    """
-    Also when it does so after the logger was made, and as fields rather than text.
-    """
+    """Also when it does so after the logger was made, and as fields rather than text."""
     log = get_logger("saga.part")
     with structlog.testing.capture_logs() as entries:
         log.warning("waits", retry_in_s=0.5)
@@ -69,9 +59,7 @@ class Begun(Event, topic="logging.begun", version=1, key="id"):
 
 @saga("logged", version=1, starts_on=Begun)
 async def logged(ctx, begun):
-    """
-    Has a bug, and a secret in a variable.
-    """
+    """Has a bug, and a secret in a variable."""
     secret = "hunter2"  # noqa: F841  # must not be shown
     raise LookupError("a bug")
 
@@ -79,9 +67,7 @@ async def logged(ctx, begun):
 async def test_a_saga_with_a_bug_writes_nothing_to_the_standard_output_of_its_host(
     tmp_path, caplog, capsys
 ):
-    """
-    A service in a program that configures no logs: one error, and the bug's traceback.
-    """
+    """A service in a program that configures no logs: one error, and the bug's traceback."""
     where = tmp_path / "saga.db"
     app = SagaApp(sagas=[logged])
     async with app.service(bus=f"local:///{where}", store=f"sqlite:///{where}") as service:

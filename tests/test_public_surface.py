@@ -1,5 +1,5 @@
-"""
-What a package shows is what it says it shows: a docstring, and a sorted `__all__` that is true.
+"""What a package shows is what it says it shows: a docstring, and a sorted `__all__`
+that is true.
 """
 
 import importlib
@@ -20,9 +20,7 @@ SYNTAX = {"TYPE_CHECKING", "annotations"}
 
 
 def test_every_folder_is_a_package() -> None:
-    """
-    A folder with modules has an `__init__`, so that none escapes the tests below.
-    """
+    """A folder with modules has an `__init__`, so that none escapes the tests below."""
     folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("saga/**/*.py")}
 
     assert {".".join(folder.parts) for folder in folders} == set(PACKAGES)
@@ -30,16 +28,14 @@ def test_every_folder_is_a_package() -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_package_has_a_docstring(name: str) -> None:
-    """
-    A package says what it is for.
-    """
+    """A package says what it is for."""
     assert (importlib.import_module(name).__doc__ or "").strip()
 
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_all_is_what_is_visible(name: str) -> None:
-    """
-    `__all__` lists every public name, and each one can be had; lazy names come from `__dir__`.
+    """`__all__` lists every public name, and each one can be had; lazy names come from
+    `__dir__`.
     """
     package = importlib.import_module(name)
 
@@ -48,8 +44,8 @@ def test_all_is_what_is_visible(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_all_is_sorted(name: str) -> None:
-    """
-    `__all__` holds constants, then classes, then the rest, each in natural order and only once.
+    """`__all__` holds constants, then classes, then the rest, each in natural order and
+    only once.
     """
     names = list(importlib.import_module(name).__all__)
 
@@ -57,9 +53,7 @@ def test_all_is_sorted(name: str) -> None:
 
 
 def test_sort_key_is_the_order_of_the_linter() -> None:
-    """
-    The order is the one that ruff's RUF022 puts `__all__` into.
-    """
+    """The order is the one that ruff's RUF022 puts `__all__` into."""
     names = ["effects", "World10", "World2", "MAX_10", "T", "given", "URL", "MAX_2"]
 
     in_order = ["MAX_2", "MAX_10", "URL", "T", "World2", "World10", "effects", "given"]
@@ -67,17 +61,13 @@ def test_sort_key_is_the_order_of_the_linter() -> None:
 
 
 def visible_names(package: ModuleType) -> set[str]:
-    """
-    Returns the public names of *package*, without the modules that importing has left there.
-    """
+    """Returns the public names of *package*, without the modules that importing has left there."""
     public = {name for name in dir(package) if not name.startswith("_")} - SYNTAX
     return {name for name in public if not isinstance(getattr(package, name), ModuleType)}
 
 
 def sort_key(name: str) -> tuple[int, list[tuple[int, str]]]:
-    """
-    Returns the place of *name* in isort's order: kind first, and digits count as numbers.
-    """
+    """Returns the place of *name* in isort's order: kind first, and digits count as numbers."""
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
     pieces = re.findall(r"\d+|\D+", name)
     return kind, [(int(p), "") if p.isdigit() else (-1, p) for p in pieces]

@@ -1,6 +1,4 @@
-"""
-The README does what it says: its first saga runs as printed, and whatever it names is there.
-"""
+"""The README does what it says: its first saga runs as printed, and whatever it names is there."""
 
 import os
 import re
@@ -31,24 +29,20 @@ FILE = re.compile(r"(?:[\w.-]+/)+(?:[\w-]+\.\w+)?|[\w-]+\.(?:py|md|toml|txt)|LIC
 
 
 class Block(NamedTuple):
-    """
-    A fenced block of a document.
-    """
+    """A fenced block of a document."""
 
     language: str
     text: str
 
 
 def blocks(text: str) -> list[Block]:
-    """
-    The fenced blocks, in order; one without a language is for the shell.
-    """
+    """The fenced blocks, in order; one without a language is for the shell."""
     return [Block(found["language"], found["text"]) for found in BLOCK.finditer(text)]
 
 
 def said(document: str) -> list[str]:
-    """
-    What a document says in code: the lines of its shell blocks, and what stands between backticks.
+    """What a document says in code: the lines of its shell blocks, and what stands between
+    backticks.
     """
     text = (ROOT / document).read_text()
     lines = [
@@ -61,9 +55,7 @@ def said(document: str) -> list[str]:
 
 
 def calls(name: str) -> list[pytest.param]:
-    """
-    Every call of *name* in the documents.
-    """
+    """Every call of *name* in the documents."""
     found = {line for document in DOCUMENTS for line in said(document)}
     return [
         pytest.param(line, id=line) for line in sorted(found) if re.match(rf"{name}(?: |$)", line)
@@ -71,16 +63,12 @@ def calls(name: str) -> list[pytest.param]:
 
 
 def words_of(line: str) -> list[str]:
-    """
-    The words behind a program's name; `…` stands for what somebody would put there.
-    """
+    """The words behind a program's name; `…` stands for what somebody would put there."""
     return [word for word in shlex.split(line)[1:] if word != "…"]
 
 
 def python(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """
-    The interpreter of these tests, in a folder of its own.
-    """
+    """The interpreter of these tests, in a folder of its own."""
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder,
@@ -94,9 +82,7 @@ def python(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def first_saga(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """
-    The first saga, saved under the name that the README gives it.
-    """
+    """The first saga, saved under the name that the README gives it."""
     folder = tmp_path_factory.mktemp("first")
     [name] = re.findall(r"Save it as `([\w.]+)`", README)
     source = next(block.text for block in blocks(README) if block.language == "python")
@@ -105,9 +91,7 @@ def first_saga(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_first_saga_is_short(first_saga: Path) -> None:
-    """
-    Twenty lines, all told, none of them longer than the page.
-    """
+    """Twenty lines, all told, none of them longer than the page."""
     [source] = first_saga.glob("*.py")
     lines = source.read_text().splitlines()
 
@@ -116,9 +100,7 @@ def test_the_first_saga_is_short(first_saga: Path) -> None:
 
 
 def test_the_first_saga_runs_as_printed(first_saga: Path, tmp_path: Path) -> None:
-    """
-    With the commands that follow it, typed as they stand, to the end that is printed.
-    """
+    """With the commands that follow it, typed as they stand, to the end that is printed."""
     after = blocks(README[README.index("Save it as") :])
     commands, printed = after[0].text, after[1].text
     # `saga` as it is found in an activated environment, whether or not this one has it installed.
@@ -144,9 +126,7 @@ def test_the_first_saga_runs_as_printed(first_saga: Path, tmp_path: Path) -> Non
 
 
 def test_the_first_saga_runs_from_python_as_printed(first_saga: Path) -> None:
-    """
-    The second block, as the body of a program that imports the first.
-    """
+    """The second block, as the body of a program that imports the first."""
     [source] = first_saga.glob("*.py")
     _, body, *_ = (block.text for block in blocks(README) if block.language == "python")
     lines = [
@@ -167,8 +147,7 @@ def test_the_first_saga_runs_from_python_as_printed(first_saga: Path) -> None:
 
 
 def test_every_block_is_run_or_checked() -> None:
-    """
-    Python and its output are run by the tests above, or where publishing is tested; what is for
+    """Python and its output are run by the tests above, or where publishing is tested; what is for
     the shell is checked below.
     """
     for document in DOCUMENTS:
@@ -186,9 +165,7 @@ def test_every_block_is_run_or_checked() -> None:
 
 
 def command_at(words: list[str]):
-    """
-    The command that *words* call, and what is left of them.
-    """
+    """The command that *words* call, and what is left of them."""
     command = typer.main.get_command(program())
     left = list(words)
     while hasattr(command, "commands") and left:
@@ -200,9 +177,7 @@ def command_at(words: list[str]):
 
 @pytest.mark.parametrize("line", calls("saga"))
 def test_every_saga_command_exists(line: str) -> None:
-    """
-    With the options that it is shown with.
-    """
+    """With the options that it is shown with."""
     command, left = command_at(words_of(line))
 
     known = {option for parameter in command.params for option in parameter.opts}
@@ -210,9 +185,7 @@ def test_every_saga_command_exists(line: str) -> None:
 
 
 def test_every_listed_command_exists() -> None:
-    """
-    In a list only the first one stands behind `saga`.
-    """
+    """In a list only the first one stands behind `saga`."""
     lists = LISTED.findall(README)
 
     assert lists
@@ -222,9 +195,7 @@ def test_every_listed_command_exists() -> None:
 
 
 def test_every_command_speaks_json() -> None:
-    """
-    As the README says of everything; what `bench` takes is its own module's business.
-    """
+    """As the README says of everything; what `bench` takes is its own module's business."""
     silent = []
     groups = [("saga", typer.main.get_command(program()))]
     while groups:
@@ -239,9 +210,7 @@ def test_every_command_speaks_json() -> None:
 
 @pytest.mark.parametrize("line", calls("make"))
 def test_every_make_target_exists(line: str) -> None:
-    """
-    With the variables that it is shown with.
-    """
+    """With the variables that it is shown with."""
     makefile = (ROOT / "Makefile").read_text()
     for word in words_of(line):
         name, equals, _ = word.partition("=")
@@ -251,9 +220,7 @@ def test_every_make_target_exists(line: str) -> None:
 
 @pytest.mark.parametrize("line", calls("python -m"))
 def test_every_python_module_can_be_run(line: str) -> None:
-    """
-    And knows the options that it is shown with.
-    """
+    """And knows the options that it is shown with."""
     _, module, *words = words_of(line)
     found = find_spec(module)
     assert found is not None
@@ -269,9 +236,7 @@ def test_every_python_module_can_be_run(line: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_exists(document: str) -> None:
-    """
-    Whether linked to or named; what is inside the engine may be named without `saga/`.
-    """
+    """Whether linked to or named; what is inside the engine may be named without `saga/`."""
     text = (ROOT / document).read_text()
     linked = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     named = [one for one in INLINE.findall(BLOCK.sub("", text)) if FILE.fullmatch(one)]
@@ -296,9 +261,7 @@ def test_every_file_exists(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_name_in_the_engine_exists(document: str) -> None:
-    """
-    `saga.testing.World` and the like can be imported, or got from what can.
-    """
+    """`saga.testing.World` and the like can be imported, or got from what can."""
     names = re.findall(r"\bsaga(?:\.\w+)+", (ROOT / document).read_text())
     for name in names:
         if (ROOT / name).exists() or name.endswith((".db", ".py")):
@@ -307,9 +270,7 @@ def test_every_name_in_the_engine_exists(document: str) -> None:
 
 
 def test_every_setting_exists_with_its_default() -> None:
-    """
-    None is listed that does nothing, and none with another default than it has.
-    """
+    """None is listed that does nothing, and none with another default than it has."""
     fields = {f"SAGA_{name.upper()}": field for name, field in Settings.model_fields.items()}
     named = set(re.findall(r"\bSAGA_[A-Z_]*[A-Z]\b", README))
     listed = re.findall(r"`(SAGA_[A-Z_]+)`\s+\(`([^`]+)`\)", README)

@@ -1,5 +1,5 @@
-"""
-A service: the order in which it starts and stops, what reaches those who wait, what can be asked.
+"""A service: the order in which it starts and stops, what reaches those who wait, what can be
+asked.
 
 Its roles are stand-ins here, bus and store in memory; whole services are in `scenarios/`.
 """
@@ -48,9 +48,7 @@ class Confirmed(Event, topic="service-kiosk.confirmed", version=1):
 
 @saga("service-order", version=1, starts_on=Ordered)
 async def order(ctx: Context, ordered: Ordered) -> Confirmed:
-    """
-    A saga that needs nobody.
-    """
+    """A saga that needs nobody."""
     return Confirmed(order_id=ordered.order_id)
 
 
@@ -58,9 +56,7 @@ APP = SagaApp(sagas=[order])
 
 
 class Part:
-    """
-    A role that does nothing but tell what is done with it.
-    """
+    """A role that does nothing but tell what is done with it."""
 
     def __init__(self, told: list[str], name: str) -> None:
         self.told = told
@@ -73,17 +69,13 @@ class Part:
         self.stopped = asyncio.Event()
 
     async def start(self) -> None:
-        """
-        Get ready, or fail.
-        """
+        """Get ready, or fail."""
         if self.fails_to_start is not None:
             raise self.fails_to_start
         self.told.append(f"start {self.name}")
 
     async def run(self) -> None:
-        """
-        Work until stopped, or until it fails.
-        """
+        """Work until stopped, or until it fails."""
         stopping = asyncio.create_task(self.stopped.wait())
         await asyncio.wait([stopping, self.failed], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -93,37 +85,27 @@ class Part:
         self.told.append(f"drained {self.name}")
 
     def fail(self, error: Exception) -> None:
-        """
-        End by itself.
-        """
+        """End by itself."""
         self.failed.set_exception(error)
 
     def stop(self) -> None:
-        """
-        Take nothing new.
-        """
+        """Take nothing new."""
         self.told.append(f"stop {self.name}")
         self.stopped.set()
 
     async def close(self) -> None:
-        """
-        Let go, or fail.
-        """
+        """Let go, or fail."""
         self.told.append(f"close {self.name}")
         if self.fails_to_close is not None:
             raise self.fails_to_close
 
 
 class Helper(Part):
-    """
-    A role of another kind.
-    """
+    """A role of another kind."""
 
 
 class Bus(MemoryBus):
-    """
-    A bus that tells of its topics, and of what it is given.
-    """
+    """A bus that tells of its topics, and of what it is given."""
 
     def __init__(self, told: list[str]) -> None:
         super().__init__(clock=SystemClock())
@@ -132,16 +114,12 @@ class Bus(MemoryBus):
         self.is_away = False
 
     async def create_topics(self, topics) -> None:
-        """
-        Make them.
-        """
+        """Make them."""
         self.told.append("topics")
         await super().create_topics(topics)
 
     async def publish(self, records) -> None:
-        """
-        Keep them.
-        """
+        """Keep them."""
         if self.is_away:
             raise BusUnavailable("the bus is away")
         await super().publish(records)
@@ -149,9 +127,7 @@ class Bus(MemoryBus):
 
 
 class Catalogue(MemoryCatalogue):
-    """
-    A catalogue that is away as often as told, and counts what it is asked.
-    """
+    """A catalogue that is away as often as told, and counts what it is asked."""
 
     failures = 0
 
@@ -160,9 +136,7 @@ class Catalogue(MemoryCatalogue):
         self.asked: list[int] = []
 
     async def summaries(self, saga_ids):
-        """
-        Answer, or be away.
-        """
+        """Answer, or be away."""
         self.asked.append(len(saga_ids))
         if self.failures:
             self.failures -= 1
@@ -171,9 +145,7 @@ class Catalogue(MemoryCatalogue):
 
 
 class TellingStore(MemoryEventStore):
-    """
-    A store that tells of appends when it is told to.
-    """
+    """A store that tells of appends when it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,9 +153,7 @@ class TellingStore(MemoryEventStore):
         self.listening = 0
 
     async def appends(self, *, poll_s: float):
-        """
-        Once at the beginning, then whenever it was told.
-        """
+        """Once at the beginning, then whenever it was told."""
         self.listening += 1
         try:
             while True:
@@ -195,9 +165,7 @@ class TellingStore(MemoryEventStore):
 
 
 class Bench:
-    """
-    A service of stand-ins, and what was told of it.
-    """
+    """A service of stand-ins, and what was told of it."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -207,15 +175,11 @@ class Bench:
         self.watchers = Watchers()
 
     def part(self, name: str) -> Part:
-        """
-        A role.
-        """
+        """A role."""
         return Part(self.told, name)
 
     def service(self, *roles) -> Service:
-        """
-        The service of these roles.
-        """
+        """The service of these roles."""
         numbers = count(1)
 
         async def close() -> None:
@@ -242,9 +206,7 @@ class Bench:
         )
 
     async def store_ending(self, key: str, status: SagaStatus, body=None, reason=None) -> None:
-        """
-        What another process has stored of a saga.
-        """
+        """What another process has stored of a saga."""
         saga = saga_id("service-order", key)
         histories = [HistoryAppend(saga, 0, (Entry(saga, 1, 7, "cause", body),))] if body else []
         row = SagaSummary(
@@ -264,9 +226,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """
-    A bench on which nobody has to wait long.
-    """
+    """A bench on which nobody has to wait long."""
     monkeypatch.setattr("saga.runtime.lookout.POLL_S", 0.01)
     monkeypatch.setattr("saga.runtime.lookout.GRACE_S", 0.001)
     monkeypatch.setattr("saga.service.IDLE_POLL_S", 0.001)
@@ -276,8 +236,8 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 class TestLifecycle:
     async def test_it_starts_in_order_and_drains_in_reverse(self, bench: Bench) -> None:
-        """
-        Topics are there before anybody reads them; nothing is closed that somebody still uses.
+        """Topics are there before anybody reads them; nothing is closed that somebody still
+        uses.
         """
         async with bench.service(bench.part("one"), Helper(bench.told, "two")):
             assert bench.told == ["topics", "start one", "start two"]
@@ -290,9 +250,7 @@ class TestLifecycle:
         ]
 
     async def test_roles_of_one_kind_drain_together(self, bench: Bench) -> None:
-        """
-        Each may take its time, but not one after another.
-        """
+        """Each may take its time, but not one after another."""
         async with bench.service(bench.part("one"), *[Helper(bench.told, name) for name in "ab"]):
             bench.told.clear()
 
@@ -302,9 +260,7 @@ class TestLifecycle:
         assert bench.told[6] == "stop one"
 
     async def test_a_role_that_cannot_start_takes_back_those_before_it(self, bench: Bench) -> None:
-        """
-        Its error is what the caller gets, and nothing is left open.
-        """
+        """Its error is what the caller gets, and nothing is left open."""
         late = Helper(bench.told, "late")
         late.fails_to_start = PositionLost("gone")
 
@@ -318,9 +274,7 @@ class TestLifecycle:
         ]
 
     async def test_a_role_that_fails_ends_the_service_with_its_error(self, bench: Bench) -> None:
-        """
-        The others are drained all the same.
-        """
+        """The others are drained all the same."""
         ill, well = bench.part("ill"), Helper(bench.told, "well")
         service = bench.service(ill, well)
         await service.start()
@@ -339,9 +293,7 @@ class TestLifecycle:
     async def test_what_a_role_failed_with_counts_more_than_how_it_closed(
         self, bench: Bench
     ) -> None:
-        """
-        A bus that is away fails both; the first says why.
-        """
+        """A bus that is away fails both; the first says why."""
         ill = bench.part("ill")
         ill.fails_to_close = BusUnavailable("away")
         service = bench.service(ill)
@@ -353,9 +305,7 @@ class TestLifecycle:
         assert bench.told[-1] == "closed"
 
     async def test_stopping_twice_is_stopping_once(self, bench: Bench) -> None:
-        """
-        For roles: what is closed twice does not mind.
-        """
+        """For roles: what is closed twice does not mind."""
         service = bench.service(bench.part("one"))
         await service.start()
         await service.stop()
@@ -366,18 +316,14 @@ class TestLifecycle:
         assert bench.told == ["closed"]
 
     async def test_a_service_without_roles_has_nothing_to_wait_for(self, bench: Bench) -> None:
-        """
-        It is one to publish with.
-        """
+        """It is one to publish with."""
         async with bench.service() as service:
             await asyncio.wait_for(service.wait(), 1)
             await service.idle(timeout=1)
             assert service.counts == Counter()
 
     async def test_counts_are_those_of_all_roles(self, bench: Bench) -> None:
-        """
-        Added up.
-        """
+        """Added up."""
         one, two = bench.part("one"), Helper(bench.told, "two")
         one.counts.update(turns=2, completed=1)
         two.counts.update(turns=1, effects=3)
@@ -387,9 +333,7 @@ class TestLifecycle:
 
 class TestOutcome:
     async def test_the_end_that_this_process_brought_about(self, bench: Bench) -> None:
-        """
-        Is told without asking the store; the event is a model.
-        """
+        """Is told without asking the store; the event is a model."""
         event = Message("service-kiosk.evt.confirmed.v1", encode(Confirmed(order_id="o-1")))
         async with bench.service(bench.part("one")) as service:
             waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
@@ -405,9 +349,7 @@ class TestOutcome:
     async def test_the_end_that_another_process_brought_about(
         self, bench: Bench, after_s: float
     ) -> None:
-        """
-        Is found in the store, whether it was there before anybody waited or not.
-        """
+        """Is found in the store, whether it was there before anybody waited or not."""
         body = SagaRolledBack(
             reason="no", code="c", failed_step="pay", residue=("pay",), outcome=None
         )
@@ -423,9 +365,7 @@ class TestOutcome:
 
     @pytest.mark.parametrize("status", [SagaStatus.PARKED, SagaStatus.STALLED])
     async def test_a_saga_that_does_not_go_on_is_told_too(self, bench: Bench, status) -> None:
-        """
-        With why; one could wait long for its end.
-        """
+        """With why; one could wait long for its end."""
         await bench.store_ending("o-1", status, reason="LookupError: x")
         async with bench.service(bench.part("one")) as service:
             outcome = await service.outcome(O_1, timeout=1)
@@ -433,9 +373,7 @@ class TestOutcome:
         assert outcome == Outcome(status, None, "LookupError: x", ())
 
     async def test_a_saga_that_runs_is_waited_for_in_vain(self, bench: Bench) -> None:
-        """
-        For as long as was said; then nobody watches any more.
-        """
+        """For as long as was said; then nobody watches any more."""
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service(bench.part("one")) as service:
             with pytest.raises(TimeoutError, match="has not ended within"):
@@ -444,9 +382,7 @@ class TestOutcome:
         assert bench.watchers.watched() == []
 
     async def test_a_failing_role_reaches_those_who_wait(self, bench: Bench) -> None:
-        """
-        All of them at once, those who come later, and who waits for calm: nothing would come.
-        """
+        """All of them at once, those who come later, and who waits for calm: nothing would come."""
         ill = bench.part("ill")
         service = bench.service(ill)
         await service.start()
@@ -466,9 +402,7 @@ class TestOutcome:
     async def test_a_saga_that_was_just_asked_for_is_left_to_run(
         self, bench: Bench, monkeypatch
     ) -> None:
-        """
-        The store is not asked at once whether it has ended; it is for one that may be old.
-        """
+        """The store is not asked at once whether it has ended; it is for one that may be old."""
         monkeypatch.setattr("saga.runtime.lookout.GRACE_S", 0)
         monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
         async with bench.service(bench.part("one")) as service:
@@ -485,9 +419,7 @@ class TestOutcome:
     async def test_a_store_that_tells_of_appends_is_asked_at_once(
         self, bench: Bench, monkeypatch
     ) -> None:
-        """
-        It is listened to from the first who waits on, until the service stops.
-        """
+        """It is listened to from the first who waits on, until the service stops."""
         monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
         bench.store = store = TellingStore()
         bench.catalogue = Catalogue(store)
@@ -509,9 +441,7 @@ class TestOutcome:
     async def test_much_that_is_told_does_not_fill_the_time_with_asking(
         self, bench: Bench, monkeypatch
     ) -> None:
-        """
-        The slower the store, the less it is asked.
-        """
+        """The slower the store, the less it is asked."""
         monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
         bench.store = store = TellingStore()
         asked = 0
@@ -534,9 +464,7 @@ class TestOutcome:
         assert 1 <= asked <= 5
 
     async def test_a_store_that_is_away_is_asked_again(self, bench: Bench) -> None:
-        """
-        Who waits does not notice.
-        """
+        """Who waits does not notice."""
         await bench.store_ending("o-1", SagaStatus.COMPLETED, SagaCompleted(outcome=None))
         bench.catalogue.failures = 3
         async with bench.service(bench.part("one")) as service:
@@ -546,9 +474,7 @@ class TestOutcome:
         assert len(bench.catalogue.asked) == 4
 
     async def test_an_end_that_cannot_be_read_is_said(self, bench: Bench, monkeypatch) -> None:
-        """
-        To who waits for that saga, and to nobody else.
-        """
+        """To who waits for that saga, and to nobody else."""
         await bench.store_ending("o-1", SagaStatus.COMPLETED, SagaCompleted(outcome=None))
         await bench.store_ending("o-2", SagaStatus.PARKED)
         corrupt = CorruptHistory(O_1, 1, "no JSON")
@@ -566,9 +492,7 @@ class TestOutcome:
         assert well.status is SagaStatus.PARKED
 
     async def test_many_who_wait_are_looked_up_in_pages(self, bench: Bench, monkeypatch) -> None:
-        """
-        However many there are, a question stays small.
-        """
+        """However many there are, a question stays small."""
         monkeypatch.setattr("saga.runtime.lookout.LOOK_UP_SAGAS_MAX", 4)
         for number in range(10):
             await bench.store_ending(str(number), SagaStatus.PARKED)
@@ -582,9 +506,7 @@ class TestOutcome:
 
 class TestIdle:
     async def test_work_in_hand_is_not_idle(self, bench: Bench) -> None:
-        """
-        Nor is a service whose counts still change.
-        """
+        """Nor is a service whose counts still change."""
         busy = bench.part("busy")
         async with bench.service(busy) as service:
             busy.is_idle = False
@@ -606,9 +528,7 @@ class TestIdle:
 
 class TestAsking:
     async def test_an_event_that_starts_no_saga_has_none(self, bench: Bench) -> None:
-        """
-        It is published under the key it is given.
-        """
+        """It is published under the key it is given."""
         async with bench.service() as service:
             assert await service.publish(Ordered(order_id="o-1")) == O_1
             assert await service.publish(Confirmed(order_id="o-1"), key="o-1") is None
@@ -619,9 +539,7 @@ class TestAsking:
         ]
 
     async def test_what_cannot_be_published_says_so(self, bench: Bench) -> None:
-        """
-        No key, another key than its own, no bus; and nothing was published.
-        """
+        """No key, another key than its own, no bus; and nothing was published."""
         async with bench.service() as service:
             for event, key in (
                 (Ordered(order_id=" "), None),
@@ -638,9 +556,7 @@ class TestAsking:
         assert bench.bus.sent == []
 
     async def test_a_saga_that_is_not_there_can_be_asked_nothing(self, bench: Bench) -> None:
-        """
-        Every act alike.
-        """
+        """Every act alike."""
         async with bench.service() as service:
             for ask in (
                 service.signal(O_1, "approval"),
@@ -653,9 +569,7 @@ class TestAsking:
         assert bench.bus.sent == []
 
     async def test_commands_say_what_was_asked(self, bench: Bench) -> None:
-        """
-        On the topic of commands, under the saga's key; the id is what the caller gets.
-        """
+        """On the topic of commands, under the saga's key; the id is what the caller gets."""
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
             ids = [
@@ -676,9 +590,7 @@ class TestAsking:
         assert (skip["act"], skip["step"]) == ("skip", "pay")
 
     async def test_a_saga_id_may_be_a_uuid(self, bench: Bench) -> None:
-        """
-        As programs keep it that have a type for that.
-        """
+        """As programs keep it that have a type for that."""
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
             await service.signal(UUID(O_1), "approval")
@@ -689,9 +601,7 @@ class TestAsking:
         assert signal["saga_id"] == O_1
 
     async def test_a_command_that_says_too_little_is_refused(self, bench: Bench) -> None:
-        """
-        Or what JSON cannot say; nothing is sent.
-        """
+        """Or what JSON cannot say; nothing is sent."""
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
             for ask, said in (
@@ -708,9 +618,7 @@ class TestAsking:
     async def test_a_saga_just_published_can_be_told_something_before_it_began(
         self, bench: Bench, monkeypatch
     ) -> None:
-        """
-        As long as its key is remembered, of which there is a bound.
-        """
+        """As long as its key is remembered, of which there is a bound."""
         monkeypatch.setattr("saga.service.KEYS_MAX", 2)
         async with bench.service() as service:
             sagas = [await service.publish(Ordered(order_id=f"o-{n}")) for n in range(3)]

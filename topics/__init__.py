@@ -1,5 +1,4 @@
-"""
-What the services say to each other: one folder a team, which owns its topics and their versions.
+"""What the services say to each other: one folder a team, which owns its topics and their versions.
 
 A published contract is never changed in a way that its readers cannot follow; a new major version
 gets a module of its own beside the old one, and an upcast joins the two.

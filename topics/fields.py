@@ -1,5 +1,4 @@
-"""
-Kinds of field that the contracts of several teams share.
+"""Kinds of field that the contracts of several teams share.
 
 They are wide enough for whatever a till may send and still be read, and narrow enough that each
 database can store them. Whether a quantity makes sense is for the order desk to say, with a reason;

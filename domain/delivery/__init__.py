@@ -1,6 +1,4 @@
-"""
-Delivery: the places on each store's vans, and which order has one.
-"""
+"""Delivery: the places on each store's vans, and which order has one."""
 
 from domain.delivery.service import delivery
 

@@ -1,6 +1,4 @@
-"""
-The delivery service: books a place on a store's vans for an order, and gives it back.
-"""
+"""The delivery service: books a place on a store's vans for an order, and gives it back."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ delivery = Effects("delivery")
 
 @delivery.on_start
 async def open_vans(db: Database) -> None:
-    """
-    Make the plan of the vans, and fill it the first time.
-    """
+    """Make the plan of the vans, and fill it the first time."""
     for table in _TABLES:
         await db.execute(table)
     if await db.fetch("SELECT 1 AS one FROM delivery_slots LIMIT 1"):
@@ -62,9 +58,7 @@ async def open_vans(db: Database) -> None:
 
 @delivery.on(BookSlot)
 async def book_slot(intent: BookSlot, ctx: EffectContext) -> SlotBooked:
-    """
-    Book a place, if one is free.
-    """
+    """Book a place, if one is free."""
     store_id, day = intent.store_id, intent.day.isoformat()
     taken = await ctx.db.execute(_TAKE, store_id=store_id, day=day)
     if not taken:
@@ -75,9 +69,7 @@ async def book_slot(intent: BookSlot, ctx: EffectContext) -> SlotBooked:
 
 @delivery.on(CancelSlot)
 async def cancel_slot(intent: CancelSlot, ctx: EffectContext) -> None:
-    """
-    Give back an order's place; the second time there is none to give back.
-    """
+    """Give back an order's place; the second time there is none to give back."""
     await ctx.db.execute(_GIVE_BACK, order_id=intent.order_id)
     await ctx.db.execute(_FORGET, order_id=intent.order_id)
 

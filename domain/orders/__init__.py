@@ -1,6 +1,4 @@
-"""
-The order desk: the saga of an order, and the check that every order starts with.
-"""
+"""The order desk: the saga of an order, and the check that every order starts with."""
 
 from domain.orders.checking import desk
 from domain.orders.fulfilment import order

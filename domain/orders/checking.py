@@ -1,5 +1,4 @@
-"""
-The desk's own service: it looks at what a till has sent and says whether that is an order.
+"""The desk's own service: it looks at what a till has sent and says whether that is an order.
 
 It repairs nothing. A line that cannot be an order line refuses the whole order, because a household
 that gets half of what it wrote down has not got its order.
@@ -28,15 +27,12 @@ desk = Effects("orders")
 
 @desk.on(CheckOrder)
 async def check_order(intent: CheckOrder, _ctx: EffectContext) -> OrderChecked:
-    """
-    Accept or refuse an order.
-    """
+    """Accept or refuse an order."""
     return check(intent)
 
 
 def check(order: CheckOrder) -> OrderChecked:
-    """
-    What *order* comes to.
+    """What *order* comes to.
 
     Raises:
         Refused: it is no order; the message names the first line that is wrong, counted from 1.
@@ -66,9 +62,7 @@ def check(order: CheckOrder) -> OrderChecked:
 
 
 def _by_product(lines: Sequence[OrderLine]) -> tuple[AcceptedLine, ...]:
-    """
-    One line a product: a till may scan the same thing twice, a shelf is reached into once.
-    """
+    """One line a product: a till may scan the same thing twice, a shelf is reached into once."""
     units: Counter[str] = Counter()
     for line in lines:
         units[line.product_id] += line.quantity

@@ -1,5 +1,4 @@
-"""
-How an order is fulfilled: checked, reserved, paid, given a place on a van, and confirmed.
+"""How an order is fulfilled: checked, reserved, paid, given a place on a van, and confirmed.
 
 Whatever goes wrong, the steps done so far are undone, the last one first, and it is rejected.
 """
@@ -25,8 +24,7 @@ ANSWER_WITHIN: Final = timedelta(seconds=30)
 
 @saga("order", version=1, starts_on=OrderPlaced, rolled_back=OrderRejected)
 async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
-    """
-    Fulfil an order.
+    """Fulfil an order.
 
     The cheapest refusal comes first: a bad order never reaches a shelf, and what is not on a shelf
     is never charged.

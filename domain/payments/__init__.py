@@ -1,6 +1,4 @@
-"""
-Payments: the households' wallets, and a ledger of every charge and refund.
-"""
+"""Payments: the households' wallets, and a ledger of every charge and refund."""
 
 from domain.payments.service import payments
 

@@ -1,5 +1,4 @@
-"""
-The payments service: charges a household's wallet for an order, and refunds it.
+"""The payments service: charges a household's wallet for an order, and refunds it.
 
 The ledger is only ever added to. An order is charged once and refunded once at most, which is what
 its key says.
@@ -59,9 +58,7 @@ payments = Effects("payments")
 
 @payments.on_start
 async def open_wallets(db: Database) -> None:
-    """
-    Make wallets and ledger, and fill the wallets the first time.
-    """
+    """Make wallets and ledger, and fill the wallets the first time."""
     for table in _TABLES:
         await db.execute(table)
     if await db.fetch("SELECT 1 AS one FROM payments_wallets LIMIT 1"):
@@ -75,9 +72,7 @@ async def open_wallets(db: Database) -> None:
 
 @payments.on(ChargeHousehold)
 async def charge_household(intent: ChargeHousehold, ctx: EffectContext) -> HouseholdCharged:
-    """
-    Take an order's price, if the wallet holds it.
-    """
+    """Take an order's price, if the wallet holds it."""
     household_id, amount_cents = intent.household_id, intent.amount_cents
     taken = await ctx.db.execute(_TAKE, household_id=household_id, amount_cents=amount_cents)
     if not taken:
@@ -92,9 +87,7 @@ async def charge_household(intent: ChargeHousehold, ctx: EffectContext) -> House
 
 @payments.on(RefundHousehold)
 async def refund_household(intent: RefundHousehold, ctx: EffectContext) -> None:
-    """
-    Give back what the ledger says was taken for an order, unless it says that was given back.
-    """
+    """Give back what the ledger says was taken for an order, unless it says that was given back."""
     is_new = await ctx.db.execute(_REFUND, order_id=intent.order_id)
     if is_new:
         await ctx.db.execute(_GIVE_BACK, order_id=intent.order_id)

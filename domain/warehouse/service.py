@@ -1,5 +1,4 @@
-"""
-The warehouse's service: reserves all that an order wants or nothing, and puts it back.
+"""The warehouse's service: reserves all that an order wants or nothing, and puts it back.
 
 Units that are reserved have left `on_hand`, so whoever comes next sees only what is free. The table
 itself refuses to go below nothing, whoever races with whom.
@@ -54,9 +53,7 @@ warehouse = Effects("warehouse")
 
 @warehouse.on_start
 async def open_warehouse(db: Database) -> None:
-    """
-    Build the shelves, and stock them the first time.
-    """
+    """Build the shelves, and stock them the first time."""
     for table in _TABLES:
         await db.execute(table)
     if await db.fetch("SELECT 1 AS one FROM warehouse_stock LIMIT 1"):
@@ -68,8 +65,7 @@ async def open_warehouse(db: Database) -> None:
 
 @warehouse.on(ReserveStock)
 async def reserve_stock(intent: ReserveStock, ctx: EffectContext) -> StockReserved:
-    """
-    Set aside all lines of an order.
+    """Set aside all lines of an order.
 
     What is wanted is written down first and compared with the shelves in one statement; a refusal
     takes the writing with it.
@@ -89,8 +85,8 @@ async def reserve_stock(intent: ReserveStock, ctx: EffectContext) -> StockReserv
 
 @warehouse.on(ReleaseStock)
 async def release_stock(intent: ReleaseStock, ctx: EffectContext) -> None:
-    """
-    Put back what is set aside for an order; the second time there is nothing left to put back.
+    """Put back what is set aside for an order; the second time there is nothing left to put
+    back.
     """
     await ctx.db.execute(_PUT_BACK, order_id=intent.order_id)
     await ctx.db.execute(_FORGET, order_id=intent.order_id)

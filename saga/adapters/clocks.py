@@ -1,5 +1,4 @@
-"""
-Where time comes from: the machine's clock, or one that is moved by hand.
+"""Where time comes from: the machine's clock, or one that is moved by hand.
 
 The only place in which the engine asks the machine for the time.
 """
@@ -15,33 +14,23 @@ from saga.core.identity import Instant
 
 
 class SystemClock:
-    """
-    The machine's clock.
-    """
+    """The machine's clock."""
 
     def now(self) -> Instant:
-        """
-        Microseconds since 1970-01-01 UTC.
-        """
+        """Microseconds since 1970-01-01 UTC."""
         return Instant(time.time_ns() // 1000)
 
     def monotonic_s(self) -> float:
-        """
-        Seconds on a clock that never goes back.
-        """
+        """Seconds on a clock that never goes back."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return after *seconds* of monotonic time.
-        """
+        """Return after *seconds* of monotonic time."""
         await asyncio.sleep(seconds)
 
 
 class ManualClock:
-    """
-    A clock that stands still until `advance` moves it: for tests and simulated worlds.
-    """
+    """A clock that stands still until `advance` moves it: for tests and simulated worlds."""
 
     def __init__(self, now: Instant = Instant(1_700_000_000_000_000)) -> None:
         self._now = int(now)
@@ -50,21 +39,15 @@ class ManualClock:
         self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
 
     def now(self) -> Instant:
-        """
-        Microseconds since 1970-01-01 UTC.
-        """
+        """Microseconds since 1970-01-01 UTC."""
         return Instant(self._now)
 
     def monotonic_s(self) -> float:
-        """
-        Seconds that were advanced so far.
-        """
+        """Seconds that were advanced so far."""
         return (self._now - self._started) / 1_000_000
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return once the clock was moved by *seconds*.
-        """
+        """Return once the clock was moved by *seconds*."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -74,9 +57,7 @@ class ManualClock:
         await woken
 
     def advance(self, seconds: float) -> None:
-        """
-        Move on by *seconds* and wake whoever slept until then, in order of time.
-        """
+        """Move on by *seconds* and wake whoever slept until then, in order of time."""
         self._now += round(seconds * 1_000_000)
         while self._sleepers and self._sleepers[0][0] <= self._now:
             _, _, woken = heapq.heappop(self._sleepers)
@@ -84,9 +65,7 @@ class ManualClock:
                 woken.set_result(None)
 
     def next_wake_s(self) -> float | None:
-        """
-        Seconds until somebody is to be woken, or None where nobody sleeps.
-        """
+        """Seconds until somebody is to be woken, or None where nobody sleeps."""
         while self._sleepers and self._sleepers[0][2].done():
             heapq.heappop(self._sleepers)
         return (self._sleepers[0][0] - self._now) / 1_000_000 if self._sleepers else None

@@ -1,5 +1,5 @@
-"""
-Record headers as one JSON text, byte for byte: null values, repeated names, binary values included.
+"""Record headers as one JSON text, byte for byte: null values, repeated names, binary values
+included.
 
 Nearly all headers are UTF-8 and become a list of pairs that any tool reads. Where one is not, the
 list stands in an object that says so, and each byte is written as the character of its number.
@@ -17,9 +17,7 @@ _BYTES: Final = "latin-1"
 
 
 def encode_headers(headers: Headers) -> bytes:
-    """
-    The text of *headers*; empty for none.
-    """
+    """The text of *headers*; empty for none."""
     if not headers:
         return b""
     try:
@@ -30,9 +28,7 @@ def encode_headers(headers: Headers) -> bytes:
 
 
 def decode_headers(text: bytes) -> Headers:
-    """
-    The headers that `encode_headers` was given.
-    """
+    """The headers that `encode_headers` was given."""
     if not text:
         return ()
     pairs = orjson.loads(text)

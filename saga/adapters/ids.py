@@ -1,6 +1,4 @@
-"""
-Ids by chance, for what has no cause to be named after: a new message, a command, a worker.
-"""
+"""Ids by chance, for what has no cause to be named after: a new message, a command, a worker."""
 
 from __future__ import annotations
 
@@ -10,14 +8,10 @@ from uuid import uuid4
 
 
 def new_id() -> str:
-    """
-    An id that nobody else has.
-    """
+    """An id that nobody else has."""
     return str(uuid4())
 
 
 def worker_id() -> str:
-    """
-    A name for this process that tells it from all others, also from its own earlier lives.
-    """
+    """A name for this process that tells it from all others, also from its own earlier lives."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"

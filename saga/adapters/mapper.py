@@ -1,5 +1,4 @@
-"""
-Entries as rows: the one place where entries become bytes and bytes become entries.
+"""Entries as rows: the one place where entries become bytes and bytes become entries.
 
 An `eventsourcing.Mapper` whose topics are the stable names of `saga.core.history` instead of Python
 paths: what a row names is looked up in a closed registry, never imported. The state is canonical
@@ -36,26 +35,19 @@ else:
 
 
 class JsonTranscoder(Transcoder):
-    """
-    Canonical JSON: sorted keys, no spaces.
-    """
+    """Canonical JSON: sorted keys, no spaces."""
 
     def encode(self, obj: Any) -> bytes:
-        """
-        The JSON of *obj*.
-        """
+        """The JSON of *obj*."""
         return orjson.dumps(obj, option=_SORTED)
 
     def decode(self, data: bytes) -> Any:
-        """
-        What the JSON *data* says.
-        """
+        """What the JSON *data* says."""
         return orjson.loads(data)
 
 
 class EntryMapper(_MapperOfUuids):
-    """
-    Turns entries into the library's stored events and back.
+    """Turns entries into the library's stored events and back.
 
     `to_row` and `to_entry` are the same without the intermediate object, for the hot path.
     """
@@ -64,15 +56,12 @@ class EntryMapper(_MapperOfUuids):
         super().__init__(JsonTranscoder())
 
     def to_stored_event(self, domain_event: Any) -> StoredEvent:
-        """
-        The stored event of an `Entry`.
-        """
+        """The stored event of an `Entry`."""
         originator_id, version, topic, state = to_row(domain_event)
         return StoredEvent(UUID(originator_id), version, topic, state)
 
     def to_domain_event(self, stored_event: StoredEvent) -> Any:
-        """
-        The `Entry` of a stored event.
+        """The `Entry` of a stored event.
 
         Raises:
             CorruptHistory: the row cannot be read; names its saga and version.
@@ -84,9 +73,7 @@ class EntryMapper(_MapperOfUuids):
 
 
 def to_row(entry: Entry) -> EntryRow:
-    """
-    The row that records *entry*.
-    """
+    """The row that records *entry*."""
     return (
         originator_of(entry.saga_id),
         entry.version,
@@ -96,9 +83,7 @@ def to_row(entry: Entry) -> EntryRow:
 
 
 def to_rows(histories: Iterable[HistoryAppend]) -> list[EntryRow]:
-    """
-    The rows of all new entries, history by history.
-    """
+    """The rows of all new entries, history by history."""
     rows: list[EntryRow] = []
     for history in histories:
         originator_id = originator_of(history.saga_id)
@@ -109,8 +94,7 @@ def to_rows(histories: Iterable[HistoryAppend]) -> list[EntryRow]:
 
 
 def to_entry(saga_id: SagaId, version: int, topic: str, state: bytes) -> Entry:
-    """
-    The entry that a row records.
+    """The entry that a row records.
 
     Raises:
         CorruptHistory: the row's name is not in the registry, or its state cannot be read.
@@ -129,9 +113,7 @@ def to_entry(saga_id: SagaId, version: int, topic: str, state: bytes) -> Entry:
 def to_history(
     saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]]
 ) -> list[Entry] | CorruptHistory:
-    """
-    The whole history in *rows* (version, topic, state) in order, or what is wrong with it.
-    """
+    """The whole history in *rows* (version, topic, state) in order, or what is wrong with it."""
     entries: list[Entry] = []
     try:
         for expected, (version, topic, state) in enumerate(rows, 1):
@@ -144,18 +126,14 @@ def to_history(
 
 
 def originator_of(saga_id: SagaId) -> str:
-    """
-    The saga id as the library writes UUIDs: 32 hex digits.
-    """
+    """The saga id as the library writes UUIDs: 32 hex digits."""
     digits = saga_id.replace("-", "")
     assert len(digits) == _HEX_DIGITS, f"saga ids are UUIDs, not {saga_id!r}"
     return digits
 
 
 def saga_id_of(originator_id: str) -> SagaId:
-    """
-    The saga id of 32 hex digits.
-    """
+    """The saga id of 32 hex digits."""
     digits = originator_id
     return SagaId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
 

@@ -1,6 +1,4 @@
-"""
-Which partition a key belongs to: murmur2, as all of Kafka's own clients choose.
-"""
+"""Which partition a key belongs to: murmur2, as all of Kafka's own clients choose."""
 
 from __future__ import annotations
 
@@ -16,16 +14,12 @@ _MASK: Final = 0xFFFFFFFF
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """
-    The partition of *key* in a topic of so many *partitions*.
-    """
+    """The partition of *key* in a topic of so many *partitions*."""
     return (_cached(key) & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:
-    """
-    Kafka's 32-bit murmur2 of *data*.
-    """
+    """Kafka's 32-bit murmur2 of *data*."""
     length = len(data)
     whole = length & ~3
     h = _SEED ^ length

@@ -1,6 +1,4 @@
-"""
-What event stores of any database have in common: their rows, and what they remember of them.
-"""
+"""What event stores of any database have in common: their rows, and what they remember of them."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ Text = Callable[[str], str]
 
 
 class KnownSagas:
-    """
-    The newest version and the place of the first entry of sagas that were written lately.
+    """The newest version and the place of the first entry of sagas that were written lately.
 
     Spares looking them up. Never wrong, only missing or old: a history does not shrink, and what
     was rolled back is not remembered. Holds between one and two times *sagas_max*.
@@ -37,22 +34,17 @@ class KnownSagas:
         self._old: dict[SagaId, tuple[int, int]] = {}
 
     def get(self, saga_id: SagaId) -> tuple[int, int] | None:
-        """
-        Version and place, if they are known.
-        """
+        """Version and place, if they are known."""
         return self._young.get(saga_id) or self._old.get(saga_id)
 
     def remember(self, saga_id: SagaId, version: int, position: int) -> None:
-        """
-        Take note of what was committed.
-        """
+        """Take note of what was committed."""
         self._young[saga_id] = (version, position)
         if len(self._young) >= self._sagas_max:
             self._old, self._young = self._young, {}
 
     def unsure(self, batch: Batch) -> list[tuple[str, int]]:
-        """
-        Originators and expected versions of *batch* that must be looked for; that none follows
+        """Originators and expected versions of *batch* that must be looked for; that none follows
         them, the insert will tell.
         """
         unsure = []
@@ -65,16 +57,12 @@ class KnownSagas:
 
 
 def tracking_name(source: Source) -> str:
-    """
-    The name under which the library tracks a topic-partition.
-    """
+    """The name under which the library tracks a topic-partition."""
     return f"bus:{source.topic}:{source.partition}"
 
 
 def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tuple[str, ...]:
-    """
-    The sources whose stored position has reached the one to be accounted for.
-    """
+    """The sources whose stored position has reached the one to be accounted for."""
     return tuple(
         f"{source.topic}:{source.partition}"
         for source, offset in positions.items()
@@ -83,9 +71,7 @@ def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tu
 
 
 def readable(rows: Iterable[tuple[SagaId, int, str, bytes]]) -> list[Entry]:
-    """
-    The entries in rows of any sagas, without those that cannot be read.
-    """
+    """The entries in rows of any sagas, without those that cannot be read."""
     entries = []
     for saga_id, version, topic, state in rows:
         with suppress(CorruptHistory):
@@ -94,16 +80,12 @@ def readable(rows: Iterable[tuple[SagaId, int, str, bytes]]) -> list[Entry]:
 
 
 def as_it_is(text: str) -> str:
-    """
-    How a database keeps text that can keep all of it.
-    """
+    """How a database keeps text that can keep all of it."""
     return text
 
 
 def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
-    """
-    The summary in a row of the saga index; *text* gives back what the database was given.
-    """
+    """The summary in a row of the saga index; *text* gives back what the database was given."""
     saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
     waiting_for, reason, version = rest
     return SagaSummary(
@@ -121,9 +103,7 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
 
 
 def to_parked(row: Sequence[Any], *, text: Text = as_it_is) -> ParkedRecord:
-    """
-    The record in a row of those set aside; *text* as above.
-    """
+    """The record in a row of those set aside; *text* as above."""
     kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
     timestamp, parked_at, saga_id, parked_id = rest
     return ParkedRecord(

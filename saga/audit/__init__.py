@@ -1,5 +1,3 @@
-"""
-The audit: replay of stored histories, and timelines.
-"""
+"""The audit: replay of stored histories, and timelines."""
 
 __all__: list[str] = []

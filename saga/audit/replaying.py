@@ -1,5 +1,4 @@
-"""
-Replaying stored histories, to see whether the code at hand decides what they say.
+"""Replaying stored histories, to see whether the code at hand decides what they say.
 
 Every history goes through the same `replay` as live work does, one page of sagas after another, so
 that memory does not grow with the store. Nothing is written and nothing is sent. A history that
@@ -25,9 +24,7 @@ PAGE_SAGAS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """
-    The first entry on which history and code part: what is recorded, what the code decides.
-    """
+    """The first entry on which history and code part: what is recorded, what the code decides."""
 
     version: int
     recorded: str
@@ -36,9 +33,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """
-    What became of one history; *difference* None means that the code decides what it says.
-    """
+    """What became of one history; *difference* None means that the code decides what it says."""
 
     summary: SagaSummary
     entries: int
@@ -46,9 +41,7 @@ class Replayed:
 
     @property
     def is_ok(self) -> bool:
-        """
-        Whether code and history agree.
-        """
+        """Whether code and history agree."""
         return self.difference is None
 
 
@@ -60,8 +53,7 @@ async def replay_all(
     definition: str | None = None,
     is_open_only: bool = False,
 ) -> AsyncIterator[Replayed]:
-    """
-    Replay every saga, or those of one *definition*, or those that have not ended.
+    """Replay every saga, or those of one *definition*, or those that have not ended.
 
     Raises:
         StoreUnavailable: the store cannot be read.
@@ -77,8 +69,7 @@ async def replay_all(
 async def replay_some(
     store: EventStore, sagas: SagaRegistry, chosen: Sequence[SagaSummary]
 ) -> AsyncIterator[Replayed]:
-    """
-    Replay the sagas *chosen*.
+    """Replay the sagas *chosen*.
 
     Raises:
         StoreUnavailable: the store cannot be read.
@@ -129,8 +120,8 @@ def _replay_one(
 
 
 def _pinned(history: Sequence[Entry], summary: SagaSummary) -> tuple[str, int]:
-    """
-    The definition that a history names itself; a turn that failed before any is told by the index.
+    """The definition that a history names itself; a turn that failed before any is told by the
+    index.
     """
     for entry in history:
         if isinstance(entry.body, SagaStarted):

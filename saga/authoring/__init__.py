@@ -1,6 +1,4 @@
-"""
-Ways to write a saga. Each makes a definition that the kernel turns into the same decider.
-"""
+"""Ways to write a saga. Each makes a definition that the kernel turns into the same decider."""
 
 from saga.authoring.failures import RollBack, StepFailed, TimedOut
 from saga.authoring.functions import Context, SagaDefinition, saga

@@ -1,6 +1,4 @@
-"""
-What a saga's function meets when something does not go as hoped.
-"""
+"""What a saga's function meets when something does not go as hoped."""
 
 from __future__ import annotations
 
@@ -8,8 +6,7 @@ from saga.core.identity import StepId
 
 
 class StepFailed(Exception):
-    """
-    Raised into a saga's function when a step failed for good. Uncaught, it starts the rollback.
+    """Raised into a saga's function when a step failed for good. Uncaught, it starts the rollback.
 
     *refused* says that the service answered "no, and nothing happened"; otherwise the step may have
     had its effect and will be undone.
@@ -24,9 +21,7 @@ class StepFailed(Exception):
 
 
 class RollBack(Exception):
-    """
-    Raised by a saga's function to undo everything it has done.
-    """
+    """Raised by a saga's function to undo everything it has done."""
 
     def __init__(self, reason: str, *, code: str = "rolled_back") -> None:
         super().__init__(reason)
@@ -35,9 +30,7 @@ class RollBack(Exception):
 
 
 class TimedOut(Exception):
-    """
-    Raised into a saga's function when no signal came in time.
-    """
+    """Raised into a saga's function when no signal came in time."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no signal {name!r} came in time")

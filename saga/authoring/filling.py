@@ -1,5 +1,4 @@
-"""
-Messages filled by field name: undo intents from what is to be undone, outcomes from a report.
+"""Messages filled by field name: undo intents from what is to be undone, outcomes from a report.
 
 Whether every required field can be filled is decided from the classes alone, before a saga runs:
 an undo that needs a field which only a reply has could never be built when no reply came.
@@ -23,8 +22,7 @@ REPORT_FIELDS = ("reason", "code", "failed_step", "residue")
 
 @lru_cache(maxsize=4096)
 def check_undo(intent: type[BaseModel], undo: type[BaseModel]) -> None:
-    """
-    Refuse an undo class that cannot always be filled from the intent it undoes.
+    """Refuse an undo class that cannot always be filled from the intent it undoes.
 
     Raises:
         DefinitionError: names the field and what to do.
@@ -40,8 +38,7 @@ def check_undo(intent: type[BaseModel], undo: type[BaseModel]) -> None:
 
 @lru_cache(maxsize=4096)
 def check_rolled_back(trigger: type[BaseModel], outcome: type[BaseModel]) -> None:
-    """
-    Refuse a `rolled_back` class that cannot always be filled from trigger and report.
+    """Refuse a `rolled_back` class that cannot always be filled from trigger and report.
 
     Raises:
         DefinitionError: names the field and what to do.
@@ -63,9 +60,7 @@ def check_rolled_back(trigger: type[BaseModel], outcome: type[BaseModel]) -> Non
 
 
 def fill(model: type[Filled], *sources: BaseModel | None) -> Filled:
-    """
-    *model* from the fields of the sources that it knows; a later source wins.
-    """
+    """*model* from the fields of the sources that it knows; a later source wins."""
     values: dict[str, object] = {}
     for source in sources:
         if source is not None:
@@ -75,9 +70,7 @@ def fill(model: type[Filled], *sources: BaseModel | None) -> Filled:
 
 
 def fill_report(model: type[Filled], trigger: BaseModel, report: Report) -> Filled:
-    """
-    *model* from a trigger and the report of its saga's rollback; the report wins.
-    """
+    """*model* from a trigger and the report of its saga's rollback; the report wins."""
     said: Mapping[str, object] = {
         "reason": report.reason,
         "code": report.code,
@@ -91,9 +84,7 @@ def fill_report(model: type[Filled], trigger: BaseModel, report: Report) -> Fill
 
 @lru_cache(maxsize=4096)
 def _shared(model: type[BaseModel], source: type[BaseModel]) -> tuple[str, ...]:
-    """
-    The fields that a source can fill.
-    """
+    """The fields that a source can fill."""
     return tuple(name for name in model.model_fields if name in source.model_fields)
 
 

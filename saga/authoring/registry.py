@@ -1,6 +1,4 @@
-"""
-The sagas of one application: found by name and version, and by what starts them.
-"""
+"""The sagas of one application: found by name and version, and by what starts them."""
 
 from __future__ import annotations
 
@@ -16,17 +14,14 @@ from saga.errors import DefinitionError, DuplicateSaga
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """
-    A saga and the decider it became.
-    """
+    """A saga and the decider it became."""
 
     saga: SagaDefinition
     decider: Decider
 
 
 class SagaRegistry:
-    """
-    Every definition and version that this application can run.
+    """Every definition and version that this application can run.
 
     Raises:
         DuplicateSaga: two sagas share name and version.
@@ -40,34 +35,24 @@ class SagaRegistry:
             self._add(definition, contracts)
 
     def find(self, name: str, version: int) -> Registered | None:
-        """
-        The saga of this name and version; None where this application has it not.
-        """
+        """The saga of this name and version; None where this application has it not."""
         return self._by_name.get((name, version))
 
     def newest(self, name: str) -> Registered | None:
-        """
-        The newest version of the saga of this name; None where this application has none.
-        """
+        """The newest version of the saga of this name; None where this application has none."""
         found = [one for (known, _), one in self._by_name.items() if known == name]
         return max(found, key=lambda one: one.saga.version, default=None)
 
     def started_by(self, contract: str) -> list[Registered]:
-        """
-        The newest version of every saga that a message of *contract* starts.
-        """
+        """The newest version of every saga that a message of *contract* starts."""
         return self._by_trigger.get(contract, [])
 
     def all(self) -> Mapping[tuple[str, int], Registered]:
-        """
-        Everything, by name and version.
-        """
+        """Everything, by name and version."""
         return self._by_name
 
     def triggers(self) -> frozenset[str]:
-        """
-        The contracts that start something.
-        """
+        """The contracts that start something."""
         return frozenset(self._by_trigger)
 
     def _add(self, definition: SagaDefinition, contracts: ContractRegistry) -> None:

@@ -1,5 +1,3 @@
-"""
-What people and scripts operate saga with.
-"""
+"""What people and scripts operate saga with."""
 
 __all__: list[str] = []

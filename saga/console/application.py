@@ -1,6 +1,4 @@
-"""
-Loads the application that `SAGA_APP` names, and says what is wrong where it cannot be loaded.
-"""
+"""Loads the application that `SAGA_APP` names, and says what is wrong where it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -22,8 +20,7 @@ _ADVICE = "run saga where it is, or name another one with --app or SAGA_APP"
 
 
 def load_app(name: str) -> SagaApp:
-    """
-    The application *name*, `module:attribute`; the working directory is on the import path.
+    """The application *name*, `module:attribute`; the working directory is on the import path.
 
     Raises:
         AppRefused: it does not import or is no application; names the place of the mistake.
@@ -41,8 +38,7 @@ def load_app(name: str) -> SagaApp:
 
 
 def import_own(module_name: str, name: str) -> ModuleType:
-    """
-    The module *module_name* of the application *name*.
+    """The module *module_name* of the application *name*.
 
     Raises:
         AppRefused: it does not import.
@@ -79,9 +75,7 @@ def _message(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """
-    File and line of the mistake: the innermost frame that is neither ours nor a library's.
-    """
+    """File and line of the mistake: the innermost frame that is neither ours nor a library's."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = [

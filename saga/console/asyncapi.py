@@ -1,6 +1,4 @@
-"""
-`topics asyncapi`: the application as an AsyncAPI document, for services in any language.
-"""
+"""`topics asyncapi`: the application as an AsyncAPI document, for services in any language."""
 
 from __future__ import annotations
 
@@ -43,9 +41,7 @@ def topics_asyncapi(
         str | None, typer.Option("--version", help="Its version; by default a hash of it.")
     ] = None,
 ) -> None:
-    """
-    Print the AsyncAPI 3 document of topics, messages, sagas and effect services.
-    """
+    """Print the AsyncAPI 3 document of topics, messages, sagas and effect services."""
     if session.printer.is_json and is_yaml:
         raise Misused("--json and --yaml: choose one of them")
     document = document_of(session.app, session.settings, title=title, version=version)
@@ -74,9 +70,7 @@ def topics_asyncapi(
 def document_of(
     app: SagaApp, settings: Settings, *, title: str | None = None, version: str | None = None
 ) -> Document:
-    """
-    The document of *app*, with the topics as *settings* have them made.
-    """
+    """The document of *app*, with the topics as *settings* have them made."""
     names = settings.topic_names
     is_kafka = settings.bus.startswith("kafka:")
     return asyncapi_document(
@@ -113,9 +107,7 @@ def _sagas(app: SagaApp, settings: Settings) -> list[Participant]:
 
 
 def _heard(contracts: ContractRegistry, saga: SagaDefinition) -> set[str]:
-    """
-    What reaches a saga: its triggers in all versions, replies to its intents, commands.
-    """
+    """What reaches a saga: its triggers in all versions, replies to its intents, commands."""
     replies = [name for one in _intents(saga) for name in reply_contract_names(one)]
     triggers = [contract_of(trigger).contract_name for trigger in saga.starts_on]
     named = {name for one in (*replies, *triggers) for name in contracts.names_read_as(one)}
@@ -123,8 +115,8 @@ def _heard(contracts: ContractRegistry, saga: SagaDefinition) -> set[str]:
 
 
 def _said(saga: SagaDefinition) -> set[str]:
-    """
-    What a saga says: its intents, and the events it names that only it could have meant to say.
+    """What a saga says: its intents, and the events it names that only it could have meant
+    to say.
     """
     intents = _intents(saga)
     answers = {name for one in intents for name in reply_contract_names(one)}

@@ -1,6 +1,4 @@
-"""
-The command line: every command and where it is.
-"""
+"""The command line: every command and where it is."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ def _say_version(is_asked: bool) -> None:  # noqa: FBT001  # typer calls it
 
 
 def program() -> typer.Typer:
-    """
-    The command line program.
-    """
+    """The command line program."""
     made = _group("saga", HELP)
     made.callback()(_options)
     register(made, "run", serving.run)
@@ -84,9 +80,7 @@ def program() -> typer.Typer:
 
 
 def bench(context: typer.Context) -> None:
-    """
-    Measure sagas per second on this machine.
-    """
+    """Measure sagas per second on this machine."""
     # Loaded when asked for: what it measures with is of no use to any other command.
     module = importlib.import_module("saga.console.bench")
     measuring = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -95,9 +89,7 @@ def bench(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """
-    What `saga` and `python -m saga` run.
-    """
+    """What `saga` and `python -m saga` run."""
     program()(prog_name="saga")
 
 

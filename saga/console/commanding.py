@@ -1,5 +1,4 @@
-"""
-`signal`, `cancel` and the operators' acts: commands to one saga, sent through the bus.
+"""`signal`, `cancel` and the operators' acts: commands to one saga, sent through the bus.
 
 A command is accepted once it is durable on its topic and its saga exists and has not ended; what
 the saga makes of it is decided in its turn and recorded. `--wait` waits for that turn.
@@ -72,9 +71,7 @@ async def signal(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """
-    Send a signal to a saga; it is kept until the saga waits for one of this name.
-    """
+    """Send a signal to a saga; it is kept until the saga waits for one of this name."""
     if not name.strip():
         raise Misused("a signal needs a name")
     text = canonical_text(payload.encode("utf-8", "surrogateescape"))
@@ -102,9 +99,7 @@ async def cancel(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """
-    Ask a saga to end and roll back.
-    """
+    """Ask a saga to end and roll back."""
     said = {"reason": _checked(reason), "mode": mode, "actor": actor}
     return await _send(session, saga, CommandAct.CANCEL, said, command_id=command_id, wait=wait)
 
@@ -119,9 +114,7 @@ async def retry(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """
-    Try a step again at once: one whose undo is stuck, that is backing off, or parked on.
-    """
+    """Try a step again at once: one whose undo is stuck, that is backing off, or parked on."""
     said = {"reason": _checked(reason), "step": step, "actor": actor}
     return await _send(session, saga, CommandAct.RETRY, said, command_id=command_id, wait=wait)
 
@@ -136,9 +129,7 @@ async def skip(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """
-    Leave a step that cannot be undone as it is, and go on; it becomes residue.
-    """
+    """Leave a step that cannot be undone as it is, and go on; it becomes residue."""
     said = {"reason": _checked(reason), "step": step, "actor": actor}
     return await _send(session, saga, CommandAct.SKIP, said, command_id=command_id, wait=wait)
 
@@ -152,9 +143,7 @@ async def compensate(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """
-    Roll a saga back now, whatever its function would do next.
-    """
+    """Roll a saga back now, whatever its function would do next."""
     said = {"reason": _checked(reason), "actor": actor}
     return await _send(session, saga, CommandAct.COMPENSATE, said, command_id=command_id, wait=wait)
 
@@ -168,9 +157,7 @@ async def release(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """
-    Let a saga go on that a failed turn has parked; what was held behind it follows in order.
-    """
+    """Let a saga go on that a failed turn has parked; what was held behind it follows in order."""
     said = {"reason": _checked(reason), "actor": actor}
     return await _send(session, saga, CommandAct.RELEASE, said, command_id=command_id, wait=wait)
 
@@ -184,9 +171,7 @@ async def abandon(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """
-    End a saga without undoing anything; its outcome lists what is left.
-    """
+    """End a saga without undoing anything; its outcome lists what is left."""
     said = {"reason": _checked(reason), "actor": actor}
     return await _send(session, saga, CommandAct.ABANDON, said, command_id=command_id, wait=wait)
 
@@ -246,9 +231,7 @@ async def _check_step(store: StoreParts, summary: SagaSummary, step: str | None)
 async def _recorded(
     store: StoreParts, saga: SagaId, command_id: str, wait_s: float
 ) -> Sequence[Entry]:
-    """
-    What the turn of the command has recorded; nothing if it was not taken in time.
-    """
+    """What the turn of the command has recorded; nothing if it was not taken in time."""
     try:
         async with asyncio.timeout(wait_s):
             while True:

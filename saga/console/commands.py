@@ -1,5 +1,4 @@
-"""
-How a function becomes a command: it says what it takes, and gets settings and `--json` on top.
+"""How a function becomes a command: it says what it takes, and gets settings and `--json` on top.
 
 A command function takes a `Session` first, then its own arguments as typer knows them; it may be
 async, and returns its exit code or None. Errors end here, as a sentence and an exit code.
@@ -55,9 +54,7 @@ def register(
     *,
     settings: Sequence[str] = tuple(SETTINGS),
 ) -> None:
-    """
-    Make *function* the command *name* of *program*.
-    """
+    """Make *function* the command *name* of *program*."""
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     keyword_only = inspect.Parameter.KEYWORD_ONLY
     parameters = [one.replace(kind=keyword_only) for one in own]
@@ -85,9 +82,7 @@ def call(
     is_json: bool,
     settings: dict[str, Any],
 ) -> int:
-    """
-    Call a command function and give back the exit code.
-    """
+    """Call a command function and give back the exit code."""
     printer = Printer(is_json=is_json)
     try:
         read = Settings.read(**settings)

@@ -1,6 +1,4 @@
-"""
-`config show`: the settings as a command would have them, without secrets.
-"""
+"""`config show`: the settings as a command would have them, without secrets."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from saga.settings import HIDDEN, PREFIX, Settings, redacted
 
 
 def config_show(session: Session) -> None:
-    """
-    Print every setting: its value and where that comes from.
-    """
+    """Print every setting: its value and where that comes from."""
     settings = session.settings
     values: dict[str, Any] = {name: _shown(value) for name, value in settings.model_dump().items()}
     values["effects_store"] = redacted(settings.effects_address)

@@ -1,6 +1,4 @@
-"""
-`topics ls|check|lock`: the contracts of the application, and what their readers rely on.
-"""
+"""`topics ls|check|lock`: the contracts of the application, and what their readers rely on."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ File = Annotated[
 
 
 def topics_ls(session: Session, *, file: File = Path(LOCK_FILE)) -> None:
-    """
-    List the contracts of the application with their topics.
-    """
+    """List the contracts of the application with their topics."""
     app = session.app
     names = session.settings.topic_names
     lock = _lock(file) if file.exists() else {}
@@ -66,8 +62,7 @@ def topics_ls(session: Session, *, file: File = Path(LOCK_FILE)) -> None:
 
 
 async def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int:
-    """
-    Compare the contracts with the lock file: all must be locked, and readers able to follow. On
+    """Compare the contracts with the lock file: all must be locked, and readers able to follow. On
     Kafka compare the topics as well: all must be there, and with equal numbers of partitions.
     """
     registry = session.app.contracts
@@ -114,9 +109,7 @@ def topics_lock(
         bool, typer.Option("--force", help="Lock also what readers cannot follow.")
     ] = False,
 ) -> None:
-    """
-    Write the lock file. Refuses changes that readers cannot follow.
-    """
+    """Write the lock file. Refuses changes that readers cannot follow."""
     registry = session.app.contracts
     before = _lock(file) if file.exists() else {}
     changes = check(registry, before)
@@ -147,9 +140,7 @@ def _lock(file: Path) -> Lock:
 
 
 def _write(file: Path, text: str) -> None:
-    """
-    Put *text* in place of the file, whole or not at all.
-    """
+    """Put *text* in place of the file, whole or not at all."""
     beside = file.with_name(f"{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
-"""
-`demo`: the application's own real events, through real worker processes, until all have ended.
+"""`demo`: the application's own real events, through real worker processes, until all have ended.
 
 Everything it writes lies in one folder, or on the servers that it is given; what is interrupted
 there, a second run carries on with.
@@ -72,9 +71,7 @@ async def demo(
     is_fresh: Fresh = False,
     keep: Keep = False,
 ) -> int:
-    """
-    Run the application's real events through its sagas, and see whether the books balance.
-    """
+    """Run the application's real events through its sagas, and see whether the books balance."""
     on = stage(session.settings, bus=bus, store=store, effects_store=effects_store)
     if is_fresh:
         on.forget()
@@ -110,8 +107,7 @@ async def demo(
 
 
 async def read_books(settings: Settings, shown: Demo) -> DemoBooks:
-    """
-    The books: the services' tables on one side, the log on the other.
+    """The books: the services' tables on one side, the log on the other.
 
     Raises:
         StoreUnavailable: one of the two cannot be read.

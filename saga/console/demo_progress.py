@@ -1,6 +1,4 @@
-"""
-How far a demo is: a bar on a terminal, some lines elsewhere; always on standard error.
-"""
+"""How far a demo is: a bar on a terminal, some lines elsewhere; always on standard error."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ Tell = Callable[[int, int], None]
 
 @contextmanager
 def progress(printer: Printer, total: int, done: int) -> Iterator[Tell]:
-    """
-    Show the way from *done* to *total* sagas; call what this gives as it goes on.
-    """
+    """Show the way from *done* to *total* sagas; call what this gives as it goes on."""
     clock = SystemClock()
     began_s = clock.monotonic_s()
 

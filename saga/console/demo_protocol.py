@@ -1,5 +1,4 @@
-"""
-What an application offers so that `saga demo` can show it.
+"""What an application offers so that `saga demo` can show it.
 
 The package that `SAGA_APP` names has a module `demo`, and that a value `demo`: a `Demo`. Only the
 application knows what there is to publish, and what its books are.
@@ -18,53 +17,42 @@ from saga.effects import Database
 
 
 class DemoBooks(Protocol):
-    """
-    What the effect services hold, against what the histories say; each worked out by itself.
-    """
+    """What the effect services hold, against what the histories say; each worked out by itself."""
 
     @property
     def lines(self) -> Sequence[tuple[str, int, int]]:
-        """
-        What is counted, the services' count, the histories' count.
-        """
+        """What is counted, the services' count, the histories' count."""
         ...
 
     @property
     def problems(self) -> Sequence[str]:
-        """
-        Whatever does not agree, in sentences.
-        """
+        """Whatever does not agree, in sentences."""
         ...
 
     @property
     def balanced(self) -> bool:
-        """
-        Whether everything agrees.
-        """
+        """Whether everything agrees."""
         ...
 
 
 class Demo(Protocol):
-    """
-    What an application shows of itself.
-    """
+    """What an application shows of itself."""
 
     def events(self, limit: int | None) -> Iterable[tuple[str, Event]]:
-        """
-        The first *limit* events to publish (None: all), each with its message id, always the same.
+        """The first *limit* events to publish (None: all), each with its message id, always the
+        same.
         """
         ...
 
     async def books(self, db: Database, log: AsyncIterator[tuple[int, Entry]]) -> DemoBooks:
-        """
-        The books once every saga has ended: *db* holds the services' tables, *log* all entries.
+        """The books once every saga has ended: *db* holds the services' tables, *log* all
+        entries.
         """
         ...
 
 
 def load_demo(app: str) -> Demo:
-    """
-    The demo of the application *app*, `module:attribute`.
+    """The demo of the application *app*, `module:attribute`.
 
     Raises:
         AppRefused: it offers none.

@@ -1,5 +1,5 @@
-"""
-What a demo says at its end: how its sagas ended, how fast, whether the books balance, what next.
+"""What a demo says at its end: how its sagas ended, how fast, whether the books
+balance, what next.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ EXAMPLE_LIMIT: Final = 5
 
 
 def report_row(tally: Tally, books: DemoBooks | None, *, kills: int) -> dict[str, Any]:
-    """
-    The report as JSON.
-    """
+    """The report as JSON."""
     return {
         "sagas": len(tally.ended),
         "parked": len(tally.parked),
@@ -50,9 +48,7 @@ def report_row(tally: Tally, books: DemoBooks | None, *, kills: int) -> dict[str
 def print_report(
     printer: Printer, tally: Tally, books: DemoBooks | None, settings: Settings, *, kills: int
 ) -> None:
-    """
-    The report for people.
-    """
+    """The report for people."""
     if printer.is_json:
         printer.json(report_row(tally, books, kills=kills))
         return
@@ -82,9 +78,7 @@ def print_report(
 
 
 def shown_address(address: str) -> str:
-    """
-    *address* without the password that it may have.
-    """
+    """*address* without the password that it may have."""
     password = urlsplit(address).password
     return address if password is None else address.replace(f":{password}@", f":{HIDDEN}@", 1)
 
@@ -124,9 +118,7 @@ def _print_next(printer: Printer, tally: Tally, settings: Settings) -> None:
 
 
 def _command() -> str:
-    """
-    How to call this program from here.
-    """
+    """How to call this program from here."""
     if shutil.which("saga"):
         return "saga"
     beside = Path(sys.executable).with_name("saga")

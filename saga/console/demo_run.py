@@ -1,6 +1,4 @@
-"""
-One run of a demo: publish what is missing, follow the log, kill workers as often as asked.
-"""
+"""One run of a demo: publish what is missing, follow the log, kill workers as often as asked."""
 
 from __future__ import annotations
 
@@ -31,17 +29,15 @@ STALL_S: Final = 60.0
 
 @dataclass(slots=True)
 class Trigger:
-    """
-    An event of the demo, ready to be published, and the saga it starts.
-    """
+    """An event of the demo, ready to be published, and the saga it starts."""
 
     prepared: Prepared
     saga_id: SagaId
 
 
 def triggers(publisher: Publisher, events: Iterable[tuple[str, Event]]) -> list[Trigger]:
-    """
-    The demo's events as records with their own message ids: published twice they start nothing new.
+    """The demo's events as records with their own message ids: published twice they start nothing
+    new.
 
     Raises:
         NotSo: an event starts no saga.
@@ -57,9 +53,7 @@ def triggers(publisher: Publisher, events: Iterable[tuple[str, Event]]) -> list[
 
 
 class DemoRun:
-    """
-    From here until every saga of *wanted* has ended or somebody stops it.
-    """
+    """From here until every saga of *wanted* has ended or somebody stops it."""
 
     def __init__(
         self,
@@ -83,21 +77,16 @@ class DemoRun:
 
     @property
     def settled(self) -> int:
-        """
-        How many of the demo's sagas have ended, or wait for someone.
-        """
+        """How many of the demo's sagas have ended, or wait for someone."""
         return len(self._expected & self._tally.settled)
 
     @property
     def is_complete(self) -> bool:
-        """
-        Whether that is all of them.
-        """
+        """Whether that is all of them."""
         return self.settled == len(self._expected)
 
     async def go(self) -> bool:
-        """
-        Publish and follow; False when somebody stopped it before all was done.
+        """Publish and follow; False when somebody stopped it before all was done.
 
         Raises:
             StoreUnavailable, NotSo: a worker has ended by itself, or nothing moves any more.
@@ -113,9 +102,7 @@ class DemoRun:
         return self.is_complete
 
     async def serve(self) -> None:
-        """
-        Leave the workers to themselves until somebody stops them.
-        """
+        """Leave the workers to themselves until somebody stops them."""
         await self._workers.start()
         await self._stopping.wait()
 
@@ -160,14 +147,12 @@ class DemoRun:
                         await self._stopping.wait()
 
     def _done(self) -> int:
-        """
-        Sagas begun and sagas ended: grows evenly, also while a burst only begins them.
-        """
+        """Sagas begun and sagas ended: grows evenly, also while a burst only begins them."""
         return len(self._expected & self._tally.begun.keys()) + self.settled
 
     def _moments(self, parts: list[int]) -> list[float]:
-        """
-        How much is done when a worker is killed: each time in the middle of a part of the events.
+        """How much is done when a worker is killed: each time in the middle of a part of the
+        events.
 
         The next part is published only then, so that there is always something to be killed at.
         """
@@ -195,8 +180,6 @@ def _ended(worker: Worker) -> Exception:
 
 
 def _parts(events: list[Prepared], count: int) -> list[list[Prepared]]:
-    """
-    *events* in *count* parts of nearly one size, some of which may be empty.
-    """
+    """*events* in *count* parts of nearly one size, some of which may be empty."""
     bounds = [len(events) * number // count for number in range(count + 1)]
     return [events[first:last] for first, last in pairwise(bounds)]

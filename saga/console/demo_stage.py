@@ -1,5 +1,5 @@
-"""
-Where a demo plays: in files of one folder with one worker, or on servers with several processes.
+"""Where a demo plays: in files of one folder with one worker, or on servers with
+several processes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ DATABASES: Final = ("saga.db", "saga-effects.db")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """
-    One process of a demo.
-    """
+    """One process of a demo."""
 
     name: str
     roles: tuple[str, ...]
@@ -37,30 +35,23 @@ ENSEMBLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """
-    *settings* name bus and stores, *parts* the processes, and in *folder* are their logs.
-    """
+    """*settings* name bus and stores, *parts* the processes, and in *folder* are their logs."""
 
     settings: Settings
     folder: Path
     parts: tuple[Part, ...]
 
     def log_file(self, part: Part) -> Path:
-        """
-        Where a process writes what it does.
-        """
+        """Where a process writes what it does."""
         return self.folder / f"{part.name}.log"
 
     @property
     def remedy(self) -> str:
-        """
-        How to begin anew.
-        """
+        """How to begin anew."""
         return "`--fresh`" if self.parts == ALONE else "another `--namespace` and database"
 
     def forget(self) -> None:
-        """
-        Remove what earlier runs have left, and nothing else.
+        """Remove what earlier runs have left, and nothing else.
 
         Raises:
             Misused: it is on servers, which may hold more than ours.
@@ -75,8 +66,7 @@ class Stage:
 
 
 def stage(settings: Settings, *, bus: str | None, store: str, effects_store: str | None) -> Stage:
-    """
-    The stage for what the command line says; *store* is a folder, where there is no *bus*.
+    """The stage for what the command line says; *store* is a folder, where there is no *bus*.
 
     Raises:
         Misused: the three do not go together.

@@ -1,6 +1,4 @@
-"""
-The tally of a demo: what became of its sagas, folded from the log as it grows.
-"""
+"""The tally of a demo: what became of its sagas, folded from the log as it grows."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ killed worker costs until another has its partitions is far less, and is counted
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ending:
-    """
-    A way in which sagas ended.
-    """
+    """A way in which sagas ended."""
 
     status: str
     reason: str
@@ -45,9 +41,7 @@ class Ending:
 
 @dataclass(slots=True)
 class Tally:
-    """
-    Everything the demo tells of its sagas. *names* are their `definition/key`.
-    """
+    """Everything the demo tells of its sagas. *names* are their `definition/key`."""
 
     entries: int = 0
     undone_steps: int = 0
@@ -64,15 +58,11 @@ class Tally:
 
     @property
     def settled(self) -> set[SagaId]:
-        """
-        The sagas that have ended, or wait for someone.
-        """
+        """The sagas that have ended, or wait for someone."""
         return self.ended | self.parked
 
     async def follow(self, catalogue: Catalogue) -> int:
-        """
-        Take in what was logged since the last time; how many entries that is.
-        """
+        """Take in what was logged since the last time; how many entries that is."""
         before = self.entries
         async for position, entry in catalogue.log(after=self._position):
             self._position = position
@@ -80,9 +70,7 @@ class Tally:
         return self.entries - before
 
     def latency_ms(self, share: float) -> float:
-        """
-        What *share* of the sagas took at most, from trigger to end, in milliseconds.
-        """
+        """What *share* of the sagas took at most, from trigger to end, in milliseconds."""
         ordered = sorted(self.latencies_us)
         if not ordered:
             return 0.0

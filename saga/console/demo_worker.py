@@ -1,5 +1,5 @@
-"""
-The workers of a demo: `saga run` in processes of their own, which can be killed and started again.
+"""The workers of a demo: `saga run` in processes of their own, which can be killed and started
+again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LINES_TOLD: Final = 5
 
 
 class Worker:
-    """
-    One child process. Its log goes into *log_file*; if we end without telling, it ends as well.
+    """One child process. Its log goes into *log_file*; if we end without telling, it ends
+    as well.
     """
 
     def __init__(self, settings: Settings, *, roles: Sequence[str], log_file: Path) -> None:
@@ -34,15 +34,11 @@ class Worker:
 
     @property
     def returncode(self) -> int | None:
-        """
-        What it ended with; None while it runs.
-        """
+        """What it ended with; None while it runs."""
         return None if self._process is None else self._process.returncode
 
     async def start(self) -> None:
-        """
-        Start it; in a session of its own, so that Ctrl-C reaches it through us.
-        """
+        """Start it; in a session of its own, so that Ctrl-C reaches it through us."""
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -56,9 +52,7 @@ class Worker:
             )
 
     async def kill(self) -> None:
-        """
-        Kill it as a crash would (-9), and start it again.
-        """
+        """Kill it as a crash would (-9), and start it again."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -67,16 +61,12 @@ class Worker:
         await self.start()
 
     def end_now(self) -> None:
-        """
-        Kill it, whatever it has in hand; nothing that was stored is lost.
-        """
+        """Kill it, whatever it has in hand; nothing that was stored is lost."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
     async def stop(self) -> None:
-        """
-        Let it drain; kill it if that takes too long.
-        """
+        """Let it drain; kill it if that takes too long."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -89,17 +79,13 @@ class Worker:
             await process.wait()
 
     def last_words(self) -> str:
-        """
-        The end of its log.
-        """
+        """The end of its log."""
         lines = self._log_file.read_text("utf-8", "replace").splitlines()
         return "\n".join(lines[-LINES_TOLD:])
 
 
 class Workers:
-    """
-    All workers of a demo.
-    """
+    """All workers of a demo."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = tuple(workers)
@@ -108,44 +94,32 @@ class Workers:
 
     @property
     def ended(self) -> Worker | None:
-        """
-        One that has ended by itself.
-        """
+        """One that has ended by itself."""
         return next((one for one in self._workers if one.returncode is not None), None)
 
     async def start(self) -> None:
-        """
-        Start all of them.
-        """
+        """Start all of them."""
         for worker in self._workers:
             await worker.start()
 
     async def kill(self) -> None:
-        """
-        Kill one of them, whichever; but all kinds in turn.
-        """
+        """Kill one of them, whichever; but all kinds in turn."""
         if not self._doomed:
             self._doomed = self._one_of_each_kind()
         await self._doomed.pop().kill()
         self.kills += 1
 
     def end_now(self) -> None:
-        """
-        Kill all of them.
-        """
+        """Kill all of them."""
         for worker in self._workers:
             worker.end_now()
 
     async def stop(self) -> None:
-        """
-        Let all of them drain.
-        """
+        """Let all of them drain."""
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
     def last_words(self) -> str:
-        """
-        The ends of their logs.
-        """
+        """The ends of their logs."""
         return "\n".join(f"{one.name}:\n{one.last_words()}" for one in self._workers)
 
     def _one_of_each_kind(self) -> list[Worker]:
@@ -158,9 +132,8 @@ class Workers:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """
-    The environment of a worker with these *settings*; an address in a command line, where everybody
-    can read it, might have a password.
+    """The environment of a worker with these *settings*; an address in a command line, where
+    everybody can read it, might have a password.
     """
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     given = settings.model_dump(include=settings.model_fields_set | {"effects_store"})

@@ -1,5 +1,5 @@
-"""
-`health`: asks the `saga run` of this machine how it is, as an orchestrator of containers would.
+"""`health`: asks the `saga run` of this machine how it is, as an orchestrator of
+containers would.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ async def health(
         bool, typer.Option("--live", help="Ask whether it lives, not whether it is ready.")
     ] = False,
 ) -> int:
-    """
-    Ask the `saga run` that listens at SAGA_HTTP whether it does all of its work, and if not, why.
+    """Ask the `saga run` that listens at SAGA_HTTP whether it does all of its work, and if not,
+    why.
 
     Exit code 0: it does; 1: it does not; 3: nobody answers.
     """
@@ -51,9 +51,7 @@ async def health(
 
 
 def _ask(address: str, what: str) -> tuple[int | None, dict[str, Any]]:
-    """
-    Status and content of the answer; no status where there is none.
-    """
+    """Status and content of the answer; no status where there is none."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     connection = http.client.HTTPConnection(ANYWHERE.get(host, host), int(port), timeout=WAIT_S)

@@ -1,5 +1,5 @@
-"""
-Logs: to standard error, at the level that `SAGA_LOG` says; structlog's and the standard library's.
+"""Logs: to standard error, at the level that `SAGA_LOG` says; structlog's and the standard
+library's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ QUIET = ("asyncio", "aiokafka", "faststream", "saga.faststream")
 
 
 def configure(level: str) -> None:
-    """
-    Send whatever is logged at *level* or above to standard error, for people or as plain lines.
+    """Send whatever is logged at *level* or above to standard error, for people or as plain
+    lines.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [

@@ -1,6 +1,4 @@
-"""
-`outbox`: the table in a program's own database from which its events are published.
-"""
+"""`outbox`: the table in a program's own database from which its events are published."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ async def outbox_migrate(
         bool, typer.Option("--sql", help="Print the statement instead, for a migration of yours.")
     ] = False,
 ) -> None:
-    """
-    Make the outbox table in the database that SAGA_OUTBOX names.
-    """
+    """Make the outbox table in the database that SAGA_OUTBOX names."""
     if is_sql:
         from saga.adapters.postgres.outbox import OUTBOX_TABLE
 
@@ -58,9 +54,7 @@ async def outbox_relay(
         bool, typer.Option("--until-empty", help="End when nothing waits any more.")
     ] = False,
 ) -> None:
-    """
-    Publish what programs add to the outbox, until told to stop. Run as many as you like.
-    """
+    """Publish what programs add to the outbox, until told to stop. Run as many as you like."""
     relay = OutboxRelay(**session.settings.model_dump(exclude_unset=True))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,9 +69,7 @@ async def outbox_relay(
 
 
 async def outbox_status(session: Session) -> int:
-    """
-    Say how many events wait, and which the bus has refused; exit 1 where there are such.
-    """
+    """Say how many events wait, and which the bus has refused; exit 1 where there are such."""
     printer = session.printer
     async with _opened(session) as outbox:
         status = await outbox.status()
@@ -96,9 +88,7 @@ async def outbox_status(session: Session) -> int:
 
 
 async def outbox_retry(session: Session) -> None:
-    """
-    Have events that the bus has refused tried again.
-    """
+    """Have events that the bus has refused tried again."""
     async with _opened(session) as outbox:
         count = await outbox.put_back()
     if session.printer.is_json:

@@ -1,5 +1,4 @@
-"""
-`dlq` and `timers`: records that were set aside, and moments that sagas wait for.
+"""`dlq` and `timers`: records that were set aside, and moments that sagas wait for.
 
 Redriving publishes a record again on its own topic, with its own key, value, headers and thereby
 its id, and then forgets it here. After a crash in between it is redriven twice, and known as a
@@ -50,9 +49,7 @@ async def dlq_ls(
         int, typer.Option("--after", metavar="NUMBER", min=0, help="Begin after this one.")
     ] = 0,
 ) -> None:
-    """
-    List parked records, in the order they were parked.
-    """
+    """List parked records, in the order they were parked."""
     kind = ParkedKind.HELD if held else ParkedKind.DEAD
     rows: list[dict[str, Any]] = []
     async with session.reading() as store:
@@ -71,9 +68,7 @@ async def dlq_ls(
 
 
 async def dlq_show(session: Session, number: ParkedId) -> None:
-    """
-    Show one parked record with its headers and value.
-    """
+    """Show one parked record with its headers and value."""
     async with session.reading() as store:
         record = await _find(store.catalogue, number)
     row = _row(record) | {
@@ -107,9 +102,7 @@ async def dlq_redrive(
     reason: ReasonCode = None,
     everything: Annotated[bool, typer.Option("--all", help="All dead records.")] = False,
 ) -> int:
-    """
-    Publish dead records again, byte for byte, on the topics they came from.
-    """
+    """Publish dead records again, byte for byte, on the topics they came from."""
     if not numbers and not everything and reason is None:
         raise Misused("say which: their numbers, --reason CODE, or --all")
     if numbers and (everything or reason is not None):
@@ -153,9 +146,7 @@ async def timers(
         int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
     ] = 100,
 ) -> None:
-    """
-    List armed timers, the earliest first.
-    """
+    """List armed timers, the earliest first."""
     async with session.reading() as store:
         due = await store.catalogue.timers(limit=limit)
     if session.printer.is_json:
@@ -223,16 +214,12 @@ def _row(record: ParkedRecord) -> dict[str, Any]:
 
 
 def _text(value: bytes | None) -> str | None:
-    """
-    Bytes as JSON can hold them: UTF-8, and what is none of it escaped.
-    """
+    """Bytes as JSON can hold them: UTF-8, and what is none of it escaped."""
     return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
 def _by_name(headers: Headers) -> dict[str, str | list[str | None] | None]:
-    """
-    What each header says; all of it, in order, where a record has several of one name.
-    """
+    """What each header says; all of it, in order, where a record has several of one name."""
     said: dict[str, list[str | None]] = {}
     for name, value in headers:
         said.setdefault(name, []).append(_text(value))

@@ -1,5 +1,4 @@
-"""
-Where commands print: results to standard output, everything else to standard error.
+"""Where commands print: results to standard output, everything else to standard error.
 
 With `--json` a result is one JSON object a line, the same on a terminal and in a pipe. Without, it
 is a table or a few lines for people. What came in messages is shown with its control characters
@@ -35,9 +34,7 @@ STYLES: Final = {
 
 
 class Printer:
-    """
-    The two streams of one command.
-    """
+    """The two streams of one command."""
 
     def __init__(self, *, is_json: bool = False) -> None:
         self.is_json = is_json
@@ -46,46 +43,32 @@ class Printer:
 
     @property
     def is_wide(self) -> bool:
-        """
-        Whether there is room for what is nice to have.
-        """
+        """Whether there is room for what is nice to have."""
         return self.out.width >= WIDE_COLUMNS
 
     def json(self, thing: Mapping[str, Any]) -> None:
-        """
-        Print *thing* as one line of JSON; payloads may be `orjson.Fragment`.
-        """
+        """Print *thing* as one line of JSON; payloads may be `orjson.Fragment`."""
         sys.stdout.buffer.write(orjson.dumps(thing) + b"\n")
 
     def flush(self) -> None:
-        """
-        Let whoever reads the other end of a pipe see what there is.
-        """
+        """Let whoever reads the other end of a pipe see what there is."""
         sys.stdout.flush()
 
     def say(self, text: str, *, style: str | None = None) -> None:
-        """
-        Print a result for people.
-        """
+        """Print a result for people."""
         self.out.print(Text(shown(text), style=style or ""))
 
     def note(self, text: str, *, style: str | None = None) -> None:
-        """
-        Say something beside the result, on standard error.
-        """
+        """Say something beside the result, on standard error."""
         self.err.print(Text(shown(text), style=style or ""))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """
-        Print a table; numbers are set to the right, None is left empty.
-        """
+        """Print a table; numbers are set to the right, None is left empty."""
         self.out.print(table_of(columns, rows))
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """
-    A table without borders, fit for terminals and pipes; only its last column is ever folded.
-    """
+    """A table without borders, fit for terminals and pipes; only its last column is ever folded."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     kept = [list(row) for row in rows]
     for index, column in enumerate(columns):
@@ -104,9 +87,7 @@ def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 
 
 def shown(text: str) -> str:
-    """
-    *text* with control characters, other than line ends, made visible.
-    """
+    """*text* with control characters, other than line ends, made visible."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,5 +1,4 @@
-"""
-From errors to exit codes and a sentence: what went wrong, where, and what to do.
+"""From errors to exit codes and a sentence: what went wrong, where, and what to do.
 
 0 is ok, 1 "it is not so" (not found, check failed, refused), 2 usage or settings, 3 bus or store
 unreachable. A traceback is for our own bugs only.
@@ -21,9 +20,7 @@ from saga.errors import (
 
 
 class ExitCode(IntEnum):
-    """
-    What a command ends with.
-    """
+    """What a command ends with."""
 
     OK = 0
     NOT_SO = 1
@@ -32,27 +29,19 @@ class ExitCode(IntEnum):
 
 
 class NotSo(SagaError):
-    """
-    Raised when what was asked for is not there, is refused, or a check has failed.
-    """
+    """Raised when what was asked for is not there, is refused, or a check has failed."""
 
 
 class Misused(SagaError):
-    """
-    Raised when a command was called in a way that cannot be meant.
-    """
+    """Raised when a command was called in a way that cannot be meant."""
 
 
 class AppRefused(SagaError):
-    """
-    Raised when the application that the settings name cannot be loaded.
-    """
+    """Raised when the application that the settings name cannot be loaded."""
 
 
 def report(error: BaseException, printer: Printer) -> ExitCode:
-    """
-    Say on standard error what *error* means, and which exit code that is.
-    """
+    """Say on standard error what *error* means, and which exit code that is."""
     cause = first_cause(error)
     match cause:
         case SettingsError() | Misused() | AppRefused():
@@ -70,9 +59,7 @@ def report(error: BaseException, printer: Printer) -> ExitCode:
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """
-    The error itself, or the first one in a group: of our own kind where there is one.
-    """
+    """The error itself, or the first one in a group: of our own kind where there is one."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     causes = [first_cause(one) for one in error.exceptions]

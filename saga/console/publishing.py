@@ -1,6 +1,4 @@
-"""
-`publish`: checks events against their contract and puts them on their topic, one or many.
-"""
+"""`publish`: checks events against their contract and puts them on their topic, one or many."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ async def publish(
         typer.Option("--id", metavar="ID", help="Its id: the same one again is a repeat."),
     ] = None,
 ) -> int:
-    """
-    Publish a message, or one for each line of standard input. Each is checked first.
-    """
+    """Publish a message, or one for each line of standard input. Each is checked first."""
     name = _publishable(session.app, contract)
     if payload == STDIN and message_id is not None:
         raise Misused("--id names one message; lines from standard input get an id each")
@@ -83,9 +79,7 @@ def _publishable(app: SagaApp, contract: str) -> str:
 
 
 def _lines(stream: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
-    """
-    Lines with their numbers from 1. Of one that is too long only so much is kept as shows it.
-    """
+    """Lines with their numbers from 1. Of one that is too long only so much is kept as shows it."""
     number = 0
     while line := stream.readline(bytes_max + 2):
         number += 1
@@ -101,9 +95,7 @@ def _prepare(
 
 
 async def _send(session: Session, publisher: Publisher, batch: list[tuple[int, Prepared]]) -> None:
-    """
-    Publish *batch*, say so, and empty it.
-    """
+    """Publish *batch*, say so, and empty it."""
     if not batch:
         return
     await publisher.send([prepared for _, prepared in batch])

@@ -1,6 +1,4 @@
-"""
-`replay`: the deploy gate. Folds stored histories through the code at hand.
-"""
+"""`replay`: the deploy gate. Folds stored histories through the code at hand."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ async def replay(
         bool, typer.Option("--open", help="Only sagas that have not ended.")
     ] = False,
 ) -> int:
-    """
-    Check that today's code decides what every stored history says; exit 1 where it does not.
-    """
+    """Check that today's code decides what every stored history says; exit 1 where it does not."""
     if ids and (definition is not None or is_open_only):
         raise Misused("name sagas, or choose with --definition and --open, not both")
     sagas = session.app.registry

@@ -1,6 +1,4 @@
-"""
-`ls`, `show`, `history`: what there is, how one stands, and everything that happened to it.
-"""
+"""`ls`, `show`, `history`: what there is, how one stands, and everything that happened to it."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ async def ls(
         typer.Option("--after", metavar="ID", help="Begin after this saga.", show_default=False),
     ] = None,
 ) -> None:
-    """
-    List sagas, in the order they were started.
-    """
+    """List sagas, in the order they were started."""
     printer = session.printer
     async with session.reading() as store:
         start = saga_id_from(after) if after is not None else None
@@ -92,9 +88,7 @@ async def ls(
 
 
 async def show(session: Session, saga: Id) -> None:
-    """
-    Show one saga: where it stands, its steps, and how it ended.
-    """
+    """Show one saga: where it stands, its steps, and how it ended."""
     async with session.reading() as store:
         summary = await find_saga(store, saga)
         history = await history_of(store, summary.saga_id)
@@ -138,9 +132,7 @@ async def history(
         ),
     ] = None,
 ) -> None:
-    """
-    Print the entries of one saga, in order.
-    """
+    """Print the entries of one saga, in order."""
     version, moment = _point(at)
     async with session.reading() as store:
         summary = await find_saga(store, saga)
@@ -162,9 +154,7 @@ async def history(
 
 
 def row_of(summary: SagaSummary) -> dict[str, Any]:
-    """
-    A saga as `ls` prints it.
-    """
+    """A saga as `ls` prints it."""
     return {
         "id": summary.saga_id,
         "definition": summary.definition,
@@ -179,9 +169,7 @@ def row_of(summary: SagaSummary) -> dict[str, Any]:
 
 
 def entry_row(entry: Entry) -> dict[str, Any]:
-    """
-    An entry as `history` prints it.
-    """
+    """An entry as `history` prints it."""
     data = to_plain(entry, orjson.Fragment)
     del data["at"], data["cause"]
     return {
@@ -194,9 +182,7 @@ def entry_row(entry: Entry) -> dict[str, Any]:
 
 
 def iso(at: Instant) -> str:
-    """
-    A moment as people and programs read it: ISO 8601, UTC.
-    """
+    """A moment as people and programs read it: ISO 8601, UTC."""
     return rfc3339(at).decode()
 
 

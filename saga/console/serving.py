@@ -1,5 +1,4 @@
-"""
-`run`: serves until told to stop, or until nothing is left to do.
+"""`run`: serves until told to stop, or until nothing is left to do.
 
 The first SIGTERM or SIGINT drains and ends with 0; the second ends at once, which loses
 nothing that was stored. A role that fails ends the process with its reason.
@@ -56,9 +55,7 @@ def run(
     ] = False,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
-    """
-    Serve: take the turns of sagas, call the handlers of effect services.
-    """
+    """Serve: take the turns of sagas, call the handlers of effect services."""
     chosen = roles_of(roles)
     counts = run_fast(_run(session, chosen, until_idle=until_idle, with_parent=with_parent))
     if session.printer.is_json:
@@ -69,8 +66,7 @@ def run(
 
 
 def roles_of(text: str) -> tuple[str, ...]:
-    """
-    The roles that *text* lists.
+    """The roles that *text* lists.
 
     Raises:
         Misused: one of them does not exist.
@@ -84,9 +80,7 @@ def roles_of(text: str) -> tuple[str, ...]:
 
 
 def run_fast(main: Coroutine[Any, Any, T]) -> T:
-    """
-    Run *main* on uvloop, where that can be had.
-    """
+    """Run *main* on uvloop, where that can be had."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
         import uvloop
@@ -97,9 +91,7 @@ def run_fast(main: Coroutine[Any, Any, T]) -> T:
 
 
 def summary(counts: Counter[str]) -> dict[str, int]:
-    """
-    What was done, the usual counts first, those that are zero included.
-    """
+    """What was done, the usual counts first, those that are zero included."""
     found = {name: counts[name] for name in SUMMARY}
     return found | {name: counts[name] for name in sorted(counts) if name not in found}
 
@@ -120,9 +112,7 @@ async def _run(
 
 
 def _warn_of_unhandled(app: SagaApp) -> None:
-    """
-    Say which intents wait for somebody else: most often that is a handler that was forgotten.
-    """
+    """Say which intents wait for somebody else: most often that is a handler that was forgotten."""
     unhandled = app.unhandled_intents()
     if unhandled:
         log.warning(
@@ -158,9 +148,7 @@ async def _serve(
 
 
 async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
-    """
-    Start *service*; False when somebody told us to stop meanwhile, and nothing is left of it.
-    """
+    """Start *service*; False when somebody told us to stop meanwhile, and nothing is left of it."""
     starting = asyncio.create_task(service.start())
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
@@ -172,8 +160,7 @@ async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
 
 
 def tune_gc() -> None:
-    """
-    Leave what was made at the start alone, and look at the rest more rarely.
+    """Leave what was made at the start alone, and look at the rest more rarely.
 
     Modules, contracts and validators live as long as the process: without the freeze each full
     collection walks all of them again. Turns make few cycles and many short-lived objects, so that
@@ -198,9 +185,7 @@ def _listen_for_signals(stopping: asyncio.Event) -> None:
 
 
 async def _parent_is_gone() -> None:
-    """
-    Return when the process that started this one has ended without telling.
-    """
+    """Return when the process that started this one has ended without telling."""
     parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110  # no event tells us of it
         await asyncio.sleep(PARENT_POLL_S)

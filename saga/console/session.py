@@ -1,5 +1,4 @@
-"""
-What a command is given: its settings, its printer, and ways to the application, store and bus.
+"""What a command is given: its settings, its printer, and ways to the application, store and bus.
 
 Commands that only read open the store alone and make no files; those that act send through the bus,
 so that they work beside any number of workers on the same store.
@@ -29,17 +28,14 @@ from saga.wiring import StoreParts, build_service, open_store
 
 @dataclass
 class Session:
-    """
-    One call of one command.
-    """
+    """One call of one command."""
 
     settings: Settings
     printer: Printer
 
     @cached_property
     def app(self) -> SagaApp:
-        """
-        The application.
+        """The application.
 
         Raises:
             AppRefused: it cannot be loaded.
@@ -48,8 +44,7 @@ class Session:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[StoreParts]:
-        """
-        The store, for questions; it may be one that this user cannot write.
+        """The store, for questions; it may be one that this user cannot write.
 
         Raises:
             StoreUnavailable: there is none, or it cannot be opened.
@@ -64,8 +59,8 @@ class Session:
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[Service]:
-        """
-        Bus and store, without roles and without the application: for commands to sagas there are.
+        """Bus and store, without roles and without the application: for commands to sagas there
+        are.
 
         Raises:
             StoreUnavailable, BusUnavailable: there is none, or it cannot be opened.
@@ -77,9 +72,7 @@ class Session:
 
 
 def must_exist(address: str, what: str) -> None:
-    """
-    Raise StoreUnavailable where *address* names a file that is not there.
-    """
+    """Raise StoreUnavailable where *address* names a file that is not there."""
     if not address.startswith(("sqlite:", "local:")):
         return
     path = Path(file_of(address))
@@ -91,8 +84,7 @@ def must_exist(address: str, what: str) -> None:
 
 
 def saga_id_from(text: str) -> SagaId:
-    """
-    The saga that *text* means: a saga id, or `definition/key`.
+    """The saga that *text* means: a saga id, or `definition/key`.
 
     Raises:
         NotSo: it is neither.
@@ -109,8 +101,7 @@ def saga_id_from(text: str) -> SagaId:
 
 
 async def find_saga(store: StoreParts, text: str) -> SagaSummary:
-    """
-    The summary of the saga that *text* means.
+    """The summary of the saga that *text* means.
 
     Raises:
         NotSo: there is none.
@@ -122,8 +113,7 @@ async def find_saga(store: StoreParts, text: str) -> SagaSummary:
 
 
 async def history_of(store: StoreParts, saga: SagaId) -> list[Entry]:
-    """
-    The whole history of a saga that exists.
+    """The whole history of a saga that exists.
 
     Raises:
         CorruptHistory: it cannot be read.

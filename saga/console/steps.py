@@ -1,5 +1,4 @@
-"""
-The steps of a saga, folded from its history alone: no application is needed to look at one.
+"""The steps of a saga, folded from its history alone: no application is needed to look at one.
 
 One row for each step and direction, in the order in which they were first issued; both rows of a
 step say where the step stands.
@@ -42,9 +41,7 @@ _MAY_BE_UNDONE = _BEING_UNDONE | {StepStatus.SKIPPED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow:
-    """
-    One direction of one step; *intent_id* is that of the latest attempt.
-    """
+    """One direction of one step; *intent_id* is that of the latest attempt."""
 
     step: StepId
     contract: str
@@ -55,9 +52,7 @@ class StepRow:
 
 
 def steps_of(history: Sequence[Entry]) -> list[StepRow]:
-    """
-    The rows of a whole history, or of as much of it as is asked about.
-    """
+    """The rows of a whole history, or of as much of it as is asked about."""
     fold = _Fold()
     for fact, decided in turns(history):
         fold.take(fact, decided)
@@ -81,9 +76,7 @@ class _Fold:
     timers: dict[TimerId, TimerArmed] = field(default_factory=dict)
 
     def take(self, fact: Entry, decided: Sequence[Entry]) -> None:
-        """
-        One turn: what the fact says of its step, then what was decided.
-        """
+        """One turn: what the fact says of its step, then what was decided."""
         bodies = [entry.body for entry in decided]
         match fact.body:
             case ReplyReceived():
@@ -143,8 +136,8 @@ class _Fold:
                 self.statuses[step] = StepStatus.SKIPPED
 
     def _cancelled(self, timer: TimerArmed) -> None:
-        """
-        A step whose next attempt is not wanted any more stays failed, unless it is issued at once.
+        """A step whose next attempt is not wanted any more stays failed, unless it is issued at
+        once.
         """
         step, _, direction = timer.target.rpartition("/")
         is_retry = timer.purpose is TimerPurpose.RETRY and direction == Direction.DO.value

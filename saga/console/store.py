@@ -1,5 +1,4 @@
-"""
-`store`: which tables a PostgreSQL store has, and making those that this version of saga needs.
+"""`store`: which tables a PostgreSQL store has, and making those that this version of saga needs.
 
 A file is migrated by whoever opens it; a database that several workers share only by somebody who
 decides it, here. A database without any of our tables is the exception: `saga run` makes them.
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
 
 
 async def store_migrate(session: Session) -> None:
-    """
-    Make the tables of the store, or bring them to the version that this saga needs.
-    """
+    """Make the tables of the store, or bring them to the version that this saga needs."""
     found = _components(session)
     from saga.adapters.postgres import migrate
 
@@ -32,9 +29,7 @@ async def store_migrate(session: Session) -> None:
 
 
 async def store_status(session: Session) -> ExitCode:
-    """
-    Say which versions the store's tables have; exit 1 where some are not up to date.
-    """
+    """Say which versions the store's tables have; exit 1 where some are not up to date."""
     found = _components(session)
     from saga.adapters.postgres import stored_version
 

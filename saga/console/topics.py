@@ -1,6 +1,4 @@
-"""
-`topics create`, and what `topics check` says of the cluster: the topics behind the contracts.
-"""
+"""`topics create`, and what `topics check` says of the cluster: the topics behind the contracts."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ if TYPE_CHECKING:
 
 
 async def topics_create(session: Session) -> None:
-    """
-    Make the topics of the application that are not there; those that are stay as they are.
-    """
+    """Make the topics of the application that are not there; those that are stay as they are."""
     specs = topic_specs(session.app, session.settings)
     async with _opened(session) as bus:
         missing = await _missing(bus, specs)
@@ -46,8 +42,7 @@ async def topics_create(session: Session) -> None:
 
 
 async def flaws_in_cluster(session: Session) -> list[TopicFlaw]:
-    """
-    What is wrong with the application's topics in the cluster; nothing where the bus is a file.
+    """What is wrong with the application's topics in the cluster; nothing where the bus is a file.
 
     Raises:
         BusUnavailable: nobody answers.

@@ -1,5 +1,4 @@
-"""
-Contracts: what may be said on a topic, how it is named, read, written and kept compatible.
+"""Contracts: what may be said on a topic, how it is named, read, written and kept compatible.
 
 `Event`, `Intent` and `upcast` declare contracts; `ContractRegistry` is what one application knows
 of them; `encode` and `decode` stand between bytes and models.

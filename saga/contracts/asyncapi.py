@@ -1,5 +1,4 @@
-"""
-The AsyncAPI 3.0 document of an application: what a service in any language needs to take part.
+"""The AsyncAPI 3.0 document of an application: what a service in any language needs to take part.
 
 Contracts become channels and messages, what sagas and effect services do with them operations.
 Payloads are the very schemas by which messages are read. AsyncAPI knows JSON Schema draft 7, so the
@@ -48,8 +47,7 @@ _ALWAYS_ON_INTENTS: Final = tuple(name for name in _HEADERS if name != "tracepar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Participant:
-    """
-    A saga or an effect service, and the contracts that it receives and sends.
+    """A saga or an effect service, and the contracts that it receives and sends.
 
     *group* is its consumer group, *versions* those of a saga's definition.
     """
@@ -64,9 +62,7 @@ class Participant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicSettings:
-    """
-    How topics are made; None: as the brokers are set.
-    """
+    """How topics are made; None: as the brokers are set."""
 
     partitions: int
     replicas: int | None
@@ -84,8 +80,8 @@ def asyncapi_document(
     title: str,
     version: str | None = None,
 ) -> Document:
-    """
-    The document. Without *version* it has one that changes whenever something else in it does.
+    """The document. Without *version* it has one that changes whenever something else in it
+    does.
     """
     contracts = registry.contracts
     replies = {
@@ -209,9 +205,7 @@ def _operation(
 
 
 def _schemas(contracts: Sequence[Contract]) -> Document:
-    """
-    Payloads under their contracts' names, what is inside them under its own, and headers.
-    """
+    """Payloads under their contracts' names, what is inside them under its own, and headers."""
     by_model, shared = models_json_schema(
         [(contract.model, "validation") for contract in contracts],
         by_alias=True,
@@ -245,8 +239,8 @@ def _headers(required: tuple[str, ...]) -> JsonSchema:
 
 
 def _draft_7(schema: Any) -> Any:
-    """
-    *schema* in the words of draft 7: tuples are lists of items, a discriminator is a plain union.
+    """*schema* in the words of draft 7: tuples are lists of items, a discriminator is a plain
+    union.
     """
     match schema:
         case dict():
@@ -280,7 +274,7 @@ def _referenced(schema: Any) -> set[str]:
 
 
 def _legal(name: str) -> str:
-    """
-    A saga's name, which may have any characters, as part of an operation's: the same for no other.
+    """A saga's name, which may have any characters, as part of an operation's: the same for no
+    other.
     """
     return re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found[0]):x}_", name)

@@ -1,5 +1,4 @@
-"""
-CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
+"""CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
 
 What we send has every attribute; what we receive may have none. A header that is null or no UTF-8
 is reported as damaged, and its record is set aside (`codec.wrong_headers`). The structured mode, a
@@ -71,17 +70,15 @@ _SECONDS_CACHED_MAX = 64
 
 @frozen()
 class Attributes:
-    """
-    The headers of one record that mean something here, as text; *damaged* names those not readable.
+    """The headers of one record that mean something here, as text; *damaged* names those not
+    readable.
     """
 
     values: dict[str, str]
     damaged: tuple[str, ...] = ()
 
     def get(self, name: str) -> str | None:
-        """
-        The value of the header *name*; None where it is absent, empty or damaged.
-        """
+        """The value of the header *name*; None where it is absent, empty or damaged."""
         return self.values.get(name) or None
 
 
@@ -98,8 +95,8 @@ def headers_for(
     traceparent: str | None = None,
     undoes: str | None = None,
 ) -> Headers:
-    """
-    The headers of a record whose value is the JSON of *contract_name*; what is None is left out.
+    """The headers of a record whose value is the JSON of *contract_name*; what is None is
+    left out.
     """
     headers: list[tuple[str, bytes | None]] = [
         _SPECVERSION_1,
@@ -136,9 +133,7 @@ def intent_headers(
     undoes: str | None = None,
     traceparent: str | None = None,
 ) -> Headers:
-    """
-    The headers of an intent; *undoes* is the contract of the step that it undoes, if it does.
-    """
+    """The headers of an intent; *undoes* is the contract of the step that it undoes, if it does."""
     saga = saga_id.encode()
     headers: Headers = (
         _SPECVERSION_1,
@@ -169,8 +164,8 @@ def event_headers(
     causation_id: str,
     traceparent: str | None = None,
 ) -> Headers:
-    """
-    The headers of an event or outcome that a saga publishes; its own id is its idempotency key.
+    """The headers of an event or outcome that a saga publishes; its own id is its
+    idempotency key.
     """
     saga = saga_id.encode()
     event = event_id.encode()
@@ -198,8 +193,8 @@ def reply_headers(
     saga_id: str,
     traceparent: str | None = None,
 ) -> Headers:
-    """
-    The headers of the answer to an intent: `ce_id` is `{intent id}/reply`, its cause the intent.
+    """The headers of the answer to an intent: `ce_id` is `{intent id}/reply`, its cause the
+    intent.
     """
     saga = saga_id.encode()
     intent = intent_id.encode()
@@ -220,17 +215,13 @@ def reply_headers(
 
 
 def rfc3339(at: Instant) -> bytes:
-    """
-    A moment as `2026-01-31T12:00:00.000001Z`.
-    """
+    """A moment as `2026-01-31T12:00:00.000001Z`."""
     second, micros = divmod(at, SECOND_US)
     return b"%b.%06dZ" % (_second(second), micros)
 
 
 def parse_rfc3339(text: str) -> Instant | None:
-    """
-    The moment that *text* says, or None where it says none; a time without a zone says none.
-    """
+    """The moment that *text* says, or None where it says none; a time without a zone says none."""
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
@@ -241,9 +232,7 @@ def parse_rfc3339(text: str) -> Instant | None:
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
-    """
-    The headers known here, by name; of several with one name the last. Does not raise.
-    """
+    """The headers known here, by name; of several with one name the last. Does not raise."""
     if type(headers) is tuple and len(headers) <= HEADERS_READ_MAX:
         try:
             # Whoever follows the standard writes nothing else: a third of the time.
@@ -270,8 +259,7 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
 def read_record(
     headers: Iterable[tuple[str, bytes | None]], value: bytes | None
 ) -> tuple[Attributes, bytes | None]:
-    """
-    Attributes and value of a record in binary or structured mode. Does not raise.
+    """Attributes and value of a record in binary or structured mode. Does not raise.
 
     An envelope that cannot be opened is left as the value, so that `decode` says what is wrong.
     """
@@ -297,9 +285,7 @@ def read_record(
 
 
 def _data(envelope: dict[str, Any]) -> bytes | None:
-    """
-    The payload of a structured event, as the bytes it would have in binary mode.
-    """
+    """The payload of a structured event, as the bytes it would have in binary mode."""
     if "data" in envelope:
         return orjson.dumps(envelope["data"])
     encoded = envelope.get("data_base64")
@@ -313,9 +299,7 @@ def _data(envelope: dict[str, Any]) -> bytes | None:
 
 @lru_cache(maxsize=_NAMES_CACHED_MAX)
 def _name(header: str, value: str) -> tuple[str, bytes]:
-    """
-    A header whose values are few.
-    """
+    """A header whose values are few."""
     return header, value.encode()
 
 

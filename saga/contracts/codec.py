@@ -1,5 +1,4 @@
-"""
-Bytes to models and back: the border between what was received and what is believed.
+"""Bytes to models and back: the border between what was received and what is believed.
 
 `decode` never raises: whatever it is given, it answers with a model or with the reason why there
 is none. The fast path is one validation and one encoding: a value equal to its own canonical form
@@ -26,8 +25,7 @@ from saga.errors import MalformedMessage
 
 @frozen()
 class Decoded:
-    """
-    A message that was read, as one of the current version.
+    """A message that was read, as one of the current version.
 
     *payload* is the canonical JSON of *model*, without the fields that the model does not know.
     """
@@ -38,8 +36,7 @@ class Decoded:
 
 
 def encode(model: ContractModel) -> Json:
-    """
-    The canonical JSON of a contract's model.
+    """The canonical JSON of a contract's model.
 
     Raises:
         MalformedMessage: the model holds something that JSON or its readers do not know: a NaN,
@@ -50,8 +47,7 @@ def encode(model: ContractModel) -> Json:
 
 
 def message_of(model: ContractModel) -> Message:
-    """
-    *model* as a message: the name of its contract and its canonical JSON.
+    """*model* as a message: the name of its contract and its canonical JSON.
 
     Raises:
         DefinitionError: its class declares no contract.
@@ -67,9 +63,7 @@ def decode(
     *,
     bytes_max: int = VALUE_BYTES_MAX,
 ) -> Decoded | Unreadable:
-    """
-    Read *value* as a message of *contract_name*, in its current version. Does not raise.
-    """
+    """Read *value* as a message of *contract_name*, in its current version. Does not raise."""
     path = registry.paths.get(contract_name)
     if path is None:
         return _unknown(registry, contract_name)
@@ -95,8 +89,7 @@ def decode(
 
 
 def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | None:
-    """
-    Why a record on the topic of *contract_name* cannot be taken for what its headers say.
+    """Why a record on the topic of *contract_name* cannot be taken for what its headers say.
 
     A header that means something here and is null or no text is not read as if it were absent: then
     the same message would have another id. Headers of others may hold what they like.
@@ -109,8 +102,7 @@ def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | No
 
 
 def _another_version(contract_name: str, claimed: str | None) -> Unreadable | None:
-    """
-    What is wrong with a record on the topic of *contract_name* whose `ce_type` is *claimed*, if
+    """What is wrong with a record on the topic of *contract_name* whose `ce_type` is *claimed*, if
     that is another version of it. What others call their types means nothing here.
     """
     if claimed is None or claimed == contract_name:
@@ -125,8 +117,7 @@ def _another_version(contract_name: str, claimed: str | None) -> Unreadable | No
 
 
 def read(registry: ContractRegistry, message: Message) -> ContractModel:
-    """
-    The model of a message that was stored, in its current version.
+    """The model of a message that was stored, in its current version.
 
     Raises:
         MessageError: the code at hand cannot read it (any more).
@@ -168,9 +159,7 @@ def _unknown(registry: ContractRegistry, contract_name: str) -> Unreadable:
 
 
 def _refusal(path: ReadPath, value: bytes, error: Exception) -> Unreadable:
-    """
-    Why well-formed JSON is no message of its contract.
-    """
+    """Why well-formed JSON is no message of its contract."""
     if value.lstrip()[:1] != b"{":
         return Unreadable(UnreadableCode.NOT_AN_OBJECT, "expected a JSON object")
     if isinstance(error, ValidationError):

@@ -1,5 +1,4 @@
-"""
-What changed between two JSON Schemas of one message, and whether its readers can follow.
+"""What changed between two JSON Schemas of one message, and whether its readers can follow.
 
 Two directions count. Code of today reads messages of yesterday (topics and histories keep them), so
 nothing may be demanded that they do not have. Readers of yesterday receive messages of today, so
@@ -34,9 +33,7 @@ OpenPairs = frozenset[tuple[str | None, str | None]]
 
 
 class ChangeKind(StrEnum):
-    """
-    What sort of change it is.
-    """
+    """What sort of change it is."""
 
     CONTRACT_ADDED = "contract_added"
     CONTRACT_REMOVED = "contract_removed"
@@ -58,8 +55,8 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """
-    One difference: where, from what to what, whether readers can follow, and what to do about it.
+    """One difference: where, from what to what, whether readers can follow, and what to do about
+    it.
 
     *field* is a path like `lines[].quantity`, None where the change concerns the whole contract.
     """
@@ -81,9 +78,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """
-    A schema with the definitions that its references mean.
-    """
+    """A schema with the definitions that its references mean."""
 
     schema: Schema
     definitions: Schema
@@ -91,9 +86,7 @@ class _Side:
     """The definition that a reference led to."""
 
     def at(self, schema: object) -> _Side:
-        """
-        A part of this schema, with references resolved.
-        """
+        """A part of this schema, with references resolved."""
         part: Schema = schema if isinstance(schema, Mapping) else {}
         seen: set[str] = set()
         last: str | None = None
@@ -112,9 +105,7 @@ class _Side:
 
     @property
     def alternatives(self) -> list[_Side]:
-        """
-        The schemas of which a value matches one.
-        """
+        """The schemas of which a value matches one."""
         union = self.schema.get("anyOf") or self.schema.get("oneOf")
         if not isinstance(union, list):
             return [self]
@@ -122,9 +113,7 @@ class _Side:
 
     @property
     def type(self) -> str:
-        """
-        What sort of value it is, in a word; the format belongs to it.
-        """
+        """What sort of value it is, in a word; the format belongs to it."""
         schema = self.schema
         if "type" not in schema and ("enum" in schema or "const" in schema):
             return "enum"
@@ -134,9 +123,7 @@ class _Side:
 
     @property
     def values(self) -> frozenset[str] | None:
-        """
-        The values it is limited to, as JSON-like text; None where it is not.
-        """
+        """The values it is limited to, as JSON-like text; None where it is not."""
         if "const" in self.schema:
             return frozenset((repr(self.schema["const"]),))
         values = self.schema.get("enum")
@@ -145,16 +132,12 @@ class _Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """
-    The comparison of one contract's schema, as locked, with what it is now.
-    """
+    """The comparison of one contract's schema, as locked, with what it is now."""
 
     contract: str
 
     def changes(self, before: Schema, after: Schema) -> list[Change]:
-        """
-        All differences that mean something, in the order of fields.
-        """
+        """All differences that mean something, in the order of fields."""
         old = _Side(before, before.get("$defs", {}))
         new = _Side(after, after.get("$defs", {}))
         return list(self._compare(old.at(before), new.at(after), "", frozenset()))
@@ -256,9 +239,7 @@ class Comparison:
     def _compare_members(
         self, old: _Side, new: _Side, path: str, open_pairs: OpenPairs
     ) -> Iterator[Change]:
-        """
-        The values of a mapping from names that are not fields.
-        """
+        """The values of a mapping from names that are not fields."""
         before = old.schema.get("additionalProperties", True)
         after = new.schema.get("additionalProperties", True)
         if before is False and after is not False:
@@ -301,9 +282,7 @@ class Comparison:
 
 
 def _pairs(old: list[_Side], new: list[_Side]) -> Iterator[tuple[_Side, _Side]]:
-    """
-    Each old alternative with the new one of its type; several of one type in their order.
-    """
+    """Each old alternative with the new one of its type; several of one type in their order."""
     left = list(new)
     for one in old:
         other = next(candidate for candidate in left if candidate.type == one.type)

@@ -1,5 +1,4 @@
-"""
-What a contract is: a versioned message schema and the name it has everywhere.
+"""What a contract is: a versioned message schema and the name it has everywhere.
 
 A contract's name, `orders.evt.order-placed.v1`, is its topic without environment and namespace,
 its `ce_type`, and what histories store. Names are made and taken apart here and nowhere else. The
@@ -30,9 +29,7 @@ _MAJOR_DIGITS_MAX = 6
 
 
 class Kind(StrEnum):
-    """
-    What the messages of a topic are.
-    """
+    """What the messages of a topic are."""
 
     EVENT = "evt"
     INTENT = "int"
@@ -41,9 +38,7 @@ class Kind(StrEnum):
 
 
 class ContractName(NamedTuple):
-    """
-    The parts of a contract's name.
-    """
+    """The parts of a contract's name."""
 
     domain: str
     kind: Kind
@@ -56,8 +51,7 @@ class ContractName(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """
-    One version of one message: its name, its model, and where that was written (`file:line`).
+    """One version of one message: its name, its model, and where that was written (`file:line`).
 
     *reply* is the event that answers an intent, None for `Intent[None]` and for everything else.
     *key* is the field that holds the business key of events that start a saga.
@@ -79,16 +73,12 @@ class Contract:
 
     @property
     def is_internal(self) -> bool:
-        """
-        Whether the engine itself defines this contract: commands, and the two common replies.
-        """
+        """Whether the engine itself defines this contract: commands, and the two common replies."""
         return self.kind is Kind.CONTROL or self.name in (INTENT_DONE, INTENT_FAILED)
 
 
 def parse_contract_name(text: str) -> ContractName | None:
-    """
-    The parts of a contract's name, or None where *text* is none.
-    """
+    """The parts of a contract's name, or None where *text* is none."""
     parts = text.split(".")
     if len(parts) != len(ContractName._fields) or len(text) > CONTRACT_NAME_CHARS_MAX:
         return None
@@ -103,22 +93,17 @@ def parse_contract_name(text: str) -> ContractName | None:
 
 
 def intent_done_name(domain: str) -> str:
-    """
-    The contract that says an `Intent[None]` of *domain* is done.
-    """
+    """The contract that says an `Intent[None]` of *domain* is done."""
     return f"{domain}.evt.{INTENT_DONE}.v1"
 
 
 def intent_failed_name(domain: str) -> str:
-    """
-    The contract that says an intent of *domain* was refused or failed.
-    """
+    """The contract that says an intent of *domain* was refused or failed."""
     return f"{domain}.evt.{INTENT_FAILED}.v1"
 
 
 def dlq_name(contract_name: str) -> str:
-    """
-    The contract name of the topic on which parked records of *contract_name* are published.
+    """The contract name of the topic on which parked records of *contract_name* are published.
 
     Raises:
         ValueError: *contract_name* is no contract's name.

@@ -1,5 +1,4 @@
-"""
-What a class must be to declare a contract: each rule refuses with a sentence, file and line.
+"""What a class must be to declare a contract: each rule refuses with a sentence, file and line.
 
 The rules know nothing of events and intents; `saga.contracts.models` applies them while a class is
 being made.
@@ -28,9 +27,7 @@ _MACHINERY = ("pydantic.", "abc.", "saga.contracts.")
 
 
 def defined_at() -> str:
-    """
-    `file:line` of the class statement that is being executed.
-    """
+    """`file:line` of the class statement that is being executed."""
     frame = sys._getframe(1)  # noqa: SLF001  # the caller's place is the point of the message
     while frame.f_back is not None:
         module = frame.f_globals.get("__name__", "")
@@ -41,9 +38,7 @@ def defined_at() -> str:
 
 
 def refuse_unknown(cls: type[BaseModel], unknown: dict[str, object], where: str) -> None:
-    """
-    Refuse class keywords that mean nothing.
-    """
+    """Refuse class keywords that mean nothing."""
     if unknown:
         raise DefinitionError(
             f"{cls.__qualname__} has the class keyword {', '.join(unknown)}: expected topic and"
@@ -53,9 +48,7 @@ def refuse_unknown(cls: type[BaseModel], unknown: dict[str, object], where: str)
 
 
 def check_config(cls: type[BaseModel], where: str) -> None:
-    """
-    Refuse a configuration under which a contract would not keep its promises.
-    """
+    """Refuse a configuration under which a contract would not keep its promises."""
     for option, promised in _CONFIG_PROMISED.items():
         if cls.model_config.get(option) != promised:
             raise DefinitionError(
@@ -66,9 +59,7 @@ def check_config(cls: type[BaseModel], where: str) -> None:
 
 
 def topic_parts(cls: type[BaseModel], topic: object, where: str) -> tuple[str, str]:
-    """
-    Domain and name of `topic=`; refuse what is no legal name or one of the engine's.
-    """
+    """Domain and name of `topic=`; refuse what is no legal name or one of the engine's."""
     domain, _, name = topic.partition(".") if isinstance(topic, str) else ("", "", "")
     if not (NAME_PART.fullmatch(domain) and NAME_PART.fullmatch(name)):
         raise DefinitionError(
@@ -86,9 +77,7 @@ def topic_parts(cls: type[BaseModel], topic: object, where: str) -> tuple[str, s
 
 
 def checked_version(cls: type[BaseModel], version: object, where: str) -> int:
-    """
-    The major version of `version=`.
-    """
+    """The major version of `version=`."""
     if type(version) is not int or not 1 <= version < 10**6:
         raise DefinitionError(
             f"{cls.__qualname__} has version={version!r}: expected its major version,"
@@ -99,9 +88,7 @@ def checked_version(cls: type[BaseModel], version: object, where: str) -> int:
 
 
 def checked_key(cls: type[BaseModel], key: object, where: str) -> str | None:
-    """
-    The field of `key=`, which must exist.
-    """
+    """The field of `key=`, which must exist."""
     if key is None:
         return None
     if not isinstance(key, str) or key not in cls.model_fields:
@@ -114,9 +101,7 @@ def checked_key(cls: type[BaseModel], key: object, where: str) -> str | None:
 
 
 def check_fields(cls: type[BaseModel], where: str | None) -> None:
-    """
-    Refuse sets: their order differs from process to process, so they have no canonical JSON.
-    """
+    """Refuse sets: their order differs from process to process, so they have no canonical JSON."""
     seen: set[object] = set()
 
     def visit(annotation: object, path: str) -> None:

@@ -1,5 +1,4 @@
-"""
-The engine's own messages: the two replies that every domain has, and commands to sagas.
+"""The engine's own messages: the two replies that every domain has, and commands to sagas.
 
 They are read leniently where a service in another language may leave something out, and strictly
 where a wrong guess would do harm (a signal without a name, an abandoned saga without a reason).
@@ -21,14 +20,11 @@ TEXT_CHARS_MAX = 10_000
 
 
 class IntentDone(ContractModel):
-    """
-    The reply to an `Intent[None]`: done, with nothing to add.
-    """
+    """The reply to an `Intent[None]`: done, with nothing to add."""
 
 
 class IntentFailed(ContractModel):
-    """
-    The reply of a service that did not do it.
+    """The reply of a service that did not do it.
 
     `refused` is final and nothing happened; `failed` is a failed attempt.
     """
@@ -39,9 +35,7 @@ class IntentFailed(ContractModel):
 
 
 class CommandAct(StrEnum):
-    """
-    What can be asked of a saga from outside.
-    """
+    """What can be asked of a saga from outside."""
 
     SIGNAL = "signal"
     CANCEL = "cancel"
@@ -53,8 +47,7 @@ class CommandAct(StrEnum):
 
 
 class Command(ContractModel):
-    """
-    A signal, a cancel or an operator's act, for one saga.
+    """A signal, a cancel or an operator's act, for one saga.
 
     *command_id* is the sender's: the same command sent twice is done once. *name* and *payload*
     belong to signals, *mode* to cancels, *step* to acts about one step. *requested_at* is in
@@ -87,9 +80,7 @@ COMMAND = Contract(domain="saga", name="command", kind=Kind.CONTROL, version=1, 
 
 
 def internal_replies(domain: str) -> tuple[Contract, Contract]:
-    """
-    The contracts of `intent-done` and `intent-failed` in *domain*.
-    """
+    """The contracts of `intent-done` and `intent-failed` in *domain*."""
     return (
         Contract(domain=domain, name=INTENT_DONE, kind=Kind.EVENT, version=1, model=IntentDone),
         Contract(domain=domain, name=INTENT_FAILED, kind=Kind.EVENT, version=1, model=IntentFailed),

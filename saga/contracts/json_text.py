@@ -1,5 +1,4 @@
-"""
-JSON text: its canonical form, and what is refused before anybody looks at its meaning.
+"""JSON text: its canonical form, and what is refused before anybody looks at its meaning.
 
 JSON as the standard has it leaves room that readers fill differently: duplicate keys, NaN, numbers
 no 64-bit machine holds, halves of surrogate pairs, any depth. All of that is refused here, at the
@@ -40,9 +39,7 @@ _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 class _Flaw(Exception):
-    """
-    Raised inside a parser's hook, caught in this module.
-    """
+    """Raised inside a parser's hook, caught in this module."""
 
     def __init__(self, code: UnreadableCode, message: str) -> None:
         super().__init__(message)
@@ -50,8 +47,7 @@ class _Flaw(Exception):
 
 
 def canonical(value: object) -> Json:
-    """
-    The one JSON text of a value made of dicts, lists, strings, numbers, booleans and None.
+    """The one JSON text of a value made of dicts, lists, strings, numbers, booleans and None.
 
     Raises:
         MalformedMessage: it cannot be said in JSON.
@@ -69,16 +65,14 @@ def canonical(value: object) -> Json:
 
 
 def canonical_text(text: bytes) -> Json | Unreadable:
-    """
-    The canonical form of JSON that somebody wrote, or why it is none.
-    """
+    """The canonical form of JSON that somebody wrote, or why it is none."""
     flaw = flaw_of(text)
     return flaw or Json(orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode())
 
 
 def canonical_dump(text: bytes) -> bytes:
-    """
-    The canonical form of JSON text that a pydantic serializer has written; fast, for every message.
+    """The canonical form of JSON text that a pydantic serializer has written; fast, for every
+    message.
 
     Raises:
         MalformedMessage: it holds something that JSON or its readers do not know.
@@ -100,8 +94,8 @@ def canonical_dump(text: bytes) -> bytes:
 
 
 def flaw_of(value: bytes) -> Unreadable | None:
-    """
-    What makes *value* unacceptable as JSON text, whatever it should mean; None where nothing does.
+    """What makes *value* unacceptable as JSON text, whatever it should mean; None where nothing
+    does.
     """
     try:
         if is_deep(value):
@@ -125,9 +119,7 @@ def flaw_of(value: bytes) -> Unreadable | None:
 
 
 def is_deep(value: bytes) -> bool:
-    """
-    Whether brackets outside of strings lie deeper than DEPTH_MAX.
-    """
+    """Whether brackets outside of strings lie deeper than DEPTH_MAX."""
     if value.count(b"[") + value.count(b"{") <= DEPTH_MAX:
         return False
     brackets = _STRINGS.sub(b"", value).translate(None, _NOT_BRACKETS)
@@ -135,9 +127,7 @@ def is_deep(value: bytes) -> bool:
 
 
 def _is_plain(value: bytes) -> bool:
-    """
-    Whether *value* is what it would be if written again: then it hides nothing.
-    """
+    """Whether *value* is what it would be if written again: then it hides nothing."""
     try:
         parsed = orjson.loads(value)
     except orjson.JSONDecodeError:
@@ -203,9 +193,7 @@ def _too_deep() -> Unreadable:
 
 
 def _reason(error: Exception) -> MalformedMessage:
-    """
-    What orjson or the standard library refused to write.
-    """
+    """What orjson or the standard library refused to write."""
     text = str(error)
     if isinstance(error, RecursionError) or "ecursion" in text or "depth" in text:
         return MalformedMessage(UnreadableCode.TOO_DEEP.value, _too_deep().message)

@@ -1,5 +1,4 @@
-"""
-The lock file: every published contract's JSON Schema, as its readers know it.
+"""The lock file: every published contract's JSON Schema, as its readers know it.
 
 It is committed beside the contracts. `check` compares it with the code at hand and says of each
 difference whether deployed readers and kept messages can live with it; nothing here writes files.
@@ -27,9 +26,7 @@ _NAMED = frozenset(("properties", "$defs"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockedContract:
-    """
-    What readers of one contract rely on.
-    """
+    """What readers of one contract rely on."""
 
     schema: Schema
     key: str | None = None
@@ -41,16 +38,12 @@ Lock = Mapping[str, LockedContract]
 
 
 def lock_of(registry: ContractRegistry) -> Lock:
-    """
-    The contracts that *registry* publishes, as a lock.
-    """
+    """The contracts that *registry* publishes, as a lock."""
     return {contract.contract_name: _locked(contract) for contract in registry.published}
 
 
 def lock_text(lock: Lock) -> str:
-    """
-    *lock* as the text of a lock file: the same contracts always give the same text.
-    """
+    """*lock* as the text of a lock file: the same contracts always give the same text."""
     contracts = {
         name: {"key": locked.key, "reply": locked.reply, "schema": locked.schema}
         for name, locked in lock.items()
@@ -67,8 +60,7 @@ def lock_text(lock: Lock) -> str:
 
 
 def read_lock(text: str, *, where: str | None = None) -> Lock:
-    """
-    The lock that `lock_text` wrote; *where* is the file, for the message.
+    """The lock that `lock_text` wrote; *where* is the file, for the message.
 
     Raises:
         DefinitionError: it is no lock file, or of a format that this code does not know.
@@ -94,9 +86,7 @@ def read_lock(text: str, *, where: str | None = None) -> Lock:
 
 
 def check(registry: ContractRegistry, lock: Lock) -> list[Change]:
-    """
-    Every difference between the contracts of *registry* and *lock*, contract by contract.
-    """
+    """Every difference between the contracts of *registry* and *lock*, contract by contract."""
     now = lock_of(registry)
     changes: list[Change] = []
     for name in sorted(lock.keys() | now.keys()):
@@ -110,8 +100,7 @@ def check(registry: ContractRegistry, lock: Lock) -> list[Change]:
 
 
 def refuse_incompatible(changes: list[Change]) -> None:
-    """
-    Do nothing if readers can follow all *changes*.
+    """Do nothing if readers can follow all *changes*.
 
     Raises:
         ContractChanged: they cannot; the message lists the changes that break them.
@@ -132,9 +121,7 @@ def _locked(contract: Contract) -> LockedContract:
 
 
 def _without_prose(schema: Any, *, is_named: bool = False) -> Any:
-    """
-    *schema* without what is only for people; a field called `title` stays.
-    """
+    """*schema* without what is only for people; a field called `title` stays."""
     match schema:
         case dict():
             return {

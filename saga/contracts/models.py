@@ -1,5 +1,4 @@
-"""
-`Event` and `Intent[Reply]`: the bases of everything that is said on a topic.
+"""`Event` and `Intent[Reply]`: the bases of everything that is said on a topic.
 
 A contract is declared by class keywords and checked the moment its class is made: whatever is wrong
 with it is a `DefinitionError` that names file and line. Models are frozen and ignore fields they do
@@ -51,9 +50,7 @@ _claimed: WeakValueDictionary[str, type[ContractModel]] = WeakValueDictionary()
 
 
 class ContractModel(BaseModel):
-    """
-    What events, intents and the engine's own messages have in common.
-    """
+    """What events, intents and the engine's own messages have in common."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -72,8 +69,7 @@ class ContractModel(BaseModel):
 
 
 class Event(ContractModel):
-    """
-    A fact: `class OrderPlaced(Event, topic="orders.order-placed", version=1, key="order_id")`.
+    """A fact: `class OrderPlaced(Event, topic="orders.order-placed", version=1, key="order_id")`.
 
     *key* names the field with the business key of the saga that the event starts. A subclass
     without `topic` is only a base for others.
@@ -105,8 +101,7 @@ class Event(ContractModel):
 
 
 class Intent(ContractModel, Generic[Reply_co]):
-    """
-    What a saga wants done: `class Pay(Intent[Paid], topic="payments.pay", version=1)`.
+    """What a saga wants done: `class Pay(Intent[Paid], topic="payments.pay", version=1)`.
 
     The parameter is the event that answers it; `Intent[None]` has no answer of its own.
     """
@@ -135,8 +130,7 @@ class Intent(ContractModel, Generic[Reply_co]):
 
 
 def contract_of(model: type[BaseModel]) -> Contract:
-    """
-    The contract that the class *model* declares.
+    """The contract that the class *model* declares.
 
     Raises:
         DefinitionError: it declares none.
@@ -151,9 +145,7 @@ def contract_of(model: type[BaseModel]) -> Contract:
 
 
 def reply_contract_names(contract: Contract) -> tuple[str, ...]:
-    """
-    Where an answer to the intent *contract* may arrive: its reply, then the failure.
-    """
+    """Where an answer to the intent *contract* may arrive: its reply, then the failure."""
     if contract.reply is None:
         done = intent_done_name(contract.domain)
     else:
@@ -162,9 +154,7 @@ def reply_contract_names(contract: Contract) -> tuple[str, ...]:
 
 
 def business_key(model: ContractModel) -> str | None:
-    """
-    The business key that *model* carries in its `key` field; None where its class names none.
-    """
+    """The business key that *model* carries in its `key` field; None where its class names none."""
     contract = contract_of(type(model))
     if contract.key is None:
         return None
@@ -175,9 +165,8 @@ def business_key(model: ContractModel) -> str | None:
 
 
 def is_flat(model: type[ContractModel]) -> bool:
-    """
-    Whether a model is nothing but texts, whole numbers and booleans under their own names, so that
-    its values are its JSON and no serializer is needed.
+    """Whether a model is nothing but texts, whole numbers and booleans under their own names, so
+    that its values are its JSON and no serializer is needed.
     """
     # Remembered in the class itself: a cache would keep it alive, and its contract's name taken.
     known: bool | None = model.__dict__.get("__saga_is_flat__")
@@ -200,8 +189,7 @@ def _is_flat(model: type[ContractModel]) -> bool:
 
 
 def complete(model: type[ContractModel]) -> None:
-    """
-    Resolve annotations that named a class which did not exist yet when *model* was made.
+    """Resolve annotations that named a class which did not exist yet when *model* was made.
 
     Raises:
         DefinitionError: one of them still cannot be resolved, or its fields cannot be a contract.
@@ -229,9 +217,7 @@ def _declare(
     reply: type[Event] | None,
     where: str,
 ) -> None:
-    """
-    Check what the class keywords of *cls* say and note it on the class.
-    """
+    """Check what the class keywords of *cls* say and note it on the class."""
     cls.__saga_contract__ = None
     cls.__saga_upcast__ = None
     cls.__saga_upcasts_from__ = ()
@@ -267,9 +253,7 @@ def _declare(
 
 
 def _reply_of(cls: type[ContractModel], where: str) -> type[Event] | None:
-    """
-    The `Reply` in the `Intent[Reply]` that *cls* derives from.
-    """
+    """The `Reply` in the `Intent[Reply]` that *cls* derives from."""
     for ancestor in cls.__mro__:
         generic = ancestor.__dict__.get("__pydantic_generic_metadata__")
         if generic is None or generic["origin"] is not Intent:
@@ -293,9 +277,7 @@ def _reply_of(cls: type[ContractModel], where: str) -> type[Event] | None:
 
 
 def _claim(contract: Contract) -> None:
-    """
-    Refuse a second class of this name, unless it is the first one made again (a reload).
-    """
+    """Refuse a second class of this name, unless it is the first one made again (a reload)."""
     mine = contract.model
     other = _claimed.get(contract.contract_name)
     if other is not None and not _is_same_definition(mine, other):

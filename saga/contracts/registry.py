@@ -1,5 +1,4 @@
-"""
-The closed registry of one application's contracts: what it can read, and as what.
+"""The closed registry of one application's contracts: what it can read, and as what.
 
 It is built once, from the classes that the application names, and completed: with the replies of
 its intents, every version joined by upcasts, and the engine's own messages. Nothing is added later
@@ -28,9 +27,7 @@ from saga.errors import DefinitionError, UnknownContract
 
 @dataclass(frozen=True, slots=True)
 class ReadPath:
-    """
-    How messages of one contract are read: validate, then go up to the current version.
-    """
+    """How messages of one contract are read: validate, then go up to the current version."""
 
     contract: Contract
     validate: Callable[..., ContractModel]
@@ -40,8 +37,7 @@ class ReadPath:
 
 
 class ContractRegistry:
-    """
-    The contracts of one application, by name.
+    """The contracts of one application, by name.
 
     Raises:
         DefinitionError: a class is no contract, or two of them have one name.
@@ -64,24 +60,19 @@ class ContractRegistry:
 
     @property
     def contracts(self) -> tuple[Contract, ...]:
-        """
-        All contracts, by name; the engine's own included.
-        """
+        """All contracts, by name; the engine's own included."""
         return tuple(self._contracts.values())
 
     @property
     def published(self) -> tuple[Contract, ...]:
-        """
-        The contracts that the application declares, by name.
-        """
+        """The contracts that the application declares, by name."""
         return tuple(one for one in self._contracts.values() if not one.is_internal)
 
     def __contains__(self, contract_name: object) -> bool:
         return contract_name in self._contracts
 
     def find(self, contract_name: str) -> Contract:
-        """
-        The contract of exactly this name and version.
+        """The contract of exactly this name and version.
 
         Raises:
             UnknownContract: there is none; the message says what comes near.
@@ -92,8 +83,7 @@ class ContractRegistry:
         return contract
 
     def current(self, contract_name: str) -> Contract:
-        """
-        The version as which messages of *contract_name* are read.
+        """The version as which messages of *contract_name* are read.
 
         Raises:
             UnknownContract: there is no such contract.
@@ -104,8 +94,8 @@ class ContractRegistry:
         return path.current
 
     def names_read_as(self, contract_name: str) -> tuple[str, ...]:
-        """
-        All contracts whose messages are read as what *contract_name* is read as, itself included.
+        """All contracts whose messages are read as what *contract_name* is read as, itself
+        included.
 
         Raises:
             UnknownContract: there is no such contract.
@@ -113,16 +103,12 @@ class ContractRegistry:
         return self._sources[self.current(contract_name).contract_name]
 
     def knows_other_versions(self, contract_name: str) -> bool:
-        """
-        Whether the topic is known, whatever the version.
-        """
+        """Whether the topic is known, whatever the version."""
         name = parse_contract_name(contract_name)
         return name is not None and (name.domain, name.kind, name.name) in self._families
 
     def explain_unknown(self, contract_name: str) -> str:
-        """
-        A sentence on why *contract_name* is not known, with the names that come near.
-        """
+        """A sentence on why *contract_name* is not known, with the names that come near."""
         shown = shortened(contract_name, CONTRACT_NAME_CHARS_MAX)
         near = get_close_matches(shown, self._contracts, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -134,9 +120,7 @@ class ContractRegistry:
 
 
 def _closure(models: Iterable[type[ContractModel]]) -> dict[str, Contract]:
-    """
-    *models*, what they reach through replies and upcasts, and the engine's own contracts.
-    """
+    """*models*, what they reach through replies and upcasts, and the engine's own contracts."""
     found: dict[str, Contract] = {}
     waiting = list(models)
     while waiting:

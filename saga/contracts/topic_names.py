@@ -1,6 +1,4 @@
-"""
-Topic names: a contract's name with the environment and namespace that the settings say.
-"""
+"""Topic names: a contract's name with the environment and namespace that the settings say."""
 
 from __future__ import annotations
 
@@ -14,8 +12,7 @@ NAMING_PART_CHARS_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class TopicNames:
-    """
-    The topics of one environment and namespace.
+    """The topics of one environment and namespace.
 
     Raises:
         ValueError: *env* or *namespace* cannot be part of a topic's name.
@@ -35,14 +32,12 @@ class TopicNames:
         object.__setattr__(self, "_prefix", f"{self.env}.{self.namespace}.")
 
     def topic(self, contract_name: str) -> str:
-        """
-        The topic of the contract *contract_name*.
-        """
+        """The topic of the contract *contract_name*."""
         return self._prefix + contract_name
 
     def contract_name(self, topic: str) -> str | None:
-        """
-        The contract whose topic this is; None where it belongs to another namespace or to nobody.
+        """The contract whose topic this is; None where it belongs to another namespace or to
+        nobody.
         """
         if not topic.startswith(self._prefix):
             return None

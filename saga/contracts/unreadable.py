@@ -1,5 +1,4 @@
-"""
-Why a message cannot be read: a stable code for machines, a sentence for whoever must fix it.
+"""Why a message cannot be read: a stable code for machines, a sentence for whoever must fix it.
 
 Sentences name the field and what was expected there. They quote little of what was received: it may
 be long, private, or hostile.
@@ -25,9 +24,7 @@ PROBLEMS_LISTED_MAX = 10_000
 
 
 class UnreadableCode(StrEnum):
-    """
-    What is wrong with a message, as stored and counted.
-    """
+    """What is wrong with a message, as stored and counted."""
 
     BAD_HEADER = "bad_header"
     NULL_VALUE = "null_value"
@@ -47,26 +44,20 @@ class UnreadableCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """
-    A message that cannot be read, and why.
-    """
+    """A message that cannot be read, and why."""
 
     code: UnreadableCode
     message: str
 
     def error(self) -> MessageError:
-        """
-        The same as an error, for places where somebody waits for the answer.
-        """
+        """The same as an error, for places where somebody waits for the answer."""
         if self.code is UnreadableCode.UNSUPPORTED_VERSION:
             return UnsupportedVersion(self.code.value, self.message)
         return MalformedMessage(self.code.value, self.message)
 
 
 def schema_problem(error: ValidationError) -> Unreadable:
-    """
-    What pydantic found, in words: `lines[0].quantity: expected a valid integer, got "two"`.
-    """
+    """What pydantic found, in words: `lines[0].quantity: expected a valid integer, got "two"`."""
     if error.error_count() > PROBLEMS_LISTED_MAX:
         said = f"{error.error_count()} values are not what the contract says"
         return Unreadable(UnreadableCode.SCHEMA, said)
@@ -80,9 +71,7 @@ def schema_problem(error: ValidationError) -> Unreadable:
 
 
 def shortened(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
-    """
-    *text*, cut to *chars_max*, and free of what cannot be stored as UTF-8.
-    """
+    """*text*, cut to *chars_max*, and free of what cannot be stored as UTF-8."""
     if len(text) > chars_max:
         text = text[: chars_max - 3] + "..."
     return text.encode("utf-8", "replace").decode()
@@ -106,9 +95,7 @@ def _path(path: tuple[int | str, ...]) -> str:
 
 
 def _quoted(received: Any) -> str:
-    """
-    A little of *received*: enough to find it.
-    """
+    """A little of *received*: enough to find it."""
     match received:
         case None:
             return "null"

@@ -1,5 +1,4 @@
-"""
-Upcasts: how a message of an older major version becomes one of a newer.
+"""Upcasts: how a message of an older major version becomes one of a newer.
 
 An upcast is a plain function from the old model to the new one. It goes up only, so chains cannot
 be circular, and each version has one way up, so that a message can be read in one way only.
@@ -22,9 +21,7 @@ Upcaster = TypeVar("Upcaster", bound=Callable[[Any], ContractModel])
 
 @dataclass(frozen=True, slots=True)
 class Upcast:
-    """
-    One way up, and where it was written.
-    """
+    """One way up, and where it was written."""
 
     old: type[ContractModel]
     new: type[ContractModel]
@@ -33,8 +30,7 @@ class Upcast:
 
 
 def upcast(function: Upcaster) -> Upcaster:
-    """
-    Join two versions of a contract: the decorated `(old) -> new` makes the newer of the older.
+    """Join two versions of a contract: the decorated `(old) -> new` makes the newer of the older.
 
     Both are read from the annotations. The function is called when an older message is read, and
     must be pure; what it raises parks the message.

@@ -1,5 +1,4 @@
-"""
-The rollback plan: which steps are undone, and in what order.
+"""The rollback plan: which steps are undone, and in what order.
 
 Theory of operation: a step belongs to the plan when its intent was issued and it is not known to be
 without effect. Undo is registered when the intent is issued, not when it succeeds, because an
@@ -23,22 +22,17 @@ _NOT_UNDONE = frozenset({StepStatus.UNDO_STUCK, StepStatus.SKIPPED, StepStatus.U
 
 
 def may_have_effect(step: Step) -> bool:
-    """
-    Whether something of *step* may be out in the world and is not undone.
-    """
+    """Whether something of *step* may be out in the world and is not undone."""
     return step.kind is not StepKind.READ_ONLY and step.status in _MAY_HAVE_EFFECT
 
 
 def needs_undo(step: Step) -> bool:
-    """
-    Whether *step* belongs into a plan: it may have had an effect, and it has an undo.
-    """
+    """Whether *step* belongs into a plan: it may have had an effect, and it has an undo."""
     return step.undo_retry is not None and may_have_effect(step)
 
 
 def plan_groups(steps: Iterable[Step], *, parallel: bool) -> list[tuple[StepId, ...]]:
-    """
-    The groups of a plan over *steps*, which are given in order of issue.
+    """The groups of a plan over *steps*, which are given in order of issue.
 
     Each group is undone after the one before it. With *parallel*, neighbours of one group of issue
     form one group of undo.
@@ -57,7 +51,5 @@ def plan_groups(steps: Iterable[Step], *, parallel: bool) -> list[tuple[StepId, 
 
 
 def residue_of(steps: Iterable[Step]) -> tuple[StepId, ...]:
-    """
-    The steps whose effect is, or may be, still there: stuck, skipped, or without an undo.
-    """
+    """The steps whose effect is, or may be, still there: stuck, skipped, or without an undo."""
     return tuple(step.id for step in steps if step.status in _NOT_UNDONE or may_have_effect(step))

@@ -1,5 +1,4 @@
-"""
-A decider: the one value that every way of writing a saga becomes, and the runtime runs.
+"""A decider: the one value that every way of writing a saga becomes, and the runtime runs.
 
 `handle(state, event)` is synchronous and pure but for the state it is given and gives back: no
 await stands between an event and the intents it leads to.
@@ -18,9 +17,7 @@ from saga.core.state import SagaState
 
 
 class Disposition(StrEnum):
-    """
-    What becomes of an event.
-    """
+    """What becomes of an event."""
 
     RECORDED = "recorded"
     """It is appended, with the intents it led to."""
@@ -34,9 +31,7 @@ class Disposition(StrEnum):
 
 @frozen()
 class Decision:
-    """
-    The state after an event, and what was decided on the way to it.
-    """
+    """The state after an event, and what was decided on the way to it."""
 
     state: SagaState
     intents: list[Intent]
@@ -45,9 +40,7 @@ class Decision:
 
 @frozen()
 class Decider:
-    """
-    A definition of a saga as the runtime sees it.
-    """
+    """A definition of a saga as the runtime sees it."""
 
     name: str
     version: int

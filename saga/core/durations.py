@@ -1,6 +1,4 @@
-"""
-Lengths of time as people write them, and as the core counts them: whole microseconds.
-"""
+"""Lengths of time as people write them, and as the core counts them: whole microseconds."""
 
 from __future__ import annotations
 
@@ -25,8 +23,7 @@ _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 
 @lru_cache(maxsize=1024)
 def duration_us(duration: Duration) -> int:
-    """
-    Microseconds of a `timedelta` or of text like `"30s"`, `"5m"`, `"2h"`, `"1d"`, `"250ms"`.
+    """Microseconds of a `timedelta` or of text like `"30s"`, `"5m"`, `"2h"`, `"1d"`, `"250ms"`.
 
     Raises:
         ValueError: it is neither, negative, or longer than a century.

@@ -1,5 +1,4 @@
-"""
-What can happen to a saga: the facts that its decider is asked about.
+"""What can happen to a saga: the facts that its decider is asked about.
 
 An `Event` is one fact with its time and its cause. Facts are a closed union; each becomes the first
 entry of the turn it leads to. Payloads are opaque here: canonical JSON text of a named contract.
@@ -21,18 +20,14 @@ EMPTY_JSON = Json("{}")
 
 @frozen()
 class Message:
-    """
-    A payload and the name of its contract, for example `orders.evt.order-placed.v1`.
-    """
+    """A payload and the name of its contract, for example `orders.evt.order-placed.v1`."""
 
     contract: str
     payload: Json
 
 
 class ReplyOutcome(StrEnum):
-    """
-    How an attempt ended, in the words of the service that made it.
-    """
+    """How an attempt ended, in the words of the service that made it."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -40,9 +35,7 @@ class ReplyOutcome(StrEnum):
 
 
 class CancelMode(StrEnum):
-    """
-    How much a cancel waits for.
-    """
+    """How much a cancel waits for."""
 
     GRACEFUL = "graceful"
     IMMEDIATE = "immediate"
@@ -50,9 +43,7 @@ class CancelMode(StrEnum):
 
 
 class Act(StrEnum):
-    """
-    What an operator can do to a saga, beside cancelling it.
-    """
+    """What an operator can do to a saga, beside cancelling it."""
 
     RETRY = "retry"
     SKIP = "skip"
@@ -62,9 +53,7 @@ class Act(StrEnum):
 
 @frozen(kw_only=True)
 class SagaStarted:
-    """
-    A trigger arrived: the first fact of every history, which pins what is to decide it.
-    """
+    """A trigger arrived: the first fact of every history, which pins what is to decide it."""
 
     definition: str
     definition_version: int
@@ -76,9 +65,7 @@ class SagaStarted:
 
 @frozen(kw_only=True)
 class ReplyReceived:
-    """
-    A service answered an intent. *reply* is there when the outcome is `done`.
-    """
+    """A service answered an intent. *reply* is there when the outcome is `done`."""
 
     intent_id: IntentId
     outcome: ReplyOutcome
@@ -89,18 +76,14 @@ class ReplyReceived:
 
 @frozen(kw_only=True)
 class TimerFired:
-    """
-    An armed timer came due.
-    """
+    """An armed timer came due."""
 
     timer_id: TimerId
 
 
 @frozen(kw_only=True)
 class SignalReceived:
-    """
-    Somebody sent this saga a signal.
-    """
+    """Somebody sent this saga a signal."""
 
     name: str
     payload: Json
@@ -109,9 +92,7 @@ class SignalReceived:
 
 @frozen(kw_only=True)
 class CancelRequested:
-    """
-    Somebody asked for this saga to end.
-    """
+    """Somebody asked for this saga to end."""
 
     mode: CancelMode
     reason: str
@@ -120,9 +101,7 @@ class CancelRequested:
 
 @frozen(kw_only=True)
 class OperatorActed:
-    """
-    An operator did something to this saga; *step* where the act is about one.
-    """
+    """An operator did something to this saga; *step* where the act is about one."""
 
     act: Act
     reason: str
@@ -132,8 +111,7 @@ class OperatorActed:
 
 @frozen(kw_only=True)
 class TurnFailed:
-    """
-    The code at hand raised while it took a turn; *position* is the record that it choked on.
+    """The code at hand raised while it took a turn; *position* is the record that it choked on.
 
     Where the very first turn failed there is no `SagaStarted` yet: *definition*,
     *definition_version* and *key* then say whose history this is.
@@ -159,9 +137,7 @@ Fact = (
 
 @frozen()
 class Event:
-    """
-    A fact that reached a saga, when, and what caused it (a message, timer or command id).
-    """
+    """A fact that reached a saga, when, and what caused it (a message, timer or command id)."""
 
     fact: Fact
     at: Instant

@@ -1,6 +1,4 @@
-"""
-Forward work: the program's commands, the replies to its steps, its sleeps and waits, its end.
-"""
+"""Forward work: the program's commands, the replies to its steps, its sleeps and waits, its end."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ _GAVE_OUT = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUB
 
 
 def start(turn: Turn, fact: SagaStarted) -> Disposition:
-    """
-    The trigger: begin the program, or recognise a repeat of it.
-    """
+    """The trigger: begin the program, or recognise a repeat of it."""
     state = turn.state
     if state.is_started:
         return Disposition.DUPLICATE if state.trigger == fact.trigger else Disposition.CONFLICT
@@ -60,9 +56,7 @@ def start(turn: Turn, fact: SagaStarted) -> Disposition:
 
 
 def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
-    """
-    A service answered a step's attempt for the first time.
-    """
+    """A service answered a step's attempt for the first time."""
     if holds_up(step) and fact.outcome is ReplyOutcome.DONE:
         turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
         step.status = StepStatus.DONE
@@ -92,9 +86,7 @@ def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposit
 
 
 def succeed(turn: Turn, step: Step, fact: ReplyReceived) -> None:
-    """
-    A step is done.
-    """
+    """A step is done."""
     state = turn.state
     step.status = StepStatus.DONE
     step.reply = fact.reply
@@ -106,9 +98,7 @@ def succeed(turn: Turn, step: Step, fact: ReplyReceived) -> None:
 
 
 def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
-    """
-    A step's deadline has passed, or its next attempt is due.
-    """
+    """A step's deadline has passed, or its next attempt is due."""
     if step.status is not StepStatus.ISSUED:
         return
     if purpose is TimerPurpose.RETRY:
@@ -121,24 +111,18 @@ def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
 
 
 def slept(turn: Turn, name: str) -> None:
-    """
-    A sleep is over.
-    """
+    """A sleep is over."""
     _go_on(turn, Slept(name))
 
 
 def wait_timed_out(turn: Turn, wait: str) -> None:
-    """
-    No signal came in time.
-    """
+    """No signal came in time."""
     _end_wait(turn, wait)
     _go_on(turn, WaitTimedOut(wait))
 
 
 def signalled(turn: Turn, name: str) -> None:
-    """
-    Give the oldest unread signal of *name* to the oldest wait for it, if there are both.
-    """
+    """Give the oldest unread signal of *name* to the oldest wait for it, if there are both."""
     state = turn.state
     waits = state.waits.get(name)
     if not waits or _is_settling(state):
@@ -151,9 +135,7 @@ def signalled(turn: Turn, name: str) -> None:
 
 
 def settle(turn: Turn) -> None:
-    """
-    End, or begin to roll back, as soon as nothing that matters is in flight any more.
-    """
+    """End, or begin to roll back, as soon as nothing that matters is in flight any more."""
     state = turn.state
     if not state.is_finishing and state.cancel_reason is None:
         return
@@ -175,9 +157,7 @@ def settle(turn: Turn) -> None:
 
 
 def retry_now(turn: Turn, step: Step) -> None:
-    """
-    Issue the next attempt at once, whatever the policy says.
-    """
+    """Issue the next attempt at once, whatever the policy says."""
     turn.disarm_for(step, Direction.DO)
     step.is_backing_off = False
     was_holding = holds_up(step)
@@ -188,18 +168,14 @@ def retry_now(turn: Turn, step: Step) -> None:
 
 
 def stop_retrying(turn: Turn, step: Step) -> None:
-    """
-    Settle a step that waits for its next attempt: there will be none.
-    """
+    """Settle a step that waits for its next attempt: there will be none."""
     turn.disarm_for(step, Direction.DO)
     step.is_backing_off = False
     step.status = StepStatus.FAILED
 
 
 def holds_up(step: Step) -> bool:
-    """
-    Whether a saga that can only go forward has parked because of *step*.
-    """
+    """Whether a saga that can only go forward has parked because of *step*."""
     return step.status in _GAVE_OUT and not step.is_disowned
 
 
@@ -244,17 +220,14 @@ def _is_settling(state: SagaState) -> bool:
 
 
 def _unpark_if_free(turn: Turn) -> None:
-    """
-    The last step to hold up the saga lets it go on.
-    """
+    """The last step to hold up the saga lets it go on."""
     if not any(holds_up(step) for step in turn.state.steps.values()):
         turn.unpark()
 
 
 def _run(turn: Turn, commands: Sequence[Command]) -> None:
-    """
-    Turn commands into intents. Waits come last, when all else that was asked for in the same breath
-    is known: what a kept signal leads to may drop some of that.
+    """Turn commands into intents. Waits come last, when all else that was asked for in the same
+    breath is known: what a kept signal leads to may drop some of that.
     """
     state = turn.state
     queue = list(commands)
@@ -323,9 +296,7 @@ def _await_signal(turn: Turn, command: AwaitSignal) -> Sequence[Command]:
 
 
 def _next_signal(turn: Turn, name: str, wait: str) -> Signalled | None:
-    """
-    The oldest unread signal that *wait* takes. One that it cannot take is noted and gone.
-    """
+    """The oldest unread signal that *wait* takes. One that it cannot take is noted and gone."""
     state = turn.state
     unread = state.signals.get(name)
     while unread:

@@ -1,5 +1,4 @@
-"""
-One saga's recorded entries: the closed registry of their stable names, and their plain form.
+"""One saga's recorded entries: the closed registry of their stable names, and their plain form.
 
 A stored name never imports code: it is looked up here, and a name that is not here is refused.
 The plain form is what stores write as JSON, `{"at": …, "cause": …, …fields}`; payloads stay whole,
@@ -21,8 +20,7 @@ from saga.core.status import StepKind
 
 
 class Entry(NamedTuple):
-    """
-    One line of a history. Versions count from 1, without gaps.
+    """One line of a history. Versions count from 1, without gaps.
 
     A named tuple, because a replay makes more of them than of anything else.
     """
@@ -76,8 +74,8 @@ E = TypeVar("E", bound=Enum)
 
 
 def _member(kind: type[E]) -> Callable[[Any], E]:
-    """
-    What finds a member by its value; a lookup in a dict, where calling the class costs thrice that.
+    """What finds a member by its value; a lookup in a dict, where calling the class costs thrice
+    that.
     """
     return {member.value: member for member in kind}.__getitem__
 
@@ -105,8 +103,7 @@ _MESSAGES: Final = {
 
 
 class _Shape(NamedTuple):
-    """
-    What reading and writing an entry needs to know of its type, in one lookup.
+    """What reading and writing an entry needs to know of its type, in one lookup.
 
     *absent* are the fields that are not written when they are None and have no default.
     """
@@ -143,8 +140,8 @@ _SHAPE_OF: Final = {shape.kind: shape for shape in _SHAPES.values()}
 def entries_of_turn(
     saga_id: SagaId, version: int, event: Event, decided: Sequence[Intent]
 ) -> list[Entry]:
-    """
-    The entries of one turn, which follow the entry *version*: the fact, then what was decided.
+    """The entries of one turn, which follow the entry *version*: the fact, then what was
+    decided.
     """
     at, cause = event.at, event.cause
     entries = [Entry(saga_id, version + 1, at, cause, event.fact)]
@@ -154,8 +151,7 @@ def entries_of_turn(
 
 
 def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]:
-    """
-    The plain form of *entry*; *embed* makes a payload's text part of the surrounding JSON.
+    """The plain form of *entry*; *embed* makes a payload's text part of the surrounding JSON.
 
     Fields that are None are left out.
     """
@@ -181,8 +177,7 @@ def from_plain(
     plain: dict[str, Any],
     text: Callable[[Any], Json],
 ) -> Entry:
-    """
-    The entry that `to_plain` described; *text* gives back the text of an embedded payload.
+    """The entry that `to_plain` described; *text* gives back the text of an embedded payload.
 
     *plain* is used up. Fields that this version does not know are ignored.
 

@@ -1,5 +1,4 @@
-"""
-Who is who: the ids of sagas, steps, intents and timers, each a pure function of its cause.
+"""Who is who: the ids of sagas, steps, intents and timers, each a pure function of its cause.
 
 Nothing here is random: the same trigger gives the same saga id, the same step the same intent id,
 so that whatever is done twice can be recognised. Ids are readable, and an intent id tells by itself
@@ -36,9 +35,7 @@ _INTENT_ID = re.compile(rf"({_SAGA_ID.pattern})/([^/]+)/(do|undo)/([0-9]{{1,9}})
 
 
 class Direction(StrEnum):
-    """
-    Whether an intent does a step or undoes it.
-    """
+    """Whether an intent does a step or undoes it."""
 
     DO = "do"
     UNDO = "undo"
@@ -48,9 +45,7 @@ _DIRECTIONS = {direction.value: direction for direction in Direction}
 
 
 class IntentName(NamedTuple):
-    """
-    What an intent id says.
-    """
+    """What an intent id says."""
 
     saga_id: SagaId
     step: StepId
@@ -60,38 +55,28 @@ class IntentName(NamedTuple):
 
 @lru_cache(maxsize=SAGA_IDS_MAX)
 def saga_id(definition: str, key: str) -> SagaId:
-    """
-    The id of the one saga of *definition* for the business *key*.
-    """
+    """The id of the one saga of *definition* for the business *key*."""
     return SagaId(str(uuid5(SAGA_NAMESPACE, f"{definition}\x00{key}")))
 
 
 def is_saga_id(text: str) -> bool:
-    """
-    Whether *text* has the form of a saga id.
-    """
+    """Whether *text* has the form of a saga id."""
     return _SAGA_ID.fullmatch(text) is not None
 
 
 def intent_id(saga: SagaId, step: StepId, direction: Direction, attempt: int) -> IntentId:
-    """
-    `{saga id}/{step id}/{do|undo}/{attempt}`.
-    """
+    """`{saga id}/{step id}/{do|undo}/{attempt}`."""
     return IntentId(f"{saga}/{step}/{direction}/{attempt}")
 
 
 def idempotency_key(saga: SagaId, step: StepId, direction: Direction) -> str:
-    """
-    The intent id without the attempt: the same for every retry.
-    """
+    """The intent id without the attempt: the same for every retry."""
     return f"{saga}/{step}/{direction}"
 
 
 @lru_cache(maxsize=INTENT_NAMES_MAX)
 def parse_intent_id(text: str) -> IntentName | None:
-    """
-    The parts of an intent id, or None where *text* is none.
-    """
+    """The parts of an intent id, or None where *text* is none."""
     found = _INTENT_ID.fullmatch(text)
     if found is None:
         return None

@@ -1,5 +1,4 @@
-"""
-What a saga can decide: send, publish, arm a timer, plan its rollback, end.
+"""What a saga can decide: send, publish, arm a timer, plan its rollback, end.
 
 Intents are recorded in the past tense, because they are read as history: `IntentIssued` in an entry
 means that from this entry on the intent is due to be published. The relay publishes `IntentIssued`,
@@ -17,9 +16,7 @@ from saga.core.status import StepKind
 
 
 class TimerPurpose(StrEnum):
-    """
-    What a timer is for.
-    """
+    """What a timer is for."""
 
     DEADLINE = "deadline"
     RETRY = "retry"
@@ -28,9 +25,7 @@ class TimerPurpose(StrEnum):
 
 
 class Verdict(StrEnum):
-    """
-    What was made of a reply, timer or request that did not simply match.
-    """
+    """What was made of a reply, timer or request that did not simply match."""
 
     CONFLICTING = "conflicting"
     LATE_SUCCESS = "late_success"
@@ -43,9 +38,7 @@ class Verdict(StrEnum):
 
 @frozen(kw_only=True)
 class IntentIssued:
-    """
-    A service is to do or undo a step. *undoes* names the contract of the step that is undone.
-    """
+    """A service is to do or undo a step. *undoes* names the contract of the step that is undone."""
 
     step: StepId
     direction: Direction
@@ -59,9 +52,7 @@ class IntentIssued:
 
 @frozen(kw_only=True)
 class EventPublished:
-    """
-    The saga tells everybody a fact before its end; *publication* is its place in the program.
-    """
+    """The saga tells everybody a fact before its end; *publication* is its place in the program."""
 
     publication: str
     contract: str
@@ -70,9 +61,7 @@ class EventPublished:
 
 @frozen(kw_only=True)
 class TimerArmed:
-    """
-    The saga wants to be woken at *at*; *target* is the step, sleep or wait concerned.
-    """
+    """The saga wants to be woken at *at*; *target* is the step, sleep or wait concerned."""
 
     timer_id: TimerId
     due_at: Instant
@@ -82,18 +71,14 @@ class TimerArmed:
 
 @frozen(kw_only=True)
 class TimerCancelled:
-    """
-    A timer is no longer wanted.
-    """
+    """A timer is no longer wanted."""
 
     timer_id: TimerId
 
 
 @frozen(kw_only=True)
 class SignalAwaited:
-    """
-    The program waits for a signal of this name.
-    """
+    """The program waits for a signal of this name."""
 
     wait: str
     name: str
@@ -101,9 +86,7 @@ class SignalAwaited:
 
 @frozen(kw_only=True)
 class Noted:
-    """
-    Something arrived that changed nothing, or not what its sender meant; kept for the audit.
-    """
+    """Something arrived that changed nothing, or not what its sender meant; kept for the audit."""
 
     verdict: Verdict
     subject: str
@@ -111,9 +94,7 @@ class Noted:
 
 
 class RollbackGoal(StrEnum):
-    """
-    How the saga ends once the plan is through.
-    """
+    """How the saga ends once the plan is through."""
 
     ROLLED_BACK = "rolled_back"
     COMPLETED = "completed"
@@ -122,8 +103,7 @@ class RollbackGoal(StrEnum):
 
 @frozen(kw_only=True)
 class RollbackPlanned:
-    """
-    The steps to undo, in groups: a group begins when the one before it is undone.
+    """The steps to undo, in groups: a group begins when the one before it is undone.
 
     Made once, from recorded facts. *goal* `completed` undoes what a finished program had left in
     doubt; `cleaned_up` undoes a late success of a saga that had ended.
@@ -138,18 +118,14 @@ class RollbackPlanned:
 
 @frozen(kw_only=True)
 class UndoAppended:
-    """
-    A step succeeded late: it is undone too, after the rest of the plan.
-    """
+    """A step succeeded late: it is undone too, after the rest of the plan."""
 
     step: StepId
 
 
 @frozen(kw_only=True)
 class UndoStuck:
-    """
-    A step could not be undone within its policy; someone must act.
-    """
+    """A step could not be undone within its policy; someone must act."""
 
     step: StepId
     code: str | None
@@ -158,27 +134,21 @@ class UndoStuck:
 
 @frozen(kw_only=True)
 class SagaParked:
-    """
-    The saga cannot proceed and waits for someone.
-    """
+    """The saga cannot proceed and waits for someone."""
 
     reason: str
 
 
 @frozen(kw_only=True)
 class SagaCompleted:
-    """
-    The program has returned; *outcome* is what it returned.
-    """
+    """The program has returned; *outcome* is what it returned."""
 
     outcome: Message | None
 
 
 @frozen(kw_only=True)
 class SagaRolledBack:
-    """
-    Everything that could be undone is; *residue* is what could not.
-    """
+    """Everything that could be undone is; *residue* is what could not."""
 
     reason: str
     code: str | None
@@ -189,18 +159,14 @@ class SagaRolledBack:
 
 @frozen(kw_only=True)
 class SagaCleanedUp:
-    """
-    The late successes of an ended saga are undone; its outcome stands.
-    """
+    """The late successes of an ended saga are undone; its outcome stands."""
 
     residue: tuple[StepId, ...]
 
 
 @frozen(kw_only=True)
 class SagaAbandoned:
-    """
-    An operator ended the saga without undoing anything.
-    """
+    """An operator ended the saga without undoing anything."""
 
     reason: str
     residue: tuple[StepId, ...]

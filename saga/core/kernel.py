@@ -1,5 +1,4 @@
-"""
-The kernel: turns a definition into a decider. Every fact that reaches a saga comes to `handle`.
+"""The kernel: turns a definition into a decider. Every fact that reaches a saga comes to `handle`.
 
 Theory of operation: a turn takes one event, lets the program go on where that resolves something it
 waits for, and records what the program wants as intents. Forward work lives in `forward`, the
@@ -32,9 +31,7 @@ from saga.core.turn import Turn
 
 
 def decider_for(definition: Definition) -> Decider:
-    """
-    The decider that runs *definition* with retries, deadlines, timers, signals and rollback.
-    """
+    """The decider that runs *definition* with retries, deadlines, timers, signals and rollback."""
 
     def handle(state: SagaState, event: Event) -> Decision:
         turn = Turn(definition, state, event)

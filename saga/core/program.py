@@ -1,5 +1,5 @@
-"""
-What a way of writing sagas supplies to the kernel: a program, driven by commands and resolutions.
+"""What a way of writing sagas supplies to the kernel: a program, driven by commands and
+resolutions.
 
 A program says what it wants next (`Command`) and is told how that ended (`Resolution`). It knows
 nothing of retries, deadlines, rollback order or replays; the kernel adds those, the same for every
@@ -20,8 +20,7 @@ from saga.core.status import StepKind
 
 @frozen(kw_only=True)
 class DoStep:
-    """
-    Issue an intent. *undo_retry* None means that the step has no undo.
+    """Issue an intent. *undo_retry* None means that the step has no undo.
 
     *group* joins the steps that were issued side by side.
     """
@@ -37,9 +36,7 @@ class DoStep:
 
 @frozen()
 class Sleep:
-    """
-    Wake the program after *length_us*.
-    """
+    """Wake the program after *length_us*."""
 
     name: str
     length_us: int
@@ -47,9 +44,7 @@ class Sleep:
 
 @frozen()
 class AwaitSignal:
-    """
-    Wake the program with the next unread signal of *name*, or after *timeout_us*.
-    """
+    """Wake the program with the next unread signal of *name*, or after *timeout_us*."""
 
     wait: str
     name: str
@@ -58,9 +53,7 @@ class AwaitSignal:
 
 @frozen()
 class Publish:
-    """
-    Tell everybody a fact.
-    """
+    """Tell everybody a fact."""
 
     publication: str
     message: Message
@@ -68,8 +61,8 @@ class Publish:
 
 @frozen()
 class Disown:
-    """
-    The program no longer wants these: steps are undone before it completes, sleeps and waits end.
+    """The program no longer wants these: steps are undone before it completes, sleeps and waits
+    end.
     """
 
     steps: tuple[StepId, ...]
@@ -79,18 +72,14 @@ class Disown:
 
 @frozen()
 class Finish:
-    """
-    The program is through.
-    """
+    """The program is through."""
 
     outcome: Message | None
 
 
 @frozen()
 class GiveUp:
-    """
-    The program cannot go on: roll back.
-    """
+    """The program cannot go on: roll back."""
 
     reason: str
     code: str | None
@@ -102,9 +91,7 @@ Command = DoStep | Sleep | AwaitSignal | Publish | Disown | Finish | GiveUp
 
 @frozen()
 class StepSucceeded:
-    """
-    A step is done; *reply* is None where the intent has no reply of its own.
-    """
+    """A step is done; *reply* is None where the intent has no reply of its own."""
 
     step: StepId
     reply: Message | None
@@ -112,9 +99,7 @@ class StepSucceeded:
 
 @frozen()
 class StepGaveOut:
-    """
-    A step failed for good; *refused* means that nothing had happened.
-    """
+    """A step failed for good; *refused* means that nothing had happened."""
 
     step: StepId
     code: str | None
@@ -124,18 +109,14 @@ class StepGaveOut:
 
 @frozen()
 class Slept:
-    """
-    A sleep is over.
-    """
+    """A sleep is over."""
 
     name: str
 
 
 @frozen()
 class Signalled:
-    """
-    A signal that the program waited for.
-    """
+    """A signal that the program waited for."""
 
     wait: str
     payload: Json
@@ -143,9 +124,7 @@ class Signalled:
 
 @frozen()
 class WaitTimedOut:
-    """
-    No signal came in time.
-    """
+    """No signal came in time."""
 
     wait: str
 
@@ -155,9 +134,7 @@ Resolution = StepSucceeded | StepGaveOut | Slept | Signalled | WaitTimedOut
 
 @frozen()
 class Report:
-    """
-    Why a saga was rolled back, and what is left of it.
-    """
+    """Why a saga was rolled back, and what is left of it."""
 
     reason: str
     code: str | None
@@ -166,57 +143,46 @@ class Report:
 
 
 class Program(Protocol):
-    """
-    One running saga as its front-end sees it. An exception from any method is a bug in the program.
+    """One running saga as its front-end sees it. An exception from any method is a bug in the
+    program.
     """
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
-        """
-        Begin; *at* is the time of the trigger's turn.
-        """
+        """Begin; *at* is the time of the trigger's turn."""
         ...
 
     def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
-        """
-        Go on with one of the things that were asked for.
-        """
+        """Go on with one of the things that were asked for."""
         ...
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
-        """
-        Why a signal's payload is not what *wait* takes; None when it is.
-        """
+        """Why a signal's payload is not what *wait* takes; None when it is."""
         ...
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
-        """
-        Why a reply is no answer to *step*'s intent; None when it is. None replies to no contract.
+        """Why a reply is no answer to *step*'s intent; None when it is. None replies to no
+        contract.
         """
         ...
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
-        """
-        The intent that undoes *step*, given its reply or, where none came, nothing but the intent.
+        """The intent that undoes *step*, given its reply or, where none came, nothing but the
+        intent.
         """
         ...
 
     def outcome_of(self, report: Report) -> Message | None:
-        """
-        The outcome event of a rolled-back saga.
-        """
+        """The outcome event of a rolled-back saga."""
         ...
 
     def close(self) -> None:
-        """
-        Let go of everything; nothing the program still does may count.
-        """
+        """Let go of everything; nothing the program still does may count."""
         ...
 
 
 @frozen()
 class Definition:
-    """
-    A kind of saga, whatever way it was written.
+    """A kind of saga, whatever way it was written.
 
     *fingerprint* is a hash of its source, pinned in every history. *program* makes one instance for
     a saga id and business key.

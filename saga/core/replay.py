@@ -1,5 +1,5 @@
-"""
-Replay: the same `handle` over a recorded history, with every decision compared to the recorded one.
+"""Replay: the same `handle` over a recorded history, with every decision compared to the recorded
+one.
 
 Timers are the exception: the recorded time of a timer stands, and a policy that changed only how
 long something may take does not make a history differ. Everything else must be equal, entry by
@@ -21,8 +21,7 @@ from saga.errors import ReplayMismatch
 
 
 def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
-    """
-    The state after *entries*, which are a whole history in order.
+    """The state after *entries*, which are a whole history in order.
 
     Raises:
         ReplayMismatch: the code at hand decides otherwise.
@@ -44,25 +43,19 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
 
 
 def turns(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
-    """
-    A history cut into turns: the fact, and what was decided on it.
-    """
+    """A history cut into turns: the fact, and what was decided on it."""
     for begin, end in _bounds([entry.body for entry in entries]):
         yield entries[begin], entries[begin + 1 : end]
 
 
 def _bounds(bodies: Sequence[Fact | Intent]) -> Iterator[tuple[int, int]]:
-    """
-    Where each turn begins and ends. A history begins with a fact, whatever it holds.
-    """
+    """Where each turn begins and ends. A history begins with a fact, whatever it holds."""
     begins = [number for number, body in enumerate(bodies) if number == 0 or type(body) in FACTS]
     return pairwise([*begins, len(bodies)])
 
 
 def describe(body: object) -> str:
-    """
-    An entry in a few words, for people who look for a difference.
-    """
+    """An entry in a few words, for people who look for a difference."""
     name = NAME_OF[type(body)]
     if isinstance(body, IntentIssued):
         return f"{name} {body.step}/{body.direction.value}/{body.attempt} {body.contract}"

@@ -1,6 +1,4 @@
-"""
-What people ask of a saga: signals, cancels and operators' acts. A refusal is recorded too.
-"""
+"""What people ask of a saga: signals, cancels and operators' acts. A refusal is recorded too."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ from saga.core.turn import Turn
 
 
 def signal(turn: Turn, fact: SignalReceived) -> Disposition:
-    """
-    Keep a signal until the program waits for its name, in order; or give it to the wait there is.
+    """Keep a signal until the program waits for its name, in order; or give it to the wait there
+    is.
     """
     state = turn.state
     if state.has_ended:
@@ -29,9 +27,7 @@ def signal(turn: Turn, fact: SignalReceived) -> Disposition:
 
 
 def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
-    """
-    End the saga early: gracefully, at once, or as it stands.
-    """
+    """End the saga early: gracefully, at once, or as it stands."""
     state = turn.state
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "cancel", f"the saga is {state.status.value}")
@@ -58,9 +54,7 @@ def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
 
 
 def act(turn: Turn, fact: OperatorActed) -> Disposition:
-    """
-    An operator's act, checked against where the saga and the step stand.
-    """
+    """An operator's act, checked against where the saga and the step stand."""
     match fact.act:
         case Act.RELEASE:
             return _release(turn, fact)
@@ -127,9 +121,7 @@ def _skip(turn: Turn, fact: OperatorActed) -> Disposition:
 
 
 def _step(turn: Turn, fact: OperatorActed) -> Step | None:
-    """
-    The step an act is about: the one named, or the only one it can mean.
-    """
+    """The step an act is about: the one named, or the only one it can mean."""
     state = turn.state
     if state.is_poisoned or state.status.is_ended:
         return None

@@ -1,5 +1,4 @@
-"""
-When to try again: a frozen policy with one pure question, how long to wait after an attempt.
+"""When to try again: a frozen policy with one pure question, how long to wait after an attempt.
 
 The jitter is seeded by the intent's id, so that a replay computes the same delay and two sagas that
 failed together do not come back together ("full jitter" scaled down to a share of the delay, see
@@ -18,8 +17,7 @@ __all__ = ["FOREVER", "ONCE", "STEP_DEFAULT", "UNDO_DEFAULT", "Retry"]
 
 @frozen()
 class Retry:
-    """
-    How often and how fast a failed attempt is repeated.
+    """How often and how fast a failed attempt is repeated.
 
     Args:
         attempts: all attempts, the first included; None is without limit.
@@ -52,8 +50,8 @@ class Retry:
                 duration_us(duration)
 
     def allows(self, *, failed_attempts: int, elapsed_us: int, code: str | None = None) -> bool:
-        """
-        Whether another attempt may follow *failed_attempts* and begin *elapsed_us* after the first.
+        """Whether another attempt may follow *failed_attempts* and begin *elapsed_us* after the
+        first.
         """
         if code is not None and code in self.never_on:
             return False
@@ -62,8 +60,8 @@ class Retry:
         return self.within is None or elapsed_us <= duration_us(self.within)
 
     def delay_us(self, *, failed_attempts: int, seed: str) -> int:
-        """
-        Microseconds to wait after the given number of failed attempts; *seed* picks the jitter.
+        """Microseconds to wait after the given number of failed attempts; *seed* picks the
+        jitter.
         """
         cap_us = duration_us(self.cap)
         # The exponent is bounded because a float overflows long before a policy without limit ends.

@@ -1,6 +1,4 @@
-"""
-The undoing: a plan made once from recorded facts, and every reply that comes after its time.
-"""
+"""The undoing: a plan made once from recorded facts, and every reply that comes after its time."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def begin(
     failed_step: StepId | None,
     goal: RollbackGoal = RollbackGoal.ROLLED_BACK,
 ) -> None:
-    """
-    Plan the rollback of everything that may have had an effect, and begin it.
-    """
+    """Plan the rollback of everything that may have had an effect, and begin it."""
     state = turn.state
     _close_forward(turn)
     state.is_finishing = False
@@ -55,16 +51,12 @@ def begin(
 
 
 def has_leftovers(state: SagaState) -> bool:
-    """
-    Whether a program that is through has left a step behind that may have had an effect.
-    """
+    """Whether a program that is through has left a step behind that may have had an effect."""
     return any(step.is_disowned and needs_undo(step) for step in state.steps.values())
 
 
 def begin_leftovers(turn: Turn) -> None:
-    """
-    Undo what a finished program had given up on, before the saga completes.
-    """
+    """Undo what a finished program had given up on, before the saga completes."""
     state = turn.state
     leftovers = [step for step in state.steps.values() if step.is_disowned]
     groups = plan_groups(leftovers, parallel=turn.definition.parallel_undo)
@@ -80,9 +72,7 @@ def begin_leftovers(turn: Turn) -> None:
 
 
 def abandon(turn: Turn, reason: str) -> None:
-    """
-    End the saga as it stands; what may have had an effect is its residue.
-    """
+    """End the saga as it stands; what may have had an effect is its residue."""
     state = turn.state
     _close_forward(turn)
     for step in state.steps.values():
@@ -100,9 +90,7 @@ def abandon(turn: Turn, reason: str) -> None:
 
 
 def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
-    """
-    A service answered an attempt to undo a step, for the first time.
-    """
+    """A service answered an attempt to undo a step, for the first time."""
     was_given_up = step.status in {StepStatus.UNDO_STUCK, StepStatus.SKIPPED}
     if was_given_up and fact.outcome is ReplyOutcome.DONE and attempt >= step.undo_floor:
         return _undone_late(turn, step, fact)
@@ -130,9 +118,7 @@ def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Dis
 
 
 def undo_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
-    """
-    The deadline of an undo has passed, or its next attempt is due.
-    """
+    """The deadline of an undo has passed, or its next attempt is due."""
     if step.status is not StepStatus.UNDOING:
         return
     if purpose is TimerPurpose.RETRY:
@@ -143,9 +129,7 @@ def undo_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
 
 
 def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
-    """
-    A reply to a step that was settled without it: it may close a doubt, or call for an undo.
-    """
+    """A reply to a step that was settled without it: it may close a doubt, or call for an undo."""
     is_open = step.status in {StepStatus.IN_DOUBT, StepStatus.FAILED}
     match fact.outcome:
         case ReplyOutcome.DONE:
@@ -168,18 +152,14 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
 
 
 def retry_undo(turn: Turn, step: Step) -> None:
-    """
-    Issue the next attempt to undo a step at once, with a fresh budget.
-    """
+    """Issue the next attempt to undo a step at once, with a fresh budget."""
     turn.unpark()
     turn.disarm_for(step, Direction.UNDO)
     _begin_undo(turn, step)
 
 
 def skip_undo(turn: Turn, step: Step) -> None:
-    """
-    Leave a step as it is; it becomes residue and the plan goes on.
-    """
+    """Leave a step as it is; it becomes residue and the plan goes on."""
     turn.unpark()
     turn.disarm_for(step, Direction.UNDO)
     step.is_backing_off = False
@@ -204,9 +184,7 @@ def _adopt(turn: Turn, planned: RollbackPlanned) -> None:
 
 
 def _go_on(turn: Turn) -> None:
-    """
-    Undo the plan's groups one after another, as far as replies allow.
-    """
+    """Undo the plan's groups one after another, as far as replies allow."""
     state = turn.state
     plan = state.plan
     if plan is None or state.status.is_ended:

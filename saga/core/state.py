@@ -1,5 +1,4 @@
-"""
-What a saga is between two turns, folded from its history.
+"""What a saga is between two turns, folded from its history.
 
 A state has one owner and moves with it: `handle` takes it and gives it back changed. Where a turn
 cannot be recorded, its state is thrown away and rebuilt from the history; nobody reads it in
@@ -20,8 +19,7 @@ from saga.core.status import SagaStatus, StepKind, StepStatus
 
 @dataclass(slots=True)
 class Step:
-    """
-    One step, from the first time its intent was issued.
+    """One step, from the first time its intent was issued.
 
     *is_disowned* is set once the program was told that the step failed, or no longer wants it: what
     the step may have done is then undone even if the program completes.
@@ -55,9 +53,7 @@ class Step:
 
 @dataclass(slots=True)
 class Plan:
-    """
-    A recorded rollback and how far it got.
-    """
+    """A recorded rollback and how far it got."""
 
     recorded: RollbackPlanned
     groups: list[tuple[StepId, ...]]
@@ -66,9 +62,7 @@ class Plan:
 
 @dataclass(slots=True)
 class SagaState:
-    """
-    Everything the next decision depends on.
-    """
+    """Everything the next decision depends on."""
 
     saga_id: SagaId
     program: Program | None = None
@@ -99,23 +93,17 @@ class SagaState:
 
     @property
     def has_ended(self) -> bool:
-        """
-        Whether it has had its outcome, perhaps behind a failed turn that holds it up.
-        """
+        """Whether it has had its outcome, perhaps behind a failed turn that holds it up."""
         return self.status.is_ended or (self.is_poisoned and self.before_failure[0].is_ended)
 
     @property
     def is_started(self) -> bool:
-        """
-        Whether its trigger has been handled.
-        """
+        """Whether its trigger has been handled."""
         return self.trigger is not None
 
 
 def waiting_for(state: SagaState) -> str | None:
-    """
-    What has to happen next for this saga to move, in words an operator reads.
-    """
+    """What has to happen next for this saga to move, in words an operator reads."""
     if state.status.is_ended:
         return None
     if state.status is SagaStatus.PARKED:
@@ -135,9 +123,7 @@ def waiting_for(state: SagaState) -> str | None:
 
 
 def snapshot(state: SagaState) -> dict[str, object]:
-    """
-    The recorded side of a state as plain values, to compare a live one with a rebuilt one.
-    """
+    """The recorded side of a state as plain values, to compare a live one with a rebuilt one."""
     plan = state.plan
     return {
         "status": state.status.value,

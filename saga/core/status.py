@@ -1,5 +1,4 @@
-"""
-The words for where a saga and a step stand, and the one literal table of legal transitions.
+"""The words for where a saga and a step stand, and the one literal table of legal transitions.
 
 Theory of operation: a saga is `running` until its program ends or fails; a failure makes it
 `rolling_back`, and that ends in one of two ways. `parked` stands beside them: someone must look,
@@ -13,9 +12,7 @@ from enum import StrEnum
 
 
 class SagaStatus(StrEnum):
-    """
-    Where a saga stands.
-    """
+    """Where a saga stands."""
 
     RUNNING = "running"
     ROLLING_BACK = "rolling_back"
@@ -28,16 +25,12 @@ class SagaStatus(StrEnum):
 
     @property
     def is_ended(self) -> bool:
-        """
-        Whether the saga has had its outcome.
-        """
+        """Whether the saga has had its outcome."""
         return self in ENDED
 
 
 class StepStatus(StrEnum):
-    """
-    Where a step stands.
-    """
+    """Where a step stands."""
 
     ISSUED = "issued"
     DONE = "done"
@@ -51,9 +44,7 @@ class StepStatus(StrEnum):
 
 
 class StepKind(StrEnum):
-    """
-    What a step means for the rollback.
-    """
+    """What a step means for the rollback."""
 
     COMPENSATABLE = "compensatable"
     PIVOT = "pivot"
@@ -111,7 +102,5 @@ TRANSITIONS: dict[SagaStatus, frozenset[SagaStatus]] = {
 
 
 def can_become(before: SagaStatus, after: SagaStatus) -> bool:
-    """
-    Whether the table allows the step from *before* to *after*.
-    """
+    """Whether the table allows the step from *before* to *after*."""
     return after in TRANSITIONS[before]

@@ -1,6 +1,4 @@
-"""
-One turn while it is taken: the state it changes and the intents it has decided so far.
-"""
+"""One turn while it is taken: the state it changes and the intents it has decided so far."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ from saga.core.status import SagaStatus, can_become
 
 
 class Turn:
-    """
-    The verbs that the rooms of the kernel share.
-    """
+    """The verbs that the rooms of the kernel share."""
 
     __slots__ = ("at", "definition", "event", "intents", "state")
 
@@ -39,32 +35,24 @@ class Turn:
 
     @property
     def program(self) -> Program:
-        """
-        The program of a saga that has begun.
-        """
+        """The program of a saga that has begun."""
         program = self.state.program
         assert program is not None, self.state.saga_id
         return program
 
     def step(self, step_id: str) -> Step:
-        """
-        The step of this id, which must have been issued.
-        """
+        """The step of this id, which must have been issued."""
         return self.state.steps[StepId(step_id)]
 
     def become(self, status: SagaStatus) -> None:
-        """
-        Change the saga's status, by the table.
-        """
+        """Change the saga's status, by the table."""
         before = self.state.status
         if before is not status:
             assert can_become(before, status), (self.state.saga_id, before, status)
             self.state.status = status
 
     def issue_do(self, step: Step) -> None:
-        """
-        Issue the next attempt of a step.
-        """
+        """Issue the next attempt of a step."""
         step.attempts += 1
         self.intents.append(
             IntentIssued(
@@ -81,9 +69,7 @@ class Turn:
             self.arm_for(step, Direction.DO, TimerPurpose.DEADLINE, step.timeout_us)
 
     def issue_undo(self, step: Step) -> None:
-        """
-        Issue the next attempt to undo a step, built from its reply where there is one.
-        """
+        """Issue the next attempt to undo a step, built from its reply where there is one."""
         message = self.program.undo_of(step.id, step.reply)
         step.undo_attempts += 1
         step.is_undo_blind = not step.has_reply
@@ -104,18 +90,14 @@ class Turn:
     def arm_for(
         self, step: Step, direction: Direction, purpose: TimerPurpose, delay_us: int
     ) -> None:
-        """
-        Arm the deadline or the retry of a step's latest attempt.
-        """
+        """Arm the deadline or the retry of a step's latest attempt."""
         attempt = step.attempts if direction is Direction.DO else step.undo_attempts
         target = f"{step.id}/{direction}"
         timer_id = TimerId(f"{self.state.saga_id}/{target}/{attempt}/{purpose}")
         self.arm(timer_id, purpose, target, delay_us)
 
     def arm(self, timer_id: TimerId, purpose: TimerPurpose, target: str, delay_us: int) -> None:
-        """
-        Arm a timer under an id that is used once.
-        """
+        """Arm a timer under an id that is used once."""
         timer = TimerArmed(
             timer_id=timer_id,
             due_at=Instant(self.at + delay_us),
@@ -126,9 +108,7 @@ class Turn:
         self.intents.append(timer)
 
     def disarm_for(self, step: Step, direction: Direction) -> None:
-        """
-        Cancel whatever timer the step has armed.
-        """
+        """Cancel whatever timer the step has armed."""
         timers = self.state.timers
         if timers:
             target = f"{step.id}/{direction}"
@@ -136,23 +116,17 @@ class Turn:
                 self.disarm(timer.timer_id)
 
     def disarm(self, timer_id: TimerId) -> None:
-        """
-        Cancel a timer if it is armed.
-        """
+        """Cancel a timer if it is armed."""
         if self.state.timers.pop(timer_id, None) is not None:
             self.intents.append(TimerCancelled(timer_id=timer_id))
 
     def disarm_all(self) -> None:
-        """
-        Cancel every timer of the saga.
-        """
+        """Cancel every timer of the saga."""
         for timer_id in list(self.state.timers):
             self.disarm(timer_id)
 
     def park(self, reason: str) -> None:
-        """
-        Stop and wait for someone.
-        """
+        """Stop and wait for someone."""
         state = self.state
         if state.status is not SagaStatus.PARKED:
             state.before_parking = (state.status, state.reason)
@@ -161,33 +135,25 @@ class Turn:
         self.intents.append(SagaParked(reason=reason))
 
     def unpark(self) -> None:
-        """
-        Go back to where the saga stood when it parked, if it is parked.
-        """
+        """Go back to where the saga stood when it parked, if it is parked."""
         if self.state.status is SagaStatus.PARKED:
             status, self.state.reason = self.state.before_parking
             self.become(status)
 
     def complete(self) -> None:
-        """
-        Record the end of a program that has returned.
-        """
+        """Record the end of a program that has returned."""
         self.disarm_all()
         self.state.outcome = self.state.pending_outcome
         self.become(SagaStatus.COMPLETED)
         self.intents.append(SagaCompleted(outcome=self.state.outcome))
 
     def note(self, verdict: Verdict, subject: str, detail: str) -> Disposition:
-        """
-        Record that something arrived and what was made of it.
-        """
+        """Record that something arrived and what was made of it."""
         self.intents.append(Noted(verdict=verdict, subject=subject, detail=detail))
         return Disposition.RECORDED
 
     def note_conflict(self, fact: ReplyReceived) -> Disposition:
-        """
-        Record a second, different answer to one intent; the first stands.
-        """
+        """Record a second, different answer to one intent; the first stands."""
         return self.note(
             Verdict.CONFLICTING,
             fact.intent_id,

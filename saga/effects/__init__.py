@@ -1,5 +1,5 @@
-"""
-The SDK for services that subscribe: do what sagas ask for once, answer always, listen to outcomes.
+"""The SDK for services that subscribe: do what sagas ask for once, answer always, listen to
+outcomes.
 
 `Effects` collects a service's handlers; `EffectsService` runs them on a bus and an effects store.
 """

@@ -1,6 +1,4 @@
-"""
-One call of a handler, and how it ended: whatever it returns or raises becomes an inbox row.
-"""
+"""One call of a handler, and how it ended: whatever it returns or raises becomes an inbox row."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ _log = logging.getLogger("saga.effects")
 
 
 class Ended(NamedTuple):
-    """
-    How an attempt ended.
-    """
+    """How an attempt ended."""
 
     outcome: ReplyOutcome
     contract: str | None = None
@@ -42,8 +38,7 @@ DONE = Ended(ReplyOutcome.DONE)
 
 
 async def attempt(request: Request, unit: Unit, threads: Executor | None) -> Ended | None:
-    """
-    Call the handler; None where the store failed under it, so that nothing is known.
+    """Call the handler; None where the store failed under it, so that nothing is known.
 
     Without *threads* a sync handler runs right here.
     """
@@ -84,16 +79,12 @@ async def attempt(request: Request, unit: Unit, threads: Executor | None) -> End
 
 
 def transaction_ended(request: Request, error: TransactionEnded) -> Ended:
-    """
-    The handler has tampered with the transaction.
-    """
+    """The handler has tampered with the transaction."""
     return _failed(request, "transaction_ended", str(error))
 
 
 def _answered(request: Request, reply: Any) -> Ended:
-    """
-    Check what the handler returned.
-    """
+    """Check what the handler returned."""
     route = request.route
     handler, expected = route.handler, route.reply
     if reply is None and expected is None:

@@ -1,6 +1,4 @@
-"""
-What a handler gets beside its message, and how it says no.
-"""
+"""What a handler gets beside its message, and how it says no."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ from saga.core.identity import SagaId
 
 
 class Refused(Exception):
-    """
-    Raised by a handler to say: no, and nothing happened. What it wrote through `ctx.db` is undone.
+    """Raised by a handler to say: no, and nothing happened. What it wrote through `ctx.db` is
+    undone.
 
     The answer is final: the step is not tried again, and need not be undone.
     """
@@ -26,8 +24,7 @@ class Refused(Exception):
 # Not frozen: one is made for every message, and freezing triples what that costs.
 @dataclass(slots=True, kw_only=True)
 class EffectContext:
-    """
-    What a handler knows about the message in hand.
+    """What a handler knows about the message in hand.
 
     Args:
         intent_id: the intent's id; for a fact, the message's.

@@ -1,5 +1,5 @@
-"""
-The crew: tasks that call handlers, one after another where they are quick, side by side where slow.
+"""The crew: tasks that call handlers, one after another where they are quick, side by side where
+slow.
 
 One task works through the queue. A handler that only computes or writes to its tables never lets
 go of the event loop, and a task of its own would cost more than all the rest. Where a handler keeps
@@ -31,18 +31,14 @@ from saga.ports.effects_store import (
 
 
 class Job(NamedTuple):
-    """
-    A request whose handler is to be called.
-    """
+    """A request whose handler is to be called."""
 
     request: Request
     run: Run
 
 
 class Kept(NamedTuple):
-    """
-    A unit of work on its way to the disk: of a handler if it has a *run*, or of nobody.
-    """
+    """A unit of work on its way to the disk: of a handler if it has a *run*, or of nobody."""
 
     unit: Unit
     request: Request
@@ -51,9 +47,8 @@ class Kept(NamedTuple):
 
 
 class CrewOrders(NamedTuple):
-    """
-    Whom the crew tells what: *done* is durable, *moved* must look at the inbox again, *failed* was
-    not kept, *unheard* is a fact whose listener failed.
+    """Whom the crew tells what: *done* is durable, *moved* must look at the inbox again, *failed*
+    was not kept, *unheard* is a fact whose listener failed.
     """
 
     done: Callable[[list[Kept]], None]
@@ -63,9 +58,7 @@ class CrewOrders(NamedTuple):
 
 
 class Crew:
-    """
-    The queue of one service's jobs and the tasks that work on it.
-    """
+    """The queue of one service's jobs and the tasks that work on it."""
 
     def __init__(
         self,
@@ -94,22 +87,16 @@ class Crew:
 
     @property
     def commits(self) -> int:
-        """
-        How many commits are being waited for.
-        """
+        """How many commits are being waited for."""
         return len(self._keeping)
 
     def start(self) -> None:
-        """
-        Begin to work.
-        """
+        """Begin to work."""
         self._spawn(self._work_for_ever())
         self._spawn(self._watch())
 
     def take(self, jobs: Collection[Job]) -> None:
-        """
-        Put *jobs* behind the others.
-        """
+        """Put *jobs* behind the others."""
         self._queue.extend(jobs)
         self._filled.set()
         self._queued.set()
@@ -122,8 +109,7 @@ class Crew:
         writes: Sequence[InboxWrite],
         run: Run | None = None,
     ) -> None:
-        """
-        End a unit of work; what becomes of it is told as ordered.
+        """End a unit of work; what becomes of it is told as ordered.
 
         Raises:
             TransactionEnded: see `Unit.keep`.
@@ -157,9 +143,7 @@ class Crew:
             busy_since.pop(number, None)
 
     async def _watch(self) -> None:
-        """
-        Have others join while the queue waits for a slow handler.
-        """
+        """Have others join while the queue waits for a slow handler."""
         slow_after_s = self._settings.slow_after_s
         joined = 0
         while True:

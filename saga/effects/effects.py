@@ -1,5 +1,4 @@
-"""
-What a service handles: intents, facts and the making of its tables, as declared by decorators.
+"""What a service handles: intents, facts and the making of its tables, as declared by decorators.
 
 Everything that can be wrong with a handler is said when it is registered, with file and line.
 """
@@ -26,8 +25,7 @@ _UNKNOWN: Final = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """
-    A function and what it handles.
+    """A function and what it handles.
 
     Attributes:
         contract: what it handles.
@@ -45,17 +43,13 @@ class Handler:
 
     @property
     def name(self) -> str:
-        """
-        The function's name and place, for messages.
-        """
+        """The function's name and place, for messages."""
         return f"{_name(self.function)} ({self.where})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starter:
-    """
-    A function that makes the service's tables.
-    """
+    """A function that makes the service's tables."""
 
     function: Callable[..., Any]
     is_async: bool
@@ -63,8 +57,7 @@ class Starter:
 
 
 class Effects:
-    """
-    The handlers of one service. *name* names its inbox and its consumer group: it must stay.
+    """The handlers of one service. *name* names its inbox and its consumer group: it must stay.
 
     Raises:
         DefinitionError: *name* cannot be part of a topic's name.
@@ -84,28 +77,21 @@ class Effects:
 
     @property
     def intents(self) -> MappingProxyType[type[ContractModel], Handler]:
-        """
-        The handlers of intents, by contract class.
-        """
+        """The handlers of intents, by contract class."""
         return MappingProxyType(self._intents)
 
     @property
     def facts(self) -> MappingProxyType[type[ContractModel], Handler]:
-        """
-        The listeners, by contract class.
-        """
+        """The listeners, by contract class."""
         return MappingProxyType(self._facts)
 
     @property
     def starters(self) -> tuple[Starter, ...]:
-        """
-        What makes the service's tables, in the order of definition.
-        """
+        """What makes the service's tables, in the order of definition."""
         return tuple(self._starters)
 
     def on(self, intent: type[Intent[Any]]) -> Callable[[HandlerT], HandlerT]:
-        """
-        Handle an intent: `(intent, ctx) -> reply`, `async def` or `def` (then run in a thread).
+        """Handle an intent: `(intent, ctx) -> reply`, `async def` or `def` (then run in a thread).
 
         Raises:
             DefinitionError: *intent* is no intent with a topic, has a handler already, or the
@@ -116,8 +102,8 @@ class Effects:
         return self._register(self._intents, contract, reply)
 
     def listens(self, event: type[Event]) -> Callable[[HandlerT], HandlerT]:
-        """
-        Listen to a fact: `(event, ctx) -> None`, called once for each message that has its own id.
+        """Listen to a fact: `(event, ctx) -> None`, called once for each message that has its own
+        id.
 
         Raises:
             DefinitionError: *event* is no event with a topic, has a listener already, or the
@@ -127,8 +113,8 @@ class Effects:
         return self._register(self._facts, contract, type(None))
 
     def on_start(self, function: HandlerT) -> HandlerT:
-        """
-        Call *function* `(db)` whenever the service starts, to make its tables where there are none.
+        """Call *function* `(db)` whenever the service starts, to make its tables where there are
+        none.
 
         Raises:
             DefinitionError: it does not take exactly one argument.
@@ -191,9 +177,7 @@ def _check(
     names: dict[str, Any],
     where: str,
 ) -> None:
-    """
-    Refuse a function whose parameters or annotations do not fit the contract.
-    """
+    """Refuse a function whose parameters or annotations do not fit the contract."""
     model = contract.model.__qualname__
     reply = "None" if returns is type(None) else returns.__qualname__
     expected = f"({model}, EffectContext) -> {reply}"
@@ -220,9 +204,7 @@ def _check(
 
 
 def _positional(function: Callable[..., object], where: str) -> list[str]:
-    """
-    The names of the parameters that must be given by place.
-    """
+    """The names of the parameters that must be given by place."""
     if not callable(function):
         raise DefinitionError(f"{function!r} is no function", where=where)
     needed: list[str] = []

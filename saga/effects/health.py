@@ -1,6 +1,4 @@
-"""
-The health and the metrics of effect services.
-"""
+"""The health and the metrics of effect services."""
 
 from __future__ import annotations
 
@@ -25,16 +23,14 @@ EFFECTS: Final = counter(
 def effects_metrics(
     name: str, group: str, counts: Counter[str], consumer: Consumer | None, *, in_hand: int
 ) -> list[Measured]:
-    """
-    What the service *name* has done, and how far it is.
-    """
+    """What the service *name* has done, and how far it is."""
     done = (Sample((name, one), counts[f"effects_{one}"]) for one in COUNTED)
     return [EFFECTS.of(*done), *reading(group, consumer, in_hand=in_hand)]
 
 
 class EffectsHealth:
-    """
-    The health of a service that a process runs on a bus in a file: what ends it ends the process.
+    """The health of a service that a process runs on a bus in a file: what ends it ends the
+    process.
     """
 
     def __init__(self, name: str, service: EffectsService) -> None:
@@ -42,27 +38,19 @@ class EffectsHealth:
         self._service = service
 
     def why_dead(self) -> list[str]:
-        """
-        None: nothing but the process could restart it.
-        """
+        """None: nothing but the process could restart it."""
         return []
 
     async def why_not_ready(self) -> list[str]:
-        """
-        The reasons why it does not do all of its work now.
-        """
+        """The reasons why it does not do all of its work now."""
         return [] if self._service.consumer else [f"{self._name}: not started yet, or stopped"]
 
     def facts(self) -> dict[str, dict[str, Any]]:
-        """
-        What an operator wants to know.
-        """
+        """What an operator wants to know."""
         return {self._name: {"group": self._service.group, "in_hand": self._service.in_hand}}
 
     async def metrics(self) -> list[Measured]:
-        """
-        What a machine wants to know.
-        """
+        """What a machine wants to know."""
         service = self._service
         return effects_metrics(
             self._name, service.group, service.counts, service.consumer, in_hand=service.in_hand

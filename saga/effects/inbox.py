@@ -1,5 +1,4 @@
-"""
-What the inbox makes of a request: a pure function of both.
+"""What the inbox makes of a request: a pure function of both.
 
 An answer once given stays given. A failed attempt may be followed by another; a step that is done
 or refused is not done again. An undo that finds nothing to undo is done at once, and leaves a
@@ -22,8 +21,8 @@ ID_CONFLICT = "id_conflict"
 
 @frozen()
 class Run:
-    """
-    Call the handler. *replaces* is the failed attempt before; *when_done* is kept with its success.
+    """Call the handler. *replaces* is the failed attempt before; *when_done* is kept with its
+    success.
     """
 
     replaces: InboxRow | None
@@ -32,34 +31,26 @@ class Run:
 
 @frozen()
 class Answer:
-    """
-    Send the answer that *row* says; nothing is to be kept.
-    """
+    """Send the answer that *row* says; nothing is to be kept."""
 
     row: InboxRow
 
 
 @frozen()
 class NothingToUndo:
-    """
-    Keep *writes*, of which the first is the answer to send.
-    """
+    """Keep *writes*, of which the first is the answer to send."""
 
     writes: tuple[InboxWrite, ...]
 
 
 @frozen()
 class Superseded:
-    """
-    A later attempt is known, so this one was answered before that was taken up: say nothing.
-    """
+    """A later attempt is known, so this one was answered before that was taken up: say nothing."""
 
 
 @frozen()
 class Conflict:
-    """
-    The same key came before with another payload; *row* says so. The first one stands.
-    """
+    """The same key came before with another payload; *row* says so. The first one stands."""
 
     row: InboxRow
 
@@ -70,9 +61,7 @@ FIRST_RUN = Run(None)
 
 
 def keys_of(request: Request) -> Iterable[str]:
-    """
-    The idempotency keys whose rows `judge` needs.
-    """
+    """The idempotency keys whose rows `judge` needs."""
     if request.direction is Direction.UNDO:
         return request.idempotency_key, request.do_key
     return (request.idempotency_key,)
@@ -86,8 +75,7 @@ def judge(
     handled: frozenset[str],
     now: Instant,
 ) -> Verdict:
-    """
-    What to do with *request*, given the inbox *rows* of its keys.
+    """What to do with *request*, given the inbox *rows* of its keys.
 
     *handled* are the contracts of the intents that this service handles; *now* is when an answer
     given here is said to be given.
@@ -115,9 +103,7 @@ def judge(
 
 
 def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
-    """
-    What the row of the same key says; None where the handler is to be called again.
-    """
+    """What the row of the same key says; None where the handler is to be called again."""
     # A later attempt to undo may know the step's reply, which an earlier one had to do without.
     may_differ = request.direction is Direction.UNDO and request.attempt != kept.attempt
     if kept.digest is not None and not may_differ and not request.is_what(kept.digest):

@@ -1,5 +1,4 @@
-"""
-How far a service has come in each partition: below its offset every record is dealt with.
+"""How far a service has come in each partition: below its offset every record is dealt with.
 
 Records are finished in any order; what is committed is the lowest one still in hand. Committed late
 or not at all, it only brings records back that the inbox answers again.
@@ -14,9 +13,7 @@ Place = tuple[str, int]
 
 
 class Offsets:
-    """
-    The records in hand, by partition.
-    """
+    """The records in hand, by partition."""
 
     def __init__(self) -> None:
         self._in_hand: dict[Place, dict[int, int]] = {}
@@ -24,9 +21,7 @@ class Offsets:
         self._committed: dict[Source, int] = {}
 
     def begin(self, inbound: Inbound) -> None:
-        """
-        A record was fetched; possibly once more, after a rebalance.
-        """
+        """A record was fetched; possibly once more, after a rebalance."""
         source = (inbound.topic, inbound.partition)
         in_hand = self._in_hand.get(source)
         if in_hand is None:
@@ -37,9 +32,7 @@ class Offsets:
             self._next[source] = offset + 1
 
     def finish(self, inbound: Inbound) -> None:
-        """
-        A record is dealt with.
-        """
+        """A record is dealt with."""
         in_hand = self._in_hand[inbound.topic, inbound.partition]
         left = in_hand[inbound.offset] - 1
         if left:
@@ -48,9 +41,7 @@ class Offsets:
             del in_hand[inbound.offset]
 
     def due(self, assigned: frozenset[Source]) -> dict[Source, int]:
-        """
-        The next offset to read of each assigned partition whose commit is out of date.
-        """
+        """The next offset to read of each assigned partition whose commit is out of date."""
         due: dict[Source, int] = {}
         for place, following in self._next.items():
             source = Source(*place)
@@ -61,7 +52,5 @@ class Offsets:
         return due
 
     def committed(self, offsets: dict[Source, int]) -> None:
-        """
-        These were committed.
-        """
+        """These were committed."""
         self._committed.update(offsets)

@@ -1,6 +1,4 @@
-"""
-Where a service puts what it cannot read: somebody else keeps it, in sight of an operator.
-"""
+"""Where a service puts what it cannot read: somebody else keeps it, in sight of an operator."""
 
 from __future__ import annotations
 
@@ -11,13 +9,10 @@ from saga.ports.bus import Inbound
 
 
 class Park(Protocol):
-    """
-    Sets a record aside for people to look at; it counts as dealt with once this returns.
-    """
+    """Sets a record aside for people to look at; it counts as dealt with once this returns."""
 
     def __call__(self, inbound: Inbound, reason: str, message: str, /) -> Awaitable[None]:
-        """
-        Keep *inbound* with its *reason* code and a *message* that says more.
+        """Keep *inbound* with its *reason* code and a *message* that says more.
 
         May be called again for the same record, after a crash or a retriable error.
         """

@@ -1,5 +1,4 @@
-"""
-What to do when bus or store cannot be reached: wait, a little longer each time, and try again.
+"""What to do when bus or store cannot be reached: wait, a little longer each time, and try again.
 
 Nothing is given up and nothing is parked for trouble that passes.
 """
@@ -20,9 +19,7 @@ _log = logging.getLogger("saga.effects")
 
 
 class Patience:
-    """
-    Repeats what fails for a passing reason. *name* seeds the jitter.
-    """
+    """Repeats what fails for a passing reason. *name* seeds the jitter."""
 
     def __init__(self, name: str, clock: Clock, backoff: Retry) -> None:
         self._name = name
@@ -30,9 +27,7 @@ class Patience:
         self._backoff = backoff
 
     async def insist(self, what: str, act: Callable[[], Awaitable[T]]) -> T:
-        """
-        The result of *act*, which is repeated while it raises something retriable.
-        """
+        """The result of *act*, which is repeated while it raises something retriable."""
         failures = 0
         while True:
             try:
@@ -44,9 +39,7 @@ class Patience:
                 await self.wait(what, failures, error)
 
     async def wait(self, what: str, failures: int, error: BaseException) -> None:
-        """
-        Wait as long as is due after so many *failures* in a row.
-        """
+        """Wait as long as is due after so many *failures* in a row."""
         if failures & (failures - 1) == 0:  # the first, second, fourth, … is worth a line
             _log.warning("%s: %s failed %d times: %s", self._name, what, failures, error)
         seed = f"{self._name}/{what}/{failures}"

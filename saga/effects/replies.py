@@ -1,5 +1,4 @@
-"""
-The answer to an intent, as a record: a pure function of the intent and the inbox row.
+"""The answer to an intent, as a record: a pure function of the intent and the inbox row.
 
 That is why an answer sent again is the same, byte for byte, down to its time.
 """
@@ -17,9 +16,7 @@ from saga.ports.effects_store import InboxRow
 
 
 class Replies:
-    """
-    The answers of one service.
-    """
+    """The answers of one service."""
 
     def __init__(self, service: str, names: TopicNames) -> None:
         self._names = names
@@ -27,9 +24,7 @@ class Replies:
         self._source = f"/{names.env}/{names.namespace}/effects/{service}"
 
     def topics(self, routes: Iterable[Route]) -> frozenset[str]:
-        """
-        The topics on which the intents among *routes* are answered.
-        """
+        """The topics on which the intents among *routes* are answered."""
         intents = {one.handler.contract for one in routes if one.is_intent}
         # `intent-done` in any case: an undo with nothing to undo is answered there.
         contracts = {name for intent in intents for name in reply_contract_names(intent)}
@@ -37,9 +32,7 @@ class Replies:
         return frozenset(self._names.topic(name) for name in contracts)
 
     def record(self, request: Request, row: InboxRow) -> Record | None:
-        """
-        What to publish; None where *request* is a fact, which nobody wants answered.
-        """
+        """What to publish; None where *request* is a fact, which nobody wants answered."""
         route = request.route
         if not route.is_intent:
             return None

@@ -1,5 +1,4 @@
-"""
-From a record to a request: what was received, read and named, or why that is impossible.
+"""From a record to a request: what was received, read and named, or why that is impossible.
 
 Nothing here raises, whatever the bytes: a record that cannot be read is set aside with its reason,
 and its neighbours go on.
@@ -36,8 +35,7 @@ _DIGEST_BYTES = 16
 
 @frozen(kw_only=True)
 class Route:
-    """
-    What is to be done with the records of one topic.
+    """What is to be done with the records of one topic.
 
     *reply* is what the handler returns and *reply_contract* its name; None for nothing. *done* and
     *failed* are the contracts of the other answers. A fact has no answer at all.
@@ -53,8 +51,7 @@ class Route:
 
 
 class Request(NamedTuple):
-    """
-    A record that was read.
+    """A record that was read.
 
     Requests of one *lane* are taken up one after another, in their order. *value* is the payload as
     it was received, which *digest* is of. *undoes* is the contract of the step to be undone.
@@ -77,15 +74,11 @@ class Request(NamedTuple):
 
     @property
     def do_key(self) -> str:
-        """
-        The idempotency key of doing the step.
-        """
+        """The idempotency key of doing the step."""
         return f"{self.lane}/do"
 
     def is_what(self, digest: bytes) -> bool:
-        """
-        Whether *digest* is of this payload, however its JSON is written.
-        """
+        """Whether *digest* is of this payload, however its JSON is written."""
         if digest == self.digest:
             return True
         text = canonical_text(self.value)
@@ -95,9 +88,7 @@ class Request(NamedTuple):
 
 
 class Unfit(NamedTuple):
-    """
-    A record that cannot become a request, and why.
-    """
+    """A record that cannot become a request, and why."""
 
     inbound: Inbound
     reason: str
@@ -105,15 +96,12 @@ class Unfit(NamedTuple):
 
 
 def group_of(service: str, names: TopicNames) -> str:
-    """
-    The consumer group of an effect service: one for each environment and namespace.
-    """
+    """The consumer group of an effect service: one for each environment and namespace."""
     return names.topic(f"effects.{service}")
 
 
 class RequestReader:
-    """
-    Reads the records of one service's topics.
+    """Reads the records of one service's topics.
 
     Raises:
         DefinitionError: a handler takes a version that messages are never read as, or two handlers
@@ -130,9 +118,7 @@ class RequestReader:
         }
 
     def read(self, inbound: Inbound) -> Request | Unfit:
-        """
-        The request in *inbound*.
-        """
+        """The request in *inbound*."""
         route = self.routes.get(inbound.topic)
         if route is None:
             return Unfit(inbound, "unknown_topic", f"nobody here handles {inbound.topic}")
@@ -195,9 +181,7 @@ def _fact(
     content: tuple[ContractModel, bytes, str],
     headers: Mapping[str, str],
 ) -> Request:
-    """
-    A fact is known by source and id; one without an id by its place.
-    """
+    """A fact is known by source and id; one without an id by its place."""
     model, value, key = content
     event_id = headers.get(ce.ID) or f"{inbound.topic}/{inbound.partition}/{inbound.offset}"
     subject = headers.get(ce.SUBJECT, "")
@@ -220,8 +204,8 @@ def _fact(
 
 
 def _routes(handler: Handler, registry: ContractRegistry) -> list[tuple[str, Route]]:
-    """
-    The topics whose messages become what *handler* takes: its contract's, and older versions'.
+    """The topics whose messages become what *handler* takes: its contract's, and older
+    versions'.
     """
     contract = handler.contract
     current = registry.current(contract.contract_name)

@@ -1,5 +1,4 @@
-"""
-A running service: fetch, look at the inbox, call handlers, commit, publish the answers, go on.
+"""A running service: fetch, look at the inbox, call handlers, commit, publish the answers, go on.
 
 The inbox is what makes it safe to crash anywhere: an offset is committed only after the answer was
 published, so what was in hand comes again and is answered again with the same bytes. There is no
@@ -44,8 +43,7 @@ _log = logging.getLogger("saga.effects")
 
 
 class EffectsService:
-    """
-    One service's handlers at work: `start`, then `wait` for trouble or `stop`.
+    """One service's handlers at work: `start`, then `wait` for trouble or `stop`.
 
     Args:
         effects: the handlers.
@@ -108,14 +106,11 @@ class EffectsService:
 
     @property
     def in_hand(self) -> int:
-        """
-        How many records are fetched and not yet dealt with.
-        """
+        """How many records are fetched and not yet dealt with."""
         return self._in_hand
 
     async def start(self) -> None:
-        """
-        Make the service's tables, join the group and begin. Waits while bus or store are away.
+        """Make the service's tables, join the group and begin. Waits while bus or store are away.
 
         Raises:
             DefinitionError: a function of `on_start` failed.
@@ -146,16 +141,13 @@ class EffectsService:
         self._pulling = self._spawn(self._pull(self.consumer))
 
     async def wait(self) -> None:
-        """
-        Return when the service was stopped, or raise the error that nobody could wait out.
-        """
+        """Return when the service was stopped, or raise the error that nobody could wait out."""
         assert self._ended is not None, "start comes first"
         await asyncio.shield(self._ended)
 
     async def stop(self) -> None:
-        """
-        Fetch nothing more, finish what is in hand as far as the settings allow time for it, commit
-        the offsets and leave the group. What is not finished comes again at the next start.
+        """Fetch nothing more, finish what is in hand as far as the settings allow time for it,
+        commit the offsets and leave the group. What is not finished comes again at the next start.
         """
         ended = self._ended
         assert ended is not None, "start comes first"
@@ -179,8 +171,8 @@ class EffectsService:
             ended.set_result(None)
 
     def abandon(self) -> None:
-        """
-        Cease at once, as a killed process would: for simulated worlds, which know no other end.
+        """Cease at once, as a killed process would: for simulated worlds, which know no other
+        end.
         """
         self._is_stopping = True
         for task in list(self._tasks):
@@ -235,9 +227,7 @@ class EffectsService:
             self._dealt_with(inbound)
 
     async def _look_up(self, requests: Sequence[Request]) -> None:
-        """
-        Give each request its verdict. All of them own their lanes.
-        """
+        """Give each request its verdict. All of them own their lanes."""
         if not requests:
             return
         keys = [key for request in requests for key in keys_of(request)]
@@ -298,9 +288,7 @@ class EffectsService:
         self._spawn(self._hear_again(job, ended))
 
     async def _hear_again(self, job: Job, ended: Ended) -> None:
-        """
-        Nobody repeats a fact, so its listener is called again here, a few times.
-        """
+        """Nobody repeats a fact, so its listener is called again here, a few times."""
         request, policy = job.request, self._settings.listen_retry
         tried = request.attempt
         if policy.allows(failed_attempts=tried, elapsed_us=0, code=ended.code):
@@ -351,8 +339,8 @@ class EffectsService:
             raise BusUnavailable(f"the topic {error} does not exist; create it") from error
 
     async def _publish_one_by_one(self, answers: list[tuple[Request, Record | None]]) -> None:
-        """
-        The broker takes less than we do: find the answers that are too large, and set them aside.
+        """The broker takes less than we do: find the answers that are too large, and set them
+        aside.
         """
         for request, record in answers:
             if record is None:
@@ -370,8 +358,8 @@ class EffectsService:
             self._drained.set()
 
     async def commit_offsets(self, consumer: Consumer) -> None:
-        """
-        Never insists: an offset that is not committed costs no more than an answer sent again.
+        """Never insists: an offset that is not committed costs no more than an answer sent
+        again.
         """
         self._offsets_at_s = self._clock.monotonic_s()
         due = self._offsets.due(consumer.assignment())

@@ -1,6 +1,4 @@
-"""
-How much a service does at once, and how long it waits before it tries again.
-"""
+"""How much a service does at once, and how long it waits before it tries again."""
 
 from __future__ import annotations
 
@@ -11,8 +9,7 @@ from saga.core.retry import Retry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectsSettings:
-    """
-    The limits of one service.
+    """The limits of one service.
 
     Args:
         concurrency: how many handlers may be waiting for something at once.

@@ -1,6 +1,4 @@
-"""
-What happens before the first message: the service's own tables are made.
-"""
+"""What happens before the first message: the service's own tables are made."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ from saga.ports.effects_store import BEGINNING, EffectsStore
 
 
 async def run_starter(starter: Starter, store: EffectsStore, threads: Executor | None) -> None:
-    """
-    Call a function of `on_start`, in a transaction of its own.
+    """Call a function of `on_start`, in a transaction of its own.
 
     Raises:
         DefinitionError: it failed.

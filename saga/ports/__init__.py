@@ -1,5 +1,4 @@
-"""
-What the engine needs from the world, as protocols of at most five methods.
+"""What the engine needs from the world, as protocols of at most five methods.
 
 Adapters implement them; one contract suite per port, shipped in `saga.testing`, says what they
 mean.

@@ -1,5 +1,4 @@
-"""
-The bus: topics of keyed partitions, offsets and consumer groups, as Apache Kafka has them.
+"""The bus: topics of keyed partitions, offsets and consumer groups, as Apache Kafka has them.
 
 It promises no more than Kafka can give: order within a partition, delivery at least once, and
 groups whose members may for a moment both believe they own a partition. Correctness rests on the
@@ -16,18 +15,14 @@ from saga.core.identity import Instant
 
 
 class Source(NamedTuple):
-    """
-    One partition of one topic.
-    """
+    """One partition of one topic."""
 
     topic: str
     partition: int
 
 
 class Position(NamedTuple):
-    """
-    The place of one record.
-    """
+    """The place of one record."""
 
     topic: str
     partition: int
@@ -35,8 +30,8 @@ class Position(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """
-    How far a source is read: the next offset to fetch, and its end, None where that is not known.
+    """How far a source is read: the next offset to fetch, and its end, None where that is not
+    known.
     """
 
     following: int
@@ -44,9 +39,7 @@ class Progress(NamedTuple):
 
     @property
     def lag(self) -> int:
-        """
-        How many records are there that were not fetched, as far as is known.
-        """
+        """How many records are there that were not fetched, as far as is known."""
         return 0 if self.end is None else max(0, self.end - self.following)
 
 
@@ -55,8 +48,8 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 @frozen()
 class Record:
-    """
-    A record to publish. *partition* None lets the key choose (murmur2, as Kafka's clients do).
+    """A record to publish. *partition* None lets the key choose (murmur2, as Kafka's
+    clients do).
     """
 
     topic: str
@@ -68,9 +61,7 @@ class Record:
 
 @frozen()
 class Inbound:
-    """
-    A record as it was received, byte for byte.
-    """
+    """A record as it was received, byte for byte."""
 
     topic: str
     partition: int
@@ -82,17 +73,13 @@ class Inbound:
 
     @property
     def position(self) -> Position:
-        """
-        Where the record stands.
-        """
+        """Where the record stands."""
         return Position(self.topic, self.partition, self.offset)
 
 
 @frozen()
 class TopicSpec:
-    """
-    How a topic is to be: *retention_s* None keeps records for ever.
-    """
+    """How a topic is to be: *retention_s* None keeps records for ever."""
 
     name: str
     partitions: int
@@ -104,8 +91,8 @@ ResumeAt = Callable[[Sequence[Source]], Awaitable[Mapping[Source, int]]]
 
 
 def why_lost(source: Source, following: int, begin: int, end: int) -> str | None:
-    """
-    Why *following* cannot be the next offset to read of a source with these bounds; None if it can.
+    """Why *following* cannot be the next offset to read of a source with these bounds; None if it
+    can.
     """
     place = f"{source.topic}[{source.partition}]"
     if following > end:
@@ -122,8 +109,7 @@ def why_lost(source: Source, following: int, begin: int, end: int) -> str | None
 
 
 class Consumer(Protocol):
-    """
-    One member of a consumer group.
+    """One member of a consumer group.
 
     Assignment is by range: with equal partition counts, equal partition numbers of all topics meet
     in one member. `fetch` returns records in offset order per partition and moves the in-memory
@@ -131,8 +117,7 @@ class Consumer(Protocol):
     """
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """
-        Up to *records_max* records; empty after *timeout_s*. Handles rebalances on the way.
+        """Up to *records_max* records; empty after *timeout_s*. Handles rebalances on the way.
 
         Raises:
             BusUnavailable: try again later; nothing was lost.
@@ -140,34 +125,25 @@ class Consumer(Protocol):
         ...
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Read on from these offsets; what was buffered of the sources is dropped.
-        """
+        """Read on from these offsets; what was buffered of the sources is dropped."""
         ...
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Remember for the group the *next* offset to read of each source; forward or back.
-        """
+        """Remember for the group the *next* offset to read of each source; forward or back."""
         ...
 
     def assignment(self) -> frozenset[Source]:
-        """
-        The sources this member reads now.
-        """
+        """The sources this member reads now."""
         ...
 
     @property
     def progress(self) -> Mapping[Source, Progress]:
-        """
-        Of each source that this member reads, how far: from memory, without asking anybody.
-        """
+        """Of each source that this member reads, how far: from memory, without asking anybody."""
         ...
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """
-        The sources that are assigned to this member and not read, each with the reason: what
+        """The sources that are assigned to this member and not read, each with the reason: what
         `resume_at` said is next is not there. All others go on. A source is looked at again when it
         is assigned anew.
         """
@@ -175,16 +151,13 @@ class Consumer(Protocol):
 
     @property
     def waits_for(self) -> str | None:
-        """
-        What is missing before this member reads all of its topics, in words: an assignment, or
+        """What is missing before this member reads all of its topics, in words: an assignment, or
         topics that do not exist. None when nothing is.
         """
         ...
 
     async def close(self) -> None:
-        """
-        Leave the group at once, so that the others need not wait for a timeout.
-        """
+        """Leave the group at once, so that the others need not wait for a timeout."""
         ...
 
 
@@ -194,26 +167,20 @@ LetGo = Callable[[float], Awaitable[bool]]
 
 @runtime_checkable
 class AsksToLetGo(Protocol):
-    """
-    What a consumer has besides that hears of a rebalance while its sources are still its own.
-    """
+    """What a consumer has besides that hears of a rebalance while its sources are still its own."""
 
     def before_letting_go(self, let_go: LetGo) -> None:
-        """
-        Have *let_go* awaited before others may read what this member reads. Nothing is fetched
+        """Have *let_go* awaited before others may read what this member reads. Nothing is fetched
         meanwhile. After an answer of False, a source that comes back begins where `resume_at` says.
         """
         ...
 
 
 class Bus(Protocol):
-    """
-    Where records are published and read.
-    """
+    """Where records are published and read."""
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """
-        Make the topics that are not there; those that are stay as they are.
+        """Make the topics that are not there; those that are stay as they are.
 
         Raises:
             BusUnavailable: try again later.
@@ -221,9 +188,8 @@ class Bus(Protocol):
         ...
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Publish all, in order per partition; durable when it returns. Not atomic: an error may leave
-        some of them published.
+        """Publish all, in order per partition; durable when it returns. Not atomic: an error may
+        leave some of them published.
 
         Raises:
             BusUnavailable: try again later; repeat all.
@@ -236,8 +202,7 @@ class Bus(Protocol):
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> Consumer:
-        """
-        Join *group* on *topics*.
+        """Join *group* on *topics*.
 
         Without *resume_at*, the group's committed offsets say where to begin, or the begin where
         they are no longer there.
@@ -245,13 +210,9 @@ class Bus(Protocol):
         ...
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """
-        Of each source the first offset kept and the next one to be written.
-        """
+        """Of each source the first offset kept and the next one to be written."""
         ...
 
     async def close(self) -> None:
-        """
-        Finish what was accepted and let go of all resources.
-        """
+        """Finish what was accepted and let go of all resources."""
         ...

@@ -1,6 +1,4 @@
-"""
-The catalogue: what people and tools ask of a store, beside histories.
-"""
+"""The catalogue: what people and tools ask of a store, beside histories."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ if TYPE_CHECKING:
 
 @frozen()
 class SagaSummary:
-    """
-    A row of the saga index: a projection of the history, committed with it.
-    """
+    """A row of the saga index: a projection of the history, committed with it."""
 
     saga_id: SagaId
     definition: str
@@ -37,9 +33,7 @@ class SagaSummary:
 
 
 class ParkedKind(StrEnum):
-    """
-    Why a record is set aside.
-    """
+    """Why a record is set aside."""
 
     DEAD = "dead"
     """It cannot be read or belongs to nothing: published on the dlq topic, may be redriven."""
@@ -49,8 +43,8 @@ class ParkedKind(StrEnum):
 
 @frozen()
 class ParkedRecord:
-    """
-    A record set aside, byte for byte, with the reason. *parked_id* is 0 until the store gave one.
+    """A record set aside, byte for byte, with the reason. *parked_id* is 0 until the store gave
+    one.
     """
 
     kind: ParkedKind
@@ -67,9 +61,7 @@ class ParkedRecord:
 
 
 class Catalogue(Protocol):
-    """
-    The read side of a store. All methods raise StoreUnavailable when it cannot be reached.
-    """
+    """The read side of a store. All methods raise StoreUnavailable when it cannot be reached."""
 
     async def sagas(
         self,
@@ -79,15 +71,11 @@ class Catalogue(Protocol):
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
-        """
-        Summaries in order of start, beginning after the saga *after*.
-        """
+        """Summaries in order of start, beginning after the saga *after*."""
         ...
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        """
-        The summaries of these sagas; one that does not exist is left out.
-        """
+        """The summaries of these sagas; one that does not exist is left out."""
         ...
 
     async def parked(
@@ -98,19 +86,13 @@ class Catalogue(Protocol):
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[ParkedRecord]:
-        """
-        Parked records in the order they were parked, beginning after the id *after*.
-        """
+        """Parked records in the order they were parked, beginning after the id *after*."""
         ...
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        """
-        Armed timers, the earliest first.
-        """
+        """Armed timers, the earliest first."""
         ...
 
     def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """
-        Every entry of every saga with its place in the log, in commit order.
-        """
+        """Every entry of every saga with its place in the log, in commit order."""
         ...

@@ -1,6 +1,4 @@
-"""
-A census of a store: how much of what is in it, for those who watch from afar.
-"""
+"""A census of a store: how much of what is in it, for those who watch from afar."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ PARKED_COUNTED_MAX: Final = 10_000
 
 @frozen(kw_only=True)
 class Census:
-    """
-    What there is at one moment.
+    """What there is at one moment.
 
     Args:
         sagas: unfinished sagas by definition and status; what there are none of is left out.
@@ -43,13 +40,10 @@ class Census:
 
 
 class CensusTaker(Protocol):
-    """
-    Who counts.
-    """
+    """Who counts."""
 
     async def take(self, *, at: Instant) -> Census:
-        """
-        Count, with *at* as the present.
+        """Count, with *at* as the present.
 
         Raises:
             StoreUnavailable: the store cannot be read now.

@@ -1,5 +1,4 @@
-"""
-The effects store: what a service has done, its inbox of answers, and its own tables beside it.
+"""The effects store: what a service has done, its inbox of answers, and its own tables beside it.
 
 What a handler writes and the inbox row that says so commit together or not at all. A store may put
 many units of work into one transaction of the database; nothing is told to have been kept before
@@ -29,8 +28,7 @@ RAW_TOO_EARLY: Final = (
 
 
 class InboxRow(NamedTuple):
-    """
-    How the last attempt on one idempotency key ended.
+    """How the last attempt on one idempotency key ended.
 
     *contract* and *payload* are the reply's, where there is one. *digest* is of the request; a row
     without one was written before any request came. *undone* says that a failed do was undone, so
@@ -51,9 +49,8 @@ class InboxRow(NamedTuple):
 
 
 class InboxWrite(NamedTuple):
-    """
-    A row to keep: in the place of *replaces*, or of nothing. If something else is there by now, it
-    is not kept.
+    """A row to keep: in the place of *replaces*, or of nothing. If something else is there by now,
+    it is not kept.
     """
 
     row: InboxRow
@@ -61,21 +58,17 @@ class InboxWrite(NamedTuple):
 
 
 class TransactionEnded(RuntimeError):
-    """
-    Raised when a handler committed or rolled back the transaction that it only shares.
-    """
+    """Raised when a handler committed or rolled back the transaction that it only shares."""
 
 
 class Database(Protocol):
-    """
-    A service's own tables, seen from an `async` handler, inside its unit's transaction.
+    """A service's own tables, seen from an `async` handler, inside its unit's transaction.
 
     Parameters are written `:name` in the statement and given by name.
     """
 
     def execute(self, sql: str, /, **params: SqlValue) -> Awaitable[int]:
-        """
-        Run a statement and return how many rows it touched.
+        """Run a statement and return how many rows it touched.
 
         Raises:
             StoreUnavailable: the store cannot be used now; the handler will be called again.
@@ -83,8 +76,7 @@ class Database(Protocol):
         ...
 
     def fetch(self, sql: str, /, **params: SqlValue) -> Awaitable[list[SqlRow]]:
-        """
-        Run a query and return all its rows.
+        """Run a query and return all its rows.
 
         Raises:
             StoreUnavailable: the store cannot be used now; the handler will be called again.
@@ -93,9 +85,8 @@ class Database(Protocol):
 
     @property
     def raw(self) -> object:
-        """
-        The driver's connection. Available after the first statement of the unit: who owns it
-        may have to be waited for.
+        """The driver's connection. Available after the first statement of the unit: who owns it may
+        have to be waited for.
 
         Raises:
             RuntimeError: there was none yet, or the unit has ended.
@@ -104,26 +95,19 @@ class Database(Protocol):
 
 
 class ThreadDatabase(Protocol):
-    """
-    The same for a sync handler: plain calls, from the thread it runs in.
-    """
+    """The same for a sync handler: plain calls, from the thread it runs in."""
 
     def execute(self, sql: str, /, **params: SqlValue) -> int:
-        """
-        Run a statement and return how many rows it touched.
-        """
+        """Run a statement and return how many rows it touched."""
         ...
 
     def fetch(self, sql: str, /, **params: SqlValue) -> list[SqlRow]:
-        """
-        Run a query and return all its rows.
-        """
+        """Run a query and return all its rows."""
         ...
 
     @property
     def raw(self) -> object:
-        """
-        The driver's connection, at any time until the unit ends.
+        """The driver's connection, at any time until the unit ends.
 
         Raises:
             StoreUnavailable: the store cannot be used now; the handler will be called again.
@@ -132,40 +116,31 @@ class ThreadDatabase(Protocol):
 
 
 class Unit(Protocol):
-    """
-    One unit of work: what one handler writes, and the inbox rows that go with it.
-    """
+    """One unit of work: what one handler writes, and the inbox rows that go with it."""
 
     @property
     def db(self) -> Database:
-        """
-        For handlers on the event loop. The first use begins the transaction.
-        """
+        """For handlers on the event loop. The first use begins the transaction."""
         ...
 
     @property
     def thread_db(self) -> ThreadDatabase:
-        """
-        For handlers in a thread. The first use begins the transaction.
-        """
+        """For handlers in a thread. The first use begins the transaction."""
         ...
 
     @property
     def is_broken(self) -> bool:
-        """
-        Whether the store failed under this unit, and what it wrote is lost: drop it, begin anew.
+        """Whether the store failed under this unit, and what it wrote is lost: drop it, begin
+        anew.
         """
         ...
 
     def drop(self) -> None:
-        """
-        Undo what was written through `db`. `keep` is still possible, for the rows alone.
-        """
+        """Undo what was written through `db`. `keep` is still possible, for the rows alone."""
         ...
 
     def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
-        """
-        End the unit: what it wrote and *writes* are to become durable together.
+        """End the unit: what it wrote and *writes* are to become durable together.
 
         The future may be shared with other units. Its result are those of them that were *not*
         kept, because another process had been at the same idempotency key, or because the
@@ -181,20 +156,17 @@ class Unit(Protocol):
 
 
 class EffectsStore(Protocol):
-    """
-    The inbox of one or more services, and the tables of their own.
-    """
+    """The inbox of one or more services, and the tables of their own."""
 
     @property
     def commits_max(self) -> int:
-        """
-        How many commits may usefully be under way: while that many are, more is left to gather.
+        """How many commits may usefully be under way: while that many are, more is left to
+        gather.
         """
         ...
 
     async def open(self) -> None:
-        """
-        Connect and make the inbox where there is none; nothing where that was done already.
+        """Connect and make the inbox where there is none; nothing where that was done already.
 
         Raises:
             StoreUnavailable: it cannot be opened or made.
@@ -203,8 +175,7 @@ class EffectsStore(Protocol):
         ...
 
     async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
-        """
-        The inbox rows of these idempotency keys; a key without one is left out.
+        """The inbox rows of these idempotency keys; a key without one is left out.
 
         Raises:
             StoreUnavailable: try again later.
@@ -212,8 +183,7 @@ class EffectsStore(Protocol):
         ...
 
     def unit(self, *, alone: bool = False) -> Unit:
-        """
-        A new unit of work. Costs nothing before its `db` is used.
+        """A new unit of work. Costs nothing before its `db` is used.
 
         One that is *alone* then waits until no other such unit is under way, in any process, and
         sees all that those before it have kept.
@@ -221,7 +191,5 @@ class EffectsStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """
-        Commit what was to be kept and let go of the store.
-        """
+        """Commit what was to be kept and let go of the store."""
         ...

@@ -1,5 +1,4 @@
-"""
-The event store: histories, the positions they account for, and what must commit with them.
+"""The event store: histories, the positions they account for, and what must commit with them.
 
 One `append` is one transaction over many sagas. It is optimistic: a history that moved on, or a
 position already covered, fails the whole batch and records nothing of it.
@@ -21,9 +20,7 @@ from saga.ports.catalogue import ParkedRecord, SagaSummary
 
 @frozen()
 class HistoryAppend:
-    """
-    New entries of one saga, which must follow *expected_version* (0 for a new saga).
-    """
+    """New entries of one saga, which must follow *expected_version* (0 for a new saga)."""
 
     saga_id: SagaId
     expected_version: int
@@ -32,9 +29,7 @@ class HistoryAppend:
 
 @frozen()
 class DueTimer:
-    """
-    A row of the due-index.
-    """
+    """A row of the due-index."""
 
     timer_id: TimerId
     saga_id: SagaId
@@ -43,8 +38,7 @@ class DueTimer:
 
 @dataclass(slots=True)
 class Batch:
-    """
-    Everything that commits together.
+    """Everything that commits together.
 
     Args:
         histories: entries to append; a saga at most once.
@@ -71,8 +65,7 @@ class Batch:
 
 @frozen()
 class Appended:
-    """
-    What became of a batch.
+    """What became of a batch.
 
     *backlog_id* names the batch's entries in the relay's backlog; None when there is nothing to
     publish, or when the store has published *outgoing* itself in the same transaction.
@@ -83,9 +76,7 @@ class Appended:
 
 @frozen()
 class Backlog:
-    """
-    Entries of one batch that nobody has said to be published, in log order.
-    """
+    """Entries of one batch that nobody has said to be published, in log order."""
 
     backlog_id: int
     appended_at: Instant
@@ -93,13 +84,10 @@ class Backlog:
 
 
 class EventStore(Protocol):
-    """
-    Where histories are kept.
-    """
+    """Where histories are kept."""
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """
-        Record the whole batch in one durable transaction, or nothing of it.
+        """Record the whole batch in one durable transaction, or nothing of it.
 
         Raises:
             HistoryConflict: another writer was first on some history.
@@ -113,8 +101,7 @@ class EventStore(Protocol):
     async def load(
         self, saga_ids: Sequence[SagaId]
     ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
-        """
-        The whole histories, in order of version; a saga without one is left out.
+        """The whole histories, in order of version; a saga without one is left out.
 
         A history that cannot be read, or has a gap, is answered with the error instead of its
         entries, so that the others are not held up by it.
@@ -125,22 +112,17 @@ class EventStore(Protocol):
         ...
 
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        """
-        The highest offset accounted for of each source; a source never seen is left out.
-        """
+        """The highest offset accounted for of each source; a source never seen is left out."""
         ...
 
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        """
-        Timers due at or before *until*, the earliest first.
-        """
+        """Timers due at or before *until*, the earliest first."""
         ...
 
     async def backlog(
         self, *, appended_before: Instant, limit: int, after: int = 0
     ) -> Sequence[Backlog]:
-        """
-        Batches with something to publish that nobody has said to be published, the oldest first;
+        """Batches with something to publish that nobody has said to be published, the oldest first;
         with *after*, those beyond this backlog id. One with a smaller id may still appear.
         """
         ...
@@ -148,13 +130,10 @@ class EventStore(Protocol):
 
 @runtime_checkable
 class TellsOfAppends(Protocol):
-    """
-    What a store has besides that several machines write: polling it often is not needed.
-    """
+    """What a store has besides that several machines write: polling it often is not needed."""
 
     def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
-        """
-        Yields at once, then whenever another process may have appended something, and at least
+        """Yields at once, then whenever another process may have appended something, and at least
         every *poll_s*. Goes on while the store is away.
         """
         ...

@@ -1,6 +1,4 @@
-"""
-Metrics: numbers that parts of a process tell to whoever watches it.
-"""
+"""Metrics: numbers that parts of a process tell to whoever watches it."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ LONG_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 600.0, 3_600.
 
 
 class MetricKind(StrEnum):
-    """
-    How numbers of a metric are to be read.
-    """
+    """How numbers of a metric are to be read."""
 
     COUNTER = "counter"
     """It only grows, until the process ends."""
@@ -29,9 +25,7 @@ class MetricKind(StrEnum):
 
 
 class Durations:
-    """
-    How often something took how long, in seconds.
-    """
+    """How often something took how long, in seconds."""
 
     __slots__ = ("bounds", "counts", "sum_s")
 
@@ -42,17 +36,13 @@ class Durations:
         self.sum_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """
-        Something took so long.
-        """
+        """Something took so long."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.sum_s += seconds
 
 
 class Sample(NamedTuple):
-    """
-    A number, or a histogram's durations, and the values of its metric's labels.
-    """
+    """A number, or a histogram's durations, and the values of its metric's labels."""
 
     labels: tuple[str, ...]
     value: float | Durations
@@ -60,9 +50,7 @@ class Sample(NamedTuple):
 
 @frozen()
 class Metric:
-    """
-    A metric: *name* as Prometheus has it, *meaning* in words, and the names of its labels.
-    """
+    """A metric: *name* as Prometheus has it, *meaning* in words, and the names of its labels."""
 
     name: str
     kind: MetricKind
@@ -70,38 +58,28 @@ class Metric:
     labels: tuple[str, ...] = ()
 
     def of(self, *samples: Sample) -> Measured:
-        """
-        The metric with its samples.
-        """
+        """The metric with its samples."""
         return Measured(self, samples)
 
 
 @frozen()
 class Measured:
-    """
-    A metric and all its samples; without any, it is only named.
-    """
+    """A metric and all its samples; without any, it is only named."""
 
     metric: Metric
     samples: Sequence[Sample]
 
 
 def counter(name: str, meaning: str, *labels: str) -> Metric:
-    """
-    A metric that only grows.
-    """
+    """A metric that only grows."""
     return Metric(name, MetricKind.COUNTER, meaning, labels)
 
 
 def gauge(name: str, meaning: str, *labels: str) -> Metric:
-    """
-    A metric that goes up and down.
-    """
+    """A metric that goes up and down."""
     return Metric(name, MetricKind.GAUGE, meaning, labels)
 
 
 def histogram(name: str, meaning: str, *labels: str) -> Metric:
-    """
-    A metric of durations.
-    """
+    """A metric of durations."""
     return Metric(name, MetricKind.HISTOGRAM, meaning, labels)

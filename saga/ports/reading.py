@@ -1,6 +1,4 @@
-"""
-Metrics of whoever reads topics: the same for orchestrators and effect services.
-"""
+"""Metrics of whoever reads topics: the same for orchestrators and effect services."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ IN_HAND = gauge("saga_records_in_hand", "Records that are fetched and not dealt 
 
 
 def reading(group: str, consumer: Consumer | None, *, in_hand: int) -> list[Measured]:
-    """
-    How far one member of *group* is.
-    """
+    """How far one member of *group* is."""
     progress = {} if consumer is None else consumer.progress
     stopped = {} if consumer is None else consumer.stopped
     at = {source: (group, source.topic, str(source.partition)) for source in sorted(progress)}

@@ -1,5 +1,5 @@
-"""
-Publishing events from any Python program: async, blocking, or with the program's own transaction.
+"""Publishing events from any Python program: async, blocking, or with the program's own
+transaction.
 
 `Publisher` and `SyncPublisher` send what they are given and return once it is durable. An `Outbox`
 writes events into a table of the program's own PostgreSQL database instead, within its transaction;

@@ -1,5 +1,4 @@
-"""
-`SyncPublisher`: the same for programs without an event loop, such as Django or Flask.
+"""`SyncPublisher`: the same for programs without an event loop, such as Django or Flask.
 
 One thread with an event loop and one connection serve all threads of a process. It begins with the
 first event, so that a publisher may be a global of a module; a process that is forked off begins
@@ -38,8 +37,7 @@ _left_behind: list[object] = []
 
 
 class SyncPublisher:
-    """
-    Publishes events from any thread, and returns when they are durable.
+    """Publishes events from any thread, and returns when they are durable.
 
     ```python
     publisher = SyncPublisher(source="/shop")
@@ -82,8 +80,7 @@ class SyncPublisher:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> str:
-        """
-        Publish one event, and return its message id. Arguments and errors are those of
+        """Publish one event, and return its message id. Arguments and errors are those of
         `Publisher.publish`.
         """
         written = self.write(
@@ -98,9 +95,7 @@ class SyncPublisher:
         return written.message_id
 
     def publish_all(self, events: Iterable[Event]) -> list[str]:
-        """
-        Publish many events at once, in order for each key, and return their message ids.
-        """
+        """Publish many events at once, in order for each key, and return their message ids."""
         written = [self.write(event) for event in events]
         self.send(written)
         return [one.message_id for one in written]
@@ -115,9 +110,7 @@ class SyncPublisher:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> WrittenEvent:
-        """
-        The record of *event*, for `send`: now, later, or again.
-        """
+        """The record of *event*, for `send`: now, later, or again."""
         return self._publisher.write(
             event,
             key=key,
@@ -128,9 +121,7 @@ class SyncPublisher:
         )
 
     def send(self, written: Sequence[WrittenEvent]) -> None:
-        """
-        Publish what was written, in order for each key; trying again does no harm.
-        """
+        """Publish what was written, in order for each key; trying again does no harm."""
         publisher = self._publisher
 
         async def send() -> None:
@@ -140,9 +131,7 @@ class SyncPublisher:
         self._loop().call(send, timeout_s=publisher.timeout_s + GRACE_S)
 
     def close(self) -> None:
-        """
-        Let go of the bus and end the thread; a later call begins anew.
-        """
+        """Let go of the bus and end the thread; a later call begins anew."""
         with self._lock:
             running, self._running = self._running, None
         if running is None:
@@ -159,8 +148,8 @@ class SyncPublisher:
             return self._running
 
     def _forked(self) -> None:
-        """
-        Begin anew in a child process: threads are not inherited, and a lock may be held for ever.
+        """Begin anew in a child process: threads are not inherited, and a lock may be held for
+        ever.
         """
         _left_behind.append((self._running, self._publisher.left_to_parent()))
         self._lock = threading.Lock()
@@ -168,9 +157,7 @@ class SyncPublisher:
 
 
 class _Loop:
-    """
-    An event loop in a thread of its own.
-    """
+    """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
         self._ready = threading.Event()
@@ -181,8 +168,7 @@ class _Loop:
         self._ready.wait()
 
     def call(self, function: Callable[[], Coroutine[Any, Any, T]], *, timeout_s: float) -> T:
-        """
-        What *function* returns or raises.
+        """What *function* returns or raises.
 
         Raises:
             BusUnavailable: it did neither in time, or the loop is at its end.
@@ -202,9 +188,7 @@ class _Loop:
             raise BusUnavailable(f"no answer within {timeout_s:g} s") from error
 
     def end(self) -> None:
-        """
-        Stop the loop and wait for its thread.
-        """
+        """Stop the loop and wait for its thread."""
         self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(CLOSE_S)
 

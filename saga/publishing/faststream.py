@@ -1,5 +1,4 @@
-"""
-Publishing from a FastStream service, through the broker that it has. Needs `saga[kafka]`.
+"""Publishing from a FastStream service, through the broker that it has. Needs `saga[kafka]`.
 
 FastStream alone would serialize the event its own way, leave the content type empty and choose one
 partition for all keys of a batch. Here every event goes out as `Publisher` would send it: the same
@@ -34,8 +33,7 @@ IDS: Final = UUID("6d8c5c1e-7f0b-5a39-9a6e-2f5b9f0d4c11")
 
 
 class FastStreamPublisher:
-    """
-    Publishes events through a FastStream broker.
+    """Publishes events through a FastStream broker.
 
     ```python
     broker = KafkaBroker("localhost:9092", enable_idempotence=True)
@@ -87,8 +85,7 @@ class FastStreamPublisher:
         message_id: str | None = None,
         cause: KafkaMessage | ConsumerRecord | None = None,
     ) -> str:
-        """
-        Publish one event, and return its message id.
+        """Publish one event, and return its message id.
 
         Args:
             key: the business key, where no field of the event says it.
@@ -107,8 +104,7 @@ class FastStreamPublisher:
     async def publish_all(
         self, events: Iterable[Event], *, cause: KafkaMessage | ConsumerRecord | None = None
     ) -> list[str]:
-        """
-        Publish many events at once, in order for each key, and return their message ids.
+        """Publish many events at once, in order for each key, and return their message ids.
 
         Raises:
             MessageError, MessageTooLarge, BusUnavailable: as `publish`; some of them may have been

@@ -1,5 +1,4 @@
-"""
-`Outbox`: events that are published if, and only if, the program's own transaction commits.
+"""`Outbox`: events that are published if, and only if, the program's own transaction commits.
 
 Publishing inside a transaction says things that may never have happened; publishing after it may be
 lost to a crash. So the event is written beside the program's own rows, and a relay publishes it.
@@ -22,32 +21,23 @@ _IDLE: Final = 0
 
 
 class Connection(Protocol):
-    """
-    A psycopg connection or cursor, or a cursor of Django's.
-    """
+    """A psycopg connection or cursor, or a cursor of Django's."""
 
     def execute(self, query: Any, params: Any, /) -> Any:
-        """
-        Run a statement.
-        """
+        """Run a statement."""
         ...
 
 
 class AsyncConnection(Protocol):
-    """
-    An async psycopg connection or cursor.
-    """
+    """An async psycopg connection or cursor."""
 
     def execute(self, query: Any, params: Any, /) -> Awaitable[Any]:
-        """
-        Run a statement.
-        """
+        """Run a statement."""
         ...
 
 
 class Outbox:
-    """
-    Adds events to the table `saga_outbox` in the database of the program's own PostgreSQL.
+    """Adds events to the table `saga_outbox` in the database of the program's own PostgreSQL.
 
     ```python
     outbox = Outbox(source="/shop")
@@ -97,8 +87,7 @@ class Outbox:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> str:
-        """
-        Add *event* within the transaction of *connection*, and return its message id.
+        """Add *event* within the transaction of *connection*, and return its message id.
 
         Arguments are those of `Publisher.publish`. A message id that waits already is a repeat, and
         nothing is added.
@@ -134,8 +123,7 @@ class Outbox:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> str:
-        """
-        The same on an async connection.
+        """The same on an async connection.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.
@@ -161,9 +149,7 @@ def _row(written: WrittenEvent) -> tuple[str, str, bytes | None, bytes | None, s
 
 
 def _check_transaction(given: object) -> None:
-    """
-    Refuse a connection on which each statement would be a transaction of its own.
-    """
+    """Refuse a connection on which each statement would be a transaction of its own."""
     connection = getattr(given, "connection", given)
     info = getattr(connection, "info", None)
     status = getattr(info, "transaction_status", None)

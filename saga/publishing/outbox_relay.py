@@ -1,5 +1,4 @@
-"""
-`OutboxRelay`: publishes what programs have added to an outbox.
+"""`OutboxRelay`: publishes what programs have added to an outbox.
 
 Of all relays of a database one leads, by a lock of its session; the others wait for it to end. It
 removes what it has published, in this order: after a crash between the two the same bytes go out
@@ -45,8 +44,7 @@ log = get_logger("saga.outbox")
 
 
 class OutboxRelay:
-    """
-    Publishes from the outbox at *outbox* until it is stopped. Run as many as you like.
+    """Publishes from the outbox at *outbox* until it is stopped. Run as many as you like.
 
     Without a proxy between it and the server that hands one session to several clients: the lock
     that says who leads belongs to a session.
@@ -73,14 +71,11 @@ class OutboxRelay:
         """`published` and `refused` since the start."""
 
     def stop(self) -> None:
-        """
-        Let `run` return after the batch in hand.
-        """
+        """Let `run` return after the batch in hand."""
         self._stopping.set()
 
     async def run(self, *, until_empty: bool = False) -> None:
-        """
-        Lead or wait, publish, remove; waits out a database and a bus that are away.
+        """Lead or wait, publish, remove; waits out a database and a bus that are away.
 
         Args:
             until_empty: return when nothing waits that could be published.
@@ -100,9 +95,7 @@ class OutboxRelay:
                     await self._pause(RETRY_S)
 
     async def _session(self, *, until_empty: bool) -> bool:
-        """
-        Relay through one session; whether the work is done, and not only the session.
-        """
+        """Relay through one session; whether the work is done, and not only the session."""
         from saga.adapters.postgres.outbox import OutboxSession
 
         session = await OutboxSession.open(self._address)
@@ -121,9 +114,7 @@ class OutboxRelay:
         return True
 
     async def _batch(self, session: OutboxSession) -> bool:
-        """
-        Publish and remove one batch; False where there is none.
-        """
+        """Publish and remove one batch; False where there is none."""
         now = asyncio.get_running_loop().time()
         self._held = {topic: until for topic, until in self._held.items() if until > now}
         rows = await session.waiting(
@@ -143,9 +134,7 @@ class OutboxRelay:
         return True
 
     async def _one_by_one(self, session: OutboxSession, rows: Sequence[OutboxRow]) -> None:
-        """
-        Find the events that are too large, set them aside, publish the others.
-        """
+        """Find the events that are too large, set them aside, publish the others."""
         for row in rows:
             try:
                 await self._publish([row])
@@ -180,8 +169,7 @@ class OutboxRelay:
 
 
 def outbox_address(settings: Settings) -> Address:
-    """
-    The database with the outbox that *settings* name.
+    """The database with the outbox that *settings* name.
 
     Raises:
         SettingsError: they name none, or its driver is not installed.

@@ -1,6 +1,4 @@
-"""
-`Publisher`: typed events onto their topics, from any asyncio program.
-"""
+"""`Publisher`: typed events onto their topics, from any asyncio program."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ RETRY_MAX_S: Final = 2.0
 
 
 class Publisher:
-    """
-    Publishes events from a program that is not the saga service itself.
+    """Publishes events from a program that is not the saga service itself.
 
     ```python
     async with Publisher(source="/checkout") as publisher:
@@ -77,14 +74,11 @@ class Publisher:
 
     @property
     def timeout_s(self) -> float:
-        """
-        How long one call goes on trying.
-        """
+        """How long one call goes on trying."""
         return self._timeout_s
 
     async def open(self) -> None:
-        """
-        Open the bus; nothing where it is open. Kafka is connected to when there is something to
+        """Open the bus; nothing where it is open. Kafka is connected to when there is something to
         publish, so that a program starts while it is away.
 
         Raises:
@@ -96,17 +90,15 @@ class Publisher:
             self._opened = open_bus(self._settings)
 
     async def close(self) -> None:
-        """
-        Let go of the bus. What a call has returned for is durable; no other call may be under way.
+        """Let go of the bus. What a call has returned for is durable; no other call may be under
+        way.
         """
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
 
     def left_to_parent(self) -> object:
-        """
-        What a forked child must neither use nor close; the next `open` opens its own.
-        """
+        """What a forked child must neither use nor close; the next `open` opens its own."""
         opened, self._opened = self._opened, None
         return opened
 
@@ -120,8 +112,7 @@ class Publisher:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> str:
-        """
-        Publish one event, and return its message id.
+        """Publish one event, and return its message id.
 
         A program that may publish the same event again, after a crash or an error of this call,
         gives it a *message_id* of its own. The other arguments are those of `EventWriter.write`.
@@ -144,8 +135,7 @@ class Publisher:
         return written.message_id
 
     async def publish_all(self, events: Iterable[Event]) -> list[str]:
-        """
-        Publish many events at once, in order for each key, and return their message ids.
+        """Publish many events at once, in order for each key, and return their message ids.
 
         All are checked before the first one is published. Events without a key field, or with ids
         of the program's own, go through `write` and `send`.
@@ -168,8 +158,7 @@ class Publisher:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> WrittenEvent:
-        """
-        The record of *event*, for `send`: now, later, or again.
+        """The record of *event*, for `send`: now, later, or again.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.
@@ -184,8 +173,7 @@ class Publisher:
         )
 
     async def send(self, written: Sequence[WrittenEvent]) -> None:
-        """
-        Publish what was written, in order for each key; trying again does no harm.
+        """Publish what was written, in order for each key; trying again does no harm.
 
         Raises:
             TopicMissing, MessageTooLarge, BusUnavailable: as `publish`; some of them may have been

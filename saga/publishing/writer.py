@@ -1,5 +1,5 @@
-"""
-From an event to the record that says it: topic, key, bytes, headers and an id, all of them final.
+"""From an event to the record that says it: topic, key, bytes, headers and an id, all of them
+final.
 
 Whatever publishes the record later, once or again, publishes the same bytes under the same id, by
 which its readers recognise a repeat. Nothing is written that its readers could not read.
@@ -31,18 +31,14 @@ ID_CHARS_MAX: Final = 1_000
 
 @frozen()
 class WrittenEvent:
-    """
-    An event as it will be published, and the id by which a repeat of it is recognised.
-    """
+    """An event as it will be published, and the id by which a repeat of it is recognised."""
 
     record: Record
     message_id: str
 
 
 class EventWriter:
-    """
-    Writes the events of one program. *source* is their `ce_source`: who says so.
-    """
+    """Writes the events of one program. *source* is their `ce_source`: who says so."""
 
     def __init__(self, names: TopicNames, *, clock: Clock, source: str, bytes_max: int) -> None:
         self._names = names
@@ -61,8 +57,7 @@ class EventWriter:
         correlation_id: str | None = None,
         traceparent: str | None = None,
     ) -> WrittenEvent:
-        """
-        The record of *event*.
+        """The record of *event*.
 
         Args:
             key: the business key, where no field of the event says it.

@@ -1,5 +1,4 @@
-"""
-The runtime: receive, decode, route, load, handle, append, relay, in batches.
+"""The runtime: receive, decode, route, load, handle, append, relay, in batches.
 
 It contains no business logic. See ARCHITECTURE.md for the hops and what holds at each.
 """

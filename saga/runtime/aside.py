@@ -1,6 +1,4 @@
-"""
-Where a batch puts what no turn can take: held behind its saga, or dead.
-"""
+"""Where a batch puts what no turn can take: held behind its saga, or dead."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ HELD_PAGE_RECORDS_MAX = 500
 
 
 class Aside:
-    """
-    Sets records aside, and knows which sagas they are held behind.
-    """
+    """Sets records aside, and knows which sagas they are held behind."""
 
     def __init__(self, catalogue: Catalogue, *, early_hold_s: float) -> None:
         self._catalogue = catalogue
@@ -32,9 +28,7 @@ class Aside:
         """Sagas that records are held behind, as far as this process knows."""
 
     async def held_behind(self, saga_id: SagaId) -> Sequence[ParkedRecord]:
-        """
-        The first records that are held behind a saga, in order.
-        """
+        """The first records that are held behind a saga, in order."""
         records = await self._catalogue.parked(
             kind=ParkedKind.HELD, saga_id=saga_id, limit=HELD_PAGE_RECORDS_MAX
         )
@@ -43,9 +37,7 @@ class Aside:
         return records
 
     def early(self, draft: Draft, visit: Visit) -> None:
-        """
-        Its saga is not there (yet): hold the record for a while.
-        """
+        """Its saga is not there (yet): hold the record for a while."""
         if visit.inbound is None:
             assert isinstance(visit.event.fact, TimerFired)
             draft.cleared.append(visit.event.fact.timer_id)
@@ -57,9 +49,7 @@ class Aside:
         self.hold(draft, visit, "early", f"there is no saga {visit.saga_id} yet")
 
     def hold(self, draft: Draft, visit: Visit, reason: str, message: str) -> None:
-        """
-        Keep a record, in order, behind its saga. A timer is looked at again later.
-        """
+        """Keep a record, in order, behind its saga. A timer is looked at again later."""
         if visit.inbound is None:
             self.postpone(draft, visit)
             return
@@ -70,9 +60,7 @@ class Aside:
         draft.held.append(held(visit.inbound, reason, message, draft.at, visit.saga_id))
 
     async def mark_corrupt(self, draft: Draft) -> None:
-        """
-        Say in the index what is wrong with histories that cannot be read.
-        """
+        """Say in the index what is wrong with histories that cannot be read."""
         corrupt = [one.saga_id for one in draft.lifeless.values() if not one.entries]
         if not corrupt:
             return
@@ -89,27 +77,21 @@ class Aside:
             )
 
     def postpone(self, draft: Draft, visit: Visit) -> None:
-        """
-        Leave a due timer of a saga that is held up alone for a while.
-        """
+        """Leave a due timer of a saga that is held up alone for a while."""
         fact = visit.event.fact
         assert isinstance(fact, TimerFired), fact
         later = Instant(draft.at + POSTPONED_S * 1_000_000)
         draft.postponed[fact.timer_id] = DueTimer(fact.timer_id, visit.saga_id, later)
 
     def refuse(self, draft: Draft, visit: Visit, reason: str, message: str) -> None:
-        """
-        Set aside a record that reached its saga and cannot be meant for it.
-        """
+        """Set aside a record that reached its saga and cannot be meant for it."""
         if visit.inbound is not None:
             self.bury(draft, visit.inbound, reason, message, held_id=visit.held_id)
 
     def bury(
         self, draft: Draft, inbound: Inbound, reason: str, message: str, *, held_id: int
     ) -> None:
-        """
-        Set a record aside for good, unless somebody redrives it.
-        """
+        """Set a record aside for good, unless somebody redrives it."""
         draft.dead.append(dead(inbound, reason, message, draft.at))
         draft.counts["dead"] += 1
         if held_id:

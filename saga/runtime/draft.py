@@ -1,6 +1,4 @@
-"""
-What a batch of turns wants to commit, gathered saga by saga.
-"""
+"""What a batch of turns wants to commit, gathered saga by saga."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ from saga.runtime.live import Lifeless, Live, summary_of, summary_of_lifeless
 
 @dataclass(slots=True)
 class Touched:
-    """
-    A live saga and what this batch adds to its history.
-    """
+    """A live saga and what this batch adds to its history."""
 
     live: Live
     version_before: int
@@ -38,8 +34,7 @@ class Touched:
 
 @dataclass(slots=True)
 class Draft:
-    """
-    Everything that one batch has decided so far.
+    """Everything that one batch has decided so far.
 
     *remembered* are the sagas that were in memory, *visited* all that the batch has worked with,
     *holding* those behind which it holds records; *corrupt* are index rows of unreadable histories.
@@ -69,9 +64,7 @@ class Draft:
     append_s: float = 0.0
 
     def note_change(self, live: Live, *, has_started: bool, before: SagaStatus) -> None:
-        """
-        Count what became of a saga with a turn of it.
-        """
+        """Count what became of a saga with a turn of it."""
         name, status = live.decider.name, live.state.status
         if has_started:
             self.counts["started"] += 1
@@ -84,9 +77,7 @@ class Draft:
             self.took.append((name, (self.at - live.started_at) / SECOND_US))
 
     def touch(self, live: Live) -> Touched:
-        """
-        The additions to *live*'s history, begun now if they were not.
-        """
+        """The additions to *live*'s history, begun now if they were not."""
         touched = self.touched.get(live.saga_id)
         if touched is None:
             touched = self.touched[live.saga_id] = Touched(live, live.version)
@@ -94,16 +85,12 @@ class Draft:
 
     @property
     def strangers(self) -> list[Live]:
-        """
-        Sagas with new entries of which another process may still have records to publish.
-        """
+        """Sagas with new entries of which another process may still have records to publish."""
         lives = (touched.live for touched in self.touched.values())
         return [live for live in lives if live.has_unknown_past]
 
     def note_timers(self, saga_id: SagaId, intents: Sequence[Intent]) -> None:
-        """
-        Bring the due-index up to date with what a turn has decided.
-        """
+        """Bring the due-index up to date with what a turn has decided."""
         for intent in intents:
             if isinstance(intent, TimerArmed):
                 self.armed[intent.timer_id] = DueTimer(intent.timer_id, saga_id, intent.due_at)
@@ -113,9 +100,7 @@ class Draft:
                 self.cleared.append(intent.timer_id)
 
     def batch(self, positions: dict[Source, int], relayed: list[int]) -> Batch:
-        """
-        The transaction.
-        """
+        """The transaction."""
         return Batch(
             histories=[
                 HistoryAppend(saga_id, touched.version_before, touched.entries)

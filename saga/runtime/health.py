@@ -1,6 +1,4 @@
-"""
-Is an orchestrator alive, and is it ready? From what it did last, and from the store itself.
-"""
+"""Is an orchestrator alive, and is it ready? From what it did last, and from the store itself."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ NAME: Final = "orchestrator"
 
 
 class OrchestratorHealth:
-    """
-    The health of one process's orchestrator.
-    """
+    """The health of one process's orchestrator."""
 
     def __init__(
         self,
@@ -44,18 +40,14 @@ class OrchestratorHealth:
         self._metrics = OrchestratorMetrics(orchestrator, census, clock, group)
 
     def why_dead(self) -> list[str]:
-        """
-        The reasons to restart this process; none while it is alive, or only just starting.
-        """
+        """The reasons to restart this process; none while it is alive, or only just starting."""
         age_s = self._clock.monotonic_s() - self._orchestrator.looked_at_s
         if age_s <= LOOK_AGE_S:
             return []
         return [f"{NAME}: has not asked for records for {age_s:.0f} s"]
 
     async def why_not_ready(self) -> list[str]:
-        """
-        The reasons why it does not do all of its work now.
-        """
+        """The reasons why it does not do all of its work now."""
         found = [*self.why_dead(), *(f"{NAME}: {why}" for why in self._orchestrator.problems())]
         age_s = self._clock.monotonic_s() - self._orchestrator.fetched_at_s
         if age_s > FETCH_AGE_S:
@@ -63,9 +55,7 @@ class OrchestratorHealth:
         return found or await self._why_no_store()
 
     def facts(self) -> dict[str, dict[str, object]]:
-        """
-        What an operator wants to know.
-        """
+        """What an operator wants to know."""
         stopped = self._orchestrator.stopped.items()
         return {
             NAME: {
@@ -75,9 +65,7 @@ class OrchestratorHealth:
         }
 
     async def metrics(self) -> list[Measured]:
-        """
-        What a machine wants to know.
-        """
+        """What a machine wants to know."""
         return await self._metrics.take()
 
     async def _why_no_store(self) -> list[str]:

@@ -1,5 +1,4 @@
-"""
-A lane: work that waits for its turn, and how much of it is taken at a time.
+"""A lane: work that waits for its turn, and how much of it is taken at a time.
 
 A small batch costs nearly as much as a large one, so under load a lane gathers: it waits until as
 many records are there as the last batch had, and after its end never longer than that one took.
@@ -33,9 +32,7 @@ log = get_logger("saga.orchestrator")
 
 
 class Lane:
-    """
-    Work that waits for its turn.
-    """
+    """Work that waits for its turn."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -50,23 +47,19 @@ class Lane:
 
     @property
     def has_records(self) -> bool:
-        """
-        Whether records wait for their turn, are having it, or have led to what is not published.
+        """Whether records wait for their turn, are having it, or have led to what is not
+        published.
         """
         is_at_work = self.is_busy and self._records_taken > 0
         return bool(self.pending.inbound or self._publishing) or is_at_work
 
     @property
     def is_idle(self) -> bool:
-        """
-        Whether there is nothing to do and nothing under way.
-        """
+        """Whether there is nothing to do and nothing under way."""
         return not (self.is_busy or self.pending or self._publishing)
 
     def put(self, record: Inbound) -> None:
-        """
-        Have a record wait for its turn.
-        """
+        """Have a record wait for its turn."""
         inbound = self.pending.inbound
         inbound.append(record)
         self.has_work.set()
@@ -74,9 +67,7 @@ class Lane:
             self._are_enough.set()
 
     async def gather(self) -> None:
-        """
-        Wait, under load, for so many records that a batch of them is worth its while.
-        """
+        """Wait, under load, for so many records that a batch of them is worth its while."""
         wanted = self._records_taken
         if wanted < GATHERED_RECORDS_MIN or len(self.pending.inbound) >= wanted:
             return
@@ -90,17 +81,13 @@ class Lane:
                 await self._are_enough.wait()
 
     def wait_no_more(self) -> None:
-        """
-        Take what is there, even if that is nothing: no more will come.
-        """
+        """Take what is there, even if that is nothing: no more will come."""
         self.has_work.set()
         self._are_enough.set()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """
-        A batch has its turn.
-        """
+        """A batch has its turn."""
         self.is_busy = True
         began_s = self._clock.monotonic_s()
         try:
@@ -113,9 +100,7 @@ class Lane:
     async def publish_beside(
         self, group: asyncio.TaskGroup, publish: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
-        """
-        Have a batch published while the next one has its turn; wait where too many are.
-        """
+        """Have a batch published while the next one has its turn; wait where too many are."""
         while len(self._publishing) >= PUBLISHING_MAX:
             await asyncio.wait(self._publishing, return_when=asyncio.FIRST_COMPLETED)
         task = group.create_task(publish())
@@ -123,17 +108,14 @@ class Lane:
         task.add_done_callback(self._publishing.discard)
 
     def abandon(self) -> None:
-        """
-        Drop the records that wait. Those that are having their turn are fenced by the store, and
+        """Drop the records that wait. Those that are having their turn are fenced by the store, and
         not tried again.
         """
         self.pending.inbound.clear()
         self.is_abandoned = True
 
     def take(self) -> Work:
-        """
-        As much as belongs into one transaction.
-        """
+        """As much as belongs into one transaction."""
         pending = self.pending
         work = Work(pending.inbound[:TURN_RECORDS_MAX], pending.due, pending.revisits)
         self.pending = Work(pending.inbound[TURN_RECORDS_MAX:])
@@ -145,8 +127,8 @@ class Lane:
 
 
 async def finish_or_abandon(lanes: Sequence[Lane], clock: Clock, within_s: float) -> bool:
-    """
-    Have all records in hand dealt with before others may read them: whether that was possible.
+    """Have all records in hand dealt with before others may read them: whether that was
+    possible.
     """
     until_s = clock.monotonic_s() + within_s
     while True:

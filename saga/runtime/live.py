@@ -1,5 +1,4 @@
-"""
-Live sagas: states kept between turns, so that a turn of a running saga replays nothing.
+"""Live sagas: states kept between turns, so that a turn of a running saga replays nothing.
 
 The cache is a cache: whatever is in it can be rebuilt from the history, and is thrown away as soon
 as a turn of it could not be recorded. A history that cannot be brought to life is answered as such,
@@ -26,8 +25,7 @@ from saga.ports import EventStore, SagaSummary
 
 @dataclass(slots=True)
 class Live:
-    """
-    A saga in memory. *version* counts its entries, those not yet recorded included.
+    """A saga in memory. *version* counts its entries, those not yet recorded included.
 
     *has_unknown_past* says that another process may have appended entries whose records it has not
     published yet.
@@ -43,9 +41,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Lifeless:
-    """
-    A saga whose history cannot be brought to life here, and why.
-    """
+    """A saga whose history cannot be brought to life here, and why."""
 
     saga_id: SagaId
     code: str
@@ -55,9 +51,7 @@ class Lifeless:
 
 
 class LiveSagas:
-    """
-    The least recently used live sagas leave first.
-    """
+    """The least recently used live sagas leave first."""
 
     def __init__(self, store: EventStore, sagas: SagaRegistry, *, sagas_max: int) -> None:
         self._store = store
@@ -69,14 +63,11 @@ class LiveSagas:
         return len(self._live)
 
     def among(self, saga_ids: Iterable[SagaId]) -> frozenset[SagaId]:
-        """
-        Those of *saga_ids* that are in memory.
-        """
+        """Those of *saga_ids* that are in memory."""
         return frozenset(saga_id for saga_id in saga_ids if saga_id in self._live)
 
     async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, Live | Lifeless]:
-        """
-        The sagas that exist, from memory or, all others in one query, from the store.
+        """The sagas that exist, from memory or, all others in one query, from the store.
 
         They leave the memory until they are kept again: nobody closes what somebody works with, and
         what cannot be recorded is forgotten by being let go.
@@ -96,9 +87,7 @@ class LiveSagas:
         return found
 
     def keep(self, live: Live) -> None:
-        """
-        Remember a saga whose turns, if there were any, are recorded; an ended one is let go.
-        """
+        """Remember a saga whose turns, if there were any, are recorded; an ended one is let go."""
         if live.state.status.is_ended:
             if live.state.program is not None:
                 live.state.program.close()
@@ -110,9 +99,7 @@ class LiveSagas:
                 oldest.state.program.close()
 
     def clear(self) -> None:
-        """
-        Forget everything.
-        """
+        """Forget everything."""
         self._live.clear()
 
     def _revive(
@@ -146,9 +133,7 @@ class LiveSagas:
 
 
 def whose(history: Sequence[Entry]) -> tuple[str, int]:
-    """
-    Name and version of the definition that a history pins.
-    """
+    """Name and version of the definition that a history pins."""
     for entry in history:
         body = entry.body
         if isinstance(body, SagaStarted):
@@ -160,9 +145,7 @@ def whose(history: Sequence[Entry]) -> tuple[str, int]:
 
 
 def summary_of(live: Live, at: Instant) -> SagaSummary:
-    """
-    The index row of a live saga.
-    """
+    """The index row of a live saga."""
     state = live.state
     return SagaSummary(
         live.saga_id,
@@ -179,8 +162,8 @@ def summary_of(live: Live, at: Instant) -> SagaSummary:
 
 
 def summary_of_lifeless(lifeless: Lifeless, at: Instant) -> SagaSummary | None:
-    """
-    The index row of a saga that cannot be brought to life; None where not even its name is known.
+    """The index row of a saga that cannot be brought to life; None where not even its name is
+    known.
     """
     if not lifeless.entries:
         return None

@@ -1,5 +1,4 @@
-"""
-Endings that another process brought about, found for those who wait in this one.
+"""Endings that another process brought about, found for those who wait in this one.
 
 The store is asked for the waiting sagas: now and then, and at once where it can tell that another
 process has appended something. The asking is kept to a share of the time, however many wait and
@@ -30,8 +29,7 @@ LOOK_UP_SAGAS_MAX = 500
 
 
 class Lookout:
-    """
-    Tells *watchers* of endings that the store knows.
+    """Tells *watchers* of endings that the store knows.
 
     Args:
         cause_of_death: what the service has failed with, if it has; all who wait are told that.
@@ -54,15 +52,13 @@ class Lookout:
         self._hearing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """
-        Look from now on.
-        """
+        """Look from now on."""
         self._looking = asyncio.create_task(self._look(), name="lookout")
 
     def somebody_waits(self, *, is_new: bool) -> None:
-        """
-        Look soon: whoever has just begun to wait may do so for a saga that ended long ago. Not so
-        for a saga that *is new*, having been asked for by this process: it is looked for in time.
+        """Look soon: whoever has just begun to wait may do so for a saga that ended long ago. Not
+        so for a saga that *is new*, having been asked for by this process: it is looked for in
+        time.
         """
         if not is_new:
             self._has_news.set()
@@ -70,9 +66,7 @@ class Lookout:
             self._hearing = asyncio.create_task(self._hear(), name="lookout's ear")
 
     async def stop(self) -> None:
-        """
-        Look no more.
-        """
+        """Look no more."""
         tasks = [task for task in (self._looking, self._hearing) if task is not None]
         self._looking = self._hearing = None
         for task in tasks:

@@ -1,5 +1,4 @@
-"""
-The metrics of an orchestrator: what it has done, and what is in its store.
+"""The metrics of an orchestrator: what it has done, and what is in its store.
 
 What is in the store is counted at most every few seconds, whoever asks how often; all orchestrators
 of one store tell the same about it.
@@ -61,9 +60,7 @@ TIMERS_LAG: Final = gauge(
 
 
 class OrchestratorMetrics:
-    """
-    What one process tells of its orchestrator and of the store behind it.
-    """
+    """What one process tells of its orchestrator and of the store behind it."""
 
     def __init__(
         self, orchestrator: Orchestrator, census: CensusTaker, clock: Clock, group: str
@@ -77,9 +74,7 @@ class OrchestratorMetrics:
         self._found: tuple[Census, Instant] | None = None
 
     async def take(self) -> list[Measured]:
-        """
-        All of them. Of the store, those that it has told within seconds.
-        """
+        """All of them. Of the store, those that it has told within seconds."""
         orchestrator = self._orchestrator
         await self._count()
         return [
@@ -128,8 +123,8 @@ class OrchestratorMetrics:
         ]
 
     async def _count(self) -> None:
-        """
-        Have the store counted if that was long ago; one count at a time, however long it takes.
+        """Have the store counted if that was long ago; one count at a time, however long it
+        takes.
         """
         is_due = self._clock.monotonic_s() - self._counted_at_s >= CENSUS_S
         if self._counting is None and is_due:

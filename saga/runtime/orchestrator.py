@@ -1,5 +1,4 @@
-"""
-The orchestrator: receives records, hands them to lanes, and sees that nothing is forgotten.
+"""The orchestrator: receives records, hands them to lanes, and sees that nothing is forgotten.
 
 A lane takes the turns of its partitions one batch after another; while one is decided and stored,
 those before it are published. Equal partition numbers go to one lane, hence a saga's records do.
@@ -62,9 +61,7 @@ log = get_logger("saga.orchestrator")
 
 
 class Orchestrator:
-    """
-    One orchestrator process's work. `run` goes on until it is cancelled or `stop` is called.
-    """
+    """One orchestrator process's work. `run` goes on until it is cancelled or `stop` is called."""
 
     def __init__(
         self,
@@ -103,8 +100,7 @@ class Orchestrator:
         self.tally = Tally()
 
     async def start(self) -> None:
-        """
-        Join the group, take over what a crashed process left, look for held records.
+        """Join the group, take over what a crashed process left, look for held records.
 
         Raises:
             StoreUnavailable, BusUnavailable: they cannot be reached.
@@ -118,9 +114,7 @@ class Orchestrator:
         await self._sweep(tries_all=True)
 
     async def run(self) -> None:
-        """
-        Work until `stop`. Ends early only with an error that nobody can wait out.
-        """
+        """Work until `stop`. Ends early only with an error that nobody can wait out."""
         try:
             await self._coordinate()
         except ExceptionGroup as group:
@@ -148,15 +142,11 @@ class Orchestrator:
                 task.cancel()
 
     def stop(self) -> None:
-        """
-        Fetch nothing more; finish what is in hand.
-        """
+        """Fetch nothing more; finish what is in hand."""
         self._stopping.set()
 
     async def close(self) -> None:
-        """
-        Leave the group and record what was published.
-        """
+        """Leave the group and record what was published."""
         if self.consumer is not None:
             await self._offsets.tell(self.consumer)
             await self.consumer.close()
@@ -165,9 +155,7 @@ class Orchestrator:
 
     @property
     def is_idle(self) -> bool:
-        """
-        Whether nothing is in hand and the last fetch found nothing.
-        """
+        """Whether nothing is in hand and the last fetch found nothing."""
         return (
             self._is_fetching_dry
             and not self._timers_in_hand
@@ -176,16 +164,13 @@ class Orchestrator:
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """
-        The partitions that this process is to read and cannot, each with the reason: until somebody
-        has looked at them it is not ready, though all others go on.
+        """The partitions that this process is to read and cannot, each with the reason: until
+        somebody has looked at them it is not ready, though all others go on.
         """
         return {} if self.consumer is None else self.consumer.stopped
 
     def problems(self) -> list[str]:
-        """
-        Why this process does not do all of its work now; none while it does.
-        """
+        """Why this process does not do all of its work now; none while it does."""
         if self.consumer is None:
             return ["not started yet, or stopped"]
         waits_for = self.consumer.waits_for
@@ -194,9 +179,7 @@ class Orchestrator:
 
     @property
     def in_hand(self) -> int:
-        """
-        How many records are fetched and wait for their turn.
-        """
+        """How many records are fetched and wait for their turn."""
         return sum(len(lane.pending.inbound) for lane in self._lanes)
 
     async def _receive(self) -> None:
@@ -274,8 +257,7 @@ class Orchestrator:
         self._revisit(draft.revisits)
 
     async def _uncovered(self, lane: Lane, work: Work, backoff: Backoff) -> Work:
-        """
-        What of *work* the store does not account for yet: an answer may have been lost. Records
+        """What of *work* the store does not account for yet: an answer may have been lost. Records
         that were abandoned meanwhile are others' business.
         """
         stored = await self._stored(list(work.positions()), backoff)
@@ -287,9 +269,7 @@ class Orchestrator:
         return Work([] if lane.is_abandoned else left, work.due, work.revisits)
 
     async def _read_anew(self, backoff: Backoff) -> None:
-        """
-        Drop all records in hand and read again from where the store stands.
-        """
+        """Drop all records in hand and read again from where the store stands."""
         assert self.consumer is not None
         sources = sorted(self.consumer.assignment())
         stored = await self._stored(sources, backoff)
@@ -343,9 +323,7 @@ class Orchestrator:
                 backoff.reset()
 
     async def _sweep(self, *, tries_all: bool) -> None:
-        """
-        Find the sagas that records are held behind, and try those that may go on.
-        """
+        """Find the sagas that records are held behind, and try those that may go on."""
         known = set(self._aside.sagas)
         held: dict[SagaId, set[str]] = {}
         after = 0
@@ -369,9 +347,7 @@ class Orchestrator:
         self._revisit(hopeful)
 
     async def _let_go(self, saga_ids: Collection[SagaId]) -> set[SagaId]:
-        """
-        Those of *saga_ids* that nothing holds up any more, whoever has released them.
-        """
+        """Those of *saga_ids* that nothing holds up any more, whoever has released them."""
         if not saga_ids:
             return set()
         summaries = await self._catalogue.summaries(sorted(saga_ids))

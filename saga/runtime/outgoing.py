@@ -1,6 +1,4 @@
-"""
-Entries to records: what a history says is to be published, always with the same id and bytes.
-"""
+"""Entries to records: what a history says is to be published, always with the same id and bytes."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ HEADERS_BYTES_MAX = 48_576
 
 
 class _Sender(NamedTuple):
-    """
-    What all records of one saga have in common.
-    """
+    """What all records of one saga have in common."""
 
     key: bytes
     source: str
@@ -42,9 +38,7 @@ class _Sender(NamedTuple):
 
 
 class Outgoing:
-    """
-    Makes the records of one environment and namespace.
-    """
+    """Makes the records of one environment and namespace."""
 
     def __init__(self, names: TopicNames, *, record_bytes_max: int) -> None:
         self._names = names
@@ -54,8 +48,7 @@ class Outgoing:
     def records(
         self, entries: Iterable[Entry], *, definition: str, key: str, traceparent: str | None
     ) -> list[Record]:
-        """
-        The records of *entries*, which belong to one saga, in order.
+        """The records of *entries*, which belong to one saga, in order.
 
         Raises:
             MessageTooLarge: a payload exceeds what the bus takes.

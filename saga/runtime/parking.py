@@ -1,5 +1,5 @@
-"""
-Setting records aside: as dead, with a copy on a dlq topic, or held, in order, behind their saga.
+"""Setting records aside: as dead, with a copy on a dlq topic, or held, in order, behind
+their saga.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ MESSAGE_CHARS_MAX = 1_000
 
 
 def dead(inbound: Inbound, reason: str, message: str, at: Instant) -> ParkedRecord:
-    """
-    A record that concerns no saga as it is.
-    """
+    """A record that concerns no saga as it is."""
     return ParkedRecord(
         kind=ParkedKind.DEAD,
         reason=reason,
@@ -32,16 +30,12 @@ def dead(inbound: Inbound, reason: str, message: str, at: Instant) -> ParkedReco
 
 
 def held(inbound: Inbound, reason: str, message: str, at: Instant, saga_id: SagaId) -> ParkedRecord:
-    """
-    A record that waits for its saga.
-    """
+    """A record that waits for its saga."""
     return replace(dead(inbound, reason, message, at), kind=ParkedKind.HELD, saga_id=saga_id)
 
 
 def inbound_of(parked: ParkedRecord) -> Inbound:
-    """
-    The record as it was received.
-    """
+    """The record as it was received."""
     return Inbound(
         parked.position.topic,
         parked.position.partition,
@@ -54,9 +48,7 @@ def inbound_of(parked: ParkedRecord) -> Inbound:
 
 
 def dlq_topic(topic: str, names: TopicNames) -> str | None:
-    """
-    Where dead records of *topic* go; None where it is none of ours.
-    """
+    """Where dead records of *topic* go; None where it is none of ours."""
     contract = names.contract_name(topic)
     if contract is None or parse_contract_name(contract) is None:
         return None
@@ -64,9 +56,7 @@ def dlq_topic(topic: str, names: TopicNames) -> str | None:
 
 
 def dlq_record(parked: ParkedRecord, names: TopicNames) -> Record | None:
-    """
-    The copy for the dlq topic: key, value and headers byte for byte, with where and why.
-    """
+    """The copy for the dlq topic: key, value and headers byte for byte, with where and why."""
     topic = dlq_topic(parked.position.topic, names)
     if topic is None:
         return None

@@ -1,6 +1,4 @@
-"""
-Publishing facts and commands: what the first user of all, a team with events, does.
-"""
+"""Publishing facts and commands: what the first user of all, a team with events, does."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ KEY_CHARS_MAX = 1_000
 
 @frozen()
 class Prepared:
-    """
-    A record ready to be published, and the saga that it starts, if it starts one.
-    """
+    """A record ready to be published, and the saga that it starts, if it starts one."""
 
     record: Record
     message_id: str
@@ -43,8 +39,8 @@ class Prepared:
 
 
 class Publisher:
-    """
-    Turns events into records on their topics; checks them first, so that nothing bad gets out.
+    """Turns events into records on their topics; checks them first, so that nothing bad
+    gets out.
     """
 
     def __init__(
@@ -67,8 +63,7 @@ class Publisher:
         self._source = source
 
     async def publish(self, event: Event, *, key: str | None = None) -> SagaId | None:
-        """
-        Publish one event; the id of the saga that it starts, None where that is none or several.
+        """Publish one event; the id of the saga that it starts, None where that is none or several.
 
         Raises:
             MessageError: the event has no key or cannot be encoded.
@@ -81,8 +76,7 @@ class Publisher:
     def prepare(
         self, event: ContractModel, *, key: str | None = None, message_id: str | None = None
     ) -> Prepared:
-        """
-        The record of *event*. The same *message_id* again is recognised as a repeat.
+        """The record of *event*. The same *message_id* again is recognised as a repeat.
 
         Raises:
             MessageError: the event has no key or cannot be encoded.
@@ -105,8 +99,7 @@ class Publisher:
         key: str | None = None,
         message_id: str | None = None,
     ) -> Prepared:
-        """
-        The record of a JSON text that claims to be of *contract_name*; published as it is.
+        """The record of a JSON text that claims to be of *contract_name*; published as it is.
 
         Raises:
             MessageError: it is not, or has no key; names the field.
@@ -118,8 +111,7 @@ class Publisher:
         return self._prepared(contract_name, value, found, key=key, message_id=message_id)
 
     async def send(self, prepared: Sequence[Prepared]) -> None:
-        """
-        Publish all of them, in order.
+        """Publish all of them, in order.
 
         Raises:
             TopicMissing: there is no topic for one of them.
@@ -128,8 +120,7 @@ class Publisher:
         await self._publish([one.record for one in prepared])
 
     async def command(self, command: Command, *, key: str) -> None:
-        """
-        Send *command* to the saga whose business key is *key*.
+        """Send *command* to the saga whose business key is *key*.
 
         Raises:
             TopicMissing: there is no topic for commands.
@@ -153,8 +144,8 @@ class Publisher:
             raise TopicMissing(missing_topic(error, records)) from None
 
     def _key(self, found: Decoded, own_key: str | None, given: str | None) -> str:
-        """
-        The key of the record: the one given, the payload's own, or that of the saga it starts.
+        """The key of the record: the one given, the payload's own, or that of the saga it
+        starts.
         """
         key = given if given is not None else own_key
         started = self._sagas.started_by(found.contract_name)

@@ -1,5 +1,4 @@
-"""
-Hop 7: publishes what is stored, and remembers how far it got.
+"""Hop 7: publishes what is stored, and remembers how far it got.
 
 The log is the outbox. What this process appended it publishes at once, in log order per saga; what
 a process that died has left behind, another one takes over. Whatever is published twice has the
@@ -37,9 +36,7 @@ log = get_logger("saga.relay")
 
 
 class Relay:
-    """
-    Between a store and a bus.
-    """
+    """Between a store and a bus."""
 
     def __init__(
         self, *, bus: Bus, store: EventStore, outgoing: Outgoing, clock: Clock, worker_id: str
@@ -57,9 +54,8 @@ class Relay:
     async def publish(
         self, appended: Appended, records: Sequence[Record], *, strangers: Collection[SagaId] = ()
     ) -> None:
-        """
-        Publish what an append has left to publish. Returns when it is done, however long it takes;
-        what has no topic is left for `release`.
+        """Publish what an append has left to publish. Returns when it is done, however long it
+        takes; what has no topic is left for `release`.
 
         Of *strangers* another process may have appended entries before; what it has not published
         yet goes first, so that the records of one saga leave in the order of its history.
@@ -76,8 +72,8 @@ class Relay:
             self._in_hand.discard(backlog_id)
 
     async def publish_copies(self, copies: Sequence[Record]) -> None:
-        """
-        Publish copies of what the store keeps whole: one that no topic can take is done without.
+        """Publish copies of what the store keeps whole: one that no topic can take is done
+        without.
         """
         if not copies:
             return
@@ -93,31 +89,25 @@ class Relay:
                 await self.publish_copies([copy])
 
     def relayed(self) -> list[int]:
-        """
-        What is published and not yet recorded as such.
-        """
+        """What is published and not yet recorded as such."""
         return list(self._relayed)
 
     def forget(self, recorded: Sequence[int]) -> None:
-        """
-        What was recorded as published.
-        """
+        """What was recorded as published."""
         if recorded:
             done = set(recorded)
             self._relayed = [one for one in self._relayed if one not in done]
 
     async def record(self) -> None:
-        """
-        Record what is published, when no append has done so on its way.
-        """
+        """Record what is published, when no append has done so on its way."""
         relayed = self.relayed()
         if relayed:
             await self._store.append(Batch(relayed=relayed), at=self._clock.now())
             self.forget(relayed)
 
     async def take_over(self, *, older_than_s: float = TAKEOVER_S) -> int:
-        """
-        Publish what others have appended and not published for a while; how many batches it were.
+        """Publish what others have appended and not published for a while; how many batches it
+        were.
         """
         now = self._clock.now()
         backlog = await self._store.backlog(
@@ -138,8 +128,7 @@ class Relay:
         return len(left)
 
     async def release(self) -> None:
-        """
-        Publish what was withheld for topics that are there by now.
+        """Publish what was withheld for topics that are there by now.
 
         Raises:
             StoreUnavailable: try again later.
@@ -173,9 +162,7 @@ class Relay:
         await self.record()
 
     def problems(self) -> list[str]:
-        """
-        Why not everything that is stored is published now; none while it is.
-        """
+        """Why not everything that is stored is published now; none while it is."""
         return [
             f"the topic {topic} does not exist: sagas wait for it; `saga topics create` makes it"
             for topic in sorted(self._withheld.missing)
@@ -183,24 +170,18 @@ class Relay:
 
     @property
     def withheld_sagas(self) -> int:
-        """
-        How many sagas wait for a topic.
-        """
+        """How many sagas wait for a topic."""
         return len(self._withheld.sagas)
 
     async def _publish_batch(self, backlog_id: int, records: Sequence[Record]) -> None:
-        """
-        Publish what can be published of a batch of the backlog.
-        """
+        """Publish what can be published of a batch of the backlog."""
         if not await self._publish_free(records, self._withheld.sagas, backlog_id):
             self._relayed.append(backlog_id)
 
     async def _publish_free(
         self, records: Sequence[Record], waiting: dict[SagaId, str], backlog_id: int | None = None
     ) -> bool:
-        """
-        Publish those *records* whose sagas are not *waiting*; whether any are left.
-        """
+        """Publish those *records* whose sagas are not *waiting*; whether any are left."""
         free = records
         is_left = False
         while True:
@@ -219,8 +200,7 @@ class Relay:
                 return is_left
 
     async def _insist(self, records: Sequence[Record]) -> None:
-        """
-        Publish *records*, waiting for the bus to come back if it has to.
+        """Publish *records*, waiting for the bus to come back if it has to.
 
         Raises:
             KeyError: a topic is missing.
@@ -249,9 +229,7 @@ class Relay:
             self._withheld.found(topic)
 
     def _look_past(self, backlog: Sequence[Backlog], before: Instant) -> None:
-        """
-        Old batches that were withheld need not be read again and again.
-        """
+        """Old batches that were withheld need not be read again and again."""
         for one in backlog:
             if one.backlog_id not in self._withheld.batches or one.appended_at >= before:
                 return
@@ -309,8 +287,7 @@ class Relay:
 
 
 def _until_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:
-    """
-    The batches up to the last one that was appended before; younger ones among them go along,
+    """The batches up to the last one that was appended before; younger ones among them go along,
     because they were committed earlier.
     """
     ends = [place for place, one in enumerate(backlog, 1) if one.appended_at < before]

@@ -1,5 +1,4 @@
-"""
-Hops 2 and 3: what a record says, and which sagas it concerns.
+"""Hops 2 and 3: what a record says, and which sagas it concerns.
 
 `understand` cannot raise and decides nothing. A record becomes visits to sagas, or it is unfit,
 with a stable reason code, and will be parked.
@@ -64,8 +63,8 @@ MESSAGE_ID_CHARS_MAX = 300
 
 @dataclass(slots=True)
 class Visit:
-    """
-    One event on its way to one saga. *starts* is set when the event may bring the saga into being.
+    """One event on its way to one saga. *starts* is set when the event may bring the saga into
+    being.
 
     *held_id* is set when the record had been held. *is_operator* acts even on a saga that is held
     up.
@@ -83,9 +82,7 @@ class Visit:
 
 @frozen()
 class Unfit:
-    """
-    A record that concerns no saga as it is.
-    """
+    """A record that concerns no saga as it is."""
 
     inbound: Inbound
     reason: str
@@ -94,9 +91,7 @@ class Unfit:
 
 
 class Router:
-    """
-    Knows the application's contracts and sagas, and nothing of any running one.
-    """
+    """Knows the application's contracts and sagas, and nothing of any running one."""
 
     def __init__(self, sagas: SagaRegistry, contracts: ContractRegistry, names: TopicNames) -> None:
         self._sagas = sagas
@@ -122,9 +117,7 @@ class Router:
         self._contract_of = {names.topic(name): name for name in listened}
 
     def understand(self, inbound: Inbound, at: Instant, *, held_id: int = 0) -> list[Visit] | Unfit:
-        """
-        The visits that *inbound* leads to, or why there are none.
-        """
+        """The visits that *inbound* leads to, or why there are none."""
         contract = self._contract_of.get(inbound.topic)
         if contract is None:
             return Unfit(inbound, "unknown_contract", f"nobody reads {inbound.topic}", held_id)
@@ -147,9 +140,7 @@ class Router:
         return Unfit(inbound, found[0], found[1], held_id)
 
     def misfit(self, state: SagaState, visit: Visit) -> tuple[str, str] | None:
-        """
-        Why a reply cannot be what the intent asked for.
-        """
+        """Why a reply cannot be what the intent asked for."""
         fact = visit.event.fact
         if not isinstance(fact, ReplyReceived):
             return None

@@ -1,6 +1,4 @@
-"""
-What an orchestrator has done since it began, by definition: for metrics, never for decisions.
-"""
+"""What an orchestrator has done since it began, by definition: for metrics, never for decisions."""
 
 from __future__ import annotations
 
@@ -13,12 +11,9 @@ from saga.runtime.work import Work
 
 
 class Tally:
-    """
-    Attributes:
-        started, reached: how many sagas of a definition began, and came to a status.
-        took: how long those of a definition took from begin to end.
-        appends: how long the store took for a batch.
-        records: how many records were taken.
+    """Attributes: started, reached: how many sagas of a definition began, and came to a status.
+    took: how long those of a definition took from begin to end. appends: how long the store took
+    for a batch. records: how many records were taken.
     """
 
     def __init__(self) -> None:
@@ -29,9 +24,7 @@ class Tally:
         self.records = 0
 
     def add(self, work: Work, draft: Draft) -> None:
-        """
-        A batch that is stored.
-        """
+        """A batch that is stored."""
         self.records += len(work.inbound)
         self.started.update(draft.started)
         self.reached.update(draft.reached)

@@ -1,5 +1,5 @@
-"""
-Tells the group how far we are, only so that lag can be seen: the store's positions are what counts.
+"""Tells the group how far we are, only so that lag can be seen: the store's positions are what
+counts.
 """
 
 from __future__ import annotations
@@ -15,23 +15,19 @@ log = get_logger("saga.orchestrator")
 
 
 class GroupOffsets:
-    """
-    What was handled and not told yet.
-    """
+    """What was handled and not told yet."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._handled: dict[Source, int] = {}
 
     def handled(self, positions: Mapping[Source, int]) -> None:
-        """
-        Take note of the highest offsets that a batch accounts for.
-        """
+        """Take note of the highest offsets that a batch accounts for."""
         self._handled.update(positions)
 
     async def tell(self, consumer: Consumer) -> None:
-        """
-        Commit them; what cannot be committed now, or is somebody else's by now, is done without.
+        """Commit them; what cannot be committed now, or is somebody else's by now, is done
+        without.
         """
         handled, self._handled = self._handled, {}
         ours = handled.keys() & consumer.assignment()
@@ -43,9 +39,7 @@ class GroupOffsets:
             log.info("offsets not committed", error=str(error))
 
     async def tell_now_and_then(self, consumer: Consumer) -> None:
-        """
-        Until cancelled.
-        """
+        """Until cancelled."""
         while True:
             await self._clock.sleep(COMMIT_S)
             await self.tell(consumer)

@@ -1,5 +1,4 @@
-"""
-Taking turns: hops 3 to 6 of every message, for a whole batch at once.
+"""Taking turns: hops 3 to 6 of every message, for a whole batch at once.
 
 The order is the promise. Nothing is published before it is stored; what is stored names the
 positions that it accounts for; memory that is ahead of the store is thrown away. A saga whose own
@@ -40,9 +39,7 @@ log = get_logger("saga.turns")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """
-    Turns that are stored, and for whose sagas `Turns.publish` is to follow.
-    """
+    """Turns that are stored, and for whose sagas `Turns.publish` is to follow."""
 
     draft: Draft
     appended: Appended
@@ -50,16 +47,12 @@ class Taken:
 
     @property
     def is_published(self) -> bool:
-        """
-        Whether the store has published them in its own transaction.
-        """
+        """Whether the store has published them in its own transaction."""
         return self.appended.backlog_id is None
 
 
 class Turns:
-    """
-    The runtime in one sentence: load, handle, append, relay.
-    """
+    """The runtime in one sentence: load, handle, append, relay."""
 
     def __init__(
         self,
@@ -87,8 +80,7 @@ class Turns:
         self._freed = asyncio.Event()
 
     async def take_turns(self, work: Work) -> Taken:
-        """
-        Take all turns that *work* calls for, and store them in one transaction.
+        """Take all turns that *work* calls for, and store them in one transaction.
 
         `publish` is to follow: until it has ended, nobody else in this process takes a turn of
         these sagas, so that the intents of one saga leave in the order of its history.
@@ -114,9 +106,7 @@ class Turns:
         return Taken(draft, appended, saga_ids)
 
     async def publish(self, taken: Taken) -> None:
-        """
-        Publish what was stored, and tell who waits for a saga that it has ended.
-        """
+        """Publish what was stored, and tell who waits for a saga that it has ended."""
         try:
             await self._publish(taken.draft, taken.appended)
         finally:
@@ -157,8 +147,7 @@ class Turns:
         at: Instant,
         saga_ids: Sequence[SagaId],
     ) -> Draft:
-        """
-        Hops 4 and 5.
+        """Hops 4 and 5.
 
         A turn that raises leaves its state half changed, so all begin again without it; and so they
         do, from the store, where memory may be behind.
@@ -191,9 +180,8 @@ class Turns:
         visits: Sequence[Visit],
         failures: dict[int, Exception],
     ) -> bool:
-        """
-        Whether a turn has raised that is not among *failures*, where it is noted: all such turns of
-        a batch are found in one go, as each concerns its own saga only.
+        """Whether a turn has raised that is not among *failures*, where it is noted: all such turns
+        of a batch are found in one go, as each concerns its own saga only.
         """
         broken: set[SagaId] = set()
         for index, visit in enumerate(visits):
@@ -289,9 +277,8 @@ class Turns:
         self._done_with(draft, visit)
 
     def _ask_the_store(self, draft: Draft, visit: Visit) -> None:
-        """
-        What leaves no entry is not held against the history's version when it is appended. Where a
-        later history might say otherwise, memory alone does not decide it.
+        """What leaves no entry is not held against the history's version when it is appended. Where
+        a later history might say otherwise, memory alone does not decide it.
         """
         if visit.saga_id in draft.remembered:
             raise Outdated(visit.saga_id)
@@ -312,9 +299,7 @@ class Turns:
         draft.note_timers(live.saga_id, intents)  # type: ignore[arg-type]  # the decision's own
 
     def _fail(self, draft: Draft, live: Live, visit: Visit, error: Exception) -> None:
-        """
-        The saga's own code raised on this visit: record that, and hold the record.
-        """
+        """The saga's own code raised on this visit: record that, and hold the record."""
         text = f"{type(error).__name__}: {error}"
         draft.counts["failed_turns"] += 1
         if live.state.status.is_ended:
@@ -379,9 +364,7 @@ class Turns:
                 self._watchers.tell(saga_id, ending)
 
     async def _check_out(self, saga_ids: Sequence[SagaId]) -> None:
-        """
-        Wait until nobody in this process has a turn of these sagas, and have theirs.
-        """
+        """Wait until nobody in this process has a turn of these sagas, and have theirs."""
         while not self._busy.isdisjoint(saga_ids):
             self._freed.clear()
             await self._freed.wait()

@@ -1,6 +1,4 @@
-"""
-Ends of sagas as they become known to this process, for whoever waits for one.
-"""
+"""Ends of sagas as they become known to this process, for whoever waits for one."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from saga.core.status import SagaStatus
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """
-    How a saga ended, or why it does not go on by itself.
-    """
+    """How a saga ended, or why it does not go on by itself."""
 
     status: SagaStatus
     outcome: Message | None
@@ -28,47 +24,35 @@ class Ending:
 
 
 class Watchers:
-    """
-    Futures of endings, by saga.
-    """
+    """Futures of endings, by saga."""
 
     def __init__(self) -> None:
         self._waiting: dict[SagaId, list[asyncio.Future[Ending]]] = defaultdict(list)
 
     def tell(self, saga_id: SagaId, ending: Ending) -> None:
-        """
-        Tell everybody who waits for this saga.
-        """
+        """Tell everybody who waits for this saga."""
         for future in self._waiting.pop(saga_id, ()):
             if not future.done():
                 future.set_result(ending)
 
     def fail(self, saga_ids: Iterable[SagaId], error: Exception) -> None:
-        """
-        Have everybody who waits for these sagas get *error*.
-        """
+        """Have everybody who waits for these sagas get *error*."""
         for saga_id in saga_ids:
             for future in self._waiting.pop(saga_id, ()):
                 if not future.done():
                     future.set_exception(error)
 
     def is_watched(self, saga_id: SagaId) -> bool:
-        """
-        Whether anybody waits for this saga.
-        """
+        """Whether anybody waits for this saga."""
         return saga_id in self._waiting
 
     def watched(self) -> list[SagaId]:
-        """
-        The sagas that somebody waits for.
-        """
+        """The sagas that somebody waits for."""
         return list(self._waiting)
 
     @contextmanager
     def watching(self, saga_id: SagaId) -> Iterator[asyncio.Future[Ending]]:
-        """
-        A future of the saga's ending.
-        """
+        """A future of the saga's ending."""
         future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._waiting[saga_id].append(future)
         try:

@@ -1,5 +1,4 @@
-"""
-What cannot be published because a topic is not there, and what waits behind it.
+"""What cannot be published because a topic is not there, and what waits behind it.
 
 One topic that somebody has deleted, or not made yet, must not stop a worker. So of a saga that has
 something for such a topic nothing more is published, in the order of its history, until the topic
@@ -20,11 +19,9 @@ log = get_logger("saga.relay")
 
 
 class Withheld:
-    """
-    Attributes:
-        missing: the topics that are not there.
-        sagas: sagas of which nothing is published now, each with the topic it waits for.
-        batches: backlog ids of which something was withheld, and of which sagas.
+    """Attributes: missing: the topics that are not there. sagas: sagas of which nothing is
+    published now, each with the topic it waits for. batches: backlog ids of which something was
+    withheld, and of which sagas.
     """
 
     def __init__(self) -> None:
@@ -36,9 +33,7 @@ class Withheld:
         return bool(self.missing or self.batches)
 
     def miss(self, topic: str) -> None:
-        """
-        There is no such topic.
-        """
+        """There is no such topic."""
         if topic not in self.missing:
             self.missing.add(topic)
             log.error(
@@ -49,17 +44,15 @@ class Withheld:
             )
 
     def found(self, topic: str) -> None:
-        """
-        There is such a topic again.
-        """
+        """There is such a topic again."""
         self.missing.discard(topic)
         log.warning("a missing topic is there now", topic=topic)
 
     def split(
         self, records: Sequence[Record], waiting: dict[SagaId, str]
     ) -> tuple[Sequence[Record], set[SagaId]]:
-        """
-        What of *records* can be published, and the sagas of the rest, which join those *waiting*.
+        """What of *records* can be published, and the sagas of the rest, which join those
+        *waiting*.
         """
         if not self.missing and not waiting:
             return records, set()
@@ -76,18 +69,14 @@ class Withheld:
         return free, held
 
     def withhold(self, backlog_id: int, sagas: Iterable[SagaId]) -> None:
-        """
-        Not all of that batch was published.
-        """
+        """Not all of that batch was published."""
         found = set(sagas)
         if found:
             self.batches.setdefault(backlog_id, set()).update(found)
 
     @property
     def can_go_on(self) -> bool:
-        """
-        Whether a saga waits for a topic that is there, or a batch for no saga.
-        """
+        """Whether a saga waits for a topic that is there, or a batch for no saga."""
         return any(topic not in self.missing for topic in self.sagas.values()) or any(
             sagas.isdisjoint(self.sagas) for sagas in self.batches.values()
         )
@@ -95,8 +84,7 @@ class Withheld:
     def release(
         self, asked: Iterable[SagaId], still: dict[SagaId, str], seen: Collection[int]
     ) -> None:
-        """
-        Of the sagas that were *asked* about, only those in *still* wait on, and those that have
+        """Of the sagas that were *asked* about, only those in *still* wait on, and those that have
         something in a batch that was not *seen*: it came meanwhile.
         """
         late = {
@@ -113,8 +101,7 @@ class Withheld:
 
 
 def missing_topic(error: KeyError, records: Sequence[Record]) -> str:
-    """
-    The topic of *records* that a bus has not found.
+    """The topic of *records* that a bus has not found.
 
     Raises:
         KeyError: *error*, if it is about something else.

@@ -1,6 +1,4 @@
-"""
-What a lane has to do, and what may keep a batch of it from being decided in one go.
-"""
+"""What a lane has to do, and what may keep a batch of it from being decided in one go."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from saga.ports import DueTimer, Inbound, Source
 
 @dataclass(slots=True)
 class Work:
-    """
-    What a lane has to do: records in order per partition, due timers, sagas with held records.
+    """What a lane has to do: records in order per partition, due timers, sagas with held
+    records.
     """
 
     inbound: list[Inbound] = field(default_factory=list)
@@ -24,9 +22,7 @@ class Work:
         return bool(self.inbound or self.due or self.revisits)
 
     def positions(self) -> dict[Source, int]:
-        """
-        Of each source the highest offset in this work.
-        """
+        """Of each source the highest offset in this work."""
         highest: dict[Source, int] = {}
         for record in self.inbound:
             source = Source(record.topic, record.partition)
@@ -36,9 +32,7 @@ class Work:
 
 
 class TurnRaised(Exception):
-    """
-    Raised by a saga's own code, with *error*.
-    """
+    """Raised by a saga's own code, with *error*."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
@@ -46,6 +40,6 @@ class TurnRaised(Exception):
 
 
 class Outdated(Exception):
-    """
-    Raised where memory would decide without the store having a say: another worker may know more.
+    """Raised where memory would decide without the store having a say: another worker may know
+    more.
     """

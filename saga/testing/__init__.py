@@ -1,6 +1,5 @@
-"""
-What tests of sagas need: `given / when / then` for one saga, without any I/O; and `World`, a whole
-simulated deployment in which everything goes wrong that can, by seed.
+"""What tests of sagas need: `given / when / then` for one saga, without any I/O; and `World`, a
+whole simulated deployment in which everything goes wrong that can, by seed.
 """
 
 from saga.testing.expectations import (

@@ -1,5 +1,4 @@
-"""
-What every bus must do, one test a sentence of the port; nothing that Kafka could not give.
+"""What every bus must do, one test a sentence of the port; nothing that Kafka could not give.
 
 Subclass `BusSuite` beside a fixture `bus` (empty, no record larger than `record_bytes_max`) and, if
 time can be moved, a fixture `expire`: a coroutine function that lets so many seconds pass.
@@ -24,15 +23,13 @@ Expire = Callable[[float], Awaitable[None]]
 
 
 class BusSuite(GroupSuite):
-    """
-    The contract of the port `Bus`.
-    """
+    """The contract of the port `Bus`."""
 
     record_bytes_max: ClassVar[int] = 10_000
 
     async def test_a_record_arrives_byte_for_byte(self, bus: Bus) -> None:
-        """
-        Nulls, empty values, repeated header names and bytes that are no text come as they were.
+        """Nulls, empty values, repeated header names and bytes that are no text come as they
+        were.
         """
         await bus.create_topics([TopicSpec("odd", 1)])
         records = [
@@ -53,9 +50,7 @@ class BusSuite(GroupSuite):
         assert all(each.timestamp > 0 for each in found)
 
     async def test_what_was_published_before_is_read_the_same(self, bus: Bus) -> None:
-        """
-        Whether a consumer was there at the time makes no difference.
-        """
+        """Whether a consumer was there at the time makes no difference."""
         await bus.create_topics([TopicSpec("t", 3)])
         early = await bus.subscribe("early", ["t"])
         await self.settle([early], ["t"])
@@ -67,9 +62,7 @@ class BusSuite(GroupSuite):
         assert _by_source(await self.read(early, 40)) == _by_source(await self.read(late, 40))
 
     async def test_order_holds_within_a_partition(self, bus: Bus) -> None:
-        """
-        Offsets are consecutive, and records come in the order in which they were published.
-        """
+        """Offsets are consecutive, and records come in the order in which they were published."""
         await bus.create_topics([TopicSpec("t", 4)])
         consumer = await bus.subscribe("g", ["t"])
         values = [b"%d" % number for number in range(200)]
@@ -85,9 +78,7 @@ class BusSuite(GroupSuite):
         assert sorted(each.value or b"" for each in found) == sorted(values)
 
     async def test_a_key_chooses_the_partition_as_kafka_does(self, bus: Bus) -> None:
-        """
-        Equal keys meet in one partition: the one that Kafka's own clients choose (murmur2).
-        """
+        """Equal keys meet in one partition: the one that Kafka's own clients choose (murmur2)."""
         await bus.create_topics([TopicSpec("t", 7)])
         consumer = await bus.subscribe("g", ["t"])
         chosen = {b"21": 3, b"foobar": 0, b"a-little-bit-long-string": 1, b"order-1": 4, b"": 2}
@@ -99,9 +90,7 @@ class BusSuite(GroupSuite):
         assert len({(each.key, each.partition) for each in found}) == len(chosen)
 
     async def test_a_record_may_name_its_partition(self, bus: Bus) -> None:
-        """
-        Then the key does not matter.
-        """
+        """Then the key does not matter."""
         await bus.create_topics([TopicSpec("t", 4)])
         consumer = await bus.subscribe("g", ["t"])
         await bus.publish([Record("t", b"same", b"", (), number % 4) for number in range(8)])
@@ -111,9 +100,7 @@ class BusSuite(GroupSuite):
         assert sorted(each.partition for each in found) == [0, 0, 1, 1, 2, 2, 3, 3]
 
     async def test_publishing_to_an_unknown_topic_publishes_nothing(self, bus: Bus) -> None:
-        """
-        Not even the records before it.
-        """
+        """Not even the records before it."""
         await bus.create_topics([TopicSpec("t", 1)])
 
         with pytest.raises(KeyError):
@@ -122,9 +109,7 @@ class BusSuite(GroupSuite):
         assert await bus.bounds([Source("t", 0)]) == {Source("t", 0): (0, 0)}
 
     async def test_too_large_a_record_publishes_nothing(self, bus: Bus) -> None:
-        """
-        Headers count as well; the records beside it are not published either.
-        """
+        """Headers count as well; the records beside it are not published either."""
         await bus.create_topics([TopicSpec("t", 1)])
         large = b"x" * (self.record_bytes_max + 1)
 
@@ -135,9 +120,7 @@ class BusSuite(GroupSuite):
         assert await bus.bounds([Source("t", 0)]) == {Source("t", 0): (0, 0)}
 
     async def test_creating_a_topic_again_changes_nothing(self, bus: Bus) -> None:
-        """
-        Its records and its number of partitions stay.
-        """
+        """Its records and its number of partitions stay."""
         await bus.create_topics([TopicSpec("t", 2)])
         await bus.publish([Record("t", b"k", b"1", (), 1)])
 
@@ -152,9 +135,7 @@ class BusSuite(GroupSuite):
         assert await bus.bounds([Source("t", 1)]) == {Source("t", 1): (0, 1)}
 
     async def test_bounds_are_the_first_kept_and_the_next_offset(self, bus: Bus) -> None:
-        """
-        Both 0 for an empty partition; each partition has its own.
-        """
+        """Both 0 for an empty partition; each partition has its own."""
         await bus.create_topics([TopicSpec("t", 2)])
         await bus.publish([Record("t", None, b"", (), 1)] * 3)
 
@@ -163,9 +144,7 @@ class BusSuite(GroupSuite):
         assert bounds == {Source("t", 0): (0, 0), Source("t", 1): (0, 3)}
 
     async def test_seek_reads_on_from_there(self, bus: Bus) -> None:
-        """
-        Back and forward; what was buffered of that source is dropped, other sources go on.
-        """
+        """Back and forward; what was buffered of that source is dropped, other sources go on."""
         await bus.create_topics([TopicSpec("t", 2)])
         consumer = await bus.subscribe("g", ["t"])
         await self.settle([consumer], ["t"])
@@ -182,9 +161,7 @@ class BusSuite(GroupSuite):
         assert [each.offset for each in await self.read(consumer, 10)] == list(range(10))
 
     async def test_a_fetch_returns_no_more_than_asked_for(self, bus: Bus) -> None:
-        """
-        The rest comes with the next ones.
-        """
+        """The rest comes with the next ones."""
         await bus.create_topics([TopicSpec("t", 3)])
         consumer = await bus.subscribe("g", ["t"])
         await bus.publish([Record("t", b"%d" % number, b"") for number in range(25)])
@@ -199,9 +176,7 @@ class BusSuite(GroupSuite):
         assert max(sizes) <= 4
 
     async def test_a_fetch_of_nothing_is_empty(self, bus: Bus) -> None:
-        """
-        After its timeout, if not at once.
-        """
+        """After its timeout, if not at once."""
         await bus.create_topics([TopicSpec("t", 1)])
         consumer = await bus.subscribe("g", ["t"])
         await self.settle([consumer], ["t"])
@@ -209,9 +184,7 @@ class BusSuite(GroupSuite):
         assert await consumer.fetch(records_max=1, timeout_s=self.fetch_timeout_s) == []
 
     async def test_a_waiting_fetch_is_woken_by_a_record(self, bus: Bus) -> None:
-        """
-        It does not sleep through its timeout.
-        """
+        """It does not sleep through its timeout."""
         await bus.create_topics([TopicSpec("t", 1)])
         consumer = await bus.subscribe("g", ["t"])
         await self.settle([consumer], ["t"])
@@ -224,8 +197,7 @@ class BusSuite(GroupSuite):
             assert [each.value for each in await waiting] == [b"1"]
 
     async def test_retention_moves_the_begin(self, bus: Bus, expire: Expire) -> None:
-        """
-        Old records go, offsets stay: the next record gets the next number, and a group that has
+        """Old records go, offsets stay: the next record gets the next number, and a group that has
         committed nothing begins at what is left. None keeps records for ever.
         """
         await bus.create_topics([TopicSpec("t", 1, 60), TopicSpec("kept", 1, None)])
@@ -245,9 +217,7 @@ class BusSuite(GroupSuite):
         assert await bus.bounds([source]) == {source: (4, 5)}
 
     async def test_records_arrive_in_order_whatever_else_happens(self, bus: Bus) -> None:
-        """
-        Publishers, slow readers and seeks at random: per partition no record is skipped.
-        """
+        """Publishers, slow readers and seeks at random: per partition no record is skipped."""
         await bus.create_topics([TopicSpec("t", 3)])
         chance = random.Random(7)
         consumer = await bus.subscribe("g", ["t"])

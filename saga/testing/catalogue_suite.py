@@ -1,5 +1,4 @@
-"""
-What every catalogue must do, one test a sentence of the port.
+"""What every catalogue must do, one test a sentence of the port.
 
 Subclass `CatalogueSuite` beside fixtures `store` and `catalogue` of one empty store.
 """
@@ -21,16 +20,12 @@ STATUSES = (SagaStatus.RUNNING, SagaStatus.COMPLETED, SagaStatus.PARKED)
 
 
 class CatalogueSuite:
-    """
-    The contract of the port `Catalogue`.
-    """
+    """The contract of the port `Catalogue`."""
 
     async def test_sagas_come_in_order_of_start_page_by_page(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        A page begins after the saga named; later changes of a saga do not move it.
-        """
+        """A page begins after the saga named; later changes of a saga do not move it."""
         await _start(store, 7)
         later = samples.summary(saga(2), status=SagaStatus.ROLLING_BACK, version=9)
         await store.append(
@@ -51,9 +46,7 @@ class CatalogueSuite:
     async def test_sagas_are_found_by_status_and_definition(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        Each filter alone and both together, with paging.
-        """
+        """Each filter alone and both together, with paging."""
         await _start(store, 9)
 
         async def found(**filters: object) -> list[int]:
@@ -69,9 +62,7 @@ class CatalogueSuite:
         assert await found(status=SagaStatus.COMPLETED, limit=2) == [1, 4]
 
     async def test_summaries_are_found_by_id(self, store: EventStore, catalogue: Catalogue) -> None:
-        """
-        Rows are whole, and a saga that does not exist is left out.
-        """
+        """Rows are whole, and a saga that does not exist is left out."""
         await _start(store, 3)
 
         found = await catalogue.summaries([saga(2), saga(99), saga(0)])
@@ -83,9 +74,7 @@ class CatalogueSuite:
     async def test_parked_records_keep_order_and_every_byte(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        Null values, repeated names and bytes that are no text come back as they were.
-        """
+        """Null values, repeated names and bytes that are no text come back as they were."""
         for offset in range(3):
             batch = Batch(parked=[samples.parked(2 * offset), samples.parked(2 * offset + 1)])
             await store.append(batch, at=MOMENT)
@@ -104,9 +93,7 @@ class CatalogueSuite:
     async def test_parked_records_are_found_by_kind_and_saga(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        What a saga holds back is found in order, whatever else is parked.
-        """
+        """What a saga holds back is found in order, whatever else is parked."""
         await store.append(
             Batch(
                 histories=[samples.history(saga(1))],
@@ -131,8 +118,8 @@ class CatalogueSuite:
     async def test_an_unparked_record_is_gone_and_its_id_with_it(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        Removing is part of a batch; one that is not there is no error; ids are not given again.
+        """Removing is part of a batch; one that is not there is no error; ids are not given
+        again.
         """
         await store.append(Batch(parked=[samples.parked(0), samples.parked(1)]), at=MOMENT)
         first, second = [each.parked_id for each in await catalogue.parked()]
@@ -148,9 +135,7 @@ class CatalogueSuite:
     async def test_timers_come_earliest_first(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        All armed timers, due or not.
-        """
+        """All armed timers, due or not."""
         timers = [samples.timer(saga(1), f"t{at}", at) for at in (10**15, 5, 70)]
         await store.append(
             Batch(histories=[samples.history(saga(1))], timers_armed=timers), at=MOMENT
@@ -162,9 +147,7 @@ class CatalogueSuite:
     async def test_the_log_holds_every_entry_in_commit_order(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        Places only grow, and reading goes on behind any of them.
-        """
+        """Places only grow, and reading goes on behind any of them."""
         await store.append(
             Batch(histories=[samples.history(saga(2)), samples.history(saga(1))]), at=MOMENT
         )

@@ -1,5 +1,4 @@
-"""
-What every effects store must do, one test a sentence of the port.
+"""What every effects store must do, one test a sentence of the port.
 
 Subclass `EffectsStoreSuite` beside a fixture `open_store`: a coroutine function that opens a store
 on the same data each time it is called, as another process would. `can_share` says whether several
@@ -32,17 +31,13 @@ OpenStore = Callable[[], Awaitable[EffectsStore]]
 
 
 class EffectsStoreSuite(UnitSuite):
-    """
-    The contract of the port `EffectsStore`.
-    """
+    """The contract of the port `EffectsStore`."""
 
     can_share: ClassVar[bool] = True
 
     @pytest.fixture
     async def store(self, open_store: OpenStore) -> EffectsStore:
-        """
-        An empty store with a table `things`.
-        """
+        """An empty store with a table `things`."""
         store = await open_store()
         unit = store.unit()
         await unit.db.execute("CREATE TABLE things (name TEXT PRIMARY KEY, size INTEGER)")
@@ -52,9 +47,7 @@ class EffectsStoreSuite(UnitSuite):
     async def test_of_units_that_are_alone_one_runs_at_a_time(
         self, store: EffectsStore, open_store: OpenStore
     ) -> None:
-        """
-        Two processes may make the same table where there is none.
-        """
+        """Two processes may make the same table where there is none."""
         make = "CREATE TABLE IF NOT EXISTS more (name TEXT)"
         other = await open_store() if self.can_share else store
         first, second = store.unit(alone=True), other.unit(alone=True)
@@ -68,9 +61,7 @@ class EffectsStoreSuite(UnitSuite):
         await asyncio.gather(kept, second.keep(()))
 
     async def test_rows_are_read_as_they_were_kept(self, store: EffectsStore) -> None:
-        """
-        Every column comes back, whether filled or not.
-        """
+        """Every column comes back, whether filled or not."""
         full = InboxRow(
             SERVICE,
             "s/full/do",
@@ -94,9 +85,7 @@ class EffectsStoreSuite(UnitSuite):
         }
 
     async def test_services_have_inboxes_of_their_own(self, store: EffectsStore) -> None:
-        """
-        The same key in two services is two rows.
-        """
+        """The same key in two services is two rows."""
         mine, other = inbox_row("k"), inbox_row("k", attempt=2)._replace(service="other")
         await keep_rows(store.unit(), mine)
         await keep_rows(store.unit(), other)
@@ -105,9 +94,7 @@ class EffectsStoreSuite(UnitSuite):
         assert await store.kept("other", ["k"]) == {"k": other}
 
     async def test_many_rows_are_kept_and_found(self, store: EffectsStore) -> None:
-        """
-        Neither the units of one commit nor the keys of one question are too many.
-        """
+        """Neither the units of one commit nor the keys of one question are too many."""
         rows = [inbox_row(f"s/{number}/do") for number in range(700)]
         futures = [store.unit().keep((InboxWrite(row),)) for row in rows]
         for future in futures:
@@ -116,9 +103,7 @@ class EffectsStoreSuite(UnitSuite):
         assert await store.kept(SERVICE, [row.key for row in rows]) == {r.key: r for r in rows}
 
     async def test_writes_and_row_are_kept_together(self, store: EffectsStore) -> None:
-        """
-        What a handler wrote is there once its unit is kept, and reads back typed.
-        """
+        """What a handler wrote is there once its unit is kept, and reads back typed."""
         unit = store.unit()
         touched = await unit.db.execute(
             "INSERT INTO things VALUES (:name, :size), (:other, NULL)", name="a", size=1, other="b"
@@ -130,9 +115,7 @@ class EffectsStoreSuite(UnitSuite):
         assert "k" in await store.kept(SERVICE, ["k"])
 
     async def test_the_first_row_of_a_key_stands(self, store: EffectsStore) -> None:
-        """
-        A unit whose key was taken meanwhile is told, and has written nothing.
-        """
+        """A unit whose key was taken meanwhile is told, and has written nothing."""
         first = inbox_row("k")
         await keep_rows(store.unit(), first)
         rows_only, written, neighbour = store.unit(), store.unit(), store.unit()
@@ -154,9 +137,7 @@ class EffectsStoreSuite(UnitSuite):
     async def test_a_row_is_replaced_only_while_it_is_what_it_was(
         self, store: EffectsStore
     ) -> None:
-        """
-        The second of two that replace one row is told.
-        """
+        """The second of two that replace one row is told."""
         failed = inbox_row("k", outcome=ReplyOutcome.FAILED)
         await keep_rows(store.unit(), failed)
         second, third = inbox_row("k", attempt=2), inbox_row("k", attempt=3)
@@ -170,9 +151,7 @@ class EffectsStoreSuite(UnitSuite):
     async def test_rows_of_one_unit_are_kept_together_or_not_at_all(
         self, store: EffectsStore
     ) -> None:
-        """
-        If one of two rows is taken, the other is not kept either.
-        """
+        """If one of two rows is taken, the other is not kept either."""
         await keep_rows(store.unit(), inbox_row("do"))
         unit = store.unit()
         moved = await unit.keep(
@@ -185,9 +164,7 @@ class EffectsStoreSuite(UnitSuite):
     async def test_what_is_kept_survives_the_process(
         self, store: EffectsStore, open_store: OpenStore
     ) -> None:
-        """
-        Rows and tables are there for the next one; what was not kept is not.
-        """
+        """Rows and tables are there for the next one; what was not kept is not."""
         unit = store.unit()
         await unit.db.execute("INSERT INTO things VALUES ('kept', 1)")
         await keep_rows(unit, inbox_row("k"))
@@ -204,9 +181,7 @@ class EffectsStoreSuite(UnitSuite):
     async def test_closing_keeps_what_was_to_be_kept(
         self, store: EffectsStore, open_store: OpenStore
     ) -> None:
-        """
-        Nobody needs to wait for a commit before closing.
-        """
+        """Nobody needs to wait for a commit before closing."""
         future = store.unit().keep((InboxWrite(inbox_row("k")),))
         await store.close()
 
@@ -214,9 +189,7 @@ class EffectsStoreSuite(UnitSuite):
         assert "k" in await (await open_store()).kept(SERVICE, ["k"])
 
     async def test_a_closed_store_is_unavailable(self, store: EffectsStore) -> None:
-        """
-        Questions, statements and rows are refused, not lost silently.
-        """
+        """Questions, statements and rows are refused, not lost silently."""
         await store.close()
 
         with pytest.raises(StoreUnavailable):
@@ -227,9 +200,7 @@ class EffectsStoreSuite(UnitSuite):
             await store.unit().keep((InboxWrite(inbox_row("k")),))
 
     async def test_opening_twice_is_opening_once(self, store: EffectsStore) -> None:
-        """
-        Services that share a store need not know who opens it.
-        """
+        """Services that share a store need not know who opens it."""
         await keep_rows(store.unit(), inbox_row("k"))
         await store.open()
 
@@ -238,9 +209,7 @@ class EffectsStoreSuite(UnitSuite):
     async def test_another_process_is_seen_and_respected(
         self, store: EffectsStore, open_store: OpenStore
     ) -> None:
-        """
-        Of two processes that keep the same key one is told; the other's writes are untouched.
-        """
+        """Of two processes that keep the same key one is told; the other's writes are untouched."""
         if not self.can_share:
             pytest.skip("one process at a time")
         other = await open_store()

@@ -1,5 +1,4 @@
-"""
-What every unit of work must do, one test a sentence of the port: statements, turns, ends.
+"""What every unit of work must do, one test a sentence of the port: statements, turns, ends.
 
 Part of `EffectsStoreSuite`, beside the helpers that both use.
 """
@@ -29,16 +28,14 @@ SERVICE = "lab"
 
 
 class UnitSuite:
-    """
-    The contract of `Unit` and of both databases. *store* has an empty table `things (name, size)`.
+    """The contract of `Unit` and of both databases. *store* has an empty table `things (name,
+    size)`.
     """
 
     has_threads: ClassVar[bool] = True
 
     async def test_execute_says_how_many_rows_it_touched(self, store: EffectsStore) -> None:
-        """
-        Zero where nothing matched, and for statements that touch no rows.
-        """
+        """Zero where nothing matched, and for statements that touch no rows."""
         db = store.unit().db
 
         assert await db.execute("INSERT INTO things VALUES ('a', 1), ('b', 2)") == 2
@@ -49,9 +46,7 @@ class UnitSuite:
         ]
 
     async def test_a_unit_sees_its_own_writes(self, store: EffectsStore) -> None:
-        """
-        And those of units before it, whether they are durable yet or not.
-        """
+        """And those of units before it, whether they are durable yet or not."""
         first, second = store.unit(), store.unit()
         await first.db.execute("INSERT INTO things VALUES ('a', 1)")
         assert await first.db.fetch("SELECT size FROM things") == [{"size": 1}]
@@ -61,9 +56,7 @@ class UnitSuite:
         await kept
 
     async def test_a_dropped_unit_has_written_nothing(self, store: EffectsStore) -> None:
-        """
-        Its row is kept all the same, and what its neighbours wrote too.
-        """
+        """Its row is kept all the same, and what its neighbours wrote too."""
         before, unit, after = store.unit(), store.unit(), store.unit()
         await before.db.execute("INSERT INTO things VALUES ('before', 1)")
         kept = [before.keep((InboxWrite(inbox_row("before")),))]
@@ -80,9 +73,7 @@ class UnitSuite:
         assert len(await store.kept(SERVICE, ["before", "dropped", "after"])) == 3
 
     async def test_a_failed_statement_leaves_the_unit_usable(self, store: EffectsStore) -> None:
-        """
-        A handler may catch a violated constraint and go on.
-        """
+        """A handler may catch a violated constraint and go on."""
         unit = store.unit()
         await unit.db.execute("INSERT INTO things VALUES ('a', 1)")
         with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
@@ -94,18 +85,14 @@ class UnitSuite:
         assert [thing["name"] for thing in await things_in(store)] == ["a", "b"]
 
     async def test_a_missing_parameter_is_an_error(self, store: EffectsStore) -> None:
-        """
-        It is never taken for a null.
-        """
+        """It is never taken for a null."""
         unit = store.unit()
         with pytest.raises(Exception, match=r"(?i)size"):
             await unit.db.execute("INSERT INTO things VALUES (:name, :size)", name="a")
         unit.drop()
 
     async def test_a_handler_cannot_end_the_transaction(self, store: EffectsStore) -> None:
-        """
-        It belongs to the service: statements that would end it are refused.
-        """
+        """It belongs to the service: statements that would end it are refused."""
         unit = store.unit()
         for statement in ("COMMIT", " rollback;", "END", "BEGIN", "SAVEPOINT x", "RELEASE x"):
             with pytest.raises(ValueError, match="begun and ended by its service"):
@@ -113,9 +100,7 @@ class UnitSuite:
         unit.drop()
 
     async def test_a_unit_cannot_be_used_after_its_end(self, store: EffectsStore) -> None:
-        """
-        A handler that leaves a task behind is told, and harms nobody.
-        """
+        """A handler that leaves a task behind is told, and harms nobody."""
         unit = store.unit()
         await keep_rows(unit, inbox_row("k"))
         with pytest.raises(RuntimeError, match="after its handler had ended"):
@@ -124,9 +109,7 @@ class UnitSuite:
         assert await things_in(store) == []
 
     async def test_units_take_turns(self, store: EffectsStore) -> None:
-        """
-        While one unit has written and not ended, others wait, in order; nothing is lost.
-        """
+        """While one unit has written and not ended, others wait, in order; nothing is lost."""
         order: list[str] = []
 
         async def write(name: str) -> None:
@@ -142,9 +125,7 @@ class UnitSuite:
         assert [thing["name"] for thing in await things_in(store)] == list("abcdef")
 
     async def test_waiting_for_a_turn_can_be_cancelled(self, store: EffectsStore) -> None:
-        """
-        Those behind in the line go on.
-        """
+        """Those behind in the line go on."""
         holder, given_up, patient = store.unit(), store.unit(), store.unit()
         await holder.db.execute("INSERT INTO things VALUES ('holder', 1)")
         waiting = asyncio.ensure_future(given_up.db.execute("DELETE FROM things"))
@@ -162,9 +143,7 @@ class UnitSuite:
         assert await things_in(store) == [{"name": "holder", "size": 2}]
 
     async def test_two_statements_of_one_unit_may_overlap(self, store: EffectsStore) -> None:
-        """
-        A handler may gather them.
-        """
+        """A handler may gather them."""
         unit = store.unit()
         await asyncio.gather(
             unit.db.execute("INSERT INTO things VALUES ('a', 1)"),
@@ -175,9 +154,7 @@ class UnitSuite:
         assert len(await things_in(store)) == 2
 
     async def test_sync_handlers_use_plain_calls(self, store: EffectsStore) -> None:
-        """
-        From threads where the store has any: the same statements, one handler at a time.
-        """
+        """From threads where the store has any: the same statements, one handler at a time."""
 
         def write(db: ThreadDatabase, name: str) -> int:
             touched = db.execute("INSERT INTO things VALUES (:name, 1)", name=name)
@@ -201,9 +178,7 @@ class UnitSuite:
     async def test_the_drivers_connection_writes_in_the_same_transaction(
         self, store: EffectsStore
     ) -> None:
-        """
-        A sync handler may begin with it; on the loop a statement goes before, as it is told.
-        """
+        """A sync handler may begin with it; on the loop a statement goes before, as it is told."""
         unit, early = store.unit(), store.unit()
         with pytest.raises(RuntimeError, match="first awaits a statement"):
             _ = early.db.raw
@@ -224,16 +199,12 @@ class UnitSuite:
 
 
 async def keep_rows(unit: Unit, *rows: InboxRow) -> Collection[Unit]:
-    """
-    End *unit* with new rows; the units that were not kept.
-    """
+    """End *unit* with new rows; the units that were not kept."""
     return await unit.keep(tuple(InboxWrite(row) for row in rows))
 
 
 async def things_in(store: EffectsStore) -> list[SqlRow]:
-    """
-    The rows of the table, by name.
-    """
+    """The rows of the table, by name."""
     unit = store.unit()
     try:
         return await unit.db.fetch("SELECT name, size FROM things ORDER BY name")
@@ -248,9 +219,7 @@ def inbox_row(
     outcome: ReplyOutcome = ReplyOutcome.DONE,
     digest: bytes | None = b"d",
 ) -> InboxRow:
-    """
-    A row of the suite's service.
-    """
+    """A row of the suite's service."""
     return InboxRow(
         SERVICE,
         key,

@@ -1,5 +1,4 @@
-"""
-What every event store must do, one test a sentence of the port.
+"""What every event store must do, one test a sentence of the port.
 
 Subclass `EventStoreSuite` beside fixtures `store` and `catalogue` of one empty store that leaves
 publishing to a relay. `whole_batch` and `recorded` together see everything that a batch can change:
@@ -30,9 +29,7 @@ RIGHT = Source("shop.evt", 1)
 
 
 def whole_batch(first: int, offset: int) -> Batch:
-    """
-    A batch of two new sagas with something of every kind.
-    """
+    """A batch of two new sagas with something of every kind."""
     sagas = [saga(first), saga(first + 1)]
     return Batch(
         histories=[samples.history(each) for each in sagas],
@@ -45,9 +42,7 @@ def whole_batch(first: int, offset: int) -> Batch:
 
 
 async def recorded(store: EventStore, catalogue: Catalogue) -> dict[str, object]:
-    """
-    Everything that can be read of a store.
-    """
+    """Everything that can be read of a store."""
     log = [item async for item in catalogue.log()]
     ids = list(dict.fromkeys(entry.saga_id for _, entry in log))
     return {
@@ -62,23 +57,17 @@ async def recorded(store: EventStore, catalogue: Catalogue) -> dict[str, object]
 
 
 class EventStoreSuite:
-    """
-    The contract of the port `EventStore`.
-    """
+    """The contract of the port `EventStore`."""
 
     async def test_a_history_reads_as_it_was_appended(self, store: EventStore) -> None:
-        """
-        Entries come back equal, in order of version, over several appends.
-        """
+        """Entries come back equal, in order of version, over several appends."""
         await store.append(Batch(histories=[samples.history(saga(1))]), at=MOMENT)
         await store.append(Batch(histories=[samples.history(saga(1), 2, 3)]), at=MOMENT)
 
         assert await store.load([saga(1)]) == {saga(1): samples.entries(saga(1), 0, 5)}
 
     async def test_many_histories_load_at_once(self, store: EventStore) -> None:
-        """
-        One call reads any number of sagas; one without a history is left out.
-        """
+        """One call reads any number of sagas; one without a history is left out."""
         batch = Batch(histories=[samples.history(saga(number)) for number in range(600)])
         await store.append(batch, at=MOMENT)
 
@@ -90,9 +79,7 @@ class EventStoreSuite:
     async def test_one_append_records_something_of_every_kind(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        Entries, positions, timers, index rows, parked records and backlog are there together.
-        """
+        """Entries, positions, timers, index rows, parked records and backlog are there together."""
         answer = await store.append(whole_batch(1, 7), at=MOMENT)
 
         found = await recorded(store, catalogue)
@@ -114,8 +101,8 @@ class EventStoreSuite:
     async def test_a_history_that_is_elsewhere_is_a_conflict(
         self, store: EventStore, expected: int
     ) -> None:
-        """
-        Versions have no gaps: neither one that is taken nor one beyond the next can be appended.
+        """Versions have no gaps: neither one that is taken nor one beyond the next can be
+        appended.
         """
         await store.append(Batch(histories=[samples.history(saga(1))]), at=MOMENT)
 
@@ -129,9 +116,7 @@ class EventStoreSuite:
     async def test_a_conflict_names_exactly_the_histories_that_moved(
         self, store: EventStore
     ) -> None:
-        """
-        The others of the batch need not be loaded again.
-        """
+        """The others of the batch need not be loaded again."""
         await store.append(
             Batch(histories=[samples.history(saga(number)) for number in range(6)]), at=MOMENT
         )
@@ -145,9 +130,7 @@ class EventStoreSuite:
     async def test_a_conflict_records_nothing_of_the_batch(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        One history that moved on keeps back everything that came with it.
-        """
+        """One history that moved on keeps back everything that came with it."""
         await store.append(whole_batch(1, 7), at=MOMENT)
         before = await recorded(store, catalogue)
         batch = whole_batch(5, 8)
@@ -162,9 +145,7 @@ class EventStoreSuite:
     async def test_a_covered_position_records_nothing_of_the_batch(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        A zombie that handles a record again fails, whatever else its batch holds.
-        """
+        """A zombie that handles a record again fails, whatever else its batch holds."""
         await store.append(whole_batch(1, 7), at=MOMENT)
         before = await recorded(store, catalogue)
         batch = whole_batch(5, 7)
@@ -180,9 +161,7 @@ class EventStoreSuite:
     async def test_after_a_refused_batch_the_store_goes_on(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        What was refused can be appended once it is right, as if nothing had been.
-        """
+        """What was refused can be appended once it is right, as if nothing had been."""
         await store.append(whole_batch(1, 7), at=MOMENT)
         with pytest.raises(AlreadyRecorded):
             await store.append(whole_batch(3, 7), at=MOMENT)
@@ -193,9 +172,7 @@ class EventStoreSuite:
         assert [each.saga_id for each in await catalogue.sagas()] == [saga(n) for n in (1, 2, 3, 4)]
 
     async def test_of_writers_that_race_one_wins(self, store: EventStore) -> None:
-        """
-        Appends under the same expected version, at the same time: one is recorded, whole.
-        """
+        """Appends under the same expected version, at the same time: one is recorded, whole."""
         races = [
             store.append(
                 Batch(histories=[samples.history(saga(1), cause=f"m-{number}")]), at=MOMENT
@@ -212,8 +189,8 @@ class EventStoreSuite:
         assert len({entry.cause for entry in history}) == 1
 
     async def test_positions_only_move_forward(self, store: EventStore) -> None:
-        """
-        An offset that was covered, and every one before it, is refused; one of several is enough.
+        """An offset that was covered, and every one before it, is refused; one of several is
+        enough.
         """
         await store.append(Batch(positions={LEFT: 0}), at=MOMENT)
         await store.append(Batch(positions={LEFT: 5, RIGHT: 2}), at=MOMENT)
@@ -226,8 +203,8 @@ class EventStoreSuite:
         assert await store.positions([LEFT, RIGHT]) == {LEFT: 5, RIGHT: 2}
 
     async def test_offsets_may_have_gaps(self, store: EventStore) -> None:
-        """
-        Compacted topics and control records leave them: an offset need not be the next number.
+        """Compacted topics and control records leave them: an offset need not be the next
+        number.
         """
         for offset in (3, 4, 1_000_000_000_000):
             await store.append(Batch(positions={LEFT: offset}), at=MOMENT)
@@ -235,9 +212,7 @@ class EventStoreSuite:
         assert await store.positions([LEFT]) == {LEFT: 1_000_000_000_000}
 
     async def test_a_source_never_seen_has_no_position(self, store: EventStore) -> None:
-        """
-        Partitions of one topic, and topics with similar names, are told apart.
-        """
+        """Partitions of one topic, and topics with similar names, are told apart."""
         await store.append(Batch(positions={LEFT: 1}), at=MOMENT)
 
         others = [RIGHT, Source("shop.evt:0", 0), Source("shop", 0)]
@@ -245,9 +220,7 @@ class EventStoreSuite:
         assert await store.positions([]) == {}
 
     async def test_due_timers_come_in_order_and_within_limits(self, store: EventStore) -> None:
-        """
-        The earliest first; due at the moment itself counts as due; no more than asked for.
-        """
+        """The earliest first; due at the moment itself counts as due; no more than asked for."""
         timers = [samples.timer(saga(1), f"t{due_at}", due_at) for due_at in (30, 10, 20, 40)]
         await store.append(
             Batch(histories=[samples.history(saga(1))], timers_armed=timers), at=MOMENT
@@ -262,9 +235,7 @@ class EventStoreSuite:
         assert await due(100, 3) == [10, 20, 30]
 
     async def test_a_cleared_timer_is_gone(self, store: EventStore) -> None:
-        """
-        Also one armed in the same batch; one that is not there is no error.
-        """
+        """Also one armed in the same batch; one that is not there is no error."""
         first, second = samples.timer(saga(1), "a", 1), samples.timer(saga(1), "b", 2)
         await store.append(
             Batch(histories=[samples.history(saga(1))], timers_armed=[first]), at=MOMENT
@@ -283,9 +254,7 @@ class EventStoreSuite:
     async def test_index_rows_are_written_whole(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        A later row of a saga takes the place of the one before.
-        """
+        """A later row of a saga takes the place of the one before."""
         await store.append(
             Batch(histories=[samples.history(saga(1))], summaries=[samples.summary(saga(1))]),
             at=MOMENT,
@@ -301,17 +270,15 @@ class EventStoreSuite:
         assert await catalogue.sagas() == [ended]
 
     async def test_nothing_to_publish_leaves_no_backlog(self, store: EventStore) -> None:
-        """
-        A batch without outgoing records has no place in the relay's backlog.
-        """
+        """A batch without outgoing records has no place in the relay's backlog."""
         answer = await store.append(Batch(histories=[samples.history(saga(1))]), at=MOMENT)
 
         assert answer.backlog_id is None
         assert await store.backlog(appended_before=FAR, limit=10) == []
 
     async def test_backlog_comes_oldest_first_and_within_limits(self, store: EventStore) -> None:
-        """
-        Only what was appended before the moment asked for, and no more batches than asked for.
+        """Only what was appended before the moment asked for, and no more batches than asked
+        for.
         """
         ids = []
         for number in range(4):
@@ -332,8 +299,8 @@ class EventStoreSuite:
         ]
 
     async def test_what_was_relayed_leaves_the_backlog(self, store: EventStore) -> None:
-        """
-        Saying so twice, or of a batch that is not there, is no error; ids are not given again.
+        """Saying so twice, or of a batch that is not there, is no error; ids are not given
+        again.
         """
         first = await store.append(whole_batch(1, 1), at=MOMENT)
         second = await store.append(whole_batch(3, 2), at=MOMENT)
@@ -353,9 +320,7 @@ class EventStoreSuite:
     async def test_a_large_batch_is_one_append(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """
-        More rows than any adapter writes at once: still all of them, in order.
-        """
+        """More rows than any adapter writes at once: still all of them, in order."""
         sagas: list[SagaId] = [saga(number) for number in range(700)]
         batch = Batch(
             histories=[samples.history(each, 0, 3) for each in sagas],
@@ -379,9 +344,7 @@ class EventStoreSuite:
 
 
 def _take_away(batch: Batch, before: dict[str, object]) -> None:
-    """
-    Have *batch* also remove everything that can be removed of what is there.
-    """
+    """Have *batch* also remove everything that can be removed of what is there."""
     timers, parked, backlog = before["timers"], before["parked"], before["backlog"]
     assert isinstance(timers, list)
     assert isinstance(parked, list)

@@ -1,5 +1,4 @@
-"""
-What a saga is expected to decide, and how decisions read in the report of a failed test.
+"""What a saga is expected to decide, and how decisions read in the report of a failed test.
 
 *Acts* are what others can see: intents, published facts, the end, a saga that parks. A test lists
 all of them, in order. The rest is *bookkeeping*: timers, plans, notes; a test names what it cares
@@ -49,39 +48,29 @@ EventSpec = Event | type[Event] | None
 
 @dataclass(frozen=True, slots=True)
 class Containing:
-    """
-    Equal to every text that has *text* in it.
-    """
+    """Equal to every text that has *text* in it."""
 
     text: str
 
     def matches(self, value: object) -> bool:
-        """
-        Whether *value* is such a text.
-        """
+        """Whether *value* is such a text."""
         return isinstance(value, str) and self.text in value
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """
-    One decision: its type and the fields that matter.
-    """
+    """One decision: its type and the fields that matter."""
 
     decides: type
     wanted: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def is_act(self) -> bool:
-        """
-        Whether others can see it.
-        """
+        """Whether others can see it."""
         return self.decides in ACTS
 
     def matches(self, entry: Entry) -> bool:
-        """
-        Whether *entry* records this decision.
-        """
+        """Whether *entry* records this decision."""
         return type(entry.body) is self.decides and all(
             _agrees(want, _value(entry, name)) for name, want in self.wanted.items()
         )
@@ -94,33 +83,25 @@ class Expectation:
 def issued(
     intent: Intent[Any] | type[Intent[Any]], *, step: str | None = None, attempt: int | None = None
 ) -> Expectation:
-    """
-    A service is asked to do something: exactly *intent*, or any of that class.
-    """
+    """A service is asked to do something: exactly *intent*, or any of that class."""
     return _intent(intent, Direction.DO, step, attempt)
 
 
 def undo_issued(
     intent: Intent[Any] | type[Intent[Any]], *, step: str | None = None, attempt: int | None = None
 ) -> Expectation:
-    """
-    A service is asked to undo a step.
-    """
+    """A service is asked to undo a step."""
     return _intent(intent, Direction.UNDO, step, attempt)
 
 
 def published(event: Event) -> Expectation:
-    """
-    A fact is told before the saga's end.
-    """
+    """A fact is told before the saga's end."""
     message = message_of(event)
     return Expectation(EventPublished, {"contract": message.contract, "payload": message.payload})
 
 
 def completed(outcome: EventSpec = None) -> Expectation:
-    """
-    The saga is through, with this outcome.
-    """
+    """The saga is through, with this outcome."""
     return Expectation(SagaCompleted, {"outcome": _outcome(outcome)})
 
 
@@ -132,9 +113,7 @@ def rolled_back(
     failed_step: str | None = None,
     residue: tuple[str, ...] = (),
 ) -> Expectation:
-    """
-    The saga is undone but for its *residue*; *reason* need only be part of what is said.
-    """
+    """The saga is undone but for its *residue*; *reason* need only be part of what is said."""
     wanted: dict[str, object] = {"residue": residue, "outcome": _outcome(outcome)}
     if reason is not None:
         wanted["reason"] = Containing(reason)
@@ -146,16 +125,12 @@ def rolled_back(
 
 
 def cleaned_up(*, residue: tuple[str, ...] = ()) -> Expectation:
-    """
-    The late successes of an ended saga are undone.
-    """
+    """The late successes of an ended saga are undone."""
     return Expectation(SagaCleanedUp, {"residue": residue})
 
 
 def abandoned(*, residue: tuple[str, ...] = (), reason: str | None = None) -> Expectation:
-    """
-    The saga is ended as it stands.
-    """
+    """The saga is ended as it stands."""
     wanted: dict[str, object] = {"residue": residue}
     if reason is not None:
         wanted["reason"] = Containing(reason)
@@ -163,37 +138,29 @@ def abandoned(*, residue: tuple[str, ...] = (), reason: str | None = None) -> Ex
 
 
 def parked(reason: str = "") -> Expectation:
-    """
-    The saga waits for someone; *reason* is part of what is said.
-    """
+    """The saga waits for someone; *reason* is part of what is said."""
     return Expectation(SagaParked, {"reason": Containing(reason)})
 
 
 def planned(*groups: str | tuple[str, ...]) -> Expectation:
-    """
-    A rollback is planned: these steps, in this order; a tuple is undone side by side.
-    """
+    """A rollback is planned: these steps, in this order; a tuple is undone side by side."""
     wanted = tuple((group,) if isinstance(group, str) else group for group in groups)
     return Expectation(RollbackPlanned, {"groups": wanted})
 
 
 def undo_appended(step: str) -> Expectation:
-    """
-    A late success joins the plan.
-    """
+    """A late success joins the plan."""
     return Expectation(UndoAppended, {"step": step})
 
 
 def undo_stuck(step: str, *, code: str | None = None) -> Expectation:
-    """
-    A step cannot be undone within its policy.
-    """
+    """A step cannot be undone within its policy."""
     return Expectation(UndoStuck, {"step": step} if code is None else {"step": step, "code": code})
 
 
 def armed(purpose: TimerPurpose | str, target: str, length: Duration) -> Expectation:
-    """
-    A timer is armed, to come due after *length*; its target is a step and direction, or a name.
+    """A timer is armed, to come due after *length*; its target is a step and direction, or
+    a name.
     """
     return Expectation(
         TimerArmed,
@@ -202,16 +169,12 @@ def armed(purpose: TimerPurpose | str, target: str, length: Duration) -> Expecta
 
 
 def noted(verdict: Verdict | str, detail: str = "") -> Expectation:
-    """
-    Something arrived that changed nothing, or not what its sender meant.
-    """
+    """Something arrived that changed nothing, or not what its sender meant."""
     return Expectation(Noted, {"verdict": Verdict(verdict), "detail": Containing(detail)})
 
 
 def told(entry: Entry) -> str:
-    """
-    An entry in one line.
-    """
+    """An entry in one line."""
     body = entry.body
     said = " ".join(
         f"{one.name}={_shown(value)}"

@@ -1,5 +1,4 @@
-"""
-What every consumer group must do: sharing out, taking over, beginning where it left off.
+"""What every consumer group must do: sharing out, taking over, beginning where it left off.
 
 A part of `BusSuite`; a suite of its own only because it is long.
 """
@@ -21,16 +20,12 @@ PAUSE_S = 0.005
 
 
 class GroupSuite:
-    """
-    The contract of consumer groups. `read` and `settle` wait for groups to come to rest.
-    """
+    """The contract of consumer groups. `read` and `settle` wait for groups to come to rest."""
 
     fetch_timeout_s: ClassVar[float] = 0.02
 
     async def test_groups_read_independently(self, bus: Bus) -> None:
-        """
-        Each group gets everything.
-        """
+        """Each group gets everything."""
         await bus.create_topics([TopicSpec("t", 2)])
         one, two = await bus.subscribe("one", ["t"]), await bus.subscribe("two", ["t"])
         await bus.publish([Record("t", b"%d" % number, b"") for number in range(10)])
@@ -39,9 +34,7 @@ class GroupSuite:
         assert len(await self.read(two, 10)) == 10
 
     async def test_members_share_partitions_by_range(self, bus: Bus) -> None:
-        """
-        Each partition has one reader, and equal partition numbers of all topics the same one.
-        """
+        """Each partition has one reader, and equal partition numbers of all topics the same one."""
         await bus.create_topics([TopicSpec("t", 5), TopicSpec("u", 5)])
         members = [await bus.subscribe("g", ["t", "u"]) for _ in range(2)]
 
@@ -54,9 +47,7 @@ class GroupSuite:
             assert numbers["t"] == numbers["u"]
 
     async def test_members_read_each_record_once_while_none_comes_or_goes(self, bus: Bus) -> None:
-        """
-        Together they read everything, and nothing twice.
-        """
+        """Together they read everything, and nothing twice."""
         await bus.create_topics([TopicSpec("t", 4)])
         members = [await bus.subscribe("g", ["t"]) for _ in range(3)]
         await self.settle(members, ["t"])
@@ -73,9 +64,7 @@ class GroupSuite:
         assert sorted(int(each.value or b"") for each in found) == list(range(60))
 
     async def test_more_members_than_partitions_leave_some_idle(self, bus: Bus) -> None:
-        """
-        An idle member has no assignment and gets nothing.
-        """
+        """An idle member has no assignment and gets nothing."""
         await bus.create_topics([TopicSpec("t", 1)])
         members = [await bus.subscribe("g", ["t"]) for _ in range(2)]
         await self.settle(members, ["t"])
@@ -83,9 +72,7 @@ class GroupSuite:
         assert sorted(len(member.assignment()) for member in members) == [0, 1]
 
     async def test_who_closes_leaves_the_group_at_once(self, bus: Bus) -> None:
-        """
-        The others take over where the group had committed, and the closed one reads nothing.
-        """
+        """The others take over where the group had committed, and the closed one reads nothing."""
         await bus.create_topics([TopicSpec("t", 2)])
         first, second = [await bus.subscribe("g", ["t"]) for _ in range(2)]
         await self.settle([first, second], ["t"])
@@ -105,9 +92,7 @@ class GroupSuite:
         await gone.close()
 
     async def test_a_group_begins_where_it_has_committed(self, bus: Bus) -> None:
-        """
-        The next offset of each source; without one, the first record kept.
-        """
+        """The next offset of each source; without one, the first record kept."""
         await bus.create_topics([TopicSpec("t", 2)])
         await bus.publish([Record("t", None, b"", (), number % 2) for number in range(10)])
         first = await bus.subscribe("g", ["t"])
@@ -123,9 +108,7 @@ class GroupSuite:
         ]
 
     async def test_a_commit_may_go_back(self, bus: Bus) -> None:
-        """
-        The last word counts, forward or back.
-        """
+        """The last word counts, forward or back."""
         await bus.create_topics([TopicSpec("t", 1)])
         await bus.publish([Record("t", None, b"")] * 5)
         first = await bus.subscribe("g", ["t"])
@@ -139,9 +122,8 @@ class GroupSuite:
         assert [each.offset for each in found] == [3, 4]
 
     async def test_resume_at_decides_where_to_begin(self, bus: Bus) -> None:
-        """
-        It is asked for what is assigned; a source that it leaves out starts at its begin, whatever
-        the group has committed.
+        """It is asked for what is assigned; a source that it leaves out starts at its begin,
+        whatever the group has committed.
         """
         await bus.create_topics([TopicSpec("t", 2)])
         await bus.publish([Record("t", None, b"", (), number % 2) for number in range(8)])
@@ -164,9 +146,7 @@ class GroupSuite:
         ]
 
     async def test_a_resume_at_that_fails_is_asked_again(self, bus: Bus) -> None:
-        """
-        Nothing is read before it has answered; its error reaches whoever fetches.
-        """
+        """Nothing is read before it has answered; its error reaches whoever fetches."""
         await bus.create_topics([TopicSpec("t", 1)])
         await bus.publish([Record("t", None, b"")] * 2)
         is_away = iter([True, False])
@@ -183,9 +163,8 @@ class GroupSuite:
         assert [each.offset for each in await self.read(consumer, 1)] == [1]
 
     async def test_a_source_whose_place_is_lost_stops_alone(self, bus: Bus) -> None:
-        """
-        The topic was made anew, or retention was faster: it is said which one and why, nothing of
-        it is read, and all others go on.
+        """The topic was made anew, or retention was faster: it is said which one and why, nothing
+        of it is read, and all others go on.
         """
         await bus.create_topics([TopicSpec("t", 3)])
         await bus.publish([Record("t", None, b"%d" % n, (), n % 3) for n in range(6)])
@@ -203,9 +182,7 @@ class GroupSuite:
         assert sorted(each.partition for each in await self.read(consumer, 2)) == [1, 2]
 
     async def test_a_topic_that_comes_later_is_read(self, bus: Bus) -> None:
-        """
-        Members that asked for it get its partitions once it exists.
-        """
+        """Members that asked for it get its partitions once it exists."""
         await bus.create_topics([TopicSpec("t", 1)])
         consumer = await bus.subscribe("g", ["t", "later"])
         await self.settle([consumer], ["t"])
@@ -218,9 +195,7 @@ class GroupSuite:
     async def read(
         self, consumer: Consumer, count: int, *, records_max: int = 100
     ) -> list[Inbound]:
-        """
-        Fetch until there are *count* records; there must not be more.
-        """
+        """Fetch until there are *count* records; there must not be more."""
         found: list[Inbound] = []
         for _ in range(ROUNDS_MAX):
             found += await consumer.fetch(records_max=records_max, timeout_s=self.fetch_timeout_s)
@@ -231,8 +206,8 @@ class GroupSuite:
         return found
 
     async def settle(self, members: Sequence[Consumer], topics: Sequence[str]) -> frozenset[Source]:
-        """
-        Fetch, expecting nothing, until the members' shares stay as they are; returns them together.
+        """Fetch, expecting nothing, until the members' shares stay as they are; returns them
+        together.
         """
         calm = 0
         before: list[frozenset[Source]] = []

@@ -1,5 +1,4 @@
-"""
-What can happen to a saga, as a test says it: models and names instead of ids and JSON.
+"""What can happen to a saga, as a test says it: models and names instead of ids and JSON.
 
 A happening knows nothing of ids. It becomes a fact when its turn comes, by looking at what the saga
 has recorded so far: `replied(Pay, …)` answers the intent `Pay` that is still open.
@@ -35,13 +34,10 @@ Subject = type[Intent[Any]] | str
 
 
 class Happening(Protocol):
-    """
-    Something that happens to one saga.
-    """
+    """Something that happens to one saga."""
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
-        """
-        The fact it is for a saga in this *state*, and the moment before which it cannot happen.
+        """The fact it is for a saga in this *state*, and the moment before which it cannot happen.
 
         Raises:
             AssertionError: it cannot happen now, because nobody asked for it.
@@ -51,9 +47,7 @@ class Happening(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """
-    A service answers an intent.
-    """
+    """A service answers an intent."""
 
     subject: Subject
     outcome: ReplyOutcome
@@ -64,9 +58,7 @@ class Reply:
     attempt: int | None = None
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
-        """
-        The reply to the intent that is meant.
-        """
+        """The reply to the intent that is meant."""
         issued = _issued(self.subject, self.step, state, history)
         attempt = issued.attempt if self.attempt is None else self.attempt
         reply = ReplyReceived(
@@ -81,16 +73,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """
-    The time for a step, or for a wait, runs out.
-    """
+    """The time for a step, or for a wait, runs out."""
 
     subject: Subject
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
-        """
-        The firing of the timer that limits the step or wait.
-        """
+        """The firing of the timer that limits the step or wait."""
         timer = self._timer(state, history)
         return TimerFired(timer_id=timer.timer_id), timer.due_at
 
@@ -112,34 +100,26 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """
-    Something that needs no looking up.
-    """
+    """Something that needs no looking up."""
 
     is_what: Fact
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
-        """
-        The fact as it was given.
-        """
+        """The fact as it was given."""
         del state, history
         return self.is_what, None
 
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """
-    Time passes, and every timer that comes due meanwhile fires.
-    """
+    """Time passes, and every timer that comes due meanwhile fires."""
 
     length_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class Redelivered:
-    """
-    The last event arrives once more, under the same message id.
-    """
+    """The last event arrives once more, under the same message id."""
 
 
 def replied(
@@ -149,8 +129,7 @@ def replied(
     step: str | None = None,
     attempt: int | None = None,
 ) -> Reply:
-    """
-    A service did what was wanted; *reply* is its answer, where the intent has one of its own.
+    """A service did what was wanted; *reply* is its answer, where the intent has one of its own.
 
     Meant is the open intent of that class, or of that step, in its last attempt; *step* and
     *attempt* say which one where there are several.
@@ -166,9 +145,7 @@ def refused(
     step: str | None = None,
     attempt: int | None = None,
 ) -> Reply:
-    """
-    A service said no, and nothing happened.
-    """
+    """A service said no, and nothing happened."""
     return Reply(what, ReplyOutcome.REFUSED, code=code, message=message, step=step, attempt=attempt)
 
 
@@ -180,67 +157,49 @@ def failed(
     step: str | None = None,
     attempt: int | None = None,
 ) -> Reply:
-    """
-    An attempt failed.
-    """
+    """An attempt failed."""
     return Reply(what, ReplyOutcome.FAILED, code=code, message=message, step=step, attempt=attempt)
 
 
 def timed_out(what: Subject) -> Deadline:
-    """
-    The deadline passes of an intent, a step, or a wait for the signal of this name.
-    """
+    """The deadline passes of an intent, a step, or a wait for the signal of this name."""
     return Deadline(what)
 
 
 def signalled(name: str, payload: object = None, *, actor: str | None = None) -> Plain:
-    """
-    Somebody sends a signal; *payload* is anything that JSON can say.
-    """
+    """Somebody sends a signal; *payload* is anything that JSON can say."""
     return Plain(SignalReceived(name=name, payload=canonical(payload), actor=actor))
 
 
 def cancelled(reason: str = "cancelled", *, mode: CancelMode | str = CancelMode.GRACEFUL) -> Plain:
-    """
-    Somebody asks for the saga to end: `graceful`, `immediate` or `abandon`.
-    """
+    """Somebody asks for the saga to end: `graceful`, `immediate` or `abandon`."""
     return Plain(CancelRequested(mode=CancelMode(mode), reason=reason))
 
 
 def operator(act: Act | str, step: str | None = None, *, reason: str = "on purpose") -> Plain:
-    """
-    An operator acts: `retry`, `skip`, `compensate` or `release`.
-    """
+    """An operator acts: `retry`, `skip`, `compensate` or `release`."""
     return Plain(OperatorActed(act=Act(act), reason=reason, step=step))
 
 
 def turn_failed(error: str) -> Plain:
-    """
-    A worker noted that the code at hand raised on some record of this saga.
-    """
+    """A worker noted that the code at hand raised on some record of this saga."""
     return Plain(TurnFailed(error=error))
 
 
 def after(duration: Duration) -> After:
-    """
-    Time passes: timers that come due within *duration* fire, each at its moment, in order.
-    """
+    """Time passes: timers that come due within *duration* fire, each at its moment, in order."""
     return After(duration_us(duration))
 
 
 def redelivered() -> Redelivered:
-    """
-    The last event arrives once more, as it was.
-    """
+    """The last event arrives once more, as it was."""
     return Redelivered()
 
 
 def _issued(
     subject: Subject, step: str | None, state: SagaState, history: Sequence[Entry]
 ) -> IntentIssued:
-    """
-    The intent a test means: of those that fit, the first whose last attempt is unanswered.
-    """
+    """The intent a test means: of those that fit, the first whose last attempt is unanswered."""
     latest: dict[tuple[str, str], IntentIssued] = {}
     for entry in history:
         body = entry.body

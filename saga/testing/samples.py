@@ -1,5 +1,4 @@
-"""
-Small, plausible values for the contract suites: sagas, entries, index rows, parked records.
+"""Small, plausible values for the contract suites: sagas, entries, index rows, parked records.
 
 All are functions of their arguments, so that two calls give equal values.
 """
@@ -20,25 +19,19 @@ MOMENT = Instant(1_700_000_000_000_000)
 
 
 def saga(number: int) -> SagaId:
-    """
-    The id of one of many sagas.
-    """
+    """The id of one of many sagas."""
     return saga_id_of("order", f"order-{number}")
 
 
 def entries(saga_id: SagaId, after: int, count: int = 2, *, cause: str = "m-1") -> list[Entry]:
-    """
-    *count* entries that follow the version *after*: a trigger, then replies and intents.
-    """
+    """*count* entries that follow the version *after*: a trigger, then replies and intents."""
     return [_entry(saga_id, version, cause) for version in range(after + 1, after + count + 1)]
 
 
 def history(
     saga_id: SagaId, after: int = 0, count: int = 2, *, cause: str = "m-1"
 ) -> HistoryAppend:
-    """
-    An append of *count* entries after the version *after*.
-    """
+    """An append of *count* entries after the version *after*."""
     return HistoryAppend(saga_id, after, entries(saga_id, after, count, cause=cause))
 
 
@@ -51,9 +44,7 @@ def summary(
     version: int = 2,
     reason: str | None = None,
 ) -> SagaSummary:
-    """
-    An index row.
-    """
+    """An index row."""
     return SagaSummary(
         saga_id=saga_id,
         definition=definition,
@@ -69,18 +60,14 @@ def summary(
 
 
 def timer(saga_id: SagaId, name: str, due_at: int) -> DueTimer:
-    """
-    A due-index row, *due_at* microseconds after `MOMENT`.
-    """
+    """A due-index row, *due_at* microseconds after `MOMENT`."""
     return DueTimer(TimerId(f"{saga_id}/{name}"), saga_id, Instant(MOMENT + due_at))
 
 
 def parked(
     offset: int, *, kind: ParkedKind = ParkedKind.DEAD, saga_id: SagaId | None = None
 ) -> ParkedRecord:
-    """
-    A record set aside, with everything in it that is hard to keep.
-    """
+    """A record set aside, with everything in it that is hard to keep."""
     return ParkedRecord(
         kind=kind,
         reason="malformed",
@@ -96,9 +83,7 @@ def parked(
 
 
 def record(topic: str, key: bytes | None = b"order-1", value: bytes | None = b"{}") -> Record:
-    """
-    A record to publish.
-    """
+    """A record to publish."""
     return Record(topic, key, value, (("ce_id", b"1"),))
 
 

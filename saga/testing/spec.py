@@ -1,5 +1,4 @@
-"""
-`given / when / then` for one saga: no bus, no store, no clock, no mocks.
+"""`given / when / then` for one saga: no bus, no store, no clock, no mocks.
 
     (
         given(order)
@@ -64,8 +63,7 @@ def given(
     contracts: Iterable[type[BaseModel]] = (),
     history: Sequence[Entry] = (),
 ) -> Scenario:
-    """
-    A saga to which all this has happened, before what the test is about.
+    """A saga to which all this has happened, before what the test is about.
 
     Args:
         saga: what `@saga` made.
@@ -84,9 +82,7 @@ def given(
 
 
 class Scenario:
-    """
-    One saga and what has happened to it. Made by `given`.
-    """
+    """One saga and what has happened to it. Made by `given`."""
 
     def __init__(self, saga: SagaDefinition, decider: Decider, history: Sequence[Entry]) -> None:
         self._saga = saga
@@ -109,36 +105,28 @@ class Scenario:
 
     @property
     def state(self) -> SagaState:
-        """
-        The saga as it stands.
-        """
+        """The saga as it stands."""
         assert self._state is not None, "nothing has happened yet"
         return self._state
 
     @property
     def status(self) -> SagaStatus:
-        """
-        Where the saga stands.
-        """
+        """Where the saga stands."""
         return self.state.status
 
     @property
     def history(self) -> tuple[Entry, ...]:
-        """
-        Everything recorded so far.
-        """
+        """Everything recorded so far."""
         return tuple(self._history)
 
     @property
     def decided(self) -> tuple[Entry, ...]:
-        """
-        The entries of the last `when`, without the facts that led to them.
-        """
+        """The entries of the last `when`, without the facts that led to them."""
         return tuple(one for one in self._history[self._fresh :] if type(one.body) not in FACTS)
 
     def when(self, *happens: Happens) -> Self:
-        """
-        Let something happen, one turn each. What raises in a turn parks the saga, as in service.
+        """Let something happen, one turn each. What raises in a turn parks the saga, as in
+        service.
         """
         self._no_error()
         self._fresh = len(self._history)
@@ -147,8 +135,8 @@ class Scenario:
         return self
 
     def then(self, *expected: Expectation) -> Self:
-        """
-        Check what was decided since the last `when`: all acts, in order, and the bookkeeping named.
+        """Check what was decided since the last `when`: all acts, in order, and the bookkeeping
+        named.
         """
         self._no_error()
         acts = [entry for entry in self.decided if isinstance(entry.body, ACTS)]
@@ -166,18 +154,14 @@ class Scenario:
         return self
 
     def then_nothing(self) -> Self:
-        """
-        Check that nothing was decided at all, not even a timer or a note.
-        """
+        """Check that nothing was decided at all, not even a timer or a note."""
         self._no_error()
         if self.decided:
             raise AssertionError(self._difference(()))
         return self
 
     def then_parked(self, reason: str = "") -> Self:
-        """
-        Check that the saga waits for someone; *reason* is part of why.
-        """
+        """Check that the saga waits for someone; *reason* is part of why."""
         self._error = None
         self.then_status(SagaStatus.PARKED)
         found = self.state.reason or ""
@@ -185,9 +169,7 @@ class Scenario:
         return self
 
     def then_status(self, status: SagaStatus | str) -> Self:
-        """
-        Check where the saga stands.
-        """
+        """Check where the saga stands."""
         self._no_error()
         assert self.status is SagaStatus(status), (
             f"{self._name()} is {self.status.value} ({self.state.reason}), "
@@ -196,9 +178,7 @@ class Scenario:
         return self
 
     def then_steps(self, **statuses: str) -> Self:
-        """
-        Check where steps stand: `then_steps(pay="undone")`, with `_` for `-` in step ids.
-        """
+        """Check where steps stand: `then_steps(pay="undone")`, with `_` for `-` in step ids."""
         self._no_error()
         found = {step.id.replace("-", "_"): step.status.value for step in self.state.steps.values()}
         differing = {name: found.get(name) for name in statuses}
@@ -206,9 +186,7 @@ class Scenario:
         return self
 
     def then_was(self, disposition: Disposition | str) -> Self:
-        """
-        Check what became of the last event: `recorded`, `duplicate`, `id_conflict`, ….
-        """
+        """Check what became of the last event: `recorded`, `duplicate`, `id_conflict`, …."""
         self._no_error()
         assert self._disposition is Disposition(disposition), (
             f"{self._name()}: the last event was {self._disposition}, not {disposition}"
@@ -216,9 +194,7 @@ class Scenario:
         return self
 
     def then_waits_for(self, what: str | None) -> Self:
-        """
-        Check what the saga is said to wait for.
-        """
+        """Check what the saga is said to wait for."""
         self._no_error()
         found = waiting_for(self.state)
         assert found == what, f"{self._name()} waits for {found!r}, not {what!r}"
@@ -269,8 +245,8 @@ class Scenario:
         return Event(fact, self.now, MessageId(cause))
 
     def _take(self, event: Event) -> None:
-        """
-        One turn, as the runtime takes it: events of a saga that a failed turn holds are held too.
+        """One turn, as the runtime takes it: events of a saga that a failed turn holds are held
+        too.
         """
         self._last = event
         if self.state.is_poisoned and not isinstance(event.fact, _TAKEN_WHILE_HELD):

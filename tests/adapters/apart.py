@@ -1,6 +1,4 @@
-"""
-A bus whose topics and groups have names of their own on a cluster that others use as well.
-"""
+"""A bus whose topics and groups have names of their own on a cluster that others use as well."""
 
 # ruff: noqa: D102 - they do what the port says
 
@@ -10,9 +8,7 @@ from saga.ports.bus import Source
 
 
 class ApartBus:
-    """
-    Puts *prefix* before all names, and takes it off what comes back.
-    """
+    """Puts *prefix* before all names, and takes it off what comes back."""
 
     def __init__(self, bus, prefix: str) -> None:
         self.bus = bus
@@ -51,9 +47,7 @@ class ApartBus:
 
 
 class ApartConsumer:
-    """
-    A consumer of such a bus.
-    """
+    """A consumer of such a bus."""
 
     def __init__(self, bus: ApartBus, consumer) -> None:
         self.bus = bus

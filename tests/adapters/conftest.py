@@ -1,6 +1,4 @@
-"""
-Databases and clocks for the adapters' tests.
-"""
+"""Databases and clocks for the adapters' tests."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,17 +11,13 @@ from saga.adapters.sqlite import SqliteDatabase
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """
-    A database file that does not exist yet.
-    """
+    """A database file that does not exist yet."""
     return tmp_path / "saga.db"
 
 
 @pytest.fixture
 async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
-    """
-    An empty database.
-    """
+    """An empty database."""
     database = SqliteDatabase(path)
     yield database
     await database.close()
@@ -31,7 +25,5 @@ async def database(path: Path) -> AsyncIterator[SqliteDatabase]:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """
-    A clock that stands still.
-    """
+    """A clock that stands still."""
     return ManualClock()

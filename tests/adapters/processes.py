@@ -1,6 +1,4 @@
-"""
-Worker processes for tests: started, listened to, killed.
-"""
+"""Worker processes for tests: started, listened to, killed."""
 
 import asyncio
 import sys
@@ -14,9 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @asynccontextmanager
 async def worker(path: Path, mode: str, *arguments: str) -> AsyncIterator[Process]:
-    """
-    A worker on *path*, killed at the end if it still runs.
-    """
+    """A worker on *path*, killed at the end if it still runs."""
     command = (sys.executable, "-m", "tests.adapters.worker", str(path), mode, *arguments)
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE)
     try:
@@ -27,18 +23,14 @@ async def worker(path: Path, mode: str, *arguments: str) -> AsyncIterator[Proces
 
 
 async def line(process: Process) -> str:
-    """
-    The next thing the worker tells.
-    """
+    """The next thing the worker tells."""
     assert process.stdout is not None
     async with asyncio.timeout(20):
         return (await process.stdout.readline()).decode().strip()
 
 
 async def kill(process: Process) -> list[str]:
-    """
-    Kill -9, and what it had told until then.
-    """
+    """Kill -9, and what it had told until then."""
     if process.returncode is None:
         process.kill()
     assert process.stdout is not None

@@ -1,5 +1,5 @@
-"""
-The thread beside the loop begins when it is told to, and the loop waits for that, not for the end.
+"""The thread beside the loop begins when it is told to, and the loop waits for that, not for the
+end.
 """
 
 import asyncio
@@ -14,9 +14,7 @@ from saga.adapters.sqlite.beside import BEGIN_S_MAX, Beside
 
 @pytest.fixture
 def beside():
-    """
-    A thread at work.
-    """
+    """A thread at work."""
     beside = Beside("test")
     beside.start()
     yield beside
@@ -26,9 +24,7 @@ def beside():
 async def test_what_is_begun_goes_on_while_the_loop_works(
     beside: Beside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The loop's thread never lets go of the interpreter here, and yet the order is carried out.
-    """
+    """The loop's thread never lets go of the interpreter here, and yet the order is carried out."""
     monkeypatch.setattr(module, "BEGIN_S_MAX", 5)  # however busy the machine is
     events: list[str] = []
     has_slept = threading.Event()
@@ -47,9 +43,7 @@ async def test_what_is_begun_goes_on_while_the_loop_works(
 
 
 async def test_a_thread_that_is_busy_holds_up_nobody(beside: Beside) -> None:
-    """
-    The loop goes on after a moment; the order is carried out in its turn.
-    """
+    """The loop goes on after a moment; the order is carried out in its turn."""
     loop = asyncio.get_running_loop()
     release = threading.Event()
     ended: list[str] = []
@@ -78,9 +72,7 @@ async def test_a_thread_that_is_busy_holds_up_nobody(beside: Beside) -> None:
 async def test_after_a_wait_in_vain_the_next_order_is_waited_for_again(
     beside: Beside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The late beginning of an order is not taken for that of the next one.
-    """
+    """The late beginning of an order is not taken for that of the next one."""
     loop = asyncio.get_running_loop()
     release = threading.Event()
     first, second, third = (loop.create_future() for _ in range(3))
@@ -99,9 +91,7 @@ async def test_after_a_wait_in_vain_the_next_order_is_waited_for_again(
 
 
 async def test_an_error_is_handed_over(beside: Beside) -> None:
-    """
-    Whoever gave the order is told, and the thread lives on.
-    """
+    """Whoever gave the order is told, and the thread lives on."""
 
     def broken() -> None:
         raise LookupError("a bug")

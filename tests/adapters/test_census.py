@@ -1,6 +1,4 @@
-"""
-A census counts what is in a store, whichever store it is.
-"""
+"""A census counts what is in a store, whichever store it is."""
 
 import pytest
 
@@ -20,26 +18,20 @@ from saga.testing.samples import MOMENT, saga
 
 @pytest.fixture
 def memory():
-    """
-    An empty store in memory.
-    """
+    """An empty store in memory."""
     store = MemoryEventStore()
     return store, MemoryCensus(store)
 
 
 @pytest.fixture
 def sqlite(database: SqliteDatabase):
-    """
-    An empty file.
-    """
+    """An empty file."""
     return SqliteEventStore(database), SqliteCensus(database)
 
 
 @pytest.fixture
 async def server(postgres: str):
-    """
-    An empty database.
-    """
+    """An empty database."""
     database = PostgresDatabase(Address(postgres))
     yield PostgresEventStore(database, make=True), PostgresCensus(database)
     await database.close()
@@ -47,16 +39,12 @@ async def server(postgres: str):
 
 @pytest.fixture(params=["memory", "sqlite", "server"])
 def counted(request: pytest.FixtureRequest):
-    """
-    A store and who counts what is in it.
-    """
+    """A store and who counts what is in it."""
     return request.getfixturevalue(request.param)
 
 
 async def test_nothing_is_counted_in_an_empty_store(counted) -> None:
-    """
-    Not even with a zero.
-    """
+    """Not even with a zero."""
     _, census = counted
 
     assert await census.take(at=MOMENT) == Census(
@@ -65,8 +53,8 @@ async def test_nothing_is_counted_in_an_empty_store(counted) -> None:
 
 
 async def test_all_is_counted_that_is_not_over(counted) -> None:
-    """
-    Unfinished sagas by definition and status, parked records by reason, the backlog, due timers.
+    """Unfinished sagas by definition and status, parked records by reason, the backlog, due
+    timers.
     """
     store, census = counted
     statuses = [*SagaStatus, SagaStatus.RUNNING, SagaStatus.PARKED]
@@ -104,9 +92,7 @@ async def test_all_is_counted_that_is_not_over(counted) -> None:
 
 
 async def test_a_mountain_of_parked_records_is_counted_up_to_a_point(counted) -> None:
-    """
-    They are wide, and who asks has little time.
-    """
+    """They are wide, and who asks has little time."""
     store, census = counted
     parked = [samples.parked(offset) for offset in range(PARKED_COUNTED_MAX + 1)]
     await store.append(Batch(parked=parked), at=MOMENT)

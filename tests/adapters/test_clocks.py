@@ -1,6 +1,4 @@
-"""
-The clocks.
-"""
+"""The clocks."""
 
 import asyncio
 import time
@@ -10,9 +8,7 @@ from saga.core.identity import Instant
 
 
 async def test_the_system_clock_is_the_machine_s() -> None:
-    """
-    Microseconds of wall time, and sleeps that last.
-    """
+    """Microseconds of wall time, and sleeps that last."""
     clock = SystemClock()
     before, started_s = clock.now(), clock.monotonic_s()
 
@@ -24,8 +20,8 @@ async def test_the_system_clock_is_the_machine_s() -> None:
 
 
 async def test_a_manual_clock_wakes_sleepers_in_order_of_time() -> None:
-    """
-    It stands still until it is advanced, and then wakes those who are due, the earliest first.
+    """It stands still until it is advanced, and then wakes those who are due, the earliest
+    first.
     """
     clock = ManualClock(Instant(1_000_000))
     woken: list[float] = []

@@ -1,6 +1,4 @@
-"""
-Where a commit is made: on the loop's thread while that holds up nobody, beside it otherwise.
-"""
+"""Where a commit is made: on the loop's thread while that holds up nobody, beside it otherwise."""
 
 import asyncio
 import sqlite3
@@ -19,18 +17,14 @@ from saga.adapters.sqlite.connections import connect
 
 
 class Disk(sqlite3.Connection):
-    """
-    A connection to a disk that takes as long as told, and notes who waits for it.
-    """
+    """A connection to a disk that takes as long as told, and notes who waits for it."""
 
     takes_s = 0.0
     waited: list[str]
     error: sqlite3.Error | None = None
 
     def execute(self, sql: str, *params):
-        """
-        Wait before a COMMIT, and fail it if told to.
-        """
+        """Wait before a COMMIT, and fail it if told to."""
         if sql == "COMMIT":
             on_loop = threading.current_thread() is threading.main_thread()
             self.waited.append("loop" if on_loop else "beside")
@@ -44,9 +38,7 @@ class Disk(sqlite3.Connection):
 
 
 class Desk:
-    """
-    A file, its committer and a disk whose speed is set.
-    """
+    """A file, its committer and a disk whose speed is set."""
 
     def __init__(self, path: Path) -> None:
         connect(str(path)).execute("PRAGMA journal_mode=WAL").connection.close()
@@ -62,9 +54,7 @@ class Desk:
         self.committer = Committer(self.beside, self.checkpointer)
 
     async def commit(self, takes_s: float = 0.0) -> BaseException | None:
-        """
-        Commit a row; what the commit raised.
-        """
+        """Commit a row; what the commit raised."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[BaseException | None] = loop.create_future()
         self.disk.takes_s = takes_s
@@ -77,9 +67,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """
-    Limits so far apart that a slow machine crosses none of them by itself.
-    """
+    """Limits so far apart that a slow machine crosses none of them by itself."""
     monkeypatch.setattr(committing, "QUICK_S", 0.2)
     monkeypatch.setattr(committing, "HELD_UP_S", 0.4)
     monkeypatch.setattr(committing, "WARY_S", 60.0)
@@ -90,18 +78,14 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
 
 
 async def test_a_quick_disk_is_waited_for_on_the_loop(desk: Desk) -> None:
-    """
-    A change of threads would cost as much as the commit.
-    """
+    """A change of threads would cost as much as the commit."""
     assert [await desk.commit() for _ in range(3)] == [None] * 3
 
     assert desk.disk.waited == ["loop"] * 3
 
 
 async def test_a_slow_disk_is_waited_for_beside_the_loop(desk: Desk) -> None:
-    """
-    From the commit after the first slow one on, until one was quick again.
-    """
+    """From the commit after the first slow one on, until one was quick again."""
     for takes_s in (0.25, 0.25, 0, 0):
         await desk.commit(takes_s)
 
@@ -111,9 +95,7 @@ async def test_a_slow_disk_is_waited_for_beside_the_loop(desk: Desk) -> None:
 async def test_a_disk_that_has_held_up_the_loop_is_not_trusted_for_a_while(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    However quick it is meanwhile.
-    """
+    """However quick it is meanwhile."""
     for takes_s in (0.45, 0, 0, 0):
         await desk.commit(takes_s)
     assert desk.disk.waited == ["loop", "beside", "beside", "beside"]
@@ -124,9 +106,7 @@ async def test_a_disk_that_has_held_up_the_loop_is_not_trusted_for_a_while(
 
 
 async def test_checkpoints_are_made_beside_the_loop(desk: Desk) -> None:
-    """
-    They may take long, whatever the commits do.
-    """
+    """They may take long, whatever the commits do."""
     await desk.commit()
     desk.checkpointer.is_rest_wanted = True
     await desk.commit()
@@ -137,9 +117,7 @@ async def test_checkpoints_are_made_beside_the_loop(desk: Desk) -> None:
 
 @pytest.mark.parametrize("where", ["loop", "beside"])
 async def test_an_error_is_handed_over(desk: Desk, where: str) -> None:
-    """
-    Whoever asked for the commit is told what it raised, wherever it was made.
-    """
+    """Whoever asked for the commit is told what it raised, wherever it was made."""
     if where == "beside":
         await desk.commit(0.25)
     desk.disk.error = sqlite3.OperationalError("disk I/O error")

@@ -1,6 +1,4 @@
-"""
-The contract suites, run by the adapters that need nothing but this machine.
-"""
+"""The contract suites, run by the adapters that need nothing but this machine."""
 
 import pytest
 
@@ -15,50 +13,38 @@ from saga.testing.event_store_suite import EventStoreSuite
 class TestSqliteEventStore(EventStoreSuite, CatalogueSuite):
     @pytest.fixture
     def store(self, database: SqliteDatabase):
-        """
-        A store in an empty file.
-        """
+        """A store in an empty file."""
         return SqliteEventStore(database)
 
     @pytest.fixture
     def catalogue(self, store, database: SqliteDatabase):
-        """
-        The catalogue of that file.
-        """
+        """The catalogue of that file."""
         return SqliteCatalogue(database)
 
 
 class TestMemoryEventStore(EventStoreSuite, CatalogueSuite):
     @pytest.fixture
     def store(self):
-        """
-        An empty store.
-        """
+        """An empty store."""
         return MemoryEventStore()
 
     @pytest.fixture
     def catalogue(self, store: MemoryEventStore):
-        """
-        The catalogue of that store.
-        """
+        """The catalogue of that store."""
         return MemoryCatalogue(store)
 
 
 class TestLocalBus(BusSuite):
     @pytest.fixture
     async def bus(self, database: SqliteDatabase, clock: ManualClock):
-        """
-        A bus in an empty file.
-        """
+        """A bus in an empty file."""
         bus = LocalBus(database, clock=clock, record_bytes_max=self.record_bytes_max)
         yield bus
         await bus.close()
 
     @pytest.fixture
     def expire(self, bus: LocalBus, clock: ManualClock):
-        """
-        Moves the clock, then deletes as the background task does.
-        """
+        """Moves the clock, then deletes as the background task does."""
 
         async def expire(seconds: float) -> None:
             clock.advance(seconds)
@@ -73,18 +59,14 @@ class TestMemoryBus(BusSuite):
 
     @pytest.fixture
     async def bus(self, clock: ManualClock):
-        """
-        An empty bus.
-        """
+        """An empty bus."""
         bus = MemoryBus(clock=clock, record_bytes_max=self.record_bytes_max)
         yield bus
         await bus.close()
 
     @pytest.fixture
     def expire(self, clock: ManualClock):
-        """
-        Moves the clock.
-        """
+        """Moves the clock."""
 
         async def expire(seconds: float) -> None:
             clock.advance(seconds)

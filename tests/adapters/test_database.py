@@ -1,6 +1,4 @@
-"""
-What can go wrong with a file, and that group commit keeps jobs apart.
-"""
+"""What can go wrong with a file, and that group commit keeps jobs apart."""
 
 # ruff: noqa: ASYNC221, ASYNC240 - a test may block its own event loop
 
@@ -47,9 +45,7 @@ async def _numbers(database: SqliteDatabase) -> list[int]:
 
 
 async def test_jobs_that_wait_together_are_all_recorded(database: SqliteDatabase) -> None:
-    """
-    Far more at once than the queue holds: each gets its own answer.
-    """
+    """Far more at once than the queue holds: each gets its own answer."""
     await database.write(_create)
 
     answers = await asyncio.gather(*(database.write(_insert(n)) for n in range(3000)))
@@ -60,9 +56,7 @@ async def test_jobs_that_wait_together_are_all_recorded(database: SqliteDatabase
 
 
 async def test_a_failing_job_takes_nobody_with_it(database: SqliteDatabase) -> None:
-    """
-    Only its own writes are undone, and only it hears of its error.
-    """
+    """Only its own writes are undone, and only it hears of its error."""
     await database.write(_create)
 
     def half(cursor: sqlite3.Cursor) -> None:
@@ -85,9 +79,7 @@ async def test_a_failing_job_takes_nobody_with_it(database: SqliteDatabase) -> N
 
 
 async def test_what_was_committed_is_told_in_order_even_to_nobody(database: SqliteDatabase) -> None:
-    """
-    The callback runs for each job, before its caller goes on, also when the caller is gone.
-    """
+    """The callback runs for each job, before its caller goes on, also when the caller is gone."""
     await database.write(_create)
     told: list[int] = []
     tasks = [
@@ -102,9 +94,7 @@ async def test_what_was_committed_is_told_in_order_even_to_nobody(database: Sqli
 
 
 async def test_close_finishes_what_was_accepted(path: Path) -> None:
-    """
-    Closing twice is closing once; whoever comes later is told.
-    """
+    """Closing twice is closing once; whoever comes later is told."""
     database = SqliteDatabase(path)
     await database.write(_create)
     writes = [asyncio.create_task(database.write(_insert(n))) for n in range(50)]
@@ -123,9 +113,7 @@ async def test_close_finishes_what_was_accepted(path: Path) -> None:
 
 
 async def test_the_folder_is_made(tmp_path: Path) -> None:
-    """
-    A path of which nothing exists yet is as good as any.
-    """
+    """A path of which nothing exists yet is as good as any."""
     database = SqliteDatabase(tmp_path / "a" / "b" / "saga.db")
     await database.close()
 
@@ -133,9 +121,7 @@ async def test_the_folder_is_made(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
-    """
-    The message names the file and says what to do; the file is not touched.
-    """
+    """The message names the file and says what to do; the file is not touched."""
     path.write_text("Dear diary, " * 1000)
 
     with pytest.raises(StoreUnavailable, match=r"saga\.db: it is no SQLite database: name another"):
@@ -145,9 +131,7 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
 
 
 def test_a_folder_in_the_way_is_named(path: Path, tmp_path: Path) -> None:
-    """
-    Neither a folder where the file should be, nor a file where a folder should be.
-    """
+    """Neither a folder where the file should be, nor a file where a folder should be."""
     path.mkdir()
     (tmp_path / "file").touch()
 
@@ -159,9 +143,7 @@ def test_a_folder_in_the_way_is_named(path: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """
-    A disk of one megabyte, mounted for this test.
-    """
+    """A disk of one megabyte, mounted for this test."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -174,9 +156,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_read_only_disk_is_named(small_disk: Path) -> None:
-    """
-    Before anything starts, with what to do.
-    """
+    """Before anything starts, with what to do."""
     await SqliteDatabase(small_disk / "saga.db").close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
 
@@ -187,8 +167,8 @@ async def test_a_read_only_disk_is_named(small_disk: Path) -> None:
 
 
 async def test_a_full_disk_is_survived(small_disk: Path) -> None:
-    """
-    What does not fit is refused whole, what was recorded stays, and room is all that it takes.
+    """What does not fit is refused whole, what was recorded stays, and room is all that it
+    takes.
     """
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(500_000))
@@ -212,9 +192,7 @@ async def test_a_full_disk_is_survived(small_disk: Path) -> None:
 
 
 async def test_a_full_database_is_survived(database: SqliteDatabase) -> None:
-    """
-    The same, in a group of jobs of which some fit and some do not.
-    """
+    """The same, in a group of jobs of which some fit and some do not."""
     await database.write(_create)
     await database.write(lambda c: c.execute("PRAGMA max_page_count=20").fetchone())
 
@@ -230,8 +208,8 @@ async def test_a_full_database_is_survived(database: SqliteDatabase) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 async def test_a_file_replaced_while_open_is_noticed(path: Path, suffix: str) -> None:
-    """
-    Writing on would be writing into nowhere: the message names the file. Put back, it goes on.
+    """Writing on would be writing into nowhere: the message names the file. Put back, it
+    goes on.
     """
     database = SqliteDatabase(path)
     await database.write(_create)
@@ -252,8 +230,8 @@ async def test_a_file_replaced_while_open_is_noticed(path: Path, suffix: str) ->
 async def test_a_lock_that_is_never_released_is_named(
     database: SqliteDatabase, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Another process that keeps the file locked holds up work for some seconds, then it is said so.
+    """Another process that keeps the file locked holds up work for some seconds, then it is said
+    so.
     """
     await database.write(_create)
     monkeypatch.setattr(writer, "BUSY_TIMEOUT_S", 0.02)
@@ -269,17 +247,15 @@ async def test_a_lock_that_is_never_released_is_named(
 
 
 class CutConnection(sqlite3.Connection):
-    """
-    A connection whose COMMIT is answered with an error of the disk, after or instead of being done.
+    """A connection whose COMMIT is answered with an error of the disk, after or instead of being
+    done.
     """
 
     cuts = 0
     is_done = False
 
     def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
-        """
-        As ever, but for some commits.
-        """
+        """As ever, but for some commits."""
         if sql != "COMMIT" or not CutConnection.cuts:
             return super().execute(sql, *args)
         CutConnection.cuts -= 1
@@ -294,9 +270,7 @@ class CutConnection(sqlite3.Connection):
 async def test_an_error_at_commit_is_looked_into(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, is_done: bool
 ) -> None:
-    """
-    If the batch is stored all the same, that is success; else nothing of it was recorded.
-    """
+    """If the batch is stored all the same, that is success; else nothing of it was recorded."""
     real = sqlite3.connect
     monkeypatch.setattr(
         writer.connect.__globals__["sqlite3"],
@@ -322,9 +296,7 @@ async def test_an_error_at_commit_is_looked_into(
 
 
 async def test_a_store_of_a_newer_version_is_refused(database: SqliteDatabase) -> None:
-    """
-    Both versions are named; nothing is written.
-    """
+    """Both versions are named; nothing is written."""
     SqliteEventStore(database)
     await database.write(lambda c: c.execute("UPDATE saga_schema SET version = 7"))
 
@@ -333,8 +305,8 @@ async def test_a_store_of_a_newer_version_is_refused(database: SqliteDatabase) -
 
 
 async def test_an_older_schema_is_migrated_forward(database: SqliteDatabase) -> None:
-    """
-    Only the steps that are missing, in one transaction: a step that fails leaves it as it was.
+    """Only the steps that are missing, in one transaction: a step that fails leaves it as
+    it was.
     """
 
     def second(cursor: sqlite3.Cursor) -> None:
@@ -356,9 +328,7 @@ async def test_an_older_schema_is_migrated_forward(database: SqliteDatabase) -> 
 
 
 async def test_two_processes_may_make_the_tables_at_once(path: Path) -> None:
-    """
-    Whoever is second finds them made.
-    """
+    """Whoever is second finds them made."""
     code = (
         "import sys; from saga.adapters.sqlite import *; "
         "from saga.adapters.clocks import SystemClock; database = SqliteDatabase(sys.argv[1]); "
@@ -374,9 +344,7 @@ async def test_two_processes_may_make_the_tables_at_once(path: Path) -> None:
 
 
 async def test_the_write_ahead_log_stays_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Checkpoints are made beside the commits, and the log begins anew while work goes on.
-    """
+    """Checkpoints are made beside the commits, and the log begins anew while work goes on."""
     monkeypatch.setattr(checkpoints_module, "FRAMES_TARGET", 64)
     monkeypatch.setattr(checkpoints_module, "COMMITS_FIRST", 8)
     database = SqliteDatabase(path)
@@ -394,9 +362,7 @@ async def test_the_write_ahead_log_stays_small(path: Path, monkeypatch: pytest.M
 async def test_a_bus_says_of_a_file_that_it_is_the_bus_that_is_away(
     path: Path, clock: ManualClock
 ) -> None:
-    """
-    Each port has its own error, with the same message.
-    """
+    """Each port has its own error, with the same message."""
     database = SqliteDatabase(path)
     bus = LocalBus(database, clock=clock)
     await bus.create_topics([TopicSpec("t", 1)])
@@ -412,15 +378,11 @@ async def test_a_bus_says_of_a_file_that_it_is_the_bus_that_is_away(
 
 
 class TestReadOnly:
-    """
-    A file that this user may only read, opened by who asks for no more.
-    """
+    """A file that this user may only read, opened by who asks for no more."""
 
     @pytest.fixture
     async def path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """
-        A database with a table, which cannot be written any more.
-        """
+        """A database with a table, which cannot be written any more."""
         path = tmp_path / "saga.db"
         database = SqliteDatabase(path)
         database.migrate("things", (_create,))
@@ -433,9 +395,7 @@ class TestReadOnly:
         return path
 
     async def test_it_is_read_and_not_written(self, path: Path) -> None:
-        """
-        Whatever is asked of it, the file stays as it is.
-        """
+        """Whatever is asked of it, the file stays as it is."""
         before = path.read_bytes()
         database = SqliteDatabase(path, is_to_write=False)
         database.migrate("things", (_create,))
@@ -449,9 +409,7 @@ class TestReadOnly:
         assert path.read_bytes() == before
 
     async def test_older_tables_are_said_to_be_too_old(self, path: Path) -> None:
-        """
-        They would have to be changed first; newer ones need another program, as ever.
-        """
+        """They would have to be changed first; newer ones need another program, as ever."""
         database = SqliteDatabase(path, is_to_write=False)
         with pytest.raises(StoreUnavailable, match=r"version 1, this saga needs 2.* read-only"):
             database.migrate("things", (_create, _create))
@@ -465,9 +423,7 @@ class TestReadOnly:
     async def test_what_cannot_be_read_either_is_said(
         self, path: Path, tmp_path: Path, *, is_to_write: bool
     ) -> None:
-        """
-        As is what was to be written.
-        """
+        """As is what was to be written."""
         other = tmp_path / "other.db"
         other.write_bytes(b"no database, but long enough to look at" * 100)
 

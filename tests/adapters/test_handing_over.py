@@ -1,5 +1,5 @@
-"""
-Records that are shown before they are durable: one commit for both, and what happens if it fails.
+"""Records that are shown before they are durable: one commit for both, and what happens if it
+fails.
 """
 
 import asyncio
@@ -24,9 +24,7 @@ SOURCE = Source("t", 0)
 
 
 class Desk:
-    """
-    A bus and a store on one file, and a consumer whose positions are in the store.
-    """
+    """A bus and a store on one file, and a consumer whose positions are in the store."""
 
     def __init__(self, database: SqliteDatabase, clock: ManualClock) -> None:
         self.database = database
@@ -34,32 +32,24 @@ class Desk:
         self.store = SqliteEventStore(database, publish_through=self.bus)
 
     async def join(self) -> None:
-        """
-        Become the only member of the group.
-        """
+        """Become the only member of the group."""
         await self.bus.create_topics([TopicSpec("t", 1), TopicSpec("out", 1)])
         self.member = await self.bus.subscribe("g", ["t"], resume_at=self.resume_at)
         assert await self.member.fetch(records_max=1, timeout_s=0) == []
 
     async def resume_at(self, sources):
-        """
-        Where the store stands.
-        """
+        """Where the store stands."""
         return {source: at + 1 for source, at in (await self.store.positions(sources)).items()}
 
     async def read(self):
-        """
-        The next records there are.
-        """
+        """The next records there are."""
         async with asyncio.timeout(5):
             while not (records := await self.member.fetch(records_max=100, timeout_s=1)):
                 pass
         return records
 
     def turn(self, number: int, offset: int) -> Batch:
-        """
-        What a turn on the record at *offset* wants to commit.
-        """
+        """What a turn on the record at *offset* wants to commit."""
         return Batch(
             histories=[samples.history(saga(number))],
             positions={SOURCE: offset},
@@ -67,9 +57,7 @@ class Desk:
         )
 
     async def publish_and_turn(self, number: int) -> tuple[object, object]:
-        """
-        Publish a record and take a turn on it as soon as it can be seen; what became of both.
-        """
+        """Publish a record and take a turn on it as soon as it can be seen; what became of both."""
         publishing = asyncio.create_task(self.bus.publish([Record("t", b"k", b"%d" % number)]))
         (record,) = await self.read()
         turn = self.store.append(self.turn(number, record.offset), at=MOMENT)
@@ -78,9 +66,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(database: SqliteDatabase, clock: ManualClock):
-    """
-    Everybody has arrived.
-    """
+    """Everybody has arrived."""
     desk = Desk(database, clock)
     await desk.join()
     yield desk
@@ -88,9 +74,7 @@ async def desk(database: SqliteDatabase, clock: ManualClock):
 
 
 def fail_next_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The disk is full, once, when the next transaction with records is to be committed.
-    """
+    """The disk is full, once, when the next transaction with records is to be committed."""
     writer = desk.database._writer  # noqa: SLF001
     commit_really = writer._commit_group  # noqa: SLF001
 
@@ -108,8 +92,8 @@ def fail_next_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_record_and_the_turn_on_it_share_a_commit(desk: Desk) -> None:
-    """
-    Ten hops are ten commits, not twenty; a consumer of another kind sees records when durable.
+    """Ten hops are ten commits, not twenty; a consumer of another kind sees records when
+    durable.
     """
     other = await desk.bus.subscribe("other", ["t", "out"])
     await other.fetch(records_max=1, timeout_s=0)
@@ -133,9 +117,8 @@ async def test_a_record_and_the_turn_on_it_share_a_commit(desk: Desk) -> None:
 def test_a_turn_that_took_long_to_decide_still_shares_the_commit(
     loop: Callable[[], asyncio.AbstractEventLoop], path: Path, clock: ManualClock
 ) -> None:
-    """
-    The loop was busy deciding when the wait was over: what it has decided goes along, whether the
-    loop looks at its timers first or at what is ready.
+    """The loop was busy deciding when the wait was over: what it has decided goes along, whether
+    the loop looks at its timers first or at what is ready.
     """
 
     async def hops() -> int:
@@ -159,9 +142,7 @@ def test_a_turn_that_took_long_to_decide_still_shares_the_commit(
 
 
 async def test_a_commit_waits_for_nobody_for_long(desk: Desk) -> None:
-    """
-    Where no turn follows, the record is durable all the same, and is not handed over twice.
-    """
+    """Where no turn follows, the record is durable all the same, and is not handed over twice."""
     async with asyncio.timeout(2):
         await desk.bus.publish([Record("t", b"k", b"1")])
 
@@ -172,9 +153,7 @@ async def test_a_commit_waits_for_nobody_for_long(desk: Desk) -> None:
 async def test_what_was_shown_falls_with_its_commit(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Neither the record nor the turn is stored; both can be had again, at the same offset.
-    """
+    """Neither the record nor the turn is stored; both can be had again, at the same offset."""
     fail_next_commit(desk, monkeypatch)
     published, appended = await desk.publish_and_turn(1)
 
@@ -197,9 +176,7 @@ async def test_what_was_shown_falls_with_its_commit(
 async def test_what_nobody_had_fetched_is_read_again_by_itself(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The consumer has not noticed anything, so nothing is refused.
-    """
+    """The consumer has not noticed anything, so nothing is refused."""
     fail_next_commit(desk, monkeypatch)
     with pytest.raises(BusUnavailable):
         await desk.bus.publish([Record("t", b"k", b"lost")])
@@ -211,9 +188,8 @@ async def test_what_nobody_had_fetched_is_read_again_by_itself(
 
 
 async def test_a_job_that_fails_beside_it_takes_the_turn_along(desk: Desk) -> None:
-    """
-    The group is written again, so that what was shown may stand elsewhere: the turn is refused, the
-    record stays.
+    """The group is written again, so that what was shown may stand elsewhere: the turn is refused,
+    the record stays.
     """
 
     def broken(cursor):
@@ -233,9 +209,7 @@ async def test_a_job_that_fails_beside_it_takes_the_turn_along(desk: Desk) -> No
 
 
 async def test_large_records_are_not_shown(desk: Desk) -> None:
-    """
-    They are read from the file once they are durable.
-    """
+    """They are read from the file once they are durable."""
     publishing = asyncio.create_task(desk.bus.publish([Record("t", b"k", b"x" * 20_000)]))
     (record,) = await desk.read()
 

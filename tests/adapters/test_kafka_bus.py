@@ -1,6 +1,4 @@
-"""
-The bus on a real Kafka keeps the contract of all buses.
-"""
+"""The bus on a real Kafka keeps the contract of all buses."""
 
 import pytest
 
@@ -18,9 +16,7 @@ class TestKafkaBus(BusSuite):
 
     @pytest.fixture
     async def bus(self, kafka, namespace: str):
-        """
-        A bus on the cluster that all tests share.
-        """
+        """A bus on the cluster that all tests share."""
         bus = KafkaBus(
             KafkaConnection(servers=(kafka.bootstrap,)),
             record_bytes_max=self.record_bytes_max,

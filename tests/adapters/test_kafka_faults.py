@@ -1,5 +1,5 @@
-"""
-What goes wrong on a real Kafka: retention, topics made anew, brokers away, records of all kinds.
+"""What goes wrong on a real Kafka: retention, topics made anew, brokers away, records
+of all kinds.
 """
 
 # ruff: noqa: SLF001 - what goes wrong inside is brought about inside
@@ -30,9 +30,7 @@ FETCHES_MAX = 200
 
 
 async def read(consumer, count: int, *, records_max: int = 500):
-    """
-    So many records.
-    """
+    """So many records."""
     found = []
     for _ in range(FETCHES_MAX):
         found += await consumer.fetch(records_max=records_max, timeout_s=0.1)
@@ -44,17 +42,13 @@ async def read(consumer, count: int, *, records_max: int = 500):
 
 @pytest.fixture
 def connection(kafka) -> KafkaConnection:
-    """
-    To the cluster that all tests share.
-    """
+    """To the cluster that all tests share."""
     return KafkaConnection(servers=(kafka.bootstrap,))
 
 
 @pytest.fixture
 async def bus(connection: KafkaConnection):
-    """
-    A bus that takes large records.
-    """
+    """A bus that takes large records."""
     bus = KafkaBus(connection, record_bytes_max=2 * HUGE, consumers=QUICK, publish_timeout_s=10)
     yield bus
     await bus.close()
@@ -62,9 +56,7 @@ async def bus(connection: KafkaConnection):
 
 @pytest.fixture
 async def topic(bus: KafkaBus, namespace: str) -> str:
-    """
-    A topic of three partitions.
-    """
+    """A topic of three partitions."""
     name = f"{namespace}.t"
     await bus.create_topics([TopicSpec(name, 3)])
     return name
@@ -72,9 +64,7 @@ async def topic(bus: KafkaBus, namespace: str) -> str:
 
 @pytest.fixture
 async def admin(kafka):
-    """
-    What an operator has.
-    """
+    """What an operator has."""
     client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await client.start()
     yield client
@@ -82,9 +72,7 @@ async def admin(kafka):
 
 
 async def remove(admin: AIOKafkaAdminClient, source: Source, before: int) -> None:
-    """
-    Remove records as retention does.
-    """
+    """Remove records as retention does."""
     at = TopicPartition(*source)
     await admin.delete_records({at: RecordsToDelete(before_offset=before)})
 
@@ -92,9 +80,8 @@ async def remove(admin: AIOKafkaAdminClient, source: Source, before: int) -> Non
 async def test_records_that_retention_removed_before_they_were_read_stop_their_partition(
     bus: KafkaBus, topic: str, admin
 ) -> None:
-    """
-    While it was away or while it read: with positions of its own a member stops; without, the group
-    goes on at what is left.
+    """While it was away or while it read: with positions of its own a member stops; without, the
+    group goes on at what is left.
     """
     await bus.publish([Record(topic, None, b"%d" % n, (), n % 3) for n in range(12)])
     await remove(admin, Source(topic, 0), 3)
@@ -124,9 +111,7 @@ async def test_records_that_retention_removed_before_they_were_read_stop_their_p
 async def test_a_topic_made_anew_stops_those_who_were_further(
     bus: KafkaBus, topic: str, admin
 ) -> None:
-    """
-    A running member finds out as well as one that starts.
-    """
+    """A running member finds out as well as one that starts."""
     await bus.publish([Record(topic, None, b"old", (), 0)] * 5)
 
     async def resume_at(sources):
@@ -152,8 +137,8 @@ async def test_a_topic_made_anew_stops_those_who_were_further(
 async def test_records_of_others_arrive_byte_for_byte(
     bus: KafkaBus, topic: str, connection: KafkaConnection, codec: str | None
 ) -> None:
-    """
-    Compressed in any way, with values of 5 MB, without key or value, with headers that are no text.
+    """Compressed in any way, with values of 5 MB, without key or value, with headers that are no
+    text.
     """
     options = connection.options() | {"compression_type": codec, "max_request_size": 2 * HUGE}
     records = [
@@ -176,9 +161,7 @@ async def test_records_of_others_arrive_byte_for_byte(
 async def test_what_is_published_compressed_is_read(
     connection: KafkaConnection, topic: str, codec: str
 ) -> None:
-    """
-    By the setting.
-    """
+    """By the setting."""
     bus = KafkaBus(connection, consumers=QUICK, compression=codec)
     consumer = await bus.subscribe("g" + topic, [topic])
     await bus.publish([Record(topic, b"k", b"x" * 10_000 + b"%d" % n) for n in range(100)])
@@ -192,8 +175,7 @@ async def test_what_is_published_compressed_is_read(
 async def test_a_header_name_that_is_no_text_stops_nobody(
     bus: KafkaBus, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Kafka takes any bytes there; the record arrives with the name escaped, and none is lost or
+    """Kafka takes any bytes there; the record arrives with the name escaped, and none is lost or
     comes twice around it.
     """
     consumer = await bus.subscribe("g" + topic, [topic])
@@ -227,9 +209,7 @@ async def test_a_header_name_that_is_no_text_stops_nobody(
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Have header names `XX…` leave as bytes that are no UTF-8, with a checksum that fits.
-    """
+    """Have header names `XX…` leave as bytes that are no UTF-8, with a checksum that fits."""
     from aiokafka.producer.message_accumulator import BatchBuilder
     from aiokafka.record.util import calc_crc32c
 
@@ -250,9 +230,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_more_than_the_topic_takes_is_refused_before_anything_is_sent(
     connection: KafkaConnection, kafka, namespace: str
 ) -> None:
-    """
-    The topic's own limit counts where it is lower than ours.
-    """
+    """The topic's own limit counts where it is lower than ours."""
     small = KafkaBus(connection, record_bytes_max=600_000)
     await small.create_topics([TopicSpec(f"{namespace}.s", 1)])
     await small.close()
@@ -269,9 +247,7 @@ async def test_more_than_the_topic_takes_is_refused_before_anything_is_sent(
 
 
 async def test_a_poisoned_producer_is_replaced(bus: KafkaBus, topic: str) -> None:
-    """
-    A batch that has failed for good leaves a gap in the sequence that nothing can fill.
-    """
+    """A batch that has failed for good leaves a gap in the sequence that nothing can fill."""
     await bus.publish([Record(topic, b"k", b"1", (), 0)])
     outlet = bus._publishing._outlet
     manager = outlet._producer._txn_manager
@@ -288,9 +264,8 @@ async def test_a_poisoned_producer_is_replaced(bus: KafkaBus, topic: str) -> Non
 
 
 async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, namespace: str) -> None:
-    """
-    An idempotent producer itself waits for ever. It is given up, reading goes on by itself once the
-    brokers are back, and closing does not wait for them either.
+    """An idempotent producer itself waits for ever. It is given up, reading goes on by itself once
+    the brokers are back, and closing does not wait for them either.
     """
     bus = KafkaBus(
         KafkaConnection(servers=(own_kafka.bootstrap,)), consumers=QUICK, publish_timeout_s=1
@@ -331,9 +306,7 @@ async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, names
 async def test_a_consumer_without_progress_is_made_anew(
     connection: KafkaConnection, topic: str
 ) -> None:
-    """
-    Its fetching has died without a word, although there is something to read.
-    """
+    """Its fetching has died without a word, although there is something to read."""
     quick = ConsumerSettings(fetch_wait_ms=50, heartbeat_interval_ms=100, stalled_s=0.5)
     bus = KafkaBus(connection, consumers=quick)
     consumer = await bus.subscribe("g" + topic, [topic])
@@ -352,9 +325,7 @@ async def test_a_consumer_without_progress_is_made_anew(
 
 
 async def test_a_member_keeps_its_place_through_a_rebalance(bus: KafkaBus, topic: str) -> None:
-    """
-    What it keeps it goes on with, without asking; it asks for what is new to it.
-    """
+    """What it keeps it goes on with, without asking; it asks for what is new to it."""
     asked = []
 
     async def resume_at(sources):
@@ -381,9 +352,7 @@ async def test_a_member_keeps_its_place_through_a_rebalance(bus: KafkaBus, topic
 async def test_a_static_member_comes_back_without_a_rebalance(
     connection: KafkaConnection, topic: str
 ) -> None:
-    """
-    Within the session timeout, under the same id.
-    """
+    """Within the session timeout, under the same id."""
 
     async def member(name: str):
         bus = KafkaBus(
@@ -417,9 +386,7 @@ async def test_a_static_member_comes_back_without_a_rebalance(
 async def test_topics_are_described_and_compared(
     connection: KafkaConnection, admin, namespace: str
 ) -> None:
-    """
-    As they were made; what is missing, uneven or compacted is named.
-    """
+    """As they were made; what is missing, uneven or compacted is named."""
     bus = KafkaBus(connection, topics=TopicDefaults(replicas=1), record_bytes_max=1_000_000)
     specs = [TopicSpec(f"{namespace}.{name}", 2, 3600) for name in "abc"]
     await bus.create_topics([specs[0], specs[1], TopicSpec(f"{namespace}.c", 3, 60)])

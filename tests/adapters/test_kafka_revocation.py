@@ -1,6 +1,4 @@
-"""
-A rebalance on a real Kafka: what is in hand is finished or abandoned before others read it.
-"""
+"""A rebalance on a real Kafka: what is in hand is finished or abandoned before others read it."""
 
 # ruff: noqa: SLF001 - how far a worker has come is nobody's business but the tests'
 
@@ -26,9 +24,7 @@ ORDERS = 200
 
 @pytest.fixture
 async def member(kafka, namespace: str):
-    """
-    Makes members of one group, each on a bus of its own, on a topic of three partitions.
-    """
+    """Makes members of one group, each on a bus of its own, on a topic of three partitions."""
     buses = []
 
     async def member(**settings):
@@ -43,17 +39,13 @@ async def member(kafka, namespace: str):
 
 
 async def fetching(consumer) -> None:
-    """
-    Fetch until cancelled.
-    """
+    """Fetch until cancelled."""
     while True:
         await consumer.fetch(records_max=10, timeout_s=0.05)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """
-    Wait for something that nobody tells us of.
-    """
+    """Wait for something that nobody tells us of."""
     async with asyncio.timeout(WAIT_S):
         while not is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -61,9 +53,8 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("is_finished", [True, False])
 async def test_others_read_only_after_we_have_let_go(member, namespace: str, is_finished) -> None:
-    """
-    Whoever asks is waited for, and still owns everything meanwhile. What it has finished it goes on
-    with; where it has abandoned something, it asks where to begin.
+    """Whoever asks is waited for, and still owns everything meanwhile. What it has finished it goes
+    on with; where it has abandoned something, it asks where to begin.
     """
     asked, told, others = [], [], []
 
@@ -103,9 +94,7 @@ async def test_others_read_only_after_we_have_let_go(member, namespace: str, is_
 
 
 async def test_a_listener_that_fails_does_not_hold_on_to_anything(member, namespace) -> None:
-    """
-    All is begun anew where the store stands, by whoever reads it next.
-    """
+    """All is begun anew where the store stands, by whoever reads it next."""
     asked = []
 
     async def resume_at(sources):
@@ -129,9 +118,7 @@ async def test_a_listener_that_fails_does_not_hold_on_to_anything(member, namesp
 
 
 def orchestrator_of(service) -> Orchestrator:
-    """
-    The orchestrator among the roles.
-    """
+    """The orchestrator among the roles."""
     [found] = [role for role in service._roles if isinstance(role, Orchestrator)]
     return found
 
@@ -139,9 +126,8 @@ def orchestrator_of(service) -> Orchestrator:
 async def test_a_batch_in_hand_is_finished_before_the_others_read_on(
     kafka, namespace: str, tmp_path: Path
 ) -> None:
-    """
-    An orchestrator joins while the other has hundreds of records in hand: neither ever decides on
-    what the other has decided.
+    """An orchestrator joins while the other has hundreds of records in hand: neither ever decides
+    on what the other has decided.
     """
     given = {"bus": kafka.url, "namespace": namespace}
     async with depot.service(tmp_path, **given) as first:
@@ -176,8 +162,7 @@ async def test_a_batch_in_hand_is_finished_before_the_others_read_on(
 async def test_a_batch_that_cannot_be_finished_is_abandoned(
     kafka, namespace: str, tmp_path: Path
 ) -> None:
-    """
-    Its worker cannot reach the store. The other one has the sagas done meanwhile, and the first
+    """Its worker cannot reach the store. The other one has the sagas done meanwhile, and the first
     drops what it had in hand when the store is back.
     """
     given = {"bus": kafka.url, "namespace": namespace}

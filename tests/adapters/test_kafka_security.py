@@ -1,6 +1,4 @@
-"""
-TLS and SASL on a real broker: what is let in, and what one is told who is not.
-"""
+"""TLS and SASL on a real broker: what is let in, and what one is told who is not."""
 
 import asyncio
 import base64
@@ -42,17 +40,13 @@ pytestmark = pytest.mark.connected
 
 @dataclass(frozen=True)
 class Secured:
-    """
-    A broker with encrypted listeners, and the authority that it believes.
-    """
+    """A broker with encrypted listeners, and the authority that it believes."""
 
     kafka: Kafka
     authority: Authority
 
     def variables(self, listener: str = "SECURE", **more: str) -> dict[str, str]:
-        """
-        The environment of a process that is let in by SASL over TLS; *more* goes before it.
-        """
+        """The environment of a process that is let in by SASL over TLS; *more* goes before it."""
         found = {
             "SAGA_BUS": f"kafka://{self.kafka.bootstrap_of(listener)}",
             "SAGA_KAFKA_SSL_CA_FILE": str(self.authority.certificate),
@@ -70,9 +64,8 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Secured]:
-    """
-    A broker that takes every way of SASL over TLS, one that asks for certificates, and others whose
-    own certificates are not to be believed.
+    """A broker that takes every way of SASL over TLS, one that asks for certificates, and others
+    whose own certificates are not to be believed.
     """
     with scratch_folder() as folder:
         authority = Authority(folder / "authority")
@@ -122,9 +115,7 @@ def _sasl() -> dict[str, str]:
 
 
 def token() -> str:
-    """
-    A token that is not signed, as brokers take it for tests.
-    """
+    """A token that is not signed, as brokers take it for tests."""
     now = int(time.time())
     parts = {"alg": "none"}, {"sub": USER, "iat": now, "exp": now + 600}
     head, claims = (
@@ -134,31 +125,23 @@ def token() -> str:
 
 
 async def token_later() -> str:
-    """
-    The same, from a service that takes its time.
-    """
+    """The same, from a service that takes its time."""
     await asyncio.sleep(0.01)
     return token()
 
 
 def stale_token() -> str:
-    """
-    What brokers do not take.
-    """
+    """What brokers do not take."""
     return "s3cret-but-no-token"
 
 
 def no_token() -> str:
-    """
-    A hook that fails, and quotes a secret.
-    """
+    """A hook that fails, and quotes a secret."""
     raise ConnectionError(f"https://client:{PASSWORD}@tokens.test")
 
 
 async def exchange(variables: dict[str, str], name: str) -> None:
-    """
-    Make a topic, publish a record and read it.
-    """
+    """Make a topic, publish a record and read it."""
     bus = open_bus(Settings.read(variables), record_bytes_max=1_000_000)
     try:
         await bus.create_topics([TopicSpec(name, 1)])
@@ -174,9 +157,7 @@ async def exchange(variables: dict[str, str], name: str) -> None:
 
 
 async def refusal(variables: dict[str, str]) -> str:
-    """
-    What one is told who is not let in; within seconds, and without a secret.
-    """
+    """What one is told who is not let in; within seconds, and without a secret."""
     bus = open_bus(Settings.read(variables), record_bytes_max=1_000_000)
     started_s = time.monotonic()
     try:
@@ -192,26 +173,20 @@ async def refusal(variables: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("mechanism", MECHANISMS[:3])
 async def test_a_password_lets_us_in(secured: Secured, namespace: str, mechanism: str) -> None:
-    """
-    By each of Kafka's ways, over TLS: topics are made, records go in and come out.
-    """
+    """By each of Kafka's ways, over TLS: topics are made, records go in and come out."""
     await exchange(secured.variables(SAGA_KAFKA_SASL_MECHANISM=mechanism), namespace)
 
 
 @pytest.mark.parametrize("hook", [token, token_later])
 async def test_a_token_lets_us_in(secured: Secured, namespace: str, hook) -> None:
-    """
-    From a function of the user's, be it one that waits.
-    """
+    """From a function of the user's, be it one that waits."""
     variables = bearing(secured, hook)
 
     await exchange(variables, namespace)
 
 
 def bearing(secured: Secured, hook) -> dict[str, str]:
-    """
-    The environment of a process that shows tokens.
-    """
+    """The environment of a process that shows tokens."""
     variables = secured.variables(
         SAGA_KAFKA_SASL_MECHANISM="OAUTHBEARER",
         SAGA_KAFKA_SASL_OAUTH_TOKEN=f"{__name__}:{hook.__name__}",
@@ -224,9 +199,7 @@ def bearing(secured: Secured, hook) -> dict[str, str]:
 async def test_a_certificate_lets_us_in(
     secured: Secured, namespace: str, password: str | None
 ) -> None:
-    """
-    Where brokers ask for one; its key may have a password.
-    """
+    """Where brokers ask for one; its key may have a password."""
     certificate = secured.authority.issue(namespace, password=password)
     variables = secured.variables("MUTUAL", SAGA_KAFKA_SSL_CERT_FILE=str(certificate))
     if password is not None:
@@ -236,9 +209,7 @@ async def test_a_certificate_lets_us_in(
 
 
 async def test_a_name_is_not_asked_for_if_told_so(secured: Secured, namespace: str) -> None:
-    """
-    A certificate for another host is believed only then.
-    """
+    """A certificate for another host is believed only then."""
     variables = secured.variables("ELSEWHERE", SAGA_KAFKA_SSL_CHECK_HOSTNAME="false")
 
     await exchange(variables, namespace)
@@ -246,9 +217,7 @@ async def test_a_name_is_not_asked_for_if_told_so(secured: Secured, namespace: s
 
 @pytest.mark.parametrize("mechanism", MECHANISMS[:3])
 async def test_a_wrong_password_is_said_to_be_wrong(secured: Secured, mechanism: str) -> None:
-    """
-    With the user, the setting and the server.
-    """
+    """With the user, the setting and the server."""
     said = await refusal(
         secured.variables(SAGA_KAFKA_SASL_MECHANISM=mechanism, SAGA_KAFKA_SASL_PASSWORD=WRONG)
     )
@@ -260,9 +229,7 @@ async def test_a_wrong_password_is_said_to_be_wrong(secured: Secured, mechanism:
 
 @pytest.mark.parametrize("hook", [stale_token, no_token])
 async def test_a_token_that_does_not_do_is_traced_to_its_hook(secured: Secured, hook) -> None:
-    """
-    Be it refused or not to be had.
-    """
+    """Be it refused or not to be had."""
     said = await refusal(bearing(secured, hook))
 
     assert "SAGA_KAFKA_SASL_OAUTH_TOKEN" in said
@@ -273,9 +240,7 @@ async def test_a_token_that_does_not_do_is_traced_to_its_hook(secured: Secured, 
 async def test_finding_out_what_is_wrong_leaves_no_connection_open(
     secured: Secured, wrong: str
 ) -> None:
-    """
-    Not even for the moment that an encrypted one takes to end: the program may end before.
-    """
+    """Not even for the moment that an encrypted one takes to end: the program may end before."""
     how = KafkaSecurity(
         protocol="SASL_SSL",
         mechanism="OAUTHBEARER" if wrong == "token" else "PLAIN",
@@ -295,9 +260,7 @@ async def test_finding_out_what_is_wrong_leaves_no_connection_open(
 async def test_brokers_that_are_not_to_be_believed_are_not(
     secured: Secured, tmp_path: Path
 ) -> None:
-    """
-    Signed by somebody else, or by nobody that this machine knows; expired; of another host.
-    """
+    """Signed by somebody else, or by nobody that this machine knows; expired; of another host."""
     other = Authority(tmp_path / "other").certificate
     by_other = await refusal(secured.variables(SAGA_KAFKA_SSL_CA_FILE=str(other)))
     variables = secured.variables()
@@ -313,9 +276,7 @@ async def test_brokers_that_are_not_to_be_believed_are_not(
 
 
 async def test_a_certificate_that_is_missing_or_expired_is_named(secured: Secured) -> None:
-    """
-    Where brokers ask for one.
-    """
+    """Where brokers ask for one."""
     old = secured.authority.issue("old-client", is_expired=True)
     missing = await refusal(secured.variables("MUTUAL"))
     expired = await refusal(secured.variables("MUTUAL", SAGA_KAFKA_SSL_CERT_FILE=str(old)))
@@ -325,9 +286,7 @@ async def test_a_certificate_that_is_missing_or_expired_is_named(secured: Secure
 
 
 async def test_a_protocol_that_does_not_fit_the_port_is_named(secured: Secured) -> None:
-    """
-    In both directions, and a port where nobody listens.
-    """
+    """In both directions, and a port where nobody listens."""
     plain = await refusal({"SAGA_BUS": f"kafka://{secured.kafka.bootstrap_of('SECURE')}"})
     encrypted = await refusal(secured.variables("PLAINTEXT"))
     nowhere = await refusal({"SAGA_BUS": "kafka://127.0.0.1:9"})
@@ -340,9 +299,7 @@ async def test_a_protocol_that_does_not_fit_the_port_is_named(secured: Secured) 
 async def test_a_service_runs_over_sasl_and_tls(
     secured: Secured, namespace: str, tmp_path: Path
 ) -> None:
-    """
-    `saga publish` and `saga run` as they are installed, with the password in a file.
-    """
+    """`saga publish` and `saga run` as they are installed, with the password in a file."""
     variables = serving(secured, namespace, tmp_path, PASSWORD)
     placed = json.dumps({"order_id": "o-1"})
 
@@ -357,9 +314,7 @@ async def test_a_service_runs_over_sasl_and_tls(
 async def test_a_service_with_a_wrong_password_ends_in_seconds(
     secured: Secured, namespace: str, tmp_path: Path
 ) -> None:
-    """
-    It is unreachable for it, and it names the setting.
-    """
+    """It is unreachable for it, and it names the setting."""
     refused = saga(serving(secured, namespace, tmp_path, WRONG), "run", "--until-idle")
 
     assert refused.returncode == ExitCode.UNREACHABLE
@@ -367,9 +322,7 @@ async def test_a_service_with_a_wrong_password_ends_in_seconds(
 
 
 def serving(secured: Secured, namespace: str, folder: Path, password: str) -> dict[str, str]:
-    """
-    The environment of a whole service whose password is in a file.
-    """
+    """The environment of a whole service whose password is in a file."""
     (folder / "depot_app.py").write_text("from tests.scenarios import depot\napp = depot.app()\n")
     secret = folder / "password"
     secret.write_text(f"{password}\n")
@@ -386,9 +339,7 @@ def serving(secured: Secured, namespace: str, folder: Path, password: str) -> di
 
 
 def saga(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """
-    `saga words…` in a process of its own; says no secret.
-    """
+    """`saga words…` in a process of its own; says no secret."""
     result = subprocess.run(
         [sys.executable, "-m", "saga", *words],
         env={**os.environ, **variables},
@@ -403,9 +354,7 @@ def saga(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[
 
 
 def test_what_has_no_use_is_refused() -> None:
-    """
-    Credentials without SASL, certificates without TLS: nobody wants to go without by mistake.
-    """
+    """Credentials without SASL, certificates without TLS: nobody wants to go without by mistake."""
     for given, protocol in (
         ({"SAGA_KAFKA_SASL_USERNAME": USER}, "SSL"),
         ({"SAGA_KAFKA_SSL_CHECK_HOSTNAME": "false"}, "SASL_PLAINTEXT"),
@@ -417,9 +366,7 @@ def test_what_has_no_use_is_refused() -> None:
 
 
 def test_files_that_do_not_do_are_named(tmp_path: Path) -> None:
-    """
-    No certificate in it, a key that fits another one, a password that is missing or wrong.
-    """
+    """No certificate in it, a key that fits another one, a password that is missing or wrong."""
     authority = Authority(tmp_path / "authority")
     guarded = authority.issue("guarded", password=KEY_PASSWORD)
     other = authority.issue("other")
@@ -445,9 +392,7 @@ def test_files_that_do_not_do_are_named(tmp_path: Path) -> None:
 
 
 async def test_nothing_of_a_secret_is_in_what_things_look_like(secured: Secured) -> None:
-    """
-    Settings, bus, connection and security, whoever prints them.
-    """
+    """Settings, bus, connection and security, whoever prints them."""
     settings = Settings.read(secured.variables())
     bus = open_bus(settings, record_bytes_max=1)
     connection = bus._connection  # noqa: SLF001 - what a debugger would show

@@ -1,6 +1,5 @@
-"""
-The local bus beyond the contract: handing over in memory, publishing as part of an append, members
-that fall silent.
+"""The local bus beyond the contract: handing over in memory, publishing as part of an append,
+members that fall silent.
 """
 
 import asyncio
@@ -30,9 +29,7 @@ from saga.testing.samples import MOMENT, saga
 
 @pytest.fixture
 async def bus(database: SqliteDatabase, clock: ManualClock):
-    """
-    A bus with a topic of two partitions.
-    """
+    """A bus with a topic of two partitions."""
     bus = LocalBus(database, clock=clock)
     await bus.create_topics([TopicSpec("t", 2)])
     yield bus
@@ -48,8 +45,8 @@ async def _read(member: consumer.LocalConsumer, count: int) -> list[Inbound]:
 
 
 async def test_own_records_are_handed_over_in_memory(bus: LocalBus) -> None:
-    """
-    A consumer that keeps up gets the very bytes that were published; one that came late reads them.
+    """A consumer that keeps up gets the very bytes that were published; one that came late reads
+    them.
     """
     member = await bus.subscribe("g", ["t"])
     await member.fetch(records_max=1, timeout_s=0)
@@ -67,9 +64,7 @@ async def test_own_records_are_handed_over_in_memory(bus: LocalBus) -> None:
 async def test_what_is_too_much_for_memory_is_read_from_the_file(
     bus: LocalBus, monkeypatch: pytest.MonkeyPatch, limit: str, size: int
 ) -> None:
-    """
-    Too many records, or too large ones: none is lost or out of order.
-    """
+    """Too many records, or too large ones: none is lost or out of order."""
     if limit != "size":
         monkeypatch.setattr(consumer, limit, 7)
     monkeypatch.setattr(local_bus, "POLL_IDLE_S", 60)  # no look at the file may help out
@@ -89,9 +84,7 @@ async def test_what_is_too_much_for_memory_is_read_from_the_file(
 async def test_two_buses_on_one_file_see_each_other(
     bus: LocalBus, database: SqliteDatabase, clock: ManualClock, tmp_path
 ) -> None:
-    """
-    Topics, records and groups of one are known to the other, as between two processes.
-    """
+    """Topics, records and groups of one are known to the other, as between two processes."""
     second = SqliteDatabase(database.path)
     other = LocalBus(second, clock=clock)
     mine, theirs = await bus.subscribe("g", ["t"]), await other.subscribe("g", ["t"])
@@ -113,9 +106,8 @@ async def test_two_buses_on_one_file_see_each_other(
 async def test_a_silent_member_is_expelled_and_may_come_back(
     bus: LocalBus, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A process that hangs loses its partitions after some seconds without a heartbeat; when it goes
-    on, it reads nothing more of them and joins anew.
+    """A process that hangs loses its partitions after some seconds without a heartbeat; when it
+    goes on, it reads nothing more of them and joins anew.
     """
     monkeypatch.setattr(local_bus, "LIVENESS_S", 0.0)
     sleepy = SqliteDatabase(database.path)
@@ -147,9 +139,7 @@ async def test_a_silent_member_is_expelled_and_may_come_back(
 
 
 async def test_a_closed_bus_says_so(bus: LocalBus) -> None:
-    """
-    Closing twice is closing once; its consumers read nothing more.
-    """
+    """Closing twice is closing once; its consumers read nothing more."""
     member = await bus.subscribe("g", ["t"])
     await bus.close()
     await bus.close()
@@ -162,9 +152,8 @@ async def test_a_closed_bus_says_so(bus: LocalBus) -> None:
 async def test_what_many_publish_at_once_is_one_job(
     bus: LocalBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    In the order in which they published; who gives up waiting, or has a record that is too large,
-    takes nobody along.
+    """In the order in which they published; who gives up waiting, or has a record that is too
+    large, takes nobody along.
     """
     inserts: list[int] = []
     append = bus.log.append
@@ -195,9 +184,7 @@ async def test_what_many_publish_at_once_is_one_job(
 async def test_all_who_publish_onto_a_full_disk_are_told(
     bus: LocalBus, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    None of the records is there afterwards, and the next publish goes its own way.
-    """
+    """None of the records is there afterwards, and the next publish goes its own way."""
 
     def full(*_: object, **__: object) -> None:
         error = sqlite3.OperationalError("database or disk is full")
@@ -220,9 +207,7 @@ async def test_all_who_publish_onto_a_full_disk_are_told(
 async def test_retention_deletes_in_small_transactions(
     database: SqliteDatabase, clock: ManualClock
 ) -> None:
-    """
-    However much there is to delete, no commit deletes more than some hundred records.
-    """
+    """However much there is to delete, no commit deletes more than some hundred records."""
     bus = LocalBus(database, clock=clock)
     await bus.create_topics([TopicSpec("short", 2, 60)])
     await bus.publish([Record("short", None, b"", (), number % 2) for number in range(2600)])
@@ -245,9 +230,7 @@ async def test_retention_deletes_in_small_transactions(
 async def test_a_file_of_the_first_layout_goes_on_where_it_was(
     database: SqliteDatabase, clock: ManualClock
 ) -> None:
-    """
-    Its records stood by partition; they are read as they were, and offsets and groups go on.
-    """
+    """Its records stood by partition; they are read as they were, and offsets and groups go on."""
     database.migrate("bus", (record_log._create_tables,))  # noqa: SLF001 - the layout of then
     places = [1 << 50 | partition << 40 | offset for partition in (0, 1) for offset in range(3, 6)]
 
@@ -281,9 +264,7 @@ async def test_a_file_of_the_first_layout_goes_on_where_it_was(
 
 @pytest.fixture(params=["sqlite", "memory"])
 async def publishing(request: pytest.FixtureRequest, database: SqliteDatabase, clock: ManualClock):
-    """
-    A store and the bus that it publishes through.
-    """
+    """A store and the bus that it publishes through."""
     bus: Bus
     store: EventStore
     if request.param == "sqlite":
@@ -298,9 +279,7 @@ async def publishing(request: pytest.FixtureRequest, database: SqliteDatabase, c
 
 
 async def test_publishing_is_part_of_the_append(publishing: tuple[EventStore, Bus]) -> None:
-    """
-    Entries and records are there together, in order, and nothing is left to relay.
-    """
+    """Entries and records are there together, in order, and nothing is left to relay."""
     store, bus = publishing
     member = await bus.subscribe("g", ["t"])
     await member.fetch(records_max=1, timeout_s=0)
@@ -320,9 +299,7 @@ async def test_publishing_is_part_of_the_append(publishing: tuple[EventStore, Bu
 async def test_a_group_may_change_while_a_member_asks_where_to_begin(
     publishing: tuple[EventStore, Bus],
 ) -> None:
-    """
-    What the member was about to read belongs to another by the time it is told.
-    """
+    """What the member was about to read belongs to another by the time it is told."""
     _, bus = publishing
     await bus.create_topics([TopicSpec("two", 2)])
     others: list[Consumer] = []
@@ -345,9 +322,7 @@ async def test_a_group_may_change_while_a_member_asks_where_to_begin(
 
 
 async def test_a_refused_append_publishes_nothing(publishing: tuple[EventStore, Bus]) -> None:
-    """
-    And an append whose records are refused records nothing.
-    """
+    """And an append whose records are refused records nothing."""
     store, bus = publishing
     await store.append(
         Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 1}), at=MOMENT
@@ -377,9 +352,7 @@ async def test_a_refused_append_publishes_nothing(publishing: tuple[EventStore, 
 async def test_a_store_publishes_only_through_its_own_file(
     database: SqliteDatabase, tmp_path, clock: ManualClock
 ) -> None:
-    """
-    A bus on another file could not commit together with it.
-    """
+    """A bus on another file could not commit together with it."""
     other = SqliteDatabase(tmp_path / "other.db")
     with pytest.raises(ValueError, match="same database"):
         SqliteEventStore(database, publish_through=LocalBus(other, clock=clock))
@@ -387,8 +360,8 @@ async def test_a_store_publishes_only_through_its_own_file(
 
 
 async def test_many_rows_are_one_statement(database: SqliteDatabase) -> None:
-    """
-    Each statement gives up the interpreter's lock: as many as rows would stall a busy process.
+    """Each statement gives up the interpreter's lock: as many as rows would stall a busy
+    process.
     """
     statements: list[str] = []
     insert = ManyRows("INSERT INTO n SELECT * FROM {rows}", 2)

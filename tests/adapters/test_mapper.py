@@ -1,6 +1,4 @@
-"""
-Entries as rows, and what happens when a row is not what was written.
-"""
+"""Entries as rows, and what happens when a row is not what was written."""
 
 import asyncio
 import sqlite3
@@ -37,9 +35,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_a_payload_comes_back_as_the_text_it_was(value) -> None:
-    """
-    Whatever JSON a user puts into a payload, also what looks like a tag of the library's own.
-    """
+    """Whatever JSON a user puts into a payload, also what looks like a tag of the library's own."""
     text = Json(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
     body = SignalReceived(name="n", payload=text)
     entry = Entry(saga(1), 3, Instant(5), MessageId("m"), body)
@@ -51,9 +47,7 @@ def test_a_payload_comes_back_as_the_text_it_was(value) -> None:
 
 
 def test_a_state_is_json_that_any_tool_reads() -> None:
-    """
-    Sorted keys, the payload as a part of it, no class names.
-    """
+    """Sorted keys, the payload as a part of it, no class names."""
     (entry,) = samples.entries(saga(1), 1, 1)
 
     assert to_row(entry)[1:3] == (2, "intent-issued")
@@ -81,8 +75,8 @@ def test_a_state_is_json_that_any_tool_reads() -> None:
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(topic: str, state: bytes, problem: str) -> None:
-    """
-    The error tells the saga, the version and what is wrong; nothing that a row names is imported.
+    """The error tells the saga, the version and what is wrong; nothing that a row names is
+    imported.
     """
     with pytest.raises(CorruptHistory, match=problem) as caught:
         to_entry(saga(1), 7, topic, state)
@@ -92,9 +86,7 @@ def test_a_row_that_cannot_be_read_is_named(topic: str, state: bytes, problem: s
 
 
 def test_a_gap_in_a_history_is_named() -> None:
-    """
-    An entry that was removed is missed, at the first place as at any other.
-    """
+    """An entry that was removed is missed, at the first place as at any other."""
     rows = [to_row(entry)[1:] for entry in samples.entries(saga(1), 0, 4)]
 
     gap = to_history(saga(1), [rows[0], *rows[2:]])
@@ -107,9 +99,7 @@ def test_a_gap_in_a_history_is_named() -> None:
 
 
 def test_the_mapper_speaks_the_library_s_language() -> None:
-    """
-    Stored events of eventsourcing, with UUIDs and stable names.
-    """
+    """Stored events of eventsourcing, with UUIDs and stable names."""
     mapper = EntryMapper()
     (entry,) = samples.entries(saga(1), 0, 1)
 
@@ -122,9 +112,7 @@ def test_the_mapper_speaks_the_library_s_language() -> None:
 
 
 async def test_the_library_reads_and_writes_the_same_tables(database: SqliteDatabase) -> None:
-    """
-    Its recorder finds our entries and positions, and we find what it records.
-    """
+    """Its recorder finds our entries and positions, and we find what it records."""
     store = SqliteEventStore(database)
     await store.append(
         Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 4}), at=MOMENT
@@ -146,9 +134,7 @@ async def test_the_library_reads_and_writes_the_same_tables(database: SqliteData
 async def test_only_the_saga_with_a_corrupt_row_suffers(
     database: SqliteDatabase, path: Path
 ) -> None:
-    """
-    The others load; the log names the place where it stops.
-    """
+    """The others load; the log names the place where it stops."""
     store = SqliteEventStore(database)
     sagas = [saga(number) for number in range(9)]
     await store.append(

@@ -1,6 +1,4 @@
-"""
-Several processes on one file, and processes that are killed.
-"""
+"""Several processes on one file, and processes that are killed."""
 
 import asyncio
 import sqlite3
@@ -18,9 +16,7 @@ from tests.adapters.processes import kill, line, worker
 
 @pytest.fixture
 async def bus(database: SqliteDatabase):
-    """
-    A bus that shares its file with other processes.
-    """
+    """A bus that shares its file with other processes."""
     bus = LocalBus(database, clock=SystemClock())
     await bus.create_topics([TopicSpec("t", 3)])
     yield bus
@@ -30,9 +26,7 @@ async def bus(database: SqliteDatabase):
 async def test_publishers_of_several_processes_share_offsets_without_gaps(
     bus: LocalBus, path: Path
 ) -> None:
-    """
-    Offsets are unique and consecutive, and each publisher's records keep their order.
-    """
+    """Offsets are unique and consecutive, and each publisher's records keep their order."""
     consumer = await bus.subscribe("g", ["t"])
     async with worker(path, "publish", "a", "60") as one, worker(path, "publish", "b", "60") as two:
         for number in range(60):
@@ -55,9 +49,7 @@ async def test_publishers_of_several_processes_share_offsets_without_gaps(
 
 
 async def test_records_of_another_process_arrive_soon(bus: LocalBus, path: Path) -> None:
-    """
-    They are found by asking the file, without waiting for a fetch to time out.
-    """
+    """They are found by asking the file, without waiting for a fetch to time out."""
     consumer = await bus.subscribe("g", ["t"])
     await consumer.fetch(records_max=1, timeout_s=0)
     waiting = asyncio.create_task(consumer.fetch(records_max=100, timeout_s=60))
@@ -67,9 +59,7 @@ async def test_records_of_another_process_arrive_soon(bus: LocalBus, path: Path)
 
 
 async def test_members_in_several_processes_share_partitions(bus: LocalBus, path: Path) -> None:
-    """
-    A member that joins gets its share, and gives it back at once when its process is killed.
-    """
+    """A member that joins gets its share, and gives it back at once when its process is killed."""
     consumer = await bus.subscribe("g", ["t"])
     await consumer.fetch(records_max=1, timeout_s=0)
     assert len(consumer.assignment()) == 3
@@ -89,9 +79,7 @@ async def test_members_in_several_processes_share_partitions(bus: LocalBus, path
 
 
 async def test_a_killed_writer_leaves_whole_batches(bus: LocalBus, path: Path) -> None:
-    """
-    Whatever was told to be recorded is, and nothing is there by half.
-    """
+    """Whatever was told to be recorded is, and nothing is there by half."""
     for kills in range(3):
         async with worker(path, "append", f"w{kills}") as process:
             for _ in range(20 + 7 * kills):

@@ -1,6 +1,4 @@
-"""
-What event stores remember of sagas, and how they name what they track.
-"""
+"""What event stores remember of sagas, and how they name what they track."""
 
 from saga.adapters.mapper import originator_of
 from saga.adapters.rows import KnownSagas, tracking_name
@@ -10,9 +8,7 @@ from saga.testing.samples import saga
 
 
 def test_what_was_written_lately_is_known() -> None:
-    """
-    At least so many sagas as asked for, and at most twice as many; the newest word counts.
-    """
+    """At least so many sagas as asked for, and at most twice as many; the newest word counts."""
     known = KnownSagas(sagas_max=10)
     for number in range(100):
         known.remember(saga(number), 2, number)
@@ -24,8 +20,8 @@ def test_what_was_written_lately_is_known() -> None:
 
 
 def test_only_what_is_not_known_has_to_be_looked_for() -> None:
-    """
-    A history that begins needs nothing before it; one that is known to have come so far neither.
+    """A history that begins needs nothing before it; one that is known to have come so far
+    neither.
     """
     known = KnownSagas()
     known.remember(saga(1), 4, 1)
@@ -40,9 +36,7 @@ def test_only_what_is_not_known_has_to_be_looked_for() -> None:
 
 
 def test_a_source_is_tracked_under_one_name() -> None:
-    """
-    Stores hold such names: it never changes.
-    """
+    """Stores hold such names: it never changes."""
     assert tracking_name(Source("dev.shop.shop.evt.order-placed.v1", 3)) == (
         "bus:dev.shop.shop.evt.order-placed.v1:3"
     )

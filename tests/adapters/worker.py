@@ -1,5 +1,4 @@
-"""
-A process of its own on a database file, for tests that need several, or one to kill.
+"""A process of its own on a database file, for tests that need several, or one to kill.
 
 `python -m tests.adapters.worker PATH publish NAME COUNT` publishes numbered records and ends;
 `… append NAME` appends batches until it is killed; `… read GROUP` reads a group until it is killed.
@@ -18,9 +17,7 @@ from saga.testing import samples
 
 
 async def publish(bus: LocalBus, name: str, count: str) -> None:
-    """
-    Publish *count* records, a few at a time.
-    """
+    """Publish *count* records, a few at a time."""
     for number in range(int(count)):
         value = f"{name} {number}".encode()
         await bus.publish([Record("t", b"%d" % (number % 7), value) for _ in range(3)])
@@ -28,9 +25,7 @@ async def publish(bus: LocalBus, name: str, count: str) -> None:
 
 
 async def append(bus: LocalBus, name: str) -> None:
-    """
-    Append to histories in turn, publishing two records with each batch.
-    """
+    """Append to histories in turn, publishing two records with each batch."""
     store = SqliteEventStore(bus.database, publish_through=bus)
     for number in range(1_000_000):
         saga = saga_id(name, str(number // 3))
@@ -47,9 +42,7 @@ async def append(bus: LocalBus, name: str) -> None:
 
 
 async def read(bus: LocalBus, group: str) -> None:
-    """
-    Read and commit.
-    """
+    """Read and commit."""
     consumer = await bus.subscribe(group, ["t"])
     shares = None
     while True:
@@ -63,16 +56,12 @@ async def read(bus: LocalBus, group: str) -> None:
 
 
 def say(*words: object) -> None:
-    """
-    Tell the test.
-    """
+    """Tell the test."""
     print(*words, flush=True)
 
 
 async def main(path: str, mode: str, *arguments: str) -> None:
-    """
-    Open the file, do what is asked, close it.
-    """
+    """Open the file, do what is asked, close it."""
     database = SqliteDatabase(path)
     bus = LocalBus(database, clock=SystemClock())
     say("ready")

@@ -1,6 +1,4 @@
-"""
-A definition that cannot work is refused when it is made, with file and line and what to do.
-"""
+"""A definition that cannot work is refused when it is made, with file and line and what to do."""
 
 import inspect
 
@@ -39,27 +37,21 @@ class Unsure(Event, topic="shop.unsure", version=1):
 
 
 def refusal(make):
-    """
-    What making a definition raised.
-    """
+    """What making a definition raised."""
     with pytest.raises(DefinitionError) as found:
         make()
     return str(found.value)
 
 
 def line_of(function, text):
-    """
-    `file:line` of the first line of *function*'s source that has *text* in it.
-    """
+    """`file:line` of the first line of *function*'s source that has *text* in it."""
     lines, first = inspect.getsourcelines(function)
     number = next(n for n, line in enumerate(lines) if text in line and "line_of" not in line)
     return f"{__file__}:{first + number}"
 
 
 def test_undo_that_needs_a_field_only_the_reply_has_is_refused():
-    """
-    A reply may never come. Named are the field, the line of the call, and the remedy.
-    """
+    """A reply may never come. Named are the field, the line of the call, and the remedy."""
 
     def make():
         async def order(ctx, placed):
@@ -76,9 +68,7 @@ def test_undo_that_needs_a_field_only_the_reply_has_is_refused():
 
 
 def test_undo_that_needs_a_field_is_refused_by_the_context_where_source_is_silent():
-    """
-    An intent that a helper makes is checked when the call is made.
-    """
+    """An intent that a helper makes is checked when the call is made."""
     from saga.testing import given
 
     def make_intent():
@@ -91,9 +81,7 @@ def test_undo_that_needs_a_field_is_refused_by_the_context_where_source_is_silen
 
 
 def test_undo_of_an_unknown_name_is_refused():
-    """
-    Not only when the step is reached.
-    """
+    """Not only when the step is reached."""
 
     def make():
         async def order(ctx, placed):
@@ -108,9 +96,7 @@ def test_undo_of_an_unknown_name_is_refused():
 
 
 def test_undo_that_is_no_intent_is_refused():
-    """
-    An event undoes nothing.
-    """
+    """An event undoes nothing."""
 
     def make():
         async def order(ctx, placed):
@@ -138,9 +124,7 @@ def test_undo_that_is_no_intent_is_refused():
     ],
 )
 def test_option_that_cannot_work_is_refused_with_the_place(options, problem):
-    """
-    Named is the function that is decorated.
-    """
+    """Named is the function that is decorated."""
 
     async def order(ctx, placed):
         return None
@@ -155,9 +139,7 @@ def test_option_that_cannot_work_is_refused_with_the_place(options, problem):
 
 
 def test_function_that_is_not_async_is_refused():
-    """
-    It could not wait.
-    """
+    """It could not wait."""
 
     def order(ctx, placed):
         return None
@@ -167,9 +149,7 @@ def test_function_that_is_not_async_is_refused():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_function_takes_exactly_two_arguments(count):
-    """
-    The context and the trigger.
-    """
+    """The context and the trigger."""
 
     async def one(ctx):
         return None
@@ -182,9 +162,7 @@ def test_function_takes_exactly_two_arguments(count):
 
 
 def test_two_sagas_of_one_name_and_version_are_refused():
-    """
-    Named are both places.
-    """
+    """Named are both places."""
     one, two = order_saga(), as_saga(order_saga().function)
     contracts = ContractRegistry([*one.contracts()])
 
@@ -196,9 +174,7 @@ def test_two_sagas_of_one_name_and_version_are_refused():
 
 
 def test_versions_of_one_saga_live_side_by_side():
-    """
-    The newest one is started; the others go on with what they began.
-    """
+    """The newest one is started; the others go on with what they began."""
 
     def version(number):
         @saga("order", version=number, starts_on=OrderPlaced)
@@ -219,9 +195,7 @@ def test_versions_of_one_saga_live_side_by_side():
 
 
 def test_contracts_are_found_in_the_source():
-    """
-    Those that the function names, and those that its helpers name.
-    """
+    """Those that the function names, and those that its helpers name."""
 
     async def helper(ctx):
         await ctx.do(Notify())
@@ -236,9 +210,7 @@ def test_contracts_are_found_in_the_source():
 
 
 def test_key_may_be_a_field_or_a_function():
-    """
-    By default it is the event's own.
-    """
+    """By default it is the event's own."""
 
     async def order(ctx, placed):
         return None
@@ -253,15 +225,11 @@ def test_key_may_be_a_field_or_a_function():
 
 
 def test_fingerprint_is_of_what_the_function_says():
-    """
-    Comments, docstrings and layout do not count; what is done does.
-    """
+    """Comments, docstrings and layout do not count; what is done does."""
 
     def first():
         async def order(ctx, placed):
-            """
-            Pays.
-            """
+            """Pays."""
             await ctx.do(Pay())  # now
 
         return as_saga(order)
@@ -284,9 +252,7 @@ def test_fingerprint_is_of_what_the_function_says():
 
 
 def test_function_without_source_is_accepted():
-    """
-    What was typed at a prompt is checked when it runs.
-    """
+    """What was typed at a prompt is checked when it runs."""
     names = {"Pay": Pay}
     exec("async def order(ctx, placed):\n    await ctx.do(Pay())\n", names)
 

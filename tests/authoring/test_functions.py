@@ -1,6 +1,4 @@
-"""
-Durable functions: groups, sleeps, chance, time, and what a function may not do.
-"""
+"""Durable functions: groups, sleeps, chance, time, and what a function may not do."""
 
 import asyncio
 from datetime import timedelta
@@ -49,16 +47,12 @@ from tests.core.orders import (
 
 
 def running(function, **options):
-    """
-    A saga of *function* to which nothing has happened yet.
-    """
+    """A saga of *function* to which nothing has happened yet."""
     return given(as_saga(function, **options), contracts=CONTRACTS)
 
 
 def test_all_gives_results_in_order_of_definition():
-    """
-    Whatever the order of completion.
-    """
+    """Whatever the order of completion."""
 
     async def order(ctx, placed):
         reserved, paid, nothing = await ctx.all(ctx.do(Reserve()), ctx.do(Pay()), ctx.sleep("1s"))
@@ -78,9 +72,7 @@ def test_all_gives_results_in_order_of_definition():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_empty_group_completes_at_once(count):
-    """
-    So does one of nothing but finished branches.
-    """
+    """So does one of nothing but finished branches."""
 
     async def order(ctx, placed):
         async def nothing():
@@ -93,9 +85,7 @@ def test_empty_group_completes_at_once(count):
 
 
 def test_failing_branch_waits_for_its_siblings():
-    """
-    Then the first failure, in order of definition, is raised, and all of it is rolled back.
-    """
+    """Then the first failure, in order of definition, is raised, and all of it is rolled back."""
 
     async def order(ctx, placed):
         await ctx.all(
@@ -117,9 +107,7 @@ def test_failing_branch_waits_for_its_siblings():
 
 
 def test_branches_may_be_coroutines():
-    """
-    Each goes through its steps beside the others.
-    """
+    """Each goes through its steps beside the others."""
 
     async def order(ctx, placed):
         async def paying():
@@ -144,9 +132,7 @@ def test_branches_may_be_coroutines():
 
 
 def test_branches_may_catch_and_nest():
-    """
-    A group within a branch of a group; a failure caught inside concerns nobody else.
-    """
+    """A group within a branch of a group; a failure caught inside concerns nobody else."""
 
     async def order(ctx, placed):
         async def careful():
@@ -167,9 +153,7 @@ def test_branches_may_catch_and_nest():
 
 
 async def first_of(ctx, placed):
-    """
-    Whichever answers first.
-    """
+    """Whichever answers first."""
     await ctx.any(
         ctx.do(Pay(), undo=Refund, retry=EXACT, timeout="1h"), ctx.do(Ship(), undo=Unship)
     )
@@ -177,9 +161,7 @@ async def first_of(ctx, placed):
 
 
 def test_losers_in_flight_are_awaited_and_undone_before_completion():
-    """
-    What a loser still does is undone like what it has done.
-    """
+    """What a loser still does is undone like what it has done."""
     (
         running(first_of)
         .when(OrderPlaced())
@@ -196,9 +178,7 @@ def test_losers_in_flight_are_awaited_and_undone_before_completion():
 
 
 def test_loser_that_misses_its_deadline_is_undone_blindly():
-    """
-    It is not tried again.
-    """
+    """It is not tried again."""
     (
         running(first_of)
         .when(OrderPlaced(), replied(Ship))
@@ -208,9 +188,7 @@ def test_loser_that_misses_its_deadline_is_undone_blindly():
 
 
 def test_loser_that_pauses_before_a_retry_is_not_issued_again():
-    """
-    It is undone at once.
-    """
+    """It is undone at once."""
     (
         running(first_of)
         .when(OrderPlaced(), failed(Pay))
@@ -222,9 +200,7 @@ def test_loser_that_pauses_before_a_retry_is_not_issued_again():
 
 
 def test_refused_loser_leaves_nothing_to_undo():
-    """
-    The saga completes as soon as that is known.
-    """
+    """The saga completes as soon as that is known."""
     (
         running(first_of)
         .when(OrderPlaced(), replied(Ship))
@@ -234,9 +210,7 @@ def test_refused_loser_leaves_nothing_to_undo():
 
 
 def test_any_fails_when_all_branches_fail():
-    """
-    With the first failure in order of definition.
-    """
+    """With the first failure in order of definition."""
     (
         running(first_of)
         .when(OrderPlaced(), refused(Ship, "no van"))
@@ -247,9 +221,7 @@ def test_any_fails_when_all_branches_fail():
 
 
 def test_any_of_waits_drops_the_losing_wait_and_keeps_its_signal():
-    """
-    Even where signals for both had come before.
-    """
+    """Even where signals for both had come before."""
 
     async def order(ctx, placed):
         await ctx.do(Reserve())
@@ -266,9 +238,7 @@ def test_any_of_waits_drops_the_losing_wait_and_keeps_its_signal():
 
 
 def test_any_of_step_and_sleep_is_a_timeout_of_ones_own():
-    """
-    The sleep wins, the step is undone when it answers.
-    """
+    """The sleep wins, the step is undone when it answers."""
 
     async def order(ctx, placed):
         async def give_up():
@@ -293,9 +263,7 @@ def test_any_of_step_and_sleep_is_a_timeout_of_ones_own():
 
 
 def test_losing_coroutine_ends_where_it_stands():
-    """
-    Its `finally` runs, but can want nothing any more.
-    """
+    """Its `finally` runs, but can want nothing any more."""
 
     async def order(ctx, placed):
         async def slow():
@@ -320,9 +288,7 @@ def test_losing_coroutine_ends_where_it_stands():
 
 
 def test_caught_failure_may_be_answered_by_another_step():
-    """
-    A loop around a step is a loop around a step.
-    """
+    """A loop around a step is a loop around a step."""
 
     async def order(ctx, placed):
         for amount in (3, 2, 1):
@@ -345,9 +311,7 @@ def test_caught_failure_may_be_answered_by_another_step():
 
 
 def test_steps_may_be_named():
-    """
-    A name of its own keeps a step's identity when code around it moves.
-    """
+    """A name of its own keeps a step's identity when code around it moves."""
 
     async def order(ctx, placed):
         await ctx.do(Pay(), id="deposit")
@@ -361,9 +325,7 @@ def test_steps_may_be_named():
 
 
 def test_sleep_is_late_never_early():
-    """
-    And a timer that was handled is a duplicate.
-    """
+    """And a timer that was handled is a duplicate."""
 
     async def order(ctx, placed):
         await ctx.sleep(timedelta(days=2))
@@ -383,9 +345,7 @@ def test_sleep_is_late_never_early():
 
 
 def test_now_is_the_time_of_the_turn():
-    """
-    It moves with what happens, not with the machine.
-    """
+    """It moves with what happens, not with the machine."""
 
     async def order(ctx, placed):
         before = ctx.now()
@@ -400,9 +360,7 @@ def test_now_is_the_time_of_the_turn():
 
 
 def test_chance_and_ids_are_the_same_in_every_replay():
-    """
-    But differ from call to call, and from saga to saga.
-    """
+    """But differ from call to call, and from saga to saga."""
     drawn = []
 
     async def order(ctx, placed):
@@ -420,9 +378,7 @@ def test_chance_and_ids_are_the_same_in_every_replay():
 
 
 def test_publish_tells_at_once_awaited_or_not():
-    """
-    In the order of the calls.
-    """
+    """In the order of the calls."""
 
     async def order(ctx, placed):
         ctx.publish(OrderSeen())
@@ -437,9 +393,7 @@ def test_publish_tells_at_once_awaited_or_not():
 
 
 def test_context_knows_saga_and_key():
-    """
-    As they are on the wire.
-    """
+    """As they are on the wire."""
 
     async def order(ctx, placed):
         return OrderConfirmed(order_id=f"{ctx.saga_id} {ctx.key}")
@@ -450,9 +404,7 @@ def test_context_knows_saga_and_key():
 
 
 def test_step_failed_says_what_happened():
-    """
-    Step, code, message, and whether it was a refusal.
-    """
+    """Step, code, message, and whether it was a refusal."""
 
     async def order(ctx, placed):
         try:
@@ -473,9 +425,7 @@ def test_step_failed_says_what_happened():
 
 
 def test_cancel_ends_a_group_of_everything():
-    """
-    Steps settle, sleeps and waits end.
-    """
+    """Steps settle, sleeps and waits end."""
 
     async def order(ctx, placed):
         await ctx.all(ctx.do(Pay(), undo=Refund), ctx.sleep("1h"), ctx.wait("x", timeout="1d"))
@@ -562,9 +512,7 @@ async def _sleeps_soon(ctx, placed):
     ],
 )
 def test_mistake_in_a_running_function_parks_it_with_file_and_line(function, problem, line):
-    """
-    Before anything is issued, and so that the author finds the place.
-    """
+    """Before anything is issued, and so that the author finds the place."""
     where = f"{__file__}:{function.__code__.co_firstlineno + line}"
     events = (OrderPlaced(), after("1s"))
 
@@ -573,16 +521,12 @@ def test_mistake_in_a_running_function_parks_it_with_file_and_line(function, pro
 
 @pytest.mark.parametrize("function", [_returns_an_intent, _sleeps_soon])
 def test_other_mistakes_park_too(function):
-    """
-    With what was raised.
-    """
+    """With what was raised."""
     running(function).when(OrderPlaced()).then_parked("Error")
 
 
 def test_unknown_contract_parks_with_what_to_do():
-    """
-    An intent made behind the back of the source is named with the remedy.
-    """
+    """An intent made behind the back of the source is named with the remedy."""
     hidden = {"intent": Notify}
 
     async def order(ctx, placed):
@@ -596,9 +540,7 @@ def test_unknown_contract_parks_with_what_to_do():
 
 
 def test_exception_that_is_not_ours_is_a_bug():
-    """
-    The saga parks; nothing is rolled back on a guess.
-    """
+    """The saga parks; nothing is rolled back on a guess."""
 
     async def order(ctx, placed):
         await ctx.do(Pay(), undo=Refund)
@@ -613,9 +555,7 @@ def test_exception_that_is_not_ours_is_a_bug():
 
 
 def test_timed_out_wait_may_be_caught_in_a_branch():
-    """
-    Only that branch hears of it.
-    """
+    """Only that branch hears of it."""
 
     async def order(ctx, placed):
         async def patient():

@@ -1,5 +1,4 @@
-"""
-`make chaos SECONDS=60 SEED=1`: a real deployment under load, and everything that can go wrong.
+"""`make chaos SECONDS=60 SEED=1`: a real deployment under load, and everything that can go wrong.
 
 The same seed draws the same faults; what they meet depends on the machine. Ends with a report, and
 with 1 where anything was violated.
@@ -87,9 +86,7 @@ async def _judged(cast: Cast, client: Client, say) -> list[str]:
 
 
 def main() -> int:
-    """
-    Run it; 1 where something was violated.
-    """
+    """Run it; 1 where something was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="how long things go wrong")
     parser.add_argument("--seed", type=int, default=None, help="which things; drawn by default")

@@ -1,6 +1,4 @@
-"""
-The processes of a deployment: real ones, on a real Kafka and a real PostgreSQL.
-"""
+"""The processes of a deployment: real ones, on a real Kafka and a real PostgreSQL."""
 
 import asyncio
 import os
@@ -30,9 +28,7 @@ POLL_S = 0.02
 
 @dataclass
 class Member:
-    """
-    A process that is started again where it was.
-    """
+    """A process that is started again where it was."""
 
     name: str
     role: str
@@ -43,25 +39,19 @@ class Member:
     starts: int = 1
 
     def is_serving(self) -> bool:
-        """
-        Whether it has said so since it was started last.
-        """
+        """Whether it has said so since it was started last."""
         with self.log.open("rb") as file:
             file.seek(self.log_start)
             return SERVING in file.read()
 
     def said(self, what: str) -> int:
-        """
-        How often it has said *what* since it was started last.
-        """
+        """How often it has said *what* since it was started last."""
         with self.log.open("rb") as file:
             file.seek(self.log_start)
             return file.read().count(what.encode())
 
     async def page(self, path: str) -> tuple[int, str]:
-        """
-        Status and text of a page of its health.
-        """
+        """Status and text of a page of its health."""
         reader, writer = await asyncio.open_connection(HOST, self.port)
         writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
         head, _, text = (await reader.read()).decode().partition("\r\n\r\n")
@@ -69,9 +59,7 @@ class Member:
         return int(head.split()[1]), text
 
     async def counted(self, metric: str) -> float:
-        """
-        What one of its counters without labels stands at.
-        """
+        """What one of its counters without labels stands at."""
         _, text = await self.page("/metrics")
         (line,) = (line for line in text.splitlines() if line.startswith(f"{metric} "))
         return float(line.split()[1])
@@ -79,8 +67,7 @@ class Member:
 
 @dataclass
 class Cast:
-    """
-    All processes of a deployment, in *folder* with their logs.
+    """All processes of a deployment, in *folder* with their logs.
 
     The services' ledger is in the store's database, or in *folder* if it is *apart*; *given* has
     settings for single processes, by their names.
@@ -97,9 +84,7 @@ class Cast:
 
     @property
     def settings(self) -> Settings:
-        """
-        What every process is told.
-        """
+        """What every process is told."""
         return Settings.read(
             {},
             app=APP,
@@ -114,22 +99,16 @@ class Cast:
 
     @property
     def names(self) -> TopicNames:
-        """
-        How its topics are called.
-        """
+        """How its topics are called."""
         return self.settings.topic_names
 
     @property
     def ledger(self) -> Path:
-        """
-        The services' own file, if they have one.
-        """
+        """The services' own file, if they have one."""
         return self.folder / "effects.db"
 
     def booked(self, query: str) -> list[tuple[Any, ...]]:
-        """
-        What *query* finds in the services' ledger.
-        """
+        """What *query* finds in the services' ledger."""
         if not self.is_apart:
             with psycopg.connect(self.store) as database:
                 return database.execute(query).fetchall()
@@ -137,9 +116,7 @@ class Cast:
             return ledger.execute(query).fetchall()
 
     def start(self, name: str, *, waits: bool = True) -> Member:
-        """
-        Start the process *name*, again if there was one: `orchestrator…` or `effects…`.
-        """
+        """Start the process *name*, again if there was one: `orchestrator…` or `effects…`."""
         role = name.partition("-")[0]
         log = self.folder / f"{name}.log"
         begin = log.stat().st_size if log.exists() else 0
@@ -156,9 +133,7 @@ class Cast:
         return member
 
     def wait_for(self, name: str) -> None:
-        """
-        Return once *name* serves.
-        """
+        """Return once *name* serves."""
         member = self.members[name]
         deadline = time.monotonic() + START_S
         while not member.is_serving():
@@ -167,27 +142,19 @@ class Cast:
             time.sleep(POLL_S)
 
     def kill(self, name: str) -> None:
-        """
-        Kill -9.
-        """
+        """Kill -9."""
         self.members[name].process.kill()
 
     def freeze(self, name: str) -> None:
-        """
-        Stop its clock.
-        """
+        """Stop its clock."""
         self.members[name].process.signal(signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        """
-        Let it go on.
-        """
+        """Let it go on."""
         self.members[name].process.signal(signal.SIGCONT)
 
     def stop(self, name: str) -> int | None:
-        """
-        Stop it as a deploy does; its exit code.
-        """
+        """Stop it as a deploy does; its exit code."""
         process = self.members[name].process
         process.signal(signal.SIGCONT)
         process.signal(signal.SIGTERM)
@@ -195,25 +162,19 @@ class Cast:
         return process.exit_code
 
     def end(self) -> None:
-        """
-        Kill everybody.
-        """
+        """Kill everybody."""
         for member in self.members.values():
             member.process.kill()
 
     def revive(self) -> list[str]:
-        """
-        Start everybody again who has ended; what ended by itself is named.
-        """
+        """Start everybody again who has ended; what ended by itself is named."""
         gone = [name for name, one in self.members.items() if not one.process.is_running()]
         for name in gone:
             self.start(name, waits=False)
         return gone
 
     def end_of_log(self, name: str, *, lines: int = 15) -> str:
-        """
-        What it said last.
-        """
+        """What it said last."""
         return "\n".join(self.members[name].log.read_text("utf-8").splitlines()[-lines:])
 
     def _environment(self) -> dict[str, str]:

@@ -1,6 +1,4 @@
-"""
-Whoever places orders, outside of everything that fails: keeps a log of what was acknowledged.
-"""
+"""Whoever places orders, outside of everything that fails: keeps a log of what was acknowledged."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -26,9 +24,7 @@ RETRY_S = 0.3
 
 
 class Client:
-    """
-    Places orders on the bus of *cast*.
-    """
+    """Places orders on the bus of *cast*."""
 
     def __init__(self, cast: Cast, seed: int) -> None:
         self._cast = cast
@@ -47,23 +43,17 @@ class Client:
         self.log = Log()
 
     async def __aenter__(self) -> Self:
-        """
-        Make the topics.
-        """
+        """Make the topics."""
         specs = [TopicSpec(topic, self._cast.partitions) for topic in app.topics(self._cast.names)]
         await self._opened.bus.create_topics(specs)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """
-        Disconnect.
-        """
+        """Disconnect."""
         await self._opened.close()
 
     def drawn(self) -> Order:
-        """
-        An order that goes through, or meets some trouble.
-        """
+        """An order that goes through, or meets some trouble."""
         self._numbers += 1
         script: dict[str, str] = {}
         if self._rng.random() < TROUBLE_SHARE:
@@ -75,17 +65,13 @@ class Client:
         return Order("trade", trigger, f"m-{self._numbers}", 0.0)
 
     def flawed(self) -> Order:
-        """
-        An order whose saga raises.
-        """
+        """An order whose saga raises."""
         self._numbers += 1
         trigger = FlawedOrdered(order_id=f"o-{self._numbers}", script={})
         return Order("flawed", trigger, f"m-{self._numbers}", 0.0)
 
     async def place(self, orders: Sequence[Order]) -> None:
-        """
-        Publish until it is acknowledged; some orders twice.
-        """
+        """Publish until it is acknowledged; some orders twice."""
         self.log.orders += [order for order in orders if order not in self.log.orders]
         prepared = [
             self._publisher.prepare(order.trigger, message_id=order.message_id) for order in orders
@@ -99,9 +85,7 @@ class Client:
             order.said = Said.OK
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Publish until it is acknowledged.
-        """
+        """Publish until it is acknowledged."""
         while True:
             try:
                 await self._opened.bus.publish(records)
@@ -111,9 +95,7 @@ class Client:
                 return
 
     async def cancel(self, order: Order) -> None:
-        """
-        Change one's mind about *order*.
-        """
+        """Change one's mind about *order*."""
         assert order.saga_id is not None
         command = Command(
             command_id=f"cancel-{order.message_id}",
@@ -134,9 +116,7 @@ class Client:
     async def trade(
         self, until: Callable[[], bool], *, each_s: float = 0.05, at_once: int = 4
     ) -> None:
-        """
-        Place orders, and cancel some, until somebody says that it is enough.
-        """
+        """Place orders, and cancel some, until somebody says that it is enough."""
         while not until():
             orders = [self.drawn() for _ in range(at_once)]
             await self.place(orders)

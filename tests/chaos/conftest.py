@@ -1,6 +1,4 @@
-"""
-Deployments of real processes, which are killed when their test is over.
-"""
+"""Deployments of real processes, which are killed when their test is over."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,9 +11,7 @@ from tests.chaos.client import Client
 
 @pytest.fixture
 def cast(kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Cast]:
-    """
-    On the servers of this run; nobody has started yet.
-    """
+    """On the servers of this run; nobody has started yet."""
     cast = Cast(kafka.url, postgres, namespace, tmp_path)
     yield cast
     cast.end()
@@ -23,18 +19,14 @@ def cast(kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Cast]
 
 @pytest.fixture
 async def client(cast: Cast) -> AsyncIterator[Client]:
-    """
-    Who places orders with it.
-    """
+    """Who places orders with it."""
     async with Client(cast, seed=1) as client:
         yield client
 
 
 @pytest.fixture
 def cast_on_own_kafka(own_kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Cast]:
-    """
-    On a Kafka that may be killed.
-    """
+    """On a Kafka that may be killed."""
     cast = Cast(f"kafka://{own_kafka.bootstrap}", postgres, namespace, tmp_path)
     yield cast
     cast.end()
@@ -42,9 +34,7 @@ def cast_on_own_kafka(own_kafka, postgres: str, namespace: str, tmp_path: Path) 
 
 @pytest.fixture
 def cast_on_own_postgres(kafka, own_postgres, namespace: str, tmp_path: Path) -> Iterator[Cast]:
-    """
-    On a PostgreSQL that may be killed.
-    """
+    """On a PostgreSQL that may be killed."""
     cast = Cast(kafka.url, own_postgres.url(), namespace, tmp_path)
     yield cast
     cast.end()

@@ -1,6 +1,4 @@
-"""
-A deployment under load, struck, and judged from outside when it has come to rest.
-"""
+"""A deployment under load, struck, and judged from outside when it has come to rest."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,9 +12,7 @@ BEFORE_S, AFTERWARDS_S = 0.5, 0.3
 
 
 async def start(cast: Cast, names: tuple[str, ...]) -> None:
-    """
-    Start these processes at the same time, and return when all of them serve.
-    """
+    """Start these processes at the same time, and return when all of them serve."""
     for name in names:
         cast.start(name, waits=False)
     for name in names:
@@ -26,9 +22,7 @@ async def start(cast: Cast, names: tuple[str, ...]) -> None:
 async def under_load(
     cast: Cast, strike: Callable[[Client], Awaitable[None]], *, names: tuple[str, ...] = EVERYBODY
 ) -> Client:
-    """
-    Let *strike* happen while orders come in, then wait for rest and check everything.
-    """
+    """Let *strike* happen while orders come in, then wait for rest and check everything."""
     async with Client(cast, seed=1) as client:
         await _strike(cast, client, strike, names)
         outside = Outside(cast, client.log)
@@ -39,9 +33,7 @@ async def under_load(
 
 
 def nobody_was_started_again(cast: Cast) -> bool:
-    """
-    Whether all processes are those that were started first.
-    """
+    """Whether all processes are those that were started first."""
     return all(member.starts == 1 for member in cast.members.values())
 
 

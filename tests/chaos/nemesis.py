@@ -1,5 +1,5 @@
-"""
-What goes wrong with a deployment, drawn from a seed: processes, broker, database, the way there.
+"""What goes wrong with a deployment, drawn from a seed: processes, broker, database,
+the way there.
 """
 
 import asyncio
@@ -24,9 +24,8 @@ AGAIN_MAX = 50
 
 
 class Nemesis:
-    """
-    Strikes *cast* and its servers, one fault after another, two at once now and then. Each has its
-    turn before any comes again.
+    """Strikes *cast* and its servers, one fault after another, two at once now and then. Each has
+    its turn before any comes again.
     """
 
     def __init__(
@@ -68,9 +67,7 @@ class Nemesis:
         }
 
     async def strike(self, seconds: float) -> None:
-        """
-        Strike for *seconds*. What was begun then is finished: nothing is left half stopped.
-        """
+        """Strike for *seconds*. What was begun then is finished: nothing is left half stopped."""
         until_s = asyncio.get_running_loop().time() + seconds
         async with asyncio.TaskGroup() as group:
             for calm_s in CALM_S:
@@ -96,9 +93,7 @@ class Nemesis:
         return name
 
     async def heal(self) -> None:
-        """
-        Everything runs, and nothing is in the way.
-        """
+        """Everything runs, and nothing is in the way."""
         self._proxy.at_commit = lambda: None
         self._proxy.delay_s = 0.0
         for broker in self._kafka.brokers:
@@ -111,9 +106,7 @@ class Nemesis:
 
     @contextmanager
     def _victim(self) -> Iterator[str]:
-        """
-        One to whom nothing else is done meanwhile.
-        """
+        """One to whom nothing else is done meanwhile."""
         name = self._rng.choice(sorted(self._steady - self._victims))
         self._victims.add(name)
         yield name

@@ -1,5 +1,4 @@
-"""
-The checker from outside: reads topics, store and ledger when everything has come to rest.
+"""The checker from outside: reads topics, store and ledger when everything has come to rest.
 
 It shares its checks with the simulated worlds. On top: money is neither made nor lost.
 """
@@ -39,9 +38,7 @@ _BOOKS = "SELECT saga_id, debit, credit, amount FROM ledger"
 
 
 async def records(cast: Cast) -> list[Inbound]:
-    """
-    Every record on every topic of the deployment, partition by partition.
-    """
+    """Every record on every topic of the deployment, partition by partition."""
     found: list[Inbound] = []
     async with AIOKafkaConsumer(
         bootstrap_servers=cast.bus.removeprefix("kafka://"),
@@ -75,9 +72,7 @@ async def records(cast: Cast) -> list[Inbound]:
 
 
 class Move(NamedTuple):
-    """
-    Money that a service has moved for a saga.
-    """
+    """Money that a service has moved for a saga."""
 
     saga_id: str
     debit: str
@@ -86,18 +81,14 @@ class Move(NamedTuple):
 
 
 class Left(NamedTuple):
-    """
-    What a deployment has left behind.
-    """
+    """What a deployment has left behind."""
 
     evidence: Evidence
     moves: Sequence[Move]
 
 
 class Outside:
-    """
-    Looks at the deployment of *cast*, and at nothing in its processes' memory.
-    """
+    """Looks at the deployment of *cast*, and at nothing in its processes' memory."""
 
     def __init__(self, cast: Cast, log: Log) -> None:
         self._cast = cast
@@ -106,9 +97,7 @@ class Outside:
         """Topics that the orchestrators read."""
 
     async def rest(self, *, timeout_s: float = REST_S_MAX, parked: int = 0) -> None:
-        """
-        Wait until nothing is left to do; *parked* sagas are expected to wait for an operator.
-        """
+        """Wait until nothing is left to do; *parked* sagas are expected to wait for an operator."""
         store = open_store(self._cast.settings)
         deadline = time.monotonic() + timeout_s
         calm_since: float | None = None
@@ -126,9 +115,7 @@ class Outside:
             await store.close()
 
     async def longest_stall(self, seconds: float) -> float:
-        """
-        Watch for *seconds*: the longest time in which no saga ended.
-        """
+        """Watch for *seconds*: the longest time in which no saga ended."""
         store = open_store(self._cast.settings)
         began = last = time.monotonic()
         longest, ended = 0.0, -1
@@ -147,9 +134,7 @@ class Outside:
         return longest
 
     async def check(self) -> list[str]:
-        """
-        Everything that is wrong.
-        """
+        """Everything that is wrong."""
         return judged(await self.gather())
 
     async def _restless(self, store: StoreParts, parked: int) -> str | None:
@@ -182,9 +167,7 @@ class Outside:
         return {Source(at.topic, at.partition): end for at, end in found.items()}
 
     async def gather(self) -> Left:
-        """
-        Everything that the checks may know.
-        """
+        """Everything that the checks may know."""
         store = open_store(self._cast.settings)
         histories: dict[SagaId, list[Entry]] = defaultdict(list)
         try:
@@ -214,9 +197,7 @@ class Outside:
 
 
 def judged(left: Left) -> list[str]:
-    """
-    Everything that is wrong with it.
-    """
+    """Everything that is wrong with it."""
     evidence = left.evidence
     return [
         *check_histories(evidence),
@@ -228,9 +209,7 @@ def judged(left: Left) -> list[str]:
 
 
 def _unbalanced(left: Left) -> Iterator[str]:
-    """
-    What a trade moves, a finished one leaves moved, and an undone one takes back.
-    """
+    """What a trade moves, a finished one leaves moved, and an undone one takes back."""
     moved: dict[tuple[str, str], int] = defaultdict(int)
     for saga_id, debit, credit, amount in left.moves:
         moved[saga_id, debit] -= amount
@@ -247,9 +226,7 @@ def _unbalanced(left: Left) -> Iterator[str]:
 
 
 def _changed(evidence: Evidence) -> Iterator[str]:
-    """
-    What comes twice from anybody has the same id and the same bytes.
-    """
+    """What comes twice from anybody has the same id and the same bytes."""
     first: dict[tuple[str, str], Inbound] = {}
     for _, record in evidence.published:
         record_id = headers_of(record).get("ce_id")

@@ -1,6 +1,4 @@
-"""
-What was delivered before comes again, all of it; and a topic that is not the one it was.
-"""
+"""What was delivered before comes again, all of it; and a topic that is not the one it was."""
 
 import asyncio
 import time
@@ -31,8 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 async def test_everything_delivered_again_changes_nothing(cast: Cast, client: Client) -> None:
-    """
-    All groups' offsets are set back to the begin: services read every intent again and give the
+    """All groups' offsets are set back to the begin: services read every intent again and give the
     answers that they kept. Then every record of every topic is published once more.
     """
     await start(cast, EVERYBODY)
@@ -71,10 +68,9 @@ async def test_everything_delivered_again_changes_nothing(cast: Cast, client: Cl
 
 
 async def test_a_topic_made_anew_is_refused(cast: Cast, client: Client) -> None:
-    """
-    The topic of the triggers is deleted and made again: its offsets mean other records now. Nobody
-    reads on there as if nothing had happened, the process says so and is not ready; it goes on with
-    all other topics.
+    """The topic of the triggers is deleted and made again: its offsets mean other records now.
+    Nobody reads on there as if nothing had happened, the process says so and is not ready; it goes
+    on with all other topics.
     """
     topic = cast.names.topic(contract_of(TradeOrdered).contract_name)
     await start(cast, EVERYBODY)
@@ -107,9 +103,7 @@ async def test_a_topic_made_anew_is_refused(cast: Cast, client: Client) -> None:
 
 
 async def _state(cast: Cast):
-    """
-    How sagas ended, every entry of every history, and every line of the ledger.
-    """
+    """How sagas ended, every entry of every history, and every line of the ledger."""
     store = open_store(cast.settings)
     try:
         sagas = await store.catalogue.sagas(limit=1_000_000)
@@ -120,8 +114,8 @@ async def _state(cast: Cast):
 
 
 async def _set_back(cast: Cast) -> int:
-    """
-    Every group of the deployment to the begin of all that it has read; how many groups there are.
+    """Every group of the deployment to the begin of all that it has read; how many groups there
+    are.
     """
     address = cast.bus.removeprefix("kafka://")
     admin = AIOKafkaAdminClient(bootstrap_servers=address)

@@ -1,6 +1,4 @@
-"""
-The checker from outside can fail: whatever is wrong with what a deployment left, it says so.
-"""
+"""The checker from outside can fail: whatever is wrong with what a deployment left, it says so."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -85,9 +83,7 @@ def _saga_twice(left: Left) -> Left:
 
 
 def _published(left: Left, change: Callable[[Published], list[Published]], part: str) -> Left:
-    """
-    Does something to every copy of the first record whose topic has *part* in it.
-    """
+    """Does something to every copy of the first record whose topic has *part* in it."""
     first = next(one for one in left.evidence.published if part in one.record.topic)
     record_id = headers_of(first.record)["ce_id"]
     published: list[Published] = []
@@ -138,9 +134,7 @@ def _timer_armed_after_the_end(left: Left) -> Left:
 
 
 class Damage(NamedTuple):
-    """
-    What is wrong, and what is said about it.
-    """
+    """What is wrong, and what is said about it."""
 
     name: str
     damage: Callable[[Left], Left]
@@ -164,9 +158,7 @@ DAMAGES = (
 
 
 async def test_whatever_is_wrong_is_noticed(cast: Cast, client: Client) -> None:
-    """
-    What a real deployment left is damaged in one place after the other.
-    """
+    """What a real deployment left is damaged in one place after the other."""
     await start(cast, ("orchestrator-1", "effects-1"))
     await client.place([client.drawn() for _ in range(ORDERS)])
     outside = Outside(cast, client.log)

@@ -1,6 +1,4 @@
-"""
-Who joins, leaves, comes back or comes back too late: groups of real processes under load.
-"""
+"""Who joins, leaves, comes back or comes back too late: groups of real processes under load."""
 
 import asyncio
 import threading
@@ -23,9 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 async def test_a_zombie_fails_on_the_store(cast: Cast) -> None:
-    """
-    Frozen with a decided batch on its way to the store, for longer than its session lasts: others
-    take its partitions over and go on. When it wakes up, its batch arrives and is refused. A
+    """Frozen with a decided batch on its way to the store, for longer than its session lasts:
+    others take its partitions over and go on. When it wakes up, its batch arrives and is refused. A
     process of the services is frozen as long.
     """
     address = urlsplit(cast.store)
@@ -57,9 +54,7 @@ async def test_a_zombie_fails_on_the_store(cast: Cast) -> None:
 
 
 async def test_orchestrators_join_and_leave_without_a_long_stall(cast: Cast) -> None:
-    """
-    Whoever joins or leaves, is told to or is killed, sagas go on to end within ten seconds.
-    """
+    """Whoever joins or leaves, is told to or is killed, sagas go on to end within ten seconds."""
     longest_s = 0.0
 
     async def strike(client: Client) -> None:
@@ -85,9 +80,8 @@ async def test_orchestrators_join_and_leave_without_a_long_stall(cast: Cast) -> 
 
 
 async def test_a_static_member_comes_back_without_a_rebalance(cast: Cast) -> None:
-    """
-    With an instance id of its own a process that is killed and started again within its session has
-    its partitions back, and the others notice nothing.
+    """With an instance id of its own a process that is killed and started again within its session
+    has its partitions back, and the others notice nothing.
     """
     for name in ("orchestrator-1", "orchestrator-2"):
         cast.given[name] = {"SAGA_KAFKA_INSTANCE_ID": name}

@@ -1,5 +1,5 @@
-"""
-What befalls processes on a real Kafka and PostgreSQL, under load; judged from outside afterwards.
+"""What befalls processes on a real Kafka and PostgreSQL, under load; judged from outside
+afterwards.
 """
 
 import asyncio
@@ -16,9 +16,7 @@ from tests.proxy import Cut, Proxy, through
 
 @pytest.mark.timeout(120)
 async def test_whoever_is_killed_nothing_is_lost_or_done_twice(cast: Cast) -> None:
-    """
-    Kill -9 of each process in turn, at random moments.
-    """
+    """Kill -9 of each process in turn, at random moments."""
     rng = Random(7)
 
     async def strike(client: Client) -> None:
@@ -34,9 +32,7 @@ async def test_whoever_is_killed_nothing_is_lost_or_done_twice(cast: Cast) -> No
 
 @pytest.mark.timeout(120)
 async def test_a_commit_whose_answer_is_lost_is_found_out_about(cast: Cast) -> None:
-    """
-    The connection is cut after COMMIT and before its answer, again and again.
-    """
+    """The connection is cut after COMMIT and before its answer, again and again."""
     rng = Random(3)
     address = urlsplit(cast.store)
     with Proxy(address.hostname or "", address.port or 0) as proxy:
@@ -56,9 +52,7 @@ async def test_a_commit_whose_answer_is_lost_is_found_out_about(cast: Cast) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_a_slow_store_only_slows(cast: Cast) -> None:
-    """
-    Each answer of the database takes 200 ms: nothing is given up, parked or done twice.
-    """
+    """Each answer of the database takes 200 ms: nothing is given up, parked or done twice."""
     address = urlsplit(cast.store)
     with Proxy(address.hostname or "", address.port or 0) as proxy:
         direct, cast.store = cast.store, through(cast.store, proxy.port)

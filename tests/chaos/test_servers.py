@@ -1,6 +1,4 @@
-"""
-Brokers and databases are killed under load; the processes live on, and nothing is lost.
-"""
+"""Brokers and databases are killed under load; the processes live on, and nothing is lost."""
 
 import asyncio
 
@@ -24,9 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 async def test_the_only_broker_is_killed_and_comes_back(
     cast_on_own_kafka: Cast, own_kafka: Kafka
 ) -> None:
-    """
-    Nothing can be read or published meanwhile.
-    """
+    """Nothing can be read or published meanwhile."""
 
     async def strike(client: Client) -> None:
         own_kafka.brokers[0].kill()
@@ -43,9 +39,7 @@ async def test_the_only_broker_is_killed_and_comes_back(
 async def test_a_leader_is_killed_and_another_broker_leads(
     cast_on_own_kafka: Cast, own_kafka: Kafka
 ) -> None:
-    """
-    Of three brokers the one that leads a topic of triggers; orders go on while it is down.
-    """
+    """Of three brokers the one that leads a topic of triggers; orders go on while it is down."""
     cast = cast_on_own_kafka
     placed = 0
 
@@ -70,9 +64,7 @@ async def test_a_leader_is_killed_and_another_broker_leads(
 async def test_the_database_is_stopped_at_once_and_comes_back(
     cast_on_own_postgres: Cast, own_postgres: Postgres
 ) -> None:
-    """
-    `stop -m immediate`, which is a crash: what it was in the middle of is lost, nothing else.
-    """
+    """`stop -m immediate`, which is a crash: what it was in the middle of is lost, nothing else."""
 
     async def strike(client: Client) -> None:
         for _ in range(2):
@@ -87,8 +79,8 @@ async def test_the_database_is_stopped_at_once_and_comes_back(
 
 
 async def _leader(cast: Cast) -> int:
-    """
-    The number of the broker that leads the first partition of the triggers; 0 while nobody knows.
+    """The number of the broker that leads the first partition of the triggers; 0 while nobody
+    knows.
     """
     contract = contract_of(TradeOrdered)
     try:

@@ -1,6 +1,4 @@
-"""
-The table of faults names tests that are there.
-"""
+"""The table of faults names tests that are there."""
 
 import re
 from pathlib import Path
@@ -12,9 +10,7 @@ NAMED = re.compile(r"`([\w/]*test_\w+\.py)(?:::(\w+))?`")
 
 
 def test_every_test_in_the_table_exists() -> None:
-    """
-    Each file it names, here or below the root, and each test in it.
-    """
+    """Each file it names, here or below the root, and each test in it."""
     named = NAMED.findall((FOLDER / "README.md").read_text("utf-8"))
     missing = [(file, test) for file, test in named if f"def {test}" not in _text(file)]
 

@@ -1,5 +1,4 @@
-"""
-The application that is put through everything: goods are reserved, paid and sent.
+"""The application that is put through everything: goods are reserved, paid and sent.
 
 What happens to an order is written into its trigger (`refuse`, `fail:2`, `slow:0.5`). The services
 write each effect into a ledger, in the transaction of their inbox, with the money that it moves: so
@@ -30,9 +29,7 @@ class TradeOrdered(Ordered, topic="chaos.trade-ordered", version=1, key="order_i
 
 
 class FlawedOrdered(Ordered, topic="chaos.flawed-ordered", version=1, key="order_id"):
-    """
-    Its saga's code raises.
-    """
+    """Its saga's code raises."""
 
 
 class TradeDone(Event, topic="chaos.trade-done", version=1):
@@ -86,9 +83,7 @@ STEPS = (("reserve", Reserve, Unreserve), ("pay", Pay, Refund), ("send", Send, C
 
 @saga("trade", version=1, starts_on=TradeOrdered, rolled_back=TradeUndone)
 async def trade(ctx: Context, ordered: TradeOrdered) -> TradeDone:
-    """
-    Reserve, pay, send; each as often as it takes.
-    """
+    """Reserve, pay, send; each as often as it takes."""
     for step, intent, undo in STEPS:
         script = ordered.script.get(step, "")
         message = intent(order_id=ordered.order_id, amount=ordered.amount, script=script)
@@ -98,9 +93,7 @@ async def trade(ctx: Context, ordered: TradeOrdered) -> TradeDone:
 
 @saga("flawed", version=1, starts_on=FlawedOrdered, rolled_back=TradeUndone)
 async def flawed(ctx: Context, ordered: FlawedOrdered) -> TradeDone:
-    """
-    Runs into its flaw.
-    """
+    """Runs into its flaw."""
     raise ValueError(f"a flaw that {ordered.order_id} runs into")
 
 
@@ -109,68 +102,52 @@ goods, bank = Effects("goods"), Effects("bank")
 
 @goods.on_start
 async def make_ledger(db: Any) -> None:
-    """
-    The ledger, shared by both services.
-    """
+    """The ledger, shared by both services."""
     kind = os.environ["SAGA_EFFECTS_STORE"].partition(":")[0]
     await db.execute(LEDGER.format(number=NUMBERED[kind]))
 
 
 @bank.on_start
 async def make_the_same_ledger(db: Any) -> None:
-    """
-    Whoever starts first makes it.
-    """
+    """Whoever starts first makes it."""
     kind = os.environ["SAGA_EFFECTS_STORE"].partition(":")[0]
     await db.execute(LEDGER.format(number=NUMBERED[kind]))
 
 
 @goods.on(Reserve)
 async def reserve(intent: Reserve, ctx: EffectContext) -> Done:
-    """
-    From the shelf into a parcel.
-    """
+    """From the shelf into a parcel."""
     await _do(ctx, intent, "shelf", "parcel")
     return Done(receipt=ctx.idempotency_key)
 
 
 @goods.on(Unreserve)
 async def unreserve(intent: Unreserve, ctx: EffectContext) -> None:
-    """
-    And back.
-    """
+    """And back."""
     await _undo(ctx, intent, "parcel", "shelf")
 
 
 @bank.on(Pay)
 async def pay(intent: Pay, ctx: EffectContext) -> None:
-    """
-    From the customer to the merchant.
-    """
+    """From the customer to the merchant."""
     await _do(ctx, intent, "customer", "merchant")
 
 
 @bank.on(Refund)
 async def refund(intent: Refund, ctx: EffectContext) -> None:
-    """
-    And back.
-    """
+    """And back."""
     await _undo(ctx, intent, "merchant", "customer")
 
 
 @goods.on(Send)
 async def send(intent: Send, ctx: EffectContext) -> None:
-    """
-    Onto the road.
-    """
+    """Onto the road."""
     await _do(ctx, intent, "parcel", "road")
 
 
 @goods.on(CallBack)
 async def call_back(intent: CallBack, ctx: EffectContext) -> None:
-    """
-    And back.
-    """
+    """And back."""
     await _undo(ctx, intent, "road", "parcel")
 
 
@@ -190,8 +167,7 @@ async def _undo(ctx: EffectContext, intent: Any, debit: str, credit: str) -> Non
 
 
 async def _write(ctx: EffectContext, direction: str, debit: str, credit: str, amount: int) -> None:
-    """
-    One line for each call, so that a service that is called twice has done it twice. An undo of
+    """One line for each call, so that a service that is called twice has done it twice. An undo of
     what failed, and left nothing here, does nothing.
     """
     saga_id, step, _ = ctx.idempotency_key.rsplit("/", 2)

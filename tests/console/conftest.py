@@ -1,6 +1,4 @@
-"""
-A command line to call in this process, and the folder of an application to call it in.
-"""
+"""A command line to call in this process, and the folder of an application to call it in."""
 
 import gc
 import importlib
@@ -23,9 +21,7 @@ from tests.console.shop import LEAVE, ORDER, SHOP
 
 @dataclass(frozen=True)
 class Called:
-    """
-    What a command has said, and its exit code.
-    """
+    """What a command has said, and its exit code."""
 
     code: int
     out: str
@@ -33,24 +29,18 @@ class Called:
 
     @property
     def rows(self):
-        """
-        The JSON lines on standard output.
-        """
+        """The JSON lines on standard output."""
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
     def row(self):
-        """
-        The only JSON line.
-        """
+        """The only JSON line."""
         [row] = self.rows
         return row
 
 
 def call(*words, stdin=None) -> Called:
-    """
-    `saga words…`, in the working directory.
-    """
+    """`saga words…`, in the working directory."""
     forget_applications()
     result = CliRunner().invoke(program(), [str(word) for word in words], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -61,17 +51,13 @@ def call(*words, stdin=None) -> Called:
 
 @pytest.fixture(autouse=True)
 def untouched() -> Iterator[None]:
-    """
-    A command sets up its process; here that process has other tests to run.
-    """
+    """A command sets up its process; here that process has other tests to run."""
     with kept():
         yield
 
 
 class kept:  # noqa: N801  # reads as a function
-    """
-    Puts back what a command changes in its process.
-    """
+    """Puts back what a command changes in its process."""
 
     def __enter__(self) -> None:
         root = logging.getLogger()
@@ -90,8 +76,7 @@ class kept:  # noqa: N801  # reads as a function
 
 
 def forget_applications() -> None:
-    """
-    Have the application read anew, as a new process would.
+    """Have the application read anew, as a new process would.
 
     Contracts of one name may not be declared by two modules of one process, so all are `shop`.
     """
@@ -102,16 +87,12 @@ def forget_applications() -> None:
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """
-    A new folder with the shop in it, as working directory.
-    """
+    """A new folder with the shop in it, as working directory."""
     return enter(tmp_path, monkeypatch)
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """
-    Make *folder* the shop's, and go there.
-    """
+    """Make *folder* the shop's, and go there."""
     (folder / "shop.py").write_text(SHOP)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file may change twice in a second
@@ -123,8 +104,8 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """
-    The shop after some sagas: one confirmed, one refused, one undone, one waiting. To look at only.
+    """The shop after some sagas: one confirmed, one refused, one undone, one waiting. To look at
+    only.
     """
     folder = tmp_path_factory.mktemp("served")
     with pytest.MonkeyPatch.context() as monkeypatch, kept():
@@ -141,25 +122,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def looking(served: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """
-    The served shop as working directory.
-    """
+    """The served shop as working directory."""
     return enter(served, monkeypatch)
 
 
 @pytest.fixture
 def waiting(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """
-    A saga that waits for an approval, in a copy of the served shop.
-    """
+    """A saga that waits for an approval, in a copy of the served shop."""
     shutil.copytree(served / ".saga", tmp_path / ".saga")
     enter(tmp_path, monkeypatch)
     return "leave/ann"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """
-    What a `saga` process of its own needs.
-    """
+    """What a `saga` process of its own needs."""
     root = str(Path(__file__).parents[2])
     return os.environ | {"PYTHONPATH": root, "SAGA_APP": "shop:app", "PWD": str(folder)}

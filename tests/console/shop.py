@@ -1,5 +1,5 @@
-"""
-A small application for the console's tests, written into temporary folders as what users write.
+"""A small application for the console's tests, written into temporary folders as what
+users write.
 """
 
 SHOP = """

@@ -1,6 +1,4 @@
-"""
-`topics asyncapi`: one document, as JSON or YAML, on standard output or in a file.
-"""
+"""`topics asyncapi`: one document, as JSON or YAML, on standard output or in a file."""
 
 import json
 
@@ -10,9 +8,7 @@ from tests.console.conftest import call
 
 
 def test_the_document_is_printed_for_people_in_lines_and_for_programs_in_one(shop):
-    """
-    The same document; and nothing is made in the folder.
-    """
+    """The same document; and nothing is made in the folder."""
     called = call("topics", "asyncapi")
     found = json.loads(called.out)
 
@@ -25,9 +21,7 @@ def test_the_document_is_printed_for_people_in_lines_and_for_programs_in_one(sho
 
 
 def test_yaml_says_the_same(shop):
-    """
-    Read by any YAML parser, without aliases or tags.
-    """
+    """Read by any YAML parser, without aliases or tags."""
     text = call("topics", "asyncapi", "--yaml").out
 
     assert yaml.safe_load(text) == json.loads(call("topics", "asyncapi").out)
@@ -35,9 +29,7 @@ def test_yaml_says_the_same(shop):
 
 
 def test_title_and_version_may_be_given(shop):
-    """
-    For whoever publishes the document.
-    """
+    """For whoever publishes the document."""
     words = ("topics", "asyncapi", "--title", "The kiosk", "--version", "2.1.0")
 
     info = call(*words, "--json").row["info"]
@@ -45,9 +37,7 @@ def test_title_and_version_may_be_given(shop):
 
 
 def test_a_file_is_written_and_what_is_in_it_said(shop):
-    """
-    A folder that is not there is said by name.
-    """
+    """A folder that is not there is said by name."""
     row = call("topics", "asyncapi", "--yaml", "--output", "api.yaml", "--json")
     assert row.code == 2
 

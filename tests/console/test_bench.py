@@ -1,6 +1,4 @@
-"""
-`bench`: engine and floor measured in turns, and the orders that it measures with.
-"""
+"""`bench`: engine and floor measured in turns, and the orders that it measures with."""
 
 import sqlite3
 
@@ -14,9 +12,7 @@ SECTIONS = {"machine", "python", "runs", "levels", "replay", "open"}
 
 class TestCommand:
     def test_engine_and_floor_are_measured_in_the_same_run(self, tmp_path):
-        """
-        With their ratio, latencies and CPU; nothing is left behind.
-        """
+        """With their ratio, latencies and CPU; nothing is left behind."""
         words = ("bench", "--quick", "--sagas", 400, "--in-flight", "8", "--in", tmp_path, "--json")
         found = call(*words).row
 
@@ -36,18 +32,14 @@ class TestCommand:
 
     @pytest.mark.parametrize("text", ["0", "many", "1,,2", "-1"])
     def test_a_wrong_number_in_flight_is_refused(self, text):
-        """
-        Before anything is measured.
-        """
+        """Before anything is measured."""
         called = call("bench", f"--in-flight={text}")
 
         assert called.code == 2
         assert "--in-flight" in called.err
 
     def test_a_folder_that_is_not_there_is_named(self, tmp_path):
-        """
-        With what is the matter.
-        """
+        """With what is the matter."""
         called = call("bench", "--quick", "--in", tmp_path / "gone")
 
         assert called.code == 2
@@ -55,8 +47,8 @@ class TestCommand:
 
 
 def test_the_floor_writes_as_many_rows_as_the_engine(tmp_path):
-    """
-    Of entries, records and inbox rows; a saga that is undone says why and plans it in two more.
+    """Of entries, records and inbox rows; a saga that is undone says why and plans it in
+    two more.
     """
     floor, product = tmp_path / "floor", tmp_path / "product"
     floor.mkdir()

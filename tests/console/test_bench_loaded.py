@@ -1,6 +1,4 @@
-"""
-`bench --loaded`: a store with a past, and what it costs.
-"""
+"""`bench --loaded`: a store with a past, and what it costs."""
 
 import asyncio
 from collections import Counter
@@ -33,17 +31,13 @@ CAUSES = (
 
 @pytest.fixture
 def settings(kafka, postgres, namespace):
-    """
-    Those of a place of one's own.
-    """
+    """Those of a place of one's own."""
     own = {"bus": kafka.url, "store": postgres, "namespace": namespace}
     return own | {"env": "bench", "log": "error"}
 
 
 async def replayed(settings):
-    """
-    Every history of the store, folded again, and the saga ids in order of their start.
-    """
+    """Every history of the store, folded again, and the saga ids in order of their start."""
     parts = open_store(Settings.read({}, **settings))
     try:
         return [one async for one in replay_all(parts.store, parts.catalogue, app.registry)]
@@ -52,9 +46,7 @@ async def replayed(settings):
 
 
 async def answered(settings, key):
-    """
-    The outcome of the open saga *key*, once somebody has given it the word that it waits for.
-    """
+    """The outcome of the open saga *key*, once somebody has given it the word that it waits for."""
     own = Settings.read({}, **settings)
     async with build_service(app, own, roles=("orchestrator", "effects")) as service:
         saga = saga_id(question.name, key)
@@ -63,8 +55,7 @@ async def answered(settings, key):
 
 
 def test_a_filled_store_is_one_that_the_engine_goes_on_with(settings):
-    """
-    Every history replays, ids follow from keys, no two sagas share a trigger or a timer, and an
+    """Every history replays, ids follow from keys, no two sagas share a trigger or a timer, and an
     open one takes the word that it waits for.
     """
     measured = filling(settings, FINISHED, OPEN)
@@ -90,9 +81,7 @@ def test_a_filled_store_is_one_that_the_engine_goes_on_with(settings):
 
 @pytest.mark.slow
 def test_loaded_and_empty_take_turns(kafka, postgres):
-    """
-    On the same servers, with their ratio and what there was.
-    """
+    """On the same servers, with their ratio and what there was."""
     words = ("bench", "--bus", kafka.url, "--store", postgres, "--loaded", "--quick")
     sizes = ("--finished", FINISHED, "--open", OPEN, "--sagas", 1_000, "--in-flight", "16")
 
@@ -107,9 +96,7 @@ def test_loaded_and_empty_take_turns(kafka, postgres):
 
 
 def test_a_past_without_servers_is_refused():
-    """
-    It is the servers' store that is filled.
-    """
+    """It is the servers' store that is filled."""
     called = call("bench", "--loaded")
 
     assert called.code == 2

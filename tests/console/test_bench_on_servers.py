@@ -1,6 +1,4 @@
-"""
-`bench --bus --store`: engine and floor on the same servers, each process with its CPU.
-"""
+"""`bench --bus --store`: engine and floor on the same servers, each process with its CPU."""
 
 import psycopg
 import pytest
@@ -12,18 +10,14 @@ DATABASES = "SELECT datname FROM pg_database WHERE datname LIKE 'bench\\_%' ORDE
 
 
 def databases(store):
-    """
-    Those that a bench has made.
-    """
+    """Those that a bench has made."""
     with psycopg.connect(store) as connection:
         return connection.execute(DATABASES).fetchall()
 
 
 @pytest.mark.slow
 def test_engine_and_floor_take_turns_on_the_same_servers(kafka, postgres, tmp_path, monkeypatch):
-    """
-    With one orchestrator and with two; afterwards no database is left.
-    """
+    """With one orchestrator and with two; afterwards no database is left."""
     monkeypatch.chdir(tmp_path)
     words = ("bench", "--bus", kafka.url, "--store", postgres, "--quick", "--sagas", 1_000)
     before = databases(postgres)
@@ -43,9 +37,7 @@ def test_engine_and_floor_take_turns_on_the_same_servers(kafka, postgres, tmp_pa
 
 
 def test_a_kafka_without_a_store_is_refused():
-    """
-    Before anything is measured.
-    """
+    """Before anything is measured."""
     called = call("bench", "--bus", "kafka://127.0.0.1:1")
 
     assert called.code == 2
@@ -53,9 +45,7 @@ def test_a_kafka_without_a_store_is_refused():
 
 
 def test_servers_that_do_not_answer_end_it_with_a_sentence():
-    """
-    Nothing was made there.
-    """
+    """Nothing was made there."""
     words = ("--bus", "kafka://127.0.0.1:1", "--store", "postgresql://saga@127.0.0.1:1/x")
 
     called = call("bench", *words)

@@ -1,6 +1,4 @@
-"""
-The command line as a whole: what it lists, and that it is a program.
-"""
+"""The command line as a whole: what it lists, and that it is a program."""
 
 import subprocess
 import sys
@@ -34,9 +32,7 @@ COMMANDS = [
 
 
 def test_help_lists_every_command():
-    """
-    With exit 0; without a command it is shown too.
-    """
+    """With exit 0; without a command it is shown too."""
     called = call("--help")
 
     assert called.code == 0
@@ -45,16 +41,12 @@ def test_help_lists_every_command():
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["ls", "--nonsense"], ["ls", "--limit", "0"]])
 def test_a_command_that_cannot_be_meant_is_exit_2(shop, words):
-    """
-    Usage goes to standard error, or is the help that was asked for.
-    """
+    """Usage goes to standard error, or is the help that was asked for."""
     assert call(*words).code == 2
 
 
 def test_bench_is_loaded_when_it_is_asked_for(monkeypatch):
-    """
-    Its options are its own.
-    """
+    """Its options are its own."""
     seen = []
     module = types.ModuleType("saga.console.bench")
 
@@ -69,9 +61,7 @@ def test_bench_is_loaded_when_it_is_asked_for(monkeypatch):
 
 
 def test_python_m_saga_is_the_same_program(shop):
-    """
-    The name that helps is `saga`; a pipe that closes early is no trouble.
-    """
+    """The name that helps is `saga`; a pipe that closes early is no trouble."""
     said = subprocess.run(
         [sys.executable, "-m", "saga", "ls", "--help"],
         env=environment(shop),
@@ -86,9 +76,7 @@ def test_python_m_saga_is_the_same_program(shop):
 
 
 def test_the_version_is_told() -> None:
-    """
-    As it was installed, for whoever reports a problem.
-    """
+    """As it was installed, for whoever reports a problem."""
     called = call("--version")
 
     assert called.code == 0

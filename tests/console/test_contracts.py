@@ -1,6 +1,4 @@
-"""
-`topics ls|check|lock`: a contract that readers rely on does not change unnoticed.
-"""
+"""`topics ls|check|lock`: a contract that readers rely on does not change unnoticed."""
 
 import pytest
 
@@ -10,25 +8,19 @@ from tests.console.shop import ORDER, SHOP
 
 @pytest.fixture
 def locked(shop):
-    """
-    The shop with its lock file.
-    """
+    """The shop with its lock file."""
     assert call("topics", "lock", "--json").row["changes"] > 0
     return shop
 
 
 def change(shop, before, after):
-    """
-    Another version of the application, in which a line reads differently.
-    """
+    """Another version of the application, in which a line reads differently."""
     assert before in SHOP
     (shop / "shop.py").write_text(SHOP.replace(before, after))
 
 
 def test_contracts_are_listed_with_topic_key_and_replies(locked):
-    """
-    One object each.
-    """
+    """One object each."""
     rows = {row["contract"]: row for row in call("topics", "ls", "--json").rows}
 
     assert rows[ORDER]["topic"] == f"dev.saga.{ORDER}"
@@ -38,9 +30,7 @@ def test_contracts_are_listed_with_topic_key_and_replies(locked):
 
 
 def test_without_a_lock_file_the_check_fails(shop):
-    """
-    And says how to make one.
-    """
+    """And says how to make one."""
     called = call("topics", "check")
 
     assert called.code == 1
@@ -48,9 +38,7 @@ def test_without_a_lock_file_the_check_fails(shop):
 
 
 def test_what_is_locked_passes(locked):
-    """
-    Exit 0; the summary says so.
-    """
+    """Exit 0; the summary says so."""
     called = call("topics", "check", "--json")
 
     assert called.code == 0
@@ -58,9 +46,7 @@ def test_what_is_locked_passes(locked):
 
 
 def test_a_change_that_readers_can_follow_is_to_be_locked(locked):
-    """
-    The check fails until it is; what to do is said.
-    """
+    """The check fails until it is; what to do is said."""
     change(locked, "    receipt: str\n", "    receipt: str\n    note: str | None = None\n")
 
     called = call("topics", "check", "--json")
@@ -73,9 +59,7 @@ def test_a_change_that_readers_can_follow_is_to_be_locked(locked):
 
 
 def test_a_change_that_breaks_readers_is_not_locked(locked):
-    """
-    Unless somebody insists; the lock file stays as it is.
-    """
+    """Unless somebody insists; the lock file stays as it is."""
     change(locked, "    receipt: str\n", "    receipt: int\n")
     before = (locked / "topics/contracts.lock.json").read_bytes()
 
@@ -92,9 +76,7 @@ def test_a_change_that_breaks_readers_is_not_locked(locked):
 
 
 def test_a_lock_file_that_is_none_is_refused_by_name(locked):
-    """
-    No traceback, exit 1.
-    """
+    """No traceback, exit 1."""
     (locked / "mine.json").write_text("{")
 
     called = call("topics", "check", "--file", "mine.json")

@@ -1,6 +1,4 @@
-"""
-`demo`: a worker process that may be killed, a run that can be carried on, books that balance.
-"""
+"""`demo`: a worker process that may be killed, a run that can be carried on, books that balance."""
 
 import json
 import signal
@@ -20,9 +18,7 @@ from tests.console.test_serving import start, wait_for
 
 @pytest.fixture
 def shown(shop):
-    """
-    The shop as a package with a demo.
-    """
+    """The shop as a package with a demo."""
     (shop / "store").mkdir()
     (shop / "store/__init__.py").write_text(SHOP)
     (shop / "store/demo.py").write_text("from store import OrderPlaced\n" + DEMO)
@@ -30,9 +26,7 @@ def shown(shop):
 
 
 def finish(process):
-    """
-    What a process has said, as JSON, and its exit code.
-    """
+    """What a process has said, as JSON, and its exit code."""
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in err, err
     return (json.loads(out) if out else None), err, process.returncode
@@ -40,9 +34,7 @@ def finish(process):
 
 @pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_a_second_run_has_nothing_to_do(shown):
-    """
-    Every order ends once, the books balance, and everything lies in the folder.
-    """
+    """Every order ends once, the books balance, and everything lies in the folder."""
     words = ("demo", "--app", "store:app", "--limit", "120", "--json")
 
     row, err, code = finish(start(shown, *words, "--kill", "2"))
@@ -67,8 +59,8 @@ def test_a_killed_worker_loses_nothing_and_a_second_run_has_nothing_to_do(shown)
 
 @pytest.mark.slow
 def test_ctrl_c_stops_and_a_second_run_carries_on(shown):
-    """
-    The first ends with 0 and says what is left; the second does that, and shows what to type next.
+    """The first ends with 0 and says what is left; the second does that, and shows what to type
+    next.
     """
     words = ("demo", "--app", "store:app", "--store", "here")
     stopped = start(shown, *words, start_new_session=True)
@@ -91,9 +83,7 @@ def test_ctrl_c_stops_and_a_second_run_carries_on(shown):
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_run_ends_the_demo_with_its_words(shown):
-    """
-    Instead of waiting for it for ever.
-    """
+    """Instead of waiting for it for ever."""
     source = SHOP.replace("CREATE TABLE IF NOT EXISTS paid", "CREATE NONSENSE")
     (shown / "store/__init__.py").write_text(source)
 
@@ -105,9 +95,7 @@ def test_a_worker_that_cannot_run_ends_the_demo_with_its_words(shown):
 
 
 def test_an_application_without_a_demo_is_refused(shop):
-    """
-    Exit 2; an address is no folder.
-    """
+    """Exit 2; an address is no folder."""
     called = call("demo")
 
     assert called.code == 2
@@ -116,9 +104,7 @@ def test_an_application_without_a_demo_is_refused(shop):
 
 
 class Log:
-    """
-    A catalogue that has nothing but a log.
-    """
+    """A catalogue that has nothing but a log."""
 
     def __init__(self, *happened):
         self.entries = [
@@ -127,18 +113,14 @@ class Log:
         ]
 
     async def log(self, *, after=0):
-        """
-        What was logged after a place in it.
-        """
+        """What was logged after a place in it."""
         for position, entry in enumerate(self.entries, 1):
             if position > after:
                 yield position, entry
 
 
 def started(key):
-    """
-    The first entry of a saga.
-    """
+    """The first entry of a saga."""
     return SagaStarted(
         definition="order",
         definition_version=1,
@@ -158,9 +140,8 @@ SECOND = 1_000_000
 
 
 async def test_the_tally_counts_endings_undone_steps_and_working_time():
-    """
-    A long silence is no work, one of a killed worker's session is; latency goes from the trigger to
-    the end.
+    """A long silence is no work, one of a killed worker's session is; latency goes from the trigger
+    to the end.
     """
     log = Log(
         ("a", 0 * SECOND + 1, started("k-a")),
@@ -186,9 +167,7 @@ async def test_the_tally_counts_endings_undone_steps_and_working_time():
 
 
 async def test_a_parked_saga_is_settled_until_it_ends():
-    """
-    It waits for someone, and is no longer counted so once it has ended after all.
-    """
+    """It waits for someone, and is no longer counted so once it has ended after all."""
     tally = Tally()
     log = Log(("a", 1, started("k")), ("a", 2, SagaParked(reason="stuck")))
     await tally.follow(log)

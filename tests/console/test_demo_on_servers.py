@@ -1,6 +1,4 @@
-"""
-`demo --bus --store`: several processes on servers, all kinds of which are killed on the way.
-"""
+"""`demo --bus --store`: several processes on servers, all kinds of which are killed on the way."""
 
 import pytest
 
@@ -19,9 +17,7 @@ STORE = "postgresql://saga@127.0.0.1:1/saga"
 
 @pytest.mark.slow
 def test_all_kinds_of_processes_are_killed_and_the_books_balance(shown, kafka, postgres, namespace):
-    """
-    Each order ends once, and a second run finds that all have.
-    """
+    """Each order ends once, and a second run finds that all have."""
     words = ("demo", "--app", "store:app", "--limit", "90", "--json", "--namespace", namespace)
     words += ("--bus", kafka.url, "--store", postgres)
 
@@ -52,9 +48,7 @@ def test_all_kinds_of_processes_are_killed_and_the_books_balance(shown, kafka, p
     ids=" ".join,
 )
 def test_addresses_that_do_not_go_together_are_refused(words):
-    """
-    As is forgetting what is on servers, where more may be than ours.
-    """
+    """As is forgetting what is on servers, where more may be than ours."""
     called = call("demo", *words)
 
     assert called.code == 2
@@ -62,17 +56,13 @@ def test_addresses_that_do_not_go_together_are_refused(words):
 
 
 def test_a_password_is_not_shown():
-    """
-    Only where it is; an address without one is shown as it is.
-    """
+    """Only where it is; an address without one is shown as it is."""
     assert shown_address("postgresql://saga:geheim@host/db") == "postgresql://saga:***@host/db"
     assert shown_address(STORE) == STORE
 
 
 async def test_one_process_of_each_kind_is_killed_before_a_kind_comes_again(tmp_path):
-    """
-    However often that is.
-    """
+    """However often that is."""
     killed: list[tuple[str, ...]] = []
 
     class Mortal(Worker):

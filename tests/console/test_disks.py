@@ -1,5 +1,4 @@
-"""
-Disks that cannot be written: said with the file and what to do, exit 3; nothing is lost.
+"""Disks that cannot be written: said with the file and what to do, exit 3; nothing is lost.
 
 Room is limited by the largest size of a file that a process may write, which needs no privileges.
 Linux lets somebody else raise that limit again, as a disk is cleared while the program runs.
@@ -37,9 +36,7 @@ runpy.run_module("saga", run_name="__main__")
 
 
 def limited(folder: Path, *words: str, room_bytes: int) -> subprocess.Popen[str]:
-    """
-    `saga words…`, for whose files the disk has little room left.
-    """
+    """`saga words…`, for whose files the disk has little room left."""
     stored = sum(path.stat().st_size for path in (folder / ".saga").glob("saga.db*"))
     return subprocess.Popen(
         [sys.executable, "-c", LIMITED, str(stored + room_bytes), *words],
@@ -54,9 +51,8 @@ def limited(folder: Path, *words: str, room_bytes: int) -> subprocess.Popen[str]
 
 @pytest.fixture
 def served_by_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """
-    A shop with an order that is done and a leave that waits, in a folder that everybody may enter
-    and nobody may write.
+    """A shop with an order that is done and a leave that waits, in a folder that everybody may
+    enter and nobody may write.
     """
     with tempfile.TemporaryDirectory() as name, monkeypatch.context() as patches:
         folder = enter(Path(name), patches)
@@ -76,9 +72,7 @@ def served_by_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """
-    Do without the privilege to write everywhere, where this is root.
-    """
+    """Do without the privilege to write everywhere, where this is root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(NOBODY)
@@ -90,9 +84,7 @@ def nobody() -> Iterator[None]:
 
 @contextmanager
 def served_elsewhere(folder: Path) -> Iterator[None]:
-    """
-    Somebody who may has another order served, and keeps it from moving into the file itself.
-    """
+    """Somebody who may has another order served, and keeps it from moving into the file itself."""
     stored = folder / ".saga"
     modes = {path: path.stat().st_mode for path in (stored, *stored.iterdir())}
     for path in modes:
@@ -121,9 +113,7 @@ def served_elsewhere(folder: Path) -> Iterator[None]:
     ids=["effects", "orchestrator", "publish", "cancel"],
 )
 def test_what_is_read_only_is_exit_3(served_by_all: Path, words: list[str], name: str) -> None:
-    """
-    With what to do; what is in it stays as it is.
-    """
+    """With what to do; what is in it stays as it is."""
     before = (served_by_all / ".saga" / "saga.db").read_bytes()
 
     with nobody():
@@ -148,9 +138,7 @@ def test_what_is_read_only_is_exit_3(served_by_all: Path, words: list[str], name
     ids=" ".join,
 )
 def test_what_is_read_only_can_be_read(served_by_all: Path, words: tuple[str, ...]) -> None:
-    """
-    Questions are answered as ever, and nothing is left beside the file.
-    """
+    """Questions are answered as ever, and nothing is left beside the file."""
     as_ever = call(*words)
     assert as_ever.code == 0
     assert as_ever.out or words == ("dlq", "ls", "--json")
@@ -165,9 +153,7 @@ def test_what_is_read_only_can_be_read(served_by_all: Path, words: tuple[str, ..
 
 
 def test_what_a_running_worker_wrote_can_be_read_by_others(served_by_all: Path) -> None:
-    """
-    Also while it is in the file beside the store.
-    """
+    """Also while it is in the file beside the store."""
     with served_elsewhere(served_by_all):
         assert (served_by_all / ".saga" / "saga.db-wal").stat().st_size
         with nobody():
@@ -178,9 +164,7 @@ def test_what_a_running_worker_wrote_can_be_read_by_others(served_by_all: Path) 
 
 
 def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:
-    """
-    Where a store is to be made anew.
-    """
+    """Where a store is to be made anew."""
     with nobody():
         called = call("run", "--until-idle", "--store", "sqlite:///.saga/new.db")
 
@@ -190,9 +174,7 @@ def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:
 
 
 def test_a_worker_waits_for_room_and_loses_nothing(shop: Path) -> None:
-    """
-    It says which file and what to do, goes on by itself, and each order is paid once.
-    """
+    """It says which file and what to do, goes on by itself, and each order is paid once."""
     publish(ORDERS)
     worker = limited(shop, "run", "--json", room_bytes=24_000)
     said: list[str] = []
@@ -222,9 +204,7 @@ def test_a_worker_waits_for_room_and_loses_nothing(shop: Path) -> None:
 
 
 def test_what_could_not_be_published_is_said(shop: Path) -> None:
-    """
-    Exit 3, with the file and what to do; what was acknowledged before starts its saga.
-    """
+    """Exit 3, with the file and what to do; what was acknowledged before starts its saga."""
     publish(1)
     lines = "".join(f'{{"order_id": "n-{number}", "amount": 1}}\n' for number in range(3_000))
     publisher = limited(shop, "publish", ORDER, "-", "--json", room_bytes=500_000)

@@ -1,6 +1,4 @@
-"""
-`saga run` says over HTTP how it is: on Kafka by default, elsewhere where it was asked to.
-"""
+"""`saga run` says over HTTP how it is: on Kafka by default, elsewhere where it was asked to."""
 
 import asyncio
 import json
@@ -27,9 +25,7 @@ from tests.scenarios import depot
 
 
 async def ask(address: str, path: str, method: str = "GET"):
-    """
-    Status and content of a page.
-    """
+    """Status and content of a page."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
@@ -40,17 +36,13 @@ async def ask(address: str, path: str, method: str = "GET"):
 
 
 def serving(folder: Path, **settings):
-    """
-    The service of a process, and its roles.
-    """
+    """The service of a process, and its roles."""
     given = depot.addresses(folder) | settings
     return build_service(depot.app(), Settings.read({}, **given), has_probes=True)
 
 
 async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path: Path) -> None:
-    """
-    Not ready before it has begun, then ready; other pages are not there.
-    """
+    """Not ready before it has begun, then ready; other pages are not there."""
     service = serving(tmp_path, http="127.0.0.1:0")
     first = service._roles[0]  # noqa: SLF001 - where it listens is drawn
     assert isinstance(first, HttpRole)
@@ -71,9 +63,7 @@ async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path
 
 @pytest.mark.parametrize("given", [{}, {"http": "off"}])
 async def test_a_service_on_files_tells_nobody_by_default(tmp_path: Path, given: dict) -> None:
-    """
-    Many of them run on one machine, and would want the same port.
-    """
+    """Many of them run on one machine, and would want the same port."""
     service = serving(tmp_path, **given)
     assert not isinstance(service._roles[0], HttpRole)  # noqa: SLF001
     async with service:
@@ -81,9 +71,7 @@ async def test_a_service_on_files_tells_nobody_by_default(tmp_path: Path, given:
 
 
 async def test_a_port_that_is_taken_is_an_error_only_if_it_was_asked_for(tmp_path: Path) -> None:
-    """
-    It names the setting and the address.
-    """
+    """It names the setting and the address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -98,9 +86,7 @@ async def test_a_port_that_is_taken_is_an_error_only_if_it_was_asked_for(tmp_pat
 
 
 async def asked(address: str | None, capsys, **options):
-    """
-    What the command says of who listens there, and its exit code.
-    """
+    """What the command says of who listens there, and its exit code."""
     session = Session(Settings.read({}, http=str(address)), Printer(is_json=False))
     code = await health(session, **options)
     session.printer.flush()
@@ -108,8 +94,8 @@ async def asked(address: str | None, capsys, **options):
 
 
 async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
-    """
-    As a container's health check: 0 ready, 1 not ready and why, 3 nobody there, or somebody else.
+    """As a container's health check: 0 ready, 1 not ready and why, 3 nobody there, or somebody
+    else.
     """
     service = serving(tmp_path, http="127.0.0.1:0")
     async with service:
@@ -137,8 +123,7 @@ async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
 
 
 async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
-    """
-    Not started; a topic is missing; its store or its bus is away. Alive all the while, until it
+    """Not started; a topic is missing; its store or its bus is away. Alive all the while, until it
     does not even ask for records.
     """
     lab = Lab(orders(), shares_file=False)

@@ -1,6 +1,4 @@
-"""
-`/metrics` tells what was done, how far everything is, and what is in the store.
-"""
+"""`/metrics` tells what was done, how far everything is, and what is in the store."""
 
 import asyncio
 import builtins
@@ -23,9 +21,7 @@ from tests.scenarios import depot
 
 
 class Told:
-    """
-    What a page of metrics says.
-    """
+    """What a page of metrics says."""
 
     def __init__(self, text: str) -> None:
         self.families = {one.name: one for one in text_string_to_metric_families(text)}
@@ -36,15 +32,11 @@ class Told:
         }
 
     def __call__(self, name: str, **labels: str) -> float:
-        """
-        The value of one sample.
-        """
+        """The value of one sample."""
         return self.samples[name, tuple(sorted(labels.items()))]
 
     def sum(self, name: str, **labels: str) -> float:
-        """
-        The sum over all samples with these labels, of which there must be one.
-        """
+        """The sum over all samples with these labels, of which there must be one."""
         wanted = set(labels.items())
         found = [
             value
@@ -56,9 +48,7 @@ class Told:
 
 
 async def scraped(address: str) -> Told:
-    """
-    What Prometheus is told.
-    """
+    """What Prometheus is told."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -71,9 +61,7 @@ async def scraped(address: str) -> Told:
 
 
 async def test_a_service_tells_what_it_has_done(tmp_path: Path) -> None:
-    """
-    Sagas by definition and outcome, effects by service, positions and lag of all who read.
-    """
+    """Sagas by definition and outcome, effects by service, positions and lag of all who read."""
     service = serving(tmp_path, http="127.0.0.1:0")
     async with service:
         amounts = {"a": 1, "b": 2, "dear": 1_000}
@@ -112,9 +100,7 @@ async def test_a_service_tells_what_it_has_done(tmp_path: Path) -> None:
 
 
 async def page_of(lab: Lab) -> tuple[OrchestratorHealth, Told]:
-    """
-    The orchestrator's health and what a page says of it.
-    """
+    """The orchestrator's health and what a page says of it."""
     health = OrchestratorHealth(
         lab.orchestrator, lab.store, lab.clock, census=lab.census, group="orchestrators"
     )
@@ -122,15 +108,13 @@ async def page_of(lab: Lab) -> tuple[OrchestratorHealth, Told]:
 
 
 async def scrape(health: OrchestratorHealth) -> Told:
-    """
-    What the page says now.
-    """
+    """What the page says now."""
     return Told((await metrics_page([health])()).body.decode())
 
 
 async def test_trouble_is_told() -> None:
-    """
-    Not ready before it starts; a backlog, a timer and parked records as they are in the store.
+    """Not ready before it starts; a backlog, a timer and parked records as they are in the
+    store.
     """
     lab = Lab(orders(), shares_file=False)
     health, told = await page_of(lab)
@@ -148,8 +132,8 @@ async def test_trouble_is_told() -> None:
 
 
 async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
-    """
-    Not with every look; and a store that is away, or silent, is told as such without waiting long.
+    """Not with every look; and a store that is away, or silent, is told as such without waiting
+    long.
     """
     lab = Lab(orders(), shares_file=False)
     health, told = await page_of(lab)
@@ -180,9 +164,7 @@ async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
 
 
 async def test_probes_do_without_the_library_for_metrics(monkeypatch) -> None:
-    """
-    The page says what to install.
-    """
+    """The page says what to install."""
     real = builtins.__import__
 
     def without(name, *args):
@@ -199,9 +181,7 @@ async def test_probes_do_without_the_library_for_metrics(monkeypatch) -> None:
 
 
 async def test_a_service_on_kafka_tells_the_same(kafka, namespace: str, tmp_path: Path) -> None:
-    """
-    Orchestrator and effects, with the positions in the topics as the brokers have them.
-    """
+    """Orchestrator and effects, with the positions in the topics as the brokers have them."""
     service = serving(tmp_path, bus=kafka.url, namespace=namespace, http="127.0.0.1:0")
     async with service:
         for number in range(10):

@@ -1,6 +1,4 @@
-"""
-`dlq` and `timers`: what was set aside is listed, shown, and published again byte for byte.
-"""
+"""`dlq` and `timers`: what was set aside is listed, shown, and published again byte for byte."""
 
 import asyncio
 
@@ -19,9 +17,7 @@ VALUE = b'{"order_id": "z"}'
 
 @pytest.fixture
 def parked(waiting, tmp_path):
-    """
-    A record that lacks a field, as a publisher in another language may send it.
-    """
+    """A record that lacks a field, as a publisher in another language may send it."""
 
     async def send() -> None:
         parts = open_parts(Settings.read({}))
@@ -35,9 +31,7 @@ def parked(waiting, tmp_path):
 
 
 def test_a_dead_record_is_listed_and_shown(parked):
-    """
-    With reason, place, key and id; its value and headers as they came.
-    """
+    """With reason, place, key and id; its value and headers as they came."""
     row = call("dlq", "ls", "--json").row
 
     assert row["reason"] == "schema"
@@ -55,9 +49,7 @@ def test_a_dead_record_is_listed_and_shown(parked):
 
 
 def test_a_redriven_record_is_handled_by_code_that_can_read_it(parked):
-    """
-    It goes to its own topic with its own id, and is not parked any more.
-    """
+    """It goes to its own topic with its own id, and is not parked any more."""
     [number] = [row["id"] for row in call("dlq", "ls", "--json").rows]
     (parked / "shop.py").write_text(SHOP.replace("amount: int\n", "amount: int = 5\n"))
 
@@ -70,9 +62,7 @@ def test_a_redriven_record_is_handled_by_code_that_can_read_it(parked):
 
 
 def test_a_redriven_record_that_is_still_bad_is_parked_again(parked):
-    """
-    Nothing is lost, and it is one record still.
-    """
+    """Nothing is lost, and it is one record still."""
     assert call("dlq", "redrive", "--all").code == 0
     assert call("run", "--until-idle").code == 0
 
@@ -80,9 +70,7 @@ def test_a_redriven_record_that_is_still_bad_is_parked_again(parked):
 
 
 def test_redrive_wants_to_know_which(parked):
-    """
-    Nothing by default; unknown numbers and reasons are exit 1.
-    """
+    """Nothing by default; unknown numbers and reasons are exit 1."""
     assert call("dlq", "redrive").code == 2
     assert call("dlq", "redrive", 1, "--all").code == 2
     assert call("dlq", "redrive", 999).code == 1
@@ -91,9 +79,7 @@ def test_redrive_wants_to_know_which(parked):
 
 
 def test_timers_are_listed_with_their_saga(looking):
-    """
-    The wait for an approval has one.
-    """
+    """The wait for an approval has one."""
     row = call("timers", "--json").row
 
     assert list(row) == ["timer_id", "saga_id", "due_at"]

@@ -1,6 +1,4 @@
-"""
-`publish`: what gets through, what is refused and how that is said.
-"""
+"""`publish`: what gets through, what is refused and how that is said."""
 
 import pytest
 
@@ -10,9 +8,7 @@ from tests.console.shop import ORDER
 
 
 def test_publish_says_which_saga_it_starts(shop):
-    """
-    The JSON has line, message id and the saga's id.
-    """
+    """The JSON has line, message id and the saga's id."""
     row = call("publish", ORDER, '{"order_id": "o-1", "amount": 1}', "--json").row
 
     assert list(row) == ["line", "message_id", "saga_id"]
@@ -20,9 +16,7 @@ def test_publish_says_which_saga_it_starts(shop):
 
 
 def test_an_event_that_starts_nothing_is_published_all_the_same(shop):
-    """
-    Its saga id is null.
-    """
+    """Its saga id is null."""
     words = ("kiosk-shop.evt.order-confirmed.v1", '{"order_id": "o-1"}', "--key", "o-1")
 
     assert call("publish", *words, "--json").row["saga_id"] is None
@@ -43,9 +37,7 @@ def test_an_event_that_starts_nothing_is_published_all_the_same(shop):
     ids=["field", "nan", "type", "empty-key", "cut", "array", "deep", "duplicate"],
 )
 def test_a_bad_payload_is_refused_with_what_is_wrong(shop, payload, said):
-    """
-    Exit 1, the line, the field and what was expected there; nothing on standard output.
-    """
+    """Exit 1, the line, the field and what was expected there; nothing on standard output."""
     called = call("publish", ORDER, payload, "--json")
 
     assert (called.code, called.out) == (1, "")
@@ -54,9 +46,7 @@ def test_a_bad_payload_is_refused_with_what_is_wrong(shop, payload, said):
 
 
 def test_an_empty_key_is_refused(shop):
-    """
-    Also where the payload has one of its own.
-    """
+    """Also where the payload has one of its own."""
     called = call("publish", ORDER, "--key", "", '{"order_id": "a", "amount": 1}')
 
     assert called.code == 1
@@ -64,9 +54,7 @@ def test_an_empty_key_is_refused(shop):
 
 
 def test_an_unknown_contract_is_refused_with_names_that_come_near(shop):
-    """
-    Before anything is opened.
-    """
+    """Before anything is opened."""
     called = call("publish", "kiosk-shop.evt.order-placd.v1", "{}")
 
     assert called.code == 1
@@ -75,16 +63,12 @@ def test_an_unknown_contract_is_refused_with_names_that_come_near(shop):
 
 
 def test_the_engines_own_contract_is_not_for_publishing(shop):
-    """
-    Commands go through their commands, which check more.
-    """
+    """Commands go through their commands, which check more."""
     assert call("publish", "saga.ctl.command.v1", "{}").code == 1
 
 
 def test_bad_lines_are_reported_and_the_others_go_on(shop):
-    """
-    Exit 1; each bad line with its number; empty lines are nothing.
-    """
+    """Exit 1; each bad line with its number; empty lines are nothing."""
     stdin = (
         b'{"order_id": "a", "amount": 1}\n'
         b'{"order_id": "\xff", "amount": 1}\n'
@@ -108,9 +92,7 @@ def test_bad_lines_are_reported_and_the_others_go_on(shop):
 
 
 def test_many_lines_are_published_in_order(shop):
-    """
-    More than fit into one batch.
-    """
+    """More than fit into one batch."""
     stdin = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(1_203))
 
     rows = call("publish", ORDER, "-", "--json", stdin=stdin).rows
@@ -120,9 +102,7 @@ def test_many_lines_are_published_in_order(shop):
 
 
 def test_the_same_message_id_again_starts_nothing_new(shop):
-    """
-    A repeat is known as one; another content under the same key is parked.
-    """
+    """A repeat is known as one; another content under the same key is parked."""
     for amount in (1, 1, 2):
         words = (ORDER, f'{{"order_id": "a", "amount": {amount}}}', "--id", "m-1")
         assert call("publish", *words, "--json").row["message_id"] == "m-1"
@@ -134,7 +114,5 @@ def test_the_same_message_id_again_starts_nothing_new(shop):
 
 
 def test_one_id_cannot_name_many_lines(shop):
-    """
-    A usage error, exit 2.
-    """
+    """A usage error, exit 2."""
     assert call("publish", ORDER, "-", "--id", "m", stdin="").code == 2

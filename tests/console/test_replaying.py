@@ -1,6 +1,4 @@
-"""
-`replay`: the deploy gate says of every stored history whether today's code decides the same.
-"""
+"""`replay`: the deploy gate says of every stored history whether today's code decides the same."""
 
 from saga.core.identity import saga_id
 from tests.console.conftest import call
@@ -8,9 +6,7 @@ from tests.console.shop import SHOP
 
 
 def test_unchanged_code_decides_the_same(looking):
-    """
-    Every history with its entries, then a summary; exit 0.
-    """
+    """Every history with its entries, then a summary; exit 0."""
     called = call("replay", "--json")
     *rows, summary = called.rows
 
@@ -23,9 +19,7 @@ def test_unchanged_code_decides_the_same(looking):
 
 
 def test_changed_code_is_found_out_and_both_sides_named(looking):
-    """
-    Each history that differs is reported, with its first differing entry; exit 1.
-    """
+    """Each history that differs is reported, with its first differing entry; exit 1."""
     changed = SHOP.replace("amount=placed.amount), undo", "amount=placed.amount + 1), undo")
     (looking / "shop.py").write_text(changed)
 
@@ -41,9 +35,7 @@ def test_changed_code_is_found_out_and_both_sides_named(looking):
 
 
 def test_a_version_that_is_gone_is_a_difference(looking):
-    """
-    Whoever removes a version that histories name is told so.
-    """
+    """Whoever removes a version that histories name is told so."""
     (looking / "shop.py").write_text(SHOP.replace('"order", version=1', '"order", version=2'))
 
     called = call("replay", "--definition", "order")
@@ -53,9 +45,7 @@ def test_a_version_that_is_gone_is_a_difference(looking):
 
 
 def test_one_or_the_open_ones_can_be_chosen(looking):
-    """
-    By id, by definition, or those that have not ended; unknown ids are exit 1.
-    """
+    """By id, by definition, or those that have not ended; unknown ids are exit 1."""
     assert call("replay", "order/o-1", "--json").rows[-1]["sagas"] == 1
     assert call("replay", "--definition", "leave", "--json").rows[-1]["sagas"] == 1
     assert call("replay", "--open", "--json").rows[-1]["sagas"] == 1
@@ -64,9 +54,7 @@ def test_one_or_the_open_ones_can_be_chosen(looking):
 
 
 def test_code_that_raises_is_a_finding(looking):
-    """
-    The other histories are looked at all the same.
-    """
+    """The other histories are looked at all the same."""
     broken = SHOP.replace("    await ctx.wait(", '    raise KeyError("gone")\n    await ctx.wait(')
     (looking / "shop.py").write_text(broken)
 

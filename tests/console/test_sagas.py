@@ -1,5 +1,5 @@
-"""
-`ls`, `show` and `history`: their JSON shapes, what they find, and that looking changes nothing.
+"""`ls`, `show` and `history`: their JSON shapes, what they find, and that looking
+changes nothing.
 """
 
 import re
@@ -25,9 +25,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 def test_ls_has_the_shape_of_the_interface(looking):
-    """
-    One object a line, with exactly these members, times in UTC.
-    """
+    """One object a line, with exactly these members, times in UTC."""
     rows = call("ls", "--json").rows
 
     assert [list(row) for row in rows] == [ROW] * 4
@@ -43,9 +41,7 @@ def test_ls_has_the_shape_of_the_interface(looking):
 
 
 def test_ls_filters_and_pages(looking):
-    """
-    By status and definition; page after page nothing is missing and nothing comes twice.
-    """
+    """By status and definition; page after page nothing is missing and nothing comes twice."""
     assert {row["key"] for row in call("ls", "--status", "rolled_back", "--json").rows} == {
         "dear",
         "far-1",
@@ -60,9 +56,7 @@ def test_ls_filters_and_pages(looking):
 
 
 def test_ls_for_people_names_sagas_as_commands_take_them(looking):
-    """
-    A table on standard output; that there may be more is said on standard error.
-    """
+    """A table on standard output; that there may be more is said on standard error."""
     called = call("ls", "--limit", 2)
 
     assert "order/" in called.out
@@ -70,9 +64,7 @@ def test_ls_for_people_names_sagas_as_commands_take_them(looking):
 
 
 def test_show_has_the_shape_of_the_interface(looking):
-    """
-    A row as of `ls`, then steps, residue and outcome.
-    """
+    """A row as of `ls`, then steps, residue and outcome."""
     row = call("show", "order/far-1", "--json").row
     saga = saga_id("order", "far-1")
 
@@ -112,9 +104,7 @@ def test_show_has_the_shape_of_the_interface(looking):
 
 
 def test_a_saga_is_named_by_id_or_by_definition_and_key(looking):
-    """
-    Both ways show the same saga, also with capital letters in the id.
-    """
+    """Both ways show the same saga, also with capital letters in the id."""
     by_key = call("show", "order/o-1", "--json").row
 
     assert call("show", by_key["id"], "--json").row == by_key
@@ -124,9 +114,7 @@ def test_a_saga_is_named_by_id_or_by_definition_and_key(looking):
 @pytest.mark.parametrize("command", ["show", "history"])
 @pytest.mark.parametrize("name", ["order/nobody", "5e3dc2ce-4f4b-5a0e-8a54-6a1d2a7b9a11", "what"])
 def test_unknown_saga_is_exit_1(looking, command, name):
-    """
-    A saga that is not there is said to be so, by its name, with nothing on standard output.
-    """
+    """A saga that is not there is said to be so, by its name, with nothing on standard output."""
     called = call(command, name, "--json")
 
     assert (called.code, called.out) == (1, "")
@@ -134,9 +122,7 @@ def test_unknown_saga_is_exit_1(looking, command, name):
 
 
 def test_history_has_the_shape_of_the_interface(looking):
-    """
-    Every entry with version, time, type, cause and data; payloads as JSON, not as text.
-    """
+    """Every entry with version, time, type, cause and data; payloads as JSON, not as text."""
     rows = call("history", "order/far-1", "--json").rows
 
     assert all(list(row) == ["version", "at", "type", "cause", "data"] for row in rows)
@@ -149,9 +135,7 @@ def test_history_has_the_shape_of_the_interface(looking):
 
 
 def test_history_as_of_a_version_or_a_moment(looking):
-    """
-    `--at` ends the history at an entry or at a moment; before the beginning there is none.
-    """
+    """`--at` ends the history at an entry or at a moment; before the beginning there is none."""
     rows = call("history", "order/far-1", "--json").rows
 
     assert call("history", "order/far-1", "--at", 3, "--json").rows == rows[:3]
@@ -164,9 +148,7 @@ def test_history_as_of_a_version_or_a_moment(looking):
 
 
 def test_looking_where_nothing_is_makes_no_files(shop):
-    """
-    Commands that read say that there is no store, and do not make one.
-    """
+    """Commands that read say that there is no store, and do not make one."""
     for words in (["ls"], ["show", "order/x"], ["timers"], ["dlq", "ls"], ["replay"]):
         called = call(*words, "--json")
         assert (called.code, called.out) == (3, "")
@@ -178,9 +160,7 @@ def test_looking_where_nothing_is_makes_no_files(shop):
 
 
 def test_hostile_keys_do_not_repaint_the_terminal(shop):
-    """
-    Control characters of a key are made visible; markup in it is text.
-    """
+    """Control characters of a key are made visible; markup in it is text."""
     words = ("publish", "kiosk-shop.evt.order-placed.v1")
     assert call(*words, '{"order_id": "\\u001b[31m[bold]x", "amount": 1}').code == 0
     assert call("run", "--until-idle").code == 0

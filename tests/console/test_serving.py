@@ -1,6 +1,4 @@
-"""
-`run`: what it says at its end, how it ends, and that two of them work on one file.
-"""
+"""`run`: what it says at its end, how it ends, and that two of them work on one file."""
 
 import json
 import signal
@@ -16,9 +14,7 @@ from tests.console.shop import ORDER
 
 
 def start(folder, *words, **more):
-    """
-    `saga words…` as a process of its own.
-    """
+    """`saga words…` as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "saga", *words],
         cwd=folder,
@@ -31,26 +27,20 @@ def start(folder, *words, **more):
 
 
 def until_serving(worker):
-    """
-    Wait until a process says that it serves: before, a signal ends it as it ends any program.
-    """
+    """Wait until a process says that it serves: before, a signal ends it as it ends any program."""
     for line in worker.stderr:
         if "serving" in line:
             return
 
 
 def publish(count):
-    """
-    So many orders.
-    """
+    """So many orders."""
     lines = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(count))
     assert call("publish", ORDER, "-", stdin=lines).code == 0
 
 
 def wait_for(condition, seconds=20.0):
-    """
-    Wait until something holds.
-    """
+    """Wait until something holds."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come about in time"
@@ -58,9 +48,7 @@ def wait_for(condition, seconds=20.0):
 
 
 def test_until_idle_ends_with_a_summary(shop):
-    """
-    One object with the usual counts, zeros included.
-    """
+    """One object with the usual counts, zeros included."""
     publish(3)
 
     row = call("run", "--until-idle", "--json").row
@@ -72,9 +60,7 @@ def test_until_idle_ends_with_a_summary(shop):
 
 
 def test_roles_can_be_chosen(shop):
-    """
-    An orchestrator alone issues the first intent and no more; then the effects answer.
-    """
+    """An orchestrator alone issues the first intent and no more; then the effects answer."""
     publish(1)
 
     assert call("run", "--roles", "orchestrator", "--until-idle", "--json").row["turns"] == 1
@@ -84,9 +70,7 @@ def test_roles_can_be_chosen(shop):
 
 
 def test_intents_that_nobody_here_handles_are_named_at_the_start(shop):
-    """
-    A handler that was forgotten is seen at once; not by who only orchestrates.
-    """
+    """A handler that was forgotten is seen at once; not by who only orchestrates."""
     complete = call("run", "--until-idle")
     text = (shop / "shop.py").read_text()
     (shop / "shop.py").write_text(text.replace("@payments.on(Ship)\n", ""))
@@ -102,9 +86,7 @@ def test_intents_that_nobody_here_handles_are_named_at_the_start(shop):
 
 @pytest.mark.parametrize("roles", ["orchestrater", "", "effects,nobody"])
 def test_an_unknown_role_is_refused(shop, roles):
-    """
-    Exit 2, with the roles there are.
-    """
+    """Exit 2, with the roles there are."""
     called = call("run", "--roles", roles)
 
     assert called.code == 2
@@ -114,9 +96,7 @@ def test_an_unknown_role_is_refused(shop, roles):
 @pytest.mark.parametrize("component", ["event store", "bus"])
 @pytest.mark.parametrize("words", [["run", "--until-idle"], ["publish", ORDER, "{}"]])
 def test_a_store_of_a_newer_version_is_not_touched(shop, component, words):
-    """
-    Exit 3, with the file and what to do.
-    """
+    """Exit 3, with the file and what to do."""
     publish(1)
     with sqlite3.connect(".saga/saga.db") as connection:
         connection.execute("UPDATE saga_schema SET version = 99 WHERE component = ?", (component,))
@@ -130,9 +110,7 @@ def test_a_store_of_a_newer_version_is_not_touched(shop, component, words):
 
 
 def test_a_place_that_cannot_be_written_is_exit_3(shop):
-    """
-    A folder that is a file, for bus, store or effects' store; the path is named.
-    """
+    """A folder that is a file, for bus, store or effects' store; the path is named."""
     (shop / "file").write_text("")
     for option in ("--store", "--bus", "--effects-store"):
         scheme = "local" if option == "--bus" else "sqlite"
@@ -142,9 +120,7 @@ def test_a_place_that_cannot_be_written_is_exit_3(shop):
 
 
 def test_a_file_that_is_no_database_is_exit_3(shop):
-    """
-    It stays as it is.
-    """
+    """It stays as it is."""
     (shop / "notes.txt").write_text("no database, but long enough to be looked at" * 10)
 
     called = call("ls", "--store", "sqlite:///notes.txt")
@@ -154,9 +130,7 @@ def test_a_file_that_is_no_database_is_exit_3(shop):
 
 
 def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(shop):
-    """
-    Two processes share the work; each order is paid once; both end with 0 when told to.
-    """
+    """Two processes share the work; each order is paid once; both end with 0 when told to."""
     words = ("run", "--json", "--log", "info")
     workers = [start(shop, *words, start_new_session=True) for _ in range(2)]
     try:
@@ -181,9 +155,7 @@ def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(shop):
 
 
 def test_a_command_reaches_a_saga_that_a_worker_serves(shop):
-    """
-    `--wait` tells what was recorded; Ctrl-C ends the worker with 0 as well.
-    """
+    """`--wait` tells what was recorded; Ctrl-C ends the worker with 0 as well."""
     assert call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}').code == 0
     worker = start(shop, "run", "--log", "info", start_new_session=True)
     try:

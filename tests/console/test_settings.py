@@ -1,6 +1,4 @@
-"""
-Settings and applications that cannot be meant: refused by name, with what to do, exit 2.
-"""
+"""Settings and applications that cannot be meant: refused by name, with what to do, exit 2."""
 
 import pytest
 
@@ -21,9 +19,7 @@ LINE_OF_ANOTHER = TWICE.splitlines().index('@saga("order", version=1, starts_on=
 
 
 def test_a_misspelt_variable_is_refused_with_a_suggestion(shop, monkeypatch):
-    """
-    A setting that does nothing would be worse.
-    """
+    """A setting that does nothing would be worse."""
     monkeypatch.setenv("SAGA_STOER", "sqlite:///x.db")
 
     called = call("ls")
@@ -45,9 +41,7 @@ def test_a_misspelt_variable_is_refused_with_a_suggestion(shop, monkeypatch):
     ],
 )
 def test_an_illegal_setting_is_refused_by_name(shop, words, said):
-    """
-    Before anything is opened.
-    """
+    """Before anything is opened."""
     called = call("run", *words)
 
     assert called.code == 2
@@ -87,9 +81,7 @@ def test_an_illegal_setting_is_refused_by_name(shop, words, said):
     ],
 )
 def test_an_app_that_cannot_be_loaded_is_refused_with_the_place(shop, source, name, said):
-    """
-    The author's own file and line, not one of ours or of a library; no traceback.
-    """
+    """The author's own file and line, not one of ours or of a library; no traceback."""
     if source is not None:
         (shop / "shop.py").write_text(source)
 
@@ -101,9 +93,7 @@ def test_an_app_that_cannot_be_loaded_is_refused_with_the_place(shop, source, na
 
 
 def test_config_show_has_every_setting(shop):
-    """
-    As one object, with what a command would use.
-    """
+    """As one object, with what a command would use."""
     row = call("config", "show", "--json", "--env", "prod").row
 
     assert (row["app"], row["env"], row["namespace"]) == ("shop:app", "prod", "saga")
@@ -123,7 +113,5 @@ def test_config_show_has_every_setting(shop):
     ],
 )
 def test_passwords_are_not_shown(address, shown):
-    """
-    Everything else is.
-    """
+    """Everything else is."""
     assert redacted(address) == shown

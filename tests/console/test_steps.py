@@ -1,5 +1,5 @@
-"""
-The steps that `show` prints are folded from entries alone, and must be what the kernel thinks.
+"""The steps that `show` prints are folded from entries alone, and must be what the
+kernel thinks.
 """
 
 from hypothesis import given as hypothesis_given
@@ -22,8 +22,8 @@ from tests.core.test_any_saga import CONTRACTS, drawn, happenings, programs, run
     ),
 )
 def test_folded_steps_are_the_kernels(tree, happens, options):
-    """
-    Whatever happens to whatever saga, each row has the status and attempts that the state has.
+    """Whatever happens to whatever saga, each row has the status and attempts that the
+    state has.
     """
 
     async def order(ctx, placed):
@@ -39,9 +39,7 @@ def test_folded_steps_are_the_kernels(tree, happens, options):
 
 
 def compare(scenario):
-    """
-    Row by row.
-    """
+    """Row by row."""
     rows = steps_of(scenario.history)
     steps = scenario.state.steps
     assert {row.step for row in rows} == set(steps)

@@ -1,5 +1,5 @@
-"""
-`saga store`: making tables, and saying how they are; and a service with its store in PostgreSQL.
+"""`saga store`: making tables, and saying how they are; and a service with its store in
+PostgreSQL.
 """
 
 from pathlib import Path
@@ -12,17 +12,13 @@ from tests.console.shop import ORDER
 
 @pytest.fixture
 def shop_on_postgres(shop: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """
-    The shop, with its bus in a file and everything else in an empty database.
-    """
+    """The shop, with its bus in a file and everything else in an empty database."""
     monkeypatch.setenv("SAGA_STORE", postgres)
     return shop
 
 
 def test_tables_are_made_once_and_looked_at(postgres: str) -> None:
-    """
-    The status says what to type, and ends with 1 until it was typed.
-    """
+    """The status says what to type, and ends with 1 until it was typed."""
     before = call("store", "status", "--store", postgres)
     assert before.code == 1
     assert "run `saga store migrate`" in before.out
@@ -42,9 +38,7 @@ def test_tables_are_made_once_and_looked_at(postgres: str) -> None:
 def test_an_effects_store_is_migrated_where_it_is(
     postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The store may be a file, and effects in a database.
-    """
+    """The store may be a file, and effects in a database."""
     monkeypatch.setenv("SAGA_EFFECTS_STORE", postgres)
 
     made = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db", "--json")
@@ -53,9 +47,7 @@ def test_an_effects_store_is_migrated_where_it_is(
 
 
 def test_a_file_needs_no_migration(tmp_path: Path) -> None:
-    """
-    Whoever opens it does that; saying so is not doing something else in silence.
-    """
+    """Whoever opens it does that; saying so is not doing something else in silence."""
     said = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db")
 
     assert said.code == 2
@@ -64,9 +56,7 @@ def test_a_file_needs_no_migration(tmp_path: Path) -> None:
 
 
 def test_a_store_that_cannot_be_reached_is_said_without_its_password() -> None:
-    """
-    Which database, and what to do.
-    """
+    """Which database, and what to do."""
     said = call("ls", "--store", "postgresql://shop:hunter2@127.0.0.1:1/shop")
 
     assert said.code == 3
@@ -79,9 +69,7 @@ def test_a_store_that_cannot_be_reached_is_said_without_its_password() -> None:
 
 @pytest.mark.usefixtures("shop_on_postgres")
 def test_a_whole_service_runs_on_an_empty_database() -> None:
-    """
-    Bus in a file, store in PostgreSQL: what the relay publishes makes the sagas end.
-    """
+    """Bus in a file, store in PostgreSQL: what the relay publishes makes the sagas end."""
     assert call("ls").code == 3, "a question makes no tables"
     lines = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(3))
     assert call("publish", ORDER, "-", stdin=lines).code == 0

@@ -1,6 +1,4 @@
-"""
-`topics create` and the cluster's part of `topics check`.
-"""
+"""`topics create` and the cluster's part of `topics check`."""
 
 import asyncio
 
@@ -12,9 +10,7 @@ from tests.console.conftest import call
 
 @pytest.fixture
 def on_kafka(shop, kafka, namespace: str, monkeypatch: pytest.MonkeyPatch):
-    """
-    The shop, locked, with a Kafka that has none of its topics.
-    """
+    """The shop, locked, with a Kafka that has none of its topics."""
     monkeypatch.setenv("SAGA_BUS", kafka.url)
     monkeypatch.setenv("SAGA_NAMESPACE", namespace)
     assert call("topics", "lock").code == 0
@@ -22,9 +18,7 @@ def on_kafka(shop, kafka, namespace: str, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_topics_are_created_once(on_kafka):
-    """
-    With the partitions of the settings; a second time changes nothing.
-    """
+    """With the partitions of the settings; a second time changes nothing."""
     first = call("topics", "create", "--json").rows
     second = call("topics", "create", "--json").rows
 
@@ -36,17 +30,13 @@ def test_topics_are_created_once(on_kafka):
 
 
 def test_topics_are_created_in_a_file_as_well(shop):
-    """
-    The embedded bus has topics too.
-    """
+    """The embedded bus has topics too."""
     assert {row["created"] for row in call("topics", "create", "--json").rows} == {True}
     assert {row["created"] for row in call("topics", "create", "--json").rows} == {False}
 
 
 def test_topics_that_are_missing_are_named(on_kafka):
-    """
-    The check fails until they are made.
-    """
+    """The check fails until they are made."""
     called = call("topics", "check", "--json")
 
     assert called.code == 1
@@ -58,9 +48,7 @@ def test_topics_that_are_missing_are_named(on_kafka):
 
 
 def test_uneven_partitions_fail_and_compaction_is_warned_of(on_kafka, kafka, namespace):
-    """
-    Partitions cost speed at once, compaction costs records one day.
-    """
+    """Partitions cost speed at once, compaction costs records one day."""
     name = f"dev.{namespace}.payments.evt.paid.v1"
 
     async def make() -> None:
@@ -83,9 +71,7 @@ def test_uneven_partitions_fail_and_compaction_is_warned_of(on_kafka, kafka, nam
 
 
 def test_a_cluster_that_is_away_is_said_to_be(on_kafka, monkeypatch):
-    """
-    Exit 3, as for every bus that cannot be reached.
-    """
+    """Exit 3, as for every bus that cannot be reached."""
     monkeypatch.setenv("SAGA_BUS", "kafka://127.0.0.1:9")
 
     called = call("topics", "create")

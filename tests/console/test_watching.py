@@ -1,5 +1,5 @@
-"""
-What watches the service asks it for what it tells: dashboard, alerts, scraping and health checks.
+"""What watches the service asks it for what it tells: dashboard, alerts, scraping and health
+checks.
 """
 
 import json
@@ -29,9 +29,7 @@ PROMETHEUS_OWN = {"up": set[str]()}
 
 
 def expressions() -> list[str]:
-    """
-    All that the dashboard and the alerts ask.
-    """
+    """All that the dashboard and the alerts ask."""
     dashboard = json.loads((INFRA / "grafana" / "dashboards" / "saga.json").read_text("utf-8"))
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     rules = yaml.safe_load((INFRA / "prometheus-rules.yml").read_text("utf-8"))
@@ -39,9 +37,7 @@ def expressions() -> list[str]:
 
 
 async def told(tmp_path: Path) -> dict[str, set[str]]:
-    """
-    The labels of each series that a process of both roles has, by its name.
-    """
+    """The labels of each series that a process of both roles has, by its name."""
     service = serving(tmp_path)
     parts = service._health  # noqa: SLF001 - what it tells, without a server
     assert {type(part) for part in parts} == {OrchestratorHealth, EffectsHealth}
@@ -57,8 +53,7 @@ async def told(tmp_path: Path) -> dict[str, set[str]]:
 
 
 def named(expression: str) -> dict[str, set[str]]:
-    """
-    The metrics that a PromQL expression names, each with the labels that it selects by. What the
+    """The metrics that a PromQL expression names, each with the labels that it selects by. What the
     expression groups by has to be a label of all of them.
     """
     groupings = re.findall(r"\bby\s*\(([^)]*)\)", expression)
@@ -74,9 +69,7 @@ def named(expression: str) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("expression", expressions())
 async def test_what_is_asked_for_is_told(expression: str, tmp_path: Path) -> None:
-    """
-    Each metric of the dashboard and the alerts exists, and has the labels it is asked by.
-    """
+    """Each metric of the dashboard and the alerts exists, and has the labels it is asked by."""
     exported = await told(tmp_path)
     asked = named(expression)
 
@@ -90,9 +83,7 @@ async def test_what_is_asked_for_is_told(expression: str, tmp_path: Path) -> Non
     "wrong", ["sum(saga_began_total)", "max by (colour) (saga_active)", 'saga_active{hue="x"}']
 )
 async def test_what_nobody_tells_would_be_seen(wrong: str, tmp_path: Path) -> None:
-    """
-    A name or a label that is made up does not pass.
-    """
+    """A name or a label that is made up does not pass."""
     exported = await told(tmp_path)
     [(metric, labels)] = named(wrong).items()
 
@@ -100,9 +91,7 @@ async def test_what_nobody_tells_would_be_seen(wrong: str, tmp_path: Path) -> No
 
 
 def test_each_metric_of_ours_is_on_the_dashboard_or_behind_an_alert() -> None:
-    """
-    But for what only names or numbers things.
-    """
+    """But for what only names or numbers things."""
     asked = {name for one in expressions() for name in named(one)}
     modules = (metrics, reading, health)
     ours = {
@@ -114,9 +103,7 @@ def test_each_metric_of_ours_is_on_the_dashboard_or_behind_an_alert() -> None:
 
 
 def test_prometheus_asks_every_container_that_serves() -> None:
-    """
-    Orchestrators and effects, all containers of each, where the settings have them listen.
-    """
+    """Orchestrators and effects, all containers of each, where the settings have them listen."""
     serving_ = {name for name, one in COMPOSE.items() if one.get("command", [""])[0] == "run"}
     assert serving_ == {"orchestrator", "effects"}
     jobs = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}

@@ -1,6 +1,4 @@
-"""
-The AsyncAPI document is one, and says what the code does.
-"""
+"""The AsyncAPI document is one, and says what the code does."""
 
 import copy
 import json
@@ -45,8 +43,7 @@ class ThingMade1(Event, topic="api-things.thing-made", version=1, key="thing"):
 
 
 class ThingMade(Event, topic="api-things.thing-made", version=2, key="thing"):
-    """
-    A thing was made.
+    """A thing was made.
 
     The rest of this text is for those who read the code.
     """
@@ -62,9 +59,7 @@ class ThingMade(Event, topic="api-things.thing-made", version=2, key="thing"):
 
 @upcast
 def newer(old: ThingMade1) -> ThingMade:
-    """
-    Older things were all round.
-    """
+    """Older things were all round."""
     return ThingMade(thing=old.thing, body=Round(shape="round", radius=1))
 
 
@@ -91,9 +86,7 @@ class ThingLost(Event, topic="api-things.thing-lost", version=1):
 
 @saga("selling things", version=3, starts_on=ThingMade, rolled_back=ThingLost)
 async def selling(ctx, made):
-    """
-    Weighs a thing and says that it is sold.
-    """
+    """Weighs a thing and says that it is sold."""
     await ctx.do(Weigh(thing=made.thing), undo=Discard)
     return ThingSold(thing=made.thing)
 
@@ -103,33 +96,25 @@ scales = Effects("scales")
 
 @scales.on(Weigh)
 async def weigh(intent, ctx):
-    """
-    All things weigh the same.
-    """
+    """All things weigh the same."""
     return Weighed(grams=1)
 
 
 @scales.listens(ThingMade)
 async def look(event, ctx):
-    """
-    Hears of things.
-    """
+    """Hears of things."""
 
 
 THINGS = SagaApp(sagas=[selling], effects=[scales])
 
 
 def document(app=THINGS, **settings):
-    """
-    The document of an application.
-    """
+    """The document of an application."""
     return document_of(app, Settings.read(**settings))
 
 
 def operations(found, who: str, action: str) -> set[str]:
-    """
-    The contracts that somebody receives or sends.
-    """
+    """The contracts that somebody receives or sends."""
     prefix = f"{who}.{action}."
     return {name.removeprefix(prefix) for name in found["operations"] if name.startswith(prefix)}
 
@@ -137,9 +122,7 @@ def operations(found, who: str, action: str) -> set[str]:
 @pytest.mark.parametrize("app", [orders, THINGS, SagaApp()], ids=["orders", "things", "empty"])
 @pytest.mark.parametrize("bus", ["local:///x.db", "kafka://one:9092,two:9093"])
 def test_the_official_schema_accepts_it(app, bus):
-    """
-    Also that of an application with nothing in it.
-    """
+    """Also that of an application with nothing in it."""
     OFFICIAL.validate(document(app, bus=bus))
 
 
@@ -148,9 +131,7 @@ def test_the_official_schema_accepts_it(app, bus):
     ["info/title", "channels/api-things.int.weigh.v1/address", "operations", "components/schemas"],
 )
 def test_the_official_schema_is_no_formality(path):
-    """
-    It refuses a document in which something stands that must not.
-    """
+    """It refuses a document in which something stands that must not."""
     broken = copy.deepcopy(document())
     *folders, last = path.split("/")
     place = broken
@@ -162,9 +143,7 @@ def test_the_official_schema_is_no_formality(path):
 
 
 def references(part) -> list[str]:
-    """
-    Every reference in a part of a document.
-    """
+    """Every reference in a part of a document."""
     match part:
         case {"$ref": str(target)}:
             return [target]
@@ -178,9 +157,7 @@ def references(part) -> list[str]:
 
 @pytest.mark.parametrize("app", [orders, THINGS], ids=["orders", "things"])
 def test_every_reference_leads_somewhere(app):
-    """
-    Within the document.
-    """
+    """Within the document."""
     found = document(app)
 
     assert references(found)
@@ -191,9 +168,7 @@ def test_every_reference_leads_somewhere(app):
 
 
 def test_a_channel_is_a_topic_with_its_key():
-    """
-    As the settings have it made.
-    """
+    """As the settings have it made."""
     found = document(env="live", partitions=12, replication=3, retention="2d")
     name = "api-things.evt.thing-made.v2"
 
@@ -208,9 +183,7 @@ def test_a_channel_is_a_topic_with_its_key():
 
 
 def test_brokers_are_servers():
-    """
-    With the protocol that the settings say; the embedded bus has none.
-    """
+    """With the protocol that the settings say; the embedded bus has none."""
     assert document()["servers"] == {}
     found = document(bus="kafka://one:9092,two:9093", kafka_security_protocol="SASL_SSL")
     assert [(one["host"], one["protocol"]) for one in found["servers"].values()] == [
@@ -220,9 +193,7 @@ def test_brokers_are_servers():
 
 
 def test_a_saga_receives_triggers_replies_and_commands_and_sends_the_rest():
-    """
-    Triggers in every version that is read; outcomes of both kinds are sent.
-    """
+    """Triggers in every version that is read; outcomes of both kinds are sent."""
     found = document()
     who = "saga.selling_20_things"
 
@@ -246,9 +217,7 @@ def test_a_saga_receives_triggers_replies_and_commands_and_sends_the_rest():
 
 
 def test_an_effect_service_receives_intents_and_facts_and_sends_replies():
-    """
-    In its own consumer group.
-    """
+    """In its own consumer group."""
     found = document()
 
     assert operations(found, "effects.scales", "receive") == {
@@ -265,9 +234,7 @@ def test_an_effect_service_receives_intents_and_facts_and_sends_replies():
 
 
 def test_a_reply_needs_its_cause_and_an_intent_says_all():
-    """
-    The headers are the least that somebody must send, and what can be relied on.
-    """
+    """The headers are the least that somebody must send, and what can be relied on."""
     found = document()
 
     def required(name):
@@ -301,9 +268,7 @@ SQUARE = {"shape": "square", "side": 1}
     ],
 )
 def test_a_payload_is_judged_as_the_model_judges_it(payload, is_valid):
-    """
-    By the document alone, read as what it is: a superset of JSON Schema draft 7.
-    """
+    """By the document alone, read as what it is: a superset of JSON Schema draft 7."""
     found = document()
     reference = {"$ref": "#/components/schemas/api-things.evt.thing-made.v2"}
     judge = jsonschema.Draft7Validator({"components": found["components"], "allOf": [reference]})
@@ -319,9 +284,7 @@ def test_a_payload_is_judged_as_the_model_judges_it(payload, is_valid):
 
 
 def test_definitions_of_one_name_do_not_meet():
-    """
-    Two contracts may each have a `Line` of their own.
-    """
+    """Two contracts may each have a `Line` of their own."""
     one = create_model("Line", __module__="one", units=(int, ...))
     other = create_model("Line", __module__="other", text=(str, ...))
     models = [
@@ -345,17 +308,13 @@ def test_definitions_of_one_name_do_not_meet():
 
 
 def test_the_version_follows_the_content():
-    """
-    The same application always has the same document; another one another version.
-    """
+    """The same application always has the same document; another one another version."""
     assert document() == document()
     assert document()["info"]["version"] != document(partitions=5)["info"]["version"]
 
 
 def test_an_old_version_says_as_what_it_is_read():
-    """
-    Whoever still publishes it learns what to publish next.
-    """
+    """Whoever still publishes it learns what to publish next."""
     messages = document()["components"]["messages"]
 
     assert messages["api-things.evt.thing-made.v1"]["x-read-as"] == "api-things.evt.thing-made.v2"

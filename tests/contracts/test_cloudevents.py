@@ -1,6 +1,4 @@
-"""
-Headers are CloudEvents 1.0 in Kafka's binary mode, and what others send is read leniently.
-"""
+"""Headers are CloudEvents 1.0 in Kafka's binary mode, and what others send is read leniently."""
 
 import base64
 import json
@@ -38,9 +36,9 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_intent_is_a_binary_mode_event() -> None:
-    """
-    Written out by hand after the Kafka protocol binding of CloudEvents 1.0: `ce_` and the name of
-    the attribute, UTF-8 values, `content-type` for `datacontenttype`, extensions of letters only.
+    """Written out by hand after the Kafka protocol binding of CloudEvents 1.0: `ce_` and the name
+    of the attribute, UTF-8 values, `content-type` for `datacontenttype`, extensions of letters
+    only.
     """
     headers = intent_headers(
         intent_id=INTENT,
@@ -70,8 +68,8 @@ def test_intent_is_a_binary_mode_event() -> None:
 
 
 def test_undo_intent_says_what_it_undoes() -> None:
-    """
-    An undo intent carries the contract of its step; without a trace there is no header for it.
+    """An undo intent carries the contract of its step; without a trace there is no header
+    for it.
     """
     headers = dict(
         intent_headers(
@@ -91,9 +89,7 @@ def test_undo_intent_says_what_it_undoes() -> None:
 
 
 def test_event_of_a_saga_has_its_id_as_idempotency_key() -> None:
-    """
-    An outcome is published once however often it is sent.
-    """
+    """An outcome is published once however often it is sent."""
     headers = dict(
         event_headers(
             event_id="e-1",
@@ -122,9 +118,7 @@ def test_event_of_a_saga_has_its_id_as_idempotency_key() -> None:
 
 
 def test_reply_echoes_the_intent_as_its_cause() -> None:
-    """
-    The id of a reply is derived from the intent's, so that a reply sent twice is one.
-    """
+    """The id of a reply is derived from the intent's, so that a reply sent twice is one."""
     headers = dict(
         reply_headers(
             intent_id=INTENT,
@@ -141,9 +135,7 @@ def test_reply_echoes_the_intent_as_its_cause() -> None:
 
 
 def test_headers_leave_out_what_there_is_not() -> None:
-    """
-    A trigger from outside has the required attributes, its time, and nothing invented.
-    """
+    """A trigger from outside has the required attributes, its time, and nothing invented."""
     headers = headers_for(id="m-1", contract_name="orders.evt.o.v1", source="/shop", at=AT)
 
     assert dict(headers).keys() == {
@@ -170,9 +162,7 @@ def test_headers_leave_out_what_there_is_not() -> None:
 
 
 def test_names_beyond_ascii_are_utf8() -> None:
-    """
-    Kafka's binding has no escapes: header values are UTF-8.
-    """
+    """Kafka's binding has no escapes: header values are UTF-8."""
     headers = headers_for(id="ö", contract_name="a.evt.b.v1", source="/größe", at=AT)
 
     assert read_headers(headers).get(ID) == "ö"
@@ -181,9 +171,7 @@ def test_names_beyond_ascii_are_utf8() -> None:
 
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_time_is_rfc3339_and_can_be_read_again(moment: datetime) -> None:
-    """
-    Microseconds survive, in any year, before 1970 too.
-    """
+    """Microseconds survive, in any year, before 1970 too."""
     elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
     at = Instant((elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds)
     text = rfc3339(at).decode()
@@ -204,9 +192,7 @@ def test_time_is_rfc3339_and_can_be_read_again(moment: datetime) -> None:
     ],
 )
 def test_time_of_others_is_read_with_its_zone(text: str, at: int | None) -> None:
-    """
-    A time without a zone is no moment.
-    """
+    """A time without a zone is no moment."""
     assert parse_rfc3339(text) == at
 
 
@@ -223,9 +209,7 @@ DAMAGED: Headers = (
 
 
 def test_damaged_headers_are_reported_and_otherwise_absent() -> None:
-    """
-    Null and broken values of known headers are damaged, unknown headers nobody's business.
-    """
+    """Null and broken values of known headers are damaged, unknown headers nobody's business."""
     attributes = read_headers(DAMAGED)
 
     assert attributes.damaged == ("ce_id", "ce_source")
@@ -238,9 +222,7 @@ def test_damaged_headers_are_reported_and_otherwise_absent() -> None:
 
 
 def test_only_so_many_headers_are_read() -> None:
-    """
-    A record with very many headers costs no more than one with some.
-    """
+    """A record with very many headers costs no more than one with some."""
     many = [("x", b"")] * HEADERS_READ_MAX + [("ce_id", b"late")]
 
     assert read_headers(many).get(ID) is None
@@ -249,9 +231,7 @@ def test_only_so_many_headers_are_read() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["ce_id", "CE_ID", "x", ""]), st.none() | st.binary())))
 def test_headers_never_raise(headers: list[tuple[str, bytes | None]]) -> None:
-    """
-    Any headers are answered.
-    """
+    """Any headers are answered."""
     read_headers(headers)
     read_record([*headers, ("content-type", b"application/cloudevents+json")], b"{}")
 
@@ -270,9 +250,7 @@ ENVELOPE = {
 
 
 def test_structured_mode_is_read_as_binary_mode() -> None:
-    """
-    An envelope gives the same attributes and the same value.
-    """
+    """An envelope gives the same attributes and the same value."""
     headers = (("content-type", b"application/cloudevents+json; charset=UTF-8"),)
     value = json.dumps(ENVELOPE | {"data": {"order_id": "o"}}).encode()
 
@@ -293,9 +271,7 @@ def test_structured_mode_is_read_as_binary_mode() -> None:
 
 
 def test_structured_mode_may_hold_base64() -> None:
-    """
-    `data_base64` holds the bytes of the value.
-    """
+    """`data_base64` holds the bytes of the value."""
     headers = (("content-type", b"application/cloudevents+json"),)
     value = json.dumps(ENVELOPE | {"data_base64": base64.b64encode(b"{}").decode()}).encode()
 
@@ -316,9 +292,7 @@ def test_structured_mode_may_hold_base64() -> None:
     ],
 )
 def test_envelope_that_cannot_be_opened_stays_the_value(value: bytes) -> None:
-    """
-    `decode` will say what is wrong with it, and the record is parked as it came.
-    """
+    """`decode` will say what is wrong with it, and the record is parked as it came."""
     headers = (("content-type", b"application/cloudevents+json"),)
 
     assert read_record(headers, value)[1] is value
@@ -326,8 +300,6 @@ def test_envelope_that_cannot_be_opened_stays_the_value(value: bytes) -> None:
 
 @pytest.mark.parametrize("headers", [(), (("content-type", b"text/plain"),), DAMAGED])
 def test_record_without_envelope_keeps_its_value(headers: Headers) -> None:
-    """
-    Plain JSON, with any headers or none, is passed on as it is; so is a null.
-    """
+    """Plain JSON, with any headers or none, is passed on as it is; so is a null."""
     assert read_record(headers, b"{}")[1] == b"{}"
     assert read_record(headers, None)[1] is None

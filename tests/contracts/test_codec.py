@@ -1,6 +1,4 @@
-"""
-Whatever bytes arrive, `decode` answers: with a model, or with the reason why there is none.
-"""
+"""Whatever bytes arrive, `decode` answers: with a model, or with the reason why there is none."""
 
 import json
 from collections.abc import Callable
@@ -110,9 +108,7 @@ GOOD = b'{"amount":5,"lines":[],"order_id":"o-1"}'
 
 
 def nested(depth: int, value: bytes = b"") -> bytes:
-    """
-    An object that holds arrays, *depth* levels in all.
-    """
+    """An object that holds arrays, *depth* levels in all."""
     return b'{"order_id":"o","more":' + b"[" * (depth - 1) + value + b"]" * (depth - 1) + b"}"
 
 
@@ -181,9 +177,7 @@ UNREADABLE: dict[str, tuple[bytes | None, str, str]] = {
 
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_what_cannot_be_read_is_said_by_code_and_place(case: str) -> None:
-    """
-    Every kind of bad value has its code, and a message that helps to find it.
-    """
+    """Every kind of bad value has its code, and a message that helps to find it."""
     value, code, said = UNREADABLE[case]
 
     found = decode(REGISTRY, PLACED, value)
@@ -194,9 +188,7 @@ def test_what_cannot_be_read_is_said_by_code_and_place(case: str) -> None:
 
 
 def test_every_code_has_an_example() -> None:
-    """
-    The examples here and of upcasts cover all codes.
-    """
+    """The examples here and of upcasts cover all codes."""
     elsewhere = {
         "bad_header",
         "unknown_contract",
@@ -209,9 +201,7 @@ def test_every_code_has_an_example() -> None:
 
 
 def test_value_over_the_limit_is_not_looked_at() -> None:
-    """
-    Size is judged first, by a limit that the caller may set.
-    """
+    """Size is judged first, by a limit that the caller may set."""
     found = decode(REGISTRY, PLACED, b"\xff" * 101, bytes_max=100)
 
     assert isinstance(found, Unreadable)
@@ -233,9 +223,7 @@ def test_value_over_the_limit_is_not_looked_at() -> None:
 def test_contract_that_is_not_known_is_told_from_its_version(
     name: str, code: UnreadableCode
 ) -> None:
-    """
-    A newer version of a known contract needs a deploy; an unknown contract is a mistake.
-    """
+    """A newer version of a known contract needs a deploy; an unknown contract is a mistake."""
     found = decode(REGISTRY, name, GOOD)
 
     assert isinstance(found, Unreadable)
@@ -244,18 +232,14 @@ def test_contract_that_is_not_known_is_told_from_its_version(
 
 
 def test_as_deep_as_allowed_is_read() -> None:
-    """
-    The limit itself is legal, whatever brackets stand in strings.
-    """
+    """The limit itself is legal, whatever brackets stand in strings."""
     assert isinstance(decode(REGISTRY, PLACED, nested(DEPTH_MAX)), Decoded)
     text = json.dumps({"order_id": '\\"[{' * 500, "x": [[]] * 300}).encode()
     assert isinstance(decode(REGISTRY, PLACED, text), Decoded)
 
 
 def test_verdict_does_not_depend_on_the_stack() -> None:
-    """
-    A value as deep as allowed is read by a caller that is itself deep.
-    """
+    """A value as deep as allowed is read by a caller that is itself deep."""
 
     def descend(levels: int) -> Decoded | Unreadable:
         if levels:
@@ -266,9 +250,7 @@ def test_verdict_does_not_depend_on_the_stack() -> None:
 
 
 def test_fields_that_are_not_known_are_gone_from_the_payload() -> None:
-    """
-    A publisher may add fields; a history keeps what was understood, in its canonical form.
-    """
+    """A publisher may add fields; a history keeps what was understood, in its canonical form."""
     found = decode(REGISTRY, PLACED, b' {"order_id": "\\u00e9", "colour": {"z": [1e2]}} ')
 
     assert found == Decoded(PLACED, Placed(order_id="é"), '{"amount":0,"lines":[],"order_id":"é"}')
@@ -276,9 +258,7 @@ def test_fields_that_are_not_known_are_gone_from_the_payload() -> None:
 
 @pytest.mark.parametrize("encoder", [json.dumps, lambda value: json.dumps(value, indent=2)])
 def test_any_spelling_of_one_value_is_the_same_message(encoder: Callable[[Any], str]) -> None:
-    """
-    Spaces, order of keys and escapes mean nothing.
-    """
+    """Spaces, order of keys and escapes mean nothing."""
     value = {"order_id": "ä\n", "lines": [{"quantity": 2, "article": "a"}], "amount": 3}
 
     found = decode(REGISTRY, PLACED, encoder(value).encode())
@@ -291,9 +271,7 @@ def test_any_spelling_of_one_value_is_the_same_message(encoder: Callable[[Any], 
 
 
 def test_problem_of_a_long_input_is_short() -> None:
-    """
-    What was received is quoted by a few characters only.
-    """
+    """What was received is quoted by a few characters only."""
     value = json.dumps({"order_id": "o", "amount": "secret" * 10_000}).encode()
     found = decode(REGISTRY, PLACED, value)
 
@@ -313,9 +291,7 @@ def test_problem_of_a_long_input_is_short() -> None:
 
 
 def test_validators_of_the_author_may_refuse_or_fail() -> None:
-    """
-    What a validator says is passed on; what it raises by mistake is no traceback.
-    """
+    """What a validator says is passed on; what it raises by mistake is no traceback."""
     name = "codec-orders.evt.grumpy.v1"
     refused = decode(REGISTRY, name, b'{"order_id":"value"}')
     failed = decode(REGISTRY, name, b'{"order_id":"bug"}')
@@ -327,9 +303,7 @@ def test_validators_of_the_author_may_refuse_or_fail() -> None:
 
 
 def test_lax_contract_takes_what_can_be_converted() -> None:
-    """
-    `strict=False` lets a contract read numbers from text.
-    """
+    """`strict=False` lets a contract read numbers from text."""
     found = decode(REGISTRY, "codec-orders.evt.lax.v1", b'{"amount":"5"}')
 
     assert isinstance(found, Decoded)
@@ -337,9 +311,7 @@ def test_lax_contract_takes_what_can_be_converted() -> None:
 
 
 def test_aliases_are_the_names_on_the_wire() -> None:
-    """
-    A field is read and written under its alias.
-    """
+    """A field is read and written under its alias."""
     found = decode(REGISTRY, "codec-orders.evt.aliased.v1", b'{"orderId":"o"}')
 
     assert isinstance(found, Decoded)
@@ -368,9 +340,7 @@ RICH = st.builds(
 
 @given(RICH)
 def test_decode_is_the_inverse_of_encode(model: Rich) -> None:
-    """
-    What was encoded is read as the same model and the same bytes.
-    """
+    """What was encoded is read as the same model and the same bytes."""
     text = encode(model)
 
     assert decode(REGISTRY, "codec-orders.evt.rich.v1", text.encode()) == Decoded(
@@ -383,9 +353,7 @@ def test_decode_is_the_inverse_of_encode(model: Rich) -> None:
 @given(JSON_VALUES)
 @example({"b": 1, "a": {"d": None, "c": -0.0}})
 def test_canonical_is_idempotent(value: Any) -> None:
-    """
-    The canonical form of a canonical form is itself, however it was spelt before.
-    """
+    """The canonical form of a canonical form is itself, however it was spelt before."""
     text = canonical(value)
 
     assert canonical(json.loads(text)) == text
@@ -395,9 +363,7 @@ def test_canonical_is_idempotent(value: Any) -> None:
 
 @given(st.binary(max_size=200) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
 def test_decode_never_raises(value: bytes) -> None:
-    """
-    Any bytes are answered.
-    """
+    """Any bytes are answered."""
     found = decode(REGISTRY, PLACED, value)
 
     assert isinstance(found, Decoded | Unreadable)
@@ -405,18 +371,14 @@ def test_decode_never_raises(value: bytes) -> None:
 
 @given(st.text(st.sampled_from('[]{}",:1a\\ '), max_size=60))
 def test_nothing_is_accepted_that_the_standard_library_refuses(text: str) -> None:
-    """
-    What passes as JSON here is JSON elsewhere; deep or not.
-    """
+    """What passes as JSON here is JSON elsewhere; deep or not."""
     if flaw_of(text.encode()) is None:
         json.loads(text)
 
 
 @given(st.lists(st.sampled_from("[{"), min_size=1, max_size=250))
 def test_depth_is_counted_exactly(opening: list[str]) -> None:
-    """
-    Exactly the limit passes, one more does not, whatever the brackets.
-    """
+    """Exactly the limit passes, one more does not, whatever the brackets."""
     closing = {"[": "]", "{": "}"}
     text = "".join(opening) + "".join(closing[one] for one in reversed(opening))
 
@@ -437,9 +399,7 @@ def test_depth_is_counted_exactly(opening: list[str]) -> None:
     ],
 )
 def test_value_without_canonical_form_is_refused(value: Any, code: str) -> None:
-    """
-    What JSON cannot say is an error, never null and never rounded.
-    """
+    """What JSON cannot say is an error, never null and never rounded."""
     with pytest.raises(MalformedMessage) as refused:
         canonical(value)
 
@@ -447,9 +407,7 @@ def test_value_without_canonical_form_is_refused(value: Any, code: str) -> None:
 
 
 def test_deep_value_is_refused_before_it_is_sent() -> None:
-    """
-    The limit of readers is the limit of writers.
-    """
+    """The limit of readers is the limit of writers."""
     value: Any = []
     for _ in range(DEPTH_MAX):
         value = [value]
@@ -495,8 +453,8 @@ RICH_EXAMPLE: dict[str, Any] = {
     ],
 )
 def test_model_that_no_reader_could_read_is_not_sent(fields: dict[str, Any], code: str) -> None:
-    """
-    What hides in a field of any type, or was put there unchecked, is found while it is encoded.
+    """What hides in a field of any type, or was put there unchecked, is found while it is
+    encoded.
     """
     model = Rich.model_construct(**RICH_EXAMPLE | fields)
 
@@ -507,24 +465,18 @@ def test_model_that_no_reader_could_read_is_not_sent(fields: dict[str, Any], cod
 
 
 def test_value_put_unchecked_into_a_field_is_not_sent() -> None:
-    """
-    `model_construct` and `model_copy` check nothing; encoding does.
-    """
+    """`model_construct` and `model_copy` check nothing; encoding does."""
     with pytest.raises(MalformedMessage, match="Expected `int`"):
         encode(Placed(order_id="o").model_copy(update={"amount": "many"}))
 
 
 def test_canonical_dump_tells_no_flaw_where_only_the_spelling_differs() -> None:
-    """
-    Another spelling of a number is no reason to refuse.
-    """
+    """Another spelling of a number is no reason to refuse."""
     assert canonical_dump(b'{"b":1E2,"a":1.50}') == b'{"a":1.5,"b":100.0}'
 
 
 def test_stored_message_is_read_as_its_current_version() -> None:
-    """
-    `message_of` and `read` are inverse; what cannot be read any more is a typed error.
-    """
+    """`message_of` and `read` are inverse; what cannot be read any more is a typed error."""
     placed = Placed(order_id="o-1", lines=(Line(article="a", quantity=1),))
 
     assert read(REGISTRY, message_of(placed)) == placed
@@ -545,18 +497,14 @@ def test_stored_message_is_read_as_its_current_version() -> None:
     [None, PLACED, "", "com.shop.OrderPlaced", "codec-orders.evt.other.v9", f"{PLACED[:-1]}x"],
 )
 def test_what_others_call_their_types_means_nothing(claimed: str | None) -> None:
-    """
-    A header is optional, and names of others' making are nobody's mistake.
-    """
+    """A header is optional, and names of others' making are nobody's mistake."""
     headers = {} if claimed is None else {"ce_type": claimed}
 
     assert wrong_headers(PLACED, Attributes(headers)) is None
 
 
 def test_another_version_than_the_topics_is_refused() -> None:
-    """
-    It might be read as what it is not.
-    """
+    """It might be read as what it is not."""
     claimed = PLACED.rpartition(".v")[0] + ".v9"
     refused = wrong_headers(PLACED, Attributes({"ce_type": claimed}))
     assert refused is not None
@@ -565,9 +513,7 @@ def test_another_version_than_the_topics_is_refused() -> None:
 
 
 def test_a_header_that_cannot_be_read_is_not_taken_for_an_absent_one() -> None:
-    """
-    It is named; only the trace, on which nothing depends, is done without.
-    """
+    """It is named; only the trace, on which nothing depends, is done without."""
     refused = wrong_headers(PLACED, Attributes({}, ("traceparent", "ce_id")))
     assert refused is not None
     assert refused.code is UnreadableCode.BAD_HEADER

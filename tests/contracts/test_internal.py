@@ -1,6 +1,4 @@
-"""
-The engine's own messages are read leniently, but never guessed.
-"""
+"""The engine's own messages are read leniently, but never guessed."""
 
 import json
 from typing import Any
@@ -31,17 +29,13 @@ DONE = "internal-parcels.evt.intent-done.v1"
 
 
 def received(contract_name: str, value: Any) -> Decoded | Unreadable:
-    """
-    What becomes of *value*, sent as JSON.
-    """
+    """What becomes of *value*, sent as JSON."""
     return decode(REGISTRY, contract_name, json.dumps(value).encode())
 
 
 @pytest.mark.parametrize("value", [{}, {"anything": 1}])
 def test_done_needs_nothing(value: dict[str, Any]) -> None:
-    """
-    Whatever object a service sends as `intent-done` says done.
-    """
+    """Whatever object a service sends as `intent-done` says done."""
     found = received(DONE, value)
 
     assert isinstance(found, Decoded)
@@ -50,9 +44,7 @@ def test_done_needs_nothing(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("outcome", ["refused", "failed"])
 def test_failure_needs_only_its_outcome(outcome: str) -> None:
-    """
-    Code and message may be missing.
-    """
+    """Code and message may be missing."""
     found = received(FAILED, {"outcome": outcome})
 
     assert isinstance(found, Decoded)
@@ -61,9 +53,7 @@ def test_failure_needs_only_its_outcome(outcome: str) -> None:
 
 @pytest.mark.parametrize("value", [{}, {"outcome": "done"}, {"outcome": "Refused"}, {"outcome": 1}])
 def test_failure_of_no_known_outcome_is_not_guessed(value: dict[str, Any]) -> None:
-    """
-    Whether anything happened decides on undoing: it must be said.
-    """
+    """Whether anything happened decides on undoing: it must be said."""
     found = received(FAILED, value)
 
     assert isinstance(found, Unreadable)
@@ -71,9 +61,7 @@ def test_failure_of_no_known_outcome_is_not_guessed(value: dict[str, Any]) -> No
 
 
 def test_command_survives_the_wire() -> None:
-    """
-    All of a command arrives as it was sent.
-    """
+    """All of a command arrives as it was sent."""
     command = Command(
         command_id="c-1",
         act=CommandAct.SIGNAL,
@@ -91,9 +79,7 @@ def test_command_survives_the_wire() -> None:
 
 
 def test_cancel_is_graceful_unless_it_says_otherwise() -> None:
-    """
-    The default of SEMANTICS 6.
-    """
+    """The default of SEMANTICS 6."""
     found = received(COMMAND_CONTRACT, {"command_id": "c", "act": "cancel", "saga_id": "s"})
 
     assert isinstance(found, Decoded)
@@ -113,9 +99,7 @@ def test_cancel_is_graceful_unless_it_says_otherwise() -> None:
     ],
 )
 def test_command_that_says_too_little_is_refused(fields: dict[str, Any], problem: str) -> None:
-    """
-    A command that could do harm by a wrong guess is parked with its reason.
-    """
+    """A command that could do harm by a wrong guess is parked with its reason."""
     found = received(COMMAND_CONTRACT, {"command_id": "c", "saga_id": "s", **fields})
 
     assert isinstance(found, Unreadable)

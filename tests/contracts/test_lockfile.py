@@ -1,6 +1,4 @@
-"""
-A change that readers cannot follow is told from one that they can, and each says what to do.
-"""
+"""A change that readers cannot follow is told from one that they can, and each says what to do."""
 
 import json
 from collections.abc import Callable
@@ -31,9 +29,7 @@ class Line(BaseModel):
 
 
 def placed(fields: dict[str, Any], *, key: str | None = None) -> type[Event]:
-    """
-    The contract `lock-orders.placed` with these fields; a plain type is required.
-    """
+    """The contract `lock-orders.placed` with these fields; a plain type is required."""
     full = {name: one if isinstance(one, tuple) else (one, ...) for name, one in fields.items()}
     keywords = {"topic": "lock-orders.placed", "version": 1, "key": key}
     made: type[Event] = create_model(
@@ -43,9 +39,7 @@ def placed(fields: dict[str, Any], *, key: str | None = None) -> type[Event]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str | None, bool]]:
-    """
-    Kind, field and compatibility of each change between two sets of fields.
-    """
+    """Kind, field and compatibility of each change between two sets of fields."""
     lock = read_lock(lock_text(lock_of(ContractRegistry([placed(before)]))))
     found = check(ContractRegistry([placed(after)]), lock)
     assert all(one.contract == NAME and one.advice for one in found)
@@ -53,9 +47,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, st
 
 
 def line(**fields: Any) -> type[BaseModel]:
-    """
-    A nested model with these fields.
-    """
+    """A nested model with these fields."""
     full = {name: one if isinstance(one, tuple) else (one, ...) for name, one in fields.items()}
     made: type[BaseModel] = create_model("Line", **full)
     return made
@@ -163,18 +155,14 @@ MATRIX: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[str, str | No
 
 @pytest.mark.parametrize("case", MATRIX)
 def test_change_is_classified(case: str) -> None:
-    """
-    Every kind of change is named, placed and judged.
-    """
+    """Every kind of change is named, placed and judged."""
     before, after, expected = MATRIX[case]
 
     assert sorted(changes(before, after)) == sorted(expected)
 
 
 def test_change_says_before_after_and_what_to_do() -> None:
-    """
-    A line of the report is enough to act on.
-    """
+    """A line of the report is enough to act on."""
     lock = lock_of(ContractRegistry([placed({"amount": int})]))
     (change,) = check(ContractRegistry([placed({"amount": str})]), lock)
 
@@ -188,9 +176,7 @@ def test_change_says_before_after_and_what_to_do() -> None:
 
 
 def test_compatible_changes_are_let_through() -> None:
-    """
-    What readers can follow is reported, with the reminder to lock it, and not refused.
-    """
+    """What readers can follow is reported, with the reminder to lock it, and not refused."""
     lock = lock_of(ContractRegistry([placed({})]))
     found = check(ContractRegistry([placed({"note": (str, "")})]), lock)
 
@@ -199,9 +185,7 @@ def test_compatible_changes_are_let_through() -> None:
 
 
 def test_key_and_reply_belong_to_the_contract() -> None:
-    """
-    Another key finds other sagas, another reply is another protocol.
-    """
+    """Another key finds other sagas, another reply is another protocol."""
     lock = lock_of(ContractRegistry([placed({"a": str, "b": str}, key="a")]))
     (change,) = check(ContractRegistry([placed({"a": str, "b": str}, key="b")]), lock)
     assert (change.kind, change.before, change.after, change.compatible) == (
@@ -231,8 +215,8 @@ def test_key_and_reply_belong_to_the_contract() -> None:
 
 
 def test_contract_added_is_fine_and_removed_is_not() -> None:
-    """
-    A new contract only wants to be locked; a version that is gone leaves messages nobody can read.
+    """A new contract only wants to be locked; a version that is gone leaves messages nobody can
+    read.
     """
     registry, nothing = ContractRegistry([placed({})]), ContractRegistry([])
 
@@ -249,9 +233,7 @@ class Node(BaseModel):
 
 
 def test_recursive_models_are_compared_to_an_end() -> None:
-    """
-    A model that holds itself is compared once.
-    """
+    """A model that holds itself is compared once."""
 
     def tree(**more: Any) -> type[BaseModel]:
         made = create_model("Tree", name=(str, ...), kids=(list[ForwardRef("Tree")], []), **more)
@@ -265,9 +247,7 @@ def test_recursive_models_are_compared_to_an_end() -> None:
 
 
 def test_lock_file_is_stable_text() -> None:
-    """
-    The same contracts give the same bytes, sorted and with a newline at the end.
-    """
+    """The same contracts give the same bytes, sorted and with a newline at the end."""
     one = lock_text(lock_of(ContractRegistry([placed({"b": Line, "a": str})])))
     two = lock_text(lock_of(ContractRegistry([placed({"b": Line, "a": str})])))
 
@@ -279,9 +259,7 @@ def test_lock_file_is_stable_text() -> None:
 
 
 def test_locked_schema_judges_as_the_model_does() -> None:
-    """
-    The schema that other languages use accepts and refuses what we do.
-    """
+    """The schema that other languages use accepts and refuses what we do."""
     lock = lock_of(ContractRegistry([placed({"a": str, "lines": list[Line]})]))
     validator = jsonschema.Draft202012Validator(dict(lock[NAME].schema))
 
@@ -291,9 +269,7 @@ def test_locked_schema_judges_as_the_model_does() -> None:
 
 
 def no_format(lock: dict[str, Any]) -> None:
-    """
-    Takes away the format.
-    """
+    """Takes away the format."""
     del lock["format"]
 
 
@@ -308,9 +284,7 @@ def no_format(lock: dict[str, Any]) -> None:
 def test_lock_file_of_another_shape_is_refused(
     spoil: Callable[[dict[str, Any]], None], problem: str
 ) -> None:
-    """
-    A file that is no lock is said to be none, with its name.
-    """
+    """A file that is no lock is said to be none, with its name."""
     lock = {"format": 1, "contracts": {}}
     spoil(lock)
 
@@ -321,8 +295,6 @@ def test_lock_file_of_another_shape_is_refused(
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
 def test_text_that_is_no_lock_is_refused(text: str) -> None:
-    """
-    An empty or broken file is an answer, no traceback.
-    """
+    """An empty or broken file is an answer, no traceback."""
     with pytest.raises(DefinitionError, match="lock file"):
         read_lock(text)

@@ -1,5 +1,5 @@
-"""
-Contracts are declared by class keywords, and refused with file and line when they cannot work.
+"""Contracts are declared by class keywords, and refused with file and line when they
+cannot work.
 """
 
 import gc
@@ -43,18 +43,14 @@ class OrderPlaced(Event, topic="models-orders.order-placed", version=1, key="ord
 
 
 def declare(source: str) -> type[Any]:
-    """
-    The last class that *source* makes, in a file of its own.
-    """
+    """The last class that *source* makes, in a file of its own."""
     names: dict[str, Any] = {"Event": Event, "Intent": Intent, "Paid": Paid, "__name__": __name__}
     exec(compile(source, "shop/contracts.py", "exec"), names)
     return list(names.values())[-1]
 
 
 def test_contract_says_all_of_its_keywords() -> None:
-    """
-    Domain, name, kind, version, key and place come from the class statement.
-    """
+    """Domain, name, kind, version, key and place come from the class statement."""
     contract = contract_of(OrderPlaced)
 
     assert (contract.domain, contract.name, contract.kind, contract.version, contract.key) == (
@@ -73,18 +69,14 @@ def test_contract_says_all_of_its_keywords() -> None:
 
 
 def test_intent_knows_its_reply() -> None:
-    """
-    The parameter of `Intent` is the reply; None where there is none.
-    """
+    """The parameter of `Intent` is the reply; None where there is none."""
     assert contract_of(Pay).kind is Kind.INTENT
     assert contract_of(Pay).reply is Paid
     assert contract_of(Refund).reply is None
 
 
 def test_replies_arrive_on_the_reply_or_as_done_and_always_as_failed() -> None:
-    """
-    The contracts of the answers to an intent with a reply and to one without.
-    """
+    """The contracts of the answers to an intent with a reply and to one without."""
     assert reply_contract_names(contract_of(Pay)) == (
         "models-payments.evt.paid.v1",
         "models-payments.evt.intent-failed.v1",
@@ -96,9 +88,7 @@ def test_replies_arrive_on_the_reply_or_as_done_and_always_as_failed() -> None:
 
 
 def test_reply_is_inherited_through_an_abstract_base() -> None:
-    """
-    A base without `topic` may say the reply for all of its intents.
-    """
+    """A base without `topic` may say the reply for all of its intents."""
 
     class Payment(Intent[Paid]):
         order_id: str
@@ -112,9 +102,7 @@ def test_reply_is_inherited_through_an_abstract_base() -> None:
 
 
 def test_subclass_of_a_contract_is_not_that_contract() -> None:
-    """
-    What a class declares is not inherited.
-    """
+    """What a class declares is not inherited."""
 
     class Special(OrderPlaced):
         pass
@@ -124,9 +112,7 @@ def test_subclass_of_a_contract_is_not_that_contract() -> None:
 
 
 def test_models_are_frozen_and_ignore_what_they_do_not_know() -> None:
-    """
-    A model cannot be changed, and a publisher may add fields.
-    """
+    """A model cannot be changed, and a publisher may add fields."""
     placed = OrderPlaced.model_validate({"order_id": "o-1", "colour": "red"})
 
     assert placed == OrderPlaced(order_id="o-1")
@@ -136,9 +122,7 @@ def test_models_are_frozen_and_ignore_what_they_do_not_know() -> None:
 
 @pytest.mark.parametrize("price", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_does_not_know_are_refused(price: float) -> None:
-    """
-    A float field takes finite numbers only, in Python too.
-    """
+    """A float field takes finite numbers only, in Python too."""
     with pytest.raises(ValidationError, match="finite"):
         OrderPlaced(order_id="o-1", price=price)
 
@@ -182,9 +166,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_class_that_is_no_contract_is_refused_with_file_and_line(case: str) -> None:
-    """
-    Whatever is wrong with a declaration is said where it was written.
-    """
+    """Whatever is wrong with a declaration is said where it was written."""
     source, problem = REFUSED[case]
 
     with pytest.raises(DefinitionError) as refused:
@@ -196,9 +178,7 @@ def test_class_that_is_no_contract_is_refused_with_file_and_line(case: str) -> N
 
 
 def test_refused_duplicate_names_both_places() -> None:
-    """
-    Who claims a taken topic learns who has it.
-    """
+    """Who claims a taken topic learns who has it."""
     with pytest.raises(DefinitionError) as refused:
         declare('class X(Event, topic="models-payments.paid", version=1): pass')
 
@@ -206,9 +186,7 @@ def test_refused_duplicate_names_both_places() -> None:
 
 
 def test_set_in_a_nested_model_is_refused() -> None:
-    """
-    Sets have no order, at whatever depth they hide.
-    """
+    """Sets have no order, at whatever depth they hide."""
     nested = "from pydantic import BaseModel\nclass Line(BaseModel):\n    tags: set[str]\n"
 
     with pytest.raises(DefinitionError, match=r"set in 'lines\.tags'"):
@@ -216,9 +194,7 @@ def test_set_in_a_nested_model_is_refused() -> None:
 
 
 def test_one_topic_may_be_event_and_intent_and_have_versions() -> None:
-    """
-    Only topic, kind and version together must be unique.
-    """
+    """Only topic, kind and version together must be unique."""
     source = "class {}({}, topic='models-shared.thing', version={}): pass"
     kept = [
         declare(source.format("A", "Event", 1)),
@@ -234,9 +210,7 @@ def test_one_topic_may_be_event_and_intent_and_have_versions() -> None:
 
 
 def test_reloaded_module_replaces_its_classes() -> None:
-    """
-    The same class statement, run again, is a redefinition and no second claim.
-    """
+    """The same class statement, run again, is a redefinition and no second claim."""
     source = 'class Again(Event, topic="models-again.again", version=1): pass'
 
     first, second = declare(source), declare(source)
@@ -247,9 +221,7 @@ def test_reloaded_module_replaces_its_classes() -> None:
 
 
 def test_class_that_nobody_has_any_more_claims_nothing() -> None:
-    """
-    A topic is free again once the class that had it is gone.
-    """
+    """A topic is free again once the class that had it is gone."""
     declare('class Gone(Event, topic="models-again.gone", version=1): pass')
     successor = declare('class Successor(Event, topic="models-again.gone", version=1): pass')
 
@@ -257,9 +229,7 @@ def test_class_that_nobody_has_any_more_claims_nothing() -> None:
 
 
 def test_refused_class_claims_nothing() -> None:
-    """
-    A correction of a refused class is not taken for a duplicate.
-    """
+    """A correction of a refused class is not taken for a duplicate."""
     source = 'class {}(Event, topic="models-again.refused", version=1, key="{}"): order_id: str'
     with pytest.raises(DefinitionError):
         declare(source.format("Wrong", "id"))
@@ -273,9 +243,7 @@ def test_refused_class_claims_nothing() -> None:
 
 
 def test_business_key_is_text() -> None:
-    """
-    A key may be text, a number, an id or a named value; on the wire it is text.
-    """
+    """A key may be text, a number, an id or a named value; on the wire it is text."""
 
     class Shop(StrEnum):
         NORTH = "north"
@@ -294,8 +262,8 @@ def test_business_key_is_text() -> None:
 
 
 def test_field_whose_type_comes_later_is_resolved_by_the_registry() -> None:
-    """
-    A class may name one that is defined below it; what is never defined is refused with its place.
+    """A class may name one that is defined below it; what is never defined is refused with its
+    place.
     """
     made = declare(
         "class Late(Event, topic='models-late.late', version=1):\n    line: 'Line'\n"
@@ -307,9 +275,7 @@ def test_field_whose_type_comes_later_is_resolved_by_the_registry() -> None:
 
 
 def test_lax_contract_is_possible() -> None:
-    """
-    `strict=False` is the author's choice; it is no part of what all contracts promise.
-    """
+    """`strict=False` is the author's choice; it is no part of what all contracts promise."""
 
     class Lax(Event, topic="models-lax.lax", version=1):
         model_config = ConfigDict(strict=False)
@@ -319,8 +285,8 @@ def test_lax_contract_is_possible() -> None:
 
 
 def test_a_class_that_nobody_has_any_more_leaves_its_contract_to_others():
-    """
-    Also when it was used: a test may have a contract of its own under the name of another test's.
+    """Also when it was used: a test may have a contract of its own under the name of another
+    test's.
     """
 
     def first() -> None:

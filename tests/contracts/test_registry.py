@@ -1,6 +1,4 @@
-"""
-The registry is closed: it knows what was named, what that needs, and nothing else.
-"""
+"""The registry is closed: it knows what was named, what that needs, and nothing else."""
 
 from typing import Any
 
@@ -32,9 +30,7 @@ class Placed(Event, topic="registry-orders.placed", version=1):
 
 
 def test_replies_and_internal_contracts_come_along() -> None:
-    """
-    Naming an intent is enough to read every answer to it, and commands.
-    """
+    """Naming an intent is enough to read every answer to it, and commands."""
     registry = ContractRegistry([Pay, Placed])
 
     assert [one.contract_name for one in registry.contracts] == [
@@ -51,18 +47,14 @@ def test_replies_and_internal_contracts_come_along() -> None:
 
 
 def test_published_leaves_out_what_is_the_engines_own() -> None:
-    """
-    The lock file holds what the application declares.
-    """
+    """The lock file holds what the application declares."""
     published = ContractRegistry([Pay]).published
 
     assert [one.model for one in published] == [Paid, Pay]
 
 
 def test_unknown_contract_names_what_comes_near() -> None:
-    """
-    A misspelt name is answered with the right one.
-    """
+    """A misspelt name is answered with the right one."""
     registry = ContractRegistry([Pay])
 
     with pytest.raises(UnknownContract, match=r"did you mean registry-payments\.evt\.paid\.v1"):
@@ -76,18 +68,14 @@ def test_unknown_contract_names_what_comes_near() -> None:
 
 
 def test_name_of_any_length_is_answered() -> None:
-    """
-    What was received as a name is not quoted whole.
-    """
+    """What was received as a name is not quoted whole."""
     registry = ContractRegistry([Pay])
 
     assert len(registry.explain_unknown("x" * 100_000)) < 300
 
 
 def test_two_classes_of_one_name_in_one_application_are_refused() -> None:
-    """
-    A class and its redefinition cannot both be used.
-    """
+    """A class and its redefinition cannot both be used."""
 
     def make() -> type[Any]:
         class Twice(Event, topic="registry-orders.twice", version=1):
@@ -103,8 +91,6 @@ def test_two_classes_of_one_name_in_one_application_are_refused() -> None:
 
 
 def test_class_without_contract_is_refused() -> None:
-    """
-    A registry takes contracts only.
-    """
+    """A registry takes contracts only."""
     with pytest.raises(DefinitionError, match="is no contract"):
         ContractRegistry([Event])

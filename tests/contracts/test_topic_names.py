@@ -1,6 +1,4 @@
-"""
-Names of contracts and topics are made and taken apart without loss.
-"""
+"""Names of contracts and topics are made and taken apart without loss."""
 
 import pytest
 from hypothesis import given
@@ -23,9 +21,7 @@ NAMES = st.builds(ContractName, PARTS, st.sampled_from(Kind), PARTS, st.integers
 
 
 def test_topic_is_prefixed_contract_name() -> None:
-    """
-    The example of the interface.
-    """
+    """The example of the interface."""
     topics = TopicNames("dev", "saga")
 
     assert topics.topic("orders.evt.order-placed.v1") == "dev.saga.orders.evt.order-placed.v1"
@@ -51,9 +47,7 @@ def test_topic_is_prefixed_contract_name() -> None:
     ],
 )
 def test_foreign_topic_has_no_contract(topic: str) -> None:
-    """
-    Topics of others, and names that only look alike, are nobody's.
-    """
+    """Topics of others, and names that only look alike, are nobody's."""
     assert TopicNames("dev", "saga").contract_name(topic) is None
 
 
@@ -61,9 +55,7 @@ def test_foreign_topic_has_no_contract(topic: str) -> None:
     "part", ["", "Dev", "de v", "a.b", "a_b", "-a", "a-", "a\n", "ä", "x" * 33]
 )
 def test_illegal_environment_or_namespace_is_refused_by_name(part: str) -> None:
-    """
-    What cannot be part of a topic's name is refused before any topic is made.
-    """
+    """What cannot be part of a topic's name is refused before any topic is made."""
     with pytest.raises(ValueError, match=r"^env "):
         TopicNames(part, "saga")
     with pytest.raises(ValueError, match=r"^namespace "):
@@ -72,9 +64,7 @@ def test_illegal_environment_or_namespace_is_refused_by_name(part: str) -> None:
 
 @given(NAMES)
 def test_names_are_read_as_they_are_written(name: ContractName) -> None:
-    """
-    Writing and parsing are inverse, with and without the prefix.
-    """
+    """Writing and parsing are inverse, with and without the prefix."""
     topics = TopicNames("e-1", "n")
 
     assert parse_contract_name(str(name)) == name
@@ -82,8 +72,8 @@ def test_names_are_read_as_they_are_written(name: ContractName) -> None:
 
 
 def test_longest_names_are_legal_topics() -> None:
-    """
-    Every legal contract, and the topics that come along with it, fit into Kafka's 249 characters.
+    """Every legal contract, and the topics that come along with it, fit into Kafka's 249
+    characters.
     """
     longest = "p" * NAMING_PART_CHARS_MAX
     topics = TopicNames(longest, longest)
@@ -97,9 +87,7 @@ def test_longest_names_are_legal_topics() -> None:
 
 
 def test_dead_letters_have_their_own_kind() -> None:
-    """
-    The dlq of a contract is named after it.
-    """
+    """The dlq of a contract is named after it."""
     assert dlq_name("orders.evt.order-placed.v2") == "orders.dlq.order-placed.v2"
     assert dlq_name("orders.dlq.order-placed.v2") == "orders.dlq.order-placed.v2"
     with pytest.raises(ValueError, match="no contract name"):

@@ -1,6 +1,4 @@
-"""
-Upcasts join the versions of a contract, upwards only and each in one way.
-"""
+"""Upcasts join the versions of a contract, upwards only and each in one way."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -24,8 +22,8 @@ from saga.errors import DefinitionError
 
 @pytest.fixture
 def shop() -> SimpleNamespace:
-    """
-    Three versions of an event, another event, and an intent of the same name; joined by nothing.
+    """Three versions of an event, another event, and an intent of the same name; joined by
+    nothing.
     """
 
     class V1(Event, topic="upcast-orders.placed", version=1):
@@ -49,16 +47,14 @@ def shop() -> SimpleNamespace:
 
 
 def annotated(function: Callable[..., Any], old: Any, new: Any) -> Callable[..., Any]:
-    """
-    *function* as if its annotations had been written so.
-    """
+    """*function* as if its annotations had been written so."""
     function.__annotations__ = {"old": old, "return": new}
     return function
 
 
 def test_chain_is_followed_to_the_current_version(shop: SimpleNamespace) -> None:
-    """
-    A message of version 1 is read as version 3, and the registry finds all versions by itself.
+    """A message of version 1 is read as version 3, and the registry finds all versions by
+    itself.
     """
     V1, V2, V3 = shop.V1, shop.V2, shop.V3  # noqa: N806  # they are classes
 
@@ -86,9 +82,7 @@ def test_chain_is_followed_to_the_current_version(shop: SimpleNamespace) -> None
 
 
 def test_versions_that_nothing_joins_stay_apart(shop: SimpleNamespace) -> None:
-    """
-    Without an upcast every version is its own current one.
-    """
+    """Without an upcast every version is its own current one."""
     registry = ContractRegistry([shop.V1, shop.V2])
 
     assert registry.current("upcast-orders.evt.placed.v1").model is shop.V1
@@ -107,9 +101,7 @@ def test_versions_that_nothing_joins_stay_apart(shop: SimpleNamespace) -> None:
 def test_upcast_that_joins_no_two_versions_is_refused(
     shop: SimpleNamespace, old: str, new: str, problem: str
 ) -> None:
-    """
-    Down, sideways, to another topic, or from event to intent: refused where it was written.
-    """
+    """Down, sideways, to another topic, or from event to intent: refused where it was written."""
 
     def wrong(old: Any) -> Any:
         return old
@@ -126,9 +118,7 @@ def test_upcast_that_joins_no_two_versions_is_refused(
 def test_upcast_of_what_is_no_contract_is_refused(
     shop: SimpleNamespace, old: Any, new: Any
 ) -> None:
-    """
-    Both annotations must be contracts.
-    """
+    """Both annotations must be contracts."""
     ends = [getattr(shop, end) if isinstance(end, str) else end for end in (old, new)]
 
     with pytest.raises(DefinitionError, match="two contract classes"):
@@ -136,17 +126,13 @@ def test_upcast_of_what_is_no_contract_is_refused(
 
 
 def test_upcast_without_annotations_is_refused() -> None:
-    """
-    The versions are read from the annotations, so there must be some.
-    """
+    """The versions are read from the annotations, so there must be some."""
     with pytest.raises(DefinitionError, match="two contract classes"):
         upcast(lambda old: old)
 
 
 def test_upcast_with_unknown_annotation_is_refused() -> None:
-    """
-    An annotation that names nothing is said by name.
-    """
+    """An annotation that names nothing is said by name."""
 
     def lost(old: "Nowhere") -> "Nowhere":  # noqa: F821  # that is the point
         return old
@@ -156,9 +142,7 @@ def test_upcast_with_unknown_annotation_is_refused() -> None:
 
 
 def test_upcast_that_waits_is_refused(shop: SimpleNamespace) -> None:
-    """
-    Reading a message never waits.
-    """
+    """Reading a message never waits."""
 
     async def waits(old: Any) -> Any:
         return old
@@ -168,9 +152,7 @@ def test_upcast_that_waits_is_refused(shop: SimpleNamespace) -> None:
 
 
 def test_second_way_up_is_refused(shop: SimpleNamespace) -> None:
-    """
-    A version becomes the next one in one way; the message says where that is.
-    """
+    """A version becomes the next one in one way; the message says where that is."""
 
     def one(old: Any) -> Any:
         return old
@@ -187,9 +169,7 @@ def test_second_way_up_is_refused(shop: SimpleNamespace) -> None:
 
 
 def test_reloaded_upcast_replaces_itself(shop: SimpleNamespace) -> None:
-    """
-    The same function, defined again, is a redefinition and no second way.
-    """
+    """The same function, defined again, is a redefinition and no second way."""
 
     def make(amount: int) -> Callable[..., Any]:
         def again(old: Any) -> Any:
@@ -219,9 +199,7 @@ def test_reloaded_upcast_replaces_itself(shop: SimpleNamespace) -> None:
 def test_failing_upcast_parks_the_message(
     shop: SimpleNamespace, function: Callable[..., Any], said: str
 ) -> None:
-    """
-    What an upcast raises, or returns instead of the new version, never leaves `decode`.
-    """
+    """What an upcast raises, or returns instead of the new version, never leaves `decode`."""
     upcast(annotated(function, shop.V1, shop.V2))
 
     found = decode(ContractRegistry([shop.V1]), "upcast-orders.evt.placed.v1", b'{"order_id":"o"}')
@@ -233,9 +211,7 @@ def test_failing_upcast_parks_the_message(
 
 
 def test_upcast_whose_result_cannot_be_written_parks_the_message(shop: SimpleNamespace) -> None:
-    """
-    A new version that no reader could read is as bad as none.
-    """
+    """A new version that no reader could read is as bad as none."""
 
     def swells(old: Any) -> Any:
         return shop.V2(order_id=old.order_id, amount=2**70)

@@ -1,6 +1,4 @@
-"""
-The order saga of these tests: reserve, pay, ship; each test varies what it is about.
-"""
+"""The order saga of these tests: reserve, pay, ship; each test varies what it is about."""
 
 from collections.abc import Callable
 from typing import Any
@@ -89,9 +87,7 @@ CONTRACTS = (
 def order_saga(
     *, retry: Retry = ONCE, timeout: str | None = None, **options: Any
 ) -> SagaDefinition:
-    """
-    Reserve, pay, ship: each with its undo.
-    """
+    """Reserve, pay, ship: each with its undo."""
 
     @saga("order", version=1, starts_on=OrderPlaced, rolled_back=OrderRejected, **options)
     async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
@@ -104,8 +100,6 @@ def order_saga(
 
 
 def as_saga(function: Callable[..., Any], **options: Any) -> SagaDefinition:
-    """
-    A saga of any function of context and trigger.
-    """
+    """A saga of any function of context and trigger."""
     defaults: dict[str, Any] = {"rolled_back": OrderRejected}
     return saga("order", version=1, starts_on=OrderPlaced, **{**defaults, **options})(function)

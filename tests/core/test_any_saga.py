@@ -1,5 +1,4 @@
-"""
-Small sagas of any shape, to which anything happens in any order: what must hold all the same.
+"""Small sagas of any shape, to which anything happens in any order: what must hold all the same.
 
 A saga is drawn as a tree of steps, groups, waits and try blocks; what happens is drawn as a list of
 numbers that pick among what can happen. `Scenario` compares live and rebuilt state after each turn.
@@ -109,9 +108,7 @@ happenings = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 99)), max_siz
 
 
 async def run(ctx, node, place):
-    """
-    Interpret a tree.
-    """
+    """Interpret a tree."""
     match node:
         case Step():
             await ctx.do(
@@ -144,9 +141,7 @@ async def run(ctx, node, place):
 
 
 def reply(state, step, direction, attempt, outcome):
-    """
-    An answer to any attempt.
-    """
+    """An answer to any attempt."""
     made: Message | None = None
     if outcome is ReplyOutcome.DONE and direction is Direction.DO:
         made = message_of(Made(number=7))
@@ -156,17 +151,13 @@ def reply(state, step, direction, attempt, outcome):
 
 
 def issued(scenario, direction=None):
-    """
-    Every attempt so far.
-    """
+    """Every attempt so far."""
     bodies = [entry.body for entry in scenario.history if isinstance(entry.body, IntentIssued)]
     return [one for one in bodies if direction in (None, one.direction)]
 
 
 def drawn(scenario, kind, pick):
-    """
-    What happens next, of all that can; None where this kind cannot.
-    """
+    """What happens next, of all that can; None where this kind cannot."""
     state = scenario.state
     made = issued(scenario)
     open_ones = [
@@ -196,9 +187,7 @@ def drawn(scenario, kind, pick):
 
 
 def due(scenario, pick):
-    """
-    Some timer fires, at its time.
-    """
+    """Some timer fires, at its time."""
     timers = sorted(scenario.state.timers.values(), key=lambda one: (one.due_at, one.timer_id))
     timer = timers[pick % len(timers)]
     scenario.now = max(scenario.now, timer.due_at)
@@ -206,9 +195,7 @@ def due(scenario, pick):
 
 
 def next_in_a_kind_world(scenario):
-    """
-    Everything succeeds, everybody helps: what happens next.
-    """
+    """Everything succeeds, everybody helps: what happens next."""
     state = scenario.state
     for step in state.steps.values():
         if step.is_backing_off:
@@ -232,9 +219,7 @@ def next_in_a_kind_world(scenario):
 
 
 def check(scenario):
-    """
-    What holds after every turn.
-    """
+    """What holds after every turn."""
     state = scenario.state
     bodies = [entry.body for entry in scenario.history]
     ends = [one for one in bodies if isinstance(one, ENDS)]
@@ -261,9 +246,7 @@ def check(scenario):
 
 
 def check_order(scenario, bodies):
-    """
-    The first undo of each step comes in exactly reverse order of its first issue.
-    """
+    """The first undo of each step comes in exactly reverse order of its first issue."""
     plans = [one for one in bodies if isinstance(one, RollbackPlanned)]
     if not plans:
         return
@@ -277,9 +260,7 @@ def check_order(scenario, bodies):
 
 
 def check_effects(scenario, end):
-    """
-    Whatever was issued and not refused is undone by a service's word, or is named as residue.
-    """
+    """Whatever was issued and not refused is undone by a service's word, or is named as residue."""
     if not isinstance(end, SagaRolledBack | SagaAbandoned):
         return
     first = {}  # a second, different answer to one attempt is a conflict and does not count
@@ -312,9 +293,7 @@ def check_effects(scenario, end):
     ),
 )
 def test_whatever_happens_the_rules_hold_and_every_saga_can_end(tree, happens, options):
-    """
-    After anything at all, a kind world brings the saga to its end.
-    """
+    """After anything at all, a kind world brings the saga to its end."""
 
     async def order(ctx, placed):
         await run(ctx, tree, "s")

@@ -1,6 +1,4 @@
-"""
-Entries: a closed registry of stable names, a plain form that gives back what it was given.
-"""
+"""Entries: a closed registry of stable names, a plain form that gives back what it was given."""
 
 import json
 
@@ -99,17 +97,13 @@ BODIES = [
 
 
 def test_every_entry_type_is_tested_here():
-    """
-    A new one must be added to the list above.
-    """
+    """A new one must be added to the list above."""
     assert {type(body) for body in BODIES} == set(NAMES.values())
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: NAME_OF[type(body)])
 def test_entry_is_what_was_stored_of_it(body):
-    """
-    Through the JSON that a store writes, and through any other JSON library.
-    """
+    """Through the JSON that a store writes, and through any other JSON library."""
     entry = Entry(SAGA, 7, Instant(11), MessageId("m"), body)
     _, version, name, text = to_row(entry)
     plain = json.loads(text)
@@ -120,9 +114,7 @@ def test_entry_is_what_was_stored_of_it(body):
 
 
 def dumped(value):
-    """
-    Canonical JSON by the standard library.
-    """
+    """Canonical JSON by the standard library."""
     return Json(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
 
 
@@ -135,9 +127,7 @@ json_values = st.recursive(
 
 @hypothesis_given(payload=json_values, cause=st.text(), name=st.text())
 def test_no_payload_keeps_an_entry_from_being_read(payload, cause, name):
-    """
-    Whatever a user put into it comes back as it was.
-    """
+    """Whatever a user put into it comes back as it was."""
     body = events.SignalReceived(name=name, payload=dumped(payload))
     entry = Entry(SAGA, 1, Instant(1), MessageId(cause), body)
     _, version, stored_name, text = to_row(entry)
@@ -165,9 +155,7 @@ def test_no_payload_keeps_an_entry_from_being_read(payload, cause, name):
     ],
 )
 def test_what_cannot_be_read_is_refused_with_saga_and_version(name, text):
-    """
-    A stored name never imports code, and a broken entry is never guessed at.
-    """
+    """A stored name never imports code, and a broken entry is never guessed at."""
     with pytest.raises(CorruptHistory) as found:
         to_entry(SAGA, 4, name, text)
 
@@ -175,18 +163,14 @@ def test_what_cannot_be_read_is_refused_with_saga_and_version(name, text):
 
 
 def test_unknown_fields_of_a_newer_writer_are_ignored():
-    """
-    So that a field may be added without stopping older workers.
-    """
+    """So that a field may be added without stopping older workers."""
     entry = to_entry(SAGA, 1, "timer-fired", b'{"at":1,"cause":"m","timer_id":"t","later":[1]}')
 
     assert entry.body == events.TimerFired(timer_id=TimerId("t"))
 
 
 def test_optional_fields_may_be_missing():
-    """
-    What is None is not written.
-    """
+    """What is None is not written."""
     body = intents.SagaCompleted(outcome=None)
     entry = Entry(SAGA, 1, Instant(1), MessageId("m"), body)
 
@@ -194,9 +178,7 @@ def test_optional_fields_may_be_missing():
 
 
 def test_a_turn_is_one_batch_of_one_cause():
-    """
-    The fact first, then what was decided, numbered without gaps.
-    """
+    """The fact first, then what was decided, numbered without gaps."""
     event = Event(events.TurnFailed(error="e"), Instant(3), MessageId("m"))
     entries = entries_of_turn(SAGA, 4, event, [intents.SagaParked(reason="r")] * 2)
 
@@ -206,9 +188,7 @@ def test_a_turn_is_one_batch_of_one_cause():
 
 
 def test_saga_id_is_a_function_of_definition_and_key():
-    """
-    A duplicate trigger finds the same saga, for ever.
-    """
+    """A duplicate trigger finds the same saga, for ever."""
     assert saga_id("order", "o-1") == "2b938483-c1b7-51b4-a948-a30f62bc983e"
     assert saga_id("order", "o-1") != saga_id("order", "o-2") != saga_id("orde", "ro-2")
 
@@ -229,23 +209,17 @@ def test_saga_id_is_a_function_of_definition_and_key():
     ],
 )
 def test_what_is_no_intent_id_is_not_taken_for_one(text):
-    """
-    Anybody may send anything as a causation id.
-    """
+    """Anybody may send anything as a causation id."""
     assert parse_intent_id(text) is None
 
 
 def test_intent_id_says_what_it_is_about():
-    """
-    Saga, step, direction, attempt.
-    """
+    """Saga, step, direction, attempt."""
     assert parse_intent_id(f"{SAGA}/pay-2/undo/13") == (SAGA, "pay-2", Direction.UNDO, 13)
 
 
 def test_ended_sagas_move_for_cleanup_only():
-    """
-    The table lets none of them run, and an abandoned one not even be undone.
-    """
+    """The table lets none of them run, and an abandoned one not even be undone."""
     for status in SagaStatus:
         if status.is_ended:
             assert not can_become(status, SagaStatus.RUNNING)

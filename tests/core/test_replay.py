@@ -1,5 +1,5 @@
-"""
-Replay: the same `handle` over the recorded history, every decision compared with the recorded one.
+"""Replay: the same `handle` over the recorded history, every decision compared with the recorded
+one.
 """
 
 import pytest
@@ -26,9 +26,7 @@ from tests.core.orders import (
 
 
 def order_of(*, amount=3, ships=True, timeout="30s", id=None, retry=ONCE, intent=Pay):
-    """
-    Pay, then ship, with whatever is to differ.
-    """
+    """Pay, then ship, with whatever is to differ."""
 
     async def order(ctx, placed):
         made = Pay(amount=amount) if intent is Pay else intent()
@@ -41,16 +39,12 @@ def order_of(*, amount=3, ships=True, timeout="30s", id=None, retry=ONCE, intent
 
 
 def recorded(*happened, **options):
-    """
-    The history of an order.
-    """
+    """The history of an order."""
     return given(order_of(**options), OrderPlaced(), *happened, contracts=CONTRACTS).history
 
 
 def replayed(history, **options):
-    """
-    The same history under other code.
-    """
+    """The same history under other code."""
     return given(order_of(**options), history=history, contracts=CONTRACTS)
 
 
@@ -65,9 +59,7 @@ def replayed(history, **options):
     ids=["payload", "step", "contract", "end"],
 )
 def test_first_difference_is_raised(options, version, recorded_says, decided_says):
-    """
-    With the entry and both sides; nothing is guessed.
-    """
+    """With the entry and both sides; nothing is guessed."""
     history = recorded(replied(Pay, Paid()))
 
     with pytest.raises(ReplayMismatch) as found:
@@ -79,9 +71,7 @@ def test_first_difference_is_raised(options, version, recorded_says, decided_say
 
 
 def test_code_that_decides_less_is_a_mismatch():
-    """
-    An intent that was issued and is no longer wanted.
-    """
+    """An intent that was issued and is no longer wanted."""
 
     async def lazy(ctx, placed):
         await ctx.wait("never")
@@ -91,9 +81,7 @@ def test_code_that_decides_less_is_a_mismatch():
 
 
 def test_code_that_decides_more_is_a_mismatch():
-    """
-    An intent that was never issued is not issued by a replay.
-    """
+    """An intent that was never issued is not issued by a replay."""
 
     async def eager(ctx, placed):
         await ctx.all(ctx.do(Pay(), undo=Refund), ctx.do(Notify()))
@@ -105,9 +93,7 @@ def test_code_that_decides_more_is_a_mismatch():
 
 
 def test_reply_that_nobody_waits_for_any_more_is_a_mismatch():
-    """
-    The recorded fact has no place in what the code does.
-    """
+    """The recorded fact has no place in what the code does."""
 
     async def quiet(ctx, placed):
         await ctx.sleep("1h")
@@ -120,9 +106,7 @@ def test_reply_that_nobody_waits_for_any_more_is_a_mismatch():
 
 
 def test_old_code_heals_a_mismatch():
-    """
-    The history is as good as it was.
-    """
+    """The history is as good as it was."""
     history = recorded(replied(Pay, Paid()))
     with pytest.raises(ReplayMismatch):
         replayed(history, amount=4)
@@ -132,9 +116,7 @@ def test_old_code_heals_a_mismatch():
 
 @pytest.mark.parametrize("timeout", ["1s", "2h", None])
 def test_changed_timeout_is_no_difference(timeout):
-    """
-    The recorded deadline stands, and what follows has the new one.
-    """
+    """The recorded deadline stands, and what follows has the new one."""
     history = recorded(replied(Pay, Paid()))
 
     replayed(history, timeout=timeout).when(replied(Ship)).then(completed(OrderConfirmed()))
@@ -142,9 +124,7 @@ def test_changed_timeout_is_no_difference(timeout):
 
 
 def test_changed_delay_is_no_difference():
-    """
-    A retry that was armed fires when it was recorded to.
-    """
+    """A retry that was armed fires when it was recorded to."""
     slow = Retry(attempts=3, initial="1h", jitter=0)
     history = recorded(after("30s"), retry=EXACT)
 
@@ -152,18 +132,14 @@ def test_changed_delay_is_no_difference():
 
 
 def test_new_deadline_is_not_armed_by_a_replay():
-    """
-    The timers of a rebuilt saga are those of its history.
-    """
+    """The timers of a rebuilt saga are those of its history."""
     scenario = replayed(recorded(timeout=None), timeout="30s")
 
     assert scenario.state.timers == {}
 
 
 def test_replay_of_a_replay_is_the_same():
-    """
-    A rebuilt state goes on as the live one does.
-    """
+    """A rebuilt state goes on as the live one does."""
     live = given(order_of(), OrderPlaced(), replied(Pay, Paid()), contracts=CONTRACTS)
     rebuilt = replayed(live.history)
 
@@ -174,9 +150,7 @@ def test_replay_of_a_replay_is_the_same():
 
 
 def test_function_that_is_not_deterministic_fails_its_test_at_once():
-    """
-    The turn after which a rebuilt saga would differ is where it shows.
-    """
+    """The turn after which a rebuilt saga would differ is where it shows."""
     amounts = iter(range(100))
 
     async def order(ctx, placed):
@@ -187,9 +161,7 @@ def test_function_that_is_not_deterministic_fails_its_test_at_once():
 
 
 def test_history_is_cut_into_turns_at_its_facts():
-    """
-    Each fact with what was decided on it.
-    """
+    """Each fact with what was decided on it."""
     history = recorded(replied(Pay, Paid()))
     first, second = turns(history)
 
@@ -200,9 +172,7 @@ def test_history_is_cut_into_turns_at_its_facts():
 
 
 def test_failed_report_shows_both_sides():
-    """
-    What was expected and what was decided, an entry a line.
-    """
+    """What was expected and what was decided, an entry a line."""
     with pytest.raises(AssertionError) as found:
         given(order_of(), contracts=CONTRACTS).when(OrderPlaced()).then(issued(Ship))
 
@@ -212,9 +182,7 @@ def test_failed_report_shows_both_sides():
 
 
 def test_report_of_a_raised_turn_shows_the_cause():
-    """
-    A bug in the function is not hidden behind "parked".
-    """
+    """A bug in the function is not hidden behind "parked"."""
 
     async def order(ctx, placed):
         raise KeyError("bug")

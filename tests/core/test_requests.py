@@ -1,6 +1,4 @@
-"""
-SEMANTICS of what people ask: cancels, signals, releases after a failed turn.
-"""
+"""SEMANTICS of what people ask: cancels, signals, releases after a failed turn."""
 
 import pytest
 from pydantic import BaseModel
@@ -49,9 +47,7 @@ class Approval(BaseModel):
 
 
 def approved_saga(**options):
-    """
-    Waits for an approval up to an hour, then ships.
-    """
+    """Waits for an approval up to an hour, then ships."""
 
     async def order(ctx, placed):
         await ctx.do(Reserve(), undo=Unreserve)
@@ -69,9 +65,7 @@ WAITING = (OrderPlaced(), replied(Reserve, Reserved()))
 
 
 def test_graceful_cancel_lets_the_step_in_flight_settle():
-    """
-    No new forward intent; the reply is awaited; then everything done is undone.
-    """
+    """No new forward intent; the reply is awaited; then everything done is undone."""
     (
         given(order_saga(timeout="30s"), *WAITING)
         .when(cancelled("changed my mind"))
@@ -91,9 +85,7 @@ def test_graceful_cancel_lets_the_step_in_flight_settle():
     "settled", [failed(Pay), refused(Pay), timed_out(Pay)], ids=["failed", "refused", "timed out"]
 )
 def test_graceful_cancel_does_not_retry(settled):
-    """
-    However the step in flight ends, the rollback begins.
-    """
+    """However the step in flight ends, the rollback begins."""
     (
         given(order_saga(retry=EXACT, timeout="30s"), *WAITING, cancelled())
         .when(settled)
@@ -103,9 +95,7 @@ def test_graceful_cancel_does_not_retry(settled):
 
 
 def test_graceful_cancel_of_a_pausing_step_rolls_back_at_once():
-    """
-    An attempt that is not on its way is never made.
-    """
+    """An attempt that is not on its way is never made."""
     (
         given(order_saga(retry=EXACT), *WAITING, failed(Pay))
         .when(cancelled())
@@ -116,9 +106,7 @@ def test_graceful_cancel_of_a_pausing_step_rolls_back_at_once():
 
 
 def test_cancel_of_a_waiting_saga_rolls_back_at_once():
-    """
-    Neither wait nor its timer remains.
-    """
+    """Neither wait nor its timer remains."""
     (
         given(approved_saga(), *WAITING)
         .when(cancelled())
@@ -129,9 +117,7 @@ def test_cancel_of_a_waiting_saga_rolls_back_at_once():
 
 
 def test_immediate_cancel_leaves_steps_in_flight_in_doubt():
-    """
-    They are undone without waiting for their reply.
-    """
+    """They are undone without waiting for their reply."""
     (
         given(order_saga(), *WAITING)
         .when(cancelled(mode="immediate"))
@@ -142,9 +128,7 @@ def test_immediate_cancel_leaves_steps_in_flight_in_doubt():
 
 
 def test_cancel_is_idempotent_by_its_id():
-    """
-    The same request again is a duplicate; another one changes nothing and is recorded.
-    """
+    """The same request again is a duplicate; another one changes nothing and is recorded."""
     (
         given(order_saga(), *WAITING)
         .when(cancelled(), redelivered())
@@ -155,9 +139,7 @@ def test_cancel_is_idempotent_by_its_id():
 
 
 def test_cancel_during_rollback_changes_nothing():
-    """
-    It is recorded.
-    """
+    """It is recorded."""
     (
         given(order_saga(), *WAITING, refused(Pay))
         .when(cancelled())
@@ -166,9 +148,7 @@ def test_cancel_during_rollback_changes_nothing():
 
 
 def test_cancel_after_the_end_is_noted():
-    """
-    Too late.
-    """
+    """Too late."""
     (
         given(order_saga(), OrderPlaced(), refused(Reserve))
         .when(cancelled(), cancelled(mode="abandon"))
@@ -178,9 +158,7 @@ def test_cancel_after_the_end_is_noted():
 
 
 def test_cancel_after_the_pivot_is_refused():
-    """
-    The saga only goes forward.
-    """
+    """The saga only goes forward."""
 
     async def order(ctx, placed):
         await ctx.do(Pay(), kind="pivot")
@@ -196,9 +174,7 @@ def test_cancel_after_the_pivot_is_refused():
 
 
 def test_signal_wakes_its_wait_and_its_timer_is_cancelled():
-    """
-    The payload arrives as the model that was asked for.
-    """
+    """The payload arrives as the model that was asked for."""
     (
         given(approved_saga(), OrderPlaced())
         .when(replied(Reserve, Reserved()))
@@ -212,9 +188,7 @@ def test_signal_wakes_its_wait_and_its_timer_is_cancelled():
 
 
 def test_early_signal_is_kept_for_the_next_wait():
-    """
-    Even one that came before the wait was reached.
-    """
+    """Even one that came before the wait was reached."""
     (
         given(approved_saga(), OrderPlaced())
         .when(signalled("approval", {"by": "ann"}))
@@ -225,9 +199,7 @@ def test_early_signal_is_kept_for_the_next_wait():
 
 
 def test_signals_are_given_out_in_order_of_arrival():
-    """
-    One to each wait.
-    """
+    """One to each wait."""
 
     async def order(ctx, placed):
         names = [await ctx.wait("name") for _ in range(3)]
@@ -241,9 +213,7 @@ def test_signals_are_given_out_in_order_of_arrival():
 
 
 def test_wait_that_times_out_goes_on_without_signal():
-    """
-    `TimedOut` is raised into the function.
-    """
+    """`TimedOut` is raised into the function."""
     (
         given(approved_saga(), *WAITING)
         .when(after("59m"))
@@ -254,9 +224,7 @@ def test_wait_that_times_out_goes_on_without_signal():
 
 
 def test_uncaught_timeout_rolls_back():
-    """
-    Like a step that failed.
-    """
+    """Like a step that failed."""
 
     async def order(ctx, placed):
         await ctx.do(Reserve(), undo=Unreserve)
@@ -272,9 +240,7 @@ def test_uncaught_timeout_rolls_back():
 
 
 def test_won_wait_leaves_no_timer_that_could_disturb_the_next():
-    """
-    The second wait of the same name has its own whole time.
-    """
+    """The second wait of the same name has its own whole time."""
 
     async def order(ctx, placed):
         await ctx.wait("name", timeout="10m")
@@ -291,9 +257,7 @@ def test_won_wait_leaves_no_timer_that_could_disturb_the_next():
 
 
 def test_timer_that_is_no_longer_armed_is_recorded_and_changes_nothing():
-    """
-    A poller that lost the race does no harm, and the history says what it was.
-    """
+    """A poller that lost the race does no harm, and the history says what it was."""
     from saga.core.events import TimerFired
     from saga.testing.happenings import Plain
 
@@ -310,9 +274,7 @@ def test_timer_that_is_no_longer_armed_is_recorded_and_changes_nothing():
 
 
 def test_signal_with_a_bad_payload_is_refused_and_the_wait_goes_on():
-    """
-    Recorded with the field that is wrong.
-    """
+    """Recorded with the field that is wrong."""
     (
         given(approved_saga(), *WAITING)
         .when(signalled("approval", {"by": 7}))
@@ -325,9 +287,7 @@ def test_signal_with_a_bad_payload_is_refused_and_the_wait_goes_on():
 
 
 def test_early_signal_with_a_bad_payload_does_not_block_the_next():
-    """
-    It is refused when a wait looks at it.
-    """
+    """It is refused when a wait looks at it."""
     (
         given(approved_saga(), OrderPlaced())
         .when(signalled("approval", 1), signalled("approval", {"by": "ann"}))
@@ -337,9 +297,7 @@ def test_early_signal_with_a_bad_payload_does_not_block_the_next():
 
 
 def test_signal_without_payload_survives_its_history():
-    """
-    `null` is a payload like any other.
-    """
+    """`null` is a payload like any other."""
 
     async def order(ctx, placed):
         assert await ctx.wait("go") is None
@@ -349,9 +307,7 @@ def test_signal_without_payload_survives_its_history():
 
 
 def test_signal_after_the_end_is_noted():
-    """
-    Nobody reads it, and that is on record.
-    """
+    """Nobody reads it, and that is on record."""
     (
         given(order_saga(), OrderPlaced(), refused(Reserve))
         .when(signalled("approval", {"by": "ann"}))
@@ -360,16 +316,12 @@ def test_signal_after_the_end_is_noted():
 
 
 def test_same_signal_again_is_a_duplicate():
-    """
-    It is given to one wait only.
-    """
+    """It is given to one wait only."""
     (given(order_saga(), OrderPlaced()).when(signalled("x"), redelivered()).then_was("duplicate"))
 
 
 def test_failed_turn_parks_the_saga_and_a_release_takes_it_again():
-    """
-    What follows is held behind it, in order.
-    """
+    """What follows is held behind it, in order."""
     is_fixed = False
 
     async def order(ctx, placed):
@@ -390,9 +342,7 @@ def test_failed_turn_parks_the_saga_and_a_release_takes_it_again():
 
 
 def test_failed_first_turn_parks_a_saga_that_begins_when_released():
-    """
-    The trigger is not lost.
-    """
+    """The trigger is not lost."""
     is_fixed = False
 
     async def order(ctx, placed):
@@ -405,9 +355,7 @@ def test_failed_first_turn_parks_a_saga_that_begins_when_released():
 
 
 def test_abandoned_before_it_began_a_saga_never_begins():
-    """
-    The trigger that was held is noted, not followed.
-    """
+    """The trigger that was held is noted, not followed."""
 
     async def order(ctx, placed):
         raise KeyError("bug")
@@ -424,9 +372,7 @@ def test_abandoned_before_it_began_a_saga_never_begins():
 
 
 def test_release_goes_back_to_where_the_saga_stood():
-    """
-    Rolling back, parked on a stuck step, or ended: with the reason it had.
-    """
+    """Rolling back, parked on a stuck step, or ended: with the reason it had."""
     for happened, status in (
         ((), "running"),
         ((replied(Reserve, Reserved()), refused(Pay, "no")), "rolling_back"),
@@ -440,9 +386,7 @@ def test_release_goes_back_to_where_the_saga_stood():
 
 
 def test_ended_saga_behind_a_failed_turn_is_still_ended():
-    """
-    Nobody can cancel, compensate or abandon it.
-    """
+    """Nobody can cancel, compensate or abandon it."""
     (
         given(order_saga(), OrderPlaced(), refused(Reserve, "no"), turn_failed("bug"))
         .when(operator("compensate"), cancelled(mode="abandon"), cancelled())
@@ -454,9 +398,7 @@ def test_ended_saga_behind_a_failed_turn_is_still_ended():
 
 
 def test_cancel_behind_a_failed_turn_is_refused_until_release():
-    """
-    What is held may change what is to be undone.
-    """
+    """What is held may change what is to be undone."""
     (
         given(order_saga(), OrderPlaced(), turn_failed("bug"))
         .when(cancelled())
@@ -465,9 +407,7 @@ def test_cancel_behind_a_failed_turn_is_refused_until_release():
 
 
 def test_compensate_behind_a_failed_turn_rolls_back():
-    """
-    An operator need not wait for a fix.
-    """
+    """An operator need not wait for a fix."""
     (
         given(order_saga(), *WAITING, turn_failed("bug"))
         .when(operator("compensate"))

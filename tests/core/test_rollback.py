@@ -1,6 +1,4 @@
-"""
-SEMANTICS of undoing: what is undone, in what order, with what data, and what remains.
-"""
+"""SEMANTICS of undoing: what is undone, in what order, with what data, and what remains."""
 
 import pytest
 
@@ -49,9 +47,7 @@ DONE_TWO = (OrderPlaced(), replied(Reserve, Reserved()), replied(Pay, Paid()))
 
 
 def test_saga_goes_through_its_steps_and_completes():
-    """
-    Each reply leads to the next intent, the last one to the outcome.
-    """
+    """Each reply leads to the next intent, the last one to the outcome."""
     (
         given(order_saga())
         .when(OrderPlaced())
@@ -68,9 +64,7 @@ def test_saga_goes_through_its_steps_and_completes():
 
 
 def test_undo_is_in_exactly_reverse_order_of_issue():
-    """
-    One undo after the other, the last step first, and the outcome names the cause.
-    """
+    """One undo after the other, the last step first, and the outcome names the cause."""
     (
         given(order_saga(), *DONE_TWO)
         .when(failed(Ship, "truck broke", code="truck"))
@@ -95,9 +89,7 @@ def test_undo_is_in_exactly_reverse_order_of_issue():
 
 
 def test_refused_step_is_not_undone():
-    """
-    "No, and nothing happened" needs no undo.
-    """
+    """A `No, and nothing happened` needs no undo."""
     (
         given(order_saga(), *DONE_TWO)
         .when(refused(Ship, "no van", code="van"))
@@ -107,8 +99,8 @@ def test_refused_step_is_not_undone():
 
 
 def test_step_in_doubt_is_undone_from_its_intent_alone():
-    """
-    After a missed deadline the effect may be there; its reply is not, so the undo does without.
+    """After a missed deadline the effect may be there; its reply is not, so the undo does
+    without.
     """
     (
         given(order_saga(timeout="30s"), OrderPlaced(), replied(Reserve, Reserved()))
@@ -119,9 +111,7 @@ def test_step_in_doubt_is_undone_from_its_intent_alone():
 
 
 def test_first_step_refused_rolls_back_at_once():
-    """
-    With nothing to undo the saga has ended in the same turn.
-    """
+    """With nothing to undo the saga has ended in the same turn."""
     (
         given(order_saga(), OrderPlaced())
         .when(refused(Reserve, "sold out"))
@@ -131,9 +121,7 @@ def test_first_step_refused_rolls_back_at_once():
 
 
 def test_step_without_undo_is_residue():
-    """
-    What a step without undo has done is still there: the saga says so.
-    """
+    """What a step without undo has done is still there: the saga says so."""
 
     async def notified(ctx, placed):
         await ctx.do(Notify())
@@ -148,9 +136,7 @@ def test_step_without_undo_is_residue():
 
 
 def test_read_only_step_is_neither_undone_nor_residue():
-    """
-    Looking leaves nothing behind.
-    """
+    """Looking leaves nothing behind."""
 
     async def looked(ctx, placed):
         await ctx.do(Notify(), kind="read_only")
@@ -165,9 +151,7 @@ def test_read_only_step_is_neither_undone_nor_residue():
 
 
 def test_failing_undo_is_retried_without_limit_by_default():
-    """
-    Undoing goes on until it succeeds, with growing delays.
-    """
+    """Undoing goes on until it succeeds, with growing delays."""
     scenario = given(order_saga(), OrderPlaced(), replied(Reserve, Reserved()))
     scenario.when(refused(Pay, "no"))
     for attempt in range(1, 30):
@@ -177,9 +161,7 @@ def test_failing_undo_is_retried_without_limit_by_default():
 
 
 def stuck_saga(**options):
-    """
-    Pay's undo is tried twice.
-    """
+    """Pay's undo is tried twice."""
 
     async def order(ctx, placed):
         await ctx.do(Reserve(), undo=Unreserve)
@@ -195,9 +177,7 @@ TO_UNDO = (*DONE_TWO, refused(Ship, "no"))
 
 
 def test_exhausted_undo_parks_and_nothing_before_it_is_undone():
-    """
-    With `halt` the steps that the stuck one built on stay as they are, until someone acts.
-    """
+    """With `halt` the steps that the stuck one built on stay as they are, until someone acts."""
     (
         given(stuck_saga(), *TO_UNDO)
         .when(failed(Refund, "bank down"))
@@ -214,9 +194,7 @@ def test_exhausted_undo_parks_and_nothing_before_it_is_undone():
 
 
 def test_refused_undo_is_stuck_at_once():
-    """
-    "No" to an undo is no matter of trying again.
-    """
+    """A `No` to an undo is no matter of trying again."""
     (
         given(stuck_saga(), *TO_UNDO)
         .when(refused(Refund, "account closed"))
@@ -225,9 +203,7 @@ def test_refused_undo_is_stuck_at_once():
 
 
 def test_continue_goes_on_past_a_stuck_step_and_lists_it():
-    """
-    With `continue` everything else is undone; the saga ends with residue, never plainly.
-    """
+    """With `continue` everything else is undone; the saga ends with residue, never plainly."""
     (
         given(stuck_saga(when_stuck="continue"), *TO_UNDO)
         .when(refused(Refund, "account closed"))
@@ -244,9 +220,7 @@ def test_continue_goes_on_past_a_stuck_step_and_lists_it():
 
 
 def test_saga_does_not_end_while_an_operator_repeats_an_undo():
-    """
-    The plan is through, but a step it had passed is being undone after all.
-    """
+    """The plan is through, but a step it had passed is being undone after all."""
     (
         given(stuck_saga(when_stuck="continue"), *TO_UNDO, refused(Refund, "closed"))
         .when(operator("retry", "pay"))
@@ -261,9 +235,7 @@ def test_saga_does_not_end_while_an_operator_repeats_an_undo():
 
 
 def test_operator_retries_a_stuck_undo_with_a_fresh_budget():
-    """
-    The act issues the next attempt at once, and the policy counts anew.
-    """
+    """The act issues the next attempt at once, and the policy counts anew."""
     (
         given(stuck_saga(), *TO_UNDO, refused(Refund, "account closed"))
         .when(operator("retry", "pay"))
@@ -285,9 +257,7 @@ def test_operator_retries_a_stuck_undo_with_a_fresh_budget():
 
 
 def test_operator_skips_a_stuck_undo():
-    """
-    The step becomes residue and the plan goes on.
-    """
+    """The step becomes residue and the plan goes on."""
     (
         given(stuck_saga(), *TO_UNDO, refused(Refund, "account closed"))
         .when(operator("skip", "pay"))
@@ -300,9 +270,7 @@ def test_operator_skips_a_stuck_undo():
 
 
 def test_second_answer_to_an_undo_is_a_conflict():
-    """
-    "Failed" stands: whoever says "done" to the same attempt must be looked at.
-    """
+    """A `failed` stands: whoever says "done" to the same attempt must be looked at."""
     (
         given(stuck_saga(), *TO_UNDO, failed(Refund), after("1s"), failed(Refund))
         .then_parked("cannot undo pay")
@@ -314,9 +282,7 @@ def test_second_answer_to_an_undo_is_a_conflict():
 
 
 def test_undo_that_missed_its_deadline_succeeds_late():
-    """
-    The attempt given up on was done: the undo counts, and the retry is not needed.
-    """
+    """The attempt given up on was done: the undo counts, and the retry is not needed."""
 
     async def order(ctx, placed):
         await ctx.do(
@@ -335,9 +301,7 @@ def test_undo_that_missed_its_deadline_succeeds_late():
 
 
 def test_groups_are_undone_one_by_one_by_default():
-    """
-    What was issued side by side is undone in exactly reverse order of issue.
-    """
+    """What was issued side by side is undone in exactly reverse order of issue."""
     (
         given(group_saga(), OrderPlaced(), replied(Pay, Paid()), replied(Reserve, Reserved()))
         .when(refused(Ship, "no"))
@@ -348,9 +312,7 @@ def test_groups_are_undone_one_by_one_by_default():
 
 
 def test_parallel_undo_undoes_a_group_side_by_side():
-    """
-    Where the saga says so, and what came before the group waits for all of it.
-    """
+    """Where the saga says so, and what came before the group waits for all of it."""
     (
         given(group_saga(parallel_undo=True), OrderPlaced())
         .when(replied(Pay, Paid()), replied(Reserve, Reserved()))
@@ -364,9 +326,7 @@ def test_parallel_undo_undoes_a_group_side_by_side():
 
 
 def test_stuck_sibling_halts_only_after_the_group_is_through():
-    """
-    Independent branches of a group go on; then the saga parks.
-    """
+    """Independent branches of a group go on; then the saga parks."""
     (
         given(group_saga(parallel_undo=True), OrderPlaced())
         .when(replied(Pay, Paid()), replied(Reserve, Reserved()), refused(Ship, "no"))
@@ -381,9 +341,7 @@ def test_stuck_sibling_halts_only_after_the_group_is_through():
 
 
 def group_saga(**options):
-    """
-    Reserve and pay side by side, then ship.
-    """
+    """Reserve and pay side by side, then ship."""
 
     async def order(ctx, placed):
         await ctx.all(ctx.do(Reserve(), undo=Unreserve), ctx.do(Pay(), undo=Refund))
@@ -393,9 +351,7 @@ def group_saga(**options):
 
 
 def test_no_forward_intent_after_the_first_undo():
-    """
-    A step whose retry was pending when the rollback began is not issued again.
-    """
+    """A step whose retry was pending when the rollback began is not issued again."""
 
     async def order(ctx, placed):
         await ctx.all(
@@ -412,9 +368,7 @@ def test_no_forward_intent_after_the_first_undo():
 
 
 def test_program_may_raise_rollback():
-    """
-    `RollBack` undoes everything, with the reason and code it gives.
-    """
+    """`RollBack` undoes everything, with the reason and code it gives."""
     from saga.authoring import RollBack
 
     async def order(ctx, placed):
@@ -431,9 +385,7 @@ def test_program_may_raise_rollback():
 
 
 def test_rolled_back_may_be_a_function_of_trigger_and_report():
-    """
-    The outcome can be put together by hand.
-    """
+    """The outcome can be put together by hand."""
 
     def rejected(placed, report):
         return OrderRejected(order_id=placed.order_id, reason=f"{report.failed_step}!")
@@ -446,16 +398,12 @@ def test_rolled_back_may_be_a_function_of_trigger_and_report():
 
 
 async def plain(ctx, placed):
-    """
-    One step.
-    """
+    """One step."""
     await ctx.do(Ship(), retry=ONCE)
 
 
 def test_rollback_without_outcome_publishes_nothing():
-    """
-    A saga that names no `rolled_back` ends without an event.
-    """
+    """A saga that names no `rolled_back` ends without an event."""
     (
         given(as_saga(plain, rolled_back=None), OrderPlaced())
         .when(refused(Ship, "no"))
@@ -465,9 +413,7 @@ def test_rollback_without_outcome_publishes_nothing():
 
 @pytest.mark.parametrize("undo", [lambda pay, paid: Refund(order_id=f"{pay.amount}/{paid}")])
 def test_undo_may_be_a_function_of_intent_and_reply(undo):
-    """
-    It is given the intent and the reply, or None where none came.
-    """
+    """It is given the intent and the reply, or None where none came."""
 
     async def order(ctx, placed):
         await ctx.do(Pay(), undo=undo, timeout="1s", retry=ONCE)
@@ -480,9 +426,7 @@ def test_undo_may_be_a_function_of_intent_and_reply(undo):
 
 
 def test_undo_that_cannot_be_built_parks_and_heals_by_a_deploy():
-    """
-    A bug in an undo function is a failed turn: nothing is lost, the release takes it again.
-    """
+    """A bug in an undo function is a failed turn: nothing is lost, the release takes it again."""
     is_fixed = False
 
     def undo(pay, paid):
@@ -503,9 +447,7 @@ def test_undo_that_cannot_be_built_parks_and_heals_by_a_deploy():
 
 
 def test_compensate_rolls_back_whatever_the_program_thinks():
-    """
-    An operator can turn a running saga around.
-    """
+    """An operator can turn a running saga around."""
     (
         given(order_saga(), *DONE_TWO)
         .when(operator("compensate", reason="fraud"))
@@ -516,9 +458,7 @@ def test_compensate_rolls_back_whatever_the_program_thinks():
 
 
 def test_abandon_undoes_nothing_and_lists_residue():
-    """
-    The saga ends as it stands; nothing that comes later moves it.
-    """
+    """The saga ends as it stands; nothing that comes later moves it."""
     (
         given(order_saga(timeout="30s"), *DONE_TWO)
         .when(cancelled("give up", mode="abandon"))
@@ -533,9 +473,7 @@ def test_abandon_undoes_nothing_and_lists_residue():
 
 
 def test_abandon_during_rollback_stops_it():
-    """
-    No undo is retried, and no later reply issues another one.
-    """
+    """No undo is retried, and no later reply issues another one."""
     (
         given(order_saga(timeout="30s"), *TO_UNDO)
         .when(cancelled("give up", mode="abandon"))

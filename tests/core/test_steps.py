@@ -1,6 +1,4 @@
-"""
-SEMANTICS of a step on its way: retries, deadlines, replies of all kinds, the pivot.
-"""
+"""SEMANTICS of a step on its way: retries, deadlines, replies of all kinds, the pivot."""
 
 from contextlib import suppress
 
@@ -51,17 +49,13 @@ from tests.core.orders import (
 
 
 async def pay_then_ship(ctx, placed):
-    """
-    A step with deadline and retries, and one after it.
-    """
+    """A step with deadline and retries, and one after it."""
     await ctx.do(Pay(), undo=Refund, retry=EXACT, timeout="30s")
     await ctx.do(Ship(), undo=Unship, retry=ONCE)
 
 
 def test_failed_attempt_is_repeated_after_growing_delays():
-    """
-    10 s, then 20 s, then the step has failed for good.
-    """
+    """10 s, then 20 s, then the step has failed for good."""
     (
         given(as_saga(pay_then_ship))
         .when(OrderPlaced())
@@ -83,9 +77,7 @@ def test_failed_attempt_is_repeated_after_growing_delays():
 
 
 def test_missed_deadline_counts_as_an_attempt():
-    """
-    A step in doubt is repeated under the same idempotency key while its budget lasts.
-    """
+    """A step in doubt is repeated under the same idempotency key while its budget lasts."""
     (
         given(as_saga(pay_then_ship), OrderPlaced())
         .when(after("30s"))
@@ -101,9 +93,7 @@ def test_missed_deadline_counts_as_an_attempt():
 
 @pytest.mark.parametrize("attempt", [1, 2])
 def test_success_of_any_attempt_counts(attempt):
-    """
-    A reply to an earlier attempt settles the step, and its deadline no longer matters.
-    """
+    """A reply to an earlier attempt settles the step, and its deadline no longer matters."""
     (
         given(as_saga(pay_then_ship), OrderPlaced(), timed_out(Pay), after("10s"))
         .when(replied(Pay, Paid(), attempt=attempt))
@@ -114,9 +104,7 @@ def test_success_of_any_attempt_counts(attempt):
 
 
 def test_success_during_the_pause_before_a_retry_cancels_the_retry():
-    """
-    The late reply to the first attempt makes the second superfluous.
-    """
+    """The late reply to the first attempt makes the second superfluous."""
     (
         given(as_saga(pay_then_ship), OrderPlaced(), timed_out(Pay))
         .when(replied(Pay, Paid(), attempt=1))
@@ -127,9 +115,7 @@ def test_success_during_the_pause_before_a_retry_cancels_the_retry():
 
 
 def test_failure_of_an_earlier_attempt_is_superseded():
-    """
-    Only the last attempt's failure decides anything.
-    """
+    """Only the last attempt's failure decides anything."""
     (
         given(as_saga(pay_then_ship), OrderPlaced(), timed_out(Pay))
         .when(failed(Pay, attempt=1))
@@ -140,9 +126,7 @@ def test_failure_of_an_earlier_attempt_is_superseded():
 
 
 def test_refusal_is_final_at_once():
-    """
-    "No, and nothing happened" is not tried again.
-    """
+    """A `No, and nothing happened` is not tried again."""
     (
         given(as_saga(pay_then_ship), OrderPlaced())
         .when(refused(Pay, "over the limit", code="limit"))
@@ -151,9 +135,7 @@ def test_refusal_is_final_at_once():
 
 
 def test_code_in_never_on_is_final_at_once():
-    """
-    A policy can name failures that no repetition heals.
-    """
+    """A policy can name failures that no repetition heals."""
 
     async def order(ctx, placed):
         await ctx.do(Pay(), retry=Retry(attempts=5, never_on=("fraud",)))
@@ -166,9 +148,7 @@ def test_code_in_never_on_is_final_at_once():
 
 
 def test_no_attempt_begins_after_within():
-    """
-    A delay that would lead beyond it is not waited for.
-    """
+    """A delay that would lead beyond it is not waited for."""
 
     async def order(ctx, placed):
         retry = Retry(attempts=None, initial="10s", factor=2, jitter=0, within="30s")
@@ -184,9 +164,7 @@ def test_no_attempt_begins_after_within():
 
 
 def test_jitter_is_seeded_by_the_intent():
-    """
-    The same attempt always waits as long; another saga's waits another time.
-    """
+    """The same attempt always waits as long; another saga's waits another time."""
     retry = Retry(initial="10s", jitter=0.5)
     one, same, other = (
         retry.delay_us(failed_attempts=1, seed=seed) for seed in ("a/pay/do/1", "a/pay/do/1", "b")
@@ -197,9 +175,7 @@ def test_jitter_is_seeded_by_the_intent():
 
 
 def test_delays_stop_growing_at_the_cap():
-    """
-    However many attempts have failed.
-    """
+    """However many attempts have failed."""
     retry = Retry(attempts=None, initial="1s", factor=3, cap="1m", jitter=0)
 
     assert [retry.delay_us(failed_attempts=n, seed="") // 10**6 for n in (1, 2, 4, 5, 10**6)] == [
@@ -216,17 +192,13 @@ def test_delays_stop_growing_at_the_cap():
     [{"attempts": 0}, {"factor": 0.5}, {"jitter": 2}, {"initial": "soon"}, {"within": "-1s"}],
 )
 def test_policy_that_makes_no_sense_is_refused(wrong):
-    """
-    When it is made, not when it is needed.
-    """
+    """When it is made, not when it is needed."""
     with pytest.raises(ValueError, match=r"attempts|factor|duration"):
         Retry(**wrong)
 
 
 def test_same_reply_again_is_a_duplicate():
-    """
-    Counted, not recorded; nothing else changes.
-    """
+    """Counted, not recorded; nothing else changes."""
     (
         given(order_saga(), OrderPlaced(), replied(Reserve, Reserved()))
         .when(redelivered())
@@ -238,9 +210,7 @@ def test_same_reply_again_is_a_duplicate():
 
 
 def test_different_reply_to_one_attempt_is_a_recorded_conflict():
-    """
-    The first one stands; the second is an incident, recorded once and then parked.
-    """
+    """The first one stands; the second is an incident, recorded once and then parked."""
     (
         given(order_saga(), OrderPlaced(), replied(Reserve, Reserved()))
         .when(replied("reserve", Reserved(shelf="other")))
@@ -253,9 +223,7 @@ def test_different_reply_to_one_attempt_is_a_recorded_conflict():
 
 
 def test_two_attempts_with_one_reply_are_no_conflict():
-    """
-    An idempotent service answers the repeated intent as it answered the first.
-    """
+    """An idempotent service answers the repeated intent as it answered the first."""
     (
         given(as_saga(pay_then_ship), OrderPlaced(), timed_out(Pay), after("10s"))
         .when(replied(Pay, Paid(), attempt=1), replied("pay", Paid(), attempt=2))
@@ -266,9 +234,7 @@ def test_two_attempts_with_one_reply_are_no_conflict():
 
 
 def test_two_attempts_with_different_replies_are_a_conflict():
-    """
-    A service that did it twice is not idempotent: that must be seen.
-    """
+    """A service that did it twice is not idempotent: that must be seen."""
     (
         given(as_saga(pay_then_ship), OrderPlaced(), timed_out(Pay), after("10s"))
         .when(replied(Pay, Paid(), attempt=1), replied("pay", Paid(receipt="r-2"), attempt=2))
@@ -278,9 +244,7 @@ def test_two_attempts_with_different_replies_are_a_conflict():
 
 @pytest.mark.parametrize(("step", "attempt"), [("reserve", 2), ("reserve", 0), ("reserve", 99)])
 def test_reply_to_an_attempt_never_made_is_unknown(step, attempt):
-    """
-    Parked, not guessed.
-    """
+    """Parked, not guessed."""
     (
         given(order_saga(), OrderPlaced())
         .when(replied(step, Reserved(), attempt=attempt))
@@ -290,9 +254,7 @@ def test_reply_to_an_attempt_never_made_is_unknown(step, attempt):
 
 
 def test_reply_of_another_contract_is_no_answer():
-    """
-    A fact that merely names the intent as its cause does not settle the step.
-    """
+    """A fact that merely names the intent as its cause does not settle the step."""
     (
         given(order_saga(), OrderPlaced(), contracts=[OrderSeen])
         .when(replied(Reserve, OrderSeen()))
@@ -314,16 +276,12 @@ IN_DOUBT = (OrderPlaced(), replied(Reserve, Reserved()), timed_out(Pay))
 
 
 def doubtful():
-    """
-    The order saga, every step with one attempt and a deadline.
-    """
+    """The order saga, every step with one attempt and a deadline."""
     return order_saga(timeout="30s")
 
 
 def test_late_success_before_its_undo_is_undone_with_its_reply():
-    """
-    Its turn in the plan is still to come, and will know the reply.
-    """
+    """Its turn in the plan is still to come, and will know the reply."""
 
     async def order(ctx, placed):
         await ctx.all(
@@ -341,8 +299,8 @@ def test_late_success_before_its_undo_is_undone_with_its_reply():
 
 
 def test_late_success_during_its_undo_is_undone_again():
-    """
-    The blind undo may have come first and done nothing: one that knows the reply takes its place.
+    """The blind undo may have come first and done nothing: one that knows the reply takes its
+    place.
     """
     (
         given(doubtful(), *IN_DOUBT)
@@ -358,9 +316,7 @@ def test_late_success_during_its_undo_is_undone_again():
 
 
 def test_late_success_while_its_undo_pauses_is_undone_at_once():
-    """
-    The pending retry is cancelled, and the new attempt's failure counts.
-    """
+    """The pending retry is cancelled, and the new attempt's failure counts."""
     (
         given(doubtful(), *IN_DOUBT, failed(Refund))
         .when(replied("pay", Paid(), attempt=1))
@@ -371,9 +327,7 @@ def test_late_success_while_its_undo_pauses_is_undone_at_once():
 
 
 def test_late_success_after_its_undo_is_undone_again():
-    """
-    While the rollback runs, the undo is appended to its plan.
-    """
+    """While the rollback runs, the undo is appended to its plan."""
     (
         given(doubtful(), *IN_DOUBT, replied(Refund))
         .when(replied(Pay, Paid(), attempt=1))
@@ -386,9 +340,7 @@ def test_late_success_after_its_undo_is_undone_again():
 
 
 def test_late_success_after_the_rollback_reopens_the_saga_for_cleanup():
-    """
-    The outcome stands; what had its effect late is undone.
-    """
+    """The outcome stands; what had its effect late is undone."""
     (
         given(doubtful(), *IN_DOUBT, replied(Refund), replied(Unreserve))
         .then_status("rolled_back")
@@ -402,8 +354,8 @@ def test_late_success_after_the_rollback_reopens_the_saga_for_cleanup():
 
 
 def test_late_success_after_completion_reopens_the_saga_for_cleanup():
-    """
-    A step that the function had given up on is undone, and the saga is as completed as before.
+    """A step that the function had given up on is undone, and the saga is as completed as
+    before.
     """
     scenario = (
         given(as_saga(tries_to_pay), OrderPlaced())
@@ -427,18 +379,14 @@ def test_late_success_after_completion_reopens_the_saga_for_cleanup():
 
 
 async def tries_to_pay(ctx, placed):
-    """
-    Goes on without payment.
-    """
+    """Goes on without payment."""
     with suppress(StepFailed):
         await ctx.do(Pay(), undo=Refund, retry=ONCE, timeout="30s")
     return OrderConfirmed()
 
 
 def test_late_refusal_closes_the_doubt():
-    """
-    Nothing had happened, so nothing needs to be undone.
-    """
+    """Nothing had happened, so nothing needs to be undone."""
 
     async def order(ctx, placed):
         await ctx.all(
@@ -457,9 +405,7 @@ def test_late_refusal_closes_the_doubt():
 
 
 def test_late_failure_leaves_the_doubt():
-    """
-    A failed attempt may have had its effect: it is undone all the same.
-    """
+    """A failed attempt may have had its effect: it is undone all the same."""
     (
         given(doubtful(), *IN_DOUBT)
         .when(failed("pay"))
@@ -469,9 +415,7 @@ def test_late_failure_leaves_the_doubt():
 
 
 def test_late_failure_after_the_end_is_noted():
-    """
-    It moves nothing.
-    """
+    """It moves nothing."""
     (
         given(doubtful(), *IN_DOUBT, replied(Refund), replied(Unreserve))
         .when(failed("pay"))
@@ -481,9 +425,7 @@ def test_late_failure_after_the_end_is_noted():
 
 
 def test_caught_failure_is_undone_before_completion():
-    """
-    The function goes on without the step; what that may have done is undone at the end.
-    """
+    """The function goes on without the step; what that may have done is undone at the end."""
     (
         given(as_saga(tries_to_pay), OrderPlaced())
         .when(failed(Pay, code="down"))
@@ -494,9 +436,7 @@ def test_caught_failure_is_undone_before_completion():
 
 
 def test_caught_refusal_leaves_nothing_to_undo():
-    """
-    Nothing had happened.
-    """
+    """Nothing had happened."""
     (
         given(as_saga(tries_to_pay), OrderPlaced())
         .when(refused(Pay, code="limit"))
@@ -505,9 +445,7 @@ def test_caught_refusal_leaves_nothing_to_undo():
 
 
 def test_stuck_leftover_parks_a_saga_that_is_through():
-    """
-    It completes once the operator has decided about what is left.
-    """
+    """It completes once the operator has decided about what is left."""
     (
         given(as_saga(tries_to_pay), OrderPlaced(), failed(Pay, code="down"))
         .when(refused(Refund, "closed"))
@@ -521,9 +459,7 @@ def test_stuck_leftover_parks_a_saga_that_is_through():
 
 
 async def with_pivot(ctx, placed):
-    """
-    Pay is the point of no return.
-    """
+    """Pay is the point of no return."""
     await ctx.do(Reserve(), undo=Unreserve)
     await ctx.do(Pay(), kind="pivot", retry=ONCE)
     await ctx.do(Ship(), kind="retriable", retry=EXACT, timeout="30s")
@@ -534,9 +470,7 @@ PAST_PIVOT = (OrderPlaced(), replied(Reserve, Reserved()), replied(Pay, Paid()))
 
 
 def test_failing_pivot_rolls_back():
-    """
-    Up to the pivot there is a way back.
-    """
+    """Up to the pivot there is a way back."""
     (
         given(as_saga(with_pivot), OrderPlaced(), replied(Reserve, Reserved()))
         .when(refused(Pay, "no money"))
@@ -545,9 +479,7 @@ def test_failing_pivot_rolls_back():
 
 
 def test_step_after_the_pivot_parks_instead_of_rolling_back():
-    """
-    There is no way back; an operator repeats it.
-    """
+    """There is no way back; an operator repeats it."""
     (
         given(as_saga(with_pivot), *PAST_PIVOT)
         .when(refused(Ship, "no van"))
@@ -562,9 +494,7 @@ def test_step_after_the_pivot_parks_instead_of_rolling_back():
 
 
 def test_retriable_step_is_retried_without_limit_by_default():
-    """
-    Unless it is given a budget of its own.
-    """
+    """Unless it is given a budget of its own."""
 
     async def order(ctx, placed):
         await ctx.do(Pay(), kind="pivot")
@@ -576,9 +506,7 @@ def test_retriable_step_is_retried_without_limit_by_default():
 
 
 def test_late_success_of_the_step_a_saga_parked_on_lets_it_go_on():
-    """
-    What it waited for has happened: no operator is needed any more.
-    """
+    """What it waited for has happened: no operator is needed any more."""
     scenario = given(as_saga(with_pivot), *PAST_PIVOT)
     scenario.when(*[after("1m")] * 3).then_parked("ship")
     (
@@ -589,9 +517,7 @@ def test_late_success_of_the_step_a_saga_parked_on_lets_it_go_on():
 
 
 def test_saga_parked_on_two_steps_is_freed_by_both():
-    """
-    The operator repeats one after the other.
-    """
+    """The operator repeats one after the other."""
 
     async def order(ctx, placed):
         await ctx.do(Pay(), kind="pivot")
@@ -617,9 +543,7 @@ def test_saga_parked_on_two_steps_is_freed_by_both():
 
 
 def test_program_that_gives_up_after_the_pivot_parks():
-    """
-    An operator decides: compensate all the same, or abandon.
-    """
+    """An operator decides: compensate all the same, or abandon."""
     from saga.authoring import RollBack
 
     async def order(ctx, placed):
@@ -639,9 +563,7 @@ def test_program_that_gives_up_after_the_pivot_parks():
 
 
 def test_operator_repeats_a_step_without_waiting_for_its_pause():
-    """
-    The pending retry is cancelled.
-    """
+    """The pending retry is cancelled."""
     (
         given(as_saga(pay_then_ship), OrderPlaced(), failed(Pay))
         .when(operator("retry", "pay"))
@@ -653,9 +575,7 @@ def test_operator_repeats_a_step_without_waiting_for_its_pause():
 
 @pytest.mark.parametrize("act", ["retry", "skip", "release"])
 def test_operator_act_that_makes_no_sense_is_refused_and_recorded(act):
-    """
-    Nothing else happens.
-    """
+    """Nothing else happens."""
     (
         given(order_saga(), OrderPlaced())
         .when(operator(act, "reserve"))
@@ -665,9 +585,7 @@ def test_operator_act_that_makes_no_sense_is_refused_and_recorded(act):
 
 
 def test_same_trigger_again_finds_the_same_saga():
-    """
-    A duplicate is counted; another content under the same key is a conflict.
-    """
+    """A duplicate is counted; another content under the same key is a conflict."""
     (
         given(order_saga(), OrderPlaced())
         .when(OrderPlaced())

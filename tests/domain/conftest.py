@@ -1,6 +1,4 @@
-"""
-A few small baskets, and the effect services' handlers on a real store of their own.
-"""
+"""A few small baskets, and the effect services' handlers on a real store of their own."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -21,9 +19,7 @@ def basket(
     store_id: str = "2",
     at: str = "2017-01-01T10:00:00Z",
 ) -> Basket:
-    """
-    A basket of (product, quantity, paid) lines.
-    """
+    """A basket of (product, quantity, paid) lines."""
     written = {
         "basket_id": basket_id,
         "household_id": household_id,
@@ -44,18 +40,15 @@ def basket(
 
 
 class Services:
-    """
-    Asks services as their subscribers' runtime does: each request is a unit of work of its own, and
-    what a refused one wrote is dropped.
+    """Asks services as their subscribers' runtime does: each request is a unit of work of its own,
+    and what a refused one wrote is dropped.
     """
 
     def __init__(self, store: SqliteEffectsStore) -> None:
         self.store = store
 
     async def open(self, *services: Effects) -> None:
-        """
-        Start the services, as a process does.
-        """
+        """Start the services, as a process does."""
         for service in services:
             for starter in service.starters:
                 unit = self.store.unit()
@@ -63,9 +56,7 @@ class Services:
                 await unit.keep([])
 
     async def ask(self, service: Effects, intent):
-        """
-        The reply to *intent*; raises Refused as the handler did.
-        """
+        """The reply to *intent*; raises Refused as the handler did."""
         unit = self.store.unit()
         ctx = EffectContext(
             intent_id="i", idempotency_key="k", saga_id="s", key="1", attempt=1, db=unit.db
@@ -80,9 +71,7 @@ class Services:
         return reply
 
     async def fetch(self, sql: str, **params):
-        """
-        Rows of the services' tables.
-        """
+        """Rows of the services' tables."""
         unit = self.store.unit()
         rows = await unit.db.fetch(sql, **params)
         unit.drop()
@@ -90,9 +79,7 @@ class Services:
         return rows
 
     async def execute(self, sql: str, **params) -> int:
-        """
-        Tamper with the services' tables.
-        """
+        """Tamper with the services' tables."""
         unit = self.store.unit()
         touched = await unit.db.execute(sql, **params)
         await unit.keep([])
@@ -101,9 +88,7 @@ class Services:
 
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    """
-    Services of which none has started yet.
-    """
+    """Services of which none has started yet."""
     store = SqliteEffectsStore(str(tmp_path / "effects.db"), clock=SystemClock(), threaded=False)
     await store.open()
     yield Services(store)
@@ -112,9 +97,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 
 @pytest.fixture
 def stocked_from(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """
-    Stocks the services from the given baskets instead of the real ones.
-    """
+    """Stocks the services from the given baskets instead of the real ones."""
 
     def stock(*baskets: Basket) -> None:
         for team in ("warehouse", "payments", "delivery"):

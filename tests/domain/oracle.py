@@ -1,5 +1,5 @@
-"""
-What becomes of orders that come one after the other, worked out without services, SQL or sagas.
+"""What becomes of orders that come one after the other, worked out without services,
+SQL or sagas.
 """
 
 from collections import Counter
@@ -14,32 +14,24 @@ from domain.stocking import opening_slots, opening_stock, opening_wallets
 
 @dataclass
 class Run:
-    """
-    The code with which each order ended, and what the confirmed ones hold.
-    """
+    """The code with which each order ended, and what the confirmed ones hold."""
 
     codes: dict[str, str] = field(default_factory=dict)
     accounts: dict[str, Account] = field(default_factory=dict)
 
     @property
     def by_code(self) -> Counter[str]:
-        """
-        How many orders ended with each code.
-        """
+        """How many orders ended with each code."""
         return Counter(self.codes.values())
 
     @property
     def total(self) -> Account:
-        """
-        What all confirmed orders hold together.
-        """
+        """What all confirmed orders hold together."""
         return sum(self.accounts.values(), Account())
 
 
 def fulfil_all(baskets: Sequence[Basket], stocked_from: Sequence[Basket] | None = None) -> Run:
-    """
-    Fulfil *baskets* in their order, stocked from these or other baskets.
-    """
+    """Fulfil *baskets* in their order, stocked from these or other baskets."""
     stocked_from = baskets if stocked_from is None else stocked_from
     stock = dict(opening_stock(stocked_from))
     wallets = dict(opening_wallets(stocked_from))

@@ -1,6 +1,4 @@
-"""
-Reading the real baskets, refusing what is none, and publishing each as its till would.
-"""
+"""Reading the real baskets, refusing what is none, and publishing each as its till would."""
 
 import gzip
 import json
@@ -24,9 +22,7 @@ GOOD = {
 
 
 def test_shipped_file_holds_what_its_description_says():
-    """
-    The counts in `data/README.md` are those of the file.
-    """
+    """The counts in `data/README.md` are those of the file."""
     baskets = list(read_baskets())
     lines = [line for one in baskets for line in one.lines]
 
@@ -42,18 +38,14 @@ def test_shipped_file_holds_what_its_description_says():
 
 
 def write(path, *lines):
-    """
-    A compressed file of these lines.
-    """
+    """A compressed file of these lines."""
     with gzip.open(path, "wb") as file:
         file.writelines(line + b"\n" for line in lines)
     return path
 
 
 def line(**changes):
-    """
-    A line of the file with *changes*.
-    """
+    """A line of the file with *changes*."""
     return json.dumps(GOOD | changes).encode()
 
 
@@ -76,9 +68,7 @@ def line(**changes):
     ],
 )
 def test_bad_line_is_refused_by_file_and_line(tmp_path, bad, said):
-    """
-    The baskets before a bad line are read; the line stops it and is named.
-    """
+    """The baskets before a bad line are read; the line stops it and is named."""
     path = write(tmp_path / "baskets.jsonl.gz", line(), bad)
     reading = read_baskets(path)
 
@@ -91,9 +81,7 @@ def test_bad_line_is_refused_by_file_and_line(tmp_path, bad, said):
 
 
 def test_line_without_end_is_not_read_into_memory(tmp_path):
-    """
-    A line of more than a megabyte is cut and refused.
-    """
+    """A line of more than a megabyte is cut and refused."""
     path = write(tmp_path / "baskets.jsonl.gz", b'{"basket_id": "' + b"1" * 2_000_000 + b'"}')
 
     with pytest.raises(BadBasket, match=":1: "):
@@ -101,9 +89,7 @@ def test_line_without_end_is_not_read_into_memory(tmp_path):
 
 
 def damaged(path):
-    """
-    A compressed file that ends in the middle.
-    """
+    """A compressed file that ends in the middle."""
     write(path, *[line()] * 1000)
     path.write_bytes(path.read_bytes()[:-12])
 
@@ -118,9 +104,7 @@ def damaged(path):
     ],
 )
 def test_file_that_cannot_be_read_is_named(tmp_path, make):
-    """
-    Whatever is wrong with the file itself, the error is of one kind and names it.
-    """
+    """Whatever is wrong with the file itself, the error is of one kind and names it."""
     path = tmp_path / "baskets.jsonl.gz"
     make(path)
 
@@ -130,8 +114,8 @@ def test_file_that_cannot_be_read_is_named(tmp_path, make):
 
 @pytest.mark.parametrize(("store_id", "version"), [("2", 2), ("293", 1)])
 def test_odd_stores_publish_version_1(store_id, version):
-    """
-    Which tills are old is a matter of the store's number, so that every run has the same traffic.
+    """Which tills are old is a matter of the store's number, so that every run has the same
+    traffic.
     """
     placed = order_placed(basket(store_id=store_id))
 
@@ -139,9 +123,7 @@ def test_odd_stores_publish_version_1(store_id, version):
 
 
 def test_both_kinds_of_till_say_the_same():
-    """
-    For each real basket, the published order is read as that basket, whatever the till.
-    """
+    """For each real basket, the published order is read as that basket, whatever the till."""
     registry = ContractRegistry([OrderPlaced])
     versions = set()
     for one in list(read_baskets())[::10]:

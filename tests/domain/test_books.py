@@ -1,5 +1,5 @@
-"""
-The books: both sides agree on honest services, and each kind of dishonesty is found and named.
+"""The books: both sides agree on honest services, and each kind of dishonesty is found
+and named.
 """
 
 import pytest
@@ -36,9 +36,7 @@ BASKETS = [
 
 
 def trigger(one):
-    """
-    The trigger that a saga records for a basket.
-    """
+    """The trigger that a saga records for a basket."""
     placed = order_placed(one)
     name = contract_of(type(placed)).contract_name
     read = decode(REGISTRY, name, encode(placed).encode())
@@ -46,9 +44,7 @@ def trigger(one):
 
 
 def confirmed(one):
-    """
-    The outcome of a basket's confirmed order.
-    """
+    """The outcome of a basket's confirmed order."""
     return message_of(
         OrderConfirmed(
             order_id=one.basket_id,
@@ -63,9 +59,7 @@ def confirmed(one):
 
 
 def started(one, definition="order"):
-    """
-    The first entry's body of a basket's saga.
-    """
+    """The first entry's body of a basket's saga."""
     return SagaStarted(
         definition=definition,
         definition_version=1,
@@ -76,23 +70,19 @@ def started(one, definition="order"):
 
 
 def rolled_back():
-    """
-    The last entry's body of a saga that was undone.
-    """
+    """The last entry's body of a saga that was undone."""
     return SagaRolledBack(reason="no", code="no", failed_step=None, residue=(), outcome=None)
 
 
 async def log(*bodies):
-    """
-    A log of (saga, body) pairs.
-    """
+    """A log of (saga, body) pairs."""
     for place, (saga_id, body) in enumerate(bodies, 1):
         yield place, Entry(saga_id, place, place, "cause", body)
 
 
 async def test_confirmed_orders_are_entitled_to_what_was_ordered():
-    """
-    Units come from the trigger, money from the outcome; no other order is entitled to anything.
+    """Units come from the trigger, money from the outcome; no other order is entitled to
+    anything.
     """
     one, two, three = BASKETS
 
@@ -113,16 +103,12 @@ async def test_confirmed_orders_are_entitled_to_what_was_ordered():
 
 
 async def test_orders_under_way_are_entitled_to_nothing_yet():
-    """
-    An order counts once its saga has ended, not before.
-    """
+    """An order counts once its saga has ended, not before."""
     assert await accounts_of_histories(log(("a", started(BASKETS[0])))) == {}
 
 
 async def test_orders_of_old_tills_count_alike():
-    """
-    A trigger that is recorded as version 1 is read as the current one.
-    """
+    """A trigger that is recorded as version 1 is read as the current one."""
     old = basket("1", ("11", 2, "2.00"), store_id="3")
     placed = order_placed(old)
     body = SagaStarted(
@@ -142,9 +128,7 @@ async def test_orders_of_old_tills_count_alike():
 
 
 def test_difference_names_the_order_and_what_differs():
-    """
-    Only what does not agree is said.
-    """
+    """Only what does not agree is said."""
     right, wrong = Account(units=3, cents=300, slots=1), Account(units=3, cents=200, slots=1)
 
     books = compare({"1": wrong, "2": right}, {"1": right, "2": right})
@@ -156,9 +140,7 @@ def test_difference_names_the_order_and_what_differs():
 
 
 def test_equal_totals_do_not_hide_swapped_orders():
-    """
-    Two wrongs that add up to a right total are two differences.
-    """
+    """Two wrongs that add up to a right total are two differences."""
     one, two = Account(units=1, cents=1, slots=1), Account(units=2, cents=2, slots=1)
 
     books = compare({"1": one, "2": two}, {"1": two, "2": one})
@@ -169,24 +151,20 @@ def test_equal_totals_do_not_hide_swapped_orders():
 
 
 def test_order_on_one_side_only_is_a_difference():
-    """
-    What was never confirmed may hold nothing, and what was confirmed may not hold nothing.
-    """
+    """What was never confirmed may hold nothing, and what was confirmed may not hold nothing."""
     held = Account(units=1, cents=1, slots=1)
 
     assert [d.order_id for d in compare({"1": held}, {"2": held}).differences] == ["1", "2"]
 
 
 def test_empty_books_balance():
-    """
-    Nothing sold, nothing owed.
-    """
+    """Nothing sold, nothing owed."""
     assert compare({}, {}).balanced
 
 
 async def fulfil(services, one):
-    """
-    Ask the services for all that a basket needs, in turn; raises Refused as soon as one says no.
+    """Ask the services for all that a basket needs, in turn; raises Refused as soon as one
+    says no.
     """
     lines = tuple(
         StockLine(product_id=line.product_id, quantity=line.quantity) for line in one.lines
@@ -208,9 +186,7 @@ async def fulfil(services, one):
 
 @pytest.fixture
 async def sold(services, stocked_from):
-    """
-    Services that have sold the first two baskets.
-    """
+    """Services that have sold the first two baskets."""
     stocked_from(*BASKETS)
     await services.open(warehouse, payments, delivery)
     for one in BASKETS[:2]:
@@ -219,9 +195,7 @@ async def sold(services, stocked_from):
 
 
 async def books_of(services):
-    """
-    The books beside histories that say: both baskets are confirmed.
-    """
+    """The books beside histories that say: both baskets are confirmed."""
     bodies = []
     for one in BASKETS[:2]:
         bodies += [
@@ -237,9 +211,7 @@ async def books_of(services):
 
 
 async def test_honest_services_balance(sold):
-    """
-    What was reserved, charged and booked is what the confirmed orders are entitled to.
-    """
+    """What was reserved, charged and booked is what the confirmed orders are entitled to."""
     books = await books_of(sold)
 
     assert books.balanced, books
@@ -268,9 +240,7 @@ async def test_honest_services_balance(sold):
     ],
 )
 async def test_false_entry_is_a_difference_and_a_leak(sold, tampering, said):
-    """
-    A false row is seen against the histories, and against the service's own stock.
-    """
+    """A false row is seen against the histories, and against the service's own stock."""
     await sold.execute(tampering)
 
     books = await books_of(sold)
@@ -299,9 +269,7 @@ async def test_false_entry_is_a_difference_and_a_leak(sold, tampering, said):
     ids=["shelves", "wallets", "vans"],
 )
 async def test_what_leaks_from_a_service_is_named(sold, tampering, said):
-    """
-    Orders may agree while a service has lost something of its own.
-    """
+    """Orders may agree while a service has lost something of its own."""
     # One more unit of product 12 than was sold, so that there is one to lose.
     await sold.execute(
         "UPDATE warehouse_stock SET stocked = stocked + 1, on_hand = on_hand + 1"
@@ -317,8 +285,8 @@ async def test_what_leaks_from_a_service_is_named(sold, tampering, said):
 
 
 async def test_services_agree_with_the_oracle_on_real_baskets(services):
-    """
-    The services, asked for one order after the other, hold what plain arithmetic says they hold.
+    """The services, asked for one order after the other, hold what plain arithmetic says
+    they hold.
     """
     baskets = list(read_baskets())
     expected = fulfil_all(baskets[:600], stocked_from=baskets)
@@ -338,9 +306,7 @@ async def test_services_agree_with_the_oracle_on_real_baskets(services):
 
 
 async def ending(services, one):
-    """
-    How a basket's order ends, undoing by hand what a saga would undo.
-    """
+    """How a basket's order ends, undoing by hand what a saga would undo."""
     if any(line.quantity <= 0 for line in one.lines):
         return "bad_line"
     try:
@@ -352,9 +318,7 @@ async def ending(services, one):
 
 
 async def undo(services, order_id):
-    """
-    Everything that a rollback may ask for, in reverse order; what was never done is a no-op.
-    """
+    """Everything that a rollback may ask for, in reverse order; what was never done is a no-op."""
     await services.ask(delivery, CancelSlot(order_id=order_id))
     await services.ask(payments, RefundHousehold(order_id=order_id))
     await services.ask(warehouse, ReleaseStock(order_id=order_id))

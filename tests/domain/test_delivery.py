@@ -1,6 +1,4 @@
-"""
-The delivery service on real tables: no van carries more than it can.
-"""
+"""The delivery service on real tables: no van carries more than it can."""
 
 from datetime import date
 
@@ -15,35 +13,27 @@ DAY = date(2017, 1, 1)
 
 
 def book(order_id: str, store_id: str = "2", day: date = DAY) -> BookSlot:
-    """
-    An intent to book with store 2 on the first day, or elsewhere.
-    """
+    """An intent to book with store 2 on the first day, or elsewhere."""
     return BookSlot(order_id=order_id, store_id=store_id, day=day)
 
 
 @pytest.fixture
 async def vans(services, stocked_from):
-    """
-    Store 2 with two places, on one day.
-    """
+    """Store 2 with two places, on one day."""
     stocked_from(basket("1"))
     await services.open(delivery)
     return services
 
 
 async def booked(services):
-    """
-    How many places are taken, and by whom.
-    """
+    """How many places are taken, and by whom."""
     [slot] = await services.fetch("SELECT booked FROM delivery_slots")
     bookings = await services.fetch("SELECT order_id FROM delivery_bookings ORDER BY order_id")
     return slot["booked"], [row["order_id"] for row in bookings]
 
 
 async def test_place_is_booked_for_the_order(vans):
-    """
-    The answer says where and when.
-    """
+    """The answer says where and when."""
     reply = await vans.ask(delivery, book("a"))
 
     assert (reply.order_id, reply.store_id, reply.day) == ("a", "2", DAY)
@@ -51,9 +41,7 @@ async def test_place_is_booked_for_the_order(vans):
 
 
 async def test_full_day_is_refused(vans):
-    """
-    The third order for two places is told that they are taken.
-    """
+    """The third order for two places is told that they are taken."""
     await vans.ask(delivery, book("a"))
     await vans.ask(delivery, book("b"))
 
@@ -67,9 +55,7 @@ async def test_full_day_is_refused(vans):
 
 @pytest.mark.parametrize(("store_id", "day"), [("99", DAY), ("2", date(2017, 2, 1))])
 async def test_store_without_vans_that_day_is_told_apart_from_a_full_one(vans, store_id, day):
-    """
-    Waiting for a cancellation helps against a full van, not against none.
-    """
+    """Waiting for a cancellation helps against a full van, not against none."""
     with pytest.raises(Refused, match="does not deliver") as refused:
         await vans.ask(delivery, book("a", store_id, day))
 
@@ -77,9 +63,7 @@ async def test_store_without_vans_that_day_is_told_apart_from_a_full_one(vans, s
 
 
 async def test_cancelled_place_is_free_again(vans):
-    """
-    Cancelling gives back one place, once; an order without a booking has none to give.
-    """
+    """Cancelling gives back one place, once; an order without a booking has none to give."""
     await vans.ask(delivery, book("a"))
     await vans.ask(delivery, book("b"))
     for order_id in ("a", "a", "never"):

@@ -1,6 +1,4 @@
-"""
-Orders through the whole engine: each ends as it should, and the books balance.
-"""
+"""Orders through the whole engine: each ends as it should, and the books balance."""
 
 import asyncio
 
@@ -20,17 +18,13 @@ OUTCOME_S = 20.0
 
 
 class Grocery:
-    """
-    The application on files of its own.
-    """
+    """The application on files of its own."""
 
     def __init__(self, folder):
         self.folder = folder
 
     def open(self):
-        """
-        Every role of it, as a context manager.
-        """
+        """Every role of it, as a context manager."""
         return app.service(
             bus=f"local:///{self.folder}/saga.db",
             store=f"sqlite:///{self.folder}/saga.db",
@@ -38,9 +32,7 @@ class Grocery:
         )
 
     async def books(self, service):
-        """
-        The books as they stand.
-        """
+        """The books as they stand."""
         store = SqliteEffectsStore(f"{self.folder}/effects.db", clock=SystemClock())
         await store.open()
         unit = store.unit()
@@ -54,24 +46,18 @@ class Grocery:
 
 @pytest.fixture
 def grocery(tmp_path):
-    """
-    A grocery that has never been open.
-    """
+    """A grocery that has never been open."""
     return Grocery(tmp_path)
 
 
 async def order(service, one):
-    """
-    Publish a basket's order and wait for its outcome.
-    """
+    """Publish a basket's order and wait for its outcome."""
     saga_id = await service.publish(order_placed(one))
     return await service.outcome(saga_id, timeout=OUTCOME_S)
 
 
 async def steps(service, one):
-    """
-    The intents that a basket's saga has issued, in order.
-    """
+    """The intents that a basket's saga has issued, in order."""
     saga_id = await service.publish(order_placed(one))
     return [
         f"{entry.body.step} {entry.body.direction}"
@@ -81,9 +67,7 @@ async def steps(service, one):
 
 
 async def test_confirmed_order_says_what_it_cost_and_when_it_comes(grocery, stocked_from):
-    """
-    An old till's order is confirmed with its units, total, receipt and day.
-    """
+    """An old till's order is confirmed with its units, total, receipt and day."""
     one = basket("1", ("11", 2, "2.50"), ("12", 1, "0.00"), store_id="3")
     stocked_from(one)
 
@@ -142,8 +126,8 @@ REFUSALS = [
 async def test_refused_order_is_undone_in_reverse_and_says_why(
     grocery, stocked_from, refused, said, issued
 ):
-    """
-    The rejection names step, code and reason; what had been done before is undone, the last first.
+    """The rejection names step, code and reason; what had been done before is undone, the last
+    first.
     """
     stocked_from(FIRST, basket("0", ("11", 9, "3.00")))
 
@@ -169,9 +153,7 @@ async def test_refused_order_is_undone_in_reverse_and_says_why(
 
 
 async def test_orders_one_after_the_other_end_as_the_oracle_says(grocery):
-    """
-    With nothing in parallel, every real order ends with the code that plain arithmetic gives.
-    """
+    """With nothing in parallel, every real order ends with the code that plain arithmetic gives."""
     everything = list(read_baskets())
     baskets = everything[250:330]
     expected = fulfil_all(baskets, stocked_from=everything)
@@ -190,8 +172,8 @@ async def test_orders_one_after_the_other_end_as_the_oracle_says(grocery):
 
 
 async def test_books_balance_whatever_the_interleaving(grocery):
-    """
-    Orders that run all at once may end otherwise than in a row, but nothing is lost between them.
+    """Orders that run all at once may end otherwise than in a row, but nothing is lost between
+    them.
     """
     baskets = list(read_baskets())[-400:]
 

@@ -1,6 +1,4 @@
-"""
-The payments service on real tables: charged once, refunded once, never below nothing.
-"""
+"""The payments service on real tables: charged once, refunded once, never below nothing."""
 
 import pytest
 
@@ -11,42 +9,32 @@ from topics.payments import ChargeHousehold, RefundHousehold
 
 
 def charge(order_id: str, amount_cents: int, household_id: str = "7") -> ChargeHousehold:
-    """
-    An intent to charge household 7, or another one.
-    """
+    """An intent to charge household 7, or another one."""
     return ChargeHousehold(order_id=order_id, household_id=household_id, amount_cents=amount_cents)
 
 
 @pytest.fixture
 async def wallets(services, stocked_from):
-    """
-    Households 7 and 8 with 600 cents each.
-    """
+    """Households 7 and 8 with 600 cents each."""
     stocked_from(basket("1"), basket("2", household_id="8"))
     await services.open(payments)
     return services
 
 
 async def balances(services):
-    """
-    What is left, by household.
-    """
+    """What is left, by household."""
     rows = await services.fetch("SELECT household_id, balance_cents FROM payments_wallets")
     return {row["household_id"]: row["balance_cents"] for row in rows}
 
 
 async def ledger(services):
-    """
-    Every entry, as (order, entry, cents).
-    """
+    """Every entry, as (order, entry, cents)."""
     rows = await services.fetch("SELECT * FROM payments_ledger ORDER BY order_id, entry")
     return [(row["order_id"], row["entry"], row["cents"]) for row in rows]
 
 
 async def test_charge_is_taken_and_written_down(wallets):
-    """
-    The wallet shrinks by the amount, the ledger says for which order.
-    """
+    """The wallet shrinks by the amount, the ledger says for which order."""
     reply = await wallets.ask(payments, charge("a", 600))
 
     assert (reply.order_id, reply.amount_cents, reply.receipt) == ("a", 600, "R-a")
@@ -55,9 +43,7 @@ async def test_charge_is_taken_and_written_down(wallets):
 
 
 async def test_order_that_costs_nothing_is_charged_nothing(wallets):
-    """
-    A fully discounted order passes through an empty wallet, and is in the ledger.
-    """
+    """A fully discounted order passes through an empty wallet, and is in the ledger."""
     await wallets.ask(payments, charge("a", 600))
 
     await wallets.ask(payments, charge("b", 0))
@@ -66,9 +52,7 @@ async def test_order_that_costs_nothing_is_charged_nothing(wallets):
 
 
 async def test_wallet_that_is_too_small_is_left_alone(wallets):
-    """
-    The refusal says what is left and what it would cost.
-    """
+    """The refusal says what is left and what it would cost."""
     with pytest.raises(Refused) as refused:
         await wallets.ask(payments, charge("a", 601))
 
@@ -79,9 +63,7 @@ async def test_wallet_that_is_too_small_is_left_alone(wallets):
 
 
 async def test_stranger_has_no_wallet(wallets):
-    """
-    A household that nobody knows is told apart from one that is poor.
-    """
+    """A household that nobody knows is told apart from one that is poor."""
     with pytest.raises(Refused, match="household 99 has no wallet") as refused:
         await wallets.ask(payments, charge("a", 0, household_id="99"))
 
@@ -89,9 +71,7 @@ async def test_stranger_has_no_wallet(wallets):
 
 
 async def test_refund_gives_back_what_the_ledger_says(wallets):
-    """
-    The amount is that of the charge; both stay in the ledger.
-    """
+    """The amount is that of the charge; both stay in the ledger."""
     await wallets.ask(payments, charge("a", 100))
     await wallets.ask(payments, charge("b", 200))
 
@@ -106,9 +86,7 @@ async def test_refund_gives_back_what_the_ledger_says(wallets):
 
 
 async def test_refund_of_nothing_changes_nothing(wallets):
-    """
-    Refunding twice, or an order that was never charged, is a no-op.
-    """
+    """Refunding twice, or an order that was never charged, is a no-op."""
     await wallets.ask(payments, charge("a", 100))
     for order_id in ("a", "a", "never"):
         await wallets.ask(payments, RefundHousehold(order_id=order_id))

@@ -1,6 +1,4 @@
-"""
-What is there before the first order, and that real baskets run into its limits.
-"""
+"""What is there before the first order, and that real baskets run into its limits."""
 
 from datetime import date
 
@@ -11,42 +9,32 @@ from tests.domain.oracle import fulfil_all
 
 
 def test_slow_sellers_are_bought_by_the_piece():
-    """
-    What sells less than one case is there as often as it is wanted.
-    """
+    """What sells less than one case is there as often as it is wanted."""
     assert opening_stock([basket("1", ("11", 5, "1.00")), basket("2", ("11", 6, "1.00"))]) == {
         "11": 11
     }
 
 
 def test_buyer_rounds_down_to_whole_cases():
-    """
-    Of what sells by the case, the units that would need one more case are missing.
-    """
+    """Of what sells by the case, the units that would need one more case are missing."""
     assert opening_stock([basket("1", ("11", 12, "1.00"))]) == {"11": 12}
     assert opening_stock([basket("1", ("11", 23, "1.00"))]) == {"11": 12}
 
 
 def test_what_is_sold_by_volume_comes_in_tanks():
-    """
-    A line of thousands tells a product that flows; one that never does is counted in cases.
-    """
+    """A line of thousands tells a product that flows; one that never does is counted in cases."""
     fuel, packets = ("11", 18_500, "20.00"), ("12", 999, "20.00")
 
     assert opening_stock([basket("1", fuel, packets)]) == {"11": 10_000, "12": 83 * 12}
 
 
 def test_nothing_is_bought_for_a_line_of_no_units():
-    """
-    A product that only stands in dirty lines is known, and not in stock.
-    """
+    """A product that only stands in dirty lines is known, and not in stock."""
     assert opening_stock([basket("1", ("11", 0, "0.00"), ("12", -3, "0.00"))]) == {"11": 0, "12": 0}
 
 
 def test_wallet_holds_six_usual_baskets():
-    """
-    The household's median counts: one feast does not fill the wallet.
-    """
+    """The household's median counts: one feast does not fill the wallet."""
     paid = ["1.00", "1.01", "90.00", "2.00"]
 
     wallets = opening_wallets(
@@ -57,9 +45,7 @@ def test_wallet_holds_six_usual_baskets():
 
 
 def test_store_has_spare_places_on_every_day():
-    """
-    Half as many again as a usual day needs, rounded up, also on days without any order.
-    """
+    """Half as many again as a usual day needs, rounded up, also on days without any order."""
     slots = opening_slots(
         [
             basket("1", at="2017-01-01T10:00:00Z"),
@@ -74,8 +60,8 @@ def test_store_has_spare_places_on_every_day():
 
 
 def test_real_baskets_meet_every_kind_of_refusal():
-    """
-    One after the other, the real orders end as follows; no kind is missing and most are confirmed.
+    """One after the other, the real orders end as follows; no kind is missing and most are
+    confirmed.
     """
     run = fulfil_all(list(read_baskets()))
 

@@ -1,6 +1,4 @@
-"""
-The warehouse's service on real tables: all or nothing, and put back once.
-"""
+"""The warehouse's service on real tables: all or nothing, and put back once."""
 
 import pytest
 
@@ -11,9 +9,7 @@ from topics.warehouse import ReleaseStock, ReserveStock, StockLine
 
 
 def reserve(order_id: str, **wanted: int) -> ReserveStock:
-    """
-    An intent that wants some of the products p11, p12, ….
-    """
+    """An intent that wants some of the products p11, p12, …."""
     lines = tuple(
         StockLine(product_id=name.removeprefix("p"), quantity=quantity)
         for name, quantity in wanted.items()
@@ -23,34 +19,26 @@ def reserve(order_id: str, **wanted: int) -> ReserveStock:
 
 @pytest.fixture
 async def shelves(services, stocked_from):
-    """
-    A warehouse with 5 units of product 11 and 12 of product 12.
-    """
+    """A warehouse with 5 units of product 11 and 12 of product 12."""
     stocked_from(basket("1", ("11", 5, "1.00"), ("12", 13, "1.00")))
     await services.open(warehouse)
     return services
 
 
 async def on_hand(services):
-    """
-    What is free, by product.
-    """
+    """What is free, by product."""
     rows = await services.fetch("SELECT product_id, on_hand FROM warehouse_stock")
     return {row["product_id"]: row["on_hand"] for row in rows}
 
 
 async def reserved(services):
-    """
-    What is set aside, by order and product.
-    """
+    """What is set aside, by order and product."""
     rows = await services.fetch("SELECT * FROM warehouse_reservations")
     return {(row["order_id"], row["product_id"]): row["quantity"] for row in rows}
 
 
 async def test_reserved_units_leave_the_shelf(shelves):
-    """
-    All lines of an order are set aside at once, and others see what is left.
-    """
+    """All lines of an order are set aside at once, and others see what is left."""
     reply = await shelves.ask(warehouse, reserve("a", p11=2, p12=12))
 
     assert (reply.order_id, reply.units) == ("a", 14)
@@ -59,9 +47,7 @@ async def test_reserved_units_leave_the_shelf(shelves):
 
 
 async def test_order_that_is_short_of_one_product_gets_nothing(shelves):
-    """
-    A shortage is refused with product, wish and stock, and leaves no trace.
-    """
+    """A shortage is refused with product, wish and stock, and leaves no trace."""
     with pytest.raises(Refused) as refused:
         await shelves.ask(warehouse, reserve("a", p11=5, p12=13))
 
@@ -72,17 +58,13 @@ async def test_order_that_is_short_of_one_product_gets_nothing(shelves):
 
 
 async def test_product_that_nobody_knows_is_out_of_stock(shelves):
-    """
-    What never stood on a shelf cannot be reserved.
-    """
+    """What never stood on a shelf cannot be reserved."""
     with pytest.raises(Refused, match="product 99: 1 wanted, 0 on hand"):
         await shelves.ask(warehouse, reserve("a", p11=1, p99=1))
 
 
 async def test_refusal_names_a_few_products_and_counts_the_rest(shelves):
-    """
-    A large order that is short of everything is refused in one readable sentence.
-    """
+    """A large order that is short of everything is refused in one readable sentence."""
     wanted = {f"p{number}": 1 for number in range(100, 108)}
 
     with pytest.raises(Refused) as refused:
@@ -93,9 +75,7 @@ async def test_refusal_names_a_few_products_and_counts_the_rest(shelves):
 
 
 async def test_release_puts_back_what_the_order_had(shelves):
-    """
-    An order's units return to their shelves, and only its own.
-    """
+    """An order's units return to their shelves, and only its own."""
     await shelves.ask(warehouse, reserve("a", p11=2, p12=1))
     await shelves.ask(warehouse, reserve("b", p11=1))
 
@@ -106,9 +86,7 @@ async def test_release_puts_back_what_the_order_had(shelves):
 
 
 async def test_release_of_nothing_changes_nothing(shelves):
-    """
-    Releasing twice, or an order that never reserved, is a no-op.
-    """
+    """Releasing twice, or an order that never reserved, is a no-op."""
     await shelves.ask(warehouse, reserve("a", p11=2))
     for order_id in ("a", "a", "never"):
         await shelves.ask(warehouse, ReleaseStock(order_id=order_id))
@@ -117,9 +95,7 @@ async def test_release_of_nothing_changes_nothing(shelves):
 
 
 async def test_largest_order_is_reserved_in_one_go(services, stocked_from):
-    """
-    An order of a thousand lines is still all or nothing.
-    """
+    """An order of a thousand lines is still all or nothing."""
     products = [str(number) for number in range(1000)]
     stocked_from(basket("1", *((product, 1, "1.00") for product in products)))
     await services.open(warehouse)
@@ -133,9 +109,7 @@ async def test_largest_order_is_reserved_in_one_go(services, stocked_from):
 
 
 async def test_second_start_does_not_restock(shelves, stocked_from):
-    """
-    What was sold stays sold, whatever the baskets say by now.
-    """
+    """What was sold stays sold, whatever the baskets say by now."""
     await shelves.ask(warehouse, reserve("a", p11=2))
     stocked_from(basket("1", ("11", 9, "1.00"), ("13", 9, "1.00")))
 

@@ -1,6 +1,4 @@
-"""
-A service at work on a bus in memory, a clock moved by hand and a store without threads.
-"""
+"""A service at work on a bus in memory, a clock moved by hand and a store without threads."""
 
 # ruff: noqa: SLF001 - how far a service has come is nobody's business but the tests'
 
@@ -52,9 +50,7 @@ class OrderDone(Event, topic="lab.order-done", version=1):
 
 
 class FlakyBus(MemoryBus):
-    """
-    A bus that loses its connection when told to, and notes what it was asked to publish.
-    """
+    """A bus that loses its connection when told to, and notes what it was asked to publish."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock=clock)
@@ -64,9 +60,7 @@ class FlakyBus(MemoryBus):
         self.asked: list[Record] = []
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Fail so many times; while stuck, never answer.
-        """
+        """Fail so many times; while stuck, never answer."""
         replies = [one for one in records if ".evt." in one.topic]
         self.asked += replies
         if replies and self.is_stuck:
@@ -80,17 +74,13 @@ class FlakyBus(MemoryBus):
 
 
 class Disk(sqlite3.Connection):
-    """
-    A connection on which a statement fails when told to, as on a database that is locked.
-    """
+    """A connection on which a statement fails when told to, as on a database that is locked."""
 
     failing = ""
     failures_left = 0
 
     def execute(self, sql: str, *params):
-        """
-        Refuse so many times.
-        """
+        """Refuse so many times."""
         if self.failures_left and sql.startswith(self.failing):
             self.failures_left -= 1
             error = sqlite3.OperationalError("database is locked")
@@ -101,9 +91,7 @@ class Disk(sqlite3.Connection):
 
 
 def wallet_effects() -> tuple[Effects, list[str]]:
-    """
-    A service that charges wallets, and the calls that its handlers got.
-    """
+    """A service that charges wallets, and the calls that its handlers got."""
     effects = Effects("wallets")
     calls: list[str] = []
 
@@ -144,9 +132,7 @@ def intent(
     key: str = "alice",
     undoes: type[ContractModel] | None = None,
 ) -> Record:
-    """
-    An intent as an orchestrator publishes it.
-    """
+    """An intent as an orchestrator publishes it."""
     name = contract_of(type(model)).contract_name
     headers = ce.intent_headers(
         intent_id=intent_id(saga, StepId(step), direction, attempt),
@@ -163,30 +149,24 @@ def intent(
 
 
 def undo(model: ContractModel, *, attempt: int = 1, undoes=Charge, **more) -> Record:
-    """
-    The intent that undoes the step of `intent`.
-    """
+    """The intent that undoes the step of `intent`."""
     return intent(model, attempt=attempt, direction=Direction.UNDO, undoes=undoes, **more)
 
 
 def without(record: Record, *headers: str) -> Record:
-    """
-    The record with some headers left out.
-    """
+    """The record with some headers left out."""
     return replace(record, headers=tuple(one for one in record.headers if one[0] not in headers))
 
 
 def header(record: Record | Inbound, name: str) -> str | None:
-    """
-    The text of one header.
-    """
+    """The text of one header."""
     value = dict(record.headers).get(name)
     return None if value is None else value.decode()
 
 
 class Lab:
-    """
-    One service, its bus, its store and its clock; `restart` is another process on the same data.
+    """One service, its bus, its store and its clock; `restart` is another process on the
+    same data.
     """
 
     def __init__(self, effects: Effects, **settings) -> None:
@@ -212,17 +192,13 @@ class Lab:
         self.disk.close()
 
     async def stop(self) -> None:
-        """
-        Stop the service; time goes on while it does.
-        """
+        """Stop the service; time goes on while it does."""
         stopping = asyncio.ensure_future(self.service.stop())
         await self.until(stopping.done)
         stopping.result()
 
     async def crash(self) -> None:
-        """
-        Kill the process: what is not committed is gone, and it never does anything again.
-        """
+        """Kill the process: what is not committed is gone, and it never does anything again."""
         self.store.abandon()
         self.service.abandon()
         await asyncio.sleep(0)
@@ -232,31 +208,23 @@ class Lab:
         await self.service.start()
 
     async def seek(self, offsets: dict[Source, int]) -> None:
-        """
-        Have records read once more, as a rebalance may.
-        """
+        """Have records read once more, as a rebalance may."""
         await self.service.consumer.seek(offsets)
 
     async def send(self, *records: Record) -> None:
-        """
-        Publish records and wait until they are dealt with.
-        """
+        """Publish records and wait until they are dealt with."""
         before = self.dealt_with
         await self.bus.publish(records)
         await self.until(lambda: self.dealt_with - before >= len(records))
 
     @property
     def dealt_with(self) -> int:
-        """
-        How many records the service has finished.
-        """
+        """How many records the service has finished."""
         offsets = self.service._offsets
         return sum(offsets._next.values()) - self.service.in_hand
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        """
-        Let things happen, and time pass, until *is_so*.
-        """
+        """Let things happen, and time pass, until *is_so*."""
         for _ in range(ROUNDS_MAX):
             for _ in range(12):
                 await asyncio.sleep(0)
@@ -266,9 +234,7 @@ class Lab:
         raise AssertionError("it did not come to pass")
 
     def replies(self) -> list[Inbound]:
-        """
-        What was published as an answer, in order of publication on each topic.
-        """
+        """What was published as an answer, in order of publication on each topic."""
         return [
             record
             for source, partition in sorted(self.bus.partitions.items())
@@ -277,21 +243,15 @@ class Lab:
         ]
 
     def answers(self) -> list[tuple[str, str]]:
-        """
-        Contract and value of each answer.
-        """
+        """Contract and value of each answer."""
         return [(header(one, ce.TYPE), one.value.decode()) for one in self.replies()]
 
     def ledger(self) -> list[tuple[str, int]]:
-        """
-        What the handlers wrote.
-        """
+        """What the handlers wrote."""
         return self.disk.execute("SELECT owner, amount FROM ledger ORDER BY rowid").fetchall()
 
     def committed(self, topic: str) -> int:
-        """
-        The group's offset in a topic.
-        """
+        """The group's offset in a topic."""
         return max(
             (
                 offset

@@ -1,6 +1,4 @@
-"""
-Handlers are checked when they are registered: whoever wrote one wrong is told the line.
-"""
+"""Handlers are checked when they are registered: whoever wrote one wrong is told the line."""
 
 import re
 
@@ -15,16 +13,12 @@ HERE = re.escape(__file__) + r":\d+: "
 
 
 def refused(match: str):
-    """
-    Expects a DefinitionError that begins with this file and a line.
-    """
+    """Expects a DefinitionError that begins with this file and a line."""
     return pytest.raises(DefinitionError, match=HERE + match)
 
 
 def test_a_fitting_handler_is_registered_and_returned() -> None:
-    """
-    The decorated function stays callable.
-    """
+    """The decorated function stays callable."""
     effects = Effects("e")
 
     @effects.on(Charge)
@@ -45,17 +39,13 @@ def test_a_fitting_handler_is_registered_and_returned() -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "-a"])
 def test_a_name_must_fit_into_a_topic(name: str) -> None:
-    """
-    It names the consumer group.
-    """
+    """It names the consumer group."""
     with refused("Effects"):
         Effects(name)
 
 
 def test_a_handler_takes_message_and_context() -> None:
-    """
-    No more, no fewer.
-    """
+    """No more, no fewer."""
     effects = Effects("e")
     with refused(r".*one must take two arguments.*\(Charge, EffectContext\) -> Charged"):
 
@@ -77,9 +67,7 @@ def test_a_handler_takes_message_and_context() -> None:
 
 
 def test_annotations_must_fit_the_contract() -> None:
-    """
-    Each is named that does not.
-    """
+    """Each is named that does not."""
     effects = Effects("e")
     with refused(".*wrong_intent has 'intent' annotated as Uncharge, but handles lab.int.charge"):
 
@@ -103,9 +91,7 @@ def test_annotations_must_fit_the_contract() -> None:
 
 
 def test_a_contract_has_one_handler() -> None:
-    """
-    The second is refused, and told where the first is.
-    """
+    """The second is refused, and told where the first is."""
     effects = Effects("e")
 
     @effects.on(Charge)
@@ -118,9 +104,7 @@ def test_a_contract_has_one_handler() -> None:
 
 
 def test_on_takes_intents_and_listens_takes_events() -> None:
-    """
-    With a topic of their own.
-    """
+    """With a topic of their own."""
     effects = Effects("e")
 
     class Base(Intent[None]):
@@ -137,9 +121,7 @@ def test_on_takes_intents_and_listens_takes_events() -> None:
 
 
 def test_on_start_takes_the_db() -> None:
-    """
-    And nothing else.
-    """
+    """And nothing else."""
     effects = Effects("e")
     with refused(".*tables must take one argument, the db"):
 
@@ -157,16 +139,12 @@ class MeterReadV2(Event, topic="lab.meter-read", version=2):
 
 @upcast
 def to_v2(old: MeterReadV1) -> MeterReadV2:
-    """
-    Meters have learnt fractions.
-    """
+    """Meters have learnt fractions."""
     return MeterReadV2(value=old.value)
 
 
 async def test_a_handler_of_an_old_version_is_refused_with_the_new_one_named() -> None:
-    """
-    Messages are read in their current version only.
-    """
+    """Messages are read in their current version only."""
     effects = Effects("e")
 
     @effects.listens(MeterReadV1)
@@ -177,9 +155,7 @@ async def test_a_handler_of_an_old_version_is_refused_with_the_new_one_named() -
 
 
 async def test_a_handler_of_the_current_version_gets_the_old_ones_too() -> None:
-    """
-    Their topics are read as well.
-    """
+    """Their topics are read as well."""
     effects = Effects("e")
 
     @effects.listens(MeterReadV2)
@@ -193,8 +169,6 @@ async def test_a_handler_of_the_current_version_gets_the_old_ones_too() -> None:
 
 
 def test_refused_carries_message_and_code() -> None:
-    """
-    The code has a default.
-    """
+    """The code has a default."""
     assert (str(Refused("no")), Refused("no").code) == ("no", "refused")
     assert Refused("no", code="limit").code == "limit"

@@ -1,6 +1,4 @@
-"""
-What is particular to the effects store in SQLite: its file, its threads, its groups.
-"""
+"""What is particular to the effects store in SQLite: its file, its threads, its groups."""
 
 import asyncio
 import sqlite3
@@ -18,17 +16,13 @@ from saga.ports.effects_store import InboxRow, InboxWrite
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """
-    A file that does not exist yet, in a folder that does not either.
-    """
+    """A file that does not exist yet, in a folder that does not either."""
     return tmp_path / "new" / "effects.db"
 
 
 @pytest.fixture
 async def store(path: Path):
-    """
-    An open store.
-    """
+    """An open store."""
     store = SqliteEffectsStore(str(path), clock=ManualClock())
     await store.open()
     yield store
@@ -36,24 +30,18 @@ async def store(path: Path):
 
 
 def write(key: str) -> tuple[InboxWrite]:
-    """
-    A row to keep.
-    """
+    """A row to keep."""
     row = InboxRow("s", key, 1, ReplyOutcome.DONE, None, None, None, None, b"d", Instant(1))
     return (InboxWrite(row),)
 
 
 def rename(old: Path, new: Path) -> None:
-    """
-    As an operator might, while the service runs.
-    """
+    """As an operator might, while the service runs."""
     old.rename(new)
 
 
 async def test_units_that_end_together_share_a_commit(store: SqliteEffectsStore) -> None:
-    """
-    They wait for one future.
-    """
+    """They wait for one future."""
     first, second = store.unit().keep(write("a")), store.unit().keep(write("b"))
     assert first is second
 
@@ -65,9 +53,7 @@ async def test_units_that_end_together_share_a_commit(store: SqliteEffectsStore)
 async def test_a_group_that_is_full_is_committed_before_others_go_on(
     store: SqliteEffectsStore,
 ) -> None:
-    """
-    A long line does not put a commit off for ever.
-    """
+    """A long line does not put a commit off for ever."""
     unit = store.unit()
     await unit.db.execute("CREATE TABLE t (n INTEGER)")
     await unit.keep(())
@@ -88,9 +74,7 @@ async def test_a_group_that_is_full_is_committed_before_others_go_on(
 async def test_a_lock_of_another_process_is_waited_for_off_the_loop(
     store: SqliteEffectsStore, path: Path
 ) -> None:
-    """
-    The loop goes on meanwhile, and the handler goes on afterwards.
-    """
+    """The loop goes on meanwhile, and the handler goes on afterwards."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     unit = store.unit()
@@ -108,9 +92,7 @@ async def test_a_lock_of_another_process_is_waited_for_off_the_loop(
 async def test_waiting_for_another_process_can_be_cancelled(
     store: SqliteEffectsStore, path: Path
 ) -> None:
-    """
-    Nobody uses the connection before the thread has let go of it.
-    """
+    """Nobody uses the connection before the thread has let go of it."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     given_up, patient = store.unit(), store.unit()
@@ -131,9 +113,7 @@ async def test_waiting_for_another_process_can_be_cancelled(
 
 
 async def test_a_file_that_was_deleted_takes_no_more(store: SqliteEffectsStore, path: Path) -> None:
-    """
-    What would be written to a file without a name is refused, not lost.
-    """
+    """What would be written to a file without a name is refused, not lost."""
     await store.unit().keep(write("a"))
     hidden = path.with_name("hidden")
     rename(path, hidden)
@@ -146,9 +126,7 @@ async def test_a_file_that_was_deleted_takes_no_more(store: SqliteEffectsStore, 
 
 
 async def test_a_newer_file_is_refused(path: Path) -> None:
-    """
-    Rather than read half right.
-    """
+    """Rather than read half right."""
     store = SqliteEffectsStore(str(path), clock=ManualClock())
     await store.open()
     await store.close()
@@ -162,9 +140,7 @@ async def test_a_newer_file_is_refused(path: Path) -> None:
 
 @pytest.fixture(params=["no database", "a folder", "in a file"])
 def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """
-    A path at which there cannot be a store.
-    """
+    """A path at which there cannot be a store."""
     path = tmp_path / "bad"
     if request.param == "a folder":
         path.mkdir()
@@ -174,17 +150,13 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 async def test_a_file_that_cannot_be_opened_is_named(unusable: Path) -> None:
-    """
-    With what to do.
-    """
+    """With what to do."""
     with pytest.raises(StoreUnavailable, match=str(unusable.parent)):
         await SqliteEffectsStore(str(unusable), clock=ManualClock()).open()
 
 
 async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
-    """
-    As when a process is killed: the next one sees what was kept, and can write at once.
-    """
+    """As when a process is killed: the next one sees what was kept, and can write at once."""
     killed = SqliteEffectsStore(str(path), clock=ManualClock())
     await killed.open()
     await killed.unit().keep(write("kept"))
@@ -202,9 +174,7 @@ async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
 
 
 async def test_those_in_line_are_told_when_the_store_closes(store: SqliteEffectsStore) -> None:
-    """
-    Nobody waits for ever, least of all a thread.
-    """
+    """Nobody waits for ever, least of all a thread."""
     holder, waiting = store.unit(), store.unit()
     await holder.db.execute("CREATE TABLE t (n INTEGER)")
     asked = asyncio.ensure_future(waiting.db.execute("INSERT INTO t VALUES (1)"))

@@ -1,6 +1,4 @@
-"""
-The contract suite of the effects store, run by SQLite with and without threads.
-"""
+"""The contract suite of the effects store, run by SQLite with and without threads."""
 
 import sqlite3
 from pathlib import Path
@@ -15,9 +13,7 @@ from saga.testing.effects_store_suite import EffectsStoreSuite
 class TestSqliteEffectsStore(EffectsStoreSuite):
     @pytest.fixture
     async def open_store(self, tmp_path: Path):
-        """
-        Stores on one file, with threads that commit.
-        """
+        """Stores on one file, with threads that commit."""
         opened: list[SqliteEffectsStore] = []
 
         async def open_store() -> SqliteEffectsStore:
@@ -37,9 +33,7 @@ class TestSqliteEffectsStoreWithoutThreads(EffectsStoreSuite):
 
     @pytest.fixture
     async def open_store(self):
-        """
-        Stores that follow one another on one connection, as in simulated worlds.
-        """
+        """Stores that follow one another on one connection, as in simulated worlds."""
         connection = sqlite3.connect(":memory:", isolation_level=None)
         opened: list[SqliteEffectsStore] = []
 

@@ -1,6 +1,4 @@
-"""
-What handlers may do: wait, overlap, run in threads, fail in every way, and what comes of it.
-"""
+"""What handlers may do: wait, overlap, run in threads, fail in every way, and what comes of it."""
 
 import asyncio
 import json
@@ -16,25 +14,19 @@ from tests.effects.lab import NAMES, Charge, Charged, Lab, Uncharge, intent
 
 
 def steps(count: int) -> list:
-    """
-    So many intents of different steps.
-    """
+    """So many intents of different steps."""
     return [intent(Charge(), step=f"s{n}") for n in range(count)]
 
 
 def failure(lab: Lab) -> dict:
-    """
-    The only answer, which is a failure.
-    """
+    """The only answer, which is a failure."""
     ((name, value),) = lab.answers()
     assert name == "lab.evt.intent-failed.v1"
     return json.loads(value)
 
 
 class ThreadedLab(Lab):
-    """
-    The same with a file, a thread that commits and threads for sync handlers.
-    """
+    """The same with a file, a thread that commits and threads for sync handlers."""
 
     def __init__(self, effects: Effects, folder: Path, **settings) -> None:
         self.folder = folder
@@ -56,9 +48,7 @@ class ThreadedLab(Lab):
         return store, service
 
     async def until(self, is_so) -> None:
-        """
-        As before, with real time passing for the threads.
-        """
+        """As before, with real time passing for the threads."""
         for _ in range(2_000):
             await asyncio.sleep(0.0005)
             if is_so():
@@ -67,9 +57,7 @@ class ThreadedLab(Lab):
         raise AssertionError("it did not come to pass")
 
     async def query(self, sql: str) -> list[dict]:
-        """
-        What the tables say.
-        """
+        """What the tables say."""
         unit = self.store.unit()
         try:
             return await unit.db.fetch(sql)
@@ -78,8 +66,8 @@ class ThreadedLab(Lab):
 
 
 async def test_slow_handlers_overlap() -> None:
-    """
-    Forty that wait a second each are done in little more than one, never more than allowed at once.
+    """Forty that wait a second each are done in little more than one, never more than allowed at
+    once.
     """
     effects = Effects("slow")
     running = most = 0
@@ -100,9 +88,7 @@ async def test_slow_handlers_overlap() -> None:
 
 
 async def test_quick_handlers_need_one_task() -> None:
-    """
-    However many intents come, no task is made for any of them.
-    """
+    """However many intents come, no task is made for any of them."""
     effects = Effects("quick")
     tasks: set = set()
 
@@ -118,9 +104,7 @@ async def test_quick_handlers_need_one_task() -> None:
 
 
 async def test_a_slow_handler_does_not_hold_up_the_next_batch() -> None:
-    """
-    What comes later is answered while it waits.
-    """
+    """What comes later is answered while it waits."""
     effects = Effects("slow")
 
     @effects.on(Charge)
@@ -139,9 +123,7 @@ async def test_a_slow_handler_does_not_hold_up_the_next_batch() -> None:
 
 
 async def test_one_step_is_never_handled_twice_at_once() -> None:
-    """
-    A retry that comes while the first attempt still runs waits for its end.
-    """
+    """A retry that comes while the first attempt still runs waits for its end."""
     effects = Effects("slow")
     running = 0
 
@@ -161,9 +143,7 @@ async def test_one_step_is_never_handled_twice_at_once() -> None:
 
 
 async def test_a_handler_that_waits_before_it_writes_lets_others_write() -> None:
-    """
-    The write transaction is taken with the first use of the db, not before.
-    """
+    """The write transaction is taken with the first use of the db, not before."""
     effects = Effects("polite")
     effects.on_start(_make_table)
     order: list[str] = []
@@ -183,9 +163,7 @@ async def test_a_handler_that_waits_before_it_writes_lets_others_write() -> None
 
 
 async def test_handlers_that_wait_while_they_write_take_turns() -> None:
-    """
-    They are slow, and correct: each is committed or rolled back by itself.
-    """
+    """They are slow, and correct: each is committed or rolled back by itself."""
     effects = Effects("impolite")
     effects.on_start(_make_table)
 
@@ -204,9 +182,7 @@ async def test_handlers_that_wait_while_they_write_take_turns() -> None:
 
 
 async def test_the_context_says_what_is_asked() -> None:
-    """
-    Ids, key and attempt.
-    """
+    """Ids, key and attempt."""
     effects = Effects("e")
     seen: list[EffectContext] = []
 
@@ -233,9 +209,7 @@ async def test_the_context_says_what_is_asked() -> None:
     ],
 )
 async def test_a_wrong_reply_is_a_failed_attempt_that_names_the_handler(reply, said: str) -> None:
-    """
-    With file and line.
-    """
+    """With file and line."""
     effects = Effects("e")
 
     @effects.on(Charge)
@@ -251,9 +225,7 @@ async def test_a_wrong_reply_is_a_failed_attempt_that_names_the_handler(reply, s
 
 
 async def test_a_reply_that_is_too_large_is_a_failed_attempt() -> None:
-    """
-    Before it is kept: otherwise it could never be sent.
-    """
+    """Before it is kept: otherwise it could never be sent."""
     effects = Effects("e")
 
     @effects.on(Charge)
@@ -267,9 +239,7 @@ async def test_a_reply_that_is_too_large_is_a_failed_attempt() -> None:
 
 
 async def test_odd_errors_are_recorded_like_others(caplog) -> None:
-    """
-    Half a character in the text, no text at all, a cancellation from within.
-    """
+    """Half a character in the text, no text at all, a cancellation from within."""
     # A captured log with half a character cannot travel between the processes that run tests.
     caplog.set_level(logging.CRITICAL + 1)
     effects = Effects("e")
@@ -293,9 +263,7 @@ async def test_odd_errors_are_recorded_like_others(caplog) -> None:
 
 
 async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
-    """
-    Others in its group are handled again.
-    """
+    """Others in its group are handled again."""
     effects = Effects("e")
     effects.on_start(_make_table)
 
@@ -315,8 +283,8 @@ async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
 
 
 async def test_handlers_may_begin_with_the_drivers_connection() -> None:
-    """
-    Also in an inner function; what they write through it is theirs alone, and goes when they fail.
+    """Also in an inner function; what they write through it is theirs alone, and goes when they
+    fail.
     """
     effects = Effects("e")
 
@@ -348,9 +316,7 @@ async def test_handlers_may_begin_with_the_drivers_connection() -> None:
 
 
 async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what_to_do() -> None:
-    """
-    Nobody can see from outside that the handler needs it.
-    """
+    """Nobody can see from outside that the handler needs it."""
     effects = Effects("e")
     effects.on_start(_make_table)
 
@@ -369,9 +335,7 @@ async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what
 
 
 async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) -> None:
-    """
-    And write through the same transaction as everybody else.
-    """
+    """And write through the same transaction as everybody else."""
     effects = Effects("sync")
     effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))
     together = threading.Barrier(3, timeout=5)
@@ -398,9 +362,7 @@ async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) ->
 
 
 async def test_a_file_and_threads_give_the_same_answers(tmp_path: Path) -> None:
-    """
-    Hundreds of intents, some failing, committed in groups; each effect is there once.
-    """
+    """Hundreds of intents, some failing, committed in groups; each effect is there once."""
     effects = Effects("wallets")
     effects.on_start(_make_table)
 
@@ -421,9 +383,7 @@ async def test_a_file_and_threads_give_the_same_answers(tmp_path: Path) -> None:
 
 
 async def test_sync_handlers_may_run_without_threads() -> None:
-    """
-    As in simulated worlds: one after another, on the loop.
-    """
+    """As in simulated worlds: one after another, on the loop."""
     effects = Effects("sync")
     effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))
 

@@ -1,5 +1,5 @@
-"""
-Intents are handled once and answered always, whatever is delivered how often and in which order.
+"""Intents are handled once and answered always, whatever is delivered how often and in
+which order.
 """
 
 import json
@@ -27,9 +27,7 @@ BEFORE = ("refused", "undone_before")
 
 @pytest.fixture
 async def lab():
-    """
-    The wallet service at work; `lab.calls` are the calls of its handlers.
-    """
+    """The wallet service at work; `lab.calls` are the calls of its handlers."""
     effects, calls = wallet_effects()
     async with Lab(effects) as lab:
         lab.calls = calls
@@ -37,17 +35,13 @@ async def lab():
 
 
 def failures(lab: Lab) -> list[tuple[str, str]]:
-    """
-    Outcome and code of the answers that are failures.
-    """
+    """Outcome and code of the answers that are failures."""
     found = [json.loads(value) for name, value in lab.answers() if "intent-failed" in name]
     return [(one["outcome"], one["code"]) for one in found]
 
 
 async def test_an_intent_is_answered_on_the_topic_of_its_reply(lab: Lab) -> None:
-    """
-    Key, ids, saga and trace are what the orchestrator needs to match it.
-    """
+    """Key, ids, saga and trace are what the orchestrator needs to match it."""
     await lab.send(intent(Charge()))
     (reply,) = lab.replies()
 
@@ -64,18 +58,14 @@ async def test_an_intent_is_answered_on_the_topic_of_its_reply(lab: Lab) -> None
 
 
 async def test_an_intent_without_a_reply_is_answered_intent_done(lab: Lab) -> None:
-    """
-    `Intent[None]` has no reply of its own.
-    """
+    """`Intent[None]` has no reply of its own."""
     await lab.send(intent(Charge()), undo(Uncharge()))
 
     assert lab.answers() == [DONE, UNDONE]
 
 
 async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(lab: Lab) -> None:
-    """
-    Time included; the handler is not called again.
-    """
+    """Time included; the handler is not called again."""
     await lab.send(intent(Charge()))
     lab.clock.advance(60)
     await lab.send(intent(Charge()))
@@ -86,9 +76,7 @@ async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(lab: Lab)
 
 
 async def test_copies_in_one_batch_are_handled_once(lab: Lab) -> None:
-    """
-    The second waits for the first.
-    """
+    """The second waits for the first."""
     await lab.send(*[intent(Charge())] * 5)
 
     assert lab.answers() == [DONE] * 5
@@ -96,9 +84,7 @@ async def test_copies_in_one_batch_are_handled_once(lab: Lab) -> None:
 
 
 async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(lab: Lab) -> None:
-    """
-    It answers the attempt that asks.
-    """
+    """It answers the attempt that asks."""
     await lab.send(intent(Charge()), intent(Charge(), attempt=2))
 
     assert lab.answers() == [DONE, DONE]
@@ -107,9 +93,7 @@ async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(lab: Lab) -> 
 
 
 async def test_a_later_attempt_at_a_refused_step_is_refused_again(lab: Lab) -> None:
-    """
-    Refused is final.
-    """
+    """Refused is final."""
     await lab.send(intent(Charge(amount=501)), intent(Charge(amount=501), attempt=2))
 
     assert failures(lab) == [("refused", "limit")] * 2
@@ -117,9 +101,7 @@ async def test_a_later_attempt_at_a_refused_step_is_refused_again(lab: Lab) -> N
 
 
 async def test_a_later_attempt_at_a_failed_step_runs_again(lab: Lab) -> None:
-    """
-    And what it does replaces what the failed one said.
-    """
+    """And what it does replaces what the failed one said."""
     await lab.send(intent(Charge(amount=-1)), intent(Charge(amount=-1), attempt=2))
 
     assert failures(lab) == [("failed", "ValueError")] * 2
@@ -127,9 +109,7 @@ async def test_a_later_attempt_at_a_failed_step_runs_again(lab: Lab) -> None:
 
 
 async def test_an_earlier_attempt_that_comes_late_is_not_answered(lab: Lab) -> None:
-    """
-    Its own answer went out before the later attempt was taken up.
-    """
+    """Its own answer went out before the later attempt was taken up."""
     await lab.send(intent(Charge(amount=-1)), intent(Charge(amount=-1), attempt=2))
     await lab.send(intent(Charge(amount=-1)))
 
@@ -137,9 +117,7 @@ async def test_an_earlier_attempt_that_comes_late_is_not_answered(lab: Lab) -> N
 
 
 async def test_writes_of_a_failed_attempt_are_rolled_back(lab: Lab) -> None:
-    """
-    The failure itself is recorded and answered, with its message.
-    """
+    """The failure itself is recorded and answered, with its message."""
     await lab.send(intent(Charge(amount=-1)))
 
     assert lab.ledger() == []
@@ -152,9 +130,7 @@ async def test_writes_of_a_failed_attempt_are_rolled_back(lab: Lab) -> None:
 
 
 async def test_writes_before_a_refusal_are_rolled_back(lab: Lab) -> None:
-    """
-    "No, and nothing happened" is made true.
-    """
+    """A `No, and nothing happened` is made true."""
     await lab.send(intent(Charge(amount=501)))
 
     assert lab.ledger() == []
@@ -162,9 +138,7 @@ async def test_writes_before_a_refusal_are_rolled_back(lab: Lab) -> None:
 
 
 async def test_neighbours_of_a_failed_attempt_keep_their_writes(lab: Lab) -> None:
-    """
-    They share a commit, and nothing else.
-    """
+    """They share a commit, and nothing else."""
     amounts = [1, -1, 2, 501, 3]
     await lab.send(*[intent(Charge(amount=n), step=f"s{i}") for i, n in enumerate(amounts)])
 
@@ -173,9 +147,7 @@ async def test_neighbours_of_a_failed_attempt_keep_their_writes(lab: Lab) -> Non
 
 
 async def test_one_key_with_two_payloads_is_a_conflict(lab: Lab) -> None:
-    """
-    The first stands; the second fails without being handled.
-    """
+    """The first stands; the second fails without being handled."""
     await lab.send(intent(Charge(amount=10)), intent(Charge(amount=11), attempt=2))
     await lab.send(intent(Charge(amount=11)))
 
@@ -184,9 +156,7 @@ async def test_one_key_with_two_payloads_is_a_conflict(lab: Lab) -> None:
 
 
 async def test_the_same_payload_written_otherwise_is_no_conflict(lab: Lab) -> None:
-    """
-    Blanks and order mean nothing in JSON.
-    """
+    """Blanks and order mean nothing in JSON."""
     record = intent(Charge(), attempt=2)
     spaced = replace(record, value=b'{ "owner": "alice", "amount": 10 }')
     await lab.send(intent(Charge()), spaced)
@@ -195,9 +165,7 @@ async def test_the_same_payload_written_otherwise_is_no_conflict(lab: Lab) -> No
 
 
 async def test_an_undo_of_what_never_came_is_done_without_its_handler(lab: Lab) -> None:
-    """
-    An empty compensation.
-    """
+    """An empty compensation."""
     await lab.send(undo(Uncharge()))
 
     assert lab.answers() == [UNDONE]
@@ -205,9 +173,7 @@ async def test_an_undo_of_what_never_came_is_done_without_its_handler(lab: Lab) 
 
 
 async def test_a_do_that_comes_after_its_undo_is_refused(lab: Lab) -> None:
-    """
-    Otherwise it would hang for ever: nobody would undo it again.
-    """
+    """Otherwise it would hang for ever: nobody would undo it again."""
     await lab.send(undo(Uncharge()))
     await lab.send(intent(Charge()), intent(Charge(), attempt=2), undo(Uncharge(), attempt=2))
 
@@ -218,9 +184,7 @@ async def test_a_do_that_comes_after_its_undo_is_refused(lab: Lab) -> None:
 
 
 async def test_an_undo_of_a_refused_step_is_done_without_its_handler(lab: Lab) -> None:
-    """
-    Nothing had happened.
-    """
+    """Nothing had happened."""
     await lab.send(intent(Charge(amount=501)), undo(Uncharge()))
 
     assert UNDONE in lab.answers()
@@ -228,18 +192,15 @@ async def test_an_undo_of_a_refused_step_is_done_without_its_handler(lab: Lab) -
 
 
 async def test_an_undo_of_a_failed_step_is_handled(lab: Lab) -> None:
-    """
-    A failed attempt may have had its effect.
-    """
+    """A failed attempt may have had its effect."""
     await lab.send(intent(Charge(amount=-1)), undo(Uncharge()))
 
     assert [one.rpartition("/")[0][-5:] for one in lab.calls] == ["ge/do", "/undo"]
 
 
 async def test_a_failed_step_that_was_undone_has_no_later_attempt(lab: Lab) -> None:
-    """
-    A retry that was under way when the rollback began is refused; the failed attempt's own answer
-    stays what it was.
+    """A retry that was under way when the rollback began is refused; the failed attempt's own
+    answer stays what it was.
     """
     await lab.send(intent(Charge(amount=-1)), undo(Uncharge()))
     calls = len(lab.calls)
@@ -250,18 +211,14 @@ async def test_a_failed_step_that_was_undone_has_no_later_attempt(lab: Lab) -> N
 
 
 async def test_an_undo_of_another_services_step_is_always_handled(lab: Lab) -> None:
-    """
-    What this inbox does not know it cannot judge.
-    """
+    """What this inbox does not know it cannot judge."""
     await lab.send(undo(Uncharge(), undoes=None))
 
     assert len(lab.calls) == 1
 
 
 async def test_a_repeated_undo_is_answered_from_the_inbox(lab: Lab) -> None:
-    """
-    It is undone once.
-    """
+    """It is undone once."""
     await lab.send(intent(Charge()), undo(Uncharge()), undo(Uncharge()))
 
     assert lab.ledger() == [("alice", 10), ("alice", -10)]
@@ -269,9 +226,7 @@ async def test_a_repeated_undo_is_answered_from_the_inbox(lab: Lab) -> None:
 
 
 async def test_do_and_undo_of_one_step_keep_their_order(lab: Lab) -> None:
-    """
-    Also when they come in one batch.
-    """
+    """Also when they come in one batch."""
     await lab.send(intent(Charge()), undo(Uncharge()))
 
     assert [one.split("/")[2] for one in lab.calls] == ["do", "undo"]

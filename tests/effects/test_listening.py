@@ -1,5 +1,5 @@
-"""
-Facts are heard once each, in order; a listener that fails is given another chance, not for ever.
+"""Facts are heard once each, in order; a listener that fails is given another chance,
+not for ever.
 """
 
 import pytest
@@ -14,9 +14,7 @@ TOPIC = NAMES.topic("lab.evt.order-done.v1")
 
 
 def fact(owner: str, *, event_id: str | None = "e1", key: bytes | None = b"alice") -> Record:
-    """
-    An outcome event; without an id, as a plain publisher sends it.
-    """
+    """An outcome event; without an id, as a plain publisher sends it."""
     headers = ()
     if event_id is not None:
         headers = ((ce.ID, event_id.encode()), (ce.SOURCE, b"/x"), (ce.SUBJECT, ALICE.encode()))
@@ -25,9 +23,7 @@ def fact(owner: str, *, event_id: str | None = "e1", key: bytes | None = b"alice
 
 @pytest.fixture
 async def lab():
-    """
-    A service that listens; `lab.heard` is what it heard.
-    """
+    """A service that listens; `lab.heard` is what it heard."""
     effects = Effects("mailer")
     heard: list[tuple[str, int]] = []
 
@@ -52,9 +48,7 @@ async def lab():
 
 
 async def test_a_fact_is_heard_once(lab: Lab) -> None:
-    """
-    Whatever is delivered how often; and nobody is answered.
-    """
+    """Whatever is delivered how often; and nobody is answered."""
     await lab.send(fact("a"), fact("a"), fact("b", event_id="e2"))
     await lab.send(fact("a"))
 
@@ -64,9 +58,7 @@ async def test_a_fact_is_heard_once(lab: Lab) -> None:
 
 
 async def test_facts_without_ids_are_known_by_their_place(lab: Lab) -> None:
-    """
-    Two plain records are two facts, one record read again is one.
-    """
+    """Two plain records are two facts, one record read again is one."""
     await lab.send(fact("a", event_id=None), fact("a", event_id=None, key=None))
     await lab.crash()
     await lab.send(fact("b"))
@@ -75,9 +67,7 @@ async def test_facts_without_ids_are_known_by_their_place(lab: Lab) -> None:
 
 
 async def test_a_listener_that_fails_is_called_again(lab: Lab) -> None:
-    """
-    What it wrote before it failed is rolled back each time; the next fact of the key waits.
-    """
+    """What it wrote before it failed is rolled back each time; the next fact of the key waits."""
     await lab.send(fact("shaky"), fact("b", event_id="e2"))
 
     assert lab.heard == [("shaky", 1), ("shaky", 2), ("shaky", 3), ("b", 1)]
@@ -86,9 +76,7 @@ async def test_a_listener_that_fails_is_called_again(lab: Lab) -> None:
 
 
 async def test_a_listener_that_keeps_failing_has_its_fact_parked(lab: Lab) -> None:
-    """
-    With what it said; the others go on.
-    """
+    """With what it said; the others go on."""
     await lab.send(fact("broken"), fact("b", event_id="e2"))
     ((_, reason, message),) = lab.parked
 
@@ -98,9 +86,7 @@ async def test_a_listener_that_keeps_failing_has_its_fact_parked(lab: Lab) -> No
 
 
 async def test_a_refusing_listener_has_heard(lab: Lab) -> None:
-    """
-    There is nobody to refuse to; it is not called again, and has written nothing.
-    """
+    """There is nobody to refuse to; it is not called again, and has written nothing."""
     await lab.send(fact("nobody"), fact("nobody"))
 
     assert lab.heard == [("nobody", 1)]
@@ -109,9 +95,7 @@ async def test_a_refusing_listener_has_heard(lab: Lab) -> None:
 
 
 async def test_one_id_with_two_contents_is_parked(lab: Lab) -> None:
-    """
-    The first is heard.
-    """
+    """The first is heard."""
     await lab.send(fact("a"), fact("b"))
 
     assert [reason for _, reason, _ in lab.parked] == ["id_conflict"]

@@ -1,6 +1,4 @@
-"""
-What cannot be read is parked with its reason, and its neighbours go on.
-"""
+"""What cannot be read is parked with its reason, and its neighbours go on."""
 
 from dataclasses import replace
 
@@ -46,9 +44,7 @@ TOPIC = GOOD.topic
 async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(
     poison: Record, reason: str
 ) -> None:
-    """
-    With its bytes and a reason; before and after it intents are answered.
-    """
+    """With its bytes and a reason; before and after it intents are answered."""
     effects, calls = wallet_effects()
     async with Lab(effects) as lab:
         await lab.send(intent(Charge(), step="a"), poison, intent(Charge(), step="b"))
@@ -66,9 +62,7 @@ async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(
 
 
 async def test_optional_headers_may_be_missing() -> None:
-    """
-    The intent's id says everything that is needed.
-    """
+    """The intent's id says everything that is needed."""
     effects, _ = wallet_effects()
     async with Lab(effects) as lab:
         bare = without(GOOD, *(name for name, _ in GOOD.headers if name != ce.ID))

@@ -1,6 +1,4 @@
-"""
-A service loses nothing and does nothing twice, whatever fails around it and whenever it dies.
-"""
+"""A service loses nothing and does nothing twice, whatever fails around it and whenever it dies."""
 
 import sqlite3
 
@@ -26,9 +24,7 @@ TOPIC = "test.lab.lab.int.charge.v1"
 
 @pytest.fixture
 async def lab():
-    """
-    The wallet service at work; `lab.calls` are the calls of its handlers.
-    """
+    """The wallet service at work; `lab.calls` are the calls of its handlers."""
     effects, calls = wallet_effects()
     async with Lab(effects) as lab:
         lab.calls = calls
@@ -36,8 +32,8 @@ async def lab():
 
 
 async def test_an_answer_lost_between_commit_and_publish_comes_again_identical(lab: Lab) -> None:
-    """
-    The offset was not committed, so the intent comes again, and the inbox gives the same bytes.
+    """The offset was not committed, so the intent comes again, and the inbox gives the same
+    bytes.
     """
     lab.bus.is_stuck = True
     await lab.bus.publish([intent(Charge())])
@@ -54,9 +50,7 @@ async def test_an_answer_lost_between_commit_and_publish_comes_again_identical(l
 
 
 async def test_a_crash_before_the_commit_leaves_no_trace() -> None:
-    """
-    The next process handles the intent as if it came for the first time.
-    """
+    """The next process handles the intent as if it came for the first time."""
     effects = Effects("wallets")
     effects.on_start(wallet_effects()[0].starters[0].function)
     calls: list[int] = []
@@ -80,9 +74,7 @@ async def test_a_crash_before_the_commit_leaves_no_trace() -> None:
 
 
 async def test_offsets_are_committed_late_and_when_the_service_stops(lab: Lab) -> None:
-    """
-    Not for each record: a redelivery costs no more than an answer.
-    """
+    """Not for each record: a redelivery costs no more than an answer."""
     await lab.send(*[intent(Charge(), step=f"s{n}") for n in range(5)])
     assert lab.committed(TOPIC) == 0
 
@@ -92,17 +84,13 @@ async def test_offsets_are_committed_late_and_when_the_service_stops(lab: Lab) -
 
 
 async def test_offsets_are_committed_now_and_then(lab: Lab) -> None:
-    """
-    So that a crash brings back a fraction of a second's work, not more.
-    """
+    """So that a crash brings back a fraction of a second's work, not more."""
     await lab.send(intent(Charge()))
     await lab.until(lambda: lab.committed(TOPIC) == 1)
 
 
 async def test_a_stopped_service_goes_on_where_it_was(lab: Lab) -> None:
-    """
-    The next process gets only what is new.
-    """
+    """The next process gets only what is new."""
     await lab.send(intent(Charge(), step="a"))
     await lab.stop()
     lab.store, lab.service = lab._make()
@@ -113,9 +101,7 @@ async def test_a_stopped_service_goes_on_where_it_was(lab: Lab) -> None:
 
 
 async def test_answers_wait_for_a_bus_that_is_away(lab: Lab) -> None:
-    """
-    They are repeated, not parked; handlers are not called again.
-    """
+    """They are repeated, not parked; handlers are not called again."""
     lab.bus.failures_left = 5
     await lab.send(intent(Charge(), step="a"), intent(Charge(), step="b"))
 
@@ -125,9 +111,7 @@ async def test_answers_wait_for_a_bus_that_is_away(lab: Lab) -> None:
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 4, 5, 6, 20])
 async def test_intents_wait_for_a_store_that_is_locked(lab: Lab, failures: int) -> None:
-    """
-    Handlers are called again once it can be written; nothing is answered before.
-    """
+    """Handlers are called again once it can be written; nothing is answered before."""
     lab.disk.failing, lab.disk.failures_left = "BEGIN", failures
     await lab.send(intent(Charge(), step="a"), intent(Charge(), step="b"))
 
@@ -137,9 +121,7 @@ async def test_intents_wait_for_a_store_that_is_locked(lab: Lab, failures: int) 
 
 
 async def test_a_commit_that_fails_is_repeated_whole(lab: Lab) -> None:
-    """
-    The handlers run again, since what they wrote is gone.
-    """
+    """The handlers run again, since what they wrote is gone."""
     lab.disk.failing, lab.disk.failures_left = "COMMIT", 3
     await lab.send(intent(Charge(), step="a"), intent(Charge(amount=501), step="b"))
 
@@ -148,9 +130,7 @@ async def test_a_commit_that_fails_is_repeated_whole(lab: Lab) -> None:
 
 
 async def test_a_handler_that_hides_the_stores_failure_is_called_again() -> None:
-    """
-    Swallowing it does not make an answer out of lost writes.
-    """
+    """Swallowing it does not make an answer out of lost writes."""
     effects, _ = wallet_effects()
     sloppy = Effects("sloppy")
     sloppy.on_start(effects.starters[0].function)
@@ -174,9 +154,7 @@ async def test_a_handler_that_hides_the_stores_failure_is_called_again() -> None
 
 
 async def test_a_reply_the_bus_finds_too_large_is_parked_alone(lab: Lab) -> None:
-    """
-    Its neighbours' answers are published.
-    """
+    """Its neighbours' answers are published."""
     lab.bus.reply_bytes_max = 500
     await lab.send(
         intent(Charge(owner="a"), step="a"),
@@ -189,9 +167,7 @@ async def test_a_reply_the_bus_finds_too_large_is_parked_alone(lab: Lab) -> None
 
 
 async def test_stopping_finishes_what_is_in_hand(lab: Lab) -> None:
-    """
-    Every record that was fetched is answered and committed.
-    """
+    """Every record that was fetched is answered and committed."""
     await lab.bus.publish([intent(Charge(), step=f"s{n}") for n in range(100)])
     await lab.until(lambda: lab.calls)
     await lab.stop()
@@ -201,9 +177,7 @@ async def test_stopping_finishes_what_is_in_hand(lab: Lab) -> None:
 
 
 async def test_stopping_does_not_wait_for_ever() -> None:
-    """
-    A handler that hangs is left; its intent comes again.
-    """
+    """A handler that hangs is left; its intent comes again."""
     effects = Effects("hanging")
     entered: list[str] = []
 
@@ -224,9 +198,7 @@ async def test_stopping_does_not_wait_for_ever() -> None:
 
 
 async def test_what_is_in_hand_is_bounded() -> None:
-    """
-    While handlers hang nothing more is fetched.
-    """
+    """While handlers hang nothing more is fetched."""
     effects = Effects("hanging")
 
     @effects.on(Charge)
@@ -246,9 +218,7 @@ async def test_what_is_in_hand_is_bounded() -> None:
 
 
 async def test_a_failing_on_start_ends_the_start() -> None:
-    """
-    With the place of the function, and what it said.
-    """
+    """With the place of the function, and what it said."""
     effects = Effects("broken")
 
     @effects.on_start
@@ -261,9 +231,7 @@ async def test_a_failing_on_start_ends_the_start() -> None:
 
 
 async def test_what_is_written_and_read_is_known_beforehand(lab: Lab) -> None:
-    """
-    So that the topics can be made.
-    """
+    """So that the topics can be made."""
     assert lab.service.topics_read == (TOPIC, "test.lab.lab.int.uncharge.v1")
     assert lab.service.topics_written == (
         "test.lab.lab.evt.charged.v1",
@@ -274,8 +242,8 @@ async def test_what_is_written_and_read_is_known_beforehand(lab: Lab) -> None:
 
 
 async def test_two_processes_handle_one_intent_once(lab: Lab) -> None:
-    """
-    A zombie that had looked at the inbox before the other committed is told at its own commit.
+    """A zombie that had looked at the inbox before the other committed is told at its own
+    commit.
     """
     original = lab.store.kept
     is_first = True
@@ -298,9 +266,7 @@ async def test_two_processes_handle_one_intent_once(lab: Lab) -> None:
 
 
 async def test_counts_say_what_was_done(lab: Lab) -> None:
-    """
-    For metrics, and for telling that nothing goes on.
-    """
+    """For metrics, and for telling that nothing goes on."""
     await lab.send(
         intent(Charge(), step="a"),
         intent(Charge(), step="a"),
@@ -318,9 +284,7 @@ async def test_counts_say_what_was_done(lab: Lab) -> None:
 
 
 async def test_the_order_of_a_step_survives_a_rebalance(lab: Lab) -> None:
-    """
-    Records fetched twice are finished twice, and the offset is right afterwards.
-    """
+    """Records fetched twice are finished twice, and the offset is right afterwards."""
     lab.bus.is_stuck = True
     await lab.bus.publish([intent(Charge()), undo(Uncharge())])
     await lab.until(lambda: lab.bus.asked)

@@ -1,5 +1,5 @@
-"""
-Services that do not use the SDK take part in sagas, on a real Kafka and as processes of their own.
+"""Services that do not use the SDK take part in sagas, on a real Kafka and as processes of their
+own.
 """
 
 import ast
@@ -22,9 +22,7 @@ LINES_MAX = 40
 
 @contextlib.contextmanager
 def running(*arguments: str):
-    """
-    A program, until the end of the block; that it still runs then is part of the test.
-    """
+    """A program, until the end of the block; that it still runs then is part of the test."""
     process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
     try:
         yield process
@@ -36,9 +34,7 @@ def running(*arguments: str):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_services_import_nothing_of_ours(name: str) -> None:
-    """
-    They show the wire, not the SDK.
-    """
+    """They show the wire, not the SDK."""
     tree = ast.parse((ROOT / "examples" / name).read_text("utf-8"))
     names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names += [
@@ -53,17 +49,14 @@ def test_plain_services_import_nothing_of_ours(name: str) -> None:
 
 
 def test_the_plain_script_is_short() -> None:
-    """
-    Forty lines, as the README of the examples says.
-    """
+    """Forty lines, as the README of the examples says."""
     text = (ROOT / "examples" / "plain_aiokafka.py").read_text("utf-8")
 
     assert len(text.splitlines()) <= LINES_MAX
 
 
 async def test_plain_services_take_part_in_a_saga(kafka, namespace: str, tmp_path: Path) -> None:
-    """
-    One order goes through; one is refused by the first service, one by the second, and then the
+    """One order goes through; one is refused by the first service, one by the second, and then the
     first undoes what it did.
     """
     service = orders.app.service(

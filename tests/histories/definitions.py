@@ -1,6 +1,5 @@
-"""
-The definitions that the golden histories pin. A history is for ever, and so is what is here:
-add versions, change none.
+"""The definitions that the golden histories pin. A history is for ever, and so is what is here: add
+versions, change none.
 """
 
 from __future__ import annotations
@@ -11,27 +10,21 @@ RETRY = Retry(attempts=3, initial="1s", factor=2.0, cap="10s", jitter=0.2)
 
 
 class OrderPlaced(Event, topic="golden-orders.order-placed", version=1, key="order_id"):
-    """
-    Starts `order`.
-    """
+    """Starts `order`."""
 
     order_id: str
     amount: int
 
 
 class OrderConfirmed(Event, topic="golden-orders.order-confirmed", version=1):
-    """
-    Outcome of `order`.
-    """
+    """Outcome of `order`."""
 
     order_id: str
     receipt: str
 
 
 class OrderRejected(Event, topic="golden-orders.order-rejected", version=1):
-    """
-    Outcome of an `order` that was rolled back.
-    """
+    """Outcome of an `order` that was rolled back."""
 
     order_id: str
     reason: str
@@ -39,69 +32,53 @@ class OrderRejected(Event, topic="golden-orders.order-rejected", version=1):
 
 
 class Reserved(Event, topic="golden-stock.reserved", version=1):
-    """
-    Reply to `Reserve`.
-    """
+    """Reply to `Reserve`."""
 
     reservation: str
 
 
 class Reserve(Intent[Reserved], topic="golden-stock.reserve", version=1):
-    """
-    First step of `order`.
-    """
+    """First step of `order`."""
 
     order_id: str
 
 
 class Release(Intent[None], topic="golden-stock.release", version=1):
-    """
-    Undoes `Reserve`.
-    """
+    """Undoes `Reserve`."""
 
     order_id: str
     reservation: str | None = None
 
 
 class Paid(Event, topic="golden-payments.paid", version=1):
-    """
-    Reply to `Pay`.
-    """
+    """Reply to `Pay`."""
 
     receipt: str
 
 
 class Pay(Intent[Paid], topic="golden-payments.pay", version=1):
-    """
-    Second step of `order`.
-    """
+    """Second step of `order`."""
 
     order_id: str
     amount: int
 
 
 class Refund(Intent[None], topic="golden-payments.refund", version=1):
-    """
-    Undoes `Pay`.
-    """
+    """Undoes `Pay`."""
 
     order_id: str
     receipt: str | None = None
 
 
 class Ship(Intent[None], topic="golden-parcels.ship", version=1):
-    """
-    Last step of `order`.
-    """
+    """Last step of `order`."""
 
     order_id: str
 
 
 @saga("golden-order", version=1, starts_on=OrderPlaced, rolled_back=OrderRejected)
 async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
-    """
-    One step after another.
-    """
+    """One step after another."""
     await ctx.do(
         Reserve(order_id=placed.order_id), undo=Release, id="reserve", retry=RETRY, timeout="30s"
     )
@@ -117,17 +94,13 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
 
 
 class TripAsked(Event, topic="golden-trips.trip-asked", version=1, key="trip_id"):
-    """
-    Starts `trip`.
-    """
+    """Starts `trip`."""
 
     trip_id: str
 
 
 class TripBooked(Event, topic="golden-trips.trip-booked", version=1):
-    """
-    Outcome of `trip`.
-    """
+    """Outcome of `trip`."""
 
     trip_id: str
     seats: list[str]
@@ -135,26 +108,20 @@ class TripBooked(Event, topic="golden-trips.trip-booked", version=1):
 
 
 class SeatHeld(Event, topic="golden-trips.seat-held", version=1):
-    """
-    Reply to `HoldSeat`.
-    """
+    """Reply to `HoldSeat`."""
 
     seat: str
 
 
 class HoldSeat(Intent[SeatHeld], topic="golden-trips.hold-seat", version=1):
-    """
-    One of several side by side.
-    """
+    """One of several side by side."""
 
     trip_id: str
     carrier: str
 
 
 class FreeSeat(Intent[None], topic="golden-trips.free-seat", version=1):
-    """
-    Undoes `HoldSeat`.
-    """
+    """Undoes `HoldSeat`."""
 
     trip_id: str
     carrier: str
@@ -162,18 +129,14 @@ class FreeSeat(Intent[None], topic="golden-trips.free-seat", version=1):
 
 
 class Approval(Event, topic="golden-trips.approval", version=1):
-    """
-    Payload of the signal `approval`.
-    """
+    """Payload of the signal `approval`."""
 
     by: str
 
 
 @saga("golden-trip", version=1, starts_on=TripAsked, parallel_undo=True)
 async def trip(ctx: Context, asked: TripAsked) -> TripBooked:
-    """
-    All of two, whoever is first of two, a sleep, a signal, a second choice.
-    """
+    """All of two, whoever is first of two, a sleep, a signal, a second choice."""
 
     def hold(carrier: str):  # an awaitable of SeatHeld
         seat = HoldSeat(trip_id=asked.trip_id, carrier=carrier)

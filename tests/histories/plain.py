@@ -1,6 +1,4 @@
-"""
-Golden histories as text: one entry a line, in the form in which stores keep it.
-"""
+"""Golden histories as text: one entry a line, in the form in which stores keep it."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ FOLDER = Path(__file__).parent
 
 
 def dump(history: Sequence[Entry]) -> bytes:
-    """
-    The lines of *history*.
-    """
+    """The lines of *history*."""
     lines = [
         {
             "saga_id": entry.saga_id,
@@ -33,9 +29,7 @@ def dump(history: Sequence[Entry]) -> bytes:
 
 
 def load(file: Path) -> list[Entry]:
-    """
-    The history that *file* holds.
-    """
+    """The history that *file* holds."""
     return [_entry(orjson.loads(line)) for line in file.read_bytes().splitlines()]
 
 

@@ -1,5 +1,4 @@
-"""
-Records golden histories: `python -m tests.histories.record`. What is there is never overwritten.
+"""Records golden histories: `python -m tests.histories.record`. What is there is never overwritten.
 
 Each is played out by today's code from a script of what happened. Once recorded, a file is the
 reference and not its script: the code of tomorrow has to follow it.
@@ -38,9 +37,7 @@ SECOND_US: Final = 1_000_000
 
 
 class Play:
-    """
-    One saga, to which things happen.
-    """
+    """One saga, to which things happen."""
 
     def __init__(self, definition: str, trigger: own.OrderPlaced | own.TripAsked) -> None:
         registered = own.app.registry.find(definition, 1)
@@ -66,53 +63,39 @@ class Play:
         )
 
     def done(self, intent: str, reply: object = None) -> Play:
-        """
-        A service answers *intent*, written `step/direction/attempt`.
-        """
+        """A service answers *intent*, written `step/direction/attempt`."""
         message = None
         if reply is not None:
             message = Message(contract_of(type(reply)).contract_name, encode(reply))
         return self._reply(intent, ReplyOutcome.DONE, message)
 
     def refused(self, intent: str) -> Play:
-        """
-        A service says no.
-        """
+        """A service says no."""
         return self._reply(intent, ReplyOutcome.REFUSED, None)
 
     def failed(self, intent: str) -> Play:
-        """
-        An attempt fails.
-        """
+        """An attempt fails."""
         return self._reply(intent, ReplyOutcome.FAILED, None)
 
     def fires(self, timer: str) -> Play:
-        """
-        An armed timer comes due, written without the saga's id.
-        """
+        """An armed timer comes due, written without the saga's id."""
         timer_id = TimerId(f"{self._saga_id}/{timer}")
         self._at = max(self._at, self._state.timers[timer_id].due_at)
         return self._tell(TimerFired(timer_id=timer_id), timer_id)
 
     def signal(self, payload: str) -> Play:
-        """
-        Somebody approves.
-        """
+        """Somebody approves."""
         fact = SignalReceived(name="approval", payload=Json(payload), actor="ann")
         return self._tell(fact, self._next("command"))
 
     def cancel(self, mode: CancelMode) -> Play:
-        """
-        Somebody cancels.
-        """
+        """Somebody cancels."""
         return self._tell(
             CancelRequested(mode=mode, reason="changed mind", actor="ann"), self._next("command")
         )
 
     def act(self, act: Act, step: str | None = None) -> Play:
-        """
-        An operator acts.
-        """
+        """An operator acts."""
         fact = OperatorActed(act=act, reason="looked into it", step=step, actor="ann")
         return self._tell(fact, self._next("command"))
 
@@ -247,9 +230,7 @@ SCRIPTS: Final[dict[str, Callable[[], Play]]] = {
 
 
 def main() -> int:
-    """
-    Record what is not there yet.
-    """
+    """Record what is not there yet."""
     for name, script in SCRIPTS.items():
         file = FOLDER / f"{name}.jsonl"
         if file.exists():

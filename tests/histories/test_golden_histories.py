@@ -1,6 +1,4 @@
-"""
-Golden histories: what was once recorded, today's code still decides, entry by entry.
-"""
+"""Golden histories: what was once recorded, today's code still decides, entry by entry."""
 
 from __future__ import annotations
 
@@ -33,17 +31,13 @@ ENDS = {
 
 
 def test_every_golden_history_is_known() -> None:
-    """
-    No file was lost, none came without saying how it ends.
-    """
+    """No file was lost, none came without saying how it ends."""
     assert {file.stem for file in FOLDER.glob("*.jsonl")} == ENDS.keys()
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
 def test_todays_code_decides_what_a_golden_history_says(name: str) -> None:
-    """
-    Replaying a recorded history meets no difference and ends where it ended then.
-    """
+    """Replaying a recorded history meets no difference and ends where it ended then."""
     state = _replayed(load(FOLDER / f"{name}.jsonl"))
 
     assert state.status is ENDS[name]
@@ -52,8 +46,8 @@ def test_todays_code_decides_what_a_golden_history_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ENDS))
 def test_a_golden_history_is_written_as_it_was_read(name: str) -> None:
-    """
-    Stored names, fields and their order are for ever: reading and writing give the same bytes.
+    """Stored names, fields and their order are for ever: reading and writing give the same
+    bytes.
     """
     file = FOLDER / f"{name}.jsonl"
 
@@ -62,9 +56,7 @@ def test_a_golden_history_is_written_as_it_was_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ENDS))
 def test_every_beginning_of_a_golden_history_replays(name: str) -> None:
-    """
-    A worker may have to take over after any turn: each prefix of whole turns gives a state.
-    """
+    """A worker may have to take over after any turn: each prefix of whole turns gives a state."""
     history = load(FOLDER / f"{name}.jsonl")
     ends = [
         entry.version for entry in history[1:] if entry.cause != history[entry.version - 2].cause
@@ -76,8 +68,8 @@ def test_every_beginning_of_a_golden_history_replays(name: str) -> None:
 
 
 def test_a_broken_history_is_refused_at_its_first_differing_entry() -> None:
-    """
-    In this one an undo carries a receipt that no reply has given: version 14, and both sides of it.
+    """In this one an undo carries a receipt that no reply has given: version 14, and both sides of
+    it.
     """
     history = load(FOLDER / "broken" / "another-receipt.jsonl")
 
@@ -93,9 +85,7 @@ def test_a_broken_history_is_refused_at_its_first_differing_entry() -> None:
 def test_what_is_recorded_is_never_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """
-    The script that records new histories leaves those that are there alone.
-    """
+    """The script that records new histories leaves those that are there alone."""
     monkeypatch.setattr("tests.histories.record.FOLDER", tmp_path)
     kept = tmp_path / "order-completed.jsonl"
     kept.write_bytes(b"as it was\n")

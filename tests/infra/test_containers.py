@@ -1,6 +1,5 @@
-"""
-What can be known of the container files without containers: that they fit together, and that they
-fit the program they start.
+"""What can be known of the container files without containers: that they fit together, and that
+they fit the program they start.
 """
 
 import json
@@ -27,9 +26,7 @@ UsageError = typer.BadParameter.__base__  # typer shows this one only through it
 
 @pytest.mark.parametrize("name", OURS)
 def test_command_of_a_container_is_a_command_of_saga(name: str) -> None:
-    """
-    Command, options and their values are accepted by the program as it is today.
-    """
+    """Command, options and their values are accepted by the program as it is today."""
     words = OURS[name]["command"]
 
     parse(words)
@@ -39,9 +36,7 @@ def test_command_of_a_container_is_a_command_of_saga(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in OURS if "healthcheck" in OURS[name]])
 def test_health_check_of_a_container_is_a_command_of_saga(name: str) -> None:
-    """
-    What says that a container is well can be run in it.
-    """
+    """What says that a container is well can be run in it."""
     command, *words = OURS[name]["healthcheck"]["test"]
 
     assert command == "CMD"
@@ -51,17 +46,13 @@ def test_health_check_of_a_container_is_a_command_of_saga(name: str) -> None:
 
 @pytest.mark.parametrize("words", [["rum"], ["run", "--role", "effects"], ["topics", "make"]])
 def test_wrong_command_would_be_seen(words: list[str]) -> None:
-    """
-    A command that does not exist does not pass.
-    """
+    """A command that does not exist does not pass."""
     with pytest.raises(UsageError):
         parse(words)
 
 
 def test_settings_of_the_containers_are_accepted() -> None:
-    """
-    The environment has settings of that name, and their values are valid.
-    """
+    """The environment has settings of that name, and their values are valid."""
     for service in OURS.values():
         environment = {name: defaulted(value) for name, value in service["environment"].items()}
         settings = Settings.read(environment)
@@ -77,8 +68,8 @@ def test_settings_of_the_containers_are_accepted() -> None:
 
 
 def test_files_that_containers_need_are_here() -> None:
-    """
-    Every file and folder that is mounted or built from exists, and named volumes are declared.
+    """Every file and folder that is mounted or built from exists, and named volumes are
+    declared.
     """
     for service in SERVICES.values():
         for mount in service.get("volumes", []):
@@ -91,9 +82,7 @@ def test_files_that_containers_need_are_here() -> None:
 
 
 def test_containers_wait_for_the_health_of_others() -> None:
-    """
-    Who waits for a container to be healthy or done waits for one that can become so.
-    """
+    """Who waits for a container to be healthy or done waits for one that can become so."""
     for name, service in SERVICES.items():
         for other, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
@@ -104,9 +93,7 @@ def test_containers_wait_for_the_health_of_others() -> None:
 
 
 def test_image_has_what_it_runs_and_is_not_root() -> None:
-    """
-    What the image copies is let through to the build, and it runs as a numbered user.
-    """
+    """What the image copies is let through to the build, and it runs as a numbered user."""
     dockerfile = (INFRA / "Dockerfile").read_text("utf-8")
     copied = re.findall(r"^COPY (\S+) \S+$", dockerfile, re.MULTILINE)
     let_through = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
@@ -119,9 +106,7 @@ def test_image_has_what_it_runs_and_is_not_root() -> None:
 
 
 def test_prometheus_reads_containers_that_exist() -> None:
-    """
-    Every address that is scraped is that of a container, and Grafana asks Prometheus.
-    """
+    """Every address that is scraped is that of a container, and Grafana asks Prometheus."""
     prometheus = yaml.safe_load((INFRA / "prometheus.yml").read_text("utf-8"))
     targets = {
         target.partition(":")[0]
@@ -137,9 +122,7 @@ def test_prometheus_reads_containers_that_exist() -> None:
 
 
 def test_dashboard_asks_the_source_that_is_provided() -> None:
-    """
-    Each panel has a title, an explanation, a query and the provided data source.
-    """
+    """Each panel has a title, an explanation, a query and the provided data source."""
     dashboard = json.loads((INFRA / "grafana" / "dashboards" / "saga.json").read_text("utf-8"))
 
     assert dashboard["panels"]
@@ -151,9 +134,7 @@ def test_dashboard_asks_the_source_that_is_provided() -> None:
 
 
 def parse(words: list[str]) -> None:
-    """
-    Has the program read a command line to its end, without running it.
-    """
+    """Has the program read a command line to its end, without running it."""
     command = typer.main.get_command(program())
     context = command.make_context("saga", list(words))
     while hasattr(command, "resolve_command"):
@@ -164,7 +145,5 @@ def parse(words: list[str]) -> None:
 
 
 def defaulted(value: str) -> str:
-    """
-    A value as compose fills it in where the environment says nothing.
-    """
+    """A value as compose fills it in where the environment says nothing."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)

@@ -11,9 +11,7 @@ from tests.connected import KafkaAddress
 
 
 async def test_record_goes_in_and_comes_out(kafka: KafkaAddress, namespace: str) -> None:
-    """
-    The shared Kafka takes a record with its key and headers and gives it back as it was.
-    """
+    """The shared Kafka takes a record with its key and headers and gives it back as it was."""
     await make_topic(kafka.bootstrap, namespace)
     await produce(kafka.bootstrap, namespace, b"one")
 
@@ -22,9 +20,7 @@ async def test_record_goes_in_and_comes_out(kafka: KafkaAddress, namespace: str)
 
 @pytest.mark.slow
 async def test_killed_broker_keeps_what_it_acknowledged(own_kafka: Kafka, namespace: str) -> None:
-    """
-    After kill -9 and a restart at the same address, the acknowledged records are there.
-    """
+    """After kill -9 and a restart at the same address, the acknowledged records are there."""
     await make_topic(own_kafka.bootstrap, namespace)
     await produce(own_kafka.bootstrap, namespace, b"before")
     before = own_kafka.bootstrap
@@ -41,9 +37,8 @@ async def test_killed_broker_keeps_what_it_acknowledged(own_kafka: Kafka, namesp
 @pytest.mark.slow
 @pytest.mark.parametrize("own_kafka", [3], indirect=True)
 async def test_three_brokers_go_on_when_a_leader_dies(own_kafka: Kafka, namespace: str) -> None:
-    """
-    With three brokers a topic survives the death of its leader, nothing acknowledged is lost, and
-    the dead one can come back.
+    """With three brokers a topic survives the death of its leader, nothing acknowledged is lost,
+    and the dead one can come back.
     """
     await make_topic(own_kafka.bootstrap, namespace, replicas=3)
     await produce(own_kafka.bootstrap, namespace, b"before")
@@ -58,9 +53,7 @@ async def test_three_brokers_go_on_when_a_leader_dies(own_kafka: Kafka, namespac
 
 @pytest.mark.slow
 async def test_cluster_id_may_begin_with_a_dash(server_folder: Path, namespace: str) -> None:
-    """
-    One in 64 drawn ids does; the storage tool must not take it for an option.
-    """
+    """One in 64 drawn ids does; the storage tool must not take it for an option."""
     (server_folder / "kafka").mkdir()
     (server_folder / "kafka" / "cluster.id").write_text(f"-{'A' * 21}", "ascii")
     server = Kafka(server_folder / "kafka")
@@ -72,26 +65,20 @@ async def test_cluster_id_may_begin_with_a_dash(server_folder: Path, namespace: 
 
 
 async def make_topic(bootstrap: str, topic: str, *, replicas: int = 1) -> None:
-    """
-    Makes a topic of one partition.
-    """
+    """Makes a topic of one partition."""
     async with administrator(bootstrap) as admin:
         await admin.create_topics([NewTopic(topic, 1, replicas)])
 
 
 async def leader_of(bootstrap: str, topic: str) -> int:
-    """
-    The number of the broker that leads the topic's partition.
-    """
+    """The number of the broker that leads the topic's partition."""
     async with administrator(bootstrap) as admin:
         (found,) = await admin.describe_topics([topic])
     return found["partitions"][0]["leader"]
 
 
 async def produce(bootstrap: str, topic: str, value: bytes) -> None:
-    """
-    Produces a record and waits for all replicas in sync.
-    """
+    """Produces a record and waits for all replicas in sync."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True)
     await producer.start()
     try:
@@ -101,9 +88,7 @@ async def produce(bootstrap: str, topic: str, value: bytes) -> None:
 
 
 async def consume(bootstrap: str, topic: str) -> list[bytes]:
-    """
-    The values of all records of a topic.
-    """
+    """The values of all records of a topic."""
     async with consumer(bootstrap, topic) as reading:
         partition = TopicPartition(topic, 0)
         end = (await reading.end_offsets([partition]))[partition]
@@ -116,9 +101,7 @@ async def consume(bootstrap: str, topic: str) -> list[bytes]:
 
 @asynccontextmanager
 async def consumer(bootstrap: str, topic: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """
-    A consumer of partition 0 from its beginning.
-    """
+    """A consumer of partition 0 from its beginning."""
     reading = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     await reading.start()
     try:
@@ -130,9 +113,7 @@ async def consumer(bootstrap: str, topic: str) -> AsyncIterator[AIOKafkaConsumer
 
 @asynccontextmanager
 async def administrator(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """
-    A client that makes topics and looks at them.
-    """
+    """A client that makes topics and looks at them."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:

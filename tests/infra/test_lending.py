@@ -15,16 +15,13 @@ SAY = 'echo "$SAGA_BUS $SAGA_STORE"'
 
 
 def lend(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """
-    `python -m infra with` beside the standing servers of *folder*.
-    """
+    """`python -m infra with` beside the standing servers of *folder*."""
     command = [sys.executable, "-m", "infra", "--folder", str(folder), "with", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_a_command_finds_servers_that_end_with_it(server_folder: Path) -> None:
-    """
-    Their addresses are in its environment, its exit code is ours, and what it stored in a folder
+    """Their addresses are in its environment, its exit code is ours, and what it stored in a folder
     that is kept is there the next time.
     """
     kept = server_folder / "kept"
@@ -39,9 +36,7 @@ def test_a_command_finds_servers_that_end_with_it(server_folder: Path) -> None:
 
 
 def test_servers_of_a_command_are_gone_when_it_is_told_to_end(server_folder: Path) -> None:
-    """
-    A signal is passed on to the command; afterwards nobody listens at its addresses.
-    """
+    """A signal is passed on to the command; afterwards nobody listens at its addresses."""
     command = [sys.executable, "-m", "infra", "--folder", str(server_folder), "with", "--fast"]
     command += ["--", "sh", "-c", f"{SAY}; exec sleep 60"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as lending:
@@ -57,9 +52,7 @@ def test_servers_of_a_command_are_gone_when_it_is_told_to_end(server_folder: Pat
 
 
 def test_servers_that_stand_are_used_and_left(server_folder: Path) -> None:
-    """
-    Whoever has started both finds the command's data there afterwards.
-    """
+    """Whoever has started both finds the command's data there afterwards."""
     standing = [line.partition("=")[2] for line in infra(server_folder, "up")]
     try:
         done = lend(server_folder, "--", "sh", "-c", SAY)

@@ -5,8 +5,8 @@ from infra import Postgres, StopMode
 
 
 def test_database_is_ones_own_and_empty(postgres: str) -> None:
-    """
-    Each test gets a database without tables, with the rights to make some, and durable commits.
+    """Each test gets a database without tables, with the rights to make some, and durable
+    commits.
     """
     with psycopg.connect(postgres) as connection:
         connection.execute("CREATE TABLE things (name text)")
@@ -20,18 +20,15 @@ def test_database_is_ones_own_and_empty(postgres: str) -> None:
 
 
 def test_databases_of_two_tests_are_two(postgres: str, postgres_server: str) -> None:
-    """
-    The database of a test is not the one that everybody connects to first.
-    """
+    """The database of a test is not the one that everybody connects to first."""
     assert postgres != postgres_server
     assert postgres.rpartition("/")[0] == postgres_server.rpartition("/")[0]
 
 
 @pytest.mark.parametrize("end", ["kill", StopMode.IMMEDIATE, StopMode.FAST])
 def test_what_was_committed_survives_every_end(own_postgres: Postgres, end: str) -> None:
-    """
-    After kill -9, `stop -m immediate` and an orderly stop, what was committed is there, at the same
-    address, and what was not is gone. Connections of before are broken.
+    """After kill -9, `stop -m immediate` and an orderly stop, what was committed is there, at the
+    same address, and what was not is gone. Connections of before are broken.
     """
     address = own_postgres.url()
     connection = psycopg.connect(address)
@@ -56,9 +53,7 @@ def test_what_was_committed_survives_every_end(own_postgres: Postgres, end: str)
 
 
 def test_wrong_password_is_refused(own_postgres: Postgres) -> None:
-    """
-    Other users of the machine cannot enter without the password.
-    """
+    """Other users of the machine cannot enter without the password."""
     user, _, place = own_postgres.url().rpartition("@")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(f"{user[: user.rindex(':')]}:guessed@{place}")

@@ -30,18 +30,14 @@ time.sleep(60)
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_server_dies_with_its_owner(tmp_path: Path, how: signal.Signals) -> None:
-    """
-    However an owner dies, no server of it goes on.
-    """
+    """However an owner dies, no server of it goes on."""
     server = server_of_a_dying_owner(tmp_path, how, is_bound=True)
 
     assert has_ended(server)
 
 
 def test_unbound_server_outlives_its_owner(tmp_path: Path) -> None:
-    """
-    A server that is to stay in the background does.
-    """
+    """A server that is to stay in the background does."""
     server = server_of_a_dying_owner(tmp_path, signal.SIGKILL, is_bound=False)
 
     assert server.is_running()
@@ -49,9 +45,7 @@ def test_unbound_server_outlives_its_owner(tmp_path: Path) -> None:
 
 
 def test_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
-    """
-    A server started from a thread that ends goes on: it belongs to the process.
-    """
+    """A server started from a thread that ends goes on: it belongs to the process."""
     started = []
 
     def start() -> None:
@@ -68,9 +62,7 @@ def test_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
 
 
 def test_kill_takes_the_descendants_along(tmp_path: Path) -> None:
-    """
-    Nothing that a server has started survives its kill, in whatever session it is.
-    """
+    """Nothing that a server has started survives its kill, in whatever session it is."""
     script = "setsid sleep 60 & echo $!; wait"
     log = tmp_path / "log"
     process = ServerProcess.spawn(["sh", "-c", script], folder=tmp_path, log=log)
@@ -83,9 +75,7 @@ def test_kill_takes_the_descendants_along(tmp_path: Path) -> None:
 
 
 def test_process_is_found_again_but_not_its_successor(tmp_path: Path) -> None:
-    """
-    A process id that the kernel gave to somebody else is not taken for the server.
-    """
+    """A process id that the kernel gave to somebody else is not taken for the server."""
     process = ServerProcess.spawn(["sleep", "60"], folder=tmp_path, log=tmp_path / "log")
 
     assert ServerProcess.find(process.pid, process.created) is not None
@@ -95,9 +85,7 @@ def test_process_is_found_again_but_not_its_successor(tmp_path: Path) -> None:
 
 
 def test_error_quotes_the_end_of_the_log(tmp_path: Path) -> None:
-    """
-    Who reads that a server did not start reads why in the same place.
-    """
+    """Who reads that a server did not start reads why in the same place."""
     log = tmp_path / "log"
     script = ["sh", "-c", "seq 1000; echo no disk; exit 3"]
 
@@ -113,9 +101,7 @@ def test_error_quotes_the_end_of_the_log(tmp_path: Path) -> None:
 
 
 def test_what_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
-    """
-    A server that never becomes ready is killed when its time is over.
-    """
+    """A server that never becomes ready is killed when its time is over."""
     log = tmp_path / "log"
     process = ServerProcess.spawn(["sleep", "60"], folder=tmp_path, log=log)
 
@@ -125,9 +111,7 @@ def test_what_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
 
 
 def test_port_is_free_and_not_of_outgoing_connections() -> None:
-    """
-    A drawn port can be listened on and is never one that a client's near end may have.
-    """
+    """A drawn port can be listened on and is never one that a client's near end may have."""
     ranges = Path("/proc/sys/net/ipv4/ip_local_port_range")
     lowest = int(ranges.read_text().split()[0]) if ranges.exists() else 32768
     port = free_port()
@@ -142,9 +126,7 @@ def test_port_is_free_and_not_of_outgoing_connections() -> None:
 
 
 def test_missing_program_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Who cannot install a program here is told which, and the command that does it.
-    """
+    """Who cannot install a program here is told which, and the command that does it."""
     monkeypatch.setattr("infra.programs._POSTGRES_FOLDERS", ())
     monkeypatch.setattr("infra.programs.shutil.which", lambda n: n if n == "apt-get" else None)
     monkeypatch.setattr("infra.programs.os.geteuid", lambda: 1000)
@@ -157,9 +139,7 @@ def test_missing_program_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.connected
 def test_settings_that_a_server_refuses_are_quoted(server_folder: Path) -> None:
-    """
-    A server that ends on a bad setting says so in the error, and nothing is left running.
-    """
+    """A server that ends on a bad setting says so in the error, and nothing is left running."""
     postgres = Postgres(server_folder / "postgres", settings={"max_connections": "many"})
     with pytest.raises(NotStarted, match='invalid value for parameter "max_connections"'):
         postgres.start()
@@ -174,9 +154,7 @@ def test_settings_that_a_server_refuses_are_quoted(server_folder: Path) -> None:
 @pytest.mark.connected
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as somebody else")
 def test_unreachable_folder_is_said_to_be_one(tmp_path: Path) -> None:
-    """
-    As root, a folder that PostgreSQL's user cannot enter is refused by name.
-    """
+    """As root, a folder that PostgreSQL's user cannot enter is refused by name."""
     tmp_path.chmod(0o700)
 
     with pytest.raises(InfraError, match="who cannot reach"):
@@ -184,9 +162,7 @@ def test_unreachable_folder_is_said_to_be_one(tmp_path: Path) -> None:
 
 
 def server_of_a_dying_owner(folder: Path, how: signal.Signals, *, is_bound: bool) -> ServerProcess:
-    """
-    A server whose owner was just ended by a signal.
-    """
+    """A server whose owner was just ended by a signal."""
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER.format(bound=is_bound), str(folder)],
         cwd=ROOT,
@@ -204,7 +180,5 @@ def server_of_a_dying_owner(folder: Path, how: signal.Signals, *, is_bound: bool
 
 
 def has_ended(process: ServerProcess) -> bool:
-    """
-    Whether it ended within five seconds.
-    """
+    """Whether it ended within five seconds."""
     return process.has_ended(timeout_s=5)

@@ -28,9 +28,7 @@ def test_address_is_written_down(number, postgres_server):
 
 
 def test_server_that_runs_already_is_used() -> None:
-    """
-    An address that was given is handed out, to test processes too.
-    """
+    """An address that was given is handed out, to test processes too."""
     servers = Servers(kafka="broker:9092", postgres=None)
 
     assert servers.address("kafka") == "broker:9092"
@@ -40,9 +38,7 @@ def test_server_that_runs_already_is_used() -> None:
 def test_missing_server_is_tried_once_and_explained_to_everybody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """
-    Where PostgreSQL cannot be had, each test that needs it learns what to install.
-    """
+    """Where PostgreSQL cannot be had, each test that needs it learns what to install."""
     tried = []
 
     def start(*_: object) -> None:
@@ -60,8 +56,8 @@ def test_missing_server_is_tried_once_and_explained_to_everybody(
 
 @pytest.mark.connected
 def test_run_has_one_server_and_stops_it_when_tests_fail(tmp_path: Path) -> None:
-    """
-    Two test processes get the same server, and after the run it is gone, although a test failed.
+    """Two test processes get the same server, and after the run it is gone, although a test
+    failed.
     """
     with suite(tmp_path) as run:
         assert run.wait(timeout=60) == pytest.ExitCode.TESTS_FAILED
@@ -82,9 +78,7 @@ def test_run_has_one_server_and_stops_it_when_tests_fail(tmp_path: Path) -> None
     ],
 )
 def test_interrupted_run_leaves_no_server(tmp_path: Path, how: signal.Signals) -> None:
-    """
-    However a run is cut off, its server goes with it.
-    """
+    """However a run is cut off, its server goes with it."""
     (tmp_path / "stay").touch()
     with suite(tmp_path) as run:
         address = seen(tmp_path / "seen-2")
@@ -100,9 +94,7 @@ def test_interrupted_run_leaves_no_server(tmp_path: Path, how: signal.Signals) -
 
 
 def suite(folder: Path) -> subprocess.Popen[bytes]:
-    """
-    A run of two test processes over a suite of its own.
-    """
+    """A run of two test processes over a suite of its own."""
     path = folder / "test_suite.py"
     path.write_text(SUITE)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TEST_"))}
@@ -116,9 +108,7 @@ def suite(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def seen(path: Path) -> str:
-    """
-    What a test has written down, once it has.
-    """
+    """What a test has written down, once it has."""
     deadline = time.monotonic() + 60
     while not path.exists() or not path.read_text():
         assert time.monotonic() < deadline, f"{path} was never written"

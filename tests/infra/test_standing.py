@@ -14,8 +14,7 @@ pytestmark = pytest.mark.connected
 
 
 def test_servers_stay_are_found_again_and_keep_their_data(server_folder: Path) -> None:
-    """
-    `up` leaves both servers running, a second `up` finds them, `down` stops them, and the next
+    """`up` leaves both servers running, a second `up` finds them, `down` stops them, and the next
     `up` has the same data at the same addresses. `down --erase` leaves nothing.
     """
     first = infra(server_folder, "up")
@@ -48,9 +47,7 @@ def test_servers_stay_are_found_again_and_keep_their_data(server_folder: Path) -
 
 
 def test_what_does_not_run_is_said(server_folder: Path) -> None:
-    """
-    `status` fails where a server is down, and `down` is content with that.
-    """
+    """`status` fails where a server is down, and `down` is content with that."""
     status = subprocess.run(
         [sys.executable, "-m", "infra", "--folder", server_folder, "status"],
         cwd=ROOT,
@@ -65,9 +62,7 @@ def test_what_does_not_run_is_said(server_folder: Path) -> None:
 
 
 def infra(folder: Path, *words: str) -> list[str]:
-    """
-    What `python -m infra` prints on standard output.
-    """
+    """What `python -m infra` prints on standard output."""
     done = subprocess.run(
         [sys.executable, "-m", "infra", "--folder", folder, *words],
         cwd=ROOT,

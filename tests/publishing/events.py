@@ -1,6 +1,4 @@
-"""
-What the shop says in these tests.
-"""
+"""What the shop says in these tests."""
 
 from saga import Event
 

@@ -1,6 +1,4 @@
-"""
-Reading back what was published, from the outside.
-"""
+"""Reading back what was published, from the outside."""
 
 import asyncio
 
@@ -9,9 +7,7 @@ from saga.wiring import open_bus
 
 
 async def records_on(topic: str, count: int, *, within_s: float = 10.0, **settings):
-    """
-    The first *count* records of a topic, in the order of their partitions.
-    """
+    """The first *count* records of a topic, in the order of their partitions."""
     opened = open_bus(Settings.read(**settings))
     try:
         consumer = await opened.bus.subscribe(f"reader-of-{topic}", [topic])
@@ -26,8 +22,6 @@ async def records_on(topic: str, count: int, *, within_s: float = 10.0, **settin
 
 
 def header(record, name: str) -> str | None:
-    """
-    The value of a header, as text.
-    """
+    """The value of a header, as text."""
     value = dict(record.headers).get(name)
     return None if value is None else value.decode()

@@ -1,6 +1,4 @@
-"""
-`SyncPublisher`: the same from threads, and in processes that are forked off or end.
-"""
+"""`SyncPublisher`: the same from threads, and in processes that are forked off or end."""
 
 import json
 import os
@@ -22,16 +20,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def bus(tmp_path) -> str:
-    """
-    The address of an embedded bus.
-    """
+    """The address of an embedded bus."""
     return f"local:///{tmp_path}/bus.db"
 
 
 async def test_a_call_returns_when_the_event_is_durable(bus):
-    """
-    With its id; the thread ends with the publisher.
-    """
+    """With its id; the thread ends with the publisher."""
     with SyncPublisher(bus=bus, source="/shop") as publisher:
         message_id = publisher.publish(CupSold(cup="c", cents=1))
         [record] = await records_on(f"dev.saga.{SOLD}", 1, bus=bus)
@@ -41,9 +35,7 @@ async def test_a_call_returns_when_the_event_is_durable(bus):
 
 
 async def test_all_threads_of_a_process_share_one_publisher(bus):
-    """
-    Each keeps its own order.
-    """
+    """Each keeps its own order."""
 
     def sell(thread: int) -> None:
         for cents in range(20):
@@ -61,9 +53,7 @@ async def test_all_threads_of_a_process_share_one_publisher(bus):
 
 
 async def test_a_closed_publisher_begins_anew(bus):
-    """
-    With the next event.
-    """
+    """With the next event."""
     publisher = SyncPublisher(bus=bus)
     publisher.close()
     for cents in range(2):
@@ -74,9 +64,7 @@ async def test_a_closed_publisher_begins_anew(bus):
 
 
 def test_a_bad_event_costs_nothing(bus, tmp_path):
-    """
-    It is refused in the caller's thread, before there is another one.
-    """
+    """It is refused in the caller's thread, before there is another one."""
     publisher = SyncPublisher(bus=bus)
     with pytest.raises(MalformedMessage):
         publisher.publish(ShopOpened(by="ann"))
@@ -85,9 +73,7 @@ def test_a_bad_event_costs_nothing(bus, tmp_path):
 
 
 def test_every_wait_has_an_end():
-    """
-    Also where nobody answers.
-    """
+    """Also where nobody answers."""
     with (
         SyncPublisher(bus="kafka://127.0.0.1:9", timeout="300ms") as publisher,
         pytest.raises(BusUnavailable, match="not published within"),
@@ -111,9 +97,7 @@ if child:
 
 
 def run(bus: str) -> subprocess.CompletedProcess[str]:
-    """
-    The program above, in a process of its own.
-    """
+    """The program above, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, bus],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -125,9 +109,7 @@ def run(bus: str) -> subprocess.CompletedProcess[str]:
 
 
 async def test_a_forked_process_has_its_own_and_both_end_by_themselves(bus):
-    """
-    As a preloaded web server does: nobody has to call `close`, and nothing hangs.
-    """
+    """As a preloaded web server does: nobody has to call `close`, and nothing hangs."""
     ran = run(bus)
 
     assert (ran.returncode, ran.stderr) == (0, "")

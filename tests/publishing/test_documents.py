@@ -1,6 +1,4 @@
-"""
-The README's way of publishing works as it is printed.
-"""
+"""The README's way of publishing works as it is printed."""
 
 import asyncio
 import re
@@ -22,18 +20,14 @@ class OrderPlaced(Event, topic="documented.order-placed", version=1, key="order_
 
 
 def block(containing: str) -> str:
-    """
-    The README's only Python block that contains a text.
-    """
+    """The README's only Python block that contains a text."""
     found = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     [one] = [text for text in found if containing in text]
     return one
 
 
 async def test_publishing_works_as_printed(tmp_path, monkeypatch, postgres):
-    """
-    Both blocks, on an embedded bus and a real PostgreSQL.
-    """
+    """Both blocks, on an embedded bus and a real PostgreSQL."""
     monkeypatch.setenv("SAGA_BUS", f"local:///{tmp_path}/bus.db")
     with psycopg.connect(postgres) as connection:
         connection.execute(OUTBOX_TABLE)

@@ -1,6 +1,4 @@
-"""
-Events through a FastStream broker are what `Publisher` would have sent.
-"""
+"""Events through a FastStream broker are what `Publisher` would have sent."""
 
 import asyncio
 import json
@@ -22,9 +20,7 @@ from tests.publishing.reading import header, records_on
 
 @pytest.fixture
 async def topics(kafka, namespace):
-    """
-    Settings for a Kafka on which the shop's topics are, and another one called carts.
-    """
+    """Settings for a Kafka on which the shop's topics are, and another one called carts."""
     settings = {"bus": kafka.url, "namespace": namespace}
     opened = open_bus(Settings.read(**settings))
     names = [f"dev.{namespace}.{one}" for one in (SOLD, OPENED)]
@@ -35,17 +31,15 @@ async def topics(kafka, namespace):
 
 @pytest.fixture
 async def broker(kafka):
-    """
-    A FastStream broker, as a service has one.
-    """
+    """A FastStream broker, as a service has one."""
     made = KafkaBroker(kafka.bootstrap, enable_idempotence=True, logger=None)
     yield made
     await made.stop()
 
 
 def without_chance(record):
-    """
-    What two records of one event have in common, and the headers that FastStream adds left out.
+    """What two records of one event have in common, and the headers that FastStream adds
+    left out.
     """
     headers = {name: value for name, value in record.headers if name != "correlation_id"}
     headers.pop("ce_time")
@@ -53,9 +47,7 @@ def without_chance(record):
 
 
 async def test_a_record_is_what_the_publisher_would_have_sent(kafka, topics, broker):
-    """
-    Partition, key, bytes and headers.
-    """
+    """Partition, key, bytes and headers."""
     event = CupSold(cup="c-1", cents=250)
     events = FastStreamPublisher(broker, source="/shop", namespace=topics["namespace"])
     await events.publish(event, message_id="sale-1")
@@ -68,9 +60,7 @@ async def test_a_record_is_what_the_publisher_would_have_sent(kafka, topics, bro
 
 
 async def test_events_of_a_batch_go_to_the_partitions_of_their_keys(kafka, topics, broker):
-    """
-    In order for each key, which one batch of FastStream's would not give.
-    """
+    """In order for each key, which one batch of FastStream's would not give."""
     events = FastStreamPublisher(broker, namespace=topics["namespace"])
     ids = await events.publish_all([CupSold(cup=f"c-{n % 9}", cents=n) for n in range(90)])
 
@@ -83,9 +73,7 @@ async def test_events_of_a_batch_go_to_the_partitions_of_their_keys(kafka, topic
 
 
 async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topics, broker):
-    """
-    The message that it handles is the cause, and says so in the headers.
-    """
+    """The message that it handles is the cause, and says so in the headers."""
     events = FastStreamPublisher(broker, namespace=topics["namespace"])
     runs = []
 
@@ -117,9 +105,7 @@ async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topi
 
 
 async def test_what_readers_could_not_read_is_refused(kafka, topics, broker):
-    """
-    Before anything of the batch is sent; a whole batch is nobody's cause.
-    """
+    """Before anything of the batch is sent; a whole batch is nobody's cause."""
     events = FastStreamPublisher(broker, namespace=topics["namespace"])
     with pytest.raises(MalformedMessage):
         await events.publish_all([CupSold(cup="c", cents=1), ShopOpened(by="ann")])
@@ -140,9 +126,7 @@ async def test_what_readers_could_not_read_is_refused(kafka, topics, broker):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_a_broker_that_is_not_there_is_an_error_in_time():
-    """
-    Of our own kind, so that the caller need not know whose client is beneath.
-    """
+    """Of our own kind, so that the caller need not know whose client is beneath."""
     events = FastStreamPublisher(KafkaBroker("127.0.0.1:9", logger=None), timeout="500ms")
     with pytest.raises(BusUnavailable):
         async with asyncio.timeout(10):

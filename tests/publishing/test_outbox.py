@@ -1,6 +1,4 @@
-"""
-The outbox: what a transaction adds is published if it commits, in order, once under one id.
-"""
+"""The outbox: what a transaction adds is published if it commits, in order, once under one id."""
 
 import asyncio
 import json
@@ -35,17 +33,15 @@ TOPIC = f"dev.saga.{SOLD}"
 
 @pytest.fixture(autouse=True)
 def untouched() -> Iterator[None]:
-    """
-    A command sets up its process; here that process has other tests to run.
-    """
+    """A command sets up its process; here that process has other tests to run."""
     with kept():
         yield
 
 
 @pytest.fixture(scope="module")
 def own_database(postgres_server) -> Iterator[str]:
-    """
-    A database for the tests of this file, with an outbox made from the statement that is printed.
+    """A database for the tests of this file, with an outbox made from the statement that is
+    printed.
     """
     name = f"t_{secrets.token_hex(6)}"
     address = urlunsplit(urlsplit(postgres_server)._replace(path=f"/{name}"))
@@ -61,9 +57,7 @@ def own_database(postgres_server) -> Iterator[str]:
 
 @pytest.fixture
 def database(own_database) -> str:
-    """
-    A program's database with nothing in its tables.
-    """
+    """A program's database with nothing in its tables."""
     with psycopg.connect(own_database) as connection:
         connection.execute("TRUNCATE saga_outbox, cups")
     return own_database
@@ -71,24 +65,18 @@ def database(own_database) -> str:
 
 @pytest.fixture
 def bus(tmp_path) -> str:
-    """
-    The address of an embedded bus.
-    """
+    """The address of an embedded bus."""
     return f"local:///{tmp_path}/bus.db"
 
 
 @pytest.fixture
 def outbox() -> Outbox:
-    """
-    Where the shop adds its events.
-    """
+    """Where the shop adds its events."""
     return Outbox(source="/shop")
 
 
 async def relay(database: str, **settings) -> OutboxRelay:
-    """
-    Publishes what waits.
-    """
+    """Publishes what waits."""
     made = OutboxRelay(outbox=database, **settings)
     async with asyncio.timeout(20):
         await made.run(until_empty=True)
@@ -96,17 +84,13 @@ async def relay(database: str, **settings) -> OutboxRelay:
 
 
 def waiting(database: str) -> int:
-    """
-    How many rows the outbox has.
-    """
+    """How many rows the outbox has."""
     with psycopg.connect(database) as connection:
         return connection.execute("SELECT count(*) FROM saga_outbox").fetchone()[0]
 
 
 def sell(database: str, outbox: Outbox, cup: str, times: int) -> None:
-    """
-    Sells a cup so many times, each in a transaction that holds the cup's row.
-    """
+    """Sells a cup so many times, each in a transaction that holds the cup's row."""
     with psycopg.connect(database) as connection:
         connection.execute("INSERT INTO cups VALUES (%s, 0) ON CONFLICT DO NOTHING", (cup,))
         connection.commit()
@@ -119,9 +103,7 @@ def sell(database: str, outbox: Outbox, cup: str, times: int) -> None:
 
 
 async def test_what_commits_is_published_and_what_rolls_back_is_not(database, bus, outbox):
-    """
-    With the id that `add` returned and all that a published event has; then it is removed.
-    """
+    """With the id that `add` returned and all that a published event has; then it is removed."""
     with psycopg.connect(database) as connection:
         outbox.add(connection, CupSold(cup="lost", cents=1))
         connection.rollback()
@@ -141,9 +123,7 @@ async def test_what_commits_is_published_and_what_rolls_back_is_not(database, bu
 
 
 async def test_an_async_connection_takes_events_too(database, bus, outbox):
-    """
-    In its own transaction.
-    """
+    """In its own transaction."""
     async with await AsyncConnection.connect(database) as connection:
         await outbox.add_async(connection, CupSold(cup="c", cents=1))
         async with connection.cursor() as cursor:
@@ -156,9 +136,7 @@ async def test_an_async_connection_takes_events_too(database, bus, outbox):
 
 
 async def test_without_a_transaction_nothing_is_added(database, outbox):
-    """
-    The event would be there although what it tells of may fail.
-    """
+    """The event would be there although what it tells of may fail."""
     event = CupSold(cup="c", cents=1)
     with psycopg.connect(database, autocommit=True) as connection:
         with pytest.raises(RuntimeError, match="inside a transaction"):
@@ -175,9 +153,7 @@ async def test_without_a_transaction_nothing_is_added(database, outbox):
 
 
 def test_a_message_id_waits_once(database, outbox):
-    """
-    A program that tries its transaction again says the same once.
-    """
+    """A program that tries its transaction again says the same once."""
     for _ in range(2):
         with psycopg.connect(database) as connection:
             outbox.add(connection, CupSold(cup="c", cents=1), message_id="sale-1")
@@ -186,9 +162,7 @@ def test_a_message_id_waits_once(database, outbox):
 
 
 def test_what_readers_could_not_read_is_not_added(database, outbox):
-    """
-    And the transaction goes on.
-    """
+    """And the transaction goes on."""
     with psycopg.connect(database) as connection:
         with pytest.raises(MalformedMessage):
             outbox.add(connection, ShopOpened(by="ann"))
@@ -198,9 +172,7 @@ def test_what_readers_could_not_read_is_not_added(database, outbox):
 
 
 async def test_a_schema_of_ones_own_is_named(database):
-    """
-    Where the table is not on the connection's path.
-    """
+    """Where the table is not on the connection's path."""
     with psycopg.connect(database) as connection:
         connection.execute('CREATE SCHEMA "odd ""name"')
         connection.execute('ALTER TABLE saga_outbox SET SCHEMA "odd ""name"')
@@ -210,9 +182,7 @@ async def test_a_schema_of_ones_own_is_named(database):
 
 
 async def test_several_relays_keep_order_for_each_key_and_double_nothing(database, bus, outbox):
-    """
-    While several programs add, each key in transactions that follow one another.
-    """
+    """While several programs add, each key in transactions that follow one another."""
     relays = [OutboxRelay(outbox=database, bus=bus, poll="5ms") for _ in range(3)]
     running = [asyncio.create_task(one.run()) for one in relays]
     with ThreadPoolExecutor(6) as threads:
@@ -235,9 +205,7 @@ async def test_several_relays_keep_order_for_each_key_and_double_nothing(databas
 
 
 async def test_a_relay_whose_session_ends_is_followed_by_another(database, bus, outbox):
-    """
-    Whoever follows goes on where it was; the first one comes back as the second.
-    """
+    """Whoever follows goes on where it was; the first one comes back as the second."""
     relays = [OutboxRelay(outbox=database, bus=bus, poll="5ms") for _ in range(2)]
     running = [asyncio.create_task(one.run()) for one in relays]
     sell(database, outbox, "c", 5)
@@ -261,9 +229,7 @@ async def test_a_relay_whose_session_ends_is_followed_by_another(database, bus, 
 async def test_a_crash_between_publishing_and_removing_repeats_the_same_bytes(
     database, bus, outbox, monkeypatch
 ):
-    """
-    Under the same ids; readers recognise them.
-    """
+    """Under the same ids; readers recognise them."""
     sell(database, outbox, "c", 3)
     with monkeypatch.context() as patched:
 
@@ -288,9 +254,7 @@ async def test_a_crash_between_publishing_and_removing_repeats_the_same_bytes(
 async def test_a_topic_that_is_missing_holds_up_its_own_events_only(
     kafka, namespace, database, monkeypatch
 ):
-    """
-    They are published once somebody has made it.
-    """
+    """They are published once somebody has made it."""
     monkeypatch.setattr("saga.publishing.outbox_relay.HELD_S", 0.3)
     outbox = Outbox(namespace=namespace)
     cluster = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
@@ -314,9 +278,7 @@ async def test_a_topic_that_is_missing_holds_up_its_own_events_only(
 
 
 async def test_what_the_bus_refuses_for_ever_is_set_aside(database, bus, outbox, monkeypatch):
-    """
-    Those around it go on; an operator sees it and has it tried again.
-    """
+    """Those around it go on; an operator sees it and has it tried again."""
     with psycopg.connect(database) as connection:
         outbox.add(connection, CupSold(cup="c", cents=1))
         outbox.add(connection, CupSold(cup="c", cents=2), correlation_id="x" * 3_000_000)
@@ -337,9 +299,7 @@ async def test_what_the_bus_refuses_for_ever_is_set_aside(database, bus, outbox,
 
 
 def test_the_table_is_made_once_and_its_statement_can_be_had(postgres, tmp_path, monkeypatch):
-    """
-    By `saga outbox migrate`, which may be called again; the relay's command then works.
-    """
+    """By `saga outbox migrate`, which may be called again; the relay's command then works."""
     monkeypatch.chdir(tmp_path)
     assert call("outbox", "migrate", "--sql").out == f"{OUTBOX_TABLE};\n"
     refused = call("outbox", "status")
@@ -357,9 +317,7 @@ def test_the_table_is_made_once_and_its_statement_can_be_had(postgres, tmp_path,
 
 
 async def test_a_database_that_is_away_is_waited_for(bus, monkeypatch):
-    """
-    Until somebody stops the relay.
-    """
+    """Until somebody stops the relay."""
     monkeypatch.setattr("saga.publishing.outbox_relay.RETRY_S", 0.01)
     relaying = OutboxRelay(outbox="postgresql://nobody@127.0.0.1:9/none", bus=bus)
     tries = []
@@ -378,9 +336,7 @@ async def test_a_database_that_is_away_is_waited_for(bus, monkeypatch):
 
 
 def test_without_an_address_there_is_no_relay():
-    """
-    Said before anything starts.
-    """
+    """Said before anything starts."""
     with pytest.raises(SettingsError, match="SAGA_OUTBOX"):
         OutboxRelay()
     with pytest.raises(SettingsError, match="SAGA_OUTBOX"):
@@ -389,9 +345,7 @@ def test_without_an_address_there_is_no_relay():
 
 @pytest.mark.slow
 async def test_killed_relays_lose_nothing_and_keep_order(database, bus, outbox):
-    """
-    Each key's events first appear in their order, whatever was repeated.
-    """
+    """Each key's events first appear in their order, whatever was repeated."""
     command = [sys.executable, "-m", "saga", "outbox", "relay"]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),

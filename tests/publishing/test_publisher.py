@@ -1,6 +1,4 @@
-"""
-`Publisher`: what gets out, under which id, and what happens while the bus is away.
-"""
+"""`Publisher`: what gets out, under which id, and what happens while the bus is away."""
 
 import json
 
@@ -26,17 +24,13 @@ from tests.publishing.reading import header, records_on
 
 @pytest.fixture
 def bus(tmp_path) -> str:
-    """
-    The address of an embedded bus.
-    """
+    """The address of an embedded bus."""
     return f"local:///{tmp_path}/bus.db"
 
 
 @pytest.fixture
 async def cluster(kafka, namespace):
-    """
-    Settings for a Kafka on which the shop's topics are.
-    """
+    """Settings for a Kafka on which the shop's topics are."""
     settings = {"bus": kafka.url, "namespace": namespace}
     opened = open_bus(Settings.read(**settings))
     names = Settings.read(**settings).topic_names
@@ -46,9 +40,7 @@ async def cluster(kafka, namespace):
 
 
 async def test_an_event_is_published_with_its_key_json_and_headers(bus):
-    """
-    Whoever reads the topic finds all that the wire format promises.
-    """
+    """Whoever reads the topic finds all that the wire format promises."""
     async with Publisher(bus=bus, source="/shop") as publisher:
         message_id = await publisher.publish(
             CupSold(cup="c-1", cents=250), causation_id="visit-1", correlation_id="customer-1"
@@ -66,9 +58,7 @@ async def test_an_event_is_published_with_its_key_json_and_headers(bus):
 
 
 async def test_the_programs_own_id_is_the_messages_id(bus):
-    """
-    So that what is published again after a crash is recognised.
-    """
+    """So that what is published again after a crash is recognised."""
     async with Publisher(bus=bus) as publisher:
         for _ in range(2):
             await publisher.publish(CupSold(cup="c-1", cents=1), message_id="sale-1")
@@ -78,9 +68,7 @@ async def test_the_programs_own_id_is_the_messages_id(bus):
 
 
 async def test_a_publisher_may_be_opened_again(bus):
-    """
-    After it was closed.
-    """
+    """After it was closed."""
     publisher = Publisher(bus=bus)
     for cents in (1, 2):
         async with publisher:
@@ -90,9 +78,7 @@ async def test_a_publisher_may_be_opened_again(bus):
 
 
 async def test_many_events_keep_their_order_for_each_key(bus):
-    """
-    Also where they are published as one batch.
-    """
+    """Also where they are published as one batch."""
     events = [CupSold(cup=f"c-{n % 7}", cents=n) for n in range(200)]
     async with Publisher(bus=bus) as publisher:
         ids = await publisher.publish_all(events)
@@ -120,9 +106,7 @@ async def test_many_events_keep_their_order_for_each_key(bus):
 async def test_what_readers_could_not_read_is_refused_before_anything_is_sent(
     bus, event, options, code
 ):
-    """
-    And nothing of its batch is published.
-    """
+    """And nothing of its batch is published."""
     async with Publisher(bus=bus, record_bytes=1024) as publisher:
         with pytest.raises(MalformedMessage) as refused:
             publisher.write(event, **options)
@@ -137,25 +121,19 @@ async def test_what_readers_could_not_read_is_refused_before_anything_is_sent(
 
 
 async def test_a_publisher_that_is_not_open_says_so(bus):
-    """
-    Instead of waiting for a bus that nobody opens.
-    """
+    """Instead of waiting for a bus that nobody opens."""
     with pytest.raises(RuntimeError, match="async with"):
         await Publisher(bus=bus).publish(CupSold(cup="c", cents=1))
 
 
 def test_settings_are_checked_when_the_publisher_is_made():
-    """
-    Long before the first event.
-    """
+    """Long before the first event."""
     with pytest.raises(SettingsError, match="SAGA_BUS"):
         Publisher(bus="redis://here")
 
 
 class Away:
-    """
-    A bus that is away for some calls, having published half of what it was given.
-    """
+    """A bus that is away for some calls, having published half of what it was given."""
 
     def __init__(self, bus, failures: int) -> None:
         self.bus = bus
@@ -163,9 +141,7 @@ class Away:
         self.calls = []
 
     async def publish(self, records) -> None:
-        """
-        As a bus does, or half of it.
-        """
+        """As a bus does, or half of it."""
         self.calls.append(list(records))
         if len(self.calls) <= self.failures:
             await self.bus.publish(records[: len(records) // 2])
@@ -175,9 +151,7 @@ class Away:
 
 @pytest.fixture
 def lose_bus(monkeypatch):
-    """
-    Lets the publisher opened next be without its bus for so many calls.
-    """
+    """Lets the publisher opened next be without its bus for so many calls."""
 
     def lose(failures: int) -> list[Away]:
         made = []
@@ -194,9 +168,7 @@ def lose_bus(monkeypatch):
 
 
 async def test_the_same_bytes_are_sent_again_while_the_bus_is_away(bus, lose_bus):
-    """
-    Under the same id, however often; the call returns once all is durable.
-    """
+    """Under the same id, however often; the call returns once all is durable."""
     async with Publisher(bus=bus) as publisher:
         await publisher.publish(CupSold(cup="first", cents=0))
     made = lose_bus(2)
@@ -212,9 +184,7 @@ async def test_the_same_bytes_are_sent_again_while_the_bus_is_away(bus, lose_bus
 
 
 async def test_a_bus_that_stays_away_is_an_error_in_time(bus, lose_bus):
-    """
-    Which says why.
-    """
+    """Which says why."""
     lose_bus(1_000)
     async with Publisher(bus=bus, timeout="200ms") as publisher:
         with pytest.raises(BusUnavailable, match=r"within 0\.2 s: away"):
@@ -222,9 +192,7 @@ async def test_a_bus_that_stays_away_is_an_error_in_time(bus, lose_bus):
 
 
 async def test_kafka_gets_what_the_embedded_bus_gets(kafka, cluster):
-    """
-    And a record is where Kafka's own clients would put it.
-    """
+    """And a record is where Kafka's own clients would put it."""
     topic = f"dev.{cluster['namespace']}.{SOLD}"
     async with Publisher(**cluster) as publisher:
         ids = await publisher.publish_all([CupSold(cup=f"c-{n}", cents=n) for n in range(50)])
@@ -235,9 +203,7 @@ async def test_kafka_gets_what_the_embedded_bus_gets(kafka, cluster):
 
 
 async def test_a_topic_that_kafka_does_not_have_is_not_made_by_a_publisher(kafka, namespace):
-    """
-    Partitions and retention are somebody's decision: the error says which command makes it.
-    """
+    """Partitions and retention are somebody's decision: the error says which command makes it."""
     async with Publisher(bus=kafka.url, namespace=namespace) as publisher:
         with pytest.raises(TopicMissing, match=r"saga topics create") as missing:
             await publisher.publish(CupSold(cup="c", cents=1))
@@ -249,18 +215,14 @@ async def test_a_topic_that_kafka_does_not_have_is_not_made_by_a_publisher(kafka
 
 
 async def test_a_kafka_that_is_not_there_is_an_error_in_time():
-    """
-    Opening does not need it; the first event does.
-    """
+    """Opening does not need it; the first event does."""
     async with Publisher(bus="kafka://127.0.0.1:9", timeout="500ms") as publisher:
         with pytest.raises(BusUnavailable, match="not published within"):
             await publisher.publish(CupSold(cup="c", cents=1))
 
 
 async def test_a_record_larger_than_the_bus_takes_is_refused_at_once(bus):
-    """
-    Trying again would not make it smaller.
-    """
+    """Trying again would not make it smaller."""
     async with Publisher(bus=bus) as publisher:
         written = publisher.write(CupSold(cup="c", cents=1), correlation_id="x" * 3_000_000)
         with pytest.raises(MessageTooLarge):

@@ -1,6 +1,4 @@
-"""
-A lab of the usual sagas, whose invariants are looked at when the test is over.
-"""
+"""A lab of the usual sagas, whose invariants are looked at when the test is over."""
 
 import pytest
 import structlog.testing
@@ -11,9 +9,7 @@ from tests.runtime.shop import alarms, ledger, orders
 
 @pytest.fixture
 def lab():
-    """
-    Orders, ledgers and alarms.
-    """
+    """Orders, ledgers and alarms."""
     lab = Lab(orders(), ledger, alarms())
     yield lab
     lab.check()
@@ -21,9 +17,7 @@ def lab():
 
 @pytest.fixture
 def order_lab():
-    """
-    Orders alone.
-    """
+    """Orders alone."""
     lab = Lab(orders())
     yield lab
     lab.check()
@@ -31,8 +25,6 @@ def order_lab():
 
 @pytest.fixture(autouse=True)
 def logged():
-    """
-    What is logged is looked at, not printed.
-    """
+    """What is logged is looked at, not printed."""
     with structlog.testing.capture_logs() as entries:
         yield entries

@@ -1,6 +1,4 @@
-"""
-What holds for every store and every bus after whatever happened to them.
-"""
+"""What holds for every store and every bus after whatever happened to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,17 +16,13 @@ RECORD_BYTES_MAX = 1_048_576
 
 
 def rebuilt(app, history: Sequence[Entry]) -> SagaState | None:
-    """
-    The state that the code at hand makes of a history; None where it has not that version.
-    """
+    """The state that the code at hand makes of a history; None where it has not that version."""
     registered = app.registry.find(*whose(history))
     return registered and replay(registered.decider, history[0].saga_id, history)
 
 
 def check_histories(app, histories: Mapping[SagaId, Sequence[Entry]]) -> None:
-    """
-    Versions are gapless from 1, and the code at hand decides what is recorded.
-    """
+    """Versions are gapless from 1, and the code at hand decides what is recorded."""
     for saga_id, history in histories.items():
         assert [entry.version for entry in history] == list(range(1, len(history) + 1)), saga_id
         assert {entry.saga_id for entry in history} == {saga_id}
@@ -36,9 +30,7 @@ def check_histories(app, histories: Mapping[SagaId, Sequence[Entry]]) -> None:
 
 
 def check_live(app, live: Iterable[Live], histories: Mapping[SagaId, Sequence[Entry]]) -> None:
-    """
-    What is in memory is what the history says.
-    """
+    """What is in memory is what the history says."""
     for one in live:
         history = histories[one.saga_id]
         assert one.version == len(history)
@@ -50,9 +42,8 @@ def check_published(
     histories: Mapping[SagaId, Sequence[Entry]],
     published: Sequence[Inbound],
 ) -> None:
-    """
-    What sagas have published is stored, with the same bytes; what is stored is published, and for
-    each saga in the order of its history. *published* is in order per topic.
+    """What sagas have published is stored, with the same bytes; what is stored is published, and
+    for each saga in the order of its history. *published* is in order per topic.
     """
     outgoing = Outgoing(names, record_bytes_max=RECORD_BYTES_MAX)
     stored: dict[str, dict[tuple[str, str], tuple]] = {}

@@ -1,5 +1,4 @@
-"""
-An orchestrator on a bus and a store in memory, with a clock moved by hand.
+"""An orchestrator on a bus and a store in memory, with a clock moved by hand.
 
 `Lab.take` takes turns with one batch of chosen records; `Lab.serving` runs the
 whole orchestrator. Replies are written by hand, so that a test says exactly what arrives, and when.
@@ -50,18 +49,14 @@ STEP_S = 0.001
 
 
 async def take(turns: Turns, work: Work) -> Draft:
-    """
-    Take the turns of one batch, stored and published.
-    """
+    """Take the turns of one batch, stored and published."""
     taken = await turns.take_turns(work)
     await turns.publish(taken)
     return taken.draft
 
 
 class FlakyStore:
-    """
-    A store whose appends fail as told, before or after they were done.
-    """
+    """A store whose appends fail as told, before or after they were done."""
 
     def __init__(self, inner: MemoryEventStore) -> None:
         self.inner = inner
@@ -75,9 +70,7 @@ class FlakyStore:
         return getattr(self.inner, name)
 
     async def append(self, batch: Batch, *, at):
-        """
-        Append, or fail.
-        """
+        """Append, or fail."""
         self.on_append(batch)
         if self.before:
             raise self.before.popleft()
@@ -89,9 +82,7 @@ class FlakyStore:
 
 
 class FlakyBus(MemoryBus):
-    """
-    A bus that cannot be published to while it is away.
-    """
+    """A bus that cannot be published to while it is away."""
 
     is_away = False
     attempts = 0
@@ -99,9 +90,7 @@ class FlakyBus(MemoryBus):
     """Topics that somebody has deleted."""
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Publish all, or fail.
-        """
+        """Publish all, or fail."""
         self.attempts += 1
         if self.is_away:
             raise BusUnavailable("the bus is away")
@@ -111,9 +100,7 @@ class FlakyBus(MemoryBus):
         await super().publish(records)
 
     async def bounds(self, sources: Sequence[Source]):
-        """
-        Of each source begin and end.
-        """
+        """Of each source begin and end."""
         for source in sources:
             if source.topic in self.missing:
                 raise KeyError(source)
@@ -121,8 +108,7 @@ class FlakyBus(MemoryBus):
 
 
 class Lab:
-    """
-    One bus, one store, one process at a time; `restart` is another one on the same data.
+    """One bus, one store, one process at a time; `restart` is another one on the same data.
 
     *shares_file* has the store publish in the append's own transaction, as SQLite does by default.
     """
@@ -146,9 +132,7 @@ class Lab:
         self.restart(*sagas)
 
     def restart(self, *sagas) -> None:
-        """
-        A new process; with *sagas*, of a new application.
-        """
+        """A new process; with *sagas*, of a new application."""
         if sagas:
             self.app = SagaApp(sagas=sagas, contracts=self._contracts)
         parts = Parts(self.clock, self.bus, self.store, self.catalogue, self.census)
@@ -160,32 +144,24 @@ class Lab:
         self.live = self.turns._live
 
     async def make_topics(self, partitions: int = 1) -> None:
-        """
-        Make every topic of the application.
-        """
+        """Make every topic of the application."""
         await self.bus.create_topics([TopicSpec(one, partitions) for one in self.app.topics(NAMES)])
 
     # One batch at a time.
 
     async def take(self, *records: Record, due=(), revisits=()) -> Draft:
-        """
-        Publish *records* and take the turns that all unread ones call for, as one batch.
-        """
+        """Publish *records* and take the turns that all unread ones call for, as one batch."""
         await self.make_topics()
         self.bus.append(records)
         return await take(self.turns, Work(self.unread(), list(due), list(revisits)))
 
     async def take_due(self) -> Draft:
-        """
-        Take the turns of all timers that are due.
-        """
+        """Take the turns of all timers that are due."""
         due = await self.store.due_timers(until=self.clock.now(), limit=100)
         return await self.take(due=due)
 
     def unread(self) -> list[Inbound]:
-        """
-        What orchestrators listen to and `take` has not seen yet, in order of publication.
-        """
+        """What orchestrators listen to and `take` has not seen yet, in order of publication."""
         found = []
         for topic in self.router.topics:
             for source, partition in self.bus.partitions.items():
@@ -201,9 +177,7 @@ class Lab:
 
     @asynccontextmanager
     async def serving(self, partitions: int = 1) -> AsyncIterator[None]:
-        """
-        The orchestrator at work; stopped at the end, and its own error is raised.
-        """
+        """The orchestrator at work; stopped at the end, and its own error is raised."""
         await self.make_topics(partitions)
         await self.orchestrator.start()
         running = asyncio.ensure_future(self.orchestrator.run())
@@ -217,9 +191,7 @@ class Lab:
 
     @asynccontextmanager
     async def dying(self) -> AsyncIterator[None]:
-        """
-        The orchestrator at work, then killed: nothing is finished, nothing said.
-        """
+        """The orchestrator at work, then killed: nothing is finished, nothing said."""
         await self.make_topics()
         await self.orchestrator.start()
         running = asyncio.ensure_future(self.orchestrator.run())
@@ -231,9 +203,7 @@ class Lab:
             await self.orchestrator.consumer.close()
 
     async def until(self, is_so: Callable[[], object], *, within_s: float | None = None) -> None:
-        """
-        Let things happen, and time pass, until *is_so*.
-        """
+        """Let things happen, and time pass, until *is_so*."""
         latest = self.clock.now() + round((within_s or WAIT_S_MAX) * 1_000_000)
         while True:
             for _ in range(20):
@@ -244,25 +214,19 @@ class Lab:
             self.clock.advance(max(self.clock.next_wake_s() or 0, STEP_S))
 
     async def while_passing(self, seconds: float) -> None:
-        """
-        Let things happen for so long.
-        """
+        """Let things happen for so long."""
         until = self.clock.now() + round(seconds * 1_000_000)
         await self.until(lambda: self.clock.now() >= until, within_s=seconds + 1)
 
     # What one writes by hand.
 
     def record(self, topic: str, key, value, headers=()) -> Record:
-        """
-        Any record; an order of publication is kept in a header that nobody reads.
-        """
+        """Any record; an order of publication is kept in a header that nobody reads."""
         self._sequence += 1
         return Record(topic, key, value, (*headers, ("sequence", b"%d" % self._sequence)))
 
     def event(self, model: ContractModel, key: str, *, id: str | None = None) -> Record:
-        """
-        An event as somebody publishes it; without an id, with no header of a CloudEvent.
-        """
+        """An event as somebody publishes it; without an id, with no header of a CloudEvent."""
         name = contract_of(type(model)).contract_name
         headers = () if id is None else ((ce.ID, id.encode()),)
         return self.record(NAMES.topic(name), key.encode(), encode(model).encode(), headers)
@@ -270,9 +234,7 @@ class Lab:
     def reply(
         self, intent: Inbound | str, model: ContractModel | None = None, key: str | None = None
     ) -> Record:
-        """
-        The answer to an intent, by its record or its id; done where there is no model.
-        """
+        """The answer to an intent, by its record or its id; done where there is no model."""
         if isinstance(intent, str):
             intent_id, domain, key = intent, "kiosk", key or "o-1"
         else:
@@ -296,28 +258,20 @@ class Lab:
         return self.record(NAMES.topic(name), key.encode(), value, headers)
 
     def command(self, saga: SagaId, act: CommandAct, *, id: str, key: str = "o-1", **said):
-        """
-        A command as an operator's tool sends it.
-        """
+        """A command as an operator's tool sends it."""
         value = encode(Command(command_id=id, act=act, saga_id=saga, **said)).encode()
         return self.record(NAMES.topic(COMMAND_CONTRACT), key.encode(), value)
 
     def signal(self, saga: SagaId, name: str, payload, *, id: str) -> Record:
-        """
-        A signal.
-        """
+        """A signal."""
         return self.command(saga, CommandAct.SIGNAL, id=id, name=name, payload=payload)
 
     def release(self, saga: SagaId, *, id: str = "release-1") -> Record:
-        """
-        An operator's release.
-        """
+        """An operator's release."""
         return self.command(saga, CommandAct.RELEASE, id=id, reason="mended")
 
     def answerer(self, *contracts) -> Callable[[], int]:
-        """
-        What does every service's work when it is called: answers the intents that came since.
-        """
+        """What does every service's work when it is called: answers the intents that came since."""
         answered: set[str] = set()
 
         def answer() -> int:
@@ -334,33 +288,23 @@ class Lab:
     # What came of it.
 
     def history(self, saga: SagaId) -> list[Entry]:
-        """
-        The entries of one saga.
-        """
+        """The entries of one saga."""
         return self.store.inner.history(saga)
 
     def bodies(self, saga: SagaId) -> list[str]:
-        """
-        What the entries of one saga are, in words.
-        """
+        """What the entries of one saga are, in words."""
         return [type(entry.body).__name__ for entry in self.history(saga)]
 
     def status(self, saga: SagaId) -> str:
-        """
-        What the index says.
-        """
+        """What the index says."""
         return self.store.inner.summaries[saga].status.value
 
     def reason(self, saga: SagaId) -> str | None:
-        """
-        Why, as the index says.
-        """
+        """Why, as the index says."""
         return self.store.inner.summaries[saga].reason
 
     def on(self, contract: str | type[ContractModel]) -> list[Inbound]:
-        """
-        Everything on a contract's topic.
-        """
+        """Everything on a contract's topic."""
         name = contract if isinstance(contract, str) else contract_of(contract).contract_name
         return [
             record
@@ -370,21 +314,15 @@ class Lab:
         ]
 
     def dead(self) -> list[ParkedRecord]:
-        """
-        Records that were set aside for good.
-        """
+        """Records that were set aside for good."""
         return [one for one in self.store.inner.parked.values() if one.kind is ParkedKind.DEAD]
 
     def held(self) -> list[ParkedRecord]:
-        """
-        Records that wait for their saga.
-        """
+        """Records that wait for their saga."""
         return [one for one in self.store.inner.parked.values() if one.kind is ParkedKind.HELD]
 
     def check(self, *, is_all_published: bool = True) -> None:
-        """
-        What holds whatever happened.
-        """
+        """What holds whatever happened."""
         histories = dict(self.store.inner._histories)
         invariants.check_histories(self.app, histories)
         invariants.check_live(self.app, self.live._live.values(), histories)
@@ -394,22 +332,16 @@ class Lab:
 
 
 def header(record: Record | Inbound, name: str) -> str | None:
-    """
-    The text of one header.
-    """
+    """The text of one header."""
     value = dict(record.headers).get(name)
     return None if value is None else value.decode()
 
 
 def without(record: Record, *headers: str) -> Record:
-    """
-    The record with some headers left out.
-    """
+    """The record with some headers left out."""
     return replace(record, headers=tuple(one for one in record.headers if one[0] not in headers))
 
 
 def order_id(key: str = "o-1") -> SagaId:
-    """
-    The id of an order's saga.
-    """
+    """The id of an order's saga."""
     return saga_id("order", key)

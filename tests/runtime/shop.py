@@ -1,5 +1,5 @@
-"""
-The sagas of these tests: orders that reserve and ship, and a ledger that hears of the same orders.
+"""The sagas of these tests: orders that reserve and ship, and a ledger that hears of the same
+orders.
 """
 
 from collections.abc import Callable
@@ -60,32 +60,24 @@ class AlarmSet(Event, topic="kiosk.alarm-set", version=1, key="name"):
 
 @upcast
 def with_amount(old: OrderPlacedV1) -> OrderPlaced:
-    """
-    Orders of the first version were of one piece.
-    """
+    """Orders of the first version were of one piece."""
     return OrderPlaced(order_id=old.order_id, amount=1)
 
 
 @upcast
 def shelf_of(old: ReservedV1) -> Reserved:
-    """
-    What is a shelf now was a place.
-    """
+    """What is a shelf now was a place."""
     return Reserved(shelf=old.place)
 
 
 def flawless(place: str, subject: str) -> None:
-    """
-    Code without a flaw.
-    """
+    """Code without a flaw."""
 
 
 def orders(
     *, version: int = 1, flaw: Callable[[str, str], None] = flawless, note: str = ""
 ) -> SagaDefinition:
-    """
-    Reserve, then ship. *flaw* is called on the way, and may raise as a bug would.
-    """
+    """Reserve, then ship. *flaw* is called on the way, and may raise as a bug would."""
 
     @saga("order", version=version, starts_on=OrderPlaced, rolled_back=OrderFailed)
     async def order(ctx: Context, placed: OrderPlaced) -> OrderDone:
@@ -101,18 +93,14 @@ def orders(
 
 @saga("ledger", version=1, starts_on=OrderPlaced)
 async def ledger(ctx: Context, placed: OrderPlaced) -> Booked:
-    """
-    Waits for two stamps.
-    """
+    """Waits for two stamps."""
     first = await ctx.wait("stamp", str)
     second = await ctx.wait("stamp", str)
     return Booked(order_id=f"{first} {second}")
 
 
 def alarms(*, flaw: Callable[[str, str], None] = flawless) -> SagaDefinition:
-    """
-    Sleeps for a minute, then waits for somebody for a minute.
-    """
+    """Sleeps for a minute, then waits for somebody for a minute."""
 
     @saga("alarm", version=1, starts_on=AlarmSet)
     async def alarm(ctx: Context, asked: AlarmSet) -> Booked:

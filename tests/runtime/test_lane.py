@@ -1,6 +1,4 @@
-"""
-A lane gathers under load, and only then.
-"""
+"""A lane gathers under load, and only then."""
 
 import asyncio
 
@@ -19,17 +17,13 @@ LONG_S = 30.0
 
 
 def put(lane: Lane, count: int) -> None:
-    """
-    Have that many records wait.
-    """
+    """Have that many records wait."""
     for offset in range(count):
         lane.put(Inbound("topic", 0, offset, b"key", b"{}", (), Instant(0)))
 
 
 def take_batch(lane: Lane, clock: ManualClock, *, records: int, took_s: float) -> None:
-    """
-    A batch of that many records has its turn.
-    """
+    """A batch of that many records has its turn."""
     put(lane, records)
     assert len(lane.take().inbound) == records
     with lane.at_work():
@@ -37,9 +31,7 @@ def take_batch(lane: Lane, clock: ManualClock, *, records: int, took_s: float) -
 
 
 async def is_waiting(gathering: asyncio.Task[None]) -> bool:
-    """
-    Whether the lane still waits, once the loop has run what is ready.
-    """
+    """Whether the lane still waits, once the loop has run what is ready."""
     for _ in range(5):
         await asyncio.sleep(0)
     return not gathering.done()
@@ -47,16 +39,12 @@ async def is_waiting(gathering: asyncio.Task[None]) -> bool:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Only what a test is about ends the waiting.
-    """
+    """Only what a test is about ends the waiting."""
     monkeypatch.setattr(module, "GATHER_S_MAX", LONG_S)
 
 
 async def test_a_loaded_lane_waits_for_as_many_records_as_the_last_batch_had() -> None:
-    """
-    One short of it, it waits; with the last one it goes on at once.
-    """
+    """One short of it, it waits; with the last one it goes on at once."""
     clock = ManualClock()
     lane = Lane(clock)
     take_batch(lane, clock, records=LOAD, took_s=LONG_S)
@@ -69,9 +57,7 @@ async def test_a_loaded_lane_waits_for_as_many_records_as_the_last_batch_had() -
 
 
 async def test_a_loaded_lane_waits_no_longer_than_the_last_batch_took() -> None:
-    """
-    The records that did not come are not waited for; those that did are all there.
-    """
+    """The records that did not come are not waited for; those that did are all there."""
     clock = ManualClock()
     lane = Lane(clock)
     take_batch(lane, clock, records=LOAD, took_s=0.003)
@@ -85,9 +71,7 @@ async def test_a_loaded_lane_waits_no_longer_than_the_last_batch_took() -> None:
 
 
 async def test_time_since_the_last_batch_counts_as_waiting() -> None:
-    """
-    What comes after a pause is taken at once, however large the last batch was.
-    """
+    """What comes after a pause is taken at once, however large the last batch was."""
     clock = ManualClock()
     lane = Lane(clock)
     take_batch(lane, clock, records=LOAD, took_s=0.003)
@@ -97,9 +81,7 @@ async def test_time_since_the_last_batch_counts_as_waiting() -> None:
 
 
 async def test_a_slow_batch_makes_nobody_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Where a batch took seconds, because a store was away, gathering is bounded all the same.
-    """
+    """Where a batch took seconds, because a store was away, gathering is bounded all the same."""
     monkeypatch.setattr(module, "GATHER_S_MAX", 0.02)
     clock = ManualClock()
     lane = Lane(clock)
@@ -110,9 +92,7 @@ async def test_a_slow_batch_makes_nobody_wait_long(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_lane_without_load_does_not_wait() -> None:
-    """
-    A few sagas are taken as they come.
-    """
+    """A few sagas are taken as they come."""
     clock = ManualClock()
     lane = Lane(clock)
     take_batch(lane, clock, records=GATHERED_RECORDS_MIN - 1, took_s=LONG_S)
@@ -121,9 +101,7 @@ async def test_a_lane_without_load_does_not_wait() -> None:
 
 
 async def test_a_lane_that_falls_behind_does_not_wait() -> None:
-    """
-    More than the last batch had are there already.
-    """
+    """More than the last batch had are there already."""
     clock = ManualClock()
     lane = Lane(clock)
     take_batch(lane, clock, records=LOAD, took_s=LONG_S)
@@ -132,9 +110,7 @@ async def test_a_lane_that_falls_behind_does_not_wait() -> None:
 
 
 async def test_a_lane_that_is_to_end_waits_no_more() -> None:
-    """
-    Nothing more will come: what it has is taken now.
-    """
+    """Nothing more will come: what it has is taken now."""
     clock = ManualClock()
     lane = Lane(clock)
     take_batch(lane, clock, records=LOAD, took_s=LONG_S)

@@ -1,6 +1,4 @@
-"""
-Live sagas: a cache, and nothing but a cache.
-"""
+"""Live sagas: a cache, and nothing but a cache."""
 
 from saga.core.status import SagaStatus
 from saga.runtime.live import Lifeless, Live, LiveSagas, summary_of, whose
@@ -11,9 +9,7 @@ from tests.runtime.test_turns import placed, reserving, shipping
 
 
 async def test_the_least_recently_used_saga_leaves_first(order_lab: Lab) -> None:
-    """
-    And its function ends where it stands.
-    """
+    """And its function ends where it stands."""
     lab = order_lab
     await reserving(lab, "a", "b", "c")
     found = await lab.live.load([order_id("a"), order_id("b"), order_id("c")])
@@ -30,9 +26,7 @@ async def test_the_least_recently_used_saga_leaves_first(order_lab: Lab) -> None
 
 
 async def test_whoever_works_with_a_saga_has_it_alone(order_lab: Lab) -> None:
-    """
-    It leaves the memory until it is kept again; what is not kept is forgotten.
-    """
+    """It leaves the memory until it is kept again; what is not kept is forgotten."""
     lab = order_lab
     await reserving(lab)
     assert lab.live.among([order_id()]) == {order_id()}
@@ -46,9 +40,7 @@ async def test_whoever_works_with_a_saga_has_it_alone(order_lab: Lab) -> None:
 
 
 async def test_all_that_are_missing_are_read_in_one_query(order_lab: Lab) -> None:
-    """
-    A saga that does not exist is left out.
-    """
+    """A saga that does not exist is left out."""
     lab = order_lab
     await reserving(lab, "a", "b", "c")
     lab.restart()
@@ -69,9 +61,7 @@ async def test_all_that_are_missing_are_read_in_one_query(order_lab: Lab) -> Non
 
 
 async def test_a_saga_that_ended_is_not_kept(order_lab: Lab) -> None:
-    """
-    What it would take is memory for ever.
-    """
+    """What it would take is memory for ever."""
     lab = order_lab
     await shipping(lab)
     assert len(lab.live) == 1
@@ -82,9 +72,7 @@ async def test_a_saga_that_ended_is_not_kept(order_lab: Lab) -> None:
 
 
 async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_lab: Lab) -> None:
-    """
-    The index row of a live saga is the same whether it was rebuilt or not.
-    """
+    """The index row of a live saga is the same whether it was rebuilt or not."""
     lab = order_lab
     await reserving(lab)
     (kept,) = (await lab.live.load([order_id()])).values()
@@ -98,9 +86,7 @@ async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_lab: Lab
 
 
 async def test_a_tiny_memory_changes_nothing_but_time(order_lab: Lab) -> None:
-    """
-    With room for one saga, every turn of another is taken after a replay.
-    """
+    """With room for one saga, every turn of another is taken after a replay."""
     lab = order_lab
     lab.live._sagas_max = 1  # noqa: SLF001
     keys = [f"o-{number}" for number in range(5)]
@@ -114,9 +100,7 @@ async def test_a_tiny_memory_changes_nothing_but_time(order_lab: Lab) -> None:
 
 
 async def test_what_cannot_be_brought_to_life_says_why(order_lab: Lab) -> None:
-    """
-    With the status that people see, and a stable code.
-    """
+    """With the status that people see, and a stable code."""
     lab = order_lab
     await shipping(lab)
     for sagas, code, status in (
@@ -134,9 +118,7 @@ async def test_what_cannot_be_brought_to_life_says_why(order_lab: Lab) -> None:
 
 
 async def test_a_history_names_whose_it_is() -> None:
-    """
-    By its first fact; also when that is a failed turn.
-    """
+    """By its first fact; also when that is a failed turn."""
     lab = Lab(orders(version=3, flaw=flaw_at("start o-1")))
     await lab.take(placed(lab, "o-1"), placed(lab, "o-2"))
 

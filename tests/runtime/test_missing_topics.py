@@ -1,6 +1,4 @@
-"""
-A topic that is not there holds up those sagas that have something for it, and nobody else.
-"""
+"""A topic that is not there holds up those sagas that have something for it, and nobody else."""
 
 import asyncio
 
@@ -18,49 +16,39 @@ from tests.runtime.test_turns import placed, reserving
 
 
 def topic_of(contract) -> str:
-    """
-    The topic of a contract's class.
-    """
+    """The topic of a contract's class."""
     return NAMES.topic(contract_of(contract).contract_name)
 
 
 def take_away(lab: Lab, *contracts) -> None:
-    """
-    Somebody deletes topics.
-    """
+    """Somebody deletes topics."""
     lab.bus.missing = frozenset(map(topic_of, contracts))
 
 
 @saga("booking", version=1, starts_on=OrderPlaced)
 async def booking(ctx, order: OrderPlaced) -> Booked:
-    """
-    A saga of the same orders that needs no shipping.
-    """
+    """A saga of the same orders that needs no shipping."""
     return Booked(order_id=order.order_id)
 
 
 @pytest.fixture
 def apart():
-    """
-    Orders and bookings, with bus and store apart.
-    """
+    """Orders and bookings, with bus and store apart."""
     lab = Lab(orders(), booking, shares_file=False)
     yield lab
     lab.check()
 
 
 async def backlog_ids(lab: Lab) -> list[int]:
-    """
-    What nobody has said to be published.
-    """
+    """What nobody has said to be published."""
     await lab.relay.record()
     found = await lab.store.backlog(appended_before=2**62, limit=1_000)
     return [one.backlog_id for one in found]
 
 
 async def test_only_sagas_with_something_for_the_topic_wait(apart: Lab, logged) -> None:
-    """
-    The turn is taken and stored, the rest of its batch is published, and the operator is told.
+    """The turn is taken and stored, the rest of its batch is published, and the operator is
+    told.
     """
     lab = apart
     take_away(lab, Reserve)
@@ -86,8 +74,8 @@ async def test_only_sagas_with_something_for_the_topic_wait(apart: Lab, logged) 
 
 
 async def test_a_saga_that_waits_says_nothing_else_before(apart: Lab) -> None:
-    """
-    In the order of its history, although its later records have topics; also over many batches.
+    """In the order of its history, although its later records have topics; also over many
+    batches.
     """
     lab = apart
     await reserving(lab, "o-1", "o-2")
@@ -109,9 +97,7 @@ async def test_a_saga_that_waits_says_nothing_else_before(apart: Lab) -> None:
 
 
 async def test_topics_come_back_one_by_one(apart: Lab) -> None:
-    """
-    Who waits for the second one waits on.
-    """
+    """Who waits for the second one waits on."""
     lab = apart
     await reserving(lab, "o-1")
     take_away(lab, Ship, Reserve)
@@ -131,9 +117,7 @@ async def test_topics_come_back_one_by_one(apart: Lab) -> None:
 
 
 async def test_another_process_takes_over_what_was_withheld(apart: Lab) -> None:
-    """
-    The first one is killed; nothing of it was said to be published.
-    """
+    """The first one is killed; nothing of it was said to be published."""
     lab = apart
     take_away(lab, Reserve)
     await lab.take(placed(lab, "o-1"))
@@ -150,9 +134,7 @@ async def test_another_process_takes_over_what_was_withheld(apart: Lab) -> None:
 
 
 async def test_what_a_stranger_left_for_the_topic_goes_first(apart: Lab) -> None:
-    """
-    Another process withheld it; whoever goes on with the saga waits, too.
-    """
+    """Another process withheld it; whoever goes on with the saga waits, too."""
     lab = apart
     await reserving(lab, "o-1")
     take_away(lab, Ship)
@@ -169,9 +151,7 @@ async def test_what_a_stranger_left_for_the_topic_goes_first(apart: Lab) -> None
 
 
 async def test_what_is_withheld_while_others_are_released_is_not_forgotten(apart: Lab) -> None:
-    """
-    A turn of the same saga is taken between the last look at the backlog and the end.
-    """
+    """A turn of the same saga is taken between the last look at the backlog and the end."""
     lab = apart
     await reserving(lab, "o-1")
     take_away(lab, Ship)
@@ -198,9 +178,7 @@ async def test_what_is_withheld_while_others_are_released_is_not_forgotten(apart
 
 
 async def test_the_whole_worker_goes_on_and_catches_up(apart: Lab) -> None:
-    """
-    A hundred orders wait for a topic, another hundred go on; nothing needs to be restarted.
-    """
+    """A hundred orders wait for a topic, another hundred go on; nothing needs to be restarted."""
     lab = apart
     answer = lab.answerer((Reserve, Reserved(shelf="s")), (Ship, None))
     async with lab.serving():
@@ -218,9 +196,7 @@ async def test_the_whole_worker_goes_on_and_catches_up(apart: Lab) -> None:
 
 
 async def test_a_missing_topic_for_copies_costs_the_copy(apart: Lab, logged) -> None:
-    """
-    The record is in the store as it was; its partition moves on.
-    """
+    """The record is in the store as it was; its partition moves on."""
     lab = apart
     junk = lab.record(topic_of(OrderPlaced), b"o-1", b"no json")
     lab.bus.missing = frozenset({NAMES.topic("kiosk.dlq.order-placed.v2")})
@@ -236,9 +212,7 @@ async def test_a_missing_topic_for_copies_costs_the_copy(apart: Lab, logged) -> 
 
 
 async def test_a_key_error_of_ours_is_no_missing_topic(apart: Lab) -> None:
-    """
-    It is a bug, and is not mistaken for an operator's.
-    """
+    """It is a bug, and is not mistaken for an operator's."""
     lab = apart
     await lab.make_topics()
 
@@ -254,9 +228,7 @@ async def test_a_key_error_of_ours_is_no_missing_topic(apart: Lab) -> None:
 
 
 async def test_who_publishes_is_told_the_topic(apart: Lab) -> None:
-    """
-    Nobody keeps an event that was never accepted.
-    """
+    """Nobody keeps an event that was never accepted."""
     lab = apart
     publisher = Publisher(
         lab.bus,

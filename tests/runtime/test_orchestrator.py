@@ -1,6 +1,4 @@
-"""
-A whole orchestrator at work: nothing is lost or doubled, whatever store, bus or process do.
-"""
+"""A whole orchestrator at work: nothing is lost or doubled, whatever store, bus or process do."""
 
 import asyncio
 
@@ -39,9 +37,7 @@ KEYS = [f"o-{number}" for number in range(30)]
 
 
 async def serve_to_the_end(lab: Lab, *keys: str) -> None:
-    """
-    Answer everything until all orders have ended.
-    """
+    """Answer everything until all orders have ended."""
     answer = lab.answerer(*SERVICES)
     summaries = lab.store.inner.summaries
 
@@ -54,9 +50,7 @@ async def serve_to_the_end(lab: Lab, *keys: str) -> None:
 
 
 def check_each_once(lab: Lab) -> None:
-    """
-    Every intent and outcome is on the bus once, every saga completed.
-    """
+    """Every intent and outcome is on the bus once, every saga completed."""
     for contract in (Reserve, Ship, OrderDone):
         assert sorted(one.key.decode() for one in lab.on(contract)) == sorted(KEYS)
     assert {lab.status(order_id(key)) for key in KEYS} == {"completed"}
@@ -66,9 +60,7 @@ def check_each_once(lab: Lab) -> None:
 
 @pytest.fixture(params=[True, False], ids=["one file", "two files"])
 def any_lab(request: pytest.FixtureRequest):
-    """
-    With a store that publishes by itself, and with one whose records are relayed.
-    """
+    """With a store that publishes by itself, and with one whose records are relayed."""
     lab = Lab(orders(), shares_file=request.param)
     yield lab
     lab.check()
@@ -76,9 +68,7 @@ def any_lab(request: pytest.FixtureRequest):
 
 class TestServing:
     async def test_many_sagas_on_many_partitions_all_end(self, any_lab: Lab) -> None:
-        """
-        Each intent once, each outcome once.
-        """
+        """Each intent once, each outcome once."""
         lab = any_lab
         async with lab.serving(partitions=4):
             lab.bus.append([placed(lab, key) for key in KEYS])
@@ -89,9 +79,7 @@ class TestServing:
     async def test_under_load_what_comes_one_by_one_is_taken_together(
         self, any_lab: Lab, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """
-        As many records as the batch before had make a batch, not one each.
-        """
+        """As many records as the batch before had make a batch, not one each."""
         lab = any_lab
         batch_s = 30.0
         sizes: list[int] = []
@@ -115,9 +103,7 @@ class TestServing:
         assert sizes == [10, 10]
 
     async def test_offsets_are_committed_for_those_who_look_at_lag(self, any_lab: Lab) -> None:
-        """
-        Now and then, and at the end; the store's positions are what counts.
-        """
+        """Now and then, and at the end; the store's positions are what counts."""
         lab = any_lab
         async with lab.serving():
             lab.bus.append([placed(lab, key) for key in KEYS])
@@ -129,9 +115,7 @@ class TestServing:
     async def test_it_begins_where_the_store_says_not_where_the_group_says(
         self, any_lab: Lab
     ) -> None:
-        """
-        An offset of the group may be behind, or ahead of what was handled.
-        """
+        """An offset of the group may be behind, or ahead of what was handled."""
         lab = any_lab
         for committed in (0, 3, 99):
             async with lab.serving():
@@ -144,9 +128,7 @@ class TestServing:
         assert lab.orchestrator.counts["duplicate"] == 0
 
     async def test_it_is_idle_when_nothing_is_in_hand(self, any_lab: Lab) -> None:
-        """
-        What waits for a reply or a timer is nothing in hand.
-        """
+        """What waits for a reply or a timer is nothing in hand."""
         lab = any_lab
         async with lab.serving():
             await lab.until(lambda: lab.orchestrator.is_idle, within_s=2)
@@ -157,9 +139,7 @@ class TestServing:
         assert lab.orchestrator.counts["started"] == 1
 
     async def test_what_is_in_hand_is_finished_when_it_stops(self, any_lab: Lab) -> None:
-        """
-        A record that was fetched is handled.
-        """
+        """A record that was fetched is handled."""
         lab = any_lab
         async with lab.serving():
             lab.bus.append([placed(lab, key) for key in KEYS])
@@ -168,9 +148,7 @@ class TestServing:
         assert len(lab.on(Reserve)) == 30
 
     async def test_a_batch_is_bounded(self, any_lab: Lab) -> None:
-        """
-        However much is waiting, a transaction takes so much of it.
-        """
+        """However much is waiting, a transaction takes so much of it."""
         lab = any_lab
         await lab.make_topics()
         lab.bus.append([placed(lab, f"o-{number}") for number in range(600)])
@@ -193,9 +171,7 @@ class TestTheStore:
     async def test_appends_that_fail_lose_and_double_nothing(
         self, any_lab: Lab, when: str, error: Exception, every: int
     ) -> None:
-        """
-        Whether the batch was recorded or not: an answer may get lost on its way.
-        """
+        """Whether the batch was recorded or not: an answer may get lost on its way."""
         lab = any_lab
         number = 0
 
@@ -216,9 +192,7 @@ class TestTheStore:
         check_each_once(lab)
 
     async def test_a_store_that_is_away_for_long_is_waited_for(self, any_lab: Lab) -> None:
-        """
-        Nothing is parked, no position moves; then it goes on.
-        """
+        """Nothing is parked, no position moves; then it goes on."""
         lab = any_lab
         lab.store.before.extend([StoreUnavailable("away")] * 20)
         async with lab.serving():
@@ -234,9 +208,7 @@ class TestTheStore:
     async def test_questions_that_cannot_be_asked_are_asked_again(
         self, any_lab: Lab, query: str
     ) -> None:
-        """
-        Each of the store's questions may fail at any time.
-        """
+        """Each of the store's questions may fail at any time."""
         lab = any_lab
         ask, left = getattr(lab.store.inner, query), 5
 
@@ -266,9 +238,7 @@ class TestTheStore:
         delattr(lab.store, query)
 
     async def test_the_catalogue_may_be_away(self, any_lab: Lab, monkeypatch) -> None:
-        """
-        The sweep for held records tries again.
-        """
+        """The sweep for held records tries again."""
         lab = any_lab
         ask, calls = lab.catalogue.parked, 0
 
@@ -292,9 +262,7 @@ class TestTheStore:
     async def test_it_can_be_stopped_while_the_store_is_away(
         self, any_lab: Lab, monkeypatch
     ) -> None:
-        """
-        What could not be recorded comes again at the next start.
-        """
+        """What could not be recorded comes again at the next start."""
         lab = any_lab
         monkeypatch.setattr(module, "DRAIN_S", 0.05)
         lab.store.before.extend([StoreUnavailable("away")] * 10_000)
@@ -314,9 +282,7 @@ class TestTheStore:
 
 class TestTheBus:
     async def test_records_wait_for_a_bus_that_is_away(self) -> None:
-        """
-        In the order of the history, none twice; the turns themselves are stored.
-        """
+        """In the order of the history, none twice; the turns themselves are stored."""
         lab = Lab(orders(), shares_file=False)
         async with lab.serving():
             lab.bus.is_away = True
@@ -331,9 +297,7 @@ class TestTheBus:
         lab.check()
 
     async def test_turns_go_on_while_others_are_published(self) -> None:
-        """
-        Up to a few batches: what is stored and not published yet is bounded.
-        """
+        """Up to a few batches: what is stored and not published yet is bounded."""
         lab = Lab(orders(), shares_file=False)
         async with lab.serving():
             lab.bus.is_away = True
@@ -351,9 +315,7 @@ class TestTheBus:
         lab.check()
 
     async def test_a_saga_has_its_next_turn_once_its_last_one_is_published(self) -> None:
-        """
-        Its intents leave in the order of its history.
-        """
+        """Its intents leave in the order of its history."""
         lab = Lab(orders(), shares_file=False)
         saga = order_id("o-1")
         async with lab.serving():
@@ -373,9 +335,7 @@ class TestTheBus:
     async def test_it_can_be_stopped_while_the_bus_is_away(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """
-        What is stored is published by the next one.
-        """
+        """What is stored is published by the next one."""
         monkeypatch.setattr(module, "DRAIN_S", 0.05)
         lab = Lab(orders(), shares_file=False)
         async with lab.serving():
@@ -394,9 +354,7 @@ class TestTheBus:
         lab.check()
 
     async def test_dead_records_wait_for_their_copies(self) -> None:
-        """
-        Their position does not move before the copy is out.
-        """
+        """Their position does not move before the copy is out."""
         lab = Lab(orders())
         async with lab.serving():
             lab.bus.is_away = True
@@ -409,9 +367,7 @@ class TestTheBus:
         assert len(lab.on("kiosk.dlq.order-placed.v2")) == 1
 
     async def test_fetches_that_fail_are_repeated(self, order_lab: Lab, monkeypatch) -> None:
-        """
-        Nothing was lost by them.
-        """
+        """Nothing was lost by them."""
         lab = order_lab
         async with lab.serving():
             consumer, left = lab.orchestrator.consumer, 4
@@ -437,9 +393,8 @@ class TestTheBus:
     async def test_a_partition_that_lost_records_stops_alone(
         self, order_lab: Lab, handled: int, begin: int, said: str
     ) -> None:
-        """
-        It was made anew, or retention was faster than we: an operator has to know. The orchestrator
-        itself goes on.
+        """It was made anew, or retention was faster than we: an operator has to know. The
+        orchestrator itself goes on.
         """
         lab = order_lab
         await lab.make_topics()
@@ -459,9 +414,7 @@ class TestTheBus:
 
 class TestCrashes:
     async def test_a_backlog_of_a_crashed_process_is_taken_over_at_the_next_start(self) -> None:
-        """
-        Stored and not published: the same records, same ids, same bytes.
-        """
+        """Stored and not published: the same records, same ids, same bytes."""
         lab = Lab(orders(), ledger, shares_file=False)
         async with lab.dying():
             lab.bus.is_away = True
@@ -478,9 +431,7 @@ class TestCrashes:
         lab.check()
 
     async def test_a_backlog_is_taken_over_while_another_process_runs(self) -> None:
-        """
-        Within some seconds, without anybody's restart.
-        """
+        """Within some seconds, without anybody's restart."""
         lab = Lab(orders(), shares_file=False)
         async with lab.dying():
             lab.bus.is_away = True
@@ -500,8 +451,8 @@ class TestCrashes:
         lab.check()
 
     async def test_a_batch_with_a_saga_that_failed_at_birth_can_be_taken_over(self) -> None:
-        """
-        It has nothing to publish, and must not keep the others of its batch from being published.
+        """It has nothing to publish, and must not keep the others of its batch from being
+        published.
         """
 
         def flaw(place: str, subject: str) -> None:
@@ -523,9 +474,7 @@ class TestCrashes:
     async def test_a_process_killed_anywhere_loses_and_doubles_nothing(
         self, any_lab: Lab, appends: int
     ) -> None:
-        """
-        Another one on the same data goes on; intents that come again are the same.
-        """
+        """Another one on the same data goes on; intents that come again are the same."""
         lab = any_lab
         for _ in range(6):
             limit = lab.store.appends + appends
@@ -551,9 +500,7 @@ class TestCrashes:
     async def test_two_processes_share_the_partitions_and_do_nothing_twice(
         self, any_lab: Lab
     ) -> None:
-        """
-        In one group on one store.
-        """
+        """In one group on one store."""
         lab = any_lab
         async with lab.serving(partitions=4):
             first = lab.orchestrator
@@ -572,9 +519,7 @@ class TestCrashes:
 
 class TestTimers:
     async def test_a_timer_fires_late_never_early(self, lab: Lab) -> None:
-        """
-        Within a fraction of a second after it is due.
-        """
+        """Within a fraction of a second after it is due."""
         alarm = saga_id("alarm", "a")
         async with lab.serving():
             lab.bus.append([lab.event(AlarmSet(name="a"), "a")])
@@ -587,9 +532,7 @@ class TestTimers:
         assert fired.cause == timer.timer_id
 
     async def test_a_sleeping_saga_survives_a_restart_and_a_wait_times_out(self, lab: Lab) -> None:
-        """
-        What became due in between fires at once.
-        """
+        """What became due in between fires at once."""
         alarm = saga_id("alarm", "a")
         async with lab.serving():
             lab.bus.append([lab.event(AlarmSet(name="a"), "a")])
@@ -607,9 +550,7 @@ class TestTimers:
         assert lab.store.inner.timers(1) == []
 
     async def test_a_signal_in_time_wins_over_the_timeout(self, lab: Lab) -> None:
-        """
-        The timer is disarmed with it.
-        """
+        """The timer is disarmed with it."""
         alarm = saga_id("alarm", "a")
         async with lab.serving():
             lab.bus.append([lab.event(AlarmSet(name="a"), "a")])
@@ -621,9 +562,7 @@ class TestTimers:
         assert lab.store.inner.timers(1) == []
 
     async def test_many_timers_due_at_once_all_fire_once(self) -> None:
-        """
-        More than one look at the due-index gives.
-        """
+        """More than one look at the due-index gives."""
         lab = Lab(alarms())
         names = [f"a{number}" for number in range(1_200)]
         async with lab.serving():
@@ -640,9 +579,7 @@ class TestTimers:
         assert lab.orchestrator.counts["duplicate"] == 0
 
     async def test_a_retry_waits_for_its_delay(self, any_lab: Lab) -> None:
-        """
-        A step that failed is asked again as a new attempt, under the same idempotency key.
-        """
+        """A step that failed is asked again as a new attempt, under the same idempotency key."""
         lab = any_lab
         async with lab.serving():
             lab.bus.append([placed(lab)])

@@ -1,5 +1,5 @@
-"""
-What a bad saga, a bad record or missing code stops, what it does not, and how it goes on again.
+"""What a bad saga, a bad record or missing code stops, what it does not, and how it
+goes on again.
 """
 
 from saga import Context
@@ -32,9 +32,7 @@ ALARM = saga_id("alarm", "a")
 
 
 def flaw_at(*places: str):
-    """
-    A bug that shows at some places of the code.
-    """
+    """A bug that shows at some places of the code."""
 
     def flaw(place: str, subject: str) -> None:
         if place in places or f"{place} {subject}" in places:
@@ -45,9 +43,7 @@ def flaw_at(*places: str):
 
 class TestPoison:
     async def test_a_saga_whose_code_raises_parks_with_error_and_position(self) -> None:
-        """
-        The record it choked on is held, its position moves on.
-        """
+        """The record it choked on is held, its position moves on."""
         lab = Lab(orders(flaw=flaw_at("reserved")))
         await reserving(lab)
         await lab.take(lab.reply(lab.on(Reserve)[0], Reserved(shelf="s-1")))
@@ -63,9 +59,7 @@ class TestPoison:
         lab.check()
 
     async def test_the_neighbours_of_the_same_batch_go_on(self) -> None:
-        """
-        Wherever the bad ones stand in it, and however many they are.
-        """
+        """Wherever the bad ones stand in it, and however many they are."""
         lab = Lab(orders(flaw=flaw_at("reserved s-1", "reserved s-4", "reserved s-5")))
         keys = [f"o-{number}" for number in range(6)]
         await reserving(lab, *keys)
@@ -89,8 +83,8 @@ class TestPoison:
         lab.check()
 
     async def test_later_records_are_held_in_order_and_replayed_by_a_release(self) -> None:
-        """
-        With the code mended: nothing is lost, nothing overtakes, positions had moved on long ago.
+        """With the code mended: nothing is lost, nothing overtakes, positions had moved on long
+        ago.
         """
         lab = Lab(orders(flaw=flaw_at("reserved")))
         await reserving(lab)
@@ -116,9 +110,7 @@ class TestPoison:
         lab.check()
 
     async def test_a_release_of_what_is_not_mended_parks_again(self) -> None:
-        """
-        Each failure is an entry; the record stays held, in its place.
-        """
+        """Each failure is an entry; the record stays held, in its place."""
         lab = Lab(orders(flaw=flaw_at("reserved")))
         await reserving(lab)
         await lab.take(lab.reply(lab.on(Reserve)[0], Reserved(shelf="s-1")))
@@ -134,9 +126,7 @@ class TestPoison:
         lab.check()
 
     async def test_a_saga_that_fails_at_birth_is_there_and_can_be_released(self) -> None:
-        """
-        It is known by name and key before it has begun, and its trigger is not lost.
-        """
+        """It is known by name and key before it has begun, and its trigger is not lost."""
         lab = Lab(orders(flaw=flaw_at("start")))
         await lab.take(placed(lab), placed(lab, "o-2"))
         (summary,) = [one for one in lab.store.inner.summaries.values() if one.key == "o-1"]
@@ -160,9 +150,7 @@ class TestPoison:
         lab.check()
 
     async def test_a_trigger_sent_again_to_a_saga_that_failed_at_birth_waits_too(self) -> None:
-        """
-        After the release the first one starts it and the second is a duplicate.
-        """
+        """After the release the first one starts it and the second is a duplicate."""
         lab = Lab(orders(flaw=flaw_at("start")))
         await lab.take(placed(lab, id="m-1"))
         await lab.take(placed(lab, id="m-1"))
@@ -176,8 +164,8 @@ class TestPoison:
         lab.check()
 
     async def test_a_saga_that_failed_at_birth_may_be_mended_by_a_new_version(self) -> None:
-        """
-        It has decided nothing yet, so there is nothing that binds it to the version that failed.
+        """It has decided nothing yet, so there is nothing that binds it to the version that
+        failed.
         """
         lab = Lab(orders(flaw=flaw_at("start")))
         await lab.take(placed(lab))
@@ -190,9 +178,7 @@ class TestPoison:
         lab.check()
 
     async def test_a_new_version_beside_the_one_that_failed_at_birth_takes_over(self) -> None:
-        """
-        The same, while the old version is still there for older sagas.
-        """
+        """The same, while the old version is still there for older sagas."""
         flawed = orders(flaw=flaw_at("start"))
         lab = Lab(flawed)
         await lab.take(placed(lab))
@@ -206,9 +192,7 @@ class TestPoison:
     async def test_a_timer_whose_turn_fails_parks_its_saga_and_fires_after_the_release(
         self,
     ) -> None:
-        """
-        It is looked at again later, neither lost nor tried ten times a second.
-        """
+        """It is looked at again later, neither lost nor tried ten times a second."""
         lab = Lab(alarms(flaw=flaw_at("woken")))
         await lab.take(lab.event(AlarmSet(name="a"), "a"))
         lab.clock.advance(61)
@@ -232,9 +216,7 @@ class TestPoison:
         lab.check()
 
     async def test_timers_of_parked_sagas_do_not_keep_others_from_firing(self) -> None:
-        """
-        However many of them are due before.
-        """
+        """However many of them are due before."""
         lab = Lab(
             alarms(flaw=lambda place, name: flaw_at("woken")(place, "") if name != "z" else 0)
         )
@@ -250,9 +232,7 @@ class TestPoison:
         lab.check()
 
     async def test_a_cancel_of_a_poisoned_saga_is_refused_and_an_abandon_is_not(self) -> None:
-        """
-        To undo needs the code; to give up does not, and what was held is let go.
-        """
+        """To undo needs the code; to give up does not, and what was held is let go."""
         lab = Lab(orders(flaw=flaw_at("reserved")))
         await reserving(lab)
         await lab.take(lab.reply(lab.on(Reserve)[0], Reserved(shelf="s-1")))
@@ -267,9 +247,7 @@ class TestPoison:
         lab.check()
 
     async def test_compensate_undoes_what_a_poisoned_saga_had_done(self) -> None:
-        """
-        The way back needs the undo only, not the code that fails.
-        """
+        """The way back needs the undo only, not the code that fails."""
         lab = Lab(orders(flaw=flaw_at("reserved")))
         await reserving(lab)
         await lab.take(lab.reply(lab.on(Reserve)[0], Reserved(shelf="s-1")))
@@ -288,9 +266,7 @@ class TestPoison:
         lab.check()
 
     async def test_a_failed_turn_of_an_ended_saga_sets_only_the_record_aside(self) -> None:
-        """
-        Its outcome stands.
-        """
+        """Its outcome stands."""
         lab = Lab(orders())
         await shipping(lab)
         ship = lab.on(Ship)[0]
@@ -314,9 +290,7 @@ class TestPoison:
         assert lab.held() == []
 
     async def test_a_hundred_poisonous_records_in_a_batch_are_each_found(self) -> None:
-        """
-        The batch begins again for each, and ends.
-        """
+        """The batch begins again for each, and ends."""
         lab = Lab(orders(flaw=flaw_at("start")), ledger)
         draft = await lab.take(*[placed(lab, f"o-{number}") for number in range(100)])
 
@@ -327,8 +301,8 @@ class TestPoison:
 
 class TestCodeThatIsNotThere:
     async def test_a_saga_without_its_version_is_stalled_and_heals_with_it(self) -> None:
-        """
-        Its records are held in order; a process that has the version takes them up at its start.
+        """Its records are held in order; a process that has the version takes them up at its
+        start.
         """
         lab = Lab(orders())
         await reserving(lab)
@@ -351,8 +325,8 @@ class TestCodeThatIsNotThere:
     async def test_a_stalled_saga_heals_when_the_worker_without_the_code_leaves_later(
         self,
     ) -> None:
-        """
-        A rolling deployment: the new worker is there already when the old one holds the record.
+        """A rolling deployment: the new worker is there already when the old one holds the
+        record.
         """
         lab = Lab(orders())
         await reserving(lab)
@@ -371,9 +345,7 @@ class TestCodeThatIsNotThere:
         lab.check()
 
     async def test_a_stalled_saga_does_not_hold_up_others(self) -> None:
-        """
-        The new version takes what is new.
-        """
+        """The new version takes what is new."""
         lab = Lab(orders())
         await reserving(lab)
         lab.restart(orders(version=2))
@@ -384,9 +356,7 @@ class TestCodeThatIsNotThere:
         assert lab.history(order_id("o-2"))[0].body.definition_version == 2
 
     async def test_code_that_decides_otherwise_parks_the_saga_and_keeps_its_history(self) -> None:
-        """
-        Nothing is guessed, nothing re-sent; with the old code it goes on.
-        """
+        """Nothing is guessed, nothing re-sent; with the old code it goes on."""
         lab = Lab(orders())
         await reserving(lab)
         reserve = lab.on(Reserve)[0]
@@ -407,9 +377,7 @@ class TestCodeThatIsNotThere:
         lab.check()
 
     async def test_code_that_raises_while_it_is_rebuilt_parks_the_saga(self) -> None:
-        """
-        With what it raised, and without a change of its history.
-        """
+        """With what it raised, and without a change of its history."""
         lab = Lab(orders())
         await shipping(lab)
         lab.restart(orders(flaw=flaw_at("reserved")))
@@ -426,9 +394,7 @@ class TestCodeThatIsNotThere:
         lab.check()
 
     async def test_a_due_timer_of_a_stalled_saga_fires_once_the_code_is_back(self) -> None:
-        """
-        Late, within half a minute of the deployment, and without anybody's help.
-        """
+        """Late, within half a minute of the deployment, and without anybody's help."""
         lab = Lab(alarms())
         await lab.take(lab.event(AlarmSet(name="a"), "a"))
         lab.restart(orders())
@@ -442,9 +408,7 @@ class TestCodeThatIsNotThere:
         lab.check()
 
     async def test_a_corrupt_history_stops_that_saga_only_and_is_named(self) -> None:
-        """
-        Its records are held; the index says what is wrong, and the others of the batch go on.
-        """
+        """Its records are held; the index says what is wrong, and the others of the batch go on."""
         lab = Lab(orders())
         await reserving(lab, "o-1", "o-2")
         replies = [lab.reply(one, Reserved(shelf="s")) for one in lab.on(Reserve)]
@@ -476,9 +440,7 @@ class TestCodeThatIsNotThere:
 
 class TestHeldForASaga:
     async def test_a_reply_that_is_early_waits_for_its_saga(self) -> None:
-        """
-        Topics have no order between them: an answer may be read before the trigger.
-        """
+        """Topics have no order between them: an answer may be read before the trigger."""
         lab = Lab(orders())
         ids = [f"{order_id()}/{step}/do/1" for step in ("reserve", "ship")]
         await lab.take(lab.reply(ids[0], Reserved(shelf="s-1")))
@@ -493,9 +455,7 @@ class TestHeldForASaga:
         lab.check()
 
     async def test_early_signals_keep_their_order(self) -> None:
-        """
-        Also with what comes while they are held.
-        """
+        """Also with what comes while they are held."""
         lab = Lab(ledger)
         await lab.take(lab.signal(LEDGER, "stamp", "first", id="c-1"))
         draft = await lab.take(placed(lab), lab.signal(LEDGER, "stamp", "second", id="c-2"))
@@ -506,9 +466,7 @@ class TestHeldForASaga:
         lab.check()
 
     async def test_what_comes_behind_held_records_waits_for_them(self) -> None:
-        """
-        A record must not overtake those that were held before it.
-        """
+        """A record must not overtake those that were held before it."""
         lab = Lab(ledger)
         await lab.take(lab.signal(LEDGER, "stamp", "first", id="c-1"))
         await lab.take(placed(lab))
@@ -520,9 +478,7 @@ class TestHeldForASaga:
         lab.check()
 
     async def test_a_saga_that_never_comes_makes_the_record_dead_after_the_hold(self) -> None:
-        """
-        Ten seconds by default, and not before.
-        """
+        """Ten seconds by default, and not before."""
         lab = Lab(orders())
         async with lab.serving():
             lab.bus.append([lab.reply(f"{order_id()}/reserve/do/1", Reserved(shelf="s"))])
@@ -536,9 +492,7 @@ class TestHeldForASaga:
         lab.check()
 
     async def test_a_command_to_what_can_be_no_saga_is_dead_at_once(self) -> None:
-        """
-        There is nothing to wait for.
-        """
+        """There is nothing to wait for."""
         lab = Lab(orders())
         value = b'{"act":"release","command_id":"c","saga_id":"order/o-1"}'
         await lab.take(lab.record(NAMES.topic("saga.ctl.command.v1"), b"o-1", value))
@@ -547,9 +501,7 @@ class TestHeldForASaga:
         assert lab.held() == []
 
     async def test_a_saga_of_many_held_records_takes_them_page_by_page(self) -> None:
-        """
-        More than one batch of them: all go on, in order.
-        """
+        """More than one batch of them: all go on, in order."""
 
         @saga("ledger", version=1, starts_on=OrderPlaced)
         async def counting(ctx: Context, trigger: OrderPlaced) -> Booked:
@@ -570,9 +522,7 @@ class TestHeldForASaga:
 
 class TestDeadRecords:
     async def test_a_dead_record_is_kept_whole_and_copied_to_its_dlq_topic(self) -> None:
-        """
-        Key, value and headers byte for byte, with where, when and why.
-        """
+        """Key, value and headers byte for byte, with where, when and why."""
         lab = Lab(orders())
         topic = NAMES.topic("kiosk.evt.order-placed.v2")
         headers = (("b", b"\xff\x00"), ("a", None), ("b", b"again"))
@@ -596,9 +546,7 @@ class TestDeadRecords:
         }
 
     async def test_dead_records_of_held_ones_leave_the_hold(self) -> None:
-        """
-        They are in the catalogue once.
-        """
+        """They are in the catalogue once."""
         lab = Lab(orders())
         wrong = lab.reply(f"{order_id()}/pay/do/1", Reserved(shelf="s"))
         await lab.take(wrong)
@@ -611,9 +559,7 @@ class TestDeadRecords:
         assert (copy.value, header(copy, "x-dlq-offset")) == (wrong.value, "0")
 
     def test_every_topic_that_is_read_has_a_dlq_topic(self) -> None:
-        """
-        `{domain}.dlq.{name}.v{major}`; what is not ours has none.
-        """
+        """`{domain}.dlq.{name}.v{major}`; what is not ours has none."""
         assert parking.dlq_topic(NAMES.topic("kiosk.evt.reserved.v2"), NAMES) == NAMES.topic(
             "kiosk.dlq.reserved.v2"
         )
@@ -621,9 +567,7 @@ class TestDeadRecords:
         assert parking.dlq_topic("", NAMES) is None
 
     def test_a_record_comes_back_as_it_was_received(self) -> None:
-        """
-        What is held is handled later as if it had come then.
-        """
+        """What is held is handled later as if it had come then."""
         inbound = Inbound("t", 3, 9, b"k", None, (("a", None), ("a", b"1")), 77)
         parked = parking.held(inbound, "early", "x" * 5_000, 99, order_id())
 

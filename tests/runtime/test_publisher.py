@@ -1,6 +1,4 @@
-"""
-Publishing facts and commands: what goes out is what its readers can read.
-"""
+"""Publishing facts and commands: what goes out is what its readers can read."""
 
 import pytest
 
@@ -17,9 +15,7 @@ from tests.runtime.test_router import inbound
 
 
 def publisher_of(lab: Lab) -> Publisher:
-    """
-    A publisher whose ids are numbers.
-    """
+    """A publisher whose ids are numbers."""
     numbers = iter(range(1, 1_000))
     return Publisher(
         lab.bus,
@@ -33,9 +29,7 @@ def publisher_of(lab: Lab) -> Publisher:
 
 
 async def test_what_is_published_starts_the_saga_whose_id_is_given_back(order_lab: Lab) -> None:
-    """
-    Durable on its topic, under its key, with an id of its own.
-    """
+    """Durable on its topic, under its key, with an id of its own."""
     lab = order_lab
     await lab.make_topics()
     publisher = publisher_of(lab)
@@ -50,9 +44,7 @@ async def test_what_is_published_starts_the_saga_whose_id_is_given_back(order_la
 
 
 async def test_an_event_that_starts_several_sagas_gives_none() -> None:
-    """
-    Nor does one that starts nothing.
-    """
+    """Nor does one that starts nothing."""
     lab = Lab(orders(), ledger, contracts=[AlarmSet])
     await lab.make_topics()
     publisher = publisher_of(lab)
@@ -62,9 +54,7 @@ async def test_an_event_that_starts_several_sagas_gives_none() -> None:
 
 
 async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(order_lab: Lab) -> None:
-    """
-    The id given back is that of the saga which it starts all the same.
-    """
+    """The id given back is that of the saga which it starts all the same."""
     lab = order_lab
     prepared = publisher_of(lab).prepare(OrderPlacedV1(order_id="o-1"))
 
@@ -74,9 +64,7 @@ async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(order_
 
 
 def test_the_same_message_id_makes_the_same_record(order_lab: Lab) -> None:
-    """
-    A repeat is then known as one.
-    """
+    """A repeat is then known as one."""
     publisher = publisher_of(order_lab)
     first, again = (
         publisher.prepare(OrderPlaced(order_id="o", amount=1), message_id="x") for _ in range(2)
@@ -103,9 +91,7 @@ def test_the_same_message_id_makes_the_same_record(order_lab: Lab) -> None:
 def test_what_nobody_could_read_does_not_get_out(
     order_lab: Lab, value: bytes, code: str, says: str
 ) -> None:
-    """
-    With the code that a reader would have parked it with.
-    """
+    """With the code that a reader would have parked it with."""
     with pytest.raises(MalformedMessage) as caught:
         publisher_of(order_lab).prepare_json("kiosk.evt.order-placed.v2", value)
 
@@ -123,9 +109,7 @@ def test_what_nobody_could_read_does_not_get_out(
 def test_an_unknown_contract_is_refused_with_what_comes_near(
     order_lab: Lab, contract: str, kind: type[MessageError]
 ) -> None:
-    """
-    Misspelt names are the usual reason.
-    """
+    """Misspelt names are the usual reason."""
     with pytest.raises(kind, match=r"kiosk\.evt\.order-placed\.v2") as caught:
         publisher_of(order_lab).prepare_json(contract, b"{}")
 
@@ -133,9 +117,7 @@ def test_an_unknown_contract_is_refused_with_what_comes_near(
 
 
 def test_a_key_must_be_the_payloads_own(order_lab: Lab) -> None:
-    """
-    Where the event has one; an event without one takes any.
-    """
+    """Where the event has one; an event without one takes any."""
     publisher = publisher_of(order_lab)
     with pytest.raises(MalformedMessage) as caught:
         publisher.prepare(OrderPlaced(order_id="o-1", amount=1), key="o-2")
@@ -147,9 +129,7 @@ def test_a_key_must_be_the_payloads_own(order_lab: Lab) -> None:
 
 
 def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
-    """
-    An event without a key of its own, and a saga that says where its key is.
-    """
+    """An event without a key of its own, and a saga that says where its key is."""
 
     class Called(Event, topic="kiosk.called", version=1):
         number: int
@@ -166,9 +146,7 @@ def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
 
 @pytest.mark.parametrize("published", ["o-1", "ö/ü 漢字", "x" * 1_000])
 def test_what_is_prepared_can_be_routed(order_lab: Lab, published: str) -> None:
-    """
-    The publisher lets nothing through that the router would park.
-    """
+    """The publisher lets nothing through that the router would park."""
     lab = order_lab
     prepared = publisher_of(lab).prepare(OrderPlaced(order_id=published, amount=1))
     found = lab.router.understand(inbound(prepared.record), lab.clock.now())
@@ -178,9 +156,7 @@ def test_what_is_prepared_can_be_routed(order_lab: Lab, published: str) -> None:
 
 
 async def test_a_command_travels_under_its_sagas_key(order_lab: Lab) -> None:
-    """
-    With its own id as the message's.
-    """
+    """With its own id as the message's."""
     lab = order_lab
     await lab.make_topics()
     command = Command(command_id="c-1", act=CommandAct.RELEASE, saga_id=order_id())
@@ -192,9 +168,7 @@ async def test_a_command_travels_under_its_sagas_key(order_lab: Lab) -> None:
 
 
 async def test_a_bus_that_is_away_says_so(order_lab: Lab) -> None:
-    """
-    Nothing was published; the caller tries again.
-    """
+    """Nothing was published; the caller tries again."""
     lab = order_lab
     await lab.make_topics()
     lab.bus.is_away = True

@@ -1,5 +1,5 @@
-"""
-Hop 7: what is stored leaves in order, with the same ids and bytes, and what was left is found.
+"""Hop 7: what is stored leaves in order, with the same ids and bytes, and what was left
+is found.
 """
 
 import asyncio
@@ -22,18 +22,14 @@ from tests.runtime.test_turns import placed, reserving, shipping
 
 @pytest.fixture
 def apart():
-    """
-    Orders, with bus and store apart.
-    """
+    """Orders, with bus and store apart."""
     lab = Lab(orders(), shares_file=False)
     yield lab
     lab.check()
 
 
 async def stored_only(lab: Lab, *records: Record) -> asyncio.Task:
-    """
-    Turns that are stored, by a process that cannot publish and is killed.
-    """
+    """Turns that are stored, by a process that cannot publish and is killed."""
     lab.bus.is_away = True
     await lab.make_topics()
     lab.bus.append(records)
@@ -48,9 +44,7 @@ async def stored_only(lab: Lab, *records: Record) -> asyncio.Task:
 
 
 async def test_what_is_published_is_recorded_with_the_next_append(apart: Lab) -> None:
-    """
-    Publishing costs no transaction of its own.
-    """
+    """Publishing costs no transaction of its own."""
     lab = apart
     await reserving(lab)
     assert len(await lab.store.backlog(appended_before=lab.clock.now() + 1, limit=9)) == 1
@@ -63,9 +57,7 @@ async def test_what_is_published_is_recorded_with_the_next_append(apart: Lab) ->
 
 
 async def test_without_a_next_append_it_is_recorded_all_the_same(apart: Lab) -> None:
-    """
-    The sweep does it; once.
-    """
+    """The sweep does it; once."""
     lab = apart
     await reserving(lab)
     await lab.relay.record()
@@ -77,9 +69,7 @@ async def test_without_a_next_append_it_is_recorded_all_the_same(apart: Lab) -> 
 
 
 async def test_a_store_that_publishes_itself_leaves_nothing_to_relay(order_lab: Lab) -> None:
-    """
-    There is no backlog, and nothing is published twice.
-    """
+    """There is no backlog, and nothing is published twice."""
     lab = order_lab
     await reserving(lab)
     attempts = lab.bus.attempts
@@ -91,9 +81,7 @@ async def test_a_store_that_publishes_itself_leaves_nothing_to_relay(order_lab: 
 
 
 async def test_what_a_dead_process_left_is_published_as_it_would_have_been(apart: Lab) -> None:
-    """
-    Rebuilt from entries: ids, headers and values are those that were never sent.
-    """
+    """Rebuilt from entries: ids, headers and values are those that were never sent."""
     lab = apart
     await stored_only(lab, placed(lab, id="m-1"))
     assert await lab.relay.take_over(older_than_s=-1) == 1
@@ -112,9 +100,7 @@ async def test_what_a_dead_process_left_is_published_as_it_would_have_been(apart
 
 
 async def test_what_another_process_has_just_appended_is_left_to_it(apart: Lab) -> None:
-    """
-    For two seconds.
-    """
+    """For two seconds."""
     lab = apart
     await stored_only(lab, placed(lab))
     lab.clock.advance(TAKEOVER_S - 0.5)
@@ -127,9 +113,7 @@ async def test_what_another_process_has_just_appended_is_left_to_it(apart: Lab) 
 
 
 async def test_records_of_one_saga_do_not_overtake_what_another_process_left(apart: Lab) -> None:
-    """
-    Whoever goes on with its saga publishes first what it finds before its own.
-    """
+    """Whoever goes on with its saga publishes first what it finds before its own."""
     lab = apart
     await reserving(lab)
     await stored_only(lab, lab.reply(lab.on(Reserve)[0], Reserved(shelf="s")))
@@ -145,9 +129,7 @@ async def test_records_of_one_saga_do_not_overtake_what_another_process_left(apa
 async def test_a_corrupt_history_keeps_only_its_own_records_from_being_published(
     apart: Lab,
 ) -> None:
-    """
-    The others of its batch are.
-    """
+    """The others of its batch are."""
     lab = apart
     await stored_only(lab, placed(lab, "o-1"), placed(lab, "o-2"))
     load = lab.store.inner.load
@@ -167,18 +149,14 @@ async def test_a_corrupt_history_keeps_only_its_own_records_from_being_published
 
 
 def _missing(lab: Lab) -> list[Record]:
-    """
-    What the corrupt saga would have said, so that the fixture's check is of everything else.
-    """
+    """What the corrupt saga would have said, so that the fixture's check is of everything else."""
     outgoing = Outgoing(NAMES, record_bytes_max=1_000_000)
     history = lab.history(order_id("o-1"))
     return outgoing.records(history, definition="order", key="o-1", traceparent=None)
 
 
 def test_ids_and_bytes_are_functions_of_the_entry() -> None:
-    """
-    Published events and outcomes too; entries that concern only the saga say nothing.
-    """
+    """Published events and outcomes too; entries that concern only the saga say nothing."""
     saga = saga_id("order", "o-1")
     outgoing = Outgoing(NAMES, record_bytes_max=1_000)
     entries = [
@@ -206,9 +184,7 @@ def test_ids_and_bytes_are_functions_of_the_entry() -> None:
 
 
 def test_pauses_grow_are_capped_and_differ_between_workers() -> None:
-    """
-    So that workers do not come back all at once; success begins anew.
-    """
+    """So that workers do not come back all at once; success begins anew."""
     ours, theirs = Backoff("a"), Backoff("b")
     pauses = [ours.next_s() for _ in range(20)]
 

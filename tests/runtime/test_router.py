@@ -1,6 +1,4 @@
-"""
-Hops 2 and 3: what a record says, and which sagas it concerns; or why none.
-"""
+"""Hops 2 and 3: what a record says, and which sagas it concerns; or why none."""
 
 import json
 from dataclasses import replace
@@ -91,23 +89,17 @@ UNFIT = [
 
 @pytest.fixture(scope="module")
 def lab() -> Lab:
-    """
-    Orders and ledgers; nothing of it runs.
-    """
+    """Orders and ledgers; nothing of it runs."""
     return Lab(orders(), ledger)
 
 
 def inbound(record: Record, offset: int = 7) -> Inbound:
-    """
-    The record as it is received.
-    """
+    """The record as it is received."""
     return Inbound(record.topic, 0, offset, record.key, record.value, record.headers, NOW)
 
 
 def raw(topic: str, key: bytes | None, value: bytes | None, headers=()) -> Inbound:
-    """
-    A record of any bytes.
-    """
+    """A record of any bytes."""
     return inbound(Record(topic, key, value, headers))
 
 
@@ -117,9 +109,7 @@ def raw(topic: str, key: bytes | None, value: bytes | None, headers=()) -> Inbou
     ids=[f"{number}-{case[-1]}" for number, case in enumerate(UNFIT)],
 )
 def test_what_concerns_no_saga_has_a_stable_reason(lab: Lab, case: tuple) -> None:
-    """
-    And a sentence, and the record itself, untouched.
-    """
+    """And a sentence, and the record itself, untouched."""
     *received, reason = case
     record = raw(*received)
     found = lab.router.understand(record, NOW, held_id=3)
@@ -132,9 +122,7 @@ def test_what_concerns_no_saga_has_a_stable_reason(lab: Lab, case: tuple) -> Non
 
 
 def test_a_problem_of_the_schema_names_the_field(lab: Lab) -> None:
-    """
-    So that the sender knows what to mend.
-    """
+    """So that the sender knows what to mend."""
     found = lab.router.understand(raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":"two"}'), NOW)
 
     assert isinstance(found, Unfit)
@@ -142,9 +130,7 @@ def test_a_problem_of_the_schema_names_the_field(lab: Lab) -> None:
 
 
 def test_a_plain_json_record_starts_every_saga_of_its_event(lab: Lab) -> None:
-    """
-    Key and value are enough; the position is the message's id then.
-    """
+    """Key and value are enough; the position is the message's id then."""
     visits = lab.router.understand(raw(PLACED, b"o-1", b'{"amount": 2, "order_id": "o-1"}'), NOW)
 
     assert [visit.saga_id for visit in visits] == [order_id(), saga_id("ledger", "o-1")]
@@ -157,9 +143,7 @@ def test_a_plain_json_record_starts_every_saga_of_its_event(lab: Lab) -> None:
 
 
 def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(lab: Lab) -> None:
-    """
-    Given an id, position and time do not matter to who is concerned and what caused it.
-    """
+    """Given an id, position and time do not matter to who is concerned and what caused it."""
     record = lab.event(OrderPlaced(order_id="o-1", amount=2), "o-1", id="m-1")
     (first, _), (again, _) = (
         lab.router.understand(inbound(record, offset), NOW) for offset in (1, 99)
@@ -171,9 +155,7 @@ def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(lab: Lab) -> N
 
 @pytest.mark.parametrize("id", [b"", b"x" * 301])
 def test_an_id_that_is_none_is_replaced_by_the_position(lab: Lab, id: bytes) -> None:
-    """
-    Empty or endless ids would make different messages the same, or fill the histories.
-    """
+    """Empty or endless ids would make different messages the same, or fill the histories."""
     visits = lab.router.understand(
         raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":1}', (("ce_id", id),)), NOW
     )
@@ -186,8 +168,8 @@ def test_an_id_that_is_none_is_replaced_by_the_position(lab: Lab, id: bytes) -> 
 def test_a_header_that_cannot_be_read_parks_its_record(
     lab: Lab, name: str, value: bytes | None
 ) -> None:
-    """
-    Without its id a message would not be known when it comes again; others' headers are theirs.
+    """Without its id a message would not be known when it comes again; others' headers are
+    theirs.
     """
     content = b'{"order_id":"o-1","amount":1}'
     unfit = lab.router.understand(raw(PLACED, b"o-1", content, ((name, value),)), NOW)
@@ -199,9 +181,7 @@ def test_a_header_that_cannot_be_read_parks_its_record(
 
 
 def test_an_old_trigger_is_upcast(lab: Lab) -> None:
-    """
-    On the topic of its own version, to the one that the saga starts on.
-    """
+    """On the topic of its own version, to the one that the saga starts on."""
     record = lab.event(OrderPlacedV1(order_id="o-1"), "o-1")
     visits = lab.router.understand(inbound(record), NOW)
 
@@ -211,9 +191,7 @@ def test_an_old_trigger_is_upcast(lab: Lab) -> None:
 
 
 def test_an_old_reply_is_upcast(lab: Lab) -> None:
-    """
-    A service that was not deployed yet goes on being understood.
-    """
+    """A service that was not deployed yet goes on being understood."""
     old = lab.reply(RESERVE_ID, ReservedV1(place="p"))
     new = lab.reply(RESERVE_ID, Reserved(shelf="p"))
     (first,), (second,) = (lab.router.understand(inbound(one), NOW) for one in (old, new))
@@ -224,9 +202,7 @@ def test_an_old_reply_is_upcast(lab: Lab) -> None:
 
 
 def test_replies_name_their_intent(lab: Lab) -> None:
-    """
-    The causation id is all that an answer needs.
-    """
+    """The causation id is all that an answer needs."""
     least = ((ce_causation := "ce_causationid"), RESERVE_ID.encode())
     for topic, value, outcome in (
         (RESERVED, b'{"shelf": "s"}', ReplyOutcome.DONE),
@@ -245,9 +221,7 @@ def test_replies_name_their_intent(lab: Lab) -> None:
 
 
 def test_what_a_failure_says_is_kept(lab: Lab) -> None:
-    """
-    Code and message end in the history.
-    """
+    """Code and message end in the history."""
     said = IntentFailed(outcome="refused", code="full", message="no shelf")
     (visit,) = lab.router.understand(inbound(lab.reply(RESERVE_ID, said)), NOW)
 
@@ -255,9 +229,7 @@ def test_what_a_failure_says_is_kept(lab: Lab) -> None:
 
 
 def test_a_structured_cloudevent_is_taken_apart(lab: Lab) -> None:
-    """
-    The envelope's attributes and data count as the headers and value of a binary one.
-    """
+    """The envelope's attributes and data count as the headers and value of a binary one."""
     envelope = {
         "specversion": "1.0",
         "id": "m-9",
@@ -273,9 +245,7 @@ def test_a_structured_cloudevent_is_taken_apart(lab: Lab) -> None:
 
 
 def test_a_structured_reply_names_its_intent(lab: Lab) -> None:
-    """
-    Extension attributes are read from the envelope too.
-    """
+    """Extension attributes are read from the envelope too."""
     envelope = {"specversion": "1.0", "causationid": RESERVE_ID, "data": {"shelf": "s"}}
     headers = (("content-type", b"application/cloudevents+json"),)
     (visit,) = lab.router.understand(
@@ -286,9 +256,7 @@ def test_a_structured_reply_names_its_intent(lab: Lab) -> None:
 
 
 def test_a_traceparent_goes_along_unless_it_is_endless(lab: Lab) -> None:
-    """
-    It is stored with the saga and sent with every record of it.
-    """
+    """It is stored with the saga and sent with every record of it."""
     value = b'{"order_id":"o-1","amount":1}'
     for text, kept in ((b"00-abc-def-01", "00-abc-def-01"), (b"x" * 101, None)):
         visits = lab.router.understand(raw(PLACED, b"o-1", value, (("traceparent", text),)), NOW)
@@ -329,9 +297,7 @@ def test_a_traceparent_goes_along_unless_it_is_endless(lab: Lab) -> None:
     ],
 )
 def test_commands_become_facts_of_their_saga(lab: Lab, act: CommandAct, said, fact) -> None:
-    """
-    Caused by the command's own id; acts and cancels may reach a saga that is held up.
-    """
+    """Caused by the command's own id; acts and cancels may reach a saga that is held up."""
     record = lab.command(order_id(), act, id="c-1", **said)
     (visit,) = lab.router.understand(inbound(record), NOW)
 
@@ -340,8 +306,8 @@ def test_commands_become_facts_of_their_saga(lab: Lab, act: CommandAct, said, fa
 
 
 def test_a_reply_may_start_a_saga_too() -> None:
-    """
-    An event that is both answer and trigger concerns the saga that asked and the one it starts.
+    """An event that is both answer and trigger concerns the saga that asked and the one it
+    starts.
     """
 
     @saga("shelving", version=1, starts_on=Reserved, key="shelf")
@@ -359,9 +325,7 @@ def test_a_reply_may_start_a_saga_too() -> None:
 
 
 def test_a_key_function_that_raises_parks_the_record() -> None:
-    """
-    It is user code: it stops this record, not the service.
-    """
+    """It is user code: it stops this record, not the service."""
 
     class Odd(Event, topic="kiosk.odd", version=1, key="name"):
         name: str
@@ -380,8 +344,8 @@ def test_a_key_function_that_raises_parks_the_record() -> None:
 
 
 def test_topics_are_those_that_anything_listens_to(lab: Lab) -> None:
-    """
-    Triggers and replies in every version that is read, the engine's replies, commands; no intents.
+    """Triggers and replies in every version that is read, the engine's replies, commands; no
+    intents.
     """
     assert lab.router.topics == tuple(
         sorted(
@@ -400,9 +364,7 @@ def test_topics_are_those_that_anything_listens_to(lab: Lab) -> None:
 
 
 def test_another_environment_is_another_world(lab: Lab) -> None:
-    """
-    The same contract in another namespace is nobody's.
-    """
+    """The same contract in another namespace is nobody's."""
     other = Router(lab.app.registry, lab.app.contracts, TopicNames("prod", "kiosk"))
     record = inbound(lab.event(OrderPlaced(order_id="o-1", amount=1), "o-1"))
 
@@ -412,9 +374,7 @@ def test_another_environment_is_another_world(lab: Lab) -> None:
 
 
 def test_an_event_that_no_saga_here_knows_is_not_listened_to(lab: Lab) -> None:
-    """
-    Other applications' events on the same bus cost nothing.
-    """
+    """Other applications' events on the same bus cost nothing."""
     record = inbound(lab.event(AlarmSet(name="a"), "a"))
 
     assert record.topic not in lab.router.topics

@@ -1,5 +1,5 @@
-"""
-Hops 3 to 6 for a whole batch: what is recorded, held, set aside and published, in one transaction.
+"""Hops 3 to 6 for a whole batch: what is recorded, held, set aside and published, in one
+transaction.
 """
 
 import asyncio
@@ -31,23 +31,17 @@ from tests.runtime.shop import (
 
 
 def placed(lab: Lab, key: str = "o-1", *, amount: int = 2, id: str | None = None) -> Record:
-    """
-    A trigger.
-    """
+    """A trigger."""
     return lab.event(OrderPlaced(order_id=key, amount=amount), key, id=id)
 
 
 async def reserving(lab: Lab, *keys: str) -> None:
-    """
-    Orders that wait for their reservation.
-    """
+    """Orders that wait for their reservation."""
     await lab.take(*[placed(lab, key) for key in keys or ("o-1",)])
 
 
 async def shipping(lab: Lab, *keys: str) -> None:
-    """
-    Orders that wait for their delivery.
-    """
+    """Orders that wait for their delivery."""
     await reserving(lab, *keys)
     await lab.take(*[lab.reply(one, Reserved(shelf="s-1")) for one in lab.on(Reserve)])
 
@@ -56,8 +50,8 @@ class TestASagaFromEndToEnd:
     async def test_each_reply_leads_to_the_next_intent_and_the_last_to_the_outcome(
         self, order_lab: Lab
     ) -> None:
-        """
-        Every record has the business key; intents name themselves, their saga and their cause.
+        """Every record has the business key; intents name themselves, their saga and their
+        cause.
         """
         lab = order_lab
         await lab.take(placed(lab, id="m-1"))
@@ -84,9 +78,7 @@ class TestASagaFromEndToEnd:
     async def test_a_refusal_undoes_in_reverse_and_the_undo_says_what_it_undoes(
         self, order_lab: Lab
     ) -> None:
-        """
-        The undo is built from the recorded reply.
-        """
+        """The undo is built from the recorded reply."""
         lab = order_lab
         await shipping(lab)
         (ship,) = lab.on(Ship)
@@ -104,9 +96,7 @@ class TestASagaFromEndToEnd:
         assert lab.on(OrderFailed)[0].value == b'{"order_id":"o-1","reason":"van"}'
 
     async def test_all_turns_of_a_batch_commit_in_one_transaction(self, lab: Lab) -> None:
-        """
-        Entries of many sagas, positions, timers and index rows.
-        """
+        """Entries of many sagas, positions, timers and index rows."""
         records = [placed(lab, f"o-{number}") for number in range(20)]
         records += [lab.event(AlarmSet(name="a"), "a")]
         draft = await lab.take(*records)
@@ -120,9 +110,7 @@ class TestASagaFromEndToEnd:
         assert len(lab.store.inner.summaries) == 41
 
     async def test_several_turns_of_one_saga_fit_into_one_batch(self, order_lab: Lab) -> None:
-        """
-        The second is taken with the state that the first has left.
-        """
+        """The second is taken with the state that the first has left."""
         lab = order_lab
         await reserving(lab)
         (reserve,) = lab.on(Reserve)
@@ -134,18 +122,14 @@ class TestASagaFromEndToEnd:
         assert [len(lab.on(one)) for one in (Ship, OrderDone)] == [1, 1]
 
     async def test_a_record_may_concern_two_sagas(self, lab: Lab) -> None:
-        """
-        Both take their turn in one transaction; neither knows of the other.
-        """
+        """Both take their turn in one transaction; neither knows of the other."""
         await lab.take(placed(lab))
 
         assert lab.bodies(order_id())[0] == "SagaStarted"
         assert lab.bodies(saga_id("ledger", "o-1"))[:2] == ["SagaStarted", "SignalAwaited"]
 
     async def test_an_old_version_of_trigger_and_reply_will_do(self, order_lab: Lab) -> None:
-        """
-        They are upcast on the way; the history has today's version only.
-        """
+        """They are upcast on the way; the history has today's version only."""
         lab = order_lab
         topic = NAMES.topic("kiosk.evt.order-placed.v1")
         await lab.take(lab.record(topic, b"o-1", b'{"order_id":"o-1"}'))
@@ -157,9 +141,7 @@ class TestASagaFromEndToEnd:
         assert len(lab.on(Ship)) == 1
 
     async def test_live_sagas_are_not_loaded_again(self, order_lab: Lab) -> None:
-        """
-        A turn of a saga in memory reads nothing.
-        """
+        """A turn of a saga in memory reads nothing."""
         lab = order_lab
         await shipping(lab)
 
@@ -172,9 +154,7 @@ class TestASagaFromEndToEnd:
         del lab.store.load
 
     async def test_another_process_goes_on_from_the_history(self, order_lab: Lab) -> None:
-        """
-        What is rebuilt decides as the live saga would have.
-        """
+        """What is rebuilt decides as the live saga would have."""
         lab = order_lab
         await reserving(lab)
         lab.restart()
@@ -187,9 +167,7 @@ class TestASagaFromEndToEnd:
 
 class TestDuplicates:
     async def test_a_trigger_published_twice_starts_one_saga(self, order_lab: Lab) -> None:
-        """
-        At two positions, in one batch or in two.
-        """
+        """At two positions, in one batch or in two."""
         lab = order_lab
         draft = await lab.take(placed(lab, id="m-1"), placed(lab, id="m-1"))
         assert (draft.counts["started"], draft.counts["duplicate"]) == (1, 1)
@@ -202,9 +180,7 @@ class TestDuplicates:
     async def test_the_same_order_under_another_id_is_a_duplicate_while_it_says_the_same(
         self, order_lab: Lab
     ) -> None:
-        """
-        A publisher that retries under a new id means the same order.
-        """
+        """A publisher that retries under a new id means the same order."""
         lab = order_lab
         await lab.take(placed(lab, id="m-1"))
         draft = await lab.take(placed(lab, id="m-2"))
@@ -216,9 +192,7 @@ class TestDuplicates:
     async def test_the_same_key_with_another_content_is_a_conflict(
         self, order_lab: Lab, id: str
     ) -> None:
-        """
-        The first one wins; the second is set aside for somebody to look at.
-        """
+        """The first one wins; the second is set aside for somebody to look at."""
         lab = order_lab
         await lab.take(placed(lab, id="m-1"))
         await lab.take(placed(lab, amount=99, id=id))
@@ -230,9 +204,7 @@ class TestDuplicates:
         assert len(lab.history(order_id())) == 2
 
     async def test_a_reply_that_comes_twice_is_counted(self, order_lab: Lab) -> None:
-        """
-        Under its own id or another: one answer to one attempt.
-        """
+        """Under its own id or another: one answer to one attempt."""
         lab = order_lab
         await reserving(lab)
         reply = lab.reply(lab.on(Reserve)[0], Reserved(shelf="s-1"))
@@ -246,9 +218,7 @@ class TestDuplicates:
     async def test_a_second_different_reply_is_noted_once_and_changes_nothing(
         self, order_lab: Lab
     ) -> None:
-        """
-        An incident: a service has said two things about one attempt.
-        """
+        """An incident: a service has said two things about one attempt."""
         lab = order_lab
         await reserving(lab)
         (reserve,) = lab.on(Reserve)
@@ -262,9 +232,7 @@ class TestDuplicates:
         assert b"s-1" in lab.on(OrderDone)[0].value
 
     async def test_a_command_sent_twice_is_done_once(self, lab: Lab) -> None:
-        """
-        Whoever sends it knows its id.
-        """
+        """Whoever sends it knows its id."""
         await lab.take(placed(lab))
         ledger_id = saga_id("ledger", "o-1")
         stamp = lab.signal(ledger_id, "stamp", "x", id="c-1")
@@ -274,9 +242,7 @@ class TestDuplicates:
         assert lab.status(ledger_id) == "running"
 
     async def test_a_timer_that_is_no_longer_armed_is_nothing(self, lab: Lab) -> None:
-        """
-        Two processes may both find it due; the second finds it fired.
-        """
+        """Two processes may both find it due; the second finds it fired."""
         await lab.take(lab.event(AlarmSet(name="a"), "a"))
         lab.clock.advance(61)
         due = await lab.store.due_timers(until=lab.clock.now(), limit=10)
@@ -292,9 +258,7 @@ class TestMisfits:
     async def test_a_reply_to_what_was_never_asked_is_set_aside(
         self, order_lab: Lab, step: str
     ) -> None:
-        """
-        Of a saga that is there: another attempt, another direction, another step.
-        """
+        """Of a saga that is there: another attempt, another direction, another step."""
         lab = order_lab
         await reserving(lab)
         await lab.take(lab.reply(f"{order_id()}/{step}", Reserved(shelf="s-1")))
@@ -303,9 +267,7 @@ class TestMisfits:
         assert len(lab.history(order_id())) == 2
 
     async def test_a_reply_of_another_contract_is_set_aside(self, order_lab: Lab) -> None:
-        """
-        Done without what was asked for is no answer; nor is what another intent asks for.
-        """
+        """Done without what was asked for is no answer; nor is what another intent asks for."""
         lab = order_lab
         await shipping(lab)
         reserve_id, ship_id = (f"{order_id()}/{step}/do/1" for step in ("reserve", "ship"))
@@ -315,9 +277,7 @@ class TestMisfits:
         assert lab.status(order_id()) == "running"
 
     async def test_a_reply_under_another_key_is_set_aside(self, order_lab: Lab) -> None:
-        """
-        It would be some other order's.
-        """
+        """It would be some other order's."""
         lab = order_lab
         await reserving(lab)
         await lab.take(lab.reply(lab.on(Reserve)[0], Reserved(shelf="s"), key="o-2"))
@@ -325,9 +285,7 @@ class TestMisfits:
         assert [one.reason for one in lab.dead()] == ["wrong_key"]
 
     async def test_a_signal_after_the_end_is_noted(self, order_lab: Lab) -> None:
-        """
-        It is recorded that it came, and that it came too late.
-        """
+        """It is recorded that it came, and that it came too late."""
         lab = order_lab
         await shipping(lab)
         await lab.take(lab.reply(lab.on(Ship)[0]))
@@ -340,9 +298,7 @@ class TestMisfits:
     async def test_what_cannot_be_read_does_not_hold_up_its_neighbours(
         self, order_lab: Lab
     ) -> None:
-        """
-        Same topic, same partition, same batch.
-        """
+        """Same topic, same partition, same batch."""
         lab = order_lab
         topic = NAMES.topic("kiosk.evt.order-placed.v2")
         bad = [lab.record(topic, b"x", value) for value in (b"{", None, b'{"order_id":1}')]
@@ -360,9 +316,7 @@ class TestWhenTheStoreSaysNo:
     async def test_a_batch_that_could_not_be_stored_leaves_no_trace(
         self, order_lab: Lab, error: Exception
     ) -> None:
-        """
-        Nothing is published, and memory that was ahead is thrown away.
-        """
+        """Nothing is published, and memory that was ahead is thrown away."""
         lab = order_lab
         await reserving(lab)
         reply = lab.reply(lab.on(Reserve)[0], Reserved(shelf="s-1"))
@@ -376,9 +330,7 @@ class TestWhenTheStoreSaysNo:
         assert len(lab.on(Ship)) == 1
 
     async def test_another_process_was_first(self, order_lab: Lab) -> None:
-        """
-        The version says so; the one who is late decides again on what is there now.
-        """
+        """The version says so; the one who is late decides again on what is there now."""
         lab = order_lab
         await reserving(lab)
         late = lab.turns
@@ -396,9 +348,7 @@ class TestWhenTheStoreSaysNo:
         lab.restart()
 
     async def test_memory_that_is_behind_does_not_judge_a_reply(self, order_lab: Lab) -> None:
-        """
-        A reply to an intent that another process has issued is no reply to an unknown intent.
-        """
+        """A reply to an intent that another process has issued is no reply to an unknown intent."""
         lab = order_lab
         await reserving(lab)
         behind = lab.turns
@@ -412,9 +362,7 @@ class TestWhenTheStoreSaysNo:
         assert lab.status(order_id()) == "completed"
 
     async def test_two_turns_of_one_saga_never_overlap(self, order_lab: Lab) -> None:
-        """
-        The second waits until the first is stored and published.
-        """
+        """The second waits until the first is stored and published."""
         lab = order_lab
         await reserving(lab)
         (reserve,) = lab.on(Reserve)
@@ -436,9 +384,7 @@ class TestWhenTheStoreSaysNo:
 class TestSize:
     @pytest.mark.parametrize("spare", [-500, -40, -31, -30, 0, 500])
     async def test_a_payload_that_no_record_can_hold_parks_its_saga(self, spare: int) -> None:
-        """
-        Key and value count; the bus would refuse it for ever. Its neighbours go on.
-        """
+        """Key and value count; the bus would refuse it for ever. Its neighbours go on."""
         lab = Lab(orders(note="x" * (3_000 + spare)), ledger, record_bytes=3_000)
         await lab.take(placed(lab))
 
@@ -453,9 +399,7 @@ class TestSize:
     async def test_a_record_too_large_for_its_dlq_headers_is_set_aside_all_the_same(
         self, size: int
     ) -> None:
-        """
-        The catalogue has it whole; a copy that no topic can take is done without.
-        """
+        """The catalogue has it whole; a copy that no topic can take is done without."""
         lab = Lab(orders(), record_bytes=1_024)
         topic = NAMES.topic("kiosk.evt.order-placed.v2")
         small, large = (lab.record(topic, b"o-1", b"x" * length) for length in (9, size - 20))
@@ -468,9 +412,7 @@ class TestSize:
 
 
 async def test_what_a_function_may_not_send_parks_it() -> None:
-    """
-    A contract that its application does not know is found when it is issued, not by the bus.
-    """
+    """A contract that its application does not know is found when it is issued, not by the bus."""
     hidden = {"intent": Ship}
 
     @saga("order", version=1, starts_on=OrderPlaced)
@@ -486,8 +428,8 @@ async def test_what_a_function_may_not_send_parks_it() -> None:
 
 
 async def test_entries_name_their_cause(lab: Lab) -> None:
-    """
-    Every entry of a turn has the message, timer or command that caused it, and the turn's time.
+    """Every entry of a turn has the message, timer or command that caused it, and the
+    turn's time.
     """
     await lab.take(placed(lab, id="m-1"))
     ledger_id = saga_id("ledger", "o-1")

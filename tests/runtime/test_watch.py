@@ -1,6 +1,4 @@
-"""
-Whoever waits for a saga's end is told, once, and leaves nothing behind.
-"""
+"""Whoever waits for a saga's end is told, once, and leaves nothing behind."""
 
 import asyncio
 
@@ -15,9 +13,7 @@ A, B = SagaId("a"), SagaId("b")
 
 
 async def test_everybody_who_waits_for_a_saga_is_told() -> None:
-    """
-    And nobody who waits for another one.
-    """
+    """And nobody who waits for another one."""
     watchers = Watchers()
     with watchers.watching(A) as first, watchers.watching(A) as second, watchers.watching(B) as b:
         assert sorted(watchers.watched()) == [A, B]
@@ -30,9 +26,7 @@ async def test_everybody_who_waits_for_a_saga_is_told() -> None:
 
 
 async def test_to_stop_waiting_leaves_nothing_behind() -> None:
-    """
-    Also when it ends with an error, and also for one of two.
-    """
+    """Also when it ends with an error, and also for one of two."""
     watchers = Watchers()
     with watchers.watching(A) as first:
         with pytest.raises(TimeoutError), watchers.watching(A) as second:
@@ -47,9 +41,7 @@ async def test_to_stop_waiting_leaves_nothing_behind() -> None:
 
 
 async def test_to_tell_nobody_is_nothing() -> None:
-    """
-    Most sagas end unwatched; asking does not make them watched.
-    """
+    """Most sagas end unwatched; asking does not make them watched."""
     watchers = Watchers()
     watchers.tell(A, END)
 

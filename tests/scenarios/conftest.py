@@ -1,6 +1,4 @@
-"""
-A folder for a depot's files, examined when the test is over.
-"""
+"""A folder for a depot's files, examined when the test is over."""
 
 from pathlib import Path
 
@@ -12,8 +10,8 @@ from tests.scenarios.examined import check_live, effects, examine, histories_of
 
 
 class Depot:
-    """
-    The files of a depot, and the services that run on them one after another, or side by side.
+    """The files of a depot, and the services that run on them one after another, or side by
+    side.
     """
 
     def __init__(self, folder: Path, *, is_apart: bool) -> None:
@@ -22,37 +20,27 @@ class Depot:
         self.app = depot.app()
 
     def service(self, *sagas, **settings):
-        """
-        A service on these files; *sagas* are those of the code at hand from now on.
-        """
+        """A service on these files; *sagas* are those of the code at hand from now on."""
         if sagas:
             self.app = depot.app(*sagas)
         return depot.service(self.folder, *sagas, is_apart=self.is_apart, **settings)
 
     def effects(self) -> dict[tuple[str, str], int]:
-        """
-        What was done, and how often.
-        """
+        """What was done, and how often."""
         return dict(effects(self.folder))
 
     async def histories(self):
-        """
-        Every stored history.
-        """
+        """Every stored history."""
         return await histories_of(self.folder)
 
     async def check_live(self, service) -> None:
-        """
-        What an idle service has in memory is what is stored.
-        """
+        """What an idle service has in memory is what is stored."""
         check_live(service, await self.histories())
 
 
 @pytest.fixture(params=[False, True], ids=["one file", "two files"])
 async def depot_files(request: pytest.FixtureRequest, tmp_path: Path):
-    """
-    With bus and store in one file, and apart.
-    """
+    """With bus and store in one file, and apart."""
     files = Depot(tmp_path, is_apart=request.param)
     yield files
     await examine(tmp_path, files.app, is_apart=files.is_apart)
@@ -60,9 +48,7 @@ async def depot_files(request: pytest.FixtureRequest, tmp_path: Path):
 
 @pytest.fixture
 async def one_file(tmp_path: Path):
-    """
-    With bus and store in one file, as by default.
-    """
+    """With bus and store in one file, as by default."""
     files = Depot(tmp_path, is_apart=False)
     yield files
     await examine(tmp_path, files.app, is_apart=False)
@@ -70,8 +56,6 @@ async def one_file(tmp_path: Path):
 
 @pytest.fixture(autouse=True)
 def logged():
-    """
-    What is logged is looked at, not printed.
-    """
+    """What is logged is looked at, not printed."""
     with structlog.testing.capture_logs() as entries:
         yield entries

@@ -1,5 +1,5 @@
-"""
-A depot's application: its goods are reserved, paid and shipped by services with their own tables.
+"""A depot's application: its goods are reserved, paid and shipped by services with their own
+tables.
 
 `python -m tests.scenarios.depot PATH` serves it on the files in the folder PATH until it is killed.
 """
@@ -64,15 +64,11 @@ class OrderRejected(Event, topic="depot.order-rejected", version=1):
 
 
 def flawless(place: str) -> None:
-    """
-    Code without a flaw.
-    """
+    """Code without a flaw."""
 
 
 def order_saga(*, version: int = 1, flaw: Callable[[str], None] = flawless):
-    """
-    Reserve, have somebody approve, pay. *flaw* may raise on the way, as a bug would.
-    """
+    """Reserve, have somebody approve, pay. *flaw* may raise on the way, as a bug would."""
 
     @saga("order", version=version, starts_on=OrderPlaced, rolled_back=OrderRejected)
     async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
@@ -93,9 +89,7 @@ def order_saga(*, version: int = 1, flaw: Callable[[str], None] = flawless):
 
 
 def services() -> list[Effects]:
-    """
-    Stock and wallets, which count every effect in a table.
-    """
+    """Stock and wallets, which count every effect in a table."""
     stock, wallets = Effects("stock"), Effects("wallets")
 
     @stock.on_start
@@ -125,9 +119,7 @@ def services() -> list[Effects]:
 
 
 def app(*sagas, with_services: bool = True) -> SagaApp:
-    """
-    The application; with other sagas than the usual one if there are any.
-    """
+    """The application; with other sagas than the usual one if there are any."""
     return SagaApp(
         sagas=sagas or [order_saga()],
         effects=services() if with_services else [],
@@ -136,25 +128,19 @@ def app(*sagas, with_services: bool = True) -> SagaApp:
 
 
 def addresses(folder: Path, *, is_apart: bool = False) -> dict[str, str]:
-    """
-    Where everything is, as settings: bus and store in one file, or apart.
-    """
+    """Where everything is, as settings: bus and store in one file, or apart."""
     bus = "bus.db" if is_apart else "saga.db"
     return {"bus": f"local:///{folder}/{bus}", "store": f"sqlite:///{folder}/saga.db"}
 
 
 def service(folder: Path, *sagas, is_apart: bool = False, with_services=True, **settings):
-    """
-    The service of this process on the files in *folder*.
-    """
+    """The service of this process on the files in *folder*."""
     settings = addresses(folder, is_apart=is_apart) | {"early_hold": "1s"} | settings
     return app(*sagas, with_services=with_services).service(**settings)
 
 
 async def serve(folder: Path, *, is_apart: bool) -> None:
-    """
-    Serve until killed, saying when it has begun.
-    """
+    """Serve until killed, saying when it has begun."""
     async with service(folder, is_apart=is_apart) as running:
         assert isinstance(running, Service)
         print("serving", flush=True)

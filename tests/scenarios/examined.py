@@ -1,6 +1,4 @@
-"""
-What is looked at after every scenario: the files, by means of their own.
-"""
+"""What is looked at after every scenario: the files, by means of their own."""
 
 # ruff: noqa: SLF001 - what is in memory is nobody's business but the tests'
 
@@ -21,9 +19,7 @@ from tests.scenarios import depot
 
 
 async def histories_of(folder: Path) -> dict[SagaId, list[Entry]]:
-    """
-    Every history in the store, read through its log.
-    """
+    """Every history in the store, read through its log."""
     settings = Settings.read({}, **depot.addresses(folder))
     parts = open_store(settings)
     found: dict[SagaId, list[Entry]] = defaultdict(list)
@@ -34,9 +30,7 @@ async def histories_of(folder: Path) -> dict[SagaId, list[Entry]]:
 
 
 async def records_of(folder: Path, app: SagaApp, *, is_apart: bool):
-    """
-    Every record on the bus, by a group that has never read before.
-    """
+    """Every record on the bus, by a group that has never read before."""
     settings = Settings.read({}, **depot.addresses(folder, is_apart=is_apart))
     database = SqliteDatabase(file_of(settings.bus))
     bus = LocalBus(database, clock=SystemClock())
@@ -52,9 +46,9 @@ async def records_of(folder: Path, app: SagaApp, *, is_apart: bool):
 
 
 async def examine(folder: Path, app: SagaApp, *, is_apart: bool) -> None:
-    """
-    Versions are gapless, the code at hand decides what is recorded, all that is stored is published
-    with the same bytes and nothing else, no timer is armed for what has ended, effects are once.
+    """Versions are gapless, the code at hand decides what is recorded, all that is stored is
+    published with the same bytes and nothing else, no timer is armed for what has ended, effects
+    are once.
     """
     settings = Settings.read({}, **depot.addresses(folder))
     histories = await histories_of(folder)
@@ -79,9 +73,7 @@ async def examine(folder: Path, app: SagaApp, *, is_apart: bool) -> None:
 
 
 def check_live(service, histories) -> None:
-    """
-    What an idle service has in memory is what is stored.
-    """
+    """What an idle service has in memory is what is stored."""
     for role in service._roles:
         if isinstance(role, Orchestrator):
             live = role._turns._live._live.values()
@@ -90,18 +82,14 @@ def check_live(service, histories) -> None:
 
 
 class _Registry:
-    """
-    As much of an application as a replay needs.
-    """
+    """As much of an application as a replay needs."""
 
     def __init__(self, registry) -> None:
         self.registry = registry
 
 
 def effects(folder: Path) -> Counter[tuple[str, str]]:
-    """
-    What the services have done, counted in their own table.
-    """
+    """What the services have done, counted in their own table."""
     path = folder / "saga-effects.db"
     if not path.exists():
         return Counter()

@@ -1,5 +1,5 @@
-"""
-Whole services on a disk that fails now and then: commits that were done or not, answered by errors.
+"""Whole services on a disk that fails now and then: commits that were done or not, answered by
+errors.
 """
 
 import random
@@ -16,18 +16,14 @@ ORDERS = 60
 
 
 class Moody(sqlite3.Connection):
-    """
-    A connection of which some commits fail, and some of those are done all the same.
-    """
+    """A connection of which some commits fail, and some of those are done all the same."""
 
     dice = random.Random(0)
     share = 0.0
     failed = 0
 
     def execute(self, sql, *args):
-        """
-        As SQLite, most of the time.
-        """
+        """As SQLite, most of the time."""
         if sql != "COMMIT" or Moody.dice.random() >= Moody.share:
             return super().execute(sql, *args)
         Moody.failed += 1
@@ -42,9 +38,7 @@ class Moody(sqlite3.Connection):
 async def test_every_order_ends_although_commits_fail(
     one_file: Depot, monkeypatch: pytest.MonkeyPatch, logged: list, seed: int
 ) -> None:
-    """
-    What was shown before it was durable included: no order twice, none lost, no effect twice.
-    """
+    """What was shown before it was durable included: no order twice, none lost, no effect twice."""
     real = sqlite3.connect
     monkeypatch.setattr(
         connections.sqlite3,

@@ -1,5 +1,5 @@
-"""
-Somebody deletes a topic of a service that runs on Kafka: what needs it waits, nothing else does.
+"""Somebody deletes a topic of a service that runs on Kafka: what needs it waits,
+nothing else does.
 """
 
 import asyncio
@@ -17,9 +17,7 @@ WAIT_S = 60
 
 @pytest.fixture
 async def admin(kafka):
-    """
-    What an operator has.
-    """
+    """What an operator has."""
     client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await client.start()
     yield client
@@ -27,9 +25,7 @@ async def admin(kafka):
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """
-    Wait for something that nobody tells us of.
-    """
+    """Wait for something that nobody tells us of."""
     async with asyncio.timeout(WAIT_S):
         while not await is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
@@ -40,9 +36,8 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
 async def test_a_topic_that_is_deleted_stops_no_worker(
     kafka, admin, namespace: str, tmp_path: Path, name: str
 ) -> None:
-    """
-    An orchestrator's intents, or an effect service's answers: they are kept, the process says which
-    topic is missing, and goes on by itself once it is made again. Each effect happens once.
+    """An orchestrator's intents, or an effect service's answers: they are kept, the process says
+    which topic is missing, and goes on by itself once it is made again. Each effect happens once.
     """
     topic = f"dev.{namespace}.{name}"
     async with depot.service(tmp_path, bus=kafka.url, namespace=namespace) as service:

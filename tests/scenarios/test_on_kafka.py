@@ -1,6 +1,4 @@
-"""
-The same service on a real Kafka: nothing but the addresses differs.
-"""
+"""The same service on a real Kafka: nothing but the addresses differs."""
 
 import asyncio
 from collections import Counter
@@ -19,9 +17,7 @@ OVER_THE_LIMIT = 1_000
 
 @pytest.fixture
 def on_kafka(kafka, namespace: str, tmp_path: Path):
-    """
-    Makes services on the cluster and one store.
-    """
+    """Makes services on the cluster and one store."""
 
     def service(**settings):
         return depot.service(tmp_path, bus=kafka.url, namespace=namespace, **settings)
@@ -30,8 +26,8 @@ def on_kafka(kafka, namespace: str, tmp_path: Path):
 
 
 async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path) -> None:
-    """
-    Each effect happens once; what was reserved for an order that cannot be paid is given back.
+    """Each effect happens once; what was reserved for an order that cannot be paid is given
+    back.
     """
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
     async with on_kafka() as service:
@@ -55,9 +51,8 @@ async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path)
 
 
 async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path: Path) -> None:
-    """
-    Whatever the group has committed: a second service under another group name finds nothing to do
-    again, and takes what was published meanwhile.
+    """Whatever the group has committed: a second service under another group name finds nothing to
+    do again, and takes what was published meanwhile.
     """
     async with on_kafka() as service:
         first = await service.publish(depot.OrderPlaced(order_id="a"))
@@ -74,8 +69,6 @@ async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path: Path
 
 
 async def test_credentials_that_are_missing_are_asked_for(tmp_path: Path) -> None:
-    """
-    Before anything is connected to.
-    """
+    """Before anything is connected to."""
     with pytest.raises(SettingsError, match="SAGA_KAFKA_SASL_USERNAME"):
         depot.service(tmp_path, bus="kafka://127.0.0.1:9", kafka_security_protocol="SASL_PLAINTEXT")

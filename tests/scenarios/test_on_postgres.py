@@ -1,6 +1,4 @@
-"""
-The same service with everything in PostgreSQL, on a real Kafka and on the embedded bus.
-"""
+"""The same service with everything in PostgreSQL, on a real Kafka and on the embedded bus."""
 
 import asyncio
 import time
@@ -33,9 +31,7 @@ MakeService = Callable[..., Service]
 
 @pytest.fixture(params=["kafka", "embedded"])
 def places(request: pytest.FixtureRequest, postgres: str, tmp_path: Path) -> dict[str, str]:
-    """
-    Settings: all stores are one database.
-    """
+    """Settings: all stores are one database."""
     bus = {}
     if request.param == "kafka":
         cluster: KafkaAddress = request.getfixturevalue("kafka")
@@ -45,9 +41,7 @@ def places(request: pytest.FixtureRequest, postgres: str, tmp_path: Path) -> dic
 
 @pytest.fixture
 def on_postgres(places: dict[str, str], tmp_path: Path) -> MakeService:
-    """
-    Makes services there.
-    """
+    """Makes services there."""
 
     def service(**settings: str) -> Service:
         return depot.service(tmp_path, **places, **settings)
@@ -57,25 +51,19 @@ def on_postgres(places: dict[str, str], tmp_path: Path) -> MakeService:
 
 @pytest.fixture
 def another_postgres(postgres_server: str) -> Iterator[str]:
-    """
-    One more empty database.
-    """
+    """One more empty database."""
     with database_on(postgres_server) as url:
         yield url
 
 
 def rows(address: str, query: str) -> list[tuple[str, str]]:
-    """
-    What is there, as any other program sees it.
-    """
+    """What is there, as any other program sees it."""
     with psycopg.connect(address) as connection:
         return connection.execute(query).fetchall()
 
 
 async def settle(service: Service) -> dict[str, SagaStatus]:
-    """
-    Place many orders, every third of which is refused, and wait for them to end.
-    """
+    """Place many orders, every third of which is refused, and wait for them to end."""
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
     placed = [depot.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
     sagas = await asyncio.gather(*(service.publish(one) for one in placed))
@@ -85,9 +73,7 @@ async def settle(service: Service) -> dict[str, SagaStatus]:
 
 
 def expected_books(statuses: dict[str, SagaStatus]) -> Counter[tuple[str, str]]:
-    """
-    What the services have to have done.
-    """
+    """What the services have to have done."""
     books = Counter(("reserve", name) for name in statuses)
     for name, status in statuses.items():
         books["pay" if status is SagaStatus.COMPLETED else "unreserve", name] += 1
@@ -97,9 +83,7 @@ def expected_books(statuses: dict[str, SagaStatus]) -> Counter[tuple[str, str]]:
 async def test_effects_are_kept_in_the_store_of_the_sagas(
     on_postgres: MakeService, postgres: str
 ) -> None:
-    """
-    Without a word about effects in the settings: each is done once, with one inbox row.
-    """
+    """Without a word about effects in the settings: each is done once, with one inbox row."""
     async with on_postgres() as service:
         statuses = await settle(service)
 
@@ -113,9 +97,7 @@ async def test_effects_are_kept_in_the_store_of_the_sagas(
 async def test_effects_may_have_a_database_of_their_own(
     on_postgres: MakeService, postgres: str, another_postgres: str
 ) -> None:
-    """
-    Then there is nothing of theirs in that of the sagas.
-    """
+    """Then there is nothing of theirs in that of the sagas."""
     async with on_postgres(effects_store=another_postgres) as service:
         statuses = await settle(service)
 
@@ -125,18 +107,14 @@ async def test_effects_may_have_a_database_of_their_own(
 
 
 def process(places: dict[str, str], *roles: str) -> Service:
-    """
-    A service of another process, with *roles* only.
-    """
+    """A service of another process, with *roles* only."""
     return build_service(depot.app(), Settings.read(**places), roles=roles)
 
 
 async def test_an_end_that_another_process_brings_about_is_heard_of(
     on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Who waits for it need not wait for the next time that the store is asked.
-    """
+    """Who waits for it need not wait for the next time that the store is asked."""
     monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
     async with on_postgres(), process(places) as waiting:
         placed = depot.OrderPlaced(order_id="o-1", amount=0)  # which takes some time
@@ -148,8 +126,8 @@ async def test_an_end_that_another_process_brings_about_is_heard_of(
 async def test_what_a_process_stored_and_never_published_another_one_publishes(
     on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Within seconds, by one that was there all along; what leaves twice is the same to the byte.
+    """Within seconds, by one that was there all along; what leaves twice is the same to the
+    byte.
     """
     monkeypatch.setattr("saga.runtime.orchestrator.DRAIN_S", 0.1)
     parts, stored = open_parts(Settings.read(**places)), asyncio.Event()
@@ -180,9 +158,7 @@ async def test_what_a_process_stored_and_never_published_another_one_publishes(
 
 
 async def sent(places: dict[str, str], model: type[Intent[Any]]) -> dict[bytes, set[object]]:
-    """
-    All that is on the topic of *model*, by its id.
-    """
+    """All that is on the topic of *model*, by its id."""
 
     async def from_the_beginning(sources: Sequence[Source]) -> dict[Source, int]:
         return dict.fromkeys(sources, 0)

@@ -1,5 +1,5 @@
-"""
-Whole services on real files: orders that end, are refused, wait, are operated on, and go wrong.
+"""Whole services on real files: orders that end, are refused, wait, are operated on,
+and go wrong.
 """
 
 import asyncio
@@ -17,9 +17,7 @@ from tests.scenarios.depot import OrderConfirmed, OrderPlaced, OrderRejected, ad
 
 
 def flaw_at(*places: str):
-    """
-    A bug at some places of the code.
-    """
+    """A bug at some places of the code."""
 
     def flaw(place: str) -> None:
         if place in places:
@@ -29,23 +27,17 @@ def flaw_at(*places: str):
 
 
 async def placed(service, *keys: str, **more) -> list[str]:
-    """
-    Orders, published; the ids of their sagas.
-    """
+    """Orders, published; the ids of their sagas."""
     return [await service.publish(OrderPlaced(order_id=key, **more)) for key in keys]
 
 
 async def summary_of(service, saga: str):
-    """
-    A saga's row of the index.
-    """
+    """A saga's row of the index."""
     return (await service.catalogue.summaries([saga]))[0]
 
 
 async def until_status(service, saga: str, status: str) -> None:
-    """
-    Wait for a saga to stand somewhere.
-    """
+    """Wait for a saga to stand somewhere."""
     async with asyncio.timeout(10):
         while True:
             found = await service.catalogue.summaries([saga])
@@ -55,9 +47,7 @@ async def until_status(service, saga: str, status: str) -> None:
 
 
 async def until_dead(service) -> None:
-    """
-    Wait for a message to be parked as one that no saga will ever take.
-    """
+    """Wait for a message to be parked as one that no saga will ever take."""
     async with asyncio.timeout(6):
         while True:
             if any(one.kind == "dead" for one in await service.catalogue.parked()):
@@ -67,9 +57,7 @@ async def until_dead(service) -> None:
 
 class TestOrders:
     async def test_orders_are_confirmed_or_wholly_undone(self, depot_files: Depot) -> None:
-        """
-        Outcome, effects and histories agree.
-        """
+        """Outcome, effects and histories agree."""
         async with depot_files.service() as service:
             good = await placed(service, *[f"g-{number}" for number in range(20)])
             bad = await placed(service, *[f"b-{number}" for number in range(5)], amount=501)
@@ -91,9 +79,7 @@ class TestOrders:
         )
 
     async def test_the_same_order_again_changes_nothing(self, depot_files: Depot) -> None:
-        """
-        While it runs, when it has ended, and after a restart.
-        """
+        """While it runs, when it has ended, and after a restart."""
         async with depot_files.service() as service:
             (first,) = await placed(service, "o-1")
             await service.outcome(first, timeout=10)
@@ -110,9 +96,7 @@ class TestOrders:
     async def test_an_order_under_the_same_key_with_another_content_is_set_aside(
         self, one_file: Depot
     ) -> None:
-        """
-        The first one wins.
-        """
+        """The first one wins."""
         async with one_file.service() as service:
             (first,) = await placed(service, "o-1")
             await placed(service, "o-1", amount=7)
@@ -126,9 +110,7 @@ class TestOrders:
     async def test_what_was_published_before_anybody_served_is_not_lost(
         self, depot_files: Depot
     ) -> None:
-        """
-        Publishing needs no orchestrator.
-        """
+        """Publishing needs no orchestrator."""
         async with depot_files.service(with_services=False) as service:
             for role in service._roles:  # noqa: SLF001
                 role.stop()
@@ -140,9 +122,7 @@ class TestOrders:
 
 class TestTime:
     async def test_a_sleeping_saga_survives_a_restart(self, depot_files: Depot) -> None:
-        """
-        And goes on as soon as it is due, not before.
-        """
+        """And goes on as soon as it is due, not before."""
         async with depot_files.service() as service:
             (saga,) = await placed(service, "o-1", amount=0)
             await service.idle(timeout=5)
@@ -167,9 +147,7 @@ class TestPeople:
     async def test_a_signal_is_waited_for_and_may_come_before_its_saga(
         self, depot_files: Depot
     ) -> None:
-        """
-        Sent right after the order it may overtake it; it is kept.
-        """
+        """Sent right after the order it may overtake it; it is kept."""
         async with depot_files.service() as service:
             saga = saga_id("order", "o-1")
             given = await service.publish(OrderPlaced(order_id="o-1", wants_approval=True))
@@ -178,9 +156,7 @@ class TestPeople:
             assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
 
     async def test_a_signal_of_another_kind_is_no_signal(self, one_file: Depot) -> None:
-        """
-        It is noted, and the saga waits on.
-        """
+        """It is noted, and the saga waits on."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await service.signal(saga, "approval", {"by": ["ann"]})
@@ -194,9 +170,7 @@ class TestPeople:
 
     @pytest.mark.parametrize("mode", [CancelMode.GRACEFUL, CancelMode.IMMEDIATE])
     async def test_a_cancelled_order_is_undone(self, one_file: Depot, mode: CancelMode) -> None:
-        """
-        With the reason that was given.
-        """
+        """With the reason that was given."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await until_status(service, saga, "running")
@@ -209,9 +183,7 @@ class TestPeople:
         assert one_file.effects() == {("reserve", "o-1"): 1, ("unreserve", "o-1"): 1}
 
     async def test_an_abandoned_order_says_what_is_left(self, one_file: Depot) -> None:
-        """
-        Nothing is undone; the steps are named.
-        """
+        """Nothing is undone; the steps are named."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await service.idle(timeout=5)
@@ -223,9 +195,7 @@ class TestPeople:
         assert one_file.effects() == {("reserve", "o-1"): 1}
 
     async def test_a_command_sent_twice_is_done_once(self, one_file: Depot) -> None:
-        """
-        By its id.
-        """
+        """By its id."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             for _ in range(2):
@@ -237,9 +207,7 @@ class TestPeople:
             assert service.counts["duplicate"] == 1
 
     async def test_nobody_can_be_told_anything_who_is_not_there(self, one_file: Depot) -> None:
-        """
-        A mistyped id is an error, at once.
-        """
+        """A mistyped id is an error, at once."""
         async with one_file.service() as service:
             for ask in (
                 service.signal(saga_id("order", "x"), "approval"),
@@ -255,9 +223,7 @@ class TestGoneWrong:
     async def test_a_bug_parks_its_sagas_and_a_fixed_release_loses_nothing(
         self, depot_files: Depot
     ) -> None:
-        """
-        Neighbours go on; what came meanwhile is replayed in order by the mended code.
-        """
+        """Neighbours go on; what came meanwhile is replayed in order by the mended code."""
         flawed = order_saga(flaw=flaw_at("reserved o-1", "start o-2"))
         async with depot_files.service(flawed) as service:
             good, late, unborn = await placed(service, "o-0", "o-1", "o-2", wants_approval=True)
@@ -291,9 +257,7 @@ class TestGoneWrong:
     async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(
         self, depot_files: Depot
     ) -> None:
-        """
-        New orders begin with the new version meanwhile.
-        """
+        """New orders begin with the new version meanwhile."""
         async with depot_files.service(order_saga()) as service:
             (old,) = await placed(service, "o-1", wants_approval=True)
             await service.idle(timeout=5)
@@ -310,9 +274,7 @@ class TestGoneWrong:
     async def test_code_that_decides_otherwise_is_refused_for_that_saga(
         self, one_file: Depot
     ) -> None:
-        """
-        Its history stays as it is, and the old code goes on with it.
-        """
+        """Its history stays as it is, and the old code goes on with it."""
         from tests.scenarios.depot import Context, Pay, saga
 
         @saga("order", version=1, starts_on=OrderPlaced)
@@ -333,9 +295,7 @@ class TestGoneWrong:
             await until_status(service, saga_of_one, "completed")
 
     async def test_a_damaged_row_stops_its_saga_only(self, one_file: Depot) -> None:
-        """
-        It is named; mended, the saga goes on.
-        """
+        """It is named; mended, the saga goes on."""
         import sqlite3
 
         path = file_of(addresses(one_file.folder)["store"])
@@ -371,9 +331,7 @@ class TestGoneWrong:
     async def test_what_cannot_be_read_is_dead_once_and_the_rest_goes_on(
         self, depot_files: Depot
     ) -> None:
-        """
-        With its bytes, in the catalogue and on its dlq topic.
-        """
+        """With its bytes, in the catalogue and on its dlq topic."""
         from saga.ports import Record
 
         async with depot_files.service() as service:
@@ -402,9 +360,7 @@ class TestGoneWrong:
     async def test_an_early_command_to_a_saga_that_never_comes_is_dead_after_the_hold(
         self, one_file: Depot
     ) -> None:
-        """
-        A second, as these services are set.
-        """
+        """A second, as these services are set."""
         from saga.contracts import Command
 
         async with one_file.service() as service:
@@ -418,9 +374,7 @@ class TestGoneWrong:
         assert saga in dead.message
 
     async def test_live_states_are_what_their_histories_say(self, depot_files: Depot) -> None:
-        """
-        For sagas that wait for people, time and replies.
-        """
+        """For sagas that wait for people, time and replies."""
         async with depot_files.service() as service:
             await placed(service, *[f"o-{number}" for number in range(10)], wants_approval=True)
             await placed(service, "p-1", amount=501, wants_approval=True)

@@ -1,6 +1,6 @@
-"""
-Records that nobody can read, on a real Kafka, through a whole service: each is set aside with its
-reason within seconds, all else of its partition goes on, and what is mended comes back in order.
+"""Records that nobody can read, on a real Kafka, through a whole service: each is set aside with
+its reason within seconds, all else of its partition goes on, and what is mended comes back in
+order.
 """
 
 import asyncio
@@ -44,25 +44,21 @@ class Filled(Event, topic="depot.filled", version=1):
 
 @saga("filling", version=1, starts_on=Opened)
 async def filling(ctx: Context, opened: Opened) -> Filled:
-    """
-    Takes parts in the order in which they come.
-    """
+    """Takes parts in the order in which they come."""
     parts = [await ctx.wait("part", int, timeout="1h") for _ in range(PARTS)]
     return Filled(box=opened.box, parts=parts)
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """
-    Wait for something that nobody tells us of.
-    """
+    """Wait for something that nobody tells us of."""
     async with asyncio.timeout(WAIT_S):
         while not await is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
 def poison(good: Record) -> dict[str, Record]:
-    """
-    Records like *good* that are wrong in one way each, by the reason that they are set aside for.
+    """Records like *good* that are wrong in one way each, by the reason that they are set aside
+    for.
     """
 
     def changed(name: str, value: bytes | None) -> tuple[tuple[str, bytes | None], ...]:
@@ -85,8 +81,8 @@ def poison(good: Record) -> dict[str, Record]:
 
 
 async def publish_among(kafka, topic: str, bad: list[Record], good: list[Record]) -> None:
-    """
-    Each bad record between good ones, in one partition, in batches of all kinds of compression.
+    """Each bad record between good ones, in one partition, in batches of all kinds of
+    compression.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await admin.start()
@@ -117,9 +113,8 @@ async def publish_among(kafka, topic: str, bad: list[Record], good: list[Record]
 async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
     kafka, namespace: str, tmp_path: Path
 ) -> None:
-    """
-    Null and non-UTF-8 headers, no key, no value, 5 MB, wrong schema, unknown version, compressed or
-    not; and code that raises: its saga waits, until it is released by code that does not.
+    """Null and non-UTF-8 headers, no key, no value, 5 MB, wrong schema, unknown version, compressed
+    or not; and code that raises: its saga waits, until it is released by code that does not.
     """
 
     def flaw(place: str) -> None:
@@ -172,9 +167,7 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
 
 
 async def copies(kafka, topic: str, count: int) -> set[int]:
-    """
-    The offsets that so many records on a dlq topic say they had.
-    """
+    """The offsets that so many records on a dlq topic say they had."""
     bus = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
     consumer = await bus.subscribe(f"looker.{topic}", [topic])
     found = []
@@ -191,9 +184,8 @@ async def copies(kafka, topic: str, count: int) -> set[int]:
 async def test_what_is_redriven_comes_back_in_order(
     kafka, namespace: str, tmp_path: Path, capfd
 ) -> None:
-    """
-    Parts for a box that nobody has opened are set aside. Once it is open they are brought back by
-    the command, and taken in the order in which they were sent; others' parts stay in theirs.
+    """Parts for a box that nobody has opened are set aside. Once it is open they are brought back
+    by the command, and taken in the order in which they were sent; others' parts stay in theirs.
     """
     given = {
         "bus": kafka.url,

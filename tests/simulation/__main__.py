@@ -1,6 +1,4 @@
-"""
-Longer campaigns: `python -m tests.simulation --seeds 100000 --first 1000000 --jobs 2`.
-"""
+"""Longer campaigns: `python -m tests.simulation --seeds 100000 --first 1000000 --jobs 2`."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ def _chunk(seeds: range, failures_max: int) -> Campaign:
 
 
 def main() -> int:
-    """
-    Run the worlds asked for; 1 where one fails, or where nothing happened.
-    """
+    """Run the worlds asked for; 1 where one fails, or where nothing happened."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=2_000, help="how many worlds")
     parser.add_argument("--first", type=int, default=0, help="the first seed")

@@ -1,6 +1,4 @@
-"""
-Many worlds, one after another: what went wrong, and proof that the faults have bitten.
-"""
+"""Many worlds, one after another: what went wrong, and proof that the faults have bitten."""
 
 from __future__ import annotations
 
@@ -79,9 +77,7 @@ EXPECTED = (
 
 @dataclass(slots=True)
 class Campaign:
-    """
-    What became of some worlds.
-    """
+    """What became of some worlds."""
 
     worlds: int = 0
     failed: list[Verdict] = field(default_factory=list)
@@ -89,22 +85,16 @@ class Campaign:
 
     @property
     def unseen(self) -> list[str]:
-        """
-        What should have happened and did not.
-        """
+        """What should have happened and did not."""
         return [what for what in EXPECTED if not self.seen[what]]
 
     def report(self) -> str:
-        """
-        The failing worlds and how to repeat them.
-        """
+        """The failing worlds and how to repeat them."""
         return "\n\n".join(verdict.report() for verdict in self.failed)
 
 
 def run_worlds(seeds: Iterable[int], *, failures_max: int = FAILURES_MAX) -> Campaign:
-    """
-    Run the worlds of *seeds*, until too many have failed.
-    """
+    """Run the worlds of *seeds*, until too many have failed."""
     campaign = Campaign()
     for seed in seeds:
         verdict = World(seed).run()

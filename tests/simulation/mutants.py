@@ -1,5 +1,4 @@
-"""
-Breaks the engine on purpose, in a copy, and sees that the simulation notices.
+"""Breaks the engine on purpose, in a copy, and sees that the simulation notices.
 
 Each mutant replaces one piece of the product's own source. One whose old text is gone fails loudly:
 it would prove nothing. `python -m tests.simulation.mutants [NAME …]`.
@@ -30,9 +29,7 @@ FIRST_LINE = re.compile(r"world (\d+): .*\n  - (.*)")
 
 
 class Fate(NamedTuple):
-    """
-    What became of a mutant: at which seed it was caught, and by what; None where it survived.
-    """
+    """What became of a mutant: at which seed it was caught, and by what; None where it survived."""
 
     name: str
     seed: int | None
@@ -41,8 +38,7 @@ class Fate(NamedTuple):
 
 
 def hunt(mutation: Mutation) -> Fate:
-    """
-    Run worlds over a copy of the engine with *mutation* in it, until one notices.
+    """Run worlds over a copy of the engine with *mutation* in it, until one notices.
 
     Raises:
         ValueError: the text to be replaced is not there, or not once.
@@ -70,9 +66,7 @@ def hunt(mutation: Mutation) -> Fate:
 
 
 def mutate(file: Path, mutation: Mutation) -> None:
-    """
-    Write the mutated text.
-    """
+    """Write the mutated text."""
     text = file.read_text()
     for old, new in mutation.replacements:
         if text.count(old) != 1:
@@ -104,9 +98,7 @@ def _hunt_in(copy: Path) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> int:
-    """
-    Hunt all mutants, or those named; 1 where one survives.
-    """
+    """Hunt all mutants, or those named; 1 where one survives."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description=__doc__)
     parser.add_argument("names", metavar="NAME", nargs="*", help="which mutants; all by default")
     parser.add_argument("--jobs", type=int, default=JOBS, help="how many at once")

@@ -1,6 +1,4 @@
-"""
-The mutants: each switches one safeguard of the engine off.
-"""
+"""The mutants: each switches one safeguard of the engine off."""
 
 from __future__ import annotations
 
@@ -8,9 +6,7 @@ from typing import NamedTuple
 
 
 class Mutation(NamedTuple):
-    """
-    Old and new text of one file.
-    """
+    """Old and new text of one file."""
 
     name: str
     file: str

@@ -1,6 +1,5 @@
-"""
-The sweep over the crash points can fail: with a safeguard switched off, the case that is about it
-does; and so does one whose crash did not happen.
+"""The sweep over the crash points can fail: with a safeguard switched off, the case that is about
+it does; and so does one whose crash did not happen.
 """
 
 # ruff: noqa: SLF001 - safeguards are switched off where they are, behind the ports
@@ -92,9 +91,7 @@ def _remember_what_failed(patch: Patch) -> None:
 
 
 class Mutant(NamedTuple):
-    """
-    What is switched off, the case that is about it, and what is said then.
-    """
+    """What is switched off, the case that is about it, and what is said then."""
 
     name: str
     switch_off: Callable[[Patch], None]
@@ -143,9 +140,7 @@ MUTANTS = (
 def test_a_missing_safeguard_is_noticed(
     mutant: Mutant, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The same case holds with the safeguard, in the sweep.
-    """
+    """The same case holds with the safeguard, in the sweep."""
     mutant.switch_off(monkeypatch)
 
     outcome = _run(mutant.point, mutant.kind, SqlitePlace(folder))
@@ -156,9 +151,7 @@ def test_a_missing_safeguard_is_noticed(
 def test_a_commit_taken_for_done_is_noticed(
     crashed_postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    After an unclear commit the store has to be asked.
-    """
+    """After an unclear commit the store has to be asked."""
 
     async def landed(self, batch, rows):
         return Written({}, 1)
@@ -171,9 +164,7 @@ def test_a_commit_taken_for_done_is_noticed(
 
 
 def test_a_strike_that_never_comes_is_noticed(folder: Path) -> None:
-    """
-    A case whose boundary nobody passes has shown nothing.
-    """
+    """A case whose boundary nobody passes has shown nothing."""
     outcome = Stage(SqlitePlace(folder), KINDS[0].script(), (Strike("nowhere"),)).run()
 
     assert not outcome.is_as_told
@@ -182,9 +173,7 @@ def test_a_strike_that_never_comes_is_noticed(folder: Path) -> None:
 def test_a_crash_that_does_not_happen_is_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    It is counted where it is felt, not where it is ordered.
-    """
+    """It is counted where it is felt, not where it is ordered."""
     monkeypatch.setattr(
         stores._SqliteCommits, "_commit", lambda self, connection: self._really_commit(connection)
     )

@@ -1,5 +1,4 @@
-"""
-The sweep: every crash point, every kind of message, both stores.
+"""The sweep: every crash point, every kind of message, both stores.
 
 With SQLite all of it runs in the fast tests, with PostgreSQL two kinds of messages at each point;
 `make test-connected` runs the rest.
@@ -25,18 +24,14 @@ def _named(point: CrashPoint, kind: Kind, *marks: pytest.MarkDecorator):
 
 
 def _is_quick(point: CrashPoint, kind: Kind) -> bool:
-    """
-    Points that concern none of the quick kinds concern few others.
-    """
+    """Points that concern none of the quick kinds concern few others."""
     concerned = {one.name for one in KINDS if point.concerns(one)}
     return kind.name in (QUICK & concerned or concerned)
 
 
 @pytest.mark.parametrize(("point", "kind"), [_named(*case) for case in CASES])
 def test_sqlite_survives(point: CrashPoint, kind: Kind, folder: Path) -> None:
-    """
-    Everything a world's checker knows holds after the crash; and the crash has happened.
-    """
+    """Everything a world's checker knows holds after the crash; and the crash has happened."""
     check(point, kind, SqlitePlace(folder))
 
 
@@ -45,17 +40,13 @@ def test_sqlite_survives(point: CrashPoint, kind: Kind, folder: Path) -> None:
     [_named(*case, *([] if _is_quick(*case) else [pytest.mark.slow])) for case in CASES],
 )
 def test_postgres_survives(point: CrashPoint, kind: Kind, crashed_postgres: str) -> None:
-    """
-    The same with two orchestrators on one database, so that another one may take over.
-    """
+    """The same with two orchestrators on one database, so that another one may take over."""
     check(point, kind, PostgresPlace(crashed_postgres))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 def test_each_kind_is_what_it_says_it_is(kind: Kind, folder: Path) -> None:
-    """
-    Without a crash: so many records published by the turn, so many parked, and that end.
-    """
+    """Without a crash: so many records published by the turn, so many parked, and that end."""
     outcome = Stage(SqlitePlace(folder), kind.script(), ()).run()
 
     assert outcome.violations == []
@@ -64,9 +55,7 @@ def test_each_kind_is_what_it_says_it_is(kind: Kind, folder: Path) -> None:
 
 
 def test_every_crash_point_is_in_the_table_or_has_a_reason() -> None:
-    """
-    CP-1 to CP-20, each exactly in one of both places, and each with some kind of message.
-    """
+    """CP-1 to CP-20, each exactly in one of both places, and each with some kind of message."""
     named = {found[0] for point in CRASH_POINTS if (found := re.match(r"CP-\d+", point.name))}
 
     assert named | ABSENT.keys() == {f"CP-{number}" for number in range(1, 21)}
@@ -75,9 +64,7 @@ def test_every_crash_point_is_in_the_table_or_has_a_reason() -> None:
 
 
 def check(point: CrashPoint, kind: Kind, place) -> None:
-    """
-    Run one case.
-    """
+    """Run one case."""
     outcome = Stage(place, kind.script(), point.strikes).run()
 
     assert outcome.violations == []

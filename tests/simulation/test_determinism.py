@@ -1,6 +1,4 @@
-"""
-A world is its seed: without that no failure could be repeated.
-"""
+"""A world is its seed: without that no failure could be repeated."""
 
 import os
 import subprocess
@@ -14,9 +12,7 @@ SEEDS = range(50_000, 50_030)
 
 
 def test_a_seed_gives_the_same_world_twice() -> None:
-    """
-    Two runs of one seed in one process agree in everything that happened.
-    """
+    """Two runs of one seed in one process agree in everything that happened."""
     for seed in SEEDS:
         first, second = World(seed).run(), World(seed).run()
 
@@ -25,9 +21,7 @@ def test_a_seed_gives_the_same_world_twice() -> None:
 
 
 def test_a_world_does_not_depend_on_hash_seeds() -> None:
-    """
-    Processes with different PYTHONHASHSEED values see the same worlds.
-    """
+    """Processes with different PYTHONHASHSEED values see the same worlds."""
     expected = [World(seed).run().fingerprint for seed in SEEDS]
 
     for hash_seed in ("1", "42"):
@@ -35,9 +29,7 @@ def test_a_world_does_not_depend_on_hash_seeds() -> None:
 
 
 def test_different_seeds_give_different_worlds() -> None:
-    """
-    The seed is what decides.
-    """
+    """The seed is what decides."""
     fingerprints = {World(seed).run().fingerprint for seed in SEEDS}
 
     assert len(fingerprints) == len(SEEDS)

@@ -1,6 +1,4 @@
-"""
-The default campaign: two thousand worlds in chunks, so that the chunks share the processors.
-"""
+"""The default campaign: two thousand worlds in chunks, so that the chunks share the processors."""
 
 import pytest
 
@@ -10,9 +8,8 @@ from tests.simulation.campaign import CHUNK_WORLDS, DEFAULT_WORLDS, run_worlds
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", range(0, DEFAULT_WORLDS, CHUNK_WORLDS))
 def test_every_promise_holds_in_every_world(first: int) -> None:
-    """
-    Whatever crashes, is lost, comes twice or late: no world breaks a promise, and in every chunk of
-    worlds everything that can go wrong has gone wrong.
+    """Whatever crashes, is lost, comes twice or late: no world breaks a promise, and in every chunk
+    of worlds everything that can go wrong has gone wrong.
     """
     campaign = run_worlds(range(first, first + CHUNK_WORLDS))
 

@@ -1,6 +1,4 @@
-"""
-Delivery: a store's slots booked for an order and given back.
-"""
+"""Delivery: a store's slots booked for an order and given back."""
 
 from topics.delivery.v1 import NO_DELIVERY, SLOT_FULL, BookSlot, CancelSlot, SlotBooked
 

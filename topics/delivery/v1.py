@@ -1,6 +1,4 @@
-"""
-The delivery team's contracts, version 1.
-"""
+"""The delivery team's contracts, version 1."""
 
 from datetime import date
 from typing import Final
@@ -18,9 +16,7 @@ SLOT_FULL: Final = "slot_full"
 
 
 class SlotBooked(Event, topic="delivery.slot-booked", version=1):
-    """
-    A place on a van is kept for an order.
-    """
+    """A place on a van is kept for an order."""
 
     order_id: Identifier
     store_id: Identifier
@@ -28,9 +24,7 @@ class SlotBooked(Event, topic="delivery.slot-booked", version=1):
 
 
 class BookSlot(Intent[SlotBooked], topic="delivery.book-slot", version=1):
-    """
-    Keep one of the places that a store's vans have on a day.
-    """
+    """Keep one of the places that a store's vans have on a day."""
 
     order_id: Identifier
     store_id: Identifier
@@ -38,8 +32,6 @@ class BookSlot(Intent[SlotBooked], topic="delivery.book-slot", version=1):
 
 
 class CancelSlot(Intent[None], topic="delivery.cancel-slot", version=1):
-    """
-    Give back the place that is kept for an order, if one is.
-    """
+    """Give back the place that is kept for an order, if one is."""
 
     order_id: Identifier

@@ -1,5 +1,4 @@
-"""
-The order desk: orders placed, checked, confirmed and rejected.
+"""The order desk: orders placed, checked, confirmed and rejected.
 
 Names are those of the current version. `OrderPlaced` has two: `topics.orders.v1` is what the older
 tills still publish, and is read as the current one.

@@ -1,6 +1,4 @@
-"""
-The lines of an order, as several of the desk's contracts hold them.
-"""
+"""The lines of an order, as several of the desk's contracts hold them."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,8 +8,7 @@ __all__ = ["AcceptedLine", "OrderLine"]
 
 
 class OrderLine(BaseModel):
-    """
-    One line as it was placed, fit to be an order line or not.
+    """One line as it was placed, fit to be an order line or not.
 
     *paid_cents* is the price of the whole line, after *discount_cents* were taken off.
     """
@@ -26,9 +23,7 @@ class OrderLine(BaseModel):
 
 
 class AcceptedLine(BaseModel):
-    """
-    How much of one product an accepted order asks for; each product has one line.
-    """
+    """How much of one product an accepted order asks for; each product has one line."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,6 +1,4 @@
-"""
-How the order desk reads what is still published in older versions.
-"""
+"""How the order desk reads what is still published in older versions."""
 
 from datetime import UTC, datetime
 
@@ -13,8 +11,7 @@ __all__ = ["order_of_old_till"]
 
 @upcast
 def order_of_old_till(old: v1.OrderPlaced) -> v2.OrderPlaced:
-    """
-    Read an older till's order as a current one.
+    """Read an older till's order as a current one.
 
     Nothing is made up: such a till sells for delivery on the day of the sale, and an empty
     department is one that it does not know.

@@ -1,5 +1,4 @@
-"""
-The order desk's contracts, version 1.
+"""The order desk's contracts, version 1.
 
 `OrderPlaced` is here as the older tills publish it: everything is text as it stands on the receipt.
 The other contracts have known no other version.
@@ -40,9 +39,7 @@ Count = Annotated[str, Field(pattern=r"^-?[0-9]{1,9}$")]
 
 
 class TillLine(BaseModel):
-    """
-    A line of a receipt. *department* is empty where the till does not know it.
-    """
+    """A line of a receipt. *department* is empty where the till does not know it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,8 +51,7 @@ class TillLine(BaseModel):
 
 
 class OrderPlaced(Event, topic="orders.order-placed", version=1, key="order_id"):
-    """
-    A household has placed an order, in the words of an older till.
+    """A household has placed an order, in the words of an older till.
 
     Its clock shows UTC unless *sold_at* says otherwise. *total* is what the household was shown.
     """
@@ -70,9 +66,7 @@ class OrderPlaced(Event, topic="orders.order-placed", version=1, key="order_id")
 
 
 class OrderChecked(Event, topic="orders.order-checked", version=1):
-    """
-    An order can be fulfilled as it is written; *units* counts the units in its lines.
-    """
+    """An order can be fulfilled as it is written; *units* counts the units in its lines."""
 
     order_id: Identifier
     total_cents: Cents
@@ -81,9 +75,7 @@ class OrderChecked(Event, topic="orders.order-checked", version=1):
 
 
 class CheckOrder(Intent[OrderChecked], topic="orders.check-order", version=1):
-    """
-    Say whether an order is one, and what it comes to. Changes nothing.
-    """
+    """Say whether an order is one, and what it comes to. Changes nothing."""
 
     order_id: Identifier
     total_cents: Cents
@@ -91,9 +83,7 @@ class CheckOrder(Intent[OrderChecked], topic="orders.check-order", version=1):
 
 
 class OrderConfirmed(Event, topic="orders.order-confirmed", version=1):
-    """
-    An order is reserved, paid, and will be delivered on *delivery_day*.
-    """
+    """An order is reserved, paid, and will be delivered on *delivery_day*."""
 
     order_id: Identifier
     household_id: Identifier
@@ -105,8 +95,7 @@ class OrderConfirmed(Event, topic="orders.order-confirmed", version=1):
 
 
 class OrderRejected(Event, topic="orders.order-rejected", version=1):
-    """
-    An order will not be fulfilled, and nothing is left of it but what *residue* lists.
+    """An order will not be fulfilled, and nothing is left of it but what *residue* lists.
 
     *code* is the refusal's, *failed_step* what could not be done; it is None for an order that was
     cancelled. *residue* names steps that could not be undone.

@@ -1,6 +1,4 @@
-"""
-The order desk's contracts, version 2: an order as numbers, with the time it is wanted.
-"""
+"""The order desk's contracts, version 2: an order as numbers, with the time it is wanted."""
 
 from typing import Annotated
 
@@ -14,8 +12,7 @@ __all__ = ["OrderPlaced"]
 
 
 class OrderPlaced(Event, topic="orders.order-placed", version=2, key="order_id"):
-    """
-    A household has placed an order with a store, to be delivered on the day of *requested_at*.
+    """A household has placed an order with a store, to be delivered on the day of *requested_at*.
 
     *total_cents* is what the household was shown.
     """

@@ -1,6 +1,4 @@
-"""
-Payments: households charged for an order and refunded again.
-"""
+"""Payments: households charged for an order and refunded again."""
 
 from topics.payments.v1 import (
     NO_WALLET,

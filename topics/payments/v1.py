@@ -1,6 +1,4 @@
-"""
-The payments team's contracts, version 1.
-"""
+"""The payments team's contracts, version 1."""
 
 from typing import Final
 
@@ -23,9 +21,7 @@ WALLET_TOO_SMALL: Final = "wallet_too_small"
 
 
 class HouseholdCharged(Event, topic="payments.household-charged", version=1):
-    """
-    The amount was taken from the household's wallet.
-    """
+    """The amount was taken from the household's wallet."""
 
     order_id: Identifier
     amount_cents: Cents
@@ -33,9 +29,7 @@ class HouseholdCharged(Event, topic="payments.household-charged", version=1):
 
 
 class ChargeHousehold(Intent[HouseholdCharged], topic="payments.charge-household", version=1):
-    """
-    Take the price of an order from a household's wallet, once.
-    """
+    """Take the price of an order from a household's wallet, once."""
 
     order_id: Identifier
     household_id: Identifier
@@ -43,8 +37,8 @@ class ChargeHousehold(Intent[HouseholdCharged], topic="payments.charge-household
 
 
 class RefundHousehold(Intent[None], topic="payments.refund-household", version=1):
-    """
-    Give back whatever was taken for an order. *receipt* is for the statement, where there is one.
+    """Give back whatever was taken for an order. *receipt* is for the statement, where there is
+    one.
     """
 
     order_id: Identifier

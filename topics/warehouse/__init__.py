@@ -1,6 +1,4 @@
-"""
-The warehouse: stock reserved for an order and released again.
-"""
+"""The warehouse: stock reserved for an order and released again."""
 
 from topics.warehouse.v1 import OUT_OF_STOCK, ReleaseStock, ReserveStock, StockLine, StockReserved
 

@@ -1,6 +1,4 @@
-"""
-The warehouse's contracts, version 1.
-"""
+"""The warehouse's contracts, version 1."""
 
 from typing import Annotated, Final
 
@@ -16,9 +14,7 @@ OUT_OF_STOCK: Final = "out_of_stock"
 
 
 class StockLine(BaseModel):
-    """
-    Units of one product.
-    """
+    """Units of one product."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,26 +23,20 @@ class StockLine(BaseModel):
 
 
 class StockReserved(Event, topic="warehouse.stock-reserved", version=1):
-    """
-    All that an order wanted is set aside for it.
-    """
+    """All that an order wanted is set aside for it."""
 
     order_id: Identifier
     units: Units
 
 
 class ReserveStock(Intent[StockReserved], topic="warehouse.reserve-stock", version=1):
-    """
-    Set aside all of *lines* for an order, or nothing. Each product has one line.
-    """
+    """Set aside all of *lines* for an order, or nothing. Each product has one line."""
 
     order_id: Identifier
     lines: Annotated[tuple[StockLine, ...], Field(min_length=1, max_length=LINES_MAX)]
 
 
 class ReleaseStock(Intent[None], topic="warehouse.release-stock", version=1):
-    """
-    Put back whatever is set aside for an order.
-    """
+    """Put back whatever is set aside for an order."""
 
     order_id: Identifier

@@ -1,5 +1,4 @@
-"""
-Effect services on a FastStream broker. Importing this needs the extra `saga[kafka]`.
+"""Effect services on a FastStream broker. Importing this needs the extra `saga[kafka]`.
 
 What a user needs of it is in `saga.faststream`.
 """

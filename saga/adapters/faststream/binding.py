@@ -1,6 +1,4 @@
-"""
-Puts an effect service on a broker.
-"""
+"""Puts an effect service on a broker."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ from saga.ports.effects_store import EffectsStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """
-    What a service needs while its broker runs. *close* lets go of what was opened for it alone.
+    """What a service needs while its broker runs. *close* lets go of what was opened for it
+    alone.
     """
 
     kafka: KafkaBus
@@ -34,9 +32,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """
-    How services are put on *broker*. *open* is called each time it starts.
-    """
+    """How services are put on *broker*. *open* is called each time it starts."""
 
     broker: KafkaBroker
     contracts: ContractRegistry
@@ -46,8 +42,7 @@ class Binding:
     settings: EffectsSettings | None = None
 
     def bind(self, effects: Effects) -> EffectsSubscriber:
-        """
-        Have *effects* start and stop with the broker.
+        """Have *effects* start and stop with the broker.
 
         Raises:
             DefinitionError: a handler takes a version that messages are never read as.

@@ -1,6 +1,4 @@
-"""
-A broker of our own, and how to reach the cluster of one that somebody else has configured.
-"""
+"""A broker of our own, and how to reach the cluster of one that somebody else has configured."""
 
 from __future__ import annotations
 
@@ -31,16 +29,12 @@ TAKEN_OVER: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerConnection(KafkaConnection):
-    """
-    A connection with the credentials of *broker*, which are read when they are needed.
-    """
+    """A connection with the credentials of *broker*, which are read when they are needed."""
 
     broker: KafkaBroker
 
     def options(self) -> dict[str, Any]:
-        """
-        What every client of aiokafka is made with.
-        """
+        """What every client of aiokafka is made with."""
         given = _arguments(self.broker)
         # Named, as `super()` in a class with slots would still mean the one without.
         ours = KafkaConnection.options(self)
@@ -48,9 +42,7 @@ class BrokerConnection(KafkaConnection):
 
 
 def own_broker(servers: Sequence[str]) -> KafkaBroker:
-    """
-    A broker that serves nothing but our subscribers: it makes no connection of its own.
-    """
+    """A broker that serves nothing but our subscribers: it makes no connection of its own."""
     return KafkaBroker(
         list(servers),
         consumer_only=True,
@@ -64,9 +56,7 @@ def own_broker(servers: Sequence[str]) -> KafkaBroker:
 
 
 def connection_of(broker: KafkaBroker) -> KafkaConnection:
-    """
-    The connection of *broker*, whoever made it: its servers, its encryption, its credentials.
-    """
+    """The connection of *broker*, whoever made it: its servers, its encryption, its credentials."""
     servers = _arguments(broker)["bootstrap_servers"]
     listed = servers.split(",") if isinstance(servers, str) else servers
     return BrokerConnection(servers=tuple(listed), broker=broker)

@@ -1,5 +1,4 @@
-"""
-Is a service alive, and is it ready? What FastStream's own ping cannot say.
+"""Is a service alive, and is it ready? What FastStream's own ping cannot say.
 
 A ping asks the cluster. A consumer that has stopped, a group that was never joined, a store that is
 away or a partition that is not read leave it as it is. These answers come from what was done last,
@@ -30,17 +29,13 @@ PROBED: Final = "health"
 
 
 class Health:
-    """
-    The health of the services of one process.
-    """
+    """The health of the services of one process."""
 
     def __init__(self, subscribers: Sequence[EffectsSubscriber]) -> None:
         self._subscribers = tuple(subscribers)
 
     def why_dead(self) -> list[str]:
-        """
-        The reasons to restart this process; none while it is alive, or only just starting.
-        """
+        """The reasons to restart this process; none while it is alive, or only just starting."""
         return [
             f"{subscriber.name}: {reason}"
             for subscriber in self._subscribers
@@ -48,9 +43,7 @@ class Health:
         ]
 
     async def why_not_ready(self) -> list[str]:
-        """
-        The reasons why it does not do all of its work now.
-        """
+        """The reasons why it does not do all of its work now."""
         found = [
             f"{subscriber.name}: {reason}"
             for subscriber in self._subscribers
@@ -62,15 +55,11 @@ class Health:
         return [reason for reasons in await asyncio.gather(*asked) for reason in reasons]
 
     def facts(self) -> dict[str, dict[str, Any]]:
-        """
-        Of each service, what an operator wants to know.
-        """
+        """Of each service, what an operator wants to know."""
         return {subscriber.name: _facts(subscriber) for subscriber in self._subscribers}
 
     async def metrics(self) -> list[Measured]:
-        """
-        What a machine wants to know.
-        """
+        """What a machine wants to know."""
         return [measured for one in self._subscribers for measured in _metrics(one)]
 
 
@@ -114,9 +103,7 @@ def _why_idle(subscriber: EffectsSubscriber) -> list[str]:
 
 
 def _age_s(subscriber: EffectsSubscriber, at_s: float) -> float:
-    """
-    How long ago that was; no time at all while there is enough to do without new records.
-    """
+    """How long ago that was; no time at all while there is enough to do without new records."""
     if subscriber.in_hand:
         return 0.0
     return asyncio.get_running_loop().time() - at_s

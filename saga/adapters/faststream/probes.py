@@ -1,5 +1,4 @@
-"""
-The probes `/health/live` and `/health/ready` as routes of somebody's own `AsgiFastStream`.
+"""The probes `/health/live` and `/health/ready` as routes of somebody's own `AsgiFastStream`.
 
 There is no AsyncAPI page here and never its "try it out": a dry run stops the consumers of the
 broker that it is run on, for good and without a sign of it.
@@ -18,9 +17,7 @@ from saga.adapters.http.probes import LIVE, READY, Page, pages
 
 
 def routes(subscribers: Sequence[EffectsSubscriber]) -> list[tuple[str, Any]]:
-    """
-    The probes of these services, for `asgi_routes` of an `AsgiFastStream`.
-    """
+    """The probes of these services, for `asgi_routes` of an `AsgiFastStream`."""
     found = pages([Health(subscribers)])
     return [(path, _route(found[path])) for path in (LIVE, READY)]
 

@@ -1,5 +1,4 @@
-"""
-A batch subscriber of FastStream with a consumer of ours below it and an effect service above it.
+"""A batch subscriber of FastStream with a consumer of ours below it and an effect service above it.
 
 It is part of its broker: it starts and stops with it, its batches pass the broker's middlewares,
 and it is in the broker's AsyncAPI document. Three things FastStream would do otherwise:
@@ -54,9 +53,7 @@ log = get_logger("saga.kafka")
 
 @frozen()
 class Workplace:
-    """
-    What a service has while its broker runs. *close* lets go of what was opened for it alone.
-    """
+    """What a service has while its broker runs. *close* lets go of what was opened for it alone."""
 
     service: EffectsService
     store: EffectsStore
@@ -64,8 +61,7 @@ class Workplace:
 
 
 class EffectsSubscriber(BatchSubscriber):
-    """
-    The subscriber of one effect service.
+    """The subscriber of one effect service.
 
     Args:
         broker: where it belongs from now on.
@@ -125,8 +121,7 @@ class EffectsSubscriber(BatchSubscriber):
     # What the broker calls.
 
     async def start(self) -> None:
-        """
-        Start the service, which subscribes. Waits while its store or Kafka is away.
+        """Start the service, which subscribes. Waits while its store or Kafka is away.
 
         Raises:
             DefinitionError: a function of `on_start` failed.
@@ -139,9 +134,7 @@ class EffectsSubscriber(BatchSubscriber):
         self._ending = loop.create_task(workplace.service.wait(), name=f"effects of {self.name}")
 
     async def stop(self) -> None:
-        """
-        Drain the service; what it does not finish in time comes again at the next start.
-        """
+        """Drain the service; what it does not finish in time comes again at the next start."""
         workplace, self.workplace = self.workplace, None
         if workplace is not None:
             await workplace.service.stop()
@@ -158,9 +151,7 @@ class EffectsSubscriber(BatchSubscriber):
         return _parse, _decode  # whatever the broker has: nothing may touch these bytes
 
     async def get_msg(self, consumer: Any) -> Any:
-        """
-        The next batch, once somebody wants one.
-        """
+        """The next batch, once somebody wants one."""
         request = await self._handover.asked()
         loop = asyncio.get_running_loop()
         try:
@@ -177,8 +168,8 @@ class EffectsSubscriber(BatchSubscriber):
         return tuple(records)
 
     async def consume_one(self, msg: Any) -> None:
-        """
-        Send a batch through the middlewares to `_take`; one that does not arrive is read again.
+        """Send a batch through the middlewares to `_take`; one that does not arrive is read
+        again.
         """
         batch: Batch = msg
         self._handover.offer(batch)
@@ -203,18 +194,14 @@ class EffectsSubscriber(BatchSubscriber):
     # What the service's consumer calls.
 
     def begin(self, member: KafkaConsumer) -> None:
-        """
-        Read from *member* from now on.
-        """
+        """Read from *member* from now on."""
         self._member = member
         self._handover = Handover()
         self._post_start()
         self.add_task(self._run_consume_loop, (member,))
 
     async def halt(self) -> None:
-        """
-        Read no more.
-        """
+        """Read no more."""
         tasks = list(self.tasks)
         await super(LogicSubscriber, self).stop()
         if tasks:
@@ -223,24 +210,19 @@ class EffectsSubscriber(BatchSubscriber):
         self._member = None
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """
-        What the loop reads next.
-        """
+        """What the loop reads next."""
         return await self._handover.fetch(records_max=records_max, timeout_s=timeout_s)
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Read on from there.
-        """
+        """Read on from there."""
         self._handover.drop(offsets)
         if self._member is not None:
             await self._member.seek(offsets)
 
     async def finish(self, within_s: float) -> bool:
-        """
-        Have what is in hand answered and its offsets committed while the partitions are still ours,
-        so that whoever reads them next begins behind it. What takes longer is answered all the
-        same, and read once more by others, whom the inbox answers.
+        """Have what is in hand answered and its offsets committed while the partitions are still
+        ours, so that whoever reads them next begins behind it. What takes longer is answered all
+        the same, and read once more by others, whom the inbox answers.
         """
         workplace = self.workplace
         if workplace is None:
@@ -257,23 +239,17 @@ class EffectsSubscriber(BatchSubscriber):
 
     @property
     def member(self) -> KafkaConsumer | None:
-        """
-        Our place in the group; None when not running.
-        """
+        """Our place in the group; None when not running."""
         return self._member
 
     @property
     def in_hand(self) -> int:
-        """
-        How many records are fetched and not dealt with.
-        """
+        """How many records are fetched and not dealt with."""
         return 0 if self.workplace is None else self.workplace.service.in_hand
 
     @property
     def counts(self) -> Counter[str]:
-        """
-        What the service has done, also before it was stopped.
-        """
+        """What the service has done, also before it was stopped."""
         total = Counter(self._counted)
         if self.workplace is not None:
             total.update(self.workplace.service.counts)
@@ -281,32 +257,24 @@ class EffectsSubscriber(BatchSubscriber):
 
     @property
     def failure(self) -> BaseException | None:
-        """
-        What the service has ended with, if it has.
-        """
+        """What the service has ended with, if it has."""
         if self._ending is None or not self._ending.done() or self._ending.cancelled():
             return None
         return self._ending.exception() or SagaError(f"the effects of {self.name} ended")
 
     @property
     def is_reading(self) -> bool:
-        """
-        Whether FastStream's loop runs.
-        """
+        """Whether FastStream's loop runs."""
         return self.running and any(not task.done() for task in self.tasks)
 
     async def wait(self) -> None:
-        """
-        Return when the service has ended, or raise what it has failed with.
-        """
+        """Return when the service has ended, or raise what it has failed with."""
         assert self._ending is not None, "start comes first"
         await asyncio.shield(self._ending)
 
 
 async def _parse(batch: Batch) -> KafkaMessage:
-    """
-    Names the batch and leaves it as it is; cannot fail, whatever is in the records.
-    """
+    """Names the batch and leaves it as it is; cannot fail, whatever is in the records."""
     first = batch[0]
     place = f"{first.topic}/{first.partition}/{first.offset}"
     return KafkaMessage(

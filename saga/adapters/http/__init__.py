@@ -1,5 +1,5 @@
-"""
-Health over HTTP. Importing this needs uvicorn, which comes with the extras `kafka` and `metrics`.
+"""Health over HTTP. Importing this needs uvicorn, which comes with the extras `kafka` and
+`metrics`.
 """
 
 from saga.adapters.http.all_pages import all_pages

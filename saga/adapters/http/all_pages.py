@@ -1,6 +1,4 @@
-"""
-All that a process tells over HTTP. Metrics need prometheus-client, probes do not.
-"""
+"""All that a process tells over HTTP. Metrics need prometheus-client, probes do not."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ NOT_IMPLEMENTED: Final = 501
 
 
 def all_pages(parts: Sequence[Health]) -> dict[str, Page]:
-    """
-    The probes and the metrics of a process of these *parts*.
-    """
+    """The probes and the metrics of a process of these *parts*."""
     try:
         from saga.adapters.http.metrics import metrics_page
     except ImportError as error:

@@ -1,6 +1,4 @@
-"""
-The page `/metrics`, as Prometheus reads it.
-"""
+"""The page `/metrics`, as Prometheus reads it."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ INFO: Final = gauge("saga_info", "Which saga it is.", "version")
 
 
 def metrics_page(parts: Sequence[Health]) -> Page:
-    """
-    The metrics of a process of these *parts*, and of the process itself.
-    """
+    """The metrics of a process of these *parts*, and of the process itself."""
     about = INFO.of(Sample((_version(),), 1))
 
     async def page() -> Answer:
@@ -56,9 +52,7 @@ def _version() -> str:
 
 
 class _Collector:
-    """
-    Hands over what was measured.
-    """
+    """Hands over what was measured."""
 
     def __init__(self, told: Sequence[Measured]) -> None:
         self._families: dict[str, Any] = {}
@@ -68,9 +62,7 @@ class _Collector:
                 _add(family, sample)
 
     def collect(self) -> Iterator[Metric]:
-        """
-        Yields each metric once, whoever has told of it.
-        """
+        """Yields each metric once, whoever has told of it."""
         yield from self._families.values()
 
     def _family(self, measured: Measured) -> Any:
@@ -96,8 +88,6 @@ def _add(family: Any, sample: Sample) -> None:
 
 
 def _buckets(durations: Durations) -> Iterable[tuple[str, float]]:
-    """
-    Yields each bound with how many took no longer.
-    """
+    """Yields each bound with how many took no longer."""
     bounds = [*(f"{bound:g}" for bound in durations.bounds), "+Inf"]
     return zip(bounds, accumulate(durations.counts), strict=True)

@@ -1,5 +1,4 @@
-"""
-The probes over HTTP: `/health/live` and `/health/ready`, 200 or 503, with the reasons as JSON.
+"""The probes over HTTP: `/health/live` and `/health/ready`, 200 or 503, with the reasons as JSON.
 
 Alive means that restarting would not help. Ready means that the process does all of its work now:
 an outage of the bus or of the store is no reason to restart anything, and none to be ready.
@@ -25,9 +24,7 @@ ANSWER_S: Final = 2.0
 
 
 class Answer(NamedTuple):
-    """
-    What is said over HTTP.
-    """
+    """What is said over HTTP."""
 
     status: int
     body: bytes
@@ -38,9 +35,7 @@ Page = Callable[[], Awaitable[Answer]]
 
 
 def pages(parts: Sequence[Health]) -> dict[str, Page]:
-    """
-    The probes of a process of these *parts*.
-    """
+    """The probes of a process of these *parts*."""
 
     async def live() -> Answer:
         return answer([reason for part in parts for reason in part.why_dead()], "alive", {})
@@ -53,9 +48,7 @@ def pages(parts: Sequence[Health]) -> dict[str, Page]:
 
 
 def answer(problems: Sequence[str], well: str, services: Mapping[str, Any]) -> Answer:
-    """
-    200 without *problems*, 503 with them.
-    """
+    """200 without *problems*, 503 with them."""
     said: dict[str, Any] = {"status": f"not {well}" if problems else well}
     if problems:
         said["problems"] = list(problems)
@@ -65,9 +58,7 @@ def answer(problems: Sequence[str], well: str, services: Mapping[str, Any]) -> A
 
 
 def application(found: Mapping[str, Page]) -> Any:
-    """
-    An ASGI application of these pages, and nothing else.
-    """
+    """An ASGI application of these pages, and nothing else."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001  # no body is read
         assert scope["type"] == "http", scope["type"]
@@ -86,9 +77,7 @@ def application(found: Mapping[str, Page]) -> Any:
 
 
 async def why_not_ready(parts: Sequence[Health]) -> list[str]:
-    """
-    The reasons of all *parts*; one that does not answer in time is a reason itself.
-    """
+    """The reasons of all *parts*; one that does not answer in time is a reason itself."""
 
     async def ask(part: Health) -> list[str]:
         try:

@@ -1,6 +1,4 @@
-"""
-Health over HTTP as a role of a process: it starts before the others and ends after them.
-"""
+"""Health over HTTP as a role of a process: it starts before the others and ends after them."""
 
 from __future__ import annotations
 
@@ -11,9 +9,7 @@ from saga.adapters.http.server import HttpServer
 
 
 class HttpRole:
-    """
-    Answers as long as the process serves.
-    """
+    """Answers as long as the process serves."""
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
@@ -21,8 +17,7 @@ class HttpRole:
         self.counts: Counter[str] = Counter()
 
     async def start(self) -> None:
-        """
-        Listen.
+        """Listen.
 
         Raises:
             SettingsError: somebody else listens where it was told to.
@@ -30,26 +25,18 @@ class HttpRole:
         await self._server.start()
 
     async def run(self) -> None:
-        """
-        Answer until stopped.
-        """
+        """Answer until stopped."""
         await self._stopping.wait()
 
     def stop(self) -> None:
-        """
-        The others have stopped.
-        """
+        """The others have stopped."""
         self._stopping.set()
 
     async def close(self) -> None:
-        """
-        Listen no more.
-        """
+        """Listen no more."""
         await self._server.stop()
 
     @property
     def is_idle(self) -> bool:
-        """
-        Nobody waits for probes.
-        """
+        """Nobody waits for probes."""
         return True

@@ -1,5 +1,5 @@
-"""
-An HTTP server in the process's own event loop, which leaves signals to those who own the process.
+"""An HTTP server in the process's own event loop, which leaves signals to those who own the
+process.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ log = get_logger("saga.http")
 
 
 class HttpServer:
-    """
-    A server beside whatever else the process does.
+    """A server beside whatever else the process does.
 
     Args:
         app: what answers.
@@ -42,8 +41,7 @@ class HttpServer:
         self.address: str | None = None
 
     async def start(self) -> None:
-        """
-        Listen.
+        """Listen.
 
         Raises:
             SettingsError: the address cannot be listened to, although it must.
@@ -74,9 +72,7 @@ class HttpServer:
         log.info("listening", address=self.address)
 
     async def stop(self) -> None:
-        """
-        Answer what was asked, and listen no more.
-        """
+        """Answer what was asked, and listen no more."""
         server, task = self._server, self._task
         self._server = self._task = None
         if server is not None and task is not None:
@@ -85,9 +81,7 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """
-    A server that leaves the signals to those who own the process.
-    """
+    """A server that leaves the signals to those who own the process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

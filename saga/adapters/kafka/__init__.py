@@ -1,6 +1,4 @@
-"""
-The adapters for Apache Kafka. Importing this needs the extra `saga[kafka]`.
-"""
+"""The adapters for Apache Kafka. Importing this needs the extra `saga[kafka]`."""
 
 from saga.adapters.kafka.bus import KafkaBus
 from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity

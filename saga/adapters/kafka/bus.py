@@ -1,5 +1,4 @@
-"""
-The bus on Apache Kafka.
+"""The bus on Apache Kafka.
 
 Publishing is one idempotent producer, replaced when it cannot be trusted any more; reading is one
 consumer a member, whose positions are the caller's. Nothing here relies on topics that a cluster
@@ -26,8 +25,7 @@ PUBLISH_S: Final = 20.0
 
 
 class KafkaBus:
-    """
-    A bus in a Kafka cluster. Made in the event loop that uses it; connects when it must.
+    """A bus in a Kafka cluster. Made in the event loop that uses it; connects when it must.
 
     Args:
         connection: where the cluster is, and who we are.
@@ -66,8 +64,7 @@ class KafkaBus:
         )
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """
-        Make the topics that are not there; those that are stay as they are.
+        """Make the topics that are not there; those that are stay as they are.
 
         Raises:
             BusUnavailable: nobody answers, or the cluster refuses.
@@ -91,9 +88,8 @@ class KafkaBus:
         self._publishing.forget(list(missing))
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Publish all, in order per partition; acknowledged by all replicas in sync when it returns.
-        Not atomic: an error may leave some of them published.
+        """Publish all, in order per partition; acknowledged by all replicas in sync when it
+        returns. Not atomic: an error may leave some of them published.
 
         Raises:
             BusUnavailable: try again later; repeat all.
@@ -106,8 +102,7 @@ class KafkaBus:
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> KafkaConsumer:
-        """
-        Join *group* on *topics*; those that do not exist yet are read once they do.
+        """Join *group* on *topics*; those that do not exist yet are read once they do.
 
         Raises:
             BusUnavailable: nobody answers.
@@ -128,8 +123,7 @@ class KafkaBus:
         return consumer
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """
-        Of each source the first offset kept and the next one to be written.
+        """Of each source the first offset kept and the next one to be written.
 
         Raises:
             KeyError: a source does not exist.
@@ -138,8 +132,8 @@ class KafkaBus:
         return await self._cluster.bounds(sources)
 
     async def close(self) -> None:
-        """
-        Leave all groups, finish what was accepted and let go of all connections; within seconds.
+        """Leave all groups, finish what was accepted and let go of all connections; within
+        seconds.
         """
         for consumer in list(self._consumers):
             await consumer.close()
@@ -149,8 +143,7 @@ class KafkaBus:
     # Beyond the port: what an operator asks.
 
     async def describe_topics(self, topics: Collection[str]) -> dict[str, TopicState]:
-        """
-        How those *topics* that exist are set.
+        """How those *topics* that exist are set.
 
         Raises:
             BusUnavailable: nobody answers, or this user may not ask.
@@ -160,8 +153,7 @@ class KafkaBus:
         return {name: state_of(layout, configs.get(name, {})) for name, layout in layouts.items()}
 
     async def describe_groups(self, groups: Collection[str]) -> dict[str, GroupState]:
-        """
-        How these *groups* stand; one that never was has no members and no offsets.
+        """How these *groups* stand; one that never was has no members and no offsets.
 
         Raises:
             BusUnavailable: nobody answers, or this user may not ask.

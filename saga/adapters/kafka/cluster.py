@@ -1,5 +1,4 @@
-"""
-Questions to the cluster that no producer and no consumer asks: topics, bounds, settings.
+"""Questions to the cluster that no producer and no consumer asks: topics, bounds, settings.
 
 One connection a broker, opened when the first question comes. No question ever creates a topic: the
 metadata requests of aiokafka's own clients do, wherever a broker allows it, so nothing is handed to
@@ -40,9 +39,8 @@ _TOPIC_RESOURCE: Final = 2
 
 @frozen()
 class Layout:
-    """
-    How a topic stands in the cluster: of each partition its leader (None: there is none now), and
-    the smallest number of replicas of any of them.
+    """How a topic stands in the cluster: of each partition its leader (None: there is none now),
+    and the smallest number of replicas of any of them.
     """
 
     name: str
@@ -51,9 +49,7 @@ class Layout:
 
 
 class Cluster:
-    """
-    A Kafka cluster, to be asked. Connects by itself, and again when it must.
-    """
+    """A Kafka cluster, to be asked. Connects by itself, and again when it must."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
@@ -62,8 +58,7 @@ class Cluster:
         self._is_closed = False
 
     async def layouts(self, topics: Collection[str]) -> dict[str, Layout]:
-        """
-        Of those *topics* that exist, how they stand.
+        """Of those *topics* that exist, how they stand.
 
         Raises:
             BusUnavailable: nobody answers.
@@ -91,8 +86,7 @@ class Cluster:
     async def bounds(
         self, sources: Collection[Source], *, isolation: int = READ_UNCOMMITTED
     ) -> dict[Source, tuple[int, int]]:
-        """
-        Of each source the first offset kept and the next one to be written; with *isolation*
+        """Of each source the first offset kept and the next one to be written; with *isolation*
         READ_COMMITTED, the end of what is not held up by an open transaction.
 
         Raises:
@@ -112,9 +106,8 @@ class Cluster:
                     await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
 
     async def create(self, wanted: Sequence[tuple[str, int, int, Mapping[str, str]]]) -> None:
-        """
-        Make topics, given as name, partitions, replicas (-1: as the brokers are set) and settings;
-        those that are there stay as they are. They can be written to when this returns.
+        """Make topics, given as name, partitions, replicas (-1: as the brokers are set) and
+        settings; those that are there stay as they are. They can be written to when this returns.
 
         Raises:
             BusUnavailable: nobody answers, or the controller refuses.
@@ -136,8 +129,7 @@ class Cluster:
         await self._until_led([row[0] for row in rows])
 
     async def configs(self, topics: Collection[str]) -> dict[str, dict[str, str]]:
-        """
-        The settings of topics that exist, those that are the brokers' defaults included.
+        """The settings of topics that exist, those that are the brokers' defaults included.
 
         Raises:
             BusUnavailable: nobody answers, or this user may not ask.
@@ -158,9 +150,7 @@ class Cluster:
         return found
 
     async def close(self) -> None:
-        """
-        Let go of the connections.
-        """
+        """Let go of the connections."""
         self._is_closed = True
         if self._client is not None:
             client, self._client = self._client, None
@@ -189,9 +179,7 @@ class Cluster:
             return self._client
 
     async def _ask_any(self, client: AIOKafkaClient, request: Any) -> Any:
-        """
-        Ask the brokers one after another, until one answers.
-        """
+        """Ask the brokers one after another, until one answers."""
         brokers = sorted(broker.nodeId for broker in client.cluster.brokers())
         last: kafka.KafkaError = kafka.NodeNotReadyError("no broker is known")
         for node_id in brokers:
@@ -213,9 +201,7 @@ class Cluster:
         return await client.send(controller.nodeId, request)
 
     async def _reconnect(self, client: AIOKafkaClient) -> None:
-        """
-        Begin again from the addresses given: all brokers known may have moved.
-        """
+        """Begin again from the addresses given: all brokers known may have moved."""
         if self._client is client:
             self._client = None
             await client.close()

@@ -1,5 +1,4 @@
-"""
-How to reach a Kafka cluster: addresses, encryption, and who we are.
+"""How to reach a Kafka cluster: addresses, encryption, and who we are.
 
 Secrets are held, handed to the client and never shown: their fields are left out of every `repr`.
 """
@@ -27,9 +26,8 @@ _HOOK_SETTING: Final = "SAGA_KAFKA_SASL_OAUTH_TOKEN"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSecurity:
-    """
-    Encryption and credentials. *oauth_token* is `module:callable`; called without arguments, in the
-    event loop, it returns (or awaits) an access token each time a connection is made.
+    """Encryption and credentials. *oauth_token* is `module:callable`; called without arguments, in
+    the event loop, it returns (or awaits) an access token each time a connection is made.
     """
 
     protocol: str = "PLAINTEXT"
@@ -46,8 +44,7 @@ class KafkaSecurity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConnection:
-    """
-    Where the cluster is, and how to talk to it.
+    """Where the cluster is, and how to talk to it.
 
     *servers* are `host:port`, any of the cluster's; *client_id* names us in the brokers' logs.
     """
@@ -57,8 +54,7 @@ class KafkaConnection:
     security: KafkaSecurity = KafkaSecurity()
 
     def options(self) -> dict[str, Any]:
-        """
-        What every client of aiokafka is made with.
+        """What every client of aiokafka is made with.
 
         Raises:
             SettingsError: a file or a hook cannot be loaded.
@@ -85,25 +81,22 @@ class KafkaConnection:
 
 
 class NoToken(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
-    """
-    Raised when the hook gives no token. Of aiokafka's kind, so that it is waited out like others.
+    """Raised when the hook gives no token. Of aiokafka's kind, so that it is waited out like
+    others.
     """
 
     retriable = True
 
 
 class TokenHook(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
-    """
-    A callable of the user's, as aiokafka wants it.
-    """
+    """A callable of the user's, as aiokafka wants it."""
 
     def __init__(self, hook: Any, name: str) -> None:
         self._hook = hook
         self._name = name
 
     async def token(self) -> str:
-        """
-        An access token that is valid now.
+        """An access token that is valid now.
 
         Raises:
             NoToken: the hook has raised, or returned something else.

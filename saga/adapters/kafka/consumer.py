@@ -1,5 +1,4 @@
-"""
-One member of a consumer group: fetches, and takes over what a rebalance gives.
+"""One member of a consumer group: fetches, and takes over what a rebalance gives.
 
 Where to begin is asked in `fetch`, while the new sources are paused: whatever goes wrong reaches
 whoever fetches, the next fetch tries again, and heartbeats go on meanwhile. Records of a source
@@ -47,9 +46,7 @@ log = get_logger("saga.kafka")
 
 
 class KafkaConsumer:
-    """
-    A member of a group. Made by `KafkaBus.subscribe`; one task at a time fetches.
-    """
+    """A member of a group. Made by `KafkaBus.subscribe`; one task at a time fetches."""
 
     def __init__(
         self,
@@ -80,8 +77,7 @@ class KafkaConsumer:
         self.group = group
 
     async def open(self) -> None:
-        """
-        Connect and join.
+        """Connect and join.
 
         Raises:
             BusUnavailable: nobody answers.
@@ -106,8 +102,7 @@ class KafkaConsumer:
         await self._follow_topics(membership, loop.time())
 
     async def join(self) -> None:
-        """
-        Wait until the group has given this member its share. Not for long: while the group waits
+        """Wait until the group has given this member its share. Not for long: while the group waits
         for a member that was killed, there is other work to do.
         """
         membership = self._membership
@@ -115,8 +110,7 @@ class KafkaConsumer:
             await membership.wait(JOIN_S)
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """
-        Up to *records_max* records, as they were published; empty after *timeout_s*.
+        """Up to *records_max* records, as they were published; empty after *timeout_s*.
 
         Raises:
             BusUnavailable: nobody answers; the next fetch tries again.
@@ -139,16 +133,13 @@ class KafkaConsumer:
         return []
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Read on from these offsets; sources that are not read here are left alone.
-        """
+        """Read on from these offsets; sources that are not read here are left alone."""
         if self._membership is not None:
             for source, offset in offsets.items():
                 self._membership.move(source, offset)
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Remember for the group the *next* offset to read of each source; forward or back.
+        """Remember for the group the *next* offset to read of each source; forward or back.
 
         What another member reads by now is its to commit: then this does nothing.
 
@@ -168,63 +159,49 @@ class KafkaConsumer:
             log.debug("offsets not committed", group=self.group, reason=str(error))
 
     def before_letting_go(self, let_go: LetGo) -> None:
-        """
-        Have *let_go* awaited before each rebalance, for a few seconds at most.
-        """
+        """Have *let_go* awaited before each rebalance, for a few seconds at most."""
         self._let_go = let_go
         if self._membership is not None:
             self._membership.let_go = let_go
 
     def assignment(self) -> frozenset[Source]:
-        """
-        The sources this member reads now.
-        """
+        """The sources this member reads now."""
         return frozenset() if self._membership is None else frozenset(self._membership.next)
 
     @property
     def has_joined(self) -> bool:
-        """
-        Whether the group has said what this member reads, be it nothing, and it reads all of it.
+        """Whether the group has said what this member reads, be it nothing, and it reads all of
+        it.
         """
         membership = self._membership
         return membership is not None and membership.settled.is_set() and not membership.fresh
 
     @property
     def progress(self) -> Mapping[Source, Progress]:
-        """
-        Of each source that this member reads, how far.
-        """
+        """Of each source that this member reads, how far."""
         return {} if self._membership is None else self._membership.progress()
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """
-        The sources that are assigned to this member and not read, each with the reason.
-        """
+        """The sources that are assigned to this member and not read, each with the reason."""
         return {} if self._membership is None else dict(self._membership.stopped)
 
     @property
     def waits_for(self) -> str | None:
-        """
-        What is missing before this member reads all of its topics; None when nothing is.
-        """
+        """What is missing before this member reads all of its topics; None when nothing is."""
         if self._membership is None or not self.has_joined:
             return f"an assignment in the group {self.group}"
         return self._membership.waits_for(self._topics)
 
     async def close(self) -> None:
-        """
-        Leave the group at once, if its member is not a static one.
-        """
+        """Leave the group at once, if its member is not a static one."""
         if not self._is_closed:
             self._is_closed = True
             self._closed(self)
             await self._leave()
 
     async def _living(self) -> Membership:
-        """
-        The membership; a new one where there is none, or where it makes no progress.
-        """
+        """The membership; a new one where there is none, or where it makes no progress."""
         if self._watchdog is not None and self._watchdog.verdict is not None:
             self._counts["consumers_restarted"] += 1
             log.error("a consumer is made anew", group=self.group, reason=self._watchdog.verdict)
@@ -244,9 +221,7 @@ class KafkaConsumer:
             membership.next = {}
 
     async def _follow_topics(self, membership: Membership, now_s: float) -> None:
-        """
-        Subscribe to those topics that exist: asked for others, a cluster might make them.
-        """
+        """Subscribe to those topics that exist: asked for others, a cluster might make them."""
         if now_s < self._look_for_topics_at:
             return
         self._look_for_topics_at = now_s + MISSING_TOPICS_S
@@ -259,9 +234,7 @@ class KafkaConsumer:
             log.info("waiting for topics", group=self.group, missing=sorted(missing - found))
 
     async def _take_over(self, membership: Membership) -> None:
-        """
-        Begin to read what a rebalance has given; a source whose place is lost stops.
-        """
+        """Begin to read what a rebalance has given; a source whose place is lost stops."""
         generation = membership.generation
         fresh = dict(membership.fresh)
         unknown = sorted(source for source, offset in fresh.items() if offset is None)
@@ -339,9 +312,7 @@ class KafkaConsumer:
     async def _poll_carefully(
         self, membership: Membership, records_max: int, timeout_s: float
     ) -> list[Inbound]:
-        """
-        Partition by partition, so that one that cannot be read is known by name.
-        """
+        """Partition by partition, so that one that cannot be read is known by name."""
         found: list[Inbound] = []
         for source in list(membership.next):
             at = TopicPartition(*source)
@@ -367,8 +338,8 @@ class KafkaConsumer:
     async def _salvage(
         self, membership: Membership, source: Source, error: Exception
     ) -> list[Inbound]:
-        """
-        Read past a record that aiokafka cannot decode; what we cannot either stops the partition.
+        """Read past a record that aiokafka cannot decode; what we cannot either stops the
+        partition.
         """
         offset = membership.next.get(source)
         if offset is None:

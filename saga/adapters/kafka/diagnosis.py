@@ -1,5 +1,4 @@
-"""
-Why a cluster cannot be connected to, said with the setting that is most likely wrong.
+"""Why a cluster cannot be connected to, said with the setting that is most likely wrong.
 
 aiokafka tries its servers one after another and in the end says only that none of them would do. So
 each is tried once more here, and what comes of it is told apart: nobody listens, a certificate is
@@ -39,8 +38,7 @@ _PROTOCOL: Final = "SAGA_KAFKA_SECURITY_PROTOCOL"
 
 @asynccontextmanager
 async def connecting(connection: KafkaConnection, seconds: float, what: str) -> AsyncIterator[None]:
-    """
-    Bound a first contact in time, and say why it came to nothing.
+    """Bound a first contact in time, and say why it came to nothing.
 
     Raises:
         BusUnavailable: there is no connection; names the server, and the setting if it is one's.
@@ -56,9 +54,7 @@ async def connecting(connection: KafkaConnection, seconds: float, what: str) -> 
 
 
 async def diagnosis(connection: KafkaConnection, said: str) -> str:
-    """
-    Why no connection can be made; *said* where it cannot be found out, or can be made by now.
-    """
+    """Why no connection can be made; *said* where it cannot be found out, or can be made by now."""
     servers = connection.servers[:SERVERS_TRIED_MAX]
     found = await asyncio.gather(*(_trial(connection, server) for server in servers))
     reasons = [
@@ -90,8 +86,7 @@ async def _trial(connection: KafkaConnection, server: str) -> str | None:
 
 
 async def _close(tried: AIOKafkaConnection) -> None:
-    """
-    Close a connection and see it closed: an encrypted one ends only when the other side has said
+    """Close a connection and see it closed: an encrypted one ends only when the other side has said
     so too, and whoever ends this program meanwhile would leave its socket open.
     """
     closed = tried.close()

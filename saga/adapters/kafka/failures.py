@@ -1,6 +1,4 @@
-"""
-What aiokafka raises, as what the port promises.
-"""
+"""What aiokafka raises, as what the port promises."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ from saga.errors import BusUnavailable
 
 @asynccontextmanager
 async def within(seconds: float, what: str) -> AsyncIterator[None]:
-    """
-    Bound an exchange with the cluster in time: aiokafka goes on trying for ever in many places.
+    """Bound an exchange with the cluster in time: aiokafka goes on trying for ever in many places.
 
     Raises:
         BusUnavailable: it took longer, or failed in a way that nobody can tell from being away.
@@ -31,7 +28,5 @@ async def within(seconds: float, what: str) -> AsyncIterator[None]:
 
 
 def described(error: BaseException) -> str:
-    """
-    *error* in one line; aiokafka's own are often empty but for their name.
-    """
+    """*error* in one line; aiokafka's own are often empty but for their name."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")

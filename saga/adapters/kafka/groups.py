@@ -1,6 +1,4 @@
-"""
-Consumer groups in a cluster, as an operator asks for them: who is in them, how far they are.
-"""
+"""Consumer groups in a cluster, as an operator asks for them: who is in them, how far they are."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ ANSWER_S: Final = 10.0
 
 @frozen(kw_only=True)
 class GroupState:
-    """
-    A group: how many members it has, and of each source the next offset that it committed.
-    """
+    """A group: how many members it has, and of each source the next offset that it committed."""
 
     name: str
     members: int
@@ -33,8 +29,7 @@ class GroupState:
 async def describe_groups(
     connection: KafkaConnection, groups: Collection[str]
 ) -> dict[str, GroupState]:
-    """
-    How these groups stand; one that never was has no members and no offsets.
+    """How these groups stand; one that never was has no members and no offsets.
 
     Raises:
         BusUnavailable: nobody answers, or this user may not ask.

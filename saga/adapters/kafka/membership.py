@@ -1,5 +1,4 @@
-"""
-One life of a member: a consumer of aiokafka, from joining to leaving, and what it was assigned.
+"""One life of a member: a consumer of aiokafka, from joining to leaving, and what it was assigned.
 
 On assignment the listener never waits: aiokafka swallows what listeners raise, and would read on
 from the group's committed offset while one waits. It pauses what is new at once and leaves the rest
@@ -28,13 +27,10 @@ log = get_logger("saga.kafka")
 
 
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
-    """
-    Attributes:
-        next: of each source that is read, the next offset to return.
-        fresh: sources to be taken over, each with the offset where it was left if that is known.
-        generation: how often the assignment has changed.
-        settled: set while there is an assignment.
-        let_go: awaited before a rebalance, if there is anybody to ask.
+    """Attributes: next: of each source that is read, the next offset to return. fresh: sources to
+    be taken over, each with the offset where it was left if that is known. generation: how often
+    the assignment has changed. settled: set while there is an assignment. let_go: awaited before a
+    rebalance, if there is anybody to ask.
     """
 
     def __init__(self, consumer: AIOKafkaConsumer, group: str) -> None:
@@ -49,15 +45,12 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         self._left: tuple[object, dict[Source, int]] | None = None
 
     def subscribe(self, topics: Iterable[str]) -> None:
-        """
-        Read these topics, which must exist, from the next rebalance on.
-        """
+        """Read these topics, which must exist, from the next rebalance on."""
         self.consumer.subscribe(sorted(topics), listener=self)
 
     async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:  # noqa: ARG002  # it is all
-        """
-        Called by aiokafka before each rebalance: of everything, as it knows eager ones only. Until
-        this returns we are a member of the old generation, and heartbeats go on.
+        """Called by aiokafka before each rebalance: of everything, as it knows eager ones only.
+        Until this returns we are a member of the old generation, and heartbeats go on.
         """
         self.generation += 1
         self.settled.clear()
@@ -69,9 +62,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
             self._forget()
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        """
-        Called by aiokafka after each rebalance, before anything of the new sources was read.
-        """
+        """Called by aiokafka after each rebalance, before anything of the new sources was read."""
         self.generation += 1
         self._forget()  # once more: aiokafka may have lost the group without a word
         expected, kept = self._left or (None, {})
@@ -101,25 +92,19 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         self.stopped = {}
 
     async def wait(self, timeout_s: float) -> None:
-        """
-        Return when there is an assignment, or after *timeout_s*.
-        """
+        """Return when there is an assignment, or after *timeout_s*."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self.settled.wait()
 
     def waits_for(self, topics: Iterable[str]) -> str | None:
-        """
-        Those of *topics* that do not exist, as far as the client knows, in words.
-        """
+        """Those of *topics* that do not exist, as far as the client knows, in words."""
         known = self.consumer.partitions_for_topic
         missing = sorted(topic for topic in topics if not known(topic))
         return f"topics that do not exist: {', '.join(missing)}" if missing else None
 
     def received(self, found: Mapping[Any, Sequence[Any]]) -> list[Inbound]:
-        """
-        Move past the records that aiokafka has *found*; them, byte for byte.
-        """
+        """Move past the records that aiokafka has *found*; them, byte for byte."""
         received: list[Inbound] = []
         add = received.append
         for at, records in found.items():
@@ -140,9 +125,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         return received
 
     def progress(self) -> dict[Source, Progress]:
-        """
-        Of each source that is read, how far; its end as of the last answer of its broker.
-        """
+        """Of each source that is read, how far; its end as of the last answer of its broker."""
         end_of, assigned = self.consumer.highwater, self.consumer.assignment()
         return {
             source: Progress(offset, end_of(at) if at in assigned else None)
@@ -151,9 +134,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         }
 
     def begin(self, source: Source, offset: int) -> None:
-        """
-        Read a fresh source from *offset* on.
-        """
+        """Read a fresh source from *offset* on."""
         at = TopicPartition(*source)
         self.consumer.seek(at, offset)
         self.consumer.resume(at)
@@ -161,18 +142,14 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         self.next[source] = offset
 
     def stop_reading(self, source: Source, reason: str) -> None:
-        """
-        Leave *source* alone until it is assigned anew; the others go on.
-        """
+        """Leave *source* alone until it is assigned anew; the others go on."""
         self.consumer.pause(TopicPartition(*source))
         self.fresh.pop(source, None)
         self.next.pop(source, None)
         self.stopped[source] = reason
 
     def look_again(self, sources: Iterable[Source]) -> None:
-        """
-        Have these taken over anew from where they were left.
-        """
+        """Have these taken over anew from where they were left."""
         for source in sources:
             offset = self.next.pop(source, None)
             if offset is not None:
@@ -180,24 +157,18 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
                 self.fresh[source] = offset
 
     def move(self, source: Source, offset: int) -> None:
-        """
-        Read on from there, if *source* is read here.
-        """
+        """Read on from there, if *source* is read here."""
         if source in self.next:
             self.next[source] = offset
             self.consumer.seek(TopicPartition(*source), offset)
 
     def rewind(self) -> None:
-        """
-        Drop all that is buffered and read on from what was returned last.
-        """
+        """Drop all that is buffered and read on from what was returned last."""
         for source, offset in self.next.items():
             self.consumer.seek(TopicPartition(*source), offset)
 
     async def committed(self, sources: Iterable[Source]) -> dict[Source, int]:
-        """
-        The group's committed offsets of those that have one.
-        """
+        """The group's committed offsets of those that have one."""
         asked = list(sources)
         found = await asyncio.gather(
             *(self.consumer.committed(TopicPartition(*source)) for source in asked)
@@ -209,9 +180,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         }
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Commit for the group.
-        """
+        """Commit for the group."""
         await self.consumer.commit(
             {
                 TopicPartition(*source): OffsetAndMetadata(offset, "")
@@ -221,16 +190,12 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
 
     @property
     def is_rejoining(self) -> bool:
-        """
-        Whether a rebalance is wanted or under way.
-        """
+        """Whether a rebalance is wanted or under way."""
         coordinator = self.consumer._coordinator  # noqa: SLF001
         return not self.settled.is_set() or coordinator._rejoin_needed_fut.done()  # noqa: SLF001
 
     async def end(self) -> None:
-        """
-        Leave the group and let go of everything, within a few seconds.
-        """
+        """Leave the group and let go of everything, within a few seconds."""
         consumer = self.consumer
         # In a task of its own: a cancelled one of aiokafka's may escape as our own cancellation.
         stopping = asyncio.ensure_future(consumer.stop())
@@ -245,9 +210,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
                 await consumer._client.close()  # noqa: SLF001
 
     def _identity(self, later: int) -> object:
-        """
-        Who we are in which generation of the group; *later*, in the one so many after it.
-        """
+        """Who we are in which generation of the group; *later*, in the one so many after it."""
         coordinator = self.consumer._coordinator  # noqa: SLF001
         return coordinator.member_id, coordinator.generation + later
 

@@ -1,6 +1,4 @@
-"""
-From settings to a bus on Kafka.
-"""
+"""From settings to a bus on Kafka."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ _USED_BY: Final = {
 
 
 def open_bus(settings: Settings, *, record_bytes_max: int) -> KafkaBus:
-    """
-    The bus that *settings* name; it connects when it is used.
+    """The bus that *settings* name; it connects when it is used.
 
     Raises:
         SettingsError: settings do not fit together, or name something that cannot be loaded.

@@ -1,5 +1,4 @@
-"""
-One idempotent producer of aiokafka, for as long as it can be trusted.
+"""One idempotent producer of aiokafka, for as long as it can be trusted.
 
 Records go straight into the producer's batches: no coroutine, no future and no metadata a record,
 only one future a batch, which costs a third of `AIOKafkaProducer.send`. That takes four private
@@ -38,9 +37,7 @@ Delivery = asyncio.Future[Any]
 
 
 class Outlet:
-    """
-    A producer. `put` keeps the order of what is put; `give_up` ends it.
-    """
+    """A producer. `put` keeps the order of what is put; `give_up` ends it."""
 
     def __init__(self, connection: KafkaConnection, *, compression: str | None) -> None:
         self._producer = AIOKafkaProducer(
@@ -58,8 +55,7 @@ class Outlet:
         self.is_over = False
 
     async def start(self) -> None:
-        """
-        Connect.
+        """Connect.
 
         Raises:
             KafkaError: nobody answers.
@@ -71,15 +67,12 @@ class Outlet:
             raise
 
     def partitions(self, topic: str) -> int | None:
-        """
-        How many partitions *topic* has, as far as this producer knows it.
-        """
+        """How many partitions *topic* has, as far as this producer knows it."""
         found = self._producer.client.cluster.partitions_for_topic(topic)
         return None if found is None else len(found)
 
     async def learn(self, topic: str) -> None:
-        """
-        Get to know a topic that exists.
+        """Get to know a topic that exists.
 
         Raises:
             KafkaError: nobody answers.
@@ -87,9 +80,7 @@ class Outlet:
         await self._producer.partitions_for(topic)
 
     def put(self, placed: Sequence[tuple[Source, Record]]) -> set[Delivery]:
-        """
-        Have all of these sent, in order per partition; returns how they are doing.
-        """
+        """Have all of these sent, in order per partition; returns how they are doing."""
         batches = self._batches
         queues, append_batch = batches._batches, batches._append_batch  # noqa: SLF001
         now_ms = int(time() * 1000)
@@ -113,18 +104,14 @@ class Outlet:
         return deliveries
 
     async def stop(self, timeout_s: float) -> None:
-        """
-        Deliver what was put, if that is possible in *timeout_s*, and let go of everything.
-        """
+        """Deliver what was put, if that is possible in *timeout_s*, and let go of everything."""
         with contextlib.suppress(TimeoutError, KafkaError, OSError):
             async with asyncio.timeout(timeout_s):
                 await self._producer.flush()
         await self.give_up()
 
     async def give_up(self) -> None:
-        """
-        Let go of everything at once; what is not delivered fails.
-        """
+        """Let go of everything at once; what is not delivered fails."""
         if self.is_over:
             return
         self.is_over = True
@@ -147,8 +134,7 @@ class Outlet:
                 batch.future.set_exception(error)
 
     async def _end(self, sender: asyncio.Task[None]) -> None:
-        """
-        End the sender's task. It waits for its requests, and those for metadata, which nobody
+        """End the sender's task. It waits for its requests, and those for metadata, which nobody
         brings any more.
         """
         sender.remove_done_callback(self._producer._sender._fail_all)  # noqa: SLF001  # did so
@@ -166,8 +152,6 @@ class Outlet:
 
 
 def _seen(delivery: Delivery) -> None:
-    """
-    A failure that nobody waits for any more is no news.
-    """
+    """A failure that nobody waits for any more is no news."""
     if not delivery.cancelled():
         delivery.exception()

@@ -1,6 +1,4 @@
-"""
-Publishing: records to partitions, and a producer that is replaced when it cannot be trusted.
-"""
+"""Publishing: records to partitions, and a producer that is replaced when it cannot be trusted."""
 
 from __future__ import annotations
 
@@ -36,8 +34,7 @@ log = get_logger("saga.kafka")
 
 
 class Publishing:
-    """
-    The publishing half of `KafkaBus`.
+    """The publishing half of `KafkaBus`.
 
     Args:
         timeout_s: how long a delivery may take: longer than the election of a leader.
@@ -67,8 +64,7 @@ class Publishing:
         self._counts = counts
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Publish all, in order per partition; as `Bus.publish` says.
+        """Publish all, in order per partition; as `Bus.publish` says.
 
         Raises:
             BusUnavailable, MessageTooLarge, KeyError: as there.
@@ -85,18 +81,14 @@ class Publishing:
         await self._deliver(outlet, outlet.put(placed), counts.keys())
 
     async def close(self) -> None:
-        """
-        Finish what was accepted, within a few seconds.
-        """
+        """Finish what was accepted, within a few seconds."""
         self._is_closed = True
         outlet, self._outlet = self._outlet, None
         if outlet is not None:
             await outlet.stop(STOP_S)
 
     def forget(self, topics: Sequence[str]) -> None:
-        """
-        What is known of these topics may be wrong by now.
-        """
+        """What is known of these topics may be wrong by now."""
         for topic in topics:
             self._limits.pop(topic, None)
 
@@ -154,9 +146,7 @@ class Publishing:
                     )
 
     async def _limit(self, topic: str) -> int:
-        """
-        The largest batch that *topic* takes.
-        """
+        """The largest batch that *topic* takes."""
         known = self._limits.get(topic)
         if known is None:
             found = (await self._cluster.configs([topic])).get(topic)
@@ -193,9 +183,9 @@ class Publishing:
     async def _wait(
         self, deliveries: set[Delivery], topics: Collection[str]
     ) -> tuple[set[Delivery], str | None]:
-        """
-        The deliveries that do not come in time; no longer waited for once a topic is found missing,
-        which aiokafka would never say: to it, a topic that was deleted may come back any time.
+        """The deliveries that do not come in time; no longer waited for once a topic is found
+        missing, which aiokafka would never say: to it, a topic that was deleted may come back any
+        time.
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._timeout_s

@@ -1,5 +1,4 @@
-r"""
-Reads a batch that aiokafka refuses: one in which a header's name is no UTF-8.
+r"""Reads a batch that aiokafka refuses: one in which a header's name is no UTF-8.
 
 Kafka takes any bytes there, so that one careless producer could stop a partition for good. The
 values of such a record come through as they are; what is no text in a name is escaped, as `\xff`.
@@ -30,8 +29,7 @@ _MAGIC: Final = 2
 
 
 async def read_carefully(consumer: AIOKafkaConsumer, source: Source, offset: int) -> list[Inbound]:
-    """
-    The records from *offset* to the end of its batch.
+    """The records from *offset* to the end of its batch.
 
     Raises:
         KafkaError: they cannot be fetched, or are damaged.
@@ -79,13 +77,10 @@ def _first_batch(
 
 
 class TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka ships no types
-    """
-    A batch whose header names may be anything.
-    """
+    """A batch whose header names may be anything."""
 
     def read(self, source: Source) -> list[Inbound]:
-        """
-        All its records.
+        """All its records.
 
         Raises:
             ValueError: it ends too early.

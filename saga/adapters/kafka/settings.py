@@ -1,5 +1,5 @@
-"""
-Everything that a consumer of aiokafka can be set to and that matters here, each with its reason.
+"""Everything that a consumer of aiokafka can be set to and that matters here, each with
+its reason.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerSettings:
-    """
-    How members of groups behave.
+    """How members of groups behave.
 
     Args:
         session_timeout_ms: how long a killed member's partitions stay unread. Not less than the
@@ -42,9 +41,7 @@ class ConsumerSettings:
     instance_id: str | None = None
 
     def options(self) -> dict[str, Any]:
-        """
-        What a consumer of aiokafka is made with, beside its connection and group.
-        """
+        """What a consumer of aiokafka is made with, beside its connection and group."""
         return {
             "session_timeout_ms": self.session_timeout_ms,
             "heartbeat_interval_ms": min(self.heartbeat_interval_ms, self.session_timeout_ms // 3),

@@ -1,6 +1,4 @@
-"""
-How topics are to be set, how they are, and what is wrong with them.
-"""
+"""How topics are to be set, how they are, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ KEPT_FOR_EVER_MS: Final = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicDefaults:
-    """
-    What all topics have in common. None: as the brokers are set.
+    """What all topics have in common. None: as the brokers are set.
 
     Args:
         replicas: copies of each partition.
@@ -35,15 +32,11 @@ class TopicDefaults:
 
     @property
     def replicas_asked(self) -> int:
-        """
-        As the protocol says it.
-        """
+        """As the protocol says it."""
         return AS_THE_BROKERS if self.replicas is None else self.replicas
 
     def configs(self, spec: TopicSpec, *, record_bytes_max: int) -> dict[str, str]:
-        """
-        The settings that the topic is made with.
-        """
+        """The settings that the topic is made with."""
         kept_ms = KEPT_FOR_EVER_MS if spec.retention_s is None else spec.retention_s * 1000
         found = {
             "cleanup.policy": "delete",
@@ -60,9 +53,8 @@ class TopicDefaults:
 
 @frozen(kw_only=True)
 class TopicState:
-    """
-    How a topic is set. *retention_s* None keeps records for ever; *leaderless* are the partitions
-    that nobody can read or write now.
+    """How a topic is set. *retention_s* None keeps records for ever; *leaderless* are the
+    partitions that nobody can read or write now.
     """
 
     name: str
@@ -77,9 +69,7 @@ class TopicState:
 
 @frozen()
 class TopicFlaw:
-    """
-    What is wrong with a topic. A warning does not keep anything from working today.
-    """
+    """What is wrong with a topic. A warning does not keep anything from working today."""
 
     topic: str
     problem: str
@@ -87,9 +77,7 @@ class TopicFlaw:
 
 
 def state_of(layout: Layout, configs: Mapping[str, str]) -> TopicState:
-    """
-    The state of a topic, from the cluster's answers.
-    """
+    """The state of a topic, from the cluster's answers."""
     kept_ms = int(configs.get("retention.ms") or KEPT_FOR_EVER_MS)
     return TopicState(
         name=layout.name,
@@ -106,8 +94,7 @@ def state_of(layout: Layout, configs: Mapping[str, str]) -> TopicState:
 def flaws_of(
     wanted: Iterable[TopicSpec], found: Mapping[str, TopicState], *, record_bytes_max: int
 ) -> list[TopicFlaw]:
-    """
-    Compare what is wanted with what there is.
+    """Compare what is wanted with what there is.
 
     Equal numbers of partitions matter to speed alone: only with them does one worker read all
     records of a saga. Which number it is may differ from the settings' for the same reason.

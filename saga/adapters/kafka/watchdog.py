@@ -1,5 +1,5 @@
-"""
-Looks whether a member makes progress: aiokafka can stop fetching, or rejoining, without an error.
+"""Looks whether a member makes progress: aiokafka can stop fetching, or rejoining, without an
+error.
 
 It asks the cluster, not the client: what is stuck may also be what the client believes.
 """
@@ -19,9 +19,7 @@ POLLS_MIN: Final = 3
 
 
 class Watchdog:
-    """
-    Beside one membership. *verdict* says what is wrong, once something is.
-    """
+    """Beside one membership. *verdict* says what is wrong, once something is."""
 
     def __init__(self, membership: Membership, cluster: Cluster, stalled_s: float) -> None:
         self._membership = membership
@@ -32,15 +30,11 @@ class Watchdog:
         self.verdict: str | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """
-        Begin to watch.
-        """
+        """Begin to watch."""
         self._task = loop.create_task(self._watch(), name="kafka watchdog")
 
     async def stop(self) -> None:
-        """
-        Watch no more.
-        """
+        """Watch no more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -64,9 +58,7 @@ class Watchdog:
             behind = now_behind
 
     async def _behind(self) -> dict[Source, int]:
-        """
-        Where we stand in those sources that have more.
-        """
+        """Where we stand in those sources that have more."""
         places = dict(self._membership.next)
         try:
             bounds = await self._cluster.bounds(places, isolation=READ_COMMITTED)

@@ -1,5 +1,5 @@
-"""
-Store and bus in memory, with the same meaning as the durable ones: for tests and simulated worlds.
+"""Store and bus in memory, with the same meaning as the durable ones: for tests and simulated
+worlds.
 """
 
 from saga.adapters.memory.bus import MemoryBus

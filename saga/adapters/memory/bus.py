@@ -1,5 +1,4 @@
-"""
-The bus in memory: topics, keyed partitions, offsets and consumer groups within one event loop.
+"""The bus in memory: topics, keyed partitions, offsets and consumer groups within one event loop.
 
 No threads and no chance: the same calls in the same order deliver the same records. A change of a
 group is known to all its members at once.
@@ -22,9 +21,7 @@ RECORD_BYTES_MAX: Final = 1_048_576
 
 
 class Partition:
-    """
-    The records of one source that are still kept.
-    """
+    """The records of one source that are still kept."""
 
     def __init__(self, retention_s: int | None) -> None:
         self.begin = 0
@@ -33,15 +30,11 @@ class Partition:
 
     @property
     def end(self) -> int:
-        """
-        The next offset to be written.
-        """
+        """The next offset to be written."""
         return self.begin + len(self.records)
 
     def expire(self, now: Instant) -> None:
-        """
-        Forget what retention no longer keeps.
-        """
+        """Forget what retention no longer keeps."""
         if self._retention_s is None:
             return
         keep_from = now - self._retention_s * 1_000_000
@@ -53,8 +46,7 @@ class Partition:
 
 
 class MemoryBus:
-    """
-    A bus for one event loop.
+    """A bus for one event loop.
 
     Args:
         clock: dates records, and says how long a fetch waits.
@@ -72,9 +64,7 @@ class MemoryBus:
         self._is_closed = False
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """
-        Make the topics that are not there; those that are stay as they are.
-        """
+        """Make the topics that are not there; those that are stay as they are."""
         for spec in topics:
             if spec.partitions < 1:
                 raise ValueError(f"{spec.name}: a topic has at least one partition")
@@ -85,8 +75,7 @@ class MemoryBus:
         self._share_out(self._consumers)
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Publish all, in order per partition.
+        """Publish all, in order per partition.
 
         Raises:
             BusUnavailable: the bus is closed.
@@ -101,8 +90,7 @@ class MemoryBus:
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> MemoryConsumer:
-        """
-        Join *group* on *topics*; those that do not exist yet are read once they do.
+        """Join *group* on *topics*; those that do not exist yet are read once they do.
 
         Raises:
             BusUnavailable: the bus is closed.
@@ -115,8 +103,7 @@ class MemoryBus:
         return consumer
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """
-        Of each source the first offset kept and the next one to be written.
+        """Of each source the first offset kept and the next one to be written.
 
         Raises:
             KeyError: a source does not exist.
@@ -129,17 +116,13 @@ class MemoryBus:
         return found
 
     async def close(self) -> None:
-        """
-        End all consumers.
-        """
+        """End all consumers."""
         self._is_closed = True
         for consumer in list(self._consumers):
             await consumer.close()
 
     def append(self, records: Sequence[Record]) -> None:
-        """
-        Publish all or, by an error, none of them; at once.
-        """
+        """Publish all or, by an error, none of them; at once."""
         placed = [self._place(record) for record in records]
         now = self.clock.now()
         for source, record in zip(placed, records, strict=True):
@@ -160,9 +143,7 @@ class MemoryBus:
             consumer.wake(touched)
 
     def leave(self, consumer: MemoryConsumer) -> None:
-        """
-        Take *consumer* out of its group and share out what it read.
-        """
+        """Take *consumer* out of its group and share out what it read."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
             self._share_out(self._members(consumer.group))

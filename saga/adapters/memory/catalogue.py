@@ -1,6 +1,4 @@
-"""
-The read side of the event store in memory.
-"""
+"""The read side of the event store in memory."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from saga.ports.event_store import DueTimer
 
 
 class MemoryCatalogue:
-    """
-    The catalogue of a `MemoryEventStore`.
-    """
+    """The catalogue of a `MemoryEventStore`."""
 
     def __init__(self, store: MemoryEventStore) -> None:
         self._store = store
@@ -32,9 +28,7 @@ class MemoryCatalogue:
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
-        """
-        Summaries in order of start, beginning after the saga *after*.
-        """
+        """Summaries in order of start, beginning after the saga *after*."""
         ids = list(self._store.summaries)
         start = ids.index(after) + 1 if after in self._store.summaries else 0
         found = (self._store.summaries[saga_id] for saga_id in ids[start:])
@@ -46,9 +40,7 @@ class MemoryCatalogue:
         return list(islice(matching, limit))
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        """
-        The summaries of these sagas, in their order; one that does not exist is left out.
-        """
+        """The summaries of these sagas, in their order; one that does not exist is left out."""
         known = self._store.summaries
         return [known[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in known]
 
@@ -60,9 +52,7 @@ class MemoryCatalogue:
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[ParkedRecord]:
-        """
-        Parked records in the order they were parked, beginning after the id *after*.
-        """
+        """Parked records in the order they were parked, beginning after the id *after*."""
         matching = (
             record
             for record in self._store.parked.values()
@@ -73,15 +63,11 @@ class MemoryCatalogue:
         return list(islice(matching, limit))
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        """
-        Armed timers, the earliest first.
-        """
+        """Armed timers, the earliest first."""
         return self._store.timers(limit)
 
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """
-        Every entry of every saga with its place in the log, in commit order.
-        """
+        """Every entry of every saga with its place in the log, in commit order."""
         while after < len(self._store.log):
             after += 1
             yield after, self._store.log[after - 1]

@@ -1,6 +1,4 @@
-"""
-A census of the event store in memory.
-"""
+"""A census of the event store in memory."""
 
 from __future__ import annotations
 
@@ -15,17 +13,13 @@ EVER = 10**9
 
 
 class MemoryCensus:
-    """
-    Counts what is in a `MemoryEventStore`.
-    """
+    """Counts what is in a `MemoryEventStore`."""
 
     def __init__(self, store: MemoryEventStore) -> None:
         self._store = store
 
     async def take(self, *, at: Instant) -> Census:
-        """
-        Count, with *at* as the present.
-        """
+        """Count, with *at* as the present."""
         store = self._store
         sagas = (one for one in store.summaries.values() if one.status in UNFINISHED)
         parked = islice(store.parked.values(), PARKED_COUNTED_MAX)

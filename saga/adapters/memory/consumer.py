@@ -1,6 +1,4 @@
-"""
-One member of a consumer group of the bus in memory.
-"""
+"""One member of a consumer group of the bus in memory."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ if TYPE_CHECKING:
 
 
 class MemoryConsumer:
-    """
-    A member of a group. Made by `MemoryBus.subscribe`; one task at a time fetches.
-    """
+    """A member of a group. Made by `MemoryBus.subscribe`; one task at a time fetches."""
 
     def __init__(
         self, bus: MemoryBus, group: str, topics: tuple[str, ...], resume_at: ResumeAt | None
@@ -35,9 +31,7 @@ class MemoryConsumer:
         self.topics = topics
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """
-        Up to *records_max* records; empty after *timeout_s* of the bus's clock.
-        """
+        """Up to *records_max* records; empty after *timeout_s* of the bus's clock."""
         deadline_s = self._bus.clock.monotonic_s() + timeout_s
         await asyncio.sleep(0)
         while not self.is_closed:
@@ -53,32 +47,24 @@ class MemoryConsumer:
         return []
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Read on from these offsets; sources that are not assigned are left alone.
-        """
+        """Read on from these offsets; sources that are not assigned are left alone."""
         for source, offset in offsets.items():
             if source in self._next:
                 self._next[source] = offset
         self.wake(offsets.keys())
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Remember for the group the *next* offset to read of each source; forward or back.
-        """
+        """Remember for the group the *next* offset to read of each source; forward or back."""
         for source, offset in offsets.items():
             self._bus.committed[self.group, source] = offset
 
     def assignment(self) -> frozenset[Source]:
-        """
-        The sources this member reads now.
-        """
+        """The sources this member reads now."""
         return frozenset(self._next)
 
     @property
     def progress(self) -> Mapping[Source, Progress]:
-        """
-        Of each source that this member reads, how far.
-        """
+        """Of each source that this member reads, how far."""
         return {
             source: Progress(offset, self._bus.partitions[source].end)
             for source, offset in self._next.items()
@@ -86,30 +72,22 @@ class MemoryConsumer:
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """
-        The sources that are assigned to this member and not read, each with the reason.
-        """
+        """The sources that are assigned to this member and not read, each with the reason."""
         return dict(self._stopped)
 
     @property
     def waits_for(self) -> str | None:
-        """
-        What is missing before this member reads all of its topics; None when nothing is.
-        """
+        """What is missing before this member reads all of its topics; None when nothing is."""
         return None
 
     async def close(self) -> None:
-        """
-        Leave the group at once.
-        """
+        """Leave the group at once."""
         self.is_closed = True
         self.assign(frozenset())
         self._bus.leave(self)
 
     def assign(self, wanted: frozenset[Source]) -> None:
-        """
-        Let go of all sources but *wanted*; the next fetch takes over those that are new.
-        """
+        """Let go of all sources but *wanted*; the next fetch takes over those that are new."""
         self._wanted = wanted
         for source in self._next.keys() - wanted:
             del self._next[source]
@@ -118,9 +96,7 @@ class MemoryConsumer:
         self._wake()
 
     def wake(self, sources: AbstractSet[Source]) -> None:
-        """
-        Let a waiting fetch go on, if it reads any of these sources.
-        """
+        """Let a waiting fetch go on, if it reads any of these sources."""
         if self._waiter is not None and not sources.isdisjoint(self._next):
             self._wake()
 
@@ -165,9 +141,7 @@ class MemoryConsumer:
                 self._stopped[source] = lost
 
     def _take(self, records_max: int) -> list[Inbound]:
-        """
-        Some records of every source that has any; another source is first each time.
-        """
+        """Some records of every source that has any; another source is first each time."""
         now = self._bus.clock.now()
         self._turn += 1
         waiting = []

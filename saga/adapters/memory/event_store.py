@@ -1,5 +1,4 @@
-"""
-The event store in memory: the same promises, for as long as the object lives.
+"""The event store in memory: the same promises, for as long as the object lives.
 
 No threads and no chance: the same calls in the same order leave the same state.
 """
@@ -22,8 +21,7 @@ from saga.ports.event_store import Appended, Backlog, Batch, DueTimer
 
 
 class MemoryEventStore:
-    """
-    Histories in dictionaries.
+    """Histories in dictionaries.
 
     Args:
         publish_through: a bus in memory, which gets what a batch publishes as part of the append;
@@ -45,8 +43,7 @@ class MemoryEventStore:
         self.parked: dict[int, ParkedRecord] = {}
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """
-        Record the whole batch, or nothing of it.
+        """Record the whole batch, or nothing of it.
 
         Raises:
             AlreadyRecorded: a position is not beyond the stored one of its source.
@@ -69,9 +66,7 @@ class MemoryEventStore:
     async def load(
         self, saga_ids: Sequence[SagaId]
     ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
-        """
-        The whole histories, in order of version; a saga without one is left out.
-        """
+        """The whole histories, in order of version; a saga without one is left out."""
         await asyncio.sleep(0)
         return {
             saga_id: list(self._histories[saga_id])
@@ -80,22 +75,18 @@ class MemoryEventStore:
         }
 
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        """
-        The highest offset accounted for of each source; a source never seen is left out.
-        """
+        """The highest offset accounted for of each source; a source never seen is left out."""
         return {source: self._positions[source] for source in sources if source in self._positions}
 
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        """
-        Timers due at or before *until*, the earliest first.
-        """
+        """Timers due at or before *until*, the earliest first."""
         return [timer for timer in self.timers(limit) if timer.due_at <= until]
 
     async def backlog(
         self, *, appended_before: Instant, limit: int, after: int = 0
     ) -> Sequence[Backlog]:
-        """
-        Batches with something to publish that nobody has said to be published, the oldest first.
+        """Batches with something to publish that nobody has said to be published, the oldest
+        first.
         """
         old = [
             each
@@ -105,15 +96,11 @@ class MemoryEventStore:
         return old[:limit]
 
     def history(self, saga_id: SagaId) -> list[Entry]:
-        """
-        The whole history, now; empty where there is none.
-        """
+        """The whole history, now; empty where there is none."""
         return list(self._histories.get(saga_id, ()))
 
     def timers(self, limit: int) -> list[DueTimer]:
-        """
-        Armed timers, the earliest first.
-        """
+        """Armed timers, the earliest first."""
         return [self._timers[timer_id] for _, timer_id in self._due[:limit]]
 
     def _check(self, batch: Batch) -> None:

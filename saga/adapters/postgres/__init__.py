@@ -1,5 +1,4 @@
-"""
-The production stores: an event store and an effects store in PostgreSQL, for any number of
+"""The production stores: an event store and an effects store in PostgreSQL, for any number of
 processes.
 
 Needs psycopg (`pip install saga[postgres]`); import it only where it is wanted.

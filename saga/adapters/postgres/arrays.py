@@ -1,5 +1,4 @@
-"""
-Columns of many rows as parameters: one array a column, so that one statement writes them all.
+"""Columns of many rows as parameters: one array a column, so that one statement writes them all.
 
 Arrays go in PostgreSQL's binary form, put together here: the driver's general way writes them as
 text, element by element, which costs more than everything else that this side does for a batch.
@@ -32,9 +31,7 @@ _UUID_LENGTH: Final = _LENGTH.pack(16)
 
 
 class Array:
-    """
-    An array parameter in binary form; the subclasses say of what.
-    """
+    """An array parameter in binary form; the subclasses say of what."""
 
     __slots__ = ("data",)
     element_oid: ClassVar[int]
@@ -45,9 +42,7 @@ class Array:
 
 
 class Texts(Array):
-    """
-    An array of text.
-    """
+    """An array of text."""
 
     element_oid, array_oid = 25, 1009
 
@@ -57,9 +52,7 @@ class Texts(Array):
 
 
 class Blobs(Array):
-    """
-    An array of bytea.
-    """
+    """An array of bytea."""
 
     element_oid, array_oid = 17, 1001
 
@@ -68,9 +61,7 @@ class Blobs(Array):
 
 
 class Uuids(Array):
-    """
-    An array of uuid, from their 32 hex digits.
-    """
+    """An array of uuid, from their 32 hex digits."""
 
     element_oid, array_oid = 2950, 2951
 
@@ -80,9 +71,7 @@ class Uuids(Array):
 
 
 class Bigints(Array):
-    """
-    An array of bigint.
-    """
+    """An array of bigint."""
 
     element_oid, array_oid = 20, 1016
 
@@ -93,18 +82,14 @@ class Bigints(Array):
 
 
 def escaped(text: str) -> str:
-    """
-    *text* as PostgreSQL can keep it.
-    """
+    """*text* as PostgreSQL can keep it."""
     if _NUL in text or _ESCAPE in text:
         return text.replace(_ESCAPE, _ESCAPE + _ESCAPE).replace(_NUL, _ESCAPED_NUL)
     return text
 
 
 def unescaped(text: str) -> str:
-    """
-    The text that `escaped` was given.
-    """
+    """The text that `escaped` was given."""
     if _ESCAPE not in text:
         return text
     parts = text.split(_ESCAPE + _ESCAPE)
@@ -112,9 +97,7 @@ def unescaped(text: str) -> str:
 
 
 def register_arrays(connection: Connection[Any] | AsyncConnection[Any]) -> None:
-    """
-    Teach *connection* these parameters.
-    """
+    """Teach *connection* these parameters."""
     for kind in (Texts, Blobs, Uuids, Bigints):
         connection.adapters.register_dumper(kind, _DUMPERS[kind])
 

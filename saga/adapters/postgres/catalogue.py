@@ -1,6 +1,4 @@
-"""
-The read side of the PostgreSQL event store: what people and tools ask.
-"""
+"""The read side of the PostgreSQL event store: what people and tools ask."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ _TIMERS: Final = (
 
 
 class PostgresCatalogue:
-    """
-    The catalogue of the event store in *database*.
-    """
+    """The catalogue of the event store in *database*."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
@@ -63,9 +59,7 @@ class PostgresCatalogue:
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
-        """
-        Summaries in order of start, beginning after the saga *after*.
-        """
+        """Summaries in order of start, beginning after the saga *after*."""
         conditions: list[str] = ["true"]
         values: list[object] = []
         if status is not None:
@@ -83,9 +77,7 @@ class PostgresCatalogue:
         return [_summary(row) for row in await self._database.fetch(query, (*values, limit))]
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        """
-        The summaries of these sagas, in their order; one that does not exist is left out.
-        """
+        """The summaries of these sagas, in their order; one that does not exist is left out."""
         wanted = dict.fromkeys(saga_ids)
         keys = Uuids(originator_of(saga_id) for saga_id in wanted)
         rows = await self._database.fetch(_SUMMARIES, (keys,))
@@ -100,9 +92,7 @@ class PostgresCatalogue:
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[ParkedRecord]:
-        """
-        Parked records in the order they were parked, beginning after the id *after*.
-        """
+        """Parked records in the order they were parked, beginning after the id *after*."""
         conditions = ["parked_id > %s"]
         values: list[object] = [after]
         if kind is not None:
@@ -115,17 +105,14 @@ class PostgresCatalogue:
         return [_parked(row) for row in await self._database.fetch(query, (*values, limit))]
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        """
-        Armed timers, the earliest first.
-        """
+        """Armed timers, the earliest first."""
         return [
             DueTimer(TimerId(unescaped(timer_id)), SagaId(saga_id), Instant(due_at))
             for timer_id, saga_id, due_at in await self._database.fetch(_TIMERS, (limit,))
         ]
 
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """
-        Every entry of every saga with its place in the log, in commit order.
+        """Every entry of every saga with its place in the log, in commit order.
 
         Ends at the last place that was taken when it began; nothing will appear before that.
 

@@ -1,6 +1,4 @@
-"""
-A census of the store in PostgreSQL.
-"""
+"""A census of the store in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,16 +24,13 @@ _TIMERS: Final[LiteralString] = "SELECT count(*), min(due_at) FROM timers WHERE 
 
 
 class PostgresCensus:
-    """
-    Counts what is in a `PostgresEventStore`.
-    """
+    """Counts what is in a `PostgresEventStore`."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
     async def take(self, *, at: Instant) -> Census:
-        """
-        Count, with *at* as the present.
+        """Count, with *at* as the present.
 
         Raises:
             StoreUnavailable: the database cannot be read now.

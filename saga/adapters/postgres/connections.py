@@ -1,5 +1,4 @@
-"""
-Connections to PostgreSQL with the settings that durable work of many processes needs.
+"""Connections to PostgreSQL with the settings that durable work of many processes needs.
 
 An address says where the database is and may override what concerns the way there; what a session
 may do, and for how long, is ours to say. A password is never part of a name or an error.
@@ -55,8 +54,7 @@ _SESSION: Final = SQL(
 
 
 class Address:
-    """
-    Which database and schema, and how to get there.
+    """Which database and schema, and how to get there.
 
     Args:
         conninfo: a URL `postgresql://USER[:PASSWORD]@HOST[:PORT]/DB[?OPTIONS]` or libpq's own form.
@@ -96,22 +94,16 @@ class Address:
         return f"Address({self.name!r}, schema={self.schema!r})"
 
     def lock_key(self, purpose: str) -> tuple[int, int]:
-        """
-        The pair of numbers that stands for *purpose* among the database's advisory locks.
-        """
+        """The pair of numbers that stands for *purpose* among the database's advisory locks."""
         return _signed(crc32(f"saga {purpose}".encode())), _signed(crc32(self.schema.encode()))
 
     def parameters(self) -> dict[str, Any]:
-        """
-        What to call `connect` with, beside `conninfo`.
-        """
+        """What to call `connect` with, beside `conninfo`."""
         secret = {} if self._password is None else {"password": self._password()}
         return {"autocommit": True, **secret}
 
     def connect(self) -> Connection[tuple[Any, ...]]:
-        """
-        A connection in autocommit mode that blocks its thread.
-        """
+        """A connection in autocommit mode that blocks its thread."""
         connection = psycopg.connect(self.conninfo, row_factory=tuple_row, **self.parameters())
         try:
             self._check(connection.execute(self.session).fetchone())
@@ -122,9 +114,7 @@ class Address:
         return connection
 
     async def connect_async(self) -> Session:
-        """
-        A connection in autocommit mode for the event loop.
-        """
+        """A connection in autocommit mode for the event loop."""
         connection = await Session.connect(
             self.conninfo, row_factory=tuple_row, **self.parameters()
         )
@@ -136,9 +126,7 @@ class Address:
         return connection
 
     async def configure(self, connection: Session) -> None:
-        """
-        Give a new connection its settings.
-        """
+        """Give a new connection its settings."""
         connection.prepare_threshold = 0
         connection.prepared_max = 256
         cursor = await connection.execute(self.session, prepare=False)
@@ -159,8 +147,7 @@ class Address:
 
 
 class SagaDatastore(PostgresDatastore):
-    """
-    The library's datastore over our connections, for its own tools and for the schema.
+    """The library's datastore over our connections, for its own tools and for the schema.
 
     It connects when it is first used, and not before.
     """
@@ -199,14 +186,10 @@ class SagaDatastore(PostgresDatastore):
         )
 
     def register_type_adapters(self) -> None:
-        """
-        Do nothing: our statements take arrays of plain types, and this would connect.
-        """
+        """Do nothing: our statements take arrays of plain types, and this would connect."""
 
     def close(self) -> None:
-        """
-        Close what is open; the library's own may raise where nothing was ever opened.
-        """
+        """Close what is open; the library's own may raise where nothing was ever opened."""
         with suppress(AttributeError):
             self.pool.close()
 

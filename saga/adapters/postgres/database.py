@@ -1,5 +1,4 @@
-"""
-One PostgreSQL database in this process: its connections, its transactions, its reads.
+"""One PostgreSQL database in this process: its connections, its transactions, its reads.
 
 A transaction goes out as one pipeline, from BEGIN to COMMIT, and its answers are read together: one
 way there and back, and a process that freezes hardly ever holds a lock meanwhile. Everything that
@@ -52,9 +51,7 @@ _END_FROZEN: Final = (
 
 
 class InDoubt(Exception):
-    """
-    Raised when the connection failed before the answer: the transaction may be stored or not.
-    """
+    """Raised when the connection failed before the answer: the transaction may be stored or not."""
 
     def __init__(self, backend: Backend, error: Exception) -> None:
         super().__init__(str(error))
@@ -63,8 +60,7 @@ class InDoubt(Exception):
 
 
 class PostgresDatabase:
-    """
-    The database at an address; it connects when it is first used.
+    """The database at an address; it connects when it is first used.
 
     Args:
         address: which one, and how to get there.
@@ -81,23 +77,20 @@ class PostgresDatabase:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """
-        Run *work* to its end even if the caller is cancelled: half a transaction says nothing.
+        """Run *work* to its end even if the caller is cancelled: half a transaction says
+        nothing.
         """
         return await asyncio.shield(self.start(work))
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """
-        Run *work* beside others; `close` waits for its end.
-        """
+        """Run *work* beside others; `close` waits for its end."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
 
     async def transact(self, calls: Sequence[Call]) -> Answers:
-        """
-        Make all *calls* in one transaction, and return what each answers.
+        """Make all *calls* in one transaction, and return what each answers.
 
         Raises:
             InDoubt: whether it was committed is not known.
@@ -112,8 +105,7 @@ class PostgresDatabase:
             await pool.putconn(connection)
 
     async def read(self, query: Callable[[Session], Awaitable[T]]) -> T:
-        """
-        Run *query*, which only reads, on a connection in autocommit mode.
+        """Run *query*, which only reads, on a connection in autocommit mode.
 
         Raises:
             StoreUnavailable: the database cannot be read now.
@@ -137,8 +129,7 @@ class PostgresDatabase:
         raise AssertionError("the last try returns or raises")
 
     async def borrow(self) -> Session:
-        """
-        A connection in autocommit mode to begin a transaction on. It may turn out to be broken:
+        """A connection in autocommit mode to begin a transaction on. It may turn out to be broken:
         the server may have been restarted while it was idle.
 
         Raises:
@@ -147,9 +138,7 @@ class PostgresDatabase:
         return await self._connection(await self._opened())
 
     async def give_back(self, session: Session, *, is_clean: bool) -> None:
-        """
-        Let others have a borrowed connection; one that is not *is_clean* is closed.
-        """
+        """Let others have a borrowed connection; one that is not *is_clean* is closed."""
         if not is_clean:
             await session.close()
         pool = self._pool
@@ -159,8 +148,7 @@ class PostgresDatabase:
             await pool.putconn(session)
 
     async def fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """
-        All rows that *query* finds.
+        """All rows that *query* finds.
 
         Raises:
             StoreUnavailable: the database cannot be read now.
@@ -173,8 +161,7 @@ class PostgresDatabase:
         return await self.read(work)
 
     async def end(self, backend: Backend) -> None:
-        """
-        See that *backend* is gone, so that nothing which it was sent can happen any more.
+        """See that *backend* is gone, so that nothing which it was sent can happen any more.
 
         Raises:
             StoreUnavailable: that cannot be seen to now.
@@ -184,15 +171,13 @@ class PostgresDatabase:
                 await asyncio.sleep(POLL_S)
 
     async def end_frozen(self) -> int:
-        """
-        End sessions of ours whose process stands still in the middle of a transaction, and with
+        """End sessions of ours whose process stands still in the middle of a transaction, and with
         them their locks; how many there were. Nothing of what they wrote is kept.
         """
         return len(await self.fetch(_END_FROZEN))
 
     async def settled(self, writers: str) -> int:
-        """
-        The last place in the log, once nothing can appear before it any more.
+        """The last place in the log, once nothing can appear before it any more.
 
         *writers* asks for the transactions that have taken places, or are about to.
 
@@ -210,9 +195,7 @@ class PostgresDatabase:
         return int(rows[0][0])
 
     async def close(self) -> None:
-        """
-        Finish what was begun, and disconnect.
-        """
+        """Finish what was begun, and disconnect."""
         self._is_closed = True
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=ANSWER_TIMEOUT_S)
@@ -263,9 +246,7 @@ class PostgresDatabase:
 
 @asynccontextmanager
 async def _patience(problem: str) -> AsyncIterator[None]:
-    """
-    Raises StoreUnavailable where what is waited for inside takes too long.
-    """
+    """Raises StoreUnavailable where what is waited for inside takes too long."""
     try:
         async with asyncio.timeout(SETTLED_WAIT_S):
             yield
@@ -274,9 +255,7 @@ async def _patience(problem: str) -> AsyncIterator[None]:
 
 
 class _Pool(AsyncConnectionPool[Session]):
-    """
-    psycopg's pool, which remembers why it could not connect.
-    """
+    """psycopg's pool, which remembers why it could not connect."""
 
     def __init__(self, address: Address, connections_max: int) -> None:
         super().__init__(
@@ -295,9 +274,9 @@ class _Pool(AsyncConnectionPool[Session]):
         self.failure: psycopg.Error | None = None
 
     async def getconn(self, timeout: float | None = None) -> Session:
-        """
-        A connection. It waits in `asyncio.wait_for`, which on Python 3.11 loses a cancellation that
-        arrives together with the connection: whoever was cancelled would go on, perhaps for ever.
+        """A connection. It waits in `asyncio.wait_for`, which on Python 3.11 loses a cancellation
+        that arrives together with the connection: whoever was cancelled would go on, perhaps for
+        ever.
         """
         task = asyncio.current_task()
         before = task.cancelling() if task is not None else 0

@@ -1,5 +1,4 @@
-"""
-One statement of a handler as one message, together with what has to go before it.
+"""One statement of a handler as one message, together with what has to go before it.
 
 A statement that comes again is prepared. Rows come back as the driver reads them, but for whole
 numbers: a sum of integers is `numeric` here and an `int` all the same.
@@ -37,9 +36,7 @@ _TOUCHING: Final = (b"INSERT", b"UPDATE", b"DELETE", b"MERGE")
 
 
 async def make_fit(session: Session) -> None:
-    """
-    Give a new session what handlers need. Does nothing the second time.
-    """
+    """Give a new session what handlers need. Does nothing the second time."""
     if not session.is_for_handlers:
         await session.execute(_SESSION, prepare=False)
         session.adapters.register_loader("numeric", _Numeric)
@@ -47,8 +44,7 @@ async def make_fit(session: Session) -> None:
 
 
 async def exchange(session: Session, before: Sequence[bytes], bound: Bound) -> PGresult:
-    """
-    Run the commands *before* and then the statement, in one message.
+    """Run the commands *before* and then the statement, in one message.
 
     Raises:
         psycopg.Error: the server refused one of them, or the connection failed.
@@ -58,8 +54,7 @@ async def exchange(session: Session, before: Sequence[bytes], bound: Bound) -> P
 
 
 async def command(session: Session, text: bytes) -> None:
-    """
-    Run one command.
+    """Run one command.
 
     Raises:
         psycopg.Error: the server refused it, or the connection failed.
@@ -68,8 +63,7 @@ async def command(session: Session, text: bytes) -> None:
 
 
 def forget(session: Session, bound: Bound) -> bool:
-    """
-    Do not prepare this statement any more; whether it was prepared.
+    """Do not prepare this statement any more; whether it was prepared.
 
     What was prepared before a table changed, or was forgotten by the server, fails for ever.
     """
@@ -79,9 +73,7 @@ def forget(session: Session, bound: Bound) -> bool:
 
 
 def rows_of(session: Session, result: PGresult) -> list[SqlRow]:
-    """
-    What the statement has found, by column name.
-    """
+    """What the statement has found, by column name."""
     if not result.nfields:
         return []
     names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
@@ -92,9 +84,7 @@ def rows_of(session: Session, result: PGresult) -> list[SqlRow]:
 
 
 def touched_by(result: PGresult) -> int:
-    """
-    How many rows the statement has written.
-    """
+    """How many rows the statement has written."""
     status = result.command_status or b""
     return (result.command_tuples or 0) if status.startswith(_TOUCHING) else 0
 
@@ -149,13 +139,9 @@ def _is_worth_preparing(bound: Bound) -> bool:
 
 
 class _Numeric(Loader):
-    """
-    A numeric without decimals is an `int`, any other a `Decimal`.
-    """
+    """A numeric without decimals is an `int`, any other a `Decimal`."""
 
     def load(self, data: Buffer) -> int | Decimal:
-        """
-        The number that *data* is.
-        """
+        """The number that *data* is."""
         text = bytes(data).decode()
         return int(text) if text.removeprefix("-").isdecimal() else Decimal(text)

@@ -1,5 +1,4 @@
-"""
-The inbox table of effect services in PostgreSQL: its schema and the statements on it.
+"""The inbox table of effect services in PostgreSQL: its schema and the statements on it.
 
 Rows are written as they are expected to fit, all or none: a key that is taken, or a row that is not
 what it was, refuses the whole transaction, and `is_taken` recognizes that.
@@ -67,9 +66,7 @@ INBOX: Final = Component(name="effects store", landmark=_TABLE, migrations=[_fir
 
 
 def writing(writes: Iterable[InboxWrite]) -> list[Call]:
-    """
-    The statements that keep *writes*, or refuse the transaction.
-    """
+    """The statements that keep *writes*, or refuse the transaction."""
     # In one order wherever they are written, so that no two transactions wait for one another.
     ordered = sorted(writes, key=lambda write: (write.row.key, write.row.service))
     new = [write.row for write in ordered if write.replaces is None]
@@ -82,17 +79,13 @@ def writing(writes: Iterable[InboxWrite]) -> list[Call]:
 
 
 def is_taken(error: psycopg.Error) -> bool:
-    """
-    Whether *error* says that something else is in the place of a row to keep.
-    """
+    """Whether *error* says that something else is in the place of a row to keep."""
     is_ours = error.diag.table_name == _TABLE
     return error.sqlstate == _NOT_WHAT_IT_WAS or (error.sqlstate == _UNIQUE_VIOLATION and is_ours)
 
 
 def fits(write: InboxWrite, there: InboxRow | None) -> bool:
-    """
-    Whether *write* can be kept where *there* is in its place.
-    """
+    """Whether *write* can be kept where *there* is in its place."""
     replaced = write.replaces
     if there is None or replaced is None:
         return there is replaced
@@ -104,9 +97,7 @@ def fits(write: InboxWrite, there: InboxRow | None) -> bool:
 
 
 def to_row(columns: Sequence[Any]) -> InboxRow:
-    """
-    The row that `SELECT` has found.
-    """
+    """The row that `SELECT` has found."""
     service, key, attempt, outcome, *texts, digest, handled_at, undone = columns
     contract, payload, code, message = (None if text is None else unescaped(text) for text in texts)
     return InboxRow(

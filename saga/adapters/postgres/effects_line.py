@@ -1,6 +1,4 @@
-"""
-The line of handlers that wait for a connection, in their order.
-"""
+"""The line of handlers that wait for a connection, in their order."""
 
 from __future__ import annotations
 
@@ -9,18 +7,14 @@ from collections import deque
 
 
 class Line:
-    """
-    So many *places*; who finds none waits for one that is given back.
-    """
+    """So many *places*; who finds none waits for one that is given back."""
 
     def __init__(self, places: int) -> None:
         self._free = places
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def take(self) -> None:
-        """
-        Wait for a place and have it.
-        """
+        """Wait for a place and have it."""
         if self._free and not self._waiting:
             self._free -= 1
             return
@@ -34,9 +28,7 @@ class Line:
             raise
 
     def give(self) -> None:
-        """
-        Give a place to the next in line.
-        """
+        """Give a place to the next in line."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -45,9 +37,7 @@ class Line:
         self._free += 1
 
     def refuse(self, error: Exception) -> None:
-        """
-        Send everybody away who waits.
-        """
+        """Send everybody away who waits."""
         waiting, self._waiting = self._waiting, deque()
         for turn in waiting:
             if not turn.done():

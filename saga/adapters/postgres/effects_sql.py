@@ -1,5 +1,4 @@
-"""
-A handler's SQL on its way to PostgreSQL: `:name` becomes `$1`, and nothing else is touched.
+"""A handler's SQL on its way to PostgreSQL: `:name` becomes `$1`, and nothing else is touched.
 
 What looks like a parameter inside a literal, a quoted name, a comment or a dollar quote is none,
 nor is a cast. A statement that would end the transaction is refused: it is not the handler's.
@@ -44,18 +43,14 @@ _BIGINT: Final = range(-(2**63), 2**63)
 
 
 class Statement(NamedTuple):
-    """
-    One statement as the server takes it, and the names of its parameters in their order.
-    """
+    """One statement as the server takes it, and the names of its parameters in their order."""
 
     text: bytes
     names: tuple[str, ...]
 
 
 class Bound(NamedTuple):
-    """
-    A statement with the values of its parameters.
-    """
+    """A statement with the values of its parameters."""
 
     text: bytes
     values: list[Any]
@@ -65,8 +60,7 @@ class Bound(NamedTuple):
 
 @lru_cache(maxsize=2_000)
 def translated(sql: str) -> Statement:
-    """
-    The statement that *sql* is.
+    """The statement that *sql* is.
 
     Raises:
         ValueError: it would begin or end the transaction, or is written with other parameters.
@@ -97,8 +91,7 @@ def translated(sql: str) -> Statement:
 def bound(
     statement: Statement, params: Mapping[str, object], connection: psycopg.AsyncConnection[Any]
 ) -> Bound:
-    """
-    *statement* with what it was given. Whole numbers are bigint wherever they stand; text is
+    """*statement* with what it was given. Whole numbers are bigint wherever they stand; text is
     whatever its place asks for, so that it may also stand for a date, a uuid or a document.
 
     Raises:

@@ -1,5 +1,4 @@
-"""
-The effects store in a PostgreSQL database: a connection for each handler that uses its tables.
+"""The effects store in a PostgreSQL database: a connection for each handler that uses its tables.
 
 What a handler wrote and its inbox row are committed by themselves, on its own connection, several
 at once: the server makes them durable together. Rows without writes, as of handlers that only
@@ -49,17 +48,14 @@ Key = tuple[str, str]
 
 
 class Settled(NamedTuple):
-    """
-    A unit that has ended, and the inbox rows it wants kept.
-    """
+    """A unit that has ended, and the inbox rows it wants kept."""
 
     unit: PostgresUnit
     writes: Sequence[InboxWrite]
 
 
 class PostgresEffectsStore:
-    """
-    See `saga.ports.effects_store.EffectsStore`.
+    """See `saga.ports.effects_store.EffectsStore`.
 
     Args:
         address: which database, and how to get there.
@@ -82,15 +78,11 @@ class PostgresEffectsStore:
 
     @property
     def commits_max(self) -> int:
-        """
-        Each handler's, and those of rows alone.
-        """
+        """Each handler's, and those of rows alone."""
         return self.handlers_max + ROWS_COMMITS_MAX
 
     async def open(self) -> None:
-        """
-        Connect and make the inbox where there is none.
-        """
+        """Connect and make the inbox where there is none."""
         async with self._opening:
             if self._database is None:
                 await asyncio.to_thread(prepare, self.address, INBOX, make=True)
@@ -99,22 +91,16 @@ class PostgresEffectsStore:
                 )
 
     async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
-        """
-        The inbox rows of these idempotency keys.
-        """
+        """The inbox rows of these idempotency keys."""
         found = await self._rows((service, key) for key in keys)
         return {key: row for (_, key), row in found.items()}
 
     def unit(self, *, alone: bool = False) -> PostgresUnit:
-        """
-        A new unit of work; one that is *alone* waits for others that are.
-        """
+        """A new unit of work; one that is *alone* waits for others that are."""
         return PostgresUnit(self, alone=alone)
 
     async def close(self) -> None:
-        """
-        Commit what was to be kept and disconnect.
-        """
+        """Commit what was to be kept and disconnect."""
         database = self._database
         if database is None or self._is_closing:
             return
@@ -131,8 +117,7 @@ class PostgresEffectsStore:
     # What units ask of it.
 
     async def enter(self, unit: PostgresUnit) -> Session:
-        """
-        A connection for *unit*, once there is one to spare.
+        """A connection for *unit*, once there is one to spare.
 
         Raises:
             StoreUnavailable: there is none to be had.
@@ -148,26 +133,20 @@ class PostgresEffectsStore:
             raise
 
     async def leave(self, unit: PostgresUnit) -> None:
-        """
-        Take a connection that is of no use from *unit*, but not its place in line.
-        """
+        """Take a connection that is of no use from *unit*, but not its place in line."""
         session, unit.session = unit.session, None
         if session is not None:
             await self._opened().give_back(session, is_clean=False)
 
     def take_back(self, unit: PostgresUnit) -> None:
-        """
-        Undo what *unit* has written, once its statement in hand has ended.
-        """
+        """Undo what *unit* has written, once its statement in hand has ended."""
         if unit in self._inside:
             self._start(self._undo(unit))
 
     def settle(
         self, unit: PostgresUnit, writes: Sequence[InboxWrite]
     ) -> asyncio.Future[Collection[Unit]]:
-        """
-        Keep rows alone, together with others that wait.
-        """
+        """Keep rows alone, together with others that wait."""
         if self._database is None or self._is_closing:
             refused = asyncio.get_running_loop().create_future()
             refused.set_exception(self._not_open())
@@ -182,9 +161,7 @@ class PostgresEffectsStore:
     def commit(
         self, unit: PostgresUnit, writes: Sequence[InboxWrite]
     ) -> asyncio.Future[Collection[Unit]]:
-        """
-        Keep what *unit* has written, and rows with it.
-        """
+        """Keep what *unit* has written, and rows with it."""
         return self._start(self._commit(unit, writes))
 
     # A handler's own transaction.
@@ -229,9 +206,7 @@ class PostgresEffectsStore:
         return await self._settled(Settled(unit, writes), session.backend, failure)
 
     async def _end(self, unit: PostgresUnit, session: Session, *, is_committed: bool) -> None:
-        """
-        Give back the connection of *unit*, without any transaction.
-        """
+        """Give back the connection of *unit*, without any transaction."""
         unit.session = None
         is_clean = not session.closed and session.pgconn.pipeline_status == PipelineStatus.OFF
         if is_clean and not is_committed:
@@ -246,9 +221,8 @@ class PostgresEffectsStore:
             await self._database.give_back(session, is_clean=is_clean)
 
     def _refusal(self, error: psycopg.Error) -> Exception:
-        """
-        Why what a handler has written was not committed. A handler's own tables may say no only at
-        the end, as deferred constraints do.
+        """Why what a handler has written was not committed. A handler's own tables may say no only
+        at the end, as deferred constraints do.
         """
         if error.sqlstate in _NOT_INSIDE:
             return tampered_with()
@@ -259,8 +233,7 @@ class PostgresEffectsStore:
     async def _settled(
         self, settled: Settled, backend: Backend, error: Exception
     ) -> Collection[Unit]:
-        """
-        Find out whether a transaction was committed whose answer was lost.
+        """Find out whether a transaction was committed whose answer was lost.
 
         Raises:
             StoreUnavailable: that cannot be known now; the inbox will tell.
@@ -308,8 +281,8 @@ class PostgresEffectsStore:
                 self._call_commit()
 
     async def _keep_rows(self, group: Sequence[Settled]) -> set[Unit]:
-        """
-        Keep the rows of *group* in one transaction, but of those units that do not fit (any more).
+        """Keep the rows of *group* in one transaction, but of those units that do not fit (any
+        more).
         """
         moved: set[Unit] = set()
         failure: Exception | None = None
@@ -383,9 +356,7 @@ def _is_fit(settled: Settled, there: Mapping[Key, InboxRow]) -> bool:
 
 
 def _apart(group: Sequence[Settled]) -> tuple[list[Settled], list[Settled]]:
-    """
-    The first units of *group* that do not want the same keys, and those left for later.
-    """
+    """The first units of *group* that do not want the same keys, and those left for later."""
     taken: set[Key] = set()
     first: list[Settled] = []
     later: list[Settled] = []

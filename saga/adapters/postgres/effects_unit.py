@@ -1,5 +1,4 @@
-"""
-One handler's unit of work on the effects store in PostgreSQL.
+"""One handler's unit of work on the effects store in PostgreSQL.
 
 The unit has a connection of its own from its first statement to its end, so that a handler which
 waits for something else holds up only those who want the same rows. Each statement stands in a
@@ -55,9 +54,7 @@ _PREPARED_IN_VAIN: Final = frozenset({"0A000", "26000"})
 
 
 class PostgresUnit:
-    """
-    See `saga.ports.effects_store.Unit`.
-    """
+    """See `saga.ports.effects_store.Unit`."""
 
     __slots__ = ("_before", "_has_savepoint", "_is_ended", "_store", "is_broken", "lock", "session")
 
@@ -76,29 +73,21 @@ class PostgresUnit:
 
     @property
     def db(self) -> PostgresEffectsDatabase:
-        """
-        For handlers on the event loop.
-        """
+        """For handlers on the event loop."""
         return PostgresEffectsDatabase(self)
 
     @property
     def thread_db(self) -> PostgresThreadDatabase:
-        """
-        For handlers in a thread; taken on the event loop, used in the thread.
-        """
+        """For handlers in a thread; taken on the event loop, used in the thread."""
         return PostgresThreadDatabase(self, asyncio.get_running_loop())
 
     def drop(self) -> None:
-        """
-        Undo what was written; rows may still be kept.
-        """
+        """Undo what was written; rows may still be kept."""
         self._is_ended = True
         self._store.take_back(self)
 
     def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
-        """
-        End the unit: what it wrote is committed by itself, rows alone together with others.
-        """
+        """End the unit: what it wrote is committed by itself, rows alone together with others."""
         is_dropped, self._is_ended = self._is_ended, True
         session = self.session
         if session is None or is_dropped or self.is_broken:
@@ -110,9 +99,7 @@ class PostgresUnit:
         return self._store.commit(self, writes)
 
     async def run(self, sql: str, params: dict[str, SqlValue]) -> tuple[int, list[SqlRow]]:
-        """
-        Run one statement of the handler: how many rows it touched, and those it found.
-        """
+        """Run one statement of the handler: how many rows it touched, and those it found."""
         statement = translated(sql)
         async with self.lock:
             self._refuse_if_ended()
@@ -132,8 +119,7 @@ class PostgresUnit:
             return touched_by(result), rows_of(self.session, result)
 
     def raw(self) -> Session:
-        """
-        The connection.
+        """The connection.
 
         Raises:
             RuntimeError: the unit has none: it has run no statement yet, or has ended.
@@ -154,8 +140,7 @@ class PostgresUnit:
         return await self._ask(session, before, bound(statement, params, session), back=_BACK)
 
     async def _begin(self, statement: Statement, params: dict[str, SqlValue]) -> PGresult:
-        """
-        Begin the transaction with its first statement. A connection that died while it was idle
+        """Begin the transaction with its first statement. A connection that died while it was idle
         is replaced: nothing has happened on it.
         """
         tries_left = self._store.handlers_max + 1
@@ -207,9 +192,7 @@ class PostgresUnit:
 
 
 class PostgresEffectsDatabase:
-    """
-    See `saga.ports.effects_store.Database`.
-    """
+    """See `saga.ports.effects_store.Database`."""
 
     __slots__ = ("_unit",)
 
@@ -217,31 +200,23 @@ class PostgresEffectsDatabase:
         self._unit = unit
 
     async def execute(self, sql: str, /, **params: SqlValue) -> int:
-        """
-        Run a statement and return how many rows it touched.
-        """
+        """Run a statement and return how many rows it touched."""
         touched, _ = await self._unit.run(sql, params)
         return touched
 
     async def fetch(self, sql: str, /, **params: SqlValue) -> list[SqlRow]:
-        """
-        Run a query and return all its rows.
-        """
+        """Run a query and return all its rows."""
         _, rows = await self._unit.run(sql, params)
         return rows
 
     @property
     def raw(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-        """
-        The connection of this unit; its transaction is the service's to end.
-        """
+        """The connection of this unit; its transaction is the service's to end."""
         return self._unit.raw()
 
 
 class PostgresThreadDatabase:
-    """
-    See `saga.ports.effects_store.ThreadDatabase`.
-    """
+    """See `saga.ports.effects_store.ThreadDatabase`."""
 
     __slots__ = ("_loop", "_unit")
 
@@ -250,24 +225,18 @@ class PostgresThreadDatabase:
         self._loop = loop
 
     def execute(self, sql: str, /, **params: SqlValue) -> int:
-        """
-        Run a statement and return how many rows it touched.
-        """
+        """Run a statement and return how many rows it touched."""
         touched, _ = self._run(sql, params)
         return touched
 
     def fetch(self, sql: str, /, **params: SqlValue) -> list[SqlRow]:
-        """
-        Run a query and return all its rows.
-        """
+        """Run a query and return all its rows."""
         _, rows = self._run(sql, params)
         return rows
 
     @property
     def raw(self) -> psycopg.Connection[tuple[Any, ...]]:
-        """
-        The same connection, for a thread; its transaction is the service's to end.
-        """
+        """The same connection, for a thread; its transaction is the service's to end."""
         if self._unit.session is None:
             self.fetch(BEGINNING)
         return _ThreadConnection(self._unit.raw().pgconn)
@@ -277,20 +246,14 @@ class PostgresThreadDatabase:
 
 
 class _ThreadConnection(psycopg.Connection[tuple[Any, ...]]):
-    """
-    Another view of a connection, which is closed elsewhere.
-    """
+    """Another view of a connection, which is closed elsewhere."""
 
     def __del__(self, *_: Any) -> None:
-        """
-        Leave it open, without a word.
-        """
+        """Leave it open, without a word."""
 
 
 def tampered_with() -> TransactionEnded:
-    """
-    The error that says so.
-    """
+    """The error that says so."""
     return TransactionEnded(
         "the handler has ended the transaction of its unit of work (through db.raw): nothing says"
         " how much it has written"

@@ -1,5 +1,4 @@
-"""
-The event store in a PostgreSQL database, for any number of processes.
+"""The event store in a PostgreSQL database, for any number of processes.
 
 What a batch publishes goes to the relay's backlog in the same transaction. A commit whose answer
 was lost is found out about: the session is ended, so that nothing of it can still happen, and the
@@ -62,8 +61,7 @@ _BACKLOG: Final = (
 
 
 class PostgresEventStore:
-    """
-    Histories in *database*, which stays its maker's to close.
+    """Histories in *database*, which stays its maker's to close.
 
     Making one blocks for some milliseconds, and longer where the tables are to be made first.
 
@@ -83,8 +81,7 @@ class PostgresEventStore:
         prepare(database.address, _event_store_tables(self.recorder), make=make)
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """
-        Record the whole batch in one durable transaction, or nothing of it.
+        """Record the whole batch in one durable transaction, or nothing of it.
 
         Raises:
             AlreadyRecorded: a position is not beyond the stored one of its source.
@@ -97,8 +94,7 @@ class PostgresEventStore:
     async def load(
         self, saga_ids: Sequence[SagaId]
     ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
-        """
-        The whole histories, in order of version; a saga without one is left out.
+        """The whole histories, in order of version; a saga without one is left out.
 
         Raises:
             StoreUnavailable: the database cannot be read now.
@@ -113,8 +109,7 @@ class PostgresEventStore:
         }
 
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        """
-        The highest offset accounted for of each source; a source never seen is left out.
+        """The highest offset accounted for of each source; a source never seen is left out.
 
         Raises:
             StoreUnavailable: the database cannot be read now.
@@ -124,8 +119,7 @@ class PostgresEventStore:
         return {names[unescaped(name)]: offset for name, offset in rows}
 
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        """
-        Timers due at or before *until*, the earliest first.
+        """Timers due at or before *until*, the earliest first.
 
         Raises:
             StoreUnavailable: the database cannot be read now.
@@ -138,8 +132,7 @@ class PostgresEventStore:
     async def backlog(
         self, *, appended_before: Instant, limit: int, after: int = 0
     ) -> Sequence[Backlog]:
-        """
-        Batches with something to publish that nobody has said to be published, the oldest first.
+        """Batches with something to publish that nobody has said to be published, the oldest first.
 
         An entry that cannot be read cannot be published either and is left out; `load` names it.
 
@@ -153,8 +146,7 @@ class PostgresEventStore:
         ]
 
     def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
-        """
-        Yields at once, then whenever another process may have appended something, and at least
+        """Yields at once, then whenever another process may have appended something, and at least
         every *poll_s*. Goes on while the database is away.
         """
         listener = Listener(self.database, self.recorder.channel_name, deaf_to=self._bell)
@@ -188,9 +180,7 @@ class PostgresEventStore:
         raise unavailable(self.database.name, failure) from failure
 
     async def _explained(self, error: psycopg.Error, batch: Batch) -> Exception:
-        """
-        What the refusal *error* of *batch* means; nothing was recorded.
-        """
+        """What the refusal *error* of *batch* means; nothing was recorded."""
         is_ours = error.diag.table_name == self.recorder.events_table_name
         if error.sqlstate == sql.ALREADY_RECORDED:
             stored = await self.positions(list(batch.positions))
@@ -206,8 +196,7 @@ class PostgresEventStore:
     async def _settle(
         self, doubt: InDoubt, batch: Batch, rows: Sequence[EntryRow]
     ) -> Written | None:
-        """
-        Find out whether *batch* is stored: what was written, or None if it is not and cannot be.
+        """Find out whether *batch* is stored: what was written, or None if it is not and cannot be.
 
         Raises:
             StoreUnavailable: that is not known.
@@ -236,8 +225,8 @@ class PostgresEventStore:
         return Written({}, owed[0][0] if owed else None)
 
     async def _moved(self, batch: Batch) -> tuple[str, ...]:
-        """
-        The sagas whose stored version is not the expected one; all, where that cannot be told.
+        """The sagas whose stored version is not the expected one; all, where that cannot be
+        told.
         """
         stored = dict(await self._ask(self.recorder.versions(batch)))
         moved = tuple(
@@ -252,16 +241,12 @@ class PostgresEventStore:
 
 
 def components(database: PostgresDatabase) -> list[Component]:
-    """
-    Everything that saga keeps in *database*: each with the version that this code needs.
-    """
+    """Everything that saga keeps in *database*: each with the version that this code needs."""
     return [_event_store_tables(SagaProcessRecorder(database.datastore, database.address))]
 
 
 def _event_store_tables(recorder: SagaProcessRecorder) -> Component:
-    """
-    The tables of an event store, and how they are made.
-    """
+    """The tables of an event store, and how they are made."""
     return Component(
         name="event store", landmark="stored_events", migrations=(recorder.create_tables,)
     )

@@ -1,5 +1,4 @@
-"""
-What PostgreSQL and the way to it say, translated into what the caller can do about it.
+"""What PostgreSQL and the way to it say, translated into what the caller can do about it.
 
 The one place where driver errors become ours. What was violated on purpose (a history that moved
 on, a position that is covered) is not translated here: the statement that was refused knows.
@@ -60,8 +59,8 @@ _CONFLICTS_OF_ORDER: Final = frozenset({"40001", "40P01"})
 
 @contextmanager
 def translated(name: str) -> Iterator[None]:
-    """
-    Raise StoreUnavailable, naming the database and what to do, where it cannot be read or written.
+    """Raise StoreUnavailable, naming the database and what to do, where it cannot be read or
+    written.
     """
     try:
         yield
@@ -79,8 +78,8 @@ def translated(name: str) -> Iterator[None]:
 
 
 def is_of_the_server(error: BaseException) -> bool:
-    """
-    Whether *error* says that the database cannot be read or written now, and not that we are wrong.
+    """Whether *error* says that the database cannot be read or written now, and not that we are
+    wrong.
     """
     if not isinstance(error, psycopg.Error):
         return False
@@ -90,16 +89,14 @@ def is_of_the_server(error: BaseException) -> bool:
 
 
 def is_conflict_of_order(error: psycopg.Error) -> bool:
-    """
-    Whether the same transaction may well succeed when it is tried again: deadlock, serialization.
+    """Whether the same transaction may well succeed when it is tried again: deadlock,
+    serialization.
     """
     return error.sqlstate in _CONFLICTS_OF_ORDER
 
 
 def unavailable(name: str, error: Exception) -> StoreUnavailable:
-    """
-    The error that says of the database *name* what *error* means and what to do.
-    """
+    """The error that says of the database *name* what *error* means and what to do."""
     said = " ".join(str(error).split())
     state = getattr(error, "sqlstate", None)
     # Without a state it was libpq that spoke, or quoted the server: of the way there.
@@ -112,9 +109,8 @@ def _advice(sqlstate: str) -> str | None:
 
 
 def _advice_on_the_way(said: str) -> str | None:
-    """
-    Libpq gives what failed while connecting no state, only text: that of the server in English or
-    in its own language, which is then advised on as if nobody had answered.
+    """Libpq gives what failed while connecting no state, only text: that of the server in English
+    or in its own language, which is then advised on as if nobody had answered.
     """
     for text, state in _ON_THE_WAY.items():
         if text in said and not ("certificate" in said and state == "3D000"):

@@ -1,5 +1,4 @@
-"""
-Telling other processes that something was appended, and hearing it from them.
+"""Telling other processes that something was appended, and hearing it from them.
 
 NOTIFY inside of a transaction makes all such transactions of a database commit one after another,
 each waiting for the disk. It is therefore sent by itself afterwards, once for all appends of some
@@ -28,9 +27,7 @@ _NOTIFY: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notif
 
 
 class Bell:
-    """
-    Sends the notifications of one process.
-    """
+    """Sends the notifications of one process."""
 
     def __init__(self, database: PostgresDatabase, channel: str) -> None:
         self._database = database
@@ -41,9 +38,7 @@ class Bell:
         self._is_ringing = False
 
     def ring(self) -> None:
-        """
-        Tell the others soon.
-        """
+        """Tell the others soon."""
         self._is_wanted = True
         if not self._is_ringing:
             self._is_ringing = True
@@ -65,8 +60,7 @@ class Bell:
 
 
 class Listener:
-    """
-    Hears the notifications of other processes, on a connection of its own.
+    """Hears the notifications of other processes, on a connection of its own.
 
     Args:
         deaf_to: the bell of this process, which tells it nothing that it does not know.
@@ -78,8 +72,8 @@ class Listener:
         self._listen = SQL("LISTEN {}").format(Identifier(channel))
 
     async def rings(self, *, poll_s: float) -> AsyncGenerator[None, None]:
-        """
-        Yields at once, then whenever something may have been appended, and at least every *poll_s*.
+        """Yields at once, then whenever something may have been appended, and at least every
+        *poll_s*.
 
         Never raises because of the connection: without one it is the polling that goes on.
         """
@@ -102,9 +96,7 @@ class Listener:
                 await connection.close()
 
     async def _hear(self, connection: Session, poll_s: float) -> None:
-        """
-        Return when another's bell has rung, or after *poll_s*.
-        """
+        """Return when another's bell has rung, or after *poll_s*."""
         loop = asyncio.get_running_loop()
         until = loop.time() + poll_s
         while (left_s := until - loop.time()) > 0:

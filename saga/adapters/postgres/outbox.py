@@ -1,5 +1,4 @@
-"""
-The outbox table of a program's own database, as its relay sees it.
+"""The outbox table of a program's own database, as its relay sees it.
 
 Rows are read in the order in which they were added and removed once they are published. What was
 added by transactions that followed one another is published in that order; whoever needs an order
@@ -52,9 +51,7 @@ OUTBOX: Final = Component(name="outbox", landmark="saga_outbox", migrations=[_fi
 
 
 class OutboxRow(NamedTuple):
-    """
-    An event that waits to be published.
-    """
+    """An event that waits to be published."""
 
     outbox_id: int
     message_id: str
@@ -62,9 +59,7 @@ class OutboxRow(NamedTuple):
 
 
 class OutboxStatus(NamedTuple):
-    """
-    How many events wait and how long the first has, and how many were refused by the bus.
-    """
+    """How many events wait and how long the first has, and how many were refused by the bus."""
 
     waiting: int
     refused: int
@@ -72,9 +67,7 @@ class OutboxStatus(NamedTuple):
 
 
 class OutboxSession:
-    """
-    One session on the outbox table. All methods raise StoreUnavailable where it has ended.
-    """
+    """One session on the outbox table. All methods raise StoreUnavailable where it has ended."""
 
     def __init__(self, address: Address, connection: AsyncConnection[tuple[Any, ...]]) -> None:
         self._address = address
@@ -82,8 +75,7 @@ class OutboxSession:
 
     @classmethod
     async def open(cls, address: Address) -> OutboxSession:
-        """
-        Connect.
+        """Connect.
 
         Raises:
             StoreUnavailable: the database cannot be reached.
@@ -92,9 +84,7 @@ class OutboxSession:
             return cls(address, await address.connect_async())
 
     async def lead(self) -> bool:
-        """
-        Become the one session that publishes; False while another one is.
-        """
+        """Become the one session that publishes; False while another one is."""
         [[leads]] = await self._rows(
             "SELECT pg_try_advisory_lock(%s, %s)", self._address.lock_key("outbox relay")
         )
@@ -103,8 +93,8 @@ class OutboxSession:
     async def waiting(
         self, *, limit: int, bytes_max: int, without: Collection[str] = ()
     ) -> list[OutboxRow]:
-        """
-        The next events, up to *limit* and about *bytes_max* bytes, but none on topics *without*.
+        """The next events, up to *limit* and about *bytes_max* bytes, but none on topics
+        *without*.
         """
         rows = await self._rows(_WAITING, (list(without), limit, bytes_max))
         return [
@@ -117,29 +107,21 @@ class OutboxSession:
         ]
 
     async def remove(self, outbox_ids: Sequence[int]) -> None:
-        """
-        Remove what is published.
-        """
+        """Remove what is published."""
         await self._do("DELETE FROM saga_outbox WHERE outbox_id = ANY(%s)", (list(outbox_ids),))
 
     async def refuse(self, outbox_id: int, problem: str) -> None:
-        """
-        Set one aside that cannot be published; those behind it go on.
-        """
+        """Set one aside that cannot be published; those behind it go on."""
         await self._do(
             "UPDATE saga_outbox SET problem = %s WHERE outbox_id = %s", (problem, outbox_id)
         )
 
     async def put_back(self) -> int:
-        """
-        Have those that were refused tried again; how many there were.
-        """
+        """Have those that were refused tried again; how many there were."""
         return await self._do("UPDATE saga_outbox SET problem = NULL WHERE problem IS NOT NULL", ())
 
     async def refused(self, *, limit: int) -> list[tuple[str, str, str]]:
-        """
-        Message id, topic and problem of those that were refused.
-        """
+        """Message id, topic and problem of those that were refused."""
         rows = await self._rows(
             "SELECT message_id, topic, problem FROM saga_outbox WHERE problem IS NOT NULL "
             "ORDER BY outbox_id LIMIT %s",
@@ -148,16 +130,12 @@ class OutboxSession:
         return [(str(one), str(topic), str(problem)) for one, topic, problem in rows]
 
     async def status(self) -> OutboxStatus:
-        """
-        What there is.
-        """
+        """What there is."""
         [[waiting, refused, oldest_s]] = await self._rows(_STATUS, ())
         return OutboxStatus(waiting, refused, oldest_s)
 
     async def close(self) -> None:
-        """
-        Disconnect; another session may lead.
-        """
+        """Disconnect; another session may lead."""
         await self._connection.close()
 
     async def _rows(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -1,5 +1,4 @@
-"""
-A whole transaction as one message: BEGIN, statements, COMMIT, and then all the answers.
+"""A whole transaction as one message: BEGIN, statements, COMMIT, and then all the answers.
 
 psycopg's own pipeline sends each statement by itself. Here nothing leaves before all is there: a
 batch costs one call of the system instead of a dozen, and a process that freezes has either sent
@@ -29,27 +28,21 @@ _ENDED: Final = frozenset({b"FATAL", b"PANIC"})
 
 
 class Call(NamedTuple):
-    """
-    A statement with `%s` for each parameter, and what it is given: arrays and bigints.
-    """
+    """A statement with `%s` for each parameter, and what it is given: arrays and bigints."""
 
     sql: str
     parameters: tuple[Array | int, ...]
 
 
 class Backend(NamedTuple):
-    """
-    A session's process on the server: its id alone may be given again.
-    """
+    """A session's process on the server: its id alone may be given again."""
 
     pid: int
     started: str
 
 
 class Session(AsyncConnection[tuple[Any, ...]]):
-    """
-    A connection that knows its backend and the statements which that has prepared.
-    """
+    """A connection that knows its backend and the statements which that has prepared."""
 
     backend: Backend
     prepared: dict[str, bytes]
@@ -58,8 +51,7 @@ class Session(AsyncConnection[tuple[Any, ...]]):
 
 
 async def transact(session: Session, calls: Sequence[Call]) -> Answers:
-    """
-    Make all *calls* in one transaction, and return the rows that each answers, in binary form.
+    """Make all *calls* in one transaction, and return the rows that each answers, in binary form.
 
     Raises:
         psycopg.Error: the server refused one of them, or the connection failed. Where it is still
@@ -72,8 +64,7 @@ async def transact(session: Session, calls: Sequence[Call]) -> Answers:
 
 
 async def commit(session: Session, calls: Sequence[Call]) -> None:
-    """
-    Make all *calls* and COMMIT in the transaction that was begun before.
+    """Make all *calls* and COMMIT in the transaction that was begun before.
 
     Raises:
         psycopg.Error: as `transact`.
@@ -83,16 +74,13 @@ async def commit(session: Session, calls: Sequence[Call]) -> None:
 
 
 async def roll_back(session: Session) -> None:
-    """
-    End the transaction that was refused. psycopg's own way forgets all that is prepared.
-    """
+    """End the transaction that was refused. psycopg's own way forgets all that is prepared."""
     async with session.lock:
         await session.wait(_exchange(session, [Call("ROLLBACK", ())]))
 
 
 def refusal(pgconn: PGconn, result: PGresult) -> PGresult | None:
-    """
-    *result*, where it says that the server has refused something.
+    """*result*, where it says that the server has refused something.
 
     Raises:
         psycopg.Error: it has ended the session with that. The connection is closed: there will be
@@ -131,9 +119,7 @@ def _exchange(session: Session, calls: Sequence[Call]) -> Generator[Any, Any, li
 
 
 def _send(pgconn: PGconn, prepared: dict[str, bytes], call: Call) -> bytes | None:
-    """
-    Put *call* into the message; where it is to be prepared first, so as what.
-    """
+    """Put *call* into the message; where it is to be prepared first, so as what."""
     known = prepared.get(call.sql)
     name = known or b"saga_%08x" % crc32(call.sql.encode())
     if known is None:

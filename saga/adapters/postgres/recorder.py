@@ -1,5 +1,4 @@
-"""
-The event store's tables: eventsourcing's process recorder, with what must commit beside events.
+"""The event store's tables: eventsourcing's process recorder, with what must commit beside events.
 
 The library's `stored_events` and `notification_tracking` keep their layout, so that its own tools
 read them; `notification_id` is the place in the log. A saga's row in `saga_index` bears the place
@@ -47,17 +46,14 @@ SETTLE_TIMEOUT_S: Final = 10.0
 
 
 class Written(NamedTuple):
-    """
-    What `calls` did: where sagas that are new begin in the log, and the batch's backlog id.
-    """
+    """What `calls` did: where sagas that are new begin in the log, and the batch's backlog id."""
 
     first_entries: Mapping[str, int]
     backlog_id: int | None
 
 
 class SagaProcessRecorder(PostgresProcessRecorder):
-    """
-    The library's recorder of events and trackings, and our tables beside them.
+    """The library's recorder of events and trackings, and our tables beside them.
 
     Its own methods work on the same rows and block their thread; the event store sends `calls`.
     """
@@ -73,9 +69,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         self.sql_create_statements.remove(self.sql_create_pg_function_insert_events)
 
     def create_tables(self, cursor: Cursor[dict[str, Any]]) -> None:
-        """
-        Make the library's tables, then ours, in the transaction of *cursor*.
-        """
+        """Make the library's tables, then ours, in the transaction of *cursor*."""
         for statement in self.sql_create_statements:
             if "CREATE TYPE" in statement.as_string():
                 cursor.execute(statement)
@@ -84,8 +78,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
             cursor.execute(table)
 
     def calls(self, batch: Batch, rows: Sequence[EntryRow], at: Instant) -> list[Call]:
-        """
-        The statements that write *batch*, in order; *rows* are its entries, history by history.
+        """The statements that write *batch*, in order; *rows* are its entries, history by history.
 
         The one that answers `Written` is `APPEND…`. They refuse with the codes above.
         """
@@ -118,9 +111,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         return calls
 
     def written(self, calls: Sequence[Call], answers: Answers) -> Written:
-        """
-        What *answers* to *calls* say.
-        """
+        """What *answers* to *calls* say."""
         firsts: dict[str, int] = {}
         owed: int | None = None
         for call, answer in zip(calls, answers, strict=True):
@@ -133,9 +124,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         return Written(firsts, owed)
 
     def remember(self, batch: Batch, written: Written) -> None:
-        """
-        Take note of a batch that is committed.
-        """
+        """Take note of a batch that is committed."""
         for history in batch.histories:
             saga_id = history.saga_id
             position = written.first_entries.get(originator_of(saga_id))
@@ -147,14 +136,12 @@ class SagaProcessRecorder(PostgresProcessRecorder):
                 self.known.remember(saga_id, version, position)
 
     def forget(self) -> None:
-        """
-        Remember nothing: the server may be another one now, that does not have all of it.
-        """
+        """Remember nothing: the server may be another one now, that does not have all of it."""
         self.known = KnownSagas()
 
     def proof(self, batch: Batch, rows: Sequence[EntryRow]) -> tuple[Call, int] | None:
-        """
-        A question, with the answer it has if *batch* is stored; None where it may be written twice.
+        """A question, with the answer it has if *batch* is stored; None where it may be written
+        twice.
         """
         if rows:
             return Call(sql.LANDED, _columns(rows)), len(rows)
@@ -171,23 +158,19 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         return None
 
     def owed(self, rows: Sequence[EntryRow]) -> Call:
-        """
-        The question for the backlog id of the stored batch of *rows*.
-        """
+        """The question for the backlog id of the stored batch of *rows*."""
         return Call(sql.OWED, (Uuids([rows[0][0]]), rows[0][1]))
 
     def versions(self, batch: Batch) -> Call:
-        """
-        The question for the stored versions of all histories of *batch*, by originator.
-        """
+        """The question for the stored versions of all histories of *batch*, by originator."""
         ids = Uuids(originator_of(each.saga_id) for each in batch.histories)
         return Call(sql.VERSIONS, (ids,))
 
     def insert_events(
         self, stored_events: Sequence[StoredEvent], **kwargs: Any
     ) -> Sequence[int] | None:
-        """
-        The library's way in, without its retries: they turn an unclear commit into a conflict.
+        """The library's way in, without its retries: they turn an unclear commit into a
+        conflict.
         """
         once: Any = PostgresApplicationRecorder.insert_events
         ids: Sequence[int] | None = once.__wrapped__(self, stored_events, **kwargs)
@@ -202,9 +185,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        """
-        Notifications up to where nothing can appear any more before what was read.
-        """
+        """Notifications up to where nothing can appear any more before what was read."""
         settled = self._settled_place()
         found: Sequence[Notification] = super().select_notifications(
             start,
@@ -268,9 +249,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
 
 
 def writers_of(address: Address) -> str:
-    """
-    The question for the transactions that have taken places in the log, or are about to.
-    """
+    """The question for the transactions that have taken places in the log, or are about to."""
     return sql.WRITERS.format(*address.lock_key("append"))
 
 

@@ -1,5 +1,4 @@
-"""
-Which tables a database has, and how they come to be those that the code at hand needs.
+"""Which tables a database has, and how they come to be those that the code at hand needs.
 
 Each component (event store, effects store) counts its migrations; the table `saga_schema` says how
 many were made. Whoever migrates holds an advisory lock meanwhile, and everything is one
@@ -29,8 +28,8 @@ _SCHEMA_TABLE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """
-    A set of tables and the way to them: a new database takes all *migrations*, an old one the rest.
+    """A set of tables and the way to them: a new database takes all *migrations*, an old one the
+    rest.
 
     *landmark* is a table of it: where that is there and `saga_schema` does not know of it, it
     belongs to somebody else.
@@ -42,15 +41,12 @@ class Component:
 
     @property
     def version(self) -> int:
-        """
-        The version that this code needs.
-        """
+        """The version that this code needs."""
         return len(self.migrations)
 
 
 def stored_version(address: Address, component: Component) -> int:
-    """
-    The version of *component* in the database, 0 where it has none of it. Blocks.
+    """The version of *component* in the database, 0 where it has none of it. Blocks.
 
     Raises:
         StoreTooNew: a newer version of saga wrote it.
@@ -61,8 +57,7 @@ def stored_version(address: Address, component: Component) -> int:
 
 
 def migrate(address: Address, component: Component) -> int:
-    """
-    Bring the tables of *component* to its version, and return the version there was. Blocks.
+    """Bring the tables of *component* to its version, and return the version there was. Blocks.
 
     Raises:
         StoreTooNew: a newer version of saga wrote it.
@@ -92,8 +87,7 @@ def migrate(address: Address, component: Component) -> int:
 
 
 def prepare(address: Address, component: Component, *, make: bool) -> None:
-    """
-    See that the tables of *component* are those this code needs. Blocks.
+    """See that the tables of *component* are those this code needs. Blocks.
 
     Where there are none they are made, or not, as *make* says. A database that has an older version
     is left to `saga store migrate`: an upgrade is somebody's decision, as other workers may still

@@ -1,5 +1,4 @@
-"""
-The event store's statements: one per table and batch, with an array for each column.
+"""The event store's statements: one per table and batch, with an array for each column.
 
 What is looked for by key is looked for in subqueries that cannot become joins: the plan of a join
 may be one that reads the whole table, and stay. `%` signs stand for parameters; see `arrays.py`.

@@ -1,5 +1,5 @@
-"""
-The event store's own tables, beside those of the library; the layout is said here and nowhere else.
+"""The event store's own tables, beside those of the library; the layout is said here and nowhere
+else.
 """
 
 from __future__ import annotations

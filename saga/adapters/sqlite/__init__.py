@@ -1,6 +1,4 @@
-"""
-The embedded default: an event store and a bus in SQLite files, with nothing to install.
-"""
+"""The embedded default: an event store and a bus in SQLite files, with nothing to install."""
 
 from saga.adapters.sqlite.catalogue import SqliteCatalogue
 from saga.adapters.sqlite.database import SqliteDatabase

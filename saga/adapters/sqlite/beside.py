@@ -1,5 +1,4 @@
-"""
-A thread for what waits for the disk, so that the event loop does not.
+"""A thread for what waits for the disk, so that the event loop does not.
 
 An executor would do the same at several times the cost; here one queue leads in and the loop's own
 leads out.
@@ -28,9 +27,7 @@ class _Order(NamedTuple):
 
 
 class Beside:
-    """
-    One thread, which does one thing after another.
-    """
+    """One thread, which does one thing after another."""
 
     def __init__(self, name: str) -> None:
         self._orders: Final[queue.SimpleQueue[_Order | None]] = queue.SimpleQueue()
@@ -39,20 +36,17 @@ class Beside:
         self._thread: Final = threading.Thread(target=self._serve, name=name, daemon=True)
 
     def start(self) -> None:
-        """
-        Begin to take orders.
-        """
+        """Begin to take orders."""
         self._thread.start()
 
     def call(self, act: Callable[[], Any], then: Then, loop: asyncio.AbstractEventLoop) -> None:
-        """
-        Do *act*, then call *then* on the loop with its result, or with None and what it raised.
+        """Do *act*, then call *then* on the loop with its result, or with None and what it
+        raised.
         """
         self._orders.put(_Order(act, then, loop))
 
     def begin(self, act: Callable[[], Any], then: Then, loop: asyncio.AbstractEventLoop) -> None:
-        """
-        As `call`, and return when *act* has begun, which is to wait for the disk at once.
+        """As `call`, and return when *act* has begun, which is to wait for the disk at once.
 
         The loop's thread has the interpreter until it has nothing to do. Without waiting here, what
         is meant to go on beside the loop would only begin when the loop has come to rest.
@@ -62,18 +56,14 @@ class Beside:
         self._has_begun.acquire(timeout=BEGIN_S_MAX)
 
     def run(self, act: Callable[[], T]) -> asyncio.Future[T]:
-        """
-        Do *act*; a future of its result.
-        """
+        """Do *act*; a future of its result."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self.call(act, partial(settle, future), loop)
         return future
 
     def close(self, *, wait: bool) -> None:
-        """
-        End the thread once it has done what was ordered.
-        """
+        """End the thread once it has done what was ordered."""
         self._orders.put(None)
         if wait:
             self._thread.join()
@@ -95,9 +85,7 @@ class Beside:
 
 
 def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    """
-    End *future* with the result or the error, unless whoever waited for it has given up.
-    """
+    """End *future* with the result or the error, unless whoever waited for it has given up."""
     if future.done():
         return
     if error is None:

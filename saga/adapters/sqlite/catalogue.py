@@ -1,6 +1,4 @@
-"""
-The read side of the SQLite event store: what people and tools ask.
-"""
+"""The read side of the SQLite event store: what people and tools ask."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ _FIRST_ENTRY: Final = (
 
 
 class SqliteCatalogue:
-    """
-    The catalogue of the event store in the file of *database*.
-    """
+    """The catalogue of the event store in the file of *database*."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
@@ -50,9 +46,7 @@ class SqliteCatalogue:
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
-        """
-        Summaries in order of start, beginning after the saga *after*.
-        """
+        """Summaries in order of start, beginning after the saga *after*."""
         conditions, values = ["true"], []
         if status is not None:
             conditions.append("status = ?")
@@ -70,9 +64,7 @@ class SqliteCatalogue:
         return [to_summary(row) for row in rows]
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        """
-        The summaries of these sagas, in their order; one that does not exist is left out.
-        """
+        """The summaries of these sagas, in their order; one that does not exist is left out."""
         keys = [(originator_of(saga_id),) for saga_id in dict.fromkeys(saga_ids)]
         rows = await self._database.read(lambda cursor: _SUMMARIES.fetch(cursor, keys))
         found = {summary.saga_id: summary for summary in map(to_summary, rows)}
@@ -86,9 +78,7 @@ class SqliteCatalogue:
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[ParkedRecord]:
-        """
-        Parked records in the order they were parked, beginning after the id *after*.
-        """
+        """Parked records in the order they were parked, beginning after the id *after*."""
         conditions = ["parked_id > ?"]
         values: list[object] = [after]
         for column, value in (("kind", kind and kind.value), ("saga_id", saga_id)):
@@ -103,9 +93,7 @@ class SqliteCatalogue:
         return [to_parked(row) for row in await self._fetch(sql, *values, limit)]
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        """
-        Armed timers, the earliest first.
-        """
+        """Armed timers, the earliest first."""
         sql = "SELECT timer_id, saga_id, due_at FROM timers ORDER BY due_at, timer_id LIMIT ?"
         return [
             DueTimer(TimerId(timer_id), SagaId(saga_id), Instant(due_at))
@@ -113,8 +101,7 @@ class SqliteCatalogue:
         ]
 
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """
-        Every entry of every saga with its place in the log, in commit order.
+        """Every entry of every saga with its place in the log, in commit order.
 
         Raises:
             CorruptHistory: an entry cannot be read; names its saga and version.

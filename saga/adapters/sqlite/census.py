@@ -1,6 +1,4 @@
-"""
-A census of the store in SQLite.
-"""
+"""A census of the store in SQLite."""
 
 from __future__ import annotations
 
@@ -27,16 +25,13 @@ _TIMERS: Final = "SELECT count(*), min(due_at) FROM timers WHERE due_at <= ?"
 
 
 class SqliteCensus:
-    """
-    Counts what is in a `SqliteEventStore`.
-    """
+    """Counts what is in a `SqliteEventStore`."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
     async def take(self, *, at: Instant) -> Census:
-        """
-        Count, with *at* as the present.
+        """Count, with *at* as the present.
 
         Raises:
             StoreUnavailable: the file cannot be read now.

@@ -1,5 +1,4 @@
-"""
-Moving what is committed from the write-ahead log into the file, out of the commits' way.
+"""Moving what is committed from the write-ahead log into the file, out of the commits' way.
 
 A thread of its own copies most of it while commits go on; the writer then copies the little that
 came meanwhile, so that the log begins anew and stays bounded and small.
@@ -23,9 +22,7 @@ IDLE_S: Final = 1.0
 
 
 class Checkpointer:
-    """
-    The checkpoint thread of one file.
-    """
+    """The checkpoint thread of one file."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -41,30 +38,24 @@ class Checkpointer:
         )
 
     def start(self) -> None:
-        """
-        Begin to watch.
-        """
+        """Begin to watch."""
         self._thread.start()
 
     def close(self) -> None:
-        """
-        End the thread. Blocks until it is done.
-        """
+        """End the thread. Blocks until it is done."""
         self._ending = True
         self._wake.set()
         self._thread.join()
 
     def committed(self) -> None:
-        """
-        Called by the writer after each commit.
-        """
+        """Called by the writer after each commit."""
         self._commits_since += 1
         if self._commits_since >= self._commits_until and not self.is_rest_wanted:
             self._wake.set()
 
     def copy_rest(self, connection: sqlite3.Connection) -> None:
-        """
-        Called by the writer, outside any transaction, where the rest is wanted. Takes its time.
+        """Called by the writer, outside any transaction, where the rest is wanted. Takes its
+        time.
         """
         self.is_rest_wanted = False
         _checkpoint(connection, "RESTART" if self._frames > FRAMES_MAX else "PASSIVE")
@@ -95,8 +86,8 @@ class Checkpointer:
 
 
 def _checkpoint(connection: sqlite3.Connection, mode: str) -> int | None:
-    """
-    The number of frames in the log, or None where it could not be done now; then the next one will.
+    """The number of frames in the log, or None where it could not be done now; then the next one
+    will.
     """
     try:
         busy, frames, _ = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()

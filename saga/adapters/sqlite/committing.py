@@ -1,5 +1,4 @@
-"""
-Commits: on the loop's own thread while the disk is quick, beside it otherwise.
+"""Commits: on the loop's own thread while the disk is quick, beside it otherwise.
 
 A change of threads and back costs as much as a commit to a quick disk: half the time of a saga that
 runs alone. A slow disk is waited for beside the loop, and so is one that has once held up the loop,
@@ -27,9 +26,7 @@ WARY_S: Final = 10.0
 
 
 class Committer:
-    """
-    Commits the transactions of one file, one at a time.
-    """
+    """Commits the transactions of one file, one at a time."""
 
     def __init__(self, beside: Beside, checkpointer: Checkpointer) -> None:
         self._beside = beside
@@ -43,8 +40,8 @@ class Committer:
         then: Callable[[BaseException | None], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """
-        Commit, then call *then* on the loop with what the commit raised; never before it returns.
+        """Commit, then call *then* on the loop with what the commit raised; never before it
+        returns.
         """
         if not self._is_quick():
             act = partial(self._commit_beside, connection)

@@ -1,5 +1,4 @@
-"""
-Connections of eventsourcing's pool, with the settings that durable and fast work needs.
+"""Connections of eventsourcing's pool, with the settings that durable and fast work needs.
 
 The library's own pool prepares each statement anew (`cached_statements=True` is a cache of one) and
 leaves the rest to SQLite's defaults; here every option that matters is said.
@@ -35,8 +34,7 @@ _SETTINGS: Final = (
 
 
 def connect(path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
-    """
-    A connection in autocommit mode, to be used by one thread at a time.
+    """A connection in autocommit mode, to be used by one thread at a time.
 
     Raises:
         StoreUnavailable: the file cannot be opened or is no database.
@@ -46,8 +44,7 @@ def connect(path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Con
 
 
 def connect_to_read(path: str) -> sqlite3.Connection:
-    """
-    A connection to a file that this user may not write, and whose folder neither.
+    """A connection to a file that this user may not write, and whose folder neither.
 
     Raises:
         StoreUnavailable: it cannot be read, or not all of it: what was written last may still be in
@@ -88,9 +85,7 @@ def _connect(
 
 
 class SagaConnectionPool(SQLiteConnectionPool):
-    """
-    The library's pool, over connections with our settings.
-    """
+    """The library's pool, over connections with our settings."""
 
     def _create_connection(self) -> SQLiteConnection:
         try:
@@ -102,9 +97,7 @@ class SagaConnectionPool(SQLiteConnectionPool):
 
 
 class SagaDatastore(SQLiteDatastore):
-    """
-    The library's datastore over our pool. The file is in WAL mode before this is made.
-    """
+    """The library's datastore over our pool. The file is in WAL mode before this is made."""
 
     def __init__(self, path: str) -> None:
         super().__init__(

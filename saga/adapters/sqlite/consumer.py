@@ -1,5 +1,4 @@
-"""
-One member of a consumer group of the local bus.
+"""One member of a consumer group of the local bus.
 
 Records that this process commits are handed over in memory while the member keeps up with them. A
 source whose next record is not the one that was handed over is *behind* and is read from the file,
@@ -30,9 +29,7 @@ READ_INLINE_RECORDS_MAX: Final = 64
 
 
 class LocalConsumer:
-    """
-    A member of a group. Made by `LocalBus.subscribe`; one task at a time fetches.
-    """
+    """A member of a group. Made by `LocalBus.subscribe`; one task at a time fetches."""
 
     def __init__(
         self,
@@ -61,8 +58,7 @@ class LocalConsumer:
         """Its positions are kept in the bus's file, so it may see what is not durable yet."""
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """
-        Up to *records_max* records, as they were published; empty after *timeout_s*.
+        """Up to *records_max* records, as they were published; empty after *timeout_s*.
 
         Raises:
             BusUnavailable: the file cannot be read now; the next fetch tries again.
@@ -86,9 +82,7 @@ class LocalConsumer:
         return []
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Read on from these offsets; sources that are not assigned are left alone.
-        """
+        """Read on from these offsets; sources that are not assigned are left alone."""
         numbers = {self._bus.log.source_id(source): at for source, at in offsets.items()}
         moved = numbers.keys() & self._next.keys()
         self._drop(moved)
@@ -99,9 +93,7 @@ class LocalConsumer:
         self._wake()
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Remember for the group the *next* offset to read of each source; forward or back.
-        """
+        """Remember for the group the *next* offset to read of each source; forward or back."""
         rows = [(self.group, self._bus.log.source_id(at), next_) for at, next_ in offsets.items()]
 
         def work(cursor: sqlite3.Cursor) -> None:
@@ -112,16 +104,12 @@ class LocalConsumer:
             await self._bus.write(work)
 
     def assignment(self) -> frozenset[Source]:
-        """
-        The sources this member reads now.
-        """
+        """The sources this member reads now."""
         return frozenset(map(self._bus.log.source, self._next))
 
     @property
     def progress(self) -> Mapping[Source, Progress]:
-        """
-        Of each source that this member reads, how far.
-        """
+        """Of each source that this member reads, how far."""
         ends = self._bus.memory.ends
         following = dict(self._next)
         for source_id, inbound in reversed(self._buffer):
@@ -133,30 +121,22 @@ class LocalConsumer:
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """
-        The sources that are assigned to this member and not read, each with the reason.
-        """
+        """The sources that are assigned to this member and not read, each with the reason."""
         return {self._bus.log.source(one): reason for one, reason in self._stopped.items()}
 
     @property
     def waits_for(self) -> str | None:
-        """
-        What is missing before this member reads all of its topics; None when nothing is.
-        """
+        """What is missing before this member reads all of its topics; None when nothing is."""
         return None
 
     async def close(self) -> None:
-        """
-        Leave the group at once.
-        """
+        """Leave the group at once."""
         if not self._is_closed:
             self.end()
             await self._bus.leave([self])
 
     def end(self) -> None:
-        """
-        Stop reading, without telling the group.
-        """
+        """Stop reading, without telling the group."""
         self._is_closed = True
         self._let_go_of(self._next.keys())
         self._stopped = {}
@@ -164,8 +144,8 @@ class LocalConsumer:
         self._wake()
 
     def follow(self, group: Group) -> None:
-        """
-        Take note of a new state of the group: what it takes from this member is let go of at once.
+        """Take note of a new state of the group: what it takes from this member is let go of at
+        once.
 
         What it gives is taken over by the next fetch, once all members have let go.
         """
@@ -191,17 +171,13 @@ class LocalConsumer:
             self._wake()
 
     def rejoined(self, member_id: int) -> None:
-        """
-        Go on as another member, after the group had given this one up.
-        """
+        """Go on as another member, after the group had given this one up."""
         self.member_id = member_id
         self.generation = 0
         self._is_expelled = False
 
     def offer(self, source_id: int, inbound: Inbound) -> None:
-        """
-        Hand over a record that was just committed; `wake` is called after the last one.
-        """
+        """Hand over a record that was just committed; `wake` is called after the last one."""
         offset = inbound.offset
         if self._next[source_id] == offset and len(self._buffer) < BUFFERED_RECORDS_MAX:
             self._buffer.append((source_id, inbound))
@@ -210,14 +186,12 @@ class LocalConsumer:
             self._behind.add(source_id)
 
     def lacks(self, source_id: int, offset: int) -> bool:
-        """
-        Whether the record was not shown to it already.
-        """
+        """Whether the record was not shown to it already."""
         return self._next[source_id] <= offset
 
     def show(self, source_id: int, inbound: Inbound) -> bool:
-        """
-        Hand over a record that is not durable yet; False where others have to be read before it.
+        """Hand over a record that is not durable yet; False where others have to be read before
+        it.
         """
         if self._next[source_id] != inbound.offset or source_id in self._behind:
             return False
@@ -228,8 +202,8 @@ class LocalConsumer:
         return True
 
     def take_back(self, source_id: int, first: int) -> bool:
-        """
-        Forget what was shown from the offset *first* on; whether some of it was fetched meanwhile.
+        """Forget what was shown from the offset *first* on; whether some of it was fetched
+        meanwhile.
         """
         shown = self._next[source_id] - first
         if shown <= 0:
@@ -242,18 +216,14 @@ class LocalConsumer:
         return is_fetched
 
     def notice(self, ends: Mapping[int, int]) -> None:
-        """
-        Take note of how far the log goes by now.
-        """
+        """Take note of how far the log goes by now."""
         for source_id, end in ends.items():
             if self._next.get(source_id, end) < end:
                 self._behind.add(source_id)
         self.wake()
 
     def wake(self) -> None:
-        """
-        Let a waiting fetch go on, if there is anything for it.
-        """
+        """Let a waiting fetch go on, if there is anything for it."""
         if self._waiter is not None and (self._buffer or self._behind):
             self._wake()
 
@@ -279,9 +249,7 @@ class LocalConsumer:
         return [buffer.popleft()[1] for _ in range(records_max)]
 
     async def _take_over(self) -> None:
-        """
-        Begin to read what this generation gives: ask where, then catch up from there.
-        """
+        """Begin to read what this generation gives: ask where, then catch up from there."""
         generation = self.generation
         added = self._wanted - self._next.keys() - self._stopped.keys()
         if self._resume_at is not None:
@@ -307,8 +275,8 @@ class LocalConsumer:
 
     @property
     def _lacks_sources(self) -> bool:
-        """
-        Whether this generation gives it more than it has begun to read, or has found unreadable.
+        """Whether this generation gives it more than it has begun to read, or has found
+        unreadable.
         """
         return len(self._wanted) > len(self._next) + len(self._stopped)
 

@@ -1,5 +1,4 @@
-"""
-One SQLite file in this process: who writes it, who reads it, and which schema it has.
+"""One SQLite file in this process: who writes it, who reads it, and which schema it has.
 
 Make one per file and process and share it: an event store and a local bus on the same file then
 commit together. Everything that can go wrong with a file becomes `StoreUnavailable` here, with a
@@ -39,8 +38,7 @@ _SCHEMA_TABLE: Final = (
 
 
 class SqliteDatabase:
-    """
-    A file, its writer thread, its reader threads.
+    """A file, its writer thread, its reader threads.
 
     Args:
         path: the file; it and its folder are made where they are missing.
@@ -79,21 +77,16 @@ class SqliteDatabase:
 
     @property
     def epoch(self) -> int:
-        """
-        For jobs: what they remembered of the file under another epoch may be out of date.
-        """
+        """For jobs: what they remembered of the file under another epoch may be out of date."""
         return self._writer.epoch
 
     @property
     def commits(self) -> tuple[int, int]:
-        """
-        How many commits this process made, and how often it found that another one had.
-        """
+        """How many commits this process made, and how often it found that another one had."""
         return self._writer.commits, self._writer.foreign_commits
 
     def migrate(self, component: str, migrations: Sequence[Migration]) -> None:
-        """
-        Bring the tables of *component* to the version that is the number of *migrations*.
+        """Bring the tables of *component* to the version that is the number of *migrations*.
 
         Blocks for some milliseconds the first time, and for as long as a migration takes that moves
         rows; meant for when a program starts.
@@ -133,8 +126,7 @@ class SqliteDatabase:
         preview: Preview | None = None,
         is_last: bool = False,
     ) -> T:
-        """
-        Run *job* in the next commit and return its result once that is durable.
+        """Run *job* in the next commit and return its result once that is durable.
 
         Args:
             job: runs on the event loop, inside a transaction; may run more than once, so it writes
@@ -163,8 +155,7 @@ class SqliteDatabase:
         return await future
 
     async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """
-        Run *query* on a reader thread, in autocommit mode.
+        """Run *query* on a reader thread, in autocommit mode.
 
         Raises:
             StoreUnavailable: the file cannot be read now.
@@ -175,8 +166,7 @@ class SqliteDatabase:
         return await loop.run_in_executor(self._readers, self._read_in_thread, query)
 
     def read_now(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """
-        Run *query* here and now: for what takes microseconds.
+        """Run *query* here and now: for what takes microseconds.
 
         Raises:
             StoreUnavailable: the file cannot be read now.
@@ -188,9 +178,7 @@ class SqliteDatabase:
                 return query(self._inline.cursor())
 
     async def close(self) -> None:
-        """
-        Finish what was accepted and close the file; a second call waits for the first.
-        """
+        """Finish what was accepted and close the file; a second call waits for the first."""
         if self._closing is None:
             self._is_closed = True
             for place in self._waiting:
@@ -232,9 +220,7 @@ class SqliteDatabase:
             place.get_loop().call_soon_threadsafe(_wake, place)
 
     def _expect(self, component: str, known: int) -> None:
-        """
-        See that a file which cannot be written has the tables that this code needs.
-        """
+        """See that a file which cannot be written has the tables that this code needs."""
 
         def query(cursor: sqlite3.Cursor) -> int:
             cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'saga_schema'")
@@ -263,8 +249,8 @@ class SqliteDatabase:
 
 
 def _prepare(path: str) -> sqlite3.Connection:
-    """
-    A connection for reading, after the file was made a database in WAL mode that can be written.
+    """A connection for reading, after the file was made a database in WAL mode that can be
+    written.
     """
     connection = connect(path)
     try:

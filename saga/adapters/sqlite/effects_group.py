@@ -1,5 +1,4 @@
-"""
-Group commit of effect services: the units of work that share one transaction, and how it ends.
+"""Group commit of effect services: the units of work that share one transaction, and how it ends.
 
 Units that wrote tables of their own and units that only keep an inbox row are told apart: when an
 inbox row turns out to be taken by another process, the former can only be undone together, the
@@ -23,18 +22,14 @@ BUSY_WAIT_MS: Final = 5_000
 
 
 class Settled(NamedTuple):
-    """
-    A unit that has ended, and the inbox rows it wants kept.
-    """
+    """A unit that has ended, and the inbox rows it wants kept."""
 
     unit: SqliteUnit
     writes: Sequence[InboxWrite]
 
 
 class Group:
-    """
-    The units that will be committed together, in the order in which they ended.
-    """
+    """The units that will be committed together, in the order in which they ended."""
 
     __slots__ = ("began_at_s", "kept", "lost", "rows_only", "written")
 
@@ -47,23 +42,17 @@ class Group:
 
     @property
     def units(self) -> int:
-        """
-        How many units the group has.
-        """
+        """How many units the group has."""
         return len(self.written) + len(self.rows_only)
 
     def lose_written(self) -> None:
-        """
-        The transaction is gone, and with it what the units of this group had written.
-        """
+        """The transaction is gone, and with it what the units of this group had written."""
         self.lost += [settled.unit for settled in self.written]
         self.written.clear()
 
 
 def begin(connection: sqlite3.Connection, *, wait: bool) -> None:
-    """
-    Begin the one write transaction of the file; with *wait*, while another process is at it.
-    """
+    """Begin the one write transaction of the file; with *wait*, while another process is at it."""
     if not wait:
         connection.execute("BEGIN IMMEDIATE")
         return
@@ -75,8 +64,7 @@ def begin(connection: sqlite3.Connection, *, wait: bool) -> None:
 
 
 def write(connection: sqlite3.Connection, group: Group) -> Collection[Unit]:
-    """
-    Write the group's rows inside the transaction and return its units that are not kept.
+    """Write the group's rows inside the transaction and return its units that are not kept.
 
     Raises:
         sqlite3.Error: nothing can be kept; roll back.
@@ -92,9 +80,7 @@ def write(connection: sqlite3.Connection, group: Group) -> Collection[Unit]:
 
 
 def _write(cursor: sqlite3.Cursor, settled: Iterable[Settled]) -> set[SqliteUnit]:
-    """
-    Write the rows: new ones all at once, replacements and units of several rows one by one.
-    """
+    """Write the rows: new ones all at once, replacements and units of several rows one by one."""
     new: list[Settled] = []
     careful: list[Settled] = []
     for one in settled:

@@ -1,5 +1,4 @@
-"""
-The inbox table of effect services in SQLite: its schema and the statements on it.
+"""The inbox table of effect services in SQLite: its schema and the statements on it.
 
 An index entry begins with the saga's id, so that the steps of one saga stand on one page whatever
 services do them: a commit writes whole pages, and random keys would cost one each.
@@ -55,8 +54,7 @@ _REPLACE: Final = f"""UPDATE saga_inbox SET ({_COLUMNS}) = ({_VALUES})
 
 
 def create_inbox(connection: sqlite3.Connection, path: str) -> None:
-    """
-    Make the table where there is none.
+    """Make the table where there is none.
 
     Raises:
         StoreTooNew: the file has a later schema.
@@ -80,24 +78,18 @@ def create_inbox(connection: sqlite3.Connection, path: str) -> None:
 
 
 def select_rows(cursor: sqlite3.Cursor, service: str, keys: Iterable[str]) -> dict[str, InboxRow]:
-    """
-    The rows of *keys*, by key.
-    """
+    """The rows of *keys*, by key."""
     found = _SELECT.fetch(cursor, [(key, service) for key in keys])
     return {row[1]: _row(row) for row in found}
 
 
 def insert_rows(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> int:
-    """
-    Insert the rows whose key is free and return how many those were.
-    """
+    """Insert the rows whose key is free and return how many those were."""
     return _INSERT.execute(cursor, rows)
 
 
 def write_row(cursor: sqlite3.Cursor, write: InboxWrite) -> bool:
-    """
-    Insert or replace one row; False where something else is in its place by now.
-    """
+    """Insert or replace one row; False where something else is in its place by now."""
     replaced = write.replaces
     if replaced is None:
         return insert_rows(cursor, [write.row]) == 1

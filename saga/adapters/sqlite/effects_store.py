@@ -1,5 +1,4 @@
-"""
-The effects store in one SQLite file: statements on the loop, slow commits in a thread.
+"""The effects store in one SQLite file: statements on the loop, slow commits in a thread.
 
 One connection writes. A handler owns it from its first statement to its end; those that come
 meanwhile wait in line. Units that have ended form a group, which is committed as soon as nobody is
@@ -39,8 +38,7 @@ GROUP_AGE_S_MAX: Final = 0.010
 
 
 class SqliteEffectsStore:
-    """
-    See `saga.ports.effects_store.EffectsStore`.
+    """See `saga.ports.effects_store.EffectsStore`.
 
     Args:
         path: the file; made where there is none.
@@ -80,8 +78,7 @@ class SqliteEffectsStore:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """
-        The connection that writes.
+        """The connection that writes.
 
         Raises:
             StoreUnavailable: the store is not open.
@@ -91,9 +88,7 @@ class SqliteEffectsStore:
         return self._writer
 
     async def open(self) -> None:
-        """
-        Connect and make the inbox where there is none.
-        """
+        """Connect and make the inbox where there is none."""
         if self._is_open:
             return
         if self.threaded:
@@ -106,9 +101,7 @@ class SqliteEffectsStore:
         self._is_open = True
 
     async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
-        """
-        The inbox rows of these idempotency keys.
-        """
+        """The inbox rows of these idempotency keys."""
         reader = self._reader
         if reader is None:
             raise self._not_open()
@@ -116,24 +109,18 @@ class SqliteEffectsStore:
             return select_rows(reader.cursor(), service, keys)
 
     def unit(self, *, alone: bool = False) -> SqliteUnit:  # noqa: ARG002 - each writes alone
-        """
-        A new unit of work.
-        """
+        """A new unit of work."""
         return SqliteUnit(self)
 
     async def close(self) -> None:
-        """
-        Commit what was to be kept and close the file.
-        """
+        """Commit what was to be kept and close the file."""
         while self._group.kept is not None or self._is_busy:
             self._closing = asyncio.get_running_loop().create_future()
             await self._closing
         self._let_go()
 
     def abandon(self) -> None:
-        """
-        Let go as a killed process would: what is not committed is lost, and nobody is told.
-        """
+        """Let go as a killed process would: what is not committed is lost, and nobody is told."""
         self._is_abandoned = True
         if not self._is_busy:
             self._let_go()
@@ -141,9 +128,7 @@ class SqliteEffectsStore:
     # What units ask of it.
 
     def try_enter(self, unit: SqliteUnit) -> bool:
-        """
-        Give *unit* the connection if that is possible at once.
-        """
+        """Give *unit* the connection if that is possible at once."""
         writer = self._writer
         if self._holder is not None or self._is_busy or self._line or writer is None:
             return False
@@ -156,8 +141,7 @@ class SqliteEffectsStore:
         return True
 
     async def enter(self, unit: SqliteUnit) -> None:
-        """
-        Wait in line for the connection.
+        """Wait in line for the connection.
 
         Raises:
             StoreUnavailable: no transaction could be begun.
@@ -177,9 +161,7 @@ class SqliteEffectsStore:
             raise
 
     def leave(self, unit: SqliteUnit, *, keep: bool) -> bool:
-        """
-        Take the connection back; False where the transaction is gone.
-        """
+        """Take the connection back; False where the transaction is gone."""
         assert self._holder is unit, "only the unit that owns the connection can leave it"
         self._holder = None
         connection = self.connection
@@ -196,9 +178,7 @@ class SqliteEffectsStore:
     def settle(
         self, unit: SqliteUnit, writes: Sequence[InboxWrite], *, has_written: bool
     ) -> asyncio.Future[Collection[Unit]]:
-        """
-        Take a unit that has ended into the group.
-        """
+        """Take a unit that has ended into the group."""
         if self._writer is None:
             refused = asyncio.get_running_loop().create_future()
             if not self._is_abandoned:
@@ -303,9 +283,7 @@ class SqliteEffectsStore:
             self._write(group, None, None)
 
     def _write(self, group: Group, _: None, error: BaseException | None) -> None:
-        """
-        The transaction is begun, if there is no *error*: write, then commit.
-        """
+        """The transaction is begun, if there is no *error*: write, then commit."""
         writer = self.connection
         try:
             if error is not None:

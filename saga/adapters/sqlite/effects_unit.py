@@ -1,5 +1,4 @@
-"""
-One handler's unit of work on the effects store in SQLite.
+"""One handler's unit of work on the effects store in SQLite.
 
 The unit owns the writing connection from its first statement to its end, inside a savepoint of the
 group's transaction. Statements run where they are asked for: on the event loop for `async` handlers
@@ -52,9 +51,7 @@ _vetted: set[str] = set()
 
 
 class SqliteUnit:
-    """
-    See `saga.ports.effects_store.Unit`.
-    """
+    """See `saga.ports.effects_store.Unit`."""
 
     __slots__ = ("_entering", "_is_ended", "_store", "_thread_lock", "is_broken", "is_inside")
 
@@ -68,29 +65,21 @@ class SqliteUnit:
 
     @property
     def db(self) -> SqliteDatabase:
-        """
-        For handlers on the event loop.
-        """
+        """For handlers on the event loop."""
         return SqliteDatabase(self)
 
     @property
     def thread_db(self) -> SqliteThreadDatabase:
-        """
-        For handlers in a thread; taken on the event loop, used in the thread.
-        """
+        """For handlers in a thread; taken on the event loop, used in the thread."""
         self._thread_lock = threading.Lock()
         return SqliteThreadDatabase(self, asyncio.get_running_loop())
 
     def drop(self) -> None:
-        """
-        Undo what was written; rows may still be kept.
-        """
+        """Undo what was written; rows may still be kept."""
         self._end(keep=False)
 
     def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
-        """
-        End the unit and have it committed with the group.
-        """
+        """End the unit and have it committed with the group."""
         has_written = self.is_inside and not self.is_broken
         if not self._end(keep=True) and has_written:
             raise TransactionEnded(
@@ -100,9 +89,7 @@ class SqliteUnit:
         return self._store.settle(self, writes, has_written=has_written)
 
     async def enter(self) -> None:
-        """
-        Own the connection, from here to the end of the unit.
-        """
+        """Own the connection, from here to the end of the unit."""
         if self._entering is not None:  # two statements of one handler at once
             await asyncio.shield(self._entering)
             return
@@ -125,9 +112,7 @@ class SqliteUnit:
             self._entering = None
 
     def run(self, sql: str, params: dict[str, SqlValue]) -> sqlite3.Cursor:
-        """
-        Run one statement of the handler. The unit is inside.
-        """
+        """Run one statement of the handler. The unit is inside."""
         self._refuse_if_ended()
         if self.is_broken:
             raise StoreUnavailable(f"{self._store.path}: the unit of work was lost; it begins anew")
@@ -144,8 +129,8 @@ class SqliteUnit:
     def run_in_thread(
         self, sql: str, params: dict[str, SqlValue], loop: asyncio.AbstractEventLoop
     ) -> tuple[int, list[SqlRow]]:
-        """
-        The same from a handler's thread. The lock makes `drop` wait for the statement in hand.
+        """The same from a handler's thread. The lock makes `drop` wait for the statement in
+        hand.
         """
         if not self.is_inside:
             self._enter_from_thread(loop)
@@ -156,8 +141,7 @@ class SqliteUnit:
             return _touched(cursor), rows
 
     def raw(self) -> sqlite3.Connection:
-        """
-        The writing connection.
+        """The writing connection.
 
         Raises:
             RuntimeError: the unit does not own it: it has run no statement yet, or has ended.
@@ -194,9 +178,7 @@ class SqliteUnit:
 
 
 class SqliteDatabase:
-    """
-    See `saga.ports.effects_store.Database`.
-    """
+    """See `saga.ports.effects_store.Database`."""
 
     __slots__ = ("_unit",)
 
@@ -204,18 +186,14 @@ class SqliteDatabase:
         self._unit = unit
 
     async def execute(self, sql: str, /, **params: SqlValue) -> int:
-        """
-        Run a statement and return how many rows it touched.
-        """
+        """Run a statement and return how many rows it touched."""
         unit = self._unit
         if not unit.is_inside:
             await unit.enter()
         return _touched(unit.run(sql, params))
 
     async def fetch(self, sql: str, /, **params: SqlValue) -> list[SqlRow]:
-        """
-        Run a query and return all its rows.
-        """
+        """Run a query and return all its rows."""
         unit = self._unit
         if not unit.is_inside:
             await unit.enter()
@@ -223,16 +201,12 @@ class SqliteDatabase:
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """
-        The connection that writes; its transaction is the store's to end.
-        """
+        """The connection that writes; its transaction is the store's to end."""
         return self._unit.raw()
 
 
 class SqliteThreadDatabase:
-    """
-    See `saga.ports.effects_store.ThreadDatabase`.
-    """
+    """See `saga.ports.effects_store.ThreadDatabase`."""
 
     __slots__ = ("_loop", "_unit")
 
@@ -241,33 +215,25 @@ class SqliteThreadDatabase:
         self._loop = loop
 
     def execute(self, sql: str, /, **params: SqlValue) -> int:
-        """
-        Run a statement and return how many rows it touched.
-        """
+        """Run a statement and return how many rows it touched."""
         touched, _ = self._unit.run_in_thread(sql, params, self._loop)
         return touched
 
     def fetch(self, sql: str, /, **params: SqlValue) -> list[SqlRow]:
-        """
-        Run a query and return all its rows.
-        """
+        """Run a query and return all its rows."""
         _, rows = self._unit.run_in_thread(sql, params, self._loop)
         return rows
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """
-        The connection that writes; its transaction is the store's to end.
-        """
+        """The connection that writes; its transaction is the store's to end."""
         if not self._unit.is_inside:
             self.fetch(BEGINNING)
         return self._unit.raw()
 
 
 def rows_of(cursor: sqlite3.Cursor) -> list[SqlRow]:
-    """
-    What the cursor has found, by column name.
-    """
+    """What the cursor has found, by column name."""
     if cursor.description is None:
         return []
     names = [column[0] for column in cursor.description]
@@ -281,9 +247,7 @@ def _touched(cursor: sqlite3.Cursor) -> int:
 
 
 def _vet(sql: str) -> None:
-    """
-    Refuse a statement that would end the group's transaction.
-    """
+    """Refuse a statement that would end the group's transaction."""
     first = sql.split(maxsplit=1)[:1]
     if first and first[0].rstrip(";").upper() in _OURS:
         raise ValueError(f"{first[0]}: a handler's transaction is begun and ended by its service")

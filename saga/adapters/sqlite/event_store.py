@@ -1,5 +1,4 @@
-"""
-The event store in an SQLite file.
+"""The event store in an SQLite file.
 
 With a local bus on the same file, publishing is part of the append: entries, positions and records
 become durable together, and there is nothing to relay.
@@ -46,8 +45,7 @@ class _Result(NamedTuple):
 
 
 class SqliteEventStore:
-    """
-    Histories in the file of *database*, which stays its maker's to close.
+    """Histories in the file of *database*, which stays its maker's to close.
 
     Args:
         publish_through: a bus on the same database, which gets what a batch publishes in the same
@@ -72,8 +70,7 @@ class SqliteEventStore:
         database.migrate("event store", (self._create_tables,))
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """
-        Record the whole batch in one durable transaction, or nothing of it.
+        """Record the whole batch in one durable transaction, or nothing of it.
 
         Raises:
             AlreadyRecorded: a position is not beyond the stored one of its source.
@@ -122,8 +119,7 @@ class SqliteEventStore:
     async def load(
         self, saga_ids: Sequence[SagaId]
     ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
-        """
-        The whole histories, in order of version; a saga without one is left out.
+        """The whole histories, in order of version; a saga without one is left out.
 
         Raises:
             StoreUnavailable: the file cannot be read now.
@@ -144,8 +140,7 @@ class SqliteEventStore:
         return await self._database.read(query)
 
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        """
-        The highest offset accounted for of each source; a source never seen is left out.
+        """The highest offset accounted for of each source; a source never seen is left out.
 
         Raises:
             StoreUnavailable: the file cannot be read now.
@@ -157,8 +152,7 @@ class SqliteEventStore:
         return {names[name]: offset for name, offset in found}
 
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        """
-        Timers due at or before *until*, the earliest first.
+        """Timers due at or before *until*, the earliest first.
 
         Raises:
             StoreUnavailable: the file cannot be read now.
@@ -179,8 +173,7 @@ class SqliteEventStore:
     async def backlog(
         self, *, appended_before: Instant, limit: int, after: int = 0
     ) -> Sequence[Backlog]:
-        """
-        Batches with something to publish that nobody has said to be published, the oldest first.
+        """Batches with something to publish that nobody has said to be published, the oldest first.
 
         An entry that cannot be read cannot be published either and is left out; `load` names it.
 

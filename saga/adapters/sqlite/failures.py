@@ -1,5 +1,4 @@
-"""
-What SQLite and the file system say, translated into what the caller can do about it.
+"""What SQLite and the file system say, translated into what the caller can do about it.
 
 The one place where driver errors become ours. Constraint violations are not translated: the job
 that caused one knows what it means.
@@ -33,8 +32,8 @@ _OUR_MISTAKES: Final = frozenset(
 
 
 class _Translated:
-    """
-    A class and no generator, which costs more than twice as much: it is entered for every query.
+    """A class and no generator, which costs more than twice as much: it is entered for
+    every query.
     """
 
     __slots__ = ("_path",)
@@ -74,22 +73,20 @@ _AS_BUS_ERROR: Final = _AsBusError()
 
 
 def translated(path: str) -> AbstractContextManager[None, None]:
-    """
-    Raise StoreUnavailable, naming *path* and what to do, where SQLite cannot read or write it.
+    """Raise StoreUnavailable, naming *path* and what to do, where SQLite cannot read or
+    write it.
     """
     return _Translated(path)
 
 
 def as_bus_error() -> AbstractContextManager[None, None]:
-    """
-    Raise BusUnavailable where the bus's file is unavailable.
-    """
+    """Raise BusUnavailable where the bus's file is unavailable."""
     return _AS_BUS_ERROR
 
 
 def is_of_the_disk(error: BaseException) -> bool:
-    """
-    Whether *error* says that the file cannot be read or written now, and not that a job is wrong.
+    """Whether *error* says that the file cannot be read or written now, and not that a job is
+    wrong.
     """
     if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.IntegrityError):
         return False
@@ -97,9 +94,7 @@ def is_of_the_disk(error: BaseException) -> bool:
 
 
 def unavailable(path: str, error: Exception) -> StoreUnavailable:
-    """
-    The error that says of *path* what *error* means and what to do.
-    """
+    """The error that says of *path* what *error* means and what to do."""
     name = getattr(error, "sqlite_errorname", "") or ""
     for prefix, advice in _ADVICE.items():
         if name.startswith(prefix):

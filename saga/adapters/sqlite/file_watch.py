@@ -1,5 +1,4 @@
-"""
-Sees when a database's file, or its log, is no longer the one that was opened.
+"""Sees when a database's file, or its log, is no longer the one that was opened.
 
 SQLite goes on writing to a file that was deleted or replaced, and what it commits there is lost.
 """
@@ -12,9 +11,7 @@ from saga.errors import StoreUnavailable
 
 
 class FileWatch:
-    """
-    Remembers which files *path* and its log are, from `begin` on.
-    """
+    """Remembers which files *path* and its log are, from `begin` on."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -22,14 +19,11 @@ class FileWatch:
         self._files: tuple[int, ...] | None = None
 
     def begin(self) -> None:
-        """
-        These are the files from now on.
-        """
+        """These are the files from now on."""
         self._files = self._look()
 
     def check(self) -> None:
-        """
-        See that they still are.
+        """See that they still are.
 
         Raises:
             StoreUnavailable: they are others now, or gone.

@@ -1,5 +1,4 @@
-"""
-Consumer groups of the local bus: who is a member, who is gone, who reads what.
+"""Consumer groups of the local bus: who is a member, who is gone, who reads what.
 
 Each change of a group's members gives it a new generation. A member first lets go of what the new
 generation takes from it, then acknowledges; nobody begins to read anything new before all have.
@@ -29,9 +28,7 @@ _STATE_AND_START: Final = (0, 19)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """
-    A row of the member table.
-    """
+    """A row of the member table."""
 
     member_id: int
     group: str
@@ -43,33 +40,25 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """
-    A group at one moment.
-    """
+    """A group at one moment."""
 
     generation: int
     members: tuple[Member, ...]
 
     @property
     def is_settled(self) -> bool:
-        """
-        Whether all members have let go of what this generation takes from them.
-        """
+        """Whether all members have let go of what this generation takes from them."""
         return all(member.generation >= self.generation for member in self.members)
 
     def has(self, member_id: int) -> bool:
-        """
-        Whether the member still belongs to the group.
-        """
+        """Whether the member still belongs to the group."""
         return any(member.member_id == member_id for member in self.members)
 
 
 def assign_ranges(
     members: Sequence[Member], partitions: Mapping[str, int]
 ) -> dict[int, set[Source]]:
-    """
-    Kafka's range assignment: of each topic a run of partitions to each member that wants it.
-    """
+    """Kafka's range assignment: of each topic a run of partitions to each member that wants it."""
     assigned: dict[int, set[Source]] = {member.member_id: set() for member in members}
     for topic, count in partitions.items():
         readers = sorted(member.member_id for member in members if topic in member.topics)
@@ -85,9 +74,7 @@ def assign_ranges(
 
 
 def read_groups(cursor: sqlite3.Cursor) -> dict[str, Group]:
-    """
-    All groups with their members, the oldest first.
-    """
+    """All groups with their members, the oldest first."""
     generations = dict(cursor.execute("SELECT group_name, generation FROM bus_groups").fetchall())
     members: dict[str, list[Member]] = {name: [] for name in generations}
     cursor.execute(
@@ -119,8 +106,8 @@ def join(
     now: Instant,
     ours: Collection[int] = (),
 ) -> int:
-    """
-    Add a member, which so far reads nothing, and return its id; who is dead goes on this occasion.
+    """Add a member, which so far reads nothing, and return its id; who is dead goes on this
+    occasion.
     """
     found = read_groups(cursor).get(group)
     if found is not None:
@@ -136,9 +123,7 @@ def join(
 
 
 def leave(cursor: sqlite3.Cursor, member_ids: Iterable[int]) -> None:
-    """
-    Remove members; one that is not there is no error.
-    """
+    """Remove members; one that is not there is no error."""
     for member_id in member_ids:
         gone = cursor.execute(
             "DELETE FROM bus_members WHERE member_id = ? RETURNING group_name", (member_id,)
@@ -148,8 +133,8 @@ def leave(cursor: sqlite3.Cursor, member_ids: Iterable[int]) -> None:
 
 
 def acknowledge(cursor: sqlite3.Cursor, generations: Mapping[int, int], *, now: Instant) -> None:
-    """
-    Record of members that they have let go of what the generation took from them, and are alive.
+    """Record of members that they have let go of what the generation took from them, and
+    are alive.
     """
     for member_id, generation in generations.items():
         cursor.execute(
@@ -160,9 +145,7 @@ def acknowledge(cursor: sqlite3.Cursor, generations: Mapping[int, int], *, now: 
 
 
 def expel(cursor: sqlite3.Cursor, dead: Iterable[Member]) -> None:
-    """
-    Remove members that are gone, unless they have given a sign of life since.
-    """
+    """Remove members that are gone, unless they have given a sign of life since."""
     for member in dead:
         row = cursor.execute(
             "SELECT heartbeat_at FROM bus_members WHERE member_id = ?", (member.member_id,)
@@ -172,15 +155,13 @@ def expel(cursor: sqlite3.Cursor, dead: Iterable[Member]) -> None:
 
 
 def begin_generation_everywhere(cursor: sqlite3.Cursor) -> None:
-    """
-    Have all groups share out the partitions anew, because there are new ones.
-    """
+    """Have all groups share out the partitions anew, because there are new ones."""
     cursor.execute("UPDATE bus_groups SET generation = generation + 1")
 
 
 def dead_members(group: Group, *, now: Instant, ours: Collection[int]) -> list[Member]:
-    """
-    Members whose process is gone, or has been silent for too long. Who asks knows that *ours* live.
+    """Members whose process is gone, or has been silent for too long. Who asks knows that *ours*
+    live.
     """
     return [
         member for member in group.members if member.member_id not in ours and _is_dead(member, now)
@@ -188,9 +169,7 @@ def dead_members(group: Group, *, now: Instant, ours: Collection[int]) -> list[M
 
 
 def this_process() -> str:
-    """
-    Process id, when it started, and the namespace in which the id is meant.
-    """
+    """Process id, when it started, and the namespace in which the id is meant."""
     return _described(os.getpid())
 
 
@@ -213,9 +192,7 @@ def _described(pid: int) -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """
-    When the process was started, `?` where that cannot be told, None where it has ended.
-    """
+    """When the process was started, `?` where that cannot be told, None where it has ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

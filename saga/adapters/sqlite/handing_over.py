@@ -1,5 +1,4 @@
-"""
-Records on their way in memory, from who writes them to the consumers of the same process.
+"""Records on their way in memory, from who writes them to the consumers of the same process.
 
 Normally a record is handed over once it is durable. A consumer whose positions are kept in the same
 file gets it as soon as it is written: what it makes of the record then commits together with it, or
@@ -32,9 +31,7 @@ HANDED_OVER_BYTES_MAX: Final = 16_384
 
 
 class HandingOver:
-    """
-    Which consumers of this process follow which sources.
-    """
+    """Which consumers of this process follow which sources."""
 
     def __init__(self, log: RecordLog) -> None:
         self._log = log
@@ -45,22 +42,16 @@ class HandingOver:
 
     @property
     def sources(self) -> list[int]:
-        """
-        The sources that are followed.
-        """
+        """The sources that are followed."""
         return list(self._followers)
 
     def follow(self, source_id: int, consumer: LocalConsumer, *, end: int) -> None:
-        """
-        Hand over the records of this source from now on; *end* is how far it goes by now.
-        """
+        """Hand over the records of this source from now on; *end* is how far it goes by now."""
         self._followers.setdefault(source_id, []).append(consumer)
         self.ends[source_id] = end
 
     def unfollow(self, source_id: int, consumer: LocalConsumer) -> None:
-        """
-        Hand over no more records of this source.
-        """
+        """Hand over no more records of this source."""
         readers = self._followers[source_id]
         readers.remove(consumer)
         if not readers:
@@ -68,9 +59,7 @@ class HandingOver:
             self.ends.pop(source_id, None)
 
     def hand_over(self, placed: Placed) -> None:
-        """
-        Give what was committed to those who have not seen it; in commit order.
-        """
+        """Give what was committed to those who have not seen it; in commit order."""
         followers, ends = self._followers, self.ends
         reached: set[LocalConsumer] = set()
         for prepared, row in zip(placed.prepared, placed.rows, strict=True):
@@ -94,9 +83,7 @@ class HandingOver:
         _wake(reached)
 
     def show(self, placed: Placed) -> bool:
-        """
-        Give what is written to those who commit in the same file; whether there was anybody.
-        """
+        """Give what is written to those who commit in the same file; whether there was anybody."""
         reached: set[LocalConsumer] = set()
         for prepared, row in zip(placed.prepared, placed.rows, strict=True):
             for reader in self._followers.get(prepared[0], ()):
@@ -108,9 +95,7 @@ class HandingOver:
         return bool(reached)
 
     def take_back(self, placed: Placed) -> None:
-        """
-        What was shown of these is not durable, or not where it was.
-        """
+        """What was shown of these is not durable, or not where it was."""
         firsts: dict[int, int] = {}
         for (source_id, _, _), row in zip(placed.prepared, placed.rows, strict=True):
             firsts.setdefault(source_id, offset_of(row[0]))
@@ -121,8 +106,7 @@ class HandingOver:
                     self._taken_back[source_id] = min(known, first)
 
     def check(self, positions: Mapping[Source, int]) -> None:
-        """
-        See that *positions* are of records as they are, not as they were shown too early.
+        """See that *positions* are of records as they are, not as they were shown too early.
 
         Raises:
             RecordsTakenBack: they are not; a seek tells that the consumer knows.
@@ -138,9 +122,7 @@ class HandingOver:
                 )
 
     def sought(self, source_id: int) -> None:
-        """
-        The consumer reads this source anew.
-        """
+        """The consumer reads this source anew."""
         self._taken_back.pop(source_id, None)
 
 

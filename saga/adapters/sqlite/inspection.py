@@ -1,6 +1,4 @@
-"""
-The local bus as an operator asks for it, read from its tables: nothing is joined or changed.
-"""
+"""The local bus as an operator asks for it, read from its tables: nothing is joined or changed."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from saga.ports.bus import Source
 
 @frozen(kw_only=True)
 class LocalBusState:
-    """
-    The partitions of each topic, and of each group its living members and committed offsets.
-    """
+    """The partitions of each topic, and of each group its living members and committed offsets."""
 
     partitions: Mapping[str, int]
     members: Mapping[str, int]
@@ -29,8 +25,7 @@ class LocalBusState:
 async def describe_local_bus(
     database: SqliteDatabase, groups: Collection[str], *, now: Instant
 ) -> LocalBusState:
-    """
-    How the bus in the file of *database* stands; a group that never was has no members.
+    """How the bus in the file of *database* stands; a group that never was has no members.
 
     Raises:
         StoreUnavailable: the file cannot be read now.

@@ -1,6 +1,4 @@
-"""
-What the writer of a file is given to do, and what may be seen of it before it is durable.
-"""
+"""What the writer of a file is given to do, and what may be seen of it before it is durable."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ Landed = Callable[[sqlite3.Cursor], bool]
 
 
 class Preview(NamedTuple):
-    """
-    Who may see what a job has written before it is durable.
+    """Who may see what a job has written before it is durable.
 
     *show* gets the result, and says whether a job that relies on it will follow at once;
     *take_back* gets it if it does not become durable, or not as it was shown.
@@ -28,8 +25,7 @@ class Preview(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """
-    What is to be written, and who waits for it.
+    """What is to be written, and who waits for it.
 
     Args:
         work: writes through the cursor and returns the result; may run more than once.
@@ -52,9 +48,7 @@ class Job:
 
 
 def take_back(jobs: Iterable[Job]) -> None:
-    """
-    Say of what was shown that it did not become durable, or will have to be written again.
-    """
+    """Say of what was shown that it did not become durable, or will have to be written again."""
     for job in jobs:
         if job.is_shown and job.preview is not None:
             job.is_shown = False

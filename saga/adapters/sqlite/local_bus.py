@@ -1,5 +1,4 @@
-"""
-The local bus: topics, keyed partitions, offsets and consumer groups in one SQLite file.
+"""The local bus: topics, keyed partitions, offsets and consumer groups in one SQLite file.
 
 Durable and shared by any number of processes on one machine, and no more than Kafka offers. What
 this process publishes reaches its own consumers in memory, once it is committed; what others
@@ -42,8 +41,7 @@ RETRY_S: Final = 0.5
 
 
 class LocalBus:
-    """
-    A bus in the file of *database*, which stays its maker's to close.
+    """A bus in the file of *database*, which stays its maker's to close.
 
     Args:
         clock: dates records and heartbeats.
@@ -78,8 +76,7 @@ class LocalBus:
         self._is_closed = False
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """
-        Make the topics that are not there; those that are stay as they are.
+        """Make the topics that are not there; those that are stay as they are.
 
         Raises:
             BusUnavailable: the file cannot be written now.
@@ -94,8 +91,7 @@ class LocalBus:
         await self._follow_groups()
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Publish all of *records* in one transaction: durable when it returns, or none of them.
+        """Publish all of *records* in one transaction: durable when it returns, or none of them.
 
         Raises:
             BusUnavailable: the file cannot be written now.
@@ -109,8 +105,7 @@ class LocalBus:
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> LocalConsumer:
-        """
-        Join *group* on *topics*; those that do not exist yet are read once they do.
+        """Join *group* on *topics*; those that do not exist yet are read once they do.
 
         Raises:
             BusUnavailable: the file cannot be written now.
@@ -128,8 +123,7 @@ class LocalBus:
         return consumer
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """
-        Of each source the first offset kept and the next one to be written.
+        """Of each source the first offset kept and the next one to be written.
 
         Raises:
             KeyError: a source does not exist.
@@ -139,9 +133,7 @@ class LocalBus:
         return {numbers[source_id]: bounds for source_id, bounds in found.items()}
 
     async def close(self) -> None:
-        """
-        Leave all groups and stop watching the file. The database stays open.
-        """
+        """Leave all groups and stop watching the file. The database stays open."""
         self._is_closed = True
         if self._tender is not None:
             self._tender.cancel()
@@ -154,15 +146,12 @@ class LocalBus:
     # What an event store on the same file needs to publish in its own transaction.
 
     def show_early(self) -> None:
-        """
-        From now on show records to who commits in the same file before they are durable.
-        """
+        """From now on show records to who commits in the same file before they are durable."""
         self.shows_early = True
         self._publishing.preview = Preview(self.memory.show, self.memory.take_back)
 
     def prepare(self, records: Sequence[Record]) -> list[Prepared]:
-        """
-        Choose partitions and encode headers, on the event loop.
+        """Choose partitions and encode headers, on the event loop.
 
         Raises:
             BusUnavailable: the file cannot be read now.
@@ -175,15 +164,11 @@ class LocalBus:
             return self.log.prepare(records)
 
     def append(self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared]) -> Placed:
-        """
-        Write *prepared* as a part of a job of the writer.
-        """
+        """Write *prepared* as a part of a job of the writer."""
         return self.log.append(cursor, prepared, now=self._clock.now())
 
     async def expire(self) -> None:
-        """
-        Delete what retention no longer keeps, in small transactions.
-        """
+        """Delete what retention no longer keeps, in small transactions."""
         is_more = True
         while is_more:
             is_more = await self.write(
@@ -193,31 +178,25 @@ class LocalBus:
     # What consumers need.
 
     def check(self) -> None:
-        """
-        Raise what ended the watch over the file, if anything did: nobody may wait for it in vain.
+        """Raise what ended the watch over the file, if anything did: nobody may wait for it in
+        vain.
         """
         if self._tender is not None and self._tender.done() and not self._is_closed:
             self._tender.result()
 
     def backlog(self, starts: Mapping[int, int]) -> int:
-        """
-        How many records are to be read from there; the sources are followed.
-        """
+        """How many records are to be read from there; the sources are followed."""
         return sum(
             max(0, self.memory.ends[source_id] - next_) for source_id, next_ in starts.items()
         )
 
     async def rejoin(self, consumer: LocalConsumer) -> None:
-        """
-        Make *consumer* a member again, after the group had given it up.
-        """
+        """Make *consumer* a member again, after the group had given it up."""
         consumer.rejoined(await self._join(consumer.group, consumer.topics))
         await self._follow_groups()
 
     async def leave(self, consumers: Sequence[LocalConsumer]) -> None:
-        """
-        Take *consumers* out of their groups.
-        """
+        """Take *consumers* out of their groups."""
         self._consumers = [other for other in self._consumers if other not in consumers]
         ids = [consumer.member_id for consumer in consumers]
         if ids:
@@ -229,8 +208,7 @@ class LocalBus:
         job: Callable[[sqlite3.Cursor], T],
         committed: Callable[[T], None] | None = None,
     ) -> T:
-        """
-        Run *job* in the next commit.
+        """Run *job* in the next commit.
 
         Raises:
             BusUnavailable: the file cannot be written now.
@@ -239,8 +217,7 @@ class LocalBus:
             return await self.database.write(job, committed=committed)
 
     async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """
-        Run *query* on a reader thread.
+        """Run *query* on a reader thread.
 
         Raises:
             BusUnavailable: the file cannot be read now.
@@ -249,8 +226,7 @@ class LocalBus:
             return await self.database.read(query)
 
     def read_now(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """
-        Run *query* here and now.
+        """Run *query* here and now.
 
         Raises:
             BusUnavailable: the file cannot be read now.
@@ -292,8 +268,7 @@ class LocalBus:
             await asyncio.sleep(POLL_BUSY_S if self._polls_busy else POLL_IDLE_S)
 
     async def _poll(self) -> None:
-        """
-        See what others have done to the file since the last look.
+        """See what others have done to the file since the last look.
 
         What this process writes is handed over in memory. While it writes, its writer tells whether
         others do too; only the first look after it has paused must assume that they might.
@@ -319,8 +294,8 @@ class LocalBus:
         self._data_version = version
 
     async def _follow_groups(self) -> None:
-        """
-        Tell the consumers how their groups stand, and the groups what the consumers made of it.
+        """Tell the consumers how their groups stand, and the groups what the consumers made of
+        it.
         """
         while self._consumers:
             self._groups = self.read_now(groups.read_groups)

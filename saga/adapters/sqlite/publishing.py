@@ -1,5 +1,4 @@
-"""
-Publishing into the local bus: what several publish at about the same time is one insert.
+"""Publishing into the local bus: what several publish at about the same time is one insert.
 
 A service that answers many callers publishes many single records. All that are waiting for the
 writer's next transaction go into it as one job, whoever published them.
@@ -22,9 +21,7 @@ RECORDS_TOGETHER_MAX: Final = 1_000
 
 
 class Together:
-    """
-    Records that wait for the next transaction, and who waits for them to be durable.
-    """
+    """Records that wait for the next transaction, and who waits for them to be durable."""
 
     __slots__ = ("prepared", "task", "waiting")
 
@@ -34,16 +31,13 @@ class Together:
         self.task: asyncio.Task[None]
 
     def end(self, error: Exception | None) -> None:
-        """
-        Tell all who still wait.
-        """
+        """Tell all who still wait."""
         for waiting in self.waiting:
             settle(waiting, None, error)
 
 
 class Publishing:
-    """
-    The way of published records to the writer of *database*.
+    """The way of published records to the writer of *database*.
 
     Args:
         append: writes records as a part of a job.
@@ -65,8 +59,7 @@ class Publishing:
         """Who may see records before they are durable."""
 
     async def write(self, prepared: Sequence[Prepared]) -> None:
-        """
-        Return once these are durable; if it raises, none of them is.
+        """Return once these are durable; if it raises, none of them is.
 
         Raises:
             BusUnavailable: the file cannot be written now.
@@ -97,8 +90,6 @@ class Publishing:
         together.end(failure)
 
     def _seal(self, together: Together) -> None:
-        """
-        What is published from now on is not part of it: it may run again, or has failed.
-        """
+        """What is published from now on is not part of it: it may run again, or has failed."""
         if self._together is together:
             self._together = None

@@ -1,5 +1,4 @@
-"""
-The local bus's records in their file: topics, partitions, offsets and what retention leaves.
+"""The local bus's records in their file: topics, partitions, offsets and what retention leaves.
 
 A record's *place* is topic, partition and offset packed into one integer. Rows stand in the order
 in which they were written, so that a commit writes few pages however many topics it concerns; an
@@ -89,9 +88,7 @@ Prepared = tuple[int, bytes, Record]
 
 
 class Topic(NamedTuple):
-    """
-    A topic as it was created.
-    """
+    """A topic as it was created."""
 
     topic_id: int
     name: str
@@ -100,18 +97,14 @@ class Topic(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """
-    What `append` wrote: the rows in the order of the records.
-    """
+    """What `append` wrote: the rows in the order of the records."""
 
     prepared: Sequence[Prepared]
     rows: Sequence[Row]
 
 
 class RecordLog:
-    """
-    The tables of the local bus.
-    """
+    """The tables of the local bus."""
 
     def __init__(self, database: SqliteDatabase, *, record_bytes_max: int) -> None:
         self._database = database
@@ -124,23 +117,18 @@ class RecordLog:
         database.migrate("bus", (_create_tables, _put_records_in_order))
 
     def topics(self, names: Iterable[str]) -> dict[str, Topic]:
-        """
-        Those of the topics that exist.
-        """
+        """Those of the topics that exist."""
         wanted = set(names)
         if not wanted <= self._topics.keys():
             self._database.read_now(self._load_topics)
         return {name: self._topics[name] for name in wanted if name in self._topics}
 
     def source(self, source_id: int) -> Source:
-        """
-        Topic and partition of a *source_id*.
-        """
+        """Topic and partition of a *source_id*."""
         return self._sources[source_id]
 
     def source_id(self, source: Source) -> int:
-        """
-        The number of topic and partition.
+        """The number of topic and partition.
 
         Raises:
             KeyError: there is no such partition.
@@ -151,8 +139,7 @@ class RecordLog:
         return topic.topic_id << PARTITION_BITS | source.partition
 
     def prepare(self, records: Sequence[Record]) -> list[Prepared]:
-        """
-        Choose partitions and encode headers; on the caller's thread, outside any transaction.
+        """Choose partitions and encode headers; on the caller's thread, outside any transaction.
 
         Raises:
             KeyError: a topic or partition does not exist.
@@ -183,9 +170,7 @@ class RecordLog:
     def append(
         self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared], *, now: Instant
     ) -> Placed:
-        """
-        Give offsets and write the rows; part of a job of the writer.
-        """
+        """Give offsets and write the rows; part of a job of the writer."""
         ends = self._current_ends(cursor, prepared)
         rows: list[Row] = []
         for source_id, headers, record in prepared:
@@ -199,9 +184,7 @@ class RecordLog:
     def bounds(
         self, cursor: sqlite3.Cursor, source_ids: Iterable[int]
     ) -> dict[int, tuple[int, int]]:
-        """
-        Of each source the first offset kept and the next one to be written.
-        """
+        """Of each source the first offset kept and the next one to be written."""
         found = _BOUNDS.fetch(cursor, [(source_id,) for source_id in source_ids])
         return {
             source_id: (begin, begin if last is None else max(begin, (last & _OFFSETS) + 1))
@@ -211,9 +194,7 @@ class RecordLog:
     def read(
         self, cursor: sqlite3.Cursor, source_id: int, offset: int, limit: int
     ) -> list[Inbound]:
-        """
-        At most *limit* records of a source from *offset* on; fewer where they are large.
-        """
+        """At most *limit* records of a source from *offset* on; fewer where they are large."""
         first = source_id << OFFSET_BITS
         cursor.execute(_READ, (first | offset, first + _OFFSETS + 1, limit))
         topic, partition = self._sources[source_id]
@@ -237,9 +218,7 @@ class RecordLog:
         return found
 
     def create(self, cursor: sqlite3.Cursor, specs: Sequence[TopicSpec]) -> bool:
-        """
-        Make the topics that are not there; whether there was any.
-        """
+        """Make the topics that are not there; whether there was any."""
         before = cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0]
         for spec in specs:
             if not 1 <= spec.partitions <= PARTITIONS_MAX:
@@ -259,8 +238,8 @@ class RecordLog:
         return bool(cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0] > before)
 
     def expire(self, cursor: sqlite3.Cursor, *, now: Instant) -> bool:
-        """
-        Delete some records that are older than their topic keeps; whether more are left to delete.
+        """Delete some records that are older than their topic keeps; whether more are left to
+        delete.
         """
         cursor.execute("SELECT * FROM bus_topics WHERE retention_s IS NOT NULL")
         for topic in [Topic(*row) for row in cursor.fetchall()]:
@@ -273,9 +252,7 @@ class RecordLog:
         return False
 
     def _current_ends(self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared]) -> dict[int, int]:
-        """
-        The next offset of at least these sources, remembered until another writer was there.
-        """
+        """The next offset of at least these sources, remembered until another writer was there."""
         epoch = self._database.epoch
         if epoch != self._ends_epoch:
             self._ends.clear()
@@ -296,18 +273,14 @@ class RecordLog:
 
 
 def offset_of(place: int) -> int:
-    """
-    The offset in a record's place.
-    """
+    """The offset in a record's place."""
     return place & _OFFSETS
 
 
 def committed_offsets(
     cursor: sqlite3.Cursor, group: str, source_ids: Iterable[int]
 ) -> Mapping[int, int]:
-    """
-    What a group has committed of these sources.
-    """
+    """What a group has committed of these sources."""
     wanted = set(source_ids)
     cursor.execute("SELECT source_id, next_offset FROM bus_offsets WHERE group_name = ?", (group,))
     return {source_id: offset for source_id, offset in cursor.fetchall() if source_id in wanted}

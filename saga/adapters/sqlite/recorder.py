@@ -1,5 +1,4 @@
-"""
-The event store's tables: eventsourcing's process recorder, with what must commit beside events.
+"""The event store's tables: eventsourcing's process recorder, with what must commit beside events.
 
 The library's `stored_events` and `tracking` keep their layout, so that its own tools read them. In
 `stored_events` the rowid is the place in the log. A saga's row in `saga_index` bears the place of
@@ -104,9 +103,7 @@ _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """
-    What `write` did: places in the log, and the places of sagas' first entries.
-    """
+    """What `write` did: places in the log, and the places of sagas' first entries."""
 
     first_position: int
     last_position: int
@@ -114,23 +111,18 @@ class Written:
 
 
 class SagaProcessRecorder(SQLiteProcessRecorder):
-    """
-    The library's recorder of events and trackings, and our tables beside them.
-    """
+    """The library's recorder of events and trackings, and our tables beside them."""
 
     def __init__(self, datastore: SagaDatastore) -> None:
         super().__init__(datastore)
         self.known = KnownSagas()
 
     def construct_create_table_statements(self) -> list[str]:
-        """
-        The library's tables, then ours.
-        """
+        """The library's tables, then ours."""
         return [*super().construct_create_table_statements(), *TABLES]
 
     def write(self, cursor: sqlite3.Cursor, batch: Batch, rows: Sequence[EntryRow]) -> Written:
-        """
-        Write all of *batch* but what it publishes; *rows* are its entries, history by history.
+        """Write all of *batch* but what it publishes; *rows* are its entries, history by history.
 
         Raises:
             AlreadyRecorded: a position is not beyond the stored one; names all of the batch.
@@ -156,8 +148,8 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
         return Written(first_position=first, last_position=last, first_entries=firsts)
 
     def add_to_backlog(self, cursor: sqlite3.Cursor, written: Written, at: Instant) -> int:
-        """
-        Remember that the entries just written are to be published, and return the backlog's id.
+        """Remember that the entries just written are to be published, and return the backlog's
+        id.
         """
         cursor.execute(
             "INSERT INTO backlog (first_position, last_position, appended_at) VALUES (?, ?, ?)",
@@ -167,9 +159,7 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
         return cursor.lastrowid
 
     def remember(self, batch: Batch, written: Written) -> None:
-        """
-        Take note of a batch that is committed.
-        """
+        """Take note of a batch that is committed."""
         for history in batch.histories:
             position = written.first_entries.get(history.saga_id)
             if position is not None:
@@ -177,9 +167,7 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
                 self.known.remember(history.saga_id, version, position)
 
     def has_landed(self, cursor: sqlite3.Cursor, batch: Batch, rows: Sequence[EntryRow]) -> bool:
-        """
-        Whether *batch* is stored, judging by its first entry or position.
-        """
+        """Whether *batch* is stored, judging by its first entry or position."""
         if rows:
             originator_id, version, topic, state = rows[0]
             cursor.execute(
@@ -198,8 +186,8 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
     def _insert_events(
         self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **kwargs: Any
     ) -> Sequence[int] | None:
-        """
-        The library's way in: many rows in one statement, then its *tracking*, if there is one.
+        """The library's way in: many rows in one statement, then its *tracking*, if there is
+        one.
         """
         rows = [
             (_hex(event.originator_id), event.originator_version, event.topic, event.state)
@@ -221,9 +209,7 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
         return last - len(rows) + 1, last
 
     def _check_predecessors(self, cursor: sqlite3.Cursor, batch: Batch) -> None:
-        """
-        See that each expected version is there.
-        """
+        """See that each expected version is there."""
         unsure = self.known.unsure(batch)
         if unsure:
             found = sum(count for (count,) in _PREDECESSORS.fetch(cursor, unsure))
@@ -233,8 +219,8 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
     def _first_entries(
         self, cursor: sqlite3.Cursor, batch: Batch, first_position: int
     ) -> dict[SagaId, int]:
-        """
-        The places of the first entries of all sagas in *batch* whose index rows are to be written.
+        """The places of the first entries of all sagas in *batch* whose index rows are to be
+        written.
         """
         found: dict[SagaId, int] = {}
         position = first_position
@@ -265,9 +251,7 @@ def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:
 
 
 def _moved(cursor: sqlite3.Cursor, batch: Batch) -> tuple[str, ...]:
-    """
-    The sagas whose stored version is not the expected one.
-    """
+    """The sagas whose stored version is not the expected one."""
     sagas = {originator_of(history.saga_id): history for history in batch.histories}
     versions = _VERSIONS.fetch(cursor, [(originator_id,) for originator_id in sagas])
     return tuple(

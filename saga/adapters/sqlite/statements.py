@@ -1,5 +1,4 @@
-"""
-Statements over many rows at once.
+"""Statements over many rows at once.
 
 `executemany` takes the interpreter's lock once a row, which stalls whenever another thread is busy;
 one statement with all rows takes it once. Statements come in a few sizes, so that the prepared ones
@@ -18,8 +17,8 @@ ROWS_MAX: Final = 256
 
 
 class ManyRows:
-    """
-    A statement over up to any number of rows; `{values}` or `{rows}` in *template* stands for them.
+    """A statement over up to any number of rows; `{values}` or `{rows}` in *template* stands for
+    them.
 
     `{values}` is for inserts: `VALUES {values}`, in as many statements as it takes. `{rows}` is a
     table of all rows with columns named column1, column2, …; the first one must not be null.
@@ -31,9 +30,7 @@ class ManyRows:
         self._is_insert = "{values}" in template
 
     def execute(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> int:
-        """
-        Run it over *rows* and return how many rows of the table were changed.
-        """
+        """Run it over *rows* and return how many rows of the table were changed."""
         if self._is_insert:
             return self._insert(cursor, rows)
         if len(rows) <= ROWS_MAX:
@@ -44,9 +41,7 @@ class ManyRows:
         )
 
     def fetch(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> list[Any]:
-        """
-        Run it as a query and return all it finds.
-        """
+        """Run it as a query and return all it finds."""
         found: list[Any] = []
         for start in range(0, len(rows), ROWS_MAX):
             self._execute_some(cursor, rows[start : start + ROWS_MAX])

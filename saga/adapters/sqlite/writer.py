@@ -1,5 +1,5 @@
-"""
-Everything that is written to a file goes through here: whatever is waiting shares the next commit.
+"""Everything that is written to a file goes through here: whatever is waiting shares the next
+commit.
 
 Statements run on the event loop's thread, because they take microseconds, and a thread of their own
 would fight the loop for the interpreter's lock over each of them. Only what waits runs beside the
@@ -41,8 +41,7 @@ SETTLE_PAUSE_S: Final = 0.2
 
 
 class Writer:
-    """
-    The writer of one file, for one event loop.
+    """The writer of one file, for one event loop.
 
     *deliver* is called on the loop with the jobs of a commit, in their order.
     """
@@ -72,8 +71,7 @@ class Writer:
         self.commits = 0
 
     def start(self) -> None:
-        """
-        Open the file and begin to take jobs.
+        """Open the file and begin to take jobs.
 
         Raises:
             StoreUnavailable: the file cannot be opened.
@@ -83,9 +81,7 @@ class Writer:
         self._beside.start()
 
     def submit(self, job: Job) -> None:
-        """
-        Put *job* into the next commit.
-        """
+        """Put *job* into the next commit."""
         self._waiting.append(job)
         if not self._is_busy:
             self._is_busy = True
@@ -97,15 +93,11 @@ class Writer:
             job.future.get_loop().call_soon(self._join_group)
 
     async def drained(self) -> None:
-        """
-        Return when everything accepted is done.
-        """
+        """Return when everything accepted is done."""
         await self._is_idle.wait()
 
     def close(self) -> None:
-        """
-        End the thread and close the file. Blocks until it is done; to be called when drained.
-        """
+        """End the thread and close the file. Blocks until it is done; to be called when drained."""
         self._beside.close(wait=True)
         self._discard()
 
@@ -136,15 +128,11 @@ class Writer:
         return [waiting.popleft() for _ in range(min(len(waiting), limit))]
 
     def _write(self, jobs: list[Job]) -> None:
-        """
-        Write the first *jobs* of a transaction that has begun.
-        """
+        """Write the first *jobs* of a transaction that has begun."""
         self._write_more([], jobs)
 
     def _join_group(self) -> None:
-        """
-        Write what came while the commit lingers.
-        """
+        """Write what came while the commit lingers."""
         self._is_joining = False
         written = self._open_group
         if written is not None:
@@ -170,8 +158,8 @@ class Writer:
             self._commit_group(group)
 
     def _is_awaited(self, group: list[Job], jobs: list[Job]) -> bool:
-        """
-        Show what *jobs* have written; whether the commit is to wait for a job that relies on it.
+        """Show what *jobs* have written; whether the commit is to wait for a job that relies on
+        it.
         """
         if any(job.is_last for job in group) or len(group) >= JOBS_PER_COMMIT_MAX:
             return False
@@ -186,9 +174,7 @@ class Writer:
         return is_awaited
 
     def _commit_lingering(self) -> None:
-        """
-        Enough waited; but what came while the loop was busy goes along.
-        """
+        """Enough waited; but what came while the loop was busy goes along."""
         if self._waiting:
             self._join_group()
         if self._open_group is not None:
@@ -222,9 +208,7 @@ class Writer:
         _: object,
         error: BaseException | None,
     ) -> None:
-        """
-        What was waited for has ended: go *way* with the jobs, unless it has failed.
-        """
+        """What was waited for has ended: go *way* with the jobs, unless it has failed."""
         if error is None:
             way(jobs)
         else:
@@ -247,8 +231,7 @@ class Writer:
     # Beside the loop: what waits.
 
     def _begin(self, timeout_s: float) -> bool:
-        """
-        Take the write lock, and see whether others have written since this writer last did.
+        """Take the write lock, and see whether others have written since this writer last did.
 
         The lock is waited for in small steps: SQLite's own busy handler sleeps up to 100 ms a step,
         which is long beside a commit of another process. False when *timeout_s* was not enough and
@@ -278,8 +261,8 @@ class Writer:
         return True
 
     def _work(self, cursor: sqlite3.Cursor, written: list[Job], jobs: list[Job]) -> bool:
-        """
-        Write *jobs* after those already *written*; False where all of them had to begin again.
+        """Write *jobs* after those already *written*; False where all of them had to begin
+        again.
         """
         try:
             for job in jobs:
@@ -310,9 +293,7 @@ class Writer:
             cursor.execute("RELEASE job")
 
     def _settle(self, jobs: list[Job], error: sqlite3.DatabaseError) -> None:
-        """
-        COMMIT was answered with an error: find out whether the group is stored all the same.
-        """
+        """COMMIT was answered with an error: find out whether the group is stored all the same."""
         self._discard()
         proof = next((job.landed for job in jobs if job.error is None and job.landed), None)
         failure: StoreUnavailable = unavailable(self._path, error)
@@ -344,9 +325,7 @@ class Writer:
         return self._connection
 
     def _discard(self) -> None:
-        """
-        Close the connection: after an error of the disk nothing it remembers can be trusted.
-        """
+        """Close the connection: after an error of the disk nothing it remembers can be trusted."""
         connection, self._connection = self._connection, None
         self.epoch += 1
         if connection is not None:

@@ -1,5 +1,5 @@
-"""
-Durable functions: a saga written as an `async def`, rebuilt by running it again over its history.
+"""Durable functions: a saga written as an `async def`, rebuilt by running it again over its
+history.
 """
 
 from saga.authoring.functions.context import Context

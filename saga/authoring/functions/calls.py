@@ -1,6 +1,4 @@
-"""
-What a saga's function can wait for. Each is awaited once; awaiting hands it to the scheduler.
-"""
+"""What a saga's function can wait for. Each is awaited once; awaiting hands it to the scheduler."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
 
 
 class Call(Generic[T]):
-    """
-    Something the function asked for. *is_taken* guards against awaiting it twice.
-    """
+    """Something the function asked for. *is_taken* guards against awaiting it twice."""
 
     __slots__ = ("is_taken",)
 
@@ -32,8 +28,8 @@ class Call(Generic[T]):
 
 
 class StepCall(Call[T]):
-    """
-    A step that is issued when it is awaited. *reply* and *replied* are its reply once it is read.
+    """A step that is issued when it is awaited. *reply* and *replied* are its reply once it is
+    read.
     """
 
     __slots__ = ("command", "intent", "replied", "reply", "reply_contract", "undo")
@@ -55,9 +51,7 @@ class StepCall(Call[T]):
 
 
 class SleepCall(Call[None]):
-    """
-    A durable sleep.
-    """
+    """A durable sleep."""
 
     __slots__ = ("length_us", "name")
 
@@ -68,9 +62,7 @@ class SleepCall(Call[None]):
 
 
 class WaitCall(Call[T]):
-    """
-    A wait for a signal.
-    """
+    """A wait for a signal."""
 
     __slots__ = ("adapter", "name", "timeout_us", "wait")
 
@@ -85,9 +77,7 @@ class WaitCall(Call[T]):
 
 
 class DoneCall(Call[None]):
-    """
-    Something that has happened already; awaiting it goes on at once.
-    """
+    """Something that has happened already; awaiting it goes on at once."""
 
     __slots__ = ()
 
@@ -99,9 +89,7 @@ Branch = Call[Any] | Coroutine[Any, Any, Any]
 
 
 class GroupCall(Call[Any]):
-    """
-    Several branches side by side: all of them, or whichever succeeds first.
-    """
+    """Several branches side by side: all of them, or whichever succeeds first."""
 
     __slots__ = ("branches", "group", "takes_first")
 

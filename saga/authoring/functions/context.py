@@ -1,5 +1,4 @@
-"""
-The context: the only door through which a saga's function reaches the world.
+"""The context: the only door through which a saga's function reaches the world.
 
 Nothing here acts. A call describes what is wanted; it takes effect when it is awaited or handed to
 `all` or `any`, and is recorded before anything happens. Time, ids and chance come from the history,
@@ -49,9 +48,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Context:
-    """
-    What a saga's function can ask for. One context belongs to one saga.
-    """
+    """What a saga's function can ask for. One context belongs to one saga."""
 
     __slots__ = (
         "_at",
@@ -92,8 +89,7 @@ class Context:
         timeout: Duration | None = None,
         undo_retry: Retry | None = None,
     ) -> Awaitable[R]:
-        """
-        Have a service do something; awaiting gives its reply.
+        """Have a service do something; awaiting gives its reply.
 
         Args:
             intent: what is wanted.
@@ -135,8 +131,7 @@ class Context:
     @overload
     def all(self, *branches: Awaitable[T]) -> Awaitable[tuple[T, ...]]: ...
     def all(self, *branches: Awaitable[Any]) -> Awaitable[Any]:
-        """
-        Everything side by side; awaiting gives the results in the order given.
+        """Everything side by side; awaiting gives the results in the order given.
 
         A branch is a call of this context or a coroutine that makes some. When one fails the others
         are still waited for; then the first failure, in the order given, is raised.
@@ -144,8 +139,7 @@ class Context:
         return GroupCall(f"all-{self._next('all')}", _branches(branches), takes_first=False)
 
     def any(self, *branches: Awaitable[T]) -> Awaitable[T]:
-        """
-        Everything side by side; awaiting gives the first success.
+        """Everything side by side; awaiting gives the first success.
 
         What the other branches have done, or still may do, is undone before the saga completes.
         When all fail, the first failure in the order given is raised.
@@ -153,9 +147,7 @@ class Context:
         return GroupCall(f"any-{self._next('any')}", _branches(branches), takes_first=True)
 
     def sleep(self, duration: Duration) -> Awaitable[None]:
-        """
-        Wait at least *duration*, through crashes and deploys.
-        """
+        """Wait at least *duration*, through crashes and deploys."""
         return SleepCall(f"sleep-{self._next('sleep')}", duration_us(duration))
 
     @overload
@@ -167,8 +159,7 @@ class Context:
     def wait(
         self, name: str, model: Any = None, *, timeout: Duration | None = None
     ) -> Awaitable[Any]:
-        """
-        Wait for the next signal of *name*; awaiting gives its payload as *model*.
+        """Wait for the next signal of *name*; awaiting gives its payload as *model*.
 
         A signal that came before anyone waited was kept. One whose payload is no *model* is
         refused, recorded, and not waited for any less.
@@ -181,8 +172,8 @@ class Context:
         return WaitCall(f"wait-{name}-{self._next(f'wait {name}')}", name, adapter, timeout_us)
 
     def publish(self, event: Event) -> Awaitable[None]:
-        """
-        Tell everybody a fact now, before the saga ends. Awaiting it is allowed and changes nothing.
+        """Tell everybody a fact now, before the saga ends. Awaiting it is allowed and changes
+        nothing.
         """
         contract = contract_of(type(event))
         if contract.kind is not Kind.EVENT:
@@ -194,21 +185,15 @@ class Context:
         return DoneCall()
 
     def now(self) -> datetime:
-        """
-        The time of the turn, in UTC: the same whenever the history is replayed.
-        """
+        """The time of the turn, in UTC: the same whenever the history is replayed."""
         return _EPOCH + timedelta(microseconds=self._at)
 
     def uuid(self) -> UUID:
-        """
-        An id that no other call gives, and every replay gives again.
-        """
+        """An id that no other call gives, and every replay gives again."""
         return uuid5(SAGA_NAMESPACE, f"{self.saga_id}/uuid/{self._next('uuid')}")
 
     def random(self) -> float:
-        """
-        A number from 0 up to 1, by chance but the same in every replay.
-        """
+        """A number from 0 up to 1, by chance but the same in every replay."""
         seed = f"{self.saga_id}/random/{self._next('random')}".encode()
         return int.from_bytes(blake2b(seed, digest_size=8).digest(), "big") / 2**64
 

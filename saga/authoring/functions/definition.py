@@ -1,5 +1,5 @@
-"""
-`@saga`: makes a definition of a function, and refuses one that cannot work, with file and line.
+"""`@saga`: makes a definition of a function, and refuses one that cannot work, with
+file and line.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ KeySpec = str | Callable[[Any], str]
 
 @dataclass(frozen=True, slots=True)
 class SagaDefinition:
-    """
-    A kind of saga written as a durable function. Give it to `SagaApp(sagas=[…])`.
-    """
+    """A kind of saga written as a durable function. Give it to `SagaApp(sagas=[…])`."""
 
     name: str
     version: int
@@ -44,8 +42,7 @@ class SagaDefinition:
     key: KeySpec | None = field(default=None, repr=False)
 
     def key_of(self, trigger: Event) -> str:
-        """
-        The business key of the saga that *trigger* starts.
+        """The business key of the saga that *trigger* starts.
 
         Raises:
             ValueError: the key is empty.
@@ -58,9 +55,7 @@ class SagaDefinition:
         return text
 
     def contracts(self) -> frozenset[type]:
-        """
-        The events and intents that the function's source names.
-        """
+        """The events and intents that the function's source names."""
         named = set(referenced_contracts(self.function)) | set(self.starts_on)
         if self.rolled_back is not None:
             if isinstance(self.rolled_back, type):
@@ -70,9 +65,7 @@ class SagaDefinition:
         return frozenset(named)
 
     def bind(self, registry: ContractRegistry) -> Definition:
-        """
-        The definition as the kernel knows it, reading its messages through *registry*.
-        """
+        """The definition as the kernel knows it, reading its messages through *registry*."""
         function, rolled_back = self.function, self.rolled_back
 
         def program(saga_id: SagaId, key: str) -> FunctionProgram:
@@ -100,8 +93,7 @@ def saga(
     parallel_undo: bool = False,
     when_stuck: Literal["halt", "continue"] = "halt",
 ) -> Callable[[SagaFunction], SagaDefinition]:
-    """
-    Make a saga of an `async def (ctx, trigger) -> Event | None`.
+    """Make a saga of an `async def (ctx, trigger) -> Event | None`.
 
     Args:
         name: what the saga is called, in ids and on the command line; never to be changed.

@@ -1,5 +1,5 @@
-"""
-What can be known of a saga's function without running it: where it is, what it names, what is off.
+"""What can be known of a saga's function without running it: where it is, what it names, what is
+off.
 
 Looking at source is a courtesy: it finds a mistake when the module is imported instead of when an
 order comes in. What cannot be resolved here is checked again by the context when the call is made.
@@ -24,9 +24,7 @@ REFERENCE_DEPTH_MAX = 3
 
 
 def place_of(function: Callable[..., Any]) -> str:
-    """
-    `file:line` of a function.
-    """
+    """`file:line` of a function."""
     code = _code(function)
     if code is None:
         return "unknown place"
@@ -34,9 +32,7 @@ def place_of(function: Callable[..., Any]) -> str:
 
 
 def fingerprint(function: Callable[..., Any]) -> str:
-    """
-    A hash of what the function says, the same whatever its comments, docstring and layout.
-    """
+    """A hash of what the function says, the same whatever its comments, docstring and layout."""
     tree = _tree(function)
     if tree is not None:
         for node in ast.walk(tree):
@@ -52,17 +48,14 @@ def fingerprint(function: Callable[..., Any]) -> str:
 
 
 def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:
-    """
-    The event and intent classes that a function, or a helper of its package, names.
-    """
+    """The event and intent classes that a function, or a helper of its package, names."""
     found: set[type] = set()
     _collect(function, found, set(), REFERENCE_DEPTH_MAX)
     return frozenset(found)
 
 
 def check_steps(function: Callable[..., Any]) -> None:
-    """
-    Refuse a `ctx.do(Intent(…), undo=…)` whose undo cannot always be built.
+    """Refuse a `ctx.do(Intent(…), undo=…)` whose undo cannot always be built.
 
     Raises:
         DefinitionError: names the line of the call, the field, and what to do.

@@ -1,6 +1,4 @@
-"""
-A durable function as a program: the kernel's resolutions in, the function's wishes out.
-"""
+"""A durable function as a program: the kernel's resolutions in, the function's wishes out."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ RolledBack = type[Event] | Callable[[Any, Report], Event]
 
 
 class FunctionProgram:
-    """
-    One running durable function.
-    """
+    """One running durable function."""
 
     __slots__ = (
         "_context",
@@ -68,18 +64,14 @@ class FunctionProgram:
         self._trigger: BaseModel | None = None
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
-        """
-        Call the function and run it to its first await.
-        """
+        """Call the function and run it to its first await."""
         self._trigger = read(self._registry, trigger)
         self._context._at = at  # noqa: SLF001  # the context is ours; users see no setter
         self._scheduler = Scheduler(self._function(self._context, self._trigger))
         return self._run(self._scheduler.main, None, None)
 
     def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
-        """
-        Wake whoever waits for *resolution*; nobody may, when a group was decided without it.
-        """
+        """Wake whoever waits for *resolution*; nobody may, when a group was decided without it."""
         assert self._scheduler is not None
         self._context._at = at  # noqa: SLF001  # see start
         found = self._waiter_of(resolution)
@@ -88,9 +80,7 @@ class FunctionProgram:
         return self._run(*found)
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
-        """
-        What is wrong with a signal's payload.
-        """
+        """What is wrong with a signal's payload."""
         assert self._scheduler is not None
         waiting = self._scheduler.waits.get(wait)
         if waiting is None:
@@ -104,9 +94,7 @@ class FunctionProgram:
         return None
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
-        """
-        What a step's intent is answered by, when *reply* is something else.
-        """
+        """What a step's intent is answered by, when *reply* is something else."""
         assert self._scheduler is not None
         expected = self._scheduler.steps[step][1].reply_contract
         if expected is None:
@@ -119,9 +107,7 @@ class FunctionProgram:
         return f"it is answered by {name}, not {reply.contract}"
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
-        """
-        The intent that undoes *step*.
-        """
+        """The intent that undoes *step*."""
         assert self._scheduler is not None
         _, call = self._scheduler.steps[step]
         replied = None if reply is None else self._read(call, reply)
@@ -143,9 +129,7 @@ class FunctionProgram:
         return Message(name, encode(intent))
 
     def outcome_of(self, report: Report) -> Message | None:
-        """
-        What `rolled_back` makes of the report.
-        """
+        """What `rolled_back` makes of the report."""
         if self._rolled_back is None or self._trigger is None:
             return None
         if isinstance(self._rolled_back, type):
@@ -153,9 +137,7 @@ class FunctionProgram:
         return _message(self._rolled_back(self._trigger, report))
 
     def close(self) -> None:
-        """
-        End the function where it stands.
-        """
+        """End the function where it stands."""
         context = self._context
         context._is_over = True  # noqa: SLF001  # see start
         if self._scheduler is not None:
@@ -204,9 +186,7 @@ class FunctionProgram:
 
 
 def _unheard(_: Command) -> None:
-    """
-    Whoever publishes when all is over is not heard.
-    """
+    """Whoever publishes when all is over is not heard."""
 
 
 def _failure(resolution: StepGaveOut) -> StepFailed:

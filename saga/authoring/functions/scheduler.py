@@ -1,5 +1,4 @@
-"""
-Runs a saga's function without an event loop: a few coroutines, resumed one after another.
+"""Runs a saga's function without an event loop: a few coroutines, resumed one after another.
 
 A *fiber* is one coroutine: the function itself, or a branch of a group. Whoever waits for a result
 is a `Waiter`: a fiber, or a place in a group. Everything runs in one fixed order, so that the same
@@ -34,23 +33,17 @@ _PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 
 
 class Waiter(Protocol):
-    """
-    Whoever waits for a result; *parent* leads to the function itself.
-    """
+    """Whoever waits for a result; *parent* leads to the function itself."""
 
     parent: Waiter | None
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
-        """
-        Take the result, or the error in its place.
-        """
+        """Take the result, or the error in its place."""
         ...
 
 
 class Fiber:
-    """
-    One coroutine and who waits for it (None: the function itself).
-    """
+    """One coroutine and who waits for it (None: the function itself)."""
 
     __slots__ = ("coroutine", "is_over", "parent")
 
@@ -60,9 +53,7 @@ class Fiber:
         self.is_over = False
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
-        """
-        Run until the coroutine asks for something or ends.
-        """
+        """Run until the coroutine asks for something or ends."""
         if self.is_over:
             return
         try:
@@ -86,9 +77,7 @@ class Fiber:
 
 
 class Join:
-    """
-    A group in progress: results in the order of definition, whatever the order of completion.
-    """
+    """A group in progress: results in the order of definition, whatever the order of completion."""
 
     __slots__ = ("errors", "group", "is_over", "open", "parent", "results", "seats", "takes_first")
 
@@ -104,9 +93,7 @@ class Join:
 
 
 class Seat:
-    """
-    A place in a group.
-    """
+    """A place in a group."""
 
     __slots__ = ("fiber", "index", "is_settled", "join", "parent")
 
@@ -118,9 +105,7 @@ class Seat:
         self.fiber: Fiber | None = None
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
-        """
-        Settle this place; the group ends when all are settled, or with the first success.
-        """
+        """Settle this place; the group ends when all are settled, or with the first success."""
         join = self.join
         if join.is_over or self.is_settled:
             return
@@ -142,9 +127,7 @@ class Seat:
 
 
 class Scheduler:
-    """
-    The fibers of one saga and what they wait for.
-    """
+    """The fibers of one saga and what they wait for."""
 
     __slots__ = ("_queue", "commands", "main", "outcome", "sleeps", "steps", "waits")
 
@@ -158,9 +141,7 @@ class Scheduler:
         self._queue: deque[tuple[Waiter, object, Exception | None]] = deque()
 
     def run(self, waiter: Waiter, value: object, error: Exception | None) -> list[Command]:
-        """
-        Wake *waiter* and everything that follows from it; what was asked for on the way.
-        """
+        """Wake *waiter* and everything that follows from it; what was asked for on the way."""
         self.commands = []
         waiter.wake(self, value, error)
         queue = self._queue
@@ -170,24 +151,18 @@ class Scheduler:
         return self.commands
 
     def ready(self, waiter: Waiter, value: object, error: Exception | None) -> None:
-        """
-        Let *waiter* be woken after those that are ready already.
-        """
+        """Let *waiter* be woken after those that are ready already."""
         self._queue.append((waiter, value, error))
 
     def ended(self, fiber: Fiber, value: object, error: Exception | None) -> None:
-        """
-        A coroutine returned or gave up.
-        """
+        """A coroutine returned or gave up."""
         if fiber.parent is None:
             self.outcome = (value, error)
         else:
             self.ready(fiber.parent, value, error)
 
     def want(self, waiter: Waiter, wanted: object, group: str | None = None) -> None:
-        """
-        Turn what a fiber awaits into a command.
-        """
+        """Turn what a fiber awaits into a command."""
         if not isinstance(wanted, Call):
             raise DefinitionError(
                 f"a saga's function may only await what its context gives, not "
@@ -211,9 +186,7 @@ class Scheduler:
                 self.ready(waiter, None, None)
 
     def drop_losers(self, join: Join, *, winner: int) -> None:
-        """
-        Give up what the other branches of a group wait for.
-        """
+        """Give up what the other branches of a group wait for."""
         steps = [
             step
             for step, (waiter, _) in self.steps.items()
@@ -233,9 +206,7 @@ class Scheduler:
             self.commands.append(Disown(tuple(steps), tuple(sleeps), tuple(waits)))
 
     def close(self) -> None:
-        """
-        End all coroutines; whatever they still do is without consequence.
-        """
+        """End all coroutines; whatever they still do is without consequence."""
         for fiber in self._fibers():
             fiber.is_over = True
             close(fiber.coroutine)
@@ -277,9 +248,7 @@ class Scheduler:
 
 
 def close(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """
-    Close a coroutine whose function may want to await in its `finally`: it may not any more.
-    """
+    """Close a coroutine whose function may want to await in its `finally`: it may not any more."""
     try:
         coroutine.close()
     except (RuntimeError, StepFailed, RollBack, TimedOut):
@@ -288,8 +257,8 @@ def close(coroutine: Coroutine[Any, Any, Any]) -> None:
 
 
 def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
-    """
-    The line at which a suspended coroutine stands, or the innermost one it awaits of its package.
+    """The line at which a suspended coroutine stands, or the innermost one it awaits of its
+    package.
     """
     inner: object = coroutine
     where = package = None
@@ -304,9 +273,7 @@ def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
 
 
 def _raised_at(error: Exception) -> str | None:
-    """
-    The line that called into this package and was refused.
-    """
+    """The line that called into this package and was refused."""
     where = None
     trace = error.__traceback__
     while trace is not None:

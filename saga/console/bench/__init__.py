@@ -1,6 +1,4 @@
-"""
-`bench`: what the engine does on this machine, beside what the machine could do without one.
-"""
+"""`bench`: what the engine does on this machine, beside what the machine could do without one."""
 
 from saga.console.bench.command import bench
 

@@ -1,5 +1,4 @@
-"""
-One measurement in a process of its own: `python -m saga.console.bench NAME ARGUMENTS`, the
+"""One measurement in a process of its own: `python -m saga.console.bench NAME ARGUMENTS`, the
 arguments as a JSON array. Prints what was measured as one line of JSON. Or one of the processes
 that are measured: then NAME is a part, and the argument its settings.
 """
@@ -17,9 +16,7 @@ from saga.console.bench import connected, measures, parts
 
 
 def _filling(*arguments: Any) -> measures.Measured:
-    """
-    A store with a past. Only this needs the driver of its server.
-    """
+    """A store with a past. Only this needs the driver of its server."""
     from saga.console.bench.filling import filling
 
     return filling(*arguments)
@@ -36,9 +33,7 @@ MEASURES: Final[dict[str, Callable[..., measures.Measured]]] = {
 
 
 def main() -> None:
-    """
-    Measure what the command line says.
-    """
+    """Measure what the command line says."""
     name, arguments = sys.argv[1:]
     logs.configure("error")
     start = _part(name)
@@ -49,9 +44,7 @@ def main() -> None:
 
 
 def _part(name: str) -> parts.Start | None:
-    """
-    The part of this name. The floor's need drivers that the rest does without.
-    """
+    """The part of this name. The floor's need drivers that the rest does without."""
     match name:
         case "orchestrator":
             return parts.orchestrator

@@ -1,5 +1,4 @@
-"""
-The command: measurements in turns, each in a process of its own, and what they say together.
+"""The command: measurements in turns, each in a process of its own, and what they say together.
 
 Engine and floor take turns, because machines are noisy: only what ran in the same minute is
 compared, and what is told is the median.
@@ -40,9 +39,7 @@ QUICK_RUNS: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """
-    What is to be measured.
-    """
+    """What is to be measured."""
 
     in_flight: tuple[int, ...]
     sagas: int
@@ -50,16 +47,12 @@ class Plan:
     open_sagas: int
 
     def sagas_at(self, in_flight: int) -> int:
-        """
-        How many sagas are run for one measurement.
-        """
+        """How many sagas are run for one measurement."""
         return min(self.sagas, SAGAS_AT_ONE) if in_flight == 1 else self.sagas
 
     @property
     def measurements(self) -> int:
-        """
-        How many there will be.
-        """
+        """How many there will be."""
         return 2 * self.runs * len(self.in_flight) + 2
 
 
@@ -94,9 +87,7 @@ def bench(
     is_quick: Annotated[bool, typer.Option("--quick", help="One short run: a first idea.")] = False,
     is_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> int:
-    """
-    Measure sagas per second on this machine, beside a floor without an engine.
-    """
+    """Measure sagas per second on this machine, beside a floor without an engine."""
     printer = Printer(is_json=is_json)
     try:
         plan = Plan(_numbers(in_flight), sagas, runs, OPEN_SAGAS)

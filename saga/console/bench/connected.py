@@ -1,5 +1,4 @@
-"""
-Sagas on Kafka and PostgreSQL, measured from outside: a process that publishes triggers and reads
+"""Sagas on Kafka and PostgreSQL, measured from outside: a process that publishes triggers and reads
 outcomes. Engine and floor are driven by the same code and differ only in who answers.
 """
 
@@ -38,9 +37,7 @@ RIVALS: Final[Mapping[str, tuple[str, ...]]] = {
 def connected(
     rival: str, addresses: dict[str, str], first: int, sagas: int, in_flight: int
 ) -> Measured:
-    """
-    *sagas* of *rival* on the servers at *addresses*, numbered from *first*.
-    """
+    """*sagas* of *rival* on the servers at *addresses*, numbered from *first*."""
     return run_fast(_connected(rival, addresses, first, sagas, in_flight))
 
 
@@ -77,9 +74,7 @@ async def _connected(
 
 
 class Driver:
-    """
-    Publishes triggers and waits for outcomes.
-    """
+    """Publishes triggers and waits for outcomes."""
 
     def __init__(
         self, bus: Bus, consumer: Consumer, publisher: Publisher, trigger_topic: str | None
@@ -95,9 +90,7 @@ class Driver:
     async def made(
         cls, bus: Bus, publisher: Publisher, settings: Settings, *, is_floor: bool
     ) -> Driver:
-        """
-        A driver that will see every outcome from now on.
-        """
+        """A driver that will see every outcome from now on."""
         names = settings.topic_names
         outcomes = [
             names.topic(contract_of(event).contract_name)
@@ -116,8 +109,7 @@ class Driver:
         return cls(bus, consumer, publisher, trigger_topic)
 
     async def run(self, numbers: range, in_flight: int) -> list[float]:
-        """
-        Run the orders of these *numbers*, *in_flight* at a time; how long each has taken, from
+        """Run the orders of these *numbers*, *in_flight* at a time; how long each has taken, from
         before it was published until its outcome was read, in seconds.
 
         Raises:

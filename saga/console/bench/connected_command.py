@@ -1,5 +1,4 @@
-"""
-The command on servers: engine and floor on the same Kafka and PostgreSQL, in turns.
+"""The command on servers: engine and floor on the same Kafka and PostgreSQL, in turns.
 
 Everything that is measured has topics of a namespace and a database of its own, made for it and
 dropped afterwards; topics stay, with a retention of an hour.
@@ -33,8 +32,7 @@ Measure = Callable[..., Measured]
 def measure_connected(
     plan: Any, addresses: dict[str, str], printer: Printer, in_a_process: Measure
 ) -> dict[str, Any]:
-    """
-    Everything that *plan* asks for, of the engine and the floor on the servers at *addresses*.
+    """Everything that *plan* asks for, of the engine and the floor on the servers at *addresses*.
 
     Raises:
         NotSo: a server cannot be reached, or a measurement failed.
@@ -63,9 +61,7 @@ def measure_connected(
 
 
 def level(in_flight: int, sagas: int, runs: dict[str, list[Measured]]) -> dict[str, Any]:
-    """
-    The medians of *runs*, and each one's ratio to the floor of the same turn.
-    """
+    """The medians of *runs*, and each one's ratio to the floor of the same turn."""
     found: dict[str, Any] = {"in_flight": in_flight, "sagas": sagas}
     for name, of_it in runs.items():
         pairs = zip(of_it, runs["floor"], strict=True)
@@ -76,9 +72,7 @@ def level(in_flight: int, sagas: int, runs: dict[str, list[Measured]]) -> dict[s
 
 
 def print_connected(found: dict[str, Any], printer: Printer) -> None:
-    """
-    *found* for people.
-    """
+    """*found* for people."""
     printer.say(f"{found['machine']}, Python {found['python']}, median of {found['runs']} runs\n")
     cpu = ("orchestrator", "effects", "driver")
     columns = ("in flight", "", "sagas/s", "of the floor", "p50 ms", "p99 ms")
@@ -103,8 +97,7 @@ def print_connected(found: dict[str, Any], printer: Printer) -> None:
 
 @contextmanager
 def place(addresses: dict[str, str]) -> Iterator[dict[str, str]]:
-    """
-    Settings with a namespace and a database that nobody else has.
+    """Settings with a namespace and a database that nobody else has.
 
     Raises:
         NotSo: PostgreSQL cannot be reached, or its user may not make databases.

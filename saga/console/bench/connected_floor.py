@@ -1,5 +1,4 @@
-"""
-The floor on Kafka and PostgreSQL: the same rows and records, hand-written, without an engine.
+"""The floor on Kafka and PostgreSQL: the same rows and records, hand-written, without an engine.
 
 What a team could reach that knows only this one saga and nothing of contracts, replays, retries or
 duplicates: one process that reads triggers and replies, writes entries, index rows and positions in
@@ -71,9 +70,7 @@ class _Saga:
 
 
 class Orchestrating:
-    """
-    Triggers and replies in; rows, intents and outcomes out.
-    """
+    """Triggers and replies in; rows, intents and outcomes out."""
 
     def __init__(self, settings: Settings) -> None:
         self._intents = floor_topic(settings, "intents")
@@ -81,9 +78,7 @@ class Orchestrating:
         self._sagas: dict[bytes, _Saga] = {}
 
     def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
-        """
-        What one batch leads to.
-        """
+        """What one batch leads to."""
         at = time.time_ns() // 1000
         entries: list[tuple[UUID, int, str, bytes]] = []
         index: dict[UUID, tuple[UUID, str, str, str, int]] = {}
@@ -125,17 +120,13 @@ class Orchestrating:
 
 
 class Serving:
-    """
-    Intents in; inbox rows and replies out.
-    """
+    """Intents in; inbox rows and replies out."""
 
     def __init__(self, settings: Settings) -> None:
         self._replies = floor_topic(settings, "replies")
 
     def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
-        """
-        What one batch leads to.
-        """
+        """What one batch leads to."""
         rows: list[tuple[str, bytes]] = []
         outgoing: list[Outgoing] = []
         for record in records:
@@ -152,26 +143,20 @@ class Serving:
 
 
 async def orchestrator(settings: dict[str, str]) -> Stop:
-    """
-    The floor's orchestrator.
-    """
+    """The floor's orchestrator."""
     read = Settings.read({}, **settings)
     topics = [floor_topic(read, name) for name in ("triggers", "replies")]
     return await _start(read, topics, Orchestrating(read).handle)
 
 
 async def effects(settings: dict[str, str]) -> Stop:
-    """
-    The floor's effect service.
-    """
+    """The floor's effect service."""
     read = Settings.read({}, **settings)
     return await _start(read, [floor_topic(read, "intents")], Serving(read).handle)
 
 
 async def make_tables(address: str) -> None:
-    """
-    Make the floor's tables.
-    """
+    """Make the floor's tables."""
     async with await psycopg.AsyncConnection.connect(address, autocommit=True) as connection:
         for table in TABLES:
             await connection.execute(table)

@@ -1,5 +1,4 @@
-"""
-What a past costs: the engine on a store with many sagas beside the engine on an empty one.
+"""What a past costs: the engine on a store with many sagas beside the engine on an empty one.
 
 Both are databases of the same server, measured in turns; who is first changes with every turn. The
 empty one keeps what the turns before have left in it, as the other does.
@@ -27,9 +26,7 @@ EMPTY: Final = "empty"
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """
-    How many sagas are in the store already.
-    """
+    """How many sagas are in the store already."""
 
     finished: int
     still_open: int
@@ -38,8 +35,7 @@ class Past:
 def measure_loaded(
     plan: Any, past: Past, addresses: dict[str, str], printer: Printer, in_a_process: Measure
 ) -> dict[str, Any]:
-    """
-    The engine on the servers at *addresses* as *plan* says, with *past* and without.
+    """The engine on the servers at *addresses* as *plan* says, with *past* and without.
 
     Raises:
         NotSo: a server cannot be reached, or a measurement failed.
@@ -86,9 +82,7 @@ def _level(in_flight: int, sagas: int, runs: dict[str, list[Measured]]) -> dict[
 
 
 def print_loaded(found: dict[str, Any], printer: Printer) -> None:
-    """
-    *found* for people.
-    """
+    """*found* for people."""
     past = found["past"]
     printer.say(f"{found['machine']}, Python {found['python']}, median of {found['runs']} runs")
     printer.say(

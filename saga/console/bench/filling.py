@@ -1,5 +1,4 @@
-"""
-A store with a past: many finished and open sagas, as the engine would have written them.
+"""A store with a past: many finished and open sagas, as the engine would have written them.
 
 A few sagas are really run. What they have left in each table is then multiplied by the server, with
 another saga id, business key and trigger id for each copy: a saga id is derived from its key, so
@@ -79,9 +78,7 @@ _SIZE: Final = "SELECT pg_database_size(current_database())"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """
-    A saga that was really run, and what its copies are called.
-    """
+    """A saga that was really run, and what its copies are called."""
 
     saga_id: SagaId
     definition: str
@@ -89,8 +86,8 @@ class Sample:
 
 
 def filling(settings: dict[str, str], finished: int, still_open: int) -> Measured:
-    """
-    Fill the store of *settings* with so many *finished* and *still_open* sagas; what there is then.
+    """Fill the store of *settings* with so many *finished* and *still_open* sagas; what there is
+    then.
 
     Raises:
         NotSo: the sagas to copy did not get where they should.
@@ -114,9 +111,7 @@ async def _run_samples(settings: Settings) -> tuple[Sample, Sample]:
 
 
 async def _sample(service: Service, trigger: Event, prefix: str) -> Sample:
-    """
-    Run the saga of *trigger* until it has ended, or waits for a word.
-    """
+    """Run the saga of *trigger* until it has ended, or waits for a word."""
     started = await service.publish(trigger)
     assert started is not None
     definition = order.name if isinstance(trigger, OrderPlaced) else question.name
@@ -160,8 +155,8 @@ def _fill(store: str, samples: Sequence[Sample], sizes: tuple[int, int]) -> Meas
 def _chunks(
     samples: Sequence[Sample], finished: int, still_open: int
 ) -> Iterator[list[tuple[int, SagaId, SagaId, str]]]:
-    """
-    The copies to make, some thousands at a time, the open ones spread evenly among the others.
+    """The copies to make, some thousands at a time, the open ones spread evenly among the
+    others.
     """
     done, waiting = samples
     total = finished + still_open
@@ -179,9 +174,7 @@ def _chunks(
 
 
 def _settle(connection: psycopg.Connection[Any]) -> None:
-    """
-    Leave nothing for the server to catch up on while something is measured.
-    """
+    """Leave nothing for the server to catch up on while something is measured."""
     connection.execute("VACUUM (ANALYZE)")
     with suppress(psycopg.errors.InsufficientPrivilege):
         connection.execute("CHECKPOINT")

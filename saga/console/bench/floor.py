@@ -1,5 +1,4 @@
-"""
-The floor: the same rows, hand-written into the same two files, without an engine.
+"""The floor: the same rows, hand-written into the same two files, without an engine.
 
 What a team could reach that knows only this one saga and nothing of contracts, replays, retries or
 duplicates: the entries, index rows, positions, records and inbox rows of the 3-step saga, made with
@@ -43,9 +42,7 @@ class _Saga:
 
 
 class Floor:
-    """
-    Two SQLite files in *folder* and what is written to them.
-    """
+    """Two SQLite files in *folder* and what is written to them."""
 
     def __init__(self, folder: Path) -> None:
         self._store = _open(folder / "floor.db")
@@ -53,9 +50,8 @@ class Floor:
         self._offset = 0
 
     def run(self, *, sagas: int, in_flight: int, first: int = 0) -> list[float]:
-        """
-        Run *sagas* to their end, *in_flight* at a time, numbered from *first*; their latencies in
-        seconds.
+        """Run *sagas* to their end, *in_flight* at a time, numbered from *first*; their latencies
+        in seconds.
         """
         latencies: list[float] = []
         waiting = iter(range(first, first + sagas))
@@ -74,9 +70,7 @@ class Floor:
             self._handle_effects(flying)
 
     def close(self) -> None:
-        """
-        Close both files.
-        """
+        """Close both files."""
         self._store.close()
         self._effects.close()
 
@@ -143,9 +137,7 @@ def _begin(waiting: Iterator[int], room: int) -> Iterator[_Saga]:
 
 
 def _last_stage(saga: _Saga) -> int:
-    """
-    Three steps; a refused saga has two more, undoing the first two.
-    """
+    """Three steps; a refused saga has two more, undoing the first two."""
     return len(STEPS) + (2 if saga.is_refused else 0)
 
 

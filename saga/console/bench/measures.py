@@ -1,6 +1,4 @@
-"""
-What is measured, one function each, to be called in a process of its own.
-"""
+"""What is measured, one function each, to be called in a process of its own."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ Measured = dict[str, float]
 
 
 def floor(folder: str, sagas: int, in_flight: int) -> Measured:
-    """
-    *sagas* without an engine.
-    """
+    """*sagas* without an engine."""
     measured = Floor(Path(folder))
     measured.run(sagas=min(sagas, WARM_UP_SAGAS), in_flight=in_flight)
     tune_gc()
@@ -47,8 +43,8 @@ def floor(folder: str, sagas: int, in_flight: int) -> Measured:
 
 
 def product(folder: str, sagas: int, in_flight: int) -> Measured:
-    """
-    *sagas* with everything that a user gets, from before each is published until it has ended.
+    """*sagas* with everything that a user gets, from before each is published until it has
+    ended.
     """
     return run_fast(_product(folder, sagas, in_flight))
 
@@ -64,9 +60,7 @@ async def _product(folder: str, sagas: int, in_flight: int) -> Measured:
 
 
 async def _run(service: Service, numbers: range, in_flight: int) -> list[float]:
-    """
-    Run these orders, *in_flight* at a time; how long each has taken, in seconds.
-    """
+    """Run these orders, *in_flight* at a time; how long each has taken, in seconds."""
     waiting = iter(numbers)
     latencies: list[float] = []
 
@@ -85,9 +79,8 @@ async def _run(service: Service, numbers: range, in_flight: int) -> list[float]:
 
 
 def replaying(folder: str) -> Measured:
-    """
-    The histories of a `product` run in *folder*, folded again: entries a second of one core, with
-    reading and checking all of them as `saga replay` does, and for the folding alone.
+    """The histories of a `product` run in *folder*, folded again: entries a second of one core,
+    with reading and checking all of them as `saga replay` does, and for the folding alone.
     """
     return asyncio.run(_replaying(folder))
 
@@ -123,9 +116,7 @@ async def _replaying(folder: str) -> Measured:
 
 
 def opening(folder: str, sagas: int) -> Measured:
-    """
-    *sagas* that all wait for an answer that does not come; megabytes of memory for them.
-    """
+    """*sagas* that all wait for an answer that does not come; megabytes of memory for them."""
     return run_fast(_opening(folder, sagas))
 
 
@@ -171,16 +162,12 @@ def _stopwatch(sagas: int) -> Iterator[Measured]:
 
 
 def percentiles(latencies: list[float]) -> Measured:
-    """
-    The median and the slowest of a hundred, in milliseconds.
-    """
+    """The median and the slowest of a hundred, in milliseconds."""
     cuts = quantiles(latencies, n=PERCENT, method="inclusive")
     return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3}
 
 
 def _resident_mb() -> float:
-    """
-    The most memory that this process has ever had resident.
-    """
+    """The most memory that this process has ever had resident."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere

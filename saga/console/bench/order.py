@@ -1,5 +1,4 @@
-"""
-The saga that is measured: an order of three steps, every tenth of which is refused at the last.
+"""The saga that is measured: an order of three steps, every tenth of which is refused at the last.
 And one that stays open and is not measured: a question that waits for its answer for a month.
 
 Its services keep their inbox and nothing else, so that what is measured is the engine.
@@ -18,9 +17,7 @@ ANSWER_TIMEOUT = "30d"
 
 
 class OrderPlaced(Event, topic="bench-orders.order-placed", version=1, key="order_id"):
-    """
-    A customer wants something.
-    """
+    """A customer wants something."""
 
     order_id: str
     amount: int
@@ -28,105 +25,81 @@ class OrderPlaced(Event, topic="bench-orders.order-placed", version=1, key="orde
 
 
 class OrderConfirmed(Event, topic="bench-orders.order-confirmed", version=1):
-    """
-    It is on its way.
-    """
+    """It is on its way."""
 
     order_id: str
     parcel: str
 
 
 class OrderRejected(Event, topic="bench-orders.order-rejected", version=1):
-    """
-    Nothing of it is left.
-    """
+    """Nothing of it is left."""
 
     order_id: str
     reason: str
 
 
 class OrderQuestioned(Event, topic="bench-orders.order-questioned", version=1, key="order_id"):
-    """
-    A customer is to say whether that is really what is wanted.
-    """
+    """A customer is to say whether that is really what is wanted."""
 
     order_id: str
     amount: int
 
 
 class OrderCleared(Event, topic="bench-orders.order-cleared", version=1):
-    """
-    It is.
-    """
+    """It is."""
 
     order_id: str
     answer: str
 
 
 class Reserved(Event, topic="bench-stock.reserved", version=1):
-    """
-    The goods are set aside.
-    """
+    """The goods are set aside."""
 
     reservation: str
 
 
 class Reserve(Intent[Reserved], topic="bench-stock.reserve", version=1):
-    """
-    Set goods aside.
-    """
+    """Set goods aside."""
 
     order_id: str
     amount: int
 
 
 class Release(Intent[None], topic="bench-stock.release", version=1):
-    """
-    Put them back.
-    """
+    """Put them back."""
 
     order_id: str
     reservation: str | None = None
 
 
 class Charged(Event, topic="bench-payments.charged", version=1):
-    """
-    The customer has paid.
-    """
+    """The customer has paid."""
 
     receipt: str
 
 
 class Charge(Intent[Charged], topic="bench-payments.charge", version=1):
-    """
-    Let the customer pay.
-    """
+    """Let the customer pay."""
 
     order_id: str
     amount: int
 
 
 class Refund(Intent[None], topic="bench-payments.refund", version=1):
-    """
-    Give the money back.
-    """
+    """Give the money back."""
 
     order_id: str
     receipt: str | None = None
 
 
 class Shipped(Event, topic="bench-parcels.shipped", version=1):
-    """
-    The parcel has left.
-    """
+    """The parcel has left."""
 
     parcel: str
 
 
 class Ship(Intent[Shipped], topic="bench-parcels.ship", version=1):
-    """
-    Send the goods.
-    """
+    """Send the goods."""
 
     order_id: str
     is_shippable: bool
@@ -134,9 +107,7 @@ class Ship(Intent[Shipped], topic="bench-parcels.ship", version=1):
 
 @saga("bench-order", version=1, starts_on=OrderPlaced, rolled_back=OrderRejected)
 async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
-    """
-    Reserve, charge, ship.
-    """
+    """Reserve, charge, ship."""
     reserve = Reserve(order_id=placed.order_id, amount=placed.amount)
     await ctx.do(reserve, undo=Release)
     charge = Charge(order_id=placed.order_id, amount=placed.amount)
@@ -148,9 +119,7 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
 
 @saga("bench-question", version=1, starts_on=OrderQuestioned, rolled_back=OrderRejected)
 async def question(ctx: Context, asked: OrderQuestioned) -> OrderCleared:
-    """
-    Reserve, then wait for a word.
-    """
+    """Reserve, then wait for a word."""
     await ctx.do(Reserve(order_id=asked.order_id, amount=asked.amount), undo=Release)
     answer = await ctx.wait(ANSWER, str, timeout=ANSWER_TIMEOUT)
     return OrderCleared(order_id=asked.order_id, answer=answer)
@@ -161,39 +130,29 @@ services = Effects("bench-services")
 
 @services.on(Reserve)
 async def reserve(intent: Reserve, ctx: EffectContext) -> Reserved:
-    """
-    Always possible.
-    """
+    """Always possible."""
     return Reserved(reservation=f"{intent.amount} for {ctx.key}")
 
 
 @services.on(Release)
 async def release(intent: Release, ctx: EffectContext) -> None:
-    """
-    Always possible.
-    """
+    """Always possible."""
 
 
 @services.on(Charge)
 async def charge(intent: Charge, ctx: EffectContext) -> Charged:
-    """
-    Always possible.
-    """
+    """Always possible."""
     return Charged(receipt=f"{intent.amount} from {ctx.key}")
 
 
 @services.on(Refund)
 async def refund(intent: Refund, ctx: EffectContext) -> None:
-    """
-    Always possible.
-    """
+    """Always possible."""
 
 
 @services.on(Ship)
 async def ship(intent: Ship, ctx: EffectContext) -> Shipped:
-    """
-    Refused where the order says so.
-    """
+    """Refused where the order says so."""
     if not intent.is_shippable:
         raise Refused("nobody delivers there", code="no_delivery")
     return Shipped(parcel=f"parcel-{ctx.key}")
@@ -203,8 +162,6 @@ app = SagaApp(sagas=[order, question], effects=[services])
 
 
 def placed(number: int) -> OrderPlaced:
-    """
-    The order of this number.
-    """
+    """The order of this number."""
     is_shippable = number % REFUSED_EVERY != 0
     return OrderPlaced(order_id=f"order-{number}", amount=100 + number, is_shippable=is_shippable)

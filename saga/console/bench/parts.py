@@ -1,5 +1,4 @@
-"""
-Processes that are measured from outside, and how they are asked what CPU they have used.
+"""Processes that are measured from outside, and how they are asked what CPU they have used.
 
 A part says `ready`, then answers each line on its standard input with its CPU seconds so far, and
 drains when there are no more lines. So it also ends if whoever measures is killed.
@@ -32,16 +31,12 @@ Start = Callable[[dict[str, str]], Awaitable[Stop]]
 
 
 async def orchestrator(settings: dict[str, str]) -> Stop:
-    """
-    The engine's orchestrator.
-    """
+    """The engine's orchestrator."""
     return await _started(settings, "orchestrator")
 
 
 async def effects(settings: dict[str, str]) -> Stop:
-    """
-    The engine's effect services.
-    """
+    """The engine's effect services."""
     return await _started(settings, "effects")
 
 
@@ -52,16 +47,12 @@ async def _started(settings: dict[str, str], role: str) -> Stop:
 
 
 def floor_topic(settings: Settings, name: str) -> str:
-    """
-    The floor's topic of this name.
-    """
+    """The floor's topic of this name."""
     return f"{settings.env}.{settings.namespace}.floor.{name}"
 
 
 def play(start: Start, settings: dict[str, str]) -> None:
-    """
-    Be a part, until nobody asks any more.
-    """
+    """Be a part, until nobody asks any more."""
     run_fast(_play(start, settings))
 
 
@@ -84,17 +75,14 @@ def _tell(line: bytes) -> None:
 
 
 class Part:
-    """
-    A part, seen from outside.
-    """
+    """A part, seen from outside."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self._process = process
 
     async def cpu_s(self) -> float:
-        """
-        The CPU seconds that it has used so far.
+        """The CPU seconds that it has used so far.
 
         Raises:
             NotSo: it has ended.
@@ -105,8 +93,7 @@ class Part:
         return float(orjson.loads(await self.line()))
 
     async def line(self) -> bytes:
-        """
-        The next line that it says.
+        """The next line that it says.
 
         Raises:
             NotSo: it has ended.
@@ -120,9 +107,7 @@ class Part:
         return line
 
     async def end(self) -> None:
-        """
-        Have it drain.
-        """
+        """Have it drain."""
         stdin = self._process.stdin
         assert stdin is not None
         stdin.close()
@@ -136,8 +121,7 @@ class Part:
 
 @asynccontextmanager
 async def playing(names: Sequence[str], settings: dict[str, Any]) -> AsyncIterator[list[Part]]:
-    """
-    Parts of these *names*, ready.
+    """Parts of these *names*, ready.
 
     Raises:
         NotSo: one of them has ended.

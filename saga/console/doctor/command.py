@@ -1,6 +1,4 @@
-"""
-`doctor`: the command.
-"""
+"""`doctor`: the command."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ async def doctor(
         typer.Option("--lag", metavar="RECORDS", min=0, help="How far behind a group may be."),
     ] = LAG_RECORDS,
 ) -> int:
-    """
-    Say what is wrong with this deployment, where, and what to do. Changes nothing.
+    """Say what is wrong with this deployment, where, and what to do. Changes nothing.
 
     Exit code 0: healthy, perhaps with warnings; 1: something is wrong; 3: bus or store unreachable.
     """

@@ -1,6 +1,4 @@
-"""
-What the doctor has seen: facts without judgement, and findings, which are judged.
-"""
+"""What the doctor has seen: facts without judgement, and findings, which are judged."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from saga.ports import Source
 
 
 class Severity(StrEnum):
-    """
-    What a finding means.
-    """
+    """What a finding means."""
 
     ERROR = "error"
     """Something does not work, or is about to be lost."""
@@ -28,8 +24,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """
-    Something that somebody should know: what, where, and what to do.
+    """Something that somebody should know: what, where, and what to do.
 
     *check* is a stable name; *is_unreachable* marks what could not even be looked at.
     """
@@ -44,8 +39,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """
-    A consumer group: who should read *sources*, and the next offset of each that has one.
+    """A consumer group: who should read *sources*, and the next offset of each that has one.
 
     *members* is None where nobody could be asked.
     """
@@ -59,9 +53,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicProblem:
-    """
-    What the cluster's own comparison says of a topic.
-    """
+    """What the cluster's own comparison says of a topic."""
 
     topic: str
     problem: str
@@ -70,9 +62,7 @@ class TopicProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schema:
-    """
-    The version of a set of tables, as stored and as this code needs it.
-    """
+    """The version of a set of tables, as stored and as this code needs it."""
 
     component: str
     stored: int
@@ -81,8 +71,8 @@ class Schema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldUp:
-    """
-    Sagas of one definition and version in one status; *example* is one of them, with its reason.
+    """Sagas of one definition and version in one status; *example* is one of them, with its
+    reason.
     """
 
     definition: str
@@ -95,8 +85,7 @@ class HeldUp:
 
 @dataclass(slots=True, kw_only=True)
 class Facts:
-    """
-    All that was seen. What was not looked at is empty or None.
+    """All that was seen. What was not looked at is empty or None.
 
     Args:
         now: the time on this machine when the look began.

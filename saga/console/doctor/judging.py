@@ -1,6 +1,4 @@
-"""
-From facts to findings: pure, so that each rule is tested without a server.
-"""
+"""From facts to findings: pure, so that each rule is tested without a server."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ _ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
 def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
-    """
-    Everything that is wrong, the worst first. A group more than *lag_max* records behind is late.
+    """Everything that is wrong, the worst first. A group more than *lag_max* records behind is
+    late.
     """
     findings = [
         *facts.unreachable,

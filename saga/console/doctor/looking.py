@@ -1,5 +1,5 @@
-"""
-Looking at a deployment: every part for itself, so that one that is away does not hide the others.
+"""Looking at a deployment: every part for itself, so that one that is away does not hide the
+others.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ _HELD_UP: Final = (SagaStatus.STALLED, SagaStatus.PARKED)
 
 
 async def look(session: Session) -> Facts:
-    """
-    Everything that can be seen. Changes nothing that was there before.
-    """
+    """Everything that can be seen. Changes nothing that was there before."""
     facts = Facts(now=SystemClock().now())
     app = SagaApp()
     with _noted(facts, "application", session.settings.app, "name another one with --app"):
@@ -87,9 +85,7 @@ async def look(session: Session) -> Facts:
 
 @contextmanager
 def _noted(facts: Facts, check: str, where: str, advice: str) -> Iterator[None]:
-    """
-    What cannot be looked at is a finding.
-    """
+    """What cannot be looked at is a finding."""
     try:
         yield
     except (AppRefused, BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable) as error:
@@ -154,8 +150,8 @@ async def _look_at_file(facts: Facts, session: Session, app: SagaApp) -> None:
 
 
 def _readers(session: Session, app: SagaApp) -> dict[str, tuple[str, frozenset[str]]]:
-    """
-    The groups of the application, each with the role that it belongs to and the topics it reads.
+    """The groups of the application, each with the role that it belongs to and the topics
+    it reads.
     """
     names = session.settings.topic_names
     found: dict[str, tuple[str, frozenset[str]]] = {}
@@ -188,8 +184,8 @@ def _add_group(
 
 
 async def _has_tables(facts: Facts, session: Session) -> bool:
-    """
-    Whether the store's tables are those this code needs. A file is migrated by whoever opens it.
+    """Whether the store's tables are those this code needs. A file is migrated by whoever
+    opens it.
     """
     settings = session.settings
     if not settings.store.startswith("postgresql:"):

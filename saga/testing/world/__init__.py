@@ -1,5 +1,4 @@
-"""
-Simulated worlds: real orchestrators and effect services, a simulated bus, store and clock, and
+"""Simulated worlds: real orchestrators and effect services, a simulated bus, store and clock, and
 crashes by seed.
 
     verdict = World(seed).run()

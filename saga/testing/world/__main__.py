@@ -1,5 +1,5 @@
-"""
-Repeats one world: `python -m saga.testing.world SEED`; `--trace` shows everything that happened.
+"""Repeats one world: `python -m saga.testing.world SEED`; `--trace` shows everything
+that happened.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from saga.testing.world.world import World
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """
-    Run the worlds of the seeds given; 1 where something did not hold.
-    """
+    """Run the worlds of the seeds given; 1 where something did not hold."""
     parser = argparse.ArgumentParser(prog="python -m saga.testing.world", description=__doc__)
     parser.add_argument("seeds", metavar="SEED", type=int, nargs="+", help="which world")
     parser.add_argument("--trace", action="store_true", help="print everything that happened")

@@ -1,6 +1,5 @@
-"""
-What runs in a simulated process: the same objects as in a real one, put together as `saga.wiring`
-does.
+"""What runs in a simulated process: the same objects as in a real one, put together as
+`saga.wiring` does.
 """
 
 from __future__ import annotations
@@ -48,9 +47,7 @@ GROUP = "saga-orchestrator"
 
 @dataclass(slots=True)
 class Durable:
-    """
-    What outlives the processes of a world.
-    """
+    """What outlives the processes of a world."""
 
     app: SagaApp
     names: TopicNames
@@ -64,16 +61,12 @@ class Durable:
 
 
 class WatchedTurns(Turns):
-    """
-    Compares, after every turn, the live state with the one that the history gives.
-    """
+    """Compares, after every turn, the live state with the one that the history gives."""
 
     durable: Durable
 
     async def take_turns(self, work: Work) -> Taken:
-        """
-        Take all turns that *work* calls for.
-        """
+        """Take all turns that *work* calls for."""
         taken = await super().take_turns(work)
         durable = self.durable
         for saga_id, touched in taken.draft.touched.items():
@@ -86,9 +79,7 @@ class WatchedTurns(Turns):
 
 
 class OrchestratorProcess:
-    """
-    An orchestrator in a process.
-    """
+    """An orchestrator in a process."""
 
     def __init__(
         self,
@@ -137,9 +128,7 @@ class OrchestratorProcess:
         )
 
     async def live(self) -> None:
-        """
-        Start, work until stopped, leave.
-        """
+        """Start, work until stopped, leave."""
         await self.orchestrator.start()
         self.process.has_started = True
         await self.orchestrator.run()
@@ -150,16 +139,12 @@ class OrchestratorProcess:
             return  # as a service does: what could not be said now is found out by the next one
 
     def stop(self) -> None:
-        """
-        Ask it to end.
-        """
+        """Ask it to end."""
         self.orchestrator.stop()
 
 
 class EffectsProcess:
-    """
-    All effect services of the application in a process.
-    """
+    """All effect services of the application in a process."""
 
     def __init__(self, process: Process, durable: Durable) -> None:
         app, names = durable.app, durable.names
@@ -185,9 +170,7 @@ class EffectsProcess:
         ]
 
     async def live(self) -> None:
-        """
-        Start, work until stopped, leave.
-        """
+        """Start, work until stopped, leave."""
         for service in self.services:
             await service.start()
         self.process.has_started = True
@@ -202,9 +185,7 @@ class EffectsProcess:
             await service.stop()
 
     def stop(self) -> None:
-        """
-        Ask it to end.
-        """
+        """Ask it to end."""
         self._stopping.set()
 
     async def _wait_for_stop(self) -> None:
@@ -218,9 +199,7 @@ class EffectsProcess:
         await self._parks.append(Batch(parked=[parked]), at=self._clock.now())
 
     def _losing(self, records: Sequence[Record]) -> Sequence[Record]:
-        """
-        Replies get lost, or come much later than they should.
-        """
+        """Replies get lost, or come much later than they should."""
         faults = self.process.surroundings.faults
         left: list[Record] = []
         for record in records:

@@ -1,5 +1,4 @@
-"""
-The bus of a world: the one in memory, with what a real broker does to its clients.
+"""The bus of a world: the one in memory, with what a real broker does to its clients.
 
 Records come twice, at once or much later. A member of a group that was cut off learns late that
 others read its partitions, and reads on until then. Everything that was ever published is kept in
@@ -25,29 +24,21 @@ LATE_DUPLICATE_S_MAX = 3.0
 
 
 class WorldClock:
-    """
-    The clock of those parts of a world that never fail.
-    """
+    """The clock of those parts of a world that never fail."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._loop = surroundings.loop
 
     def now(self) -> Instant:
-        """
-        Microseconds since 1970-01-01 UTC.
-        """
+        """Microseconds since 1970-01-01 UTC."""
         return self._loop.now()
 
     def monotonic_s(self) -> float:
-        """
-        Seconds since the world began.
-        """
+        """Seconds since the world began."""
         return self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return after *seconds*.
-        """
+        """Return after *seconds*."""
         woken = self._loop.create_future()
         timer = self._loop.call_later(max(seconds, 0.0), _wake, woken)
         try:
@@ -62,9 +53,7 @@ def _wake(woken: asyncio.Future[None]) -> None:
 
 
 class Member(MemoryConsumer):
-    """
-    A member of a group that can be cut off from it.
-    """
+    """A member of a group that can be cut off from it."""
 
     is_cut_off = False
     lost: frozenset[Source] = frozenset()
@@ -72,9 +61,7 @@ class Member(MemoryConsumer):
     _news: frozenset[Source] = frozenset()
 
     def assign(self, wanted: frozenset[Source]) -> None:
-        """
-        Be told what to read; one that is cut off hears it later.
-        """
+        """Be told what to read; one that is cut off hears it later."""
         if self.is_cut_off:
             self._news = wanted
         else:
@@ -82,17 +69,13 @@ class Member(MemoryConsumer):
             super().assign(wanted)
 
     def hear(self) -> None:
-        """
-        No longer cut off: act on what was missed.
-        """
+        """No longer cut off: act on what was missed."""
         if self.is_cut_off:
             self.is_cut_off = False
             self.assign(self._news)
 
     def unread(self) -> Iterator[Source]:
-        """
-        The sources of which it has not fetched everything.
-        """
+        """The sources of which it has not fetched everything."""
         if self.is_closed:
             return
         if self._wanted != self._next.keys() | self._stopped.keys():
@@ -102,27 +85,21 @@ class Member(MemoryConsumer):
                 yield source
 
     def rewind(self, source: Source) -> None:
-        """
-        Read a source again from its begin, as a client does that has lost its place.
-        """
+        """Read a source again from its begin, as a client does that has lost its place."""
         if source in self._next:
             self._next[source] = self._bus.partitions[source].begin
             self.lost |= {source}
 
 
 class Published(NamedTuple):
-    """
-    A record on the bus; *number* orders it among everything that happened.
-    """
+    """A record on the bus; *number* orders it among everything that happened."""
 
     number: int
     record: Inbound
 
 
 class SimulatedBus(MemoryBus):
-    """
-    See `saga.ports.bus.Bus`.
-    """
+    """See `saga.ports.bus.Bus`."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         super().__init__(clock=WorldClock(surroundings))
@@ -133,9 +110,7 @@ class SimulatedBus(MemoryBus):
         self._surroundings = surroundings
 
     def append(self, records: Sequence[Record]) -> None:
-        """
-        Publish all of them, some twice.
-        """
+        """Publish all of them, some twice."""
         faults = self._surroundings.faults
         said: list[Record] = []
         for record in records:
@@ -147,18 +122,14 @@ class SimulatedBus(MemoryBus):
         self._place_all(said)
 
     def append_later(self, record: Record, delay_s: float) -> None:
-        """
-        Publish *record* some time later.
-        """
+        """Publish *record* some time later."""
         self.under_way += 1
         self._surroundings.loop.call_later(delay_s, self._arrive, record)
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> Member:
-        """
-        Join *group* on *topics*.
-        """
+        """Join *group* on *topics*."""
         if self._is_closed:
             raise BusUnavailable("the bus is closed")
         member = Member(self, group, tuple(dict.fromkeys(topics)), resume_at)
@@ -168,33 +139,25 @@ class SimulatedBus(MemoryBus):
         return member
 
     def cut_off(self, member: Member) -> None:
-        """
-        Take *member* for dead: the others share out what it reads, and it does not know.
-        """
+        """Take *member* for dead: the others share out what it reads, and it does not know."""
         if member in self._consumers:
             member.is_cut_off = True
             self.leave(member)
 
     def give_up(self, member: Member) -> None:
-        """
-        Let *member* go for good.
-        """
+        """Let *member* go for good."""
         member.is_closed = True
         self.leave(member)
 
     def readmit(self, member: Member) -> None:
-        """
-        Take *member* back, unless it has left; now it learns what it may read.
-        """
+        """Take *member* back, unless it has left; now it learns what it may read."""
         if member.is_cut_off and not member.is_closed:
             self._consumers.append(member)
             self._share_out(self._members(member.group))
             member.hear()
 
     def forget_offsets(self, group: str) -> None:
-        """
-        Reset the offsets of *group*: whoever takes over a partition begins at its begin.
-        """
+        """Reset the offsets of *group*: whoever takes over a partition begins at its begin."""
         for key in [key for key in self.committed if key[0] == group]:
             del self.committed[key]
 

@@ -1,6 +1,4 @@
-"""
-Judges a world by what went in and what is left. It shares no code with the engine's own fold.
-"""
+"""Judges a world by what went in and what is left. It shares no code with the engine's own fold."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
 
 
 def gather(durable: Durable, log: Log) -> Evidence:
-    """
-    Everything that is left of a world.
-    """
+    """Everything that is left of a world."""
     histories: dict[SagaId, list[Entry]] = {}
     for entry in durable.store.log:
         histories.setdefault(entry.saga_id, []).append(entry)
@@ -48,9 +44,7 @@ def gather(durable: Durable, log: Log) -> Evidence:
 
 
 def check(durable: Durable, log: Log, surroundings: Surroundings) -> list[str]:
-    """
-    Everything that is wrong with a world.
-    """
+    """Everything that is wrong with a world."""
     evidence = gather(durable, log)
     for what in _remarkable(evidence):
         surroundings.faults.seen[what] += 1
@@ -66,9 +60,7 @@ def check(durable: Durable, log: Log, surroundings: Surroundings) -> list[str]:
 
 
 def _remarkable(evidence: Evidence) -> Iterator[str]:
-    """
-    What is worth counting, to prove that the faults have had consequences.
-    """
+    """What is worth counting, to prove that the faults have had consequences."""
     for history in evidence.histories.values():
         yield f"saga {evidence.summaries[history[0].saga_id].status.value}"
         for entry in history:

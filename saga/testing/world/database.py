@@ -1,5 +1,5 @@
-"""
-The database of a world's effect services: SQLite in memory, shared by their processes, with errors.
+"""The database of a world's effect services: SQLite in memory, shared by their processes, with
+errors.
 
 It outlives every process, as a file would. A process that crashes loses what it had not committed.
 Statements may fail, and a commit may be done and yet reported as failed.
@@ -22,16 +22,12 @@ _POINTS: Final = {"COMMIT": "inbox.commit", "BEGIN IMMEDIATE": "inbox.begin"}
 
 
 class CrashingConnection(sqlite3.Connection):
-    """
-    A connection of one process, which may go down with it.
-    """
+    """A connection of one process, which may go down with it."""
 
     process: Process | None = None
 
     def execute(self, sql: str, /, *args: Any) -> sqlite3.Cursor:
-        """
-        Run a statement, unless something goes wrong.
-        """
+        """Run a statement, unless something goes wrong."""
         process = self.process
         if process is None or sql == "ROLLBACK":
             return super().execute(sql, *args)
@@ -57,9 +53,7 @@ class CrashingConnection(sqlite3.Connection):
 
 
 class EffectsDatabase:
-    """
-    What outlives the processes.
-    """
+    """What outlives the processes."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._clock = WorldClock(surroundings)
@@ -67,9 +61,7 @@ class EffectsDatabase:
         self._anchor = sqlite3.connect(self._address, uri=True, isolation_level=None)
 
     def open_for(self, process: Process) -> SqliteEffectsStore:
-        """
-        The store of one process, over a connection of its own.
-        """
+        """The store of one process, over a connection of its own."""
         connection = sqlite3.connect(
             self._address, uri=True, isolation_level=None, timeout=0, factory=CrashingConnection
         )
@@ -87,15 +79,11 @@ class EffectsDatabase:
         return store
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """
-        What a query finds, read outside of all faults.
-        """
+        """What a query finds, read outside of all faults."""
         return self._anchor.execute(sql).fetchall()
 
     def close(self) -> None:
-        """
-        Forget everything.
-        """
+        """Forget everything."""
         self._anchor.close()
 
 

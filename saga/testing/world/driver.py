@@ -1,5 +1,5 @@
-"""
-Whoever uses the sagas of a world: publishes triggers, signals and cancels, and keeps a log of it.
+"""Whoever uses the sagas of a world: publishes triggers, signals and cancels, and keeps a log of
+it.
 
 What was published was acknowledged, or it is unknown whether it happened. Only the unknown may go
 either way.
@@ -45,9 +45,7 @@ GARBAGE_SHARE = 0.4
 
 
 class Said(StrEnum):
-    """
-    What the driver knows of something it has published.
-    """
+    """What the driver knows of something it has published."""
 
     OK = "ok"
     UNKNOWN = "unknown"
@@ -55,9 +53,7 @@ class Said(StrEnum):
 
 @dataclass(slots=True)
 class Order:
-    """
-    A trigger, and what the driver means to do with it.
-    """
+    """A trigger, and what the driver means to do with it."""
 
     definition: str
     trigger: Ordered
@@ -70,9 +66,7 @@ class Order:
 
 @dataclass(slots=True)
 class Log:
-    """
-    Everything that was published from outside.
-    """
+    """Everything that was published from outside."""
 
     orders: list[Order] = field(default_factory=list)
     conflicting: list[tuple[str, str]] = field(default_factory=list)
@@ -95,9 +89,7 @@ _WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2)
 
 
 def drawn_orders(rng: Random) -> list[Order]:
-    """
-    The orders of one world.
-    """
+    """The orders of one world."""
     trouble = rng.choice((0.05, 0.2, 0.4))
     orders: list[Order] = []
     for number in range(rng.randint(3, 8)):
@@ -137,9 +129,7 @@ def _words(rng: Random, trouble: float, name: str, step: str) -> list[str]:
 
 
 class Driver:
-    """
-    A client of the bus, in a process that never crashes.
-    """
+    """A client of the bus, in a process that never crashes."""
 
     def __init__(self, process: Process, durable: Durable, orders: Sequence[Order]) -> None:
         self._process = process
@@ -160,9 +150,7 @@ class Driver:
         self.log = Log(orders=list(orders))
 
     async def drive(self) -> None:
-        """
-        Do everything in its time.
-        """
+        """Do everything in its time."""
         acts: list[tuple[float, int, str, Order | None]] = []
         for number, order in enumerate(self.log.orders):
             acts.append((order.at_s, number, "order", order))
@@ -183,9 +171,7 @@ class Driver:
                 await self._do(act, about)
 
     async def release(self, parked: SagaId, key: str) -> None:
-        """
-        An operator's act: let a saga go on.
-        """
+        """An operator's act: let a saga go on."""
         await self._command(CommandAct.RELEASE, parked, key, reason="mended", actor="operator")
 
     async def _do(self, act: str, order: Order) -> None:

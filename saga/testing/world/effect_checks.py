@@ -1,5 +1,5 @@
-"""
-What must hold of the services' ledger: each effect once, and nothing left that was to be undone.
+"""What must hold of the services' ledger: each effect once, and nothing left that was
+to be undone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from saga.testing.world.evidence import Evidence, Line, answered, issued
 
 
 def check_effects(evidence: Evidence) -> Iterator[str]:
-    """
-    Yields what is wrong.
-    """
+    """Yields what is wrong."""
     by_saga: dict[str, list[Line]] = {}
     for line in evidence.ledger:
         by_saga.setdefault(line.saga_id, []).append(line)
@@ -83,9 +81,7 @@ def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
 
 
 def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
-    """
-    What was undone was undone in reverse order of issue, but for late successes.
-    """
+    """What was undone was undone in reverse order of issue, but for late successes."""
     late: set[str] = set()
     groups: list[tuple[str, ...]] = []
     for entry in history:

@@ -1,6 +1,4 @@
-"""
-What a world has left behind: the only things that its checker may know.
-"""
+"""What a world has left behind: the only things that its checker may know."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from saga.testing.world.driver import Log
 
 
 class Line(NamedTuple):
-    """
-    A line of the ledger: something that a service has really done.
-    """
+    """A line of the ledger: something that a service has really done."""
 
     number: int
     saga_id: str
@@ -32,8 +28,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """
-    Inputs, stores, bus and ledger of one world.
+    """Inputs, stores, bus and ledger of one world.
 
     *stored_at* is the number of an entry among everything that happened; it is empty where the
     store publishes by itself, in the very transaction. *published* is in the order in which it
@@ -55,18 +50,14 @@ class Evidence:
 
 
 class Told(NamedTuple):
-    """
-    A turn of a history: the fact, and what was decided on it.
-    """
+    """A turn of a history: the fact, and what was decided on it."""
 
     fact: Entry
     decided: Sequence[Entry]
 
 
 def turns_of(history: Sequence[Entry]) -> Iterator[Told]:
-    """
-    A history cut into turns.
-    """
+    """A history cut into turns."""
     begin = 0
     for end in range(1, len(history) + 1):
         if end == len(history) or type(history[end].body) in FACTS:
@@ -75,23 +66,17 @@ def turns_of(history: Sequence[Entry]) -> Iterator[Told]:
 
 
 def started(history: Sequence[Entry]) -> SagaStarted | None:
-    """
-    How a saga began.
-    """
+    """How a saga began."""
     return next((each.body for each in history if isinstance(each.body, SagaStarted)), None)
 
 
 def headers_of(record: Inbound) -> dict[str, str]:
-    """
-    Headers as text.
-    """
+    """Headers as text."""
     return {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
 
 
 def issued(history: Sequence[Entry], direction: str) -> dict[str, list[Entry]]:
-    """
-    The intents to do or undo each step, in order of first issue.
-    """
+    """The intents to do or undo each step, in order of first issue."""
     found: dict[str, list[Entry]] = {}
     for entry in history:
         if isinstance(entry.body, IntentIssued) and entry.body.direction.value == direction:
@@ -102,9 +87,7 @@ def issued(history: Sequence[Entry], direction: str) -> dict[str, list[Entry]]:
 def answered(
     history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome
 ) -> list[int]:
-    """
-    The versions at which such an answer to any attempt was recorded.
-    """
+    """The versions at which such an answer to any attempt was recorded."""
     return [
         entry.version
         for entry in history

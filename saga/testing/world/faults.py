@@ -1,5 +1,4 @@
-"""
-What goes wrong in a world, drawn from its seed: a swarm.
+"""What goes wrong in a world, drawn from its seed: a swarm.
 
 Every kind of fault has its own rate, and about half of them are zero in any one world: constant
 chaos hides bugs, because nothing gets far enough to break. Once a world heals, nothing is drawn.
@@ -17,9 +16,7 @@ ABSENT_SHARE = 0.5
 
 
 class Fault(StrEnum):
-    """
-    What can happen to one call of a port.
-    """
+    """What can happen to one call of a port."""
 
     CRASH_BEFORE = "crash before"
     CRASH_AFTER = "crash after"
@@ -29,9 +26,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """
-    How likely what is; all are shares of calls or records, those with `_s` are seconds.
-    """
+    """How likely what is; all are shares of calls or records, those with `_s` are seconds."""
 
     crash_before: float
     crash_after: float
@@ -49,9 +44,7 @@ class Rates:
 
     @classmethod
     def drawn(cls, rng: Random) -> Rates:
-        """
-        The rates of one world.
-        """
+        """The rates of one world."""
 
         def some(highest: float) -> float:
             return 0.0 if rng.random() < ABSENT_SHARE else rng.uniform(0.1, 1.0) * highest
@@ -79,9 +72,7 @@ POLL_SHARE = 0.1
 
 
 class Faults:
-    """
-    The dice of one world, and what they have shown so far.
-    """
+    """The dice of one world, and what they have shown so far."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -90,9 +81,7 @@ class Faults:
         self.seen: Counter[str] = Counter()
 
     def at_call(self, point: str, *, can_fail: bool, can_crash: bool = True) -> Fault | None:
-        """
-        What happens to one call of a port.
-        """
+        """What happens to one call of a port."""
         if not self.is_on:
             return None
         rates, roll = self.rates, self.rng.random()
@@ -111,16 +100,12 @@ class Faults:
         return None
 
     def hits(self, what: str, rate: float) -> bool:
-        """
-        Whether something of this *rate* happens now.
-        """
+        """Whether something of this *rate* happens now."""
         if not self.is_on or rate <= 0 or self.rng.random() >= rate:
             return False
         self.seen[what] += 1
         return True
 
     def heal(self) -> None:
-        """
-        Nothing goes wrong from now on.
-        """
+        """Nothing goes wrong from now on."""
         self.is_on = False

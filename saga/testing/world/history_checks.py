@@ -1,6 +1,4 @@
-"""
-What must hold of every single history, whatever has befallen the world.
-"""
+"""What must hold of every single history, whatever has befallen the world."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ _ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 
 
 def check_histories(evidence: Evidence) -> Iterator[str]:
-    """
-    Yields what is wrong with any of them.
-    """
+    """Yields what is wrong with any of them."""
     for saga_id, history in evidence.histories.items():
         for problem in (
             *_numbering(history),
@@ -93,9 +89,7 @@ def _timers(history: Sequence[Entry]) -> Iterator[str]:
 
 
 def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
-    """
-    Whether the turn of a timer that fired says that it was armed no longer.
-    """
+    """Whether the turn of a timer that fired says that it was armed no longer."""
     following = history[fired.version].body if fired.version < len(history) else None
     return isinstance(following, Noted) and following.verdict is Verdict.STALE
 
@@ -162,9 +156,7 @@ def _direction(history: Sequence[Entry]) -> Iterator[str]:
 
 
 def _plans(history: Sequence[Entry]) -> Iterator[str]:
-    """
-    A plan holds exactly what may have had an effect, in reverse order of issue.
-    """
+    """A plan holds exactly what may have had an effect, in reverse order of issue."""
     for entry in history:
         plan = entry.body
         if not isinstance(plan, RollbackPlanned) or plan.goal is not RollbackGoal.ROLLED_BACK:
@@ -198,9 +190,7 @@ def _sorted_in(steps: Sequence[str], sizes: Sequence[int]) -> list[list[str]]:
 
 
 def _undoing(history: Sequence[Entry]) -> Iterator[str]:
-    """
-    A group is undone only after the one before it: is undone, or stuck.
-    """
+    """A group is undone only after the one before it: is undone, or stuck."""
     groups: list[set[str]] = []
     begun: list[str] = []
     for entry in history:
@@ -223,9 +213,7 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
 
 
 def _late_successes(history: Sequence[Entry]) -> Iterator[str]:
-    """
-    What succeeded when nobody expected it any more is undone after that.
-    """
+    """What succeeded when nobody expected it any more is undone after that."""
     kinds = {step: entries[0].body for step, entries in issued(history, "do").items()}
     for entry in history:
         body = entry.body

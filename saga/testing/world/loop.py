@@ -1,5 +1,4 @@
-"""
-An event loop whose time is a number: it jumps to the next timer as soon as nothing is ready.
+"""An event loop whose time is a number: it jumps to the next timer as soon as nothing is ready.
 
 No threads, no sockets, no waiting: a minute of a world takes as long as what happens in it.
 Callbacks run in the order in which they were called for, so the same calls give the same run.
@@ -18,21 +17,15 @@ ROUNDS_MAX = 2_000_000
 
 
 class WorldStandsStill(Exception):
-    """
-    Raised when nobody in a world has anything to do, ever.
-    """
+    """Raised when nobody in a world has anything to do, ever."""
 
 
 class WorldSpins(Exception):
-    """
-    Raised when a world's processes are busy without end and get nowhere.
-    """
+    """Raised when a world's processes are busy without end and get nowhere."""
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """
-    The loop of one world.
-    """
+    """The loop of one world."""
 
     _scheduled: list[asyncio.TimerHandle]
 
@@ -43,21 +36,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._selector = self  # the base class asks it to wait, see `select`
 
     def time(self) -> float:
-        """
-        Seconds since the world began.
-        """
+        """Seconds since the world began."""
         return self._now_s
 
     def now(self) -> Instant:
-        """
-        The same as a moment.
-        """
+        """The same as a moment."""
         return Instant(WORLD_BEGAN_AT + round(self._now_s * 1_000_000))
 
     def select(self, timeout: float | None) -> list[Any]:
-        """
-        Where a real loop would wait for sockets: time jumps.
-        """
+        """Where a real loop would wait for sockets: time jumps."""
         self._rounds += 1
         if self._rounds > ROUNDS_MAX:
             raise WorldSpins(f"{ROUNDS_MAX} rounds of the event loop")
@@ -68,17 +55,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return []
 
     def run_in_executor(self, executor: object, func: object, *_args: object) -> NoReturn:
-        """
-        There are no threads in a world.
-        """
+        """There are no threads in a world."""
         raise RuntimeError(f"a world has no threads: {func!r} wants one from {executor!r}")
 
     def _process_events(self, event_list: list[Any]) -> None:
-        """
-        There are none.
-        """
+        """There are none."""
 
     def _write_to_self(self) -> None:
-        """
-        Nobody waits in a selector.
-        """
+        """Nobody waits in a selector."""

@@ -1,6 +1,4 @@
-"""
-What befalls whole processes: crashes at any place, freezes, lost memberships, lost offsets.
-"""
+"""What befalls whole processes: crashes at any place, freezes, lost memberships, lost offsets."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ REWOUND_SHARE = 0.5
 
 
 class Nemesis:
-    """
-    Strikes one process now and then.
-    """
+    """Strikes one process now and then."""
 
     def __init__(
         self, surroundings: Surroundings, durable: Durable, running: Mapping[str, AnyProcess]
@@ -39,9 +35,7 @@ class Nemesis:
         }
 
     async def strike(self) -> None:
-        """
-        Strike until cancelled.
-        """
+        """Strike until cancelled."""
         every_s = self._surroundings.faults.rates.nemesis_every_s
         if every_s is None:
             return
@@ -62,9 +56,7 @@ class Nemesis:
         victim.stop()
 
     async def _freeze(self, victim: AnyProcess) -> None:
-        """
-        A zombie: taken for dead while it is frozen, and back before it is told.
-        """
+        """A zombie: taken for dead while it is frozen, and back before it is told."""
         victim.process.freeze()
         await asyncio.sleep(SESSION_S)
         for member in victim.bus.members:
@@ -75,27 +67,21 @@ class Nemesis:
         self._readmit(victim)
 
     async def _deafen(self, victim: AnyProcess) -> None:
-        """
-        Two members own a partition for a while.
-        """
+        """Two members own a partition for a while."""
         for member in victim.bus.members:
             self._durable.bus.cut_off(member)
         await asyncio.sleep(self._rng.uniform(0, DEAF_S_MAX))
         self._readmit(victim)
 
     async def _rewind(self, victim: AnyProcess) -> None:
-        """
-        Its client reads some partitions again.
-        """
+        """Its client reads some partitions again."""
         for member in victim.bus.members:
             for source in sorted(member.assignment()):
                 if self._rng.random() < REWOUND_SHARE:
                     member.rewind(source)
 
     async def _reset(self, victim: AnyProcess) -> None:
-        """
-        The offsets of its groups are gone, and it has to begin anew.
-        """
+        """The offsets of its groups are gone, and it has to begin anew."""
         for member in victim.bus.members:
             self._durable.bus.forget_offsets(member.group)
             self._durable.bus.cut_off(member)

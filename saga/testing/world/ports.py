@@ -1,6 +1,4 @@
-"""
-The ports as one process sees them: every call may fail, crash the process, or be slow.
-"""
+"""The ports as one process sees them: every call may fail, crash the process, or be slow."""
 
 from __future__ import annotations
 
@@ -39,25 +37,19 @@ T = TypeVar("T")
 
 
 class ProcessClock(WorldClock):
-    """
-    A clock that stands still for who is dead or frozen.
-    """
+    """A clock that stands still for who is dead or frozen."""
 
     def __init__(self, process: Process) -> None:
         super().__init__(process.surroundings)
         self._process = process
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return after *seconds*.
-        """
+        """Return after *seconds*."""
         await self._process.call("clock.sleep", lambda: super(ProcessClock, self).sleep(seconds))
 
 
 class ProcessConsumer:
-    """
-    A member of a group, as its process sees it. Partitions may stall one by one.
-    """
+    """A member of a group, as its process sees it. Partitions may stall one by one."""
 
     def __init__(self, process: Process, member: Member) -> None:
         self._process = process
@@ -66,9 +58,7 @@ class ProcessConsumer:
         self._kept_back: list[Inbound] = []
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """
-        Up to *records_max* records.
-        """
+        """Up to *records_max* records."""
         faults = self._process.surroundings.faults
         if faults.hits("small fetch", faults.rates.small_fetch):
             records_max = faults.rng.randint(1, 3)
@@ -84,18 +74,14 @@ class ProcessConsumer:
         return self._let_through()
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Read on from these offsets.
-        """
+        """Read on from these offsets."""
         self._kept_back = [one for one in self._kept_back if _source(one) not in offsets]
         await self._process.call(
             "consumer.seek", lambda: self._member.seek(offsets), error=BusUnavailable
         )
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """
-        Remember the next offsets; refused to who is no member any more.
-        """
+        """Remember the next offsets; refused to who is no member any more."""
         if self._member.is_cut_off:
             raise BusUnavailable("this member was taken for dead")
         await self._process.call(
@@ -103,42 +89,30 @@ class ProcessConsumer:
         )
 
     def assignment(self) -> frozenset[Source]:
-        """
-        The sources this member reads now.
-        """
+        """The sources this member reads now."""
         return self._member.assignment()
 
     @property
     def progress(self) -> Mapping[Source, Progress]:
-        """
-        Of each source that this member reads, how far.
-        """
+        """Of each source that this member reads, how far."""
         return self._member.progress
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """
-        The sources that are not read, each with the reason.
-        """
+        """The sources that are not read, each with the reason."""
         return self._member.stopped
 
     @property
     def waits_for(self) -> str | None:
-        """
-        What is missing before this member reads all of its topics; None when nothing is.
-        """
+        """What is missing before this member reads all of its topics; None when nothing is."""
         return self._member.waits_for
 
     async def close(self) -> None:
-        """
-        Leave the group.
-        """
+        """Leave the group."""
         await self._process.call("consumer.close", self._member.close)
 
     def _let_through(self) -> list[Inbound]:
-        """
-        Partitions are fetched one by one: some stall for a while, and come in any order.
-        """
+        """Partitions are fetched one by one: some stall for a while, and come in any order."""
         surroundings = self._process.surroundings
         faults, now_s = surroundings.faults, surroundings.loop.time()
         by_source: dict[Source, list[Inbound]] = {}
@@ -162,9 +136,7 @@ class ProcessConsumer:
 
 
 class ProcessBus:
-    """
-    The bus as one process sees it. *losing* takes out of what it publishes what gets lost.
-    """
+    """The bus as one process sees it. *losing* takes out of what it publishes what gets lost."""
 
     def __init__(
         self, process: Process, bus: SimulatedBus, *, losing: Filter | None = None
@@ -175,17 +147,13 @@ class ProcessBus:
         self.members: list[Member] = []
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """
-        Make the topics that are not there.
-        """
+        """Make the topics that are not there."""
         await self._process.call(
             "bus.create_topics", lambda: self._bus.create_topics(topics), error=BusUnavailable
         )
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """
-        Publish all of them; an error may leave some of them published.
-        """
+        """Publish all of them; an error may leave some of them published."""
         faults = self._process.surroundings.faults
         left = records if self._losing is None else self._losing(records)
         if len(left) > 1 and faults.hits("torn publish", faults.rates.torn_publish):
@@ -201,9 +169,7 @@ class ProcessBus:
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> ProcessConsumer:
-        """
-        Join *group* on *topics*.
-        """
+        """Join *group* on *topics*."""
         joined: list[Member] = []
 
         async def join() -> Member:
@@ -220,32 +186,24 @@ class ProcessBus:
         return ProcessConsumer(self._process, member)
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """
-        Of each source the first offset kept and the next one to be written.
-        """
+        """Of each source the first offset kept and the next one to be written."""
         return await self._process.call(
             "bus.bounds", lambda: self._bus.bounds(sources), error=BusUnavailable
         )
 
     async def close(self) -> None:
-        """
-        The bus outlives its clients.
-        """
+        """The bus outlives its clients."""
 
 
 class ProcessStore:
-    """
-    The event store as one process sees it.
-    """
+    """The event store as one process sees it."""
 
     def __init__(self, process: Process, store: MemoryEventStore) -> None:
         self._process = process
         self._store = store
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """
-        Record the whole batch, or nothing of it.
-        """
+        """Record the whole batch, or nothing of it."""
         return await self._process.call(
             "store.append", lambda: self._store.append(batch, at=at), error=StoreUnavailable
         )
@@ -253,25 +211,19 @@ class ProcessStore:
     async def load(
         self, saga_ids: Sequence[SagaId]
     ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
-        """
-        The whole histories.
-        """
+        """The whole histories."""
         return await self._process.call(
             "store.load", lambda: self._store.load(saga_ids), error=StoreUnavailable
         )
 
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        """
-        The highest offset accounted for of each source.
-        """
+        """The highest offset accounted for of each source."""
         return await self._process.call(
             "store.positions", lambda: self._store.positions(sources), error=StoreUnavailable
         )
 
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        """
-        Timers due at or before *until*.
-        """
+        """Timers due at or before *until*."""
         return await self._process.call(
             "store.due_timers",
             lambda: self._store.due_timers(until=until, limit=limit),
@@ -281,9 +233,7 @@ class ProcessStore:
     async def backlog(
         self, *, appended_before: Instant, limit: int, after: int = 0
     ) -> Sequence[Backlog]:
-        """
-        Batches that nobody has said to be published.
-        """
+        """Batches that nobody has said to be published."""
         return await self._process.call(
             "store.backlog",
             lambda: self._store.backlog(appended_before=appended_before, limit=limit, after=after),
@@ -292,9 +242,7 @@ class ProcessStore:
 
 
 class ProcessCatalogue:
-    """
-    The catalogue as one process sees it.
-    """
+    """The catalogue as one process sees it."""
 
     def __init__(self, process: Process, catalogue: MemoryCatalogue) -> None:
         self._process = process
@@ -308,18 +256,14 @@ class ProcessCatalogue:
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
-        """
-        Summaries in order of start.
-        """
+        """Summaries in order of start."""
         ask = partial(
             self._catalogue.sagas, status=status, definition=definition, after=after, limit=limit
         )
         return await self._ask("catalogue.sagas", ask)
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        """
-        The summaries of these sagas.
-        """
+        """The summaries of these sagas."""
         return await self._ask("catalogue.summaries", lambda: self._catalogue.summaries(saga_ids))
 
     async def parked(
@@ -330,22 +274,16 @@ class ProcessCatalogue:
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[ParkedRecord]:
-        """
-        Parked records in the order they were parked.
-        """
+        """Parked records in the order they were parked."""
         ask = partial(self._catalogue.parked, kind=kind, saga_id=saga_id, after=after, limit=limit)
         return await self._ask("catalogue.parked", ask)
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        """
-        Armed timers, the earliest first.
-        """
+        """Armed timers, the earliest first."""
         return await self._ask("catalogue.timers", lambda: self._catalogue.timers(limit=limit))
 
     def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """
-        Every entry of every saga.
-        """
+        """Every entry of every saga."""
         return self._catalogue.log(after=after)
 
     async def _ask(self, point: str, ask: Callable[[], Awaitable[T]]) -> T:

@@ -1,5 +1,4 @@
-"""
-A simulated process: it can crash at any call of a port, freeze, and come back with empty memory.
+"""A simulated process: it can crash at any call of a port, freeze, and come back with empty memory.
 
 After its crash nothing of a process may have any effect, its `finally` blocks included: every call
 it still makes ends in `Killed`. A frozen process makes no call until it thaws; what it had called
@@ -27,15 +26,11 @@ CALL_S_MAX = 0.15
 
 
 class Killed(BaseException):
-    """
-    Raised by every port call of a process that is no more.
-    """
+    """Raised by every port call of a process that is no more."""
 
 
 class Process:
-    """
-    One incarnation of one process.
-    """
+    """One incarnation of one process."""
 
     def __init__(self, name: str, surroundings: Surroundings, *, can_crash: bool = True) -> None:
         self.name = name
@@ -48,9 +43,7 @@ class Process:
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """
-        Start *work* as a task of this process; so are all tasks that it starts.
-        """
+        """Start *work* as a task of this process; so are all tasks that it starts."""
         context = contextvars.copy_context()
         context.run(_current.set, self)
         return self.surroundings.loop.create_task(work, context=context)
@@ -62,9 +55,7 @@ class Process:
         *,
         error: type[SagaError] | None = None,
     ) -> T:
-        """
-        Do *act* for this process, unless something goes wrong. *error* says how it may fail.
-        """
+        """Do *act* for this process, unless something goes wrong. *error* says how it may fail."""
         await self._present()
         surroundings = self.surroundings
         surroundings.note(self.name, point)
@@ -85,22 +76,16 @@ class Process:
         return result
 
     async def work(self, seconds: float) -> None:
-        """
-        Something a service does that takes a while, and during which its process may crash.
-        """
+        """Something a service does that takes a while, and during which its process may crash."""
         await self.call("service.work", lambda: asyncio.sleep(seconds))
 
     async def die(self, where: str) -> None:
-        """
-        Crash, from within. Does not return.
-        """
+        """Crash, from within. Does not return."""
         self.crash(where)
         await self.surroundings.loop.create_future()
 
     def crash(self, where: str) -> None:
-        """
-        Kill the process.
-        """
+        """Kill the process."""
         if not self.is_alive:
             return
         self.is_alive = False
@@ -110,35 +95,27 @@ class Process:
         self.surroundings.loop.call_soon(self._end_tasks)
 
     def freeze(self) -> None:
-        """
-        Let it make no call until `thaw`.
-        """
+        """Let it make no call until `thaw`."""
         if self._thawed is None:
             self.surroundings.note(self.name, "freeze")
             self._thawed = self.surroundings.loop.create_future()
 
     def thaw(self) -> None:
-        """
-        Let it go on as if no time had passed.
-        """
+        """Let it go on as if no time had passed."""
         thawed, self._thawed = self._thawed, None
         if thawed is not None:
             self.surroundings.note(self.name, "thaw")
             thawed.set_result(None)
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
-        """
-        A task that this process has started.
-        """
+        """A task that this process has started."""
         self._tasks[task] = None
         task.add_done_callback(self._forget)
         if not self.is_alive:
             task.cancel()
 
     async def gone(self) -> None:
-        """
-        Return when nothing of a dead process is left.
-        """
+        """Return when nothing of a dead process is left."""
         while self._tasks:
             for task in list(self._tasks):
                 task.cancel()
@@ -168,9 +145,7 @@ class Process:
 
 
 def current_process() -> Process | None:
-    """
-    Whose code is running; None outside of all processes.
-    """
+    """Whose code is running; None outside of all processes."""
     return _current.get()
 
 
@@ -179,9 +154,7 @@ def make_task(
     work: Coroutine[Any, Any, T],
     context: contextvars.Context | None = None,
 ) -> asyncio.Task[T]:
-    """
-    A task factory: every task knows the process it belongs to.
-    """
+    """A task factory: every task knows the process it belongs to."""
     task = asyncio.Task(work, loop=loop, context=context)
     process = context.get(_current) if context is not None else _current.get()
     if process is not None:

@@ -1,5 +1,5 @@
-"""
-What must hold between bus and store: nothing invented, nothing missing, nothing unaccounted for.
+"""What must hold between bus and store: nothing invented, nothing missing, nothing
+unaccounted for.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ from saga.testing.world.evidence import Evidence, headers_of, started
 
 
 class Due(NamedTuple):
-    """
-    A record that an entry calls for.
-    """
+    """A record that an entry calls for."""
 
     topic: str
     key: bytes
@@ -38,9 +36,7 @@ class Due(NamedTuple):
 
 
 def check_records(evidence: Evidence) -> Iterator[str]:
-    """
-    Yields what is wrong.
-    """
+    """Yields what is wrong."""
     yield from _acceptance(evidence)
     yield from _outbox(evidence)
     yield from _accounting(evidence)
@@ -133,9 +129,7 @@ def _outbox(evidence: Evidence) -> Iterator[str]:
 
 
 def _accounting(evidence: Evidence) -> Iterator[str]:
-    """
-    Every record that the orchestrators have read is handled, a duplicate, or parked.
-    """
+    """Every record that the orchestrators have read is handled, a duplicate, or parked."""
     parked = {record.position: record for record in evidence.parked}
     answers = {
         (entry.body.intent_id, entry.body.outcome.value)
@@ -218,9 +212,7 @@ def _parked(evidence: Evidence) -> Iterator[str]:
 
 
 def _copies(evidence: Evidence) -> Iterator[tuple[Position, Inbound]]:
-    """
-    What is on dlq topics, by the place it came from.
-    """
+    """What is on dlq topics, by the place it came from."""
     for _, record in evidence.published:
         if ".dlq." in record.topic:
             headers = headers_of(record)

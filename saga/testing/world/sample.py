@@ -1,5 +1,4 @@
-"""
-The application of a world that brings none of its own: sagas of every shape, and two services.
+"""The application of a world that brings none of its own: sagas of every shape, and two services.
 
 What happens to a step is written into its trigger, the *script*: words such as `refuse`, `fail:2`,
 `slow:1.5`, `undofail:1`. So a world needs no dice of its own once it runs, and a checker that knows
@@ -45,9 +44,7 @@ TIMEOUT = "700ms"
 def take(
     ctx: Context, ordered: Ordered, step: str, undo_retry: Retry = UNDO_RETRY
 ) -> Awaitable[Taken]:
-    """
-    A step of the stock service.
-    """
+    """A step of the stock service."""
     return ctx.do(
         Take(order_id=ordered.order_id, script=ordered.script.get(step, "")),
         undo=GiveBack,
@@ -61,9 +58,7 @@ def take(
 def charge(
     ctx: Context, ordered: Ordered, step: str, undo_retry: Retry = UNDO_RETRY
 ) -> Awaitable[None]:
-    """
-    A step of the bank.
-    """
+    """A step of the bank."""
     return ctx.do(
         Charge(order_id=ordered.order_id, script=ordered.script.get(step, "")),
         undo=Refund,
@@ -76,9 +71,7 @@ def charge(
 
 @saga("sequence", version=1, starts_on=SequenceOrdered, rolled_back=WorkUndone)
 async def sequence(ctx: Context, ordered: SequenceOrdered) -> WorkDone:
-    """
-    Look, take, say so, charge, take.
-    """
+    """Look, take, say so, charge, take."""
     await ctx.do(
         Look(order_id=ordered.order_id, script=ordered.script.get("look", "")),
         id="look",
@@ -100,9 +93,7 @@ async def _two_more(ctx: Context, ordered: Ordered) -> str:
 
 @saga("parallel", version=1, starts_on=ParallelOrdered, rolled_back=WorkUndone)
 async def parallel(ctx: Context, ordered: ParallelOrdered) -> WorkDone:
-    """
-    Two steps beside a chain of two, then one more.
-    """
+    """Two steps beside a chain of two, then one more."""
     first, _, last = await ctx.all(
         take(ctx, ordered, "a"), charge(ctx, ordered, "b"), _two_more(ctx, ordered)
     )
@@ -112,9 +103,7 @@ async def parallel(ctx: Context, ordered: ParallelOrdered) -> WorkDone:
 
 @saga("wide", version=1, starts_on=WideOrdered, rolled_back=WorkUndone, parallel_undo=True)
 async def wide(ctx: Context, ordered: WideOrdered) -> WorkDone:
-    """
-    One, then three side by side, then one.
-    """
+    """One, then three side by side, then one."""
     await charge(ctx, ordered, "a")
     taken = await ctx.all(take(ctx, ordered, "b"), take(ctx, ordered, "c"), take(ctx, ordered, "d"))
     await charge(ctx, ordered, "e")
@@ -123,9 +112,7 @@ async def wide(ctx: Context, ordered: WideOrdered) -> WorkDone:
 
 @saga("choice", version=1, starts_on=ChoiceOrdered, rolled_back=WorkUndone)
 async def choice(ctx: Context, ordered: ChoiceOrdered) -> WorkDone:
-    """
-    The first of two, then a second choice where the first does not work.
-    """
+    """The first of two, then a second choice where the first does not work."""
     first = await ctx.any(take(ctx, ordered, "a"), take(ctx, ordered, "b"))
     try:
         await charge(ctx, ordered, "c")
@@ -137,9 +124,7 @@ async def choice(ctx: Context, ordered: ChoiceOrdered) -> WorkDone:
 
 @saga("patient", version=1, starts_on=PatientOrdered, rolled_back=WorkUndone)
 async def patient(ctx: Context, ordered: PatientOrdered) -> WorkDone:
-    """
-    Takes, sleeps, waits for an approval, charges.
-    """
+    """Takes, sleeps, waits for an approval, charges."""
     first = await take(ctx, ordered, "a")
     await ctx.sleep("250ms")
     try:
@@ -152,9 +137,7 @@ async def patient(ctx: Context, ordered: PatientOrdered) -> WorkDone:
 
 @saga("pivot", version=1, starts_on=PivotOrdered, rolled_back=WorkUndone)
 async def pivot(ctx: Context, ordered: PivotOrdered) -> WorkDone:
-    """
-    Takes, charges for good, then takes until it works.
-    """
+    """Takes, charges for good, then takes until it works."""
     first = await take(ctx, ordered, "a")
     await ctx.do(
         Charge(order_id=ordered.order_id, script=ordered.script.get("b", "")),
@@ -181,9 +164,7 @@ async def pivot(ctx: Context, ordered: PivotOrdered) -> WorkDone:
     when_stuck="continue",
 )
 async def stubborn(ctx: Context, ordered: StubbornOrdered) -> WorkDone:
-    """
-    Undoing the second of three steps may give up.
-    """
+    """Undoing the second of three steps may give up."""
     await take(ctx, ordered, "a")
     await charge(ctx, ordered, "b", Retry(attempts=2, initial="80ms"))
     await take(ctx, ordered, "c")
@@ -192,9 +173,7 @@ async def stubborn(ctx: Context, ordered: StubbornOrdered) -> WorkDone:
 
 @saga("flawed", version=1, starts_on=FlawedOrdered, rolled_back=WorkUndone)
 async def flawed(ctx: Context, ordered: FlawedOrdered) -> WorkDone:
-    """
-    Raises where its script says so, until the world has deployed the mended code.
-    """
+    """Raises where its script says so, until the world has deployed the mended code."""
     _raise_if_flawed(ordered, "start")
     first = await take(ctx, ordered, "a")
     _raise_if_flawed(ordered, "middle")
@@ -210,9 +189,7 @@ def _raise_if_flawed(ordered: Ordered, where: str) -> None:
 
 
 def sample_app() -> SagaApp:
-    """
-    All of it.
-    """
+    """All of it."""
     return SagaApp(
         sagas=[sequence, parallel, wide, choice, patient, pivot, stubborn, flawed],
         effects=[stock, bank],

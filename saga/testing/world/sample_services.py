@@ -1,5 +1,4 @@
-"""
-The services of a world: what they do is written into the intents, and into their ledger.
+"""The services of a world: what they do is written into the intents, and into their ledger.
 
 A handler writes one line each time it is called, so that a service that is called twice has done it
 twice. An undo of what was never done does nothing.
@@ -31,17 +30,13 @@ bank = Effects("bank")
 
 @stock.on_start
 async def make_stock(db: Any) -> None:
-    """
-    The ledger: what was really done, in the same transaction as the inbox.
-    """
+    """The ledger: what was really done, in the same transaction as the inbox."""
     await db.execute(LEDGER)
 
 
 @stock.on(Look)
 async def look(intent: Look, ctx: EffectContext) -> Seen:
-    """
-    Reads.
-    """
+    """Reads."""
     await _follow(intent.script, ctx)
     rows = await ctx.db.fetch("SELECT count(*) AS units FROM ledger")
     return Seen(units=len(rows))
@@ -49,18 +44,14 @@ async def look(intent: Look, ctx: EffectContext) -> Seen:
 
 @stock.on(Take)
 async def do_take(intent: Take, ctx: EffectContext) -> Taken:
-    """
-    Writes one line.
-    """
+    """Writes one line."""
     await _do(intent.script, ctx)
     return Taken(receipt=f"r-{ctx.idempotency_key}")
 
 
 @stock.on(GiveBack)
 async def give_back(intent: GiveBack, ctx: EffectContext) -> None:
-    """
-    Writes another, if there is the first.
-    """
+    """Writes another, if there is the first."""
     if intent.receipt is not None:
         assert intent.receipt == f"r-{_do_key(ctx)}", intent.receipt
     await _undo(intent.script, ctx)
@@ -68,17 +59,13 @@ async def give_back(intent: GiveBack, ctx: EffectContext) -> None:
 
 @bank.on(Charge)
 async def do_charge(intent: Charge, ctx: EffectContext) -> None:
-    """
-    Writes one line.
-    """
+    """Writes one line."""
     await _do(intent.script, ctx)
 
 
 @bank.on(Refund)
 async def refund(intent: Refund, ctx: EffectContext) -> None:
-    """
-    Writes another, if there is the first.
-    """
+    """Writes another, if there is the first."""
     await _undo(intent.script, ctx)
 
 
@@ -103,8 +90,7 @@ async def _follow(script: str, ctx: EffectContext) -> None:
 
 
 async def _write(ctx: EffectContext, direction: str, do_key: str) -> None:
-    """
-    One line for each call: a service that is called twice has done it twice. An undo of what was
+    """One line for each call: a service that is called twice has done it twice. An undo of what was
     never done does nothing.
     """
     process = current_process()

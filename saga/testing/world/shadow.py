@@ -1,5 +1,5 @@
-"""
-The shadow of every saga: its state as its history alone gives it, brought up to date turn by turn.
+"""The shadow of every saga: its state as its history alone gives it, brought up to date turn by
+turn.
 
 Replaying goes on where it stopped, which comes to the same as replaying from the begin each time:
 a fold has no memory but its state. At the end each history is replayed once more in one go.
@@ -27,17 +27,13 @@ class _Shadow:
 
 
 class Shadows:
-    """
-    Of all sagas of a world.
-    """
+    """Of all sagas of a world."""
 
     def __init__(self) -> None:
         self._shadows: dict[SagaId, _Shadow] = {}
 
     def compare(self, decider: Decider, live: SagaState, history: Sequence[Entry]) -> Iterator[str]:
-        """
-        Yields where *live* differs from what *history*, which led to it, gives.
-        """
+        """Yields where *live* differs from what *history*, which led to it, gives."""
         saga_id = live.saga_id
         shadow = self._shadows.get(saga_id)
         if shadow is None or shadow.version > len(history):
@@ -52,9 +48,7 @@ class Shadows:
         yield from _differences(saga_id, len(history), live, shadow.state)
 
     def replay_all(self, histories: Mapping[SagaId, Sequence[Entry]]) -> Iterator[str]:
-        """
-        Yields the differences between each shadow and its history replayed in one go.
-        """
+        """Yields the differences between each shadow and its history replayed in one go."""
         for saga_id, shadow in self._shadows.items():
             history = histories[saga_id][: shadow.version]
             try:

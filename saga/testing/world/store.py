@@ -1,6 +1,4 @@
-"""
-The event store of a world: the one in memory, which also watches what is appended to it.
-"""
+"""The event store of a world: the one in memory, which also watches what is appended to it."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from saga.testing.world.trace import Surroundings
 
 
 class WorldStore(MemoryEventStore):
-    """
-    See `saga.ports.event_store.EventStore`.
+    """See `saga.ports.event_store.EventStore`.
 
     *stored_at* says when each entry was stored; it stays empty where the store publishes by itself,
     in the very transaction. *problems* are what was wrong with a batch the moment it was committed.
@@ -33,9 +30,7 @@ class WorldStore(MemoryEventStore):
         self._armed: dict[SagaId, set[TimerId]] = {}
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """
-        Record the whole batch, or nothing of it.
-        """
+        """Record the whole batch, or nothing of it."""
         appended = await super().append(batch, at=at)
         number = self._surroundings.next_number()
         touched = {timer.saga_id for timer in batch.timers_armed}
@@ -59,9 +54,7 @@ class WorldStore(MemoryEventStore):
                 armed.discard(body.timer_id)
 
     def _compare_timers(self, saga_ids: set[SagaId]) -> None:
-        """
-        The due-index is a projection: it never differs from the histories.
-        """
+        """The due-index is a projection: it never differs from the histories."""
         indexed: dict[SagaId, set[TimerId]] = {}
         for timer in self._timers.values():
             indexed.setdefault(timer.saga_id, set()).add(timer.timer_id)

@@ -1,5 +1,4 @@
-"""
-A whole deployment in one event loop: bus, store, services, orchestrators, and what goes wrong.
+"""A whole deployment in one event loop: bus, store, services, orchestrators, and what goes wrong.
 
 First faults, then the world heals and has to come to rest within bounded time. The checker then
 knows only what went in, what is stored and published, and what the services have done.
@@ -62,8 +61,7 @@ SESSION_S_MAX = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """
-    What became of a world.
+    """What became of a world.
 
     *violations* are empty where everything held; *seen* counts faults and what they led to;
     *fingerprint* is the same whenever the same seed runs with the same code.
@@ -77,9 +75,7 @@ class Verdict:
     lines: tuple[str, ...]
 
     def report(self) -> str:
-        """
-        What went wrong, and how to see it again.
-        """
+        """What went wrong, and how to see it again."""
         if not self.violations:
             return f"world {self.seed}: everything holds, fingerprint {self.fingerprint}"
         first = "\n".join(
@@ -92,9 +88,7 @@ class Verdict:
 
 
 class World:
-    """
-    One simulated world. The same seed gives the same world.
-    """
+    """One simulated world. The same seed gives the same world."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -107,9 +101,7 @@ class World:
         self._is_closing = False
 
     def run(self) -> Verdict:
-        """
-        Let it happen, and judge it.
-        """
+        """Let it happen, and judge it."""
         self._loop.set_task_factory(make_task)  # type: ignore[arg-type]  # typeshed wants a wider one
         self._loop.set_exception_handler(self._on_loop_error)
         durable = self._durable = self._make_durable()
@@ -194,9 +186,7 @@ class World:
         await self._close(keepers)
 
     async def _keep_alive(self, name: str, build: Callable[[Process], AnyProcess]) -> None:
-        """
-        What a supervisor does: start it again whenever it is gone.
-        """
+        """What a supervisor does: start it again whenever it is gone."""
         incarnation = 0
         while not self._is_closing:
             incarnation += 1
@@ -241,9 +231,7 @@ class World:
         self._durable.violations.append(f"{process.name} ended by itself: {said}")
 
     async def _expire(self, role: AnyProcess, *, crashed: bool) -> None:
-        """
-        The group notices that its members are gone.
-        """
+        """The group notices that its members are gone."""
         if crashed and self._surroundings.faults.is_on:
             await asyncio.sleep(self._rng.uniform(0, SESSION_S_MAX))
         for member in role.bus.members:
@@ -259,9 +247,7 @@ class World:
                 self._durable.bus.readmit(member)
 
     async def _rest(self) -> None:
-        """
-        Wait until nothing is left to do.
-        """
+        """Wait until nothing is left to do."""
         until_s = self._loop.time() + REST_S_MAX
         released: Counter[str] = Counter()
         while True:
@@ -279,9 +265,7 @@ class World:
             await asyncio.sleep(REST_POLL_S)
 
     async def _restless(self) -> str | None:
-        """
-        What is not at rest yet.
-        """
+        """What is not at rest yet."""
         durable, bus = self._durable, self._durable.bus
         if bus.under_way:
             return f"{bus.under_way} records are under way"
@@ -315,9 +299,7 @@ class World:
         return f"the backlog has {backlog[0].backlog_id}" if backlog else None
 
     async def _close(self, keepers: Sequence[asyncio.Future[None]]) -> None:
-        """
-        Stop everything as a deploy would.
-        """
+        """Stop everything as a deploy would."""
         self._is_closing = True
         for role in list(self._running.values()):
             role.stop()
@@ -362,9 +344,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """
-    Worlds are full of warnings, none of which is worth a line.
-    """
+    """Worlds are full of warnings, none of which is worth a line."""
     before = structlog.get_config() if structlog.is_configured() else None
     level = logging.root.manager.disable
     if before is not None:

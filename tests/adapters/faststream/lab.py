@@ -1,6 +1,4 @@
-"""
-Effect services on a FastStream broker and a real Kafka, and what came of them.
-"""
+"""Effect services on a FastStream broker and a real Kafka, and what came of them."""
 
 import asyncio
 import sqlite3
@@ -27,9 +25,7 @@ QUICK = ConsumerSettings(fetch_wait_ms=50, metadata_max_age_ms=1_000)
 
 
 class KafkaLab:
-    """
-    Topics of one's own, an address for the effects store, and an observer from outside.
-    """
+    """Topics of one's own, an address for the effects store, and an observer from outside."""
 
     def __init__(self, bootstrap: str, namespace: str, folder: Path) -> None:
         self.bootstrap = bootstrap
@@ -50,39 +46,29 @@ class KafkaLab:
         await self.bus.close()
 
     def topics(self) -> list[str]:
-        """
-        What the services of the lab read and write.
-        """
+        """What the services of the lab read and write."""
         names = [contract_of(one).contract_name for one in (Charge, Uncharge, Charged, OrderDone)]
         names += ["lab.evt.intent-done.v1", "lab.evt.intent-failed.v1", "lab.dlq.charge.v1"]
         return [self.names.topic(name) for name in names]
 
     def attached(self, effects, **broker) -> tuple[KafkaBroker, Attached]:
-        """
-        A broker with *effects* on it, not started yet.
-        """
+        """A broker with *effects* on it, not started yet."""
         made = KafkaBroker(self.bootstrap, logger=None, **broker)
         return made, attach(made, effects, **self.settings)
 
     def here(self, record: Record) -> Record:
-        """
-        The record on the topic of this lab.
-        """
+        """The record on the topic of this lab."""
         return replace(record, topic=self.names.topic(NAMES.contract_name(record.topic)))
 
     def charges(self, count: int, *, since: int = 0) -> list[Record]:
-        """
-        So many intents, each of a saga of its own.
-        """
+        """So many intents, each of a saga of its own."""
         return [
             self.here(intent(Charge(owner=f"u{n}"), saga=saga_id("order", f"u{n}"), key=f"u{n}"))
             for n in range(since, since + count)
         ]
 
     async def read(self, contract_name: str) -> list[Inbound]:
-        """
-        All records that are on a topic now.
-        """
+        """All records that are on a topic now."""
         topic = self.names.topic(contract_name)
         wanted = await self.count(topic)
         # It never commits, so it begins at the begin.
@@ -96,34 +82,26 @@ class KafkaLab:
             await reader.close()
 
     async def count(self, topic: str) -> int:
-        """
-        How many records are on a topic now.
-        """
+        """How many records are on a topic now."""
         bounds = await self.bus.bounds([Source(topic, number) for number in range(PARTITIONS)])
         return sum(end - begin for begin, end in bounds.values())
 
     async def replies(self) -> dict[str, list[Inbound]]:
-        """
-        The answers, by the id of the intent.
-        """
+        """The answers, by the id of the intent."""
         found = defaultdict(list)
         for reply in await self.read(REPLY):
             found[header(reply, ce.CAUSATION_ID)].append(reply)
         return dict(found)
 
     async def answered(self, count: int, *, timeout_s: float = 30.0) -> dict[str, list[Inbound]]:
-        """
-        The answers, once there are at least *count*.
-        """
+        """The answers, once there are at least *count*."""
         async with asyncio.timeout(timeout_s):
             while await self.count(self.names.topic(REPLY)) < count:  # noqa: ASYNC110 - nor here
                 await asyncio.sleep(0.05)
         return await self.replies()
 
     def ledger(self) -> Counter[str]:
-        """
-        How often each owner was charged.
-        """
+        """How often each owner was charged."""
         with sqlite3.connect(self.file) as connection:
             rows = connection.execute("SELECT owner FROM ledger").fetchall()
         connection.close()
@@ -131,9 +109,7 @@ class KafkaLab:
 
 
 async def until(is_so: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
-    """
-    Wait until *is_so*.
-    """
+    """Wait until *is_so*."""
     async with asyncio.timeout(timeout_s):
         while not is_so():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)

@@ -1,5 +1,4 @@
-"""
-How fast intents are done and answered: bare aiokafka, our engine on the bus, and on FastStream.
+"""How fast intents are done and answered: bare aiokafka, our engine on the bus, and on FastStream.
 
 `python -m tests.adapters.faststream.measure HOST:PORT [INTENTS]`. Bare aiokafka reads batches,
 parses the JSON, sends an answer with its three headers through an idempotent producer and commits
@@ -34,9 +33,7 @@ PUBLISHED_AT_ONCE = 2_000
 
 
 async def bare(lab: KafkaLab, folder: Path) -> None:
-    """
-    What a hand-written loop without a store would do.
-    """
+    """What a hand-written loop without a store would do."""
     consumer = AIOKafkaConsumer(
         lab.names.topic(CHARGE),
         bootstrap_servers=lab.bootstrap,
@@ -67,9 +64,7 @@ async def bare(lab: KafkaLab, folder: Path) -> None:
 
 
 async def on_bus(lab: KafkaLab, folder: Path) -> None:
-    """
-    The engine straight on `KafkaBus`.
-    """
+    """The engine straight on `KafkaBus`."""
     bus = KafkaBus(KafkaConnection(servers=(lab.bootstrap,)))
     effects = wallet_effects()[0]
     clock = SystemClock()
@@ -91,9 +86,7 @@ async def on_bus(lab: KafkaLab, folder: Path) -> None:
 
 
 async def on_faststream(lab: KafkaLab, folder: Path) -> None:
-    """
-    The engine on a FastStream broker, as `attach` does it.
-    """
+    """The engine on a FastStream broker, as `attach` does it."""
     broker = KafkaBroker(lab.bootstrap, logger=None)
     settings = lab.settings | {"effects_store": f"sqlite:///{folder}/broker.db"}
     (subscriber,) = attach(broker, wallet_effects()[0], **settings).subscribers
@@ -103,9 +96,7 @@ async def on_faststream(lab: KafkaLab, folder: Path) -> None:
 
 
 async def measured(run, bootstrap: str, intents: int) -> float:
-    """
-    Intents a second, from the first start of a client to the last stop.
-    """
+    """Intents a second, from the first start of a client to the last stop."""
     with tempfile.TemporaryDirectory() as folder:
         async with KafkaLab(bootstrap, f"m{secrets.token_hex(5)}", Path(folder)) as lab:
             lab.intents = intents
@@ -117,9 +108,7 @@ async def measured(run, bootstrap: str, intents: int) -> float:
 
 
 async def main(bootstrap: str, intents: int) -> None:
-    """
-    Print the best of each.
-    """
+    """Print the best of each."""
     best = {run.__name__: 0.0 for run in (bare, on_bus, on_faststream)}
     for _ in range(ROUNDS):
         for run in (bare, on_bus, on_faststream):

@@ -1,6 +1,4 @@
-"""
-Reading through a FastStream subscriber keeps the contract of all buses.
-"""
+"""Reading through a FastStream subscriber keeps the contract of all buses."""
 
 import pytest
 from faststream._internal.endpoint.subscriber.usecase import SubscriberUsecase
@@ -13,18 +11,14 @@ from tests.adapters.test_kafka_bus import QUICK
 
 
 class BrokerBuses(BrokerBus):
-    """
-    A subscriber for each subscription, and no service on top.
-    """
+    """A subscriber for each subscription, and no service on top."""
 
     def __init__(self, kafka: KafkaBus, broker) -> None:
         super().__init__(kafka, None)
         self.broker = broker
 
     async def subscribe(self, group, topics, *, resume_at=None):
-        """
-        Join through a subscriber made for it.
-        """
+        """Join through a subscriber made for it."""
         subscriber = EffectsSubscriber(
             self.broker, name="suite", group=group, topics=topics, make=lambda one: None
         )
@@ -41,9 +35,7 @@ class TestBrokerBus(BusSuite):
 
     @pytest.fixture
     async def bus(self, kafka, namespace: str):
-        """
-        A bus on the cluster that all tests share.
-        """
+        """A bus on the cluster that all tests share."""
         bus = KafkaBus(
             KafkaConnection(servers=(kafka.bootstrap,)),
             record_bytes_max=self.record_bytes_max,

@@ -1,5 +1,5 @@
-"""
-`saga run --roles effects` on a real Kafka: killed, started again, asked how it is, told to stop.
+"""`saga run --roles effects` on a real Kafka: killed, started again, asked how it is,
+told to stop.
 """
 
 import asyncio
@@ -25,9 +25,7 @@ INTENTS = 30
 
 @contextlib.contextmanager
 def serving(lab: KafkaLab, kafka, folder: Path, port: int, **environment: str):
-    """
-    A process that serves the effects; static membership spares the wait for a session's end.
-    """
+    """A process that serves the effects; static membership spares the wait for a session's end."""
     settings = {
         "SAGA_APP": "tests.adapters.faststream.worker:app",
         "SAGA_BUS": kafka.url,
@@ -53,9 +51,7 @@ def serving(lab: KafkaLab, kafka, folder: Path, port: int, **environment: str):
 
 
 def status_of(port: int, probe: str) -> int:
-    """
-    What a probe answers; 0 while nobody listens.
-    """
+    """What a probe answers; 0 while nobody listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/{probe}", timeout=5) as page:
             return page.status
@@ -67,9 +63,7 @@ def status_of(port: int, probe: str) -> int:
 
 
 async def ended(process) -> int:
-    """
-    The exit code, once there is one.
-    """
+    """The exit code, once there is one."""
     return await asyncio.to_thread(process.wait, 30)
 
 
@@ -77,9 +71,8 @@ async def ended(process) -> int:
 async def test_an_answer_lost_in_a_crash_is_sent_and_its_effect_not_repeated(
     lab: KafkaLab, kafka, tmp_path: Path, crash_at: str
 ) -> None:
-    """
-    Killed between the commit of the store and the answers, or between those and the commit of the
-    offsets, the next process answers from the inbox, with the same bytes.
+    """Killed between the commit of the store and the answers, or between those and the commit of
+    the offsets, the next process answers from the inbox, with the same bytes.
     """
     port = free_port()
     await lab.bus.publish(lab.charges(INTENTS))

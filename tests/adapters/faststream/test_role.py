@@ -1,6 +1,4 @@
-"""
-Services as a role of a process: they end with nothing left behind.
-"""
+"""Services as a role of a process: they end with nothing left behind."""
 
 import asyncio
 import gc
@@ -14,9 +12,7 @@ from tests.effects.lab import wallet_effects
 
 @pytest.fixture
 async def reported():
-    """
-    What the event loop is told of that nobody has looked at.
-    """
+    """What the event loop is told of that nobody has looked at."""
     found = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: found.append(context["message"]))
@@ -25,9 +21,7 @@ async def reported():
 
 @pytest.fixture
 async def role(lab: KafkaLab):
-    """
-    A service on its broker, started.
-    """
+    """A service on its broker, started."""
     made, attached = lab.attached(wallet_effects()[0])
     role = BrokerRole(made, attached.subscribers)
     await role.start()
@@ -35,9 +29,7 @@ async def role(lab: KafkaLab):
 
 
 async def end_of(role: BrokerRole) -> str | None:
-    """
-    What the role fails with when it is stopped; no reference to it is kept.
-    """
+    """What the role fails with when it is stopped; no reference to it is kept."""
     running = asyncio.create_task(role.run())
     await asyncio.sleep(0.2)
     role.stop()
@@ -46,9 +38,7 @@ async def end_of(role: BrokerRole) -> str | None:
 
 
 async def test_a_role_that_is_stopped_leaves_no_exception_behind(role, reported) -> None:
-    """
-    Its services have ended, as they were told to.
-    """
+    """Its services have ended, as they were told to."""
     assert await end_of(role) is None
     await asyncio.sleep(0.01)  # the loop lets go of what it has just handed over
     gc.collect()
@@ -56,9 +46,7 @@ async def test_a_role_that_is_stopped_leaves_no_exception_behind(role, reported)
 
 
 async def test_nor_does_one_whose_broker_cannot_be_stopped(role, reported) -> None:
-    """
-    The failure is raised, and nothing else is said of it.
-    """
+    """The failure is raised, and nothing else is said of it."""
     stop = role._broker.stop  # noqa: SLF001
 
     async def stop_and_fail() -> None:

@@ -1,6 +1,4 @@
-"""
-Services on a broker do things once and answer always, whatever happens around them.
-"""
+"""Services on a broker do things once and answer always, whatever happens around them."""
 
 import asyncio
 import contextlib
@@ -37,9 +35,7 @@ DLQ = "lab.dlq.charge.v1"
 
 @contextlib.asynccontextmanager
 async def running(lab: KafkaLab, **broker):
-    """
-    A broker with wallets on it, while it runs.
-    """
+    """A broker with wallets on it, while it runs."""
     made, attached = lab.attached(wallet_effects()[0], **broker)
     await made.start()
     try:
@@ -49,8 +45,8 @@ async def running(lab: KafkaLab, **broker):
 
 
 async def test_what_is_delivered_again_is_answered_again_and_done_once(lab: KafkaLab) -> None:
-    """
-    With the group's offsets back at the begin, every answer is sent once more, the same bytes.
+    """With the group's offsets back at the begin, every answer is sent once more, the same
+    bytes.
     """
     await lab.bus.publish(lab.charges(40))
     async with running(lab) as attached:
@@ -72,9 +68,7 @@ async def test_what_is_delivered_again_is_answered_again_and_done_once(lab: Kafk
 
 
 async def test_two_members_share_the_work_and_take_over_from_each_other(lab: KafkaLab) -> None:
-    """
-    One joins while there is work and the other leaves: all is done once, all is answered.
-    """
+    """One joins while there is work and the other leaves: all is done once, all is answered."""
     async with running(lab) as second:
         async with running(lab) as first:
             for since in range(0, 200, 20):
@@ -97,8 +91,7 @@ async def test_two_members_share_the_work_and_take_over_from_each_other(lab: Kaf
 
 
 async def test_poison_does_not_stop_its_neighbours(lab: KafkaLab) -> None:
-    """
-    Null and non-UTF-8 headers, null key, null value, a value of 5 MB: each is set aside with its
+    """Null and non-UTF-8 headers, null key, null value, a value of 5 MB: each is set aside with its
     reason, all else goes on, and what can be copied is on the dlq topic byte for byte.
     """
     good = lab.charges(12)
@@ -134,9 +127,7 @@ async def test_poison_does_not_stop_its_neighbours(lab: KafkaLab) -> None:
 
 
 async def test_a_batch_that_fails_in_a_middleware_is_read_again(lab: KafkaLab) -> None:
-    """
-    FastStream only logs what a middleware raises; nothing may be skipped for that.
-    """
+    """FastStream only logs what a middleware raises; nothing may be skipped for that."""
     failures = []
 
     class Failing(BaseMiddleware):
@@ -156,9 +147,7 @@ async def test_a_batch_that_fails_in_a_middleware_is_read_again(lab: KafkaLab) -
 
 
 async def test_the_metrics_of_faststream_count_our_batches(lab: KafkaLab) -> None:
-    """
-    Its middleware for Prometheus reads topic and size of what passes.
-    """
+    """Its middleware for Prometheus reads topic and size of what passes."""
     registry = CollectorRegistry()
     async with running(lab, middlewares=[KafkaPrometheusMiddleware(registry=registry)]):
         await lab.bus.publish(lab.charges(10))
@@ -169,9 +158,7 @@ async def test_the_metrics_of_faststream_count_our_batches(lab: KafkaLab) -> Non
 
 
 async def test_a_parser_of_the_broker_has_no_say(lab: KafkaLab) -> None:
-    """
-    The broker's own parser and decoder are for its other subscribers.
-    """
+    """The broker's own parser and decoder are for its other subscribers."""
 
     async def parser(message):
         raise ValueError("never called for ours")
@@ -182,8 +169,8 @@ async def test_a_parser_of_the_broker_has_no_say(lab: KafkaLab) -> None:
 
 
 async def test_a_store_that_is_away_is_waited_for(lab: KafkaLab) -> None:
-    """
-    Nothing is answered, parked or committed meanwhile, and the probe says why; then all is done.
+    """Nothing is answered, parked or committed meanwhile, and the probe says why; then all
+    is done.
     """
     async with running(lab) as attached:
         await lab.bus.publish(lab.charges(1))
@@ -205,9 +192,7 @@ async def test_a_store_that_is_away_is_waited_for(lab: KafkaLab) -> None:
 
 
 async def test_outcomes_are_listened_to_with_the_same_inbox(lab: KafkaLab) -> None:
-    """
-    A fact that is on its topic twice is heard once.
-    """
+    """A fact that is on its topic twice is heard once."""
     mailer = Effects("mailer")
     heard: list[str] = []
 
@@ -236,8 +221,7 @@ async def test_outcomes_are_listened_to_with_the_same_inbox(lab: KafkaLab) -> No
 
 
 async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
-    """
-    Ready once there is an assignment; not ready, but alive, without the store; dead without the
+    """Ready once there is an assignment; not ready, but alive, without the store; dead without the
     consume loop, which is what FastStream's "try it out" leaves behind.
     """
     broker, attached = lab.attached(wallet_effects()[0])
@@ -274,9 +258,7 @@ async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
 
 
 async def test_a_broker_can_be_started_again(lab: KafkaLab) -> None:
-    """
-    Stopping drains and leaves; a second start goes on.
-    """
+    """Stopping drains and leaves; a second start goes on."""
     broker, attached = lab.attached(wallet_effects()[0])
     for round_number in range(2):
         await broker.start()
@@ -289,8 +271,8 @@ async def test_a_broker_can_be_started_again(lab: KafkaLab) -> None:
 
 
 async def test_two_processes_on_one_port_are_no_error_unless_told(kafka) -> None:
-    """
-    By default the second one goes without probes; told to listen there, it says that it cannot.
+    """By default the second one goes without probes; told to listen there, it says that it
+    cannot.
     """
     app = AsgiFastStream(KafkaBroker(kafka.bootstrap), logger=None)
     first = HttpServer(app, "127.0.0.1:0", must_listen=True)
@@ -309,9 +291,7 @@ async def _never(*_):
 
 
 async def publish_huge(lab: KafkaLab, record: Record) -> None:
-    """
-    Publish what our own bus refuses, on a topic that is told to take it.
-    """
+    """Publish what our own bus refuses, on a topic that is told to take it."""
     admin = AIOKafkaAdminClient(bootstrap_servers=lab.bootstrap)
     producer = AIOKafkaProducer(bootstrap_servers=lab.bootstrap, max_request_size=8_000_000)
     await admin.start()
@@ -326,9 +306,7 @@ async def publish_huge(lab: KafkaLab, record: Record) -> None:
 
 
 async def ask(probes: HttpServer, path: str):
-    """
-    Status and content of a page.
-    """
+    """Status and content of a page."""
     host, _, port = probes.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())

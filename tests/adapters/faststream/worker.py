@@ -1,5 +1,4 @@
-"""
-What effect processes serve that are killed: `SAGA_APP=tests.adapters.faststream.worker:app`.
+"""What effect processes serve that are killed: `SAGA_APP=tests.adapters.faststream.worker:app`.
 
 With `CRASH_AT=before` or `after` the process kills itself around the first answer that it sends: by
 then what the handlers wrote is kept, and no offset is committed.

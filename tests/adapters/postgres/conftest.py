@@ -1,6 +1,4 @@
-"""
-Empty databases on a real server, and the event store in them.
-"""
+"""Empty databases on a real server, and the event store in them."""
 
 from collections.abc import AsyncIterator
 
@@ -11,9 +9,7 @@ from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase,
 
 @pytest.fixture
 async def database(postgres: str) -> AsyncIterator[PostgresDatabase]:
-    """
-    An empty database.
-    """
+    """An empty database."""
     database = PostgresDatabase(Address(postgres))
     yield database
     await database.close()
@@ -21,15 +17,11 @@ async def database(postgres: str) -> AsyncIterator[PostgresDatabase]:
 
 @pytest.fixture
 def store(database: PostgresDatabase) -> PostgresEventStore:
-    """
-    An empty store.
-    """
+    """An empty store."""
     return PostgresEventStore(database)
 
 
 @pytest.fixture
 def catalogue(store: PostgresEventStore, database: PostgresDatabase) -> PostgresCatalogue:
-    """
-    The catalogue of that store.
-    """
+    """The catalogue of that store."""
     return PostgresCatalogue(database)

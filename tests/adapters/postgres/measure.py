@@ -1,5 +1,4 @@
-"""
-How fast the store takes batches: `python -m tests.adapters.postgres.measure [URL] [--quick]`.
+"""How fast the store takes batches: `python -m tests.adapters.postgres.measure [URL] [--quick]`.
 
 Makes a database beside the one that the URL names, and drops it; without a URL it starts a server
 of its own. Rivals take turns, each in processes of its own, and what is told are medians, with the
@@ -47,9 +46,7 @@ LOCKED, OURS = APPENDS = "table lock", "no table lock"
 
 
 def turn(sagas: list[SagaId], number: int, source: Source, offset: int, owed: list[int]) -> Batch:
-    """
-    The turn *number*, from 0, of all *sagas*.
-    """
+    """The turn *number*, from 0, of all *sagas*."""
     status = SagaStatus.COMPLETED if number == TURNS - 1 else SagaStatus.RUNNING
     version = 2 * number + 2
     return Batch(
@@ -64,9 +61,7 @@ def turn(sagas: list[SagaId], number: int, source: Source, offset: int, owed: li
 
 
 async def append(url: str, name: str, sagas_per_batch: int, seconds: float, *, locked: bool) -> int:
-    """
-    Append until the time is over; how many sagas were completed.
-    """
+    """Append until the time is over; how many sagas were completed."""
     database = PostgresDatabase(Address(url))
     store = PostgresEventStore(database)
     if locked:
@@ -86,9 +81,7 @@ async def append(url: str, name: str, sagas_per_batch: int, seconds: float, *, l
 
 
 def inserting(url: str, rival: str) -> tuple[PostgresProcessRecorder, Callable[[], object]]:
-    """
-    The recorder of *rival*, the library's own or ours, and what closes it.
-    """
+    """The recorder of *rival*, the library's own or ours, and what closes it."""
     if rival == UNNEST:
         address = Address(url)
         datastore = SagaDatastore(address)
@@ -103,9 +96,7 @@ def inserting(url: str, rival: str) -> tuple[PostgresProcessRecorder, Callable[[
 
 
 def insert(url: str, name: str, entries: int, seconds: float, *, rival: str) -> int:
-    """
-    Insert entries alone by the recorder's own `insert_events`; how many.
-    """
+    """Insert entries alone by the recorder's own `insert_events`; how many."""
     recorder, close = inserting(url, rival)
     mapper, done = EntryMapper(), 0
     ending = time.monotonic() + seconds
@@ -121,9 +112,7 @@ def insert(url: str, name: str, entries: int, seconds: float, *, rival: str) -> 
 
 
 async def append_entries(url: str, name: str, entries: int, seconds: float) -> int:
-    """
-    Append entries alone; how many.
-    """
+    """Append entries alone; how many."""
     database = PostgresDatabase(Address(url))
     store, done = PostgresEventStore(database), 0
     ending = time.monotonic() + seconds
@@ -137,9 +126,7 @@ async def append_entries(url: str, name: str, entries: int, seconds: float) -> i
 
 
 def work(url: str, name: str, size: int, seconds: float, rival: str) -> int:
-    """
-    What one process of *rival* did.
-    """
+    """What one process of *rival* did."""
     if rival in (LIBRARY, UNNEST):
         return insert(url, name, size, seconds, rival=rival)
     if rival == APPEND:
@@ -148,9 +135,7 @@ def work(url: str, name: str, size: int, seconds: float, rival: str) -> int:
 
 
 def rate(url: str, rival: str, size: int, seconds: float, writers: int) -> float:
-    """
-    What all *writers* did in a second together.
-    """
+    """What all *writers* did in a second together."""
     with get_context("spawn").Pool(writers) as pool:
         names = [f"{secrets.token_hex(4)}" for _ in range(writers)]
         arguments = [(url, name, size, seconds, rival) for name in names]
@@ -160,9 +145,7 @@ def rate(url: str, rival: str, size: int, seconds: float, writers: int) -> float
 def compare(
     url: str, rivals: Sequence[str], size: int, given: argparse.Namespace, *, writers: int = 1
 ) -> str:
-    """
-    A line: the median of each rival, and of its ratios to the first.
-    """
+    """A line: the median of each rival, and of its ratios to the first."""
     rounds = [
         {rival: rate(url, rival, size, given.seconds, writers) for rival in rivals}
         for _ in range(given.rounds)
@@ -175,9 +158,7 @@ def compare(
 
 
 def measure(url: str, given: argparse.Namespace) -> None:
-    """
-    Print both tables.
-    """
+    """Print both tables."""
     PostgresEventStore(PostgresDatabase(Address(url)))
     print(f"entries/s, entries alone{'':20}", *(f"{rival:>18}" for rival in INSERTS))
     for size in (2, 20, 300):
@@ -190,9 +171,7 @@ def measure(url: str, given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """
-    Measure on the server given, or on one of our own.
-    """
+    """Measure on the server given, or on one of our own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", nargs="?")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")

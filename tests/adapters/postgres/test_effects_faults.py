@@ -1,5 +1,5 @@
-"""
-Handlers on a PostgreSQL that cuts them off, crashes, ends their transactions or has other ideas.
+"""Handlers on a PostgreSQL that cuts them off, crashes, ends their transactions or has
+other ideas.
 """
 
 import asyncio
@@ -27,9 +27,7 @@ INSERT = "INSERT INTO things VALUES (:name, 1)"
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[PostgresEffectsStore]:
-    """
-    A store as another process would open it.
-    """
+    """A store as another process would open it."""
     store = PostgresEffectsStore(Address(url))
     await store.open()
     try:
@@ -40,9 +38,7 @@ async def opened(url: str) -> AsyncIterator[PostgresEffectsStore]:
 
 @pytest.fixture
 async def store(postgres: str) -> AsyncIterator[PostgresEffectsStore]:
-    """
-    A store with an empty table of a service's own.
-    """
+    """A store with an empty table of a service's own."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(CREATE_THINGS)
     async with opened(postgres) as store:
@@ -53,9 +49,7 @@ async def store(postgres: str) -> AsyncIterator[PostgresEffectsStore]:
 async def proxied(
     postgres: str, store: PostgresEffectsStore
 ) -> AsyncIterator[tuple[Proxy, PostgresEffectsStore]]:
-    """
-    The same once more, through a proxy.
-    """
+    """The same once more, through a proxy."""
     parts = urlsplit(postgres)
     with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
         async with opened(through(postgres, proxy.port)) as through_proxy:
@@ -63,25 +57,21 @@ async def proxied(
 
 
 def cut_next(proxy: Proxy, cut: Cut) -> None:
-    """
-    Cut the connection of whoever commits next, and of nobody else.
-    """
+    """Cut the connection of whoever commits next, and of nobody else."""
     cuts = iter([cut])
     proxy.at_commit = lambda: next(cuts, None)
 
 
 async def names(store: PostgresEffectsStore) -> list[object]:
-    """
-    What handlers have written.
-    """
+    """What handlers have written."""
     return [thing["name"] for thing in await things_in(store)]
 
 
 async def test_a_lost_answer_to_a_handlers_commit_is_found_out_to_be_success(
     proxied: tuple[Proxy, PostgresEffectsStore],
 ) -> None:
-    """
-    The connection is cut after COMMIT: the inbox says that the handler is not to be called again.
+    """The connection is cut after COMMIT: the inbox says that the handler is not to be called
+    again.
     """
     proxy, store = proxied
     unit = store.unit()
@@ -98,9 +88,7 @@ async def test_a_lost_answer_to_a_handlers_commit_is_found_out_to_be_success(
 async def test_a_commit_that_never_arrived_is_told_as_not_kept(
     proxied: tuple[Proxy, PostgresEffectsStore],
 ) -> None:
-    """
-    Neither the writes nor the row are there, and the handler may be called again.
-    """
+    """Neither the writes nor the row are there, and the handler may be called again."""
     proxy, store = proxied
     unit = store.unit()
     await unit.db.execute(INSERT, name="a")
@@ -120,9 +108,7 @@ async def test_a_commit_that_never_arrived_is_told_as_not_kept(
 async def test_rows_alone_are_kept_whatever_became_of_their_commit(
     proxied: tuple[Proxy, PostgresEffectsStore], cut: Cut
 ) -> None:
-    """
-    They are written again where they are not there, and only then.
-    """
+    """They are written again where they are not there, and only then."""
     proxy, store = proxied
     cut_next(proxy, cut)
 
@@ -135,9 +121,7 @@ async def test_rows_alone_are_kept_whatever_became_of_their_commit(
 async def test_connections_that_died_while_they_were_idle_are_replaced(
     proxied: tuple[Proxy, PostgresEffectsStore],
 ) -> None:
-    """
-    No handler notices.
-    """
+    """No handler notices."""
     proxy, store = proxied
     for turn in range(3):
         units = [store.unit() for _ in range(store.handlers_max)]
@@ -152,9 +136,7 @@ async def test_connections_that_died_while_they_were_idle_are_replaced(
 async def test_a_connection_that_is_cut_under_a_handler_breaks_its_unit_alone(
     proxied: tuple[Proxy, PostgresEffectsStore], store: PostgresEffectsStore
 ) -> None:
-    """
-    Nothing of it is kept; others, and the same handler called again, go on.
-    """
+    """Nothing of it is kept; others, and the same handler called again, go on."""
     proxy, through_proxy = proxied
     cut, other = through_proxy.unit(), store.unit()
     await cut.db.execute(INSERT, name="lost")
@@ -175,9 +157,7 @@ async def test_a_connection_that_is_cut_under_a_handler_breaks_its_unit_alone(
 async def test_of_two_handlers_in_a_deadlock_one_is_to_begin_anew(
     store: PostgresEffectsStore,
 ) -> None:
-    """
-    The other one goes on; nothing of the first is left.
-    """
+    """The other one goes on; nothing of the first is left."""
     both = [store.unit(), store.unit()]
     await both[0].db.execute("INSERT INTO things VALUES ('a', 0), ('b', 0)")
     assert not await keep_rows(both[0], inbox_row("made"))
@@ -206,9 +186,7 @@ async def test_of_two_handlers_in_a_deadlock_one_is_to_begin_anew(
 async def test_a_handler_that_stands_still_in_its_transaction_is_ended(
     store: PostgresEffectsStore,
 ) -> None:
-    """
-    The server does that, after a while, so that nobody waits for its rows for ever.
-    """
+    """The server does that, after a while, so that nobody waits for its rows for ever."""
     unit = store.unit()
     await unit.db.execute(INSERT, name="slow")
     (timeout,) = await unit.db.fetch("SHOW idle_in_transaction_session_timeout")
@@ -227,9 +205,7 @@ async def test_a_handler_that_stands_still_in_its_transaction_is_ended(
 async def test_a_handler_that_stands_still_before_its_commit_is_not_kept(
     store: PostgresEffectsStore,
 ) -> None:
-    """
-    It is called again, like one whose connection was cut.
-    """
+    """It is called again, like one whose connection was cut."""
     unit = store.unit()
     await unit.db.execute(INSERT, name="slow")
     await unit.db.execute("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
@@ -245,8 +221,8 @@ async def test_a_handler_that_stands_still_before_its_commit_is_not_kept(
 async def test_a_transaction_ended_behind_our_back_is_noticed(
     store: PostgresEffectsStore, ends: list[str]
 ) -> None:
-    """
-    By the driver's connection a handler can do it: it is told so, and its row says what it may.
+    """By the driver's connection a handler can do it: it is told so, and its row says what
+    it may.
     """
     unit = store.unit()
     await unit.db.execute(INSERT, name="a")
@@ -266,9 +242,7 @@ async def test_a_transaction_ended_behind_our_back_is_noticed(
 async def test_a_constraint_that_is_looked_at_last_refuses_one_handler(
     store: PostgresEffectsStore, postgres: str
 ) -> None:
-    """
-    Deferred until COMMIT, it speaks only then; the handler is at fault, not the database.
-    """
+    """Deferred until COMMIT, it speaks only then; the handler is at fault, not the database."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(
             "ALTER TABLE things ADD CONSTRAINT one UNIQUE (name) DEFERRABLE INITIALLY DEFERRED"
@@ -292,9 +266,7 @@ async def test_a_constraint_that_is_looked_at_last_refuses_one_handler(
 async def test_a_table_may_change_under_statements_that_are_prepared(
     store: PostgresEffectsStore, postgres: str
 ) -> None:
-    """
-    The server refuses those once; a service need not be restarted for it.
-    """
+    """The server refuses those once; a service need not be restarted for it."""
     unit = store.unit()
     await unit.db.execute(INSERT, name="a")
     for _ in range(3):
@@ -311,8 +283,8 @@ async def test_a_table_may_change_under_statements_that_are_prepared(
 
 
 async def test_values_go_out_and_come_back_as_they_are(store: PostgresEffectsStore) -> None:
-    """
-    Sums of integers stay integers, decimals are exact, and text stands for whatever its place asks.
+    """Sums of integers stay integers, decimals are exact, and text stands for whatever its place
+    asks.
     """
     db = store.unit().db
     await db.execute(
@@ -354,9 +326,7 @@ async def test_values_go_out_and_come_back_as_they_are(store: PostgresEffectsSto
 
 
 async def test_a_newer_inbox_is_refused(store: PostgresEffectsStore, postgres: str) -> None:
-    """
-    By an older program, which says which versions there are.
-    """
+    """By an older program, which says which versions there are."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("UPDATE saga_schema SET version = 9 WHERE component = 'effects store'")
 
@@ -368,9 +338,7 @@ async def test_a_newer_inbox_is_refused(store: PostgresEffectsStore, postgres: s
 async def test_a_server_that_crashes_and_comes_back_has_each_effect_once(
     own_postgres: Postgres,
 ) -> None:
-    """
-    `stop -m immediate` under handlers that look at the inbox before they are called again.
-    """
+    """`stop -m immediate` under handlers that look at the inbox before they are called again."""
     url = own_postgres.url()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(CREATE_THINGS)

@@ -1,6 +1,4 @@
-"""
-Handlers' SQL: what is a parameter, what is none, and what is refused.
-"""
+"""Handlers' SQL: what is a parameter, what is none, and what is refused."""
 
 import pytest
 
@@ -41,9 +39,7 @@ TRANSLATED = [
 
 @pytest.mark.parametrize(("sql", "text", "names"), TRANSLATED)
 def test_only_parameters_are_replaced(sql: str, text: str, names: tuple[str, ...]) -> None:
-    """
-    Literals, quoted names, comments, dollar quotes, casts and operators stay as they are.
-    """
+    """Literals, quoted names, comments, dollar quotes, casts and operators stay as they are."""
     statement = translated(sql)
 
     assert (statement.text.decode(), statement.names) == (text, names)
@@ -62,23 +58,17 @@ def test_only_parameters_are_replaced(sql: str, text: str, names: tuple[str, ...
     ],
 )
 def test_the_transaction_is_not_the_handlers_to_end(sql: str) -> None:
-    """
-    However it is written.
-    """
+    """However it is written."""
     with pytest.raises(ValueError, match="begun and ended by its service"):
         translated(sql)
 
 
 def test_a_statement_may_be_prepared_by_a_handler() -> None:
-    """
-    Only transactions may not.
-    """
+    """Only transactions may not."""
     assert translated("PREPARE p AS SELECT 1").names == ()
 
 
 def test_parameters_by_position_are_refused() -> None:
-    """
-    They would be mixed up with ours.
-    """
+    """They would be mixed up with ours."""
     with pytest.raises(ValueError, match=r"\$1: parameters are written :name"):
         translated("SELECT $1, :a")

@@ -1,6 +1,4 @@
-"""
-The contract suite of the effects store on a real PostgreSQL: in turns, and side by side.
-"""
+"""The contract suite of the effects store on a real PostgreSQL: in turns, and side by side."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -18,18 +16,14 @@ from tests.connected import database_on
 
 @pytest.fixture(scope="module")
 def database(postgres_server: str) -> Iterator[str]:
-    """
-    The address of one database for all these tests.
-    """
+    """The address of one database for all these tests."""
     with database_on(postgres_server) as url:
         yield url
 
 
 @pytest.fixture
 def emptied(database: str) -> str:
-    """
-    The same with nothing in it: that is quicker than another database.
-    """
+    """The same with nothing in it: that is quicker than another database."""
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE")
         connection.execute("CREATE SCHEMA public")
@@ -41,9 +35,7 @@ class TestOneHandlerAtATime(EffectsStoreSuite):
 
     @pytest.fixture
     async def open_store(self, emptied: str) -> AsyncIterator[OpenStore]:
-        """
-        Stores on one database.
-        """
+        """Stores on one database."""
         opened: list[PostgresEffectsStore] = []
 
         async def open_store() -> PostgresEffectsStore:
@@ -61,9 +53,7 @@ class TestHandlersSideBySide(TestOneHandlerAtATime):
     handlers_max = 4
 
     async def test_a_unit_sees_its_own_writes(self, store: EffectsStore) -> None:
-        """
-        And those of units before it once they are durable.
-        """
+        """And those of units before it once they are durable."""
         first, second = store.unit(), store.unit()
         await first.db.execute("INSERT INTO things VALUES ('a', 1)")
         assert await first.db.fetch("SELECT size FROM things") == [{"size": 1}]
@@ -73,9 +63,7 @@ class TestHandlersSideBySide(TestOneHandlerAtATime):
         second.drop()
 
     async def test_units_take_turns(self, store: EffectsStore) -> None:
-        """
-        Only as far as there are too few connections: nobody waits for a slow one before it.
-        """
+        """Only as far as there are too few connections: nobody waits for a slow one before it."""
         slow, order = store.unit(), []
         await slow.db.execute("INSERT INTO things VALUES ('slow', 1)")
 
@@ -92,9 +80,7 @@ class TestHandlersSideBySide(TestOneHandlerAtATime):
         assert [thing["name"] for thing in await things_in(store)] == [*"abcdef", "slow"]
 
     async def test_waiting_for_a_turn_can_be_cancelled(self, store: EffectsStore) -> None:
-        """
-        The place goes to the next in line.
-        """
+        """The place goes to the next in line."""
         holders = [store.unit() for _ in range(self.handlers_max)]
         for number, holder in enumerate(holders):
             await holder.db.execute("INSERT INTO things VALUES (:name, 1)", name=str(number))

@@ -1,6 +1,4 @@
-"""
-Writers that race, connections that are cut, servers that die, processes that freeze.
-"""
+"""Writers that race, connections that are cut, servers that die, processes that freeze."""
 
 import asyncio
 import threading
@@ -27,9 +25,7 @@ FOREVER = Instant(2**62)
 
 
 def batch(number: int, *, after: int = 0, offset: int | None = None, cause: str = "m-1") -> Batch:
-    """
-    A batch of one saga, with a position and something to publish.
-    """
+    """A batch of one saga, with a position and something to publish."""
     return Batch(
         histories=[samples.history(saga(number), after, cause=cause)],
         positions={} if offset is None else {SOURCE: offset},
@@ -40,9 +36,7 @@ def batch(number: int, *, after: int = 0, offset: int | None = None, cause: str 
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[PostgresEventStore]:
-    """
-    A store as another process would open it.
-    """
+    """A store as another process would open it."""
     database = PostgresDatabase(Address(url))
     try:
         yield await asyncio.to_thread(PostgresEventStore, database)
@@ -54,9 +48,7 @@ async def opened(url: str) -> AsyncIterator[PostgresEventStore]:
 async def proxied(
     postgres: str, store: PostgresEventStore
 ) -> AsyncIterator[tuple[Proxy, PostgresEventStore]]:
-    """
-    The same store once more, through a proxy.
-    """
+    """The same store once more, through a proxy."""
     with proxy_to(postgres) as proxy:
         async with opened(through(postgres, proxy.port)) as through_proxy:
             await through_proxy.load([saga(0)])
@@ -64,17 +56,13 @@ async def proxied(
 
 
 def proxy_to(url: str) -> Proxy:
-    """
-    A proxy before the server at *url*.
-    """
+    """A proxy before the server at *url*."""
     parts = urlsplit(url)
     return Proxy(parts.hostname or "", parts.port or 5432)
 
 
 def cut_after_commit(proxy: Proxy) -> None:
-    """
-    Cut the connection of whoever commits next, instead of telling that it was done.
-    """
+    """Cut the connection of whoever commits next, instead of telling that it was done."""
     cuts = iter([Cut.AFTER])
     proxy.at_commit = lambda: next(cuts, None)
 
@@ -82,8 +70,8 @@ def cut_after_commit(proxy: Proxy) -> None:
 async def test_of_two_writers_on_one_history_each_version_has_one(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    Two processes append to the same sagas as fast as they can: no version is lost or taken twice.
+    """Two processes append to the same sagas as fast as they can: no version is lost or taken
+    twice.
     """
     lost: list[set[SagaId]] = []
 
@@ -116,9 +104,7 @@ async def test_of_two_writers_on_one_history_each_version_has_one(
 
 
 async def test_a_position_is_covered_once(postgres: str, store: PostgresEventStore) -> None:
-    """
-    Of many who account for the same offset at the same time one is told that it was the one.
-    """
+    """Of many who account for the same offset at the same time one is told that it was the one."""
     async with opened(postgres) as other:
         answers = await asyncio.gather(
             *(
@@ -135,8 +121,8 @@ async def test_a_position_is_covered_once(postgres: str, store: PostgresEventSto
 async def test_a_lost_answer_to_a_commit_is_found_out_to_be_success(
     proxied: tuple[Proxy, PostgresEventStore],
 ) -> None:
-    """
-    The connection is cut after COMMIT: the batch is there once, and `append` says so truthfully.
+    """The connection is cut after COMMIT: the batch is there once, and `append` says so
+    truthfully.
     """
     proxy, store = proxied
     cut_after_commit(proxy)
@@ -155,9 +141,7 @@ async def test_a_lost_answer_to_a_commit_is_found_out_to_be_success(
 async def test_a_lost_answer_about_a_conflict_is_still_a_conflict(
     proxied: tuple[Proxy, PostgresEventStore],
 ) -> None:
-    """
-    What is stored under the same versions is somebody else's: that is not taken for ours.
-    """
+    """What is stored under the same versions is somebody else's: that is not taken for ours."""
     proxy, store = proxied
     await store.append(batch(1, cause="theirs"), at=MOMENT)
     proxy.cut_off()
@@ -171,9 +155,7 @@ async def test_a_lost_answer_about_a_conflict_is_still_a_conflict(
 async def test_a_lost_answer_to_positions_alone_is_found_out(
     proxied: tuple[Proxy, PostgresEventStore],
 ) -> None:
-    """
-    A batch that only accounts for records, or sets some aside, is not written twice either.
-    """
+    """A batch that only accounts for records, or sets some aside, is not written twice either."""
     proxy, store = proxied
     cut_after_commit(proxy)
     await store.append(Batch(positions={SOURCE: 5}), at=MOMENT)
@@ -188,9 +170,7 @@ async def test_a_lost_answer_to_positions_alone_is_found_out(
 async def test_a_cut_before_the_transaction_costs_nothing(
     proxied: tuple[Proxy, PostgresEventStore],
 ) -> None:
-    """
-    Connections that died while they were idle are replaced; what was asked for is done once.
-    """
+    """Connections that died while they were idle are replaced; what was asked for is done once."""
     proxy, store = proxied
     for number in range(5):
         proxy.cut_off()
@@ -202,9 +182,7 @@ async def test_a_cut_before_the_transaction_costs_nothing(
 async def test_a_session_that_was_ended_while_it_was_idle_costs_nothing(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    By an administrator or by a timeout: the server's last words are all that is left to read.
-    """
+    """By an administrator or by a timeout: the server's last words are all that is left to read."""
     for number in range(3):
         await store.append(batch(number, offset=number), at=MOMENT)
         with psycopg.connect(postgres, autocommit=True) as administrator:
@@ -223,9 +201,8 @@ async def test_a_session_that_was_ended_while_it_was_idle_costs_nothing(
 async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
     own_postgres: Postgres,
 ) -> None:
-    """
-    `stop -m immediate` under appends: what was told to be recorded is, nothing is there twice, and
-    work goes on by itself.
+    """`stop -m immediate` under appends: what was told to be recorded is, nothing is there twice,
+    and work goes on by itself.
     """
     async with opened(own_postgres.url()) as store:
         told: list[int] = []
@@ -269,8 +246,7 @@ async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
 async def test_a_frozen_process_that_holds_locks_is_ended(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    A session that stands still in a transaction holds up those who want the same rows only, and
+    """A session that stands still in a transaction holds up those who want the same rows only, and
     them for some seconds.
     """
     await store.append(batch(1, offset=1), at=MOMENT)
@@ -297,9 +273,7 @@ async def test_a_frozen_process_that_holds_locks_is_ended(
 async def test_no_session_waits_or_stands_still_for_long(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    Ours and the library's, whatever the database's own defaults are.
-    """
+    """Ours and the library's, whatever the database's own defaults are."""
     with psycopg.connect(postgres, autocommit=True) as other:
         database = other.info.dbname
         for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
@@ -323,9 +297,7 @@ async def test_no_session_waits_or_stands_still_for_long(
 async def test_a_row_that_another_program_locks_is_waited_for_briefly(
     postgres: str, store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Then the append fails, says why, and has recorded nothing; that program is let be.
-    """
+    """Then the append fails, says why, and has recorded nothing; that program is let be."""
     await store.append(batch(1, offset=1), at=MOMENT)
     monkeypatch.setattr("saga.adapters.postgres.connections.LOCK_TIMEOUT_S", 0.2)
     async with opened(postgres) as impatient:
@@ -343,9 +315,7 @@ async def test_a_row_that_another_program_locks_is_waited_for_briefly(
 async def test_a_session_of_ours_that_stands_still_is_ended_by_the_server(
     postgres: str, store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Without anybody's doing: its locks go, and nothing of its transaction is kept.
-    """
+    """Without anybody's doing: its locks go, and nothing of its transaction is kept."""
     await store.append(batch(1, offset=1), at=MOMENT)
     monkeypatch.setattr("saga.adapters.postgres.connections.IDLE_IN_TRANSACTION_TIMEOUT_S", 0.1)
     with Address(postgres).connect() as frozen:
@@ -362,9 +332,7 @@ async def test_a_session_of_ours_that_stands_still_is_ended_by_the_server(
 async def test_the_log_waits_for_those_who_write_before_its_end(
     postgres: str, store: PostgresEventStore, catalogue: PostgresCatalogue
 ) -> None:
-    """
-    A place that is taken and not committed is not passed: the entry would be missed for ever.
-    """
+    """A place that is taken and not committed is not passed: the entry would be missed for ever."""
     with psycopg.connect(postgres) as slow:
         slow.execute(store.recorder.share_lock)
         (taken,) = slow.execute(
@@ -392,9 +360,7 @@ async def test_the_log_waits_for_those_who_write_before_its_end(
 async def test_what_is_owed_is_found_though_later_batches_were_published_before(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    A batch may take its number first and commit last: publishing others does not pass it.
-    """
+    """A batch may take its number first and commit last: publishing others does not pass it."""
     await store.append(Batch(histories=[samples.history(saga(1), 0)]), at=MOMENT)
     with psycopg.connect(postgres) as slow:
         slow.execute(
@@ -415,9 +381,7 @@ async def test_what_is_owed_is_found_though_later_batches_were_published_before(
 
 
 async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStore) -> None:
-    """
-    A transaction that the server ended to resolve one is repeated as a whole.
-    """
+    """A transaction that the server ended to resolve one is repeated as a whole."""
     await store.append(Batch(parked=[samples.parked(1), samples.parked(2)]), at=MOMENT)
     with psycopg.connect(postgres) as other:
         other.execute("SET deadlock_timeout = '10s'")  # so that it is not the one to be ended
@@ -435,9 +399,7 @@ async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStor
 async def test_a_serialization_error_is_tried_again(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    Where the database's own default is an isolation that knows such errors.
-    """
+    """Where the database's own default is an isolation that knows such errors."""
     await store.append(batch(1, offset=1), at=MOMENT)
     isolated = f"{postgres}?options=-c%20default_transaction_isolation%3Dserializable"
     async with opened(isolated) as strict:
@@ -454,9 +416,7 @@ async def test_a_serialization_error_is_tried_again(
 
 
 async def test_a_cancelled_append_is_whole(postgres: str, store: PostgresEventStore) -> None:
-    """
-    Whoever gives up waiting does not stop what was begun, and closing waits for it.
-    """
+    """Whoever gives up waiting does not stop what was begun, and closing waits for it."""
     for number in range(30):
         task = asyncio.create_task(store.append(batch(number), at=MOMENT))
         await asyncio.sleep(number / 10_000)
@@ -472,8 +432,8 @@ async def test_a_cancelled_append_is_whole(postgres: str, store: PostgresEventSt
 
 
 async def test_listeners_hear_of_appends(postgres: str, store: PostgresEventStore) -> None:
-    """
-    At once, from another process's store, again after the connection was cut, and by polling alone.
+    """At once, from another process's store, again after the connection was cut, and by polling
+    alone.
     """
     with proxy_to(postgres) as proxy:
         async with opened(through(postgres, proxy.port)) as other:
@@ -502,9 +462,7 @@ async def test_listeners_hear_of_appends(postgres: str, store: PostgresEventStor
 async def test_nobody_is_told_what_he_has_appended_himself(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    He knows; only others' appends are news.
-    """
+    """He knows; only others' appends are news."""
     appends = store.appends(poll_s=30)
     await anext(appends)
     heard = asyncio.ensure_future(anext(appends))

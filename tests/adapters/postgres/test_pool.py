@@ -1,6 +1,4 @@
-"""
-Connections are shared: who is cancelled while waiting for one ends, and leaves it to others.
-"""
+"""Connections are shared: who is cancelled while waiting for one ends, and leaves it to others."""
 
 import asyncio
 
@@ -11,9 +9,7 @@ MOMENTS = 12
 
 
 async def test_whoever_is_cancelled_as_a_connection_comes_ends(postgres: str) -> None:
-    """
-    At whichever moment on the connection's way the cancellation falls.
-    """
+    """At whichever moment on the connection's way the cancellation falls."""
     database = PostgresDatabase(Address(postgres), connections_max=1)
 
     async def read_on() -> None:

@@ -1,6 +1,4 @@
-"""
-How tables come to be, whose they are, and what is refused.
-"""
+"""How tables come to be, whose they are, and what is refused."""
 
 import asyncio
 import secrets
@@ -35,17 +33,13 @@ from saga.testing.samples import MOMENT, saga
 
 @pytest.fixture
 def address(postgres: str) -> Address:
-    """
-    An empty database's.
-    """
+    """An empty database's."""
     return Address(postgres)
 
 
 @pytest.fixture
 def tables(database: PostgresDatabase) -> Component:
-    """
-    Those of an event store.
-    """
+    """Those of an event store."""
     (component,) = components(database)
     return component
 
@@ -53,9 +47,7 @@ def tables(database: PostgresDatabase) -> Component:
 async def test_migrating_twice_at_once_is_migrating_once(
     address: Address, tables: Component
 ) -> None:
-    """
-    Several processes that start on an empty database do not get into each other's way.
-    """
+    """Several processes that start on an empty database do not get into each other's way."""
     before = await asyncio.gather(*(asyncio.to_thread(migrate, address, tables) for _ in range(4)))
 
     assert sorted(before) == [0, 1, 1, 1]
@@ -65,9 +57,7 @@ async def test_migrating_twice_at_once_is_migrating_once(
 async def test_a_migration_that_fails_leaves_what_was_there(
     address: Address, tables: Component
 ) -> None:
-    """
-    All of it is one transaction.
-    """
+    """All of it is one transaction."""
 
     def fails(cursor: object) -> None:
         raise ZeroDivisionError
@@ -84,9 +74,7 @@ async def test_a_migration_that_fails_leaves_what_was_there(
 
 
 async def test_a_newer_store_is_refused(postgres: str, store: PostgresEventStore) -> None:
-    """
-    By name of the versions, and nothing is touched.
-    """
+    """By name of the versions, and nothing is touched."""
     with psycopg.connect(postgres) as connection:
         connection.execute("UPDATE saga_schema SET version = 7")
 
@@ -97,9 +85,7 @@ async def test_a_newer_store_is_refused(postgres: str, store: PostgresEventStore
 async def test_an_older_store_is_left_to_whoever_decides(
     address: Address, tables: Component
 ) -> None:
-    """
-    `run` does not migrate under other workers' feet; it says what to type, and that helps.
-    """
+    """`run` does not migrate under other workers' feet; it says what to type, and that helps."""
 
     def add(cursor: Cursor[dict[str, Any]]) -> None:
         cursor.execute("CREATE TABLE added (id integer)")
@@ -119,9 +105,7 @@ async def test_an_older_store_is_left_to_whoever_decides(
 async def test_whoever_only_reads_makes_no_tables(
     postgres: str, database: PostgresDatabase
 ) -> None:
-    """
-    A question to an empty database is answered with what to do.
-    """
+    """A question to an empty database is answered with what to do."""
     with pytest.raises(StoreUnavailable, match="nothing has run there yet"):
         PostgresEventStore(database, make=False)
 
@@ -132,9 +116,7 @@ async def test_whoever_only_reads_makes_no_tables(
 async def test_whoever_only_reads_needs_no_right_to_write(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    Questions are answered to a user with SELECT alone, as on a standby.
-    """
+    """Questions are answered to a user with SELECT alone, as on a standby."""
     await store.append(
         Batch(histories=[samples.history(saga(1), 0)], summaries=[samples.summary(saga(1))]),
         at=MOMENT,
@@ -172,9 +154,7 @@ async def test_whoever_only_reads_needs_no_right_to_write(
 async def test_somebody_elses_tables_are_not_taken(
     postgres: str, database: PostgresDatabase
 ) -> None:
-    """
-    Another program that uses eventsourcing may have its events there.
-    """
+    """Another program that uses eventsourcing may have its events there."""
     with psycopg.connect(postgres) as connection:
         connection.execute("CREATE TABLE stored_events (id integer)")
 
@@ -185,9 +165,7 @@ async def test_somebody_elses_tables_are_not_taken(
 async def test_the_library_reads_and_writes_the_same_tables(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """
-    Its own recorder, unchanged, works beside ours, in both directions.
-    """
+    """Its own recorder, unchanged, works beside ours, in both directions."""
     await store.append(
         Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 3}), at=MOMENT
     )
@@ -211,8 +189,8 @@ async def test_the_library_reads_and_writes_the_same_tables(
 
 
 async def test_the_recorder_keeps_the_librarys_promises(store: PostgresEventStore) -> None:
-    """
-    Through the library's interface too: ids in order, conflicts and covered trackings refused.
+    """Through the library's interface too: ids in order, conflicts and covered trackings
+    refused.
     """
     recorder = store.recorder
     events: list[StoredEvent] = [
@@ -235,9 +213,7 @@ async def test_the_recorder_keeps_the_librarys_promises(store: PostgresEventStor
 async def test_any_text_survives(
     store: PostgresEventStore, catalogue: PostgresCatalogue, text: str
 ) -> None:
-    """
-    PostgreSQL keeps no NUL in text; what a message says is kept all the same.
-    """
+    """PostgreSQL keeps no NUL in text; what a message says is kept all the same."""
     summary = samples.summary(saga(1), reason=text, definition=text)
     timer = samples.timer(saga(1), text, 5)
     await store.append(
@@ -256,9 +232,7 @@ async def test_any_text_survives(
 
 
 async def test_text_that_is_none_is_refused_and_harms_nobody(store: PostgresEventStore) -> None:
-    """
-    Half of a surrogate pair has no bytes.
-    """
+    """Half of a surrogate pair has no bytes."""
     half = Batch(histories=[samples.history(saga(1))], summaries=[
         samples.summary(saga(1), reason="\ud800")
     ])  # fmt: skip
@@ -269,9 +243,7 @@ async def test_text_that_is_none_is_refused_and_harms_nobody(store: PostgresEven
 
 
 async def test_a_database_that_cannot_keep_all_text_is_refused(postgres: str) -> None:
-    """
-    Its encoding is looked at before anything is written.
-    """
+    """Its encoding is looked at before anything is written."""
     name = psycopg.conninfo.conninfo_to_dict(postgres)["dbname"]
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(
@@ -295,9 +267,7 @@ async def test_a_database_that_cannot_keep_all_text_is_refused(postgres: str) ->
     ],
 )
 async def test_passwords_are_never_said(conninfo: str) -> None:
-    """
-    Not by an error, its causes or a name, whether the address can be read or not.
-    """
+    """Not by an error, its causes or a name, whether the address can be read or not."""
 
     def use() -> None:
         address = Address(conninfo)
@@ -314,9 +284,7 @@ async def test_passwords_are_never_said(conninfo: str) -> None:
 
 
 async def test_a_password_may_be_asked_for(postgres: str, tmp_path: Path) -> None:
-    """
-    Where the address has none it is asked for at each connect, and may change.
-    """
+    """Where the address has none it is asked for at each connect, and may change."""
     given = conninfo_to_dict(postgres)
     (tmp_path / "secret").write_text(str(given.pop("password", "")))
     bare = " ".join(f"{name}={value}" for name, value in given.items())

@@ -1,6 +1,4 @@
-"""
-The way to PostgreSQL: encrypted, to the right server, with a password that nobody else sees.
-"""
+"""The way to PostgreSQL: encrypted, to the right server, with a password that nobody else sees."""
 
 import json
 import os
@@ -27,33 +25,25 @@ pytestmark = pytest.mark.connected
 
 @dataclass(frozen=True)
 class Secured:
-    """
-    A server that speaks TLS, and the authority that signed its certificate.
-    """
+    """A server that speaks TLS, and the authority that signed its certificate."""
 
     server: Postgres
     authority: Authority
 
     @property
     def password(self) -> str:
-        """
-        Of its user.
-        """
+        """Of its user."""
         return str(urlsplit(self.server.url()).password)
 
     def address(self, mode: str, authority: Path, *, host: str = "127.0.0.1") -> str:
-        """
-        Its address without a password.
-        """
+        """Its address without a password."""
         options = f"sslmode={mode}&sslrootcert={authority}&hostaddr=127.0.0.1"
         return f"postgresql://saga@{host}:{self.server.port}/postgres?{options}"
 
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Secured]:
-    """
-    A server of one's own.
-    """
+    """A server of one's own."""
     with scratch_folder() as folder:
         authority = Authority(folder / "authority")
         certificate = authority.issue("postgres", "db.test", "127.0.0.1")
@@ -67,9 +57,7 @@ def secured() -> Iterator[Secured]:
 
 
 def saga(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """
-    `saga words…` in a process of its own, and with these settings.
-    """
+    """`saga words…` in a process of its own, and with these settings."""
     return subprocess.run(
         [sys.executable, "-m", "saga", *words],
         env={**os.environ, "SAGA_LOG": "debug", "PYTHONPATH": str(ROOT), **variables},
@@ -81,9 +69,7 @@ def saga(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_right_server_is_believed(secured: Secured, tmp_path: Path) -> None:
-    """
-    By its authority and its name; the password is in a file, and a line ends there.
-    """
+    """By its authority and its name; the password is in a file, and a line ends there."""
     secret = tmp_path / "password"
     secret.write_text(f"{secured.password}\n")
     address = secured.address("verify-full", secured.authority.certificate, host="db.test")
@@ -101,9 +87,7 @@ def test_the_right_server_is_believed(secured: Secured, tmp_path: Path) -> None:
 
 
 def test_another_server_is_not_believed(secured: Secured, tmp_path: Path) -> None:
-    """
-    Signed by another authority, or called otherwise than its certificate says.
-    """
+    """Signed by another authority, or called otherwise than its certificate says."""
     other = Authority(tmp_path / "other").certificate
     ours = secured.authority.certificate
     for address, says in (
@@ -121,9 +105,7 @@ def test_another_server_is_not_believed(secured: Secured, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("wrong", [{}, {"SAGA_STORE_PASSWORD": WRONG}])
 def test_a_wrong_password_is_said_to_be_wrong(secured: Secured, wrong: dict[str, str]) -> None:
-    """
-    And so is none at all; with the setting.
-    """
+    """And so is none at all; with the setting."""
     address = secured.address("verify-full", secured.authority.certificate)
     refused = saga("ls", SAGA_STORE=address, **wrong)
 

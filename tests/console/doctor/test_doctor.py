@@ -1,6 +1,4 @@
-"""
-`saga doctor` on files, on a real Kafka and on a real PostgreSQL.
-"""
+"""`saga doctor` on files, on a real Kafka and on a real PostgreSQL."""
 
 import asyncio
 import re
@@ -19,9 +17,7 @@ UNTIL_IDLE = ("run", "--until-idle")
 
 
 def checks(called) -> list[tuple[str, str]]:
-    """
-    Check and severity of what was found.
-    """
+    """Check and severity of what was found."""
     *findings, summary = called.rows
     assert summary["errors"] == sum(one["severity"] == "error" for one in findings)
     assert summary["ok"] is (summary["errors"] == 0)
@@ -29,18 +25,14 @@ def checks(called) -> list[tuple[str, str]]:
 
 
 def test_a_deployment_that_is_well_is_said_to_be(looking):  # noqa: F811
-    """
-    Nothing is found and nothing is changed.
-    """
+    """Nothing is found and nothing is changed."""
     called = call("doctor")
 
     assert (called.code, called.out) == (0, "all is well\n")
 
 
 def test_where_nothing_has_run_nothing_is_reached(shop):  # noqa: F811
-    """
-    Exit 3; and the look makes no files.
-    """
+    """Exit 3; and the look makes no files."""
     called = call("doctor", "--json")
 
     assert (called.code, checks(called)) == (3, [("bus", "error"), ("store", "error")])
@@ -48,9 +40,7 @@ def test_where_nothing_has_run_nothing_is_reached(shop):  # noqa: F811
 
 
 def test_records_that_nobody_reads_are_found(shop):  # noqa: F811
-    """
-    Until somebody has read them.
-    """
+    """Until somebody has read them."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     called = call("doctor", "--json")
     assert (called.code, checks(called)) == (1, [("workers", "error")])
@@ -62,9 +52,7 @@ def test_records_that_nobody_reads_are_found(shop):  # noqa: F811
 
 
 def test_what_is_parked_is_a_warning(shop):  # noqa: F811
-    """
-    By reason; with exit 0, as the others go on.
-    """
+    """By reason; with exit 0, as the others go on."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     with sqlite3.connect(".saga/saga.db") as connection:
         connection.execute("UPDATE bus_records SET value = CAST('no JSON' AS BLOB)")
@@ -76,9 +64,7 @@ def test_what_is_parked_is_a_warning(shop):  # noqa: F811
 
 
 def test_a_saga_whose_version_is_gone_is_found(shop):  # noqa: F811
-    """
-    The application has another version of it by now.
-    """
+    """The application has another version of it by now."""
     call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}')
     assert call(*UNTIL_IDLE).code == 0
     text = (shop / "shop.py").read_text()
@@ -92,9 +78,7 @@ def test_a_saga_whose_version_is_gone_is_found(shop):  # noqa: F811
 
 
 def test_an_application_that_cannot_be_loaded_does_not_hide_the_rest(looking, monkeypatch):  # noqa: F811
-    """
-    The store is looked at all the same.
-    """
+    """The store is looked at all the same."""
     monkeypatch.setenv("SAGA_APP", "nowhere:app")
     called = call("doctor", "--json")
 
@@ -102,9 +86,7 @@ def test_an_application_that_cannot_be_loaded_does_not_hide_the_rest(looking, mo
 
 
 def test_a_damaged_store_is_not_reached(shop):  # noqa: F811
-    """
-    With what is wrong with the file.
-    """
+    """With what is wrong with the file."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     (shop / "other.db").write_text("no database, however long this text may be. " * 100)
     called = call("doctor", "--json", "--store", "sqlite:///other.db")
@@ -114,9 +96,7 @@ def test_a_damaged_store_is_not_reached(shop):  # noqa: F811
 
 
 def test_a_kafka_that_is_away_is_not_reached(shop):  # noqa: F811
-    """
-    Exit 3, in seconds.
-    """
+    """Exit 3, in seconds."""
     called = call("doctor", "--json", "--bus", "kafka://127.0.0.1:9")
 
     assert called.code == 3
@@ -125,9 +105,7 @@ def test_a_kafka_that_is_away_is_not_reached(shop):  # noqa: F811
 
 @pytest.fixture
 def on_kafka(shop, kafka, namespace, monkeypatch):  # noqa: F811
-    """
-    The shop's settings, with its bus on Kafka; gives the prefix of its topics.
-    """
+    """The shop's settings, with its bus on Kafka; gives the prefix of its topics."""
     monkeypatch.setenv("SAGA_BUS", kafka.url)
     monkeypatch.setenv("SAGA_NAMESPACE", namespace)
     monkeypatch.setenv("SAGA_PARTITIONS", "2")
@@ -135,9 +113,7 @@ def on_kafka(shop, kafka, namespace, monkeypatch):  # noqa: F811
 
 
 def on_cluster(kafka, work):
-    """
-    What *work* does with a bus on the cluster.
-    """
+    """What *work* does with a bus on the cluster."""
 
     async def run():
         bus = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
@@ -150,9 +126,7 @@ def on_cluster(kafka, work):
 
 
 def test_what_is_wrong_with_topics_in_a_cluster_is_found(on_kafka, kafka):
-    """
-    Missing ones, and other numbers of partitions; once made as they should be, none is.
-    """
+    """Missing ones, and other numbers of partitions; once made as they should be, none is."""
     odd = f"{on_kafka}payments.int.pay.v1"
     on_cluster(kafka, lambda bus: bus.create_topics([TopicSpec(odd, 3, 60)]))
     called = call("doctor", "--json")
@@ -169,9 +143,7 @@ def test_what_is_wrong_with_topics_in_a_cluster_is_found(on_kafka, kafka):
 
 
 def test_positions_and_workers_on_a_cluster_are_compared(on_kafka, kafka):
-    """
-    What waits while nobody reads; and a store that is ahead of a topic that was made anew.
-    """
+    """What waits while nobody reads; and a store that is ahead of a topic that was made anew."""
     assert call("topics", "create").code == 0
     assert call("publish", ORDER, '{"order_id": "o-1", "amount": 1}').code == 0
     called = call("doctor", "--json")
@@ -195,9 +167,7 @@ def test_positions_and_workers_on_a_cluster_are_compared(on_kafka, kafka):
 
 
 async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
-    """
-    One that never was has neither.
-    """
+    """One that never was has neither."""
     topic = f"{namespace}.t"
     bus = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
     await bus.create_topics([TopicSpec(topic, 1)])
@@ -221,9 +191,7 @@ async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
 
 
 def test_tables_of_a_postgresql_store_are_compared(shop, postgres, monkeypatch):  # noqa: F811
-    """
-    None yet, then all; never made by the look itself.
-    """
+    """None yet, then all; never made by the look itself."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     assert call(*UNTIL_IDLE).code == 0
     monkeypatch.setenv("SAGA_STORE", postgres)
@@ -244,9 +212,7 @@ def test_tables_of_a_postgresql_store_are_compared(shop, postgres, monkeypatch):
 
 
 def test_a_postgresql_that_is_away_is_not_reached_and_its_password_not_said(looking):  # noqa: F811
-    """
-    Exit 3.
-    """
+    """Exit 3."""
     address = "postgresql://me:secret@127.0.0.1:9/none"
     called = call("doctor", "--json", "--store", address, "--effects-store", "sqlite:///none.db")
 

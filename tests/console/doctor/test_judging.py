@@ -1,6 +1,4 @@
-"""
-Each rule of the doctor, on facts that a test has made up.
-"""
+"""Each rule of the doctor, on facts that a test has made up."""
 
 import pytest
 
@@ -14,16 +12,12 @@ PLACE = Source("orders", 0)
 
 
 def facts(**seen) -> Facts:
-    """
-    Facts of a deployment that is well, but for what is given.
-    """
+    """Facts of a deployment that is well, but for what is given."""
     return Facts(now=Instant(1_000_000_000), **seen)
 
 
 def group(role: str = "orchestrator", *, members: int | None = 1, following: int = 0) -> Group:
-    """
-    A group that reads one source.
-    """
+    """A group that reads one source."""
     return Group(
         name="readers",
         role=role,
@@ -34,18 +28,14 @@ def group(role: str = "orchestrator", *, members: int | None = 1, following: int
 
 
 def held_up(status: SagaStatus) -> HeldUp:
-    """
-    Three sagas in one status.
-    """
+    """Three sagas in one status."""
     return HeldUp(
         definition="order", version=2, status=status, count=3, example="order/7", reason="a bug"
     )
 
 
 def judged(seen: Facts, *, lag_max: int = 100) -> list[tuple[str, str]]:
-    """
-    Check and severity of each finding; all of them say what, where and what to do.
-    """
+    """Check and severity of each finding; all of them say what, where and what to do."""
     findings = judge(seen, lag_max=lag_max)
     assert all(one.what and one.where and one.advice for one in findings)
     return [(one.check, one.severity.value) for one in findings]
@@ -105,33 +95,25 @@ SICK = [
 
 @pytest.mark.parametrize("seen", WELL)
 def test_what_is_well_is_no_finding(seen):
-    """
-    Also at the very edge of each rule.
-    """
+    """Also at the very edge of each rule."""
     assert judged(seen) == []
 
 
 @pytest.mark.parametrize(("seen", "found"), SICK, ids=[f"{c}-{s}" for _, (c, s) in SICK])
 def test_what_is_wrong_is_found_once(seen, found):
-    """
-    With its severity.
-    """
+    """With its severity."""
     assert judged(seen) == [found]
 
 
 def test_a_missing_topic_is_said_once():
-    """
-    Although the cluster's comparison says it too.
-    """
+    """Although the cluster's comparison says it too."""
     problem = TopicProblem(topic="t", problem="does not exist", is_warning=False)
 
     assert judged(facts(missing=["t"], topic_problems=[problem])) == [("topics", "error")]
 
 
 def test_the_worst_comes_first():
-    """
-    What cannot be reached stands among the errors.
-    """
+    """What cannot be reached stands among the errors."""
     away = Finding(
         check="bus", severity=Severity.ERROR, what="away", where="kafka", advice="start it"
     )

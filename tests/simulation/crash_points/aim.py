@@ -1,6 +1,4 @@
-"""
-Where one case strikes: at which boundary of which turn, and how.
-"""
+"""Where one case strikes: at which boundary of which turn, and how."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,9 +13,7 @@ from saga.testing.world.process import current_process
 
 
 class How(StrEnum):
-    """
-    What happens at a boundary.
-    """
+    """What happens at a boundary."""
 
     DIES = "dies"
     DIES_BEFORE = "dies before"
@@ -32,8 +28,7 @@ _FELT_AS = {How.DIES_BEFORE: How.DIES}
 
 
 class Strike(NamedTuple):
-    """
-    One fault, of an orchestrator unless *who* says otherwise.
+    """One fault, of an orchestrator unless *who* says otherwise.
 
     Without *in_turn* it happens at the next such boundary, whatever is in hand; with it, not before
     the turn that the case is about has begun.
@@ -48,18 +43,14 @@ class Strike(NamedTuple):
 
 
 class _Steady(Random):
-    """
-    No dice: nothing of a case is left to chance.
-    """
+    """No dice: nothing of a case is left to chance."""
 
     def random(self) -> float:
         return 0.999
 
 
 class Aim:
-    """
-    Stands where a world has its `Faults`: strikes where the case says, and nowhere else.
-    """
+    """Stands where a world has its `Faults`: strikes where the case says, and nowhere else."""
 
     def __init__(self, strikes: tuple[Strike, ...], focus: Callable[[Work], bool]) -> None:
         self.rng = _Steady()
@@ -82,39 +73,31 @@ class Aim:
 
     @property
     def unspent(self) -> tuple[Strike, ...]:
-        """
-        What was to happen and did not.
-        """
+        """What was to happen and did not."""
         return tuple(self._left)
 
     def look(self, work: Work) -> None:
-        """
-        See whether this is the turn that the case is about.
-        """
+        """See whether this is the turn that the case is about."""
         process = current_process()
         if process is not None and self._focus(work):
             self._armed.add(process.name)
 
     def note(self, draft: Draft, work: Work) -> None:
-        """
-        Remember what the turn led to; what came again later leads to nothing.
-        """
+        """Remember what the turn led to; what came again later leads to nothing."""
         if self._focus(work) and self.published is None:
             self.published = len(draft.outgoing)
             self.buried = len(draft.dead)
 
     @property
     def is_true(self) -> bool:
-        """
-        Whether exactly what was to happen has happened: so many crashes, lost answers and stops.
+        """Whether exactly what was to happen has happened: so many crashes, lost answers and
+        stops.
         """
         wanted = Counter(_FELT_AS.get(one.how, one.how) for one in self._strikes)
         return not self._left and wanted == self.happened
 
     def takes(self, point: str) -> How | None:
-        """
-        What happens now, at *point*, to the process whose code is running.
-        """
+        """What happens now, at *point*, to the process whose code is running."""
         process = current_process()
         strike = self._left[0] if self._left else None
         if process is None or strike is None or strike.point != point:
@@ -138,9 +121,7 @@ class Aim:
         return strike.how
 
     def at_call(self, point: str, *, can_fail: bool, can_crash: bool = True) -> Fault | None:
-        """
-        What happens to one call of a port.
-        """
+        """What happens to one call of a port."""
         if self._is_torn and point == "bus.publish":
             self._is_torn = False
             return Fault.CRASH_AFTER
@@ -156,9 +137,7 @@ class Aim:
                 return None
 
     def hits(self, what: str, rate: float) -> bool:
-        """
-        Whether a publish is torn now: some of its records get through.
-        """
+        """Whether a publish is torn now: some of its records get through."""
         how = self.takes(what)
         self._is_torn = how is How.DIES
         self.happened[How.ANSWER_LOST] += how is How.ANSWER_LOST

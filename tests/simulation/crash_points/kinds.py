@@ -1,6 +1,4 @@
-"""
-The kinds of messages: for each, a story in which one is handled, and how to know that turn.
-"""
+"""The kinds of messages: for each, a story in which one is handled, and how to know that turn."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -25,8 +23,7 @@ Told = Callable[[Inbound], bool]
 
 
 class Kind(NamedTuple):
-    """
-    A kind of message.
+    """A kind of message.
 
     *publishes* is how many records the turn on it publishes, *buries* how many it parks as dead.
     """
@@ -48,9 +45,7 @@ def _order(
 
 
 def _on(told: Told, *, times: int = 1) -> Callable[[Work], bool]:
-    """
-    Work that has such a record in it; the second one of them where *times* is 2.
-    """
+    """Work that has such a record in it; the second one of them where *times* is 2."""
     seen: set[tuple[str, int, int]] = set()
 
     def is_it(work: Work) -> bool:
@@ -62,9 +57,7 @@ def _on(told: Told, *, times: int = 1) -> Callable[[Work], bool]:
 
 
 def _at(*parts: str) -> Callable[[Work], bool]:
-    """
-    Work with a timer of such an id.
-    """
+    """Work with a timer of such an id."""
     return lambda work: any(all(part in one.timer_id for part in parts) for one in work.due)
 
 

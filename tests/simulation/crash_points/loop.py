@@ -1,5 +1,5 @@
-"""
-An event loop whose time jumps as a world's does, but waits for real stores while one is at work.
+"""An event loop whose time jumps as a world's does, but waits for real stores while one
+is at work.
 """
 
 import asyncio
@@ -31,9 +31,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class StagedLoop(asyncio.SelectorEventLoop):
-    """
-    The loop of one case.
-    """
+    """The loop of one case."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
@@ -44,28 +42,20 @@ class StagedLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
 
     def time(self) -> float:
-        """
-        Seconds since the case began.
-        """
+        """Seconds since the case began."""
         return self._now_s
 
     def now(self) -> Instant:
-        """
-        The same as a moment.
-        """
+        """The same as a moment."""
         return Instant(WORLD_BEGAN_AT + round(self._now_s * 1_000_000))
 
     def pass_by(self, seconds: float) -> None:
-        """
-        Let time pass.
-        """
+        """Let time pass."""
         self._now_s += seconds
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """
-        Inside, time passes no faster than it does outside of the loop.
-        """
+        """Inside, time passes no faster than it does outside of the loop."""
         self.at_work += 1
         try:
             yield

@@ -1,5 +1,4 @@
-"""
-One case: a message of one kind, one or two strikes at it, and what must hold afterwards.
+"""One case: a message of one kind, one or two strikes at it, and what must hold afterwards.
 
 Bus, clock, services and processes are a world's, and so is the checker; the stores are real.
 """
@@ -50,9 +49,7 @@ LIVE_SAGAS = 1_000
 
 @dataclass(frozen=True)
 class Script:
-    """
-    What is published from outside, and which turn the case is about.
-    """
+    """What is published from outside, and which turn the case is about."""
 
     orders: Sequence[Order]
     focus: Callable[[Work], bool]
@@ -63,9 +60,7 @@ class Script:
 
 @dataclass
 class Outcome:
-    """
-    What became of a case.
-    """
+    """What became of a case."""
 
     violations: list[str] = field(default_factory=list)
     happened: Counter[How] = field(default_factory=Counter)
@@ -77,34 +72,24 @@ class Outcome:
 
 
 class NoShadows:
-    """
-    Live and replayed states are compared only at the end of a case.
-    """
+    """Live and replayed states are compared only at the end of a case."""
 
     def compare(self, *_: object) -> Sequence[str]:
-        """
-        Nothing differs.
-        """
+        """Nothing differs."""
         return ()
 
 
 class StagedTurns(WatchedTurns):
-    """
-    Has a boundary between every two hops.
-    """
+    """Has a boundary between every two hops."""
 
     async def take_turns(self, work):
-        """
-        Take all turns that *work* calls for.
-        """
+        """Take all turns that *work* calls for."""
         self._aim.look(work)
         await self._pass("turn.fetched")
         return await super().take_turns(work)
 
     async def publish(self, taken):
-        """
-        Publish what was stored.
-        """
+        """Publish what was stored."""
         await super().publish(taken)
         await self._pass("turn.done")
 
@@ -140,17 +125,13 @@ class StagedTurns(WatchedTurns):
 
 
 class EchoingBus(SimulatedBus):
-    """
-    A bus that says some records twice.
-    """
+    """A bus that says some records twice."""
 
     echoes: Callable[[Record], bool]
     ECHO_S = 0.1
 
     def append(self, records: Sequence[Record]) -> None:
-        """
-        Publish all of them.
-        """
+        """Publish all of them."""
         super().append(records)
         for record in records:
             if self.echoes(record):
@@ -158,9 +139,7 @@ class EchoingBus(SimulatedBus):
 
 
 class Stage:
-    """
-    Runs one case.
-    """
+    """Runs one case."""
 
     def __init__(self, place, script: Script, strikes: tuple[Strike, ...]) -> None:
         self._place = place
@@ -176,9 +155,7 @@ class Stage:
         self._stored_at: dict[tuple[SagaId, int], int] = {}
 
     def run(self) -> Outcome:
-        """
-        Let it happen, and judge it.
-        """
+        """Let it happen, and judge it."""
         self._loop.set_task_factory(make_task)
         self._loop.set_exception_handler(self._on_loop_error)
         self._database = EffectsDatabase(self._surroundings)
@@ -288,9 +265,7 @@ class Stage:
         self._running[process_name.partition(".")[0]].stop()
 
     async def _compare_offsets(self) -> None:
-        """
-        No offset is ever committed that the store does not account for.
-        """
+        """No offset is ever committed that the store does not account for."""
         committed = {
             source: offset
             for (group, source), offset in self._durable.bus.committed.items()
@@ -345,8 +320,8 @@ class Stage:
         return f"{self._aim.unspent[0]} is to come" if self._aim.unspent and self._early() else None
 
     def _early(self) -> bool:
-        """
-        Offsets are committed once a second: what strikes there comes after everything is done.
+        """Offsets are committed once a second: what strikes there comes after everything is
+        done.
         """
         return self._loop.time() < max(order.at_s for order in self._script.orders) + 6
 

@@ -1,5 +1,4 @@
-"""
-Real stores on a stage: each process has its own connection, and can go down in the middle of a
+"""Real stores on a stage: each process has its own connection, and can go down in the middle of a
 commit.
 """
 
@@ -28,9 +27,7 @@ from tests.simulation.crash_points.loop import StagedLoop
 
 
 class Opened(NamedTuple):
-    """
-    A process's own connection to a store. *close* is told whether the process went down.
-    """
+    """A process's own connection to a store. *close* is told whether the process went down."""
 
     store: Any
     catalogue: Any
@@ -43,9 +40,7 @@ COMMIT = "commit"
 
 
 class Busy:
-    """
-    A real thing, whose calls are waited for in real time.
-    """
+    """A real thing, whose calls are waited for in real time."""
 
     def __init__(self, thing, loop: StagedLoop) -> None:
         self._thing = thing
@@ -64,9 +59,7 @@ class Busy:
 
 
 class StagedStore(Busy):
-    """
-    A store, of which it is known when each entry was stored.
-    """
+    """A store, of which it is known when each entry was stored."""
 
     def __init__(self, store, process: Process, commits, stored_at) -> None:
         super().__init__(store, process.surroundings.loop)
@@ -75,9 +68,7 @@ class StagedStore(Busy):
         self._stored_at = stored_at
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """
-        Record the whole batch, or nothing of it.
-        """
+        """Record the whole batch, or nothing of it."""
         if batch.histories or batch.positions or batch.timers_cleared or batch.parked:
             self._commits.how = self._process.surroundings.faults.takes(COMMIT)
         with self._loop.working():
@@ -91,16 +82,12 @@ class StagedStore(Busy):
         return appended
 
     def history(self, saga_id: SagaId) -> Sequence[Entry]:
-        """
-        Nothing: histories are replayed when the case is over.
-        """
+        """Nothing: histories are replayed when the case is over."""
         return ()
 
 
 class SqlitePlace:
-    """
-    A file.
-    """
+    """A file."""
 
     orchestrators = 1
 
@@ -108,9 +95,7 @@ class SqlitePlace:
         self._path = folder / "saga.db"
 
     async def open(self, process: Process | None) -> Opened:
-        """
-        Connect for *process*.
-        """
+        """Connect for *process*."""
         database = SqliteDatabase(self._path)
         commits = _SqliteCommits(database, process)
 
@@ -146,9 +131,7 @@ class _SqliteCommits:
 
 
 class PostgresPlace:
-    """
-    A database, emptied.
-    """
+    """A database, emptied."""
 
     orchestrators = 2
 
@@ -163,9 +146,7 @@ class PostgresPlace:
             connection.execute("; ".join(f"DELETE FROM {name}" for (name,) in tables))
 
     async def open(self, process: Process | None) -> Opened:
-        """
-        Connect for *process*, through a proxy of its own.
-        """
+        """Connect for *process*, through a proxy of its own."""
         commits = _PostgresCommits(process)
         parts = urlsplit(self._url)
         proxy = Proxy(parts.hostname, parts.port)
@@ -191,9 +172,7 @@ class _PostgresCommits:
         self._process = process
 
     def at_commit(self) -> Cut | None:
-        """
-        What happens to the COMMIT that is passing.
-        """
+        """What happens to the COMMIT that is passing."""
         how, self.how = self.how, None
         self._cut_as = how or self._cut_as
         match how:
@@ -205,9 +184,7 @@ class _PostgresCommits:
                 return None
 
     def on_cut(self) -> None:
-        """
-        The connection is lost, and with it perhaps its process.
-        """
+        """The connection is lost, and with it perhaps its process."""
         process, how = self._process, self._cut_as
         if process is None or how is None:
             return

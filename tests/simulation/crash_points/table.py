@@ -1,6 +1,5 @@
-"""
-The crash points: between every two steps of a message's way, a process is killed, or told something
-untrue, or told to stop.
+"""The crash points: between every two steps of a message's way, a process is killed, or told
+something untrue, or told to stop.
 
 A point that this design does not have stands in `ABSENT`, with the reason.
 """
@@ -37,9 +36,7 @@ def _timer(kind: Kind) -> bool:
 
 
 class CrashPoint(NamedTuple):
-    """
-    Where it happens, and to which kinds of messages it can.
-    """
+    """Where it happens, and to which kinds of messages it can."""
 
     name: str
     between: str
@@ -63,9 +60,7 @@ _NOT_TOLD = Strike("consumer.commit", How.DIES_BEFORE)
 
 
 def _starting(point: str, how: How = How.DIES) -> Strike:
-    """
-    A crash of whoever takes over, on its way to work.
-    """
+    """A crash of whoever takes over, on its way to work."""
     return Strike(point, how, in_turn=False)
 
 
