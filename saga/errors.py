@@ -12,7 +12,7 @@
     * StoreError
         * HistoryConflict (retriable: reload and decide again)
         * AlreadyRecorded (skip: the positions are covered)
-        * RecordsTakenBack (retriable: read them again)
+        * RecordsRetracted (retriable: read them again)
         * StoreUnavailable (retriable: wait)
         * StoreTooNew
         * CorruptHistory (an operator looks at that one saga)
@@ -43,7 +43,7 @@ __all__ = [
     "MessageError",
     "MessageTooLarge",
     "PositionLost",
-    "RecordsTakenBack",
+    "RecordsRetracted",
     "ReplayMismatch",
     "SagaError",
     "SettingsError",
@@ -148,7 +148,7 @@ class AlreadyRecorded(StoreError):
         self.sources = sources
 
 
-class RecordsTakenBack(StoreError):
+class RecordsRetracted(StoreError):
     """Raised when a batch accounts for records that were shown before they were durable, and then
     were not: drop what is in hand and seek to the stored positions.
     """

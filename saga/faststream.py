@@ -32,7 +32,7 @@ from saga.errors import MessageTooLarge, SettingsError
 from saga.ports.bus import Bus, Inbound, Record, TopicSpec
 from saga.ports.clock import Clock
 from saga.runtime import parking
-from saga.runtime.outgoing import HEADERS_BYTES_MAX
+from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.settings import Settings
 from saga.stores import open_effects_store
 

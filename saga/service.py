@@ -26,9 +26,9 @@ from saga.core.status import SagaStatus
 from saga.errors import SagaError
 from saga.ports import Bus, Catalogue, EventStore, TopicSpec
 from saga.ports.health import Health
-from saga.runtime.lookout import Lookout
+from saga.runtime.outcome_poller import OutcomePoller
+from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
 from saga.runtime.publisher import Publisher
-from saga.runtime.watch import Ending, Watchers
 
 KEYS_MAX = 10_000
 """Keys of sagas published here that are remembered: one may be told something before it began."""
@@ -100,7 +100,7 @@ class Service:
         catalogue: Catalogue,
         publisher: Publisher,
         contracts: ContractRegistry,
-        watchers: Watchers,
+        watchers: OutcomeWaiters,
         topics: Sequence[TopicSpec],
         closers: Sequence[Callable[[], Awaitable[None]]],
         health: Sequence[Health] = (),
@@ -114,7 +114,7 @@ class Service:
         self._topics = topics
         self._closers = closers
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
-        self._lookout = Lookout(
+        self._lookout = OutcomePoller(
             watchers=watchers,
             catalogue=catalogue,
             store=store,
@@ -310,7 +310,7 @@ class Service:
                     return error
         return None
 
-    def _outcome(self, ending: Ending) -> Outcome:
+    def _outcome(self, ending: SagaOutcome) -> Outcome:
         return Outcome(ending.status, self._event(ending.outcome), ending.reason, ending.residue)
 
     def _event(self, outcome: Message | None) -> Event | None:

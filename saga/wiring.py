@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id, worker_id
 from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
-from saga.adapters.sqlite.census import SqliteCensus
+from saga.adapters.sqlite.statistics import SqliteCensus
 from saga.app import SagaApp
 from saga.effects import EffectsService
 from saga.effects.health import EffectsHealth
@@ -27,20 +27,20 @@ from saga.ports import (
     Inbound,
     TopicSpec,
 )
-from saga.ports.census import CensusTaker
 from saga.ports.effects_store import EffectsStore
 from saga.ports.health import Health
+from saga.ports.statistics import StatisticsReader
 from saga.runtime import parking
 from saga.runtime.aside import Aside
 from saga.runtime.health import OrchestratorHealth
-from saga.runtime.live import LiveSagas
 from saga.runtime.orchestrator import Orchestrator
-from saga.runtime.outgoing import HEADERS_BYTES_MAX, Outgoing
+from saga.runtime.outcome_waiters import OutcomeWaiters
 from saga.runtime.publisher import Publisher
+from saga.runtime.record_encoder import HEADERS_BYTES_MAX, RecordEncoder
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
+from saga.runtime.saga_cache import SagaCache
 from saga.runtime.turns import Turns
-from saga.runtime.watch import Watchers
 from saga.service import Role, Service
 from saga.settings import HTTP_OFF, Settings
 from saga.stores import file_in, open_effects_store, open_postgres
@@ -61,7 +61,7 @@ class Parts:
     bus: Bus
     store: EventStore
     catalogue: Catalogue
-    census: CensusTaker
+    statistics: StatisticsReader
     closers: list[Close] = field(default_factory=list)
 
 
@@ -79,7 +79,7 @@ class StoreParts:
 
     store: EventStore
     catalogue: Catalogue
-    census: CensusTaker
+    statistics: StatisticsReader
     close: Close
 
 
@@ -116,7 +116,7 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
     if settings.store.startswith("postgresql:"):
         server = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
         from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore
-        from saga.adapters.postgres.census import PostgresCensus
+        from saga.adapters.postgres.statistics import PostgresCensus
 
         store = PostgresEventStore(server, make=make)
         return StoreParts(store, PostgresCatalogue(server), PostgresCensus(server), server.close)
@@ -143,14 +143,14 @@ def open_parts(settings: Settings) -> Parts:
         kafka = open_kafka(settings)
         opened = open_store(settings, make=True)
         closers: list[Close] = [kafka.close, opened.close]
-        return Parts(clock, kafka, opened.store, opened.catalogue, opened.census, closers)
+        return Parts(clock, kafka, opened.store, opened.catalogue, opened.statistics, closers)
     bus_file = file_in(settings.bus, "SAGA_BUS")
     if settings.store.startswith("postgresql:"):
         opened = open_store(settings, make=True)
         bus_database = SqliteDatabase(bus_file)
         bus = LocalBus(bus_database, clock=clock, record_bytes_max=record_bytes_max)
         closers = [bus.close, opened.close, bus_database.close]
-        return Parts(clock, bus, opened.store, opened.catalogue, opened.census, closers)
+        return Parts(clock, bus, opened.store, opened.catalogue, opened.statistics, closers)
     store_file = file_in(settings.store, "SAGA_STORE")
     store_database = SqliteDatabase(store_file)
     shared = Path(bus_file).resolve() == Path(store_file).resolve()
@@ -160,8 +160,8 @@ def open_parts(settings: Settings) -> Parts:
     closers = [bus.close, store_database.close]
     if not shared:
         closers.append(bus_database.close)
-    catalogue, census = SqliteCatalogue(store_database), SqliteCensus(store_database)
-    return Parts(clock, bus, store, catalogue, census, closers)
+    catalogue, statistics = SqliteCatalogue(store_database), SqliteCensus(store_database)
+    return Parts(clock, bus, store, catalogue, statistics, closers)
 
 
 def topic_specs(app: SagaApp, settings: Settings) -> list[TopicSpec]:
@@ -187,7 +187,7 @@ def build_service(
     """
     parts = open_parts(settings)
     names = settings.topic_names
-    watchers = Watchers()
+    watchers = OutcomeWaiters()
     running: list[Role] = []
     health: list[Health] = []
     if "orchestrator" in roles:
@@ -198,7 +198,7 @@ def build_service(
                 orchestrator,
                 parts.store,
                 parts.clock,
-                census=parts.census,
+                statistics=parts.statistics,
                 group=names.topic(settings.group),
             )
         )
@@ -230,11 +230,11 @@ def build_service(
 
 
 def _orchestrator(
-    app: SagaApp, settings: Settings, parts: Parts, watchers: Watchers
+    app: SagaApp, settings: Settings, parts: Parts, watchers: OutcomeWaiters
 ) -> Orchestrator:
     names = settings.topic_names
     worker = worker_id()
-    outgoing = Outgoing(names, record_bytes_max=settings.record_bytes)
+    outgoing = RecordEncoder(names, record_bytes_max=settings.record_bytes)
     relay = Relay(
         bus=parts.bus, store=parts.store, outgoing=outgoing, clock=parts.clock, worker_id=worker
     )
@@ -242,7 +242,7 @@ def _orchestrator(
     aside = Aside(parts.catalogue, early_hold_s=settings.early_hold_s)
     turns = Turns(
         router=router,
-        live=LiveSagas(parts.store, app.registry, sagas_max=settings.live_sagas),
+        live=SagaCache(parts.store, app.registry, sagas_max=settings.live_sagas),
         store=parts.store,
         aside=aside,
         outgoing=outgoing,
@@ -298,7 +298,7 @@ def _effects(
         if copy is not None:
             with contextlib.suppress(MessageTooLarge, KeyError):  # the store has it whole
                 await parts.bus.publish([copy])
-        await parts.store.append(Batch(parked=[parked]), at=parts.clock.now())
+        await parts.store.append(Batch(unhandled=[parked]), at=parts.clock.now())
 
     if settings.bus.startswith("kafka:"):
         role = _broker_role(app, settings, parts, store, park)

@@ -30,8 +30,8 @@ from saga.errors import (
     StoreUnavailable,
 )
 from saga.ports import Batch, HistoryAppend, SagaSummary, TopicSpec
+from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
 from saga.runtime.publisher import Publisher
-from saga.runtime.watch import Ending, Watchers
 from saga.service import Outcome, Service, UnknownSaga
 
 NAMES = TopicNames("test", "kiosk")
@@ -172,7 +172,7 @@ class Bench:
         self.bus = Bus(self.told)
         self.store = MemoryEventStore()
         self.catalogue = Catalogue(self.store)
-        self.watchers = Watchers()
+        self.watchers = OutcomeWaiters()
 
     def part(self, name: str) -> Part:
         """A role."""
@@ -227,8 +227,8 @@ class Bench:
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A bench on which nobody has to wait long."""
-    monkeypatch.setattr("saga.runtime.lookout.POLL_S", 0.01)
-    monkeypatch.setattr("saga.runtime.lookout.GRACE_S", 0.001)
+    monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 0.01)
+    monkeypatch.setattr("saga.runtime.outcome_poller.GRACE_S", 0.001)
     monkeypatch.setattr("saga.service.IDLE_POLL_S", 0.001)
     monkeypatch.setattr("saga.service.IDLE_CALM_S", 0.02)
     return Bench()
@@ -338,7 +338,7 @@ class TestOutcome:
         async with bench.service(bench.part("one")) as service:
             waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
             await asyncio.sleep(0)
-            bench.watchers.tell(O_1, Ending(SagaStatus.COMPLETED, event, None, ()))
+            bench.watchers.tell(O_1, SagaOutcome(SagaStatus.COMPLETED, event, None, ()))
 
             assert await waiting == Outcome(
                 SagaStatus.COMPLETED, Confirmed(order_id="o-1"), None, ()
@@ -403,8 +403,8 @@ class TestOutcome:
         self, bench: Bench, monkeypatch
     ) -> None:
         """The store is not asked at once whether it has ended; it is for one that may be old."""
-        monkeypatch.setattr("saga.runtime.lookout.GRACE_S", 0)
-        monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
+        monkeypatch.setattr("saga.runtime.outcome_poller.GRACE_S", 0)
+        monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 60)
         async with bench.service(bench.part("one")) as service:
             new = await service.publish(Ordered(order_id="o-1"))
             assert new is not None
@@ -420,7 +420,7 @@ class TestOutcome:
         self, bench: Bench, monkeypatch
     ) -> None:
         """It is listened to from the first who waits on, until the service stops."""
-        monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
+        monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 60)
         bench.store = store = TellingStore()
         bench.catalogue = Catalogue(store)
         async with bench.service(bench.part("one")) as service:
@@ -442,7 +442,7 @@ class TestOutcome:
         self, bench: Bench, monkeypatch
     ) -> None:
         """The slower the store, the less it is asked."""
-        monkeypatch.setattr("saga.runtime.lookout.POLL_S", 60)
+        monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 60)
         bench.store = store = TellingStore()
         asked = 0
 
@@ -493,7 +493,7 @@ class TestOutcome:
 
     async def test_many_who_wait_are_looked_up_in_pages(self, bench: Bench, monkeypatch) -> None:
         """However many there are, a question stays small."""
-        monkeypatch.setattr("saga.runtime.lookout.LOOK_UP_SAGAS_MAX", 4)
+        monkeypatch.setattr("saga.runtime.outcome_poller.LOOK_UP_SAGAS_MAX", 4)
         for number in range(10):
             await bench.store_ending(str(number), SagaStatus.PARKED)
         async with bench.service(bench.part("one")) as service:

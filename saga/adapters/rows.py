@@ -13,7 +13,7 @@ from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
-from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
+from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
 from saga.ports.event_store import Batch
 
 SAGAS_KNOWN_MAX: Final = 65_536
@@ -102,12 +102,12 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
     )
 
 
-def to_parked(row: Sequence[Any], *, text: Text = as_it_is) -> ParkedRecord:
+def to_parked(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:
     """The record in a row of those set aside; *text* as above."""
     kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
-    timestamp, parked_at, saga_id, parked_id = rest
-    return ParkedRecord(
-        kind=ParkedKind(kind),
+    timestamp, kept_at, saga_id, record_id = rest
+    return UnhandledRecord(
+        kind=UnhandledKind(kind),
         reason=text(reason),
         message=text(message),
         position=Position(text(topic), partition, offset),
@@ -115,7 +115,7 @@ def to_parked(row: Sequence[Any], *, text: Text = as_it_is) -> ParkedRecord:
         value=value,
         headers=decode_headers(headers),
         timestamp=Instant(timestamp),
-        parked_at=Instant(parked_at),
+        kept_at=Instant(kept_at),
         saga_id=None if saga_id is None else SagaId(saga_id),
-        parked_id=parked_id,
+        record_id=record_id,
     )

@@ -17,15 +17,15 @@ from saga.console.problems import ExitCode, Misused, NotSo
 from saga.console.sagas import iso
 from saga.console.session import Session, must_exist
 from saga.contracts.cloudevents import ID, read_headers
-from saga.ports import Batch, Catalogue, ParkedRecord, Record
+from saga.ports import Batch, Catalogue, Record, UnhandledRecord
 from saga.ports.bus import Headers
-from saga.ports.catalogue import ParkedKind
+from saga.ports.catalogue import UnhandledKind
 from saga.wiring import open_parts
 
 PAGE_RECORDS: Final = 200
 VALUE_CHARS_SHOWN: Final = 2_000
 
-ParkedId = Annotated[int, typer.Argument(metavar="NUMBER", help="As `dlq ls` says it.")]
+UnhandledId = Annotated[int, typer.Argument(metavar="NUMBER", help="As `dlq ls` says it.")]
 ReasonCode = Annotated[
     str | None,
     typer.Option(
@@ -50,7 +50,7 @@ async def dlq_ls(
     ] = 0,
 ) -> None:
     """List parked records, in the order they were parked."""
-    kind = ParkedKind.HELD if held else ParkedKind.DEAD
+    kind = UnhandledKind.DEFERRED if held else UnhandledKind.DEAD
     rows: list[dict[str, Any]] = []
     async with session.reading() as store:
         async for record in _parked(store.catalogue, kind, reason, after):
@@ -63,11 +63,11 @@ async def dlq_ls(
     elif not rows:
         session.printer.note("nothing is parked")
     else:
-        names = ("id", "parked_at", "topic", "key", "reason", "message")
+        names = ("id", "kept_at", "topic", "key", "reason", "message")
         session.printer.table(names, [[str(row[name]) for name in names] for row in rows])
 
 
-async def dlq_show(session: Session, number: ParkedId) -> None:
+async def dlq_show(session: Session, number: UnhandledId) -> None:
     """Show one parked record with its headers and value."""
     async with session.reading() as store:
         record = await _find(store.catalogue, number)
@@ -115,7 +115,7 @@ async def dlq_redrive(
         chosen = (
             _chosen(parts.catalogue, numbers)
             if numbers
-            else _parked(parts.catalogue, ParkedKind.DEAD, reason, 0)
+            else _parked(parts.catalogue, UnhandledKind.DEAD, reason, 0)
         )
         async for record in chosen:
             position = record.position
@@ -126,9 +126,9 @@ async def dlq_redrive(
                 await parts.bus.publish([again])
             except KeyError:
                 raise NotSo(
-                    f"parked record {record.parked_id}: there is no topic {position.topic} here"
+                    f"parked record {record.record_id}: there is no topic {position.topic} here"
                 ) from None
-            await parts.store.append(Batch(unparked=[record.parked_id]), at=parts.clock.now())
+            await parts.store.append(Batch(handled=[record.record_id]), at=parts.clock.now())
             redriven += 1
             _redriven(session, record)
     finally:
@@ -162,34 +162,34 @@ async def timers(
 
 
 async def _parked(
-    catalogue: Catalogue, kind: ParkedKind, reason: str | None, after: int
-) -> AsyncIterator[ParkedRecord]:
-    while page := await catalogue.parked(kind=kind, after=after, limit=PAGE_RECORDS):
+    catalogue: Catalogue, kind: UnhandledKind, reason: str | None, after: int
+) -> AsyncIterator[UnhandledRecord]:
+    while page := await catalogue.unhandled(kind=kind, after=after, limit=PAGE_RECORDS):
         for record in page:
             if reason is None or record.reason == reason:
                 yield record
-        after = page[-1].parked_id
+        after = page[-1].record_id
 
 
-async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[ParkedRecord]:
+async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[UnhandledRecord]:
     for record in [await _find(catalogue, number) for number in dict.fromkeys(numbers)]:
-        if record.kind is not ParkedKind.DEAD:
+        if record.kind is not UnhandledKind.DEAD:
             raise NotSo(
-                f"parked record {record.parked_id} waits for saga {record.saga_id}: "
+                f"parked record {record.record_id} waits for saga {record.saga_id}: "
                 f"`saga release` lets it go on"
             )
         yield record
 
 
-async def _find(catalogue: Catalogue, number: int) -> ParkedRecord:
-    for record in await catalogue.parked(after=number - 1, limit=1):
-        if record.parked_id == number:
+async def _find(catalogue: Catalogue, number: int) -> UnhandledRecord:
+    for record in await catalogue.unhandled(after=number - 1, limit=1):
+        if record.record_id == number:
             return record
     raise NotSo(f"there is no parked record {number} (`saga dlq ls` lists those that there are)")
 
 
-def _redriven(session: Session, record: ParkedRecord) -> None:
-    row = {"id": record.parked_id, "topic": record.position.topic, "redriven": True}
+def _redriven(session: Session, record: UnhandledRecord) -> None:
+    row = {"id": record.record_id, "topic": record.position.topic, "redriven": True}
     row["message_id"] = read_headers(record.headers).get(ID)
     if session.printer.is_json:
         session.printer.json(row)
@@ -197,9 +197,9 @@ def _redriven(session: Session, record: ParkedRecord) -> None:
         session.printer.say(f"parked record {row['id']} is on {row['topic']} again")
 
 
-def _row(record: ParkedRecord) -> dict[str, Any]:
+def _row(record: UnhandledRecord) -> dict[str, Any]:
     return {
-        "id": record.parked_id,
+        "id": record.record_id,
         "kind": record.kind.value,
         "reason": record.reason,
         "message": record.message,
@@ -209,7 +209,7 @@ def _row(record: ParkedRecord) -> dict[str, Any]:
         "key": _text(record.key),
         "message_id": read_headers(record.headers).get(ID),
         "saga_id": record.saga_id,
-        "parked_at": iso(record.parked_at),
+        "kept_at": iso(record.kept_at),
     }
 
 

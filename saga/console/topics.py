@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from saga.console.session import Session
 from saga.ports import Bus, Source, TopicSpec
-from saga.runtime.outgoing import HEADERS_BYTES_MAX
+from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.wiring import open_kafka, open_parts, topic_specs
 
 if TYPE_CHECKING:

@@ -87,7 +87,7 @@ class Request(NamedTuple):
         return digest == _digest(self.route.contract_name, text.encode())
 
 
-class Unfit(NamedTuple):
+class Rejected(NamedTuple):
     """A record that cannot become a request, and why."""
 
     inbound: Inbound
@@ -117,26 +117,26 @@ class RequestReader:
             for name, route in _routes(handler, registry)
         }
 
-    def read(self, inbound: Inbound) -> Request | Unfit:
+    def read(self, inbound: Inbound) -> Request | Rejected:
         """The request in *inbound*."""
         route = self.routes.get(inbound.topic)
         if route is None:
-            return Unfit(inbound, "unknown_topic", f"nobody here handles {inbound.topic}")
+            return Rejected(inbound, "unknown_topic", f"nobody here handles {inbound.topic}")
         attributes, value = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
         found = wrong_headers(name, attributes) or decode(self._registry, name, value)
         if isinstance(found, Unreadable):
-            return Unfit(inbound, found.code.value, found.message)
+            return Rejected(inbound, found.code.value, found.message)
         assert value is not None, "a record without value is unreadable"
         try:
             key = (inbound.key or b"").decode()
         except UnicodeDecodeError as error:
-            return Unfit(inbound, "bad_key", f"byte {error.start} of the key is not UTF-8")
+            return Rejected(inbound, "bad_key", f"byte {error.start} of the key is not UTF-8")
         headers = attributes.values
         if not route.is_intent:
             return _fact(inbound, route, (found.model, value, key), headers)
         if not key:
-            return Unfit(
+            return Rejected(
                 inbound, "no_key", "an intent's key is its saga's business key; it has none"
             )
         return _intent(inbound, route, (found.model, value, key), headers)
@@ -147,15 +147,15 @@ def _intent(
     route: Route,
     content: tuple[ContractModel, bytes, str],
     headers: Mapping[str, str],
-) -> Request | Unfit:
+) -> Request | Rejected:
     model, value, key = content
     intent_id = headers.get(ce.ID)
     if not intent_id:
-        return Unfit(inbound, "no_intent_id", f"the header {ce.ID} is missing or empty")
+        return Rejected(inbound, "no_intent_id", f"the header {ce.ID} is missing or empty")
     name = parse_intent_id(intent_id)
     if name is None:
         said = f"{intent_id[:100]!r} is no intent id: {{saga id}}/{{step}}/{{do|undo}}/{{attempt}}"
-        return Unfit(inbound, "bad_intent_id", said)
+        return Rejected(inbound, "bad_intent_id", said)
     idempotency_key = intent_id.rpartition("/")[0]
     return Request(
         inbound,

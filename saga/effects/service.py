@@ -27,7 +27,7 @@ from saga.effects.offsets import Offsets
 from saga.effects.parking import Park
 from saga.effects.patience import Patience
 from saga.effects.replies import Replies
-from saga.effects.request import Request, RequestReader, Unfit, group_of
+from saga.effects.request import Rejected, Request, RequestReader, group_of
 from saga.effects.settings import EffectsSettings
 from saga.effects.starting import run_starter
 from saga.errors import BusUnavailable, MessageTooLarge, StoreUnavailable
@@ -213,16 +213,16 @@ class EffectsService:
 
     async def _admit(self, records: Sequence[Inbound]) -> None:
         free: list[Request] = []
-        unfit: list[Unfit] = []
+        rejected: list[Rejected] = []
         for inbound in records:
             self._offsets.begin(inbound)
             found = self._reader.read(inbound)
-            if isinstance(found, Unfit):
-                unfit.append(found)
+            if isinstance(found, Rejected):
+                rejected.append(found)
             elif self._lanes.enter(found):
                 free.append(found)
         await self._look_up(free)
-        for inbound, reason, message in unfit:
+        for inbound, reason, message in rejected:
             await self._set_aside(inbound, reason, message)
             self._dealt_with(inbound)
 

@@ -5,7 +5,7 @@ mean.
 """
 
 from saga.ports.bus import Bus, Consumer, Inbound, Position, Record, Source, TopicSpec
-from saga.ports.catalogue import Catalogue, ParkedRecord, SagaSummary
+from saga.ports.catalogue import Catalogue, SagaSummary, UnhandledRecord
 from saga.ports.clock import Clock
 from saga.ports.event_store import (
     Appended,
@@ -28,10 +28,10 @@ __all__ = [
     "EventStore",
     "HistoryAppend",
     "Inbound",
-    "ParkedRecord",
     "Position",
     "Record",
     "SagaSummary",
     "Source",
     "TopicSpec",
+    "UnhandledRecord",
 ]

@@ -161,15 +161,15 @@ class Consumer(Protocol):
         ...
 
 
-LetGo = Callable[[float], Awaitable[bool]]
+OnRevoke = Callable[[float], Awaitable[bool]]
 """Asked to deal with all that was fetched, within so many seconds: whether it was, or abandoned."""
 
 
 @runtime_checkable
-class AsksToLetGo(Protocol):
+class HearsOfRevocation(Protocol):
     """What a consumer has besides that hears of a rebalance while its sources are still its own."""
 
-    def before_letting_go(self, let_go: LetGo) -> None:
+    def on_revoke(self, let_go: OnRevoke) -> None:
         """Have *let_go* awaited before others may read what this member reads. Nothing is fetched
         meanwhile. After an answer of False, a source that comes back begins where `resume_at` says.
         """

@@ -32,22 +32,22 @@ class SagaSummary:
     version: int
 
 
-class ParkedKind(StrEnum):
+class UnhandledKind(StrEnum):
     """Why a record is set aside."""
 
     DEAD = "dead"
     """It cannot be read or belongs to nothing: published on the dlq topic, may be redriven."""
-    HELD = "held"
+    DEFERRED = "held"
     """It waits, in order, for its saga to be released, healed or to come into being."""
 
 
 @frozen()
-class ParkedRecord:
-    """A record set aside, byte for byte, with the reason. *parked_id* is 0 until the store gave
+class UnhandledRecord:
+    """A record set aside, byte for byte, with the reason. *record_id* is 0 until the store gave
     one.
     """
 
-    kind: ParkedKind
+    kind: UnhandledKind
     reason: str
     message: str
     position: Position
@@ -55,9 +55,9 @@ class ParkedRecord:
     value: bytes | None
     headers: Headers
     timestamp: Instant
-    parked_at: Instant
+    kept_at: Instant
     saga_id: SagaId | None = None
-    parked_id: int = 0
+    record_id: int = 0
 
 
 class Catalogue(Protocol):
@@ -78,14 +78,14 @@ class Catalogue(Protocol):
         """The summaries of these sagas; one that does not exist is left out."""
         ...
 
-    async def parked(
+    async def unhandled(
         self,
         *,
-        kind: ParkedKind | None = None,
+        kind: UnhandledKind | None = None,
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
-    ) -> Sequence[ParkedRecord]:
+    ) -> Sequence[UnhandledRecord]:
         """Parked records in the order they were parked, beginning after the id *after*."""
         ...
 

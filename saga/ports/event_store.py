@@ -15,7 +15,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import CorruptHistory
 from saga.ports.bus import Record, Source
-from saga.ports.catalogue import ParkedRecord, SagaSummary
+from saga.ports.catalogue import SagaSummary, UnhandledRecord
 
 
 @frozen()
@@ -46,8 +46,8 @@ class Batch:
         timers_armed: rows to add to the due-index.
         timers_cleared: rows to remove from it; one that is not there is no error.
         summaries: rows of the saga index to write whole.
-        parked: records to set aside.
-        unparked: ids of parked records to remove, because they were handled or redriven.
+        unhandled: records to set aside.
+        handled: ids of unhandled records to remove, because they were handled or redriven.
         outgoing: what the entries say is to be published, in log order.
         relayed: backlog ids that are published by now.
     """
@@ -57,8 +57,8 @@ class Batch:
     timers_armed: list[DueTimer] = field(default_factory=list)
     timers_cleared: list[TimerId] = field(default_factory=list)
     summaries: list[SagaSummary] = field(default_factory=list)
-    parked: list[ParkedRecord] = field(default_factory=list)
-    unparked: list[int] = field(default_factory=list)
+    unhandled: list[UnhandledRecord] = field(default_factory=list)
+    handled: list[int] = field(default_factory=list)
     outgoing: list[Record] = field(default_factory=list)
     relayed: list[int] = field(default_factory=list)
 
@@ -92,7 +92,7 @@ class EventStore(Protocol):
         Raises:
             HistoryConflict: another writer was first on some history.
             AlreadyRecorded: a position is not beyond the stored one of its source.
-            RecordsTakenBack: a record was shown before it was durable, and then was not; only
+            RecordsRetracted: a record was shown before it was durable, and then was not; only
                 where store and bus are one file.
             StoreUnavailable: the store cannot write; nothing was recorded.
         """

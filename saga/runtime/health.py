@@ -8,8 +8,8 @@ from typing import Final
 from saga.core.identity import Instant
 from saga.errors import StoreUnavailable
 from saga.ports import Clock, EventStore
-from saga.ports.census import CensusTaker
 from saga.ports.metrics import Measured
+from saga.ports.statistics import StatisticsReader
 from saga.runtime.metrics import OrchestratorMetrics
 from saga.runtime.orchestrator import Orchestrator
 
@@ -31,13 +31,13 @@ class OrchestratorHealth:
         store: EventStore,
         clock: Clock,
         *,
-        census: CensusTaker,
+        statistics: StatisticsReader,
         group: str,
     ) -> None:
         self._orchestrator = orchestrator
         self._store = store
         self._clock = clock
-        self._metrics = OrchestratorMetrics(orchestrator, census, clock, group)
+        self._metrics = OrchestratorMetrics(orchestrator, statistics, clock, group)
 
     def why_dead(self) -> list[str]:
         """The reasons to restart this process; none while it is alive, or only just starting."""

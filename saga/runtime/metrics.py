@@ -15,9 +15,9 @@ from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.ports import Clock
-from saga.ports.census import Census, CensusTaker
 from saga.ports.metrics import Measured, Metric, Sample, counter, gauge, histogram
 from saga.ports.reading import reading
+from saga.ports.statistics import StatisticsReader, StoreStatistics
 from saga.runtime.orchestrator import Orchestrator
 
 CENSUS_S: Final = 10.0
@@ -63,15 +63,15 @@ class OrchestratorMetrics:
     """What one process tells of its orchestrator and of the store behind it."""
 
     def __init__(
-        self, orchestrator: Orchestrator, census: CensusTaker, clock: Clock, group: str
+        self, orchestrator: Orchestrator, statistics: StatisticsReader, clock: Clock, group: str
     ) -> None:
         self._orchestrator = orchestrator
-        self._census = census
+        self._census = statistics
         self._clock = clock
         self._group = group
         self._counting: asyncio.Task[None] | None = None
         self._counted_at_s = -CENSUS_S
-        self._found: tuple[Census, Instant] | None = None
+        self._found: tuple[StoreStatistics, Instant] | None = None
 
     async def take(self) -> list[Measured]:
         """All of them. Of the store, those that it has told within seconds."""
@@ -101,25 +101,25 @@ class OrchestratorMetrics:
         if self._found is None:
             told: Sequence[Metric] = (ACTIVE, PARKED, PENDING, OLDEST, TIMERS_DUE, TIMERS_LAG)
             return [STORE_UP.of(Sample((), 0)), *(metric.of() for metric in told)]
-        census, at = self._found
+        statistics, at = self._found
         return [
             STORE_UP.of(Sample((), 1)),
             ACTIVE.of(
                 *(
                     Sample((name, status.value), count)
-                    for (name, status), count in sorted(census.sagas.items())
+                    for (name, status), count in sorted(statistics.sagas.items())
                 )
             ),
             PARKED.of(
                 *(
                     Sample((kind.value, reason), count)
-                    for (kind, reason), count in sorted(census.parked.items())
+                    for (kind, reason), count in sorted(statistics.unhandled.items())
                 )
             ),
-            PENDING.of(Sample((), census.backlog)),
-            OLDEST.of(Sample((), _age_s(at, census.backlog_since))),
-            TIMERS_DUE.of(Sample((), census.timers_due)),
-            TIMERS_LAG.of(Sample((), _age_s(at, census.timers_due_since))),
+            PENDING.of(Sample((), statistics.backlog)),
+            OLDEST.of(Sample((), _age_s(at, statistics.backlog_since))),
+            TIMERS_DUE.of(Sample((), statistics.timers_due)),
+            TIMERS_LAG.of(Sample((), _age_s(at, statistics.timers_due_since))),
         ]
 
     async def _count(self) -> None:
@@ -128,7 +128,7 @@ class OrchestratorMetrics:
         """
         is_due = self._clock.monotonic_s() - self._counted_at_s >= CENSUS_S
         if self._counting is None and is_due:
-            self._counting = asyncio.create_task(self._take_census(), name="census")
+            self._counting = asyncio.create_task(self._take_census(), name="statistics")
         if self._counting is not None:
             await asyncio.wait([self._counting], timeout=CENSUS_WAIT_S)
 

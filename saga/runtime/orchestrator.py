@@ -20,22 +20,22 @@ from saga.errors import (
     AlreadyRecorded,
     BusUnavailable,
     HistoryConflict,
-    RecordsTakenBack,
+    RecordsRetracted,
     StoreUnavailable,
 )
 from saga.logs import get_logger
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
-from saga.ports.bus import AsksToLetGo
-from saga.ports.catalogue import ParkedKind
+from saga.ports.bus import HearsOfRevocation
+from saga.ports.catalogue import UnhandledKind
 from saga.runtime.aside import Aside
 from saga.runtime.backoff import Backoff
-from saga.runtime.draft import Draft
-from saga.runtime.lane import Lane, finish_or_abandon
+from saga.runtime.batcher import Batcher, finish_or_abandon
+from saga.runtime.offset_committer import OffsetCommitter
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
-from saga.runtime.tally import Tally
-from saga.runtime.telling import GroupOffsets
+from saga.runtime.statistics import Statistics
 from saga.runtime.turns import Turns
+from saga.runtime.unit_of_work import UnitOfWork
 from saga.runtime.work import Work
 
 LANES = 1
@@ -87,17 +87,17 @@ class Orchestrator:
         self._clock = clock
         self._group = group
         self._worker_id = worker_id
-        self._lanes = [Lane(clock) for _ in range(LANES)]
+        self._lanes = [Batcher(clock) for _ in range(LANES)]
         self.consumer: Consumer | None = None
         self._timers_in_hand: set[TimerId] = set()
         self._revisits_in_hand: set[SagaId] = set()
-        self._offsets = GroupOffsets(clock)
+        self._offsets = OffsetCommitter(clock)
         self._stopping = asyncio.Event()
         self._is_fetching_dry = False
         self._is_draining = False
         self.looked_at_s = self.fetched_at_s = clock.monotonic_s()
         self.counts: Counter[str] = Counter()
-        self.tally = Tally()
+        self.tally = Statistics()
 
     async def start(self) -> None:
         """Join the group, take over what a crashed process left, look for held records.
@@ -108,8 +108,8 @@ class Orchestrator:
         self.consumer = await self._bus.subscribe(
             self._group, self._router.topics, resume_at=self._resume_at
         )
-        if isinstance(self.consumer, AsksToLetGo):
-            self.consumer.before_letting_go(partial(finish_or_abandon, self._lanes, self._clock))
+        if isinstance(self.consumer, HearsOfRevocation):
+            self.consumer.on_revoke(partial(finish_or_abandon, self._lanes, self._clock))
         await self._relay.take_over(older_than_s=0)
         await self._sweep(tries_all=True)
 
@@ -205,7 +205,7 @@ class Orchestrator:
             for record in records:
                 self._lanes[record.partition % LANES].put(record)
 
-    async def _drive(self, lane: Lane) -> None:
+    async def _drive(self, lane: Batcher) -> None:
         async with asyncio.TaskGroup() as publishing:
             while True:
                 if not self._is_draining:
@@ -222,7 +222,9 @@ class Orchestrator:
                     self._timers_in_hand.difference_update(timer.timer_id for timer in work.due)
                     self._revisits_in_hand.difference_update(work.revisits)
 
-    async def _take_until_done(self, lane: Lane, work: Work, publishing: asyncio.TaskGroup) -> None:
+    async def _take_until_done(
+        self, lane: Batcher, work: Work, publishing: asyncio.TaskGroup
+    ) -> None:
         backoff = Backoff(f"lane/{self._worker_id}")
         conflicts = 0
         while work:
@@ -237,7 +239,7 @@ class Orchestrator:
             except StoreUnavailable as error:
                 await self._pause("store unavailable", error, backoff)
                 work = await self._uncovered(lane, work, backoff)
-            except RecordsTakenBack as error:
+            except RecordsRetracted as error:
                 log.warning("records taken back", error=str(error))
                 await self._read_anew(backoff)
                 work = Work([], work.due, work.revisits)
@@ -249,14 +251,14 @@ class Orchestrator:
                     await lane.publish_beside(publishing, partial(self._turns.publish, taken))
                 return
 
-    def _note(self, work: Work, draft: Draft) -> None:
+    def _note(self, work: Work, draft: UnitOfWork) -> None:
         self.counts.update(draft.counts)
         self.counts["turns"] += draft.counts["recorded"]
         self.tally.add(work, draft)
         self._offsets.handled(work.positions())
         self._revisit(draft.revisits)
 
-    async def _uncovered(self, lane: Lane, work: Work, backoff: Backoff) -> Work:
+    async def _uncovered(self, lane: Batcher, work: Work, backoff: Backoff) -> Work:
         """What of *work* the store does not account for yet: an answer may have been lost. Records
         that were abandoned meanwhile are others' business.
         """
@@ -328,13 +330,15 @@ class Orchestrator:
         held: dict[SagaId, set[str]] = {}
         after = 0
         while len(held) < HELD_SAGAS_MAX:
-            page = await self._catalogue.parked(kind=ParkedKind.HELD, after=after, limit=500)
+            page = await self._catalogue.unhandled(
+                kind=UnhandledKind.DEFERRED, after=after, limit=500
+            )
             if not page:
                 break
             for record in page:
                 if record.saga_id is not None:
                     held.setdefault(record.saga_id, set()).add(record.reason)
-            after = page[-1].parked_id
+            after = page[-1].record_id
         # What a lane has set aside meanwhile was not there yet when the pages were read.
         self._aside.sagas = self._aside.sagas - known | held.keys()
         hopeful = {
@@ -371,5 +375,5 @@ class Orchestrator:
         log.warning(what, error=str(error), retry_in_s=round(pause_s, 2))
         await self._clock.sleep(pause_s)
 
-    def _lane_of(self, saga_id: SagaId) -> Lane:
+    def _lane_of(self, saga_id: SagaId) -> Batcher:
         return self._lanes[crc32(saga_id.encode()) % LANES]

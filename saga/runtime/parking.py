@@ -8,16 +8,16 @@ from dataclasses import replace
 
 from saga.contracts import TopicNames, dlq_name, parse_contract_name
 from saga.core.identity import Instant, SagaId
-from saga.ports import Inbound, ParkedRecord, Record
-from saga.ports.catalogue import ParkedKind
+from saga.ports import Inbound, Record, UnhandledRecord
+from saga.ports.catalogue import UnhandledKind
 
 MESSAGE_CHARS_MAX = 1_000
 
 
-def dead(inbound: Inbound, reason: str, message: str, at: Instant) -> ParkedRecord:
+def dead(inbound: Inbound, reason: str, message: str, at: Instant) -> UnhandledRecord:
     """A record that concerns no saga as it is."""
-    return ParkedRecord(
-        kind=ParkedKind.DEAD,
+    return UnhandledRecord(
+        kind=UnhandledKind.DEAD,
         reason=reason,
         message=message[:MESSAGE_CHARS_MAX],
         position=inbound.position,
@@ -25,16 +25,18 @@ def dead(inbound: Inbound, reason: str, message: str, at: Instant) -> ParkedReco
         value=inbound.value,
         headers=inbound.headers,
         timestamp=inbound.timestamp,
-        parked_at=at,
+        kept_at=at,
     )
 
 
-def held(inbound: Inbound, reason: str, message: str, at: Instant, saga_id: SagaId) -> ParkedRecord:
+def held(
+    inbound: Inbound, reason: str, message: str, at: Instant, saga_id: SagaId
+) -> UnhandledRecord:
     """A record that waits for its saga."""
-    return replace(dead(inbound, reason, message, at), kind=ParkedKind.HELD, saga_id=saga_id)
+    return replace(dead(inbound, reason, message, at), kind=UnhandledKind.DEFERRED, saga_id=saga_id)
 
 
-def inbound_of(parked: ParkedRecord) -> Inbound:
+def inbound_of(parked: UnhandledRecord) -> Inbound:
     """The record as it was received."""
     return Inbound(
         parked.position.topic,
@@ -55,7 +57,7 @@ def dlq_topic(topic: str, names: TopicNames) -> str | None:
     return names.topic(dlq_name(contract))
 
 
-def dlq_record(parked: ParkedRecord, names: TopicNames) -> Record | None:
+def dlq_record(parked: UnhandledRecord, names: TopicNames) -> Record | None:
     """The copy for the dlq topic: key, value and headers byte for byte, with where and why."""
     topic = dlq_topic(parked.position.topic, names)
     if topic is None:

@@ -24,7 +24,7 @@ from saga.core.frozen import frozen
 from saga.core.identity import SagaId, saga_id
 from saga.errors import MalformedMessage, TopicMissing
 from saga.ports import Bus, Clock, Record
-from saga.runtime.withheld import missing_topic
+from saga.runtime.blocked_topics import missing_topic
 
 KEY_CHARS_MAX = 1_000
 

@@ -5,7 +5,7 @@ a process that died has left behind, another one takes over. Whatever is publish
 same ids and bytes. A store that shares its file with the bus publishes in the append's own
 transaction; then there is nothing left to do here.
 
-Where a topic is missing, the sagas that have something for it wait (`Withheld`); all others go on.
+where a topic is missing, sagas that have something for it wait (`BlockedTopics`); all others go on.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from saga.errors import BusUnavailable, CorruptHistory, MessageTooLarge, StoreUn
 from saga.logs import get_logger
 from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record, Source
 from saga.runtime.backoff import Backoff
-from saga.runtime.live import whose
-from saga.runtime.outgoing import Outgoing
-from saga.runtime.withheld import Withheld, missing_topic
+from saga.runtime.blocked_topics import BlockedTopics, missing_topic
+from saga.runtime.record_encoder import RecordEncoder
+from saga.runtime.saga_cache import whose
 
 TAKEOVER_S = 2.0
 """How long the process that appended may take to publish, before another one does."""
@@ -39,7 +39,7 @@ class Relay:
     """Between a store and a bus."""
 
     def __init__(
-        self, *, bus: Bus, store: EventStore, outgoing: Outgoing, clock: Clock, worker_id: str
+        self, *, bus: Bus, store: EventStore, outgoing: RecordEncoder, clock: Clock, worker_id: str
     ) -> None:
         self._bus = bus
         self._store = store
@@ -48,7 +48,7 @@ class Relay:
         self._worker_id = worker_id
         self._in_hand: set[int] = set()
         self._relayed: list[int] = []
-        self._withheld = Withheld()
+        self._withheld = BlockedTopics()
         self._looked_past = 0
 
     async def publish(
@@ -169,7 +169,7 @@ class Relay:
         ]
 
     @property
-    def withheld_sagas(self) -> int:
+    def blocked_sagas(self) -> int:
         """How many sagas wait for a topic."""
         return len(self._withheld.sagas)
 
@@ -189,7 +189,7 @@ class Relay:
             if held:
                 is_left = True
                 if backlog_id is not None:
-                    self._withheld.withhold(backlog_id, held)
+                    self._withheld.block(backlog_id, held)
             if not free:
                 return is_left
             try:

@@ -1,7 +1,7 @@
 """Hops 2 and 3: what a record says, and which sagas it concerns.
 
-`understand` cannot raise and decides nothing. A record becomes visits to sagas, or it is unfit,
-with a stable reason code, and will be parked.
+`understand` cannot raise and decides nothing. A record becomes deliveries to sagas, or is rejected
+with a stable reason code, as a dead letter.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ MESSAGE_ID_CHARS_MAX = 300
 
 
 @dataclass(slots=True)
-class Visit:
+class Delivery:
     """One event on its way to one saga. *starts* is set when the event may bring the saga into
     being.
 
-    *held_id* is set when the record had been held. *is_operator* acts even on a saga that is held
+    *deferred_id* is set when the record was deferred. *is_operator* acts also on a saga held
     up.
     """
 
@@ -75,19 +75,19 @@ class Visit:
     inbound: Inbound | None
     starts: Registered | None = None
     contract: str | None = None
-    held_id: int = 0
-    held_at: Instant = Instant(0)
+    deferred_id: int = 0
+    deferred_at: Instant = Instant(0)
     is_operator: bool = False
 
 
 @frozen()
-class Unfit:
+class Rejected:
     """A record that concerns no saga as it is."""
 
     inbound: Inbound
     reason: str
     message: str
-    held_id: int = 0
+    deferred_id: int = 0
 
 
 class Router:
@@ -116,35 +116,39 @@ class Router:
         self.topics = tuple(sorted(names.topic(name) for name in listened))
         self._contract_of = {names.topic(name): name for name in listened}
 
-    def understand(self, inbound: Inbound, at: Instant, *, held_id: int = 0) -> list[Visit] | Unfit:
-        """The visits that *inbound* leads to, or why there are none."""
+    def understand(
+        self, inbound: Inbound, at: Instant, *, deferred_id: int = 0
+    ) -> list[Delivery] | Rejected:
+        """The deliveries that *inbound* leads to, or why there are none."""
         contract = self._contract_of.get(inbound.topic)
         if contract is None:
-            return Unfit(inbound, "unknown_contract", f"nobody reads {inbound.topic}", held_id)
+            return Rejected(
+                inbound, "unknown_contract", f"nobody reads {inbound.topic}", deferred_id
+            )
         if not inbound.key:
-            return Unfit(inbound, "no_key", "the record has no key", held_id)
+            return Rejected(inbound, "no_key", "the record has no key", deferred_id)
         attributes, value = read_record(inbound.headers, inbound.value)
         wrong = wrong_headers(contract, attributes)
         decoded = wrong or decode(self._contracts, contract, value)
         if isinstance(decoded, Unreadable):
-            return Unfit(inbound, decoded.code.value, decoded.message, held_id)
+            return Rejected(inbound, decoded.code.value, decoded.message, deferred_id)
         try:
             key = inbound.key.decode()
         except UnicodeDecodeError:
-            return Unfit(inbound, "wrong_key", "the record's key is no UTF-8 text", held_id)
+            return Rejected(inbound, "wrong_key", "the record's key is no UTF-8 text", deferred_id)
         found = self._visits(inbound, attributes, decoded, key, at)
         if isinstance(found, list):
-            for visit in found:
-                visit.held_id = held_id
+            for delivery in found:
+                delivery.deferred_id = deferred_id
             return found
-        return Unfit(inbound, found[0], found[1], held_id)
+        return Rejected(inbound, found[0], found[1], deferred_id)
 
-    def misfit(self, state: SagaState, visit: Visit) -> tuple[str, str] | None:
+    def misfit(self, state: SagaState, delivery: Delivery) -> tuple[str, str] | None:
         """Why a reply cannot be what the intent asked for."""
-        fact = visit.event.fact
+        fact = delivery.event.fact
         if not isinstance(fact, ReplyReceived):
             return None
-        inbound = visit.inbound
+        inbound = delivery.inbound
         if inbound is not None and state.key and inbound.key != state.key.encode():
             return "wrong_key", f"a reply to a saga of key {state.key!r} has another key"
         name = parse_intent_id(fact.intent_id)
@@ -152,27 +156,29 @@ class Router:
         if name is None or step is None or name.direction is Direction.UNDO:
             return None
         expected = reply_contract_names(self._contracts.find(step.message.contract))
-        if visit.contract in expected:
+        if delivery.contract in expected:
             return None
         current = {self._contracts.current(one).contract_name for one in expected}
-        if visit.contract in current:
+        if delivery.contract in current:
             return None
-        return "wrong_reply", f"{visit.contract} is no answer to {step.message.contract}"
+        return "wrong_reply", f"{delivery.contract} is no answer to {step.message.contract}"
 
     def _visits(
         self, inbound: Inbound, attributes: Attributes, decoded: Decoded, key: str, at: Instant
-    ) -> list[Visit] | tuple[str, str]:
+    ) -> list[Delivery] | tuple[str, str]:
         if decoded.contract_name == COMMAND_CONTRACT:
             assert isinstance(decoded.model, Command)
             return _command(inbound, decoded.model, at)
-        visits: list[Visit] = []
+        deliveries: list[Delivery] = []
         causation = attributes.values.get(CAUSATION_ID)
         name = parse_intent_id(causation) if causation else None
         if name is not None and causation is not None:
             fact = _reply(IntentId(causation), decoded, self._done)
             cause = _message_id(attributes, inbound)
-            visits.append(
-                Visit(name.saga_id, Event(fact, at, cause), inbound, contract=decoded.contract_name)
+            deliveries.append(
+                Delivery(
+                    name.saga_id, Event(fact, at, cause), inbound, contract=decoded.contract_name
+                )
             )
         starters = self._sagas.started_by(decoded.contract_name)
         if starters:
@@ -183,21 +189,21 @@ class Router:
                     f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}",
                 )
             for registered in starters:
-                visit = _start(registered, inbound, attributes, decoded, at)
-                if not isinstance(visit, Visit):
-                    return visit
-                visits.append(visit)
-        if not visits:
+                delivery = _start(registered, inbound, attributes, decoded, at)
+                if not isinstance(delivery, Delivery):
+                    return delivery
+                deliveries.append(delivery)
+        if not deliveries:
             return (
                 "no_causation",
                 f"{decoded.contract_name} starts nothing, and its ce_causationid names no intent",
             )
-        return visits
+        return deliveries
 
 
 def _start(
     registered: Registered, inbound: Inbound, attributes: Attributes, decoded: Decoded, at: Instant
-) -> Visit | tuple[str, str]:
+) -> Delivery | tuple[str, str]:
     assert isinstance(decoded.model, EventModel)
     try:
         key = registered.saga.key_of(decoded.model)
@@ -214,7 +220,7 @@ def _start(
         trigger=Message(decoded.contract_name, decoded.payload),
         traceparent=traceparent,
     )
-    return Visit(
+    return Delivery(
         saga_id(registered.decider.name, key),
         Event(fact, at, _message_id(attributes, inbound)),
         inbound,
@@ -245,7 +251,7 @@ def _reply(intent_id: IntentId, decoded: Decoded, done: set[str]) -> ReplyReceiv
     return ReplyReceived(intent_id=intent_id, outcome=ReplyOutcome.DONE, reply=reply)
 
 
-def _command(inbound: Inbound, command: Command, at: Instant) -> list[Visit] | tuple[str, str]:
+def _command(inbound: Inbound, command: Command, at: Instant) -> list[Delivery] | tuple[str, str]:
     fact = _command_fact(command)
     if isinstance(fact, str):
         return "schema", fact
@@ -253,7 +259,7 @@ def _command(inbound: Inbound, command: Command, at: Instant) -> list[Visit] | t
         return "unknown_saga", f"{command.saga_id[:100]!r} is no saga id"
     event = Event(fact, at, MessageId(command.command_id))
     is_operator = isinstance(fact, (OperatorActed, CancelRequested))
-    return [Visit(SagaId(command.saga_id), event, inbound, is_operator=is_operator)]
+    return [Delivery(SagaId(command.saga_id), event, inbound, is_operator=is_operator)]
 
 
 def _command_fact(command: Command) -> Fact | str:

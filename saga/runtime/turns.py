@@ -26,22 +26,22 @@ from saga.logs import get_logger
 from saga.ports import Appended, Clock, EventStore
 from saga.runtime import parking
 from saga.runtime.aside import Aside
-from saga.runtime.draft import Draft
-from saga.runtime.live import Lifeless, Live, LiveSagas
-from saga.runtime.outgoing import Outgoing
+from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
+from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.relay import Relay
-from saga.runtime.router import Router, Unfit, Visit
-from saga.runtime.watch import Ending, Watchers
+from saga.runtime.router import Delivery, Rejected, Router
+from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga
+from saga.runtime.unit_of_work import UnitOfWork
 from saga.runtime.work import Outdated, TurnRaised, Work
 
 log = get_logger("saga.turns")
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class CommittedBatch:
     """Turns that are stored, and for whose sagas `Turns.publish` is to follow."""
 
-    draft: Draft
+    draft: UnitOfWork
     appended: Appended
     saga_ids: Sequence[SagaId]
 
@@ -58,14 +58,14 @@ class Turns:
         self,
         *,
         router: Router,
-        live: LiveSagas,
+        live: SagaCache,
         store: EventStore,
         aside: Aside,
-        outgoing: Outgoing,
+        outgoing: RecordEncoder,
         relay: Relay,
         names: TopicNames,
         clock: Clock,
-        watchers: Watchers,
+        watchers: OutcomeWaiters,
     ) -> None:
         self._router = router
         self._live = live
@@ -79,7 +79,7 @@ class Turns:
         self._busy: set[SagaId] = set()
         self._freed = asyncio.Event()
 
-    async def take_turns(self, work: Work) -> Taken:
+    async def take_turns(self, work: Work) -> CommittedBatch:
         """Take all turns that *work* calls for, and store them in one transaction.
 
         `publish` is to follow: until it has ended, nobody else in this process takes a turn of
@@ -92,20 +92,20 @@ class Turns:
             BusUnavailable: try again.
         """
         at = self._clock.now()
-        visits, unfit = await self._understand(work, at)
-        saga_ids = list(dict.fromkeys(visit.saga_id for visit in visits))
+        deliveries, rejected = await self._understand(work, at)
+        saga_ids = list(dict.fromkeys(delivery.saga_id for delivery in deliveries))
         await self._check_out(saga_ids)
         try:
-            draft = await self._decide(visits, unfit, at, saga_ids)
+            draft = await self._decide(deliveries, rejected, at, saga_ids)
             appended = await self._append(draft, work)
         except BaseException:
             self._check_in(saga_ids)
             raise
-        if draft.unparked:
+        if draft.handled:
             draft.revisits.update(work.revisits)  # there may be more behind what was held
-        return Taken(draft, appended, saga_ids)
+        return CommittedBatch(draft, appended, saga_ids)
 
-    async def publish(self, taken: Taken) -> None:
+    async def publish(self, taken: CommittedBatch) -> None:
         """Publish what was stored, and tell who waits for a saga that it has ended."""
         try:
             await self._publish(taken.draft, taken.appended)
@@ -113,40 +113,40 @@ class Turns:
             self._check_in(taken.saga_ids)
         self._follow_up(taken.draft)
 
-    async def _understand(self, work: Work, at: Instant) -> tuple[list[Visit], list[Unfit]]:
-        visits: list[Visit] = []
-        unfit: list[Unfit] = []
+    async def _understand(self, work: Work, at: Instant) -> tuple[list[Delivery], list[Rejected]]:
+        deliveries: list[Delivery] = []
+        rejected: list[Rejected] = []
         for saga_id in work.revisits:
-            for record in await self._aside.held_behind(saga_id):
+            for record in await self._aside.deferred_behind(saga_id):
                 inbound = parking.inbound_of(record)
-                found = self._router.understand(inbound, at, held_id=record.parked_id)
-                if isinstance(found, Unfit):
-                    unfit.append(found)
+                found = self._router.understand(inbound, at, deferred_id=record.record_id)
+                if isinstance(found, Rejected):
+                    rejected.append(found)
                     continue
-                for visit in found:
+                for delivery in found:
                     # A record that concerns several sagas was held for this one only.
-                    if visit.saga_id == saga_id:
-                        visit.held_at = record.parked_at
-                        visits.append(visit)
+                    if delivery.saga_id == saga_id:
+                        delivery.deferred_at = record.kept_at
+                        deliveries.append(delivery)
         understand = self._router.understand
         for inbound in work.inbound:
             found = understand(inbound, at)
-            if isinstance(found, Unfit):
-                unfit.append(found)
+            if isinstance(found, Rejected):
+                rejected.append(found)
             else:
-                visits.extend(found)
+                deliveries.extend(found)
         for timer in work.due:
             event = Event(TimerFired(timer_id=timer.timer_id), at, MessageId(timer.timer_id))
-            visits.append(Visit(timer.saga_id, event, None))
-        return visits, unfit
+            deliveries.append(Delivery(timer.saga_id, event, None))
+        return deliveries, rejected
 
     async def _decide(
         self,
-        visits: Sequence[Visit],
-        unfit: Sequence[Unfit],
+        deliveries: Sequence[Delivery],
+        rejected: Sequence[Rejected],
         at: Instant,
         saga_ids: Sequence[SagaId],
-    ) -> Draft:
+    ) -> UnitOfWork:
         """Hops 4 and 5.
 
         A turn that raises leaves its state half changed, so all begin again without it; and so they
@@ -154,42 +154,42 @@ class Turns:
         """
         failures: dict[int, Exception] = {}
         while True:
-            draft = Draft(at, remembered=self._live.among(saga_ids))
+            draft = UnitOfWork(at, remembered=self._live.among(saga_ids))
             found = await self._live.load(saga_ids) if saga_ids else {}
-            for refused in unfit:
+            for refused in rejected:
                 self._aside.bury(
                     draft,
                     refused.inbound,
                     refused.reason,
                     refused.message,
-                    held_id=refused.held_id,
+                    deferred_id=refused.deferred_id,
                 )
             try:
-                has_raised = self._visit_all(draft, found, visits, failures)
+                has_raised = self._visit_all(draft, found, deliveries, failures)
             except Outdated:
                 continue  # what was in memory has left it, and the store is asked
             if not has_raised:
                 await self._aside.mark_corrupt(draft)
-                draft.visited = [saga for saga in found.values() if isinstance(saga, Live)]
+                draft.visited = [saga for saga in found.values() if isinstance(saga, LoadedSaga)]
                 return draft
 
     def _visit_all(
         self,
-        draft: Draft,
-        found: dict[SagaId, Live | Lifeless],
-        visits: Sequence[Visit],
+        draft: UnitOfWork,
+        found: dict[SagaId, LoadedSaga | UnloadableSaga],
+        deliveries: Sequence[Delivery],
         failures: dict[int, Exception],
     ) -> bool:
         """Whether a turn has raised that is not among *failures*, where it is noted: all such turns
         of a batch are found in one go, as each concerns its own saga only.
         """
         broken: set[SagaId] = set()
-        for index, visit in enumerate(visits):
-            saga_id = visit.saga_id
+        for index, delivery in enumerate(deliveries):
+            saga_id = delivery.saga_id
             if saga_id in broken:
                 continue
             try:
-                self._visit(draft, found, visit, failures.get(index))
+                self._visit(draft, found, delivery, failures.get(index))
             except TurnRaised as raised:
                 failures[index] = raised.error
                 broken.add(saga_id)
@@ -200,54 +200,58 @@ class Turns:
 
     def _visit(
         self,
-        draft: Draft,
-        found: dict[SagaId, Live | Lifeless],
-        visit: Visit,
+        draft: UnitOfWork,
+        found: dict[SagaId, LoadedSaga | UnloadableSaga],
+        delivery: Delivery,
         failure: Exception | None,
     ) -> None:
-        saga = found.get(visit.saga_id)
-        if isinstance(saga, Lifeless):
-            draft.lifeless[saga.saga_id] = saga
-            self._aside.hold(draft, visit, saga.code, saga.reason)
+        saga = found.get(delivery.saga_id)
+        if isinstance(saga, UnloadableSaga):
+            draft.unloadable[saga.saga_id] = saga
+            self._aside.hold(draft, delivery, saga.code, saga.reason)
             return
         if saga is None:
-            if visit.starts is None:
-                self._aside.early(draft, visit)
+            if delivery.starts is None:
+                self._aside.early(draft, delivery)
                 return
-            decider = visit.starts.decider
-            state = decider.initial_state(visit.saga_id)
-            saga = found[visit.saga_id] = Live(visit.saga_id, decider, state, 0, draft.at)
-        if saga.state.is_poisoned and not visit.is_operator:
-            self._ask_the_store(draft, visit)
-            fact = visit.event.fact
+            decider = delivery.starts.decider
+            state = decider.initial_state(delivery.saga_id)
+            saga = found[delivery.saga_id] = LoadedSaga(
+                delivery.saga_id, decider, state, 0, draft.at
+            )
+        if saga.state.is_poisoned and not delivery.is_operator:
+            self._ask_the_store(draft, delivery)
+            fact = delivery.event.fact
             if isinstance(fact, TimerFired) and fact.timer_id not in saga.state.timers:
                 draft.cleared.append(fact.timer_id)  # somebody was quicker; nothing is to come
                 return
-            self._aside.hold(draft, visit, "behind_failed_turn", "held until the saga is released")
+            self._aside.hold(
+                draft, delivery, "behind_failed_turn", "held until the saga is released"
+            )
             return
-        if self._is_out_of_turn(draft, saga, visit):
-            self._aside.hold(draft, visit, "behind_held", "records held before it go first")
-            draft.revisits.add(visit.saga_id)
+        if self._is_out_of_turn(draft, saga, delivery):
+            self._aside.hold(draft, delivery, "behind_held", "records held before it go first")
+            draft.revisits.add(delivery.saga_id)
             return
         if failure is not None:
-            self._fail(draft, saga, visit, failure)
+            self._fail(draft, saga, delivery, failure)
         else:
-            self._handle(draft, saga, visit)
+            self._handle(draft, saga, delivery)
 
-    def _is_out_of_turn(self, draft: Draft, live: Live, visit: Visit) -> bool:
-        if visit.is_operator or visit.held_id:
+    def _is_out_of_turn(self, draft: UnitOfWork, live: LoadedSaga, delivery: Delivery) -> bool:
+        if delivery.is_operator or delivery.deferred_id:
             return False
         # What came early waits for the trigger; a trigger whose turn failed comes before others.
-        if visit.starts is not None and live.version == 0:
+        if delivery.starts is not None and live.version == 0:
             return False
-        is_behind = visit.saga_id in self._aside.sagas or visit.saga_id in draft.holding
-        return visit.inbound is not None and is_behind
+        is_behind = delivery.saga_id in self._aside.sagas or delivery.saga_id in draft.holding
+        return delivery.inbound is not None and is_behind
 
-    def _handle(self, draft: Draft, live: Live, visit: Visit) -> None:
-        event = visit.event
-        problem = self._router.misfit(live.state, visit)
+    def _handle(self, draft: UnitOfWork, live: LoadedSaga, delivery: Delivery) -> None:
+        event = delivery.event
+        problem = self._router.misfit(live.state, delivery)
         if problem is not None:
-            self._aside.refuse(draft, visit, *problem)
+            self._aside.refuse(draft, delivery, *problem)
             return
         before = live.state.status
         try:
@@ -258,32 +262,34 @@ class Turns:
             # The saga's own code: recorded as a fact once the batch has begun again.
             raise TurnRaised(error) from error
         if decision.disposition is Disposition.UNKNOWN:
-            self._ask_the_store(draft, visit)
+            self._ask_the_store(draft, delivery)
         draft.counts[decision.disposition.value] += 1
         match decision.disposition:
             case Disposition.RECORDED:
                 has_started = live.version == len(decision.intents) + 1
                 draft.note_change(live, has_started=has_started, before=before)
-                if visit.is_operator or visit.starts is not None:
+                if delivery.is_operator or delivery.starts is not None:
                     draft.revisits.add(live.saga_id)
             case Disposition.CONFLICT | Disposition.UNKNOWN:
                 message = "the same id came before with another content"
                 if decision.disposition is Disposition.UNKNOWN:
                     message = "no such intent was ever issued"
-                self._aside.refuse(draft, visit, decision.disposition.value, message)
+                self._aside.refuse(draft, delivery, decision.disposition.value, message)
                 return
             case _:
                 pass
-        self._done_with(draft, visit)
+        self._done_with(draft, delivery)
 
-    def _ask_the_store(self, draft: Draft, visit: Visit) -> None:
+    def _ask_the_store(self, draft: UnitOfWork, delivery: Delivery) -> None:
         """What leaves no entry is not held against the history's version when it is appended. Where
         a later history might say otherwise, memory alone does not decide it.
         """
-        if visit.saga_id in draft.remembered:
-            raise Outdated(visit.saga_id)
+        if delivery.saga_id in draft.remembered:
+            raise Outdated(delivery.saga_id)
 
-    def _record(self, draft: Draft, live: Live, event: Event, intents: Sequence[object]) -> None:
+    def _record(
+        self, draft: UnitOfWork, live: LoadedSaga, event: Event, intents: Sequence[object]
+    ) -> None:
         state = live.state
         entries = entries_of_turn(live.saga_id, live.version, event, intents)  # type: ignore[arg-type]  # the decision's own
         draft.outgoing.extend(
@@ -298,16 +304,18 @@ class Turns:
         live.version += len(entries)
         draft.note_timers(live.saga_id, intents)  # type: ignore[arg-type]  # the decision's own
 
-    def _fail(self, draft: Draft, live: Live, visit: Visit, error: Exception) -> None:
-        """The saga's own code raised on this visit: record that, and hold the record."""
+    def _fail(
+        self, draft: UnitOfWork, live: LoadedSaga, delivery: Delivery, error: Exception
+    ) -> None:
+        """The saga's own code raised on this delivery: record that, and hold the record."""
         text = f"{type(error).__name__}: {error}"
         draft.counts["failed_turns"] += 1
         if live.state.status.is_ended:
-            self._aside.refuse(draft, visit, "turn_failed", text)
+            self._aside.refuse(draft, delivery, "turn_failed", text)
             return
-        position = visit.inbound.position if visit.inbound is not None else None
+        position = delivery.inbound.position if delivery.inbound is not None else None
         unborn = not live.state.is_started
-        starting = visit.event.fact if isinstance(visit.event.fact, SagaStarted) else None
+        starting = delivery.event.fact if isinstance(delivery.event.fact, SagaStarted) else None
         fact = TurnFailed(
             error=text,
             position="/".join(str(part) for part in position) if position else None,
@@ -315,21 +323,21 @@ class Turns:
             definition_version=live.decider.version if unborn else None,
             key=starting.key if starting is not None else None,
         )
-        event = Event(fact, draft.at, MessageId(f"{visit.event.cause}/failed/{live.version}"))
+        event = Event(fact, draft.at, MessageId(f"{delivery.event.cause}/failed/{live.version}"))
         before = live.state.status
         decision = live.decider.handle(live.state, event)
         self._record(draft, live, event, decision.intents)
         draft.note_change(live, has_started=False, before=before)
-        self._aside.hold(draft, visit, "turn_failed", text)
+        self._aside.hold(draft, delivery, "turn_failed", text)
 
-    def _done_with(self, draft: Draft, visit: Visit) -> None:
-        if visit.held_id:
-            draft.unparked.append(visit.held_id)
-        fact = visit.event.fact
+    def _done_with(self, draft: UnitOfWork, delivery: Delivery) -> None:
+        if delivery.deferred_id:
+            draft.handled.append(delivery.deferred_id)
+        fact = delivery.event.fact
         if isinstance(fact, TimerFired) and fact.timer_id not in draft.armed:
             draft.cleared.append(fact.timer_id)
 
-    async def _append(self, draft: Draft, work: Work) -> Appended:
+    async def _append(self, draft: UnitOfWork, work: Work) -> Appended:
         if draft.dead:
             copies = [parking.dlq_record(record, self._names) for record in draft.dead]
             # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
@@ -346,7 +354,7 @@ class Turns:
                 self._live.keep(live)
         return appended
 
-    async def _publish(self, draft: Draft, appended: Appended) -> None:
+    async def _publish(self, draft: UnitOfWork, appended: Appended) -> None:
         strangers = draft.strangers
         await self._relay.publish(
             appended, draft.outgoing, strangers=[live.saga_id for live in strangers]
@@ -355,12 +363,12 @@ class Turns:
             for live in strangers:
                 live.has_unknown_past = False
 
-    def _follow_up(self, draft: Draft) -> None:
+    def _follow_up(self, draft: UnitOfWork) -> None:
         for saga_id, touched in draft.touched.items():
             state = touched.live.state
             is_over = state.status.is_ended or state.status is SagaStatus.PARKED
             if is_over and self._watchers.is_watched(saga_id):
-                ending = Ending(state.status, state.outcome, state.reason, state.residue)
+                ending = SagaOutcome(state.status, state.outcome, state.reason, state.residue)
                 self._watchers.tell(saga_id, ending)
 
     async def _check_out(self, saga_ids: Sequence[SagaId]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import Catalogue, ParkedKind, SagaSummary
+from saga.ports.catalogue import Catalogue, SagaSummary, UnhandledKind
 from saga.ports.event_store import Batch, EventStore
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
@@ -76,17 +76,19 @@ class CatalogueSuite:
     ) -> None:
         """Null values, repeated names and bytes that are no text come back as they were."""
         for offset in range(3):
-            batch = Batch(parked=[samples.parked(2 * offset), samples.parked(2 * offset + 1)])
+            batch = Batch(
+                unhandled=[samples.unhandled(2 * offset), samples.unhandled(2 * offset + 1)]
+            )
             await store.append(batch, at=MOMENT)
 
-        found = await catalogue.parked()
+        found = await catalogue.unhandled()
 
-        assert [replace(each, parked_id=0) for each in found] == [
-            samples.parked(offset) for offset in range(6)
+        assert [replace(each, record_id=0) for each in found] == [
+            samples.unhandled(offset) for offset in range(6)
         ]
-        ids = [each.parked_id for each in found]
+        ids = [each.record_id for each in found]
         assert ids == sorted(set(ids))
-        assert [each.parked_id for each in await catalogue.parked(after=ids[1], limit=3)] == ids[
+        assert [each.record_id for each in await catalogue.unhandled(after=ids[1], limit=3)] == ids[
             2:5
         ]
 
@@ -97,23 +99,23 @@ class CatalogueSuite:
         await store.append(
             Batch(
                 histories=[samples.history(saga(1))],
-                parked=[
-                    samples.parked(0),
-                    samples.parked(1, kind=ParkedKind.HELD, saga_id=saga(1)),
-                    samples.parked(2, kind=ParkedKind.HELD, saga_id=saga(2)),
-                    samples.parked(3, kind=ParkedKind.HELD, saga_id=saga(1)),
-                    samples.parked(4, saga_id=saga(1)),
+                unhandled=[
+                    samples.unhandled(0),
+                    samples.unhandled(1, kind=UnhandledKind.DEFERRED, saga_id=saga(1)),
+                    samples.unhandled(2, kind=UnhandledKind.DEFERRED, saga_id=saga(2)),
+                    samples.unhandled(3, kind=UnhandledKind.DEFERRED, saga_id=saga(1)),
+                    samples.unhandled(4, saga_id=saga(1)),
                 ],
             ),
             at=MOMENT,
         )
 
-        held = await catalogue.parked(kind=ParkedKind.HELD, saga_id=saga(1))
+        held = await catalogue.unhandled(kind=UnhandledKind.DEFERRED, saga_id=saga(1))
 
         assert [each.position.offset for each in held] == [1, 3]
-        dead = await catalogue.parked(kind=ParkedKind.DEAD)
+        dead = await catalogue.unhandled(kind=UnhandledKind.DEAD)
         assert [each.position.offset for each in dead] == [0, 4]
-        assert len(await catalogue.parked(saga_id=saga(1))) == 3
+        assert len(await catalogue.unhandled(saga_id=saga(1))) == 3
 
     async def test_an_unparked_record_is_gone_and_its_id_with_it(
         self, store: EventStore, catalogue: Catalogue
@@ -121,16 +123,16 @@ class CatalogueSuite:
         """Removing is part of a batch; one that is not there is no error; ids are not given
         again.
         """
-        await store.append(Batch(parked=[samples.parked(0), samples.parked(1)]), at=MOMENT)
-        first, second = [each.parked_id for each in await catalogue.parked()]
+        await store.append(Batch(unhandled=[samples.unhandled(0), samples.unhandled(1)]), at=MOMENT)
+        first, second = [each.record_id for each in await catalogue.unhandled()]
 
-        await store.append(Batch(unparked=[second, 10**6]), at=MOMENT)
-        await store.append(Batch(unparked=[second], parked=[samples.parked(2)]), at=MOMENT)
+        await store.append(Batch(handled=[second, 10**6]), at=MOMENT)
+        await store.append(Batch(handled=[second], unhandled=[samples.unhandled(2)]), at=MOMENT)
 
-        left = await catalogue.parked()
+        left = await catalogue.unhandled()
         assert [each.position.offset for each in left] == [0, 2]
-        assert left[0].parked_id == first
-        assert left[1].parked_id > second
+        assert left[0].record_id == first
+        assert left[1].record_id > second
 
     async def test_timers_come_earliest_first(
         self, store: EventStore, catalogue: Catalogue

@@ -36,7 +36,7 @@ def whole_batch(first: int, offset: int) -> Batch:
         positions={LEFT: offset, RIGHT: offset},
         timers_armed=[samples.timer(each, "deadline", 10) for each in sagas],
         summaries=[samples.summary(each) for each in sagas],
-        parked=[samples.parked(offset)],
+        unhandled=[samples.unhandled(offset)],
         outgoing=[samples.record("shop.int")],
     )
 
@@ -52,7 +52,7 @@ async def recorded(store: EventStore, catalogue: Catalogue) -> dict[str, object]
         "timers": await store.due_timers(until=FAR, limit=1000),
         "backlog": await store.backlog(appended_before=FAR, limit=1000),
         "sagas": await catalogue.sagas(limit=1000),
-        "parked": await catalogue.parked(limit=1000),
+        "parked": await catalogue.unhandled(limit=1000),
     }
 
 
@@ -89,7 +89,7 @@ class EventStoreSuite:
             key=lambda timer: timer.timer_id,
         )
         assert found["sagas"] == [samples.summary(saga(1)), samples.summary(saga(2))]
-        assert [item.parked_id > 0 for item in await catalogue.parked()] == [True]
+        assert [item.record_id > 0 for item in await catalogue.unhandled()] == [True]
         (backlog,) = await store.backlog(appended_before=FAR, limit=9)
         assert backlog.backlog_id == answer.backlog_id
         assert list(backlog.entries) == [
@@ -353,6 +353,6 @@ def _take_away(batch: Batch, before: dict[str, object]) -> None:
     assert parked
     assert backlog
     batch.timers_cleared = [timer.timer_id for timer in timers]
-    batch.unparked = [record.parked_id for record in parked]
+    batch.handled = [record.record_id for record in parked]
     batch.relayed = [each.backlog_id for each in backlog]
     batch.summaries.append(samples.summary(saga(1), status=SagaStatus.PARKED, version=9))

@@ -12,7 +12,7 @@ from saga.core.identity import saga_id as saga_id_of
 from saga.core.intents import IntentIssued
 from saga.core.status import SagaStatus
 from saga.ports.bus import Position, Record
-from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
+from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
 from saga.ports.event_store import DueTimer, HistoryAppend
 
 MOMENT = Instant(1_700_000_000_000_000)
@@ -64,11 +64,11 @@ def timer(saga_id: SagaId, name: str, due_at: int) -> DueTimer:
     return DueTimer(TimerId(f"{saga_id}/{name}"), saga_id, Instant(MOMENT + due_at))
 
 
-def parked(
-    offset: int, *, kind: ParkedKind = ParkedKind.DEAD, saga_id: SagaId | None = None
-) -> ParkedRecord:
+def unhandled(
+    offset: int, *, kind: UnhandledKind = UnhandledKind.DEAD, saga_id: SagaId | None = None
+) -> UnhandledRecord:
     """A record set aside, with everything in it that is hard to keep."""
-    return ParkedRecord(
+    return UnhandledRecord(
         kind=kind,
         reason="malformed",
         message="no JSON: é \x00",
@@ -77,7 +77,7 @@ def parked(
         value=b"\x80not utf-8",
         headers=(("ce_id", b"1"), ("null", None), ("ce_id", b"\x1f\xfe"), ("", b"")),
         timestamp=MOMENT,
-        parked_at=Instant(MOMENT + 1),
+        kept_at=Instant(MOMENT + 1),
         saga_id=saga_id,
     )
 

@@ -14,7 +14,7 @@ import uvloop
 from saga.adapters.clocks import ManualClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore
 from saga.adapters.sqlite.writer import LINGER_S
-from saga.errors import BusUnavailable, RecordsTakenBack, StoreUnavailable
+from saga.errors import BusUnavailable, RecordsRetracted, StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
 from saga.ports.event_store import Batch
 from saga.testing import samples
@@ -162,7 +162,7 @@ async def test_what_was_shown_falls_with_its_commit(
     assert not await desk.store.load([saga(1)])
 
     await desk.bus.publish([Record("t", b"k", b"another")])
-    with pytest.raises(RecordsTakenBack, match=r"t\[0\]: what was shown from 0 on"):
+    with pytest.raises(RecordsRetracted, match=r"t\[0\]: what was shown from 0 on"):
         await desk.store.append(desk.turn(1, 0), at=MOMENT)
     assert not await desk.store.load([saga(1)])
 
@@ -201,7 +201,7 @@ async def test_a_job_that_fails_beside_it_takes_the_turn_along(desk: Desk) -> No
     beside = asyncio.create_task(desk.database.write(broken))
     done = await asyncio.gather(publishing, turn, beside, return_exceptions=True)
 
-    assert [type(each) for each in done] == [type(None), RecordsTakenBack, LookupError]
+    assert [type(each) for each in done] == [type(None), RecordsRetracted, LookupError]
     await desk.member.seek({SOURCE: 0})
     (again,) = await desk.read()
     assert again == record

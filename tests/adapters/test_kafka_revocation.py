@@ -78,7 +78,7 @@ async def test_others_read_only_after_we_have_let_go(member, namespace: str, is_
         told.append(("answered", len(others)))
         return is_finished
 
-    first.before_letting_go(let_go)
+    first.on_revoke(let_go)
     _, second = await member(resume_at=others_resume_at)
     tasks = [asyncio.create_task(fetching(one)) for one in (first, second)]
     await until(lambda: second.assignment() and first.assignment())
@@ -106,7 +106,7 @@ async def test_a_listener_that_fails_does_not_hold_on_to_anything(member, namesp
 
     _, first = await member(resume_at=resume_at)
     await first.fetch(records_max=1, timeout_s=1)
-    first.before_letting_go(fail)
+    first.on_revoke(fail)
     _, second = await member()
     tasks = [asyncio.create_task(fetching(one)) for one in (first, second)]
     await until(lambda: second.assignment() and first.assignment())

@@ -16,7 +16,7 @@ from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.ports import Inbound, Source
-from saga.ports.catalogue import ParkedKind
+from saga.ports.catalogue import UnhandledKind
 from saga.runtime.router import Router
 from saga.testing.world.broker import Published
 from saga.testing.world.driver import Log
@@ -174,7 +174,7 @@ class Outside:
             async for _, entry in store.catalogue.log():
                 histories[entry.saga_id].append(entry)
             summaries = await store.catalogue.sagas(limit=SAGAS_MAX)
-            parked = await store.catalogue.parked(limit=SAGAS_MAX)
+            parked = await store.catalogue.unhandled(limit=SAGAS_MAX)
             timers = await store.catalogue.timers(limit=SAGAS_MAX)
         finally:
             await store.close()
@@ -185,7 +185,7 @@ class Outside:
             histories=dict(histories),
             stored_at={},
             published=published,
-            parked=[one for one in parked if one.kind is ParkedKind.DEAD],
+            parked=[one for one in parked if one.kind is UnhandledKind.DEAD],
             summaries={one.saga_id: one for one in summaries},
             timers=frozenset(one.timer_id for one in timers),
             ledger=lines,

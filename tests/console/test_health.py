@@ -128,7 +128,7 @@ async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
     """
     lab = Lab(orders(), shares_file=False)
     its_health = OrchestratorHealth(
-        lab.orchestrator, lab.store, lab.clock, census=lab.census, group="orchestrators"
+        lab.orchestrator, lab.store, lab.clock, statistics=lab.statistics, group="orchestrators"
     )
     assert "not started" in (await its_health.why_not_ready())[0]
     async with lab.serving():
@@ -137,11 +137,11 @@ async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
 
         take_away(lab, Reserve)
         lab.bus.append([placed(lab)])
-        await lab.until(lambda: lab.relay.withheld_sagas)
+        await lab.until(lambda: lab.relay.blocked_sagas)
         [reason] = await its_health.why_not_ready()
         assert "reserve" in reason
         take_away(lab)
-        await lab.until(lambda: not lab.relay.withheld_sagas)
+        await lab.until(lambda: not lab.relay.blocked_sagas)
         assert await its_health.why_not_ready() == []
 
         find, lab.store.due_timers = lab.store.inner.due_timers, _never

@@ -102,7 +102,7 @@ async def test_a_service_tells_what_it_has_done(tmp_path: Path) -> None:
 async def page_of(lab: Lab) -> tuple[OrchestratorHealth, Told]:
     """The orchestrator's health and what a page says of it."""
     health = OrchestratorHealth(
-        lab.orchestrator, lab.store, lab.clock, census=lab.census, group="orchestrators"
+        lab.orchestrator, lab.store, lab.clock, statistics=lab.statistics, group="orchestrators"
     )
     return health, await scrape(health)
 
@@ -139,13 +139,13 @@ async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
     health, told = await page_of(lab)
     assert told.sum("saga_store_up") == 1
     taken = []
-    take = lab.census.take
+    take = lab.statistics.take
 
     async def counted(*, at):
         taken.append(at)
         return await take(at=at)
 
-    lab.census.take = counted
+    lab.statistics.take = counted
     await scrape(health)
     assert taken == []
     lab.clock.advance(CENSUS_S)
@@ -156,7 +156,7 @@ async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
     async def fail(*, at):
         raise StoreUnavailable("away")
 
-    lab.census.take = fail
+    lab.statistics.take = fail
     lab.clock.advance(CENSUS_S)
     told = await scrape(health)
     assert told("saga_store_up") == 0

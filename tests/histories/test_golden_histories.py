@@ -11,7 +11,7 @@ from saga.core.replay import replay
 from saga.core.state import SagaState
 from saga.core.status import SagaStatus
 from saga.errors import ReplayMismatch
-from saga.runtime.live import whose
+from saga.runtime.saga_cache import whose
 from tests.histories import definitions
 from tests.histories.plain import FOLDER, dump, load
 from tests.histories.record import SCRIPTS, main

@@ -92,7 +92,7 @@ async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topi
             raise RuntimeError("after publishing")
 
     await broker.start()
-    headers = {"ce_id": "cart-7", "ce_correlationid": "visit-1"}
+    headers = {"ce_id": "cart-7", "ce_correlationid": "delivery-1"}
     await broker.publish("a cart", f"{topics['namespace']}.carts", headers=headers)
     records = await records_on(f"dev.{topics['namespace']}.{SOLD}", 4, **topics)
 
@@ -101,7 +101,7 @@ async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topi
     assert ids[:2] == ids[2:]
     assert ids[0] != ids[1]
     assert {header(record, "ce_causationid") for record in records} == {"cart-7"}
-    assert {header(record, "ce_correlationid") for record in records} == {"visit-1"}
+    assert {header(record, "ce_correlationid") for record in records} == {"delivery-1"}
 
 
 async def test_what_readers_could_not_read_is_refused(kafka, topics, broker):

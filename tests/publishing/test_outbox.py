@@ -109,7 +109,7 @@ async def test_what_commits_is_published_and_what_rolls_back_is_not(database, bu
         connection.rollback()
         with connection.transaction():
             message_id = outbox.add(
-                connection, CupSold(cup="c", cents=2), causation_id="visit", key="c"
+                connection, CupSold(cup="c", cents=2), causation_id="delivery", key="c"
             )
 
     relayed = await relay(database, bus=bus)
@@ -118,7 +118,7 @@ async def test_what_commits_is_published_and_what_rolls_back_is_not(database, bu
     assert (record.key, json.loads(record.value)) == (b"c", {"cup": "c", "cents": 2})
     assert header(record, "ce_id") == message_id
     assert header(record, "ce_source") == "/shop"
-    assert header(record, "ce_causationid") == "visit"
+    assert header(record, "ce_causationid") == "delivery"
     assert (waiting(database), relayed.counts["published"]) == (0, 1)
 
 

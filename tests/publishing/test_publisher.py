@@ -43,7 +43,7 @@ async def test_an_event_is_published_with_its_key_json_and_headers(bus):
     """Whoever reads the topic finds all that the wire format promises."""
     async with Publisher(bus=bus, source="/shop") as publisher:
         message_id = await publisher.publish(
-            CupSold(cup="c-1", cents=250), causation_id="visit-1", correlation_id="customer-1"
+            CupSold(cup="c-1", cents=250), causation_id="delivery-1", correlation_id="customer-1"
         )
 
     [record] = await records_on(f"dev.saga.{SOLD}", 1, bus=bus)
@@ -52,7 +52,7 @@ async def test_an_event_is_published_with_its_key_json_and_headers(bus):
     assert header(record, "ce_id") == message_id
     assert header(record, "ce_type") == SOLD
     assert header(record, "ce_source") == "/shop"
-    assert header(record, "ce_causationid") == "visit-1"
+    assert header(record, "ce_causationid") == "delivery-1"
     assert header(record, "ce_correlationid") == "customer-1"
     assert header(record, "content-type") == "application/json"
 

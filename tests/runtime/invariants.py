@@ -9,8 +9,8 @@ from saga.core.identity import SagaId
 from saga.core.replay import replay
 from saga.core.state import SagaState, snapshot
 from saga.ports import Inbound
-from saga.runtime.live import Live, whose
-from saga.runtime.outgoing import Outgoing
+from saga.runtime.record_encoder import RecordEncoder
+from saga.runtime.saga_cache import LoadedSaga, whose
 
 RECORD_BYTES_MAX = 1_048_576
 
@@ -29,7 +29,9 @@ def check_histories(app, histories: Mapping[SagaId, Sequence[Entry]]) -> None:
         rebuilt(app, history)
 
 
-def check_live(app, live: Iterable[Live], histories: Mapping[SagaId, Sequence[Entry]]) -> None:
+def check_live(
+    app, live: Iterable[LoadedSaga], histories: Mapping[SagaId, Sequence[Entry]]
+) -> None:
     """What is in memory is what the history says."""
     for one in live:
         history = histories[one.saga_id]
@@ -45,7 +47,7 @@ def check_published(
     """What sagas have published is stored, with the same bytes; what is stored is published, and
     for each saga in the order of its history. *published* is in order per topic.
     """
-    outgoing = Outgoing(names, record_bytes_max=RECORD_BYTES_MAX)
+    outgoing = RecordEncoder(names, record_bytes_max=RECORD_BYTES_MAX)
     stored: dict[str, dict[tuple[str, str], tuple]] = {}
     for saga_id, history in histories.items():
         started = next((e.body for e in history if isinstance(e.body, SagaStarted)), None)

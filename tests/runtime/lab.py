@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
-from saga.adapters.memory.census import MemoryCensus
+from saga.adapters.memory.statistics import MemoryCensus
 from saga.app import SagaApp
 from saga.contracts import (
     COMMAND_CONTRACT,
@@ -31,12 +31,12 @@ from saga.contracts import cloudevents as ce
 from saga.core.history import Entry
 from saga.core.identity import SagaId, parse_intent_id, saga_id
 from saga.errors import BusUnavailable
-from saga.ports import Batch, Inbound, ParkedRecord, Record, Source, TopicSpec
-from saga.ports.catalogue import ParkedKind
-from saga.runtime.draft import Draft
-from saga.runtime.outgoing import HEADERS_BYTES_MAX
+from saga.ports import Batch, Inbound, Record, Source, TopicSpec, UnhandledRecord
+from saga.ports.catalogue import UnhandledKind
+from saga.runtime.outcome_waiters import OutcomeWaiters
+from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.runtime.turns import Turns
-from saga.runtime.watch import Watchers
+from saga.runtime.unit_of_work import UnitOfWork
 from saga.runtime.work import Work
 from saga.settings import Settings
 from saga.wiring import Parts, _orchestrator
@@ -48,7 +48,7 @@ STEP_S = 0.001
 """At least so much time passes whenever nothing happens."""
 
 
-async def take(turns: Turns, work: Work) -> Draft:
+async def take(turns: Turns, work: Work) -> UnitOfWork:
     """Take the turns of one batch, stored and published."""
     taken = await turns.take_turns(work)
     await turns.publish(taken)
@@ -122,7 +122,7 @@ class Lab:
         through = self.bus if shares_file else None
         self.store = FlakyStore(MemoryEventStore(publish_through=through))
         self.catalogue = MemoryCatalogue(self.store.inner)
-        self.census = MemoryCensus(self.store.inner)
+        self.statistics = MemoryCensus(self.store.inner)
         self._settings = Settings.read(
             {}, env=NAMES.env, namespace=NAMES.namespace, record_bytes=record_bytes
         )
@@ -135,8 +135,8 @@ class Lab:
         """A new process; with *sagas*, of a new application."""
         if sagas:
             self.app = SagaApp(sagas=sagas, contracts=self._contracts)
-        parts = Parts(self.clock, self.bus, self.store, self.catalogue, self.census)
-        self.watchers = Watchers()
+        parts = Parts(self.clock, self.bus, self.store, self.catalogue, self.statistics)
+        self.watchers = OutcomeWaiters()
         self.orchestrator = _orchestrator(self.app, self._settings, parts, self.watchers)
         self.router = self.orchestrator._router
         self.relay = self.orchestrator._relay
@@ -149,13 +149,13 @@ class Lab:
 
     # One batch at a time.
 
-    async def take(self, *records: Record, due=(), revisits=()) -> Draft:
+    async def take(self, *records: Record, due=(), revisits=()) -> UnitOfWork:
         """Publish *records* and take the turns that all unread ones call for, as one batch."""
         await self.make_topics()
         self.bus.append(records)
         return await take(self.turns, Work(self.unread(), list(due), list(revisits)))
 
-    async def take_due(self) -> Draft:
+    async def take_due(self) -> UnitOfWork:
         """Take the turns of all timers that are due."""
         due = await self.store.due_timers(until=self.clock.now(), limit=100)
         return await self.take(due=due)
@@ -313,13 +313,17 @@ class Lab:
             for record in partition.records
         ]
 
-    def dead(self) -> list[ParkedRecord]:
+    def dead(self) -> list[UnhandledRecord]:
         """Records that were set aside for good."""
-        return [one for one in self.store.inner.parked.values() if one.kind is ParkedKind.DEAD]
+        return [
+            one for one in self.store.inner.unhandled.values() if one.kind is UnhandledKind.DEAD
+        ]
 
-    def held(self) -> list[ParkedRecord]:
+    def held(self) -> list[UnhandledRecord]:
         """Records that wait for their saga."""
-        return [one for one in self.store.inner.parked.values() if one.kind is ParkedKind.HELD]
+        return [
+            one for one in self.store.inner.unhandled.values() if one.kind is UnhandledKind.DEFERRED
+        ]
 
     def check(self, *, is_all_published: bool = True) -> None:
         """What holds whatever happened."""

@@ -57,7 +57,7 @@ async def test_only_sagas_with_something_for_the_topic_wait(apart: Lab, logged) 
     assert lab.bodies(order_id("o-1")) != []
     assert lab.on(Reserve) == []
     assert sorted(one.key for one in lab.on(Booked)) == [b"o-1", b"o-2"]
-    assert lab.relay.withheld_sagas == 2
+    assert lab.relay.blocked_sagas == 2
     [problem] = lab.relay.problems()
     assert topic_of(Reserve) in problem
     assert "saga topics create" in problem
@@ -86,7 +86,7 @@ async def test_a_saga_that_waits_says_nothing_else_before(apart: Lab) -> None:
 
     assert [one.key for one in lab.on(Reserve)] == [b"o-1", b"o-2", b"o-3"]
     assert lab.on(OrderDone) == []
-    assert lab.relay.withheld_sagas == 1
+    assert lab.relay.blocked_sagas == 1
     await lab.relay.release()
     assert lab.on(OrderDone) == []
 
@@ -107,7 +107,7 @@ async def test_topics_come_back_one_by_one(apart: Lab) -> None:
 
     assert len(lab.on(Ship)) == 1
     assert len(lab.on(Reserve)) == 1
-    assert lab.relay.withheld_sagas == 1
+    assert lab.relay.blocked_sagas == 1
     assert len(await backlog_ids(lab)) == 1
 
     take_away(lab)
@@ -124,7 +124,7 @@ async def test_another_process_takes_over_what_was_withheld(apart: Lab) -> None:
     lab.restart()
 
     assert await lab.relay.take_over(older_than_s=-1) == 1
-    assert lab.relay.withheld_sagas == 1
+    assert lab.relay.blocked_sagas == 1
     assert await lab.relay.take_over(older_than_s=-1) == 0
 
     take_away(lab)
@@ -184,7 +184,7 @@ async def test_the_whole_worker_goes_on_and_catches_up(apart: Lab) -> None:
     async with lab.serving():
         take_away(lab, Ship)
         lab.bus.append([placed(lab, f"o-{n}") for n in range(100)])
-        await lab.until(lambda: answer() and lab.relay.withheld_sagas == 100)
+        await lab.until(lambda: answer() and lab.relay.blocked_sagas == 100)
         lab.bus.append([placed(lab, f"p-{n}") for n in range(100)])
         await lab.until(lambda: len(lab.on(Booked)) == 200)
         assert lab.orchestrator.problems() != []

@@ -13,7 +13,7 @@ from saga.errors import (
     StoreUnavailable,
 )
 from saga.ports import Batch, Source
-from saga.runtime import lane
+from saga.runtime import batcher
 from saga.runtime import orchestrator as module
 from tests.runtime.lab import NAMES, Lab, order_id
 from tests.runtime.shop import (
@@ -89,7 +89,7 @@ class TestServing:
                 sizes.append(len(batch.histories))
                 lab.clock.advance(batch_s)
 
-        monkeypatch.setattr(lane, "GATHER_S_MAX", batch_s)
+        monkeypatch.setattr(batcher, "GATHER_S_MAX", batch_s)
         lab.store.on_append = append
         async with lab.serving():
             lab.bus.append([placed(lab, key) for key in KEYS[:10]])
@@ -157,7 +157,7 @@ class TestServing:
         async with lab.serving():
             await lab.until(lambda: sum(sizes) == 600)
 
-        assert max(sizes) == lane.TURN_RECORDS_MAX == 256
+        assert max(sizes) == batcher.TURN_RECORDS_MAX == 256
 
 
 class TestTheStore:
@@ -240,7 +240,7 @@ class TestTheStore:
     async def test_the_catalogue_may_be_away(self, any_lab: Lab, monkeypatch) -> None:
         """The sweep for held records tries again."""
         lab = any_lab
-        ask, calls = lab.catalogue.parked, 0
+        ask, calls = lab.catalogue.unhandled, 0
 
         async def flaky(**kwargs):
             nonlocal calls
@@ -249,7 +249,7 @@ class TestTheStore:
                 raise StoreUnavailable("busy")
             return await ask(**kwargs)
 
-        monkeypatch.setattr(lab.catalogue, "parked", flaky)
+        monkeypatch.setattr(lab.catalogue, "unhandled", flaky)
         async with lab.serving():
             reply = lab.reply(f"{order_id()}/reserve/do/1", Reserved(shelf="s"))
             lab.bus.append([reply])
@@ -301,12 +301,12 @@ class TestTheBus:
         lab = Lab(orders(), shares_file=False)
         async with lab.serving():
             lab.bus.is_away = True
-            for number, key in enumerate(KEYS[: lane.PUBLISHING_MAX + 1], 1):
+            for number, key in enumerate(KEYS[: batcher.PUBLISHING_MAX + 1], 1):
                 lab.bus.append([placed(lab, key)])
                 await lab.until(lambda n=number: len(lab.store.inner.summaries) == n)
-            lab.bus.append([placed(lab, key) for key in KEYS[lane.PUBLISHING_MAX + 1 :]])
+            lab.bus.append([placed(lab, key) for key in KEYS[batcher.PUBLISHING_MAX + 1 :]])
             await lab.while_passing(2)
-            assert len(lab.store.inner.summaries) == lane.PUBLISHING_MAX + 1
+            assert len(lab.store.inner.summaries) == batcher.PUBLISHING_MAX + 1
             assert not lab.orchestrator.is_idle
             lab.bus.is_away = False
             await serve_to_the_end(lab, *KEYS)

@@ -8,7 +8,7 @@ from saga.contracts import Command, CommandAct
 from saga.core.identity import saga_id
 from saga.errors import BusUnavailable, MalformedMessage, MessageError, UnsupportedVersion
 from saga.runtime.publisher import KEY_CHARS_MAX, Publisher
-from saga.runtime.router import Unfit
+from saga.runtime.router import Rejected
 from tests.runtime.lab import NAMES, Lab, header, order_id
 from tests.runtime.shop import AlarmSet, OrderPlaced, OrderPlacedV1, Reserved, ledger, orders
 from tests.runtime.test_router import inbound
@@ -151,8 +151,8 @@ def test_what_is_prepared_can_be_routed(order_lab: Lab, published: str) -> None:
     prepared = publisher_of(lab).prepare(OrderPlaced(order_id=published, amount=1))
     found = lab.router.understand(inbound(prepared.record), lab.clock.now())
 
-    assert not isinstance(found, Unfit)
-    assert [visit.saga_id for visit in found] == [prepared.saga_id] == [order_id(published)]
+    assert not isinstance(found, Rejected)
+    assert [delivery.saga_id for delivery in found] == [prepared.saga_id] == [order_id(published)]
 
 
 async def test_a_command_travels_under_its_sagas_key(order_lab: Lab) -> None:

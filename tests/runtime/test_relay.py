@@ -12,7 +12,7 @@ from saga.core.intents import EventPublished, SagaCompleted
 from saga.errors import CorruptHistory
 from saga.ports import Appended, Record
 from saga.runtime.backoff import TROUBLE, Backoff
-from saga.runtime.outgoing import Outgoing
+from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.relay import TAKEOVER_S
 from saga.runtime.work import Work
 from tests.runtime.lab import NAMES, Lab, header, order_id, take
@@ -150,7 +150,7 @@ async def test_a_corrupt_history_keeps_only_its_own_records_from_being_published
 
 def _missing(lab: Lab) -> list[Record]:
     """What the corrupt saga would have said, so that the fixture's check is of everything else."""
-    outgoing = Outgoing(NAMES, record_bytes_max=1_000_000)
+    outgoing = RecordEncoder(NAMES, record_bytes_max=1_000_000)
     history = lab.history(order_id("o-1"))
     return outgoing.records(history, definition="order", key="o-1", traceparent=None)
 
@@ -158,7 +158,7 @@ def _missing(lab: Lab) -> list[Record]:
 def test_ids_and_bytes_are_functions_of_the_entry() -> None:
     """Published events and outcomes too; entries that concern only the saga say nothing."""
     saga = saga_id("order", "o-1")
-    outgoing = Outgoing(NAMES, record_bytes_max=1_000)
+    outgoing = RecordEncoder(NAMES, record_bytes_max=1_000)
     entries = [
         Entry(saga, 5, 1_700_000_000_000_000, "c", body)
         for body in (

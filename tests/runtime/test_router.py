@@ -22,7 +22,7 @@ from saga.core.events import (
 )
 from saga.core.identity import saga_id
 from saga.ports import Inbound, Record
-from saga.runtime.router import Router, Unfit
+from saga.runtime.router import Rejected, Router
 from tests.runtime.lab import NAMES, Lab, order_id
 from tests.runtime.shop import (
     AlarmSet,
@@ -112,34 +112,36 @@ def test_what_concerns_no_saga_has_a_stable_reason(lab: Lab, case: tuple) -> Non
     """And a sentence, and the record itself, untouched."""
     *received, reason = case
     record = raw(*received)
-    found = lab.router.understand(record, NOW, held_id=3)
+    found = lab.router.understand(record, NOW, deferred_id=3)
 
-    assert isinstance(found, Unfit)
+    assert isinstance(found, Rejected)
     assert found.reason == reason
     assert found.message
     assert found.inbound is record
-    assert found.held_id == 3
+    assert found.deferred_id == 3
 
 
 def test_a_problem_of_the_schema_names_the_field(lab: Lab) -> None:
     """So that the sender knows what to mend."""
     found = lab.router.understand(raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":"two"}'), NOW)
 
-    assert isinstance(found, Unfit)
+    assert isinstance(found, Rejected)
     assert found.message.startswith("amount: expected a valid integer")
 
 
 def test_a_plain_json_record_starts_every_saga_of_its_event(lab: Lab) -> None:
     """Key and value are enough; the position is the message's id then."""
-    visits = lab.router.understand(raw(PLACED, b"o-1", b'{"amount": 2, "order_id": "o-1"}'), NOW)
+    deliveries = lab.router.understand(
+        raw(PLACED, b"o-1", b'{"amount": 2, "order_id": "o-1"}'), NOW
+    )
 
-    assert [visit.saga_id for visit in visits] == [order_id(), saga_id("ledger", "o-1")]
-    for visit in visits:
-        assert visit.event.cause == f"{PLACED}/0/7"
-        assert isinstance(visit.event.fact, SagaStarted)
-        assert visit.event.fact.key == "o-1"
-        assert visit.event.fact.trigger.payload == '{"amount":2,"order_id":"o-1"}'
-        assert visit.starts is not None
+    assert [delivery.saga_id for delivery in deliveries] == [order_id(), saga_id("ledger", "o-1")]
+    for delivery in deliveries:
+        assert delivery.event.cause == f"{PLACED}/0/7"
+        assert isinstance(delivery.event.fact, SagaStarted)
+        assert delivery.event.fact.key == "o-1"
+        assert delivery.event.fact.trigger.payload == '{"amount":2,"order_id":"o-1"}'
+        assert delivery.starts is not None
 
 
 def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(lab: Lab) -> None:
@@ -156,11 +158,11 @@ def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(lab: Lab) -> N
 @pytest.mark.parametrize("id", [b"", b"x" * 301])
 def test_an_id_that_is_none_is_replaced_by_the_position(lab: Lab, id: bytes) -> None:
     """Empty or endless ids would make different messages the same, or fill the histories."""
-    visits = lab.router.understand(
+    deliveries = lab.router.understand(
         raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":1}', (("ce_id", id),)), NOW
     )
 
-    assert visits[0].event.cause == f"{PLACED}/0/7"
+    assert deliveries[0].event.cause == f"{PLACED}/0/7"
 
 
 @pytest.mark.parametrize("value", [None, b"\xff"])
@@ -172,22 +174,22 @@ def test_a_header_that_cannot_be_read_parks_its_record(
     theirs.
     """
     content = b'{"order_id":"o-1","amount":1}'
-    unfit = lab.router.understand(raw(PLACED, b"o-1", content, ((name, value),)), NOW)
-    visits = lab.router.understand(raw(PLACED, b"o-1", content, (("x-mine", value),)), NOW)
+    rejected = lab.router.understand(raw(PLACED, b"o-1", content, ((name, value),)), NOW)
+    deliveries = lab.router.understand(raw(PLACED, b"o-1", content, (("x-mine", value),)), NOW)
 
-    assert isinstance(unfit, Unfit)
-    assert (unfit.reason, name in unfit.message) == ("bad_header", True)
-    assert len(visits) == 2
+    assert isinstance(rejected, Rejected)
+    assert (rejected.reason, name in rejected.message) == ("bad_header", True)
+    assert len(deliveries) == 2
 
 
 def test_an_old_trigger_is_upcast(lab: Lab) -> None:
     """On the topic of its own version, to the one that the saga starts on."""
     record = lab.event(OrderPlacedV1(order_id="o-1"), "o-1")
-    visits = lab.router.understand(inbound(record), NOW)
+    deliveries = lab.router.understand(inbound(record), NOW)
 
     assert record.topic == PLACED_V1
-    assert visits[0].event.fact.trigger.contract == "kiosk.evt.order-placed.v2"
-    assert visits[0].event.fact.trigger.payload == '{"amount":1,"order_id":"o-1"}'
+    assert deliveries[0].event.fact.trigger.contract == "kiosk.evt.order-placed.v2"
+    assert deliveries[0].event.fact.trigger.payload == '{"amount":1,"order_id":"o-1"}'
 
 
 def test_an_old_reply_is_upcast(lab: Lab) -> None:
@@ -210,22 +212,22 @@ def test_replies_name_their_intent(lab: Lab) -> None:
         (FAILED, b'{"outcome": "refused", "code": "full"}', ReplyOutcome.REFUSED),
         (FAILED, b'{"outcome": "failed"}', ReplyOutcome.FAILED),
     ):
-        (visit,) = lab.router.understand(raw(topic, b"o-1", value, (least,)), NOW)
-        fact = visit.event.fact
+        (delivery,) = lab.router.understand(raw(topic, b"o-1", value, (least,)), NOW)
+        fact = delivery.event.fact
 
-        assert visit.saga_id == order_id(), ce_causation
+        assert delivery.saga_id == order_id(), ce_causation
         assert isinstance(fact, ReplyReceived)
         assert (fact.intent_id, fact.outcome) == (RESERVE_ID, outcome)
-        assert visit.starts is None
+        assert delivery.starts is None
         assert (fact.reply is None) is (topic != RESERVED)
 
 
 def test_what_a_failure_says_is_kept(lab: Lab) -> None:
     """Code and message end in the history."""
     said = IntentFailed(outcome="refused", code="full", message="no shelf")
-    (visit,) = lab.router.understand(inbound(lab.reply(RESERVE_ID, said)), NOW)
+    (delivery,) = lab.router.understand(inbound(lab.reply(RESERVE_ID, said)), NOW)
 
-    assert (visit.event.fact.code, visit.event.fact.message) == ("full", "no shelf")
+    assert (delivery.event.fact.code, delivery.event.fact.message) == ("full", "no shelf")
 
 
 def test_a_structured_cloudevent_is_taken_apart(lab: Lab) -> None:
@@ -238,29 +240,33 @@ def test_a_structured_cloudevent_is_taken_apart(lab: Lab) -> None:
         "data": {"order_id": "o-1", "amount": 2},
     }
     headers = (("content-type", b"application/cloudevents+json; charset=utf-8"),)
-    visits = lab.router.understand(raw(PLACED, b"o-1", json.dumps(envelope).encode(), headers), NOW)
+    deliveries = lab.router.understand(
+        raw(PLACED, b"o-1", json.dumps(envelope).encode(), headers), NOW
+    )
 
-    assert visits[0].event.cause == "m-9"
-    assert visits[0].event.fact.trigger.payload == '{"amount":2,"order_id":"o-1"}'
+    assert deliveries[0].event.cause == "m-9"
+    assert deliveries[0].event.fact.trigger.payload == '{"amount":2,"order_id":"o-1"}'
 
 
 def test_a_structured_reply_names_its_intent(lab: Lab) -> None:
     """Extension attributes are read from the envelope too."""
     envelope = {"specversion": "1.0", "causationid": RESERVE_ID, "data": {"shelf": "s"}}
     headers = (("content-type", b"application/cloudevents+json"),)
-    (visit,) = lab.router.understand(
+    (delivery,) = lab.router.understand(
         raw(RESERVED, b"o-1", json.dumps(envelope).encode(), headers), NOW
     )
 
-    assert visit.event.fact.intent_id == RESERVE_ID
+    assert delivery.event.fact.intent_id == RESERVE_ID
 
 
 def test_a_traceparent_goes_along_unless_it_is_endless(lab: Lab) -> None:
     """It is stored with the saga and sent with every record of it."""
     value = b'{"order_id":"o-1","amount":1}'
     for text, kept in ((b"00-abc-def-01", "00-abc-def-01"), (b"x" * 101, None)):
-        visits = lab.router.understand(raw(PLACED, b"o-1", value, (("traceparent", text),)), NOW)
-        assert visits[0].event.fact.traceparent == kept
+        deliveries = lab.router.understand(
+            raw(PLACED, b"o-1", value, (("traceparent", text),)), NOW
+        )
+        assert deliveries[0].event.fact.traceparent == kept
 
 
 @pytest.mark.parametrize(
@@ -299,10 +305,14 @@ def test_a_traceparent_goes_along_unless_it_is_endless(lab: Lab) -> None:
 def test_commands_become_facts_of_their_saga(lab: Lab, act: CommandAct, said, fact) -> None:
     """Caused by the command's own id; acts and cancels may reach a saga that is held up."""
     record = lab.command(order_id(), act, id="c-1", **said)
-    (visit,) = lab.router.understand(inbound(record), NOW)
+    (delivery,) = lab.router.understand(inbound(record), NOW)
 
-    assert (visit.saga_id, visit.event.fact, visit.event.cause) == (order_id(), fact, "c-1")
-    assert visit.is_operator is (act is not CommandAct.SIGNAL)
+    assert (delivery.saga_id, delivery.event.fact, delivery.event.cause) == (
+        order_id(),
+        fact,
+        "c-1",
+    )
+    assert delivery.is_operator is (act is not CommandAct.SIGNAL)
 
 
 def test_a_reply_may_start_a_saga_too() -> None:
@@ -338,7 +348,7 @@ def test_a_key_function_that_raises_parks_the_record() -> None:
     topic = NAMES.topic("kiosk.evt.odd.v1")
     found = router.understand(raw(topic, b"a", b'{"name":"a"}'), NOW)
 
-    assert isinstance(found, Unfit)
+    assert isinstance(found, Rejected)
     assert (found.reason, "odd: IndexError" in found.message) == ("wrong_key", True)
     assert router.understand(raw(topic, b"a,b", b'{"name":"a,b"}'), NOW)[0].event.fact.key == "b"
 
@@ -368,7 +378,7 @@ def test_another_environment_is_another_world(lab: Lab) -> None:
     other = Router(lab.app.registry, lab.app.contracts, TopicNames("prod", "kiosk"))
     record = inbound(lab.event(OrderPlaced(order_id="o-1", amount=1), "o-1"))
 
-    assert isinstance(other.understand(record, NOW), Unfit)
+    assert isinstance(other.understand(record, NOW), Rejected)
     moved = replace(record, topic=record.topic.replace("test.", "prod."))
     assert len(other.understand(moved, NOW)) == 2
 
@@ -378,4 +388,4 @@ def test_an_event_that_no_saga_here_knows_is_not_listened_to(lab: Lab) -> None:
     record = inbound(lab.event(AlarmSet(name="a"), "a"))
 
     assert record.topic not in lab.router.topics
-    assert isinstance(lab.router.understand(record, NOW), Unfit)
+    assert isinstance(lab.router.understand(record, NOW), Rejected)

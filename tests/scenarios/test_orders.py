@@ -50,7 +50,7 @@ async def until_dead(service) -> None:
     """Wait for a message to be parked as one that no saga will ever take."""
     async with asyncio.timeout(6):
         while True:
-            if any(one.kind == "dead" for one in await service.catalogue.parked()):
+            if any(one.kind == "dead" for one in await service.catalogue.unhandled()):
                 return
             await asyncio.sleep(0.05)
 
@@ -102,7 +102,7 @@ class TestOrders:
             await placed(service, "o-1", amount=7)
             await service.outcome(first, timeout=10)
             await service.idle(timeout=5)
-            (dead,) = await service.catalogue.parked()
+            (dead,) = await service.catalogue.unhandled()
 
         assert dead.reason == "id_conflict"
         assert b'"amount":7' in dead.value
@@ -235,7 +235,7 @@ class TestGoneWrong:
                 await service.signal(one, "approval", "ann")
             assert (await service.outcome(good, timeout=10)).status is SagaStatus.COMPLETED
             await service.idle(timeout=5)
-            held = await service.catalogue.parked()
+            held = await service.catalogue.unhandled()
             assert sorted((one.saga_id, one.reason) for one in held) == sorted(
                 (saga, reason)
                 for saga in (late, unborn)
@@ -249,7 +249,7 @@ class TestGoneWrong:
             for one in (late, unborn):
                 await until_status(service, one, "completed")
             await service.idle(timeout=5)
-            assert await service.catalogue.parked() == []
+            assert await service.catalogue.unhandled() == []
             assert {(await service.outcome(one, timeout=5)).status for one in (late, unborn)} == {
                 SagaStatus.COMPLETED
             }
@@ -346,7 +346,7 @@ class TestGoneWrong:
             saga = saga_id("order", "o-1")
             assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
             await service.idle(timeout=5)
-            dead = await service.catalogue.parked()
+            dead = await service.catalogue.unhandled()
             assert sorted(one.reason for one in dead) == ["not_an_object", "not_json"]
             assert dead[0].headers == (("h", b"\xff"),) or dead[1].headers == (("h", b"\xff"),)
             consumer = await service._bus.subscribe(  # noqa: SLF001
@@ -368,7 +368,7 @@ class TestGoneWrong:
             command = Command(command_id="c", act=CommandAct.RELEASE, saga_id=saga)
             await service.publisher.command(command, key="never")
             await until_dead(service)
-            (dead,) = await service.catalogue.parked()
+            (dead,) = await service.catalogue.unhandled()
 
         assert dead.reason == "unknown_saga"
         assert saga in dead.message

@@ -21,7 +21,7 @@ from saga.contracts import CommandAct
 from saga.core.identity import saga_id
 from saga.core.status import SagaStatus
 from saga.ports import Record
-from saga.ports.catalogue import ParkedKind
+from saga.ports.catalogue import UnhandledKind
 from saga.settings import Settings
 from tests.scenarios import depot
 from tests.scenarios.examined import effects
@@ -137,17 +137,17 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
         names = [one.key.decode() for one in good]
 
         async def is_parked() -> bool:
-            return len(await service.catalogue.parked(kind=ParkedKind.DEAD)) == len(bad)
+            return len(await service.catalogue.unhandled(kind=UnhandledKind.DEAD)) == len(bad)
 
         await until(is_parked)
         outcomes = {
             name: await service.outcome(saga_id("order", name), timeout=WAIT_S) for name in names
         }
-        dead = await service.catalogue.parked(kind=ParkedKind.DEAD)
-        [held] = await service.catalogue.parked(kind=ParkedKind.HELD)
+        dead = await service.catalogue.unhandled(kind=UnhandledKind.DEAD)
+        [held] = await service.catalogue.unhandled(kind=UnhandledKind.DEFERRED)
         assert await service.problems() == []
 
-    late = {one.reason: (one.parked_at - one.timestamp) / 1e6 for one in (*dead, held)}
+    late = {one.reason: (one.kept_at - one.timestamp) / 1e6 for one in (*dead, held)}
     assert max(late.values()) <= PARKED_S_MAX, late
     assert {one.position.partition for one in dead} == {0}
     assert {(one.key, one.value) for one in dead} == {(one.key, one.value) for one in bad.values()}
@@ -201,7 +201,7 @@ async def test_what_is_redriven_comes_back_in_order(
                 await service.signal(saga_id("filling", box), "part", part)
 
         async def is_parked() -> bool:
-            dead = await service.catalogue.parked(kind=ParkedKind.DEAD)
+            dead = await service.catalogue.unhandled(kind=UnhandledKind.DEAD)
             return len(dead) == PARTS * len(boxes)
 
         await until(is_parked)
@@ -211,7 +211,7 @@ async def test_what_is_redriven_comes_back_in_order(
         session = Session(Settings.read({}, **given), Printer(is_json=True))
         assert await dlq_redrive(session, everything=True) == 0
         ends = [await service.outcome(saga_id("filling", box), timeout=WAIT_S) for box in boxes]
-        left = await service.catalogue.parked(kind=ParkedKind.DEAD)
+        left = await service.catalogue.unhandled(kind=UnhandledKind.DEAD)
         await service.idle(timeout=WAIT_S)
     session.printer.flush()
 

@@ -17,7 +17,7 @@ FAILURES_MAX = 5
 CRASH_POINTS = (
     "bus.publish",
     "bus.subscribe",
-    "catalogue.parked",
+    "catalogue.unhandled",
     "clock.sleep",
     "consumer.commit",
     "consumer.fetch",

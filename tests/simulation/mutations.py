@@ -35,7 +35,7 @@ MUTATIONS = (
     ),
     _mutation(
         "positions not stored",
-        "saga/runtime/draft.py",
+        "saga/runtime/unit_of_work.py",
         "            positions=positions,\n",
         "            positions={},\n",
     ),
@@ -62,8 +62,8 @@ MUTATIONS = (
     _mutation(
         "memory decides alone",
         "saga/runtime/turns.py",
-        "        if visit.saga_id in draft.remembered:\n",
-        "        if visit.saga_id in ():\n",
+        "        if delivery.saga_id in draft.remembered:\n",
+        "        if delivery.saga_id in ():\n",
     ),
     _mutation(
         "relayed before published",
@@ -81,7 +81,7 @@ MUTATIONS = (
     ),
     _mutation(
         "others' records not waited for",
-        "saga/runtime/draft.py",
+        "saga/runtime/unit_of_work.py",
         "        return [live for live in lives if live.has_unknown_past]\n",
         "        return [live for live in lives if not live]\n",
     ),

@@ -14,9 +14,9 @@ from saga.adapters.postgres import PostgresEventStore
 from saga.adapters.postgres.recorder import Written
 from saga.effects import inbox
 from saga.ports import Batch, Source
-from saga.runtime.draft import Draft
 from saga.runtime.relay import Relay
 from saga.runtime.turns import Turns
+from saga.runtime.unit_of_work import UnitOfWork
 from saga.testing.world.ports import ProcessConsumer
 from tests.simulation.crash_points import stores
 from tests.simulation.crash_points.aim import Strike
@@ -42,14 +42,14 @@ def _commit_offsets_first(patch: Patch) -> None:
 
 
 def _store_positions_first(patch: Patch) -> None:
-    append, batch = Turns._append, Draft.batch
+    append, batch = Turns._append, UnitOfWork.batch
 
     async def append_after_positions(self, draft, work):
         await self._store.append(Batch(positions=work.positions()), at=draft.at)
         return await append(self, draft, work)
 
     patch.setattr(Turns, "_append", append_after_positions)
-    patch.setattr(Draft, "batch", lambda self, positions, relayed: batch(self, {}, relayed))
+    patch.setattr(UnitOfWork, "batch", lambda self, positions, relayed: batch(self, {}, relayed))
 
 
 def _copy_dead_records_last(patch: Patch) -> None:

@@ -38,7 +38,7 @@ class BrokerBus:
         """
         member = await self._kafka.subscribe(group, topics, resume_at=resume_at)
         self._subscriber.begin(member)
-        member.before_letting_go(self._subscriber.finish)
+        member.on_revoke(self._subscriber.finish)
         return BrokerConsumer(member, self._subscriber)
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:

@@ -32,7 +32,7 @@ from saga.adapters.kafka.settings import ConsumerSettings
 from saga.adapters.kafka.watchdog import Watchdog
 from saga.errors import BusUnavailable
 from saga.logs import get_logger
-from saga.ports.bus import Inbound, LetGo, Progress, ResumeAt, Source, why_lost
+from saga.ports.bus import Inbound, OnRevoke, Progress, ResumeAt, Source, why_lost
 
 EXCHANGE_S: Final = 10.0
 JOIN_S: Final = 2.0
@@ -68,7 +68,7 @@ class KafkaConsumer:
         self._counts = counts
         self._closed = closed
         self._membership: Membership | None = None
-        self._let_go: LetGo | None = None
+        self._let_go: OnRevoke | None = None
         self._subscribed: frozenset[str] = frozenset()
         self._look_for_topics_at = 0.0
         self._careful_until = 0.0
@@ -158,7 +158,7 @@ class KafkaConsumer:
                 raise
             log.debug("offsets not committed", group=self.group, reason=str(error))
 
-    def before_letting_go(self, let_go: LetGo) -> None:
+    def on_revoke(self, let_go: OnRevoke) -> None:
         """Have *let_go* awaited before each rebalance, for a few seconds at most."""
         self._let_go = let_go
         if self._membership is not None:

@@ -18,7 +18,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from saga.core.identity import Instant
 from saga.logs import get_logger
-from saga.ports.bus import Inbound, LetGo, Progress, Source
+from saga.ports.bus import Inbound, OnRevoke, Progress, Source
 
 STOP_S: Final = 3.0
 LET_GO_S: Final = 3.0
@@ -40,7 +40,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         self.stopped: dict[Source, str] = {}
         self.generation = 0
         self.settled = asyncio.Event()
-        self.let_go: LetGo | None = None
+        self.let_go: OnRevoke | None = None
         self._group = group
         self._left: tuple[object, dict[Source, int]] | None = None
 

@@ -10,7 +10,7 @@ from saga.adapters.memory.event_store import MemoryEventStore
 from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
+from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
 from saga.ports.event_store import DueTimer
 
 
@@ -44,19 +44,19 @@ class MemoryCatalogue:
         known = self._store.summaries
         return [known[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in known]
 
-    async def parked(
+    async def unhandled(
         self,
         *,
-        kind: ParkedKind | None = None,
+        kind: UnhandledKind | None = None,
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
-    ) -> Sequence[ParkedRecord]:
+    ) -> Sequence[UnhandledRecord]:
         """Parked records in the order they were parked, beginning after the id *after*."""
         matching = (
             record
-            for record in self._store.parked.values()
-            if record.parked_id > after
+            for record in self._store.unhandled.values()
+            if record.record_id > after
             and kind in {None, record.kind}
             and saga_id in {None, record.saga_id}
         )

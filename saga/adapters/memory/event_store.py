@@ -16,7 +16,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
 from saga.ports.bus import Source
-from saga.ports.catalogue import ParkedRecord, SagaSummary
+from saga.ports.catalogue import SagaSummary, UnhandledRecord
 from saga.ports.event_store import Appended, Backlog, Batch, DueTimer
 
 
@@ -40,7 +40,7 @@ class MemoryEventStore:
         # For the catalogue.
         self.log: list[Entry] = []
         self.summaries: dict[SagaId, SagaSummary] = {}
-        self.parked: dict[int, ParkedRecord] = {}
+        self.unhandled: dict[int, UnhandledRecord] = {}
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         """Record the whole batch, or nothing of it.
@@ -128,11 +128,11 @@ class MemoryEventStore:
             insort(self._due, (timer.due_at, timer.timer_id))
         for timer_id in batch.timers_cleared:
             self._clear(timer_id)
-        for record in batch.parked:
+        for record in batch.unhandled:
             self._parked_given += 1
-            self.parked[self._parked_given] = replace(record, parked_id=self._parked_given)
-        for parked_id in batch.unparked:
-            self.parked.pop(parked_id, None)
+            self.unhandled[self._parked_given] = replace(record, record_id=self._parked_given)
+        for record_id in batch.handled:
+            self.unhandled.pop(record_id, None)
         for backlog_id in batch.relayed:
             self._backlog.pop(backlog_id, None)
 

@@ -13,7 +13,7 @@ from saga.adapters.rows import to_parked, to_summary
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
+from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
 from saga.ports.event_store import DueTimer
 
 LOG_PAGE_ENTRIES: Final = 2_000
@@ -37,7 +37,7 @@ _LOG: Final = (
 )
 _PARKED: Final = (
     'SELECT kind, reason, message, topic, partition, "offset", key, value, headers, '
-    "timestamp, parked_at, saga_id::text, parked_id FROM parked"
+    "timestamp, kept_at, saga_id::text, record_id FROM parked"
 )
 _TIMERS: Final = (
     "SELECT timer_id, saga_id::text, due_at FROM timers ORDER BY due_at, timer_id LIMIT %s"
@@ -84,16 +84,16 @@ class PostgresCatalogue:
         found = {summary.saga_id: summary for summary in map(_summary, rows)}
         return [found[saga_id] for saga_id in wanted if saga_id in found]
 
-    async def parked(
+    async def unhandled(
         self,
         *,
-        kind: ParkedKind | None = None,
+        kind: UnhandledKind | None = None,
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
-    ) -> Sequence[ParkedRecord]:
+    ) -> Sequence[UnhandledRecord]:
         """Parked records in the order they were parked, beginning after the id *after*."""
-        conditions = ["parked_id > %s"]
+        conditions = ["record_id > %s"]
         values: list[object] = [after]
         if kind is not None:
             conditions.append("kind = %s")
@@ -101,7 +101,7 @@ class PostgresCatalogue:
         if saga_id is not None:
             conditions.append("saga_id = %s::uuid")
             values.append(originator_of(saga_id))
-        query = f"{_PARKED} WHERE {' AND '.join(conditions)} ORDER BY parked_id LIMIT %s"
+        query = f"{_PARKED} WHERE {' AND '.join(conditions)} ORDER BY record_id LIMIT %s"
         return [_parked(row) for row in await self._database.fetch(query, (*values, limit))]
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
@@ -133,5 +133,5 @@ def _summary(row: Sequence[Any]) -> SagaSummary:
     return to_summary(row, text=unescaped)
 
 
-def _parked(row: Sequence[Any]) -> ParkedRecord:
+def _parked(row: Sequence[Any]) -> UnhandledRecord:
     return to_parked(row, text=unescaped)

@@ -301,9 +301,9 @@ class PostgresEffectsStore:
                 failure = error
                 if is_taken(error):
                     there = await self._rows(_keys(group))
-                    unfit = {one.unit for one in group if not _is_fit(one, there)}
-                    moved |= unfit
-                    group = [one for one in group if one.unit not in unfit]
+                    rejected = {one.unit for one in group if not _is_fit(one, there)}
+                    moved |= rejected
+                    group = [one for one in group if one.unit not in rejected]
                 elif not is_conflict_of_order(error):
                     raise unavailable(self.name, error) from error
             else:

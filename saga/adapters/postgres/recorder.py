@@ -102,10 +102,10 @@ class SagaProcessRecorder(PostgresProcessRecorder):
             calls.append(Call(sql.ARM, _timer_columns(batch)))
         if batch.timers_cleared:
             calls.append(Call(sql.CLEAR, (Texts(sorted(batch.timers_cleared)),)))
-        if batch.parked:
+        if batch.unhandled:
             calls.append(Call(sql.PARK, _parked_columns(batch)))
-        if batch.unparked:
-            calls.append(Call(sql.UNPARK, (Bigints(sorted(batch.unparked)),)))
+        if batch.handled:
+            calls.append(Call(sql.UNPARK, (Bigints(sorted(batch.handled)),)))
         if batch.relayed:
             calls.append(Call(sql.RELAYED, (Bigints(sorted(batch.relayed)),)))
         return calls
@@ -147,14 +147,14 @@ class SagaProcessRecorder(PostgresProcessRecorder):
             return Call(sql.LANDED, _columns(rows)), len(rows)
         if batch.positions:
             return Call(sql.REACHED, _trackings(batch)), len(batch.positions)
-        if batch.parked:
+        if batch.unhandled:
             place = (
-                Texts(each.position.topic for each in batch.parked),
-                Bigints(each.position.partition for each in batch.parked),
-                Bigints(each.position.offset for each in batch.parked),
-                Bigints(each.parked_at for each in batch.parked),
+                Texts(each.position.topic for each in batch.unhandled),
+                Bigints(each.position.partition for each in batch.unhandled),
+                Bigints(each.position.offset for each in batch.unhandled),
+                Bigints(each.kept_at for each in batch.unhandled),
             )
-            return Call(sql.SET_ASIDE, place), len(batch.parked)
+            return Call(sql.SET_ASIDE, place), len(batch.unhandled)
         return None
 
     def owed(self, rows: Sequence[EntryRow]) -> Call:
@@ -277,7 +277,7 @@ def _timer_columns(batch: Batch) -> tuple[Array, ...]:
 
 
 def _parked_columns(batch: Batch) -> tuple[Array, ...]:
-    rows = batch.parked
+    rows = batch.unhandled
     return (
         Texts(each.kind.value for each in rows),
         Texts(each.reason for each in rows),
@@ -289,7 +289,7 @@ def _parked_columns(batch: Batch) -> tuple[Array, ...]:
         Blobs(each.value for each in rows),
         Blobs(encode_headers(each.headers) for each in rows),
         Bigints(each.timestamp for each in rows),
-        Bigints(each.parked_at for each in rows),
+        Bigints(each.kept_at for each in rows),
         Uuids(None if each.saga_id is None else originator_of(each.saga_id) for each in rows),
     )
 

@@ -66,11 +66,11 @@ ARM: Final = (
 CLEAR: Final = "DELETE FROM timers WHERE timer_id = ANY(%s::text[])"
 PARK: Final = (
     'INSERT INTO parked (kind, reason, message, topic, partition, "offset", key, value, headers, '
-    "timestamp, parked_at, saga_id) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], "
+    "timestamp, kept_at, saga_id) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], "
     "%s::text[], %s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[], %s::bigint[], "
     "%s::bigint[], %s::uuid[])"
 )
-UNPARK: Final = "DELETE FROM parked WHERE parked_id = ANY(%s::bigint[])"
+UNPARK: Final = "DELETE FROM parked WHERE record_id = ANY(%s::bigint[])"
 RELAYED: Final = "DELETE FROM backlog WHERE backlog_id = ANY(%s::bigint[])"
 LANDED: Final = (
     "SELECT count(*) FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::bytea[]) "
@@ -86,7 +86,7 @@ SET_ASIDE: Final = (
     "SELECT count(*) FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) "
     "AS r (topic, partition, place, at) WHERE EXISTS (SELECT 1 FROM parked AS p "
     "WHERE p.topic = r.topic AND p.partition = r.partition "
-    'AND p."offset" = r.place AND p.parked_at = r.at)'
+    'AND p."offset" = r.place AND p.kept_at = r.at)'
 )
 OWED: Final = (
     "SELECT backlog_id FROM backlog WHERE positions @> (SELECT ARRAY[notification_id] "

@@ -35,10 +35,10 @@ TABLES: Final = (
     ),
     "CREATE INDEX timers_by_due_at ON timers (due_at, timer_id)",
     (
-        "CREATE TABLE parked (parked_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+        "CREATE TABLE parked (record_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
         "kind text NOT NULL, reason text NOT NULL, message text NOT NULL, topic text NOT NULL, "
         'partition integer NOT NULL, "offset" bigint NOT NULL, key bytea, value bytea, '
-        "headers bytea NOT NULL, timestamp bigint NOT NULL, parked_at bigint NOT NULL, "
+        "headers bytea NOT NULL, timestamp bigint NOT NULL, kept_at bigint NOT NULL, "
         "saga_id uuid)"
     ),
     "CREATE INDEX parked_by_saga ON parked (saga_id) WHERE saga_id IS NOT NULL",

@@ -13,7 +13,7 @@ from saga.adapters.sqlite.statements import ManyRows
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import ParkedKind, ParkedRecord, SagaSummary
+from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
 from saga.ports.event_store import DueTimer
 
 LOG_PAGE_ENTRIES: Final = 2_000
@@ -70,16 +70,16 @@ class SqliteCatalogue:
         found = {summary.saga_id: summary for summary in map(to_summary, rows)}
         return [found[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in found]
 
-    async def parked(
+    async def unhandled(
         self,
         *,
-        kind: ParkedKind | None = None,
+        kind: UnhandledKind | None = None,
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
-    ) -> Sequence[ParkedRecord]:
+    ) -> Sequence[UnhandledRecord]:
         """Parked records in the order they were parked, beginning after the id *after*."""
-        conditions = ["parked_id > ?"]
+        conditions = ["record_id > ?"]
         values: list[object] = [after]
         for column, value in (("kind", kind and kind.value), ("saga_id", saga_id)):
             if value is not None:
@@ -87,8 +87,8 @@ class SqliteCatalogue:
                 values.append(value)
         sql = (
             'SELECT kind, reason, message, topic, partition, "offset", key, value, headers, '
-            "timestamp, parked_at, saga_id, parked_id FROM parked "
-            f"WHERE {' AND '.join(conditions)} ORDER BY parked_id LIMIT ?"
+            "timestamp, kept_at, saga_id, record_id FROM parked "
+            f"WHERE {' AND '.join(conditions)} ORDER BY record_id LIMIT ?"
         )
         return [to_parked(row) for row in await self._fetch(sql, *values, limit)]
 

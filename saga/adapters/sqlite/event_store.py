@@ -75,7 +75,7 @@ class SqliteEventStore:
         Raises:
             AlreadyRecorded: a position is not beyond the stored one of its source.
             HistoryConflict: another writer was first on some history.
-            RecordsTakenBack: the bus showed records before they were durable, and they are not.
+            RecordsRetracted: the bus showed records before they were durable, and they are not.
             StoreUnavailable: the file cannot be written now; nothing was recorded.
             MessageTooLarge: the bus refuses a record of *outgoing*; nothing was recorded.
             KeyError: a topic of *outgoing* does not exist; nothing was recorded.

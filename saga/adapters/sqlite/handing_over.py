@@ -20,7 +20,7 @@ from saga.adapters.sqlite.record_log import (
     offset_of,
 )
 from saga.core.identity import Instant
-from saga.errors import RecordsTakenBack
+from saga.errors import RecordsRetracted
 from saga.ports.bus import Inbound, Source
 
 if TYPE_CHECKING:
@@ -109,14 +109,14 @@ class HandingOver:
         """See that *positions* are of records as they are, not as they were shown too early.
 
         Raises:
-            RecordsTakenBack: they are not; a seek tells that the consumer knows.
+            RecordsRetracted: they are not; a seek tells that the consumer knows.
         """
         if not self._taken_back:
             return
         for source, offset in positions.items():
             first = self._taken_back.get(self._log.source_id(source))
             if first is not None and offset >= first:
-                raise RecordsTakenBack(
+                raise RecordsRetracted(
                     f"{source.topic}[{source.partition}]: what was shown from {first} on did not "
                     "become durable"
                 )

@@ -44,11 +44,11 @@ TABLES: Final = (
     "CREATE INDEX timers_by_due_at ON timers (due_at)",
     # Ids are never given twice: a late word about an old one must not hit a new one.
     (
-        "CREATE TABLE parked (parked_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
+        "CREATE TABLE parked (record_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
         "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, "
         'partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, key BLOB, value BLOB, '
         "headers BLOB NOT NULL, timestamp INTEGER NOT NULL, "
-        "parked_at INTEGER NOT NULL, saga_id TEXT)"
+        "kept_at INTEGER NOT NULL, saga_id TEXT)"
     ),
     "CREATE INDEX parked_by_saga ON parked (saga_id) WHERE saga_id IS NOT NULL",
     (
@@ -94,10 +94,10 @@ _ARM: Final = ManyRows("INSERT OR REPLACE INTO timers VALUES {values}", 3)
 _CLEAR: Final = ManyRows("DELETE FROM timers WHERE timer_id IN {rows}", 1)
 _PARK: Final = ManyRows(
     'INSERT INTO parked (kind, reason, message, topic, partition, "offset", key, value, headers, '
-    "timestamp, parked_at, saga_id) VALUES {values}",
+    "timestamp, kept_at, saga_id) VALUES {values}",
     12,
 )
-_UNPARK: Final = ManyRows("DELETE FROM parked WHERE parked_id IN {rows}", 1)
+_UNPARK: Final = ManyRows("DELETE FROM parked WHERE record_id IN {rows}", 1)
 _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
 
 
@@ -141,9 +141,9 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
         _INDEX.execute(cursor, _index_rows(batch, firsts))
         _ARM.execute(cursor, [(t.timer_id, t.saga_id, t.due_at) for t in batch.timers_armed])
         _CLEAR.execute(cursor, [(timer_id,) for timer_id in batch.timers_cleared])
-        if batch.parked:
+        if batch.unhandled:
             _PARK.execute(cursor, _parked_rows(batch))
-        _UNPARK.execute(cursor, [(parked_id,) for parked_id in batch.unparked])
+        _UNPARK.execute(cursor, [(record_id,) for record_id in batch.handled])
         _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
         return Written(first_position=first, last_position=last, first_entries=firsts)
 
@@ -291,10 +291,10 @@ def _parked_rows(batch: Batch) -> list[tuple[Any, ...]]:
             record.value,
             encode_headers(record.headers),
             record.timestamp,
-            record.parked_at,
+            record.kept_at,
             record.saga_id,
         )
-        for record in batch.parked
+        for record in batch.unhandled
     ]
 
 

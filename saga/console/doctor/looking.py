@@ -33,9 +33,9 @@ from saga.core.status import SagaStatus
 from saga.effects.request import group_of
 from saga.errors import BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable
 from saga.ports import Source
-from saga.ports.catalogue import ParkedKind
+from saga.ports.catalogue import UnhandledKind
 from saga.publishing.outbox_relay import outbox_address
-from saga.runtime.outgoing import HEADERS_BYTES_MAX
+from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.runtime.router import Router
 from saga.settings import file_of
 from saga.stores import effects_address, open_effects_store, open_postgres
@@ -234,7 +234,7 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
         timers = await store.catalogue.timers(limit=1)
         if timers:
             facts.timer_late_s = _since(facts, timers[0].due_at)
-        dead = await store.catalogue.parked(kind=ParkedKind.DEAD, limit=PARKED_LOOKED_AT_MAX)
+        dead = await store.catalogue.unhandled(kind=UnhandledKind.DEAD, limit=PARKED_LOOKED_AT_MAX)
         facts.dead = dict(Counter(record.reason for record in dead))
     finally:
         await store.close()

@@ -18,13 +18,13 @@ from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Batch, Inbound, Record
 from saga.runtime import parking
 from saga.runtime.aside import Aside
-from saga.runtime.live import LiveSagas
 from saga.runtime.orchestrator import Orchestrator
-from saga.runtime.outgoing import Outgoing
+from saga.runtime.outcome_waiters import OutcomeWaiters
+from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
-from saga.runtime.turns import Taken, Turns
-from saga.runtime.watch import Watchers
+from saga.runtime.saga_cache import SagaCache
+from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.work import Work
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.database import EffectsDatabase
@@ -65,7 +65,7 @@ class WatchedTurns(Turns):
 
     durable: Durable
 
-    async def take_turns(self, work: Work) -> Taken:
+    async def take_turns(self, work: Work) -> CommittedBatch:
         """Take all turns that *work* calls for."""
         taken = await super().take_turns(work)
         durable = self.durable
@@ -96,7 +96,7 @@ class OrchestratorProcess:
         self._durable = durable
         store = ProcessStore(process, durable.store)
         catalogue = ProcessCatalogue(process, durable.catalogue)
-        outgoing = Outgoing(names, record_bytes_max=RECORD_BYTES_MAX)
+        outgoing = RecordEncoder(names, record_bytes_max=RECORD_BYTES_MAX)
         relay = Relay(
             bus=self.bus, store=store, outgoing=outgoing, clock=clock, worker_id=process.name
         )
@@ -104,14 +104,14 @@ class OrchestratorProcess:
         aside = Aside(catalogue, early_hold_s=EARLY_HOLD_S)
         turns = turns_type(
             router=router,
-            live=LiveSagas(store, app.registry, sagas_max=live_sagas),
+            live=SagaCache(store, app.registry, sagas_max=live_sagas),
             store=store,
             aside=aside,
             outgoing=outgoing,
             relay=relay,
             names=names,
             clock=clock,
-            watchers=Watchers(),
+            watchers=OutcomeWaiters(),
         )
         turns.durable = durable
         self.orchestrator = Orchestrator(
@@ -196,7 +196,7 @@ class EffectsProcess:
         copy = parking.dlq_record(parked, self._durable.names)
         if copy is not None:
             await self.bus.publish([copy])
-        await self._parks.append(Batch(parked=[parked]), at=self._clock.now())
+        await self._parks.append(Batch(unhandled=[parked]), at=self._clock.now())
 
     def _losing(self, records: Sequence[Record]) -> Sequence[Record]:
         """Replies get lost, or come much later than they should."""

@@ -34,7 +34,7 @@ def gather(durable: Durable, log: Log) -> Evidence:
         histories=histories,
         stored_at=durable.store.stored_at,
         published=durable.bus.published,
-        parked=list(durable.store.parked.values()),
+        unhandled=list(durable.store.unhandled.values()),
         summaries=durable.store.summaries,
         timers=frozenset(timer.timer_id for timer in durable.store.timers(1_000_000)),
         ledger=[Line(*row) for row in rows],
@@ -70,5 +70,5 @@ def _remarkable(evidence: Evidence) -> Iterator[str]:
             elif isinstance(body, RollbackPlanned):
                 yield f"plan {body.goal.value}"
             yield type(body).__name__
-    for record in evidence.parked:
+    for record in evidence.unhandled:
         yield f"parked {record.reason}"

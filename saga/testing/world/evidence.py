@@ -11,7 +11,7 @@ from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted
 from saga.core.history import FACTS, Entry
 from saga.core.identity import SagaId, TimerId
 from saga.core.intents import IntentIssued
-from saga.ports import Inbound, ParkedRecord, SagaSummary
+from saga.ports import Inbound, SagaSummary, UnhandledRecord
 from saga.testing.world.broker import Published
 from saga.testing.world.driver import Log
 
@@ -39,7 +39,7 @@ class Evidence:
     histories: Mapping[SagaId, Sequence[Entry]]
     stored_at: Mapping[tuple[SagaId, int], int]
     published: Sequence[Published]
-    parked: Sequence[ParkedRecord]
+    unhandled: Sequence[UnhandledRecord]
     summaries: Mapping[SagaId, SagaSummary]
     timers: frozenset[TimerId]
     ledger: Sequence[Line]

@@ -17,14 +17,14 @@ from saga.ports import (
     Batch,
     DueTimer,
     Inbound,
-    ParkedRecord,
     Record,
     SagaSummary,
     Source,
     TopicSpec,
+    UnhandledRecord,
 )
 from saga.ports.bus import Progress, ResumeAt
-from saga.ports.catalogue import ParkedKind
+from saga.ports.catalogue import UnhandledKind
 from saga.testing.world.broker import Member, SimulatedBus, WorldClock
 from saga.testing.world.process import Process
 
@@ -266,17 +266,19 @@ class ProcessCatalogue:
         """The summaries of these sagas."""
         return await self._ask("catalogue.summaries", lambda: self._catalogue.summaries(saga_ids))
 
-    async def parked(
+    async def unhandled(
         self,
         *,
-        kind: ParkedKind | None = None,
+        kind: UnhandledKind | None = None,
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
-    ) -> Sequence[ParkedRecord]:
+    ) -> Sequence[UnhandledRecord]:
         """Parked records in the order they were parked."""
-        ask = partial(self._catalogue.parked, kind=kind, saga_id=saga_id, after=after, limit=limit)
-        return await self._ask("catalogue.parked", ask)
+        ask = partial(
+            self._catalogue.unhandled, kind=kind, saga_id=saga_id, after=after, limit=limit
+        )
+        return await self._ask("catalogue.unhandled", ask)
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
         """Armed timers, the earliest first."""

@@ -20,7 +20,7 @@ from saga.core.intents import (
     SagaRolledBack,
 )
 from saga.ports import Inbound, Position
-from saga.ports.catalogue import ParkedKind
+from saga.ports.catalogue import UnhandledKind
 from saga.testing.world.driver import Said
 from saga.testing.world.evidence import Evidence, headers_of, started
 
@@ -130,7 +130,7 @@ def _outbox(evidence: Evidence) -> Iterator[str]:
 
 def _accounting(evidence: Evidence) -> Iterator[str]:
     """Every record that the orchestrators have read is handled, a duplicate, or parked."""
-    parked = {record.position: record for record in evidence.parked}
+    parked = {record.position: record for record in evidence.unhandled}
     answers = {
         (entry.body.intent_id, entry.body.outcome.value)
         for history in evidence.histories.values()
@@ -183,7 +183,7 @@ def _parked(evidence: Evidence) -> Iterator[str]:
     originals = {record.position: record for _, record in evidence.published}
     copies = dict(_copies(evidence))
     seen: set[Position] = set()
-    for parked in evidence.parked:
+    for parked in evidence.unhandled:
         at = parked.position
         seen.add(at)
         original = originals.get(at)
@@ -191,7 +191,7 @@ def _parked(evidence: Evidence) -> Iterator[str]:
         if original is None:
             yield f"{at} is parked, and nothing was ever there"
             continue
-        if parked.kind is ParkedKind.HELD:
+        if parked.kind is UnhandledKind.DEFERRED:
             yield f"{at} is held for ever: {parked.reason}"
         if (parked.key, parked.value, parked.headers) != (
             original.key,

@@ -291,7 +291,7 @@ class World:
                 return f"{role.process.name} has not fetched all of {unread[0]}"
             if isinstance(role, EffectsProcess) and any(one.in_hand for one in role.services):
                 return f"{role.process.name} has something in hand"
-        held = await durable.catalogue.parked(kind=None, limit=1_000)
+        held = await durable.catalogue.unhandled(kind=None, limit=1_000)
         waiting = [one for one in held if one.kind.value == "held"]
         if waiting:
             return f"a record is held: {waiting[0].reason}, {waiting[0].message}"

@@ -160,7 +160,7 @@ async def test_a_lost_answer_to_positions_alone_is_found_out(
     cut_after_commit(proxy)
     await store.append(Batch(positions={SOURCE: 5}), at=MOMENT)
     cut_after_commit(proxy)
-    await store.append(Batch(parked=[samples.parked(5)]), at=MOMENT)
+    await store.append(Batch(unhandled=[samples.unhandled(5)]), at=MOMENT)
 
     assert proxy.cuts == 2
     assert await store.positions([SOURCE]) == {SOURCE: 5}
@@ -382,13 +382,13 @@ async def test_what_is_owed_is_found_though_later_batches_were_published_before(
 
 async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStore) -> None:
     """A transaction that the server ended to resolve one is repeated as a whole."""
-    await store.append(Batch(parked=[samples.parked(1), samples.parked(2)]), at=MOMENT)
+    await store.append(Batch(unhandled=[samples.unhandled(1), samples.unhandled(2)]), at=MOMENT)
     with psycopg.connect(postgres) as other:
         other.execute("SET deadlock_timeout = '10s'")  # so that it is not the one to be ended
-        other.execute("SELECT FROM parked WHERE parked_id = 2 FOR UPDATE")
-        waiting = asyncio.create_task(store.append(Batch(unparked=[1, 2]), at=MOMENT))
+        other.execute("SELECT FROM parked WHERE record_id = 2 FOR UPDATE")
+        waiting = asyncio.create_task(store.append(Batch(handled=[1, 2]), at=MOMENT))
         await asyncio.sleep(0.3)
-        await asyncio.to_thread(other.execute, "SELECT FROM parked WHERE parked_id = 1 FOR UPDATE")
+        await asyncio.to_thread(other.execute, "SELECT FROM parked WHERE record_id = 1 FOR UPDATE")
         other.commit()
 
     await waiting

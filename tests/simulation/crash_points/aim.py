@@ -6,7 +6,7 @@ from enum import StrEnum
 from random import Random
 from typing import NamedTuple
 
-from saga.runtime.draft import Draft
+from saga.runtime.unit_of_work import UnitOfWork
 from saga.runtime.work import Work
 from saga.testing.world.faults import Fault, Rates
 from saga.testing.world.process import current_process
@@ -82,7 +82,7 @@ class Aim:
         if process is not None and self._focus(work):
             self._armed.add(process.name)
 
-    def note(self, draft: Draft, work: Work) -> None:
+    def note(self, draft: UnitOfWork, work: Work) -> None:
         """Remember what the turn led to; what came again later leads to nothing."""
         if self._focus(work) and self.published is None:
             self.published = len(draft.outgoing)

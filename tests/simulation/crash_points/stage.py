@@ -16,7 +16,7 @@ from saga.core.identity import SagaId
 from saga.core.replay import replay
 from saga.core.status import SagaStatus
 from saga.ports import Record, TopicSpec
-from saga.ports.catalogue import ParkedKind
+from saga.ports.catalogue import UnhandledKind
 from saga.runtime.router import Router
 from saga.runtime.work import Work
 from saga.testing.world.assembly import (
@@ -72,7 +72,7 @@ class Outcome:
 
 
 class NoShadows:
-    """Live and replayed states are compared only at the end of a case."""
+    """LoadedSaga and replayed states are compared only at the end of a case."""
 
     def compare(self, *_: object) -> Sequence[str]:
         """Nothing differs."""
@@ -98,8 +98,8 @@ class StagedTurns(WatchedTurns):
         await self._pass("turn.decoded")
         return understood
 
-    def _visit_all(self, draft, found, visits, failures):
-        has_raised = super()._visit_all(draft, found, visits, failures)
+    def _visit_all(self, draft, found, deliveries, failures):
+        has_raised = super()._visit_all(draft, found, deliveries, failures)
         process = current_process()
         if self._aim.takes("turn.decide") is not None:
             process.crash("turn.decide")
@@ -313,7 +313,7 @@ class Stage:
                 return f"{role.process.name} has not fetched everything"
             if isinstance(role, EffectsProcess) and any(one.in_hand for one in role.services):
                 return f"{role.process.name} has something in hand"
-        if await self._catalogue.parked(kind=ParkedKind.HELD):
+        if await self._catalogue.unhandled(kind=UnhandledKind.DEFERRED):
             return "a record is held"
         if await self._store.backlog(appended_before=2**62, limit=1):
             return "the backlog is not empty"
@@ -349,7 +349,7 @@ class Stage:
             histories=histories,
             stored_at=self._stored_at,
             published=self._durable.bus.published,
-            parked=list(await self._catalogue.parked(limit=1_000)),
+            unhandled=list(await self._catalogue.unhandled(limit=1_000)),
             summaries={one.saga_id: one for one in await self._catalogue.sagas(limit=1_000)},
             timers=frozenset(one.timer_id for one in await self._catalogue.timers(limit=1_000)),
             ledger=[Line(*row) for row in rows],

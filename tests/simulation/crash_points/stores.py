@@ -69,7 +69,7 @@ class StagedStore(Busy):
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         """Record the whole batch, or nothing of it."""
-        if batch.histories or batch.positions or batch.timers_cleared or batch.parked:
+        if batch.histories or batch.positions or batch.timers_cleared or batch.unhandled:
             self._commits.how = self._process.surroundings.faults.takes(COMMIT)
         with self._loop.working():
             appended = await self._thing.append(batch, at=at)

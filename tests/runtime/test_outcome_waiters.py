@@ -6,15 +6,15 @@ import pytest
 
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
-from saga.runtime.watch import Ending, Watchers
+from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
 
-END = Ending(SagaStatus.COMPLETED, None, None, ())
+END = SagaOutcome(SagaStatus.COMPLETED, None, None, ())
 A, B = SagaId("a"), SagaId("b")
 
 
 async def test_everybody_who_waits_for_a_saga_is_told() -> None:
     """And nobody who waits for another one."""
-    watchers = Watchers()
+    watchers = OutcomeWaiters()
     with watchers.watching(A) as first, watchers.watching(A) as second, watchers.watching(B) as b:
         assert sorted(watchers.watched()) == [A, B]
         watchers.tell(A, END)
@@ -27,7 +27,7 @@ async def test_everybody_who_waits_for_a_saga_is_told() -> None:
 
 async def test_to_stop_waiting_leaves_nothing_behind() -> None:
     """Also when it ends with an error, and also for one of two."""
-    watchers = Watchers()
+    watchers = OutcomeWaiters()
     with watchers.watching(A) as first:
         with pytest.raises(TimeoutError), watchers.watching(A) as second:
             async with asyncio.timeout(0):
@@ -42,7 +42,7 @@ async def test_to_stop_waiting_leaves_nothing_behind() -> None:
 
 async def test_to_tell_nobody_is_nothing() -> None:
     """Most sagas end unwatched; asking does not make them watched."""
-    watchers = Watchers()
+    watchers = OutcomeWaiters()
     watchers.tell(A, END)
 
     assert not watchers.is_watched(A)

@@ -1,4 +1,4 @@
-"""A census of the event store in memory."""
+"""A statistics of the event store in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import islice
 
 from saga.adapters.memory.event_store import MemoryEventStore
 from saga.core.identity import Instant
-from saga.ports.census import PARKED_COUNTED_MAX, UNFINISHED, Census
+from saga.ports.statistics import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics
 
 EVER = 10**9
 
@@ -18,16 +18,16 @@ class MemoryCensus:
     def __init__(self, store: MemoryEventStore) -> None:
         self._store = store
 
-    async def take(self, *, at: Instant) -> Census:
+    async def take(self, *, at: Instant) -> StoreStatistics:
         """Count, with *at* as the present."""
         store = self._store
         sagas = (one for one in store.summaries.values() if one.status in UNFINISHED)
-        parked = islice(store.parked.values(), PARKED_COUNTED_MAX)
+        unhandled = islice(store.unhandled.values(), UNHANDLED_COUNTED_MAX)
         backlog = await store.backlog(appended_before=Instant(2**62), limit=EVER)
         due = await store.due_timers(until=at, limit=EVER)
-        return Census(
+        return StoreStatistics(
             sagas=Counter((one.definition, one.status) for one in sagas),
-            parked=Counter((one.kind, one.reason) for one in parked),
+            unhandled=Counter((one.kind, one.reason) for one in unhandled),
             backlog=len(backlog),
             backlog_since=min((one.appended_at for one in backlog), default=None),
             timers_due=len(due),

@@ -14,7 +14,7 @@ COMMIT_S = 1.0
 log = get_logger("saga.orchestrator")
 
 
-class GroupOffsets:
+class OffsetCommitter:
     """What was handled and not told yet."""
 
     def __init__(self, clock: Clock) -> None:

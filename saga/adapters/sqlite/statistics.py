@@ -1,4 +1,4 @@
-"""A census of the store in SQLite."""
+"""A statistics of the store in SQLite."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import ParkedKind
-from saga.ports.census import PARKED_COUNTED_MAX, UNFINISHED, Census
+from saga.ports.catalogue import UnhandledKind
+from saga.ports.statistics import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics
 
 # The index by status has all but completed sagas, and is used only where the query says so.
 _SAGAS: Final = (
@@ -30,7 +30,7 @@ class SqliteCensus:
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
-    async def take(self, *, at: Instant) -> Census:
+    async def take(self, *, at: Instant) -> StoreStatistics:
         """Count, with *at* as the present.
 
         Raises:
@@ -40,15 +40,15 @@ class SqliteCensus:
         def query(cursor: sqlite3.Cursor) -> tuple[Any, Any, Any, Any]:
             return (
                 cursor.execute(_SAGAS, [one.value for one in UNFINISHED]).fetchall(),
-                cursor.execute(_PARKED, [PARKED_COUNTED_MAX]).fetchall(),
+                cursor.execute(_PARKED, [UNHANDLED_COUNTED_MAX]).fetchall(),
                 cursor.execute(_BACKLOG).fetchone(),
                 cursor.execute(_TIMERS, [at]).fetchone(),
             )
 
         sagas, parked, backlog, timers = await self._database.read(query)
-        return Census(
+        return StoreStatistics(
             sagas={(name, SagaStatus(status)): count for name, status, count in sagas},
-            parked={(ParkedKind(kind), reason): count for kind, reason, count in parked},
+            unhandled={(UnhandledKind(kind), reason): count for kind, reason, count in parked},
             backlog=backlog[0],
             backlog_since=backlog[1],
             timers_due=timers[0],

@@ -37,7 +37,7 @@ class _Sender(NamedTuple):
     traceparent: str | None
 
 
-class Outgoing:
+class RecordEncoder:
     """Makes the records of one environment and namespace."""
 
     def __init__(self, names: TopicNames, *, record_bytes_max: int) -> None:

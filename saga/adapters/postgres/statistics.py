@@ -1,4 +1,4 @@
-"""A census of the store in PostgreSQL."""
+"""A statistics of the store in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Final, LiteralString
 from saga.adapters.postgres.database import PostgresDatabase
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import ParkedKind
-from saga.ports.census import PARKED_COUNTED_MAX, UNFINISHED, Census
+from saga.ports.catalogue import UnhandledKind
+from saga.ports.statistics import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics
 
 # The index by status has all but completed sagas, and is used only where the query says so.
 _SAGAS: Final[LiteralString] = (
@@ -29,7 +29,7 @@ class PostgresCensus:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def take(self, *, at: Instant) -> Census:
+    async def take(self, *, at: Instant) -> StoreStatistics:
         """Count, with *at* as the present.
 
         Raises:
@@ -37,12 +37,12 @@ class PostgresCensus:
         """
         fetch = self._database.fetch
         sagas = await fetch(_SAGAS, ([one.value for one in UNFINISHED],))
-        parked = await fetch(_PARKED, (PARKED_COUNTED_MAX,))
+        parked = await fetch(_PARKED, (UNHANDLED_COUNTED_MAX,))
         [backlog] = await fetch(_BACKLOG)
         [timers] = await fetch(_TIMERS, (int(at),))
-        return Census(
+        return StoreStatistics(
             sagas={(name, SagaStatus(status)): count for name, status, count in sagas},
-            parked={(ParkedKind(kind), reason): count for kind, reason, count in parked},
+            unhandled={(UnhandledKind(kind), reason): count for kind, reason, count in parked},
             backlog=backlog[0],
             backlog_since=_instant(backlog[1]),
             timers_due=timers[0],

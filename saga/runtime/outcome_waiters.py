@@ -14,7 +14,7 @@ from saga.core.status import SagaStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class SagaOutcome:
     """How a saga ended, or why it does not go on by itself."""
 
     status: SagaStatus
@@ -23,13 +23,13 @@ class Ending:
     residue: tuple[StepId, ...]
 
 
-class Watchers:
+class OutcomeWaiters:
     """Futures of endings, by saga."""
 
     def __init__(self) -> None:
-        self._waiting: dict[SagaId, list[asyncio.Future[Ending]]] = defaultdict(list)
+        self._waiting: dict[SagaId, list[asyncio.Future[SagaOutcome]]] = defaultdict(list)
 
-    def tell(self, saga_id: SagaId, ending: Ending) -> None:
+    def tell(self, saga_id: SagaId, ending: SagaOutcome) -> None:
         """Tell everybody who waits for this saga."""
         for future in self._waiting.pop(saga_id, ()):
             if not future.done():
@@ -51,9 +51,9 @@ class Watchers:
         return list(self._waiting)
 
     @contextmanager
-    def watching(self, saga_id: SagaId) -> Iterator[asyncio.Future[Ending]]:
+    def watching(self, saga_id: SagaId) -> Iterator[asyncio.Future[SagaOutcome]]:
         """A future of the saga's ending."""
-        future: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[SagaOutcome] = asyncio.get_running_loop().create_future()
         self._waiting[saga_id].append(future)
         try:
             yield future

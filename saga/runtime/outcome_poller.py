@@ -17,7 +17,7 @@ from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory, StoreUnavailable
 from saga.ports import Catalogue, EventStore, SagaSummary
 from saga.ports.event_store import TellsOfAppends
-from saga.runtime.watch import Ending, Watchers
+from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
 
 POLL_S = 0.25
 GRACE_S = 0.05
@@ -28,7 +28,7 @@ REST_SHARE = 4
 LOOK_UP_SAGAS_MAX = 500
 
 
-class Lookout:
+class OutcomePoller:
     """Tells *watchers* of endings that the store knows.
 
     Args:
@@ -38,7 +38,7 @@ class Lookout:
     def __init__(
         self,
         *,
-        watchers: Watchers,
+        watchers: OutcomeWaiters,
         catalogue: Catalogue,
         store: EventStore,
         cause_of_death: Callable[[], Exception | None],
@@ -107,17 +107,17 @@ class Lookout:
                 except CorruptHistory as error:
                     self._watchers.fail([summary.saga_id], error)
             elif summary.status in (SagaStatus.PARKED, SagaStatus.STALLED):
-                ending = Ending(summary.status, None, summary.reason, ())
+                ending = SagaOutcome(summary.status, None, summary.reason, ())
                 self._watchers.tell(summary.saga_id, ending)
 
-    async def _ending_of(self, summary: SagaSummary) -> Ending:
+    async def _ending_of(self, summary: SagaSummary) -> SagaOutcome:
         history = (await self._store.load([summary.saga_id])).get(summary.saga_id, ())
         if isinstance(history, CorruptHistory):
             raise history
         for entry in reversed(history):
             body = entry.body
             if isinstance(body, (SagaRolledBack, SagaAbandoned)):
-                return Ending(summary.status, body.outcome, body.reason, body.residue)
+                return SagaOutcome(summary.status, body.outcome, body.reason, body.residue)
             if isinstance(body, SagaCompleted):
-                return Ending(summary.status, body.outcome, None, ())
-        return Ending(summary.status, None, summary.reason, ())
+                return SagaOutcome(summary.status, body.outcome, None, ())
+        return SagaOutcome(summary.status, None, summary.reason, ())

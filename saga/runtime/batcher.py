@@ -31,7 +31,7 @@ LET_GO_POLL_S = 0.005
 log = get_logger("saga.orchestrator")
 
 
-class Lane:
+class Batcher:
     """Work that waits for its turn."""
 
     def __init__(self, clock: Clock) -> None:
@@ -126,7 +126,7 @@ class Lane:
         return work
 
 
-async def finish_or_abandon(lanes: Sequence[Lane], clock: Clock, within_s: float) -> bool:
+async def finish_or_abandon(lanes: Sequence[Batcher], clock: Clock, within_s: float) -> bool:
     """Have all records in hand dealt with before others may read them: whether that was
     possible.
     """

@@ -1,4 +1,4 @@
-"""A census of a store: how much of what is in it, for those who watch from afar."""
+"""A statistics of a store: how much of what is in it, for those who watch from afar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from saga.core.frozen import frozen
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import ParkedKind
+from saga.ports.catalogue import UnhandledKind
 
 UNFINISHED: Final = (
     SagaStatus.RUNNING,
@@ -16,33 +16,33 @@ UNFINISHED: Final = (
     SagaStatus.PARKED,
     SagaStatus.STALLED,
 )
-PARKED_COUNTED_MAX: Final = 10_000
+UNHANDLED_COUNTED_MAX: Final = 10_000
 """Parked records are counted up to here: they are wide, and that is more than enough to act."""
 
 
 @frozen(kw_only=True)
-class Census:
+class StoreStatistics:
     """What there is at one moment.
 
     Args:
         sagas: unfinished sagas by definition and status; what there are none of is left out.
-        parked: parked records by kind and reason, at most `PARKED_COUNTED_MAX` in all.
+        unhandled: unhandled records by kind and reason, at most `UNHANDLED_COUNTED_MAX` in all.
         backlog: batches that nobody has said to be published, and *backlog_since* the oldest one.
         timers_due: timers that are due, and *timers_due_since* the earliest one.
     """
 
     sagas: Mapping[tuple[str, SagaStatus], int]
-    parked: Mapping[tuple[ParkedKind, str], int]
+    unhandled: Mapping[tuple[UnhandledKind, str], int]
     backlog: int
     backlog_since: Instant | None
     timers_due: int
     timers_due_since: Instant | None
 
 
-class CensusTaker(Protocol):
+class StatisticsReader(Protocol):
     """Who counts."""
 
-    async def take(self, *, at: Instant) -> Census:
+    async def take(self, *, at: Instant) -> StoreStatistics:
         """Count, with *at* as the present.
 
         Raises:

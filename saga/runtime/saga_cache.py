@@ -1,4 +1,4 @@
-"""Live sagas: states kept between turns, so that a turn of a running saga replays nothing.
+"""LoadedSaga sagas: states kept between turns, so that a turn of a running saga replays nothing.
 
 The cache is a cache: whatever is in it can be rebuilt from the history, and is thrown away as soon
 as a turn of it could not be recorded. A history that cannot be brought to life is answered as such,
@@ -24,7 +24,7 @@ from saga.ports import EventStore, SagaSummary
 
 
 @dataclass(slots=True)
-class Live:
+class LoadedSaga:
     """A saga in memory. *version* counts its entries, those not yet recorded included.
 
     *has_unknown_past* says that another process may have appended entries whose records it has not
@@ -40,7 +40,7 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Lifeless:
+class UnloadableSaga:
     """A saga whose history cannot be brought to life here, and why."""
 
     saga_id: SagaId
@@ -50,14 +50,14 @@ class Lifeless:
     entries: Sequence[Entry]
 
 
-class LiveSagas:
+class SagaCache:
     """The least recently used live sagas leave first."""
 
     def __init__(self, store: EventStore, sagas: SagaRegistry, *, sagas_max: int) -> None:
         self._store = store
         self._sagas = sagas
         self._sagas_max = sagas_max
-        self._live: OrderedDict[SagaId, Live] = OrderedDict()
+        self._live: OrderedDict[SagaId, LoadedSaga] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -66,13 +66,13 @@ class LiveSagas:
         """Those of *saga_ids* that are in memory."""
         return frozenset(saga_id for saga_id in saga_ids if saga_id in self._live)
 
-    async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, Live | Lifeless]:
+    async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
         """The sagas that exist, from memory or, all others in one query, from the store.
 
         They leave the memory until they are kept again: nobody closes what somebody works with, and
         what cannot be recorded is forgotten by being let go.
         """
-        found: dict[SagaId, Live | Lifeless] = {}
+        found: dict[SagaId, LoadedSaga | UnloadableSaga] = {}
         missing: list[SagaId] = []
         for saga_id in saga_ids:
             live = self._live.pop(saga_id, None)
@@ -86,7 +86,7 @@ class LiveSagas:
                 found[saga_id] = self._revive(saga_id, history)
         return found
 
-    def keep(self, live: Live) -> None:
+    def keep(self, live: LoadedSaga) -> None:
         """Remember a saga whose turns, if there were any, are recorded; an ended one is let go."""
         if live.state.status.is_ended:
             if live.state.program is not None:
@@ -104,9 +104,9 @@ class LiveSagas:
 
     def _revive(
         self, saga_id: SagaId, history: Sequence[Entry] | CorruptHistory
-    ) -> Live | Lifeless:
+    ) -> LoadedSaga | UnloadableSaga:
         if isinstance(history, CorruptHistory):
-            return Lifeless(saga_id, "corrupt_history", str(history), SagaStatus.PARKED, ())
+            return UnloadableSaga(saga_id, "corrupt_history", str(history), SagaStatus.PARKED, ())
         name, version = whose(history)
         registered = self._sagas.find(name, version)
         if not any(isinstance(entry.body, SagaStarted) for entry in history):
@@ -114,15 +114,17 @@ class LiveSagas:
             registered = self._sagas.newest(name)
         if registered is None:
             reason = f"no worker here has saga {name!r} version {version}: deploy it"
-            return Lifeless(saga_id, "stalled", reason, SagaStatus.STALLED, history)
+            return UnloadableSaga(saga_id, "stalled", reason, SagaStatus.STALLED, history)
         try:
             state = replay(registered.decider, saga_id, history)
         except ReplayMismatch as error:
-            return Lifeless(saga_id, "replay_mismatch", str(error), SagaStatus.PARKED, history)
+            return UnloadableSaga(
+                saga_id, "replay_mismatch", str(error), SagaStatus.PARKED, history
+            )
         except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks, others go on
             reason = f"the code at hand raised {type(error).__name__}: {error}"
-            return Lifeless(saga_id, "replay_failed", reason, SagaStatus.PARKED, history)
-        return Live(
+            return UnloadableSaga(saga_id, "replay_failed", reason, SagaStatus.PARKED, history)
+        return LoadedSaga(
             saga_id,
             registered.decider,
             state,
@@ -144,7 +146,7 @@ def whose(history: Sequence[Entry]) -> tuple[str, int]:
     return "?", 0
 
 
-def summary_of(live: Live, at: Instant) -> SagaSummary:
+def summary_of(live: LoadedSaga, at: Instant) -> SagaSummary:
     """The index row of a live saga."""
     state = live.state
     return SagaSummary(
@@ -161,26 +163,26 @@ def summary_of(live: Live, at: Instant) -> SagaSummary:
     )
 
 
-def summary_of_lifeless(lifeless: Lifeless, at: Instant) -> SagaSummary | None:
+def summary_of_unloadable(unloadable: UnloadableSaga, at: Instant) -> SagaSummary | None:
     """The index row of a saga that cannot be brought to life; None where not even its name is
     known.
     """
-    if not lifeless.entries:
+    if not unloadable.entries:
         return None
-    first = lifeless.entries[0]
-    definition, version = whose(lifeless.entries)
+    first = unloadable.entries[0]
+    definition, version = whose(unloadable.entries)
     key = next(
-        (entry.body.key for entry in lifeless.entries if isinstance(entry.body, SagaStarted)), ""
+        (entry.body.key for entry in unloadable.entries if isinstance(entry.body, SagaStarted)), ""
     )
     return SagaSummary(
-        lifeless.saga_id,
+        unloadable.saga_id,
         definition,
         version,
         key,
-        lifeless.status,
+        unloadable.status,
         first.at,
         at,
-        "deploy" if lifeless.status is SagaStatus.STALLED else "operator",
-        lifeless.reason,
-        len(lifeless.entries),
+        "deploy" if unloadable.status is SagaStatus.STALLED else "operator",
+        unloadable.reason,
+        len(unloadable.entries),
     )

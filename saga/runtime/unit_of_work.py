@@ -15,25 +15,25 @@ from saga.ports import (
     Batch,
     DueTimer,
     HistoryAppend,
-    ParkedRecord,
     Record,
     SagaSummary,
     Source,
+    UnhandledRecord,
 )
-from saga.runtime.live import Lifeless, Live, summary_of, summary_of_lifeless
+from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, summary_of, summary_of_unloadable
 
 
 @dataclass(slots=True)
 class Touched:
     """A live saga and what this batch adds to its history."""
 
-    live: Live
+    live: LoadedSaga
     version_before: int
     entries: list[Entry] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Draft:
+class UnitOfWork:
     """Everything that one batch has decided so far.
 
     *remembered* are the sagas that were in memory, *visited* all that the batch has worked with,
@@ -44,17 +44,17 @@ class Draft:
 
     at: Instant
     remembered: frozenset[SagaId] = frozenset()
-    visited: list[Live] = field(default_factory=list)
+    visited: list[LoadedSaga] = field(default_factory=list)
     touched: dict[SagaId, Touched] = field(default_factory=dict)
-    lifeless: dict[SagaId, Lifeless] = field(default_factory=dict)
+    unloadable: dict[SagaId, UnloadableSaga] = field(default_factory=dict)
     armed: dict[TimerId, DueTimer] = field(default_factory=dict)
     postponed: dict[TimerId, DueTimer] = field(default_factory=dict)
     cleared: list[TimerId] = field(default_factory=list)
-    dead: list[ParkedRecord] = field(default_factory=list)
+    dead: list[UnhandledRecord] = field(default_factory=list)
     corrupt: list[SagaSummary] = field(default_factory=list)
-    held: list[ParkedRecord] = field(default_factory=list)
+    held: list[UnhandledRecord] = field(default_factory=list)
     holding: set[SagaId] = field(default_factory=set)
-    unparked: list[int] = field(default_factory=list)
+    handled: list[int] = field(default_factory=list)
     outgoing: list[Record] = field(default_factory=list)
     revisits: set[SagaId] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ class Draft:
     took: list[tuple[str, float]] = field(default_factory=list)
     append_s: float = 0.0
 
-    def note_change(self, live: Live, *, has_started: bool, before: SagaStatus) -> None:
+    def note_change(self, live: LoadedSaga, *, has_started: bool, before: SagaStatus) -> None:
         """Count what became of a saga with a turn of it."""
         name, status = live.decider.name, live.state.status
         if has_started:
@@ -76,7 +76,7 @@ class Draft:
         if status.is_ended:
             self.took.append((name, (self.at - live.started_at) / SECOND_US))
 
-    def touch(self, live: Live) -> Touched:
+    def touch(self, live: LoadedSaga) -> Touched:
         """The additions to *live*'s history, begun now if they were not."""
         touched = self.touched.get(live.saga_id)
         if touched is None:
@@ -84,7 +84,7 @@ class Draft:
         return touched
 
     @property
-    def strangers(self) -> list[Live]:
+    def strangers(self) -> list[LoadedSaga]:
         """Sagas with new entries of which another process may still have records to publish."""
         lives = (touched.live for touched in self.touched.values())
         return [live for live in lives if live.has_unknown_past]
@@ -111,8 +111,8 @@ class Draft:
             timers_armed=[*self.armed.values(), *self._still_postponed()],
             timers_cleared=self.cleared,
             summaries=self._summaries(),
-            parked=[*self.dead, *self.held],
-            unparked=self.unparked,
+            unhandled=[*self.dead, *self.held],
+            handled=self.handled,
             outgoing=self.outgoing,
             relayed=relayed,
         )
@@ -128,8 +128,8 @@ class Draft:
             if touched.entries
         ]
         summaries += self.corrupt
-        for lifeless in self.lifeless.values():
-            summary = summary_of_lifeless(lifeless, self.at)
+        for unloadable in self.unloadable.values():
+            summary = summary_of_unloadable(unloadable, self.at)
             if summary is not None:
                 summaries.append(summary)
         return summaries

@@ -1,7 +1,7 @@
-"""Live sagas: a cache, and nothing but a cache."""
+"""LoadedSaga sagas: a cache, and nothing but a cache."""
 
 from saga.core.status import SagaStatus
-from saga.runtime.live import Lifeless, Live, LiveSagas, summary_of, whose
+from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga, summary_of, whose
 from tests.runtime.lab import Lab, order_id
 from tests.runtime.shop import OrderDone, Reserve, Reserved, Ship, orders
 from tests.runtime.test_parking import flaw_at
@@ -13,7 +13,7 @@ async def test_the_least_recently_used_saga_leaves_first(order_lab: Lab) -> None
     lab = order_lab
     await reserving(lab, "a", "b", "c")
     found = await lab.live.load([order_id("a"), order_id("b"), order_id("c")])
-    small = LiveSagas(lab.store, lab.app.registry, sagas_max=2)
+    small = SagaCache(lab.store, lab.app.registry, sagas_max=2)
     ids = [order_id(key) for key in "abc"]
     for saga in ids[:2]:
         small.keep(found[saga])
@@ -79,7 +79,7 @@ async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_lab: Lab
     lab.restart()
     (rebuilt,) = (await lab.live.load([order_id()])).values()
 
-    assert isinstance(kept, Live)
+    assert isinstance(kept, LoadedSaga)
     assert summary_of(kept, lab.clock.now()) == summary_of(rebuilt, lab.clock.now())
     assert (rebuilt.version, rebuilt.started_at) == (2, lab.history(order_id())[0].at)
     assert summary_of(rebuilt, lab.clock.now()).waiting_for == "reply to reserve"
@@ -111,7 +111,7 @@ async def test_what_cannot_be_brought_to_life_says_why(order_lab: Lab) -> None:
         lab.restart(sagas)
         (found,) = (await lab.live.load([order_id()])).values()
 
-        assert isinstance(found, Lifeless)
+        assert isinstance(found, UnloadableSaga)
         assert (found.code, found.status) == (code, status)
         assert found.reason
     lab.restart(orders())

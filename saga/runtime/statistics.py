@@ -6,11 +6,11 @@ from collections import Counter
 
 from saga.core.status import SagaStatus
 from saga.ports.metrics import LONG_SECONDS, SECONDS, Durations
-from saga.runtime.draft import Draft
+from saga.runtime.unit_of_work import UnitOfWork
 from saga.runtime.work import Work
 
 
-class Tally:
+class Statistics:
     """Attributes: started, reached: how many sagas of a definition began, and came to a status.
     took: how long those of a definition took from begin to end. appends: how long the store took
     for a batch. records: how many records were taken.
@@ -23,7 +23,7 @@ class Tally:
         self.appends = Durations(SECONDS)
         self.records = 0
 
-    def add(self, work: Work, draft: Draft) -> None:
+    def add(self, work: Work, draft: UnitOfWork) -> None:
         """A batch that is stored."""
         self.records += len(work.inbound)
         self.started.update(draft.started)

@@ -18,7 +18,7 @@ from saga.ports import Record, Source
 log = get_logger("saga.relay")
 
 
-class Withheld:
+class BlockedTopics:
     """Attributes: missing: the topics that are not there. sagas: sagas of which nothing is
     published now, each with the topic it waits for. batches: backlog ids of which something was
     withheld, and of which sagas.
@@ -68,7 +68,7 @@ class Withheld:
                 free.append(record)
         return free, held
 
-    def withhold(self, backlog_id: int, sagas: Iterable[SagaId]) -> None:
+    def block(self, backlog_id: int, sagas: Iterable[SagaId]) -> None:
         """Not all of that batch was published."""
         found = set(sagas)
         if found:
