@@ -26,7 +26,7 @@ GIVEN = $(if $(KAFKA),--kafka=$(KAFKA)) $(if $(POSTGRES),--postgres=$(POSTGRES))
 SERVERS = $(if $(and $(KAFKA),$(POSTGRES)),true,$(BIN)/python -m infra fetch || true)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-kafka test test-connected up down check format lock bench bench-kafka chaos mutants replay clean
+.PHONY: help setup demo demo-kafka test test-connected up down check docs format lock bench bench-kafka chaos mutants replay clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ check: $(READY) ## Check format, style, types, layers and public names
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/pytest -q tests/test_layers.py tests/test_public_surface.py
+
+docs: $(READY) ## Build the site of docs/ into build/docs/, without network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS) && echo "Ready: build/docs/index.html"
 
 format: $(READY) ## Put the code into its format and mend what can be mended
 	@$(BIN)/ruff check --fix-only .
