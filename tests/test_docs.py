@@ -1,4 +1,4 @@
-"""The site of `docs/` builds without network, has no broken link, and loads nothing from outside."""
+"""The site of `docs/` builds without network and loads nothing from outside."""
 
 import os
 import re
