@@ -1,7 +1,5 @@
 """A bus whose topics and groups have names of their own on a cluster that others use as well."""
 
-# ruff: noqa: D102 - they do what the port says
-
 from dataclasses import replace
 
 from saga.ports.bus import Source
