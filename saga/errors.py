@@ -195,11 +195,16 @@ class MessageTooLarge(DeliveryError):
 
 
 class TopicMissing(DeliveryError):
-    """Raised when there is no topic to publish on; *topic* names it."""
+    """Raised when a topic is not there, or has no such *partition*."""
 
-    def __init__(self, topic: str) -> None:
-        super().__init__(f"there is no topic {topic}: make it with `saga topics create`")
+    def __init__(self, topic: str, partition: int | None = None) -> None:
+        super().__init__(topic, partition)
         self.topic = topic
+        self.partition = partition
+
+    def __str__(self) -> str:
+        place = self.topic if self.partition is None else f"{self.topic}[{self.partition}]"
+        return f"there is no topic {place}: make it with `saga topics create`"
 
 
 class PositionLost(DeliveryError):

@@ -28,7 +28,7 @@ from saga.adapters.clocks import SystemClock
 from saga.app import SagaApp
 from saga.contracts import TopicNames
 from saga.effects import Effects, EffectsSettings
-from saga.errors import MessageTooLarge, SettingsError
+from saga.errors import MessageTooLarge, SettingsError, TopicMissing
 from saga.ports.bus import Bus, Inbound, Record, TopicSpec
 from saga.ports.clock import Clock
 from saga.runtime import parking
@@ -144,7 +144,7 @@ class _Park:
     async def _put(self, record: Record) -> None:
         try:
             await self._bus.publish([record])
-        except KeyError:
+        except TopicMissing:
             settings = self._settings
             spec = TopicSpec(record.topic, settings.partitions, settings.retention_s)
             await self._bus.create_topics([spec])

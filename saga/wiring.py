@@ -17,7 +17,7 @@ from saga.effects import EffectsService
 from saga.effects.health import EffectsHealth
 from saga.effects.parking import Park
 from saga.effects.role import EffectsRole
-from saga.errors import MessageTooLarge, SettingsError
+from saga.errors import MessageTooLarge, SettingsError, TopicMissing
 from saga.ports import (
     Batch,
     Bus,
@@ -296,7 +296,7 @@ def _effects(
         parked = parking.dead(inbound, reason, message, parts.clock.now())
         copy = parking.dlq_record(parked, names)
         if copy is not None:
-            with contextlib.suppress(MessageTooLarge, KeyError):  # the store has it whole
+            with contextlib.suppress(MessageTooLarge, TopicMissing):  # the store has it whole
                 await parts.bus.publish([copy])
         await parts.store.append(Batch(unhandled=[parked]), at=parts.clock.now())
 

@@ -17,6 +17,7 @@ from saga.console.problems import ExitCode, Misused, NotSo
 from saga.console.sagas import iso
 from saga.console.session import Session, must_exist
 from saga.contracts.cloudevents import ID, read_headers
+from saga.errors import TopicMissing
 from saga.ports import Batch, Catalogue, Record, UnhandledRecord
 from saga.ports.bus import Headers
 from saga.ports.catalogue import UnhandledKind
@@ -124,7 +125,7 @@ async def dlq_redrive(
             again = Record(position.topic, record.key, record.value, record.headers, partition)
             try:
                 await parts.bus.publish([again])
-            except KeyError:
+            except TopicMissing:
                 raise NotSo(
                     f"parked record {record.record_id}: there is no topic {position.topic} here"
                 ) from None

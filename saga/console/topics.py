@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from saga.console.session import Session
+from saga.errors import TopicMissing
 from saga.ports import Bus, Source, TopicSpec
 from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.wiring import open_kafka, open_parts, topic_specs
@@ -83,6 +84,6 @@ async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
     for spec in specs:
         try:
             await bus.bounds([Source(spec.name, 0)])
-        except KeyError:
+        except TopicMissing:
             missing.add(spec.name)
     return missing

@@ -30,7 +30,7 @@ from saga.effects.replies import Replies
 from saga.effects.request import Rejected, Request, RequestReader, group_of
 from saga.effects.settings import EffectsSettings
 from saga.effects.starting import run_starter
-from saga.errors import BusUnavailable, MessageTooLarge, StoreUnavailable
+from saga.errors import BusUnavailable, MessageTooLarge, StoreUnavailable, TopicMissing
 from saga.ports.bus import Bus, Consumer, Inbound, Record
 from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore
@@ -335,8 +335,8 @@ class EffectsService:
     async def _publish_all(self, records: Sequence[Record]) -> None:
         try:
             await self._bus.publish(records)
-        except KeyError as error:
-            raise BusUnavailable(f"the topic {error} does not exist; create it") from error
+        except TopicMissing as error:
+            raise BusUnavailable(str(error)) from error
 
     async def _publish_one_by_one(self, answers: list[tuple[Request, Record | None]]) -> None:
         """The broker takes less than we do: find the answers that are too large, and set them

@@ -194,8 +194,7 @@ class Bus(Protocol):
         Raises:
             BusUnavailable: try again later; repeat all.
             MessageTooLarge: a record exceeds the limit; none was published.
-            KeyError: a topic does not exist, and is named; none was published, unless the topic was
-                there a moment ago.
+            TopicMissing: none was published, unless the topic was there a moment ago.
         """
         ...
 
@@ -210,7 +209,12 @@ class Bus(Protocol):
         ...
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """Of each source the first offset kept and the next one to be written."""
+        """Of each source the first offset kept and the next one to be written.
+
+        Raises:
+            TopicMissing: a source is not there.
+            BusUnavailable: try again later.
+        """
         ...
 
     async def close(self) -> None:

@@ -203,9 +203,9 @@ class Publisher:
         records = [one.record for one in written]
         try:
             await bus.publish(records)
-        except KeyError as error:
+        except TopicMissing:
             if not self._settings.bus.startswith("local:"):
-                raise TopicMissing(str(error.args[0])) from None
+                raise
             # Nobody else prepares the embedded bus; the records come again with the next try.
             settings = self._settings
             topics = dict.fromkeys(record.topic for record in records)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from saga.contracts import cloudevents as ce
 from saga.core.identity import SagaId
 from saga.logs import get_logger
-from saga.ports import Record, Source
+from saga.ports import Record
 
 log = get_logger("saga.relay")
 
@@ -98,19 +98,6 @@ class BlockedTopics:
                 self.sagas[saga] = still[saga]
             elif saga not in late:
                 self.sagas.pop(saga, None)
-
-
-def missing_topic(error: KeyError, records: Sequence[Record]) -> str:
-    """The topic of *records* that a bus has not found.
-
-    Raises:
-        KeyError: *error*, if it is about something else.
-    """
-    name = error.args[0] if error.args else None
-    topic = name.topic if isinstance(name, Source) else name
-    if isinstance(topic, str) and any(record.topic == topic for record in records):
-        return topic
-    raise error
 
 
 def _saga_of(record: Record) -> SagaId:

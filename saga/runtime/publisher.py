@@ -22,9 +22,8 @@ from saga.contracts import (
 from saga.contracts.cloudevents import headers_for
 from saga.core.frozen import frozen
 from saga.core.identity import SagaId, saga_id
-from saga.errors import MalformedMessage, TopicMissing
+from saga.errors import MalformedMessage
 from saga.ports import Bus, Clock, Record
-from saga.runtime.blocked_topics import missing_topic
 
 KEY_CHARS_MAX = 1_000
 
@@ -138,10 +137,7 @@ class Publisher:
         await self._publish([Record(topic, key.encode(), encode(command).encode(), headers)])
 
     async def _publish(self, records: Sequence[Record]) -> None:
-        try:
-            await self._bus.publish(records)
-        except KeyError as error:
-            raise TopicMissing(missing_topic(error, records)) from None
+        await self._bus.publish(records)
 
     def _key(self, found: Decoded, own_key: str | None, given: str | None) -> str:
         """The key of the record: the one given, the payload's own, or that of the saga it

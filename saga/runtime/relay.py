@@ -17,11 +17,17 @@ from itertools import groupby
 from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
-from saga.errors import BusUnavailable, CorruptHistory, MessageTooLarge, StoreUnavailable
+from saga.errors import (
+    BusUnavailable,
+    CorruptHistory,
+    MessageTooLarge,
+    StoreUnavailable,
+    TopicMissing,
+)
 from saga.logs import get_logger
 from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record, Source
 from saga.runtime.backoff import Backoff
-from saga.runtime.blocked_topics import BlockedTopics, missing_topic
+from saga.runtime.blocked_topics import BlockedTopics
 from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.saga_cache import whose
 
@@ -79,9 +85,9 @@ class Relay:
             return
         try:
             await self._insist(copies)
-        except (MessageTooLarge, KeyError) as error:
-            if isinstance(error, KeyError):
-                self._withheld.miss(missing_topic(error, copies))
+        except (MessageTooLarge, TopicMissing) as error:
+            if isinstance(error, TopicMissing):
+                self._withheld.miss(error.topic)
             if len(copies) == 1:
                 log.warning("done without a copy", topic=copies[0].topic, error=str(error))
                 return
@@ -194,8 +200,10 @@ class Relay:
                 return is_left
             try:
                 await self._insist(free)
-            except KeyError as error:
-                self._withheld.miss(missing_topic(error, free))
+            except TopicMissing as error:
+                if error.topic not in {record.topic for record in free}:
+                    raise  # blocking it would change nothing, and this loop would not end
+                self._withheld.miss(error.topic)
             else:
                 return is_left
 
@@ -203,7 +211,7 @@ class Relay:
         """Publish *records*, waiting for the bus to come back if it has to.
 
         Raises:
-            KeyError: a topic is missing.
+            TopicMissing: a topic is not there.
             MessageTooLarge: a topic takes less.
         """
         backoff = Backoff(f"relay/{self._worker_id}")
@@ -221,7 +229,7 @@ class Relay:
         for topic in sorted(self._withheld.missing):
             try:
                 await self._bus.bounds([Source(topic, 0)])
-            except KeyError:
+            except TopicMissing:
                 continue
             except BusUnavailable as error:
                 log.info("cannot look for a topic", topic=topic, error=str(error))

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import pytest
 
-from saga.errors import MessageTooLarge
+from saga.errors import MessageTooLarge, TopicMissing
 from saga.ports.bus import Bus, Inbound, Record, Source, TopicSpec
 from saga.testing.group_suite import PAUSE_S, ROUNDS_MAX, GroupSuite
 
@@ -103,10 +103,20 @@ class BusSuite(GroupSuite):
         """Not even the records before it."""
         await bus.create_topics([TopicSpec("t", 1)])
 
-        with pytest.raises(KeyError):
+        with pytest.raises(TopicMissing) as missing:
             await bus.publish([Record("t", b"k", b"1"), Record("nowhere", b"k", b"2")])
 
+        assert (missing.value.topic, missing.value.partition) == ("nowhere", None)
         assert await bus.bounds([Source("t", 0)]) == {Source("t", 0): (0, 0)}
+
+    async def test_bounds_of_a_missing_source_name_it(self, bus: Bus) -> None:
+        """A topic that is not there, and a partition that a topic does not have."""
+        await bus.create_topics([TopicSpec("t", 1)])
+
+        for source in (Source("nowhere", 0), Source("t", 1)):
+            with pytest.raises(TopicMissing) as missing:
+                await bus.bounds([Source("t", 0), source])
+            assert (missing.value.topic, missing.value.partition) == source
 
     async def test_too_large_a_record_publishes_nothing(self, bus: Bus) -> None:
         """Headers count as well; the records beside it are not published either."""

@@ -20,7 +20,13 @@ from saga.adapters.sqlite import (
     record_log,
 )
 from saga.adapters.sqlite.statements import ManyRows
-from saga.errors import AlreadyRecorded, BusUnavailable, HistoryConflict, MessageTooLarge
+from saga.errors import (
+    AlreadyRecorded,
+    BusUnavailable,
+    HistoryConflict,
+    MessageTooLarge,
+    TopicMissing,
+)
 from saga.ports.bus import Bus, Consumer, Inbound, Record, Source, TopicSpec
 from saga.ports.event_store import Batch, EventStore
 from saga.testing import samples
@@ -328,10 +334,11 @@ async def test_a_refused_append_publishes_nothing(publishing: tuple[EventStore, 
         Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 1}), at=MOMENT
     )
     outgoing = [samples.record("t")]
+    nowhere = [samples.record("no")]
     refused = [
         (HistoryConflict, Batch(histories=[samples.history(saga(1))], outgoing=outgoing)),
         (AlreadyRecorded, Batch(positions={Source("t", 0): 1}, outgoing=outgoing)),
-        (KeyError, Batch(histories=[samples.history(saga(2))], outgoing=[samples.record("no")])),
+        (TopicMissing, Batch(histories=[samples.history(saga(2))], outgoing=nowhere)),
         (
             MessageTooLarge,
             Batch(

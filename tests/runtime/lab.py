@@ -30,7 +30,7 @@ from saga.contracts import (
 from saga.contracts import cloudevents as ce
 from saga.core.history import Entry
 from saga.core.identity import SagaId, parse_intent_id, saga_id
-from saga.errors import BusUnavailable
+from saga.errors import BusUnavailable, TopicMissing
 from saga.ports import Batch, Inbound, Record, Source, TopicSpec, UnhandledRecord
 from saga.ports.catalogue import UnhandledKind
 from saga.runtime.outcome_waiters import OutcomeWaiters
@@ -96,14 +96,14 @@ class FlakyBus(MemoryBus):
             raise BusUnavailable("the bus is away")
         for record in records:
             if record.topic in self.missing:
-                raise KeyError(record.topic)
+                raise TopicMissing(record.topic)
         await super().publish(records)
 
     async def bounds(self, sources: Sequence[Source]):
         """Of each source begin and end."""
         for source in sources:
             if source.topic in self.missing:
-                raise KeyError(source)
+                raise TopicMissing(source.topic, source.partition)
         return await super().bounds(sources)
 
 

@@ -95,7 +95,7 @@ class KafkaBus:
             BusUnavailable: try again later; repeat all.
             MessageTooLarge: a record exceeds the limit; none was published, unless only the cluster
                 knew its limit.
-            KeyError: a topic does not exist; none was published, unless it was there a moment ago.
+            TopicMissing: none was published, unless the topic was there a moment ago.
         """
         await self._publishing.publish(records)
 
@@ -126,7 +126,7 @@ class KafkaBus:
         """Of each source the first offset kept and the next one to be written.
 
         Raises:
-            KeyError: a source does not exist.
+            TopicMissing: a source does not exist.
             BusUnavailable: nobody answers.
         """
         return await self._cluster.bounds(sources)

@@ -23,7 +23,7 @@ from saga.adapters.kafka.connection import REQUEST_TIMEOUT_MS, RETRY_BACKOFF_MS,
 from saga.adapters.kafka.diagnosis import connecting
 from saga.adapters.kafka.failures import described, within
 from saga.core.frozen import frozen
-from saga.errors import BusUnavailable
+from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import Source
 
 ANSWER_S: Final = 10.0
@@ -90,7 +90,7 @@ class Cluster:
         READ_COMMITTED, the end of what is not held up by an open transaction.
 
         Raises:
-            KeyError: a source does not exist.
+            TopicMissing: a source does not exist.
             BusUnavailable: nobody answers.
         """
         if not sources:
@@ -224,7 +224,7 @@ class Cluster:
         for source in sources:
             layout = layouts.get(source.topic)
             if layout is None or source.partition not in layout.leaders:
-                raise KeyError(source)
+                raise TopicMissing(source.topic, source.partition)
             leader = layout.leaders[source.partition]
             if leader is None:
                 raise kafka.LeaderNotAvailableError(f"{source.topic}[{source.partition}]")

@@ -30,7 +30,7 @@ from saga.adapters.kafka.membership import Membership
 from saga.adapters.kafka.salvage import read_carefully
 from saga.adapters.kafka.settings import ConsumerSettings
 from saga.adapters.kafka.watchdog import Watchdog
-from saga.errors import BusUnavailable
+from saga.errors import BusUnavailable, TopicMissing
 from saga.logs import get_logger
 from saga.ports.bus import Inbound, OnRevoke, Progress, ResumeAt, Source, why_lost
 
@@ -242,8 +242,8 @@ class KafkaConsumer:
         starts.update(await self._starts(membership, unknown))
         try:
             bounds = await self._cluster.bounds(fresh)
-        except KeyError as error:
-            raise BusUnavailable(f"kafka: {error} has vanished") from error
+        except TopicMissing as error:
+            raise BusUnavailable(f"kafka: {error.topic} has vanished") from error
         if membership.generation != generation or self._is_closed:
             return  # the group has changed meanwhile
         for source in sorted(fresh):

@@ -16,7 +16,7 @@ from saga.adapters.kafka.diagnosis import connecting
 from saga.adapters.kafka.failures import described, within
 from saga.adapters.kafka.outlet import Delivery, Outlet
 from saga.adapters.partitioner import partition_of
-from saga.errors import BusUnavailable, MessageTooLarge
+from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
 from saga.logs import get_logger
 from saga.ports.bus import Record, Source
 
@@ -67,7 +67,7 @@ class Publishing:
         """Publish all, in order per partition; as `Bus.publish` says.
 
         Raises:
-            BusUnavailable, MessageTooLarge, KeyError: as there.
+            BusUnavailable, MessageTooLarge, TopicMissing: as there.
         """
         if not records:
             return
@@ -112,7 +112,7 @@ class Publishing:
             found = await self._cluster.layouts(unknown)
             for topic in unknown:
                 if topic not in found:
-                    raise KeyError(topic)
+                    raise TopicMissing(topic)
             async with within(CONNECT_S, "find topics"):
                 for topic in unknown:
                     await outlet.learn(topic)
@@ -122,7 +122,7 @@ class Publishing:
     def _place(self, record: Record, partitions: int) -> Source:
         if record.partition is not None:
             if not 0 <= record.partition < partitions:
-                raise KeyError(Source(record.topic, record.partition))
+                raise TopicMissing(record.topic, record.partition)
             return Source(record.topic, record.partition)
         if record.key is not None:
             return Source(record.topic, partition_of(record.key, partitions))
@@ -151,7 +151,7 @@ class Publishing:
         if known is None:
             found = (await self._cluster.configs([topic])).get(topic)
             if found is None:
-                raise KeyError(topic)
+                raise TopicMissing(topic)
             known = self._limits[topic] = int(found.get("max.message.bytes") or 1_048_588)
         return known
 
@@ -175,7 +175,7 @@ class Publishing:
             log.warning("the producer is replaced", reason=reason)
             await outlet.give_up()
         if missing is not None:
-            raise KeyError(missing)
+            raise TopicMissing(missing)
         if isinstance(failure, _TOO_LARGE):
             raise MessageTooLarge(f"the cluster takes no record as large as one of these: {reason}")
         raise BusUnavailable(f"kafka: not all was published: {reason}")

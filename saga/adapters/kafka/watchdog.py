@@ -11,7 +11,7 @@ from typing import Final
 
 from saga.adapters.kafka.cluster import READ_COMMITTED, Cluster
 from saga.adapters.kafka.membership import Membership
-from saga.errors import BusUnavailable
+from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import Source
 
 POLLS_MIN: Final = 3
@@ -62,6 +62,6 @@ class Watchdog:
         places = dict(self._membership.next)
         try:
             bounds = await self._cluster.bounds(places, isolation=READ_COMMITTED)
-        except (BusUnavailable, KeyError):
+        except (BusUnavailable, TopicMissing):
             return {}  # then it is not the client
         return {source: at for source, at in places.items() if at < bounds[source][1]}

@@ -13,7 +13,7 @@ from typing import Final
 from saga.adapters.memory.consumer import MemoryConsumer
 from saga.adapters.partitioner import partition_of
 from saga.core.identity import Instant
-from saga.errors import BusUnavailable, MessageTooLarge
+from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
 from saga.ports.bus import Inbound, Record, ResumeAt, Source, TopicSpec
 from saga.ports.clock import Clock
 
@@ -80,7 +80,7 @@ class MemoryBus:
         Raises:
             BusUnavailable: the bus is closed.
             MessageTooLarge: a record exceeds the limit; none was published.
-            KeyError: a topic does not exist; none was published.
+            TopicMissing: a topic does not exist; none was published.
         """
         if self._is_closed:
             raise BusUnavailable("the bus is closed")
@@ -106,11 +106,13 @@ class MemoryBus:
         """Of each source the first offset kept and the next one to be written.
 
         Raises:
-            KeyError: a source does not exist.
+            TopicMissing: a source does not exist.
         """
         found: dict[Source, tuple[int, int]] = {}
         for source in sources:
-            partition = self.partitions[source]
+            partition = self.partitions.get(source)
+            if partition is None:
+                raise TopicMissing(source.topic, source.partition)
             partition.expire(self.clock.now())
             found[source] = (partition.begin, partition.end)
         return found
@@ -126,7 +128,9 @@ class MemoryBus:
         placed = [self._place(record) for record in records]
         now = self.clock.now()
         for source, record in zip(placed, records, strict=True):
-            partition = self.partitions[source]
+            partition = self.partitions.get(source)
+            if partition is None:
+                raise TopicMissing(source.topic, source.partition)
             partition.records.append(
                 Inbound(
                     source.topic,
@@ -165,7 +169,9 @@ class MemoryBus:
             consumer.assign(frozenset(wanted))
 
     def _place(self, record: Record) -> Source:
-        topic = self._topics[record.topic]
+        topic = self._topics.get(record.topic)
+        if topic is None:
+            raise TopicMissing(record.topic)
         size = len(record.key or b"") + len(record.value or b"")
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
         if size > self._record_bytes_max:
@@ -175,7 +181,7 @@ class MemoryBus:
             )
         if record.partition is not None:
             if not 0 <= record.partition < topic.partitions:
-                raise KeyError(Source(record.topic, record.partition))
+                raise TopicMissing(record.topic, record.partition)
             return Source(record.topic, record.partition)
         if record.key is not None:
             return Source(record.topic, partition_of(record.key, topic.partitions))

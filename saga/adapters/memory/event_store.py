@@ -49,7 +49,7 @@ class MemoryEventStore:
             AlreadyRecorded: a position is not beyond the stored one of its source.
             HistoryConflict: another writer was first on some history.
             MessageTooLarge: the bus refuses a record of *outgoing*; nothing was recorded.
-            KeyError: a topic of *outgoing* does not exist; nothing was recorded.
+            TopicMissing: a topic of *outgoing* does not exist; nothing was recorded.
         """
         await asyncio.sleep(0)
         self._check(batch)

@@ -78,7 +78,7 @@ class SqliteEventStore:
             RecordsRetracted: the bus showed records before they were durable, and they are not.
             StoreUnavailable: the file cannot be written now; nothing was recorded.
             MessageTooLarge: the bus refuses a record of *outgoing*; nothing was recorded.
-            KeyError: a topic of *outgoing* does not exist; nothing was recorded.
+            TopicMissing: a topic of *outgoing* does not exist; nothing was recorded.
         """
         recorder, bus = self.recorder, self._bus
         rows = to_rows(batch.histories)

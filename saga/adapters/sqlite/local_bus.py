@@ -96,7 +96,7 @@ class LocalBus:
         Raises:
             BusUnavailable: the file cannot be written now.
             MessageTooLarge: a record exceeds the limit; none was published.
-            KeyError: a topic does not exist; none was published.
+            TopicMissing: a topic does not exist; none was published.
         """
         prepared = self.prepare(records)
         if prepared:
@@ -126,7 +126,7 @@ class LocalBus:
         """Of each source the first offset kept and the next one to be written.
 
         Raises:
-            KeyError: a source does not exist.
+            TopicMissing: a source does not exist.
         """
         numbers = {self.log.source_id(source): source for source in sources}
         found = self.read_now(lambda cursor: self.log.bounds(cursor, numbers))
@@ -156,7 +156,7 @@ class LocalBus:
         Raises:
             BusUnavailable: the file cannot be read now.
             MessageTooLarge: a record exceeds the limit.
-            KeyError: a topic does not exist.
+            TopicMissing: a topic does not exist.
         """
         if self._is_closed:
             raise BusUnavailable(f"{self.database.path}: the bus is closed")

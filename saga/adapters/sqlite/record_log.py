@@ -19,7 +19,7 @@ from saga.adapters.partitioner import partition_of
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.identity import Instant
-from saga.errors import MessageTooLarge
+from saga.errors import MessageTooLarge, TopicMissing
 from saga.ports.bus import Inbound, Record, Source, TopicSpec
 
 OFFSET_BITS: Final = 40
@@ -131,24 +131,30 @@ class RecordLog:
         """The number of topic and partition.
 
         Raises:
-            KeyError: there is no such partition.
+            TopicMissing: there is no such partition.
         """
-        topic = self._topics.get(source.topic) or self.topics([source.topic])[source.topic]
-        if not 0 <= source.partition < topic.partitions:
-            raise KeyError(source)
+        topic = self.topics([source.topic]).get(source.topic)
+        if topic is None or not 0 <= source.partition < topic.partitions:
+            raise TopicMissing(source.topic, source.partition)
         return topic.topic_id << PARTITION_BITS | source.partition
+
+    def _topic(self, name: str) -> Topic:
+        topic = self.topics([name]).get(name)
+        if topic is None:
+            raise TopicMissing(name)
+        return topic
 
     def prepare(self, records: Sequence[Record]) -> list[Prepared]:
         """Choose partitions and encode headers; on the caller's thread, outside any transaction.
 
         Raises:
-            KeyError: a topic or partition does not exist.
+            TopicMissing: a topic or partition does not exist.
             MessageTooLarge: a record exceeds the limit.
         """
         topics, largest = self._topics, self._record_bytes_max
         prepared: list[Prepared] = []
         for record in records:
-            topic = topics.get(record.topic) or self.topics([record.topic])[record.topic]
+            topic = topics.get(record.topic) or self._topic(record.topic)
             topic_id, _, partitions, _ = topic
             key, value = record.key, record.value
             if record.partition is not None:
