@@ -94,6 +94,8 @@ class EventStore(Protocol):
             AlreadyRecorded: a position is not beyond the stored one of its source.
             RecordsRetracted: a record was shown before it was durable, and then was not; only
                 where store and bus are one file.
+            TopicMissing: a topic of *outgoing* is not there; nothing was recorded. Only of a store
+                that publishes itself.
             StoreUnavailable: the store cannot write; nothing was recorded.
         """
         ...

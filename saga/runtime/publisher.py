@@ -116,7 +116,7 @@ class Publisher:
             TopicMissing: there is no topic for one of them.
             BusUnavailable: some may not have been published; send all again.
         """
-        await self._publish([one.record for one in prepared])
+        await self._bus.publish([one.record for one in prepared])
 
     async def command(self, command: Command, *, key: str) -> None:
         """Send *command* to the saga whose business key is *key*.
@@ -134,10 +134,7 @@ class Publisher:
             correlation_id=command.saga_id,
         )
         topic = self._names.topic(COMMAND_CONTRACT)
-        await self._publish([Record(topic, key.encode(), encode(command).encode(), headers)])
-
-    async def _publish(self, records: Sequence[Record]) -> None:
-        await self._bus.publish(records)
+        await self._bus.publish([Record(topic, key.encode(), encode(command).encode(), headers)])
 
     def _key(self, found: Decoded, own_key: str | None, given: str | None) -> str:
         """The key of the record: the one given, the payload's own, or that of the saga it

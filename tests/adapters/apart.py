@@ -1,7 +1,9 @@
 """A bus whose topics and groups have names of their own on a cluster that others use as well."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
+from saga.errors import TopicMissing
 from saga.ports.bus import Source
 
 
@@ -16,7 +18,9 @@ class ApartBus:
         await self.bus.create_topics([replace(one, name=self.prefix + one.name) for one in topics])
 
     async def publish(self, records) -> None:
-        await self.bus.publish([replace(one, topic=self.prefix + one.topic) for one in records])
+        hidden = [replace(record, topic=self.prefix + record.topic) for record in records]
+        with self.errors_shown():
+            await self.bus.publish(hidden)
 
     async def subscribe(self, group, topics, *, resume_at=None):
         async def resume(sources):
@@ -31,11 +35,19 @@ class ApartBus:
         return ApartConsumer(self, consumer)
 
     async def bounds(self, sources):
-        found = await self.bus.bounds([self.hidden(source) for source in sources])
+        with self.errors_shown():
+            found = await self.bus.bounds([self.hidden(source) for source in sources])
         return {self.shown(source): bounds for source, bounds in found.items()}
 
     async def close(self) -> None:
         await self.bus.close()
+
+    @contextmanager
+    def errors_shown(self):
+        try:
+            yield
+        except TopicMissing as error:
+            raise TopicMissing(error.topic.removeprefix(self.prefix), error.partition) from error
 
     def hidden(self, source: Source) -> Source:
         return Source(self.prefix + source.topic, source.partition)

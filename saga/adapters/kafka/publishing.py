@@ -117,7 +117,12 @@ class Publishing:
                 for topic in unknown:
                     await outlet.learn(topic)
                     known[topic] = outlet.partitions(topic)
-        return {topic: count for topic, count in known.items() if count}
+        counts: dict[str, int] = {}
+        for topic, count in known.items():
+            if not count:
+                raise TopicMissing(topic)
+            counts[topic] = count
+        return counts
 
     def _place(self, record: Record, partitions: int) -> Source:
         if record.partition is not None:
