@@ -29,7 +29,7 @@ from saga.ports import (
 )
 from saga.ports.effects_store import EffectsStore
 from saga.ports.health import Health
-from saga.ports.statistics import StatisticsReader
+from saga.ports.store import StatisticsReader
 from saga.runtime import parking
 from saga.runtime.aside import Aside
 from saga.runtime.health import OrchestratorHealth

@@ -18,7 +18,7 @@ from saga.core.events import Json
 from saga.core.history import NAME_OF, NAMES, Entry, from_plain, to_plain
 from saga.core.identity import SagaId
 from saga.errors import CorruptHistory
-from saga.ports.event_store import HistoryAppend
+from saga.ports.store import HistoryAppend
 
 EntryRow = tuple[str, int, str, bytes]
 """originator_id (the saga id's 32 hex digits), originator_version, topic, state."""

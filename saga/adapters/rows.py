@@ -13,8 +13,7 @@ from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
-from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch, SagaSummary, UnhandledKind, UnhandledRecord
 
 SAGAS_KNOWN_MAX: Final = 65_536
 

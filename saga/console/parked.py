@@ -20,7 +20,7 @@ from saga.contracts.cloudevents import ID, read_headers
 from saga.errors import TopicMissing
 from saga.ports import Batch, Catalogue, Record, UnhandledRecord
 from saga.ports.bus import Headers
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.wiring import open_parts
 
 PAGE_RECORDS: Final = 200

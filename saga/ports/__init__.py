@@ -5,15 +5,17 @@ mean.
 """
 
 from saga.ports.bus import Bus, Consumer, Inbound, Position, Record, Source, TopicSpec
-from saga.ports.catalogue import Catalogue, SagaSummary, UnhandledRecord
 from saga.ports.clock import Clock
-from saga.ports.event_store import (
+from saga.ports.store import (
     Appended,
     Backlog,
     Batch,
+    Catalogue,
     DueTimer,
     EventStore,
     HistoryAppend,
+    SagaSummary,
+    UnhandledRecord,
 )
 
 __all__ = [

@@ -8,7 +8,7 @@ from dataclasses import replace
 from saga.core.events import TimerFired
 from saga.core.identity import Instant, SagaId
 from saga.ports import Catalogue, DueTimer, Inbound, UnhandledRecord
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.runtime.parking import dead, held
 from saga.runtime.router import Delivery
 from saga.runtime.unit_of_work import UnitOfWork

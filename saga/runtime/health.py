@@ -9,7 +9,7 @@ from saga.core.identity import Instant
 from saga.errors import StoreUnavailable
 from saga.ports import Clock, EventStore
 from saga.ports.metrics import Measured
-from saga.ports.statistics import StatisticsReader
+from saga.ports.store import StatisticsReader
 from saga.runtime.metrics import OrchestratorMetrics
 from saga.runtime.orchestrator import Orchestrator
 

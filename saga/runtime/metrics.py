@@ -17,7 +17,7 @@ from saga.errors import StoreUnavailable
 from saga.ports import Clock
 from saga.ports.metrics import Measured, Metric, Sample, counter, gauge, histogram
 from saga.ports.reading import reading
-from saga.ports.statistics import StatisticsReader, StoreStatistics
+from saga.ports.store import StatisticsReader, StoreStatistics
 from saga.runtime.orchestrator import Orchestrator
 
 CENSUS_S: Final = 10.0

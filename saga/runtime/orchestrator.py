@@ -26,7 +26,7 @@ from saga.errors import (
 from saga.logs import get_logger
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
 from saga.ports.bus import HearsOfRevocation
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.runtime.aside import Aside
 from saga.runtime.backoff import Backoff
 from saga.runtime.batcher import Batcher, finish_or_abandon

@@ -16,7 +16,7 @@ from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory, StoreUnavailable
 from saga.ports import Catalogue, EventStore, SagaSummary
-from saga.ports.event_store import TellsOfAppends
+from saga.ports.store import TellsOfAppends
 from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
 
 POLL_S = 0.25

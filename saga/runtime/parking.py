@@ -9,7 +9,7 @@ from dataclasses import replace
 from saga.contracts import TopicNames, dlq_name, parse_contract_name
 from saga.core.identity import Instant, SagaId
 from saga.ports import Inbound, Record, UnhandledRecord
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 
 MESSAGE_CHARS_MAX = 1_000
 

@@ -11,8 +11,7 @@ from dataclasses import replace
 
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import Catalogue, SagaSummary, UnhandledKind
-from saga.ports.event_store import Batch, EventStore
+from saga.ports.store import Batch, Catalogue, EventStore, SagaSummary, UnhandledKind
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 

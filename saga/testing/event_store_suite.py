@@ -18,8 +18,7 @@ from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, HistoryConflict
 from saga.ports.bus import Source
-from saga.ports.catalogue import Catalogue
-from saga.ports.event_store import Batch, EventStore
+from saga.ports.store import Batch, Catalogue, EventStore
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 

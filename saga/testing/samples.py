@@ -12,8 +12,7 @@ from saga.core.identity import saga_id as saga_id_of
 from saga.core.intents import IntentIssued
 from saga.core.status import SagaStatus
 from saga.ports.bus import Position, Record
-from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
-from saga.ports.event_store import DueTimer, HistoryAppend
+from saga.ports.store import DueTimer, HistoryAppend, SagaSummary, UnhandledKind, UnhandledRecord
 
 MOMENT = Instant(1_700_000_000_000_000)
 

@@ -19,7 +19,7 @@ from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore, wri
 from saga.adapters.sqlite import checkpoints as checkpoints_module
 from saga.errors import BusUnavailable, StoreTooNew, StoreUnavailable
 from saga.ports.bus import TopicSpec
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 from tests.adapters.processes import ROOT

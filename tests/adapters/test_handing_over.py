@@ -16,7 +16,7 @@ from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore
 from saga.adapters.sqlite.writer import LINGER_S
 from saga.errors import BusUnavailable, RecordsRetracted, StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 

@@ -28,7 +28,7 @@ from saga.errors import (
     TopicMissing,
 )
 from saga.ports.bus import Bus, Consumer, Inbound, Record, Source, TopicSpec
-from saga.ports.event_store import Batch, EventStore
+from saga.ports.store import Batch, EventStore
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 

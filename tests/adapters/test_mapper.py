@@ -18,7 +18,7 @@ from saga.core.history import NAMES, Entry
 from saga.core.identity import Instant, MessageId
 from saga.errors import CorruptHistory
 from saga.ports.bus import Source
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 

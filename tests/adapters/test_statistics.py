@@ -10,8 +10,7 @@ from saga.adapters.sqlite import SqliteDatabase, SqliteEventStore
 from saga.adapters.sqlite.statistics import SqliteCensus
 from saga.core.status import SagaStatus
 from saga.ports import Batch, Record
-from saga.ports.catalogue import UnhandledKind
-from saga.ports.statistics import UNHANDLED_COUNTED_MAX, StoreStatistics
+from saga.ports.store import UNHANDLED_COUNTED_MAX, StoreStatistics, UnhandledKind
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 

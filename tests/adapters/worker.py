@@ -12,7 +12,7 @@ from saga.adapters.clocks import SystemClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore
 from saga.core.identity import saga_id
 from saga.ports.bus import Record, Source
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 from saga.testing import samples
 
 

@@ -16,7 +16,7 @@ from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.ports import Inbound, Source
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.testing.world.broker import Published
 from saga.testing.world.driver import Log

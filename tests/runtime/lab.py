@@ -32,7 +32,7 @@ from saga.core.history import Entry
 from saga.core.identity import SagaId, parse_intent_id, saga_id
 from saga.errors import BusUnavailable, TopicMissing
 from saga.ports import Batch, Inbound, Record, Source, TopicSpec, UnhandledRecord
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.runtime.outcome_waiters import OutcomeWaiters
 from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.runtime.turns import Turns

@@ -21,7 +21,7 @@ from saga.contracts import CommandAct
 from saga.core.identity import saga_id
 from saga.core.status import SagaStatus
 from saga.ports import Record
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.settings import Settings
 from tests.scenarios import depot
 from tests.scenarios.examined import effects

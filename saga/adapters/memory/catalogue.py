@@ -10,8 +10,7 @@ from saga.adapters.memory.event_store import MemoryEventStore
 from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
-from saga.ports.event_store import DueTimer
+from saga.ports.store import DueTimer, SagaSummary, UnhandledKind, UnhandledRecord
 
 
 class MemoryCatalogue:

@@ -16,8 +16,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
 from saga.ports.bus import Source
-from saga.ports.catalogue import SagaSummary, UnhandledRecord
-from saga.ports.event_store import Appended, Backlog, Batch, DueTimer
+from saga.ports.store import Appended, Backlog, Batch, DueTimer, SagaSummary, UnhandledRecord
 
 
 class MemoryEventStore:

@@ -7,7 +7,7 @@ from itertools import islice
 
 from saga.adapters.memory.event_store import MemoryEventStore
 from saga.core.identity import Instant
-from saga.ports.statistics import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics
+from saga.ports.store import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics
 
 EVER = 10**9
 

@@ -13,8 +13,7 @@ from saga.adapters.rows import to_parked, to_summary
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import SagaSummary, UnhandledKind, UnhandledRecord
-from saga.ports.event_store import DueTimer
+from saga.ports.store import DueTimer, SagaSummary, UnhandledKind, UnhandledRecord
 
 LOG_PAGE_ENTRIES: Final = 2_000
 

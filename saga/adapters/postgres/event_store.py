@@ -30,7 +30,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict, StoreUnavailable
 from saga.ports.bus import Source
-from saga.ports.event_store import Appended, Backlog, Batch, DueTimer
+from saga.ports.store import Appended, Backlog, Batch, DueTimer
 
 APPEND_TRIES_MAX: Final = 8
 ORDER_PAUSE_S: Final = 0.02

@@ -39,7 +39,7 @@ from saga.adapters.postgres.pipeline import Answers, Call
 from saga.adapters.postgres.tables import TABLES
 from saga.adapters.rows import KnownSagas, tracking_name
 from saga.core.identity import Instant, SagaId
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 
 SETTLE_POLL_S: Final = 0.005
 SETTLE_TIMEOUT_S: Final = 10.0

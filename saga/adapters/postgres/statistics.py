@@ -7,8 +7,7 @@ from typing import Any, Final, LiteralString
 from saga.adapters.postgres.database import PostgresDatabase
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import UnhandledKind
-from saga.ports.statistics import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics
+from saga.ports.store import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics, UnhandledKind
 
 # The index by status has all but completed sagas, and is used only where the query says so.
 _SAGAS: Final[LiteralString] = (

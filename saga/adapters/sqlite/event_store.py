@@ -23,7 +23,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, BusUnavailable, CorruptHistory, StoreUnavailable
 from saga.ports.bus import Source
-from saga.ports.event_store import Appended, Backlog, Batch, DueTimer
+from saga.ports.store import Appended, Backlog, Batch, DueTimer
 
 LOAD_INLINE_SAGAS_MAX: Final = 64
 """More than these are read on another thread, so as not to hold up the event loop."""

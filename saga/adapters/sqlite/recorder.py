@@ -26,7 +26,7 @@ from saga.adapters.sqlite.statements import ManyRows
 from saga.core.identity import Instant, SagaId
 from saga.errors import AlreadyRecorded, HistoryConflict
 from saga.ports.bus import Source
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 
 TABLES: Final = (
     (

@@ -8,8 +8,7 @@ from typing import Any, Final
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.catalogue import UnhandledKind
-from saga.ports.statistics import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics
+from saga.ports.store import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics, UnhandledKind
 
 # The index by status has all but completed sagas, and is used only where the query says so.
 _SAGAS: Final = (

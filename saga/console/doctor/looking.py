@@ -33,7 +33,7 @@ from saga.core.status import SagaStatus
 from saga.effects.request import group_of
 from saga.errors import BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable
 from saga.ports import Source
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.publishing.outbox_relay import outbox_address
 from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.runtime.router import Router

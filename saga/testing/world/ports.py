@@ -24,7 +24,7 @@ from saga.ports import (
     UnhandledRecord,
 )
 from saga.ports.bus import Progress, ResumeAt
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.testing.world.broker import Member, SimulatedBus, WorldClock
 from saga.testing.world.process import Process
 

@@ -20,7 +20,7 @@ from saga.core.intents import (
     SagaRolledBack,
 )
 from saga.ports import Inbound, Position
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.testing.world.driver import Said
 from saga.testing.world.evidence import Evidence, headers_of, started
 

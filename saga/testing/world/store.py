@@ -15,7 +15,7 @@ from saga.testing.world.trace import Surroundings
 
 
 class WorldStore(MemoryEventStore):
-    """See `saga.ports.event_store.EventStore`.
+    """See `saga.ports.store.EventStore`.
 
     *stored_at* says when each entry was stored; it stays empty where the store publishes by itself,
     in the very transaction. *problems* are what was wrong with a batch the moment it was committed.

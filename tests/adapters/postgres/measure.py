@@ -34,7 +34,7 @@ from saga.adapters.postgres.recorder import SagaProcessRecorder
 from saga.core.identity import SagaId, saga_id
 from saga.core.status import SagaStatus
 from saga.ports.bus import Source
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT
 from tests.connected import database_on

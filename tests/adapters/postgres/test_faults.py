@@ -15,7 +15,7 @@ from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase,
 from saga.core.identity import Instant, SagaId
 from saga.errors import AlreadyRecorded, HistoryConflict, StoreUnavailable
 from saga.ports.bus import Source
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 from tests.proxy import Cut, Proxy, through

@@ -26,7 +26,7 @@ from saga.adapters.postgres import (
 from saga.adapters.postgres.schema import prepare
 from saga.errors import SettingsError, StoreTooNew, StoreUnavailable
 from saga.ports.bus import Source
-from saga.ports.event_store import Batch
+from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 

@@ -16,7 +16,7 @@ from saga.core.identity import SagaId
 from saga.core.replay import replay
 from saga.core.status import SagaStatus
 from saga.ports import Record, TopicSpec
-from saga.ports.catalogue import UnhandledKind
+from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.runtime.work import Work
 from saga.testing.world.assembly import (

@@ -1,0 +1,309 @@
+"""The store: histories, the positions they account for, and what must commit with them.
+
+One `EventStore.append` is one transaction over many sagas. It is optimistic: a history that moved
+on, or a position already covered, fails the whole batch and records nothing of it. `Catalogue` and
+`StatisticsReader` are what people and tools ask of a store, beside histories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Protocol, runtime_checkable
+
+from saga.core.frozen import frozen
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId, TimerId
+from saga.core.status import SagaStatus
+from saga.errors import CorruptHistory
+from saga.ports.bus import Headers, Position, Record, Source
+
+UNFINISHED: Final = (
+    SagaStatus.RUNNING,
+    SagaStatus.ROLLING_BACK,
+    SagaStatus.PARKED,
+    SagaStatus.STALLED,
+)
+UNHANDLED_COUNTED_MAX: Final = 10_000
+"""Parked records are counted up to here: they are wide, and that is more than enough to act."""
+
+
+@frozen()
+class HistoryAppend:
+    """New entries of one saga, which must follow *expected_version* (0 for a new saga)."""
+
+    saga_id: SagaId
+    expected_version: int
+    entries: Sequence[Entry]
+
+
+@frozen()
+class DueTimer:
+    """A row of the due-index."""
+
+    timer_id: TimerId
+    saga_id: SagaId
+    due_at: Instant
+
+
+@frozen()
+class SagaSummary:
+    """A row of the saga index: a projection of the history, committed with it."""
+
+    saga_id: SagaId
+    definition: str
+    definition_version: int
+    key: str
+    status: SagaStatus
+    started_at: Instant
+    updated_at: Instant
+    waiting_for: str | None
+    reason: str | None
+    version: int
+
+
+class UnhandledKind(StrEnum):
+    """What becomes of a record that no saga has taken."""
+
+    DEAD = "dead"
+    """No saga can take it. It is published on the dlq topic, and somebody may redrive it."""
+    DEFERRED = "held"
+    """It waits, in order, until its saga is released, is healed or comes into being."""
+
+
+class DeadLetterReason(StrEnum):
+    """Why no saga or service can take a record that could be read.
+
+    A record that could not be read has the code of what is wrong with it, an `UnreadableCode`.
+    """
+
+    NO_KEY = "no_key"
+    BAD_KEY = "bad_key"
+    WRONG_KEY = "wrong_key"
+    NO_CAUSATION = "no_causation"
+    """It starts no saga, and does not say which intent it answers."""
+    WRONG_REPLY = "wrong_reply"
+    UNKNOWN_SAGA = "unknown_saga"
+    UNKNOWN_INTENT = "unknown_intent"
+    UNKNOWN_TOPIC = "unknown_topic"
+    ID_CONFLICT = "id_conflict"
+    """The same id came before, with another content."""
+    TURN_FAILED = "turn_failed"
+    """The code of a saga that has ended raised on it."""
+    NO_INTENT_ID = "no_intent_id"
+    BAD_INTENT_ID = "bad_intent_id"
+    LISTENER_FAILED = "listener_failed"
+    REPLY_TOO_LARGE = "reply_too_large"
+
+
+class DeferralReason(StrEnum):
+    """Why a record waits for its saga."""
+
+    EARLY = "early"
+    """Its saga is not there yet."""
+    BEHIND_DEFERRED = "behind_deferred"
+    """Records that came before it wait."""
+    TURN_FAILED = "turn_failed"
+    """The saga's own code raised on it."""
+    BEHIND_FAILED_TURN = "behind_failed_turn"
+    STALLED = "stalled"
+    """No worker has the saga's version."""
+    CORRUPT_HISTORY = "corrupt_history"
+    REPLAY_MISMATCH = "replay_mismatch"
+    REPLAY_FAILED = "replay_failed"
+
+
+@frozen()
+class UnhandledRecord:
+    """A record that no saga has taken, byte for byte, with the reason.
+
+    *reason* is a `DeadLetterReason`, a `DeferralReason` or an `UnreadableCode`, unless another
+    version has written it. *record_id* is 0 until the store gave one.
+    """
+
+    kind: UnhandledKind
+    reason: str
+    message: str
+    position: Position
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: Instant
+    kept_at: Instant
+    saga_id: SagaId | None = None
+    record_id: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything that commits together.
+
+    Args:
+        histories: entries to append; a saga at most once.
+        positions: of each source the highest offset that this batch accounts for.
+        timers_armed: rows to add to the due-index.
+        timers_cleared: rows to remove from it; one that is not there is no error.
+        summaries: rows of the saga index to write whole.
+        unhandled: records to set aside.
+        handled: ids of unhandled records to remove, because they were handled or redriven.
+        outgoing: what the entries say is to be published, in log order.
+        relayed: backlog ids that are published by now.
+    """
+
+    histories: list[HistoryAppend] = field(default_factory=list)
+    positions: dict[Source, int] = field(default_factory=dict)
+    timers_armed: list[DueTimer] = field(default_factory=list)
+    timers_cleared: list[TimerId] = field(default_factory=list)
+    summaries: list[SagaSummary] = field(default_factory=list)
+    unhandled: list[UnhandledRecord] = field(default_factory=list)
+    handled: list[int] = field(default_factory=list)
+    outgoing: list[Record] = field(default_factory=list)
+    relayed: list[int] = field(default_factory=list)
+
+
+@frozen()
+class Appended:
+    """What became of a batch.
+
+    *backlog_id* names the batch's entries in the relay's backlog; None when there is nothing to
+    publish, or when the store has published *outgoing* itself in the same transaction.
+    """
+
+    backlog_id: int | None
+
+
+@frozen()
+class Backlog:
+    """Entries of one batch that nobody has said to be published, in log order."""
+
+    backlog_id: int
+    appended_at: Instant
+    entries: Sequence[Entry]
+
+
+class EventStore(Protocol):
+    """Where histories are kept."""
+
+    async def append(self, batch: Batch, *, at: Instant) -> Appended:
+        """Record the whole batch in one durable transaction, or nothing of it.
+
+        Raises:
+            HistoryConflict: another writer was first on some history.
+            AlreadyRecorded: a position is not beyond the stored one of its source.
+            RecordsRetracted: a record was shown before it was durable, and then was not; only
+                where store and bus are one file.
+            TopicMissing: a topic of *outgoing* is not there; nothing was recorded. Only of a store
+                that publishes itself.
+            StoreUnavailable: the store cannot write; nothing was recorded.
+        """
+        ...
+
+    async def load(
+        self, saga_ids: Sequence[SagaId]
+    ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
+        """The whole histories, in order of version; a saga without one is left out.
+
+        A history that cannot be read, or has a gap, is answered with the error instead of its
+        entries, so that the others are not held up by it.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+        ...
+
+    async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
+        """The highest offset accounted for of each source; a source never seen is left out."""
+        ...
+
+    async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
+        """Timers due at or before *until*, the earliest first."""
+        ...
+
+    async def backlog(
+        self, *, appended_before: Instant, limit: int, after: int = 0
+    ) -> Sequence[Backlog]:
+        """Batches with something to publish that nobody has said to be published, the oldest first;
+        with *after*, those beyond this backlog id. One with a smaller id may still appear.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsOfAppends(Protocol):
+    """What a store has besides that several machines write: polling it often is not needed."""
+
+    def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
+        """Yields at once, then whenever another process may have appended something, and at least
+        every *poll_s*. Goes on while the store is away.
+        """
+        ...
+
+
+class Catalogue(Protocol):
+    """The read side of a store. All methods raise StoreUnavailable when it cannot be reached."""
+
+    async def sagas(
+        self,
+        *,
+        status: SagaStatus | None = None,
+        definition: str | None = None,
+        after: SagaId | None = None,
+        limit: int = 100,
+    ) -> Sequence[SagaSummary]:
+        """Summaries in order of start, beginning after the saga *after*."""
+        ...
+
+    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
+        """The summaries of these sagas; one that does not exist is left out."""
+        ...
+
+    async def unhandled(
+        self,
+        *,
+        kind: UnhandledKind | None = None,
+        saga_id: SagaId | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[UnhandledRecord]:
+        """Parked records in the order they were parked, beginning after the id *after*."""
+        ...
+
+    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
+        """Armed timers, the earliest first."""
+        ...
+
+    def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
+        """Every entry of every saga with its place in the log, in commit order."""
+        ...
+
+
+@frozen(kw_only=True)
+class StoreStatistics:
+    """What there is at one moment.
+
+    Args:
+        sagas: unfinished sagas by definition and status; what there are none of is left out.
+        unhandled: unhandled records by kind and reason, at most `UNHANDLED_COUNTED_MAX` in all.
+        backlog: batches that nobody has said to be published, and *backlog_since* the oldest one.
+        timers_due: timers that are due, and *timers_due_since* the earliest one.
+    """
+
+    sagas: Mapping[tuple[str, SagaStatus], int]
+    unhandled: Mapping[tuple[UnhandledKind, str], int]
+    backlog: int
+    backlog_since: Instant | None
+    timers_due: int
+    timers_due_since: Instant | None
+
+
+class StatisticsReader(Protocol):
+    """Who counts."""
+
+    async def take(self, *, at: Instant) -> StoreStatistics:
+        """Count, with *at* as the present.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        ...
