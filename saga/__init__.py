@@ -5,15 +5,19 @@ tests need.
 """
 
 from saga.app import SagaApp
-from saga.authoring import Context, RollBack, StepFailed, TimedOut, saga
+from saga.authoring import Context, saga
 from saga.contracts import Event, Intent, upcast
+from saga.core.events import CancelMode
 from saga.core.program import Report
 from saga.core.retry import Retry
-from saga.effects import EffectContext, Effects, Refused
+from saga.core.status import SagaStatus
+from saga.effects import EffectContext, Effects
+from saga.errors import Refused, RollBack, StepFailed, TimedOut
 from saga.publishing import Outbox, Publisher, SyncPublisher
 from saga.service import Outcome, Service
 
 __all__ = [
+    "CancelMode",
     "Context",
     "EffectContext",
     "Effects",
@@ -27,6 +31,7 @@ __all__ = [
     "Retry",
     "RollBack",
     "SagaApp",
+    "SagaStatus",
     "Service",
     "StepFailed",
     "SyncPublisher",

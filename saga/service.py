@@ -23,7 +23,7 @@ from saga.contracts import Command, CommandAct, ContractRegistry, Event, read
 from saga.core.events import CancelMode, Message
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
-from saga.errors import SagaError
+from saga.errors import SagaError, UnknownSaga
 from saga.ports import Bus, Catalogue, EventStore, TopicSpec
 from saga.ports.health import Health
 from saga.runtime.outcome_poller import OutcomePoller
@@ -35,14 +35,6 @@ KEYS_MAX = 10_000
 IDLE_POLL_S = 0.05
 IDLE_CALM_S = 0.3
 """How long everything must have been quiet to count as idle: longer than any fetch waits."""
-
-
-class UnknownSaga(SagaError):
-    """Raised when there is no saga of this id."""
-
-    def __init__(self, saga_id: str) -> None:
-        super().__init__(f"there is no saga {saga_id}")
-        self.saga_id = saga_id
 
 
 @dataclass(frozen=True, slots=True)

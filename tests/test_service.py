@@ -26,13 +26,14 @@ from saga.errors import (
     BusUnavailable,
     CorruptHistory,
     MessageError,
-    PositionLost,
+    StoreTooNew,
     StoreUnavailable,
+    UnknownSaga,
 )
 from saga.ports import Batch, HistoryAppend, SagaSummary, TopicSpec
 from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
 from saga.runtime.publisher import Publisher
-from saga.service import Outcome, Service, UnknownSaga
+from saga.service import Outcome, Service
 
 NAMES = TopicNames("test", "kiosk")
 O_1 = saga_id("service-order", "o-1")
@@ -262,9 +263,9 @@ class TestLifecycle:
     async def test_a_role_that_cannot_start_takes_back_those_before_it(self, bench: Bench) -> None:
         """Its error is what the caller gets, and nothing is left open."""
         late = Helper(bench.told, "late")
-        late.fails_to_start = PositionLost("gone")
+        late.fails_to_start = StoreTooNew("gone")
 
-        with pytest.raises(PositionLost, match="gone"):
+        with pytest.raises(StoreTooNew, match="gone"):
             await bench.service(bench.part("one"), late, bench.part("never")).start()
 
         assert bench.told == [
@@ -282,9 +283,9 @@ class TestLifecycle:
         await asyncio.sleep(0)
         assert not waiting.done()
 
-        ill.fail(PositionLost("gone"))
+        ill.fail(StoreTooNew("gone"))
         await asyncio.wait_for(waiting, 1)
-        with pytest.raises(PositionLost, match="gone"):
+        with pytest.raises(StoreTooNew, match="gone"):
             await service.stop()
 
         assert "drained well" in bench.told
@@ -298,9 +299,9 @@ class TestLifecycle:
         ill.fails_to_close = BusUnavailable("away")
         service = bench.service(ill)
         await service.start()
-        ill.fail(PositionLost("gone"))
+        ill.fail(StoreTooNew("gone"))
 
-        with pytest.raises(PositionLost):
+        with pytest.raises(StoreTooNew):
             await service.stop()
         assert bench.told[-1] == "closed"
 
@@ -391,12 +392,12 @@ class TestOutcome:
             for name in ("o-1", "o-2", "o-2")
         ]
         await asyncio.sleep(0)
-        ill.fail(PositionLost("gone"))
+        ill.fail(StoreTooNew("gone"))
 
         for one in (*waiting, service.outcome(O_1, timeout=5), service.idle(timeout=5)):
-            with pytest.raises(PositionLost, match="gone"):
+            with pytest.raises(StoreTooNew, match="gone"):
                 await one
-        with pytest.raises(PositionLost):
+        with pytest.raises(StoreTooNew):
             await service.stop()
 
     async def test_a_saga_that_was_just_asked_for_is_left_to_run(

@@ -1,8 +1,8 @@
 """Ways to write a saga. Each makes a definition that the kernel turns into the same decider."""
 
-from saga.authoring.failures import RollBack, StepFailed, TimedOut
 from saga.authoring.functions import Context, SagaDefinition, saga
 from saga.authoring.registry import SagaRegistry
+from saga.errors import RollBack, StepFailed, TimedOut
 
 __all__ = [
     "Context",

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from saga.contracts import VALUE_BYTES_MAX, encode
 from saga.contracts.unreadable import shortened
 from saga.core.events import Json, ReplyOutcome
-from saga.effects.context import EffectContext, Refused
+from saga.effects.context import EffectContext
 from saga.effects.request import Request
-from saga.errors import MalformedMessage
-from saga.ports.effects_store import BEGINNING, TransactionEnded, Unit
+from saga.errors import MalformedMessage, Refused, TransactionEnded
+from saga.ports.effects_store import BEGINNING, Unit
 
 CODE_CHARS_MAX = 100
 MESSAGE_CHARS_MAX = 2_000

@@ -1,4 +1,4 @@
-"""What a handler gets beside its message, and how it says no."""
+"""What a handler gets beside its message."""
 
 from __future__ import annotations
 
@@ -6,19 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from saga.core.identity import SagaId
-
-
-class Refused(Exception):
-    """Raised by a handler to say: no, and nothing happened. What it wrote through `ctx.db` is
-    undone.
-
-    The answer is final: the step is not tried again, and need not be undone.
-    """
-
-    def __init__(self, message: str, *, code: str = "refused") -> None:
-        super().__init__(message)
-        self.message = message
-        self.code = code
 
 
 # Not frozen: one is made for every message, and freezing triples what that costs.

@@ -19,13 +19,12 @@ from saga.effects.attempt import Ended, attempt, transaction_ended
 from saga.effects.inbox import Run
 from saga.effects.request import Request
 from saga.effects.settings import EffectsSettings
-from saga.errors import StoreUnavailable
+from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.clock import Clock
 from saga.ports.effects_store import (
     EffectsStore,
     InboxRow,
     InboxWrite,
-    TransactionEnded,
     Unit,
 )
 

@@ -57,10 +57,6 @@ class InboxWrite(NamedTuple):
     replaces: InboxRow | None = None
 
 
-class TransactionEnded(RuntimeError):
-    """Raised when a handler committed or rolled back the transaction that it only shares."""
-
-
 class Database(Protocol):
     """A service's own tables, seen from an `async` handler, inside its unit's transaction.
 

@@ -10,7 +10,7 @@ from saga.contracts import CommandAct
 from saga.core.events import CancelMode
 from saga.core.identity import saga_id
 from saga.core.status import SagaStatus
-from saga.service import UnknownSaga
+from saga.errors import UnknownSaga
 from saga.settings import file_of
 from tests.scenarios.conftest import Depot
 from tests.scenarios.depot import OrderConfirmed, OrderPlaced, OrderRejected, addresses, order_saga

@@ -30,8 +30,8 @@ from saga.adapters.postgres.effects_unit import UNIT_SAVEPOINT, PostgresUnit, ta
 from saga.adapters.postgres.failures import is_conflict_of_order, is_of_the_server, unavailable
 from saga.adapters.postgres.pipeline import Backend, Call, Session, commit, roll_back
 from saga.adapters.postgres.schema import prepare
-from saga.errors import StoreUnavailable
-from saga.ports.effects_store import InboxRow, InboxWrite, TransactionEnded, Unit
+from saga.errors import StoreUnavailable, TransactionEnded
+from saga.ports.effects_store import InboxRow, InboxWrite, Unit
 
 HANDLERS_MAX: Final = 12
 ROWS_COMMITS_MAX: Final = 2

@@ -27,14 +27,13 @@ from saga.adapters.postgres.effects_exchange import (
 from saga.adapters.postgres.effects_sql import Bound, Statement, bound, translated
 from saga.adapters.postgres.failures import is_of_the_server, unavailable
 from saga.adapters.postgres.pipeline import Session
-from saga.errors import StoreUnavailable
+from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import (
     BEGINNING,
     RAW_TOO_EARLY,
     InboxWrite,
     SqlRow,
     SqlValue,
-    TransactionEnded,
     Unit,
 )
 

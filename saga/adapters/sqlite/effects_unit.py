@@ -15,14 +15,13 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from saga.adapters.sqlite.failures import unavailable
-from saga.errors import StoreUnavailable
+from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import (
     BEGINNING,
     RAW_TOO_EARLY,
     InboxWrite,
     SqlRow,
     SqlValue,
-    TransactionEnded,
     Unit,
 )
 

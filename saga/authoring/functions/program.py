@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from saga.authoring.failures import RollBack, StepFailed, TimedOut
 from saga.authoring.filling import fill, fill_report
 from saga.authoring.functions.calls import StepCall
 from saga.authoring.functions.context import Context
@@ -27,7 +26,7 @@ from saga.core.program import (
     StepSucceeded,
     WaitTimedOut,
 )
-from saga.errors import DefinitionError
+from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
 
 SagaFunction = Callable[[Context, Any], Coroutine[Any, Any, Event | None]]
 RolledBack = type[Event] | Callable[[Any, Report], Event]
@@ -204,7 +203,7 @@ def _ending(value: object, error: Exception | None) -> Command:
         case None:
             return Finish(_message(value))
         case StepFailed():
-            return GiveUp(error.message, error.code, error.step)
+            return GiveUp(error.message, error.code, StepId(error.step))
         case RollBack():
             return GiveUp(error.reason, error.code, None)
         case TimedOut():

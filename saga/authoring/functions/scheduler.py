@@ -16,7 +16,6 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any, Protocol
 
-from saga.authoring.failures import RollBack, StepFailed, TimedOut
 from saga.authoring.functions.calls import (
     Branch,
     Call,
@@ -27,7 +26,7 @@ from saga.authoring.functions.calls import (
 )
 from saga.core.identity import StepId
 from saga.core.program import AwaitSignal, Command, Disown, Sleep
-from saga.errors import DefinitionError
+from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
 
 _PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 

@@ -16,8 +16,8 @@ from infra import Postgres, StopMode
 from saga.adapters.postgres import Address, PostgresEffectsStore
 from saga.adapters.postgres.effects_unit import PostgresUnit
 from saga.core.events import ReplyOutcome
-from saga.errors import StoreTooNew, StoreUnavailable
-from saga.ports.effects_store import InboxWrite, TransactionEnded
+from saga.errors import StoreTooNew, StoreUnavailable, TransactionEnded
+from saga.ports.effects_store import InboxWrite
 from saga.testing.effects_unit_suite import SERVICE, inbox_row, keep_rows, things_in
 from tests.proxy import Cut, Proxy, through
 
