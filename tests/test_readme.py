@@ -1,5 +1,6 @@
-"""The README does what it says: its first saga runs as printed, and whatever it names is there."""
+"""The documents do what they say: programs run as printed, and whatever they name is there."""
 
+import json
 import os
 import re
 import shlex
@@ -18,7 +19,10 @@ from saga.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
+PAGES = tuple(sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")))
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", *PAGES)
+RUN_ELSEWHERE = re.compile(r"<!-- (tests/\S+\.py) runs this block[^>]* -->\n$")
+README_LINES_MAX = 150
 FIRST_SAGA_LINES_MAX = 20
 BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -64,7 +68,7 @@ def calls(name: str) -> list[pytest.param]:
 
 def words_of(line: str) -> list[str]:
     """The words behind a program's name; `…` stands for what somebody would put there."""
-    return [word for word in shlex.split(line)[1:] if word != "…"]
+    return [word for word in shlex.split(line)[1:] if word not in {"…", "COMMAND"}]
 
 
 def python(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -146,22 +150,58 @@ def test_the_first_saga_runs_from_python_as_printed(first_saga: Path) -> None:
     assert "no courier today" in ran.stdout
 
 
-def test_every_block_is_run_or_checked() -> None:
-    """Python and its output are run by the tests above, or where publishing is tested; what is for
-    the shell is checked below.
-    """
-    for document in DOCUMENTS:
-        languages = [block.language for block in blocks((ROOT / document).read_text())]
-        publishing = ["python", "python"]
-        expected = ["python", "text", "python", *publishing] if document == "README.md" else []
-        assert [language for language in languages if language] == expected
+def programs(page: str) -> list[str]:
+    """The Python blocks of a page that no other test runs, as statements of one program."""
+    text = (ROOT / page).read_text()
+    statements = []
+    for number, found in enumerate(BLOCK.finditer(text)):
+        elsewhere = RUN_ELSEWHERE.search(text, 0, found.start())
+        if found["language"] != "python":
+            continue
+        if elsewhere:
+            assert Path(page).name in (ROOT / elsewhere[1]).read_text(), elsewhere[1]
+        elif re.search(r"^(?:async (?:with|for)|await) ", found["text"], re.MULTILINE):
+            body = textwrap.indent(found["text"], "    ")
+            statements.append(
+                f"async def block_{number}():\n{body}\nasyncio.run(block_{number}())\n"
+            )
+        else:
+            statements.append(found["text"])
+    return statements
 
-    known = re.compile(r"(?:make|saga|python -m|export [A-Z_]+=)")
-    shell = [
-        line for block in blocks(README) if not block.language for line in block.text.splitlines()
-    ]
-    assert shell
-    assert [line for line in shell if not known.match(line)] == []
+
+@pytest.mark.parametrize("page", [page for page in PAGES if programs(page)])
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
+    (tmp_path / "page.py").write_text("\n\n".join(["import asyncio", *programs(page)]))
+
+    ran = python("page.py", folder=tmp_path)
+
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_is_of_a_kind_that_is_tested(document: str) -> None:
+    """Python runs, JSON is read, commands exist, diagrams are drawn by the site."""
+    known = re.compile(r"(?:make|saga|pip install|python -m|export [A-Z_]+=|# )")
+    for block in blocks((ROOT / document).read_text()):
+        match block.language:
+            case "":
+                lines = block.text.splitlines()
+                is_tree = lines[0].startswith("saga/")
+                assert is_tree or [line for line in lines if not known.match(line)] == []
+            case "json":
+                json.loads(block.text)
+            case "text":
+                assert document == "README.md", "printed by its commands, which a test compares"
+            case language:
+                assert language in {"python", "mermaid"}, language
+    if document == "README.md":
+        python_blocks = [one for one in blocks(README) if one.language == "python"]
+        assert len(python_blocks) == 2, "each has a test of its own above"
+
+
+def test_the_readme_is_a_landing_page() -> None:
+    assert len(README.splitlines()) < README_LINES_MAX
 
 
 def command_at(words: list[str]):
@@ -180,7 +220,7 @@ def test_every_saga_command_exists(line: str) -> None:
     """With the options that it is shown with."""
     command, left = command_at(words_of(line))
 
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {"--help", *(option for parameter in command.params for option in parameter.opts)}
     assert [word for word in left if word.startswith("-") and word not in known] == []
 
 
@@ -194,17 +234,25 @@ def test_every_listed_command_exists() -> None:
             command_at([name])
 
 
-def test_every_command_speaks_json() -> None:
-    """As the README says of everything; what `bench` takes is its own module's business."""
-    silent = []
+def commands() -> dict[str, typer.core.TyperCommand]:
+    """Every command of the program, by the words that call it."""
+    found = {}
     groups = [("saga", typer.main.get_command(program()))]
     while groups:
         name, command = groups.pop()
         if hasattr(command, "commands"):
             groups += [(f"{name} {one}", command.commands[one]) for one in command.commands]
-        elif name != "saga bench" and not any("--json" in one.opts for one in command.params):
-            silent.append(name)
+        else:
+            found[name] = command
+    return found
 
+
+def test_every_command_speaks_json() -> None:
+    silent = [
+        name
+        for name, command in commands().items()
+        if name != "saga bench" and not any("--json" in one.opts for one in command.params)
+    ]
     assert silent == []
 
 
@@ -238,6 +286,7 @@ def test_every_python_module_can_be_run(line: str) -> None:
 def test_every_file_exists(document: str) -> None:
     """Whether linked to or named; what is inside the engine may be named without `saga/`."""
     text = (ROOT / document).read_text()
+    folder = (ROOT / document).parent
     linked = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     named = [one for one in INLINE.findall(BLOCK.sub("", text)) if FILE.fullmatch(one)]
     in_tree = [
@@ -253,7 +302,7 @@ def test_every_file_exists(document: str) -> None:
     missing = [
         one
         for one in (*linked, *written, *in_tree)
-        if not (ROOT / one).exists() and not (ROOT / "saga" / one).exists()
+        if not any((base / one).exists() for base in (folder, ROOT, ROOT / "saga"))
     ]
 
     assert missing == []
@@ -262,24 +311,37 @@ def test_every_file_exists(document: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_name_in_the_engine_exists(document: str) -> None:
     """`saga.testing.World` and the like can be imported, or got from what can."""
-    names = re.findall(r"\bsaga(?:\.\w+)+", (ROOT / document).read_text())
+    names = re.findall(r"(?<![./])\bsaga(?:\.\w+)+", (ROOT / document).read_text())
     for name in names:
-        if (ROOT / name).exists() or name.endswith((".db", ".py")):
+        if (ROOT / name).exists() or name.endswith((".db", ".py", ".md")):
             continue
         assert _is_there(name), name
 
 
-def test_every_setting_exists_with_its_default() -> None:
-    """None is listed that does nothing, and none with another default than it has."""
-    fields = {f"SAGA_{name.upper()}": field for name, field in Settings.model_fields.items()}
-    named = set(re.findall(r"\bSAGA_[A-Z_]*[A-Z]\b", README))
-    listed = re.findall(r"`(SAGA_[A-Z_]+)`\s+\(`([^`]+)`\)", README)
+def test_the_reference_has_every_setting_with_its_default_and_meaning() -> None:
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    rows = [
+        f"| `SAGA_{name.upper()}` | {'-' if field.default is None else f'`{field.default}`'}"
+        f" | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    assert [line for line in page.splitlines() if line.startswith("| `SAGA_")] == rows
 
-    assert named <= fields.keys()
-    assert len(listed) > len(fields) // 2
-    assert [
-        (name, default) for name, default in listed if default != str(fields[name].default)
-    ] == []
+
+def test_no_document_names_a_setting_that_does_not_exist() -> None:
+    fields = {f"SAGA_{name.upper()}" for name in Settings.model_fields}
+    fields |= {f"SAGA_{name.upper()}_FILE" for name in Settings.secrets()}
+    for document in DOCUMENTS:
+        named = set(re.findall(r"\bSAGA_[A-Z_]*[A-Z]\b", (ROOT / document).read_text()))
+        assert named <= fields, document
+
+
+def test_the_reference_has_every_command() -> None:
+    page = (ROOT / "docs/reference/command-line.md").read_text()
+    named = {" ".join(one.split()[1:]) for one in re.findall(r"`(saga [^`]*)`", page)}
+    for name in commands().keys() - {"saga bench", "saga demo"}:
+        words = name.removeprefix("saga ")
+        assert any(one == words or one.startswith(f"{words} ") for one in named), name
 
 
 def _is_there(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The README's way of publishing works as it is printed."""
+"""What `docs/how-to/publish-events.md` prints works as it is printed."""
 
 import asyncio
 import re
@@ -12,7 +12,7 @@ from saga.adapters.postgres.outbox import OUTBOX_TABLE
 from saga.publishing import OutboxRelay
 from tests.publishing.reading import header, records_on
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/how-to/publish-events.md").read_text()
 
 
 class OrderPlaced(Event, topic="documented.order-placed", version=1, key="order_id"):
@@ -20,8 +20,8 @@ class OrderPlaced(Event, topic="documented.order-placed", version=1, key="order_
 
 
 def block(containing: str) -> str:
-    """The README's only Python block that contains a text."""
-    found = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    """The page's only Python block that contains a text."""
+    found = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     [one] = [text for text in found if containing in text]
     return one
 
