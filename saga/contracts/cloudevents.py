@@ -19,8 +19,8 @@ import orjson
 
 from saga.contracts.json_text import flaw_of
 from saga.core.durations import SECOND_US
-from saga.core.frozen import frozen
 from saga.core.identity import Instant
+from saga.core.values import value
 
 Headers = tuple[tuple[str, bytes | None], ...]
 """The same type as `saga.ports.bus.Headers`."""
@@ -68,7 +68,7 @@ _NAMES_CACHED_MAX = 1024
 _SECONDS_CACHED_MAX = 64
 
 
-@frozen()
+@value
 class Attributes:
     """The headers of one record that mean something here, as text; *damaged* names those not
     readable.
@@ -241,7 +241,7 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
             pass  # another header, or a damaged one: one after the other
     values: dict[str, str] = {}
     damaged: tuple[str, ...] = ()
-    for place, (name, value) in enumerate(headers):
+    for place, (name, text) in enumerate(headers):
         if place == HEADERS_READ_MAX:
             break
         known = name if name in _KNOWN else name.lower()
@@ -249,7 +249,7 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
             continue
         try:
             # `None` has no `decode`: the error is cheaper than a question for each header.
-            values[known] = value.decode()  # type: ignore[union-attr]  # caught below
+            values[known] = text.decode()  # type: ignore[union-attr]  # caught below
         except (UnicodeDecodeError, AttributeError):
             damaged = (*damaged, known)
             values.pop(known, None)

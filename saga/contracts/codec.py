@@ -19,11 +19,11 @@ from saga.contracts.models import ContractModel, contract_of, is_flat
 from saga.contracts.registry import ContractRegistry, ReadPath
 from saga.contracts.unreadable import Unreadable, UnreadableCode, schema_problem, shortened
 from saga.core.events import Json, Message
-from saga.core.frozen import frozen
+from saga.core.values import value
 from saga.errors import MalformedMessage
 
 
-@frozen()
+@value
 class Decoded:
     """A message that was read, as one of the current version.
 

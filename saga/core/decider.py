@@ -10,10 +10,10 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from saga.core.events import Event
-from saga.core.frozen import frozen
 from saga.core.identity import SagaId
 from saga.core.intents import Intent
 from saga.core.state import SagaState
+from saga.core.values import value
 
 
 class Disposition(StrEnum):
@@ -29,7 +29,7 @@ class Disposition(StrEnum):
     """It answers an intent that was never issued: the record is parked."""
 
 
-@frozen()
+@value
 class Decision:
     """The state after an event, and what was decided on the way to it."""
 
@@ -38,7 +38,7 @@ class Decision:
     disposition: Disposition = Disposition.RECORDED
 
 
-@frozen()
+@value
 class Decider:
     """A definition of a saga as the runtime sees it."""
 

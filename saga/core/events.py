@@ -9,8 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NewType
 
-from saga.core.frozen import frozen
 from saga.core.identity import Instant, IntentId, MessageId, TimerId
+from saga.core.values import value
 
 Json = NewType("Json", str)
 """Canonical JSON text: sorted keys, no spaces, no numbers that JSON does not know."""
@@ -18,7 +18,7 @@ Json = NewType("Json", str)
 EMPTY_JSON = Json("{}")
 
 
-@frozen()
+@value
 class Message:
     """A payload and the name of its contract, for example `orders.evt.order-placed.v1`."""
 
@@ -51,7 +51,7 @@ class Act(StrEnum):
     RELEASE = "release"
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SagaStarted:
     """A trigger arrived: the first fact of every history, which pins what is to decide it."""
 
@@ -63,7 +63,7 @@ class SagaStarted:
     traceparent: str | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class ReplyReceived:
     """A service answered an intent. *reply* is there when the outcome is `done`."""
 
@@ -74,14 +74,14 @@ class ReplyReceived:
     message: str | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class TimerFired:
     """An armed timer came due."""
 
     timer_id: TimerId
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SignalReceived:
     """Somebody sent this saga a signal."""
 
@@ -90,7 +90,7 @@ class SignalReceived:
     actor: str | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class CancelRequested:
     """Somebody asked for this saga to end."""
 
@@ -99,7 +99,7 @@ class CancelRequested:
     actor: str | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class OperatorActed:
     """An operator did something to this saga; *step* where the act is about one."""
 
@@ -109,7 +109,7 @@ class OperatorActed:
     actor: str | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class TurnFailed:
     """The code at hand raised while it took a turn; *position* is the record that it choked on.
 
@@ -135,7 +135,7 @@ Fact = (
 )
 
 
-@frozen()
+@value
 class Event:
     """A fact that reached a saga, when, and what caused it (a message, timer or command id)."""
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from enum import StrEnum
 
 from saga.core.events import Json, Message
-from saga.core.frozen import frozen
 from saga.core.identity import Direction, Instant, StepId, TimerId
 from saga.core.status import StepKind
+from saga.core.values import value
 
 
 class TimerPurpose(StrEnum):
@@ -36,7 +36,7 @@ class Verdict(StrEnum):
     STALE = "stale"
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class IntentIssued:
     """A service is to do or undo a step. *undoes* names the contract of the step that is undone."""
 
@@ -50,7 +50,7 @@ class IntentIssued:
     undoes: str | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class EventPublished:
     """The saga tells everybody a fact before its end; *publication* is its place in the program."""
 
@@ -59,7 +59,7 @@ class EventPublished:
     payload: Json
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class TimerArmed:
     """The saga wants to be woken at *at*; *target* is the step, sleep or wait concerned."""
 
@@ -69,14 +69,14 @@ class TimerArmed:
     target: str
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class TimerCancelled:
     """A timer is no longer wanted."""
 
     timer_id: TimerId
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SignalAwaited:
     """The program waits for a signal of this name."""
 
@@ -84,7 +84,7 @@ class SignalAwaited:
     name: str
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Noted:
     """Something arrived that changed nothing, or not what its sender meant; kept for the audit."""
 
@@ -101,7 +101,7 @@ class RollbackGoal(StrEnum):
     CLEANED_UP = "cleaned_up"
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class RollbackPlanned:
     """The steps to undo, in groups: a group begins when the one before it is undone.
 
@@ -116,14 +116,14 @@ class RollbackPlanned:
     failed_step: StepId | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class UndoAppended:
     """A step succeeded late: it is undone too, after the rest of the plan."""
 
     step: StepId
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class UndoStuck:
     """A step could not be undone within its policy; someone must act."""
 
@@ -132,21 +132,21 @@ class UndoStuck:
     message: str | None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SagaParked:
     """The saga cannot proceed and waits for someone."""
 
     reason: str
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SagaCompleted:
     """The program has returned; *outcome* is what it returned."""
 
     outcome: Message | None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SagaRolledBack:
     """Everything that could be undone is; *residue* is what could not."""
 
@@ -157,14 +157,14 @@ class SagaRolledBack:
     outcome: Message | None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SagaCleanedUp:
     """The late successes of an ended saga are undone; its outcome stands."""
 
     residue: tuple[StepId, ...]
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SagaAbandoned:
     """An operator ended the saga without undoing anything."""
 

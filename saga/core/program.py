@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from saga.core.events import Json, Message
-from saga.core.frozen import frozen
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.retry import Retry
 from saga.core.status import StepKind
+from saga.core.values import value
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class DoStep:
     """Issue an intent. *undo_retry* None means that the step has no undo.
 
@@ -34,7 +34,7 @@ class DoStep:
     group: str | None = None
 
 
-@frozen()
+@value
 class Sleep:
     """Wake the program after *length_us*."""
 
@@ -42,7 +42,7 @@ class Sleep:
     length_us: int
 
 
-@frozen()
+@value
 class AwaitSignal:
     """Wake the program with the next unread signal of *name*, or after *timeout_us*."""
 
@@ -51,7 +51,7 @@ class AwaitSignal:
     timeout_us: int | None
 
 
-@frozen()
+@value
 class Publish:
     """Tell everybody a fact."""
 
@@ -59,7 +59,7 @@ class Publish:
     message: Message
 
 
-@frozen()
+@value
 class Disown:
     """The program no longer wants these: steps are undone before it completes, sleeps and waits
     end.
@@ -70,14 +70,14 @@ class Disown:
     waits: tuple[str, ...] = ()
 
 
-@frozen()
+@value
 class Finish:
     """The program is through."""
 
     outcome: Message | None
 
 
-@frozen()
+@value
 class GiveUp:
     """The program cannot go on: roll back."""
 
@@ -89,7 +89,7 @@ class GiveUp:
 Command = DoStep | Sleep | AwaitSignal | Publish | Disown | Finish | GiveUp
 
 
-@frozen()
+@value
 class StepSucceeded:
     """A step is done; *reply* is None where the intent has no reply of its own."""
 
@@ -97,7 +97,7 @@ class StepSucceeded:
     reply: Message | None
 
 
-@frozen()
+@value
 class StepGaveOut:
     """A step failed for good; *refused* means that nothing had happened."""
 
@@ -107,14 +107,14 @@ class StepGaveOut:
     refused: bool
 
 
-@frozen()
+@value
 class Slept:
     """A sleep is over."""
 
     name: str
 
 
-@frozen()
+@value
 class Signalled:
     """A signal that the program waited for."""
 
@@ -122,7 +122,7 @@ class Signalled:
     payload: Json
 
 
-@frozen()
+@value
 class WaitTimedOut:
     """No signal came in time."""
 
@@ -132,7 +132,7 @@ class WaitTimedOut:
 Resolution = StepSucceeded | StepGaveOut | Slept | Signalled | WaitTimedOut
 
 
-@frozen()
+@value
 class Report:
     """Why a saga was rolled back, and what is left of it."""
 
@@ -180,7 +180,7 @@ class Program(Protocol):
         ...
 
 
-@frozen()
+@value
 class Definition:
     """A kind of saga, whatever way it was written.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from saga.core.durations import Duration, duration_us
-from saga.core.frozen import frozen
+from saga.core.values import value
 
 __all__ = ["FOREVER", "ONCE", "STEP_DEFAULT", "UNDO_DEFAULT", "Retry"]
 
 
-@frozen()
+@value
 class Retry:
     """How often and how fast a failed attempt is repeated.
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from saga.core.events import ReplyOutcome
-from saga.core.frozen import frozen
 from saga.core.identity import Direction, Instant
+from saga.core.values import value
 from saga.effects.request import Request
 from saga.ports.effects_store import InboxRow, InboxWrite
 
@@ -19,7 +19,7 @@ UNDONE_BEFORE = "undone_before"
 ID_CONFLICT = "id_conflict"
 
 
-@frozen()
+@value
 class Run:
     """Call the handler. *replaces* is the failed attempt before; *when_done* is kept with its
     success.
@@ -29,26 +29,26 @@ class Run:
     when_done: tuple[InboxWrite, ...] = ()
 
 
-@frozen()
+@value
 class Answer:
     """Send the answer that *row* says; nothing is to be kept."""
 
     row: InboxRow
 
 
-@frozen()
+@value
 class NothingToUndo:
     """Keep *writes*, of which the first is the answer to send."""
 
     writes: tuple[InboxWrite, ...]
 
 
-@frozen()
+@value
 class Superseded:
     """A later attempt is known, so this one was answered before that was taken up: say nothing."""
 
 
-@frozen()
+@value
 class Conflict:
     """The same key came before with another payload; *row* says so. The first one stands."""
 

@@ -24,8 +24,8 @@ from saga.contracts import (
     wrong_headers,
 )
 from saga.contracts import cloudevents as ce
-from saga.core.frozen import frozen
 from saga.core.identity import Direction, SagaId, parse_intent_id
+from saga.core.values import value
 from saga.effects.effects import Effects, Handler
 from saga.errors import DefinitionError
 from saga.ports.bus import Inbound
@@ -33,7 +33,7 @@ from saga.ports.bus import Inbound
 _DIGEST_BYTES = 16
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Route:
     """What is to be done with the records of one topic.
 

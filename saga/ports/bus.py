@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from saga.core.frozen import frozen
 from saga.core.identity import Instant
+from saga.core.values import value
 
 
 class Source(NamedTuple):
@@ -46,7 +46,7 @@ class Progress(NamedTuple):
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
-@frozen()
+@value
 class Record:
     """A record to publish. *partition* None lets the key choose (murmur2, as Kafka's
     clients do).
@@ -59,7 +59,7 @@ class Record:
     partition: int | None = None
 
 
-@frozen()
+@value
 class Inbound:
     """A record as it was received, byte for byte."""
 
@@ -77,7 +77,7 @@ class Inbound:
         return Position(self.topic, self.partition, self.offset)
 
 
-@frozen()
+@value
 class TopicSpec:
     """How a topic is to be: *retention_s* None keeps records for ever."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from saga.core.frozen import frozen
+from saga.core.values import value
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Bounds for what a machine does."""
@@ -48,7 +48,7 @@ class Sample(NamedTuple):
     value: float | Durations
 
 
-@frozen()
+@value
 class Metric:
     """A metric: *name* as Prometheus has it, *meaning* in words, and the names of its labels."""
 
@@ -62,7 +62,7 @@ class Metric:
         return Measured(self, samples)
 
 
-@frozen()
+@value
 class Measured:
     """A metric and all its samples; without any, it is only named."""
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol, runtime_checkable
 
-from saga.core.frozen import frozen
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
+from saga.core.values import value
 from saga.errors import CorruptHistory
 from saga.ports.bus import Headers, Position, Record, Source
 
@@ -29,7 +29,7 @@ UNHANDLED_COUNTED_MAX: Final = 10_000
 """Parked records are counted up to here: they are wide, and that is more than enough to act."""
 
 
-@frozen()
+@value
 class HistoryAppend:
     """New entries of one saga, which must follow *expected_version* (0 for a new saga)."""
 
@@ -38,7 +38,7 @@ class HistoryAppend:
     entries: Sequence[Entry]
 
 
-@frozen()
+@value
 class DueTimer:
     """A row of the due-index."""
 
@@ -47,7 +47,7 @@ class DueTimer:
     due_at: Instant
 
 
-@frozen()
+@value
 class SagaSummary:
     """A row of the saga index: a projection of the history, committed with it."""
 
@@ -114,7 +114,7 @@ class DeferralReason(StrEnum):
     REPLAY_FAILED = "replay_failed"
 
 
-@frozen()
+@value
 class UnhandledRecord:
     """A record that no saga has taken, byte for byte, with the reason.
 
@@ -162,7 +162,7 @@ class Batch:
     relayed: list[int] = field(default_factory=list)
 
 
-@frozen()
+@value
 class Appended:
     """What became of a batch.
 
@@ -173,7 +173,7 @@ class Appended:
     backlog_id: int | None
 
 
-@frozen()
+@value
 class Backlog:
     """Entries of one batch that nobody has said to be published, in log order."""
 
@@ -278,7 +278,7 @@ class Catalogue(Protocol):
         ...
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class StoreStatistics:
     """What there is at one moment.
 

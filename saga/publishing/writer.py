@@ -21,7 +21,7 @@ from saga.contracts import (
     encode,
 )
 from saga.contracts.cloudevents import headers_for
-from saga.core.frozen import frozen
+from saga.core.values import value
 from saga.errors import MalformedMessage
 from saga.ports import Clock, Record
 
@@ -29,7 +29,7 @@ KEY_CHARS_MAX: Final = 1_000
 ID_CHARS_MAX: Final = 1_000
 
 
-@frozen()
+@value
 class WrittenEvent:
     """An event as it will be published, and the id by which a repeat of it is recognised."""
 

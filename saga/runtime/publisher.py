@@ -20,15 +20,15 @@ from saga.contracts import (
     encode,
 )
 from saga.contracts.cloudevents import headers_for
-from saga.core.frozen import frozen
 from saga.core.identity import SagaId, saga_id
+from saga.core.values import value
 from saga.errors import MalformedMessage
 from saga.ports import Bus, Clock, Record
 
 KEY_CHARS_MAX = 1_000
 
 
-@frozen()
+@value
 class Prepared:
     """A record ready to be published, and the saga that it starts, if it starts one."""
 

@@ -43,7 +43,6 @@ from saga.core.events import (
     SagaStarted,
     SignalReceived,
 )
-from saga.core.frozen import frozen
 from saga.core.identity import (
     Direction,
     Instant,
@@ -55,6 +54,7 @@ from saga.core.identity import (
     saga_id,
 )
 from saga.core.state import SagaState
+from saga.core.values import value
 from saga.ports import Inbound
 
 TRACEPARENT_CHARS_MAX = 100
@@ -80,7 +80,7 @@ class Delivery:
     is_operator: bool = False
 
 
-@frozen()
+@value
 class Rejected:
     """A record that concerns no saga as it is."""
 

@@ -34,8 +34,8 @@ from faststream.kafka.subscriber.usecase import BatchSubscriber, LogicSubscriber
 
 from saga.adapters.faststream.handover import Batch, Handover, begins
 from saga.adapters.kafka import KafkaConsumer
-from saga.core.frozen import frozen
 from saga.core.retry import Retry
+from saga.core.values import value
 from saga.effects import EffectsService
 from saga.errors import SagaError
 from saga.logs import get_logger
@@ -51,7 +51,7 @@ BACKOFF: Final = Retry(attempts=None, initial="100ms", cap="10s", jitter=0.5)
 log = get_logger("saga.kafka")
 
 
-@frozen()
+@value
 class Workplace:
     """What a service has while its broker runs. *close* lets go of what was opened for it alone."""
 

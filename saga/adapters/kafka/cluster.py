@@ -22,7 +22,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from saga.adapters.kafka.connection import REQUEST_TIMEOUT_MS, RETRY_BACKOFF_MS, KafkaConnection
 from saga.adapters.kafka.diagnosis import connecting
 from saga.adapters.kafka.failures import described, within
-from saga.core.frozen import frozen
+from saga.core.values import value
 from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import Source
 
@@ -37,7 +37,7 @@ _LATEST: Final = -1
 _TOPIC_RESOURCE: Final = 2
 
 
-@frozen()
+@value
 class Layout:
     """How a topic stands in the cluster: of each partition its leader (None: there is none now),
     and the smallest number of replicas of any of them.

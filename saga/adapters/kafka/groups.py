@@ -11,13 +11,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from saga.adapters.kafka.connection import RETRY_BACKOFF_MS, KafkaConnection
 from saga.adapters.kafka.failures import within
-from saga.core.frozen import frozen
+from saga.core.values import value
 from saga.ports.bus import Source
 
 ANSWER_S: Final = 10.0
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class GroupState:
     """A group: how many members it has, and of each source the next offset that it committed."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from saga.adapters.kafka.cluster import Layout
-from saga.core.frozen import frozen
+from saga.core.values import value
 from saga.ports.bus import TopicSpec
 
 FRAMING_BYTES: Final = 65_536
@@ -51,7 +51,7 @@ class TopicDefaults:
         return found
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class TopicState:
     """How a topic is set. *retention_s* None keeps records for ever; *leaderless* are the
     partitions that nobody can read or write now.
@@ -67,7 +67,7 @@ class TopicState:
     in_sync_min: int
 
 
-@frozen()
+@value
 class TopicFlaw:
     """What is wrong with a topic. A warning does not keep anything from working today."""
 

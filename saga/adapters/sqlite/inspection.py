@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.groups import Group, dead_members, read_groups
 from saga.adapters.sqlite.record_log import PARTITION_BITS
-from saga.core.frozen import frozen
 from saga.core.identity import Instant
+from saga.core.values import value
 from saga.ports.bus import Source
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class LocalBusState:
     """The partitions of each topic, and of each group its living members and committed offsets."""
 
