@@ -1,6 +1,6 @@
 # Everything a developer types. `make` alone lists it.
 #
-# Variables: ARGS is handed to the program, KILL to `saga demo`, SECONDS and SEED to `make chaos`; PYTHON names the
+# Variables: ARGS is handed to the program, KILL to the demo, SECONDS and SEED to `make chaos`; PYTHON names the
 # interpreter that `.venv` is made with; KAFKA and POSTGRES are the addresses of servers to test against; JOBS is the number of test processes.
 
 ARGS ?=
@@ -41,10 +41,10 @@ $(READY): requirements-dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . && touch $@
 
 demo: $(READY) ## Run the order saga here and now; KILL=3 kills it three times on the way
-	@$(BIN)/saga demo $(if $(KILL),--kill $(KILL)) $(ARGS)
+	@$(BIN)/python -m domain $(if $(KILL),--kill $(KILL)) $(ARGS)
 
 demo-kafka: $(READY) ## Run it on a real Kafka and PostgreSQL, in several processes, all of which KILL= kills
-	@$(BIN)/python -m infra with --kept .saga/demo-servers -- sh -c 'exec $(BIN)/saga demo \
+	@$(BIN)/python -m infra with --kept .saga/demo-servers -- sh -c 'exec $(BIN)/python -m domain \
 		--bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(if $(KILL),--kill $(KILL)) $(ARGS)'
 
 test: $(READY) ## Run the tests, all but the long ones against real servers
@@ -76,10 +76,11 @@ lock: $(READY) ## Resolve the dependencies anew (ARGS=--upgrade for the latest)
 	@$(COMPILE) --extra kafka,metrics,postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml $(ARGS)
 
 bench: $(READY) ## Measure sagas per second on this machine
-	@$(BIN)/saga bench $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-kafka: $(READY) ## Measure them on a real Kafka and PostgreSQL; ARGS=--loaded: on a store with a past
-	@$(BIN)/python -m infra with --fast -- sh -c 'exec $(BIN)/saga bench --bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(ARGS)'
+	@$(BIN)/python -m infra with --fast -- sh -c 'exec $(BIN)/python -m benchmarks \
+		--bus "$$SAGA_BUS" --store "$$SAGA_STORE" $(ARGS)'
 
 chaos: $(READY) ## Strike a real deployment at random and see that nothing breaks; SECONDS=60 SEED=1
 	@$(SERVERS); $(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)

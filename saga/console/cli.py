@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 from importlib.metadata import version
 from typing import Annotated, Final
@@ -14,7 +13,6 @@ from saga.console import (
     commanding,
     config,
     contracts,
-    demo,
     health,
     outbox,
     parked,
@@ -67,25 +65,7 @@ def program() -> typer.Typer:
     register(made, "doctor", doctor)
     register(made, "health", health.health)
     made.add_typer(_config())
-    register(made, "demo", demo.demo, settings=("app", "env", "namespace", "log"))
-    made.command(
-        "bench",
-        context_settings={
-            "allow_extra_args": True,
-            "ignore_unknown_options": True,
-            "help_option_names": [],
-        },
-    )(bench)
     return made
-
-
-def bench(context: typer.Context) -> None:
-    """Measure sagas per second on this machine."""
-    # Loaded when asked for: what it measures with is of no use to any other command.
-    module = importlib.import_module("saga.console.bench")
-    measuring = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    measuring.command()(module.bench)
-    raise typer.Exit(measuring(context.args, prog_name="saga bench", standalone_mode=False) or 0)
 
 
 def main() -> None:

@@ -42,7 +42,12 @@ class Called:
 def call(*words, stdin=None) -> Called:
     """`saga words…`, in the working directory."""
     forget_applications()
-    result = CliRunner().invoke(program(), [str(word) for word in words], input=stdin)
+    return invoked(program(), words, stdin=stdin)
+
+
+def invoked(app, words, *, stdin=None) -> Called:
+    """Call the typer program *app* in this process."""
+    result = CliRunner().invoke(app, [str(word) for word in words], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert "Traceback" not in result.stderr, result.stderr
@@ -80,8 +85,7 @@ def forget_applications() -> None:
 
     Contracts of one name may not be declared by two modules of one process, so all are `shop`.
     """
-    for name in ("shop", "shop.demo"):
-        sys.modules.pop(name, None)
+    sys.modules.pop("shop", None)
     importlib.invalidate_caches()
 
 

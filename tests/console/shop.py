@@ -94,30 +94,5 @@ async def ship(intent: Ship, ctx: EffectContext) -> None:
 app = SagaApp(sagas=[order, leave], effects=[payments])
 """
 
-DEMO = """
-class Books:
-    def __init__(self, paid, completed):
-        self.lines = [("orders paid", paid, completed)]
-        self.problems = [] if paid == completed else ["they differ"]
-        self.balanced = paid == completed
-
-
-class Demo:
-    def events(self, limit):
-        for number in range(limit or 200):
-            name = f"far-{number}" if number % 10 == 0 else f"o-{number}"
-            yield f"message-{number}", OrderPlaced(order_id=name, amount=number)
-
-    async def books(self, db, log):
-        [row] = await db.fetch("SELECT count(*) AS paid FROM paid")
-        completed = 0
-        async for _, entry in log:
-            completed += type(entry.body).__name__ == "SagaCompleted"
-        return Books(row["paid"], completed)
-
-
-demo = Demo()
-"""
-
 ORDER = "kiosk-shop.evt.order-placed.v1"
 LEAVE = "staff.evt.leave-asked.v1"

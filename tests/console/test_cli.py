@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 
 import pytest
 
@@ -25,8 +24,6 @@ COMMANDS = [
     "abandon",
     "replay",
     "topics",
-    "bench",
-    "demo",
     "config",
 ]
 
@@ -43,21 +40,6 @@ def test_help_lists_every_command():
 def test_a_command_that_cannot_be_meant_is_exit_2(shop, words):
     """Usage goes to standard error, or is the help that was asked for."""
     assert call(*words).code == 2
-
-
-def test_bench_is_loaded_when_it_is_asked_for(monkeypatch):
-    """Its options are its own."""
-    seen = []
-    module = types.ModuleType("saga.console.bench")
-
-    def bench(rounds: int = 3) -> None:
-        seen.append(rounds)
-
-    module.bench = bench
-    monkeypatch.setitem(sys.modules, "saga.console.bench", module)
-
-    assert call("bench", "--rounds", "5").code == 0
-    assert seen == [5]
 
 
 def test_python_m_saga_is_the_same_program(shop):

@@ -1,6 +1,4 @@
-"""What a demo says at its end: how its sagas ended, how fast, whether the books
-balance, what next.
-"""
+"""The report of a demo: how its sagas ended, how fast, whether the books balance, what next."""
 
 from __future__ import annotations
 
@@ -9,31 +7,30 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from saga.console.demo_protocol import DemoBooks
-from saga.console.demo_tally import Tally
+from domain.books import Books
+from domain.demo.tally import Tally
 from saga.console.printer import Printer
 from saga.core.durations import SECOND_US
-from saga.settings import HIDDEN, PREFIX, Settings
+from saga.settings import PREFIX, Settings, redacted
 
 PROBLEMS_SHOWN_MAX: Final = 10
 EXAMPLE_LIMIT: Final = 5
 
 
-def report_row(tally: Tally, books: DemoBooks | None, *, kills: int) -> dict[str, Any]:
+def report_row(tally: Tally, books: Books | None, *, kills: int) -> dict[str, Any]:
     """The report as JSON."""
     return {
         "sagas": len(tally.ended),
         "parked": len(tally.parked),
         "outcomes": [
             {
-                "status": ending.status,
-                "reason": ending.reason or None,
-                "failed_step": ending.failed_step or None,
+                "status": outcome.status,
+                "reason": outcome.reason or None,
+                "failed_step": outcome.failed_step or None,
                 "sagas": count,
             }
-            for ending, count in sorted(tally.endings.items())
+            for outcome, count in sorted(tally.outcomes.items())
         ],
         "undone_steps": tally.undone_steps,
         "entries": tally.entries,
@@ -46,7 +43,7 @@ def report_row(tally: Tally, books: DemoBooks | None, *, kills: int) -> dict[str
 
 
 def print_report(
-    printer: Printer, tally: Tally, books: DemoBooks | None, settings: Settings, *, kills: int
+    printer: Printer, tally: Tally, books: Books | None, settings: Settings, *, kills: int
 ) -> None:
     """The report for people."""
     if printer.is_json:
@@ -56,12 +53,12 @@ def print_report(
     printer.table(
         ("outcome", "reason", "failed step", "sagas"),
         [
-            (ending.status, ending.reason, ending.failed_step, count)
-            for ending, count in sorted(tally.endings.items())
+            (outcome.status, outcome.reason, outcome.failed_step, count)
+            for outcome, count in sorted(tally.outcomes.items())
         ],
     )
     if tally.parked:
-        printer.say(f"{len(tally.parked):,} sagas are parked and wait for someone", style="red")
+        printer.say(f"{len(tally.parked):,} sagas are parked and wait for an operator", style="red")
     killed = f", {kills} times a worker was killed" if kills else ""
     printer.say(
         f"\n{len(tally.ended):,} sagas in {tally.working_us / SECOND_US:.1f} s: {_per_s(tally):,}"
@@ -77,47 +74,42 @@ def print_report(
     _print_next(printer, tally, settings)
 
 
-def shown_address(address: str) -> str:
-    """*address* without the password that it may have."""
-    password = urlsplit(address).password
-    return address if password is None else address.replace(f":{password}@", f":{HIDDEN}@", 1)
-
-
-def _print_books(printer: Printer, books: DemoBooks) -> None:
+def _print_books(printer: Printer, books: Books) -> None:
     printer.say("")
     printer.table(
         ("the books", "in the services' tables", "in the sagas' histories", ""),
         [
             (name, services, histories, "equal" if services == histories else "DIFFERENT")
-            for name, services, histories in books.lines
+            for name, services, histories in _lines(books)
         ],
     )
-    for problem in books.problems[:PROBLEMS_SHOWN_MAX]:
+    problems = _problems(books)
+    for problem in problems[:PROBLEMS_SHOWN_MAX]:
         printer.say(problem, style="red")
-    if len(books.problems) > PROBLEMS_SHOWN_MAX:
-        printer.say(f"and {len(books.problems) - PROBLEMS_SHOWN_MAX:,} more")
+    if len(problems) > PROBLEMS_SHOWN_MAX:
+        printer.say(f"and {len(problems) - PROBLEMS_SHOWN_MAX:,} more")
     verdict = "The books balance." if books.balanced else "The books do not balance."
     printer.say(verdict, style="green" if books.balanced else "red")
 
 
 def _print_next(printer: Printer, tally: Tally, settings: Settings) -> None:
-    saga = _command()
+    program = _program()
     rolled_back = next((name for status, name in tally.examples.items() if "roll" in status), None)
     example = rolled_back or next(iter(tally.examples.values()), None)
     printer.say("\nTo look around:")
     printer.say(
-        f"  export {PREFIX}STORE={shown_address(settings.store)} {PREFIX}BUS={settings.bus}"
+        f"  export {PREFIX}STORE={redacted(settings.store)} {PREFIX}BUS={settings.bus}"
         + (f" {PREFIX}APP={settings.app}" if "app" in settings.model_fields_set else "")
     )
     if rolled_back is not None:
-        printer.say(f"  {saga} ls --status rolled_back --limit {EXAMPLE_LIMIT}")
+        printer.say(f"  {program} ls --status rolled_back --limit {EXAMPLE_LIMIT}")
     if example is not None:
-        printer.say(f"  {saga} show {example}")
-        printer.say(f"  {saga} history {example}")
-    printer.say(f"  {saga} replay")
+        printer.say(f"  {program} show {example}")
+        printer.say(f"  {program} history {example}")
+    printer.say(f"  {program} replay")
 
 
-def _command() -> str:
+def _program() -> str:
     """How to call this program from here."""
     if shutil.which("saga"):
         return "saga"
@@ -127,17 +119,31 @@ def _command() -> str:
     return f"{os.path.relpath(sys.executable)} -m saga"
 
 
-def _books_row(books: DemoBooks | None) -> dict[str, Any] | None:
+def _books_row(books: Books | None) -> dict[str, Any] | None:
     if books is None:
         return None
     return {
         "balanced": books.balanced,
         "lines": [
             {"name": name, "services": services, "histories": histories}
-            for name, services, histories in books.lines
+            for name, services, histories in _lines(books)
         ],
-        "problems": list(books.problems),
+        "problems": _problems(books),
     }
+
+
+def _lines(books: Books) -> list[tuple[str, int, int]]:
+    """What is counted, the services' count, the histories' count."""
+    services, histories = books.services, books.histories
+    return [
+        ("units reserved", services.units, histories.units),
+        ("cents charged", services.cents, histories.cents),
+        ("slots booked", services.slots, histories.slots),
+    ]
+
+
+def _problems(books: Books) -> list[str]:
+    return [*books.leaks, *(str(difference) for difference in books.differences)]
 
 
 def _per_s(tally: Tally) -> int:

@@ -1,4 +1,4 @@
-"""`bench --loaded`: a store with a past, and what it costs."""
+"""`--loaded`: a store with a past, and what it costs."""
 
 import asyncio
 from collections import Counter
@@ -6,14 +6,14 @@ from collections import Counter
 import psycopg
 import pytest
 
+from benchmarks.order import ANSWER, OrderCleared, app, question
+from benchmarks.past import fill
+from benchmarks.servers import EMPTY, LOADED
 from saga.audit.replaying import replay_all
-from saga.console.bench.connected_loaded import EMPTY, LOADED
-from saga.console.bench.filling import filling
-from saga.console.bench.order import ANSWER, OrderCleared, app, question
 from saga.core.identity import saga_id
 from saga.settings import Settings
 from saga.wiring import build_service, open_store
-from tests.console.conftest import call
+from tests.benchmarks.conftest import call
 
 FINISHED, OPEN = 200, 20
 SAMPLES = 2
@@ -31,7 +31,7 @@ CAUSES = (
 
 @pytest.fixture
 def settings(kafka, postgres, namespace):
-    """Those of a place of one's own."""
+    """A namespace of its own."""
     own = {"bus": kafka.url, "store": postgres, "namespace": namespace}
     return own | {"env": "bench", "log": "error"}
 
@@ -40,13 +40,13 @@ async def replayed(settings):
     """Every history of the store, folded again, and the saga ids in order of their start."""
     parts = open_store(Settings.read({}, **settings))
     try:
-        return [one async for one in replay_all(parts.store, parts.catalogue, app.registry)]
+        return [result async for result in replay_all(parts.store, parts.catalogue, app.registry)]
     finally:
         await parts.close()
 
 
 async def answered(settings, key):
-    """The outcome of the open saga *key*, once somebody has given it the word that it waits for."""
+    """The outcome of the open saga *key*, once it has been answered."""
     own = Settings.read({}, **settings)
     async with build_service(app, own, roles=("orchestrator", "effects")) as service:
         saga = saga_id(question.name, key)
@@ -55,26 +55,26 @@ async def answered(settings, key):
 
 
 def test_a_filled_store_is_one_that_the_engine_goes_on_with(settings):
-    """Every history replays, ids follow from keys, no two sagas share a trigger or a timer, and an
-    open one takes the word that it waits for.
-    """
-    measured = filling(settings, FINISHED, OPEN)
+    """Histories replay, ids follow from keys, each has its own trigger; an open one goes on."""
+    measured = fill(settings, FINISHED, OPEN)
 
     assert (measured["sagas"], measured["entries"]) == (FINISHED + OPEN, ENTRIES - 8 - 5)
-    found = asyncio.run(replayed(settings))
-    assert [one for one in found if not one.is_ok] == []
-    assert sum(one.entries for one in found) == ENTRIES
-    for one in found:
-        assert one.summary.saga_id == saga_id(one.summary.definition, one.summary.key)
-        assert one.summary.version == one.entries
-    assert Counter(one.summary.status.value for one in found) == {
+    results = asyncio.run(replayed(settings))
+    assert [result for result in results if not result.is_ok] == []
+    assert sum(result.entries for result in results) == ENTRIES
+    for result in results:
+        summary = result.summary
+        assert summary.saga_id == saga_id(summary.definition, summary.key)
+        assert summary.version == result.entries
+    assert Counter(result.summary.status.value for result in results) == {
         "completed": FINISHED + 1,
         "running": OPEN + 1,
     }
     with psycopg.connect(settings["store"]) as connection:
         assert connection.execute(TIMERS).fetchone() == (OPEN + 1, OPEN + 1)
         assert connection.execute(CAUSES).fetchone() == (FINISHED + OPEN + SAMPLES,)
-    key = next(one.summary.key for one in found if one.summary.key.startswith("open-"))
+    keys = (result.summary.key for result in results)
+    key = next(key for key in keys if key.startswith("open-"))
     ended = asyncio.run(answered(settings, key))
     assert ended.event == OrderCleared(order_id=key, answer="yes")
 
@@ -82,14 +82,14 @@ def test_a_filled_store_is_one_that_the_engine_goes_on_with(settings):
 @pytest.mark.slow
 def test_loaded_and_empty_take_turns(kafka, postgres):
     """On the same servers, with their ratio and what there was."""
-    words = ("bench", "--bus", kafka.url, "--store", postgres, "--loaded", "--quick")
+    words = ("--bus", kafka.url, "--store", postgres, "--loaded", "--quick")
     sizes = ("--finished", FINISHED, "--open", OPEN, "--sagas", 1_000, "--in-flight", "16")
 
-    found = call(*words, *sizes, "--json").row
+    report = call(*words, *sizes, "--json").row
 
-    past = found["past"]
+    past = report["past"]
     assert (past["finished"], past["open"], past["sagas"]) == (FINISHED, OPEN, FINISHED + OPEN)
-    (level,) = found["levels"]
+    (level,) = report["levels"]
     assert level["ratio"] == pytest.approx(
         level[LOADED]["sagas_per_s"] / level[EMPTY]["sagas_per_s"]
     )
@@ -97,7 +97,7 @@ def test_loaded_and_empty_take_turns(kafka, postgres):
 
 def test_a_past_without_servers_is_refused():
     """It is the servers' store that is filled."""
-    called = call("bench", "--loaded")
+    called = call("--loaded")
 
     assert called.code == 2
     assert "--loaded needs servers" in called.err

@@ -1,4 +1,4 @@
-"""The tally of a demo: what became of its sagas, folded from the log as it grows."""
+"""What became of a demo's sagas, folded from the log as it grows."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from saga.core.status import SagaStatus
 from saga.ports import Catalogue
 
 PAUSE_US: Final = 30 * SECOND_US
-"""
-A longer silence in the log is time in which nothing was running; it is not counted as work. What a
-killed worker costs until another has its partitions is far less, and is counted.
+"""A longer silence in the log counts as time in which nothing was running.
+
+A killed worker costs far less until another has its partitions, and that time is counted.
 """
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Ending:
-    """A way in which sagas ended."""
+class Outcome:
+    """A way in which sagas end."""
 
     status: str
     reason: str
@@ -41,12 +41,12 @@ class Ending:
 
 @dataclass(slots=True)
 class Tally:
-    """Everything the demo tells of its sagas. *names* are their `definition/key`."""
+    """All figures of a demo; *examples* has a `definition/key` for each status."""
 
     entries: int = 0
     undone_steps: int = 0
     working_us: int = 0
-    endings: Counter[Ending] = field(default_factory=Counter)
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
     latencies_us: array[int] = field(default_factory=lambda: array("q"))
     ended: set[SagaId] = field(default_factory=set)
     parked: set[SagaId] = field(default_factory=set)
@@ -62,21 +62,21 @@ class Tally:
         return self.ended | self.parked
 
     async def follow(self, catalogue: Catalogue) -> int:
-        """Take in what was logged since the last time; how many entries that is."""
+        """Fold the entries logged since the last time; gives their number."""
         before = self.entries
         async for position, entry in catalogue.log(after=self._position):
             self._position = position
-            self._take(entry)
+            self._fold(entry)
         return self.entries - before
 
     def latency_ms(self, share: float) -> float:
-        """What *share* of the sagas took at most, from trigger to end, in milliseconds."""
+        """The latency that *share* of the sagas do not exceed, from first turn to end."""
         ordered = sorted(self.latencies_us)
         if not ordered:
             return 0.0
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1_000
 
-    def _take(self, entry: Entry) -> None:
+    def _fold(self, entry: Entry) -> None:
         self.entries += 1
         if self._seen_at and entry.at > self._seen_at:
             pause_us = entry.at - self._seen_at
@@ -88,11 +88,11 @@ class Tally:
                 self.begun[saga] = entry.at
                 self._names[saga] = f"{definition}/{key}"
             case SagaCompleted():
-                self._ended(entry, Ending(SagaStatus.COMPLETED.value, "", ""))
+                self._ended(entry, Outcome(SagaStatus.COMPLETED.value, "", ""))
             case SagaRolledBack():
                 self._rolled_back(entry, body)
             case SagaAbandoned(reason=reason):
-                self._ended(entry, Ending(SagaStatus.ABANDONED.value, reason, ""))
+                self._ended(entry, Outcome(SagaStatus.ABANDONED.value, reason, ""))
             case SagaCleanedUp():
                 self.ended.add(saga)
             case RollbackPlanned(goal=RollbackGoal.CLEANED_UP):
@@ -111,16 +111,16 @@ class Tally:
     def _rolled_back(self, entry: Entry, body: SagaRolledBack) -> None:
         clean = SagaStatus.ROLLED_BACK
         status = SagaStatus.ROLLED_BACK_WITH_RESIDUE if body.residue else clean
-        self._ended(entry, Ending(status.value, body.code or body.reason, body.failed_step or ""))
+        self._ended(entry, Outcome(status.value, body.code or body.reason, body.failed_step or ""))
 
-    def _ended(self, entry: Entry, ending: Ending) -> None:
+    def _ended(self, entry: Entry, outcome: Outcome) -> None:
         saga = entry.saga_id
         self.ended.add(saga)
         self.parked.discard(saga)
-        self.endings[ending] += 1
+        self.outcomes[outcome] += 1
         began = self.begun.get(saga)
         if began is not None:
             self.latencies_us.append(entry.at - began)
         name = self._names.pop(saga, None)
         if name is not None:
-            self.examples.setdefault(ending.status, name)
+            self.examples.setdefault(outcome.status, name)

@@ -1,7 +1,7 @@
-"""The saga that is measured: an order of three steps, every tenth of which is refused at the last.
-And one that stays open and is not measured: a question that waits for its answer for a month.
+"""The measured saga: an order of three steps, every tenth of which is refused at the last.
 
-Its services keep their inbox and nothing else, so that what is measured is the engine.
+A second saga stays open and is not measured: a question that waits a month for its answer.
+The services keep their inbox and nothing else, so that the engine is measured.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
 
 @saga("bench-question", version=1, starts_on=OrderQuestioned, rolled_back=OrderRejected)
 async def question(ctx: Context, asked: OrderQuestioned) -> OrderCleared:
-    """Reserve, then wait for a word."""
+    """Reserve, then wait for the answer."""
     await ctx.do(Reserve(order_id=asked.order_id, amount=asked.amount), undo=Release)
     answer = await ctx.wait(ANSWER, str, timeout=ANSWER_TIMEOUT)
     return OrderCleared(order_id=asked.order_id, answer=answer)

@@ -20,8 +20,8 @@ import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from benchmarks.processes import Stop, floor_topic
 from saga.adapters.rows import tracking_name
-from saga.console.bench.parts import Stop, floor_topic
 from saga.ports import Source
 from saga.settings import Settings
 

@@ -1,10 +1,10 @@
 """A store with a past: many finished and open sagas, as the engine would have written them.
 
-A few sagas are really run. What they have left in each table is then multiplied by the server, with
-another saga id, business key and trigger id for each copy: a saga id is derived from its key, so
-that it is reckoned here as the engine does, and entries are in the log in the order of their sagas.
-What is not multiplied: records on topics, whose retention is a matter of Kafka, and the inbox of
-the services, which are not the store.
+A few sagas are really run. The server then multiplies their rows in each table, with another saga
+id, business key and trigger id for each copy. A saga id follows from its key, as in the engine, and
+the log has the entries in the order of their sagas.
+Not multiplied are records on topics, whose retention is Kafka's, and the inbox of the services,
+which is not in the store.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import psycopg
 
-from saga.console.bench.measures import Measured
-from saga.console.bench.order import OrderPlaced, OrderQuestioned, app, order, question
+from benchmarks.measuring import Measured
+from benchmarks.order import OrderPlaced, OrderQuestioned, app, order, question
 from saga.console.problems import NotSo
 from saga.console.serving import run_fast
 from saga.contracts import Event
@@ -78,27 +78,26 @@ _SIZE: Final = "SELECT pg_database_size(current_database())"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A saga that was really run, and what its copies are called."""
+    """A saga that was really run, and the prefix of its copies' keys."""
 
     saga_id: SagaId
     definition: str
     prefix: str
 
 
-def filling(settings: dict[str, str], finished: int, still_open: int) -> Measured:
-    """Fill the store of *settings* with so many *finished* and *still_open* sagas; what there is
-    then.
+def fill(settings: dict[str, str], finished: int, still_open: int) -> Measured:
+    """Fill the store of *settings* with so many sagas, and measure what is there then.
 
     Raises:
         NotSo: the sagas to copy did not get where they should.
     """
-    return run_fast(_filling(settings, finished, still_open))
+    return run_fast(_fill(settings, finished, still_open))
 
 
-async def _filling(settings: dict[str, str], finished: int, still_open: int) -> Measured:
+async def _fill(settings: dict[str, str], finished: int, still_open: int) -> Measured:
     read = Settings.read({}, **settings)
     samples = await _run_samples(read)
-    return await asyncio.to_thread(_fill, read.store, samples, (finished, still_open))
+    return await asyncio.to_thread(_multiply, read.store, samples, (finished, still_open))
 
 
 async def _run_samples(settings: Settings) -> tuple[Sample, Sample]:
@@ -111,7 +110,7 @@ async def _run_samples(settings: Settings) -> tuple[Sample, Sample]:
 
 
 async def _sample(service: Service, trigger: Event, prefix: str) -> Sample:
-    """Run the saga of *trigger* until it has ended, or waits for a word."""
+    """Run the saga of *trigger* until it has ended, or waits for a signal."""
     started = await service.publish(trigger)
     assert started is not None
     definition = order.name if isinstance(trigger, OrderPlaced) else question.name
@@ -120,7 +119,7 @@ async def _sample(service: Service, trigger: Event, prefix: str) -> Sample:
             while not await _is_there(service, started, definition):  # noqa: ASYNC110  # tells nobody
                 await asyncio.sleep(SAMPLE_POLL_S)
     except TimeoutError:
-        raise NotSo(f"the {definition} to copy has not got anywhere") from None
+        raise NotSo(f"the {definition} to copy has not come to its end") from None
     return Sample(started, definition, prefix)
 
 
@@ -131,7 +130,7 @@ async def _is_there(service: Service, started: SagaId, definition: str) -> bool:
     return any(timer.saga_id == started for timer in await service.catalogue.timers())
 
 
-def _fill(store: str, samples: Sequence[Sample], sizes: tuple[int, int]) -> Measured:
+def _multiply(store: str, samples: Sequence[Sample], sizes: tuple[int, int]) -> Measured:
     entries, began_at = 0, time.perf_counter()
     with psycopg.connect(store, autocommit=True) as connection:
         for statement in _SAMPLES:
@@ -155,9 +154,7 @@ def _fill(store: str, samples: Sequence[Sample], sizes: tuple[int, int]) -> Meas
 def _chunks(
     samples: Sequence[Sample], finished: int, still_open: int
 ) -> Iterator[list[tuple[int, SagaId, SagaId, str]]]:
-    """The copies to make, some thousands at a time, the open ones spread evenly among the
-    others.
-    """
+    """The copies to make in chunks, the open ones spread evenly among the others."""
     done, waiting = samples
     total = finished + still_open
     chunk: list[tuple[int, SagaId, SagaId, str]] = []

@@ -1,11 +1,11 @@
-"""`bench`: engine and floor measured in turns, and the orders that it measures with."""
+"""Measuring on files: engine and floor measured in turns, and the orders that it measures with."""
 
 import sqlite3
 
 import pytest
 
-from saga.console.bench import measures
-from tests.console.conftest import call
+from benchmarks import embedded
+from tests.benchmarks.conftest import call
 
 SECTIONS = {"machine", "python", "runs", "levels", "replay", "open"}
 
@@ -13,11 +13,11 @@ SECTIONS = {"machine", "python", "runs", "levels", "replay", "open"}
 class TestCommand:
     def test_engine_and_floor_are_measured_in_the_same_run(self, tmp_path):
         """With their ratio, latencies and CPU; nothing is left behind."""
-        words = ("bench", "--quick", "--sagas", 400, "--in-flight", "8", "--in", tmp_path, "--json")
-        found = call(*words).row
+        words = ("--quick", "--sagas", 400, "--in-flight", "8", "--in", tmp_path, "--json")
+        report = call(*words).row
 
-        assert set(found) == SECTIONS
-        (level,) = found["levels"]
+        assert set(report) == SECTIONS
+        (level,) = report["levels"]
         assert level["in_flight"] == 8
         assert level["ratio"] == pytest.approx(
             level["saga"]["sagas_per_s"] / level["floor"]["sagas_per_s"]
@@ -25,41 +25,39 @@ class TestCommand:
         for measured in (level["saga"], level["floor"]):
             assert 0 < measured["p50_ms"] <= measured["p99_ms"]
             assert measured["cpu_us_per_saga"] > 0
-        assert found["replay"]["entries"] >= 8 * 80
-        assert found["open"]["sagas"] == 10_000
-        assert found["open"]["resident_mb"] < 500
+        assert report["replay"]["entries"] >= 8 * 80
+        assert report["open"]["sagas"] == 10_000
+        assert report["open"]["resident_mb"] < 500
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("text", ["0", "many", "1,,2", "-1"])
     def test_a_wrong_number_in_flight_is_refused(self, text):
         """Before anything is measured."""
-        called = call("bench", f"--in-flight={text}")
+        called = call(f"--in-flight={text}")
 
         assert called.code == 2
         assert "--in-flight" in called.err
 
     def test_a_folder_that_is_not_there_is_named(self, tmp_path):
         """With what is the matter."""
-        called = call("bench", "--quick", "--in", tmp_path / "gone")
+        called = call("--quick", "--in", tmp_path / "gone")
 
         assert called.code == 2
         assert "gone: No such file or directory" in called.err
 
 
 def test_the_floor_writes_as_many_rows_as_the_engine(tmp_path):
-    """Of entries, records and inbox rows; a saga that is undone says why and plans it in
-    two more.
-    """
-    floor, product = tmp_path / "floor", tmp_path / "product"
+    """A saga that is undone has two more: why, and the plan."""
+    floor, engine = tmp_path / "floor", tmp_path / "engine"
     floor.mkdir()
-    measures.floor(str(floor), 100, 16)
-    measures.product(str(product), 100, 16)
+    embedded.floor(str(floor), 100, 16)
+    embedded.engine(str(engine), 100, 16)
 
     def rows(path, table):
         with sqlite3.connect(path) as connection:
             return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
     undone = 20
-    assert rows(product / "saga.db", "stored_events") == rows(floor / "floor.db", "events") + undone
-    assert rows(product / "saga.db", "bus_records") == rows(floor / "floor.db", "records")
-    assert rows(product / "effects.db", "saga_inbox") == rows(floor / "floor-effects.db", "inbox")
+    assert rows(engine / "saga.db", "stored_events") == rows(floor / "floor.db", "events") + undone
+    assert rows(engine / "saga.db", "bus_records") == rows(floor / "floor.db", "records")
+    assert rows(engine / "effects.db", "saga_inbox") == rows(floor / "floor-effects.db", "inbox")

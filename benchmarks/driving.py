@@ -1,5 +1,6 @@
-"""Sagas on Kafka and PostgreSQL, measured from outside: a process that publishes triggers and reads
-outcomes. Engine and floor are driven by the same code and differ only in who answers.
+"""Sagas on Kafka and PostgreSQL, measured from outside by publishing triggers and reading outcomes.
+
+Engine and floor are driven by the same code and differ only in who answers.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+from benchmarks.measuring import Measured, percentiles
+from benchmarks.order import OrderConfirmed, OrderRejected, app, placed
+from benchmarks.processes import FLOOR_TOPICS, Process, floor_topic, running
 from saga.adapters.ids import new_id
-from saga.console.bench.measures import Measured, percentiles
-from saga.console.bench.order import OrderConfirmed, OrderRejected, app, placed
-from saga.console.bench.parts import FLOOR_TOPICS, Part, floor_topic, playing
 from saga.console.problems import NotSo
 from saga.console.serving import run_fast, tune_gc
 from saga.contracts import contract_of
@@ -31,17 +32,17 @@ RIVALS: Final[Mapping[str, tuple[str, ...]]] = {
     "saga, two orchestrators": ("orchestrator", "orchestrator", "effects"),
     "floor": ("floor-orchestrator", "floor-effects"),
 }
-"""Who is measured: the processes of each."""
+"""The processes of each rival."""
 
 
-def connected(
+def on_servers(
     rival: str, addresses: dict[str, str], first: int, sagas: int, in_flight: int
 ) -> Measured:
     """*sagas* of *rival* on the servers at *addresses*, numbered from *first*."""
-    return run_fast(_connected(rival, addresses, first, sagas, in_flight))
+    return run_fast(_drive(rival, addresses, first, sagas, in_flight))
 
 
-async def _connected(
+async def _drive(
     rival: str, addresses: dict[str, str], first: int, sagas: int, in_flight: int
 ) -> Measured:
     settings = Settings.read({}, **addresses)
@@ -54,23 +55,23 @@ async def _connected(
             ]
         )
         service = build_service(app, settings, roles=())  # it makes the engine's
-        async with service, playing(RIVALS[rival], addresses) as parts:
-            driver = await Driver.made(
+        async with service, running(RIVALS[rival], addresses) as processes:
+            driver = await Driver.listening(
                 opened.bus, service.publisher, settings, is_floor=rival == "floor"
             )
             warm_up = min(sagas, WARM_UP_SAGAS)
             await driver.run(range(first, first + warm_up), in_flight)
             tune_gc()
-            used = await _cpu_s(parts)
+            used = await _cpu_s(processes)
             began_at = time.perf_counter()
             numbers = range(first + warm_up, first + warm_up + sagas)
             latencies = await driver.run(numbers, in_flight)
             seconds = time.perf_counter() - began_at
-            used = {name: after - used[name] for name, after in (await _cpu_s(parts)).items()}
+            used = {name: after - used[name] for name, after in (await _cpu_s(processes)).items()}
     finally:
         await opened.close()
-    found = {f"cpu_us_{name}": cpu_s / sagas * 1e6 for name, cpu_s in used.items()}
-    return found | {"sagas_per_s": sagas / seconds} | percentiles(latencies)
+    cpu = {f"cpu_us_{name}": cpu_s / sagas * 1e6 for name, cpu_s in used.items()}
+    return cpu | {"sagas_per_s": sagas / seconds} | percentiles(latencies)
 
 
 class Driver:
@@ -87,7 +88,7 @@ class Driver:
         self._publishing: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def made(
+    async def listening(
         cls, bus: Bus, publisher: Publisher, settings: Settings, *, is_floor: bool
     ) -> Driver:
         """A driver that will see every outcome from now on."""
@@ -109,21 +110,22 @@ class Driver:
         return cls(bus, consumer, publisher, trigger_topic)
 
     async def run(self, numbers: range, in_flight: int) -> list[float]:
-        """Run the orders of these *numbers*, *in_flight* at a time; how long each has taken, from
-        before it was published until its outcome was read, in seconds.
+        """Run the orders of these *numbers*, *in_flight* at a time; gives latencies in seconds.
+
+        A latency lasts from before the trigger is published until the outcome is read.
 
         Raises:
-            NotSo: nothing comes any more.
+            NotSo: no outcome arrives any more.
         """
         triggers = self._triggers(numbers)
         latencies: list[float] = []
         self._start(list(islice(triggers, in_flight)))
         heard_at = time.perf_counter()
         while self._flying:
-            found = await self._consumer.fetch(records_max=10_000, timeout_s=FETCH_S)
+            records = await self._consumer.fetch(records_max=10_000, timeout_s=FETCH_S)
             now = time.perf_counter()
             ended = 0
-            for record in found:
+            for record in records:
                 began_at = self._flying.pop(record.key or b"", None)
                 if began_at is not None:
                     latencies.append(now - began_at)
@@ -149,15 +151,15 @@ class Driver:
         for record in records:
             assert record.key is not None
             self._flying[record.key] = began_at
-        # Not waited for: the next outcomes may come before the acknowledgement does.
+        # Not waited for: the next outcomes may arrive before the acknowledgement.
         task = asyncio.create_task(self._bus.publish(records))
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
 
 
-async def _cpu_s(parts: Sequence[Part]) -> dict[str, float]:
-    found: dict[str, float] = {"driver": time.process_time()}
-    for part in parts:
-        name = part.name.removeprefix("floor-")
-        found[name] = found.get(name, 0.0) + await part.cpu_s()
-    return found
+async def _cpu_s(processes: Sequence[Process]) -> dict[str, float]:
+    used: dict[str, float] = {"driver": time.process_time()}
+    for process in processes:
+        name = process.name.removeprefix("floor-")
+        used[name] = used.get(name, 0.0) + await process.cpu_s()
+    return used

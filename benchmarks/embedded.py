@@ -1,4 +1,4 @@
-"""What is measured, one function each, to be called in a process of its own."""
+"""Measurements on files, each run in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import quantiles
 from typing import Any, Final
 
+from benchmarks.measuring import Measured, percentiles
+from benchmarks.order import app, order, placed
+from benchmarks.sqlite_floor import Floor
 from saga.audit.replaying import replay_all
-from saga.console.bench.floor import Floor
-from saga.console.bench.order import app, order, placed
 from saga.console.serving import run_fast, tune_gc
 from saga.core.replay import replay
 from saga.service import Service
@@ -26,41 +26,36 @@ OPENED_AT_ONCE: Final = 500
 OPENED_AHEAD_MAX: Final = 2_000
 FOLDS_MIN: Final = 3
 FOLD_SAGAS_MAX: Final = 1_000
-PERCENT: Final = 100
-
-Measured = dict[str, float]
 
 
 def floor(folder: str, sagas: int, in_flight: int) -> Measured:
     """*sagas* without an engine."""
-    measured = Floor(Path(folder))
-    measured.run(sagas=min(sagas, WARM_UP_SAGAS), in_flight=in_flight)
+    rows = Floor(Path(folder))
+    rows.run(sagas=min(sagas, WARM_UP_SAGAS), in_flight=in_flight)
     tune_gc()
-    with _stopwatch(sagas) as found:
-        latencies = measured.run(sagas=sagas, in_flight=in_flight, first=WARM_UP_SAGAS)
-    measured.close()
-    return found | percentiles(latencies)
+    with _stopwatch(sagas) as measured:
+        latencies = rows.run(sagas=sagas, in_flight=in_flight, first=WARM_UP_SAGAS)
+    rows.close()
+    return measured | percentiles(latencies)
 
 
-def product(folder: str, sagas: int, in_flight: int) -> Measured:
-    """*sagas* with everything that a user gets, from before each is published until it has
-    ended.
-    """
-    return run_fast(_product(folder, sagas, in_flight))
+def engine(folder: str, sagas: int, in_flight: int) -> Measured:
+    """*sagas* with all that a user gets, from before each is published until it has ended."""
+    return run_fast(_engine(folder, sagas, in_flight))
 
 
-async def _product(folder: str, sagas: int, in_flight: int) -> Measured:
+async def _engine(folder: str, sagas: int, in_flight: int) -> Measured:
     async with app.service(**_addresses(folder)) as service:
         await _run(service, range(min(sagas, WARM_UP_SAGAS)), in_flight)
         tune_gc()
-        with _stopwatch(sagas) as found:
+        with _stopwatch(sagas) as measured:
             numbers = range(WARM_UP_SAGAS, WARM_UP_SAGAS + sagas)
             latencies = await _run(service, numbers, in_flight)
-    return found | percentiles(latencies)
+    return measured | percentiles(latencies)
 
 
 async def _run(service: Service, numbers: range, in_flight: int) -> list[float]:
-    """Run these orders, *in_flight* at a time; how long each has taken, in seconds."""
+    """Run these orders, *in_flight* at a time; gives the latency of each in seconds."""
     waiting = iter(numbers)
     latencies: list[float] = []
 
@@ -79,25 +74,26 @@ async def _run(service: Service, numbers: range, in_flight: int) -> list[float]:
 
 
 def replaying(folder: str) -> Measured:
-    """The histories of a `product` run in *folder*, folded again: entries a second of one core,
-    with reading and checking all of them as `saga replay` does, and for the folding alone.
+    """The histories of an `engine` run in *folder* folded again: entries a second of one core.
+
+    Once with reading and checking all of them as `saga replay` does, once for the folding alone.
     """
     return asyncio.run(_replaying(folder))
 
 
 async def _replaying(folder: str) -> Measured:
-    parts = open_store(Settings.read(**_addresses(folder)))
+    opened = open_store(Settings.read(**_addresses(folder)))
     try:
         tune_gc()
         entries, begun_at = 0, time.process_time()
-        async for found in replay_all(parts.store, parts.catalogue, app.registry):
-            assert found.is_ok, found
-            entries += found.entries
+        async for result in replay_all(opened.store, opened.catalogue, app.registry):
+            assert result.is_ok, result
+            entries += result.entries
         checked = entries / (time.process_time() - begun_at)
-        page = await parts.catalogue.sagas(limit=FOLD_SAGAS_MAX)
-        histories = await parts.store.load([one.saga_id for one in page])
+        page = await opened.catalogue.sagas(limit=FOLD_SAGAS_MAX)
+        histories = await opened.store.load([summary.saga_id for summary in page])
     finally:
-        await parts.close()
+        await opened.close()
     registered = app.registry.find(order.name, order.version)
     assert registered is not None
     folded, begun_at = 0, time.process_time()
@@ -106,7 +102,7 @@ async def _replaying(folder: str) -> Measured:
             assert not isinstance(history, Exception)
             state = replay(registered.decider, saga_id, history)
             assert state.program is not None
-            state.program.close()  # as whoever replays does: what is left open has to be collected
+            state.program.close()  # as every replay does: an open one costs a collection
             folded += len(history)
     return {
         "entries": entries,
@@ -116,7 +112,7 @@ async def _replaying(folder: str) -> Measured:
 
 
 def opening(folder: str, sagas: int) -> Measured:
-    """*sagas* that all wait for an answer that does not come; megabytes of memory for them."""
+    """Megabytes of memory for *sagas* that all wait for an answer."""
     return run_fast(_opening(folder, sagas))
 
 
@@ -154,20 +150,14 @@ def _addresses(folder: str) -> dict[str, Any]:
 
 @contextmanager
 def _stopwatch(sagas: int) -> Iterator[Measured]:
-    found: Measured = {}
+    measured: Measured = {}
     wall, cpu = time.perf_counter(), time.process_time()
-    yield found
-    found["cpu_us_per_saga"] = (time.process_time() - cpu) / sagas * 1e6
-    found["sagas_per_s"] = sagas / (time.perf_counter() - wall)
-
-
-def percentiles(latencies: list[float]) -> Measured:
-    """The median and the slowest of a hundred, in milliseconds."""
-    cuts = quantiles(latencies, n=PERCENT, method="inclusive")
-    return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3}
+    yield measured
+    measured["cpu_us_per_saga"] = (time.process_time() - cpu) / sagas * 1e6
+    measured["sagas_per_s"] = sagas / (time.perf_counter() - wall)
 
 
 def _resident_mb() -> float:
-    """The most memory that this process has ever had resident."""
+    """The peak of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere

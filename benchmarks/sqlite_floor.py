@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import orjson
 
-from saga.console.bench.order import REFUSED_EVERY
+from benchmarks.order import REFUSED_EVERY
 
 STEPS = ("reserve", "charge", "ship")
 _TABLES = (
@@ -50,9 +50,7 @@ class Floor:
         self._offset = 0
 
     def run(self, *, sagas: int, in_flight: int, first: int = 0) -> list[float]:
-        """Run *sagas* to their end, *in_flight* at a time, numbered from *first*; their latencies
-        in seconds.
-        """
+        """Run *sagas* from number *first* on, *in_flight* at a time; gives latencies in seconds."""
         latencies: list[float] = []
         waiting = iter(range(first, first + sagas))
         flying: list[_Saga] = []

@@ -1,6 +1,4 @@
-"""The workers of a demo: `saga run` in processes of their own, which can be killed and started
-again.
-"""
+"""The workers of a demo: `saga run` in processes of their own, to be killed and started again."""
 
 from __future__ import annotations
 
@@ -17,13 +15,11 @@ from pydantic import SecretStr
 from saga.settings import PREFIX, Settings
 
 DRAIN_S: Final = 15.0
-LINES_TOLD: Final = 5
+LOG_LINES_SHOWN: Final = 5
 
 
 class Worker:
-    """One child process. Its log goes into *log_file*; if we end without telling, it ends
-    as well.
-    """
+    """One child process, which also ends when this process is gone. It logs to *log_file*."""
 
     def __init__(self, settings: Settings, *, roles: Sequence[str], log_file: Path) -> None:
         self._settings = settings
@@ -34,7 +30,7 @@ class Worker:
 
     @property
     def returncode(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """Its exit code; None while it runs."""
         return None if self._process is None else self._process.returncode
 
     async def start(self) -> None:
@@ -61,7 +57,7 @@ class Worker:
         await self.start()
 
     def end_now(self) -> None:
-        """Kill it, whatever it has in hand; nothing that was stored is lost."""
+        """Kill it for good; nothing that was stored is lost."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
@@ -78,10 +74,10 @@ class Worker:
             process.kill()
             await process.wait()
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of its log."""
         lines = self._log_file.read_text("utf-8", "replace").splitlines()
-        return "\n".join(lines[-LINES_TOLD:])
+        return "\n".join(lines[-LOG_LINES_SHOWN:])
 
 
 class Workers:
@@ -89,13 +85,13 @@ class Workers:
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = tuple(workers)
-        self._doomed: list[Worker] = []
+        self._next_to_kill: list[Worker] = []
         self.kills = 0
 
     @property
     def ended(self) -> Worker | None:
-        """One that has ended by itself."""
-        return next((one for one in self._workers if one.returncode is not None), None)
+        """A worker that has ended by itself."""
+        return next((worker for worker in self._workers if worker.returncode is not None), None)
 
     async def start(self) -> None:
         """Start all of them."""
@@ -104,9 +100,9 @@ class Workers:
 
     async def kill(self) -> None:
         """Kill one of them, whichever; but all kinds in turn."""
-        if not self._doomed:
-            self._doomed = self._one_of_each_kind()
-        await self._doomed.pop().kill()
+        if not self._next_to_kill:
+            self._next_to_kill = self._one_of_each_kind()
+        await self._next_to_kill.pop().kill()
         self.kills += 1
 
     def end_now(self) -> None:
@@ -118,9 +114,9 @@ class Workers:
         """Let all of them drain."""
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The ends of their logs."""
-        return "\n".join(f"{one.name}:\n{one.last_words()}" for one in self._workers)
+        return "\n".join(f"{worker.name}:\n{worker.log_tail()}" for worker in self._workers)
 
     def _one_of_each_kind(self) -> list[Worker]:
         kinds: dict[tuple[str, ...], list[Worker]] = {}
@@ -132,13 +128,11 @@ class Workers:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The environment of a worker with these *settings*; an address in a command line, where
-    everybody can read it, might have a password.
-    """
+    # Not on the command line: everybody can read that, and an address may have a password.
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     given = settings.model_dump(include=settings.model_fields_set | {"effects_store"})
-    shown = {name: _plain(value) for name, value in given.items() if value is not None}
-    return others | {PREFIX + name.upper(): value for name, value in shown.items()}
+    plain = {name: _plain(value) for name, value in given.items() if value is not None}
+    return others | {PREFIX + name.upper(): value for name, value in plain.items()}
 
 
 def _plain(value: object) -> str:

@@ -1,19 +1,21 @@
-"""One run of a demo: publish what is missing, follow the log, kill workers as often as asked."""
+"""One run of a demo: publish missing orders, follow the log, kill workers as often as asked."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from domain.demo.tally import Tally
+from domain.demo.workers import Worker, Workers
 from saga.adapters.clocks import SystemClock
-from saga.console.demo_progress import progress
-from saga.console.demo_tally import Tally
-from saga.console.demo_worker import Worker, Workers
 from saga.console.printer import Printer
 from saga.console.problems import ExitCode, NotSo
 from saga.contracts import Event
@@ -25,6 +27,11 @@ from saga.service import Service
 PUBLISH_EVENTS: Final = 500
 POLL_S: Final = 0.05
 STALL_S: Final = 60.0
+PROGRESS_LINES: Final = 10
+"""How many lines show the progress where there is no terminal for a bar."""
+
+ShowProgress = Callable[[int, int], None]
+"""Takes how many sagas have ended and how often a worker was killed."""
 
 
 @dataclass(slots=True)
@@ -36,8 +43,7 @@ class Trigger:
 
 
 def triggers(publisher: Publisher, events: Iterable[tuple[str, Event]]) -> list[Trigger]:
-    """The demo's events as records with their own message ids: published twice they start nothing
-    new.
+    """The events as records with ids of their own: published twice they start nothing new.
 
     Raises:
         NotSo: an event starts no saga.
@@ -53,7 +59,7 @@ def triggers(publisher: Publisher, events: Iterable[tuple[str, Event]]) -> list[
 
 
 class DemoRun:
-    """From here until every saga of *wanted* has ended or somebody stops it."""
+    """Runs until every saga of *wanted* has ended, or somebody stops it."""
 
     def __init__(
         self,
@@ -69,7 +75,7 @@ class DemoRun:
         self._workers = workers
         self._tally = tally
         self._wanted = wanted
-        self._expected = frozenset(one.saga_id for one in wanted)
+        self._expected = frozenset(trigger.saga_id for trigger in wanted)
         self._kills = kills
         self._printer = printer
         self._clock = SystemClock()
@@ -77,7 +83,7 @@ class DemoRun:
 
     @property
     def settled(self) -> int:
-        """How many of the demo's sagas have ended, or wait for someone."""
+        """How many of the demo's sagas have ended or are parked."""
         return len(self._expected & self._tally.settled)
 
     @property
@@ -93,21 +99,21 @@ class DemoRun:
         """
         self._listen()
         known = self._tally.begun
-        missing = [one.prepared for one in self._wanted if one.saga_id not in known]
-        parts = _parts(missing, self._kills + 1)
-        moments = self._moments([len(part) for part in parts])
+        missing = [each.prepared for each in self._wanted if each.saga_id not in known]
+        batches = _split(missing, self._kills + 1)
+        kill_at = self._kill_points([len(batch) for batch in batches])
         await self._workers.start()
-        await self._publish(parts.pop(0))
-        await self._follow(parts, moments)
+        await self._publish(batches.pop(0))
+        await self._follow(batches, kill_at)
         return self.is_complete
 
     async def serve(self) -> None:
-        """Leave the workers to themselves until somebody stops them."""
+        """Let the workers serve until somebody stops them."""
         await self._workers.start()
         await self._stopping.wait()
 
     def _listen(self) -> None:
-        def told() -> None:
+        def stop() -> None:
             if self._stopping.is_set():
                 self._workers.end_now()
             else:
@@ -117,24 +123,24 @@ class DemoRun:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # not on Windows
-                loop.add_signal_handler(number, told)
+                loop.add_signal_handler(number, stop)
 
     async def _publish(self, events: Sequence[Prepared]) -> None:
         for first in range(0, len(events), PUBLISH_EVENTS):
             await self._service.publisher.send(events[first : first + PUBLISH_EVENTS])
 
-    async def _follow(self, parts: list[list[Prepared]], moments: list[float]) -> None:
+    async def _follow(self, batches: list[list[Prepared]], kill_at: list[float]) -> None:
         tally, catalogue = self._tally, self._service.catalogue
         moved_at = self._clock.monotonic_s()
-        with progress(self._printer, len(self._expected), self.settled) as tell:
+        with _progress(self._printer, len(self._expected), self.settled) as show:
             while not self._stopping.is_set():
                 if await tally.follow(catalogue):
                     moved_at = self._clock.monotonic_s()
-                tell(self.settled, self._workers.kills)
-                if moments and self._done() >= moments[0]:
-                    moments.pop(0)
+                show(self.settled, self._workers.kills)
+                if kill_at and self._done() >= kill_at[0]:
+                    kill_at.pop(0)
                     await self._workers.kill()
-                    await self._publish(parts.pop(0))
+                    await self._publish(batches.pop(0))
                 elif self.is_complete:
                     return
                 ended = self._workers.ended
@@ -147,22 +153,21 @@ class DemoRun:
                         await self._stopping.wait()
 
     def _done(self) -> int:
-        """Sagas begun and sagas ended: grows evenly, also while a burst only begins them."""
+        """Sagas begun plus sagas ended: grows evenly, also while a burst only begins them."""
         return len(self._expected & self._tally.begun.keys()) + self.settled
 
-    def _moments(self, parts: list[int]) -> list[float]:
-        """How much is done when a worker is killed: each time in the middle of a part of the
-        events.
+    def _kill_points(self, batches: list[int]) -> list[float]:
+        """How much is done when a worker is killed: each time in the middle of a batch of orders.
 
-        The next part is published only then, so that there is always something to be killed at.
+        The next batch is published only then, so that there is always something to be killed at.
         """
         done = self._done()
-        under_way = 2 * (len(self._expected) - sum(parts)) - done
+        under_way = 2 * (len(self._expected) - sum(batches)) - done
         return [
             done
             + under_way * number / (self._kills + 1)
-            + 2 * sum(parts[:number])
-            - parts[number - 1]
+            + 2 * sum(batches[:number])
+            - batches[number - 1]
             for number in range(1, self._kills + 1)
         ]
 
@@ -170,16 +175,56 @@ class DemoRun:
         left = len(self._expected) - self.settled
         return NotSo(
             f"nothing has moved for {STALL_S:g} s, and {left:,} sagas have not ended; the workers"
-            f" say:\n{self._workers.last_words()}"
+            f" say:\n{self._workers.log_tail()}"
         )
 
 
+@contextmanager
+def _progress(printer: Printer, total: int, done: int) -> Iterator[ShowProgress]:
+    """A bar on a terminal, some lines elsewhere; always on standard error."""
+    clock = SystemClock()
+    began_s = clock.monotonic_s()
+
+    def text(ended: int, kills: int) -> str:
+        per_s = (ended - done) / max(clock.monotonic_s() - began_s, 0.001)
+        return f"{per_s:,.0f}/s" + (f", killed {kills} times" if kills else "")
+
+    if not printer.err.is_terminal:
+        yield _progress_lines(printer, total, done, text)
+        return
+    columns = (
+        TextColumn("sagas ended"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=printer.err) as bar:
+        task = bar.add_task("", total=total, completed=done, text="")
+        yield lambda ended, kills: bar.update(task, completed=ended, text=text(ended, kills))
+
+
+def _progress_lines(
+    printer: Printer, total: int, done: int, text: Callable[[int, int], str]
+) -> ShowProgress:
+    step = max(1, total // PROGRESS_LINES)
+    next_at = done + step
+
+    def show(ended: int, kills: int) -> None:
+        nonlocal next_at
+        if ended >= next_at or (ended == total and next_at <= total):
+            next_at = ended - ended % step + step
+            printer.note(f"{ended:,} of {total:,} sagas ended, {text(ended, kills)}")
+
+    return show
+
+
 def _ended(worker: Worker) -> Exception:
-    said = f"the {worker.name} has ended with {worker.returncode}:\n{worker.last_words()}"
-    return StoreUnavailable(said) if worker.returncode == ExitCode.UNREACHABLE else NotSo(said)
+    text = f"the {worker.name} has ended with {worker.returncode}:\n{worker.log_tail()}"
+    return StoreUnavailable(text) if worker.returncode == ExitCode.UNREACHABLE else NotSo(text)
 
 
-def _parts(events: list[Prepared], count: int) -> list[list[Prepared]]:
-    """*events* in *count* parts of nearly one size, some of which may be empty."""
+def _split(events: list[Prepared], count: int) -> list[list[Prepared]]:
+    """*events* in *count* batches of nearly one size, some of which may be empty."""
     bounds = [len(events) * number // count for number in range(count + 1)]
     return [events[first:last] for first, last in pairwise(bounds)]

@@ -1,7 +1,7 @@
-"""Processes that are measured from outside, and how they are asked what CPU they have used.
+"""Processes that are measured from outside, and how they are asked for their CPU time.
 
-A part says `ready`, then answers each line on its standard input with its CPU seconds so far, and
-drains when there are no more lines. So it also ends if whoever measures is killed.
+A process says `ready`. It answers each line on its standard input with its CPU seconds so far, and
+drains when the input ends. So it also ends when the measuring process is killed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from saga.console.bench.order import app
+from benchmarks.order import app
 from saga.console.problems import NotSo
 from saga.console.serving import run_fast, tune_gc
 from saga.settings import Settings
@@ -51,12 +51,12 @@ def floor_topic(settings: Settings, name: str) -> str:
     return f"{settings.env}.{settings.namespace}.floor.{name}"
 
 
-def play(start: Start, settings: dict[str, str]) -> None:
-    """Be a part, until nobody asks any more."""
-    run_fast(_play(start, settings))
+def serve(start: Start, settings: dict[str, str]) -> None:
+    """Be such a process until the standard input ends."""
+    run_fast(_serve(start, settings))
 
 
-async def _play(start: Start, settings: dict[str, str]) -> None:
+async def _serve(start: Start, settings: dict[str, str]) -> None:
     stop = await start(settings)
     tune_gc()
     lines = asyncio.StreamReader()
@@ -74,15 +74,15 @@ def _tell(line: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-class Part:
-    """A part, seen from outside."""
+class Process:
+    """A measured process, seen from outside."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self._process = process
 
     async def cpu_s(self) -> float:
-        """The CPU seconds that it has used so far.
+        """The CPU seconds used so far.
 
         Raises:
             NotSo: it has ended.
@@ -93,7 +93,7 @@ class Part:
         return float(orjson.loads(await self.line()))
 
     async def line(self) -> bytes:
-        """The next line that it says.
+        """The next line of its output.
 
         Raises:
             NotSo: it has ended.
@@ -107,7 +107,7 @@ class Part:
         return line
 
     async def end(self) -> None:
-        """Have it drain."""
+        """Let it drain; kill it if that takes too long."""
         stdin = self._process.stdin
         assert stdin is not None
         stdin.close()
@@ -120,24 +120,24 @@ class Part:
 
 
 @asynccontextmanager
-async def playing(names: Sequence[str], settings: dict[str, Any]) -> AsyncIterator[list[Part]]:
-    """Parts of these *names*, ready.
+async def running(names: Sequence[str], settings: dict[str, Any]) -> AsyncIterator[list[Process]]:
+    """Processes of these *names*, ready.
 
     Raises:
         NotSo: one of them has ended.
     """
-    parts: list[Part] = []
+    processes: list[Process] = []
     try:
         for name in names:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "saga.console.bench", name),
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "benchmarks.child", name),
                 orjson.dumps([settings]).decode(),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )
-            parts.append(Part(name, process))
-        for part in parts:
-            assert await part.line() == READY
-        yield parts
+            processes.append(Process(name, child))
+        for process in processes:
+            assert await process.line() == READY
+        yield processes
     finally:
-        await asyncio.gather(*(part.end() for part in parts))
+        await asyncio.gather(*(process.end() for process in processes))

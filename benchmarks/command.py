@@ -1,0 +1,192 @@
+"""The command line: what to measure, and the table of what was measured.
+
+On files, engine and floor take turns here; on servers `servers` does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Final
+
+import typer
+from rich.progress import Progress
+
+from benchmarks import servers
+from benchmarks.measuring import (
+    Measured,
+    Plan,
+    circumstances,
+    heading,
+    median_ratio,
+    medians,
+    run_child,
+)
+from saga.console.printer import Printer
+from saga.console.problems import ExitCode, Misused, NotSo
+
+IN_FLIGHT: Final = "1,64,256"
+QUICK_SHARE: Final = 10
+QUICK_RUNS: Final = 1
+OPEN_SAGAS: Final = 100_000
+FINISHED_IN_STORE: Final = 1_000_000
+OPEN_IN_STORE: Final = 100_000
+
+
+def program() -> typer.Typer:
+    """The program: one command."""
+    made = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    made.command(context_settings={"help_option_names": ["-h", "--help"]})(benchmark)
+    return made
+
+
+def benchmark(
+    *,
+    in_flight: Annotated[
+        str, typer.Option(metavar="N,…", help="How many sagas run at a time.")
+    ] = IN_FLIGHT,
+    sagas: Annotated[int, typer.Option(min=100, help="Sagas of a run.")] = 6_000,
+    runs: Annotated[int, typer.Option(min=1, help="Runs, of which the median is told.")] = 3,
+    folder: Annotated[
+        Path, typer.Option("--in", help="Where the files go; the disk counts.")
+    ] = Path(),
+    bus: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Measure on a Kafka, kafka://HOST:PORT, …"),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="… and a PostgreSQL, postgresql://USER@HOST/DB."),
+    ] = None,
+    is_loaded: Annotated[
+        bool,
+        typer.Option("--loaded", help="There: a store with many sagas beside an empty one."),
+    ] = False,
+    finished: Annotated[
+        int, typer.Option(min=0, help="Finished sagas in the loaded store.")
+    ] = FINISHED_IN_STORE,
+    still_open: Annotated[
+        int, typer.Option("--open", min=0, help="Open sagas in the loaded store.")
+    ] = OPEN_IN_STORE,
+    is_quick: Annotated[bool, typer.Option("--quick", help="One short run: a first idea.")] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure sagas per second on this machine, beside a floor without an engine."""
+    printer = Printer(is_json=is_json)
+    try:
+        plan = _plan(in_flight, sagas, runs, is_quick=is_quick)
+        addresses = _addresses(bus, store, is_loaded=is_loaded)
+        if addresses is None:
+            report, show = _measure_files(plan, folder, printer), _print
+        elif is_loaded:
+            past = servers.Past(finished, still_open)
+            report = servers.measure_loaded(plan, past, addresses, printer)
+            show = servers.print_loaded
+        else:
+            report, show = servers.measure(plan, addresses, printer), servers.print_report
+    except (Misused, NotSo) as error:
+        printer.note(f"saga: {error}", style="red")
+        code = ExitCode.USAGE if isinstance(error, Misused) else ExitCode.NOT_SO
+        raise typer.Exit(code) from None
+    if is_json:
+        printer.json(report)
+    else:
+        show(report, printer)
+
+
+def _plan(in_flight: str, sagas: int, runs: int, *, is_quick: bool) -> Plan:
+    numbers = _numbers(in_flight)
+    if is_quick:
+        return Plan(numbers, sagas // QUICK_SHARE, QUICK_RUNS, OPEN_SAGAS // QUICK_SHARE)
+    return Plan(numbers, sagas, runs, OPEN_SAGAS)
+
+
+def _addresses(bus: str | None, store: str | None, *, is_loaded: bool) -> dict[str, str] | None:
+    if bus is None and store is None:
+        if is_loaded:
+            raise Misused("--loaded needs servers: --bus kafka://… and --store postgresql://…")
+        return None
+    if bus is None or store is None:
+        raise Misused("--bus and --store go together: kafka://… and postgresql://…")
+    return {"bus": bus, "store": store}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise Misused(f"--in-flight: {text!r}: expected numbers above 0 like {IN_FLIGHT}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _measure_files(plan: Plan, folder: Path, printer: Printer) -> dict[str, Any]:
+    levels: list[dict[str, Any]] = []
+    with Progress(console=printer.err, transient=True) as progress, _scratch(folder) as kept:
+        task = progress.add_task("measuring", total=2 * plan.runs * len(plan.in_flight) + 2)
+
+        def measured(name: str, *arguments: object) -> Measured:
+            progress.update(task, description=f"measuring: {name} {arguments or ''}")
+            found = run_child(name, *arguments)
+            progress.advance(task)
+            return found
+
+        for in_flight in plan.in_flight:
+            sagas = plan.sagas_at(in_flight)
+            floors, engines = [], []
+            for run in range(plan.runs):
+                with _scratch(folder) as place:
+                    floors.append(measured("floor", place, sagas, in_flight))
+                place = f"{kept}/{in_flight}-{run}"
+                engines.append(measured("engine", place, sagas, in_flight))
+            levels.append(
+                {
+                    "in_flight": in_flight,
+                    "sagas": sagas,
+                    "floor": medians(floors),
+                    "saga": medians(engines),
+                    "ratio": median_ratio(engines, floors),
+                }
+            )
+        replayed = measured("replaying", f"{kept}/{plan.in_flight[-1]}-0")
+        with _scratch(folder) as place:
+            opened = measured("opening", place, plan.open_sagas)
+    return circumstances(plan) | {"levels": levels, "replay": replayed, "open": opened}
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[str]:
+    try:
+        made = TemporaryDirectory(prefix="saga-bench-", dir=folder)
+    except OSError as error:
+        raise Misused(f"--in: {folder}: {error.strerror}") from None
+    with made as path:
+        yield str(Path(path).resolve())
+
+
+def _print(report: dict[str, Any], printer: Printer) -> None:
+    printer.say(f"{heading(report)}\n")
+    columns = ("in flight", "", "sagas/s", "of the floor", "p50 ms", "p99 ms", "CPU µs/saga")
+    rows: list[tuple[object, ...]] = []
+    for level in report["levels"]:
+        for name in ("saga", "floor"):
+            measured = level[name]
+            is_first = name == "saga"
+            rows.append(
+                (
+                    level["in_flight"] if is_first else None,
+                    name,
+                    round(measured["sagas_per_s"]),
+                    f"{level['ratio']:.0%}" if is_first else "",
+                    f"{measured['p50_ms']:.2f}",
+                    f"{measured['p99_ms']:.2f}",
+                    round(measured["cpu_us_per_saga"]),
+                )
+            )
+    printer.table(columns, rows)
+    replayed, opened = report["replay"], report["open"]
+    printer.say(
+        f"\nreplay: {replayed['folded_per_s']:,.0f} entries/s of one core;"
+        f" {replayed['checked_per_s']:,.0f} with reading them, as `saga replay` does"
+    )
+    printer.say(f"{opened['sagas']:,.0f} open sagas: {opened['resident_mb']:,.0f} MB at most")
