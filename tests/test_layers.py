@@ -93,7 +93,7 @@ CLOCK_READERS = ("saga.adapters", "saga.console", "saga.testing")
 CLOCK_MODULES = {"random", "secrets", "time"}
 CLOCKS = re.compile(r"(.+\.)?(datetime\.(now|utcnow|today)|date\.today|uuid[147]|urandom)")
 
-MODULE_LINES_MAX = 400
+MODULE_LINES_MAX = 800
 FUNCTION_LINES_MAX = 70
 
 

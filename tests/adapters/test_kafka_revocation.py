@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saga.adapters.kafka import KafkaBus, KafkaConnection
-from saga.adapters.kafka.membership import LET_GO_S
+from saga.adapters.kafka.consumer import DRAIN_S
 from saga.errors import StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
 from saga.runtime.orchestrator import Orchestrator
@@ -87,7 +87,7 @@ async def test_others_read_only_after_we_have_let_go(member, namespace: str, is_
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert told == [("asked", LET_GO_S, 3), ("answered", 0)]
+    assert told == [("asked", DRAIN_S, 3), ("answered", 0)]
     assert share + len(second.assignment()) == 3
     assert asked == ([3] if is_finished else [3, share])
     assert others == [3 - share]

@@ -251,7 +251,7 @@ async def test_finding_out_what_is_wrong_leaves_no_connection_open(
     )
     server = secured.kafka.bootstrap_of("SECURE")
 
-    assert await diagnosis(KafkaConnection(servers=(server,), security=how), "")
+    assert await diagnosis(KafkaConnection(servers=(server,), security=how))
 
     transports = [one for one in gc.get_objects() if isinstance(one, _SelectorTransport)]
     assert [one for one in transports if one._sock is not None] == []  # noqa: SLF001

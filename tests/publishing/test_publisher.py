@@ -6,7 +6,7 @@ import pytest
 
 from saga import Publisher
 from saga.adapters.kafka import KafkaConnection
-from saga.adapters.kafka.cluster import Cluster
+from saga.adapters.kafka.admin import Cluster
 from saga.adapters.partitioner import partition_of
 from saga.errors import (
     BusUnavailable,

@@ -1,8 +1,8 @@
 """The bus on Apache Kafka.
 
-Publishing is one idempotent producer, replaced when it cannot be trusted any more; reading is one
-consumer a member, whose positions are the caller's. Nothing here relies on topics that a cluster
-makes by itself, and nothing is promised that Kafka could not give.
+One idempotent producer publishes and is replaced when it cannot be trusted any more; each member
+of a group reads with a consumer of its own, whose positions are the caller's. Nothing here relies
+on topics that a cluster makes by itself.
 """
 
 from __future__ import annotations
@@ -11,30 +11,41 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from saga.adapters.kafka.cluster import Cluster
+from typing_extensions import override
+
+from saga.adapters.kafka import _aiokafka
+from saga.adapters.kafka.admin import (
+    Cluster,
+    GroupState,
+    TopicDefaults,
+    TopicState,
+    describe_groups,
+    state_of,
+)
 from saga.adapters.kafka.connection import KafkaConnection
-from saga.adapters.kafka.consumer import KafkaConsumer
-from saga.adapters.kafka.groups import GroupState, describe_groups
-from saga.adapters.kafka.publishing import Publishing
-from saga.adapters.kafka.settings import ConsumerSettings
-from saga.adapters.kafka.topics import TopicDefaults, TopicState, state_of
-from saga.ports.bus import Record, ResumeAt, Source, TopicSpec
+from saga.adapters.kafka.consumer import ConsumerSettings, KafkaConsumer, Subscription
+from saga.adapters.kafka.producer import KafkaProducer
+from saga.ports.bus import Bus, Record, ResumeAt, Source, TopicSpec
+from saga.settings import Settings
 
 RECORD_BYTES_MAX: Final = 1_048_576
 PUBLISH_S: Final = 20.0
 
 
-class KafkaBus:
+class KafkaBus(Bus):
     """A bus in a Kafka cluster. Made in the event loop that uses it; connects when it must.
 
     Args:
         connection: where the cluster is, and who we are.
-        record_bytes_max: the largest record that is accepted: key, value and headers together.
+        record_bytes_max: of key, value and headers together; a larger record is refused.
         topics: how topics are made, beyond what their specification says.
         consumers: how members of groups behave.
-        publish_timeout_s: how long a delivery may take before it is given up and said to have
-            failed: longer than the election of a new leader.
-        compression: of what is published: gzip, snappy, lz4, zstd or None.
+        publish_timeout_s: how long a delivery may take before it has failed; longer than the
+            election of a new leader.
+        compression: of published batches: gzip, snappy, lz4, zstd or None.
+
+    Raises:
+        SettingsError: the aiokafka that is installed is none that this adapter knows.
     """
 
     def __init__(
@@ -47,6 +58,7 @@ class KafkaBus:
         publish_timeout_s: float = PUBLISH_S,
         compression: str | None = None,
     ) -> None:
+        _aiokafka.check_version()
         self._connection = connection
         self._topics = topics or TopicDefaults()
         self._settings = consumers or ConsumerSettings()
@@ -54,7 +66,7 @@ class KafkaBus:
         self._cluster = Cluster(connection)
         self._consumers: list[KafkaConsumer] = []
         self.counts: Counter[str] = Counter()
-        self._publishing = Publishing(
+        self._producer = KafkaProducer(
             connection,
             self._cluster,
             timeout_s=publish_timeout_s,
@@ -63,17 +75,13 @@ class KafkaBus:
             counts=self.counts,
         )
 
+    @override
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """Make the topics that are not there; those that are stay as they are.
-
-        Raises:
-            BusUnavailable: nobody answers, or the cluster refuses.
-        """
         for spec in topics:
             if spec.partitions < 1:
                 raise ValueError(f"{spec.name}: a topic has at least one partition")
-        found = await self._cluster.layouts({spec.name for spec in topics})
-        missing = {spec.name: spec for spec in topics if spec.name not in found}
+        existing = await self._cluster.layouts({spec.name for spec in topics})
+        missing = {spec.name: spec for spec in topics if spec.name not in existing}
         await self._cluster.create(
             [
                 (
@@ -85,65 +93,44 @@ class KafkaBus:
                 for spec in missing.values()
             ]
         )
-        self._publishing.forget(list(missing))
+        self._producer.forget(list(missing))
 
+    @override
     async def publish(self, records: Sequence[Record]) -> None:
-        """Publish all, in order per partition; acknowledged by all replicas in sync when it
-        returns. Not atomic: an error may leave some of them published.
+        await self._producer.publish(records)
 
-        Raises:
-            BusUnavailable: try again later; repeat all.
-            MessageTooLarge: a record exceeds the limit; none was published, unless only the cluster
-                knew its limit.
-            TopicMissing: none was published, unless the topic was there a moment ago.
-        """
-        await self._publishing.publish(records)
-
+    @override
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> KafkaConsumer:
-        """Join *group* on *topics*; those that do not exist yet are read once they do.
-
-        Raises:
-            BusUnavailable: nobody answers.
-        """
         consumer = KafkaConsumer(
             self._connection,
             self._cluster,
             self._settings,
-            group=group,
-            topics=topics,
-            resume_at=resume_at,
+            Subscription(group, frozenset(topics), resume_at),
             counts=self.counts,
-            closed=self._forget,
+            on_close=self._forget,
         )
         await consumer.open()
         self._consumers.append(consumer)
         await consumer.join()
         return consumer
 
+    @override
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """Of each source the first offset kept and the next one to be written.
-
-        Raises:
-            TopicMissing: a source does not exist.
-            BusUnavailable: nobody answers.
-        """
         return await self._cluster.bounds(sources)
 
+    @override
     async def close(self) -> None:
-        """Leave all groups, finish what was accepted and let go of all connections; within
-        seconds.
-        """
         for consumer in list(self._consumers):
             await consumer.close()
-        await self._publishing.close()
+        await self._producer.close()
         await self._cluster.close()
 
-    # Beyond the port: what an operator asks.
+    # Beyond the port: an operator's questions.
 
     async def describe_topics(self, topics: Collection[str]) -> dict[str, TopicState]:
-        """How those *topics* that exist are set.
+        """The settings of those *topics* that exist.
 
         Raises:
             BusUnavailable: nobody answers, or this user may not ask.
@@ -153,7 +140,7 @@ class KafkaBus:
         return {name: state_of(layout, configs.get(name, {})) for name, layout in layouts.items()}
 
     async def describe_groups(self, groups: Collection[str]) -> dict[str, GroupState]:
-        """How these *groups* stand; one that never was has no members and no offsets.
+        """Members and offsets of these *groups*; one that never was has none of either.
 
         Raises:
             BusUnavailable: nobody answers, or this user may not ask.
@@ -163,3 +150,23 @@ class KafkaBus:
     def _forget(self, consumer: KafkaConsumer) -> None:
         if consumer in self._consumers:
             self._consumers.remove(consumer)
+
+
+def open_bus(
+    settings: Settings, *, record_bytes_max: int, connection: KafkaConnection | None = None
+) -> KafkaBus:
+    """The bus that *settings* name, or one on *connection*; it connects when it is used.
+
+    Raises:
+        SettingsError: settings do not fit together, or name something that cannot be loaded.
+    """
+    return KafkaBus(
+        connection or KafkaConnection.of(settings),
+        record_bytes_max=record_bytes_max,
+        topics=TopicDefaults(replicas=settings.replication),
+        consumers=ConsumerSettings(
+            session_timeout_ms=settings.kafka_session_timeout_ms,
+            instance_id=settings.kafka_instance_id,
+        ),
+        compression=None if settings.kafka_compression == "none" else settings.kafka_compression,
+    )

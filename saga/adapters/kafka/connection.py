@@ -1,11 +1,15 @@
-"""How to reach a Kafka cluster: addresses, encryption, and who we are.
+"""How to reach a Kafka cluster: addresses, encryption and credentials.
 
-Secrets are held, handed to the client and never shown: their fields are left out of every `repr`.
+Secrets are handed to the client and never shown: their fields are left out of every `repr`. What
+aiokafka raises becomes here what the port promises.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +17,11 @@ from typing import Any, Final
 
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import KafkaError
+from pydantic import SecretStr
+from typing_extensions import override
 
-from saga.errors import SettingsError
+from saga.errors import BusUnavailable, SettingsError
+from saga.settings import Settings
 
 REQUEST_TIMEOUT_MS: Final = 15_000
 """Longer than a rebalance may take: joining a group is one request."""
@@ -22,12 +29,19 @@ RETRY_BACKOFF_MS: Final = 100
 IDLE_CONNECTION_MS: Final = 540_000
 """Less than the ten minutes after which brokers close idle connections."""
 _HOOK_SETTING: Final = "SAGA_KAFKA_SASL_OAUTH_TOKEN"
+_PROTOCOLS_THAT_USE: Final = {
+    "kafka_sasl_": ("SASL_SSL", "SASL_PLAINTEXT"),
+    "kafka_ssl_": ("SSL", "SASL_SSL"),
+}
+"""Who gives credentials or certificates does not want to connect without them by mistake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaSecurity:
-    """Encryption and credentials. *oauth_token* is `module:callable`; called without arguments, in
-    the event loop, it returns (or awaits) an access token each time a connection is made.
+    """Encryption and credentials.
+
+    *oauth_token* is `module:callable`. It is called without arguments, in the event loop, whenever
+    a connection is made; it returns an access token, or an awaitable of one.
     """
 
     protocol: str = "PLAINTEXT"
@@ -46,15 +60,30 @@ class KafkaSecurity:
 class KafkaConnection:
     """Where the cluster is, and how to talk to it.
 
-    *servers* are `host:port`, any of the cluster's; *client_id* names us in the brokers' logs.
+    *servers* are `host:port`, any of the cluster's. *client_id* names us in the brokers' logs.
     """
 
     servers: tuple[str, ...]
     client_id: str = "saga"
     security: KafkaSecurity = KafkaSecurity()
 
+    @classmethod
+    def of(cls, settings: Settings) -> KafkaConnection:
+        """The connection that *settings* name.
+
+        Raises:
+            SettingsError: settings do not fit together, or name something that cannot be loaded.
+        """
+        connection = cls(
+            servers=settings.servers,
+            client_id=f"saga-{settings.env}-{settings.namespace}",
+            security=_security(settings),
+        )
+        connection.options()  # a file that cannot be loaded is reported now, not at the first use
+        return connection
+
     def options(self) -> dict[str, Any]:
-        """What every client of aiokafka is made with.
+        """The arguments of every client of aiokafka.
 
         Raises:
             SettingsError: a file or a hook cannot be loaded.
@@ -81,36 +110,90 @@ class KafkaConnection:
 
 
 class NoToken(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
-    """Raised when the hook gives no token. Of aiokafka's kind, so that it is waited out like
-    others.
-    """
+    """Raised when the hook gives no token; one of aiokafka's, which tries again."""
 
     retriable = True
 
 
 class TokenHook(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
-    """A callable of the user's, as aiokafka wants it."""
+    """A user's callable as a token provider of aiokafka."""
 
     def __init__(self, hook: Any, name: str) -> None:
         self._hook = hook
         self._name = name
 
+    @override
     async def token(self) -> str:
-        """An access token that is valid now.
-
-        Raises:
-            NoToken: the hook has raised, or returned something else.
-        """
         try:
-            found = self._hook()
-            token = await found if hasattr(found, "__await__") else found
+            answer = self._hook()
+            token = await answer if hasattr(answer, "__await__") else answer
         except Exception as error:
-            # Without its words: they may well quote what the token was asked for with.
+            # Without the error's text: it may well quote the credentials of the hook.
             kind = type(error).__name__
             raise NoToken(f"{_HOOK_SETTING}: {self._name} raised {kind}") from error
         if not isinstance(token, str) or not token:
             raise NoToken(f"{_HOOK_SETTING}: {self._name} returned no text")
         return token
+
+
+@asynccontextmanager
+async def within(seconds: float, what: str) -> AsyncIterator[None]:
+    """Bound an exchange with the cluster in time: in many places aiokafka tries for ever.
+
+    Raises:
+        BusUnavailable: it took longer, or failed as if the cluster were away.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise BusUnavailable(f"kafka: {what}: no answer within {seconds:g} s") from error
+    except (KafkaError, OSError) as error:
+        raise BusUnavailable(f"kafka: {what}: {described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """*error* in one line; the text of aiokafka's own is often empty."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _security(settings: Settings) -> KafkaSecurity:
+    protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
+    for prefix, protocols in _PROTOCOLS_THAT_USE.items():
+        given = sorted(name for name in settings.model_fields_set if name.startswith(prefix))
+        if given and protocol not in protocols:
+            raise SettingsError(
+                f"SAGA_{given[0].upper()}",
+                f"has no use while SAGA_KAFKA_SECURITY_PROTOCOL is {protocol}; "
+                f"set that to {' or '.join(protocols)}",
+            )
+    if protocol.startswith("SASL_"):
+        needed: tuple[str, ...] = ("kafka_sasl_username", "kafka_sasl_password")
+        if mechanism == "OAUTHBEARER":
+            needed = ("kafka_sasl_oauth_token",)
+        for name in needed:
+            if getattr(settings, name) is None:
+                raise SettingsError(f"SAGA_{name.upper()}", f"{protocol} by {mechanism} needs it")
+    return KafkaSecurity(
+        protocol=protocol,
+        mechanism=mechanism,
+        username=settings.kafka_sasl_username,
+        password=_revealed(settings.kafka_sasl_password),
+        oauth_token=settings.kafka_sasl_oauth_token,
+        ca_file=_path(settings.kafka_ssl_ca_file),
+        cert_file=_path(settings.kafka_ssl_cert_file),
+        key_file=_path(settings.kafka_ssl_key_file),
+        key_password=_revealed(settings.kafka_ssl_key_password),
+        checks_hostname=settings.kafka_ssl_check_hostname,
+    )
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _ssl_context(security: KafkaSecurity) -> ssl.SSLContext:
@@ -129,7 +212,7 @@ def _load_certificate(context: ssl.SSLContext, security: KafkaSecurity, cert_fil
     asked: list[bool] = []
 
     def password() -> str:
-        # Without a function OpenSSL would ask at the terminal, and wait.
+        # Without this function OpenSSL would ask at the terminal, and wait.
         asked.append(True)
         return security.key_password or ""
 

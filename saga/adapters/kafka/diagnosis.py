@@ -1,8 +1,8 @@
-"""Why a cluster cannot be connected to, said with the setting that is most likely wrong.
+"""Why a cluster cannot be connected to, with the setting that is most likely wrong.
 
-aiokafka tries its servers one after another and in the end says only that none of them would do. So
-each is tried once more here, and what comes of it is told apart: nobody listens, a certificate is
-not believed, credentials are refused. No answer of a broker that could hold a secret is passed on.
+aiokafka tries its servers one after another and says in the end only that none would do. So each is
+tried once more here, and the causes are told apart: nobody listens, a certificate is not believed,
+credentials are refused. No answer of a broker that could hold a secret is passed on.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from aiokafka import errors as kafka
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
-from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity, NoToken
-from saga.adapters.kafka.failures import within
+from saga.adapters.kafka import _aiokafka
+from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity, NoToken, within
 from saga.errors import BusUnavailable
 
 TRIAL_S: Final = 3.0
 CLOSING_S: Final = 1.0
 SERVERS_TRIED_MAX: Final = 3
-_TAKEN: Final = (
+_OPTIONS_USED: Final = (
     "client_id",
     "security_protocol",
     "ssl_context",
@@ -38,59 +38,61 @@ _PROTOCOL: Final = "SAGA_KAFKA_SECURITY_PROTOCOL"
 
 @asynccontextmanager
 async def connecting(connection: KafkaConnection, seconds: float, what: str) -> AsyncIterator[None]:
-    """Bound a first contact in time, and say why it came to nothing.
+    """Bound a first contact in time, and say why it failed.
 
     Raises:
-        BusUnavailable: there is no connection; names the server, and the setting if it is one's.
+        BusUnavailable: there is no connection; names the server, and the setting at fault.
     """
     try:
         async with within(seconds, what):
             yield
     except BusUnavailable as error:
-        reason = await diagnosis(connection, "")
-        if not reason:
+        reason = await diagnosis(connection)
+        if reason is None:
             raise
         raise BusUnavailable(f"kafka: {what}: {reason}") from error
 
 
-async def diagnosis(connection: KafkaConnection, said: str) -> str:
-    """Why no connection can be made; *said* where it cannot be found out, or can be made by now."""
+async def diagnosis(connection: KafkaConnection) -> str | None:
+    """Why no connection can be made; None where one of the servers takes one by now."""
     servers = connection.servers[:SERVERS_TRIED_MAX]
-    found = await asyncio.gather(*(_trial(connection, server) for server in servers))
+    problems = await asyncio.gather(*(_problem_of(connection, server) for server in servers))
     reasons = [
-        f"{server}: {reason}" for server, reason in zip(servers, found, strict=True) if reason
+        f"{server}: {problem}" for server, problem in zip(servers, problems, strict=True) if problem
     ]
-    return "; ".join(reasons) if len(reasons) == len(servers) else said
+    return "; ".join(reasons) if len(reasons) == len(servers) else None
 
 
-async def _trial(connection: KafkaConnection, server: str) -> str | None:
+async def _problem_of(connection: KafkaConnection, server: str) -> str | None:
     host, _, port = server.rpartition(":")
     options: dict[str, Any] = connection.options()
-    taken = {name: options[name] for name in _TAKEN if name in options}
+    used = {name: options[name] for name in _OPTIONS_USED if name in options}
     try:
-        tried = AIOKafkaConnection(
-            host.strip("[]"), int(port), request_timeout_ms=int(TRIAL_S * 1000), **taken
+        trial = AIOKafkaConnection(
+            host.strip("[]"), int(port), request_timeout_ms=int(TRIAL_S * 1000), **used
         )
         try:
             async with asyncio.timeout(TRIAL_S):
-                await tried.connect()
-                # A token that is refused, or a certificate that is missed, shows only here.
-                answer = await tried.send(MetadataRequest([]))
+                await trial.connect()
+                # A token that is refused, or a certificate that is missing, shows only here.
+                answer = await trial.send(MetadataRequest([]))
                 if not answer.brokers:
                     return _ended(connection.security)
         finally:
-            await _close(tried)
-    except Exception as error:  # noqa: BLE001  # also what hooks and other people's parsers raise
+            await _close(trial)
+    except Exception as error:  # noqa: BLE001  # hooks and parsers of others may raise anything
         return _advice(connection.security, error)
     return None
 
 
-async def _close(tried: AIOKafkaConnection) -> None:
-    """Close a connection and see it closed: an encrypted one ends only when the other side has said
-    so too, and whoever ends this program meanwhile would leave its socket open.
+async def _close(trial: AIOKafkaConnection) -> None:
+    """Close a connection and wait for its end.
+
+    An encrypted one ends only when the other side has ended it too: a program that ends before
+    leaves the socket open.
     """
-    closed = tried.close()
-    if tried._protocol is not None:  # noqa: SLF001  # else it was never open, and nothing ends
+    closed = trial.close()
+    if _aiokafka.is_open(trial):
         await asyncio.wait([closed], timeout=CLOSING_S)
 
 
@@ -116,22 +118,22 @@ def _advice(security: KafkaSecurity, error: Exception) -> str:
         case OSError():
             return f"{error.strerror or error}; see SAGA_BUS"
         case _:
-            # Bytes that are no answer of Kafka's can make its client raise nearly anything.
+            # A server that is no Kafka can make aiokafka raise nearly anything.
             return _ended(security)
 
 
 def _unbelieved(security: KafkaSecurity, error: ssl.SSLCertVerificationError) -> str:
-    said = error.verify_message.rstrip(".")
-    if "Hostname mismatch" in said or "IP address mismatch" in said:
+    problem = error.verify_message.rstrip(".")
+    if "Hostname mismatch" in problem or "IP address mismatch" in problem:
         return (
-            f"its certificate names another host ({said}): use a name that is in it in SAGA_BUS and"
-            f" in the brokers' advertised.listeners, or, less safely, set"
+            f"its certificate names another host ({problem}): use a name that is in it in SAGA_BUS"
+            f" and in the brokers' advertised.listeners, or, less safely, set"
             f" SAGA_KAFKA_SSL_CHECK_HOSTNAME=false"
         )
-    if "expired" in said or "not yet valid" in said:
-        return f"its certificate: {said}. It has to be renewed, or this machine's clock is wrong"
+    if "expired" in problem or "not yet valid" in problem:
+        return f"its certificate: {problem}. It has to be renewed, or this machine's clock is wrong"
     where = security.ca_file or "the system's authorities"
-    return f"SAGA_KAFKA_SSL_CA_FILE ({where}) does not vouch for its certificate: {said}"
+    return f"SAGA_KAFKA_SSL_CA_FILE ({where}) does not vouch for its certificate: {problem}"
 
 
 def _refused(security: KafkaSecurity) -> str:

@@ -1,0 +1,263 @@
+"""Every private part of aiokafka that we use, each behind a function that says what it is for.
+
+Nothing else in this package touches a private name of aiokafka. `check_version` runs before a bus
+is made: these functions are known to be right for the versions it names, and for no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import errors as kafka
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.util import decode_varint
+
+from saga.adapters import versions
+from saga.core.identity import Instant
+from saga.ports.bus import Inbound, Record, Source
+
+AT_LEAST: Final = "0.14"
+BELOW: Final = "0.15"
+FETCH_BYTES: Final = 16_777_216
+FETCH_WAIT_MS: Final = 100
+READ_COMMITTED: Final = 1
+_PREFIX_BYTES: Final = 12
+"""Base offset and length: what stands before the bytes that the length counts."""
+_MAGIC_AT: Final = 16
+_MAGIC: Final = 2
+
+Delivery = asyncio.Future[Any]
+"""Of one batch; done when all replicas in sync have it."""
+
+
+def check_version() -> None:
+    """Refuse an aiokafka whose private parts are not known.
+
+    Raises:
+        SettingsError: names the version found, those known, and what to install.
+    """
+    versions.check_version("aiokafka", at_least=AT_LEAST, below=BELOW, setting="SAGA_BUS")
+
+
+# The producer.
+
+
+def append_records(
+    producer: AIOKafkaProducer, placed: Sequence[tuple[Source, Record]], *, now_ms: int
+) -> set[Delivery]:
+    """Put records straight into the producer's batches, in order per partition.
+
+    No coroutine, no future and no metadata a record, only one future a batch: a third of what
+    `AIOKafkaProducer.send` costs.
+    """
+    accumulator = producer._message_accumulator
+    queues, append_batch = accumulator._batches, accumulator._append_batch
+    deliveries: set[Delivery] = set()
+    for source, record in placed:
+        at = TopicPartition(*source)
+        queue = queues.get(at)
+        batch = queue[-1] if queue else append_batch(accumulator.create_builder(), at)
+        key, value, headers = record.key, record.value, list(record.headers)
+        # None: this batch is full or on its way. The first record always fits.
+        while (
+            batch._builder.append(timestamp=now_ms, key=key, value=value, headers=headers) is None
+        ):
+            batch = append_batch(accumulator.create_builder(), at)
+        if batch.future not in deliveries:
+            deliveries.add(batch.future)
+            batch.future.add_done_callback(_retrieve)
+    return deliveries
+
+
+def close_quietly(producer: AIOKafkaProducer, error: Exception) -> asyncio.Task[None] | None:
+    """Fail all that *producer* holds; returns the sender's task, which still runs.
+
+    The producer counts as closed, so that it does not complain of never having been stopped.
+    """
+    producer._closed = True
+    accumulator = producer._message_accumulator
+    queued = [batch for queue in accumulator._batches.values() for batch in queue]
+    for batch in (*queued, *accumulator._pending_batches):
+        if not batch.future.done():
+            batch.future.set_exception(error)
+    sender: asyncio.Task[None] | None = producer._sender.sender_task
+    return sender
+
+
+async def end_sender(
+    producer: AIOKafkaProducer, sender: asyncio.Task[None], *, rounds: int, round_s: float
+) -> None:
+    """End the sender's task of a producer whose client is closed.
+
+    It waits for its requests, and for an update of the metadata that nobody brings any more.
+    """
+    sender.remove_done_callback(producer._sender._fail_all)  # `close_quietly` has done so
+    sender.cancel()
+    for _ in range(rounds):
+        update = producer.client._md_update_fut
+        if update is not None and not update.done():
+            update.set_result(False)
+        await asyncio.wait([sender], timeout=round_s)
+        if sender.done():
+            break
+    sender.cancel()
+    if sender.done() and not sender.cancelled():
+        sender.exception()  # retrieved only: the session ended for a reason of its own
+
+
+# The consumer.
+
+
+def generation_of(consumer: AIOKafkaConsumer) -> tuple[str, int]:
+    """The member's id, and the generation of the group that it is in."""
+    coordinator = consumer._coordinator
+    return coordinator.member_id, coordinator.generation
+
+
+def wants_to_rejoin(consumer: AIOKafkaConsumer) -> bool:
+    """Whether a rebalance is wanted and has not happened yet."""
+    is_wanted: bool = consumer._coordinator._rejoin_needed_fut.done()
+    return is_wanted
+
+
+def tasks_of(consumer: AIOKafkaConsumer) -> list[asyncio.Task[Any]]:
+    """The tasks that *consumer* runs beside its user's."""
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher
+    names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
+    tasks = [getattr(coordinator, name, None) for name in names]
+    tasks.append(getattr(fetcher, "_fetch_task", None))
+    tasks += getattr(fetcher, "_pending_tasks", ())
+    return [task for task in tasks if task is not None]
+
+
+async def close_client(consumer: AIOKafkaConsumer) -> None:
+    """Close the connections of a consumer that could not be stopped."""
+    await consumer._client.close()
+
+
+async def read_corrupt_batch(
+    consumer: AIOKafkaConsumer, source: Source, offset: int
+) -> list[Inbound]:
+    r"""The records from *offset* to the end of its batch, although aiokafka refuses the batch.
+
+    It refuses a header's name that is no UTF-8. Kafka takes any bytes there, so that one careless
+    producer could stop a partition for good. Such a name is escaped, as `\xff`; the values of the
+    record come through as they are.
+
+    Raises:
+        KafkaError: they cannot be fetched, or are damaged.
+        ValueError: they are not what Kafka's format says.
+    """
+    client = consumer._client
+    leader = client.cluster.leader_for_partition(TopicPartition(*source))
+    request = FetchRequest(
+        FETCH_WAIT_MS,
+        1,
+        FETCH_BYTES,
+        READ_COMMITTED,
+        [(source.topic, [(source.partition, offset, FETCH_BYTES)])],
+    )
+    answer = await client.send(leader, request)
+    for _, partitions in answer.topics:
+        for _, code, _, _, _, aborted, *_, data in partitions:
+            error = kafka.for_code(code)
+            if error is not kafka.NoError:
+                raise error(f"{source}")
+            return _first_batch(source, offset, bytes(data or b""), dict(aborted or ()))
+    return []
+
+
+def is_open(connection: AIOKafkaConnection) -> bool:
+    """Whether *connection* was ever made, so that closing it takes a moment."""
+    return connection._protocol is not None
+
+
+class TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka ships no types
+    """A batch whose header names may be anything."""
+
+    def read(self, source: Source) -> list[Inbound]:
+        """All its records.
+
+        Raises:
+            ValueError: it ends too early.
+        """
+        self._maybe_uncompress()
+        place = self._pos
+        records: list[Inbound] = []
+        try:
+            for _ in range(self._num_records):
+                record, place = self._read(source, place)
+                records.append(record)
+        except IndexError as error:
+            raise ValueError(f"{source}: a batch ends too early") from error
+        return records
+
+    def _read(self, source: Source, place: int) -> tuple[Inbound, int]:
+        buffer = self._buffer
+        _, place = decode_varint(buffer, place)
+        _, place = decode_varint(buffer, place)  # attributes
+        later_ms, place = decode_varint(buffer, place)
+        further, place = decode_varint(buffer, place)
+        key, place = _bytes(buffer, place)
+        value, place = _bytes(buffer, place)
+        count, place = decode_varint(buffer, place)
+        headers: list[tuple[str, bytes | None]] = []
+        for _ in range(count):
+            name, place = _bytes(buffer, place)
+            text, place = _bytes(buffer, place)
+            headers.append(((name or b"").decode("utf-8", "backslashreplace"), text))
+        is_log_time = self.timestamp_type == self.LOG_APPEND_TIME
+        at_ms = self.max_timestamp if is_log_time else self.first_timestamp + later_ms
+        record = Inbound(
+            source.topic,
+            source.partition,
+            self.base_offset + further,
+            key,
+            value,
+            tuple(headers),
+            Instant(at_ms * 1000),
+        )
+        return record, place
+
+
+def _first_batch(
+    source: Source, offset: int, data: bytes, aborted: Mapping[int, int]
+) -> list[Inbound]:
+    while len(data) > _MAGIC_AT:
+        length = int.from_bytes(data[8:_PREFIX_BYTES], "big") + _PREFIX_BYTES
+        if data[_MAGIC_AT] != _MAGIC or length > len(data):
+            raise ValueError(f"no batch of version {_MAGIC} at {offset}")
+        batch = TolerantBatch(data[:length])
+        if not batch.validate_crc():
+            raise kafka.CorruptRecordException(f"{source} at {offset}")
+        is_aborted = batch.is_transactional and (
+            aborted.get(batch.producer_id, batch.base_offset + 1) <= batch.base_offset
+        )
+        is_ours = not (batch.is_control_batch or is_aborted)
+        records = _from(offset, batch.read(source)) if is_ours else []
+        if records:
+            return records
+        data = data[length:]
+    return []
+
+
+def _from(offset: int, records: Iterable[Inbound]) -> list[Inbound]:
+    return [record for record in records if record.offset >= offset]
+
+
+def _bytes(buffer: Any, place: int) -> tuple[bytes | None, int]:
+    length, place = decode_varint(buffer, place)
+    if length < 0:
+        return None, place
+    return bytes(buffer[place : place + length]), place + length
+
+
+def _retrieve(delivery: Delivery) -> None:
+    """Look at a failure that nobody may be waiting for, so that asyncio does not report it."""
+    if not delivery.cancelled():
+        delivery.exception()

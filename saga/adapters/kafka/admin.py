@@ -1,0 +1,472 @@
+"""What nobody asks of a producer or a consumer: topics, bounds, settings, groups.
+
+One connection a broker, opened at the first question. No question ever creates a topic. The
+metadata requests of aiokafka's own clients do, wherever a broker allows it: so they are given only
+topics that were found to exist here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from saga.adapters.kafka.connection import (
+    REQUEST_TIMEOUT_MS,
+    RETRY_BACKOFF_MS,
+    KafkaConnection,
+    described,
+    within,
+)
+from saga.adapters.kafka.diagnosis import connecting
+from saga.core.values import value
+from saga.errors import BusUnavailable, TopicMissing
+from saga.ports.bus import Source, TopicSpec
+
+ANSWER_S: Final = 10.0
+CONNECT_S: Final = 6.0
+"""Leaves time to find out why there is no connection."""
+METADATA_MAX_AGE_MS: Final = 300_000
+READ_UNCOMMITTED: Final = 0
+READ_COMMITTED: Final = 1
+FRAMING_BYTES: Final = 65_536
+"""The most that a batch takes beyond the keys, values and headers in it."""
+AS_THE_BROKERS: Final = -1
+KEPT_FOR_EVER_MS: Final = -1
+_EARLIEST: Final = -2
+_LATEST: Final = -1
+_TOPIC_RESOURCE: Final = 2
+
+
+@value
+class Layout:
+    """A topic in the cluster: the leader of each partition, and the fewest replicas of any.
+
+    A leader is None while the partition has none.
+    """
+
+    name: str
+    leaders: Mapping[int, int | None]
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicDefaults:
+    """Settings that all topics have in common; None for the brokers' defaults.
+
+    Args:
+        replicas: copies of each partition.
+        in_sync_min: how many of them must have a record before it counts as published. By default
+            one less than there are, so that one broker may be away.
+    """
+
+    replicas: int | None = None
+    in_sync_min: int | None = None
+
+    @property
+    def replicas_asked(self) -> int:
+        """The number as the protocol writes it."""
+        return AS_THE_BROKERS if self.replicas is None else self.replicas
+
+    def configs(self, spec: TopicSpec, *, record_bytes_max: int) -> dict[str, str]:
+        """The settings with which the topic is made."""
+        kept_ms = KEPT_FOR_EVER_MS if spec.retention_s is None else spec.retention_s * 1000
+        configs = {
+            "cleanup.policy": "delete",
+            "retention.ms": str(kept_ms),
+            "max.message.bytes": str(record_bytes_max + FRAMING_BYTES),
+        }
+        in_sync_min = self.in_sync_min
+        if in_sync_min is None and self.replicas is not None:
+            in_sync_min = max(1, self.replicas - 1)
+        if in_sync_min is not None:
+            configs["min.insync.replicas"] = str(in_sync_min)
+        return configs
+
+
+@value(kw_only=True)
+class TopicState:
+    """The settings of a topic; *retention_s* None keeps records for ever.
+
+    *leaderless* are the partitions that nobody can read or write now.
+    """
+
+    name: str
+    partitions: int
+    replicas: int
+    leaderless: tuple[int, ...]
+    cleanup_policy: str
+    retention_s: float | None
+    record_bytes_max: int
+    in_sync_min: int
+
+
+@value
+class TopicFlaw:
+    """What is wrong with a topic. A warning keeps nothing from working today."""
+
+    topic: str
+    problem: str
+    is_warning: bool = False
+
+
+@value(kw_only=True)
+class GroupState:
+    """A consumer group: its number of members, and the next offset of each source committed."""
+
+    name: str
+    members: int
+    committed: Mapping[Source, int]
+
+
+class Cluster:
+    """Questions to a Kafka cluster. Connects by itself, and again when it must."""
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._connection = connection
+        self._client: Any = None
+        self._starting = asyncio.Lock()
+        self._is_closed = False
+
+    async def layouts(self, topics: Collection[str]) -> dict[str, Layout]:
+        """The layouts of those *topics* that exist.
+
+        Raises:
+            BusUnavailable: nobody answers.
+        """
+        if not topics:
+            return {}
+        async with self._asking("describe topics") as client:
+            answer = await self._ask_any(
+                client, MetadataRequest(sorted(topics), allow_auto_topic_creation=False)
+            )
+            known = {broker.nodeId for broker in client.cluster.brokers()}
+            if not known.issuperset(row[0] for row in answer.brokers):
+                await client.force_metadata_update()
+        layouts: dict[str, Layout] = {}
+        for code, name, _, partitions in answer.topics:
+            error = kafka.for_code(code)
+            if error is kafka.TopicAuthorizationFailedError:
+                raise BusUnavailable(f"kafka: this user may not describe the topic {name}")
+            if error is kafka.UnknownTopicOrPartitionError or not partitions:
+                continue
+            leaders = {row[1]: row[2] if row[2] >= 0 else None for row in partitions}
+            layouts[name] = Layout(name, leaders, min(len(row[3]) for row in partitions))
+        return layouts
+
+    async def bounds(
+        self, sources: Collection[Source], *, isolation: int = READ_UNCOMMITTED
+    ) -> dict[Source, tuple[int, int]]:
+        """The first offset kept of each source, and the next one to be written.
+
+        With *isolation* READ_COMMITTED the end is where the first open transaction begins.
+
+        Raises:
+            TopicMissing: a source does not exist.
+            BusUnavailable: nobody answers.
+        """
+        if not sources:
+            return {}
+        async with within(ANSWER_S, "bounds"):
+            while True:
+                layouts = await self.layouts({source.topic for source in sources})
+                try:
+                    return await self._bounds(layouts, sources, isolation)
+                except kafka.KafkaError as error:
+                    if not error.retriable:
+                        raise
+                    await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
+
+    async def create(self, wanted: Sequence[tuple[str, int, int, Mapping[str, str]]]) -> None:
+        """Make topics, given as name, partitions, replicas and settings.
+
+        Replicas are -1 for the brokers' default. Topics that exist stay as they are. All can be
+        written to when this returns.
+
+        Raises:
+            BusUnavailable: nobody answers, or the controller refuses.
+        """
+        if not wanted:
+            return
+        rows: list[Any] = [
+            (name, count, copies, [], list(how.items())) for name, count, copies, how in wanted
+        ]
+        async with self._asking("create topics") as client:
+            answer = await self._ask_controller(
+                client, CreateTopicsRequest(rows, REQUEST_TIMEOUT_MS, validate_only=False)
+            )
+        for name, code, *message in answer.topic_errors:
+            error = kafka.for_code(code)
+            if error not in (kafka.NoError, kafka.TopicAlreadyExistsError):
+                reason = message[0] if message and message[0] else error.__name__
+                raise BusUnavailable(f"kafka: the topic {name} cannot be created: {reason}")
+        await self._until_led([row[0] for row in rows])
+
+    async def configs(self, topics: Collection[str]) -> dict[str, dict[str, str]]:
+        """The settings of those *topics* that exist, the brokers' defaults included.
+
+        Raises:
+            BusUnavailable: nobody answers, or this user may not ask.
+        """
+        if not topics:
+            return {}
+        resources = [(_TOPIC_RESOURCE, name, None) for name in sorted(topics)]
+        async with self._asking("describe settings") as client:
+            answer = await self._ask_any(client, DescribeConfigsRequest(resources))
+        configs: dict[str, dict[str, str]] = {}
+        for code, message, _, name, entries in answer.resources:
+            error = kafka.for_code(code)
+            if error is kafka.UnknownTopicOrPartitionError:
+                continue
+            if error is not kafka.NoError:
+                raise BusUnavailable(f"kafka: settings of {name}: {message or error.__name__}")
+            configs[name] = {entry[0]: entry[1] or "" for entry in entries}
+        return configs
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._is_closed = True
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+    @asynccontextmanager
+    async def _asking(self, what: str) -> AsyncIterator[AIOKafkaClient]:
+        async with within(ANSWER_S, what):
+            yield await self._connected()
+
+    async def _connected(self) -> AIOKafkaClient:
+        async with self._starting:
+            if self._is_closed:
+                raise BusUnavailable("the bus is closed")
+            if self._client is None:
+                client = AIOKafkaClient(
+                    metadata_max_age_ms=METADATA_MAX_AGE_MS, **self._connection.options()
+                )
+                try:
+                    async with connecting(self._connection, CONNECT_S, "connect"):
+                        await _bootstrap(client)
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client = client
+            return self._client
+
+    async def _ask_any(self, client: AIOKafkaClient, request: Any) -> Any:
+        brokers = sorted(broker.nodeId for broker in client.cluster.brokers())
+        last: kafka.KafkaError = kafka.NodeNotReadyError("no broker is known")
+        for node_id in brokers:
+            try:
+                return await client.send(node_id, request)
+            except kafka.KafkaError as error:
+                if not error.retriable:
+                    raise
+                last = error
+        await self._reconnect(client)
+        raise BusUnavailable(f"kafka: no broker answers: {described(last)}")
+
+    async def _ask_controller(self, client: AIOKafkaClient, request: Any) -> Any:
+        if client.cluster.controller is None:
+            await client.force_metadata_update()
+        controller = client.cluster.controller
+        if controller is None:
+            raise BusUnavailable("kafka: the cluster has no controller now")
+        return await client.send(controller.nodeId, request)
+
+    async def _reconnect(self, client: AIOKafkaClient) -> None:
+        """Begin again from the first addresses: all brokers known may have moved."""
+        if self._client is client:
+            self._client = None
+            await client.close()
+
+    async def _until_led(self, topics: Collection[str]) -> None:
+        async with within(ANSWER_S, "create topics"):
+            while True:
+                layouts = await self.layouts(topics)
+                led = [layout for layout in layouts.values() if None not in layout.leaders.values()]
+                if len(led) == len(set(topics)):
+                    break
+                await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
+        # A broker learns that it leads a little after the metadata says so.
+        await self.bounds(
+            [Source(layout.name, number) for layout in led for number in layout.leaders]
+        )
+
+    async def _bounds(
+        self, layouts: Mapping[str, Layout], sources: Collection[Source], isolation: int
+    ) -> dict[Source, tuple[int, int]]:
+        by_leader: dict[int, list[Source]] = defaultdict(list)
+        for source in sources:
+            layout = layouts.get(source.topic)
+            if layout is None or source.partition not in layout.leaders:
+                raise TopicMissing(source.topic, source.partition)
+            leader = layout.leaders[source.partition]
+            if leader is None:
+                raise kafka.LeaderNotAvailableError(f"{source.topic}[{source.partition}]")
+            by_leader[leader].append(source)
+        answers = await asyncio.gather(
+            *(
+                self._offsets(node, of_node, at, isolation)
+                for at in (_EARLIEST, _LATEST)
+                for node, of_node in by_leader.items()
+            )
+        )
+        begins: dict[Source, int] = {}
+        ends: dict[Source, int] = {}
+        for number, answer in enumerate(answers):
+            (begins if number < len(by_leader) else ends).update(answer)
+        return {source: (begins[source], ends[source]) for source in sources}
+
+    async def _offsets(
+        self, node_id: int, sources: Sequence[Source], at: int, isolation: int
+    ) -> dict[Source, int]:
+        by_topic: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for topic, partition in sources:
+            by_topic[topic].append((partition, at))
+        client = await self._connected()
+        answer = await client.send(node_id, OffsetRequest(-1, isolation, list(by_topic.items())))
+        offsets: dict[Source, int] = {}
+        for topic, rows in answer.topics:
+            for partition, code, _, offset in rows:
+                error = kafka.for_code(code)
+                if error is not kafka.NoError:
+                    raise error(f"{topic}[{partition}]")
+                offsets[Source(topic, partition)] = offset
+        return offsets
+
+
+async def describe_groups(
+    connection: KafkaConnection, groups: Collection[str]
+) -> dict[str, GroupState]:
+    """Members and offsets of these *groups*; one that never was has none of either.
+
+    Raises:
+        BusUnavailable: nobody answers, or this user may not ask.
+    """
+    async with within(ANSWER_S, "describe groups"):
+        admin = AIOKafkaAdminClient(**connection.options())
+        try:
+            await admin.start()
+            return {name: await _group(admin, name) for name in groups}
+        finally:
+            await admin.close()
+
+
+def state_of(layout: Layout, configs: Mapping[str, str]) -> TopicState:
+    """The state of a topic, from the cluster's answers."""
+    kept_ms = int(configs.get("retention.ms") or KEPT_FOR_EVER_MS)
+    return TopicState(
+        name=layout.name,
+        partitions=len(layout.leaders),
+        replicas=layout.replicas,
+        leaderless=tuple(sorted(n for n, leader in layout.leaders.items() if leader is None)),
+        cleanup_policy=configs.get("cleanup.policy", ""),
+        retention_s=None if kept_ms < 0 else kept_ms / 1000,
+        record_bytes_max=int(configs.get("max.message.bytes") or 0),
+        in_sync_min=int(configs.get("min.insync.replicas") or 1),
+    )
+
+
+def flaws_of(
+    wanted: Iterable[TopicSpec], found: Mapping[str, TopicState], *, record_bytes_max: int
+) -> list[TopicFlaw]:
+    """Compare the *wanted* topics with those *found*.
+
+    Equal numbers of partitions matter to speed alone: only with them does one worker read all
+    records of a saga. That is why the number itself may differ from the settings'.
+    """
+    specs = list(wanted)
+    states = [found[spec.name] for spec in specs if spec.name in found]
+    usual = Counter(state.partitions for state in states).most_common(1)
+    flaws: list[TopicFlaw] = []
+    for spec in specs:
+        state = found.get(spec.name)
+        if state is None:
+            flaws.append(TopicFlaw(spec.name, "does not exist; `saga topics create` makes it"))
+        else:
+            flaws += _flaws(spec, state, partitions=usual[0][0], record_bytes_max=record_bytes_max)
+    return flaws
+
+
+async def _bootstrap(client: AIOKafkaClient) -> None:
+    await client.bootstrap()
+    if not client.cluster.brokers():
+        # A broker that refuses a token after having taken it answers so.
+        raise kafka.KafkaConnectionError("no broker is known")
+
+
+async def _group(admin: AIOKafkaAdminClient, name: str) -> GroupState:
+    while True:
+        try:
+            return await _described(admin, name)
+        except kafka.KafkaError as error:
+            # The cluster may be making its topic of offsets, which it does for the first group.
+            if not error.retriable:
+                raise
+            await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
+
+
+async def _described(admin: AIOKafkaAdminClient, name: str) -> GroupState:
+    [answer] = await admin.describe_consumer_groups([name])
+    members = 0
+    for code, _, _, _, _, found, *_ in answer.groups:
+        error = kafka.for_code(code)
+        if error not in (kafka.NoError, kafka.GroupIdNotFound):
+            raise error(name)
+        members += len(found)
+    committed = await admin.list_consumer_group_offsets(name)
+    return GroupState(
+        name=name,
+        members=members,
+        committed={
+            Source(place.topic, place.partition): offset.offset
+            for place, offset in committed.items()
+            if offset.offset >= 0
+        },
+    )
+
+
+def _flaws(
+    spec: TopicSpec, state: TopicState, *, partitions: int, record_bytes_max: int
+) -> Iterator[TopicFlaw]:
+    def flaw(problem: str, *, is_warning: bool = False) -> TopicFlaw:
+        return TopicFlaw(state.name, problem, is_warning)
+
+    if state.partitions != partitions:
+        yield flaw(f"has {state.partitions} partitions, most others have {partitions}")
+    if state.leaderless:
+        numbers = ", ".join(map(str, state.leaderless))
+        yield flaw(f"partitions without a leader now: {numbers}")
+    if state.in_sync_min > state.replicas:
+        yield flaw(
+            f"min.insync.replicas is {state.in_sync_min}, replicas are {state.replicas}: nothing "
+            f"can be published"
+        )
+    if state.record_bytes_max < record_bytes_max:
+        yield flaw(f"max.message.bytes is {state.record_bytes_max}, less than {record_bytes_max}")
+    if "compact" in state.cleanup_policy:
+        yield flaw(
+            f"cleanup.policy is {state.cleanup_policy}: compaction removes all but the last record "
+            f"of a key, and all records of a saga have the same key",
+            is_warning=True,
+        )
+    if (
+        spec.retention_s is not None
+        and state.retention_s is not None
+        and state.retention_s < spec.retention_s
+    ):
+        yield flaw(
+            f"keeps records for {state.retention_s:g} s, less than the {spec.retention_s} s that "
+            f"the settings say",
+            is_warning=True,
+        )

@@ -1,0 +1,297 @@
+"""The publishing half of `KafkaBus`: a producer that is replaced when it cannot be trusted.
+
+An idempotent producer of aiokafka never gives up on a record and cannot be mended. After a batch
+has failed for good, the sequence numbers of its partition no longer fit
+(`OutOfOrderSequenceNumber`), and what the producer still holds would be sent after the records of
+its successor. So who gets no answer in time ends the whole session, at once and with all that it
+holds. The records are published again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from time import time
+from typing import Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+
+from saga.adapters.kafka import _aiokafka
+from saga.adapters.kafka._aiokafka import Delivery
+from saga.adapters.kafka.admin import Cluster
+from saga.adapters.kafka.connection import KafkaConnection, described, within
+from saga.adapters.kafka.diagnosis import connecting
+from saga.adapters.partitioner import partition_of
+from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
+from saga.logs import get_logger
+from saga.ports.bus import Record, Source
+
+CONNECT_S: Final = 10.0
+STOP_S: Final = 5.0
+LOOK_FOR_TOPICS_S: Final = 2.0
+"""How long a delivery may take before its topic is looked for."""
+LIMIT_LOOKED_UP_BYTES: Final = 500_000
+"""Smaller records fit into every topic whose limit nobody has lowered on purpose."""
+FRAMING_BYTES: Final = 512
+"""The most that a record and its batch cost beyond key, value and headers."""
+BATCH_BYTES: Final = 262_144
+"""A batch counts as one message to `max.message.bytes`, so that it has to be well below it."""
+REQUEST_BYTES_MAX: Final = 104_857_600
+METADATA_MAX_AGE_MS: Final = 60_000
+"""How long new partitions of a topic may be unknown."""
+DROP_S: Final = 2.0
+DROP_ROUNDS_MAX: Final = 10
+
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+log = get_logger("saga.kafka")
+
+
+class KafkaProducer:
+    """Publishes records through one session after another.
+
+    Args:
+        timeout_s: how long a delivery may take; longer than the election of a leader.
+        record_bytes_max: of key, value and headers together; a larger record is refused.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        cluster: Cluster,
+        *,
+        timeout_s: float,
+        record_bytes_max: int,
+        compression: str | None,
+        counts: Counter[str],
+    ) -> None:
+        self._connection = connection
+        self._cluster = cluster
+        self._timeout_s = timeout_s
+        self._record_bytes_max = record_bytes_max
+        self._compression = compression
+        self._session: ProducerSession | None = None
+        self._starting = asyncio.Lock()
+        self._limits: dict[str, int] = {}
+        self._unkeyed = 0
+        self._is_closed = False
+        self._counts = counts
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Publish all, as `Bus.publish` says."""
+        if not records:
+            return
+        await self._check_sizes(records)
+        session = await self._started_session()
+        counts = await self._partition_counts(session, {record.topic for record in records})
+        placed = [(self._place(record, counts[record.topic]), record) for record in records]
+        # Nothing waits from here to `put`: two publishers keep the order in which they come here.
+        if session.is_ended:
+            raise BusUnavailable("kafka: the producer was replaced meanwhile")
+        await self._deliver(session, session.put(placed), counts.keys())
+
+    async def close(self) -> None:
+        """Finish what was accepted, within a few seconds."""
+        self._is_closed = True
+        session, self._session = self._session, None
+        if session is not None:
+            await session.stop(STOP_S)
+
+    def forget(self, topics: Sequence[str]) -> None:
+        """Forget the limits of these topics, which may have changed."""
+        for topic in topics:
+            self._limits.pop(topic, None)
+
+    async def _started_session(self) -> ProducerSession:
+        if self._session is not None and not self._session.is_ended:
+            return self._session
+        async with self._starting:
+            if self._is_closed:
+                raise BusUnavailable("the bus is closed")
+            if self._session is None or self._session.is_ended:
+                session = ProducerSession(self._connection, compression=self._compression)
+                async with connecting(self._connection, CONNECT_S, "connect a producer"):
+                    await session.start()
+                self._session = session
+            return self._session
+
+    async def _partition_counts(
+        self, session: ProducerSession, topics: set[str]
+    ) -> Mapping[str, int]:
+        known = {topic: session.partitions(topic) for topic in topics}
+        unknown = [topic for topic, count in known.items() if count is None]
+        if unknown:
+            existing = await self._cluster.layouts(unknown)
+            for topic in unknown:
+                if topic not in existing:
+                    raise TopicMissing(topic)
+            async with within(CONNECT_S, "find topics"):
+                for topic in unknown:
+                    await session.learn(topic)
+                    known[topic] = session.partitions(topic)
+        counts: dict[str, int] = {}
+        for topic, count in known.items():
+            if not count:
+                raise TopicMissing(topic)
+            counts[topic] = count
+        return counts
+
+    def _place(self, record: Record, partitions: int) -> Source:
+        if record.partition is not None:
+            if not 0 <= record.partition < partitions:
+                raise TopicMissing(record.topic, record.partition)
+            return Source(record.topic, record.partition)
+        if record.key is not None:
+            return Source(record.topic, partition_of(record.key, partitions))
+        self._unkeyed += 1
+        return Source(record.topic, self._unkeyed % partitions)
+
+    async def _check_sizes(self, records: Sequence[Record]) -> None:
+        for record in records:
+            size = _size(record)
+            if size > self._record_bytes_max:
+                raise MessageTooLarge(
+                    f"a record of {size} bytes on {record.topic} exceeds the limit of "
+                    f"{self._record_bytes_max}"
+                )
+            if size > LIMIT_LOOKED_UP_BYTES:
+                limit = await self._limit(record.topic)
+                if size + FRAMING_BYTES > limit:
+                    raise MessageTooLarge(
+                        f"a record of {size} bytes exceeds max.message.bytes of {record.topic}, "
+                        f"{limit}"
+                    )
+
+    async def _limit(self, topic: str) -> int:
+        """The largest batch that *topic* takes."""
+        limit = self._limits.get(topic)
+        if limit is None:
+            configs = (await self._cluster.configs([topic])).get(topic)
+            if configs is None:
+                raise TopicMissing(topic)
+            limit = self._limits[topic] = int(configs.get("max.message.bytes") or 1_048_588)
+        return limit
+
+    async def _deliver(
+        self, session: ProducerSession, deliveries: set[Delivery], topics: Collection[str]
+    ) -> None:
+        late, missing = await self._wait(deliveries, topics)
+        failure: BaseException | None = None
+        for delivery in deliveries - late:
+            failure = delivery.exception() or failure
+        if not late and failure is None:
+            return
+        if missing is not None:
+            reason = f"the topic {missing} was deleted"
+        elif failure is None:
+            reason = f"no acknowledgement within {self._timeout_s:g} s"
+        else:
+            reason = described(failure)
+        if not session.is_ended:
+            self._counts["producers_replaced"] += 1
+            log.warning("the producer is replaced", reason=reason)
+            await session.drop()
+        if missing is not None:
+            raise TopicMissing(missing)
+        if isinstance(failure, _TOO_LARGE):
+            raise MessageTooLarge(f"the cluster takes no record as large as one of these: {reason}")
+        raise BusUnavailable(f"kafka: not all was published: {reason}")
+
+    async def _wait(
+        self, deliveries: set[Delivery], topics: Collection[str]
+    ) -> tuple[set[Delivery], str | None]:
+        """The deliveries that are late, and the topic that is missing if one is.
+
+        aiokafka never reports a missing topic: one that was deleted may come back at any time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._timeout_s
+        late = deliveries
+        while late and loop.time() < deadline_s:
+            slice_s = min(LOOK_FOR_TOPICS_S, deadline_s - loop.time())
+            _, late = await asyncio.wait(late, timeout=slice_s)
+            if late:
+                with contextlib.suppress(BusUnavailable):
+                    existing = await self._cluster.layouts(topics)
+                    missing = sorted(set(topics) - existing.keys())
+                    if missing:
+                        return late, missing[0]
+        return late, None
+
+
+class ProducerSession:
+    """One idempotent producer of aiokafka; `put` keeps the order of records, `drop` ends it."""
+
+    def __init__(self, connection: KafkaConnection, *, compression: str | None) -> None:
+        self._producer = AIOKafkaProducer(
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            compression_type=compression,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=REQUEST_BYTES_MAX,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            transactional_id=None,
+            **connection.options(),
+        )
+        self.is_ended = False
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            KafkaError: nobody answers.
+        """
+        try:
+            await self._producer.start()
+        except BaseException:
+            await self.drop()
+            raise
+
+    def partitions(self, topic: str) -> int | None:
+        """How many partitions *topic* has, as far as this producer knows it."""
+        numbers = self._producer.client.cluster.partitions_for_topic(topic)
+        return None if numbers is None else len(numbers)
+
+    async def learn(self, topic: str) -> None:
+        """Read the metadata of a topic that exists.
+
+        Raises:
+            KafkaError: nobody answers.
+        """
+        await self._producer.partitions_for(topic)
+
+    def put(self, placed: Sequence[tuple[Source, Record]]) -> set[Delivery]:
+        """Have all of these sent, in order per partition; returns their batches' deliveries."""
+        return _aiokafka.append_records(self._producer, placed, now_ms=int(time() * 1000))
+
+    async def stop(self, timeout_s: float) -> None:
+        """Deliver what was put, if *timeout_s* suffices, and end."""
+        with contextlib.suppress(TimeoutError, KafkaError, OSError):
+            async with asyncio.timeout(timeout_s):
+                await self._producer.flush()
+        await self.drop()
+
+    async def drop(self) -> None:
+        """End at once; what is not delivered fails."""
+        if self.is_ended:
+            return
+        self.is_ended = True
+        sender = _aiokafka.close_quietly(self._producer, KafkaError("the producer was dropped"))
+        with contextlib.suppress(TimeoutError, KafkaError, OSError):
+            async with asyncio.timeout(DROP_S):
+                # Ends the requests that the sender's tasks wait for.
+                await self._producer.client.close()
+        if sender is not None:
+            await _aiokafka.end_sender(
+                self._producer, sender, rounds=DROP_ROUNDS_MAX, round_s=DROP_S / DROP_ROUNDS_MAX
+            )
+
+
+def _size(record: Record) -> int:
+    size = len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size += len(name) + len(value or b"")
+    return size
