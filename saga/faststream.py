@@ -11,9 +11,9 @@ app = AsgiFastStream(broker, asgi_routes=services.probes)
 ```
 
 The services start and stop with the broker, beside its other subscribers, and take over its
-servers, encryption and credentials. Their batches pass its middlewares. What they read, when they
-commit and how they answer is their own: neither the broker's acknowledgement policy nor its
-parser, decoder or producer has a say in it.
+servers, encryption and credentials. Their batches pass its middlewares. They read, commit and
+answer in their own way: the broker's acknowledgement policy, parser, decoder and producer play no
+part in it.
 
 With an AsyncAPI page give `AsyncAPIRoute("/asyncapi", try_it_out_path=None)`: FastStream's "try it
 out" stops the consumers of a running broker. `/health/live` notices, but only then.
@@ -66,7 +66,7 @@ def attach(
     """Have *effects* served by *broker* whenever it runs.
 
     Args:
-        broker: where they belong from now on; not started yet.
+        broker: where they belong from now on. It must not be started yet.
         effects: the services.
         limits: how much they do at once, and how patient they are.
         settings: as in the environment, for example `effects_store="sqlite:///payments.db"`,
@@ -80,7 +80,7 @@ def attach(
     """
     try:
         from saga.adapters.faststream import Binding, Resources, connection_of, routes
-        from saga.adapters.kafka import ConsumerSettings, KafkaBus
+        from saga.adapters.kafka import open_bus
     except ImportError as error:
         raise SettingsError(
             "SAGA_BUS", f"attach needs {error.name}: pip install saga[kafka]"
@@ -90,14 +90,10 @@ def attach(
 
     def opened() -> Resources:
         """A bus and a store for each service: the broker starts and stops them one by one."""
-        kafka = KafkaBus(
-            connection_of(broker),
+        kafka = open_bus(
+            read,
             record_bytes_max=read.record_bytes + HEADERS_BYTES_MAX,
-            consumers=ConsumerSettings(
-                session_timeout_ms=read.kafka_session_timeout_ms,
-                instance_id=read.kafka_instance_id,
-            ),
-            compression=None if read.kafka_compression == "none" else read.kafka_compression,
+            connection=connection_of(broker),
         )
         store = open_effects_store(read)
 

@@ -1,15 +1,16 @@
 """Effect services on a FastStream broker. Importing this needs the extra `saga[kafka]`.
 
-What a user needs of it is in `saga.faststream`.
+The part for users is in `saga.faststream`.
 """
 
-from saga.adapters.faststream.binding import Binding, Resources
-from saga.adapters.faststream.bus import BrokerBus
-from saga.adapters.faststream.connection import connection_of, own_broker
-from saga.adapters.faststream.health import Health
-from saga.adapters.faststream.probes import routes
-from saga.adapters.faststream.role import BrokerRole
-from saga.adapters.faststream.subscriber import EffectsSubscriber, Workplace
+from saga.adapters.faststream.broker import BrokerRole, Health, connection_of, own_broker, routes
+from saga.adapters.faststream.subscriber import (
+    Binding,
+    BrokerBus,
+    EffectsSubscriber,
+    Resources,
+    RunningService,
+)
 
 __all__ = [
     "Binding",
@@ -18,7 +19,7 @@ __all__ = [
     "EffectsSubscriber",
     "Health",
     "Resources",
-    "Workplace",
+    "RunningService",
     "connection_of",
     "own_broker",
     "routes",

@@ -1,66 +1,121 @@
-"""A batch subscriber of FastStream with a consumer of ours below it and an effect service above it.
+"""An effect service on a FastStream broker: a subscriber, a consumer below and a service above it.
 
-It is part of its broker: it starts and stops with it, its batches pass the broker's middlewares,
-and it is in the broker's AsyncAPI document. Three things FastStream would do otherwise:
+The subscriber is part of its broker: it starts and stops with it, its batches pass the broker's
+middlewares, and it is in the broker's AsyncAPI document. Three things differ from FastStream's own:
 
 - Reading is left to `KafkaConsumer`, which is assigned by range, begins where the group has
-  committed, notices what is lost, and gets past records that aiokafka cannot decode.
-- Nothing is parsed on the way: FastStream's own parser fails on a header that is null or not UTF-8,
-  and a batch whose parser or middleware fails would be skipped. Here it is read again, later.
-- Offsets are committed by the service, one by one, after its own commit. The policy is MANUAL,
-  so FastStream commits nothing, and `ack` in somebody's middleware does nothing.
+  committed, notices lost records, and gets past records that aiokafka cannot decode.
+- Nothing is parsed on the way. FastStream's own parser fails on a header that is null or not UTF-8,
+  and skips a batch whose parser or middleware fails. Here such a batch is read again, later.
+- The service commits offsets one by one, after its own commit. The policy is MANUAL, so that
+  FastStream commits nothing, and `ack` in somebody's middleware does nothing.
+
+Answers are published by the idempotent producer of `KafkaBus`, never by FastStream's, whose
+settings are the user's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from faststream import AckPolicy
-from faststream._internal.broker.registrator import Registrator
-from faststream._internal.endpoint.subscriber.call_item import CallsCollection
-from faststream._internal.endpoint.subscriber.usecase import SubscriberUsecase
 from faststream.kafka import KafkaBroker
-from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
-from faststream.kafka.schemas import Topic
-from faststream.kafka.subscriber.config import (
-    KafkaSubscriberConfig,
-    KafkaSubscriberSpecificationConfig,
-)
-from faststream.kafka.subscriber.specification import KafkaSubscriberSpecification
-from faststream.kafka.subscriber.usecase import BatchSubscriber, LogicSubscriber
+from typing_extensions import override
 
-from saga.adapters.faststream.handover import Batch, Handover, begins
-from saga.adapters.kafka import KafkaConsumer
+from saga.adapters.faststream._faststream import Batch, UnparsedSubscriber
+from saga.adapters.kafka import KafkaBus, KafkaConsumer
+from saga.contracts import ContractRegistry, TopicNames
 from saga.core.retry import Retry
 from saga.core.values import value
-from saga.effects import EffectsService
+from saga.effects import Effects, EffectsService, EffectsSettings
+from saga.effects.parking import Park
+from saga.effects.request import RequestReader, group_of
 from saga.errors import SagaError
 from saga.logs import get_logger
-from saga.ports.bus import Inbound, Source
+from saga.ports.bus import (
+    Bus,
+    Consumer,
+    Inbound,
+    Progress,
+    Record,
+    ResumeAt,
+    Source,
+    TopicSpec,
+)
+from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore
 
-BATCH_TIMEOUT_MS: Final = 200
-BATCH_RECORDS_MAX: Final = 256
-FINISH_POLL_S: Final = 0.01
+DRAIN_POLL_S: Final = 0.01
 BACKOFF: Final = Retry(attempts=None, initial="100ms", cap="10s", jitter=0.5)
 """How long to wait before a batch that did not pass the middlewares is read again."""
 
 log = get_logger("saga.kafka")
 
 
+@value(kw_only=True)
+class Resources:
+    """What a service needs while its broker runs; *close* closes what was opened for it alone."""
+
+    kafka: KafkaBus
+    store: EffectsStore
+    park: Park
+    close: Callable[[], Awaitable[None]]
+
+
 @value
-class Workplace:
-    """What a service has while its broker runs. *close* lets go of what was opened for it alone."""
+class RunningService:
+    """A service while its broker runs; *close* closes what was opened for it alone."""
 
     service: EffectsService
     store: EffectsStore
     close: Callable[[], Awaitable[None]]
 
 
-class EffectsSubscriber(BatchSubscriber):
+@value(kw_only=True)
+class Binding:
+    """How services are put on *broker*. *open* is called each time it starts."""
+
+    broker: KafkaBroker
+    contracts: ContractRegistry
+    names: TopicNames
+    clock: Clock
+    open: Callable[[], Resources]
+    settings: EffectsSettings | None = None
+
+    def bind(self, effects: Effects) -> EffectsSubscriber:
+        """Have *effects* start and stop with the broker.
+
+        Raises:
+            DefinitionError: a handler takes a version that messages are never read as.
+            SettingsError: the FastStream that is installed is none that this adapter knows.
+        """
+
+        def make(subscriber: EffectsSubscriber) -> RunningService:
+            resources = self.open()
+            service = EffectsService(
+                effects,
+                bus=BrokerBus(resources.kafka, subscriber),
+                store=resources.store,
+                contracts=self.contracts,
+                names=self.names,
+                clock=self.clock,
+                park=resources.park,
+                settings=self.settings,
+            )
+            return RunningService(service, resources.store, resources.close)
+
+        return EffectsSubscriber(
+            self.broker,
+            name=effects.name,
+            group=group_of(effects.name, self.names),
+            topics=sorted(RequestReader(effects, self.contracts, self.names).routes),
+            make=make,
+        )
+
+
+class EffectsSubscriber(UnparsedSubscriber):
     """The subscriber of one effect service.
 
     Args:
@@ -78,217 +133,345 @@ class EffectsSubscriber(BatchSubscriber):
         name: str,
         group: str,
         topics: Sequence[str],
-        make: Callable[[EffectsSubscriber], Workplace],
+        make: Callable[[EffectsSubscriber], RunningService],
     ) -> None:
-        calls = CallsCollection[Any]()
-        declared = [Topic(topic, declare=False) for topic in topics]
-        config: Any = broker.config
-        super().__init__(
-            KafkaSubscriberConfig(
-                topics=declared,
-                group_id=group,
-                no_reply=True,
-                _outer_config=config,
-                _ack_policy=AckPolicy.MANUAL,
-            ),
-            KafkaSubscriberSpecification(
-                _outer_config=config,
-                calls=calls,
-                specification_config=KafkaSubscriberSpecificationConfig(
-                    topics=declared,
-                    title_=f"effects:{name}",
-                    description_=f"The effect service {name}.",
-                    include_in_schema=True,
-                ),
-            ),
-            calls,
-            batch_timeout_ms=BATCH_TIMEOUT_MS,
-            max_records=BATCH_RECORDS_MAX,
-        )
         self.name: Final = name
         self._make = make
-        self._handover = Handover()
-        self._member: KafkaConsumer | None = None
+        self._queue = PullQueue()
         self._ending: asyncio.Task[None] | None = None
         self._failures = 0
-        self._counted: Counter[str] = Counter()
-        self.workplace: Workplace | None = None
+        self._counts_before: Counter[str] = Counter()
+        self.member: KafkaConsumer | None = None
+        self.running_service: RunningService | None = None
         self.attempted_at_s = 0.0
         self.polled_at_s = 0.0
-        self(self._take)
-        Registrator.subscriber(broker, self)
+        super().__init__(broker, name=name, group=group, topics=topics)
 
-    # What the broker calls.
+    # Called by the broker.
 
+    @override
     async def start(self) -> None:
         """Start the service, which subscribes. Waits while its store or Kafka is away.
 
         Raises:
             DefinitionError: a function of `on_start` failed.
         """
-        await SubscriberUsecase.start(self)
+        await self.prepare()
         loop = asyncio.get_running_loop()
         self.attempted_at_s = self.polled_at_s = loop.time()
-        self.workplace = workplace = self._make(self)
-        await workplace.service.start()
-        self._ending = loop.create_task(workplace.service.wait(), name=f"effects of {self.name}")
+        self.running_service = running = self._make(self)
+        await running.service.start()
+        # A bare task: the broker calls `start` and `stop`, and nobody stands between them.
+        self._ending = loop.create_task(running.service.wait(), name=f"effects of {self.name}")
 
+    @override
     async def stop(self) -> None:
         """Drain the service; what it does not finish in time comes again at the next start."""
-        workplace, self.workplace = self.workplace, None
-        if workplace is not None:
-            await workplace.service.stop()
-            self._counted.update(workplace.service.counts)
+        running, self.running_service = self.running_service, None
+        if running is not None:
+            await running.service.stop()
+            self._counts_before.update(running.service.counts)
         ending, self._ending = self._ending, None
         if ending is not None:
             ending.cancel()
             await asyncio.wait([ending])
         await self.halt()
-        if workplace is not None:
-            await workplace.close()
+        if running is not None:
+            await running.close()
 
-    def _get_parser_and_decoder(self, *_: Any, **__: Any) -> Any:
-        return _parse, _decode  # whatever the broker has: nothing may touch these bytes
-
+    @override
     async def get_msg(self, consumer: Any) -> Any:
-        """The next batch, once somebody wants one."""
-        request = await self._handover.asked()
+        """The next batch, once somebody fetches."""
+        request = await self._queue.next_request()
         loop = asyncio.get_running_loop()
         try:
             records = await consumer.fetch(
                 records_max=request.records_max, timeout_s=request.timeout_s
             )
-        except Exception as error:  # noqa: BLE001  # it is the business of whoever fetches
+        except Exception as error:  # noqa: BLE001  # raised again where it was fetched
             self.attempted_at_s = loop.time()
-            self._handover.fail(error)
+            self._queue.fail(error)
             return ()
         self.attempted_at_s = self.polled_at_s = loop.time()
         if not records:
-            self._handover.nothing()
+            self._queue.answer()
         return tuple(records)
 
+    @override
     async def consume_one(self, msg: Any) -> None:
-        """Send a batch through the middlewares to `_take`; one that does not arrive is read
-        again.
-        """
+        """Send a batch through the middlewares to `accept`; read it again if it does not arrive."""
         batch: Batch = msg
-        self._handover.offer(batch)
+        self._queue.offer(batch)
         await self.consume(msg)
-        if not self._handover.withdraw():
+        if not self._queue.withdraw():
             self._failures = 0
             return
-        member = self._member
+        member = self.member
         if member is None or not self.running:
-            return  # stopped meanwhile; nothing of it was committed
+            return  # stopped meanwhile; no offset of it was committed
         self._failures += 1
-        where = begins(batch)
-        log.error("a batch failed on its way and is read again", group=self.group_id, at=where)
-        await member.seek(where)
+        starts = _starts_of(batch)
+        log.error("a batch failed on its way and is read again", group=self.group_id, at=starts)
+        await member.seek(starts)
         delay_us = BACKOFF.delay_us(failed_attempts=self._failures, seed=f"{self.group_id}")
         await asyncio.sleep(delay_us / 1_000_000)
 
-    async def _take(self, batch: Any) -> None:
-        if not self._handover.take(batch):
+    @override
+    async def accept(self, batch: Any) -> None:
+        if not self._queue.accept(batch):
             log.warning("records from nowhere are ignored", group=self.group_id)
 
-    # What the service's consumer calls.
+    # Called by the service's consumer.
 
     def begin(self, member: KafkaConsumer) -> None:
         """Read from *member* from now on."""
-        self._member = member
-        self._handover = Handover()
-        self._post_start()
-        self.add_task(self._run_consume_loop, (member,))
+        self.member = member
+        self._queue = PullQueue()
+        self.begin_reading(member)
 
     async def halt(self) -> None:
         """Read no more."""
-        tasks = list(self.tasks)
-        await super(LogicSubscriber, self).stop()
-        if tasks:
-            await asyncio.wait(tasks)
-        self._handover.close()
-        self._member = None
+        await self.end_reading()
+        self._queue.close()
+        self.member = None
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """What the loop reads next."""
-        return await self._handover.fetch(records_max=records_max, timeout_s=timeout_s)
+        """The records that the loop reads next."""
+        return await self._queue.fetch(records_max=records_max, timeout_s=timeout_s)
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
         """Read on from there."""
-        self._handover.drop(offsets)
-        if self._member is not None:
-            await self._member.seek(offsets)
+        self._queue.drop(offsets)
+        if self.member is not None:
+            await self.member.seek(offsets)
 
-    async def finish(self, within_s: float) -> bool:
-        """Have what is in hand answered and its offsets committed while the partitions are still
-        ours, so that whoever reads them next begins behind it. What takes longer is answered all
-        the same, and read once more by others, whom the inbox answers.
+    async def drain(self, within_s: float) -> bool:
+        """Have the records in hand answered and their offsets committed before a rebalance.
+
+        So whoever reads the partitions next begins behind them. A record that takes longer is
+        answered all the same; others read it once more, and the inbox answers them.
         """
-        workplace = self.workplace
-        if workplace is None:
+        running = self.running_service
+        if running is None:
             return True
         loop = asyncio.get_running_loop()
         until_s = loop.time() + within_s
-        while workplace.service.in_hand and loop.time() < until_s:  # noqa: ASYNC110
-            await asyncio.sleep(FINISH_POLL_S)
-        if workplace.service.consumer is not None:
-            await workplace.service.commit_offsets(workplace.service.consumer)
+        while running.service.in_hand and loop.time() < until_s:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_POLL_S)
+        if running.service.consumer is not None:
+            await running.service.commit_offsets(running.service.consumer)
         return True
 
-    # How it is.
-
-    @property
-    def member(self) -> KafkaConsumer | None:
-        """Our place in the group; None when not running."""
-        return self._member
+    # Asked by probes and roles.
 
     @property
     def in_hand(self) -> int:
         """How many records are fetched and not dealt with."""
-        return 0 if self.workplace is None else self.workplace.service.in_hand
+        return 0 if self.running_service is None else self.running_service.service.in_hand
 
     @property
     def counts(self) -> Counter[str]:
-        """What the service has done, also before it was stopped."""
-        total = Counter(self._counted)
-        if self.workplace is not None:
-            total.update(self.workplace.service.counts)
+        """The service's counts, those before its last stop included."""
+        total = Counter(self._counts_before)
+        if self.running_service is not None:
+            total.update(self.running_service.service.counts)
         return total
 
     @property
     def failure(self) -> BaseException | None:
-        """What the service has ended with, if it has."""
+        """The error that the service has ended with, if it has."""
         if self._ending is None or not self._ending.done() or self._ending.cancelled():
             return None
         return self._ending.exception() or SagaError(f"the effects of {self.name} ended")
 
-    @property
-    def is_reading(self) -> bool:
-        """Whether FastStream's loop runs."""
-        return self.running and any(not task.done() for task in self.tasks)
-
     async def wait(self) -> None:
-        """Return when the service has ended, or raise what it has failed with."""
+        """Return when the service has ended, or raise the error that ended it."""
         assert self._ending is not None, "start comes first"
         await asyncio.shield(self._ending)
 
 
-async def _parse(batch: Batch) -> KafkaMessage:
-    """Names the batch and leaves it as it is; cannot fail, whatever is in the records."""
-    first = batch[0]
-    place = f"{first.topic}/{first.partition}/{first.offset}"
-    return KafkaMessage(
-        raw_message=batch,  # ours have the fields that middlewares read
-        body=[one.value or b"" for one in batch],
-        headers={},
-        batch_headers=[],
-        reply_to="",
-        content_type=None,
-        message_id=place,
-        correlation_id=place,
-        consumer=FAKE_CONSUMER,
-    )
+class FetchRequest(NamedTuple):
+    """A fetch that waits for records."""
+
+    records_max: int
+    timeout_s: float
+    answer: asyncio.Future[None]
 
 
-async def _decode(message: KafkaMessage) -> object:
-    return message.raw_message
+class PullQueue:
+    """From FastStream's consume loop to whoever fetches: one batch at a time, and only on request.
+
+    FastStream pushes, the port's `Consumer` is pulled. So the loop waits for a request before it
+    reads. A batch counts as delivered once the subscriber's handler has accepted it. Where a
+    middleware raises in between, FastStream only logs: then nothing was delivered, and the loop
+    reads the same records again.
+    """
+
+    def __init__(self) -> None:
+        self._request: FetchRequest | None = None
+        self._requested = asyncio.Event()
+        self._ready: deque[Inbound] = deque()
+        self._offered: Batch | None = None
+        self._is_closed = False
+
+    async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
+        """The records that the loop reads next; none once the queue is closed.
+
+        Records that were read for a fetch that was cancelled come first.
+
+        Raises:
+            Exception: reading has failed with it.
+        """
+        if self._is_closed:
+            return []
+        if not self._ready:
+            answer = asyncio.get_running_loop().create_future()
+            self._request = FetchRequest(records_max, timeout_s, answer)
+            self._requested.set()
+            try:
+                await answer
+            finally:
+                self._request = None
+        ready = self._ready
+        return [ready.popleft() for _ in range(min(records_max, len(ready)))]
+
+    async def next_request(self) -> FetchRequest:
+        """Wait until somebody fetches."""
+        while (request := self._request) is None or request.answer.done():
+            self._requested.clear()
+            await self._requested.wait()
+        return request
+
+    def fail(self, error: Exception) -> None:
+        """Have the fetch that waits raise *error*."""
+        request = self._request
+        if request is not None and not request.answer.done():
+            request.answer.set_exception(error)
+
+    def answer(self) -> None:
+        """Have the fetch that waits return the records that are ready, if there are any."""
+        request = self._request
+        if request is not None and not request.answer.done():
+            request.answer.set_result(None)
+
+    def offer(self, batch: Batch) -> None:
+        """Note that *batch* is on its way through FastStream."""
+        self._offered = batch
+
+    def accept(self, batch: object) -> bool:
+        """Whether *batch* is the one offered; then it is ready for the fetch that waits."""
+        if batch is not self._offered or self._offered is None:
+            return False
+        self._ready.extend(self._offered)
+        self._offered = None
+        self.answer()
+        return True
+
+    def withdraw(self) -> bool:
+        """Whether the batch offered did not arrive; it no longer counts as offered."""
+        is_lost = self._offered is not None
+        self._offered = None
+        return is_lost
+
+    def drop(self, sources: Mapping[Source, int]) -> None:
+        """Forget the records of these sources that are ready."""
+        self._ready = deque(
+            record
+            for record in self._ready
+            if Source(record.topic, record.partition) not in sources
+        )
+
+    def close(self) -> None:
+        """Have the fetch that waits, and every other, return nothing."""
+        self._is_closed = True
+        self._ready.clear()
+        self.answer()
+
+
+class BrokerBus(Bus):
+    """The bus of one service: reads through *subscriber*, publishes through *kafka*."""
+
+    def __init__(self, kafka: KafkaBus, subscriber: EffectsSubscriber) -> None:
+        self._kafka = kafka
+        self._subscriber = subscriber
+
+    @override
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        await self._kafka.create_topics(topics)
+
+    @override
+    async def publish(self, records: Sequence[Record]) -> None:
+        await self._kafka.publish(records)
+
+    @override
+    async def subscribe(
+        self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
+    ) -> BrokerConsumer:
+        member = await self._kafka.subscribe(group, topics, resume_at=resume_at)
+        self._subscriber.begin(member)
+        member.on_revoke(self._subscriber.drain)
+        return BrokerConsumer(member, self._subscriber)
+
+    @override
+    async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
+        return await self._kafka.bounds(sources)
+
+    @override
+    async def close(self) -> None:
+        """Nothing: whoever made the `KafkaBus` closes it."""
+
+
+class BrokerConsumer(Consumer):
+    """A member of a group whose records come through FastStream."""
+
+    def __init__(self, member: KafkaConsumer, subscriber: EffectsSubscriber) -> None:
+        self._member = member
+        self._subscriber = subscriber
+        self._is_closed = False
+
+    @override
+    async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
+        return await self._subscriber.fetch(records_max=records_max, timeout_s=timeout_s)
+
+    @override
+    async def seek(self, offsets: Mapping[Source, int]) -> None:
+        await self._subscriber.seek(offsets)
+
+    @override
+    async def commit(self, offsets: Mapping[Source, int]) -> None:
+        await self._member.commit(offsets)
+
+    @override
+    def assignment(self) -> frozenset[Source]:
+        return self._member.assignment()
+
+    @property
+    @override
+    def progress(self) -> Mapping[Source, Progress]:
+        return self._member.progress
+
+    @property
+    @override
+    def stopped(self) -> Mapping[Source, str]:
+        return self._member.stopped
+
+    @property
+    @override
+    def waits_for(self) -> str | None:
+        return self._member.waits_for
+
+    @override
+    async def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            await self._subscriber.halt()
+            await self._member.close()
+
+
+def _starts_of(batch: Sequence[Inbound]) -> dict[Source, int]:
+    """The first offset of each source in *batch*."""
+    starts: dict[Source, int] = {}
+    for record in batch:
+        source = Source(record.topic, record.partition)
+        starts[source] = min(record.offset, starts.get(source, record.offset))
+    return starts

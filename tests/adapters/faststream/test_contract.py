@@ -1,7 +1,6 @@
 """Reading through a FastStream subscriber keeps the contract of all buses."""
 
 import pytest
-from faststream._internal.endpoint.subscriber.usecase import SubscriberUsecase
 
 from saga.adapters.faststream import BrokerBus, EffectsSubscriber, own_broker
 from saga.adapters.kafka import KafkaBus, KafkaConnection
@@ -22,7 +21,7 @@ class BrokerBuses(BrokerBus):
         subscriber = EffectsSubscriber(
             self.broker, name="suite", group=group, topics=topics, make=lambda one: None
         )
-        await SubscriberUsecase.start(subscriber)
+        await subscriber.prepare()
         return await BrokerBus(self._kafka, subscriber).subscribe(
             group, topics, resume_at=resume_at
         )

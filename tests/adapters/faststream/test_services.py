@@ -239,13 +239,13 @@ async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
         assert (status, said["status"]) == (200, "ready")
         assert said["services"]["wallets"]["sources"] == 2 * PARTITIONS
 
-        workplace = attached.subscribers[0].workplace
-        kept, workplace.store.kept = workplace.store.kept, _never
+        store = attached.subscribers[0].running_service.store
+        kept, store.kept = store.kept, _never
         status, said = await ask(probes, "/health/ready")
         assert status == 503
         assert "did not answer" in said["problems"][0]
         assert (await ask(probes, "/health/live"))[0] == 200
-        workplace.store.kept = kept
+        store.kept = kept
 
         attached.subscribers[0].running = False
         await lab.bus.publish(lab.charges(1))
@@ -254,7 +254,7 @@ async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
         assert status == 503
         assert said["problems"] == ["wallets: its consume loop has ended"]
     await probes.stop()
-    assert attached.subscribers[0].workplace is None
+    assert attached.subscribers[0].running_service is None
 
 
 async def test_a_broker_can_be_started_again(lab: KafkaLab) -> None:

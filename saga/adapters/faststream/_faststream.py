@@ -1,0 +1,149 @@
+"""Every private part of FastStream that we use, each behind a name that says what it is for.
+
+Nothing else in this package touches a private name of FastStream. A subscriber checks the version
+before it is made: what stands here is known to be right for those versions, and for no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from faststream import AckPolicy
+from faststream._internal.broker.registrator import Registrator
+from faststream._internal.endpoint.subscriber.call_item import CallsCollection
+from faststream._internal.endpoint.subscriber.usecase import SubscriberUsecase
+from faststream.kafka import KafkaBroker
+from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
+from faststream.kafka.schemas import Topic
+from faststream.kafka.subscriber.config import (
+    KafkaSubscriberConfig,
+    KafkaSubscriberSpecificationConfig,
+)
+from faststream.kafka.subscriber.specification import KafkaSubscriberSpecification
+from faststream.kafka.subscriber.usecase import BatchSubscriber, LogicSubscriber
+from typing_extensions import override
+
+from saga.adapters import versions
+from saga.ports.bus import Consumer, Inbound
+
+AT_LEAST: Final = "0.7.8"
+BELOW: Final = "0.8"
+BATCH_TIMEOUT_MS: Final = 200
+BATCH_RECORDS_MAX: Final = 256
+
+Batch = tuple[Inbound, ...]
+
+
+def check_version() -> None:
+    """Refuse a FastStream whose private parts are not known.
+
+    Raises:
+        SettingsError: names the version found, those known, and what to install.
+    """
+    versions.check_version("faststream", at_least=AT_LEAST, below=BELOW, setting="SAGA_BUS")
+
+
+def connection_arguments(broker: KafkaBroker) -> dict[str, Any]:
+    """The arguments with which *broker* makes its clients: servers, encryption, credentials."""
+    return dict(broker._connection_kwargs)
+
+
+class UnparsedSubscriber(BatchSubscriber):
+    """A batch subscriber that makes no consumer of its own, and whose batches stay bytes.
+
+    A subclass gives `get_msg`, which reads the next batch, `consume_one`, which sends it through
+    the broker's middlewares, and `accept`, which gets it behind them.
+
+    Args:
+        broker: where it belongs from now on.
+        name: the service's, for the AsyncAPI document.
+        group: its consumer group.
+        topics: what it reads, as they are called in the cluster.
+
+    Raises:
+        SettingsError: the FastStream that is installed is none that this adapter knows.
+    """
+
+    def __init__(
+        self, broker: KafkaBroker, *, name: str, group: str, topics: Sequence[str]
+    ) -> None:
+        check_version()
+        calls = CallsCollection[Any]()
+        declared = [Topic(topic, declare=False) for topic in topics]
+        config: Any = broker.config
+        super().__init__(
+            KafkaSubscriberConfig(
+                topics=declared,
+                group_id=group,
+                no_reply=True,
+                _outer_config=config,
+                _ack_policy=AckPolicy.MANUAL,
+            ),
+            KafkaSubscriberSpecification(
+                _outer_config=config,
+                calls=calls,
+                specification_config=KafkaSubscriberSpecificationConfig(
+                    topics=declared,
+                    title_=f"effects:{name}",
+                    description_=f"The effect service {name}.",
+                    include_in_schema=True,
+                ),
+            ),
+            calls,
+            batch_timeout_ms=BATCH_TIMEOUT_MS,
+            max_records=BATCH_RECORDS_MAX,
+        )
+        self(self.accept)
+        Registrator.subscriber(broker, self)
+
+    async def accept(self, batch: Any) -> None:
+        """Take a batch that has passed the middlewares."""
+        raise NotImplementedError
+
+    async def prepare(self) -> None:
+        """Build the handlers, as `start` does, without a consumer of FastStream's."""
+        await SubscriberUsecase.start(self)
+
+    def begin_reading(self, consumer: Consumer) -> None:
+        """Run FastStream's consume loop on *consumer*, which `get_msg` gets."""
+        self._post_start()
+        self.add_task(self._run_consume_loop, (consumer,))
+
+    async def end_reading(self) -> None:
+        """Stop the loop and wait for its end."""
+        tasks = list(self.tasks)
+        await super(LogicSubscriber, self).stop()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the loop runs."""
+        return self.running and any(not task.done() for task in self.tasks)
+
+    @override
+    def _get_parser_and_decoder(self, *_: Any, **__: Any) -> Any:
+        return _parse, _decode  # never the broker's: nothing may touch these bytes
+
+
+async def _parse(batch: Batch) -> KafkaMessage:
+    """Names the batch and leaves it as it is; cannot fail, whatever is in the records."""
+    first = batch[0]
+    place = f"{first.topic}/{first.partition}/{first.offset}"
+    return KafkaMessage(
+        raw_message=batch,  # ours have the fields that middlewares read
+        body=[record.value or b"" for record in batch],
+        headers={},
+        batch_headers=[],
+        reply_to="",
+        content_type=None,
+        message_id=place,
+        correlation_id=place,
+        consumer=FAKE_CONSUMER,
+    )
+
+
+async def _decode(message: KafkaMessage) -> object:
+    return message.raw_message
