@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "saga.errors": (),
     "saga.logs": (),
     "saga.settings": ("saga.core", "saga.contracts"),
+    "saga.retrying": ("saga.core", "saga.ports"),
     "saga.core": ("saga.errors",),
     "saga.contracts": ("saga.core",),
     "saga.ports": ("saga.core",),
@@ -81,7 +82,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "infra": (),
 }
 PURE = {"saga.core", "saga.errors"}
-FREE = {"saga.errors", "saga.logs", "saga.settings"}
+FREE = {"saga.errors", "saga.logs", "saga.retrying", "saga.settings"}
 
 #: What some parts may import of others' libraries, and pure ones not even of the standard library.
 LIBRARIES = {"saga.core": (), "saga.errors": (), "topics": ("pydantic",)}

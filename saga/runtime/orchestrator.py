@@ -27,8 +27,8 @@ from saga.logs import get_logger
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
 from saga.ports.bus import HearsOfRevocation
 from saga.ports.store import UnhandledKind
+from saga.retrying import Backoff, retried
 from saga.runtime.aside import Aside
-from saga.runtime.backoff import Backoff
 from saga.runtime.batcher import Batcher, finish_or_abandon
 from saga.runtime.offset_committer import OffsetCommitter
 from saga.runtime.relay import Relay
@@ -184,7 +184,7 @@ class Orchestrator:
 
     async def _receive(self) -> None:
         assert self.consumer is not None
-        backoff = Backoff(f"receive/{self._worker_id}")
+        backoff = self._backoff("receive")
         while not self._stopping.is_set():
             self.looked_at_s = self._clock.monotonic_s()
             if self.in_hand >= PENDING_RECORDS_MAX:
@@ -197,7 +197,7 @@ class Orchestrator:
                 )
             except (BusUnavailable, StoreUnavailable) as error:
                 # A rebalance on the way asks the store where to begin.
-                await self._pause("cannot fetch", error, backoff)
+                await backoff.pause("cannot fetch", error)
                 continue
             backoff.reset()
             self.fetched_at_s = self._clock.monotonic_s()
@@ -225,7 +225,7 @@ class Orchestrator:
     async def _take_until_done(
         self, lane: Batcher, work: Work, publishing: asyncio.TaskGroup
     ) -> None:
-        backoff = Backoff(f"lane/{self._worker_id}")
+        backoff = self._backoff("lane")
         conflicts = 0
         while work:
             try:
@@ -234,14 +234,14 @@ class Orchestrator:
                 conflicts += 1
                 self.counts["conflicts"] += 1
                 if conflicts > CONFLICTS_BEFORE_BACKOFF_MAX:
-                    await self._pause("conflict", error, backoff)
-                work = await self._uncovered(lane, work, backoff)
+                    await backoff.pause("conflict", error)
+                work = await self._uncovered(lane, work)
             except StoreUnavailable as error:
-                await self._pause("store unavailable", error, backoff)
-                work = await self._uncovered(lane, work, backoff)
+                await backoff.pause("store unavailable", error)
+                work = await self._uncovered(lane, work)
             except RecordsRetracted as error:
                 log.warning("records taken back", error=str(error))
-                await self._read_anew(backoff)
+                await self._read_anew()
                 work = Work([], work.due, work.revisits)
             else:
                 self._note(work, taken.draft)
@@ -258,11 +258,11 @@ class Orchestrator:
         self._offsets.handled(work.positions())
         self._revisit(draft.revisits)
 
-    async def _uncovered(self, lane: Batcher, work: Work, backoff: Backoff) -> Work:
+    async def _uncovered(self, lane: Batcher, work: Work) -> Work:
         """What of *work* the store does not account for yet: an answer may have been lost. Records
         that were abandoned meanwhile are others' business.
         """
-        stored = await self._stored(list(work.positions()), backoff)
+        stored = await self._stored(list(work.positions()))
         left = [
             record
             for record in work.inbound
@@ -270,11 +270,11 @@ class Orchestrator:
         ]
         return Work([] if lane.is_abandoned else left, work.due, work.revisits)
 
-    async def _read_anew(self, backoff: Backoff) -> None:
+    async def _read_anew(self) -> None:
         """Drop all records in hand and read again from where the store stands."""
         assert self.consumer is not None
         sources = sorted(self.consumer.assignment())
-        stored = await self._stored(sources, backoff)
+        stored = await self._stored(sources)
         bounds = await self._bus.bounds([source for source in sources if source not in stored])
         starts = {source: offset + 1 for source, offset in stored.items()}
         starts |= {source: begin for source, (begin, _) in bounds.items()}
@@ -282,21 +282,18 @@ class Orchestrator:
             lane.pending.inbound.clear()
         await self.consumer.seek(starts)
 
-    async def _stored(self, sources: Sequence[Source], backoff: Backoff) -> Mapping[Source, int]:
-        while True:
-            try:
-                return await self._store.positions(sources)
-            except StoreUnavailable as error:
-                await self._pause("store unavailable", error, backoff)
+    async def _stored(self, sources: Sequence[Source]) -> Mapping[Source, int]:
+        positions = partial(self._store.positions, sources)
+        return await retried(positions, self._backoff("positions"), "store unavailable")
 
     async def _watch_timers(self) -> None:
-        backoff = Backoff(f"timers/{self._worker_id}")
+        backoff = self._backoff("timers")
         while True:
             await self._clock.sleep(TIMERS_POLL_S)
             try:
                 due = await self._store.due_timers(until=self._clock.now(), limit=TIMERS_MAX)
             except StoreUnavailable as error:
-                await self._pause("store unavailable", error, backoff)
+                await backoff.pause("store unavailable", error)
                 continue
             backoff.reset()
             self._fire(due)
@@ -311,7 +308,7 @@ class Orchestrator:
             lane.has_work.set()
 
     async def _sweep_now_and_then(self) -> None:
-        backoff = Backoff(f"sweep/{self._worker_id}")
+        backoff = self._backoff("sweep")
         for number in count(1):
             await self._clock.sleep(SWEEP_S)
             try:
@@ -320,7 +317,7 @@ class Orchestrator:
                 await self._relay.release()
                 await self._relay.record()
             except StoreUnavailable as error:
-                await self._pause("store unavailable", error, backoff)
+                await backoff.pause("store unavailable", error)
             else:
                 backoff.reset()
 
@@ -370,10 +367,8 @@ class Orchestrator:
         stored = await self._store.positions(sources)
         return {source: offset + 1 for source, offset in stored.items()}
 
-    async def _pause(self, what: str, error: Exception, backoff: Backoff) -> None:
-        pause_s = backoff.next_s()
-        log.warning(what, error=str(error), retry_in_s=round(pause_s, 2))
-        await self._clock.sleep(pause_s)
+    def _backoff(self, of: str) -> Backoff:
+        return Backoff(f"{of}/{self._worker_id}", self._clock)
 
     def _lane_of(self, saga_id: SagaId) -> Batcher:
         return self._lanes[crc32(saga_id.encode()) % LANES]

@@ -26,7 +26,7 @@ from saga.errors import (
 )
 from saga.logs import get_logger
 from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record, Source
-from saga.runtime.backoff import Backoff
+from saga.retrying import Backoff, retried
 from saga.runtime.blocked_topics import BlockedTopics
 from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.saga_cache import whose
@@ -214,16 +214,7 @@ class Relay:
             TopicMissing: a topic is not there.
             MessageTooLarge: a topic takes less.
         """
-        backoff = Backoff(f"relay/{self._worker_id}")
-        while True:
-            try:
-                await self._bus.publish(records)
-            except BusUnavailable as error:
-                pause_s = backoff.next_s()
-                log.warning("bus unavailable", error=str(error), retry_in_s=round(pause_s, 2))
-                await self._clock.sleep(pause_s)
-            else:
-                return
+        await retried(lambda: self._bus.publish(records), self._backoff(), "bus unavailable")
 
     async def _look_for_topics(self) -> None:
         for topic in sorted(self._withheld.missing):
@@ -244,7 +235,7 @@ class Relay:
             self._looked_past = one.backlog_id
 
     async def _publish_earlier(self, saga_ids: frozenset[SagaId], backlog_id: int) -> None:
-        backoff = Backoff(f"relay/{self._worker_id}")
+        backoff = self._backoff()
         after = 0
         while True:
             try:
@@ -261,12 +252,13 @@ class Relay:
                         await self._publish_free(records, self._withheld.sagas, backlog_id)
                     after = one.backlog_id
             except StoreUnavailable as error:
-                pause_s = backoff.next_s()
-                log.warning("store unavailable", error=str(error), retry_in_s=round(pause_s, 2))
-                await self._clock.sleep(pause_s)
+                await backoff.pause("store unavailable", error)
             else:
                 if not backlog:
                     return
+
+    def _backoff(self) -> Backoff:
+        return Backoff(f"relay/{self._worker_id}", self._clock)
 
     async def _records(self, backlog: Backlog) -> list[Record]:
         saga_ids = list(dict.fromkeys(entry.saga_id for entry in backlog.entries))

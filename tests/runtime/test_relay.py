@@ -11,7 +11,6 @@ from saga.core.identity import saga_id
 from saga.core.intents import EventPublished, SagaCompleted
 from saga.errors import CorruptHistory
 from saga.ports import Appended, Record
-from saga.runtime.backoff import TROUBLE, Backoff
 from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.relay import TAKEOVER_S
 from saga.runtime.work import Work
@@ -181,16 +180,3 @@ def test_ids_and_bytes_are_functions_of_the_entry() -> None:
     assert header(record, "ce_source") == "/test/kiosk/sagas/order"
     assert header(record, "ce_time") == "2023-11-14T22:13:20.000000Z"
     assert header(record, "traceparent") == "00-a-b-01"
-
-
-def test_pauses_grow_are_capped_and_differ_between_workers() -> None:
-    """So that workers do not come back all at once; success begins anew."""
-    ours, theirs = Backoff("a"), Backoff("b")
-    pauses = [ours.next_s() for _ in range(20)]
-
-    assert pauses != [theirs.next_s() for _ in range(20)]
-    assert 0.02 < pauses[0] < 0.1
-    assert max(pauses) <= 5.0 * (1 + TROUBLE.jitter)
-    assert min(pauses[10:]) > 1.0
-    ours.reset()
-    assert ours.next_s() == pauses[0]

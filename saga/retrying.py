@@ -1,0 +1,74 @@
+"""Trying again what fails for a reason that passes: a broker or a database that is away.
+
+Each wait is longer than the one before, up to a limit, and never in step with other workers.
+Nothing is given up here. A caller with a deadline cancels the attempt, with `asyncio.timeout`, and
+finds the last error in `Backoff.last_error`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from saga.core.durations import SECOND_US
+from saga.core.retry import Retry
+from saga.errors import SagaError
+from saga.logs import get_logger
+from saga.ports.clock import Clock
+
+T = TypeVar("T")
+
+AWAY = Retry(attempts=None, initial="50ms", factor=2.0, cap="5s", jitter=0.5)
+"""For a server that is away: it is back within seconds, and is not to be flooded then."""
+log = get_logger("saga.retrying")
+
+
+class Backoff:
+    """Failures in a row, and the waits between them.
+
+    Args:
+        name: who tries. It seeds the jitter, so that workers do not return together.
+        policy: how long the waits are; its limits of attempts and time are not looked at.
+    """
+
+    def __init__(self, name: str, clock: Clock, policy: Retry = AWAY) -> None:
+        self._name = name
+        self._clock = clock
+        self._policy = policy
+        self.failures = 0
+        self.last_error: BaseException | None = None
+
+    async def pause(self, what: str, error: BaseException) -> None:
+        """Wait as long as is due after one more failure of *what*."""
+        self.failures += 1
+        self.last_error = error
+        seed = f"{self._name}/{self.failures}"
+        pause_s = self._policy.delay_us(failed_attempts=self.failures, seed=seed) / SECOND_US
+        if self.failures & (self.failures - 1) == 0:  # the first, second, fourth, … is worth a line
+            log.warning(
+                what,
+                worker=self._name,
+                reason=str(error),
+                failures=self.failures,
+                retry_in_s=round(pause_s, 2),
+            )
+        await self._clock.sleep(pause_s)
+
+    def reset(self) -> None:
+        """It works again."""
+        self.failures = 0
+        self.last_error = None
+
+
+async def retried(act: Callable[[], Awaitable[T]], backoff: Backoff, what: str) -> T:
+    """The result of *act*, repeated while it raises a retriable error; *what* is for the log."""
+    while True:
+        try:
+            result = await act()
+        except SagaError as error:
+            if not error.retriable:
+                raise
+            await backoff.pause(what, error)
+        else:
+            backoff.reset()
+            return result

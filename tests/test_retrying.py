@@ -1,0 +1,94 @@
+"""Waiting out what is away: growing waits that differ between workers, and few lines about it."""
+
+import pytest
+import structlog.testing
+
+from saga.core.retry import Retry
+from saga.errors import BusUnavailable, CorruptHistory
+from saga.retrying import AWAY, Backoff, retried
+
+STEADY = Retry(attempts=None, initial="1s", factor=2.0, cap="5s", jitter=0.0)
+
+
+class Server:
+    """Is away for some calls."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    async def ask(self) -> str:
+        """Answer, or fail."""
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "here"
+
+
+class SleepingClock:
+    """Has slept before one can ask it to."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        """Take note."""
+        self.slept.append(seconds)
+
+
+@pytest.fixture
+def clock():
+    """Nothing waits for real time."""
+    return SleepingClock()
+
+
+async def test_an_action_is_repeated_until_it_succeeds(clock) -> None:
+    """The waits grow up to the cap; after the success they begin small again."""
+    server = Server(*[BusUnavailable("away")] * 5)
+    backoff = Backoff("w", clock, STEADY)
+
+    assert await retried(server.ask, backoff, "bus unavailable") == "here"
+
+    assert server.calls == 6
+    assert clock.slept == [1, 2, 4, 5, 5]
+    assert (backoff.failures, backoff.last_error) == (0, None)
+
+
+async def test_an_error_that_does_not_pass_is_raised_at_once(clock) -> None:
+    """Waiting would not help: not for a saga error that is final, and not for a bug."""
+    for error in (CorruptHistory("s", 1, "broken"), RuntimeError("bug")):
+        server = Server(error)
+        with pytest.raises(type(error)):
+            await retried(server.ask, Backoff("w", clock, STEADY), "store unavailable")
+        assert server.calls == 1
+
+
+async def test_the_first_second_fourth_failure_has_a_line(clock) -> None:
+    """An outage of an hour does not fill the log."""
+    backoff = Backoff("w", clock, STEADY)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(9):
+            await backoff.pause("bus unavailable", BusUnavailable("away"))
+
+    assert [line["failures"] for line in lines] == [1, 2, 4, 8]
+    assert {(line["event"], line["reason"]) for line in lines} == {("bus unavailable", "away")}
+    assert str(backoff.last_error) == "away"
+
+
+async def test_two_workers_do_not_return_together() -> None:
+    """The jitter comes from the name: different for each, the same each time."""
+
+    async def slept(name: str, failures: int = 20) -> list[float]:
+        clock = SleepingClock()
+        backoff = Backoff(name, clock, AWAY)
+        for _ in range(failures):
+            await backoff.pause("away", BusUnavailable("away"))
+        return clock.slept
+
+    pauses = await slept("one")
+
+    assert pauses != await slept("two")
+    assert pauses == await slept("one")
+    assert 0.02 < pauses[0] < 0.1
+    assert max(pauses) <= 5.0
+    assert min(pauses[10:]) > 1.0
