@@ -15,13 +15,14 @@ from benchmarks.measuring import Measured, percentiles
 from benchmarks.order import OrderConfirmed, OrderRejected, app, placed
 from benchmarks.processes import FLOOR_TOPICS, Process, floor_topic, running
 from saga.adapters.ids import new_id
+from saga.adapters.opening import open_bus
 from saga.console.problems import NotSo
 from saga.console.serving import run_fast, tune_gc
 from saga.contracts import contract_of
 from saga.ports import Bus, Consumer, Record, Source, TopicSpec
 from saga.runtime.publisher import Publisher
 from saga.settings import Settings
-from saga.wiring import build_service, open_bus
+from saga.wiring import build_service
 
 WARM_UP_SAGAS: Final = 600
 FETCH_S: Final = 0.05

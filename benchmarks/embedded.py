@@ -14,12 +14,12 @@ from typing import Any, Final
 from benchmarks.measuring import Measured, percentiles
 from benchmarks.order import app, order, placed
 from benchmarks.sqlite_floor import Floor
+from saga.adapters.opening import open_store
 from saga.audit.replaying import replay_all
 from saga.console.serving import run_fast, tune_gc
 from saga.core.replay import replay
 from saga.service import Service
 from saga.settings import Settings
-from saga.wiring import open_store
 
 WARM_UP_SAGAS: Final = 300
 OPENED_AT_ONCE: Final = 500

@@ -1,24 +1,18 @@
-"""An application: the sagas, effect services and contracts that one deployment knows."""
+"""`SagaApp`: an application that runs itself, in tests and programs as well as from `saga run`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
-from types import ModuleType
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from saga.authoring import SagaDefinition, SagaRegistry
-from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, dlq_name
-from saga.effects import Effects
-from saga.errors import DefinitionError
-from saga.runtime.router import Router
+from saga.application import ROLES, Application
 
 if TYPE_CHECKING:
-    from saga.contracts import TopicNames
     from saga.service import Service
+    from saga.settings import Settings
 
 
-class SagaApp:
+class SagaApp(Application):
     """What `SAGA_APP` names. Nothing is opened or started by making one.
 
     Args:
@@ -30,24 +24,6 @@ class SagaApp:
     Raises:
         DefinitionError: something in it cannot work; names file and line.
     """
-
-    def __init__(
-        self,
-        *,
-        sagas: Sequence[SagaDefinition] = (),
-        effects: Sequence[Effects] = (),
-        contracts: Sequence[type[ContractModel] | ModuleType] = (),
-    ) -> None:
-        for definition in sagas:
-            if not isinstance(definition, SagaDefinition):
-                raise DefinitionError(
-                    f"{definition!r} is no saga: decorate its function with @saga"
-                )
-        _check_services(effects)
-        self.sagas = tuple(sagas)
-        self.effects = tuple(effects)
-        self.contracts = ContractRegistry(_all_contracts(sagas, effects, contracts))
-        self.registry = SagaRegistry(sagas, self.contracts)
 
     def service(
         self,
@@ -65,80 +41,13 @@ class SagaApp:
             SettingsError: a setting is illegal.
         """
         from saga.settings import Settings  # so that defining an application needs no settings
-        from saga.wiring import build_service
 
         read = Settings.read(bus=bus, store=store, effects_store=effects_store, **settings)
-        return build_service(self, read)
+        return self.build_service(read)
 
-    def topics(self, names: TopicNames) -> list[str]:
-        """Every topic that this application publishes to or reads."""
-        router = Router(self.registry, self.contracts, names)
-        topics = {names.topic(contract.contract_name) for contract in self.contracts.contracts}
-        topics.update(router.topics)
-        read = [names.contract_name(topic) for topic in router.topics]
-        read += [contract.contract_name for contract in self._handled]
-        topics.update(names.topic(dlq_name(name)) for name in read if name is not None)
-        return sorted(topics)
+    def build_service(
+        self, settings: Settings, *, roles: Collection[str] = ROLES, has_probes: bool = False
+    ) -> Service:
+        from saga.wiring import build_service  # defining an application needs no adapters
 
-    @cached_property
-    def _handled(self) -> list[Any]:
-        models = [model for service in self.effects for model in (*service.intents, *service.facts)]
-        return [contract_of(model) for model in models]
-
-    def unhandled_intents(self) -> list[str]:
-        """Intents that no effect service of this application handles; others may."""
-        handled = {contract.contract_name for contract in self._handled}
-        return [
-            contract.contract_name
-            for contract in self.contracts.published
-            if contract.kind is Kind.INTENT and contract.contract_name not in handled
-        ]
-
-
-def _check_services(effects: Sequence[Effects]) -> None:
-    """Refuse two services of one name, and two that would both do what is to be done once."""
-    names: dict[str, str] = {}
-    handlers: dict[type[ContractModel], str] = {}
-    for service in effects:
-        if service.name in names:
-            raise DefinitionError(
-                f"effect service {service.name!r} is also made at {names[service.name]}: two of "
-                f"one name would share an inbox and a consumer group",
-                where=service.where,
-            )
-        names[service.name] = service.where
-        for model, handler in service.intents.items():
-            if model in handlers:
-                raise DefinitionError(
-                    f"{contract_of(model).contract_name} is also handled by {handlers[model]}: an "
-                    f"intent is done once, so only one service of an application may handle it",
-                    where=handler.where,
-                )
-            handlers[model] = handler.name
-
-
-def _all_contracts(
-    sagas: Iterable[SagaDefinition],
-    effects: Iterable[Effects],
-    given: Iterable[type[ContractModel] | ModuleType],
-) -> set[type[ContractModel]]:
-    found: set[type[ContractModel]] = set()
-    for definition in sagas:
-        found |= {one for one in definition.contracts() if _is_contract(one)}
-    for service in effects:
-        found |= set(service.intents) | set(service.facts)
-    for one in given:
-        if isinstance(one, ModuleType):
-            found |= {value for value in vars(one).values() if _is_contract(value)}
-        else:
-            contract_of(one)
-            found.add(one)
-    return found
-
-
-def _is_contract(value: object) -> bool:
-    return (
-        isinstance(value, type)
-        and "__saga_contract__" in vars(value)
-        and (vars(value)["__saga_contract__"] is not None)
-    )
+        return build_service(self, settings, roles=roles, has_probes=has_probes)

@@ -22,26 +22,21 @@ out" stops the consumers of a running broker. `/health/live` notices, but only t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from saga.adapters.clocks import SystemClock
-from saga.app import SagaApp
-from saga.contracts import TopicNames
+from saga.adapters.opening import open_effects_store
+from saga.application import Application
 from saga.effects import Effects, EffectsSettings
-from saga.errors import MessageTooLarge, SettingsError, TopicMissing
-from saga.ports.bus import Bus, Inbound, Record, TopicSpec
-from saga.ports.clock import Clock
-from saga.runtime import parking
-from saga.runtime.record_encoder import HEADERS_BYTES_MAX
+from saga.errors import SettingsError
+from saga.ports.bus import TopicSpec
+from saga.runtime.parking import DeadLetters
 from saga.settings import Settings
-from saga.stores import open_effects_store
 
 if TYPE_CHECKING:
     from faststream.kafka import KafkaBroker
 
     from saga.adapters.faststream import EffectsSubscriber
-
-OMITTED: Final = ("x-dlq-omitted", b"value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +82,13 @@ def attach(
         ) from error
     read = Settings.read(**settings)
     names, clock = read.topic_names, SystemClock()
+    spec = TopicSpec("", read.partitions, read.retention_s)
 
     def opened() -> Resources:
         """A bus and a store for each service: the broker starts and stops them one by one."""
         kafka = open_bus(
             read,
-            record_bytes_max=read.record_bytes + HEADERS_BYTES_MAX,
+            record_bytes_max=read.record_bytes_max,
             connection=connection_of(broker),
         )
         store = open_effects_store(read)
@@ -101,13 +97,12 @@ def attach(
             await kafka.close()
             await store.close()
 
-        return Resources(
-            kafka=kafka, store=store, park=_Park(kafka, names, clock, read), close=close
-        )
+        dead_letters = DeadLetters(kafka, names=names, clock=clock, spec=spec)
+        return Resources(kafka=kafka, store=store, park=dead_letters, close=close)
 
     binding = Binding(
         broker=broker,
-        contracts=SagaApp(effects=effects).contracts,
+        contracts=Application(effects=effects).contracts,
         names=names,
         clock=clock,
         open=opened,
@@ -115,33 +110,3 @@ def attach(
     )
     subscribers = tuple(binding.bind(one) for one in effects)
     return Attached(subscribers, routes(subscribers))
-
-
-class _Park:
-    """Puts records on their dlq topics, which are made if they are not there."""
-
-    def __init__(self, bus: Bus, names: TopicNames, clock: Clock, settings: Settings) -> None:
-        self._bus = bus
-        self._names = names
-        self._clock = clock
-        self._settings = settings
-
-    async def __call__(self, inbound: Inbound, reason: str, message: str, /) -> None:
-        parked = parking.dead(inbound, reason, message, self._clock.now())
-        copy = parking.dlq_record(parked, self._names)
-        assert copy is not None, "what a service reads has a contract's name"
-        try:
-            await self._put(copy)
-        except MessageTooLarge:
-            # The headers say where the record is, as long as its topic keeps it.
-            why = tuple(one for one in copy.headers if one[0].startswith("x-dlq-"))
-            await self._put(Record(copy.topic, None, None, (*why, OMITTED)))
-
-    async def _put(self, record: Record) -> None:
-        try:
-            await self._bus.publish([record])
-        except TopicMissing:
-            settings = self._settings
-            spec = TopicSpec(record.topic, settings.partitions, settings.retention_s)
-            await self._bus.create_topics([spec])
-            await self._bus.publish([record])

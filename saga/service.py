@@ -33,8 +33,11 @@ from saga.runtime.publisher import Publisher
 KEYS_MAX = 10_000
 """Keys of sagas published here that are remembered: one may be told something before it began."""
 IDLE_POLL_S = 0.05
-IDLE_CALM_S = 0.3
-"""How long everything must have been quiet to count as idle: longer than any fetch waits."""
+IDLE_CALM_POLLS = 6
+"""How often in a row everything must be quiet to count as idle: longer than any fetch waits.
+
+Counted in looks and not in seconds, so that a loop that was held up is not taken for calm.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,17 +284,16 @@ class Service:
         Raises:
             TimeoutError: there was still work after *timeout* seconds.
         """
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout):
-            seen, calm_since = self.counts, loop.time()
-            while loop.time() - calm_since < IDLE_CALM_S:
+            counts, calm = self.counts, 0
+            while calm < IDLE_CALM_POLLS:
                 await asyncio.sleep(IDLE_POLL_S)
                 dead = self._cause_of_death()
                 if dead is not None:
                     raise dead
-                counts = self.counts
-                if counts != seen or not all(role.is_idle for role in self._roles):
-                    seen, calm_since = counts, loop.time()
+                before, counts = counts, self.counts
+                is_quiet = counts == before and all(role.is_idle for role in self._roles)
+                calm = calm + 1 if is_quiet else 0
 
     def _cause_of_death(self) -> Exception | None:
         """What a role has failed with."""

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from saga.contracts import VALUE_BYTES_MAX, TopicNames
+from saga.contracts import HEADERS_BYTES_MAX, VALUE_BYTES_MAX, TopicNames
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import SettingsError
 
@@ -250,6 +250,25 @@ class Settings(BaseSettings):
     def kafka_session_timeout_ms(self) -> int:
         """The timeout in milliseconds."""
         return duration_us(self.kafka_session_timeout) * 1000 // SECOND_US
+
+    @property
+    def record_bytes_max(self) -> int:
+        """What a bus takes of one record: value, key and headers."""
+        return self.record_bytes + HEADERS_BYTES_MAX
+
+    @property
+    def source(self) -> str:
+        """Who says what programs of this environment publish: `ce_source`, where none is given."""
+        return f"/{self.env}/{self.namespace}/publisher"
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether bus and store are the same file."""
+        return (
+            self.bus.startswith("local:")
+            and self.store.startswith("sqlite:")
+            and Path(file_of(self.bus)).resolve() == Path(file_of(self.store)).resolve()
+        )
 
     @property
     def servers(self) -> tuple[str, ...]:

@@ -231,7 +231,7 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 0.01)
     monkeypatch.setattr("saga.runtime.outcome_poller.GRACE_S", 0.001)
     monkeypatch.setattr("saga.service.IDLE_POLL_S", 0.001)
-    monkeypatch.setattr("saga.service.IDLE_CALM_S", 0.02)
+    monkeypatch.setattr("saga.service.IDLE_CALM_POLLS", 20)
     return Bench()
 
 

@@ -21,12 +21,13 @@ from domain.demo.run import DemoRun, triggers
 from domain.demo.tally import Tally
 from domain.demo.workers import Worker, Workers
 from saga import Event
+from saga.adapters.opening import open_effects_store, open_store
+from saga.application import ROLES
 from saga.console.commands import register
 from saga.console.problems import ExitCode, Misused, NotSo
 from saga.console.session import Session
 from saga.settings import Settings, redacted
-from saga.stores import open_effects_store
-from saga.wiring import ROLES, build_service, open_store
+from saga.wiring import build_service
 
 APP: Final = "domain:app"
 FOLDER: Final = ".saga/demo"

@@ -14,6 +14,7 @@ import orjson
 import typer
 
 from saga.adapters.ids import new_id
+from saga.adapters.opening import OpenedStore
 from saga.console.problems import ExitCode, Misused, NotSo
 from saga.console.sagas import Id
 from saga.console.session import Session, find_saga, history_of
@@ -25,7 +26,6 @@ from saga.core.identity import SagaId
 from saga.core.intents import Noted, Verdict
 from saga.errors import CorruptHistory
 from saga.ports import SagaSummary
-from saga.wiring import StoreParts
 
 WAIT_POLL_S: Final = 0.1
 
@@ -216,7 +216,7 @@ async def _send(
     return ExitCode.OK
 
 
-async def _check_step(store: StoreParts, summary: SagaSummary, step: str | None) -> None:
+async def _check_step(store: OpenedStore, summary: SagaSummary, step: str | None) -> None:
     if step is None:
         return
     try:
@@ -229,7 +229,7 @@ async def _check_step(store: StoreParts, summary: SagaSummary, step: str | None)
 
 
 async def _recorded(
-    store: StoreParts, saga: SagaId, command_id: str, wait_s: float
+    store: OpenedStore, saga: SagaId, command_id: str, wait_s: float
 ) -> Sequence[Entry]:
     """What the turn of the command has recorded; nothing if it was not taken in time."""
     try:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from saga.adapters.clocks import SystemClock
+from saga.adapters.opening import open_bus_and_store
 from saga.console.printer import shown
 from saga.console.problems import ExitCode, Misused, NotSo
 from saga.console.sagas import iso
@@ -21,7 +23,6 @@ from saga.errors import TopicMissing
 from saga.ports import Batch, Catalogue, Record, UnhandledRecord
 from saga.ports.bus import Headers
 from saga.ports.store import UnhandledKind
-from saga.wiring import open_parts
 
 PAGE_RECORDS: Final = 200
 VALUE_CHARS_SHOWN: Final = 2_000
@@ -110,7 +111,7 @@ async def dlq_redrive(
         raise Misused("say numbers, or --reason and --all, not both")
     must_exist(session.settings.store, "store")
     must_exist(session.settings.bus, "bus")
-    parts = open_parts(session.settings)
+    parts = open_bus_and_store(session.settings)
     redriven = 0
     try:
         chosen = (
@@ -129,12 +130,11 @@ async def dlq_redrive(
                 raise NotSo(
                     f"parked record {record.record_id}: there is no topic {position.topic} here"
                 ) from None
-            await parts.store.append(Batch(handled=[record.record_id]), at=parts.clock.now())
+            await parts.store.append(Batch(handled=[record.record_id]), at=SystemClock().now())
             redriven += 1
             _redriven(session, record)
     finally:
-        for close in parts.closers:
-            await close()
+        await parts.close()
     if not redriven:
         raise NotSo("nothing is parked for that reason" if reason else "nothing is parked")
     return ExitCode.OK

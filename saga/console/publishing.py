@@ -14,7 +14,6 @@ from saga.console.session import Session
 from saga.contracts import Kind
 from saga.errors import MessageError, UnknownContract
 from saga.runtime.publisher import Prepared, Publisher
-from saga.wiring import build_service
 
 BATCH_LINES: Final = 500
 STDIN: Final = "-"
@@ -50,7 +49,7 @@ async def publish(
         else iter([(1, payload.encode("utf-8", "surrogateescape"))])
     )
     is_bad = False
-    async with build_service(session.app, session.settings, roles=()) as service:
+    async with session.app.build_service(session.settings, roles=()) as service:
         batch: list[tuple[int, Prepared]] = []
         for number, line in lines:
             if not line.strip() and payload == STDIN:

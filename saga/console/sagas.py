@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 
+from saga.adapters.opening import OpenedStore
 from saga.console.problems import Misused, NotSo
 from saga.console.session import Session, find_saga, history_of, saga_id_from
 from saga.console.steps import StepRow, steps_of
@@ -18,7 +19,6 @@ from saga.core.identity import Instant, SagaId
 from saga.core.intents import SagaAbandoned, SagaCleanedUp, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
 from saga.ports import SagaSummary
-from saga.wiring import StoreParts
 
 PAGE_SAGAS: Final = 500
 VERSION_DIGITS_MAX: Final = 9
@@ -191,7 +191,7 @@ def _second(at: Instant) -> str:
 
 
 async def _summaries(
-    store: StoreParts,
+    store: OpenedStore,
     status: SagaStatus | None,
     definition: str | None,
     after: SagaId | None,

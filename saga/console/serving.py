@@ -18,12 +18,12 @@ from typing import Annotated, Any, Final, TypeVar
 import structlog
 import typer
 
+from saga.adapters.opening import open_effects_store
 from saga.app import SagaApp
+from saga.application import ROLES
 from saga.console.problems import Misused
 from saga.console.session import Session
 from saga.service import Service
-from saga.stores import open_effects_store
-from saga.wiring import ROLES, build_service
 
 SUMMARY: Final = (
     "turns",
@@ -106,7 +106,7 @@ async def _run(
         await effects_store.close()
     if "effects" in roles:
         _warn_of_unhandled(session.app)
-    service = build_service(session.app, session.settings, roles=roles, has_probes=True)
+    service = session.app.build_service(session.settings, roles=roles, has_probes=True)
     await _serve(service, roles, until_idle=until_idle, with_parent=with_parent)
     return summary(service.counts)
 

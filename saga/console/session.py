@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from uuid import UUID
 
+from saga.adapters.opening import OpenedStore, open_store
 from saga.app import SagaApp
 from saga.console.application import load_app
 from saga.console.printer import Printer
@@ -23,7 +24,6 @@ from saga.errors import CorruptHistory, StoreUnavailable
 from saga.ports import SagaSummary
 from saga.service import Service
 from saga.settings import Settings, file_of
-from saga.wiring import StoreParts, build_service, open_store
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Session:
         return load_app(self.settings.app)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[StoreParts]:
+    async def reading(self) -> AsyncIterator[OpenedStore]:
         """The store, for questions; it may be one that this user cannot write.
 
         Raises:
@@ -67,7 +67,7 @@ class Session:
         """
         must_exist(self.settings.store, "store")
         must_exist(self.settings.bus, "bus")
-        async with build_service(SagaApp(), self.settings, roles=()) as service:
+        async with SagaApp().build_service(self.settings, roles=()) as service:
             yield service
 
 
@@ -100,7 +100,7 @@ def saga_id_from(text: str) -> SagaId:
         ) from None
 
 
-async def find_saga(store: StoreParts, text: str) -> SagaSummary:
+async def find_saga(store: OpenedStore, text: str) -> SagaSummary:
     """The summary of the saga that *text* means.
 
     Raises:
@@ -112,7 +112,7 @@ async def find_saga(store: StoreParts, text: str) -> SagaSummary:
     return found[0]
 
 
-async def history_of(store: StoreParts, saga: SagaId) -> list[Entry]:
+async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
     """The whole history of a saga that exists.
 
     Raises:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from saga.adapters.opening import components_of
 from saga.console.printer import Printer
 from saga.console.problems import ExitCode, Misused
 from saga.console.session import Session
-from saga.stores import components_of
 
 if TYPE_CHECKING:
     from saga.adapters.postgres import Address, Component

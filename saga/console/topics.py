@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from saga.adapters.opening import open_bus_and_store, open_kafka
 from saga.console.session import Session
 from saga.errors import TopicMissing
 from saga.ports import Bus, Source, TopicSpec
-from saga.runtime.record_encoder import HEADERS_BYTES_MAX
-from saga.wiring import open_kafka, open_parts, topic_specs
 
 if TYPE_CHECKING:
     from saga.adapters.kafka import TopicFlaw
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 async def topics_create(session: Session) -> None:
     """Make the topics of the application that are not there; those that are stay as they are."""
-    specs = topic_specs(session.app, session.settings)
+    specs = session.app.topic_specs(session.settings)
     async with _opened(session) as bus:
         missing = await _missing(bus, specs)
         await bus.create_topics(specs)
@@ -54,12 +53,12 @@ async def flaws_in_cluster(session: Session) -> list[TopicFlaw]:
     bus = open_kafka(settings)
     from saga.adapters.kafka import flaws_of
 
-    specs = topic_specs(session.app, settings)
+    specs = session.app.topic_specs(settings)
     try:
         found = await bus.describe_topics([spec.name for spec in specs])
     finally:
         await bus.close()
-    return flaws_of(specs, found, record_bytes_max=settings.record_bytes + HEADERS_BYTES_MAX)
+    return flaws_of(specs, found, record_bytes_max=settings.record_bytes_max)
 
 
 @asynccontextmanager
@@ -71,12 +70,11 @@ async def _opened(session: Session) -> AsyncIterator[Bus]:
         finally:
             await kafka.close()
         return
-    parts = open_parts(session.settings)
+    parts = open_bus_and_store(session.settings)
     try:
         yield parts.bus
     finally:
-        for close in parts.closers:
-            await close()
+        await parts.close()
 
 
 async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:

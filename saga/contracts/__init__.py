@@ -16,7 +16,7 @@ from saga.contracts.contract import (
     parse_contract_name,
 )
 from saga.contracts.internal import Command, CommandAct, IntentDone, IntentFailed
-from saga.contracts.json_text import VALUE_BYTES_MAX, canonical, canonical_text
+from saga.contracts.json_text import HEADERS_BYTES_MAX, VALUE_BYTES_MAX, canonical, canonical_text
 from saga.contracts.models import (
     ContractModel,
     Event,
@@ -32,6 +32,7 @@ from saga.contracts.upcast import upcast
 
 __all__ = [
     "COMMAND_CONTRACT",
+    "HEADERS_BYTES_MAX",
     "VALUE_BYTES_MAX",
     "Command",
     "CommandAct",

@@ -24,6 +24,8 @@ DEPTH_MAX = 100
 
 VALUE_BYTES_MAX = 1_000_000
 """What Kafka brokers accept as they come, less some room for key and headers."""
+HEADERS_BYTES_MAX = 48_576
+"""That room: what a bus has to take beside a value. Our keys and headers are far smaller."""
 
 INTEGER_MIN = -(2**63)
 INTEGER_MAX = 2**64 - 1

@@ -17,7 +17,7 @@ from saga.publishing.writer import EventWriter, WrittenEvent
 from saga.settings import Settings
 
 if TYPE_CHECKING:
-    from saga.wiring import OpenedBus
+    from saga.adapters.opening import OpenedBus
 
 TIMEOUT: Final = timedelta(seconds=30)
 RETRY_FIRST_S: Final = 0.1
@@ -84,7 +84,7 @@ class Publisher:
         Raises:
             StoreUnavailable: the file of the local bus cannot be opened.
         """
-        from saga.wiring import open_bus  # so that a definition of events needs no adapters
+        from saga.adapters.opening import open_bus  # events are defined without adapters
 
         if self._opened is None:
             self._opened = open_bus(self._settings)

@@ -4,14 +4,72 @@ their saga.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 from saga.contracts import TopicNames, dlq_name, parse_contract_name
 from saga.core.identity import Instant, SagaId
-from saga.ports import Inbound, Record, UnhandledRecord
+from saga.errors import MessageTooLarge, TopicMissing
+from saga.ports import Batch, Bus, Clock, EventStore, Inbound, Record, TopicSpec, UnhandledRecord
 from saga.ports.store import UnhandledKind
 
 MESSAGE_CHARS_MAX = 1_000
+OMITTED: Final = ("x-dlq-omitted", b"value")
+
+
+class DeadLetters:
+    """Keeps records that no effect service can read, where an operator sees them.
+
+    With a *store* the record is kept there whole, and a copy goes to its dlq topic if that takes
+    it. Without one the copy is all that is kept: its topic is made if it is not there, as *spec*
+    says (with any name), and a record that is too large goes without its value.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        names: TopicNames,
+        clock: Clock,
+        store: EventStore | None = None,
+        spec: TopicSpec | None = None,
+    ) -> None:
+        self._bus = bus
+        self._names = names
+        self._clock = clock
+        self._store = store
+        self._spec = spec
+
+    async def __call__(self, inbound: Inbound, reason: str, message: str, /) -> None:
+        """Keep *inbound*; may be called again for the same record."""
+        letter = dead(inbound, reason, message, self._clock.now())
+        copy = dlq_record(letter, self._names)
+        if self._store is None:
+            assert copy is not None, f"{inbound.topic} is read by a service, so it is a contract's"
+            await self._put(copy)
+            return
+        if copy is not None:
+            with suppress(MessageTooLarge, TopicMissing):  # the store has it whole
+                await self._bus.publish([copy])
+        await self._store.append(Batch(unhandled=[letter]), at=self._clock.now())
+
+    async def _put(self, copy: Record) -> None:
+        try:
+            await self._publish(copy)
+        except MessageTooLarge:
+            # The headers say where the record is, as long as its topic keeps it.
+            why = tuple(header for header in copy.headers if header[0].startswith("x-dlq-"))
+            await self._publish(Record(copy.topic, None, None, (*why, OMITTED)))
+
+    async def _publish(self, copy: Record) -> None:
+        try:
+            await self._bus.publish([copy])
+        except TopicMissing:
+            if self._spec is None:
+                raise
+            await self._bus.create_topics([replace(self._spec, name=copy.topic)])
+            await self._bus.publish([copy])
 
 
 def dead(inbound: Inbound, reason: str, message: str, at: Instant) -> UnhandledRecord:

@@ -25,10 +25,6 @@ SPEAKING = frozenset({IntentIssued, EventPublished, *_OUTCOMES})
 """Entries that may have something to publish."""
 
 
-HEADERS_BYTES_MAX = 48_576
-"""What a bus has to take beside key and value; ours are far smaller."""
-
-
 class _Sender(NamedTuple):
     """What all records of one saga have in common."""
 

@@ -9,10 +9,11 @@ import pytest
 from benchmarks.order import ANSWER, OrderCleared, app, question
 from benchmarks.past import fill
 from benchmarks.servers import EMPTY, LOADED
+from saga.adapters.opening import open_store
 from saga.audit.replaying import replay_all
 from saga.core.identity import saga_id
 from saga.settings import Settings
-from saga.wiring import build_service, open_store
+from saga.wiring import build_service
 from tests.benchmarks.conftest import call
 
 FINISHED, OPEN = 200, 20

@@ -6,13 +6,13 @@ from random import Random
 from typing import Self
 
 from saga.adapters.clocks import SystemClock
+from saga.adapters.opening import open_bus
 from saga.contracts import Command, CommandAct
 from saga.core.events import CancelMode
 from saga.errors import BusUnavailable
 from saga.ports import Record, TopicSpec
 from saga.runtime.publisher import Publisher
 from saga.testing.world.driver import Log, Order, Said
-from saga.wiring import open_bus
 from tests.chaos.cast import Cast
 from tests.chaos.trade import FlawedOrdered, TradeOrdered, app
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from saga.adapters.opening import OpenedStore, open_store
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
@@ -24,7 +25,6 @@ from saga.testing.world.effect_checks import check_effects
 from saga.testing.world.evidence import Evidence, Line, headers_of
 from saga.testing.world.history_checks import check_histories
 from saga.testing.world.record_checks import check_records
-from saga.wiring import StoreParts, open_store
 from tests.chaos.cast import Cast
 from tests.chaos.trade import app
 
@@ -137,7 +137,7 @@ class Outside:
         """Everything that is wrong."""
         return judged(await self.gather())
 
-    async def _restless(self, store: StoreParts, parked: int) -> str | None:
+    async def _restless(self, store: OpenedStore, parked: int) -> str | None:
         for status in SagaStatus:
             if not status.is_ended:
                 found = await store.catalogue.sagas(status=status, limit=1 + parked)

@@ -8,12 +8,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from saga.adapters.opening import open_store
 from saga.contracts import contract_of
 from saga.core.status import SagaStatus
 from saga.ports import Inbound, Record
 from saga.testing.world.driver import Said
 from saga.testing.world.evidence import headers_of
-from saga.wiring import open_store
 from tests.chaos.cast import Cast
 from tests.chaos.client import Client
 from tests.chaos.load import EVERYBODY, start

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from saga.adapters.opening import open_bus_and_store
 from saga.ports import Record
 from saga.settings import Settings
-from saga.wiring import open_parts
 from tests.console.conftest import call
 from tests.console.shop import ORDER, SHOP
 
@@ -20,10 +20,9 @@ def parked(waiting, tmp_path):
     """A record that lacks a field, as a publisher in another language may send it."""
 
     async def send() -> None:
-        parts = open_parts(Settings.read({}))
+        parts = open_bus_and_store(Settings.read({}))
         await parts.bus.publish([Record(TOPIC, b"z", VALUE, HEADERS)])
-        for close in parts.closers:
-            await close()
+        await parts.close()
 
     asyncio.run(send())
     assert call("run", "--until-idle").code == 0

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from saga.adapters.opening import open_bus
 from saga.settings import Settings
-from saga.wiring import open_bus
 
 
 async def records_on(topic: str, count: int, *, within_s: float = 10.0, **settings):

@@ -8,12 +8,12 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 
 from saga import Publisher
+from saga.adapters.opening import open_bus
 from saga.adapters.partitioner import partition_of
 from saga.errors import BusUnavailable, MalformedMessage, MessageTooLarge
 from saga.ports import TopicSpec
 from saga.publishing.faststream import FastStreamPublisher
 from saga.settings import Settings
-from saga.wiring import open_bus
 from tests.publishing.events import OPENED, SOLD, CupSold, ShopOpened
 from tests.publishing.reading import header, records_on
 

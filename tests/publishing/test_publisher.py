@@ -7,6 +7,7 @@ import pytest
 from saga import Publisher
 from saga.adapters.kafka import KafkaConnection
 from saga.adapters.kafka.admin import Cluster
+from saga.adapters.opening import OpenedBus, open_bus
 from saga.adapters.partitioner import partition_of
 from saga.errors import (
     BusUnavailable,
@@ -17,7 +18,6 @@ from saga.errors import (
 )
 from saga.ports import TopicSpec
 from saga.settings import Settings
-from saga.wiring import OpenedBus, open_bus
 from tests.publishing.events import OPENED, SOLD, CupSold, ShopOpened
 from tests.publishing.reading import header, records_on
 
@@ -161,7 +161,7 @@ def lose_bus(monkeypatch):
             made.append(Away(opened.bus, failures))
             return OpenedBus(made[-1], opened.close)
 
-        monkeypatch.setattr("saga.wiring.open_bus", opening)
+        monkeypatch.setattr("saga.adapters.opening.open_bus", opening)
         return made
 
     return lose

@@ -16,8 +16,10 @@ from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
 from saga.adapters.memory.statistics import MemoryCensus
 from saga.app import SagaApp
+from saga.assembly import Assembly, Parts
 from saga.contracts import (
     COMMAND_CONTRACT,
+    HEADERS_BYTES_MAX,
     Command,
     CommandAct,
     ContractModel,
@@ -33,13 +35,10 @@ from saga.core.identity import SagaId, parse_intent_id, saga_id
 from saga.errors import BusUnavailable, TopicMissing
 from saga.ports import Batch, Inbound, Record, Source, TopicSpec, UnhandledRecord
 from saga.ports.store import UnhandledKind
-from saga.runtime.outcome_waiters import OutcomeWaiters
-from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.runtime.turns import Turns
 from saga.runtime.unit_of_work import UnitOfWork
 from saga.runtime.work import Work
 from saga.settings import Settings
-from saga.wiring import Parts, _orchestrator
 from tests.runtime import invariants
 
 NAMES = TopicNames("test", "kiosk")
@@ -135,13 +134,14 @@ class Lab:
         """A new process; with *sagas*, of a new application."""
         if sagas:
             self.app = SagaApp(sagas=sagas, contracts=self._contracts)
-        parts = Parts(self.clock, self.bus, self.store, self.catalogue, self.statistics)
-        self.watchers = OutcomeWaiters()
-        self.orchestrator = _orchestrator(self.app, self._settings, parts, self.watchers)
-        self.router = self.orchestrator._router
-        self.relay = self.orchestrator._relay
-        self.turns = self.orchestrator._turns
-        self.live = self.turns._live
+        parts = Parts(bus=self.bus, store=self.store, catalogue=self.catalogue, clock=self.clock)
+        assembly = Assembly(self.app, self._settings, parts)
+        self.watchers = assembly.waiters
+        self.orchestrator = assembly.orchestrator
+        self.router = assembly.router
+        self.relay = assembly.relay
+        self.turns = assembly.turns
+        self.live = assembly.cache
 
     async def make_topics(self, partitions: int = 1) -> None:
         """Make every topic of the application."""

@@ -7,13 +7,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from saga.adapters.clocks import SystemClock
+from saga.adapters.opening import open_store
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.app import SagaApp
 from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.runtime.orchestrator import Orchestrator
 from saga.settings import Settings, file_of
-from saga.wiring import open_store
 from tests.runtime import invariants
 from tests.scenarios import depot
 

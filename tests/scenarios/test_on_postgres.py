@@ -11,11 +11,12 @@ import psycopg
 import pytest
 
 from saga import Intent, Service
+from saga.adapters.opening import open_bus_and_store
 from saga.contracts import contract_of
 from saga.core.status import SagaStatus
 from saga.ports import Source
 from saga.settings import Settings
-from saga.wiring import build_service, open_parts
+from saga.wiring import build_service
 from tests.connected import KafkaAddress, database_on
 from tests.scenarios import depot
 
@@ -130,7 +131,7 @@ async def test_what_a_process_stored_and_never_published_another_one_publishes(
     byte.
     """
     monkeypatch.setattr("saga.runtime.orchestrator.DRAIN_S", 0.1)
-    parts, stored = open_parts(Settings.read(**places)), asyncio.Event()
+    parts, stored = open_bus_and_store(Settings.read(**places)), asyncio.Event()
 
     async def publish(records: object) -> None:
         stored.set()
@@ -138,7 +139,7 @@ async def test_what_a_process_stored_and_never_published_another_one_publishes(
 
     monkeypatch.setattr(parts.bus, "publish", publish)
     with monkeypatch.context() as patch:
-        patch.setattr("saga.wiring.open_parts", lambda _: parts)
+        patch.setattr("saga.wiring.open_bus_and_store", lambda _: parts)
         mute = process(places, "orchestrator")
     async with on_postgres() as service:
         await mute.start()
@@ -164,7 +165,7 @@ async def sent(places: dict[str, str], model: type[Intent[Any]]) -> dict[bytes, 
         return dict.fromkeys(sources, 0)
 
     settings = Settings.read(**places)
-    parts = open_parts(settings)
+    parts = open_bus_and_store(settings)
     topic = settings.topic_names.topic(contract_of(model).contract_name)
     found: dict[bytes, set[object]] = defaultdict(set)
     consumer = await parts.bus.subscribe("who-looks-on", [topic], resume_at=from_the_beginning)
@@ -176,6 +177,5 @@ async def sent(places: dict[str, str], model: type[Intent[Any]]) -> dict[bytes, 
                 found[headers["ce_id"]].add((record.key, record.value, *sorted(headers.items())))
     finally:
         await consumer.close()
-        for close in parts.closers:
-            await close()
+        await parts.close()
     return found

@@ -12,6 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from saga.adapters.clocks import SystemClock
+from saga.adapters.opening import (
+    OpenedStore,
+    effects_address,
+    open_effects_store,
+    open_kafka,
+    open_postgres,
+    open_store,
+)
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.adapters.sqlite.inspection import describe_local_bus
 from saga.app import SagaApp
@@ -35,16 +43,8 @@ from saga.errors import BusUnavailable, SettingsError, StoreTooNew, StoreUnavail
 from saga.ports import Source
 from saga.ports.store import UnhandledKind
 from saga.publishing.outbox_relay import outbox_address
-from saga.runtime.record_encoder import HEADERS_BYTES_MAX
 from saga.runtime.router import Router
 from saga.settings import file_of
-from saga.stores import effects_address, open_effects_store, open_postgres
-from saga.wiring import (
-    StoreParts,
-    open_kafka,
-    open_store,
-    topic_specs,
-)
 
 SAGAS_LOOKED_AT_MAX: Final = 10_000
 PARKED_LOOKED_AT_MAX: Final = 1_000
@@ -103,14 +103,14 @@ def _noted(facts: Facts, check: str, where: str, advice: str) -> Iterator[None]:
 
 async def _look_at_cluster(facts: Facts, session: Session, app: SagaApp) -> None:
     settings = session.settings
-    specs = topic_specs(app, settings)
+    specs = app.topic_specs(settings)
     kafka = open_kafka(settings)
     try:
         from saga.adapters.kafka import flaws_of
 
         found = await kafka.describe_topics([spec.name for spec in specs])
         facts.missing = [spec.name for spec in specs if spec.name not in found]
-        flaws = flaws_of(specs, found, record_bytes_max=settings.record_bytes + HEADERS_BYTES_MAX)
+        flaws = flaws_of(specs, found, record_bytes_max=settings.record_bytes_max)
         facts.topic_problems = [
             TopicProblem(topic=one.topic, problem=one.problem, is_warning=one.is_warning)
             for one in flaws
@@ -138,7 +138,7 @@ async def _look_at_file(facts: Facts, session: Session, app: SagaApp) -> None:
     try:
         wanted = _readers(session, app)
         state = await describe_local_bus(database, list(wanted), now=facts.now)
-        ours = {spec.name for spec in topic_specs(app, settings)} & state.partitions.keys()
+        ours = {spec.name for spec in app.topic_specs(settings)} & state.partitions.keys()
         sources = [Source(name, n) for name in ours for n in range(state.partitions[name])]
         facts.bounds = dict(await bus.bounds(sources))
     finally:
@@ -240,7 +240,7 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
         await store.close()
 
 
-async def _look_at_sagas(facts: Facts, store: StoreParts) -> None:
+async def _look_at_sagas(facts: Facts, store: OpenedStore) -> None:
     for status in _UNFINISHED:
         found = await store.catalogue.sagas(status=status, limit=SAGAS_LOOKED_AT_MAX)
         for saga in found:

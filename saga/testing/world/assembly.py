@@ -1,6 +1,4 @@
-"""What runs in a simulated process: the same objects as in a real one, put together as
-`saga.wiring` does.
-"""
+"""What runs in a simulated process: the same objects as in a real one, by `saga.assembly`."""
 
 from __future__ import annotations
 
@@ -11,21 +9,14 @@ from dataclasses import dataclass, field
 
 from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
+from saga.assembly import Assembly, Parts
 from saga.contracts import TopicNames
-from saga.effects import EffectsService
 from saga.effects.settings import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
-from saga.ports import Batch, Inbound, Record
-from saga.runtime import parking
-from saga.runtime.aside import Aside
-from saga.runtime.orchestrator import Orchestrator
-from saga.runtime.outcome_waiters import OutcomeWaiters
-from saga.runtime.record_encoder import RecordEncoder
-from saga.runtime.relay import Relay
-from saga.runtime.router import Router
-from saga.runtime.saga_cache import SagaCache
+from saga.ports import Record
 from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.work import Work
+from saga.settings import Settings
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.database import EffectsDatabase
 from saga.testing.world.ports import (
@@ -39,10 +30,8 @@ from saga.testing.world.process import Process
 from saga.testing.world.shadow import Shadows
 from saga.testing.world.store import WorldStore
 
-RECORD_BYTES_MAX = 1_048_576
-EARLY_HOLD_S = 3.0
+EARLY_HOLD = "3s"
 SLOW_AFTER_S = 0.05
-GROUP = "saga-orchestrator"
 
 
 @dataclass(slots=True)
@@ -78,6 +67,17 @@ class WatchedTurns(Turns):
         return taken
 
 
+def settings_of(names: TopicNames, *, live_sagas: int = 1) -> Settings:
+    """Names and limits of a world; none of its addresses is opened."""
+    return Settings.read(
+        {},
+        env=names.env,
+        namespace=names.namespace,
+        early_hold=EARLY_HOLD,
+        live_sagas=live_sagas,
+    )
+
+
 class OrchestratorProcess:
     """An orchestrator in a process."""
 
@@ -89,43 +89,22 @@ class OrchestratorProcess:
         live_sagas: int,
         turns_type: type[WatchedTurns] = WatchedTurns,
     ) -> None:
-        app, names = durable.app, durable.names
         clock = ProcessClock(process)
         self.process = process
         self.bus = ProcessBus(process, durable.bus)
         self._durable = durable
-        store = ProcessStore(process, durable.store)
-        catalogue = ProcessCatalogue(process, durable.catalogue)
-        outgoing = RecordEncoder(names, record_bytes_max=RECORD_BYTES_MAX)
-        relay = Relay(
-            bus=self.bus, store=store, outgoing=outgoing, clock=clock, worker_id=process.name
-        )
-        router = Router(app.registry, app.contracts, names)
-        aside = Aside(catalogue, early_hold_s=EARLY_HOLD_S)
-        turns = turns_type(
-            router=router,
-            live=SagaCache(store, app.registry, sagas_max=live_sagas),
-            store=store,
-            aside=aside,
-            outgoing=outgoing,
-            relay=relay,
-            names=names,
-            clock=clock,
-            watchers=OutcomeWaiters(),
-        )
-        turns.durable = durable
-        self.orchestrator = Orchestrator(
+        parts = Parts(
             bus=self.bus,
-            store=store,
-            catalogue=catalogue,
-            router=router,
-            turns=turns,
-            aside=aside,
-            relay=relay,
+            store=ProcessStore(process, durable.store),
+            catalogue=ProcessCatalogue(process, durable.catalogue),
             clock=clock,
-            group=GROUP,
             worker_id=process.name,
         )
+        settings = settings_of(durable.names, live_sagas=live_sagas)
+        assembly = Assembly(durable.app, settings, parts, turns_type=turns_type)
+        assert isinstance(assembly.turns, WatchedTurns), turns_type
+        assembly.turns.durable = durable
+        self.orchestrator = assembly.orchestrator
 
     async def live(self) -> None:
         """Start, work until stopped, leave."""
@@ -147,27 +126,23 @@ class EffectsProcess:
     """All effect services of the application in a process."""
 
     def __init__(self, process: Process, durable: Durable) -> None:
-        app, names = durable.app, durable.names
         clock = ProcessClock(process)
         self.process = process
         self.bus = ProcessBus(process, durable.bus, losing=self._losing)
         self._durable = durable
         self._stopping = asyncio.Event()
-        self._parks = ProcessStore(process, durable.store)
-        self._clock = clock
-        self.services = [
-            EffectsService(
-                effects,
-                bus=self.bus,
-                store=durable.database.open_for(process),
-                clock=clock,
-                contracts=app.contracts,
-                names=names,
-                park=self._park,
-                settings=EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S),
-            )
-            for effects in app.effects
-        ]
+        parts = Parts(
+            bus=self.bus,
+            store=ProcessStore(process, durable.store),
+            catalogue=ProcessCatalogue(process, durable.catalogue),
+            clock=clock,
+            worker_id=process.name,
+        )
+        assembly = Assembly(durable.app, settings_of(durable.names), parts)
+        self.services = assembly.effects_services(
+            durable.database.open_for(process),
+            EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S),
+        )
 
     async def live(self) -> None:
         """Start, work until stopped, leave."""
@@ -190,13 +165,6 @@ class EffectsProcess:
 
     async def _wait_for_stop(self) -> None:
         await self._stopping.wait()
-
-    async def _park(self, inbound: Inbound, reason: str, message: str) -> None:
-        parked = parking.dead(inbound, reason, message, self._clock.now())
-        copy = parking.dlq_record(parked, self._durable.names)
-        if copy is not None:
-            await self.bus.publish([copy])
-        await self._parks.append(Batch(unhandled=[parked]), at=self._clock.now())
 
     def _losing(self, records: Sequence[Record]) -> Sequence[Record]:
         """Replies get lost, or come much later than they should."""

@@ -1,0 +1,258 @@
+"""From addresses to ports: the buses, stores and databases that settings name.
+
+The only place that knows which adapter stands behind `local:`, `kafka:`, `sqlite:` and
+`postgresql:`. What needs a driver is imported when it is asked for; where that is not installed,
+the error names the setting and what to install.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from saga.adapters.clocks import SystemClock
+from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
+from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite.statistics import SqliteCensus
+from saga.errors import SettingsError
+from saga.ports import Bus, Catalogue, EventStore
+from saga.ports.effects_store import EffectsStore
+from saga.ports.store import StatisticsReader
+from saga.settings import Settings, file_of
+
+if TYPE_CHECKING:
+    from saga.adapters.kafka import KafkaBus
+    from saga.adapters.postgres import Address, Component, PostgresDatabase
+
+Close = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBus:
+    """A bus alone, for publishing and for questions."""
+
+    bus: Bus
+    close: Close
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStore:
+    """A store alone, for questions."""
+
+    store: EventStore
+    catalogue: Catalogue
+    statistics: StatisticsReader
+    close: Close
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Bus and store of one process."""
+
+    bus: Bus
+    store: EventStore
+    catalogue: Catalogue
+    statistics: StatisticsReader
+    close: Close
+
+
+def open_bus(settings: Settings) -> OpenedBus:
+    """Open the bus that *settings* name, and nothing else; in the event loop that will use it.
+
+    Raises:
+        SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
+    """
+    if settings.bus.startswith("kafka:"):
+        kafka = open_kafka(settings)
+        return OpenedBus(kafka, kafka.close)
+    database = SqliteDatabase(file_in(settings.bus, "SAGA_BUS"))
+    local = _local_bus(settings, database)
+    return OpenedBus(local, _closing(local.close, database.close))
+
+
+def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = True) -> OpenedStore:
+    """Open the store that *settings* name, and nothing else.
+
+    Args:
+        make: whether to make the tables of a server's database that has none; files are made.
+        is_to_write: otherwise a file will do that can only be read.
+
+    Raises:
+        SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
+    """
+    if settings.store.startswith("postgresql:"):
+        server = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
+        from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore
+        from saga.adapters.postgres.statistics import PostgresCensus
+
+        store = PostgresEventStore(server, make=make)
+        return OpenedStore(store, PostgresCatalogue(server), PostgresCensus(server), server.close)
+    database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"), is_to_write=is_to_write)
+    return OpenedStore(
+        SqliteEventStore(database),
+        SqliteCatalogue(database),
+        SqliteCensus(database),
+        database.close,
+    )
+
+
+def open_bus_and_store(settings: Settings) -> Opened:
+    """Open the bus and the store that *settings* name; both in one file share its transactions.
+
+    Raises:
+        SettingsError: an address needs something that is not there.
+        StoreUnavailable: a file cannot be opened.
+        StoreTooNew: a newer version wrote the store.
+    """
+    if settings.is_one_file:
+        database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"))
+        bus = _local_bus(settings, database)
+        return Opened(
+            bus,
+            SqliteEventStore(database, publish_through=bus),
+            SqliteCatalogue(database),
+            SqliteCensus(database),
+            _closing(bus.close, database.close),
+        )
+    opened_bus = open_bus(settings)
+    opened = open_store(settings, make=True)
+    close = _closing(opened_bus.close, opened.close)
+    return Opened(opened_bus.bus, opened.store, opened.catalogue, opened.statistics, close)
+
+
+def open_kafka(settings: Settings) -> KafkaBus:
+    """The cluster that *settings* name, to be asked and to make topics in.
+
+    Raises:
+        SettingsError: they name none, or something that cannot be loaded.
+    """
+    if not settings.bus.startswith("kafka:"):
+        raise SettingsError("SAGA_BUS", "names no Kafka; expected kafka://HOST:PORT,…")
+    try:
+        from saga.adapters.kafka import open_bus as open_kafka_bus
+    except ImportError as error:
+        raise SettingsError(
+            "SAGA_BUS",
+            f"kafka:// needs more than is installed ({error.name}): pip install saga[kafka]",
+        ) from error
+    return open_kafka_bus(settings, record_bytes_max=settings.record_bytes_max)
+
+
+def open_effects_store(settings: Settings) -> EffectsStore:
+    """The store of the effect services' inbox and tables; its `open` connects.
+
+    Raises:
+        SettingsError: the address needs something that is not there.
+    """
+    if not settings.effects_address.startswith("postgresql:"):
+        path = file_in(settings.effects_address, "SAGA_EFFECTS_STORE")
+        return SqliteEffectsStore(path, clock=SystemClock())
+    address = effects_address(settings)
+    from saga.adapters.postgres import PostgresEffectsStore
+
+    return PostgresEffectsStore(address)
+
+
+def effects_address(settings: Settings) -> Address:
+    """The database of the effect services.
+
+    Raises:
+        SettingsError: the address cannot be read, or its driver is not installed.
+    """
+    if settings.effects_store is None:
+        return postgres_address(settings.store, "SAGA_STORE", settings.store_password)
+    return postgres_address(
+        settings.effects_store, "SAGA_EFFECTS_STORE", settings.effects_store_password
+    )
+
+
+def outbox_address(settings: Settings) -> Address:
+    """The program's own database, with its outbox.
+
+    Raises:
+        SettingsError: the settings name none, or its driver is not installed.
+    """
+    if settings.outbox is None:
+        raise SettingsError("SAGA_OUTBOX", "name the database: postgresql://USER@HOST/DB")
+    return postgres_address(settings.outbox, "SAGA_OUTBOX", settings.outbox_password)
+
+
+def components_of(settings: Settings) -> list[tuple[Address, Component]]:
+    """All that saga keeps in databases, but for outboxes, and where.
+
+    Raises:
+        SettingsError: an address cannot be read, or its driver is not installed.
+    """
+    found: list[tuple[Address, Component]] = []
+    if settings.store.startswith("postgresql:"):
+        database = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
+        from saga.adapters.postgres import components
+
+        found += [(database.address, component) for component in components(database)]
+    if settings.effects_address.startswith("postgresql:"):
+        address = effects_address(settings)
+        from saga.adapters.postgres import INBOX
+
+        found.append((address, INBOX))
+    return found
+
+
+def open_postgres(
+    address: str, setting: str, password: SecretStr | None = None
+) -> PostgresDatabase:
+    """The database at *address*, connected to on its first use.
+
+    *password* is for an address that has none.
+
+    Raises:
+        SettingsError: the address cannot be read, or its driver is not installed.
+    """
+    there = postgres_address(address, setting, password)
+    from saga.adapters.postgres import PostgresDatabase
+
+    return PostgresDatabase(there)
+
+
+def postgres_address(address: str, setting: str, password: SecretStr | None = None) -> Address:
+    """Where a database is, and how to get there.
+
+    Raises:
+        SettingsError: the address cannot be read, or its driver is not installed.
+    """
+    try:
+        from saga.adapters.postgres import Address
+    except ImportError as error:
+        raise SettingsError(
+            setting,
+            f"postgresql:// needs more than is installed ({error.name or error}): "
+            "pip install saga[postgres]",
+        ) from error
+    secret = None if password is None else password.get_secret_value
+    return Address(address, setting=setting, password=secret)
+
+
+def file_in(address: str, setting: str) -> str:
+    """The path of the file that *address* names.
+
+    Raises:
+        SettingsError: it names none.
+    """
+    scheme = address.split(":", 1)[0]
+    if scheme not in ("local", "sqlite"):
+        raise SettingsError(setting, f"{scheme}:// is not available in this version; use a file")
+    return file_of(address)
+
+
+def _local_bus(settings: Settings, database: SqliteDatabase) -> LocalBus:
+    return LocalBus(database, clock=SystemClock(), record_bytes_max=settings.record_bytes_max)
+
+
+def _closing(*closers: Close) -> Close:
+    async def close() -> None:
+        for each in closers:
+            await each()
+
+    return close

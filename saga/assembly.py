@@ -1,0 +1,179 @@
+"""The objects of one process, each put together in one place, from parts that come from outside.
+
+```python
+assembly = Assembly(app, settings, Parts(bus=bus, store=store, catalogue=catalogue, clock=clock))
+await assembly.orchestrator.start()
+```
+
+A service, a command, a simulated process and a test all use this. They differ in the parts that
+they pass in: real adapters, adapters in memory, or ports with faults. What is not asked for is not
+made. *turns_type* is for worlds that look at every turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from saga.adapters.ids import new_id, worker_id
+from saga.application import Application
+from saga.effects import EffectsService, EffectsSettings
+from saga.ports import Bus, Catalogue, Clock, EventStore
+from saga.ports.effects_store import EffectsStore
+from saga.runtime.aside import Aside
+from saga.runtime.orchestrator import Orchestrator
+from saga.runtime.outcome_waiters import OutcomeWaiters
+from saga.runtime.parking import DeadLetters
+from saga.runtime.publisher import Publisher
+from saga.runtime.record_encoder import RecordEncoder
+from saga.runtime.relay import Relay
+from saga.runtime.router import Router
+from saga.runtime.saga_cache import SagaCache
+from saga.runtime.turns import Turns
+from saga.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What differs between a real process, a simulated one and a test.
+
+    *worker_id* tells this process from all others; *new_id* draws ids of messages.
+    """
+
+    bus: Bus
+    store: EventStore
+    catalogue: Catalogue
+    clock: Clock
+    worker_id: str = ""
+    new_id: Callable[[], str] = new_id
+
+
+class Assembly:
+    """The objects of one process of *app*, made when they are first asked for.
+
+    Of *settings* only names and limits count here; what their addresses name is in *parts*.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        settings: Settings,
+        parts: Parts,
+        *,
+        turns_type: type[Turns] = Turns,
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.parts = parts
+        self.names = settings.topic_names
+        self.worker_id = parts.worker_id or worker_id()
+        self._turns_type = turns_type
+
+    @cached_property
+    def waiters(self) -> OutcomeWaiters:
+        """Those who wait for the outcome of a saga."""
+        return OutcomeWaiters()
+
+    @cached_property
+    def encoder(self) -> RecordEncoder:
+        """Makes records of what histories say is to be published."""
+        return RecordEncoder(self.names, record_bytes_max=self.settings.record_bytes)
+
+    @cached_property
+    def relay(self) -> Relay:
+        """Publishes what is committed."""
+        return Relay(
+            bus=self.parts.bus,
+            store=self.parts.store,
+            outgoing=self.encoder,
+            clock=self.parts.clock,
+            worker_id=self.worker_id,
+        )
+
+    @cached_property
+    def router(self) -> Router:
+        """Says which saga a record concerns."""
+        return Router(self.app.registry, self.app.contracts, self.names)
+
+    @cached_property
+    def aside(self) -> Aside:
+        """Keeps records that wait for their saga."""
+        return Aside(self.parts.catalogue, early_hold_s=self.settings.early_hold_s)
+
+    @cached_property
+    def cache(self) -> SagaCache:
+        """The sagas in memory."""
+        return SagaCache(self.parts.store, self.app.registry, sagas_max=self.settings.live_sagas)
+
+    @cached_property
+    def turns(self) -> Turns:
+        """Takes turns and commits them."""
+        return self._turns_type(
+            router=self.router,
+            live=self.cache,
+            store=self.parts.store,
+            aside=self.aside,
+            outgoing=self.encoder,
+            relay=self.relay,
+            names=self.names,
+            clock=self.parts.clock,
+            watchers=self.waiters,
+        )
+
+    @cached_property
+    def orchestrator(self) -> Orchestrator:
+        """Feeds the turns with records, timers and operators' acts."""
+        return Orchestrator(
+            bus=self.parts.bus,
+            store=self.parts.store,
+            catalogue=self.parts.catalogue,
+            router=self.router,
+            turns=self.turns,
+            aside=self.aside,
+            relay=self.relay,
+            clock=self.parts.clock,
+            group=self.names.topic(self.settings.group),
+            worker_id=self.worker_id,
+        )
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Publishes events and commands of this program."""
+        return Publisher(
+            self.parts.bus,
+            contracts=self.app.contracts,
+            sagas=self.app.registry,
+            names=self.names,
+            clock=self.parts.clock,
+            new_id=self.parts.new_id,
+            source=self.settings.source,
+        )
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """Keeps records that no effect service can read."""
+        return DeadLetters(
+            self.parts.bus,
+            names=self.names,
+            clock=self.parts.clock,
+            store=self.parts.store,
+        )
+
+    def effects_services(
+        self, store: EffectsStore, limits: EffectsSettings | None = None
+    ) -> list[EffectsService]:
+        """A service for each of the application's, all with the inbox in *store*."""
+        return [
+            EffectsService(
+                effects,
+                bus=self.parts.bus,
+                store=store,
+                contracts=self.app.contracts,
+                names=self.names,
+                clock=self.parts.clock,
+                park=self.dead_letters,
+                settings=limits,
+            )
+            for effects in self.app.effects
+        ]
