@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from saga.contracts import UnreadableCode
 from saga.core.events import TimerFired
 from saga.core.identity import Instant, SagaId
 from saga.ports import Catalogue, DueTimer, Inbound, UnhandledRecord
-from saga.ports.store import UnhandledKind
+from saga.ports.store import DeadLetterReason, DeferralReason, UnhandledKind
 from saga.runtime.parking import dead, held
 from saga.runtime.router import Delivery
 from saga.runtime.unit_of_work import UnitOfWork
@@ -45,12 +46,18 @@ class Aside:
         if delivery.deferred_id and draft.at - delivery.deferred_at >= self._early_hold_us:
             message = f"there is no saga {delivery.saga_id}, and none came within the hold"
             self.bury(
-                draft, delivery.inbound, "unknown_saga", message, deferred_id=delivery.deferred_id
+                draft,
+                delivery.inbound,
+                DeadLetterReason.UNKNOWN_SAGA,
+                message,
+                deferred_id=delivery.deferred_id,
             )
             return
-        self.hold(draft, delivery, "early", f"there is no saga {delivery.saga_id} yet")
+        self.hold(draft, delivery, DeferralReason.EARLY, f"there is no saga {delivery.saga_id} yet")
 
-    def hold(self, draft: UnitOfWork, delivery: Delivery, reason: str, message: str) -> None:
+    def hold(
+        self, draft: UnitOfWork, delivery: Delivery, reason: DeferralReason, message: str
+    ) -> None:
         """Keep a record, in order, behind its saga. A timer is looked at again later."""
         if delivery.inbound is None:
             self.postpone(draft, delivery)
@@ -85,13 +92,25 @@ class Aside:
         later = Instant(draft.at + POSTPONED_S * 1_000_000)
         draft.postponed[fact.timer_id] = DueTimer(fact.timer_id, delivery.saga_id, later)
 
-    def refuse(self, draft: UnitOfWork, delivery: Delivery, reason: str, message: str) -> None:
+    def refuse(
+        self,
+        draft: UnitOfWork,
+        delivery: Delivery,
+        reason: DeadLetterReason | UnreadableCode,
+        message: str,
+    ) -> None:
         """Set aside a record that reached its saga and cannot be meant for it."""
         if delivery.inbound is not None:
             self.bury(draft, delivery.inbound, reason, message, deferred_id=delivery.deferred_id)
 
     def bury(
-        self, draft: UnitOfWork, inbound: Inbound, reason: str, message: str, *, deferred_id: int
+        self,
+        draft: UnitOfWork,
+        inbound: Inbound,
+        reason: DeadLetterReason | UnreadableCode,
+        message: str,
+        *,
+        deferred_id: int,
     ) -> None:
         """Set a record aside for good, unless somebody redrives it."""
         draft.dead.append(dead(inbound, reason, message, draft.at))

@@ -26,7 +26,7 @@ from saga.errors import (
 from saga.logs import get_logger
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
 from saga.ports.bus import HearsOfRevocation
-from saga.ports.store import UnhandledKind
+from saga.ports.store import DeferralReason, UnhandledKind
 from saga.retrying import Backoff, retried
 from saga.runtime.aside import Aside
 from saga.runtime.batcher import Batcher, finish_or_abandon
@@ -50,9 +50,9 @@ DRAIN_S = 10.0
 """How long stopping may take to finish what is in hand: a store or bus may be away for ever."""
 HELD_SAGAS_MAX = 10_000
 CONFLICTS_BEFORE_BACKOFF_MAX = 3
-HOPEFUL = frozenset({"early", "behind_held"})
+HOPEFUL = frozenset({DeferralReason.EARLY, DeferralReason.BEHIND_DEFERRED})
 """Why a record may be held that is tried again and again."""
-HOPELESS = frozenset({"turn_failed", "behind_failed_turn"})
+HOPELESS = frozenset({DeferralReason.TURN_FAILED, DeferralReason.BEHIND_FAILED_TURN})
 """Why a record may be held that nobody but an operator lets go."""
 RETRY_SWEEPS = 30
 """Every so many sweeps all others are tried: a worker without their code may be gone by now."""

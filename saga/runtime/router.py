@@ -1,12 +1,13 @@
 """Hops 2 and 3: what a record says, and which sagas it concerns.
 
 `understand` cannot raise and decides nothing. A record becomes deliveries to sagas, or is rejected
-with a stable reason code, as a dead letter.
+with a stable reason: it becomes a dead letter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from saga.authoring.registry import Registered, SagaRegistry
 from saga.contracts import (
@@ -18,6 +19,7 @@ from saga.contracts import (
     IntentFailed,
     TopicNames,
     Unreadable,
+    UnreadableCode,
     business_key,
     canonical,
     decode,
@@ -56,6 +58,7 @@ from saga.core.identity import (
 from saga.core.state import SagaState
 from saga.core.values import value
 from saga.ports import Inbound
+from saga.ports.store import DeadLetterReason
 
 TRACEPARENT_CHARS_MAX = 100
 MESSAGE_ID_CHARS_MAX = 300
@@ -63,11 +66,10 @@ MESSAGE_ID_CHARS_MAX = 300
 
 @dataclass(slots=True)
 class Delivery:
-    """One event on its way to one saga. *starts* is set when the event may bring the saga into
-    being.
+    """One event on its way to one saga.
 
-    *deferred_id* is set when the record was deferred. *is_operator* acts also on a saga held
-    up.
+    *starts* is set where the event may bring the saga into being, *deferred_id* where its record
+    was deferred. *is_operator*: it acts also on a saga that does not go on by itself.
     """
 
     saga_id: SagaId
@@ -82,10 +84,10 @@ class Delivery:
 
 @value
 class Rejected:
-    """A record that concerns no saga as it is."""
+    """A record that no saga can take as it is."""
 
     inbound: Inbound
-    reason: str
+    reason: DeadLetterReason | UnreadableCode
     message: str
     deferred_id: int = 0
 
@@ -122,35 +124,32 @@ class Router:
         """The deliveries that *inbound* leads to, or why there are none."""
         contract = self._contract_of.get(inbound.topic)
         if contract is None:
-            return Rejected(
-                inbound, "unknown_contract", f"nobody reads {inbound.topic}", deferred_id
-            )
+            message = f"nobody reads {inbound.topic}"
+            return Rejected(inbound, UnreadableCode.UNKNOWN_CONTRACT, message, deferred_id)
         if not inbound.key:
-            return Rejected(inbound, "no_key", "the record has no key", deferred_id)
+            message = "the record has no key"
+            return Rejected(inbound, DeadLetterReason.NO_KEY, message, deferred_id)
         attributes, value = read_record(inbound.headers, inbound.value)
         wrong = wrong_headers(contract, attributes)
         decoded = wrong or decode(self._contracts, contract, value)
         if isinstance(decoded, Unreadable):
-            return Rejected(inbound, decoded.code.value, decoded.message, deferred_id)
+            return Rejected(inbound, decoded.code, decoded.message, deferred_id)
         try:
             key = inbound.key.decode()
         except UnicodeDecodeError:
-            return Rejected(inbound, "wrong_key", "the record's key is no UTF-8 text", deferred_id)
-        found = self._visits(inbound, attributes, decoded, key, at)
-        if isinstance(found, list):
-            for delivery in found:
-                delivery.deferred_id = deferred_id
-            return found
-        return Rejected(inbound, found[0], found[1], deferred_id)
+            message = "the record's key is no UTF-8 text"
+            return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, deferred_id)
+        return self._deliveries(_Readable(inbound, attributes, decoded, at, deferred_id), key)
 
-    def misfit(self, state: SagaState, delivery: Delivery) -> tuple[str, str] | None:
+    def misfit(self, state: SagaState, delivery: Delivery) -> Rejected | None:
         """Why a reply cannot be what the intent asked for."""
-        fact = delivery.event.fact
+        fact, inbound = delivery.event.fact, delivery.inbound
         if not isinstance(fact, ReplyReceived):
             return None
-        inbound = delivery.inbound
-        if inbound is not None and state.key and inbound.key != state.key.encode():
-            return "wrong_key", f"a reply to a saga of key {state.key!r} has another key"
+        assert inbound is not None, delivery
+        if state.key and inbound.key != state.key.encode():
+            message = f"a reply to a saga of key {state.key!r} has another key"
+            return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, delivery.deferred_id)
         name = parse_intent_id(fact.intent_id)
         step = state.steps.get(name.step) if name is not None else None
         if name is None or step is None or name.direction is Direction.UNDO:
@@ -158,58 +157,79 @@ class Router:
         expected = reply_contract_names(self._contracts.find(step.message.contract))
         if delivery.contract in expected:
             return None
-        current = {self._contracts.current(one).contract_name for one in expected}
+        current = {self._contracts.current(name).contract_name for name in expected}
         if delivery.contract in current:
             return None
-        return "wrong_reply", f"{delivery.contract} is no answer to {step.message.contract}"
+        message = f"{delivery.contract} is no answer to {step.message.contract}"
+        return Rejected(inbound, DeadLetterReason.WRONG_REPLY, message, delivery.deferred_id)
 
-    def _visits(
-        self, inbound: Inbound, attributes: Attributes, decoded: Decoded, key: str, at: Instant
-    ) -> list[Delivery] | tuple[str, str]:
-        if decoded.contract_name == COMMAND_CONTRACT:
-            assert isinstance(decoded.model, Command)
-            return _command(inbound, decoded.model, at)
+    def _deliveries(self, record: _Readable, key: str) -> list[Delivery] | Rejected:
+        contract, model = record.decoded.contract_name, record.decoded.model
+        if contract == COMMAND_CONTRACT:
+            assert isinstance(model, Command), model
+            return _command(record, model)
         deliveries: list[Delivery] = []
-        causation = attributes.values.get(CAUSATION_ID)
-        name = parse_intent_id(causation) if causation else None
-        if name is not None and causation is not None:
-            fact = _reply(IntentId(causation), decoded, self._done)
-            cause = _message_id(attributes, inbound)
-            deliveries.append(
-                Delivery(
-                    name.saga_id, Event(fact, at, cause), inbound, contract=decoded.contract_name
-                )
-            )
-        starters = self._sagas.started_by(decoded.contract_name)
-        if starters:
-            own_key = business_key(decoded.model)
-            if own_key is not None and own_key != key:
-                return (
-                    "wrong_key",
-                    f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}",
-                )
-            for registered in starters:
-                delivery = _start(registered, inbound, attributes, decoded, at)
-                if not isinstance(delivery, Delivery):
-                    return delivery
-                deliveries.append(delivery)
-        if not deliveries:
-            return (
-                "no_causation",
-                f"{decoded.contract_name} starts nothing, and its ce_causationid names no intent",
-            )
-        return deliveries
+        causation = record.attributes.values.get(CAUSATION_ID)
+        intent = parse_intent_id(causation) if causation else None
+        if intent is not None and causation is not None:
+            fact = _reply(IntentId(causation), record.decoded, self._done)
+            deliveries.append(record.delivery(intent.saga_id, fact))
+        starters = self._sagas.started_by(contract)
+        own_key = business_key(model) if starters else None
+        if own_key is not None and own_key != key:
+            message = f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}"
+            return record.rejected(DeadLetterReason.WRONG_KEY, message)
+        for registered in starters:
+            delivery = _start(registered, record)
+            if isinstance(delivery, Rejected):
+                return delivery
+            deliveries.append(delivery)
+        if deliveries:
+            return deliveries
+        message = f"{contract} starts nothing, and its ce_causationid names no intent"
+        return record.rejected(DeadLetterReason.NO_CAUSATION, message)
 
 
-def _start(
-    registered: Registered, inbound: Inbound, attributes: Attributes, decoded: Decoded, at: Instant
-) -> Delivery | tuple[str, str]:
-    assert isinstance(decoded.model, EventModel)
+class _Readable(NamedTuple):
+    """A record that could be read: a named tuple, as one is made for every record."""
+
+    inbound: Inbound
+    attributes: Attributes
+    decoded: Decoded
+    at: Instant
+    deferred_id: int
+
+    def delivery(self, saga_id: SagaId, fact: Fact, starts: Registered | None = None) -> Delivery:
+        return Delivery(
+            saga_id,
+            Event(fact, self.at, self.message_id()),
+            self.inbound,
+            starts=starts,
+            contract=self.decoded.contract_name,
+            deferred_id=self.deferred_id,
+        )
+
+    def rejected(self, reason: DeadLetterReason, message: str) -> Rejected:
+        return Rejected(self.inbound, reason, message, self.deferred_id)
+
+    def message_id(self) -> MessageId:
+        """The id that it has; its position where it has none, or none that we could keep."""
+        given = self.attributes.values.get(ID)
+        if given and len(given) <= MESSAGE_ID_CHARS_MAX:
+            return MessageId(given)
+        inbound = self.inbound
+        return MessageId(f"{inbound.topic}/{inbound.partition}/{inbound.offset}")
+
+
+def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:
+    model = record.decoded.model
+    assert isinstance(model, EventModel), model
     try:
-        key = registered.saga.key_of(decoded.model)
-    except Exception as error:  # noqa: BLE001  # a key function is user code: park the record
-        return "wrong_key", f"{registered.saga.name}: {type(error).__name__}: {error}"
-    traceparent = attributes.values.get(TRACEPARENT)
+        key = registered.saga.key_of(model)
+    except Exception as error:  # noqa: BLE001  # a key function is the user's own code
+        message = f"{registered.saga.name}: {type(error).__name__}: {error}"
+        return record.rejected(DeadLetterReason.WRONG_KEY, message)
+    traceparent = record.attributes.values.get(TRACEPARENT)
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         traceparent = None
     fact = SagaStarted(
@@ -217,23 +237,10 @@ def _start(
         definition_version=registered.decider.version,
         fingerprint=registered.decider.fingerprint,
         key=key,
-        trigger=Message(decoded.contract_name, decoded.payload),
+        trigger=Message(record.decoded.contract_name, record.decoded.payload),
         traceparent=traceparent,
     )
-    return Delivery(
-        saga_id(registered.decider.name, key),
-        Event(fact, at, _message_id(attributes, inbound)),
-        inbound,
-        starts=registered,
-        contract=decoded.contract_name,
-    )
-
-
-def _message_id(attributes: Attributes, inbound: Inbound) -> MessageId:
-    given = attributes.values.get(ID)
-    if given and len(given) <= MESSAGE_ID_CHARS_MAX:
-        return MessageId(given)
-    return MessageId(f"{inbound.topic}/{inbound.partition}/{inbound.offset}")
+    return record.delivery(saga_id(registered.decider.name, key), fact, registered)
 
 
 def _reply(intent_id: IntentId, decoded: Decoded, done: set[str]) -> ReplyReceived:
@@ -251,18 +258,23 @@ def _reply(intent_id: IntentId, decoded: Decoded, done: set[str]) -> ReplyReceiv
     return ReplyReceived(intent_id=intent_id, outcome=ReplyOutcome.DONE, reply=reply)
 
 
-def _command(inbound: Inbound, command: Command, at: Instant) -> list[Delivery] | tuple[str, str]:
-    fact = _command_fact(command)
-    if isinstance(fact, str):
-        return "schema", fact
+def _command(record: _Readable, command: Command) -> list[Delivery] | Rejected:
     if not is_saga_id(command.saga_id):
-        return "unknown_saga", f"{command.saga_id[:100]!r} is no saga id"
-    event = Event(fact, at, MessageId(command.command_id))
-    is_operator = isinstance(fact, (OperatorActed, CancelRequested))
-    return [Delivery(SagaId(command.saga_id), event, inbound, is_operator=is_operator)]
+        message = f"{command.saga_id[:100]!r} is no saga id"
+        return record.rejected(DeadLetterReason.UNKNOWN_SAGA, message)
+    fact = _command_fact(command)
+    return [
+        Delivery(
+            SagaId(command.saga_id),
+            Event(fact, record.at, MessageId(command.command_id)),
+            record.inbound,
+            deferred_id=record.deferred_id,
+            is_operator=isinstance(fact, (OperatorActed, CancelRequested)),
+        )
+    ]
 
 
-def _command_fact(command: Command) -> Fact | str:
+def _command_fact(command: Command) -> Fact:
     reason = command.reason or ""
     match command.act:
         case CommandAct.SIGNAL:

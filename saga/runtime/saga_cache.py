@@ -21,6 +21,7 @@ from saga.core.state import SagaState, waiting_for
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory, ReplayMismatch
 from saga.ports import EventStore, SagaSummary
+from saga.ports.store import DeferralReason
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class UnloadableSaga:
     """A saga whose history cannot be brought to life here, and why."""
 
     saga_id: SagaId
-    code: str
+    deferral: DeferralReason
     reason: str
     status: SagaStatus
     entries: Sequence[Entry]
@@ -106,7 +107,7 @@ class SagaCache:
         self, saga_id: SagaId, history: Sequence[Entry] | CorruptHistory
     ) -> LoadedSaga | UnloadableSaga:
         if isinstance(history, CorruptHistory):
-            return UnloadableSaga(saga_id, "corrupt_history", str(history), SagaStatus.PARKED, ())
+            return _parked(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
         name, version = whose(history)
         registered = self._sagas.find(name, version)
         if not any(isinstance(entry.body, SagaStarted) for entry in history):
@@ -114,16 +115,16 @@ class SagaCache:
             registered = self._sagas.newest(name)
         if registered is None:
             reason = f"no worker here has saga {name!r} version {version}: deploy it"
-            return UnloadableSaga(saga_id, "stalled", reason, SagaStatus.STALLED, history)
+            return UnloadableSaga(
+                saga_id, DeferralReason.STALLED, reason, SagaStatus.STALLED, history
+            )
         try:
             state = replay(registered.decider, saga_id, history)
         except ReplayMismatch as error:
-            return UnloadableSaga(
-                saga_id, "replay_mismatch", str(error), SagaStatus.PARKED, history
-            )
+            return _parked(saga_id, DeferralReason.REPLAY_MISMATCH, str(error), history)
         except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks, others go on
             reason = f"the code at hand raised {type(error).__name__}: {error}"
-            return UnloadableSaga(saga_id, "replay_failed", reason, SagaStatus.PARKED, history)
+            return _parked(saga_id, DeferralReason.REPLAY_FAILED, reason, history)
         return LoadedSaga(
             saga_id,
             registered.decider,
@@ -132,6 +133,12 @@ class SagaCache:
             history[0].at,
             has_unknown_past=True,
         )
+
+
+def _parked(
+    saga_id: SagaId, deferral: DeferralReason, reason: str, history: Sequence[Entry] = ()
+) -> UnloadableSaga:
+    return UnloadableSaga(saga_id, deferral, reason, SagaStatus.PARKED, history)
 
 
 def whose(history: Sequence[Entry]) -> tuple[str, int]:

@@ -24,6 +24,7 @@ from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.status import SagaStatus
 from saga.logs import get_logger
 from saga.ports import Appended, Clock, EventStore
+from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime import parking
 from saga.runtime.aside import Aside
 from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
@@ -208,7 +209,7 @@ class Turns:
         saga = found.get(delivery.saga_id)
         if isinstance(saga, UnloadableSaga):
             draft.unloadable[saga.saga_id] = saga
-            self._aside.hold(draft, delivery, saga.code, saga.reason)
+            self._aside.hold(draft, delivery, saga.deferral, saga.reason)
             return
         if saga is None:
             if delivery.starts is None:
@@ -226,11 +227,19 @@ class Turns:
                 draft.cleared.append(fact.timer_id)  # somebody was quicker; nothing is to come
                 return
             self._aside.hold(
-                draft, delivery, "behind_failed_turn", "held until the saga is released"
+                draft,
+                delivery,
+                DeferralReason.BEHIND_FAILED_TURN,
+                "deferred until the saga is released",
             )
             return
         if self._is_out_of_turn(draft, saga, delivery):
-            self._aside.hold(draft, delivery, "behind_held", "records held before it go first")
+            self._aside.hold(
+                draft,
+                delivery,
+                DeferralReason.BEHIND_DEFERRED,
+                "records deferred before it go first",
+            )
             draft.revisits.add(delivery.saga_id)
             return
         if failure is not None:
@@ -251,7 +260,7 @@ class Turns:
         event = delivery.event
         problem = self._router.misfit(live.state, delivery)
         if problem is not None:
-            self._aside.refuse(draft, delivery, *problem)
+            self._aside.refuse(draft, delivery, problem.reason, problem.message)
             return
         before = live.state.status
         try:
@@ -270,11 +279,13 @@ class Turns:
                 draft.note_change(live, has_started=has_started, before=before)
                 if delivery.is_operator or delivery.starts is not None:
                     draft.revisits.add(live.saga_id)
-            case Disposition.CONFLICT | Disposition.UNKNOWN:
+            case Disposition.CONFLICT:
                 message = "the same id came before with another content"
-                if decision.disposition is Disposition.UNKNOWN:
-                    message = "no such intent was ever issued"
-                self._aside.refuse(draft, delivery, decision.disposition.value, message)
+                self._aside.refuse(draft, delivery, DeadLetterReason.ID_CONFLICT, message)
+                return
+            case Disposition.UNKNOWN:
+                message = "no such intent was ever issued"
+                self._aside.refuse(draft, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
                 return
             case _:
                 pass
@@ -311,7 +322,7 @@ class Turns:
         text = f"{type(error).__name__}: {error}"
         draft.counts["failed_turns"] += 1
         if live.state.status.is_ended:
-            self._aside.refuse(draft, delivery, "turn_failed", text)
+            self._aside.refuse(draft, delivery, DeadLetterReason.TURN_FAILED, text)
             return
         position = delivery.inbound.position if delivery.inbound is not None else None
         unborn = not live.state.is_started
@@ -328,7 +339,7 @@ class Turns:
         decision = live.decider.handle(live.state, event)
         self._record(draft, live, event, decision.intents)
         draft.note_change(live, has_started=False, before=before)
-        self._aside.hold(draft, delivery, "turn_failed", text)
+        self._aside.hold(draft, delivery, DeferralReason.TURN_FAILED, text)
 
     def _done_with(self, draft: UnitOfWork, delivery: Delivery) -> None:
         if delivery.deferred_id:

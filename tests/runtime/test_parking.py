@@ -471,7 +471,7 @@ class TestHeldForASaga:
         await lab.take(lab.signal(LEDGER, "stamp", "first", id="c-1"))
         await lab.take(placed(lab))
         draft = await lab.take(lab.signal(LEDGER, "stamp", "second", id="c-2"))
-        assert [one.reason for one in lab.held()] == ["early", "behind_held"]
+        assert [one.reason for one in lab.held()] == ["early", "behind_deferred"]
         await lab.take(revisits=draft.revisits)
 
         assert lab.on(Booked)[0].value == b'{"order_id":"first second"}'

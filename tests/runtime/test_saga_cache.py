@@ -112,7 +112,7 @@ async def test_what_cannot_be_brought_to_life_says_why(order_lab: Lab) -> None:
         (found,) = (await lab.live.load([order_id()])).values()
 
         assert isinstance(found, UnloadableSaga)
-        assert (found.code, found.status) == (code, status)
+        assert (found.deferral, found.status) == (code, status)
         assert found.reason
     lab.restart(orders())
 
