@@ -73,7 +73,7 @@ format: $(READY) ## Put the code into its format and mend what can be mended
 
 lock: $(READY) ## Resolve the dependencies anew (ARGS=--upgrade for the latest)
 	@$(COMPILE) --all-extras --output-file requirements-dev.txt pyproject.toml $(ARGS)
-	@$(COMPILE) --extra kafka,metrics,postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml $(ARGS)
+	@$(COMPILE) --extra kafka,postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml $(ARGS)
 
 bench: $(READY) ## Measure sagas per second on this machine
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -11,7 +11,6 @@ from saga.application import ROLES, Application
 from saga.assembly import Assembly, Parts
 from saga.effects.health import EffectsHealth
 from saga.effects.role import EffectsRole
-from saga.errors import SettingsError
 from saga.ports.effects_store import EffectsStore
 from saga.ports.health import Health
 from saga.runtime.health import OrchestratorHealth
@@ -78,22 +77,17 @@ def build_service(
 
 
 def _probes(settings: Settings, health: Sequence[Health]) -> list[Role]:
-    """What answers probes.
+    """HTTP, where it is not off.
 
-    By default several processes of one machine would all want the same port: only the first one
-    gets it, unless it was asked for.
+    By default several processes of one machine want the same port, and only the first one gets it.
     """
     if settings.http == HTTP_OFF:
         return []
-    try:
-        from saga.adapters.http import HttpRole, HttpServer, all_pages, application
-    except ImportError as error:
-        raise SettingsError(
-            "SAGA_HTTP", f"needs more than is installed ({error.name}): pip install saga[metrics]"
-        ) from error
-    server = HttpServer(
-        application(all_pages(health)), settings.http, must_listen=settings.is_http_asked_for
-    )
+    # Imported where it is asked for: starlette and uvicorn take a tenth of a second.
+    from saga.adapters.http import HttpRole, HttpServer, application, pages
+
+    app = application(pages(health))
+    server = HttpServer(app, settings.http, must_listen=settings.is_http_asked_for)
     return [HttpRole(server)]
 
 

@@ -5,40 +5,41 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily
+
 from saga.core.events import ReplyOutcome
 from saga.effects.service import EffectsService
 from saga.ports.bus import Consumer
-from saga.ports.metrics import Measured, Sample, counter
-from saga.ports.reading import reading
+from saga.ports.health import consumer_metrics
 
 COUNTED: Final = (*(outcome.value for outcome in ReplyOutcome), "repeated", "parked")
-EFFECTS: Final = counter(
-    "saga_effects_total",
-    "Intents and facts that were dealt with, by how; repeated: answered from the inbox.",
-    "service",
-    "outcome",
-)
+"""Their counts begin with `effects_`; the metric calls them outcomes."""
 
 
 def effects_metrics(
     name: str, group: str, counts: Counter[str], consumer: Consumer | None, *, in_hand: int
-) -> list[Measured]:
+) -> list[Metric]:
     """What the service *name* has done, and how far it is."""
-    done = (Sample((name, one), counts[f"effects_{one}"]) for one in COUNTED)
-    return [EFFECTS.of(*done), *reading(group, consumer, in_hand=in_hand)]
+    done = CounterMetricFamily(
+        "saga_effects_total",
+        "Intents and facts that were handled, by how; repeated: answered from the inbox.",
+        labels=("service", "outcome"),
+    )
+    for outcome in COUNTED:
+        done.add_metric((name, outcome), counts[f"effects_{outcome}"])
+    return [done, *consumer_metrics(group, consumer, in_hand=in_hand)]
 
 
 class EffectsHealth:
-    """The health of a service that a process runs on a bus in a file: what ends it ends the
-    process.
-    """
+    """The health of a service on a bus in a file; its end is the end of the process."""
 
     def __init__(self, name: str, service: EffectsService) -> None:
         self._name = name
         self._service = service
 
     def why_dead(self) -> list[str]:
-        """None: nothing but the process could restart it."""
+        """None: its end ends the process."""
         return []
 
     async def why_not_ready(self) -> list[str]:
@@ -49,8 +50,8 @@ class EffectsHealth:
         """What an operator wants to know."""
         return {self._name: {"group": self._service.group, "in_hand": self._service.in_hand}}
 
-    async def metrics(self) -> list[Measured]:
-        """What a machine wants to know."""
+    async def metrics(self) -> list[Metric]:
+        """What Prometheus wants to know."""
         service = self._service
         return effects_metrics(
             self._name, service.group, service.counts, service.consumer, in_hand=service.in_hand

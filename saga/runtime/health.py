@@ -1,16 +1,28 @@
-"""Is an orchestrator alive, and is it ready? From what it did last, and from the store itself."""
+"""Health and metrics of an orchestrator, from what it did last and from the store itself.
+
+The store is counted at most every few seconds, however often somebody asks; all orchestrators of
+one store give the same numbers of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+
+from saga.core.durations import SECOND_US
 from saga.core.identity import Instant
+from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.ports import Clock, EventStore
-from saga.ports.metrics import Measured
-from saga.ports.store import StatisticsReader
-from saga.runtime.metrics import OrchestratorMetrics
+from saga.ports.health import consumer_metrics
+from saga.ports.store import StatisticsReader, StoreStatistics
 from saga.runtime.orchestrator import Orchestrator
 
 ANSWER_S: Final = 2.0
@@ -20,6 +32,19 @@ FETCH_AGE_S: Final = 15.0
 LOOK_AGE_S: Final = 120.0
 """How long ago it may have been asked last, be it without an answer."""
 NAME: Final = "orchestrator"
+STATISTICS_AGE_S: Final = 10.0
+"""How old the counts of the store may be."""
+STATISTICS_WAIT_S: Final = 3.0
+
+COUNTED: Final = {
+    "turns": ("saga_turns_total", "Turns that were recorded."),
+    "duplicate": ("saga_duplicates_total", "Records that had been handled before."),
+    "dead": ("saga_dlq_total", "Records that became dead letters."),
+    "held": ("saga_held_total", "Records deferred behind their saga."),
+    "failed_turns": ("saga_failed_turns_total", "Turns in which a saga's own code raised."),
+    "conflicts": ("saga_conflicts_total", "Batches in which another worker was first."),
+}
+"""Counts of an orchestrator that are shown as they are."""
 
 
 class OrchestratorHealth:
@@ -37,7 +62,7 @@ class OrchestratorHealth:
         self._orchestrator = orchestrator
         self._store = store
         self._clock = clock
-        self._metrics = OrchestratorMetrics(orchestrator, statistics, clock, group)
+        self._metrics = _Metrics(orchestrator, statistics, clock, group)
 
     def why_dead(self) -> list[str]:
         """The reasons to restart this process; none while it is alive, or only just starting."""
@@ -64,9 +89,9 @@ class OrchestratorHealth:
             }
         }
 
-    async def metrics(self) -> list[Measured]:
-        """What a machine wants to know."""
-        return await self._metrics.take()
+    async def metrics(self) -> list[Metric]:
+        """What Prometheus wants to know."""
+        return await self._metrics.collect()
 
     async def _why_no_store(self) -> list[str]:
         try:
@@ -77,3 +102,129 @@ class OrchestratorHealth:
         except StoreUnavailable as error:
             return [f"{NAME}: its store cannot be used: {error}"]
         return []
+
+
+class _Metrics:
+    """The metrics of one orchestrator and of the store behind it."""
+
+    def __init__(
+        self, orchestrator: Orchestrator, statistics: StatisticsReader, clock: Clock, group: str
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._reader = statistics
+        self._clock = clock
+        self._group = group
+        self._counting: asyncio.Task[None] | None = None
+        self._counted_at_s = -STATISTICS_AGE_S
+        self._counted: tuple[StoreStatistics, Instant] | None = None
+
+    async def collect(self) -> list[Metric]:
+        """All of them; those of the store are some seconds old."""
+        await self._count_store()
+        orchestrator = self._orchestrator
+        return [
+            *_done(orchestrator),
+            *consumer_metrics(self._group, orchestrator.consumer, in_hand=orchestrator.in_hand),
+            *_stored(self._counted),
+        ]
+
+    async def _count_store(self) -> None:
+        """Have the store counted if that was long ago; one count at a time, however slow."""
+        is_due = self._clock.monotonic_s() - self._counted_at_s >= STATISTICS_AGE_S
+        if self._counting is None and is_due:
+            # It outlives the request: a slow count is there for the next one.
+            self._counting = asyncio.create_task(self._read_statistics(), name="statistics")
+        if self._counting is not None:
+            await asyncio.wait([self._counting], timeout=STATISTICS_WAIT_S)
+
+    async def _read_statistics(self) -> None:
+        try:
+            at = self._clock.now()
+            self._counted = await self._reader.take(at=at), at
+        except StoreUnavailable:
+            self._counted = None
+        finally:
+            self._counted_at_s = self._clock.monotonic_s()
+            self._counting = None
+
+
+def _done(orchestrator: Orchestrator) -> list[Metric]:
+    """What the process has done."""
+    statistics, counts = orchestrator.tally, orchestrator.counts
+    started = CounterMetricFamily("saga_started_total", "Sagas that began.", labels=("definition",))
+    for definition, count in sorted(statistics.started.items()):
+        started.add_metric((definition,), count)
+    finished = CounterMetricFamily(
+        "saga_finished_total", "Sagas that ended, by how.", labels=("definition", "outcome")
+    )
+    compensations = CounterMetricFamily(
+        "saga_compensations_total", "Sagas that began to be rolled back.", labels=("definition",)
+    )
+    for (definition, status), count in sorted(statistics.reached.items()):
+        if status.is_ended:
+            finished.add_metric((definition, status.value), count)
+        elif status is SagaStatus.ROLLING_BACK:
+            compensations.add_metric((definition,), count)
+    duration = HistogramMetricFamily(
+        "saga_duration_seconds", "From the begin of a saga to its end.", labels=("definition",)
+    )
+    for definition, took in sorted(statistics.took.items()):
+        duration.add_metric((definition,), took.buckets, took.sum_s)
+    appends = HistogramMetricFamily("saga_tx_duration_seconds", "One transaction of the store.")
+    appends.add_metric((), statistics.appends.buckets, statistics.appends.sum_s)
+    return [
+        started,
+        finished,
+        compensations,
+        duration,
+        appends,
+        CounterMetricFamily(
+            "saga_records_total", "Records taken, whatever became of them.", statistics.records
+        ),
+        *(
+            CounterMetricFamily(metric, meaning, counts[name])
+            for name, (metric, meaning) in COUNTED.items()
+        ),
+    ]
+
+
+def _stored(counted: tuple[StoreStatistics, Instant] | None) -> list[Metric]:
+    """What is in the store; without an answer of it, the families have no samples."""
+    up = GaugeMetricFamily(
+        "saga_store_up", "Whether the store answered when it was last asked.", counted is not None
+    )
+    active = GaugeMetricFamily(
+        "saga_active", "Unfinished sagas in the store.", labels=("definition", "state")
+    )
+    unhandled = GaugeMetricFamily(
+        "saga_parked",
+        "Deferred records and dead letters in the store, up to 10,000 of them.",
+        labels=("kind", "reason"),
+    )
+    pending = GaugeMetricFamily(
+        "saga_outbox_pending", "Stored batches that are not published yet.", labels=()
+    )
+    oldest = GaugeMetricFamily(
+        "saga_outbox_oldest_seconds",
+        "How long the oldest of them has waited to be published.",
+        labels=(),
+    )
+    due = GaugeMetricFamily("saga_timers_due", "Timers that are due and have not fired.", labels=())
+    due_lag = GaugeMetricFamily(
+        "saga_timers_due_lag_seconds", "How long the earliest of them has been due.", labels=()
+    )
+    if counted is not None:
+        statistics, at = counted
+        for (definition, status), count in sorted(statistics.sagas.items()):
+            active.add_metric((definition, status.value), count)
+        for (kind, reason), count in sorted(statistics.unhandled.items()):
+            unhandled.add_metric((kind.value, reason), count)
+        pending.add_metric((), statistics.backlog)
+        oldest.add_metric((), _age_s(at, statistics.backlog_since))
+        due.add_metric((), statistics.timers_due)
+        due_lag.add_metric((), _age_s(at, statistics.timers_due_since))
+    return [up, active, unhandled, pending, oldest, due, due_lag]
+
+
+def _age_s(now: Instant, since: Instant | None) -> float:
+    return 0.0 if since is None else max(0.0, (now - since) / SECOND_US)

@@ -1,13 +1,22 @@
 """`saga run` says over HTTP how it is: on Kafka by default, elsewhere where it was asked to."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from pathlib import Path
 
 import pytest
 
-from saga.adapters.http import HttpRole, HttpServer, application, pages
+from saga.adapters import http
+from saga.adapters.http import (
+    CONNECTIONS_MAX,
+    HEAD_BYTES_MAX,
+    HttpRole,
+    HttpServer,
+    application,
+    probes,
+)
 from saga.console.health import health
 from saga.console.printer import Printer
 from saga.console.problems import NotSo
@@ -47,7 +56,7 @@ async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path
     first = service._roles[0]  # noqa: SLF001 - where it listens is drawn
     assert isinstance(first, HttpRole)
     async with service:
-        address = first._server.address  # noqa: SLF001
+        address = first.server.address
         assert (await ask(address, "/health/live")) == (200, {"status": "alive"})
         async with asyncio.timeout(20):
             while (await ask(address, "/health/ready"))[0] != 200:  # noqa: ASYNC110
@@ -79,10 +88,104 @@ async def test_a_port_that_is_taken_is_an_error_only_if_it_was_asked_for(tmp_pat
         service = serving(tmp_path, http=address)
         with pytest.raises(SettingsError, match=f"SAGA_HTTP: {address}"):
             await service.start()
-        quiet = HttpServer(application(pages([])), address, must_listen=False)
+        quiet = HttpServer(application(probes([])), address, must_listen=False)
         await quiet.start()
         assert quiet.address is None
         await quiet.stop()
+
+
+@pytest.fixture
+async def server():
+    """A server of nobody's probes."""
+    server = HttpServer(application(probes([])), "127.0.0.1:0", must_listen=True)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def connect(server: HttpServer):
+    """A connection that has said nothing yet."""
+    host, _, port = server.address.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET /" + b"x" * HEAD_BYTES_MAX, id="of the path"),
+        pytest.param(b"GET / HTTP/1.1\r\nx: " + b"y" * HEAD_BYTES_MAX * 20, id="not whole"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * HEAD_BYTES_MAX * 3 + b"\r\n\r\n",
+            id="whole",
+        ),
+    ],
+)
+async def test_a_head_of_a_request_has_a_limit(server, sent) -> None:
+    """Whoever sends more gets 400 and no more attention; the next one is answered."""
+    reader, writer = await connect(server)
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionResetError):
+            assert (await reader.readline()).split()[1] == b"400"
+            await reader.read()
+    writer.close()
+    assert (await ask(server.address, "/health/live"))[0] == 200
+
+
+async def test_a_large_request_behind_another_ends_the_connection(server, caplog) -> None:
+    """Without an error in the log."""
+    reader, writer = await connect(server)
+    request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+    writer.write(request + b"GET /" + b"x" * HEAD_BYTES_MAX * 4)
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+    writer.close()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert (await ask(server.address, "/health/live"))[0] == 200
+
+
+async def test_connections_have_a_limit(server) -> None:
+    """One more is closed at once; once another has gone there is room again."""
+    connections = [await connect(server) for _ in range(CONNECTIONS_MAX)]
+    assert await ask_over(*connections[-1]) == 200
+    refused, writer = await connect(server)
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionResetError):
+            assert await refused.read() == b""
+    writer.close()
+    for _, writer in connections:
+        writer.close()
+        await writer.wait_closed()
+    async with asyncio.timeout(10):
+        while not await _is_answered(server.address):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_says_nothing_is_left(monkeypatch) -> None:
+    """Once it had its time."""
+    monkeypatch.setattr(http, "HEAD_S", 0.01)
+    server = HttpServer(application(probes([])), "127.0.0.1:0", must_listen=True)
+    await server.start()
+    reader, writer = await connect(server)
+    writer.write(b"GET /health/live")
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    writer.close()
+    await server.stop()
+
+
+async def ask_over(reader, writer) -> int:
+    """The status of a probe over a connection that stays open."""
+    writer.write(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+    return int((await reader.readline()).split()[1])
+
+
+async def _is_answered(address: str) -> bool:
+    try:
+        return (await ask(address, "/health/live"))[0] == 200
+    except (OSError, IndexError):
+        return False
 
 
 async def asked(address: str | None, capsys, **options):
@@ -100,7 +203,7 @@ async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
     service = serving(tmp_path, http="127.0.0.1:0")
     async with service:
         http, orchestrator, *_ = service._roles  # noqa: SLF001 - where it listens is drawn
-        anywhere = http._server.address.replace("127.0.0.1", "0.0.0.0")  # noqa: SLF001
+        anywhere = http.server.address.replace("127.0.0.1", "0.0.0.0")
         async with asyncio.timeout(20):
             while (await asked(anywhere, capsys))[0] != 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

@@ -1,18 +1,14 @@
 """`/metrics` tells what was done, how far everything is, and what is in the store."""
 
 import asyncio
-import builtins
-import json
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from saga.adapters.http import all_pages
-from saga.adapters.http.metrics import metrics_page
+from saga.adapters.http import METRICS, pages
 from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
-from saga.runtime.health import OrchestratorHealth
-from saga.runtime.metrics import CENSUS_S
+from saga.runtime.health import STATISTICS_AGE_S, OrchestratorHealth
 from tests.console.test_health import serving
 from tests.runtime.lab import Lab
 from tests.runtime.shop import Reserve, orders
@@ -72,7 +68,7 @@ async def test_a_service_tells_what_it_has_done(tmp_path: Path) -> None:
         for one in sagas:
             await service.outcome(one, timeout=20)
         await service.idle(timeout=20)
-        told = await scraped(service._roles[0]._server.address)  # noqa: SLF001
+        told = await scraped(service._roles[0].server.address)  # noqa: SLF001
 
     assert told("saga_ready") == told("saga_store_up") == 1
     assert told("saga_started_total", definition="order") == 4
@@ -109,7 +105,7 @@ async def page_of(lab: Lab) -> tuple[OrchestratorHealth, Told]:
 
 async def scrape(health: OrchestratorHealth) -> Told:
     """What the page says now."""
-    return Told((await metrics_page([health])()).body.decode())
+    return Told(bytes((await pages([health])[METRICS]()).body).decode())
 
 
 async def test_trouble_is_told() -> None:
@@ -122,7 +118,7 @@ async def test_trouble_is_told() -> None:
     async with lab.serving():
         lab.bus.append([placed(lab), lab.record(lab.router.topics[0], b"k", b"no json")])
         await lab.until(lambda: len(lab.on(Reserve)) == 1)
-        await lab.while_passing(CENSUS_S)
+        await lab.while_passing(STATISTICS_AGE_S)
         told = await scrape(health)
         assert told("saga_ready") == 1
         assert told("saga_started_total", definition="order") == 1
@@ -148,7 +144,7 @@ async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
     lab.statistics.take = counted
     await scrape(health)
     assert taken == []
-    lab.clock.advance(CENSUS_S)
+    lab.clock.advance(STATISTICS_AGE_S)
     await scrape(health)
     await scrape(health)
     assert len(taken) == 1
@@ -157,27 +153,10 @@ async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
         raise StoreUnavailable("away")
 
     lab.statistics.take = fail
-    lab.clock.advance(CENSUS_S)
+    lab.clock.advance(STATISTICS_AGE_S)
     told = await scrape(health)
     assert told("saga_store_up") == 0
     assert told.families["saga_active"].samples == []
-
-
-async def test_probes_do_without_the_library_for_metrics(monkeypatch) -> None:
-    """The page says what to install."""
-    real = builtins.__import__
-
-    def without(name, *args):
-        if name == "saga.adapters.http.metrics":
-            raise ImportError(name="prometheus_client")
-        return real(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    found = all_pages([])
-    answer = await found["/metrics"]()
-    assert answer.status == 501
-    assert "saga[metrics]" in json.loads(answer.body)["problems"][0]
-    assert (await found["/health/live"]()).status == 200
 
 
 async def test_a_service_on_kafka_tells_the_same(kafka, namespace: str, tmp_path: Path) -> None:
@@ -187,7 +166,7 @@ async def test_a_service_on_kafka_tells_the_same(kafka, namespace: str, tmp_path
         for number in range(10):
             order = depot.OrderPlaced(order_id=f"o-{number}")
             await service.outcome(await service.publish(order), timeout=60)
-        told = await scraped(service._roles[0]._server.address)  # noqa: SLF001
+        told = await scraped(service._roles[0].server.address)  # noqa: SLF001
 
     assert told("saga_ready") == 1
     assert told("saga_finished_total", definition="order", outcome="completed") == 10

@@ -23,15 +23,15 @@ from typing import Any, Final
 from faststream import AckPolicy
 from faststream.asgi import AsgiResponse, get
 from faststream.kafka import KafkaBroker
+from prometheus_client import Metric
 from typing_extensions import override
 
 from saga.adapters.faststream._faststream import connection_arguments
 from saga.adapters.faststream.subscriber import EffectsSubscriber
-from saga.adapters.http.probes import LIVE, READY, Page, pages
+from saga.adapters.http import Page, probes
 from saga.adapters.kafka import KafkaConnection
 from saga.effects.health import effects_metrics
 from saga.errors import StoreUnavailable
-from saga.ports.metrics import Measured
 
 ANSWER_S: Final = 2.0
 """How long the store may take to answer a probe; those of Kubernetes wait for one second more."""
@@ -179,23 +179,22 @@ class Health:
         """What an operator wants to know of each service."""
         return {subscriber.name: _facts(subscriber) for subscriber in self._subscribers}
 
-    async def metrics(self) -> list[Measured]:
+    async def metrics(self) -> list[Metric]:
         """The metrics of all services."""
-        return [measured for subscriber in self._subscribers for measured in _metrics(subscriber)]
+        return [family for subscriber in self._subscribers for family in _metrics(subscriber)]
 
 
 def routes(subscribers: Sequence[EffectsSubscriber]) -> list[tuple[str, Any]]:
     """The probes of these services, for `asgi_routes` of an `AsgiFastStream`."""
-    probes = pages([Health(subscribers)])
-    return [(path, _route(probes[path])) for path in (LIVE, READY)]
+    return [(path, _route(page)) for path, page in probes([Health(subscribers)]).items()]
 
 
 def _route(page: Page) -> Any:
     @get(include_in_schema=False)
     async def route(scope: dict[str, Any]) -> AsgiResponse:  # noqa: ARG001  # FastStream gives it
         answer = await page()
-        headers = {"content-type": answer.content_type}
-        return AsgiResponse(answer.body, status_code=answer.status, headers=headers)
+        headers = {"content-type": "application/json"}
+        return AsgiResponse(bytes(answer.body), status_code=answer.status_code, headers=headers)
 
     return route
 
@@ -246,7 +245,7 @@ def _age_s(subscriber: EffectsSubscriber, at_s: float) -> float:
     return asyncio.get_running_loop().time() - at_s
 
 
-def _metrics(subscriber: EffectsSubscriber) -> list[Measured]:
+def _metrics(subscriber: EffectsSubscriber) -> list[Metric]:
     return effects_metrics(
         subscriber.name,
         str(subscriber.group_id),

@@ -1,0 +1,307 @@
+"""Health and metrics over HTTP, in the process's own event loop.
+
+`/health/live` and `/health/ready` answer 200 or 503 with the reasons as JSON, `/metrics` answers
+Prometheus. Alive means that a restart would not help. Ready means that the process does all of its
+work now: an outage of the bus or of the store is no reason for a restart, but one not to be ready.
+The server leaves signals to the owner of the process, and bounds what a client may make it hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import uvicorn
+from orjson import dumps
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from typing_extensions import override
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from saga.errors import SettingsError
+from saga.logs import get_logger
+from saga.ports.health import Health
+
+LIVE: Final = "/health/live"
+READY: Final = "/health/ready"
+METRICS: Final = "/metrics"
+OK: Final = 200
+NOT_FOUND: Final = 404
+UNAVAILABLE: Final = 503
+ANSWER_S: Final = 2.5
+"""How long a part may take to answer; probes of Kubernetes wait for three seconds when told so."""
+STOP_S: Final = 2
+BACKLOG: Final = 128
+CONNECTIONS_MAX: Final = 64
+"""A few probes and a Prometheus ask; who has more connections than that is no probe."""
+HEAD_BYTES_MAX: Final = 8_192
+HEAD_S: Final = 10.0
+"""How long a client may take for the head of its first request."""
+
+log = get_logger("saga.http")
+
+Page = Callable[[], Awaitable[Response]]
+
+
+def pages(parts: Sequence[Health]) -> dict[str, Page]:
+    """All pages of a process of these *parts*, by path."""
+    return probes(parts) | {METRICS: _metrics_page(parts)}
+
+
+def probes(parts: Sequence[Health]) -> dict[str, Page]:
+    """The two probes alone."""
+
+    async def live() -> Response:
+        return _verdict([reason for part in parts for reason in part.why_dead()], "alive", {})
+
+    async def ready() -> Response:
+        facts = {name: fact for part in parts for name, fact in part.facts().items()}
+        return _verdict(await _why_not_ready(parts), "ready", facts)
+
+    return {LIVE: live, READY: ready}
+
+
+def application(pages: Mapping[str, Page]) -> Starlette:
+    """An ASGI application of these pages, and nothing else."""
+
+    def route(path: str, page: Page) -> Route:
+        async def endpoint(request: Request) -> Response:  # noqa: ARG001  # starlette gives it
+            response = await page()
+            response.headers["cache-control"] = "no-store"
+            return response
+
+        return Route(path, endpoint)
+
+    async def not_found(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        return _json({"paths": sorted(pages)}, NOT_FOUND)
+
+    routes = [route(path, page) for path, page in pages.items()]
+    return Starlette(routes=routes, exception_handlers={NOT_FOUND: not_found})
+
+
+def _verdict(problems: Sequence[str], well: str, services: Mapping[str, Any]) -> Response:
+    """200 without *problems*, 503 with them."""
+    verdict: dict[str, Any] = {"status": f"not {well}" if problems else well}
+    if problems:
+        verdict["problems"] = list(problems)
+    if services:
+        verdict["services"] = dict(services)
+    return _json(verdict, UNAVAILABLE if problems else OK)
+
+
+def _json(content: dict[str, Any], status: int) -> Response:
+    return Response(dumps(content), status, media_type="application/json")
+
+
+async def _why_not_ready(parts: Sequence[Health]) -> list[str]:
+    """The reasons of all *parts*; no answer in time is a reason itself."""
+
+    async def ask(part: Health) -> list[str]:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await part.why_not_ready()
+        except TimeoutError:
+            return [f"no answer within {ANSWER_S:g} s"]
+
+    answers = await asyncio.gather(*(ask(part) for part in parts))
+    return [reason for reasons in answers for reason in reasons]
+
+
+def _metrics_page(parts: Sequence[Health]) -> Page:
+    about = GaugeMetricFamily("saga_info", "Which saga it is.", labels=("version",))
+    about.add_metric((_version(),), 1)
+
+    async def page() -> Response:
+        # Answers also while a part is in trouble: that is when somebody looks.
+        problems = await _why_not_ready(parts)
+        ready = GaugeMetricFamily("saga_ready", "Whether the process does all of its work now.")
+        ready.add_metric((), float(not problems))
+        families = await asyncio.gather(*(part.metrics() for part in parts))
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        registry.register(_Families([about, ready, *(each for part in families for each in part)]))
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return page
+
+
+class _Families(Collector):
+    """Families that were collected already; parts may give samples of the same ones."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._merged: dict[str, Metric] = {}
+        for family in families:
+            first = self._merged.setdefault(family.name, family)
+            if first is not family:
+                first.samples = [*first.samples, *family.samples]
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        yield from self._merged.values()
+
+
+def _version() -> str:
+    try:
+        return version("saga")
+    except PackageNotFoundError:
+        return "unknown"  # it runs from a folder, as in the image
+
+
+class HttpRole:
+    """HTTP as a role of a process: it starts before the others and ends after them."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.server = server
+        self._stopping = asyncio.Event()
+        self.counts: Counter[str] = Counter()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            SettingsError: the address is taken, although it must be listened to.
+        """
+        await self.server.start()
+
+    async def run(self) -> None:
+        """Answer until stopped."""
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        """The others have stopped."""
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """Listen no more."""
+        await self.server.stop()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody waits for probes."""
+        return True
+
+
+class HttpServer:
+    """A server beside whatever else the process does.
+
+    Args:
+        app: the ASGI application.
+        address: `host:port`; port 0 takes a free one.
+        must_listen: whether an address that is taken is an error.
+    """
+
+    def __init__(self, app: Any, address: str, *, must_listen: bool) -> None:
+        self._app = app
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._must_listen = must_listen
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.address: str | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            SettingsError: the address is taken, although it must be listened to.
+        """
+        try:
+            listener = _listener(self._host, self._port)
+        except OSError as error:
+            reason = f"{self._host}:{self._port}: {error.strerror}"
+            if self._must_listen:
+                raise SettingsError("SAGA_HTTP", reason) from error
+            log.warning("no health and metrics over HTTP", reason=reason)
+            return
+        host, port = listener.getsockname()[:2]
+        self.address = f"{host}:{port}"
+        config = uvicorn.Config(
+            self._app,
+            http=_Protocol,
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            timeout_graceful_shutdown=STOP_S,
+        )
+        self._server = _Server(config)
+        # It ends with `stop`, which waits for it.
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
+        log.info("listening", address=self.address)
+
+    async def stop(self) -> None:
+        """Answer the open requests, and listen no more."""
+        server, task = self._server, self._task
+        self._server = self._task = None
+        if server is not None and task is not None:
+            server.should_exit = True
+            await asyncio.wait([task])
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the owner of the process."""
+
+    @override
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 with a limit of connections, and of size and time for the head of a request."""
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.abort()
+        self.loop.call_later(HEAD_S, self._close_if_silent)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        # In slices, as h11 looks at the size of a head only while the head is not whole.
+        for first in range(0, len(data), HEAD_BYTES_MAX):
+            super().data_received(data[first : first + HEAD_BYTES_MAX])
+            if self.transport.is_closing():
+                return
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.close()  # type: ignore[unreachable]  # uvicorn's annotation is wrong
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)  # noqa: FBT003  # it takes no name
+    return listener
