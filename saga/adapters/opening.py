@@ -85,11 +85,18 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
     """
     if settings.store.startswith("postgresql:"):
         server = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
-        from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore
-        from saga.adapters.postgres.statistics import PostgresCensus
+        from saga.adapters.postgres import (
+            PostgresCatalogue,
+            PostgresEventStore,
+            PostgresStatistics,
+        )
 
-        store = PostgresEventStore(server, make=make)
-        return OpenedStore(store, PostgresCatalogue(server), PostgresCensus(server), server.close)
+        return OpenedStore(
+            PostgresEventStore(server, make=make),
+            PostgresCatalogue(server),
+            PostgresStatistics(server),
+            server.close,
+        )
     database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"), is_to_write=is_to_write)
     return OpenedStore(
         SqliteEventStore(database),
@@ -188,10 +195,10 @@ def components_of(settings: Settings) -> list[tuple[Address, Component]]:
     """
     found: list[tuple[Address, Component]] = []
     if settings.store.startswith("postgresql:"):
-        database = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
-        from saga.adapters.postgres import components
+        address = postgres_address(settings.store, "SAGA_STORE", settings.store_password)
+        from saga.adapters.postgres import event_store_tables
 
-        found += [(database.address, component) for component in components(database)]
+        found.append((address, event_store_tables(address)))
     if settings.effects_address.startswith("postgresql:"):
         address = effects_address(settings)
         from saga.adapters.postgres import INBOX

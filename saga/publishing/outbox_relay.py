@@ -28,7 +28,7 @@ from saga.publishing.writer import WrittenEvent
 from saga.settings import Settings
 
 if TYPE_CHECKING:
-    from saga.adapters.postgres.connections import Address
+    from saga.adapters.postgres import Address
     from saga.adapters.postgres.outbox import OutboxRow, OutboxSession
 
 BATCH_ROWS: Final = 500
@@ -177,7 +177,7 @@ def outbox_address(settings: Settings) -> Address:
     if settings.outbox is None:
         raise SettingsError("SAGA_OUTBOX", "name the database: postgresql://USER@HOST/DB")
     try:
-        from saga.adapters.postgres.connections import Address
+        from saga.adapters.postgres import Address
     except ImportError as error:
         raise SettingsError(
             "SAGA_OUTBOX",

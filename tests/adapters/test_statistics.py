@@ -4,8 +4,12 @@ import pytest
 
 from saga.adapters.memory import MemoryEventStore
 from saga.adapters.memory.statistics import MemoryCensus
-from saga.adapters.postgres import Address, PostgresDatabase, PostgresEventStore
-from saga.adapters.postgres.statistics import PostgresCensus
+from saga.adapters.postgres import (
+    Address,
+    PostgresDatabase,
+    PostgresEventStore,
+    PostgresStatistics,
+)
 from saga.adapters.sqlite import SqliteDatabase, SqliteEventStore
 from saga.adapters.sqlite.statistics import SqliteCensus
 from saga.core.status import SagaStatus
@@ -32,7 +36,7 @@ def sqlite(database: SqliteDatabase):
 async def server(postgres: str):
     """An empty database."""
     database = PostgresDatabase(Address(postgres))
-    yield PostgresEventStore(database, make=True), PostgresCensus(database)
+    yield PostgresEventStore(database, make=True), PostgresStatistics(database)
     await database.close()
 
 

@@ -1,16 +1,17 @@
-"""The production stores: an event store and an effects store in PostgreSQL, for any number of
-processes.
+"""The event store and the effects store in PostgreSQL, for any number of processes.
 
 Needs psycopg (`pip install saga[postgres]`); import it only where it is wanted.
 """
 
-from saga.adapters.postgres.catalogue import PostgresCatalogue
-from saga.adapters.postgres.connections import Address
-from saga.adapters.postgres.database import PostgresDatabase
-from saga.adapters.postgres.effects_inbox import INBOX
-from saga.adapters.postgres.effects_store import PostgresEffectsStore
-from saga.adapters.postgres.event_store import PostgresEventStore, components
-from saga.adapters.postgres.schema import Component, migrate, stored_version
+from saga.adapters.postgres.database import Address, PostgresDatabase
+from saga.adapters.postgres.effects import INBOX, PostgresEffectsStore
+from saga.adapters.postgres.schema import (
+    Component,
+    event_store_tables,
+    migrate,
+    stored_version,
+)
+from saga.adapters.postgres.store import PostgresCatalogue, PostgresEventStore, PostgresStatistics
 
 __all__ = [
     "INBOX",
@@ -20,7 +21,8 @@ __all__ = [
     "PostgresDatabase",
     "PostgresEffectsStore",
     "PostgresEventStore",
-    "components",
+    "PostgresStatistics",
+    "event_store_tables",
     "migrate",
     "stored_version",
 ]

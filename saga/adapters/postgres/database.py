@@ -1,39 +1,91 @@
 """One PostgreSQL database in this process: its connections, its transactions, its reads.
 
-A transaction goes out as one pipeline, from BEGIN to COMMIT, and its answers are read together: one
+A transaction goes out as one message, from BEGIN to COMMIT, and its answers are read together: one
 way there and back, and a process that freezes hardly ever holds a lock meanwhile. Everything that
-can go wrong with the server becomes `StoreUnavailable`, with a message that names the database and
-says what to do; only where it is not known whether a transaction was committed, `InDoubt` says so.
+goes wrong with the server becomes `StoreUnavailable`, with a message that names the database and
+says what to do. This is the one place where errors of the driver become ours.
+
+An address says where the database is and may override what concerns the way there. What a session
+may do, and for how long, is ours to say. A password is never part of a name or an error.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, Self, TypeVar
+from zlib import crc32
 
 import psycopg
+from psycopg import Connection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+from psycopg.rows import tuple_row
+from psycopg.sql import SQL
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from typing_extensions import override
 
-from saga.adapters.postgres import statements as sql
-from saga.adapters.postgres.connections import Address, SagaDatastore
-from saga.adapters.postgres.failures import is_of_the_server, translated, unavailable
-from saga.adapters.postgres.pipeline import Answers, Backend, Call, Session, roll_back, transact
-from saga.errors import StoreUnavailable
+from saga.adapters.postgres.pipeline import (
+    Answers,
+    Backend,
+    Call,
+    Session,
+    call_of,
+    check_version,
+    exchange,
+    register_arrays,
+    rows_in,
+)
+from saga.errors import SettingsError, StoreUnavailable
 
 T = TypeVar("T")
 
+CONNECT_TIMEOUT_S: Final = 5
+LOCK_TIMEOUT_S: Final = 4
+"""Longer than the server's deadlock_timeout, so that a deadlock is found out as one."""
+IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 5
 CONNECTIONS_MAX: Final = 8
 CONNECTION_WAIT_S: Final = 4.0
 RECONNECT_S: Final = 4.0
 ANSWER_TIMEOUT_S: Final = 20.0
-READ_TRIES_MAX: Final = CONNECTIONS_MAX + 1
-"""After a restart of the server each connection that was idle meanwhile fails once."""
+COMMIT_TRIES_MAX: Final = 8
+ORDER_PAUSE_S: Final = 0.02
+SETTLE_TIMEOUT_S: Final = 10.0
+SETTLE_PAUSE_S: Final = 0.2
 POLL_S: Final = 0.005
-SETTLED_WAIT_S: Final = 10.0
+WAIT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 5.0
 
+BEGIN: Final = call_of("BEGIN")
+COMMIT: Final = call_of("COMMIT")
+ROLLBACK: Final = call_of("ROLLBACK")
+
+_TO_CONNECT: Final = {
+    "connect_timeout": str(CONNECT_TIMEOUT_S),
+    "application_name": "saga",
+    # A server that went away without a word is noticed within some twenty seconds.
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
+_SESSION: Final = SQL(
+    "SELECT pg_backend_pid(), current_setting('server_encoding'), "
+    "(SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()), "
+    "set_config('search_path', quote_ident({schema}), false), "
+    "set_config('lock_timeout', {lock_timeout}, false), "
+    "set_config('idle_in_transaction_session_timeout', {idle_timeout}, false), "
+    "CASE WHEN current_setting('synchronous_commit') = 'off' "
+    "THEN set_config('synchronous_commit', 'on', false) END, "
+    # Statements are the same few all day, their rows are found by key, and statistics of tables
+    # that grow from nothing are behind: without these a plan that reads whole tables would stay.
+    "set_config('plan_cache_mode', 'force_generic_plan', false), "
+    "set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)"
+)
 _END: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE pid = %s AND backend_start::text = %s"
@@ -50,13 +102,93 @@ _END_FROZEN: Final = (
 )
 
 
-class InDoubt(Exception):
-    """Raised when the connection failed before the answer: the transaction may be stored or not."""
+class CommitUnknown(Exception):
+    """Raised when the connection failed before the answer: it may be committed or not."""
 
     def __init__(self, backend: Backend, error: Exception) -> None:
         super().__init__(str(error))
         self.backend = backend
         self.error = error
+
+
+class Address:
+    """Which database and schema, and how to get there.
+
+    Args:
+        conninfo: a URL `postgresql://USER[:PASSWORD]@HOST[:PORT]/DB[?OPTIONS]` or libpq's own form.
+        schema: where the tables are; it exists.
+        password: asked at each connect, where the address has none.
+        setting: what to name where the address is wrong.
+
+    Raises:
+        SettingsError: the address cannot be read, or the driver's version is not known.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        schema: str = "public",
+        password: Callable[[], str] | None = None,
+        setting: str = "SAGA_STORE",
+    ) -> None:
+        check_version(setting)
+        try:
+            given = conninfo_to_dict(conninfo)
+        except psycopg.Error:
+            # Without libpq's own words, which quote parts of the address and so of the password.
+            expected = "postgresql://USER[:PASSWORD]@HOST[:PORT]/DB[?OPTIONS]"
+            raise SettingsError(setting, f"cannot be read; expected {expected}") from None
+        self.schema = schema
+        self.name = _name(given)
+        self._password = password if given.get("password") is None else None
+        self.conninfo = make_conninfo("", **{**_TO_CONNECT, **given, "client_encoding": "UTF8"})
+        self.session = _SESSION.format(
+            schema=schema,
+            lock_timeout=f"{LOCK_TIMEOUT_S}s",
+            idle_timeout=f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
+        )
+
+    def __repr__(self) -> str:
+        return f"Address({self.name!r}, schema={self.schema!r})"
+
+    def lock_key(self, purpose: str) -> tuple[int, int]:
+        """The pair of numbers that stands for *purpose* among the database's advisory locks."""
+        return _signed(crc32(f"saga {purpose}".encode())), _signed(crc32(self.schema.encode()))
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of `connect` beside `conninfo`."""
+        secret = {} if self._password is None else {"password": self._password()}
+        return {"autocommit": True, **secret}
+
+    def connect(self) -> Connection[tuple[Any, ...]]:
+        """A connection in autocommit mode that blocks its thread."""
+        connection = psycopg.connect(self.conninfo, row_factory=tuple_row, **self.parameters())
+        try:
+            _checked(connection.execute(self.session).fetchone())
+            register_arrays(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def connect_async(self) -> Session:
+        """A connection in autocommit mode for the event loop."""
+        session = await Session.connect(self.conninfo, row_factory=tuple_row, **self.parameters())
+        try:
+            await self.configure(session)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def configure(self, session: Session) -> None:
+        """Give a new connection its settings."""
+        session.prepare_threshold = 0
+        session.prepared_max = 256
+        cursor = await session.execute(self.session, prepare=False)
+        session.reset(_checked(await cursor.fetchone()))
+        register_arrays(session)
 
 
 class PostgresDatabase:
@@ -65,44 +197,99 @@ class PostgresDatabase:
     Args:
         address: which one, and how to get there.
         connections_max: how many connections this process may have to it.
+        configure: gives a new connection its settings; those of the address by default.
     """
 
-    def __init__(self, address: Address, *, connections_max: int = CONNECTIONS_MAX) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        configure: Callable[[Session], Awaitable[None]] | None = None,
+    ) -> None:
         self.address = address
         self.name = address.name
-        self.datastore = SagaDatastore(address)
-        self._connections_max = connections_max
+        self.connections_max = connections_max
+        self._configure = configure or address.configure
         self._pool: _Pool | None = None
         self._is_closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run *work* to its end even if the caller is cancelled: half a transaction says
-        nothing.
-        """
+        """Run *work* to its end even if the caller is cancelled."""
         return await asyncio.shield(self.start(work))
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run *work* beside others; `close` waits for its end."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(work)  # it outlives its caller, so no group can hold it
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
 
-    async def transact(self, calls: Sequence[Call]) -> Answers:
-        """Make all *calls* in one transaction, and return what each answers.
+    async def commit(
+        self, calls: Callable[[], Sequence[Call]], *, has_landed: Callable[[], Awaitable[bool]]
+    ) -> Answers | None:
+        """Make all calls in one transaction. Returns their answers, or None where those were lost.
+
+        A conflict of order is tried again, with *calls* asked anew. So is a commit whose answer was
+        lost and that *has_landed* denies; nothing of that one can still happen.
 
         Raises:
-            InDoubt: whether it was committed is not known.
-            StoreUnavailable: there is no connection; nothing was recorded.
-            psycopg.Error: the server refused it; nothing was recorded.
+            StoreUnavailable: nothing was committed, unless the error says that this is not known.
+            psycopg.Error: the server refused it; nothing was committed.
         """
-        pool = await self._opened()
-        connection = await self._connection(pool)
+        failure: Exception | None = None
+        for _ in range(COMMIT_TRIES_MAX):
+            try:
+                return await self._transact(calls())
+            except CommitUnknown as unknown:
+                failure = unknown.error
+                if await self.settle(unknown, has_landed):
+                    return None
+            except psycopg.Error as error:
+                if not is_conflict_of_order(error):
+                    raise
+                failure = error
+                await asyncio.sleep(random.uniform(0, ORDER_PAUSE_S))  # noqa: S311 - no secret
+        assert failure is not None
+        raise unavailable(self.name, failure) from failure
+
+    async def commit_on(self, session: Session, calls: Sequence[Call]) -> list[PGresult]:
+        """Send the *calls* that end the transaction on *session*; what is refused is rolled back.
+
+        Raises:
+            CommitUnknown: the connection failed.
+            psycopg.Error: the server refused it; nothing was committed.
+        """
         try:
-            return await self._transact(connection, calls)
-        finally:
-            await pool.putconn(connection)
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await exchange(session, calls)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            if isinstance(error, psycopg.Error) and not session.closed:
+                await self._roll_back(session)
+                raise
+            await session.close()
+            raise CommitUnknown(session.backend, error) from error
+
+    async def settle(
+        self, unknown: CommitUnknown, has_landed: Callable[[], Awaitable[bool]]
+    ) -> bool:
+        """Find out whether a transaction was committed: its session is ended before that is asked.
+
+        Raises:
+            StoreUnavailable: that cannot be known now.
+        """
+        problem: StoreUnavailable | None = None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SETTLE_TIMEOUT_S
+        while problem is None or loop.time() < deadline:
+            try:
+                await self._end(unknown.backend)
+                return await has_landed()
+            except StoreUnavailable as error:
+                problem = error
+                await asyncio.sleep(SETTLE_PAUSE_S)
+        raise StoreUnavailable(f"{problem}; whether it was recorded is not known") from unknown
 
     async def read(self, query: Callable[[Session], Awaitable[T]]) -> T:
         """Run *query*, which only reads, on a connection in autocommit mode.
@@ -110,42 +297,23 @@ class PostgresDatabase:
         Raises:
             StoreUnavailable: the database cannot be read now.
         """
-        pool = await self._opened()
-        for tries_left in reversed(range(READ_TRIES_MAX)):
-            connection = await self._connection(pool)
+        # After a restart of the server each connection that was idle meanwhile fails once.
+        for tries_left in reversed(range(self.connections_max + 1)):
+            session = await self.borrow()
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    return await query(connection)
+                    return await query(session)
             except TimeoutError as error:
-                await connection.close()
+                await session.close()
                 raise StoreUnavailable(f"{self.name}: it does not answer") from error
             except psycopg.Error as error:
                 if not is_of_the_server(error):
                     raise
-                if not (connection.broken and tries_left):
+                if not (session.broken and tries_left):
                     raise unavailable(self.name, error) from error
             finally:
-                await pool.putconn(connection)
+                await self._put_back(session)
         raise AssertionError("the last try returns or raises")
-
-    async def borrow(self) -> Session:
-        """A connection in autocommit mode to begin a transaction on. It may turn out to be broken:
-        the server may have been restarted while it was idle.
-
-        Raises:
-            StoreUnavailable: there is none to be had.
-        """
-        return await self._connection(await self._opened())
-
-    async def give_back(self, session: Session, *, is_clean: bool) -> None:
-        """Let others have a borrowed connection; one that is not *is_clean* is closed."""
-        if not is_clean:
-            await session.close()
-        pool = self._pool
-        if pool is None or pool.closed:
-            await session.close()
-        else:
-            await pool.putconn(session)
 
     async def fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows that *query* finds.
@@ -154,45 +322,51 @@ class PostgresDatabase:
             StoreUnavailable: the database cannot be read now.
         """
 
-        async def work(connection: Session) -> list[Any]:
-            cursor = await connection.execute(query, parameters, binary=True)
+        async def work(session: Session) -> list[Any]:
+            cursor = await session.execute(query, parameters, binary=True)
             return await cursor.fetchall()
 
         return await self.read(work)
 
-    async def end(self, backend: Backend) -> None:
-        """See that *backend* is gone, so that nothing which it was sent can happen any more.
+    async def borrow(self) -> Session:
+        """A connection in autocommit mode, which may turn out to have died while it was idle.
 
         Raises:
-            StoreUnavailable: that cannot be seen to now.
+            StoreUnavailable: there is none to be had.
         """
-        async with _patience(f"{self.name}: a session that was cut off does not end"):
-            while await self.fetch(_END, backend):  # noqa: ASYNC110  # only the server knows
-                await asyncio.sleep(POLL_S)
+        pool = await self._opened()
+        with translated(self.name):
+            try:
+                return await pool.getconn()
+            except (PoolTimeout, PoolClosed) as error:
+                raise unavailable(self.name, pool.failure or error) from error
+
+    async def give_back(self, session: Session) -> None:
+        """Let others have a borrowed connection, without any transaction."""
+        if session.closed or session.pgconn.pipeline_status != PipelineStatus.OFF:
+            await session.close()
+        elif session.pgconn.transaction_status != TransactionStatus.IDLE:
+            await self._roll_back(session)
+        await self._put_back(session)
 
     async def end_frozen(self) -> int:
-        """End sessions of ours whose process stands still in the middle of a transaction, and with
-        them their locks; how many there were. Nothing of what they wrote is kept.
+        """End sessions of ours that stand still in a transaction; how many there were.
+
+        Their locks go with them, and nothing of what they wrote is kept.
         """
         return len(await self.fetch(_END_FROZEN))
 
-    async def settled(self, writers: str) -> int:
-        """The last place in the log, once nothing can appear before it any more.
-
-        *writers* asks for the transactions that have taken places, or are about to.
+    async def ended(self, transactions: str) -> None:
+        """Wait until all transactions have ended that the query *transactions* finds now.
 
         Raises:
             StoreUnavailable: the database cannot be read, or one of them does not end.
         """
-        rows = await self.fetch(sql.LAST_PLACE)
-        if not rows:
-            return 0
-        waiting = set(await self.fetch(writers))
+        waiting = set(await self.fetch(transactions))
         async with _patience(f"{self.name}: a transaction that writes entries does not end"):
             while waiting:
                 await asyncio.sleep(POLL_S)
-                waiting.intersection_update(await self.fetch(writers))
-        return int(rows[0][0])
+                waiting.intersection_update(await self.fetch(transactions))
 
     async def close(self) -> None:
         """Finish what was begun, and disconnect."""
@@ -202,67 +376,66 @@ class PostgresDatabase:
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=CLOSE_TIMEOUT_S)
-        await asyncio.to_thread(self.datastore.close)
+
+    async def _transact(self, calls: Sequence[Call]) -> Answers:
+        session = await self.borrow()
+        try:
+            results = await self.commit_on(session, [BEGIN, *calls, COMMIT])
+        finally:
+            await self._put_back(session)
+        return [rows_in(result) for result in results[1:-1]]
+
+    async def _roll_back(self, session: Session) -> None:
+        # psycopg's own way would forget all that is prepared.
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await exchange(session, [ROLLBACK])
+        except (psycopg.Error, OSError, TimeoutError):
+            await session.close()
+
+    async def _end(self, backend: Backend) -> None:
+        """See that *backend* is gone, so that nothing which it was sent can happen any more."""
+        async with _patience(f"{self.name}: a session that was cut off does not end"):
+            while await self.fetch(_END, backend):  # noqa: ASYNC110  # only the server knows
+                await asyncio.sleep(POLL_S)
+
+    async def _put_back(self, session: Session) -> None:
+        pool = self._pool
+        if pool is None or pool.closed:
+            await session.close()
+        else:
+            await pool.putconn(session)
+
+    async def _opened(self) -> _Pool:
+        if self._is_closed:
+            raise StoreUnavailable(f"{self.name}: it is closed")
+        if self._pool is None:
+            self._pool = _Pool(self.address, self.connections_max, self._configure)
+        if self._pool.closed:
+            await self._pool.open()
+        return self._pool
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited has it, or nobody does
 
-    async def _opened(self) -> _Pool:
-        if self._is_closed:
-            raise StoreUnavailable(f"{self.name}: it is closed")
-        if self._pool is None:
-            self._pool = _Pool(self.address, self._connections_max)
-        if self._pool.closed:
-            await self._pool.open()
-        return self._pool
-
-    async def _connection(self, pool: _Pool) -> Session:
-        with translated(self.name):
-            try:
-                return await pool.getconn()
-            except (PoolTimeout, PoolClosed) as error:
-                raise unavailable(self.name, pool.failure or error) from error
-
-    async def _transact(self, connection: Session, calls: Sequence[Call]) -> Answers:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await transact(connection, calls)
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            if isinstance(error, psycopg.Error) and not connection.closed:
-                await self._roll_back(connection)
-                raise
-            await connection.close()
-            raise InDoubt(connection.backend, error) from error
-
-    async def _roll_back(self, connection: Session) -> None:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await roll_back(connection)
-        except (psycopg.Error, OSError, TimeoutError):
-            await connection.close()
-
-
-@asynccontextmanager
-async def _patience(problem: str) -> AsyncIterator[None]:
-    """Raises StoreUnavailable where what is waited for inside takes too long."""
-    try:
-        async with asyncio.timeout(SETTLED_WAIT_S):
-            yield
-    except TimeoutError as error:
-        raise StoreUnavailable(problem) from error
-
 
 class _Pool(AsyncConnectionPool[Session]):
     """psycopg's pool, which remembers why it could not connect."""
 
-    def __init__(self, address: Address, connections_max: int) -> None:
+    def __init__(
+        self,
+        address: Address,
+        connections_max: int,
+        configure: Callable[[Session], Awaitable[None]],
+    ) -> None:
+        self.failure: psycopg.Error | None = None
         super().__init__(
             address.conninfo,
-            connection_class=Session,
+            connection_class=self._session_class(),
             kwargs=address.parameters,
-            configure=address.configure,
+            configure=configure,
             min_size=0,
             max_size=connections_max,
             open=False,
@@ -271,26 +444,160 @@ class _Pool(AsyncConnectionPool[Session]):
             reconnect_timeout=RECONNECT_S,
             name=f"connections to {address.name}",
         )
-        self.failure: psycopg.Error | None = None
 
+    @override
     async def getconn(self, timeout: float | None = None) -> Session:
-        """A connection. It waits in `asyncio.wait_for`, which on Python 3.11 loses a cancellation
-        that arrives together with the connection: whoever was cancelled would go on, perhaps for
-        ever.
-        """
+        # The pool waits in `asyncio.wait_for`, which on Python 3.11 loses a cancellation that
+        # arrives together with the connection: who was cancelled would go on, perhaps for ever.
         task = asyncio.current_task()
         before = task.cancelling() if task is not None else 0
-        connection = await super().getconn(timeout)
+        session = await super().getconn(timeout)
         if task is not None and task.cancelling() > before:
-            await self.putconn(connection)
+            await self.putconn(session)
             raise asyncio.CancelledError
-        return connection
+        return session
 
-    async def _connect(self, timeout: float | None = None) -> Session:
-        try:
-            connection = await super()._connect(timeout)
-        except psycopg.Error as error:
-            self.failure = error
+    def _session_class(self) -> type[Session]:
+        pool = self
+
+        class PooledSession(Session):
+            @classmethod
+            @override
+            async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+                try:
+                    session = await super().connect(conninfo, **kwargs)
+                except psycopg.Error as error:
+                    pool.failure = error
+                    raise
+                pool.failure = None
+                return session
+
+        return PooledSession
+
+
+# Errors of the driver.
+
+_ADVICE: Final = {
+    "08": "it cannot be reached: see that it runs and the address is right, work then goes on",
+    "25006": "it takes no writes: name the primary, not a standby "
+    "(target_session_attrs=read-write finds it)",
+    "28": "it does not let us in: check the user in its address, the password there or in "
+    "SAGA_STORE_PASSWORD, and pg_hba.conf",
+    "3D000": "there is no such database: make it with `createdb`, or name another one",
+    "3F000": "there is no such schema: make it, or name another one",
+    "42501": "this user may not do that: grant it the rights on the schema, or make it the owner",
+    "42P01": "the tables are not there: run `saga store migrate`",
+    "53100": "its disk is full: make room, work goes on by itself",
+    "53300": "it has no connection left: raise max_connections, or run fewer processes",
+    "53": "it is out of resources: work goes on by itself once there are some",
+    "55P03": "another session holds a lock: wait for it, or end that session",
+    "57014": "it took too long",
+    "57P01": "it is being shut down: work goes on by itself once it is back",
+    "57P02": "it has crashed: work goes on by itself once it is back",
+    "57P03": "it is starting or stopping: work goes on by itself once it is back",
+    "58": "its disk reports an error: check it, and the server's log",
+    "XX": "it reports damage: look into the server's log, restore from a backup where needed",
+    "40": "it could not order what several wrote at once: try again",
+    "25P03": "it ended a transaction that stood still: try again",
+}
+_WHILE_CONNECTING: Final = {
+    "password authentication failed": "28",
+    "no password supplied": "28",
+    "no pg_hba.conf entry": "28",
+    "does not exist": "3D000",
+    "too many clients": "53300",
+    "connection slots": "53300",
+    "the database system is starting up": "57P03",
+    "the database system is shutting down": "57P03",
+}
+_TLS: Final = ("certificate", "SSL", "sslmode")
+_TLS_ADVICE: Final = (
+    "it cannot be spoken to as sslmode and sslrootcert in the address ask for: see that the "
+    "certificate is signed by that authority, names this host and is valid, and that the server "
+    "has ssl=on"
+)
+_CONFLICTS_OF_ORDER: Final = frozenset({"40001", "40P01"})
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Raise StoreUnavailable, with the name and what to do, where the database cannot be used."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if not is_of_the_server(error):
             raise
-        self.failure = None
-        return connection
+        raise unavailable(name, error) from error
+    except OSError as error:
+        raise StoreUnavailable(f"{name}: {error.strerror or error}") from error
+
+
+def is_of_the_server(error: BaseException) -> bool:
+    """Whether *error* says that the database cannot be used now, and not that we are wrong."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is not None:
+        return _advice(error.sqlstate) is not None
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def is_conflict_of_order(error: psycopg.Error) -> bool:
+    """Whether the same transaction may succeed when tried again: deadlock, serialization."""
+    return error.sqlstate in _CONFLICTS_OF_ORDER
+
+
+def unavailable(name: str, error: Exception) -> StoreUnavailable:
+    """The error that says of the database *name* what *error* means and what to do."""
+    text = " ".join(str(error).split())
+    state = getattr(error, "sqlstate", None)
+    # Without a state it was libpq that spoke, or quoted the server, while connecting.
+    advice = _advice(state) if state else _advice_while_connecting(text)
+    return StoreUnavailable(f"{name}: {advice} ({text})" if advice else f"{name}: {text}")
+
+
+def _advice(sqlstate: str) -> str | None:
+    return _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2])
+
+
+def _advice_while_connecting(error: str) -> str | None:
+    # Libpq gives only text, in English or in the server's language. The latter is then advised on
+    # as if nobody had answered.
+    for text, state in _WHILE_CONNECTING.items():
+        if text in error and not ("certificate" in error and state == "3D000"):
+            return _advice(state)
+    if any(word in error for word in _TLS):
+        return _TLS_ADVICE
+    return _advice("08")
+
+
+@asynccontextmanager
+async def _patience(problem: str) -> AsyncIterator[None]:
+    """Raises StoreUnavailable where what is waited for inside takes too long."""
+    try:
+        async with asyncio.timeout(WAIT_S):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailable(problem) from error
+
+
+def _checked(row: tuple[Any, ...] | None) -> Backend:
+    assert row is not None
+    pid, encoding, started, *_ = row
+    if encoding != "UTF8":
+        # Raised as the driver raises what the server cannot do, so that it is translated like it.
+        raise psycopg.OperationalError(
+            f"the database has the encoding {encoding}, which cannot keep all text: "
+            "make one with `createdb --encoding UTF8 --template template0`"
+        )
+    return Backend(pid, started)
+
+
+def _name(given: dict[str, Any]) -> str:
+    host = given.get("host") or given.get("hostaddr") or ""
+    port = f":{given['port']}" if given.get("port") else ""
+    user = f"{given['user']}@" if given.get("user") else ""
+    return f"postgresql://{user}{host}{port}/{given.get('dbname') or ''}"
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 32) if number >= 1 << 31 else number

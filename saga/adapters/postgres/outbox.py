@@ -15,8 +15,7 @@ from typing import Any, Final, NamedTuple
 from psycopg import AsyncConnection, Cursor
 
 from saga.adapters.headers import decode_headers
-from saga.adapters.postgres.connections import Address
-from saga.adapters.postgres.failures import translated
+from saga.adapters.postgres.database import Address, translated
 from saga.adapters.postgres.schema import Component
 from saga.ports.bus import Record
 

@@ -1,8 +1,11 @@
-"""Which tables a database has, and how they come to be those that the code at hand needs.
+"""Which tables a database has, and how they become those that the code at hand needs.
 
 Each component (event store, effects store) counts its migrations; the table `saga_schema` says how
 many were made. Whoever migrates holds an advisory lock meanwhile, and everything is one
 transaction: two that run at once end as one, and one that fails leaves what was there.
+
+The layout of the event store is here and nowhere else, but for the two tables that the library
+makes: see `_eventsourcing.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from typing import Any, Final
 from psycopg import Connection, Cursor
 from psycopg.rows import dict_row
 
-from saga.adapters.postgres.connections import Address
-from saga.adapters.postgres.failures import translated
+from saga.adapters.postgres._eventsourcing import create_library_tables
+from saga.adapters.postgres.database import Address, translated
 from saga.errors import StoreTooNew, StoreUnavailable
 
 Migration = Callable[[Cursor[dict[str, Any]]], None]
@@ -25,14 +28,63 @@ _SCHEMA_TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS saga_schema (component text PRIMARY KEY, version integer NOT NULL)"
 )
 
+_TABLES: Final = (
+    # Refuses the whole transaction with a code of ours.
+    (
+        "CREATE FUNCTION saga_expect(counted bigint, expected bigint, code text) RETURNS void "
+        "LANGUAGE plpgsql AS $$ BEGIN IF counted <> expected THEN "
+        "RAISE EXCEPTION 'found %, expected %', counted, expected USING ERRCODE = code; "
+        "END IF; END $$"
+    ),
+    # Room on each page for the next version of its rows: updates then touch no index.
+    (
+        "CREATE TABLE saga_index (position bigint PRIMARY KEY, saga_id uuid NOT NULL, "
+        "definition text NOT NULL, definition_version integer NOT NULL, key text NOT NULL, "
+        "status text NOT NULL, started_at bigint NOT NULL, updated_at bigint NOT NULL, "
+        "waiting_for text, reason text, version bigint NOT NULL) WITH (fillfactor = 60, "
+        "autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000)"
+    ),
+    # Nearly all sagas are completed, and finding those needs no index.
+    (
+        "CREATE INDEX saga_index_by_status ON saga_index (status, position) "
+        "WHERE status <> 'completed'"
+    ),
+    # What comes and goes with every saga is small and must be kept so.
+    (
+        "CREATE TABLE timers (timer_id text PRIMARY KEY, saga_id uuid NOT NULL, "
+        "due_at bigint NOT NULL) WITH (autovacuum_vacuum_scale_factor = 0.02, "
+        "autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0)"
+    ),
+    "CREATE INDEX timers_by_due_at ON timers (due_at, timer_id)",
+    (
+        "CREATE TABLE parked (record_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+        "kind text NOT NULL, reason text NOT NULL, message text NOT NULL, topic text NOT NULL, "
+        'partition integer NOT NULL, "offset" bigint NOT NULL, key bytea, value bytea, '
+        "headers bytea NOT NULL, timestamp bigint NOT NULL, kept_at bigint NOT NULL, "
+        "saga_id uuid)"
+    ),
+    "CREATE INDEX parked_by_saga ON parked (saga_id) WHERE saga_id IS NOT NULL",
+    (
+        "CREATE TABLE backlog (backlog_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+        "positions bigint[] NOT NULL, appended_at bigint NOT NULL) WITH ("
+        "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500, "
+        "autovacuum_vacuum_cost_delay = 0)"
+    ),
+    # One row a partition, written with every batch; the library switches its vacuum all but off.
+    (
+        "ALTER TABLE notification_tracking SET (fillfactor = 50, "
+        "autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 500, "
+        "autovacuum_vacuum_cost_delay = 0)"
+    ),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A set of tables and the way to them: a new database takes all *migrations*, an old one the
-    rest.
+    """A set of tables: a new database takes all *migrations*, an old one the rest.
 
-    *landmark* is a table of it: where that is there and `saga_schema` does not know of it, it
-    belongs to somebody else.
+    *landmark* is one of the tables. Where it is there and `saga_schema` does not know of it, it
+    belongs to another program.
     """
 
     name: str
@@ -43,6 +95,17 @@ class Component:
     def version(self) -> int:
         """The version that this code needs."""
         return len(self.migrations)
+
+
+def event_store_tables(address: Address) -> Component:
+    """The tables of the event store at *address*."""
+
+    def first(cursor: Cursor[dict[str, Any]]) -> None:
+        create_library_tables(cursor, address)
+        for table in _TABLES:
+            cursor.execute(table)
+
+    return Component(name="event store", landmark="stored_events", migrations=[first])
 
 
 def stored_version(address: Address, component: Component) -> int:
@@ -89,9 +152,8 @@ def migrate(address: Address, component: Component) -> int:
 def prepare(address: Address, component: Component, *, make: bool) -> None:
     """See that the tables of *component* are those this code needs. Blocks.
 
-    Where there are none they are made, or not, as *make* says. A database that has an older version
-    is left to `saga store migrate`: an upgrade is somebody's decision, as other workers may still
-    run the older code.
+    Where there are none they are made, or not, as *make* says. An older version is left to `saga
+    store migrate`: an upgrade is an operator's decision, as other workers may still run older code.
 
     Raises:
         StoreTooNew: a newer version of saga wrote it.

@@ -192,13 +192,11 @@ async def _has_tables(facts: Facts, session: Session) -> bool:
         return True
     database = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
     try:
-        from saga.adapters.postgres import components, stored_version
+        from saga.adapters.postgres import event_store_tables, stored_version
 
-        for component in components(database):
-            stored = await asyncio.to_thread(stored_version, database.address, component)
-            facts.schemas.append(
-                Schema(component=component.name, stored=stored, needed=component.version)
-            )
+        tables = event_store_tables(database.address)
+        stored = await asyncio.to_thread(stored_version, database.address, tables)
+        facts.schemas.append(Schema(component=tables.name, stored=stored, needed=tables.version))
         clock = SystemClock()
         before = clock.now()
         [[theirs]] = await database.fetch(

@@ -29,8 +29,7 @@ from infra import Postgres
 from infra.scratch import scratch_folder
 from saga.adapters.mapper import EntryMapper
 from saga.adapters.postgres import Address, PostgresDatabase, PostgresEventStore
-from saga.adapters.postgres.connections import SagaDatastore
-from saga.adapters.postgres.recorder import SagaProcessRecorder
+from saga.adapters.postgres._eventsourcing import SagaDatastore, SagaProcessRecorder
 from saga.core.identity import SagaId, saga_id
 from saga.core.status import SagaStatus
 from saga.ports.bus import Source
@@ -65,7 +64,7 @@ async def append(url: str, name: str, sagas_per_batch: int, seconds: float, *, l
     database = PostgresDatabase(Address(url))
     store = PostgresEventStore(database)
     if locked:
-        store.recorder.share_lock = LOCK
+        store._lock = LOCK  # noqa: SLF001
     source, offset, done, owed = Source(name, 0), 0, 0, list[int]()
     ending = time.monotonic() + seconds
     while time.monotonic() < ending:

@@ -14,7 +14,7 @@ import pytest
 
 from infra import Postgres, StopMode
 from saga.adapters.postgres import Address, PostgresEffectsStore
-from saga.adapters.postgres.effects_unit import PostgresUnit
+from saga.adapters.postgres.effects import PostgresUnit
 from saga.core.events import ReplyOutcome
 from saga.errors import StoreTooNew, StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import InboxWrite

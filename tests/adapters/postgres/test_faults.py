@@ -12,6 +12,8 @@ import pytest
 
 from infra import Postgres, StopMode
 from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase, PostgresEventStore
+from saga.adapters.postgres._eventsourcing import SagaProcessRecorder
+from saga.adapters.postgres.statements import share_lock
 from saga.core.identity import Instant, SagaId
 from saga.errors import AlreadyRecorded, HistoryConflict, StoreUnavailable
 from saga.ports.bus import Source
@@ -164,7 +166,7 @@ async def test_a_lost_answer_to_positions_alone_is_found_out(
 
     assert proxy.cuts == 2
     assert await store.positions([SOURCE]) == {SOURCE: 5}
-    assert len(await PostgresCatalogue(store.database).parked()) == 1
+    assert len(await PostgresCatalogue(store.database).unhandled()) == 1
 
 
 async def test_a_cut_before_the_transaction_costs_nothing(
@@ -271,7 +273,7 @@ async def test_a_frozen_process_that_holds_locks_is_ended(
 
 
 async def test_no_session_waits_or_stands_still_for_long(
-    postgres: str, store: PostgresEventStore
+    postgres: str, store: PostgresEventStore, recorder: SagaProcessRecorder
 ) -> None:
     """Ours and the library's, whatever the database's own defaults are."""
     with psycopg.connect(postgres, autocommit=True) as other:
@@ -289,7 +291,7 @@ async def test_no_session_waits_or_stands_still_for_long(
     assert await store.database.fetch(shown) == [expected]
     with Address(postgres).connect() as connection:
         assert connection.execute(shown).fetchone() == expected
-    with store.recorder.datastore.get_connection() as connection:
+    with recorder.datastore.get_connection() as connection:
         [row] = connection.execute(shown).fetchall()
         assert tuple(row.values()) == expected
 
@@ -299,7 +301,7 @@ async def test_a_row_that_another_program_locks_is_waited_for_briefly(
 ) -> None:
     """Then the append fails, says why, and has recorded nothing; that program is let be."""
     await store.append(batch(1, offset=1), at=MOMENT)
-    monkeypatch.setattr("saga.adapters.postgres.connections.LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("saga.adapters.postgres.database.LOCK_TIMEOUT_S", 0.2)
     async with opened(postgres) as impatient:
         with psycopg.connect(postgres) as other:
             other.execute("UPDATE notification_tracking SET notification_id = 1")
@@ -317,7 +319,7 @@ async def test_a_session_of_ours_that_stands_still_is_ended_by_the_server(
 ) -> None:
     """Without anybody's doing: its locks go, and nothing of its transaction is kept."""
     await store.append(batch(1, offset=1), at=MOMENT)
-    monkeypatch.setattr("saga.adapters.postgres.connections.IDLE_IN_TRANSACTION_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("saga.adapters.postgres.database.IDLE_IN_TRANSACTION_TIMEOUT_S", 0.1)
     with Address(postgres).connect() as frozen:
         frozen.execute("BEGIN")
         frozen.execute("UPDATE notification_tracking SET notification_id = 9")
@@ -334,7 +336,7 @@ async def test_the_log_waits_for_those_who_write_before_its_end(
 ) -> None:
     """A place that is taken and not committed is not passed: the entry would be missed for ever."""
     with psycopg.connect(postgres) as slow:
-        slow.execute(store.recorder.share_lock)
+        slow.execute(share_lock(Address(postgres).lock_key("append")).encode())
         (taken,) = slow.execute(
             "SELECT nextval('stored_events_notification_id_seq')"
         ).fetchone() or (0,)
@@ -393,7 +395,7 @@ async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStor
 
     await waiting
 
-    assert await PostgresCatalogue(store.database).parked() == []
+    assert await PostgresCatalogue(store.database).unhandled() == []
 
 
 async def test_a_serialization_error_is_tried_again(

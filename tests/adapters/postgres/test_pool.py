@@ -20,7 +20,7 @@ async def test_whoever_is_cancelled_as_a_connection_comes_ends(postgres: str) ->
         only = await database.borrow()
         reading = asyncio.create_task(read_on())
         await asyncio.sleep(0.01)
-        await database.give_back(only, is_clean=True)
+        await database.give_back(only)
         for _ in range(moments):
             await asyncio.sleep(0)
         reading.cancel()

@@ -19,10 +19,11 @@ from saga.adapters.postgres import (
     PostgresCatalogue,
     PostgresDatabase,
     PostgresEventStore,
-    components,
+    event_store_tables,
     migrate,
     stored_version,
 )
+from saga.adapters.postgres._eventsourcing import SagaProcessRecorder
 from saga.adapters.postgres.schema import prepare
 from saga.errors import SettingsError, StoreTooNew, StoreUnavailable
 from saga.ports.bus import Source
@@ -38,10 +39,9 @@ def address(postgres: str) -> Address:
 
 
 @pytest.fixture
-def tables(database: PostgresDatabase) -> Component:
+def tables(address: Address) -> Component:
     """Those of an event store."""
-    (component,) = components(database)
-    return component
+    return event_store_tables(address)
 
 
 async def test_migrating_twice_at_once_is_migrating_once(
@@ -188,11 +188,10 @@ async def test_the_library_reads_and_writes_the_same_tables(
     datastore.close()
 
 
-async def test_the_recorder_keeps_the_librarys_promises(store: PostgresEventStore) -> None:
+async def test_the_recorder_keeps_the_librarys_promises(recorder: SagaProcessRecorder) -> None:
     """Through the library's interface too: ids in order, conflicts and covered trackings
     refused.
     """
-    recorder = store.recorder
     events: list[StoredEvent] = [
         EntryMapper().to_stored_event(entry)
         for number in (5, 4)

@@ -15,7 +15,9 @@ import psycopg
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format
 
-_OURS: Final = frozenset(
+from saga.adapters.postgres.pipeline import Call, Prepare
+
+_OF_THE_SERVICE: Final = frozenset(
     {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"}
 )
 _TOKEN: Final = re.compile(
@@ -49,17 +51,8 @@ class Statement(NamedTuple):
     names: tuple[str, ...]
 
 
-class Bound(NamedTuple):
-    """A statement with the values of its parameters."""
-
-    text: bytes
-    values: list[Any]
-    types: tuple[int, ...]
-    formats: list[Format]
-
-
 @lru_cache(maxsize=2_000)
-def translated(sql: str) -> Statement:
+def parsed(sql: str) -> Statement:
     """The statement that *sql* is.
 
     Raises:
@@ -69,19 +62,19 @@ def translated(sql: str) -> Statement:
     numbers: dict[str, int] = {}
     first_word = ""
     at = 0
-    while found := _TOKEN.search(sql, at):
-        kind = found.lastgroup
+    while token := _TOKEN.search(sql, at):
+        kind = token.lastgroup
         if not first_word and kind == "word":
-            first_word = found[0]
-            _vet(sql, first_word, found.end())
+            first_word = token[0]
+            _vet(sql, first_word, token.end())
         if kind == "name":
-            number = numbers.setdefault(found["name"], len(numbers) + 1)
-            parts += [sql[at : found.start()], f"${number}"]
-            at = found.end()
+            number = numbers.setdefault(token["name"], len(numbers) + 1)
+            parts += [sql[at : token.start()], f"${number}"]
+            at = token.end()
             continue
         if kind == "position":
-            raise ValueError(f"{found[0]}: parameters are written :name and given by name")
-        end = _end_of(sql, found)
+            raise ValueError(f"{token[0]}: parameters are written :name and given by name")
+        end = _end_of(sql, token)
         parts.append(sql[at:end])
         at = end
     parts.append(sql[at:])
@@ -90,9 +83,11 @@ def translated(sql: str) -> Statement:
 
 def bound(
     statement: Statement, params: Mapping[str, object], connection: psycopg.AsyncConnection[Any]
-) -> Bound:
-    """*statement* with what it was given. Whole numbers are bigint wherever they stand; text is
-    whatever its place asks for, so that it may also stand for a date, a uuid or a document.
+) -> Call:
+    """*statement* with the values of its parameters.
+
+    Whole numbers are bigint wherever they stand; text is whatever its place asks for, so that it
+    may also stand for a date, a uuid or a document.
 
     Raises:
         ValueError: a parameter is missing, or is text with a NUL character.
@@ -107,7 +102,7 @@ def bound(
         values.append(value)
         types.append(oid)
         formats.append(form)
-    return Bound(statement.text, values, tuple(types), formats)
+    return Call(statement.text, values, tuple(types), formats, prepare=Prepare.WHEN_REPEATED)
 
 
 def _dumped(value: object, connection: psycopg.AsyncConnection[Any]) -> tuple[Any, int, Format]:
@@ -130,19 +125,19 @@ def _vet(sql: str, first_word: str, end: int) -> None:
     word = first_word.upper()
     following = sql[end:].split(maxsplit=1)
     ends = word == "PREPARE" and following and following[0].upper() == "TRANSACTION"
-    if word in _OURS or ends:
+    if word in _OF_THE_SERVICE or ends:
         raise ValueError(f"{first_word}: a handler's transaction is begun and ended by its service")
     if word == "COPY":
         raise ValueError("COPY: use the driver's connection, ctx.db.raw")
 
 
-def _end_of(sql: str, found: re.Match[str]) -> int:
-    if found.lastgroup == "dollar":
-        end = sql.find(found[0], found.end())
-        return len(sql) if end < 0 else end + len(found[0])
-    if found.lastgroup != "comment":
-        return found.end()
-    depth, at = 1, found.end()
+def _end_of(sql: str, token: re.Match[str]) -> int:
+    if token.lastgroup == "dollar":
+        end = sql.find(token[0], token.end())
+        return len(sql) if end < 0 else end + len(token[0])
+    if token.lastgroup != "comment":
+        return token.end()
+    depth, at = 1, token.end()
     while depth and (edge := _COMMENT_EDGE.search(sql, at)):
         depth += 1 if edge[0] == "/*" else -1
         at = edge.end()

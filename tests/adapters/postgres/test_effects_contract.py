@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import psycopg
 import pytest
 
-from saga.adapters.postgres import Address
-from saga.adapters.postgres.effects_store import PostgresEffectsStore
+from saga.adapters.postgres import Address, PostgresEffectsStore
 from saga.ports.effects_store import EffectsStore, InboxWrite
 from saga.testing.effects_store_suite import EffectsStoreSuite, OpenStore
 from saga.testing.effects_unit_suite import inbox_row, keep_rows, things_in

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saga.adapters.postgres.effects_sql import translated
+from saga.adapters.postgres.sql import parsed
 
 TRANSLATED = [
     ("SELECT :a, :b, :a", "SELECT $1, $2, $1", ("a", "b")),
@@ -40,7 +40,7 @@ TRANSLATED = [
 @pytest.mark.parametrize(("sql", "text", "names"), TRANSLATED)
 def test_only_parameters_are_replaced(sql: str, text: str, names: tuple[str, ...]) -> None:
     """Literals, quoted names, comments, dollar quotes, casts and operators stay as they are."""
-    statement = translated(sql)
+    statement = parsed(sql)
 
     assert (statement.text.decode(), statement.names) == (text, names)
 
@@ -60,15 +60,15 @@ def test_only_parameters_are_replaced(sql: str, text: str, names: tuple[str, ...
 def test_the_transaction_is_not_the_handlers_to_end(sql: str) -> None:
     """However it is written."""
     with pytest.raises(ValueError, match="begun and ended by its service"):
-        translated(sql)
+        parsed(sql)
 
 
 def test_a_statement_may_be_prepared_by_a_handler() -> None:
     """Only transactions may not."""
-    assert translated("PREPARE p AS SELECT 1").names == ()
+    assert parsed("PREPARE p AS SELECT 1").names == ()
 
 
 def test_parameters_by_position_are_refused() -> None:
     """They would be mixed up with ours."""
     with pytest.raises(ValueError, match=r"\$1: parameters are written :name"):
-        translated("SELECT $1, :a")
+        parsed("SELECT $1, :a")

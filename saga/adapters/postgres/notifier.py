@@ -1,0 +1,99 @@
+"""Telling other processes that something was appended, and hearing it from them.
+
+NOTIFY inside of a transaction makes all such transactions of a database commit one after another,
+each waiting for the disk. It is therefore sent by itself afterwards, once for all appends of some
+milliseconds, and does not wait for the disk. It may get lost, and a connection may fail: whoever
+listens also looks by itself from time to time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+from saga.adapters.postgres.database import PostgresDatabase
+from saga.adapters.postgres.pipeline import Session
+from saga.errors import StoreUnavailable
+
+NOTIFY_PAUSE_S: Final = 0.03
+RECONNECT_PAUSE_S: Final = 0.5
+# What is sent is of no use after a crash: its commit need not be on disk.
+_NOTIFY: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
+
+
+class Notifier:
+    """Tells and hears of appends to the store in *database*; what it tells, it does not hear."""
+
+    def __init__(self, database: PostgresDatabase, channel: str) -> None:
+        self._database = database
+        self._channel = channel
+        self._name: Final = secrets.token_hex(8)
+        self._is_wanted = False
+        self._is_sending = False
+
+    def notify(self) -> None:
+        """Tell the others soon."""
+        self._is_wanted = True
+        if not self._is_sending:
+            self._is_sending = True
+            self._database.start(self._send())
+
+    async def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
+        """Yields at once, then whenever others may have appended something, at least each *poll_s*.
+
+        Never raises because of the connection: without one it is the polling that goes on.
+        """
+        session: Session | None = None
+        try:
+            while True:
+                try:
+                    if session is None:
+                        session = await self._listening()
+                    yield None
+                    await self._hear(session, poll_s)
+                except (psycopg.Error, OSError, TimeoutError):
+                    if session is not None:
+                        await session.close()
+                    session = None
+                    yield None
+                    await asyncio.sleep(min(poll_s, RECONNECT_PAUSE_S))
+        finally:
+            if session is not None:
+                await session.close()
+
+    async def _send(self) -> None:
+        async def notify(session: Session) -> None:
+            await session.execute(_NOTIFY, (self._channel, self._name))
+
+        try:
+            while self._is_wanted:
+                await asyncio.sleep(NOTIFY_PAUSE_S)
+                self._is_wanted = False
+                await self._database.read(notify)
+        except StoreUnavailable:
+            pass  # the others look by themselves
+        finally:
+            self._is_sending = False
+
+    async def _hear(self, session: Session, poll_s: float) -> None:
+        """Return when another process has notified, or after *poll_s*."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + poll_s
+        while (left_s := until - loop.time()) > 0:
+            notices = [each async for each in session.notifies(timeout=left_s, stop_after=1)]
+            if any(notice.payload != self._name for notice in notices):
+                return
+
+    async def _listening(self) -> Session:
+        session = await self._database.address.connect_async()
+        try:
+            await session.execute(SQL("LISTEN {}").format(Identifier(self._channel)), prepare=False)
+        except BaseException:
+            await session.close()
+            raise
+        return session
