@@ -220,9 +220,7 @@ class EventStore(Protocol):
         """Timers due at or before *until*, the earliest first."""
         ...
 
-    async def backlog(
-        self, *, appended_before: Instant, limit: int, after: int = 0
-    ) -> Sequence[Backlog]:
+    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         """Batches with something to publish that nobody has said to be published, the oldest first;
         with *after*, those beyond this backlog id. One with a smaller id may still appear.
         """

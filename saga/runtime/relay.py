@@ -37,7 +37,6 @@ TAKEOVER_BATCHES_MAX = 100
 BACKLOG_MAX = 1_000
 LOOKED_PAST_S = 60.0
 """How old a withheld batch is that nothing can appear before any more: older than any append."""
-EVER = Instant(2**62)
 log = get_logger("saga.relay")
 
 
@@ -116,9 +115,7 @@ class Relay:
         were.
         """
         now = self._clock.now()
-        backlog = await self._store.backlog(
-            appended_before=EVER, limit=TAKEOVER_BATCHES_MAX, after=self._looked_past
-        )
+        backlog = await self._store.backlog(limit=TAKEOVER_BATCHES_MAX, after=self._looked_past)
         self._look_past(backlog, Instant(now - round(LOOKED_PAST_S * 1_000_000)))
         left: list[Backlog] = []
         for one in _until_last_before(backlog, Instant(now - round(older_than_s * 1_000_000))):
@@ -148,9 +145,7 @@ class Relay:
         asked, still = list(withheld.sagas), dict[SagaId, str]()
         seen: set[int] = set()
         through = 0
-        while backlog := await self._store.backlog(
-            appended_before=EVER, limit=TAKEOVER_BATCHES_MAX, after=through
-        ):
+        while backlog := await self._store.backlog(limit=TAKEOVER_BATCHES_MAX, after=through):
             for one in backlog:
                 through = one.backlog_id
                 seen.add(through)
@@ -239,9 +234,7 @@ class Relay:
         after = 0
         while True:
             try:
-                backlog = await self._store.backlog(
-                    appended_before=EVER, limit=BACKLOG_MAX, after=after
-                )
+                backlog = await self._store.backlog(limit=BACKLOG_MAX, after=after)
                 for one in backlog:
                     if one.backlog_id >= backlog_id:
                         return

@@ -144,7 +144,7 @@ class Outside:
                 if len(found) > (parked if status is SagaStatus.PARKED else 0):
                     one = found[-1]
                     return f"{one.key} is {one.status.value}, {one.waiting_for}: {one.reason}"
-        if await store.store.backlog(appended_before=Instant(2**62), limit=1):
+        if await store.store.backlog(limit=1):
             return "the backlog is not empty"
         ends = await self._ends()
         stored = await store.store.positions(list(ends))

@@ -9,6 +9,7 @@ import asyncio
 from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from saga.adapters.memory.bus import MemoryBus
 from saga.adapters.rows import covered
@@ -81,18 +82,12 @@ class MemoryEventStore:
         """Timers due at or before *until*, the earliest first."""
         return [timer for timer in self.timers(limit) if timer.due_at <= until]
 
-    async def backlog(
-        self, *, appended_before: Instant, limit: int, after: int = 0
-    ) -> Sequence[Backlog]:
+    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         """Batches with something to publish that nobody has said to be published, the oldest
         first.
         """
-        old = [
-            each
-            for each in self._backlog.values()
-            if each.appended_at < appended_before and each.backlog_id > after
-        ]
-        return old[:limit]
+        later = (batch for batch in self._backlog.values() if batch.backlog_id > after)
+        return list(islice(later, limit))
 
     def history(self, saga_id: SagaId) -> list[Entry]:
         """The whole history, now; empty where there is none."""

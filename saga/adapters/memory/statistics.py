@@ -23,7 +23,7 @@ class MemoryCensus:
         store = self._store
         sagas = (one for one in store.summaries.values() if one.status in UNFINISHED)
         unhandled = islice(store.unhandled.values(), UNHANDLED_COUNTED_MAX)
-        backlog = await store.backlog(appended_before=Instant(2**62), limit=EVER)
+        backlog = await store.backlog(limit=EVER)
         due = await store.due_timers(until=at, limit=EVER)
         return StoreStatistics(
             sagas=Counter((one.definition, one.status) for one in sagas),

@@ -70,7 +70,7 @@ _DUE: Final = (
 )
 _BACKLOG: Final = (
     "SELECT b.backlog_id, b.appended_at, e.originator_id::text, e.originator_version, e.topic, "
-    "e.state FROM (SELECT * FROM backlog WHERE appended_at < %s AND backlog_id > %s "
+    "e.state FROM (SELECT * FROM backlog WHERE backlog_id > %s "
     "ORDER BY backlog_id LIMIT %s) AS b "
     "LEFT JOIN LATERAL (SELECT * FROM stored_events WHERE notification_id = ANY(b.positions) "
     "ORDER BY notification_id) AS e ON true ORDER BY b.backlog_id, e.notification_id"
@@ -132,10 +132,8 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return [_timer(row) for row in await self.database.fetch(_DUE, (until, limit))]
 
     @override
-    async def backlog(
-        self, *, appended_before: Instant, limit: int, after: int = 0
-    ) -> Sequence[Backlog]:
-        rows = await self.database.fetch(_BACKLOG, (appended_before, after, limit))
+    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
+        rows = await self.database.fetch(_BACKLOG, (after, limit))
         return [
             Backlog(backlog_id, Instant(appended_at), _entries_in(entries))
             for (backlog_id, appended_at), entries in groupby(rows, key=itemgetter(0, 1))

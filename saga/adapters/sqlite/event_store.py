@@ -170,9 +170,7 @@ class SqliteEventStore:
             for timer_id, saga_id, due_at in self._database.read_now(query)
         ]
 
-    async def backlog(
-        self, *, appended_before: Instant, limit: int, after: int = 0
-    ) -> Sequence[Backlog]:
+    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         """Batches with something to publish that nobody has said to be published, the oldest first.
 
         An entry that cannot be read cannot be published either and is left out; `load` names it.
@@ -184,8 +182,8 @@ class SqliteEventStore:
         def query(cursor: sqlite3.Cursor) -> list[Backlog]:
             cursor.execute(
                 "SELECT backlog_id, first_position, last_position, appended_at FROM backlog "
-                "WHERE appended_at < ? AND backlog_id > ? ORDER BY backlog_id LIMIT ?",
-                (appended_before, after, limit),
+                "WHERE backlog_id > ? ORDER BY backlog_id LIMIT ?",
+                (after, limit),
             )
             return [
                 Backlog(backlog_id, Instant(appended_at), _entries_between(cursor, first, last))

@@ -226,7 +226,7 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
             for group in facts.groups
         ]
         await _look_at_sagas(facts, store)
-        waiting = await store.store.backlog(appended_before=facts.now, limit=1)
+        waiting = await store.store.backlog(limit=1)
         if waiting:
             facts.backlog_s = _since(facts, waiting[0].appended_at)
         timers = await store.catalogue.timers(limit=1)

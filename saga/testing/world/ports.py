@@ -230,13 +230,11 @@ class ProcessStore:
             error=StoreUnavailable,
         )
 
-    async def backlog(
-        self, *, appended_before: Instant, limit: int, after: int = 0
-    ) -> Sequence[Backlog]:
+    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         """Batches that nobody has said to be published."""
         return await self._process.call(
             "store.backlog",
-            lambda: self._store.backlog(appended_before=appended_before, limit=limit, after=after),
+            lambda: self._store.backlog(limit=limit, after=after),
             error=StoreUnavailable,
         )
 

@@ -20,7 +20,6 @@ import structlog
 
 from saga.adapters.memory import MemoryCatalogue
 from saga.contracts import TopicNames
-from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import TopicSpec
@@ -295,7 +294,7 @@ class World:
         waiting = [one for one in held if one.kind.value == "held"]
         if waiting:
             return f"a record is held: {waiting[0].reason}, {waiting[0].message}"
-        backlog = await durable.store.backlog(appended_before=Instant(2**62), limit=1)
+        backlog = await durable.store.backlog(limit=1)
         return f"the backlog has {backlog[0].backlog_id}" if backlog else None
 
     async def _close(self, keepers: Sequence[asyncio.Future[None]]) -> None:

@@ -14,7 +14,7 @@ from infra import Postgres, StopMode
 from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase, PostgresEventStore
 from saga.adapters.postgres._eventsourcing import SagaProcessRecorder
 from saga.adapters.postgres.statements import share_lock
-from saga.core.identity import Instant, SagaId
+from saga.core.identity import SagaId
 from saga.errors import AlreadyRecorded, HistoryConflict, StoreUnavailable
 from saga.ports.bus import Source
 from saga.ports.store import Batch
@@ -23,7 +23,6 @@ from saga.testing.samples import MOMENT, saga
 from tests.proxy import Cut, Proxy, through
 
 SOURCE = Source("shop.evt", 0)
-FOREVER = Instant(2**62)
 
 
 def batch(number: int, *, after: int = 0, offset: int | None = None, cause: str = "m-1") -> Batch:
@@ -132,7 +131,7 @@ async def test_a_lost_answer_to_a_commit_is_found_out_to_be_success(
     answer = await store.append(batch(1, offset=3), at=MOMENT)
 
     assert proxy.cuts == 1
-    (owed,) = await store.backlog(appended_before=FOREVER, limit=10)
+    (owed,) = await store.backlog(limit=10)
     assert answer.backlog_id == owed.backlog_id
     assert list(owed.entries) == samples.entries(saga(1), 0)
     with pytest.raises(HistoryConflict):
@@ -197,7 +196,7 @@ async def test_a_session_that_was_ended_while_it_was_idle_costs_nothing(
     await store.append(batch(3, offset=3), at=MOMENT)
 
     assert await store.positions([SOURCE]) == {SOURCE: 3}
-    assert len(await store.backlog(appended_before=FOREVER, limit=10)) == 4
+    assert len(await store.backlog(limit=10)) == 4
 
 
 async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
@@ -241,7 +240,7 @@ async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
         histories = await store.load([saga(number) for number in told])
         assert {len(history) for history in histories.values()} == {2}
         assert len(histories) == len(told)
-        owed = await store.backlog(appended_before=FOREVER, limit=10_000)
+        owed = await store.backlog(limit=10_000)
         assert sorted(e.saga_id for each in owed for e in each.entries[:1]) == sorted(histories)
 
 
@@ -370,13 +369,13 @@ async def test_what_is_owed_is_found_though_later_batches_were_published_before(
             "SELECT array_agg(notification_id), 1 FROM stored_events"
         )
         later = await store.append(batch(2), at=MOMENT)
-        (owed,) = await store.backlog(appended_before=FOREVER, limit=10)
+        (owed,) = await store.backlog(limit=10)
         assert owed.backlog_id == later.backlog_id
         await store.append(Batch(relayed=[owed.backlog_id]), at=MOMENT)
-        assert await store.backlog(appended_before=FOREVER, limit=10) == []
+        assert await store.backlog(limit=10) == []
         slow.commit()
 
-    (appeared,) = await store.backlog(appended_before=FOREVER, limit=10)
+    (appeared,) = await store.backlog(limit=10)
 
     assert appeared.backlog_id < owed.backlog_id
     assert list(appeared.entries) == samples.entries(saga(1), 0)
@@ -428,7 +427,7 @@ async def test_a_cancelled_append_is_whole(postgres: str, store: PostgresEventSt
 
     async with opened(postgres) as again:
         histories = await again.load([saga(number) for number in range(30)])
-        owed = await again.backlog(appended_before=FOREVER, limit=100)
+        owed = await again.backlog(limit=100)
     assert len(histories) == len(owed) >= 29  # the first may not even have begun
     assert {len(history) for history in histories.values()} == {2}
 

@@ -315,7 +315,7 @@ class Stage:
                 return f"{role.process.name} has something in hand"
         if await self._catalogue.unhandled(kind=UnhandledKind.DEFERRED):
             return "a record is held"
-        if await self._store.backlog(appended_before=2**62, limit=1):
+        if await self._store.backlog(limit=1):
             return "the backlog is not empty"
         return f"{self._aim.unspent[0]} is to come" if self._aim.unspent and self._early() else None
 
