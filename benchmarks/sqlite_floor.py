@@ -1,7 +1,7 @@
 """The floor: the same rows, hand-written into the same two files, without an engine.
 
 What a team could reach that knows only this one saga and nothing of contracts, replays, retries or
-duplicates: the entries, index rows, positions, records and inbox rows of the 3-step saga, made with
+duplicates: the turns, index rows, positions, records and inbox rows of the 3-step saga, made with
 f-strings and orjson and committed once per hop for all sagas in flight, with the same durable
 settings. An engine is measured by how near it comes.
 """
@@ -35,7 +35,6 @@ _TABLES = (
 class _Saga:
     id: str
     key: str
-    version: int
     stage: int
     is_refused: bool
     began_at: float
@@ -82,21 +81,21 @@ class Floor:
 
     def _take_turns(self, sagas: list[_Saga]) -> None:
         at = time.time_ns() // 1000
-        entries, index, records = [], [], []
+        turns, index, records = [], [], []
         for saga in sagas:
-            for name in ("reply-received", "intent-issued"):
-                saga.version += 1
-                state = orjson.dumps(
-                    {"at": at, "cause": saga.id, "step": saga.stage, "payload": {"key": saga.key}},
-                    option=orjson.OPT_SORT_KEYS,
-                )
-                entries.append((saga.id, saga.version, name, state))
+            entries = [
+                {"type": name, "step": saga.stage, "payload": {"key": saga.key}}
+                for name in ("reply-received", "intent-issued")
+            ]
+            state = {"at": at, "cause": saga.id, "entries": entries, "first": 2 * saga.stage + 1}
             saga.stage += 1
+            text = orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
+            turns.append((saga.id, saga.stage, "turn", text))
             index.append((saga.id, "running", f"reply to {saga.stage}", at))
             records.append(self._record(saga))
         store = self._store
         store.execute("BEGIN IMMEDIATE")
-        store.executemany("INSERT INTO events VALUES (?,?,?,?)", entries)
+        store.executemany("INSERT INTO events VALUES (?,?,?,?)", turns)
         store.executemany("INSERT OR REPLACE INTO sagas VALUES (?,?,?,?)", index)
         store.executemany("INSERT INTO records VALUES (?,?,?,?)", records)
         store.execute("INSERT OR REPLACE INTO positions VALUES ('all', ?)", (self._offset,))
@@ -131,7 +130,7 @@ def _begin(waiting: Iterator[int], room: int) -> Iterator[_Saga]:
             return
         key = f"order-{number}"
         is_refused = number % REFUSED_EVERY == 0
-        yield _Saga(str(uuid5(NAMESPACE_URL, key)), key, 0, 0, is_refused, time.perf_counter())
+        yield _Saga(str(uuid5(NAMESPACE_URL, key)), key, 0, is_refused, time.perf_counter())
 
 
 def _last_stage(saga: _Saga) -> int:

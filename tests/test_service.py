@@ -209,7 +209,7 @@ class Bench:
     async def store_ending(self, key: str, status: SagaStatus, body=None, reason=None) -> None:
         """What another process has stored of a saga."""
         saga = saga_id("service-order", key)
-        histories = [HistoryAppend(saga, 0, (Entry(saga, 1, 7, "cause", body),))] if body else []
+        histories = [HistoryAppend(saga, 0, [[Entry(saga, 1, 7, "cause", body)]])] if body else []
         row = SagaSummary(
             saga_id=saga,
             definition="service-order",

@@ -1,128 +1,111 @@
-"""Entries as rows: the one place where entries become bytes and bytes become entries.
+"""Turns as rows of `stored_events`, and back.
 
-An `eventsourcing.Mapper` whose topics are the stable names of `saga.core.history` instead of Python
-paths: what a row names is looked up in a closed registry, never imported. The state is canonical
-JSON that any tool reads; a user's payload is embedded as the text it is and comes back as it was.
+One row is one turn: its topic is `turn`, its version the number of the turn in its history, and its
+state canonical JSON that any tool reads, `{"at", "cause", "entries": [{"type", …}, …], "first"}`.
+`first` is the version of the first entry. The state of a saga's first turn also names the `saga`.
+What a row names is looked up in the closed registry of `saga.core.history`, never imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import orjson
-from eventsourcing.persistence import Mapper, StoredEvent, Transcoder
 
 from saga.core.events import Json
 from saga.core.history import NAME_OF, NAMES, Entry, from_plain, to_plain
 from saga.core.identity import SagaId
 from saga.errors import CorruptHistory
-from saga.ports.store import HistoryAppend
+from saga.ports.store import History, HistoryAppend
 
-EntryRow = tuple[str, int, str, bytes]
-"""originator_id (the saga id's 32 hex digits), originator_version, topic, state."""
+TURN: Final = "turn"
+"""The topic of every stored event."""
+
+TurnRow = tuple[str, int, str, bytes]
+"""originator_id (32 hex digits), originator_version (the number of the turn), topic, state."""
 
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _HEX_DIGITS: Final = 32
 _dumps: Final = orjson.dumps
 _embed: Final = orjson.Fragment
 
-if TYPE_CHECKING:  # the library's base class is generic over the type of its ids
-    _MapperOfUuids = Mapper[UUID]
-else:
-    _MapperOfUuids = Mapper
+
+def to_state(entries: Sequence[Entry]) -> bytes:
+    """The state of the turn that wrote *entries*."""
+    first = entries[0]
+    plain_entries = []
+    for entry in entries:
+        plain = to_plain(entry, _embed)
+        assert plain.pop("at") == first.at, f"entries of one turn at two times: {entries}"
+        assert plain.pop("cause") == first.cause, f"entries of one turn with two causes: {entries}"
+        plain["type"] = NAME_OF[type(entry.body)]
+        plain_entries.append(plain)
+    state = {"at": first.at, "cause": first.cause, "entries": plain_entries, "first": first.version}
+    if first.version == 1:
+        state["saga"] = first.saga_id
+    return _dumps(state, option=_SORTED)
 
 
-class JsonTranscoder(Transcoder):
-    """Canonical JSON: sorted keys, no spaces."""
-
-    def encode(self, obj: Any) -> bytes:
-        """The JSON of *obj*."""
-        return orjson.dumps(obj, option=_SORTED)
-
-    def decode(self, data: bytes) -> Any:
-        """What the JSON *data* says."""
-        return orjson.loads(data)
+def to_rows(histories: Iterable[HistoryAppend]) -> list[TurnRow]:
+    """The rows of all new turns, history by history."""
+    return [
+        (originator_of(history.saga_id), number, TURN, to_state(turn))
+        for history in histories
+        for number, turn in enumerate(history.turns, history.expected_turns + 1)
+    ]
 
 
-class EntryMapper(_MapperOfUuids):
-    """Turns entries into the library's stored events and back.
-
-    `to_row` and `to_entry` are the same without the intermediate object, for the hot path.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(JsonTranscoder())
-
-    def to_stored_event(self, domain_event: Any) -> StoredEvent:
-        """The stored event of an `Entry`."""
-        originator_id, version, topic, state = to_row(domain_event)
-        return StoredEvent(UUID(originator_id), version, topic, state)
-
-    def to_domain_event(self, stored_event: StoredEvent) -> Any:
-        """The `Entry` of a stored event.
-
-        Raises:
-            CorruptHistory: the row cannot be read; names its saga and version.
-        """
-        saga_id = SagaId(str(stored_event.originator_id))
-        return to_entry(
-            saga_id, stored_event.originator_version, stored_event.topic, stored_event.state
-        )
-
-
-def to_row(entry: Entry) -> EntryRow:
-    """The row that records *entry*."""
-    return (
-        originator_of(entry.saga_id),
-        entry.version,
-        NAME_OF[type(entry.body)],
-        _dumps(to_plain(entry, _embed), option=_SORTED),
-    )
-
-
-def to_rows(histories: Iterable[HistoryAppend]) -> list[EntryRow]:
-    """The rows of all new entries, history by history."""
-    rows: list[EntryRow] = []
-    for history in histories:
-        originator_id = originator_of(history.saga_id)
-        for entry in history.entries:
-            state = _dumps(to_plain(entry, _embed), option=_SORTED)
-            rows.append((originator_id, entry.version, NAME_OF[type(entry.body)], state))
-    return rows
-
-
-def to_entry(saga_id: SagaId, version: int, topic: str, state: bytes) -> Entry:
-    """The entry that a row records.
+def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -> list[Entry]:
+    """The entries of the turn in a row; *version* is that of the first, where it is known.
 
     Raises:
-        CorruptHistory: the row's name is not in the registry, or its state cannot be read.
+        CorruptHistory: the row is no turn, or an entry of it cannot be read.
     """
-    if topic not in NAMES:
-        raise CorruptHistory(
-            saga_id, version, f"{topic!r} is no entry that this version of saga knows"
-        )
+    if topic != TURN:
+        problem = f"{topic!r} is no kind of row that this version of saga knows"
+        raise CorruptHistory(saga_id, version, problem)
     try:
-        return from_plain(saga_id, version, topic, orjson.loads(state), _text)
+        plain = orjson.loads(state)
+        at, cause, first, entries = plain["at"], plain["cause"], plain["first"], plain["entries"]
+        numbered = [*enumerate(entries, int(first))]
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"the turn cannot be read: {error}"
+        raise CorruptHistory(saga_id, version, problem) from error
+    if version and first != version:
+        raise CorruptHistory(saga_id, version, f"is missing; {first} follows")
+    return [_to_entry(saga_id, number, plain_entry, at, cause) for number, plain_entry in numbered]
+
+
+def _to_entry(saga_id: SagaId, version: int, plain: Any, at: Any, cause: Any) -> Entry:
+    name: Any = None
+    try:
+        name = plain.pop("type")
+        plain["at"], plain["cause"] = at, cause
+        if name not in NAMES:
+            problem = f"{name!r} is no entry that this version of saga knows"
+            raise CorruptHistory(saga_id, version, problem)
+        return from_plain(saga_id, version, name, plain, _text)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"the state of {topic!r} cannot be read: {error}"
+        problem = f"the entry {name!r} cannot be read: {error}"
         raise CorruptHistory(saga_id, version, problem) from error
 
 
-def to_history(
-    saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]]
-) -> list[Entry] | CorruptHistory:
-    """The whole history in *rows* (version, topic, state) in order, or what is wrong with it."""
+def to_history(saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]]) -> History | CorruptHistory:
+    """The whole history in *rows* (turn, topic, state) in order, or what is wrong with it."""
     entries: list[Entry] = []
+    turns = 0
     try:
-        for expected, (version, topic, state) in enumerate(rows, 1):
-            if version != expected:
-                return CorruptHistory(saga_id, expected, f"is missing; {version} follows")
-            entries.append(to_entry(saga_id, version, topic, state))
+        for number, topic, state in rows:
+            turns += 1
+            version = len(entries) + 1
+            if number != turns:
+                problem = f"is missing, with turn {turns}; turn {number} follows"
+                return CorruptHistory(saga_id, version, problem)
+            entries += to_entries(saga_id, topic, state, version=version)
     except CorruptHistory as error:
         return error
-    return entries
+    return History(entries, turns=turns)
 
 
 def originator_of(saga_id: SagaId) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from saga.adapters.headers import decode_headers
-from saga.adapters.mapper import originator_of, to_entry
+from saga.adapters.mapper import originator_of, to_entries
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
@@ -21,7 +21,7 @@ Text = Callable[[str], str]
 
 
 class KnownSagas:
-    """The newest version and the place of the first entry of sagas that were written lately.
+    """The number of turns and the place of the first one, of sagas that were written lately.
 
     Spares looking them up. Never wrong, only missing or old: a history does not shrink, and what
     was rolled back is not remembered. Holds between one and two times *sagas_max*.
@@ -33,26 +33,31 @@ class KnownSagas:
         self._old: dict[SagaId, tuple[int, int]] = {}
 
     def get(self, saga_id: SagaId) -> tuple[int, int] | None:
-        """Version and place, if they are known."""
+        """Turns and place, if they are known."""
         return self._young.get(saga_id) or self._old.get(saga_id)
 
-    def remember(self, saga_id: SagaId, version: int, position: int) -> None:
+    def remember(self, saga_id: SagaId, turns: int, position: int) -> None:
         """Take note of what was committed."""
-        self._young[saga_id] = (version, position)
+        self._young[saga_id] = (turns, position)
         if len(self._young) >= self._sagas_max:
             self._old, self._young = self._young, {}
 
     def unsure(self, batch: Batch) -> list[tuple[str, int]]:
-        """Originators and expected versions of *batch* that must be looked for; that none follows
-        them, the insert will tell.
-        """
+        """Originators and expected turns to look for; the insert tells whether one follows."""
         unsure = []
         for history in batch.histories:
-            expected = history.expected_version
+            expected = history.expected_turns
             known = self.get(history.saga_id)
             if expected and (known is None or known[0] < expected):
                 unsure.append((originator_of(history.saga_id), expected))
         return unsure
+
+
+def check_new_sagas(batch: Batch) -> None:
+    """See that each saga that begins with *batch* comes with its summary."""
+    begun = {history.saga_id for history in batch.histories if not history.expected_turns}
+    begun.difference_update(summary.saga_id for summary in batch.summaries)
+    assert not begun, f"sagas begin without a summary: {begun}"
 
 
 def tracking_name(source: Source) -> str:
@@ -69,12 +74,12 @@ def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tu
     )
 
 
-def readable(rows: Iterable[tuple[SagaId, int, str, bytes]]) -> list[Entry]:
-    """The entries in rows of any sagas, without those that cannot be read."""
+def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
+    """The entries in turns of any sagas, without the turns that cannot be read."""
     entries = []
-    for saga_id, version, topic, state in rows:
+    for saga_id, topic, state in rows:
         with suppress(CorruptHistory):
-            entries.append(to_entry(saga_id, version, topic, state))
+            entries += to_entries(saga_id, topic, state)
     return entries
 
 

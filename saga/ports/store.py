@@ -7,7 +7,7 @@ on, or a position already covered, fails the whole batch and records nothing of 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol, runtime_checkable
@@ -31,11 +31,29 @@ UNHANDLED_COUNTED_MAX: Final = 10_000
 
 @value
 class HistoryAppend:
-    """New entries of one saga, which must follow *expected_version* (0 for a new saga)."""
+    """New turns of one saga, each with its entries, after *expected_turns* (0 for a new saga).
+
+    The entries of one turn share their cause and time, and their versions go on without a gap.
+    """
 
     saga_id: SagaId
-    expected_version: int
-    entries: Sequence[Entry]
+    expected_turns: int
+    turns: Sequence[Sequence[Entry]]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries of all turns, in order of version."""
+        return [entry for turn in self.turns for entry in turn]
+
+
+class History(list[Entry]):
+    """A saga's entries in order of version, and how many *turns* wrote them."""
+
+    __slots__ = ("turns",)
+
+    def __init__(self, entries: Iterable[Entry], *, turns: int) -> None:
+        super().__init__(entries)
+        self.turns = turns
 
 
 @value
@@ -140,9 +158,9 @@ class Batch:
     """Everything that commits together.
 
     Args:
-        histories: entries to append; a saga at most once.
+        histories: turns to append; a saga at most once, and a new saga together with its summary.
         positions: of each source the highest offset that this batch accounts for.
-        timers_armed: rows to add to the due-index.
+        timers_armed: rows to add to the due-index, of sagas that have a summary.
         timers_cleared: rows to remove from it; one that is not there is no error.
         summaries: rows of the saga index to write whole.
         unhandled: records to set aside.
@@ -199,10 +217,8 @@ class EventStore(Protocol):
         """
         ...
 
-    async def load(
-        self, saga_ids: Sequence[SagaId]
-    ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
-        """The whole histories, in order of version; a saga without one is left out.
+    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
+        """The whole histories; a saga without one is left out.
 
         A history that cannot be read, or has a gap, is answered with the error instead of its
         entries, so that the others are not held up by it.
@@ -272,7 +288,10 @@ class Catalogue(Protocol):
         ...
 
     def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """Every entry of every saga with its place in the log, in commit order."""
+        """Every entry of every saga with its place in the log, in commit order.
+
+        The entries of one turn share a place.
+        """
         ...
 
 

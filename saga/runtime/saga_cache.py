@@ -20,13 +20,15 @@ from saga.core.replay import replay
 from saga.core.state import SagaState, waiting_for
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory, ReplayMismatch
-from saga.ports import EventStore, SagaSummary
+from saga.ports import EventStore, History, SagaSummary
 from saga.ports.store import DeferralReason
 
 
 @dataclass(slots=True)
 class LoadedSaga:
-    """A saga in memory. *version* counts its entries, those not yet recorded included.
+    """A saga in memory. *version* counts its entries, *turns* the turns that wrote them.
+
+    Both include what is not recorded yet.
 
     *has_unknown_past* says that another process may have appended entries whose records it has not
     published yet.
@@ -37,6 +39,7 @@ class LoadedSaga:
     state: SagaState
     version: int
     started_at: Instant
+    turns: int = 0
     has_unknown_past: bool = False
 
 
@@ -104,7 +107,7 @@ class SagaCache:
         self._live.clear()
 
     def _revive(
-        self, saga_id: SagaId, history: Sequence[Entry] | CorruptHistory
+        self, saga_id: SagaId, history: History | CorruptHistory
     ) -> LoadedSaga | UnloadableSaga:
         if isinstance(history, CorruptHistory):
             return _parked(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
@@ -131,6 +134,7 @@ class SagaCache:
             state,
             len(history),
             history[0].at,
+            turns=history.turns,
             has_unknown_past=True,
         )
 

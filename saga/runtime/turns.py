@@ -311,8 +311,9 @@ class Turns:
                 traceparent=state.traceparent,
             )
         )
-        draft.touch(live).entries.extend(entries)
+        draft.touch(live).turns.append(entries)
         live.version += len(entries)
+        live.turns += 1
         draft.note_timers(live.saga_id, intents)  # type: ignore[arg-type]  # the decision's own
 
     def _fail(

@@ -25,11 +25,11 @@ from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, summary_of, summ
 
 @dataclass(slots=True)
 class Touched:
-    """A live saga and what this batch adds to its history."""
+    """A loaded saga and the turns that this batch adds to its history."""
 
     live: LoadedSaga
-    version_before: int
-    entries: list[Entry] = field(default_factory=list)
+    turns_before: int
+    turns: list[Sequence[Entry]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class UnitOfWork:
         """The additions to *live*'s history, begun now if they were not."""
         touched = self.touched.get(live.saga_id)
         if touched is None:
-            touched = self.touched[live.saga_id] = Touched(live, live.version)
+            touched = self.touched[live.saga_id] = Touched(live, live.turns)
         return touched
 
     @property
@@ -103,9 +103,9 @@ class UnitOfWork:
         """The transaction."""
         return Batch(
             histories=[
-                HistoryAppend(saga_id, touched.version_before, touched.entries)
+                HistoryAppend(saga_id, touched.turns_before, touched.turns)
                 for saga_id, touched in self.touched.items()
-                if touched.entries
+                if touched.turns
             ],
             positions=positions,
             timers_armed=[*self.armed.values(), *self._still_postponed()],
@@ -123,9 +123,7 @@ class UnitOfWork:
 
     def _summaries(self) -> list[SagaSummary]:
         summaries = [
-            summary_of(touched.live, self.at)
-            for touched in self.touched.values()
-            if touched.entries
+            summary_of(touched.live, self.at) for touched in self.touched.values() if touched.turns
         ]
         summaries += self.corrupt
         for unloadable in self.unloadable.values():

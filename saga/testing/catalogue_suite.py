@@ -28,8 +28,8 @@ class CatalogueSuite:
         await _start(store, 7)
         later = samples.summary(saga(2), status=SagaStatus.ROLLING_BACK, version=9)
         await store.append(
-            Batch(
-                histories=[samples.history(saga(2), 2)],
+            samples.batch(
+                samples.history(saga(2), 1),
                 summaries=[replace(later, started_at=Instant(MOMENT + 2))],
             ),
             at=MOMENT,
@@ -96,8 +96,8 @@ class CatalogueSuite:
     ) -> None:
         """What a saga holds back is found in order, whatever else is parked."""
         await store.append(
-            Batch(
-                histories=[samples.history(saga(1))],
+            samples.batch(
+                samples.history(saga(1)),
                 unhandled=[
                     samples.unhandled(0),
                     samples.unhandled(1, kind=UnhandledKind.DEFERRED, saga_id=saga(1)),
@@ -138,9 +138,7 @@ class CatalogueSuite:
     ) -> None:
         """All armed timers, due or not."""
         timers = [samples.timer(saga(1), f"t{at}", at) for at in (10**15, 5, 70)]
-        await store.append(
-            Batch(histories=[samples.history(saga(1))], timers_armed=timers), at=MOMENT
-        )
+        await store.append(samples.batch(samples.history(saga(1)), timers_armed=timers), at=MOMENT)
 
         assert await catalogue.timers() == [timers[1], timers[2], timers[0]]
         assert await catalogue.timers(limit=1) == [timers[1]]
@@ -150,9 +148,9 @@ class CatalogueSuite:
     ) -> None:
         """Places only grow, and reading goes on behind any of them."""
         await store.append(
-            Batch(histories=[samples.history(saga(2)), samples.history(saga(1))]), at=MOMENT
+            samples.batch(samples.history(saga(2)), samples.history(saga(1))), at=MOMENT
         )
-        await store.append(Batch(histories=[samples.history(saga(2), 2)]), at=MOMENT)
+        await store.append(samples.batch(samples.history(saga(2), 1)), at=MOMENT)
 
         log = [item async for item in catalogue.log()]
 
@@ -161,14 +159,17 @@ class CatalogueSuite:
             *samples.entries(saga(1), 0),
             *samples.entries(saga(2), 2),
         ]
-        for place, (position, _) in enumerate(log, 1):
-            assert [item async for item in catalogue.log(after=position)] == log[place:]
+        assert [place for place, _ in log] == sorted(place for place, _ in log)
+        assert len({place for place, _ in log}) == 3, "entries of one turn share a place"
+        for position, _ in log:
+            later = [item for item in log if item[0] > position]
+            assert [item async for item in catalogue.log(after=position)] == later
 
 
 async def _start(store: EventStore, count: int) -> None:
     for number in range(count):
         await store.append(
-            Batch(histories=[samples.history(saga(number))], summaries=[_summary(number)]),
+            samples.batch(samples.history(saga(number)), summaries=[_summary(number)]),
             at=MOMENT,
         )
 

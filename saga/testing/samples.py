@@ -5,6 +5,8 @@ All are functions of their arguments, so that two calls give equal values.
 
 from __future__ import annotations
 
+from typing import Any
+
 from saga.core.events import Json, Message, ReplyOutcome, ReplyReceived, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Direction, Instant, IntentId, MessageId, SagaId, StepId, TimerId
@@ -12,7 +14,14 @@ from saga.core.identity import saga_id as saga_id_of
 from saga.core.intents import IntentIssued
 from saga.core.status import SagaStatus
 from saga.ports.bus import Position, Record
-from saga.ports.store import DueTimer, HistoryAppend, SagaSummary, UnhandledKind, UnhandledRecord
+from saga.ports.store import (
+    Batch,
+    DueTimer,
+    HistoryAppend,
+    SagaSummary,
+    UnhandledKind,
+    UnhandledRecord,
+)
 
 MOMENT = Instant(1_700_000_000_000_000)
 
@@ -23,15 +32,25 @@ def saga(number: int) -> SagaId:
 
 
 def entries(saga_id: SagaId, after: int, count: int = 2, *, cause: str = "m-1") -> list[Entry]:
-    """*count* entries that follow the version *after*: a trigger, then replies and intents."""
+    """*count* entries that follow the version *after*: a trigger, then intents and replies."""
     return [_entry(saga_id, version, cause) for version in range(after + 1, after + count + 1)]
 
 
 def history(
-    saga_id: SagaId, after: int = 0, count: int = 2, *, cause: str = "m-1"
+    saga_id: SagaId, after: int = 0, count: int = 1, *, cause: str = "m-1"
 ) -> HistoryAppend:
-    """An append of *count* entries after the version *after*."""
-    return HistoryAppend(saga_id, after, entries(saga_id, after, count, cause=cause))
+    """An append of *count* turns of two entries each after *after* such turns."""
+    turns = [entries(saga_id, 2 * turn, cause=cause) for turn in range(after, after + count)]
+    return HistoryAppend(saga_id, after, turns)
+
+
+def batch(*histories: HistoryAppend, **others: Any) -> Batch:
+    """A batch of *histories*; those that begin have their index rows unless others are given."""
+    given = others.pop("summaries", [])
+    named = {each.saga_id for each in given}
+    begun = [each.saga_id for each in histories if not each.expected_turns]
+    summaries = [summary(each) for each in begun if each not in named]
+    return Batch(histories=list(histories), summaries=[*given, *summaries], **others)
 
 
 def summary(
@@ -111,4 +130,4 @@ def _entry(saga_id: SagaId, version: int, cause: str) -> Entry:
             contract="stock.int.reserve-stock.v1",
             payload=Json('{"order_id":"order-1"}'),
         )
-    return Entry(saga_id, version, Instant(MOMENT + version), MessageId(cause), body)
+    return Entry(saga_id, version, Instant(MOMENT + (version + 1) // 2), MessageId(cause), body)

@@ -20,7 +20,7 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from saga.adapters.mapper import to_entry, to_row
+from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.authoring import SagaDefinition, SagaRegistry
 from saga.contracts import ContractRegistry, message_of
 from saga.contracts import Event as EventModel
@@ -280,8 +280,8 @@ class Scenario:
         self._last = event
 
     def _rebuilt(self, saga: SagaId) -> SagaState:
-        rows = [to_row(entry) for entry in self._history]
-        stored = [to_entry(saga, version, name, text) for _, version, name, text in rows]
+        states = [to_state([entry]) for entry in self._history]
+        stored = [entry for state in states for entry in to_entries(saga, TURN, state)]
         assert stored == self._history, "an entry is not what was stored of it"
         return replay(self._decider, saga, stored)
 

@@ -19,7 +19,6 @@ from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore, wri
 from saga.adapters.sqlite import checkpoints as checkpoints_module
 from saga.errors import BusUnavailable, StoreTooNew, StoreUnavailable
 from saga.ports.bus import TopicSpec
-from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 from tests.adapters.processes import ROOT
@@ -281,7 +280,7 @@ async def test_an_error_at_commit_is_looked_into(
     store = SqliteEventStore(database)
     monkeypatch.setattr(CutConnection, "cuts", 1)
     monkeypatch.setattr(CutConnection, "is_done", is_done)
-    append = store.append(Batch(histories=[samples.history(saga(1))]), at=MOMENT)
+    append = store.append(samples.batch(samples.history(saga(1))), at=MOMENT)
 
     if is_done:
         await append
@@ -291,7 +290,7 @@ async def test_an_error_at_commit_is_looked_into(
 
     assert CutConnection.cuts == 0
     assert bool(await store.load([saga(1)])) == is_done
-    await store.append(Batch(histories=[samples.history(saga(1), 2 * is_done)]), at=MOMENT)
+    await store.append(samples.batch(samples.history(saga(1), int(is_done))), at=MOMENT)
     await database.close()
 
 

@@ -50,8 +50,8 @@ class Desk:
 
     def turn(self, number: int, offset: int) -> Batch:
         """What a turn on the record at *offset* wants to commit."""
-        return Batch(
-            histories=[samples.history(saga(number))],
+        return samples.batch(
+            samples.history(saga(number)),
             positions={SOURCE: offset},
             outgoing=[Record("out", b"k", b"%d" % number)],
         )

@@ -291,8 +291,8 @@ async def test_publishing_is_part_of_the_append(publishing: tuple[EventStore, Bu
     await member.fetch(records_max=1, timeout_s=0)
 
     for number in range(5):
-        batch = Batch(
-            histories=[samples.history(saga(number))],
+        batch = samples.batch(
+            samples.history(saga(number)),
             outgoing=[samples.record("t", value=b"%d" % (2 * number + n)) for n in (0, 1)],
         )
         assert (await store.append(batch, at=MOMENT)).backlog_id is None
@@ -331,18 +331,18 @@ async def test_a_refused_append_publishes_nothing(publishing: tuple[EventStore, 
     """And an append whose records are refused records nothing."""
     store, bus = publishing
     await store.append(
-        Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 1}), at=MOMENT
+        samples.batch(samples.history(saga(1)), positions={Source("t", 0): 1}), at=MOMENT
     )
     outgoing = [samples.record("t")]
     nowhere = [samples.record("no")]
     refused = [
-        (HistoryConflict, Batch(histories=[samples.history(saga(1))], outgoing=outgoing)),
+        (HistoryConflict, samples.batch(samples.history(saga(1)), outgoing=outgoing)),
         (AlreadyRecorded, Batch(positions={Source("t", 0): 1}, outgoing=outgoing)),
-        (TopicMissing, Batch(histories=[samples.history(saga(2))], outgoing=nowhere)),
+        (TopicMissing, samples.batch(samples.history(saga(2)), outgoing=nowhere)),
         (
             MessageTooLarge,
-            Batch(
-                histories=[samples.history(saga(2))],
+            samples.batch(
+                samples.history(saga(2)),
                 outgoing=[*outgoing, samples.record("t", value=bytes(2_000_000))],
             ),
         ),

@@ -1,6 +1,5 @@
-"""Entries as rows, and what happens when a row is not what was written."""
+"""Turns as rows, and what happens when a row is not what was written."""
 
-import asyncio
 import sqlite3
 from pathlib import Path
 from uuid import UUID
@@ -8,17 +7,17 @@ from uuid import UUID
 import orjson
 import pytest
 from eventsourcing.persistence import StoredEvent, Tracking
+from eventsourcing.sqlite import SQLiteDatastore, SQLiteProcessRecorder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saga.adapters.mapper import EntryMapper, saga_id_of, to_entry, to_history, to_row
+from saga.adapters.mapper import TURN, to_entries, to_history, to_rows, to_state
 from saga.adapters.sqlite import SqliteCatalogue, SqliteDatabase, SqliteEventStore
 from saga.core.events import Json, SignalReceived
-from saga.core.history import NAMES, Entry
+from saga.core.history import Entry
 from saga.core.identity import Instant, MessageId
 from saga.errors import CorruptHistory
 from saga.ports.bus import Source
-from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 
@@ -40,95 +39,109 @@ def test_a_payload_comes_back_as_the_text_it_was(value) -> None:
     body = SignalReceived(name="n", payload=text)
     entry = Entry(saga(1), 3, Instant(5), MessageId("m"), body)
 
-    originator_id, version, topic, state = to_row(entry)
+    state = to_state([entry])
 
-    assert to_entry(saga_id_of(originator_id), version, topic, state) == entry
+    assert to_entries(saga(1), TURN, state) == [entry]
     assert orjson.dumps(orjson.loads(state), option=orjson.OPT_SORT_KEYS) == state
 
 
 def test_a_state_is_json_that_any_tool_reads() -> None:
-    """Sorted keys, the payload as a part of it, no class names."""
-    (entry,) = samples.entries(saga(1), 1, 1)
+    """Sorted keys, payloads as a part of it, no class names; shared time and cause stand once."""
+    ((_, first_turn, topic, first), (_, second_turn, _, second)) = to_rows(
+        [samples.history(saga(1), 0, 2)]
+    )
 
-    assert to_row(entry)[1:3] == (2, "intent-issued")
-    assert orjson.loads(to_row(entry)[3]) == {
+    assert (first_turn, second_turn, topic) == (1, 2, "turn")
+    assert orjson.loads(first)["saga"] == saga(1)
+    assert orjson.loads(second) == {
         "at": MOMENT + 2,
-        "attempt": 1,
         "cause": "m-1",
-        "contract": "stock.int.reserve-stock.v1",
-        "direction": "do",
-        "kind": "plain",
-        "payload": {"order_id": "order-1"},
-        "step": "step-2",
+        "entries": [
+            {
+                "intent_id": f"{saga(1)}/step-2/do/1",
+                "outcome": "done",
+                "reply": {"contract": "stock.evt.stock-reserved.v1", "payload": {"units": 3}},
+                "type": "reply-received",
+            },
+            {
+                "attempt": 1,
+                "contract": "stock.int.reserve-stock.v1",
+                "direction": "do",
+                "kind": "plain",
+                "payload": {"order_id": "order-1"},
+                "step": "step-4",
+                "type": "intent-issued",
+            },
+        ],
+        "first": 3,
     }
 
 
 @pytest.mark.parametrize(
-    ("topic", "state", "problem"),
+    ("topic", "entry", "problem"),
     [
-        ("os:system", b"{}", "'os:system' is no entry that this version of saga knows"),
-        ("saga-started", b"not json", "the state of 'saga-started' cannot be read"),
-        ("saga-started", b"[]", "the state of 'saga-started' cannot be read"),
-        ("saga-started", b"{}", "the state of 'saga-started' cannot be read"),
-        ("saga-started", None, "cannot be read"),
-        ("timer-armed", b'{"purpose":"tea"}', "cannot be read"),
+        ("saga-started", b"{}", "'saga-started' is no kind of row that this version of saga knows"),
+        ("turn", b'{"type":"os:system"}', "'os:system' is no entry that this version of saga"),
+        ("turn", b"not json", "the turn cannot be read"),
+        ("turn", b"[]", "the entry None cannot be read"),
+        ("turn", b'{"type":"saga-started"}', "the entry 'saga-started' cannot be read"),
+        ("turn", b'{"type":"timer-armed","purpose":"tea"}', "the entry 'timer-armed' cannot be"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named(topic: str, state: bytes, problem: str) -> None:
-    """The error tells the saga, the version and what is wrong; nothing that a row names is
-    imported.
-    """
+def test_a_row_that_cannot_be_read_is_named(topic: str, entry: bytes, problem: str) -> None:
+    """The error tells saga, version and what is wrong; nothing that a row names is imported."""
+    state = b'{"at":1,"cause":"m","entries":[%s],"first":7}' % entry
+
     with pytest.raises(CorruptHistory, match=problem) as caught:
-        to_entry(saga(1), 7, topic, state)
+        to_entries(saga(1), topic, state, version=7)
 
     assert (caught.value.saga_id, caught.value.version) == (saga(1), 7)
     assert f"saga {saga(1)}, entry 7: " in str(caught.value)
 
 
 def test_a_gap_in_a_history_is_named() -> None:
-    """An entry that was removed is missed, at the first place as at any other."""
-    rows = [to_row(entry)[1:] for entry in samples.entries(saga(1), 0, 4)]
+    """A turn that was removed is missed, at the first place as at any other; so is an entry."""
+    rows = [row[1:] for row in to_rows([samples.history(saga(1), 0, 4)])]
+    shorter = to_state(samples.entries(saga(1), 0, 1))
 
     gap = to_history(saga(1), [rows[0], *rows[2:]])
     beheaded = to_history(saga(1), rows[1:])
+    shortened = to_history(saga(1), [(1, TURN, shorter), *rows[1:]])
 
     assert isinstance(gap, CorruptHistory)
-    assert (gap.version, gap.problem) == (2, "is missing; 3 follows")
+    assert (gap.version, gap.problem) == (3, "is missing, with turn 2; turn 3 follows")
     assert isinstance(beheaded, CorruptHistory)
     assert beheaded.version == 1
+    assert isinstance(shortened, CorruptHistory)
+    assert (shortened.version, shortened.problem) == (2, "is missing; 3 follows")
 
 
-def test_the_mapper_speaks_the_library_s_language() -> None:
-    """Stored events of eventsourcing, with UUIDs and stable names."""
-    mapper = EntryMapper()
-    (entry,) = samples.entries(saga(1), 0, 1)
-
-    stored = mapper.to_stored_event(entry)
-
-    assert isinstance(stored, StoredEvent)
-    assert stored.originator_id == UUID(saga(1))
-    assert stored.topic in NAMES
-    assert mapper.to_domain_event(stored) == entry
-
-
-async def test_the_library_reads_and_writes_the_same_tables(database: SqliteDatabase) -> None:
-    """Its recorder finds our entries and positions, and we find what it records."""
+async def test_the_library_reads_and_writes_the_same_tables(
+    database: SqliteDatabase, path: Path
+) -> None:
+    """Its recorder, unchanged, finds our turns and positions, and we find what it records."""
     store = SqliteEventStore(database)
     await store.append(
-        Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 4}), at=MOMENT
+        samples.batch(samples.history(saga(1), 0, 2), positions={Source("t", 0): 4}), at=MOMENT
     )
-    recorder, mapper = store.recorder, EntryMapper()
+    (originator_id,) = {row[0] for row in rows_of(path, "SELECT originator_id FROM stored_events")}
+    datastore = SQLiteDatastore(str(path), single_row_tracking=True)
+    theirs = SQLiteProcessRecorder(datastore)
 
-    found = recorder.select_events(UUID(saga(1)))
-    assert [mapper.to_domain_event(each) for each in found] == samples.entries(saga(1), 0)
-    assert recorder.max_notification_id() == 2
-    assert recorder.max_tracking_id("bus:t:0") == 4
-    more = [mapper.to_stored_event(entry) for entry in samples.entries(saga(1), 2)]
-    insert = recorder.insert_events
-    ids = await asyncio.to_thread(insert, more, tracking=Tracking("other", 9))
-    assert list(ids) == [3, 4]
-    assert [each.id for each in recorder.select_notifications(2, 9)] == [2, 3, 4]
-    assert await store.load([saga(1)]) == {saga(1): samples.entries(saga(1), 0, 4)}
+    found = theirs.select_events(UUID(originator_id))
+    assert [each.originator_version for each in found] == [1, 2]
+    assert [
+        entry for each in found for entry in to_entries(saga(1), each.topic, each.state)
+    ] == samples.entries(saga(1), 0, 4)
+    assert theirs.max_notification_id() == 2
+    assert theirs.max_tracking_id("bus:t:0") == 4
+    third = to_state(samples.entries(saga(1), 4))
+    more = [StoredEvent(UUID(originator_id), 3, TURN, third)]
+    theirs.insert_events(more, tracking=Tracking("bus:t:0", 9))
+    assert [each.id for each in theirs.select_notifications(2, 9)] == [2, 3]
+    assert await store.positions([Source("t", 0)]) == {Source("t", 0): 9}
+    assert await store.load([saga(1)]) == {saga(1): samples.entries(saga(1), 0, 6)}
+    datastore.close()
 
 
 async def test_only_the_saga_with_a_corrupt_row_suffers(
@@ -138,27 +151,34 @@ async def test_only_the_saga_with_a_corrupt_row_suffers(
     store = SqliteEventStore(database)
     sagas = [saga(number) for number in range(9)]
     await store.append(
-        Batch(
-            histories=[samples.history(each) for each in sagas],
+        samples.batch(
+            *(samples.history(each, 0, 2) for each in sagas),
             outgoing=[samples.record("shop.int")],
         ),
         at=MOMENT,
     )
+    *_, (rowid,) = (
+        row for row in rows_of(path, "SELECT rowid FROM stored_events ORDER BY rowid LIMIT 8")
+    )
     with sqlite3.connect(path) as other:
-        other.execute(
-            "UPDATE stored_events SET state = x'ff' "
-            "WHERE originator_id = ? AND originator_version = 2",
-            (UUID(sagas[3]).hex,),
-        )
+        other.execute("UPDATE stored_events SET state = x'ff' WHERE rowid = ?", (rowid,))
     other.close()
 
     loaded = await store.load(sagas)
     assert loaded.keys() == set(sagas)
     error = loaded[sagas[3]]
     assert isinstance(error, CorruptHistory)
-    assert (error.saga_id, error.version) == (sagas[3], 2)
+    assert (error.saga_id, error.version) == (sagas[3], 3)
     assert [each for each in sagas if isinstance(loaded[each], CorruptHistory)] == [sagas[3]]
     (backlog,) = await store.backlog(limit=1)
-    assert len(backlog.entries) == 17
+    assert len(backlog.entries) == 34
     with pytest.raises(CorruptHistory, match=sagas[3]):
         [item async for item in SqliteCatalogue(database).log()]
+
+
+def rows_of(path: Path, sql: str) -> list[tuple]:
+    """What another program reads in the file."""
+    with sqlite3.connect(path) as other:
+        rows = other.execute(sql).fetchall()
+    other.close()
+    return rows

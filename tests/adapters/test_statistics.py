@@ -65,10 +65,11 @@ async def test_all_is_counted_that_is_not_over(counted) -> None:
         name = "return" if number == len(statuses) - 1 else "order"
         summary = samples.summary(saga(number), status=status, definition=name)
         history = samples.history(saga(number))
-        await store.append(Batch(histories=[history], summaries=[summary]), at=MOMENT)
+        await store.append(samples.batch(history, summaries=[summary]), at=MOMENT)
     await store.append(
-        Batch(
-            histories=[samples.history(saga(90))],
+        samples.batch(
+            samples.history(saga(90)),
+            summaries=[samples.summary(saga(90), status=SagaStatus.COMPLETED)],
             outgoing=[Record("t", b"k", b"v")],
             timers_armed=[samples.timer(saga(90), f"t{at}", at) for at in (-7, 0, 1)],
             unhandled=[

@@ -12,7 +12,6 @@ from saga.adapters.clocks import SystemClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore
 from saga.core.identity import saga_id
 from saga.ports.bus import Record, Source
-from saga.ports.store import Batch
 from saga.testing import samples
 
 
@@ -29,9 +28,9 @@ async def append(bus: LocalBus, name: str) -> None:
     store = SqliteEventStore(bus.database, publish_through=bus)
     for number in range(1_000_000):
         saga = saga_id(name, str(number // 3))
-        version = number % 3 * 2
-        batch = Batch(
-            histories=[samples.history(saga, version)],
+        turns, version = number % 3, number % 3 * 2
+        batch = samples.batch(
+            samples.history(saga, turns),
             positions={Source(name, 0): number},
             summaries=[samples.summary(saga, version=version + 2)],
             timers_armed=[samples.timer(saga, f"t{version}", 1)],

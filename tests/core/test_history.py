@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
-from saga.adapters.mapper import to_entry, to_row
+from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.core import events, intents
 from saga.core.events import Act, CancelMode, Event, Json, Message, ReplyOutcome
 from saga.core.history import NAME_OF, NAMES, Entry, entries_of_turn, from_plain, to_plain
@@ -105,12 +105,15 @@ def test_every_entry_type_is_tested_here():
 def test_entry_is_what_was_stored_of_it(body):
     """Through the JSON that a store writes, and through any other JSON library."""
     entry = Entry(SAGA, 7, Instant(11), MessageId("m"), body)
-    _, version, name, text = to_row(entry)
-    plain = json.loads(text)
+    state = to_state([entry])
+    turn = json.loads(state)
+    (plain,) = turn["entries"]
+    name = plain.pop("type")
+    plain |= {"at": turn["at"], "cause": turn["cause"]}
 
-    assert to_entry(SAGA, version, name, text) == entry
-    assert from_plain(SAGA, 7, name, json.loads(text), dumped) == entry
     assert json.loads(json.dumps(to_plain(entry, json.loads))) == plain
+    assert to_entries(SAGA, TURN, state) == [entry]
+    assert from_plain(SAGA, 7, name, plain, dumped) == entry
 
 
 def dumped(value):
@@ -130,9 +133,9 @@ def test_no_payload_keeps_an_entry_from_being_read(payload, cause, name):
     """Whatever a user put into it comes back as it was."""
     body = events.SignalReceived(name=name, payload=dumped(payload))
     entry = Entry(SAGA, 1, Instant(1), MessageId(cause), body)
-    _, version, stored_name, text = to_row(entry)
+    (read,) = to_entries(SAGA, TURN, to_state([entry]))
 
-    assert json.loads(to_entry(SAGA, version, stored_name, text).body.payload) == payload
+    assert json.loads(read.body.payload) == payload
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,6 @@ def test_no_payload_keeps_an_entry_from_being_read(payload, cause, name):
         ("os.system", b'{"at":1,"cause":"m"}'),
         ("saga.core.events:TimerFired", b'{"at":1,"cause":"m","timer_id":"t"}'),
         ("timer-fired", b'{"at":1,"cause":"m"}'),
-        ("timer-fired", b'{"cause":"m","timer_id":"t"}'),
         ("timer-fired", b'{"at":1,"cause":"m","timer_id":null}'),
         ("signal-received", b'{"at":1,"cause":"m","name":"s"}'),
         ("timer-fired", b"[]"),
@@ -156,15 +158,41 @@ def test_no_payload_keeps_an_entry_from_being_read(payload, cause, name):
 )
 def test_what_cannot_be_read_is_refused_with_saga_and_version(name, text):
     """A stored name never imports code, and a broken entry is never guessed at."""
+    entry = text.replace(b'{"at":1,"cause":"m"', b'{"type":"%s"' % name.encode())
+    state = b'{"at":1,"cause":"m","entries":[%s],"first":4}' % entry
     with pytest.raises(CorruptHistory) as found:
-        to_entry(SAGA, 4, name, text)
+        to_entries(SAGA, TURN, state, version=4)
+
+    assert (found.value.saga_id, found.value.version) == (SAGA, 4)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b'{"cause":"m","entries":[{"type":"timer-fired","timer_id":"t"}],"first":4}',
+        b'{"at":1,"entries":[{"type":"timer-fired","timer_id":"t"}],"first":4}',
+        b'{"at":1,"cause":"m","entries":[{"type":"timer-fired","timer_id":"t"}]}',
+        b'{"at":1,"cause":"m","first":4}',
+        b'{"at":1,"cause":"m","entries":[{"timer_id":"t"}],"first":4}',
+        b'{"at":1,"cause":"m","entries":7,"first":4}',
+        b'{"at":1,"cause":"m","entries":[7],"first":"four"}',
+        b"[]",
+        b"null",
+    ],
+)
+def test_a_turn_that_cannot_be_read_is_refused_with_saga_and_version(state):
+    """What its entries share is missing, or its form is another one."""
+    with pytest.raises(CorruptHistory) as found:
+        to_entries(SAGA, TURN, state, version=4)
 
     assert (found.value.saga_id, found.value.version) == (SAGA, 4)
 
 
 def test_unknown_fields_of_a_newer_writer_are_ignored():
     """So that a field may be added without stopping older workers."""
-    entry = to_entry(SAGA, 1, "timer-fired", b'{"at":1,"cause":"m","timer_id":"t","later":[1]}')
+    plain = b'{"type":"timer-fired","timer_id":"t","later":[1]}'
+    state = b'{"at":1,"cause":"m","entries":[%s],"first":1,"later":2}' % plain
+    (entry,) = to_entries(SAGA, TURN, state)
 
     assert entry.body == events.TimerFired(timer_id=TimerId("t"))
 

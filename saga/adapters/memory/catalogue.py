@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
+from operator import itemgetter
 
 from saga.adapters.memory.event_store import MemoryEventStore
 from saga.core.history import Entry
@@ -67,7 +69,7 @@ class MemoryCatalogue:
 
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
         """Every entry of every saga with its place in the log, in commit order."""
-        while after < len(self._store.log):
-            after += 1
-            yield after, self._store.log[after - 1]
+        log = self._store.log
+        for place, entry in log[bisect_right(log, after, key=itemgetter(0)) :]:
+            yield place, entry
         await asyncio.sleep(0)

@@ -12,12 +12,20 @@ from dataclasses import replace
 from itertools import islice
 
 from saga.adapters.memory.bus import MemoryBus
-from saga.adapters.rows import covered
+from saga.adapters.rows import check_new_sagas, covered
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
 from saga.ports.bus import Source
-from saga.ports.store import Appended, Backlog, Batch, DueTimer, SagaSummary, UnhandledRecord
+from saga.ports.store import (
+    Appended,
+    Backlog,
+    Batch,
+    DueTimer,
+    History,
+    SagaSummary,
+    UnhandledRecord,
+)
 
 
 class MemoryEventStore:
@@ -30,15 +38,16 @@ class MemoryEventStore:
 
     def __init__(self, *, publish_through: MemoryBus | None = None) -> None:
         self._bus = publish_through
-        self._histories: dict[SagaId, list[Entry]] = {}
+        self._histories: dict[SagaId, History] = {}
         self._positions: dict[Source, int] = {}
         self._timers: dict[TimerId, DueTimer] = {}
         self._due: list[tuple[Instant, TimerId]] = []
         self._backlog: dict[int, Backlog] = {}
         self._parked_given = 0
         self._backlog_given = 0
+        self._last_place = 0
         # For the catalogue.
-        self.log: list[Entry] = []
+        self.log: list[tuple[int, Entry]] = []
         self.summaries: dict[SagaId, SagaSummary] = {}
         self.unhandled: dict[int, UnhandledRecord] = {}
 
@@ -63,13 +72,11 @@ class MemoryEventStore:
         self._backlog[self._backlog_given] = Backlog(self._backlog_given, at, entries)
         return Appended(self._backlog_given)
 
-    async def load(
-        self, saga_ids: Sequence[SagaId]
-    ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
+    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
         """The whole histories, in order of version; a saga without one is left out."""
         await asyncio.sleep(0)
         return {
-            saga_id: list(self._histories[saga_id])
+            saga_id: History(self._histories[saga_id], turns=self._histories[saga_id].turns)
             for saga_id in saga_ids
             if saga_id in self._histories
         }
@@ -98,21 +105,26 @@ class MemoryEventStore:
         return [self._timers[timer_id] for _, timer_id in self._due[:limit]]
 
     def _check(self, batch: Batch) -> None:
+        check_new_sagas(batch)
         reached = covered(batch.positions, self._positions)
         if reached:
             raise AlreadyRecorded(reached)
         moved = [
             history.saga_id
             for history in batch.histories
-            if len(self._histories.get(history.saga_id, ())) != history.expected_version
+            if self._turns(history.saga_id) != history.expected_turns
         ]
         if moved:
             raise HistoryConflict(tuple(moved))
 
     def _apply(self, batch: Batch) -> None:
         for history in batch.histories:
-            self._histories.setdefault(history.saga_id, []).extend(history.entries)
-            self.log.extend(history.entries)
+            stored = self._histories.setdefault(history.saga_id, History((), turns=0))
+            for turn in history.turns:
+                stored.extend(turn)
+                stored.turns += 1
+                self._last_place += 1
+                self.log.extend((self._last_place, entry) for entry in turn)
         self._positions.update(batch.positions)
         for summary in batch.summaries:
             self.summaries[summary.saga_id] = summary
@@ -129,6 +141,10 @@ class MemoryEventStore:
             self.unhandled.pop(record_id, None)
         for backlog_id in batch.relayed:
             self._backlog.pop(backlog_id, None)
+
+    def _turns(self, saga_id: SagaId) -> int:
+        history = self._histories.get(saga_id)
+        return 0 if history is None else history.turns
 
     def _clear(self, timer_id: TimerId) -> None:
         timer = self._timers.pop(timer_id, None)

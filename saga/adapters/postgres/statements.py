@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from saga.adapters.headers import encode_headers
-from saga.adapters.mapper import EntryRow, originator_of
+from saga.adapters.mapper import TurnRow, originator_of
 from saga.adapters.postgres.pipeline import Array, Bigints, Blobs, Call, Texts, Uuids, call_of
 from saga.adapters.rows import KnownSagas, tracking_name
 from saga.core.identity import Instant, SagaId
@@ -139,9 +139,9 @@ def writers(key: tuple[int, int]) -> str:
 
 
 def calls_of(
-    batch: Batch, rows: Sequence[EntryRow], known: KnownSagas, *, at: Instant, lock: str
+    batch: Batch, rows: Sequence[TurnRow], known: KnownSagas, *, at: Instant, lock: str
 ) -> list[Call]:
-    """The statements that write *batch*, in order; *rows* are its entries, history by history.
+    """The statements that write *batch*, in order; *rows* are its turns, history by history.
 
     They refuse it with the codes above. The one that tells what was written is that of `APPENDS`.
     """
@@ -173,7 +173,7 @@ def calls_of(
     return calls
 
 
-def proof_of(batch: Batch, rows: Sequence[EntryRow]) -> tuple[Question, int] | None:
+def proof_of(batch: Batch, rows: Sequence[TurnRow]) -> tuple[Question, int] | None:
     """A question, with its answer where *batch* is stored; None where it may be written twice."""
     if rows:
         return (LANDED, event_columns(rows)), len(rows)
@@ -190,7 +190,7 @@ def proof_of(batch: Batch, rows: Sequence[EntryRow]) -> tuple[Question, int] | N
     return None
 
 
-def event_columns(rows: Sequence[EntryRow]) -> tuple[Array, ...]:
+def event_columns(rows: Sequence[TurnRow]) -> tuple[Array, ...]:
     """The parameters of `EVENTS`."""
     return (
         Uuids(row[0] for row in rows),

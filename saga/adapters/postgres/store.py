@@ -16,7 +16,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 import psycopg
 from typing_extensions import override
 
-from saga.adapters.mapper import EntryRow, originator_of, to_entry, to_history, to_rows
+from saga.adapters.mapper import TurnRow, originator_of, to_entries, to_history, to_rows
 from saga.adapters.postgres import statements as sql
 from saga.adapters.postgres.database import PostgresDatabase, is_of_the_server, unavailable
 from saga.adapters.postgres.notifier import Notifier
@@ -24,6 +24,7 @@ from saga.adapters.postgres.pipeline import Answers, Call, Texts, Uuids, escaped
 from saga.adapters.postgres.schema import event_store_tables, prepare
 from saga.adapters.rows import (
     KnownSagas,
+    check_new_sagas,
     covered,
     readable,
     to_parked,
@@ -44,6 +45,7 @@ from saga.ports.store import (
     Catalogue,
     DueTimer,
     EventStore,
+    History,
     SagaSummary,
     StatisticsReader,
     StoreStatistics,
@@ -52,7 +54,7 @@ from saga.ports.store import (
     UnhandledRecord,
 )
 
-LOG_PAGE_ENTRIES: Final = 2_000
+LOG_PAGE_TURNS: Final = 2_000
 
 _UNIQUE_VIOLATION: Final = "23505"
 _LOCK_TIMEOUT: Final = "55P03"
@@ -69,7 +71,7 @@ _DUE: Final = (
     "ORDER BY due_at, timer_id LIMIT %s"
 )
 _BACKLOG: Final = (
-    "SELECT b.backlog_id, b.appended_at, e.originator_id::text, e.originator_version, e.topic, "
+    "SELECT b.backlog_id, b.appended_at, e.originator_id::text, e.topic, "
     "e.state FROM (SELECT * FROM backlog WHERE backlog_id > %s "
     "ORDER BY backlog_id LIMIT %s) AS b "
     "LEFT JOIN LATERAL (SELECT * FROM stored_events WHERE notification_id = ANY(b.positions) "
@@ -109,9 +111,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return await self.database.finish(self._append(batch, at))
 
     @override
-    async def load(
-        self, saga_ids: Sequence[SagaId]
-    ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
+    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
         if not saga_ids:
             return {}
         keys = Uuids(originator_of(saga_id) for saga_id in dict.fromkeys(saga_ids))
@@ -144,6 +144,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return self._notifier.appends(poll_s=poll_s)
 
     async def _append(self, batch: Batch, at: Instant) -> Appended:
+        check_new_sagas(batch)
         rows = to_rows(batch.histories)
         calls: list[Call] = []
 
@@ -177,18 +178,18 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             await self.database.end_frozen()
         return unavailable(self.database.name, error) if is_of_the_server(error) else error
 
-    async def _has_landed(self, batch: Batch, rows: Sequence[EntryRow]) -> bool:
+    async def _has_landed(self, batch: Batch, rows: Sequence[TurnRow]) -> bool:
         self._known = KnownSagas()  # the server may be another one now, that has not all of it
         return await self._is_stored(batch, rows)
 
-    async def _is_stored(self, batch: Batch, rows: Sequence[EntryRow]) -> bool:
+    async def _is_stored(self, batch: Batch, rows: Sequence[TurnRow]) -> bool:
         proof = sql.proof_of(batch, rows)
         if proof is None:
             return False
         question, expected = proof
         return await self.database.fetch(*question) == [(expected,)]
 
-    async def _found(self, batch: Batch, rows: Sequence[EntryRow]) -> Written:
+    async def _found(self, batch: Batch, rows: Sequence[TurnRow]) -> Written:
         """What was written of *batch*, which is stored."""
         if not rows or not batch.outgoing:
             return Written({}, None)
@@ -203,7 +204,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         moved = tuple(
             each.saga_id
             for each in batch.histories
-            if (stored[originator_of(each.saga_id)] or 0) != each.expected_version
+            if (stored[originator_of(each.saga_id)] or 0) != each.expected_turns
         )
         return moved or tuple(each.saga_id for each in batch.histories)
 
@@ -215,8 +216,8 @@ class PostgresEventStore(EventStore, TellsOfAppends):
                 known = self._known.get(saga_id)
                 position = known[1] if known is not None else None
             if position is not None:
-                version = history.expected_version + len(history.entries)
-                self._known.remember(saga_id, version, position)
+                turns = history.expected_turns + len(history.turns)
+                self._known.remember(saga_id, turns, position)
 
 
 def _written(calls: Sequence[Call], answers: Answers) -> Written:
@@ -253,7 +254,7 @@ _FIRST_ENTRY: Final = (
     "WHERE originator_id = %s::uuid AND originator_version = 1"
 )
 _LOG: Final = (
-    "SELECT notification_id, originator_id::text, originator_version, topic, state "
+    "SELECT notification_id, originator_id::text, topic, state "
     "FROM stored_events WHERE notification_id > %s AND notification_id <= %s "
     "ORDER BY notification_id LIMIT %s"
 )
@@ -336,11 +337,12 @@ class PostgresCatalogue(Catalogue):
         # Ends at the last place that was taken when it began; nothing will appear before that.
         last = await self._settled_place()
         while True:
-            rows = await self._database.fetch(_LOG, (after, last, LOG_PAGE_ENTRIES))
-            for position, saga_id, version, topic, state in rows:
-                yield position, to_entry(SagaId(saga_id), version, topic, state)
+            rows = await self._database.fetch(_LOG, (after, last, LOG_PAGE_TURNS))
+            for position, saga_id, topic, state in rows:
+                for entry in to_entries(SagaId(saga_id), topic, state):
+                    yield position, entry
                 after = position
-            if len(rows) < LOG_PAGE_ENTRIES:
+            if len(rows) < LOG_PAGE_TURNS:
                 return
 
     async def _settled_place(self) -> int:

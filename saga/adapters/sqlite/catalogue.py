@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from saga.adapters.mapper import originator_of, saga_id_of, to_entry
+from saga.adapters.mapper import originator_of, saga_id_of, to_entries
 from saga.adapters.rows import to_parked, to_summary
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.statements import ManyRows
@@ -15,7 +15,7 @@ from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.ports.store import DueTimer, SagaSummary, UnhandledKind, UnhandledRecord
 
-LOG_PAGE_ENTRIES: Final = 2_000
+LOG_PAGE_TURNS: Final = 500
 
 _SUMMARY: Final = (
     "SELECT i.saga_id, definition, definition_version, key, status, started_at, updated_at, "
@@ -106,15 +106,16 @@ class SqliteCatalogue:
             CorruptHistory: an entry cannot be read; names its saga and version.
         """
         sql = (
-            "SELECT rowid, originator_id, originator_version, topic, state FROM stored_events "
+            "SELECT rowid, originator_id, topic, state FROM stored_events "
             "WHERE rowid > ? ORDER BY rowid LIMIT ?"
         )
         while True:
-            rows = await self._fetch(sql, after, LOG_PAGE_ENTRIES)
-            for position, originator_id, version, topic, state in rows:
-                yield position, to_entry(saga_id_of(originator_id), version, topic, state)
+            rows = await self._fetch(sql, after, LOG_PAGE_TURNS)
+            for position, originator_id, topic, state in rows:
+                for entry in to_entries(saga_id_of(originator_id), topic, state):
+                    yield position, entry
                 after = position
-            if len(rows) < LOG_PAGE_ENTRIES:
+            if len(rows) < LOG_PAGE_TURNS:
                 return
 
     async def _fetch(self, sql: str, *values: object) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from eventsourcing.sqlite import SQLiteCursor
 
 from saga.adapters.mapper import originator_of, saga_id_of, to_history, to_rows
-from saga.adapters.rows import covered, readable, tracking_name
+from saga.adapters.rows import check_new_sagas, covered, readable, tracking_name
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.local_bus import LocalBus
 from saga.adapters.sqlite.record_log import Placed
@@ -23,7 +23,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.errors import AlreadyRecorded, BusUnavailable, CorruptHistory, StoreUnavailable
 from saga.ports.bus import Source
-from saga.ports.store import Appended, Backlog, Batch, DueTimer
+from saga.ports.store import Appended, Backlog, Batch, DueTimer, History
 
 LOAD_INLINE_SAGAS_MAX: Final = 64
 """More than these are read on another thread, so as not to hold up the event loop."""
@@ -81,6 +81,7 @@ class SqliteEventStore:
             TopicMissing: a topic of *outgoing* does not exist; nothing was recorded.
         """
         recorder, bus = self.recorder, self._bus
+        check_new_sagas(batch)
         rows = to_rows(batch.histories)
         try:
             prepared = bus.prepare(batch.outgoing) if bus and batch.outgoing else None
@@ -116,9 +117,7 @@ class SqliteEventStore:
             raise AlreadyRecorded(covered(batch.positions, stored)) from None
         return Appended(result.backlog_id)
 
-    async def load(
-        self, saga_ids: Sequence[SagaId]
-    ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
+    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
         """The whole histories, in order of version; a saga without one is left out.
 
         Raises:
@@ -126,7 +125,7 @@ class SqliteEventStore:
         """
         sagas = {originator_of(saga_id): saga_id for saga_id in saga_ids}
 
-        def query(cursor: sqlite3.Cursor) -> dict[SagaId, Sequence[Entry] | CorruptHistory]:
+        def query(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
             by_saga: dict[str, list[tuple[int, str, bytes]]] = {}
             for originator_id, *row in _HISTORIES.fetch(cursor, [(key,) for key in sagas]):
                 by_saga.setdefault(originator_id, []).append((row[0], row[1], row[2]))
@@ -198,7 +197,7 @@ class SqliteEventStore:
 
 def _entries_between(cursor: sqlite3.Cursor, first: int, last: int) -> list[Entry]:
     cursor.execute(
-        "SELECT originator_id, originator_version, topic, state FROM stored_events "
+        "SELECT originator_id, topic, state FROM stored_events "
         "WHERE rowid BETWEEN ? AND ? ORDER BY rowid",
         (first, last),
     )

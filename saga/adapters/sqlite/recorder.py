@@ -19,7 +19,7 @@ from eventsourcing.persistence import StoredEvent
 from eventsourcing.sqlite import SQLiteCursor, SQLiteProcessRecorder
 
 from saga.adapters.headers import encode_headers
-from saga.adapters.mapper import EntryRow, originator_of
+from saga.adapters.mapper import TurnRow, originator_of
 from saga.adapters.rows import KnownSagas, tracking_name
 from saga.adapters.sqlite.connections import SagaDatastore
 from saga.adapters.sqlite.statements import ManyRows
@@ -121,8 +121,8 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
         """The library's tables, then ours."""
         return [*super().construct_create_table_statements(), *TABLES]
 
-    def write(self, cursor: sqlite3.Cursor, batch: Batch, rows: Sequence[EntryRow]) -> Written:
-        """Write all of *batch* but what it publishes; *rows* are its entries, history by history.
+    def write(self, cursor: sqlite3.Cursor, batch: Batch, rows: Sequence[TurnRow]) -> Written:
+        """Write all of *batch* but what it publishes; *rows* are its turns, history by history.
 
         Raises:
             AlreadyRecorded: a position is not beyond the stored one; names all of the batch.
@@ -163,10 +163,10 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
         for history in batch.histories:
             position = written.first_entries.get(history.saga_id)
             if position is not None:
-                version = history.expected_version + len(history.entries)
-                self.known.remember(history.saga_id, version, position)
+                turns = history.expected_turns + len(history.turns)
+                self.known.remember(history.saga_id, turns, position)
 
-    def has_landed(self, cursor: sqlite3.Cursor, batch: Batch, rows: Sequence[EntryRow]) -> bool:
+    def has_landed(self, cursor: sqlite3.Cursor, batch: Batch, rows: Sequence[TurnRow]) -> bool:
         """Whether *batch* is stored, judging by its first entry or position."""
         if rows:
             originator_id, version, topic, state = rows[0]
@@ -199,7 +199,7 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
             self._insert_tracking(c, tracking)
         return range(first, last + 1)
 
-    def _insert_rows(self, cursor: sqlite3.Cursor, rows: Sequence[EntryRow]) -> tuple[int, int]:
+    def _insert_rows(self, cursor: sqlite3.Cursor, rows: Sequence[TurnRow]) -> tuple[int, int]:
         if not rows:
             row = cursor.execute("SELECT coalesce(max(rowid), 0) FROM stored_events").fetchone()
             return row[0] + 1, row[0]
@@ -225,9 +225,9 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
         found: dict[SagaId, int] = {}
         position = first_position
         for history in batch.histories:
-            if history.expected_version == 0:
+            if history.expected_turns == 0:
                 found[history.saga_id] = position
-            position += len(history.entries)
+            position += len(history.turns)
         unknown: dict[str, SagaId] = {}
         for summary in batch.summaries:
             saga_id = summary.saga_id
@@ -257,7 +257,7 @@ def _moved(cursor: sqlite3.Cursor, batch: Batch) -> tuple[str, ...]:
     return tuple(
         sagas[originator_id].saga_id
         for originator_id, version in versions
-        if (version or 0) != sagas[originator_id].expected_version
+        if (version or 0) != sagas[originator_id].expected_turns
     )
 
 

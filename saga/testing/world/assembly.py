@@ -59,7 +59,7 @@ class WatchedTurns(Turns):
         taken = await super().take_turns(work)
         durable = self.durable
         for saga_id, touched in taken.draft.touched.items():
-            if touched.entries:
+            if touched.turns:
                 live = touched.live
                 history = durable.store.history(saga_id)[: live.version]
                 durable.violations += durable.shadows.compare(live.decider, live.state, history)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def gather(durable: Durable, log: Log) -> Evidence:
     """Everything that is left of a world."""
     histories: dict[SagaId, list[Entry]] = {}
-    for entry in durable.store.log:
+    for _, entry in durable.store.log:
         histories.setdefault(entry.saga_id, []).append(entry)
     rows = durable.database.rows(
         "SELECT number, saga_id, step, direction, intent_id FROM ledger ORDER BY number"

@@ -16,6 +16,7 @@ from saga.ports import (
     Backlog,
     Batch,
     DueTimer,
+    History,
     Inbound,
     Record,
     SagaSummary,
@@ -208,9 +209,7 @@ class ProcessStore:
             "store.append", lambda: self._store.append(batch, at=at), error=StoreUnavailable
         )
 
-    async def load(
-        self, saga_ids: Sequence[SagaId]
-    ) -> Mapping[SagaId, Sequence[Entry] | CorruptHistory]:
+    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
         """The whole histories."""
         return await self._process.call(
             "store.load", lambda: self._store.load(saga_ids), error=StoreUnavailable

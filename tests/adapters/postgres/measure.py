@@ -21,13 +21,14 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from statistics import median
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 
 from infra import Postgres
 from infra.scratch import scratch_folder
-from saga.adapters.mapper import EntryMapper
+from saga.adapters.mapper import to_rows
 from saga.adapters.postgres import Address, PostgresDatabase, PostgresEventStore
 from saga.adapters.postgres._eventsourcing import SagaDatastore, SagaProcessRecorder
 from saga.core.identity import SagaId, saga_id
@@ -48,8 +49,8 @@ def turn(sagas: list[SagaId], number: int, source: Source, offset: int, owed: li
     """The turn *number*, from 0, of all *sagas*."""
     status = SagaStatus.COMPLETED if number == TURNS - 1 else SagaStatus.RUNNING
     version = 2 * number + 2
-    return Batch(
-        histories=[samples.history(each, version - 2) for each in sagas],
+    return samples.batch(
+        *(samples.history(each, number) for each in sagas),
         positions={source: offset},
         summaries=[samples.summary(each, status=status, version=version) for each in sagas],
         timers_armed=[samples.timer(each, f"t{number}", 10) for each in sagas],
@@ -97,12 +98,13 @@ def inserting(url: str, rival: str) -> tuple[PostgresProcessRecorder, Callable[[
 def insert(url: str, name: str, entries: int, seconds: float, *, rival: str) -> int:
     """Insert entries alone by the recorder's own `insert_events`; how many."""
     recorder, close = inserting(url, rival)
-    mapper, done = EntryMapper(), 0
+    done = 0
     ending = time.monotonic() + seconds
     while time.monotonic() < ending:
         sagas = [saga_id(name, f"{done + n}") for n in range(entries // 2)]
         stored: list[StoredEvent] = [
-            mapper.to_stored_event(entry) for each in sagas for entry in samples.entries(each, 0)
+            StoredEvent(UUID(originator_id), turn, topic, state)
+            for originator_id, turn, topic, state in to_rows(map(samples.history, sagas))
         ]
         recorder.insert_events(stored)
         done += len(stored)
@@ -118,7 +120,7 @@ async def append_entries(url: str, name: str, entries: int, seconds: float) -> i
     while time.monotonic() < ending:
         sagas = [saga_id(name, f"{done + n}") for n in range(entries // 2)]
         histories = [samples.history(each, 0) for each in sagas]
-        await store.append(Batch(histories=histories), at=MOMENT)
+        await store.append(samples.batch(*histories), at=MOMENT)
         done += entries
     await database.close()
     return done

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 from psycopg import Cursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from saga.adapters.mapper import EntryMapper
+from saga.adapters.mapper import to_rows
 from saga.adapters.postgres import (
     Address,
     Component,
@@ -27,7 +28,7 @@ from saga.adapters.postgres._eventsourcing import SagaProcessRecorder
 from saga.adapters.postgres.schema import prepare
 from saga.errors import SettingsError, StoreTooNew, StoreUnavailable
 from saga.ports.bus import Source
-from saga.ports.store import Batch
+from saga.ports.store import HistoryAppend
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
 
@@ -118,7 +119,7 @@ async def test_whoever_only_reads_needs_no_right_to_write(
 ) -> None:
     """Questions are answered to a user with SELECT alone, as on a standby."""
     await store.append(
-        Batch(histories=[samples.history(saga(1), 0)], summaries=[samples.summary(saga(1))]),
+        samples.batch(samples.history(saga(1), 0), summaries=[samples.summary(saga(1))]),
         at=MOMENT,
     )
     reader = f"reader_{secrets.token_hex(4)}"
@@ -143,7 +144,7 @@ async def test_whoever_only_reads_needs_no_right_to_write(
         assert list((await read.load([saga(1)]))[saga(1)]) == samples.entries(saga(1), 0)
         assert [entry.version async for _, entry in catalogue.log()] == [1, 2]
         with pytest.raises(StoreUnavailable):
-            await read.append(Batch(histories=[samples.history(saga(2), 0)]), at=MOMENT)
+            await read.append(samples.batch(samples.history(saga(2), 0)), at=MOMENT)
     finally:
         await database.close()
         with psycopg.connect(postgres, autocommit=True) as connection:
@@ -167,36 +168,38 @@ async def test_the_library_reads_and_writes_the_same_tables(
 ) -> None:
     """Its own recorder, unchanged, works beside ours, in both directions."""
     await store.append(
-        Batch(histories=[samples.history(saga(1))], positions={Source("t", 0): 3}), at=MOMENT
+        samples.batch(samples.history(saga(1)), positions={Source("t", 0): 3}), at=MOMENT
     )
-    await store.append(Batch(histories=[samples.history(saga(2))]), at=MOMENT)
+    await store.append(samples.batch(samples.history(saga(2))), at=MOMENT)
     given = conninfo_to_dict(postgres)
     datastore = PostgresDatastore(
         given["dbname"], given["host"], given["port"], given["user"], given.get("password") or ""
     )
     theirs = PostgresProcessRecorder(datastore)
-    third = [EntryMapper().to_stored_event(entry) for entry in samples.entries(saga(3), 0)]
+    third = stored_events(samples.history(saga(3), 0, 2))
     theirs.insert_events(third, tracking=Tracking("bus:t:0", 4))
 
     assert [each.originator_version for each in theirs.select_events(third[0].originator_id)] == [
         1,
         2,
     ]
-    assert [each.id for each in theirs.select_notifications(1, 10)] == [1, 2, 3, 4, 5, 6]
+    assert [each.id for each in theirs.select_notifications(1, 10)] == [1, 2, 3, 4]
     assert await store.positions([Source("t", 0)]) == {Source("t", 0): 4}
-    assert await store.load([saga(3)]) == {saga(3): samples.entries(saga(3), 0)}
+    assert await store.load([saga(3)]) == {saga(3): samples.entries(saga(3), 0, 4)}
     datastore.close()
 
 
-async def test_the_recorder_keeps_the_librarys_promises(recorder: SagaProcessRecorder) -> None:
-    """Through the library's interface too: ids in order, conflicts and covered trackings
-    refused.
-    """
-    events: list[StoredEvent] = [
-        EntryMapper().to_stored_event(entry)
-        for number in (5, 4)
-        for entry in samples.entries(saga(number), 0)
+def stored_events(*histories: HistoryAppend) -> list[StoredEvent]:
+    """What the library would have stored of these turns."""
+    return [
+        StoredEvent(UUID(originator_id), turn, topic, state)
+        for originator_id, turn, topic, state in to_rows(histories)
     ]
+
+
+async def test_the_recorder_keeps_the_librarys_promises(recorder: SagaProcessRecorder) -> None:
+    """Through the library's interface too: ids in order; conflicts, covered trackings refused."""
+    events = stored_events(*(samples.history(saga(number), 0, 2) for number in (5, 4)))
 
     assert recorder.insert_events(events, tracking=Tracking("bus:t:0", 4)) == [1, 2, 3, 4]
     for tracking in (Tracking("bus:t:0", 5), Tracking("bus:t:0", 4)):
@@ -216,8 +219,8 @@ async def test_any_text_survives(
     summary = samples.summary(saga(1), reason=text, definition=text)
     timer = samples.timer(saga(1), text, 5)
     await store.append(
-        Batch(
-            histories=[samples.history(saga(1))],
+        samples.batch(
+            samples.history(saga(1)),
             positions={Source(text, 0): 1},
             summaries=[summary],
             timers_armed=[timer],
@@ -232,13 +235,13 @@ async def test_any_text_survives(
 
 async def test_text_that_is_none_is_refused_and_harms_nobody(store: PostgresEventStore) -> None:
     """Half of a surrogate pair has no bytes."""
-    half = Batch(histories=[samples.history(saga(1))], summaries=[
+    half = samples.batch(samples.history(saga(1)), summaries=[
         samples.summary(saga(1), reason="\ud800")
     ])  # fmt: skip
     with pytest.raises(UnicodeEncodeError):
         await store.append(half, at=MOMENT)
 
-    await store.append(Batch(histories=[samples.history(saga(1))]), at=MOMENT)
+    await store.append(samples.batch(samples.history(saga(1))), at=MOMENT)
 
 
 async def test_a_database_that_cannot_keep_all_text_is_refused(postgres: str) -> None:
