@@ -14,7 +14,7 @@ import orjson
 
 from benchmarks import driving, embedded, processes
 from benchmarks.measuring import Measured
-from saga.console import logs
+from saga.console.cli import logs
 
 
 def _fill(*arguments: Any) -> Measured:

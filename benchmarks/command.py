@@ -24,8 +24,7 @@ from benchmarks.measuring import (
     medians,
     run_child,
 )
-from saga.console.printer import Printer
-from saga.console.problems import ExitCode, Misused, NotSo
+from saga.console.cli.output import ExitCode, Misused, NotSo, Printer
 
 IN_FLIGHT: Final = "1,64,256"
 QUICK_SHARE: Final = 10

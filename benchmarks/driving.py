@@ -16,8 +16,8 @@ from benchmarks.order import OrderConfirmed, OrderRejected, app, placed
 from benchmarks.processes import FLOOR_TOPICS, Process, floor_topic, running
 from saga.adapters.ids import new_id
 from saga.adapters.opening import open_bus
-from saga.console.problems import NotSo
-from saga.console.serving import run_fast, tune_gc
+from saga.console.cli.output import NotSo
+from saga.console.cli.serving import run_fast, tune_gc
 from saga.contracts import contract_of
 from saga.ports import Bus, Consumer, Record, Source, TopicSpec
 from saga.runtime.publisher import Publisher

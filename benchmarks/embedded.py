@@ -16,7 +16,7 @@ from benchmarks.order import app, order, placed
 from benchmarks.sqlite_floor import Floor
 from saga.adapters.opening import open_store
 from saga.audit.replaying import replay_all
-from saga.console.serving import run_fast, tune_gc
+from saga.console.cli.serving import run_fast, tune_gc
 from saga.core.replay import replay
 from saga.service import Service
 from saga.settings import Settings

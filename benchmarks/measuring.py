@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from saga.console.problems import NotSo
+from saga.console.cli.output import NotSo
 
 SAGAS_AT_ONE: Final = 600
 """One at a time takes milliseconds for each."""

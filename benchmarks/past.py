@@ -20,8 +20,8 @@ import psycopg
 
 from benchmarks.measuring import Measured
 from benchmarks.order import OrderPlaced, OrderQuestioned, app, order, question
-from saga.console.problems import NotSo
-from saga.console.serving import run_fast
+from saga.console.cli.output import NotSo
+from saga.console.cli.serving import run_fast
 from saga.contracts import Event
 from saga.core.identity import SagaId, saga_id
 from saga.core.status import SagaStatus

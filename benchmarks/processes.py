@@ -16,8 +16,8 @@ from typing import Any, Final
 import orjson
 
 from benchmarks.order import app
-from saga.console.problems import NotSo
-from saga.console.serving import run_fast, tune_gc
+from saga.console.cli.output import NotSo
+from saga.console.cli.serving import run_fast, tune_gc
 from saga.settings import Settings
 from saga.wiring import build_service
 

@@ -28,8 +28,7 @@ from benchmarks.measuring import (
     run_child,
 )
 from saga.adapters.ids import new_id
-from saga.console.printer import Printer
-from saga.console.problems import NotSo
+from saga.console.cli.output import NotSo, Printer
 
 RETENTION: Final = "1h"
 PARTITIONS: Final = "4"

@@ -41,7 +41,7 @@ CODES = {
     "UnsupportedVersion": "unsupported_version",
 }
 INTERNAL = {
-    "saga.console.problems": "what a command ends with",
+    "saga.console.cli.output": "what a command ends with",
     "saga.testing.world.loop": "a bug in the world, told to whoever runs it",
     "saga.testing.world.process": "ends the tasks of a killed process",
     "saga.runtime.work": "passes between two functions of a turn",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import typer
 
-from saga.console.cli import program
+from saga.console.cli.program import program
 from saga.settings import Settings
 
 ROOT = Path(__file__).parents[1]

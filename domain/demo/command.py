@@ -23,9 +23,9 @@ from domain.demo.workers import Worker, Workers
 from saga import Event
 from saga.adapters.opening import open_effects_store, open_store
 from saga.application import ROLES
-from saga.console.commands import register
-from saga.console.problems import ExitCode, Misused, NotSo
-from saga.console.session import Session
+from saga.console.cli.commands import register
+from saga.console.cli.output import ExitCode, Misused, NotSo
+from saga.console.cli.session import Session
 from saga.settings import Settings, redacted
 from saga.wiring import build_service
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from domain.books import Books
 from domain.demo.tally import Tally
-from saga.console.printer import Printer
+from saga.console.cli.output import Printer
 from saga.core.durations import SECOND_US
 from saga.settings import PREFIX, Settings, redacted
 

@@ -16,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from domain.demo.tally import Tally
 from domain.demo.workers import Worker, Workers
 from saga.adapters.clocks import SystemClock
-from saga.console.printer import Printer
-from saga.console.problems import ExitCode, NotSo
+from saga.console.cli.output import ExitCode, NotSo, Printer
 from saga.contracts import Event
 from saga.core.identity import SagaId
 from saga.errors import StoreUnavailable

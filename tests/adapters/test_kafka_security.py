@@ -20,7 +20,7 @@ from infra.scratch import scratch_folder
 from saga.adapters.kafka import KafkaBus, open_bus
 from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity
 from saga.adapters.kafka.diagnosis import diagnosis
-from saga.console.problems import ExitCode
+from saga.console.cli.output import ExitCode
 from saga.errors import BusUnavailable, SettingsError
 from saga.ports.bus import Record, TopicSpec
 from saga.settings import Settings

@@ -15,7 +15,7 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from saga.console.cli import program
+from saga.console.cli.program import program
 from tests.console.shop import LEAVE, ORDER, SHOP
 
 

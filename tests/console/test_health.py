@@ -17,10 +17,9 @@ from saga.adapters.http import (
     application,
     probes,
 )
-from saga.console.health import health
-from saga.console.printer import Printer
-from saga.console.problems import NotSo
-from saga.console.session import Session
+from saga.console.cli.output import NotSo, Printer
+from saga.console.cli.serving import health
+from saga.console.cli.session import Session
 from saga.core.identity import Instant
 from saga.errors import SettingsError
 from saga.runtime.health import FETCH_AGE_S, LOOK_AGE_S, OrchestratorHealth

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, create_model
 
 from domain import app as orders
 from saga import Effects, Event, Intent, SagaApp, saga, upcast
-from saga.console.asyncapi import document_of
+from saga.console.cli.contracts import document_of
 from saga.contracts import encode
 from saga.settings import Settings
 

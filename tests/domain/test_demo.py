@@ -11,14 +11,14 @@ import pytest
 from domain.demo.command import program
 from domain.demo.report import print_report
 from domain.demo.tally import Outcome, Tally
-from saga.console.printer import Printer
+from saga.console.cli.output import Printer
 from saga.core.events import EMPTY_JSON, Message, ReplyOutcome, ReplyReceived, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.intents import SagaCompleted, SagaParked, SagaRolledBack
 from saga.settings import Settings
+from tests.console.cli.test_serving import wait_for
 from tests.console.conftest import call, environment, invoked, kept
-from tests.console.test_serving import wait_for
 
 
 @pytest.fixture

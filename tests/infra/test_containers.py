@@ -11,8 +11,8 @@ import pytest
 import typer
 import yaml
 
-from saga.console.cli import program
-from saga.console.serving import roles_of
+from saga.console.cli.program import program
+from saga.console.cli.serving import roles_of
 from saga.settings import Settings
 
 ROOT = Path(__file__).parents[2]

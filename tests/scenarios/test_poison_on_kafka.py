@@ -14,9 +14,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from saga import Context, Event, SagaApp, saga
 from saga.adapters.kafka import KafkaBus, KafkaConnection
-from saga.console.parked import dlq_redrive
-from saga.console.printer import Printer
-from saga.console.session import Session
+from saga.console.cli.dead_letters import dlq_redrive
+from saga.console.cli.output import Printer
+from saga.console.cli.session import Session
 from saga.contracts import CommandAct
 from saga.core.identity import saga_id
 from saga.core.status import SagaStatus

@@ -13,7 +13,7 @@ import pytest
 
 from infra import InfraError, Postgres
 from infra.scratch import scratch_folder
-from saga.console.problems import ExitCode
+from saga.console.cli.output import ExitCode
 from tests.authority import Authority
 
 ROOT = Path(__file__).parents[3]

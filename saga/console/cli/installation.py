@@ -7,12 +7,16 @@ decides it, here. A database without any of our tables is the exception: `saga r
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
 
 from saga.adapters.opening import components_of
-from saga.console.printer import Printer
-from saga.console.problems import ExitCode, Misused
-from saga.console.session import Session
+from saga.console.cli.output import ExitCode, Misused, Printer
+from saga.console.cli.session import Session
+from saga.settings import HIDDEN, PREFIX, Settings, redacted
 
 if TYPE_CHECKING:
     from saga.adapters.postgres import Address, Component
@@ -65,3 +69,45 @@ def _tell(printer: Printer, component: str, stored: int, needed: int, *, is_done
         there = f"version {stored}" if stored else "no tables"
         said = f"{component}: {there}, needs version {needed}: run `saga store migrate`"
     printer.say(said)
+
+
+def config_show(session: Session) -> None:
+    """Print every setting: its value and where that comes from."""
+    settings = session.settings
+    values: dict[str, Any] = {name: _shown(value) for name, value in settings.model_dump().items()}
+    values["effects_store"] = redacted(settings.effects_address)
+    if session.printer.is_json:
+        session.printer.json(values)
+        return
+    session.printer.table(
+        ("setting", "value", "from", "meaning"),
+        [
+            (
+                PREFIX + name.upper(),
+                str(values[name]),
+                _origin(name, settings),
+                field.description,
+            )
+            for name, field in Settings.model_fields.items()
+        ],
+    )
+
+
+def _shown(value: object) -> object:
+    match value:
+        case SecretStr():
+            return HIDDEN
+        case Path():
+            return str(value)
+        case str():
+            return redacted(value)
+        case _:
+            return value
+
+
+def _origin(name: str, settings: Settings) -> str:
+    variable = os.environ.get(PREFIX + name.upper())
+    if name not in settings.model_fields_set:
+        return "default"
+    is_variable = variable is not None and str(getattr(settings, name)) == variable
+    return "environment" if is_variable else "option"

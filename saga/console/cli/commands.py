@@ -15,10 +15,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from saga.console import logs
-from saga.console.printer import Printer
-from saga.console.problems import ExitCode, report
-from saga.console.session import Session
+from saga.console.cli import logs
+from saga.console.cli.output import ExitCode, Printer, report
+from saga.console.cli.session import Session
 from saga.settings import Settings
 
 PANEL: Final = "Settings (each also as an environment variable SAGA_…)"

@@ -9,8 +9,8 @@ from typing import Annotated, BinaryIO, Final
 import typer
 
 from saga.app import SagaApp
-from saga.console.problems import ExitCode, Misused, NotSo
-from saga.console.session import Session
+from saga.console.cli.output import ExitCode, Misused, NotSo
+from saga.console.cli.session import Session
 from saga.contracts import Kind
 from saga.errors import MessageError, UnknownContract
 from saga.runtime.publisher import Prepared, Publisher

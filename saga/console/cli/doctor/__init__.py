@@ -4,6 +4,6 @@ It looks at settings, bus, store, effects store and outbox, changes nothing, and
 in one pure function. What it cannot look at is itself a finding, and the rest goes on.
 """
 
-from saga.console.doctor.command import doctor
+from saga.console.cli.doctor.looking import doctor
 
 __all__ = ["doctor"]

@@ -15,9 +15,9 @@ import typer
 
 from saga.adapters.ids import new_id
 from saga.adapters.opening import OpenedStore
-from saga.console.problems import ExitCode, Misused, NotSo
-from saga.console.sagas import Id
-from saga.console.session import Session, find_saga, history_of
+from saga.console.cli.looking import Id
+from saga.console.cli.output import ExitCode, Misused, NotSo
+from saga.console.cli.session import Session, find_saga, history_of
 from saga.console.steps import steps_of
 from saga.contracts import CommandAct, Unreadable, canonical_text
 from saga.core.events import CancelMode

@@ -2,8 +2,16 @@
 
 import pytest
 
-from saga.console.doctor.facts import Facts, Finding, Group, HeldUp, Schema, Severity, TopicProblem
-from saga.console.doctor.judging import judge
+from saga.console.cli.doctor.facts import (
+    Facts,
+    Finding,
+    Group,
+    HeldUp,
+    Schema,
+    Severity,
+    TopicProblem,
+)
+from saga.console.cli.doctor.judging import judge
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.ports import Source

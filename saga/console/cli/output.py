@@ -8,13 +8,23 @@ made visible, so that no key or reason can repaint a terminal.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
 from typing import Any, Final
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from saga.errors import (
+    BusUnavailable,
+    SagaError,
+    SettingsError,
+    StoreTooNew,
+    StoreUnavailable,
+)
 
 PIPE_WIDTH: Final = 4_000
 """Nothing is cut or folded where no terminal says how wide it is."""
@@ -113,3 +123,50 @@ def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+class ExitCode(IntEnum):
+    """What a command ends with."""
+
+    OK = 0
+    NOT_SO = 1
+    USAGE = 2
+    UNREACHABLE = 3
+
+
+class NotSo(SagaError):
+    """Raised when what was asked for is not there, is refused, or a check has failed."""
+
+
+class Misused(SagaError):
+    """Raised when a command was called in a way that cannot be meant."""
+
+
+class AppRefused(SagaError):
+    """Raised when the application that the settings name cannot be loaded."""
+
+
+def report(error: BaseException, printer: Printer) -> ExitCode:
+    """Say on standard error what *error* means, and which exit code that is."""
+    cause = first_cause(error)
+    match cause:
+        case SettingsError() | Misused() | AppRefused():
+            code = ExitCode.USAGE
+        case StoreUnavailable() | BusUnavailable() | StoreTooNew():
+            code = ExitCode.UNREACHABLE
+        case SagaError():
+            code = ExitCode.NOT_SO
+        case _:
+            text = "".join(traceback.format_exception(cause))
+            printer.note(f"{text}This is a bug in saga, or in what it was asked to run.")
+            return ExitCode.NOT_SO
+    printer.note(f"saga: {cause}", style="red")
+    return code
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error itself, or the first one in a group: of our own kind where there is one."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [first_cause(one) for one in error.exceptions]
+    return next((cause for cause in causes if isinstance(cause, SagaError)), causes[0])

@@ -14,10 +14,9 @@ import typer
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import open_bus_and_store
-from saga.console.printer import shown
-from saga.console.problems import ExitCode, Misused, NotSo
-from saga.console.sagas import iso
-from saga.console.session import Session, must_exist
+from saga.console.cli.looking import iso
+from saga.console.cli.output import ExitCode, Misused, NotSo, shown
+from saga.console.cli.session import Session, must_exist
 from saga.contracts.cloudevents import ID, read_headers
 from saga.errors import TopicMissing
 from saga.ports import Batch, Catalogue, Record, UnhandledRecord
@@ -138,28 +137,6 @@ async def dlq_redrive(
     if not redriven:
         raise NotSo("nothing is parked for that reason" if reason else "nothing is parked")
     return ExitCode.OK
-
-
-async def timers(
-    session: Session,
-    *,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
-    ] = 100,
-) -> None:
-    """List armed timers, the earliest first."""
-    async with session.reading() as store:
-        due = await store.catalogue.timers(limit=limit)
-    if session.printer.is_json:
-        for one in due:
-            session.printer.json(
-                {"timer_id": one.timer_id, "saga_id": one.saga_id, "due_at": iso(one.due_at)}
-            )
-    elif not due:
-        session.printer.note("no timer is armed")
-    else:
-        rows = [(iso(one.due_at)[:19], one.timer_id) for one in due]
-        session.printer.table(("due (UTC)", "timer"), rows)
 
 
 async def _parked(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from saga.console.problems import ExitCode
-from saga.console.session import Session
+from saga.console.cli.output import ExitCode
+from saga.console.cli.session import Session
 from saga.publishing import OutboxRelay
 from saga.publishing.outbox_relay import outbox_address
 

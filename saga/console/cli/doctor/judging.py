@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Final
 
-from saga.console.doctor.facts import Facts, Finding, Group, HeldUp, Severity
+from saga.console.cli.doctor.facts import Facts, Finding, Group, HeldUp, Severity
 from saga.core.status import SagaStatus
 from saga.ports import Source
 from saga.ports.bus import why_lost

@@ -8,8 +8,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import (
@@ -23,7 +26,7 @@ from saga.adapters.opening import (
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.adapters.sqlite.inspection import describe_local_bus
 from saga.app import SagaApp
-from saga.console.doctor.facts import (
+from saga.console.cli.doctor.facts import (
     Facts,
     Finding,
     Group,
@@ -32,8 +35,9 @@ from saga.console.doctor.facts import (
     Severity,
     TopicProblem,
 )
-from saga.console.problems import AppRefused
-from saga.console.session import Session, must_exist
+from saga.console.cli.doctor.judging import judge
+from saga.console.cli.output import AppRefused, ExitCode
+from saga.console.cli.session import Session, must_exist
 from saga.contracts import contract_of
 from saga.core.durations import SECOND_US
 from saga.core.identity import Instant
@@ -303,3 +307,43 @@ def _is_there(path: str) -> bool:
 
 def _since(facts: Facts, at: Instant) -> float:
     return (facts.now - at) / SECOND_US
+
+
+LAG_RECORDS = 10_000
+
+
+async def doctor(
+    session: Session,
+    *,
+    lag_max: Annotated[
+        int,
+        typer.Option("--lag", metavar="RECORDS", min=0, help="How far behind a group may be."),
+    ] = LAG_RECORDS,
+) -> int:
+    """Say what is wrong with this deployment, where, and what to do. Changes nothing.
+
+    Exit code 0: healthy, perhaps with warnings; 1: something is wrong; 3: bus or store unreachable.
+    """
+    facts = await look(session)
+    findings = judge(facts, lag_max=lag_max)
+    errors = sum(finding.severity is Severity.ERROR for finding in findings)
+    warnings = sum(finding.severity is Severity.WARNING for finding in findings)
+    printer = session.printer
+    if printer.is_json:
+        for finding in findings:
+            row = asdict(finding)
+            del row["is_unreachable"]
+            printer.json(row)
+        printer.json({"ok": not errors, "errors": errors, "warnings": warnings})
+    else:
+        styles = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: None}
+        for finding in findings:
+            said = f"{finding.severity.value}: {finding.where}: {finding.what}"
+            printer.say(said, style=styles[finding.severity])
+            printer.say(f"    {finding.advice}")
+        printer.say(
+            f"{errors} errors, {warnings} warnings" if errors or warnings else "all is well"
+        )
+    if any(finding.is_unreachable for finding in findings):
+        return ExitCode.UNREACHABLE
+    return ExitCode.NOT_SO if errors else ExitCode.OK

@@ -9,8 +9,8 @@ import orjson
 import typer
 
 from saga.adapters.opening import OpenedStore
-from saga.console.problems import Misused, NotSo
-from saga.console.session import Session, find_saga, history_of, saga_id_from
+from saga.console.cli.output import Misused, NotSo
+from saga.console.cli.session import Session, find_saga, history_of, saga_id_from
 from saga.console.steps import StepRow, steps_of
 from saga.contracts.cloudevents import parse_rfc3339, rfc3339
 from saga.core.events import Message
@@ -151,6 +151,28 @@ async def history(
     for row in rows:
         row["data"] = orjson.dumps(row["data"]).decode()
     printer.table(kept, [[row[name] for name in kept] for row in rows])
+
+
+async def timers(
+    session: Session,
+    *,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
+    ] = 100,
+) -> None:
+    """List armed timers, the earliest first."""
+    async with session.reading() as store:
+        due = await store.catalogue.timers(limit=limit)
+    if session.printer.is_json:
+        for one in due:
+            session.printer.json(
+                {"timer_id": one.timer_id, "saga_id": one.saga_id, "due_at": iso(one.due_at)}
+            )
+    elif not due:
+        session.printer.note("no timer is armed")
+    else:
+        rows = [(iso(one.due_at)[:19], one.timer_id) for one in due]
+        session.printer.table(("due (UTC)", "timer"), rows)
 
 
 def row_of(summary: SagaSummary) -> dict[str, Any]:

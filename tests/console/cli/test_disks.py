@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.console.cli.test_serving import publish, wait_for
 from tests.console.conftest import call, enter, environment
 from tests.console.shop import LEAVE, ORDER
-from tests.console.test_serving import publish, wait_for
 
 ORDERS = 40
 NOBODY = 65_534

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from saga.audit.replaying import Replayed, replay_all, replay_some
-from saga.console.problems import ExitCode, Misused
-from saga.console.session import Session, find_saga
+from saga.console.cli.output import ExitCode, Misused
+from saga.console.cli.session import Session, find_saga
 
 
 async def replay(

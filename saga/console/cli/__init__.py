@@ -1,0 +1,15 @@
+"""The command line `saga`: a module for each kind of thing to do.
+
+`program` lists the commands, `commands` makes functions into commands, `session` is what each of
+them gets, `output` is where they print and how they fail.
+"""
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """What `saga` and `python -m saga` run."""
+    # Late, as other programs use parts of this package and need not load every command.
+    from saga.console.cli.program import program
+
+    program()(prog_name="saga")

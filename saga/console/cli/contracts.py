@@ -1,0 +1,388 @@
+"""`topics ls|check|lock`: the contracts of the application, and what their readers rely on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+import yaml
+
+from saga.adapters.opening import open_bus_and_store, open_kafka
+from saga.app import SagaApp
+from saga.authoring import SagaDefinition
+from saga.console.cli.output import ExitCode, Misused, NotSo
+from saga.console.cli.session import Session
+from saga.contracts import (
+    COMMAND_CONTRACT,
+    Contract,
+    ContractModel,
+    ContractRegistry,
+    Kind,
+    TopicNames,
+    contract_of,
+    reply_contract_names,
+)
+from saga.contracts.asyncapi import Document, Participant, TopicSettings, asyncapi_document
+from saga.contracts.compatibility import Change
+from saga.contracts.lockfile import Lock, check, lock_of, lock_text, read_lock
+from saga.effects import Effects
+from saga.errors import TopicMissing
+from saga.ports import Bus, Source, TopicSpec
+from saga.settings import Settings
+
+if TYPE_CHECKING:
+    from saga.adapters.kafka import TopicFlaw
+
+
+LOCK_FILE: Final = "topics/contracts.lock.json"
+
+File = Annotated[
+    Path, typer.Option("--file", metavar="PATH", help="The lock file.", dir_okay=False)
+]
+
+
+def topics_ls(session: Session, *, file: File = Path(LOCK_FILE)) -> None:
+    """List the contracts of the application with their topics."""
+    app = session.app
+    names = session.settings.topic_names
+    lock = _lock(file) if file.exists() else {}
+    rows: list[dict[str, Any]] = []
+    for contract in app.contracts.published:
+        name = contract.contract_name
+        current = app.contracts.current(name).contract_name
+        rows.append(
+            {
+                "contract": name,
+                "topic": names.topic(name),
+                "key": contract.key,
+                "replies": list(reply_contract_names(contract)) if contract.kind == "int" else [],
+                "read_as": current,
+                "locked": name in lock,
+                "where": contract.where,
+            }
+        )
+    if session.printer.is_json:
+        for row in rows:
+            session.printer.json(row)
+        return
+    session.printer.table(
+        ("contract", "key", "replies", "read as", "locked", "where"),
+        [
+            (
+                row["contract"],
+                row["key"],
+                ", ".join(row["replies"]),
+                row["read_as"] if row["read_as"] != row["contract"] else None,
+                "yes" if row["locked"] else "no",
+                row["where"],
+            )
+            for row in rows
+        ],
+    )
+
+
+async def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int:
+    """Compare the contracts with the lock file: all must be locked, and readers able to follow. On
+    Kafka compare the topics as well: all must be there, and with equal numbers of partitions.
+    """
+    registry = session.app.contracts
+    if not file.exists():
+        raise NotSo(f"there is no lock file {file}: make it with `saga topics lock` and commit it")
+    changes = check(registry, _lock(file))
+    breaking = sum(not change.compatible for change in changes)
+    printer = session.printer
+    for change in changes:
+        if printer.is_json:
+            printer.json(_row(change))
+        else:
+            printer.say(str(change), style=None if change.compatible else "red")
+    flaws = await flaws_in_cluster(session)
+    wrong = sum(not flaw.is_warning for flaw in flaws)
+    for flaw in flaws:
+        if printer.is_json:
+            row = {"topic": flaw.topic, "problem": flaw.problem, "is_warning": flaw.is_warning}
+            printer.json(row)
+        else:
+            printer.say(
+                f"{flaw.topic} {flaw.problem}", style="yellow" if flaw.is_warning else "red"
+            )
+    contracts = len(registry.published)
+    if printer.is_json:
+        summary = {"contracts": contracts, "changes": len(changes), "breaking": breaking}
+        summary |= {"topics_wrong": wrong, "warnings": len(flaws) - wrong}
+        printer.json(summary | {"ok": not changes and not wrong})
+    elif changes or wrong:
+        printer.note(
+            f"{len(changes)} changes, {breaking} of which readers cannot follow; "
+            f"{wrong} topics are wrong"
+        )
+    else:
+        printer.say(f"{contracts} contracts, all as they are locked in {file}")
+    return ExitCode.NOT_SO if changes or wrong else ExitCode.OK
+
+
+def topics_lock(
+    session: Session,
+    *,
+    file: File = Path(LOCK_FILE),
+    force: Annotated[
+        bool, typer.Option("--force", help="Lock also what readers cannot follow.")
+    ] = False,
+) -> None:
+    """Write the lock file. Refuses changes that readers cannot follow."""
+    registry = session.app.contracts
+    before = _lock(file) if file.exists() else {}
+    changes = check(registry, before)
+    breaking = [str(change) for change in changes if not change.compatible]
+    if breaking and not force:
+        raise NotSo("\n".join([*breaking, "not locked (--force locks it all the same)"]))
+    if changes or not file.exists():
+        _write(file, lock_text(lock_of(registry)))
+    said = {
+        "file": str(file),
+        "contracts": len(registry.published),
+        "changes": len(changes),
+        "breaking": len(breaking),
+    }
+    if session.printer.is_json:
+        session.printer.json(said)
+    else:
+        session.printer.say(
+            f"{file}: {said['contracts']} contracts, {said['changes']} changes since the last lock"
+        )
+
+
+def _lock(file: Path) -> Lock:
+    try:
+        return read_lock(file.read_text("utf-8"), where=str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotSo(f"{file}: {error}") from error
+
+
+def _write(file: Path, text: str) -> None:
+    """Put *text* in place of the file, whole or not at all."""
+    beside = file.with_name(f"{file.name}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, "utf-8")
+        beside.replace(file)
+    except OSError as error:
+        raise NotSo(f"{file}: {error.strerror or error}") from error
+
+
+def _row(change: Change) -> dict[str, Any]:
+    return {
+        "contract": change.contract,
+        "kind": change.kind.value,
+        "field": change.field,
+        "before": change.before,
+        "after": change.after,
+        "compatible": change.compatible,
+        "advice": change.advice,
+    }
+
+
+async def topics_create(session: Session) -> None:
+    """Make the topics of the application that are not there; those that are stay as they are."""
+    specs = session.app.topic_specs(session.settings)
+    async with _opened(session) as bus:
+        missing = await _missing(bus, specs)
+        await bus.create_topics(specs)
+    printer = session.printer
+    rows = [
+        {
+            "topic": spec.name,
+            "partitions": spec.partitions,
+            "retention_s": spec.retention_s,
+            "created": spec.name in missing,
+        }
+        for spec in specs
+        if printer.is_json or spec.name in missing
+    ]
+    if printer.is_json:
+        for row in rows:
+            printer.json(row)
+        return
+    for row in rows:
+        printer.say(f"created {row['topic']} with {row['partitions']} partitions")
+    printer.say(f"{len(specs)} topics, {len(missing)} of them created now")
+
+
+async def flaws_in_cluster(session: Session) -> list[TopicFlaw]:
+    """What is wrong with the application's topics in the cluster; nothing where the bus is a file.
+
+    Raises:
+        BusUnavailable: nobody answers.
+    """
+    settings = session.settings
+    if not settings.bus.startswith("kafka:"):
+        return []
+    bus = open_kafka(settings)
+    from saga.adapters.kafka import flaws_of
+
+    specs = session.app.topic_specs(settings)
+    try:
+        found = await bus.describe_topics([spec.name for spec in specs])
+    finally:
+        await bus.close()
+    return flaws_of(specs, found, record_bytes_max=settings.record_bytes_max)
+
+
+@asynccontextmanager
+async def _opened(session: Session) -> AsyncIterator[Bus]:
+    if session.settings.bus.startswith("kafka:"):
+        kafka = open_kafka(session.settings)
+        try:
+            yield kafka
+        finally:
+            await kafka.close()
+        return
+    parts = open_bus_and_store(session.settings)
+    try:
+        yield parts.bus
+    finally:
+        await parts.close()
+
+
+async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
+    missing: set[str] = set()
+    for spec in specs:
+        try:
+            await bus.bounds([Source(spec.name, 0)])
+        except TopicMissing:
+            missing.add(spec.name)
+    return missing
+
+
+def topics_asyncapi(
+    session: Session,
+    *,
+    is_yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML instead of JSON.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="PATH", help="Write to a file.", dir_okay=False),
+    ] = None,
+    title: Annotated[str | None, typer.Option("--title", help="What the document is of.")] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Its version; by default a hash of it.")
+    ] = None,
+) -> None:
+    """Print the AsyncAPI 3 document of topics, messages, sagas and effect services."""
+    if session.printer.is_json and is_yaml:
+        raise Misused("--json and --yaml: choose one of them")
+    document = document_of(session.app, session.settings, title=title, version=version)
+    printer = session.printer
+    if output is not None:
+        try:
+            output.write_text(_text(document, is_yaml=is_yaml), "utf-8")
+        except OSError as error:
+            raise NotSo(f"{output}: {error.strerror or error}") from error
+        said: dict[str, Any] = {
+            "file": str(output),
+            "version": document["info"]["version"],
+            "channels": len(document["channels"]),
+            "operations": len(document["operations"]),
+        }
+        if printer.is_json:
+            printer.json(said)
+        else:
+            printer.say(f"{output}: {said['channels']} channels, {said['operations']} operations")
+    elif printer.is_json:
+        printer.json(document)
+    else:
+        typer.echo(_text(document, is_yaml=is_yaml), nl=False)
+
+
+def document_of(
+    app: SagaApp, settings: Settings, *, title: str | None = None, version: str | None = None
+) -> Document:
+    """The document of *app*, with the topics as *settings* have them made."""
+    names = settings.topic_names
+    is_kafka = settings.bus.startswith("kafka:")
+    return asyncapi_document(
+        app.contracts,
+        [*_sagas(app, settings), *(_service(app, one, names) for one in app.effects)],
+        names=names,
+        topics=TopicSettings(
+            partitions=settings.partitions,
+            replicas=settings.replication,
+            retention_s=settings.retention_s,
+        ),
+        servers=settings.servers if is_kafka else (),
+        is_secure=settings.kafka_security_protocol.endswith("SSL"),
+        title=title or settings.app.partition(":")[0],
+        version=version,
+    )
+
+
+def _sagas(app: SagaApp, settings: Settings) -> list[Participant]:
+    by_name: dict[str, list[SagaDefinition]] = {}
+    for definition in app.sagas:
+        by_name.setdefault(definition.name, []).append(definition)
+    return [
+        Participant(
+            kind="saga",
+            name=name,
+            group=settings.topic_names.topic(settings.group),
+            receives=frozenset().union(*(_heard(app.contracts, one) for one in definitions)),
+            sends=frozenset().union(*(_said(one) for one in definitions)),
+            versions=tuple(sorted(one.version for one in definitions)),
+        )
+        for name, definitions in by_name.items()
+    ]
+
+
+def _heard(contracts: ContractRegistry, saga: SagaDefinition) -> set[str]:
+    """What reaches a saga: its triggers in all versions, replies to its intents, commands."""
+    replies = [name for one in _intents(saga) for name in reply_contract_names(one)]
+    triggers = [contract_of(trigger).contract_name for trigger in saga.starts_on]
+    named = {name for one in (*replies, *triggers) for name in contracts.names_read_as(one)}
+    return named | {COMMAND_CONTRACT}
+
+
+def _said(saga: SagaDefinition) -> set[str]:
+    """What a saga says: its intents, and the events it names that only it could have meant
+    to say.
+    """
+    intents = _intents(saga)
+    answers = {name for one in intents for name in reply_contract_names(one)}
+    heard = answers | {contract_of(trigger).contract_name for trigger in saga.starts_on}
+    events = {one.contract_name for one in _contracts(saga) if one.kind is Kind.EVENT}
+    return {one.contract_name for one in intents} | (events - heard)
+
+
+def _intents(saga: SagaDefinition) -> list[Contract]:
+    return [one for one in _contracts(saga) if one.kind is Kind.INTENT]
+
+
+def _contracts(saga: SagaDefinition) -> list[Contract]:
+    return [
+        contract_of(model)
+        for model in saga.contracts()
+        if issubclass(model, ContractModel) and vars(model).get("__saga_contract__") is not None
+    ]
+
+
+def _service(app: SagaApp, service: Effects, names: TopicNames) -> Participant:
+    handled = [contract_of(model) for model in (*service.intents, *service.facts)]
+    intents = [contract_of(model) for model in service.intents]
+    return Participant(
+        kind="effects",
+        name=service.name,
+        group=names.topic(f"effects.{service.name}"),
+        receives=frozenset(
+            name for one in handled for name in app.contracts.names_read_as(one.contract_name)
+        ),
+        sends=frozenset(name for one in intents for name in reply_contract_names(one)),
+    )
+
+
+def _text(document: Document, *, is_yaml: bool) -> str:
+    if is_yaml:
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

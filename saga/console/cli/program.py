@@ -1,0 +1,112 @@
+"""Every command of `saga`, and where it is."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated, Any, Final
+
+import typer
+
+from saga.console.cli import (
+    auditing,
+    contracts,
+    dead_letters,
+    installation,
+    looking,
+    operating,
+    outbox,
+    publishing,
+    serving,
+)
+from saga.console.cli.commands import register
+from saga.console.cli.doctor import doctor
+
+HELP: Final = (
+    "Sagas: business processes over several services, which finish or are undone in reverse."
+)
+COMMANDS: Final[dict[str, Callable[..., Any]]] = {
+    "run": serving.run,
+    "publish": publishing.publish,
+    "ls": looking.ls,
+    "show": looking.show,
+    "history": looking.history,
+    "signal": operating.signal,
+    "cancel": operating.cancel,
+    "timers": looking.timers,
+    "dlq ls": dead_letters.dlq_ls,
+    "dlq show": dead_letters.dlq_show,
+    "dlq redrive": dead_letters.dlq_redrive,
+    "retry": operating.retry,
+    "skip": operating.skip,
+    "compensate": operating.compensate,
+    "release": operating.release,
+    "abandon": operating.abandon,
+    "replay": auditing.replay,
+    "topics ls": contracts.topics_ls,
+    "topics check": contracts.topics_check,
+    "topics lock": contracts.topics_lock,
+    "topics asyncapi": contracts.topics_asyncapi,
+    "topics create": contracts.topics_create,
+    "store migrate": installation.store_migrate,
+    "store status": installation.store_status,
+    "outbox migrate": outbox.outbox_migrate,
+    "outbox relay": outbox.outbox_relay,
+    "outbox status": outbox.outbox_status,
+    "outbox retry": outbox.outbox_retry,
+    "doctor": doctor,
+    "health": serving.health,
+    "config show": installation.config_show,
+}
+GROUPS: Final = {
+    "dlq": "Dead letters, which no saga can take, and records that wait for their saga.",
+    "topics": "The application's contracts, and the lock file of their schemas.",
+    "store": "The tables of the store, and bringing them up to date.",
+    "outbox": "Events that a program adds within its own transactions.",
+    "config": "The settings.",
+}
+
+
+def program() -> typer.Typer:
+    """The command line program."""
+    made = _typer("saga", HELP)
+    made.callback()(_options)
+    groups: dict[str, typer.Typer] = {}
+    for name, function in COMMANDS.items():
+        group, _, own_name = name.rpartition(" ")
+        if not group:
+            register(made, own_name, function)
+            continue
+        if group not in groups:
+            groups[group] = _typer(group, GROUPS[group])
+            made.add_typer(groups[group])
+        register(groups[group], own_name, function)
+    return made
+
+
+def _typer(name: str, text: str) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _print_version(is_asked: bool) -> None:  # noqa: FBT001  # typer calls it
+    if is_asked:
+        typer.echo(f"saga {version('saga')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+def _options(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which saga."),
+    ] = False,
+) -> None:
+    pass

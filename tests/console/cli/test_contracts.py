@@ -1,0 +1,205 @@
+"""`topics ls|check|lock`: a contract that readers rely on does not change unnoticed."""
+
+import asyncio
+import json
+
+import pytest
+import yaml
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from tests.console.conftest import call
+from tests.console.shop import ORDER, SHOP
+
+
+@pytest.fixture
+def locked(shop):
+    """The shop with its lock file."""
+    assert call("topics", "lock", "--json").row["changes"] > 0
+    return shop
+
+
+def change(shop, before, after):
+    """Another version of the application, in which a line reads differently."""
+    assert before in SHOP
+    (shop / "shop.py").write_text(SHOP.replace(before, after))
+
+
+def test_contracts_are_listed_with_topic_key_and_replies(locked):
+    """One object each."""
+    rows = {row["contract"]: row for row in call("topics", "ls", "--json").rows}
+
+    assert rows[ORDER]["topic"] == f"dev.saga.{ORDER}"
+    assert (rows[ORDER]["key"], rows[ORDER]["locked"]) == ("order_id", True)
+    replies = ["payments.evt.paid.v1", "payments.evt.intent-failed.v1"]
+    assert rows["payments.int.pay.v1"]["replies"] == replies
+
+
+def test_without_a_lock_file_the_check_fails(shop):
+    """And says how to make one."""
+    called = call("topics", "check")
+
+    assert called.code == 1
+    assert "saga topics lock" in called.err
+
+
+def test_what_is_locked_passes(locked):
+    """Exit 0; the summary says so."""
+    called = call("topics", "check", "--json")
+
+    assert called.code == 0
+    assert called.row["ok"] is True
+
+
+def test_a_change_that_readers_can_follow_is_to_be_locked(locked):
+    """The check fails until it is; what to do is said."""
+    change(locked, "    receipt: str\n", "    receipt: str\n    note: str | None = None\n")
+
+    called = call("topics", "check", "--json")
+
+    assert called.code == 1
+    assert (called.rows[0]["field"], called.rows[0]["compatible"]) == ("note", True)
+    assert "saga topics lock" in called.rows[0]["advice"]
+    assert call("topics", "lock").code == 0
+    assert call("topics", "check").code == 0
+
+
+def test_a_change_that_breaks_readers_is_not_locked(locked):
+    """Unless somebody insists; the lock file stays as it is."""
+    change(locked, "    receipt: str\n", "    receipt: int\n")
+    before = (locked / "topics/contracts.lock.json").read_bytes()
+
+    called = call("topics", "check", "--json")
+
+    assert called.code == 1
+    assert (called.rows[-1]["breaking"], called.rows[-1]["ok"]) == (1, False)
+    refused = call("topics", "lock")
+    assert refused.code == 1
+    assert "receipt" in refused.err
+    assert (locked / "topics/contracts.lock.json").read_bytes() == before
+    assert call("topics", "lock", "--force").code == 0
+    assert call("topics", "check").code == 0
+
+
+def test_a_lock_file_that_is_none_is_refused_by_name(locked):
+    """No traceback, exit 1."""
+    (locked / "mine.json").write_text("{")
+
+    called = call("topics", "check", "--file", "mine.json")
+
+    assert called.code == 1
+    assert "mine.json" in called.err
+
+
+@pytest.fixture
+def on_kafka(shop, kafka, namespace: str, monkeypatch: pytest.MonkeyPatch):
+    """The shop, locked, with a Kafka that has none of its topics."""
+    monkeypatch.setenv("SAGA_BUS", kafka.url)
+    monkeypatch.setenv("SAGA_NAMESPACE", namespace)
+    assert call("topics", "lock").code == 0
+    return shop
+
+
+def test_topics_are_created_once(on_kafka):
+    """With the partitions of the settings; a second time changes nothing."""
+    first = call("topics", "create", "--json").rows
+    second = call("topics", "create", "--json").rows
+
+    assert {row["created"] for row in first} == {True}
+    assert {row["partitions"] for row in first} == {4}
+    assert [row["topic"] for row in second] == [row["topic"] for row in first]
+    assert {row["created"] for row in second} == {False}
+    assert not (on_kafka / ".saga").exists()
+
+
+def test_topics_are_created_in_a_file_as_well(shop):
+    """The embedded bus has topics too."""
+    assert {row["created"] for row in call("topics", "create", "--json").rows} == {True}
+    assert {row["created"] for row in call("topics", "create", "--json").rows} == {False}
+
+
+def test_topics_that_are_missing_are_named(on_kafka):
+    """The check fails until they are made."""
+    called = call("topics", "check", "--json")
+
+    assert called.code == 1
+    *flaws, summary = called.rows
+    assert {row["problem"] for row in flaws} == {"does not exist; `saga topics create` makes it"}
+    assert (summary["topics_wrong"], summary["ok"]) == (len(flaws), False)
+    assert call("topics", "create").code == 0
+    assert call("topics", "check").code == 0
+
+
+def test_uneven_partitions_fail_and_compaction_is_warned_of(on_kafka, kafka, namespace):
+    """Partitions cost speed at once, compaction costs records one day."""
+    name = f"dev.{namespace}.payments.evt.paid.v1"
+
+    async def make() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+        await admin.start()
+        compacted = {"cleanup.policy": "compact", "max.message.bytes": "2000000"}
+        await admin.create_topics([NewTopic(name, 3, 1, topic_configs=compacted)])
+        await admin.close()
+
+    asyncio.run(make())
+    assert call("topics", "create").code == 0
+
+    called = call("topics", "check", "--json")
+
+    assert called.code == 1
+    *flaws, summary = called.rows
+    said = {(row["topic"], row["problem"].split()[0], row["is_warning"]) for row in flaws}
+    assert said == {(name, "has", False), (name, "cleanup.policy", True)}
+    assert (summary["topics_wrong"], summary["warnings"]) == (1, 1)
+
+
+def test_a_cluster_that_is_away_is_said_to_be(on_kafka, monkeypatch):
+    """Exit 3, as for every bus that cannot be reached."""
+    monkeypatch.setenv("SAGA_BUS", "kafka://127.0.0.1:9")
+
+    called = call("topics", "create")
+
+    assert called.code == 3
+    assert "127.0.0.1" in called.err
+
+
+def test_the_document_is_printed_for_people_in_lines_and_for_programs_in_one(shop):
+    """The same document; and nothing is made in the folder."""
+    called = call("topics", "asyncapi")
+    found = json.loads(called.out)
+
+    assert (called.code, called.err) == (0, "")
+    assert found["asyncapi"] == "3.0.0"
+    assert found["info"]["title"] == "shop"
+    assert "saga.order.send.payments.int.pay.v1" in found["operations"]
+    assert call("topics", "asyncapi", "--json").row == found
+    assert not (shop / ".saga").exists()
+
+
+def test_yaml_says_the_same(shop):
+    """Read by any YAML parser, without aliases or tags."""
+    text = call("topics", "asyncapi", "--yaml").out
+
+    assert yaml.safe_load(text) == json.loads(call("topics", "asyncapi").out)
+    assert not {"&id", "!!"} & set(text.split())
+
+
+def test_title_and_version_may_be_given(shop):
+    """For whoever publishes the document."""
+    words = ("topics", "asyncapi", "--title", "The kiosk", "--version", "2.1.0")
+
+    info = call(*words, "--json").row["info"]
+    assert (info["title"], info["version"]) == ("The kiosk", "2.1.0")
+
+
+def test_a_file_is_written_and_what_is_in_it_said(shop):
+    """A folder that is not there is said by name."""
+    row = call("topics", "asyncapi", "--yaml", "--output", "api.yaml", "--json")
+    assert row.code == 2
+
+    row = call("topics", "asyncapi", "--output", "api.json", "--json").row
+    found = json.loads((shop / "api.json").read_text())
+    assert row["channels"] == len(found["channels"])
+
+    refused = call("topics", "asyncapi", "--output", "no/api.json")
+    assert refused.code == 1
+    assert "no/api.json" in refused.err
