@@ -23,7 +23,7 @@ from saga.ports import Bus, Catalogue, Clock, EventStore
 from saga.ports.effects_store import EffectsStore
 from saga.runtime.aside import Aside
 from saga.runtime.orchestrator import Orchestrator
-from saga.runtime.outcome_waiters import OutcomeWaiters
+from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.parking import DeadLetters
 from saga.runtime.publisher import Publisher
 from saga.runtime.record_encoder import RecordEncoder
@@ -118,7 +118,7 @@ class Assembly:
             relay=self.relay,
             names=self.names,
             clock=self.parts.clock,
-            watchers=self.waiters,
+            waiters=self.waiters,
         )
 
     @cached_property

@@ -26,8 +26,7 @@ from saga.core.status import SagaStatus
 from saga.errors import SagaError, UnknownSaga
 from saga.ports import Bus, Catalogue, EventStore, TopicSpec
 from saga.ports.health import Health
-from saga.runtime.outcome_poller import OutcomePoller
-from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
+from saga.runtime.outcomes import OutcomePoller, OutcomeWaiters, SagaOutcome
 from saga.runtime.publisher import Publisher
 
 KEYS_MAX = 10_000
@@ -95,7 +94,7 @@ class Service:
         catalogue: Catalogue,
         publisher: Publisher,
         contracts: ContractRegistry,
-        watchers: OutcomeWaiters,
+        waiters: OutcomeWaiters,
         topics: Sequence[TopicSpec],
         closers: Sequence[Callable[[], Awaitable[None]]],
         health: Sequence[Health] = (),
@@ -104,16 +103,16 @@ class Service:
         self._bus = bus
         self._store = store
         self._contracts = contracts
-        self._watchers = watchers
+        self._waiters = waiters
         self._health = health
         self._topics = topics
         self._closers = closers
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
-        self._lookout = OutcomePoller(
-            watchers=watchers,
+        self._outcome_poller = OutcomePoller(
+            waiters=waiters,
             catalogue=catalogue,
             store=store,
-            cause_of_death=self._cause_of_death,
+            why_stopped=self._why_stopped,
         )
         self._keys: OrderedDict[SagaId, str] = OrderedDict()
         self.catalogue = catalogue
@@ -139,7 +138,7 @@ class Service:
                 await role.start()
                 task = asyncio.create_task(role.run(), name=type(role).__name__)
                 self._running.append((role, task))
-            self._lookout.start()
+            self._outcome_poller.start()
         except BaseException:
             await self.stop()
             raise
@@ -149,7 +148,7 @@ class Service:
         with.
         """
         failures: list[BaseException] = []
-        await self._lookout.stop()
+        await self._outcome_poller.stop()
         for _, group in groupby(reversed(self._running), key=lambda running: type(running[0])):
             alike = list(group)
             for role, _ in alike:
@@ -213,8 +212,8 @@ class Service:
             Exception: what a role of this service has failed with meanwhile.
         """
         saga_id = SagaId(str(saga_id))
-        with self._watchers.watching(saga_id) as ending:
-            self._lookout.somebody_waits(is_new=saga_id in self._keys)
+        with self._waiters.waiting(saga_id) as ending:
+            self._outcome_poller.waiter_came(is_new=saga_id in self._keys)
             try:
                 async with asyncio.timeout(timeout):
                     return self._outcome(await ending)
@@ -288,14 +287,14 @@ class Service:
             counts, calm = self.counts, 0
             while calm < IDLE_CALM_POLLS:
                 await asyncio.sleep(IDLE_POLL_S)
-                dead = self._cause_of_death()
-                if dead is not None:
-                    raise dead
+                error = self._why_stopped()
+                if error is not None:
+                    raise error
                 before, counts = counts, self.counts
                 is_quiet = counts == before and all(role.is_idle for role in self._roles)
                 calm = calm + 1 if is_quiet else 0
 
-    def _cause_of_death(self) -> Exception | None:
+    def _why_stopped(self) -> Exception | None:
         """What a role has failed with."""
         for _, task in self._running:
             if task.done() and not task.cancelled():

@@ -69,7 +69,7 @@ def build_service(
         catalogue=parts.catalogue,
         publisher=assembly.publisher,
         contracts=app.contracts,
-        watchers=assembly.waiters,
+        waiters=assembly.waiters,
         health=health,
         topics=app.topic_specs(settings),
         closers=closers,

@@ -31,7 +31,7 @@ from saga.errors import (
     UnknownSaga,
 )
 from saga.ports import Batch, HistoryAppend, SagaSummary, TopicSpec
-from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
+from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
 from saga.runtime.publisher import Publisher
 from saga.service import Outcome, Service
 
@@ -173,7 +173,7 @@ class Bench:
         self.bus = Bus(self.told)
         self.store = MemoryEventStore()
         self.catalogue = Catalogue(self.store)
-        self.watchers = OutcomeWaiters()
+        self.waiters = OutcomeWaiters()
 
     def part(self, name: str) -> Part:
         """A role."""
@@ -201,7 +201,7 @@ class Bench:
                 source="/test",
             ),
             contracts=APP.contracts,
-            watchers=self.watchers,
+            waiters=self.waiters,
             topics=[TopicSpec(topic, 1) for topic in APP.topics(NAMES)],
             closers=[close],
         )
@@ -228,8 +228,8 @@ class Bench:
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A bench on which nobody has to wait long."""
-    monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 0.01)
-    monkeypatch.setattr("saga.runtime.outcome_poller.GRACE_S", 0.001)
+    monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 0.01)
+    monkeypatch.setattr("saga.runtime.outcomes.GRACE_S", 0.001)
     monkeypatch.setattr("saga.service.IDLE_POLL_S", 0.001)
     monkeypatch.setattr("saga.service.IDLE_CALM_POLLS", 20)
     return Bench()
@@ -339,7 +339,7 @@ class TestOutcome:
         async with bench.service(bench.part("one")) as service:
             waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
             await asyncio.sleep(0)
-            bench.watchers.tell(O_1, SagaOutcome(SagaStatus.COMPLETED, event, None, ()))
+            bench.waiters.tell(O_1, SagaOutcome(SagaStatus.COMPLETED, event, None, ()))
 
             assert await waiting == Outcome(
                 SagaStatus.COMPLETED, Confirmed(order_id="o-1"), None, ()
@@ -380,7 +380,7 @@ class TestOutcome:
             with pytest.raises(TimeoutError, match="has not ended within"):
                 await service.outcome(O_1, timeout=0.03)
 
-        assert bench.watchers.watched() == []
+        assert bench.waiters.awaited() == []
 
     async def test_a_failing_role_reaches_those_who_wait(self, bench: Bench) -> None:
         """All of them at once, those who come later, and who waits for calm: nothing would come."""
@@ -404,8 +404,8 @@ class TestOutcome:
         self, bench: Bench, monkeypatch
     ) -> None:
         """The store is not asked at once whether it has ended; it is for one that may be old."""
-        monkeypatch.setattr("saga.runtime.outcome_poller.GRACE_S", 0)
-        monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 60)
+        monkeypatch.setattr("saga.runtime.outcomes.GRACE_S", 0)
+        monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
         async with bench.service(bench.part("one")) as service:
             new = await service.publish(Ordered(order_id="o-1"))
             assert new is not None
@@ -421,7 +421,7 @@ class TestOutcome:
         self, bench: Bench, monkeypatch
     ) -> None:
         """It is listened to from the first who waits on, until the service stops."""
-        monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 60)
+        monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
         bench.store = store = TellingStore()
         bench.catalogue = Catalogue(store)
         async with bench.service(bench.part("one")) as service:
@@ -443,7 +443,7 @@ class TestOutcome:
         self, bench: Bench, monkeypatch
     ) -> None:
         """The slower the store, the less it is asked."""
-        monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 60)
+        monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
         bench.store = store = TellingStore()
         asked = 0
 
@@ -494,7 +494,7 @@ class TestOutcome:
 
     async def test_many_who_wait_are_looked_up_in_pages(self, bench: Bench, monkeypatch) -> None:
         """However many there are, a question stays small."""
-        monkeypatch.setattr("saga.runtime.outcome_poller.LOOK_UP_SAGAS_MAX", 4)
+        monkeypatch.setattr("saga.runtime.outcomes.LOOK_UP_SAGAS_MAX", 4)
         for number in range(10):
             await bench.store_ending(str(number), SagaStatus.PARKED)
         async with bench.service(bench.part("one")) as service:

@@ -27,7 +27,7 @@ from saga.ports import Appended, Clock, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime import parking
 from saga.runtime.aside import Aside
-from saga.runtime.outcome_waiters import OutcomeWaiters, SagaOutcome
+from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
 from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Rejected, Router
@@ -66,7 +66,7 @@ class Turns:
         relay: Relay,
         names: TopicNames,
         clock: Clock,
-        watchers: OutcomeWaiters,
+        waiters: OutcomeWaiters,
     ) -> None:
         self._router = router
         self._live = live
@@ -76,7 +76,7 @@ class Turns:
         self._relay = relay
         self._names = names
         self._clock = clock
-        self._watchers = watchers
+        self._waiters = waiters
         self._busy: set[SagaId] = set()
         self._freed = asyncio.Event()
 
@@ -379,9 +379,9 @@ class Turns:
         for saga_id, touched in draft.touched.items():
             state = touched.live.state
             is_over = state.status.is_ended or state.status is SagaStatus.PARKED
-            if is_over and self._watchers.is_watched(saga_id):
+            if is_over and self._waiters.is_awaited(saga_id):
                 ending = SagaOutcome(state.status, state.outcome, state.reason, state.residue)
-                self._watchers.tell(saga_id, ending)
+                self._waiters.tell(saga_id, ending)
 
     async def _check_out(self, saga_ids: Sequence[SagaId]) -> None:
         """Wait until nobody in this process has a turn of these sagas, and have theirs."""

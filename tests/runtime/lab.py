@@ -136,7 +136,7 @@ class Lab:
             self.app = SagaApp(sagas=sagas, contracts=self._contracts)
         parts = Parts(bus=self.bus, store=self.store, catalogue=self.catalogue, clock=self.clock)
         assembly = Assembly(self.app, self._settings, parts)
-        self.watchers = assembly.waiters
+        self.waiters = assembly.waiters
         self.orchestrator = assembly.orchestrator
         self.router = assembly.router
         self.relay = assembly.relay

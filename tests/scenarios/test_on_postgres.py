@@ -116,7 +116,7 @@ async def test_an_end_that_another_process_brings_about_is_heard_of(
     on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for it need not wait for the next time that the store is asked."""
-    monkeypatch.setattr("saga.runtime.outcome_poller.POLL_S", 60)
+    monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
     async with on_postgres(), process(places) as waiting:
         placed = depot.OrderPlaced(order_id="o-1", amount=0)  # which takes some time
         outcome = await waiting.outcome(await waiting.publish(placed), timeout=20)

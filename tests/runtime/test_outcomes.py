@@ -1,0 +1,49 @@
+"""Those who wait for a saga's outcome are told once, and leave nothing behind."""
+
+import asyncio
+
+import pytest
+
+from saga.core.identity import SagaId
+from saga.core.status import SagaStatus
+from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
+
+END = SagaOutcome(SagaStatus.COMPLETED, None, None, ())
+A, B = SagaId("a"), SagaId("b")
+
+
+async def test_everybody_who_waits_for_a_saga_is_told() -> None:
+    """And nobody who waits for another one."""
+    waiters = OutcomeWaiters()
+    with waiters.waiting(A) as first, waiters.waiting(A) as second, waiters.waiting(B) as b:
+        assert sorted(waiters.awaited()) == [A, B]
+        waiters.tell(A, END)
+
+        assert await first is END
+        assert await second is END
+        assert not b.done()
+        assert waiters.awaited() == [B]
+
+
+async def test_to_stop_waiting_leaves_nothing_behind() -> None:
+    """Also when it ends with an error, and also for one of two."""
+    waiters = OutcomeWaiters()
+    with waiters.waiting(A) as first:
+        with pytest.raises(TimeoutError), waiters.waiting(A) as second:
+            async with asyncio.timeout(0):
+                await second
+        assert waiters.is_awaited(A)
+        waiters.tell(A, END)
+        assert first.result() is END
+
+    assert not waiters.is_awaited(A)
+    assert waiters.awaited() == []
+
+
+async def test_to_tell_nobody_is_nothing() -> None:
+    """Nobody waits for most sagas, and asking does not change that."""
+    waiters = OutcomeWaiters()
+    waiters.tell(A, END)
+
+    assert not waiters.is_awaited(A)
+    assert waiters.awaited() == []
