@@ -31,13 +31,15 @@ from saga.testing.happenings import (
     turn_failed,
 )
 from saga.testing.spec import Scenario, given
-from saga.testing.world import Verdict, World
+from saga.testing.world import Verdict, World, WorldSaga, WorldState
 
 __all__ = [
     "Expectation",
     "Scenario",
     "Verdict",
     "World",
+    "WorldSaga",
+    "WorldState",
     "abandoned",
     "after",
     "armed",

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from infra import Kafka, Postgres
 from infra.scratch import scratch_folder
-from saga.testing.world.driver import Said
 from tests.chaos.cast import Cast
 from tests.chaos.client import Client
 from tests.chaos.load import start
@@ -49,7 +48,7 @@ async def _struck(
     began_s = time.monotonic()
 
     def say(what: str) -> None:
-        placed = len(client.log.orders)
+        placed = len(client.log.triggers)
         print(f"{time.monotonic() - began_s:6.1f} s  {placed:6} orders  {what}", flush=True)
 
     async with Client(cast, seed) as client:
@@ -65,7 +64,7 @@ async def _struck(
         say("healed")
         await trading
         violations = await _judged(cast, client, say)
-    acknowledged = sum(order.said is Said.OK for order in client.log.orders)
+    acknowledged = sum(order.is_acknowledged for order in client.log.triggers)
     print(f"\n{acknowledged} orders acknowledged, {len(client.log.commands)} cancelled")
     print("what was done to it: " + ", ".join(f"{n} x {what}" for what, n in nemesis.done.items()))
     print(f"connections cut off at a COMMIT: {proxy.cuts}")

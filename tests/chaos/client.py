@@ -9,12 +9,13 @@ from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import open_bus
 from saga.contracts import Command, CommandAct
 from saga.core.events import CancelMode
+from saga.core.identity import saga_id
 from saga.errors import BusUnavailable
 from saga.ports import Record, TopicSpec
 from saga.runtime.publisher import Publisher
-from saga.testing.world.driver import Log, Order, Said
+from saga.testing.world.checks import Log, SagaName, Trigger
 from tests.chaos.cast import Cast
-from tests.chaos.trade import FlawedOrdered, TradeOrdered, app
+from tests.chaos.trade import FlawedOrdered, Ordered, TradeOrdered, app
 
 AMOUNT_MAX = 500
 TROUBLE_SHARE = 0.3
@@ -52,37 +53,32 @@ class Client:
         """Disconnect."""
         await self._opened.close()
 
-    def drawn(self) -> Order:
+    def drawn(self) -> Trigger:
         """An order that goes through, or meets some trouble."""
         self._numbers += 1
         script: dict[str, str] = {}
         if self._rng.random() < TROUBLE_SHARE:
             word = self._rng.choice(("refuse", "fail:1", "slow:0.2"))
             script[self._rng.choice(("reserve", "pay", "send"))] = word
-        trigger = TradeOrdered(
-            order_id=f"o-{self._numbers}", script=script, amount=self._rng.randint(1, AMOUNT_MAX)
-        )
-        return Order("trade", trigger, f"m-{self._numbers}", 0.0)
+        amount = self._rng.randint(1, AMOUNT_MAX)
+        order = TradeOrdered(order_id=f"o-{self._numbers}", script=script, amount=amount)
+        return self._trigger("trade", order)
 
-    def flawed(self) -> Order:
+    def flawed(self) -> Trigger:
         """An order whose saga raises."""
         self._numbers += 1
-        trigger = FlawedOrdered(order_id=f"o-{self._numbers}", script={})
-        return Order("flawed", trigger, f"m-{self._numbers}", 0.0)
+        return self._trigger("flawed", FlawedOrdered(order_id=f"o-{self._numbers}", script={}))
 
-    async def place(self, orders: Sequence[Order]) -> None:
+    async def place(self, orders: Sequence[Trigger]) -> None:
         """Publish until it is acknowledged; some orders twice."""
-        self.log.orders += [order for order in orders if order not in self.log.orders]
+        self.log.triggers += [order for order in orders if order not in self.log.triggers]
         prepared = [
-            self._publisher.prepare(order.trigger, message_id=order.message_id) for order in orders
+            self._publisher.prepare(order.event, message_id=order.message_id) for order in orders
         ]
-        again = [one for one in prepared if self._rng.random() < REPEATED_SHARE]
-        for order, one in zip(orders, prepared, strict=True):
-            order.saga_id = one.saga_id
-            order.said = order.said or Said.UNKNOWN
-        await self.publish([one.record for one in (*prepared, *again)])
+        again = [each for each in prepared if self._rng.random() < REPEATED_SHARE]
+        await self.publish([each.record for each in (*prepared, *again)])
         for order in orders:
-            order.said = Said.OK
+            order.is_acknowledged = True
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Publish until it is acknowledged."""
@@ -94,20 +90,20 @@ class Client:
             else:
                 return
 
-    async def cancel(self, order: Order) -> None:
+    async def cancel(self, order: Trigger) -> None:
         """Change one's mind about *order*."""
-        assert order.saga_id is not None
+        (name,) = order.starts
         command = Command(
             command_id=f"cancel-{order.message_id}",
             act=CommandAct.CANCEL,
-            saga_id=order.saga_id,
+            saga_id=name.saga_id,
             mode=CancelMode.GRACEFUL,
             reason="changed mind",
         )
         self.log.commands[command.command_id] = command
         while True:
             try:
-                await self._publisher.command(command, key=order.trigger.order_id)
+                await self._publisher.command(command, key=name.key)
             except BusUnavailable:
                 await asyncio.sleep(RETRY_S)
             else:
@@ -124,6 +120,10 @@ class Client:
                 if self._rng.random() < CANCELLED_SHARE:
                     await self.cancel(order)
             await asyncio.sleep(each_s)
+
+    def _trigger(self, definition: str, order: Ordered) -> Trigger:
+        name = SagaName(definition, order.order_id, saga_id(definition, order.order_id))
+        return Trigger(order, f"m-{self._numbers}", (name,))
 
     def _new_id(self) -> str:
         self._numbers += 1

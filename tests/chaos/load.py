@@ -28,7 +28,7 @@ async def under_load(
         outside = Outside(cast, client.log)
         await outside.rest()
         assert await outside.check() == []
-        assert client.log.orders
+        assert client.log.triggers
     return client
 
 

@@ -169,5 +169,5 @@ class Nemesis:
         self._proxy.cut_off()
 
     async def _publish_again(self) -> None:
-        orders = self._client.log.orders
+        orders = self._client.log.triggers
         await self._client.place(self._rng.sample(orders, min(len(orders), AGAIN_MAX)))

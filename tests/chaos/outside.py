@@ -20,13 +20,9 @@ from saga.ports import Inbound, Source
 from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.testing.world.broker import Published
-from saga.testing.world.driver import Log
-from saga.testing.world.effect_checks import check_effects
-from saga.testing.world.evidence import Evidence, Line, headers_of
-from saga.testing.world.history_checks import check_histories
-from saga.testing.world.record_checks import check_records
+from saga.testing.world.checks import Evidence, Line, Log, check_all, headers_of
 from tests.chaos.cast import Cast
-from tests.chaos.trade import app
+from tests.chaos.trade import TradeOrdered, app
 
 REST_S_MAX = 60.0
 REST_POLL_S = 0.2
@@ -174,7 +170,7 @@ class Outside:
             async for _, entry in store.catalogue.log():
                 histories[entry.saga_id].append(entry)
             summaries = await store.catalogue.sagas(limit=SAGAS_MAX)
-            parked = await store.catalogue.unhandled(limit=SAGAS_MAX)
+            unhandled = await store.catalogue.unhandled(limit=SAGAS_MAX)
             timers = await store.catalogue.timers(limit=SAGAS_MAX)
         finally:
             await store.close()
@@ -185,7 +181,7 @@ class Outside:
             histories=dict(histories),
             stored_at={},
             published=published,
-            parked=[one for one in parked if one.kind is UnhandledKind.DEAD],
+            unhandled=[each for each in unhandled if each.kind is UnhandledKind.DEAD],
             summaries={one.saga_id: one for one in summaries},
             timers=frozenset(one.timer_id for one in timers),
             ledger=lines,
@@ -200,9 +196,7 @@ def judged(left: Left) -> list[str]:
     """Everything that is wrong with it."""
     evidence = left.evidence
     return [
-        *check_histories(evidence),
-        *check_records(evidence),
-        *check_effects(evidence),
+        *check_all(evidence),
         *_unbalanced(left),
         *_changed(evidence),
     ]
@@ -214,8 +208,12 @@ def _unbalanced(left: Left) -> Iterator[str]:
     for saga_id, debit, credit, amount in left.moves:
         moved[saga_id, debit] -= amount
         moved[saga_id, credit] += amount
-    trades = (one for one in left.evidence.log.orders if one.definition == "trade")
-    amounts = {order.saga_id: order.trigger.model_dump()["amount"] for order in trades}
+    amounts = {
+        name.saga_id: order.event.amount
+        for order in left.evidence.log.triggers
+        for name in order.starts
+        if isinstance(order.event, TradeOrdered)
+    }
     for saga_id, amount in amounts.items():
         summary = left.evidence.summaries.get(saga_id)
         is_done = summary is not None and summary.status is SagaStatus.COMPLETED

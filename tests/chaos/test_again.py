@@ -12,8 +12,7 @@ from saga.adapters.opening import open_store
 from saga.contracts import contract_of
 from saga.core.status import SagaStatus
 from saga.ports import Inbound, Record
-from saga.testing.world.driver import Said
-from saga.testing.world.evidence import headers_of
+from saga.testing.world.checks import headers_of
 from tests.chaos.cast import Cast
 from tests.chaos.client import Client
 from tests.chaos.load import EVERYBODY, start
@@ -92,14 +91,14 @@ async def test_a_topic_made_anew_is_refused(cast: Cast, client: Client) -> None:
         return status == 503 and topic in text and "made anew" in text
 
     async def is_held() -> bool:
-        return (flawed.saga_id, SagaStatus.PARKED) in (await _state(cast))[0]
+        return (flawed.starts[0].saga_id, SagaStatus.PARKED) in (await _state(cast))[0]
 
     await _until(is_told)
     await _until(is_held)
     after = await _state(cast)
-    assert after[0] - before[0] == {(flawed.saga_id, SagaStatus.PARKED)}
+    assert after[0] - before[0] == {(flawed.starts[0].saga_id, SagaStatus.PARKED)}
     assert after[2] == before[2]
-    assert all(order.said is Said.OK for order in client.log.orders)
+    assert all(order.is_acknowledged for order in client.log.triggers)
 
 
 async def _state(cast: Cast):

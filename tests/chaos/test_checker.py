@@ -10,8 +10,7 @@ import pytest
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.testing.world.broker import Published
-from saga.testing.world.driver import Said
-from saga.testing.world.evidence import Line, headers_of
+from saga.testing.world.checks import Line, headers_of
 from tests.chaos.cast import Cast
 from tests.chaos.client import Client
 from tests.chaos.load import start
@@ -164,7 +163,7 @@ async def test_whatever_is_wrong_is_noticed(cast: Cast, client: Client) -> None:
     outside = Outside(cast, client.log)
     await outside.rest()
     left = await outside.gather()
-    assert all(order.said is Said.OK for order in client.log.orders)
+    assert all(order.is_acknowledged for order in client.log.triggers)
     assert judged(left) == []
 
     missed = {

@@ -50,9 +50,9 @@ async def test_a_leader_is_killed_and_another_broker_leads(
         async with asyncio.timeout(30):
             while await _leader(cast) in {leader, 0}:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.2)
-        before = len(client.log.orders)
+        before = len(client.log.triggers)
         await asyncio.sleep(DOWN_S)
-        placed = len(client.log.orders) - before
+        placed = len(client.log.triggers) - before
         await asyncio.to_thread(own_kafka.brokers[leader - 1].start)
 
     await under_load(cast, strike)

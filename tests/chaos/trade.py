@@ -10,7 +10,6 @@ import os
 from typing import Any
 
 from saga import Context, EffectContext, Effects, Event, Intent, Refused, Retry, SagaApp, saga
-from saga.testing.world.sample_messages import Ordered
 
 RETRY = Retry(attempts=None, initial="50ms", cap="500ms")
 TIMEOUT = "30s"
@@ -22,6 +21,13 @@ LEDGER = """CREATE TABLE IF NOT EXISTS ledger (
     number {number}, saga_id TEXT NOT NULL, step TEXT NOT NULL,
     direction TEXT NOT NULL, intent_id TEXT NOT NULL,
     debit TEXT NOT NULL, credit TEXT NOT NULL, amount INTEGER NOT NULL)"""
+
+
+class Ordered(Event):
+    """An order, with what happens to each of its steps."""
+
+    order_id: str
+    script: dict[str, str]
 
 
 class TradeOrdered(Ordered, topic="chaos.trade-ordered", version=1, key="order_id"):

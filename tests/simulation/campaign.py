@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from saga.testing.world import Verdict, World
+from saga.testing import Verdict
+from tests.simulation.sample import sample_world
 
 CHUNK_WORLDS = 250
 DEFAULT_WORLDS = 2_000
@@ -65,7 +66,7 @@ EXPECTED = (
     "noted refused",
     "noted stale",
     "noted after_end",
-    "parked id_conflict",
+    "dead id_conflict",
     "UndoStuck",
     "UndoAppended",
     "TurnFailed",
@@ -97,9 +98,9 @@ def run_worlds(seeds: Iterable[int], *, failures_max: int = FAILURES_MAX) -> Cam
     """Run the worlds of *seeds*, until too many have failed."""
     campaign = Campaign()
     for seed in seeds:
-        verdict = World(seed).run()
+        verdict = sample_world(seed).run()
         campaign.worlds += 1
-        campaign.seen += verdict.seen
+        campaign.seen += verdict.statistics
         if verdict.violations:
             campaign.failed.append(verdict)
             if len(campaign.failed) >= failures_max:

@@ -120,7 +120,7 @@ MUTANTS = (
         _copy_dead_records_last,
         "CP-5",
         "unreadable record",
-        "is parked and not on its dlq topic",
+        "is a dead letter and not on its dlq topic",
     ),
     Mutant(
         "nobody takes a backlog over",

@@ -126,7 +126,7 @@ class EffectsProcess:
     """All effect services of the application in a process."""
 
     def __init__(self, process: Process, durable: Durable) -> None:
-        clock = ProcessClock(process)
+        clock = self._clock = ProcessClock(process)
         self.process = process
         self.bus = ProcessBus(process, durable.bus, losing=self._losing)
         self._durable = durable
@@ -167,16 +167,26 @@ class EffectsProcess:
         await self._stopping.wait()
 
     def _losing(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Replies get lost, or come much later than they should."""
-        faults = self.process.surroundings.faults
+        """Replies get lost, or come much later than they should.
+
+        Only such a reply gets lost as its saga waits for with a limit: our own services publish
+        until it is acknowledged, others may forget.
+        """
+        faults, rates = self.process.surroundings.faults, self.process.surroundings.faults.rates
+        if not rates.lost_reply and not rates.late_reply:
+            return records
         left: list[Record] = []
         for record in records:
-            if not any(name == "ce_causationid" for name, _ in record.headers):
+            causes = [value for name, value in record.headers if name == "ce_causationid"]
+            if not causes:
                 left.append(record)
-            elif faults.hits("lost reply", faults.rates.lost_reply):
                 continue
-            elif faults.hits("late reply", faults.rates.late_reply):
-                delay_s = faults.rng.uniform(0, LATE_REPLY_S_MAX)
+            deadline = self._durable.store.deadline_of((causes[0] or b"").decode())
+            if deadline is not None and faults.hits("lost reply", rates.lost_reply):
+                continue
+            if faults.hits("late reply", rates.late_reply):
+                left_s = 0 if deadline is None else (deadline - self._clock.now()) / 1_000_000
+                delay_s = faults.rng.uniform(0, max(LATE_REPLY_S_MAX, 2 * left_s))
                 self._durable.bus.append_later(record, delay_s)
             else:
                 left.append(record)

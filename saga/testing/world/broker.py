@@ -8,6 +8,7 @@ the order in which it was, for the checker.
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from saga.core.identity import Instant
 from saga.errors import BusUnavailable
 from saga.ports import Inbound, Record, Source
 from saga.ports.bus import ResumeAt
-from saga.testing.world.trace import Surroundings
+from saga.testing.world.process import Surroundings
 
 LATE_DUPLICATE_S_MAX = 3.0
 
@@ -105,8 +106,8 @@ class SimulatedBus(MemoryBus):
         super().__init__(clock=WorldClock(surroundings))
         self.published: list[Published] = []
         self.members: list[Member] = []
-        self.under_way = 0
-        """Late records that are still to come."""
+        self.arrivals: list[float] = []
+        """When the late records come that are still to come, the next one first."""
         self._surroundings = surroundings
 
     def append(self, records: Sequence[Record]) -> None:
@@ -123,8 +124,9 @@ class SimulatedBus(MemoryBus):
 
     def append_later(self, record: Record, delay_s: float) -> None:
         """Publish *record* some time later."""
-        self.under_way += 1
-        self._surroundings.loop.call_later(delay_s, self._arrive, record)
+        at_s = self._surroundings.loop.time() + delay_s
+        insort(self.arrivals, at_s)
+        self._surroundings.loop.call_at(at_s, self._arrive, record)
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
@@ -162,7 +164,7 @@ class SimulatedBus(MemoryBus):
             del self.committed[key]
 
     def _arrive(self, record: Record) -> None:
-        self.under_way -= 1
+        del self.arrivals[0]
         self._place_all([record])
 
     def _place_all(self, records: Sequence[Record]) -> None:

@@ -8,14 +8,14 @@ Statements may fail, and a commit may be done and yet reported as failed.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from itertools import count
 from typing import Any, Final
 
 from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.testing.world.broker import WorldClock
 from saga.testing.world.faults import Fault
-from saga.testing.world.process import Process
-from saga.testing.world.trace import Surroundings
+from saga.testing.world.process import Process, Surroundings
 
 _NUMBERS: Final = count(1)
 _POINTS: Final = {"COMMIT": "inbox.commit", "BEGIN IMMEDIATE": "inbox.begin"}
@@ -81,6 +81,12 @@ class EffectsDatabase:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What a query finds, read outside of all faults."""
         return self._anchor.execute(sql).fetchall()
+
+    def fetch(self, sql: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The same with parameters, by the names of the columns."""
+        cursor = self._anchor.execute(sql, params)
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def close(self) -> None:
         """Forget everything."""

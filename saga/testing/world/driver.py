@@ -1,236 +1,245 @@
-"""Whoever uses the sagas of a world: publishes triggers, signals and cancels, and keeps a log of
-it.
+"""The client of a world's sagas: publishes triggers, signals and cancels, and keeps a log of it.
 
-What was published was acknowledged, or it is unknown whether it happened. Only the unknown may go
-either way.
+Each trigger begins a *story*, which may go on with other events, signals, cancels and operators'
+acts. The world adds to it. It lets stories begin at any moment, repeats triggers, cancels sagas,
+and publishes records that nobody can read. Only the unacknowledged may go either way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from random import Random
+from typing import Any, Final
 
-from saga.contracts import Command, CommandAct
-from saga.core.events import CancelMode
+from saga.contracts import Command, CommandAct, Event, contract_of
+from saga.core.events import CancelMode, CancelRequested, OperatorActed, SignalReceived
 from saga.core.identity import SagaId, saga_id
-from saga.errors import BusUnavailable
+from saga.errors import BusUnavailable, DefinitionError
 from saga.ports import Record
 from saga.runtime.publisher import Publisher
+from saga.runtime.router import Router
+from saga.testing.happenings import After, Happening, Plain, Redelivered
 from saga.testing.world.assembly import Durable
+from saga.testing.world.checks import Log, SagaName, Trigger
+from saga.testing.world.faults import Faults
 from saga.testing.world.ports import ProcessBus, ProcessClock
 from saga.testing.world.process import Process
-from saga.testing.world.sample_messages import (
-    ChoiceOrdered,
-    FlawedOrdered,
-    Ordered,
-    ParallelOrdered,
-    PatientOrdered,
-    PivotOrdered,
-    SequenceOrdered,
-    StubbornOrdered,
-    WideOrdered,
-)
 
-ORDERING_S = 1.2
-"""How long triggers come in."""
-TRIES_MAX = 4
-SIGNALLED_SHARE = 0.7
-CANCELLED_SHARE = 0.15
-REPEATED_SHARE = 0.2
-CONTRADICTED_SHARE = 0.1
-STUCK_SHARE = 0.5
-GARBAGE_SHARE = 0.4
+Happens = Event | After | Redelivered | Happening
+Story = Event | Sequence[Happens]
+Triggers = Iterable[Story] | Callable[[Random], Iterable[Story]]
+
+TRIGGERS_S: Final = 1.2
+"""How long stories begin."""
+FOLLOW_UP_S: Final = 1.5
+"""How long after its trigger the world cancels a saga."""
+REPEAT_S: Final = 3.0
+JITTER_S: Final = 0.2
+"""How much earlier or later than the story says something happens."""
+TRIES_MAX: Final = 4
+GARBAGE_SHARE: Final = 0.4
+GARBAGE: Final = (b'{"order_id": 7', b"\xff\xfe", b"[1, 2]", b'{"order_id": NaN}')
+REPEATED_SHARE: Final = 0.2
+_SENDER: Final = "client"
 
 
-class Said(StrEnum):
-    """What the driver knows of something it has published."""
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A trigger that is published once more, under the same message id."""
 
-    OK = "ok"
-    UNKNOWN = "unknown"
+    trigger: Trigger
 
 
-@dataclass(slots=True)
-class Order:
-    """A trigger, and what the driver means to do with it."""
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A command to every saga that *trigger* starts."""
 
-    definition: str
-    trigger: Ordered
-    message_id: str
+    trigger: Trigger
+    act: CommandAct
+    words: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A record that nobody can read."""
+
+
+Deed = Trigger | Repeat | Send | Garbage
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something that the driver does, and when."""
+
     at_s: float
-    said: Said | None = None
-    saga_id: SagaId | None = None
-    follow_ups: list[tuple[float, str]] = field(default_factory=list)
+    deed: Deed
 
 
-@dataclass(slots=True)
-class Log:
-    """Everything that was published from outside."""
+def told(triggers: Triggers, rng: Random) -> list[list[Happens]]:
+    """The stories of one world.
 
-    orders: list[Order] = field(default_factory=list)
-    conflicting: list[tuple[str, str]] = field(default_factory=list)
-    """Message ids of second triggers of the same key with another content."""
-    garbage: list[bytes] = field(default_factory=list)
-    commands: dict[str, Command] = field(default_factory=dict)
-
-
-_SHAPES: dict[str, tuple[type[Ordered], str]] = {
-    "sequence": (SequenceOrdered, "abc"),
-    "parallel": (ParallelOrdered, "abcde"),
-    "wide": (WideOrdered, "abcde"),
-    "choice": (ChoiceOrdered, "abcde"),
-    "patient": (PatientOrdered, "ab"),
-    "pivot": (PivotOrdered, "ab"),
-    "stubborn": (StubbornOrdered, "abc"),
-    "flawed": (FlawedOrdered, "ab"),
-}
-_WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2)
+    Raises:
+        DefinitionError: one of them is no story.
+    """
+    stories = triggers(rng) if callable(triggers) else triggers
+    return [_checked([story] if isinstance(story, Event) else list(story)) for story in stories]
 
 
-def drawn_orders(rng: Random) -> list[Order]:
-    """The orders of one world."""
-    trouble = rng.choice((0.05, 0.2, 0.4))
-    orders: list[Order] = []
-    for number in range(rng.randint(3, 8)):
-        name = rng.choices(list(_SHAPES), _WEIGHTS)[0]
-        model, steps = _SHAPES[name]
-        script = {step: " ".join(_words(rng, trouble, name, step)) for step in steps}
-        script = {step: words for step, words in script.items() if words}
-        if name == "flawed":
-            script["flaw"] = rng.choice(("start", "middle", "nowhere"))
-        if name == "pivot" and rng.random() < trouble:
-            script["c"] = f"fail:{rng.randint(1, 3)}"
-        key = f"{name}-{number}"
-        order = Order(
-            name, model(order_id=key, script=script), f"m-{number}", rng.uniform(0, ORDERING_S)
-        )
-        if name == "patient" and rng.random() < SIGNALLED_SHARE:
-            order.follow_ups.append((rng.uniform(-0.2, 1.5), "signal"))
-        if rng.random() < CANCELLED_SHARE:
-            order.follow_ups.append((rng.uniform(0, 1.5), rng.choice(("graceful", "immediate"))))
+def planned(stories: Iterable[Sequence[Happens]], faults: Faults) -> list[Act]:
+    """What the driver does in one world, in order of time."""
+    rng, rates = faults.rng, faults.rates
+    acts: list[Act] = []
+    count = 0
+    for first, *others in stories:
+        assert isinstance(first, Event), first
+        count += 1
+        at_s = begins_s = rng.uniform(0, TRIGGERS_S)
+        trigger = latest = Trigger(first, f"m-{count}")
+        acts.append(Act(at_s, trigger))
+        for happens in others:
+            if isinstance(happens, After):
+                at_s += happens.length_us / 1_000_000
+                continue
+            if isinstance(happens, Event):
+                count += 1
+                latest = Trigger(happens, f"m-{count}")
+                deed: Deed = latest
+            elif isinstance(happens, Redelivered):
+                deed = Repeat(latest)
+            else:
+                assert isinstance(happens, Plain), happens
+                deed = command_of(latest, happens)
+            acts.append(Act(max(at_s + rng.uniform(-JITTER_S, JITTER_S), 0.0), deed))
         if rng.random() < REPEATED_SHARE:
-            order.follow_ups.append((rng.uniform(0, 3), "again"))
-        if rng.random() < CONTRADICTED_SHARE:
-            order.follow_ups.append((rng.uniform(0.1, 3), "conflict"))
-        orders.append(order)
-    return sorted(orders, key=lambda order: order.at_s)
+            acts.append(Act(begins_s + rng.uniform(0, REPEAT_S), Repeat(trigger)))
+        if faults.hits("cancel", rates.cancel):
+            words = {
+                "mode": CancelMode(rng.choice(("graceful", "immediate"))),
+                "reason": "the world changed its mind",
+            }
+            cancel = Send(trigger, CommandAct.CANCEL, words)
+            acts.append(Act(begins_s + rng.uniform(0, FOLLOW_UP_S), cancel))
+    if rng.random() < GARBAGE_SHARE:
+        acts += [Act(rng.uniform(0, TRIGGERS_S), Garbage()) for _ in range(rng.randint(1, 3))]
+    return sorted(acts, key=lambda act: act.at_s)
 
 
-def _words(rng: Random, trouble: float, name: str, step: str) -> list[str]:
-    words: list[str] = []
-    if rng.random() < trouble:
-        words.append(rng.choice(("refuse", "fail:1", "fail:2", "fail:9", "slow:0.3", "slow:1.2")))
-    if rng.random() < trouble:
-        words.append(f"undofail:{rng.randint(1, 3)}")
-    if name == "stubborn" and step == "b" and rng.random() < STUCK_SHARE:
-        words.append("undofail:9")
-    return words
+def command_of(trigger: Trigger, happens: Plain) -> Send:
+    """The command that lets *happens* happen to what *trigger* has started.
+
+    Raises:
+        DefinitionError: no command does.
+    """
+    match happens.is_what:
+        case SignalReceived(name=name, payload=payload, actor=actor):
+            words = {"name": name, "payload": json.loads(payload), "actor": actor}
+            return Send(trigger, CommandAct.SIGNAL, words)
+        case CancelRequested(mode=mode, reason=reason):
+            return Send(trigger, CommandAct.CANCEL, {"mode": mode, "reason": reason})
+        case OperatorActed(act=act, step=step, reason=reason):
+            words = {"step": step, "reason": reason, "actor": "operator"}
+            return Send(trigger, CommandAct(act.value), words)
+        case fact:
+            raise DefinitionError(
+                f"{type(fact).__name__} cannot be part of a world's story: it happens by itself"
+            )
 
 
 class Driver:
     """A client of the bus, in a process that never crashes."""
 
-    def __init__(self, process: Process, durable: Durable, orders: Sequence[Order]) -> None:
+    def __init__(self, process: Process, durable: Durable, acts: Sequence[Act]) -> None:
+        app = durable.app
         self._process = process
         self._rng = process.surroundings.faults.rng
-        self._durable = durable
         self._numbers = 0
         self._bus = ProcessBus(process, durable.bus)
         self._clock = ProcessClock(process)
+        self._sagas = app.registry
         self._publisher = Publisher(
             self._bus,
-            contracts=durable.app.contracts,
-            sagas=durable.app.registry,
+            contracts=app.contracts,
+            sagas=app.registry,
             names=durable.names,
             clock=self._clock,
             new_id=self._new_id,
-            source="/world/driver",
+            source=f"/world/{_SENDER}",
         )
-        self.log = Log(orders=list(orders))
+        self._read = sorted(
+            {
+                *Router(app.registry, app.contracts, durable.names).topics,
+                *(
+                    durable.names.topic(contract_of(model).contract_name)
+                    for service in app.effects
+                    for model in service.intents
+                ),
+            }
+        )
+        self._acts = acts
+        self.next_at_s: float | None = acts[0].at_s if acts else None
+        """When something is done next; None when nothing is left, or while it is being done."""
+        self.log = Log()
 
     async def drive(self) -> None:
         """Do everything in its time."""
-        acts: list[tuple[float, int, str, Order | None]] = []
-        for number, order in enumerate(self.log.orders):
-            acts.append((order.at_s, number, "order", order))
-            acts += [
-                (max(order.at_s + after_s, 0.0), number, act, order)
-                for after_s, act in order.follow_ups
-            ]
-        if self._rng.random() < GARBAGE_SHARE:
-            acts += [
-                (self._rng.uniform(0, ORDERING_S), -1, "garbage", None)
-                for _ in range(self._rng.randint(1, 3))
-            ]
-        for at_s, _, act, about in sorted(acts, key=lambda each: (each[0], each[1], each[2])):
-            await self._clock.sleep(at_s - self._clock.monotonic_s())
-            if about is None:
-                await self._garbage()
-            else:
-                await self._do(act, about)
+        for act in self._acts:
+            self.next_at_s = act.at_s
+            await self._clock.sleep(act.at_s - self._clock.monotonic_s())
+            self.next_at_s = None
+            await self._do(act.deed)
 
     async def release(self, parked: SagaId, key: str) -> None:
         """An operator's act: let a saga go on."""
-        await self._command(CommandAct.RELEASE, parked, key, reason="mended", actor="operator")
+        words = {"reason": "mended", "actor": "operator"}
+        await self._command(CommandAct.RELEASE, parked, key, words)
 
-    async def _do(self, act: str, order: Order) -> None:
-        target = saga_id(order.definition, order.trigger.order_id)
-        key = order.trigger.order_id
-        match act:
-            case "order" | "again":
-                await self._order(order)
-            case "conflict":
-                await self._conflict(order)
-            case "signal":
-                await self._command(
-                    CommandAct.SIGNAL, target, key, name="approval", payload={"by": "boss"}
-                )
-            case "graceful" | "immediate":
-                await self._command(
-                    CommandAct.CANCEL, target, key, mode=CancelMode(act), reason="changed mind"
-                )
-            case _:
-                raise AssertionError(act)
+    async def cancel(self, waiting: SagaId, key: str) -> None:
+        """End a saga that waits for something that never comes."""
+        await self._command(CommandAct.CANCEL, waiting, key, {"reason": "nobody comes any more"})
 
-    async def _order(self, order: Order) -> None:
-        prepared = self._publisher.prepare(order.trigger, message_id=order.message_id)
-        order.saga_id = prepared.saga_id
-        is_sent = await self._send([prepared.record])
-        if order.said is not Said.OK:
-            order.said = Said.OK if is_sent else Said.UNKNOWN
+    async def _do(self, deed: Deed) -> None:
+        match deed:
+            case Trigger():
+                self.log.triggers.append(deed)
+                await self._publish(deed)
+            case Repeat(trigger):
+                await self._publish(trigger)
+            case Send(trigger, act, words):
+                for name in self._started_by(trigger.event):
+                    await self._command(act, name.saga_id, name.key, words)
+            case Garbage():
+                await self._litter()
 
-    async def _conflict(self, order: Order) -> None:
-        other = order.trigger.model_copy(update={"script": {"a": "refuse", "other": "yes"}})
+    def _started_by(self, event: Event) -> tuple[SagaName, ...]:
+        starters = self._sagas.started_by(contract_of(type(event)).contract_name)
+        names: list[SagaName] = []
+        for starter in starters:
+            key = starter.saga.key_of(event)
+            definition = starter.decider.name
+            names.append(SagaName(definition, key, saga_id(definition, key)))
+        return tuple(names)
+
+    async def _publish(self, trigger: Trigger) -> None:
+        prepared = self._publisher.prepare(trigger.event, message_id=trigger.message_id)
+        trigger.starts = self._started_by(trigger.event)
+        if await self._send([prepared.record]):
+            trigger.is_acknowledged = True
+
+    async def _litter(self) -> None:
         self._numbers += 1
-        message_id = f"conflict-{self._numbers}"
-        prepared = self._publisher.prepare(other, message_id=message_id)
-        self.log.conflicting.append((order.trigger.order_id, message_id))
-        await self._send([prepared.record])
-
-    async def _garbage(self) -> None:
-        topics = sorted(
-            source.topic
-            for source in self._durable.bus.partitions
-            if source.partition == 0 and ".dlq." not in source.topic
-        )
-        heard = [topic for topic in topics if self._is_heard(topic)]
-        self._numbers += 1
-        value = self._rng.choice((b'{"order_id": 7', b"\xff\xfe", b"[1, 2]", b'{"order_id": NaN}'))
-        value += b" " * self._numbers  # so that each can be told from the others
+        # Spaces, so that each can be told from the others.
+        value = self._rng.choice(GARBAGE) + b" " * self._numbers
         self.log.garbage.append(value)
-        await self._send([Record(self._rng.choice(heard), b"garbage", value)])
+        await self._send([Record(self._rng.choice(self._read), b"garbage", value)])
 
-    def _is_heard(self, topic: str) -> bool:
-        name = self._durable.names.contract_name(topic)
-        return name is not None and not name.startswith(
-            ("sim.evt.work", "sim.evt.notic", "sim.evt.appr")
-        )
-
-    async def _command(self, act: CommandAct, target: SagaId, key: str, **said: object) -> None:
+    async def _command(
+        self, act: CommandAct, target: SagaId, key: str, words: dict[str, Any]
+    ) -> None:
         self._numbers += 1
         command = Command.model_validate(
-            {"command_id": f"command-{self._numbers}", "act": act, "saga_id": target, **said}
+            {"command_id": f"command-{self._numbers}", "act": act, "saga_id": target, **words}
         )
         self.log.commands[command.command_id] = command
         for _ in range(TRIES_MAX):
@@ -253,4 +262,16 @@ class Driver:
 
     def _new_id(self) -> str:
         self._numbers += 1
-        return f"driver-{self._numbers}"
+        return f"{_SENDER}-{self._numbers}"
+
+
+def _checked(story: list[Happens]) -> list[Happens]:
+    if not story or not isinstance(story[0], Event):
+        raise DefinitionError(f"a story begins with the event that starts a saga, not {story[:1]}")
+    for happens in story:
+        if not isinstance(happens, Event | After | Redelivered | Plain):
+            raise DefinitionError(
+                f"{happens!r} cannot be part of a world's story: replies come from handlers, and "
+                f"time passes by itself"
+            )
+    return story

@@ -26,7 +26,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How likely what is; all are shares of calls or records, those with `_s` are seconds."""
+    """How likely each fault is: shares of calls, records or sagas; those with `_s` are seconds."""
 
     crash_before: float
     crash_after: float
@@ -40,6 +40,7 @@ class Rates:
     slow_call: float
     stalled_partition: float
     small_fetch: float
+    cancel: float
     nemesis_every_s: float | None
 
     @classmethod
@@ -62,6 +63,7 @@ class Rates:
             slow_call=some(0.3),
             stalled_partition=some(0.2),
             small_fetch=some(1.0),
+            cancel=some(0.5),
             nemesis_every_s=None if rng.random() < ABSENT_SHARE else rng.uniform(0.4, 2.0),
         )
 

@@ -24,6 +24,14 @@ class WorldSpins(Exception):
     """Raised when a world's processes are busy without end and get nowhere."""
 
 
+class Refused(BaseException):
+    """Raised where the application tries what a world does not have; stops the world."""
+
+
+def _let_through() -> None:
+    """Nobody watches over the application."""
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """The loop of one world."""
 
@@ -33,6 +41,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now_s = 0.0
         self._rounds = 0
+        self.is_refused = False
+        """Whether the application has tried to leave its world: nothing happens after that."""
+        self.on_socket = self.on_thread = self.on_process = _let_through
         self._selector = self  # the base class asks it to wait, see `select`
 
     def time(self) -> float:
@@ -43,8 +54,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """The same as a moment."""
         return Instant(WORLD_BEGAN_AT + round(self._now_s * 1_000_000))
 
+    def leap(self, to_s: float) -> None:
+        """Let time jump to a moment, as if everybody had been frozen meanwhile."""
+        self._now_s = max(self._now_s, to_s)
+
     def select(self, timeout: float | None) -> list[Any]:
         """Where a real loop would wait for sockets: time jumps."""
+        if self.is_refused:
+            raise Refused("the application left its world")
         self._rounds += 1
         if self._rounds > ROUNDS_MAX:
             raise WorldSpins(f"{ROUNDS_MAX} rounds of the event loop")
@@ -56,7 +73,22 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def run_in_executor(self, executor: object, func: object, *_args: object) -> NoReturn:
         """There are no threads in a world."""
+        self.on_thread()
         raise RuntimeError(f"a world has no threads: {func!r} wants one from {executor!r}")
+
+    async def getaddrinfo(self, host: Any, port: Any, **_options: Any) -> NoReturn:
+        """There is no network in a world."""
+        self.on_socket()
+        raise RuntimeError(f"a world has no network: {host}:{port}")
+
+    async def subprocess_exec(self, *words: Any, **_options: Any) -> NoReturn:
+        """There are no other processes in a world."""
+        self.on_process()
+        raise RuntimeError(f"a world has no other processes: {words[1:]}")
+
+    async def subprocess_shell(self, *words: Any, **_options: Any) -> NoReturn:
+        """There are no other processes in a world."""
+        await self.subprocess_exec(*words)
 
     def _process_events(self, event_list: list[Any]) -> None:
         """There are none."""

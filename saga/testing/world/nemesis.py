@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from saga.testing.world.assembly import AnyProcess, Durable
-from saga.testing.world.trace import Surroundings
+from saga.testing.world.process import Surroundings
 
 FREEZE_S_MAX = 2.0
 SESSION_S = 0.3

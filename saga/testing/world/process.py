@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from hashlib import blake2b
+from typing import Any, TypeVar
 
 from saga.errors import SagaError
-from saga.testing.world.faults import Fault
-
-if TYPE_CHECKING:
-    from saga.testing.world.trace import Surroundings
+from saga.testing.world.faults import Fault, Faults
+from saga.testing.world.loop import SimulatedLoop
 
 T = TypeVar("T")
 
@@ -27,6 +27,31 @@ CALL_S_MAX = 0.15
 
 class Killed(BaseException):
     """Raised by every port call of a process that is no more."""
+
+
+class Surroundings:
+    """What all parts of a world share: its loop, its dice, and what happened in which order."""
+
+    def __init__(self, loop: SimulatedLoop, faults: Faults) -> None:
+        self.loop = loop
+        self.faults = faults
+        self.lines: list[str] = []
+        self.is_mended = False
+        """Whether the operators have deployed code without its flaws; sagas may ask."""
+        self._sequence = 0
+
+    def note(self, who: str, what: str) -> None:
+        """Remember that something happened."""
+        self.lines.append(f"{self.loop.time():.6f} {who} {what}")
+
+    def next_number(self) -> int:
+        """A number greater than all before: whatever happens later has a greater one."""
+        self._sequence += 1
+        return self._sequence
+
+    def fingerprint(self) -> str:
+        """A hash of everything that happened."""
+        return blake2b("\n".join(self.lines).encode(), digest_size=12).hexdigest()
 
 
 class Process:
@@ -75,9 +100,9 @@ class Process:
         await self._present()
         return result
 
-    async def work(self, seconds: float) -> None:
-        """Something a service does that takes a while, and during which its process may crash."""
-        await self.call("service.work", lambda: asyncio.sleep(seconds))
+    async def work(self) -> None:
+        """A moment of a service's work: its process may crash in it, or take long."""
+        await self.call("service.work", partial(asyncio.sleep, 0))
 
     async def die(self, where: str) -> None:
         """Crash, from within. Does not return."""

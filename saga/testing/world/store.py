@@ -8,10 +8,10 @@ from saga.adapters.memory import MemoryEventStore
 from saga.core.events import TimerFired
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
-from saga.core.intents import TimerArmed, TimerCancelled
+from saga.core.intents import TimerArmed, TimerCancelled, TimerPurpose
 from saga.ports import Appended, Batch
 from saga.testing.world.broker import SimulatedBus
-from saga.testing.world.trace import Surroundings
+from saga.testing.world.process import Surroundings
 
 
 class WorldStore(MemoryEventStore):
@@ -43,6 +43,11 @@ class WorldStore(MemoryEventStore):
                     self.stored_at[entry.saga_id, entry.version] = number
         self._compare_timers(touched)
         return appended
+
+    def deadline_of(self, intent_id: str) -> Instant | None:
+        """Until when a reply to this attempt is waited for; None where there is no limit."""
+        timer = self._timers.get(TimerId(f"{intent_id}/{TimerPurpose.DEADLINE}"))
+        return None if timer is None else timer.due_at
 
     def _note_timers(self, saga_id: SagaId, entries: Iterable[Entry]) -> None:
         armed = self._armed.setdefault(saga_id, set())

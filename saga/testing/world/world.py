@@ -1,7 +1,7 @@
 """A whole deployment in one event loop: bus, store, services, orchestrators, and what goes wrong.
 
-First faults, then the world heals and has to come to rest within bounded time. The checker then
-knows only what went in, what is stored and published, and what the services have done.
+First faults, then the world heals and has to come to rest within bounded time. The checks then know
+only what went in, what is stored and published, and which effects were carried out.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ import asyncio
 import gc
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from random import Random
+from typing import Any, Final
 
 import structlog
 
 from saga.adapters.memory import MemoryCatalogue
+from saga.app import SagaApp
 from saga.contracts import TopicNames
+from saga.core.history import Entry
+from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.errors import BusUnavailable, StoreUnavailable
-from saga.ports import TopicSpec
+from saga.ports import SagaSummary, TopicSpec
+from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
+from saga.testing.world.application import Function, ledger, watched, with_fakes
 from saga.testing.world.assembly import (
     AnyProcess,
     Durable,
@@ -31,112 +37,222 @@ from saga.testing.world.assembly import (
     OrchestratorProcess,
 )
 from saga.testing.world.broker import SimulatedBus
-from saga.testing.world.checker import check
+from saga.testing.world.checks import Evidence, check_all, remarkable
 from saga.testing.world.database import EffectsDatabase
-from saga.testing.world.driver import Driver, drawn_orders
+from saga.testing.world.driver import Driver, Triggers, planned, told
 from saga.testing.world.faults import Faults
-from saga.testing.world.loop import SimulatedLoop, WorldSpins, WorldStandsStill
+from saga.testing.world.isolation import Isolation
+from saga.testing.world.loop import (
+    WORLD_BEGAN_AT,
+    Refused,
+    SimulatedLoop,
+    WorldSpins,
+    WorldStandsStill,
+)
 from saga.testing.world.nemesis import Nemesis
-from saga.testing.world.process import Process, make_task
-from saga.testing.world.sample import sample_app
+from saga.testing.world.process import Process, Surroundings, make_task
+from saga.testing.world.state import WorldState, state_of
 from saga.testing.world.store import WorldStore
-from saga.testing.world.trace import Surroundings
 
-FAULTS_S = 2.5
-"""How long things go wrong."""
-REST_S_MAX = 90.0
-"""How long a healed world may take to come to rest."""
-REST_POLL_S = 0.25
-VIOLATIONS_SHOWN_MAX = 10
-OWN_PUBLISHING_SHARE = 0.5
+FAULTS_S: Final = 2.5
+"""How long things go wrong, before time leaps or the world heals."""
+FAULTY_SPELLS_MAX: Final = 10
+"""So often things go wrong again after a leap, for sagas that take long."""
+REST_S_MAX: Final = 300.0
+"""How long a healed world may take to come to rest, leaps aside."""
+REST_POLL_S: Final = 0.25
+LEAP_S_MIN: Final = 2.0
+"""A shorter wait is sat out, at little cost."""
+LEAP_MARGIN_S: Final = 0.5
+LEAPS_MAX: Final = 1_000
+"""In one world: a saga that sleeps and wakes more often goes in a circle."""
+VIOLATIONS_SHOWN_MAX: Final = 10
+PARKED_SHOWN_MAX: Final = 3
+OWN_PUBLISHING_SHARE: Final = 0.5
 """Of the worlds whose store publishes in its own transaction; others relay a backlog."""
-RELEASES_MAX = 3
-"""Of one saga: what the mended code parks again is a finding."""
-CANCELS_MAX = 100
-RESTART_S_MAX = 0.6
-SESSION_S_MAX = 0.6
+RELEASES_MAX: Final = 3
+"""Of one saga, by the world's operator; what parks again after that stays parked."""
+CANCELS_MAX: Final = 100
+RESTART_S_MAX: Final = 0.6
+SESSION_S_MAX: Final = 0.6
 """How long a group takes to notice that a member is gone."""
+APPS_MAX: Final = 16
+TIMERS_MAX: Final = 1_000_000
+
+Check = Callable[[WorldState], str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a world.
 
-    *violations* are empty where everything held; *seen* counts faults and what they led to;
-    *fingerprint* is the same whenever the same seed runs with the same code.
+    *violations* are empty where everything held; *statistics* count faults and what they led to;
+    *fingerprint* is the same whenever the same seed runs with the same code; *lines* are everything
+    that happened, in order; *parked* are the sagas that wait for an operator, with their reasons.
     """
 
     seed: int
     violations: tuple[str, ...]
-    seen: Counter[str]
+    statistics: Counter[str]
     fingerprint: str
     lasted_s: float
     lines: tuple[str, ...]
+    parked: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything held."""
+        return not self.violations
 
     def report(self) -> str:
         """What went wrong, and how to see it again."""
-        if not self.violations:
-            return f"world {self.seed}: everything holds, fingerprint {self.fingerprint}"
+        parked = "".join(f"\n  parked: {saga}" for saga in self.parked[:PARKED_SHOWN_MAX])
+        if self.ok:
+            return f"world {self.seed}: everything holds, fingerprint {self.fingerprint}{parked}"
         first = "\n".join(
             f"  - {violation}" for violation in self.violations[:VIOLATIONS_SHOWN_MAX]
         )
         return (
-            f"world {self.seed}: {len(self.violations)} violations\n{first}\n"
-            f"repeat it with: python -m saga.testing.world {self.seed}"
+            f"world {self.seed}: {len(self.violations)} violations\n{first}{parked}\n"
+            f"repeat it with the same World and seed={self.seed}; its verdict's `lines` tell "
+            f"everything that happened"
         )
 
 
 class World:
-    """One simulated world. The same seed gives the same world."""
+    """One simulated deployment of an application. The same seed gives the same world.
 
-    def __init__(self, seed: int) -> None:
+    Orchestrators and effect services run in simulated processes, which crash, freeze and are cut
+    off. Records come twice, late, or torn apart; answers get lost; time is skipped. Handlers run on
+    the world's loop, `def` ones in line. `ctx.db` is real SQLite in memory, which outlives crashes.
+    What a module keeps in globals survives a crash too, unlike in a real process.
+
+    Args:
+        app: the application, as it is.
+        seed: which world.
+        triggers: the events to publish, or a function of a `random.Random` that draws them. In
+            place of an event may stand a story: `[OrderPlaced(…), after("1s"), signalled(…)]`, of
+            what `saga.testing` has for `when`.
+        replace: functions in place of handlers, by intent: for whatever reaches out of the process,
+            and for intents that other applications handle.
+        check: functions `(WorldState)` that raise AssertionError, or return text, where something
+            of the application's own does not hold at the end.
+
+    Raises:
+        DefinitionError: an intent is handled by nobody, or a story cannot be told.
+    """
+
+    def __init__(
+        self,
+        app: SagaApp,
+        seed: int,
+        *,
+        triggers: Triggers,
+        replace: Mapping[type[Any], Function] | None = None,
+        check: Check | Sequence[Check] = (),
+    ) -> None:
         self.seed = seed
+        self._app, self._watched = _prepared(app, tuple((replace or {}).items()))
+        self._checks = (check,) if callable(check) else tuple(check)
         self._rng = Random(seed)
         self._loop = SimulatedLoop()
         self._surroundings = Surroundings(self._loop, Faults(self._rng))
+        self._stories = told(triggers, self._rng)
         self._running: dict[str, AnyProcess] = {}
         self._absent: Counter[str] = Counter()
         """Of processes that are gone, how many lives their groups have not missed yet."""
+        self._released: Counter[SagaId] = Counter()
+        self._cancelled: set[SagaId] = set()
+        self._leapt_s = 0.0
         self._is_closing = False
 
     def run(self) -> Verdict:
-        """Let it happen, and judge it."""
+        """Let it happen, and judge it.
+
+        Raises:
+            DefinitionError: the application opened a socket, started a thread or process, or slept
+                in real time; names the handler or saga, file and line, and what to do.
+        """
         self._loop.set_task_factory(make_task)  # type: ignore[arg-type]  # typeshed wants a wider one
         self._loop.set_exception_handler(self._on_loop_error)
+        isolation = Isolation(self._app, self._loop)
         durable = self._durable = self._make_durable()
         violations = durable.violations
         gc.disable()  # finalisers would run at moments that no seed decides
         try:
-            with _quiet():
+            with _quiet(), isolation.hold():
                 try:
                     self._loop.run_until_complete(self._happen())
+                except Refused:
+                    pass  # it is raised below, with its place
                 except (WorldStandsStill, WorldSpins) as error:
                     violations.append(f"{type(error).__name__}: {error}")
                 finally:
                     self._end_loop()
-                violations += durable.store.problems
-                violations += check(durable, self._driver.log, self._surroundings)
+            isolation.raise_if_refused()
+            return self._judged()
         finally:
             gc.enable()
             durable.database.close()
             self._loop.close()
-        seen = self._surroundings.faults.seen + durable.counts
+
+    def _judged(self) -> Verdict:
+        durable, surroundings = self._durable, self._surroundings
+        evidence = self._evidence()
+        for saga_id, history in sorted(evidence.histories.items()):
+            for entry in history:
+                surroundings.note(saga_id, f"{entry.version} {entry.at} {entry.cause} {entry.body}")
+        statistics = surroundings.faults.seen + durable.counts
+        statistics.update(remarkable(evidence))
+        state = state_of(self._app, evidence, durable.database)
+        violations = [
+            *durable.violations,
+            *durable.store.problems,
+            *durable.shadows.replay_all(evidence.histories),
+            *check_all(evidence),
+            *(problem for check in self._checks for problem in _problems(check, state)),
+        ]
         return Verdict(
-            self.seed,
-            tuple(violations),
-            seen,
-            self._surroundings.fingerprint(),
-            self._loop.time(),
-            tuple(self._surroundings.lines),
+            seed=self.seed,
+            violations=tuple(violations),
+            statistics=statistics,
+            fingerprint=surroundings.fingerprint(),
+            lasted_s=self._loop.time(),
+            lines=tuple(surroundings.lines),
+            parked=tuple(
+                f"{saga.definition}/{saga.key}: {saga.reason}"
+                for saga in state.sagas
+                if saga.status is SagaStatus.PARKED
+            ),
+        )
+
+    def _evidence(self) -> Evidence:
+        durable, store = self._durable, self._durable.store
+        histories: dict[SagaId, list[Entry]] = {}
+        for _, entry in store.log:
+            histories.setdefault(entry.saga_id, []).append(entry)
+        return Evidence(
+            log=self._driver.log,
+            histories=histories,
+            stored_at=store.stored_at,
+            published=durable.bus.published,
+            unhandled=list(store.unhandled.values()),
+            summaries=store.summaries,
+            timers=frozenset(timer.timer_id for timer in store.timers(TIMERS_MAX)),
+            ledger=ledger(durable.database),
+            heard=self._heard,
+            names=durable.names,
         )
 
     def _make_durable(self) -> Durable:
+        app, names = self._watched, TopicNames("sim", "world")
+        self._heard = frozenset(Router(app.registry, app.contracts, names).topics)
         bus = SimulatedBus(self._surroundings)
         publishes_itself = self._rng.random() < OWN_PUBLISHING_SHARE
         store = WorldStore(self._surroundings, bus if publishes_itself else None)
         return Durable(
-            app=sample_app(),
-            names=TopicNames("sim", "world"),
+            app=app,
+            names=names,
             bus=bus,
             store=store,
             catalogue=MemoryCatalogue(store),
@@ -152,37 +268,35 @@ class World:
             [TopicSpec(topic, partitions) for topic in durable.app.topics(durable.names)]
         )
         driving = Process("driver", self._surroundings, can_crash=False)
-        self._driver = Driver(driving, durable, drawn_orders(rng))
-        live_sagas = rng.choice((1, 3, 1000))
-        keepers = [
-            asyncio.ensure_future(
-                self._keep_alive(
-                    f"orchestrator-{number}",
-                    lambda process: OrchestratorProcess(process, durable, live_sagas=live_sagas),
-                )
-            )
-            for number in range(rng.choice((1, 2, 2, 3)))
-        ]
-        keepers += [
-            asyncio.ensure_future(
-                self._keep_alive(
-                    f"effects-{number}", lambda process: EffectsProcess(process, durable)
-                )
-            )
-            for number in range(rng.randint(1, 2))
-        ]
-        self._roles = len(keepers)
+        acts = planned(self._stories, self._surroundings.faults)
+        self._driver = Driver(driving, durable, acts)
+        keepers = self._start_processes()
         nemesis = asyncio.ensure_future(
             Nemesis(self._surroundings, durable, self._running).strike()
         )
-        driven = driving.spawn(self._driver.drive())
-        await asyncio.sleep(FAULTS_S)
+        self._driven = driving.spawn(self._driver.drive())
+        for _ in range(FAULTY_SPELLS_MAX):
+            await asyncio.sleep(FAULTS_S)
+            if await self._busy() is not None or not self._leap():
+                break
         nemesis.cancel()
         self._heal()
-        await driven
-        self._surroundings.is_bug_fixed = True
         await self._rest()
         await self._close(keepers)
+
+    def _start_processes(self) -> list[asyncio.Future[None]]:
+        durable, rng = self._durable, self._rng
+        live_sagas = rng.choice((1, 3, 1000))
+        builds: dict[str, Callable[[Process], AnyProcess]] = {
+            f"orchestrator-{number}": partial(
+                OrchestratorProcess, durable=durable, live_sagas=live_sagas
+            )
+            for number in range(rng.choice((1, 2, 2, 3)))
+        }
+        for number in range(rng.randint(1, 2)):
+            builds[f"effects-{number}"] = partial(EffectsProcess, durable=durable)
+        self._roles = len(builds)
+        return [asyncio.ensure_future(self._keep_alive(*named)) for named in builds.items()]
 
     async def _keep_alive(self, name: str, build: Callable[[Process], AnyProcess]) -> None:
         """What a supervisor does: start it again whenever it is gone."""
@@ -246,36 +360,27 @@ class World:
                 self._durable.bus.readmit(member)
 
     async def _rest(self) -> None:
-        """Wait until nothing is left to do."""
-        until_s = self._loop.time() + REST_S_MAX
-        released: Counter[str] = Counter()
+        """Wait until nothing is left to do, acting as an operator does meanwhile."""
+        began_s = self._loop.time() - self._leapt_s
         while True:
-            restless = await self._restless()
-            if restless is None:
+            self._surroundings.is_mended = self._driven.done()
+            busy = await self._busy()
+            if busy is None:
+                waiting = self._waiting()
+                if waiting is None and self._next_s() is None:
+                    return
+                busy = waiting or "stories go on, or records are under way"
+                if not self._leap():
+                    await self._operate()
+            if self._loop.time() - self._leapt_s - began_s > REST_S_MAX:
+                self._durable.violations.append(f"the world does not come to rest: {busy}")
                 return
-            if self._loop.time() > until_s:
-                self._durable.violations.append(f"the world does not come to rest: {restless}")
-                return
-            for summary in await self._durable.catalogue.sagas(status=SagaStatus.PARKED):
-                if "flaw" in (summary.reason or "") and released[summary.saga_id] < RELEASES_MAX:
-                    released[summary.saga_id] += 1
-                    self._surroundings.faults.seen["released"] += 1
-                    await self._driver.release(summary.saga_id, summary.key)
             await asyncio.sleep(REST_POLL_S)
 
-    async def _restless(self) -> str | None:
-        """What is not at rest yet."""
+    async def _busy(self) -> str | None:
+        """What is under way at this moment; None where all wait for something to come."""
         durable, bus = self._durable, self._durable.bus
-        if bus.under_way:
-            return f"{bus.under_way} records are under way"
-        for summary in await durable.catalogue.sagas(limit=1_000):
-            if not summary.status.is_ended:
-                return (
-                    f"saga {summary.definition}/{summary.key} is {summary.status.value}, "
-                    f"waiting for {summary.waiting_for}: {summary.reason}"
-                )
-        router = Router(durable.app.registry, durable.app.contracts, durable.names)
-        heard = [source for source in bus.partitions if source.topic in router.topics]
+        heard = [source for source in bus.partitions if source.topic in self._heard]
         stored = await durable.store.positions(heard)
         for source in heard:
             if stored.get(source, -1) < bus.partitions[source].end - 1:
@@ -288,14 +393,74 @@ class World:
             unread = [source for member in role.bus.members for source in member.unread()]
             if unread:
                 return f"{role.process.name} has not fetched all of {unread[0]}"
-            if isinstance(role, EffectsProcess) and any(one.in_hand for one in role.services):
+            if isinstance(role, EffectsProcess) and any(each.in_hand for each in role.services):
                 return f"{role.process.name} has something in hand"
-        held = await durable.catalogue.unhandled(kind=None, limit=1_000)
-        waiting = [one for one in held if one.kind.value == "held"]
-        if waiting:
-            return f"a record is held: {waiting[0].reason}, {waiting[0].message}"
+        for record in durable.store.unhandled.values():
+            if record.kind is UnhandledKind.DEFERRED and not self._is_parked(record.saga_id):
+                return f"a record is deferred: {record.reason}, {record.message}"
         backlog = await durable.store.backlog(limit=1)
         return f"the backlog has {backlog[0].backlog_id}" if backlog else None
+
+    def _waiting(self) -> str | None:
+        """A saga that is to go on."""
+        for summary in self._durable.store.summaries.values():
+            if not self._is_settled(summary):
+                return (
+                    f"saga {summary.definition}/{summary.key} is {summary.status.value}, "
+                    f"waiting for {summary.waiting_for}: {summary.reason}"
+                )
+        return None
+
+    def _is_parked(self, saga_id: SagaId | None) -> bool:
+        summary = None if saga_id is None else self._durable.store.summaries.get(saga_id)
+        return summary is not None and summary.status is SagaStatus.PARKED
+
+    def _is_settled(self, summary: SagaSummary) -> bool:
+        if summary.status is SagaStatus.PARKED:
+            return self._released[summary.saga_id] >= RELEASES_MAX
+        return summary.status.is_ended
+
+    def _next_s(self) -> float | None:
+        """When something happens next that everybody waits for."""
+        moments = [*self._durable.bus.arrivals[:1]]
+        summaries = self._durable.store.summaries
+        for timer in self._durable.store.timers(TIMERS_MAX):
+            if not self._is_settled(summaries[timer.saga_id]):
+                moments.append((timer.due_at - WORLD_BEGAN_AT) / 1_000_000)
+                break
+        if not self._driven.done():
+            moments.append(self._driver.next_at_s or self._loop.time())
+        return min(moments, default=None)
+
+    def _leap(self) -> bool:
+        """Skip the time in which all only wait, and say whether there was any to skip."""
+        next_s, faults = self._next_s(), self._surroundings.faults
+        if next_s is None or next_s < self._loop.time() + LEAP_S_MIN:
+            return False
+        if faults.seen["leap"] >= LEAPS_MAX:
+            return False
+        faults.seen["leap"] += 1
+        to_s = next_s - LEAP_MARGIN_S
+        self._surroundings.note("world", f"leap to {to_s:.6f}")
+        self._leapt_s += to_s - self._loop.time()
+        self._loop.leap(to_s)
+        return True
+
+    async def _operate(self) -> None:
+        """Release parked sagas; when nothing else is to come, cancel those that still wait."""
+        is_over = self._next_s() is None
+        for summary in list(self._durable.store.summaries.values()):
+            saga_id, key = summary.saga_id, summary.key
+            if self._is_settled(summary) or not self._driven.done():
+                continue
+            if summary.status is SagaStatus.PARKED:
+                self._released[saga_id] += 1
+                self._surroundings.faults.seen["released"] += 1
+                await self._driver.release(saga_id, key)
+            elif is_over and saga_id not in self._cancelled:
+                self._cancelled.add(saga_id)
+                self._surroundings.faults.seen["waited in vain"] += 1
+                await self._driver.cancel(saga_id, key)
 
     async def _close(self, keepers: Sequence[asyncio.Future[None]]) -> None:
         """Stop everything as a deploy would."""
@@ -339,6 +504,26 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(each)
     else:
         yield error
+
+
+@lru_cache(maxsize=APPS_MAX)
+def _prepared(
+    app: SagaApp, replace: tuple[tuple[type[Any], Function], ...]
+) -> tuple[SagaApp, SagaApp]:
+    """The application with its fakes, and the same as a world runs it; the same for all worlds."""
+    faked = with_fakes(app, dict(replace))
+    return faked, watched(faked)
+
+
+def _problems(check: Check, state: WorldState) -> Iterable[str]:
+    name = getattr(check, "__name__", repr(check))
+    try:
+        problem = check(state)
+    except AssertionError as error:
+        yield f"{name}: {str(error) or 'AssertionError'}"
+        return
+    if problem:
+        yield f"{name}: {problem}"
 
 
 @contextmanager

@@ -7,9 +7,11 @@ import orjson
 
 from saga.ports import Inbound, Record
 from saga.runtime.work import Work
-from saga.testing.world.driver import Order
-from saga.testing.world.evidence import headers_of
-from saga.testing.world.sample_messages import (
+from saga.testing import cancelled, signalled
+from saga.testing.world.checks import Trigger, headers_of
+from saga.testing.world.driver import Act, Repeat, command_of
+from tests.simulation.crash_points.stage import Script
+from tests.simulation.sample import (
     FlawedOrdered,
     Ordered,
     ParallelOrdered,
@@ -17,7 +19,6 @@ from saga.testing.world.sample_messages import (
     SequenceOrdered,
     WideOrdered,
 )
-from tests.simulation.crash_points.stage import Script
 
 Told = Callable[[Inbound], bool]
 
@@ -36,12 +37,26 @@ class Kind(NamedTuple):
     ends: str = "completed"
 
 
-def _order(
+def _acts(
     model: type[Ordered], script: dict[str, str], *follow_ups: tuple[float, str]
-) -> list[Order]:
+) -> list[Act]:
     name = model.__name__.removesuffix("Ordered").lower()
-    trigger = model(order_id=f"{name}-1", script=script)
-    return [Order(name, trigger, "m-1", 0.0, follow_ups=list(follow_ups))]
+    event = model(order_id=f"{name}-1", script=script)
+    trigger = Trigger(event, "m-1")
+    acts = [Act(0.0, trigger)]
+    for at_s, what in follow_ups:
+        match what:
+            case "again":
+                deed = Repeat(trigger)
+            case "conflict":
+                other = event.model_copy(update={"script": {"a": "refuse", "other": "yes"}})
+                deed = Trigger(other, "conflict-1")
+            case "signal":
+                deed = command_of(trigger, signalled("approval", {"by": "boss"}))
+            case mode:
+                deed = command_of(trigger, cancelled("changed mind", mode=mode))
+        acts.append(Act(at_s, deed))
+    return acts
 
 
 def _on(told: Told, *, times: int = 1) -> Callable[[Work], bool]:
@@ -93,7 +108,7 @@ def _story(
     focus: Callable[[], Callable[[Work], bool]],
     **more,
 ) -> Callable[[], Script]:
-    return lambda: Script(_order(model, script, *follow_ups), focus(), **more)
+    return lambda: Script(_acts(model, script, *follow_ups), focus(), **more)
 
 
 APPROVED = (0.6, "signal")

@@ -19,6 +19,7 @@ from saga.ports import Record, TopicSpec
 from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.runtime.work import Work
+from saga.testing.world.application import ledger, watched
 from saga.testing.world.assembly import (
     Durable,
     EffectsProcess,
@@ -26,32 +27,36 @@ from saga.testing.world.assembly import (
     WatchedTurns,
 )
 from saga.testing.world.broker import SimulatedBus
+from saga.testing.world.checks import Evidence, check_all
 from saga.testing.world.database import EffectsDatabase
-from saga.testing.world.driver import Driver, Order
-from saga.testing.world.effect_checks import check_effects
-from saga.testing.world.evidence import Evidence, Line
-from saga.testing.world.history_checks import check_histories
-from saga.testing.world.process import Killed, Process, current_process, make_task
-from saga.testing.world.record_checks import check_records
-from saga.testing.world.sample import sample_app
-from saga.testing.world.trace import Surroundings
+from saga.testing.world.driver import Act, Driver
+from saga.testing.world.process import (
+    Killed,
+    Process,
+    Surroundings,
+    current_process,
+    make_task,
+)
 from tests.simulation.crash_points.aim import Aim, How, Strike
 from tests.simulation.crash_points.loop import StagedLoop
 from tests.simulation.crash_points.stores import Busy, StagedStore
+from tests.simulation.sample import app
 
+WATCHED = watched(app)
 RESTART_S = 0.3
 REST_S_MAX = 60.0
 REST_POLL_S = 0.1
 RELEASES_MAX = 3
 GARBAGE_AFTER_S = 0.1
 LIVE_SAGAS = 1_000
+OFFSETS_COMMITTED_S = 6
 
 
 @dataclass(frozen=True)
 class Script:
     """What is published from outside, and which turn the case is about."""
 
-    orders: Sequence[Order]
+    acts: Sequence[Act]
     focus: Callable[[Work], bool]
     echoes: Callable[[Record], bool] = lambda record: False
     """Records that the bus delivers a second time, a moment later."""
@@ -175,7 +180,7 @@ class Stage:
         bus = EchoingBus(self._surroundings)
         bus.echoes = self._script.echoes
         self._durable = durable = Durable(
-            app=sample_app(),
+            app=WATCHED,
             names=TopicNames("sim", "world"),
             bus=bus,
             store=None,
@@ -195,7 +200,7 @@ class Stage:
         await bus.create_topics([TopicSpec(topic, 1) for topic in topics])
         driving = Process("driver", self._surroundings, can_crash=False)
         self._driving = driving
-        self._driver = Driver(driving, durable, self._script.orders)
+        self._driver = Driver(driving, durable, self._script.acts)
         build = partial(OrchestratorProcess, live_sagas=LIVE_SAGAS, turns_type=StagedTurns)
         names = [f"orchestrator-{number}" for number in range(self._place.orchestrators)]
         roles = {**dict.fromkeys(names, build), "effects": EffectsProcess}
@@ -269,7 +274,7 @@ class Stage:
         committed = {
             source: offset
             for (group, source), offset in self._durable.bus.committed.items()
-            if group == "saga-orchestrator"
+            if group.endswith("saga-orchestrator")
         }
         stored = await self._store.positions(list(committed))
         self._outcome.violations.extend(
@@ -286,7 +291,7 @@ class Stage:
                 self._outcome.violations.append(f"it does not come to rest: {restless}")
                 return
             for summary in await self._catalogue.sagas(status=SagaStatus.PARKED):
-                self._surroundings.is_bug_fixed = True
+                self._surroundings.is_mended = True
                 if released[summary.saga_id] < RELEASES_MAX:
                     released[summary.saga_id] += 1
                     release = self._driver.release(summary.saga_id, summary.key)
@@ -298,7 +303,7 @@ class Stage:
         up = [role for role in self._running.values() if role.process.has_started]
         if len(up) <= self._place.orchestrators:
             return "not everybody is up"
-        if bus.under_way:
+        if bus.arrivals:
             return "records are under way"
         for summary in await self._catalogue.sagas(limit=100):
             if not summary.status.is_ended:
@@ -320,20 +325,13 @@ class Stage:
         return f"{self._aim.unspent[0]} is to come" if self._aim.unspent and self._early() else None
 
     def _early(self) -> bool:
-        """Offsets are committed once a second: what strikes there comes after everything is
-        done.
-        """
-        return self._loop.time() < max(order.at_s for order in self._script.orders) + 6
+        """Offsets are committed once a second: a strike there comes after everything is done."""
+        return self._loop.time() < OFFSETS_COMMITTED_S
 
     async def _judge(self) -> None:
         evidence = await self._gather()
         outcome = self._outcome
-        outcome.violations += [
-            *check_histories(evidence),
-            *check_records(evidence),
-            *check_effects(evidence),
-            *self._replays(evidence),
-        ]
+        outcome.violations += [*check_all(evidence), *self._replays(evidence)]
         outcome.statuses.update(one.status.value for one in evidence.summaries.values())
 
     async def _gather(self) -> Evidence:
@@ -341,9 +339,6 @@ class Stage:
         with self._loop.working():
             async for _, entry in self._catalogue.log():
                 histories.setdefault(entry.saga_id, []).append(entry)
-        rows = self._database.rows(
-            "SELECT number, saga_id, step, direction, intent_id FROM ledger ORDER BY number"
-        )
         return Evidence(
             log=self._driver.log,
             histories=histories,
@@ -352,7 +347,7 @@ class Stage:
             unhandled=list(await self._catalogue.unhandled(limit=1_000)),
             summaries={one.saga_id: one for one in await self._catalogue.sagas(limit=1_000)},
             timers=frozenset(one.timer_id for one in await self._catalogue.timers(limit=1_000)),
-            ledger=[Line(*row) for row in rows],
+            ledger=ledger(self._database),
             heard=self._heard,
             names=self._durable.names,
         )

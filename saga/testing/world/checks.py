@@ -1,0 +1,713 @@
+"""What must hold when a world, or a real deployment, has come to rest.
+
+The checks know what went in, what is stored and published, and which effects were carried out. They
+share no code with the engine's own fold, and nothing of any one application: whatever its sagas do,
+these promises hold. Each check yields a sentence about each thing that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import orjson
+
+from saga.contracts import Command, Event, TopicNames, contract_of
+from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted, TimerFired
+from saga.core.history import FACTS, Entry
+from saga.core.identity import SagaId, TimerId
+from saga.core.intents import (
+    EventPublished,
+    IntentIssued,
+    Noted,
+    RollbackGoal,
+    RollbackPlanned,
+    SagaAbandoned,
+    SagaCleanedUp,
+    SagaCompleted,
+    SagaRolledBack,
+    TimerArmed,
+    TimerCancelled,
+    UndoAppended,
+    UndoStuck,
+    Verdict,
+)
+from saga.core.status import SagaStatus, StepKind
+from saga.ports import Inbound, Position, SagaSummary, UnhandledRecord
+from saga.ports.store import UnhandledKind
+from saga.testing.world.broker import Published
+
+_ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
+
+
+class SagaName(NamedTuple):
+    """A saga by its definition and business key, and the id that follows from them."""
+
+    definition: str
+    key: str
+    saga_id: SagaId
+
+
+@dataclass(slots=True)
+class Trigger:
+    """An event published from outside, and the sagas that it starts.
+
+    One that was not acknowledged may have been published all the same.
+    """
+
+    event: Event
+    message_id: str
+    starts: tuple[SagaName, ...] = ()
+    is_acknowledged: bool = False
+
+
+@dataclass(slots=True)
+class Log:
+    """Everything that was published from outside, in the order in which it was tried first."""
+
+    triggers: list[Trigger] = field(default_factory=list)
+    garbage: list[bytes] = field(default_factory=list)
+    commands: dict[str, Command] = field(default_factory=dict)
+
+    def by_saga(self) -> dict[SagaName, list[Trigger]]:
+        """The triggers of each saga."""
+        triggers: dict[SagaName, list[Trigger]] = {}
+        for trigger in self.triggers:
+            for name in trigger.starts:
+                triggers.setdefault(name, []).append(trigger)
+        return triggers
+
+
+class Line(NamedTuple):
+    """A line of the ledger: an effect that was really carried out."""
+
+    number: int
+    saga_id: str
+    step: str
+    direction: str
+    intent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Inputs, stores, bus and ledger of one world.
+
+    *stored_at* is the number of an entry among everything that happened; it is empty where the
+    store publishes by itself, in the very transaction. *published* is in the order in which it
+    happened, or, where *is_ordered* is False, only in that of each partition.
+    """
+
+    log: Log
+    histories: Mapping[SagaId, Sequence[Entry]]
+    stored_at: Mapping[tuple[SagaId, int], int]
+    published: Sequence[Published]
+    unhandled: Sequence[UnhandledRecord]
+    summaries: Mapping[SagaId, SagaSummary]
+    timers: frozenset[TimerId]
+    ledger: Sequence[Line]
+    heard: frozenset[str]
+    """Topics that the orchestrators read."""
+    names: TopicNames
+    is_ordered: bool = True
+
+    def is_parked(self, saga_id: SagaId | None) -> bool:
+        """Whether a saga waits for an operator."""
+        summary = None if saga_id is None else self.summaries.get(saga_id)
+        return summary is not None and summary.status is SagaStatus.PARKED
+
+    def is_ours(self, record: Inbound) -> bool:
+        """Whether a saga has published *record*."""
+        source = headers_of(record).get("ce_source", "")
+        return source.startswith(f"/{self.names.env}/{self.names.namespace}/sagas/")
+
+
+class Told(NamedTuple):
+    """A turn of a history: the fact, and what was decided on it."""
+
+    fact: Entry
+    decided: Sequence[Entry]
+
+
+def check_all(evidence: Evidence) -> Iterator[str]:
+    """Yields what is wrong with histories, records and effects."""
+    yield from check_histories(evidence)
+    yield from check_records(evidence)
+    yield from check_effects(evidence)
+
+
+def remarkable(evidence: Evidence) -> Iterator[str]:
+    """What is worth counting, to prove that the faults have had consequences."""
+    for history in evidence.histories.values():
+        yield f"saga {evidence.summaries[history[0].saga_id].status.value}"
+        for entry in history:
+            body = entry.body
+            if isinstance(body, Noted):
+                yield f"noted {body.verdict.value}"
+            elif isinstance(body, RollbackPlanned):
+                yield f"plan {body.goal.value}"
+            yield type(body).__name__
+    for record in evidence.unhandled:
+        yield f"{record.kind.value} {record.reason}"
+
+
+def turns_of(history: Sequence[Entry]) -> Iterator[Told]:
+    """A history cut into turns."""
+    begin = 0
+    for end in range(1, len(history) + 1):
+        if end == len(history) or type(history[end].body) in FACTS:
+            yield Told(history[begin], history[begin + 1 : end])
+            begin = end
+
+
+def started(history: Sequence[Entry]) -> SagaStarted | None:
+    """How a saga began."""
+    return next((each.body for each in history if isinstance(each.body, SagaStarted)), None)
+
+
+def headers_of(record: Inbound) -> dict[str, str]:
+    """Headers as text."""
+    return {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
+
+
+def issued(history: Sequence[Entry], direction: str) -> dict[str, list[Entry]]:
+    """The intents to do or undo each step, in order of first issue."""
+    intents: dict[str, list[Entry]] = {}
+    for entry in history:
+        if isinstance(entry.body, IntentIssued) and entry.body.direction.value == direction:
+            intents.setdefault(entry.body.step, []).append(entry)
+    return intents
+
+
+def answered(
+    history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome
+) -> list[int]:
+    """The versions at which such an answer to any attempt was recorded."""
+    return [
+        entry.version
+        for entry in history
+        if isinstance(entry.body, ReplyReceived)
+        and entry.body.outcome is outcome
+        and entry.body.intent_id.split("/")[1:3] == [step, direction]
+    ]
+
+
+def check_histories(evidence: Evidence) -> Iterator[str]:
+    """Yields what is wrong with any of them."""
+    for saga_id, history in evidence.histories.items():
+        for problem in (
+            *_numbering(history),
+            *_causes(history),
+            *_timers(history),
+            *_end(evidence, history),
+            *_attempts(history),
+            *_direction(history),
+            *_plans(history),
+            *_undoing(history),
+            *_late_successes(history, is_parked=evidence.is_parked(saga_id)),
+        ):
+            yield f"{evidence.summaries[saga_id].definition} {saga_id}: {problem}"
+    armed = frozenset(timer for history in evidence.histories.values() for timer in _armed(history))
+    if armed != evidence.timers:
+        yield f"due-index and histories differ: {sorted(armed ^ evidence.timers)[:3]}"
+
+
+def _numbering(history: Sequence[Entry]) -> Iterator[str]:
+    versions = [entry.version for entry in history]
+    if versions != list(range(1, len(history) + 1)):
+        yield f"versions are not gapless: {versions}"
+
+
+def _causes(history: Sequence[Entry]) -> Iterator[str]:
+    if type(history[0].body) not in FACTS:
+        yield f"begins with {history[0].body}"
+    times = Counter(turn.fact.cause for turn in turns_of(history))
+    for cause, count in times.items():
+        if count > 1:
+            yield f"cause {cause} has {count} batches of entries"
+    for turn in turns_of(history):
+        for entry in turn.decided:
+            if (entry.cause, entry.at) != (turn.fact.cause, turn.fact.at):
+                yield f"entry {entry.version} has another cause or time than its turn"
+
+
+def _timers(history: Sequence[Entry]) -> Iterator[str]:
+    armed: dict[str, TimerArmed] = {}
+    names: set[str] = set()
+    for entry in history:
+        body = entry.body
+        if isinstance(body, TimerArmed):
+            if body.timer_id in names:
+                yield f"timer {body.timer_id} is armed twice"
+            names.add(body.timer_id)
+            armed[body.timer_id] = body
+        elif isinstance(body, TimerCancelled):
+            if armed.pop(body.timer_id, None) is None:
+                yield f"timer {body.timer_id} is cancelled and was not armed"
+        elif isinstance(body, TimerFired):
+            timer = armed.pop(body.timer_id, None)
+            if (timer is None) is not _is_noted_stale(history, entry):
+                how = "not being armed" if timer is None else "armed, and is noted as stale"
+                yield f"timer {body.timer_id} fired at entry {entry.version}, {how}"
+            elif timer is not None and entry.at < timer.due_at:
+                yield f"timer {body.timer_id} fired {timer.due_at - entry.at} microseconds early"
+
+
+def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
+    """Whether the turn of a timer that fired says that it was armed no longer."""
+    following = history[fired.version].body if fired.version < len(history) else None
+    return isinstance(following, Noted) and following.verdict is Verdict.STALE
+
+
+def _armed(history: Sequence[Entry]) -> set[str]:
+    armed: set[str] = set()
+    for entry in history:
+        body = entry.body
+        if isinstance(body, TimerArmed):
+            armed.add(body.timer_id)
+        elif isinstance(body, TimerCancelled | TimerFired):
+            armed.discard(body.timer_id)
+    return armed
+
+
+def _end(evidence: Evidence, history: Sequence[Entry]) -> Iterator[str]:
+    summary = evidence.summaries[history[0].saga_id]
+    if summary.version != len(history):
+        yield f"the index says version {summary.version} of {len(history)}"
+    ends = [entry for entry in history if isinstance(entry.body, _ENDS)]
+    if summary.status is SagaStatus.PARKED and len(ends) < 2:  # noqa: PLR2004  # an end at most
+        return
+    if len(ends) != 1:
+        yield f"has {len(ends)} outcomes"
+        return
+    last = ends[0].body
+    residue = getattr(last, "residue", ())
+    expected = "abandoned" if isinstance(last, SagaAbandoned) else "completed"
+    is_open = False
+    for entry in history[ends[0].version :]:
+        if isinstance(entry.body, RollbackPlanned):
+            is_open = entry.body.goal is RollbackGoal.CLEANED_UP
+        elif isinstance(entry.body, SagaCleanedUp):
+            is_open, residue = False, entry.body.residue
+        elif isinstance(entry.body, IntentIssued) and not is_open:
+            yield f"entry {entry.version} issues an intent after the end"
+    if isinstance(last, SagaRolledBack):
+        expected = "rolled_back_with_residue" if residue else "rolled_back"
+    if is_open:
+        yield "ends in the middle of cleaning up"
+    if summary.status.value != expected:
+        yield f"the index says {summary.status.value}, the history {expected}"
+    if _armed(history):
+        yield f"has ended and armed timers: {sorted(_armed(history))}"
+
+
+def _attempts(history: Sequence[Entry]) -> Iterator[str]:
+    for direction in ("do", "undo"):
+        for step, entries in issued(history, direction).items():
+            numbers = [e.body.attempt for e in entries if isinstance(e.body, IntentIssued)]
+            if numbers != list(range(1, len(numbers) + 1)):
+                yield f"{direction} of {step} has attempts {numbers}"
+    for entry in history:
+        if isinstance(entry.body, Noted) and entry.body.verdict is Verdict.CONFLICTING:
+            yield f"entry {entry.version}: two different answers to {entry.body.subject}"
+
+
+def _direction(history: Sequence[Entry]) -> Iterator[str]:
+    undoing = False
+    for entry in history:
+        if isinstance(entry.body, IntentIssued):
+            if entry.body.direction.value == "undo":
+                undoing = True
+            elif undoing:
+                yield f"entry {entry.version} goes forward after the first undo"
+
+
+def _plans(history: Sequence[Entry]) -> Iterator[str]:
+    """A plan holds exactly what may have had an effect, in reverse order of issue."""
+    for entry in history:
+        plan = entry.body
+        if not isinstance(plan, RollbackPlanned) or plan.goal is not RollbackGoal.ROLLED_BACK:
+            continue
+        before = history[: entry.version - 1]
+        expected: list[str] = []
+        for step, intents in issued(before, "do").items():
+            body = intents[0].body
+            assert isinstance(body, IntentIssued)
+            is_done = answered(before, step, "do", ReplyOutcome.DONE)
+            is_refused = answered(before, step, "do", ReplyOutcome.REFUSED)
+            # A pivot that was in flight when the saga was cancelled may still succeed.
+            if body.kind is StepKind.PIVOT and is_done and plan.code != "cancelled":
+                yield f"entry {entry.version} rolls back past the pivot {step}"
+            if body.kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
+                expected.insert(0, step)
+        planned = [step for group in plan.groups for step in group]
+        # Within a group the order means nothing.
+        sizes = [len(group) for group in plan.groups]
+        if _sorted_in(planned, sizes) != _sorted_in(expected, sizes):
+            yield f"entry {entry.version} plans to undo {plan.groups}, expected {expected}"
+
+
+def _sorted_in(steps: Sequence[str], sizes: Sequence[int]) -> list[list[str]]:
+    groups: list[list[str]] = []
+    begin = 0
+    for size in (*sizes, len(steps)):
+        groups.append(sorted(steps[begin : begin + size]))
+        begin += size
+    return groups
+
+
+def _undoing(history: Sequence[Entry]) -> Iterator[str]:
+    """A group is undone only after the one before it: is undone, or stuck."""
+    groups: list[set[str]] = []
+    begun: list[str] = []
+    for entry in history:
+        body = entry.body
+        if isinstance(body, RollbackPlanned):
+            groups += [set(group) for group in body.groups]
+        if not isinstance(body, IntentIssued) or body.direction.value != "undo":
+            continue
+        before = history[: entry.version]
+        together = next((group for group in groups if body.step in group), set())
+        for other in begun:
+            if other in together or other == body.step:
+                continue
+            is_undone = answered(before, other, "undo", ReplyOutcome.DONE)
+            is_stuck = any(isinstance(e.body, UndoStuck) and e.body.step == other for e in before)
+            if not is_undone and not is_stuck:
+                yield f"entry {entry.version} undoes {body.step} while {other} is not undone"
+        if body.step not in begun:
+            begun.append(body.step)
+
+
+def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[str]:
+    """A step whose success came late is undone after that."""
+    kinds = {step: entries[0].body for step, entries in issued(history, "do").items()}
+    for entry in history:
+        body = entry.body
+        if not isinstance(body, Noted) or body.verdict is not Verdict.LATE_SUCCESS:
+            continue
+        _, step, direction, _ = body.subject.split("/")
+        first = kinds[step]
+        assert isinstance(first, IntentIssued)
+        if direction == "undo" or first.kind is not StepKind.COMPENSATABLE:
+            continue
+        is_stuck = any(isinstance(e.body, UndoStuck) and e.body.step == step for e in history)
+        undoes = issued(history, "undo").get(step, ())
+        is_taken_back = any(undo.version > entry.version for undo in undoes)
+        if not is_stuck and not is_taken_back and not is_parked:
+            yield f"entry {entry.version}: the late success of {step} is never undone"
+
+
+class Due(NamedTuple):
+    """A record that an entry calls for."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    saga_id: SagaId
+    version: int
+
+
+def check_records(evidence: Evidence) -> Iterator[str]:
+    """Yields what is wrong between bus and store: invented, missing, or unaccounted for."""
+    due = _due(evidence)
+    yield from _acceptance(evidence, due)
+    yield from _outbox(evidence, due)
+    yield from _accounting(evidence)
+    yield from _unhandled(evidence)
+
+
+def _acceptance(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
+    """Each acknowledged trigger has exactly one saga, and each saga a trigger."""
+    names = {
+        SagaName(summary.definition, summary.key, saga_id)
+        for saga_id, summary in evidence.summaries.items()
+    }
+    keys = {(name.definition, name.key) for name in names}
+    if len(keys) != len(evidence.histories) or len(names) != len(evidence.histories):
+        yield "two sagas have one definition and key, or a saga has no row in the index"
+    expected = evidence.log.by_saga()
+    for name in names - expected.keys():
+        if evidence.histories[name.saga_id][0].cause not in due:
+            yield f"saga {name.definition}/{name.key} has no trigger"
+    for name, triggers in expected.items():
+        acknowledged = [trigger for trigger in triggers if trigger.is_acknowledged]
+        if name not in names:
+            if acknowledged:
+                message_id = acknowledged[0].message_id
+                yield (
+                    f"trigger {message_id} was acknowledged, and there is no saga "
+                    f"{name.definition}/{name.key}"
+                )
+            continue
+        yield from _beginning(evidence, name, triggers, due)
+
+
+def _beginning(
+    evidence: Evidence, name: SagaName, triggers: Sequence[Trigger], due: Mapping[str, Due]
+) -> Iterator[str]:
+    """A saga begins with its first trigger, or with a later one if that was never acknowledged."""
+    history = evidence.histories[name.saga_id]
+    begun = started(history)
+    if begun is None:
+        if not evidence.is_parked(name.saga_id):
+            yield f"saga {name.definition}/{name.key} never began"
+        return
+    if history[0].cause in due:
+        return
+    payload = orjson.loads(begun.trigger.payload)
+    for trigger in triggers:
+        if contract_of(type(trigger.event)).contract_name != begun.trigger.contract:
+            return  # of an older version, or on another topic: no order holds between topics
+        if payload == trigger.event.model_dump(mode="json"):
+            return
+        if trigger.is_acknowledged:
+            break
+    yield f"saga {name.definition}/{name.key} began with another trigger: {payload}"
+
+
+def _due(evidence: Evidence) -> dict[str, Due]:
+    due: dict[str, Due] = {}
+    for saga_id, history in evidence.histories.items():
+        key = evidence.summaries[saga_id].key.encode()
+        for entry in history:
+            record = _due_to(entry)
+            if record is not None:
+                record_id, contract, payload = record
+                topic = evidence.names.topic(contract)
+                due[record_id] = Due(topic, key, payload.encode(), saga_id, entry.version)
+    return due
+
+
+def _due_to(entry: Entry) -> tuple[str, str, str] | None:
+    body, saga_id = entry.body, entry.saga_id
+    if isinstance(body, IntentIssued):
+        record_id = f"{saga_id}/{body.step}/{body.direction.value}/{body.attempt}"
+        return record_id, body.contract, body.payload
+    if isinstance(body, EventPublished):
+        return f"{saga_id}/event/{body.publication}", body.contract, body.payload
+    if isinstance(body, SagaCompleted | SagaRolledBack | SagaAbandoned) and body.outcome:
+        return f"{saga_id}/outcome", body.outcome.contract, body.outcome.payload
+    return None
+
+
+def _outbox(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
+    """Nothing is published that is not stored, and nothing is stored that is not published."""
+    first: dict[str, Inbound] = {}
+    reached: dict[tuple[SagaId, str], int] = {}
+    for number, record in evidence.published:
+        if ".dlq." in record.topic or not evidence.is_ours(record):
+            if ".int." in record.topic and record.value not in evidence.log.garbage:
+                yield f"an intent from nowhere: {record}"
+            continue
+        record_id = headers_of(record)["ce_id"]
+        wanted = due.get(record_id)
+        if wanted is None:
+            yield f"{record_id} is published and not stored"
+            continue
+        if (record.topic, record.key, record.value) != wanted[:3]:
+            yield f"{record_id} is published with other bytes than are stored: {record.value!r}"
+        if record_id in first:
+            if record.headers != first[record_id].headers:
+                yield f"{record_id} is published twice, with different headers"
+            continue
+        first[record_id] = record
+        stored_at = evidence.stored_at.get((wanted.saga_id, wanted.version))
+        if stored_at is not None and number < stored_at:
+            yield f"{record_id} is published before it is stored"
+        line = (wanted.saga_id, "" if evidence.is_ordered else record.topic)
+        if wanted.version < reached.get(line, 0):
+            yield f"{record_id} is published out of order"
+        reached[line] = max(wanted.version, reached.get(line, 0))
+    for record_id in due.keys() - first.keys():
+        yield f"{record_id} is stored and not published"
+
+
+def _accounting(evidence: Evidence) -> Iterator[str]:
+    """Every record that the orchestrators have read is handled, a duplicate, or unhandled."""
+    unhandled = {record.position: record for record in evidence.unhandled}
+    answers = {
+        (entry.body.intent_id, entry.body.outcome.value)
+        for history in evidence.histories.values()
+        for entry in history
+        if isinstance(entry.body, ReplyReceived)
+    }
+    causes = {entry.cause for history in evidence.histories.values() for entry in history}
+    begun = {
+        start.trigger.payload for each in evidence.histories.values() if (start := started(each))
+    }
+    for _, record in evidence.published:
+        if record.topic not in evidence.heard or record.value in evidence.log.garbage:
+            continue
+        kept = unhandled.get(record.position)
+        headers = headers_of(record)
+        record_id = headers.get("ce_id", "")
+        if kept is not None:
+            if not _may_be_unhandled(evidence, record, kept):
+                yield f"{kept.reason}: a good record is unhandled: {record}, {kept.message}"
+        elif "ce_causationid" in headers and not evidence.is_ours(record):
+            if (headers["ce_causationid"], _outcome_of(record)) not in answers:
+                yield f"the reply {_outcome_of(record)} to {headers['ce_causationid']} is nowhere"
+        elif record_id not in causes and (record.value or b"").decode() not in begun:
+            yield f"{record_id} on {record.topic} is nowhere"
+
+
+def _outcome_of(record: Inbound) -> str:
+    if "intent-failed" not in record.topic:
+        return "done"
+    return str(orjson.loads(record.value or b"{}")["outcome"])
+
+
+def _may_be_unhandled(evidence: Evidence, record: Inbound, kept: UnhandledRecord) -> bool:
+    headers = headers_of(record)
+    if kept.kind is UnhandledKind.DEFERRED:
+        return evidence.is_parked(kept.saga_id)
+    match kept.reason:
+        case "id_conflict":
+            contradicted = {
+                trigger.message_id
+                for triggers in evidence.log.by_saga().values()
+                if any(trigger.event != triggers[0].event for trigger in triggers)
+                for trigger in triggers
+            }
+            return headers.get("ce_id", "") in contradicted
+        case "unknown_saga":
+            return headers.get("ce_subject", "") not in evidence.histories
+        case _:
+            return False
+
+
+def _unhandled(evidence: Evidence) -> Iterator[str]:
+    """Dead letters are on their topics as they came, and nothing waits but for a parked saga."""
+    originals = {record.position: record for _, record in evidence.published}
+    copies = dict(_copies(evidence))
+    seen: set[Position] = set()
+    for kept in evidence.unhandled:
+        at = kept.position
+        original = originals.get(at)
+        if original is None:
+            yield f"{at} is unhandled, and nothing was ever there"
+            continue
+        if (kept.key, kept.value, kept.headers) != (original.key, original.value, original.headers):
+            yield f"{at} is unhandled with other bytes than it came with"
+        if kept.kind is UnhandledKind.DEFERRED:
+            if not evidence.is_parked(kept.saga_id):
+                yield f"{at} is deferred for ever: {kept.reason}"
+            continue
+        seen.add(at)
+        copy = copies.get(at)
+        if copy is None:
+            yield f"{at} is a dead letter and not on its dlq topic"
+        elif (copy.key, copy.value) != (original.key, original.value):
+            yield f"{at} is on its dlq topic with other bytes"
+    for at in copies.keys() - seen:
+        yield f"{at} is on its dlq topic and no dead letter"
+    for at, record in originals.items():
+        is_garbage = record.value in evidence.log.garbage and ".dlq." not in record.topic
+        if is_garbage and at not in seen:
+            yield f"{at} cannot be read, and is no dead letter"
+
+
+def _copies(evidence: Evidence) -> Iterator[tuple[Position, Inbound]]:
+    """The records on dlq topics, by the place they came from."""
+    for _, record in evidence.published:
+        if ".dlq." in record.topic:
+            headers = headers_of(record)
+            place = int(headers["x-dlq-partition"]), int(headers["x-dlq-offset"])
+            yield Position(headers["x-dlq-topic"], *place), record
+
+
+def check_effects(evidence: Evidence) -> Iterator[str]:
+    """Yields what is wrong: each effect is carried out once, and undone where it has to be."""
+    by_saga: dict[str, list[Line]] = {}
+    for line in evidence.ledger:
+        by_saga.setdefault(line.saga_id, []).append(line)
+    known = {str(saga_id) for saga_id in evidence.histories}
+    for saga_id in by_saga.keys() - known:
+        yield f"services have worked for {saga_id}, which is no saga"
+    for key, history in evidence.histories.items():
+        name = f"{evidence.summaries[key].definition} {key}"
+        for problem in _of_saga(evidence, history, by_saga.get(key, [])):
+            yield f"{name}: {problem}"
+
+
+def _of_saga(evidence: Evidence, history: Sequence[Entry], lines: Sequence[Line]) -> Iterator[str]:
+    intents = {
+        f"{entry.saga_id}/{entry.body.step}/{entry.body.direction.value}/{entry.body.attempt}"
+        for entry in history
+        if isinstance(entry.body, IntentIssued)
+    }
+    done: dict[str, Line] = {}
+    undone: dict[str, Line] = {}
+    for line in lines:
+        if line.intent_id not in intents:
+            yield f"{line.intent_id} was carried out and never issued"
+        sums = done if line.direction == "do" else undone
+        if line.step in sums:
+            yield f"{line.direction} of {line.step} was carried out twice"
+        sums[line.step] = line
+    for step, line in undone.items():
+        if step not in done or done[step].number > line.number:
+            yield f"{step} was undone before it was done"
+    if not evidence.is_parked(history[0].saga_id):
+        yield from _standing(history, done.keys() - undone.keys())
+    yield from _order(history, undone)
+
+
+def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
+    """What stands of an ended saga is what its outcome says."""
+    do = issued(history, "do")
+    kinds = {step: entries[0].body for step, entries in do.items()}
+    harmless = {step for step, body in kinds.items() if _is_harmless(body)}
+    residue: set[str] = set()
+    end: Entry | None = None
+    for entry in history:
+        if isinstance(entry.body, _ENDS):
+            end = entry
+        if isinstance(entry.body, SagaRolledBack | SagaCleanedUp):
+            residue = set(entry.body.residue)
+    if end is None or isinstance(end.body, SagaAbandoned):
+        return
+    if isinstance(end.body, SagaRolledBack):
+        left = standing - residue - harmless
+        if left:
+            yield f"rolled back, and {sorted(left)} is not undone"
+        return
+    undone = issued(history, "undo")
+    expected = {
+        step
+        for step in do.keys() - harmless
+        if answered(history, step, "do", ReplyOutcome.DONE) and step not in undone
+    }
+    if standing - harmless != expected:
+        yield f"completed: {sorted(standing - harmless)} stands, expected {sorted(expected)}"
+
+
+def _is_harmless(body: object) -> bool:
+    return isinstance(body, IntentIssued) and body.kind is StepKind.READ_ONLY
+
+
+def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
+    """Steps are undone in reverse order of issue, but for late successes."""
+    late: set[str] = set()
+    groups: list[tuple[str, ...]] = []
+    for entry in history:
+        if isinstance(entry.body, UndoAppended):
+            late.add(entry.body.step)
+        elif isinstance(entry.body, RollbackPlanned):
+            if entry.body.goal is RollbackGoal.CLEANED_UP:
+                late |= {step for group in entry.body.groups for step in group}
+            else:
+                groups += entry.body.groups
+    place = {step: number for number, step in enumerate(issued(history, "do"))}
+    group = {step: number for number, steps in enumerate(groups) for step in steps}
+    order = [
+        line.step
+        for line in sorted(undone.values(), key=lambda line: line.number)
+        if line.step not in late
+    ]
+    for earlier, later in pairwise(order):
+        if group.get(earlier) != group.get(later) and place[earlier] < place[later]:
+            yield f"{earlier} was undone before {later}, which was done after it"

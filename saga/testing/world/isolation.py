@@ -1,0 +1,175 @@
+"""Keeps an application inside of its world: no sockets, threads, processes or real sleeps.
+
+What a handler or saga does outside of the simulation no seed can repeat. The first such call is
+refused where it is made, and stops the world. Only code of the application is refused, in the
+world's own thread: whatever else runs in this Python process does as it likes.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import CodeType, FrameType, ModuleType
+from typing import Any, Final, NamedTuple
+
+from saga.app import SagaApp
+from saga.errors import DefinitionError
+from saga.testing.world.loop import Refused, SimulatedLoop
+
+_FOREIGN: Final = tuple(
+    {
+        str(Path(__file__).parents[2]) + os.sep,
+        *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib")),
+    }
+)
+"""Where code lies that belongs to no application."""
+
+_working_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("working", default=None)
+
+
+class _Refusal(NamedTuple):
+    """A call that a world does not have, and what to do instead."""
+
+    does: str
+    advice: str
+
+
+_FAKE: Final = "give a fake in its place, World(…, replace={Intent: fake})"
+_SOCKET: Final = _Refusal("opens a socket", f"a world has no network: {_FAKE}")
+_THREAD: Final = _Refusal("starts a thread", f"a world has one thread: {_FAKE}")
+_PROCESS: Final = _Refusal("starts a process", f"a world has no other processes: {_FAKE}")
+_SLEEP: Final = _Refusal(
+    "sleeps in real time", f"a world skips time: await asyncio.sleep, or {_FAKE}"
+)
+
+
+_GUARDED: Final = (
+    (socket.socket, "__init__", _SOCKET),
+    (threading.Thread, "start", _THREAD),
+    (subprocess.Popen, "__init__", _PROCESS),
+    (os, "fork", _PROCESS),
+    (os, "system", _PROCESS),
+    (os, "posix_spawn", _PROCESS),
+)
+
+
+class Isolation:
+    """Watches over the code of *app* while *loop* runs it."""
+
+    def __init__(self, app: SagaApp, loop: SimulatedLoop) -> None:
+        self._owners = _owners(app)
+        self._modules = _modules(app)
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._refused: tuple[_Refusal, str, str] | None = None
+        loop.on_socket = partial(self._refuse, _SOCKET)
+        loop.on_thread = partial(self._refuse, _THREAD)
+        loop.on_process = partial(self._refuse, _PROCESS)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Inside, the application can do nothing that a world does not have."""
+        sleep = self._guard(time.sleep, _SLEEP)
+        guarded: list[tuple[Any, str, Any]] = [(time, "sleep", sleep)]
+        for place, name, refusal in _GUARDED:
+            guarded.append((place, name, self._guard(getattr(place, name), refusal)))
+        for module in self._modules:
+            names = [name for name, value in vars(module).items() if value is time.sleep]
+            guarded += [(module, name, sleep) for name in names]
+        real = [(place, name, getattr(place, name)) for place, name, _ in guarded]
+        for place, name, value in guarded:
+            setattr(place, name, value)
+        try:
+            yield
+        finally:
+            for place, name, value in real:
+                setattr(place, name, value)
+
+    def raise_if_refused(self) -> None:
+        """Say what the application has tried.
+
+        Raises:
+            DefinitionError: names the handler or saga, what it did, the file and the line.
+        """
+        if self._refused is not None:
+            refusal, who, where = self._refused
+            raise DefinitionError(f"{who} {refusal.does}; {refusal.advice}", where=where)
+
+    def _guard(self, real: Callable[..., Any], refusal: _Refusal) -> Callable[..., Any]:
+        def guarded(*args: object, **kwargs: object) -> Any:
+            if threading.get_ident() == self._thread:
+                self._refuse(refusal)
+            return real(*args, **kwargs)
+
+        return guarded
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        """Stop the world if the application is calling; others may go on."""
+        where: str | None = None
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # the caller's place is the message
+        while frame is not None:
+            code = frame.f_code
+            if where is None and not code.co_filename.startswith(("<", *_FOREIGN)):
+                where = f"{code.co_filename}:{frame.f_lineno}"
+            if where is not None and code in self._owners:
+                break
+            frame = frame.f_back
+        owner = self._owners[frame.f_code] if frame is not None else _working_for.get()
+        if where is None or owner is None:
+            return
+        self._refused = self._refused or (refusal, owner, where)
+        self._loop.is_refused = True
+        raise Refused(refusal.does)
+
+
+@contextmanager
+def working_for(who: str) -> Iterator[None]:
+    """Inside, tasks that are started belong to *who*, whose frames they do not have."""
+    token = _working_for.set(who)
+    try:
+        yield
+    finally:
+        _working_for.reset(token)
+
+
+def _functions(app: SagaApp) -> Iterator[tuple[str, Callable[..., Any]]]:
+    for saga in app.sagas:
+        yield f"saga {saga.name!r}", saga.function
+    for service in app.effects:
+        for handler in (*service.intents.values(), *service.facts.values()):
+            yield f"handler {handler.name}", handler.function
+        for starter in service.starters:
+            yield f"on_start of {service.name!r} ({starter.where})", starter.function
+
+
+def _owners(app: SagaApp) -> dict[CodeType, str]:
+    owners: dict[CodeType, str] = {}
+    for who, function in _functions(app):
+        code = getattr(_bare(function), "__code__", None)
+        if code is not None:
+            owners[code] = who
+    return owners
+
+
+def _modules(app: SagaApp) -> list[ModuleType]:
+    """The modules of the application: one may have imported `sleep` by its name."""
+    names = {getattr(_bare(function), "__module__", "") for _, function in _functions(app)}
+    return [sys.modules[name] for name in sorted(names) if name in sys.modules]
+
+
+def _bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    return function if hasattr(function, "__code__") else type(function).__call__

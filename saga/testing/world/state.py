@@ -1,0 +1,120 @@
+"""What a world has come to, as an application's own checks see it: sagas, topics and databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from saga.app import SagaApp
+from saga.contracts import ContractModel, Event, Unreadable, contract_of, decode
+from saga.core.events import Message
+from saga.core.history import Entry
+from saga.core.identity import SagaId
+from saga.core.intents import SagaAbandoned, SagaCleanedUp, SagaCompleted, SagaRolledBack
+from saga.core.status import SagaStatus
+from saga.testing.world.checks import Evidence, headers_of
+from saga.testing.world.database import EffectsDatabase
+
+ModelT = TypeVar("ModelT", bound=ContractModel)
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSaga:
+    """One saga at the end: ended, or parked with a *reason*.
+
+    *outcome* is the event that it has published, *residue* the steps that may have had an effect
+    and are not undone.
+    """
+
+    saga_id: SagaId
+    definition: str
+    key: str
+    status: SagaStatus
+    reason: str | None
+    outcome: Event | None
+    residue: tuple[str, ...]
+    history: Sequence[Entry]
+
+
+class WorldTopics:
+    """Everything published, by contract class: `topics[OrderConfirmed]`.
+
+    In the order in which it was published first; what was published again is in it once.
+    """
+
+    def __init__(self, app: SagaApp, evidence: Evidence) -> None:
+        self._app = app
+        self._evidence = evidence
+
+    def __getitem__(self, model: type[ModelT]) -> list[ModelT]:
+        topic = self._evidence.names.topic(contract_of(model).contract_name)
+        models: dict[str, ModelT] = {}
+        for _, record in self._evidence.published:
+            if record.topic == topic and record.value not in self._evidence.log.garbage:
+                record_id = headers_of(record).get("ce_id", str(record.position))
+                read = model.model_validate_json(record.value or b"null")
+                models.setdefault(record_id, read)
+        return list(models.values())
+
+
+@dataclass(frozen=True, slots=True)
+class WorldDatabase:
+    """The tables of an effect service, read outside of all faults."""
+
+    database: EffectsDatabase
+
+    def fetch(self, sql: str, /, **params: Any) -> list[dict[str, Any]]:
+        """Run a query and return all its rows; parameters are written `:name`."""
+        return self.database.fetch(sql, params)
+
+
+@dataclass(frozen=True, slots=True)
+class WorldState:
+    """What the functions of `check` get.
+
+    *db* has the tables by the name of the effect service. All services of a world share one
+    database, as those of one process do.
+    """
+
+    sagas: Sequence[WorldSaga]
+    topics: WorldTopics
+    db: Mapping[str, WorldDatabase]
+
+
+def state_of(app: SagaApp, evidence: Evidence, database: EffectsDatabase) -> WorldState:
+    """What is left of a world."""
+    return WorldState(
+        sagas=list(_sagas(app, evidence)),
+        topics=WorldTopics(app, evidence),
+        db={service.name: WorldDatabase(database) for service in app.effects},
+    )
+
+
+def _sagas(app: SagaApp, evidence: Evidence) -> Iterator[WorldSaga]:
+    for saga_id, summary in evidence.summaries.items():
+        history = evidence.histories[saga_id]
+        outcome: Message | None = None
+        residue: tuple[str, ...] = ()
+        for entry in history:
+            if isinstance(entry.body, SagaCompleted | SagaRolledBack | SagaAbandoned):
+                outcome = entry.body.outcome
+            if isinstance(entry.body, SagaRolledBack | SagaCleanedUp):
+                residue = tuple(entry.body.residue)
+        yield WorldSaga(
+            saga_id=saga_id,
+            definition=summary.definition,
+            key=summary.key,
+            status=summary.status,
+            reason=summary.reason,
+            outcome=None if outcome is None else _event(app, outcome),
+            residue=residue,
+            history=history,
+        )
+
+
+def _event(app: SagaApp, message: Message) -> Event:
+    decoded = decode(app.contracts, message.contract, message.payload.encode())
+    assert not isinstance(decoded, Unreadable), decoded
+    assert isinstance(decoded.model, Event), decoded
+    return decoded.model

@@ -1,0 +1,451 @@
+"""The application of the campaign: sagas of every shape, and two services with one table.
+
+What happens to a step is written into its trigger, the *script*: words such as `refuse`, `fail:2`,
+`slow:1.5`, `undofail:1`. So the application needs no dice of its own, and whoever knows the trigger
+knows what is to be expected. `orders` draws the stories of one world, `worked_once` reads the
+services' own table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from random import Random
+from typing import Any
+
+from saga.app import SagaApp
+from saga.authoring import Context, RollBack, StepFailed, TimedOut, saga
+from saga.contracts import Event, Intent
+from saga.core.retry import Retry
+from saga.effects import EffectContext, Effects, Refused
+from saga.testing import World, WorldState, after, signalled
+from saga.testing.world.driver import Happens
+from saga.testing.world.process import current_process
+
+RETRY = Retry(attempts=3, initial="80ms", cap="300ms")
+UNDO_RETRY = Retry(attempts=None, initial="80ms", cap="300ms")
+TIMEOUT = "700ms"
+
+
+class Ordered(Event):
+    """What all triggers have."""
+
+    order_id: str
+    script: dict[str, str]
+
+
+class SequenceOrdered(Ordered, topic="sim.sequence-ordered", version=1, key="order_id"):
+    """One step after another."""
+
+
+class ParallelOrdered(Ordered, topic="sim.parallel-ordered", version=1, key="order_id"):
+    """Steps side by side, undone one by one."""
+
+
+class WideOrdered(Ordered, topic="sim.wide-ordered", version=1, key="order_id"):
+    """Steps side by side, undone side by side."""
+
+
+class ChoiceOrdered(Ordered, topic="sim.choice-ordered", version=1, key="order_id"):
+    """Whoever is first, and a second choice."""
+
+
+class PatientOrdered(Ordered, topic="sim.patient-ordered", version=1, key="order_id"):
+    """Sleeps, and waits for an approval."""
+
+
+class PivotOrdered(Ordered, topic="sim.pivot-ordered", version=1, key="order_id"):
+    """Only goes forward after a point."""
+
+
+class StubbornOrdered(Ordered, topic="sim.stubborn-ordered", version=1, key="order_id"):
+    """Has an undo that gives up."""
+
+
+class FlawedOrdered(Ordered, topic="sim.flawed-ordered", version=1, key="order_id"):
+    """Its code raises."""
+
+
+class Approval(Event, topic="sim.approval", version=1):
+    """The payload of the signal `approval`."""
+
+    by: str
+
+
+class Noticed(Event, topic="sim.noticed", version=1):
+    """Said on the way."""
+
+    order_id: str
+
+
+class WorkDone(Event, topic="sim.work-done", version=1):
+    """The outcome of a completed saga."""
+
+    order_id: str
+    receipts: list[str]
+
+
+class WorkUndone(Event, topic="sim.work-undone", version=1):
+    """The outcome of a saga that was rolled back."""
+
+    order_id: str
+    reason: str
+    residue: list[str]
+
+
+class Taken(Event, topic="stock.taken", version=1):
+    """Reply to `Take`."""
+
+    receipt: str
+
+
+class Seen(Event, topic="stock.seen", version=1):
+    """Reply to `Look`."""
+
+    units: int
+
+
+class Look(Intent[Seen], topic="stock.look", version=1):
+    """Only reads."""
+
+    order_id: str
+    script: str
+
+
+class Take(Intent[Taken], topic="stock.take", version=1):
+    """Has a reply of its own."""
+
+    order_id: str
+    script: str
+
+
+class GiveBack(Intent[None], topic="stock.give-back", version=1):
+    """Undoes `Take`; made of its reply, where there is one."""
+
+    order_id: str
+    script: str
+    receipt: str | None = None
+
+
+class Charge(Intent[None], topic="bank.charge", version=1):
+    """Has no reply of its own."""
+
+    order_id: str
+    script: str
+
+
+class Refund(Intent[None], topic="bank.refund", version=1):
+    """Undoes `Charge`."""
+
+    order_id: str
+    script: str
+
+
+TABLE = """CREATE TABLE IF NOT EXISTS work (key TEXT NOT NULL, attempt INTEGER NOT NULL)"""
+
+stock = Effects("stock")
+bank = Effects("bank")
+
+
+@stock.on_start
+async def make_stock(db: Any) -> None:
+    """One line for each call that was kept."""
+    await db.execute(TABLE)
+
+
+@stock.on(Look)
+async def look(intent: Look, ctx: EffectContext) -> Seen:
+    """Reads."""
+    await _follow(intent.script, ctx)
+    rows = await ctx.db.fetch("SELECT count(*) AS units FROM work")
+    return Seen(units=len(rows))
+
+
+@stock.on(Take)
+async def do_take(intent: Take, ctx: EffectContext) -> Taken:
+    """Writes one line."""
+    await _do(intent.script, ctx)
+    return Taken(receipt=f"r-{ctx.idempotency_key}")
+
+
+@stock.on(GiveBack)
+async def give_back(intent: GiveBack, ctx: EffectContext) -> None:
+    """Writes another; knows the receipt where there was one."""
+    if intent.receipt is not None:
+        do_key = ctx.idempotency_key.rpartition("/")[0] + "/do"
+        assert intent.receipt == f"r-{do_key}", intent.receipt
+    await _undo(intent.script, ctx)
+
+
+@bank.on(Charge)
+async def do_charge(intent: Charge, ctx: EffectContext) -> None:
+    """Writes one line."""
+    await _do(intent.script, ctx)
+
+
+@bank.on(Refund)
+async def refund(intent: Refund, ctx: EffectContext) -> None:
+    """Writes another."""
+    await _undo(intent.script, ctx)
+
+
+async def _do(script: str, ctx: EffectContext) -> None:
+    await _follow(script, ctx)
+    await _write(ctx)
+    if ctx.attempt <= _number(script, "fail"):
+        raise RuntimeError("planned: after it had written")
+
+
+async def _undo(script: str, ctx: EffectContext) -> None:
+    if ctx.attempt <= _number(script, "undofail"):
+        raise RuntimeError("planned: cannot undo now")
+    await _write(ctx)
+
+
+async def _follow(script: str, ctx: EffectContext) -> None:
+    if ctx.attempt == 1 and (slow_s := _number(script, "slow")):
+        await asyncio.sleep(slow_s)
+    if "refuse" in script.split():
+        raise Refused("planned: no", code="no")
+
+
+async def _write(ctx: EffectContext) -> None:
+    await ctx.db.execute(
+        "INSERT INTO work VALUES (:key, :attempt)", key=ctx.idempotency_key, attempt=ctx.attempt
+    )
+
+
+def _number(script: str, word: str) -> float:
+    for part in script.split():
+        name, _, number = part.partition(":")
+        if name == word:
+            return float(number)
+    return 0.0
+
+
+def take(
+    ctx: Context, ordered: Ordered, step: str, undo_retry: Retry = UNDO_RETRY
+) -> Awaitable[Taken]:
+    """A step of the stock service."""
+    return ctx.do(
+        Take(order_id=ordered.order_id, script=ordered.script.get(step, "")),
+        undo=GiveBack,
+        id=step,
+        retry=RETRY,
+        timeout=TIMEOUT,
+        undo_retry=undo_retry,
+    )
+
+
+def charge(
+    ctx: Context, ordered: Ordered, step: str, undo_retry: Retry = UNDO_RETRY
+) -> Awaitable[None]:
+    """A step of the bank."""
+    return ctx.do(
+        Charge(order_id=ordered.order_id, script=ordered.script.get(step, "")),
+        undo=Refund,
+        id=step,
+        retry=RETRY,
+        timeout=TIMEOUT,
+        undo_retry=undo_retry,
+    )
+
+
+@saga("sequence", version=1, starts_on=SequenceOrdered, rolled_back=WorkUndone)
+async def sequence(ctx: Context, ordered: SequenceOrdered) -> WorkDone:
+    """Look, take, say so, charge, take."""
+    await ctx.do(
+        Look(order_id=ordered.order_id, script=ordered.script.get("look", "")),
+        id="look",
+        kind="read_only",
+        retry=RETRY,
+        timeout=TIMEOUT,
+    )
+    first = await take(ctx, ordered, "a")
+    await ctx.publish(Noticed(order_id=ordered.order_id))
+    await charge(ctx, ordered, "b")
+    last = await take(ctx, ordered, "c")
+    return WorkDone(order_id=ordered.order_id, receipts=[first.receipt, last.receipt])
+
+
+async def _two_more(ctx: Context, ordered: Ordered) -> str:
+    await charge(ctx, ordered, "c")
+    return (await take(ctx, ordered, "d")).receipt
+
+
+@saga("parallel", version=1, starts_on=ParallelOrdered, rolled_back=WorkUndone)
+async def parallel(ctx: Context, ordered: ParallelOrdered) -> WorkDone:
+    """Two steps beside a chain of two, then one more."""
+    first, _, last = await ctx.all(
+        take(ctx, ordered, "a"), charge(ctx, ordered, "b"), _two_more(ctx, ordered)
+    )
+    await charge(ctx, ordered, "e")
+    return WorkDone(order_id=ordered.order_id, receipts=[first.receipt, last])
+
+
+@saga("wide", version=1, starts_on=WideOrdered, rolled_back=WorkUndone, parallel_undo=True)
+async def wide(ctx: Context, ordered: WideOrdered) -> WorkDone:
+    """One, then three side by side, then one."""
+    await charge(ctx, ordered, "a")
+    taken = await ctx.all(take(ctx, ordered, "b"), take(ctx, ordered, "c"), take(ctx, ordered, "d"))
+    await charge(ctx, ordered, "e")
+    return WorkDone(order_id=ordered.order_id, receipts=[each.receipt for each in taken])
+
+
+@saga("choice", version=1, starts_on=ChoiceOrdered, rolled_back=WorkUndone)
+async def choice(ctx: Context, ordered: ChoiceOrdered) -> WorkDone:
+    """The first of two, then a second choice where the first does not work."""
+    first = await ctx.any(take(ctx, ordered, "a"), take(ctx, ordered, "b"))
+    try:
+        await charge(ctx, ordered, "c")
+    except StepFailed:
+        await charge(ctx, ordered, "d")
+    await charge(ctx, ordered, "e")
+    return WorkDone(order_id=ordered.order_id, receipts=[first.receipt])
+
+
+@saga("patient", version=1, starts_on=PatientOrdered, rolled_back=WorkUndone)
+async def patient(ctx: Context, ordered: PatientOrdered) -> WorkDone:
+    """Takes, sleeps, waits for an approval, charges."""
+    first = await take(ctx, ordered, "a")
+    await ctx.sleep("250ms")
+    try:
+        approval = await ctx.wait("approval", Approval, timeout="1200ms")
+    except TimedOut:
+        raise RollBack("nobody approved", code="late") from None
+    await charge(ctx, ordered, "b")
+    return WorkDone(order_id=ordered.order_id, receipts=[first.receipt, approval.by])
+
+
+@saga("pivot", version=1, starts_on=PivotOrdered, rolled_back=WorkUndone)
+async def pivot(ctx: Context, ordered: PivotOrdered) -> WorkDone:
+    """Takes, charges for good, then takes until it works."""
+    first = await take(ctx, ordered, "a")
+    await ctx.do(
+        Charge(order_id=ordered.order_id, script=ordered.script.get("b", "")),
+        id="b",
+        kind="pivot",
+        retry=RETRY,
+        timeout=TIMEOUT,
+    )
+    last = await ctx.do(
+        Take(order_id=ordered.order_id, script=ordered.script.get("c", "")),
+        id="c",
+        kind="retriable",
+        retry=UNDO_RETRY,
+        timeout=TIMEOUT,
+    )
+    return WorkDone(order_id=ordered.order_id, receipts=[first.receipt, last.receipt])
+
+
+@saga(
+    "stubborn",
+    version=1,
+    starts_on=StubbornOrdered,
+    rolled_back=WorkUndone,
+    when_stuck="continue",
+)
+async def stubborn(ctx: Context, ordered: StubbornOrdered) -> WorkDone:
+    """Undoing the second of three steps may give up."""
+    await take(ctx, ordered, "a")
+    await charge(ctx, ordered, "b", Retry(attempts=2, initial="80ms"))
+    await take(ctx, ordered, "c")
+    return WorkDone(order_id=ordered.order_id, receipts=[])
+
+
+@saga("flawed", version=1, starts_on=FlawedOrdered, rolled_back=WorkUndone)
+async def flawed(ctx: Context, ordered: FlawedOrdered) -> WorkDone:
+    """Raises where its script says so, until the world has deployed the mended code."""
+    _raise_if_flawed(ordered, "start")
+    first = await take(ctx, ordered, "a")
+    _raise_if_flawed(ordered, "middle")
+    await charge(ctx, ordered, "b")
+    return WorkDone(order_id=ordered.order_id, receipts=[first.receipt])
+
+
+def _raise_if_flawed(ordered: Ordered, where: str) -> None:
+    process = current_process()
+    is_mended = process is None or process.surroundings.is_mended
+    if not is_mended and ordered.script.get("flaw") == where:
+        raise ValueError(f"a flaw at the {where} of {ordered.order_id}")
+
+
+app = SagaApp(
+    sagas=[sequence, parallel, wide, choice, patient, pivot, stubborn, flawed],
+    effects=[stock, bank],
+)
+
+SIGNALLED_SHARE = 0.7
+CONTRADICTED_SHARE = 0.1
+STUCK_SHARE = 0.5
+ORDERS_MIN, ORDERS_MAX = 3, 8
+
+_SHAPES: dict[str, tuple[type[Ordered], str]] = {
+    "sequence": (SequenceOrdered, "abc"),
+    "parallel": (ParallelOrdered, "abcde"),
+    "wide": (WideOrdered, "abcde"),
+    "choice": (ChoiceOrdered, "abcde"),
+    "patient": (PatientOrdered, "ab"),
+    "pivot": (PivotOrdered, "ab"),
+    "stubborn": (StubbornOrdered, "abc"),
+    "flawed": (FlawedOrdered, "ab"),
+}
+_WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2)
+
+
+def sample_world(seed: int) -> World:
+    """The world of *seed*."""
+    return World(app, seed, triggers=orders, check=[nobody_is_parked, worked_once])
+
+
+def orders(rng: Random) -> list[Sequence[Happens]]:
+    """The stories of one world."""
+    trouble = rng.choice((0.05, 0.2, 0.4))
+    stories: list[Sequence[Happens]] = []
+    for number in range(rng.randint(ORDERS_MIN, ORDERS_MAX)):
+        name = rng.choices(list(_SHAPES), _WEIGHTS)[0]
+        model, steps = _SHAPES[name]
+        script = {step: " ".join(_words(rng, trouble, name, step)) for step in steps}
+        script = {step: words for step, words in script.items() if words}
+        if name == "flawed":
+            script["flaw"] = rng.choice(("start", "middle", "nowhere"))
+        if name == "pivot" and rng.random() < trouble:
+            script["c"] = f"fail:{rng.randint(1, 3)}"
+        ordered = model(order_id=f"{name}-{number}", script=script)
+        story: list[Happens] = [ordered]
+        if name == "patient" and rng.random() < SIGNALLED_SHARE:
+            story += [_later(rng, 1.5), signalled("approval", {"by": "boss"})]
+        if rng.random() < CONTRADICTED_SHARE:
+            other = {"a": "refuse", "other": "yes"}
+            story += [_later(rng, 3), ordered.model_copy(update={"script": other})]
+        stories.append(story)
+    return stories
+
+
+def nobody_is_parked(world: WorldState) -> None:
+    """Whatever was flawed has been mended and released."""
+    parked = [saga.key for saga in world.sagas if saga.status.value == "parked"]
+    assert not parked, parked
+
+
+def worked_once(world: WorldState) -> None:
+    """What a handler writes through `ctx.db` is there once, whatever was delivered how often."""
+    rows = world.db["stock"].fetch(
+        "SELECT key, count(*) AS times FROM work GROUP BY key HAVING times > 1"
+    )
+    assert not rows, rows
+
+
+def _later(rng: Random, most_s: float) -> Happens:
+    return after(f"{rng.randint(0, round(most_s * 1000))}ms")
+
+
+def _words(rng: Random, trouble: float, name: str, step: str) -> list[str]:
+    words: list[str] = []
+    if rng.random() < trouble:
+        words.append(rng.choice(("refuse", "fail:1", "fail:2", "fail:9", "slow:0.3", "slow:1.2")))
+    if rng.random() < trouble:
+        words.append(f"undofail:{rng.randint(1, 3)}")
+    if name == "stubborn" and step == "b" and rng.random() < STUCK_SHARE:
+        words.append("undofail:9")
+    return words
