@@ -1,4 +1,7 @@
-"""Longer campaigns: `python -m tests.simulation --seeds 100000 --first 1000000 --jobs 2`."""
+"""Longer campaigns: `python -m tests.simulation --seeds 100000 --first 1000000 --jobs 2`.
+
+`python -m tests.simulation --trace 7` repeats one world and prints everything that happened in it.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,17 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.campaign import CHUNK_WORLDS, Campaign, run_worlds
+from tests.simulation.sample import sample_world
 
 
 def _chunk(seeds: range, failures_max: int) -> Campaign:
     return run_worlds(seeds, failures_max=failures_max)
+
+
+def _trace(seed: int) -> int:
+    verdict = sample_world(seed).run()
+    print("\n".join((*verdict.lines, verdict.report())))
+    return 0 if verdict.ok else 1
 
 
 def main() -> int:
@@ -21,7 +31,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--failures", type=int, default=5, help="stop a chunk after so many")
+    parser.add_argument("--trace", type=int, metavar="SEED", help="repeat this world alone")
     given = parser.parse_args()
+    if given.trace is not None:
+        return _trace(given.trace)
     chunks = [
         range(first, min(first + CHUNK_WORLDS, given.first + given.seeds))
         for first in range(given.first, given.first + given.seeds, CHUNK_WORLDS)

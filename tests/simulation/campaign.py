@@ -91,7 +91,10 @@ class Campaign:
 
     def report(self) -> str:
         """The failing worlds and how to repeat them."""
-        return "\n\n".join(verdict.report() for verdict in self.failed)
+        return "\n\n".join(
+            f"{verdict.report()}\npython -m tests.simulation --trace {verdict.seed}"
+            for verdict in self.failed
+        )
 
 
 def run_worlds(seeds: Iterable[int], *, failures_max: int = FAILURES_MAX) -> Campaign:
