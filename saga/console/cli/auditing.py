@@ -1,4 +1,4 @@
-"""`replay`: the deploy gate. Folds stored histories through the code at hand."""
+"""`replay`: the deploy gate, which folds stored histories through the code at hand."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ async def replay(
         bool, typer.Option("--open", help="Only sagas that have not ended.")
     ] = False,
 ) -> int:
-    """Check that today's code decides what every stored history says; exit 1 where it does not."""
+    """Check that today's code decides what every stored history has; exit 1 where it does not."""
     if ids and (definition is not None or is_open_only):
         raise Misused("name sagas, or choose with --definition and --open, not both")
     sagas = session.app.registry
     began = perf_counter()
     count = entries = different = 0
     async with session.reading() as store:
-        found: AsyncIterator[Replayed]
+        results: AsyncIterator[Replayed]
         if ids:
-            summaries = [await find_saga(store, one) for one in dict.fromkeys(ids)]
-            found = replay_some(store.store, sagas, summaries)
+            summaries = [await find_saga(store, text) for text in dict.fromkeys(ids)]
+            results = replay_some(store.store, sagas, summaries)
         else:
-            found = replay_all(
+            results = replay_all(
                 store.store,
                 store.catalogue,
                 sagas,
                 definition=definition,
                 is_open_only=is_open_only,
             )
-        async for replayed in found:
+        async for replayed in results:
             count += 1
             entries += replayed.entries
             different += not replayed.is_ok
-            _tell(session, replayed)
+            _print(session, replayed)
     _sum_up(session, count, entries, different, perf_counter() - began)
     return ExitCode.NOT_SO if different else ExitCode.OK
 
 
-def _tell(session: Session, replayed: Replayed) -> None:
+def _print(session: Session, replayed: Replayed) -> None:
     summary, difference = replayed.summary, replayed.difference
     if session.printer.is_json:
         row: dict[str, Any] = {

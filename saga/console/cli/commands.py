@@ -1,6 +1,6 @@
-"""How a function becomes a command: it says what it takes, and gets settings and `--json` on top.
+"""How a function becomes a command of typer: it gets options for settings and `--json` on top.
 
-A command function takes a `Session` first, then its own arguments as typer knows them; it may be
+A command function takes a `Session` first, then its own arguments as typer knows them. It may be
 async, and returns its exit code or None. Errors end here, as a sentence and an exit code.
 """
 
@@ -56,17 +56,17 @@ def register(
     """Make *function* the command *name* of *program*."""
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     keyword_only = inspect.Parameter.KEYWORD_ONLY
-    parameters = [one.replace(kind=keyword_only) for one in own]
+    parameters = [parameter.replace(kind=keyword_only) for parameter in own]
     parameters.append(
         inspect.Parameter("is_json", keyword_only, default=False, annotation=JSON_OPTION)
     )
     parameters += [
-        inspect.Parameter(one, keyword_only, default=None, annotation=SETTINGS[one])
-        for one in settings
+        inspect.Parameter(setting, keyword_only, default=None, annotation=SETTINGS[setting])
+        for setting in settings
     ]
 
     def command(**given: Any) -> None:
-        chosen = {one: given.pop(one) for one in settings}
+        chosen = {setting: given.pop(setting) for setting in settings}
         raise typer.Exit(call(function, given, is_json=given.pop("is_json"), settings=chosen))
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
@@ -81,7 +81,7 @@ def call(
     is_json: bool,
     settings: dict[str, Any],
 ) -> int:
-    """Call a command function and give back the exit code."""
+    """Call a command function; gives the exit code."""
     printer = Printer(is_json=is_json)
     try:
         read = Settings.read(**settings)
@@ -93,7 +93,7 @@ def call(
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough, as `head` does.
+        # The reader of our output has seen enough, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.NOT_SO
     except Exception as error:  # noqa: BLE001  # the edge: every error becomes a sentence here

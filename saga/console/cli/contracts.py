@@ -1,4 +1,7 @@
-"""`topics ls|check|lock`: the contracts of the application, and what their readers rely on."""
+"""`topics`: the contracts of the application, their lock file, their topics, their AsyncAPI page.
+
+The lock file has what readers rely on; the AsyncAPI document is for services in any language.
+"""
 
 from __future__ import annotations
 
@@ -86,8 +89,9 @@ def topics_ls(session: Session, *, file: File = Path(LOCK_FILE)) -> None:
 
 
 async def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int:
-    """Compare the contracts with the lock file: all must be locked, and readers able to follow. On
-    Kafka compare the topics as well: all must be there, and with equal numbers of partitions.
+    """Compare the contracts with the lock file: all must be locked, and readers able to follow.
+
+    On Kafka compare the topics too: all must be there, with equal numbers of partitions.
     """
     registry = session.app.contracts
     if not file.exists():
@@ -100,7 +104,7 @@ async def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int
             printer.json(_row(change))
         else:
             printer.say(str(change), style=None if change.compatible else "red")
-    flaws = await flaws_in_cluster(session)
+    flaws = await _flaws_in_cluster(session)
     wrong = sum(not flaw.is_warning for flaw in flaws)
     for flaw in flaws:
         if printer.is_json:
@@ -142,52 +146,18 @@ def topics_lock(
         raise NotSo("\n".join([*breaking, "not locked (--force locks it all the same)"]))
     if changes or not file.exists():
         _write(file, lock_text(lock_of(registry)))
-    said = {
-        "file": str(file),
-        "contracts": len(registry.published),
-        "changes": len(changes),
-        "breaking": len(breaking),
-    }
+    contracts = len(registry.published)
     if session.printer.is_json:
-        session.printer.json(said)
+        row = {"file": str(file), "contracts": contracts}
+        session.printer.json(row | {"changes": len(changes), "breaking": len(breaking)})
     else:
         session.printer.say(
-            f"{file}: {said['contracts']} contracts, {said['changes']} changes since the last lock"
+            f"{file}: {contracts} contracts, {len(changes)} changes since the last lock"
         )
 
 
-def _lock(file: Path) -> Lock:
-    try:
-        return read_lock(file.read_text("utf-8"), where=str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotSo(f"{file}: {error}") from error
-
-
-def _write(file: Path, text: str) -> None:
-    """Put *text* in place of the file, whole or not at all."""
-    beside = file.with_name(f"{file.name}.new")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, "utf-8")
-        beside.replace(file)
-    except OSError as error:
-        raise NotSo(f"{file}: {error.strerror or error}") from error
-
-
-def _row(change: Change) -> dict[str, Any]:
-    return {
-        "contract": change.contract,
-        "kind": change.kind.value,
-        "field": change.field,
-        "before": change.before,
-        "after": change.after,
-        "compatible": change.compatible,
-        "advice": change.advice,
-    }
-
-
 async def topics_create(session: Session) -> None:
-    """Make the topics of the application that are not there; those that are stay as they are."""
+    """Make the missing topics of the application; those that exist stay as they are."""
     specs = session.app.topic_specs(session.settings)
     async with _opened(session) as bus:
         missing = await _missing(bus, specs)
@@ -210,52 +180,6 @@ async def topics_create(session: Session) -> None:
     for row in rows:
         printer.say(f"created {row['topic']} with {row['partitions']} partitions")
     printer.say(f"{len(specs)} topics, {len(missing)} of them created now")
-
-
-async def flaws_in_cluster(session: Session) -> list[TopicFlaw]:
-    """What is wrong with the application's topics in the cluster; nothing where the bus is a file.
-
-    Raises:
-        BusUnavailable: nobody answers.
-    """
-    settings = session.settings
-    if not settings.bus.startswith("kafka:"):
-        return []
-    bus = open_kafka(settings)
-    from saga.adapters.kafka import flaws_of
-
-    specs = session.app.topic_specs(settings)
-    try:
-        found = await bus.describe_topics([spec.name for spec in specs])
-    finally:
-        await bus.close()
-    return flaws_of(specs, found, record_bytes_max=settings.record_bytes_max)
-
-
-@asynccontextmanager
-async def _opened(session: Session) -> AsyncIterator[Bus]:
-    if session.settings.bus.startswith("kafka:"):
-        kafka = open_kafka(session.settings)
-        try:
-            yield kafka
-        finally:
-            await kafka.close()
-        return
-    parts = open_bus_and_store(session.settings)
-    try:
-        yield parts.bus
-    finally:
-        await parts.close()
-
-
-async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
-    missing: set[str] = set()
-    for spec in specs:
-        try:
-            await bus.bounds([Source(spec.name, 0)])
-        except TopicMissing:
-            missing.add(spec.name)
-    return missing
 
 
 def topics_asyncapi(
@@ -281,16 +205,12 @@ def topics_asyncapi(
             output.write_text(_text(document, is_yaml=is_yaml), "utf-8")
         except OSError as error:
             raise NotSo(f"{output}: {error.strerror or error}") from error
-        said: dict[str, Any] = {
-            "file": str(output),
-            "version": document["info"]["version"],
-            "channels": len(document["channels"]),
-            "operations": len(document["operations"]),
-        }
+        channels, operations = len(document["channels"]), len(document["operations"])
         if printer.is_json:
-            printer.json(said)
+            row = {"file": str(output), "version": document["info"]["version"]}
+            printer.json(row | {"channels": channels, "operations": operations})
         else:
-            printer.say(f"{output}: {said['channels']} channels, {said['operations']} operations")
+            printer.say(f"{output}: {channels} channels, {operations} operations")
     elif printer.is_json:
         printer.json(document)
     else:
@@ -305,7 +225,7 @@ def document_of(
     is_kafka = settings.bus.startswith("kafka:")
     return asyncapi_document(
         app.contracts,
-        [*_sagas(app, settings), *(_service(app, one, names) for one in app.effects)],
+        [*_sagas(app, settings), *(_service(app, service, names) for service in app.effects)],
         names=names,
         topics=TopicSettings(
             partitions=settings.partitions,
@@ -319,6 +239,78 @@ def document_of(
     )
 
 
+def _lock(file: Path) -> Lock:
+    try:
+        return read_lock(file.read_text("utf-8"), where=str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotSo(f"{file}: {error}") from error
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace the file, whole or not at all."""
+    beside = file.with_name(f"{file.name}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, "utf-8")
+        beside.replace(file)
+    except OSError as error:
+        raise NotSo(f"{file}: {error.strerror or error}") from error
+
+
+def _row(change: Change) -> dict[str, Any]:
+    return {
+        "contract": change.contract,
+        "kind": change.kind.value,
+        "field": change.field,
+        "before": change.before,
+        "after": change.after,
+        "compatible": change.compatible,
+        "advice": change.advice,
+    }
+
+
+async def _flaws_in_cluster(session: Session) -> list[TopicFlaw]:
+    """What is wrong with the topics in the cluster; nothing where the bus is a file."""
+    settings = session.settings
+    if not settings.bus.startswith("kafka:"):
+        return []
+    bus = open_kafka(settings)
+    from saga.adapters.kafka import flaws_of
+
+    specs = session.app.topic_specs(settings)
+    try:
+        topics = await bus.describe_topics([spec.name for spec in specs])
+    finally:
+        await bus.close()
+    return flaws_of(specs, topics, record_bytes_max=settings.record_bytes_max)
+
+
+@asynccontextmanager
+async def _opened(session: Session) -> AsyncIterator[Bus]:
+    if session.settings.bus.startswith("kafka:"):
+        kafka = open_kafka(session.settings)
+        try:
+            yield kafka
+        finally:
+            await kafka.close()
+        return
+    opened = open_bus_and_store(session.settings)
+    try:
+        yield opened.bus
+    finally:
+        await opened.close()
+
+
+async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
+    missing: set[str] = set()
+    for spec in specs:
+        try:
+            await bus.bounds([Source(spec.name, 0)])
+        except TopicMissing:
+            missing.add(spec.name)
+    return missing
+
+
 def _sagas(app: SagaApp, settings: Settings) -> list[Participant]:
     by_name: dict[str, list[SagaDefinition]] = {}
     for definition in app.sagas:
@@ -328,35 +320,34 @@ def _sagas(app: SagaApp, settings: Settings) -> list[Participant]:
             kind="saga",
             name=name,
             group=settings.topic_names.topic(settings.group),
-            receives=frozenset().union(*(_heard(app.contracts, one) for one in definitions)),
-            sends=frozenset().union(*(_said(one) for one in definitions)),
-            versions=tuple(sorted(one.version for one in definitions)),
+            receives=frozenset().union(*(_received(app.contracts, saga) for saga in definitions)),
+            sends=frozenset().union(*(_sent(saga) for saga in definitions)),
+            versions=tuple(sorted(saga.version for saga in definitions)),
         )
         for name, definitions in by_name.items()
     ]
 
 
-def _heard(contracts: ContractRegistry, saga: SagaDefinition) -> set[str]:
+def _received(contracts: ContractRegistry, saga: SagaDefinition) -> set[str]:
     """What reaches a saga: its triggers in all versions, replies to its intents, commands."""
-    replies = [name for one in _intents(saga) for name in reply_contract_names(one)]
+    replies = [reply for intent in _intents(saga) for reply in reply_contract_names(intent)]
     triggers = [contract_of(trigger).contract_name for trigger in saga.starts_on]
-    named = {name for one in (*replies, *triggers) for name in contracts.names_read_as(one)}
-    return named | {COMMAND_CONTRACT}
+    current = (*replies, *triggers)
+    return {name for each in current for name in contracts.names_read_as(each)} | {COMMAND_CONTRACT}
 
 
-def _said(saga: SagaDefinition) -> set[str]:
-    """What a saga says: its intents, and the events it names that only it could have meant
-    to say.
-    """
+def _sent(saga: SagaDefinition) -> set[str]:
+    """What a saga sends: its intents, and the events that it names and does not receive."""
     intents = _intents(saga)
-    answers = {name for one in intents for name in reply_contract_names(one)}
-    heard = answers | {contract_of(trigger).contract_name for trigger in saga.starts_on}
-    events = {one.contract_name for one in _contracts(saga) if one.kind is Kind.EVENT}
-    return {one.contract_name for one in intents} | (events - heard)
+    replies = {name for intent in intents for name in reply_contract_names(intent)}
+    received = replies | {contract_of(trigger).contract_name for trigger in saga.starts_on}
+    contracts = _contracts(saga)
+    events = {contract.contract_name for contract in contracts if contract.kind is Kind.EVENT}
+    return {intent.contract_name for intent in intents} | (events - received)
 
 
 def _intents(saga: SagaDefinition) -> list[Contract]:
-    return [one for one in _contracts(saga) if one.kind is Kind.INTENT]
+    return [contract for contract in _contracts(saga) if contract.kind is Kind.INTENT]
 
 
 def _contracts(saga: SagaDefinition) -> list[Contract]:
@@ -375,14 +366,15 @@ def _service(app: SagaApp, service: Effects, names: TopicNames) -> Participant:
         name=service.name,
         group=names.topic(f"effects.{service.name}"),
         receives=frozenset(
-            name for one in handled for name in app.contracts.names_read_as(one.contract_name)
+            name
+            for contract in handled
+            for name in app.contracts.names_read_as(contract.contract_name)
         ),
-        sends=frozenset(name for one in intents for name in reply_contract_names(one)),
+        sends=frozenset(name for intent in intents for name in reply_contract_names(intent)),
     )
 
 
 def _text(document: Document, *, is_yaml: bool) -> str:
     if is_yaml:
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
-
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

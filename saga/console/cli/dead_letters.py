@@ -1,7 +1,7 @@
-"""`dlq` and `timers`: records that were set aside, and moments that sagas wait for.
+"""`dlq`: dead letters, which no saga can take, and deferred records, which wait for their saga.
 
-Redriving publishes a record again on its own topic, with its own key, value, headers and thereby
-its id, and then forgets it here. After a crash in between it is redriven twice, and known as a
+Redriving publishes a dead letter again on its own topic with its own key, value and headers, and
+then forgets it here. After a crash in between it is redriven twice; its id shows that it is a
 repeat.
 """
 
@@ -26,15 +26,15 @@ from saga.ports.store import UnhandledKind
 PAGE_RECORDS: Final = 200
 VALUE_CHARS_SHOWN: Final = 2_000
 
-UnhandledId = Annotated[int, typer.Argument(metavar="NUMBER", help="As `dlq ls` says it.")]
+UnhandledId = Annotated[int, typer.Argument(metavar="NUMBER", help="As `dlq ls` prints it.")]
 ReasonCode = Annotated[
     str | None,
     typer.Option(
-        "--reason", metavar="CODE", help="Only those parked for this reason.", show_default=False
+        "--reason", metavar="CODE", help="Only records with this reason.", show_default=False
     ),
 ]
-Held = Annotated[
-    bool, typer.Option("--held", help="Those that wait behind a saga, instead of the dead ones.")
+Deferred = Annotated[
+    bool, typer.Option("--deferred", help="Deferred records instead of dead letters.")
 ]
 
 
@@ -42,7 +42,7 @@ async def dlq_ls(
     session: Session,
     *,
     reason: ReasonCode = None,
-    held: Held = False,
+    deferred: Deferred = False,
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
     ] = 100,
@@ -50,11 +50,11 @@ async def dlq_ls(
         int, typer.Option("--after", metavar="NUMBER", min=0, help="Begin after this one.")
     ] = 0,
 ) -> None:
-    """List parked records, in the order they were parked."""
-    kind = UnhandledKind.DEFERRED if held else UnhandledKind.DEAD
+    """List dead letters, or deferred records, in the order in which they were kept."""
+    kind = UnhandledKind.DEFERRED if deferred else UnhandledKind.DEAD
     rows: list[dict[str, Any]] = []
     async with session.reading() as store:
-        async for record in _parked(store.catalogue, kind, reason, after):
+        async for record in _unhandled(store.catalogue, kind, reason, after):
             if len(rows) == limit:
                 break
             rows.append(_row(record))
@@ -62,14 +62,14 @@ async def dlq_ls(
         for row in rows:
             session.printer.json(row)
     elif not rows:
-        session.printer.note("nothing is parked")
+        session.printer.note("no record is deferred" if deferred else "there is no dead letter")
     else:
         names = ("id", "kept_at", "topic", "key", "reason", "message")
         session.printer.table(names, [[str(row[name]) for name in names] for row in rows])
 
 
 async def dlq_show(session: Session, number: UnhandledId) -> None:
-    """Show one parked record with its headers and value."""
+    """Show one dead letter or deferred record with its headers and value."""
     async with session.reading() as store:
         record = await _find(store.catalogue, number)
     row = _row(record) | {
@@ -83,11 +83,11 @@ async def dlq_show(session: Session, number: UnhandledId) -> None:
         return
     del row["headers"]
     value = row.pop("value")
-    for name, said in row.items():
-        if said is not None:
-            printer.say(f"{name:<12} {said}")
-    for name, bytes_said in record.headers:
-        printer.say(f"{'header':<12} {name}: {_text(bytes_said)}")
+    for name, fact in row.items():
+        if fact is not None:
+            printer.say(f"{name:<12} {fact}")
+    for name, header in record.headers:
+        printer.say(f"{'header':<12} {name}: {_text(header)}")
     text = shown(value or "")
     cut = f" … ({len(text):,} characters)" if len(text) > VALUE_CHARS_SHOWN else ""
     printer.say(f"{'value':<12} {text[:VALUE_CHARS_SHOWN]}{cut}")
@@ -97,49 +97,49 @@ async def dlq_redrive(
     session: Session,
     numbers: Annotated[
         list[int] | None,
-        typer.Argument(metavar="NUMBER", help="As `dlq ls` says them.", show_default=False),
+        typer.Argument(metavar="NUMBER", help="As `dlq ls` prints them.", show_default=False),
     ] = None,
     *,
     reason: ReasonCode = None,
-    everything: Annotated[bool, typer.Option("--all", help="All dead records.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
 ) -> int:
-    """Publish dead records again, byte for byte, on the topics they came from."""
+    """Publish dead letters again, byte for byte, on the topics they came from."""
     if not numbers and not everything and reason is None:
         raise Misused("say which: their numbers, --reason CODE, or --all")
     if numbers and (everything or reason is not None):
         raise Misused("say numbers, or --reason and --all, not both")
     must_exist(session.settings.store, "store")
     must_exist(session.settings.bus, "bus")
-    parts = open_bus_and_store(session.settings)
+    opened = open_bus_and_store(session.settings)
     redriven = 0
     try:
         chosen = (
-            _chosen(parts.catalogue, numbers)
+            _chosen(opened.catalogue, numbers)
             if numbers
-            else _parked(parts.catalogue, UnhandledKind.DEAD, reason, 0)
+            else _unhandled(opened.catalogue, UnhandledKind.DEAD, reason, 0)
         )
         async for record in chosen:
             position = record.position
-            # A record without a key has no partition of its own choice: it keeps the one it had.
+            # A key decides the partition; a record without one keeps the partition it had.
             partition = position.partition if record.key is None else None
             again = Record(position.topic, record.key, record.value, record.headers, partition)
             try:
-                await parts.bus.publish([again])
+                await opened.bus.publish([again])
             except TopicMissing:
                 raise NotSo(
-                    f"parked record {record.record_id}: there is no topic {position.topic} here"
+                    f"dead letter {record.record_id}: there is no topic {position.topic} here"
                 ) from None
-            await parts.store.append(Batch(handled=[record.record_id]), at=SystemClock().now())
+            await opened.store.append(Batch(handled=[record.record_id]), at=SystemClock().now())
             redriven += 1
             _redriven(session, record)
     finally:
-        await parts.close()
+        await opened.close()
     if not redriven:
-        raise NotSo("nothing is parked for that reason" if reason else "nothing is parked")
+        raise NotSo("no dead letter has that reason" if reason else "there is no dead letter")
     return ExitCode.OK
 
 
-async def _parked(
+async def _unhandled(
     catalogue: Catalogue, kind: UnhandledKind, reason: str | None, after: int
 ) -> AsyncIterator[UnhandledRecord]:
     while page := await catalogue.unhandled(kind=kind, after=after, limit=PAGE_RECORDS):
@@ -153,7 +153,7 @@ async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[Unh
     for record in [await _find(catalogue, number) for number in dict.fromkeys(numbers)]:
         if record.kind is not UnhandledKind.DEAD:
             raise NotSo(
-                f"parked record {record.record_id} waits for saga {record.saga_id}: "
+                f"record {record.record_id} is deferred until saga {record.saga_id} can take it: "
                 f"`saga release` lets it go on"
             )
         yield record
@@ -163,7 +163,7 @@ async def _find(catalogue: Catalogue, number: int) -> UnhandledRecord:
     for record in await catalogue.unhandled(after=number - 1, limit=1):
         if record.record_id == number:
             return record
-    raise NotSo(f"there is no parked record {number} (`saga dlq ls` lists those that there are)")
+    raise NotSo(f"there is no dead letter {number} (`saga dlq ls` lists those that there are)")
 
 
 def _redriven(session: Session, record: UnhandledRecord) -> None:
@@ -172,7 +172,7 @@ def _redriven(session: Session, record: UnhandledRecord) -> None:
     if session.printer.is_json:
         session.printer.json(row)
     else:
-        session.printer.say(f"parked record {row['id']} is on {row['topic']} again")
+        session.printer.say(f"dead letter {row['id']} is on {row['topic']} again")
 
 
 def _row(record: UnhandledRecord) -> dict[str, Any]:
@@ -192,13 +192,13 @@ def _row(record: UnhandledRecord) -> dict[str, Any]:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Bytes as JSON can hold them: UTF-8, and what is none of it escaped."""
+    """Bytes as JSON can hold them: UTF-8, other bytes escaped."""
     return None if value is None else value.decode("utf-8", "backslashreplace")
 
 
 def _by_name(headers: Headers) -> dict[str, str | list[str | None] | None]:
-    """What each header says; all of it, in order, where a record has several of one name."""
-    said: dict[str, list[str | None]] = {}
+    """Headers as JSON; a list in their order where a record has several of one name."""
+    texts: dict[str, list[str | None]] = {}
     for name, value in headers:
-        said.setdefault(name, []).append(_text(value))
-    return {name: texts[0] if len(texts) == 1 else texts for name, texts in said.items()}
+        texts.setdefault(name, []).append(_text(value))
+    return {name: same[0] if len(same) == 1 else same for name, same in texts.items()}

@@ -1,7 +1,7 @@
-"""`store`: which tables a PostgreSQL store has, and making those that this version of saga needs.
+"""`config` and `store`: the settings of an installation, and the tables of its store.
 
-A file is migrated by whoever opens it; a database that several workers share only by somebody who
-decides it, here. A database without any of our tables is the exception: `saga run` makes them.
+A file is migrated when it is opened. A database that several workers share is migrated only here,
+when an operator decides it; but `saga run` makes the tables where there are none at all.
 """
 
 from __future__ import annotations
@@ -22,57 +22,8 @@ if TYPE_CHECKING:
     from saga.adapters.postgres import Address, Component
 
 
-async def store_migrate(session: Session) -> None:
-    """Make the tables of the store, or bring them to the version that this saga needs."""
-    found = _components(session)
-    from saga.adapters.postgres import migrate
-
-    for address, component in found:
-        before = await asyncio.to_thread(migrate, address, component)
-        _tell(session.printer, component.name, before, component.version, is_done=True)
-
-
-async def store_status(session: Session) -> ExitCode:
-    """Say which versions the store's tables have; exit 1 where some are not up to date."""
-    found = _components(session)
-    from saga.adapters.postgres import stored_version
-
-    code = ExitCode.OK
-    for address, component in found:
-        stored = await asyncio.to_thread(stored_version, address, component)
-        _tell(session.printer, component.name, stored, component.version, is_done=False)
-        if stored != component.version:
-            code = ExitCode.NOT_SO
-    return code
-
-
-def _components(session: Session) -> list[tuple[Address, Component]]:
-    found = components_of(session.settings)
-    if not found:
-        raise Misused(
-            "store: SAGA_STORE names a file, which is brought up to date by whoever opens it; "
-            "there is nothing to do. Name a database with --store postgresql://USER@HOST/DB"
-        )
-    return found
-
-
-def _tell(printer: Printer, component: str, stored: int, needed: int, *, is_done: bool) -> None:
-    if printer.is_json:
-        key = "before" if is_done else "version"
-        printer.json({"component": component, key: stored, "needed": needed})
-        return
-    if stored == needed:
-        said = f"{component}: version {stored}, up to date"
-    elif is_done:
-        said = f"{component}: version {needed} now, {stored or 'nothing'} before"
-    else:
-        there = f"version {stored}" if stored else "no tables"
-        said = f"{component}: {there}, needs version {needed}: run `saga store migrate`"
-    printer.say(said)
-
-
 def config_show(session: Session) -> None:
-    """Print every setting: its value and where that comes from."""
+    """Print every setting with its value and the value's origin; secrets are hidden."""
     settings = session.settings
     values: dict[str, Any] = {name: _shown(value) for name, value in settings.model_dump().items()}
     values["effects_store"] = redacted(settings.effects_address)
@@ -93,6 +44,30 @@ def config_show(session: Session) -> None:
     )
 
 
+async def store_migrate(session: Session) -> None:
+    """Make the tables of the store, or bring them to the version that this saga needs."""
+    components = _components(session)
+    from saga.adapters.postgres import migrate
+
+    for address, component in components:
+        before = await asyncio.to_thread(migrate, address, component)
+        _print(session.printer, component.name, before, component.version, is_done=True)
+
+
+async def store_status(session: Session) -> ExitCode:
+    """Say which versions the store's tables have; exit 1 where some are not up to date."""
+    components = _components(session)
+    from saga.adapters.postgres import stored_version
+
+    code = ExitCode.OK
+    for address, component in components:
+        stored = await asyncio.to_thread(stored_version, address, component)
+        _print(session.printer, component.name, stored, component.version, is_done=False)
+        if stored != component.version:
+            code = ExitCode.NOT_SO
+    return code
+
+
 def _shown(value: object) -> object:
     match value:
         case SecretStr():
@@ -111,3 +86,28 @@ def _origin(name: str, settings: Settings) -> str:
         return "default"
     is_variable = variable is not None and str(getattr(settings, name)) == variable
     return "environment" if is_variable else "option"
+
+
+def _components(session: Session) -> list[tuple[Address, Component]]:
+    components = components_of(session.settings)
+    if not components:
+        raise Misused(
+            "store: SAGA_STORE names a file, which is brought up to date when it is opened; "
+            "there is nothing to do. Name a database with --store postgresql://USER@HOST/DB"
+        )
+    return components
+
+
+def _print(printer: Printer, component: str, stored: int, needed: int, *, is_done: bool) -> None:
+    if printer.is_json:
+        key = "before" if is_done else "version"
+        printer.json({"component": component, key: stored, "needed": needed})
+        return
+    if stored == needed:
+        text = f"{component}: version {stored}, up to date"
+    elif is_done:
+        text = f"{component}: version {needed} now, {stored or 'nothing'} before"
+    else:
+        state = f"version {stored}" if stored else "no tables"
+        text = f"{component}: {state}, needs version {needed}: run `saga store migrate`"
+    printer.say(text)

@@ -26,7 +26,7 @@ async def outbox_migrate(
     session: Session,
     *,
     is_sql: Annotated[
-        bool, typer.Option("--sql", help="Print the statement instead, for a migration of yours.")
+        bool, typer.Option("--sql", help="Print the statement instead, for your own migration.")
     ] = False,
 ) -> None:
     """Make the outbox table in the database that SAGA_OUTBOX names."""
@@ -43,8 +43,8 @@ async def outbox_migrate(
     if session.printer.is_json:
         session.printer.json({"component": OUTBOX.name, "before": before, "now": OUTBOX.version})
     else:
-        was = "made" if before == 0 else f"had version {before}"
-        session.printer.say(f"outbox: {was}, now version {OUTBOX.version}")
+        done = "made" if before == 0 else f"had version {before}"
+        session.printer.say(f"outbox: {done}, now version {OUTBOX.version}")
 
 
 async def outbox_relay(
@@ -54,7 +54,7 @@ async def outbox_relay(
         bool, typer.Option("--until-empty", help="End when nothing waits any more.")
     ] = False,
 ) -> None:
-    """Publish what programs add to the outbox, until told to stop. Run as many as you like."""
+    """Publish events of the outbox until told to stop. Run as many as you like."""
     relay = OutboxRelay(**session.settings.model_dump(exclude_unset=True))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,7 +69,7 @@ async def outbox_relay(
 
 
 async def outbox_status(session: Session) -> int:
-    """Say how many events wait, and which the bus has refused; exit 1 where there are such."""
+    """Say how many events wait, and which the bus has refused; exit 1 if there are any."""
     printer = session.printer
     async with _opened(session) as outbox:
         status = await outbox.status()
@@ -88,7 +88,7 @@ async def outbox_status(session: Session) -> int:
 
 
 async def outbox_retry(session: Session) -> None:
-    """Have events that the bus has refused tried again."""
+    """Try events again that the bus has refused."""
     async with _opened(session) as outbox:
         count = await outbox.put_back()
     if session.printer.is_json:

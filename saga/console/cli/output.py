@@ -1,8 +1,10 @@
-"""Where commands print: results to standard output, everything else to standard error.
+"""Where commands print, and how they fail: results on standard output, the rest on standard error.
 
 With `--json` a result is one JSON object a line, the same on a terminal and in a pipe. Without, it
-is a table or a few lines for people. What came in messages is shown with its control characters
-made visible, so that no key or reason can repaint a terminal.
+is a table or a few lines for people. Control characters in texts of messages are made visible, so
+that no key or reason can repaint a terminal.
+An error becomes an exit code and a sentence: what went wrong, where, and what to do. A traceback is
+for our own bugs only.
 """
 
 from __future__ import annotations
@@ -53,15 +55,15 @@ class Printer:
 
     @property
     def is_wide(self) -> bool:
-        """Whether there is room for what is nice to have."""
+        """Whether there is room for columns that are only nice to have."""
         return self.out.width >= WIDE_COLUMNS
 
-    def json(self, thing: Mapping[str, Any]) -> None:
-        """Print *thing* as one line of JSON; payloads may be `orjson.Fragment`."""
-        sys.stdout.buffer.write(orjson.dumps(thing) + b"\n")
+    def json(self, row: Mapping[str, Any]) -> None:
+        """Print *row* as one line of JSON; payloads may be `orjson.Fragment`."""
+        sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
 
     def flush(self) -> None:
-        """Let whoever reads the other end of a pipe see what there is."""
+        """Pass on what was printed to the reader of a pipe."""
         sys.stdout.flush()
 
     def say(self, text: str, *, style: str | None = None) -> None:
@@ -101,28 +103,9 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
     )
-
-
-def _cell(value: object) -> Text:
-    match value:
-        case None:
-            return Text("")
-        case float():
-            return Text(f"{value:,.1f}")
-        case int() if not isinstance(value, bool):
-            return Text(f"{value:,}")
-        case _:
-            text = str(value)
-            return Text(shown(text).replace("\n", " "), style=STYLES.get(text, ""))
-
-
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
 class ExitCode(IntEnum):
@@ -147,8 +130,8 @@ class AppRefused(SagaError):
 
 
 def report(error: BaseException, printer: Printer) -> ExitCode:
-    """Say on standard error what *error* means, and which exit code that is."""
-    cause = first_cause(error)
+    """Print *error* as a sentence on standard error; gives the exit code."""
+    cause = _first_cause(error)
     match cause:
         case SettingsError() | Misused() | AppRefused():
             code = ExitCode.USAGE
@@ -164,9 +147,28 @@ def report(error: BaseException, printer: Printer) -> ExitCode:
     return code
 
 
-def first_cause(error: BaseException) -> BaseException:
-    """The error itself, or the first one in a group: of our own kind where there is one."""
+def _first_cause(error: BaseException) -> BaseException:
+    """The error itself, or the first of a group; one of our own kind where there is one."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    causes = [first_cause(one) for one in error.exceptions]
+    causes = [_first_cause(inner) for inner in error.exceptions]
     return next((cause for cause in causes if isinstance(cause, SagaError)), causes[0])
+
+
+def _cell(value: object) -> Text:
+    match value:
+        case None:
+            return Text("")
+        case float():
+            return Text(f"{value:,.1f}")
+        case int() if not isinstance(value, bool):
+            return Text(f"{value:,}")
+        case _:
+            text = str(value)
+            return Text(shown(text).replace("\n", " "), style=STYLES.get(text, ""))
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)

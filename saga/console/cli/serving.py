@@ -1,7 +1,7 @@
-"""`run`: serves until told to stop, or until nothing is left to do.
+"""`run` serves until told to stop, or until nothing is left to do; `health` asks how it is.
 
-The first SIGTERM or SIGINT drains and ends with 0; the second ends at once, which loses
-nothing that was stored. A role that fails ends the process with its reason.
+The first SIGTERM or SIGINT drains and ends with 0. The second ends at once, which loses nothing
+that was stored. A role that fails ends the process with its reason.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def run(
     if session.printer.is_json:
         session.printer.json(counts)
     else:
-        said = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-        session.printer.say(said)
+        text = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+        session.printer.say(text)
 
 
 def roles_of(text: str) -> tuple[str, ...]:
@@ -94,16 +94,16 @@ def run_fast(main: Coroutine[Any, Any, T]) -> T:
 
 
 def summary(counts: Counter[str]) -> dict[str, int]:
-    """What was done, the usual counts first, those that are zero included."""
-    found = {name: counts[name] for name in SUMMARY}
-    return found | {name: counts[name] for name in sorted(counts) if name not in found}
+    """The counts, the usual ones first, zeros included."""
+    usual = {name: counts[name] for name in SUMMARY}
+    return usual | {name: counts[name] for name in sorted(counts) if name not in usual}
 
 
 async def _run(
     session: Session, roles: tuple[str, ...], *, until_idle: bool, with_parent: bool
 ) -> dict[str, int]:
     if "effects" in roles and session.app.effects:
-        # Later it would be waited for; what cannot be opened now is most likely a wrong setting.
+        # The service would wait for it. What cannot be opened now is most likely a wrong setting.
         effects_store = open_effects_store(session.settings)
         await effects_store.open()
         await effects_store.close()
@@ -115,7 +115,7 @@ async def _run(
 
 
 def _warn_of_unhandled(app: SagaApp) -> None:
-    """Say which intents wait for somebody else: most often that is a handler that was forgotten."""
+    """Name intents that no handler here takes: most often somebody forgot one."""
     unhandled = app.unhandled_intents()
     if unhandled:
         log.warning(
@@ -151,7 +151,7 @@ async def _serve(
 
 
 async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
-    """Start *service*; False when somebody told us to stop meanwhile, and nothing is left of it."""
+    """Start *service*; False if it was stopped meanwhile, and nothing is left of it."""
     starting = asyncio.create_task(service.start())
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
@@ -163,11 +163,11 @@ async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
 
 
 def tune_gc() -> None:
-    """Leave what was made at the start alone, and look at the rest more rarely.
+    """Freeze what was made at the start, and collect the rest more rarely.
 
     Modules, contracts and validators live as long as the process: without the freeze each full
-    collection walks all of them again. Turns make few cycles and many short-lived objects, so that
-    the default threshold of 700 would start a collection in every batch.
+    collection walks all of them again. Turns make few cycles and many short-lived objects: the
+    default threshold of 700 would start a collection in every batch.
     """
     gc.collect()
     gc.freeze()
@@ -175,29 +175,30 @@ def tune_gc() -> None:
 
 
 def _listen_for_signals(stopping: asyncio.Event) -> None:
-    def told(number: int) -> None:
+    def stop(number: int) -> None:
         if stopping.is_set():
-            # Nothing is lost: what was not stored comes again from the bus.
+            # Nothing is lost: the bus delivers again what was not stored.
             os._exit(128 + number)
         stopping.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # not on Windows
-            loop.add_signal_handler(number, told, number)
+            loop.add_signal_handler(number, stop, number)
 
 
 async def _parent_is_gone() -> None:
-    """Return when the process that started this one has ended without telling."""
+    """Return when the process that started this one is gone."""
     parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110  # no event tells us of it
+    while os.getppid() == parent:  # noqa: ASYNC110  # there is no event for it
         await asyncio.sleep(PARENT_POLL_S)
 
 
 WAIT_S: Final = 5.0
 OK: Final = 200
 UNAVAILABLE: Final = 503
-ANYWHERE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # for whoever listens there
+ANYWHERE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Addresses to listen at, and how to reach them from the same machine."""
 
 
 async def health(
@@ -207,39 +208,38 @@ async def health(
         bool, typer.Option("--live", help="Ask whether it lives, not whether it is ready.")
     ] = False,
 ) -> int:
-    """Ask the `saga run` that listens at SAGA_HTTP whether it does all of its work, and if not,
-    why.
+    """Ask the `saga run` at SAGA_HTTP whether it does all of its work, and if not, why.
 
     Exit code 0: it does; 1: it does not; 3: nobody answers.
     """
     address = session.settings.http
     if address == HTTP_OFF:
-        raise NotSo("SAGA_HTTP is off: nobody tells")
-    status, said = await asyncio.to_thread(_ask, address, "live" if live else "ready")
+        raise NotSo("SAGA_HTTP is off: nobody answers")
+    status, answer = await asyncio.to_thread(_ask, address, "live" if live else "ready")
     printer = session.printer
     if status is None:
-        printer.note(f"saga: nobody answers at {address}: {said['problems'][0]}", style="red")
+        printer.note(f"saga: nobody answers at {address}: {answer['problems'][0]}", style="red")
         return ExitCode.UNREACHABLE
     if printer.is_json:
-        printer.json(said)
+        printer.json(answer)
     else:
-        printer.say(said["status"])
-        for problem in said.get("problems", ()):
+        printer.say(answer["status"])
+        for problem in answer.get("problems", ()):
             printer.say(f"    {problem}")
     return ExitCode.OK if status == OK else ExitCode.NOT_SO
 
 
-def _ask(address: str, what: str) -> tuple[int | None, dict[str, Any]]:
+def _ask(address: str, probe: str) -> tuple[int | None, dict[str, Any]]:
     """Status and content of the answer; no status where there is none."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     connection = http.client.HTTPConnection(ANYWHERE.get(host, host), int(port), timeout=WAIT_S)
     try:
-        connection.request("GET", f"/health/{what}")
-        answer = connection.getresponse()
-        if answer.status not in (OK, UNAVAILABLE):
-            return None, {"problems": [f"something else listens there ({answer.status})"]}
-        return answer.status, json.loads(answer.read())
+        connection.request("GET", f"/health/{probe}")
+        response = connection.getresponse()
+        if response.status not in (OK, UNAVAILABLE):
+            return None, {"problems": [f"something else listens there ({response.status})"]}
+        return response.status, json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
         return None, {"problems": [str(error) or type(error).__name__]}
     finally:

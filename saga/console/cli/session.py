@@ -1,6 +1,6 @@
-"""What a command is given: its settings, its printer, and ways to the application, store and bus.
+"""What a command gets: its settings, its printer, and ways to the application, store and bus.
 
-Commands that only read open the store alone and make no files; those that act send through the bus,
+Commands that only read open the store alone and make no files. Those that act send through the bus,
 so that they work beside any number of workers on the same store.
 """
 
@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 from uuid import UUID
 
 from saga.adapters.opening import OpenedStore, open_store
@@ -28,6 +29,10 @@ from saga.errors import CorruptHistory, DefinitionError, StoreUnavailable
 from saga.ports import SagaSummary
 from saga.service import Service
 from saga.settings import Settings, file_of
+
+_ENGINE: Final = Path(__file__).parents[2]
+_LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+_ADVICE: Final = "run saga where it is, or name another one with --app or SAGA_APP"
 
 
 @dataclass
@@ -110,10 +115,10 @@ async def find_saga(store: OpenedStore, text: str) -> SagaSummary:
     Raises:
         NotSo: there is none.
     """
-    found = await store.catalogue.summaries([saga_id_from(text)])
-    if not found:
+    summaries = await store.catalogue.summaries([saga_id_from(text)])
+    if not summaries:
         raise NotSo(f"there is no saga {text} (`saga ls` lists those that there are)")
-    return found[0]
+    return summaries[0]
 
 
 async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
@@ -128,11 +133,6 @@ async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
     return list(history)
 
 
-_ENGINE = Path(__file__).parents[1]
-_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-_ADVICE = "run saga where it is, or name another one with --app or SAGA_APP"
-
-
 def load_app(name: str) -> SagaApp:
     """The application *name*, `module:attribute`; the working directory is on the import path.
 
@@ -140,7 +140,7 @@ def load_app(name: str) -> SagaApp:
         AppRefused: it does not import or is no application; names the place of the mistake.
     """
     module_name, _, attribute = name.partition(":")
-    module = import_own(module_name, name)
+    module = _imported(module_name, name)
     try:
         app = getattr(module, attribute)
     except AttributeError:
@@ -151,12 +151,7 @@ def load_app(name: str) -> SagaApp:
     return app
 
 
-def import_own(module_name: str, name: str) -> ModuleType:
-    """The module *module_name* of the application *name*.
-
-    Raises:
-        AppRefused: it does not import.
-    """
+def _imported(module_name: str, name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -166,8 +161,8 @@ def import_own(module_name: str, name: str) -> ModuleType:
         raise AppRefused(f"app {name}: {_located(error)}") from error
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
-            said = f"there is no module {error.name!r} in {here}; {_ADVICE}"
-            raise AppRefused(f"app {name}: {said}") from error
+            reason = f"there is no module {error.name!r} in {here}; {_ADVICE}"
+            raise AppRefused(f"app {name}: {reason}") from error
         raise _does_not_import(module_name, name, error) from error
     except (Exception, SystemExit) as error:  # whatever a module does when it is imported
         raise _does_not_import(module_name, name, error) from error
@@ -189,7 +184,7 @@ def _message(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """File and line of the mistake: the innermost frame that is neither ours nor a library's."""
+    """File and line of the mistake: the innermost frame in the user's own code."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = [
@@ -198,8 +193,10 @@ def _place(error: BaseException) -> str:
         if not frame.filename.startswith("<") and _ENGINE not in Path(frame.filename).parents
     ]
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    found = (own or frames)[-1:]
-    return f"{found[0].filename}:{found[0].lineno}" if found else "nowhere in particular"
+    if not frames:
+        return "nowhere in particular"
+    innermost = (own or frames)[-1]
+    return f"{innermost.filename}:{innermost.lineno}"
 
 
 def _no_such(module: ModuleType, attribute: str) -> str:

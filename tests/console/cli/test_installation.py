@@ -160,7 +160,7 @@ def test_a_file_needs_no_migration(tmp_path: Path) -> None:
     said = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db")
 
     assert said.code == 2
-    assert "brought up to date by whoever opens it" in said.err
+    assert "brought up to date when it is opened" in said.err
     assert not list(tmp_path.iterdir())
 
 

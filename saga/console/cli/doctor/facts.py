@@ -1,4 +1,4 @@
-"""What the doctor has seen: facts without judgement, and findings, which are judged."""
+"""What the doctor has seen, without judgement, and its findings, which are judged."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Severity(StrEnum):
     ERROR = "error"
     """Something does not work, or is about to be lost."""
     WARNING = "warning"
-    """It works, and somebody should look."""
+    """It works, and an operator should look."""
     INFO = "info"
     """Worth knowing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something that somebody should know: what, where, and what to do.
+    """A thing to know: what, where, and what to do about it.
 
-    *check* is a stable name; *is_unreachable* marks what could not even be looked at.
+    *check* is a stable name; *is_unreachable* marks a place that could not even be looked at.
     """
 
     check: str
@@ -71,9 +71,7 @@ class Schema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldUp:
-    """Sagas of one definition and version in one status; *example* is one of them, with its
-    reason.
-    """
+    """Sagas of one definition and version in one status; *example* has the *reason*."""
 
     definition: str
     version: int
@@ -85,7 +83,7 @@ class HeldUp:
 
 @dataclass(slots=True, kw_only=True)
 class Facts:
-    """All that was seen. What was not looked at is empty or None.
+    """All that was seen; empty or None where nobody looked.
 
     Args:
         now: the time on this machine when the look began.
@@ -98,7 +96,7 @@ class Facts:
         store_ahead_s: how far the store's clock is ahead of this machine's.
         backlog_s: how long the oldest entry has waited to be published.
         timer_late_s: how long the earliest timer has been due.
-        dead: how many records are parked, by reason.
+        dead: how many dead letters there are, by reason.
         outbox_waits_s, outbox_refused: of the outbox that the settings name.
     """
 

@@ -12,7 +12,7 @@ from saga.ports import Source
 from saga.ports.bus import why_lost
 
 CLOCK_SKEW_S_MAX: Final = 2.0
-"""Beyond it timers and what people read are off; nothing else depends on clocks."""
+"""Beyond it timers and times that people read are off; nothing else depends on clocks."""
 CLOCK_SKEW_ALARMING_S: Final = 30.0
 BACKLOG_LATE_S: Final = 10.0
 BACKLOG_STUCK_S: Final = 60.0
@@ -23,9 +23,7 @@ _ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
 def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
-    """Everything that is wrong, the worst first. A group more than *lag_max* records behind is
-    late.
-    """
+    """All that is wrong, the worst first. A group more than *lag_max* records behind is late."""
     findings = [
         *facts.unreachable,
         *_topics(facts),
@@ -36,8 +34,8 @@ def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
         *_relay(facts),
         *_timers(facts),
         *_versions(facts),
-        *(_held_up(one) for one in facts.held_up),
-        *_parked(facts),
+        *(_held_up(held_up) for held_up in facts.held_up),
+        *_dead_letters(facts),
         *_handlers(facts),
         *_outbox(facts),
     ]
@@ -53,13 +51,13 @@ def _topics(facts: Facts) -> Iterator[Finding]:
             where=topic,
             advice="run `saga topics create`",
         )
-    for one in facts.topic_problems:
-        if one.topic not in facts.missing:
+    for problem in facts.topic_problems:
+        if problem.topic not in facts.missing:
             yield Finding(
                 check="topics",
-                severity=Severity.WARNING if one.is_warning else Severity.ERROR,
-                what=one.problem,
-                where=one.topic,
+                severity=Severity.WARNING if problem.is_warning else Severity.ERROR,
+                what=problem.problem,
+                where=problem.topic,
                 advice="set the topic as the settings say (`saga topics check` compares), or "
                 "change the settings",
             )
@@ -192,26 +190,27 @@ def _versions(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _held_up(one: HeldUp) -> Finding:
-    is_stalled = one.status is SagaStatus.STALLED
-    reason = f": {one.reason}" if one.reason else ""
+def _held_up(held_up: HeldUp) -> Finding:
+    is_stalled = held_up.status is SagaStatus.STALLED
+    reason = f": {held_up.reason}" if held_up.reason else ""
+    sagas = f"{held_up.count:,} sagas are {held_up.status.value}"
     return Finding(
         check="stalled" if is_stalled else "parked",
         severity=Severity.ERROR if is_stalled else Severity.WARNING,
-        what=f"{one.count:,} sagas are {one.status.value}, for example {one.example}{reason}",
-        where=f"{one.definition} version {one.version}",
+        what=f"{sagas}, for example {held_up.example}{reason}",
+        where=f"{held_up.definition} version {held_up.version}",
         advice="run workers whose application has this version"
         if is_stalled
-        else f"look with `saga show`, mend the cause, then `saga release {one.example}`",
+        else f"look with `saga show`, mend the cause, then `saga release {held_up.example}`",
     )
 
 
-def _parked(facts: Facts) -> Iterator[Finding]:
+def _dead_letters(facts: Facts) -> Iterator[Finding]:
     for reason, count in sorted(facts.dead.items()):
         yield Finding(
             check="dlq",
             severity=Severity.WARNING,
-            what=f"{count:,} records are parked: {reason}",
+            what=f"{count:,} records are dead letters: {reason}",
             where="store",
             advice="look with `saga dlq ls`, mend the cause, then `saga dlq redrive`",
         )
