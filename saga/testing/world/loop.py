@@ -43,6 +43,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._rounds = 0
         self.is_refused = False
         """Whether the application has tried to leave its world: nothing happens after that."""
+        self.is_ending = False
         self.on_socket = self.on_thread = self.on_process = _let_through
         self._selector = self  # the base class asks it to wait, see `select`
 
@@ -60,7 +61,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def select(self, timeout: float | None) -> list[Any]:
         """Where a real loop would wait for sockets: time jumps."""
-        if self.is_refused:
+        if self.is_refused and not self.is_ending:
             raise Refused("the application left its world")
         self._rounds += 1
         if self._rounds > ROUNDS_MAX:

@@ -155,8 +155,7 @@ class World:
         self._app, self._watched = _prepared(app, tuple((replace or {}).items()))
         self._checks = (check,) if callable(check) else tuple(check)
         self._rng = Random(seed)
-        self._loop = SimulatedLoop()
-        self._surroundings = Surroundings(self._loop, Faults(self._rng))
+        self._faults = Faults(self._rng)
         self._stories = told(triggers, self._rng)
         self._running: dict[str, AnyProcess] = {}
         self._absent: Counter[str] = Counter()
@@ -173,6 +172,8 @@ class World:
             DefinitionError: the application opened a socket, started a thread or process, or slept
                 in real time; names the handler or saga, file and line, and what to do.
         """
+        self._loop = SimulatedLoop()
+        self._surroundings = Surroundings(self._loop, self._faults)
         self._loop.set_task_factory(make_task)  # type: ignore[arg-type]  # typeshed wants a wider one
         self._loop.set_exception_handler(self._on_loop_error)
         isolation = Isolation(self._app, self._loop)
@@ -268,7 +269,7 @@ class World:
             [TopicSpec(topic, partitions) for topic in durable.app.topics(durable.names)]
         )
         driving = Process("driver", self._surroundings, can_crash=False)
-        acts = planned(self._stories, self._surroundings.faults)
+        acts = planned(self._stories, self._faults)
         self._driver = Driver(driving, durable, acts)
         keepers = self._start_processes()
         nemesis = asyncio.ensure_future(
@@ -334,8 +335,8 @@ class World:
         if error is None:
             return
         starting = not process.has_started and isinstance(error, (BusUnavailable, StoreUnavailable))
-        if starting and self._surroundings.faults.is_on:
-            self._surroundings.faults.seen["did not start"] += 1
+        if starting and self._faults.is_on:
+            self._faults.seen["did not start"] += 1
             return
         errors = list(_leaves(error))
         if starting and all("made up" in str(one) for one in errors):
@@ -345,7 +346,7 @@ class World:
 
     async def _expire(self, role: AnyProcess, *, crashed: bool) -> None:
         """The group notices that its members are gone."""
-        if crashed and self._surroundings.faults.is_on:
+        if crashed and self._faults.is_on:
             await asyncio.sleep(self._rng.uniform(0, SESSION_S_MAX))
         for member in role.bus.members:
             await member.close()
@@ -353,7 +354,7 @@ class World:
 
     def _heal(self) -> None:
         self._surroundings.note("world", "heal")
-        self._surroundings.faults.heal()
+        self._faults.heal()
         for role in list(self._running.values()):
             role.process.thaw()
             for member in role.bus.members:
@@ -434,7 +435,7 @@ class World:
 
     def _leap(self) -> bool:
         """Skip the time in which all only wait, and say whether there was any to skip."""
-        next_s, faults = self._next_s(), self._surroundings.faults
+        next_s, faults = self._next_s(), self._faults
         if next_s is None or next_s < self._loop.time() + LEAP_S_MIN:
             return False
         if faults.seen["leap"] >= LEAPS_MAX:
@@ -455,11 +456,11 @@ class World:
                 continue
             if summary.status is SagaStatus.PARKED:
                 self._released[saga_id] += 1
-                self._surroundings.faults.seen["released"] += 1
+                self._faults.seen["released"] += 1
                 await self._driver.release(saga_id, key)
             elif is_over and saga_id not in self._cancelled:
                 self._cancelled.add(saga_id)
-                self._surroundings.faults.seen["waited in vain"] += 1
+                self._faults.seen["waited in vain"] += 1
                 await self._driver.cancel(saga_id, key)
 
     async def _close(self, keepers: Sequence[asyncio.Future[None]]) -> None:
@@ -476,6 +477,7 @@ class World:
                 keeper.result()
 
     def _end_loop(self) -> None:
+        self._loop.is_ending = True
         for role in self._running.values():
             role.process.is_alive = False
         for _ in range(CANCELS_MAX):

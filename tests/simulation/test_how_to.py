@@ -1,0 +1,61 @@
+"""The how-to of simulated worlds does what it says; its thousand worlds are fewer here."""
+
+import re
+import sys
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from saga.testing import World
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "simulate-your-saga.md"
+WORLDS = 60
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The page's program."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    path = tmp_path_factory.mktemp("how-to") / "shop_worlds.py"
+    path.write_text(code)
+    spec = spec_from_file_location("shop_worlds", path)
+    module = sys.modules["shop_worlds"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["shop_worlds"]
+
+
+def test_the_page_runs_a_thousand_worlds(program: ModuleType) -> None:
+    """It counts as many as it says."""
+    assert program.WORLDS == 1000
+    assert "a thousand worlds" in PAGE.read_text()
+
+
+def test_its_shop_holds_in_every_world(program: ModuleType) -> None:
+    """The page's own test passes, and orders are confirmed and rejected on the way."""
+    statuses: set[str] = set()
+    program.CHECKS.append(lambda world: statuses.update(saga.status for saga in world.sagas))
+    for seed in range(WORLDS):
+        program.test_orders_hold_in_every_world(seed)
+
+    assert {"completed", "rolled_back"} <= statuses
+
+
+def test_a_release_that_does_nothing_is_found_by_its_check(program: ModuleType) -> None:
+    """What the page checks can fail."""
+
+    async def forget(intent, ctx) -> None:
+        """Releases nothing."""
+
+    fakes = {program.Pay: program.bank, program.Release: forget}
+    check = program.what_is_reserved_is_confirmed
+    verdicts = [
+        World(program.app, seed, triggers=program.orders, replace=fakes, check=check).run()
+        for seed in range(5)
+    ]
+
+    said = {line.split(":")[0] for verdict in verdicts for line in verdict.violations}
+    assert said == {"what_is_reserved_is_confirmed"}
