@@ -7,7 +7,7 @@ import pytest
 from saga.authoring import Context, SagaRegistry, saga
 from saga.contracts import ContractRegistry, Event, Intent
 from saga.errors import DefinitionError, DuplicateSaga
-from tests.core.orders import (
+from tests.toys import (
     Notify,
     OrderConfirmed,
     OrderPlaced,

@@ -25,7 +25,7 @@ from saga.testing import (
     timed_out,
     undo_issued,
 )
-from tests.core.orders import (
+from tests.toys import (
     CONTRACTS,
     EXACT,
     ONCE,

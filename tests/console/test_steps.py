@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from saga.console.steps import steps_of
 from saga.core.identity import Direction
 from saga.testing import given
-from tests.core.orders import OrderConfirmed, OrderPlaced, as_saga
 from tests.core.test_any_saga import CONTRACTS, drawn, happenings, programs, run
+from tests.toys import OrderConfirmed, OrderPlaced, as_saga
 
 
 @settings(max_examples=150)

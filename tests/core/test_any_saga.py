@@ -30,7 +30,7 @@ from saga.core.state import waiting_for
 from saga.core.status import SagaStatus, StepKind, StepStatus
 from saga.testing import cancelled, given, operator, signalled
 from saga.testing.happenings import Plain
-from tests.core.orders import OrderConfirmed, OrderPlaced, OrderRejected, as_saga
+from tests.toys import OrderConfirmed, OrderPlaced, OrderRejected, as_saga
 
 TURNS_MAX = 300
 ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)

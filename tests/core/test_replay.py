@@ -10,7 +10,7 @@ from saga.core.retry import Retry
 from saga.core.state import snapshot
 from saga.errors import ReplayMismatch
 from saga.testing import after, completed, given, issued, refused, replied, timed_out
-from tests.core.orders import (
+from tests.toys import (
     CONTRACTS,
     EXACT,
     ONCE,

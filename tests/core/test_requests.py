@@ -25,7 +25,7 @@ from saga.testing import (
     turn_failed,
     undo_issued,
 )
-from tests.core.orders import (
+from tests.toys import (
     EXACT,
     OrderConfirmed,
     OrderPlaced,

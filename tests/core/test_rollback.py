@@ -24,7 +24,7 @@ from saga.testing import (
     undo_issued,
     undo_stuck,
 )
-from tests.core.orders import (
+from tests.toys import (
     EXACT,
     ONCE,
     Notify,

@@ -27,7 +27,7 @@ from saga.testing import (
     undo_appended,
     undo_issued,
 )
-from tests.core.orders import (
+from tests.toys import (
     EXACT,
     ONCE,
     Notify,

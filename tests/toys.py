@@ -1,4 +1,8 @@
-"""The order saga of these tests: reserve, pay, ship; each test varies what it is about."""
+"""The toy domain of all tests: an order is reserved, paid and shipped; each test varies a part.
+
+Contracts have defaults, so that a test names only the fields that it is about. Rooms add sagas and
+services of their own to these contracts, rather than contracts.
+"""
 
 from collections.abc import Callable
 from typing import Any
