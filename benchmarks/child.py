@@ -1,7 +1,7 @@
 """One process of a benchmark: `python -m benchmarks.child NAME ARGUMENTS`, the latter a JSON array.
 
-NAME is a measurement, whose result is printed as one line of JSON; or it is one of the processes
-that are measured, which then gets its settings.
+NAME is a measurement, which prints its result as one line of JSON. Or it is one of the processes
+that are measured, which gets its settings as argument.
 """
 
 from __future__ import annotations

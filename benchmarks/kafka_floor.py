@@ -1,10 +1,10 @@
 """The floor on Kafka and PostgreSQL: the same rows and records, hand-written, without an engine.
 
-What a team could reach that knows only this one saga and nothing of contracts, replays, retries or
-duplicates: one process that reads triggers and replies, writes entries, index rows and positions in
-one transaction a batch, and publishes intents and outcomes; another that reads intents, keeps an
-inbox row for each, and publishes replies. States live in memory, and a crash would lose records: no
-engine may do that, and it costs the floor nothing.
+A team could reach it that knows only this one saga, and nothing of contracts, replays, retries or
+duplicates. One process reads triggers and replies, writes entries, index rows and positions in one
+transaction a batch, and publishes intents and outcomes. Another reads intents, keeps an inbox row
+for each, and publishes replies. States live in memory and a crash would lose records: no engine may
+do that, and it costs the floor nothing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The floor: the same rows, hand-written into the same two files, without an engine.
 
-What a team could reach that knows only this one saga and nothing of contracts, replays, retries or
-duplicates: the turns, index rows, positions, records and inbox rows of the 3-step saga, made with
-f-strings and orjson and committed once per hop for all sagas in flight, with the same durable
-settings. An engine is measured by how near it comes.
+A team could reach it that knows only this one saga, and nothing of contracts, replays, retries or
+duplicates: turns, index rows, positions, records and inbox rows of the three-step saga, made with
+f-strings and orjson. Each hop commits once for all sagas in flight, with the same durable settings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The real baskets in `data/`, and each of them as the order that a till publishes for it.
 
-Reading believes nothing: a line of the file that is no basket stops it, with file and line. What is
-odd about a basket but can be written down, such as a line of no units, is left for the order desk.
+A line of the file that is no basket stops the reading, with file and line. Odd things that can be
+written down, such as a line of no units, are left for the order desk.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def _basket(path: Path, number: int, line: bytes) -> Basket:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in problem["loc"])
-        said = f"{place}: {problem['msg']}" if place else problem["msg"]
-        raise BadBasket(path, number, said) from error
+        text = f"{place}: {problem['msg']}" if place else problem["msg"]
+        raise BadBasket(path, number, text) from error
 
 
 def _as_version_1(basket: Basket) -> v1.OrderPlaced:

@@ -1,8 +1,8 @@
 """The books: what the services' own tables hold for orders, against what the sagas' histories say.
 
-The two sides are worked out apart from each other. One reads the tables that the services keep, the
-other folds the log; neither knows the other, so that they agree only if both are right. They are
-to be compared when no saga is under way: until then the tables hold what may yet be given back.
+The two sides are worked out independently: one reads the tables of the services, the other folds
+the log. So they agree only if both are right. They are to be compared when no saga is running:
+until then the tables hold what may yet be given back.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """Both sides in total, and whatever does not agree.
+    """Both sides in total, and all that does not agree.
 
     *leaks* are sentences about a service whose shelves, wallets or vans do not agree with its own
     reservations, ledger or bookings.
@@ -87,16 +87,13 @@ class Books:
     leaks: tuple[str, ...]
 
     @property
-    def balanced(self) -> bool:
-        """Whether both sides agree in total and on every order, and no service has lost
-        anything.
-        """
+    def is_balanced(self) -> bool:
+        """Whether both sides agree on every order, and no service has lost anything."""
         return self.services == self.histories and not self.differences and not self.leaks
 
 
 async def read_books(db: Database, log: AsyncIterator[tuple[int, Entry]]) -> Books:
-    """The books as they stand: *db* is where the services keep their tables, *log* that of the
-    sagas.
+    """The books as they stand: *db* has the tables of the services, *log* is that of the sagas.
 
     Raises:
         StoreUnavailable: one of the two cannot be read.
@@ -172,9 +169,7 @@ _LEAKS: Final = (
 
 
 async def accounts_of_services(db: Database) -> dict[str, Account]:
-    """What the services' own tables hold for each order; one for which they hold nothing is left
-    out.
-    """
+    """What the services' own tables hold for each order; orders without anything are left out."""
     units = await _amounts(db, _UNITS)
     cents = await _amounts(db, _CENTS)
     slots = await _amounts(db, _SLOTS)
@@ -223,8 +218,8 @@ _CONTRACTS: Final = ContractRegistry([OrderPlaced, OrderConfirmed])
 async def accounts_of_histories(log: AsyncIterator[tuple[int, Entry]]) -> dict[str, Account]:
     """What each confirmed order is entitled to, by the triggers and outcomes recorded in *log*.
 
-    Units are those that the household ordered, cents are the confirmed total. Only orders under way
-    are remembered while the log is read.
+    Units are those that the household ordered, cents are the confirmed total. Only running orders
+    are kept in memory while the log is read.
     """
     ordered: dict[SagaId, tuple[str, int]] = {}
     accounts: dict[str, Account] = {}

@@ -20,10 +20,9 @@ async def insert_rows(
     *,
     unless_there: bool = False,
 ) -> int:
-    """Insert *rows* and return how many are new; with *unless_there* a row whose key exists is
-    left.
+    """Insert *rows* and return how many are new; with *unless_there* existing keys are left alone.
 
-    *table* and *columns* become part of the statement: never pass what came in a message.
+    *table* and *columns* become part of the statement: never pass texts of messages.
     """
     inserted = 0
     for first in range(0, len(rows), STATEMENT_ROWS_MAX):

@@ -1,9 +1,8 @@
-"""What the shelves, wallets and vans hold before the first order comes, worked out from the
-baskets.
+"""What shelves, wallets and vans hold before the first order, worked out from the baskets.
 
-Nothing here is drawn by lot. Buyers, households and stores plan as they do in life, from what is
-usual, and real baskets are not usual: so some meet an empty shelf, an empty wallet or a full van.
-Each function reads the baskets once and is the same on every machine.
+Nothing is drawn by lot. Buyers, households and stores plan by what is usual, and real baskets are
+not usual: so some meet an empty shelf, an empty wallet or a full van.
+Each function reads the baskets once and gives the same on every machine.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ SLOTS_SPARE: Final = 1.5
 
 
 def opening_stock(baskets: Iterable[Basket]) -> Mapping[str, int]:
-    """Units of each product: what will be wanted in all, in whole cases, or tanks.
+    """Units of each product: all that the baskets want, in whole cases or tanks.
 
-    The buyer rounds down, so of what sells by the case the last units are missing. A product that
-    sells less than one case is bought by the piece.
+    The buyer rounds down, so the last units of products sold by the case are missing. A product
+    that sells less than one case is bought by the piece.
     """
     wanted: Counter[str] = Counter()
     by_volume: set[str] = set()
@@ -62,9 +61,7 @@ def opening_wallets(baskets: Iterable[Basket]) -> Mapping[str, int]:
 
 
 def opening_slots(baskets: Iterable[Basket]) -> Mapping[tuple[str, date], int]:
-    """Places on each store's vans on each of the days: what it usually needs in a day, and some
-    spare.
-    """
+    """Places on each store's vans on each day: what it usually needs in a day, and some spare."""
     needed: defaultdict[str, Counter[date]] = defaultdict(Counter)
     days: set[date] = set()
     for basket in baskets:

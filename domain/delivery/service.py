@@ -76,10 +76,10 @@ async def cancel_slot(intent: CancelSlot, ctx: EffectContext) -> None:
 
 async def _refusal(intent: BookSlot, ctx: EffectContext) -> Refused:
     day = intent.day.isoformat()
-    found = await ctx.db.fetch(_CAPACITY, store_id=intent.store_id, day=day)
-    if not found:
+    rows = await ctx.db.fetch(_CAPACITY, store_id=intent.store_id, day=day)
+    if not rows:
         return Refused(f"store {intent.store_id} does not deliver on {day}", code=NO_DELIVERY)
     return Refused(
-        f"all {found[0]['capacity']} places of store {intent.store_id} on {day} are taken",
+        f"all {rows[0]['capacity']} places of store {intent.store_id} on {day} are taken",
         code=SLOT_FULL,
     )

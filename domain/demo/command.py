@@ -144,7 +144,7 @@ async def demo(
             await workers.stop()
     if tally.parked:
         raise NotSo(f"{len(tally.parked):,} sagas are parked: `saga ls --status parked`")
-    return ExitCode.OK if books is not None and books.balanced else ExitCode.NOT_SO
+    return ExitCode.OK if books is not None and books.is_balanced else ExitCode.NOT_SO
 
 
 def orders(limit: int | None) -> Iterator[tuple[str, Event]]:

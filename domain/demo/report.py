@@ -88,8 +88,8 @@ def _print_books(printer: Printer, books: Books) -> None:
         printer.say(problem, style="red")
     if len(problems) > PROBLEMS_SHOWN_MAX:
         printer.say(f"and {len(problems) - PROBLEMS_SHOWN_MAX:,} more")
-    verdict = "The books balance." if books.balanced else "The books do not balance."
-    printer.say(verdict, style="green" if books.balanced else "red")
+    verdict = "The books balance." if books.is_balanced else "The books do not balance."
+    printer.say(verdict, style="green" if books.is_balanced else "red")
 
 
 def _print_next(printer: Printer, tally: Tally, settings: Settings) -> None:
@@ -123,7 +123,7 @@ def _books_row(books: Books | None) -> dict[str, Any] | None:
     if books is None:
         return None
     return {
-        "balanced": books.balanced,
+        "balanced": books.is_balanced,
         "lines": [
             {"name": name, "services": services, "histories": histories}
             for name, services, histories in _lines(books)

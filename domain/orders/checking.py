@@ -1,7 +1,7 @@
-"""The desk's own service: it looks at what a till has sent and says whether that is an order.
+"""The desk's own service: it checks whether a till's message is an order.
 
-It repairs nothing. A line that cannot be an order line refuses the whole order, because a household
-that gets half of what it wrote down has not got its order.
+It repairs nothing. A line that cannot be an order line refuses the whole order: a household that
+gets half of its list has not got its order.
 """
 
 from __future__ import annotations

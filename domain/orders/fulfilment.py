@@ -1,6 +1,6 @@
 """How an order is fulfilled: checked, reserved, paid, given a place on a van, and confirmed.
 
-Whatever goes wrong, the steps done so far are undone, the last one first, and it is rejected.
+If a step is refused, the steps before it are undone, the last one first, and the order is rejected.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ANSWER_WITHIN: Final = timedelta(seconds=30)
 async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
     """Fulfil an order.
 
-    The cheapest refusal comes first: a bad order never reaches a shelf, and what is not on a shelf
-    is never charged.
+    The cheapest refusal comes first: a bad order never reaches a shelf, and goods that are not on a
+    shelf are never charged.
     """
     checked = await ctx.do(
         CheckOrder(order_id=placed.order_id, total_cents=placed.total_cents, lines=placed.lines),

@@ -1,7 +1,6 @@
 """The payments service: charges a household's wallet for an order, and refunds it.
 
-The ledger is only ever added to. An order is charged once and refunded once at most, which is what
-its key says.
+Entries of the ledger are only added. Its key allows one charge and one refund an order.
 """
 
 from __future__ import annotations
@@ -94,11 +93,11 @@ async def refund_household(intent: RefundHousehold, ctx: EffectContext) -> None:
 
 
 async def _refusal(intent: ChargeHousehold, ctx: EffectContext) -> Refused:
-    found = await ctx.db.fetch(_BALANCE, household_id=intent.household_id)
-    if not found:
+    rows = await ctx.db.fetch(_BALANCE, household_id=intent.household_id)
+    if not rows:
         return Refused(f"household {intent.household_id} has no wallet", code=NO_WALLET)
     return Refused(
-        f"household {intent.household_id} has {found[0]['balance_cents']} cents left, the order"
+        f"household {intent.household_id} has {rows[0]['balance_cents']} cents left, the order"
         f" costs {intent.amount_cents}",
         code=WALLET_TOO_SMALL,
     )

@@ -1,7 +1,7 @@
 """The warehouse's service: reserves all that an order wants or nothing, and puts it back.
 
-Units that are reserved have left `on_hand`, so whoever comes next sees only what is free. The table
-itself refuses to go below nothing, whoever races with whom.
+Reserved units have left `on_hand`, so the next order sees only free ones. The table itself refuses
+to go below zero, also when orders race.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ async def open_warehouse(db: Database) -> None:
 async def reserve_stock(intent: ReserveStock, ctx: EffectContext) -> StockReserved:
     """Set aside all lines of an order.
 
-    What is wanted is written down first and compared with the shelves in one statement; a refusal
-    takes the writing with it.
+    The lines are written down first and compared with the shelves in one statement. A refusal
+    rolls the writing back.
     """
     wanted = [(intent.order_id, line.product_id, line.quantity) for line in intent.lines]
     columns = ("order_id", "product_id", "quantity")
@@ -85,9 +85,7 @@ async def reserve_stock(intent: ReserveStock, ctx: EffectContext) -> StockReserv
 
 @warehouse.on(ReleaseStock)
 async def release_stock(intent: ReleaseStock, ctx: EffectContext) -> None:
-    """Put back what is set aside for an order; the second time there is nothing left to put
-    back.
-    """
+    """Put back what is set aside for an order; the second time there is nothing left to do."""
     await ctx.db.execute(_PUT_BACK, order_id=intent.order_id)
     await ctx.db.execute(_FORGET, order_id=intent.order_id)
 

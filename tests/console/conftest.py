@@ -16,12 +16,12 @@ import structlog
 from typer.testing import CliRunner
 
 from saga.console.cli.program import program
-from tests.console.shop import LEAVE, ORDER, SHOP
+from tests.console.toys import LEAVE, ORDER, TOYS
 
 
 @dataclass(frozen=True)
 class Called:
-    """What a command has said, and its exit code."""
+    """The output of a command, and its exit code."""
 
     code: int
     out: str
@@ -83,34 +83,32 @@ class kept:  # noqa: N801  # reads as a function
 def forget_applications() -> None:
     """Have the application read anew, as a new process would.
 
-    Contracts of one name may not be declared by two modules of one process, so all are `shop`.
+    Two modules of one process may not declare contracts of one name, so all are `toys`.
     """
-    sys.modules.pop("shop", None)
+    sys.modules.pop("toys", None)
     importlib.invalidate_caches()
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new folder with the shop in it, as working directory."""
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new folder with the toy application in it, as working directory."""
     return enter(tmp_path, monkeypatch)
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make *folder* the shop's, and go there."""
-    (folder / "shop.py").write_text(SHOP)
+    """Write the toy application into *folder*, and go there."""
+    (folder / "toys.py").write_text(TOYS)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file may change twice in a second
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setenv("SAGA_APP", "shop:app")
+    monkeypatch.setenv("SAGA_APP", "toys:app")
     monkeypatch.setenv("SAGA_LOG", "warning")
     return folder
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The shop after some sagas: one confirmed, one refused, one undone, one waiting. To look at
-    only.
-    """
+    """One saga confirmed, one refused, one undone, one waiting; only to look at."""
     folder = tmp_path_factory.mktemp("served")
     with pytest.MonkeyPatch.context() as monkeypatch, kept():
         enter(folder, monkeypatch)
@@ -126,13 +124,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def looking(served: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The served shop as working directory."""
+    """The served toys as working directory."""
     return enter(served, monkeypatch)
 
 
 @pytest.fixture
 def waiting(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A saga that waits for an approval, in a copy of the served shop."""
+    """A saga that waits for an approval, in a copy of the served toy application."""
     shutil.copytree(served / ".saga", tmp_path / ".saga")
     enter(tmp_path, monkeypatch)
     return "leave/ann"
@@ -141,4 +139,4 @@ def waiting(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
 def environment(folder: Path) -> dict[str, str]:
     """What a `saga` process of its own needs."""
     root = str(Path(__file__).parents[2])
-    return os.environ | {"PYTHONPATH": root, "SAGA_APP": "shop:app", "PWD": str(folder)}
+    return os.environ | {"PYTHONPATH": root, "SAGA_APP": "toys:app", "PWD": str(folder)}

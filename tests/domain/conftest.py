@@ -40,9 +40,7 @@ def basket(
 
 
 class Services:
-    """Asks services as their subscribers' runtime does: each request is a unit of work of its own,
-    and what a refused one wrote is dropped.
-    """
+    """Asks services as their runtime does: a transaction each, which a refusal rolls back."""
 
     def __init__(self, store: SqliteEffectsStore) -> None:
         self.store = store

@@ -1,6 +1,4 @@
-"""What becomes of orders that come one after the other, worked out without services,
-SQL or sagas.
-"""
+"""What becomes of orders one after the other, worked out without services, SQL or sagas."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -50,7 +50,7 @@ def line(**changes):
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "expected"),
     [
         pytest.param(b"{", "Invalid JSON", id="no JSON"),
         pytest.param(b"", "Invalid JSON", id="an empty line"),
@@ -67,7 +67,7 @@ def line(**changes):
         pytest.param(line(coupon="x"), "coupon: ", id="something nobody expected"),
     ],
 )
-def test_bad_line_is_refused_by_file_and_line(tmp_path, bad, said):
+def test_bad_line_is_refused_by_file_and_line(tmp_path, bad, expected):
     """The baskets before a bad line are read; the line stops it and is named."""
     path = write(tmp_path / "baskets.jsonl.gz", line(), bad)
     reading = read_baskets(path)
@@ -77,7 +77,7 @@ def test_bad_line_is_refused_by_file_and_line(tmp_path, bad, said):
         next(reading)
 
     assert str(refused.value).startswith(f"{path}:2: ")
-    assert said in str(refused.value)
+    assert expected in str(refused.value)
 
 
 def test_line_without_end_is_not_read_into_memory(tmp_path):
@@ -114,9 +114,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path, make):
 
 @pytest.mark.parametrize(("store_id", "version"), [("2", 2), ("293", 1)])
 def test_odd_stores_publish_version_1(store_id, version):
-    """Which tills are old is a matter of the store's number, so that every run has the same
-    traffic.
-    """
+    """The store's number decides, so that every run has the same traffic."""
     placed = order_placed(basket(store_id=store_id))
 
     assert contract_of(type(placed)).version == version

@@ -1,6 +1,4 @@
-"""The books: both sides agree on honest services, and each kind of dishonesty is found
-and named.
-"""
+"""The books: both sides agree on honest services, and every dishonesty is found and named."""
 
 import pytest
 
@@ -81,9 +79,7 @@ async def log(*bodies):
 
 
 async def test_confirmed_orders_are_entitled_to_what_was_ordered():
-    """Units come from the trigger, money from the outcome; no other order is entitled to
-    anything.
-    """
+    """Units come from the trigger, money from the outcome; no other order has a claim."""
     one, two, three = BASKETS
 
     accounts = await accounts_of_histories(
@@ -128,12 +124,12 @@ async def test_orders_of_old_tills_count_alike():
 
 
 def test_difference_names_the_order_and_what_differs():
-    """Only what does not agree is said."""
+    """Only disagreements are listed."""
     right, wrong = Account(units=3, cents=300, slots=1), Account(units=3, cents=200, slots=1)
 
     books = compare({"1": wrong, "2": right}, {"1": right, "2": right})
 
-    assert not books.balanced
+    assert not books.is_balanced
     assert [str(difference) for difference in books.differences] == [
         "order 1: cents: 200 in the services, 300 in the histories"
     ]
@@ -147,7 +143,7 @@ def test_equal_totals_do_not_hide_swapped_orders():
 
     assert books.services == books.histories
     assert len(books.differences) == 2
-    assert not books.balanced
+    assert not books.is_balanced
 
 
 def test_order_on_one_side_only_is_a_difference():
@@ -159,13 +155,11 @@ def test_order_on_one_side_only_is_a_difference():
 
 def test_empty_books_balance():
     """Nothing sold, nothing owed."""
-    assert compare({}, {}).balanced
+    assert compare({}, {}).is_balanced
 
 
 async def fulfil(services, one):
-    """Ask the services for all that a basket needs, in turn; raises Refused as soon as one
-    says no.
-    """
+    """Ask the services for all that a basket needs, in turn; raises the first `Refused`."""
     lines = tuple(
         StockLine(product_id=line.product_id, quantity=line.quantity) for line in one.lines
     )
@@ -214,13 +208,13 @@ async def test_honest_services_balance(sold):
     """What was reserved, charged and booked is what the confirmed orders are entitled to."""
     books = await books_of(sold)
 
-    assert books.balanced, books
+    assert books.is_balanced, books
     assert books.services == Account(units=4, cents=400, slots=2)
     assert books.confirmed_orders == 2
 
 
 @pytest.mark.parametrize(
-    ("tampering", "said"),
+    ("tampering", "expected"),
     [
         pytest.param(
             "DELETE FROM warehouse_reservations WHERE order_id = '2'",
@@ -239,19 +233,19 @@ async def test_honest_services_balance(sold):
         ),
     ],
 )
-async def test_false_entry_is_a_difference_and_a_leak(sold, tampering, said):
+async def test_false_entry_is_a_difference_and_a_leak(sold, tampering, expected):
     """A false row is seen against the histories, and against the service's own stock."""
     await sold.execute(tampering)
 
     books = await books_of(sold)
 
-    assert not books.balanced
-    assert [str(difference) for difference in books.differences] == said
+    assert not books.is_balanced
+    assert [str(difference) for difference in books.differences] == expected
     assert len(books.leaks) == 1
 
 
 @pytest.mark.parametrize(
-    ("tampering", "said"),
+    ("tampering", "expected"),
     [
         (
             "UPDATE warehouse_stock SET on_hand = on_hand - 1 WHERE product_id = '12'",
@@ -268,7 +262,7 @@ async def test_false_entry_is_a_difference_and_a_leak(sold, tampering, said):
     ],
     ids=["shelves", "wallets", "vans"],
 )
-async def test_what_leaks_from_a_service_is_named(sold, tampering, said):
+async def test_what_leaks_from_a_service_is_named(sold, tampering, expected):
     """Orders may agree while a service has lost something of its own."""
     # One more unit of product 12 than was sold, so that there is one to lose.
     await sold.execute(
@@ -280,14 +274,12 @@ async def test_what_leaks_from_a_service_is_named(sold, tampering, said):
     books = await books_of(sold)
 
     assert books.differences == ()
-    assert books.leaks == (said,)
-    assert not books.balanced
+    assert books.leaks == (expected,)
+    assert not books.is_balanced
 
 
 async def test_services_agree_with_the_oracle_on_real_baskets(services):
-    """The services, asked for one order after the other, hold what plain arithmetic says
-    they hold.
-    """
+    """After one order at a time they hold what plain arithmetic gives."""
     baskets = list(read_baskets())
     expected = fulfil_all(baskets[:600], stocked_from=baskets)
     await services.open(warehouse, payments, delivery)

@@ -44,9 +44,7 @@ def test_unusual_line_is_legal(line):
 
 @pytest.mark.parametrize("quantity", [0, -1])
 def test_line_without_units_refuses_the_whole_order(quantity):
-    """The refusal names the line as people count, its product and what is wrong; nothing is
-    dropped.
-    """
+    """The refusal names the line as people count, its product and the mistake."""
     with pytest.raises(Refused) as refused:
         check(order(("11", 1, 100), ("12", quantity, 0)))
 

@@ -122,13 +122,11 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("refused", "said", "issued"), REFUSALS)
+@pytest.mark.parametrize(("refused", "expected", "issued"), REFUSALS)
 async def test_refused_order_is_undone_in_reverse_and_says_why(
-    grocery, stocked_from, refused, said, issued
+    grocery, stocked_from, refused, expected, issued
 ):
-    """The rejection names step, code and reason; what had been done before is undone, the last
-    first.
-    """
+    """The rejection names step, code and reason; the last step is undone first."""
     stocked_from(FIRST, basket("0", ("11", 9, "3.00")))
 
     async with grocery.open() as service:
@@ -137,7 +135,7 @@ async def test_refused_order_is_undone_in_reverse_and_says_why(
         taken = await steps(service, refused)
         books = await grocery.books(service)
 
-    failed_step, code, reason = said
+    failed_step, code, reason = expected
     assert outcome.status == "rolled_back"
     assert outcome.event == OrderRejected(
         order_id="2",
@@ -148,7 +146,7 @@ async def test_refused_order_is_undone_in_reverse_and_says_why(
         failed_step=failed_step,
     )
     assert taken == issued
-    assert books.balanced, books
+    assert books.is_balanced, books
     assert books.services == Account(units=3, cents=300, slots=1)
 
 
@@ -166,15 +164,13 @@ async def test_orders_one_after_the_other_end_as_the_oracle_says(grocery):
         books = await grocery.books(service)
 
     assert codes == expected.codes
-    assert books.balanced, books
+    assert books.is_balanced, books
     assert books.services == expected.total
     assert len(expected.by_code) > 1
 
 
 async def test_books_balance_whatever_the_interleaving(grocery):
-    """Orders that run all at once may end otherwise than in a row, but nothing is lost between
-    them.
-    """
+    """Orders all at once may end otherwise than in a row, but nothing is lost between them."""
     baskets = list(read_baskets())[-400:]
 
     async with grocery.open() as service:
@@ -185,7 +181,7 @@ async def test_books_balance_whatever_the_interleaving(grocery):
     rejected = [outcome.event for outcome in outcomes if outcome.status == "rolled_back"]
     assert len(confirmed) + len(rejected) == len(baskets)
     assert all(event.residue == () for event in rejected)
-    assert books.balanced, books
+    assert books.is_balanced, books
     assert books.confirmed_orders == len(confirmed)
     assert books.services.cents == sum(event.total_cents for event in confirmed)
     assert books.services.units == sum(event.units for event in confirmed)

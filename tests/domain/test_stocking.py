@@ -60,9 +60,7 @@ def test_store_has_spare_places_on_every_day():
 
 
 def test_real_baskets_meet_every_kind_of_refusal():
-    """One after the other, the real orders end as follows; no kind is missing and most are
-    confirmed.
-    """
+    """One after the other; no kind is missing and most are confirmed."""
     run = fulfil_all(list(read_baskets()))
 
     assert run.by_code == {

@@ -2,7 +2,7 @@
 
 from saga.core.identity import saga_id
 from tests.console.conftest import call
-from tests.console.shop import SHOP
+from tests.console.toys import TOYS
 
 
 def test_unchanged_code_decides_the_same(looking):
@@ -20,23 +20,23 @@ def test_unchanged_code_decides_the_same(looking):
 
 def test_changed_code_is_found_out_and_both_sides_named(looking):
     """Each history that differs is reported, with its first differing entry; exit 1."""
-    changed = SHOP.replace("amount=placed.amount), undo", "amount=placed.amount + 1), undo")
-    (looking / "shop.py").write_text(changed)
+    changed = TOYS.replace("amount=placed.amount), undo", "amount=placed.amount + 1), undo")
+    (looking / "toys.py").write_text(changed)
 
     called = call("replay", "--json")
     *rows, summary = called.rows
 
     assert called.code == 1
     assert (summary["ok"], summary["different"]) == (False, 3)
-    found = {row["id"]: row["difference"] for row in rows}[saga_id("order", "far-1")]
-    assert found["version"] == 2
-    assert '"amount":2' in found["recorded"]
-    assert '"amount":3' in found["decided"]
+    difference = {row["id"]: row["difference"] for row in rows}[saga_id("order", "far-1")]
+    assert difference["version"] == 2
+    assert '"amount":2' in difference["recorded"]
+    assert '"amount":3' in difference["decided"]
 
 
 def test_a_version_that_is_gone_is_a_difference(looking):
-    """Whoever removes a version that histories name is told so."""
-    (looking / "shop.py").write_text(SHOP.replace('"order", version=1', '"order", version=2'))
+    """A version that histories name may not be removed."""
+    (looking / "toys.py").write_text(TOYS.replace('"order", version=1', '"order", version=2'))
 
     called = call("replay", "--definition", "order")
 
@@ -55,12 +55,12 @@ def test_one_or_the_open_ones_can_be_chosen(looking):
 
 def test_code_that_raises_is_a_finding(looking):
     """The other histories are looked at all the same."""
-    broken = SHOP.replace("    await ctx.wait(", '    raise KeyError("gone")\n    await ctx.wait(')
-    (looking / "shop.py").write_text(broken)
+    broken = TOYS.replace("    await ctx.wait(", '    raise KeyError("gone")\n    await ctx.wait(')
+    (looking / "toys.py").write_text(broken)
 
     called = call("replay", "--json")
     *rows, summary = called.rows
 
     assert (called.code, summary["sagas"], summary["different"]) == (1, 4, 1)
-    [found] = [row["difference"]["decided"] for row in rows if not row["ok"]]
-    assert "KeyError" in found
+    [decided] = [row["difference"]["decided"] for row in rows if not row["ok"]]
+    assert "KeyError" in decided

@@ -8,20 +8,20 @@ import yaml
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.console.conftest import call
-from tests.console.shop import ORDER, SHOP
+from tests.console.toys import ORDER, TOYS
 
 
 @pytest.fixture
-def locked(shop):
-    """The shop with its lock file."""
+def locked(toys):
+    """The toy application with its lock file."""
     assert call("topics", "lock", "--json").row["changes"] > 0
-    return shop
+    return toys
 
 
-def change(shop, before, after):
+def change(toys, before, after):
     """Another version of the application, in which a line reads differently."""
-    assert before in SHOP
-    (shop / "shop.py").write_text(SHOP.replace(before, after))
+    assert before in TOYS
+    (toys / "toys.py").write_text(TOYS.replace(before, after))
 
 
 def test_contracts_are_listed_with_topic_key_and_replies(locked):
@@ -34,8 +34,8 @@ def test_contracts_are_listed_with_topic_key_and_replies(locked):
     assert rows["payments.int.pay.v1"]["replies"] == replies
 
 
-def test_without_a_lock_file_the_check_fails(shop):
-    """And says how to make one."""
+def test_without_a_lock_file_the_check_fails(toys):
+    """The message has the command that makes one."""
     called = call("topics", "check")
 
     assert called.code == 1
@@ -51,7 +51,7 @@ def test_what_is_locked_passes(locked):
 
 
 def test_a_change_that_readers_can_follow_is_to_be_locked(locked):
-    """The check fails until it is; what to do is said."""
+    """The check fails until it is; the message has the remedy."""
     change(locked, "    receipt: str\n", "    receipt: str\n    note: str | None = None\n")
 
     called = call("topics", "check", "--json")
@@ -64,7 +64,7 @@ def test_a_change_that_readers_can_follow_is_to_be_locked(locked):
 
 
 def test_a_change_that_breaks_readers_is_not_locked(locked):
-    """Unless somebody insists; the lock file stays as it is."""
+    """Unless it is forced; the lock file stays as it is."""
     change(locked, "    receipt: str\n", "    receipt: int\n")
     before = (locked / "topics/contracts.lock.json").read_bytes()
 
@@ -91,12 +91,12 @@ def test_a_lock_file_that_is_none_is_refused_by_name(locked):
 
 
 @pytest.fixture
-def on_kafka(shop, kafka, namespace: str, monkeypatch: pytest.MonkeyPatch):
-    """The shop, locked, with a Kafka that has none of its topics."""
+def on_kafka(toys, kafka, namespace: str, monkeypatch: pytest.MonkeyPatch):
+    """The toy application, locked, with a Kafka that has none of its topics."""
     monkeypatch.setenv("SAGA_BUS", kafka.url)
     monkeypatch.setenv("SAGA_NAMESPACE", namespace)
     assert call("topics", "lock").code == 0
-    return shop
+    return toys
 
 
 def test_topics_are_created_once(on_kafka):
@@ -111,7 +111,7 @@ def test_topics_are_created_once(on_kafka):
     assert not (on_kafka / ".saga").exists()
 
 
-def test_topics_are_created_in_a_file_as_well(shop):
+def test_topics_are_created_in_a_file_as_well(toys):
     """The embedded bus has topics too."""
     assert {row["created"] for row in call("topics", "create", "--json").rows} == {True}
     assert {row["created"] for row in call("topics", "create", "--json").rows} == {False}
@@ -147,8 +147,8 @@ def test_uneven_partitions_fail_and_compaction_is_warned_of(on_kafka, kafka, nam
 
     assert called.code == 1
     *flaws, summary = called.rows
-    said = {(row["topic"], row["problem"].split()[0], row["is_warning"]) for row in flaws}
-    assert said == {(name, "has", False), (name, "cleanup.policy", True)}
+    problems = {(row["topic"], row["problem"].split()[0], row["is_warning"]) for row in flaws}
+    assert problems == {(name, "has", False), (name, "cleanup.policy", True)}
     assert (summary["topics_wrong"], summary["warnings"]) == (1, 1)
 
 
@@ -162,20 +162,20 @@ def test_a_cluster_that_is_away_is_said_to_be(on_kafka, monkeypatch):
     assert "127.0.0.1" in called.err
 
 
-def test_the_document_is_printed_for_people_in_lines_and_for_programs_in_one(shop):
+def test_the_document_is_printed_for_people_in_lines_and_for_programs_in_one(toys):
     """The same document; and nothing is made in the folder."""
     called = call("topics", "asyncapi")
-    found = json.loads(called.out)
+    document = json.loads(called.out)
 
     assert (called.code, called.err) == (0, "")
-    assert found["asyncapi"] == "3.0.0"
-    assert found["info"]["title"] == "shop"
-    assert "saga.order.send.payments.int.pay.v1" in found["operations"]
-    assert call("topics", "asyncapi", "--json").row == found
-    assert not (shop / ".saga").exists()
+    assert document["asyncapi"] == "3.0.0"
+    assert document["info"]["title"] == "toys"
+    assert "saga.order.send.payments.int.pay.v1" in document["operations"]
+    assert call("topics", "asyncapi", "--json").row == document
+    assert not (toys / ".saga").exists()
 
 
-def test_yaml_says_the_same(shop):
+def test_yaml_says_the_same(toys):
     """Read by any YAML parser, without aliases or tags."""
     text = call("topics", "asyncapi", "--yaml").out
 
@@ -183,22 +183,22 @@ def test_yaml_says_the_same(shop):
     assert not {"&id", "!!"} & set(text.split())
 
 
-def test_title_and_version_may_be_given(shop):
-    """For whoever publishes the document."""
+def test_title_and_version_may_be_given(toys):
+    """For those who publish the document."""
     words = ("topics", "asyncapi", "--title", "The kiosk", "--version", "2.1.0")
 
     info = call(*words, "--json").row["info"]
     assert (info["title"], info["version"]) == ("The kiosk", "2.1.0")
 
 
-def test_a_file_is_written_and_what_is_in_it_said(shop):
-    """A folder that is not there is said by name."""
+def test_a_file_is_written_and_what_is_in_it_said(toys):
+    """A missing folder is named."""
     row = call("topics", "asyncapi", "--yaml", "--output", "api.yaml", "--json")
     assert row.code == 2
 
     row = call("topics", "asyncapi", "--output", "api.json", "--json").row
-    found = json.loads((shop / "api.json").read_text())
-    assert row["channels"] == len(found["channels"])
+    document = json.loads((toys / "api.json").read_text())
+    assert row["channels"] == len(document["channels"])
 
     refused = call("topics", "asyncapi", "--output", "no/api.json")
     assert refused.code == 1

@@ -8,7 +8,7 @@ from saga.adapters.opening import open_bus_and_store
 from saga.ports import Record
 from saga.settings import Settings
 from tests.console.conftest import call
-from tests.console.shop import ORDER, SHOP
+from tests.console.toys import ORDER, TOYS
 
 TOPIC = f"dev.saga.{ORDER}"
 HEADERS = (("ce_id", b"m-1"), ("x-mine", b"\xff"), ("x-hop", b"a"), ("x-hop", None))
@@ -16,7 +16,7 @@ VALUE = b'{"order_id": "z"}'
 
 
 @pytest.fixture
-def parked(waiting, tmp_path):
+def dead_letter(waiting, tmp_path):
     """A record that lacks a field, as a publisher in another language may send it."""
 
     async def send() -> None:
@@ -29,7 +29,7 @@ def parked(waiting, tmp_path):
     return tmp_path
 
 
-def test_a_dead_record_is_listed_and_shown(parked):
+def test_a_dead_record_is_listed_and_shown(dead_letter):
     """With reason, place, key and id; its value and headers as they came."""
     row = call("dlq", "ls", "--json").row
 
@@ -39,18 +39,18 @@ def test_a_dead_record_is_listed_and_shown(parked):
     shown = call("dlq", "show", row["id"], "--json").row
     assert shown["value"] == VALUE.decode()
     assert shown["headers"] == {"ce_id": "m-1", "x-mine": "\\xff", "x-hop": ["a", None]}
-    said = call("dlq", "show", row["id"]).out
-    assert "amount: is missing" in said
-    assert [line.split()[1:] for line in said.splitlines() if "x-hop" in line] == [
+    printed = call("dlq", "show", row["id"]).out
+    assert "amount: is missing" in printed
+    assert [line.split()[1:] for line in printed.splitlines() if "x-hop" in line] == [
         ["x-hop:", "a"],
         ["x-hop:", "None"],
     ]
 
 
-def test_a_redriven_record_is_handled_by_code_that_can_read_it(parked):
-    """It goes to its own topic with its own id, and is not parked any more."""
+def test_a_redriven_record_is_handled_by_code_that_can_read_it(dead_letter):
+    """It goes to its own topic with its own id, and is no dead letter any more."""
     [number] = [row["id"] for row in call("dlq", "ls", "--json").rows]
-    (parked / "shop.py").write_text(SHOP.replace("amount: int\n", "amount: int = 5\n"))
+    (dead_letter / "toys.py").write_text(TOYS.replace("amount: int\n", "amount: int = 5\n"))
 
     row = call("dlq", "redrive", number, "--json").row
     assert call("run", "--until-idle").code == 0
@@ -60,7 +60,7 @@ def test_a_redriven_record_is_handled_by_code_that_can_read_it(parked):
     assert call("history", "order/z", "--json").rows[0]["cause"] == "m-1"
 
 
-def test_a_redriven_record_that_is_still_bad_is_parked_again(parked):
+def test_a_redriven_record_that_is_still_bad_is_parked_again(dead_letter):
     """Nothing is lost, and it is one record still."""
     assert call("dlq", "redrive", "--all").code == 0
     assert call("run", "--until-idle").code == 0
@@ -68,7 +68,7 @@ def test_a_redriven_record_that_is_still_bad_is_parked_again(parked):
     assert call("dlq", "ls", "--json").row["message_id"] == "m-1"
 
 
-def test_redrive_wants_to_know_which(parked):
+def test_redrive_wants_to_know_which(dead_letter):
     """Nothing by default; unknown numbers and reasons are exit 1."""
     assert call("dlq", "redrive").code == 2
     assert call("dlq", "redrive", 1, "--all").code == 2

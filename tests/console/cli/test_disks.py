@@ -1,7 +1,7 @@
-"""Disks that cannot be written: said with the file and what to do, exit 3; nothing is lost.
+"""Disks that cannot be written: named with the file and the remedy, exit 3; nothing is lost.
 
 Room is limited by the largest size of a file that a process may write, which needs no privileges.
-Linux lets somebody else raise that limit again, as a disk is cleared while the program runs.
+Linux lets another process raise that limit again, as if the disk were cleared meanwhile.
 """
 
 import os
@@ -21,7 +21,7 @@ import pytest
 
 from tests.console.cli.test_serving import publish, wait_for
 from tests.console.conftest import call, enter, environment
-from tests.console.shop import LEAVE, ORDER
+from tests.console.toys import LEAVE, ORDER
 
 ORDERS = 40
 NOBODY = 65_534
@@ -51,9 +51,7 @@ def limited(folder: Path, *words: str, room_bytes: int) -> subprocess.Popen[str]
 
 @pytest.fixture
 def served_by_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A shop with an order that is done and a leave that waits, in a folder that everybody may
-    enter and nobody may write.
-    """
+    """A done order and a waiting leave in a folder that all may enter and nobody may write."""
     with tempfile.TemporaryDirectory() as name, monkeypatch.context() as patches:
         folder = enter(Path(name), patches)
         folder.chmod(0o755)
@@ -173,15 +171,15 @@ def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:
     assert "writable" in called.err
 
 
-def test_a_worker_waits_for_room_and_loses_nothing(shop: Path) -> None:
+def test_a_worker_waits_for_room_and_loses_nothing(toys: Path) -> None:
     """It says which file and what to do, goes on by itself, and each order is paid once."""
     publish(ORDERS)
-    worker = limited(shop, "run", "--json", room_bytes=24_000)
-    said: list[str] = []
-    listening = threading.Thread(target=lambda: said.extend(worker.stderr))
+    worker = limited(toys, "run", "--json", room_bytes=24_000)
+    logged: list[str] = []
+    listening = threading.Thread(target=lambda: logged.extend(worker.stderr))
     listening.start()
     try:
-        wait_for(lambda: any("saga.db" in line and "disk" in line for line in said))
+        wait_for(lambda: any("saga.db" in line and "disk" in line for line in logged))
         assert worker.poll() is None
         resource.prlimit(
             worker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -190,7 +188,7 @@ def test_a_worker_waits_for_room_and_loses_nothing(shop: Path) -> None:
         wait_for(lambda: len(call(*words).rows) == ORDERS)
     finally:
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0, said
+        assert worker.wait(20) == 0, logged
         listening.join()
         for pipe in (worker.stdin, worker.stdout, worker.stderr):
             pipe.close()
@@ -203,11 +201,11 @@ def test_a_worker_waits_for_room_and_loses_nothing(shop: Path) -> None:
     assert call("dlq", "ls", "--json").rows == []
 
 
-def test_what_could_not_be_published_is_said(shop: Path) -> None:
+def test_what_could_not_be_published_is_said(toys: Path) -> None:
     """Exit 3, with the file and what to do; what was acknowledged before starts its saga."""
     publish(1)
     lines = "".join(f'{{"order_id": "n-{number}", "amount": 1}}\n' for number in range(3_000))
-    publisher = limited(shop, "publish", ORDER, "-", "--json", room_bytes=500_000)
+    publisher = limited(toys, "publish", ORDER, "-", "--json", room_bytes=500_000)
     out, err = publisher.communicate(lines, timeout=30)
 
     assert publisher.returncode == 3, err

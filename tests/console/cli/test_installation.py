@@ -6,11 +6,11 @@ import pytest
 
 from saga.settings import redacted
 from tests.console.conftest import call
-from tests.console.shop import ORDER, SHOP
+from tests.console.toys import ORDER, TOYS
 
-UNDO = SHOP.replace("receipt: str | None = None", "receipt: str")
+UNDO = TOYS.replace("receipt: str | None = None", "receipt: str")
 TWICE = (
-    SHOP
+    TOYS
     + """
 @saga("order", version=1, starts_on=OrderPlaced)
 async def another(ctx, placed): ...
@@ -20,7 +20,7 @@ app = SagaApp(sagas=[order, another])
 LINE_OF_ANOTHER = TWICE.splitlines().index('@saga("order", version=1, starts_on=OrderPlaced)') + 1
 
 
-def test_a_misspelt_variable_is_refused_with_a_suggestion(shop, monkeypatch):
+def test_a_misspelt_variable_is_refused_with_a_suggestion(toys, monkeypatch):
     """A setting that does nothing would be worse."""
     monkeypatch.setenv("SAGA_STOER", "sqlite:///x.db")
 
@@ -32,42 +32,42 @@ def test_a_misspelt_variable_is_refused_with_a_suggestion(shop, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["--store", "x.db"], "expected sqlite://"),
         (["--bus", "local://x.db"], "three slashes"),
         (["--log", "loud"], "SAGA_LOG"),
         (["--env", "Prod!"], "SAGA_ENV"),
-        (["--app", "shop"], "module:name"),
+        (["--app", "toys"], "module:name"),
         (["--store", "mysql://u@h/db"], "expected sqlite://"),
     ],
 )
-def test_an_illegal_setting_is_refused_by_name(shop, words, said):
+def test_an_illegal_setting_is_refused_by_name(toys, words, expected):
     """Before anything is opened."""
     called = call("run", *words)
 
     assert called.code == 2
-    assert said in called.err
-    assert not (shop / ".saga").exists()
+    assert expected in called.err
+    assert not (toys / ".saga").exists()
 
 
 @pytest.mark.parametrize(
-    ("source", "name", "said"),
+    ("source", "name", "expected"),
     [
         (None, "nowhere:app", "no module 'nowhere'"),
-        (SHOP, "shop:ap", "did you mean shop:app"),
-        ("app = 3", "shop:app", "no SagaApp but a int"),
-        ("import nothere", "shop:app", "shop.py:1: ModuleNotFoundError: No module named 'nothere'"),
-        ("def f(:", "shop:app", "shop.py:1: SyntaxError"),
-        ("x = 1\n\ny = {}['k']", "shop:app", "shop.py:3: KeyError: 'k'"),
-        ("import json\n\njson.loads('{')", "shop:app", "shop.py:3: JSONDecodeError"),
-        ("raise SystemExit(3)", "shop:app", "shop.py:1: SystemExit"),
+        (TOYS, "toys:ap", "did you mean toys:app"),
+        ("app = 3", "toys:app", "no SagaApp but a int"),
+        ("import nothere", "toys:app", "toys.py:1: ModuleNotFoundError: No module named 'nothere'"),
+        ("def f(:", "toys:app", "toys.py:1: SyntaxError"),
+        ("x = 1\n\ny = {}['k']", "toys:app", "toys.py:3: KeyError: 'k'"),
+        ("import json\n\njson.loads('{')", "toys:app", "toys.py:3: JSONDecodeError"),
+        ("raise SystemExit(3)", "toys:app", "toys.py:1: SystemExit"),
         (
             TWICE,
-            "shop:app",
-            f"shop.py:{LINE_OF_ANOTHER}: saga 'order' version 1 is also defined at",
+            "toys:app",
+            f"toys.py:{LINE_OF_ANOTHER}: saga 'order' version 1 is also defined at",
         ),
-        (UNDO, "shop:app", "undo Refund needs the field 'receipt'"),
+        (UNDO, "toys:app", "undo Refund needs the field 'receipt'"),
     ],
     ids=[
         "module",
@@ -82,23 +82,23 @@ def test_an_illegal_setting_is_refused_by_name(shop, words, said):
         "undo",
     ],
 )
-def test_an_app_that_cannot_be_loaded_is_refused_with_the_place(shop, source, name, said):
+def test_an_app_that_cannot_be_loaded_is_refused_with_the_place(toys, source, name, expected):
     """The author's own file and line, not one of ours or of a library; no traceback."""
     if source is not None:
-        (shop / "shop.py").write_text(source)
+        (toys / "toys.py").write_text(source)
 
     called = call("run", "--app", name)
 
     assert called.code == 2
-    assert said in called.err
-    assert not (shop / ".saga").exists()
+    assert expected in called.err
+    assert not (toys / ".saga").exists()
 
 
-def test_config_show_has_every_setting(shop):
+def test_config_show_has_every_setting(toys):
     """As one object, with what a command would use."""
     row = call("config", "show", "--json", "--env", "prod").row
 
-    assert (row["app"], row["env"], row["namespace"]) == ("shop:app", "prod", "saga")
+    assert (row["app"], row["env"], row["namespace"]) == ("toys:app", "prod", "saga")
     assert row["effects_store"] == "sqlite:///.saga/saga-effects.db"
     table = call("config", "show", "--env", "prod").out
     assert "SAGA_ENV" in table
@@ -120,10 +120,10 @@ def test_passwords_are_not_shown(address, shown):
 
 
 @pytest.fixture
-def shop_on_postgres(shop: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The shop, with its bus in a file and everything else in an empty database."""
+def toys_on_postgres(toys: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy application, with its bus in a file and everything else in an empty database."""
     monkeypatch.setenv("SAGA_STORE", postgres)
-    return shop
+    return toys
 
 
 def test_tables_are_made_once_and_looked_at(postgres: str) -> None:
@@ -137,8 +137,12 @@ def test_tables_are_made_once_and_looked_at(postgres: str) -> None:
     after = call("store", "status", "--store", postgres, "--json")
 
     assert (made.code, again.code, after.code) == (0, 0, 0)
-    for found, key, version in ((made, "before", 0), (again, "before", 1), (after, "version", 1)):
-        assert found.rows == [
+    for migrated, key, version in (
+        (made, "before", 0),
+        (again, "before", 1),
+        (after, "version", 1),
+    ):
+        assert migrated.rows == [
             {"component": "event store", key: version, "needed": 1},
             {"component": "effects store", key: version, "needed": 1},
         ]
@@ -157,26 +161,26 @@ def test_an_effects_store_is_migrated_where_it_is(
 
 def test_a_file_needs_no_migration(tmp_path: Path) -> None:
     """Whoever opens it does that; saying so is not doing something else in silence."""
-    said = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db")
+    called = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db")
 
-    assert said.code == 2
-    assert "brought up to date when it is opened" in said.err
+    assert called.code == 2
+    assert "brought up to date when it is opened" in called.err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_store_that_cannot_be_reached_is_said_without_its_password() -> None:
     """Which database, and what to do."""
-    said = call("ls", "--store", "postgresql://shop:hunter2@127.0.0.1:1/shop")
+    called = call("ls", "--store", "postgresql://toys:hunter2@127.0.0.1:1/toys")
 
-    assert said.code == 3
-    assert "postgresql://shop@127.0.0.1:1/shop: it cannot be reached" in said.err
-    assert "hunter2" not in said.err + said.out
-    wrong = call("ls", "--store", "postgresql://shop:hunter2@127.0.0.1:1/shop?nonsense=1")
+    assert called.code == 3
+    assert "postgresql://toys@127.0.0.1:1/toys: it cannot be reached" in called.err
+    assert "hunter2" not in called.err + called.out
+    wrong = call("ls", "--store", "postgresql://toys:hunter2@127.0.0.1:1/toys?nonsense=1")
     assert wrong.code == 2
     assert "hunter2" not in wrong.err + wrong.out
 
 
-@pytest.mark.usefixtures("shop_on_postgres")
+@pytest.mark.usefixtures("toys_on_postgres")
 def test_a_whole_service_runs_on_an_empty_database() -> None:
     """Bus in a file, store in PostgreSQL: what the relay publishes makes the sagas end."""
     assert call("ls").code == 3, "a question makes no tables"

@@ -1,6 +1,4 @@
-"""`ls`, `show` and `history`: their JSON shapes, what they find, and that looking
-changes nothing.
-"""
+"""`ls`, `show` and `history`: their JSON shapes, what they find; looking changes nothing."""
 
 import re
 from pathlib import Path
@@ -56,7 +54,7 @@ def test_ls_filters_and_pages(looking):
 
 
 def test_ls_for_people_names_sagas_as_commands_take_them(looking):
-    """A table on standard output; that there may be more is said on standard error."""
+    """A table on standard output; a hint of more goes to standard error."""
     called = call("ls", "--limit", 2)
 
     assert "order/" in called.out
@@ -98,7 +96,7 @@ def test_show_has_the_shape_of_the_interface(looking):
     ]
     assert row["residue"] == []
     assert row["outcome"] == {
-        "contract": "kiosk-shop.evt.order-rejected.v1",
+        "contract": "orders.evt.order-rejected.v1",
         "payload": {"order_id": "far-1", "reason": "too far"},
     }
 
@@ -114,7 +112,7 @@ def test_a_saga_is_named_by_id_or_by_definition_and_key(looking):
 @pytest.mark.parametrize("command", ["show", "history"])
 @pytest.mark.parametrize("name", ["order/nobody", "5e3dc2ce-4f4b-5a0e-8a54-6a1d2a7b9a11", "what"])
 def test_unknown_saga_is_exit_1(looking, command, name):
-    """A saga that is not there is said to be so, by its name, with nothing on standard output."""
+    """Its name is on standard error, and nothing on standard output."""
     called = call(command, name, "--json")
 
     assert (called.code, called.out) == (1, "")
@@ -147,8 +145,8 @@ def test_history_as_of_a_version_or_a_moment(looking):
     assert call("history", "order/far-1", "--at", "yesterday").code == 2
 
 
-def test_looking_where_nothing_is_makes_no_files(shop):
-    """Commands that read say that there is no store, and do not make one."""
+def test_looking_where_nothing_is_makes_no_files(toys):
+    """Commands that read name the missing store, and do not make one."""
     for words in (["ls"], ["show", "order/x"], ["timers"], ["dlq", "ls"], ["replay"]):
         called = call(*words, "--json")
         assert (called.code, called.out) == (3, "")
@@ -156,12 +154,12 @@ def test_looking_where_nothing_is_makes_no_files(shop):
     for words in (["signal", "order/x", "go"], ["cancel", "order/x", "--reason", "r"]):
         assert call(*words).code == 3
 
-    assert [path.name for path in Path().iterdir() if path.name != "__pycache__"] == ["shop.py"]
+    assert [path.name for path in Path().iterdir() if path.name != "__pycache__"] == ["toys.py"]
 
 
-def test_hostile_keys_do_not_repaint_the_terminal(shop):
+def test_hostile_keys_do_not_repaint_the_terminal(toys):
     """Control characters of a key are made visible; markup in it is text."""
-    words = ("publish", "kiosk-shop.evt.order-placed.v1")
+    words = ("publish", "orders.evt.order-placed.v1")
     assert call(*words, '{"order_id": "\\u001b[31m[bold]x", "amount": 1}').code == 0
     assert call("run", "--until-idle").code == 0
 

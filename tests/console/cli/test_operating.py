@@ -1,6 +1,4 @@
-"""Signals, cancels and operators' acts: accepted durably, recorded in their turn, refused with
-reason.
-"""
+"""Signals, cancels and operators' acts: accepted durably, recorded in a turn, or refused."""
 
 import pytest
 
@@ -14,7 +12,7 @@ def status(saga):
 
 
 def test_a_signal_is_accepted_and_ends_the_wait(waiting):
-    """The command's id is told; the same command again changes nothing."""
+    """The command has an id; the same command again changes nothing."""
     words = ("signal", waiting, "approval", '{"by": "eve"}', "--id", "c-1", "--json")
 
     assert call(*words).row == {"command_id": "c-1", "accepted": True}
@@ -70,7 +68,7 @@ def test_an_act_on_an_unknown_saga_is_exit_1(looking, act):
 
 
 def test_nothing_is_sent_to_a_saga_that_has_ended(looking):
-    """`accepted` is false, exit 1, and the reason is said."""
+    """`accepted` is false, exit 1, with the reason."""
     called = call("cancel", "order/o-1", "--reason", "late", "--json")
 
     assert called.code == 1
@@ -86,13 +84,13 @@ def test_a_step_that_does_not_exist_is_refused_with_those_that_do(looking):
     assert "its steps: pay" in called.err
 
 
-@pytest.mark.parametrize(("payload", "said"), [("{", "no JSON"), ("NaN", "no number")])
-def test_a_signal_that_is_no_json_is_refused(looking, payload, said):
+@pytest.mark.parametrize(("payload", "expected"), [("{", "no JSON"), ("NaN", "no number")])
+def test_a_signal_that_is_no_json_is_refused(looking, payload, expected):
     """Exit 1, with what is wrong."""
     called = call("signal", "leave/ann", "approval", payload)
 
     assert called.code == 1
-    assert said in called.err
+    assert expected in called.err
 
 
 def test_waiting_for_a_worker_that_is_not_there_ends_in_time(waiting):

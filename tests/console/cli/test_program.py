@@ -37,28 +37,28 @@ def test_help_lists_every_command():
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["ls", "--nonsense"], ["ls", "--limit", "0"]])
-def test_a_command_that_cannot_be_meant_is_exit_2(shop, words):
+def test_a_command_that_cannot_be_meant_is_exit_2(toys, words):
     """Usage goes to standard error, or is the help that was asked for."""
     assert call(*words).code == 2
 
 
-def test_python_m_saga_is_the_same_program(shop):
+def test_python_m_saga_is_the_same_program(toys):
     """The name that helps is `saga`; a pipe that closes early is no trouble."""
-    said = subprocess.run(
+    help_page = subprocess.run(
         [sys.executable, "-m", "saga", "ls", "--help"],
-        env=environment(shop),
-        cwd=shop,
+        env=environment(toys),
+        cwd=toys,
         capture_output=True,
         text=True,
         check=True,
     )
 
-    assert "Usage: saga ls" in said.stdout
-    assert "\x1b" not in said.stdout
+    assert "Usage: saga ls" in help_page.stdout
+    assert "\x1b" not in help_page.stdout
 
 
 def test_the_version_is_told() -> None:
-    """As it was installed, for whoever reports a problem."""
+    """As it was installed, for reports of problems."""
     called = call("--version")
 
     assert called.code == 0

@@ -1,13 +1,13 @@
-"""`publish`: what gets through, what is refused and how that is said."""
+"""`publish`: accepted events, refused events and their messages."""
 
 import pytest
 
 from saga.core.identity import saga_id
 from tests.console.conftest import call
-from tests.console.shop import ORDER
+from tests.console.toys import ORDER
 
 
-def test_publish_says_which_saga_it_starts(shop):
+def test_publish_says_which_saga_it_starts(toys):
     """The JSON has line, message id and the saga's id."""
     row = call("publish", ORDER, '{"order_id": "o-1", "amount": 1}', "--json").row
 
@@ -15,15 +15,15 @@ def test_publish_says_which_saga_it_starts(shop):
     assert (row["line"], row["saga_id"]) == (1, saga_id("order", "o-1"))
 
 
-def test_an_event_that_starts_nothing_is_published_all_the_same(shop):
+def test_an_event_that_starts_nothing_is_published_all_the_same(toys):
     """Its saga id is null."""
-    words = ("kiosk-shop.evt.order-confirmed.v1", '{"order_id": "o-1"}', "--key", "o-1")
+    words = ("orders.evt.order-confirmed.v1", '{"order_id": "o-1"}', "--key", "o-1")
 
     assert call("publish", *words, "--json").row["saga_id"] is None
 
 
 @pytest.mark.parametrize(
-    ("payload", "said"),
+    ("payload", "expected"),
     [
         ('{"order_id": 7}', "order_id: expected a valid string, got 7; amount: is missing"),
         ('{"order_id": "a", "amount": NaN}', "NaN is no number"),
@@ -36,16 +36,16 @@ def test_an_event_that_starts_nothing_is_published_all_the_same(shop):
     ],
     ids=["field", "nan", "type", "empty-key", "cut", "array", "deep", "duplicate"],
 )
-def test_a_bad_payload_is_refused_with_what_is_wrong(shop, payload, said):
+def test_a_bad_payload_is_refused_with_what_is_wrong(toys, payload, expected):
     """Exit 1, the line, the field and what was expected there; nothing on standard output."""
     called = call("publish", ORDER, payload, "--json")
 
     assert (called.code, called.out) == (1, "")
     assert called.err.startswith("line 1: ")
-    assert said in called.err
+    assert expected in called.err
 
 
-def test_an_empty_key_is_refused(shop):
+def test_an_empty_key_is_refused(toys):
     """Also where the payload has one of its own."""
     called = call("publish", ORDER, "--key", "", '{"order_id": "a", "amount": 1}')
 
@@ -53,21 +53,21 @@ def test_an_empty_key_is_refused(shop):
     assert "business key" in called.err
 
 
-def test_an_unknown_contract_is_refused_with_names_that_come_near(shop):
+def test_an_unknown_contract_is_refused_with_names_that_come_near(toys):
     """Before anything is opened."""
-    called = call("publish", "kiosk-shop.evt.order-placd.v1", "{}")
+    called = call("publish", "orders.evt.order-placd.v1", "{}")
 
     assert called.code == 1
     assert f"did you mean {ORDER}" in called.err
-    assert not (shop / ".saga").exists()
+    assert not (toys / ".saga").exists()
 
 
-def test_the_engines_own_contract_is_not_for_publishing(shop):
+def test_the_engines_own_contract_is_not_for_publishing(toys):
     """Commands go through their commands, which check more."""
     assert call("publish", "saga.ctl.command.v1", "{}").code == 1
 
 
-def test_bad_lines_are_reported_and_the_others_go_on(shop):
+def test_bad_lines_are_reported_and_the_others_go_on(toys):
     """Exit 1; each bad line with its number; empty lines are nothing."""
     stdin = (
         b'{"order_id": "a", "amount": 1}\n'
@@ -91,7 +91,7 @@ def test_bad_lines_are_reported_and_the_others_go_on(shop):
     assert "line 6: order_id: expected a valid string, got 7" in called.err
 
 
-def test_many_lines_are_published_in_order(shop):
+def test_many_lines_are_published_in_order(toys):
     """More than fit into one batch."""
     stdin = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(1_203))
 
@@ -101,8 +101,8 @@ def test_many_lines_are_published_in_order(shop):
     assert len({row["message_id"] for row in rows}) == 1_203
 
 
-def test_the_same_message_id_again_starts_nothing_new(shop):
-    """A repeat is known as one; another content under the same key is parked."""
+def test_the_same_message_id_again_starts_nothing_new(toys):
+    """A repeat is known as one; another content under the same key is a dead letter."""
     for amount in (1, 1, 2):
         words = (ORDER, f'{{"order_id": "a", "amount": {amount}}}', "--id", "m-1")
         assert call("publish", *words, "--json").row["message_id"] == "m-1"
@@ -113,6 +113,6 @@ def test_the_same_message_id_again_starts_nothing_new(shop):
     assert [row["reason"] for row in call("dlq", "ls", "--json").rows] == ["id_conflict"]
 
 
-def test_one_id_cannot_name_many_lines(shop):
+def test_one_id_cannot_name_many_lines(toys):
     """A usage error, exit 2."""
     assert call("publish", ORDER, "-", "--id", "m", stdin="").code == 2

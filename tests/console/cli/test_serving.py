@@ -1,4 +1,4 @@
-"""`run`: what it says at its end, how it ends, and that two of them work on one file."""
+"""`run`: its summary, its end, and two of them on one file."""
 
 import json
 import signal
@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.console.conftest import call, environment
-from tests.console.shop import ORDER
+from tests.console.toys import ORDER
 
 
 def start(folder, *words, **more):
@@ -47,7 +47,7 @@ def wait_for(condition, seconds=20.0):
         time.sleep(0.05)
 
 
-def test_until_idle_ends_with_a_summary(shop):
+def test_until_idle_ends_with_a_summary(toys):
     """One object with the usual counts, zeros included."""
     publish(3)
 
@@ -59,7 +59,7 @@ def test_until_idle_ends_with_a_summary(shop):
     assert row["turns"] >= 9
 
 
-def test_roles_can_be_chosen(shop):
+def test_roles_can_be_chosen(toys):
     """An orchestrator alone issues the first intent and no more; then the effects answer."""
     publish(1)
 
@@ -69,11 +69,11 @@ def test_roles_can_be_chosen(shop):
     assert call("run", "--until-idle", "--json").row["completed"] == 1
 
 
-def test_intents_that_nobody_here_handles_are_named_at_the_start(shop):
+def test_intents_that_nobody_here_handles_are_named_at_the_start(toys):
     """A handler that was forgotten is seen at once; not by who only orchestrates."""
     complete = call("run", "--until-idle")
-    text = (shop / "shop.py").read_text()
-    (shop / "shop.py").write_text(text.replace("@payments.on(Ship)\n", ""))
+    text = (toys / "toys.py").read_text()
+    (toys / "toys.py").write_text(text.replace("@payments.on(Ship)\n", ""))
     lacking = call("run", "--until-idle")
     apart = call("run", "--until-idle", "--roles", "orchestrator")
 
@@ -85,7 +85,7 @@ def test_intents_that_nobody_here_handles_are_named_at_the_start(shop):
 
 
 @pytest.mark.parametrize("roles", ["orchestrater", "", "effects,nobody"])
-def test_an_unknown_role_is_refused(shop, roles):
+def test_an_unknown_role_is_refused(toys, roles):
     """Exit 2, with the roles there are."""
     called = call("run", "--roles", roles)
 
@@ -95,7 +95,7 @@ def test_an_unknown_role_is_refused(shop, roles):
 
 @pytest.mark.parametrize("component", ["event store", "bus"])
 @pytest.mark.parametrize("words", [["run", "--until-idle"], ["publish", ORDER, "{}"]])
-def test_a_store_of_a_newer_version_is_not_touched(shop, component, words):
+def test_a_store_of_a_newer_version_is_not_touched(toys, component, words):
     """Exit 3, with the file and what to do."""
     publish(1)
     with sqlite3.connect(".saga/saga.db") as connection:
@@ -109,9 +109,9 @@ def test_a_store_of_a_newer_version_is_not_touched(shop, component, words):
     assert "upgrade saga" in called.err
 
 
-def test_a_place_that_cannot_be_written_is_exit_3(shop):
+def test_a_place_that_cannot_be_written_is_exit_3(toys):
     """A folder that is a file, for bus, store or effects' store; the path is named."""
-    (shop / "file").write_text("")
+    (toys / "file").write_text("")
     for option in ("--store", "--bus", "--effects-store"):
         scheme = "local" if option == "--bus" else "sqlite"
         called = call("run", "--until-idle", option, f"{scheme}:///file/saga.db")
@@ -119,9 +119,9 @@ def test_a_place_that_cannot_be_written_is_exit_3(shop):
         assert "file" in called.err
 
 
-def test_a_file_that_is_no_database_is_exit_3(shop):
+def test_a_file_that_is_no_database_is_exit_3(toys):
     """It stays as it is."""
-    (shop / "notes.txt").write_text("no database, but long enough to be looked at" * 10)
+    (toys / "notes.txt").write_text("no database, but long enough to be looked at" * 10)
 
     called = call("ls", "--store", "sqlite:///notes.txt")
 
@@ -129,10 +129,10 @@ def test_a_file_that_is_no_database_is_exit_3(shop):
     assert "no SQLite database" in called.err
 
 
-def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(shop):
+def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(toys):
     """Two processes share the work; each order is paid once; both end with 0 when told to."""
     words = ("run", "--json", "--log", "info")
-    workers = [start(shop, *words, start_new_session=True) for _ in range(2)]
+    workers = [start(toys, *words, start_new_session=True) for _ in range(2)]
     try:
         for worker in workers:
             until_serving(worker)
@@ -142,10 +142,10 @@ def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(shop):
     finally:
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
-        said = [worker.communicate(timeout=20) for worker in workers]
+        outputs = [worker.communicate(timeout=20) for worker in workers]
 
-    assert [worker.returncode for worker in workers] == [0, 0], said
-    completed = [json.loads(out)["completed"] for out, _ in said]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    completed = [json.loads(out)["completed"] for out, _ in outputs]
     assert sum(completed) == 150
     assert min(completed) > 0
     connection = sqlite3.connect(".saga/saga-effects.db")
@@ -154,10 +154,10 @@ def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(shop):
     assert paid == (150, 150)
 
 
-def test_a_command_reaches_a_saga_that_a_worker_serves(shop):
+def test_a_command_reaches_a_saga_that_a_worker_serves(toys):
     """`--wait` tells what was recorded; Ctrl-C ends the worker with 0 as well."""
     assert call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}').code == 0
-    worker = start(shop, "run", "--log", "info", start_new_session=True)
+    worker = start(toys, "run", "--log", "info", start_new_session=True)
     try:
         until_serving(worker)
         wait_for(lambda: "signal approval" in call("ls", "--json").out)
@@ -165,8 +165,8 @@ def test_a_command_reaches_a_saga_that_a_worker_serves(shop):
         row = call(*words).row
     finally:
         worker.send_signal(signal.SIGINT)
-        said = worker.communicate(timeout=20)
+        outputs = worker.communicate(timeout=20)
 
     assert row["recorded"][0] == "signal-received"
     assert row["recorded"][-1] == "saga-completed"
-    assert worker.returncode == 0, said
+    assert worker.returncode == 0, outputs

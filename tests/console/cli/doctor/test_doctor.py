@@ -10,8 +10,8 @@ import pytest
 from saga.adapters.kafka import KafkaBus, KafkaConnection
 from saga.errors import BusUnavailable
 from saga.ports import Record, Source, TopicSpec
-from tests.console.conftest import call, looking, served, shop  # noqa: F401  # fixtures
-from tests.console.shop import ORDER
+from tests.console.conftest import call, looking, served, toys  # noqa: F401  # fixtures
+from tests.console.toys import ORDER
 
 UNTIL_IDLE = ("run", "--until-idle")
 
@@ -19,9 +19,9 @@ UNTIL_IDLE = ("run", "--until-idle")
 def checks(called) -> list[tuple[str, str]]:
     """Check and severity of what was found."""
     *findings, summary = called.rows
-    assert summary["errors"] == sum(one["severity"] == "error" for one in findings)
+    assert summary["errors"] == sum(finding["severity"] == "error" for finding in findings)
     assert summary["ok"] is (summary["errors"] == 0)
-    return [(one["check"], one["severity"]) for one in findings]
+    return [(finding["check"], finding["severity"]) for finding in findings]
 
 
 def test_a_deployment_that_is_well_is_said_to_be(looking):  # noqa: F811
@@ -31,16 +31,16 @@ def test_a_deployment_that_is_well_is_said_to_be(looking):  # noqa: F811
     assert (called.code, called.out) == (0, "all is well\n")
 
 
-def test_where_nothing_has_run_nothing_is_reached(shop):  # noqa: F811
+def test_where_nothing_has_run_nothing_is_reached(toys):  # noqa: F811
     """Exit 3; and the look makes no files."""
     called = call("doctor", "--json")
 
     assert (called.code, checks(called)) == (3, [("bus", "error"), ("store", "error")])
-    assert not (shop / ".saga").exists()
+    assert not (toys / ".saga").exists()
 
 
-def test_records_that_nobody_reads_are_found(shop):  # noqa: F811
-    """Until somebody has read them."""
+def test_records_that_nobody_reads_are_found(toys):  # noqa: F811
+    """Until a worker has read them."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     called = call("doctor", "--json")
     assert (called.code, checks(called)) == (1, [("workers", "error")])
@@ -51,7 +51,7 @@ def test_records_that_nobody_reads_are_found(shop):  # noqa: F811
     assert call("doctor").code == 0
 
 
-def test_what_is_parked_is_a_warning(shop):  # noqa: F811
+def test_a_dead_letter_is_a_warning(toys):  # noqa: F811
     """By reason; with exit 0, as the others go on."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     with sqlite3.connect(".saga/saga.db") as connection:
@@ -63,12 +63,12 @@ def test_what_is_parked_is_a_warning(shop):  # noqa: F811
     assert (called.code, checks(called)) == (0, [("dlq", "warning")])
 
 
-def test_a_saga_whose_version_is_gone_is_found(shop):  # noqa: F811
+def test_a_saga_whose_version_is_gone_is_found(toys):  # noqa: F811
     """The application has another version of it by now."""
     call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}')
     assert call(*UNTIL_IDLE).code == 0
-    text = (shop / "shop.py").read_text()
-    (shop / "shop.py").write_text(
+    text = (toys / "toys.py").read_text()
+    (toys / "toys.py").write_text(
         text.replace('@saga("leave", version=1', '@saga("leave", version=2')
     )
 
@@ -85,17 +85,17 @@ def test_an_application_that_cannot_be_loaded_does_not_hide_the_rest(looking, mo
     assert (called.code, checks(called)) == (1, [("application", "error")])
 
 
-def test_a_damaged_store_is_not_reached(shop):  # noqa: F811
+def test_a_damaged_store_is_not_reached(toys):  # noqa: F811
     """With what is wrong with the file."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
-    (shop / "other.db").write_text("no database, however long this text may be. " * 100)
+    (toys / "other.db").write_text("no database, however long this text may be. " * 100)
     called = call("doctor", "--json", "--store", "sqlite:///other.db")
 
     assert called.code == 3
     assert ("store", "error") in checks(called)
 
 
-def test_a_kafka_that_is_away_is_not_reached(shop):  # noqa: F811
+def test_a_kafka_that_is_away_is_not_reached(toys):  # noqa: F811
     """Exit 3, in seconds."""
     called = call("doctor", "--json", "--bus", "kafka://127.0.0.1:9")
 
@@ -104,8 +104,8 @@ def test_a_kafka_that_is_away_is_not_reached(shop):  # noqa: F811
 
 
 @pytest.fixture
-def on_kafka(shop, kafka, namespace, monkeypatch):  # noqa: F811
-    """The shop's settings, with its bus on Kafka; gives the prefix of its topics."""
+def on_kafka(toys, kafka, namespace, monkeypatch):  # noqa: F811
+    """The toy application's settings, with its bus on Kafka; gives the prefix of its topics."""
     monkeypatch.setenv("SAGA_BUS", kafka.url)
     monkeypatch.setenv("SAGA_NAMESPACE", namespace)
     monkeypatch.setenv("SAGA_PARTITIONS", "2")
@@ -130,16 +130,25 @@ def test_what_is_wrong_with_topics_in_a_cluster_is_found(on_kafka, kafka):
     odd = f"{on_kafka}payments.int.pay.v1"
     on_cluster(kafka, lambda bus: bus.create_topics([TopicSpec(odd, 3, 60)]))
     called = call("doctor", "--json")
-    found = {(one["check"], one["where"]) for one in called.rows[:-1] if one["severity"] == "error"}
+    errors = {
+        (finding["check"], finding["where"])
+        for finding in called.rows[:-1]
+        if finding["severity"] == "error"
+    }
     assert called.code == 3  # there is no store yet
-    assert ("topics", on_kafka + ORDER) in found
-    assert not any(where == odd for _, where in found)
+    assert ("topics", on_kafka + ORDER) in errors
+    assert not any(where == odd for _, where in errors)
 
     assert call("topics", "create").code == 0
-    rows = [one for one in call("doctor", "--json").rows[:-1] if one["check"] == "topics"]
-    assert {(one["where"], one["severity"]) for one in rows} == {(odd, "error"), (odd, "warning")}
-    said = " ".join(one["what"] for one in rows)
-    assert re.search(r"has 3 partitions.*keeps records for 60 s", said)
+    rows = [
+        finding for finding in call("doctor", "--json").rows[:-1] if finding["check"] == "topics"
+    ]
+    assert {(finding["where"], finding["severity"]) for finding in rows} == {
+        (odd, "error"),
+        (odd, "warning"),
+    }
+    problems = " ".join(finding["what"] for finding in rows)
+    assert re.search(r"has 3 partitions.*keeps records for 60 s", problems)
 
 
 def test_positions_and_workers_on_a_cluster_are_compared(on_kafka, kafka):
@@ -161,7 +170,9 @@ def test_positions_and_workers_on_a_cluster_are_compared(on_kafka, kafka):
             (f"%{ORDER}%",),
         )
     connection.close()
-    [position] = [one for one in call("doctor", "--json").rows[:-1] if one["check"] == "positions"]
+    [position] = [
+        finding for finding in call("doctor", "--json").rows[:-1] if finding["check"] == "positions"
+    ]
     assert ORDER in position["where"]
     assert "made anew" in position["what"]
 
@@ -178,10 +189,10 @@ async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
             pass
     await consumer.commit({Source(topic, 0): 1})
 
-    found = await bus.describe_groups([f"{namespace}.g", f"{namespace}.never"])
-    assert found[f"{namespace}.g"].members == 1
-    assert dict(found[f"{namespace}.g"].committed) == {Source(topic, 0): 1}
-    never = found[f"{namespace}.never"]
+    groups = await bus.describe_groups([f"{namespace}.g", f"{namespace}.never"])
+    assert groups[f"{namespace}.g"].members == 1
+    assert dict(groups[f"{namespace}.g"].committed) == {Source(topic, 0): 1}
+    never = groups[f"{namespace}.never"]
     assert (never.members, dict(never.committed)) == (0, {})
     await bus.close()
     nobody = KafkaBus(KafkaConnection(servers=("127.0.0.1:9",)))
@@ -190,7 +201,7 @@ async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
     await nobody.close()
 
 
-def test_tables_of_a_postgresql_store_are_compared(shop, postgres, monkeypatch):  # noqa: F811
+def test_tables_of_a_postgresql_store_are_compared(toys, postgres, monkeypatch):  # noqa: F811
     """None yet, then all; never made by the look itself."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     assert call(*UNTIL_IDLE).code == 0

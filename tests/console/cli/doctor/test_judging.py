@@ -45,8 +45,8 @@ def held_up(status: SagaStatus) -> HeldUp:
 def judged(seen: Facts, *, lag_max: int = 100) -> list[tuple[str, str]]:
     """Check and severity of each finding; all of them say what, where and what to do."""
     findings = judge(seen, lag_max=lag_max)
-    assert all(one.what and one.where and one.advice for one in findings)
-    return [(one.check, one.severity.value) for one in findings]
+    assert all(finding.what and finding.where and finding.advice for finding in findings)
+    return [(finding.check, finding.severity.value) for finding in findings]
 
 
 WELL = [
@@ -107,10 +107,10 @@ def test_what_is_well_is_no_finding(seen):
     assert judged(seen) == []
 
 
-@pytest.mark.parametrize(("seen", "found"), SICK, ids=[f"{c}-{s}" for _, (c, s) in SICK])
-def test_what_is_wrong_is_found_once(seen, found):
+@pytest.mark.parametrize(("seen", "finding"), SICK, ids=[f"{c}-{s}" for _, (c, s) in SICK])
+def test_each_problem_is_one_finding(seen, finding):
     """With its severity."""
-    assert judged(seen) == [found]
+    assert judged(seen) == [finding]
 
 
 def test_a_missing_topic_is_said_once():

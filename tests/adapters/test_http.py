@@ -60,9 +60,9 @@ async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path
         async with asyncio.timeout(20):
             while (await ask(address, "/health/ready"))[0] != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        status, said = await ask(address, "/health/ready")
-        assert (status, said["status"]) == (200, "ready")
-        assert said["services"]["orchestrator"]["stopped"] == {}
+        status, answer = await ask(address, "/health/ready")
+        assert (status, answer["status"]) == (200, "ready")
+        assert answer["services"]["orchestrator"]["stopped"] == {}
         assert (await ask(address, "/health/ready", "HEAD")) == (200, None)
         assert (await ask(address, "/admin"))[0] == 404
     with pytest.raises(OSError, match=r"refused|failed"):
@@ -103,7 +103,7 @@ async def server():
 
 
 async def connect(server: HttpServer):
-    """A connection that has said nothing yet."""
+    """A connection that has sent nothing yet."""
     host, _, port = server.address.rpartition(":")
     return await asyncio.open_connection(host, int(port))
 
@@ -196,9 +196,7 @@ async def asked(address: str | None, capsys, **options):
 
 
 async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
-    """As a container's health check: 0 ready, 1 not ready and why, 3 nobody there, or somebody
-    else.
-    """
+    """Exit code 0: ready; 1: not ready, and why; 3: nobody there, or another program."""
     service = serving(tmp_path, http="127.0.0.1:0")
     async with service:
         http, orchestrator, *_ = service._roles  # noqa: SLF001 - where it listens is drawn
@@ -208,26 +206,24 @@ async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
                 await asyncio.sleep(0.05)
         assert await asked(anywhere, capsys, live=True) == (0, "alive\n")
         orchestrator.problems = lambda: ["a topic is missing"]
-        code, said = await asked(anywhere, capsys)
+        code, answer = await asked(anywhere, capsys)
         assert code == 1
-        assert "orchestrator: a topic is missing" in said
-    code, said = await asked(anywhere, capsys)
+        assert "orchestrator: a topic is missing" in answer
+    code, answer = await asked(anywhere, capsys)
     assert code == 3
-    assert "nobody answers" in said
+    assert "nobody answers" in answer
     other = HttpServer(application({}), "127.0.0.1:0", must_listen=True)
     await other.start()
-    code, said = await asked(other.address, capsys)
+    code, answer = await asked(other.address, capsys)
     await other.stop()
     assert code == 3
-    assert "something else listens there" in said
+    assert "something else listens there" in answer
     with pytest.raises(NotSo, match="off"):
         await asked("off", capsys)
 
 
 async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
-    """Not started; a topic is missing; its store or its bus is away. Alive all the while, until it
-    does not even ask for records.
-    """
+    """It stays alive all the while, until it does not even ask for records."""
     lab = Lab(orders(), shares_file=False)
     its_health = OrchestratorHealth(
         lab.orchestrator, lab.store, lab.clock, statistics=lab.statistics, group="orchestrators"

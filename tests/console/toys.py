@@ -1,13 +1,11 @@
-"""A small application for the console's tests, written into temporary folders as what
-users write.
-"""
+"""A small application for the tests of the command line, written into temporary folders."""
 
-SHOP = """
+TOYS = """
 from pydantic import BaseModel
 from saga import Context, EffectContext, Effects, Event, Intent, Refused, SagaApp, saga
 
 
-class OrderPlaced(Event, topic="kiosk-shop.order-placed", version=1, key="order_id"):
+class OrderPlaced(Event, topic="orders.order-placed", version=1, key="order_id"):
     order_id: str
     amount: int
 
@@ -30,11 +28,11 @@ class Ship(Intent[None], topic="parcels.ship", version=1):
     order_id: str
 
 
-class OrderConfirmed(Event, topic="kiosk-shop.order-confirmed", version=1):
+class OrderConfirmed(Event, topic="orders.order-confirmed", version=1):
     order_id: str
 
 
-class OrderRejected(Event, topic="kiosk-shop.order-rejected", version=1):
+class OrderRejected(Event, topic="orders.order-rejected", version=1):
     order_id: str
     reason: str
 
@@ -94,5 +92,5 @@ async def ship(intent: Ship, ctx: EffectContext) -> None:
 app = SagaApp(sagas=[order, leave], effects=[payments])
 """
 
-ORDER = "kiosk-shop.evt.order-placed.v1"
+ORDER = "orders.evt.order-placed.v1"
 LEAVE = "staff.evt.leave-asked.v1"

@@ -1,6 +1,4 @@
-"""What watches the service asks it for what it tells: dashboard, alerts, scraping and health
-checks.
-"""
+"""Dashboard, alerts, scraping and health checks ask only for metrics that a service has."""
 
 import json
 import re
@@ -13,7 +11,7 @@ import yaml
 from saga.adapters.http import METRICS, pages
 from saga.effects.health import EffectsHealth
 from saga.runtime.health import OrchestratorHealth
-from tests.console.test_health import serving
+from tests.adapters.test_http import serving
 
 INFRA = Path(__file__).parents[2] / "infra"
 PROMETHEUS = yaml.safe_load((INFRA / "prometheus.yml").read_text("utf-8"))
@@ -32,43 +30,46 @@ def expressions() -> list[str]:
     return asked + [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
 
 
-async def told(tmp_path: Path) -> dict[str, set[str]]:
+async def exported_by(tmp_path: Path) -> dict[str, set[str]]:
     """The labels of each series that a process of both roles has, by its name."""
     service = serving(tmp_path)
-    parts = service._health  # noqa: SLF001 - what it tells, without a server
+    parts = service._health  # noqa: SLF001 - without a server
     assert {type(part) for part in parts} == {OrchestratorHealth, EffectsHealth}
     families = [family for part in parts for family in await part.metrics()]
     labels = {family.name: set(family._labelnames) for family in families}  # noqa: SLF001
     text = bytes((await pages(parts)[METRICS]()).body).decode()
     await service.stop()
-    found = dict(PROMETHEUS_OWN)
+    series = dict(PROMETHEUS_OWN)
     for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
         endings = ("_bucket", "_count", "_sum") if kind == "histogram" else ("",)
-        found |= {
+        series |= {
             f"{name}{ending}": labels.get(name.removesuffix("_total"), set()) for ending in endings
         }
-    return found
+    return series
 
 
 def named(expression: str) -> dict[str, set[str]]:
-    """The metrics that a PromQL expression names, each with the labels that it selects by. What the
-    expression groups by has to be a label of all of them.
+    """The metrics that a PromQL expression names, each with the labels that it needs.
+
+    The labels that an expression groups by count for all of its metrics.
     """
     groupings = re.findall(r"\bby\s*\(([^)]*)\)", expression)
     grouped = {label.strip() for grouping in groupings for label in grouping.split(",")}
     bare = re.sub(r"\[[^\]]*\]|\bby\s*\([^)]*\)", " ", expression)
-    found: dict[str, set[str]] = {}
+    series: dict[str, set[str]] = {}
     for name, selector in re.findall(r"\b([a-z_]\w*)\b\s*(\{[^}]*\})?", bare):
         if name not in FUNCTIONS:
             selected = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", selector))
-            found[name] = grouped | selected
-    return found
+            series[name] = grouped | selected
+    return series
 
 
 @pytest.mark.parametrize("expression", expressions())
-async def test_what_is_asked_for_is_told(expression: str, tmp_path: Path) -> None:
+async def test_dashboard_and_alerts_ask_for_metrics_that_exist(
+    expression: str, tmp_path: Path
+) -> None:
     """Each metric of the dashboard and the alerts exists, and has the labels it is asked by."""
-    exported = await told(tmp_path)
+    exported = await exported_by(tmp_path)
     asked = named(expression)
 
     assert asked
@@ -80,9 +81,9 @@ async def test_what_is_asked_for_is_told(expression: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "wrong", ["sum(saga_began_total)", "max by (colour) (saga_active)", 'saga_active{hue="x"}']
 )
-async def test_what_nobody_tells_would_be_seen(wrong: str, tmp_path: Path) -> None:
+async def test_a_made_up_metric_or_label_would_be_seen(wrong: str, tmp_path: Path) -> None:
     """A name or a label that is made up does not pass."""
-    exported = await told(tmp_path)
+    exported = await exported_by(tmp_path)
     [(metric, labels)] = named(wrong).items()
 
     assert metric not in exported or not labels <= exported[metric] | SCRAPED
@@ -90,9 +91,9 @@ async def test_what_nobody_tells_would_be_seen(wrong: str, tmp_path: Path) -> No
 
 async def test_each_metric_of_ours_is_on_the_dashboard_or_behind_an_alert(tmp_path: Path) -> None:
     """But for what only names or numbers things."""
-    asked = {name for one in expressions() for name in named(one)}
+    asked = {name for expression in expressions() for name in named(expression)}
     endings = ("_bucket", "_count", "_sum")
-    ours = {name for name in await told(tmp_path) if name.startswith("saga_")}
+    ours = {name for name in await exported_by(tmp_path) if name.startswith("saga_")}
     ours = {name for name in ours if not name.endswith(endings)} | {
         name.removesuffix("_bucket") for name in ours if name.endswith("_bucket")
     }
@@ -102,7 +103,9 @@ async def test_each_metric_of_ours_is_on_the_dashboard_or_behind_an_alert(tmp_pa
 
 def test_prometheus_asks_every_container_that_serves() -> None:
     """Orchestrators and effects, all containers of each, where the settings have them listen."""
-    serving_ = {name for name, one in COMPOSE.items() if one.get("command", [""])[0] == "run"}
+    serving_ = {
+        name for name, container in COMPOSE.items() if container.get("command", [""])[0] == "run"
+    }
     assert serving_ == {"orchestrator", "effects"}
     jobs = {job["job_name"]: job for job in PROMETHEUS["scrape_configs"]}
     for name in serving_:

@@ -9,18 +9,18 @@ from saga.adapters.http import METRICS, pages
 from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.runtime.health import STATISTICS_AGE_S, OrchestratorHealth
-from tests.console.test_health import serving
+from tests.adapters.test_http import serving
 from tests.runtime.lab import Lab
 from tests.runtime.shop import Reserve, orders
 from tests.runtime.test_turns import placed
 from tests.scenarios import depot
 
 
-class Told:
-    """What a page of metrics says."""
+class MetricsPage:
+    """A page of metrics, parsed."""
 
     def __init__(self, text: str) -> None:
-        self.families = {one.name: one for one in text_string_to_metric_families(text)}
+        self.families = {family.name: family for family in text_string_to_metric_families(text)}
         self.samples = {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in self.families.values()
@@ -34,17 +34,17 @@ class Told:
     def sum(self, name: str, **labels: str) -> float:
         """The sum over all samples with these labels, of which there must be one."""
         wanted = set(labels.items())
-        found = [
+        values = [
             value
             for (sample, its), value in self.samples.items()
             if sample == name and wanted <= set(its)
         ]
-        assert found, name
-        return sum(found)
+        assert values, name
+        return sum(values)
 
 
-async def scraped(address: str) -> Told:
-    """What Prometheus is told."""
+async def scraped(address: str) -> MetricsPage:
+    """The page that Prometheus gets."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -53,49 +53,51 @@ async def scraped(address: str) -> Told:
     await writer.wait_closed()
     assert head.split()[1] == "200"
     assert "text/plain" in head
-    return Told(body)
+    return MetricsPage(body)
 
 
-async def test_a_service_tells_what_it_has_done(tmp_path: Path) -> None:
+async def test_a_service_shows_what_it_has_done(tmp_path: Path) -> None:
     """Sagas by definition and outcome, effects by service, positions and lag of all who read."""
     service = serving(tmp_path, http="127.0.0.1:0")
     async with service:
         amounts = {"a": 1, "b": 2, "dear": 1_000}
-        placed = [depot.OrderPlaced(order_id=one, amount=amount) for one, amount in amounts.items()]
+        placed = [
+            depot.OrderPlaced(order_id=name, amount=amount) for name, amount in amounts.items()
+        ]
         waits = depot.OrderPlaced(order_id="waits", wants_approval=True)
         sagas = [await service.publish(order) for order in placed]
         await service.publish(waits)
-        for one in sagas:
-            await service.outcome(one, timeout=20)
+        for saga in sagas:
+            await service.outcome(saga, timeout=20)
         await service.idle(timeout=20)
-        told = await scraped(service._roles[0].server.address)  # noqa: SLF001
+        page = await scraped(service._roles[0].server.address)  # noqa: SLF001
 
-    assert told("saga_ready") == told("saga_store_up") == 1
-    assert told("saga_started_total", definition="order") == 4
-    assert told("saga_finished_total", definition="order", outcome="completed") == 2
-    assert told("saga_finished_total", definition="order", outcome="rolled_back") == 1
-    assert told("saga_compensations_total", definition="order") == 1
-    assert told("saga_duration_seconds_count", definition="order") == 3
-    assert told("saga_duration_seconds_bucket", definition="order", le="+Inf") == 3
-    assert told("saga_active", definition="order", state="running") == 1
-    assert told("saga_turns_total") > 8
-    assert told("saga_tx_duration_seconds_count") > 0
-    assert told("saga_effects_total", service="stock", outcome="done") == 5
-    assert told("saga_effects_total", service="wallets", outcome="refused") == 1
-    assert told("saga_records_total") == 4 + 8
-    assert told("saga_dlq_total") == told("saga_outbox_pending") == 0
-    groups = {dict(its)["group"] for name, its in told.samples if name == "saga_records_in_hand"}
+    assert page("saga_ready") == page("saga_store_up") == 1
+    assert page("saga_started_total", definition="order") == 4
+    assert page("saga_finished_total", definition="order", outcome="completed") == 2
+    assert page("saga_finished_total", definition="order", outcome="rolled_back") == 1
+    assert page("saga_compensations_total", definition="order") == 1
+    assert page("saga_duration_seconds_count", definition="order") == 3
+    assert page("saga_duration_seconds_bucket", definition="order", le="+Inf") == 3
+    assert page("saga_active", definition="order", state="running") == 1
+    assert page("saga_turns_total") > 8
+    assert page("saga_tx_duration_seconds_count") > 0
+    assert page("saga_effects_total", service="stock", outcome="done") == 5
+    assert page("saga_effects_total", service="wallets", outcome="refused") == 1
+    assert page("saga_records_total") == 4 + 8
+    assert page("saga_dlq_total") == page("saga_outbox_pending") == 0
+    groups = {dict(its)["group"] for name, its in page.samples if name == "saga_records_in_hand"}
     assert len(groups) == 3
     for group in groups:
-        assert told("saga_partitions_assigned", group=group) > 0
-        assert told("saga_partitions_stopped", group=group) == 0
-        assert told("saga_records_in_hand", group=group) == 0
-        assert told.sum("saga_consumer_lag", group=group) == 0
-    assert told.sum("saga_consumer_position", topic="dev.saga.depot.int.pay.v1") == 3
-    assert told("process_virtual_memory_bytes") > 0
+        assert page("saga_partitions_assigned", group=group) > 0
+        assert page("saga_partitions_stopped", group=group) == 0
+        assert page("saga_records_in_hand", group=group) == 0
+        assert page.sum("saga_consumer_lag", group=group) == 0
+    assert page.sum("saga_consumer_position", topic="dev.saga.depot.int.pay.v1") == 3
+    assert page("process_virtual_memory_bytes") > 0
 
 
-async def page_of(lab: Lab) -> tuple[OrchestratorHealth, Told]:
+async def page_of(lab: Lab) -> tuple[OrchestratorHealth, MetricsPage]:
     """The orchestrator's health and what a page says of it."""
     health = OrchestratorHealth(
         lab.orchestrator, lab.store, lab.clock, statistics=lab.statistics, group="orchestrators"
@@ -103,37 +105,33 @@ async def page_of(lab: Lab) -> tuple[OrchestratorHealth, Told]:
     return health, await scrape(health)
 
 
-async def scrape(health: OrchestratorHealth) -> Told:
+async def scrape(health: OrchestratorHealth) -> MetricsPage:
     """What the page says now."""
-    return Told(bytes((await pages([health])[METRICS]()).body).decode())
+    return MetricsPage(bytes((await pages([health])[METRICS]()).body).decode())
 
 
 async def test_trouble_is_told() -> None:
-    """Not ready before it starts; a backlog, a timer and parked records as they are in the
-    store.
-    """
+    """Not ready before the start; then backlog, timers and dead letters of the store."""
     lab = Lab(orders(), shares_file=False)
-    health, told = await page_of(lab)
-    assert told("saga_ready") == 0
+    health, page = await page_of(lab)
+    assert page("saga_ready") == 0
     async with lab.serving():
         lab.bus.append([placed(lab), lab.record(lab.router.topics[0], b"k", b"no json")])
         await lab.until(lambda: len(lab.on(Reserve)) == 1)
         await lab.while_passing(STATISTICS_AGE_S)
-        told = await scrape(health)
-        assert told("saga_ready") == 1
-        assert told("saga_started_total", definition="order") == 1
-        assert told("saga_active", definition="order", state=SagaStatus.RUNNING.value) == 1
-        assert told("saga_dlq_total") == 1
-        assert told.sum("saga_parked", kind="dead") == 1
+        page = await scrape(health)
+        assert page("saga_ready") == 1
+        assert page("saga_started_total", definition="order") == 1
+        assert page("saga_active", definition="order", state=SagaStatus.RUNNING.value) == 1
+        assert page("saga_dlq_total") == 1
+        assert page.sum("saga_parked", kind="dead") == 1
 
 
 async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
-    """Not with every look; and a store that is away, or silent, is told as such without waiting
-    long.
-    """
+    """Not with every request; a store that is away, or silent, costs little waiting."""
     lab = Lab(orders(), shares_file=False)
-    health, told = await page_of(lab)
-    assert told.sum("saga_store_up") == 1
+    health, page = await page_of(lab)
+    assert page.sum("saga_store_up") == 1
     taken = []
     take = lab.statistics.take
 
@@ -154,26 +152,26 @@ async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
 
     lab.statistics.take = fail
     lab.clock.advance(STATISTICS_AGE_S)
-    told = await scrape(health)
-    assert told("saga_store_up") == 0
-    assert told.families["saga_active"].samples == []
+    page = await scrape(health)
+    assert page("saga_store_up") == 0
+    assert page.families["saga_active"].samples == []
 
 
-async def test_a_service_on_kafka_tells_the_same(kafka, namespace: str, tmp_path: Path) -> None:
+async def test_a_service_on_kafka_shows_the_same(kafka, namespace: str, tmp_path: Path) -> None:
     """Orchestrator and effects, with the positions in the topics as the brokers have them."""
     service = serving(tmp_path, bus=kafka.url, namespace=namespace, http="127.0.0.1:0")
     async with service:
         for number in range(10):
             order = depot.OrderPlaced(order_id=f"o-{number}")
             await service.outcome(await service.publish(order), timeout=60)
-        told = await scraped(service._roles[0].server.address)  # noqa: SLF001
+        page = await scraped(service._roles[0].server.address)  # noqa: SLF001
 
-    assert told("saga_ready") == 1
-    assert told("saga_finished_total", definition="order", outcome="completed") == 10
-    assert told("saga_effects_total", service="wallets", outcome="done") == 10
+    assert page("saga_ready") == 1
+    assert page("saga_finished_total", definition="order", outcome="completed") == 10
+    assert page("saga_effects_total", service="wallets", outcome="done") == 10
     orchestrators = f"dev.{namespace}.saga-orchestrator"
     topic = f"dev.{namespace}.depot.evt.order-placed.v1"
-    assert told.sum("saga_consumer_position", group=orchestrators, topic=topic) == 10
-    assert told.sum("saga_consumer_lag", group=orchestrators, topic=topic) == 0
+    assert page.sum("saga_consumer_position", group=orchestrators, topic=topic) == 10
+    assert page.sum("saga_consumer_lag", group=orchestrators, topic=topic) == 0
     topic = f"dev.{namespace}.depot.int.pay.v1"
-    assert told.sum("saga_consumer_position", topic=topic) == 10
+    assert page.sum("saga_consumer_position", topic=topic) == 10
