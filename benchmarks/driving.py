@@ -141,7 +141,7 @@ class Driver:
 
     def _triggers(self, numbers: range) -> Iterator[Record]:
         for number in numbers:
-            record = self._publisher.prepare(placed(number)).record
+            record = self._publisher.writer.record(placed(number)).record
             topic = self._trigger_topic or record.topic
             yield Record(topic, record.key, record.value, record.headers)
 

@@ -124,7 +124,7 @@ async def _opening(folder: str, sagas: int) -> Measured:
         publisher = service.publisher
         for first in range(0, sagas, OPENED_AT_ONCE):
             numbers = range(first, min(first + OPENED_AT_ONCE, sagas))
-            await publisher.send([publisher.prepare(placed(number)) for number in numbers])
+            await publisher.send([publisher.writer.record(placed(number)) for number in numbers])
             await _until_started(service, first - OPENED_AHEAD_MAX)
         await _until_started(service, sagas)
         return {

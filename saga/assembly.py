@@ -21,11 +21,12 @@ from saga.application import Application
 from saga.effects import EffectsService, EffectsSettings
 from saga.ports import Bus, Catalogue, Clock, EventStore
 from saga.ports.effects_store import EffectsStore
+from saga.publishing.writer import EventWriter
 from saga.runtime.aside import Aside
 from saga.runtime.orchestrator import Orchestrator
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.parking import DeadLetters
-from saga.runtime.publisher import Publisher
+from saga.runtime.publisher import Commands, Publisher
 from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.relay import Relay
 from saga.runtime.router import Router
@@ -138,17 +139,26 @@ class Assembly:
         )
 
     @cached_property
-    def publisher(self) -> Publisher:
-        """Publishes events and commands of this program."""
-        return Publisher(
-            self.parts.bus,
+    def writer(self) -> EventWriter:
+        """Makes records of this program's own events and commands."""
+        return EventWriter(
+            self.names,
+            clock=self.parts.clock,
+            source=self.settings.source,
             contracts=self.app.contracts,
             sagas=self.app.registry,
-            names=self.names,
-            clock=self.parts.clock,
             new_id=self.parts.new_id,
-            source=self.settings.source,
         )
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Publishes them."""
+        return Publisher(self.parts.bus, self.writer)
+
+    @cached_property
+    def commands(self) -> Commands:
+        """Sends commands to sagas that there are."""
+        return Commands(self.publisher, self.parts.catalogue, new_id=self.parts.new_id)
 
     @cached_property
     def dead_letters(self) -> DeadLetters:

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Unpack
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
-from saga.adapters.ids import new_id
-from saga.contracts import Command, CommandAct, ContractRegistry, Event, read
+from saga.contracts import CommandAct, ContractRegistry, Event, read
 from saga.core.events import CancelMode, Message
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
-from saga.errors import SagaError, UnknownSaga
+from saga.errors import SagaError
 from saga.ports import Bus, Catalogue, EventStore, TopicSpec
 from saga.ports.health import Health
+from saga.publishing.writer import PublishOptions
 from saga.runtime.outcomes import OutcomePoller, OutcomeWaiters, SagaOutcome
-from saga.runtime.publisher import Publisher
+from saga.runtime.publisher import Commands, Publisher
 
-KEYS_MAX = 10_000
-"""Keys of sagas published here that are remembered: one may be told something before it began."""
 IDLE_POLL_S = 0.05
 IDLE_CALM_POLLS = 6
 """How often in a row everything must be quiet to count as idle: longer than any fetch waits.
@@ -93,6 +91,7 @@ class Service:
         store: EventStore,
         catalogue: Catalogue,
         publisher: Publisher,
+        commands: Commands,
         contracts: ContractRegistry,
         waiters: OutcomeWaiters,
         topics: Sequence[TopicSpec],
@@ -114,9 +113,9 @@ class Service:
             store=store,
             why_stopped=self._why_stopped,
         )
-        self._keys: OrderedDict[SagaId, str] = OrderedDict()
         self.catalogue = catalogue
         self.publisher = publisher
+        self.commands = commands
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -187,21 +186,16 @@ class Service:
         asked = await asyncio.gather(*(part.why_not_ready() for part in self._health))
         return [problem for problems in asked for problem in problems]
 
-    async def publish(self, event: Event, *, key: str | None = None) -> SagaId | None:
-        """Publish an event; the id of the saga that it starts, None where that is none or more than
-        one. Durable when it returns.
+    async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> SagaId | None:
+        """Publish an event; the id of the one saga that it starts. Durable when it returns.
 
         Raises:
             MessageError: the event has no business key.
             BusUnavailable: it was not published.
         """
-        prepared = self.publisher.prepare(event, key=key)
-        await self.publisher.send([prepared])
-        if prepared.saga_id is not None and prepared.record.key is not None:
-            self._keys[prepared.saga_id] = prepared.record.key.decode()
-            if len(self._keys) > KEYS_MAX:
-                self._keys.popitem(last=False)
-        return prepared.saga_id
+        written = await self.publisher.publish(event, **options)
+        self.commands.remember(written)
+        return written.saga_id
 
     async def outcome(self, saga_id: SagaId | UUID, *, timeout: float | None = None) -> Outcome:
         """Wait until the saga ends, or cannot go on by itself.
@@ -213,7 +207,7 @@ class Service:
         """
         saga_id = SagaId(str(saga_id))
         with self._waiters.waiting(saga_id) as ending:
-            self._outcome_poller.waiter_came(is_new=saga_id in self._keys)
+            self._outcome_poller.waiter_came(is_new=self.commands.is_new(saga_id))
             try:
                 async with asyncio.timeout(timeout):
                     return self._outcome(await ending)
@@ -258,7 +252,12 @@ class Service:
         return await self.command(saga_id, CommandAct.CANCEL, reason=reason, mode=mode, actor=actor)
 
     async def command(
-        self, saga_id: SagaId | UUID, act: CommandAct, *, command_id: str | None = None, **said: Any
+        self,
+        saga_id: SagaId | UUID,
+        act: CommandAct,
+        *,
+        command_id: str | None = None,
+        **fields: Any,
     ) -> str:
         """Send any command; its id.
 
@@ -266,16 +265,8 @@ class Service:
             UnknownSaga: there is no such saga.
             ValueError: it does not say enough, for example no reason for an abandon.
         """
-        saga_id = SagaId(str(saga_id))
-        key = self._keys.get(saga_id)
-        if key is None:
-            found = await self.catalogue.summaries([saga_id])
-            if not found:
-                raise UnknownSaga(saga_id)
-            key = found[0].key
-        command = Command(command_id=command_id or new_id(), act=act, saga_id=saga_id, **said)
-        await self.publisher.command(command, key=key)
-        return command.command_id
+        saga = SagaId(str(saga_id))
+        return await self.commands.send(saga, act, command_id=command_id, **fields)
 
     async def idle(self, *, timeout: float | None = None) -> None:
         """Wait until nothing is left to do but what waits for time or people.

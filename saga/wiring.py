@@ -68,6 +68,7 @@ def build_service(
         store=parts.store,
         catalogue=parts.catalogue,
         publisher=assembly.publisher,
+        commands=assembly.commands,
         contracts=app.contracts,
         waiters=assembly.waiters,
         health=health,

@@ -31,8 +31,9 @@ from saga.errors import (
     UnknownSaga,
 )
 from saga.ports import Batch, HistoryAppend, SagaSummary, TopicSpec
+from saga.publishing.writer import EventWriter
 from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
-from saga.runtime.publisher import Publisher
+from saga.runtime.publisher import Commands, Publisher
 from saga.service import Outcome, Service
 
 NAMES = TopicNames("test", "kiosk")
@@ -186,20 +187,25 @@ class Bench:
         async def close() -> None:
             self.told.append("closed")
 
+        def new_id() -> str:
+            return f"m-{next(numbers)}"
+
+        writer = EventWriter(
+            NAMES,
+            clock=self.bus.clock,
+            source="/test",
+            contracts=APP.contracts,
+            sagas=APP.registry,
+            new_id=new_id,
+        )
+        publisher = Publisher(self.bus, writer)
         return Service(
             roles=roles,
             bus=self.bus,
             store=self.store,
             catalogue=self.catalogue,
-            publisher=Publisher(
-                self.bus,
-                contracts=APP.contracts,
-                sagas=APP.registry,
-                names=NAMES,
-                clock=self.bus.clock,
-                new_id=lambda: f"m-{next(numbers)}",
-                source="/test",
-            ),
+            publisher=publisher,
+            commands=Commands(publisher, self.catalogue, new_id=new_id),
             contracts=APP.contracts,
             waiters=self.waiters,
             topics=[TopicSpec(topic, 1) for topic in APP.topics(NAMES)],
@@ -620,7 +626,7 @@ class TestAsking:
         self, bench: Bench, monkeypatch
     ) -> None:
         """As long as its key is remembered, of which there is a bound."""
-        monkeypatch.setattr("saga.service.KEYS_MAX", 2)
+        monkeypatch.setattr("saga.runtime.publisher.KEYS_MAX", 2)
         async with bench.service() as service:
             sagas = [await service.publish(Ordered(order_id=f"o-{n}")) for n in range(3)]
             for saga in sagas[1:]:

@@ -20,7 +20,8 @@ from saga.console.cli.output import ExitCode, NotSo, Printer
 from saga.contracts import Event
 from saga.core.identity import SagaId
 from saga.errors import StoreUnavailable
-from saga.runtime.publisher import Prepared, Publisher
+from saga.publishing.writer import WrittenEvent
+from saga.runtime.publisher import Publisher
 from saga.service import Service
 
 PUBLISH_EVENTS: Final = 500
@@ -37,7 +38,7 @@ ShowProgress = Callable[[int, int], None]
 class Trigger:
     """An event of the demo, ready to be published, and the saga it starts."""
 
-    prepared: Prepared
+    prepared: WrittenEvent
     saga_id: SagaId
 
 
@@ -50,7 +51,7 @@ def triggers(publisher: Publisher, events: Iterable[tuple[str, Event]]) -> list[
     """
     made: list[Trigger] = []
     for message_id, event in events:
-        prepared = publisher.prepare(event, message_id=message_id)
+        prepared = publisher.writer.record(event, message_id=message_id)
         if prepared.saga_id is None:
             raise NotSo(f"{type(event).__name__} {message_id} starts no saga of this application")
         made.append(Trigger(prepared, prepared.saga_id))
@@ -124,11 +125,11 @@ class DemoRun:
             with contextlib.suppress(NotImplementedError):  # not on Windows
                 loop.add_signal_handler(number, stop)
 
-    async def _publish(self, events: Sequence[Prepared]) -> None:
+    async def _publish(self, events: Sequence[WrittenEvent]) -> None:
         for first in range(0, len(events), PUBLISH_EVENTS):
             await self._service.publisher.send(events[first : first + PUBLISH_EVENTS])
 
-    async def _follow(self, batches: list[list[Prepared]], kill_at: list[float]) -> None:
+    async def _follow(self, batches: list[list[WrittenEvent]], kill_at: list[float]) -> None:
         tally, catalogue = self._tally, self._service.catalogue
         moved_at = self._clock.monotonic_s()
         with _progress(self._printer, len(self._expected), self.settled) as show:
@@ -223,7 +224,7 @@ def _ended(worker: Worker) -> Exception:
     return StoreUnavailable(text) if worker.returncode == ExitCode.UNREACHABLE else NotSo(text)
 
 
-def _split(events: list[Prepared], count: int) -> list[list[Prepared]]:
+def _split(events: list[WrittenEvent], count: int) -> list[list[WrittenEvent]]:
     """*events* in *count* batches of nearly one size, some of which may be empty."""
     bounds = [len(events) * number // count for number in range(count + 1)]
     return [events[first:last] for first, last in pairwise(bounds)]

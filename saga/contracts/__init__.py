@@ -4,7 +4,17 @@
 of them; `encode` and `decode` stand between bytes and models.
 """
 
-from saga.contracts.codec import Decoded, decode, encode, message_of, read, wrong_headers
+from saga.contracts.codec import (
+    Checked,
+    Decoded,
+    checked,
+    checked_json,
+    decode,
+    encode,
+    message_of,
+    read,
+    wrong_headers,
+)
 from saga.contracts.contract import (
     COMMAND_CONTRACT,
     Contract,
@@ -34,6 +44,7 @@ __all__ = [
     "COMMAND_CONTRACT",
     "HEADERS_BYTES_MAX",
     "VALUE_BYTES_MAX",
+    "Checked",
     "Command",
     "CommandAct",
     "Contract",
@@ -52,6 +63,8 @@ __all__ = [
     "business_key",
     "canonical",
     "canonical_text",
+    "checked",
+    "checked_json",
     "contract_of",
     "decode",
     "dlq_name",

@@ -88,100 +88,42 @@ def headers_for(
     contract_name: str,
     source: str,
     at: Instant,
-    subject: str | None = None,
+    saga_id: str | None = None,
     correlation_id: str | None = None,
     causation_id: str | None = None,
     idempotency_key: str | None = None,
-    traceparent: str | None = None,
     undoes: str | None = None,
+    traceparent: str | None = None,
 ) -> Headers:
-    """The headers of a record whose value is the JSON of *contract_name*; what is None is
-    left out.
+    """The headers of a record whose value is the JSON of *contract_name*; None is left out.
+
+    Args:
+        saga_id: the saga that it is about: `ce_subject`, and what all its messages share.
+        correlation_id: what else the messages of one process share, where no saga is known.
+        undoes: the contract of the step that an intent undoes.
     """
-    headers: list[tuple[str, bytes | None]] = [
+    headers: Headers = (
         _SPECVERSION_1,
         (ID, id.encode()),
         _name(SOURCE, source),
         _name(TYPE, contract_name),
         (TIME, rfc3339(at)),
         _CONTENT_IS_JSON,
-    ]
-    if subject is not None:
-        headers.append((SUBJECT, subject.encode()))
-    if correlation_id is not None:
-        headers.append((CORRELATION_ID, correlation_id.encode()))
+    )
+    if saga_id is not None:
+        saga = saga_id.encode()
+        headers += ((SUBJECT, saga), (CORRELATION_ID, saga))
+    elif correlation_id is not None:
+        headers += ((CORRELATION_ID, correlation_id.encode()),)
     if causation_id is not None:
-        headers.append((CAUSATION_ID, causation_id.encode()))
+        headers += ((CAUSATION_ID, causation_id.encode()),)
     if idempotency_key is not None:
-        headers.append((IDEMPOTENCY_KEY, idempotency_key.encode()))
+        headers += ((IDEMPOTENCY_KEY, idempotency_key.encode()),)
     if undoes is not None:
-        headers.append(_name(UNDOES, undoes))
+        headers += (_name(UNDOES, undoes),)
     if traceparent is not None:
-        headers.append((TRACEPARENT, traceparent.encode()))
-    return tuple(headers)
-
-
-def intent_headers(
-    *,
-    intent_id: str,
-    contract_name: str,
-    source: str,
-    at: Instant,
-    saga_id: str,
-    causation_id: str,
-    idempotency_key: str,
-    undoes: str | None = None,
-    traceparent: str | None = None,
-) -> Headers:
-    """The headers of an intent; *undoes* is the contract of the step that it undoes, if it does."""
-    saga = saga_id.encode()
-    headers: Headers = (
-        _SPECVERSION_1,
-        (ID, intent_id.encode()),
-        _name(SOURCE, source),
-        _name(TYPE, contract_name),
-        (TIME, rfc3339(at)),
-        _CONTENT_IS_JSON,
-        (SUBJECT, saga),
-        (CORRELATION_ID, saga),
-        (CAUSATION_ID, causation_id.encode()),
-        (IDEMPOTENCY_KEY, idempotency_key.encode()),
-    )
-    if undoes is not None:
-        headers = (*headers, _name(UNDOES, undoes))
-    if traceparent is not None:
-        headers = (*headers, (TRACEPARENT, traceparent.encode()))
+        headers += ((TRACEPARENT, traceparent.encode()),)
     return headers
-
-
-def event_headers(
-    *,
-    event_id: str,
-    contract_name: str,
-    source: str,
-    at: Instant,
-    saga_id: str,
-    causation_id: str,
-    traceparent: str | None = None,
-) -> Headers:
-    """The headers of an event or outcome that a saga publishes; its own id is its
-    idempotency key.
-    """
-    saga = saga_id.encode()
-    event = event_id.encode()
-    headers: Headers = (
-        _SPECVERSION_1,
-        (ID, event),
-        _name(SOURCE, source),
-        _name(TYPE, contract_name),
-        (TIME, rfc3339(at)),
-        _CONTENT_IS_JSON,
-        (SUBJECT, saga),
-        (CORRELATION_ID, saga),
-        (CAUSATION_ID, causation_id.encode()),
-        (IDEMPOTENCY_KEY, event),
-    )
-    return headers if traceparent is None else (*headers, (TRACEPARENT, traceparent.encode()))
 
 
 def reply_headers(
@@ -193,25 +135,18 @@ def reply_headers(
     saga_id: str,
     traceparent: str | None = None,
 ) -> Headers:
-    """The headers of the answer to an intent: `ce_id` is `{intent id}/reply`, its cause the
-    intent.
-    """
-    saga = saga_id.encode()
-    intent = intent_id.encode()
-    reply = intent + b"/reply"
-    headers: Headers = (
-        _SPECVERSION_1,
-        (ID, reply),
-        _name(SOURCE, source),
-        _name(TYPE, contract_name),
-        (TIME, rfc3339(at)),
-        _CONTENT_IS_JSON,
-        (SUBJECT, saga),
-        (CORRELATION_ID, saga),
-        (CAUSATION_ID, intent),
-        (IDEMPOTENCY_KEY, reply),
+    """The headers of an answer: its id is `{intent id}/reply`, its cause the intent."""
+    reply_id = f"{intent_id}/reply"
+    return headers_for(
+        id=reply_id,
+        contract_name=contract_name,
+        source=source,
+        at=at,
+        saga_id=saga_id,
+        causation_id=intent_id,
+        idempotency_key=reply_id,
+        traceparent=traceparent,
     )
-    return headers if traceparent is None else (*headers, (TRACEPARENT, traceparent.encode()))
 
 
 def rfc3339(at: Instant) -> bytes:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError
 
 from saga.contracts.cloudevents import TRACEPARENT, TYPE, Attributes
 from saga.contracts.json_text import VALUE_BYTES_MAX, canonical_dump, flaw_of
-from saga.contracts.models import ContractModel, contract_of, is_flat
+from saga.contracts.models import ContractModel, contract_of, has_plain_values, is_flat
 from saga.contracts.registry import ContractRegistry, ReadPath
 from saga.contracts.unreadable import Unreadable, UnreadableCode, schema_problem, shortened
 from saga.core.events import Json, Message
@@ -35,6 +35,19 @@ class Decoded:
     payload: Json
 
 
+@value
+class Checked:
+    """A message that its readers can read: its bytes, and the model that readers get.
+
+    *read_as* names the current version of the contract, which is the one of *model*.
+    """
+
+    contract_name: str
+    value: bytes
+    read_as: str
+    model: ContractModel
+
+
 def encode(model: ContractModel) -> Json:
     """The canonical JSON of a contract's model.
 
@@ -44,6 +57,52 @@ def encode(model: ContractModel) -> Json:
             not allow was put into it unchecked.
     """
     return Json(_encoded(model, warnings="error").decode())
+
+
+def checked(
+    registry: ContractRegistry, model: ContractModel, *, bytes_max: int = VALUE_BYTES_MAX
+) -> Checked:
+    """*model* as its readers will see it.
+
+    Values whose types say everything need not be read again to know that they can be read; others
+    are read as their readers will do it.
+
+    Raises:
+        DefinitionError: its class declares no contract.
+        MessageError: readers could not read it.
+    """
+    name = contract_of(type(model)).contract_name
+    path = registry.paths.get(name)
+    if path is None:
+        raise _unknown(registry, name).error()
+    text = _encoded(model, warnings="error")
+    if len(text) <= bytes_max and has_plain_values(model):
+        if not path.upcasts:
+            return Checked(name, text, name, model)
+        decoded = _upcast(path, model)
+    else:
+        decoded = decode(registry, name, text, bytes_max=bytes_max)
+    if isinstance(decoded, Unreadable):
+        raise decoded.error()
+    return Checked(name, text, decoded.contract_name, decoded.model)
+
+
+def checked_json(
+    registry: ContractRegistry,
+    contract_name: str,
+    value: bytes,
+    *,
+    bytes_max: int = VALUE_BYTES_MAX,
+) -> Checked:
+    """A JSON text that claims to be of *contract_name*, to be published as it is.
+
+    Raises:
+        MessageError: readers could not read it; names the field.
+    """
+    decoded = decode(registry, contract_name, value, bytes_max=bytes_max)
+    if isinstance(decoded, Unreadable):
+        raise decoded.error()
+    return Checked(contract_name, value, decoded.contract_name, decoded.model)
 
 
 def message_of(model: ContractModel) -> Message:

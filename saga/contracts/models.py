@@ -17,6 +17,7 @@ from typing import (
     Generic,
     TypeVar,
     Unpack,
+    get_args,
 )
 from weakref import WeakValueDictionary
 
@@ -45,23 +46,27 @@ if TYPE_CHECKING:
 
 Reply_co = TypeVar("Reply_co", bound="Event | None", covariant=True)
 
+_OPTIONS = ConfigDict(
+    frozen=True,
+    extra="ignore",
+    allow_inf_nan=False,
+    # A NaN hidden in an `Any` field must fail while it is encoded, not turn into null.
+    ser_json_inf_nan="constants",
+)
 _FLAT_TYPES = frozenset({str, int, bool, str | None, int | None, bool | None})
+_HARMLESS_OPTIONS = frozenset({*_OPTIONS, "title", "strict", "json_schema_extra"})
+_MISSING = object()
 _claimed: WeakValueDictionary[str, type[ContractModel]] = WeakValueDictionary()
 
 
 class ContractModel(BaseModel):
     """What events, intents and the engine's own messages have in common."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="ignore",
-        allow_inf_nan=False,
-        # A NaN hidden in an `Any` field must fail while it is encoded, not turn into null.
-        ser_json_inf_nan="constants",
-    )
+    model_config = _OPTIONS
 
     __saga_contract__: ClassVar[Contract | None] = None
     __saga_is_flat__: ClassVar[bool | None] = None
+    __saga_plain_types__: ClassVar[dict[str, frozenset[type]] | None] = None
     __saga_upcast__: ClassVar[Upcast | None] = None
     """How this version becomes the next one."""
     __saga_upcasts_from__: ClassVar[tuple[Upcast, ...]] = ()
@@ -186,6 +191,39 @@ def _is_flat(model: type[ContractModel]) -> bool:
         and not field.metadata
         for field in model.model_fields.values()
     )
+
+
+def has_plain_values(model: ContractModel) -> bool:
+    """Whether what a model holds can be read again because of its types alone.
+
+    It is flat, nobody has put in a value unchecked, and no validator has a say.
+    """
+    kind = type(model)
+    types = kind.__dict__.get("__saga_plain_types__")
+    if types is None:
+        types = kind.__saga_plain_types__ = _plain_types(kind)
+    values = model.__dict__
+    return bool(types) and all(type(values.get(name, _MISSING)) in types[name] for name in types)
+
+
+def _plain_types(model: type[ContractModel]) -> dict[str, frozenset[type]]:
+    """What may be in each field; empty where a validator or an option has a say."""
+    decorators = model.__pydantic_decorators__
+    validators = (
+        decorators.validators,
+        decorators.field_validators,
+        decorators.root_validators,
+        decorators.model_validators,
+    )
+    options = {name for name in model.model_config if name not in _HARMLESS_OPTIONS}
+    aliases = [field for field in model.model_fields.values() if field.validation_alias]
+    has_say = any(validators) or options or aliases or model.__pydantic_post_init__
+    if has_say or not is_flat(model):
+        return {}
+    return {
+        name: frozenset(get_args(field.annotation) or (field.annotation,))
+        for name, field in model.model_fields.items()
+    }
 
 
 def complete(model: type[ContractModel]) -> None:

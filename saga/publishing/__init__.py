@@ -7,16 +7,15 @@ an `OutboxRelay` publishes them from there. `saga.publishing.faststream` publish
 broker of a FastStream service.
 """
 
-from saga.publishing.blocking import SyncPublisher
-from saga.publishing.outbox import Outbox
-from saga.publishing.outbox_relay import OutboxRelay
-from saga.publishing.publisher import Publisher
-from saga.publishing.writer import EventWriter, WrittenEvent
+from saga.publishing.outbox import Outbox, OutboxRelay
+from saga.publishing.publisher import Publisher, SyncPublisher
+from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
 
 __all__ = [
     "EventWriter",
     "Outbox",
     "OutboxRelay",
+    "PublishOptions",
     "Publisher",
     "SyncPublisher",
     "WrittenEvent",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from uuid import UUID, uuid5
 
 from aiokafka import ConsumerRecord
@@ -18,12 +18,12 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faststream.kafka import KafkaBroker, KafkaMessage
 
 from saga.adapters.clocks import SystemClock
-from saga.contracts import Event, business_key, contract_of, encode
+from saga.contracts import Event, business_key
 from saga.contracts.cloudevents import CORRELATION_ID, ID, TRACEPARENT, read_headers
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import BusUnavailable, MessageTooLarge
 from saga.publishing.publisher import TIMEOUT
-from saga.publishing.writer import EventWriter, WrittenEvent
+from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
 from saga.settings import Settings
 
 __all__ = ["FastStreamPublisher"]
@@ -73,7 +73,7 @@ class FastStreamPublisher:
         self._writer = EventWriter(
             read.topic_names,
             clock=SystemClock(),
-            source=source or f"/{read.env}/{read.namespace}/publisher",
+            source=source or read.source,
             bytes_max=read.record_bytes,
         )
 
@@ -81,23 +81,22 @@ class FastStreamPublisher:
         self,
         event: Event,
         *,
-        key: str | None = None,
-        message_id: str | None = None,
         cause: KafkaMessage | ConsumerRecord | None = None,
+        **options: Unpack[PublishOptions],
     ) -> str:
         """Publish one event, and return its message id.
 
         Args:
-            key: the business key, where no field of the event says it.
-            message_id: its id, where the program has one that stays the same when it tries again.
-            cause: the message that led to it, or one record of a batch.
+            cause: the message that led to it, or one record of a batch. Options that are not given
+                are taken from it.
+            options: as `PublishOptions` says.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.
             MessageTooLarge: the broker's settings or its topic allow no record of this size.
             BusUnavailable: it may not have been published; try again with the same id or cause.
         """
-        written = self._write(event, key=key, message_id=message_id, cause=cause)
+        written = self._write(event, cause, options)
         await self._send([written])
         return written.message_id
 
@@ -110,36 +109,33 @@ class FastStreamPublisher:
             MessageError, MessageTooLarge, BusUnavailable: as `publish`; some of them may have been
                 published.
         """
-        written = [self._write(event, key=None, message_id=None, cause=cause) for event in events]
+        written = [self._write(event, cause, {}) for event in events]
         await self._send(written)
-        return [one.message_id for one in written]
+        return [event.message_id for event in written]
 
     def _write(
-        self,
-        event: Event,
-        *,
-        key: str | None,
-        message_id: str | None,
-        cause: KafkaMessage | ConsumerRecord | None,
+        self, event: Event, cause: KafkaMessage | ConsumerRecord | None, options: PublishOptions
     ) -> WrittenEvent:
         if cause is None:
-            return self._writer.write(event, key=key, message_id=message_id)
+            return self._writer.record(event, **options)
         record: Any = getattr(cause, "raw_message", cause)
         if isinstance(record, tuple):
             raise TypeError("a batch is no cause: give the one record of it that led to the event")
+        message = self._writer.check(event)
         attributes = read_headers(tuple(record.headers))
-        place = f"{record.topic}/{record.partition}/{record.offset}"
-        cause_id = attributes.get(ID) or place
+        cause_id = attributes.get(ID) or f"{record.topic}/{record.partition}/{record.offset}"
+        key, message_id = options.get("key"), options.get("message_id")
         if message_id is None:
-            said = (cause_id, contract_of(type(event)).contract_name, key or business_key(event))
-            message_id = str(uuid5(IDS, "\n".join((*map(str, said), encode(event)))))
-        return self._writer.write(
+            said = (cause_id, message.contract_name, str(key or business_key(event)))
+            message_id = str(uuid5(IDS, "\n".join((*said, message.value.decode()))))
+        return self._writer.written(
+            message,
             event,
             key=key,
             message_id=message_id,
-            causation_id=cause_id,
-            correlation_id=attributes.get(CORRELATION_ID),
-            traceparent=attributes.get(TRACEPARENT),
+            causation_id=options.get("causation_id") or cause_id,
+            correlation_id=options.get("correlation_id") or attributes.get(CORRELATION_ID),
+            traceparent=options.get("traceparent") or attributes.get(TRACEPARENT),
         )
 
     async def _send(self, written: Sequence[WrittenEvent]) -> None:
@@ -147,7 +143,7 @@ class FastStreamPublisher:
             async with asyncio.timeout(self._timeout_s):
                 await self._broker.connect()
                 # One after another into the producer, which keeps this order, then all together.
-                sent = [await self._hand_over(one) for one in written]
+                sent = [await self._hand_over(event) for event in written]
                 await asyncio.gather(*sent)
         except TimeoutError as error:
             raise BusUnavailable(f"not published within {self._timeout_s:g} s") from error
@@ -158,15 +154,15 @@ class FastStreamPublisher:
         except KafkaError as error:
             raise BusUnavailable(f"kafka: not all was published: {error!r}") from error
 
-    async def _hand_over(self, one: WrittenEvent) -> asyncio.Future[Any]:
-        record = one.record
+    async def _hand_over(self, written: WrittenEvent) -> asyncio.Future[Any]:
+        record = written.record
         headers = {name: (value or b"").decode() for name, value in record.headers}
         sent: Any = await self._broker.publish(
             record.value,
             topic=record.topic,
             key=record.key,
             headers=headers,
-            correlation_id=headers.get(CORRELATION_ID, one.message_id),
+            correlation_id=headers.get(CORRELATION_ID, written.message_id),
             no_confirm=True,
         )
         return sent  # type: ignore[no-any-return]  # a future, as `no_confirm` says

@@ -1,20 +1,47 @@
 """`Outbox`: events that are published if, and only if, the program's own transaction commits.
 
 Publishing inside a transaction says things that may never have happened; publishing after it may be
-lost to a crash. So the event is written beside the program's own rows, and a relay publishes it.
+lost to a crash. So the event is written beside the program's own rows, and an `OutboxRelay`
+publishes it.
+
+Of all relays of a database one leads, by a lock of its session; the others wait for it to end. It
+removes what it has published, in this order: after a crash between the two the same bytes go out
+once more under the same ids. Events that the bus refuses for ever are put apart with the reason; a
+topic that does not exist holds up its own events only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from datetime import timedelta
 from inspect import isawaitable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.headers import encode_headers
 from saga.contracts import Event
-from saga.publishing.writer import EventWriter, WrittenEvent
+from saga.core.durations import SECOND_US, duration_us
+from saga.errors import BusUnavailable, MessageTooLarge, StoreUnavailable, TopicMissing
+from saga.logs import get_logger
+from saga.publishing.publisher import Publisher
+from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
 from saga.settings import Settings
+
+if TYPE_CHECKING:
+    from saga.adapters.postgres.outbox import OutboxRow, OutboxSession
+
+BATCH_ROWS: Final = 500
+BATCH_BYTES: Final = 8 * 1_048_576
+POLL: Final = timedelta(milliseconds=100)
+TAKE_OVER_S: Final = 0.5
+"""How often a relay that does not lead asks whether it may."""
+MISSING_S: Final = 5.0
+"""How long the events of a missing topic wait before it is looked for again."""
+RETRY_S: Final = 1.0
+
+log = get_logger("saga.outbox")
 
 _IDLE: Final = 0
 """`PQTRANS_IDLE` of libpq: connected, and in no transaction."""
@@ -67,7 +94,7 @@ class Outbox:
         self._writer = EventWriter(
             read.topic_names,
             clock=SystemClock(),
-            source=source or f"/{read.env}/{read.namespace}/publisher",
+            source=source or read.source,
             bytes_max=read.record_bytes,
         )
         quoted = "" if schema is None else '"{}".'.format(schema.replace('"', '""'))
@@ -76,17 +103,7 @@ class Outbox:
             "VALUES (%s, %s, %s, %s, %s) ON CONFLICT (message_id) DO NOTHING"
         )
 
-    def add(
-        self,
-        connection: Connection,
-        event: Event,
-        *,
-        key: str | None = None,
-        message_id: str | None = None,
-        causation_id: str | None = None,
-        correlation_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> str:
+    def add(self, connection: Connection, event: Event, **options: Unpack[PublishOptions]) -> str:
         """Add *event* within the transaction of *connection*, and return its message id.
 
         Arguments are those of `Publisher.publish`. A message id that waits already is a repeat, and
@@ -96,14 +113,7 @@ class Outbox:
             MessageError: the event has no key, or its readers could not read it.
             RuntimeError: there is no transaction, or *connection* is an async one.
         """
-        written = self._writer.write(
-            event,
-            key=key,
-            message_id=message_id,
-            causation_id=causation_id,
-            correlation_id=correlation_id,
-            traceparent=traceparent,
-        )
+        written = self._writer.record(event, **options)
         _check_transaction(connection)
         executed = connection.execute(self._insert, _row(written))
         if isawaitable(executed):
@@ -113,15 +123,7 @@ class Outbox:
         return written.message_id
 
     async def add_async(
-        self,
-        connection: AsyncConnection,
-        event: Event,
-        *,
-        key: str | None = None,
-        message_id: str | None = None,
-        causation_id: str | None = None,
-        correlation_id: str | None = None,
-        traceparent: str | None = None,
+        self, connection: AsyncConnection, event: Event, **options: Unpack[PublishOptions]
     ) -> str:
         """The same on an async connection.
 
@@ -129,17 +131,137 @@ class Outbox:
             MessageError: the event has no key, or its readers could not read it.
             RuntimeError: there is no transaction.
         """
-        written = self._writer.write(
-            event,
-            key=key,
-            message_id=message_id,
-            causation_id=causation_id,
-            correlation_id=correlation_id,
-            traceparent=traceparent,
-        )
+        written = self._writer.record(event, **options)
         _check_transaction(connection)
         await connection.execute(self._insert, _row(written))
         return written.message_id
+
+
+class OutboxRelay:
+    """Publishes from the outbox at *outbox* until it is stopped. Run as many as you like.
+
+    Without a proxy between it and the server that hands one session to several clients: the lock
+    that says who leads belongs to a session.
+
+    Args:
+        outbox: the database, `postgresql://…`; `SAGA_OUTBOX` by default.
+        poll: how long it waits where nothing was there.
+        settings: as in the environment, for example `bus="kafka://localhost:9092"`.
+
+    Raises:
+        SettingsError: a setting is unknown or illegal, or no outbox is named.
+    """
+
+    def __init__(
+        self, *, outbox: str | None = None, poll: timedelta | str = POLL, **settings: Any
+    ) -> None:
+        from saga.adapters.opening import outbox_address  # events are defined without adapters
+
+        self._address = outbox_address(Settings.read(outbox=outbox, **settings))
+        self._publisher = Publisher(outbox=outbox, **settings)
+        self._poll_s = duration_us(poll) / SECOND_US
+        self._stopping = asyncio.Event()
+        self._missing: dict[str, float] = {}
+        self._is_failing = False
+        self.counts: Counter[str] = Counter()
+        """`published` and `refused` since the start."""
+
+    def stop(self) -> None:
+        """Let `run` return after the batch in hand."""
+        self._stopping.set()
+
+    async def run(self, *, until_empty: bool = False) -> None:
+        """Lead or wait, publish, remove; waits out a database and a bus that are away.
+
+        Args:
+            until_empty: return when nothing waits that could be published.
+
+        Raises:
+            SettingsError: bus or database cannot be opened as the settings say.
+        """
+        async with self._publisher:
+            while not self._stopping.is_set():
+                try:
+                    if await self._session(until_empty=until_empty):
+                        return
+                except (StoreUnavailable, BusUnavailable) as error:
+                    if not self._is_failing:
+                        log.warning("the outbox waits", reason=str(error))
+                    self._is_failing = True
+                    await self._pause(RETRY_S)
+
+    async def _session(self, *, until_empty: bool) -> bool:
+        """Relay through one session; whether the work is done, and not only the session."""
+        from saga.adapters.postgres.outbox import OutboxSession
+
+        session = await OutboxSession.open(self._address)
+        try:
+            while not self._stopping.is_set() and not await session.lead():
+                if until_empty and (await session.status()).waiting == 0:
+                    return True
+                await self._pause(TAKE_OVER_S)
+            while not self._stopping.is_set():
+                if not await self._batch(session):
+                    if until_empty:
+                        return True
+                    await self._pause(self._poll_s)
+        finally:
+            await session.close()
+        return True
+
+    async def _batch(self, session: OutboxSession) -> bool:
+        """Publish and remove one batch; False where there is none."""
+        now = asyncio.get_running_loop().time()
+        self._missing = {topic: until for topic, until in self._missing.items() if until > now}
+        rows = await session.waiting(
+            limit=BATCH_ROWS, bytes_max=BATCH_BYTES, without=tuple(self._missing)
+        )
+        if not rows:
+            return False
+        try:
+            await self._publish(rows)
+        except TopicMissing as error:
+            self._miss(error)
+            return True
+        except MessageTooLarge:
+            await self._one_by_one(session, rows)
+            return True
+        await self._remove(session, rows)
+        return True
+
+    async def _one_by_one(self, session: OutboxSession, rows: Sequence[OutboxRow]) -> None:
+        """Find the events that are too large, set them aside, publish the others."""
+        for row in rows:
+            try:
+                await self._publish([row])
+            except MessageTooLarge as error:
+                log.warning("refused by the bus", message_id=row.message_id, reason=str(error))
+                await session.refuse(row.outbox_id, str(error))
+                self.counts["refused"] += 1
+            except TopicMissing as error:
+                self._miss(error)
+                return  # what follows in this topic must not overtake it
+            else:
+                await self._remove(session, [row])
+
+    async def _publish(self, rows: Sequence[OutboxRow]) -> None:
+        await self._publisher.send([WrittenEvent(row.record, row.message_id) for row in rows])
+        self._is_failing = False
+
+    async def _remove(self, session: OutboxSession, rows: Sequence[OutboxRow]) -> None:
+        await session.remove([row.outbox_id for row in rows])
+        self.counts["published"] += len(rows)
+
+    def _miss(self, missing: TopicMissing) -> None:
+        log.warning("events wait for a topic", reason=str(missing))
+        self._missing[missing.topic] = asyncio.get_running_loop().time() + MISSING_S
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
 
 
 def _row(written: WrittenEvent) -> tuple[str, str, bytes | None, bytes | None, str]:

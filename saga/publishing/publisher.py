@@ -1,27 +1,50 @@
-"""`Publisher`: typed events onto their topics, from any asyncio program."""
+"""Events onto their topics: `Publisher` for asyncio programs, `SyncPublisher` for all others.
+
+Both take the same arguments and promise the same. A blocking program has one thread with an event
+loop and one connection, which serve all threads of its process. It begins with the first event, so
+that a publisher may be a global of a module; a process that is forked off begins its own. Every
+wait has an end.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import atexit
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures.thread import ThreadPoolExecutor  # noqa: F401  # see the end of the file
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 from saga.adapters.clocks import SystemClock
 from saga.contracts import Event
 from saga.core.durations import SECOND_US, duration_us
+from saga.core.retry import Retry
 from saga.errors import BusUnavailable, TopicMissing
-from saga.ports import Bus, TopicSpec
-from saga.publishing.writer import EventWriter, WrittenEvent
+from saga.ports import Bus, Record, TopicSpec
+from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
+from saga.retrying import Backoff, retried
 from saga.settings import Settings
 
 if TYPE_CHECKING:
     from saga.adapters.opening import OpenedBus
 
+T = TypeVar("T")
+
 TIMEOUT: Final = timedelta(seconds=30)
-RETRY_FIRST_S: Final = 0.1
-RETRY_MAX_S: Final = 2.0
+BUS_AWAY: Final = Retry(attempts=None, initial="100ms", factor=2.0, cap="2s", jitter=0.5)
+GRACE_S: Final = 5.0
+"""How much longer than the loop itself a caller waits for what the loop has to say."""
+CLOSE_S: Final = 10.0
+
+_publishers: WeakSet[SyncPublisher] = WeakSet()
+_left_behind: list[object] = []
+"""What a parent process uses: closing it in a child could end it for both."""
 
 
 class Publisher:
@@ -55,7 +78,7 @@ class Publisher:
         self._writer = EventWriter(
             self._settings.topic_names,
             clock=self._clock,
-            source=source or f"/{self._settings.env}/{self._settings.namespace}/publisher",
+            source=source or self._settings.source,
             bytes_max=self._settings.record_bytes,
         )
         self._opened: OpenedBus | None = None
@@ -78,8 +101,9 @@ class Publisher:
         return self._timeout_s
 
     async def open(self) -> None:
-        """Open the bus; nothing where it is open. Kafka is connected to when there is something to
-        publish, so that a program starts while it is away.
+        """Open the bus, unless it is open.
+
+        Kafka is connected to when there is something to publish: a program starts without it.
 
         Raises:
             StoreUnavailable: the file of the local bus cannot be opened.
@@ -90,9 +114,7 @@ class Publisher:
             self._opened = open_bus(self._settings)
 
     async def close(self) -> None:
-        """Let go of the bus. What a call has returned for is durable; no other call may be under
-        way.
-        """
+        """Let go of the bus, with no other call under way. What a call returned for is durable."""
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
@@ -102,20 +124,11 @@ class Publisher:
         opened, self._opened = self._opened, None
         return opened
 
-    async def publish(
-        self,
-        event: Event,
-        *,
-        key: str | None = None,
-        message_id: str | None = None,
-        causation_id: str | None = None,
-        correlation_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> str:
+    async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
         """Publish one event, and return its message id.
 
         A program that may publish the same event again, after a crash or an error of this call,
-        gives it a *message_id* of its own. The other arguments are those of `EventWriter.write`.
+        gives it a *message_id* of its own. `PublishOptions` says what the options mean.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.
@@ -123,14 +136,7 @@ class Publisher:
             MessageTooLarge: its topic takes no record of this size.
             BusUnavailable: it may not have been published; try again with the same id.
         """
-        written = self.write(
-            event,
-            key=key,
-            message_id=message_id,
-            causation_id=causation_id,
-            correlation_id=correlation_id,
-            traceparent=traceparent,
-        )
+        written = self.write(event, **options)
         await self.send([written])
         return written.message_id
 
@@ -146,31 +152,15 @@ class Publisher:
         """
         written = [self.write(event) for event in events]
         await self.send(written)
-        return [one.message_id for one in written]
+        return [event.message_id for event in written]
 
-    def write(
-        self,
-        event: Event,
-        *,
-        key: str | None = None,
-        message_id: str | None = None,
-        causation_id: str | None = None,
-        correlation_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> WrittenEvent:
+    def write(self, event: Event, **options: Unpack[PublishOptions]) -> WrittenEvent:
         """The record of *event*, for `send`: now, later, or again.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.
         """
-        return self._writer.write(
-            event,
-            key=key,
-            message_id=message_id,
-            causation_id=causation_id,
-            correlation_id=correlation_id,
-            traceparent=traceparent,
-        )
+        return self._writer.record(event, **options)
 
     async def send(self, written: Sequence[WrittenEvent]) -> None:
         """Publish what was written, in order for each key; trying again does no harm.
@@ -181,26 +171,16 @@ class Publisher:
         """
         if self._opened is None:
             raise RuntimeError("the publisher is not open: use it with `async with`")
-        bus = self._opened.bus
-        pause_s = RETRY_FIRST_S
-        last: BusUnavailable | None = None
+        bus, backoff = self._opened.bus, Backoff("publisher", self._clock, BUS_AWAY)
+        records = [event.record for event in written]
         try:
             async with asyncio.timeout(self._timeout_s):
-                while True:
-                    try:
-                        await self._send_once(bus, written)
-                    except BusUnavailable as error:
-                        last = error
-                        await asyncio.sleep(pause_s)
-                        pause_s = min(pause_s * 2, RETRY_MAX_S)
-                    else:
-                        return
+                await retried(lambda: self._publish(bus, records), backoff, "the bus is away")
         except TimeoutError as error:
-            reason = last or "no answer"
+            reason = backoff.last_error or "no answer"
             raise BusUnavailable(f"not published within {self._timeout_s:g} s: {reason}") from error
 
-    async def _send_once(self, bus: Bus, written: Sequence[WrittenEvent]) -> None:
-        records = [one.record for one in written]
+    async def _publish(self, bus: Bus, records: Sequence[Record]) -> None:
         try:
             await bus.publish(records)
         except TopicMissing:
@@ -213,3 +193,150 @@ class Publisher:
                 [TopicSpec(topic, settings.partitions, settings.retention_s) for topic in topics]
             )
             await bus.publish(records)
+
+
+class SyncPublisher:
+    """Publishes events from any thread, and returns when they are durable.
+
+    ```python
+    publisher = SyncPublisher(source="/shop")
+
+    def place_order(request):
+        publisher.publish(OrderPlaced(order_id="o-1", amount=10))
+    ```
+
+    What `Publisher` promises holds here too, and it takes the same arguments. It closes by itself
+    when the process ends; `with SyncPublisher() as publisher:` closes it earlier. Not for
+    coroutines: it would hold up their event loop.
+    """
+
+    def __init__(
+        self, *, source: str | None = None, timeout: timedelta | str = TIMEOUT, **settings: Any
+    ) -> None:
+        self._publisher = Publisher(source=source, timeout=timeout, **settings)
+        self._lock = threading.Lock()
+        self._running: _Loop | None = None
+        _publishers.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
+        """Publish one event, and return its message id; as `Publisher.publish`."""
+        written = self.write(event, **options)
+        self.send([written])
+        return written.message_id
+
+    def publish_all(self, events: Iterable[Event]) -> list[str]:
+        """Publish many events at once, in order for each key, and return their message ids."""
+        written = [self.write(event) for event in events]
+        self.send(written)
+        return [event.message_id for event in written]
+
+    def write(self, event: Event, **options: Unpack[PublishOptions]) -> WrittenEvent:
+        """The record of *event*, for `send`: now, later, or again."""
+        return self._publisher.write(event, **options)
+
+    def send(self, written: Sequence[WrittenEvent]) -> None:
+        """Publish what was written, in order for each key; trying again does no harm."""
+        publisher = self._publisher
+
+        async def send() -> None:
+            await publisher.open()
+            await publisher.send(written)
+
+        self._loop().call(send, timeout_s=publisher.timeout_s + GRACE_S)
+
+    def close(self) -> None:
+        """Let go of the bus and end the thread; a later call begins anew."""
+        with self._lock:
+            running, self._running = self._running, None
+        if running is None:
+            return
+        try:
+            running.call(self._publisher.close, timeout_s=CLOSE_S)
+        finally:
+            running.end()
+
+    def _loop(self) -> _Loop:
+        with self._lock:
+            if self._running is None:
+                self._running = _Loop()
+            return self._running
+
+    def _forked(self) -> None:
+        """Begin anew in a child: threads are not inherited, and a lock may be held for ever."""
+        _left_behind.append((self._running, self._publisher.left_to_parent()))
+        self._lock = threading.Lock()
+        self._running = None
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(self._run(),), name="saga-publisher", daemon=True
+        )
+        self._thread.start()
+        self._ready.wait()
+
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]], *, timeout_s: float) -> T:
+        """What *function* returns or raises.
+
+        Raises:
+            BusUnavailable: it did neither in time, or the loop is at its end.
+        """
+        coroutine = function()
+        try:
+            future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError as error:
+            coroutine.close()
+            raise BusUnavailable("the publisher is closed") from error
+        try:
+            return future.result(timeout_s)
+        except TimeoutError as error:
+            if future.done():
+                raise  # its own
+            future.cancel()
+            raise BusUnavailable(f"no answer within {timeout_s:g} s") from error
+
+    def end(self) -> None:
+        """Stop the loop and wait for its thread."""
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(CLOSE_S)
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._ready.set()
+        await self._ended.wait()
+
+
+def _close_all() -> None:
+    for publisher in list(_publishers):
+        with contextlib.suppress(BusUnavailable):
+            # What was published is durable; there is nobody left to tell.
+            publisher.close()
+
+
+def _begin_anew() -> None:
+    for publisher in list(_publishers):
+        publisher._forked()  # noqa: SLF001  # the hook of this class
+
+
+# Connections are closed by threads of executors, and those are ended before anything that `atexit`
+# knows. What is registered as they are, and after them, comes before them.
+getattr(threading, "_register_atexit", atexit.register)(_close_all)
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_begin_anew)

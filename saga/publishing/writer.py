@@ -1,26 +1,33 @@
-"""From an event to the record that says it: topic, key, bytes, headers and an id, all of them
-final.
+"""From an event to the record that says it: topic, key, bytes, headers and id, all of them final.
 
-Whatever publishes the record later, once or again, publishes the same bytes under the same id, by
-which its readers recognise a repeat. Nothing is written that its readers could not read.
+Every publisher writes its events here, with the same options. Whatever publishes the record later,
+once or again, publishes the same bytes under the same id, by which its readers recognise a repeat.
+Nothing is written that its readers could not read.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypedDict, Unpack
 
 from saga.adapters.ids import new_id
+from saga.authoring.registry import Registered, SagaRegistry
 from saga.contracts import (
+    COMMAND_CONTRACT,
+    VALUE_BYTES_MAX,
+    Checked,
+    Command,
+    ContractModel,
     ContractRegistry,
     Event,
     TopicNames,
-    Unreadable,
     business_key,
-    contract_of,
-    decode,
+    checked,
+    checked_json,
     encode,
 )
 from saga.contracts.cloudevents import headers_for
+from saga.core.identity import SagaId, saga_id
 from saga.core.values import value
 from saga.errors import MalformedMessage
 from saga.ports import Clock, Record
@@ -29,87 +36,188 @@ KEY_CHARS_MAX: Final = 1_000
 ID_CHARS_MAX: Final = 1_000
 
 
+class PublishOptions(TypedDict, total=False):
+    """What a program may say about an event beside the event itself.
+
+    Attributes:
+        key: the business key, where no field of the event says it.
+        message_id: its id, where the program has one that stays the same when it tries again.
+        causation_id: the id of the message that led to this one.
+        correlation_id: what all messages of one business process have in common.
+        traceparent: the W3C trace context.
+    """
+
+    key: str | None
+    message_id: str | None
+    causation_id: str | None
+    correlation_id: str | None
+    traceparent: str | None
+
+
 @value
 class WrittenEvent:
-    """An event as it will be published, and the id by which a repeat of it is recognised."""
+    """An event as it will be published, and the id by which a repeat of it is recognised.
+
+    *saga_id* is the one saga that it starts, where the writer knows sagas.
+    """
 
     record: Record
     message_id: str
+    saga_id: SagaId | None = None
 
 
 class EventWriter:
-    """Writes the events of one program. *source* is their `ce_source`: who says so."""
+    """Writes the events of one program. *source* is their `ce_source`: who says so.
 
-    def __init__(self, names: TopicNames, *, clock: Clock, source: str, bytes_max: int) -> None:
+    Without *contracts* each event is checked against its own class alone. With *sagas* an event
+    without a key of its own takes that of the saga it starts.
+    """
+
+    def __init__(
+        self,
+        names: TopicNames,
+        *,
+        clock: Clock,
+        source: str,
+        bytes_max: int = VALUE_BYTES_MAX,
+        contracts: ContractRegistry | None = None,
+        sagas: SagaRegistry | None = None,
+        new_id: Callable[[], str] = new_id,
+    ) -> None:
         self._names = names
         self._clock = clock
         self._source = source
         self._bytes_max = bytes_max
-        self._registries: dict[type[Event], ContractRegistry] = {}
+        self._contracts = contracts
+        self._sagas = sagas
+        self._new_id = new_id
+        self._own: dict[type[ContractModel], ContractRegistry] = {}
 
-    def write(
-        self,
-        event: Event,
-        *,
-        key: str | None = None,
-        message_id: str | None = None,
-        causation_id: str | None = None,
-        correlation_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> WrittenEvent:
-        """The record of *event*.
-
-        Args:
-            key: the business key, where no field of the event says it.
-            message_id: its id, where the program has one that stays the same when it tries again.
-            causation_id: the id of the message that led to this one.
-            correlation_id: what all messages of one business process have in common.
-            traceparent: the W3C trace context.
+    def record(self, event: ContractModel, **options: Unpack[PublishOptions]) -> WrittenEvent:
+        """The record of *event*. The same message id again makes a repeat of it.
 
         Raises:
             MessageError: the event has no key, has another key than the one given, is too large,
                 or cannot be said in JSON.
             DefinitionError: its class declares no contract.
         """
-        contract_name = contract_of(type(event)).contract_name
-        value = encode(event).encode()
-        found = decode(self._registry(type(event)), contract_name, value, bytes_max=self._bytes_max)
-        if isinstance(found, Unreadable):
-            raise found.error()
-        if message_id is not None and not 0 < len(message_id.strip()) <= ID_CHARS_MAX:
+        return self.written(self.check(event), event, **options)
+
+    def record_json(
+        self, contract_name: str, text: bytes, **options: Unpack[PublishOptions]
+    ) -> WrittenEvent:
+        """The record of a JSON text that claims to be of *contract_name*; published as it is.
+
+        Raises:
+            MessageError: it is not, or has no key; names the field.
+        """
+        assert self._contracts is not None, "a text has no class to be checked against"
+        message = checked_json(self._contracts, contract_name, text, bytes_max=self._bytes_max)
+        return self.written(message, **options)
+
+    def check(self, event: ContractModel) -> Checked:
+        """The bytes of *event*, and what its readers make of them.
+
+        Raises:
+            MessageError: its readers could not read it.
+        """
+        return checked(self._registry(type(event)), event, bytes_max=self._bytes_max)
+
+    def written(
+        self,
+        message: Checked,
+        event: ContractModel | None = None,
+        **options: Unpack[PublishOptions],
+    ) -> WrittenEvent:
+        """The record of what was checked; *event* is what it was made of, if it was a model.
+
+        Raises:
+            MessageError: it has no key, or another one than the one given.
+        """
+        message_id = options.get("message_id")
+        if message_id is None:
+            message_id = self._new_id()
+        elif not 0 < len(message_id.strip()) <= ID_CHARS_MAX:
             raise MalformedMessage(
                 "bad_id", f"a message id has 1 to {ID_CHARS_MAX} characters, and not only spaces"
             )
-        given = message_id if message_id is not None else new_id()
+        starts = self._starts(message)
+        key = self._key(message, event, starts, options.get("key"))
         headers = headers_for(
-            id=given,
-            contract_name=contract_name,
+            id=message_id,
+            contract_name=message.contract_name,
             source=self._source,
             at=self._clock.now(),
-            correlation_id=correlation_id,
-            causation_id=causation_id,
-            traceparent=traceparent,
+            correlation_id=options.get("correlation_id"),
+            causation_id=options.get("causation_id"),
+            traceparent=options.get("traceparent"),
         )
-        topic = self._names.topic(contract_name)
-        return WrittenEvent(Record(topic, _key(event, key).encode(), value, headers), given)
+        topic = self._names.topic(message.contract_name)
+        record = Record(topic, key.encode(), message.value, headers)
+        return WrittenEvent(record, message_id, self._saga_id(message, starts))
 
-    def _registry(self, model: type[Event]) -> ContractRegistry:
-        registry = self._registries.get(model)
+    def command(self, command: Command, *, key: str) -> Record:
+        """The record of *command* to the saga whose business key is *key*."""
+        headers = headers_for(
+            id=command.command_id,
+            contract_name=COMMAND_CONTRACT,
+            source=self._source,
+            at=self._clock.now(),
+            saga_id=command.saga_id,
+        )
+        topic = self._names.topic(COMMAND_CONTRACT)
+        return Record(topic, key.encode(), encode(command).encode(), headers)
+
+    def _registry(self, model: type[ContractModel]) -> ContractRegistry:
+        if self._contracts is not None:
+            return self._contracts
+        registry = self._own.get(model)
         if registry is None:
-            registry = self._registries[model] = ContractRegistry([model])
+            registry = self._own[model] = ContractRegistry([model])
         return registry
 
+    def _starts(self, message: Checked) -> Registered | None:
+        """The one saga that a message starts; None where that is none, or more than one."""
+        if self._sagas is None or not isinstance(message.model, Event):
+            return None
+        started = self._sagas.started_by(message.read_as)
+        return started[0] if len(started) == 1 else None
 
-def _key(event: Event, given: str | None) -> str:
-    own = business_key(event)
-    key = own if given is None else given
-    name = contract_of(type(event)).contract_name
-    if not key or not key.strip() or len(key) > KEY_CHARS_MAX:
-        raise MalformedMessage(
-            "no_key",
-            f"{name} needs a business key of 1 to {KEY_CHARS_MAX} characters: fill its key field, "
-            f"or give a key",
-        )
-    if own is not None and key != own:
-        raise MalformedMessage("wrong_key", f"the key is {key[:100]!r}, the event's {own[:100]!r}")
-    return key
+    def _saga_id(self, message: Checked, starts: Registered | None) -> SagaId | None:
+        if starts is None:
+            return None
+        return saga_id(starts.decider.name, _key_of(starts, message))
+
+    def _key(
+        self,
+        message: Checked,
+        event: ContractModel | None,
+        starts: Registered | None,
+        given: str | None,
+    ) -> str:
+        """The key given, the message's own, or that of the saga which it starts."""
+        own = None if event is None else business_key(event)
+        if own is None:
+            own = business_key(message.model)
+        key = own if given is None else given
+        if key is None and starts is not None:
+            key = _key_of(starts, message)
+        if not key or not key.strip() or len(key) > KEY_CHARS_MAX:
+            raise MalformedMessage(
+                "no_key",
+                f"{message.read_as} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
+                f"fill its key field, or give a key",
+            )
+        if own is not None and key != own:
+            raise MalformedMessage(
+                "wrong_key", f"the key is {key[:100]!r}, the message's own {own[:100]!r}"
+            )
+        return key
+
+
+def _key_of(registered: Registered, message: Checked) -> str:
+    assert isinstance(message.model, Event), message.model
+    try:
+        return registered.saga.key_of(message.model)
+    except ValueError as error:
+        raise MalformedMessage("no_key", str(error)) from None

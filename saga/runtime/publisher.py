@@ -1,122 +1,49 @@
-"""Publishing facts and commands: what the first user of all, a team with events, does."""
+"""Publishing from a running service: events, and commands to sagas that there are."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any, Unpack
 
-from saga.authoring.registry import Registered, SagaRegistry
-from saga.contracts import (
-    COMMAND_CONTRACT,
-    Command,
-    ContractModel,
-    ContractRegistry,
-    Decoded,
-    Event,
-    TopicNames,
-    Unreadable,
-    business_key,
-    contract_of,
-    decode,
-    encode,
-)
-from saga.contracts.cloudevents import headers_for
-from saga.core.identity import SagaId, saga_id
-from saga.core.values import value
-from saga.errors import MalformedMessage
-from saga.ports import Bus, Clock, Record
+from saga.contracts import Command, CommandAct, ContractModel
+from saga.core.identity import SagaId
+from saga.errors import UnknownSaga
+from saga.ports import Bus, Catalogue
+from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
 
-KEY_CHARS_MAX = 1_000
-
-
-@value
-class Prepared:
-    """A record ready to be published, and the saga that it starts, if it starts one."""
-
-    record: Record
-    message_id: str
-    saga_id: SagaId | None
+KEYS_MAX = 10_000
+"""Keys of sagas published here that are remembered: one may be told something before it began."""
 
 
 class Publisher:
-    """Turns events into records on their topics; checks them first, so that nothing bad
-    gets out.
-    """
+    """Puts events on their topics; checks them first, so that nothing bad gets out."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        *,
-        contracts: ContractRegistry,
-        sagas: SagaRegistry,
-        names: TopicNames,
-        clock: Clock,
-        new_id: Callable[[], str],
-        source: str,
-    ) -> None:
+    def __init__(self, bus: Bus, writer: EventWriter) -> None:
         self._bus = bus
-        self._contracts = contracts
-        self._sagas = sagas
-        self._names = names
-        self._clock = clock
-        self._new_id = new_id
-        self._source = source
+        self.writer = writer
 
-    async def publish(self, event: Event, *, key: str | None = None) -> SagaId | None:
-        """Publish one event; the id of the saga that it starts, None where that is none or several.
+    async def publish(
+        self, event: ContractModel, **options: Unpack[PublishOptions]
+    ) -> WrittenEvent:
+        """Publish one event. Durable when it returns.
 
         Raises:
             MessageError: the event has no key or cannot be encoded.
             BusUnavailable: it was not published.
         """
-        prepared = self.prepare(event, key=key)
-        await self.send([prepared])
-        return prepared.saga_id
+        written = self.writer.record(event, **options)
+        await self.send([written])
+        return written
 
-    def prepare(
-        self, event: ContractModel, *, key: str | None = None, message_id: str | None = None
-    ) -> Prepared:
-        """The record of *event*. The same *message_id* again is recognised as a repeat.
-
-        Raises:
-            MessageError: the event has no key or cannot be encoded.
-        """
-        contract = contract_of(type(event))
-        name = contract.contract_name
-        value = encode(event).encode()
-        found = decode(self._contracts, name, value)
-        if isinstance(found, Unreadable):
-            raise found.error()
-        own_key = business_key(event) or business_key(found.model)
-        key = self._key(found, own_key, key)
-        return self._prepared(name, value, found, key=key, message_id=message_id)
-
-    def prepare_json(
-        self,
-        contract_name: str,
-        value: bytes,
-        *,
-        key: str | None = None,
-        message_id: str | None = None,
-    ) -> Prepared:
-        """The record of a JSON text that claims to be of *contract_name*; published as it is.
-
-        Raises:
-            MessageError: it is not, or has no key; names the field.
-        """
-        found = decode(self._contracts, contract_name, value)
-        if isinstance(found, Unreadable):
-            raise found.error()
-        key = self._key(found, business_key(found.model), key)
-        return self._prepared(contract_name, value, found, key=key, message_id=message_id)
-
-    async def send(self, prepared: Sequence[Prepared]) -> None:
+    async def send(self, written: Sequence[WrittenEvent]) -> None:
         """Publish all of them, in order.
 
         Raises:
             TopicMissing: there is no topic for one of them.
             BusUnavailable: some may not have been published; send all again.
         """
-        await self._bus.publish([one.record for one in prepared])
+        await self._bus.publish([event.record for event in written])
 
     async def command(self, command: Command, *, key: str) -> None:
         """Send *command* to the saga whose business key is *key*.
@@ -125,59 +52,50 @@ class Publisher:
             TopicMissing: there is no topic for commands.
             BusUnavailable: it was not sent.
         """
-        headers = headers_for(
-            id=command.command_id,
-            contract_name=COMMAND_CONTRACT,
-            source=self._source,
-            at=self._clock.now(),
-            subject=command.saga_id,
-            correlation_id=command.saga_id,
-        )
-        topic = self._names.topic(COMMAND_CONTRACT)
-        await self._bus.publish([Record(topic, key.encode(), encode(command).encode(), headers)])
+        await self._bus.publish([self.writer.command(command, key=key)])
 
-    def _key(self, found: Decoded, own_key: str | None, given: str | None) -> str:
-        """The key of the record: the one given, the payload's own, or that of the saga it
-        starts.
+
+class Commands:
+    """Sends commands to sagas, under the keys by which the *catalogue* knows them."""
+
+    def __init__(
+        self, publisher: Publisher, catalogue: Catalogue, *, new_id: Callable[[], str]
+    ) -> None:
+        self._publisher = publisher
+        self._catalogue = catalogue
+        self._new_id = new_id
+        self._keys: OrderedDict[SagaId, str] = OrderedDict()
+
+    def remember(self, written: WrittenEvent) -> None:
+        """A saga that was just published may be told something before it has begun."""
+        key = written.record.key
+        if written.saga_id is None or key is None:
+            return
+        self._keys[written.saga_id] = key.decode()
+        if len(self._keys) > KEYS_MAX:
+            self._keys.popitem(last=False)
+
+    def is_new(self, saga_id: SagaId) -> bool:
+        """Whether the saga was published here lately."""
+        return saga_id in self._keys
+
+    async def send(
+        self, saga_id: SagaId, act: CommandAct, *, command_id: str | None = None, **fields: Any
+    ) -> str:
+        """Send a command; its id.
+
+        Raises:
+            UnknownSaga: there is no such saga.
+            ValueError: it does not say enough, for example no reason for an abandon.
         """
-        key = given if given is not None else own_key
-        started = self._sagas.started_by(found.contract_name)
-        if key is None and len(started) == 1 and isinstance(found.model, Event):
-            key = self._saga_key(started[0], found.model)
-        if not key or not key.strip() or len(key) > KEY_CHARS_MAX:
-            raise MalformedMessage(
-                "no_key",
-                f"{found.contract_name} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
-                f"fill its key field, or give a key",
-            )
-        if own_key is not None and key != own_key:
-            raise MalformedMessage(
-                "wrong_key", f"the key is {key[:100]!r}, the payload's {own_key[:100]!r}"
-            )
-        return key
-
-    def _prepared(
-        self, contract_name: str, value: bytes, found: Decoded, *, key: str, message_id: str | None
-    ) -> Prepared:
-        given = message_id or self._new_id()
-        headers = headers_for(
-            id=given,
-            contract_name=contract_name,
-            source=self._source,
-            at=self._clock.now(),
+        key = self._keys.get(saga_id)
+        if key is None:
+            summaries = await self._catalogue.summaries([saga_id])
+            if not summaries:
+                raise UnknownSaga(saga_id)
+            key = summaries[0].key
+        command = Command(
+            command_id=command_id or self._new_id(), act=act, saga_id=saga_id, **fields
         )
-        topic = self._names.topic(contract_name)
-        record = Record(topic, key.encode(), value, headers)
-        return Prepared(record, given, self._starts(found))
-
-    def _starts(self, found: Decoded) -> SagaId | None:
-        started = self._sagas.started_by(found.contract_name)
-        if len(started) != 1 or not isinstance(found.model, Event):
-            return None
-        return saga_id(started[0].decider.name, self._saga_key(started[0], found.model))
-
-    def _saga_key(self, registered: Registered, event: Event) -> str:
-        try:
-            return registered.saga.key_of(event)
-        except ValueError as error:
-            raise MalformedMessage("no_key", str(error)) from None
+        await self._publisher.command(command, key=key)
+        return command.command_id

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from saga.contracts import TopicNames
-from saga.contracts.cloudevents import event_headers, intent_headers
+from saga.contracts.cloudevents import headers_for
 from saga.core.events import Json, Message
 from saga.core.history import Entry
 from saga.core.identity import idempotency_key, intent_id
@@ -69,8 +69,8 @@ class RecordEncoder:
         return records
 
     def _intent(self, entry: Entry, intent: IntentIssued, sender: _Sender) -> Record:
-        headers = intent_headers(
-            intent_id=intent_id(entry.saga_id, intent.step, intent.direction, intent.attempt),
+        headers = headers_for(
+            id=intent_id(entry.saga_id, intent.step, intent.direction, intent.attempt),
             contract_name=intent.contract,
             source=sender.source,
             at=entry.at,
@@ -84,13 +84,14 @@ class RecordEncoder:
         return Record(self._names.topic(intent.contract), sender.key, value, headers)
 
     def _event(self, entry: Entry, event_id: str, message: Message, sender: _Sender) -> Record:
-        headers = event_headers(
-            event_id=event_id,
+        headers = headers_for(
+            id=event_id,
             contract_name=message.contract,
             source=sender.source,
             at=entry.at,
             saga_id=entry.saga_id,
             causation_id=entry.cause,
+            idempotency_key=event_id,
             traceparent=sender.traceparent,
         )
         value = self._value(message.contract, message.payload, sender)

@@ -12,6 +12,7 @@ from saga.core.events import CancelMode
 from saga.core.identity import saga_id
 from saga.errors import BusUnavailable
 from saga.ports import Record, TopicSpec
+from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
 from saga.testing.world.checks import Log, SagaName, Trigger
 from tests.chaos.cast import Cast
@@ -34,12 +35,14 @@ class Client:
         self._opened = open_bus(cast.settings)
         self._publisher = Publisher(
             self._opened.bus,
-            contracts=app.contracts,
-            sagas=app.registry,
-            names=cast.names,
-            clock=SystemClock(),
-            new_id=self._new_id,
-            source="/chaos/client",
+            EventWriter(
+                cast.names,
+                clock=SystemClock(),
+                source="/chaos/client",
+                contracts=app.contracts,
+                sagas=app.registry,
+                new_id=self._new_id,
+            ),
         )
         self.log = Log()
 
@@ -73,7 +76,8 @@ class Client:
         """Publish until it is acknowledged; some orders twice."""
         self.log.triggers += [order for order in orders if order not in self.log.triggers]
         prepared = [
-            self._publisher.prepare(order.event, message_id=order.message_id) for order in orders
+            self._publisher.writer.record(order.event, message_id=order.message_id)
+            for order in orders
         ]
         again = [each for each in prepared if self._rng.random() < REPEATED_SHARE]
         await self.publish([each.record for each in (*prepared, *again)])

@@ -17,9 +17,7 @@ from saga.contracts.cloudevents import (
     TRACEPARENT,
     TYPE,
     Headers,
-    event_headers,
     headers_for,
-    intent_headers,
     parse_rfc3339,
     read_headers,
     read_record,
@@ -40,8 +38,8 @@ def test_intent_is_a_binary_mode_event() -> None:
     of the attribute, UTF-8 values, `content-type` for `datacontenttype`, extensions of letters
     only.
     """
-    headers = intent_headers(
-        intent_id=INTENT,
+    headers = headers_for(
+        id=INTENT,
         contract_name="payments.int.pay.v1",
         source="/dev/saga/order",
         at=AT,
@@ -72,8 +70,8 @@ def test_undo_intent_says_what_it_undoes() -> None:
     for it.
     """
     headers = dict(
-        intent_headers(
-            intent_id=f"{SAGA}/pay/undo/1",
+        headers_for(
+            id=f"{SAGA}/pay/undo/1",
             contract_name="payments.int.refund.v1",
             source="/dev/saga/order",
             at=AT,
@@ -88,16 +86,17 @@ def test_undo_intent_says_what_it_undoes() -> None:
     assert "traceparent" not in headers
 
 
-def test_event_of_a_saga_has_its_id_as_idempotency_key() -> None:
-    """An outcome is published once however often it is sent."""
+def test_event_of_a_saga_is_about_the_saga() -> None:
+    """Its subject, and what all messages of the saga share."""
     headers = dict(
-        event_headers(
-            event_id="e-1",
+        headers_for(
+            id="e-1",
             contract_name="orders.evt.order-confirmed.v1",
             source="/dev/saga/order",
             at=AT,
             saga_id=SAGA,
             causation_id=f"{INTENT}/reply",
+            idempotency_key="e-1",
             traceparent=TRACE,
         )
     )
@@ -151,14 +150,23 @@ def test_headers_leave_out_what_there_is_not() -> None:
         contract_name="orders.evt.o.v1",
         source="/shop",
         at=AT,
-        subject="s",
-        correlation_id="c",
+        saga_id="s",
         causation_id="d",
         idempotency_key="e",
         traceparent=TRACE,
         undoes="f",
     )
     assert len(dict(everything)) == 12
+
+
+def test_a_message_of_no_saga_may_be_correlated_all_the_same() -> None:
+    """It then has no subject: that would name a saga."""
+    headers = dict(
+        headers_for(id="m", contract_name="a.evt.b.v1", source="/s", at=AT, correlation_id="c")
+    )
+
+    assert headers["ce_correlationid"] == b"c"
+    assert "ce_subject" not in headers
 
 
 def test_names_beyond_ascii_are_utf8() -> None:

@@ -134,8 +134,8 @@ def intent(
 ) -> Record:
     """An intent as an orchestrator publishes it."""
     name = contract_of(type(model)).contract_name
-    headers = ce.intent_headers(
-        intent_id=intent_id(saga, StepId(step), direction, attempt),
+    headers = ce.headers_for(
+        id=intent_id(saga, StepId(step), direction, attempt),
         contract_name=name,
         source="/test/lab/sagas/order",
         at=ManualClock().now(),

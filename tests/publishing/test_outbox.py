@@ -255,7 +255,7 @@ async def test_a_topic_that_is_missing_holds_up_its_own_events_only(
     kafka, namespace, database, monkeypatch
 ):
     """They are published once somebody has made it."""
-    monkeypatch.setattr("saga.publishing.outbox_relay.HELD_S", 0.3)
+    monkeypatch.setattr("saga.publishing.outbox.MISSING_S", 0.3)
     outbox = Outbox(namespace=namespace)
     cluster = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
     sold, opened = f"dev.{namespace}.{SOLD}", f"dev.{namespace}.{OPENED}"
@@ -318,7 +318,7 @@ def test_the_table_is_made_once_and_its_statement_can_be_had(postgres, tmp_path,
 
 async def test_a_database_that_is_away_is_waited_for(bus, monkeypatch):
     """Until somebody stops the relay."""
-    monkeypatch.setattr("saga.publishing.outbox_relay.RETRY_S", 0.01)
+    monkeypatch.setattr("saga.publishing.outbox.RETRY_S", 0.01)
     relaying = OutboxRelay(outbox="postgresql://nobody@127.0.0.1:9/none", bus=bus)
     tries = []
     opened = OutboxSession.open

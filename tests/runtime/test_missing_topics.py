@@ -8,6 +8,7 @@ from saga.authoring import saga
 from saga.contracts import contract_of
 from saga.core.identity import saga_id
 from saga.errors import TopicMissing
+from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
 from saga.runtime.work import Work
 from tests.runtime.lab import NAMES, Lab, order_id, take
@@ -232,15 +233,17 @@ async def test_who_publishes_is_told_the_topic(apart: Lab) -> None:
     lab = apart
     publisher = Publisher(
         lab.bus,
-        contracts=lab.app.contracts,
-        sagas=lab.app.registry,
-        names=NAMES,
-        clock=lab.clock,
-        new_id=lambda: "m-1",
-        source="/test",
+        EventWriter(
+            NAMES,
+            clock=lab.clock,
+            source="/test",
+            contracts=lab.app.contracts,
+            sagas=lab.app.registry,
+            new_id=lambda: "m-1",
+        ),
     )
     with pytest.raises(TopicMissing) as caught:
-        await publisher.send([publisher.prepare(OrderPlaced(order_id="o-1", amount=1))])
+        await publisher.send([publisher.writer.record(OrderPlaced(order_id="o-1", amount=1))])
 
     assert caught.value.topic == topic_of(OrderPlaced)
     assert saga_id("order", "o-1") not in lab.store.inner.summaries

@@ -7,7 +7,8 @@ from saga.authoring import saga
 from saga.contracts import Command, CommandAct
 from saga.core.identity import saga_id
 from saga.errors import BusUnavailable, MalformedMessage, MessageError, UnsupportedVersion
-from saga.runtime.publisher import KEY_CHARS_MAX, Publisher
+from saga.publishing.writer import KEY_CHARS_MAX, EventWriter
+from saga.runtime.publisher import Publisher
 from saga.runtime.router import Rejected
 from tests.runtime.lab import NAMES, Lab, header, order_id
 from tests.runtime.shop import AlarmSet, OrderPlaced, OrderPlacedV1, Reserved, ledger, orders
@@ -19,12 +20,14 @@ def publisher_of(lab: Lab) -> Publisher:
     numbers = iter(range(1, 1_000))
     return Publisher(
         lab.bus,
-        contracts=lab.app.contracts,
-        sagas=lab.app.registry,
-        names=NAMES,
-        clock=lab.clock,
-        new_id=lambda: f"m-{next(numbers)}",
-        source="/test/publisher",
+        EventWriter(
+            NAMES,
+            clock=lab.clock,
+            source="/test/publisher",
+            contracts=lab.app.contracts,
+            sagas=lab.app.registry,
+            new_id=lambda: f"m-{next(numbers)}",
+        ),
     )
 
 
@@ -33,11 +36,11 @@ async def test_what_is_published_starts_the_saga_whose_id_is_given_back(order_la
     lab = order_lab
     await lab.make_topics()
     publisher = publisher_of(lab)
-    given = await publisher.publish(OrderPlaced(order_id="o-1", amount=2))
+    written = await publisher.publish(OrderPlaced(order_id="o-1", amount=2))
     draft = await lab.take()
     (record,) = lab.on(OrderPlaced)
 
-    assert given == order_id()
+    assert written.saga_id == order_id()
     assert draft.counts["started"] == 1
     assert lab.history(order_id())[0].cause == header(record, "ce_id") == "m-1"
     assert header(record, "ce_source") == "/test/publisher"
@@ -49,25 +52,26 @@ async def test_an_event_that_starts_several_sagas_gives_none() -> None:
     await lab.make_topics()
     publisher = publisher_of(lab)
 
-    assert await publisher.publish(OrderPlaced(order_id="o-1", amount=2)) is None
-    assert await publisher.publish(AlarmSet(name="a")) is None
+    assert (await publisher.publish(OrderPlaced(order_id="o-1", amount=2))).saga_id is None
+    assert (await publisher.publish(AlarmSet(name="a"))).saga_id is None
 
 
 async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(order_lab: Lab) -> None:
     """The id given back is that of the saga which it starts all the same."""
     lab = order_lab
-    prepared = publisher_of(lab).prepare(OrderPlacedV1(order_id="o-1"))
+    written = publisher_of(lab).writer.record(OrderPlacedV1(order_id="o-1"))
 
-    assert prepared.record.topic == NAMES.topic("kiosk.evt.order-placed.v1")
-    assert prepared.record.value == b'{"order_id":"o-1"}'
-    assert prepared.saga_id == order_id()
+    assert written.record.topic == NAMES.topic("kiosk.evt.order-placed.v1")
+    assert written.record.value == b'{"order_id":"o-1"}'
+    assert written.saga_id == order_id()
 
 
 def test_the_same_message_id_makes_the_same_record(order_lab: Lab) -> None:
     """A repeat is then known as one."""
     publisher = publisher_of(order_lab)
     first, again = (
-        publisher.prepare(OrderPlaced(order_id="o", amount=1), message_id="x") for _ in range(2)
+        publisher.writer.record(OrderPlaced(order_id="o", amount=1), message_id="x")
+        for _ in range(2)
     )
 
     assert first == again
@@ -93,7 +97,7 @@ def test_what_nobody_could_read_does_not_get_out(
 ) -> None:
     """With the code that a reader would have parked it with."""
     with pytest.raises(MalformedMessage) as caught:
-        publisher_of(order_lab).prepare_json("kiosk.evt.order-placed.v2", value)
+        publisher_of(order_lab).writer.record_json("kiosk.evt.order-placed.v2", value)
 
     assert caught.value.code == code
     assert says in caught.value.message
@@ -111,7 +115,7 @@ def test_an_unknown_contract_is_refused_with_what_comes_near(
 ) -> None:
     """Misspelt names are the usual reason."""
     with pytest.raises(kind, match=r"kiosk\.evt\.order-placed\.v2") as caught:
-        publisher_of(order_lab).prepare_json(contract, b"{}")
+        publisher_of(order_lab).writer.record_json(contract, b"{}")
 
     assert caught.value.code in {"unsupported_version", "unknown_contract"}
 
@@ -120,12 +124,12 @@ def test_a_key_must_be_the_payloads_own(order_lab: Lab) -> None:
     """Where the event has one; an event without one takes any."""
     publisher = publisher_of(order_lab)
     with pytest.raises(MalformedMessage) as caught:
-        publisher.prepare(OrderPlaced(order_id="o-1", amount=1), key="o-2")
+        publisher.writer.record(OrderPlaced(order_id="o-1", amount=1), key="o-2")
     with pytest.raises(MalformedMessage) as missing:
-        publisher.prepare(Reserved(shelf="s"))
+        publisher.writer.record(Reserved(shelf="s"))
 
     assert (caught.value.code, missing.value.code) == ("wrong_key", "no_key")
-    assert publisher.prepare(Reserved(shelf="s"), key="any").record.key == b"any"
+    assert publisher.writer.record(Reserved(shelf="s"), key="any").record.key == b"any"
 
 
 def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
@@ -139,20 +143,20 @@ def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
         await ctx.sleep("1s")
 
     lab = Lab(call)
-    prepared = publisher_of(lab).prepare(Called(number=7))
+    written = publisher_of(lab).writer.record(Called(number=7))
 
-    assert (prepared.record.key, prepared.saga_id) == (b"7", saga_id("call", "7"))
+    assert (written.record.key, written.saga_id) == (b"7", saga_id("call", "7"))
 
 
 @pytest.mark.parametrize("published", ["o-1", "ö/ü 漢字", "x" * 1_000])
-def test_what_is_prepared_can_be_routed(order_lab: Lab, published: str) -> None:
+def test_what_is_written_can_be_routed(order_lab: Lab, published: str) -> None:
     """The publisher lets nothing through that the router would park."""
     lab = order_lab
-    prepared = publisher_of(lab).prepare(OrderPlaced(order_id=published, amount=1))
-    found = lab.router.understand(inbound(prepared.record), lab.clock.now())
+    written = publisher_of(lab).writer.record(OrderPlaced(order_id=published, amount=1))
+    found = lab.router.understand(inbound(written.record), lab.clock.now())
 
     assert not isinstance(found, Rejected)
-    assert [delivery.saga_id for delivery in found] == [prepared.saga_id] == [order_id(published)]
+    assert [delivery.saga_id for delivery in found] == [written.saga_id] == [order_id(published)]
 
 
 async def test_a_command_travels_under_its_sagas_key(order_lab: Lab) -> None:

@@ -52,7 +52,7 @@ async def test_every_order_ends_although_commits_fail(
         sagas = []
         for number in range(ORDERS):
             event = OrderPlaced(order_id=f"o-{number}", amount=501 if number % 5 == 0 else 10)
-            prepared = service.publisher.prepare(event)
+            prepared = service.publisher.writer.record(event)
             while True:
                 try:
                     await service.publisher.send([prepared])

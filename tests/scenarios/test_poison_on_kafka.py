@@ -126,7 +126,7 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
     async with depot.service(tmp_path, depot.order_saga(flaw=flaw), **given) as service:
 
         def order(name: str) -> Record:
-            return service.publisher.prepare(depot.OrderPlaced(order_id=name)).record
+            return service.publisher.writer.record(depot.OrderPlaced(order_id=name)).record
 
         good = [order(f"o-{number}") for number in range(30)]
         good[7] = order("cursed")

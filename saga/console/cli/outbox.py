@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from saga.adapters.opening import outbox_address
 from saga.console.cli.output import ExitCode
 from saga.console.cli.session import Session
 from saga.publishing import OutboxRelay
-from saga.publishing.outbox_relay import outbox_address
 
 if TYPE_CHECKING:
     from saga.adapters.postgres.outbox import OutboxSession

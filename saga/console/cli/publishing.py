@@ -13,7 +13,8 @@ from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
 from saga.contracts import Kind
 from saga.errors import MessageError, UnknownContract
-from saga.runtime.publisher import Prepared, Publisher
+from saga.publishing.writer import WrittenEvent
+from saga.runtime.publisher import Publisher
 
 BATCH_LINES: Final = 500
 STDIN: Final = "-"
@@ -50,7 +51,7 @@ async def publish(
     )
     is_bad = False
     async with session.app.build_service(session.settings, roles=()) as service:
-        batch: list[tuple[int, Prepared]] = []
+        batch: list[tuple[int, WrittenEvent]] = []
         for number, line in lines:
             if not line.strip() and payload == STDIN:
                 continue
@@ -89,11 +90,13 @@ def _lines(stream: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
 
 def _prepare(
     publisher: Publisher, name: str, line: bytes, key: str | None, message_id: str | None
-) -> Prepared:
-    return publisher.prepare_json(name, line, key=key, message_id=message_id)
+) -> WrittenEvent:
+    return publisher.writer.record_json(name, line, key=key, message_id=message_id)
 
 
-async def _send(session: Session, publisher: Publisher, batch: list[tuple[int, Prepared]]) -> None:
+async def _send(
+    session: Session, publisher: Publisher, batch: list[tuple[int, WrittenEvent]]
+) -> None:
     """Publish *batch*, say so, and empty it."""
     if not batch:
         return

@@ -18,6 +18,7 @@ from saga.core.events import CancelMode, CancelRequested, OperatorActed, SignalR
 from saga.core.identity import SagaId, saga_id
 from saga.errors import BusUnavailable, DefinitionError
 from saga.ports import Record
+from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
 from saga.runtime.router import Router
 from saga.testing.happenings import After, Happening, Plain, Redelivered
@@ -160,12 +161,14 @@ class Driver:
         self._sagas = app.registry
         self._publisher = Publisher(
             self._bus,
-            contracts=app.contracts,
-            sagas=app.registry,
-            names=durable.names,
-            clock=self._clock,
-            new_id=self._new_id,
-            source=f"/world/{_SENDER}",
+            EventWriter(
+                durable.names,
+                clock=self._clock,
+                source=f"/world/{_SENDER}",
+                contracts=app.contracts,
+                sagas=app.registry,
+                new_id=self._new_id,
+            ),
         )
         self._read = sorted(
             {
@@ -222,7 +225,7 @@ class Driver:
         return tuple(names)
 
     async def _publish(self, trigger: Trigger) -> None:
-        prepared = self._publisher.prepare(trigger.event, message_id=trigger.message_id)
+        prepared = self._publisher.writer.record(trigger.event, message_id=trigger.message_id)
         trigger.starts = self._started_by(trigger.event)
         if await self._send([prepared.record]):
             trigger.is_acknowledged = True

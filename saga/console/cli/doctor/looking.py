@@ -23,6 +23,7 @@ from saga.adapters.opening import (
     open_kafka,
     open_postgres,
     open_store,
+    outbox_address,
 )
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.adapters.sqlite.inspection import describe_local_bus
@@ -47,7 +48,6 @@ from saga.effects.request import group_of
 from saga.errors import BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable
 from saga.ports import Source
 from saga.ports.store import UnhandledKind
-from saga.publishing.outbox_relay import outbox_address
 from saga.runtime.router import Router
 from saga.settings import file_of
 
