@@ -17,6 +17,7 @@ EXACT = Retry(attempts=3, initial="10s", factor=2, cap="1h", jitter=0)
 class OrderPlaced(Event, topic="shop.order-placed", version=1, key="order_id"):
     order_id: str = "o-1"
     amount: int = 3
+    wants_approval: bool = False
 
 
 class Reserved(Event, topic="shop.reserved", version=1):
@@ -60,6 +61,7 @@ class Notify(Intent[None], topic="shop.notify", version=1):
 
 class OrderConfirmed(Event, topic="shop.order-confirmed", version=1):
     order_id: str = "o-1"
+    shelf: str = "s-1"
 
 
 class OrderSeen(Event, topic="shop.order-seen", version=1):

@@ -29,7 +29,7 @@ from tests.runtime.lab import Lab
 from tests.runtime.shop import Reserve, orders
 from tests.runtime.test_missing_topics import take_away
 from tests.runtime.test_turns import placed
-from tests.scenarios import depot
+from tests.scenarios import order_app
 
 
 async def ask(address: str, path: str, method: str = "GET"):
@@ -45,8 +45,8 @@ async def ask(address: str, path: str, method: str = "GET"):
 
 def serving(folder: Path, **settings):
     """The service of a process, and its roles."""
-    given = depot.addresses(folder) | settings
-    return build_service(depot.app(), Settings.read({}, **given), has_probes=True)
+    given = order_app.addresses(folder) | settings
+    return build_service(order_app.app(), Settings.read({}, **given), has_probes=True)
 
 
 async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path: Path) -> None:

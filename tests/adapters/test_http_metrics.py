@@ -13,7 +13,7 @@ from tests.adapters.test_http import serving
 from tests.runtime.lab import Lab
 from tests.runtime.shop import Reserve, orders
 from tests.runtime.test_turns import placed
-from tests.scenarios import depot
+from tests.scenarios import order_app
 
 
 class MetricsPage:
@@ -62,9 +62,9 @@ async def test_a_service_shows_what_it_has_done(tmp_path: Path) -> None:
     async with service:
         amounts = {"a": 1, "b": 2, "dear": 1_000}
         placed = [
-            depot.OrderPlaced(order_id=name, amount=amount) for name, amount in amounts.items()
+            order_app.OrderPlaced(order_id=name, amount=amount) for name, amount in amounts.items()
         ]
-        waits = depot.OrderPlaced(order_id="waits", wants_approval=True)
+        waits = order_app.OrderPlaced(order_id="waits", wants_approval=True)
         sagas = [await service.publish(order) for order in placed]
         await service.publish(waits)
         for saga in sagas:
@@ -93,7 +93,7 @@ async def test_a_service_shows_what_it_has_done(tmp_path: Path) -> None:
         assert page("saga_partitions_stopped", group=group) == 0
         assert page("saga_records_in_hand", group=group) == 0
         assert page.sum("saga_consumer_lag", group=group) == 0
-    assert page.sum("saga_consumer_position", topic="dev.saga.depot.int.pay.v1") == 3
+    assert page.sum("saga_consumer_position", topic="dev.saga.shop.int.pay.v1") == 3
     assert page("process_virtual_memory_bytes") > 0
 
 
@@ -162,7 +162,7 @@ async def test_a_service_on_kafka_shows_the_same(kafka, namespace: str, tmp_path
     service = serving(tmp_path, bus=kafka.url, namespace=namespace, http="127.0.0.1:0")
     async with service:
         for number in range(10):
-            order = depot.OrderPlaced(order_id=f"o-{number}")
+            order = order_app.OrderPlaced(order_id=f"o-{number}")
             await service.outcome(await service.publish(order), timeout=60)
         page = await scraped(service._roles[0].server.address)  # noqa: SLF001
 
@@ -170,8 +170,8 @@ async def test_a_service_on_kafka_shows_the_same(kafka, namespace: str, tmp_path
     assert page("saga_finished_total", definition="order", outcome="completed") == 10
     assert page("saga_effects_total", service="wallets", outcome="done") == 10
     orchestrators = f"dev.{namespace}.saga-orchestrator"
-    topic = f"dev.{namespace}.depot.evt.order-placed.v1"
+    topic = f"dev.{namespace}.shop.evt.order-placed.v1"
     assert page.sum("saga_consumer_position", group=orchestrators, topic=topic) == 10
     assert page.sum("saga_consumer_lag", group=orchestrators, topic=topic) == 0
-    topic = f"dev.{namespace}.depot.int.pay.v1"
+    topic = f"dev.{namespace}.shop.int.pay.v1"
     assert page.sum("saga_consumer_position", topic=topic) == 10

@@ -15,7 +15,7 @@ from saga.ports.bus import Record, Source, TopicSpec
 from saga.runtime.orchestrator import Orchestrator
 from tests.adapters.test_kafka_bus import QUICK
 from tests.adapters.test_kafka_faults import read
-from tests.scenarios import depot
+from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
 WAIT_S = 60
@@ -130,7 +130,7 @@ async def test_a_batch_in_hand_is_finished_before_the_others_read_on(
     on what the other has decided.
     """
     given = {"bus": kafka.url, "namespace": namespace}
-    async with depot.service(tmp_path, **given) as first:
+    async with order_app.service(tmp_path, **given) as first:
         worker = orchestrator_of(first)
         append = worker._turns._store.append
 
@@ -143,12 +143,12 @@ async def test_a_batch_in_hand_is_finished_before_the_others_read_on(
 
         async def place_orders() -> None:
             for number in range(ORDERS):
-                sagas.append(await first.publish(depot.OrderPlaced(order_id=f"o-{number}")))
+                sagas.append(await first.publish(order_app.OrderPlaced(order_id=f"o-{number}")))
                 await asyncio.sleep(0.01)
 
         placing = asyncio.create_task(place_orders())
         await until(lambda: first.counts["turns"] > 0)
-        async with depot.service(tmp_path, with_services=False, **given) as second:
+        async with order_app.service(tmp_path, with_services=False, **given) as second:
             await placing
             await asyncio.gather(*(first.outcome(one, timeout=WAIT_S) for one in sagas))
             counts = [first.counts, second.counts]
@@ -166,7 +166,7 @@ async def test_a_batch_that_cannot_be_finished_is_abandoned(
     drops what it had in hand when the store is back.
     """
     given = {"bus": kafka.url, "namespace": namespace}
-    async with depot.service(tmp_path, **given) as first:
+    async with order_app.service(tmp_path, **given) as first:
         worker = orchestrator_of(first)
         store = worker._turns._store
         append = store.append
@@ -175,10 +175,10 @@ async def test_a_batch_that_cannot_be_finished_is_abandoned(
             raise StoreUnavailable("cut off")
 
         store.append = fail
-        placed = [depot.OrderPlaced(order_id=f"o-{n}") for n in range(ORDERS)]
+        placed = [order_app.OrderPlaced(order_id=f"o-{n}") for n in range(ORDERS)]
         sagas = [await first.publish(order) for order in placed]
         await until(lambda: worker.in_hand + worker._lanes[0]._records_taken > 0)
-        async with depot.service(tmp_path, with_services=False, **given) as second:
+        async with order_app.service(tmp_path, with_services=False, **given) as second:
             await until(lambda: bool(orchestrator_of(second).consumer.assignment()))
             assert worker.in_hand == 0
             assert worker._lanes[0].is_abandoned

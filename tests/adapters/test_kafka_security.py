@@ -303,7 +303,7 @@ async def test_a_service_runs_over_sasl_and_tls(
     variables = serving(secured, namespace, tmp_path, PASSWORD)
     placed = json.dumps({"order_id": "o-1"})
 
-    published = saga(variables, "publish", "depot.evt.order-placed.v1", placed)
+    published = saga(variables, "publish", "shop.evt.order-placed.v1", placed)
     served = saga(variables, "run", "--until-idle", "--json")
 
     assert published.returncode == 0, published.stderr
@@ -323,11 +323,12 @@ async def test_a_service_with_a_wrong_password_ends_in_seconds(
 
 def serving(secured: Secured, namespace: str, folder: Path, password: str) -> dict[str, str]:
     """The environment of a whole service whose password is in a file."""
-    (folder / "depot_app.py").write_text("from tests.scenarios import depot\napp = depot.app()\n")
+    program = "from tests.scenarios import order_app\napp = order_app.app()\n"
+    (folder / "orders_app.py").write_text(program)
     secret = folder / "password"
     secret.write_text(f"{password}\n")
     variables = secured.variables(
-        SAGA_APP="depot_app:app",
+        SAGA_APP="orders_app:app",
         SAGA_NAMESPACE=namespace,
         SAGA_STORE=f"sqlite:///{folder}/saga.db",
         SAGA_KAFKA_SASL_PASSWORD_FILE=str(secret),

@@ -1,29 +1,27 @@
-"""A folder for a depot's files, examined when the test is over."""
+"""The files of a deployment, examined when the test is over."""
 
 from pathlib import Path
 
 import pytest
 import structlog.testing
 
-from tests.scenarios import depot
+from tests.scenarios import order_app
 from tests.scenarios.examined import check_live, effects, examine, histories_of
 
 
-class Depot:
-    """The files of a depot, and the services that run on them one after another, or side by
-    side.
-    """
+class Deployment:
+    """Its files, and the services that run on them one after another, or side by side."""
 
     def __init__(self, folder: Path, *, is_apart: bool) -> None:
         self.folder = folder
         self.is_apart = is_apart
-        self.app = depot.app()
+        self.app = order_app.app()
 
     def service(self, *sagas, **settings):
         """A service on these files; *sagas* are those of the code at hand from now on."""
         if sagas:
-            self.app = depot.app(*sagas)
-        return depot.service(self.folder, *sagas, is_apart=self.is_apart, **settings)
+            self.app = order_app.app(*sagas)
+        return order_app.service(self.folder, *sagas, is_apart=self.is_apart, **settings)
 
     def effects(self) -> dict[tuple[str, str], int]:
         """What was done, and how often."""
@@ -39,9 +37,9 @@ class Depot:
 
 
 @pytest.fixture(params=[False, True], ids=["one file", "two files"])
-async def depot_files(request: pytest.FixtureRequest, tmp_path: Path):
+async def deployment(request: pytest.FixtureRequest, tmp_path: Path):
     """With bus and store in one file, and apart."""
-    files = Depot(tmp_path, is_apart=request.param)
+    files = Deployment(tmp_path, is_apart=request.param)
     yield files
     await examine(tmp_path, files.app, is_apart=files.is_apart)
 
@@ -49,7 +47,7 @@ async def depot_files(request: pytest.FixtureRequest, tmp_path: Path):
 @pytest.fixture
 async def one_file(tmp_path: Path):
     """With bus and store in one file, as by default."""
-    files = Depot(tmp_path, is_apart=False)
+    files = Deployment(tmp_path, is_apart=False)
     yield files
     await examine(tmp_path, files.app, is_apart=False)
 

@@ -15,12 +15,12 @@ from saga.core.identity import SagaId
 from saga.runtime.orchestrator import Orchestrator
 from saga.settings import Settings, file_of
 from tests.runtime import invariants
-from tests.scenarios import depot
+from tests.scenarios import order_app
 
 
 async def histories_of(folder: Path) -> dict[SagaId, list[Entry]]:
     """Every history in the store, read through its log."""
-    settings = Settings.read({}, **depot.addresses(folder))
+    settings = Settings.read({}, **order_app.addresses(folder))
     parts = open_store(settings)
     found: dict[SagaId, list[Entry]] = defaultdict(list)
     async for _, entry in parts.catalogue.log():
@@ -31,7 +31,7 @@ async def histories_of(folder: Path) -> dict[SagaId, list[Entry]]:
 
 async def records_of(folder: Path, app: SagaApp, *, is_apart: bool):
     """Every record on the bus, by a group that has never read before."""
-    settings = Settings.read({}, **depot.addresses(folder, is_apart=is_apart))
+    settings = Settings.read({}, **order_app.addresses(folder, is_apart=is_apart))
     database = SqliteDatabase(file_of(settings.bus))
     bus = LocalBus(database, clock=SystemClock())
     consumer = await bus.subscribe("examiner", app.topics(settings.topic_names))
@@ -50,7 +50,7 @@ async def examine(folder: Path, app: SagaApp, *, is_apart: bool) -> None:
     published with the same bytes and nothing else, no timer is armed for what has ended, effects
     are once.
     """
-    settings = Settings.read({}, **depot.addresses(folder))
+    settings = Settings.read({}, **order_app.addresses(folder))
     histories = await histories_of(folder)
     invariants.check_histories(app, histories)
     records = await records_of(folder, app, is_apart=is_apart)

@@ -9,8 +9,8 @@ import pytest
 
 from saga.adapters.sqlite import connections
 from saga.errors import BusUnavailable
-from tests.scenarios.conftest import Depot
-from tests.scenarios.depot import OrderPlaced
+from tests.scenarios.conftest import Deployment
+from tests.scenarios.order_app import OrderPlaced
 
 ORDERS = 60
 
@@ -36,7 +36,7 @@ class Moody(sqlite3.Connection):
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_every_order_ends_although_commits_fail(
-    one_file: Depot, monkeypatch: pytest.MonkeyPatch, logged: list, seed: int
+    one_file: Deployment, monkeypatch: pytest.MonkeyPatch, logged: list, seed: int
 ) -> None:
     """What was shown before it was durable included: no order twice, none lost, no effect twice."""
     real = sqlite3.connect

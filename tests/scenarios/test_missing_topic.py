@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from tests.scenarios import depot
+from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
 WAIT_S = 60
@@ -32,7 +32,7 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["depot.int.pay.v1", "depot.evt.reserved.v1"])
+@pytest.mark.parametrize("name", ["shop.int.pay.v1", "shop.evt.reserved.v1"])
 async def test_a_topic_that_is_deleted_stops_no_worker(
     kafka, admin, namespace: str, tmp_path: Path, name: str
 ) -> None:
@@ -40,12 +40,12 @@ async def test_a_topic_that_is_deleted_stops_no_worker(
     which topic is missing, and goes on by itself once it is made again. Each effect happens once.
     """
     topic = f"dev.{namespace}.{name}"
-    async with depot.service(tmp_path, bus=kafka.url, namespace=namespace) as service:
-        first = await service.publish(depot.OrderPlaced(order_id="before"))
+    async with order_app.service(tmp_path, bus=kafka.url, namespace=namespace) as service:
+        first = await service.publish(order_app.OrderPlaced(order_id="before"))
         await service.outcome(first, timeout=WAIT_S)
 
         await admin.delete_topics([topic])
-        orders = [depot.OrderPlaced(order_id=f"o-{n}") for n in range(20)]
+        orders = [order_app.OrderPlaced(order_id=f"o-{n}") for n in range(20)]
         sagas = [await service.publish(order) for order in orders]
 
         async def is_noticed() -> bool:

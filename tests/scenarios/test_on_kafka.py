@@ -8,7 +8,7 @@ import pytest
 
 from saga.core.status import SagaStatus
 from saga.errors import SettingsError
-from tests.scenarios import depot
+from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
 ORDERS = 60
@@ -20,7 +20,7 @@ def on_kafka(kafka, namespace: str, tmp_path: Path):
     """Makes services on the cluster and one store."""
 
     def service(**settings):
-        return depot.service(tmp_path, bus=kafka.url, namespace=namespace, **settings)
+        return order_app.service(tmp_path, bus=kafka.url, namespace=namespace, **settings)
 
     return service
 
@@ -31,7 +31,7 @@ async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path)
     """
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
     async with on_kafka() as service:
-        placed = [depot.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
+        placed = [order_app.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
         sagas = await asyncio.gather(*(service.publish(one) for one in placed))
         outcomes = await asyncio.gather(*(service.outcome(one, timeout=60) for one in sagas))
         await service.idle(timeout=30)
@@ -42,11 +42,11 @@ async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path)
         if amount == OVER_THE_LIMIT:
             expected["unreserve", name] = 1
             assert outcome.status is SagaStatus.ROLLED_BACK
-            assert isinstance(outcome.event, depot.OrderRejected)
+            assert isinstance(outcome.event, order_app.OrderRejected)
         else:
             expected["pay", name] = 1
             assert outcome.status is SagaStatus.COMPLETED
-            assert outcome.event == depot.OrderConfirmed(order_id=name, shelf=f"s-{name}")
+            assert outcome.event == order_app.OrderConfirmed(order_id=name, shelf=f"s-{name}")
     assert Counter(effects(tmp_path)) == expected
 
 
@@ -55,11 +55,11 @@ async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path: Path
     do again, and takes what was published meanwhile.
     """
     async with on_kafka() as service:
-        first = await service.publish(depot.OrderPlaced(order_id="a"))
+        first = await service.publish(order_app.OrderPlaced(order_id="a"))
         await service.outcome(first, timeout=30)
 
     async with on_kafka(group="another") as service:
-        second = await service.publish(depot.OrderPlaced(order_id="b"))
+        second = await service.publish(order_app.OrderPlaced(order_id="b"))
         await service.outcome(second, timeout=30)
         await service.idle(timeout=30)
         counts = service.counts
@@ -71,4 +71,6 @@ async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path: Path
 async def test_credentials_that_are_missing_are_asked_for(tmp_path: Path) -> None:
     """Before anything is connected to."""
     with pytest.raises(SettingsError, match="SAGA_KAFKA_SASL_USERNAME"):
-        depot.service(tmp_path, bus="kafka://127.0.0.1:9", kafka_security_protocol="SASL_PLAINTEXT")
+        order_app.service(
+            tmp_path, bus="kafka://127.0.0.1:9", kafka_security_protocol="SASL_PLAINTEXT"
+        )

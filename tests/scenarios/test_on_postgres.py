@@ -18,7 +18,7 @@ from saga.ports import Source
 from saga.settings import Settings
 from saga.wiring import build_service
 from tests.connected import KafkaAddress, database_on
-from tests.scenarios import depot
+from tests.scenarios import order_app
 
 ORDERS = 60
 OVER_THE_LIMIT = 1_000
@@ -37,7 +37,7 @@ def places(request: pytest.FixtureRequest, postgres: str, tmp_path: Path) -> dic
     if request.param == "kafka":
         cluster: KafkaAddress = request.getfixturevalue("kafka")
         bus = {"bus": cluster.url, "namespace": request.getfixturevalue("namespace")}
-    return depot.addresses(tmp_path) | {"store": postgres} | bus
+    return order_app.addresses(tmp_path) | {"store": postgres} | bus
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def on_postgres(places: dict[str, str], tmp_path: Path) -> MakeService:
     """Makes services there."""
 
     def service(**settings: str) -> Service:
-        return depot.service(tmp_path, **places, **settings)
+        return order_app.service(tmp_path, **places, **settings)
 
     return service
 
@@ -66,7 +66,7 @@ def rows(address: str, query: str) -> list[tuple[str, str]]:
 async def settle(service: Service) -> dict[str, SagaStatus]:
     """Place many orders, every third of which is refused, and wait for them to end."""
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
-    placed = [depot.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
+    placed = [order_app.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
     sagas = await asyncio.gather(*(service.publish(one) for one in placed))
     outcomes = await asyncio.gather(*(service.outcome(one, timeout=60) for one in sagas))
     await service.idle(timeout=30)
@@ -109,7 +109,7 @@ async def test_effects_may_have_a_database_of_their_own(
 
 def process(places: dict[str, str], *roles: str) -> Service:
     """A service of another process, with *roles* only."""
-    return build_service(depot.app(), Settings.read(**places), roles=roles)
+    return build_service(order_app.app(), Settings.read(**places), roles=roles)
 
 
 async def test_an_end_that_another_process_brings_about_is_heard_of(
@@ -118,7 +118,7 @@ async def test_an_end_that_another_process_brings_about_is_heard_of(
     """Who waits for it need not wait for the next time that the store is asked."""
     monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
     async with on_postgres(), process(places) as waiting:
-        placed = depot.OrderPlaced(order_id="o-1", amount=0)  # which takes some time
+        placed = order_app.OrderPlaced(order_id="o-1", amount=0)  # which takes some time
         outcome = await waiting.outcome(await waiting.publish(placed), timeout=20)
 
     assert outcome.status is SagaStatus.COMPLETED
@@ -143,7 +143,7 @@ async def test_what_a_process_stored_and_never_published_another_one_publishes(
         mute = process(places, "orchestrator")
     async with on_postgres() as service:
         await mute.start()
-        placed = [depot.OrderPlaced(order_id=f"o-{number}") for number in range(ORDERS)]
+        placed = [order_app.OrderPlaced(order_id=f"o-{number}") for number in range(ORDERS)]
         sagas = [await service.publish(one) for one in placed]
         async with asyncio.timeout(30):
             await stored.wait()
@@ -153,7 +153,7 @@ async def test_what_a_process_stored_and_never_published_another_one_publishes(
         assert time.monotonic() - stopped_at < TAKEOVER_MAX_S
 
     assert {one.status for one in outcomes} == {SagaStatus.COMPLETED}
-    reserves = await sent(places, depot.Reserve)
+    reserves = await sent(places, order_app.Reserve)
     assert len(reserves) == ORDERS
     assert {len(same) for same in reserves.values()} == {1}
 

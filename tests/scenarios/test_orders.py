@@ -7,13 +7,20 @@ import asyncio
 import pytest
 
 from saga.contracts import CommandAct
-from saga.core.events import CancelMode
+from saga.core.events import CancelMode, TimerFired
 from saga.core.identity import saga_id
+from saga.core.intents import TimerArmed
 from saga.core.status import SagaStatus
 from saga.errors import UnknownSaga
 from saga.settings import file_of
-from tests.scenarios.conftest import Depot
-from tests.scenarios.depot import OrderConfirmed, OrderPlaced, OrderRejected, addresses, order_saga
+from tests.scenarios.conftest import Deployment
+from tests.scenarios.order_app import (
+    OrderConfirmed,
+    OrderPlaced,
+    OrderRejected,
+    addresses,
+    order_saga,
+)
 
 
 def flaw_at(*places: str):
@@ -56,9 +63,9 @@ async def until_dead(service) -> None:
 
 
 class TestOrders:
-    async def test_orders_are_confirmed_or_wholly_undone(self, depot_files: Depot) -> None:
+    async def test_orders_are_confirmed_or_wholly_undone(self, deployment: Deployment) -> None:
         """Outcome, effects and histories agree."""
-        async with depot_files.service() as service:
+        async with deployment.service() as service:
             good = await placed(service, *[f"g-{number}" for number in range(20)])
             bad = await placed(service, *[f"b-{number}" for number in range(5)], amount=501)
             outcomes = await asyncio.gather(*[service.outcome(one, timeout=10) for one in good])
@@ -69,32 +76,34 @@ class TestOrders:
         assert {one.status for one in outcomes} == {SagaStatus.COMPLETED}
         assert outcomes[3].event == OrderConfirmed(order_id="g-3", shelf="s-g-3")
         assert {one.status for one in refused} == {SagaStatus.ROLLED_BACK}
-        assert refused[0].event == OrderRejected(order_id="b-0", reason="over the limit")
+        assert refused[0].event == OrderRejected(
+            order_id="b-0", reason="over the limit", code="limit", failed_step="pay"
+        )
         assert (refused[0].reason, refused[0].residue) == ("over the limit", ())
         assert (counts["started"], counts["completed"], counts["rolled_back"]) == (25, 20, 5)
-        done = depot_files.effects()
+        done = deployment.effects()
         assert sum(done.values()) == 20 * 2 + 5 * 2
         assert all(
             ("unreserve", f"b-{n}") in done and ("refund", f"b-{n}") not in done for n in range(5)
         )
 
-    async def test_the_same_order_again_changes_nothing(self, depot_files: Depot) -> None:
+    async def test_the_same_order_again_changes_nothing(self, deployment: Deployment) -> None:
         """While it runs, when it has ended, and after a restart."""
-        async with depot_files.service() as service:
+        async with deployment.service() as service:
             (first,) = await placed(service, "o-1")
             await service.outcome(first, timeout=10)
             assert await placed(service, "o-1", "o-1") == [first, first]
             await service.idle(timeout=5)
-        async with depot_files.service() as service:
+        async with deployment.service() as service:
             await placed(service, "o-1")
             await service.idle(timeout=5)
             assert service.counts["duplicate"] == 1
             assert (await service.outcome(first, timeout=5)).status is SagaStatus.COMPLETED
 
-        assert depot_files.effects() == {("reserve", "o-1"): 1, ("pay", "o-1"): 1}
+        assert deployment.effects() == {("reserve", "o-1"): 1, ("pay", "o-1"): 1}
 
     async def test_an_order_under_the_same_key_with_another_content_is_set_aside(
-        self, one_file: Depot
+        self, one_file: Deployment
     ) -> None:
         """The first one wins."""
         async with one_file.service() as service:
@@ -108,54 +117,59 @@ class TestOrders:
         assert b'"amount":7' in dead.value
 
     async def test_what_was_published_before_anybody_served_is_not_lost(
-        self, depot_files: Depot
+        self, deployment: Deployment
     ) -> None:
         """Publishing needs no orchestrator."""
-        async with depot_files.service(with_services=False) as service:
+        async with deployment.service(with_services=False) as service:
             for role in service._roles:  # noqa: SLF001
                 role.stop()
             await asyncio.sleep(0.3)
             (saga,) = await placed(service, "o-1")
-        async with depot_files.service() as service:
+        async with deployment.service() as service:
             assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
 
 
 class TestTime:
-    async def test_a_sleeping_saga_survives_a_restart(self, depot_files: Depot) -> None:
+    async def test_a_sleeping_saga_survives_a_restart(self, deployment: Deployment) -> None:
         """And goes on as soon as it is due, not before."""
-        async with depot_files.service() as service:
+        async with deployment.service() as service:
             (saga,) = await placed(service, "o-1", amount=0)
             await service.idle(timeout=5)
             (timer,) = await service.catalogue.timers()
             assert timer.timer_id.startswith(saga)
             assert (await summary_of(service, saga)).waiting_for.startswith("timer")
-        assert ("pay", "o-1") not in depot_files.effects()
-        async with depot_files.service() as service:
+        assert ("pay", "o-1") not in deployment.effects()
+        async with deployment.service() as service:
             assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
             assert await service.catalogue.timers() == []
-        history = (await depot_files.histories())[saga]
+        history = (await deployment.histories())[saga]
         armed, fired = (
-            next(entry for entry in history if type(entry.body).__name__ == name)
-            for name in ("TimerFired", "TimerFired")
+            next(
+                entry
+                for entry in history
+                if isinstance(entry.body, kind) and entry.body.timer_id == timer.timer_id
+            )
+            for kind in (TimerArmed, TimerFired)
         )
 
-        assert fired.at >= timer.due_at
-        assert armed.cause == timer.timer_id
+        assert armed.version < fired.version
+        assert armed.body.due_at == timer.due_at <= fired.at
+        assert fired.cause == timer.timer_id
 
 
 class TestPeople:
     async def test_a_signal_is_waited_for_and_may_come_before_its_saga(
-        self, depot_files: Depot
+        self, deployment: Deployment
     ) -> None:
         """Sent right after the order it may overtake it; it is kept."""
-        async with depot_files.service() as service:
+        async with deployment.service() as service:
             saga = saga_id("order", "o-1")
             given = await service.publish(OrderPlaced(order_id="o-1", wants_approval=True))
             await service.signal(given, "approval", "ann", actor="ann")
             assert given == saga
             assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
 
-    async def test_a_signal_of_another_kind_is_no_signal(self, one_file: Depot) -> None:
+    async def test_a_signal_of_another_kind_is_no_signal(self, one_file: Deployment) -> None:
         """It is noted, and the saga waits on."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
@@ -169,7 +183,9 @@ class TestPeople:
             assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
 
     @pytest.mark.parametrize("mode", [CancelMode.GRACEFUL, CancelMode.IMMEDIATE])
-    async def test_a_cancelled_order_is_undone(self, one_file: Depot, mode: CancelMode) -> None:
+    async def test_a_cancelled_order_is_undone(
+        self, one_file: Deployment, mode: CancelMode
+    ) -> None:
         """With the reason that was given."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
@@ -179,10 +195,12 @@ class TestPeople:
             outcome = await service.outcome(saga, timeout=5)
 
         assert outcome.status is SagaStatus.ROLLED_BACK
-        assert outcome.event == OrderRejected(order_id="o-1", reason="changed my mind")
+        assert outcome.event == OrderRejected(
+            order_id="o-1", reason="changed my mind", code="cancelled"
+        )
         assert one_file.effects() == {("reserve", "o-1"): 1, ("unreserve", "o-1"): 1}
 
-    async def test_an_abandoned_order_says_what_is_left(self, one_file: Depot) -> None:
+    async def test_an_abandoned_order_says_what_is_left(self, one_file: Deployment) -> None:
         """Nothing is undone; the steps are named."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
@@ -194,7 +212,7 @@ class TestPeople:
         assert outcome.residue == ("reserve",)
         assert one_file.effects() == {("reserve", "o-1"): 1}
 
-    async def test_a_command_sent_twice_is_done_once(self, one_file: Depot) -> None:
+    async def test_a_command_sent_twice_is_done_once(self, one_file: Deployment) -> None:
         """By its id."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
@@ -206,7 +224,7 @@ class TestPeople:
             await service.idle(timeout=5)
             assert service.counts["duplicate"] == 1
 
-    async def test_nobody_can_be_told_anything_who_is_not_there(self, one_file: Depot) -> None:
+    async def test_nobody_can_be_told_anything_who_is_not_there(self, one_file: Deployment) -> None:
         """A mistyped id is an error, at once."""
         async with one_file.service() as service:
             for ask in (
@@ -221,11 +239,11 @@ class TestPeople:
 
 class TestGoneWrong:
     async def test_a_bug_parks_its_sagas_and_a_fixed_release_loses_nothing(
-        self, depot_files: Depot
+        self, deployment: Deployment
     ) -> None:
         """Neighbours go on; what came meanwhile is replayed in order by the mended code."""
         flawed = order_saga(flaw=flaw_at("reserved o-1", "start o-2"))
-        async with depot_files.service(flawed) as service:
+        async with deployment.service(flawed) as service:
             good, late, unborn = await placed(service, "o-0", "o-1", "o-2", wants_approval=True)
             assert (await service.outcome(late, timeout=10)).status is SagaStatus.PARKED
             assert (await service.outcome(unborn, timeout=10)).reason == (
@@ -242,7 +260,7 @@ class TestGoneWrong:
                 for reason in ("turn_failed", "behind_failed_turn")
             )
 
-        async with depot_files.service(order_saga()) as service:
+        async with deployment.service(order_saga()) as service:
             assert (await service.outcome(late, timeout=5)).status is SagaStatus.PARKED
             for one in (late, unborn):
                 await service.command(one, CommandAct.RELEASE, reason="mended")
@@ -255,27 +273,27 @@ class TestGoneWrong:
             }
 
     async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(
-        self, depot_files: Depot
+        self, deployment: Deployment
     ) -> None:
         """New orders begin with the new version meanwhile."""
-        async with depot_files.service(order_saga()) as service:
+        async with deployment.service(order_saga()) as service:
             (old,) = await placed(service, "o-1", wants_approval=True)
             await service.idle(timeout=5)
-        async with depot_files.service(order_saga(version=2)) as service:
+        async with deployment.service(order_saga(version=2)) as service:
             await service.signal(old, "approval", "ann")
             outcome = await service.outcome(old, timeout=5)
             assert outcome.status is SagaStatus.STALLED
             assert "version 1" in outcome.reason
             (new,) = await placed(service, "o-2")
             assert (await service.outcome(new, timeout=5)).status is SagaStatus.COMPLETED
-        async with depot_files.service(order_saga(), order_saga(version=2)) as service:
+        async with deployment.service(order_saga(), order_saga(version=2)) as service:
             await until_status(service, old, "completed")
 
     async def test_code_that_decides_otherwise_is_refused_for_that_saga(
-        self, one_file: Depot
+        self, one_file: Deployment
     ) -> None:
         """Its history stays as it is, and the old code goes on with it."""
-        from tests.scenarios.depot import Context, Pay, saga
+        from tests.scenarios.order_app import Context, Pay, saga
 
         @saga("order", version=1, starts_on=OrderPlaced)
         async def other(ctx: Context, placed: OrderPlaced) -> None:
@@ -294,7 +312,7 @@ class TestGoneWrong:
         async with one_file.service(order_saga()) as service:
             await until_status(service, saga_of_one, "completed")
 
-    async def test_a_damaged_row_stops_its_saga_only(self, one_file: Depot) -> None:
+    async def test_a_damaged_row_stops_its_saga_only(self, one_file: Deployment) -> None:
         """It is named; mended, the saga goes on."""
         import sqlite3
 
@@ -329,18 +347,18 @@ class TestGoneWrong:
             await until_status(service, ill, "completed")
 
     async def test_what_cannot_be_read_is_dead_once_and_the_rest_goes_on(
-        self, depot_files: Depot
+        self, deployment: Deployment
     ) -> None:
         """With its bytes, in the catalogue and on its dlq topic."""
         from saga.ports import Record
 
-        async with depot_files.service() as service:
-            topic = "dev.saga.depot.evt.order-placed.v1"
+        async with deployment.service() as service:
+            topic = "dev.saga.shop.evt.order-placed.v1"
             await service._bus.publish(  # noqa: SLF001
                 [
                     Record(topic, b"x", b"{", (("h", b"\xff"),), 0),
                     Record(topic, b"o-1", b'{"order_id":"o-1"}', (), 0),
-                    Record("dev.saga.depot.int.reserve.v1", b"x", b"[]", (), 0),
+                    Record("dev.saga.shop.int.reserve.v1", b"x", b"[]", (), 0),
                 ]
             )
             saga = saga_id("order", "o-1")
@@ -350,7 +368,7 @@ class TestGoneWrong:
             assert sorted(one.reason for one in dead) == ["not_an_object", "not_json"]
             assert dead[0].headers == (("h", b"\xff"),) or dead[1].headers == (("h", b"\xff"),)
             consumer = await service._bus.subscribe(  # noqa: SLF001
-                "looker", ["dev.saga.depot.dlq.order-placed.v1", "dev.saga.depot.dlq.reserve.v1"]
+                "looker", ["dev.saga.shop.dlq.order-placed.v1", "dev.saga.shop.dlq.reserve.v1"]
             )
             copies = []
             while len(copies) < 2:
@@ -358,7 +376,7 @@ class TestGoneWrong:
             assert sorted(one.value for one in copies) == [b"[]", b"{"]
 
     async def test_an_early_command_to_a_saga_that_never_comes_is_dead_after_the_hold(
-        self, one_file: Depot
+        self, one_file: Deployment
     ) -> None:
         """A second, as these services are set."""
         from saga.contracts import Command
@@ -373,10 +391,10 @@ class TestGoneWrong:
         assert dead.reason == "unknown_saga"
         assert saga in dead.message
 
-    async def test_live_states_are_what_their_histories_say(self, depot_files: Depot) -> None:
+    async def test_live_states_are_what_their_histories_say(self, deployment: Deployment) -> None:
         """For sagas that wait for people, time and replies."""
-        async with depot_files.service() as service:
+        async with deployment.service() as service:
             await placed(service, *[f"o-{number}" for number in range(10)], wants_approval=True)
             await placed(service, "p-1", amount=501, wants_approval=True)
             await service.idle(timeout=5)
-            await depot_files.check_live(service)
+            await deployment.check_live(service)

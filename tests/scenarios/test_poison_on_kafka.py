@@ -23,7 +23,7 @@ from saga.core.status import SagaStatus
 from saga.ports import Record
 from saga.ports.store import UnhandledKind
 from saga.settings import Settings
-from tests.scenarios import depot
+from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
 WAIT_S = 60
@@ -33,11 +33,11 @@ CODECS = (None, "gzip", "snappy", "lz4", "zstd")
 PARTS = 12
 
 
-class Opened(Event, topic="depot.opened", version=1, key="box"):
+class Opened(Event, topic="shop.opened", version=1, key="box"):
     box: str
 
 
-class Filled(Event, topic="depot.filled", version=1):
+class Filled(Event, topic="shop.filled", version=1):
     box: str
     parts: list[int]
 
@@ -122,11 +122,11 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
             raise ZeroDivisionError("a bug")
 
     given = {"bus": kafka.url, "namespace": namespace}
-    topic = f"dev.{namespace}.depot.evt.order-placed.v1"
-    async with depot.service(tmp_path, depot.order_saga(flaw=flaw), **given) as service:
+    topic = f"dev.{namespace}.shop.evt.order-placed.v1"
+    async with order_app.service(tmp_path, order_app.order_saga(flaw=flaw), **given) as service:
 
         def order(name: str) -> Record:
-            return service.publisher.writer.record(depot.OrderPlaced(order_id=name)).record
+            return service.publisher.writer.record(order_app.OrderPlaced(order_id=name)).record
 
         good = [order(f"o-{number}") for number in range(30)]
         good[7] = order("cursed")
@@ -154,10 +154,10 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
     assert {outcomes.pop("cursed").status} == {SagaStatus.PARKED}
     assert {one.status for one in outcomes.values()} == {SagaStatus.COMPLETED}
     assert (held.reason, held.key) == ("turn_failed", b"cursed")
-    copied = await copies(kafka, f"dev.{namespace}.depot.dlq.order-placed.v1", len(bad) - 1)
+    copied = await copies(kafka, f"dev.{namespace}.shop.dlq.order-placed.v1", len(bad) - 1)
     assert copied == {one.position.offset for one in dead if len(one.value or b"") < HUGE}
 
-    async with depot.service(tmp_path, depot.order_saga(), **given) as mended:
+    async with order_app.service(tmp_path, order_app.order_saga(), **given) as mended:
         cursed = saga_id("order", "cursed")
         await mended.command(cursed, CommandAct.RELEASE, reason="mended")
         assert (await mended.outcome(cursed, timeout=WAIT_S)).status is SagaStatus.COMPLETED

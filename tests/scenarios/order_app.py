@@ -1,7 +1,7 @@
-"""A depot's application: its goods are reserved, paid and shipped by services with their own
-tables.
+"""Orders as a whole application: reserved, approved and paid, by services with tables of their own.
 
-`python -m tests.scenarios.depot PATH` serves it on the files in the folder PATH until it is killed.
+`python -m tests.scenarios.order_app PATH` serves it on the files in the folder PATH until it is
+killed.
 """
 
 import asyncio
@@ -13,54 +13,25 @@ from saga import (
     Context,
     EffectContext,
     Effects,
-    Event,
-    Intent,
     Refused,
     Retry,
     SagaApp,
     Service,
     saga,
 )
+from tests.toys import (
+    OrderConfirmed,
+    OrderPlaced,
+    OrderRejected,
+    Paid,
+    Pay,
+    Refund,
+    Reserve,
+    Reserved,
+    Unreserve,
+)
 
 AT_ONCE = Retry(attempts=None, initial="10ms", factor=1, jitter=0)
-
-
-class OrderPlaced(Event, topic="depot.order-placed", version=1, key="order_id"):
-    order_id: str
-    amount: int = 1
-    wants_approval: bool = False
-
-
-class Reserved(Event, topic="depot.reserved", version=1):
-    shelf: str
-
-
-class Reserve(Intent[Reserved], topic="depot.reserve", version=1):
-    order_id: str
-
-
-class Unreserve(Intent[None], topic="depot.unreserve", version=1):
-    order_id: str
-    shelf: str | None = None
-
-
-class Pay(Intent[None], topic="depot.pay", version=1):
-    order_id: str
-    amount: int
-
-
-class Refund(Intent[None], topic="depot.refund", version=1):
-    order_id: str
-
-
-class OrderConfirmed(Event, topic="depot.order-confirmed", version=1):
-    order_id: str
-    shelf: str
-
-
-class OrderRejected(Event, topic="depot.order-rejected", version=1):
-    order_id: str
-    reason: str
 
 
 def flawless(place: str) -> None:
@@ -106,10 +77,11 @@ def services() -> list[Effects]:
         await ctx.db.execute("INSERT INTO effects VALUES ('unreserve', :order)", order=ctx.key)
 
     @wallets.on(Pay)
-    def pay(intent: Pay, ctx: EffectContext) -> None:
+    def pay(intent: Pay, ctx: EffectContext) -> Paid:
         if intent.amount > 500:
             raise Refused("over the limit", code="limit")
         ctx.db.execute("INSERT INTO effects VALUES ('pay', :order)", order=ctx.key)
+        return Paid(receipt=f"r-{intent.order_id}")
 
     @wallets.on(Refund)
     def refund(intent: Refund, ctx: EffectContext) -> None:
