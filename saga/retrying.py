@@ -7,20 +7,20 @@ finds the last error in `Backoff.last_error`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from saga.core.durations import SECOND_US
 from saga.core.retry import Retry
 from saga.errors import SagaError
-from saga.logs import get_logger
 from saga.ports.clock import Clock
 
 T = TypeVar("T")
 
 AWAY = Retry(attempts=None, initial="50ms", factor=2.0, cap="5s", jitter=0.5)
 """For a server that is away: it is back within seconds, and is not to be flooded then."""
-log = get_logger("saga.retrying")
+log = logging.getLogger(__name__)
 
 
 class Backoff:
@@ -46,11 +46,13 @@ class Backoff:
         pause_s = self._policy.delay_us(failed_attempts=self.failures, seed=seed) / SECOND_US
         if self.failures & (self.failures - 1) == 0:  # the first, second, fourth, … is worth a line
             log.warning(
+                "%s: %s; failure %d, again in %.2f s: %s",
+                self._name,
                 what,
-                worker=self._name,
-                reason=str(error),
-                failures=self.failures,
-                retry_in_s=round(pause_s, 2),
+                self.failures,
+                pause_s,
+                error,
+                extra={"reason": str(error), "failures": self.failures},
             )
         await self._clock.sleep(pause_s)
 

@@ -18,11 +18,10 @@ INNER = ("saga.core", "saga.contracts", "saga.ports", "saga.authoring")
 MIDDLE = ("saga.runtime", "saga.effects", "saga.audit", "saga.adapters")
 
 #: What each part may import of ours, beside itself. A name covers all below it, but `saga` only the
-#: public front. Errors, loggers and settings are free to every part that is
+#: public front. Errors and settings are free to every part that is
 #: not pure.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "saga.errors": (),
-    "saga.logs": (),
     "saga.settings": ("saga.core", "saga.contracts"),
     "saga.retrying": ("saga.core", "saga.ports"),
     "saga.core": ("saga.errors",),
@@ -98,7 +97,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "infra": (),
 }
 PURE = {"saga.core", "saga.errors"}
-FREE = {"saga.errors", "saga.logs", "saga.retrying", "saga.settings"}
+FREE = {"saga.errors", "saga.retrying", "saga.settings"}
 
 #: What some parts may import of others' libraries, and pure ones not even of the standard library.
 LIBRARIES = {"saga.core": (), "saga.errors": (), "topics": ("pydantic",)}

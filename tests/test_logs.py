@@ -1,56 +1,27 @@
-"""Where the library's log lines go in a program that embeds it."""
+"""Where log lines go: in a program that embeds the library, and in a command."""
 
 import logging
 
 import pytest
-import structlog.testing
+import structlog
 
 from saga import Event, SagaApp, saga
-from saga.logs import get_logger
+from saga.console.cli import logs
+from saga.core.retry import Retry
+from saga.errors import BusUnavailable
+from saga.retrying import Backoff
+from tests.console.conftest import kept
+
+log = logging.getLogger("saga.part")
 
 
 @pytest.fixture(autouse=True)
 def unconfigured():
     """As in a program that has never heard of structlog."""
     structlog.reset_defaults()
-    yield
+    with kept():
+        yield
     structlog.reset_defaults()
-
-
-def test_a_program_that_configures_nothing_has_its_standard_output_for_itself(caplog, capsys):
-    """Lines go to `logging`, with their fields, and below its level they cost nothing."""
-    caplog.set_level(logging.INFO, "saga.part")
-    log = get_logger("saga.part")
-    log.info("took 100% of a backlog", batches=2, of="saga-1")
-    log.debug("not asked for")
-    (record,) = caplog.records
-    assert record.getMessage() == "took 100% of a backlog: batches=2 of='saga-1'"
-    assert (record.name, record.levelname, record.exc_info) == ("saga.part", "INFO", None)
-    assert capsys.readouterr().out == ""
-
-
-def test_an_exception_is_logged_without_the_values_of_variables(caplog, capsys):
-    """They may be anything, also secret."""
-    log = get_logger("saga.part")
-    try:
-        secret = "hunter2"
-        int(secret[:0])
-    except ValueError:
-        log.exception("turn failed", saga_id="saga-1")
-    (record,) = caplog.records
-    assert record.levelname == "ERROR"
-    assert "ValueError: invalid literal" in caplog.text
-    assert "hunter2" not in caplog.text
-    assert capsys.readouterr().out == ""
-
-
-def test_a_program_that_configures_structlog_gets_events_with_fields(caplog):
-    """Also when it does so after the logger was made, and as fields rather than text."""
-    log = get_logger("saga.part")
-    with structlog.testing.capture_logs() as entries:
-        log.warning("waits", retry_in_s=0.5)
-    assert entries == [{"event": "waits", "retry_in_s": 0.5, "log_level": "warning"}]
-    assert not caplog.records
 
 
 class Begun(Event, topic="logging.begun", version=1, key="id"):
@@ -75,9 +46,68 @@ async def test_a_saga_with_a_bug_writes_nothing_to_the_standard_output_of_its_ho
         assert saga_id is not None
         outcome = await service.outcome(saga_id, timeout=10)
     assert (outcome.status, outcome.reason) == ("parked", "LookupError: a bug")
-    (record,) = (one for one in caplog.records if one.levelno >= logging.ERROR)
+    (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert record.name == "saga.runtime.turns"
     assert record.getMessage().startswith("turn failed: ")
     assert saga_id in record.getMessage()
+    assert record.saga_id == saga_id
     assert "LookupError: a bug" in caplog.text
     assert "hunter2" not in caplog.text
     assert capsys.readouterr().out == ""
+
+
+class Sleepless:
+    """A clock that does not wait."""
+
+    async def sleep(self, seconds):
+        pass
+
+
+async def test_a_plain_handler_shows_the_reason_and_structured_ones_find_it_by_its_key(caplog):
+    """A line is useful without any set-up, and its keys are fixed."""
+    error = BusUnavailable("nobody answers")
+    await Backoff("relay", Sleepless(), Retry(attempts=None)).pause("bus unavailable", error)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("saga.retrying", "WARNING")
+    assert record.getMessage().startswith("relay: bus unavailable; failure 1, again in ")
+    assert record.getMessage().endswith("nobody answers")
+    assert record.reason == "nobody answers"
+
+
+def test_a_command_shows_keys_that_the_text_has_not(capsys):
+    """And none twice; standard output is for results."""
+    logs.configure("info")
+    log.warning("topic %s is missing", "orders", extra={"topic": "orders", "hint": "make it"})
+    log.debug("not asked for")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "topic orders is missing" in err
+    assert "hint=make it" in err or "hint='make it'" in err
+    assert "topic=" not in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_application_with_structlog_logs_where_the_command_does(capsys):
+    """With its fields, and at the level of the settings."""
+    logs.configure("warning")
+    structlog.get_logger("app").warning("waits", retry_in_s=0.5)
+    structlog.get_logger("app").info("not asked for")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "waits" in err
+    assert "retry_in_s=0.5" in err
+    assert "not asked for" not in err
+
+
+def test_an_exception_is_logged_without_the_values_of_variables(capsys):
+    """They may be anything, also secret."""
+    logs.configure("warning")
+    try:
+        secret = "hunter2"
+        int(secret[:0])
+    except ValueError:
+        log.exception("turn failed", extra={"saga_id": "saga-1"})
+    err = capsys.readouterr().err
+    assert "ValueError: invalid literal" in err
+    assert "saga_id=saga-1" in err
+    assert "hunter2" not in err

@@ -37,7 +37,6 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from saga.errors import SettingsError
-from saga.logs import get_logger
 from saga.ports.health import Health
 
 LIVE: Final = "/health/live"
@@ -56,7 +55,7 @@ HEAD_BYTES_MAX: Final = 8_192
 HEAD_S: Final = 10.0
 """How long a client may take for the head of its first request."""
 
-log = get_logger("saga.http")
+log = logging.getLogger(__name__)
 
 Page = Callable[[], Awaitable[Response]]
 
@@ -230,7 +229,7 @@ class HttpServer:
             reason = f"{self._host}:{self._port}: {error.strerror}"
             if self._must_listen:
                 raise SettingsError("SAGA_HTTP", reason) from error
-            log.warning("no health and metrics over HTTP", reason=reason)
+            log.warning("no health and metrics over HTTP: %s", reason, extra={"reason": reason})
             return
         host, port = listener.getsockname()[:2]
         self.address = f"{host}:{port}"
@@ -248,7 +247,7 @@ class HttpServer:
         self._server = _Server(config)
         # It ends with `stop`, which waits for it.
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
-        log.info("listening", address=self.address)
+        log.info("health and metrics are at http://%s", self.address)
 
     async def stop(self) -> None:
         """Answer the open requests, and listen no more."""

@@ -13,6 +13,7 @@ topic that does not exist holds up its own events only.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from datetime import timedelta
@@ -24,7 +25,6 @@ from saga.adapters.headers import encode_headers
 from saga.contracts import Event
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import BusUnavailable, MessageTooLarge, StoreUnavailable, TopicMissing
-from saga.logs import get_logger
 from saga.publishing.publisher import Publisher
 from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
 from saga.settings import Settings
@@ -41,7 +41,7 @@ MISSING_S: Final = 5.0
 """How long the events of a missing topic wait before it is looked for again."""
 RETRY_S: Final = 1.0
 
-log = get_logger("saga.outbox")
+log = logging.getLogger(__name__)
 
 _IDLE: Final = 0
 """`PQTRANS_IDLE` of libpq: connected, and in no transaction."""
@@ -186,7 +186,7 @@ class OutboxRelay:
                         return
                 except (StoreUnavailable, BusUnavailable) as error:
                     if not self._is_failing:
-                        log.warning("the outbox waits", reason=str(error))
+                        log.warning("the outbox waits: %s", error, extra={"reason": str(error)})
                     self._is_failing = True
                     await self._pause(RETRY_S)
 
@@ -235,7 +235,12 @@ class OutboxRelay:
             try:
                 await self._publish([row])
             except MessageTooLarge as error:
-                log.warning("refused by the bus", message_id=row.message_id, reason=str(error))
+                log.warning(
+                    "the bus refused event %s: %s",
+                    row.message_id,
+                    error,
+                    extra={"message_id": row.message_id, "reason": str(error)},
+                )
                 await session.refuse(row.outbox_id, str(error))
                 self.counts["refused"] += 1
             except TopicMissing as error:
@@ -253,7 +258,11 @@ class OutboxRelay:
         self.counts["published"] += len(rows)
 
     def _miss(self, missing: TopicMissing) -> None:
-        log.warning("events wait for a topic", reason=str(missing))
+        log.warning(
+            "events wait for a topic: %s",
+            missing,
+            extra={"topic": missing.topic, "reason": str(missing)},
+        )
         self._missing[missing.topic] = asyncio.get_running_loop().time() + MISSING_S
 
     async def _pause(self, seconds: float) -> None:

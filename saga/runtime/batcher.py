@@ -8,11 +8,11 @@ Who falls behind does not wait at all, and neither does a saga that is alone.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from saga.logs import get_logger
 from saga.ports import Clock, Inbound
 from saga.runtime.work import Work
 
@@ -28,7 +28,7 @@ PUBLISHING_MAX = 4
 """Batches of a lane that are stored and being published; beyond it no further one has its turn."""
 
 LET_GO_POLL_S = 0.005
-log = get_logger("saga.orchestrator")
+log = logging.getLogger(__name__)
 
 
 class Batcher:
@@ -136,7 +136,7 @@ async def finish_or_abandon(lanes: Sequence[Batcher], clock: Clock, within_s: fl
         if not any(lane.has_records for lane in lanes):
             return True
         if clock.monotonic_s() >= until_s:
-            log.warning("records in hand are left to others", why="not done in time")
+            log.warning("records in hand were not done in time and are left to other workers")
             for lane in lanes:
                 lane.abandon()
             return False

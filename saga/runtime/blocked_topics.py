@@ -8,14 +8,17 @@ This is a memory of names, no queue; what is to be published is read from the st
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 from saga.contracts import cloudevents as ce
 from saga.core.identity import SagaId
-from saga.logs import get_logger
 from saga.ports import Record
 
-log = get_logger("saga.relay")
+log = logging.getLogger(__name__)
+
+MISSING_HINT: Final = "make it with `saga topics create`"
 
 
 class BlockedTopics:
@@ -37,16 +40,16 @@ class BlockedTopics:
         if topic not in self.missing:
             self.missing.add(topic)
             log.error(
-                "a topic is missing",
-                topic=topic,
-                so="what sagas have for it is kept, and they wait; all others go on",
-                do="make it with `saga topics create`",
+                "topic %s is missing: its records are kept and their sagas wait; %s",
+                topic,
+                MISSING_HINT,
+                extra={"topic": topic, "hint": MISSING_HINT},
             )
 
     def found(self, topic: str) -> None:
         """There is such a topic again."""
         self.missing.discard(topic)
-        log.warning("a missing topic is there now", topic=topic)
+        log.warning("topic %s is there again", topic, extra={"topic": topic})
 
     def split(
         self, records: Sequence[Record], waiting: dict[SagaId, str]

@@ -4,14 +4,14 @@ counts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from saga.errors import BusUnavailable
-from saga.logs import get_logger
 from saga.ports import Clock, Consumer, Source
 
 COMMIT_S = 1.0
-log = get_logger("saga.orchestrator")
+log = logging.getLogger(__name__)
 
 
 class OffsetCommitter:
@@ -36,7 +36,7 @@ class OffsetCommitter:
         try:
             await consumer.commit({one: handled[one] + 1 for one in ours})
         except BusUnavailable as error:
-            log.info("offsets not committed", error=str(error))
+            log.info("offsets are not committed: %s", error, extra={"reason": str(error)})
 
     async def tell_now_and_then(self, consumer: Consumer) -> None:
         """Until cancelled."""

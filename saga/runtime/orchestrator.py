@@ -8,6 +8,7 @@ Beside the lanes: timers that come due, held records that may go on, a backlog t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -23,7 +24,6 @@ from saga.errors import (
     RecordsRetracted,
     StoreUnavailable,
 )
-from saga.logs import get_logger
 from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
 from saga.ports.bus import HearsOfRevocation
 from saga.ports.store import DeferralReason, UnhandledKind
@@ -57,7 +57,7 @@ HOPELESS = frozenset({DeferralReason.TURN_FAILED, DeferralReason.BEHIND_FAILED_T
 RETRY_SWEEPS = 30
 """Every so many sweeps all others are tried: a worker without their code may be gone by now."""
 HELD_UP = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
-log = get_logger("saga.orchestrator")
+log = logging.getLogger(__name__)
 
 
 class Orchestrator:
@@ -138,7 +138,7 @@ class Orchestrator:
                 lane.wait_no_more()
             _, late = await asyncio.wait(lanes, timeout=DRAIN_S)
             for task in late:
-                log.warning("stopped with work in hand", comes="again at the next start")
+                log.warning("stopped with work in hand, which is done again after the next start")
                 task.cancel()
 
     def stop(self) -> None:
@@ -240,7 +240,7 @@ class Orchestrator:
                 await backoff.pause("store unavailable", error)
                 work = await self._uncovered(lane, work)
             except RecordsRetracted as error:
-                log.warning("records taken back", error=str(error))
+                log.warning("records were retracted: %s", error, extra={"reason": str(error)})
                 await self._read_anew()
                 work = Work([], work.due, work.revisits)
             else:

@@ -10,6 +10,7 @@ where a topic is missing, sagas that have something for it wait (`BlockedTopics`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -24,7 +25,6 @@ from saga.errors import (
     StoreUnavailable,
     TopicMissing,
 )
-from saga.logs import get_logger
 from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record, Source
 from saga.retrying import Backoff, retried
 from saga.runtime.blocked_topics import BlockedTopics
@@ -37,7 +37,7 @@ TAKEOVER_BATCHES_MAX = 100
 BACKLOG_MAX = 1_000
 LOOKED_PAST_S = 60.0
 """How old a withheld batch is that nothing can appear before any more: older than any append."""
-log = get_logger("saga.relay")
+log = logging.getLogger(__name__)
 
 
 class Relay:
@@ -88,7 +88,12 @@ class Relay:
             if isinstance(error, TopicMissing):
                 self._withheld.miss(error.topic)
             if len(copies) == 1:
-                log.warning("done without a copy", topic=copies[0].topic, error=str(error))
+                log.warning(
+                    "a copy for topic %s is left out: %s",
+                    copies[0].topic,
+                    error,
+                    extra={"topic": copies[0].topic, "reason": str(error)},
+                )
                 return
             for copy in copies:
                 await self.publish_copies([copy])
@@ -126,7 +131,7 @@ class Relay:
         for one in left:
             await self._publish_batch(one.backlog_id, await self._records(one))
         if left:
-            log.info("took over a backlog", batches=len(left))
+            log.info("published %d batches that other workers had left", len(left))
             await self.record()
         return len(left)
 
@@ -218,7 +223,12 @@ class Relay:
             except TopicMissing:
                 continue
             except BusUnavailable as error:
-                log.info("cannot look for a topic", topic=topic, error=str(error))
+                log.info(
+                    "cannot look for topic %s: %s",
+                    topic,
+                    error,
+                    extra={"topic": topic, "reason": str(error)},
+                )
                 return
             self._withheld.found(topic)
 
@@ -260,7 +270,11 @@ class Relay:
         for saga_id, entries in groupby(backlog.entries, key=lambda entry: entry.saga_id):
             history = histories.get(saga_id)
             if history is None or isinstance(history, CorruptHistory):
-                log.error("cannot publish for a corrupt history", saga_id=saga_id)
+                log.error(
+                    "cannot publish for saga %s: its history is corrupt",
+                    saga_id,
+                    extra={"saga_id": saga_id},
+                )
                 continue
             records.extend(self._records_of(history, list(entries)))
         return records

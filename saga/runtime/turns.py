@@ -8,6 +8,7 @@ code raises is parked with the record it choked on, and the rest of the batch go
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,6 @@ from saga.core.events import (
 from saga.core.history import entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.status import SagaStatus
-from saga.logs import get_logger
 from saga.ports import Appended, Clock, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime import parking
@@ -35,7 +35,7 @@ from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga
 from saga.runtime.unit_of_work import UnitOfWork
 from saga.runtime.work import Outdated, TurnRaised, Work
 
-log = get_logger("saga.turns")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +194,12 @@ class Turns:
             except TurnRaised as raised:
                 failures[index] = raised.error
                 broken.add(saga_id)
-                log.exception(
-                    "turn failed", saga_id=saga_id, error=str(raised), exc_info=raised.error
+                log.error(  # noqa: TRY400  # of the saga's own error, not of ours around it
+                    "turn failed: saga %s: %s",
+                    saga_id,
+                    raised,
+                    exc_info=raised.error,
+                    extra={"saga_id": saga_id, "reason": str(raised)},
                 )
         return bool(broken)
 

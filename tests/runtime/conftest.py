@@ -1,7 +1,6 @@
 """A lab of the usual sagas, whose invariants are looked at when the test is over."""
 
 import pytest
-import structlog.testing
 
 from tests.runtime.lab import Lab
 from tests.runtime.shop import alarms, ledger, orders
@@ -21,10 +20,3 @@ def order_lab():
     lab = Lab(orders())
     yield lab
     lab.check()
-
-
-@pytest.fixture(autouse=True)
-def logged():
-    """What is logged is looked at, not printed."""
-    with structlog.testing.capture_logs() as entries:
-        yield entries

@@ -47,7 +47,7 @@ async def backlog_ids(lab: Lab) -> list[int]:
     return [one.backlog_id for one in found]
 
 
-async def test_only_sagas_with_something_for_the_topic_wait(apart: Lab, logged) -> None:
+async def test_only_sagas_with_something_for_the_topic_wait(apart: Lab, caplog) -> None:
     """The turn is taken and stored, the rest of its batch is published, and the operator is
     told.
     """
@@ -62,8 +62,8 @@ async def test_only_sagas_with_something_for_the_topic_wait(apart: Lab, logged) 
     [problem] = lab.relay.problems()
     assert topic_of(Reserve) in problem
     assert "saga topics create" in problem
-    said = [one for one in logged if one["log_level"] == "error"]
-    assert [one["topic"] for one in said] == [topic_of(Reserve)]
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.topic for record in errors] == [topic_of(Reserve)]
     assert await backlog_ids(lab) == [1]
 
     take_away(lab)
@@ -196,7 +196,7 @@ async def test_the_whole_worker_goes_on_and_catches_up(apart: Lab) -> None:
     assert await backlog_ids(lab) == []
 
 
-async def test_a_missing_topic_for_copies_costs_the_copy(apart: Lab, logged) -> None:
+async def test_a_missing_topic_for_copies_costs_the_copy(apart: Lab, caplog) -> None:
     """The record is in the store as it was; its partition moves on."""
     lab = apart
     junk = lab.record(topic_of(OrderPlaced), b"o-1", b"no json")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import structlog.testing
 
 from tests.scenarios import order_app
 from tests.scenarios.examined import check_live, effects, examine, histories_of
@@ -50,10 +49,3 @@ async def one_file(tmp_path: Path):
     files = Deployment(tmp_path, is_apart=False)
     yield files
     await examine(tmp_path, files.app, is_apart=False)
-
-
-@pytest.fixture(autouse=True)
-def logged():
-    """What is logged is looked at, not printed."""
-    with structlog.testing.capture_logs() as entries:
-        yield entries

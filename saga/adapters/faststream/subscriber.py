@@ -17,6 +17,7 @@ settings are the user's.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -33,7 +34,6 @@ from saga.effects import Effects, EffectsService, EffectsSettings
 from saga.effects.parking import Park
 from saga.effects.request import RequestReader, group_of
 from saga.errors import SagaError
-from saga.logs import get_logger
 from saga.ports.bus import (
     Bus,
     Consumer,
@@ -51,7 +51,7 @@ DRAIN_POLL_S: Final = 0.01
 BACKOFF: Final = Retry(attempts=None, initial="100ms", cap="10s", jitter=0.5)
 """How long to wait before a batch that did not pass the middlewares is read again."""
 
-log = get_logger("saga.kafka")
+log = logging.getLogger(__name__)
 
 
 @value(kw_only=True)
@@ -211,7 +211,11 @@ class EffectsSubscriber(UnparsedSubscriber):
             return  # stopped meanwhile; no offset of it was committed
         self._failures += 1
         starts = _starts_of(batch)
-        log.error("a batch failed on its way and is read again", group=self.group_id, at=starts)
+        log.error(
+            "%s: a batch failed in a middleware and is read again from %s",
+            self.group_id,
+            ", ".join(f"{source.topic}[{source.partition}]@{n}" for source, n in starts.items()),
+        )
         await member.seek(starts)
         delay_us = BACKOFF.delay_us(failed_attempts=self._failures, seed=f"{self.group_id}")
         await asyncio.sleep(delay_us / 1_000_000)
@@ -219,7 +223,7 @@ class EffectsSubscriber(UnparsedSubscriber):
     @override
     async def accept(self, batch: Any) -> None:
         if not self._queue.accept(batch):
-            log.warning("records from nowhere are ignored", group=self.group_id)
+            log.warning("%s: records of unknown origin are ignored", self.group_id)
 
     # Called by the service's consumer.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,6 @@ from saga.adapters.kafka.diagnosis import connecting
 from saga.core.identity import Instant
 from saga.core.values import value
 from saga.errors import BusUnavailable, TopicMissing
-from saga.logs import get_logger
 from saga.ports.bus import Consumer, Inbound, OnRevoke, Progress, ResumeAt, Source, why_lost
 
 EXCHANGE_S: Final = 10.0
@@ -54,7 +54,7 @@ CAREFUL_S: Final = 5.0
 POLLS_MIN: Final = 3
 """A member that does not fetch makes no progress either, and its client is not to blame."""
 
-log = get_logger("saga.kafka")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,11 +215,18 @@ class KafkaConsumer(Consumer):
             async with within(EXCHANGE_S, "commit offsets"):
                 await self._session.commit(offsets)
         except IllegalStateError as error:
-            log.debug("offsets not committed", group=self.group, reason=described(error))
+            log.debug(
+                "%s: offsets are not committed: %s",
+                self.group,
+                described(error),
+                extra={"reason": described(error)},
+            )
         except BusUnavailable as error:
             if not isinstance(error.__cause__, CommitFailedError | RebalanceInProgressError):
                 raise
-            log.debug("offsets not committed", group=self.group, reason=str(error))
+            log.debug(
+                "%s: offsets are not committed: %s", self.group, error, extra={"reason": str(error)}
+            )
 
     def on_revoke(self, drain: OnRevoke) -> None:
         """Have *drain* awaited before each rebalance, for a few seconds at most."""
@@ -265,7 +272,12 @@ class KafkaConsumer(Consumer):
         """The session; a new one where there is none, or where it makes no progress."""
         if self._watchdog is not None and self._watchdog.verdict is not None:
             self._counts["consumers_restarted"] += 1
-            log.error("a consumer is made anew", group=self.group, reason=self._watchdog.verdict)
+            log.error(
+                "%s: the consumer is made anew: %s",
+                self.group,
+                self._watchdog.verdict,
+                extra={"reason": self._watchdog.verdict},
+            )
             await self._leave()
         if self._session is None:
             await self.open()
@@ -292,7 +304,7 @@ class KafkaConsumer(Consumer):
         if existing:
             session.subscribe(session.subscribed | existing)
         if missing - existing:
-            log.info("waiting for topics", group=self.group, missing=sorted(missing - existing))
+            log.info("%s: waits for topics: %s", self.group, ", ".join(sorted(missing - existing)))
 
     async def _take_over(self, session: ConsumerSession) -> None:
         """Begin to read what a rebalance has assigned; a source whose place is lost stops."""
@@ -314,7 +326,12 @@ class KafkaConsumer(Consumer):
             if lost is None:
                 session.begin(source, start)
             elif self._subscription.resume_at is None:
-                log.error("begins anew", group=self.group, reason=lost)
+                log.error(
+                    "%s: a partition begins anew: %s",
+                    self.group,
+                    lost,
+                    extra={"topic": source.topic, "partition": source.partition, "reason": lost},
+                )
                 self._counts["sources_begun_anew"] += 1
                 session.begin(source, begin)
             else:
@@ -332,7 +349,12 @@ class KafkaConsumer(Consumer):
 
     def _stop_reading(self, session: ConsumerSession, source: Source, reason: str) -> None:
         self._counts["sources_stopped"] += 1
-        log.critical("a partition stops", group=self.group, reason=reason)
+        log.critical(
+            "%s: a partition stops: %s",
+            self.group,
+            reason,
+            extra={"topic": source.topic, "partition": source.partition, "reason": reason},
+        )
         session.stop_reading(source, reason)
 
     async def _poll(
@@ -362,7 +384,12 @@ class KafkaConsumer(Consumer):
         except (UnicodeDecodeError, ValueError, RuntimeError, AssertionError) as error:
             # A record that cannot be decoded. aiokafka does not say which, and has moved past the
             # others that it drained with it.
-            log.warning("cannot decode", group=self.group, reason=described(error))
+            log.warning(
+                "%s: records cannot be decoded: %s",
+                self.group,
+                described(error),
+                extra={"reason": described(error)},
+            )
             session.rewind()
             session.careful_until_s = loop.time() + CAREFUL_S
             return []
@@ -485,10 +512,10 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
                 self.consumer.seek(at, 0)
         self.is_assigned.set()
         log.info(
-            "assigned",
-            group=self._group,
-            sources=len(self.following) + len(self.fresh),
-            fresh=len(self.fresh),
+            "%s: %d partitions are assigned, %d of them without a committed offset",
+            self._group,
+            len(self.following) + len(self.fresh),
+            len(self.fresh),
         )
 
     def _forget(self) -> None:
@@ -605,7 +632,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         await asyncio.wait([stopping], timeout=STOP_S)
         if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
             return
-        log.warning("a consumer did not stop by itself", group=self._group)
+        log.warning("%s: the consumer did not stop by itself", self._group)
         for task in (stopping, *_aiokafka.tasks_of(consumer)):
             task.cancel()
         with contextlib.suppress(KafkaError, OSError, TimeoutError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from time import time
@@ -26,7 +27,6 @@ from saga.adapters.kafka.connection import KafkaConnection, described, within
 from saga.adapters.kafka.diagnosis import connecting
 from saga.adapters.partitioner import partition_of
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
-from saga.logs import get_logger
 from saga.ports.bus import Record, Source
 
 CONNECT_S: Final = 10.0
@@ -46,7 +46,7 @@ DROP_S: Final = 2.0
 DROP_ROUNDS_MAX: Final = 10
 
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-log = get_logger("saga.kafka")
+log = logging.getLogger(__name__)
 
 
 class KafkaProducer:
@@ -191,7 +191,7 @@ class KafkaProducer:
             reason = described(failure)
         if not session.is_ended:
             self._counts["producers_replaced"] += 1
-            log.warning("the producer is replaced", reason=reason)
+            log.warning("the producer is replaced: %s", reason, extra={"reason": reason})
             await session.drop()
         if missing is not None:
             raise TopicMissing(missing)

@@ -1,5 +1,7 @@
-"""Logs: to standard error, at the level that `SAGA_LOG` says; structlog's and the standard
-library's.
+"""Logs of a command: to standard error, at the level that `SAGA_LOG` names.
+
+The library logs through the standard library, with fixed keys as `extra`. Only here is structlog
+set up: it renders those records, and lines of applications that use structlog themselves.
 """
 
 from __future__ import annotations
@@ -7,35 +9,34 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Final
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
-QUIET = ("asyncio", "aiokafka", "faststream", "saga.faststream")
-"""Libraries whose chatter is shown only when everything is."""
+QUIET: Final = ("asyncio", "aiokafka", "faststream", "saga.faststream")
+"""Loggers of libraries that show less than a warning only at the level `debug`."""
+KEPT: Final = frozenset({"event", "level", "timestamp", "exception", "exc_info"})
 
 
 def configure(level: str) -> None:
-    """Send whatever is logged at *level* or above to standard error, for people or as plain
-    lines.
-    """
+    """Send lines of *level* or above to standard error, for people or as plain lines."""
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*shared[:2], shared[3], _renderer()],
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _without_repeats],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer()],
         )
     )
@@ -44,6 +45,16 @@ def configure(level: str) -> None:
     root.setLevel(number)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def _without_repeats(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001  # structlog gives them
+    """Leave out keys whose values the text has: the library says them twice, for plain handlers."""
+    text = str(event["event"])
+    return {
+        key: value
+        for key, value in event.items()
+        if key.startswith("_") or key in KEPT or str(value) not in text
+    }
 
 
 def _renderer() -> Processor:

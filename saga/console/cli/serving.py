@@ -11,13 +11,13 @@ import contextlib
 import gc
 import http.client
 import json
+import logging
 import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final, TypeVar
 
-import structlog
 import typer
 
 from saga.adapters.opening import open_effects_store
@@ -38,10 +38,11 @@ SUMMARY: Final = (
     "stalled",
     "abandoned",
 )
+UNHANDLED_HINT: Final = "see that a service elsewhere does; sagas wait for its answer"
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 PARENT_POLL_S: Final = 0.5
 T = TypeVar("T")
-log = structlog.get_logger("saga.run")
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -119,9 +120,10 @@ def _warn_of_unhandled(app: SagaApp) -> None:
     unhandled = app.unhandled_intents()
     if unhandled:
         log.warning(
-            "no effect service of this application handles some intents",
-            intents=unhandled,
-            advice="see that a service elsewhere does: sagas that issue them wait for its answer",
+            "no effect service here handles %s: %s",
+            ", ".join(unhandled),
+            UNHANDLED_HINT,
+            extra={"hint": UNHANDLED_HINT},
         )
 
 
@@ -140,7 +142,7 @@ async def _serve(
         enders.append(asyncio.create_task(_parent_is_gone()))
     try:
         tune_gc()
-        log.info("serving", roles=",".join(roles))
+        log.info("serving %s", ", ".join(roles))
         await asyncio.wait(enders, return_when=asyncio.FIRST_COMPLETED)
         log.info("draining")
     finally:

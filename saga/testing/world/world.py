@@ -17,8 +17,6 @@ from functools import lru_cache, partial
 from random import Random
 from typing import Any, Final
 
-import structlog
-
 from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
 from saga.contracts import TopicNames
@@ -531,14 +529,9 @@ def _problems(check: Check, state: WorldState) -> Iterable[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Worlds are full of warnings, none of which is worth a line."""
-    before = structlog.get_config() if structlog.is_configured() else None
     level = logging.root.manager.disable
-    if before is not None:
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        if before is not None:
-            structlog.configure(**before)
         logging.disable(level)
