@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "saga.app",
         "saga.publishing",
         "saga.application",
+        "saga.assembly",
         "saga.service",
         "saga.wiring",
     ),

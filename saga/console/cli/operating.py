@@ -1,7 +1,7 @@
 """`signal`, `cancel` and the operators' acts: commands to one saga, sent through the bus.
 
-A command is accepted once it is durable on its topic and its saga exists and has not ended; what
-the saga makes of it is decided in its turn and recorded. `--wait` waits for that turn.
+A command is accepted once it is durable on its topic, and its saga exists and has not ended. Its
+effect is decided in the saga's turn and recorded. `--wait` waits for that turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from saga.console.cli.looking import Id
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session, find_saga, history_of
 from saga.console.steps import steps_of
-from saga.contracts import CommandAct, Unreadable, canonical_text
+from saga.contracts import Command, CommandAct, Unreadable, canonical_text
 from saga.core.events import CancelMode
 from saga.core.history import NAME_OF, Entry
 from saga.core.identity import SagaId
@@ -77,8 +77,8 @@ async def signal(
     text = canonical_text(payload.encode("utf-8", "surrogateescape"))
     if isinstance(text, Unreadable):
         raise NotSo(f"the signal's payload: {text.message} ({text.code})")
-    said = {"name": name, "payload": orjson.loads(text), "actor": actor}
-    return await _send(session, saga, CommandAct.SIGNAL, said, command_id=command_id, wait=wait)
+    fields = {"name": name, "payload": orjson.loads(text), "actor": actor}
+    return await _send(session, saga, CommandAct.SIGNAL, fields, command_id=command_id, wait=wait)
 
 
 async def cancel(
@@ -100,8 +100,8 @@ async def cancel(
     wait: Wait = None,
 ) -> int:
     """Ask a saga to end and roll back."""
-    said = {"reason": _checked(reason), "mode": mode, "actor": actor}
-    return await _send(session, saga, CommandAct.CANCEL, said, command_id=command_id, wait=wait)
+    fields = {"reason": _checked(reason), "mode": mode, "actor": actor}
+    return await _send(session, saga, CommandAct.CANCEL, fields, command_id=command_id, wait=wait)
 
 
 async def retry(
@@ -114,9 +114,9 @@ async def retry(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """Try a step again at once: one whose undo is stuck, that is backing off, or parked on."""
-    said = {"reason": _checked(reason), "step": step, "actor": actor}
-    return await _send(session, saga, CommandAct.RETRY, said, command_id=command_id, wait=wait)
+    """Try a step again at once: its undo is stuck, it is backing off, or its saga is parked."""
+    fields = {"reason": _checked(reason), "step": step, "actor": actor}
+    return await _send(session, saga, CommandAct.RETRY, fields, command_id=command_id, wait=wait)
 
 
 async def skip(
@@ -130,8 +130,8 @@ async def skip(
     wait: Wait = None,
 ) -> int:
     """Leave a step that cannot be undone as it is, and go on; it becomes residue."""
-    said = {"reason": _checked(reason), "step": step, "actor": actor}
-    return await _send(session, saga, CommandAct.SKIP, said, command_id=command_id, wait=wait)
+    fields = {"reason": _checked(reason), "step": step, "actor": actor}
+    return await _send(session, saga, CommandAct.SKIP, fields, command_id=command_id, wait=wait)
 
 
 async def compensate(
@@ -144,8 +144,10 @@ async def compensate(
     wait: Wait = None,
 ) -> int:
     """Roll a saga back now, whatever its function would do next."""
-    said = {"reason": _checked(reason), "actor": actor}
-    return await _send(session, saga, CommandAct.COMPENSATE, said, command_id=command_id, wait=wait)
+    fields = {"reason": _checked(reason), "actor": actor}
+    return await _send(
+        session, saga, CommandAct.COMPENSATE, fields, command_id=command_id, wait=wait
+    )
 
 
 async def release(
@@ -157,9 +159,9 @@ async def release(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """Let a saga go on that a failed turn has parked; what was held behind it follows in order."""
-    said = {"reason": _checked(reason), "actor": actor}
-    return await _send(session, saga, CommandAct.RELEASE, said, command_id=command_id, wait=wait)
+    """Let a saga go on that a failed turn has parked; deferred records follow in order."""
+    fields = {"reason": _checked(reason), "actor": actor}
+    return await _send(session, saga, CommandAct.RELEASE, fields, command_id=command_id, wait=wait)
 
 
 async def abandon(
@@ -171,14 +173,14 @@ async def abandon(
     command_id: CommandId = None,
     wait: Wait = None,
 ) -> int:
-    """End a saga without undoing anything; its outcome lists what is left."""
-    said = {"reason": _checked(reason), "actor": actor}
-    return await _send(session, saga, CommandAct.ABANDON, said, command_id=command_id, wait=wait)
+    """End a saga without undoing anything; its outcome lists the residue."""
+    fields = {"reason": _checked(reason), "actor": actor}
+    return await _send(session, saga, CommandAct.ABANDON, fields, command_id=command_id, wait=wait)
 
 
 def _checked(reason: str) -> str:
     if not reason.strip():
-        raise Misused("--reason is empty: whoever reads the history will want to know why")
+        raise Misused("--reason is empty: readers of the history will want to know why")
     return reason
 
 
@@ -186,27 +188,27 @@ async def _send(
     session: Session,
     saga: str,
     act: CommandAct,
-    said: dict[str, Any],
+    fields: dict[str, Any],
     *,
     command_id: str | None,
     wait: float | None,
 ) -> int:
-    chosen = command_id or new_id()
+    sent_id = command_id or new_id()
     printer = session.printer
     async with session.reading() as store:
         summary = await find_saga(store, saga)
         if summary.status.is_ended:
             if printer.is_json:
-                printer.json({"command_id": chosen, "accepted": False})
+                printer.json({"command_id": sent_id, "accepted": False})
             raise NotSo(f"saga {saga} is {summary.status.value} already: nothing was sent")
-        await _check_step(store, summary, said.get("step"))
-        async with session.sending() as service:
-            await service.command(summary.saga_id, act, command_id=chosen, **said)
+        await _check_step(store, summary, fields.get("step"))
+        command = Command(command_id=sent_id, act=act, saga_id=summary.saga_id, **fields)
+        await session.send(command, key=summary.key)
         if wait is None:
-            _accepted(session, chosen, None)
+            _accepted(session, sent_id, None)
             return ExitCode.OK
-        recorded = await _recorded(store, summary.saga_id, chosen, wait)
-    _accepted(session, chosen, [NAME_OF[type(entry.body)] for entry in recorded])
+        recorded = await _recorded(store, summary.saga_id, sent_id, wait)
+    _accepted(session, sent_id, [NAME_OF[type(entry.body)] for entry in recorded])
     if not recorded:
         raise NotSo(f"no worker has taken the command's turn within {wait:g} s; it stays in line")
     for entry in recorded:
@@ -222,23 +224,23 @@ async def _check_step(store: OpenedStore, summary: SagaSummary, step: str | None
     try:
         known = {row.step for row in steps_of(await history_of(store, summary.saga_id))}
     except CorruptHistory:
-        return  # its worker will say so; the command is recorded as held
+        return  # its worker will log it, and the command is deferred
     if step not in known:
-        there = ", ".join(sorted(known)) or "none yet"
-        raise NotSo(f"saga {summary.saga_id} has no step {step!r}; its steps: {there}")
+        steps = ", ".join(sorted(known)) or "none yet"
+        raise NotSo(f"saga {summary.saga_id} has no step {step!r}; its steps: {steps}")
 
 
 async def _recorded(
     store: OpenedStore, saga: SagaId, command_id: str, wait_s: float
 ) -> Sequence[Entry]:
-    """What the turn of the command has recorded; nothing if it was not taken in time."""
+    """The entries of the command's turn; none if it was not taken in time."""
     try:
         async with asyncio.timeout(wait_s):
             while True:
                 history = await history_of(store, saga)
-                found = [entry for entry in history if entry.cause == command_id]
-                if found:
-                    return found
+                recorded = [entry for entry in history if entry.cause == command_id]
+                if recorded:
+                    return recorded
                 await asyncio.sleep(WAIT_POLL_S)
     except TimeoutError:
         return ()

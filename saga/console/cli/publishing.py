@@ -50,36 +50,36 @@ async def publish(
         else iter([(1, payload.encode("utf-8", "surrogateescape"))])
     )
     is_bad = False
-    async with session.app.build_service(session.settings, roles=()) as service:
+    async with session.publishing() as publisher:
         batch: list[tuple[int, WrittenEvent]] = []
         for number, line in lines:
             if not line.strip() and payload == STDIN:
                 continue
             try:
-                prepared = _prepare(service.publisher, name, line, key, message_id)
+                written = publisher.writer.record_json(name, line, key=key, message_id=message_id)
             except MessageError as error:
                 is_bad = True
                 session.printer.note(f"line {number}: {error.message} ({error.code})", style="red")
                 continue
-            batch.append((number, prepared))
+            batch.append((number, written))
             if len(batch) >= BATCH_LINES:
-                await _send(session, service.publisher, batch)
-        await _send(session, service.publisher, batch)
+                await _send(session, publisher, batch)
+        await _send(session, publisher, batch)
     return ExitCode.NOT_SO if is_bad else ExitCode.OK
 
 
 def _publishable(app: SagaApp, contract: str) -> str:
     try:
-        found = app.contracts.find(contract)
+        known = app.contracts.find(contract)
     except UnknownContract as error:
         raise NotSo(str(error)) from None
-    if found.kind is Kind.CONTROL:
+    if known.kind is Kind.CONTROL:
         raise NotSo(f"{contract} is the engine's own: use `saga signal`, `saga cancel` and so on")
-    return found.contract_name
+    return known.contract_name
 
 
 def _lines(stream: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers from 1. Of one that is too long only so much is kept as shows it."""
+    """Lines with their numbers from 1; a line that is too long is cut just above the limit."""
     number = 0
     while line := stream.readline(bytes_max + 2):
         number += 1
@@ -88,31 +88,25 @@ def _lines(stream: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
             line = stream.readline(bytes_max + 2)
 
 
-def _prepare(
-    publisher: Publisher, name: str, line: bytes, key: str | None, message_id: str | None
-) -> WrittenEvent:
-    return publisher.writer.record_json(name, line, key=key, message_id=message_id)
-
-
 async def _send(
     session: Session, publisher: Publisher, batch: list[tuple[int, WrittenEvent]]
 ) -> None:
-    """Publish *batch*, say so, and empty it."""
+    """Publish *batch*, print it, and empty it."""
     if not batch:
         return
-    await publisher.send([prepared for _, prepared in batch])
+    await publisher.send([written for _, written in batch])
     printer = session.printer
-    for number, prepared in batch:
+    for number, written in batch:
         if printer.is_json:
             printer.json(
                 {
                     "line": number,
-                    "message_id": prepared.message_id,
-                    "saga_id": prepared.saga_id,
+                    "message_id": written.message_id,
+                    "saga_id": written.saga_id,
                 }
             )
         else:
-            started = f"  saga {prepared.saga_id}" if prepared.saga_id else ""
-            printer.say(f"line {number}: message {prepared.message_id}{started}")
+            started = f"  saga {written.saga_id}" if written.saga_id else ""
+            printer.say(f"line {number}: message {written.message_id}{started}")
     printer.flush()
     batch.clear()

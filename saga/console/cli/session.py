@@ -20,14 +20,18 @@ from types import ModuleType
 from typing import Final
 from uuid import UUID
 
-from saga.adapters.opening import OpenedStore, open_store
+from saga.adapters.clocks import SystemClock
+from saga.adapters.opening import OpenedStore, open_bus, open_bus_and_store, open_store
 from saga.app import SagaApp
+from saga.assembly import Assembly, Parts
 from saga.console.cli.output import AppRefused, NotSo, Printer
+from saga.contracts import Command
 from saga.core.history import Entry
 from saga.core.identity import SagaId, saga_id
 from saga.errors import CorruptHistory, DefinitionError, StoreUnavailable
-from saga.ports import SagaSummary
-from saga.service import Service
+from saga.ports import SagaSummary, TopicSpec
+from saga.publishing.writer import EventWriter
+from saga.runtime.publisher import Publisher
 from saga.settings import Settings, file_of
 
 _ENGINE: Final = Path(__file__).parents[2]
@@ -67,17 +71,44 @@ class Session:
             await store.close()
 
     @asynccontextmanager
-    async def sending(self) -> AsyncIterator[Service]:
-        """Bus and store, without roles and without the application: for commands to sagas there
-        are.
+    async def publishing(self) -> AsyncIterator[Publisher]:
+        """The publisher of the application, whose missing topics are made.
 
         Raises:
-            StoreUnavailable, BusUnavailable: there is none, or it cannot be opened.
+            AppRefused: the application cannot be loaded.
+            StoreUnavailable, BusUnavailable: bus or store cannot be opened.
         """
-        must_exist(self.settings.store, "store")
-        must_exist(self.settings.bus, "bus")
-        async with SagaApp().build_service(self.settings, roles=()) as service:
-            yield service
+        topics = self.app.topic_specs(self.settings)
+        opened = open_bus_and_store(self.settings)
+        try:
+            await opened.bus.create_topics(topics)
+            parts = Parts(
+                bus=opened.bus,
+                store=opened.store,
+                catalogue=opened.catalogue,
+                clock=SystemClock(),
+            )
+            yield Assembly(self.app, self.settings, parts).publisher
+        finally:
+            await opened.close()
+
+    async def send(self, command: Command, *, key: str) -> None:
+        """Put *command* to the saga of *key* on the bus; the application is not needed for it.
+
+        Raises:
+            StoreUnavailable, BusUnavailable: there is no bus, or it cannot be reached.
+        """
+        settings = self.settings
+        must_exist(settings.bus, "bus")
+        writer = EventWriter(settings.topic_names, clock=SystemClock(), source=settings.source)
+        record = writer.command(command, key=key)
+        opened = open_bus(settings)
+        try:
+            topic = TopicSpec(record.topic, settings.partitions, settings.retention_s)
+            await opened.bus.create_topics([topic])
+            await opened.bus.publish([record])
+        finally:
+            await opened.close()
 
 
 def must_exist(address: str, what: str) -> None:
