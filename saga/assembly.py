@@ -18,7 +18,7 @@ from functools import cached_property
 
 from saga.adapters.ids import new_id, worker_id
 from saga.application import Application
-from saga.effects import EffectsService, EffectsSettings
+from saga.effects import EffectsService, EffectsSettings, Subscription
 from saga.ports import Bus, Catalogue, Clock, EventStore
 from saga.ports.effects_store import EffectsStore
 from saga.publishing.writer import EventWriter
@@ -176,13 +176,11 @@ class Assembly:
         """A service for each of the application's, all with the inbox in *store*."""
         return [
             EffectsService(
-                effects,
+                Subscription(effects, self.app.contracts, self.names),
                 bus=self.parts.bus,
                 store=store,
-                contracts=self.app.contracts,
-                names=self.names,
                 clock=self.parts.clock,
-                park=self.dead_letters,
+                dead_letters=self.dead_letters,
                 settings=limits,
             )
             for effects in self.app.effects

@@ -98,7 +98,7 @@ def attach(
             await store.close()
 
         dead_letters = DeadLetters(kafka, names=names, clock=clock, spec=spec)
-        return Resources(kafka=kafka, store=store, park=dead_letters, close=close)
+        return Resources(kafka=kafka, store=store, dead_letters=dead_letters, close=close)
 
     binding = Binding(
         broker=broker,

@@ -10,7 +10,7 @@ from saga.adapters.opening import Opened, open_bus_and_store, open_effects_store
 from saga.application import ROLES, Application
 from saga.assembly import Assembly, Parts
 from saga.effects.health import EffectsHealth
-from saga.effects.role import EffectsRole
+from saga.effects.service import EffectsRole
 from saga.ports.effects_store import EffectsStore
 from saga.ports.health import Health
 from saga.runtime.health import OrchestratorHealth
@@ -125,7 +125,9 @@ def _broker_role(assembly: Assembly, store: EffectsStore) -> BrokerRole:
         contracts=assembly.app.contracts,
         names=assembly.names,
         clock=assembly.parts.clock,
-        open=lambda: Resources(kafka=kafka, store=store, park=assembly.dead_letters, close=close),
+        open=lambda: Resources(
+            kafka=kafka, store=store, dead_letters=assembly.dead_letters, close=close
+        ),
     )
     subscribers = [binding.bind(effects) for effects in assembly.app.effects]
     return BrokerRole(broker, subscribers)

@@ -1,21 +1,22 @@
-"""The SDK for services that subscribe: do what sagas ask for once, answer always, listen to
-outcomes.
+"""The SDK for services that subscribe: handle each intent once, answer always, listen to facts.
 
 `Effects` collects a service's handlers; `EffectsService` runs them on a bus and an effects store.
 """
 
 from saga.effects.context import EffectContext
-from saga.effects.effects import Effects
-from saga.effects.service import EffectsService
-from saga.effects.settings import EffectsSettings
+from saga.effects.registration import Effects
+from saga.effects.request import Subscription
+from saga.effects.service import DeadLetterSink, EffectsService, EffectsSettings
 from saga.errors import Refused
 from saga.ports.effects_store import Database
 
 __all__ = [
     "Database",
+    "DeadLetterSink",
     "EffectContext",
     "Effects",
     "EffectsService",
     "EffectsSettings",
     "Refused",
+    "Subscription",
 ]

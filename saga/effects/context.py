@@ -1,4 +1,4 @@
-"""What a handler gets beside its message."""
+"""The second argument of a handler, beside its message."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from saga.core.identity import SagaId
 # Not frozen: one is made for every message, and freezing triples what that costs.
 @dataclass(slots=True, kw_only=True)
 class EffectContext:
-    """What a handler knows about the message in hand.
+    """The message in hand, and the service's tables.
 
     Args:
         intent_id: the intent's id; for a fact, the message's.
-        idempotency_key: the same for every attempt at the step; hand it on to whatever takes one.
-        saga_id: the saga that asks; for a fact the saga it is about, empty where it says none.
+        idempotency_key: the same for every attempt at the step; hand it on to systems that take
+            one.
+        saga_id: the saga that asks; for a fact the saga it is about, empty where it names none.
         key: the business key of the saga.
         attempt: 1 for the first.
-        db: the service's own tables, inside the transaction in which the answer is kept: what is
-            written here happens once, whatever is delivered how often. `execute(sql, **params)`
-            returns the number of rows touched, `fetch(sql, **params)` a list of dicts; parameters
-            are written `:name`. Awaited in `async` handlers, plain calls in sync ones. `raw` is the
+        db: the service's own tables, inside the transaction in which the answer is kept: a write
+            happens once, however often the message is delivered. `execute(sql, **params)` returns
+            the number of rows touched, `fetch(sql, **params)` a list of dicts; parameters are
+            written `:name`. Awaited in `async` handlers, plain calls in sync ones. `raw` is the
             driver's connection; its transaction must be left alone. An `async` handler that does
             not name `raw` itself, but calls something that does, awaits a statement before that.
 
-    The first use of `db` (in an `async` handler that names `raw`: its beginning) takes the
-    service's one write transaction until the handler ends, and
-    other handlers wait for it. So touch `db` last: after whatever else there is to wait for.
+    The first use of `db` takes the service's one write transaction until the handler ends, and
+    other handlers wait for it. (An `async` handler that names `raw` takes it when it begins.) So
+    touch `db` last, after everything else that takes time.
     """
 
     intent_id: str

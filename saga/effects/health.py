@@ -13,7 +13,7 @@ from saga.effects.service import EffectsService
 from saga.ports.bus import Consumer
 from saga.ports.health import consumer_metrics
 
-COUNTED: Final = (*(outcome.value for outcome in ReplyOutcome), "repeated", "parked")
+COUNTED: Final = (*(outcome.value for outcome in ReplyOutcome), "repeated", "dead_letters")
 """Their counts begin with `effects_`; the metric calls them outcomes."""
 
 
@@ -48,11 +48,16 @@ class EffectsHealth:
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """What an operator wants to know."""
-        return {self._name: {"group": self._service.group, "in_hand": self._service.in_hand}}
+        service = self._service
+        return {self._name: {"group": service.subscription.group, "in_hand": service.in_hand}}
 
     async def metrics(self) -> list[Metric]:
         """What Prometheus wants to know."""
         service = self._service
         return effects_metrics(
-            self._name, service.group, service.counts, service.consumer, in_hand=service.in_hand
+            self._name,
+            service.subscription.group,
+            service.counts,
+            service.consumer,
+            in_hand=service.in_hand,
         )

@@ -1,13 +1,14 @@
-"""What the inbox makes of a request: a pure function of both.
+"""The inbox's verdict on a request: a pure function of the request and the inbox rows of its keys.
 
 An answer once given stays given. A failed attempt may be followed by another; a step that is done
-or refused is not done again. An undo that finds nothing to undo is done at once, and leaves a
-tombstone so that the step's do, should it come late, has no effect either.
+or refused is not done again. An undo that finds nothing to undo is done at once. It leaves a
+tombstone, so that the step's do has no effect either if it comes late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 
 from saga.core.events import ReplyOutcome
 from saga.core.identity import Direction, Instant
@@ -15,14 +16,23 @@ from saga.core.values import value
 from saga.effects.request import Request
 from saga.ports.effects_store import InboxRow, InboxWrite
 
-UNDONE_BEFORE = "undone_before"
-ID_CONFLICT = "id_conflict"
+
+class FailureCode(StrEnum):
+    """The codes of answers that a service itself gives, beside those of its handlers."""
+
+    UNDONE_BEFORE = "undone_before"
+    ID_CONFLICT = "id_conflict"
+    WRONG_REPLY = "wrong_reply"
+    REPLY_TOO_LARGE = "reply_too_large"
+    TRANSACTION_ENDED = "transaction_ended"
+    CANCELLED = "CancelledError"
 
 
 @value
 class Run:
-    """Call the handler. *replaces* is the failed attempt before; *when_done* is kept with its
-    success.
+    """Call the handler. *replaces* is the failed attempt before.
+
+    *when_done* is kept together with the handler's success.
     """
 
     replaces: InboxRow | None
@@ -31,7 +41,7 @@ class Run:
 
 @value
 class Answer:
-    """Send the answer that *row* says; nothing is to be kept."""
+    """Send the answer in *row*; nothing is to be kept."""
 
     row: InboxRow
 
@@ -45,12 +55,12 @@ class NothingToUndo:
 
 @value
 class Superseded:
-    """A later attempt is known, so this one was answered before that was taken up: say nothing."""
+    """Send nothing: a later attempt is known, so this one was answered before that began."""
 
 
 @value
 class Conflict:
-    """The same key came before with another payload; *row* says so. The first one stands."""
+    """The same key came before with another payload, which stands; *row* is the answer."""
 
     row: InboxRow
 
@@ -77,8 +87,8 @@ def judge(
 ) -> Verdict:
     """What to do with *request*, given the inbox *rows* of its keys.
 
-    *handled* are the contracts of the intents that this service handles; *now* is when an answer
-    given here is said to be given.
+    *handled* are the contracts of the intents that this service handles. An answer given here has
+    the time *now*.
     """
     kept = rows.get(request.idempotency_key)
     if kept is not None:
@@ -103,15 +113,15 @@ def judge(
 
 
 def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
-    """What the row of the same key says; None where the handler is to be called again."""
+    """The verdict of the row of the same key; None where the handler is to be called again."""
     # A later attempt to undo may know the step's reply, which an earlier one had to do without.
     may_differ = request.direction is Direction.UNDO and request.attempt != kept.attempt
-    if kept.digest is not None and not may_differ and not request.is_what(kept.digest):
+    if kept.digest is not None and not may_differ and not request.has_content(kept.digest):
         return Conflict(
             kept._replace(
                 attempt=request.attempt,
                 outcome=ReplyOutcome.FAILED,
-                code=ID_CONFLICT,
+                code=FailureCode.ID_CONFLICT.value,
                 message=f"{request.idempotency_key} came before with another payload",
             )
         )
@@ -125,7 +135,7 @@ def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
 def _undone_before(row: InboxRow) -> InboxRow:
     return row._replace(
         outcome=ReplyOutcome.REFUSED,
-        code=UNDONE_BEFORE,
+        code=FailureCode.UNDONE_BEFORE.value,
         message="the step was undone before this attempt came",
         digest=None,
     )

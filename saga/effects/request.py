@@ -1,14 +1,16 @@
-"""From a record to a request: what was received, read and named, or why that is impossible.
+"""From a record to a request, and from the inbox row of its answer to a reply: both pure functions.
 
-Nothing here raises, whatever the bytes: a record that cannot be read is set aside with its reason,
-and its neighbours go on.
+Nothing raises while a record is read, whatever its bytes: one that cannot be read is rejected with
+its reason, and its neighbours go on. A reply depends on the intent and the inbox row alone, so that
+an answer sent again is the same, byte for byte, down to its time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from saga.contracts import (
     ContractModel,
@@ -16,29 +18,57 @@ from saga.contracts import (
     Kind,
     TopicNames,
     Unreadable,
+    UnreadableCode,
+    canonical,
     canonical_text,
     contract_of,
     decode,
     intent_done_name,
     intent_failed_name,
+    reply_contract_names,
     wrong_headers,
 )
 from saga.contracts import cloudevents as ce
+from saga.core.events import EMPTY_JSON, Json, ReplyOutcome
 from saga.core.identity import Direction, SagaId, parse_intent_id
 from saga.core.values import value
-from saga.effects.effects import Effects, Handler
+from saga.effects.registration import Effects, Handler
 from saga.errors import DefinitionError
-from saga.ports.bus import Inbound
+from saga.ports.bus import Inbound, Record
+from saga.ports.effects_store import InboxRow
 
-_DIGEST_BYTES = 16
+INTENT_ID_CHARS_MAX: Final = 100
+"""How much of a wrong intent id a message quotes."""
+_DIGEST_BYTES: Final = 16
+
+
+class DeadLetterReason(StrEnum):
+    """Why a service sets a readable record aside, as stored and counted."""
+
+    UNKNOWN_TOPIC = "unknown_topic"
+    BAD_KEY = "bad_key"
+    NO_KEY = "no_key"
+    NO_INTENT_ID = "no_intent_id"
+    BAD_INTENT_ID = "bad_intent_id"
+    ID_CONFLICT = "id_conflict"
+    LISTENER_FAILED = "listener_failed"
+    REPLY_TOO_LARGE = "reply_too_large"
+
+
+class Rejected(NamedTuple):
+    """A record that cannot become a request, and why."""
+
+    inbound: Inbound
+    reason: DeadLetterReason | UnreadableCode
+    message: str
 
 
 @value(kw_only=True)
 class Route:
     """What is to be done with the records of one topic.
 
-    *reply* is what the handler returns and *reply_contract* its name; None for nothing. *done* and
-    *failed* are the contracts of the other answers. A fact has no answer at all.
+    *reply* is the handler's answer and *reply_contract* its name; None for an answer without
+    content. *done* and *failed* are the contracts of the other answers. A fact is not answered.
     """
 
     contract_name: str
@@ -53,8 +83,9 @@ class Route:
 class Request(NamedTuple):
     """A record that was read.
 
-    Requests of one *lane* are taken up one after another, in their order. *value* is the payload as
-    it was received, which *digest* is of. *undoes* is the contract of the step to be undone.
+    Requests of one *order_key* are handled one after another, in their order: doing and undoing one
+    step, in all their attempts, have the same. *value* is the payload as it was received, and
+    *digest* is of it. *undoes* is the contract of the step to be undone.
     """
 
     inbound: Inbound
@@ -64,7 +95,7 @@ class Request(NamedTuple):
     digest: bytes
     message_id: str
     idempotency_key: str
-    lane: str
+    order_key: str
     attempt: int
     saga_id: SagaId
     key: str
@@ -75,9 +106,9 @@ class Request(NamedTuple):
     @property
     def do_key(self) -> str:
         """The idempotency key of doing the step."""
-        return f"{self.lane}/do"
+        return f"{self.order_key}/do"
 
-    def is_what(self, digest: bytes) -> bool:
+    def has_content(self, digest: bytes) -> bool:
         """Whether *digest* is of this payload, however its JSON is written."""
         if digest == self.digest:
             return True
@@ -87,21 +118,13 @@ class Request(NamedTuple):
         return digest == _digest(self.route.contract_name, text.encode())
 
 
-class Rejected(NamedTuple):
-    """A record that cannot become a request, and why."""
-
-    inbound: Inbound
-    reason: str
-    message: str
-
-
 def group_of(service: str, names: TopicNames) -> str:
     """The consumer group of an effect service: one for each environment and namespace."""
     return names.topic(f"effects.{service}")
 
 
-class RequestReader:
-    """Reads the records of one service's topics.
+class Subscription:
+    """The topics of one service: how their records are read, and how they are answered.
 
     Raises:
         DefinitionError: a handler takes a version that messages are never read as, or two handlers
@@ -109,37 +132,90 @@ class RequestReader:
     """
 
     def __init__(self, effects: Effects, registry: ContractRegistry, names: TopicNames) -> None:
-        self._registry = registry
-        self.routes: Mapping[str, Route] = {
+        self.effects: Final = effects
+        self.name: Final = effects.name
+        self.group: Final = group_of(effects.name, names)
+        self.routes: Final[Mapping[str, Route]] = {
             names.topic(name): route
             for handlers in (effects.intents, effects.facts)
             for handler in handlers.values()
             for name, route in _routes(handler, registry)
         }
+        self.handled: Final = frozenset(
+            route.contract_name for route in self.routes.values() if route.is_intent
+        )
+        self._registry = registry
+        self._names = names
+        self._reply_topics: dict[str, str] = {}
+        self._source = f"/{names.env}/{names.namespace}/effects/{effects.name}"
+
+    @property
+    def topics_read(self) -> tuple[str, ...]:
+        """The topics of intents and facts."""
+        return tuple(sorted(self.routes))
+
+    @property
+    def topics_written(self) -> tuple[str, ...]:
+        """The topics on which intents are answered."""
+        intents = {route.handler.contract for route in self.routes.values() if route.is_intent}
+        # `intent-done` in any case: an undo with nothing to undo is answered there.
+        contracts = {name for intent in intents for name in reply_contract_names(intent)}
+        contracts |= {intent_done_name(intent.domain) for intent in intents}
+        return tuple(sorted({self._names.topic(name) for name in contracts}))
 
     def read(self, inbound: Inbound) -> Request | Rejected:
         """The request in *inbound*."""
         route = self.routes.get(inbound.topic)
         if route is None:
-            return Rejected(inbound, "unknown_topic", f"nobody here handles {inbound.topic}")
-        attributes, value = ce.read_record(inbound.headers, inbound.value)
+            return Rejected(
+                inbound, DeadLetterReason.UNKNOWN_TOPIC, f"nobody here handles {inbound.topic}"
+            )
+        attributes, payload = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
-        found = wrong_headers(name, attributes) or decode(self._registry, name, value)
-        if isinstance(found, Unreadable):
-            return Rejected(inbound, found.code.value, found.message)
-        assert value is not None, "a record without value is unreadable"
+        decoded = wrong_headers(name, attributes) or decode(self._registry, name, payload)
+        if isinstance(decoded, Unreadable):
+            return Rejected(inbound, decoded.code, decoded.message)
+        assert payload is not None, "a record without value is unreadable"
         try:
             key = (inbound.key or b"").decode()
         except UnicodeDecodeError as error:
-            return Rejected(inbound, "bad_key", f"byte {error.start} of the key is not UTF-8")
+            return Rejected(
+                inbound, DeadLetterReason.BAD_KEY, f"byte {error.start} of the key is not UTF-8"
+            )
         headers = attributes.values
         if not route.is_intent:
-            return _fact(inbound, route, (found.model, value, key), headers)
+            return _fact(inbound, route, (decoded.model, payload, key), headers)
         if not key:
             return Rejected(
-                inbound, "no_key", "an intent's key is its saga's business key; it has none"
+                inbound,
+                DeadLetterReason.NO_KEY,
+                "an intent's key is its saga's business key; it has none",
             )
-        return _intent(inbound, route, (found.model, value, key), headers)
+        return _intent(inbound, route, (decoded.model, payload, key), headers)
+
+    def reply(self, request: Request, row: InboxRow) -> Record | None:
+        """The answer to publish; None where *request* is a fact, which nobody wants answered."""
+        route = request.route
+        if not route.is_intent:
+            return None
+        if row.outcome is ReplyOutcome.DONE:
+            contract = row.contract or route.done
+            payload = row.payload or EMPTY_JSON
+        else:
+            contract = route.failed
+            payload = _failure(row)
+        headers = ce.reply_headers(
+            intent_id=request.message_id,
+            contract_name=contract,
+            source=self._source,
+            at=row.handled_at,
+            saga_id=request.saga_id,
+            traceparent=request.traceparent,
+        )
+        topic = self._reply_topics.get(contract)
+        if topic is None:  # as many as the service has replies
+            topic = self._reply_topics[contract] = self._names.topic(contract)
+        return Record(topic, request.inbound.key, payload.encode(), headers)
 
 
 def _intent(
@@ -148,21 +224,27 @@ def _intent(
     content: tuple[ContractModel, bytes, str],
     headers: Mapping[str, str],
 ) -> Request | Rejected:
-    model, value, key = content
+    model, payload, key = content
     intent_id = headers.get(ce.ID)
     if not intent_id:
-        return Rejected(inbound, "no_intent_id", f"the header {ce.ID} is missing or empty")
+        return Rejected(
+            inbound, DeadLetterReason.NO_INTENT_ID, f"the header {ce.ID} is missing or empty"
+        )
     name = parse_intent_id(intent_id)
     if name is None:
-        said = f"{intent_id[:100]!r} is no intent id: {{saga id}}/{{step}}/{{do|undo}}/{{attempt}}"
-        return Rejected(inbound, "bad_intent_id", said)
+        return Rejected(
+            inbound,
+            DeadLetterReason.BAD_INTENT_ID,
+            f"{intent_id[:INTENT_ID_CHARS_MAX]!r} is no intent id:"
+            f" {{saga id}}/{{step}}/{{do|undo}}/{{attempt}}",
+        )
     idempotency_key = intent_id.rpartition("/")[0]
     return Request(
         inbound,
         route,
         model,
-        value,
-        _digest(route.contract_name, value),
+        payload,
+        _digest(route.contract_name, payload),
         intent_id,
         idempotency_key,
         idempotency_key.rpartition("/")[0],
@@ -182,15 +264,15 @@ def _fact(
     headers: Mapping[str, str],
 ) -> Request:
     """A fact is known by source and id; one without an id by its place."""
-    model, value, key = content
+    model, payload, key = content
     event_id = headers.get(ce.ID) or f"{inbound.topic}/{inbound.partition}/{inbound.offset}"
     subject = headers.get(ce.SUBJECT, "")
     return Request(
         inbound,
         route,
         model,
-        value,
-        _digest(route.contract_name, value),
+        payload,
+        _digest(route.contract_name, payload),
         event_id,
         f"fact/{headers.get(ce.SOURCE, '')}/{event_id}",
         f"fact/{inbound.topic}/{inbound.partition}/{key}",
@@ -203,10 +285,12 @@ def _fact(
     )
 
 
+def _failure(row: InboxRow) -> Json:
+    return canonical({"outcome": row.outcome.value, "code": row.code, "message": row.message})
+
+
 def _routes(handler: Handler, registry: ContractRegistry) -> list[tuple[str, Route]]:
-    """The topics whose messages become what *handler* takes: its contract's, and older
-    versions'.
-    """
+    """The contracts whose messages become what *handler* takes: its own and older versions."""
     contract = handler.contract
     current = registry.current(contract.contract_name)
     if current is not contract:
@@ -233,6 +317,6 @@ def _routes(handler: Handler, registry: ContractRegistry) -> list[tuple[str, Rou
     ]
 
 
-def _digest(contract_name: str, value: bytes) -> bytes:
-    # Blanks between contract and payload keep the two apart; no contract's name has any.
-    return blake2b(b"%b %b" % (contract_name.encode(), value), digest_size=_DIGEST_BYTES).digest()
+def _digest(contract_name: str, payload: bytes) -> bytes:
+    # A blank between contract and payload keeps the two apart; no contract's name has one.
+    return blake2b(b"%b %b" % (contract_name.encode(), payload), digest_size=_DIGEST_BYTES).digest()

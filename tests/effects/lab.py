@@ -22,7 +22,14 @@ from saga.contracts import (
 )
 from saga.contracts import cloudevents as ce
 from saga.core.identity import Direction, SagaId, StepId, idempotency_key, intent_id, saga_id
-from saga.effects import EffectContext, Effects, EffectsService, EffectsSettings, Refused
+from saga.effects import (
+    EffectContext,
+    Effects,
+    EffectsService,
+    EffectsSettings,
+    Refused,
+    Subscription,
+)
 from saga.errors import BusUnavailable, MessageTooLarge
 from saga.ports import Inbound, Record, Source, TopicSpec
 
@@ -174,14 +181,15 @@ class Lab:
         self.clock = ManualClock()
         self.bus = FlakyBus(self.clock)
         self.disk = Disk(":memory:", isolation_level=None)
-        self.parked: list[tuple[Inbound, str, str]] = []
+        self.dead_letters: list[tuple[Inbound, str, str]] = []
         self.settings = EffectsSettings(**{"threads": 0} | settings)
         models = [*effects.intents, *effects.facts]
         self.contracts = ContractRegistry(models)
         self.store, self.service = self._make()
 
     async def __aenter__(self) -> Self:
-        topics = {*self.service.topics_read, *self.service.topics_written}
+        subscription = self.service.subscription
+        topics = {*subscription.topics_read, *subscription.topics_written}
         await self.bus.create_topics([TopicSpec(topic, 1) for topic in sorted(topics)])
         await self.service.start()
         return self
@@ -200,8 +208,8 @@ class Lab:
     async def crash(self) -> None:
         """Kill the process: what is not committed is gone, and it never does anything again."""
         self.store.abandon()
-        self.service.abandon()
-        await asyncio.sleep(0)
+        self.service._running.cancel()
+        await asyncio.wait([self.service._running])
         await self.service.consumer.close()
         self.bus.is_stuck = False
         self.store, self.service = self._make()
@@ -220,8 +228,8 @@ class Lab:
     @property
     def dealt_with(self) -> int:
         """How many records the service has finished."""
-        offsets = self.service._offsets
-        return sum(offsets._next.values()) - self.service.in_hand
+        in_hand = self.service._pipeline.in_hand
+        return sum(in_hand._following.values()) - in_hand.count
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Let things happen, and time pass, until *is_so*."""
@@ -238,7 +246,7 @@ class Lab:
         return [
             record
             for source, partition in sorted(self.bus.partitions.items())
-            if source.topic in self.service.topics_written
+            if source.topic in self.service.subscription.topics_written
             for record in partition.records
         ]
 
@@ -256,7 +264,7 @@ class Lab:
             (
                 offset
                 for (group, source), offset in self.bus.committed.items()
-                if group == self.service.group and source.topic == topic
+                if group == self.service.subscription.group and source.topic == topic
             ),
             default=0,
         )
@@ -266,16 +274,14 @@ class Lab:
             ":memory:", clock=self.clock, threaded=False, connection=self.disk
         )
         service = EffectsService(
-            self.effects,
+            Subscription(self.effects, self.contracts, NAMES),
             bus=self.bus,
             store=store,
             clock=self.clock,
-            contracts=self.contracts,
-            names=NAMES,
-            park=self._park,
+            dead_letters=self._keep_dead_letter,
             settings=self.settings,
         )
         return store, service
 
-    async def _park(self, inbound: Inbound, reason: str, message: str) -> None:
-        self.parked.append((inbound, reason, message))
+    async def _keep_dead_letter(self, inbound: Inbound, reason: str, message: str) -> None:
+        self.dead_letters.append((inbound, reason, message))

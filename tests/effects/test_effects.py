@@ -162,7 +162,7 @@ async def test_a_handler_of_the_current_version_gets_the_old_ones_too() -> None:
     async def listen(event, ctx): ...
 
     assert ContractRegistry([MeterReadV2]).names_read_as("lab.evt.meter-read.v2")
-    assert Lab(effects).service.topics_read == (
+    assert Lab(effects).service.subscription.topics_read == (
         NAMES.topic("lab.evt.meter-read.v1"),
         NAMES.topic("lab.evt.meter-read.v2"),
     )

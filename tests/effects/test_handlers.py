@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saga.adapters.sqlite.effects_store import SqliteEffectsStore
-from saga.effects import EffectContext, Effects, EffectsService, Refused
+from saga.effects import EffectContext, Effects, EffectsService, Refused, Subscription
 from tests.effects.lab import NAMES, Charge, Charged, Lab, Uncharge, intent
 
 
@@ -36,13 +36,11 @@ class ThreadedLab(Lab):
         store, _ = super()._make()
         store = SqliteEffectsStore(str(self.folder / "effects.db"), clock=self.clock)
         service = EffectsService(
-            self.effects,
+            Subscription(self.effects, self.contracts, NAMES),
             bus=self.bus,
             store=store,
             clock=self.clock,
-            contracts=self.contracts,
-            names=NAMES,
-            park=self._park,
+            dead_letters=self._keep_dead_letter,
             settings=self.settings,
         )
         return store, service

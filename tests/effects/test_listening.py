@@ -72,13 +72,13 @@ async def test_a_listener_that_fails_is_called_again(lab: Lab) -> None:
 
     assert lab.heard == [("shaky", 1), ("shaky", 2), ("shaky", 3), ("b", 1)]
     assert lab.mails() == ["shaky", "b"]
-    assert lab.parked == []
+    assert lab.dead_letters == []
 
 
 async def test_a_listener_that_keeps_failing_has_its_fact_parked(lab: Lab) -> None:
     """With what it said; the others go on."""
     await lab.send(fact("broken"), fact("b", event_id="e2"))
-    ((_, reason, message),) = lab.parked
+    ((_, reason, message),) = lab.dead_letters
 
     assert reason == "listener_failed"
     assert "failed 5 times: OSError: no connection" in message
@@ -91,12 +91,12 @@ async def test_a_refusing_listener_has_heard(lab: Lab) -> None:
 
     assert lab.heard == [("nobody", 1)]
     assert lab.mails() == []
-    assert lab.parked == []
+    assert lab.dead_letters == []
 
 
 async def test_one_id_with_two_contents_is_parked(lab: Lab) -> None:
     """The first is heard."""
     await lab.send(fact("a"), fact("b"))
 
-    assert [reason for _, reason, _ in lab.parked] == ["id_conflict"]
+    assert [reason for _, reason, _ in lab.dead_letters] == ["id_conflict"]
     assert lab.mails() == ["a"]

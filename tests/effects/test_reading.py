@@ -49,7 +49,7 @@ async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(
     async with Lab(effects) as lab:
         await lab.send(intent(Charge(), step="a"), poison, intent(Charge(), step="b"))
 
-        ((inbound, found, message),) = lab.parked
+        ((inbound, found, message),) = lab.dead_letters
         assert found == reason
         assert message
         assert (inbound.key, inbound.value, inbound.headers) == (

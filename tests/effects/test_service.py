@@ -106,7 +106,7 @@ async def test_answers_wait_for_a_bus_that_is_away(lab: Lab) -> None:
     await lab.send(intent(Charge(), step="a"), intent(Charge(), step="b"))
 
     assert len(lab.replies()) == len(lab.calls) == 2
-    assert lab.parked == []
+    assert lab.dead_letters == []
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 4, 5, 6, 20])
@@ -117,7 +117,7 @@ async def test_intents_wait_for_a_store_that_is_locked(lab: Lab, failures: int) 
 
     assert lab.ledger() == [("alice", 10), ("alice", 10)]
     assert len(lab.replies()) == 2
-    assert lab.parked == []
+    assert lab.dead_letters == []
 
 
 async def test_a_commit_that_fails_is_repeated_whole(lab: Lab) -> None:
@@ -162,7 +162,7 @@ async def test_a_reply_the_bus_finds_too_large_is_parked_alone(lab: Lab) -> None
         intent(Charge(owner="c"), step="c"),
     )
 
-    assert [reason for _, reason, _ in lab.parked] == ["reply_too_large"]
+    assert [reason for _, reason, _ in lab.dead_letters] == ["reply_too_large"]
     assert len(lab.replies()) == 2
 
 
@@ -232,13 +232,13 @@ async def test_a_failing_on_start_ends_the_start() -> None:
 
 async def test_what_is_written_and_read_is_known_beforehand(lab: Lab) -> None:
     """So that the topics can be made."""
-    assert lab.service.topics_read == (TOPIC, "test.lab.lab.int.uncharge.v1")
-    assert lab.service.topics_written == (
+    assert lab.service.subscription.topics_read == (TOPIC, "test.lab.lab.int.uncharge.v1")
+    assert lab.service.subscription.topics_written == (
         "test.lab.lab.evt.charged.v1",
         "test.lab.lab.evt.intent-done.v1",
         "test.lab.lab.evt.intent-failed.v1",
     )
-    assert lab.service.group == "test.lab.effects.wallets"
+    assert lab.service.subscription.group == "test.lab.effects.wallets"
 
 
 async def test_two_processes_handle_one_intent_once(lab: Lab) -> None:

@@ -25,15 +25,20 @@ from typing import Any, Final, NamedTuple
 from faststream.kafka import KafkaBroker
 from typing_extensions import override
 
+from saga.adapters.clocks import SystemClock
 from saga.adapters.faststream._faststream import Batch, UnparsedSubscriber
 from saga.adapters.kafka import KafkaBus, KafkaConsumer
 from saga.contracts import ContractRegistry, TopicNames
 from saga.core.retry import Retry
 from saga.core.values import value
-from saga.effects import Effects, EffectsService, EffectsSettings
-from saga.effects.parking import Park
-from saga.effects.request import RequestReader, group_of
-from saga.errors import SagaError
+from saga.effects import (
+    DeadLetterSink,
+    Effects,
+    EffectsService,
+    EffectsSettings,
+    Subscription,
+)
+from saga.errors import BusUnavailable, SagaError
 from saga.ports.bus import (
     Bus,
     Consumer,
@@ -46,6 +51,7 @@ from saga.ports.bus import (
 )
 from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore
+from saga.retrying import Backoff
 
 DRAIN_POLL_S: Final = 0.01
 BACKOFF: Final = Retry(attempts=None, initial="100ms", cap="10s", jitter=0.5)
@@ -60,7 +66,7 @@ class Resources:
 
     kafka: KafkaBus
     store: EffectsStore
-    park: Park
+    dead_letters: DeadLetterSink
     close: Callable[[], Awaitable[None]]
 
 
@@ -91,17 +97,16 @@ class Binding:
             DefinitionError: a handler takes a version that messages are never read as.
             SettingsError: the FastStream that is installed is none that this adapter knows.
         """
+        subscription = Subscription(effects, self.contracts, self.names)
 
         def make(subscriber: EffectsSubscriber) -> RunningService:
             resources = self.open()
             service = EffectsService(
-                effects,
+                subscription,
                 bus=BrokerBus(resources.kafka, subscriber),
                 store=resources.store,
-                contracts=self.contracts,
-                names=self.names,
                 clock=self.clock,
-                park=resources.park,
+                dead_letters=resources.dead_letters,
                 settings=self.settings,
             )
             return RunningService(service, resources.store, resources.close)
@@ -109,8 +114,8 @@ class Binding:
         return EffectsSubscriber(
             self.broker,
             name=effects.name,
-            group=group_of(effects.name, self.names),
-            topics=sorted(RequestReader(effects, self.contracts, self.names).routes),
+            group=subscription.group,
+            topics=subscription.topics_read,
             make=make,
         )
 
@@ -139,7 +144,7 @@ class EffectsSubscriber(UnparsedSubscriber):
         self._make = make
         self._queue = PullQueue()
         self._ending: asyncio.Task[None] | None = None
-        self._failures = 0
+        self._backoff = Backoff(f"{group}", SystemClock(), BACKOFF)
         self._counts_before: Counter[str] = Counter()
         self.member: KafkaConsumer | None = None
         self.running_service: RunningService | None = None
@@ -204,21 +209,16 @@ class EffectsSubscriber(UnparsedSubscriber):
         self._queue.offer(batch)
         await self.consume(msg)
         if not self._queue.withdraw():
-            self._failures = 0
+            self._backoff.reset()
             return
         member = self.member
         if member is None or not self.running:
             return  # stopped meanwhile; no offset of it was committed
-        self._failures += 1
         starts = _starts_of(batch)
-        log.error(
-            "%s: a batch failed in a middleware and is read again from %s",
-            self.group_id,
-            ", ".join(f"{source.topic}[{source.partition}]@{n}" for source, n in starts.items()),
-        )
         await member.seek(starts)
-        delay_us = BACKOFF.delay_us(failed_attempts=self._failures, seed=f"{self.group_id}")
-        await asyncio.sleep(delay_us / 1_000_000)
+        places = ", ".join(f"{at.topic}[{at.partition}]@{offset}" for at, offset in starts.items())
+        lost = BusUnavailable(f"a middleware failed on a batch from {places}")
+        await self._backoff.pause("a batch did not arrive, and is read again", lost)
 
     @override
     async def accept(self, batch: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from saga.app import SagaApp
 from saga.contracts import ContractModel, Event, Intent, contract_of
 from saga.effects import EffectContext, Effects
-from saga.effects.effects import Handler
+from saga.effects.registration import Handler
 from saga.errors import DefinitionError
 from saga.testing.world.checks import Line
 from saga.testing.world.database import EffectsDatabase

@@ -11,7 +11,7 @@ from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
 from saga.assembly import Assembly, Parts
 from saga.contracts import TopicNames
-from saga.effects.settings import EffectsSettings
+from saga.effects import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Record
 from saga.runtime.turns import CommittedBatch, Turns

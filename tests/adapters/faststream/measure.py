@@ -22,7 +22,7 @@ from saga.adapters.clocks import SystemClock
 from saga.adapters.kafka import KafkaBus, KafkaConnection
 from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.app import SagaApp
-from saga.effects import EffectsService
+from saga.effects import EffectsService, Subscription
 from saga.faststream import attach
 from tests.adapters.faststream.lab import CHARGE, REPLY, KafkaLab, until
 from tests.effects.lab import wallet_effects
@@ -70,13 +70,11 @@ async def on_bus(lab: KafkaLab, folder: Path) -> None:
     clock = SystemClock()
     store = SqliteEffectsStore(str(folder / "bus.db"), clock=clock)
     service = EffectsService(
-        effects,
+        Subscription(effects, SagaApp(effects=[effects]).contracts, lab.names),
         bus=bus,
         store=store,
         clock=clock,
-        contracts=SagaApp(effects=[effects]).contracts,
-        names=lab.names,
-        park=None,
+        dead_letters=None,
     )
     await service.start()
     await until(lambda: service.counts["effects_done"] >= lab.intents and not service.in_hand)

@@ -112,7 +112,7 @@ async def test_poison_does_not_stop_its_neighbours(lab: KafkaLab) -> None:
         await publish_huge(lab, huge)
         await lab.bus.publish(good[len(poison) :])
         replies = await lab.answered(12)
-        await until(lambda: attached.subscribers[0].counts["effects_parked"] == 7)
+        await until(lambda: attached.subscribers[0].counts["effects_dead_letters"] == 7)
 
     assert lab.ledger() == Counter(f"u{n}" for n in range(12))
     assert len(replies) == 12
@@ -185,7 +185,7 @@ async def test_a_store_that_is_away_is_waited_for(lab: KafkaLab) -> None:
             other.execute("COMMIT")
         other.close()
         replies = await lab.answered(21)
-        assert not attached.subscribers[0].counts["effects_parked"]
+        assert not attached.subscribers[0].counts["effects_dead_letters"]
 
     assert len(replies) == 21
     assert lab.ledger() == Counter(f"u{n}" for n in range(21))

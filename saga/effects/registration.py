@@ -1,6 +1,6 @@
-"""What a service handles: intents, facts and the making of its tables, as declared by decorators.
+"""The handlers of a service: for intents, for facts, and to make its tables at the start.
 
-Everything that can be wrong with a handler is said when it is registered, with file and line.
+Whatever is wrong with a handler is reported when it is registered, with file and line.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from types import CodeType, MappingProxyType
 from typing import Any, Final, TypeVar, get_type_hints
 
 from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
 from saga.contracts.contract import NAME_PART
+from saga.core.values import value
 from saga.effects.context import EffectContext
 from saga.errors import DefinitionError
 
@@ -23,13 +23,11 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., object])
 _UNKNOWN: Final = object()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Handler:
-    """A function and what it handles.
+    """A function and the contract that it handles.
 
     Attributes:
-        contract: what it handles.
-        function: itself.
         is_async: whether it is awaited, rather than run in a thread.
         uses_raw: whether it asks for the driver's connection, `ctx.db.raw`.
         where: its `file:line`.
@@ -43,11 +41,11 @@ class Handler:
 
     @property
     def name(self) -> str:
-        """The function's name and place, for messages."""
+        """The function's name and place."""
         return f"{_name(self.function)} ({self.where})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Starter:
     """A function that makes the service's tables."""
 
@@ -82,12 +80,12 @@ class Effects:
 
     @property
     def facts(self) -> MappingProxyType[type[ContractModel], Handler]:
-        """The listeners, by contract class."""
+        """The listeners to facts, by contract class."""
         return MappingProxyType(self._facts)
 
     @property
     def starters(self) -> tuple[Starter, ...]:
-        """What makes the service's tables, in the order of definition."""
+        """The functions of `on_start`, in the order of definition."""
         return tuple(self._starters)
 
     def on(self, intent: type[Intent[Any]]) -> Callable[[HandlerT], HandlerT]:
@@ -102,8 +100,7 @@ class Effects:
         return self._register(self._intents, contract, reply)
 
     def listens(self, event: type[Event]) -> Callable[[HandlerT], HandlerT]:
-        """Listen to a fact: `(event, ctx) -> None`, called once for each message that has its own
-        id.
+        """Listen to a fact: `(event, ctx) -> None`, called once for each id of a message.
 
         Raises:
             DefinitionError: *event* is no event with a topic, has a listener already, or the
@@ -113,8 +110,7 @@ class Effects:
         return self._register(self._facts, contract, type(None))
 
     def on_start(self, function: HandlerT) -> HandlerT:
-        """Call *function* `(db)` whenever the service starts, to make its tables where there are
-        none.
+        """Call *function* `(db)` whenever the service starts, to make its tables where they miss.
 
         Raises:
             DefinitionError: it does not take exactly one argument.
@@ -190,21 +186,21 @@ def _check(
     try:
         hints = get_type_hints(function, localns=names)
     except (NameError, TypeError):
-        return  # an annotation for type checkers only; what is returned is checked in any case
-    wanted = {parameters[0]: contract.model, parameters[1]: EffectContext, "return": returns}
-    for place, wants in wanted.items():
-        says = hints.get(place, _UNKNOWN)
-        if says not in (_UNKNOWN, Any, wants):
+        return  # an annotation for type checkers only; the reply is checked when it is there
+    fitting = {parameters[0]: contract.model, parameters[1]: EffectContext, "return": returns}
+    for name, expected_type in fitting.items():
+        hint = hints.get(name, _UNKNOWN)
+        if hint not in (_UNKNOWN, Any, expected_type):
             raise DefinitionError(
-                f"{_name(function)} has {place!r} annotated as"
-                f" {getattr(says, '__qualname__', says)}, but handles"
+                f"{_name(function)} has {name!r} annotated as"
+                f" {getattr(hint, '__qualname__', hint)}, but handles"
                 f" {contract.contract_name}: expected {expected}",
                 where=where,
             )
 
 
 def _positional(function: Callable[..., object], where: str) -> list[str]:
-    """The names of the parameters that must be given by place."""
+    """The names of the parameters that must be given by position."""
     if not callable(function):
         raise DefinitionError(f"{function!r} is no function", where=where)
     needed: list[str] = []
@@ -240,7 +236,7 @@ def _uses_raw(function: Callable[..., object]) -> bool:
 
 
 def _names_raw(code: CodeType) -> bool:
-    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return "raw" in code.co_names or any(map(_names_raw, inner))
 
 
