@@ -690,11 +690,11 @@ def _is_harmless(body: object) -> bool:
 
 
 def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
-    """Steps are undone in reverse order of issue, but for late successes."""
+    """Steps are undone in reverse order of issue, but for late successes and stuck undos."""
     late: set[str] = set()
     groups: list[tuple[str, ...]] = []
     for entry in history:
-        if isinstance(entry.body, UndoAppended):
+        if isinstance(entry.body, UndoAppended | UndoStuck):
             late.add(entry.body.step)
         elif isinstance(entry.body, RollbackPlanned):
             if entry.body.goal is RollbackGoal.CLEANED_UP:
