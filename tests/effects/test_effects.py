@@ -7,7 +7,8 @@ import pytest
 from saga.contracts import ContractRegistry, Event, Intent, upcast
 from saga.effects import EffectContext, Effects, Refused
 from saga.errors import DefinitionError
-from tests.effects.lab import NAMES, Charge, Charged, Lab, OrderDone, Uncharge
+from tests.effects.fixtures import NAMES, Scenario
+from tests.toys import OrderConfirmed, Paid, Pay, Refund
 
 HERE = re.escape(__file__) + r":\d+: "
 
@@ -21,20 +22,20 @@ def test_a_fitting_handler_is_registered_and_returned() -> None:
     """The decorated function stays callable."""
     effects = Effects("e")
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
-        return Charged(receipt="r")
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
+        return Paid(receipt="r")
 
-    @effects.on(Uncharge)
-    def uncharge(intent, ctx): ...
+    @effects.on(Refund)
+    def refund(intent, ctx): ...
 
-    @effects.listens(OrderDone)
-    async def done(event: OrderDone, ctx: EffectContext) -> None: ...
+    @effects.listens(OrderConfirmed)
+    async def done(event: OrderConfirmed, ctx: EffectContext) -> None: ...
 
-    assert list(effects.intents) == [Charge, Uncharge]
-    assert effects.intents[Charge].function is charge
+    assert list(effects.intents) == [Pay, Refund]
+    assert effects.intents[Pay].function is pay
     assert [one.is_async for one in effects.intents.values()] == [True, False]
-    assert list(effects.facts) == [OrderDone]
+    assert list(effects.facts) == [OrderConfirmed]
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "-a"])
@@ -47,59 +48,59 @@ def test_a_name_must_fit_into_a_topic(name: str) -> None:
 def test_a_handler_takes_message_and_context() -> None:
     """No more, no fewer."""
     effects = Effects("e")
-    with refused(r".*one must take two arguments.*\(Charge, EffectContext\) -> Charged"):
+    with refused(r".*one must take two arguments.*\(Pay, EffectContext\) -> Paid"):
 
-        @effects.on(Charge)
-        async def one(intent: Charge): ...
+        @effects.on(Pay)
+        async def one(intent: Pay): ...
 
     with refused(".*three must take two arguments"):
 
-        @effects.on(Charge)
+        @effects.on(Pay)
         async def three(intent, ctx, more): ...
 
     with refused(".*named needs 'more' by name"):
 
-        @effects.on(Charge)
+        @effects.on(Pay)
         async def named(intent, ctx, *, more): ...
 
-    @effects.on(Charge)
+    @effects.on(Pay)
     async def optional(intent, ctx, more=1): ...
 
 
 def test_annotations_must_fit_the_contract() -> None:
     """Each is named that does not."""
     effects = Effects("e")
-    with refused(".*wrong_intent has 'intent' annotated as Uncharge, but handles lab.int.charge"):
+    with refused(".*wrong_intent has 'intent' annotated as Refund, but handles shop.int.pay"):
 
-        @effects.on(Charge)
-        async def wrong_intent(intent: Uncharge, ctx: EffectContext) -> Charged: ...
+        @effects.on(Pay)
+        async def wrong_intent(intent: Refund, ctx: EffectContext) -> Paid: ...
 
     with refused(".*wrong_context has 'ctx' annotated as int"):
 
-        @effects.on(Charge)
-        async def wrong_context(intent: Charge, ctx: int) -> Charged: ...
+        @effects.on(Pay)
+        async def wrong_context(intent: Pay, ctx: int) -> Paid: ...
 
     with refused(".*wrong_reply has 'return' annotated as NoneType"):
 
-        @effects.on(Charge)
-        async def wrong_reply(intent: Charge, ctx: EffectContext) -> None: ...
+        @effects.on(Pay)
+        async def wrong_reply(intent: Pay, ctx: EffectContext) -> None: ...
 
-    with refused(".*listener has 'return' annotated as OrderDone"):
+    with refused(".*listener has 'return' annotated as OrderConfirmed"):
 
-        @effects.listens(OrderDone)
-        async def listener(event: OrderDone, ctx: EffectContext) -> OrderDone: ...
+        @effects.listens(OrderConfirmed)
+        async def listener(event: OrderConfirmed, ctx: EffectContext) -> OrderConfirmed: ...
 
 
 def test_a_contract_has_one_handler() -> None:
     """The second is refused, and told where the first is."""
     effects = Effects("e")
 
-    @effects.on(Charge)
+    @effects.on(Pay)
     async def first(intent, ctx): ...
 
-    with refused(r".*lab.int.charge.v1 already has a handler in 'e': .*first \(.*\.py:\d+\)"):
+    with refused(r".*shop.int.pay.v1 already has a handler in 'e': .*first \(.*\.py:\d+\)"):
 
-        @effects.on(Charge)
+        @effects.on(Pay)
         async def second(intent, ctx): ...
 
 
@@ -110,12 +111,12 @@ def test_on_takes_intents_and_listens_takes_events() -> None:
     class Base(Intent[None]):
         pass
 
-    for wrong in (Charged, int, "lab.charge", Intent):
+    for wrong in (Paid, int, "scenario.pay", Intent):
         with refused(""):
             effects.on(wrong)
     with refused(r".*Base is no contract"):
         effects.on(Base)
-    for wrong in (Charge, int, Event):
+    for wrong in (Pay, int, Event):
         with refused(""):
             effects.listens(wrong)
 
@@ -129,11 +130,11 @@ def test_on_start_takes_the_db() -> None:
         def tables(): ...
 
 
-class MeterReadV1(Event, topic="lab.meter-read", version=1):
+class MeterReadV1(Event, topic="shop.meter-read", version=1):
     value: int
 
 
-class MeterReadV2(Event, topic="lab.meter-read", version=2):
+class MeterReadV2(Event, topic="shop.meter-read", version=2):
     value: float
 
 
@@ -150,8 +151,8 @@ async def test_a_handler_of_an_old_version_is_refused_with_the_new_one_named() -
     @effects.listens(MeterReadV1)
     async def listen(event, ctx): ...
 
-    with refused(".*listen .* handles lab.evt.meter-read.v1, .*: handle MeterReadV2"):
-        Lab(effects)
+    with refused(".*listen .* handles shop.evt.meter-read.v1, .*: handle MeterReadV2"):
+        Scenario(effects)
 
 
 async def test_a_handler_of_the_current_version_gets_the_old_ones_too() -> None:
@@ -161,10 +162,10 @@ async def test_a_handler_of_the_current_version_gets_the_old_ones_too() -> None:
     @effects.listens(MeterReadV2)
     async def listen(event, ctx): ...
 
-    assert ContractRegistry([MeterReadV2]).names_read_as("lab.evt.meter-read.v2")
-    assert Lab(effects).service.subscription.topics_read == (
-        NAMES.topic("lab.evt.meter-read.v1"),
-        NAMES.topic("lab.evt.meter-read.v2"),
+    assert ContractRegistry([MeterReadV2]).names_read_as("shop.evt.meter-read.v2")
+    assert Scenario(effects).service.subscription.topics_read == (
+        NAMES.topic("shop.evt.meter-read.v1"),
+        NAMES.topic("shop.evt.meter-read.v2"),
     )
 
 

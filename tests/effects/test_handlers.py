@@ -10,22 +10,23 @@ import pytest
 
 from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.effects import EffectContext, Effects, EffectsService, Refused, Subscription
-from tests.effects.lab import NAMES, Charge, Charged, Lab, Uncharge, intent
+from tests.effects.fixtures import NAMES, Scenario, intent
+from tests.toys import Paid, Pay, Refund
 
 
 def steps(count: int) -> list:
     """So many intents of different steps."""
-    return [intent(Charge(), step=f"s{n}") for n in range(count)]
+    return [intent(Pay(), step=f"s{n}") for n in range(count)]
 
 
-def failure(lab: Lab) -> dict:
+def failure(scenario: Scenario) -> dict:
     """The only answer, which is a failure."""
-    ((name, value),) = lab.answers()
-    assert name == "lab.evt.intent-failed.v1"
+    ((name, value),) = scenario.answers()
+    assert name == "shop.evt.intent-failed.v1"
     return json.loads(value)
 
 
-class ThreadedLab(Lab):
+class ThreadedScenario(Scenario):
     """The same with a file, a thread that commits and threads for sync handlers."""
 
     def __init__(self, effects: Effects, folder: Path, **settings) -> None:
@@ -70,19 +71,19 @@ async def test_slow_handlers_overlap() -> None:
     effects = Effects("slow")
     running = most = 0
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await lab.clock.sleep(1)
+        await scenario.clock.sleep(1)
         running -= 1
-        return Charged(receipt="r")
+        return Paid(receipt="r")
 
-    async with Lab(effects, concurrency=20) as lab:
-        await lab.send(*steps(40))
+    async with Scenario(effects, concurrency=20) as scenario:
+        await scenario.send(*steps(40))
         assert most == 20
-        assert lab.clock.monotonic_s() < 2.5
+        assert scenario.clock.monotonic_s() < 2.5
 
 
 async def test_quick_handlers_need_one_task() -> None:
@@ -90,13 +91,13 @@ async def test_quick_handlers_need_one_task() -> None:
     effects = Effects("quick")
     tasks: set = set()
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
         tasks.add(asyncio.current_task())
-        return Charged(receipt="r")
+        return Paid(receipt="r")
 
-    async with Lab(effects) as lab:
-        await lab.send(*steps(200))
+    async with Scenario(effects) as scenario:
+        await scenario.send(*steps(200))
 
     assert len(tasks) == 1
 
@@ -105,19 +106,19 @@ async def test_a_slow_handler_does_not_hold_up_the_next_batch() -> None:
     """What comes later is answered while it waits."""
     effects = Effects("slow")
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
         if intent.amount == 1:
-            await lab.clock.sleep(100)
-        return Charged(receipt="r")
+            await scenario.clock.sleep(100)
+        return Paid(receipt="r")
 
-    async with Lab(effects, drain_s=0.1) as lab:
-        await lab.bus.publish([intent(Charge(amount=1), step="slow")])
-        await lab.until(lambda: lab.service.in_hand == 1)
-        await lab.bus.publish(steps(50))
-        await lab.until(lambda: len(lab.replies()) == 50)
+    async with Scenario(effects, drain_s=0.1) as scenario:
+        await scenario.bus.publish([intent(Pay(amount=1), step="slow")])
+        await scenario.until(lambda: scenario.service.in_hand == 1)
+        await scenario.bus.publish(steps(50))
+        await scenario.until(lambda: len(scenario.replies()) == 50)
 
-        assert lab.clock.monotonic_s() < 1
+        assert scenario.clock.monotonic_s() < 1
 
 
 async def test_one_step_is_never_handled_twice_at_once() -> None:
@@ -125,19 +126,19 @@ async def test_one_step_is_never_handled_twice_at_once() -> None:
     effects = Effects("slow")
     running = 0
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
         nonlocal running
         running += 1
         assert running == 1
-        await lab.clock.sleep(0.5)
+        await scenario.clock.sleep(0.5)
         running -= 1
         raise OSError("try again")
 
-    async with Lab(effects) as lab:
-        await lab.send(*[intent(Charge(), attempt=n) for n in (1, 2, 3)])
+    async with Scenario(effects) as scenario:
+        await scenario.send(*[intent(Pay(), attempt=n) for n in (1, 2, 3)])
 
-        assert lab.service.counts["effects_failed"] == 3
+        assert scenario.service.counts["effects_failed"] == 3
 
 
 async def test_a_handler_that_waits_before_it_writes_lets_others_write() -> None:
@@ -146,16 +147,16 @@ async def test_a_handler_that_waits_before_it_writes_lets_others_write() -> None
     effects.on_start(_make_table)
     order: list[str] = []
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
-        if intent.owner == "slow":
-            await lab.clock.sleep(1)
-        await ctx.db.execute("INSERT INTO seen VALUES (:owner)", owner=intent.owner)
-        order.append(intent.owner)
-        return Charged(receipt="r")
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
+        if intent.order_id == "slow":
+            await scenario.clock.sleep(1)
+        await ctx.db.execute("INSERT INTO seen VALUES (:order_id)", order_id=intent.order_id)
+        order.append(intent.order_id)
+        return Paid(receipt="r")
 
-    async with Lab(effects) as lab:
-        await lab.send(*[intent(Charge(owner=one), step=one) for one in ("slow", "a", "b")])
+    async with Scenario(effects) as scenario:
+        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in ("slow", "a", "b")])
 
     assert order == ["a", "b", "slow"]
 
@@ -165,18 +166,18 @@ async def test_handlers_that_wait_while_they_write_take_turns() -> None:
     effects = Effects("impolite")
     effects.on_start(_make_table)
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
-        await ctx.db.execute("INSERT INTO seen VALUES (:owner)", owner=intent.owner)
-        await lab.clock.sleep(0.05)
-        if intent.owner == "b":
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
+        await ctx.db.execute("INSERT INTO seen VALUES (:order_id)", order_id=intent.order_id)
+        await scenario.clock.sleep(0.05)
+        if intent.order_id == "b":
             raise Refused("not b")
-        return Charged(receipt="r")
+        return Paid(receipt="r")
 
-    async with Lab(effects) as lab:
-        await lab.send(*[intent(Charge(owner=one), step=one) for one in "abc"])
+    async with Scenario(effects) as scenario:
+        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in "abc"])
 
-        assert lab.disk.execute("SELECT name FROM seen").fetchall() == [("a",), ("c",)]
+        assert scenario.disk.execute("SELECT name FROM seen").fetchall() == [("a",), ("c",)]
 
 
 async def test_the_context_says_what_is_asked() -> None:
@@ -184,25 +185,25 @@ async def test_the_context_says_what_is_asked() -> None:
     effects = Effects("e")
     seen: list[EffectContext] = []
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
         seen.append(ctx)
-        return Charged(receipt="r")
+        return Paid(receipt="r")
 
-    async with Lab(effects) as lab:
-        await lab.send(intent(Charge(), attempt=3))
+    async with Scenario(effects) as scenario:
+        await scenario.send(intent(Pay(), attempt=3))
     (ctx,) = seen
 
-    assert ctx.intent_id == f"{ctx.saga_id}/charge/do/3"
-    assert ctx.idempotency_key == f"{ctx.saga_id}/charge/do"
-    assert (ctx.key, ctx.attempt) == ("alice", 3)
+    assert ctx.intent_id == f"{ctx.saga_id}/pay/do/3"
+    assert ctx.idempotency_key == f"{ctx.saga_id}/pay/do"
+    assert (ctx.key, ctx.attempt) == ("o-1", 3)
 
 
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (None, "returned None, but Charge is answered by Charged"),
-        (Charge(), "returned a Charge, but Charge is answered by Charged"),
+        (None, "returned None, but Pay is answered by Paid"),
+        (Pay(), "returned a Pay, but Pay is answered by Paid"),
         ({"receipt": "r"}, "returned a dict"),
     ],
 )
@@ -210,30 +211,30 @@ async def test_a_wrong_reply_is_a_failed_attempt_that_names_the_handler(reply, s
     """With file and line."""
     effects = Effects("e")
 
-    @effects.on(Charge)
-    async def charge(intent, ctx):
+    @effects.on(Pay)
+    async def pay(intent, ctx):
         return reply
 
-    async with Lab(effects) as lab:
-        await lab.send(intent(Charge()))
+    async with Scenario(effects) as scenario:
+        await scenario.send(intent(Pay()))
 
-        assert failure(lab)["code"] == "wrong_reply"
-        assert f"test_handlers.py:{charge.__code__.co_firstlineno}" in failure(lab)["message"]
-        assert said in failure(lab)["message"]
+        assert failure(scenario)["code"] == "wrong_reply"
+        assert f"test_handlers.py:{pay.__code__.co_firstlineno}" in failure(scenario)["message"]
+        assert said in failure(scenario)["message"]
 
 
 async def test_a_reply_that_is_too_large_is_a_failed_attempt() -> None:
     """Before it is kept: otherwise it could never be sent."""
     effects = Effects("e")
 
-    @effects.on(Charge)
-    async def charge(intent, ctx) -> Charged:
-        return Charged(receipt="x" * 1_000_001)
+    @effects.on(Pay)
+    async def pay(intent, ctx) -> Paid:
+        return Paid(receipt="x" * 1_000_001)
 
-    async with Lab(effects) as lab:
-        await lab.send(intent(Charge()))
+    async with Scenario(effects) as scenario:
+        await scenario.send(intent(Pay()))
 
-        assert failure(lab)["code"] == "reply_too_large"
+        assert failure(scenario)["code"] == "reply_too_large"
 
 
 async def test_odd_errors_are_recorded_like_others(caplog) -> None:
@@ -248,13 +249,13 @@ async def test_odd_errors_are_recorded_like_others(caplog) -> None:
         4: OSError("x" * 9999),
     }
 
-    @effects.on(Charge)
-    async def charge(intent, ctx) -> Charged:
+    @effects.on(Pay)
+    async def pay(intent, ctx) -> Paid:
         raise errors[intent.amount]
 
-    async with Lab(effects) as lab:
-        await lab.send(*[intent(Charge(amount=n), step=f"s{n}") for n in errors])
-        said = [json.loads(value) for _, value in lab.answers()]
+    async with Scenario(effects) as scenario:
+        await scenario.send(*[intent(Pay(amount=n), step=f"s{n}") for n in errors])
+        said = [json.loads(value) for _, value in scenario.answers()]
 
     assert [one["code"] for one in said] == ["ValueError", "KeyError", "CancelledError", "OSError"]
     assert max(len(one["message"]) for one in said) == 2_000
@@ -265,19 +266,21 @@ async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
     effects = Effects("e")
     effects.on_start(_make_table)
 
-    @effects.on(Charge)
-    async def charge(intent, ctx) -> Charged:
-        await ctx.db.execute("INSERT INTO seen VALUES (:owner)", owner=intent.owner)
-        if intent.owner == "b":
+    @effects.on(Pay)
+    async def pay(intent, ctx) -> Paid:
+        await ctx.db.execute("INSERT INTO seen VALUES (:order_id)", order_id=intent.order_id)
+        if intent.order_id == "b":
             ctx.db.raw.execute("ROLLBACK")
-        return Charged(receipt="r")
+        return Paid(receipt="r")
 
-    async with Lab(effects) as lab:
-        await lab.send(*[intent(Charge(owner=one), step=one) for one in "abc"])
+    async with Scenario(effects) as scenario:
+        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in "abc"])
 
-        assert sorted(lab.disk.execute("SELECT name FROM seen")) == [("a",), ("c",)]
-        assert [json.loads(v).get("code") for _, v in lab.answers()].count("transaction_ended") == 1
-        assert lab.service.counts["effects_done"] == 2
+        assert sorted(scenario.disk.execute("SELECT name FROM seen")) == [("a",), ("c",)]
+        assert [json.loads(v).get("code") for _, v in scenario.answers()].count(
+            "transaction_ended"
+        ) == 1
+        assert scenario.service.counts["effects_done"] == 2
 
 
 async def test_handlers_may_begin_with_the_drivers_connection() -> None:
@@ -290,27 +293,27 @@ async def test_handlers_may_begin_with_the_drivers_connection() -> None:
     async def make_table(db) -> None:
         db.raw.execute("CREATE TABLE seen (name TEXT)")
 
-    @effects.on(Charge)
-    async def charge(intent, ctx) -> Charged:
+    @effects.on(Pay)
+    async def pay(intent, ctx) -> Paid:
         def write() -> None:
-            ctx.db.raw.execute("INSERT INTO seen VALUES (?)", [intent.owner])
+            ctx.db.raw.execute("INSERT INTO seen VALUES (?)", [intent.order_id])
 
         write()
-        if intent.owner == "b":
+        if intent.order_id == "b":
             raise Refused("not b")
-        return Charged(receipt="r")
+        return Paid(receipt="r")
 
-    @effects.on(Uncharge)
-    def uncharge(intent, ctx) -> None:
+    @effects.on(Refund)
+    def refund(intent, ctx) -> None:
         ctx.db.raw.execute("INSERT INTO seen VALUES ('sync')")
 
-    async with Lab(effects) as lab:
-        await lab.send(*[intent(Charge(owner=one), step=one) for one in "abc"])
-        await lab.send(intent(Uncharge(), step="u"))
+    async with Scenario(effects) as scenario:
+        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in "abc"])
+        await scenario.send(intent(Refund(), step="u"))
 
-        seen = sorted(name for (name,) in lab.disk.execute("SELECT name FROM seen"))
+        seen = sorted(name for (name,) in scenario.disk.execute("SELECT name FROM seen"))
         assert seen == ["a", "c", "sync"]
-        assert lab.service.counts["effects_failed"] == 0
+        assert scenario.service.counts["effects_failed"] == 0
 
 
 async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what_to_do() -> None:
@@ -318,18 +321,18 @@ async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what
     effects = Effects("e")
     effects.on_start(_make_table)
 
-    @effects.on(Charge)
-    async def charge(intent, ctx) -> Charged:
-        if intent.owner == "b":
+    @effects.on(Pay)
+    async def pay(intent, ctx) -> Paid:
+        if intent.order_id == "b":
             await ctx.db.fetch("SELECT 1")
-        _write_raw(ctx.db, intent.owner)
-        return Charged(receipt="r")
+        _write_raw(ctx.db, intent.order_id)
+        return Paid(receipt="r")
 
-    async with Lab(effects) as lab:
-        await lab.send(intent(Charge(owner="a"), step="a"))
-        assert "first awaits a statement" in failure(lab)["message"]
-        await lab.send(intent(Charge(owner="b"), step="b"))
-        assert lab.disk.execute("SELECT name FROM seen").fetchall() == [("b",)]
+    async with Scenario(effects) as scenario:
+        await scenario.send(intent(Pay(order_id="a"), step="a"))
+        assert "first awaits a statement" in failure(scenario)["message"]
+        await scenario.send(intent(Pay(order_id="b"), step="b"))
+        assert scenario.disk.execute("SELECT name FROM seen").fetchall() == [("b",)]
 
 
 async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) -> None:
@@ -338,25 +341,25 @@ async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) ->
     effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))
     together = threading.Barrier(3, timeout=5)
 
-    @effects.on(Charge)
-    def charge(intent: Charge, ctx: EffectContext) -> Charged:
+    @effects.on(Pay)
+    def pay(intent: Pay, ctx: EffectContext) -> Paid:
         together.wait()
-        assert ctx.db.execute("INSERT INTO seen VALUES (:name)", name=intent.owner) == 1
+        assert ctx.db.execute("INSERT INTO seen VALUES (:name)", name=intent.order_id) == 1
         assert ctx.db.fetch("SELECT count(*) AS n FROM seen")[0]["n"] > 0
-        if intent.owner == "b":
+        if intent.order_id == "b":
             raise Refused("not b", code="b")
-        return Charged(receipt=threading.current_thread().name)
+        return Paid(receipt=threading.current_thread().name)
 
-    async with ThreadedLab(effects, tmp_path) as lab:
-        await lab.send(*[intent(Charge(owner=one), step=one) for one in "abc"])
+    async with ThreadedScenario(effects, tmp_path) as scenario:
+        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in "abc"])
 
-        assert await lab.query("SELECT name FROM seen ORDER BY name") == [
+        assert await scenario.query("SELECT name FROM seen ORDER BY name") == [
             {"name": "a"},
             {"name": "c"},
         ]
-        answers = dict(lab.answers())
-        assert "effects of sync" in answers["lab.evt.charged.v1"]
-        assert '"b"' in answers["lab.evt.intent-failed.v1"]
+        answers = dict(scenario.answers())
+        assert "effects of sync" in answers["shop.evt.paid.v1"]
+        assert '"b"' in answers["shop.evt.intent-failed.v1"]
 
 
 async def test_a_file_and_threads_give_the_same_answers(tmp_path: Path) -> None:
@@ -364,20 +367,20 @@ async def test_a_file_and_threads_give_the_same_answers(tmp_path: Path) -> None:
     effects = Effects("wallets")
     effects.on_start(_make_table)
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
-        await ctx.db.execute("INSERT INTO seen VALUES (:owner)", owner=intent.owner)
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
+        await ctx.db.execute("INSERT INTO seen VALUES (:order_id)", order_id=intent.order_id)
         if intent.amount % 10 == 0:
             raise Refused("every tenth")
-        return Charged(receipt="r")
+        return Paid(receipt="r")
 
-    async with ThreadedLab(effects, tmp_path) as lab:
-        records = [intent(Charge(owner=f"o{n}", amount=n), step=f"s{n}") for n in range(300)]
-        await lab.send(*records, *records)
+    async with ThreadedScenario(effects, tmp_path) as scenario:
+        records = [intent(Pay(order_id=f"o{n}", amount=n), step=f"s{n}") for n in range(300)]
+        await scenario.send(*records, *records)
 
-        seen = await lab.query("SELECT name FROM seen")
+        seen = await scenario.query("SELECT name FROM seen")
         assert len(seen) == len({one["name"] for one in seen}) == 270
-        assert len(lab.replies()) == 600
+        assert len(scenario.replies()) == 600
 
 
 async def test_sync_handlers_may_run_without_threads() -> None:
@@ -385,15 +388,15 @@ async def test_sync_handlers_may_run_without_threads() -> None:
     effects = Effects("sync")
     effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))
 
-    @effects.on(Charge)
-    def charge(intent: Charge, ctx: EffectContext) -> Charged:
-        ctx.db.execute("INSERT INTO seen VALUES (:name)", name=intent.owner)
-        return Charged(receipt="r")
+    @effects.on(Pay)
+    def pay(intent: Pay, ctx: EffectContext) -> Paid:
+        ctx.db.execute("INSERT INTO seen VALUES (:name)", name=intent.order_id)
+        return Paid(receipt="r")
 
-    async with Lab(effects) as lab:
-        await lab.send(*steps(3))
+    async with Scenario(effects) as scenario:
+        await scenario.send(*steps(3))
 
-        assert len(lab.disk.execute("SELECT * FROM seen").fetchall()) == 3
+        assert len(scenario.disk.execute("SELECT * FROM seen").fetchall()) == 3
 
 
 def _write_raw(db, name) -> None:

@@ -8,226 +8,241 @@ from dataclasses import replace
 import pytest
 
 from saga.contracts import cloudevents as ce
-from tests.effects.lab import (
-    ALICE,
+from tests.effects.fixtures import (
+    SAGA,
     TRACEPARENT,
-    Charge,
-    Lab,
-    Uncharge,
+    Scenario,
     header,
     intent,
     undo,
     wallet_effects,
 )
+from tests.toys import Pay, Refund
 
-DONE = ("lab.evt.charged.v1", '{"receipt":"r-alice-1"}')
-UNDONE = ("lab.evt.intent-done.v1", "{}")
+DONE = ("shop.evt.paid.v1", '{"receipt":"r-o-1-1"}')
+UNDONE = ("shop.evt.intent-done.v1", "{}")
 BEFORE = ("refused", "undone_before")
 
 
 @pytest.fixture
-async def lab():
-    """The wallet service at work; `lab.calls` are the calls of its handlers."""
+async def scenario():
+    """The wallet service at work; `scenario.calls` are the calls of its handlers."""
     effects, calls = wallet_effects()
-    async with Lab(effects) as lab:
-        lab.calls = calls
-        yield lab
+    async with Scenario(effects) as scenario:
+        scenario.calls = calls
+        yield scenario
 
 
-def failures(lab: Lab) -> list[tuple[str, str]]:
+def failures(scenario: Scenario) -> list[tuple[str, str]]:
     """Outcome and code of the answers that are failures."""
-    found = [json.loads(value) for name, value in lab.answers() if "intent-failed" in name]
+    found = [json.loads(value) for name, value in scenario.answers() if "intent-failed" in name]
     return [(one["outcome"], one["code"]) for one in found]
 
 
-async def test_an_intent_is_answered_on_the_topic_of_its_reply(lab: Lab) -> None:
+async def test_an_intent_is_answered_on_the_topic_of_its_reply(scenario: Scenario) -> None:
     """Key, ids, saga and trace are what the orchestrator needs to match it."""
-    await lab.send(intent(Charge()))
-    (reply,) = lab.replies()
+    await scenario.send(intent(Pay()))
+    (reply,) = scenario.replies()
 
-    assert reply.topic == "test.lab.lab.evt.charged.v1"
-    assert reply.key == b"alice"
-    assert reply.value == b'{"receipt":"r-alice-1"}'
-    assert header(reply, ce.ID) == f"{ALICE}/charge/do/1/reply"
-    assert header(reply, ce.CAUSATION_ID) == f"{ALICE}/charge/do/1"
-    assert header(reply, ce.SUBJECT) == header(reply, ce.CORRELATION_ID) == ALICE
+    assert reply.topic == "test.toys.shop.evt.paid.v1"
+    assert reply.key == b"o-1"
+    assert reply.value == b'{"receipt":"r-o-1-1"}'
+    assert header(reply, ce.ID) == f"{SAGA}/pay/do/1/reply"
+    assert header(reply, ce.CAUSATION_ID) == f"{SAGA}/pay/do/1"
+    assert header(reply, ce.SUBJECT) == header(reply, ce.CORRELATION_ID) == SAGA
     assert header(reply, ce.TRACEPARENT) == TRACEPARENT
-    assert header(reply, ce.SOURCE) == "/test/lab/effects/wallets"
+    assert header(reply, ce.SOURCE) == "/test/toys/effects/wallets"
     assert header(reply, ce.TIME) == "2023-11-14T22:13:20.000000Z"
-    assert lab.ledger() == [("alice", 10)]
+    assert scenario.ledger() == [("o-1", 3)]
 
 
-async def test_an_intent_without_a_reply_is_answered_intent_done(lab: Lab) -> None:
+async def test_an_intent_without_a_reply_is_answered_intent_done(scenario: Scenario) -> None:
     """`Intent[None]` has no reply of its own."""
-    await lab.send(intent(Charge()), undo(Uncharge()))
+    await scenario.send(intent(Pay()), undo(Refund()))
 
-    assert lab.answers() == [DONE, UNDONE]
+    assert scenario.answers() == [DONE, UNDONE]
 
 
-async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(lab: Lab) -> None:
+async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(
+    scenario: Scenario,
+) -> None:
     """Time included; the handler is not called again."""
-    await lab.send(intent(Charge()))
-    lab.clock.advance(60)
-    await lab.send(intent(Charge()))
-    first, second = lab.replies()
+    await scenario.send(intent(Pay()))
+    scenario.clock.advance(60)
+    await scenario.send(intent(Pay()))
+    first, second = scenario.replies()
 
     assert (first.key, first.value, first.headers) == (second.key, second.value, second.headers)
-    assert len(lab.calls) == 1
+    assert len(scenario.calls) == 1
 
 
-async def test_copies_in_one_batch_are_handled_once(lab: Lab) -> None:
+async def test_copies_in_one_batch_are_handled_once(scenario: Scenario) -> None:
     """The second waits for the first."""
-    await lab.send(*[intent(Charge())] * 5)
+    await scenario.send(*[intent(Pay())] * 5)
 
-    assert lab.answers() == [DONE] * 5
-    assert lab.ledger() == [("alice", 10)]
+    assert scenario.answers() == [DONE] * 5
+    assert scenario.ledger() == [("o-1", 3)]
 
 
-async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(lab: Lab) -> None:
+async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(
+    scenario: Scenario,
+) -> None:
     """It answers the attempt that asks."""
-    await lab.send(intent(Charge()), intent(Charge(), attempt=2))
+    await scenario.send(intent(Pay()), intent(Pay(), attempt=2))
 
-    assert lab.answers() == [DONE, DONE]
-    assert [header(one, ce.CAUSATION_ID)[-4:] for one in lab.replies()] == ["do/1", "do/2"]
-    assert len(lab.calls) == 1
+    assert scenario.answers() == [DONE, DONE]
+    assert [header(one, ce.CAUSATION_ID)[-4:] for one in scenario.replies()] == ["do/1", "do/2"]
+    assert len(scenario.calls) == 1
 
 
-async def test_a_later_attempt_at_a_refused_step_is_refused_again(lab: Lab) -> None:
+async def test_a_later_attempt_at_a_refused_step_is_refused_again(
+    scenario: Scenario,
+) -> None:
     """Refused is final."""
-    await lab.send(intent(Charge(amount=501)), intent(Charge(amount=501), attempt=2))
+    await scenario.send(intent(Pay(amount=501)), intent(Pay(amount=501), attempt=2))
 
-    assert failures(lab) == [("refused", "limit")] * 2
-    assert len(lab.calls) == 1
+    assert failures(scenario) == [("refused", "limit")] * 2
+    assert len(scenario.calls) == 1
 
 
-async def test_a_later_attempt_at_a_failed_step_runs_again(lab: Lab) -> None:
+async def test_a_later_attempt_at_a_failed_step_runs_again(scenario: Scenario) -> None:
     """And what it does replaces what the failed one said."""
-    await lab.send(intent(Charge(amount=-1)), intent(Charge(amount=-1), attempt=2))
+    await scenario.send(intent(Pay(amount=-1)), intent(Pay(amount=-1), attempt=2))
 
-    assert failures(lab) == [("failed", "ValueError")] * 2
-    assert [one[-4:] for one in lab.calls] == ["do/1", "do/2"]
+    assert failures(scenario) == [("failed", "ValueError")] * 2
+    assert [one[-4:] for one in scenario.calls] == ["do/1", "do/2"]
 
 
-async def test_an_earlier_attempt_that_comes_late_is_not_answered(lab: Lab) -> None:
+async def test_an_earlier_attempt_that_comes_late_is_not_answered(
+    scenario: Scenario,
+) -> None:
     """Its own answer went out before the later attempt was taken up."""
-    await lab.send(intent(Charge(amount=-1)), intent(Charge(amount=-1), attempt=2))
-    await lab.send(intent(Charge(amount=-1)))
+    await scenario.send(intent(Pay(amount=-1)), intent(Pay(amount=-1), attempt=2))
+    await scenario.send(intent(Pay(amount=-1)))
 
-    assert len(lab.calls) == len(lab.replies()) == 2
+    assert len(scenario.calls) == len(scenario.replies()) == 2
 
 
-async def test_writes_of_a_failed_attempt_are_rolled_back(lab: Lab) -> None:
+async def test_writes_of_a_failed_attempt_are_rolled_back(scenario: Scenario) -> None:
     """The failure itself is recorded and answered, with its message."""
-    await lab.send(intent(Charge(amount=-1)))
+    await scenario.send(intent(Pay(amount=-1)))
 
-    assert lab.ledger() == []
-    assert lab.answers() == [
+    assert scenario.ledger() == []
+    assert scenario.answers() == [
         (
-            "lab.evt.intent-failed.v1",
+            "shop.evt.intent-failed.v1",
             '{"code":"ValueError","message":"negative amount","outcome":"failed"}',
         )
     ]
 
 
-async def test_writes_before_a_refusal_are_rolled_back(lab: Lab) -> None:
+async def test_writes_before_a_refusal_are_rolled_back(scenario: Scenario) -> None:
     """A `No, and nothing happened` is made true."""
-    await lab.send(intent(Charge(amount=501)))
+    await scenario.send(intent(Pay(amount=501)))
 
-    assert lab.ledger() == []
-    assert failures(lab) == [("refused", "limit")]
+    assert scenario.ledger() == []
+    assert failures(scenario) == [("refused", "limit")]
 
 
-async def test_neighbours_of_a_failed_attempt_keep_their_writes(lab: Lab) -> None:
+async def test_neighbours_of_a_failed_attempt_keep_their_writes(scenario: Scenario) -> None:
     """They share a commit, and nothing else."""
     amounts = [1, -1, 2, 501, 3]
-    await lab.send(*[intent(Charge(amount=n), step=f"s{i}") for i, n in enumerate(amounts)])
+    await scenario.send(*[intent(Pay(amount=n), step=f"s{i}") for i, n in enumerate(amounts)])
 
-    assert [amount for _, amount in lab.ledger()] == [1, 2, 3]
-    assert sorted(failures(lab)) == [("failed", "ValueError"), ("refused", "limit")]
+    assert [amount for _, amount in scenario.ledger()] == [1, 2, 3]
+    assert sorted(failures(scenario)) == [("failed", "ValueError"), ("refused", "limit")]
 
 
-async def test_one_key_with_two_payloads_is_a_conflict(lab: Lab) -> None:
+async def test_one_key_with_two_payloads_is_a_conflict(scenario: Scenario) -> None:
     """The first stands; the second fails without being handled."""
-    await lab.send(intent(Charge(amount=10)), intent(Charge(amount=11), attempt=2))
-    await lab.send(intent(Charge(amount=11)))
+    await scenario.send(intent(Pay(amount=10)), intent(Pay(amount=11), attempt=2))
+    await scenario.send(intent(Pay(amount=11)))
 
-    assert failures(lab) == [("failed", "id_conflict")] * 2
-    assert lab.ledger() == [("alice", 10)]
+    assert failures(scenario) == [("failed", "id_conflict")] * 2
+    assert scenario.ledger() == [("o-1", 10)]
 
 
-async def test_the_same_payload_written_otherwise_is_no_conflict(lab: Lab) -> None:
+async def test_the_same_payload_written_otherwise_is_no_conflict(scenario: Scenario) -> None:
     """Blanks and order mean nothing in JSON."""
-    record = intent(Charge(), attempt=2)
-    spaced = replace(record, value=b'{ "owner": "alice", "amount": 10 }')
-    await lab.send(intent(Charge()), spaced)
+    record = intent(Pay(), attempt=2)
+    spaced = replace(record, value=b'{ "order_id": "o-1", "amount": 3 }')
+    await scenario.send(intent(Pay()), spaced)
 
-    assert lab.answers() == [DONE, DONE]
+    assert scenario.answers() == [DONE, DONE]
 
 
-async def test_an_undo_of_what_never_came_is_done_without_its_handler(lab: Lab) -> None:
+async def test_an_undo_of_what_never_came_is_done_without_its_handler(
+    scenario: Scenario,
+) -> None:
     """An empty compensation."""
-    await lab.send(undo(Uncharge()))
+    await scenario.send(undo(Refund()))
 
-    assert lab.answers() == [UNDONE]
-    assert lab.calls == []
+    assert scenario.answers() == [UNDONE]
+    assert scenario.calls == []
 
 
-async def test_a_do_that_comes_after_its_undo_is_refused(lab: Lab) -> None:
+async def test_a_do_that_comes_after_its_undo_is_refused(scenario: Scenario) -> None:
     """Otherwise it would hang for ever: nobody would undo it again."""
-    await lab.send(undo(Uncharge()))
-    await lab.send(intent(Charge()), intent(Charge(), attempt=2), undo(Uncharge(), attempt=2))
+    await scenario.send(undo(Refund()))
+    await scenario.send(intent(Pay()), intent(Pay(), attempt=2), undo(Refund(), attempt=2))
 
-    assert failures(lab) == [BEFORE, BEFORE]
-    assert lab.answers().count(UNDONE) == 2
-    assert lab.ledger() == []
-    assert lab.calls == []
+    assert failures(scenario) == [BEFORE, BEFORE]
+    assert scenario.answers().count(UNDONE) == 2
+    assert scenario.ledger() == []
+    assert scenario.calls == []
 
 
-async def test_an_undo_of_a_refused_step_is_done_without_its_handler(lab: Lab) -> None:
+async def test_an_undo_of_a_refused_step_is_done_without_its_handler(
+    scenario: Scenario,
+) -> None:
     """Nothing had happened."""
-    await lab.send(intent(Charge(amount=501)), undo(Uncharge()))
+    await scenario.send(intent(Pay(amount=501)), undo(Refund()))
 
-    assert UNDONE in lab.answers()
-    assert [one[-4:] for one in lab.calls] == ["do/1"]
+    assert UNDONE in scenario.answers()
+    assert [one[-4:] for one in scenario.calls] == ["do/1"]
 
 
-async def test_an_undo_of_a_failed_step_is_handled(lab: Lab) -> None:
+async def test_an_undo_of_a_failed_step_is_handled(scenario: Scenario) -> None:
     """A failed attempt may have had its effect."""
-    await lab.send(intent(Charge(amount=-1)), undo(Uncharge()))
+    await scenario.send(intent(Pay(amount=-1)), undo(Refund()))
 
-    assert [one.rpartition("/")[0][-5:] for one in lab.calls] == ["ge/do", "/undo"]
+    assert [one.rpartition("/")[0][-5:] for one in scenario.calls] == ["ay/do", "/undo"]
 
 
-async def test_a_failed_step_that_was_undone_has_no_later_attempt(lab: Lab) -> None:
+async def test_a_failed_step_that_was_undone_has_no_later_attempt(
+    scenario: Scenario,
+) -> None:
     """A retry that was under way when the rollback began is refused; the failed attempt's own
     answer stays what it was.
     """
-    await lab.send(intent(Charge(amount=-1)), undo(Uncharge()))
-    calls = len(lab.calls)
-    await lab.send(intent(Charge(amount=-1), attempt=2), intent(Charge(amount=-1)))
+    await scenario.send(intent(Pay(amount=-1)), undo(Refund()))
+    calls = len(scenario.calls)
+    await scenario.send(intent(Pay(amount=-1), attempt=2), intent(Pay(amount=-1)))
 
-    assert len(lab.calls) == calls
-    assert failures(lab) == [("failed", "ValueError"), BEFORE, ("failed", "ValueError")]
+    assert len(scenario.calls) == calls
+    assert failures(scenario) == [("failed", "ValueError"), BEFORE, ("failed", "ValueError")]
 
 
-async def test_an_undo_of_another_services_step_is_always_handled(lab: Lab) -> None:
+async def test_an_undo_of_another_services_step_is_always_handled(
+    scenario: Scenario,
+) -> None:
     """What this inbox does not know it cannot judge."""
-    await lab.send(undo(Uncharge(), undoes=None))
+    await scenario.send(undo(Refund(), undoes=None))
 
-    assert len(lab.calls) == 1
+    assert len(scenario.calls) == 1
 
 
-async def test_a_repeated_undo_is_answered_from_the_inbox(lab: Lab) -> None:
+async def test_a_repeated_undo_is_answered_from_the_inbox(scenario: Scenario) -> None:
     """It is undone once."""
-    await lab.send(intent(Charge()), undo(Uncharge()), undo(Uncharge()))
+    await scenario.send(intent(Pay()), undo(Refund()), undo(Refund()))
 
-    assert lab.ledger() == [("alice", 10), ("alice", -10)]
-    assert lab.answers() == [DONE, UNDONE, UNDONE]
+    assert scenario.ledger() == [("o-1", 3), ("o-1", -3)]
+    assert scenario.answers() == [DONE, UNDONE, UNDONE]
 
 
-async def test_do_and_undo_of_one_step_keep_their_order(lab: Lab) -> None:
+async def test_do_and_undo_of_one_step_keep_their_order(scenario: Scenario) -> None:
     """Also when they come in one batch."""
-    await lab.send(intent(Charge()), undo(Uncharge()))
+    await scenario.send(intent(Pay()), undo(Refund()))
 
-    assert [one.split("/")[2] for one in lab.calls] == ["do", "undo"]
-    assert lab.ledger() == [("alice", 10), ("alice", -10)]
+    assert [one.split("/")[2] for one in scenario.calls] == ["do", "undo"]
+    assert scenario.ledger() == [("o-1", 3), ("o-1", -3)]

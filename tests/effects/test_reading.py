@@ -6,9 +6,10 @@ import pytest
 
 from saga.contracts import cloudevents as ce
 from saga.ports import Record
-from tests.effects.lab import Charge, Lab, intent, wallet_effects, without
+from tests.effects.fixtures import Scenario, intent, wallet_effects, without
+from tests.toys import Pay
 
-GOOD = intent(Charge())
+GOOD = intent(Pay())
 TOPIC = GOOD.topic
 
 
@@ -46,10 +47,10 @@ async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(
 ) -> None:
     """With its bytes and a reason; before and after it intents are answered."""
     effects, calls = wallet_effects()
-    async with Lab(effects) as lab:
-        await lab.send(intent(Charge(), step="a"), poison, intent(Charge(), step="b"))
+    async with Scenario(effects) as scenario:
+        await scenario.send(intent(Pay(), step="a"), poison, intent(Pay(), step="b"))
 
-        ((inbound, found, message),) = lab.dead_letters
+        ((inbound, found, message),) = scenario.dead_letters
         assert found == reason
         assert message
         assert (inbound.key, inbound.value, inbound.headers) == (
@@ -58,14 +59,14 @@ async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(
             poison.headers,
         )
         assert len(calls) == 2
-        assert len(lab.replies()) == 2
+        assert len(scenario.replies()) == 2
 
 
 async def test_optional_headers_may_be_missing() -> None:
     """The intent's id says everything that is needed."""
     effects, _ = wallet_effects()
-    async with Lab(effects) as lab:
+    async with Scenario(effects) as scenario:
         bare = without(GOOD, *(name for name, _ in GOOD.headers if name != ce.ID))
-        await lab.send(bare)
+        await scenario.send(bare)
 
-        assert [name for name, _ in lab.answers()] == ["lab.evt.charged.v1"]
+        assert [name for name, _ in scenario.answers()] == ["shop.evt.paid.v1"]

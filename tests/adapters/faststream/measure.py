@@ -24,84 +24,86 @@ from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.app import SagaApp
 from saga.effects import EffectsService, Subscription
 from saga.faststream import attach
-from tests.adapters.faststream.lab import CHARGE, REPLY, KafkaLab, until
-from tests.effects.lab import wallet_effects
+from tests.adapters.faststream.fixtures import PAY, REPLY, KafkaScenario, until
+from tests.effects.fixtures import wallet_effects
 
 INTENTS = 20_000
 ROUNDS = 3
 PUBLISHED_AT_ONCE = 2_000
 
 
-async def bare(lab: KafkaLab, folder: Path) -> None:
+async def bare(scenario: KafkaScenario, folder: Path) -> None:
     """What a hand-written loop without a store would do."""
     consumer = AIOKafkaConsumer(
-        lab.names.topic(CHARGE),
-        bootstrap_servers=lab.bootstrap,
+        scenario.names.topic(PAY),
+        bootstrap_servers=scenario.bootstrap,
         group_id=secrets.token_hex(6),
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         partition_assignment_strategy=(RangePartitionAssignor,),
     )
-    producer = AIOKafkaProducer(bootstrap_servers=lab.bootstrap, enable_idempotence=True)
-    topic, done = lab.names.topic(REPLY), 0
+    producer = AIOKafkaProducer(bootstrap_servers=scenario.bootstrap, enable_idempotence=True)
+    topic, done = scenario.names.topic(REPLY), 0
     async with consumer, producer:
-        while done < lab.intents:
+        while done < scenario.intents:
             sent = []
             for records in (await consumer.getmany(timeout_ms=200, max_records=256)).values():
                 for one in records:
-                    owner = orjson.loads(one.value)["owner"]
+                    order_id = orjson.loads(one.value)["order_id"]
                     intent_id = dict(one.headers)["ce_id"]
                     headers = [
                         ("ce_id", intent_id + b"/reply"),
                         ("ce_causationid", intent_id),
                         ("ce_type", REPLY.encode()),
                     ]
-                    value = orjson.dumps({"receipt": f"r-{owner}"})
+                    value = orjson.dumps({"receipt": f"r-{order_id}"})
                     sent.append(await producer.send(topic, value, one.key, headers=headers))
             await asyncio.gather(*sent)
             done += len(sent)
             await consumer.commit()
 
 
-async def on_bus(lab: KafkaLab, folder: Path) -> None:
+async def on_bus(scenario: KafkaScenario, folder: Path) -> None:
     """The engine straight on `KafkaBus`."""
-    bus = KafkaBus(KafkaConnection(servers=(lab.bootstrap,)))
+    bus = KafkaBus(KafkaConnection(servers=(scenario.bootstrap,)))
     effects = wallet_effects()[0]
     clock = SystemClock()
     store = SqliteEffectsStore(str(folder / "bus.db"), clock=clock)
     service = EffectsService(
-        Subscription(effects, SagaApp(effects=[effects]).contracts, lab.names),
+        Subscription(effects, SagaApp(effects=[effects]).contracts, scenario.names),
         bus=bus,
         store=store,
         clock=clock,
         dead_letters=None,
     )
     await service.start()
-    await until(lambda: service.counts["effects_done"] >= lab.intents and not service.in_hand)
+    await until(lambda: service.counts["effects_done"] >= scenario.intents and not service.in_hand)
     await service.stop()
     await store.close()
     await bus.close()
 
 
-async def on_faststream(lab: KafkaLab, folder: Path) -> None:
+async def on_faststream(scenario: KafkaScenario, folder: Path) -> None:
     """The engine on a FastStream broker, as `attach` does it."""
-    broker = KafkaBroker(lab.bootstrap, logger=None)
-    settings = lab.settings | {"effects_store": f"sqlite:///{folder}/broker.db"}
+    broker = KafkaBroker(scenario.bootstrap, logger=None)
+    settings = scenario.settings | {"effects_store": f"sqlite:///{folder}/broker.db"}
     (subscriber,) = attach(broker, wallet_effects()[0], **settings).subscribers
     await broker.start()
-    await until(lambda: subscriber.counts["effects_done"] >= lab.intents and not subscriber.in_hand)
+    await until(
+        lambda: subscriber.counts["effects_done"] >= scenario.intents and not subscriber.in_hand
+    )
     await broker.stop()
 
 
 async def measured(run, bootstrap: str, intents: int) -> float:
     """Intents a second, from the first start of a client to the last stop."""
     with tempfile.TemporaryDirectory() as folder:
-        async with KafkaLab(bootstrap, f"m{secrets.token_hex(5)}", Path(folder)) as lab:
-            lab.intents = intents
+        async with KafkaScenario(bootstrap, f"m{secrets.token_hex(5)}", Path(folder)) as scenario:
+            scenario.intents = intents
             for since in range(0, intents, PUBLISHED_AT_ONCE):
-                await lab.bus.publish(lab.charges(PUBLISHED_AT_ONCE, since=since))
+                await scenario.bus.publish(scenario.payments(PUBLISHED_AT_ONCE, since=since))
             began = time.perf_counter()
-            await run(lab, Path(folder))
+            await run(scenario, Path(folder))
             return intents / (time.perf_counter() - began)
 
 

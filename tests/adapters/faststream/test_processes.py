@@ -17,22 +17,22 @@ from pathlib import Path
 import pytest
 
 from infra.ports import free_port
-from tests.adapters.faststream.lab import PARTITIONS, KafkaLab, until
+from tests.adapters.faststream.fixtures import PARTITIONS, KafkaScenario, until
 
 ROOT = Path(__file__).parents[3]
 INTENTS = 30
 
 
 @contextlib.contextmanager
-def serving(lab: KafkaLab, kafka, folder: Path, port: int, **environment: str):
+def serving(scenario: KafkaScenario, kafka, folder: Path, port: int, **environment: str):
     """A process that serves the effects; static membership spares the wait for a session's end."""
     settings = {
         "SAGA_APP": "tests.adapters.faststream.worker:app",
         "SAGA_BUS": kafka.url,
         "SAGA_STORE": f"sqlite:///{folder}/saga.db",
-        "SAGA_EFFECTS_STORE": lab.settings["effects_store"],
+        "SAGA_EFFECTS_STORE": scenario.settings["effects_store"],
         "SAGA_ENV": "test",
-        "SAGA_NAMESPACE": lab.settings["namespace"],
+        "SAGA_NAMESPACE": scenario.settings["namespace"],
         "SAGA_HTTP": f"127.0.0.1:{port}",
         "SAGA_KAFKA_INSTANCE_ID": "one",
         "SAGA_PARTITIONS": str(PARTITIONS),
@@ -69,23 +69,23 @@ async def ended(process) -> int:
 
 @pytest.mark.parametrize("crash_at", ["before", "after"])
 async def test_an_answer_lost_in_a_crash_is_sent_and_its_effect_not_repeated(
-    lab: KafkaLab, kafka, tmp_path: Path, crash_at: str
+    scenario: KafkaScenario, kafka, tmp_path: Path, crash_at: str
 ) -> None:
     """Killed between the commit of the store and the answers, or between those and the commit of
     the offsets, the next process answers from the inbox, with the same bytes.
     """
     port = free_port()
-    await lab.bus.publish(lab.charges(INTENTS))
-    with serving(lab, kafka, tmp_path, port, CRASH_AT=crash_at) as victim:
+    await scenario.bus.publish(scenario.payments(INTENTS))
+    with serving(scenario, kafka, tmp_path, port, CRASH_AT=crash_at) as victim:
         assert await ended(victim) == -signal.SIGKILL
-    kept = sum(lab.ledger().values())
+    kept = sum(scenario.ledger().values())
     assert kept > 0
-    before = await lab.replies()
+    before = await scenario.replies()
     assert (len(before) > 0) is (crash_at == "after")
 
-    with serving(lab, kafka, tmp_path, port) as process:
+    with serving(scenario, kafka, tmp_path, port) as process:
         # Everything comes again, as no offset was committed, and is answered.
-        replies = await lab.answered(sum(map(len, before.values())) + INTENTS)
+        replies = await scenario.answered(sum(map(len, before.values())) + INTENTS)
         await until(lambda: status_of(port, "ready") == 200)
         assert status_of(port, "live") == 200
         process.send_signal(signal.SIGTERM)
@@ -93,7 +93,7 @@ async def test_an_answer_lost_in_a_crash_is_sent_and_its_effect_not_repeated(
         counts = json.loads(process.stdout.read())
 
     assert code == 0
-    assert lab.ledger() == Counter(f"u{n}" for n in range(INTENTS))
+    assert scenario.ledger() == Counter(f"u{n}" for n in range(INTENTS))
     assert counts["effects_repeated"] == kept
     assert counts.get("effects_done", 0) == INTENTS - kept
     assert all(len({(one.value, one.headers) for one in same}) == 1 for same in replies.values())

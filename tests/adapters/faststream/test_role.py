@@ -6,8 +6,8 @@ import gc
 import pytest
 
 from saga.adapters.faststream import BrokerRole
-from tests.adapters.faststream.lab import KafkaLab
-from tests.effects.lab import wallet_effects
+from tests.adapters.faststream.fixtures import KafkaScenario
+from tests.effects.fixtures import wallet_effects
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ async def reported():
 
 
 @pytest.fixture
-async def role(lab: KafkaLab):
+async def role(scenario: KafkaScenario):
     """A service on its broker, started."""
-    made, attached = lab.attached(wallet_effects()[0])
+    made, attached = scenario.attached(wallet_effects()[0])
     role = BrokerRole(made, attached.subscribers)
     await role.start()
     return role

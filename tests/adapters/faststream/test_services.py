@@ -22,21 +22,22 @@ from saga.contracts import cloudevents as ce
 from saga.contracts import encode
 from saga.errors import SettingsError
 from saga.ports import Record, Source
-from tests.adapters.faststream.lab import (
-    CHARGE,
+from tests.adapters.faststream.fixtures import (
     PARTITIONS,
-    KafkaLab,
+    PAY,
+    KafkaScenario,
     until,
 )
-from tests.effects.lab import OrderDone, header, wallet_effects
+from tests.effects.fixtures import header, wallet_effects
+from tests.toys import OrderConfirmed
 
-DLQ = "lab.dlq.charge.v1"
+DLQ = "shop.dlq.pay.v1"
 
 
 @contextlib.asynccontextmanager
-async def running(lab: KafkaLab, **broker):
+async def running(scenario: KafkaScenario, **broker):
     """A broker with wallets on it, while it runs."""
-    made, attached = lab.attached(wallet_effects()[0], **broker)
+    made, attached = scenario.attached(wallet_effects()[0], **broker)
     await made.start()
     try:
         yield attached
@@ -44,35 +45,39 @@ async def running(lab: KafkaLab, **broker):
         await made.stop()
 
 
-async def test_what_is_delivered_again_is_answered_again_and_done_once(lab: KafkaLab) -> None:
+async def test_what_is_delivered_again_is_answered_again_and_done_once(
+    scenario: KafkaScenario,
+) -> None:
     """With the group's offsets back at the begin, every answer is sent once more, the same
     bytes.
     """
-    await lab.bus.publish(lab.charges(40))
-    async with running(lab) as attached:
-        await lab.answered(40)
+    await scenario.bus.publish(scenario.payments(40))
+    async with running(scenario) as attached:
+        await scenario.answered(40)
         group = attached.subscribers[0].group_id
-        topic = lab.names.topic(CHARGE)
+        topic = scenario.names.topic(PAY)
 
-    member = await lab.bus.subscribe(group, [topic])
+    member = await scenario.bus.subscribe(group, [topic])
     await member.commit({Source(topic, number): 0 for number in range(PARTITIONS)})
     await member.close()
-    async with running(lab) as attached:
-        replies = await lab.answered(80)
+    async with running(scenario) as attached:
+        replies = await scenario.answered(80)
         assert attached.subscribers[0].counts["effects_repeated"] == 40
 
-    assert lab.ledger() == Counter(f"u{n}" for n in range(40))
+    assert scenario.ledger() == Counter(f"u{n}" for n in range(40))
     assert {len(same) for same in replies.values()} == {2}
     for first, again in replies.values():
         assert (first.key, first.value, first.headers) == (again.key, again.value, again.headers)
 
 
-async def test_two_members_share_the_work_and_take_over_from_each_other(lab: KafkaLab) -> None:
+async def test_two_members_share_the_work_and_take_over_from_each_other(
+    scenario: KafkaScenario,
+) -> None:
     """One joins while there is work and the other leaves: all is done once, all is answered."""
-    async with running(lab) as second:
-        async with running(lab) as first:
+    async with running(scenario) as second:
+        async with running(scenario) as first:
             for since in range(0, 200, 20):
-                await lab.bus.publish(lab.charges(20, since=since))
+                await scenario.bus.publish(scenario.payments(20, since=since))
                 await asyncio.sleep(0.05)
             await until(
                 lambda: (
@@ -80,21 +85,21 @@ async def test_two_members_share_the_work_and_take_over_from_each_other(lab: Kaf
                     == [PARTITIONS, PARTITIONS]  # half of two topics each
                 )
             )
-        await lab.bus.publish(lab.charges(100, since=200))
-        replies = await lab.answered(300)
+        await scenario.bus.publish(scenario.payments(100, since=200))
+        replies = await scenario.answered(300)
         done = Counter(first.subscribers[0].counts) + Counter(second.subscribers[0].counts)
 
     assert len(replies) == 300
-    assert lab.ledger() == Counter(f"u{n}" for n in range(300))
+    assert scenario.ledger() == Counter(f"u{n}" for n in range(300))
     assert done["effects_done"] == 300, done
     assert all(len({(one.value, one.headers) for one in same}) == 1 for same in replies.values())
 
 
-async def test_poison_does_not_stop_its_neighbours(lab: KafkaLab) -> None:
+async def test_poison_does_not_stop_its_neighbours(scenario: KafkaScenario) -> None:
     """Null and non-UTF-8 headers, null key, null value, a value of 5 MB: each is set aside with its
     reason, all else goes on, and what can be copied is on the dlq topic byte for byte.
     """
-    good = lab.charges(12)
+    good = scenario.payments(12)
     topic = good[0].topic
     odd = good[0].headers
     poison = [
@@ -103,20 +108,20 @@ async def test_poison_does_not_stop_its_neighbours(lab: KafkaLab) -> None:
         Record(topic, None, good[0].value, odd, 0),
         Record(topic, b"p", None, odd, 0),
         Record(topic, b"\xff", good[0].value, odd, 0),
-        Record(topic, b"p", b'{"owner": 7', odd, 0),
+        Record(topic, b"p", b'{"order_id": 7', odd, 0),
     ]
     huge = Record(topic, b"p", b"x" * 5_000_000, odd, 0)
-    async with running(lab) as attached:
+    async with running(scenario) as attached:
         for bad, fine in zip(poison, good, strict=False):
-            await lab.bus.publish([bad, fine])
-        await publish_huge(lab, huge)
-        await lab.bus.publish(good[len(poison) :])
-        replies = await lab.answered(12)
+            await scenario.bus.publish([bad, fine])
+        await publish_huge(scenario, huge)
+        await scenario.bus.publish(good[len(poison) :])
+        replies = await scenario.answered(12)
         await until(lambda: attached.subscribers[0].counts["effects_dead_letters"] == 7)
 
-    assert lab.ledger() == Counter(f"u{n}" for n in range(12))
+    assert scenario.ledger() == Counter(f"u{n}" for n in range(12))
     assert len(replies) == 12
-    copies = {header(one, "x-dlq-offset"): one for one in await lab.read(DLQ)}
+    copies = {header(one, "x-dlq-offset"): one for one in await scenario.read(DLQ)}
     assert len(copies) == 7
     by_content = {(one.key, one.value) for one in copies.values()}
     assert {(one.key, one.value) for one in poison} <= by_content
@@ -126,7 +131,7 @@ async def test_poison_does_not_stop_its_neighbours(lab: KafkaLab) -> None:
     assert nulls.headers[:2] == (("ce_id", b"\xff\xfe"), ("x", None))
 
 
-async def test_a_batch_that_fails_in_a_middleware_is_read_again(lab: KafkaLab) -> None:
+async def test_a_batch_that_fails_in_a_middleware_is_read_again(scenario: KafkaScenario) -> None:
     """FastStream only logs what a middleware raises; nothing may be skipped for that."""
     failures = []
 
@@ -137,82 +142,82 @@ async def test_a_batch_that_fails_in_a_middleware_is_read_again(lab: KafkaLab) -
                 raise RuntimeError("a middleware failed")
             await super().on_receive()
 
-    async with running(lab, middlewares=[Failing]):
-        await lab.bus.publish(lab.charges(30))
-        replies = await lab.answered(30)
+    async with running(scenario, middlewares=[Failing]):
+        await scenario.bus.publish(scenario.payments(30))
+        replies = await scenario.answered(30)
 
     assert len(failures) == 3
     assert len(replies) == 30
-    assert lab.ledger() == Counter(f"u{n}" for n in range(30))
+    assert scenario.ledger() == Counter(f"u{n}" for n in range(30))
 
 
-async def test_the_metrics_of_faststream_count_our_batches(lab: KafkaLab) -> None:
+async def test_the_metrics_of_faststream_count_our_batches(scenario: KafkaScenario) -> None:
     """Its middleware for Prometheus reads topic and size of what passes."""
     registry = CollectorRegistry()
-    async with running(lab, middlewares=[KafkaPrometheusMiddleware(registry=registry)]):
-        await lab.bus.publish(lab.charges(10))
-        assert len(await lab.answered(10)) == 10
+    async with running(scenario, middlewares=[KafkaPrometheusMiddleware(registry=registry)]):
+        await scenario.bus.publish(scenario.payments(10))
+        assert len(await scenario.answered(10)) == 10
 
-    labels = {"app_name": "faststream", "broker": "kafka", "handler": lab.names.topic(CHARGE)}
+    labels = {"app_name": "faststream", "broker": "kafka", "handler": scenario.names.topic(PAY)}
     assert registry.get_sample_value("faststream_received_messages_total", labels) == 10
 
 
-async def test_a_parser_of_the_broker_has_no_say(lab: KafkaLab) -> None:
+async def test_a_parser_of_the_broker_has_no_say(scenario: KafkaScenario) -> None:
     """The broker's own parser and decoder are for its other subscribers."""
 
     async def parser(message):
         raise ValueError("never called for ours")
 
-    async with running(lab, parser=parser, decoder=parser):
-        await lab.bus.publish(lab.charges(3))
-        assert len(await lab.answered(3)) == 3
+    async with running(scenario, parser=parser, decoder=parser):
+        await scenario.bus.publish(scenario.payments(3))
+        assert len(await scenario.answered(3)) == 3
 
 
-async def test_a_store_that_is_away_is_waited_for(lab: KafkaLab) -> None:
+async def test_a_store_that_is_away_is_waited_for(scenario: KafkaScenario) -> None:
     """Nothing is answered, parked or committed meanwhile, and the probe says why; then all
     is done.
     """
-    async with running(lab) as attached:
-        await lab.bus.publish(lab.charges(1))
-        await lab.answered(1)
-        with sqlite3.connect(lab.file, isolation_level=None) as other:
+    async with running(scenario) as attached:
+        await scenario.bus.publish(scenario.payments(1))
+        await scenario.answered(1)
+        with sqlite3.connect(scenario.file, isolation_level=None) as other:
             other.execute("BEGIN IMMEDIATE")
-            await lab.bus.publish(lab.charges(20, since=1))
+            await scenario.bus.publish(scenario.payments(20, since=1))
             await until(lambda: attached.subscribers[0].in_hand == 20)
             await asyncio.sleep(1.0)
             assert attached.subscribers[0].in_hand == 20
-            assert len(await lab.replies()) == 1
+            assert len(await scenario.replies()) == 1
             other.execute("COMMIT")
         other.close()
-        replies = await lab.answered(21)
+        replies = await scenario.answered(21)
         assert not attached.subscribers[0].counts["effects_dead_letters"]
 
     assert len(replies) == 21
-    assert lab.ledger() == Counter(f"u{n}" for n in range(21))
+    assert scenario.ledger() == Counter(f"u{n}" for n in range(21))
 
 
-async def test_outcomes_are_listened_to_with_the_same_inbox(lab: KafkaLab) -> None:
+async def test_outcomes_are_listened_to_with_the_same_inbox(scenario: KafkaScenario) -> None:
     """A fact that is on its topic twice is heard once."""
     mailer = Effects("mailer")
     heard: list[str] = []
 
-    @mailer.listens(OrderDone)
-    async def done(event: OrderDone, ctx: EffectContext) -> None:
-        heard.append(event.owner)
+    @mailer.listens(OrderConfirmed)
+    async def done(event: OrderConfirmed, ctx: EffectContext) -> None:
+        heard.append(event.order_id)
 
-    topic = lab.names.topic("lab.evt.order-done.v1")
+    topic = scenario.names.topic("shop.evt.order-confirmed.v1")
     facts = [
         Record(
             topic,
-            owner.encode(),
-            encode(OrderDone(owner=owner)).encode(),
-            ((ce.ID, f"e-{owner}".encode()), (ce.SOURCE, b"/orders")),
+            order_id.encode(),
+            encode(OrderConfirmed(order_id=order_id)).encode(),
+            ((ce.ID, f"e-{order_id}".encode()), (ce.SOURCE, b"/orders")),
         )
-        for owner in ("a", "b", "a", "c")
+        for order_id in ("a", "b", "a", "c")
     ]
-    broker, attached = lab.attached(mailer)
+    broker, attached = scenario.attached(mailer)
     await broker.start()
-    await lab.bus.publish(facts)
+    await scenario.bus.publish(facts)
     await until(lambda: attached.subscribers[0].counts["effects_repeated"] == 1)
     await until(lambda: len(heard) == 3)
     await broker.stop()
@@ -220,11 +225,11 @@ async def test_outcomes_are_listened_to_with_the_same_inbox(lab: KafkaLab) -> No
     assert sorted(heard) == ["a", "b", "c"]
 
 
-async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
+async def test_probes_tell_an_outage_from_an_end(scenario: KafkaScenario) -> None:
     """Ready once there is an assignment; not ready, but alive, without the store; dead without the
     consume loop, which is what FastStream's "try it out" leaves behind.
     """
-    broker, attached = lab.attached(wallet_effects()[0])
+    broker, attached = scenario.attached(wallet_effects()[0])
     app = AsgiFastStream(broker, asgi_routes=attached.probes)
     probes = HttpServer(app, "127.0.0.1:0", must_listen=True)
     await probes.start()
@@ -248,7 +253,7 @@ async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
         store.kept = kept
 
         attached.subscribers[0].running = False
-        await lab.bus.publish(lab.charges(1))
+        await scenario.bus.publish(scenario.payments(1))
         await until(lambda: not attached.subscribers[0].is_reading)
         status, said = await ask(probes, "/health/live")
         assert status == 503
@@ -257,16 +262,16 @@ async def test_probes_tell_an_outage_from_an_end(lab: KafkaLab) -> None:
     assert attached.subscribers[0].running_service is None
 
 
-async def test_a_broker_can_be_started_again(lab: KafkaLab) -> None:
+async def test_a_broker_can_be_started_again(scenario: KafkaScenario) -> None:
     """Stopping drains and leaves; a second start goes on."""
-    broker, attached = lab.attached(wallet_effects()[0])
+    broker, attached = scenario.attached(wallet_effects()[0])
     for round_number in range(2):
         await broker.start()
-        await lab.bus.publish(lab.charges(5, since=5 * round_number))
-        await lab.answered(5 * (round_number + 1))
+        await scenario.bus.publish(scenario.payments(5, since=5 * round_number))
+        await scenario.answered(5 * (round_number + 1))
         await broker.stop()
 
-    assert lab.ledger() == Counter(f"u{n}" for n in range(10))
+    assert scenario.ledger() == Counter(f"u{n}" for n in range(10))
     assert attached.subscribers[0].counts["effects_done"] == 10
 
 
@@ -290,10 +295,10 @@ async def _never(*_):
     await asyncio.get_running_loop().create_future()
 
 
-async def publish_huge(lab: KafkaLab, record: Record) -> None:
+async def publish_huge(scenario: KafkaScenario, record: Record) -> None:
     """Publish what our own bus refuses, on a topic that is told to take it."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=lab.bootstrap)
-    producer = AIOKafkaProducer(bootstrap_servers=lab.bootstrap, max_request_size=8_000_000)
+    admin = AIOKafkaAdminClient(bootstrap_servers=scenario.bootstrap)
+    producer = AIOKafkaProducer(bootstrap_servers=scenario.bootstrap, max_request_size=8_000_000)
     await admin.start()
     await producer.start()
     taken = {"max.message.bytes": "8000000"}

@@ -9,7 +9,7 @@ import signal
 
 from saga import SagaApp
 from saga.adapters.kafka import KafkaBus
-from tests.effects.lab import wallet_effects
+from tests.effects.fixtures import wallet_effects
 
 app = SagaApp(effects=[wallet_effects()[0]])
 

@@ -16,15 +16,16 @@ from saga.contracts import cloudevents as ce
 from saga.core.identity import saga_id
 from saga.faststream import Attached, attach
 from saga.ports import Inbound, Record, Source, TopicSpec
-from tests.effects.lab import NAMES, Charge, Charged, OrderDone, Uncharge, header, intent
+from tests.effects.fixtures import NAMES, header, intent
+from tests.toys import OrderConfirmed, Paid, Pay, Refund
 
 PARTITIONS = 4
-REPLY = contract_of(Charged).contract_name
-CHARGE = contract_of(Charge).contract_name
+REPLY = contract_of(Paid).contract_name
+PAY = contract_of(Pay).contract_name
 QUICK = ConsumerSettings(fetch_wait_ms=50, metadata_max_age_ms=1_000)
 
 
-class KafkaLab:
+class KafkaScenario:
     """Topics of one's own, an address for the effects store, and an observer from outside."""
 
     def __init__(self, bootstrap: str, namespace: str, folder: Path) -> None:
@@ -46,9 +47,9 @@ class KafkaLab:
         await self.bus.close()
 
     def topics(self) -> list[str]:
-        """What the services of the lab read and write."""
-        names = [contract_of(one).contract_name for one in (Charge, Uncharge, Charged, OrderDone)]
-        names += ["lab.evt.intent-done.v1", "lab.evt.intent-failed.v1", "lab.dlq.charge.v1"]
+        """What the services of the scenario read and write."""
+        names = [contract_of(one).contract_name for one in (Pay, Refund, Paid, OrderConfirmed)]
+        names += ["shop.evt.intent-done.v1", "shop.evt.intent-failed.v1", "shop.dlq.pay.v1"]
         return [self.names.topic(name) for name in names]
 
     def attached(self, effects, **broker) -> tuple[KafkaBroker, Attached]:
@@ -57,13 +58,13 @@ class KafkaLab:
         return made, attach(made, effects, **self.settings)
 
     def here(self, record: Record) -> Record:
-        """The record on the topic of this lab."""
+        """The record on the topic of this scenario."""
         return replace(record, topic=self.names.topic(NAMES.contract_name(record.topic)))
 
-    def charges(self, count: int, *, since: int = 0) -> list[Record]:
+    def payments(self, count: int, *, since: int = 0) -> list[Record]:
         """So many intents, each of a saga of its own."""
         return [
-            self.here(intent(Charge(owner=f"u{n}"), saga=saga_id("order", f"u{n}"), key=f"u{n}"))
+            self.here(intent(Pay(order_id=f"u{n}"), saga=saga_id("order", f"u{n}"), key=f"u{n}"))
             for n in range(since, since + count)
         ]
 
@@ -101,11 +102,11 @@ class KafkaLab:
         return await self.replies()
 
     def ledger(self) -> Counter[str]:
-        """How often each owner was charged."""
+        """How often each order_id was paid."""
         with sqlite3.connect(self.file) as connection:
-            rows = connection.execute("SELECT owner FROM ledger").fetchall()
+            rows = connection.execute("SELECT order_id FROM ledger").fetchall()
         connection.close()
-        return Counter(owner for (owner,) in rows)
+        return Counter(order_id for (order_id,) in rows)
 
 
 async def until(is_so: Callable[[], bool], *, timeout_s: float = 30.0) -> None:

@@ -14,8 +14,6 @@ from saga.adapters.sqlite.effects_store import SqliteEffectsStore
 from saga.contracts import (
     ContractModel,
     ContractRegistry,
-    Event,
-    Intent,
     TopicNames,
     contract_of,
     encode,
@@ -32,52 +30,38 @@ from saga.effects import (
 )
 from saga.errors import BusUnavailable, MessageTooLarge
 from saga.ports import Inbound, Record, Source, TopicSpec
+from tests.toys import Paid, Pay, Refund
 
-NAMES = TopicNames("test", "lab")
+NAMES = TopicNames("test", "toys")
 ROUNDS_MAX = 4_000
-ALICE = saga_id("order", "alice")
+SAGA = saga_id("order", "o-1")
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-class Charged(Event, topic="lab.charged", version=1):
-    receipt: str
-
-
-class Charge(Intent[Charged], topic="lab.charge", version=1):
-    owner: str = "alice"
-    amount: int = 10
-
-
-class Uncharge(Intent[None], topic="lab.uncharge", version=1):
-    owner: str = "alice"
-
-
-class OrderDone(Event, topic="lab.order-done", version=1):
-    owner: str
-
-
 class FlakyBus(MemoryBus):
-    """A bus that loses its connection when told to, and notes what it was asked to publish."""
+    """A bus that loses its connection when told to, and notes the replies that it publishes."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock=clock)
         self.failures_left = 0
         self.is_stuck = False
         self.reply_bytes_max = 1_000_000
-        self.asked: list[Record] = []
+        self.attempted: list[Record] = []
+        self.replies: list[Record] = []
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Fail so many times; while stuck, never answer."""
-        replies = [one for one in records if ".evt." in one.topic]
-        self.asked += replies
+        replies = [record for record in records if ".evt." in record.topic]
+        self.attempted += replies
         if replies and self.is_stuck:
             await asyncio.get_running_loop().create_future()
         if replies and self.failures_left:
             self.failures_left -= 1
             raise BusUnavailable("the bus is away")
-        if any(len(one.value) > self.reply_bytes_max for one in replies):
+        if any(len(reply.value) > self.reply_bytes_max for reply in replies):
             raise MessageTooLarge("too large")
         await super().publish(records)
+        self.replies += replies
 
 
 class Disk(sqlite3.Connection):
@@ -104,26 +88,28 @@ def wallet_effects() -> tuple[Effects, list[str]]:
 
     @effects.on_start
     async def make_tables(db):
-        await db.execute("CREATE TABLE IF NOT EXISTS ledger (owner TEXT, amount INTEGER)")
+        await db.execute("CREATE TABLE IF NOT EXISTS ledger (order_id TEXT, amount INTEGER)")
 
-    @effects.on(Charge)
-    async def charge(intent: Charge, ctx: EffectContext) -> Charged:
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
         calls.append(ctx.intent_id)
         await ctx.db.execute(
-            "INSERT INTO ledger VALUES (:owner, :amount)", owner=intent.owner, amount=intent.amount
+            "INSERT INTO ledger VALUES (:order_id, :amount)",
+            order_id=intent.order_id,
+            amount=intent.amount,
         )
         if intent.amount > 500:
             raise Refused("over the limit", code="limit")
         if intent.amount < 0:
             raise ValueError("negative amount")
-        return Charged(receipt=f"r-{intent.owner}-{ctx.attempt}")
+        return Paid(receipt=f"r-{intent.order_id}-{ctx.attempt}")
 
-    @effects.on(Uncharge)
-    async def uncharge(intent: Uncharge, ctx: EffectContext) -> None:
+    @effects.on(Refund)
+    async def refund(intent: Refund, ctx: EffectContext) -> None:
         calls.append(ctx.intent_id)
         await ctx.db.execute(
-            "INSERT INTO ledger SELECT owner, -amount FROM ledger WHERE owner = :owner",
-            owner=intent.owner,
+            "INSERT INTO ledger SELECT order_id, -amount FROM ledger WHERE order_id = :order_id",
+            order_id=intent.order_id,
         )
 
     return effects, calls
@@ -132,11 +118,11 @@ def wallet_effects() -> tuple[Effects, list[str]]:
 def intent(
     model: ContractModel,
     *,
-    step: str = "charge",
+    step: str = "pay",
     attempt: int = 1,
     direction: Direction = Direction.DO,
-    saga: SagaId = ALICE,
-    key: str = "alice",
+    saga: SagaId = SAGA,
+    key: str = "o-1",
     undoes: type[ContractModel] | None = None,
 ) -> Record:
     """An intent as an orchestrator publishes it."""
@@ -144,7 +130,7 @@ def intent(
     headers = ce.headers_for(
         id=intent_id(saga, StepId(step), direction, attempt),
         contract_name=name,
-        source="/test/lab/sagas/order",
+        source="/test/toys/sagas/order",
         at=ManualClock().now(),
         saga_id=saga,
         causation_id="trigger",
@@ -155,14 +141,15 @@ def intent(
     return Record(NAMES.topic(name), key.encode(), encode(model).encode(), headers)
 
 
-def undo(model: ContractModel, *, attempt: int = 1, undoes=Charge, **more) -> Record:
+def undo(model: ContractModel, *, attempt: int = 1, undoes=Pay, **more) -> Record:
     """The intent that undoes the step of `intent`."""
     return intent(model, attempt=attempt, direction=Direction.UNDO, undoes=undoes, **more)
 
 
 def without(record: Record, *headers: str) -> Record:
     """The record with some headers left out."""
-    return replace(record, headers=tuple(one for one in record.headers if one[0] not in headers))
+    kept = tuple((name, text) for name, text in record.headers if name not in headers)
+    return replace(record, headers=kept)
 
 
 def header(record: Record | Inbound, name: str) -> str | None:
@@ -171,7 +158,7 @@ def header(record: Record | Inbound, name: str) -> str | None:
     return None if value is None else value.decode()
 
 
-class Lab:
+class Scenario:
     """One service, its bus, its store and its clock; `restart` is another process on the
     same data.
     """
@@ -241,22 +228,21 @@ class Lab:
             self.clock.advance(0.005)
         raise AssertionError("it did not come to pass")
 
-    def replies(self) -> list[Inbound]:
-        """What was published as an answer, in order of publication on each topic."""
+    def replies(self) -> list[Record]:
+        """The answers that were published, in their order."""
         return [
-            record
-            for source, partition in sorted(self.bus.partitions.items())
-            if source.topic in self.service.subscription.topics_written
-            for record in partition.records
+            reply
+            for reply in self.bus.replies
+            if reply.topic in self.service.subscription.topics_written
         ]
 
     def answers(self) -> list[tuple[str, str]]:
         """Contract and value of each answer."""
-        return [(header(one, ce.TYPE), one.value.decode()) for one in self.replies()]
+        return [(header(reply, ce.TYPE), reply.value.decode()) for reply in self.replies()]
 
     def ledger(self) -> list[tuple[str, int]]:
         """What the handlers wrote."""
-        return self.disk.execute("SELECT owner, amount FROM ledger ORDER BY rowid").fetchall()
+        return self.disk.execute("SELECT order_id, amount FROM ledger ORDER BY rowid").fetchall()
 
     def committed(self, topic: str) -> int:
         """The group's offset in a topic."""
