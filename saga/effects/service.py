@@ -49,7 +49,7 @@ _COUNTED: Final = {outcome: f"effects_{outcome.value}" for outcome in ReplyOutco
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class DeadLetterSink(Protocol):
@@ -200,7 +200,7 @@ class EffectsService:
         if error is not None and self._ended is not None and not self._ended.done():
             # All tasks of a group are cancelled at the first error; that one is the reason.
             first = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
-            _log.critical("the effects of %s ended", self.subscription.name, exc_info=first)
+            log.critical("the effects of %s ended", self.subscription.name, exc_info=first)
             self._ended.set_exception(first)
             self._ended.exception()  # `wait` may never be called; it was logged above
 
@@ -328,7 +328,7 @@ class _Pipeline:
             time_is_up.cancel()
         if self.in_hand.count and not running.done():
             name = self._parts.subscription.name
-            _log.warning("%s stops with %d records in hand", name, self.in_hand.count)
+            log.warning("%s stops with %d records in hand", name, self.in_hand.count)
 
     # Fetching: records become requests, those whose turn it is go to the inbox.
 
@@ -434,7 +434,7 @@ class _Pipeline:
             await consumer.commit(due)
         except BusUnavailable as error:
             name = self._parts.subscription.name
-            _log.warning("%s: offsets are not committed: %s", name, error)
+            log.warning("%s: offsets are not committed: %s", name, error)
         else:
             self.in_hand.committed(due)
 
@@ -519,7 +519,12 @@ class _Handling:
 
     def _refuse(self, request: Request, row: InboxRow) -> None:
         """Answer a message whose id came before with other content; a fact is a dead letter."""
-        _log.error("%s: %s", row.code, row.message)
+        log.error(
+            "%s: %s",
+            row.code,
+            row.message,
+            extra={"saga_id": request.saga_id, "topic": request.inbound.topic, "reason": row.code},
+        )
         if request.route.is_intent:
             self._answer([(request, row)])
         else:

@@ -37,7 +37,7 @@ MESSAGE_CHARS_MAX: Final = 2_000
 UTF8_BYTES_MAX: Final = 4
 """Of one character."""
 
-_log = logging.getLogger("saga.effects")
+log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
@@ -168,10 +168,16 @@ async def attempt(request: Request, unit: Unit, threads: Executor | None) -> Att
         return _failed(
             request, FailureCode.CANCELLED, "something the handler waited for was cancelled"
         )
-    except Exception as error:  # noqa: BLE001  # users' code: recorded in the inbox and answered
+    except Exception as error:  # users' code: recorded in the inbox and answered
         if unit.is_broken:
             return None
-        _log.warning("%s failed on %s", handler.name, request.message_id, exc_info=error)
+        log.warning(
+            "%s failed on %s",
+            handler.name,
+            request.message_id,
+            exc_info=error,
+            extra=_place_of(request, type(error).__name__),
+        )
         return _unsuccessful(ReplyOutcome.FAILED, type(error).__name__, str(error))
     if unit.is_broken:
         return None
@@ -260,8 +266,20 @@ def _context(request: Request, db: object) -> EffectContext:
 
 
 def _failed(request: Request, code: str, message: str) -> Attempt:
-    _log.error("%s: %s (%s)", code, message, request.message_id)
+    log.error("%s: %s (%s)", code, message, request.message_id, extra=_place_of(request, code))
     return _unsuccessful(ReplyOutcome.FAILED, code, message)
+
+
+def _place_of(request: Request, reason: str) -> dict[str, object]:
+    """The fixed keys of a log line about *request*."""
+    topic, partition, offset = request.inbound.position
+    return {
+        "saga_id": request.saga_id,
+        "topic": topic,
+        "partition": partition,
+        "offset": offset,
+        "reason": reason,
+    }
 
 
 def _unsuccessful(outcome: ReplyOutcome, code: str, message: str) -> Attempt:
