@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
-from typing import Any, Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
@@ -24,10 +24,12 @@ from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.errors import SagaError
 from saga.ports import Bus, Catalogue, EventStore, TopicSpec
-from saga.ports.health import Health
 from saga.publishing.writer import PublishOptions
 from saga.runtime.outcomes import OutcomePoller, OutcomeWaiters, SagaOutcome
 from saga.runtime.publisher import Commands, Publisher
+
+if TYPE_CHECKING:
+    from saga.ports.health import Health  # its library is for processes that serve metrics
 
 IDLE_POLL_S = 0.05
 IDLE_CALM_POLLS = 6

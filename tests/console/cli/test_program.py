@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tests.console.conftest import call, environment
+from tests.console.toys import ORDER
 
 COMMANDS = [
     "run",
@@ -63,3 +64,58 @@ def test_the_version_is_told() -> None:
 
     assert called.code == 0
     assert called.out.startswith("saga 0.1.0, Python 3.")
+
+
+WITHOUT_EXTRAS = """
+import sys
+
+EXTRAS = {"aiokafka", "faststream", "psycopg", "psycopg_pool", "cramjam"}
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from saga.console.cli import main
+main()
+"""
+
+
+def without_extras(folder, *words):
+    """`saga words…` where only the core's dependencies are installed."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, *words],
+        env=environment(folder) | {"SAGA_HTTP": "127.0.0.1:0"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_files_need_no_extras(toys):
+    """Publishing, serving with health and metrics, looking and the doctor's look."""
+    for words in (
+        ("publish", ORDER, '{"order_id": "o-1", "amount": 1}'),
+        ("run", "--until-idle"),
+        ("show", "order/o-1"),
+        ("doctor",),
+    ):
+        ended = without_extras(toys, *words)
+        assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (("run", "--bus", "kafka://127.0.0.1:1"), "saga[kafka]"),
+        (("ls", "--store", "postgresql://u@127.0.0.1:1/db"), "saga[postgres]"),
+    ],
+)
+def test_servers_name_the_extra_that_is_missing(toys, words, extra):
+    """Exit 2, with what to install."""
+    ended = without_extras(toys, *words)
+
+    assert ended.returncode == 2
+    assert f"pip install {extra}" in ended.stderr
