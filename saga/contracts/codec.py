@@ -35,19 +35,6 @@ class Decoded:
     payload: Json
 
 
-@value
-class Checked:
-    """A message that its readers can read: its bytes, and the model that readers get.
-
-    *read_as* names the current version of the contract, which is the one of *model*.
-    """
-
-    contract_name: str
-    value: bytes
-    read_as: str
-    model: ContractModel
-
-
 def encode(model: ContractModel) -> Json:
     """The canonical JSON of a contract's model.
 
@@ -59,10 +46,10 @@ def encode(model: ContractModel) -> Json:
     return Json(_encoded(model, warnings="error").decode())
 
 
-def checked(
+def encode_for_readers(
     registry: ContractRegistry, model: ContractModel, *, bytes_max: int = VALUE_BYTES_MAX
-) -> Checked:
-    """*model* as its readers will see it.
+) -> tuple[bytes, Decoded]:
+    """The canonical JSON of *model*, and what its readers will make of it.
 
     Values whose types say everything need not be read again to know that they can be read; others
     are read as their readers will do it.
@@ -76,33 +63,15 @@ def checked(
     if path is None:
         raise _unknown(registry, name).error()
     text = _encoded(model, warnings="error")
-    if len(text) <= bytes_max and has_plain_values(model):
-        if not path.upcasts:
-            return Checked(name, text, name, model)
+    if len(text) > bytes_max or not has_plain_values(model):
+        decoded = decode(registry, name, text, bytes_max=bytes_max)
+    elif path.upcasts:
         decoded = _upcast(path, model)
     else:
-        decoded = decode(registry, name, text, bytes_max=bytes_max)
+        decoded = Decoded(name, model, Json(text.decode()))
     if isinstance(decoded, Unreadable):
         raise decoded.error()
-    return Checked(name, text, decoded.contract_name, decoded.model)
-
-
-def checked_json(
-    registry: ContractRegistry,
-    contract_name: str,
-    value: bytes,
-    *,
-    bytes_max: int = VALUE_BYTES_MAX,
-) -> Checked:
-    """A JSON text that claims to be of *contract_name*, to be published as it is.
-
-    Raises:
-        MessageError: readers could not read it; names the field.
-    """
-    decoded = decode(registry, contract_name, value, bytes_max=bytes_max)
-    if isinstance(decoded, Unreadable):
-        raise decoded.error()
-    return Checked(contract_name, value, decoded.contract_name, decoded.model)
+    return text, decoded
 
 
 def message_of(model: ContractModel) -> Message:
@@ -121,8 +90,12 @@ def decode(
     value: bytes | None,
     *,
     bytes_max: int = VALUE_BYTES_MAX,
+    is_for_saga: bool = False,
 ) -> Decoded | Unreadable:
-    """Read *value* as a message of *contract_name*, in its current version. Does not raise."""
+    """Read *value* as a message of *contract_name*, in its current version. Does not raise.
+
+    *is_for_saga* has the model kept for a moment: a saga's turn asks `read` for it soon.
+    """
     path = registry.paths.get(contract_name)
     if path is None:
         return _unknown(registry, contract_name)
@@ -144,7 +117,11 @@ def decode(
             return flaw
     if path.upcasts:
         return _upcast(path, model)
-    return Decoded(contract_name, model, Json(payload.decode()))
+    text = Json(payload.decode())
+    if is_for_saga and payload == value:
+        # Only then is the model exactly what a replay makes of the stored text.
+        registry.keep(contract_name, text, model)
+    return Decoded(contract_name, model, text)
 
 
 def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | None:
@@ -181,6 +158,9 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
     Raises:
         MessageError: the code at hand cannot read it (any more).
     """
+    kept = registry.take(message.contract, message.payload)
+    if kept is not None:
+        return kept
     path = registry.paths.get(message.contract)
     if path is not None and not path.upcasts:
         try:

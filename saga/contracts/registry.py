@@ -22,7 +22,11 @@ from saga.contracts.internal import COMMAND, internal_replies
 from saga.contracts.models import ContractModel, complete, contract_of
 from saga.contracts.unreadable import shortened
 from saga.contracts.upcast import Upcast
+from saga.core.events import Json
 from saga.errors import DefinitionError, UnknownContract
+
+MODELS_KEPT_MAX = 1_024
+"""Received and not yet read by a saga: more than one batch has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class ContractRegistry:
         DefinitionError: a class is no contract, or two of them have one name.
     """
 
-    __slots__ = ("_contracts", "_families", "_sources", "paths")
+    __slots__ = ("_contracts", "_families", "_kept", "_sources", "paths")
 
     def __init__(self, models: Iterable[type[ContractModel]]) -> None:
         found = _closure(models)
@@ -57,6 +61,7 @@ class ContractRegistry:
             sources[current] = (*sources.get(current, ()), name)
         self._sources = sources
         self._families = frozenset(_family(contract) for contract in found.values())
+        self._kept: dict[tuple[str, Json], ContractModel] = {}
 
     @property
     def contracts(self) -> tuple[Contract, ...]:
@@ -70,6 +75,16 @@ class ContractRegistry:
 
     def __contains__(self, contract_name: object) -> bool:
         return contract_name in self._contracts
+
+    def keep(self, contract_name: str, payload: Json, model: ContractModel) -> None:
+        """Have *model* at hand for whoever reads its payload next."""
+        if len(self._kept) >= MODELS_KEPT_MAX:
+            self._kept.clear()
+        self._kept[contract_name, payload] = model
+
+    def take(self, contract_name: str, payload: Json) -> ContractModel | None:
+        """The model of a payload that was just received; once, so that nobody shares it."""
+        return self._kept.pop((contract_name, payload), None)
 
     def find(self, contract_name: str) -> Contract:
         """The contract of exactly this name and version.

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faststream.kafka import KafkaBroker, KafkaMessage
 
 from saga.adapters.clocks import SystemClock
-from saga.contracts import Event, business_key
+from saga.contracts import Event, business_key, contract_of
 from saga.contracts.cloudevents import CORRELATION_ID, ID, TRACEPARENT, read_headers
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import BusUnavailable, MessageTooLarge
@@ -121,14 +121,19 @@ class FastStreamPublisher:
         record: Any = getattr(cause, "raw_message", cause)
         if isinstance(record, tuple):
             raise TypeError("a batch is no cause: give the one record of it that led to the event")
-        message = self._writer.check(event)
+        text, message = self._writer.check(event)
         attributes = read_headers(tuple(record.headers))
         cause_id = attributes.get(ID) or f"{record.topic}/{record.partition}/{record.offset}"
         key, message_id = options.get("key"), options.get("message_id")
         if message_id is None:
-            said = (cause_id, message.contract_name, str(key or business_key(event)))
-            message_id = str(uuid5(IDS, "\n".join((*said, message.value.decode()))))
+            said = (
+                cause_id,
+                contract_of(type(event)).contract_name,
+                str(key or business_key(event)),
+            )
+            message_id = str(uuid5(IDS, "\n".join((*said, text.decode()))))
         return self._writer.written(
+            text,
             message,
             event,
             key=key,

@@ -15,16 +15,18 @@ from saga.authoring.registry import Registered, SagaRegistry
 from saga.contracts import (
     COMMAND_CONTRACT,
     VALUE_BYTES_MAX,
-    Checked,
     Command,
     ContractModel,
     ContractRegistry,
+    Decoded,
     Event,
     TopicNames,
+    Unreadable,
     business_key,
-    checked,
-    checked_json,
+    contract_of,
+    decode,
     encode,
+    encode_for_readers,
 )
 from saga.contracts.cloudevents import headers_for
 from saga.core.identity import SagaId, saga_id
@@ -101,7 +103,8 @@ class EventWriter:
                 or cannot be said in JSON.
             DefinitionError: its class declares no contract.
         """
-        return self.written(self.check(event), event, **options)
+        text, message = self.check(event)
+        return self.written(text, message, event, **options)
 
     def record_json(
         self, contract_name: str, text: bytes, **options: Unpack[PublishOptions]
@@ -112,49 +115,34 @@ class EventWriter:
             MessageError: it is not, or has no key; names the field.
         """
         assert self._contracts is not None, "a text has no class to be checked against"
-        message = checked_json(self._contracts, contract_name, text, bytes_max=self._bytes_max)
-        return self.written(message, **options)
+        message = decode(self._contracts, contract_name, text, bytes_max=self._bytes_max)
+        if isinstance(message, Unreadable):
+            raise message.error()
+        return self._written(contract_name, text, message, None, options)
 
-    def check(self, event: ContractModel) -> Checked:
+    def check(self, event: ContractModel) -> tuple[bytes, Decoded]:
         """The bytes of *event*, and what its readers make of them.
 
         Raises:
             MessageError: its readers could not read it.
         """
-        return checked(self._registry(type(event)), event, bytes_max=self._bytes_max)
+        registry = self._registry(type(event))
+        return encode_for_readers(registry, event, bytes_max=self._bytes_max)
 
     def written(
         self,
-        message: Checked,
-        event: ContractModel | None = None,
+        text: bytes,
+        message: Decoded,
+        event: ContractModel,
         **options: Unpack[PublishOptions],
     ) -> WrittenEvent:
-        """The record of what was checked; *event* is what it was made of, if it was a model.
+        """The record of an *event* that `check` has made *text* and *message* of.
 
         Raises:
             MessageError: it has no key, or another one than the one given.
         """
-        message_id = options.get("message_id")
-        if message_id is None:
-            message_id = self._new_id()
-        elif not 0 < len(message_id.strip()) <= ID_CHARS_MAX:
-            raise MalformedMessage(
-                "bad_id", f"a message id has 1 to {ID_CHARS_MAX} characters, and not only spaces"
-            )
-        starts = self._starts(message)
-        key = self._key(message, event, starts, options.get("key"))
-        headers = headers_for(
-            id=message_id,
-            contract_name=message.contract_name,
-            source=self._source,
-            at=self._clock.now(),
-            correlation_id=options.get("correlation_id"),
-            causation_id=options.get("causation_id"),
-            traceparent=options.get("traceparent"),
-        )
-        topic = self._names.topic(message.contract_name)
-        record = Record(topic, key.encode(), message.value, headers)
-        return WrittenEvent(record, message_id, self._saga_id(message, starts))
+        name = contract_of(type(event)).contract_name
+        return self._written(name, text, message, business_key(event), options)
 
     def command(self, command: Command, *, key: str) -> Record:
         """The record of *command* to the saga whose business key is *key*."""
@@ -168,6 +156,36 @@ class EventWriter:
         topic = self._names.topic(COMMAND_CONTRACT)
         return Record(topic, key.encode(), encode(command).encode(), headers)
 
+    def _written(
+        self,
+        contract_name: str,
+        text: bytes,
+        message: Decoded,
+        own_key: str | None,
+        options: PublishOptions,
+    ) -> WrittenEvent:
+        message_id = options.get("message_id")
+        if message_id is None:
+            message_id = self._new_id()
+        elif not 0 < len(message_id.strip()) <= ID_CHARS_MAX:
+            raise MalformedMessage(
+                "bad_id", f"a message id has 1 to {ID_CHARS_MAX} characters, and not only spaces"
+            )
+        starts = self._starts(message)
+        key = self._key(message, own_key or business_key(message.model), starts, options.get("key"))
+        headers = headers_for(
+            id=message_id,
+            contract_name=contract_name,
+            source=self._source,
+            at=self._clock.now(),
+            correlation_id=options.get("correlation_id"),
+            causation_id=options.get("causation_id"),
+            traceparent=options.get("traceparent"),
+        )
+        topic = self._names.topic(contract_name)
+        record = Record(topic, key.encode(), text, headers)
+        return WrittenEvent(record, message_id, self._saga_id(message, starts))
+
     def _registry(self, model: type[ContractModel]) -> ContractRegistry:
         if self._contracts is not None:
             return self._contracts
@@ -176,36 +194,33 @@ class EventWriter:
             registry = self._own[model] = ContractRegistry([model])
         return registry
 
-    def _starts(self, message: Checked) -> Registered | None:
+    def _starts(self, message: Decoded) -> Registered | None:
         """The one saga that a message starts; None where that is none, or more than one."""
         if self._sagas is None or not isinstance(message.model, Event):
             return None
-        started = self._sagas.started_by(message.read_as)
+        started = self._sagas.started_by(message.contract_name)
         return started[0] if len(started) == 1 else None
 
-    def _saga_id(self, message: Checked, starts: Registered | None) -> SagaId | None:
+    def _saga_id(self, message: Decoded, starts: Registered | None) -> SagaId | None:
         if starts is None:
             return None
         return saga_id(starts.decider.name, _key_of(starts, message))
 
     def _key(
         self,
-        message: Checked,
-        event: ContractModel | None,
+        message: Decoded,
+        own: str | None,
         starts: Registered | None,
         given: str | None,
     ) -> str:
         """The key given, the message's own, or that of the saga which it starts."""
-        own = None if event is None else business_key(event)
-        if own is None:
-            own = business_key(message.model)
         key = own if given is None else given
         if key is None and starts is not None:
             key = _key_of(starts, message)
         if not key or not key.strip() or len(key) > KEY_CHARS_MAX:
             raise MalformedMessage(
                 "no_key",
-                f"{message.read_as} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
+                f"{message.contract_name} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
                 f"fill its key field, or give a key",
             )
         if own is not None and key != own:
@@ -215,7 +230,7 @@ class EventWriter:
         return key
 
 
-def _key_of(registered: Registered, message: Checked) -> str:
+def _key_of(registered: Registered, message: Decoded) -> str:
     assert isinstance(message.model, Event), message.model
     try:
         return registered.saga.key_of(message.model)

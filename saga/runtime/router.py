@@ -131,7 +131,7 @@ class Router:
             return Rejected(inbound, DeadLetterReason.NO_KEY, message, deferred_id)
         attributes, value = read_record(inbound.headers, inbound.value)
         wrong = wrong_headers(contract, attributes)
-        decoded = wrong or decode(self._contracts, contract, value)
+        decoded = wrong or decode(self._contracts, contract, value, is_for_saga=True)
         if isinstance(decoded, Unreadable):
             return Rejected(inbound, decoded.code, decoded.message, deferred_id)
         try:

@@ -24,6 +24,7 @@ from saga.contracts import (
     canonical_text,
     decode,
     encode,
+    encode_for_readers,
     message_of,
     read,
     wrong_headers,
@@ -519,3 +520,89 @@ def test_a_header_that_cannot_be_read_is_not_taken_for_an_absent_one() -> None:
     assert refused.code is UnreadableCode.BAD_HEADER
     assert "ce_id" in refused.message
     assert wrong_headers(PLACED, Attributes({}, ("traceparent",))) is None
+
+
+class Plain(Event, topic="codec-orders.plain", version=1, key="order_id"):
+    order_id: str
+    amount: int | None = None
+    is_gift: bool = False
+
+
+class Trimmed(Event, topic="codec-orders.trimmed", version=1):
+    model_config = ConfigDict(str_max_length=3)
+
+    order_id: str
+
+
+class Renamed(Event, topic="codec-orders.renamed", version=1):
+    order_id: str = Field(validation_alias="orderId")
+
+
+FOR_READERS = ContractRegistry([Placed, Aliased, Grumpy, Lax, Plain, Trimmed, Renamed])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Plain(order_id="o-1"),
+        Plain(order_id="o-1", amount=3, is_gift=True),
+        Placed(order_id="o-1", lines=(Line(article="a", quantity=1),)),
+        Aliased(orderId="o-1"),
+        Grumpy(order_id="o-1"),
+        Lax(amount=1),
+        Trimmed(order_id="o-1"),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_what_is_written_for_readers_is_what_they_read(model: Event) -> None:
+    """Whether it is read again to know that, or its types say so."""
+    text, decoded = encode_for_readers(FOR_READERS, model)
+
+    assert decode(FOR_READERS, decoded.contract_name, text) == decoded
+    assert decoded.model == model
+    assert text == decoded.payload.encode()
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        (Plain.model_construct(order_id=7), "schema"),
+        (Plain.model_construct(order_id="o-1", amount=True), "schema"),
+        (Plain.model_construct(amount=1), "schema"),
+        (Trimmed.model_construct(order_id="too long"), "schema"),
+        (Grumpy.model_construct(order_id="value"), "schema"),
+        (Renamed.model_construct(order_id="o-1"), "schema"),
+        (Plain(order_id="o" * 2_000), "too_large"),
+        (Plain(order_id="\ud800"), "lone_surrogate"),
+    ],
+    ids=["type", "bool for int", "missing", "option", "validator", "alias", "size", "surrogate"],
+)
+def test_what_readers_would_refuse_is_refused_before_it_is_sent(model: Event, code: str) -> None:
+    """Also a value that was put in without being checked."""
+    with pytest.raises(MalformedMessage) as refused:
+        encode_for_readers(FOR_READERS, model, bytes_max=1_000)
+
+    assert refused.value.code == code
+
+
+def test_a_saga_gets_the_model_that_was_read_on_arrival_once() -> None:
+    """The next who asks gets one of his own: models may hold lists that can be changed."""
+    text = b'{"amount":1,"is_gift":false,"order_id":"o-1"}'
+    decoded = decode(FOR_READERS, "codec-orders.evt.plain.v1", text, is_for_saga=True)
+    assert isinstance(decoded, Decoded)
+    message = Message(decoded.contract_name, decoded.payload)
+
+    first, second = read(FOR_READERS, message), read(FOR_READERS, message)
+
+    assert first is decoded.model
+    assert second is not decoded.model
+    assert first == second
+
+
+def test_a_model_of_a_text_that_is_not_canonical_is_read_again() -> None:
+    """A replay has only the canonical text, and must see what the live turn saw."""
+    text = b'{"order_id": "o-1"}'
+    decoded = decode(FOR_READERS, "codec-orders.evt.plain.v1", text, is_for_saga=True)
+    assert isinstance(decoded, Decoded)
+
+    assert read(FOR_READERS, Message(decoded.contract_name, decoded.payload)) is not decoded.model
