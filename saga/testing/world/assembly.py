@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
@@ -67,8 +68,12 @@ class WatchedTurns(Turns):
         return taken
 
 
+@lru_cache(maxsize=16)
 def settings_of(names: TopicNames, *, live_sagas: int = 1) -> Settings:
-    """Names and limits of a world; none of its addresses is opened."""
+    """Names and limits of a world; none of its addresses is opened.
+
+    Read once for all processes: to read settings takes as long as a tenth of a world.
+    """
     return Settings.read(
         {},
         env=names.env,
