@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from saga.adapters.headers import decode_headers
 from saga.adapters.mapper import originator_of, to_entries
@@ -18,10 +18,11 @@ from saga.ports.store import Batch, SagaSummary, UnhandledKind, UnhandledRecord
 SAGAS_KNOWN_MAX: Final = 65_536
 
 Text = Callable[[str], str]
+Place = TypeVar("Place")
 
 
-class KnownSagas:
-    """The number of turns and the place of the first one, of sagas that were written lately.
+class KnownSagas(Generic[Place]):
+    """The number of turns, and the place or originator, of sagas that were written lately.
 
     Spares looking them up. Never wrong, only missing or old: a history does not shrink, and what
     was rolled back is not remembered. Holds between one and two times *sagas_max*.
@@ -29,16 +30,16 @@ class KnownSagas:
 
     def __init__(self, sagas_max: int = SAGAS_KNOWN_MAX) -> None:
         self._sagas_max = sagas_max
-        self._young: dict[SagaId, tuple[int, int]] = {}
-        self._old: dict[SagaId, tuple[int, int]] = {}
+        self._young: dict[SagaId, tuple[int, Place]] = {}
+        self._old: dict[SagaId, tuple[int, Place]] = {}
 
-    def get(self, saga_id: SagaId) -> tuple[int, int] | None:
+    def get(self, saga_id: SagaId) -> tuple[int, Place] | None:
         """Turns and place, if they are known."""
         return self._young.get(saga_id) or self._old.get(saga_id)
 
-    def remember(self, saga_id: SagaId, turns: int, position: int) -> None:
+    def remember(self, saga_id: SagaId, turns: int, place: Place) -> None:
         """Take note of what was committed."""
-        self._young[saga_id] = (turns, position)
+        self._young[saga_id] = (turns, place)
         if len(self._young) >= self._sagas_max:
             self._old, self._young = self._young, {}
 

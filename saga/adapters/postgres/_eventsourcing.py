@@ -28,6 +28,7 @@ from eventsourcing.postgres import (
     PostgresProcessRecorder,
 )
 from psycopg import Connection, Cursor
+from psycopg.errors import DuplicateObject
 from psycopg.rows import dict_row
 from psycopg.sql import SQL
 from typing_extensions import override
@@ -119,7 +120,8 @@ class SagaProcessRecorder(PostgresProcessRecorder):
         """Make the library's tables in the transaction of *cursor*."""
         for statement in self.sql_create_statements:
             if "CREATE TYPE" in statement.as_string():
-                cursor.execute(statement)
+                with suppress(DuplicateObject), cursor.connection.transaction():
+                    cursor.execute(statement)
         self._create_table(cursor)
 
     @override
@@ -161,7 +163,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
             (_hex(event.originator_id), event.originator_version, event.topic, event.state)
             for event in stored_events
         ]
-        curs.execute(sql.EVENTS, sql.event_columns(rows))
+        curs.execute(f"{sql.EVENTS} RETURNING notification_id", sql.event_columns(rows))
 
     @override
     def _fetch_ids_after_insert_events(

@@ -710,12 +710,12 @@ _SELECT: Final = (
 )
 
 
-def _first(cursor: Cursor[dict[str, Any]]) -> None:
+def _make(cursor: Cursor[dict[str, Any]]) -> None:
     cursor.execute(_CREATE_TABLE)
     cursor.execute(_CREATE_EXPECT)
 
 
-INBOX: Final = Component(name="effects store", landmark=_TABLE, migrations=[_first])
+INBOX: Final = Component(name="effects store", landmark=_TABLE, make=_make)
 
 
 def _writing(writes: Iterable[InboxWrite]) -> list[Call]:

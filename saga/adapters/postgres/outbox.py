@@ -42,11 +42,11 @@ _STATUS: Final = (
 )
 
 
-def _first(cursor: Cursor[dict[str, Any]]) -> None:
+def _make(cursor: Cursor[dict[str, Any]]) -> None:
     cursor.execute(OUTBOX_TABLE)
 
 
-OUTBOX: Final = Component(name="outbox", landmark="saga_outbox", migrations=[_first])
+OUTBOX: Final = Component(name="outbox", landmark="saga_outbox", make=_make)
 
 
 class OutboxRow(NamedTuple):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from psycopg import Connection, Cursor
@@ -19,6 +20,7 @@ from psycopg.rows import dict_row
 
 from saga.adapters.postgres._eventsourcing import create_library_tables
 from saga.adapters.postgres.database import Address, translated
+from saga.adapters.postgres.migrations import keep_turns
 from saga.errors import StoreTooNew, StoreUnavailable
 
 Migration = Callable[[Cursor[dict[str, Any]]], None]
@@ -31,14 +33,16 @@ _SCHEMA_TABLE: Final = (
 _TABLES: Final = (
     # Refuses the whole transaction with a code of ours.
     (
-        "CREATE FUNCTION saga_expect(counted bigint, expected bigint, code text) RETURNS void "
-        "LANGUAGE plpgsql AS $$ BEGIN IF counted <> expected THEN "
+        "CREATE OR REPLACE FUNCTION saga_expect(counted bigint, expected bigint, code text) "
+        "RETURNS void LANGUAGE plpgsql AS $$ BEGIN IF counted <> expected THEN "
         "RAISE EXCEPTION 'found %, expected %', counted, expected USING ERRCODE = code; "
         "END IF; END $$"
     ),
+    # The one index by a saga's own id: a second saga of that id is refused here.
+    "CREATE TABLE saga_ids (saga_id uuid PRIMARY KEY, originator_id uuid NOT NULL)",
     # Room on each page for the next version of its rows: updates then touch no index.
     (
-        "CREATE TABLE saga_index (position bigint PRIMARY KEY, saga_id uuid NOT NULL, "
+        "CREATE TABLE saga_index (originator_id uuid PRIMARY KEY, saga_id uuid NOT NULL, "
         "definition text NOT NULL, definition_version integer NOT NULL, key text NOT NULL, "
         "status text NOT NULL, started_at bigint NOT NULL, updated_at bigint NOT NULL, "
         "waiting_for text, reason text, version bigint NOT NULL) WITH (fillfactor = 60, "
@@ -46,24 +50,29 @@ _TABLES: Final = (
     ),
     # Nearly all sagas are completed, and finding those needs no index.
     (
-        "CREATE INDEX saga_index_by_status ON saga_index (status, position) "
+        "CREATE INDEX saga_index_by_status ON saga_index (status, originator_id) "
         "WHERE status <> 'completed'"
     ),
     # What comes and goes with every saga is small and must be kept so.
     (
-        "CREATE TABLE timers (timer_id text PRIMARY KEY, saga_id uuid NOT NULL, "
-        "due_at bigint NOT NULL) WITH (autovacuum_vacuum_scale_factor = 0.02, "
+        "CREATE TABLE timers (originator_id uuid NOT NULL, name text NOT NULL, "
+        "due_at bigint NOT NULL, PRIMARY KEY (originator_id, name)) "
+        "WITH (autovacuum_vacuum_scale_factor = 0.02, "
         "autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0)"
     ),
-    "CREATE INDEX timers_by_due_at ON timers (due_at, timer_id)",
+    "CREATE INDEX timers_by_due_at ON timers (due_at)",
     (
-        "CREATE TABLE parked (record_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+        "CREATE TABLE unhandled_records ("
+        "record_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
         "kind text NOT NULL, reason text NOT NULL, message text NOT NULL, topic text NOT NULL, "
         'partition integer NOT NULL, "offset" bigint NOT NULL, key bytea, value bytea, '
         "headers bytea NOT NULL, timestamp bigint NOT NULL, kept_at bigint NOT NULL, "
         "saga_id uuid)"
     ),
-    "CREATE INDEX parked_by_saga ON parked (saga_id) WHERE saga_id IS NOT NULL",
+    (
+        "CREATE INDEX unhandled_records_by_saga ON unhandled_records (saga_id) "
+        "WHERE saga_id IS NOT NULL"
+    ),
     (
         "CREATE TABLE backlog (backlog_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
         "positions bigint[] NOT NULL, appended_at bigint NOT NULL) WITH ("
@@ -76,12 +85,18 @@ _TABLES: Final = (
         "autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 500, "
         "autovacuum_vacuum_cost_delay = 0)"
     ),
+    # Room for what a position belongs to: a topic made anew has another id.
+    ("ALTER TABLE notification_tracking ADD COLUMN topic_id text, ADD COLUMN cluster_id text"),
+    # Room for whose store this is (environment, namespace), and for marks.
+    "CREATE TABLE store_facts (name text PRIMARY KEY, value text NOT NULL)",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A set of tables: a new database takes all *migrations*, an old one the rest.
+    """A set of tables: a new database has them made, an old one takes the *migrations* it lacks.
+
+    *make* makes those of the newest version. The first of *migrations* leads from version 1 to 2.
 
     *landmark* is one of the tables. Where it is there and `saga_schema` does not know of it, it
     belongs to another program.
@@ -89,23 +104,29 @@ class Component:
 
     name: str
     landmark: str
-    migrations: Sequence[Migration]
+    make: Migration
+    migrations: Sequence[Migration] = ()
 
     @property
     def version(self) -> int:
         """The version that this code needs."""
-        return len(self.migrations)
+        return len(self.migrations) + 1
 
 
 def event_store_tables(address: Address) -> Component:
     """The tables of the event store at *address*."""
 
-    def first(cursor: Cursor[dict[str, Any]]) -> None:
+    def make(cursor: Cursor[dict[str, Any]]) -> None:
         create_library_tables(cursor, address)
-        for table in _TABLES:
-            cursor.execute(table)
+        for statement in _TABLES:
+            cursor.execute(statement)
 
-    return Component(name="event store", landmark="stored_events", migrations=[first])
+    return Component(
+        name="event store",
+        landmark="stored_events",
+        make=make,
+        migrations=[partial(keep_turns, make=make)],
+    )
 
 
 def stored_version(address: Address, component: Component) -> int:
@@ -139,8 +160,9 @@ def migrate(address: Address, component: Component) -> int:
             )
         connection.execute(_SCHEMA_TABLE)
         with connection.cursor(row_factory=dict_row) as cursor:
-            for migration in component.migrations[stored:]:
-                migration(cursor)
+            steps = component.migrations[stored - 1 :] if stored else [component.make]
+            for step in steps:
+                step(cursor)
         connection.execute(
             "INSERT INTO saga_schema VALUES (%s, %s) "
             "ON CONFLICT (component) DO UPDATE SET version = excluded.version",

@@ -3,29 +3,38 @@
 What is looked for by key is looked for in subqueries that cannot become joins: the plan of a join
 may be one that reads the whole table, and stay. `%s` stands for a parameter; see `pipeline.py`.
 
-Nobody locks a table, so ids are not in the order of commits, and need not be:
+A saga has two ids. Its own is a hash, at a random place of any index: only `saga_ids` has an index
+by it, and is written once. All other rows bear the originator id, which the store draws and which
+grows with time: sagas that run at the same time share pages.
 
-* Order within a saga: whoever appends to a history has seen the commit before it, so that its ids
-  are larger. The backlog is a set of rows, each removed once it is published: there is no mark that
-  could pass a row that is still to appear.
+Nobody locks a table, so places in the log are not in the order of commits, and need not be:
+
+* Order within a saga: whoever appends to a history has seen the commit before it, so that its
+  places are larger. The backlog is a set of rows, each removed once it is published: there is no
+  mark that could pass a row that is still to appear.
 * Reading the log on from a place: see `_eventsourcing.py` and `PostgresCatalogue.log`.
-* Deadlocks: rows are locked in one order, positions by name, then entries by saga and version.
+* Deadlocks: rows are locked in one order, positions by name, then turns by originator and number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from saga.adapters.headers import encode_headers
-from saga.adapters.mapper import TurnRow, originator_of
+from saga.adapters.mapper import TURN, originator_of, to_state
 from saga.adapters.postgres.pipeline import Array, Bigints, Blobs, Call, Texts, Uuids, call_of
 from saga.adapters.rows import KnownSagas, tracking_name
-from saga.core.identity import Instant, SagaId
+from saga.core.identity import Instant, SagaId, TimerId
 from saga.ports.store import Batch
 
 Question = tuple[str, tuple[Any, ...]]
 """A query and its parameters."""
+Originators = Mapping[SagaId, str]
+"""The originator ids of sagas, each as 32 hex digits."""
+TurnRow = tuple[str, int, str, bytes]
+"""originator_id, originator_version (the number of the turn), topic, state."""
 
 CHANNEL: Final = "stored_events"
 """Where appends are notified: as the library calls it."""
@@ -33,7 +42,7 @@ ALREADY_RECORDED: Final = "SG001"
 HISTORY_CONFLICT: Final = "SG002"
 
 ADVANCE: Final = (
-    "WITH moved AS (INSERT INTO notification_tracking "
+    "WITH moved AS (INSERT INTO notification_tracking (application_name, notification_id) "
     "SELECT * FROM unnest(%s::text[], %s::bigint[]) ON CONFLICT (application_name) DO UPDATE "
     "SET notification_id = excluded.notification_id "
     "WHERE notification_tracking.notification_id < excluded.notification_id RETURNING 1) "
@@ -45,60 +54,56 @@ PREDECESSORS: Final = (
     "WHERE (SELECT true FROM stored_events WHERE originator_id = r.id "
     "AND originator_version = r.version)"
 )
+BEGIN_SAGAS: Final = "INSERT INTO saga_ids SELECT * FROM unnest(%s::uuid[], %s::uuid[])"
 EVENTS: Final = (
     "INSERT INTO stored_events "
     "(originator_id, originator_version, topic, state, notification_id) "
     "SELECT id, version, topic, state, place FROM ("
     "SELECT *, nextval('stored_events_notification_id_seq') AS place "
     "FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::bytea[]) "
-    "AS r (id, version, topic, state)) AS placed ORDER BY id, version "
-    "RETURNING originator_id, originator_version, notification_id"
+    "AS r (id, version, topic, state)) AS placed ORDER BY id, version"
 )
-APPEND: Final = (
-    f"WITH written AS ({EVENTS}) "
-    "SELECT originator_id, notification_id, NULL::bigint "
-    "FROM written WHERE originator_version = 1"
-)
-APPEND_AND_PUBLISH: Final = (
-    f"WITH written AS ({EVENTS}), owed AS (INSERT INTO backlog (positions, appended_at) "
+EVENTS_AND_BACKLOG: Final = (
+    f"WITH written AS ({EVENTS} RETURNING notification_id) "
+    "INSERT INTO backlog (positions, appended_at) "
     "SELECT coalesce(array_agg(notification_id ORDER BY notification_id), '{}'), %s::bigint "
-    "FROM written RETURNING backlog_id) "
-    f"SELECT originator_id, notification_id, NULL::bigint "
-    "FROM written WHERE originator_version = 1 "
-    "UNION ALL SELECT NULL, NULL, backlog_id FROM owed"
+    "FROM written RETURNING backlog_id"
 )
-APPENDS: Final = frozenset(call_of(sql).text for sql in (APPEND, APPEND_AND_PUBLISH))
-"""They answer with originator and place of each new saga's first entry, and the backlog id."""
 INDEX: Final = (
-    "INSERT INTO saga_index SELECT coalesce(r.position, (SELECT notification_id "
-    "FROM stored_events WHERE originator_id = r.saga_id AND originator_version = 1)), "
-    "r.saga_id, r.definition, r.definition_version, r.key, r.status, r.started_at, r.updated_at, "
-    "r.waiting_for, r.reason, r.version FROM unnest(%s::bigint[], %s::uuid[], %s::text[], "
+    "INSERT INTO saga_index (originator_id, saga_id, definition, definition_version, key, status, "
+    "started_at, updated_at, waiting_for, reason, version) "
+    "SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::text[], "
     "%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], "
-    "%s::bigint[]) AS r (position, saga_id, definition, definition_version, key, status, "
-    "started_at, updated_at, waiting_for, reason, version) ON CONFLICT (position) DO UPDATE SET "
+    "%s::bigint[]) ON CONFLICT (originator_id) DO UPDATE SET "
     "definition = excluded.definition, definition_version = excluded.definition_version, "
     "key = excluded.key, status = excluded.status, started_at = excluded.started_at, "
     "updated_at = excluded.updated_at, waiting_for = excluded.waiting_for, "
     "reason = excluded.reason, version = excluded.version"
 )
 ARM: Final = (
-    "INSERT INTO timers SELECT * FROM unnest(%s::text[], %s::uuid[], %s::bigint[]) "
-    "ON CONFLICT (timer_id) DO UPDATE SET saga_id = excluded.saga_id, due_at = excluded.due_at"
+    "INSERT INTO timers SELECT * FROM unnest(%s::uuid[], %s::text[], %s::bigint[]) "
+    "ON CONFLICT (originator_id, name) DO UPDATE SET due_at = excluded.due_at"
 )
-CLEAR: Final = "DELETE FROM timers WHERE timer_id = ANY(%s::text[])"
+CLEAR: Final = (
+    "DELETE FROM timers WHERE ctid = ANY(ARRAY(SELECT (SELECT t.ctid FROM timers AS t "
+    "WHERE t.originator_id = r.id AND t.name = r.name) "
+    "FROM unnest(%s::uuid[], %s::text[]) AS r (id, name)))"
+)
 KEEP_UNHANDLED: Final = (
-    'INSERT INTO parked (kind, reason, message, topic, partition, "offset", key, value, headers, '
-    "timestamp, kept_at, saga_id) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], "
+    'INSERT INTO unhandled_records (kind, reason, message, topic, partition, "offset", key, value, '
+    "headers, timestamp, kept_at, saga_id) "
+    "SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], "
     "%s::text[], %s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[], %s::bigint[], "
     "%s::bigint[], %s::uuid[])"
 )
-REMOVE_HANDLED: Final = "DELETE FROM parked WHERE record_id = ANY(%s::bigint[])"
+REMOVE_HANDLED: Final = "DELETE FROM unhandled_records WHERE record_id = ANY(%s::bigint[])"
 RELAYED: Final = "DELETE FROM backlog WHERE backlog_id = ANY(%s::bigint[])"
 LANDED: Final = (
-    "SELECT count(*) FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::bytea[]) "
-    "AS r (id, version, topic, state) WHERE (SELECT e.topic = r.topic AND e.state = r.state "
-    "FROM stored_events AS e WHERE e.originator_id = r.id AND e.originator_version = r.version)"
+    "SELECT count(*) FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bytea[]) "
+    "AS r (saga_id, id, version, state) "
+    "WHERE (SELECT originator_id FROM saga_ids WHERE saga_id = r.saga_id) = r.id "
+    "AND (SELECT e.state = r.state FROM stored_events AS e "
+    "WHERE e.originator_id = r.id AND e.originator_version = r.version)"
 )
 REACHED: Final = (
     "SELECT count(*) FROM unnest(%s::text[], %s::bigint[]) AS r (name, id) "
@@ -107,17 +112,20 @@ REACHED: Final = (
 )
 UNHANDLED: Final = (
     "SELECT count(*) FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) "
-    "AS r (topic, partition, place, at) WHERE EXISTS (SELECT 1 FROM parked AS p "
+    "AS r (topic, partition, place, at) WHERE EXISTS (SELECT 1 FROM unhandled_records AS p "
     "WHERE p.topic = r.topic AND p.partition = r.partition "
     'AND p."offset" = r.place AND p.kept_at = r.at)'
 )
-OWED: Final = (
+BACKLOG_OF: Final = (
     "SELECT backlog_id FROM backlog WHERE positions @> (SELECT ARRAY[notification_id] "
-    "FROM stored_events WHERE originator_id = ANY(%s::uuid[]) AND originator_version = %s::bigint)"
+    "FROM stored_events WHERE originator_id = %s::uuid AND originator_version = %s::bigint)"
 )
-VERSIONS: Final = (
-    "SELECT replace(r.id::text, '-', ''), (SELECT max(originator_version) FROM stored_events "
-    "WHERE originator_id = r.id) FROM unnest(%s::uuid[]) AS r (id)"
+TURNS: Final = (
+    "SELECT s.saga_id::text, (SELECT max(originator_version) FROM stored_events "
+    "WHERE originator_id = s.originator_id) FROM saga_ids AS s WHERE s.saga_id = ANY(%s::uuid[])"
+)
+ORIGINATORS: Final = (
+    "SELECT saga_id::text, originator_id::text FROM saga_ids WHERE saga_id = ANY(%s::uuid[])"
 )
 LAST_PLACE: Final = "SELECT last_value FROM stored_events_notification_id_seq WHERE is_called"
 _WRITERS: Final = (
@@ -126,6 +134,21 @@ _WRITERS: Final = (
     "AND classid = ({}::bigint & 4294967295)::oid AND objid = ({}::bigint & 4294967295)::oid "
     "AND objsubid = 2 AND mode = 'ShareLock'"
 )
+
+
+class OriginatorIds:
+    """Draws originator ids: UUIDs of version 7, each larger than those drawn before."""
+
+    def __init__(self) -> None:
+        self._last_us = 0
+        self._random = secrets.randbits(62)
+        """What tells this process from others that draw in the same microsecond."""
+
+    def draw(self, at: Instant) -> str:
+        """The next one, as 32 hex digits; it grows with *at*."""
+        self._last_us = max(self._last_us + 1, at)
+        ms, us = divmod(self._last_us, 1_000)
+        return f"{ms << 80 | 7 << 76 | us << 64 | 2 << 62 | self._random:032x}"
 
 
 def share_lock(key: tuple[int, int]) -> str:
@@ -138,45 +161,57 @@ def writers(key: tuple[int, int]) -> str:
     return _WRITERS.format(*key)
 
 
-def calls_of(
-    batch: Batch, rows: Sequence[TurnRow], known: KnownSagas, *, at: Instant, lock: str
-) -> list[Call]:
-    """The statements that write *batch*, in order; *rows* are its turns, history by history.
+def sagas_written(batch: Batch) -> dict[SagaId, None]:
+    """The sagas of which *batch* writes rows by originator."""
+    sagas = dict.fromkeys(each.saga_id for each in batch.histories)
+    sagas |= dict.fromkeys(each.saga_id for each in batch.summaries)
+    return sagas | dict.fromkeys(each.saga_id for each in batch.timers_armed)
 
-    They refuse it with the codes above. The one that tells what was written is that of `APPENDS`.
+
+def calls_of(
+    batch: Batch,
+    originators: Originators,
+    new: Iterable[SagaId],
+    known: KnownSagas[str],
+    *,
+    at: Instant,
+    lock: str,
+) -> list[Call]:
+    """The statements that write *batch*, in order; they refuse it with the codes above.
+
+    *new* are those of its sagas that the store does not have. The statement that answers with the
+    batch's backlog id is `EVENTS_AND_BACKLOG`.
     """
     calls: list[Call] = []
     if batch.positions:
         calls.append(call_of(ADVANCE, *_trackings(batch), len(batch.positions)))
-    unsure = known.unsure(batch)
-    if unsure:
-        ids, versions = zip(*unsure, strict=True)
-        calls.append(call_of(PREDECESSORS, len(unsure), Uuids(ids), Bigints(versions)))
-    if rows:
+    if unsure := _unsure(batch, known):
+        ids = Uuids(originators[saga_id] for saga_id, _ in unsure)
+        turns = Bigints(turns for _, turns in unsure)
+        calls.append(call_of(PREDECESSORS, len(unsure), ids, turns))
+    if batch.histories:
         calls.append(call_of(lock))
+    if begun := sorted(new):
+        ids = Uuids(originators[saga_id] for saga_id in begun)
+        calls.append(call_of(BEGIN_SAGAS, Uuids(map(originator_of, begun)), ids))
     if batch.outgoing:
-        calls.append(call_of(APPEND_AND_PUBLISH, *event_columns(rows), int(at)))
-    elif rows:
-        calls.append(call_of(APPEND, *event_columns(rows)))
+        columns = event_columns(rows_of(batch, originators))
+        calls.append(call_of(EVENTS_AND_BACKLOG, *columns, int(at)))
+    elif batch.histories:
+        calls.append(call_of(EVENTS, *event_columns(rows_of(batch, originators))))
     if batch.summaries:
-        calls.append(call_of(INDEX, *_index_columns(batch, known)))
-    if batch.timers_armed:
-        calls.append(call_of(ARM, *_timer_columns(batch)))
-    if batch.timers_cleared:
-        calls.append(call_of(CLEAR, Texts(sorted(batch.timers_cleared))))
-    if batch.unhandled:
-        calls.append(call_of(KEEP_UNHANDLED, *_unhandled_columns(batch)))
-    if batch.handled:
-        calls.append(call_of(REMOVE_HANDLED, Bigints(sorted(batch.handled))))
-    if batch.relayed:
-        calls.append(call_of(RELAYED, Bigints(sorted(batch.relayed))))
+        calls.append(call_of(INDEX, *_index_columns(batch, originators)))
+    calls += _other_calls(batch, originators)
     return calls
 
 
-def proof_of(batch: Batch, rows: Sequence[TurnRow]) -> tuple[Question, int] | None:
+def proof_of(batch: Batch, originators: Originators) -> tuple[Question, int] | None:
     """A question, with its answer where *batch* is stored; None where it may be written twice."""
-    if rows:
-        return (LANDED, event_columns(rows)), len(rows)
+    if batch.histories:
+        rows = rows_of(batch, originators)
+        saga_ids = [each.saga_id for each in batch.histories for _ in each.turns]
+        ids, turns, _, states = event_columns(rows)
+        return (LANDED, (Uuids(map(originator_of, saga_ids)), ids, turns, states)), len(rows)
     if batch.positions:
         return (REACHED, _trackings(batch)), len(batch.positions)
     if batch.unhandled:
@@ -190,6 +225,15 @@ def proof_of(batch: Batch, rows: Sequence[TurnRow]) -> tuple[Question, int] | No
     return None
 
 
+def rows_of(batch: Batch, originators: Originators) -> list[TurnRow]:
+    """The rows of all new turns, history by history."""
+    return [
+        (originators[history.saga_id], number, TURN, to_state(turn))
+        for history in batch.histories
+        for number, turn in enumerate(history.turns, history.expected_turns + 1)
+    ]
+
+
 def event_columns(rows: Sequence[TurnRow]) -> tuple[Array, ...]:
     """The parameters of `EVENTS`."""
     return (
@@ -200,15 +244,49 @@ def event_columns(rows: Sequence[TurnRow]) -> tuple[Array, ...]:
     )
 
 
+def saga_of(timer_id: TimerId) -> SagaId:
+    """The saga of a timer: its id begins with the saga's."""
+    return SagaId(timer_id.partition("/")[0])
+
+
+def _other_calls(batch: Batch, originators: Originators) -> list[Call]:
+    calls: list[Call] = []
+    if armed := {each.timer_id: each for each in batch.timers_armed}.values():
+        names = Texts(_name(each.timer_id) for each in armed)
+        ids = Uuids(originators[each.saga_id] for each in armed)
+        calls.append(call_of(ARM, ids, names, Bigints(each.due_at for each in armed)))
+    if cleared := [each for each in batch.timers_cleared if saga_of(each) in originators]:
+        ids = Uuids(originators[saga_of(each)] for each in cleared)
+        calls.append(call_of(CLEAR, ids, Texts(map(_name, cleared))))
+    if batch.unhandled:
+        calls.append(call_of(KEEP_UNHANDLED, *_unhandled_columns(batch)))
+    if batch.handled:
+        calls.append(call_of(REMOVE_HANDLED, Bigints(sorted(batch.handled))))
+    if batch.relayed:
+        calls.append(call_of(RELAYED, Bigints(sorted(batch.relayed))))
+    return calls
+
+
+def _unsure(batch: Batch, known: KnownSagas[str]) -> list[tuple[SagaId, int]]:
+    """Sagas and expected turns to look for; the insert tells whether a turn follows them."""
+    unsure = []
+    for history in batch.histories:
+        expected, there = history.expected_turns, known.get(history.saga_id)
+        if expected and (there is None or there[0] < expected):
+            unsure.append((history.saga_id, expected))
+    return unsure
+
+
 def _trackings(batch: Batch) -> tuple[Array, Array]:
     rows = sorted((tracking_name(source), offset) for source, offset in batch.positions.items())
     return Texts(name for name, _ in rows), Bigints(offset for _, offset in rows)
 
 
-def _index_columns(batch: Batch, known: KnownSagas) -> tuple[Array, ...]:
-    rows = {each.saga_id: each for each in batch.summaries}.values()
+def _index_columns(batch: Batch, originators: Originators) -> tuple[Array, ...]:
+    by_saga = {each.saga_id: each for each in batch.summaries}
+    rows = sorted(by_saga.values(), key=lambda row: originators[row.saga_id])
     return (
-        Bigints(_place(known, each.saga_id) for each in rows),
+        Uuids(originators[each.saga_id] for each in rows),
         Uuids(originator_of(each.saga_id) for each in rows),
         Texts(each.definition for each in rows),
         Bigints(each.definition_version for each in rows),
@@ -222,18 +300,8 @@ def _index_columns(batch: Batch, known: KnownSagas) -> tuple[Array, ...]:
     )
 
 
-def _place(known: KnownSagas, saga_id: SagaId) -> int | None:
-    saga = known.get(saga_id)
-    return None if saga is None else saga[1]
-
-
-def _timer_columns(batch: Batch) -> tuple[Array, ...]:
-    rows = {each.timer_id: each for each in batch.timers_armed}.values()
-    return (
-        Texts(each.timer_id for each in rows),
-        Uuids(originator_of(each.saga_id) for each in rows),
-        Bigints(each.due_at for each in rows),
-    )
+def _name(timer_id: TimerId) -> str:
+    return timer_id.partition("/")[2]
 
 
 def _unhandled_columns(batch: Batch) -> tuple[Array, ...]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from operator import itemgetter
-from typing import Any, Final, LiteralString, NamedTuple
+from operator import attrgetter, itemgetter
+from typing import Any, Final, LiteralString
 
 import psycopg
 from typing_extensions import override
 
-from saga.adapters.mapper import TurnRow, originator_of, to_entries, to_history, to_rows
+from saga.adapters.mapper import originator_of, to_entries, to_history
 from saga.adapters.postgres import statements as sql
 from saga.adapters.postgres.database import PostgresDatabase, is_of_the_server, unavailable
 from saga.adapters.postgres.notifier import Notifier
@@ -32,7 +32,7 @@ from saga.adapters.rows import (
     tracking_name,
 )
 from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId, TimerId
+from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
 from saga.ports.bus import Source
@@ -59,31 +59,29 @@ LOG_PAGE_TURNS: Final = 2_000
 _UNIQUE_VIOLATION: Final = "23505"
 _LOCK_TIMEOUT: Final = "55P03"
 _HISTORIES: Final = (
-    "SELECT originator_id::text, originator_version, topic, state FROM stored_events "
-    "WHERE originator_id = ANY(%s::uuid[]) ORDER BY originator_id, originator_version"
+    "SELECT s.saga_id::text, s.originator_id::text, e.originator_version, e.topic, e.state "
+    "FROM saga_ids AS s CROSS JOIN LATERAL (SELECT * FROM stored_events "
+    "WHERE originator_id = s.originator_id ORDER BY originator_version) AS e "
+    "WHERE s.saga_id = ANY(%s::uuid[]) ORDER BY s.saga_id, e.originator_version"
 )
 _POSITIONS: Final = (
     "SELECT application_name, notification_id FROM notification_tracking "
     "WHERE application_name = ANY(%s::text[])"
 )
-_DUE: Final = (
-    "SELECT timer_id, saga_id::text, due_at FROM timers WHERE due_at <= %s "
-    "ORDER BY due_at, timer_id LIMIT %s"
+_SAGA: Final = (
+    "(SELECT i.saga_id::text FROM saga_index AS i WHERE i.originator_id = {}.originator_id)"
+)
+_TIMERS: Final = (
+    f"SELECT name, {_SAGA.format('t')}, due_at FROM timers AS t WHERE due_at <= %s "
+    "ORDER BY due_at LIMIT %s"
 )
 _BACKLOG: Final = (
-    "SELECT b.backlog_id, b.appended_at, e.originator_id::text, e.topic, "
+    f"SELECT b.backlog_id, b.appended_at, {_SAGA.format('e')}, e.topic, "
     "e.state FROM (SELECT * FROM backlog WHERE backlog_id > %s "
     "ORDER BY backlog_id LIMIT %s) AS b "
     "LEFT JOIN LATERAL (SELECT * FROM stored_events WHERE notification_id = ANY(b.positions) "
     "ORDER BY notification_id) AS e ON true ORDER BY b.backlog_id, e.notification_id"
 )
-
-
-class Written(NamedTuple):
-    """What was written: where sagas that are new begin in the log, and the batch's backlog id."""
-
-    first_entries: Mapping[str, int]
-    backlog_id: int | None
 
 
 class PostgresEventStore(EventStore, TellsOfAppends):
@@ -102,7 +100,8 @@ class PostgresEventStore(EventStore, TellsOfAppends):
     def __init__(self, database: PostgresDatabase, *, make: bool = True) -> None:
         self.database = database
         self._lock = sql.share_lock(database.address.lock_key("append"))
-        self._known = KnownSagas()
+        self._ids = sql.OriginatorIds()
+        self._known: KnownSagas[str] = KnownSagas()
         self._notifier = Notifier(database, sql.CHANNEL)
         prepare(database.address, event_store_tables(database.address), make=make)
 
@@ -116,10 +115,13 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             return {}
         keys = Uuids(originator_of(saga_id) for saga_id in dict.fromkeys(saga_ids))
         rows = await self.database.fetch(_HISTORIES, (keys,))
-        return {
-            SagaId(saga_id): to_history(SagaId(saga_id), (row[1:] for row in history))
-            for saga_id, history in groupby(rows, key=itemgetter(0))
-        }
+        histories: dict[SagaId, History | CorruptHistory] = {}
+        for (name, originator), turns in groupby(rows, key=itemgetter(0, 1)):
+            saga_id = SagaId(name)
+            history = histories[saga_id] = to_history(saga_id, (turn[2:] for turn in turns))
+            if isinstance(history, History):
+                self._known.remember(saga_id, history.turns, originator.replace("-", ""))
+        return histories
 
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
@@ -129,7 +131,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
 
     @override
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        return [_timer(row) for row in await self.database.fetch(_DUE, (until, limit))]
+        return _timers(await self.database.fetch(_TIMERS, (until, limit)))
 
     @override
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
@@ -145,28 +147,55 @@ class PostgresEventStore(EventStore, TellsOfAppends):
 
     async def _append(self, batch: Batch, at: Instant) -> Appended:
         check_new_sagas(batch)
-        rows = to_rows(batch.histories)
-        calls: list[Call] = []
+        originators, new = await self._originators(batch, at)
 
-        def next_try() -> list[Call]:
-            calls[:] = sql.calls_of(batch, rows, self._known, at=at, lock=self._lock)
-            return calls
+        def calls() -> list[Call]:
+            return sql.calls_of(batch, originators, new, self._known, at=at, lock=self._lock)
 
         try:
             answers = await self.database.commit(
-                next_try, has_landed=partial(self._has_landed, batch, rows)
+                calls, has_landed=partial(self._has_landed, batch, originators)
             )
         except psycopg.Error as error:
             raise await self._explained(error, batch) from error
-        written = await self._found(batch, rows) if answers is None else _written(calls, answers)
-        self._remember(batch, written)
-        if rows:
+        if answers is None:
+            backlog_id = await self._backlog_id(batch, originators)
+        else:
+            backlog_id = _backlog_id_in(answers) if batch.outgoing else None
+        for history in batch.histories:
+            turns = history.expected_turns + len(history.turns)
+            self._known.remember(history.saga_id, turns, originators[history.saga_id])
+        if batch.histories:
             self._notifier.notify()
-        return Appended(written.backlog_id)
+        return Appended(backlog_id)
+
+    async def _originators(
+        self, batch: Batch, at: Instant
+    ) -> tuple[dict[SagaId, str], list[SagaId]]:
+        """The originator ids of the sagas of *batch*, and those sagas that are new."""
+        new = [each.saga_id for each in batch.histories if not each.expected_turns]
+        originators = {saga_id: self._ids.draw(at) for saga_id in new}
+        missing = []
+        cleared = dict.fromkeys(map(sql.saga_of, batch.timers_cleared))
+        for saga_id in sql.sagas_written(batch) | cleared:
+            known = self._known.get(saga_id)
+            if saga_id in originators:
+                continue
+            if known is not None:
+                originators[saga_id] = known[1]
+            elif is_saga_id(saga_id):
+                missing.append(saga_id)
+        if missing:
+            keys = Uuids(map(originator_of, missing))
+            for saga_id, originator in await self.database.fetch(sql.ORIGINATORS, (keys,)):
+                originators[SagaId(saga_id)] = originator.replace("-", "")
+        if gone := tuple(each for each in sql.sagas_written(batch) if each not in originators):
+            raise HistoryConflict(gone)
+        return originators, new
 
     async def _explained(self, error: psycopg.Error, batch: Batch) -> Exception:
         """What the refusal *error* of *batch* means; nothing was recorded."""
-        is_ours = error.diag.table_name == "stored_events"
+        is_ours = error.diag.table_name in {"stored_events", "saga_ids"}
         if error.sqlstate == sql.ALREADY_RECORDED:
             stored = await self.positions(list(batch.positions))
             return AlreadyRecorded(covered(batch.positions, stored))
@@ -178,60 +207,43 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             await self.database.end_frozen()
         return unavailable(self.database.name, error) if is_of_the_server(error) else error
 
-    async def _has_landed(self, batch: Batch, rows: Sequence[TurnRow]) -> bool:
+    async def _has_landed(self, batch: Batch, originators: sql.Originators) -> bool:
         self._known = KnownSagas()  # the server may be another one now, that has not all of it
-        return await self._is_stored(batch, rows)
+        return await self._is_stored(batch, originators)
 
-    async def _is_stored(self, batch: Batch, rows: Sequence[TurnRow]) -> bool:
-        proof = sql.proof_of(batch, rows)
+    async def _is_stored(self, batch: Batch, originators: sql.Originators) -> bool:
+        proof = sql.proof_of(batch, originators)
         if proof is None:
             return False
         question, expected = proof
         return await self.database.fetch(*question) == [(expected,)]
 
-    async def _found(self, batch: Batch, rows: Sequence[TurnRow]) -> Written:
-        """What was written of *batch*, which is stored."""
-        if not rows or not batch.outgoing:
-            return Written({}, None)
-        first, version, *_ = rows[0]
-        owed = await self.database.fetch(sql.OWED, (Uuids([first]), version))
-        return Written({}, owed[0][0] if owed else None)
+    async def _backlog_id(self, batch: Batch, originators: sql.Originators) -> int | None:
+        """The backlog id of *batch*, which is stored."""
+        if not batch.histories or not batch.outgoing:
+            return None
+        first = batch.histories[0]
+        turn = originators[first.saga_id], first.expected_turns + 1
+        backlog = await self.database.fetch(sql.BACKLOG_OF, turn)
+        return backlog[0][0] if backlog else None
 
     async def _moved(self, batch: Batch) -> tuple[str, ...]:
-        """The sagas whose stored version is not the expected one; all, where that is not clear."""
+        """The sagas whose stored turns are not those expected; all, where that is not clear."""
         ids = Uuids(originator_of(each.saga_id) for each in batch.histories)
-        stored = dict(await self.database.fetch(sql.VERSIONS, (ids,)))
+        stored = dict(await self.database.fetch(sql.TURNS, (ids,)))
         moved = tuple(
             each.saga_id
             for each in batch.histories
-            if (stored[originator_of(each.saga_id)] or 0) != each.expected_turns
+            if (stored.get(each.saga_id) or 0) != each.expected_turns
         )
         return moved or tuple(each.saga_id for each in batch.histories)
 
-    def _remember(self, batch: Batch, written: Written) -> None:
-        for history in batch.histories:
-            saga_id = history.saga_id
-            position = written.first_entries.get(originator_of(saga_id))
-            if position is None:
-                known = self._known.get(saga_id)
-                position = known[1] if known is not None else None
-            if position is not None:
-                turns = history.expected_turns + len(history.turns)
-                self._known.remember(saga_id, turns, position)
 
-
-def _written(calls: Sequence[Call], answers: Answers) -> Written:
-    """What *answers* to *calls* tell."""
-    firsts: dict[str, int] = {}
-    owed: int | None = None
-    for call, answer in zip(calls, answers, strict=True):
-        if call.text in sql.APPENDS:
-            for originator_id, position, backlog_id in answer:
-                if originator_id is not None and position is not None:
-                    firsts[originator_id.hex()] = int.from_bytes(position)
-                elif backlog_id is not None:
-                    owed = int.from_bytes(backlog_id)
-    return Written(firsts, owed)
+def _backlog_id_in(answers: Answers) -> int:
+    # Of all statements only the one that writes the backlog answers with a number.
+    (backlog_id,) = (row[0] for rows in answers for row in rows if row[0])
+    assert backlog_id is not None
+    return int.from_bytes(backlog_id)
 
 
 def _entries_in(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:
@@ -245,26 +257,22 @@ _SUMMARY: Final = (
     "SELECT i.saga_id::text, definition, definition_version, key, status, started_at, updated_at, "
     "waiting_for, reason, version FROM saga_index AS i"
 )
+_ORIGINATOR: Final = "SELECT originator_id FROM saga_ids WHERE saga_id = %s::uuid"
 _SUMMARIES: Final = (
-    f"{_SUMMARY} WHERE position = ANY(ARRAY(SELECT notification_id FROM stored_events "
-    "WHERE originator_version = 1 AND originator_id = ANY(%s::uuid[])))"
-)
-_FIRST_ENTRY: Final = (
-    "SELECT notification_id FROM stored_events "
-    "WHERE originator_id = %s::uuid AND originator_version = 1"
+    f"{_SUMMARY} WHERE originator_id = ANY(ARRAY(SELECT originator_id FROM saga_ids "
+    "WHERE saga_id = ANY(%s::uuid[])))"
 )
 _LOG: Final = (
-    "SELECT notification_id, originator_id::text, topic, state "
-    "FROM stored_events WHERE notification_id > %s AND notification_id <= %s "
+    f"SELECT notification_id, {_SAGA.format('e')}, topic, state "
+    "FROM stored_events AS e WHERE notification_id > %s AND notification_id <= %s "
     "ORDER BY notification_id LIMIT %s"
 )
 _UNHANDLED: Final = (
     'SELECT kind, reason, message, topic, partition, "offset", key, value, headers, '
-    "timestamp, kept_at, saga_id::text, record_id FROM parked"
+    "timestamp, kept_at, saga_id::text, record_id FROM unhandled_records"
 )
-_TIMERS: Final = (
-    "SELECT timer_id, saga_id::text, due_at FROM timers ORDER BY due_at, timer_id LIMIT %s"
-)
+_NO_ORIGINATOR: Final = "00000000-0000-0000-0000-000000000000"
+_FOR_EVER: Final = 2**63 - 1
 
 
 class PostgresCatalogue(Catalogue):
@@ -294,9 +302,9 @@ class PostgresCatalogue(Catalogue):
             conditions.append("definition = %s")
             values.append(escaped(definition))
         if after is not None:
-            conditions.append(f"position > coalesce(({_FIRST_ENTRY}), 0)")
+            conditions.append(f"originator_id > coalesce(({_ORIGINATOR}), '{_NO_ORIGINATOR}')")
             values.append(originator_of(after))
-        query = f"{_SUMMARY} WHERE {' AND '.join(conditions)} ORDER BY position LIMIT %s"
+        query = f"{_SUMMARY} WHERE {' AND '.join(conditions)} ORDER BY originator_id LIMIT %s"
         return [_summary(row) for row in await self._database.fetch(query, (*values, limit))]
 
     @override
@@ -330,7 +338,7 @@ class PostgresCatalogue(Catalogue):
 
     @override
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        return [_timer(row) for row in await self._database.fetch(_TIMERS, (limit,))]
+        return _timers(await self._database.fetch(_TIMERS, (_FOR_EVER, limit)))
 
     @override
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
@@ -339,9 +347,10 @@ class PostgresCatalogue(Catalogue):
         while True:
             rows = await self._database.fetch(_LOG, (after, last, LOG_PAGE_TURNS))
             for position, saga_id, topic, state in rows:
-                for entry in to_entries(SagaId(saga_id), topic, state):
-                    yield position, entry
                 after = position
+                if saga_id is not None:  # or else another program's, by the library
+                    for entry in to_entries(SagaId(saga_id), topic, state):
+                        yield position, entry
             if len(rows) < LOG_PAGE_TURNS:
                 return
 
@@ -357,9 +366,12 @@ def _summary(row: Sequence[Any]) -> SagaSummary:
     return to_summary(row, text=unescaped)
 
 
-def _timer(row: Sequence[Any]) -> DueTimer:
-    timer_id, saga_id, due_at = row
-    return DueTimer(TimerId(unescaped(timer_id)), SagaId(saga_id), Instant(due_at))
+def _timers(rows: Iterable[Sequence[Any]]) -> list[DueTimer]:
+    timers = [
+        DueTimer(TimerId(f"{saga_id}/{unescaped(name)}"), SagaId(saga_id), Instant(due_at))
+        for name, saga_id, due_at in rows
+    ]
+    return sorted(timers, key=attrgetter("due_at", "timer_id"))
 
 
 # What is counted.
@@ -370,8 +382,8 @@ _SAGAS_COUNTED: Final[LiteralString] = (
     "AND status = ANY(%s::text[]) GROUP BY definition, status"
 )
 _UNHANDLED_COUNTED: Final[LiteralString] = (
-    "SELECT kind, reason, count(*) FROM (SELECT kind, reason FROM parked LIMIT %s) AS few "
-    "GROUP BY kind, reason"
+    "SELECT kind, reason, count(*) FROM "
+    "(SELECT kind, reason FROM unhandled_records LIMIT %s) AS few GROUP BY kind, reason"
 )
 _BACKLOG_COUNTED: Final[LiteralString] = "SELECT count(*), min(appended_at) FROM backlog"
 _TIMERS_COUNTED: Final[LiteralString] = (

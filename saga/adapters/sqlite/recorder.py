@@ -115,7 +115,7 @@ class SagaProcessRecorder(SQLiteProcessRecorder):
 
     def __init__(self, datastore: SagaDatastore) -> None:
         super().__init__(datastore)
-        self.known = KnownSagas()
+        self.known: KnownSagas[int] = KnownSagas()
 
     def construct_create_table_statements(self) -> list[str]:
         """The library's tables, then ours."""

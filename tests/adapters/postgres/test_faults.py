@@ -341,10 +341,15 @@ async def test_the_log_waits_for_those_who_write_before_its_end(
 
         def commit() -> None:
             time.sleep(0.2)
+            another = "00000000-0000-0000-0000-000000000001"
             slow.execute(
-                "INSERT INTO stored_events SELECT gen_random_uuid(), 1, topic, state, %s "
-                "FROM stored_events WHERE originator_version = 1",
-                (taken,),
+                "INSERT INTO stored_events SELECT %s::uuid, 1, topic, state, %s FROM stored_events",
+                (another, taken),
+            )
+            slow.execute(
+                "INSERT INTO saga_index SELECT %s::uuid, saga_id, definition, definition_version, "
+                "key, status, started_at, updated_at, waiting_for, reason, version FROM saga_index",
+                (another,),
             )
             slow.commit()
 
@@ -384,10 +389,12 @@ async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStor
     await store.append(Batch(unhandled=[samples.unhandled(1), samples.unhandled(2)]), at=MOMENT)
     with psycopg.connect(postgres) as other:
         other.execute("SET deadlock_timeout = '10s'")  # so that it is not the one to be ended
-        other.execute("SELECT FROM parked WHERE record_id = 2 FOR UPDATE")
+        other.execute("SELECT FROM unhandled_records WHERE record_id = 2 FOR UPDATE")
         waiting = asyncio.create_task(store.append(Batch(handled=[1, 2]), at=MOMENT))
         await asyncio.sleep(0.3)
-        await asyncio.to_thread(other.execute, "SELECT FROM parked WHERE record_id = 1 FOR UPDATE")
+        await asyncio.to_thread(
+            other.execute, "SELECT FROM unhandled_records WHERE record_id = 1 FOR UPDATE"
+        )
         other.commit()
 
     await waiting

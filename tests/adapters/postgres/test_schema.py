@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 from psycopg import Cursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from saga.adapters.mapper import to_rows
+from saga.adapters.mapper import to_entries, to_rows
 from saga.adapters.postgres import (
     Address,
     Component,
@@ -51,8 +52,8 @@ async def test_migrating_twice_at_once_is_migrating_once(
     """Several processes that start on an empty database do not get into each other's way."""
     before = await asyncio.gather(*(asyncio.to_thread(migrate, address, tables) for _ in range(4)))
 
-    assert sorted(before) == [0, 1, 1, 1]
-    assert stored_version(address, tables) == tables.version == 1
+    assert sorted(before) == [0, 2, 2, 2]
+    assert stored_version(address, tables) == tables.version == 2
 
 
 async def test_a_migration_that_fails_leaves_what_was_there(
@@ -64,14 +65,12 @@ async def test_a_migration_that_fails_leaves_what_was_there(
         raise ZeroDivisionError
 
     migrate(address, tables)
-    newer = Component(
-        name=tables.name, landmark=tables.landmark, migrations=(*tables.migrations, fails)
-    )
+    newer = replace(tables, migrations=(*tables.migrations, fails))
 
     with pytest.raises(ZeroDivisionError):
         migrate(address, newer)
 
-    assert stored_version(address, tables) == 1
+    assert stored_version(address, tables) == 2
 
 
 async def test_a_newer_store_is_refused(postgres: str, store: PostgresEventStore) -> None:
@@ -79,7 +78,7 @@ async def test_a_newer_store_is_refused(postgres: str, store: PostgresEventStore
     with psycopg.connect(postgres) as connection:
         connection.execute("UPDATE saga_schema SET version = 7")
 
-    with pytest.raises(StoreTooNew, match="version 7, this saga knows up to 1"):
+    with pytest.raises(StoreTooNew, match="version 7, this saga knows up to 2"):
         PostgresEventStore(store.database)
 
 
@@ -91,15 +90,13 @@ async def test_an_older_store_is_left_to_whoever_decides(
     def add(cursor: Cursor[dict[str, Any]]) -> None:
         cursor.execute("CREATE TABLE added (id integer)")
 
-    newer = Component(
-        name=tables.name, landmark=tables.landmark, migrations=(*tables.migrations, add)
-    )
+    newer = replace(tables, migrations=(*tables.migrations, add))
     prepare(address, tables, make=True)
 
-    with pytest.raises(StoreUnavailable, match="version 1, this saga needs 2: run `saga store mig"):
+    with pytest.raises(StoreUnavailable, match="version 2, this saga needs 3: run `saga store mig"):
         prepare(address, newer, make=True)
 
-    assert migrate(address, newer) == 1
+    assert migrate(address, newer) == 2
     prepare(address, newer, make=False)
 
 
@@ -164,13 +161,13 @@ async def test_somebody_elses_tables_are_not_taken(
 
 
 async def test_the_library_reads_and_writes_the_same_tables(
-    postgres: str, store: PostgresEventStore
+    postgres: str, store: PostgresEventStore, catalogue: PostgresCatalogue
 ) -> None:
-    """Its own recorder, unchanged, works beside ours, in both directions."""
+    """Its own recorder, unchanged, works beside ours; what it writes is no saga of ours."""
     await store.append(
         samples.batch(samples.history(saga(1)), positions={Source("t", 0): 3}), at=MOMENT
     )
-    await store.append(samples.batch(samples.history(saga(2))), at=MOMENT)
+    await store.append(samples.batch(samples.history(saga(2), 0, 2)), at=MOMENT)
     given = conninfo_to_dict(postgres)
     datastore = PostgresDatastore(
         given["dbname"], given["host"], given["port"], given["user"], given.get("password") or ""
@@ -179,13 +176,17 @@ async def test_the_library_reads_and_writes_the_same_tables(
     third = stored_events(samples.history(saga(3), 0, 2))
     theirs.insert_events(third, tracking=Tracking("bus:t:0", 4))
 
-    assert [each.originator_version for each in theirs.select_events(third[0].originator_id)] == [
-        1,
-        2,
-    ]
-    assert [each.id for each in theirs.select_notifications(1, 10)] == [1, 2, 3, 4]
+    notifications = theirs.select_notifications(1, 10)
+    assert [each.id for each in notifications] == [1, 2, 3, 4, 5]
+    assert [each.originator_version for each in notifications] == [1, 1, 2, 1, 2]
+    assert {each.topic for each in notifications} == {"turn"}
+    assert notifications[0].originator_id < notifications[1].originator_id
+    second = theirs.select_events(notifications[1].originator_id)
+    turns = [to_entries(saga(2), each.topic, each.state) for each in second]
+    assert [entry for turn in turns for entry in turn] == samples.entries(saga(2), 0, 4)
+    assert theirs.select_events(third[0].originator_id) == third
     assert await store.positions([Source("t", 0)]) == {Source("t", 0): 4}
-    assert await store.load([saga(3)]) == {saga(3): samples.entries(saga(3), 0, 4)}
+    assert {entry.saga_id async for _, entry in catalogue.log()} == {saga(1), saga(2)}
     datastore.close()
 
 

@@ -1,0 +1,158 @@
+"""How the tables of an event store become those of the next version.
+
+A migration runs in one transaction, while no worker runs. It reads what is there, some sagas at a
+time, and leaves nothing out: what it cannot read it keeps as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+
+import orjson
+from psycopg import Cursor
+from psycopg.rows import tuple_row
+from psycopg.sql import SQL, Identifier
+
+from saga.adapters.first_layout import OldRow, turns_of
+from saga.adapters.postgres.statements import OriginatorIds
+from saga.core.identity import Instant, SagaId
+
+SAGAS_A_PAGE: Final = 1_000
+
+_BEGINNINGS: Final = (
+    "SELECT notification_id, originator_id::text, state FROM stored_events_1 "
+    "WHERE originator_version = 1 AND notification_id > %s ORDER BY notification_id LIMIT %s"
+)
+_WITHOUT_BEGINNING: Final = (
+    "SELECT DISTINCT originator_id::text FROM stored_events_1 AS e "
+    "WHERE NOT EXISTS (SELECT 1 FROM saga_ids WHERE saga_id = e.originator_id)"
+)
+_ENTRIES: Final = (
+    "SELECT originator_id::text, originator_version, topic, state, notification_id "
+    "FROM stored_events_1 WHERE originator_id = ANY(%s::uuid[]) "
+    "ORDER BY originator_id, originator_version"
+)
+_SAGA_INDEX: Final = (
+    "INSERT INTO saga_index SELECT s.originator_id, i.saga_id, i.definition, "
+    "i.definition_version, i.key, i.status, i.started_at, i.updated_at, i.waiting_for, i.reason, "
+    "i.version FROM saga_index_1 AS i JOIN saga_ids AS s ON s.saga_id = i.saga_id "
+    "ORDER BY s.originator_id"
+)
+# A timer's id is its saga's, a slash and its name.
+_TIMERS: Final = (
+    "INSERT INTO timers SELECT s.originator_id, substr(t.timer_id, 38), t.due_at "
+    "FROM timers_1 AS t JOIN saga_ids AS s ON s.saga_id = t.saga_id ORDER BY s.originator_id"
+)
+_UNHANDLED_RECORDS: Final = (
+    "INSERT INTO unhandled_records OVERRIDING SYSTEM VALUE SELECT parked_id, kind, "
+    "CASE reason WHEN 'behind_held' THEN 'behind_deferred' ELSE reason END, "
+    'message, topic, partition, "offset", key, value, headers, timestamp, parked_at, saga_id '
+    "FROM parked_1 ORDER BY parked_id"
+)
+# The library has marked the new table as its own.
+_POSITIONS: Final = (
+    "INSERT INTO notification_tracking (application_name, notification_id) "
+    "SELECT application_name, notification_id FROM notification_tracking_1 "
+    "WHERE application_name <> ALL (SELECT application_name FROM notification_tracking)"
+)
+_BACKLOG: Final = (
+    "INSERT INTO backlog OVERRIDING SYSTEM VALUE SELECT backlog_id, ARRAY(SELECT place "
+    "FROM unnest(positions) AS place WHERE EXISTS (SELECT 1 FROM stored_events "
+    "WHERE notification_id = place) ORDER BY place), appended_at FROM backlog_1 "
+    "ORDER BY backlog_id"
+)
+_SEQUENCES: Final = {
+    "stored_events_notification_id_seq": "stored_events_notification_id_seq_1",
+    "unhandled_records_record_id_seq": "parked_parked_id_seq_1",
+    "backlog_backlog_id_seq": "backlog_backlog_id_seq_1",
+}
+_OLD_TABLES: Final = (
+    "stored_events",
+    "notification_tracking",
+    "saga_index",
+    "timers",
+    "parked",
+    "backlog",
+)
+_SEQUENCES_OF: Final = (
+    "SELECT c.relname FROM pg_class AS c JOIN pg_depend AS d ON d.objid = c.oid "
+    "WHERE d.refobjid = quote_ident(%s)::regclass AND c.relkind = 'S' AND d.deptype IN ('a', 'i')"
+)
+_INDEXES_OF: Final = (
+    "SELECT c.relname FROM pg_class AS c JOIN pg_index AS i ON i.indexrelid = c.oid "
+    "WHERE i.indrelid = quote_ident(%s)::regclass"
+)
+
+
+def keep_turns(cursor: Cursor[dict[str, Any]], *, make: Callable[[Any], None]) -> None:
+    """From one row an entry to one row a turn, and from the sagas' own ids to growing ones.
+
+    A turn takes the place of its first entry in the log.
+    """
+    rows = cursor.connection.cursor(row_factory=tuple_row)
+    for table in _OLD_TABLES:
+        _set_apart(rows, table)
+    make(cursor)
+    ids = OriginatorIds()
+    for page in _pages(rows):
+        _copy_histories(rows, {saga_id: ids.draw(at) for saga_id, at in page})
+    for statement in (_POSITIONS, _SAGA_INDEX, _TIMERS, _UNHANDLED_RECORDS, _BACKLOG):
+        rows.execute(statement)
+    for new, old in _SEQUENCES.items():
+        value = SQL("SELECT setval({}, last_value, is_called) FROM {}")
+        rows.execute(value.format(new, Identifier(old)))
+    for table in _OLD_TABLES:
+        rows.execute(SQL("DROP TABLE {}").format(Identifier(f"{table}_1")))
+    rows.execute("ANALYZE saga_ids, saga_index, stored_events")
+
+
+def _set_apart(rows: Cursor[Any], table: str) -> None:
+    """Rename *table* and what belongs to it, so that a new one can have its name."""
+    found = {"SEQUENCE": _SEQUENCES_OF, "INDEX": _INDEXES_OF}
+    renamed = [
+        (kind, name)
+        for kind, query in found.items()
+        for (name,) in rows.execute(query, (table,)).fetchall()
+    ]
+    for kind, name in [*renamed, ("TABLE", table)]:
+        rename = SQL(f"ALTER {kind} {{}} RENAME TO {{}}")
+        rows.execute(rename.format(Identifier(name), Identifier(f"{name}_1")))
+
+
+def _pages(rows: Cursor[Any]) -> Iterator[Sequence[tuple[SagaId, Instant]]]:
+    """All sagas with when they began, in order of their beginning; last those without one."""
+    place = 0
+    while beginnings := rows.execute(_BEGINNINGS, (place, SAGAS_A_PAGE)).fetchall():
+        yield [(SagaId(saga_id), _at(state)) for _, saga_id, state in beginnings]
+        place = beginnings[-1][0]
+    rest = [(SagaId(saga_id), Instant(0)) for (saga_id,) in rows.execute(_WITHOUT_BEGINNING)]
+    for first in range(0, len(rest), SAGAS_A_PAGE):
+        yield rest[first : first + SAGAS_A_PAGE]
+
+
+def _copy_histories(rows: Cursor[Any], originators: dict[SagaId, str]) -> None:
+    entries = rows.execute(_ENTRIES, (list(originators),)).fetchall()
+    histories = {
+        SagaId(name): list(turns_of(SagaId(name), (OldRow(*entry[1:]) for entry in history)))
+        for name, history in groupby(entries, key=itemgetter(0))
+    }
+    with rows.copy("COPY saga_ids FROM STDIN") as copy:
+        for saga_id, originator in sorted(originators.items()):
+            copy.write_row((saga_id, originator))
+    with rows.copy(
+        "COPY stored_events (originator_id, originator_version, topic, state, notification_id) "
+        "FROM STDIN"
+    ) as copy:
+        for saga_id, originator in originators.items():
+            for number, turn in enumerate(histories[saga_id], 1):
+                copy.write_row((originator, number, *turn))
+
+
+def _at(state: bytes) -> Instant:
+    try:
+        return Instant(int(orjson.loads(state)["at"]))
+    except (ValueError, KeyError, TypeError):
+        return Instant(0)

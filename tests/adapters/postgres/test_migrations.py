@@ -1,0 +1,195 @@
+"""Stores that earlier versions wrote, brought to today's tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+import pytest
+from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
+from psycopg.conninfo import conninfo_to_dict
+
+from saga.adapters.postgres import (
+    Address,
+    PostgresCatalogue,
+    PostgresDatabase,
+    PostgresEventStore,
+    event_store_tables,
+    migrate,
+    stored_version,
+)
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId
+from saga.core.intents import TimerArmed
+from saga.core.replay import replay
+from saga.core.status import SagaStatus
+from saga.errors import CorruptHistory, HistoryConflict
+from saga.ports.bus import Source
+from saga.ports.store import Batch, History, HistoryAppend
+from saga.runtime.saga_cache import whose
+from saga.testing import samples
+from saga.testing.samples import MOMENT
+from tests.histories import definitions
+
+VERSION_1 = Path(__file__).with_name("fixtures") / "store_version_1.sql"
+SAGAS = 9
+TURNS = 69
+ENTRIES = 231
+FOREVER = Instant(2**62)
+
+
+def test_the_old_store_is_what_it_was(old: str) -> None:
+    """Its tables are of version 1, with a row for each entry under the saga's own id."""
+    address = Address(old)
+
+    assert stored_version(address, event_store_tables(address)) == 1
+    with psycopg.connect(old) as connection:
+        [(entries, sagas)] = connection.execute(
+            "SELECT count(*), count(DISTINCT originator_id) FROM stored_events"
+        ).fetchall()
+    assert (entries, sagas) == (ENTRIES, SAGAS)
+
+
+async def test_every_history_of_an_old_store_replays(migrated: PostgresEventStore) -> None:
+    """To the status that the index tells, also of a saga that still runs."""
+    sagas = await PostgresCatalogue(migrated.database).sagas()
+    histories = await migrated.load([saga.saga_id for saga in sagas])
+
+    assert len(histories) == SAGAS
+    for saga in sagas:
+        history = histories[saga.saga_id]
+        assert isinstance(history, History), history
+        assert saga.version == len(history)
+        assert len({entry.cause for entry in history}) == history.turns
+        assert _replayed(saga.saga_id, history) is saga.status
+    assert [saga.status for saga in sagas].count(SagaStatus.RUNNING) == 1
+    assert sum(len(history) for history in histories.values() if isinstance(history, History)) == (
+        ENTRIES
+    )
+
+
+async def test_what_stands_beside_histories_is_kept(migrated: PostgresEventStore) -> None:
+    """Timers, positions, what is to be published, unhandled records, the order of the log."""
+    catalogue = PostgresCatalogue(migrated.database)
+    (running,) = await catalogue.sagas(status=SagaStatus.RUNNING)
+    loaded = await migrated.load([running.saga_id])
+    history = loaded[running.saga_id]
+    assert isinstance(history, History)
+    armed = {e.body.timer_id: e.body.due_at for e in history if isinstance(e.body, TimerArmed)}
+
+    timers = await migrated.due_timers(until=FOREVER, limit=100)
+    assert {timer.timer_id: timer.due_at for timer in timers}.items() <= armed.items()
+    assert {timer.saga_id for timer in timers} == {running.saga_id}
+    positions = await migrated.positions([Source("shop.evt", 0), Source("shop.rep", 3)])
+    assert sorted(positions.values()) == [7, TURNS]
+    (owed,) = await migrated.backlog(limit=10)
+    assert {entry.version > 1 for entry in owed.entries} == {True}
+    assert [record.record_id for record in await catalogue.unhandled()] == [2]
+    log = [entry async for _, entry in catalogue.log()]
+    assert len(log) == ENTRIES
+    assert [entry for entry in log if entry.saga_id == running.saga_id] == history
+
+
+async def test_a_migrated_store_goes_on(migrated: PostgresEventStore) -> None:
+    """Appends follow the turns there are; places and ids go on behind the old ones."""
+    catalogue = PostgresCatalogue(migrated.database)
+    sagas = await catalogue.sagas()
+    (running,) = await catalogue.sagas(status=SagaStatus.RUNNING)
+    last = [place async for place, _ in catalogue.log()][-1]
+    stale = Batch(histories=[HistoryAppend(running.saga_id, 1, [_turn(running.saga_id, 4)])])
+    with pytest.raises(HistoryConflict):
+        await migrated.append(stale, at=MOMENT)
+
+    history = (await migrated.load([running.saga_id]))[running.saga_id]
+    assert isinstance(history, History)
+    next_turn = _turn(running.saga_id, len(history))
+    batch = samples.batch(
+        HistoryAppend(running.saga_id, history.turns, [next_turn]),
+        samples.history(samples.saga(1)),
+        unhandled=[samples.unhandled(9)],
+        outgoing=[samples.record("shop.int")],
+    )
+    appended = await migrated.append(batch, at=Instant(MOMENT + 10**15))
+
+    assert (await migrated.load([running.saga_id]))[running.saga_id] == [*history, *next_turn]
+    assert [saga.saga_id for saga in await catalogue.sagas()] == [
+        *(saga.saga_id for saga in sagas),
+        samples.saga(1),
+    ]
+    assert {place > last async for place, _ in catalogue.log(after=last)} == {True}
+    assert [record.record_id for record in await catalogue.unhandled()] == [2, 3]
+    assert [owed.backlog_id for owed in await migrated.backlog(limit=10)][-1] == (
+        appended.backlog_id
+    )
+
+
+async def test_an_entry_that_cannot_be_read_holds_up_its_own_saga_only(old: str) -> None:
+    """It is kept as it is, and so are the entries around it."""
+    with psycopg.connect(old, autocommit=True) as connection:
+        [(damaged,)] = connection.execute(
+            "UPDATE stored_events SET state = 'no JSON' WHERE notification_id = "
+            "(SELECT notification_id FROM stored_events WHERE originator_version = 3 LIMIT 1) "
+            "RETURNING originator_id::text"
+        ).fetchall()
+    address = Address(old)
+    migrate(address, event_store_tables(address))
+    database = PostgresDatabase(address)
+    store = PostgresEventStore(database, make=False)
+    sagas = [saga.saga_id for saga in await PostgresCatalogue(database).sagas()]
+
+    histories = await store.load(sagas)
+
+    unreadable = [each for each, history in histories.items() if not isinstance(history, History)]
+    assert unreadable == [damaged]
+    problem = histories[SagaId(damaged)]
+    assert isinstance(problem, CorruptHistory)
+    assert problem.version == 3
+    assert len(histories) == SAGAS
+    [[kept]] = await database.fetch("SELECT count(*) FROM stored_events WHERE state = 'no JSON'")
+    assert kept == 1
+    await database.close()
+
+
+async def test_the_library_reads_a_migrated_store(migrated: PostgresEventStore, old: str) -> None:
+    """Its own recorder: events in the order of their places, each turn under its number."""
+    given = conninfo_to_dict(old)
+    datastore = PostgresDatastore(
+        given["dbname"], given["host"], given["port"], given["user"], given.get("password") or ""
+    )
+    theirs = PostgresProcessRecorder(datastore)
+
+    notifications = theirs.select_notifications(1, 1_000)
+
+    assert len(notifications) == TURNS
+    assert [each.id for each in notifications] == sorted({each.id for each in notifications})
+    turns = theirs.select_events(notifications[0].originator_id)
+    assert [turn.originator_version for turn in turns] == list(range(1, len(turns) + 1))
+    assert theirs.max_tracking_id("bus:shop.rep:3") == 7
+    datastore.close()
+
+
+@pytest.fixture
+def old(postgres: str) -> str:
+    """The address of a store of version 1."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(VERSION_1.read_bytes())
+    return postgres
+
+
+@pytest.fixture
+async def migrated(old: str):
+    """That store, after `saga store migrate`."""
+    address = Address(old)
+    assert migrate(address, event_store_tables(address)) == 1
+    database = PostgresDatabase(address)
+    yield PostgresEventStore(database, make=False)
+    await database.close()
+
+
+def _replayed(saga_id: SagaId, history: Sequence[Entry]) -> SagaStatus:
+    registered = definitions.app.registry.find(*whose(history))
+    assert registered is not None
+    return replay(registered.decider, saga_id, history).status
+
+
+def _turn(saga_id: SagaId, after: int) -> list[Entry]:
+    return samples.entries(saga_id, after, 1)
