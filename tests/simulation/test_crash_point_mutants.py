@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pytest
 
 from saga.adapters.postgres import PostgresEventStore
-from saga.adapters.postgres.store import Written
 from saga.effects import inbox
 from saga.ports import Batch, Source
 from saga.runtime.relay import Relay
@@ -153,14 +152,14 @@ def test_a_commit_taken_for_done_is_noticed(
 ) -> None:
     """After an unclear commit the store has to be asked."""
 
-    async def is_stored(self, batch, rows):
+    async def is_stored(self, batch, originators):
         return True
 
-    async def found(self, batch, rows):
-        return Written({}, 1)
+    async def backlog_id(self, batch, originators):
+        return 1
 
     monkeypatch.setattr(PostgresEventStore, "_is_stored", is_stored)
-    monkeypatch.setattr(PostgresEventStore, "_found", found)
+    monkeypatch.setattr(PostgresEventStore, "_backlog_id", backlog_id)
 
     outcome = _run("CP-4b", "reply done", PostgresPlace(crashed_postgres))
 

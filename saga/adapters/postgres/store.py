@@ -158,13 +158,11 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             )
         except psycopg.Error as error:
             raise await self._explained(error, batch) from error
-        if answers is None:
+        if answers is None:  # it is stored, but nothing of it is remembered
             backlog_id = await self._backlog_id(batch, originators)
         else:
             backlog_id = _backlog_id_in(answers) if batch.outgoing else None
-        for history in batch.histories:
-            turns = history.expected_turns + len(history.turns)
-            self._known.remember(history.saga_id, turns, originators[history.saga_id])
+            self._remember(batch, originators)
         if batch.histories:
             self._notifier.notify()
         return Appended(backlog_id)
@@ -237,6 +235,11 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             if (stored.get(each.saga_id) or 0) != each.expected_turns
         )
         return moved or tuple(each.saga_id for each in batch.histories)
+
+    def _remember(self, batch: Batch, originators: sql.Originators) -> None:
+        for history in batch.histories:
+            turns = history.expected_turns + len(history.turns)
+            self._known.remember(history.saga_id, turns, originators[history.saga_id])
 
 
 def _backlog_id_in(answers: Answers) -> int:
