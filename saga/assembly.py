@@ -22,16 +22,14 @@ from saga.effects import EffectsService, EffectsSettings, Subscription
 from saga.ports import Bus, Catalogue, Clock, EventStore
 from saga.ports.effects_store import EffectsStore
 from saga.publishing.writer import EventWriter
-from saga.runtime.aside import Aside
-from saga.runtime.orchestrator import Orchestrator
+from saga.runtime.orchestrator import Orchestrator, Receiver
 from saga.runtime.outcomes import OutcomeWaiters
-from saga.runtime.parking import DeadLetters
 from saga.runtime.publisher import Commands, Publisher
-from saga.runtime.record_encoder import RecordEncoder
-from saga.runtime.relay import Relay
+from saga.runtime.relay import RecordEncoder, Relay
 from saga.runtime.router import Router
 from saga.runtime.saga_cache import SagaCache
 from saga.runtime.turns import Turns
+from saga.runtime.unhandled import DeadLetters, DeferredRecords
 from saga.settings import Settings
 
 
@@ -87,7 +85,7 @@ class Assembly:
         return Relay(
             bus=self.parts.bus,
             store=self.parts.store,
-            outgoing=self.encoder,
+            encoder=self.encoder,
             clock=self.parts.clock,
             worker_id=self.worker_id,
         )
@@ -98,43 +96,55 @@ class Assembly:
         return Router(self.app.registry, self.app.contracts, self.names)
 
     @cached_property
-    def aside(self) -> Aside:
-        """Keeps records that wait for their saga."""
-        return Aside(self.parts.catalogue, early_hold_s=self.settings.early_hold_s)
+    def deferred(self) -> DeferredRecords:
+        """Knows which sagas records wait for."""
+        return DeferredRecords(self.parts.catalogue, early_hold_s=self.settings.early_hold_s)
 
     @cached_property
     def cache(self) -> SagaCache:
         """The sagas in memory."""
-        return SagaCache(self.parts.store, self.app.registry, sagas_max=self.settings.live_sagas)
+        return SagaCache(
+            self.parts.store,
+            self.parts.catalogue,
+            self.app.registry,
+            sagas_max=self.settings.live_sagas,
+        )
 
     @cached_property
     def turns(self) -> Turns:
         """Takes turns and commits them."""
         return self._turns_type(
             router=self.router,
-            live=self.cache,
+            cache=self.cache,
             store=self.parts.store,
-            aside=self.aside,
-            outgoing=self.encoder,
+            deferred=self.deferred,
             relay=self.relay,
-            names=self.names,
             clock=self.parts.clock,
             waiters=self.waiters,
+        )
+
+    @cached_property
+    def receiver(self) -> Receiver:
+        """Reads the records that sagas listen to."""
+        return Receiver(
+            bus=self.parts.bus,
+            store=self.parts.store,
+            clock=self.parts.clock,
+            group=self.names.topic(self.settings.group),
+            topics=self.router.topics,
+            worker_id=self.worker_id,
         )
 
     @cached_property
     def orchestrator(self) -> Orchestrator:
         """Feeds the turns with records, timers and operators' acts."""
         return Orchestrator(
-            bus=self.parts.bus,
+            receiver=self.receiver,
             store=self.parts.store,
-            catalogue=self.parts.catalogue,
-            router=self.router,
             turns=self.turns,
-            aside=self.aside,
+            deferred=self.deferred,
             relay=self.relay,
             clock=self.parts.clock,
-            group=self.names.topic(self.settings.group),
             worker_id=self.worker_id,
         )
 

@@ -30,7 +30,7 @@ from saga.application import Application
 from saga.effects import Effects, EffectsSettings
 from saga.errors import SettingsError
 from saga.ports.bus import TopicSpec
-from saga.runtime.parking import DeadLetters
+from saga.runtime.unhandled import DeadLetters
 from saga.settings import Settings
 
 if TYPE_CHECKING:

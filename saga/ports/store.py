@@ -17,7 +17,7 @@ from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.core.values import value
 from saga.errors import CorruptHistory
-from saga.ports.bus import Headers, Position, Record, Source
+from saga.ports.bus import Headers, Inbound, Position, Record, Source
 
 UNFINISHED: Final = (
     SagaStatus.RUNNING,
@@ -151,6 +151,11 @@ class UnhandledRecord:
     kept_at: Instant
     saga_id: SagaId | None = None
     record_id: int = 0
+
+    @property
+    def inbound(self) -> Inbound:
+        """The record as it was received."""
+        return Inbound(*self.position, self.key, self.value, self.headers, self.timestamp)
 
 
 @dataclass(slots=True)

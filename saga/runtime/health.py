@@ -40,7 +40,7 @@ COUNTED: Final = {
     "turns": ("saga_turns_total", "Turns that were recorded."),
     "duplicate": ("saga_duplicates_total", "Records that had been handled before."),
     "dead": ("saga_dlq_total", "Records that became dead letters."),
-    "held": ("saga_held_total", "Records deferred behind their saga."),
+    "deferred": ("saga_deferred_total", "Records deferred behind their saga."),
     "failed_turns": ("saga_failed_turns_total", "Turns in which a saga's own code raised."),
     "conflicts": ("saga_conflicts_total", "Batches in which another worker was first."),
 }
@@ -66,7 +66,7 @@ class OrchestratorHealth:
 
     def why_dead(self) -> list[str]:
         """The reasons to restart this process; none while it is alive, or only just starting."""
-        age_s = self._clock.monotonic_s() - self._orchestrator.looked_at_s
+        age_s = self._clock.monotonic_s() - self._orchestrator.receiver.fetches.asked_at_s
         if age_s <= LOOK_AGE_S:
             return []
         return [f"{NAME}: has not asked for records for {age_s:.0f} s"]
@@ -74,17 +74,17 @@ class OrchestratorHealth:
     async def why_not_ready(self) -> list[str]:
         """The reasons why it does not do all of its work now."""
         found = [*self.why_dead(), *(f"{NAME}: {why}" for why in self._orchestrator.problems())]
-        age_s = self._clock.monotonic_s() - self._orchestrator.fetched_at_s
+        age_s = self._clock.monotonic_s() - self._orchestrator.receiver.fetches.answered_at_s
         if age_s > FETCH_AGE_S:
             found.append(f"{NAME}: the bus did not answer for {age_s:.0f} s")
         return found or await self._why_no_store()
 
     def facts(self) -> dict[str, dict[str, object]]:
         """What an operator wants to know."""
-        stopped = self._orchestrator.stopped.items()
+        stopped = self._orchestrator.receiver.stopped.items()
         return {
             NAME: {
-                "in_hand": self._orchestrator.in_hand,
+                "in_hand": self._orchestrator.receiver.in_hand,
                 "stopped": {f"{at.topic}[{at.partition}]": why for at, why in stopped},
             }
         }
@@ -121,10 +121,10 @@ class _Metrics:
     async def collect(self) -> list[Metric]:
         """All of them; those of the store are some seconds old."""
         await self._count_store()
-        orchestrator = self._orchestrator
+        receiver = self._orchestrator.receiver
         return [
-            *_done(orchestrator),
-            *consumer_metrics(self._group, orchestrator.consumer, in_hand=orchestrator.in_hand),
+            *_done(self._orchestrator),
+            *consumer_metrics(self._group, receiver.consumer, in_hand=receiver.in_hand),
             *_stored(self._counted),
         ]
 
@@ -150,7 +150,7 @@ class _Metrics:
 
 def _done(orchestrator: Orchestrator) -> list[Metric]:
     """What the process has done."""
-    statistics, counts = orchestrator.tally, orchestrator.counts
+    statistics, counts = orchestrator.statistics, orchestrator.counts
     started = CounterMetricFamily("saga_started_total", "Sagas that began.", labels=("definition",))
     for definition, count in sorted(statistics.started.items()):
         started.add_metric((definition,), count)
@@ -197,7 +197,7 @@ def _stored(counted: tuple[StoreStatistics, Instant] | None) -> list[Metric]:
         "saga_active", "Unfinished sagas in the store.", labels=("definition", "state")
     )
     unhandled = GaugeMetricFamily(
-        "saga_parked",
+        "saga_unhandled",
         "Deferred records and dead letters in the store, up to 10,000 of them.",
         labels=("kind", "reason"),
     )

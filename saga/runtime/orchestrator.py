@@ -1,8 +1,9 @@
-"""The orchestrator: receives records, hands them to lanes, and sees that nothing is forgotten.
+"""The orchestrator of one process: receives records, has their turns taken, forgets nothing.
 
-A lane takes the turns of its partitions one batch after another; while one is decided and stored,
-those before it are published. Equal partition numbers go to one lane, hence a saga's records do.
-Beside the lanes: timers that come due, held records that may go on, a backlog to take over.
+`Receiver` reads the records and knows how far they are handled. `Batcher` says how many of them
+make one batch. `Orchestrator` has the batches decided and stored one after another; while one is
+decided, those before it are published. Beside them it looks for timers that come due, deferred
+records that may go on, and a backlog to take over.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from zlib import crc32
+from typing import Any
 
 from saga.core.identity import SagaId, TimerId
-from saga.core.status import SagaStatus
 from saga.errors import (
     AlreadyRecorded,
     BusUnavailable,
@@ -24,267 +26,172 @@ from saga.errors import (
     RecordsRetracted,
     StoreUnavailable,
 )
-from saga.ports import Bus, Catalogue, Clock, Consumer, DueTimer, EventStore, Source
+from saga.ports import Bus, Clock, Consumer, DueTimer, EventStore, Inbound, Source
 from saga.ports.bus import HearsOfRevocation
-from saga.ports.store import DeferralReason, UnhandledKind
 from saga.retrying import Backoff, retried
-from saga.runtime.aside import Aside
-from saga.runtime.batcher import Batcher, finish_or_abandon
-from saga.runtime.offset_committer import OffsetCommitter
 from saga.runtime.relay import Relay
-from saga.runtime.router import Router
 from saga.runtime.statistics import Statistics
 from saga.runtime.turns import Turns
-from saga.runtime.unit_of_work import UnitOfWork
-from saga.runtime.work import Work
+from saga.runtime.unhandled import DeferredRecords
+from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 
-LANES = 1
 FETCH_RECORDS_MAX = 1_000
 PENDING_RECORDS_MAX = 4_000
 """Records in hand; beyond it nothing more is fetched."""
+PENDING_POLL_S = 0.001
 FETCH_TIMEOUT_S = 0.2
+COMMIT_OFFSETS_S = 1.0
+BATCH_RECORDS_MAX = 256
+"""Records in one transaction: enough to share its cost, few enough to keep latency low."""
+LINGER_RECORDS_MIN = 4
+"""A last batch of fewer records is no load."""
+LINGER_S_MAX = 0.02
+"""A batch may have taken long because a server was away: no record is to wait for that again."""
+PUBLISHING_MAX = 4
+"""Batches that are stored and being published; beyond it no further one is decided."""
+REVOCATION_POLL_S = 0.005
 TIMERS_MAX = 500
 TIMERS_POLL_S = 0.1
 SWEEP_S = 1.0
+TRY_ALL_SWEEPS = 30
+"""Every so many sweeps deferred records are tried that waited for another version of the code."""
 DRAIN_S = 10.0
 """How long stopping may take to finish what is in hand: a store or bus may be away for ever."""
-HELD_SAGAS_MAX = 10_000
 CONFLICTS_BEFORE_BACKOFF_MAX = 3
-HOPEFUL = frozenset({DeferralReason.EARLY, DeferralReason.BEHIND_DEFERRED})
-"""Why a record may be held that is tried again and again."""
-HOPELESS = frozenset({DeferralReason.TURN_FAILED, DeferralReason.BEHIND_FAILED_TURN})
-"""Why a record may be held that nobody but an operator lets go."""
-RETRY_SWEEPS = 30
-"""Every so many sweeps all others are tried: a worker without their code may be gone by now."""
-HELD_UP = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
 log = logging.getLogger(__name__)
 
 
 class Orchestrator:
-    """One orchestrator process's work. `run` goes on until it is cancelled or `stop` is called."""
+    """The work of one process. `run` goes on until it is cancelled or `stop` is called."""
 
     def __init__(
         self,
         *,
-        bus: Bus,
+        receiver: Receiver,
         store: EventStore,
-        catalogue: Catalogue,
-        router: Router,
         turns: Turns,
-        aside: Aside,
+        deferred: DeferredRecords,
         relay: Relay,
         clock: Clock,
-        group: str,
         worker_id: str,
     ) -> None:
-        self._bus = bus
         self._store = store
-        self._catalogue = catalogue
-        self._router = router
         self._turns = turns
-        self._aside = aside
+        self._deferred = deferred
         self._relay = relay
         self._clock = clock
-        self._group = group
         self._worker_id = worker_id
-        self._lanes = [Batcher(clock) for _ in range(LANES)]
-        self.consumer: Consumer | None = None
-        self._timers_in_hand: set[TimerId] = set()
-        self._revisits_in_hand: set[SagaId] = set()
-        self._offsets = OffsetCommitter(clock)
-        self._stopping = asyncio.Event()
-        self._is_fetching_dry = False
+        self._batcher = receiver.batcher
         self._is_draining = False
-        self.looked_at_s = self.fetched_at_s = clock.monotonic_s()
+        self.receiver = receiver
         self.counts: Counter[str] = Counter()
-        self.tally = Statistics()
+        self.statistics = Statistics()
 
     async def start(self) -> None:
-        """Join the group, take over what a crashed process left, look for held records.
+        """Join the group, take over what a crashed process left, look for deferred records.
 
         Raises:
             StoreUnavailable, BusUnavailable: they cannot be reached.
         """
-        self.consumer = await self._bus.subscribe(
-            self._group, self._router.topics, resume_at=self._resume_at
-        )
-        if isinstance(self.consumer, HearsOfRevocation):
-            self.consumer.on_revoke(partial(finish_or_abandon, self._lanes, self._clock))
+        await self.receiver.start()
         await self._relay.take_over(older_than_s=0)
         await self._sweep(tries_all=True)
 
     async def run(self) -> None:
-        """Work until `stop`. Ends early only with an error that nobody can wait out."""
+        """Work until `stop`. Ends early only with an error that waiting does not mend."""
         try:
-            await self._coordinate()
-        except ExceptionGroup as group:
-            error: Exception = group
+            async with asyncio.TaskGroup() as group:
+                await self._run_in(group)
+        except ExceptionGroup as failures:
+            error: Exception = failures
             while isinstance(error, ExceptionGroup):
                 error = error.exceptions[0]
-            raise error from group
-
-    async def _coordinate(self) -> None:
-        assert self.consumer is not None, "start comes first"
-        tell = self._offsets.tell_now_and_then(self.consumer)
-        background = [self._watch_timers(), self._sweep_now_and_then(), tell]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in background]
-            lanes = [group.create_task(self._drive(lane)) for lane in self._lanes]
-            await self._receive()
-            for task in tasks:
-                task.cancel()
-            self._is_draining = True
-            for lane in self._lanes:
-                lane.wait_no_more()
-            _, late = await asyncio.wait(lanes, timeout=DRAIN_S)
-            for task in late:
-                log.warning("stopped with work in hand, which is done again after the next start")
-                task.cancel()
+            raise error from failures
 
     def stop(self) -> None:
         """Fetch nothing more; finish what is in hand."""
-        self._stopping.set()
+        self.receiver.stop()
 
     async def close(self) -> None:
         """Leave the group and record what was published."""
-        if self.consumer is not None:
-            await self._offsets.tell(self.consumer)
-            await self.consumer.close()
-            self.consumer = None
+        await self.receiver.close()
         await self._relay.record()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is in hand and the last fetch found nothing."""
-        return (
-            self._is_fetching_dry
-            and not self._timers_in_hand
-            and all(lane.is_idle for lane in self._lanes)
-        )
-
-    @property
-    def stopped(self) -> Mapping[Source, str]:
-        """The partitions that this process is to read and cannot, each with the reason: until
-        somebody has looked at them it is not ready, though all others go on.
-        """
-        return {} if self.consumer is None else self.consumer.stopped
+        return self.receiver.fetches.is_dry and self._batcher.is_idle
 
     def problems(self) -> list[str]:
         """Why this process does not do all of its work now; none while it does."""
-        if self.consumer is None:
-            return ["not started yet, or stopped"]
-        waits_for = self.consumer.waits_for
-        found = [] if waits_for is None else [f"waits for {waits_for}"]
-        return [*found, *self.stopped.values(), *self._relay.problems()]
+        return [*self.receiver.problems(), *self._relay.problems()]
 
-    @property
-    def in_hand(self) -> int:
-        """How many records are fetched and wait for their turn."""
-        return sum(len(lane.pending.inbound) for lane in self._lanes)
+    async def _run_in(self, group: asyncio.TaskGroup) -> None:
+        background = [
+            group.create_task(self._watch_timers()),
+            group.create_task(self._sweep_now_and_then()),
+            group.create_task(self.receiver.commit_now_and_then()),
+        ]
+        driving = group.create_task(self._drive(group))
+        await self.receiver.receive()
+        for task in background:
+            task.cancel()
+        self._is_draining = True
+        self._batcher.wait_no_more()
+        _, late = await asyncio.wait([driving], timeout=DRAIN_S)
+        if late:
+            log.warning("stopped with records in hand; they come again at the next start")
+            driving.cancel()
+            self._batcher.cancel_publishing()
 
-    async def _receive(self) -> None:
-        assert self.consumer is not None
-        backoff = self._backoff("receive")
-        while not self._stopping.is_set():
-            self.looked_at_s = self._clock.monotonic_s()
-            if self.in_hand >= PENDING_RECORDS_MAX:
-                self.fetched_at_s = self.looked_at_s
-                await self._clock.sleep(0.001)
-                continue
-            try:
-                records = await self.consumer.fetch(
-                    records_max=FETCH_RECORDS_MAX, timeout_s=FETCH_TIMEOUT_S
-                )
-            except (BusUnavailable, StoreUnavailable) as error:
-                # A rebalance on the way asks the store where to begin.
-                await backoff.pause("cannot fetch", error)
-                continue
-            backoff.reset()
-            self.fetched_at_s = self._clock.monotonic_s()
-            self._is_fetching_dry = not records
-            for record in records:
-                self._lanes[record.partition % LANES].put(record)
+    async def _drive(self, group: asyncio.TaskGroup) -> None:
+        batcher = self._batcher
+        while True:
+            if not self._is_draining:
+                await batcher.has_work.wait()
+            if not self._is_draining:
+                await batcher.linger()
+            batch = batcher.take()
+            if not batch and self._is_draining:
+                break
+            with batcher.at_work(batch):
+                await self._take_until_done(batch, group)
+        await batcher.all_published()
 
-    async def _drive(self, lane: Batcher) -> None:
-        async with asyncio.TaskGroup() as publishing:
-            while True:
-                if not self._is_draining:
-                    await lane.has_work.wait()
-                if not self._is_draining:
-                    await lane.gather()
-                work = lane.take()
-                if not work and self._is_draining:
-                    return
-                try:
-                    with lane.at_work():
-                        await self._take_until_done(lane, work, publishing)
-                finally:
-                    self._timers_in_hand.difference_update(timer.timer_id for timer in work.due)
-                    self._revisits_in_hand.difference_update(work.revisits)
-
-    async def _take_until_done(
-        self, lane: Batcher, work: Work, publishing: asyncio.TaskGroup
-    ) -> None:
-        backoff = self._backoff("lane")
+    async def _take_until_done(self, batch: InboundBatch, group: asyncio.TaskGroup) -> None:
+        backoff = self._backoff("batch")
         conflicts = 0
-        while work:
+        while batch:
             try:
-                taken = await self._turns.take_turns(work)
+                committed = await self._turns.take_turns(batch)
             except (HistoryConflict, AlreadyRecorded) as error:
                 conflicts += 1
                 self.counts["conflicts"] += 1
                 if conflicts > CONFLICTS_BEFORE_BACKOFF_MAX:
                     await backoff.pause("conflict", error)
-                work = await self._uncovered(lane, work)
+                batch = await self.receiver.not_covered(batch)
             except StoreUnavailable as error:
                 await backoff.pause("store unavailable", error)
-                work = await self._uncovered(lane, work)
+                batch = await self.receiver.not_covered(batch)
             except RecordsRetracted as error:
                 log.warning("records were retracted: %s", error, extra={"reason": str(error)})
-                await self._read_anew()
-                work = Work([], work.due, work.revisits)
+                await self.receiver.read_again()
+                batch = InboundBatch([], batch.due, batch.revisits)
             else:
-                self._note(work, taken.draft)
-                if taken.is_published:
-                    await self._turns.publish(taken)
+                self._note(batch, committed.unit)
+                publish = partial(self._turns.publish, committed)
+                if committed.is_published:
+                    await publish()
                 else:
-                    await lane.publish_beside(publishing, partial(self._turns.publish, taken))
+                    await self._batcher.publish_in(group, publish)
                 return
 
-    def _note(self, work: Work, draft: UnitOfWork) -> None:
-        self.counts.update(draft.counts)
-        self.counts["turns"] += draft.counts["recorded"]
-        self.tally.add(work, draft)
-        self._offsets.handled(work.positions())
-        self._revisit(draft.revisits)
-
-    async def _uncovered(self, lane: Batcher, work: Work) -> Work:
-        """What of *work* the store does not account for yet: an answer may have been lost. Records
-        that were abandoned meanwhile are others' business.
-        """
-        stored = await self._stored(list(work.positions()))
-        left = [
-            record
-            for record in work.inbound
-            if record.offset > stored.get(Source(record.topic, record.partition), -1)
-        ]
-        return Work([] if lane.is_abandoned else left, work.due, work.revisits)
-
-    async def _read_anew(self) -> None:
-        """Drop all records in hand and read again from where the store stands."""
-        assert self.consumer is not None
-        sources = sorted(self.consumer.assignment())
-        stored = await self._stored(sources)
-        bounds = await self._bus.bounds([source for source in sources if source not in stored])
-        starts = {source: offset + 1 for source, offset in stored.items()}
-        starts |= {source: begin for source, (begin, _) in bounds.items()}
-        for lane in self._lanes:
-            lane.pending.inbound.clear()
-        await self.consumer.seek(starts)
-
-    async def _stored(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        positions = partial(self._store.positions, sources)
-        return await retried(positions, self._backoff("positions"), "store unavailable")
+    def _note(self, batch: InboundBatch, unit: UnitOfWork) -> None:
+        self.counts.update(unit.counts)
+        self.counts["turns"] += unit.counts["recorded"]
+        self.statistics.add(batch, unit)
+        self.receiver.note_handled(batch.positions())
+        self._revisit(unit.revisits)
 
     async def _watch_timers(self) -> None:
         backoff = self._backoff("timers")
@@ -296,23 +203,14 @@ class Orchestrator:
                 await backoff.pause("store unavailable", error)
                 continue
             backoff.reset()
-            self._fire(due)
-
-    def _fire(self, due: Sequence[DueTimer]) -> None:
-        for timer in due:
-            if timer.timer_id in self._timers_in_hand:
-                continue
-            self._timers_in_hand.add(timer.timer_id)
-            lane = self._lane_of(timer.saga_id)
-            lane.pending.due.append(timer)
-            lane.has_work.set()
+            self._batcher.put_timers(due)
 
     async def _sweep_now_and_then(self) -> None:
         backoff = self._backoff("sweep")
         for number in count(1):
             await self._clock.sleep(SWEEP_S)
             try:
-                await self._sweep(tries_all=number % RETRY_SWEEPS == 0)
+                await self._sweep(tries_all=number % TRY_ALL_SWEEPS == 0)
                 await self._relay.take_over()
                 await self._relay.release()
                 await self._relay.record()
@@ -322,53 +220,311 @@ class Orchestrator:
                 backoff.reset()
 
     async def _sweep(self, *, tries_all: bool) -> None:
-        """Find the sagas that records are held behind, and try those that may go on."""
-        known = set(self._aside.sagas)
-        held: dict[SagaId, set[str]] = {}
-        after = 0
-        while len(held) < HELD_SAGAS_MAX:
-            page = await self._catalogue.unhandled(
-                kind=UnhandledKind.DEFERRED, after=after, limit=500
-            )
-            if not page:
-                break
-            for record in page:
-                if record.saga_id is not None:
-                    held.setdefault(record.saga_id, set()).add(record.reason)
-            after = page[-1].record_id
-        # What a lane has set aside meanwhile was not there yet when the pages were read.
-        self._aside.sagas = self._aside.sagas - known | held.keys()
-        hopeful = {
-            saga
-            for saga, reasons in held.items()
-            if (reasons & HOPEFUL and not reasons & HOPELESS)
-            or (tries_all and not reasons <= HOPELESS)
-        }
-        hopeful |= await self._let_go(held.keys() - hopeful)
-        self._revisit(hopeful)
+        self._revisit(await self._deferred.sweep(tries_all=tries_all))
 
-    async def _let_go(self, saga_ids: Collection[SagaId]) -> set[SagaId]:
-        """Those of *saga_ids* that nothing holds up any more, whoever has released them."""
-        if not saga_ids:
-            return set()
-        summaries = await self._catalogue.summaries(sorted(saga_ids))
-        return {one.saga_id for one in summaries if one.status not in HELD_UP}
+    def _revisit(self, saga_ids: Iterable[SagaId]) -> None:
+        self._batcher.put_revisits(sorted(self._deferred.sagas.intersection(saga_ids)))
 
-    def _revisit(self, saga_ids: Collection[SagaId]) -> None:
-        for saga_id in sorted(self._aside.sagas.intersection(saga_ids)):
-            if saga_id in self._revisits_in_hand:
+    def _backoff(self, task: str) -> Backoff:
+        return Backoff(f"{task}/{self._worker_id}", self._clock)
+
+
+@dataclass(slots=True)
+class Fetches:
+    """When the bus was asked last and when it answered last; whether it had nothing then."""
+
+    asked_at_s: float
+    answered_at_s: float
+    is_dry: bool = False
+
+
+class Receiver:
+    """Reads the records of one process, and knows how far they are handled.
+
+    The store's positions count; offsets are committed only so that lag can be seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        store: EventStore,
+        clock: Clock,
+        group: str,
+        topics: Sequence[str],
+        worker_id: str,
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._clock = clock
+        self._group = group
+        self._topics = topics
+        self._worker_id = worker_id
+        self._is_stopping = False
+        self._handled: dict[Source, int] = {}
+        self.batcher = Batcher(clock)
+        self.consumer: Consumer | None = None
+        self.fetches = Fetches(clock.monotonic_s(), clock.monotonic_s())
+
+    async def start(self) -> None:
+        """Join the group.
+
+        Raises:
+            StoreUnavailable, BusUnavailable: they cannot be reached.
+        """
+        self.consumer = await self._bus.subscribe(
+            self._group, self._topics, resume_at=self._resume_at
+        )
+        if isinstance(self.consumer, HearsOfRevocation):
+            self.consumer.on_revoke(self.batcher.finish_or_abandon)
+
+    async def receive(self) -> None:
+        """Fetch records and hand them to the batcher, until `stop`."""
+        assert self.consumer is not None, "start comes first"
+        backoff = self._backoff("receive")
+        fetches = self.fetches
+        while not self._is_stopping:
+            fetches.asked_at_s = self._clock.monotonic_s()
+            if self.in_hand >= PENDING_RECORDS_MAX:
+                fetches.answered_at_s = fetches.asked_at_s
+                await self._clock.sleep(PENDING_POLL_S)
                 continue
-            self._revisits_in_hand.add(saga_id)
-            lane = self._lane_of(saga_id)
-            lane.pending.revisits.append(saga_id)
-            lane.has_work.set()
+            try:
+                records = await self.consumer.fetch(
+                    records_max=FETCH_RECORDS_MAX, timeout_s=FETCH_TIMEOUT_S
+                )
+            except (BusUnavailable, StoreUnavailable) as error:
+                # A rebalance on the way asks the store where to begin.
+                await backoff.pause("cannot fetch", error)
+                continue
+            backoff.reset()
+            fetches.answered_at_s = self._clock.monotonic_s()
+            fetches.is_dry = not records
+            for record in records:
+                self.batcher.put(record)
+
+    def stop(self) -> None:
+        """Fetch nothing more."""
+        self._is_stopping = True
+
+    async def close(self) -> None:
+        """Leave the group."""
+        if self.consumer is not None:
+            await self._commit_offsets(self.consumer)
+            await self.consumer.close()
+            self.consumer = None
+
+    @property
+    def in_hand(self) -> int:
+        """How many records are fetched and wait for their turn."""
+        return len(self.batcher.pending.records)
+
+    @property
+    def stopped(self) -> Mapping[Source, str]:
+        """The partitions that this process is to read and cannot, each with the reason.
+
+        Until an operator has looked at them it is not ready, though all others go on.
+        """
+        return {} if self.consumer is None else self.consumer.stopped
+
+    def problems(self) -> list[str]:
+        """Why it does not read all that it is to read."""
+        if self.consumer is None:
+            return ["not started yet, or stopped"]
+        waits_for = self.consumer.waits_for
+        waiting = [] if waits_for is None else [f"waits for {waits_for}"]
+        return [*waiting, *self.stopped.values()]
+
+    async def not_covered(self, batch: InboundBatch) -> InboundBatch:
+        """The batch without the records that the store has positions beyond.
+
+        They were stored with the answer lost, or another worker was first. Records that were
+        abandoned meanwhile are its business.
+        """
+        stored = await self._stored(list(batch.positions()))
+        left = [
+            record
+            for record in batch.records
+            if record.offset > stored.get(Source(record.topic, record.partition), -1)
+        ]
+        return InboundBatch([] if self.batcher.is_abandoned else left, batch.due, batch.revisits)
+
+    async def read_again(self) -> None:
+        """Drop all records in hand and read again from where the store stands."""
+        assert self.consumer is not None, "there were records"
+        sources = sorted(self.consumer.assignment())
+        stored = await self._stored(sources)
+        bounds = await self._bus.bounds([source for source in sources if source not in stored])
+        starts = {source: offset + 1 for source, offset in stored.items()}
+        starts |= {source: begin for source, (begin, _) in bounds.items()}
+        self.batcher.pending.records.clear()
+        await self.consumer.seek(starts)
+
+    def note_handled(self, positions: Mapping[Source, int]) -> None:
+        """Take note of the highest offsets that a stored batch accounts for."""
+        self._handled.update(positions)
+
+    async def commit_now_and_then(self) -> None:
+        """Commit offsets until cancelled."""
+        assert self.consumer is not None, "start comes first"
+        while True:
+            await self._clock.sleep(COMMIT_OFFSETS_S)
+            await self._commit_offsets(self.consumer)
+
+    async def _commit_offsets(self, consumer: Consumer) -> None:
+        """Commit what is handled; what cannot be committed now is done without."""
+        handled, self._handled = self._handled, {}
+        ours = handled.keys() & consumer.assignment()
+        if not ours:
+            return
+        try:
+            await consumer.commit({source: handled[source] + 1 for source in ours})
+        except BusUnavailable as error:
+            log.info("offsets are not committed: %s", error, extra={"reason": str(error)})
 
     async def _resume_at(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         stored = await self._store.positions(sources)
         return {source: offset + 1 for source, offset in stored.items()}
 
-    def _backoff(self, of: str) -> Backoff:
-        return Backoff(f"{of}/{self._worker_id}", self._clock)
+    async def _stored(self, sources: Sequence[Source]) -> Mapping[Source, int]:
+        positions = partial(self._store.positions, sources)
+        return await retried(positions, self._backoff("positions"), "store unavailable")
 
-    def _lane_of(self, saga_id: SagaId) -> Batcher:
-        return self._lanes[crc32(saga_id.encode()) % LANES]
+    def _backoff(self, task: str) -> Backoff:
+        return Backoff(f"{task}/{self._worker_id}", self._clock)
+
+
+class Batcher:
+    """What waits for its turn, and how much of it is taken at a time.
+
+    A small batch costs nearly as much as a large one, so under load the batcher lingers: until as
+    many records are there as the last batch had, and after its end never longer than that one took.
+    With more records than that, or without load, it does not wait at all.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.pending = InboundBatch()
+        self.has_work = asyncio.Event()
+        self.is_busy = False
+        self.is_abandoned = False
+        self._records_taken = 0
+        self._took_s = self._ended_s = 0.0
+        self._are_enough = asyncio.Event()
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._timers_in_hand: set[TimerId] = set()
+        self._revisits_in_hand: set[SagaId] = set()
+
+    @property
+    def has_records(self) -> bool:
+        """Whether records wait, are being decided, or have led to what is not published."""
+        is_at_work = self.is_busy and self._records_taken > 0
+        return bool(self.pending.records or self._publishing) or is_at_work
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do and nothing under way."""
+        return not (self.is_busy or self.pending or self._publishing)
+
+    def put(self, record: Inbound) -> None:
+        records = self.pending.records
+        records.append(record)
+        self.has_work.set()
+        if len(records) >= self._records_taken:
+            self._are_enough.set()
+
+    def put_timers(self, due: Iterable[DueTimer]) -> None:
+        """Have these timers fire; those in hand do so already."""
+        for timer in due:
+            if timer.timer_id not in self._timers_in_hand:
+                self._timers_in_hand.add(timer.timer_id)
+                self.pending.due.append(timer)
+                self.has_work.set()
+
+    def put_revisits(self, saga_ids: Iterable[SagaId]) -> None:
+        """Have the records tried that are deferred behind these sagas; those in hand are."""
+        for saga_id in saga_ids:
+            if saga_id not in self._revisits_in_hand:
+                self._revisits_in_hand.add(saga_id)
+                self.pending.revisits.append(saga_id)
+                self.has_work.set()
+
+    async def linger(self) -> None:
+        """Wait, under load, for so many records that a batch of them is worth its cost."""
+        wanted = self._records_taken
+        if wanted < LINGER_RECORDS_MIN or len(self.pending.records) >= wanted:
+            return
+        until_s = self._ended_s + min(self._took_s, LINGER_S_MAX)
+        left_s = until_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            return
+        self._are_enough.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left_s):
+                await self._are_enough.wait()
+
+    def wait_no_more(self) -> None:
+        """Take what is there, even if that is nothing: no more will come."""
+        self.has_work.set()
+        self._are_enough.set()
+
+    def take(self) -> InboundBatch:
+        """As much as belongs into one transaction."""
+        pending = self.pending
+        batch = InboundBatch(pending.records[:BATCH_RECORDS_MAX], pending.due, pending.revisits)
+        self.pending = InboundBatch(pending.records[BATCH_RECORDS_MAX:])
+        self.is_abandoned = False
+        self._records_taken = len(batch.records)
+        if not self.pending:
+            self.has_work.clear()
+        return batch
+
+    @contextmanager
+    def at_work(self, batch: InboundBatch) -> Iterator[None]:
+        """While *batch* is decided and stored; then its timers and revisits may come again."""
+        self.is_busy = True
+        began_s = self._clock.monotonic_s()
+        try:
+            yield
+        finally:
+            self.is_busy = False
+            self._ended_s = self._clock.monotonic_s()
+            self._took_s = self._ended_s - began_s
+            self._timers_in_hand.difference_update(timer.timer_id for timer in batch.due)
+            self._revisits_in_hand.difference_update(batch.revisits)
+
+    async def publish_in(
+        self, group: asyncio.TaskGroup, publish: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Have a batch published while the next one is decided; wait where too many are."""
+        while len(self._publishing) >= PUBLISHING_MAX:
+            await asyncio.wait(self._publishing, return_when=asyncio.FIRST_COMPLETED)
+        task = group.create_task(publish())
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def all_published(self) -> None:
+        while self._publishing:
+            await asyncio.wait(self._publishing)
+
+    def cancel_publishing(self) -> None:
+        for task in self._publishing:
+            task.cancel()
+
+    async def finish_or_abandon(self, within_s: float) -> bool:
+        """Have all records in hand dealt with before others may read them; whether they were.
+
+        Records that wait are dropped else. Those that are being decided are fenced by the store,
+        and are not tried again.
+        """
+        until_s = self._clock.monotonic_s() + within_s
+        while True:
+            # The first sleep also lets in what was fetched a moment ago.
+            await self._clock.sleep(REVOCATION_POLL_S)
+            if not self.has_records:
+                return True
+            if self._clock.monotonic_s() >= until_s:
+                log.warning("records in hand were not done in time and are left to other workers")
+                self.pending.records.clear()
+                self.is_abandoned = True
+                return False

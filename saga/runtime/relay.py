@@ -1,23 +1,34 @@
 """Hop 7: publishes what is stored, and remembers how far it got.
 
 The log is the outbox. What this process appended it publishes at once, in log order per saga; what
-a process that died has left behind, another one takes over. Whatever is published twice has the
-same ids and bytes. A store that shares its file with the bus publishes in the append's own
+a process that died has left behind, another one takes over. A record that is published twice has
+the same id and bytes. A store that shares its file with the bus publishes in the append's own
 transaction; then there is nothing left to do here.
 
-where a topic is missing, sagas that have something for it wait (`BlockedTopics`); all others go on.
+Where a topic is missing, only the sagas that have something for it wait (`BlockedTopics`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import NamedTuple
 
-from saga.core.events import SagaStarted
+from saga.contracts import TopicNames
+from saga.contracts import cloudevents as ce
+from saga.core.durations import SECOND_US
+from saga.core.events import Json, Message, SagaStarted
 from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId
+from saga.core.identity import Instant, SagaId, idempotency_key, intent_id
+from saga.core.intents import (
+    EventPublished,
+    IntentIssued,
+    SagaAbandoned,
+    SagaCompleted,
+    SagaRolledBack,
+)
 from saga.errors import (
     BusUnavailable,
     CorruptHistory,
@@ -25,18 +36,29 @@ from saga.errors import (
     StoreUnavailable,
     TopicMissing,
 )
-from saga.ports import Appended, Backlog, Batch, Bus, Clock, EventStore, Record, Source
+from saga.ports import (
+    Appended,
+    Backlog,
+    Batch,
+    Bus,
+    Clock,
+    EventStore,
+    Record,
+    Source,
+    UnhandledRecord,
+)
 from saga.retrying import Backoff, retried
-from saga.runtime.blocked_topics import BlockedTopics
-from saga.runtime.record_encoder import RecordEncoder
-from saga.runtime.saga_cache import whose
+from saga.runtime.saga_cache import definition_of
+from saga.runtime.unhandled import dlq_record
 
 TAKEOVER_S = 2.0
 """How long the process that appended may take to publish, before another one does."""
 TAKEOVER_BATCHES_MAX = 100
 BACKLOG_MAX = 1_000
-LOOKED_PAST_S = 60.0
-"""How old a withheld batch is that nothing can appear before any more: older than any append."""
+SETTLED_S = 60.0
+"""No batch can appear any more before one that is as old as this: no append takes so long."""
+MISSING_HINT = "make it with `saga topics create`"
+_OUTCOMES = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 log = logging.getLogger(__name__)
 
 
@@ -44,49 +66,165 @@ class Relay:
     """Between a store and a bus."""
 
     def __init__(
-        self, *, bus: Bus, store: EventStore, outgoing: RecordEncoder, clock: Clock, worker_id: str
+        self, *, bus: Bus, store: EventStore, encoder: RecordEncoder, clock: Clock, worker_id: str
     ) -> None:
         self._bus = bus
         self._store = store
-        self._outgoing = outgoing
         self._clock = clock
         self._worker_id = worker_id
         self._in_hand: set[int] = set()
         self._relayed: list[int] = []
-        self._withheld = BlockedTopics()
+        self._blocked = BlockedTopics()
         self._looked_past = 0
+        self.encoder = encoder
 
     async def publish(
-        self, appended: Appended, records: Sequence[Record], *, strangers: Collection[SagaId] = ()
+        self,
+        appended: Appended,
+        records: Sequence[Record],
+        *,
+        possibly_unpublished: Collection[SagaId] = (),
     ) -> None:
-        """Publish what an append has left to publish. Returns when it is done, however long it
-        takes; what has no topic is left for `release`.
+        """Publish what an append has left to publish, and wait for the bus as long as it takes.
 
-        Of *strangers* another process may have appended entries before; what it has not published
-        yet goes first, so that the records of one saga leave in the order of its history.
+        Of the sagas *possibly_unpublished* another process may have appended entries before. What
+        it has not published yet goes first, so that the records of one saga leave in the order of
+        its history. What has no topic is left for `release`.
         """
         backlog_id = appended.backlog_id
         if backlog_id is None:
             return
         self._in_hand.add(backlog_id)
         try:
-            if strangers:
-                await self._publish_earlier(frozenset(strangers), backlog_id)
+            if possibly_unpublished:
+                await self._publish_earlier(frozenset(possibly_unpublished), backlog_id)
             await self._publish_batch(backlog_id, records)
         finally:
             self._in_hand.discard(backlog_id)
 
-    async def publish_copies(self, copies: Sequence[Record]) -> None:
-        """Publish copies of what the store keeps whole: one that no topic can take is done
-        without.
+    async def publish_dead_letters(self, letters: Sequence[UnhandledRecord]) -> None:
+        """Publish a copy of each on its dlq topic; the store keeps the letter itself.
+
+        A copy that no topic takes is left out.
         """
+        copies = [dlq_record(letter, self.encoder.names) for letter in letters]
+        await self._publish_copies([copy for copy in copies if copy is not None])
+
+    def relayed(self) -> list[int]:
+        """The backlog ids that are published and not yet recorded as such."""
+        return list(self._relayed)
+
+    def forget(self, recorded: Collection[int]) -> None:
+        """These backlog ids are recorded as published."""
+        if recorded:
+            done = set(recorded)
+            self._relayed = [backlog_id for backlog_id in self._relayed if backlog_id not in done]
+
+    async def record(self) -> None:
+        """Record what is published, where no append has done so on its way."""
+        relayed = self.relayed()
+        if relayed:
+            await self._store.append(Batch(relayed=relayed), at=self._clock.now())
+            self.forget(relayed)
+
+    async def take_over(self, *, older_than_s: float = TAKEOVER_S) -> int:
+        """Publish what others have appended and not published for a while; how many batches."""
+        now = self._clock.now()
+        backlog = await self._store.backlog(limit=TAKEOVER_BATCHES_MAX, after=self._looked_past)
+        self._look_past(backlog, Instant(now - round(SETTLED_S * SECOND_US)))
+        left: list[Backlog] = []
+        for batch in _through_last_before(backlog, Instant(now - round(older_than_s * SECOND_US))):
+            backlog_id = batch.backlog_id
+            if backlog_id in self._in_hand:
+                break  # what comes after it must not overtake it
+            if backlog_id not in self._relayed and backlog_id not in self._blocked.batches:
+                left.append(batch)
+        for batch in left:
+            await self._publish_batch(batch.backlog_id, await self._records(batch))
+        if left:
+            log.info("published %d batches that other workers had left", len(left))
+            await self.record()
+        return len(left)
+
+    async def release(self) -> None:
+        """Publish what waits for topics that are there by now.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+        blocked = self._blocked
+        if not blocked:
+            return
+        await self._look_for_topics()
+        if not blocked.can_go_on:
+            return
+        asked, still = list(blocked.sagas), dict[SagaId, str]()
+        seen: set[int] = set()
+        through = 0
+        while backlog := await self._store.backlog(limit=TAKEOVER_BATCHES_MAX, after=through):
+            for batch in backlog:
+                through = batch.backlog_id
+                seen.add(through)
+                own = blocked.batches.get(through, set())
+                waiting = blocked.sagas.keys() | own
+                entries = [entry for entry in batch.entries if entry.saga_id in waiting]
+                if entries:
+                    records = await self._records(replace(batch, entries=entries))
+                    await self._publish_unblocked(records, still)
+                if own and still.keys().isdisjoint(own):
+                    del blocked.batches[through]
+                    self._relayed.append(through)
+        blocked.release(asked, still, seen)
+        self._looked_past = 0
+        await self.record()
+
+    def problems(self) -> list[str]:
+        """Why not everything that is stored is published now; none while it is."""
+        return [
+            f"the topic {topic} does not exist: sagas wait for it; `saga topics create` makes it"
+            for topic in sorted(self._blocked.missing)
+        ]
+
+    @property
+    def blocked_sagas(self) -> int:
+        """How many sagas wait for a topic."""
+        return len(self._blocked.sagas)
+
+    async def _publish_batch(self, backlog_id: int, records: Sequence[Record]) -> None:
+        if not await self._publish_unblocked(records, self._blocked.sagas, backlog_id):
+            self._relayed.append(backlog_id)
+
+    async def _publish_unblocked(
+        self, records: Sequence[Record], waiting: dict[SagaId, str], backlog_id: int | None = None
+    ) -> bool:
+        """Publish those *records* whose sagas are not *waiting*; whether any are left."""
+        free = records
+        is_left = False
+        while True:
+            free, blocked = self._blocked.split(free, waiting)
+            if blocked:
+                is_left = True
+                if backlog_id is not None:
+                    self._blocked.block(backlog_id, blocked)
+            if not free:
+                return is_left
+            try:
+                await self._publish_all(free)
+            except TopicMissing as error:
+                if error.topic not in {record.topic for record in free}:
+                    raise  # blocking it would change nothing, and this loop would not end
+                self._blocked.miss(error.topic)
+            else:
+                return is_left
+
+    async def _publish_copies(self, copies: Sequence[Record]) -> None:
         if not copies:
             return
         try:
-            await self._insist(copies)
+            await self._publish_all(copies)
         except (MessageTooLarge, TopicMissing) as error:
             if isinstance(error, TopicMissing):
-                self._withheld.miss(error.topic)
+                self._blocked.miss(error.topic)
             if len(copies) == 1:
                 log.warning(
                     "a copy for topic %s is left out: %s",
@@ -96,118 +234,9 @@ class Relay:
                 )
                 return
             for copy in copies:
-                await self.publish_copies([copy])
+                await self._publish_copies([copy])
 
-    def relayed(self) -> list[int]:
-        """What is published and not yet recorded as such."""
-        return list(self._relayed)
-
-    def forget(self, recorded: Sequence[int]) -> None:
-        """What was recorded as published."""
-        if recorded:
-            done = set(recorded)
-            self._relayed = [one for one in self._relayed if one not in done]
-
-    async def record(self) -> None:
-        """Record what is published, when no append has done so on its way."""
-        relayed = self.relayed()
-        if relayed:
-            await self._store.append(Batch(relayed=relayed), at=self._clock.now())
-            self.forget(relayed)
-
-    async def take_over(self, *, older_than_s: float = TAKEOVER_S) -> int:
-        """Publish what others have appended and not published for a while; how many batches it
-        were.
-        """
-        now = self._clock.now()
-        backlog = await self._store.backlog(limit=TAKEOVER_BATCHES_MAX, after=self._looked_past)
-        self._look_past(backlog, Instant(now - round(LOOKED_PAST_S * 1_000_000)))
-        left: list[Backlog] = []
-        for one in _until_last_before(backlog, Instant(now - round(older_than_s * 1_000_000))):
-            if one.backlog_id in self._in_hand:
-                break  # what comes after it must not overtake it
-            if one.backlog_id not in self._relayed and one.backlog_id not in self._withheld.batches:
-                left.append(one)
-        for one in left:
-            await self._publish_batch(one.backlog_id, await self._records(one))
-        if left:
-            log.info("published %d batches that other workers had left", len(left))
-            await self.record()
-        return len(left)
-
-    async def release(self) -> None:
-        """Publish what was withheld for topics that are there by now.
-
-        Raises:
-            StoreUnavailable: try again later.
-        """
-        withheld = self._withheld
-        if not withheld:
-            return
-        await self._look_for_topics()
-        if not withheld.can_go_on:
-            return
-        asked, still = list(withheld.sagas), dict[SagaId, str]()
-        seen: set[int] = set()
-        through = 0
-        while backlog := await self._store.backlog(limit=TAKEOVER_BATCHES_MAX, after=through):
-            for one in backlog:
-                through = one.backlog_id
-                seen.add(through)
-                own = withheld.batches.get(through, set())
-                waiting = withheld.sagas.keys() | own
-                entries = [entry for entry in one.entries if entry.saga_id in waiting]
-                if entries:
-                    records = await self._records(replace(one, entries=entries))
-                    await self._publish_free(records, still)
-                if own and still.keys().isdisjoint(own):
-                    del withheld.batches[through]
-                    self._relayed.append(through)
-        withheld.release(asked, still, seen)
-        self._looked_past = 0
-        await self.record()
-
-    def problems(self) -> list[str]:
-        """Why not everything that is stored is published now; none while it is."""
-        return [
-            f"the topic {topic} does not exist: sagas wait for it; `saga topics create` makes it"
-            for topic in sorted(self._withheld.missing)
-        ]
-
-    @property
-    def blocked_sagas(self) -> int:
-        """How many sagas wait for a topic."""
-        return len(self._withheld.sagas)
-
-    async def _publish_batch(self, backlog_id: int, records: Sequence[Record]) -> None:
-        """Publish what can be published of a batch of the backlog."""
-        if not await self._publish_free(records, self._withheld.sagas, backlog_id):
-            self._relayed.append(backlog_id)
-
-    async def _publish_free(
-        self, records: Sequence[Record], waiting: dict[SagaId, str], backlog_id: int | None = None
-    ) -> bool:
-        """Publish those *records* whose sagas are not *waiting*; whether any are left."""
-        free = records
-        is_left = False
-        while True:
-            free, held = self._withheld.split(free, waiting)
-            if held:
-                is_left = True
-                if backlog_id is not None:
-                    self._withheld.block(backlog_id, held)
-            if not free:
-                return is_left
-            try:
-                await self._insist(free)
-            except TopicMissing as error:
-                if error.topic not in {record.topic for record in free}:
-                    raise  # blocking it would change nothing, and this loop would not end
-                self._withheld.miss(error.topic)
-            else:
-                return is_left
-
-    async def _insist(self, records: Sequence[Record]) -> None:
+    async def _publish_all(self, records: Sequence[Record]) -> None:
         """Publish *records*, waiting for the bus to come back if it has to.
 
         Raises:
@@ -216,8 +245,30 @@ class Relay:
         """
         await retried(lambda: self._bus.publish(records), self._backoff(), "bus unavailable")
 
+    async def _publish_earlier(self, saga_ids: frozenset[SagaId], backlog_id: int) -> None:
+        """Publish what the batches before *backlog_id* have of these sagas."""
+        backoff = self._backoff()
+        after = 0
+        while True:
+            try:
+                backlog = await self._store.backlog(limit=BACKLOG_MAX, after=after)
+                for batch in backlog:
+                    if batch.backlog_id >= backlog_id:
+                        return
+                    entries = [entry for entry in batch.entries if entry.saga_id in saga_ids]
+                    if entries:
+                        records = await self._records(replace(batch, entries=entries))
+                        # Under our own id: the rest of that batch is somebody else's business.
+                        await self._publish_unblocked(records, self._blocked.sagas, backlog_id)
+                    after = batch.backlog_id
+            except StoreUnavailable as error:
+                await backoff.pause("store unavailable", error)
+            else:
+                if not backlog:
+                    return
+
     async def _look_for_topics(self) -> None:
-        for topic in sorted(self._withheld.missing):
+        for topic in sorted(self._blocked.missing):
             try:
                 await self._bus.bounds([Source(topic, 0)])
             except TopicMissing:
@@ -230,44 +281,20 @@ class Relay:
                     extra={"topic": topic, "reason": str(error)},
                 )
                 return
-            self._withheld.found(topic)
+            self._blocked.found(topic)
 
     def _look_past(self, backlog: Sequence[Backlog], before: Instant) -> None:
-        """Old batches that were withheld need not be read again and again."""
-        for one in backlog:
-            if one.backlog_id not in self._withheld.batches or one.appended_at >= before:
+        """Old batches that are blocked need not be read again and again."""
+        for batch in backlog:
+            if batch.backlog_id not in self._blocked.batches or batch.appended_at >= before:
                 return
-            self._looked_past = one.backlog_id
+            self._looked_past = batch.backlog_id
 
-    async def _publish_earlier(self, saga_ids: frozenset[SagaId], backlog_id: int) -> None:
-        backoff = self._backoff()
-        after = 0
-        while True:
-            try:
-                backlog = await self._store.backlog(limit=BACKLOG_MAX, after=after)
-                for one in backlog:
-                    if one.backlog_id >= backlog_id:
-                        return
-                    entries = [entry for entry in one.entries if entry.saga_id in saga_ids]
-                    if entries:
-                        records = await self._records(replace(one, entries=entries))
-                        # Under our own id: of that batch the rest is somebody else's business.
-                        await self._publish_free(records, self._withheld.sagas, backlog_id)
-                    after = one.backlog_id
-            except StoreUnavailable as error:
-                await backoff.pause("store unavailable", error)
-            else:
-                if not backlog:
-                    return
-
-    def _backoff(self) -> Backoff:
-        return Backoff(f"relay/{self._worker_id}", self._clock)
-
-    async def _records(self, backlog: Backlog) -> list[Record]:
-        saga_ids = list(dict.fromkeys(entry.saga_id for entry in backlog.entries))
+    async def _records(self, batch: Backlog) -> list[Record]:
+        saga_ids = list(dict.fromkeys(entry.saga_id for entry in batch.entries))
         histories = await self._store.load(saga_ids)
         records: list[Record] = []
-        for saga_id, entries in groupby(backlog.entries, key=lambda entry: entry.saga_id):
+        for saga_id, entries in groupby(batch.entries, key=lambda entry: entry.saga_id):
             history = histories.get(saga_id)
             if history is None or isinstance(history, CorruptHistory):
                 log.error(
@@ -284,18 +311,201 @@ class Relay:
             (entry.body for entry in history if isinstance(entry.body, SagaStarted)), None
         )
         if started is None:
-            return []  # its very first turn failed: it has said nothing yet
-        return self._outgoing.records(
+            return []  # its very first turn failed: there is nothing to publish yet
+        return self.encoder.records(
             entries,
-            definition=whose(history)[0],
+            definition=definition_of(history)[0],
             key=started.key,
             traceparent=started.traceparent,
         )
 
+    def _backoff(self) -> Backoff:
+        return Backoff(f"relay/{self._worker_id}", self._clock)
 
-def _until_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:
-    """The batches up to the last one that was appended before; younger ones among them go along,
-    because they were committed earlier.
+
+class BlockedTopics:
+    """What cannot be published because a topic is not there, and what waits behind it.
+
+    A topic that was deleted, or is not made yet, must not stop a worker. A saga that has something
+    for it publishes nothing more, in the order of its history, until the topic is there; all others
+    go on. Nothing is lost meanwhile: the batches stay in the store's backlog. This is a memory of
+    names, no queue; what is to be published is read from the store again.
+
+    Attributes:
+        missing: the topics that are not there.
+        sagas: the sagas that publish nothing now, each with the topic that it waits for.
+        batches: backlog ids of which something is blocked, and of which sagas.
     """
-    ends = [place for place, one in enumerate(backlog, 1) if one.appended_at < before]
+
+    def __init__(self) -> None:
+        self.missing: set[str] = set()
+        self.sagas: dict[SagaId, str] = {}
+        self.batches: dict[int, set[SagaId]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.batches)
+
+    def miss(self, topic: str) -> None:
+        """There is no such topic."""
+        if topic not in self.missing:
+            self.missing.add(topic)
+            log.error(
+                "topic %s is missing: its records are kept and their sagas wait; %s",
+                topic,
+                MISSING_HINT,
+                extra={"topic": topic, "hint": MISSING_HINT},
+            )
+
+    def found(self, topic: str) -> None:
+        """There is such a topic again."""
+        self.missing.discard(topic)
+        log.warning("topic %s is there again", topic, extra={"topic": topic})
+
+    def split(
+        self, records: Sequence[Record], waiting: dict[SagaId, str]
+    ) -> tuple[Sequence[Record], set[SagaId]]:
+        """What of *records* can be published; the sagas of the rest, which join *waiting*."""
+        if not self.missing and not waiting:
+            return records, set()
+        free: list[Record] = []
+        blocked: set[SagaId] = set()
+        for record in records:
+            saga_id = _saga_of(record)
+            if saga_id not in waiting and record.topic in self.missing:
+                waiting[saga_id] = record.topic
+            if saga_id in waiting:
+                blocked.add(saga_id)
+            else:
+                free.append(record)
+        return free, blocked
+
+    def block(self, backlog_id: int, saga_ids: Iterable[SagaId]) -> None:
+        """Of that batch the records of these sagas are not published."""
+        blocked = set(saga_ids)
+        if blocked:
+            self.batches.setdefault(backlog_id, set()).update(blocked)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a saga waits for a topic that is there, or a batch for no saga."""
+        return any(topic not in self.missing for topic in self.sagas.values()) or any(
+            saga_ids.isdisjoint(self.sagas) for saga_ids in self.batches.values()
+        )
+
+    def release(
+        self, asked: Iterable[SagaId], still: dict[SagaId, str], seen: Collection[int]
+    ) -> None:
+        """Of the sagas *asked* about, only those in *still* wait on.
+
+        So do those that have something in a batch that was not *seen*: it came meanwhile.
+        """
+        late = {
+            saga_id
+            for backlog_id, saga_ids in self.batches.items()
+            if backlog_id not in seen
+            for saga_id in saga_ids
+        }
+        for saga_id in asked:
+            if saga_id in still:
+                self.sagas[saga_id] = still[saga_id]
+            elif saga_id not in late:
+                self.sagas.pop(saga_id, None)
+
+
+class RecordEncoder:
+    """Makes the records of one environment and namespace."""
+
+    def __init__(self, names: TopicNames, *, record_bytes_max: int) -> None:
+        self.names = names
+        self._record_bytes_max = record_bytes_max
+        self._sources: dict[str, str] = {}
+
+    def records(
+        self, entries: Iterable[Entry], *, definition: str, key: str, traceparent: str | None
+    ) -> list[Record]:
+        """The records of *entries*, which belong to one saga, in order; always the same bytes.
+
+        Raises:
+            MessageTooLarge: a payload exceeds what the bus takes.
+        """
+        source = self._sources.get(definition)
+        if source is None:
+            source = f"/{self.names.env}/{self.names.namespace}/sagas/{definition}"
+            self._sources[definition] = source
+        sender = _Sender(key.encode(), source, traceparent)
+        records: list[Record] = []
+        for entry in entries:
+            body = entry.body
+            if isinstance(body, IntentIssued):
+                records.append(self._intent(entry, body, sender))
+            elif isinstance(body, EventPublished):
+                message = Message(body.contract, body.payload)
+                event_id = f"{entry.saga_id}/event/{body.publication}"
+                records.append(self._event(entry, event_id, message, sender))
+            elif isinstance(body, _OUTCOMES) and body.outcome is not None:
+                event_id = f"{entry.saga_id}/outcome"
+                records.append(self._event(entry, event_id, body.outcome, sender))
+        return records
+
+    def _intent(self, entry: Entry, intent: IntentIssued, sender: _Sender) -> Record:
+        headers = ce.headers_for(
+            id=intent_id(entry.saga_id, intent.step, intent.direction, intent.attempt),
+            contract_name=intent.contract,
+            source=sender.source,
+            at=entry.at,
+            saga_id=entry.saga_id,
+            causation_id=entry.cause,
+            idempotency_key=idempotency_key(entry.saga_id, intent.step, intent.direction),
+            undoes=intent.undoes,
+            traceparent=sender.traceparent,
+        )
+        value = self._value(intent.contract, intent.payload, sender)
+        return Record(self.names.topic(intent.contract), sender.key, value, headers)
+
+    def _event(self, entry: Entry, event_id: str, message: Message, sender: _Sender) -> Record:
+        headers = ce.headers_for(
+            id=event_id,
+            contract_name=message.contract,
+            source=sender.source,
+            at=entry.at,
+            saga_id=entry.saga_id,
+            causation_id=entry.cause,
+            idempotency_key=event_id,
+            traceparent=sender.traceparent,
+        )
+        value = self._value(message.contract, message.payload, sender)
+        return Record(self.names.topic(message.contract), sender.key, value, headers)
+
+    def _value(self, contract: str, payload: Json, sender: _Sender) -> bytes:
+        value = payload.encode()
+        size = len(value) + len(sender.key)
+        if size > self._record_bytes_max:
+            raise MessageTooLarge(
+                f"{contract}: key and value have {size} bytes, of which a record may have "
+                f"{self._record_bytes_max}"
+            )
+        return value
+
+
+class _Sender(NamedTuple):
+    """What all records of one saga have in common."""
+
+    key: bytes
+    source: str
+    traceparent: str | None
+
+
+def _through_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:
+    """The batches through the last one that was appended *before*.
+
+    Younger ones among them go along, because they were committed earlier.
+    """
+    ends = [place for place, batch in enumerate(backlog, 1) if batch.appended_at < before]
     return backlog[: ends[-1]] if ends else ()
+
+
+def _saga_of(record: Record) -> SagaId:
+    for name, value in record.headers:
+        if name == ce.SUBJECT and value is not None:
+            return SagaId(value.decode())
+    raise AssertionError(f"a record on {record.topic} belongs to no saga")

@@ -1,15 +1,15 @@
-"""LoadedSaga sagas: states kept between turns, so that a turn of a running saga replays nothing.
+"""Loaded sagas: states kept between turns, so that a turn of a running saga replays nothing.
 
-The cache is a cache: whatever is in it can be rebuilt from the history, and is thrown away as soon
-as a turn of it could not be recorded. A history that cannot be brought to life is answered as such,
-with what to do, and never guessed.
+Whatever is in the cache can be rebuilt from the history, and is thrown away as soon as a turn of it
+could not be recorded. A history that cannot be brought to life is answered with the reason and what
+to do; nothing is guessed.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
@@ -19,19 +19,19 @@ from saga.core.identity import Instant, SagaId
 from saga.core.replay import replay
 from saga.core.state import SagaState, waiting_for
 from saga.core.status import SagaStatus
+from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch
-from saga.ports import EventStore, History, SagaSummary
+from saga.ports import Catalogue, EventStore, History, SagaSummary
 from saga.ports.store import DeferralReason
 
 
 @dataclass(slots=True)
 class LoadedSaga:
-    """A saga in memory. *version* counts its entries, *turns* the turns that wrote them.
+    """A saga in memory.
 
-    Both include what is not recorded yet.
-
-    *has_unknown_past* says that another process may have appended entries whose records it has not
-    published yet.
+    *version* counts its entries, *turns* the turns that wrote them; both include what is not
+    recorded yet. *is_possibly_unpublished*: another process may have appended entries whose records
+    it has not published yet.
     """
 
     saga_id: SagaId
@@ -40,10 +40,10 @@ class LoadedSaga:
     version: int
     started_at: Instant
     turns: int = 0
-    has_unknown_past: bool = False
+    is_possibly_unpublished: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UnloadableSaga:
     """A saga whose history cannot be brought to life here, and why."""
 
@@ -55,67 +55,87 @@ class UnloadableSaga:
 
 
 class SagaCache:
-    """The least recently used live sagas leave first."""
+    """The least recently used sagas leave first."""
 
-    def __init__(self, store: EventStore, sagas: SagaRegistry, *, sagas_max: int) -> None:
+    def __init__(
+        self, store: EventStore, catalogue: Catalogue, registry: SagaRegistry, *, sagas_max: int
+    ) -> None:
         self._store = store
-        self._sagas = sagas
+        self._catalogue = catalogue
+        self._registry = registry
         self._sagas_max = sagas_max
-        self._live: OrderedDict[SagaId, LoadedSaga] = OrderedDict()
+        self._loaded: OrderedDict[SagaId, LoadedSaga] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._loaded)
 
     def among(self, saga_ids: Iterable[SagaId]) -> frozenset[SagaId]:
         """Those of *saga_ids* that are in memory."""
-        return frozenset(saga_id for saga_id in saga_ids if saga_id in self._live)
+        return frozenset(saga_id for saga_id in saga_ids if saga_id in self._loaded)
 
     async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
         """The sagas that exist, from memory or, all others in one query, from the store.
 
-        They leave the memory until they are kept again: nobody closes what somebody works with, and
-        what cannot be recorded is forgotten by being let go.
+        They leave the memory until they are kept again. So no other turn closes a saga in use, and
+        a saga whose turn cannot be recorded is forgotten.
         """
-        found: dict[SagaId, LoadedSaga | UnloadableSaga] = {}
+        loaded: dict[SagaId, LoadedSaga | UnloadableSaga] = {}
         missing: list[SagaId] = []
         for saga_id in saga_ids:
-            live = self._live.pop(saga_id, None)
-            if live is None:
+            saga = self._loaded.pop(saga_id, None)
+            if saga is None:
                 missing.append(saga_id)
             else:
-                found[saga_id] = live
+                loaded[saga_id] = saga
         if missing:
             histories = await self._store.load(missing)
             for saga_id, history in histories.items():
-                found[saga_id] = self._revive(saga_id, history)
-        return found
+                loaded[saga_id] = self._revive(saga_id, history)
+        return loaded
 
-    def keep(self, live: LoadedSaga) -> None:
+    def keep(self, saga: LoadedSaga) -> None:
         """Remember a saga whose turns, if there were any, are recorded; an ended one is let go."""
-        if live.state.status.is_ended:
-            if live.state.program is not None:
-                live.state.program.close()
+        if saga.state.status.is_ended:
+            if saga.state.program is not None:
+                saga.state.program.close()
             return
-        self._live[live.saga_id] = live
-        while len(self._live) > self._sagas_max:
-            _, oldest = self._live.popitem(last=False)
+        self._loaded[saga.saga_id] = saga
+        while len(self._loaded) > self._sagas_max:
+            _, oldest = self._loaded.popitem(last=False)
             if oldest.state.program is not None:
                 oldest.state.program.close()
 
+    async def corrupt_summaries(
+        self, unloadable: Mapping[SagaId, UnloadableSaga], at: Instant
+    ) -> list[SagaSummary]:
+        """The index rows of those of which not one entry can be read, with what is wrong."""
+        corrupt = [saga_id for saga_id, saga in unloadable.items() if not saga.entries]
+        if not corrupt:
+            return []
+        return [
+            replace(
+                summary,
+                status=unloadable[summary.saga_id].status,
+                reason=unloadable[summary.saga_id].reason,
+                waiting_for="operator",
+                updated_at=at,
+            )
+            for summary in await self._catalogue.summaries(corrupt)
+        ]
+
     def clear(self) -> None:
-        """Forget everything."""
-        self._live.clear()
+        self._loaded.clear()
 
     def _revive(
         self, saga_id: SagaId, history: History | CorruptHistory
     ) -> LoadedSaga | UnloadableSaga:
         if isinstance(history, CorruptHistory):
             return _parked(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
-        name, version = whose(history)
-        registered = self._sagas.find(name, version)
+        name, version = definition_of(history)
+        registered = self._registry.find(name, version)
         if not any(isinstance(entry.body, SagaStarted) for entry in history):
             # It has decided nothing yet that would bind it to the version that could not begin it.
-            registered = self._sagas.newest(name)
+            registered = self._registry.newest(name)
         if registered is None:
             reason = f"no worker here has saga {name!r} version {version}: deploy it"
             return UnloadableSaga(
@@ -135,17 +155,11 @@ class SagaCache:
             len(history),
             history[0].at,
             turns=history.turns,
-            has_unknown_past=True,
+            is_possibly_unpublished=True,
         )
 
 
-def _parked(
-    saga_id: SagaId, deferral: DeferralReason, reason: str, history: Sequence[Entry] = ()
-) -> UnloadableSaga:
-    return UnloadableSaga(saga_id, deferral, reason, SagaStatus.PARKED, history)
-
-
-def whose(history: Sequence[Entry]) -> tuple[str, int]:
+def definition_of(history: Sequence[Entry]) -> tuple[str, int]:
     """Name and version of the definition that a history pins."""
     for entry in history:
         body = entry.body
@@ -157,43 +171,45 @@ def whose(history: Sequence[Entry]) -> tuple[str, int]:
     return "?", 0
 
 
-def summary_of(live: LoadedSaga, at: Instant) -> SagaSummary:
-    """The index row of a live saga."""
-    state = live.state
+def summary_of(saga: LoadedSaga, at: Instant) -> SagaSummary:
+    """The index row of a loaded saga."""
+    state = saga.state
     return SagaSummary(
-        live.saga_id,
-        live.decider.name,
-        live.decider.version,
+        saga.saga_id,
+        saga.decider.name,
+        saga.decider.version,
         state.key,
         state.status,
-        live.started_at,
+        saga.started_at,
         at,
         waiting_for(state),
         state.reason,
-        live.version,
+        saga.version,
     )
 
 
-def summary_of_unloadable(unloadable: UnloadableSaga, at: Instant) -> SagaSummary | None:
-    """The index row of a saga that cannot be brought to life; None where not even its name is
-    known.
-    """
-    if not unloadable.entries:
+def summary_of_unloadable(saga: UnloadableSaga, at: Instant) -> SagaSummary | None:
+    """The index row of an unloadable saga; None where its history has not even a first entry."""
+    if not saga.entries:
         return None
-    first = unloadable.entries[0]
-    definition, version = whose(unloadable.entries)
-    key = next(
-        (entry.body.key for entry in unloadable.entries if isinstance(entry.body, SagaStarted)), ""
-    )
+    started = (entry.body for entry in saga.entries if isinstance(entry.body, SagaStarted))
+    key = next((body.key for body in started), "")
+    definition, version = definition_of(saga.entries)
     return SagaSummary(
-        unloadable.saga_id,
+        saga.saga_id,
         definition,
         version,
         key,
-        unloadable.status,
-        first.at,
+        saga.status,
+        saga.entries[0].at,
         at,
-        "deploy" if unloadable.status is SagaStatus.STALLED else "operator",
-        unloadable.reason,
-        len(unloadable.entries),
+        "deploy" if saga.status is SagaStatus.STALLED else "operator",
+        saga.reason,
+        len(saga.entries),
     )
+
+
+def _parked(
+    saga_id: SagaId, deferral: DeferralReason, reason: str, history: Sequence[Entry] = ()
+) -> UnloadableSaga:
+    return UnloadableSaga(saga_id, deferral, reason, SagaStatus.PARKED, history)

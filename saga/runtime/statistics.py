@@ -9,8 +9,7 @@ from itertools import accumulate
 from typing import Final
 
 from saga.core.status import SagaStatus
-from saga.runtime.unit_of_work import UnitOfWork
-from saga.runtime.work import Work
+from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Bounds for what a machine does."""
@@ -58,13 +57,14 @@ class Statistics:
         self.appends = Durations(SECONDS)
         self.records = 0
 
-    def add(self, work: Work, unit_of_work: UnitOfWork) -> None:
+    def add(self, batch: InboundBatch, unit: UnitOfWork) -> None:
         """Count a unit of work that is stored."""
-        self.records += len(work.inbound)
-        self.started.update(unit_of_work.started)
-        self.reached.update(unit_of_work.reached)
-        self.appends.add(unit_of_work.append_s)
-        for definition, seconds in unit_of_work.took:
+        measures = unit.measures
+        self.records += len(batch.records)
+        self.started.update(measures.started)
+        self.reached.update(measures.reached)
+        self.appends.add(measures.append_s)
+        for definition, seconds in measures.took:
             took = self.took.get(definition)
             if took is None:
                 took = self.took[definition] = Durations(LONG_SECONDS)

@@ -2,7 +2,7 @@
 
 The order is the promise. Nothing is published before it is stored; what is stored names the
 positions that it accounts for; memory that is ahead of the store is thrown away. A saga whose own
-code raises is parked with the record it choked on, and the rest of the batch goes on.
+code raises is parked with the record it raised on, and the rest of the batch goes on.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from saga.contracts import TopicNames
 from saga.core.decider import Disposition
 from saga.core.events import (
     Event,
@@ -23,26 +21,24 @@ from saga.core.events import (
 from saga.core.history import entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.status import SagaStatus
+from saga.core.values import value
 from saga.ports import Appended, Clock, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
-from saga.runtime import parking
-from saga.runtime.aside import Aside
 from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
-from saga.runtime.record_encoder import RecordEncoder
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Rejected, Router
 from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga
-from saga.runtime.unit_of_work import UnitOfWork
-from saga.runtime.work import Outdated, TurnRaised, Work
+from saga.runtime.unhandled import DeferredRecords
+from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CommittedBatch:
     """Turns that are stored, and for whose sagas `Turns.publish` is to follow."""
 
-    draft: UnitOfWork
+    unit: UnitOfWork
     appended: Appended
     saga_ids: Sequence[SagaId]
 
@@ -59,84 +55,81 @@ class Turns:
         self,
         *,
         router: Router,
-        live: SagaCache,
+        cache: SagaCache,
         store: EventStore,
-        aside: Aside,
-        outgoing: RecordEncoder,
+        deferred: DeferredRecords,
         relay: Relay,
-        names: TopicNames,
         clock: Clock,
         waiters: OutcomeWaiters,
     ) -> None:
         self._router = router
-        self._live = live
+        self._cache = cache
         self._store = store
-        self._aside = aside
-        self._outgoing = outgoing
+        self._deferred = deferred
         self._relay = relay
-        self._names = names
         self._clock = clock
         self._waiters = waiters
         self._busy: set[SagaId] = set()
         self._freed = asyncio.Event()
 
-    async def take_turns(self, work: Work) -> CommittedBatch:
-        """Take all turns that *work* calls for, and store them in one transaction.
+    async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
+        """Take all turns that *batch* calls for, and store them in one transaction.
 
-        `publish` is to follow: until it has ended, nobody else in this process takes a turn of
-        these sagas, so that the intents of one saga leave in the order of its history.
+        `publish` is to follow. Until it has ended, this process takes no other turn of these sagas,
+        so that the intents of one saga leave in the order of its history.
 
         Raises:
-            HistoryConflict: someone else was first; nothing was recorded.
-            AlreadyRecorded: someone else has handled some of the records; nothing was recorded.
+            HistoryConflict: another worker was first; nothing was recorded.
+            AlreadyRecorded: another worker has handled some of the records; nothing was recorded.
             StoreUnavailable: try again; nothing was recorded.
             BusUnavailable: try again.
         """
         at = self._clock.now()
-        deliveries, rejected = await self._understand(work, at)
+        deliveries, rejected = await self._understand(batch, at)
         saga_ids = list(dict.fromkeys(delivery.saga_id for delivery in deliveries))
         await self._check_out(saga_ids)
         try:
-            draft = await self._decide(deliveries, rejected, at, saga_ids)
-            appended = await self._append(draft, work)
+            unit = await self._decide(deliveries, rejected, at, saga_ids)
+            appended = await self._append(unit, batch)
         except BaseException:
             self._check_in(saga_ids)
             raise
-        if draft.handled:
-            draft.revisits.update(work.revisits)  # there may be more behind what was held
-        return CommittedBatch(draft, appended, saga_ids)
+        if unit.unhandled.handled:
+            unit.revisits.update(batch.revisits)  # more may be deferred behind what was handled
+        return CommittedBatch(unit, appended, saga_ids)
 
-    async def publish(self, taken: CommittedBatch) -> None:
-        """Publish what was stored, and tell who waits for a saga that it has ended."""
+    async def publish(self, committed: CommittedBatch) -> None:
+        """Publish what was stored, and tell those who wait for a saga that it has ended."""
         try:
-            await self._publish(taken.draft, taken.appended)
+            await self._publish(committed.unit, committed.appended)
         finally:
-            self._check_in(taken.saga_ids)
-        self._follow_up(taken.draft)
+            self._check_in(committed.saga_ids)
+        self._tell_outcomes(committed.unit)
 
-    async def _understand(self, work: Work, at: Instant) -> tuple[list[Delivery], list[Rejected]]:
+    async def _understand(
+        self, batch: InboundBatch, at: Instant
+    ) -> tuple[list[Delivery], list[Rejected]]:
         deliveries: list[Delivery] = []
         rejected: list[Rejected] = []
-        for saga_id in work.revisits:
-            for record in await self._aside.deferred_behind(saga_id):
-                inbound = parking.inbound_of(record)
-                found = self._router.understand(inbound, at, deferred_id=record.record_id)
+        for saga_id in batch.revisits:
+            for record in await self._deferred.behind(saga_id):
+                found = self._router.understand(record.inbound, at, deferred_id=record.record_id)
                 if isinstance(found, Rejected):
                     rejected.append(found)
                     continue
                 for delivery in found:
-                    # A record that concerns several sagas was held for this one only.
+                    # A record that concerns several sagas was deferred for this one only.
                     if delivery.saga_id == saga_id:
                         delivery.deferred_at = record.kept_at
                         deliveries.append(delivery)
         understand = self._router.understand
-        for inbound in work.inbound:
+        for inbound in batch.records:
             found = understand(inbound, at)
             if isinstance(found, Rejected):
                 rejected.append(found)
             else:
                 deliveries.extend(found)
-        for timer in work.due:
+        for timer in batch.due:
             event = Event(TimerFired(timer_id=timer.timer_id), at, MessageId(timer.timer_id))
             deliveries.append(Delivery(timer.saga_id, event, None))
         return deliveries, rejected
@@ -155,34 +148,29 @@ class Turns:
         """
         failures: dict[int, Exception] = {}
         while True:
-            draft = UnitOfWork(at, remembered=self._live.among(saga_ids))
-            found = await self._live.load(saga_ids) if saga_ids else {}
+            unit = UnitOfWork(at, remembered=self._cache.among(saga_ids))
+            sagas = await self._cache.load(saga_ids) if saga_ids else {}
             for refused in rejected:
-                self._aside.bury(
-                    draft,
-                    refused.inbound,
-                    refused.reason,
-                    refused.message,
-                    deferred_id=refused.deferred_id,
-                )
+                unit.reject(refused)
             try:
-                has_raised = self._visit_all(draft, found, deliveries, failures)
-            except Outdated:
+                has_raised = self._deliver_all(unit, sagas, deliveries, failures)
+            except _Outdated:
                 continue  # what was in memory has left it, and the store is asked
             if not has_raised:
-                await self._aside.mark_corrupt(draft)
-                draft.visited = [saga for saga in found.values() if isinstance(saga, LoadedSaga)]
-                return draft
+                unit.corrupt = await self._cache.corrupt_summaries(unit.unloadable, unit.at)
+                unit.loaded = [saga for saga in sagas.values() if isinstance(saga, LoadedSaga)]
+                return unit
 
-    def _visit_all(
+    def _deliver_all(
         self,
-        draft: UnitOfWork,
-        found: dict[SagaId, LoadedSaga | UnloadableSaga],
+        unit: UnitOfWork,
+        sagas: dict[SagaId, LoadedSaga | UnloadableSaga],
         deliveries: Sequence[Delivery],
         failures: dict[int, Exception],
     ) -> bool:
-        """Whether a turn has raised that is not among *failures*, where it is noted: all such turns
-        of a batch are found in one go, as each concerns its own saga only.
+        """Whether a turn has raised that is not among *failures*, where it is noted.
+
+        All such turns of a batch are found in one go, as each concerns its own saga only.
         """
         broken: set[SagaId] = set()
         for index, delivery in enumerate(deliveries):
@@ -190,8 +178,8 @@ class Turns:
             if saga_id in broken:
                 continue
             try:
-                self._visit(draft, found, delivery, failures.get(index))
-            except TurnRaised as raised:
+                self._deliver(unit, sagas, delivery, failures.get(index))
+            except _TurnRaised as raised:
                 failures[index] = raised.error
                 broken.add(saga_id)
                 log.error(  # noqa: TRY400  # of the saga's own error, not of ours around it
@@ -203,192 +191,185 @@ class Turns:
                 )
         return bool(broken)
 
-    def _visit(
+    def _deliver(
         self,
-        draft: UnitOfWork,
-        found: dict[SagaId, LoadedSaga | UnloadableSaga],
+        unit: UnitOfWork,
+        sagas: dict[SagaId, LoadedSaga | UnloadableSaga],
         delivery: Delivery,
         failure: Exception | None,
     ) -> None:
-        saga = found.get(delivery.saga_id)
+        saga = sagas.get(delivery.saga_id)
         if isinstance(saga, UnloadableSaga):
-            draft.unloadable[saga.saga_id] = saga
-            self._aside.hold(draft, delivery, saga.deferral, saga.reason)
+            unit.unloadable[saga.saga_id] = saga
+            unit.defer(delivery, saga.deferral, saga.reason)
             return
         if saga is None:
             if delivery.starts is None:
-                self._aside.early(draft, delivery)
+                self._defer_early(unit, delivery)
                 return
-            decider = delivery.starts.decider
-            state = decider.initial_state(delivery.saga_id)
-            saga = found[delivery.saga_id] = LoadedSaga(
-                delivery.saga_id, decider, state, 0, draft.at
-            )
+            saga = sagas[delivery.saga_id] = _new_saga(delivery, unit.at)
         if saga.state.is_poisoned and not delivery.is_operator:
-            self._ask_the_store(draft, delivery)
-            fact = delivery.event.fact
-            if isinstance(fact, TimerFired) and fact.timer_id not in saga.state.timers:
-                draft.cleared.append(fact.timer_id)  # somebody was quicker; nothing is to come
-                return
-            self._aside.hold(
-                draft,
-                delivery,
-                DeferralReason.BEHIND_FAILED_TURN,
-                "deferred until the saga is released",
-            )
+            self._deliver_to_poisoned(unit, saga, delivery)
             return
-        if self._is_out_of_turn(draft, saga, delivery):
-            self._aside.hold(
-                draft,
-                delivery,
-                DeferralReason.BEHIND_DEFERRED,
-                "records deferred before it go first",
-            )
-            draft.revisits.add(delivery.saga_id)
+        if self._is_out_of_turn(unit, saga, delivery):
+            message = "records that were deferred before it go first"
+            unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
+            unit.revisits.add(delivery.saga_id)
             return
         if failure is not None:
-            self._fail(draft, saga, delivery, failure)
+            self._fail(unit, saga, delivery, failure)
         else:
-            self._handle(draft, saga, delivery)
+            self._handle(unit, saga, delivery)
 
-    def _is_out_of_turn(self, draft: UnitOfWork, live: LoadedSaga, delivery: Delivery) -> bool:
-        if delivery.is_operator or delivery.deferred_id:
-            return False
-        # What came early waits for the trigger; a trigger whose turn failed comes before others.
-        if delivery.starts is not None and live.version == 0:
-            return False
-        is_behind = delivery.saga_id in self._aside.sagas or delivery.saga_id in draft.holding
-        return delivery.inbound is not None and is_behind
+    def _defer_early(self, unit: UnitOfWork, delivery: Delivery) -> None:
+        """The saga is not there yet: the record waits for it, but not for ever."""
+        if delivery.inbound is None:
+            unit.clear_timer(delivery)
+        elif delivery.deferred_id and unit.at - delivery.deferred_at >= self._deferred.early_us:
+            message = f"there is no saga {delivery.saga_id}, and none came in time"
+            _reject(unit, delivery, DeadLetterReason.UNKNOWN_SAGA, message)
+        else:
+            message = f"there is no saga {delivery.saga_id} yet"
+            unit.defer(delivery, DeferralReason.EARLY, message)
 
-    def _handle(self, draft: UnitOfWork, live: LoadedSaga, delivery: Delivery) -> None:
-        event = delivery.event
-        problem = self._router.misfit(live.state, delivery)
-        if problem is not None:
-            self._aside.refuse(draft, delivery, problem.reason, problem.message)
+    def _deliver_to_poisoned(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
+        self._ask_the_store(unit, delivery)
+        fact = delivery.event.fact
+        if isinstance(fact, TimerFired) and fact.timer_id not in saga.state.timers:
+            unit.clear_timer(delivery)  # another worker was quicker; nothing is to come of it
             return
-        before = live.state.status
+        message = "deferred until the saga is released"
+        unit.defer(delivery, DeferralReason.BEHIND_FAILED_TURN, message)
+
+    def _is_out_of_turn(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> bool:
+        if delivery.is_operator or delivery.deferred_id or delivery.inbound is None:
+            return False
+        # An early record waits for the trigger; a trigger whose turn failed comes before others.
+        if delivery.starts is not None and saga.version == 0:
+            return False
+        saga_id = delivery.saga_id
+        return saga_id in self._deferred.sagas or saga_id in unit.unhandled.deferred_behind
+
+    def _handle(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
+        event = delivery.event
+        misfit = self._router.misfit(saga.state, delivery)
+        if misfit is not None:
+            unit.reject(misfit)
+            return
+        before = saga.state.status
         try:
-            decision = live.decider.handle(live.state, event)
+            decision = saga.decider.handle(saga.state, event)
             if decision.disposition is Disposition.RECORDED:
-                self._record(draft, live, event, decision.intents)
+                self._record(unit, saga, event, decision.intents)
         except Exception as error:
             # The saga's own code: recorded as a fact once the batch has begun again.
-            raise TurnRaised(error) from error
+            raise _TurnRaised(error) from error
         if decision.disposition is Disposition.UNKNOWN:
-            self._ask_the_store(draft, delivery)
-        draft.counts[decision.disposition.value] += 1
+            self._ask_the_store(unit, delivery)
+        unit.counts[decision.disposition.value] += 1
         match decision.disposition:
             case Disposition.RECORDED:
-                has_started = live.version == len(decision.intents) + 1
-                draft.note_change(live, has_started=has_started, before=before)
+                has_started = saga.version == len(decision.intents) + 1
+                unit.count_change(saga, has_started=has_started, before=before)
                 if delivery.is_operator or delivery.starts is not None:
-                    draft.revisits.add(live.saga_id)
+                    unit.revisits.add(saga.saga_id)
+                _settle(unit, delivery)
+            case Disposition.DUPLICATE:
+                _settle(unit, delivery)
             case Disposition.CONFLICT:
                 message = "the same id came before with another content"
-                self._aside.refuse(draft, delivery, DeadLetterReason.ID_CONFLICT, message)
-                return
+                _reject(unit, delivery, DeadLetterReason.ID_CONFLICT, message)
             case Disposition.UNKNOWN:
                 message = "no such intent was ever issued"
-                self._aside.refuse(draft, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
-                return
-            case _:
-                pass
-        self._done_with(draft, delivery)
+                _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
 
-    def _ask_the_store(self, draft: UnitOfWork, delivery: Delivery) -> None:
-        """What leaves no entry is not held against the history's version when it is appended. Where
-        a later history might say otherwise, memory alone does not decide it.
+    def _ask_the_store(self, unit: UnitOfWork, delivery: Delivery) -> None:
+        """Begin again where the saga was in memory and a later history might say otherwise.
+
+        What leaves no entry is not held against the history's turns when it is appended, so memory
+        alone must not decide it.
         """
-        if delivery.saga_id in draft.remembered:
-            raise Outdated(delivery.saga_id)
+        if delivery.saga_id in unit.remembered:
+            raise _Outdated(delivery.saga_id)
 
     def _record(
-        self, draft: UnitOfWork, live: LoadedSaga, event: Event, intents: Sequence[object]
+        self, unit: UnitOfWork, saga: LoadedSaga, event: Event, intents: Sequence[object]
     ) -> None:
-        state = live.state
-        entries = entries_of_turn(live.saga_id, live.version, event, intents)  # type: ignore[arg-type]  # the decision's own
-        draft.outgoing.extend(
-            self._outgoing.records(
+        state = saga.state
+        entries = entries_of_turn(saga.saga_id, saga.version, event, intents)  # type: ignore[arg-type]  # the decision's own
+        unit.outgoing.extend(
+            self._relay.encoder.records(
                 entries,
-                definition=live.decider.name,
+                definition=saga.decider.name,
                 key=state.key,
                 traceparent=state.traceparent,
             )
         )
-        draft.touch(live).turns.append(entries)
-        live.version += len(entries)
-        live.turns += 1
-        draft.note_timers(live.saga_id, intents)  # type: ignore[arg-type]  # the decision's own
+        unit.change(saga).turns.append(entries)
+        saga.version += len(entries)
+        saga.turns += 1
+        unit.timers.note(saga.saga_id, intents)  # type: ignore[arg-type]  # the decision's own
 
     def _fail(
-        self, draft: UnitOfWork, live: LoadedSaga, delivery: Delivery, error: Exception
+        self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, error: Exception
     ) -> None:
-        """The saga's own code raised on this delivery: record that, and hold the record."""
+        """The saga's own code raised on this delivery: record that, and defer the record."""
         text = f"{type(error).__name__}: {error}"
-        draft.counts["failed_turns"] += 1
-        if live.state.status.is_ended:
-            self._aside.refuse(draft, delivery, DeadLetterReason.TURN_FAILED, text)
+        unit.counts["failed_turns"] += 1
+        if saga.state.status.is_ended:
+            _reject(unit, delivery, DeadLetterReason.TURN_FAILED, text)
             return
         position = delivery.inbound.position if delivery.inbound is not None else None
-        unborn = not live.state.is_started
+        is_new = not saga.state.is_started
         starting = delivery.event.fact if isinstance(delivery.event.fact, SagaStarted) else None
         fact = TurnFailed(
             error=text,
             position="/".join(str(part) for part in position) if position else None,
-            definition=live.decider.name if unborn else None,
-            definition_version=live.decider.version if unborn else None,
+            definition=saga.decider.name if is_new else None,
+            definition_version=saga.decider.version if is_new else None,
             key=starting.key if starting is not None else None,
         )
-        event = Event(fact, draft.at, MessageId(f"{delivery.event.cause}/failed/{live.version}"))
-        before = live.state.status
-        decision = live.decider.handle(live.state, event)
-        self._record(draft, live, event, decision.intents)
-        draft.note_change(live, has_started=False, before=before)
-        self._aside.hold(draft, delivery, DeferralReason.TURN_FAILED, text)
+        event = Event(fact, unit.at, MessageId(f"{delivery.event.cause}/failed/{saga.version}"))
+        before = saga.state.status
+        decision = saga.decider.handle(saga.state, event)
+        self._record(unit, saga, event, decision.intents)
+        unit.count_change(saga, has_started=False, before=before)
+        unit.defer(delivery, DeferralReason.TURN_FAILED, text)
 
-    def _done_with(self, draft: UnitOfWork, delivery: Delivery) -> None:
-        if delivery.deferred_id:
-            draft.handled.append(delivery.deferred_id)
-        fact = delivery.event.fact
-        if isinstance(fact, TimerFired) and fact.timer_id not in draft.armed:
-            draft.cleared.append(fact.timer_id)
-
-    async def _append(self, draft: UnitOfWork, work: Work) -> Appended:
-        if draft.dead:
-            copies = [parking.dlq_record(record, self._names) for record in draft.dead]
-            # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
-            await self._relay.publish_copies([copy for copy in copies if copy is not None])
+    async def _append(self, unit: UnitOfWork, batch: InboundBatch) -> Appended:
+        # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
+        await self._relay.publish_dead_letters(unit.unhandled.dead_letters)
         relayed = self._relay.relayed()
-        batch = draft.batch(work.positions(), relayed)
+        transaction = unit.batch(batch.positions(), relayed)
         began_s = self._clock.monotonic_s()
-        appended = await self._store.append(batch, at=draft.at)
-        draft.append_s = self._clock.monotonic_s() - began_s
+        appended = await self._store.append(transaction, at=unit.at)
+        unit.measures.append_s = self._clock.monotonic_s() - began_s
         self._relay.forget(relayed)
-        self._aside.sagas |= draft.holding
-        for live in draft.visited:
-            if live.version > 0:
-                self._live.keep(live)
+        self._deferred.sagas |= unit.unhandled.deferred_behind
+        for saga in unit.loaded:
+            if saga.version > 0:
+                self._cache.keep(saga)
         return appended
 
-    async def _publish(self, draft: UnitOfWork, appended: Appended) -> None:
-        strangers = draft.strangers
+    async def _publish(self, unit: UnitOfWork, appended: Appended) -> None:
+        sagas = unit.possibly_unpublished
         await self._relay.publish(
-            appended, draft.outgoing, strangers=[live.saga_id for live in strangers]
+            appended, unit.outgoing, possibly_unpublished=[saga.saga_id for saga in sagas]
         )
         if appended.backlog_id is not None:
-            for live in strangers:
-                live.has_unknown_past = False
+            for saga in sagas:
+                saga.is_possibly_unpublished = False
 
-    def _follow_up(self, draft: UnitOfWork) -> None:
-        for saga_id, touched in draft.touched.items():
-            state = touched.live.state
+    def _tell_outcomes(self, unit: UnitOfWork) -> None:
+        for saga_id, changed in unit.changed.items():
+            state = changed.saga.state
             is_over = state.status.is_ended or state.status is SagaStatus.PARKED
             if is_over and self._waiters.is_awaited(saga_id):
-                ending = SagaOutcome(state.status, state.outcome, state.reason, state.residue)
-                self._waiters.tell(saga_id, ending)
+                outcome = SagaOutcome(state.status, state.outcome, state.reason, state.residue)
+                self._waiters.tell(saga_id, outcome)
 
     async def _check_out(self, saga_ids: Sequence[SagaId]) -> None:
-        """Wait until nobody in this process has a turn of these sagas, and have theirs."""
+        """Wait until no turn of these sagas is under way in this process, and have theirs."""
         while not self._busy.isdisjoint(saga_ids):
             self._freed.clear()
             await self._freed.wait()
@@ -397,3 +378,35 @@ class Turns:
     def _check_in(self, saga_ids: Sequence[SagaId]) -> None:
         self._busy.difference_update(saga_ids)
         self._freed.set()
+
+
+class _TurnRaised(Exception):
+    """Raised where a saga's own code has raised *error*."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.error = error
+
+
+class _Outdated(Exception):
+    """Raised where memory would decide and another worker may know more."""
+
+
+def _new_saga(delivery: Delivery, at: Instant) -> LoadedSaga:
+    assert delivery.starts is not None, delivery
+    decider = delivery.starts.decider
+    state = decider.initial_state(delivery.saga_id)
+    return LoadedSaga(delivery.saga_id, decider, state, 0, at)
+
+
+def _reject(unit: UnitOfWork, delivery: Delivery, reason: DeadLetterReason, message: str) -> None:
+    """Make a record a dead letter that reached its saga and cannot be meant for it."""
+    if delivery.inbound is not None:
+        unit.reject(Rejected(delivery.inbound, reason, message, delivery.deferred_id))
+
+
+def _settle(unit: UnitOfWork, delivery: Delivery) -> None:
+    """The delivery is done with: it is not deferred any more, its timer does not fire again."""
+    if delivery.deferred_id:
+        unit.unhandled.handled.append(delivery.deferred_id)
+    unit.clear_timer(delivery)

@@ -124,7 +124,7 @@ async def test_trouble_is_told() -> None:
         assert page("saga_started_total", definition="order") == 1
         assert page("saga_active", definition="order", state=SagaStatus.RUNNING.value) == 1
         assert page("saga_dlq_total") == 1
-        assert page.sum("saga_parked", kind="dead") == 1
+        assert page.sum("saga_unhandled", kind="dead") == 1
 
 
 async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:

@@ -177,11 +177,11 @@ async def test_a_batch_that_cannot_be_finished_is_abandoned(
         store.append = fail
         placed = [order_app.OrderPlaced(order_id=f"o-{n}") for n in range(ORDERS)]
         sagas = [await first.publish(order) for order in placed]
-        await until(lambda: worker.in_hand + worker._lanes[0]._records_taken > 0)
+        await until(lambda: worker.receiver.in_hand + worker._batcher._records_taken > 0)
         async with order_app.service(tmp_path, with_services=False, **given) as second:
-            await until(lambda: bool(orchestrator_of(second).consumer.assignment()))
-            assert worker.in_hand == 0
-            assert worker._lanes[0].is_abandoned
+            await until(lambda: bool(orchestrator_of(second).receiver.consumer.assignment()))
+            assert worker.receiver.in_hand == 0
+            assert worker._batcher.is_abandoned
             turns = worker.counts["turns"]
             await until(lambda: second.counts["started"] > 0)
             store.append = append

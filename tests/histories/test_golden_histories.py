@@ -11,7 +11,7 @@ from saga.core.replay import replay
 from saga.core.state import SagaState
 from saga.core.status import SagaStatus
 from saga.errors import ReplayMismatch
-from saga.runtime.saga_cache import whose
+from saga.runtime.saga_cache import definition_of
 from tests.histories import definitions
 from tests.histories.plain import FOLDER, dump, load
 from tests.histories.record import SCRIPTS, main
@@ -98,6 +98,6 @@ def test_what_is_recorded_is_never_overwritten(
 
 
 def _replayed(history: list[Entry]) -> SagaState:
-    registered = definitions.app.registry.find(*whose(history))
-    assert registered is not None, whose(history)
+    registered = definitions.app.registry.find(*definition_of(history))
+    assert registered is not None, definition_of(history)
     return replay(registered.decider, history[0].saga_id, history)

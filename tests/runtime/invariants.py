@@ -9,15 +9,15 @@ from saga.core.identity import SagaId
 from saga.core.replay import replay
 from saga.core.state import SagaState, snapshot
 from saga.ports import Inbound
-from saga.runtime.record_encoder import RecordEncoder
-from saga.runtime.saga_cache import LoadedSaga, whose
+from saga.runtime.relay import RecordEncoder
+from saga.runtime.saga_cache import LoadedSaga, definition_of
 
 RECORD_BYTES_MAX = 1_048_576
 
 
 def rebuilt(app, history: Sequence[Entry]) -> SagaState | None:
     """The state that the code at hand makes of a history; None where it has not that version."""
-    registered = app.registry.find(*whose(history))
+    registered = app.registry.find(*definition_of(history))
     return registered and replay(registered.decider, history[0].saga_id, history)
 
 

@@ -36,8 +36,7 @@ from saga.errors import BusUnavailable, TopicMissing
 from saga.ports import Batch, Inbound, Record, Source, TopicSpec, UnhandledRecord
 from saga.ports.store import UnhandledKind
 from saga.runtime.turns import Turns
-from saga.runtime.unit_of_work import UnitOfWork
-from saga.runtime.work import Work
+from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.settings import Settings
 from tests.runtime import invariants
 
@@ -47,11 +46,11 @@ STEP_S = 0.001
 """At least so much time passes whenever nothing happens."""
 
 
-async def take(turns: Turns, work: Work) -> UnitOfWork:
+async def take(turns: Turns, batch: InboundBatch) -> UnitOfWork:
     """Take the turns of one batch, stored and published."""
-    taken = await turns.take_turns(work)
-    await turns.publish(taken)
-    return taken.draft
+    committed = await turns.take_turns(batch)
+    await turns.publish(committed)
+    return committed.unit
 
 
 class FlakyStore:
@@ -141,7 +140,7 @@ class Lab:
         self.router = assembly.router
         self.relay = assembly.relay
         self.turns = assembly.turns
-        self.live = assembly.cache
+        self.cache = assembly.cache
 
     async def make_topics(self, partitions: int = 1) -> None:
         """Make every topic of the application."""
@@ -153,7 +152,7 @@ class Lab:
         """Publish *records* and take the turns that all unread ones call for, as one batch."""
         await self.make_topics()
         self.bus.append(records)
-        return await take(self.turns, Work(self.unread(), list(due), list(revisits)))
+        return await take(self.turns, InboundBatch(self.unread(), list(due), list(revisits)))
 
     async def take_due(self) -> UnitOfWork:
         """Take the turns of all timers that are due."""
@@ -200,7 +199,7 @@ class Lab:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            await self.orchestrator.consumer.close()
+            await self.orchestrator.receiver.consumer.close()
 
     async def until(self, is_so: Callable[[], object], *, within_s: float | None = None) -> None:
         """Let things happen, and time pass, until *is_so*."""
@@ -329,7 +328,7 @@ class Lab:
         """What holds whatever happened."""
         histories = dict(self.store.inner._histories)
         invariants.check_histories(self.app, histories)
-        invariants.check_live(self.app, self.live._live.values(), histories)
+        invariants.check_live(self.app, self.cache._loaded.values(), histories)
         if is_all_published:
             published = [one for part in self.bus.partitions.values() for one in part.records]
             invariants.check_published(NAMES, histories, published)

@@ -10,7 +10,7 @@ from saga.core.identity import saga_id
 from saga.errors import TopicMissing
 from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
-from saga.runtime.work import Work
+from saga.runtime.unit_of_work import InboundBatch
 from tests.runtime.lab import NAMES, Lab, order_id, take
 from tests.runtime.shop import Booked, OrderDone, OrderPlaced, Reserve, Reserved, Ship, orders
 from tests.runtime.test_turns import placed, reserving
@@ -164,7 +164,7 @@ async def test_what_is_withheld_while_others_are_released_is_not_forgotten(apart
     async def look_and_be_overtaken(**asked):
         found = await look(**asked)
         if not found:
-            await take(lab.turns, Work(lab.unread()))
+            await take(lab.turns, InboundBatch(lab.unread()))
         return found
 
     lab.store.backlog = look_and_be_overtaken
@@ -223,7 +223,7 @@ async def test_a_key_error_of_ours_is_no_missing_topic(apart: Lab) -> None:
     lab.bus.publish = fail
     lab.bus.append([placed(lab)])
     with pytest.raises(KeyError, match="something else"):
-        await take(lab.turns, Work(lab.unread()))
+        await take(lab.turns, InboundBatch(lab.unread()))
     del lab.bus.publish
     await lab.relay.take_over(older_than_s=-1)
 

@@ -13,7 +13,6 @@ from saga.errors import (
     StoreUnavailable,
 )
 from saga.ports import Batch, Source
-from saga.runtime import batcher
 from saga.runtime import orchestrator as module
 from tests.runtime.lab import NAMES, Lab, order_id
 from tests.runtime.shop import (
@@ -89,7 +88,7 @@ class TestServing:
                 sizes.append(len(batch.histories))
                 lab.clock.advance(batch_s)
 
-        monkeypatch.setattr(batcher, "GATHER_S_MAX", batch_s)
+        monkeypatch.setattr(module, "LINGER_S_MAX", batch_s)
         lab.store.on_append = append
         async with lab.serving():
             lab.bus.append([placed(lab, key) for key in KEYS[:10]])
@@ -143,7 +142,7 @@ class TestServing:
         lab = any_lab
         async with lab.serving():
             lab.bus.append([placed(lab, key) for key in KEYS])
-            await lab.until(lambda: lab.orchestrator.in_hand or len(lab.on(Reserve)))
+            await lab.until(lambda: lab.orchestrator.receiver.in_hand or len(lab.on(Reserve)))
 
         assert len(lab.on(Reserve)) == 30
 
@@ -157,7 +156,7 @@ class TestServing:
         async with lab.serving():
             await lab.until(lambda: sum(sizes) == 600)
 
-        assert max(sizes) == batcher.TURN_RECORDS_MAX == 256
+        assert max(sizes) == module.BATCH_RECORDS_MAX == 256
 
 
 class TestTheStore:
@@ -228,7 +227,7 @@ class TestTheStore:
         async with lab.serving():
             lab.bus.append([placed(lab, key) for key in KEYS[:10]])
             await lab.until(lambda: len(lab.on(Reserve)) == 10)
-            lab.live.clear()
+            lab.cache.clear()
             lab.store.on_append = conflict_once
             lab.bus.append([placed(lab, key) for key in KEYS[10:]])
             await serve_to_the_end(lab, *KEYS)
@@ -301,12 +300,12 @@ class TestTheBus:
         lab = Lab(orders(), shares_file=False)
         async with lab.serving():
             lab.bus.is_away = True
-            for number, key in enumerate(KEYS[: batcher.PUBLISHING_MAX + 1], 1):
+            for number, key in enumerate(KEYS[: module.PUBLISHING_MAX + 1], 1):
                 lab.bus.append([placed(lab, key)])
                 await lab.until(lambda n=number: len(lab.store.inner.summaries) == n)
-            lab.bus.append([placed(lab, key) for key in KEYS[batcher.PUBLISHING_MAX + 1 :]])
+            lab.bus.append([placed(lab, key) for key in KEYS[module.PUBLISHING_MAX + 1 :]])
             await lab.while_passing(2)
-            assert len(lab.store.inner.summaries) == batcher.PUBLISHING_MAX + 1
+            assert len(lab.store.inner.summaries) == module.PUBLISHING_MAX + 1
             assert not lab.orchestrator.is_idle
             lab.bus.is_away = False
             await serve_to_the_end(lab, *KEYS)
@@ -370,7 +369,7 @@ class TestTheBus:
         """Nothing was lost by them."""
         lab = order_lab
         async with lab.serving():
-            consumer, left = lab.orchestrator.consumer, 4
+            consumer, left = lab.orchestrator.receiver.consumer, 4
             fetch = consumer.fetch
 
             async def flaky(**kwargs):
@@ -405,7 +404,7 @@ class TestTheBus:
         lab.bus.partitions[source].begin = begin
         async with lab.serving():
             await lab.while_passing(1)
-            stopped = lab.orchestrator.stopped
+            stopped = lab.orchestrator.receiver.stopped
 
         assert list(stopped) == [source]
         assert said in stopped[source]

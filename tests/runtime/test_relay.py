@@ -11,9 +11,8 @@ from saga.core.identity import saga_id
 from saga.core.intents import EventPublished, SagaCompleted
 from saga.errors import CorruptHistory
 from saga.ports import Appended, Record
-from saga.runtime.record_encoder import RecordEncoder
-from saga.runtime.relay import TAKEOVER_S
-from saga.runtime.work import Work
+from saga.runtime.relay import TAKEOVER_S, RecordEncoder
+from saga.runtime.unit_of_work import InboundBatch
 from tests.runtime.lab import NAMES, Lab, header, order_id, take
 from tests.runtime.shop import OrderDone, Reserve, Reserved, Ship, orders
 from tests.runtime.test_turns import placed, reserving, shipping
@@ -32,7 +31,7 @@ async def stored_only(lab: Lab, *records: Record) -> asyncio.Task:
     lab.bus.is_away = True
     await lab.make_topics()
     lab.bus.append(records)
-    turn = asyncio.ensure_future(take(lab.turns, Work(lab.unread())))
+    turn = asyncio.ensure_future(take(lab.turns, InboundBatch(lab.unread())))
     before = lab.bus.attempts
     await lab.until(lambda: lab.bus.attempts > before)
     turn.cancel()

@@ -1,19 +1,19 @@
-"""LoadedSaga sagas: a cache, and nothing but a cache."""
+"""Loaded sagas: a cache, and nothing but a cache."""
 
 from saga.core.status import SagaStatus
-from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga, summary_of, whose
+from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga, definition_of, summary_of
 from tests.runtime.lab import Lab, order_id
 from tests.runtime.shop import OrderDone, Reserve, Reserved, Ship, orders
-from tests.runtime.test_parking import flaw_at
 from tests.runtime.test_turns import placed, reserving, shipping
+from tests.runtime.test_unhandled import flaw_at
 
 
 async def test_the_least_recently_used_saga_leaves_first(order_lab: Lab) -> None:
     """And its function ends where it stands."""
     lab = order_lab
     await reserving(lab, "a", "b", "c")
-    found = await lab.live.load([order_id("a"), order_id("b"), order_id("c")])
-    small = SagaCache(lab.store, lab.app.registry, sagas_max=2)
+    found = await lab.cache.load([order_id("a"), order_id("b"), order_id("c")])
+    small = SagaCache(lab.store, lab.catalogue, lab.app.registry, sagas_max=2)
     ids = [order_id(key) for key in "abc"]
     for saga in ids[:2]:
         small.keep(found[saga])
@@ -29,14 +29,14 @@ async def test_whoever_works_with_a_saga_has_it_alone(order_lab: Lab) -> None:
     """It leaves the memory until it is kept again; what is not kept is forgotten."""
     lab = order_lab
     await reserving(lab)
-    assert lab.live.among([order_id()]) == {order_id()}
-    found = await lab.live.load([order_id()])
+    assert lab.cache.among([order_id()]) == {order_id()}
+    found = await lab.cache.load([order_id()])
 
-    assert len(lab.live) == 0
-    again = await lab.live.load([order_id()])
+    assert len(lab.cache) == 0
+    again = await lab.cache.load([order_id()])
     assert again[order_id()] is not found[order_id()]
-    lab.live.keep(found[order_id()])
-    assert (await lab.live.load([order_id()]))[order_id()] is found[order_id()]
+    lab.cache.keep(found[order_id()])
+    assert (await lab.cache.load([order_id()]))[order_id()] is found[order_id()]
 
 
 async def test_all_that_are_missing_are_read_in_one_query(order_lab: Lab) -> None:
@@ -53,7 +53,7 @@ async def test_all_that_are_missing_are_read_in_one_query(order_lab: Lab) -> Non
 
     lab.store.load = counted
     ids = [order_id(key) for key in ("a", "b", "nobody", "c")]
-    found = await lab.live.load(ids)
+    found = await lab.cache.load(ids)
 
     assert queries == [ids]
     assert set(found) == {order_id(key) for key in "abc"}
@@ -64,10 +64,10 @@ async def test_a_saga_that_ended_is_not_kept(order_lab: Lab) -> None:
     """What it would take is memory for ever."""
     lab = order_lab
     await shipping(lab)
-    assert len(lab.live) == 1
+    assert len(lab.cache) == 1
     await lab.take(lab.reply(lab.on(Ship)[0]))
 
-    assert len(lab.live) == 0
+    assert len(lab.cache) == 0
     assert len(lab.on(OrderDone)) == 1
 
 
@@ -75,9 +75,9 @@ async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_lab: Lab
     """The index row of a live saga is the same whether it was rebuilt or not."""
     lab = order_lab
     await reserving(lab)
-    (kept,) = (await lab.live.load([order_id()])).values()
+    (kept,) = (await lab.cache.load([order_id()])).values()
     lab.restart()
-    (rebuilt,) = (await lab.live.load([order_id()])).values()
+    (rebuilt,) = (await lab.cache.load([order_id()])).values()
 
     assert isinstance(kept, LoadedSaga)
     assert summary_of(kept, lab.clock.now()) == summary_of(rebuilt, lab.clock.now())
@@ -88,7 +88,7 @@ async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_lab: Lab
 async def test_a_tiny_memory_changes_nothing_but_time(order_lab: Lab) -> None:
     """With room for one saga, every turn of another is taken after a replay."""
     lab = order_lab
-    lab.live._sagas_max = 1  # noqa: SLF001
+    lab.cache._sagas_max = 1  # noqa: SLF001
     keys = [f"o-{number}" for number in range(5)]
     await reserving(lab, *keys)
     for intent in lab.on(Reserve):
@@ -109,7 +109,7 @@ async def test_what_cannot_be_brought_to_life_says_why(order_lab: Lab) -> None:
         (orders(flaw=flaw_at("reserved")), "replay_failed", SagaStatus.PARKED),
     ):
         lab.restart(sagas)
-        (found,) = (await lab.live.load([order_id()])).values()
+        (found,) = (await lab.cache.load([order_id()])).values()
 
         assert isinstance(found, UnloadableSaga)
         assert (found.deferral, found.status) == (code, status)
@@ -122,5 +122,5 @@ async def test_a_history_names_whose_it_is() -> None:
     lab = Lab(orders(version=3, flaw=flaw_at("start o-1")))
     await lab.take(placed(lab, "o-1"), placed(lab, "o-2"))
 
-    assert whose(lab.history(order_id("o-1"))) == ("order", 3)
-    assert whose(lab.history(order_id("o-2"))) == ("order", 3)
+    assert definition_of(lab.history(order_id("o-1"))) == ("order", 3)
+    assert definition_of(lab.history(order_id("o-2"))) == ("order", 3)

@@ -13,7 +13,7 @@ from saga.core.identity import saga_id
 from saga.core.intents import IntentIssued, Noted, SagaCompleted, Verdict
 from saga.errors import AlreadyRecorded, HistoryConflict, StoreUnavailable
 from saga.ports import Record, Source
-from saga.runtime.work import Work
+from saga.runtime.unit_of_work import InboundBatch
 from tests.runtime.lab import NAMES, Lab, header, order_id, take, without
 from tests.runtime.shop import (
     AlarmSet,
@@ -73,7 +73,7 @@ class TestASagaFromEndToEnd:
         assert done.value == b'{"order_id":"o-1","shelf":"s-1"}'
         assert header(done, "ce_id") == f"{order_id()}/outcome"
         assert lab.status(order_id()) == "completed"
-        assert len(lab.live) == 0, "an ended saga leaves the memory"
+        assert len(lab.cache) == 0, "an ended saga leaves the memory"
 
     async def test_a_refusal_undoes_in_reverse_and_the_undo_says_what_it_undoes(
         self, order_lab: Lab
@@ -325,7 +325,7 @@ class TestWhenTheStoreSaysNo:
             await lab.take(reply)
 
         assert lab.on(Ship) == []
-        assert len(lab.live) == 0
+        assert len(lab.cache) == 0
         await lab.take(reply)
         assert len(lab.on(Ship)) == 1
 
@@ -339,7 +339,7 @@ class TestWhenTheStoreSaysNo:
 
         stale = lab.signal(order_id(), "x", "y", id="c-1")
         lab.bus.append([stale])
-        work = Work(lab.unread())
+        work = InboundBatch(lab.unread())
         with pytest.raises(HistoryConflict):
             await take(late, work)
         await take(late, work)
@@ -355,7 +355,7 @@ class TestWhenTheStoreSaysNo:
         lab.restart()
         await lab.take(lab.reply(lab.on(Reserve)[0], Reserved(shelf="s-1")))
         lab.bus.append([lab.reply(lab.on(Ship)[0])])
-        await take(behind, Work(lab.unread()))
+        await take(behind, InboundBatch(lab.unread()))
         lab.restart()
 
         assert lab.dead() == []
@@ -374,7 +374,7 @@ class TestWhenTheStoreSaysNo:
             lab.reply(f"{order_id()}/ship/do/1"),
         ):
             lab.bus.append([record])
-            works.append(Work(lab.unread()))
+            works.append(InboundBatch(lab.unread()))
         await asyncio.gather(*(take(lab.turns, work) for work in works))
 
         assert order == ["append", "append"]

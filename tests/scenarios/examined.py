@@ -76,8 +76,8 @@ def check_live(service, histories) -> None:
     """What an idle service has in memory is what is stored."""
     for role in service._roles:
         if isinstance(role, Orchestrator):
-            live = role._turns._live._live.values()
-            app_sagas = role._turns._live._sagas
+            live = role._turns._cache._loaded.values()
+            app_sagas = role._turns._cache._registry
             invariants.check_live(_Registry(app_sagas), live, histories)
 
 

@@ -21,17 +21,17 @@ MUTATIONS = (
     _mutation(
         "publish before append",
         "saga/runtime/turns.py",
-        "        appended = await self._store.append(batch, at=draft.at)\n",
-        "        await self._relay._insist(draft.outgoing)\n"
-        "        appended = await self._store.append(batch, at=draft.at)\n",
+        "        appended = await self._store.append(transaction, at=unit.at)\n",
+        "        await self._relay._publish_all(unit.outgoing)\n"
+        "        appended = await self._store.append(transaction, at=unit.at)\n",
     ),
     _mutation(
         "positions before entries",
         "saga/runtime/turns.py",
-        "        batch = draft.batch(work.positions(), relayed)\n",
+        "        transaction = unit.batch(batch.positions(), relayed)\n",
         "        from saga.ports import Batch\n\n"
-        "        await self._store.append(Batch(positions=work.positions()), at=draft.at)\n"
-        "        batch = draft.batch({}, relayed)\n",
+        "        await self._store.append(Batch(positions=batch.positions()), at=unit.at)\n"
+        "        transaction = unit.batch({}, relayed)\n",
     ),
     _mutation(
         "positions not stored",
@@ -54,62 +54,62 @@ MUTATIONS = (
     _mutation(
         "memory kept after a failed append",
         "saga/runtime/turns.py",
-        "        appended = await self._store.append(batch, at=draft.at)\n",
-        "        for live in draft.visited:\n"
-        "            self._live.keep(live)\n"
-        "        appended = await self._store.append(batch, at=draft.at)\n",
+        "        appended = await self._store.append(transaction, at=unit.at)\n",
+        "        for saga in unit.loaded:\n"
+        "            self._cache.keep(saga)\n"
+        "        appended = await self._store.append(transaction, at=unit.at)\n",
     ),
     _mutation(
         "memory decides alone",
         "saga/runtime/turns.py",
-        "        if delivery.saga_id in draft.remembered:\n",
+        "        if delivery.saga_id in unit.remembered:\n",
         "        if delivery.saga_id in ():\n",
     ),
     _mutation(
         "relayed before published",
         "saga/runtime/relay.py",
-        "        if not await self._publish_free(records, self._withheld.sagas, backlog_id):\n"
+        "        if not await self._publish_unblocked(records, self._blocked.sagas, backlog_id):\n"
         "            self._relayed.append(backlog_id)\n",
         "        self._relayed.append(backlog_id)\n        await self.record()\n"
-        "        await self._publish_free(records, self._withheld.sagas, backlog_id)\n",
+        "        await self._publish_unblocked(records, self._blocked.sagas, backlog_id)\n",
     ),
     _mutation(
         "no takeover of a backlog",
         "saga/runtime/relay.py",
-        "        for one in left:\n",
-        "        for one in left[:0]:\n",
+        "        for batch in left:\n",
+        "        for batch in left[:0]:\n",
     ),
     _mutation(
         "others' records not waited for",
         "saga/runtime/unit_of_work.py",
-        "        return [live for live in lives if live.has_unknown_past]\n",
-        "        return [live for live in lives if not live]\n",
+        "        return [saga for saga in sagas if saga.is_possibly_unpublished]\n",
+        "        return [saga for saga in sagas if not saga]\n",
     ),
     _mutation(
         "dlq copy after the positions",
         "saga/runtime/turns.py",
-        "await self._relay.publish_copies([copy for copy in copies if copy is not None])\n",
-        "dead = [copy for copy in copies if copy is not None]\n",
+        "        await self._relay.publish_dead_letters(unit.unhandled.dead_letters)\n",
+        "",
         (
             "        self._relay.forget(relayed)\n",
             (
                 "        self._relay.forget(relayed)\n"
-                "        if draft.dead:\n"
-                "            await self._relay.publish_copies(dead)\n"
+                "        await self._relay.publish_dead_letters(unit.unhandled.dead_letters)\n"
             ),
         ),
     ),
     _mutation(
-        "held records out of order",
-        "saga/runtime/aside.py",
+        "deferred records out of order",
+        "saga/runtime/unhandled.py",
         "            self.sagas.discard(saga_id)\n        return records\n",
         "            self.sagas.discard(saga_id)\n        return list(reversed(records))\n",
     ),
     _mutation(
         "a postponed timer is cleared",
-        "saga/runtime/aside.py",
-        "        draft.postponed[fact.timer_id] = ",
-        "        draft.cleared.append(fact.timer_id)\n        draft.postponed[fact.timer_id] = ",
+        "saga/runtime/unit_of_work.py",
+        "        self.timers.postponed[fact.timer_id] = ",
+        "        self.timers.cleared.append(fact.timer_id)\n"
+        "        self.timers.postponed[fact.timer_id] = ",
     ),
     _mutation(
         "timers fire early",

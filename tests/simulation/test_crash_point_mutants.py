@@ -41,29 +41,29 @@ def _commit_offsets_first(patch: Patch) -> None:
 
 
 def _store_positions_first(patch: Patch) -> None:
-    append, batch = Turns._append, UnitOfWork.batch
+    append, make_batch = Turns._append, UnitOfWork.batch
 
-    async def append_after_positions(self, draft, work):
-        await self._store.append(Batch(positions=work.positions()), at=draft.at)
-        return await append(self, draft, work)
+    async def append_after_positions(self, unit, batch):
+        await self._store.append(Batch(positions=batch.positions()), at=unit.at)
+        return await append(self, unit, batch)
 
     patch.setattr(Turns, "_append", append_after_positions)
-    patch.setattr(UnitOfWork, "batch", lambda self, positions, relayed: batch(self, {}, relayed))
+    patch.setattr(UnitOfWork, "batch", lambda self, _, relayed: make_batch(self, {}, relayed))
 
 
 def _copy_dead_records_last(patch: Patch) -> None:
-    publish_copies, publish = Relay.publish_copies, Turns._publish
+    publish_dead_letters, publish = Relay.publish_dead_letters, Turns._publish
     put_off = []
 
-    async def put_off_copies(self, copies):
-        put_off.extend(copies)
+    async def put_off_letters(self, letters):
+        put_off.extend(letters)
 
-    async def publish_with_copies(self, draft, appended):
-        await publish(self, draft, appended)
-        await publish_copies(self, put_off)
+    async def publish_with_copies(self, unit, appended):
+        await publish(self, unit, appended)
+        await publish_dead_letters(self, list(put_off))
         put_off.clear()
 
-    patch.setattr(Relay, "publish_copies", put_off_copies)
+    patch.setattr(Relay, "publish_dead_letters", put_off_letters)
     patch.setattr(Turns, "_publish", publish_with_copies)
 
 
@@ -81,10 +81,10 @@ def _ask_the_inbox_in_vain(patch: Patch) -> None:
 def _remember_what_failed(patch: Patch) -> None:
     append = Turns._append
 
-    async def remember_and_append(self, draft, work):
-        for live in draft.visited:
-            self._live.keep(live)
-        return await append(self, draft, work)
+    async def remember_and_append(self, unit, batch):
+        for saga in unit.loaded:
+            self._cache.keep(saga)
+        return await append(self, unit, batch)
 
     patch.setattr(Turns, "_append", remember_and_append)
 

@@ -50,7 +50,7 @@ def test_each_kind_is_what_it_says_it_is(kind: Kind, folder: Path) -> None:
     outcome = Stage(SqlitePlace(folder), kind.script(), ()).run()
 
     assert outcome.violations == []
-    assert (outcome.published, outcome.buried) == (kind.publishes, kind.buries)
+    assert (outcome.published, outcome.dead_letters) == (kind.publishes, kind.dead_letters)
     assert dict(outcome.statuses) == {kind.ends: 1}
 
 

@@ -16,7 +16,7 @@ from saga.effects import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Record
 from saga.runtime.turns import CommittedBatch, Turns
-from saga.runtime.work import Work
+from saga.runtime.unit_of_work import InboundBatch
 from saga.settings import Settings
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.database import EffectsDatabase
@@ -55,17 +55,16 @@ class WatchedTurns(Turns):
 
     durable: Durable
 
-    async def take_turns(self, work: Work) -> CommittedBatch:
-        """Take all turns that *work* calls for."""
-        taken = await super().take_turns(work)
+    async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
+        """Take all turns that *batch* calls for."""
+        committed = await super().take_turns(batch)
         durable = self.durable
-        for saga_id, touched in taken.draft.touched.items():
-            if touched.turns:
-                live = touched.live
-                history = durable.store.history(saga_id)[: live.version]
-                durable.violations += durable.shadows.compare(live.decider, live.state, history)
-        durable.counts.update(taken.draft.counts)
-        return taken
+        for saga_id, changed in committed.unit.changed.items():
+            saga = changed.saga
+            history = durable.store.history(saga_id)[: saga.version]
+            durable.violations += durable.shadows.compare(saga.decider, saga.state, history)
+        durable.counts.update(committed.unit.counts)
+        return committed
 
 
 @lru_cache(maxsize=16)

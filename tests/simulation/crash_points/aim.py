@@ -6,8 +6,7 @@ from enum import StrEnum
 from random import Random
 from typing import NamedTuple
 
-from saga.runtime.unit_of_work import UnitOfWork
-from saga.runtime.work import Work
+from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.testing.world.faults import Fault, Rates
 from saga.testing.world.process import current_process
 
@@ -52,7 +51,7 @@ class _Steady(Random):
 class Aim:
     """Stands where a world has its `Faults`: strikes where the case says, and nowhere else."""
 
-    def __init__(self, strikes: tuple[Strike, ...], focus: Callable[[Work], bool]) -> None:
+    def __init__(self, strikes: tuple[Strike, ...], focus: Callable[[InboundBatch], bool]) -> None:
         self.rng = _Steady()
         self.rates = Rates(*[0.0] * (len(Rates.__dataclass_fields__) - 1), nemesis_every_s=None)
         self.is_on = True
@@ -62,8 +61,8 @@ class Aim:
         self.stop: Callable[[str], None] = lambda name: None
         self.published: int | None = None
         """How many records the turn has published that the case is about, once it has."""
-        self.buried: int | None = None
-        """And how many it has parked as dead."""
+        self.dead_letters: int | None = None
+        """And how many dead letters it has led to."""
         self._strikes = strikes
         self._left = list(strikes)
         self._focus = focus
@@ -76,17 +75,17 @@ class Aim:
         """What was to happen and did not."""
         return tuple(self._left)
 
-    def look(self, work: Work) -> None:
+    def look(self, batch: InboundBatch) -> None:
         """See whether this is the turn that the case is about."""
         process = current_process()
-        if process is not None and self._focus(work):
+        if process is not None and self._focus(batch):
             self._armed.add(process.name)
 
-    def note(self, draft: UnitOfWork, work: Work) -> None:
+    def note(self, unit: UnitOfWork, batch: InboundBatch) -> None:
         """Remember what the turn led to; what came again later leads to nothing."""
-        if self._focus(work) and self.published is None:
-            self.published = len(draft.outgoing)
-            self.buried = len(draft.dead)
+        if self._focus(batch) and self.published is None:
+            self.published = len(unit.outgoing)
+            self.dead_letters = len(unit.unhandled.dead_letters)
 
     @property
     def is_true(self) -> bool:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import orjson
 
 from saga.ports import Inbound, Record
-from saga.runtime.work import Work
+from saga.runtime.unit_of_work import InboundBatch
 from saga.testing import cancelled, signalled
 from saga.testing.world.checks import Trigger, headers_of
 from saga.testing.world.driver import Act, Repeat, command_of
@@ -26,13 +26,13 @@ Told = Callable[[Inbound], bool]
 class Kind(NamedTuple):
     """A kind of message.
 
-    *publishes* is how many records the turn on it publishes, *buries* how many it parks as dead.
+    *publishes* is how many records the turn on it publishes, *dead_letters* how many it makes.
     """
 
     name: str
     script: Callable[[], Script]
     publishes: int
-    buries: int = 0
+    dead_letters: int = 0
     is_command: bool = False
     ends: str = "completed"
 
@@ -59,21 +59,21 @@ def _acts(
     return acts
 
 
-def _on(told: Told, *, times: int = 1) -> Callable[[Work], bool]:
-    """Work that has such a record in it; the second one of them where *times* is 2."""
+def _on(told: Told, *, times: int = 1) -> Callable[[InboundBatch], bool]:
+    """A batch that has such a record in it; the second one of them where *times* is 2."""
     seen: set[tuple[str, int, int]] = set()
 
-    def is_it(work: Work) -> bool:
-        found = [record for record in work.inbound if told(record)]
+    def is_it(batch: InboundBatch) -> bool:
+        found = [record for record in batch.records if told(record)]
         seen.update(record.position for record in found)
         return bool(found) and len(seen) >= times
 
     return is_it
 
 
-def _at(*parts: str) -> Callable[[Work], bool]:
-    """Work with a timer of such an id."""
-    return lambda work: any(all(part in one.timer_id for part in parts) for one in work.due)
+def _at(*parts: str) -> Callable[[InboundBatch], bool]:
+    """A batch with a timer of such an id."""
+    return lambda batch: any(all(part in timer.timer_id for part in parts) for timer in batch.due)
 
 
 def _topic(part: str) -> Told:
@@ -105,7 +105,7 @@ def _story(
     model: type[Ordered],
     script: dict[str, str],
     *follow_ups: tuple[float, str],
-    focus: Callable[[], Callable[[Work], bool]],
+    focus: Callable[[], Callable[[InboundBatch], bool]],
     **more,
 ) -> Callable[[], Script]:
     return lambda: Script(_acts(model, script, *follow_ups), focus(), **more)
@@ -141,7 +141,7 @@ KINDS: Sequence[Kind] = (
             focus=lambda: _on(_message("conflict-1")),
         ),
         publishes=0,
-        buries=1,
+        dead_letters=1,
     ),
     Kind(
         "trigger whose turn raises",
@@ -242,6 +242,6 @@ KINDS: Sequence[Kind] = (
             garbage=b'{"order_id": 7',
         ),
         publishes=0,
-        buries=1,
+        dead_letters=1,
     ),
 )

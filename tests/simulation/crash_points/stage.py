@@ -18,7 +18,7 @@ from saga.core.status import SagaStatus
 from saga.ports import Record, TopicSpec
 from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
-from saga.runtime.work import Work
+from saga.runtime.unit_of_work import InboundBatch
 from saga.testing.world.application import ledger, watched
 from saga.testing.world.assembly import (
     Durable,
@@ -57,7 +57,7 @@ class Script:
     """What is published from outside, and which turn the case is about."""
 
     acts: Sequence[Act]
-    focus: Callable[[Work], bool]
+    focus: Callable[[InboundBatch], bool]
     echoes: Callable[[Record], bool] = lambda record: False
     """Records that the bus delivers a second time, a moment later."""
     garbage: bytes | None = None
@@ -72,7 +72,7 @@ class Outcome:
     is_as_told: bool = False
     """Whether exactly the strikes of the case have happened."""
     published: int | None = None
-    buried: int | None = None
+    dead_letters: int | None = None
     statuses: Counter[str] = field(default_factory=Counter)
 
 
@@ -87,38 +87,38 @@ class NoShadows:
 class StagedTurns(WatchedTurns):
     """Has a boundary between every two hops."""
 
-    async def take_turns(self, work):
-        """Take all turns that *work* calls for."""
-        self._aim.look(work)
+    async def take_turns(self, batch):
+        """Take all turns that *batch* calls for."""
+        self._aim.look(batch)
         await self._pass("turn.fetched")
-        return await super().take_turns(work)
+        return await super().take_turns(batch)
 
-    async def publish(self, taken):
+    async def publish(self, committed):
         """Publish what was stored."""
-        await super().publish(taken)
+        await super().publish(committed)
         await self._pass("turn.done")
 
-    async def _understand(self, work, at):
-        understood = await super()._understand(work, at)
+    async def _understand(self, batch, at):
+        understood = await super()._understand(batch, at)
         await self._pass("turn.decoded")
         return understood
 
-    def _visit_all(self, draft, found, deliveries, failures):
-        has_raised = super()._visit_all(draft, found, deliveries, failures)
+    def _deliver_all(self, unit, sagas, deliveries, failures):
+        has_raised = super()._deliver_all(unit, sagas, deliveries, failures)
         process = current_process()
         if self._aim.takes("turn.decide") is not None:
             process.crash("turn.decide")
             raise Killed(process.name)
         return has_raised
 
-    async def _append(self, draft, work):
-        appended = await super()._append(draft, work)
-        self._aim.note(draft, work)
+    async def _append(self, unit, batch):
+        appended = await super()._append(unit, batch)
+        self._aim.note(unit, batch)
         await self._pass("turn.stored")
         return appended
 
-    async def _publish(self, draft, appended):
-        await super()._publish(draft, appended)
+    async def _publish(self, unit, appended):
+        await super()._publish(unit, appended)
         await self._pass("turn.published")
 
     @property
@@ -173,7 +173,7 @@ class Stage:
             self._loop.close()
         outcome, aim = self._outcome, self._aim
         outcome.happened, outcome.is_as_told = aim.happened, aim.is_true
-        outcome.published, outcome.buried = aim.published, aim.buried
+        outcome.published, outcome.dead_letters = aim.published, aim.dead_letters
         return outcome
 
     async def _happen(self) -> None:

@@ -24,7 +24,7 @@ def _publishing_many(kind: Kind) -> bool:
 
 
 def _burying(kind: Kind) -> bool:
-    return kind.buries > 0
+    return kind.dead_letters > 0
 
 
 def _command(kind: Kind) -> bool:

@@ -10,8 +10,9 @@ from saga.core.identity import saga_id
 from saga.errors import CorruptHistory
 from saga.ports import Inbound
 from saga.ports.bus import Position
-from saga.runtime import parking
-from saga.runtime.work import Work
+from saga.ports.store import DeferralReason
+from saga.runtime import unhandled
+from saga.runtime.unit_of_work import InboundBatch
 from tests.runtime.lab import NAMES, Lab, header, order_id, take
 from tests.runtime.shop import (
     AlarmSet,
@@ -274,7 +275,7 @@ class TestPoison:
         undo = lab.on(Unreserve)[0]
         await lab.take(lab.reply(undo))
         assert lab.status(order_id()) == "rolled_back_with_residue"
-        found = await lab.live.load([order_id()])
+        found = await lab.cache.load([order_id()])
         before = found[order_id()].decider.handle
 
         def handle(state, event):
@@ -337,7 +338,7 @@ class TestCodeThatIsNotThere:
         async with lab.serving():
             await lab.while_passing(2)
             inbound = Inbound(reply.topic, 9, 0, reply.key, reply.value, reply.headers, 0)
-            await take(old, Work([inbound]))
+            await take(old, InboundBatch([inbound]))
             assert lab.status(order_id()) == "stalled"
             await lab.until(lambda: len(lab.on(Ship)) == 1, within_s=40)
 
@@ -560,16 +561,16 @@ class TestDeadRecords:
 
     def test_every_topic_that_is_read_has_a_dlq_topic(self) -> None:
         """`{domain}.dlq.{name}.v{major}`; what is not ours has none."""
-        assert parking.dlq_topic(NAMES.topic("kiosk.evt.reserved.v2"), NAMES) == NAMES.topic(
+        assert unhandled.dlq_topic(NAMES.topic("kiosk.evt.reserved.v2"), NAMES) == NAMES.topic(
             "kiosk.dlq.reserved.v2"
         )
-        assert parking.dlq_topic("kiosk.evt.reserved.v2", NAMES) is None
-        assert parking.dlq_topic("", NAMES) is None
+        assert unhandled.dlq_topic("kiosk.evt.reserved.v2", NAMES) is None
+        assert unhandled.dlq_topic("", NAMES) is None
 
     def test_a_record_comes_back_as_it_was_received(self) -> None:
         """What is held is handled later as if it had come then."""
         inbound = Inbound("t", 3, 9, b"k", None, (("a", None), ("a", b"1")), 77)
-        parked = parking.held(inbound, "early", "x" * 5_000, 99, order_id())
+        kept = unhandled.deferred(inbound, DeferralReason.EARLY, "x" * 5_000, 99, order_id())
 
-        assert parking.inbound_of(parked) == inbound
-        assert len(parked.message) == parking.MESSAGE_CHARS_MAX
+        assert kept.inbound == inbound
+        assert len(kept.message) == unhandled.MESSAGE_CHARS_MAX

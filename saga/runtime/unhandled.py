@@ -1,0 +1,204 @@
+"""Records that no saga has taken: deferred ones wait for their saga, dead letters for an operator.
+
+The store keeps both whole. A dead letter also has a copy on a dlq topic, where one takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from saga.contracts import TopicNames, dlq_name, parse_contract_name
+from saga.core.durations import SECOND_US
+from saga.core.identity import Instant, SagaId
+from saga.core.status import SagaStatus
+from saga.errors import MessageTooLarge, TopicMissing
+from saga.ports import (
+    Batch,
+    Bus,
+    Catalogue,
+    Clock,
+    EventStore,
+    Inbound,
+    Record,
+    TopicSpec,
+    UnhandledRecord,
+)
+from saga.ports.store import DeferralReason, UnhandledKind
+
+MESSAGE_CHARS_MAX = 1_000
+OMITTED: Final = ("x-dlq-omitted", b"value")
+PAGE_RECORDS_MAX = 500
+SAGAS_MAX = 10_000
+"""Behind so many sagas at most records are looked for at a time."""
+TRIED_OFTEN: Final = frozenset({DeferralReason.EARLY, DeferralReason.BEHIND_DEFERRED})
+"""Records that are deferred for one of these reasons are tried again and again."""
+LEFT_TO_OPERATORS: Final = frozenset(
+    {DeferralReason.TURN_FAILED, DeferralReason.BEHIND_FAILED_TURN}
+)
+"""Records that are deferred for one of these reasons wait until an operator releases the saga."""
+STANDING_STILL: Final = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
+
+
+class DeferredRecords:
+    """Knows behind which sagas records are deferred. One whose saga does not come is given up.
+
+    Attributes:
+        sagas: the sagas that records are deferred behind, as far as this process knows.
+        early_us: how long a record waits for a saga that is not there.
+    """
+
+    def __init__(self, catalogue: Catalogue, *, early_hold_s: float) -> None:
+        self._catalogue = catalogue
+        self.sagas: set[SagaId] = set()
+        self.early_us = round(early_hold_s * SECOND_US)
+
+    async def behind(self, saga_id: SagaId) -> Sequence[UnhandledRecord]:
+        """The first records that are deferred behind a saga, in order."""
+        records = await self._catalogue.unhandled(
+            kind=UnhandledKind.DEFERRED, saga_id=saga_id, limit=PAGE_RECORDS_MAX
+        )
+        if not records:
+            self.sagas.discard(saga_id)
+        return records
+
+    async def sweep(self, *, tries_all: bool) -> set[SagaId]:
+        """Find all sagas that records are deferred behind; those of them that may go on.
+
+        With *tries_all* also those whose code no worker had: such a worker may be there by now.
+        """
+        known = set(self.sagas)
+        found = await self._reasons()
+        # Records that a turn has deferred meanwhile were not there yet when the pages were read.
+        self.sagas = self.sagas - known | found.keys()
+        to_try = {
+            saga_id
+            for saga_id, reasons in found.items()
+            if (reasons & TRIED_OFTEN and not reasons & LEFT_TO_OPERATORS)
+            or (tries_all and not reasons <= LEFT_TO_OPERATORS)
+        }
+        return to_try | await self._going_on(found.keys() - to_try)
+
+    async def _reasons(self) -> dict[SagaId, set[str]]:
+        """Why records are deferred, by saga."""
+        found: dict[SagaId, set[str]] = {}
+        after = 0
+        while len(found) < SAGAS_MAX:
+            page = await self._catalogue.unhandled(
+                kind=UnhandledKind.DEFERRED, after=after, limit=PAGE_RECORDS_MAX
+            )
+            if not page:
+                break
+            for record in page:
+                if record.saga_id is not None:
+                    found.setdefault(record.saga_id, set()).add(record.reason)
+            after = page[-1].record_id
+        return found
+
+    async def _going_on(self, saga_ids: Collection[SagaId]) -> set[SagaId]:
+        """Those of *saga_ids* that do not stand still any more, whoever has released them."""
+        if not saga_ids:
+            return set()
+        summaries = await self._catalogue.summaries(sorted(saga_ids))
+        return {row.saga_id for row in summaries if row.status not in STANDING_STILL}
+
+
+class DeadLetters:
+    """Keeps records that no effect service can read, where an operator sees them.
+
+    With a *store* the record is kept there whole, and a copy goes to its dlq topic if that takes
+    it. Without one the copy is all that is kept: its topic is made if it is not there, as *spec*
+    says (with any name), and a record that is too large goes without its value.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        names: TopicNames,
+        clock: Clock,
+        store: EventStore | None = None,
+        spec: TopicSpec | None = None,
+    ) -> None:
+        self._bus = bus
+        self._names = names
+        self._clock = clock
+        self._store = store
+        self._spec = spec
+
+    async def __call__(self, inbound: Inbound, reason: str, message: str, /) -> None:
+        """Keep *inbound*; may be called again for the same record."""
+        letter = dead_letter(inbound, reason, message, self._clock.now())
+        copy = dlq_record(letter, self._names)
+        if self._store is None:
+            assert copy is not None, f"{inbound.topic} is read by a service, so it is a contract's"
+            await self._put(copy)
+            return
+        if copy is not None:
+            with suppress(MessageTooLarge, TopicMissing):  # the store has it whole
+                await self._bus.publish([copy])
+        await self._store.append(Batch(unhandled=[letter]), at=self._clock.now())
+
+    async def _put(self, copy: Record) -> None:
+        try:
+            await self._publish(copy)
+        except MessageTooLarge:
+            # The headers say where the record is, as long as its topic keeps it.
+            why = tuple(header for header in copy.headers if header[0].startswith("x-dlq-"))
+            await self._publish(Record(copy.topic, None, None, (*why, OMITTED)))
+
+    async def _publish(self, copy: Record) -> None:
+        try:
+            await self._bus.publish([copy])
+        except TopicMissing:
+            if self._spec is None:
+                raise
+            await self._bus.create_topics([replace(self._spec, name=copy.topic)])
+            await self._bus.publish([copy])
+
+
+def dead_letter(inbound: Inbound, reason: str, message: str, at: Instant) -> UnhandledRecord:
+    return UnhandledRecord(
+        kind=UnhandledKind.DEAD,
+        reason=str(reason),
+        message=message[:MESSAGE_CHARS_MAX],
+        position=inbound.position,
+        key=inbound.key,
+        value=inbound.value,
+        headers=inbound.headers,
+        timestamp=inbound.timestamp,
+        kept_at=at,
+    )
+
+
+def deferred(
+    inbound: Inbound, reason: DeferralReason, message: str, at: Instant, saga_id: SagaId
+) -> UnhandledRecord:
+    letter = dead_letter(inbound, reason, message, at)
+    return replace(letter, kind=UnhandledKind.DEFERRED, saga_id=saga_id)
+
+
+def dlq_topic(topic: str, names: TopicNames) -> str | None:
+    """Where dead letters of *topic* go; None where it is no topic of ours."""
+    contract = names.contract_name(topic)
+    if contract is None or parse_contract_name(contract) is None:
+        return None
+    return names.topic(dlq_name(contract))
+
+
+def dlq_record(letter: UnhandledRecord, names: TopicNames) -> Record | None:
+    """The copy for the dlq topic: key, value and headers byte for byte, with where and why."""
+    topic = dlq_topic(letter.position.topic, names)
+    if topic is None:
+        return None
+    why = (
+        ("x-dlq-reason", letter.reason.encode()),
+        ("x-dlq-message", letter.message.encode("utf-8", "backslashreplace")),
+        ("x-dlq-topic", letter.position.topic.encode()),
+        ("x-dlq-partition", str(letter.position.partition).encode()),
+        ("x-dlq-offset", str(letter.position.offset).encode()),
+        ("x-dlq-timestamp", str(letter.timestamp // 1000).encode()),
+    )
+    return Record(topic, letter.key, letter.value, (*letter.headers, *why))
