@@ -128,8 +128,6 @@ def compare(
     )
 
 
-# What the services say.
-
 # Sums are cast because PostgreSQL adds whole numbers up to a decimal one.
 _UNITS: Final = """
     SELECT order_id, CAST(SUM(quantity) AS BIGINT) AS amount
@@ -190,11 +188,11 @@ async def _amounts(db: Database, sql: str) -> dict[str, int]:
 
 async def _leaks(db: Database) -> tuple[str, ...]:
     leaks: list[str] = []
-    for left, held, sql in _LEAKS:
+    for moved, recorded, sql in _LEAKS:
         [row] = await db.fetch(sql)
         gone, kept = _whole(row, "gone"), _whole(row, "kept")
         if gone != kept:
-            leaks.append(f"{gone} {left}, {kept} {held}")
+            leaks.append(f"{gone} {moved}, {kept} {recorded}")
     return tuple(leaks)
 
 
@@ -209,8 +207,6 @@ def _whole(row: Mapping[str, object], column: str) -> int:
     assert isinstance(amount, int), (column, amount)
     return amount
 
-
-# What the histories say.
 
 _CONTRACTS: Final = ContractRegistry([OrderPlaced, OrderConfirmed])
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from typing import Final
 
-# The names it hears and says.
 from saga import Context, Retry, saga
 from topics.delivery import BookSlot, CancelSlot
 from topics.orders import CheckOrder, OrderConfirmed, OrderPlaced, OrderRejected
@@ -17,9 +16,8 @@ from topics.warehouse import ReleaseStock, ReserveStock, StockLine
 
 __all__ = ["order"]
 
-# Its state is what the steps have answered; beside that there are only the limits of its patience.
-PATIENCE: Final = Retry(attempts=5)
-ANSWER_WITHIN: Final = timedelta(seconds=30)
+STEP_RETRY: Final = Retry(attempts=5)
+STEP_TIMEOUT: Final = timedelta(seconds=30)
 
 
 @saga("order", version=1, starts_on=OrderPlaced, rolled_back=OrderRejected)
@@ -32,8 +30,8 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
     checked = await ctx.do(
         CheckOrder(order_id=placed.order_id, total_cents=placed.total_cents, lines=placed.lines),
         kind="read_only",
-        retry=PATIENCE,
-        timeout=ANSWER_WITHIN,
+        retry=STEP_RETRY,
+        timeout=STEP_TIMEOUT,
     )
     await ctx.do(
         ReserveStock(
@@ -44,8 +42,8 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
             ),
         ),
         undo=ReleaseStock,
-        retry=PATIENCE,
-        timeout=ANSWER_WITHIN,
+        retry=STEP_RETRY,
+        timeout=STEP_TIMEOUT,
     )
     charged = await ctx.do(
         ChargeHousehold(
@@ -54,8 +52,8 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
             amount_cents=checked.total_cents,
         ),
         undo=RefundHousehold,
-        retry=PATIENCE,
-        timeout=ANSWER_WITHIN,
+        retry=STEP_RETRY,
+        timeout=STEP_TIMEOUT,
     )
     booked = await ctx.do(
         BookSlot(
@@ -64,8 +62,8 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
             day=placed.requested_at.astimezone(UTC).date(),
         ),
         undo=CancelSlot,
-        retry=PATIENCE,
-        timeout=ANSWER_WITHIN,
+        retry=STEP_RETRY,
+        timeout=STEP_TIMEOUT,
     )
     return OrderConfirmed(
         order_id=placed.order_id,

@@ -1,4 +1,4 @@
-"""`ls`, `show`, `history`: what there is, how one stands, and everything that happened to it."""
+"""`ls`, `show`, `history` and `timers`: sagas, where they stand, and what happened to them."""
 
 from __future__ import annotations
 
@@ -162,16 +162,15 @@ async def timers(
 ) -> None:
     """List armed timers, the earliest first."""
     async with session.reading() as store:
-        due = await store.catalogue.timers(limit=limit)
+        armed = await store.catalogue.timers(limit=limit)
     if session.printer.is_json:
-        for one in due:
-            session.printer.json(
-                {"timer_id": one.timer_id, "saga_id": one.saga_id, "due_at": iso(one.due_at)}
-            )
-    elif not due:
+        for timer in armed:
+            row = {"timer_id": timer.timer_id, "saga_id": timer.saga_id}
+            session.printer.json(row | {"due_at": iso(timer.due_at)})
+    elif not armed:
         session.printer.note("no timer is armed")
     else:
-        rows = [(iso(one.due_at)[:19], one.timer_id) for one in due]
+        rows = [(iso(timer.due_at)[:19], timer.timer_id) for timer in armed]
         session.printer.table(("due (UTC)", "timer"), rows)
 
 
@@ -204,7 +203,7 @@ def entry_row(entry: Entry) -> dict[str, Any]:
 
 
 def iso(at: Instant) -> str:
-    """A moment as people and programs read it: ISO 8601, UTC."""
+    """A moment in ISO 8601, UTC."""
     return rfc3339(at).decode()
 
 

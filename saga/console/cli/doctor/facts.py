@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
+from saga.core.values import value
 from saga.ports import Source
 
 
@@ -22,7 +23,7 @@ class Severity(StrEnum):
     """Worth knowing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Finding:
     """A thing to know: what, where, and what to do about it.
 
@@ -37,7 +38,7 @@ class Finding:
     is_unreachable: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Group:
     """A consumer group: who should read *sources*, and the next offset of each that has one.
 
@@ -51,7 +52,7 @@ class Group:
     following: Mapping[Source, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class TopicProblem:
     """What the cluster's own comparison says of a topic."""
 
@@ -60,7 +61,7 @@ class TopicProblem:
     is_warning: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Schema:
     """The version of a set of tables, as stored and as this code needs it."""
 
@@ -69,7 +70,7 @@ class Schema:
     needed: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class HeldUp:
     """Sagas of one definition and version in one status; *example* has the *reason*."""
 
