@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from saga.adapters.clocks import SystemClock
-from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
-from saga.adapters.sqlite.statistics import SqliteCensus
+from saga.adapters.sqlite import (
+    LocalBus,
+    SqliteCatalogue,
+    SqliteDatabase,
+    SqliteEffectsStore,
+    SqliteEventStore,
+    SqliteStatistics,
+)
 from saga.errors import SettingsError
 from saga.ports import Bus, Catalogue, EventStore
 from saga.ports.effects_store import EffectsStore
@@ -101,7 +106,7 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
     return OpenedStore(
         SqliteEventStore(database),
         SqliteCatalogue(database),
-        SqliteCensus(database),
+        SqliteStatistics(database),
         database.close,
     )
 
@@ -121,7 +126,7 @@ def open_bus_and_store(settings: Settings) -> Opened:
             bus,
             SqliteEventStore(database, publish_through=bus),
             SqliteCatalogue(database),
-            SqliteCensus(database),
+            SqliteStatistics(database),
             _closing(bus.close, database.close),
         )
     opened_bus = open_bus(settings)

@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from saga.adapters.headers import decode_headers
-from saga.adapters.mapper import originator_of, to_entries
+from saga.adapters.mapper import to_entries
 from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId
+from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
@@ -43,15 +43,26 @@ class KnownSagas(Generic[Place]):
         if len(self._young) >= self._sagas_max:
             self._old, self._young = self._young, {}
 
-    def unsure(self, batch: Batch) -> list[tuple[str, int]]:
-        """Originators and expected turns to look for; the insert tells whether one follows."""
-        unsure = []
-        for history in batch.histories:
-            expected = history.expected_turns
-            known = self.get(history.saga_id)
-            if expected and (known is None or known[0] < expected):
-                unsure.append((originator_of(history.saga_id), expected))
-        return unsure
+
+def originator_of_number(number: int) -> str:
+    """The originator id of the saga with this *number*, as the library writes UUIDs."""
+    return f"{number:032x}"
+
+
+def number_of(originator_id: str) -> int:
+    """The number of the saga with this originator id."""
+    return int(originator_id, 16)
+
+
+def timer_name(timer_id: TimerId) -> tuple[SagaId, str]:
+    """The saga of a timer, and what its id says beyond that."""
+    saga_id, _, name = timer_id.partition("/")
+    return SagaId(saga_id), name
+
+
+def timer_id_of(saga_id: str, name: str) -> TimerId:
+    """The timer id that `timer_name` was given."""
+    return TimerId(f"{saga_id}/{name}")
 
 
 def check_new_sagas(batch: Batch) -> None:
@@ -107,8 +118,8 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
     )
 
 
-def to_parked(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:
-    """The record in a row of those set aside; *text* as above."""
+def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:
+    """The record in a row of the unhandled ones; *text* as above."""
     kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
     timestamp, kept_at, saga_id, record_id = rest
     return UnhandledRecord(

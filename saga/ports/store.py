@@ -86,7 +86,7 @@ class UnhandledKind(StrEnum):
 
     DEAD = "dead"
     """No saga can take it. It is published on the dlq topic, and somebody may redrive it."""
-    DEFERRED = "held"
+    DEFERRED = "deferred"
     """It waits, in order, until its saga is released, is healed or comes into being."""
 
 

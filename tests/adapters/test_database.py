@@ -15,8 +15,7 @@ from typing import NoReturn
 import pytest
 
 from saga.adapters.clocks import ManualClock
-from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore, writer
-from saga.adapters.sqlite import checkpoints as checkpoints_module
+from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore, commits, connection
 from saga.errors import BusUnavailable, StoreTooNew, StoreUnavailable
 from saga.ports.bus import TopicSpec
 from saga.testing import samples
@@ -82,7 +81,7 @@ async def test_what_was_committed_is_told_in_order_even_to_nobody(database: Sqli
     await database.write(_create)
     told: list[int] = []
     tasks = [
-        asyncio.create_task(database.write(_insert(n), committed=told.append)) for n in range(9)
+        asyncio.create_task(database.write(_insert(n), on_commit=told.append)) for n in range(9)
     ]
     await asyncio.sleep(0)
     tasks[4].cancel()
@@ -233,7 +232,7 @@ async def test_a_lock_that_is_never_released_is_named(
     so.
     """
     await database.write(_create)
-    monkeypatch.setattr(writer, "BUSY_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(commits, "BUSY_TIMEOUT_S", 0.02)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
@@ -272,7 +271,7 @@ async def test_an_error_at_commit_is_looked_into(
     """If the batch is stored all the same, that is success; else nothing of it was recorded."""
     real = sqlite3.connect
     monkeypatch.setattr(
-        writer.connect.__globals__["sqlite3"],
+        connection.sqlite3,
         "connect",
         lambda *args, **options: real(*args, **options, factory=CutConnection),
     )
@@ -299,7 +298,7 @@ async def test_a_store_of_a_newer_version_is_refused(database: SqliteDatabase) -
     SqliteEventStore(database)
     await database.write(lambda c: c.execute("UPDATE saga_schema SET version = 7"))
 
-    with pytest.raises(StoreTooNew, match="have version 7, this saga knows up to 1"):
+    with pytest.raises(StoreTooNew, match="have version 7, this saga knows up to 2"):
         SqliteEventStore(database)
 
 
@@ -344,8 +343,8 @@ async def test_two_processes_may_make_the_tables_at_once(path: Path) -> None:
 
 async def test_the_write_ahead_log_stays_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are made beside the commits, and the log begins anew while work goes on."""
-    monkeypatch.setattr(checkpoints_module, "FRAMES_TARGET", 64)
-    monkeypatch.setattr(checkpoints_module, "COMMITS_FIRST", 8)
+    monkeypatch.setattr(commits, "FRAMES_TARGET", 64)
+    monkeypatch.setattr(commits, "COMMITS_FIRST", 8)
     database = SqliteDatabase(path)
     await database.write(_create)
     written = 0

@@ -16,8 +16,12 @@ from saga.adapters.sqlite import (
     SqliteEventStore,
     consumer,
     groups,
-    local_bus,
-    record_log,
+)
+from saga.adapters.sqlite import (
+    bus as bus_module,
+)
+from saga.adapters.sqlite import (
+    records as records_module,
 )
 from saga.adapters.sqlite.statements import ManyRows
 from saga.errors import (
@@ -73,7 +77,7 @@ async def test_what_is_too_much_for_memory_is_read_from_the_file(
     """Too many records, or too large ones: none is lost or out of order."""
     if limit != "size":
         monkeypatch.setattr(consumer, limit, 7)
-    monkeypatch.setattr(local_bus, "POLL_IDLE_S", 60)  # no look at the file may help out
+    monkeypatch.setattr(bus_module, "POLL_IDLE_S", 60)  # no look at the file may help out
     member = await bus.subscribe("g", ["t"])
     await member.fetch(records_max=1, timeout_s=0)
     for start in range(0, 60, 6):
@@ -115,7 +119,7 @@ async def test_a_silent_member_is_expelled_and_may_come_back(
     """A process that hangs loses its partitions after some seconds without a heartbeat; when it
     goes on, it reads nothing more of them and joins anew.
     """
-    monkeypatch.setattr(local_bus, "LIVENESS_S", 0.0)
+    monkeypatch.setattr(bus_module, "LIVENESS_S", 0.0)
     sleepy = SqliteDatabase(database.path)
     late_clock = ManualClock()
     other = LocalBus(sleepy, clock=late_clock)
@@ -237,7 +241,7 @@ async def test_a_file_of_the_first_layout_goes_on_where_it_was(
     database: SqliteDatabase, clock: ManualClock
 ) -> None:
     """Its records stood by partition; they are read as they were, and offsets and groups go on."""
-    database.migrate("bus", (record_log._create_tables,))  # noqa: SLF001 - the layout of then
+    database.migrate("bus", (records_module._create_tables,))  # noqa: SLF001 - the layout of then
     places = [1 << 50 | partition << 40 | offset for partition in (0, 1) for offset in range(3, 6)]
 
     def fill(cursor: sqlite3.Cursor) -> None:

@@ -1,9 +1,7 @@
 """What event stores remember of sagas, and how they name what they track."""
 
-from saga.adapters.mapper import originator_of
 from saga.adapters.rows import KnownSagas, tracking_name
-from saga.ports import Batch, Source
-from saga.testing import samples
+from saga.ports import Source
 from saga.testing.samples import saga
 
 
@@ -17,22 +15,6 @@ def test_what_was_written_lately_is_known() -> None:
     assert all(known.get(saga(number)) == (2, number) for number in (*range(90, 95), 99))
     assert known.get(saga(95)) == (4, 95)
     assert sum(known.get(saga(number)) is not None for number in range(100)) <= 20
-
-
-def test_only_what_is_not_known_has_to_be_looked_for() -> None:
-    """A history that begins needs nothing before it; one that is known to have come so far
-    neither.
-    """
-    known = KnownSagas()
-    known.remember(saga(1), 4, 1)
-    known.remember(saga(2), 2, 3)
-    histories = [samples.history(saga(1), 4), samples.history(saga(2), 4)]
-    histories += [samples.history(saga(3), 0), samples.history(saga(4), 2)]
-
-    assert known.unsure(Batch(histories=histories)) == [
-        (originator_of(saga(2)), 4),
-        (originator_of(saga(4)), 2),
-    ]
 
 
 def test_a_source_is_tracked_under_one_name() -> None:

@@ -3,15 +3,14 @@
 import pytest
 
 from saga.adapters.memory import MemoryEventStore
-from saga.adapters.memory.statistics import MemoryCensus
+from saga.adapters.memory.statistics import MemoryStatistics
 from saga.adapters.postgres import (
     Address,
     PostgresDatabase,
     PostgresEventStore,
     PostgresStatistics,
 )
-from saga.adapters.sqlite import SqliteDatabase, SqliteEventStore
-from saga.adapters.sqlite.statistics import SqliteCensus
+from saga.adapters.sqlite import SqliteDatabase, SqliteEventStore, SqliteStatistics
 from saga.core.status import SagaStatus
 from saga.ports import Batch, Record
 from saga.ports.store import UNHANDLED_COUNTED_MAX, StoreStatistics, UnhandledKind
@@ -23,13 +22,13 @@ from saga.testing.samples import MOMENT, saga
 def memory():
     """An empty store in memory."""
     store = MemoryEventStore()
-    return store, MemoryCensus(store)
+    return store, MemoryStatistics(store)
 
 
 @pytest.fixture
 def sqlite(database: SqliteDatabase):
     """An empty file."""
-    return SqliteEventStore(database), SqliteCensus(database)
+    return SqliteEventStore(database), SqliteStatistics(database)
 
 
 @pytest.fixture

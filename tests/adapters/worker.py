@@ -43,7 +43,7 @@ async def append(bus: LocalBus, name: str) -> None:
 async def read(bus: LocalBus, group: str) -> None:
     """Read and commit."""
     consumer = await bus.subscribe(group, ["t"])
-    shares = None
+    shares: frozenset[Source] = frozenset()
     while True:
         records = await consumer.fetch(records_max=50, timeout_s=0.05)
         await consumer.commit({Source("t", each.partition): each.offset + 1 for each in records})

@@ -9,7 +9,7 @@ import pytest
 from domain.baskets import Basket
 from saga import EffectContext, Effects, Refused
 from saga.adapters.clocks import SystemClock
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore
 
 
 def basket(

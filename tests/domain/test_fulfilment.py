@@ -8,7 +8,7 @@ from domain import app
 from domain.baskets import order_placed, read_baskets
 from domain.books import Account, read_books
 from saga.adapters.clocks import SystemClock
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore
 from saga.core.intents import IntentIssued
 from tests.domain.conftest import basket
 from tests.domain.oracle import fulfil_all

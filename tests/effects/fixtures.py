@@ -10,7 +10,7 @@ from typing import Self
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore
 from saga.contracts import (
     ContractModel,
     ContractRegistry,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from saga.adapters.clocks import ManualClock
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore
 from saga.core.events import ReplyOutcome
 from saga.core.identity import Instant
 from saga.errors import StoreTooNew, StoreUnavailable
@@ -131,10 +131,10 @@ async def test_a_newer_file_is_refused(path: Path) -> None:
     await store.open()
     await store.close()
     with sqlite3.connect(path) as file:
-        file.execute("UPDATE saga_effects_schema SET version = 99")
+        file.execute("UPDATE saga_schema SET version = 99")
     file.close()
 
-    with pytest.raises(StoreTooNew, match="schema 99"):
+    with pytest.raises(StoreTooNew, match="effects tables have version 99"):
         await SqliteEffectsStore(str(path), clock=ManualClock()).open()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saga.adapters.clocks import ManualClock
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore
 from saga.testing.effects_store_suite import EffectsStoreSuite
 
 

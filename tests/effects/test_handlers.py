@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore
 from saga.effects import EffectContext, Effects, EffectsService, Refused, Subscription
 from tests.effects.fixtures import NAMES, Scenario, intent
 from tests.toys import Paid, Pay, Refund

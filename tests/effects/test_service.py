@@ -299,8 +299,10 @@ async def test_the_order_of_a_step_survives_a_rebalance(scenario: Scenario) -> N
 
 
 async def _handle_elsewhere(disk: sqlite3.Connection, key: str) -> None:
+    saga, _, step = key.partition("/")
+    disk.execute("INSERT INTO saga_inbox_sagas (saga_id) VALUES (?)", (saga,))
     disk.execute(
-        "INSERT INTO saga_inbox VALUES ('wallets', ?, 1, 'done', 'shop.evt.paid.v1',"
-        """ '{"receipt":"elsewhere"}', NULL, NULL, NULL, 1, 0)""",
-        (key,),
+        "INSERT INTO saga_inbox VALUES (last_insert_rowid(), ?, 'wallets', 1, 'done',"
+        """ 'shop.evt.paid.v1', '{"receipt":"elsewhere"}', NULL, NULL, NULL, 1, 0)""",
+        (step,),
     )

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
-from saga.adapters.memory.statistics import MemoryCensus
+from saga.adapters.memory.statistics import MemoryStatistics
 from saga.app import SagaApp
 from saga.assembly import Assembly, Parts
 from saga.contracts import (
@@ -120,7 +120,7 @@ class Lab:
         through = self.bus if shares_file else None
         self.store = FlakyStore(MemoryEventStore(publish_through=through))
         self.catalogue = MemoryCatalogue(self.store.inner)
-        self.statistics = MemoryCensus(self.store.inner)
+        self.statistics = MemoryStatistics(self.store.inner)
         self._settings = Settings.read(
             {}, env=NAMES.env, namespace=NAMES.namespace, record_bytes=record_bytes
         )

@@ -174,12 +174,12 @@ MUTATIONS = (
     ),
     _mutation(
         "inbox row in a transaction of its own",
-        "saga/adapters/sqlite/effects_unit.py",
-        "        has_written = self.is_inside and not self.is_broken\n",
-        "        has_written = self.is_inside and not self.is_broken\n"
+        "saga/adapters/sqlite/effects.py",
+        "        has_written = self.is_inside and not self._is_broken\n",
+        "        has_written = self.is_inside and not self._is_broken\n"
         "        if has_written:\n"
-        "            self._store.connection.commit()\n"
-        "            self._store.connection.cursor().execute('BEGIN IMMEDIATE')\n"
-        "            self._store.connection.cursor().execute('SAVEPOINT unit')\n",
+        "            self._store.writing.connection.commit()\n"
+        "            self._store.writing.connection.cursor().execute('BEGIN IMMEDIATE')\n"
+        "            self._store.writing.connection.cursor().execute('SAVEPOINT unit')\n",
     ),
 )

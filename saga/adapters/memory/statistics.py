@@ -12,7 +12,7 @@ from saga.ports.store import UNFINISHED, UNHANDLED_COUNTED_MAX, StoreStatistics
 EVER = 10**9
 
 
-class MemoryCensus:
+class MemoryStatistics:
     """Counts what is in a `MemoryEventStore`."""
 
     def __init__(self, store: MemoryEventStore) -> None:

@@ -27,8 +27,8 @@ from saga.adapters.rows import (
     check_new_sagas,
     covered,
     readable,
-    to_parked,
     to_summary,
+    to_unhandled,
     tracking_name,
 )
 from saga.core.history import Entry
@@ -337,7 +337,7 @@ class PostgresCatalogue(Catalogue):
             values.append(originator_of(saga_id))
         query = f"{_UNHANDLED} WHERE {' AND '.join(conditions)} ORDER BY record_id LIMIT %s"
         rows = await self._database.fetch(query, (*values, limit))
-        return [to_parked(row, text=unescaped) for row in rows]
+        return [to_unhandled(row, text=unescaped) for row in rows]
 
     @override
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:

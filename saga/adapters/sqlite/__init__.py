@@ -1,8 +1,15 @@
-"""The embedded default: an event store and a bus in SQLite files, with nothing to install."""
+"""The embedded default: stores and a bus in SQLite files, with nothing to install."""
 
-from saga.adapters.sqlite.catalogue import SqliteCatalogue
+from saga.adapters.sqlite.bus import LocalBus
 from saga.adapters.sqlite.database import SqliteDatabase
-from saga.adapters.sqlite.event_store import SqliteEventStore
-from saga.adapters.sqlite.local_bus import LocalBus
+from saga.adapters.sqlite.effects import SqliteEffectsStore
+from saga.adapters.sqlite.store import SqliteCatalogue, SqliteEventStore, SqliteStatistics
 
-__all__ = ["LocalBus", "SqliteCatalogue", "SqliteDatabase", "SqliteEventStore"]
+__all__ = [
+    "LocalBus",
+    "SqliteCatalogue",
+    "SqliteDatabase",
+    "SqliteEffectsStore",
+    "SqliteEventStore",
+    "SqliteStatistics",
+]

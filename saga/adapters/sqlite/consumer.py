@@ -1,7 +1,7 @@
 """One member of a consumer group of the local bus.
 
-Records that this process commits are handed over in memory while the member keeps up with them. A
-source whose next record is not the one that was handed over is *behind* and is read from the file,
+Records that this process commits are delivered in memory while the member keeps up with them. A
+source whose next record is not the one that was delivered is *behind* and is read from the file,
 until it has caught up; so it is after a seek, after an assignment, when other processes publish and
 when the buffer is full.
 """
@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from saga.adapters.sqlite.groups import Group, assign_ranges
-from saga.adapters.sqlite.record_log import committed_offsets
+from saga.adapters.sqlite.records import committed_offsets
 from saga.errors import BusUnavailable
 from saga.ports.bus import Inbound, Progress, ResumeAt, Source, why_lost
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from saga.adapters.sqlite.local_bus import LocalBus
+    from saga.adapters.sqlite.bus import LocalBus
 
 BUFFERED_RECORDS_MAX: Final = 8_192
 READ_INLINE_RECORDS_MAX: Final = 64
@@ -54,7 +54,7 @@ class LocalConsumer:
         self.group = group
         self.topics = topics
         self.generation = 0
-        self.is_previewed = bus.shows_early and resume_at is not None
+        self.reads_early = bus.delivers_early and resume_at is not None
         """Its positions are kept in the bus's file, so it may see what is not durable yet."""
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
@@ -89,7 +89,7 @@ class LocalConsumer:
         for source_id in moved:
             self._next[source_id] = numbers[source_id]
             self._behind.add(source_id)
-            self._bus.memory.sought(source_id)
+            self._bus.delivery.sought(source_id)
         self._wake()
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
@@ -110,7 +110,7 @@ class LocalConsumer:
     @property
     def progress(self) -> Mapping[Source, Progress]:
         """Of each source that this member reads, how far."""
-        ends = self._bus.memory.ends
+        ends = self._bus.delivery.ends
         following = dict(self._next)
         for source_id, inbound in reversed(self._buffer):
             following[source_id] = inbound.offset
@@ -122,7 +122,9 @@ class LocalConsumer:
     @property
     def stopped(self) -> Mapping[Source, str]:
         """The sources that are assigned to this member and not read, each with the reason."""
-        return {self._bus.log.source(one): reason for one, reason in self._stopped.items()}
+        return {
+            self._bus.log.source(source_id): reason for source_id, reason in self._stopped.items()
+        }
 
     @property
     def waits_for(self) -> str | None:
@@ -164,7 +166,11 @@ class LocalConsumer:
             mine = assign_ranges(group.members, counts)[self.member_id]
             self._wanted = frozenset(map(self._bus.log.source_id, mine))
             self._let_go_of(self._next.keys() - self._wanted)
-            self._stopped = {one: why for one, why in self._stopped.items() if one in self._wanted}
+            self._stopped = {
+                source_id: reason
+                for source_id, reason in self._stopped.items()
+                if source_id in self._wanted
+            }
             self.generation = group.generation
         self._is_settled = group.is_settled
         if self._is_settled and self._lacks_sources:
@@ -177,7 +183,7 @@ class LocalConsumer:
         self._is_expelled = False
 
     def offer(self, source_id: int, inbound: Inbound) -> None:
-        """Hand over a record that was just committed; `wake` is called after the last one."""
+        """Take a record that was just committed; `wake` is called after the last one."""
         offset = inbound.offset
         if self._next[source_id] == offset and len(self._buffer) < BUFFERED_RECORDS_MAX:
             self._buffer.append((source_id, inbound))
@@ -186,13 +192,11 @@ class LocalConsumer:
             self._behind.add(source_id)
 
     def lacks(self, source_id: int, offset: int) -> bool:
-        """Whether the record was not shown to it already."""
+        """Whether the record was not delivered to it early."""
         return self._next[source_id] <= offset
 
-    def show(self, source_id: int, inbound: Inbound) -> bool:
-        """Hand over a record that is not durable yet; False where others have to be read before
-        it.
-        """
+    def offer_early(self, source_id: int, inbound: Inbound) -> bool:
+        """Take a record that is not durable yet; False where others have to be read before it."""
         if self._next[source_id] != inbound.offset or source_id in self._behind:
             return False
         if len(self._buffer) >= BUFFERED_RECORDS_MAX:
@@ -201,15 +205,13 @@ class LocalConsumer:
         self._next[source_id] = inbound.offset + 1
         return True
 
-    def take_back(self, source_id: int, first: int) -> bool:
-        """Forget what was shown from the offset *first* on; whether some of it was fetched
-        meanwhile.
-        """
-        shown = self._next[source_id] - first
-        if shown <= 0:
+    def retract(self, source_id: int, first: int) -> bool:
+        """Forget what was delivered from the offset *first* on; whether some of it was fetched."""
+        delivered = self._next[source_id] - first
+        if delivered <= 0:
             return False
         kept = [item for item in self._buffer if item[0] != source_id or item[1].offset < first]
-        is_fetched = len(self._buffer) - len(kept) < shown
+        is_fetched = len(self._buffer) - len(kept) < delivered
         self._buffer = deque(kept)
         self._next[source_id] = first
         self._behind.add(source_id)
@@ -269,7 +271,7 @@ class LocalConsumer:
                 self._stopped[source_id] = lost
                 continue
             self._next[source_id] = start if lost is None else begin
-            self._bus.memory.follow(source_id, self, end=end)
+            self._bus.delivery.follow(source_id, self, end=end)
             if self._next[source_id] < end:
                 self._behind.add(source_id)
 
@@ -285,7 +287,7 @@ class LocalConsumer:
         self._drop(gone)
         for source_id in gone:
             del self._next[source_id]
-            self._bus.memory.unfollow(source_id, self)
+            self._bus.delivery.unfollow(source_id, self)
 
     def _drop(self, source_ids: Iterable[int]) -> None:
         gone = set(source_ids)
@@ -307,19 +309,19 @@ class LocalConsumer:
 
         try:
             if self._bus.backlog(starts) <= READ_INLINE_RECORDS_MAX:
-                found = self._bus.read_now(query)
+                records_of = self._bus.read_now(query)
             else:
-                found = await self._bus.read(query)
+                records_of = await self._bus.read(query)
         except BusUnavailable:
             self._behind.update(starts.keys() & self._next.keys())
             raise
-        for source_id, records in found.items():
+        for source_id, records in records_of.items():
             if self._next.get(source_id) != starts[source_id] or not records:
                 continue  # sought or let go of meanwhile; or nothing there yet
             self._buffer.extend((source_id, inbound) for inbound in records)
             self._next[source_id] = records[-1].offset + 1
             if (
-                self._next[source_id] < self._bus.memory.ends.get(source_id, 0)
+                self._next[source_id] < self._bus.delivery.ends.get(source_id, 0)
                 or len(records) == share
             ):
                 self._behind.add(source_id)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any, Final
 
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore
 from saga.testing.world.broker import WorldClock
 from saga.testing.world.faults import Fault
 from saga.testing.world.process import Process, Surroundings

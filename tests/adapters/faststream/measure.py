@@ -20,7 +20,7 @@ from faststream.kafka import KafkaBroker
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.kafka import KafkaBus, KafkaConnection
-from saga.adapters.sqlite.effects_store import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore
 from saga.app import SagaApp
 from saga.effects import EffectsService, Subscription
 from saga.faststream import attach

@@ -109,18 +109,18 @@ class _SqliteCommits:
     def __init__(self, database: SqliteDatabase, process: Process | None) -> None:
         self.how: How | None = None
         self._process = process
-        committer = database._writer._commits
-        self._really_commit = committer._commit
-        committer._commit = self._commit  # type: ignore[method-assign]
+        self._writing = database.writing
+        self._really_commit = self._writing._commit
+        self._writing._commit = self._commit  # type: ignore[method-assign]
 
-    def _commit(self, connection: sqlite3.Connection) -> None:
+    def _commit(self) -> None:
         how, self.how = self.how, None
         process = self._process
         if how is None or process is None:
-            self._really_commit(connection)
+            self._really_commit()
             return
         is_done = how in {How.DIES, How.ANSWER_LOST}
-        connection.execute("COMMIT" if is_done else "ROLLBACK")
+        self._writing.connection.execute("COMMIT" if is_done else "ROLLBACK")
         lost = sqlite3.OperationalError("made up: the answer is lost")
         lost.sqlite_errorname = "SQLITE_IOERR"
         if how in {How.ANSWER_LOST, How.FAILS}:

@@ -26,7 +26,7 @@ from saga.adapters.opening import (
     outbox_address,
 )
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
-from saga.adapters.sqlite.inspection import describe_local_bus
+from saga.adapters.sqlite.bus import describe_local_bus
 from saga.app import SagaApp
 from saga.console.cli.doctor.facts import (
     Facts,

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from saga.adapters.sqlite import groups
+from saga.adapters.sqlite.commits import settle
+from saga.adapters.sqlite.connection import as_bus_error
 from saga.adapters.sqlite.consumer import LocalConsumer
-from saga.adapters.sqlite.database import SqliteDatabase
-from saga.adapters.sqlite.failures import as_bus_error
-from saga.adapters.sqlite.handing_over import HandingOver
-from saga.adapters.sqlite.jobs import Preview
-from saga.adapters.sqlite.publishing import Publishing
-from saga.adapters.sqlite.record_log import (
-    Placed,
-    Prepared,
+from saga.adapters.sqlite.database import EarlyReaders, SqliteDatabase
+from saga.adapters.sqlite.groups import Group, dead_members, read_groups
+from saga.adapters.sqlite.records import (
+    PARTITION_BITS,
+    AppendedRecords,
+    EarlyDelivery,
+    EncodedRecord,
     RecordLog,
 )
+from saga.core.identity import Instant
+from saga.core.values import value
 from saga.errors import BusUnavailable
 from saga.ports.bus import Record, ResumeAt, Source, TopicSpec
 from saga.ports.clock import Clock
@@ -38,6 +41,7 @@ HEARTBEAT_S: Final = 1.0
 LIVENESS_S: Final = 0.25
 RETENTION_S: Final = 5.0
 RETRY_S: Final = 0.5
+RECORDS_TOGETHER_MAX: Final = 1_000
 
 
 class LocalBus:
@@ -61,11 +65,13 @@ class LocalBus:
     ) -> None:
         self.database = database
         self.log = RecordLog(database, record_bytes_max=record_bytes_max)
-        self.memory = HandingOver(self.log)
+        self.delivery = EarlyDelivery(self.log)
         """How records reach the consumers of this process."""
-        self._publishing = Publishing(database, append=self.append, committed=self.memory.hand_over)
-        self.shows_early = False
-        """Whether an event store on the same file has asked for it: see `handing_over`."""
+        self._publishing = _Publishing(
+            database, append=self.append, on_commit=self.delivery.deliver
+        )
+        self.delivers_early = False
+        """Whether an event store on the same file has asked for it: see `EarlyDelivery`."""
         self._clock = clock
         self._consumers: list[LocalConsumer] = []
         self._groups: dict[str, groups.Group] = {}
@@ -98,9 +104,9 @@ class LocalBus:
             MessageTooLarge: a record exceeds the limit; none was published.
             TopicMissing: a topic does not exist; none was published.
         """
-        prepared = self.prepare(records)
-        if prepared:
-            await self._publishing.write(prepared)
+        encoded = self.encode(records)
+        if encoded:
+            await self._publishing.write(encoded)
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
@@ -129,8 +135,8 @@ class LocalBus:
             TopicMissing: a source does not exist.
         """
         numbers = {self.log.source_id(source): source for source in sources}
-        found = self.read_now(lambda cursor: self.log.bounds(cursor, numbers))
-        return {numbers[source_id]: bounds for source_id, bounds in found.items()}
+        bounds_of = self.read_now(lambda cursor: self.log.bounds(cursor, numbers))
+        return {numbers[source_id]: bounds for source_id, bounds in bounds_of.items()}
 
     async def close(self) -> None:
         """Leave all groups and stop watching the file. The database stays open."""
@@ -145,12 +151,14 @@ class LocalBus:
 
     # What an event store on the same file needs to publish in its own transaction.
 
-    def show_early(self) -> None:
-        """From now on show records to who commits in the same file before they are durable."""
-        self.shows_early = True
-        self._publishing.preview = Preview(self.memory.show, self.memory.take_back)
+    def allow_early_delivery(self) -> None:
+        """From now on deliver records before they are durable to who commits in the same file."""
+        self.delivers_early = True
+        self._publishing.early_readers = EarlyReaders(
+            self.delivery.deliver_early, self.delivery.retract
+        )
 
-    def prepare(self, records: Sequence[Record]) -> list[Prepared]:
+    def encode(self, records: Sequence[Record]) -> list[EncodedRecord]:
         """Choose partitions and encode headers, on the event loop.
 
         Raises:
@@ -161,11 +169,11 @@ class LocalBus:
         if self._is_closed:
             raise BusUnavailable(f"{self.database.path}: the bus is closed")
         with as_bus_error():
-            return self.log.prepare(records)
+            return self.log.encode(records)
 
-    def append(self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared]) -> Placed:
-        """Write *prepared* as a part of a job of the writer."""
-        return self.log.append(cursor, prepared, now=self._clock.now())
+    def append(self, cursor: sqlite3.Cursor, encoded: Sequence[EncodedRecord]) -> AppendedRecords:
+        """Write *encoded* as a part of a job of the writer."""
+        return self.log.append(cursor, encoded, now=self._clock.now())
 
     async def expire(self) -> None:
         """Delete what retention no longer keeps, in small transactions."""
@@ -187,7 +195,7 @@ class LocalBus:
     def backlog(self, starts: Mapping[int, int]) -> int:
         """How many records are to be read from there; the sources are followed."""
         return sum(
-            max(0, self.memory.ends[source_id] - next_) for source_id, next_ in starts.items()
+            max(0, self.delivery.ends[source_id] - next_) for source_id, next_ in starts.items()
         )
 
     async def rejoin(self, consumer: LocalConsumer) -> None:
@@ -206,7 +214,7 @@ class LocalBus:
     async def write(
         self,
         job: Callable[[sqlite3.Cursor], T],
-        committed: Callable[[T], None] | None = None,
+        on_commit: Callable[[T], None] | None = None,
     ) -> T:
         """Run *job* in the next commit.
 
@@ -214,7 +222,7 @@ class LocalBus:
             BusUnavailable: the file cannot be written now.
         """
         with as_bus_error():
-            return await self.database.write(job, committed=committed)
+            return await self.database.write(job, on_commit=on_commit)
 
     async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:
         """Run *query* on a reader thread.
@@ -282,7 +290,7 @@ class LocalBus:
             return
         if version == self._data_version:
             return
-        followed, ends_known = self.memory.sources, self.memory.ends
+        followed, ends_known = self.delivery.sources, self.delivery.ends
         ends = self.read_now(lambda cursor: self.log.bounds(cursor, followed))
         known = {source_id: end for source_id, (_, end) in ends.items()}
         if any(ends_known.get(source_id, 0) < end for source_id, end in known.items()):
@@ -335,3 +343,120 @@ class LocalBus:
 
 def _data_version(cursor: sqlite3.Cursor) -> int:
     return int(cursor.execute("PRAGMA data_version").fetchone()[0])
+
+
+class _Together:
+    """Records that wait for the next transaction, and who waits for them to be durable."""
+
+    __slots__ = ("encoded", "task", "waiting")
+
+    def __init__(self) -> None:
+        self.encoded: list[EncodedRecord] = []
+        self.waiting: list[asyncio.Future[None]] = []
+        self.task: asyncio.Task[None]
+
+    def end(self, error: Exception | None) -> None:
+        """Tell all who still wait."""
+        for waiting in self.waiting:
+            settle(waiting, None, error)
+
+
+class _Publishing:
+    """The way of published records to the writer of *database*.
+
+    Args:
+        append: writes records as a part of a job.
+        on_commit: told of those that are durable, in commit order.
+    """
+
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        *,
+        append: Callable[[sqlite3.Cursor, Sequence[EncodedRecord]], AppendedRecords],
+        on_commit: Callable[[AppendedRecords], None],
+    ) -> None:
+        self._database = database
+        self._append = append
+        self._on_commit = on_commit
+        self._together: _Together | None = None
+        self.early_readers: EarlyReaders | None = None
+        """Who may see records before they are durable."""
+
+    async def write(self, encoded: Sequence[EncodedRecord]) -> None:
+        """Return once these are durable; if it raises, none of them is.
+
+        Raises:
+            BusUnavailable: the file cannot be written now.
+        """
+        together = self._together
+        if together is None or len(together.encoded) >= RECORDS_TOGETHER_MAX:
+            together = self._together = _Together()
+            together.task = asyncio.create_task(self._write(together))
+        together.encoded += encoded
+        # A future each: whoever stops waiting does not take the others' records along.
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        together.waiting.append(waiting)
+        with as_bus_error():
+            await waiting
+
+    async def _write(self, together: _Together) -> None:
+        def work(cursor: sqlite3.Cursor) -> AppendedRecords:
+            self._seal(together)
+            return self._append(cursor, together.encoded)
+
+        failure: Exception | None = None
+        try:
+            await self._database.write(
+                work, on_commit=self._on_commit, early_readers=self.early_readers
+            )
+        except Exception as error:  # noqa: BLE001 - handed to those who wait
+            failure = error
+        finally:
+            self._seal(together)
+        together.end(failure)
+
+    def _seal(self, together: _Together) -> None:
+        """What is published from now on is not part of it: it may run again, or has failed."""
+        if self._together is together:
+            self._together = None
+
+
+@value(kw_only=True)
+class LocalBusState:
+    """The partitions of each topic, and of each group its living members and committed offsets."""
+
+    partitions: Mapping[str, int]
+    members: Mapping[str, int]
+    committed: Mapping[str, Mapping[Source, int]]
+
+
+async def describe_local_bus(
+    database: SqliteDatabase, groups: Collection[str], *, now: Instant
+) -> LocalBusState:
+    """How the bus in the file of *database* stands; a group that never was has no members.
+
+    Raises:
+        StoreUnavailable: the file cannot be read now.
+    """
+
+    def query(cursor: sqlite3.Cursor) -> LocalBusState:
+        cursor.execute("SELECT topic_id, name, partitions FROM bus_topics")
+        topics = {topic_id: (name, partitions) for topic_id, name, partitions in cursor.fetchall()}
+        cursor.execute("SELECT group_name, source_id, next_offset FROM bus_offsets")
+        committed: dict[str, dict[Source, int]] = {name: {} for name in groups}
+        for group, source_id, offset in cursor.fetchall():
+            if group in committed:
+                topic, _ = topics[source_id >> PARTITION_BITS]
+                partition = source_id & ((1 << PARTITION_BITS) - 1)
+                committed[group][Source(topic, partition)] = offset
+        found = read_groups(cursor)
+        nobody = Group(generation=0, members=())
+        members = {name: _living(found.get(name, nobody), now) for name in groups}
+        return LocalBusState(partitions=dict(topics.values()), members=members, committed=committed)
+
+    return await database.read(query)
+
+
+def _living(group: Group, now: Instant) -> int:
+    return len(group.members) - len(dead_members(group, now=now, ours=()))

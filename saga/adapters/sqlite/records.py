@@ -12,21 +12,26 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from saga.adapters.headers import decode_headers, encode_headers
 from saga.adapters.partitioner import partition_of
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.identity import Instant
-from saga.errors import MessageTooLarge, TopicMissing
+from saga.errors import MessageTooLarge, RecordsRetracted, TopicMissing
 from saga.ports.bus import Inbound, Record, Source, TopicSpec
+
+if TYPE_CHECKING:
+    from saga.adapters.sqlite.consumer import LocalConsumer
 
 OFFSET_BITS: Final = 40
 PARTITION_BITS: Final = 10
 PARTITIONS_MAX: Final = 1 << PARTITION_BITS
 EXPIRED_PER_COMMIT_MAX: Final = 500
 READ_BYTES_MAX: Final = 16 * 1024 * 1024
+DELIVERED_BYTES_MAX: Final = 16_384
+"""Larger records are not kept in memory: their readers find them in the file."""
 
 _OFFSETS: Final = (1 << OFFSET_BITS) - 1
 _TABLES: Final = (
@@ -83,7 +88,7 @@ _READ: Final = (
 
 Row = tuple[int, bytes | None, bytes | None, bytes, int]
 """place, key, value, headers, timestamp."""
-Prepared = tuple[int, bytes, Record]
+EncodedRecord = tuple[int, bytes, Record]
 """A record that is ready to be written: its source's number, its headers' text, itself."""
 
 
@@ -96,10 +101,10 @@ class Topic(NamedTuple):
     retention_s: int | None
 
 
-class Placed(NamedTuple):
+class AppendedRecords(NamedTuple):
     """What `append` wrote: the rows in the order of the records."""
 
-    prepared: Sequence[Prepared]
+    encoded: Sequence[EncodedRecord]
     rows: Sequence[Row]
 
 
@@ -144,7 +149,7 @@ class RecordLog:
             raise TopicMissing(name)
         return topic
 
-    def prepare(self, records: Sequence[Record]) -> list[Prepared]:
+    def encode(self, records: Sequence[Record]) -> list[EncodedRecord]:
         """Choose partitions and encode headers; on the caller's thread, outside any transaction.
 
         Raises:
@@ -152,7 +157,7 @@ class RecordLog:
             MessageTooLarge: a record exceeds the limit.
         """
         topics, largest = self._topics, self._record_bytes_max
-        prepared: list[Prepared] = []
+        encoded: list[EncodedRecord] = []
         for record in records:
             topic = topics.get(record.topic) or self._topic(record.topic)
             topic_id, _, partitions, _ = topic
@@ -170,22 +175,22 @@ class RecordLog:
                 raise MessageTooLarge(
                     f"a record of {size} bytes on {record.topic} exceeds the limit of {largest}"
                 )
-            prepared.append((source_id, headers, record))
-        return prepared
+            encoded.append((source_id, headers, record))
+        return encoded
 
     def append(
-        self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared], *, now: Instant
-    ) -> Placed:
+        self, cursor: sqlite3.Cursor, encoded: Sequence[EncodedRecord], *, now: Instant
+    ) -> AppendedRecords:
         """Give offsets and write the rows; part of a job of the writer."""
-        ends = self._current_ends(cursor, prepared)
+        ends = self._current_ends(cursor, encoded)
         rows: list[Row] = []
-        for source_id, headers, record in prepared:
+        for source_id, headers, record in encoded:
             offset = ends[source_id]
             ends[source_id] = offset + 1
             place = source_id << OFFSET_BITS | offset
             rows.append((place, record.key, record.value, headers, now))
         _INSERT.execute(cursor, rows)
-        return Placed(prepared, rows)
+        return AppendedRecords(encoded, rows)
 
     def bounds(
         self, cursor: sqlite3.Cursor, source_ids: Iterable[int]
@@ -257,13 +262,15 @@ class RecordLog:
                     return True
         return False
 
-    def _current_ends(self, cursor: sqlite3.Cursor, prepared: Sequence[Prepared]) -> dict[int, int]:
+    def _current_ends(
+        self, cursor: sqlite3.Cursor, encoded: Sequence[EncodedRecord]
+    ) -> dict[int, int]:
         """The next offset of at least these sources, remembered until another writer was there."""
         epoch = self._database.epoch
         if epoch != self._ends_epoch:
             self._ends.clear()
             self._ends_epoch = epoch
-        missing = {source_id for source_id, _, _ in prepared} - self._ends.keys()
+        missing = {source_id for source_id, _, _ in encoded} - self._ends.keys()
         if missing:
             for source_id, (_, end) in self.bounds(cursor, missing).items():
                 self._ends[source_id] = end
@@ -276,6 +283,108 @@ class RecordLog:
             for partition in range(topic.partitions):
                 source_id = topic.topic_id << PARTITION_BITS | partition
                 self._sources[source_id] = Source(topic.name, partition)
+
+
+class EarlyDelivery:
+    """Records on their way in memory, from their writer to the consumers of the same process.
+
+    Normally a record is delivered once it is durable. A consumer whose positions are kept in the
+    same file gets it as soon as it is written: the turn on it then commits together with it, or not
+    at all, and a saga's hop costs one commit instead of two. Should that commit fail, the records
+    are retracted; a batch that accounts for one of them is refused until its consumer seeks.
+    """
+
+    def __init__(self, log: RecordLog) -> None:
+        self._log = log
+        self._followers: dict[int, list[LocalConsumer]] = {}
+        self._retracted: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
+        """Of sources that are followed here, the next offset as far as it is known."""
+
+    @property
+    def sources(self) -> list[int]:
+        """The sources that are followed."""
+        return list(self._followers)
+
+    def follow(self, source_id: int, consumer: LocalConsumer, *, end: int) -> None:
+        """Deliver the records of this source from now on; *end* is how far it goes by now."""
+        self._followers.setdefault(source_id, []).append(consumer)
+        self.ends[source_id] = end
+
+    def unfollow(self, source_id: int, consumer: LocalConsumer) -> None:
+        """Deliver no more records of this source."""
+        readers = self._followers[source_id]
+        readers.remove(consumer)
+        if not readers:
+            del self._followers[source_id]
+            self.ends.pop(source_id, None)
+
+    def deliver(self, appended: AppendedRecords) -> None:
+        """Give what was committed to those who have not seen it; in commit order."""
+        followers, ends = self._followers, self.ends
+        reached: set[LocalConsumer] = set()
+        for encoded, row in zip(appended.encoded, appended.rows, strict=True):
+            source_id = encoded[0]
+            readers = followers.get(source_id)
+            if readers is None:
+                continue
+            offset = offset_of(row[0])
+            ends[source_id] = offset + 1
+            inbound = None
+            for reader in readers:
+                if not reader.lacks(source_id, offset):
+                    continue
+                reached.add(reader)
+                if _is_large(row):
+                    reader.notice({source_id: offset + 1})
+                    continue
+                if inbound is None:
+                    inbound = _inbound(encoded, row)
+                reader.offer(source_id, inbound)
+        _wake(reached)
+
+    def deliver_early(self, appended: AppendedRecords) -> bool:
+        """Deliver what is written to those who commit in the same file; whether to anybody."""
+        reached: set[LocalConsumer] = set()
+        for encoded, row in zip(appended.encoded, appended.rows, strict=True):
+            for reader in self._followers.get(encoded[0], ()):
+                if reader.reads_early and not _is_large(row):
+                    inbound = _inbound(encoded, row)
+                    if reader.offer_early(encoded[0], inbound):
+                        reached.add(reader)
+        _wake(reached)
+        return bool(reached)
+
+    def retract(self, appended: AppendedRecords) -> None:
+        """Take back what was delivered early of these: it is not durable, or not where it was."""
+        firsts: dict[int, int] = {}
+        for (source_id, _, _), row in zip(appended.encoded, appended.rows, strict=True):
+            firsts.setdefault(source_id, offset_of(row[0]))
+        for source_id, first in firsts.items():
+            for reader in self._followers.get(source_id, ()):
+                if reader.reads_early and reader.retract(source_id, first):
+                    known = self._retracted.get(source_id, first)
+                    self._retracted[source_id] = min(known, first)
+
+    def check(self, positions: Mapping[Source, int]) -> None:
+        """See that *positions* are of records as they are, and not of retracted ones.
+
+        Raises:
+            RecordsRetracted: they are not; a seek tells that the consumer knows.
+        """
+        if not self._retracted:
+            return
+        for source, offset in positions.items():
+            first = self._retracted.get(self._log.source_id(source))
+            if first is not None and offset >= first:
+                raise RecordsRetracted(
+                    f"{source.topic}[{source.partition}]: what was delivered from {first} on did "
+                    "not become durable"
+                )
+
+    def sought(self, source_id: int) -> None:
+        """The consumer reads this source anew."""
+        self._retracted.pop(source_id, None)
 
 
 def offset_of(place: int) -> int:
@@ -323,3 +432,25 @@ def _create_tables(cursor: sqlite3.Cursor) -> None:
 def _put_records_in_order(cursor: sqlite3.Cursor) -> None:
     for statement in _IN_ORDER_OF_WRITING:
         cursor.execute(statement)
+
+
+def _wake(consumers: Iterable[LocalConsumer]) -> None:
+    for consumer in consumers:
+        consumer.wake()
+
+
+def _is_large(row: Row) -> bool:
+    return row[2] is not None and len(row[2]) > DELIVERED_BYTES_MAX
+
+
+def _inbound(encoded: EncodedRecord, row: Row) -> Inbound:
+    source_id, _, record = encoded
+    return Inbound(
+        record.topic,
+        source_id & (PARTITIONS_MAX - 1),
+        offset_of(row[0]),
+        record.key,
+        record.value,
+        record.headers,
+        Instant(row[4]),
+    )

@@ -13,7 +13,7 @@ import uvloop
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore
-from saga.adapters.sqlite.writer import LINGER_S
+from saga.adapters.sqlite.database import LINGER_S
 from saga.errors import BusUnavailable, RecordsRetracted, StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
 from saga.ports.store import Batch
@@ -76,10 +76,10 @@ async def desk(database: SqliteDatabase, clock: ManualClock):
 def fail_next_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full, once, when the next transaction with records is to be committed."""
     writer = desk.database._writer  # noqa: SLF001
-    commit_really = writer._commit_group  # noqa: SLF001
+    commit_really = writer._commit  # noqa: SLF001
 
     def commit(jobs):
-        if not any(job.preview for job in jobs):
+        if not any(job.early_readers for job in jobs):
             commit_really(jobs)  # a heartbeat
             return
         monkeypatch.undo()
@@ -88,7 +88,7 @@ def fail_next_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         writer._linger_no_more()  # noqa: SLF001
         asyncio.get_running_loop().call_soon(writer._committed, jobs, error)  # noqa: SLF001
 
-    monkeypatch.setattr(writer, "_commit_group", commit)
+    monkeypatch.setattr(writer, "_commit", commit)
 
 
 async def test_a_record_and_the_turn_on_it_share_a_commit(desk: Desk) -> None:
@@ -162,7 +162,7 @@ async def test_what_was_shown_falls_with_its_commit(
     assert not await desk.store.load([saga(1)])
 
     await desk.bus.publish([Record("t", b"k", b"another")])
-    with pytest.raises(RecordsRetracted, match=r"t\[0\]: what was shown from 0 on"):
+    with pytest.raises(RecordsRetracted, match=r"t\[0\]: what was delivered from 0 on"):
         await desk.store.append(desk.turn(1, 0), at=MOMENT)
     assert not await desk.store.load([saga(1)])
 

@@ -1,0 +1,190 @@
+"""Connections to one SQLite file, and what its errors mean to those who use it.
+
+Every option that matters is set here; SQLite's defaults and the library's are not relied on. This
+is also the one place where errors of the driver become ours. Constraint violations are not
+translated: the job that caused one knows what it means.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from saga.errors import BusUnavailable, StoreUnavailable
+
+BUSY_TIMEOUT_S: Final = 5
+STATEMENTS_CACHED: Final = 256
+CACHE_KIB: Final = 32_768
+MMAP_BYTES: Final = 256 * 1024 * 1024
+
+_SETTINGS: Final = (
+    "PRAGMA synchronous=FULL",
+    # The database's own thread makes checkpoints (see commits.py), never a commit.
+    "PRAGMA wal_autocheckpoint=0",
+    f"PRAGMA cache_size=-{CACHE_KIB}",
+    f"PRAGMA mmap_size={MMAP_BYTES}",
+    "PRAGMA temp_store=MEMORY",
+    # Some builds of SQLite overwrite whatever is deleted, which is for secrets.
+    "PRAGMA secure_delete=OFF",
+)
+_ADVICE: Final = {
+    "SQLITE_FULL": "the disk is full: make room, work goes on by itself",
+    "SQLITE_READONLY": "it is read-only: make the file and its folder writable for this user",
+    "SQLITE_BUSY": "another process keeps it locked: end that process or wait for it",
+    "SQLITE_LOCKED": "another connection keeps it locked: wait for it",
+    "SQLITE_CANTOPEN": "it cannot be opened: check that the folder exists and is writable",
+    "SQLITE_IOERR": "the disk reports an input/output error: check it and the room that is left",
+    "SQLITE_NOTADB": "it is no SQLite database: name another file",
+    "SQLITE_CORRUPT": "it is damaged: restore it from a backup (`sqlite3 FILE .recover` may help)",
+}
+_OUR_MISTAKES: Final = frozenset(
+    {"SQLITE_ERROR", "SQLITE_MISUSE", "SQLITE_RANGE", "SQLITE_MISMATCH", "SQLITE_TOOBIG"}
+)
+"""A wrong statement is a bug, not a state of the disk: these stay what they are."""
+
+
+def connect(path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
+    """A connection in autocommit mode, to be used by one thread at a time.
+
+    Raises:
+        StoreUnavailable: the file cannot be opened or is no database.
+    """
+    with translated(path):
+        return _connect(path, busy_timeout_s=busy_timeout_s)
+
+
+def connect_to_read(path: str) -> sqlite3.Connection:
+    """A connection to a file that this user may not write, and whose folder neither.
+
+    Raises:
+        StoreUnavailable: it cannot be read, or not all of it: the newest records may still be in
+            the -wal file beside it, which is not read without writing.
+    """
+    uri = Path(path).as_uri()
+    with translated(path):
+        try:
+            return _connect(f"{uri}?mode=ro", is_uri=True)
+        except sqlite3.OperationalError:
+            wal = Path(f"{path}-wal")
+            if wal.exists() and wal.stat().st_size:
+                raise
+            # Nobody has it open, or the -wal file would be there: the file is all there is.
+            return _connect(f"{uri}?mode=ro&immutable=1", is_uri=True)
+
+
+def _connect(
+    path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, is_uri: bool = False
+) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        uri=is_uri,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=STATEMENTS_CACHED,
+        timeout=busy_timeout_s,
+    )
+    try:
+        for setting in _SETTINGS:
+            connection.execute(setting)
+        if is_uri:  # whether it can be read is not known before
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class FileWatch:
+    """Sees when a database's file, or its log, is no longer the one that was opened.
+
+    SQLite goes on writing to a file that was deleted or replaced; what it commits there is lost.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._wal = f"{path}-wal"
+        self._files = self._identities()
+
+    def check(self) -> None:
+        """Compare both files with those that were there at the beginning.
+
+        Raises:
+            StoreUnavailable: they are others now, or gone.
+        """
+        if self._identities() != self._files:
+            raise StoreUnavailable(
+                f"{self._path}: the file or its -wal was replaced or deleted while it was open: "
+                "put it back, or start again"
+            )
+
+    def _identities(self) -> tuple[int, ...] | None:
+        try:
+            # Once a commit: as `Path.stat` it takes three times as long.
+            main, wal = os.stat(self._path), os.stat(self._wal)  # noqa: PTH116
+        except OSError:
+            return None
+        return main.st_dev, main.st_ino, wal.st_ino
+
+
+class _Translated:
+    """A class and no generator, which costs more than twice as much: every query enters it."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        match error:
+            case None:
+                return
+            case sqlite3.DatabaseError() if is_of_the_disk(error):
+                raise unavailable(self._path, error) from error
+            case OSError():
+                raise StoreUnavailable(f"{self._path}: {error.strerror or error}") from error
+
+
+class _AsBusError:
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, StoreUnavailable):
+            raise BusUnavailable(str(error)) from error
+
+
+_AS_BUS_ERROR: Final = _AsBusError()
+
+
+def translated(path: str) -> AbstractContextManager[None, None]:
+    """Raise StoreUnavailable, with *path* and advice, where SQLite cannot read or write it."""
+    return _Translated(path)
+
+
+def as_bus_error() -> AbstractContextManager[None, None]:
+    """Raise BusUnavailable where the bus's file is unavailable."""
+    return _AS_BUS_ERROR
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether *error* is about the file at this moment, and not about a wrong job."""
+    if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.IntegrityError):
+        return False
+    return getattr(error, "sqlite_errorname", None) not in {None, *_OUR_MISTAKES}
+
+
+def unavailable(path: str, error: Exception) -> StoreUnavailable:
+    """The error that says of *path* what *error* means and what to do."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    for prefix, advice in _ADVICE.items():
+        if name.startswith(prefix):
+            return StoreUnavailable(f"{path}: {advice} ({error})")
+    return StoreUnavailable(f"{path}: {error}")

@@ -1,0 +1,640 @@
+"""The event store in an SQLite file: histories, what commits with them, and what people ask of it.
+
+`stored_events` and `tracking` are eventsourcing's tables, as its recorder makes them, and its tools
+read them. One stored event is one turn; its rowid is the place in the log. A saga has a number, in
+order of start: its row in `saga_index` and its timers are found by it, and its originator id is the
+number as 32 hex digits. Sagas that run at the same time so share pages: a commit writes whole ones.
+Only the index of saga ids, which must be unique, is in no order: one page a saga.
+
+With a local bus on the same file, publishing is part of the append: entries, positions and records
+become durable together, and there is nothing to relay.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from eventsourcing.sqlite import SQLiteDatastore, SQLiteProcessRecorder
+from typing_extensions import override
+
+from saga.adapters.headers import encode_headers
+from saga.adapters.mapper import TURN, to_entries, to_history, to_state
+from saga.adapters.rows import (
+    KnownSagas,
+    check_new_sagas,
+    covered,
+    number_of,
+    originator_of_number,
+    readable,
+    timer_id_of,
+    timer_name,
+    to_summary,
+    to_unhandled,
+    tracking_name,
+)
+from saga.adapters.sqlite.bus import LocalBus
+from saga.adapters.sqlite.database import Migration, SqliteDatabase
+from saga.adapters.sqlite.records import AppendedRecords
+from saga.adapters.sqlite.statements import ManyRows
+from saga.core.history import Entry
+from saga.core.identity import Instant, SagaId
+from saga.core.status import SagaStatus
+from saga.errors import (
+    AlreadyRecorded,
+    BusUnavailable,
+    CorruptHistory,
+    HistoryConflict,
+    StoreUnavailable,
+)
+from saga.ports.bus import Source
+from saga.ports.store import (
+    UNFINISHED,
+    UNHANDLED_COUNTED_MAX,
+    Appended,
+    Backlog,
+    Batch,
+    Catalogue,
+    DueTimer,
+    EventStore,
+    History,
+    SagaSummary,
+    StatisticsReader,
+    StoreStatistics,
+    UnhandledKind,
+    UnhandledRecord,
+)
+
+COMPONENT: Final = "event store"
+LOAD_INLINE_SAGAS_MAX: Final = 64
+"""More than these are read on another thread, so as not to hold up the event loop."""
+LOG_PAGE_TURNS: Final = 500
+
+_TABLES: Final = (
+    # settled_at is kept free for: when everything of an ended saga was published and seen.
+    (
+        "CREATE TABLE saga_index (number INTEGER PRIMARY KEY, saga_id TEXT NOT NULL UNIQUE, "
+        "definition TEXT NOT NULL, definition_version INTEGER NOT NULL, key TEXT NOT NULL, "
+        "status TEXT NOT NULL, started_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, "
+        "waiting_for TEXT, reason TEXT, version INTEGER NOT NULL, settled_at INTEGER)"
+    ),
+    # Nearly all sagas are completed, and finding those needs no index.
+    "CREATE INDEX saga_index_by_status ON saga_index (status) WHERE status <> 'completed'",
+    (
+        "CREATE TABLE timers (saga INTEGER NOT NULL, name TEXT NOT NULL, "
+        "due_at INTEGER NOT NULL, PRIMARY KEY (saga, name)) WITHOUT ROWID"
+    ),
+    "CREATE INDEX timers_by_due_at ON timers (due_at)",
+    # Ids are never given twice: what is said late of an old one must not hit a new one.
+    (
+        "CREATE TABLE unhandled (record_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
+        "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, "
+        'partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, key BLOB, value BLOB, '
+        "headers BLOB NOT NULL, timestamp INTEGER NOT NULL, kept_at INTEGER NOT NULL, "
+        "saga_id TEXT)"
+    ),
+    "CREATE INDEX unhandled_by_saga ON unhandled (saga_id) WHERE saga_id IS NOT NULL",
+    (
+        "CREATE TABLE backlog (backlog_id INTEGER PRIMARY KEY AUTOINCREMENT, "
+        "first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, "
+        "appended_at INTEGER NOT NULL)"
+    ),
+    # Kept free for what is known to come. Of a source that `tracking` names, the topic's id and the
+    # cluster's; of the store, facts as `environment` and `namespace`.
+    "CREATE TABLE sources (name TEXT PRIMARY KEY, topic_id TEXT, cluster_id TEXT) WITHOUT ROWID",
+    "CREATE TABLE store_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+)
+
+# OR FAIL: a job that fails is rolled back whole, so SQLite need not remember every page that a
+# statement of many rows changes. That is a fifth to a third of the time of an insert.
+_TURNS: Final = ManyRows("INSERT OR FAIL INTO stored_events VALUES {values}", 4)
+_TRACKINGS: Final = ManyRows(
+    "INSERT OR FAIL INTO tracking VALUES {values} "
+    "ON CONFLICT (application_name) DO UPDATE SET notification_id = excluded.notification_id "
+    "WHERE notification_id < excluded.notification_id",
+    2,
+)
+_BEGIN_SAGAS: Final = ManyRows(
+    "INSERT OR FAIL INTO saga_index (saga_id, definition, definition_version, key, status, "
+    "started_at, updated_at, waiting_for, reason, version) VALUES {values}",
+    10,
+)
+_UPDATE_SAGAS: Final = ManyRows(
+    "UPDATE saga_index SET definition = r.column2, definition_version = r.column3, "
+    "key = r.column4, status = r.column5, started_at = r.column6, updated_at = r.column7, "
+    "waiting_for = r.column8, reason = r.column9, version = r.column10 "
+    "FROM {rows} AS r WHERE number = r.column1",
+    10,
+)
+_NUMBERS: Final = ManyRows(
+    "SELECT i.saga_id, i.number, (SELECT max(originator_version) FROM stored_events "
+    "WHERE originator_id = printf('%032x', i.number)) "
+    "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1",
+    1,
+)
+_ARM: Final = ManyRows("INSERT OR REPLACE INTO timers VALUES {values}", 3)
+_CLEAR: Final = ManyRows("DELETE FROM timers WHERE (saga, name) IN {rows}", 2)
+_SET_ASIDE: Final = ManyRows(
+    "INSERT INTO unhandled (kind, reason, message, topic, partition, "
+    '"offset", key, value, headers, timestamp, kept_at, saga_id) VALUES {values}',
+    12,
+)
+_HANDLED: Final = ManyRows("DELETE FROM unhandled WHERE record_id IN {rows}", 1)
+_RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
+_HISTORIES: Final = ManyRows(
+    "SELECT i.saga_id, e.originator_version, e.topic, e.state "
+    "FROM {rows} AS r CROSS JOIN saga_index AS i ON i.saga_id = r.column1 "
+    "CROSS JOIN stored_events AS e ON e.originator_id = printf('%032x', i.number)",
+    1,
+)
+_POSITIONS: Final = ManyRows(
+    "SELECT application_name, notification_id FROM tracking WHERE application_name IN {rows}", 1
+)
+_SAGA_IDS: Final = ManyRows("SELECT number, saga_id FROM saga_index WHERE number IN {rows}", 1)
+_TIMERS: Final = (
+    "SELECT i.saga_id, t.name, t.due_at FROM timers AS t CROSS JOIN saga_index AS i "
+    "ON i.number = t.saga WHERE t.due_at <= ? ORDER BY t.due_at, t.saga, t.name LIMIT ?"
+)
+_SUMMARY: Final = (
+    "SELECT saga_id, definition, definition_version, key, status, started_at, updated_at, "
+    "waiting_for, reason, version FROM saga_index"
+)
+_SUMMARIES: Final = ManyRows(f"{_SUMMARY} WHERE saga_id IN {{rows}}", 1)
+# The index by status has all but completed sagas, and is used only where the query says so.
+_COUNT_SAGAS: Final = (
+    "SELECT definition, status, count(*) FROM saga_index WHERE status <> 'completed' "
+    f"AND status IN ({', '.join('?' * len(UNFINISHED))}) GROUP BY definition, status"
+)
+_COUNT_UNHANDLED: Final = (
+    "SELECT kind, reason, count(*) FROM (SELECT kind, reason FROM unhandled LIMIT ?) "
+    "GROUP BY kind, reason"
+)
+_COUNT_BACKLOG: Final = "SELECT count(*), min(appended_at) FROM backlog"
+_COUNT_TIMERS: Final = "SELECT count(*), min(due_at) FROM timers WHERE due_at <= ?"
+
+_FOREVER: Final = 2**63 - 1
+
+
+class Turn(NamedTuple):
+    """A turn that is ready to be written: its saga, its number in the history, its text."""
+
+    saga_id: SagaId
+    number: int
+    state: bytes
+
+
+class _Written(NamedTuple):
+    """What a batch has become: the numbers of its sagas, its places in the log, what it owes."""
+
+    numbers: Mapping[SagaId, int]
+    backlog_id: int | None
+    records: AppendedRecords | None
+
+
+class SqliteEventStore(EventStore):
+    """Histories in the file of *database*, which stays its maker's to close.
+
+    Args:
+        publish_through: a bus on the same database, which gets what a batch publishes in the same
+            transaction; without one the batch goes to the relay's backlog.
+
+    Raises:
+        StoreTooNew: a newer version of saga wrote the file.
+        StoreUnavailable: the file cannot be read or written, or is to be migrated first.
+    """
+
+    def __init__(
+        self, database: SqliteDatabase, *, publish_through: LocalBus | None = None
+    ) -> None:
+        if publish_through is not None and publish_through.database is not database:
+            raise ValueError("publish_through must be a bus on the same database")
+        self._database = database
+        self._bus = publish_through
+        if publish_through is not None:
+            publish_through.allow_early_delivery()
+        self._known = KnownSagas[int]()
+        database.migrate(COMPONENT, migrations(), may_change=False)
+
+    @override
+    async def append(self, batch: Batch, *, at: Instant) -> Appended:
+        bus = self._bus
+        check_new_sagas(batch)
+        turns = _turns_of(batch)
+        try:
+            encoded = bus.encode(batch.outgoing) if bus and batch.outgoing else None
+        except BusUnavailable as error:
+            raise StoreUnavailable(str(error)) from error
+
+        def work(cursor: sqlite3.Cursor) -> _Written:
+            if bus is not None:
+                bus.delivery.check(batch.positions)
+            numbers, last = self._write(cursor, batch, turns)
+            if bus is not None and encoded is not None:
+                return _Written(numbers, None, bus.append(cursor, encoded))
+            if batch.outgoing:
+                place = (last - len(turns) + 1, last)
+                return _Written(numbers, _add_to_backlog(cursor, place, at), None)
+            return _Written(numbers, None, None)
+
+        def on_commit(written: _Written) -> None:
+            for history in batch.histories:
+                turns_now = history.expected_turns + len(history.turns)
+                self._known.remember(history.saga_id, turns_now, written.numbers[history.saga_id])
+            if bus is not None and written.records is not None:
+                bus.delivery.deliver(written.records)
+
+        def is_stored(cursor: sqlite3.Cursor) -> bool:
+            return _is_stored(cursor, batch, turns)
+
+        has_proof = bool(turns or batch.positions)
+        try:
+            written = await self._database.write(
+                work,
+                is_stored=is_stored if has_proof else None,
+                on_commit=on_commit,
+                is_last=True,
+            )
+        except AlreadyRecorded:
+            # Which of them, only the state before the attempt tells.
+            stored = await self.positions(list(batch.positions))
+            raise AlreadyRecorded(covered(batch.positions, stored)) from None
+        except HistoryConflict as conflict:
+            moved = self._database.read_now(lambda cursor: _moved(cursor, batch))
+            raise HistoryConflict(moved or conflict.saga_ids) from conflict.__cause__
+        return Appended(written.backlog_id)
+
+    @override
+    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
+        wanted = dict.fromkeys(saga_ids)
+
+        def query(cursor: sqlite3.Cursor) -> dict[SagaId, History | CorruptHistory]:
+            by_saga: dict[SagaId, list[tuple[int, str, bytes]]] = {}
+            for saga_id, *row in _HISTORIES.fetch(cursor, [(saga_id,) for saga_id in wanted]):
+                by_saga.setdefault(saga_id, []).append((row[0], row[1], row[2]))
+            return {saga_id: to_history(saga_id, sorted(rows)) for saga_id, rows in by_saga.items()}
+
+        if len(wanted) <= LOAD_INLINE_SAGAS_MAX:
+            return self._database.read_now(query)
+        return await self._database.read(query)
+
+    @override
+    async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
+        names = {tracking_name(source): source for source in sources}
+        rows = self._database.read_now(
+            lambda cursor: _POSITIONS.fetch(cursor, [(name,) for name in names])
+        )
+        return {names[name]: offset for name, offset in rows}
+
+    @override
+    async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
+        return self._database.read_now(lambda cursor: _timers(cursor, until, limit))
+
+    @override
+    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
+        # A turn that cannot be read cannot be published either and is left out; `load` names it.
+        def query(cursor: sqlite3.Cursor) -> list[Backlog]:
+            cursor.execute(
+                "SELECT backlog_id, first_position, last_position, appended_at FROM backlog "
+                "WHERE backlog_id > ? ORDER BY backlog_id LIMIT ?",
+                (after, limit),
+            )
+            return [
+                Backlog(backlog_id, Instant(appended_at), _entries_between(cursor, first, last))
+                for backlog_id, first, last, appended_at in cursor.fetchall()
+            ]
+
+        return await self._database.read(query)
+
+    def _write(
+        self, cursor: sqlite3.Cursor, batch: Batch, turns: Sequence[Turn]
+    ) -> tuple[dict[SagaId, int], int]:
+        """Write all of *batch* but what it publishes; the numbers of its sagas, the last place.
+
+        Raises:
+            AlreadyRecorded: a position is not beyond the stored one; names all of the batch.
+            HistoryConflict: a history is not where the batch expects it; names all of the batch.
+        """
+        _advance(cursor, batch.positions)
+        numbers = self._find_numbers(cursor, batch)
+        last = 0
+        try:
+            _write_summaries(cursor, batch, numbers)
+            rows = [
+                (originator_of_number(numbers[turn.saga_id]), turn.number, TURN, turn.state)
+                for turn in turns
+            ]
+            if rows:
+                _TURNS.execute(cursor, rows)
+                last = cursor.lastrowid or 0
+        except sqlite3.IntegrityError as error:
+            raise HistoryConflict(tuple(each.saga_id for each in batch.histories)) from error
+        _write_timers(cursor, batch, numbers)
+        if batch.unhandled:
+            _SET_ASIDE.execute(cursor, [_unhandled_row(record) for record in batch.unhandled])
+        _HANDLED.execute(cursor, [(record_id,) for record_id in batch.handled])
+        _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
+        return numbers, last
+
+    def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:
+        """The numbers of sagas in *batch* that are not new; each must have the expected turns.
+
+        Raises:
+            HistoryConflict: one has not so many. That it has more, the insert tells.
+        """
+        known = self._known
+        numbers: dict[SagaId, int] = {}
+        unknown: dict[SagaId, int] = {}
+        begun = set()
+        for history in batch.histories:
+            saga_id, expected = history.saga_id, history.expected_turns
+            saga = known.get(saga_id)
+            if not expected:
+                begun.add(saga_id)
+            elif saga is None or saga[0] < expected:
+                unknown[saga_id] = expected
+            else:
+                numbers[saga_id] = saga[1]
+        others = [summary.saga_id for summary in batch.summaries]
+        others += [timer.saga_id for timer in batch.timers_armed]
+        others += [timer_name(timer_id)[0] for timer_id in batch.timers_cleared]
+        for saga_id in others:
+            if saga_id in numbers or saga_id in unknown or saga_id in begun:
+                continue
+            saga = known.get(saga_id)
+            if saga is None:
+                unknown[saga_id] = 0
+            else:
+                numbers[saga_id] = saga[1]
+        if unknown:
+            turns_of: dict[SagaId, int] = {}
+            for saga_id, number, turns in _NUMBERS.fetch(cursor, [(each,) for each in unknown]):
+                numbers[saga_id], turns_of[saga_id] = number, turns or 0
+            if any(turns_of.get(saga_id, 0) < expected for saga_id, expected in unknown.items()):
+                raise HistoryConflict(tuple(each.saga_id for each in batch.histories))
+        return numbers
+
+
+class SqliteCatalogue(Catalogue):
+    """The read side of the event store in the file of *database*."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    @override
+    async def sagas(
+        self,
+        *,
+        status: SagaStatus | None = None,
+        definition: str | None = None,
+        after: SagaId | None = None,
+        limit: int = 100,
+    ) -> Sequence[SagaSummary]:
+        conditions: list[str] = ["true"]
+        values: list[object] = []
+        if status is not None:
+            conditions.append("status = ?")
+            values.append(status.value)
+            if status is not SagaStatus.COMPLETED:
+                conditions.append("status <> 'completed'")  # so that the partial index serves
+        if definition is not None:
+            conditions.append("definition = ?")
+            values.append(definition)
+        if after is not None:
+            first = "SELECT number FROM saga_index WHERE saga_id = ?"
+            conditions.append(f"number > coalesce(({first}), 0)")
+            values.append(after)
+        sql = f"{_SUMMARY} WHERE {' AND '.join(conditions)} ORDER BY number LIMIT ?"
+        return [to_summary(row) for row in await self._fetch(sql, *values, limit)]
+
+    @override
+    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
+        wanted = [(saga_id,) for saga_id in dict.fromkeys(saga_ids)]
+        rows = await self._database.read(lambda cursor: _SUMMARIES.fetch(cursor, wanted))
+        summaries = {summary.saga_id: summary for summary in map(to_summary, rows)}
+        return [summaries[saga_id] for (saga_id,) in wanted if saga_id in summaries]
+
+    @override
+    async def unhandled(
+        self,
+        *,
+        kind: UnhandledKind | None = None,
+        saga_id: SagaId | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[UnhandledRecord]:
+        conditions = ["record_id > ?"]
+        values: list[object] = [after]
+        for column, value in (("kind", kind and kind.value), ("saga_id", saga_id)):
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                values.append(value)
+        sql = (
+            'SELECT kind, reason, message, topic, partition, "offset", key, value, headers, '
+            "timestamp, kept_at, saga_id, record_id FROM unhandled "
+            f"WHERE {' AND '.join(conditions)} ORDER BY record_id LIMIT ?"
+        )
+        return [to_unhandled(row) for row in await self._fetch(sql, *values, limit)]
+
+    @override
+    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
+        return await self._database.read(lambda cursor: _timers(cursor, _FOREVER, limit))
+
+    @override
+    async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
+        def query(cursor: sqlite3.Cursor) -> list[tuple[int, SagaId, str, bytes]]:
+            cursor.execute(
+                "SELECT rowid, originator_id, topic, state FROM stored_events "
+                "WHERE rowid > ? ORDER BY rowid LIMIT ?",
+                (after, LOG_PAGE_TURNS),
+            )
+            return _with_saga_ids(cursor, cursor.fetchall())
+
+        while True:
+            turns = await self._database.read(query)
+            for place, saga_id, topic, state in turns:
+                for entry in to_entries(saga_id, topic, state):
+                    yield place, entry
+                after = place
+            if len(turns) < LOG_PAGE_TURNS:
+                return
+
+    async def _fetch(self, sql: str, *values: object) -> list[Any]:
+        def query(cursor: sqlite3.Cursor) -> list[Any]:
+            return cursor.execute(sql, values).fetchall()
+
+        return await self._database.read(query)
+
+
+class SqliteStatistics(StatisticsReader):
+    """Counts what is in the event store in the file of *database*."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    @override
+    async def take(self, *, at: Instant) -> StoreStatistics:
+        def query(cursor: sqlite3.Cursor) -> tuple[Any, Any, Any, Any]:
+            return (
+                cursor.execute(_COUNT_SAGAS, [status.value for status in UNFINISHED]).fetchall(),
+                cursor.execute(_COUNT_UNHANDLED, [UNHANDLED_COUNTED_MAX]).fetchall(),
+                cursor.execute(_COUNT_BACKLOG).fetchone(),
+                cursor.execute(_COUNT_TIMERS, [at]).fetchone(),
+            )
+
+        sagas, unhandled, backlog, timers = await self._database.read(query)
+        return StoreStatistics(
+            sagas={(name, SagaStatus(status)): count for name, status, count in sagas},
+            unhandled={(UnhandledKind(kind), reason): count for kind, reason, count in unhandled},
+            backlog=backlog[0],
+            backlog_since=backlog[1],
+            timers_due=timers[0],
+            timers_due_since=timers[1],
+        )
+
+
+def create_tables(cursor: sqlite3.Cursor) -> None:
+    """Make the library's tables as its own recorder makes them, then ours."""
+    datastore = SQLiteDatastore(":memory:", single_row_tracking=True, originator_id_type="uuid")
+    library = SQLiteProcessRecorder(datastore).construct_create_table_statements()
+    datastore.close()
+    for statement in (*library, *_TABLES):
+        cursor.execute(statement)
+
+
+def migrations() -> tuple[Migration, ...]:
+    """How the tables come to be, and how those of earlier versions are brought over."""
+    from saga.adapters.sqlite.migration import from_entries_to_turns  # it makes our tables
+
+    return (create_tables, from_entries_to_turns)
+
+
+def _turns_of(batch: Batch) -> list[Turn]:
+    return [
+        Turn(history.saga_id, number, to_state(entries))
+        for history in batch.histories
+        for number, entries in enumerate(history.turns, history.expected_turns + 1)
+    ]
+
+
+def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:
+    rows = [(tracking_name(source), offset) for source, offset in positions.items()]
+    if _TRACKINGS.execute(cursor, rows) < len(rows):
+        raise AlreadyRecorded(tuple(f"{topic}:{partition}" for topic, partition in positions))
+
+
+def _write_summaries(cursor: sqlite3.Cursor, batch: Batch, numbers: dict[SagaId, int]) -> None:
+    """Update the rows of sagas that have *numbers*, insert those of others, and number them."""
+    changed, begun = [], []
+    for summary in {each.saga_id: each for each in batch.summaries}.values():
+        number = numbers.get(summary.saga_id)
+        row = (
+            summary.definition,
+            summary.definition_version,
+            summary.key,
+            summary.status.value,
+            summary.started_at,
+            summary.updated_at,
+            summary.waiting_for,
+            summary.reason,
+            summary.version,
+        )
+        if number is None:
+            begun.append((summary.saga_id, *row))
+        else:
+            changed.append((number, *row))
+    _UPDATE_SAGAS.execute(cursor, changed)
+    if begun:
+        _BEGIN_SAGAS.execute(cursor, begun)
+        assert cursor.lastrowid is not None
+        first = cursor.lastrowid - len(begun) + 1
+        for number, (saga_id, *_) in enumerate(begun, first):
+            numbers[saga_id] = number
+
+
+def _write_timers(cursor: sqlite3.Cursor, batch: Batch, numbers: Mapping[SagaId, int]) -> None:
+    armed = [
+        (numbers[timer.saga_id], timer_name(timer.timer_id)[1], timer.due_at)
+        for timer in batch.timers_armed
+    ]
+    _ARM.execute(cursor, armed)
+    cleared = [
+        (numbers[saga_id], name)
+        for saga_id, name in map(timer_name, batch.timers_cleared)
+        if saga_id in numbers
+    ]
+    _CLEAR.execute(cursor, cleared)
+
+
+def _add_to_backlog(cursor: sqlite3.Cursor, place: tuple[int, int], at: Instant) -> int:
+    """Remember that the turns between two places are to be published; the backlog's id."""
+    cursor.execute(
+        "INSERT INTO backlog (first_position, last_position, appended_at) VALUES (?, ?, ?)",
+        (*place, at),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _moved(cursor: sqlite3.Cursor, batch: Batch) -> tuple[str, ...]:
+    """The sagas that have not the expected number of turns."""
+    rows = _NUMBERS.fetch(cursor, [(history.saga_id,) for history in batch.histories])
+    turns = {saga_id: number_of_turns or 0 for saga_id, _, number_of_turns in rows}
+    return tuple(
+        history.saga_id
+        for history in batch.histories
+        if turns.get(history.saga_id, 0) != history.expected_turns
+    )
+
+
+def _is_stored(cursor: sqlite3.Cursor, batch: Batch, turns: Sequence[Turn]) -> bool:
+    """Whether *batch* is stored, judging by its first turn or position."""
+    if turns:
+        rows = _HISTORIES.fetch(cursor, [(turns[0].saga_id,)])
+        return any((number, state) == turns[0][1:] for _, number, _, state in rows)
+    source, offset = next(iter(batch.positions.items()))
+    return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
+
+
+def _timers(cursor: sqlite3.Cursor, until: int, limit: int) -> list[DueTimer]:
+    return [
+        DueTimer(timer_id_of(saga_id, name), SagaId(saga_id), Instant(due_at))
+        for saga_id, name, due_at in cursor.execute(_TIMERS, (until, limit)).fetchall()
+    ]
+
+
+def _entries_between(cursor: sqlite3.Cursor, first: int, last: int) -> list[Entry]:
+    cursor.execute(
+        "SELECT rowid, originator_id, topic, state FROM stored_events "
+        "WHERE rowid BETWEEN ? AND ? ORDER BY rowid",
+        (first, last),
+    )
+    return readable(turn[1:] for turn in _with_saga_ids(cursor, cursor.fetchall()))
+
+
+def _with_saga_ids(
+    cursor: sqlite3.Cursor, rows: Sequence[tuple[int, str, str, bytes]]
+) -> list[tuple[int, SagaId, str, bytes]]:
+    """*rows* of the log with saga ids in place of originator ids."""
+    numbers = {number_of(originator_id) for _, originator_id, _, _ in rows}
+    saga_ids = dict(_SAGA_IDS.fetch(cursor, [(number,) for number in numbers]))
+    return [
+        (place, SagaId(saga_ids[number_of(originator_id)]), topic, state)
+        for place, originator_id, topic, state in rows
+        if number_of(originator_id) in saga_ids
+    ]
+
+
+def _unhandled_row(record: UnhandledRecord) -> tuple[Any, ...]:
+    return (
+        record.kind.value,
+        record.reason,
+        record.message,
+        *record.position,
+        record.key,
+        record.value,
+        encode_headers(record.headers),
+        record.timestamp,
+        record.kept_at,
+        record.saga_id,
+    )
