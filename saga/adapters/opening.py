@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -22,6 +23,7 @@ from saga.adapters.sqlite import (
     SqliteEventStore,
     SqliteStatistics,
 )
+from saga.adapters.sqlite.schema import STORE_VERSION, migrate_store, stored_store_version
 from saga.errors import SettingsError
 from saga.ports import Bus, Catalogue, EventStore
 from saga.ports.effects_store import EffectsStore
@@ -62,6 +64,20 @@ class Opened:
     catalogue: Catalogue
     statistics: StatisticsReader
     close: Close
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of one component, the version that is *needed*, and how they come to it.
+
+    Both functions block; *stored* gives the version that is there, 0 where there are no tables, and
+    *migrate* the one that was there before.
+    """
+
+    name: str
+    needed: int
+    stored: Callable[[], int]
+    migrate: Callable[[], int]
 
 
 def open_bus(settings: Settings) -> OpenedBus:
@@ -192,24 +208,43 @@ def outbox_address(settings: Settings) -> Address:
     return postgres_address(settings.outbox, "SAGA_OUTBOX", settings.outbox_password)
 
 
-def components_of(settings: Settings) -> list[tuple[Address, Component]]:
-    """All that saga keeps in databases, but for outboxes, and where.
+def tables_of(settings: Settings) -> list[Tables]:
+    """All that saga keeps in databases, but for bus and outboxes.
 
     Raises:
         SettingsError: an address cannot be read, or its driver is not installed.
     """
-    found: list[tuple[Address, Component]] = []
     if settings.store.startswith("postgresql:"):
         address = postgres_address(settings.store, "SAGA_STORE", settings.store_password)
         from saga.adapters.postgres import event_store_tables
 
-        found.append((address, event_store_tables(address)))
+        tables = [_tables_on_server(address, event_store_tables(address))]
+    else:
+        path = file_in(settings.store, "SAGA_STORE")
+        tables = [
+            Tables(
+                "event store",
+                STORE_VERSION,
+                stored=partial(stored_store_version, path),
+                migrate=partial(migrate_store, path),
+            )
+        ]
     if settings.effects_address.startswith("postgresql:"):
-        address = effects_address(settings)
         from saga.adapters.postgres import INBOX
 
-        found.append((address, INBOX))
-    return found
+        tables.append(_tables_on_server(effects_address(settings), INBOX))
+    return tables
+
+
+def _tables_on_server(address: Address, component: Component) -> Tables:
+    from saga.adapters.postgres import migrate, stored_version
+
+    return Tables(
+        component.name,
+        component.version,
+        stored=partial(stored_version, address, component),
+        migrate=partial(migrate, address, component),
+    )
 
 
 def open_postgres(

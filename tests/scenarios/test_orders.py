@@ -320,13 +320,13 @@ class TestGoneWrong:
 
         def write(state: bytes, saga: str) -> bytes:
             with sqlite3.connect(path) as connection:
-                where = "replace(originator_id, '-', '') = ? AND originator_version = 1"
+                number = "SELECT printf('%032x', number) FROM saga_index WHERE saga_id = ?"
+                where = f"originator_id = ({number}) AND originator_version = 1"
                 (was,) = connection.execute(
-                    f"SELECT state FROM stored_events WHERE {where}", (saga.replace("-", ""),)
+                    f"SELECT state FROM stored_events WHERE {where}", (saga,)
                 ).fetchone()
                 connection.execute(
-                    f"UPDATE stored_events SET state = ? WHERE {where}",
-                    (state, saga.replace("-", "")),
+                    f"UPDATE stored_events SET state = ? WHERE {where}", (state, saga)
                 )
             connection.close()
             return was

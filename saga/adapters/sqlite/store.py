@@ -16,7 +16,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from eventsourcing.sqlite import SQLiteDatastore, SQLiteProcessRecorder
 from typing_extensions import override
 
 from saga.adapters.headers import encode_headers
@@ -35,8 +34,9 @@ from saga.adapters.rows import (
     tracking_name,
 )
 from saga.adapters.sqlite.bus import LocalBus
-from saga.adapters.sqlite.database import Migration, SqliteDatabase
+from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.records import AppendedRecords
+from saga.adapters.sqlite.schema import COMPONENT, MIGRATIONS
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
@@ -66,45 +66,9 @@ from saga.ports.store import (
     UnhandledRecord,
 )
 
-COMPONENT: Final = "event store"
 LOAD_INLINE_SAGAS_MAX: Final = 64
 """More than these are read on another thread, so as not to hold up the event loop."""
 LOG_PAGE_TURNS: Final = 500
-
-_TABLES: Final = (
-    # settled_at is kept free for: when everything of an ended saga was published and seen.
-    (
-        "CREATE TABLE saga_index (number INTEGER PRIMARY KEY, saga_id TEXT NOT NULL UNIQUE, "
-        "definition TEXT NOT NULL, definition_version INTEGER NOT NULL, key TEXT NOT NULL, "
-        "status TEXT NOT NULL, started_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, "
-        "waiting_for TEXT, reason TEXT, version INTEGER NOT NULL, settled_at INTEGER)"
-    ),
-    # Nearly all sagas are completed, and finding those needs no index.
-    "CREATE INDEX saga_index_by_status ON saga_index (status) WHERE status <> 'completed'",
-    (
-        "CREATE TABLE timers (saga INTEGER NOT NULL, name TEXT NOT NULL, "
-        "due_at INTEGER NOT NULL, PRIMARY KEY (saga, name)) WITHOUT ROWID"
-    ),
-    "CREATE INDEX timers_by_due_at ON timers (due_at)",
-    # Ids are never given twice: what is said late of an old one must not hit a new one.
-    (
-        "CREATE TABLE unhandled (record_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
-        "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, "
-        'partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, key BLOB, value BLOB, '
-        "headers BLOB NOT NULL, timestamp INTEGER NOT NULL, kept_at INTEGER NOT NULL, "
-        "saga_id TEXT)"
-    ),
-    "CREATE INDEX unhandled_by_saga ON unhandled (saga_id) WHERE saga_id IS NOT NULL",
-    (
-        "CREATE TABLE backlog (backlog_id INTEGER PRIMARY KEY AUTOINCREMENT, "
-        "first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, "
-        "appended_at INTEGER NOT NULL)"
-    ),
-    # Kept free for what is known to come. Of a source that `tracking` names, the topic's id and the
-    # cluster's; of the store, facts as `environment` and `namespace`.
-    "CREATE TABLE sources (name TEXT PRIMARY KEY, topic_id TEXT, cluster_id TEXT) WITHOUT ROWID",
-    "CREATE TABLE store_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-)
 
 # OR FAIL: a job that fails is rolled back whole, so SQLite need not remember every page that a
 # statement of many rows changes. That is a fifth to a third of the time of an insert.
@@ -214,7 +178,7 @@ class SqliteEventStore(EventStore):
         if publish_through is not None:
             publish_through.allow_early_delivery()
         self._known = KnownSagas[int]()
-        database.migrate(COMPONENT, migrations(), may_change=False)
+        database.migrate(COMPONENT, MIGRATIONS, may_change=False)
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
@@ -491,22 +455,6 @@ class SqliteStatistics(StatisticsReader):
             timers_due=timers[0],
             timers_due_since=timers[1],
         )
-
-
-def create_tables(cursor: sqlite3.Cursor) -> None:
-    """Make the library's tables as its own recorder makes them, then ours."""
-    datastore = SQLiteDatastore(":memory:", single_row_tracking=True, originator_id_type="uuid")
-    library = SQLiteProcessRecorder(datastore).construct_create_table_statements()
-    datastore.close()
-    for statement in (*library, *_TABLES):
-        cursor.execute(statement)
-
-
-def migrations() -> tuple[Migration, ...]:
-    """How the tables come to be, and how those of earlier versions are brought over."""
-    from saga.adapters.sqlite.migration import from_entries_to_turns  # it makes our tables
-
-    return (create_tables, from_entries_to_turns)
 
 
 def _turns_of(batch: Batch) -> list[Turn]:

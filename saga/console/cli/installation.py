@@ -1,7 +1,7 @@
 """`config` and `store`: the settings of an installation, and the tables of its store.
 
-A file is migrated when it is opened. A database that several workers share is migrated only here,
-when an operator decides it; but `saga run` makes the tables where there are none at all.
+A store is migrated only here, when an operator decides it and nothing uses it; but `saga run` makes
+the tables where there are none at all.
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import SecretStr
 
-from saga.adapters.opening import components_of
-from saga.console.cli.output import ExitCode, Misused, Printer
+from saga.adapters.opening import tables_of
+from saga.console.cli.output import ExitCode, Printer
 from saga.console.cli.session import Session
 from saga.settings import HIDDEN, PREFIX, Settings, redacted
-
-if TYPE_CHECKING:
-    from saga.adapters.postgres import Address, Component
 
 
 def config_show(session: Session) -> None:
@@ -46,24 +43,18 @@ def config_show(session: Session) -> None:
 
 async def store_migrate(session: Session) -> None:
     """Make the tables of the store, or bring them to the version that this saga needs."""
-    components = _components(session)
-    from saga.adapters.postgres import migrate
-
-    for address, component in components:
-        before = await asyncio.to_thread(migrate, address, component)
-        _print(session.printer, component.name, before, component.version, is_done=True)
+    for tables in tables_of(session.settings):
+        before = await asyncio.to_thread(tables.migrate)
+        _print(session.printer, tables.name, before, tables.needed, is_done=True)
 
 
 async def store_status(session: Session) -> ExitCode:
     """Say which versions the store's tables have; exit 1 where some are not up to date."""
-    components = _components(session)
-    from saga.adapters.postgres import stored_version
-
     code = ExitCode.OK
-    for address, component in components:
-        stored = await asyncio.to_thread(stored_version, address, component)
-        _print(session.printer, component.name, stored, component.version, is_done=False)
-        if stored != component.version:
+    for tables in tables_of(session.settings):
+        stored = await asyncio.to_thread(tables.stored)
+        _print(session.printer, tables.name, stored, tables.needed, is_done=False)
+        if stored != tables.needed:
             code = ExitCode.NOT_SO
     return code
 
@@ -86,16 +77,6 @@ def _origin(name: str, settings: Settings) -> str:
         return "default"
     is_variable = variable is not None and str(getattr(settings, name)) == variable
     return "environment" if is_variable else "option"
-
-
-def _components(session: Session) -> list[tuple[Address, Component]]:
-    components = components_of(session.settings)
-    if not components:
-        raise Misused(
-            "store: SAGA_STORE names a file, which is brought up to date when it is opened; "
-            "there is nothing to do. Name a database with --store postgresql://USER@HOST/DB"
-        )
-    return components
 
 
 def _print(printer: Printer, component: str, stored: int, needed: int, *, is_done: bool) -> None:

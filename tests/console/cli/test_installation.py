@@ -156,16 +156,25 @@ def test_an_effects_store_is_migrated_where_it_is(
 
     made = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db", "--json")
 
-    assert made.rows == [{"component": "effects store", "before": 0, "needed": 1}]
+    assert made.rows == [
+        {"component": "event store", "before": 0, "needed": 2},
+        {"component": "effects store", "before": 0, "needed": 1},
+    ]
 
 
-def test_a_file_needs_no_migration(tmp_path: Path) -> None:
-    """Whoever opens it does that; saying so is not doing something else in silence."""
-    called = call("store", "migrate", "--store", f"sqlite:///{tmp_path}/saga.db")
-
-    assert called.code == 2
-    assert "brought up to date when it is opened" in called.err
+def test_tables_in_a_file_are_made_once_and_looked_at(tmp_path: Path) -> None:
+    """As in a database; a file that is not there is not made by looking."""
+    store = ("--store", f"sqlite:///{tmp_path}/saga.db", "--json")
+    before = call("store", "status", *store)
     assert not list(tmp_path.iterdir())
+
+    called = [call("store", word, *store) for word in ("migrate", "migrate", "status")]
+
+    assert [before.code, *(each.code for each in called)] == [1, 0, 0, 0]
+    assert [each.rows for each in (before, *called)] == [
+        [{"component": "event store", key: version, "needed": 2}]
+        for key, version in (("version", 0), ("before", 0), ("before", 2), ("version", 2))
+    ]
 
 
 def test_a_store_that_cannot_be_reached_is_said_without_its_password() -> None:

@@ -1,4 +1,6 @@
-"""Brings a store of version 1, one event an entry, to one event a turn; in one transaction.
+"""How the event store's tables come to be, and how those of earlier versions are brought over.
+
+Version 1 had one event an entry; now it is one event a turn, in one transaction.
 
 Version 1 had saga ids as originator ids and rows of the index and of timers in other places. The
 order of the log is kept, and so are backlog, positions and unhandled records. An entry that cannot
@@ -9,17 +11,56 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
+from eventsourcing.sqlite import SQLiteDatastore, SQLiteProcessRecorder
 
 from saga.adapters.mapper import TURN
 from saga.adapters.rows import originator_of_number
-from saga.adapters.sqlite.store import create_tables
+from saga.adapters.sqlite.connection import connect, translated
+from saga.adapters.sqlite.database import Migration, SqliteDatabase, stored_version
 from saga.core import history as registry
 from saga.core.history import FACTS, NAMES
 
+COMPONENT: Final = "event store"
 ROWS_TOGETHER: Final = 500
+
+_TABLES: Final = (
+    # settled_at is kept free for: when everything of an ended saga was published and seen.
+    (
+        "CREATE TABLE saga_index (number INTEGER PRIMARY KEY, saga_id TEXT NOT NULL UNIQUE, "
+        "definition TEXT NOT NULL, definition_version INTEGER NOT NULL, key TEXT NOT NULL, "
+        "status TEXT NOT NULL, started_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, "
+        "waiting_for TEXT, reason TEXT, version INTEGER NOT NULL, settled_at INTEGER)"
+    ),
+    # Nearly all sagas are completed, and finding those needs no index.
+    "CREATE INDEX saga_index_by_status ON saga_index (status) WHERE status <> 'completed'",
+    (
+        "CREATE TABLE timers (saga INTEGER NOT NULL, name TEXT NOT NULL, "
+        "due_at INTEGER NOT NULL, PRIMARY KEY (saga, name)) WITHOUT ROWID"
+    ),
+    "CREATE INDEX timers_by_due_at ON timers (due_at)",
+    # Ids are never given twice: what is said late of an old one must not hit a new one.
+    (
+        "CREATE TABLE unhandled (record_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
+        "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, "
+        'partition INTEGER NOT NULL, "offset" INTEGER NOT NULL, key BLOB, value BLOB, '
+        "headers BLOB NOT NULL, timestamp INTEGER NOT NULL, kept_at INTEGER NOT NULL, "
+        "saga_id TEXT)"
+    ),
+    "CREATE INDEX unhandled_by_saga ON unhandled (saga_id) WHERE saga_id IS NOT NULL",
+    (
+        "CREATE TABLE backlog (backlog_id INTEGER PRIMARY KEY AUTOINCREMENT, "
+        "first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, "
+        "appended_at INTEGER NOT NULL)"
+    ),
+    # Kept free for what is known to come. Of a source that `tracking` names, the topic's id and the
+    # cluster's; of the store, facts as `environment` and `namespace`.
+    "CREATE TABLE sources (name TEXT PRIMARY KEY, topic_id TEXT, cluster_id TEXT) WITHOUT ROWID",
+    "CREATE TABLE store_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+)
 
 _OLD: Final = ("stored_events", "saga_index", "timers", "backlog")
 _FACT_NAMES: Final = frozenset(name for name, kind in NAMES.items() if kind in FACTS)
@@ -47,6 +88,51 @@ class _Turn(NamedTuple):
 
     originator_id: str
     rows: list[tuple[int, int, str, bytes]]
+
+
+def create_tables(cursor: sqlite3.Cursor) -> None:
+    """Make the library's tables as its own recorder makes them, then ours."""
+    datastore = SQLiteDatastore(":memory:", single_row_tracking=True, originator_id_type="uuid")
+    library = SQLiteProcessRecorder(datastore).construct_create_table_statements()
+    datastore.close()
+    for statement in (*library, *_TABLES):
+        cursor.execute(statement)
+
+
+def stored_store_version(path: str) -> int:
+    """The version of the event store's tables in the file at *path*; 0 where there are none.
+
+    Raises:
+        StoreTooNew: a newer version of saga wrote the file.
+        StoreUnavailable: it cannot be read.
+    """
+    if not Path(path).exists():
+        return 0
+    connection = connect(path)
+    try:
+        with translated(path):
+            return stored_version(connection.cursor(), path, COMPONENT, STORE_VERSION)
+    finally:
+        connection.close()
+
+
+def migrate_store(path: str) -> int:
+    """Bring the file at *path* to the version that is needed; the one that was there before.
+
+    One transaction: if it ends early, the file is as it was. What still uses the file must be
+    stopped first, or it finds its tables changed.
+
+    Raises:
+        StoreTooNew: a newer version of saga wrote the file.
+        StoreUnavailable: it cannot be read or written.
+    """
+    before = stored_store_version(path)
+    database = SqliteDatabase(path)
+    try:
+        database.migrate(COMPONENT, MIGRATIONS)
+    finally:
+        database.abandon()
+    return before
 
 
 def from_entries_to_turns(cursor: sqlite3.Cursor) -> None:
@@ -154,3 +240,7 @@ def _keep_sequence(cursor: sqlite3.Cursor, table: str, old_table: str) -> None:
     if row is not None:
         cursor.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
         cursor.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, row[0]))
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (create_tables, from_entries_to_turns)
+STORE_VERSION: Final = len(MIGRATIONS)
