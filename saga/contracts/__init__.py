@@ -13,30 +13,33 @@ from saga.contracts.codec import (
     read,
     wrong_headers,
 )
-from saga.contracts.contract import (
+from saga.contracts.json_text import (
+    HEADERS_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    Unreadable,
+    UnreadableCode,
+    canonical,
+    canonical_text,
+)
+from saga.contracts.models import (
     COMMAND_CONTRACT,
     Contract,
+    ContractModel,
     ContractName,
+    Event,
+    Intent,
     Kind,
+    business_key,
+    contract_of,
     dlq_name,
     intent_done_name,
     intent_failed_name,
     parse_contract_name,
-)
-from saga.contracts.internal import Command, CommandAct, IntentDone, IntentFailed
-from saga.contracts.json_text import HEADERS_BYTES_MAX, VALUE_BYTES_MAX, canonical, canonical_text
-from saga.contracts.models import (
-    ContractModel,
-    Event,
-    Intent,
-    business_key,
-    contract_of,
     reply_contract_names,
+    upcast,
 )
-from saga.contracts.registry import ContractRegistry
-from saga.contracts.topic_names import TopicNames
-from saga.contracts.unreadable import Unreadable, UnreadableCode
-from saga.contracts.upcast import upcast
+from saga.contracts.registry import Command, CommandAct, ContractRegistry, IntentDone, IntentFailed
+from saga.contracts.topics import TopicNames
 
 __all__ = [
     "COMMAND_CONTRACT",

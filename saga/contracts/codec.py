@@ -14,10 +14,17 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from saga.contracts.cloudevents import TRACEPARENT, TYPE, Attributes
-from saga.contracts.json_text import VALUE_BYTES_MAX, canonical_dump, flaw_of
+from saga.contracts.json_text import (
+    VALUE_BYTES_MAX,
+    Unreadable,
+    UnreadableCode,
+    canonical_dump,
+    flaw_of,
+    schema_problem,
+    shortened,
+)
 from saga.contracts.models import ContractModel, contract_of, has_plain_values, is_flat
 from saga.contracts.registry import ContractRegistry, ReadPath
-from saga.contracts.unreadable import Unreadable, UnreadableCode, schema_problem, shortened
 from saga.core.events import Json, Message
 from saga.core.values import value
 from saga.errors import MalformedMessage

@@ -1,8 +1,12 @@
-"""JSON text: its canonical form, and what is refused before anybody looks at its meaning.
+"""JSON text: its canonical form, and why a message is refused before anybody looks at its meaning.
 
 JSON as the standard has it leaves room that readers fill differently: duplicate keys, NaN, numbers
 no 64-bit machine holds, halves of surrogate pairs, any depth. All of that is refused here, at the
 border, with a verdict that does not depend on the parser or on the state of the stack.
+
+A verdict has a stable code for machines, and a sentence for whoever must fix the message. It names
+the field and what was expected there, and quotes little: what was received may be long, private or
+hostile.
 """
 
 from __future__ import annotations
@@ -10,26 +14,31 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
+from enum import StrEnum
 from itertools import accumulate
 from typing import Any, NoReturn
 
 import orjson
+from pydantic import ValidationError
 
-from saga.contracts.unreadable import Unreadable, UnreadableCode, shortened
 from saga.core.events import Json
-from saga.errors import MalformedMessage
+from saga.errors import MalformedMessage, MessageError, UnsupportedVersion
 
 DEPTH_MAX = 100
 """How many arrays and objects may lie within each other."""
-
 VALUE_BYTES_MAX = 1_000_000
 """What Kafka brokers accept as they come, less some room for key and headers."""
 HEADERS_BYTES_MAX = 48_576
 """That room: what a bus has to take beside a value. Our keys and headers are far smaller."""
-
 INTEGER_MIN = -(2**63)
 INTEGER_MAX = 2**64 - 1
-
+INPUT_CHARS_MAX = 60
+MESSAGE_CHARS_MAX = 500
+PROBLEMS_MAX = 3
+"""How many fields one message names."""
+PROBLEMS_LISTED_MAX = 10_000
+"""Beyond it none is named: pydantic can only list them all, at 2.5 µs each."""
 _DEEP_BYTES_MIN = 2 * DEPTH_MAX
 """Anything shorter has no room for that many brackets."""
 _INTEGER_DIGITS_MAX = 20
@@ -40,12 +49,37 @@ _STEPS = [1 if byte in b"[{" else -1 for byte in range(256)]
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-class _Flaw(Exception):
-    """Raised inside a parser's hook, caught in this module."""
+class UnreadableCode(StrEnum):
+    """What is wrong with a message, as stored and counted."""
 
-    def __init__(self, code: UnreadableCode, message: str) -> None:
-        super().__init__(message)
-        self.unreadable = Unreadable(code, message)
+    BAD_HEADER = "bad_header"
+    NULL_VALUE = "null_value"
+    TOO_LARGE = "too_large"
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    TOO_DEEP = "too_deep"
+    DUPLICATE_KEY = "duplicate_key"
+    NUMBER_OUT_OF_RANGE = "number_out_of_range"
+    LONE_SURROGATE = "lone_surrogate"
+    NOT_AN_OBJECT = "not_an_object"
+    SCHEMA = "schema"
+    UNKNOWN_CONTRACT = "unknown_contract"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    UPCAST_FAILED = "upcast_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that cannot be read, and why."""
+
+    code: UnreadableCode
+    message: str
+
+    def error(self) -> MessageError:
+        """The same as an error, for places where somebody waits for the answer."""
+        if self.code is UnreadableCode.UNSUPPORTED_VERSION:
+            return UnsupportedVersion(self.code.value, self.message)
+        return MalformedMessage(self.code.value, self.message)
 
 
 def canonical(value: object) -> Json:
@@ -128,6 +162,35 @@ def is_deep(value: bytes) -> bool:
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > DEPTH_MAX
 
 
+def schema_problem(error: ValidationError) -> Unreadable:
+    """What pydantic found, in words: `lines[0].quantity: expected a valid integer, got "two"`."""
+    if error.error_count() > PROBLEMS_LISTED_MAX:
+        said = f"{error.error_count()} values are not what the contract says"
+        return Unreadable(UnreadableCode.SCHEMA, said)
+    found = error.errors(include_url=False, include_context=False)
+    named = [
+        _problem(one["loc"], one["type"], one["msg"], one["input"]) for one in found[:PROBLEMS_MAX]
+    ]
+    if len(found) > PROBLEMS_MAX:
+        named.append(f"and {len(found) - PROBLEMS_MAX} more")
+    return Unreadable(UnreadableCode.SCHEMA, shortened("; ".join(named)))
+
+
+def shortened(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
+    """*text*, cut to *chars_max*, and free of what cannot be stored as UTF-8."""
+    if len(text) > chars_max:
+        text = text[: chars_max - 3] + "..."
+    return text.encode("utf-8", "replace").decode()
+
+
+class _Flaw(Exception):
+    """Raised inside a parser's hook, caught in this module."""
+
+    def __init__(self, code: UnreadableCode, message: str) -> None:
+        super().__init__(message)
+        self.unreadable = Unreadable(code, message)
+
+
 def _is_plain(value: bytes) -> bool:
     """Whether *value* is what it would be if written again: then it hides nothing."""
     try:
@@ -208,3 +271,42 @@ def _reason(error: Exception) -> MalformedMessage:
         code = UnreadableCode.LONE_SURROGATE
         return MalformedMessage(code.value, "a text holds one half of a surrogate pair")
     return MalformedMessage(UnreadableCode.NOT_JSON.value, shortened(f"cannot be JSON: {text}"))
+
+
+def _problem(path: tuple[int | str, ...], kind: str, message: str, received: Any) -> str:
+    place = shortened(_path(path), 100)
+    if kind == "missing":
+        return f"{place}: is missing"
+    expected = message.removeprefix("Input should be ").removeprefix("Value error, ")
+    if message.startswith("Input should be "):
+        expected = f"expected {expected}"
+    return f"{place}: {shortened(expected, 200)}, got {_quoted(received)}"
+
+
+def _path(path: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "the message"
+
+
+def _quoted(received: Any) -> str:
+    """A little of *received*: enough to find it."""
+    match received:
+        case None:
+            return "null"
+        case bool():
+            return "true" if received else "false"
+        case str():
+            text = (
+                received if len(received) <= INPUT_CHARS_MAX else received[:INPUT_CHARS_MAX] + "..."
+            )
+            return f'"{text}"'
+        case int() | float():
+            return shortened(repr(received), INPUT_CHARS_MAX)
+        case dict():
+            return "an object"
+        case list() | tuple():
+            return f"an array of {len(received)}"
+        case _:
+            return f"a {type(received).__name__}"

@@ -1,52 +1,56 @@
-"""`Event` and `Intent[Reply]`: the bases of everything that is said on a topic.
+"""What a contract is: `Event`, `Intent[Reply]`, their versions, and the names they have everywhere.
 
 A contract is declared by class keywords and checked the moment its class is made: whatever is wrong
 with it is a `DefinitionError` that names file and line. Models are frozen and ignore fields they do
 not know; on the wire they are read strictly, so that what is accepted is what the JSON Schema says.
-Only a weak note is kept of the classes made, to catch two of them claiming one topic.
+
+A contract's name, `orders.evt.order-placed.v1`, is its topic without environment and namespace,
+its `ce_type`, and what histories store. Names are made and taken apart here and nowhere else. The
+limits leave room for environment and namespace, so that a legal contract always has a legal topic.
+
+An upcast is a plain function from an older model to a newer one. It goes up only, so chains cannot
+be circular, and each version has one way up, so that a message can be read in one way only.
 """
 
 from __future__ import annotations
 
 import gc
-from enum import Enum
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
 from typing import (
-    TYPE_CHECKING,
     Any,
     ClassVar,
     Generic,
+    NamedTuple,
+    TypeGuard,
     TypeVar,
     Unpack,
     get_args,
+    get_origin,
+    get_type_hints,
 )
 from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict
 
-from saga.contracts.contract import (
-    CONTRACT_NAME_CHARS_MAX,
-    Contract,
-    Kind,
-    intent_done_name,
-    intent_failed_name,
-)
-from saga.contracts.declaration import (
-    check_config,
-    check_fields,
-    checked_key,
-    checked_version,
-    defined_at,
-    refuse_unknown,
-    topic_parts,
-)
 from saga.errors import DefinitionError
 
-if TYPE_CHECKING:
-    from saga.contracts.upcast import Upcast
-
+CONTRACT_NAME_CHARS_MAX = 160
+"""With environment and namespace it stays below the 249 characters that Kafka allows a topic."""
+NAME_PART = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+"""One part of a name: small letters, digits and inner hyphens."""
+INTENT_DONE = "intent-done"
+INTENT_FAILED = "intent-failed"
+COMMAND_CONTRACT = "saga.ctl.command.v1"
+_MAJOR_DIGITS_MAX = 6
 Reply_co = TypeVar("Reply_co", bound="Event | None", covariant=True)
-
-_OPTIONS = ConfigDict(
+Upcaster = TypeVar("Upcaster", bound="Callable[[Any], ContractModel]")
+_OPTIONS = ConfigDict(  # promised by every contract
     frozen=True,
     extra="ignore",
     allow_inf_nan=False,
@@ -56,7 +60,61 @@ _OPTIONS = ConfigDict(
 _FLAT_TYPES = frozenset({str, int, bool, str | None, int | None, bool | None})
 _HARMLESS_OPTIONS = frozenset({*_OPTIONS, "title", "strict", "json_schema_extra"})
 _MISSING = object()
+_MACHINERY = ("pydantic.", "abc.", "saga.contracts.")
+"""Packages whose frames lie between a class statement and its rules."""
 _claimed: WeakValueDictionary[str, type[ContractModel]] = WeakValueDictionary()
+
+
+class Kind(StrEnum):
+    """What the messages of a topic are."""
+
+    EVENT = "evt"
+    INTENT = "int"
+    CONTROL = "ctl"
+    DEAD_LETTER = "dlq"
+
+
+_KINDS = frozenset(kind.value for kind in Kind)
+
+
+class ContractName(NamedTuple):
+    """The parts of a contract's name."""
+
+    domain: str
+    kind: Kind
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.domain}.{self.kind.value}.{self.name}.v{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """One version of one message: its name, its model, and where that was written (`file:line`).
+
+    *reply* is the event that answers an intent, None for `Intent[None]` and for everything else.
+    *key* is the field that holds the business key of events that start a saga.
+    """
+
+    domain: str
+    name: str
+    kind: Kind
+    version: int
+    model: type[ContractModel]
+    reply: type[Event] | None = None
+    key: str | None = None
+    where: str | None = None
+    contract_name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        full = ContractName(self.domain, self.kind, self.name, self.version)
+        object.__setattr__(self, "contract_name", str(full))
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether the engine itself defines this contract: commands, and the two common replies."""
+        return self.kind is Kind.CONTROL or self.name in (INTENT_DONE, INTENT_FAILED)
 
 
 class ContractModel(BaseModel):
@@ -100,8 +158,8 @@ class Event(ContractModel):
         key: str | None = None,
         **unknown: object,
     ) -> None:
-        where = defined_at()
-        refuse_unknown(cls, unknown, where)
+        where = _defined_at()
+        _refuse_unknown(cls, unknown, where)
         _declare(cls, Kind.EVENT, topic, version, key=key, reply=None, where=where)
 
 
@@ -128,10 +186,52 @@ class Intent(ContractModel, Generic[Reply_co]):
         version: int | None = None,
         **unknown: object,
     ) -> None:
-        where = defined_at()
-        refuse_unknown(cls, unknown, where)
+        where = _defined_at()
+        _refuse_unknown(cls, unknown, where)
         reply = None if topic is None else _reply_of(cls, where)
         _declare(cls, Kind.INTENT, topic, version, key=None, reply=reply, where=where)
+
+
+@dataclass(frozen=True, slots=True)
+class Upcast:
+    """One way up, and where it was written."""
+
+    old: type[ContractModel]
+    new: type[ContractModel]
+    function: Callable[[Any], ContractModel]
+    where: str
+
+
+def upcast(function: Upcaster) -> Upcaster:
+    """Join two versions of a contract: the decorated `(old) -> new` makes the newer of the older.
+
+    Both are read from the annotations. The function is called when an older message is read, and
+    must be pure; what it raises parks the message.
+
+    Raises:
+        DefinitionError: the annotations are no two versions of one contract, the newer last, or the
+            older one already has another way up.
+    """
+    where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+    caller = sys._getframe(1)  # noqa: SLF001  # annotations may name classes local to the caller
+    old, new = _ends(function, caller.f_locals, where)
+    before, after = contract_of(old), contract_of(new)
+    _check_ends(function, before, after, where)
+    known = old.__saga_upcast__
+    if known is not None and not _is_same_definition(known.function, function):
+        raise DefinitionError(
+            f"{before.contract_name} already has a way up, {known.function.__qualname__}"
+            f" ({known.where}); a message can be read in one way only",
+            where=where,
+        )
+    if known is not None:
+        known.new.__saga_upcasts_from__ = tuple(
+            one for one in known.new.__saga_upcasts_from__ if one is not known
+        )
+    made = Upcast(old=old, new=new, function=function, where=where)
+    old.__saga_upcast__ = made
+    new.__saga_upcasts_from__ = (*new.__saga_upcasts_from__, made)
+    return function
 
 
 def contract_of(model: type[BaseModel]) -> Contract:
@@ -149,15 +249,6 @@ def contract_of(model: type[BaseModel]) -> Contract:
     return contract
 
 
-def reply_contract_names(contract: Contract) -> tuple[str, ...]:
-    """Where an answer to the intent *contract* may arrive: its reply, then the failure."""
-    if contract.reply is None:
-        done = intent_done_name(contract.domain)
-    else:
-        done = contract_of(contract.reply).contract_name
-    return done, intent_failed_name(contract.domain)
-
-
 def business_key(model: ContractModel) -> str | None:
     """The business key that *model* carries in its `key` field; None where its class names none."""
     contract = contract_of(type(model))
@@ -167,6 +258,52 @@ def business_key(model: ContractModel) -> str | None:
     if value is None:
         return None
     return str(value.value if isinstance(value, Enum) else value)
+
+
+def reply_contract_names(contract: Contract) -> tuple[str, ...]:
+    """Where an answer to the intent *contract* may arrive: its reply, then the failure."""
+    if contract.reply is None:
+        done = intent_done_name(contract.domain)
+    else:
+        done = contract_of(contract.reply).contract_name
+    return done, intent_failed_name(contract.domain)
+
+
+def parse_contract_name(text: str) -> ContractName | None:
+    """The parts of a contract's name, or None where *text* is none."""
+    parts = text.split(".")
+    if len(parts) != len(ContractName._fields) or len(text) > CONTRACT_NAME_CHARS_MAX:
+        return None
+    domain, kind, name, version = parts
+    digits = version[1:]
+    is_version = version[:1] == "v" and digits.isascii() and digits.isdecimal()
+    if not is_version or digits[0] == "0" or len(digits) > _MAJOR_DIGITS_MAX:
+        return None
+    if kind not in _KINDS or not NAME_PART.fullmatch(domain) or not NAME_PART.fullmatch(name):
+        return None
+    return ContractName(domain, Kind(kind), name, int(digits))
+
+
+def intent_done_name(domain: str) -> str:
+    """The contract that says an `Intent[None]` of *domain* is done."""
+    return f"{domain}.evt.{INTENT_DONE}.v1"
+
+
+def intent_failed_name(domain: str) -> str:
+    """The contract that says an intent of *domain* was refused or failed."""
+    return f"{domain}.evt.{INTENT_FAILED}.v1"
+
+
+def dlq_name(contract_name: str) -> str:
+    """The contract name of the topic on which parked records of *contract_name* are published.
+
+    Raises:
+        ValueError: *contract_name* is no contract's name.
+    """
+    name = parse_contract_name(contract_name)
+    if name is None:
+        raise ValueError(f"{contract_name!r} is no contract name like 'orders.evt.order-placed.v1'")
+    return str(name._replace(kind=Kind.DEAD_LETTER))
 
 
 def is_flat(model: type[ContractModel]) -> bool:
@@ -180,19 +317,6 @@ def is_flat(model: type[ContractModel]) -> bool:
     return known
 
 
-def _is_flat(model: type[ContractModel]) -> bool:
-    decorators = model.__pydantic_decorators__
-    if decorators.field_serializers or decorators.model_serializers or model.model_computed_fields:
-        return False
-    return all(
-        field.annotation in _FLAT_TYPES
-        and field.serialization_alias is None
-        and not field.exclude
-        and not field.metadata
-        for field in model.model_fields.values()
-    )
-
-
 def has_plain_values(model: ContractModel) -> bool:
     """Whether what a model holds can be read again because of its types alone.
 
@@ -204,6 +328,38 @@ def has_plain_values(model: ContractModel) -> bool:
         types = kind.__saga_plain_types__ = _plain_types(kind)
     values = model.__dict__
     return bool(types) and all(type(values.get(name, _MISSING)) in types[name] for name in types)
+
+
+def complete(model: type[ContractModel]) -> None:
+    """Resolve annotations that named a class which did not exist yet when *model* was made.
+
+    Raises:
+        DefinitionError: one of them still cannot be resolved, or its fields cannot be a contract.
+    """
+    if model.__pydantic_complete__:
+        return
+    contract = contract_of(model)
+    try:
+        model.model_rebuild()
+    except NameError as error:
+        raise DefinitionError(
+            f"{model.__qualname__} has a field whose type cannot be found: {error}",
+            where=contract.where,
+        ) from error
+    _check_fields(model, contract.where)
+
+
+def _is_flat(model: type[ContractModel]) -> bool:
+    decorators = model.__pydantic_decorators__
+    if decorators.field_serializers or decorators.model_serializers or model.model_computed_fields:
+        return False
+    return all(
+        field.annotation in _FLAT_TYPES
+        and field.serialization_alias is None
+        and not field.exclude
+        and not field.metadata
+        for field in model.model_fields.values()
+    )
 
 
 def _plain_types(model: type[ContractModel]) -> dict[str, frozenset[type]]:
@@ -226,25 +382,6 @@ def _plain_types(model: type[ContractModel]) -> dict[str, frozenset[type]]:
     }
 
 
-def complete(model: type[ContractModel]) -> None:
-    """Resolve annotations that named a class which did not exist yet when *model* was made.
-
-    Raises:
-        DefinitionError: one of them still cannot be resolved, or its fields cannot be a contract.
-    """
-    if model.__pydantic_complete__:
-        return
-    contract = contract_of(model)
-    try:
-        model.model_rebuild()
-    except NameError as error:
-        raise DefinitionError(
-            f"{model.__qualname__} has a field whose type cannot be found: {error}",
-            where=contract.where,
-        ) from error
-    check_fields(model, contract.where)
-
-
 def _declare(
     cls: type[ContractModel],
     kind: Kind,
@@ -259,7 +396,7 @@ def _declare(
     cls.__saga_contract__ = None
     cls.__saga_upcast__ = None
     cls.__saga_upcasts_from__ = ()
-    check_config(cls, where)
+    _check_config(cls, where)
     if topic is None:
         if version is not None or key is not None:
             raise DefinitionError(
@@ -267,15 +404,15 @@ def _declare(
                 where=where,
             )
         return
-    domain, name = topic_parts(cls, topic, where)
+    domain, name = _topic_parts(cls, topic, where)
     contract = Contract(
         domain=domain,
         name=name,
         kind=kind,
-        version=checked_version(cls, version, where),
+        version=_checked_version(cls, version, where),
         model=cls,
         reply=reply,
-        key=checked_key(cls, key, where),
+        key=_checked_key(cls, key, where),
         where=where,
     )
     if len(contract.contract_name) > CONTRACT_NAME_CHARS_MAX:
@@ -285,7 +422,7 @@ def _declare(
             where=where,
         )
     if cls.__pydantic_complete__:
-        check_fields(cls, where)
+        _check_fields(cls, where)
     _claim(contract)
     cls.__saga_contract__ = contract
 
@@ -332,5 +469,152 @@ def _claim(contract: Contract) -> None:
     _claimed[contract.contract_name] = mine
 
 
-def _is_same_definition(one: type[Any], other: type[Any]) -> bool:
+def _defined_at() -> str:
+    """`file:line` of the class statement that is being executed."""
+    frame = sys._getframe(1)  # noqa: SLF001  # the caller's place is the point of the message
+    while frame.f_back is not None:
+        module = frame.f_globals.get("__name__", "")
+        if not f"{module}.".startswith(_MACHINERY):
+            break
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _refuse_unknown(cls: type[BaseModel], unknown: dict[str, object], where: str) -> None:
+    """Refuse class keywords that mean nothing."""
+    if unknown:
+        raise DefinitionError(
+            f"{cls.__qualname__} has the class keyword {', '.join(unknown)}: expected topic and"
+            " version, and for events key",
+            where=where,
+        )
+
+
+def _check_config(cls: type[BaseModel], where: str) -> None:
+    """Refuse a configuration under which a contract would not keep its promises."""
+    for option, promised in _OPTIONS.items():
+        if cls.model_config.get(option) != promised:
+            raise DefinitionError(
+                f"{cls.__qualname__} sets {option}={cls.model_config.get(option)!r} in its"
+                f" configuration; contracts are always {option}={promised!r}",
+                where=where,
+            )
+
+
+def _topic_parts(cls: type[BaseModel], topic: object, where: str) -> tuple[str, str]:
+    """Domain and name of `topic=`; refuse what is no legal name or one of the engine's."""
+    domain, _, name = topic.partition(".") if isinstance(topic, str) else ("", "", "")
+    if not (NAME_PART.fullmatch(domain) and NAME_PART.fullmatch(name)):
+        raise DefinitionError(
+            f'{cls.__qualname__} has topic={topic!r}: expected "<domain>.<name>", two parts of'
+            ' small letters, digits and hyphens, for example "orders.order-placed"',
+            where=where,
+        )
+    if name in (INTENT_DONE, INTENT_FAILED):
+        raise DefinitionError(
+            f"{cls.__qualname__} has topic={topic!r}: {INTENT_DONE!r} and {INTENT_FAILED!r} are"
+            " the names of the replies that every domain has; choose another name",
+            where=where,
+        )
+    return domain, name
+
+
+def _checked_version(cls: type[BaseModel], version: object, where: str) -> int:
+    """The major version of `version=`."""
+    if type(version) is not int or not 1 <= version < 10**6:
+        raise DefinitionError(
+            f"{cls.__qualname__} has version={version!r}: expected its major version,"
+            " a whole number from 1 on",
+            where=where,
+        )
+    return version
+
+
+def _checked_key(cls: type[BaseModel], key: object, where: str) -> str | None:
+    """The field of `key=`, which must exist."""
+    if key is None:
+        return None
+    if not isinstance(key, str) or key not in cls.model_fields:
+        raise DefinitionError(
+            f"{cls.__qualname__} has key={key!r}, which is none of its fields:"
+            f" {', '.join(cls.model_fields) or 'it has none'}",
+            where=where,
+        )
+    return key
+
+
+def _check_fields(cls: type[BaseModel], where: str | None) -> None:
+    """Refuse sets: their order differs from process to process, so they have no canonical JSON."""
+    seen: set[object] = set()
+
+    def visit(annotation: object, path: str) -> None:
+        kind = get_origin(annotation) or annotation
+        if isinstance(kind, type) and issubclass(kind, AbstractSet):
+            raise DefinitionError(
+                f"{cls.__qualname__} has a set in {path!r}: sets have no order, and a message must"
+                " have one form only; use a tuple",
+                where=where,
+            )
+        for argument in get_args(annotation):
+            visit(argument, path)
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in seen:
+            seen.add(kind)
+            for name, info in kind.model_fields.items():
+                visit(info.annotation, f"{path}.{name}" if path else name)
+
+    visit(cls, "")
+
+
+def _ends(
+    function: Callable[[Any], ContractModel], names: dict[str, Any], where: str
+) -> tuple[type[ContractModel], type[ContractModel]]:
+    try:
+        hints = get_type_hints(function, localns=names)
+    except NameError as error:
+        raise DefinitionError(
+            f"the annotations of upcast {function.__qualname__} cannot be resolved: {error}",
+            where=where,
+        ) from error
+    parameters = list(inspect.signature(function).parameters.values())
+    old = hints.get(parameters[0].name) if len(parameters) == 1 else None
+    new = hints.get("return")
+    if not (_is_contract(old) and _is_contract(new)):
+        raise DefinitionError(
+            f"upcast {function.__qualname__} must be annotated (old) -> new with two contract"
+            " classes, and nothing else",
+            where=where,
+        )
+    if inspect.iscoroutinefunction(function):
+        raise DefinitionError(
+            f"upcast {function.__qualname__} must be a plain function, not async", where=where
+        )
+    return old, new
+
+
+def _is_contract(model: Any) -> TypeGuard[type[ContractModel]]:
+    return (
+        isinstance(model, type)
+        and issubclass(model, ContractModel)
+        and model.__dict__.get("__saga_contract__") is not None
+    )
+
+
+def _check_ends(
+    function: Callable[[Any], ContractModel], before: Contract, after: Contract, where: str
+) -> None:
+    if (before.domain, before.kind, before.name) != (after.domain, after.kind, after.name):
+        raise DefinitionError(
+            f"upcast {function.__qualname__} goes from {before.contract_name} to"
+            f" {after.contract_name}: both must be versions of one topic",
+            where=where,
+        )
+    if before.version >= after.version:
+        raise DefinitionError(
+            f"upcast {function.__qualname__} goes from version {before.version} to"
+            f" {after.version}: it must go up",
+            where=where,
+        )
+
+
+def _is_same_definition(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)

@@ -3,6 +3,10 @@
 It is built once, from the classes that the application names, and completed: with the replies of
 its intents, every version joined by upcasts, and the engine's own messages. Nothing is added later
 and no class is ever found by a name from a message.
+
+The engine's own are the two replies that every domain has, and commands to sagas. They are read
+leniently where a service in another language may leave something out, and strictly where a wrong
+guess would do harm: a signal without a name, an abandoned saga without a reason.
 """
 
 from __future__ import annotations
@@ -10,21 +14,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal, Self
 
-from saga.contracts.contract import (
+from pydantic import Field, JsonValue, model_validator
+
+from saga.contracts.json_text import shortened
+from saga.contracts.models import (
     CONTRACT_NAME_CHARS_MAX,
+    INTENT_DONE,
+    INTENT_FAILED,
     Contract,
+    ContractModel,
     Kind,
+    Upcast,
+    complete,
+    contract_of,
     parse_contract_name,
 )
-from saga.contracts.internal import COMMAND, internal_replies
-from saga.contracts.models import ContractModel, complete, contract_of
-from saga.contracts.unreadable import shortened
-from saga.contracts.upcast import Upcast
-from saga.core.events import Json
+from saga.core.events import CancelMode, Json
 from saga.errors import DefinitionError, UnknownContract
 
+TEXT_CHARS_MAX = 10_000
+"""Of a reason, code or message: they end in histories and on screens."""
 MODELS_KEPT_MAX = 1_024
 """Received and not yet read by a saga: more than one batch has."""
 
@@ -132,6 +145,74 @@ class ContractRegistry:
         if self.knows_other_versions(contract_name):
             return f"no such version of a known contract: {shown}{hint}"
         return f"unknown contract {shown}{hint}"
+
+
+class IntentDone(ContractModel):
+    """The reply to an `Intent[None]`: done, with nothing to add."""
+
+
+class IntentFailed(ContractModel):
+    """The reply of a service that did not do it.
+
+    `refused` is final and nothing happened; `failed` is a failed attempt.
+    """
+
+    outcome: Literal["refused", "failed"]
+    code: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
+    message: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
+
+
+class CommandAct(StrEnum):
+    """What can be asked of a saga from outside."""
+
+    SIGNAL = "signal"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    SKIP = "skip"
+    COMPENSATE = "compensate"
+    RELEASE = "release"
+    ABANDON = "abandon"
+
+
+class Command(ContractModel):
+    """A signal, a cancel or an operator's act, for one saga.
+
+    *command_id* is the sender's: the same command sent twice is done once. *name* and *payload*
+    belong to signals, *mode* to cancels, *step* to acts about one step. *requested_at* is in
+    microseconds UTC.
+    """
+
+    command_id: str = Field(min_length=1, max_length=200)
+    act: CommandAct
+    saga_id: str = Field(min_length=1, max_length=200)
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    payload: JsonValue = None
+    mode: CancelMode = CancelMode.GRACEFUL
+    step: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
+    reason: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
+    actor: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
+    requested_at: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _says_enough(self) -> Self:
+        if self.act is CommandAct.SIGNAL and self.name is None:
+            raise ValueError("a signal needs a name")
+        gives_up = self.act is CommandAct.ABANDON or self.mode is CancelMode.ABANDON
+        if gives_up and not self.reason:
+            raise ValueError("to abandon a saga needs a reason")
+        return self
+
+
+COMMAND = Contract(domain="saga", name="command", kind=Kind.CONTROL, version=1, model=Command)
+"""`saga.ctl.command.v1`."""
+
+
+def internal_replies(domain: str) -> tuple[Contract, Contract]:
+    """The contracts of `intent-done` and `intent-failed` in *domain*."""
+    return (
+        Contract(domain=domain, name=INTENT_DONE, kind=Kind.EVENT, version=1, model=IntentDone),
+        Contract(domain=domain, name=INTENT_FAILED, kind=Kind.EVENT, version=1, model=IntentFailed),
+    )
 
 
 def _closure(models: Iterable[type[ContractModel]]) -> dict[str, Contract]:

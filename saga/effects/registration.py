@@ -13,7 +13,7 @@ from types import CodeType, MappingProxyType
 from typing import Any, Final, TypeVar, get_type_hints
 
 from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
-from saga.contracts.contract import NAME_PART
+from saga.contracts.models import NAME_PART
 from saga.core.values import value
 from saga.effects.context import EffectContext
 from saga.errors import DefinitionError

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from typing import Any, Final, NamedTuple
 
 from saga.contracts import VALUE_BYTES_MAX, encode
-from saga.contracts.unreadable import shortened
+from saga.contracts.json_text import shortened
 from saga.core.events import Json, ReplyOutcome
 from saga.effects.context import EffectContext
 from saga.effects.inbox import FailureCode, Run

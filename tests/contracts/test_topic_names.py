@@ -13,8 +13,8 @@ from saga.contracts import (
     intent_failed_name,
     parse_contract_name,
 )
-from saga.contracts.contract import CONTRACT_NAME_CHARS_MAX
-from saga.contracts.topic_names import NAMING_PART_CHARS_MAX
+from saga.contracts.models import CONTRACT_NAME_CHARS_MAX
+from saga.contracts.topics import NAMING_PART_CHARS_MAX
 
 PARTS = st.from_regex(r"\A[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?\Z")
 NAMES = st.builds(ContractName, PARTS, st.sampled_from(Kind), PARTS, st.integers(1, 999_999))

@@ -29,9 +29,8 @@ from saga.contracts import (
     contract_of,
     reply_contract_names,
 )
-from saga.contracts.asyncapi import Document, Participant, TopicSettings, asyncapi_document
-from saga.contracts.compatibility import Change
-from saga.contracts.lockfile import Lock, check, lock_of, lock_text, read_lock
+from saga.contracts.lockfile import Change, Lock, check, lock_of, lock_text, read_lock
+from saga.contracts.topics import Document, Participant, TopicSettings, asyncapi_document
 from saga.effects import Effects
 from saga.errors import TopicMissing
 from saga.ports import Bus, Source, TopicSpec

@@ -1,8 +1,10 @@
-"""The AsyncAPI 3.0 document of an application: what a service in any language needs to take part.
+"""Topics: their names, and the AsyncAPI 3.0 document of all that an application does with them.
 
-Contracts become channels and messages, what sagas and effect services do with them operations.
-Payloads are the very schemas by which messages are read. AsyncAPI knows JSON Schema draft 7, so the
-few newer words are put into its terms, and definitions that several messages share stand once.
+A topic's name is a contract's with the environment and namespace that the settings say. The
+document tells a service in any language what it needs to take part. Contracts become channels and
+messages, what sagas and effect services do with them operations. Payloads are the very schemas by
+which messages are read. AsyncAPI knows JSON Schema draft 7, so the few newer words are put into its
+terms, and definitions that several messages share stand once.
 """
 
 from __future__ import annotations
@@ -10,23 +12,27 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import orjson
 from pydantic.json_schema import models_json_schema
 
-from saga.contracts.contract import Contract, Kind
-from saga.contracts.models import reply_contract_names
+from saga.contracts.models import (
+    NAME_PART,
+    Contract,
+    Kind,
+    parse_contract_name,
+    reply_contract_names,
+)
 from saga.contracts.registry import ContractRegistry
-from saga.contracts.topic_names import TopicNames
 
+NAMING_PART_CHARS_MAX = 32
+"""Of environment and namespace each: with the longest contract name still a legal topic."""
 ASYNCAPI: Final = "3.0.0"
 KAFKA_BINDING: Final = "0.5.0"
-
 Document = dict[str, Any]
 JsonSchema = dict[str, Any]
-
 _DEFINITION: Final = "#/components/schemas/{model}"
 _TEXT: Final = {"type": "string"}
 _HEADERS: Final[Mapping[str, JsonSchema]] = {
@@ -43,6 +49,41 @@ _HEADERS: Final[Mapping[str, JsonSchema]] = {
     "traceparent": {"type": "string", "description": "W3C trace context"},
 }
 _ALWAYS_ON_INTENTS: Final = tuple(name for name in _HEADERS if name != "traceparent")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNames:
+    """The topics of one environment and namespace.
+
+    Raises:
+        ValueError: *env* or *namespace* cannot be part of a topic's name.
+    """
+
+    env: str
+    namespace: str
+    _prefix: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, part in (("env", self.env), ("namespace", self.namespace)):
+            if not NAME_PART.fullmatch(part) or len(part) > NAMING_PART_CHARS_MAX:
+                raise ValueError(
+                    f"{name} {part[:100]!r} cannot be part of a topic's name: expected small"
+                    f" letters, digits and inner hyphens, at most {NAMING_PART_CHARS_MAX}"
+                )
+        object.__setattr__(self, "_prefix", f"{self.env}.{self.namespace}.")
+
+    def topic(self, contract_name: str) -> str:
+        """The topic of the contract *contract_name*."""
+        return self._prefix + contract_name
+
+    def contract_name(self, topic: str) -> str | None:
+        """The contract whose topic this is; None where it belongs to another namespace or to
+        nobody.
+        """
+        if not topic.startswith(self._prefix):
+            return None
+        name = topic[len(self._prefix) :]
+        return name if parse_contract_name(name) is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
