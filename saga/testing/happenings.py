@@ -171,14 +171,25 @@ def signalled(name: str, payload: object = None, *, actor: str | None = None) ->
     return Plain(SignalReceived(name=name, payload=canonical(payload), actor=actor))
 
 
-def cancelled(reason: str = "cancelled", *, mode: CancelMode | str = CancelMode.GRACEFUL) -> Plain:
+def cancelled(
+    reason: str = "cancelled",
+    *,
+    mode: CancelMode | str = CancelMode.GRACEFUL,
+    actor: str | None = None,
+) -> Plain:
     """Somebody asks for the saga to end: `graceful`, `immediate` or `abandon`."""
-    return Plain(CancelRequested(mode=CancelMode(mode), reason=reason))
+    return Plain(CancelRequested(mode=CancelMode(mode), reason=reason, actor=actor))
 
 
-def operator(act: Act | str, step: str | None = None, *, reason: str = "on purpose") -> Plain:
+def operator(
+    act: Act | str,
+    step: str | None = None,
+    *,
+    reason: str = "on purpose",
+    actor: str | None = None,
+) -> Plain:
     """An operator acts: `retry`, `skip`, `compensate` or `release`."""
-    return Plain(OperatorActed(act=Act(act), reason=reason, step=step))
+    return Plain(OperatorActed(act=Act(act), reason=reason, step=step, actor=actor))
 
 
 def turn_failed(error: str) -> Plain:
