@@ -5,7 +5,7 @@ from pydantic import BaseModel
 from saga import Context, EffectContext, Effects, Event, Intent, Refused, SagaApp, saga
 
 
-class OrderPlaced(Event, topic="orders.order-placed", version=1, key="order_id"):
+class OrderPlaced(Event, topic="cli-orders.order-placed", version=1, key="order_id"):
     order_id: str
     amount: int
 
@@ -28,11 +28,11 @@ class Ship(Intent[None], topic="parcels.ship", version=1):
     order_id: str
 
 
-class OrderConfirmed(Event, topic="orders.order-confirmed", version=1):
+class OrderConfirmed(Event, topic="cli-orders.order-confirmed", version=1):
     order_id: str
 
 
-class OrderRejected(Event, topic="orders.order-rejected", version=1):
+class OrderRejected(Event, topic="cli-orders.order-rejected", version=1):
     order_id: str
     reason: str
 
@@ -92,5 +92,5 @@ async def ship(intent: Ship, ctx: EffectContext) -> None:
 app = SagaApp(sagas=[order, leave], effects=[payments])
 """
 
-ORDER = "orders.evt.order-placed.v1"
+ORDER = "cli-orders.evt.order-placed.v1"
 LEAVE = "staff.evt.leave-asked.v1"

@@ -96,7 +96,7 @@ def test_show_has_the_shape_of_the_interface(looking):
     ]
     assert row["residue"] == []
     assert row["outcome"] == {
-        "contract": "orders.evt.order-rejected.v1",
+        "contract": "cli-orders.evt.order-rejected.v1",
         "payload": {"order_id": "far-1", "reason": "too far"},
     }
 
@@ -159,7 +159,7 @@ def test_looking_where_nothing_is_makes_no_files(toys):
 
 def test_hostile_keys_do_not_repaint_the_terminal(toys):
     """Control characters of a key are made visible; markup in it is text."""
-    words = ("publish", "orders.evt.order-placed.v1")
+    words = ("publish", "cli-orders.evt.order-placed.v1")
     assert call(*words, '{"order_id": "\\u001b[31m[bold]x", "amount": 1}').code == 0
     assert call("run", "--until-idle").code == 0
 

@@ -17,7 +17,7 @@ def test_publish_says_which_saga_it_starts(toys):
 
 def test_an_event_that_starts_nothing_is_published_all_the_same(toys):
     """Its saga id is null."""
-    words = ("orders.evt.order-confirmed.v1", '{"order_id": "o-1"}', "--key", "o-1")
+    words = ("cli-orders.evt.order-confirmed.v1", '{"order_id": "o-1"}', "--key", "o-1")
 
     assert call("publish", *words, "--json").row["saga_id"] is None
 
@@ -55,7 +55,7 @@ def test_an_empty_key_is_refused(toys):
 
 def test_an_unknown_contract_is_refused_with_names_that_come_near(toys):
     """Before anything is opened."""
-    called = call("publish", "orders.evt.order-placd.v1", "{}")
+    called = call("publish", "cli-orders.evt.order-placd.v1", "{}")
 
     assert called.code == 1
     assert f"did you mean {ORDER}" in called.err
