@@ -21,12 +21,12 @@ out" stops the consumers of a running broker. `/health/live` notices, but only t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import open_effects_store
 from saga.application import Application
+from saga.core.values import value
 from saga.effects import Effects, EffectsSettings
 from saga.errors import SettingsError
 from saga.ports.bus import TopicSpec
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from saga.adapters.faststream import EffectsSubscriber
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Attached:
     """Services on a broker.
 
@@ -63,7 +63,7 @@ def attach(
     Args:
         broker: where they belong from now on. It must not be started yet.
         effects: the services.
-        limits: how much they do at once, and how patient they are.
+        limits: how much they do at once, and how long they wait for a bus or store.
         settings: as in the environment, for example `effects_store="sqlite:///payments.db"`,
             `env="prod"`, `namespace="shop"`. The bus is the broker's.
 
@@ -108,5 +108,5 @@ def attach(
         open=opened,
         settings=limits,
     )
-    subscribers = tuple(binding.bind(one) for one in effects)
+    subscribers = tuple(map(binding.bind, effects))
     return Attached(subscribers, routes(subscribers))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from saga.core.identity import SagaId
+from saga.core.values import value
 
 
-# Not frozen: one is made for every message, and freezing triples what that costs.
-@dataclass(slots=True, kw_only=True)
+@value(kw_only=True)
 class EffectContext:
     """The message in hand, and the service's tables.
 

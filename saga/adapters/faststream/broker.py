@@ -17,7 +17,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from faststream import AckPolicy
@@ -30,6 +29,7 @@ from saga.adapters.faststream._faststream import connection_arguments
 from saga.adapters.faststream.subscriber import EffectsSubscriber
 from saga.adapters.http import Page, probes
 from saga.adapters.kafka import KafkaConnection
+from saga.core.values import value
 from saga.effects.health import effects_metrics
 from saga.errors import StoreUnavailable
 
@@ -55,7 +55,7 @@ TAKEN_OVER: Final = (
 """Identity and encryption. The behaviour of a broker's own producer is none of our business."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class BrokerConnection(KafkaConnection):
     """A connection with the credentials of *broker*, which are read when they are needed."""
 

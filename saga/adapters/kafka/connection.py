@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 from typing_extensions import override
 
+from saga.core.values import value
 from saga.errors import BusUnavailable, SettingsError
 from saga.settings import Settings
 
@@ -36,7 +37,7 @@ _PROTOCOLS_THAT_USE: Final = {
 """Who gives credentials or certificates does not want to connect without them by mistake."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class KafkaSecurity:
     """Encryption and credentials.
 
@@ -56,7 +57,7 @@ class KafkaSecurity:
     checks_hostname: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class KafkaConnection:
     """Where the cluster is, and how to talk to it.
 
