@@ -6,7 +6,7 @@ from saga.adapters.faststream import BrokerBus, EffectsSubscriber, own_broker
 from saga.adapters.kafka import KafkaBus, KafkaConnection
 from saga.testing.bus_suite import BusSuite
 from tests.adapters.apart import ApartBus
-from tests.adapters.test_kafka_bus import QUICK
+from tests.adapters.kafka.fixtures import QUICK
 
 
 class BrokerBuses(BrokerBus):

@@ -1,4 +1,4 @@
-"""TLS and SASL on a real broker: what is let in, and what one is told who is not."""
+"""TLS and SASL on a real broker: who is let in, and which error the others get."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 SECONDS_MAX = 12.0
 LOGIN = "org.apache.kafka.common.security"
 TIMEOUT_S = 60
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.connected
 
@@ -47,25 +47,27 @@ class Secured:
 
     def variables(self, listener: str = "SECURE", **more: str) -> dict[str, str]:
         """The environment of a process that is let in by SASL over TLS; *more* goes before it."""
-        found = {
+        variables = {
             "SAGA_BUS": f"kafka://{self.kafka.bootstrap_of(listener)}",
             "SAGA_KAFKA_SSL_CA_FILE": str(self.authority.certificate),
             "SAGA_KAFKA_SECURITY_PROTOCOL": "SSL",
         }
         if listener == "SECURE":
-            found |= {
+            variables |= {
                 "SAGA_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
                 "SAGA_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
                 "SAGA_KAFKA_SASL_USERNAME": USER,
                 "SAGA_KAFKA_SASL_PASSWORD": PASSWORD,
             }
-        return {**found, **more}
+        return {**variables, **more}
 
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Secured]:
-    """A broker that takes every way of SASL over TLS, one that asks for certificates, and others
-    whose own certificates are not to be believed.
+    """A broker with four listeners.
+
+    One takes every mechanism of SASL over TLS, one asks for certificates, and the certificates of
+    two are not to be believed.
     """
     with scratch_folder() as folder:
         authority = Authority(folder / "authority")
@@ -147,17 +149,17 @@ async def exchange(variables: dict[str, str], name: str) -> None:
         await bus.create_topics([TopicSpec(name, 1)])
         await bus.publish([Record(name, b"k", b"v")])
         member = await bus.subscribe(f"{name}.g", [name])
-        found = []
+        records = []
         async with asyncio.timeout(20):
-            while not found:
-                found = await member.fetch(records_max=10, timeout_s=1)
-        assert [one.value for one in found] == [b"v"]
+            while not records:
+                records = await member.fetch(records_max=10, timeout_s=1)
+        assert [record.value for record in records] == [b"v"]
     finally:
         await bus.close()
 
 
 async def refusal(variables: dict[str, str]) -> str:
-    """What one is told who is not let in; within seconds, and without a secret."""
+    """The error of a client that is not let in; within seconds, and without a secret."""
     bus = open_bus(Settings.read(variables), record_bytes_max=1_000_000)
     started_s = time.monotonic()
     try:
@@ -166,8 +168,8 @@ async def refusal(variables: dict[str, str]) -> str:
     finally:
         await bus.close()
     assert time.monotonic() - started_s < SECONDS_MAX
-    said = f"{caught.value}{caught.value!r}"
-    assert not [secret for secret in (PASSWORD, WRONG, KEY_PASSWORD, "s3cret") if secret in said]
+    shown = f"{caught.value}{caught.value!r}"
+    assert not [secret for secret in (PASSWORD, WRONG, KEY_PASSWORD, "s3cret") if secret in shown]
     return str(caught.value)
 
 
@@ -179,7 +181,7 @@ async def test_a_password_lets_us_in(secured: Secured, namespace: str, mechanism
 
 @pytest.mark.parametrize("hook", [token, token_later])
 async def test_a_token_lets_us_in(secured: Secured, namespace: str, hook) -> None:
-    """From a function of the user's, be it one that waits."""
+    """From a function of the user's, `async` or not."""
     variables = bearing(secured, hook)
 
     await exchange(variables, namespace)
@@ -208,7 +210,9 @@ async def test_a_certificate_lets_us_in(
     await exchange(variables, namespace)
 
 
-async def test_a_name_is_not_asked_for_if_told_so(secured: Secured, namespace: str) -> None:
+async def test_the_name_in_a_certificate_is_not_checked_if_told_so(
+    secured: Secured, namespace: str
+) -> None:
     """A certificate for another host is believed only then."""
     variables = secured.variables("ELSEWHERE", SAGA_KAFKA_SSL_CHECK_HOSTNAME="false")
 
@@ -216,31 +220,29 @@ async def test_a_name_is_not_asked_for_if_told_so(secured: Secured, namespace: s
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS[:3])
-async def test_a_wrong_password_is_said_to_be_wrong(secured: Secured, mechanism: str) -> None:
+async def test_a_wrong_password_is_reported_as_such(secured: Secured, mechanism: str) -> None:
     """With the user, the setting and the server."""
-    said = await refusal(
+    error = await refusal(
         secured.variables(SAGA_KAFKA_SASL_MECHANISM=mechanism, SAGA_KAFKA_SASL_PASSWORD=WRONG)
     )
 
-    assert "SAGA_KAFKA_SASL_PASSWORD" in said
-    assert f"{USER!r}" in said
-    assert secured.kafka.bootstrap_of("SECURE") in said
+    assert "SAGA_KAFKA_SASL_PASSWORD" in error
+    assert f"{USER!r}" in error
+    assert secured.kafka.bootstrap_of("SECURE") in error
 
 
 @pytest.mark.parametrize("hook", [stale_token, no_token])
-async def test_a_token_that_does_not_do_is_traced_to_its_hook(secured: Secured, hook) -> None:
-    """Be it refused or not to be had."""
-    said = await refusal(bearing(secured, hook))
+async def test_a_token_that_is_no_good_is_traced_to_its_hook(secured: Secured, hook) -> None:
+    """Whether it is refused or missing."""
+    error = await refusal(bearing(secured, hook))
 
-    assert "SAGA_KAFKA_SASL_OAUTH_TOKEN" in said
-    assert hook.__name__ in said
+    assert "SAGA_KAFKA_SASL_OAUTH_TOKEN" in error
+    assert hook.__name__ in error
 
 
 @pytest.mark.parametrize("wrong", ["password", "token"])
-async def test_finding_out_what_is_wrong_leaves_no_connection_open(
-    secured: Secured, wrong: str
-) -> None:
-    """Not even for the moment that an encrypted one takes to end: the program may end before."""
+async def test_a_diagnosis_leaves_no_connection_open(secured: Secured, wrong: str) -> None:
+    """Not even while an encrypted one ends: the program may end before."""
     how = KafkaSecurity(
         protocol="SASL_SSL",
         mechanism="OAUTHBEARER" if wrong == "token" else "PLAIN",
@@ -253,11 +255,11 @@ async def test_finding_out_what_is_wrong_leaves_no_connection_open(
 
     assert await diagnosis(KafkaConnection(servers=(server,), security=how))
 
-    transports = [one for one in gc.get_objects() if isinstance(one, _SelectorTransport)]
-    assert [one for one in transports if one._sock is not None] == []  # noqa: SLF001
+    transports = [thing for thing in gc.get_objects() if isinstance(thing, _SelectorTransport)]
+    assert [left for left in transports if left._sock is not None] == []  # noqa: SLF001
 
 
-async def test_brokers_that_are_not_to_be_believed_are_not(
+async def test_brokers_with_wrong_certificates_are_not_believed(
     secured: Secured, tmp_path: Path
 ) -> None:
     """Signed by somebody else, or by nobody that this machine knows; expired; of another host."""
@@ -314,7 +316,7 @@ async def test_a_service_runs_over_sasl_and_tls(
 async def test_a_service_with_a_wrong_password_ends_in_seconds(
     secured: Secured, namespace: str, tmp_path: Path
 ) -> None:
-    """It is unreachable for it, and it names the setting."""
+    """Kafka counts as unreachable, and the setting is named."""
     refused = saga(serving(secured, namespace, tmp_path, WRONG), "run", "--until-idle")
 
     assert refused.returncode == ExitCode.UNREACHABLE
@@ -349,12 +351,12 @@ def saga(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[
         check=False,
         timeout=TIMEOUT_S,
     )
-    said = result.stdout + result.stderr
-    assert not [secret for secret in (PASSWORD, WRONG) if secret in said], said
+    output = result.stdout + result.stderr
+    assert not [secret for secret in (PASSWORD, WRONG) if secret in output], output
     return result
 
 
-def test_what_has_no_use_is_refused() -> None:
+def test_settings_without_a_use_are_refused() -> None:
     """Credentials without SASL, certificates without TLS: nobody wants to go without by mistake."""
     for given, protocol in (
         ({"SAGA_KAFKA_SASL_USERNAME": USER}, "SSL"),
@@ -366,7 +368,7 @@ def test_what_has_no_use_is_refused() -> None:
         assert caught.value.setting in given
 
 
-def test_files_that_do_not_do_are_named(tmp_path: Path) -> None:
+def test_files_that_are_no_good_are_named(tmp_path: Path) -> None:
     """No certificate in it, a key that fits another one, a password that is missing or wrong."""
     authority = Authority(tmp_path / "authority")
     guarded = authority.issue("guarded", password=KEY_PASSWORD)
@@ -392,7 +394,7 @@ def test_files_that_do_not_do_are_named(tmp_path: Path) -> None:
         assert WRONG not in f"{caught.value}{caught.value!r}"
 
 
-async def test_nothing_of_a_secret_is_in_what_things_look_like(secured: Secured) -> None:
+async def test_no_repr_shows_a_secret(secured: Secured) -> None:
     """Settings, bus, connection and security, whoever prints them."""
     settings = Settings.read(secured.variables())
     bus = open_bus(settings, record_bytes_max=1)

@@ -2,17 +2,16 @@
 
 import pytest
 
-from saga.adapters.kafka import ConsumerSettings, KafkaBus, KafkaConnection
+from saga.adapters.kafka import KafkaBus, KafkaConnection
 from saga.testing.bus_suite import BusSuite
 from tests.adapters.apart import ApartBus
-
-QUICK = ConsumerSettings(fetch_wait_ms=50, heartbeat_interval_ms=100, metadata_max_age_ms=1_000)
+from tests.adapters.kafka.fixtures import QUICK
 
 
 class TestKafkaBus(BusSuite):
     fetch_timeout_s = 0.05
 
-    test_retention_moves_the_begin = None  # a cluster's clock cannot be moved; see below
+    test_retention_moves_the_begin = None  # a cluster's clock cannot be moved; see test_faults
 
     @pytest.fixture
     async def bus(self, kafka, namespace: str):

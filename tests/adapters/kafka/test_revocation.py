@@ -1,6 +1,6 @@
-"""A rebalance on a real Kafka: what is in hand is finished or abandoned before others read it."""
+"""A rebalance on a real Kafka: records in hand are finished or dropped before others read on."""
 
-# ruff: noqa: SLF001 - how far a worker has come is nobody's business but the tests'
+# ruff: noqa: SLF001 - only tests ask how far a worker has come
 
 import asyncio
 from collections.abc import Callable
@@ -13,8 +13,7 @@ from saga.adapters.kafka.consumer import DRAIN_S
 from saga.errors import StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
 from saga.runtime.orchestrator import Orchestrator
-from tests.adapters.test_kafka_bus import QUICK
-from tests.adapters.test_kafka_faults import read
+from tests.adapters.kafka.fixtures import QUICK, read
 from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
@@ -45,18 +44,20 @@ async def fetching(consumer) -> None:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells us of."""
+    """Wait until *is_so*."""
     async with asyncio.timeout(WAIT_S):
         while not is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("is_finished", [True, False])
-async def test_others_read_only_after_we_have_let_go(member, namespace: str, is_finished) -> None:
-    """Whoever asks is waited for, and still owns everything meanwhile. What it has finished it goes
-    on with; where it has abandoned something, it asks where to begin.
+async def test_others_read_only_after_we_have_drained(member, namespace: str, is_finished) -> None:
+    """The member that drains is waited for, and still owns everything meanwhile.
+
+    It goes on behind the records that it has finished; where it has dropped some, it asks where to
+    begin.
     """
-    asked, told, others = [], [], []
+    asked, events, others = [], [], []
 
     async def resume_at(sources):
         asked.append(len(sources))
@@ -71,30 +72,30 @@ async def test_others_read_only_after_we_have_let_go(member, namespace: str, is_
     await bus.publish([Record(topic, None, b"", (), n) for n in (0, 0, 1, 1, 2, 2)])
     await read(first, 3)
 
-    async def let_go(within_s: float) -> bool:
-        told.append(("asked", within_s, len(first.assignment())))
+    async def drain(within_s: float) -> bool:
+        events.append(("asked", within_s, len(first.assignment())))
         await first.commit({Source(topic, n): 2 for n in range(3)})
         await asyncio.sleep(0.3)
-        told.append(("answered", len(others)))
+        events.append(("answered", len(others)))
         return is_finished
 
-    first.on_revoke(let_go)
+    first.on_revoke(drain)
     _, second = await member(resume_at=others_resume_at)
-    tasks = [asyncio.create_task(fetching(one)) for one in (first, second)]
+    tasks = [asyncio.create_task(fetching(consumer)) for consumer in (first, second)]
     await until(lambda: second.assignment() and first.assignment())
     share = len(first.assignment())
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert told == [("asked", DRAIN_S, 3), ("answered", 0)]
+    assert events == [("asked", DRAIN_S, 3), ("answered", 0)]
     assert share + len(second.assignment()) == 3
     assert asked == ([3] if is_finished else [3, share])
     assert others == [3 - share]
 
 
-async def test_a_listener_that_fails_does_not_hold_on_to_anything(member, namespace) -> None:
-    """All is begun anew where the store stands, by whoever reads it next."""
+async def test_a_drain_that_fails_keeps_nothing(member, namespace) -> None:
+    """Whoever reads the partitions next begins where the store stands."""
     asked = []
 
     async def resume_at(sources):
@@ -108,7 +109,7 @@ async def test_a_listener_that_fails_does_not_hold_on_to_anything(member, namesp
     await first.fetch(records_max=1, timeout_s=1)
     first.on_revoke(fail)
     _, second = await member()
-    tasks = [asyncio.create_task(fetching(one)) for one in (first, second)]
+    tasks = [asyncio.create_task(fetching(consumer)) for consumer in (first, second)]
     await until(lambda: second.assignment() and first.assignment())
     share = len(first.assignment())
     for task in tasks:
@@ -119,15 +120,16 @@ async def test_a_listener_that_fails_does_not_hold_on_to_anything(member, namesp
 
 def orchestrator_of(service) -> Orchestrator:
     """The orchestrator among the roles."""
-    [found] = [role for role in service._roles if isinstance(role, Orchestrator)]
-    return found
+    [orchestrator] = [role for role in service._roles if isinstance(role, Orchestrator)]
+    return orchestrator
 
 
 async def test_a_batch_in_hand_is_finished_before_the_others_read_on(
     kafka, namespace: str, tmp_path: Path
 ) -> None:
-    """An orchestrator joins while the other has hundreds of records in hand: neither ever decides
-    on what the other has decided.
+    """An orchestrator joins while the other has hundreds of records in hand.
+
+    Neither ever decides what the other has decided.
     """
     given = {"bus": kafka.url, "namespace": namespace}
     async with order_app.service(tmp_path, **given) as first:
@@ -150,20 +152,21 @@ async def test_a_batch_in_hand_is_finished_before_the_others_read_on(
         await until(lambda: first.counts["turns"] > 0)
         async with order_app.service(tmp_path, with_services=False, **given) as second:
             await placing
-            await asyncio.gather(*(first.outcome(one, timeout=WAIT_S) for one in sagas))
+            await asyncio.gather(*(first.outcome(saga, timeout=WAIT_S) for saga in sagas))
             counts = [first.counts, second.counts]
 
-    assert [one["conflicts"] for one in counts] == [0, 0]
-    assert min(one["turns"] for one in counts) > 0
-    assert sum(one["completed"] for one in counts) == ORDERS
+    assert [count["conflicts"] for count in counts] == [0, 0]
+    assert min(count["turns"] for count in counts) > 0
+    assert sum(count["completed"] for count in counts) == ORDERS
     assert set(effects(tmp_path).values()) == {1}
 
 
 async def test_a_batch_that_cannot_be_finished_is_abandoned(
     kafka, namespace: str, tmp_path: Path
 ) -> None:
-    """Its worker cannot reach the store. The other one has the sagas done meanwhile, and the first
-    drops what it had in hand when the store is back.
+    """Its worker cannot reach the store, so the other worker has the sagas done meanwhile.
+
+    The first drops its records in hand when the store is back.
     """
     given = {"bus": kafka.url, "namespace": namespace}
     async with order_app.service(tmp_path, **given) as first:
@@ -185,9 +188,9 @@ async def test_a_batch_that_cannot_be_finished_is_abandoned(
             turns = worker.counts["turns"]
             await until(lambda: second.counts["started"] > 0)
             store.append = append
-            await asyncio.gather(*(first.outcome(one, timeout=WAIT_S) for one in sagas))
+            await asyncio.gather(*(first.outcome(saga, timeout=WAIT_S) for saga in sagas))
             counts = [first.counts, second.counts]
 
     assert turns == 0
-    assert sum(one["completed"] for one in counts) == ORDERS
+    assert sum(count["completed"] for count in counts) == ORDERS
     assert set(effects(tmp_path).values()) == {1}

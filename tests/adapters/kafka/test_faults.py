@@ -1,8 +1,6 @@
-"""What goes wrong on a real Kafka: retention, topics made anew, brokers away, records
-of all kinds.
-"""
+"""Trouble on a real Kafka: retention, topics made anew, brokers away, records of all kinds."""
 
-# ruff: noqa: SLF001 - what goes wrong inside is brought about inside
+# ruff: noqa: SLF001 - faults inside are caused inside
 
 import asyncio
 import struct
@@ -23,21 +21,9 @@ from saga.adapters.kafka import (
 )
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
 from saga.ports.bus import Record, Source, TopicSpec
-from tests.adapters.test_kafka_bus import QUICK
+from tests.adapters.kafka.fixtures import FETCHES_MAX, QUICK, read
 
 HUGE = 5 * 1_048_576
-FETCHES_MAX = 200
-
-
-async def read(consumer, count: int, *, records_max: int = 500):
-    """So many records."""
-    found = []
-    for _ in range(FETCHES_MAX):
-        found += await consumer.fetch(records_max=records_max, timeout_s=0.1)
-        if len(found) >= count:
-            break
-    assert len(found) == count, found[:3]
-    return found
 
 
 @pytest.fixture
@@ -64,7 +50,7 @@ async def topic(bus: KafkaBus, namespace: str) -> str:
 
 @pytest.fixture
 async def admin(kafka):
-    """What an operator has."""
+    """An operator's client."""
     client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await client.start()
     yield client
@@ -80,8 +66,9 @@ async def remove(admin: AIOKafkaAdminClient, source: Source, before: int) -> Non
 async def test_records_that_retention_removed_before_they_were_read_stop_their_partition(
     bus: KafkaBus, topic: str, admin
 ) -> None:
-    """While it was away or while it read: with positions of its own a member stops; without, the
-    group goes on at what is left.
+    """While the member was away, or while it read.
+
+    A member with positions of its own stops; without them the group goes on with what is left.
     """
     await bus.publish([Record(topic, None, b"%d" % n, (), n % 3) for n in range(12)])
     await remove(admin, Source(topic, 0), 3)
@@ -105,13 +92,18 @@ async def test_records_that_retention_removed_before_they_were_read_stop_their_p
     assert set(owner.stopped) == {Source(topic, 0), Source(topic, 1)}
 
     guest = await bus.subscribe("guest" + topic, [topic])
-    assert sorted(one.partition for one in await read(guest, 2 + 1 + 5)) == [0, 0, 1, *[2] * 5]
+    assert sorted(record.partition for record in await read(guest, 2 + 1 + 5)) == [
+        0,
+        0,
+        1,
+        *[2] * 5,
+    ]
 
 
 async def test_a_topic_made_anew_stops_those_who_were_further(
     bus: KafkaBus, topic: str, admin
 ) -> None:
-    """A running member finds out as well as one that starts."""
+    """A member that starts notices it."""
     await bus.publish([Record(topic, None, b"old", (), 0)] * 5)
 
     async def resume_at(sources):
@@ -137,9 +129,7 @@ async def test_a_topic_made_anew_stops_those_who_were_further(
 async def test_records_of_others_arrive_byte_for_byte(
     bus: KafkaBus, topic: str, connection: KafkaConnection, codec: str | None
 ) -> None:
-    """Compressed in any way, with values of 5 MB, without key or value, with headers that are no
-    text.
-    """
+    """Compressed or not, of 5 MB, without key or value, with headers that are no text."""
     options = connection.options() | {"compression_type": codec, "max_request_size": 2 * HUGE}
     records = [
         (b"k", b"x" * HUGE, []),
@@ -152,9 +142,9 @@ async def test_records_of_others_arrive_byte_for_byte(
             await producer.send_and_wait(topic, value, key, partition=0, headers=headers)
     consumer = await bus.subscribe("g" + topic, [topic])
 
-    found = await read(consumer, len(records))
+    received = await read(consumer, len(records))
 
-    assert [(one.key, one.value, list(one.headers)) for one in found] == records
+    assert [(record.key, record.value, list(record.headers)) for record in received] == records
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
@@ -166,18 +156,16 @@ async def test_what_is_published_compressed_is_read(
     consumer = await bus.subscribe("g" + topic, [topic])
     await bus.publish([Record(topic, b"k", b"x" * 10_000 + b"%d" % n) for n in range(100)])
 
-    found = await read(consumer, 100)
+    received = await read(consumer, 100)
     await bus.close()
 
-    assert [one.value[10_000:] for one in found] == [b"%d" % n for n in range(100)]
+    assert [record.value[10_000:] for record in received] == [b"%d" % n for n in range(100)]
 
 
 async def test_a_header_name_that_is_no_text_stops_nobody(
     bus: KafkaBus, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kafka takes any bytes there; the record arrives with the name escaped, and none is lost or
-    comes twice around it.
-    """
+    """Its record arrives with the name escaped; no neighbour is lost or comes twice."""
     consumer = await bus.subscribe("g" + topic, [topic])
     await bus.publish([Record(topic, b"k", b"before", (), n) for n in range(3)])
     await bus.publish(
@@ -198,12 +186,12 @@ async def test_a_header_name_that_is_no_text_stops_nobody(
     monkeypatch.undo()
     await bus.publish([Record(topic, b"k", b"after", (), n) for n in range(3)])
 
-    found = await read(consumer, 3 + 3 + 3 + 3)
+    received = await read(consumer, 3 + 3 + 3 + 3)
 
-    ones = [one for one in found if one.partition == 1]
-    assert [one.offset for one in ones] == list(range(8))
-    assert [one.value for one in ones[4:]] == [b"beside", b"odd", b"behind", b"after"]
-    assert ones[5].headers == (("\\xff\\xfe-name", b"\xff"),)
+    spoilt = [record for record in received if record.partition == 1]
+    assert [record.offset for record in spoilt] == list(range(8))
+    assert [record.value for record in spoilt[4:]] == [b"beside", b"odd", b"behind", b"after"]
+    assert spoilt[5].headers == (("\\xff\\xfe-name", b"\xff"),)
     assert bus.counts["corrupt_batches_read"] > 0
     assert consumer.stopped == {}
 
@@ -260,12 +248,13 @@ async def test_a_poisoned_producer_is_replaced(bus: KafkaBus, topic: str) -> Non
     assert bus._producer._session is not session
     assert bus.counts["producers_replaced"] == 1
     consumer = await bus.subscribe("g" + topic, [topic])
-    assert [one.value for one in await read(consumer, 2)] == [b"1", b"2"]
+    assert [record.value for record in await read(consumer, 2)] == [b"1", b"2"]
 
 
 async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, namespace: str) -> None:
-    """An idempotent producer itself waits for ever. It is given up, reading goes on by itself once
-    the brokers are back, and closing does not wait for them either.
+    """An idempotent producer itself waits for ever, so it is dropped.
+
+    Reading goes on by itself once the brokers are back. Closing does not wait for them either.
     """
     bus = KafkaBus(
         KafkaConnection(servers=(own_kafka.bootstrap,)), consumers=QUICK, publish_timeout_s=1
@@ -289,14 +278,14 @@ async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, names
                 break
             except BusUnavailable:
                 await asyncio.sleep(0.2)
-    found = []
+    received = []
     async with asyncio.timeout(30):
-        while not found:
+        while not received:
             try:
-                found = await consumer.fetch(records_max=10, timeout_s=0.2)
+                received = await consumer.fetch(records_max=10, timeout_s=0.2)
             except BusUnavailable:
                 await asyncio.sleep(0.2)
-    assert found[-1].value == b"after"
+    assert received[-1].value == b"after"
 
     own_kafka.kill()
     async with asyncio.timeout(20):
@@ -317,19 +306,19 @@ async def test_a_consumer_without_progress_is_made_anew(
     await asyncio.sleep(0.1)
     await bus.publish([Record(topic, None, b"2", (), 0)])
 
-    found = await read(consumer, 1)
+    received = await read(consumer, 1)
     await bus.close()
 
-    assert found[0].value == b"2"
+    assert received[0].value == b"2"
     assert bus.counts["consumers_restarted"] == 1
 
 
 async def test_a_member_keeps_its_place_through_a_rebalance(bus: KafkaBus, topic: str) -> None:
-    """What it keeps it goes on with, without asking; it asks for what is new to it."""
+    """It asks where to begin only in the partitions that are new to it."""
     asked = []
 
     async def resume_at(sources):
-        asked.append(sorted(one.partition for one in sources))
+        asked.append(sorted(source.partition for source in sources))
         return {}
 
     first = await bus.subscribe("g" + topic, [topic], resume_at=resume_at)
@@ -338,13 +327,13 @@ async def test_a_member_keeps_its_place_through_a_rebalance(bus: KafkaBus, topic
     second = await bus.subscribe("g" + topic, [topic], resume_at=resume_at)
     await second.fetch(records_max=1, timeout_s=0.3)
     await first.fetch(records_max=1, timeout_s=0.3)
-    share = sorted(one.partition for one in second.assignment())
+    share = sorted(source.partition for source in second.assignment())
     await second.close()
     await bus.publish([Record(topic, None, b"new", (), n) for n in range(3)])
 
-    found = await read(first, 3 + len(share))
+    received = await read(first, 3 + len(share))
 
-    kept = [one.offset for one in found if one.partition not in share]
+    kept = [record.offset for record in received if record.partition not in share]
     assert kept == [1] * (3 - len(share))
     assert asked == [[0, 1, 2], share, share]
 
@@ -365,43 +354,43 @@ async def test_a_static_member_comes_back_without_a_rebalance(
         await consumer.fetch(records_max=1, timeout_s=0.3)
         return bus, consumer
 
-    one, _ = await member("one")
-    two, stays = await member("two")
+    first, _ = await member("one")
+    second, stays = await member("two")
     for _ in range(20):
         await stays.fetch(records_max=1, timeout_s=0.05)
     changes = stays._session.generation
 
-    await one.close()
-    one, back = await member("one")
+    await first.close()
+    first, back = await member("one")
     for _ in range(10):
         await stays.fetch(records_max=1, timeout_s=0.05)
         await back.fetch(records_max=1, timeout_s=0.05)
 
     assert stays._session.generation == changes
     assert len(back.assignment()) + len(stays.assignment()) == 3
-    await one.close()
-    await two.close()
+    await first.close()
+    await second.close()
 
 
 async def test_topics_are_described_and_compared(
     connection: KafkaConnection, admin, namespace: str
 ) -> None:
-    """As they were made; what is missing, uneven or compacted is named."""
+    """As they were made; topics that are missing, uneven or compacted are named."""
     bus = KafkaBus(connection, topics=TopicDefaults(replicas=1), record_bytes_max=1_000_000)
     specs = [TopicSpec(f"{namespace}.{name}", 2, 3600) for name in "abc"]
     await bus.create_topics([specs[0], specs[1], TopicSpec(f"{namespace}.c", 3, 60)])
     wanted = [*specs, TopicSpec(f"{namespace}.d", 2, 3600)]
 
-    found = await bus.describe_topics([one.name for one in wanted])
-    flaws = flaws_of(wanted, found, record_bytes_max=2_000_000)
+    states = await bus.describe_topics([spec.name for spec in wanted])
+    flaws = flaws_of(wanted, states, record_bytes_max=2_000_000)
     await bus.close()
 
-    state = found[f"{namespace}.a"]
+    state = states[f"{namespace}.a"]
     assert (state.partitions, state.replicas, state.in_sync_min) == (2, 1, 1)
     assert (state.cleanup_policy, state.retention_s) == ("delete", 3600)
     assert state.record_bytes_max == 1_000_000 + 65_536
-    said = {(one.topic.rpartition(".")[2], one.problem.split()[0]) for one in flaws}
-    assert said == {
+    problems = {(flaw.topic.rpartition(".")[2], flaw.problem.split()[0]) for flaw in flaws}
+    assert problems == {
         ("a", "max.message.bytes"),
         ("b", "max.message.bytes"),
         ("c", "max.message.bytes"),

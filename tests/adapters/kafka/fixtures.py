@@ -1,0 +1,17 @@
+"""Members of groups that hear of everything quickly, and how their records are read."""
+
+from saga.adapters.kafka import ConsumerSettings
+
+QUICK = ConsumerSettings(fetch_wait_ms=50, heartbeat_interval_ms=100, metadata_max_age_ms=1_000)
+FETCHES_MAX = 200
+
+
+async def read(consumer, count: int, *, records_max: int = 500):
+    """So many records, and no more."""
+    records = []
+    for _ in range(FETCHES_MAX):
+        records += await consumer.fetch(records_max=records_max, timeout_s=0.1)
+        if len(records) >= count:
+            break
+    assert len(records) == count, records[:3]
+    return records
