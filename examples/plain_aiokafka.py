@@ -12,8 +12,8 @@ def answer(topic: str, intent: dict[str, Any]) -> tuple[str, dict[str, str]]:
     if topic.endswith(".tills.int.refund.v1"):
         return "tills.evt.intent-done.v1", {}
     if intent["amount"] > 500:
-        said = {"outcome": "refused", "code": "limit", "message": "over the limit"}
-        return "tills.evt.intent-failed.v1", said
+        failure = {"outcome": "refused", "code": "limit", "message": "over the limit"}
+        return "tills.evt.intent-failed.v1", failure
     return "tills.evt.paid.v1", {"receipt": f"r-{intent['order_id']}"}
 
 
@@ -23,13 +23,13 @@ async def main(servers: str, prefix: str) -> None:
     consumer = AIOKafkaConsumer(*topics, bootstrap_servers=servers, **start)
     async with consumer, AIOKafkaProducer(bootstrap_servers=servers, acks="all") as producer:
         while True:
-            found = await consumer.getmany(timeout_ms=1000)
+            batches = await consumer.getmany(timeout_ms=1000)
             sent = []
-            for one in (record for records in found.values() for record in records):
-                to, said = answer(one.topic, json.loads(one.value))
-                cause = [("ce_causationid", dict(one.headers)["ce_id"])]
-                value = json.dumps(said).encode()
-                sent.append(await producer.send(f"{prefix}.{to}", value, one.key, headers=cause))
+            for record in (record for batch in batches.values() for record in batch):
+                to, reply = answer(record.topic, json.loads(record.value))
+                cause = [("ce_causationid", dict(record.headers)["ce_id"])]
+                value = json.dumps(reply).encode()
+                sent.append(await producer.send(f"{prefix}.{to}", value, record.key, headers=cause))
             await asyncio.gather(*sent)  # every answer is there before its intent counts as done
             await consumer.commit()
 

@@ -32,13 +32,13 @@ def parcels(servers: str, prefix: str) -> FastStream:
         ack_policy=AckPolicy.NACK_ON_ERROR,  # an intent without an answer comes again
     )
     async def ship(intent: Ship, message: KafkaMessage) -> None:
-        said = {"outcome": "refused", "code": "nowhere", "message": "there is no such place"}
+        refusal = {"outcome": "refused", "code": "nowhere", "message": "there is no such place"}
         is_refused = intent.place == "Nowhere"
         reply = "intent-failed" if is_refused else "intent-done"
         record = message.raw_message
         assert not isinstance(record, tuple), "this is no batch"
         await broker.publish(
-            orjson.dumps(said if is_refused else {}),
+            orjson.dumps(refusal if is_refused else {}),
             f"{prefix}.vans.evt.{reply}.v1",
             key=record.key,
             headers={"ce_causationid": message.headers["ce_id"]},

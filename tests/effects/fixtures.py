@@ -1,6 +1,6 @@
 """A service at work on a bus in memory, a clock moved by hand and a store without threads."""
 
-# ruff: noqa: SLF001 - how far a service has come is nobody's business but the tests'
+# ruff: noqa: SLF001 - only tests ask how far a service has come
 
 import asyncio
 import sqlite3
@@ -159,9 +159,7 @@ def header(record: Record | Inbound, name: str) -> str | None:
 
 
 class Scenario:
-    """One service, its bus, its store and its clock; `restart` is another process on the
-    same data.
-    """
+    """One service with its bus, store and clock; after `crash`, another on the same data."""
 
     def __init__(self, effects: Effects, **settings) -> None:
         self.effects = effects
@@ -226,7 +224,7 @@ class Scenario:
             if is_so():
                 return
             self.clock.advance(0.005)
-        raise AssertionError("it did not come to pass")
+        raise AssertionError("it has not happened")
 
     def replies(self) -> list[Record]:
         """The answers that were published, in their order."""
@@ -241,7 +239,7 @@ class Scenario:
         return [(header(reply, ce.TYPE), reply.value.decode()) for reply in self.replies()]
 
     def ledger(self) -> list[tuple[str, int]]:
-        """What the handlers wrote."""
+        """The rows that the handlers wrote."""
         return self.disk.execute("SELECT order_id, amount FROM ledger ORDER BY rowid").fetchall()
 
     def committed(self, topic: str) -> int:

@@ -34,7 +34,7 @@ def test_a_fitting_handler_is_registered_and_returned() -> None:
 
     assert list(effects.intents) == [Pay, Refund]
     assert effects.intents[Pay].function is pay
-    assert [one.is_async for one in effects.intents.values()] == [True, False]
+    assert [handler.is_async for handler in effects.intents.values()] == [True, False]
     assert list(effects.facts) == [OrderConfirmed]
 
 
@@ -48,10 +48,10 @@ def test_a_name_must_fit_into_a_topic(name: str) -> None:
 def test_a_handler_takes_message_and_context() -> None:
     """No more, no fewer."""
     effects = Effects("e")
-    with refused(r".*one must take two arguments.*\(Pay, EffectContext\) -> Paid"):
+    with refused(r".*alone must take two arguments.*\(Pay, EffectContext\) -> Paid"):
 
         @effects.on(Pay)
-        async def one(intent: Pay): ...
+        async def alone(intent: Pay): ...
 
     with refused(".*three must take two arguments"):
 

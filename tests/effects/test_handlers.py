@@ -1,4 +1,4 @@
-"""What handlers may do: wait, overlap, run in threads, fail in every way, and what comes of it."""
+"""Handlers wait, overlap, run in threads, and fail in every way."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ class ThreadedScenario(Scenario):
             if is_so():
                 return
             self.clock.advance(0.0005)
-        raise AssertionError("it did not come to pass")
+        raise AssertionError("it has not happened")
 
     async def query(self, sql: str) -> list[dict]:
         """What the tables say."""
@@ -65,9 +65,7 @@ class ThreadedScenario(Scenario):
 
 
 async def test_slow_handlers_overlap() -> None:
-    """Forty that wait a second each are done in little more than one, never more than allowed at
-    once.
-    """
+    """Forty that wait a second each take two, as twenty may wait at once, and never more."""
     effects = Effects("slow")
     running = most = 0
 
@@ -156,7 +154,7 @@ async def test_a_handler_that_waits_before_it_writes_lets_others_write() -> None
         return Paid(receipt="r")
 
     async with Scenario(effects) as scenario:
-        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in ("slow", "a", "b")])
+        await scenario.send(*[intent(Pay(order_id=name), step=name) for name in ("slow", "a", "b")])
 
     assert order == ["a", "b", "slow"]
 
@@ -175,7 +173,7 @@ async def test_handlers_that_wait_while_they_write_take_turns() -> None:
         return Paid(receipt="r")
 
     async with Scenario(effects) as scenario:
-        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in "abc"])
+        await scenario.send(*[intent(Pay(order_id=name), step=name) for name in "abc"])
 
         assert scenario.disk.execute("SELECT name FROM seen").fetchall() == [("a",), ("c",)]
 
@@ -200,14 +198,14 @@ async def test_the_context_says_what_is_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "problem"),
     [
         (None, "returned None, but Pay is answered by Paid"),
         (Pay(), "returned a Pay, but Pay is answered by Paid"),
         ({"receipt": "r"}, "returned a dict"),
     ],
 )
-async def test_a_wrong_reply_is_a_failed_attempt_that_names_the_handler(reply, said: str) -> None:
+async def test_a_wrong_reply_fails_and_names_the_handler(reply, problem: str) -> None:
     """With file and line."""
     effects = Effects("e")
 
@@ -220,7 +218,7 @@ async def test_a_wrong_reply_is_a_failed_attempt_that_names_the_handler(reply, s
 
         assert failure(scenario)["code"] == "wrong_reply"
         assert f"test_handlers.py:{pay.__code__.co_firstlineno}" in failure(scenario)["message"]
-        assert said in failure(scenario)["message"]
+        assert problem in failure(scenario)["message"]
 
 
 async def test_a_reply_that_is_too_large_is_a_failed_attempt() -> None:
@@ -255,10 +253,11 @@ async def test_odd_errors_are_recorded_like_others(caplog) -> None:
 
     async with Scenario(effects) as scenario:
         await scenario.send(*[intent(Pay(amount=n), step=f"s{n}") for n in errors])
-        said = [json.loads(value) for _, value in scenario.answers()]
+        failures = [json.loads(value) for _, value in scenario.answers()]
 
-    assert [one["code"] for one in said] == ["ValueError", "KeyError", "CancelledError", "OSError"]
-    assert max(len(one["message"]) for one in said) == 2_000
+    codes = [failure["code"] for failure in failures]
+    assert codes == ["ValueError", "KeyError", "CancelledError", "OSError"]
+    assert max(len(failure["message"]) for failure in failures) == 2_000
 
 
 async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
@@ -274,7 +273,7 @@ async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
         return Paid(receipt="r")
 
     async with Scenario(effects) as scenario:
-        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in "abc"])
+        await scenario.send(*[intent(Pay(order_id=name), step=name) for name in "abc"])
 
         assert sorted(scenario.disk.execute("SELECT name FROM seen")) == [("a",), ("c",)]
         assert [json.loads(v).get("code") for _, v in scenario.answers()].count(
@@ -284,9 +283,7 @@ async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
 
 
 async def test_handlers_may_begin_with_the_drivers_connection() -> None:
-    """Also in an inner function; what they write through it is theirs alone, and goes when they
-    fail.
-    """
+    """Also in an inner function; their writes through it are rolled back when they fail."""
     effects = Effects("e")
 
     @effects.on_start
@@ -308,7 +305,7 @@ async def test_handlers_may_begin_with_the_drivers_connection() -> None:
         ctx.db.raw.execute("INSERT INTO seen VALUES ('sync')")
 
     async with Scenario(effects) as scenario:
-        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in "abc"])
+        await scenario.send(*[intent(Pay(order_id=name), step=name) for name in "abc"])
         await scenario.send(intent(Refund(), step="u"))
 
         seen = sorted(name for (name,) in scenario.disk.execute("SELECT name FROM seen"))
@@ -351,7 +348,7 @@ async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) ->
         return Paid(receipt=threading.current_thread().name)
 
     async with ThreadedScenario(effects, tmp_path) as scenario:
-        await scenario.send(*[intent(Pay(order_id=one), step=one) for one in "abc"])
+        await scenario.send(*[intent(Pay(order_id=name), step=name) for name in "abc"])
 
         assert await scenario.query("SELECT name FROM seen ORDER BY name") == [
             {"name": "a"},
@@ -379,7 +376,7 @@ async def test_a_file_and_threads_give_the_same_answers(tmp_path: Path) -> None:
         await scenario.send(*records, *records)
 
         seen = await scenario.query("SELECT name FROM seen")
-        assert len(seen) == len({one["name"] for one in seen}) == 270
+        assert len(seen) == len({row["name"] for row in seen}) == 270
         assert len(scenario.replies()) == 600
 
 

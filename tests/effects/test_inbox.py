@@ -1,6 +1,4 @@
-"""Intents are handled once and answered always, whatever is delivered how often and in
-which order.
-"""
+"""Intents are handled once and answered always, however often and in whichever order they come."""
 
 import json
 from dataclasses import replace
@@ -35,8 +33,8 @@ async def scenario():
 
 def failures(scenario: Scenario) -> list[tuple[str, str]]:
     """Outcome and code of the answers that are failures."""
-    found = [json.loads(value) for name, value in scenario.answers() if "intent-failed" in name]
-    return [(one["outcome"], one["code"]) for one in found]
+    values = [value for name, value in scenario.answers() if "intent-failed" in name]
+    return [(failure["outcome"], failure["code"]) for failure in map(json.loads, values)]
 
 
 async def test_an_intent_is_answered_on_the_topic_of_its_reply(scenario: Scenario) -> None:
@@ -91,7 +89,10 @@ async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(
     await scenario.send(intent(Pay()), intent(Pay(), attempt=2))
 
     assert scenario.answers() == [DONE, DONE]
-    assert [header(one, ce.CAUSATION_ID)[-4:] for one in scenario.replies()] == ["do/1", "do/2"]
+    assert [header(reply, ce.CAUSATION_ID)[-4:] for reply in scenario.replies()] == [
+        "do/1",
+        "do/2",
+    ]
     assert len(scenario.calls) == 1
 
 
@@ -110,7 +111,7 @@ async def test_a_later_attempt_at_a_failed_step_runs_again(scenario: Scenario) -
     await scenario.send(intent(Pay(amount=-1)), intent(Pay(amount=-1), attempt=2))
 
     assert failures(scenario) == [("failed", "ValueError")] * 2
-    assert [one[-4:] for one in scenario.calls] == ["do/1", "do/2"]
+    assert [call[-4:] for call in scenario.calls] == ["do/1", "do/2"]
 
 
 async def test_an_earlier_attempt_that_comes_late_is_not_answered(
@@ -199,22 +200,20 @@ async def test_an_undo_of_a_refused_step_is_done_without_its_handler(
     await scenario.send(intent(Pay(amount=501)), undo(Refund()))
 
     assert UNDONE in scenario.answers()
-    assert [one[-4:] for one in scenario.calls] == ["do/1"]
+    assert [call[-4:] for call in scenario.calls] == ["do/1"]
 
 
 async def test_an_undo_of_a_failed_step_is_handled(scenario: Scenario) -> None:
     """A failed attempt may have had its effect."""
     await scenario.send(intent(Pay(amount=-1)), undo(Refund()))
 
-    assert [one.rpartition("/")[0][-5:] for one in scenario.calls] == ["ay/do", "/undo"]
+    assert [call.rpartition("/")[0][-5:] for call in scenario.calls] == ["ay/do", "/undo"]
 
 
 async def test_a_failed_step_that_was_undone_has_no_later_attempt(
     scenario: Scenario,
 ) -> None:
-    """A retry that was under way when the rollback began is refused; the failed attempt's own
-    answer stays what it was.
-    """
+    """A retry that comes after the undo is refused; the failed attempt's own answer stays."""
     await scenario.send(intent(Pay(amount=-1)), undo(Refund()))
     calls = len(scenario.calls)
     await scenario.send(intent(Pay(amount=-1), attempt=2), intent(Pay(amount=-1)))
@@ -244,5 +243,5 @@ async def test_do_and_undo_of_one_step_keep_their_order(scenario: Scenario) -> N
     """Also when they come in one batch."""
     await scenario.send(intent(Pay()), undo(Refund()))
 
-    assert [one.split("/")[2] for one in scenario.calls] == ["do", "undo"]
+    assert [call.split("/")[2] for call in scenario.calls] == ["do", "undo"]
     assert scenario.ledger() == [("o-1", 3), ("o-1", -3)]

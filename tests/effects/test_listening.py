@@ -1,6 +1,4 @@
-"""Facts are heard once each, in order; a listener that fails is given another chance,
-not for ever.
-"""
+"""Facts are heard once each, in order; a listener that fails is called again a few times."""
 
 import pytest
 
@@ -45,13 +43,13 @@ async def scenario():
     async with Scenario(effects) as scenario:
         scenario.heard = heard
         scenario.mails = lambda: [
-            one for (one,) in scenario.disk.execute("SELECT order_id FROM mails")
+            name for (name,) in scenario.disk.execute("SELECT order_id FROM mails")
         ]
         yield scenario
 
 
 async def test_a_fact_is_heard_once(scenario: Scenario) -> None:
-    """Whatever is delivered how often; and nobody is answered."""
+    """However often it is delivered; and nobody is answered."""
     await scenario.send(fact("a"), fact("a"), fact("b", event_id="e2"))
     await scenario.send(fact("a"))
 
@@ -78,8 +76,8 @@ async def test_a_listener_that_fails_is_called_again(scenario: Scenario) -> None
     assert scenario.dead_letters == []
 
 
-async def test_a_listener_that_keeps_failing_has_its_fact_parked(scenario: Scenario) -> None:
-    """With what it said; the others go on."""
+async def test_a_fact_whose_listener_keeps_failing_is_a_dead_letter(scenario: Scenario) -> None:
+    """With its error; the others go on."""
     await scenario.send(fact("broken"), fact("b", event_id="e2"))
     ((_, reason, message),) = scenario.dead_letters
 
@@ -97,7 +95,7 @@ async def test_a_refusing_listener_has_heard(scenario: Scenario) -> None:
     assert scenario.dead_letters == []
 
 
-async def test_one_id_with_two_contents_is_parked(scenario: Scenario) -> None:
+async def test_one_id_with_two_contents_is_a_dead_letter(scenario: Scenario) -> None:
     """The first is heard."""
     await scenario.send(fact("a"), fact("b"))
 

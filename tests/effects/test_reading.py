@@ -1,4 +1,4 @@
-"""What cannot be read is parked with its reason, and its neighbours go on."""
+"""A record that cannot be read is a dead letter with its reason, and its neighbours go on."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ TOPIC = GOOD.topic
         ),
     ],
 )
-async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(
+async def test_an_unreadable_record_is_a_dead_letter_and_its_neighbours_go_on(
     poison: Record, reason: str
 ) -> None:
     """With its bytes and a reason; before and after it intents are answered."""
@@ -50,8 +50,8 @@ async def test_what_cannot_be_read_is_parked_and_its_neighbours_go_on(
     async with Scenario(effects) as scenario:
         await scenario.send(intent(Pay(), step="a"), poison, intent(Pay(), step="b"))
 
-        ((inbound, found, message),) = scenario.dead_letters
-        assert found == reason
+        ((inbound, code, message),) = scenario.dead_letters
+        assert code == reason
         assert message
         assert (inbound.key, inbound.value, inbound.headers) == (
             poison.key,

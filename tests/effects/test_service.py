@@ -26,9 +26,7 @@ async def scenario():
 async def test_an_answer_lost_between_commit_and_publish_comes_again_identical(
     scenario: Scenario,
 ) -> None:
-    """The offset was not committed, so the intent comes again, and the inbox gives the same
-    bytes.
-    """
+    """The intent comes again, as its offset was not committed; the inbox gives the same bytes."""
     scenario.bus.is_stuck = True
     await scenario.bus.publish([intent(Pay())])
     await scenario.until(lambda: scenario.bus.attempted)
@@ -97,7 +95,7 @@ async def test_a_stopped_service_goes_on_where_it_was(scenario: Scenario) -> Non
 
 
 async def test_answers_wait_for_a_bus_that_is_away(scenario: Scenario) -> None:
-    """They are repeated, not parked; handlers are not called again."""
+    """They are repeated, and nothing is set aside; handlers are not called again."""
     scenario.bus.failures_left = 5
     await scenario.send(intent(Pay(), step="a"), intent(Pay(), step="b"))
 
@@ -149,7 +147,7 @@ async def test_a_handler_that_hides_the_stores_failure_is_called_again() -> None
         assert len(scenario.replies()) == 1
 
 
-async def test_a_reply_the_bus_finds_too_large_is_parked_alone(scenario: Scenario) -> None:
+async def test_a_reply_too_large_for_the_bus_is_a_dead_letter_alone(scenario: Scenario) -> None:
     """Its neighbours' answers are published."""
     scenario.bus.reply_bytes_max = 500
     await scenario.send(
@@ -240,9 +238,7 @@ async def test_what_is_written_and_read_is_known_beforehand(scenario: Scenario) 
 
 
 async def test_two_processes_handle_one_intent_once(scenario: Scenario) -> None:
-    """A zombie that had looked at the inbox before the other committed is told at its own
-    commit.
-    """
+    """A zombie that read the inbox before the other committed is told at its own commit."""
     original = scenario.store.kept
     is_first = True
 
@@ -250,10 +246,10 @@ async def test_two_processes_handle_one_intent_once(scenario: Scenario) -> None:
         nonlocal is_first
         if is_first:
             is_first = False
-            found = await original(service, keys)
-            assert found == {}
+            rows = await original(service, keys)
+            assert rows == {}
             await _handle_elsewhere(scenario.disk, keys[0])
-            return found
+            return rows
         return await original(service, keys)
 
     scenario.store.kept = stale

@@ -1,6 +1,4 @@
-"""Services that do not use the SDK take part in sagas, on a real Kafka and as processes of their
-own.
-"""
+"""Services without the SDK take part in sagas, on a real Kafka, as processes of their own."""
 
 import ast
 import asyncio
@@ -45,7 +43,7 @@ def test_plain_services_import_nothing_of_ours(name: str) -> None:
     ]
 
     assert names
-    assert [one for one in names if re.match(r"(saga|domain|topics|examples)\b", one)] == []
+    assert [name for name in names if re.match(r"(saga|domain|topics|examples)\b", name)] == []
 
 
 def test_the_plain_script_is_short() -> None:
@@ -56,9 +54,7 @@ def test_the_plain_script_is_short() -> None:
 
 
 async def test_plain_services_take_part_in_a_saga(kafka, namespace: str, tmp_path: Path) -> None:
-    """One order goes through; one is refused by the first service, one by the second, and then the
-    first undoes what it did.
-    """
+    """One order goes through, and each service refuses one; the first undoes its part then."""
     service = orders.app.service(
         bus=kafka.url,
         store=f"sqlite:///{tmp_path}/saga.db",
@@ -75,9 +71,9 @@ async def test_plain_services_take_part_in_a_saga(kafka, namespace: str, tmp_pat
             for name in PLAIN:
                 prefix = f"dev.{namespace}"
                 programs.enter_context(running(f"examples/{name}", kafka.bootstrap, prefix))
-            sagas = [await service.publish(one) for one in placed]
+            sagas = [await service.publish(order) for order in placed]
             fine, dear, far = await asyncio.gather(
-                *(service.outcome(one, timeout=60) for one in sagas)
+                *(service.outcome(saga, timeout=60) for saga in sagas)
             )
             undone = await service.catalogue.summaries([sagas[2]])
 
@@ -85,4 +81,4 @@ async def test_plain_services_take_part_in_a_saga(kafka, namespace: str, tmp_pat
     assert fine.event == orders.OrderConfirmed(order_id="fine", receipt="r-fine")
     assert (dear.status, dear.event.reason) == (SagaStatus.ROLLED_BACK, "over the limit")
     assert (far.status, far.event.reason) == (SagaStatus.ROLLED_BACK, "there is no such place")
-    assert [one.status for one in undone] == [SagaStatus.ROLLED_BACK]
+    assert [summary.status for summary in undone] == [SagaStatus.ROLLED_BACK]

@@ -48,7 +48,7 @@ class KafkaScenario:
 
     def topics(self) -> list[str]:
         """What the services of the scenario read and write."""
-        names = [contract_of(one).contract_name for one in (Pay, Refund, Paid, OrderConfirmed)]
+        names = [contract_of(toy).contract_name for toy in (Pay, Refund, Paid, OrderConfirmed)]
         names += ["shop.evt.intent-done.v1", "shop.evt.intent-failed.v1", "shop.dlq.pay.v1"]
         return [self.names.topic(name) for name in names]
 
@@ -75,10 +75,10 @@ class KafkaScenario:
         # It never commits, so it begins at the begin.
         reader = await self.bus.subscribe(f"{topic}.reader", [topic])
         try:
-            found: list[Inbound] = []
-            while len(found) < wanted:
-                found += await reader.fetch(records_max=1_000, timeout_s=0.2)
-            return found
+            records: list[Inbound] = []
+            while len(records) < wanted:
+                records += await reader.fetch(records_max=1_000, timeout_s=0.2)
+            return records
         finally:
             await reader.close()
 
@@ -89,10 +89,10 @@ class KafkaScenario:
 
     async def replies(self) -> dict[str, list[Inbound]]:
         """The answers, by the id of the intent."""
-        found = defaultdict(list)
+        replies = defaultdict(list)
         for reply in await self.read(REPLY):
-            found[header(reply, ce.CAUSATION_ID)].append(reply)
-        return dict(found)
+            replies[header(reply, ce.CAUSATION_ID)].append(reply)
+        return dict(replies)
 
     async def answered(self, count: int, *, timeout_s: float = 30.0) -> dict[str, list[Inbound]]:
         """The answers, once there are at least *count*."""

@@ -48,16 +48,16 @@ async def bare(scenario: KafkaScenario, folder: Path) -> None:
         while done < scenario.intents:
             sent = []
             for records in (await consumer.getmany(timeout_ms=200, max_records=256)).values():
-                for one in records:
-                    order_id = orjson.loads(one.value)["order_id"]
-                    intent_id = dict(one.headers)["ce_id"]
+                for record in records:
+                    order_id = orjson.loads(record.value)["order_id"]
+                    intent_id = dict(record.headers)["ce_id"]
                     headers = [
                         ("ce_id", intent_id + b"/reply"),
                         ("ce_causationid", intent_id),
                         ("ce_type", REPLY.encode()),
                     ]
                     value = orjson.dumps({"receipt": f"r-{order_id}"})
-                    sent.append(await producer.send(topic, value, one.key, headers=headers))
+                    sent.append(await producer.send(topic, value, record.key, headers=headers))
             await asyncio.gather(*sent)
             done += len(sent)
             await consumer.commit()

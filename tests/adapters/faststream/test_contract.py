@@ -19,7 +19,7 @@ class BrokerBuses(BrokerBus):
     async def subscribe(self, group, topics, *, resume_at=None):
         """Join through a subscriber made for it."""
         subscriber = EffectsSubscriber(
-            self.broker, name="suite", group=group, topics=topics, make=lambda one: None
+            self.broker, name="suite", group=group, topics=topics, make=lambda subscriber: None
         )
         await subscriber.prepare()
         return await BrokerBus(self._kafka, subscriber).subscribe(

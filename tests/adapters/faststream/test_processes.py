@@ -1,6 +1,4 @@
-"""`saga run --roles effects` on a real Kafka: killed, started again, asked how it is,
-told to stop.
-"""
+"""`saga run --roles effects` on a real Kafka: killed, started again, probed, told to stop."""
 
 import asyncio
 import contextlib
@@ -71,8 +69,10 @@ async def ended(process) -> int:
 async def test_an_answer_lost_in_a_crash_is_sent_and_its_effect_not_repeated(
     scenario: KafkaScenario, kafka, tmp_path: Path, crash_at: str
 ) -> None:
-    """Killed between the commit of the store and the answers, or between those and the commit of
-    the offsets, the next process answers from the inbox, with the same bytes.
+    """The next process answers from the inbox, with the same bytes.
+
+    The first is killed between the commit of the store and the answers, or between those and the
+    commit of the offsets.
     """
     port = free_port()
     await scenario.bus.publish(scenario.payments(INTENTS))
@@ -96,5 +96,6 @@ async def test_an_answer_lost_in_a_crash_is_sent_and_its_effect_not_repeated(
     assert scenario.ledger() == Counter(f"u{n}" for n in range(INTENTS))
     assert counts["effects_repeated"] == kept
     assert counts.get("effects_done", 0) == INTENTS - kept
-    assert all(len({(one.value, one.headers) for one in same}) == 1 for same in replies.values())
+    contents = [{(reply.value, reply.headers) for reply in same} for same in replies.values()]
+    assert {len(content) for content in contents} == {1}
     assert max(len(same) for same in replies.values()) == (2 if crash_at == "after" else 1)

@@ -12,11 +12,11 @@ from tests.effects.fixtures import wallet_effects
 
 @pytest.fixture
 async def reported():
-    """What the event loop is told of that nobody has looked at."""
-    found = []
+    """The errors that the event loop reports because nobody has looked at them."""
+    messages = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: found.append(context["message"]))
-    return found
+    loop.set_exception_handler(lambda _, context: messages.append(context["message"]))
+    return messages
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def role(scenario: KafkaScenario):
 
 
 async def end_of(role: BrokerRole) -> str | None:
-    """What the role fails with when it is stopped; no reference to it is kept."""
+    """The error of the role when it is stopped; no reference to it is kept."""
     running = asyncio.create_task(role.run())
     await asyncio.sleep(0.2)
     role.stop()
@@ -45,7 +45,7 @@ async def test_a_role_that_is_stopped_leaves_no_exception_behind(role, reported)
     assert reported == []
 
 
-async def test_nor_does_one_whose_broker_cannot_be_stopped(role, reported) -> None:
+async def test_a_broker_that_cannot_be_stopped_leaves_no_exception_behind(role, reported) -> None:
     """The failure is raised, and nothing else is said of it."""
     stop = role._broker.stop  # noqa: SLF001
 

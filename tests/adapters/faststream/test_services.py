@@ -48,9 +48,7 @@ async def running(scenario: KafkaScenario, **broker):
 async def test_what_is_delivered_again_is_answered_again_and_done_once(
     scenario: KafkaScenario,
 ) -> None:
-    """With the group's offsets back at the begin, every answer is sent once more, the same
-    bytes.
-    """
+    """With the group's offsets back at the begin, every answer is sent again, byte for byte."""
     await scenario.bus.publish(scenario.payments(40))
     async with running(scenario) as attached:
         await scenario.answered(40)
@@ -81,7 +79,7 @@ async def test_two_members_share_the_work_and_take_over_from_each_other(
                 await asyncio.sleep(0.05)
             await until(
                 lambda: (
-                    [len(one.subscribers[0].member.assignment()) for one in (first, second)]
+                    [len(each.subscribers[0].member.assignment()) for each in (first, second)]
                     == [PARTITIONS, PARTITIONS]  # half of two topics each
                 )
             )
@@ -92,12 +90,15 @@ async def test_two_members_share_the_work_and_take_over_from_each_other(
     assert len(replies) == 300
     assert scenario.ledger() == Counter(f"u{n}" for n in range(300))
     assert done["effects_done"] == 300, done
-    assert all(len({(one.value, one.headers) for one in same}) == 1 for same in replies.values())
+    contents = [{(reply.value, reply.headers) for reply in same} for same in replies.values()]
+    assert {len(content) for content in contents} == {1}
 
 
 async def test_poison_does_not_stop_its_neighbours(scenario: KafkaScenario) -> None:
-    """Null and non-UTF-8 headers, null key, null value, a value of 5 MB: each is set aside with its
-    reason, all else goes on, and what can be copied is on the dlq topic byte for byte.
+    """Each poisonous record becomes a dead letter with its reason, and all else goes on.
+
+    They have null and non-UTF-8 headers, a null key, a null value, a value of 5 MB. The copies on
+    the dlq topic are the same, byte for byte.
     """
     good = scenario.payments(12)
     topic = good[0].topic
@@ -121,13 +122,13 @@ async def test_poison_does_not_stop_its_neighbours(scenario: KafkaScenario) -> N
 
     assert scenario.ledger() == Counter(f"u{n}" for n in range(12))
     assert len(replies) == 12
-    copies = {header(one, "x-dlq-offset"): one for one in await scenario.read(DLQ)}
+    copies = {header(copy, "x-dlq-offset"): copy for copy in await scenario.read(DLQ)}
     assert len(copies) == 7
-    by_content = {(one.key, one.value) for one in copies.values()}
-    assert {(one.key, one.value) for one in poison} <= by_content
-    omitted = [one for one in copies.values() if header(one, "x-dlq-omitted") == "value"]
+    by_content = {(copy.key, copy.value) for copy in copies.values()}
+    assert {(record.key, record.value) for record in poison} <= by_content
+    omitted = [copy for copy in copies.values() if header(copy, "x-dlq-omitted") == "value"]
     assert len(omitted) == 1
-    (nulls,) = [one for one in copies.values() if ("x", None) in one.headers]
+    (nulls,) = [copy for copy in copies.values() if ("x", None) in copy.headers]
     assert nulls.headers[:2] == (("ce_id", b"\xff\xfe"), ("x", None))
 
 
@@ -174,9 +175,7 @@ async def test_a_parser_of_the_broker_has_no_say(scenario: KafkaScenario) -> Non
 
 
 async def test_a_store_that_is_away_is_waited_for(scenario: KafkaScenario) -> None:
-    """Nothing is answered, parked or committed meanwhile, and the probe says why; then all
-    is done.
-    """
+    """Nothing is answered, set aside or committed meanwhile; then all is done."""
     async with running(scenario) as attached:
         await scenario.bus.publish(scenario.payments(1))
         await scenario.answered(1)
@@ -226,8 +225,9 @@ async def test_outcomes_are_listened_to_with_the_same_inbox(scenario: KafkaScena
 
 
 async def test_probes_tell_an_outage_from_an_end(scenario: KafkaScenario) -> None:
-    """Ready once there is an assignment; not ready, but alive, without the store; dead without the
-    consume loop, which is what FastStream's "try it out" leaves behind.
+    """Ready with an assignment, not ready without the store, dead without the consume loop.
+
+    FastStream's "try it out" leaves a broker without its consume loops.
     """
     broker, attached = scenario.attached(wallet_effects()[0])
     app = AsgiFastStream(broker, asgi_routes=attached.probes)
@@ -240,24 +240,24 @@ async def test_probes_tell_an_outage_from_an_end(scenario: KafkaScenario) -> Non
         await until(
             lambda: attached.subscribers[0].member and attached.subscribers[0].member.has_joined
         )
-        status, said = await ask(probes, "/health/ready")
-        assert (status, said["status"]) == (200, "ready")
-        assert said["services"]["wallets"]["sources"] == 2 * PARTITIONS
+        status, page = await ask(probes, "/health/ready")
+        assert (status, page["status"]) == (200, "ready")
+        assert page["services"]["wallets"]["sources"] == 2 * PARTITIONS
 
         store = attached.subscribers[0].running_service.store
         kept, store.kept = store.kept, _never
-        status, said = await ask(probes, "/health/ready")
+        status, page = await ask(probes, "/health/ready")
         assert status == 503
-        assert "did not answer" in said["problems"][0]
+        assert "did not answer" in page["problems"][0]
         assert (await ask(probes, "/health/live"))[0] == 200
         store.kept = kept
 
         attached.subscribers[0].running = False
         await scenario.bus.publish(scenario.payments(1))
         await until(lambda: not attached.subscribers[0].is_reading)
-        status, said = await ask(probes, "/health/live")
+        status, page = await ask(probes, "/health/live")
         assert status == 503
-        assert said["problems"] == ["wallets: its consume loop has ended"]
+        assert page["problems"] == ["wallets: its consume loop has ended"]
     await probes.stop()
     assert attached.subscribers[0].running_service is None
 
@@ -276,9 +276,7 @@ async def test_a_broker_can_be_started_again(scenario: KafkaScenario) -> None:
 
 
 async def test_two_processes_on_one_port_are_no_error_unless_told(kafka) -> None:
-    """By default the second one goes without probes; told to listen there, it says that it
-    cannot.
-    """
+    """By default the second has no probes; one that is told to listen there fails."""
     app = AsgiFastStream(KafkaBroker(kafka.bootstrap), logger=None)
     first = HttpServer(app, "127.0.0.1:0", must_listen=True)
     await first.start()

@@ -17,7 +17,7 @@ _publish = KafkaBus.publish
 
 
 async def _publish_and_die(bus, records) -> None:
-    is_answer = any(".evt." in one.topic for one in records)
+    is_answer = any(".evt." in record.topic for record in records)
     if is_answer and os.environ["CRASH_AT"] == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     await _publish(bus, records)

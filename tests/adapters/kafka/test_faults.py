@@ -92,12 +92,8 @@ async def test_records_that_retention_removed_before_they_were_read_stop_their_p
     assert set(owner.stopped) == {Source(topic, 0), Source(topic, 1)}
 
     guest = await bus.subscribe("guest" + topic, [topic])
-    assert sorted(record.partition for record in await read(guest, 2 + 1 + 5)) == [
-        0,
-        0,
-        1,
-        *[2] * 5,
-    ]
+    received = await read(guest, 2 + 1 + 5)
+    assert sorted(record.partition for record in received) == [0, 0, 1, *[2] * 5]
 
 
 async def test_a_topic_made_anew_stops_those_who_were_further(
