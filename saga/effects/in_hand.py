@@ -1,8 +1,8 @@
 """The records that a service has fetched and not dealt with: its offsets, and their order.
 
-Below a partition's offset every record is dealt with. Records are finished in any order; what is
-committed is the lowest one still in hand. An offset that is committed late, or not at all, only
-brings records back that the inbox answers again.
+Below a partition's offset every record is dealt with. Records are finished in any order, and the
+offset of the lowest one still in hand is committed. An offset that is committed late, or not at
+all, only brings records back that the inbox answers again.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def _positional(function: Callable[..., object], where: str) -> list[str]:
                 needed.append(parameter.name)
             case parameter.KEYWORD_ONLY if not has_default:
                 raise DefinitionError(
-                    f"{_name(function)} needs {parameter.name!r} by name, which nobody gives it",
+                    f"{_name(function)} needs {parameter.name!r} by name; it is called by position",
                     where=where,
                 )
             case _:

@@ -168,7 +168,9 @@ class Subscription:
         route = self.routes.get(inbound.topic)
         if route is None:
             return Rejected(
-                inbound, DeadLetterReason.UNKNOWN_TOPIC, f"nobody here handles {inbound.topic}"
+                inbound,
+                DeadLetterReason.UNKNOWN_TOPIC,
+                f"this service has no handler for {inbound.topic}",
             )
         attributes, payload = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
@@ -194,7 +196,7 @@ class Subscription:
         return _intent(inbound, route, (decoded.model, payload, key), headers)
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
-        """The answer to publish; None where *request* is a fact, which nobody wants answered."""
+        """The answer to publish; None where *request* is a fact, which is not answered."""
         route = request.route
         if not route.is_intent:
             return None
@@ -290,7 +292,7 @@ def _failure(row: InboxRow) -> Json:
 
 
 def _routes(handler: Handler, registry: ContractRegistry) -> list[tuple[str, Route]]:
-    """The contracts whose messages become what *handler* takes: its own and older versions."""
+    """The contracts of messages that *handler* takes: its own, and older versions of it."""
     contract = handler.contract
     current = registry.current(contract.contract_name)
     if current is not contract:

@@ -98,7 +98,7 @@ class EffectsService:
         subscription: the topics, how they are read, and the handlers behind them.
         bus: where intents come from and answers go.
         store: the inbox and the service's tables, possibly shared with other services; opened here
-            where it is not yet, closed by whoever made it.
+            where it is not yet, and closed by its maker.
         clock: the only source of time.
         dead_letters: keeps the records that cannot be handled.
         settings: limits.
@@ -149,11 +149,11 @@ class EffectsService:
             self._threads = ThreadPoolExecutor(
                 parts.settings.threads, f"effects of {subscription.name}"
             )
-        await parts.insist("the store cannot be opened", parts.store.open)
+        await parts.retry("the store cannot be opened", parts.store.open)
         for starter in subscription.effects.starters:
             run = partial(run_starter, starter, parts.store, self._threads)
-            await parts.insist("on_start cannot use the store", run)
-        self.consumer = await parts.insist(
+            await parts.retry("on_start cannot use the store", run)
+        self.consumer = await parts.retry(
             "cannot join the group",
             lambda: parts.bus.subscribe(subscription.group, subscription.topics_read),
         )
@@ -258,7 +258,7 @@ class _Parts(NamedTuple):
     settings: EffectsSettings
     counts: Counter[str]
 
-    async def insist(self, what: str, act: Callable[[], Awaitable[T]]) -> T:
+    async def retry(self, what: str, act: Callable[[], Awaitable[T]]) -> T:
         """The result of *act*, repeated while it raises a retriable error."""
         return await retried(act, self.backoff(), what)
 
@@ -268,7 +268,7 @@ class _Parts(NamedTuple):
 
     async def keep_dead_letter(self, inbound: Inbound, reason: str, message: str) -> None:
         self.counts[DEAD_LETTERS] += 1
-        await self.insist(
+        await self.retry(
             "a dead letter cannot be kept", lambda: self.dead_letters(inbound, reason, message)
         )
 
@@ -349,7 +349,7 @@ class _Pipeline:
     async def _fetch_some(self, records_max: int) -> list[Inbound]:
         self._is_fetching = True
         try:
-            return await self._parts.insist(
+            return await self._parts.retry(
                 "cannot fetch",
                 lambda: self._consumer.fetch(records_max=records_max, timeout_s=FETCH_TIMEOUT_S),
             )
@@ -409,7 +409,7 @@ class _Pipeline:
             except TopicMissing as error:
                 raise BusUnavailable(str(error)) from error  # until somebody makes it
 
-        await self._parts.insist("answers cannot be published", publish)
+        await self._parts.retry("answers cannot be published", publish)
 
     async def _send_one_by_one(self, replies: Sequence[tuple[Request, Record]]) -> None:
         """Set aside the answers that are too large: the broker takes less than we do."""
@@ -440,7 +440,7 @@ class _Pipeline:
 
 
 class _Commit(NamedTuple):
-    """A unit of work on its way to the disk; of a handler if it has a *run*, or of nobody."""
+    """A unit of work on its way to the disk; without a *run* no handler was called."""
 
     unit: Unit
     request: Request
@@ -493,7 +493,7 @@ class _Handling:
         parts = self._parts
         subscription = parts.subscription
         keys = [key for request in requests for key in keys_of(request)]
-        rows = await parts.insist(
+        rows = await parts.retry(
             "the inbox cannot be read", lambda: parts.store.kept(subscription.name, keys)
         )
         now = parts.clock.now()
@@ -605,7 +605,7 @@ class _Handling:
                 raise error
 
     def _settle(self, commits: Sequence[_Commit], moved: Collection[Unit]) -> None:
-        """Answer what is durable; another process was at the keys of the units that *moved*."""
+        """Answer durable requests; another process was first at the keys of units that *moved*."""
         if moved:
             requests = [commit.request for commit in commits if commit.unit in moved]
             self._spawn(self.look_up(requests))
@@ -627,7 +627,7 @@ class _Handling:
         self._spawn(repeat())
 
     def _listen_again(self, job: Job, ended: Attempt) -> None:
-        """Call a listener again, a few times: nobody else repeats a fact."""
+        """Call a listener again, a few times: no orchestrator repeats a fact."""
         request, policy = job.request, self._parts.settings.listen_retry
         failures = request.attempt
         if not policy.allows(failed_attempts=failures, elapsed_us=0, code=ended.code):

@@ -51,7 +51,7 @@ class WorkerPool:
     """A queue of jobs and the tasks that work on it; its length is bounded by the records in hand.
 
     Args:
-        work: does a job; must not raise what is the job's own fault.
+        work: does a job. An error that it raises ends the service.
         workers_max: how many jobs may be waiting for something at once.
         slow_after_s: how long a job may keep the queue waiting before more workers join.
     """
@@ -227,7 +227,7 @@ async def run_starter(starter: Starter, store: EffectsStore, threads: Executor |
 
 
 def _answered(request: Request, reply: Any) -> Attempt:
-    """Check what the handler returned."""
+    """Check the handler's reply."""
     route = request.route
     handler, expected = route.handler, route.reply
     if reply is None and expected is None:

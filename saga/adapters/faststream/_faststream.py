@@ -1,7 +1,7 @@
-"""Every private part of FastStream that we use, each behind a name that says what it is for.
+"""Every private part of FastStream that we use, each behind a name that says its purpose.
 
 Nothing else in this package touches a private name of FastStream. A subscriber checks the version
-before it is made: what stands here is known to be right for those versions, and for no other.
+before it is made: these uses are known to be right for those versions, and for no other.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class UnparsedSubscriber(BatchSubscriber):
         broker: where it belongs from now on.
         name: the service's, for the AsyncAPI document.
         group: its consumer group.
-        topics: what it reads, as they are called in the cluster.
+        topics: the topics that it reads, by their names in the cluster.
 
     Raises:
         SettingsError: the FastStream that is installed is none that this adapter knows.
@@ -129,7 +129,7 @@ class UnparsedSubscriber(BatchSubscriber):
 
 
 async def _parse(batch: Batch) -> KafkaMessage:
-    """Names the batch and leaves it as it is; cannot fail, whatever is in the records."""
+    """Names the batch and leaves it as it is; no record can make it fail."""
     first = batch[0]
     place = f"{first.topic}/{first.partition}/{first.offset}"
     return KafkaMessage(

@@ -84,7 +84,7 @@ def own_broker(servers: Sequence[str]) -> KafkaBroker:
 
 
 def connection_of(broker: KafkaBroker) -> KafkaConnection:
-    """The connection of *broker*, whoever made it: its servers, its encryption, its credentials."""
+    """The connection of a user's *broker*: its servers, its encryption, its credentials."""
     servers = connection_arguments(broker)["bootstrap_servers"]
     listed = servers.split(",") if isinstance(servers, str) else servers
     return BrokerConnection(servers=tuple(listed), broker=broker)
@@ -145,7 +145,7 @@ class BrokerRole:
         return total
 
     async def _wait(self) -> None:
-        """In a task of its own: a cancelled `gather` that nobody awaits is reported as an error."""
+        """In a task of its own: a cancelled `gather` that is not awaited is an error."""
         await asyncio.gather(*(subscriber.wait() for subscriber in self._subscribers))
 
 

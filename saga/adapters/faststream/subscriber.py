@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 @value(kw_only=True)
 class Resources:
-    """What a service needs while its broker runs; *close* closes what was opened for it alone."""
+    """Bus and store of a service while its broker runs; *close* closes them if they are its own."""
 
     kafka: KafkaBus
     store: EffectsStore
@@ -72,7 +72,7 @@ class Resources:
 
 @value
 class RunningService:
-    """A service while its broker runs; *close* closes what was opened for it alone."""
+    """A service while its broker runs; *close* closes its bus and store if they are its own."""
 
     service: EffectsService
     store: EffectsStore
@@ -127,7 +127,7 @@ class EffectsSubscriber(UnparsedSubscriber):
         broker: where it belongs from now on.
         name: the service's.
         group: its consumer group.
-        topics: what it reads, as they are called in the cluster.
+        topics: the topics that it reads, by their names in the cluster.
         make: makes the service and its store; called each time the broker starts.
     """
 
@@ -166,12 +166,12 @@ class EffectsSubscriber(UnparsedSubscriber):
         self.attempted_at_s = self.polled_at_s = loop.time()
         self.running_service = running = self._make(self)
         await running.service.start()
-        # A bare task: the broker calls `start` and `stop`, and nobody stands between them.
+        # A bare task: the broker calls `start` and `stop`, and no scope spans both.
         self._ending = loop.create_task(running.service.wait(), name=f"effects of {self.name}")
 
     @override
     async def stop(self) -> None:
-        """Drain the service; what it does not finish in time comes again at the next start."""
+        """Drain the service; unfinished records come again at the next start."""
         running, self.running_service = self.running_service, None
         if running is not None:
             await running.service.stop()
@@ -252,7 +252,7 @@ class EffectsSubscriber(UnparsedSubscriber):
     async def drain(self, within_s: float) -> bool:
         """Have the records in hand answered and their offsets committed before a rebalance.
 
-        So whoever reads the partitions next begins behind them. A record that takes longer is
+        So the next reader of the partitions begins behind them. A record that takes longer is
         answered all the same; others read it once more, and the inbox answers them.
         """
         running = self.running_service
@@ -303,7 +303,7 @@ class FetchRequest(NamedTuple):
 
 
 class PullQueue:
-    """From FastStream's consume loop to whoever fetches: one batch at a time, and only on request.
+    """From FastStream's consume loop to a fetch: one batch at a time, and only on request.
 
     FastStream pushes, the port's `Consumer` is pulled. So the loop waits for a request before it
     reads. A batch counts as delivered once the subscriber's handler has accepted it. Where a
@@ -422,7 +422,7 @@ class BrokerBus(Bus):
 
     @override
     async def close(self) -> None:
-        """Nothing: whoever made the `KafkaBus` closes it."""
+        """Nothing: the `KafkaBus` is closed by its maker."""
 
 
 class BrokerConsumer(Consumer):

@@ -1,4 +1,4 @@
-"""Every private part of aiokafka that we use, each behind a function that says what it is for.
+"""Every private part of aiokafka that we use, each behind a function that says its purpose.
 
 Nothing else in this package touches a private name of aiokafka. `check_version` runs before a bus
 is made: these functions are known to be right for the versions it names, and for no other.
@@ -27,7 +27,7 @@ FETCH_BYTES: Final = 16_777_216
 FETCH_WAIT_MS: Final = 100
 READ_COMMITTED: Final = 1
 _PREFIX_BYTES: Final = 12
-"""Base offset and length: what stands before the bytes that the length counts."""
+"""Base offset and length: the bytes before those that the length counts."""
 _MAGIC_AT: Final = 16
 _MAGIC: Final = 2
 
@@ -94,7 +94,7 @@ async def end_sender(
 ) -> None:
     """End the sender's task of a producer whose client is closed.
 
-    It waits for its requests, and for an update of the metadata that nobody brings any more.
+    It waits for its requests, and for an update of the metadata that never comes.
     """
     sender.remove_done_callback(producer._sender._fail_all)  # `close_quietly` has done so
     sender.cancel()
@@ -151,7 +151,7 @@ async def read_corrupt_batch(
 
     Raises:
         KafkaError: they cannot be fetched, or are damaged.
-        ValueError: they are not what Kafka's format says.
+        ValueError: they break Kafka's format.
     """
     client = consumer._client
     leader = client.cluster.leader_for_partition(TopicPartition(*source))
@@ -258,6 +258,6 @@ def _bytes(buffer: Any, place: int) -> tuple[bytes | None, int]:
 
 
 def _retrieve(delivery: Delivery) -> None:
-    """Look at a failure that nobody may be waiting for, so that asyncio does not report it."""
+    """Look at a failure, so that asyncio does not report it where no caller waits for it."""
     if not delivery.cancelled():
         delivery.exception()

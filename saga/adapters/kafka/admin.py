@@ -1,4 +1,4 @@
-"""What nobody asks of a producer or a consumer: topics, bounds, settings, groups.
+"""Questions beside producers and consumers: topics, bounds, settings, groups.
 
 One connection a broker, opened at the first question. No question ever creates a topic. The
 metadata requests of aiokafka's own clients do, wherever a broker allows it: so they are given only
@@ -97,7 +97,7 @@ class TopicDefaults:
 class TopicState:
     """The settings of a topic; *retention_s* None keeps records for ever.
 
-    *leaderless* are the partitions that nobody can read or write now.
+    *leaderless* are the partitions that cannot be read or written now.
     """
 
     name: str
@@ -141,7 +141,7 @@ class Cluster:
         """The layouts of those *topics* that exist.
 
         Raises:
-            BusUnavailable: nobody answers.
+            BusUnavailable: no broker answers.
         """
         if not topics:
             return {}
@@ -172,7 +172,7 @@ class Cluster:
 
         Raises:
             TopicMissing: a source does not exist.
-            BusUnavailable: nobody answers.
+            BusUnavailable: no broker answers.
         """
         if not sources:
             return {}
@@ -193,7 +193,7 @@ class Cluster:
         written to when this returns.
 
         Raises:
-            BusUnavailable: nobody answers, or the controller refuses.
+            BusUnavailable: no broker answers, or the controller refuses.
         """
         if not wanted:
             return
@@ -215,7 +215,7 @@ class Cluster:
         """The settings of those *topics* that exist, the brokers' defaults included.
 
         Raises:
-            BusUnavailable: nobody answers, or this user may not ask.
+            BusUnavailable: no broker answers, or this user may not ask.
         """
         if not topics:
             return {}
@@ -350,7 +350,7 @@ async def describe_groups(
     """Members and offsets of these *groups*; one that never was has none of either.
 
     Raises:
-        BusUnavailable: nobody answers, or this user may not ask.
+        BusUnavailable: no broker answers, or this user may not ask.
     """
     async with within(ANSWER_S, "describe groups"):
         admin = AIOKafkaAdminClient(**connection.options())

@@ -133,7 +133,7 @@ class KafkaBus(Bus):
         """The settings of those *topics* that exist.
 
         Raises:
-            BusUnavailable: nobody answers, or this user may not ask.
+            BusUnavailable: no broker answers, or this user may not ask.
         """
         layouts = await self._cluster.layouts(topics)
         configs = await self._cluster.configs(layouts)
@@ -143,7 +143,7 @@ class KafkaBus(Bus):
         """Members and offsets of these *groups*; one that never was has none of either.
 
         Raises:
-            BusUnavailable: nobody answers, or this user may not ask.
+            BusUnavailable: no broker answers, or this user may not ask.
         """
         return await describe_groups(self._connection, groups)
 

@@ -1,7 +1,7 @@
 """How to reach a Kafka cluster: addresses, encryption and credentials.
 
-Secrets are handed to the client and never shown: their fields are left out of every `repr`. What
-aiokafka raises becomes here what the port promises.
+Secrets are handed to the client and never shown: their fields are left out of every `repr`. Errors
+of aiokafka become errors of the port here.
 """
 
 from __future__ import annotations

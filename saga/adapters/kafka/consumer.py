@@ -1,11 +1,11 @@
-"""One member of a consumer group: joins, fetches, and takes over what a rebalance assigns.
+"""One member of a consumer group: joins, fetches, and takes over assigned sources.
 
 A `ConsumerSession` is one consumer of aiokafka from joining to leaving; `KafkaConsumer` makes a new
 one whenever the watchdog finds that the last makes no progress.
 
 On assignment the listener never waits: aiokafka swallows what a listener raises, and would read on
 from the group's committed offset meanwhile. The listener pauses the new sources at once. The next
-`fetch` asks where to begin, so that an error reaches whoever fetches, the next fetch tries again,
+`fetch` asks where to begin, so that an error reaches its caller, the next fetch tries again,
 and heartbeats go on meanwhile. On revocation the listener waits, for a while, until the records in
 hand are dealt with. The store fences records of a source that was taken away.
 """
@@ -154,7 +154,7 @@ class KafkaConsumer(Consumer):
         """Connect and join.
 
         Raises:
-            BusUnavailable: nobody answers.
+            BusUnavailable: no broker answers.
         """
         consumer = AIOKafkaConsumer(
             group_id=self.group, **self._connection.options(), **self._settings.options()
@@ -306,7 +306,7 @@ class KafkaConsumer(Consumer):
             log.info("%s: waits for topics: %s", self.group, ", ".join(sorted(missing - existing)))
 
     async def _take_over(self, session: ConsumerSession) -> None:
-        """Begin to read what a rebalance has assigned; a source whose place is lost stops."""
+        """Begin to read the sources that are fresh; one whose place is lost stops."""
         generation = session.generation
         fresh = dict(session.fresh)
         unknown = sorted(source for source, offset in fresh.items() if offset is None)
@@ -642,8 +642,8 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
 class Watchdog:
     """Notices a session without progress: aiokafka can stop fetching or rejoining without an error.
 
-    It asks the cluster, not the client: what the client believes may be stuck as well. *verdict*
-    says what is wrong, once something is.
+    It asks the cluster, not the client, whose view may be stuck as well. *verdict* is the problem,
+    or None while all is well.
     """
 
     def __init__(self, session: ConsumerSession, cluster: Cluster, stalled_s: float) -> None:

@@ -2,9 +2,9 @@
 
 An idempotent producer of aiokafka never gives up on a record and cannot be mended. After a batch
 has failed for good, the sequence numbers of its partition no longer fit
-(`OutOfOrderSequenceNumber`), and what the producer still holds would be sent after the records of
-its successor. So who gets no answer in time ends the whole session, at once and with all that it
-holds. The records are published again.
+(`OutOfOrderSequenceNumber`), and the records that the producer still holds would be sent after
+those of its successor. So a publisher without an answer in time ends the whole session, at once
+and with all that it holds. The records are published again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STOP_S: Final = 5.0
 LOOK_FOR_TOPICS_S: Final = 2.0
 """How long a delivery may take before its topic is looked for."""
 LIMIT_LOOKED_UP_BYTES: Final = 500_000
-"""Smaller records fit into every topic whose limit nobody has lowered on purpose."""
+"""Smaller records fit into every topic whose limit was not lowered on purpose."""
 FRAMING_BYTES: Final = 512
 """The most that a record and its batch cost beyond key, value and headers."""
 BATCH_BYTES: Final = 262_144
@@ -93,7 +93,7 @@ class KafkaProducer:
         await self._deliver(session, session.put(placed), counts.keys())
 
     async def close(self) -> None:
-        """Finish what was accepted, within a few seconds."""
+        """Deliver the accepted records, within a few seconds."""
         self._is_closed = True
         session, self._session = self._session, None
         if session is not None:
@@ -242,7 +242,7 @@ class ProducerSession:
         """Connect.
 
         Raises:
-            KafkaError: nobody answers.
+            KafkaError: no broker answers.
         """
         try:
             await self._producer.start()
@@ -259,7 +259,7 @@ class ProducerSession:
         """Read the metadata of a topic that exists.
 
         Raises:
-            KafkaError: nobody answers.
+            KafkaError: no broker answers.
         """
         await self._producer.partitions_for(topic)
 
@@ -268,14 +268,14 @@ class ProducerSession:
         return _aiokafka.append_records(self._producer, placed, now_ms=int(time() * 1000))
 
     async def stop(self, timeout_s: float) -> None:
-        """Deliver what was put, if *timeout_s* suffices, and end."""
+        """Deliver the records that were put, if *timeout_s* suffices, and end."""
         with contextlib.suppress(TimeoutError, KafkaError, OSError):
             async with asyncio.timeout(timeout_s):
                 await self._producer.flush()
         await self.drop()
 
     async def drop(self) -> None:
-        """End at once; what is not delivered fails."""
+        """End at once; deliveries under way fail."""
         if self.is_ended:
             return
         self.is_ended = True
