@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from saga.adapters.mapper import TURN
+from saga.core import history
 from saga.core.history import FACTS, NAME_OF
 from saga.core.identity import SagaId
 
@@ -79,5 +80,8 @@ def _turn(saga_id: SagaId, turn: Sequence[tuple[OldRow, dict[str, Any]]]) -> New
 
 
 def _entry(name: str, plain: dict[str, Any]) -> dict[str, Any]:
+    upgrade = getattr(history, "upgrade_plain", None)  # of entries that are written otherwise today
+    if upgrade is not None:
+        name, plain = upgrade(name, plain)
     fields = {key: value for key, value in plain.items() if key not in {"at", "cause"}}
     return {**fields, "type": name}

@@ -1,28 +1,26 @@
 """How the event store's tables come to be, and how those of earlier versions are brought over.
 
-Version 1 had one event an entry; now it is one event a turn, in one transaction.
-
-Version 1 had saga ids as originator ids and rows of the index and of timers in other places. The
-order of the log is kept, and so are backlog, positions and unhandled records. An entry that cannot
-be read is kept as it is: its saga stays corrupt, and is named.
+Version 1 had one event an entry, under the saga's own id; version 2 has one a turn, under ids by
+number. The order of the log is kept, and so are backlog, positions and unhandled records. An entry
+that cannot be read stays as it is: its saga stays corrupt, and is named.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import orjson
 from eventsourcing.sqlite import SQLiteDatastore, SQLiteProcessRecorder
 
-from saga.adapters.mapper import TURN
+from saga.adapters.first_layout import OldRow, turns_of
+from saga.adapters.mapper import saga_id_of
 from saga.adapters.rows import originator_of_number
 from saga.adapters.sqlite.connection import connect, translated
 from saga.adapters.sqlite.database import Migration, SqliteDatabase, stored_version
-from saga.core import history as registry
-from saga.core.history import FACTS, NAMES
 
 COMPONENT: Final = "event store"
 ROWS_TOGETHER: Final = 500
@@ -63,7 +61,6 @@ _TABLES: Final = (
 )
 
 _OLD: Final = ("stored_events", "saga_index", "timers", "backlog")
-_FACT_NAMES: Final = frozenset(name for name, kind in NAMES.items() if kind in FACTS)
 _SAGA_COLUMNS: Final = (
     "saga_id, definition, definition_version, key, status, started_at, updated_at, waiting_for, "
     "reason, version"
@@ -71,6 +68,10 @@ _SAGA_COLUMNS: Final = (
 _NUMBER_SAGAS: Final = (
     f"INSERT INTO saga_index ({_SAGA_COLUMNS}) SELECT {_SAGA_COLUMNS} FROM old_saga_index "
     "ORDER BY position"
+)
+_INSERT_TURNS: Final = (
+    "INSERT INTO stored_events (rowid, originator_id, originator_version, topic, state) "
+    "VALUES (?, ?, ?, ?, ?)"
 )
 _TIMERS: Final = (
     "INSERT INTO timers SELECT i.number, substr(t.timer_id, length(i.saga_id) + 2), t.due_at "
@@ -81,13 +82,6 @@ _UNHANDLED: Final = (
     "replace(reason, 'behind_held', 'behind_deferred'), message, topic, partition, "
     '"offset", key, value, headers, timestamp, parked_at, saga_id FROM parked ORDER BY parked_id'
 )
-
-
-class _Turn(NamedTuple):
-    """The entries of one turn, as rows of version 1: their places and topics and states."""
-
-    originator_id: str
-    rows: list[tuple[int, int, str, bytes]]
 
 
 def create_tables(cursor: sqlite3.Cursor) -> None:
@@ -150,13 +144,8 @@ def from_entries_to_turns(cursor: sqlite3.Cursor) -> None:
         saga_id.replace("-", ""): number
         for saga_id, number in cursor.execute("SELECT saga_id, number FROM saga_index")
     }
-    backlog = cursor.execute("SELECT * FROM old_backlog ORDER BY backlog_id").fetchall()
-    places = _write_turns(
-        cursor, numbers, {row[1] for row in backlog} | {row[2] for row in backlog}
-    )
-    for backlog_id, first, last, appended_at in backlog:
-        row = (backlog_id, places[first], places[last], appended_at)
-        cursor.execute("INSERT INTO backlog VALUES (?, ?, ?, ?)", row)
+    _write_turns(cursor, numbers)
+    cursor.execute("INSERT INTO backlog SELECT * FROM old_backlog")
     _keep_sequence(cursor, "backlog", "old_backlog")
     cursor.execute(_TIMERS)
     cursor.execute(_UNHANDLED)
@@ -165,73 +154,26 @@ def from_entries_to_turns(cursor: sqlite3.Cursor) -> None:
         cursor.execute(f"DROP TABLE {table}")
 
 
-def _write_turns(
-    cursor: sqlite3.Cursor, numbers: Mapping[str, int], wanted: set[int]
-) -> dict[int, int]:
-    """Write all turns in order of the log; the new places of the *wanted* old ones."""
-    places: dict[int, int] = {}
-    turns_of: dict[str, int] = {}
+def _write_turns(cursor: sqlite3.Cursor, numbers: Mapping[str, int]) -> None:
+    """Write all turns in order of the log; each takes the place of its first entry."""
     reader = cursor.connection.cursor()
     reader.execute(
-        "SELECT rowid, originator_id, originator_version, topic, state FROM old_stored_events "
+        "SELECT originator_id, originator_version, topic, state, rowid FROM old_stored_events "
         "ORDER BY rowid"
     )
-    rows: list[tuple[str, int, str, bytes]] = []
-    for place, turn in enumerate(_turns(reader), 1):
-        places.update((row[0], place) for row in turn.rows if row[0] in wanted)
-        number = turns_of[turn.originator_id] = turns_of.get(turn.originator_id, 0) + 1
-        originator_id = originator_of_number(numbers[turn.originator_id])
-        rows.append((originator_id, number, TURN, _state_of(turn, is_first=number == 1)))
-        if len(rows) == ROWS_TOGETHER:
-            cursor.executemany("INSERT INTO stored_events VALUES (?, ?, ?, ?)", rows)
+    turns_before: dict[str, int] = {}
+    rows: list[tuple[int, str, int, str, bytes]] = []
+    for old_originator, entries in groupby(reader, key=itemgetter(0)):
+        originator_id = originator_of_number(numbers[old_originator])
+        turns = turns_of(saga_id_of(old_originator), (OldRow(*entry[1:]) for entry in entries))
+        number = turns_before.get(old_originator, 0)
+        for number, turn in enumerate(turns, number + 1):  # noqa: B020 - goes on counting
+            rows.append((turn.place, originator_id, number, turn.topic, turn.state))
+        turns_before[old_originator] = number
+        if len(rows) >= ROWS_TOGETHER:
+            cursor.executemany(_INSERT_TURNS, rows)
             rows.clear()
-    cursor.executemany("INSERT INTO stored_events VALUES (?, ?, ?, ?)", rows)
-    return places
-
-
-def _turns(rows: Iterable[tuple[int, str, int, str, bytes]]) -> Iterator[_Turn]:
-    """The entries of the log, turn by turn: each begins with a fact."""
-    turn: _Turn | None = None
-    for place, originator_id, version, topic, state in rows:
-        begins = topic in _FACT_NAMES or turn is None or turn.originator_id != originator_id
-        if begins:
-            if turn is not None:
-                yield turn
-            turn = _Turn(originator_id, [])
-        assert turn is not None
-        turn.rows.append((place, version, topic, state))
-    if turn is not None:
-        yield turn
-
-
-def _state_of(turn: _Turn, *, is_first: bool) -> bytes:
-    first = turn.rows[0][1]
-    try:
-        plain_entries = [orjson.loads(state) for _, _, _, state in turn.rows]
-        shared = [(plain.pop("at"), plain.pop("cause")) for plain in plain_entries]
-        entries = [
-            _upgraded(topic, plain)
-            for (_, _, topic, _), plain in zip(turn.rows, plain_entries, strict=True)
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return b"\n".join(state for _, _, _, state in turn.rows)
-    at, cause = shared[0]
-    state: dict[str, Any] = {"at": at, "cause": cause, "entries": entries, "first": first}
-    if is_first:
-        digits = turn.originator_id
-        state["saga"] = "-".join(
-            (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-        )
-    return orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
-
-
-def _upgraded(name: str, plain: dict[str, Any]) -> dict[str, Any]:
-    """The plain form that stands for an entry of version 1 today."""
-    upgrade = getattr(registry, "upgrade_plain", None)
-    if upgrade is not None:
-        name, plain = upgrade(name, plain)
-    plain["type"] = name
-    return plain
+    cursor.executemany(_INSERT_TURNS, rows)
 
 
 def _keep_sequence(cursor: sqlite3.Cursor, table: str, old_table: str) -> None:
