@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from infra import Kafka, Postgres
 from infra.scratch import scratch_folder
-from tests.chaos.cast import Cast
 from tests.chaos.client import Client
+from tests.chaos.deployment import Deployment
 from tests.chaos.load import start
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.outside import Outside
@@ -35,15 +35,21 @@ async def _chaos(folder: Path, *, seconds: float, seed: int, brokers: int) -> li
         address = urlsplit(postgres.url())
         with Proxy(address.hostname or "", address.port or 0) as proxy:
             store = through(postgres.url(), proxy.port)
-            cast = Cast(f"kafka://{kafka.bootstrap}", store, "chaos", folder)
+            deployment = Deployment(f"kafka://{kafka.bootstrap}", store, "chaos", folder)
             try:
-                return await _struck(cast, kafka, postgres, proxy, seconds=seconds, seed=seed)
+                return await _struck(deployment, kafka, postgres, proxy, seconds=seconds, seed=seed)
             finally:
-                cast.end()
+                deployment.end()
 
 
 async def _struck(
-    cast: Cast, kafka: Kafka, postgres: Postgres, proxy: Proxy, *, seconds: float, seed: int
+    deployment: Deployment,
+    kafka: Kafka,
+    postgres: Postgres,
+    proxy: Proxy,
+    *,
+    seconds: float,
+    seed: int,
 ) -> list[str]:
     began_s = time.monotonic()
 
@@ -51,31 +57,31 @@ async def _struck(
         placed = len(client.log.triggers)
         print(f"{time.monotonic() - began_s:6.1f} s  {placed:6} orders  {what}", flush=True)
 
-    async with Client(cast, seed) as client:
-        await start(cast, EVERYBODY)
-        nemesis = Nemesis(cast, client, kafka, postgres, proxy, seed=seed, say=say)
+    async with Client(deployment, seed) as client:
+        await start(deployment, EVERYBODY)
+        nemesis = Nemesis(deployment, client, kafka, postgres, proxy, seed=seed, say=say)
         is_over = asyncio.Event()
-        trading = asyncio.create_task(client.trade(is_over.is_set))
+        ordering = asyncio.create_task(client.place_orders(is_over.is_set))
         try:
             await nemesis.strike(seconds)
         finally:
             is_over.set()
         await nemesis.heal()
         say("healed")
-        await trading
-        violations = await _judged(cast, client, say)
+        await ordering
+        violations = await _judged(deployment, client, say)
     acknowledged = sum(order.is_acknowledged for order in client.log.triggers)
     print(f"\n{acknowledged} orders acknowledged, {len(client.log.commands)} cancelled")
     print("what was done to it: " + ", ".join(f"{n} x {what}" for what, n in nemesis.done.items()))
     print(f"connections cut off at a COMMIT: {proxy.cuts}")
-    print(f"starts: {', '.join(f'{one.name} {one.starts}' for one in cast.members.values())}")
+    print(f"starts: {', '.join(f'{one.name} {one.starts}' for one in deployment.members.values())}")
     if not nemesis.done or not acknowledged:
         violations.append("nothing has happened")
     return violations
 
 
-async def _judged(cast: Cast, client: Client, say) -> list[str]:
-    outside = Outside(cast, client.log)
+async def _judged(deployment: Deployment, client: Client, say) -> list[str]:
+    outside = Outside(deployment, client.log)
     try:
         await outside.rest(timeout_s=REST_S_MAX)
     except AssertionError as error:

@@ -15,8 +15,8 @@ from saga.ports import Record, TopicSpec
 from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
 from saga.testing.world.checks import Log, SagaName, Trigger
-from tests.chaos.cast import Cast
-from tests.chaos.trade import FlawedOrdered, Ordered, TradeOrdered, app
+from tests.chaos.application import FlawedOrdered, Ordered, OrderPlaced, app
+from tests.chaos.deployment import Deployment
 
 AMOUNT_MAX = 500
 TROUBLE_SHARE = 0.3
@@ -26,17 +26,17 @@ RETRY_S = 0.3
 
 
 class Client:
-    """Places orders on the bus of *cast*."""
+    """Places orders on the bus of *deployment*."""
 
-    def __init__(self, cast: Cast, seed: int) -> None:
-        self._cast = cast
+    def __init__(self, deployment: Deployment, seed: int) -> None:
+        self._deployment = deployment
         self._rng = Random(seed)
         self._numbers = 0
-        self._opened = open_bus(cast.settings)
+        self._opened = open_bus(deployment.settings)
         self._publisher = Publisher(
             self._opened.bus,
             EventWriter(
-                cast.names,
+                deployment.names,
                 clock=SystemClock(),
                 source="/chaos/client",
                 contracts=app.contracts,
@@ -48,7 +48,10 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Make the topics."""
-        specs = [TopicSpec(topic, self._cast.partitions) for topic in app.topics(self._cast.names)]
+        specs = [
+            TopicSpec(topic, self._deployment.partitions)
+            for topic in app.topics(self._deployment.names)
+        ]
         await self._opened.bus.create_topics(specs)
         return self
 
@@ -64,8 +67,8 @@ class Client:
             word = self._rng.choice(("refuse", "fail:1", "slow:0.2"))
             script[self._rng.choice(("reserve", "pay", "send"))] = word
         amount = self._rng.randint(1, AMOUNT_MAX)
-        order = TradeOrdered(order_id=f"o-{self._numbers}", script=script, amount=amount)
-        return self._trigger("trade", order)
+        order = OrderPlaced(order_id=f"o-{self._numbers}", script=script, amount=amount)
+        return self._trigger("order", order)
 
     def flawed(self) -> Trigger:
         """An order whose saga raises."""
@@ -113,7 +116,7 @@ class Client:
             else:
                 return
 
-    async def trade(
+    async def place_orders(
         self, until: Callable[[], bool], *, each_s: float = 0.05, at_once: int = 4
     ) -> None:
         """Place orders, and cancel some, until somebody says that it is enough."""

@@ -5,36 +5,40 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.cast import Cast
 from tests.chaos.client import Client
+from tests.chaos.deployment import Deployment
 
 
 @pytest.fixture
-def cast(kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Cast]:
+def deployment(kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Deployment]:
     """On the servers of this run; nobody has started yet."""
-    cast = Cast(kafka.url, postgres, namespace, tmp_path)
-    yield cast
-    cast.end()
+    deployment = Deployment(kafka.url, postgres, namespace, tmp_path)
+    yield deployment
+    deployment.end()
 
 
 @pytest.fixture
-async def client(cast: Cast) -> AsyncIterator[Client]:
+async def client(deployment: Deployment) -> AsyncIterator[Client]:
     """Who places orders with it."""
-    async with Client(cast, seed=1) as client:
+    async with Client(deployment, seed=1) as client:
         yield client
 
 
 @pytest.fixture
-def cast_on_own_kafka(own_kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Cast]:
+def deployment_on_own_kafka(
+    own_kafka, postgres: str, namespace: str, tmp_path: Path
+) -> Iterator[Deployment]:
     """On a Kafka that may be killed."""
-    cast = Cast(f"kafka://{own_kafka.bootstrap}", postgres, namespace, tmp_path)
-    yield cast
-    cast.end()
+    deployment = Deployment(f"kafka://{own_kafka.bootstrap}", postgres, namespace, tmp_path)
+    yield deployment
+    deployment.end()
 
 
 @pytest.fixture
-def cast_on_own_postgres(kafka, own_postgres, namespace: str, tmp_path: Path) -> Iterator[Cast]:
+def deployment_on_own_postgres(
+    kafka, own_postgres, namespace: str, tmp_path: Path
+) -> Iterator[Deployment]:
     """On a PostgreSQL that may be killed."""
-    cast = Cast(kafka.url, own_postgres.url(), namespace, tmp_path)
-    yield cast
-    cast.end()
+    deployment = Deployment(kafka.url, own_postgres.url(), namespace, tmp_path)
+    yield deployment
+    deployment.end()

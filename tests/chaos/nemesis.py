@@ -10,8 +10,8 @@ from random import Random
 
 from infra import Kafka, Postgres
 from infra.postgres import StopMode
-from tests.chaos.cast import Cast
 from tests.chaos.client import Client
+from tests.chaos.deployment import Deployment
 from tests.proxy import Cut, Proxy
 
 FREEZE_S_MAX = 9.0
@@ -24,13 +24,11 @@ AGAIN_MAX = 50
 
 
 class Nemesis:
-    """Strikes *cast* and its servers, one fault after another, two at once now and then. Each has
-    its turn before any comes again.
-    """
+    """Strikes *deployment* and its servers, each fault in its turn, two at once now and then."""
 
     def __init__(
         self,
-        cast: Cast,
+        deployment: Deployment,
         client: Client,
         kafka: Kafka,
         postgres: Postgres,
@@ -39,7 +37,7 @@ class Nemesis:
         seed: int,
         say: Callable[[str], None],
     ) -> None:
-        self._cast = cast
+        self._deployment = deployment
         self._client = client
         self._kafka = kafka
         self._postgres = postgres
@@ -47,7 +45,7 @@ class Nemesis:
         self._rng = Random(seed)
         self._say = say
         self._newcomers = 0
-        self._steady = set(cast.members)
+        self._steady = set(deployment.members)
         self._victims: set[str] = set()
         self._left: list[str] = []
         self._under_way: set[str] = set()
@@ -100,9 +98,9 @@ class Nemesis:
             broker.thaw()
         await asyncio.to_thread(self._kafka.start)
         await asyncio.to_thread(self._postgres.start)
-        for name in list(self._cast.members):
-            self._cast.thaw(name)
-        await asyncio.to_thread(self._cast.revive)
+        for name in list(self._deployment.members):
+            self._deployment.thaw(name)
+        await asyncio.to_thread(self._deployment.revive)
 
     @contextmanager
     def _victim(self) -> Iterator[str]:
@@ -114,28 +112,28 @@ class Nemesis:
 
     async def _kill(self) -> None:
         with self._victim() as name:
-            await asyncio.to_thread(self._cast.kill, name)
+            await asyncio.to_thread(self._deployment.kill, name)
             await asyncio.sleep(self._rng.uniform(0, OUTAGE_S_MAX))
-            self._cast.start(name, waits=False)
+            self._deployment.start(name, waits=False)
 
     async def _freeze(self) -> None:
         with self._victim() as name:
-            self._cast.freeze(name)
+            self._deployment.freeze(name)
             await asyncio.sleep(self._rng.uniform(1, FREEZE_S_MAX))
-            self._cast.thaw(name)
+            self._deployment.thaw(name)
 
     async def _deploy(self) -> None:
         with self._victim() as name:
-            await asyncio.to_thread(self._cast.stop, name)
-            self._cast.start(name, waits=False)
+            await asyncio.to_thread(self._deployment.stop, name)
+            self._deployment.start(name, waits=False)
 
     async def _join_and_leave(self) -> None:
         self._newcomers += 1
         name = f"orchestrator-new-{self._newcomers}"
-        self._cast.start(name, waits=False)
+        self._deployment.start(name, waits=False)
         await asyncio.sleep(self._rng.uniform(2, 5))
-        self._cast.kill(name)
-        del self._cast.members[name]
+        self._deployment.kill(name)
+        del self._deployment.members[name]
 
     async def _kill_broker(self) -> None:
         broker = self._rng.choice(self._kafka.brokers)

@@ -21,32 +21,32 @@ from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.testing.world.broker import Published
 from saga.testing.world.checks import Evidence, Line, Log, check_all, headers_of
-from tests.chaos.cast import Cast
-from tests.chaos.trade import TradeOrdered, app
+from tests.chaos.application import OrderPlaced, app
+from tests.chaos.deployment import Deployment
 
 REST_S_MAX = 60.0
 REST_POLL_S = 0.2
 CALM_S = 0.6
 SAGAS_MAX = 1_000_000
-MOVED_BY_A_TRADE = {"shelf": -1, "parcel": 0, "customer": -1, "merchant": 1, "road": 1}
+MOVED_BY_AN_ORDER = {"shelf": -1, "parcel": 0, "customer": -1, "merchant": 1, "road": 1}
 _LEDGER = "SELECT number, saga_id, step, direction, intent_id FROM ledger ORDER BY number"
 _BOOKS = "SELECT saga_id, debit, credit, amount FROM ledger"
 
 
-async def records(cast: Cast) -> list[Inbound]:
+async def records(deployment: Deployment) -> list[Inbound]:
     """Every record on every topic of the deployment, partition by partition."""
     found: list[Inbound] = []
     async with AIOKafkaConsumer(
-        bootstrap_servers=cast.bus.removeprefix("kafka://"),
+        bootstrap_servers=deployment.bus.removeprefix("kafka://"),
         auto_offset_reset="earliest",
         enable_auto_commit=False,
     ) as consumer:
         known = await consumer.topics()
         sources = [
             TopicPartition(topic, number)
-            for topic in app.topics(cast.names)
+            for topic in app.topics(deployment.names)
             if topic in known
-            for number in range(cast.partitions)
+            for number in range(deployment.partitions)
         ]
         consumer.assign(sources)
         ends = await consumer.end_offsets(sources)
@@ -84,17 +84,17 @@ class Left(NamedTuple):
 
 
 class Outside:
-    """Looks at the deployment of *cast*, and at nothing in its processes' memory."""
+    """Looks at the deployment of *deployment*, and at nothing in its processes' memory."""
 
-    def __init__(self, cast: Cast, log: Log) -> None:
-        self._cast = cast
+    def __init__(self, deployment: Deployment, log: Log) -> None:
+        self._deployment = deployment
         self._log = log
-        self.heard = frozenset(Router(app.registry, app.contracts, cast.names).topics)
+        self.heard = frozenset(Router(app.registry, app.contracts, deployment.names).topics)
         """Topics that the orchestrators read."""
 
     async def rest(self, *, timeout_s: float = REST_S_MAX, parked: int = 0) -> None:
         """Wait until nothing is left to do; *parked* sagas are expected to wait for an operator."""
-        store = open_store(self._cast.settings)
+        store = open_store(self._deployment.settings)
         deadline = time.monotonic() + timeout_s
         calm_since: float | None = None
         try:
@@ -112,7 +112,7 @@ class Outside:
 
     async def longest_stall(self, seconds: float) -> float:
         """Watch for *seconds*: the longest time in which no saga ended."""
-        store = open_store(self._cast.settings)
+        store = open_store(self._deployment.settings)
         began = last = time.monotonic()
         longest, ended = 0.0, -1
         try:
@@ -151,12 +151,12 @@ class Outside:
 
     async def _ends(self) -> dict[Source, int]:
         async with AIOKafkaConsumer(
-            bootstrap_servers=self._cast.bus.removeprefix("kafka://")
+            bootstrap_servers=self._deployment.bus.removeprefix("kafka://")
         ) as consumer:
             sources = [
                 TopicPartition(topic, number)
                 for topic in self.heard & await consumer.topics()
-                for number in range(self._cast.partitions)
+                for number in range(self._deployment.partitions)
             ]
             assert sources, "none of the topics is there"
             found = await consumer.end_offsets(sources)
@@ -164,7 +164,7 @@ class Outside:
 
     async def gather(self) -> Left:
         """Everything that the checks may know."""
-        store = open_store(self._cast.settings)
+        store = open_store(self._deployment.settings)
         histories: dict[SagaId, list[Entry]] = defaultdict(list)
         try:
             async for _, entry in store.catalogue.log():
@@ -174,8 +174,8 @@ class Outside:
             timers = await store.catalogue.timers(limit=SAGAS_MAX)
         finally:
             await store.close()
-        lines = [Line(*row) for row in self._cast.booked(_LEDGER)]
-        published = [Published(n, one) for n, one in enumerate(await records(self._cast))]
+        lines = [Line(*row) for row in self._deployment.booked(_LEDGER)]
+        published = [Published(n, one) for n, one in enumerate(await records(self._deployment))]
         evidence = Evidence(
             log=self._log,
             histories=dict(histories),
@@ -186,10 +186,10 @@ class Outside:
             timers=frozenset(one.timer_id for one in timers),
             ledger=lines,
             heard=self.heard,
-            names=self._cast.names,
+            names=self._deployment.names,
             is_ordered=False,
         )
-        return Left(evidence, [Move(*row) for row in self._cast.booked(_BOOKS)])
+        return Left(evidence, [Move(*row) for row in self._deployment.booked(_BOOKS)])
 
 
 def judged(left: Left) -> list[str]:
@@ -203,7 +203,7 @@ def judged(left: Left) -> list[str]:
 
 
 def _unbalanced(left: Left) -> Iterator[str]:
-    """What a trade moves, a finished one leaves moved, and an undone one takes back."""
+    """What an order moves, a finished one leaves moved, and an undone one takes back."""
     moved: dict[tuple[str, str], int] = defaultdict(int)
     for saga_id, debit, credit, amount in left.moves:
         moved[saga_id, debit] -= amount
@@ -212,12 +212,12 @@ def _unbalanced(left: Left) -> Iterator[str]:
         name.saga_id: order.event.amount
         for order in left.evidence.log.triggers
         for name in order.starts
-        if isinstance(order.event, TradeOrdered)
+        if isinstance(order.event, OrderPlaced)
     }
     for saga_id, amount in amounts.items():
         summary = left.evidence.summaries.get(saga_id)
         is_done = summary is not None and summary.status is SagaStatus.COMPLETED
-        for account, share in MOVED_BY_A_TRADE.items():
+        for account, share in MOVED_BY_AN_ORDER.items():
             wanted = share * amount if is_done else 0
             if moved[saga_id, account] != wanted:
                 yield f"{saga_id}: {account} has {moved[saga_id, account]}, expected {wanted}"

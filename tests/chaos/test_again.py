@@ -13,11 +13,11 @@ from saga.contracts import contract_of
 from saga.core.status import SagaStatus
 from saga.ports import Inbound, Record
 from saga.testing.world.checks import headers_of
-from tests.chaos.cast import Cast
+from tests.chaos.application import OrderPlaced
 from tests.chaos.client import Client
+from tests.chaos.deployment import Deployment
 from tests.chaos.load import EVERYBODY, start
 from tests.chaos.outside import Outside, records
-from tests.chaos.trade import TradeOrdered
 
 TRADING_S = 2.0
 ORDERS = 40
@@ -27,100 +27,104 @@ LEDGER = "SELECT saga_id, step, direction, intent_id, debit, credit, amount FROM
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-async def test_everything_delivered_again_changes_nothing(cast: Cast, client: Client) -> None:
+async def test_everything_delivered_again_changes_nothing(
+    deployment: Deployment, client: Client
+) -> None:
     """All groups' offsets are set back to the begin: services read every intent again and give the
     answers that they kept. Then every record of every topic is published once more.
     """
-    await start(cast, EVERYBODY)
+    await start(deployment, EVERYBODY)
     enough_s = time.monotonic() + TRADING_S
-    await client.trade(lambda: time.monotonic() > enough_s)
-    outside = Outside(cast, client.log)
+    await client.place_orders(lambda: time.monotonic() > enough_s)
+    outside = Outside(deployment, client.log)
     await outside.rest()
-    first, before = await records(cast), await _state(cast)
+    first, before = await records(deployment), await _state(deployment)
     assert await outside.check() == []
     assert {SagaStatus.COMPLETED, SagaStatus.ROLLED_BACK} <= {status for _, status in before[0]}
 
     for name in EVERYBODY:
-        await asyncio.to_thread(cast.stop, name)
-    assert await _set_back(cast) >= 3
-    await start(cast, EVERYBODY)
-    effects = cast.booked(LEDGER)
+        await asyncio.to_thread(deployment.stop, name)
+    assert await _set_back(deployment) >= 3
+    await start(deployment, EVERYBODY)
+    effects = deployment.booked(LEDGER)
 
     async def are_answered_again() -> bool:
-        found = await records(cast)
+        found = await records(deployment)
         return len(found) - len(first) >= len(effects)
 
     await _until(are_answered_again)
     await outside.rest()
-    second = await records(cast)
+    second = await records(deployment)
     assert {_identity(record) for record in second} == {_identity(record) for record in first}
-    assert await _state(cast) == before
+    assert await _state(deployment) == before
 
-    counted = [await _duplicates(cast, name) for name in EVERYBODY[:2]]
+    counted = [await _duplicates(deployment, name) for name in EVERYBODY[:2]]
     await client.publish([_copy(record) for record in second])
     await outside.rest()
     assert await outside.check() == []
-    assert await _state(cast) == before
-    again = [await _duplicates(cast, name) for name in EVERYBODY[:2]]
+    assert await _state(deployment) == before
+    again = [await _duplicates(deployment, name) for name in EVERYBODY[:2]]
     heard = sum(record.topic in outside.heard for record in second)
     assert sum(again) - sum(counted) >= heard
 
 
-async def test_a_topic_made_anew_is_refused(cast: Cast, client: Client) -> None:
+async def test_a_topic_made_anew_is_refused(deployment: Deployment, client: Client) -> None:
     """The topic of the triggers is deleted and made again: its offsets mean other records now.
     Nobody reads on there as if nothing had happened, the process says so and is not ready; it goes
     on with all other topics.
     """
-    topic = cast.names.topic(contract_of(TradeOrdered).contract_name)
-    await start(cast, EVERYBODY)
+    topic = deployment.names.topic(contract_of(OrderPlaced).contract_name)
+    await start(deployment, EVERYBODY)
     await client.place([client.drawn() for _ in range(ORDERS)])
-    outside = Outside(cast, client.log)
+    outside = Outside(deployment, client.log)
     await outside.rest()
-    before = await _state(cast)
+    before = await _state(deployment)
     for name in EVERYBODY:
-        await asyncio.to_thread(cast.stop, name)
+        await asyncio.to_thread(deployment.stop, name)
 
-    await _make_anew(cast, topic)
+    await _make_anew(deployment, topic)
     await client.place([client.drawn()])
-    await start(cast, ("orchestrator-1", "effects-1"))
+    await start(deployment, ("orchestrator-1", "effects-1"))
     flawed = client.flawed()
     await client.place([flawed])
 
     async def is_told() -> bool:
-        status, text = await cast.members["orchestrator-1"].page("/health/ready")
+        status, text = await deployment.members["orchestrator-1"].page("/health/ready")
         return status == 503 and topic in text and "made anew" in text
 
     async def is_held() -> bool:
-        return (flawed.starts[0].saga_id, SagaStatus.PARKED) in (await _state(cast))[0]
+        return (flawed.starts[0].saga_id, SagaStatus.PARKED) in (await _state(deployment))[0]
 
     await _until(is_told)
     await _until(is_held)
-    after = await _state(cast)
+    after = await _state(deployment)
     assert after[0] - before[0] == {(flawed.starts[0].saga_id, SagaStatus.PARKED)}
     assert after[2] == before[2]
     assert all(order.is_acknowledged for order in client.log.triggers)
 
 
-async def _state(cast: Cast):
+async def _state(deployment: Deployment):
     """How sagas ended, every entry of every history, and every line of the ledger."""
-    store = open_store(cast.settings)
+    store = open_store(deployment.settings)
     try:
         sagas = await store.catalogue.sagas(limit=1_000_000)
         entries = {entry async for _, entry in store.catalogue.log()}
     finally:
         await store.close()
-    return {(one.saga_id, one.status) for one in sagas}, entries, sorted(cast.booked(LEDGER))
+    return {(one.saga_id, one.status) for one in sagas}, entries, sorted(deployment.booked(LEDGER))
 
 
-async def _set_back(cast: Cast) -> int:
+async def _set_back(deployment: Deployment) -> int:
     """Every group of the deployment to the begin of all that it has read; how many groups there
     are.
     """
-    address = cast.bus.removeprefix("kafka://")
+    address = deployment.bus.removeprefix("kafka://")
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     try:
-        groups = [name for name, _ in await admin.list_consumer_groups() if cast.namespace in name]
+        groups = [
+            name for name, _ in await admin.list_consumer_groups() if deployment.namespace in name
+        ]
         for group in groups:
             read = await admin.list_consumer_group_offsets(group)
             async with AIOKafkaConsumer(
@@ -133,16 +137,16 @@ async def _set_back(cast: Cast) -> int:
     return len(groups)
 
 
-async def _make_anew(cast: Cast, topic: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=cast.bus.removeprefix("kafka://"))
+async def _make_anew(deployment: Deployment, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=deployment.bus.removeprefix("kafka://"))
     await admin.start()
 
     async def is_made() -> bool:
-        await admin.create_topics([NewTopic(topic, cast.partitions, 1)])
+        await admin.create_topics([NewTopic(topic, deployment.partitions, 1)])
         async with AIOKafkaConsumer(
-            bootstrap_servers=cast.bus.removeprefix("kafka://")
+            bootstrap_servers=deployment.bus.removeprefix("kafka://")
         ) as consumer:
-            sources = [TopicPartition(topic, number) for number in range(cast.partitions)]
+            sources = [TopicPartition(topic, number) for number in range(deployment.partitions)]
             return set((await consumer.end_offsets(sources)).values()) == {0}
 
     try:
@@ -152,8 +156,8 @@ async def _make_anew(cast: Cast, topic: str) -> None:
         await admin.close()
 
 
-async def _duplicates(cast: Cast, name: str) -> float:
-    return await cast.members[name].counted("saga_duplicates_total")
+async def _duplicates(deployment: Deployment, name: str) -> float:
+    return await deployment.members[name].counted("saga_duplicates_total")
 
 
 async def _until(is_so: Callable[[], Awaitable[bool]]) -> None:

@@ -11,8 +11,8 @@ from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.testing.world.broker import Published
 from saga.testing.world.checks import Line, headers_of
-from tests.chaos.cast import Cast
 from tests.chaos.client import Client
+from tests.chaos.deployment import Deployment
 from tests.chaos.load import start
 from tests.chaos.outside import Left, Outside, judged
 
@@ -156,11 +156,11 @@ DAMAGES = (
 )
 
 
-async def test_whatever_is_wrong_is_noticed(cast: Cast, client: Client) -> None:
+async def test_whatever_is_wrong_is_noticed(deployment: Deployment, client: Client) -> None:
     """What a real deployment left is damaged in one place after the other."""
-    await start(cast, ("orchestrator-1", "effects-1"))
+    await start(deployment, ("orchestrator-1", "effects-1"))
     await client.place([client.drawn() for _ in range(ORDERS)])
-    outside = Outside(cast, client.log)
+    outside = Outside(deployment, client.log)
     await outside.rest()
     left = await outside.gather()
     assert all(order.is_acknowledged for order in client.log.triggers)

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.chaos.cast import Cast
 from tests.chaos.client import Client
+from tests.chaos.deployment import Deployment
 from tests.chaos.load import EVERYBODY, nobody_was_started_again, under_load
 from tests.chaos.outside import Outside
 from tests.proxy import Proxy, through
@@ -20,83 +20,83 @@ ASSIGNED = "assigned "
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-async def test_a_zombie_fails_on_the_store(cast: Cast) -> None:
+async def test_a_zombie_fails_on_the_store(deployment: Deployment) -> None:
     """Frozen with a decided batch on its way to the store, for longer than its session lasts:
     others take its partitions over and go on. When it wakes up, its batch arrives and is refused. A
     process of the services is frozen as long.
     """
-    address = urlsplit(cast.store)
+    address = urlsplit(deployment.store)
     is_held, may_pass = threading.Event(), threading.Event()
 
     def freeze_at_commit() -> None:
         if not is_held.is_set():
-            cast.freeze("orchestrator-1")
+            deployment.freeze("orchestrator-1")
             is_held.set()
             may_pass.wait(HOLD_S_MAX)
 
     async def strike(client: Client) -> None:
         proxy.at_commit = freeze_at_commit
         assert await asyncio.to_thread(is_held.wait, SESSION_S)
-        cast.freeze("effects-1")
+        deployment.freeze("effects-1")
         await asyncio.sleep(SESSION_S + 3)
         may_pass.set()
-        cast.thaw("orchestrator-1")
-        cast.thaw("effects-1")
+        deployment.thaw("orchestrator-1")
+        deployment.thaw("effects-1")
         await asyncio.sleep(2)
 
     with Proxy(address.hostname or "", address.port or 0) as proxy:
-        cast.given["orchestrator-1"] = {"SAGA_STORE": through(cast.store, proxy.port)}
-        await under_load(cast, strike, names=(*EVERYBODY, "effects-2"))
-        refused = await cast.members["orchestrator-1"].counted("saga_conflicts_total")
+        deployment.given["orchestrator-1"] = {"SAGA_STORE": through(deployment.store, proxy.port)}
+        await under_load(deployment, strike, names=(*EVERYBODY, "effects-2"))
+        refused = await deployment.members["orchestrator-1"].counted("saga_conflicts_total")
 
     assert refused >= 1
-    assert nobody_was_started_again(cast)
+    assert nobody_was_started_again(deployment)
 
 
-async def test_orchestrators_join_and_leave_without_a_long_stall(cast: Cast) -> None:
+async def test_orchestrators_join_and_leave_without_a_long_stall(deployment: Deployment) -> None:
     """Whoever joins or leaves, is told to or is killed, sagas go on to end within ten seconds."""
     longest_s = 0.0
 
     async def strike(client: Client) -> None:
         nonlocal longest_s
-        outside = Outside(cast, client.log)
+        outside = Outside(deployment, client.log)
         watching = asyncio.create_task(outside.longest_stall(25))
         await asyncio.sleep(1)
         for number in (3, 4):
-            await asyncio.to_thread(cast.start, f"orchestrator-{number}")
+            await asyncio.to_thread(deployment.start, f"orchestrator-{number}")
         await asyncio.sleep(1)
-        assert all(cast.members[f"orchestrator-{number}"].said(ASSIGNED) for number in (3, 4))
+        assert all(deployment.members[f"orchestrator-{number}"].said(ASSIGNED) for number in (3, 4))
         for number in (1, 3):
-            await asyncio.to_thread(cast.stop, f"orchestrator-{number}")
-            del cast.members[f"orchestrator-{number}"]
+            await asyncio.to_thread(deployment.stop, f"orchestrator-{number}")
+            del deployment.members[f"orchestrator-{number}"]
         await asyncio.sleep(1)
-        cast.kill("orchestrator-4")
-        del cast.members["orchestrator-4"]
+        deployment.kill("orchestrator-4")
+        del deployment.members["orchestrator-4"]
         longest_s = await watching
 
-    await under_load(cast, strike)
+    await under_load(deployment, strike)
 
     assert 0 < longest_s < STALL_S_MAX
 
 
-async def test_a_static_member_comes_back_without_a_rebalance(cast: Cast) -> None:
+async def test_a_static_member_comes_back_without_a_rebalance(deployment: Deployment) -> None:
     """With an instance id of its own a process that is killed and started again within its session
     has its partitions back, and the others notice nothing.
     """
     for name in ("orchestrator-1", "orchestrator-2"):
-        cast.given[name] = {"SAGA_KAFKA_INSTANCE_ID": name}
+        deployment.given[name] = {"SAGA_KAFKA_INSTANCE_ID": name}
     before = after = 0
 
     async def strike(client: Client) -> None:
         nonlocal before, after
-        before = cast.members["orchestrator-2"].said(ASSIGNED)
-        await asyncio.to_thread(cast.kill, "orchestrator-1")
-        await asyncio.to_thread(cast.start, "orchestrator-1")
+        before = deployment.members["orchestrator-2"].said(ASSIGNED)
+        await asyncio.to_thread(deployment.kill, "orchestrator-1")
+        await asyncio.to_thread(deployment.start, "orchestrator-1")
         await asyncio.sleep(SESSION_S + 2)
-        after = cast.members["orchestrator-2"].said(ASSIGNED)
+        after = deployment.members["orchestrator-2"].said(ASSIGNED)
 
-    await under_load(cast, strike)
+    await under_load(deployment, strike)
 
     assert before == after >= 1
-    assert cast.members["orchestrator-1"].said(ASSIGNED) == 1
-    assert cast.members["orchestrator-1"].starts == 2
+    assert deployment.members["orchestrator-1"].said(ASSIGNED) == 1
+    assert deployment.members["orchestrator-1"].starts == 2

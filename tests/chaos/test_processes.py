@@ -8,59 +8,59 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.chaos.cast import Cast
 from tests.chaos.client import Client
+from tests.chaos.deployment import Deployment
 from tests.chaos.load import EVERYBODY, under_load
 from tests.proxy import Cut, Proxy, through
 
 
 @pytest.mark.timeout(120)
-async def test_whoever_is_killed_nothing_is_lost_or_done_twice(cast: Cast) -> None:
+async def test_whoever_is_killed_nothing_is_lost_or_done_twice(deployment: Deployment) -> None:
     """Kill -9 of each process in turn, at random moments."""
     rng = Random(7)
 
     async def strike(client: Client) -> None:
         for name in EVERYBODY:
             await asyncio.sleep(rng.uniform(0.1, 0.5))
-            await asyncio.to_thread(cast.kill, name)
-            cast.start(name, waits=False)
+            await asyncio.to_thread(deployment.kill, name)
+            deployment.start(name, waits=False)
 
-    await under_load(cast, strike)
+    await under_load(deployment, strike)
 
-    assert all(cast.members[name].starts == 2 for name in EVERYBODY)
+    assert all(deployment.members[name].starts == 2 for name in EVERYBODY)
 
 
 @pytest.mark.timeout(120)
-async def test_a_commit_whose_answer_is_lost_is_found_out_about(cast: Cast) -> None:
+async def test_a_commit_whose_answer_is_lost_is_found_out_about(deployment: Deployment) -> None:
     """The connection is cut after COMMIT and before its answer, again and again."""
     rng = Random(3)
-    address = urlsplit(cast.store)
+    address = urlsplit(deployment.store)
     with Proxy(address.hostname or "", address.port or 0) as proxy:
-        direct, cast.store = cast.store, through(cast.store, proxy.port)
+        direct, deployment.store = deployment.store, through(deployment.store, proxy.port)
 
         async def strike(client: Client) -> None:
             proxy.at_commit = lambda: rng.choice((None, None, Cut.AFTER, Cut.BEFORE))
             await asyncio.sleep(3)
             proxy.at_commit = lambda: None
 
-        await under_load(cast, strike)
-        cast.store = direct
+        await under_load(deployment, strike)
+        deployment.store = direct
 
     assert proxy.cuts > 3, proxy.cuts
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_a_slow_store_only_slows(cast: Cast) -> None:
+async def test_a_slow_store_only_slows(deployment: Deployment) -> None:
     """Each answer of the database takes 200 ms: nothing is given up, parked or done twice."""
-    address = urlsplit(cast.store)
+    address = urlsplit(deployment.store)
     with Proxy(address.hostname or "", address.port or 0) as proxy:
-        direct, cast.store = cast.store, through(cast.store, proxy.port)
+        direct, deployment.store = deployment.store, through(deployment.store, proxy.port)
 
         async def strike(client: Client) -> None:
             proxy.delay_s = 0.2
             await asyncio.sleep(5)
             proxy.delay_s = 0.0
 
-        await under_load(cast, strike)
-        cast.store = direct
+        await under_load(deployment, strike)
+        deployment.store = direct

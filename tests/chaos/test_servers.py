@@ -9,10 +9,10 @@ from aiokafka.errors import KafkaError
 from infra import Kafka, Postgres
 from infra.postgres import StopMode
 from saga.contracts import contract_of
-from tests.chaos.cast import Cast
+from tests.chaos.application import OrderPlaced
 from tests.chaos.client import Client
+from tests.chaos.deployment import Deployment
 from tests.chaos.load import nobody_was_started_again, under_load
-from tests.chaos.trade import TradeOrdered
 
 DOWN_S = 2.0
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 async def test_the_only_broker_is_killed_and_comes_back(
-    cast_on_own_kafka: Cast, own_kafka: Kafka
+    deployment_on_own_kafka: Deployment, own_kafka: Kafka
 ) -> None:
     """Nothing can be read or published meanwhile."""
 
@@ -30,39 +30,39 @@ async def test_the_only_broker_is_killed_and_comes_back(
         await asyncio.to_thread(own_kafka.start)
         await asyncio.sleep(DOWN_S)
 
-    await under_load(cast_on_own_kafka, strike)
+    await under_load(deployment_on_own_kafka, strike)
 
-    assert nobody_was_started_again(cast_on_own_kafka)
+    assert nobody_was_started_again(deployment_on_own_kafka)
 
 
 @pytest.mark.parametrize("own_kafka", [3], indirect=True)
 async def test_a_leader_is_killed_and_another_broker_leads(
-    cast_on_own_kafka: Cast, own_kafka: Kafka
+    deployment_on_own_kafka: Deployment, own_kafka: Kafka
 ) -> None:
     """Of three brokers the one that leads a topic of triggers; orders go on while it is down."""
-    cast = cast_on_own_kafka
+    deployment = deployment_on_own_kafka
     placed = 0
 
     async def strike(client: Client) -> None:
         nonlocal placed
-        leader = await _leader(cast)
+        leader = await _leader(deployment)
         own_kafka.brokers[leader - 1].kill()
         async with asyncio.timeout(30):
-            while await _leader(cast) in {leader, 0}:  # noqa: ASYNC110 - nobody tells
+            while await _leader(deployment) in {leader, 0}:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.2)
         before = len(client.log.triggers)
         await asyncio.sleep(DOWN_S)
         placed = len(client.log.triggers) - before
         await asyncio.to_thread(own_kafka.brokers[leader - 1].start)
 
-    await under_load(cast, strike)
+    await under_load(deployment, strike)
 
     assert placed > 0
-    assert nobody_was_started_again(cast)
+    assert nobody_was_started_again(deployment)
 
 
 async def test_the_database_is_stopped_at_once_and_comes_back(
-    cast_on_own_postgres: Cast, own_postgres: Postgres
+    deployment_on_own_postgres: Deployment, own_postgres: Postgres
 ) -> None:
     """`stop -m immediate`, which is a crash: what it was in the middle of is lost, nothing else."""
 
@@ -73,19 +73,21 @@ async def test_the_database_is_stopped_at_once_and_comes_back(
             await asyncio.to_thread(own_postgres.start)
             await asyncio.sleep(DOWN_S)
 
-    await under_load(cast_on_own_postgres, strike)
+    await under_load(deployment_on_own_postgres, strike)
 
-    assert nobody_was_started_again(cast_on_own_postgres)
+    assert nobody_was_started_again(deployment_on_own_postgres)
 
 
-async def _leader(cast: Cast) -> int:
+async def _leader(deployment: Deployment) -> int:
     """The number of the broker that leads the first partition of the triggers; 0 while nobody
     knows.
     """
-    contract = contract_of(TradeOrdered)
+    contract = contract_of(OrderPlaced)
     try:
-        async with AIOKafkaConsumer(bootstrap_servers=cast.bus.removeprefix("kafka://")) as one:
-            topic = cast.names.topic(contract.contract_name)
+        async with AIOKafkaConsumer(
+            bootstrap_servers=deployment.bus.removeprefix("kafka://")
+        ) as one:
+            topic = deployment.names.topic(contract.contract_name)
             await one.end_offsets([TopicPartition(topic, 0)])
             cluster = one._client.cluster  # noqa: SLF001 - nothing else knows it
             return int(cluster.leader_for_partition(TopicPartition(topic, 0)) or 0)

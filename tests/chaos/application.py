@@ -30,7 +30,7 @@ class Ordered(Event):
     script: dict[str, str]
 
 
-class TradeOrdered(Ordered, topic="chaos.trade-ordered", version=1, key="order_id"):
+class OrderPlaced(Ordered, topic="chaos.order-placed", version=1, key="order_id"):
     amount: int
 
 
@@ -38,11 +38,11 @@ class FlawedOrdered(Ordered, topic="chaos.flawed-ordered", version=1, key="order
     """Its saga's code raises."""
 
 
-class TradeDone(Event, topic="chaos.trade-done", version=1):
+class OrderDone(Event, topic="chaos.order-done", version=1):
     order_id: str
 
 
-class TradeUndone(Event, topic="chaos.trade-undone", version=1):
+class OrderUndone(Event, topic="chaos.order-undone", version=1):
     order_id: str
     reason: str
 
@@ -87,18 +87,18 @@ class CallBack(Intent[None], topic="chaos.call-back", version=1):
 STEPS = (("reserve", Reserve, Unreserve), ("pay", Pay, Refund), ("send", Send, CallBack))
 
 
-@saga("trade", version=1, starts_on=TradeOrdered, rolled_back=TradeUndone)
-async def trade(ctx: Context, ordered: TradeOrdered) -> TradeDone:
+@saga("order", version=1, starts_on=OrderPlaced, rolled_back=OrderUndone)
+async def order(ctx: Context, ordered: OrderPlaced) -> OrderDone:
     """Reserve, pay, send; each as often as it takes."""
     for step, intent, undo in STEPS:
         script = ordered.script.get(step, "")
         message = intent(order_id=ordered.order_id, amount=ordered.amount, script=script)
         await ctx.do(message, undo=undo, id=step, retry=RETRY, timeout=TIMEOUT)
-    return TradeDone(order_id=ordered.order_id)
+    return OrderDone(order_id=ordered.order_id)
 
 
-@saga("flawed", version=1, starts_on=FlawedOrdered, rolled_back=TradeUndone)
-async def flawed(ctx: Context, ordered: FlawedOrdered) -> TradeDone:
+@saga("flawed", version=1, starts_on=FlawedOrdered, rolled_back=OrderUndone)
+async def flawed(ctx: Context, ordered: FlawedOrdered) -> OrderDone:
     """Runs into its flaw."""
     raise ValueError(f"a flaw that {ordered.order_id} runs into")
 
@@ -194,4 +194,4 @@ async def _write(ctx: EffectContext, direction: str, debit: str, credit: str, am
     )
 
 
-app = SagaApp(sagas=[trade, flawed], effects=[goods, bank])
+app = SagaApp(sagas=[order, flawed], effects=[goods, bank])

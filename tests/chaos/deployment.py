@@ -19,7 +19,7 @@ from saga.contracts import TopicNames
 from saga.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-APP = "tests.chaos.trade:app"
+APP = "tests.chaos.application:app"
 SERVING = b"serving"
 START_S = 40.0
 STOP_S = 30.0
@@ -66,7 +66,7 @@ class Member:
 
 
 @dataclass
-class Cast:
+class Deployment:
     """All processes of a deployment, in *folder* with their logs.
 
     The services' ledger is in the store's database, or in *folder* if it is *apart*; *given* has
