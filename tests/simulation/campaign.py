@@ -53,7 +53,7 @@ EXPECTED = (
     "restart",
     "released",
     "conflicts",
-    "held",
+    "deferred",
     "saga completed",
     "saga rolled_back",
     "saga rolled_back_with_residue",

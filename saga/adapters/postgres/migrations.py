@@ -47,7 +47,8 @@ _TIMERS: Final = (
     "FROM timers_1 AS t JOIN saga_ids AS s ON s.saga_id = t.saga_id ORDER BY s.originator_id"
 )
 _UNHANDLED_RECORDS: Final = (
-    "INSERT INTO unhandled_records OVERRIDING SYSTEM VALUE SELECT parked_id, kind, "
+    "INSERT INTO unhandled_records OVERRIDING SYSTEM VALUE SELECT parked_id, "
+    "CASE kind WHEN 'held' THEN 'deferred' ELSE kind END, "
     "CASE reason WHEN 'behind_held' THEN 'behind_deferred' ELSE reason END, "
     'message, topic, partition, "offset", key, value, headers, timestamp, parked_at, saga_id '
     "FROM parked_1 ORDER BY parked_id"

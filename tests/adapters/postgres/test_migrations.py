@@ -25,7 +25,7 @@ from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory, HistoryConflict
 from saga.ports.bus import Source
 from saga.ports.store import Batch, History, HistoryAppend
-from saga.runtime.saga_cache import whose
+from saga.runtime.saga_cache import definition_of
 from saga.testing import samples
 from saga.testing.samples import MOMENT
 from tests.histories import definitions
@@ -186,7 +186,7 @@ async def migrated(old: str):
 
 
 def _replayed(saga_id: SagaId, history: Sequence[Entry]) -> SagaStatus:
-    registered = definitions.app.registry.find(*whose(history))
+    registered = definitions.app.registry.find(*definition_of(history))
     assert registered is not None
     return replay(registered.decider, saga_id, history).status
 
