@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from saga.adapters.headers import decode_headers, encode_headers
 from saga.adapters.partitioner import partition_of
@@ -21,9 +21,6 @@ from saga.adapters.sqlite.statements import ManyRows
 from saga.core.identity import Instant
 from saga.errors import MessageTooLarge, RecordsRetracted, TopicMissing
 from saga.ports.bus import Inbound, Record, Source, TopicSpec
-
-if TYPE_CHECKING:
-    from saga.adapters.sqlite.consumer import LocalConsumer
 
 OFFSET_BITS: Final = 40
 PARTITION_BITS: Final = 10
@@ -285,6 +282,39 @@ class RecordLog:
                 self._sources[source_id] = Source(topic.name, partition)
 
 
+class Follower(Protocol):
+    """What a consumer hears of records that were committed in this process."""
+
+    @property
+    def reads_early(self) -> bool:
+        """Whether it may see what is not durable yet."""
+        ...
+
+    def offer(self, source_id: int, inbound: Inbound) -> None:
+        """Take a record that was just committed; `wake` is called after the last one."""
+        ...
+
+    def lacks(self, source_id: int, offset: int) -> bool:
+        """Whether the record was not delivered to it early."""
+        ...
+
+    def offer_early(self, source_id: int, inbound: Inbound) -> bool:
+        """Take a record that is not durable yet; False where others have to be read before it."""
+        ...
+
+    def retract(self, source_id: int, first: int) -> bool:
+        """Forget what was delivered from the offset *first* on; whether some of it was fetched."""
+        ...
+
+    def notice(self, ends: Mapping[int, int]) -> None:
+        """Take note of how far the log goes by now."""
+        ...
+
+    def wake(self) -> None:
+        """Let a waiting fetch go on, if there is anything for it."""
+        ...
+
+
 class EarlyDelivery:
     """Records on their way in memory, from their writer to the consumers of the same process.
 
@@ -296,7 +326,7 @@ class EarlyDelivery:
 
     def __init__(self, log: RecordLog) -> None:
         self._log = log
-        self._followers: dict[int, list[LocalConsumer]] = {}
+        self._followers: dict[int, list[Follower]] = {}
         self._retracted: dict[int, int] = {}
         self.ends: dict[int, int] = {}
         """Of sources that are followed here, the next offset as far as it is known."""
@@ -306,12 +336,12 @@ class EarlyDelivery:
         """The sources that are followed."""
         return list(self._followers)
 
-    def follow(self, source_id: int, consumer: LocalConsumer, *, end: int) -> None:
+    def follow(self, source_id: int, consumer: Follower, *, end: int) -> None:
         """Deliver the records of this source from now on; *end* is how far it goes by now."""
         self._followers.setdefault(source_id, []).append(consumer)
         self.ends[source_id] = end
 
-    def unfollow(self, source_id: int, consumer: LocalConsumer) -> None:
+    def unfollow(self, source_id: int, consumer: Follower) -> None:
         """Deliver no more records of this source."""
         readers = self._followers[source_id]
         readers.remove(consumer)
@@ -322,7 +352,7 @@ class EarlyDelivery:
     def deliver(self, appended: AppendedRecords) -> None:
         """Give what was committed to those who have not seen it; in commit order."""
         followers, ends = self._followers, self.ends
-        reached: set[LocalConsumer] = set()
+        reached: set[Follower] = set()
         for encoded, row in zip(appended.encoded, appended.rows, strict=True):
             source_id = encoded[0]
             readers = followers.get(source_id)
@@ -345,7 +375,7 @@ class EarlyDelivery:
 
     def deliver_early(self, appended: AppendedRecords) -> bool:
         """Deliver what is written to those who commit in the same file; whether to anybody."""
-        reached: set[LocalConsumer] = set()
+        reached: set[Follower] = set()
         for encoded, row in zip(appended.encoded, appended.rows, strict=True):
             for reader in self._followers.get(encoded[0], ()):
                 if reader.reads_early and not _is_large(row):
@@ -434,7 +464,7 @@ def _put_records_in_order(cursor: sqlite3.Cursor) -> None:
         cursor.execute(statement)
 
 
-def _wake(consumers: Iterable[LocalConsumer]) -> None:
+def _wake(consumers: Iterable[Follower]) -> None:
     for consumer in consumers:
         consumer.wake()
 

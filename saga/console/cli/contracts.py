@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from saga.adapters.opening import open_bus_and_store, open_kafka
-from saga.app import SagaApp
+from saga.application import Application
 from saga.authoring import SagaDefinition
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
@@ -217,7 +217,7 @@ def topics_asyncapi(
 
 
 def document_of(
-    app: SagaApp, settings: Settings, *, title: str | None = None, version: str | None = None
+    app: Application, settings: Settings, *, title: str | None = None, version: str | None = None
 ) -> Document:
     """The document of *app*, with the topics as *settings* have them made."""
     names = settings.topic_names
@@ -310,7 +310,7 @@ async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
     return missing
 
 
-def _sagas(app: SagaApp, settings: Settings) -> list[Participant]:
+def _sagas(app: Application, settings: Settings) -> list[Participant]:
     by_name: dict[str, list[SagaDefinition]] = {}
     for definition in app.sagas:
         by_name.setdefault(definition.name, []).append(definition)
@@ -357,7 +357,7 @@ def _contracts(saga: SagaDefinition) -> list[Contract]:
     ]
 
 
-def _service(app: SagaApp, service: Effects, names: TopicNames) -> Participant:
+def _service(app: Application, service: Effects, names: TopicNames) -> Participant:
     handled = [contract_of(model) for model in (*service.intents, *service.facts)]
     intents = [contract_of(model) for model in service.intents]
     return Participant(

@@ -8,7 +8,7 @@ from typing import Annotated, BinaryIO, Final
 
 import typer
 
-from saga.app import SagaApp
+from saga.application import Application
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
 from saga.contracts import Kind
@@ -68,7 +68,7 @@ async def publish(
     return ExitCode.NOT_SO if is_bad else ExitCode.OK
 
 
-def _publishable(app: SagaApp, contract: str) -> str:
+def _publishable(app: Application, contract: str) -> str:
     try:
         known = app.contracts.find(contract)
     except UnknownContract as error:

@@ -21,8 +21,7 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 
 from saga.adapters.opening import open_effects_store
-from saga.app import SagaApp
-from saga.application import ROLES
+from saga.application import ROLES, Application
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
 from saga.service import Service
@@ -115,7 +114,7 @@ async def _run(
     return summary(service.counts)
 
 
-def _warn_of_unhandled(app: SagaApp) -> None:
+def _warn_of_unhandled(app: Application) -> None:
     """Name intents that no handler here takes: most often somebody forgot one."""
     unhandled = app.unhandled_intents()
     if unhandled:

@@ -22,7 +22,7 @@ from uuid import UUID
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import OpenedStore, open_bus, open_bus_and_store, open_store
-from saga.app import SagaApp
+from saga.application import Application
 from saga.assembly import Assembly, Parts
 from saga.console.cli.output import AppRefused, NotSo, Printer
 from saga.contracts import Command
@@ -47,7 +47,7 @@ class Session:
     printer: Printer
 
     @cached_property
-    def app(self) -> SagaApp:
+    def app(self) -> Application:
         """The application.
 
         Raises:
@@ -164,7 +164,7 @@ async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
     return list(history)
 
 
-def load_app(name: str) -> SagaApp:
+def load_app(name: str) -> Application:
     """The application *name*, `module:attribute`; the working directory is on the import path.
 
     Raises:
@@ -176,7 +176,7 @@ def load_app(name: str) -> SagaApp:
         app = getattr(module, attribute)
     except AttributeError:
         raise AppRefused(f"app {name}: {_no_such(module, attribute)}") from None
-    if not isinstance(app, SagaApp):
+    if not isinstance(app, Application):
         kind = type(app).__name__
         raise AppRefused(f"app {name}: {attribute} is no SagaApp but a {kind}; {_ADVICE}")
     return app
@@ -231,7 +231,7 @@ def _place(error: BaseException) -> str:
 
 
 def _no_such(module: ModuleType, attribute: str) -> str:
-    apps = [name for name, value in vars(module).items() if isinstance(value, SagaApp)]
+    apps = [name for name, value in vars(module).items() if isinstance(value, Application)]
     near = apps or get_close_matches(attribute, vars(module), n=1)
     hint = f"; did you mean {module.__name__}:{near[0]}?" if near else f"; {_ADVICE}"
     return f"module {module.__name__!r} has no {attribute!r}{hint}"

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from saga.adapters.memory.bus import MemoryBus
-from saga.adapters.memory.consumer import MemoryConsumer
+from saga.adapters.memory.bus import MemoryBus, MemoryConsumer
 from saga.core.identity import Instant
 from saga.errors import BusUnavailable
 from saga.ports import Inbound, Record, Source

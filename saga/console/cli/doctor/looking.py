@@ -27,7 +27,7 @@ from saga.adapters.opening import (
 )
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.adapters.sqlite.bus import describe_local_bus
-from saga.app import SagaApp
+from saga.application import Application
 from saga.console.cli.doctor.facts import (
     Facts,
     Finding,
@@ -99,7 +99,7 @@ async def doctor(
 async def look(session: Session) -> Facts:
     """Everything that can be seen. Changes nothing that was there before."""
     facts = Facts(now=SystemClock().now())
-    app = SagaApp()
+    app = Application()
     with _noted(facts, "application", session.settings.app, "name another one with --app"):
         app = session.app
         facts.known = frozenset((saga.name, saga.version) for saga in app.sagas)
@@ -144,7 +144,7 @@ def _noted(facts: Facts, check: str, where: str, advice: str) -> Iterator[None]:
         )
 
 
-async def _look_at_cluster(facts: Facts, session: Session, app: SagaApp) -> None:
+async def _look_at_cluster(facts: Facts, session: Session, app: Application) -> None:
     settings = session.settings
     specs = app.topic_specs(settings)
     kafka = open_kafka(settings)
@@ -174,7 +174,7 @@ async def _look_at_cluster(facts: Facts, session: Session, app: SagaApp) -> None
         _add_group(facts, name, reader, members=state.members, following=state.committed)
 
 
-async def _look_at_file(facts: Facts, session: Session, app: SagaApp) -> None:
+async def _look_at_file(facts: Facts, session: Session, app: Application) -> None:
     settings = session.settings
     database = SqliteDatabase(file_of(settings.bus))
     bus = LocalBus(database, clock=SystemClock())
@@ -199,7 +199,7 @@ class _Reader(NamedTuple):
     topics: frozenset[str]
 
 
-def _readers(session: Session, app: SagaApp) -> dict[str, _Reader]:
+def _readers(session: Session, app: Application) -> dict[str, _Reader]:
     """The consumer groups of the application."""
     names = session.settings.topic_names
     readers: dict[str, _Reader] = {}
@@ -307,7 +307,7 @@ async def _look_at_sagas(facts: Facts, store: OpenedStore) -> None:
             )
 
 
-async def _look_at_effects_store(facts: Facts, session: Session, app: SagaApp) -> None:
+async def _look_at_effects_store(facts: Facts, session: Session, app: Application) -> None:
     address = session.settings.effects_address
     if not app.effects:
         return
