@@ -25,7 +25,7 @@ OVER_THE_LIMIT = 1_000
 TAKEOVER_MAX_S = 15
 LOOK_S = 2
 BOOKS = "SELECT what, order_id FROM effects"
-INBOX = "SELECT key, outcome FROM saga_inbox"
+INBOX = "SELECT step, outcome FROM saga_inbox"
 
 MakeService = Callable[..., Service]
 

@@ -4,7 +4,8 @@ Needs psycopg (`pip install saga[postgres]`); import it only where it is wanted.
 """
 
 from saga.adapters.postgres.database import Address, PostgresDatabase
-from saga.adapters.postgres.effects import INBOX, PostgresEffectsStore
+from saga.adapters.postgres.effects import PostgresEffectsStore
+from saga.adapters.postgres.inbox import INBOX
 from saga.adapters.postgres.schema import (
     Component,
     event_store_tables,

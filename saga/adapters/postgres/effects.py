@@ -22,7 +22,6 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
-from psycopg import Cursor
 from psycopg.adapt import Buffer, Loader, Transformer
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
@@ -36,21 +35,24 @@ from saga.adapters.postgres.database import (
     is_of_the_server,
     unavailable,
 )
+from saga.adapters.postgres.inbox import (
+    INBOX,
+    Key,
+    fits,
+    is_taken,
+    key_of,
+    selecting,
+    to_row,
+    writing,
+)
 from saga.adapters.postgres.pipeline import (
-    Array,
-    Bigints,
-    Blobs,
     Call,
     Session,
-    Texts,
     call_of,
     exchange,
-    unescaped,
 )
-from saga.adapters.postgres.schema import Component, prepare
+from saga.adapters.postgres.schema import prepare
 from saga.adapters.postgres.sql import Statement, bound, parsed
-from saga.core.events import Json, ReplyOutcome
-from saga.core.identity import Instant
 from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import (
     BEGINNING,
@@ -92,7 +94,6 @@ _PREPARED_IN_VAIN: Final = frozenset({"0A000", "26000"})
 _WRITING: Final = (b"INSERT", b"UPDATE", b"DELETE", b"MERGE")
 
 T = TypeVar("T")
-Key = tuple[str, str]
 
 
 class EndedUnit(NamedTuple):
@@ -104,7 +105,7 @@ class EndedUnit(NamedTuple):
     @property
     def keys(self) -> list[Key]:
         """The service and idempotency key of each row."""
-        return [(write.row.service, write.row.key) for write in self.writes]
+        return [key_of(write.row) for write in self.writes]
 
 
 class _Group:
@@ -250,7 +251,7 @@ class PostgresEffectsStore(EffectsStore):
         session, database = unit.session, self._opened()
         assert session is not None, "only a unit that has written is committed by itself"
         try:
-            await database.commit_on(session, [_RELEASE_UNIT, *_writing(writes), COMMIT])
+            await database.commit_on(session, [_RELEASE_UNIT, *writing(writes), COMMIT])
         except CommitUnknown as unknown:
             await self.give_back(unit)
             if not writes:  # the inbox will tell
@@ -260,7 +261,7 @@ class PostgresEffectsStore(EffectsStore):
             return () if is_kept else (unit,)
         except psycopg.Error as error:
             await self.give_back(unit)
-            if _is_taken(error):
+            if is_taken(error):
                 return (unit,)
             raise self._refusal(error) from error
         await self.give_back(unit)
@@ -312,7 +313,7 @@ class PostgresEffectsStore(EffectsStore):
         moved: set[Unit] = set()
         failure: psycopg.Error | None = None
         for _ in range(GROUP_TRIES_MAX):
-            calls = _writing(write for each in units for write in each.writes)
+            calls = writing(write for each in units for write in each.writes)
             if not calls:
                 return moved
             try:
@@ -322,10 +323,10 @@ class PostgresEffectsStore(EffectsStore):
                 )
             except psycopg.Error as error:
                 failure = error
-                if not _is_taken(error):
+                if not is_taken(error):
                     raise unavailable(self.name, error) from error
                 stored = await self._rows(key for each in units for key in each.keys)
-                moved |= {each.unit for each in units if not _fits_all(each, stored)}
+                moved |= {each.unit for each in units if not _fits(each, stored)}
                 units = [each for each in units if each.unit not in moved]
             else:
                 return moved
@@ -335,16 +336,12 @@ class PostgresEffectsStore(EffectsStore):
     async def _has_landed(self, units: Sequence[EndedUnit]) -> bool:
         stored = await self._rows(key for each in units for key in each.keys)
         return all(
-            stored.get((write.row.service, write.row.key)) == write.row
-            for each in units
-            for write in each.writes
+            stored.get(key_of(write.row)) == write.row for each in units for write in each.writes
         )
 
     async def _rows(self, keys: Iterable[Key]) -> dict[Key, InboxRow]:
-        wanted = set(keys)
-        services, ids = {service for service, _ in wanted}, [key for _, key in wanted]
-        rows = map(_to_row, await self._opened().fetch(_SELECT, (Texts(ids), Texts(services))))
-        return {key: row for row in rows if (key := (row.service, row.key)) in wanted}
+        rows = map(to_row, await self._opened().fetch(*selecting(set(keys))))
+        return {key_of(row): row for row in rows}
 
     async def _configure(self, session: Session) -> None:
         await self.address.configure(session)
@@ -654,6 +651,10 @@ def _is_inside(session: Session, *, failed: bool = False) -> bool:
     return session.pgconn.transaction_status in inside
 
 
+def _fits(ended: EndedUnit, stored: Mapping[Key, InboxRow]) -> bool:
+    return all(fits(write, stored.get(key_of(write.row))) for write in ended.writes)
+
+
 def _apart(units: Sequence[EndedUnit]) -> tuple[list[EndedUnit], list[EndedUnit]]:
     """The first of *units* that do not want the same keys, and those left for later."""
     taken: set[Key] = set()
@@ -666,133 +667,3 @@ def _apart(units: Sequence[EndedUnit]) -> tuple[list[EndedUnit], list[EndedUnit]
         else:
             later.append(each)
     return first, later
-
-
-# The inbox.
-#
-# Rows are written as they are expected to fit, all or none: a key that is taken, or a row that is
-# not what it was, refuses the whole transaction.
-
-_TABLE: Final = "saga_inbox"
-_NOT_WHAT_IT_WAS: Final = "SG003"
-_UNIQUE_VIOLATION: Final = "23505"
-# Keys begin with the saga's id, so that the steps of one saga stand on one page of the index.
-_CREATE_TABLE: Final = (
-    f'CREATE TABLE {_TABLE} (service text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, '
-    "attempt bigint NOT NULL, outcome text NOT NULL, contract text, payload text, code text, "
-    "message text, digest bytea, handled_at bigint NOT NULL, undone boolean NOT NULL, "
-    "PRIMARY KEY (key, service))"
-)
-_CREATE_EXPECT: Final = (
-    "CREATE FUNCTION saga_inbox_expect(counted bigint, expected bigint) RETURNS void "
-    "LANGUAGE plpgsql AS $$ BEGIN IF counted <> expected THEN "
-    "RAISE EXCEPTION 'found %, expected %', counted, expected "
-    f"USING ERRCODE = '{_NOT_WHAT_IT_WAS}'; END IF; END $$"
-)
-_COLUMNS: Final = (
-    "service, key, attempt, outcome, contract, payload, code, message, digest, handled_at, undone"
-)
-_ROWS: Final = (
-    "SELECT service, key, attempt, outcome, contract, payload, code, message, digest, handled_at, "
-    "undone = 1 FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[], "
-    "%s::text[], %s::text[], %s::text[], %s::bytea[], %s::bigint[], %s::bigint[]) "
-    f"AS r ({_COLUMNS})"
-)
-_INSERT: Final = f"INSERT INTO {_TABLE} ({_COLUMNS}) {_ROWS}"
-_REPLACE: Final = (
-    f"WITH replaced AS (UPDATE {_TABLE} SET ({_COLUMNS}) = ({_ROWS}) "
-    "WHERE key = ANY(%s::text[]) AND service = ANY(%s::text[]) AND attempt = %s::bigint "
-    "AND outcome = ANY(%s::text[]) AND undone = (%s::bigint = 1) RETURNING 1) "
-    "SELECT saga_inbox_expect((SELECT count(*) FROM replaced), 1)"
-)
-_SELECT: Final = (
-    f"SELECT {_COLUMNS} FROM {_TABLE} WHERE key = ANY(%s::text[]) AND service = ANY(%s::text[])"
-)
-
-
-def _make(cursor: Cursor[dict[str, Any]]) -> None:
-    cursor.execute(_CREATE_TABLE)
-    cursor.execute(_CREATE_EXPECT)
-
-
-INBOX: Final = Component(name="effects store", landmark=_TABLE, make=_make)
-
-
-def _writing(writes: Iterable[InboxWrite]) -> list[Call]:
-    """The statements that keep *writes*, or refuse the transaction."""
-    # In one order wherever they are written, so that no two transactions wait for one another.
-    ordered = sorted(writes, key=lambda write: (write.row.key, write.row.service))
-    new = [write.row for write in ordered if write.replaces is None]
-    calls = [call_of(_INSERT, *_columns(new))] if new else []
-    return calls + [
-        call_of(_REPLACE, *_columns([write.row]), *_what_was(write.replaces))
-        for write in ordered
-        if write.replaces is not None
-    ]
-
-
-def _is_taken(error: psycopg.Error) -> bool:
-    """Whether *error* says that something else is in the place of a row to keep."""
-    is_ours = error.diag.table_name == _TABLE
-    return error.sqlstate == _NOT_WHAT_IT_WAS or (error.sqlstate == _UNIQUE_VIOLATION and is_ours)
-
-
-def _fits_all(ended: EndedUnit, stored: Mapping[Key, InboxRow]) -> bool:
-    return all(
-        _fits(write, stored.get((write.row.service, write.row.key))) for write in ended.writes
-    )
-
-
-def _fits(write: InboxWrite, stored: InboxRow | None) -> bool:
-    replaced = write.replaces
-    if stored is None or replaced is None:
-        return stored is replaced
-    return (stored.attempt, stored.outcome, stored.undone) == (
-        replaced.attempt,
-        replaced.outcome,
-        replaced.undone,
-    )
-
-
-def _to_row(columns: Sequence[Any]) -> InboxRow:
-    service, key, attempt, outcome, *texts, digest, handled_at, undone = columns
-    contract, payload, code, message = (None if text is None else unescaped(text) for text in texts)
-    return InboxRow(
-        unescaped(service),
-        unescaped(key),
-        attempt,
-        ReplyOutcome(outcome),
-        contract,
-        None if payload is None else Json(payload),
-        code,
-        message,
-        digest,
-        Instant(handled_at),
-        undone,
-    )
-
-
-def _columns(rows: Sequence[InboxRow]) -> tuple[Array, ...]:
-    return (
-        Texts(row.service for row in rows),
-        Texts(row.key for row in rows),
-        Bigints(row.attempt for row in rows),
-        Texts(row.outcome for row in rows),
-        Texts(row.contract for row in rows),
-        Texts(row.payload for row in rows),
-        Texts(row.code for row in rows),
-        Texts(row.message for row in rows),
-        Blobs(row.digest for row in rows),
-        Bigints(row.handled_at for row in rows),
-        Bigints(int(row.undone) for row in rows),
-    )
-
-
-def _what_was(row: InboxRow) -> tuple[Array | int, ...]:
-    return (
-        Texts([row.key]),
-        Texts([row.service]),
-        row.attempt,
-        Texts([row.outcome]),
-        int(row.undone),
-    )

@@ -19,6 +19,7 @@ from psycopg.sql import SQL, Identifier
 from saga.adapters.first_layout import OldRow, turns_of
 from saga.adapters.postgres.statements import OriginatorIds
 from saga.core.identity import Instant, SagaId
+from saga.ports.store import UnhandledKind
 
 SAGAS_A_PAGE: Final = 1_000
 
@@ -36,7 +37,9 @@ _ENTRIES: Final = (
     "ORDER BY originator_id, originator_version"
 )
 _SAGA_INDEX: Final = (
-    "INSERT INTO saga_index SELECT s.originator_id, i.saga_id, i.definition, "
+    "INSERT INTO saga_index (originator_id, saga_id, definition, definition_version, key, status, "
+    "started_at, updated_at, waiting_for, reason, version) "
+    "SELECT s.originator_id, i.saga_id, i.definition, "
     "i.definition_version, i.key, i.status, i.started_at, i.updated_at, i.waiting_for, i.reason, "
     "i.version FROM saga_index_1 AS i JOIN saga_ids AS s ON s.saga_id = i.saga_id "
     "ORDER BY s.originator_id"
@@ -47,8 +50,8 @@ _TIMERS: Final = (
     "FROM timers_1 AS t JOIN saga_ids AS s ON s.saga_id = t.saga_id ORDER BY s.originator_id"
 )
 _UNHANDLED_RECORDS: Final = (
-    "INSERT INTO unhandled_records OVERRIDING SYSTEM VALUE SELECT parked_id, "
-    "CASE kind WHEN 'held' THEN 'deferred' ELSE kind END, "
+    "INSERT INTO unhandled OVERRIDING SYSTEM VALUE SELECT parked_id, "
+    f"CASE kind WHEN 'held' THEN '{UnhandledKind.DEFERRED.value}' ELSE kind END, "
     "CASE reason WHEN 'behind_held' THEN 'behind_deferred' ELSE reason END, "
     'message, topic, partition, "offset", key, value, headers, timestamp, parked_at, saga_id '
     "FROM parked_1 ORDER BY parked_id"
@@ -65,9 +68,22 @@ _BACKLOG: Final = (
     "WHERE notification_id = place) ORDER BY place), appended_at FROM backlog_1 "
     "ORDER BY backlog_id"
 )
+_INBOX: Final = (
+    (
+        "INSERT INTO saga_inbox_sagas (saga_id) SELECT split_part(key, '/', 1) "
+        "FROM saga_inbox_1 GROUP BY 1 ORDER BY min(handled_at)"
+    ),
+    (
+        "INSERT INTO saga_inbox SELECT s.number, substr(key, length(s.saga_id) + 1), service, "
+        "attempt, outcome, contract, payload, code, message, digest, handled_at, undone "
+        "FROM saga_inbox_1 JOIN saga_inbox_sagas AS s ON s.saga_id = split_part(key, '/', 1) "
+        "ORDER BY s.number"
+    ),
+    "DROP TABLE saga_inbox_1",
+)
 _SEQUENCES: Final = {
     "stored_events_notification_id_seq": "stored_events_notification_id_seq_1",
-    "unhandled_records_record_id_seq": "parked_parked_id_seq_1",
+    "unhandled_record_id_seq": "parked_parked_id_seq_1",
     "backlog_backlog_id_seq": "backlog_backlog_id_seq_1",
 }
 _OLD_TABLES: Final = (
@@ -108,6 +124,15 @@ def keep_turns(cursor: Cursor[dict[str, Any]], *, make: Callable[[Any], None]) -
     for table in _OLD_TABLES:
         rows.execute(SQL("DROP TABLE {}").format(Identifier(f"{table}_1")))
     rows.execute("ANALYZE saga_ids, saga_index, stored_events")
+
+
+def number_sagas(cursor: Cursor[dict[str, Any]], *, make: Callable[[Any], None]) -> None:
+    """From an inbox by key to one by the number of the saga and the step."""
+    rows = cursor.connection.cursor(row_factory=tuple_row)
+    _set_apart(rows, "saga_inbox")
+    make(cursor)
+    for statement in _INBOX:
+        rows.execute(statement)
 
 
 def _set_apart(rows: Cursor[Any], table: str) -> None:

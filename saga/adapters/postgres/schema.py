@@ -41,11 +41,13 @@ _TABLES: Final = (
     # The one index by a saga's own id: a second saga of that id is refused here.
     "CREATE TABLE saga_ids (saga_id uuid PRIMARY KEY, originator_id uuid NOT NULL)",
     # Room on each page for the next version of its rows: updates then touch no index.
+    # settled_at is kept free for when all that an ended saga has published was seen.
     (
         "CREATE TABLE saga_index (originator_id uuid PRIMARY KEY, saga_id uuid NOT NULL, "
         "definition text NOT NULL, definition_version integer NOT NULL, key text NOT NULL, "
         "status text NOT NULL, started_at bigint NOT NULL, updated_at bigint NOT NULL, "
-        "waiting_for text, reason text, version bigint NOT NULL) WITH (fillfactor = 60, "
+        "waiting_for text, reason text, version bigint NOT NULL, settled_at bigint) "
+        "WITH (fillfactor = 60, "
         "autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000)"
     ),
     # Nearly all sagas are completed, and finding those needs no index.
@@ -62,17 +64,14 @@ _TABLES: Final = (
     ),
     "CREATE INDEX timers_by_due_at ON timers (due_at)",
     (
-        "CREATE TABLE unhandled_records ("
+        "CREATE TABLE unhandled ("
         "record_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
         "kind text NOT NULL, reason text NOT NULL, message text NOT NULL, topic text NOT NULL, "
         'partition integer NOT NULL, "offset" bigint NOT NULL, key bytea, value bytea, '
         "headers bytea NOT NULL, timestamp bigint NOT NULL, kept_at bigint NOT NULL, "
         "saga_id uuid)"
     ),
-    (
-        "CREATE INDEX unhandled_records_by_saga ON unhandled_records (saga_id) "
-        "WHERE saga_id IS NOT NULL"
-    ),
+    ("CREATE INDEX unhandled_by_saga ON unhandled (saga_id) WHERE saga_id IS NOT NULL"),
     (
         "CREATE TABLE backlog (backlog_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
         "positions bigint[] NOT NULL, appended_at bigint NOT NULL) WITH ("
@@ -87,7 +86,7 @@ _TABLES: Final = (
     ),
     # Room for what a position belongs to: a topic made anew has another id.
     ("ALTER TABLE notification_tracking ADD COLUMN topic_id text, ADD COLUMN cluster_id text"),
-    # Room for whose store this is (environment, namespace), and for marks.
+    # Room for whose store this is: facts as environment and namespace.
     "CREATE TABLE store_facts (name text PRIMARY KEY, value text NOT NULL)",
 )
 

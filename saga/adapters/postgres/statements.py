@@ -25,8 +25,8 @@ from typing import Any, Final
 from saga.adapters.headers import encode_headers
 from saga.adapters.mapper import TURN, originator_of, to_state
 from saga.adapters.postgres.pipeline import Array, Bigints, Blobs, Call, Texts, Uuids, call_of
-from saga.adapters.rows import KnownSagas, tracking_name
-from saga.core.identity import Instant, SagaId, TimerId
+from saga.adapters.rows import KnownSagas, timer_name, tracking_name
+from saga.core.identity import Instant, SagaId
 from saga.ports.store import Batch
 
 Question = tuple[str, tuple[Any, ...]]
@@ -90,13 +90,13 @@ CLEAR: Final = (
     "FROM unnest(%s::uuid[], %s::text[]) AS r (id, name)))"
 )
 KEEP_UNHANDLED: Final = (
-    'INSERT INTO unhandled_records (kind, reason, message, topic, partition, "offset", key, value, '
+    'INSERT INTO unhandled (kind, reason, message, topic, partition, "offset", key, value, '
     "headers, timestamp, kept_at, saga_id) "
     "SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], "
     "%s::text[], %s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[], %s::bigint[], "
     "%s::bigint[], %s::uuid[])"
 )
-REMOVE_HANDLED: Final = "DELETE FROM unhandled_records WHERE record_id = ANY(%s::bigint[])"
+REMOVE_HANDLED: Final = "DELETE FROM unhandled WHERE record_id = ANY(%s::bigint[])"
 RELAYED: Final = "DELETE FROM backlog WHERE backlog_id = ANY(%s::bigint[])"
 LANDED: Final = (
     "SELECT count(*) FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bytea[]) "
@@ -112,7 +112,7 @@ REACHED: Final = (
 )
 UNHANDLED: Final = (
     "SELECT count(*) FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) "
-    "AS r (topic, partition, place, at) WHERE EXISTS (SELECT 1 FROM unhandled_records AS p "
+    "AS r (topic, partition, place, at) WHERE EXISTS (SELECT 1 FROM unhandled AS p "
     "WHERE p.topic = r.topic AND p.partition = r.partition "
     'AND p."offset" = r.place AND p.kept_at = r.at)'
 )
@@ -244,20 +244,16 @@ def event_columns(rows: Sequence[TurnRow]) -> tuple[Array, ...]:
     )
 
 
-def saga_of(timer_id: TimerId) -> SagaId:
-    """The saga of a timer: its id begins with the saga's."""
-    return SagaId(timer_id.partition("/")[0])
-
-
 def _other_calls(batch: Batch, originators: Originators) -> list[Call]:
     calls: list[Call] = []
     if armed := {each.timer_id: each for each in batch.timers_armed}.values():
-        names = Texts(_name(each.timer_id) for each in armed)
+        names = Texts(timer_name(each.timer_id)[1] for each in armed)
         ids = Uuids(originators[each.saga_id] for each in armed)
         calls.append(call_of(ARM, ids, names, Bigints(each.due_at for each in armed)))
-    if cleared := [each for each in batch.timers_cleared if saga_of(each) in originators]:
-        ids = Uuids(originators[saga_of(each)] for each in cleared)
-        calls.append(call_of(CLEAR, ids, Texts(map(_name, cleared))))
+    timers = map(timer_name, batch.timers_cleared)
+    if cleared := [(saga, name) for saga, name in timers if saga in originators]:
+        ids = Uuids(originators[saga] for saga, _ in cleared)
+        calls.append(call_of(CLEAR, ids, Texts(name for _, name in cleared)))
     if batch.unhandled:
         calls.append(call_of(KEEP_UNHANDLED, *_unhandled_columns(batch)))
     if batch.handled:
@@ -298,10 +294,6 @@ def _index_columns(batch: Batch, originators: Originators) -> tuple[Array, ...]:
         Texts(each.reason for each in rows),
         Bigints(each.version for each in rows),
     )
-
-
-def _name(timer_id: TimerId) -> str:
-    return timer_id.partition("/")[2]
 
 
 def _unhandled_columns(batch: Batch) -> tuple[Array, ...]:

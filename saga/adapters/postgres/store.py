@@ -27,12 +27,14 @@ from saga.adapters.rows import (
     check_new_sagas,
     covered,
     readable,
+    timer_id_of,
+    timer_name,
     to_summary,
     to_unhandled,
     tracking_name,
 )
 from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
+from saga.core.identity import Instant, SagaId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
 from saga.ports.bus import Source
@@ -174,7 +176,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         new = [each.saga_id for each in batch.histories if not each.expected_turns]
         originators = {saga_id: self._ids.draw(at) for saga_id in new}
         missing = []
-        cleared = dict.fromkeys(map(sql.saga_of, batch.timers_cleared))
+        cleared = dict.fromkeys(timer_name(timer_id)[0] for timer_id in batch.timers_cleared)
         for saga_id in sql.sagas_written(batch) | cleared:
             known = self._known.get(saga_id)
             if saga_id in originators:
@@ -272,7 +274,7 @@ _LOG: Final = (
 )
 _UNHANDLED: Final = (
     'SELECT kind, reason, message, topic, partition, "offset", key, value, headers, '
-    "timestamp, kept_at, saga_id::text, record_id FROM unhandled_records"
+    "timestamp, kept_at, saga_id::text, record_id FROM unhandled"
 )
 _NO_ORIGINATOR: Final = "00000000-0000-0000-0000-000000000000"
 _FOR_EVER: Final = 2**63 - 1
@@ -371,7 +373,7 @@ def _summary(row: Sequence[Any]) -> SagaSummary:
 
 def _timers(rows: Iterable[Sequence[Any]]) -> list[DueTimer]:
     timers = [
-        DueTimer(TimerId(f"{saga_id}/{unescaped(name)}"), SagaId(saga_id), Instant(due_at))
+        DueTimer(timer_id_of(saga_id, unescaped(name)), SagaId(saga_id), Instant(due_at))
         for name, saga_id, due_at in rows
     ]
     return sorted(timers, key=attrgetter("due_at", "timer_id"))
@@ -386,7 +388,7 @@ _SAGAS_COUNTED: Final[LiteralString] = (
 )
 _UNHANDLED_COUNTED: Final[LiteralString] = (
     "SELECT kind, reason, count(*) FROM "
-    "(SELECT kind, reason FROM unhandled_records LIMIT %s) AS few GROUP BY kind, reason"
+    "(SELECT kind, reason FROM unhandled LIMIT %s) AS few GROUP BY kind, reason"
 )
 _BACKLOG_COUNTED: Final[LiteralString] = "SELECT count(*), min(appended_at) FROM backlog"
 _TIMERS_COUNTED: Final[LiteralString] = (

@@ -389,11 +389,11 @@ async def test_a_deadlock_is_tried_again(postgres: str, store: PostgresEventStor
     await store.append(Batch(unhandled=[samples.unhandled(1), samples.unhandled(2)]), at=MOMENT)
     with psycopg.connect(postgres) as other:
         other.execute("SET deadlock_timeout = '10s'")  # so that it is not the one to be ended
-        other.execute("SELECT FROM unhandled_records WHERE record_id = 2 FOR UPDATE")
+        other.execute("SELECT FROM unhandled WHERE record_id = 2 FOR UPDATE")
         waiting = asyncio.create_task(store.append(Batch(handled=[1, 2]), at=MOMENT))
         await asyncio.sleep(0.3)
         await asyncio.to_thread(
-            other.execute, "SELECT FROM unhandled_records WHERE record_id = 1 FOR UPDATE"
+            other.execute, "SELECT FROM unhandled WHERE record_id = 1 FOR UPDATE"
         )
         other.commit()
 

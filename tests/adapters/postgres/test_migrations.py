@@ -9,9 +9,11 @@ from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 from psycopg.conninfo import conninfo_to_dict
 
 from saga.adapters.postgres import (
+    INBOX,
     Address,
     PostgresCatalogue,
     PostgresDatabase,
+    PostgresEffectsStore,
     PostgresEventStore,
     event_store_tables,
     migrate,
@@ -22,15 +24,23 @@ from saga.core.identity import Instant, SagaId
 from saga.core.intents import TimerArmed
 from saga.core.replay import replay
 from saga.core.status import SagaStatus
-from saga.errors import CorruptHistory, HistoryConflict
+from saga.errors import CorruptHistory, HistoryConflict, StoreUnavailable
 from saga.ports.bus import Source
-from saga.ports.store import Batch, History, HistoryAppend
+from saga.ports.store import (
+    Batch,
+    DeferralReason,
+    History,
+    HistoryAppend,
+    UnhandledKind,
+)
 from saga.runtime.saga_cache import definition_of
 from saga.testing import samples
+from saga.testing.effects_unit_suite import SERVICE, inbox_row, keep_rows
 from saga.testing.samples import MOMENT
 from tests.histories import definitions
 
 VERSION_1 = Path(__file__).with_name("fixtures") / "store_version_1.sql"
+INBOX_VERSION_1 = VERSION_1.with_name("inbox_version_1.sql")
 SAGAS = 9
 TURNS = 69
 ENTRIES = 231
@@ -83,7 +93,8 @@ async def test_what_stands_beside_histories_is_kept(migrated: PostgresEventStore
     assert sorted(positions.values()) == [7, TURNS]
     (owed,) = await migrated.backlog(limit=10)
     assert {entry.version > 1 for entry in owed.entries} == {True}
-    assert [record.record_id for record in await catalogue.unhandled()] == [2]
+    (deferred,) = await catalogue.unhandled(kind=UnhandledKind.DEFERRED)
+    assert (deferred.record_id, deferred.reason) == (2, DeferralReason.BEHIND_DEFERRED)
     log = [entry async for _, entry in catalogue.log()]
     assert len(log) == ENTRIES
     assert [entry for entry in log if entry.saga_id == running.saga_id] == history
@@ -167,11 +178,45 @@ async def test_the_library_reads_a_migrated_store(migrated: PostgresEventStore, 
     datastore.close()
 
 
+async def test_the_inbox_of_an_old_effects_store_is_kept(postgres: str) -> None:
+    """Every row under its key, whatever that looks like; what is there already is not taken."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(INBOX_VERSION_1.read_bytes())
+    address = Address(postgres)
+    with pytest.raises(StoreUnavailable, match="run `saga store migrate`"):
+        await PostgresEffectsStore(address).open()
+    sagas = [samples.saga(number) for number in range(6)]
+    keys = [f"{saga}/{step}/do" for saga in sagas for step in ("reserve", "charge")]
+    redone = f"{samples.saga(6)}/reserve/do"
+    keys += ["an event's id", "a\x00b/c"]
+
+    assert migrate(address, INBOX) == 1
+
+    store = PostgresEffectsStore(address)
+    await store.open()
+    kept = await store.kept(SERVICE, [*keys, redone])
+    assert kept.keys() == {*keys, redone}
+    assert {key: kept[key]._replace(handled_at=Instant(0)) for key in keys} == {
+        key: inbox_row(key)._replace(handled_at=Instant(0)) for key in keys
+    }
+    assert (kept[redone].attempt, kept[redone].undone) == (2, True)
+    unit, new = store.unit(), store.unit()
+    assert list(await keep_rows(unit, inbox_row(keys[0]))) == [unit]
+    assert not await keep_rows(new, inbox_row(f"{sagas[0]}/ship/do"))
+    with psycopg.connect(postgres) as connection:
+        numbers = connection.execute(
+            "SELECT saga_id FROM saga_inbox_sagas WHERE saga_id LIKE '%-%-%' ORDER BY number"
+        ).fetchall()
+    assert [saga for (saga,) in numbers if saga in sagas] == sagas
+    await store.close()
+
+
 @pytest.fixture
 def old(postgres: str) -> str:
     """The address of a store of version 1."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(VERSION_1.read_bytes())
+        connection.execute("UPDATE parked SET kind = 'held', reason = 'behind_held'")
     return postgres
 
 

@@ -1,0 +1,204 @@
+"""The inbox tables of effect services in PostgreSQL: their layout and the statements on them.
+
+A saga has a number here, in order of its first appearance, and its rows are found by that number:
+they share pages with those of sagas that run at the same time. Only `saga_inbox_sagas` has an index
+by the saga's id, which is a hash and so at a random place, and it is written once a saga.
+
+Rows are written as they are expected to fit, all or none: a key that is taken, or a row that is not
+what it was, refuses the whole transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import psycopg
+from psycopg import Cursor
+
+from saga.adapters.postgres.migrations import number_sagas
+from saga.adapters.postgres.pipeline import (
+    Array,
+    Bigints,
+    Blobs,
+    Call,
+    Texts,
+    call_of,
+    unescaped,
+)
+from saga.adapters.postgres.schema import Component
+from saga.core.events import Json, ReplyOutcome
+from saga.core.identity import Instant
+from saga.ports.effects_store import InboxRow, InboxWrite
+
+Key = tuple[str, str]
+"""Service and idempotency key."""
+
+_TABLE: Final = "saga_inbox"
+_NOT_WHAT_IT_WAS: Final = "SG003"
+_UNIQUE_VIOLATION: Final = "23505"
+_TABLES: Final = (
+    (
+        'CREATE TABLE saga_inbox_sagas (saga_id text COLLATE "C" PRIMARY KEY, '
+        "number bigint NOT NULL GENERATED ALWAYS AS IDENTITY)"
+    ),
+    # A key is its saga's id and the step; the latter begins with the slash between them.
+    (
+        "CREATE TABLE saga_inbox (saga bigint NOT NULL, "
+        'step text COLLATE "C" NOT NULL, service text COLLATE "C" NOT NULL, '
+        "attempt bigint NOT NULL, outcome text NOT NULL, contract text, payload text, code text, "
+        "message text, digest bytea, handled_at bigint NOT NULL, undone boolean NOT NULL, "
+        "PRIMARY KEY (saga, step, service))"
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION saga_inbox_expect(counted bigint, expected bigint) "
+        "RETURNS void LANGUAGE plpgsql AS $$ BEGIN IF counted <> expected THEN "
+        "RAISE EXCEPTION 'found %, expected %', counted, expected "
+        f"USING ERRCODE = '{_NOT_WHAT_IT_WAS}'; END IF; END $$"
+    ),
+)
+_REST: Final = "attempt, outcome, contract, payload, code, message, digest, handled_at, undone"
+_NUMBER: Final = "(SELECT number FROM saga_inbox_sagas WHERE saga_id = {})"
+_NUMBER_NEW: Final = (
+    "INSERT INTO saga_inbox_sagas (saga_id) SELECT id FROM unnest(%s::text[]) AS r (id) "
+    "WHERE NOT EXISTS (SELECT 1 FROM saga_inbox_sagas WHERE saga_id = r.id) "
+    "ORDER BY id ON CONFLICT DO NOTHING"
+)
+_ROWS: Final = (
+    "SELECT {}attempt, outcome, contract, payload, code, message, digest, handled_at, undone = 1 "
+    "FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[], "
+    "%s::text[], %s::text[], %s::text[], %s::bytea[], %s::bigint[], %s::bigint[]) "
+    f"AS r (saga_id, step, service, {_REST})"
+)
+_INSERT: Final = (
+    f"INSERT INTO saga_inbox (saga, step, service, {_REST}) "
+    f"{_ROWS.format(_NUMBER.format('r.saga_id') + ', step, service, ')} ORDER BY 1, 2, 3"
+)
+_REPLACE: Final = (
+    f"WITH replaced AS (UPDATE saga_inbox SET ({_REST}) = ({_ROWS.format('')}) "
+    f"WHERE saga = {_NUMBER.format('ANY(%s::text[])')} AND step = ANY(%s::text[]) "
+    "AND service = ANY(%s::text[]) AND attempt = %s::bigint "
+    "AND outcome = ANY(%s::text[]) AND undone = (%s::bigint = 1) RETURNING 1) "
+    "SELECT saga_inbox_expect((SELECT count(*) FROM replaced), 1)"
+)
+# OFFSET 0 keeps each look-up one by key: a join might read the whole table.
+_SELECT: Final = (
+    f"SELECT r.saga_id || r.step, i.service, {_REST} "
+    "FROM unnest(%s::text[], %s::text[], %s::text[]) AS r (saga_id, step, service) "
+    "CROSS JOIN LATERAL (SELECT * FROM saga_inbox AS i "
+    f"WHERE i.saga = {_NUMBER.format('r.saga_id')} AND i.step = r.step "
+    "AND i.service = r.service OFFSET 0) AS i"
+)
+
+
+def _make(cursor: Cursor[dict[str, Any]]) -> None:
+    for statement in _TABLES:
+        cursor.execute(statement)
+
+
+INBOX: Final = Component(
+    name="effects store",
+    landmark=_TABLE,
+    make=_make,
+    migrations=[partial(number_sagas, make=_make)],
+)
+
+
+def key_of(row: InboxRow) -> Key:
+    """What no two rows share."""
+    return row.service, row.key
+
+
+def writing(writes: Iterable[InboxWrite]) -> list[Call]:
+    """The statements that keep *writes*, or refuse the transaction."""
+    # In one order wherever they are written, so that no two transactions wait for one another.
+    ordered = sorted(writes, key=lambda write: (write.row.key, write.row.service))
+    new = [write.row for write in ordered if write.replaces is None]
+    calls = []
+    if new:
+        sagas = dict.fromkeys(_saga_and_step(row.key)[0] for row in new)
+        calls = [call_of(_NUMBER_NEW, Texts(sagas)), call_of(_INSERT, *_columns(new))]
+    return calls + [
+        call_of(_REPLACE, *_columns([write.row]), *_what_was(write.replaces))
+        for write in ordered
+        if write.replaces is not None
+    ]
+
+
+def selecting(keys: Collection[Key]) -> tuple[str, tuple[Array, ...]]:
+    """The query for the rows of *keys*, and its parameters."""
+    parts = [(*_saga_and_step(key), service) for service, key in keys]
+    return _SELECT, tuple(Texts(part[column] for part in parts) for column in range(3))
+
+
+def is_taken(error: psycopg.Error) -> bool:
+    """Whether *error* says that something else is in the place of a row to keep."""
+    is_ours = error.diag.table_name == _TABLE
+    return error.sqlstate == _NOT_WHAT_IT_WAS or (error.sqlstate == _UNIQUE_VIOLATION and is_ours)
+
+
+def fits(write: InboxWrite, stored: InboxRow | None) -> bool:
+    """Whether *write* can be kept where *stored* is in its place."""
+    replaced = write.replaces
+    if stored is None or replaced is None:
+        return stored is replaced
+    return (stored.attempt, stored.outcome, stored.undone) == (
+        replaced.attempt,
+        replaced.outcome,
+        replaced.undone,
+    )
+
+
+def to_row(columns: Sequence[Any]) -> InboxRow:
+    """The row that `selecting` has found."""
+    key, service, attempt, outcome, *texts, digest, handled_at, undone = columns
+    contract, payload, code, message = (None if text is None else unescaped(text) for text in texts)
+    return InboxRow(
+        unescaped(service),
+        unescaped(key),
+        attempt,
+        ReplyOutcome(outcome),
+        contract,
+        None if payload is None else Json(payload),
+        code,
+        message,
+        digest,
+        Instant(handled_at),
+        undone,
+    )
+
+
+def _saga_and_step(key: str) -> tuple[str, str]:
+    saga_id = key.partition("/")[0]
+    return saga_id, key[len(saga_id) :]
+
+
+def _columns(rows: Sequence[InboxRow]) -> tuple[Array, ...]:
+    keys = [_saga_and_step(row.key) for row in rows]
+    return (
+        Texts(saga_id for saga_id, _ in keys),
+        Texts(step for _, step in keys),
+        Texts(row.service for row in rows),
+        Bigints(row.attempt for row in rows),
+        Texts(row.outcome for row in rows),
+        Texts(row.contract for row in rows),
+        Texts(row.payload for row in rows),
+        Texts(row.code for row in rows),
+        Texts(row.message for row in rows),
+        Blobs(row.digest for row in rows),
+        Bigints(row.handled_at for row in rows),
+        Bigints(int(row.undone) for row in rows),
+    )
+
+
+def _what_was(row: InboxRow) -> tuple[Array | int, ...]:
+    saga_id, step = _saga_and_step(row.key)
+    return (
+        Texts([saga_id]),
+        Texts([step]),
+        Texts([row.service]),
+        row.attempt,
+        Texts([row.outcome]),
+        int(row.undone),
+    )
