@@ -318,7 +318,7 @@ class _Pipeline:
             self._fetching.cancel()
         if not self.in_hand.count or running.done():
             return
-        # Bare tasks: both are over when this returns.
+        # Bare tasks: both are cancelled before this returns.
         is_empty = asyncio.ensure_future(self.in_hand.is_empty.wait())
         time_is_up = asyncio.ensure_future(self._parts.clock.sleep(self._parts.settings.drain_s))
         try:

@@ -169,8 +169,8 @@ OnRevoke = Callable[[float], Awaitable[bool]]
 class HearsOfRevocation(Protocol):
     """What a consumer has besides that hears of a rebalance while its sources are still its own."""
 
-    def on_revoke(self, let_go: OnRevoke) -> None:
-        """Have *let_go* awaited before others may read what this member reads. Nothing is fetched
+    def on_revoke(self, drain: OnRevoke) -> None:
+        """Have *drain* awaited before others may read what this member reads. Nothing is fetched
         meanwhile. After an answer of False, a source that comes back begins where `resume_at` says.
         """
         ...

@@ -39,7 +39,16 @@ from saga.adapters.kafka.diagnosis import connecting
 from saga.core.identity import Instant
 from saga.core.values import value
 from saga.errors import BusUnavailable, TopicMissing
-from saga.ports.bus import Consumer, Inbound, OnRevoke, Progress, ResumeAt, Source, why_lost
+from saga.ports.bus import (
+    Consumer,
+    HearsOfRevocation,
+    Inbound,
+    OnRevoke,
+    Progress,
+    ResumeAt,
+    Source,
+    why_lost,
+)
 
 EXCHANGE_S: Final = 10.0
 JOIN_S: Final = 2.0
@@ -125,7 +134,7 @@ class Subscription:
     resume_at: ResumeAt | None
 
 
-class KafkaConsumer(Consumer):
+class KafkaConsumer(Consumer, HearsOfRevocation):
     """A member of a group. Made by `KafkaBus.subscribe`; one task at a time fetches."""
 
     def __init__(
@@ -227,8 +236,8 @@ class KafkaConsumer(Consumer):
                 "%s: offsets are not committed: %s", self.group, error, extra={"reason": str(error)}
             )
 
+    @override
     def on_revoke(self, drain: OnRevoke) -> None:
-        """Have *drain* awaited before each rebalance, for a few seconds at most."""
         self._drain = drain
         if self._session is not None:
             self._session.drain = drain
