@@ -1,4 +1,4 @@
-"""Handlers are checked when they are registered: whoever wrote one wrong is told the line."""
+"""Handlers are checked when they are registered; an error names the line."""
 
 import re
 

@@ -92,7 +92,7 @@ async def test_a_lock_of_another_process_is_waited_for_off_the_loop(
 async def test_waiting_for_another_process_can_be_cancelled(
     store: SqliteEffectsStore, path: Path
 ) -> None:
-    """Nobody uses the connection before the thread has let go of it."""
+    """The connection is used again only after the thread has returned it."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     given_up, patient = store.unit(), store.unit()
@@ -113,7 +113,7 @@ async def test_waiting_for_another_process_can_be_cancelled(
 
 
 async def test_a_file_that_was_deleted_takes_no_more(store: SqliteEffectsStore, path: Path) -> None:
-    """What would be written to a file without a name is refused, not lost."""
+    """A write to a file without a name is refused, not lost."""
     await store.unit().keep(write("a"))
     hidden = path.with_name("hidden")
     rename(path, hidden)
@@ -150,13 +150,13 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 async def test_a_file_that_cannot_be_opened_is_named(unusable: Path) -> None:
-    """With what to do."""
+    """The error names the file or its folder."""
     with pytest.raises(StoreUnavailable, match=str(unusable.parent)):
         await SqliteEffectsStore(str(unusable), clock=ManualClock()).open()
 
 
 async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
-    """As when a process is killed: the next one sees what was kept, and can write at once."""
+    """As when a process is killed: the next sees the kept rows, and can write at once."""
     killed = SqliteEffectsStore(str(path), clock=ManualClock())
     await killed.open()
     await killed.unit().keep(write("kept"))
@@ -174,7 +174,7 @@ async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
 
 
 async def test_those_in_line_are_told_when_the_store_closes(store: SqliteEffectsStore) -> None:
-    """Nobody waits for ever, least of all a thread."""
+    """No caller waits for ever, least of all a thread."""
     holder, waiting = store.unit(), store.unit()
     await holder.db.execute("CREATE TABLE t (n INTEGER)")
     asked = asyncio.ensure_future(waiting.db.execute("INSERT INTO t VALUES (1)"))

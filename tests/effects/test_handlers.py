@@ -56,7 +56,7 @@ class ThreadedScenario(Scenario):
         raise AssertionError("it has not happened")
 
     async def query(self, sql: str) -> list[dict]:
-        """What the tables say."""
+        """The rows of a query."""
         unit = self.store.unit()
         try:
             return await unit.db.fetch(sql)
@@ -101,7 +101,7 @@ async def test_quick_handlers_need_one_task() -> None:
 
 
 async def test_a_slow_handler_does_not_hold_up_the_next_batch() -> None:
-    """What comes later is answered while it waits."""
+    """Later intents are answered while it waits."""
     effects = Effects("slow")
 
     @effects.on(Pay)
@@ -314,7 +314,7 @@ async def test_handlers_may_begin_with_the_drivers_connection() -> None:
 
 
 async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what_to_do() -> None:
-    """Nobody can see from outside that the handler needs it."""
+    """The handler's code does not show that it needs the connection."""
     effects = Effects("e")
     effects.on_start(_make_table)
 

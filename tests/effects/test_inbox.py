@@ -107,7 +107,7 @@ async def test_a_later_attempt_at_a_refused_step_is_refused_again(
 
 
 async def test_a_later_attempt_at_a_failed_step_runs_again(scenario: Scenario) -> None:
-    """And what it does replaces what the failed one said."""
+    """Its outcome replaces the failed one."""
     await scenario.send(intent(Pay(amount=-1)), intent(Pay(amount=-1), attempt=2))
 
     assert failures(scenario) == [("failed", "ValueError")] * 2
@@ -183,7 +183,7 @@ async def test_an_undo_of_what_never_came_is_done_without_its_handler(
 
 
 async def test_a_do_that_comes_after_its_undo_is_refused(scenario: Scenario) -> None:
-    """Otherwise it would hang for ever: nobody would undo it again."""
+    """Otherwise its effect would stand for ever: it is not undone again."""
     await scenario.send(undo(Refund()))
     await scenario.send(intent(Pay()), intent(Pay(), attempt=2), undo(Refund(), attempt=2))
 
@@ -225,7 +225,7 @@ async def test_a_failed_step_that_was_undone_has_no_later_attempt(
 async def test_an_undo_of_another_services_step_is_always_handled(
     scenario: Scenario,
 ) -> None:
-    """What this inbox does not know it cannot judge."""
+    """The inbox judges only steps that it knows."""
     await scenario.send(undo(Refund(), undoes=None))
 
     assert len(scenario.calls) == 1

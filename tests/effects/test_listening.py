@@ -68,7 +68,7 @@ async def test_facts_without_ids_are_known_by_their_place(scenario: Scenario) ->
 
 
 async def test_a_listener_that_fails_is_called_again(scenario: Scenario) -> None:
-    """What it wrote before it failed is rolled back each time; the next fact of the key waits."""
+    """Its writes are rolled back each time; the next fact of the key waits."""
     await scenario.send(fact("shaky"), fact("b", event_id="e2"))
 
     assert scenario.heard == [("shaky", 1), ("shaky", 2), ("shaky", 3), ("b", 1)]
@@ -87,7 +87,7 @@ async def test_a_fact_whose_listener_keeps_failing_is_a_dead_letter(scenario: Sc
 
 
 async def test_a_refusing_listener_has_heard(scenario: Scenario) -> None:
-    """There is nobody to refuse to; it is not called again, and has written nothing."""
+    """A fact has no sender to answer; the listener is not called again, and has written nothing."""
     await scenario.send(fact("nobody"), fact("nobody"))
 
     assert scenario.heard == [("nobody", 1)]

@@ -1,4 +1,4 @@
-"""A service loses nothing and does nothing twice, whatever fails around it and whenever it dies."""
+"""A service loses nothing and does nothing twice, through every failure and crash."""
 
 import sqlite3
 
@@ -115,7 +115,7 @@ async def test_intents_wait_for_a_store_that_is_locked(scenario: Scenario, failu
 
 
 async def test_a_commit_that_fails_is_repeated_whole(scenario: Scenario) -> None:
-    """The handlers run again, since what they wrote is gone."""
+    """The handlers run again, since their writes are gone."""
     scenario.disk.failing, scenario.disk.failures_left = "COMMIT", 3
     await scenario.send(intent(Pay(), step="a"), intent(Pay(amount=501), step="b"))
 
@@ -214,7 +214,7 @@ async def test_what_is_in_hand_is_bounded() -> None:
 
 
 async def test_a_failing_on_start_ends_the_start() -> None:
-    """With the place of the function, and what it said."""
+    """With the place of the function, and its error."""
     effects = Effects("broken")
 
     @effects.on_start

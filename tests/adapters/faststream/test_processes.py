@@ -49,7 +49,7 @@ def serving(scenario: KafkaScenario, kafka, folder: Path, port: int, **environme
 
 
 def status_of(port: int, probe: str) -> int:
-    """What a probe answers; 0 while nobody listens."""
+    """The status of a probe; 0 while there is no server."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/{probe}", timeout=5) as page:
             return page.status

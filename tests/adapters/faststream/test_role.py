@@ -46,7 +46,7 @@ async def test_a_role_that_is_stopped_leaves_no_exception_behind(role, reported)
 
 
 async def test_a_broker_that_cannot_be_stopped_leaves_no_exception_behind(role, reported) -> None:
-    """The failure is raised, and nothing else is said of it."""
+    """The failure is raised, and not reported a second time."""
     stop = role._broker.stop  # noqa: SLF001
 
     async def stop_and_fail() -> None:

@@ -294,7 +294,7 @@ async def _never(*_):
 
 
 async def publish_huge(scenario: KafkaScenario, record: Record) -> None:
-    """Publish what our own bus refuses, on a topic that is told to take it."""
+    """Publish a record that our own bus refuses, on a topic that is told to take it."""
     admin = AIOKafkaAdminClient(bootstrap_servers=scenario.bootstrap)
     producer = AIOKafkaProducer(bootstrap_servers=scenario.bootstrap, max_request_size=8_000_000)
     await admin.start()

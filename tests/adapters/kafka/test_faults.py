@@ -291,7 +291,7 @@ async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, names
 async def test_a_consumer_without_progress_is_made_anew(
     connection: KafkaConnection, topic: str
 ) -> None:
-    """Its fetching has died without a word, although there is something to read."""
+    """Its fetching has ended without an error, although there are records to read."""
     quick = ConsumerSettings(fetch_wait_ms=50, heartbeat_interval_ms=100, stalled_s=0.5)
     bus = KafkaBus(connection, consumers=quick)
     consumer = await bus.subscribe("g" + topic, [topic])

@@ -133,7 +133,7 @@ async def token_later() -> str:
 
 
 def stale_token() -> str:
-    """What brokers do not take."""
+    """A token that brokers refuse."""
     return "s3cret-but-no-token"
 
 
@@ -288,7 +288,7 @@ async def test_a_certificate_that_is_missing_or_expired_is_named(secured: Secure
 
 
 async def test_a_protocol_that_does_not_fit_the_port_is_named(secured: Secured) -> None:
-    """In both directions, and a port where nobody listens."""
+    """In both directions; so is a port without a server."""
     plain = await refusal({"SAGA_BUS": f"kafka://{secured.kafka.bootstrap_of('SECURE')}"})
     encrypted = await refusal(secured.variables("PLAINTEXT"))
     nowhere = await refusal({"SAGA_BUS": "kafka://127.0.0.1:9"})
@@ -357,7 +357,7 @@ def saga(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[
 
 
 def test_settings_without_a_use_are_refused() -> None:
-    """Credentials without SASL, certificates without TLS: nobody wants to go without by mistake."""
+    """Credentials without SASL, certificates without TLS: a mistake that would go unnoticed."""
     for given, protocol in (
         ({"SAGA_KAFKA_SASL_USERNAME": USER}, "SSL"),
         ({"SAGA_KAFKA_SSL_CHECK_HOSTNAME": "false"}, "SASL_PLAINTEXT"),
