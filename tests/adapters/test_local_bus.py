@@ -14,11 +14,13 @@ from saga.adapters.sqlite import (
     LocalBus,
     SqliteDatabase,
     SqliteEventStore,
-    consumer,
     groups,
 )
 from saga.adapters.sqlite import (
     bus as bus_module,
+)
+from saga.adapters.sqlite import (
+    bus as local_bus,
 )
 from saga.adapters.sqlite import (
     records as records_module,
@@ -46,7 +48,7 @@ async def bus(database: SqliteDatabase, clock: ManualClock):
     await bus.close()
 
 
-async def _read(member: consumer.LocalConsumer, count: int) -> list[Inbound]:
+async def _read(member: local_bus.LocalConsumer, count: int) -> list[Inbound]:
     found: list[Inbound] = []
     async with asyncio.timeout(20):
         while len(found) < count:
@@ -76,7 +78,7 @@ async def test_what_is_too_much_for_memory_is_read_from_the_file(
 ) -> None:
     """Too many records, or too large ones: none is lost or out of order."""
     if limit != "size":
-        monkeypatch.setattr(consumer, limit, 7)
+        monkeypatch.setattr(local_bus, limit, 7)
     monkeypatch.setattr(bus_module, "POLL_IDLE_S", 60)  # no look at the file may help out
     member = await bus.subscribe("g", ["t"])
     await member.fetch(records_max=1, timeout_s=0)
@@ -390,7 +392,7 @@ async def test_many_rows_are_one_statement(database: SqliteDatabase) -> None:
     assert (changed, len(statements)) == (300, 2)
 
 
-async def _until(member: consumer.LocalConsumer, is_so: Callable[[], bool]) -> None:
+async def _until(member: local_bus.LocalConsumer, is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not is_so():
             await member.fetch(records_max=100, timeout_s=0.01)

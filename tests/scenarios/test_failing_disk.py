@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from saga.adapters.sqlite import connections
+from saga.adapters.sqlite import connection
 from saga.errors import BusUnavailable
 from tests.scenarios.conftest import Deployment
 from tests.scenarios.order_app import OrderPlaced
@@ -44,7 +44,7 @@ async def test_every_order_ends_although_commits_fail(
     """What was shown before it was durable included: no order twice, none lost, no effect twice."""
     real = sqlite3.connect
     monkeypatch.setattr(
-        connections.sqlite3,
+        connection.sqlite3,
         "connect",
         lambda *args, **options: real(*args, **{"factory": Moody} | options),
     )
