@@ -18,6 +18,7 @@
         * AlreadyRecorded: skip, the positions are covered
         * StoreTooNew: the operator upgrades this program
         * CorruptHistory: the operator looks at that one saga
+            * UnknownEntry: the operator upgrades this program
     * DeliveryError
         * BusUnavailable: retriable, wait
         * MessageTooLarge: the sender sends less
@@ -62,6 +63,7 @@ __all__ = [
     "TopicMissing",
     "TransactionEnded",
     "UnknownContract",
+    "UnknownEntry",
     "UnknownSaga",
     "UnsupportedVersion",
 ]
@@ -243,6 +245,12 @@ class CorruptHistory(StoreError):
 
     def __str__(self) -> str:
         return f"saga {self.saga_id}, entry {self.version}: {self.problem}"
+
+
+class UnknownEntry(CorruptHistory):
+    """Raised when a newer release wrote an entry that this program does not know whole."""
+
+    code = "unknown_entry"
 
 
 class DeliveryError(SagaError):

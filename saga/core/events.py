@@ -53,7 +53,10 @@ class Act(StrEnum):
 
 @value(kw_only=True)
 class SagaStarted:
-    """A trigger arrived: the first fact of every history, which pins what is to decide it."""
+    """A trigger arrived: the first fact of every history, which pins what is to decide it.
+
+    *format* is 1 in a history that was begun before 0.1.0, and None in others.
+    """
 
     definition: str
     definition_version: int
@@ -61,6 +64,7 @@ class SagaStarted:
     key: str
     trigger: Message
     traceparent: str | None = None
+    format: int | None = None
 
 
 @value(kw_only=True)

@@ -7,11 +7,13 @@ from typing import assert_never
 
 from saga.core import rollback
 from saga.core.decider import Disposition
-from saga.core.events import ReplyOutcome, ReplyReceived, SagaStarted
+from saga.core.events import Json, ReplyOutcome, ReplyReceived, SagaStarted, SignalReceived
 from saga.core.identity import Direction, TimerId
 from saga.core.intents import (
+    BranchDropped,
     EventPublished,
     RollbackGoal,
+    SagaFinishing,
     SignalAwaited,
     TimerPurpose,
     Verdict,
@@ -19,10 +21,10 @@ from saga.core.intents import (
 from saga.core.program import (
     AwaitSignal,
     Command,
-    Disown,
     DoStep,
+    DropBranch,
+    Fail,
     Finish,
-    GiveUp,
     Publish,
     Resolution,
     Signalled,
@@ -46,55 +48,43 @@ def start(turn: Turn, fact: SagaStarted) -> Disposition:
         return Disposition.DUPLICATE if state.trigger == fact.trigger else Disposition.CONFLICT
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "trigger", "abandoned before it had begun")
-    state.key = fact.key
-    state.trigger = fact.trigger
-    state.traceparent = fact.traceparent
-    state.started_at = turn.at
-    state.program = turn.definition.program(state.saga_id, fact.key)
-    _run(turn, state.program.start(fact.trigger, turn.at))
+    turn.take_fact()
+    turn.begin(turn.definition.program(state.saga_id, fact.key))
+    _run(turn, turn.program.start(fact.trigger, turn.at))
     return Disposition.RECORDED
 
 
 def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
     """A service answered a step's attempt for the first time."""
-    if holds_up(step) and fact.outcome is ReplyOutcome.DONE:
+    state = turn.state
+    if holds_up(state, step) and fact.outcome is ReplyOutcome.DONE:
         turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
-        step.status = StepStatus.DONE
-        _unpark_if_free(turn)
-        succeed(turn, step, fact)
+        turn.settle(step, StepStatus.DONE)
+        _resume_if_free(turn)
+        _go_on(turn, StepSucceeded(step.id, fact.reply))
         return Disposition.RECORDED
     if step.status is not StepStatus.ISSUED:
         return rollback.late_reply(turn, step, fact)
-    if turn.state.status.is_ended:
-        turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {turn.state.status.value}")
+    if state.status.is_ended:
+        turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {state.status.value}")
     if fact.outcome is ReplyOutcome.FAILED and (attempt != step.attempts or step.is_backing_off):
         return turn.note(
             Verdict.SUPERSEDED, fact.intent_id, "a later attempt is on its way already"
         )
-    turn.disarm_for(step, Direction.DO)
-    step.is_backing_off = False
+    if not turn.has_taken_fact:
+        turn.take_fact()
     match fact.outcome:
         case ReplyOutcome.DONE:
-            succeed(turn, step, fact)
+            _succeed(turn, step, fact)
         case ReplyOutcome.REFUSED:
-            _give_out(turn, step, StepStatus.REFUSED, fact.code, fact.message or "refused")
+            turn.disarm_for(step, Direction.DO)
+            _fail_step(turn, step, StepStatus.REFUSED, fact.code, fact.message or "refused")
         case ReplyOutcome.FAILED:
-            _attempt_failed(turn, step, StepStatus.FAILED, fact.code, fact.message or "failed")
+            turn.disarm_for(step, Direction.DO)
+            _fail_attempt(turn, step, StepStatus.FAILED, fact.code, fact.message or "failed")
         case _:
             assert_never(fact.outcome)
     return Disposition.RECORDED
-
-
-def succeed(turn: Turn, step: Step, fact: ReplyReceived) -> None:
-    """A step is done."""
-    state = turn.state
-    step.status = StepStatus.DONE
-    step.reply = fact.reply
-    step.has_reply = True
-    if step.kind is StepKind.PIVOT:
-        state.is_past_pivot = True
-    if not step.is_disowned:
-        _go_on(turn, StepSucceeded(step.id, fact.reply))
 
 
 def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
@@ -102,12 +92,10 @@ def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
     if step.status is not StepStatus.ISSUED:
         return
     if purpose is TimerPurpose.RETRY:
-        step.is_backing_off = False
-        turn.issue_do(step)
+        turn.issue_again(step)
         return
-    _attempt_failed(
-        turn, step, StepStatus.IN_DOUBT, "timeout", "no reply within the step's deadline"
-    )
+    message = "no reply within the step's deadline"
+    _fail_attempt(turn, step, StepStatus.IN_DOUBT, "timeout", message)
 
 
 def slept(turn: Turn, name: str) -> None:
@@ -117,119 +105,132 @@ def slept(turn: Turn, name: str) -> None:
 
 def wait_timed_out(turn: Turn, wait: str) -> None:
     """No signal came in time."""
-    _end_wait(turn, wait)
     _go_on(turn, WaitTimedOut(wait))
 
 
-def signalled(turn: Turn, name: str) -> None:
-    """Give the oldest unread signal of *name* to the oldest wait for it, if there are both."""
-    state = turn.state
-    waits = state.waits.get(name)
-    if not waits or _is_settling(state):
-        return
-    resolution = _next_signal(turn, name, waits[0])
-    if resolution is None:
-        return
-    _end_wait(turn, resolution.wait)
-    _go_on(turn, resolution)
+def signalled(turn: Turn, fact: SignalReceived) -> Disposition:
+    """Give a signal to the oldest wait for its name, or keep it until there is one."""
+    waits = turn.state.waits.get(fact.name)
+    if not waits:
+        turn.take_fact()
+        return Disposition.RECORDED
+    wait = waits[0]
+    refusal = turn.program.refusal_of(wait, fact.payload)
+    if refusal is not None:
+        return turn.note(Verdict.REFUSED, f"signal {fact.name}", refusal)
+    turn.take_fact()
+    turn.disarm(_timer_id(turn.state, TimerPurpose.WAIT, wait))
+    _go_on(turn, Signalled(wait, fact.payload))
+    return Disposition.RECORDED
 
 
 def settle(turn: Turn) -> None:
     """End, or begin to roll back, as soon as nothing that matters is in flight any more."""
     state = turn.state
-    if not state.is_finishing and state.cancel_reason is None:
+    if turn.finish is None and not state.is_finishing and state.cancel_reason is None:
         return
-    if state.plan is not None:
-        return
-    if state.status.is_ended or state.is_poisoned:
+    if state.plan is not None or state.status.is_ended or state.is_poisoned:
         return
     in_flight = [step for step in state.steps.values() if step.status is StepStatus.ISSUED]
     if state.cancel_reason is not None:
         if not in_flight:
             rollback.begin(turn, state.cancel_reason, code="cancelled", failed_step=None)
         return
-    if any(step.is_disowned and step.undo_retry is not None for step in in_flight):
+    has_to_wait = any(step.is_dropped and rollback.has_undo(turn, step) for step in in_flight)
+    has_leftovers = rollback.has_leftovers(turn)
+    if not has_to_wait and not has_leftovers:
+        turn.complete(turn.finish.outcome if turn.finish is not None else state.pending_outcome)
         return
-    if rollback.has_leftovers(state):
+    if turn.finish is not None:
+        turn.record(SagaFinishing(outcome=turn.finish.outcome))
+    if not has_to_wait:
         rollback.begin_leftovers(turn)
-    else:
-        turn.complete()
 
 
 def retry_now(turn: Turn, step: Step) -> None:
     """Issue the next attempt at once, whatever the policy says."""
     turn.disarm_for(step, Direction.DO)
-    step.is_backing_off = False
-    was_holding = holds_up(step)
-    step.status = StepStatus.ISSUED
-    if was_holding:
-        _unpark_if_free(turn)
-    turn.issue_do(step)
+    if holds_up(turn.state, step):
+        _resume_if_free(turn, released=step)
+    turn.issue_again(step)
 
 
 def stop_retrying(turn: Turn, step: Step) -> None:
     """Settle a step that waits for its next attempt: there will be none."""
     turn.disarm_for(step, Direction.DO)
-    step.is_backing_off = False
-    step.status = StepStatus.FAILED
+    turn.settle(step, StepStatus.FAILED)
 
 
-def holds_up(step: Step) -> bool:
+def holds_up(state: SagaState, step: Step) -> bool:
     """Whether a saga that can only go forward has parked because of *step*."""
-    return step.status in _GAVE_OUT and not step.is_disowned
+    if step.status not in _GAVE_OUT or step.is_dropped:
+        return False
+    return state.plan is None and not state.status.is_ended
 
 
-def _attempt_failed(
+def _succeed(turn: Turn, step: Step, fact: ReplyReceived) -> None:
+    turn.disarm_for(step, Direction.DO)
+    if step.status is not StepStatus.DONE:
+        # The saga has ended, so that the reply was noted and is told apart.
+        turn.settle(step, StepStatus.DONE)
+    if not step.is_dropped:
+        _go_on(turn, StepSucceeded(step.id, fact.reply))
+
+
+def _fail_attempt(
     turn: Turn, step: Step, final: StepStatus, code: str | None, message: str
 ) -> None:
-    may_retry = turn.state.cancel_reason is None and not step.is_disowned
+    """An attempt failed: try again, or settle the step as *final*."""
+    retry = turn.policy(step).retry
+    may_retry = turn.state.cancel_reason is None and not step.is_dropped
     seed = f"{turn.state.saga_id}/{step.id}/do/{step.attempts}"
-    delay_us = step.retry.delay_us(failed_attempts=step.attempts, seed=seed)
+    delay_us = retry.delay_us(failed_attempts=step.attempts, seed=seed)
     elapsed_us = turn.at + delay_us - step.first_issued_at
-    if may_retry and step.retry.allows(
-        failed_attempts=step.attempts, elapsed_us=elapsed_us, code=code
-    ):
-        step.is_backing_off = True
+    if may_retry and retry.allows(failed_attempts=step.attempts, elapsed_us=elapsed_us, code=code):
         turn.arm_for(step, Direction.DO, TimerPurpose.RETRY, delay_us)
-        return
-    _give_out(turn, step, final, code, message)
+    else:
+        _fail_step(turn, step, final, code, message)
 
 
-def _give_out(turn: Turn, step: Step, status: StepStatus, code: str | None, message: str) -> None:
+def _fail_step(turn: Turn, step: Step, status: StepStatus, code: str | None, message: str) -> None:
+    """A step failed for good: tell the program, or park where there is no way back."""
+    assert step.status is StepStatus.ISSUED, (turn.state.saga_id, step.id, step.status)
     state = turn.state
-    step.status = status
-    step.code, step.error = code, message
+    was_dropped = step.is_dropped
+    turn.settle(step, status, code=code, message=message)
     must_go_forward = step.kind is StepKind.RETRIABLE or state.is_past_pivot
-    if must_go_forward and not step.is_disowned and state.cancel_reason is None:
-        turn.park(f"step {step.id} failed for good and there is no way back: {message}")
-        return
-    was_disowned, step.is_disowned = step.is_disowned, True
-    if not was_disowned:
+    if must_go_forward and not was_dropped and state.cancel_reason is None:
+        reason = f"step {step.id} failed for good and there is no way back: {message}"
+        turn.park(reason, step)
+    elif not was_dropped:
         _go_on(turn, StepGaveOut(step.id, code, message, status is StepStatus.REFUSED))
 
 
 def _go_on(turn: Turn, resolution: Resolution) -> None:
+    if not _is_settling(turn):
+        _run(turn, turn.program.resume(resolution, turn.at))
+
+
+def _is_settling(turn: Turn) -> bool:
+    """Whether the program is not asked any more."""
     state = turn.state
-    if _is_settling(state):
-        return
-    _run(turn, turn.program.resume(resolution, turn.at))
+    is_through = turn.finish is not None or state.is_finishing
+    return is_through or state.plan is not None or state.cancel_reason is not None
 
 
-def _is_settling(state: SagaState) -> bool:
-    return state.plan is not None or state.is_finishing or state.cancel_reason is not None
-
-
-def _unpark_if_free(turn: Turn) -> None:
+def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
     """The last step to hold up the saga lets it go on."""
-    if not any(holds_up(step) for step in turn.state.steps.values()):
-        turn.unpark()
+    state = turn.state
+    if not any(holds_up(state, step) for step in state.steps.values() if step is not released):
+        turn.resume()
 
 
 def _run(turn: Turn, commands: Sequence[Command]) -> None:
-    """Turn commands into intents. Waits come last, when all else that was asked for in the same
-    breath is known: what a kept signal leads to may drop some of that.
+    """Turn commands into intents.
+
+    Waits come last, when all else that was asked for in the same breath is known: what a kept
+    signal leads to may drop some of that.
     """
-    state = turn.state
     queue = list(commands)
     waiting: list[AwaitSignal] = []
     while queue or waiting:
@@ -239,105 +240,88 @@ def _run(turn: Turn, commands: Sequence[Command]) -> None:
         command = queue.pop(0)
         match command:
             case DoStep():
-                _do(turn, command)
+                turn.issue_new(command)
             case Finish():
-                state.is_finishing = True
-                state.pending_outcome = command.outcome
-            case GiveUp():
-                _give_up(turn, command)
+                assert turn.finish is None, (turn.state.saga_id, command)
+                turn.finish = command
+            case Fail():
+                _fail(turn, command)
             case Sleep():
-                timer_id = _timer_id(state, TimerPurpose.SLEEP, command.name)
+                timer_id = _timer_id(turn.state, TimerPurpose.SLEEP, command.name)
                 turn.arm(timer_id, TimerPurpose.SLEEP, command.name, command.length_us)
             case AwaitSignal():
                 waiting.append(command)
             case Publish():
-                turn.intents.append(
-                    EventPublished(
-                        publication=command.publication,
-                        contract=command.message.contract,
-                        payload=command.message.payload,
-                    )
-                )
-            case Disown():
-                waiting = [one for one in waiting if one.wait not in command.waits]
-                _disown(turn, command)
+                _publish(turn, command)
+            case DropBranch():
+                waiting = [wait for wait in waiting if wait.wait not in command.waits]
+                _drop_branch(turn, command)
             case _:
                 assert_never(command)
 
 
-def _do(turn: Turn, command: DoStep) -> None:
-    step = Step(
-        command.step,
-        command.message,
-        command.kind,
-        command.retry,
-        command.timeout_us,
-        command.undo_retry,
-        command.group,
-        turn.at,
+def _publish(turn: Turn, command: Publish) -> None:
+    turn.record(
+        EventPublished(
+            publication=command.publication,
+            contract=command.message.contract,
+            payload=command.message.payload,
+        )
     )
-    turn.state.steps[command.step] = step
-    turn.issue_do(step)
 
 
 def _await_signal(turn: Turn, command: AwaitSignal) -> Sequence[Command]:
-    state = turn.state
-    if _is_settling(state):
+    if _is_settling(turn):
         return ()
-    resolution = _next_signal(turn, command.name, command.wait)
-    if resolution is not None:
-        return turn.program.resume(resolution, turn.at)
-    state.waits.setdefault(command.name, []).append(command.wait)
-    turn.intents.append(SignalAwaited(wait=command.wait, name=command.name))
+    kept, refusals = _choose(turn, command)
+    turn.record(SignalAwaited(wait=command.wait, name=command.name, refused=len(refusals) or None))
+    for refusal in refusals:
+        turn.note(Verdict.REFUSED, f"signal {command.name}", refusal)
+    if kept is not None:
+        return turn.program.resume(Signalled(command.wait, kept), turn.at)
     if command.timeout_us is not None:
-        timer_id = _timer_id(state, TimerPurpose.WAIT, command.wait)
+        timer_id = _timer_id(turn.state, TimerPurpose.WAIT, command.wait)
         turn.arm(timer_id, TimerPurpose.WAIT, command.wait, command.timeout_us)
     return ()
 
 
-def _next_signal(turn: Turn, name: str, wait: str) -> Signalled | None:
-    """The oldest unread signal that *wait* takes. One that it cannot take is noted and gone."""
-    state = turn.state
-    unread = state.signals.get(name)
-    while unread:
-        payload = unread.pop(0)
-        if not unread:
-            del state.signals[name]
-        refusal = turn.program.refusal_of(wait, payload)
+def _choose(turn: Turn, command: AwaitSignal) -> tuple[Json | None, list[str]]:
+    """The oldest kept signal that a wait takes, and why it does not take those before it."""
+    refusals: list[str] = []
+    for payload in turn.state.signals.get(command.name, ()):
+        refusal = turn.program.refusal_of(command.wait, payload)
         if refusal is None:
-            return Signalled(wait, payload)
-        turn.note(Verdict.REFUSED, f"signal {name}", refusal)
-    return None
+            return payload, refusals
+        refusals.append(refusal)
+    return None, refusals
 
 
-def _end_wait(turn: Turn, wait: str) -> None:
+def _drop_branch(turn: Turn, command: DropBranch) -> None:
     state = turn.state
-    for name, waits in list(state.waits.items()):
-        if wait in waits:
-            waits.remove(wait)
-            if not waits:
-                del state.waits[name]
-    turn.disarm(_timer_id(state, TimerPurpose.WAIT, wait))
-
-
-def _disown(turn: Turn, command: Disown) -> None:
-    for step_id in command.steps:
-        step = turn.step(step_id)
-        was_holding = holds_up(step)
-        step.is_disowned = True
+    steps = [state.steps[step_id] for step_id in command.steps]
+    steps = [step for step in steps if not step.is_dropped]
+    timers = {sleep: _timer_id(state, TimerPurpose.SLEEP, sleep) for sleep in command.sleeps}
+    sleeps = tuple(sleep for sleep, timer_id in timers.items() if timer_id in state.timers)
+    open_waits = {wait for waits in state.waits.values() for wait in waits}
+    waits = tuple(wait for wait in command.waits if wait in open_waits)
+    if not steps and not sleeps and not waits:
+        return
+    were_holding = any(holds_up(state, step) for step in steps)
+    step_ids = tuple(step.id for step in steps)
+    turn.record(BranchDropped(steps=step_ids, sleeps=sleeps, waits=waits))
+    for step in steps:
         if step.is_backing_off:
             stop_retrying(turn, step)
-        elif was_holding:
-            _unpark_if_free(turn)
-    for sleep in command.sleeps:
-        turn.disarm(_timer_id(turn.state, TimerPurpose.SLEEP, sleep))
-    for wait in command.waits:
-        _end_wait(turn, wait)
+    if were_holding:
+        _resume_if_free(turn)
+    for sleep in sleeps:
+        turn.disarm(timers[sleep])
+    for wait in waits:
+        turn.disarm(_timer_id(state, TimerPurpose.WAIT, wait))
 
 
-def _give_up(turn: Turn, command: GiveUp) -> None:
-    state = turn.state
-    if state.is_past_pivot:
+def _fail(turn: Turn, command: Fail) -> None:
+    if turn.state.is_past_pivot:
         turn.park(f"past its pivot, so it can only go forward: {command.reason}")
         return
     rollback.begin(

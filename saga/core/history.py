@@ -7,16 +7,18 @@ so that whatever a user put into one can never keep an entry from being read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
 
 from saga.core import events, intents
 from saga.core.events import Event, Fact, Json, Message
 from saga.core.identity import Direction, Instant, MessageId, SagaId
-from saga.core.intents import Intent
-from saga.core.status import StepKind
+from saga.core.intents import Intent, PlannedUndo
+from saga.core.status import StepKind, StepStatus
+from saga.errors import UnknownEntry
 
 
 class Entry(NamedTuple):
@@ -41,6 +43,8 @@ NAMES: Final[dict[str, type]] = {
     "operator-acted": events.OperatorActed,
     "turn-failed": events.TurnFailed,
     "intent-issued": intents.IntentIssued,
+    "step-settled": intents.StepSettled,
+    "branch-dropped": intents.BranchDropped,
     "event-published": intents.EventPublished,
     "timer-armed": intents.TimerArmed,
     "timer-cancelled": intents.TimerCancelled,
@@ -48,8 +52,9 @@ NAMES: Final[dict[str, type]] = {
     "noted": intents.Noted,
     "rollback-planned": intents.RollbackPlanned,
     "undo-appended": intents.UndoAppended,
-    "undo-stuck": intents.UndoStuck,
     "saga-parked": intents.SagaParked,
+    "saga-resumed": intents.SagaResumed,
+    "saga-finishing": intents.SagaFinishing,
     "saga-completed": intents.SagaCompleted,
     "saga-rolled-back": intents.SagaRolledBack,
     "saga-cleaned-up": intents.SagaCleanedUp,
@@ -70,32 +75,57 @@ FACTS: Final = frozenset(
     }
 )
 
+FORMAT_1: Final = 1
+"""The `format` of a history begun before 0.1.0; one of today's has none."""
+
 E = TypeVar("E", bound=Enum)
 
 
 def _member(kind: type[E]) -> Callable[[Any], E]:
-    """What finds a member by its value; a lookup in a dict, where calling the class costs thrice
-    that.
-    """
+    """A look-up of members by value; calling the class costs three times as much."""
     return {member.value: member for member in kind}.__getitem__
+
+
+def _planned(steps: Sequence[dict[str, Any]]) -> tuple[PlannedUndo, ...]:
+    planned = []
+    for step in steps:
+        unknown = step.keys() - {"step", "after"}
+        if unknown:
+            raise KeyError(*unknown)
+        if "step" not in step:
+            raise ValueError(f"a planned undo names no step: {step}")
+        after = tuple(step["after"]) if "after" in step else None
+        planned.append(PlannedUndo(step=step["step"], after=after))
+    return tuple(planned)
 
 
 _CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {
     "direction": _member(Direction),
     "kind": _member(StepKind),
+    "status": _member(StepStatus),
     "purpose": _member(intents.TimerPurpose),
     "verdict": _member(intents.Verdict),
     "goal": _member(intents.RollbackGoal),
     "mode": _member(events.CancelMode),
     "act": _member(events.Act),
-    "groups": lambda value: tuple(tuple(group) for group in value),
+    "after": tuple,
     "residue": tuple,
+    "steps": tuple,
+    "sleeps": tuple,
+    "waits": tuple,
 }
-"""How a field that is no plain JSON value is read back; `outcome` is two things, see `_shape`."""
+"""How a field that is no plain JSON value is read back."""
+
+_OWN_CONVERTERS: Final[dict[type, dict[str, Callable[[Any], Any]]]] = {
+    events.ReplyReceived: {"outcome": _member(events.ReplyOutcome)},
+    intents.RollbackPlanned: {"steps": _planned},
+}
+"""The same where one name means two things."""
 
 _MESSAGES: Final = {
     events.SagaStarted: "trigger",
     events.ReplyReceived: "reply",
+    intents.SagaFinishing: "outcome",
     intents.SagaCompleted: "outcome",
     intents.SagaRolledBack: "outcome",
     intents.SagaAbandoned: "outcome",
@@ -105,7 +135,8 @@ _MESSAGES: Final = {
 class _Shape(NamedTuple):
     """What reading and writing an entry needs to know of its type, in one lookup.
 
-    *absent* are the fields that are not written when they are None and have no default.
+    *absent* are the fields that are not written when they are None and have no default; *defaults*
+    those that are not written when they have another default.
     """
 
     kind: type
@@ -114,22 +145,22 @@ class _Shape(NamedTuple):
     message: str | None
     has_payload: bool
     absent: dict[str, None]
+    defaults: dict[str, object]
 
 
 def _shape(kind: type) -> _Shape:
-    found = fields(kind)
-    names = tuple(field.name for field in found)
-    converters = [(name, _CONVERTERS[name]) for name in names if name in _CONVERTERS]
-    if kind is events.ReplyReceived:
-        converters.append(("outcome", _member(events.ReplyOutcome)))
-    optional = [one.name for one in found if "None" in str(one.type) and one.default is MISSING]
+    kind_fields = fields(kind)
+    names = tuple(field.name for field in kind_fields)
+    converters = {**_CONVERTERS, **_OWN_CONVERTERS.get(kind, {})}
+    absent = [f.name for f in kind_fields if "None" in str(f.type) and f.default is MISSING]
     return _Shape(
         kind,
         names,
-        tuple(converters),
+        tuple((name, converters[name]) for name in names if name in converters),
         _MESSAGES.get(kind),
         "payload" in names,
-        dict.fromkeys(optional),
+        dict.fromkeys(absent),
+        {f.name: f.default for f in kind_fields if f.default not in (MISSING, None)},
     )
 
 
@@ -140,9 +171,7 @@ _SHAPE_OF: Final = {shape.kind: shape for shape in _SHAPES.values()}
 def entries_of_turn(
     saga_id: SagaId, version: int, event: Event, decided: Sequence[Intent]
 ) -> list[Entry]:
-    """The entries of one turn, which follow the entry *version*: the fact, then what was
-    decided.
-    """
+    """The entries of one turn, the fact first; they follow the entry *version*."""
     at, cause = event.at, event.cause
     entries = [Entry(saga_id, version + 1, at, cause, event.fact)]
     for number, intent in enumerate(decided, version + 2):
@@ -150,10 +179,22 @@ def entries_of_turn(
     return entries
 
 
+def turns(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
+    """A history cut into turns: the fact, and what was decided on it."""
+    for begin, end in turn_bounds([entry.body for entry in entries]):
+        yield entries[begin], entries[begin + 1 : end]
+
+
+def turn_bounds(bodies: Sequence[Fact | Intent]) -> Iterator[tuple[int, int]]:
+    """Where each turn begins and ends. A history begins with a fact, whatever it holds."""
+    begins = [number for number, body in enumerate(bodies) if number == 0 or type(body) in FACTS]
+    return pairwise([*begins, len(bodies)])
+
+
 def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]:
     """The plain form of *entry*; *embed* makes a payload's text part of the surrounding JSON.
 
-    Fields that are None are left out.
+    Fields that are None, or have their default, are left out.
     """
     body = entry.body
     shape = _SHAPE_OF[type(body)]
@@ -167,6 +208,17 @@ def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]
     elif shape.message is not None and shape.message in plain:
         message = getattr(body, shape.message)
         plain[shape.message] = {"contract": message.contract, "payload": embed(message.payload)}
+    elif type(body) is intents.RollbackPlanned:
+        plain["steps"] = [
+            {"step": planned.step}
+            if planned.after is None
+            else {"step": planned.step, "after": planned.after}
+            for planned in body.steps
+        ]
+    elif shape.defaults:
+        for name, default in shape.defaults.items():
+            if plain[name] == default:
+                del plain[name]
     return plain
 
 
@@ -179,13 +231,16 @@ def from_plain(
 ) -> Entry:
     """The entry that `to_plain` described; *text* gives back the text of an embedded payload.
 
-    *plain* is used up. Fields that this version does not know are ignored.
+    *plain* is used up.
 
     Raises:
-        KeyError: *name* is not in the registry, or a value is unknown.
-        TypeError, ValueError: a field is missing, or has no such value.
+        UnknownEntry: a newer release wrote it: its name, a field or a value is not known here.
+        KeyError, TypeError, ValueError: a field is missing, or has no such value.
     """
-    kind, names, converters, message_field, has_payload, absent = _SHAPES[name]
+    shape = _SHAPES.get(name)
+    if shape is None:
+        raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
+    kind, names, converters, message_field, has_payload, absent, _ = shape
     at, cause = plain.pop("at"), plain.pop("cause")
     if has_payload:
         plain["payload"] = text(plain["payload"])
@@ -197,11 +252,51 @@ def from_plain(
             raise ValueError(f"{name} has a null, which is never written")
     for field, convert in converters:
         if field in plain:
-            plain[field] = convert(plain[field])
+            try:
+                plain[field] = convert(plain[field])
+            except KeyError as error:
+                problem = f"{error} in {field!r} of {name!r} is not known to this version of saga"
+                raise UnknownEntry(saga_id, version, problem) from None
     if absent:
         plain = {**absent, **plain}
     try:
         body = kind(**plain)
     except TypeError:
-        body = kind(**{key: value for key, value in plain.items() if key in names})
+        unknown = sorted(plain.keys() - set(names))
+        if not unknown:
+            raise
+        problem = f"{', '.join(unknown)} of {name!r} is not known to this version of saga"
+        raise UnknownEntry(saga_id, version, problem) from None
     return Entry(saga_id, version, at, cause, body)
+
+
+def upgrade_plain(name: str, plain: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and plain form that stand for an entry written before 0.1.0; *plain* is used up.
+
+    A `saga-started` so upgraded says that its history has format 1.
+    """
+    match name:
+        case "saga-started":
+            plain["format"] = FORMAT_1
+        case "intent-issued":
+            plain.pop("group", None)
+        case "undo-stuck":
+            plain |= {"direction": Direction.UNDO.value, "status": StepStatus.UNDO_STUCK.value}
+            return "step-settled", plain
+        case "rollback-planned" if "groups" in plain:
+            plain["steps"] = _steps_of_groups(plain.pop("groups"))
+        case _:
+            pass
+    return name, plain
+
+
+def _steps_of_groups(groups: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """A plan in groups, each of which waited for the one before it, as steps in order."""
+    steps: list[dict[str, Any]] = []
+    awaited: list[str] = []
+    for group in groups:
+        for step in group:
+            is_default = awaited == [before["step"] for before in steps[-1:]]
+            steps.append({"step": step} if is_default else {"step": step, "after": awaited})
+        awaited = list(group)
+    return steps

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from saga.core.events import Json, Message
 from saga.core.identity import Direction, Instant, StepId, TimerId
-from saga.core.status import StepKind
+from saga.core.status import StepKind, StepStatus
 from saga.core.values import value
 
 
@@ -38,16 +38,40 @@ class Verdict(StrEnum):
 
 @value(kw_only=True)
 class IntentIssued:
-    """A service is to do or undo a step. *undoes* names the contract of the step that is undone."""
+    """A service is to do or undo a step. *undoes* names the contract of the step that is undone.
+
+    *after* are the nearest steps that it depends on, said when it is first issued. None means the
+    step issued just before it, or for the first step that it depends on nothing.
+    """
 
     step: StepId
     direction: Direction
     attempt: int
     contract: str
     payload: Json
-    kind: StepKind = StepKind.PLAIN
-    group: str | None = None
+    kind: StepKind
+    after: tuple[StepId, ...] | None = None
     undoes: str | None = None
+
+
+@value(kw_only=True)
+class StepSettled:
+    """Where a step stands, wherever that is not the plain success of a reply."""
+
+    step: StepId
+    status: StepStatus
+    direction: Direction = Direction.DO
+    code: str | None = None
+    message: str | None = None
+
+
+@value(kw_only=True)
+class BranchDropped:
+    """The program gave these up, as losers of a race: sleeps and waits end, steps are undone."""
+
+    steps: tuple[StepId, ...] = ()
+    sleeps: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
 
 
 @value(kw_only=True)
@@ -78,15 +102,22 @@ class TimerCancelled:
 
 @value(kw_only=True)
 class SignalAwaited:
-    """The program waits for a signal of this name."""
+    """The program waits for a signal of this name; the oldest one that was kept ends the wait.
+
+    *refused* counts kept signals that this wait cannot take: the oldest ones, which are gone.
+    """
 
     wait: str
     name: str
+    refused: int | None = None
 
 
 @value(kw_only=True)
 class Noted:
-    """Something arrived that changed nothing, or not what its sender meant; kept for the audit."""
+    """Something that arrived was not what its sender meant; kept for the audit.
+
+    Right behind a fact it says that the fact did not have its plain effect.
+    """
 
     verdict: Verdict
     subject: str
@@ -102,15 +133,26 @@ class RollbackGoal(StrEnum):
 
 
 @value(kw_only=True)
-class RollbackPlanned:
-    """The steps to undo, in groups: a group begins when the one before it is undone.
+class PlannedUndo:
+    """A step to undo, and the steps of the plan whose undo it waits for.
 
-    Made once, from recorded facts. *goal* `completed` undoes what a finished program had left in
-    doubt; `cleaned_up` undoes a late success of a saga that had ended.
+    *after* None means the step before it in the plan; for the first that it waits for nothing.
+    """
+
+    step: StepId
+    after: tuple[StepId, ...] | None = None
+
+
+@value(kw_only=True)
+class RollbackPlanned:
+    """The steps to undo, in order. Made once, from recorded facts.
+
+    *goal* `completed` undoes what a finished program had given up; `cleaned_up` undoes a late
+    success of a saga that had ended.
     """
 
     goal: RollbackGoal
-    groups: tuple[tuple[StepId, ...], ...]
+    steps: tuple[PlannedUndo, ...]
     reason: str
     code: str | None = None
     failed_step: StepId | None = None
@@ -124,19 +166,26 @@ class UndoAppended:
 
 
 @value(kw_only=True)
-class UndoStuck:
-    """A step could not be undone within its policy; someone must act."""
+class SagaParked:
+    """The saga cannot proceed and waits for someone.
 
-    step: StepId
-    code: str | None
-    message: str | None
+    *step* is the failed step that it waits for: the program is not told of the failure.
+    """
+
+    reason: str
+    step: StepId | None = None
 
 
 @value(kw_only=True)
-class SagaParked:
-    """The saga cannot proceed and waits for someone."""
+class SagaResumed:
+    """The saga goes on where it stood before it parked."""
 
-    reason: str
+
+@value(kw_only=True)
+class SagaFinishing:
+    """The program has returned *outcome*; what it gave up settles before the saga completes."""
+
+    outcome: Message | None
 
 
 @value(kw_only=True)
@@ -175,6 +224,8 @@ class SagaAbandoned:
 
 Intent = (
     IntentIssued
+    | StepSettled
+    | BranchDropped
     | EventPublished
     | TimerArmed
     | TimerCancelled
@@ -182,8 +233,9 @@ Intent = (
     | Noted
     | RollbackPlanned
     | UndoAppended
-    | UndoStuck
     | SagaParked
+    | SagaResumed
+    | SagaFinishing
     | SagaCompleted
     | SagaRolledBack
     | SagaCleanedUp

@@ -2,7 +2,8 @@
 
 Theory of operation: a turn takes one event, lets the program go on where that resolves something it
 waits for, and records what the program wants as intents. Forward work lives in `forward`, the
-undoing in `rollback`, what people ask for in `requests`; this module only opens the door to each.
+undoing in `rollback`, what people ask for in `requests`; they decide, and `fold` alone changes the
+state. This module only opens the door to each.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from saga.core.identity import Direction, parse_intent_id
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.program import Definition
 from saga.core.state import SagaState
-from saga.core.status import SagaStatus
 from saga.core.turn import Turn
 
 
@@ -37,7 +37,7 @@ def decider_for(definition: Definition) -> Decider:
         turn = Turn(definition, state, event)
         disposition = _take(turn, event)
         if disposition is Disposition.RECORDED:
-            state.causes.add(event.cause)
+            assert turn.has_taken_fact, (state.saga_id, event)
             forward.settle(turn)
         return Decision(state, turn.intents, disposition)
 
@@ -52,13 +52,12 @@ def decider_for(definition: Definition) -> Decider:
 
 def _take(turn: Turn, event: Event) -> Disposition:
     fact = event.fact
-    state = turn.state
     match fact:
         case ReplyReceived():
             return _reply(turn, fact)
         case SagaStarted():
             return forward.start(turn, fact)
-        case _ if event.cause in state.causes:
+        case _ if event.cause in turn.state.causes:
             return Disposition.DUPLICATE
         case TimerFired():
             return _timer(turn, fact)
@@ -69,12 +68,7 @@ def _take(turn: Turn, event: Event) -> Disposition:
         case OperatorActed():
             return requests.act(turn, fact)
         case TurnFailed():
-            if not state.is_poisoned:
-                state.before_failure = (state.status, state.reason)
-            state.is_poisoned = True
-            state.reason = fact.error
-            state.key = state.key or fact.key or ""
-            turn.become(SagaStatus.PARKED)
+            turn.take_fact()
             return Disposition.RECORDED
         case _:
             assert_never(fact)
@@ -92,24 +86,24 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
     if known is not None:
         if known == fact:
             return Disposition.DUPLICATE
-        # An incident to record once. The same message id again is no news: that record is parked.
+        # An incident to record once. The same message id again is no news: a dead letter.
         if turn.event.cause in turn.state.causes:
             return Disposition.CONFLICT
         return turn.note_conflict(fact)
-    if fact.outcome is ReplyOutcome.DONE and name.direction is Direction.DO:
+    if name.direction is Direction.UNDO:
+        return rollback.undo_reply(turn, step, name.attempt, fact)
+    if fact.outcome is ReplyOutcome.DONE:
         refusal = turn.program.refusal_of_reply(step.id, fact.reply)
         if refusal is not None:
             return turn.note(Verdict.REFUSED, fact.intent_id, refusal)
-    step.replies[name.direction, name.attempt] = fact
-    if name.direction is Direction.UNDO:
-        return rollback.undo_reply(turn, step, name.attempt, fact)
     return forward.reply(turn, step, name.attempt, fact)
 
 
 def _timer(turn: Turn, fact: TimerFired) -> Disposition:
-    timer = turn.state.timers.pop(fact.timer_id, None)
+    timer = turn.state.timers.get(fact.timer_id)
     if timer is None:
         return turn.note(Verdict.STALE, fact.timer_id, "it is armed no longer: nothing comes of it")
+    turn.take_fact()
     match timer.purpose:
         case TimerPurpose.SLEEP:
             forward.slept(turn, timer.target)

@@ -19,19 +19,37 @@ from saga.core.values import value
 
 
 @value(kw_only=True)
-class DoStep:
-    """Issue an intent. *undo_retry* None means that the step has no undo.
+class StepPolicy:
+    """What the code at hand says of a step, which is not recorded.
 
-    *group* joins the steps that were issued side by side.
+    *undo_retry* None means that the step has no undo. *group* joins steps issued side by side.
     """
 
-    step: StepId
-    message: Message
-    kind: StepKind
     retry: Retry
     timeout_us: int | None
     undo_retry: Retry | None
     group: str | None = None
+
+
+def in_group(policy: StepPolicy, group: str) -> StepPolicy:
+    """The same policy of a step that is issued beside others."""
+    return StepPolicy(
+        retry=policy.retry,
+        timeout_us=policy.timeout_us,
+        undo_retry=policy.undo_retry,
+        group=group,
+    )
+
+
+@value(kw_only=True)
+class DoStep:
+    """Issue an intent. *after* are the nearest steps that it depends on."""
+
+    step: StepId
+    message: Message
+    kind: StepKind
+    policy: StepPolicy
+    after: tuple[StepId, ...]
 
 
 @value
@@ -60,7 +78,7 @@ class Publish:
 
 
 @value
-class Disown:
+class DropBranch:
     """The program no longer wants these: steps are undone before it completes, sleeps and waits
     end.
     """
@@ -78,7 +96,7 @@ class Finish:
 
 
 @value
-class GiveUp:
+class Fail:
     """The program cannot go on: roll back."""
 
     reason: str
@@ -86,7 +104,7 @@ class GiveUp:
     failed_step: StepId | None
 
 
-Command = DoStep | Sleep | AwaitSignal | Publish | Disown | Finish | GiveUp
+Command = DoStep | Sleep | AwaitSignal | Publish | DropBranch | Finish | Fail
 
 
 @value
@@ -153,6 +171,10 @@ class Program(Protocol):
 
     def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
         """Go on with one of the things that were asked for."""
+        ...
+
+    def policy_of(self, step: StepId) -> StepPolicy:
+        """How often *step* is tried, how long, and whether it has an undo."""
         ...
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:

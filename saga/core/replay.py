@@ -1,23 +1,37 @@
-"""Replay: the same `handle` over a recorded history, with every decision compared to the recorded
-one.
+"""Replay: the same `handle` over a recorded history, every decision compared with the recorded one.
 
-Timers are the exception: the recorded time of a timer stands, and a policy that changed only how
-long something may take does not make a history differ. Everything else must be equal, entry by
-entry; the first difference is raised and nothing is guessed.
+The first difference is raised and nothing is guessed. What is recorded stands where a difference is
+allowed: in how long something may take, in a step's kind, in the steps that it depends on. So the
+state after a replay is the fold of the history. A history begun before 0.1.0 says less than today's
+code decides; what it could not say is not missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
-from saga.core.decider import Decider, Disposition
-from saga.core.events import Event, Fact
-from saga.core.history import FACTS, NAME_OF, Entry
-from saga.core.identity import SagaId
-from saga.core.intents import Intent, IntentIssued, TimerArmed, TimerCancelled
+from saga.core import fold
+from saga.core.decider import Decider, Decision, Disposition
+from saga.core.events import Event, SagaStarted
+from saga.core.history import FORMAT_1, NAME_OF, Entry, turn_bounds
+from saga.core.identity import Direction, SagaId
+from saga.core.intents import (
+    BranchDropped,
+    Intent,
+    IntentIssued,
+    Noted,
+    SagaFinishing,
+    SagaParked,
+    SagaResumed,
+    SignalAwaited,
+    StepSettled,
+    TimerArmed,
+    TimerCancelled,
+)
 from saga.core.state import SagaState
 from saga.errors import ReplayMismatch
+
+_NOT_IN_FORMAT_1 = (StepSettled, BranchDropped, SagaResumed, SagaFinishing)
 
 
 def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
@@ -28,7 +42,7 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
     """
     state = decider.initial_state(saga_id)
     bodies = [entry.body for entry in entries]
-    for begin, end in _bounds(bodies):
+    for begin, end in turn_bounds(bodies):
         fact = entries[begin]
         event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # a turn begins with a fact
         decision = decider.handle(state, event)
@@ -36,22 +50,15 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
             raise ReplayMismatch(fact.version, describe(fact.body), decision.disposition.value)
         if decision.intents != bodies[begin + 1 : end]:
             recorded = entries[begin + 1 : end]
-            _compare(fact, decision.intents, recorded)
-            _adopt_timers(decision.intents, recorded, decision.state)
+            decided: Sequence[Intent] = decision.intents
+            is_format_1 = _is_format_1(bodies)
+            if is_format_1:
+                recorded = sorted(recorded, key=lambda entry: isinstance(entry.body, Noted))
+                decided = _as_format_1(decided, decision.state, recorded)
+            _compare(fact, decided, recorded)
+            _adopt(decision, entries[begin + 1 : end], is_format_1=is_format_1)
         state = decision.state
     return state
-
-
-def turns(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
-    """A history cut into turns: the fact, and what was decided on it."""
-    for begin, end in _bounds([entry.body for entry in entries]):
-        yield entries[begin], entries[begin + 1 : end]
-
-
-def _bounds(bodies: Sequence[Fact | Intent]) -> Iterator[tuple[int, int]]:
-    """Where each turn begins and ends. A history begins with a fact, whatever it holds."""
-    begins = [number for number, body in enumerate(bodies) if number == 0 or type(body) in FACTS]
-    return pairwise([*begins, len(bodies)])
 
 
 def describe(body: object) -> str:
@@ -60,6 +67,37 @@ def describe(body: object) -> str:
     if isinstance(body, IntentIssued):
         return f"{name} {body.step}/{body.direction.value}/{body.attempt} {body.contract}"
     return name
+
+
+def _is_format_1(bodies: Sequence[object]) -> bool:
+    return any(isinstance(body, SagaStarted) and body.format == FORMAT_1 for body in bodies)
+
+
+def _as_format_1(
+    decided: Sequence[Intent], state: SagaState, recorded: Sequence[Entry]
+) -> list[Intent]:
+    """*decided* in the words of format 1, notes last: without what it left unsaid."""
+    theirs = [entry.body for entry in recorded if not _is_timer(entry.body)]
+    waits = {wait for waits in state.waits.values() for wait in waits}
+    ours: list[Intent] = []
+    place = 0
+    for intent in sorted(decided, key=lambda intent: isinstance(intent, Noted)):
+        match intent:
+            case SagaParked():
+                old: Intent = SagaParked(reason=intent.reason)
+            case SignalAwaited():
+                old = SignalAwaited(wait=intent.wait, name=intent.name)
+            case _:
+                old = intent
+        is_optional = isinstance(old, _NOT_IN_FORMAT_1) or (
+            isinstance(old, SignalAwaited) and old.wait not in waits
+        )
+        if place < len(theirs) and _same(old, theirs[place]):
+            place += 1
+        elif is_optional:
+            continue
+        ours.append(old)
+    return ours
 
 
 def _compare(fact: Entry, decided: Sequence[Intent], recorded: Sequence[Entry]) -> None:
@@ -76,15 +114,18 @@ def _compare(fact: Entry, decided: Sequence[Intent], recorded: Sequence[Entry]) 
         raise ReplayMismatch(after + 1, "nothing", _detail(ours[len(theirs)]))
 
 
-def _adopt_timers(decided: Sequence[Intent], recorded: Sequence[Entry], state: SagaState) -> None:
-    for intent in decided:
+def _adopt(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool) -> None:
+    """Let what is recorded stand where it may differ from what was decided."""
+    state = decision.state
+    for intent in decision.intents:
         if isinstance(intent, TimerArmed):
-            state.timers.pop(intent.timer_id, None)
+            fold.apply(state, TimerCancelled(timer_id=intent.timer_id), intent.due_at)
     for entry in recorded:
-        if isinstance(entry.body, TimerArmed):
-            state.timers[entry.body.timer_id] = entry.body
-        elif isinstance(entry.body, TimerCancelled):
-            state.timers.pop(entry.body.timer_id, None)
+        body = entry.body
+        if isinstance(body, TimerArmed | TimerCancelled):
+            fold.apply(state, body, entry.at)
+        elif isinstance(body, IntentIssued) and body.direction is Direction.DO:
+            fold.describe_step(state, body, says_order=not is_format_1)
 
 
 def _is_timer(body: object) -> bool:
@@ -93,7 +134,7 @@ def _is_timer(body: object) -> bool:
 
 def _same(decided: object, recorded: object) -> bool:
     if isinstance(decided, IntentIssued) and isinstance(recorded, IntentIssued):
-        # The step's kind and group matter to a rollback, which is recorded when it is planned.
+        # The recorded kind and order stand; they matter to a rollback, which is recorded itself.
         return (decided.step, decided.direction, decided.attempt) == (
             recorded.step,
             recorded.direction,

@@ -9,21 +9,17 @@ from saga.core.decider import Disposition
 from saga.core.events import Act, CancelMode, CancelRequested, OperatorActed, SignalReceived
 from saga.core.identity import StepId
 from saga.core.intents import TimerPurpose, Verdict
-from saga.core.state import Step
+from saga.core.state import SagaState, Step
 from saga.core.status import SagaStatus, StepStatus
 from saga.core.turn import Turn
 
 
 def signal(turn: Turn, fact: SignalReceived) -> Disposition:
-    """Keep a signal until the program waits for its name, in order; or give it to the wait there
-    is.
-    """
+    """Somebody sent a signal; an ended saga takes none."""
     state = turn.state
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, fact.name, f"the saga is {state.status.value}")
-    state.signals.setdefault(fact.name, []).append(fact.payload)
-    forward.signalled(turn, fact.name)
-    return Disposition.RECORDED
+    return forward.signalled(turn, fact)
 
 
 def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
@@ -32,7 +28,7 @@ def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "cancel", f"the saga is {state.status.value}")
     if fact.mode is CancelMode.ABANDON:
-        state.is_poisoned = False
+        turn.take_fact()
         rollback.abandon(turn, fact.reason)
         return Disposition.RECORDED
     if state.plan is not None or state.cancel_reason is not None:
@@ -45,7 +41,7 @@ def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
         return turn.note(Verdict.REFUSED, "cancel", "the saga is through and about to complete")
     if state.is_poisoned:
         return turn.note(Verdict.REFUSED, "cancel", "parked by a failed turn: release it first")
-    state.cancel_reason = fact.reason
+    turn.take_fact()
     if fact.mode is CancelMode.IMMEDIATE:
         rollback.begin(turn, fact.reason, code="cancelled", failed_step=None)
         return Disposition.RECORDED
@@ -70,23 +66,19 @@ def act(turn: Turn, fact: OperatorActed) -> Disposition:
 
 def _stop_forward(turn: Turn) -> None:
     state = turn.state
+    in_flight = [step for step in state.steps.values() if step.status is StepStatus.ISSUED]
+    backing_off = [step for step in in_flight if step.is_backing_off]
     for timer in list(state.timers.values()):
         if timer.purpose in {TimerPurpose.SLEEP, TimerPurpose.WAIT, TimerPurpose.RETRY}:
             turn.disarm(timer.timer_id)
-    state.waits.clear()
-    for step in state.steps.values():
-        if step.status is StepStatus.ISSUED and step.is_backing_off:
-            forward.stop_retrying(turn, step)
-            step.is_disowned = True
+    for step in backing_off:
+        turn.settle(step, StepStatus.FAILED)
 
 
 def _release(turn: Turn, fact: OperatorActed) -> Disposition:
-    state = turn.state
-    if not state.is_poisoned:
+    if not turn.state.is_poisoned:
         return _refuse(turn, fact, "no failed turn holds this saga")
-    state.is_poisoned = False
-    status, state.reason = state.before_failure
-    turn.become(status)
+    turn.take_fact()
     return Disposition.RECORDED
 
 
@@ -96,7 +88,7 @@ def _compensate(turn: Turn, fact: OperatorActed) -> Disposition:
         return _refuse(turn, fact, f"the saga is {state.status.value}")
     if not state.is_started:
         return _refuse(turn, fact, "the saga has not begun: there is nothing to undo")
-    state.is_poisoned = False
+    turn.take_fact()
     rollback.begin(turn, fact.reason, code="compensated", failed_step=None)
     return Disposition.RECORDED
 
@@ -105,6 +97,7 @@ def _retry(turn: Turn, fact: OperatorActed) -> Disposition:
     step = _step(turn, fact)
     if step is None:
         return _refuse(turn, fact, "name a step that waits: stuck, backing off, or parked on")
+    turn.take_fact()
     if step.status in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
         rollback.retry_undo(turn, step)
     else:
@@ -116,6 +109,7 @@ def _skip(turn: Turn, fact: OperatorActed) -> Disposition:
     step = _step(turn, fact)
     if step is None or step.status not in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
         return _refuse(turn, fact, "only a step whose undo is stuck or under way can be skipped")
+    turn.take_fact()
     rollback.skip_undo(turn, step)
     return Disposition.RECORDED
 
@@ -125,18 +119,18 @@ def _step(turn: Turn, fact: OperatorActed) -> Step | None:
     state = turn.state
     if state.is_poisoned or state.status.is_ended:
         return None
-    candidates = [step for step in state.steps.values() if _can_be_repeated(state.status, step)]
+    candidates = [step for step in state.steps.values() if _can_be_repeated(state, step)]
     if fact.step is not None:
         candidates = [step for step in candidates if step.id == StepId(fact.step)]
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _can_be_repeated(status: SagaStatus, step: Step) -> bool:
+def _can_be_repeated(state: SagaState, step: Step) -> bool:
     if step.status in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
         return True
     if step.status is StepStatus.ISSUED:
         return step.is_backing_off
-    return status is SagaStatus.PARKED and forward.holds_up(step)
+    return state.status is SagaStatus.PARKED and forward.holds_up(state, step)
 
 
 def _refuse(turn: Turn, fact: OperatorActed, why: str) -> Disposition:

@@ -1,14 +1,23 @@
-"""The undoing: a plan made once from recorded facts, and every reply that comes after its time."""
+"""The undoing: which steps, in what order, and every reply that comes after its time.
+
+Theory of operation: a step belongs to the plan when its intent was issued and it is not known to be
+without effect. Undo is registered when the intent is issued, not when it succeeds, because an
+ambiguous step may have had its effect (see Garcia-Molina and Salem, "Sagas", 1987, for the order,
+and ARCHITECTURE.md D3 for the ambiguity). The order is exactly the reverse of issue; steps that
+were issued side by side may be undone side by side where the saga says so. The plan is made once,
+from recorded facts, and is recorded: each step with those whose undo it waits for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import assert_never
 
-from saga.core.compensation import needs_undo, plan_groups, residue_of
 from saga.core.decider import Disposition
 from saga.core.events import ReplyOutcome, ReplyReceived
 from saga.core.identity import Direction, StepId
 from saga.core.intents import (
+    PlannedUndo,
     RollbackGoal,
     RollbackPlanned,
     SagaAbandoned,
@@ -16,14 +25,62 @@ from saga.core.intents import (
     SagaRolledBack,
     TimerPurpose,
     UndoAppended,
-    UndoStuck,
     Verdict,
 )
-from saga.core.program import Report
+from saga.core.program import Report, StepPolicy
 from saga.core.retry import UNDO_DEFAULT
 from saga.core.state import Plan, SagaState, Step
-from saga.core.status import SagaStatus, StepStatus
+from saga.core.status import SagaStatus, StepKind, StepStatus
 from saga.core.turn import Turn
+
+_MAY_HAVE_EFFECT = frozenset(
+    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}
+)
+_NOT_UNDONE = frozenset({StepStatus.UNDO_STUCK, StepStatus.SKIPPED, StepStatus.UNDOING})
+_UNDONE_OR_UNDOING = frozenset({StepStatus.UNDOING, StepStatus.UNDONE})
+_AT_REST = frozenset({StepStatus.REFUSED, StepStatus.UNDONE, StepStatus.SKIPPED})
+_AT_REST_OR_STUCK = _AT_REST | {StepStatus.UNDO_STUCK}
+_BEGUN = _NOT_UNDONE | _UNDONE_OR_UNDOING
+
+
+def may_have_effect(step: Step) -> bool:
+    """Whether something of *step* may be out in the world and is not undone."""
+    return step.kind is not StepKind.READ_ONLY and step.status in _MAY_HAVE_EFFECT
+
+
+def plan_undo(
+    steps: Iterable[Step], policy_of: Callable[[StepId], StepPolicy], *, parallel: bool
+) -> tuple[PlannedUndo, ...]:
+    """The plan over *steps*, which are given in order of issue.
+
+    With *parallel*, neighbours of one group of issue are undone side by side.
+    """
+    planned: list[PlannedUndo] = []
+    group: list[StepId] = []
+    awaited: tuple[StepId, ...] = ()
+    last_group: str | None = None
+    for step in reversed(list(steps)):
+        policy = policy_of(step.id)
+        if policy.undo_retry is None or not may_have_effect(step):
+            continue
+        is_neighbour = policy.group is not None and policy.group == last_group
+        if not (parallel and is_neighbour):
+            awaited, group = tuple(group), []
+        group.append(step.id)
+        last_group = policy.group
+        default = (planned[-1].step,) if planned else ()
+        planned.append(PlannedUndo(step=step.id, after=None if awaited == default else awaited))
+    return tuple(planned)
+
+
+def residue_of(steps: Iterable[Step]) -> tuple[StepId, ...]:
+    """The steps whose effect is, or may be, still there: stuck, skipped, or without an undo."""
+    return tuple(step.id for step in steps if step.status in _NOT_UNDONE or may_have_effect(step))
+
+
+def has_undo(turn: Turn, step: Step) -> bool:
+    """Whether the code at hand can undo *step*."""
+    return turn.policy(step).undo_retry is not None
 
 
 def begin(
@@ -35,38 +92,37 @@ def begin(
     goal: RollbackGoal = RollbackGoal.ROLLED_BACK,
 ) -> None:
     """Plan the rollback of everything that may have had an effect, and begin it."""
-    state = turn.state
-    _close_forward(turn)
-    state.is_finishing = False
-    groups = plan_groups(state.steps.values(), parallel=turn.definition.parallel_undo)
-    _adopt(
-        turn,
+    in_flight = _in_flight(turn.state)
+    turn.disarm_all()
+    turn.record(
         RollbackPlanned(
-            goal=goal, groups=tuple(groups), reason=reason, code=code, failed_step=failed_step
-        ),
+            goal=goal,
+            steps=_plan(turn, turn.state.steps.values()),
+            reason=reason,
+            code=code,
+            failed_step=failed_step,
+        )
     )
-    state.reason, state.code = reason, code
-    turn.become(SagaStatus.ROLLING_BACK)
+    for step, status in in_flight:
+        turn.settle(step, status)
     _go_on(turn)
 
 
-def has_leftovers(state: SagaState) -> bool:
+def has_leftovers(turn: Turn) -> bool:
     """Whether a program that is through has left a step behind that may have had an effect."""
-    return any(step.is_disowned and needs_undo(step) for step in state.steps.values())
+    steps = turn.state.steps.values()
+    return any(step.is_dropped and may_have_effect(step) and has_undo(turn, step) for step in steps)
 
 
 def begin_leftovers(turn: Turn) -> None:
     """Undo what a finished program had given up on, before the saga completes."""
-    state = turn.state
-    leftovers = [step for step in state.steps.values() if step.is_disowned]
-    groups = plan_groups(leftovers, parallel=turn.definition.parallel_undo)
-    _adopt(
-        turn,
+    dropped = [step for step in turn.state.steps.values() if step.is_dropped]
+    turn.record(
         RollbackPlanned(
             goal=RollbackGoal.COMPLETED,
-            groups=tuple(groups),
+            steps=_plan(turn, dropped),
             reason="steps that the saga had given up on may have had an effect",
-        ),
+        )
     )
     _go_on(turn)
 
@@ -74,17 +130,17 @@ def begin_leftovers(turn: Turn) -> None:
 def abandon(turn: Turn, reason: str) -> None:
     """End the saga as it stands; what may have had an effect is its residue."""
     state = turn.state
-    _close_forward(turn)
+    in_flight = _in_flight(state)
+    turn.disarm_all()
+    residue = residue_of(state.steps.values())
+    report = Report(reason, "abandoned", None, residue)
+    outcome = state.program.outcome_of(report) if state.program is not None else None
+    turn.record(SagaAbandoned(reason=reason, residue=residue, outcome=outcome))
+    for step, status in in_flight:
+        turn.settle(step, status)
     for step in state.steps.values():
         if step.status is StepStatus.UNDOING:
-            step.status = StepStatus.SKIPPED
-            step.is_backing_off = False
-    state.residue = residue_of(state.steps.values())
-    state.reason = reason
-    report = Report(reason, "abandoned", None, state.residue)
-    state.outcome = state.program.outcome_of(report) if state.program else None
-    turn.become(SagaStatus.ABANDONED)
-    turn.intents.append(SagaAbandoned(reason=reason, residue=state.residue, outcome=state.outcome))
+            turn.settle(step, StepStatus.SKIPPED, Direction.UNDO)
     if state.program is not None:
         state.program.close()
 
@@ -99,19 +155,19 @@ def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Dis
     if attempt < step.undo_floor:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, "it came before the step's success")
     is_latest = attempt == step.undo_attempts and not step.is_backing_off
+    if fact.outcome is ReplyOutcome.FAILED and not is_latest:
+        return turn.note(
+            Verdict.SUPERSEDED, fact.intent_id, "a later attempt is on its way already"
+        )
+    turn.take_fact()
+    turn.disarm_for(step, Direction.UNDO)
     match fact.outcome:
         case ReplyOutcome.DONE:
-            _undone(turn, step)
-        case ReplyOutcome.FAILED if not is_latest:
-            return turn.note(
-                Verdict.SUPERSEDED, fact.intent_id, "a later attempt is on its way already"
-            )
+            _go_on(turn)
         case ReplyOutcome.FAILED:
-            turn.disarm_for(step, Direction.UNDO)
-            _undo_failed(turn, step, fact.code, fact.message)
+            _fail_undo(turn, step, fact.code, fact.message)
         case ReplyOutcome.REFUSED:
-            turn.disarm_for(step, Direction.UNDO)
-            _stuck(turn, step, fact.code, fact.message)
+            _stick(turn, step, fact.code, fact.message)
         case _:
             assert_never(fact.outcome)
     return Disposition.RECORDED
@@ -122,10 +178,9 @@ def undo_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
     if step.status is not StepStatus.UNDOING:
         return
     if purpose is TimerPurpose.RETRY:
-        step.is_backing_off = False
         turn.issue_undo(step)
     else:
-        _undo_failed(turn, step, "timeout", "no reply within the step's deadline")
+        _fail_undo(turn, step, "timeout", "no reply within the step's deadline")
 
 
 def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
@@ -136,7 +191,7 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
             return _late_success(turn, step, fact, is_open=is_open)
         case ReplyOutcome.REFUSED if is_open:
             turn.note(Verdict.LATE_FAILURE, fact.intent_id, "nothing had happened: doubt closed")
-            step.status = StepStatus.REFUSED
+            turn.settle(step, StepStatus.REFUSED, code=fact.code, message=fact.message)
             _go_on(turn)
             return Disposition.RECORDED
         case ReplyOutcome.FAILED if is_open:
@@ -153,152 +208,135 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
 
 def retry_undo(turn: Turn, step: Step) -> None:
     """Issue the next attempt to undo a step at once, with a fresh budget."""
-    turn.unpark()
+    turn.resume()
     turn.disarm_for(step, Direction.UNDO)
     _begin_undo(turn, step)
 
 
 def skip_undo(turn: Turn, step: Step) -> None:
     """Leave a step as it is; it becomes residue and the plan goes on."""
-    turn.unpark()
+    turn.resume()
     turn.disarm_for(step, Direction.UNDO)
-    step.is_backing_off = False
-    step.status = StepStatus.SKIPPED
+    turn.settle(step, StepStatus.SKIPPED, Direction.UNDO)
     _go_on(turn)
 
 
-def _close_forward(turn: Turn) -> None:
-    state = turn.state
-    turn.disarm_all()
-    state.waits.clear()
-    for step in state.steps.values():
-        step.is_disowned = True
-        if step.status is StepStatus.ISSUED:
-            step.status = StepStatus.FAILED if step.is_backing_off else StepStatus.IN_DOUBT
-            step.is_backing_off = False
+def _plan(turn: Turn, steps: Iterable[Step]) -> tuple[PlannedUndo, ...]:
+    return plan_undo(steps, turn.program.policy_of, parallel=turn.definition.parallel_undo)
 
 
-def _adopt(turn: Turn, planned: RollbackPlanned) -> None:
-    turn.state.plan = Plan(planned, list(planned.groups))
-    turn.intents.append(planned)
+def _in_flight(state: SagaState) -> list[tuple[Step, StepStatus]]:
+    """The steps that nobody waits for any more, and what is known of each."""
+    return [
+        (step, StepStatus.FAILED if step.is_backing_off else StepStatus.IN_DOUBT)
+        for step in state.steps.values()
+        if step.status is StepStatus.ISSUED
+    ]
 
 
 def _go_on(turn: Turn) -> None:
-    """Undo the plan's groups one after another, as far as replies allow."""
+    """Begin every undo of the plan that waits for nothing; then end, or park, where all rest."""
     state = turn.state
     plan = state.plan
     if plan is None or state.status.is_ended:
         return
-    while plan.position < len(plan.groups):
-        steps = [turn.step(step_id) for step_id in plan.groups[plan.position]]
-        for step in steps:
-            if needs_undo(step):
-                _begin_undo(turn, step)
-        if any(step.status is StepStatus.UNDOING for step in steps):
-            return
-        if not turn.definition.continue_when_stuck:
-            stuck = [step.id for step in steps if step.status is StepStatus.UNDO_STUCK]
-            if stuck:
-                if state.status is not SagaStatus.PARKED:
-                    turn.park(f"cannot undo {', '.join(stuck)}")
-                return
-        plan.position += 1
+    passed = _passed(turn, plan)
+    for step_id, after in plan.after.items():
+        step = state.steps[step_id]
+        if step.status in _MAY_HAVE_EFFECT and passed.issuperset(after):
+            _begin_undo(turn, step)
     # An operator may have begun again with a stuck step that the plan had passed.
-    if not any(step.status is StepStatus.UNDOING for step in state.steps.values()):
+    if any(step.status is StepStatus.UNDOING for step in state.steps.values()):
+        return
+    if len(passed) == len(plan.after):
         _finish(turn, plan)
+    elif state.status is not SagaStatus.PARKED:
+        stuck = [id_ for id_ in plan.after if state.steps[id_].status is StepStatus.UNDO_STUCK]
+        assert stuck, (state.saga_id, plan, passed)
+        turn.park(f"cannot undo {', '.join(stuck)}")
+
+
+def _passed(turn: Turn, plan: Plan) -> set[StepId]:
+    """The steps of the plan that hold up no other: settled, with all that they had waited for."""
+    steps = turn.state.steps
+    at_rest = _AT_REST_OR_STUCK if turn.definition.continue_when_stuck else _AT_REST
+    passed: set[StepId] = set()
+    for step_id, after in plan.after.items():
+        if steps[step_id].status in _BEGUN:
+            passed.update(after)  # what was begun stays begun, whatever an operator begins again
+    for step_id, after in plan.after.items():
+        if steps[step_id].status in at_rest and passed.issuperset(after):
+            passed.add(step_id)
+    return passed
 
 
 def _begin_undo(turn: Turn, step: Step) -> None:
-    step.is_backing_off = False
-    step.undo_began_at = turn.at
-    step.undo_spent = step.undo_attempts
-    step.status = StepStatus.UNDOING
+    assert not step.is_backing_off, (turn.state.saga_id, step.id)
     turn.issue_undo(step)
 
 
 def _finish(turn: Turn, plan: Plan) -> None:
     state = turn.state
     turn.disarm_all()
-    state.residue = _residue(state, plan)
+    residue = _residue(state, plan)
     match plan.recorded.goal:
         case RollbackGoal.COMPLETED:
-            turn.complete()
+            turn.complete(state.pending_outcome)
         case RollbackGoal.CLEANED_UP:
-            turn.become(
-                SagaStatus.COMPLETED if state.is_finishing else _rolled_back_status(state.residue)
-            )
-            turn.intents.append(SagaCleanedUp(residue=state.residue))
+            turn.record(SagaCleanedUp(residue=residue))
         case RollbackGoal.ROLLED_BACK:
-            _rolled_back(turn, plan)
+            _roll_back(turn, plan, residue)
         case _:
             assert_never(plan.recorded.goal)
 
 
-def _rolled_back(turn: Turn, plan: Plan) -> None:
-    state = turn.state
+def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
     planned = plan.recorded
-    report = Report(planned.reason, planned.code, planned.failed_step, state.residue)
-    assert state.program is not None, state.saga_id
-    state.outcome = state.program.outcome_of(report)
-    turn.become(_rolled_back_status(state.residue))
-    turn.intents.append(
+    report = Report(planned.reason, planned.code, planned.failed_step, residue)
+    turn.record(
         SagaRolledBack(
             reason=planned.reason,
             code=planned.code,
             failed_step=planned.failed_step,
-            residue=state.residue,
-            outcome=state.outcome,
+            residue=residue,
+            outcome=turn.program.outcome_of(report),
         )
     )
-    state.program.close()
-
-
-def _rolled_back_status(residue: tuple[StepId, ...]) -> SagaStatus:
-    return SagaStatus.ROLLED_BACK_WITH_RESIDUE if residue else SagaStatus.ROLLED_BACK
+    turn.program.close()
 
 
 def _residue(state: SagaState, plan: Plan) -> tuple[StepId, ...]:
     if plan.recorded.goal is RollbackGoal.ROLLED_BACK or not state.is_finishing:
         return residue_of(state.steps.values())
-    return residue_of(step for step in state.steps.values() if step.is_disowned)
-
-
-def _undone(turn: Turn, step: Step) -> None:
-    turn.disarm_for(step, Direction.UNDO)
-    step.is_backing_off = False
-    step.status = StepStatus.UNDONE
-    _go_on(turn)
+    return residue_of(step for step in state.steps.values() if step.is_dropped)
 
 
 def _undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
-    turn.note(Verdict.LATE_SUCCESS, fact.intent_id, "the undo had succeeded after all")
     was_stuck = step.status is StepStatus.UNDO_STUCK
-    step.status = StepStatus.UNDONE
+    turn.note(Verdict.LATE_SUCCESS, fact.intent_id, "the undo had succeeded after all")
+    turn.settle(step, StepStatus.UNDONE, Direction.UNDO)
     if was_stuck and not turn.state.status.is_ended:
-        turn.unpark()
+        turn.resume()
         _go_on(turn)
     return Disposition.RECORDED
 
 
-def _undo_failed(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
-    policy = step.undo_retry or UNDO_DEFAULT
+def _fail_undo(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
+    """An attempt to undo failed: try again, or call for somebody."""
+    policy = turn.policy(step).undo_retry or UNDO_DEFAULT
     failed_attempts = step.undo_attempts - step.undo_spent
+    assert failed_attempts >= 1, (turn.state.saga_id, step.id, step.undo_attempts, step.undo_spent)
     seed = f"{turn.state.saga_id}/{step.id}/undo/{step.undo_attempts}"
     delay_us = policy.delay_us(failed_attempts=failed_attempts, seed=seed)
     elapsed_us = turn.at + delay_us - step.undo_began_at
     if policy.allows(failed_attempts=failed_attempts, elapsed_us=elapsed_us, code=code):
-        step.is_backing_off = True
-        step.code, step.error = code, message
         turn.arm_for(step, Direction.UNDO, TimerPurpose.RETRY, delay_us)
     else:
-        _stuck(turn, step, code, message)
+        _stick(turn, step, code, message)
 
 
-def _stuck(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
-    step.status = StepStatus.UNDO_STUCK
-    step.is_backing_off = False
-    step.code, step.error = code, message
-    turn.intents.append(UndoStuck(step=step.id, code=code, message=message))
+def _stick(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
+    turn.settle(step, StepStatus.UNDO_STUCK, Direction.UNDO, code, message)
     _go_on(turn)
 
 
@@ -309,45 +347,43 @@ def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool)
                 Verdict.SUPERSEDED, fact.intent_id, "an earlier attempt had the same reply"
             )
         return turn.note_conflict(fact)
+    was_undone_blindly = step.is_undo_blind and step.status in _UNDONE_OR_UNDOING
+    keeps_place = _keeps_place(turn, step)
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
-    step.reply, step.has_reply = fact.reply, True
     if is_open or step.status is StepStatus.REFUSED:
-        step.status = StepStatus.DONE
-    if not needs_undo(step) and not _was_undone_blindly(step):
+        turn.settle(step, StepStatus.DONE)
+    needs_undo = may_have_effect(step) and has_undo(turn, step)
+    if not needs_undo and not was_undone_blindly:
         return Disposition.RECORDED
-    _append_undo(turn, step)
+    _append_undo(turn, step, keeps_place=keeps_place)
     return Disposition.RECORDED
 
 
-def _was_undone_blindly(step: Step) -> bool:
-    return step.is_undo_blind and step.status in {StepStatus.UNDOING, StepStatus.UNDONE}
-
-
-def _append_undo(turn: Turn, step: Step) -> None:
+def _append_undo(turn: Turn, step: Step, *, keeps_place: bool) -> None:
     state = turn.state
-    is_ended = state.status.is_ended
-    if state.status is SagaStatus.ABANDONED or (state.plan is None and not is_ended):
+    if state.status is SagaStatus.ABANDONED or (state.plan is None and not state.status.is_ended):
         return  # nobody undoes an abandoned saga; and where no plan is made yet, it will have this
-    step.undo_floor = step.undo_attempts + 1
-    if is_ended:
-        step.status = StepStatus.DONE
-        turn.become(SagaStatus.ROLLING_BACK)
-        _adopt(
-            turn,
+    turn.disarm_for(step, Direction.UNDO)
+    if step.status is not StepStatus.DONE:
+        turn.settle(step, StepStatus.DONE)
+    if state.status.is_ended:
+        turn.record(
             RollbackPlanned(
                 goal=RollbackGoal.CLEANED_UP,
-                groups=((step.id,),),
+                steps=(PlannedUndo(step=step.id),),
                 reason=f"step {step.id} succeeded after the saga had ended",
-            ),
+            )
         )
-        _go_on(turn)
-        return
-    plan = state.plan
-    assert plan is not None, state.saga_id
-    turn.disarm_for(step, Direction.UNDO)
-    step.status = StepStatus.DONE
-    # Where its turn in the plan has not passed, the undo that knows the reply keeps its place.
-    if not any(step.id in group for group in plan.groups[plan.position :]):
-        plan.groups.append((step.id,))
-        turn.intents.append(UndoAppended(step=step.id))
+    elif not keeps_place:
+        turn.record(UndoAppended(step=step.id))
     _go_on(turn)
+
+
+def _keeps_place(turn: Turn, step: Step) -> bool:
+    """Whether the plan has not passed *step* yet, so that the undo with the reply stays there."""
+    plan = turn.state.plan
+    if plan is None or step.id not in plan.after:
+        return False
+    passed = _passed(turn, plan)
+    waiting: Sequence[tuple[StepId, ...]] = [a for a in plan.after.values() if step.id in a]
+    return not any(passed.issuperset(after) for after in waiting)

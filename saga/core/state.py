@@ -1,40 +1,40 @@
-"""What a saga is between two turns, folded from its history.
+"""What a saga is between two turns: the fold of its entries, and the running program beside it.
 
-A state has one owner and moves with it: `handle` takes it and gives it back changed. Where a turn
-cannot be recorded, its state is thrown away and rebuilt from the history; nobody reads it in
-between. That is what lets a live coroutine be part of it.
+Theory of operation: `fold` is the only module that changes a state, and every change follows from
+an entry. A state has one owner and moves with it: `handle` takes it and gives it back changed.
+Where a turn cannot be recorded, its state is thrown away and rebuilt from the history; nobody reads
+it in between. That is what lets a live coroutine be part of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 from saga.core.events import Json, Message, ReplyReceived
-from saga.core.identity import Direction, Instant, SagaId, StepId, TimerId
+from saga.core.identity import Direction, Instant, IntentId, SagaId, StepId, TimerId, intent_id
 from saga.core.intents import RollbackPlanned, TimerArmed, TimerPurpose
 from saga.core.program import Program
-from saga.core.retry import Retry
 from saga.core.status import SagaStatus, StepKind, StepStatus
+from saga.core.values import value
 
 
 @dataclass(slots=True)
 class Step:
     """One step, from the first time its intent was issued.
 
-    *is_disowned* is set once the program was told that the step failed, or no longer wants it: what
+    *is_dropped* is set once the program was told that the step failed, or no longer wants it: what
     the step may have done is then undone even if the program completes.
     """
 
     id: StepId
-    message: Message
+    contract: str
+    payload: Json
     kind: StepKind
-    retry: Retry
-    timeout_us: int | None
-    undo_retry: Retry | None
-    group: str | None
+    after: tuple[StepId, ...]
     first_issued_at: Instant
     status: StepStatus = StepStatus.ISSUED
-    attempts: int = 0
+    attempts: int = 1
     undo_attempts: int = 0
     undo_began_at: Instant = Instant(0)
     undo_floor: int = 0
@@ -42,36 +42,37 @@ class Step:
     undo_spent: int = 0
     """Attempts to undo that do not count against the policy: it was given a fresh budget since."""
     is_backing_off: bool = False
-    is_disowned: bool = False
+    is_dropped: bool = False
     is_undo_blind: bool = False
+    """Its latest undo was issued before any reply was known."""
     reply: Message | None = None
     has_reply: bool = False
-    code: str | None = None
-    error: str | None = None
     replies: dict[tuple[Direction, int], ReplyReceived] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Plan:
-    """A recorded rollback and how far it got."""
+    """A recorded rollback; *after* has its steps in order, with those whose undo each waits for."""
 
     recorded: RollbackPlanned
-    groups: list[tuple[StepId, ...]]
-    position: int = 0
+    after: dict[StepId, tuple[StepId, ...]]
 
 
 @dataclass(slots=True)
 class SagaState:
-    """Everything the next decision depends on."""
+    """Everything the next decision depends on. Only *program* does not follow from the entries."""
 
     saga_id: SagaId
-    program: Program | None = None
     status: SagaStatus = SagaStatus.RUNNING
     key: str = ""
     traceparent: str | None = None
     trigger: Message | None = None
     started_at: Instant = Instant(0)
     steps: dict[StepId, Step] = field(default_factory=dict)
+    latest_step: tuple[StepId, ...] = ()
+    """The step issued last, on which the next one depends where its entry says nothing."""
+    undo_contracts: dict[StepId, str] = field(default_factory=dict)
+    """The contract of each step's latest undo, in the order in which the first ones were issued."""
     timers: dict[TimerId, TimerArmed] = field(default_factory=dict)
     waits: dict[str, list[str]] = field(default_factory=dict)
     signals: dict[str, list[Json]] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class SagaState:
     """Status and reason to go back to when what the saga parked on is settled."""
     before_failure: tuple[SagaStatus, str | None] = (SagaStatus.RUNNING, None)
     """Status and reason to go back to when a failed turn is released."""
+    program: Program | None = field(default=None, compare=False, repr=False)
 
     @property
     def has_ended(self) -> bool:
@@ -100,6 +102,42 @@ class SagaState:
     def is_started(self) -> bool:
         """Whether its trigger has been handled."""
         return self.trigger is not None
+
+
+@value(kw_only=True)
+class StepRow:
+    """One direction of one step, as people see it; *intent_id* is that of the latest attempt."""
+
+    step: StepId
+    contract: str
+    direction: Direction
+    status: StepStatus
+    attempts: int
+    intent_id: IntentId
+    is_dropped: bool
+
+
+def step_rows(state: SagaState) -> Sequence[StepRow]:
+    """A row for each step, then one for each undo, in the order in which they were first issued."""
+    issued = [(step, Direction.DO, step.contract) for step in state.steps.values()]
+    undone = [
+        (state.steps[step_id], Direction.UNDO, contract)
+        for step_id, contract in state.undo_contracts.items()
+    ]
+    failed_step = state.plan.recorded.failed_step if state.plan is not None else None
+    return [
+        StepRow(
+            step=step.id,
+            contract=contract,
+            direction=direction,
+            status=step.status,
+            attempts=(attempts := _attempts(step, direction)),
+            intent_id=intent_id(state.saga_id, step.id, direction, attempts),
+            # The failure that began the rollback was caught by nobody.
+            is_dropped=step.is_dropped and step.id != failed_step,
+        )
+        for step, direction, contract in (*issued, *undone)
+    ]
 
 
 def waiting_for(state: SagaState) -> str | None:
@@ -115,7 +153,7 @@ def waiting_for(state: SagaState) -> str | None:
     if issued:
         return "reply to " + ", ".join(issued)
     if state.waits:
-        return "signal " + ", ".join(name for name, waits in state.waits.items() if waits)
+        return "signal " + ", ".join(state.waits)
     for timer in state.timers.values():
         if timer.purpose is TimerPurpose.SLEEP:
             return f"timer {timer.target}"
@@ -123,41 +161,12 @@ def waiting_for(state: SagaState) -> str | None:
 
 
 def snapshot(state: SagaState) -> dict[str, object]:
-    """The recorded side of a state as plain values, to compare a live one with a rebuilt one."""
-    plan = state.plan
-    return {
-        "status": state.status.value,
-        "key": state.key,
-        "trigger": state.trigger,
-        "steps": {
-            step.id: (
-                step.message,
-                step.kind.value,
-                step.status.value,
-                step.attempts,
-                step.undo_attempts,
-                step.is_backing_off,
-                step.is_disowned,
-                step.is_undo_blind,
-                (step.first_issued_at, step.undo_began_at, step.undo_floor, step.undo_spent),
-                (step.has_reply, step.reply),
-                (step.code, step.error),
-                dict(step.replies),
-            )
-            for step in state.steps.values()
-        },
-        "timers": dict(state.timers),
-        "waits": {name: list(waits) for name, waits in state.waits.items() if waits},
-        "signals": {name: list(unread) for name, unread in state.signals.items() if unread},
-        "causes": set(state.causes),
-        "plan": (plan.recorded, list(plan.groups), plan.position) if plan else None,
-        "flags": (
-            state.is_past_pivot,
-            state.is_finishing,
-            state.is_poisoned,
-            state.cancel_reason,
-        ),
-        "outcome": (state.outcome, state.pending_outcome),
-        "report": (state.reason, state.code, state.residue),
-        "before": (state.before_parking, state.before_failure),
-    }
+    """What follows from the entries, part by part, to compare one state with another."""
+    parts = {part.name: getattr(state, part.name) for part in fields(state)}
+    del parts["program"]
+    parts["undo order"] = list(state.plan.after) if state.plan is not None else None
+    return parts
+
+
+def _attempts(step: Step, direction: Direction) -> int:
+    return step.attempts if direction is Direction.DO else step.undo_attempts

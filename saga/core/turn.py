@@ -1,9 +1,15 @@
-"""One turn while it is taken: the state it changes and the intents it has decided so far."""
+"""One turn while it is taken: the state, and the intents decided so far.
+
+Theory of operation: a turn changes its state in two ways only. `take_fact` gives the fact its plain
+effect; `record` appends a decision and gives it its effect. Both go through the fold, so the state
+after a turn is what its entries say.
+"""
 
 from __future__ import annotations
 
 from saga.core.decider import Disposition
-from saga.core.events import Event, ReplyReceived
+from saga.core.events import Event, Message, ReplyReceived
+from saga.core.fold import EFFECTS, take_fact, take_noted
 from saga.core.identity import Direction, Instant, StepId, TimerId
 from saga.core.intents import (
     Intent,
@@ -11,20 +17,34 @@ from saga.core.intents import (
     Noted,
     SagaCompleted,
     SagaParked,
+    SagaResumed,
+    StepSettled,
     TimerArmed,
     TimerCancelled,
     TimerPurpose,
     Verdict,
 )
-from saga.core.program import Definition, Program
+from saga.core.program import Definition, DoStep, Finish, Program, StepPolicy
 from saga.core.state import SagaState, Step
-from saga.core.status import SagaStatus, can_become
+from saga.core.status import SagaStatus, StepStatus
 
 
 class Turn:
-    """The verbs that the rooms of the kernel share."""
+    """The verbs that the rooms of the kernel share.
 
-    __slots__ = ("at", "definition", "event", "intents", "state")
+    *finish* is what the program returned in this turn, until it is recorded.
+    """
+
+    __slots__ = (
+        "at",
+        "definition",
+        "event",
+        "finish",
+        "has_taken_fact",
+        "intents",
+        "program",
+        "state",
+    )
 
     def __init__(self, definition: Definition, state: SagaState, event: Event) -> None:
         self.definition = definition
@@ -32,124 +52,46 @@ class Turn:
         self.event = event
         self.at = event.at
         self.intents: list[Intent] = []
-
-    @property
-    def program(self) -> Program:
-        """The program of a saga that has begun."""
-        program = self.state.program
-        assert program is not None, self.state.saga_id
-        return program
+        self.finish: Finish | None = None
+        self.has_taken_fact = False
+        # None only until the saga has begun, and then nothing asks for it.
+        self.program: Program = state.program  # type: ignore[assignment]
 
     def step(self, step_id: str) -> Step:
         """The step of this id, which must have been issued."""
         return self.state.steps[StepId(step_id)]
 
-    def become(self, status: SagaStatus) -> None:
-        """Change the saga's status, by the table."""
-        before = self.state.status
-        if before is not status:
-            assert can_become(before, status), (self.state.saga_id, before, status)
-            self.state.status = status
+    def policy(self, step: Step) -> StepPolicy:
+        """What the code at hand says of a step."""
+        return self.program.policy_of(step.id)
 
-    def issue_do(self, step: Step) -> None:
-        """Issue the next attempt of a step."""
-        step.attempts += 1
-        self.intents.append(
-            IntentIssued(
-                step=step.id,
-                direction=Direction.DO,
-                attempt=step.attempts,
-                contract=step.message.contract,
-                payload=step.message.payload,
-                kind=step.kind,
-                group=step.group,
-            )
-        )
-        if step.timeout_us is not None:
-            self.arm_for(step, Direction.DO, TimerPurpose.DEADLINE, step.timeout_us)
+    def begin(self, program: Program) -> None:
+        """Give the saga its program."""
+        assert self.state.program is None, self.state.saga_id
+        self.state.program = self.program = program
 
-    def issue_undo(self, step: Step) -> None:
-        """Issue the next attempt to undo a step, built from its reply where there is one."""
-        message = self.program.undo_of(step.id, step.reply)
-        step.undo_attempts += 1
-        step.is_undo_blind = not step.has_reply
-        self.intents.append(
-            IntentIssued(
-                step=step.id,
-                direction=Direction.UNDO,
-                attempt=step.undo_attempts,
-                contract=message.contract,
-                payload=message.payload,
-                kind=step.kind,
-                undoes=step.message.contract,
-            )
-        )
-        if step.timeout_us is not None:
-            self.arm_for(step, Direction.UNDO, TimerPurpose.DEADLINE, step.timeout_us)
+    def take_fact(self) -> None:
+        """Give the fact its plain effect, before anything is recorded."""
+        assert not self.has_taken_fact, (self.state.saga_id, self.event)
+        self.has_taken_fact = True
+        take_fact(self.state, self.event)
 
-    def arm_for(
-        self, step: Step, direction: Direction, purpose: TimerPurpose, delay_us: int
-    ) -> None:
-        """Arm the deadline or the retry of a step's latest attempt."""
-        attempt = step.attempts if direction is Direction.DO else step.undo_attempts
-        target = f"{step.id}/{direction}"
-        timer_id = TimerId(f"{self.state.saga_id}/{target}/{attempt}/{purpose}")
-        self.arm(timer_id, purpose, target, delay_us)
-
-    def arm(self, timer_id: TimerId, purpose: TimerPurpose, target: str, delay_us: int) -> None:
-        """Arm a timer under an id that is used once."""
-        timer = TimerArmed(
-            timer_id=timer_id,
-            due_at=Instant(self.at + delay_us),
-            purpose=purpose,
-            target=target,
-        )
-        self.state.timers[timer_id] = timer
-        self.intents.append(timer)
-
-    def disarm_for(self, step: Step, direction: Direction) -> None:
-        """Cancel whatever timer the step has armed."""
-        timers = self.state.timers
-        if timers:
-            target = f"{step.id}/{direction}"
-            for timer in [timer for timer in timers.values() if timer.target == target]:
-                self.disarm(timer.timer_id)
-
-    def disarm(self, timer_id: TimerId) -> None:
-        """Cancel a timer if it is armed."""
-        if self.state.timers.pop(timer_id, None) is not None:
-            self.intents.append(TimerCancelled(timer_id=timer_id))
-
-    def disarm_all(self) -> None:
-        """Cancel every timer of the saga."""
-        for timer_id in list(self.state.timers):
-            self.disarm(timer_id)
-
-    def park(self, reason: str) -> None:
-        """Stop and wait for someone."""
-        state = self.state
-        if state.status is not SagaStatus.PARKED:
-            state.before_parking = (state.status, state.reason)
-        state.reason = reason
-        self.become(SagaStatus.PARKED)
-        self.intents.append(SagaParked(reason=reason))
-
-    def unpark(self) -> None:
-        """Go back to where the saga stood when it parked, if it is parked."""
-        if self.state.status is SagaStatus.PARKED:
-            status, self.state.reason = self.state.before_parking
-            self.become(status)
-
-    def complete(self) -> None:
-        """Record the end of a program that has returned."""
-        self.disarm_all()
-        self.state.outcome = self.state.pending_outcome
-        self.become(SagaStatus.COMPLETED)
-        self.intents.append(SagaCompleted(outcome=self.state.outcome))
+    def record(self, intent: Intent) -> None:
+        """Decide something: it becomes an entry, and has its effect."""
+        self.intents.append(intent)
+        EFFECTS[type(intent)](self.state, intent, self.at)
 
     def note(self, verdict: Verdict, subject: str, detail: str) -> Disposition:
-        """Record that something arrived and what was made of it."""
-        self.intents.append(Noted(verdict=verdict, subject=subject, detail=detail))
+        """Record what was made of something that arrived.
+
+        Before anything else in a turn, it also says that the fact does not have its plain effect.
+        """
+        if not self.has_taken_fact:
+            self.has_taken_fact = True
+            take_noted(self.state, self.event, verdict)
+        else:
+            assert self.intents, (self.state.saga_id, "a note right behind a fact that was taken")
+        self.record(Noted(verdict=verdict, subject=subject, detail=detail))
         return Disposition.RECORDED
 
     def note_conflict(self, fact: ReplyReceived) -> Disposition:
@@ -159,3 +101,126 @@ class Turn:
             fact.intent_id,
             f"a second, different reply ({fact.outcome.value}); the first one stands",
         )
+
+    def issue_new(self, command: DoStep) -> None:
+        """Issue the first attempt of a step."""
+        state, after = self.state, command.after
+        self.record(
+            IntentIssued(
+                step=command.step,
+                direction=Direction.DO,
+                attempt=1,
+                contract=command.message.contract,
+                payload=command.message.payload,
+                kind=command.kind,
+                after=None if after == state.latest_step else after,
+            )
+        )
+        timeout_us = command.policy.timeout_us
+        if timeout_us is not None:
+            self.arm_for(state.steps[command.step], Direction.DO, TimerPurpose.DEADLINE, timeout_us)
+
+    def issue_again(self, step: Step) -> None:
+        """Issue the next attempt of a step."""
+        self.record(
+            IntentIssued(
+                step=step.id,
+                direction=Direction.DO,
+                attempt=step.attempts + 1,
+                contract=step.contract,
+                payload=step.payload,
+                kind=step.kind,
+            )
+        )
+        self._arm_deadline(step, Direction.DO)
+
+    def issue_undo(self, step: Step) -> None:
+        """Issue the next attempt to undo a step, built from its reply where there is one."""
+        message = self.program.undo_of(step.id, step.reply)
+        self.record(
+            IntentIssued(
+                step=step.id,
+                direction=Direction.UNDO,
+                attempt=step.undo_attempts + 1,
+                contract=message.contract,
+                payload=message.payload,
+                kind=step.kind,
+                undoes=step.contract,
+            )
+        )
+        self._arm_deadline(step, Direction.UNDO)
+
+    def settle(
+        self,
+        step: Step,
+        status: StepStatus,
+        direction: Direction = Direction.DO,
+        code: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        """Say where a step stands, which is not the plain success of a reply."""
+        assert step.status is not status, (self.state.saga_id, step.id, status)
+        self.record(
+            StepSettled(
+                step=step.id, status=status, direction=direction, code=code, message=message
+            )
+        )
+
+    def arm_for(
+        self, step: Step, direction: Direction, purpose: TimerPurpose, delay_us: int
+    ) -> None:
+        """Arm the deadline or the retry of a step's latest attempt."""
+        attempt = step.attempts if direction is Direction.DO else step.undo_attempts
+        target = f"{step.id}/{direction}"
+        timer_id = TimerId(f"{self.state.saga_id}/{target}/{attempt}/{purpose}")
+        due_at = Instant(self.at + delay_us)
+        self.record(TimerArmed(timer_id=timer_id, due_at=due_at, purpose=purpose, target=target))
+
+    def arm(self, timer_id: TimerId, purpose: TimerPurpose, target: str, delay_us: int) -> None:
+        """Arm a timer under an id that is used once."""
+        self.record(
+            TimerArmed(
+                timer_id=timer_id,
+                due_at=Instant(self.at + delay_us),
+                purpose=purpose,
+                target=target,
+            )
+        )
+
+    def disarm_for(self, step: Step, direction: Direction) -> None:
+        """Cancel whatever timer the step has armed."""
+        timers = self.state.timers
+        if timers:
+            target = f"{step.id}/{direction}"
+            for timer in [timer for timer in timers.values() if timer.target == target]:
+                self.record(TimerCancelled(timer_id=timer.timer_id))
+
+    def disarm(self, timer_id: TimerId) -> None:
+        """Cancel a timer if it is armed."""
+        if timer_id in self.state.timers:
+            self.record(TimerCancelled(timer_id=timer_id))
+
+    def disarm_all(self) -> None:
+        """Cancel every timer of the saga."""
+        for timer_id in list(self.state.timers):
+            self.disarm(timer_id)
+
+    def park(self, reason: str, step: Step | None = None) -> None:
+        """Stop and wait for someone; *step* is the failed one that has to be tried again."""
+        self.record(SagaParked(reason=reason, step=None if step is None else step.id))
+
+    def resume(self) -> None:
+        """Go back to where the saga stood when it parked, if it is parked."""
+        if self.state.status is SagaStatus.PARKED:
+            assert not self.state.is_poisoned, self.state.saga_id
+            self.record(SagaResumed())
+
+    def complete(self, outcome: Message | None) -> None:
+        """End a saga whose program has returned."""
+        self.disarm_all()
+        self.record(SagaCompleted(outcome=outcome))
+
+    def _arm_deadline(self, step: Step, direction: Direction) -> None:
+        timeout_us = self.program.policy_of(step.id).timeout_us
+        if timeout_us is not None:
+            self.arm_for(step, direction, TimerPurpose.DEADLINE, timeout_us)

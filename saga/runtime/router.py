@@ -154,13 +154,13 @@ class Router:
         step = state.steps.get(name.step) if name is not None else None
         if name is None or step is None or name.direction is Direction.UNDO:
             return None
-        expected = reply_contract_names(self._contracts.find(step.message.contract))
+        expected = reply_contract_names(self._contracts.find(step.contract))
         if delivery.contract in expected:
             return None
         current = {self._contracts.current(name).contract_name for name in expected}
         if delivery.contract in current:
             return None
-        message = f"{delivery.contract} is no answer to {step.message.contract}"
+        message = f"{delivery.contract} is no answer to {step.contract}"
         return Rejected(inbound, DeadLetterReason.WRONG_REPLY, message, delivery.deferred_id)
 
     def _deliveries(self, record: _Readable, key: str) -> list[Delivery] | Rejected:

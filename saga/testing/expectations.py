@@ -15,23 +15,26 @@ from saga.contracts import Event, Intent, contract_of, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.events import Message
 from saga.core.history import NAME_OF, Entry
-from saga.core.identity import Direction
+from saga.core.identity import Direction, StepId
 from saga.core.intents import (
     EventPublished,
     IntentIssued,
     Noted,
+    PlannedUndo,
     RollbackPlanned,
     SagaAbandoned,
     SagaCleanedUp,
     SagaCompleted,
     SagaParked,
+    SagaResumed,
     SagaRolledBack,
+    StepSettled,
     TimerArmed,
     TimerPurpose,
     UndoAppended,
-    UndoStuck,
     Verdict,
 )
+from saga.core.status import StepStatus
 
 ACTS: Final = (
     IntentIssued,
@@ -144,8 +147,16 @@ def parked(reason: str = "") -> Expectation:
 
 def planned(*groups: str | tuple[str, ...]) -> Expectation:
     """A rollback is planned: these steps, in this order; a tuple is undone side by side."""
-    wanted = tuple((group,) if isinstance(group, str) else group for group in groups)
-    return Expectation(RollbackPlanned, {"groups": wanted})
+    steps: list[PlannedUndo] = []
+    awaited: tuple[StepId, ...] = ()
+    for group in groups:
+        names = (group,) if isinstance(group, str) else group
+        side_by_side = tuple(StepId(name) for name in names)
+        for step in side_by_side:
+            is_behind_last = awaited == tuple(planned.step for planned in steps[-1:])
+            steps.append(PlannedUndo(step=step, after=None if is_behind_last else awaited))
+        awaited = side_by_side
+    return Expectation(RollbackPlanned, {"steps": tuple(steps)})
 
 
 def undo_appended(step: str) -> Expectation:
@@ -155,7 +166,20 @@ def undo_appended(step: str) -> Expectation:
 
 def undo_stuck(step: str, *, code: str | None = None) -> Expectation:
     """A step cannot be undone within its policy."""
-    return Expectation(UndoStuck, {"step": step} if code is None else {"step": step, "code": code})
+    return settled(step, StepStatus.UNDO_STUCK, code=code)
+
+
+def settled(step: str, status: StepStatus | str, *, code: str | None = None) -> Expectation:
+    """A step stands elsewhere now, and not by the plain success of a reply."""
+    wanted: dict[str, object] = {"step": step, "status": StepStatus(status)}
+    if code is not None:
+        wanted["code"] = code
+    return Expectation(StepSettled, wanted)
+
+
+def resumed() -> Expectation:
+    """The saga goes on where it stood before it parked."""
+    return Expectation(SagaResumed)
 
 
 def armed(purpose: TimerPurpose | str, target: str, length: Duration) -> Expectation:

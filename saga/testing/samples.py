@@ -12,7 +12,7 @@ from saga.core.history import Entry
 from saga.core.identity import Direction, Instant, IntentId, MessageId, SagaId, StepId, TimerId
 from saga.core.identity import saga_id as saga_id_of
 from saga.core.intents import IntentIssued
-from saga.core.status import SagaStatus
+from saga.core.status import SagaStatus, StepKind
 from saga.ports.bus import Position, Record
 from saga.ports.store import (
     Batch,
@@ -129,5 +129,6 @@ def _entry(saga_id: SagaId, version: int, cause: str) -> Entry:
             attempt=1,
             contract="stock.int.reserve-stock.v1",
             payload=Json('{"order_id":"order-1"}'),
+            kind=StepKind.PLAIN,
         )
     return Entry(saga_id, version, Instant(MOMENT + (version + 1) // 2), MessageId(cause), body)

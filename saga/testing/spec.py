@@ -35,6 +35,7 @@ from saga.core.events import (
     TimerFired,
     TurnFailed,
 )
+from saga.core.fold import fold
 from saga.core.history import FACTS, Entry, entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId, saga_id
 from saga.core.replay import describe, replay
@@ -287,12 +288,16 @@ class Scenario:
 
     def _check_rebuilt(self) -> None:
         rebuilt = self._rebuilt(self.state.saga_id)
-        live, again = snapshot(self.state), snapshot(rebuilt)
         if rebuilt.program is not None:
             rebuilt.program.close()
+        live, again = snapshot(self.state), snapshot(rebuilt)
+        folded = snapshot(fold(self.state.saga_id, self._history))
         for part, value in live.items():
             assert again[part] == value, (
                 f"{self._name()}: rebuilt from its history, {part} is {again[part]}; live: {value}"
+            )
+            assert folded[part] == value, (
+                f"{self._name()}: its entries say of {part}: {folded[part]}; live: {value}"
             )
 
     def _no_error(self) -> None:

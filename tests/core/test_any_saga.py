@@ -209,7 +209,7 @@ def next_in_a_kind_world(scenario):
             if step.status is StepStatus.UNDO_STUCK:
                 return operator("skip", step.id)
             gave_out = {StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT}
-            if step.status in gave_out and not step.is_disowned:
+            if step.status in gave_out and not step.is_dropped:
                 return operator("retry", step.id)
         return operator("compensate")
     if state.timers:
@@ -251,7 +251,7 @@ def check_order(scenario, bodies):
     if not plans:
         return
     appended = {one.step for one in bodies if isinstance(one, UndoAppended)}
-    planned = [step for group in plans[0].groups for step in group if step not in appended]
+    planned = [undo.step for undo in plans[0].steps if undo.step not in appended]
     done = list(dict.fromkeys(one.step for one in issued(scenario, Direction.DO)))
     undone = list(dict.fromkeys(one.step for one in issued(scenario, Direction.UNDO)))
     assert planned == [step for step in reversed(done) if step in planned]
@@ -275,7 +275,9 @@ def check_effects(scenario, end):
         if step.kind is StepKind.READ_ONLY or (was_refused and not was_done):
             continue
         known = set(end.residue) | set(scenario.state.residue)
-        late_without_undo = step.undo_retry is None and was_refused
+        late_without_undo = (
+            scenario.state.program.policy_of(step.id).undo_retry is None and was_refused
+        )
         assert (
             is_undone
             or step.id in known

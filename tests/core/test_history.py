@@ -20,8 +20,8 @@ from saga.core.identity import (
     parse_intent_id,
     saga_id,
 )
-from saga.core.intents import RollbackGoal, TimerPurpose, Verdict
-from saga.core.status import SagaStatus, StepKind, can_become
+from saga.core.intents import PlannedUndo, RollbackGoal, TimerPurpose, Verdict
+from saga.core.status import SagaStatus, StepKind, StepStatus, can_become
 from saga.errors import CorruptHistory
 
 SAGA = saga_id("order", "o-1")
@@ -62,30 +62,52 @@ BODIES = [
         contract="c",
         payload=Json("{}"),
         kind=StepKind.RETRIABLE,
-        group="all-1",
         undoes="d",
     ),
-    intents.IntentIssued(
-        step=StepId("pay"), direction=Direction.DO, attempt=1, contract="c", payload=Json("null")
+    *(
+        intents.IntentIssued(
+            step=StepId("pay"),
+            direction=Direction.DO,
+            attempt=1,
+            contract="c",
+            payload=Json("null"),
+            kind=StepKind.PLAIN,
+            after=after,
+        )
+        for after in (None, (), (StepId("a"), StepId("b")))
     ),
+    intents.StepSettled(step=StepId("a"), status=StepStatus.IN_DOUBT, code="c", message="m"),
+    intents.StepSettled(
+        step=StepId("a"), status=StepStatus.UNDO_STUCK, direction=Direction.UNDO, message="m"
+    ),
+    intents.BranchDropped(steps=(StepId("a"),)),
+    intents.BranchDropped(sleeps=("sleep-1",), waits=("wait-a-1", "wait-a-2")),
     intents.EventPublished(publication="p-1", contract="c", payload=Json('{"a":1}')),
     intents.TimerArmed(
         timer_id=TimerId("t"), due_at=Instant(5), purpose=TimerPurpose.SLEEP, target="sleep-1"
     ),
     intents.TimerCancelled(timer_id=TimerId("t")),
     intents.SignalAwaited(wait="wait-a-1", name="a"),
+    intents.SignalAwaited(wait="wait-a-1", name="a", refused=2),
     intents.Noted(verdict=Verdict.CONFLICTING, subject="s", detail="d"),
     intents.RollbackPlanned(
         goal=RollbackGoal.ROLLED_BACK,
-        groups=((StepId("a"), StepId("b")), (StepId("c"),)),
+        steps=(
+            PlannedUndo(step=StepId("a")),
+            PlannedUndo(step=StepId("b"), after=()),
+            PlannedUndo(step=StepId("c"), after=(StepId("a"), StepId("b"))),
+        ),
         reason="r",
         code="c",
         failed_step=StepId("a"),
     ),
-    intents.RollbackPlanned(goal=RollbackGoal.CLEANED_UP, groups=(), reason="r"),
+    intents.RollbackPlanned(goal=RollbackGoal.CLEANED_UP, steps=(), reason="r"),
     intents.UndoAppended(step=StepId("a")),
-    intents.UndoStuck(step=StepId("a"), code=None, message="m"),
     intents.SagaParked(reason="r"),
+    intents.SagaParked(reason="r", step=StepId("a")),
+    intents.SagaResumed(),
+    intents.SagaFinishing(outcome=None),
+    intents.SagaFinishing(outcome=MESSAGE),
     intents.SagaCompleted(outcome=None),
     intents.SagaCompleted(outcome=MESSAGE),
     intents.SagaRolledBack(

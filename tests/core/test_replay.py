@@ -4,8 +4,8 @@ one.
 
 import pytest
 
+from saga.core.history import turns
 from saga.core.intents import IntentIssued, TimerArmed
-from saga.core.replay import turns
 from saga.core.retry import Retry
 from saga.core.state import snapshot
 from saga.errors import ReplayMismatch

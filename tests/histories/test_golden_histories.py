@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
-from saga.core.history import Entry
+from saga.core.fold import fold
+from saga.core.history import Entry, turns
 from saga.core.replay import replay
-from saga.core.state import SagaState
+from saga.core.state import SagaState, snapshot
 from saga.core.status import SagaStatus
 from saga.errors import ReplayMismatch
 from saga.runtime.saga_cache import definition_of
 from tests.histories import definitions
-from tests.histories.plain import FOLDER, dump, load
+from tests.histories.plain import FOLDER, FORMAT_1, dump, entry_of, load, load_format_1
 from tests.histories.record import SCRIPTS, main
 
 #: How each history ends. It is written down, so that a file that vanishes is missed.
@@ -67,6 +69,65 @@ def test_every_beginning_of_a_golden_history_replays(name: str) -> None:
         _replayed(history[:version])
 
 
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_entries_alone_say_what_the_code_decides(name: str) -> None:
+    """At the end and after every turn, the fold gives the state that a replay gives."""
+    history = load(FOLDER / f"{name}.jsonl")
+    ends = [fact.version - 1 for fact, _ in turns(history)][1:]
+
+    for version in (*ends, len(history)):
+        replayed = snapshot(_replayed(history[:version]))
+        assert snapshot(fold(history[0].saga_id, history[:version])) == replayed
+
+
+def test_format_1_has_the_same_histories() -> None:
+    """Each is kept as it was written before 0.1.0."""
+    assert {file.stem for file in FORMAT_1.glob("*.jsonl")} == ENDS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_a_history_of_format_1_replays_to_the_state_of_today(name: str) -> None:
+    """What it could not say is decided anew, and is what today's history of the same says."""
+    history = load_format_1(FORMAT_1 / f"{name}.jsonl")
+    today = load(FOLDER / f"{name}.jsonl")
+
+    assert any(getattr(entry.body, "format", None) == 1 for entry in history)
+    assert snapshot(_replayed(history)) == snapshot(_replayed(today))
+
+
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_every_beginning_of_a_history_of_format_1_replays(name: str) -> None:
+    """It may have been migrated after any turn."""
+    history = load_format_1(FORMAT_1 / f"{name}.jsonl")
+
+    for fact, _ in [*turns(history)][1:]:
+        _replayed(history[: fact.version - 1])
+
+
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_an_upgraded_history_is_written_as_it_is_read(name: str) -> None:
+    """Once upgraded it is a history of today, and says that it began in format 1."""
+    history = load_format_1(FORMAT_1 / f"{name}.jsonl")
+    text = dump(history)
+
+    assert b'"format":1' in text.splitlines()[0]
+    assert b"undo-stuck" not in text
+    assert b'"group' not in text
+    assert [_line(line) for line in text.splitlines()] == history
+
+
+def test_a_broken_history_of_format_1_is_refused_at_the_same_entry() -> None:
+    """Leniency is for what format 1 could not say, not for what it says."""
+    history = load_format_1(FORMAT_1 / "broken" / "another-receipt.jsonl")
+
+    with pytest.raises(ReplayMismatch) as refused:
+        _replayed(history)
+
+    assert refused.value.version == 14
+    assert "p-44" in refused.value.recorded
+    assert '"p-4"' in refused.value.decided
+
+
 def test_a_broken_history_is_refused_at_its_first_differing_entry() -> None:
     """In this one an undo carries a receipt that no reply has given: version 14, and both sides of
     it.
@@ -95,6 +156,10 @@ def test_what_is_recorded_is_never_overwritten(
     assert kept.read_bytes() == b"as it was\n"
     assert {file.stem for file in tmp_path.glob("*.jsonl")} == SCRIPTS.keys()
     assert "order-completed.jsonl is there already" in capsys.readouterr().out
+
+
+def _line(line: bytes) -> Entry:
+    return entry_of(orjson.loads(line))
 
 
 def _replayed(history: list[Entry]) -> SagaState:

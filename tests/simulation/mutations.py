@@ -119,33 +119,34 @@ MUTATIONS = (
     ),
     _mutation(
         "a fired timer stays armed",
-        "saga/core/kernel.py",
-        "    timer = turn.state.timers.pop(fact.timer_id, None)\n",
-        "    timer = turn.state.timers.get(fact.timer_id)\n",
+        "saga/core/fold.py",
+        "    timer = state.timers.pop(fact.timer_id, None)\n",
+        "    timer = state.timers.get(fact.timer_id)\n",
     ),
     _mutation(
         "undo in order of issue",
-        "saga/core/compensation.py",
+        "saga/core/rollback.py",
         "    for step in reversed(list(steps)):\n",
         "    for step in list(steps):\n",
     ),
     _mutation(
         "refused step undone",
-        "saga/core/compensation.py",
+        "saga/core/rollback.py",
         "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}\n",
         "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT,"
         " StepStatus.REFUSED}\n",
     ),
     _mutation(
         "failing step not undone",
-        "saga/core/compensation.py",
+        "saga/core/rollback.py",
         "    {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}\n",
         "    {StepStatus.ISSUED, StepStatus.DONE}\n",
     ),
     _mutation(
         "late success lost",
         "saga/core/rollback.py",
-        "        return Disposition.RECORDED\n    _append_undo(turn, step)\n",
+        "        return Disposition.RECORDED\n"
+        "    _append_undo(turn, step, keeps_place=keeps_place)\n",
         "        return Disposition.RECORDED\n",
     ),
     _mutation(
@@ -157,8 +158,8 @@ MUTATIONS = (
     _mutation(
         "next undo does not wait",
         "saga/core/rollback.py",
-        "        if any(step.status is StepStatus.UNDOING for step in steps):\n",
-        "        if plan.position and any(step.status is StepStatus.UNDOING for step in steps):\n",
+        "        if step.status in _MAY_HAVE_EFFECT and passed.issuperset(after):\n",
+        "        if step.status in _MAY_HAVE_EFFECT:\n",
     ),
     _mutation(
         "inbox asked and not obeyed",

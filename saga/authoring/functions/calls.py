@@ -9,7 +9,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from saga.contracts import Contract, Intent
 from saga.core.events import Message
-from saga.core.program import DoStep
+from saga.core.identity import StepId
+from saga.core.program import StepPolicy
+from saga.core.status import StepKind
 
 T = TypeVar("T")
 UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
@@ -28,21 +30,39 @@ class Call(Generic[T]):
 
 
 class StepCall(Call[T]):
-    """A step that is issued when it is awaited. *reply* and *replied* are its reply once it is
-    read.
+    """A step that is issued when it is awaited.
+
+    *reply* and *replied* are its reply once it is read.
     """
 
-    __slots__ = ("command", "intent", "replied", "reply", "reply_contract", "undo")
+    __slots__ = (
+        "intent",
+        "kind",
+        "message",
+        "policy",
+        "replied",
+        "reply",
+        "reply_contract",
+        "step",
+        "undo",
+    )
 
     def __init__(
         self,
-        command: DoStep,
+        step: StepId,
+        message: Message,
+        kind: StepKind,
+        policy: StepPolicy,
+        *,
         intent: Intent[Any],
         reply_contract: Contract | None,
         undo: UndoSpec | None,
     ) -> None:
         self.is_taken = False
-        self.command = command
+        self.step = step
+        self.message = message
+        self.kind = kind
+        self.policy = policy
         self.intent = intent
         self.reply_contract = reply_contract
         self.undo = undo

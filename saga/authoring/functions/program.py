@@ -16,13 +16,14 @@ from saga.core.events import Json, Message
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.program import (
     Command,
+    Fail,
     Finish,
-    GiveUp,
     Report,
     Resolution,
     Signalled,
     Slept,
     StepGaveOut,
+    StepPolicy,
     StepSucceeded,
     WaitTimedOut,
 )
@@ -77,6 +78,11 @@ class FunctionProgram:
         if found is None:
             return ()
         return self._run(*found)
+
+    def policy_of(self, step: StepId) -> StepPolicy:
+        """What the function says of a step that it has issued."""
+        assert self._scheduler is not None
+        return self._scheduler.steps[step][1].policy
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
         """What is wrong with a signal's payload."""
@@ -163,10 +169,12 @@ class FunctionProgram:
         match resolution:
             case StepSucceeded():
                 waiter, call = scheduler.steps[resolution.step]
+                waiter.settled = (resolution.step,)
                 reply = resolution.reply
                 return waiter, None if reply is None else self._read(call, reply), None
             case StepGaveOut():
                 waiter, _ = scheduler.steps[resolution.step]
+                waiter.settled = (resolution.step,)
                 return waiter, None, _failure(resolution)
             case Slept():
                 sleeper = scheduler.sleeps.pop(resolution.name, None)
@@ -203,11 +211,11 @@ def _ending(value: object, error: Exception | None) -> Command:
         case None:
             return Finish(_message(value))
         case StepFailed():
-            return GiveUp(error.message, error.code, StepId(error.step))
+            return Fail(error.message, error.code, StepId(error.step))
         case RollBack():
-            return GiveUp(error.reason, error.code, None)
+            return Fail(error.reason, error.code, None)
         case TimedOut():
-            return GiveUp(str(error), "timed_out", None)
+            return Fail(str(error), "timed_out", None)
         case _:
             raise error
 

@@ -1,7 +1,7 @@
 """Runs a saga's function without an event loop: a few coroutines, resumed one after another.
 
-A *fiber* is one coroutine: the function itself, or a branch of a group. Whoever waits for a result
-is a `Waiter`: a fiber, or a place in a group. Everything runs in one fixed order, so that the same
+A *task* is one coroutine: the function itself, or a branch of a group. Whoever waits for a result
+is a `Waiter`: a task, or a slot of a group. Everything runs in one fixed order, so that the same
 resolutions give the same commands. What the function asks for becomes a command; the scheduler
 keeps which waiter to wake when the kernel says how it ended.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import CoroutineType
 from typing import Any, Protocol
@@ -25,30 +24,35 @@ from saga.authoring.functions.calls import (
     WaitCall,
 )
 from saga.core.identity import StepId
-from saga.core.program import AwaitSignal, Command, Disown, Sleep
+from saga.core.program import AwaitSignal, Command, DoStep, DropBranch, Sleep, in_group
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
 
 _PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 
 
 class Waiter(Protocol):
-    """Whoever waits for a result; *parent* leads to the function itself."""
+    """Whoever waits for a result; *parent* leads to the function itself.
+
+    *settled* are the nearest steps behind it: those of its flow that settled last.
+    """
 
     parent: Waiter | None
+    settled: tuple[StepId, ...]
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Take the result, or the error in its place."""
         ...
 
 
-class Fiber:
+class Task:
     """One coroutine and who waits for it (None: the function itself)."""
 
-    __slots__ = ("coroutine", "is_over", "parent")
+    __slots__ = ("coroutine", "is_over", "parent", "settled")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], parent: Waiter | None) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], parent: Slot | None) -> None:
         self.coroutine = coroutine
         self.parent: Waiter | None = parent
+        self.settled: tuple[StepId, ...] = () if parent is None else parent.settled
         self.is_over = False
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
@@ -75,63 +79,72 @@ class Fiber:
                 raise
 
 
-class Join:
+class Group:
     """A group in progress: results in the order of definition, whatever the order of completion."""
 
-    __slots__ = ("errors", "group", "is_over", "open", "parent", "results", "seats", "takes_first")
+    __slots__ = ("errors", "is_over", "open", "parent", "results", "slots", "takes_first")
 
     def __init__(self, call: GroupCall, parent: Waiter) -> None:
-        self.parent: Waiter | None = parent
-        self.group = call.group
+        self.parent = parent
         self.takes_first = call.takes_first
         self.open = len(call.branches)
         self.results: list[object] = [None] * self.open
         self.errors: list[Exception | None] = [None] * self.open
-        self.seats = [Seat(self, index) for index in range(self.open)]
+        self.slots = [Slot(self, index) for index in range(self.open)]
         self.is_over = False
 
+    def settled(self) -> tuple[StepId, ...]:
+        """The nearest steps behind what follows the group: those of each branch that made any."""
+        before = self.parent.settled
+        ends = [slot.settled if slot.task is None else slot.task.settled for slot in self.slots]
+        moved = [step for end in ends if end != before for step in end]
+        return tuple(moved) if moved else before
 
-class Seat:
-    """A place in a group."""
 
-    __slots__ = ("fiber", "index", "is_settled", "join", "parent")
+class Slot:
+    """A branch's place in a group."""
 
-    def __init__(self, join: Join, index: int) -> None:
-        self.join = join
-        self.parent: Waiter | None = join.parent
+    __slots__ = ("group", "index", "is_settled", "parent", "settled", "task")
+
+    def __init__(self, group: Group, index: int) -> None:
+        self.group = group
+        self.parent: Waiter | None = group.parent
+        self.settled = group.parent.settled
         self.index = index
         self.is_settled = False
-        self.fiber: Fiber | None = None
+        self.task: Task | None = None
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Settle this place; the group ends when all are settled, or with the first success."""
-        join = self.join
-        if join.is_over or self.is_settled:
+        group = self.group
+        if group.is_over or self.is_settled:
             return
         self.is_settled = True
-        join.results[self.index], join.errors[self.index] = value, error
-        join.open -= 1
-        assert join.parent is not None
-        if join.takes_first and error is None:
-            join.is_over = True
-            scheduler.drop_losers(join, winner=self.index)
-            scheduler.ready(join.parent, value, None)
-        elif join.open == 0:
-            join.is_over = True
-            failures = [failure for failure in join.errors if failure is not None]
-            if failures:
-                scheduler.ready(join.parent, None, failures[0])
-            else:
-                scheduler.ready(join.parent, tuple(join.results), None)
+        group.results[self.index], group.errors[self.index] = value, error
+        group.open -= 1
+        is_won = group.takes_first and error is None
+        if not is_won and group.open > 0:
+            return
+        group.is_over = True
+        group.parent.settled = group.settled()
+        if is_won:
+            scheduler.drop_losers(group, winner=self.index)
+            scheduler.ready(group.parent, value, None)
+            return
+        failures = [failure for failure in group.errors if failure is not None]
+        if failures:
+            scheduler.ready(group.parent, None, failures[0])
+        else:
+            scheduler.ready(group.parent, tuple(group.results), None)
 
 
 class Scheduler:
-    """The fibers of one saga and what they wait for."""
+    """The tasks of one saga and what they wait for."""
 
     __slots__ = ("_queue", "commands", "main", "outcome", "sleeps", "steps", "waits")
 
     def __init__(self, function: Coroutine[Any, Any, Any]) -> None:
-        self.main = Fiber(function, None)
+        self.main = Task(function, None)
         self.commands: list[Command] = []
         self.steps: dict[StepId, tuple[Waiter, StepCall[Any]]] = {}
         self.sleeps: dict[str, Waiter] = {}
@@ -153,15 +166,15 @@ class Scheduler:
         """Let *waiter* be woken after those that are ready already."""
         self._queue.append((waiter, value, error))
 
-    def ended(self, fiber: Fiber, value: object, error: Exception | None) -> None:
+    def ended(self, task: Task, value: object, error: Exception | None) -> None:
         """A coroutine returned or gave up."""
-        if fiber.parent is None:
+        if task.parent is None:
             self.outcome = (value, error)
         else:
-            self.ready(fiber.parent, value, error)
+            self.ready(task.parent, value, error)
 
     def want(self, waiter: Waiter, wanted: object, group: str | None = None) -> None:
-        """Turn what a fiber awaits into a command."""
+        """Turn what a task awaits into a command."""
         if not isinstance(wanted, Call):
             raise DefinitionError(
                 f"a saga's function may only await what its context gives, not "
@@ -184,36 +197,45 @@ class Scheduler:
             case _:
                 self.ready(waiter, None, None)
 
-    def drop_losers(self, join: Join, *, winner: int) -> None:
+    def drop_losers(self, group: Group, *, winner: int) -> None:
         """Give up what the other branches of a group wait for."""
         steps = [
             step
             for step, (waiter, _) in self.steps.items()
-            if _belongs_to(waiter, join) and not _belongs_to_seat(waiter, join.seats[winner])
+            if _belongs_to(waiter, group) and not _belongs_to_slot(waiter, group.slots[winner])
         ]
-        sleeps = [name for name, waiter in self.sleeps.items() if _belongs_to(waiter, join)]
-        waits = [name for name, (waiter, _) in self.waits.items() if _belongs_to(waiter, join)]
+        sleeps = [name for name, waiter in self.sleeps.items() if _belongs_to(waiter, group)]
+        waits = [name for name, (waiter, _) in self.waits.items() if _belongs_to(waiter, group)]
         for name in sleeps:
             del self.sleeps[name]
         for name in waits:
             del self.waits[name]
-        for seat in join.seats:
-            if seat.fiber is not None and not seat.fiber.is_over:
-                seat.fiber.is_over = True
-                close(seat.fiber.coroutine)
+        for slot in group.slots:
+            if slot.task is not None and not slot.task.is_over:
+                slot.task.is_over = True
+                close(slot.task.coroutine)
         if steps or sleeps or waits:
-            self.commands.append(Disown(tuple(steps), tuple(sleeps), tuple(waits)))
+            self.commands.append(DropBranch(tuple(steps), tuple(sleeps), tuple(waits)))
 
     def close(self) -> None:
         """End all coroutines; whatever they still do is without consequence."""
-        for fiber in self._fibers():
-            fiber.is_over = True
-            close(fiber.coroutine)
+        for task in self._tasks():
+            task.is_over = True
+            close(task.coroutine)
 
     def _want_step(self, waiter: Waiter, call: StepCall[Any], group: str | None) -> None:
-        command = call.command if group is None else replace(call.command, group=group)
-        self.steps[command.step] = (waiter, call)
-        self.commands.append(command)
+        if group is not None:
+            call.policy = in_group(call.policy, group)
+        self.steps[call.step] = (waiter, call)
+        self.commands.append(
+            DoStep(
+                step=call.step,
+                message=call.message,
+                kind=call.kind,
+                policy=call.policy,
+                after=waiter.settled,
+            )
+        )
 
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
         if not call.branches:
@@ -221,27 +243,27 @@ class Scheduler:
                 raise DefinitionError("ctx.any() of nothing can never succeed")
             self.ready(waiter, (), None)
             return
-        join = Join(call, waiter)
-        for seat, branch in zip(join.seats, call.branches, strict=True):
-            self._begin_branch(seat, branch, call.group)
+        group = Group(call, waiter)
+        for slot, branch in zip(group.slots, call.branches, strict=True):
+            self._begin_branch(slot, branch, call.group)
 
-    def _begin_branch(self, seat: Seat, branch: Branch, group: str) -> None:
+    def _begin_branch(self, slot: Slot, branch: Branch, group: str) -> None:
         if isinstance(branch, Coroutine):
-            seat.fiber = Fiber(branch, seat)
-            self.ready(seat.fiber, None, None)
+            slot.task = Task(branch, slot)
+            self.ready(slot.task, None, None)
         else:
-            self.want(seat, branch, group)
+            self.want(slot, branch, group)
 
-    def _fibers(self) -> Iterator[Fiber]:
+    def _tasks(self) -> Iterator[Task]:
         waiters: list[Waiter] = [waiter for waiter, _ in self.steps.values()]
         waiters += self.sleeps.values()
         waiters += [waiter for waiter, _ in self.waits.values()]
         seen: set[int] = set()
         for waiter in waiters:
-            for fiber in _up(waiter):
-                if isinstance(fiber, Fiber) and id(fiber) not in seen:
-                    seen.add(id(fiber))
-                    yield fiber
+            for task in _up(waiter):
+                if isinstance(task, Task) and id(task) not in seen:
+                    seen.add(id(task))
+                    yield task
         if id(self.main) not in seen:
             yield self.main
 
@@ -289,9 +311,9 @@ def _up(waiter: Waiter | None) -> Iterator[Waiter]:
         waiter = waiter.parent
 
 
-def _belongs_to(waiter: Waiter, join: Join) -> bool:
-    return any(isinstance(one, Seat) and one.join is join for one in _up(waiter))
+def _belongs_to(waiter: Waiter, group: Group) -> bool:
+    return any(isinstance(one, Slot) and one.group is group for one in _up(waiter))
 
 
-def _belongs_to_seat(waiter: Waiter, seat: Seat) -> bool:
-    return any(one is seat for one in _up(waiter))
+def _belongs_to_slot(waiter: Waiter, slot: Slot) -> bool:
+    return any(one is slot for one in _up(waiter))

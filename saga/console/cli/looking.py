@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 import orjson
@@ -11,12 +11,12 @@ import typer
 from saga.adapters.opening import OpenedStore
 from saga.console.cli.output import Misused, NotSo
 from saga.console.cli.session import Session, find_saga, history_of, saga_id_from
-from saga.console.steps import StepRow, steps_of
 from saga.contracts.cloudevents import parse_rfc3339, rfc3339
 from saga.core.events import Message
+from saga.core.fold import fold
 from saga.core.history import NAME_OF, Entry, to_plain
 from saga.core.identity import Instant, SagaId
-from saga.core.intents import SagaAbandoned, SagaCleanedUp, SagaCompleted, SagaRolledBack
+from saga.core.state import StepRow, step_rows
 from saga.core.status import SagaStatus
 from saga.ports import SagaSummary
 
@@ -92,8 +92,8 @@ async def show(session: Session, saga: Id) -> None:
     async with session.reading() as store:
         summary = await find_saga(store, saga)
         history = await history_of(store, summary.saga_id)
-    steps = steps_of(history)
-    residue, outcome = _end_of(history)
+    state = fold(summary.saga_id, history)
+    steps, residue, outcome = step_rows(state), state.residue, state.outcome
     printer = session.printer
     if printer.is_json:
         printer.json(
@@ -115,7 +115,7 @@ async def show(session: Session, saga: Id) -> None:
     printer.say("")
     printer.table(
         ("step", "direction", "status", "attempts", "contract"),
-        [(one.step, one.direction, one.status, one.attempts, one.contract) for one in steps],
+        [(row.step, row.direction, _status(row), row.attempts, row.contract) for row in steps],
     )
 
 
@@ -245,25 +245,6 @@ def _point(at: str | None) -> tuple[int, Instant]:
     return latest, moment
 
 
-def _end_of(history: Sequence[Entry]) -> tuple[tuple[str, ...], Message | None]:
-    residue: tuple[str, ...] = ()
-    outcome: Message | None = None
-    for entry in history:
-        match entry.body:
-            case SagaCompleted(outcome=said):
-                outcome = said
-            case (
-                SagaRolledBack(residue=left, outcome=said)
-                | SagaAbandoned(residue=left, outcome=said)
-            ):
-                residue, outcome = left, said
-            case SagaCleanedUp(residue=left):
-                residue = left
-            case _:
-                pass
-    return residue, outcome
-
-
 def _message(message: Message | None) -> dict[str, Any] | None:
     if message is None:
         return None
@@ -278,4 +259,9 @@ def _step_row(row: StepRow) -> dict[str, Any]:
         "status": row.status,
         "attempts": row.attempts,
         "intent_id": row.intent_id,
+        **({"dropped": True} if row.is_dropped else {}),
     }
+
+
+def _status(row: StepRow) -> str:
+    return f"{row.status}, dropped" if row.is_dropped else row.status.value

@@ -18,9 +18,9 @@ from saga.adapters.opening import OpenedStore
 from saga.console.cli.looking import Id
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session, find_saga, history_of
-from saga.console.steps import steps_of
 from saga.contracts import Command, CommandAct, Unreadable, canonical_text
 from saga.core.events import CancelMode
+from saga.core.fold import fold
 from saga.core.history import NAME_OF, Entry
 from saga.core.identity import SagaId
 from saga.core.intents import Noted, Verdict
@@ -222,7 +222,7 @@ async def _check_step(store: OpenedStore, summary: SagaSummary, step: str | None
     if step is None:
         return
     try:
-        known = {row.step for row in steps_of(await history_of(store, summary.saga_id))}
+        known = fold(summary.saga_id, await history_of(store, summary.saga_id)).steps
     except CorruptHistory:
         return  # its worker will log it, and the command is deferred
     if step not in known:

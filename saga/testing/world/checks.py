@@ -29,13 +29,13 @@ from saga.core.intents import (
     SagaCleanedUp,
     SagaCompleted,
     SagaRolledBack,
+    StepSettled,
     TimerArmed,
     TimerCancelled,
     UndoAppended,
-    UndoStuck,
     Verdict,
 )
-from saga.core.status import SagaStatus, StepKind
+from saga.core.status import SagaStatus, StepKind, StepStatus
 from saga.ports import Inbound, Position, SagaSummary, UnhandledRecord
 from saga.ports.store import UnhandledKind
 from saga.testing.world.broker import Published
@@ -148,6 +148,8 @@ def remarkable(evidence: Evidence) -> Iterator[str]:
                 yield f"noted {body.verdict.value}"
             elif isinstance(body, RollbackPlanned):
                 yield f"plan {body.goal.value}"
+            elif isinstance(body, StepSettled):
+                yield f"settled {body.status.value}"
             yield type(body).__name__
     for record in evidence.unhandled:
         yield f"{record.kind.value} {record.reason}"
@@ -342,11 +344,12 @@ def _plans(history: Sequence[Entry]) -> Iterator[str]:
                 yield f"entry {entry.version} rolls back past the pivot {step}"
             if body.kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
                 expected.insert(0, step)
-        planned = [step for group in plan.groups for step in group]
+        groups = _groups_of(plan)
+        planned = [step for group in groups for step in group]
         # Within a group the order means nothing.
-        sizes = [len(group) for group in plan.groups]
+        sizes = [len(group) for group in groups]
         if _sorted_in(planned, sizes) != _sorted_in(expected, sizes):
-            yield f"entry {entry.version} plans to undo {plan.groups}, expected {expected}"
+            yield f"entry {entry.version} plans to undo {groups}, expected {expected}"
 
 
 def _sorted_in(steps: Sequence[str], sizes: Sequence[int]) -> list[list[str]]:
@@ -358,6 +361,29 @@ def _sorted_in(steps: Sequence[str], sizes: Sequence[int]) -> list[list[str]]:
     return groups
 
 
+def _groups_of(plan: RollbackPlanned) -> list[tuple[str, ...]]:
+    """The steps of a plan that wait for the same others, and so are undone side by side."""
+    groups: list[tuple[str, ...]] = []
+    awaited: tuple[str, ...] | None = None
+    last: tuple[str, ...] = ()
+    for planned in plan.steps:
+        after: tuple[str, ...] = last if planned.after is None else planned.after
+        if after == awaited:
+            groups[-1] = (*groups[-1], planned.step)
+        else:
+            groups.append((planned.step,))
+        awaited, last = after, (planned.step,)
+    return groups
+
+
+def _is_stuck(history: Sequence[Entry], step: str) -> bool:
+    return any(
+        isinstance(entry.body, StepSettled)
+        and (entry.body.step, entry.body.status) == (step, StepStatus.UNDO_STUCK)
+        for entry in history
+    )
+
+
 def _undoing(history: Sequence[Entry]) -> Iterator[str]:
     """A group is undone only after the one before it: is undone, or stuck."""
     groups: list[set[str]] = []
@@ -365,7 +391,7 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
     for entry in history:
         body = entry.body
         if isinstance(body, RollbackPlanned):
-            groups += [set(group) for group in body.groups]
+            groups += [set(group) for group in _groups_of(body)]
         if not isinstance(body, IntentIssued) or body.direction.value != "undo":
             continue
         before = history[: entry.version]
@@ -374,7 +400,7 @@ def _undoing(history: Sequence[Entry]) -> Iterator[str]:
             if other in together or other == body.step:
                 continue
             is_undone = answered(before, other, "undo", ReplyOutcome.DONE)
-            is_stuck = any(isinstance(e.body, UndoStuck) and e.body.step == other for e in before)
+            is_stuck = _is_stuck(before, other)
             if not is_undone and not is_stuck:
                 yield f"entry {entry.version} undoes {body.step} while {other} is not undone"
         if body.step not in begun:
@@ -393,7 +419,7 @@ def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[st
         assert isinstance(first, IntentIssued)
         if direction == "undo" or first.kind is not StepKind.COMPENSATABLE:
             continue
-        is_stuck = any(isinstance(e.body, UndoStuck) and e.body.step == step for e in history)
+        is_stuck = _is_stuck(history, step)
         undoes = issued(history, "undo").get(step, ())
         is_taken_back = any(undo.version > entry.version for undo in undoes)
         if not is_stuck and not is_taken_back and not is_parked:
@@ -698,9 +724,9 @@ def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
             late.add(entry.body.step)
         elif isinstance(entry.body, RollbackPlanned):
             if entry.body.goal is RollbackGoal.CLEANED_UP:
-                late |= {step for group in entry.body.groups for step in group}
+                late |= {step for group in _groups_of(entry.body) for step in group}
             else:
-                groups += entry.body.groups
+                groups += _groups_of(entry.body)
     place = {step: number for number, step in enumerate(issued(history, "do"))}
     group = {step: number for number, steps in enumerate(groups) for step in steps}
     order = [

@@ -1,8 +1,8 @@
-"""The shadow of every saga: its state as its history alone gives it, brought up to date turn by
-turn.
+"""The shadow of every saga: its state as its history gives it, brought up to date turn by turn.
 
-Replaying goes on where it stopped, which comes to the same as replaying from the begin each time:
-a fold has no memory but its state. At the end each history is replayed once more in one go.
+It is there twice: replayed by the saga's code, and folded from the entries alone. Both go on where
+they stopped, which comes to the same as beginning anew each time: a fold has no memory but its
+state. At the end each history is replayed and folded once more in one go.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from saga.core.decider import Decider
 from saga.core.events import Event
-from saga.core.history import Entry
+from saga.core.fold import fold, fold_turn
+from saga.core.history import Entry, turns
 from saga.core.identity import SagaId
-from saga.core.replay import replay, turns
+from saga.core.replay import replay
 from saga.core.state import SagaState, snapshot
 from saga.errors import ReplayMismatch
 
@@ -23,6 +24,7 @@ from saga.errors import ReplayMismatch
 class _Shadow:
     decider: Decider
     state: SagaState
+    folded: SagaState
     version: int
 
 
@@ -37,15 +39,17 @@ class Shadows:
         saga_id = live.saga_id
         shadow = self._shadows.get(saga_id)
         if shadow is None or shadow.version > len(history):
-            shadow = _Shadow(decider, decider.initial_state(saga_id), 0)
+            shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id), 0)
             self._shadows[saga_id] = shadow
         for fact, recorded in turns(history[shadow.version :]):
             event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
             decision = decider.handle(shadow.state, event)
+            fold_turn(shadow.folded, fact, recorded)
             if [entry.body for entry in recorded] != list(decision.intents):
                 yield f"saga {saga_id}, entry {fact.version}: replayed otherwise"
         shadow.version = len(history)
-        yield from _differences(saga_id, len(history), live, shadow.state)
+        yield from _differences(saga_id, len(history), live, "replayed", shadow.state)
+        yield from _differences(saga_id, len(history), live, "folded", shadow.folded)
 
     def replay_all(self, histories: Mapping[SagaId, Sequence[Entry]]) -> Iterator[str]:
         """Yields the differences between each shadow and its history replayed in one go."""
@@ -56,16 +60,18 @@ class Shadows:
             except ReplayMismatch as error:
                 yield f"saga {saga_id} cannot be replayed: {error}"
                 continue
-            yield from _differences(saga_id, shadow.version, shadow.state, rebuilt)
+            yield from _differences(saga_id, shadow.version, shadow.state, "replayed", rebuilt)
+            folded = fold(saga_id, history)
+            yield from _differences(saga_id, shadow.version, shadow.state, "folded", folded)
 
 
 def _differences(
-    saga_id: SagaId, version: int, live: SagaState, rebuilt: SagaState
+    saga_id: SagaId, version: int, live: SagaState, how: str, rebuilt: SagaState
 ) -> Iterator[str]:
     stored = snapshot(rebuilt)
     for name, value in snapshot(live).items():
         if value != stored[name]:
             yield (
-                f"live state differs from replayed state: saga {saga_id} at version {version}, "
-                f"{name}: live {value}, replayed {stored[name]}"
+                f"live state differs from {how} state: saga {saga_id} at version {version}, "
+                f"{name}: live {value}, {how} {stored[name]}"
             )

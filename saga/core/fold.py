@@ -1,0 +1,409 @@
+"""The one fold: what a saga's entries say of its steps, timers, waits, rollback, status and end.
+
+Theory of operation: a turn is a fact and what was decided on it. The fact has its plain effect,
+unless the entry right behind it is `noted`; then the entries behind that one say what it changed.
+Each decision has one effect, whatever the fact was. The kernel decides, records, and changes its
+state through the same functions, so what it knows is what the history says. Nobody's saga code is
+needed here. `docs/reference/history.md` has the rules in words, for readers in any language.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from saga.core.events import (
+    Act,
+    CancelMode,
+    CancelRequested,
+    Event,
+    Fact,
+    OperatorActed,
+    ReplyOutcome,
+    ReplyReceived,
+    SagaStarted,
+    SignalReceived,
+    TimerFired,
+    TurnFailed,
+)
+from saga.core.history import Entry, turns
+from saga.core.identity import Direction, Instant, IntentName, SagaId, StepId, parse_intent_id
+from saga.core.intents import (
+    BranchDropped,
+    EventPublished,
+    Intent,
+    IntentIssued,
+    Noted,
+    PlannedUndo,
+    RollbackGoal,
+    RollbackPlanned,
+    SagaAbandoned,
+    SagaCleanedUp,
+    SagaCompleted,
+    SagaFinishing,
+    SagaParked,
+    SagaResumed,
+    SagaRolledBack,
+    SignalAwaited,
+    StepSettled,
+    TimerArmed,
+    TimerCancelled,
+    TimerPurpose,
+    UndoAppended,
+    Verdict,
+)
+from saga.core.state import Plan, SagaState, Step
+from saga.core.status import TRANSITIONS, SagaStatus, StepKind, StepStatus
+from saga.errors import CorruptHistory
+
+
+def fold(saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
+    """The state after *entries*, which are a history or the first entries of one.
+
+    Raises:
+        CorruptHistory: it does not begin with a fact.
+    """
+    state = SagaState(saga_id)
+    for fact, decided in turns(entries):
+        if type(fact.body) not in _FACTS:
+            raise CorruptHistory(saga_id, fact.version, f"no turn begins with {fact.body}")
+        fold_turn(state, fact, decided)
+    return state
+
+
+def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
+    """Bring *state* up to date with one more turn."""
+    event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
+    first = decided[0].body if decided else None
+    if type(first) is Noted:
+        take_noted(state, event, first.verdict)
+    else:
+        take_fact(state, event)
+    for entry in decided:
+        apply(state, entry.body, entry.at)  # type: ignore[arg-type]  # what follows is decided
+
+
+def take_fact(state: SagaState, event: Event) -> None:
+    """The plain effect of a fact."""
+    state.causes.add(event.cause)
+    fact = event.fact
+    _FACTS[type(fact)](state, fact, event.at)
+
+
+def take_noted(state: SagaState, event: Event, verdict: Verdict) -> None:
+    """What is left of a fact that does not have its plain effect: an answer counts as given."""
+    state.causes.add(event.cause)
+    fact = event.fact
+    if type(fact) is ReplyReceived and verdict is not Verdict.REFUSED:
+        name = parse_intent_id(fact.intent_id)
+        if name is not None and name.step in state.steps:
+            _hear(state.steps[name.step], name, fact)
+
+
+def apply(state: SagaState, intent: Intent, at: Instant) -> None:
+    """The effect of one decision."""
+    EFFECTS[type(intent)](state, intent, at)
+
+
+def describe_step(state: SagaState, intent: IntentIssued, *, says_order: bool) -> None:
+    """Let a recorded intent say the kind of a step that is known already, and what it is behind."""
+    if intent.attempt > 1:
+        return
+    step = state.steps[intent.step]
+    step.kind = intent.kind
+    if says_order:
+        before = itertools.takewhile(lambda step_id: step_id != intent.step, state.steps)
+        step.after = tuple(before)[-1:] if intent.after is None else intent.after
+
+
+def after_in_plan(steps: Sequence[PlannedUndo]) -> dict[StepId, tuple[StepId, ...]]:
+    """The steps of a plan in order, each with all that it waits for."""
+    after: dict[StepId, tuple[StepId, ...]] = {}
+    before: tuple[StepId, ...] = ()
+    for planned in steps:
+        after[planned.step] = before if planned.after is None else planned.after
+        before = (planned.step,)
+    return after
+
+
+def _become(state: SagaState, status: SagaStatus) -> None:
+    before = state.status
+    if before is not status:
+        assert status in TRANSITIONS[before], (state.saga_id, before, status)
+        state.status = status
+
+
+def _started(state: SagaState, fact: SagaStarted, at: Instant) -> None:
+    assert state.trigger is None, (state.saga_id, state.trigger, fact.trigger)
+    state.key = fact.key
+    state.trigger = fact.trigger
+    state.traceparent = fact.traceparent
+    state.started_at = at
+
+
+def _replied(state: SagaState, fact: ReplyReceived, _: Instant) -> None:
+    name = parse_intent_id(fact.intent_id)
+    step = state.steps.get(name.step) if name is not None else None
+    if name is None or step is None:
+        return
+    _hear(step, name, fact)
+    if fact.outcome is not ReplyOutcome.DONE:
+        return
+    if name.direction is Direction.DO:
+        if step.status is StepStatus.ISSUED:
+            step.status = StepStatus.DONE
+            step.is_backing_off = False
+            if step.kind is StepKind.PIVOT:
+                state.is_past_pivot = True
+    elif step.status is StepStatus.UNDOING and name.attempt >= step.undo_floor:
+        step.status = StepStatus.UNDONE
+        step.is_backing_off = False
+
+
+def _hear(step: Step, name: IntentName, fact: ReplyReceived) -> None:
+    """Keep the first answer to an attempt; the first success is the step's reply."""
+    attempt = name[2:]
+    if step.replies.setdefault(attempt, fact) is not fact:
+        return
+    if fact.outcome is ReplyOutcome.DONE and attempt[0] is Direction.DO and not step.has_reply:
+        step.reply, step.has_reply = fact.reply, True
+
+
+def _timer_fired(state: SagaState, fact: TimerFired, _: Instant) -> None:
+    timer = state.timers.pop(fact.timer_id, None)
+    if timer is not None and timer.purpose is TimerPurpose.WAIT:
+        _end_wait(state, timer.target)
+
+
+def _signalled(state: SagaState, fact: SignalReceived, _: Instant) -> None:
+    waits = state.waits.get(fact.name)
+    if waits:
+        _end_wait(state, waits[0])
+    else:
+        state.signals.setdefault(fact.name, []).append(fact.payload)
+
+
+def _cancel_requested(state: SagaState, fact: CancelRequested, _: Instant) -> None:
+    if fact.mode is not CancelMode.ABANDON:
+        state.cancel_reason = fact.reason
+        state.waits.clear()
+
+
+def _operator_acted(state: SagaState, fact: OperatorActed, _: Instant) -> None:
+    if fact.act is Act.RELEASE:
+        state.is_poisoned = False
+        status, state.reason = state.before_failure
+        _become(state, status)
+
+
+def _turn_failed(state: SagaState, fact: TurnFailed, _: Instant) -> None:
+    if not state.is_poisoned:
+        state.before_failure = (state.status, state.reason)
+    state.is_poisoned = True
+    state.reason = fact.error
+    state.key = state.key or fact.key or ""
+    _become(state, SagaStatus.PARKED)
+
+
+def _issued(state: SagaState, intent: IntentIssued, at: Instant) -> None:
+    step = state.steps.get(intent.step)
+    if intent.direction is Direction.UNDO:
+        assert step is not None, (state.saga_id, intent)
+        _issued_undo(state, step, intent, at)
+    elif step is None:
+        after = state.latest_step if intent.after is None else intent.after
+        state.latest_step = (intent.step,)
+        state.steps[intent.step] = Step(
+            intent.step, intent.contract, intent.payload, intent.kind, after, at
+        )
+    else:
+        assert intent.attempt == step.attempts + 1, (state.saga_id, step.id, intent.attempt)
+        step.attempts = intent.attempt
+        step.status = StepStatus.ISSUED
+        step.is_backing_off = False
+
+
+def _issued_undo(state: SagaState, step: Step, intent: IntentIssued, at: Instant) -> None:
+    assert intent.attempt == step.undo_attempts + 1, (state.saga_id, step.id, intent.attempt)
+    if not step.is_backing_off:
+        # It is no retry by the policy: whoever begins anew has a fresh budget.
+        step.undo_began_at = at
+        step.undo_spent = step.undo_attempts
+    step.undo_attempts = intent.attempt
+    step.status = StepStatus.UNDOING
+    step.is_backing_off = False
+    step.is_undo_blind = not step.has_reply
+    state.undo_contracts[step.id] = intent.contract
+
+
+def _settled(state: SagaState, intent: StepSettled, _: Instant) -> None:
+    step = state.steps[intent.step]
+    if intent.direction is Direction.DO:
+        is_going_forward = state.plan is None and not state.status.is_ended
+        if intent.status is StepStatus.DONE:
+            step.undo_floor = step.undo_attempts + 1
+            if step.kind is StepKind.PIVOT and is_going_forward and not step.is_dropped:
+                state.is_past_pivot = True
+        elif step.status is StepStatus.ISSUED and is_going_forward:
+            step.is_dropped = True
+    step.status = intent.status
+    step.is_backing_off = False
+
+
+def _dropped(state: SagaState, intent: BranchDropped, _: Instant) -> None:
+    for step_id in intent.steps:
+        state.steps[step_id].is_dropped = True
+    for wait in intent.waits:
+        _end_wait(state, wait)
+
+
+def _armed(state: SagaState, intent: TimerArmed, _: Instant) -> None:
+    state.timers[intent.timer_id] = intent
+    if intent.purpose is TimerPurpose.RETRY:
+        _step_of(state, intent).is_backing_off = True
+
+
+def _cancelled(state: SagaState, intent: TimerCancelled, _: Instant) -> None:
+    timer = state.timers.pop(intent.timer_id, None)
+    if timer is not None and timer.purpose is TimerPurpose.RETRY:
+        _step_of(state, timer).is_backing_off = False
+
+
+def _step_of(state: SagaState, timer: TimerArmed) -> Step:
+    return state.steps[StepId(timer.target.rpartition("/")[0])]
+
+
+def _awaited(state: SagaState, intent: SignalAwaited, _: Instant) -> None:
+    unread = state.signals.get(intent.name, [])
+    del unread[: intent.refused or 0]
+    if unread:
+        del unread[0]
+    else:
+        state.waits.setdefault(intent.name, []).append(intent.wait)
+    if intent.name in state.signals and not unread:
+        del state.signals[intent.name]
+
+
+def _end_wait(state: SagaState, wait: str) -> None:
+    for name, waits in state.waits.items():
+        if wait in waits:
+            waits.remove(wait)
+            if not waits:
+                del state.waits[name]
+            return
+
+
+def _planned(state: SagaState, intent: RollbackPlanned, _: Instant) -> None:
+    state.plan = Plan(intent, after_in_plan(intent.steps))
+    if intent.goal is not RollbackGoal.COMPLETED:
+        _become(state, SagaStatus.ROLLING_BACK)
+    if intent.goal is RollbackGoal.ROLLED_BACK:
+        state.reason, state.code = intent.reason, intent.code
+        state.is_finishing = state.is_poisoned = False
+        state.pending_outcome = None
+        state.waits.clear()
+
+
+def _appended(state: SagaState, intent: UndoAppended, _: Instant) -> None:
+    assert state.plan is not None, (state.saga_id, intent)
+    after = state.plan.after
+    after.pop(intent.step, None)
+    for step_id, others in after.items():
+        if intent.step in others:
+            after[step_id] = tuple(other for other in others if other != intent.step)
+    after[intent.step] = tuple(after)
+
+
+def _parked(state: SagaState, intent: SagaParked, _: Instant) -> None:
+    if state.status is not SagaStatus.PARKED:
+        state.before_parking = (state.status, state.reason)
+    state.reason = intent.reason
+    _become(state, SagaStatus.PARKED)
+    if intent.step is not None:
+        state.steps[intent.step].is_dropped = False
+
+
+def _resumed(state: SagaState, _: SagaResumed, __: Instant) -> None:
+    status, state.reason = state.before_parking
+    _become(state, status)
+
+
+def _finishing(state: SagaState, intent: SagaFinishing, _: Instant) -> None:
+    state.is_finishing = True
+    state.pending_outcome = intent.outcome
+
+
+def _completed(state: SagaState, intent: SagaCompleted, _: Instant) -> None:
+    state.is_finishing = True
+    state.pending_outcome = None
+    _end(state, SagaStatus.COMPLETED)
+    state.outcome = intent.outcome
+
+
+def _rolled_back(state: SagaState, intent: SagaRolledBack, _: Instant) -> None:
+    _end(state, _rolled_back_status(intent.residue))
+    state.reason, state.code = intent.reason, intent.code
+    state.residue = intent.residue
+    state.outcome = intent.outcome
+
+
+def _cleaned_up(state: SagaState, intent: SagaCleanedUp, _: Instant) -> None:
+    is_completed = state.is_finishing
+    _end(state, SagaStatus.COMPLETED if is_completed else _rolled_back_status(intent.residue))
+    state.residue = intent.residue
+
+
+def _abandoned(state: SagaState, intent: SagaAbandoned, _: Instant) -> None:
+    state.is_poisoned = False
+    _end(state, SagaStatus.ABANDONED)
+    state.reason = intent.reason
+    state.residue = intent.residue
+    state.outcome = intent.outcome
+
+
+def _end(state: SagaState, status: SagaStatus) -> None:
+    _become(state, status)
+    state.timers.clear()
+    state.waits.clear()
+
+
+def _rolled_back_status(residue: tuple[StepId, ...]) -> SagaStatus:
+    return SagaStatus.ROLLED_BACK_WITH_RESIDUE if residue else SagaStatus.ROLLED_BACK
+
+
+def _without_effect(_: SagaState, __: Intent, ___: Instant) -> None:
+    """It concerns nobody's state."""
+
+
+_Effect: TypeAlias = Callable[[SagaState, Any, Instant], None]
+
+_FACTS: Final[dict[type[Fact], _Effect]] = {
+    SagaStarted: _started,
+    ReplyReceived: _replied,
+    TimerFired: _timer_fired,
+    SignalReceived: _signalled,
+    CancelRequested: _cancel_requested,
+    OperatorActed: _operator_acted,
+    TurnFailed: _turn_failed,
+}
+
+EFFECTS: Final[dict[type[Intent], _Effect]] = {
+    IntentIssued: _issued,
+    StepSettled: _settled,
+    BranchDropped: _dropped,
+    EventPublished: _without_effect,
+    TimerArmed: _armed,
+    TimerCancelled: _cancelled,
+    SignalAwaited: _awaited,
+    Noted: _without_effect,
+    RollbackPlanned: _planned,
+    UndoAppended: _appended,
+    SagaParked: _parked,
+    SagaResumed: _resumed,
+    SagaFinishing: _finishing,
+    SagaCompleted: _completed,
+    SagaRolledBack: _rolled_back,
+    SagaCleanedUp: _cleaned_up,
+    SagaAbandoned: _abandoned,
+}
