@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from saga.core.events import Json
-from saga.core.history import NAME_OF, NAMES, Entry, from_plain, to_plain
+from saga.core.history import NAME_OF, Entry, from_plain, to_plain
 from saga.core.identity import SagaId
 from saga.errors import CorruptHistory
 from saga.ports.store import History, HistoryAppend
@@ -61,6 +61,7 @@ def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -
 
     Raises:
         CorruptHistory: the row is no turn, or an entry of it cannot be read.
+        UnknownEntry: a newer release wrote it.
     """
     if topic != TURN:
         problem = f"{topic!r} is no kind of row that this version of saga knows"
@@ -82,9 +83,6 @@ def _to_entry(saga_id: SagaId, version: int, plain: Any, at: Any, cause: Any) ->
     try:
         name = plain.pop("type")
         plain["at"], plain["cause"] = at, cause
-        if name not in NAMES:
-            problem = f"{name!r} is no entry that this version of saga knows"
-            raise CorruptHistory(saga_id, version, problem)
         return from_plain(saga_id, version, name, plain, _text)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"the entry {name!r} cannot be read: {error}"

@@ -81,11 +81,11 @@ def test_a_state_is_json_that_any_tool_reads() -> None:
     ("topic", "entry", "problem"),
     [
         ("saga-started", b"{}", "'saga-started' is no kind of row that this version of saga knows"),
-        ("turn", b'{"type":"os:system"}', "'os:system' is no entry that this version of saga"),
+        ("turn", b'{"type":"os:system"}', "there is no entry 'os:system' in this version of saga"),
         ("turn", b"not json", "the turn cannot be read"),
         ("turn", b"[]", "the entry None cannot be read"),
         ("turn", b'{"type":"saga-started"}', "the entry 'saga-started' cannot be read"),
-        ("turn", b'{"type":"timer-armed","purpose":"tea"}', "the entry 'timer-armed' cannot be"),
+        ("turn", b'{"type":"timer-armed","purpose":"tea"}', "'tea' in 'purpose' of 'timer-armed' is not known"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(topic: str, entry: bytes, problem: str) -> None:

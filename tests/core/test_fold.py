@@ -393,7 +393,7 @@ def test_a_note_behind_a_fact_takes_its_plain_effect_away():
 
     scenario.then(noted("late_success"), settled("pay", "done"), undo_issued(Refund))
     *_, (_, decided) = turns(scenario.history)
-    assert [type(entry.body) for entry in decided[:2]] == [Noted, StepSettled]
+    assert type(decided[0].body) is Noted
 
 
 def test_the_first_entries_of_a_history_fold_too():

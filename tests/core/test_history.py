@@ -22,7 +22,7 @@ from saga.core.identity import (
 )
 from saga.core.intents import PlannedUndo, RollbackGoal, TimerPurpose, Verdict
 from saga.core.status import SagaStatus, StepKind, StepStatus, can_become
-from saga.errors import CorruptHistory
+from saga.errors import CorruptHistory, UnknownEntry
 
 SAGA = saga_id("order", "o-1")
 MESSAGE = Message("shop.evt.paid.v1", Json('{"a":[1,2.5,null,"é"]}'))
@@ -210,13 +210,25 @@ def test_a_turn_that_cannot_be_read_is_refused_with_saga_and_version(state):
     assert (found.value.saga_id, found.value.version) == (SAGA, 4)
 
 
-def test_unknown_fields_of_a_newer_writer_are_ignored():
-    """So that a field may be added without stopping older workers."""
-    plain = b'{"type":"timer-fired","timer_id":"t","later":[1]}'
-    state = b'{"at":1,"cause":"m","entries":[%s],"first":1,"later":2}' % plain
-    (entry,) = to_entries(SAGA, TURN, state)
+@pytest.mark.parametrize(
+    "plain",
+    [
+        b'{"type":"saga-dreamt"}',
+        b'{"type":"timer-fired","timer_id":"t","later":[1]}',
+        b'{"type":"operator-acted","act":"mark","reason":"r"}',
+        b'{"type":"rollback-planned","goal":"completed","reason":"r","steps":[{"step":"a","x":1}]}',
+    ],
+    ids=["name", "field", "value", "field inside"],
+)
+def test_what_a_newer_release_wrote_is_told_apart_from_what_is_corrupt(plain):
+    """An unknown name, field or value is not ignored: the saga waits for that release."""
+    state = b'{"at":1,"cause":"m","entries":[%s],"first":1}' % plain
 
-    assert entry.body == events.TimerFired(timer_id=TimerId("t"))
+    with pytest.raises(UnknownEntry) as raised:
+        to_entries(SAGA, TURN, state)
+
+    assert (raised.value.saga_id, raised.value.version) == (SAGA, 1)
+    assert "not known" in raised.value.problem or "no entry" in raised.value.problem
 
 
 def test_optional_fields_may_be_missing():

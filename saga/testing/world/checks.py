@@ -720,7 +720,9 @@ def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
     late: set[str] = set()
     groups: list[tuple[str, ...]] = []
     for entry in history:
-        if isinstance(entry.body, UndoAppended | UndoStuck):
+        if isinstance(entry.body, UndoAppended):
+            late.add(entry.body.step)
+        elif isinstance(entry.body, StepSettled) and entry.body.status is StepStatus.UNDO_STUCK:
             late.add(entry.body.step)
         elif isinstance(entry.body, RollbackPlanned):
             if entry.body.goal is RollbackGoal.CLEANED_UP:
