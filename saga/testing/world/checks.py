@@ -377,11 +377,15 @@ def _groups_of(plan: RollbackPlanned) -> list[tuple[str, ...]]:
 
 
 def _is_stuck(history: Sequence[Entry], step: str) -> bool:
-    return any(
-        isinstance(entry.body, StepSettled)
-        and (entry.body.step, entry.body.status) == (step, StepStatus.UNDO_STUCK)
-        for entry in history
-    )
+    return any(_stuck_step(entry) == step for entry in history)
+
+
+def _stuck_step(entry: Entry) -> str | None:
+    """The step whose undo is stuck from this entry on."""
+    body = entry.body
+    if isinstance(body, StepSettled) and body.status is StepStatus.UNDO_STUCK:
+        return body.step
+    return None
 
 
 def _undoing(history: Sequence[Entry]) -> Iterator[str]:
@@ -720,9 +724,10 @@ def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
     late: set[str] = set()
     groups: list[tuple[str, ...]] = []
     for entry in history:
-        if isinstance(entry.body, UndoAppended):
-            late.add(entry.body.step)
-        elif isinstance(entry.body, StepSettled) and entry.body.status is StepStatus.UNDO_STUCK:
+        stuck = _stuck_step(entry)
+        if stuck is not None:
+            late.add(stuck)
+        elif isinstance(entry.body, UndoAppended):
             late.add(entry.body.step)
         elif isinstance(entry.body, RollbackPlanned):
             if entry.body.goal is RollbackGoal.CLEANED_UP:
