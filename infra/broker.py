@@ -17,9 +17,7 @@ _FAST_JVM = ("-Xms512m", "-Xmx1g")
 
 
 class Broker:
-    """A broker of a `Kafka`, which starts it first; from then on it can be stopped and started
-    alone.
-    """
+    """A broker of a `Kafka`, which starts it first; then it can be stopped and started alone."""
 
     def __init__(self, number: int, folder: Path, *, is_bound: bool, is_fast: bool = False) -> None:
         self.number = number

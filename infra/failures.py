@@ -28,9 +28,7 @@ class NotInstalled(InfraError):
 
 
 class NotStarted(InfraError):
-    """Raised when a server, or a program that prepares it, ended or hung instead of
-    becoming ready.
-    """
+    """Raised when a server, or a program that prepares it, ended or hung before it was ready."""
 
     def __init__(self, server: str, reason: str, log: Path) -> None:
         super().__init__(server, reason, log)

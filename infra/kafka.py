@@ -59,8 +59,7 @@ class Kafka:
         outlives_owner: bool = False,
         is_fast: bool = False,
     ) -> None:
-        """Prepares a cluster of *brokers* in *folder*; what an earlier one left there is used
-        again.
+        """Prepares a cluster of *brokers* in *folder*, where one may have been before.
 
         Args:
             preferred_port: the first broker's port, if it is free at the first start.

@@ -59,7 +59,9 @@ class Lending:
 
     @contextmanager
     def _addresses(self) -> Iterator[Mapping[str, str]]:
-        running = {} if self._is_fast else {one.name: one for one in self._standing.running()}
+        running = (
+            {} if self._is_fast else {server.name: server for server in self._standing.running()}
+        )
         if running.keys() == _VARIABLES.keys():
             self._tell("Using the Kafka and the PostgreSQL of `make up`.")
             yield {_VARIABLES[name]: server.address for name, server in running.items()}

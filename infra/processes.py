@@ -128,11 +128,9 @@ class ServerProcess:
 
 
 def _stopped_descendants(parent: psutil.Process) -> list[psutil.Process]:
-    """All descendants of a process that is stopped, each stopped too: nobody can start more
-    meanwhile.
-    """
+    """All descendants of a stopped process, each stopped too, so that nobody starts more."""
     found: list[psutil.Process] = []
-    while new := [one for one in parent.children(recursive=True) if one not in found]:
+    while new := [child for child in parent.children(recursive=True) if child not in found]:
         for process in new:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()

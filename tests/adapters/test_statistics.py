@@ -55,9 +55,7 @@ async def test_nothing_is_counted_in_an_empty_store(counted) -> None:
 
 
 async def test_all_is_counted_that_is_not_over(counted) -> None:
-    """Unfinished sagas by definition and status, parked records by reason, the backlog, due
-    timers.
-    """
+    """Unfinished sagas by definition and status, unhandled records, the backlog, due timers."""
     store, statistics = counted
     statuses = [*SagaStatus, SagaStatus.RUNNING, SagaStatus.PARKED]
     for number, status in enumerate(statuses):

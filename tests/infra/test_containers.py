@@ -68,9 +68,7 @@ def test_settings_of_the_containers_are_accepted() -> None:
 
 
 def test_files_that_containers_need_are_here() -> None:
-    """Every file and folder that is mounted or built from exists, and named volumes are
-    declared.
-    """
+    """All that is mounted or built from exists, and named volumes are declared."""
     for service in SERVICES.values():
         for mount in service.get("volumes", []):
             source = mount.partition(":")[0]

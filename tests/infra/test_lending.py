@@ -21,9 +21,7 @@ def lend(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_command_finds_servers_that_end_with_it(server_folder: Path) -> None:
-    """Their addresses are in its environment, its exit code is ours, and what it stored in a folder
-    that is kept is there the next time.
-    """
+    """Addresses are in its environment, its exit code is ours; a folder that is kept keeps all."""
     kept = server_folder / "kept"
     store = 'import os, psycopg; c = psycopg.connect(os.environ["SAGA_STORE"], autocommit=True);'
     words = ("--kept", str(kept), "--", sys.executable, "-c")

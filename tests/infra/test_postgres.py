@@ -5,9 +5,7 @@ from infra import Postgres, StopMode
 
 
 def test_database_is_ones_own_and_empty(postgres: str) -> None:
-    """Each test gets a database without tables, with the rights to make some, and durable
-    commits.
-    """
+    """Each test gets a database without tables, may make some, and has durable commits."""
     with psycopg.connect(postgres) as connection:
         connection.execute("CREATE TABLE things (name text)")
         tables = connection.execute(
@@ -27,9 +25,7 @@ def test_databases_of_two_tests_are_two(postgres: str, postgres_server: str) -> 
 
 @pytest.mark.parametrize("end", ["kill", StopMode.IMMEDIATE, StopMode.FAST])
 def test_what_was_committed_survives_every_end(own_postgres: Postgres, end: str) -> None:
-    """After kill -9, `stop -m immediate` and an orderly stop, what was committed is there, at the
-    same address, and what was not is gone. Connections of before are broken.
-    """
+    """Kill -9, `stop -m immediate` and an orderly stop; nothing else survives them."""
     address = own_postgres.url()
     connection = psycopg.connect(address)
     connection.execute("CREATE TABLE things (name text)")

@@ -56,9 +56,7 @@ def test_missing_server_is_tried_once_and_explained_to_everybody(
 
 @pytest.mark.connected
 def test_run_has_one_server_and_stops_it_when_tests_fail(tmp_path: Path) -> None:
-    """Two test processes get the same server, and after the run it is gone, although a test
-    failed.
-    """
+    """Two test processes get the same server; after the run it is gone, although a test failed."""
     with suite(tmp_path) as run:
         assert run.wait(timeout=60) == pytest.ExitCode.TESTS_FAILED
 

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.connected
 
 
 def test_servers_stay_are_found_again_and_keep_their_data(server_folder: Path) -> None:
-    """`up` leaves both servers running, a second `up` finds them, `down` stops them, and the next
-    `up` has the same data at the same addresses. `down --erase` leaves nothing.
-    """
+    """Also over `down` and the next `up`; only `down --erase` leaves nothing."""
     first = infra(server_folder, "up")
     try:
         assert [line.removeprefix("export ").partition("://")[0] for line in first] == [

@@ -127,9 +127,7 @@ async def test_an_end_that_another_process_brings_about_is_heard_of(
 async def test_what_a_process_stored_and_never_published_another_one_publishes(
     on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within seconds, by one that was there all along; what leaves twice is the same to the
-    byte.
-    """
+    """Within seconds, by one that was there all along; a record that leaves twice is the same."""
     monkeypatch.setattr("saga.runtime.orchestrator.DRAIN_S", 0.1)
     parts, stored = open_bus_and_store(Settings.read(**places)), asyncio.Event()
 

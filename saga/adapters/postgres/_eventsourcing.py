@@ -6,7 +6,7 @@ The recorder here is the library's way to the same tables: it makes them, and it
 block their thread, work beside the store.
 
 **No table lock.** The library locks `stored_events` for each insert until its commit, so that ids
-become visible in their order. Here nobody waits for a commit that does not concern them. Each
+become visible in their order. Here no writer waits for a commit that does not concern it. Each
 writer holds a shared advisory lock from before it takes ids until its end. A reader of the log
 notes the last id given, waits for those who held the lock then, and reads up to there: what is
 missing will never come.

@@ -418,7 +418,7 @@ class PostgresDatabase:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waited has it, or nobody does
+            task.exception()  # the caller has it, if it still waits
 
 
 class _Pool(AsyncConnectionPool[Session]):
@@ -560,8 +560,8 @@ def _advice(sqlstate: str) -> str | None:
 
 
 def _advice_while_connecting(error: str) -> str | None:
-    # Libpq gives only text, in English or in the server's language. The latter is then advised on
-    # as if nobody had answered.
+    # Libpq gives only text, in English or in the server's language. The latter is advised on as if
+    # no server had answered.
     for text, state in _WHILE_CONNECTING.items():
         if text in error and not ("certificate" in error and state == "3D000"):
             return _advice(state)

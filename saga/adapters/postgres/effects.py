@@ -447,7 +447,7 @@ class PostgresUnit(Unit):
                 self._is_broken = True
                 raise
             except asyncio.CancelledError:
-                self._is_broken = True  # nobody knows how far the statement came
+                self._is_broken = True  # how far the statement came is not known
                 raise
             assert self.session is not None
             return _written_by(result), _rows_of(self.session, result)

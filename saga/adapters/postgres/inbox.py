@@ -112,7 +112,7 @@ def key_of(row: InboxRow) -> Key:
 
 def writing(writes: Iterable[InboxWrite]) -> list[Call]:
     """The statements that keep *writes*, or refuse the transaction."""
-    # In one order wherever they are written, so that no two transactions wait for one another.
+    # Always in one order, so that no two transactions wait for each other.
     ordered = sorted(writes, key=lambda write: (write.row.key, write.row.service))
     new = [write.row for write in ordered if write.replaces is None]
     calls = []

@@ -2,8 +2,8 @@
 
 NOTIFY inside of a transaction makes all such transactions of a database commit one after another,
 each waiting for the disk. It is therefore sent by itself afterwards, once for all appends of some
-milliseconds, and does not wait for the disk. It may get lost, and a connection may fail: whoever
-listens also looks by itself from time to time.
+milliseconds, and does not wait for the disk. It may get lost, and a connection may fail: a
+listener also looks by itself from time to time.
 """
 
 from __future__ import annotations

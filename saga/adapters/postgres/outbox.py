@@ -1,10 +1,11 @@
 """The outbox table of a program's own database, as its relay sees it.
 
-Rows are read in the order in which they were added and removed once they are published. What was
-added by transactions that followed one another is published in that order; whoever needs an order
-lets its transactions follow one another, by a lock on what they change, as they do without us. So
-one relay at a time is enough for order, and an advisory lock of its session says which one it is:
-it goes with the session, however that ends.
+Rows are read in the order in which they were added, and removed once they are published. Events of
+transactions that followed each other are published in that order. A program that needs an order has
+its transactions follow each other, by a lock on what they change.
+
+One relay at a time keeps the order. An advisory lock of its session says which one it is, and goes
+with the session, however that ends.
 """
 
 from __future__ import annotations
@@ -92,9 +93,7 @@ class OutboxSession:
     async def waiting(
         self, *, limit: int, bytes_max: int, without: Collection[str] = ()
     ) -> list[OutboxRow]:
-        """The next events, up to *limit* and about *bytes_max* bytes, but none on topics
-        *without*.
-        """
+        """The next events, up to *limit* and about *bytes_max* bytes, none on topics *without*."""
         rows = await self._rows(_WAITING, (list(without), limit, bytes_max))
         return [
             OutboxRow(
@@ -110,7 +109,7 @@ class OutboxSession:
         await self._do("DELETE FROM saga_outbox WHERE outbox_id = ANY(%s)", (list(outbox_ids),))
 
     async def refuse(self, outbox_id: int, problem: str) -> None:
-        """Set one aside that cannot be published; those behind it go on."""
+        """Mark one that cannot be published; those behind it go on."""
         await self._do(
             "UPDATE saga_outbox SET problem = %s WHERE outbox_id = %s", (problem, outbox_id)
         )
@@ -126,7 +125,7 @@ class OutboxSession:
             "ORDER BY outbox_id LIMIT %s",
             (limit,),
         )
-        return [(str(one), str(topic), str(problem)) for one, topic, problem in rows]
+        return [(str(message_id), str(topic), str(problem)) for message_id, topic, problem in rows]
 
     async def status(self) -> OutboxStatus:
         """What there is."""

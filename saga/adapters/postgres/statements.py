@@ -7,10 +7,10 @@ A saga has two ids. Its own is a hash, at a random place of any index: only `sag
 by it, and is written once. All other rows bear the originator id, which the store draws and which
 grows with time: sagas that run at the same time share pages.
 
-Nobody locks a table, so places in the log are not in the order of commits, and need not be:
+No table is locked, so places in the log are not in the order of commits, and need not be:
 
-* Order within a saga: whoever appends to a history has seen the commit before it, so that its
-  places are larger. The backlog is a set of rows, each removed once it is published: there is no
+* Order within a saga: who appends to a history has seen the commit before it, so that its places
+  are larger. The backlog is a set of rows, each removed once it is published: there is no
   mark that could pass a row that is still to appear.
 * Reading the log on from a place: see `_eventsourcing.py` and `PostgresCatalogue.log`.
 * Deadlocks: rows are locked in one order, positions by name, then turns by originator and number.

@@ -70,9 +70,7 @@ async def names(store: PostgresEffectsStore) -> list[object]:
 async def test_a_lost_answer_to_a_handlers_commit_is_found_out_to_be_success(
     proxied: tuple[Proxy, PostgresEffectsStore],
 ) -> None:
-    """The connection is cut after COMMIT: the inbox says that the handler is not to be called
-    again.
-    """
+    """The connection is cut after COMMIT: the inbox tells that the handler was there."""
     proxy, store = proxied
     unit = store.unit()
     await unit.db.execute(INSERT, name="a")
@@ -221,9 +219,7 @@ async def test_a_handler_that_stands_still_before_its_commit_is_not_kept(
 async def test_a_transaction_ended_behind_our_back_is_noticed(
     store: PostgresEffectsStore, ends: list[str]
 ) -> None:
-    """By the driver's connection a handler can do it: it is told so, and its row says what
-    it may.
-    """
+    """A handler can, through the driver's connection; it is told so, and its row may be kept."""
     unit = store.unit()
     await unit.db.execute(INSERT, name="a")
     for end in ends:
@@ -283,9 +279,7 @@ async def test_a_table_may_change_under_statements_that_are_prepared(
 
 
 async def test_values_go_out_and_come_back_as_they_are(store: PostgresEffectsStore) -> None:
-    """Sums of integers stay integers, decimals are exact, and text stands for whatever its place
-    asks.
-    """
+    """Sums of integers stay integers, decimals are exact, text stands for what its place asks."""
     db = store.unit().db
     await db.execute(
         "CREATE TABLE kinds (t text, b bytea, n numeric, f float8, d date, j jsonb, u uuid, "

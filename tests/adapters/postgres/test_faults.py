@@ -71,9 +71,7 @@ def cut_after_commit(proxy: Proxy) -> None:
 async def test_of_two_writers_on_one_history_each_version_has_one(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """Two processes append to the same sagas as fast as they can: no version is lost or taken
-    twice.
-    """
+    """Two processes append to the same sagas at full speed: no version is lost or taken twice."""
     lost: list[set[SagaId]] = []
 
     async def write(own: PostgresEventStore, cause: str) -> int:
@@ -120,9 +118,7 @@ async def test_a_position_is_covered_once(postgres: str, store: PostgresEventSto
 async def test_a_lost_answer_to_a_commit_is_found_out_to_be_success(
     proxied: tuple[Proxy, PostgresEventStore],
 ) -> None:
-    """The connection is cut after COMMIT: the batch is there once, and `append` says so
-    truthfully.
-    """
+    """The connection is cut after COMMIT: the batch is there once, and `append` tells the truth."""
     proxy, store = proxied
     cut_after_commit(proxy)
 
@@ -200,9 +196,7 @@ async def test_a_session_that_was_ended_while_it_was_idle_costs_nothing(
 async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
     own_postgres: Postgres,
 ) -> None:
-    """`stop -m immediate` under appends: what was told to be recorded is, nothing is there twice,
-    and work goes on by itself.
-    """
+    """`stop -m immediate` under appends: what was told is there, once, and work goes on."""
     async with opened(own_postgres.url()) as store:
         told: list[int] = []
         failed = 0
@@ -245,9 +239,7 @@ async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
 async def test_a_frozen_process_that_holds_locks_is_ended(
     postgres: str, store: PostgresEventStore
 ) -> None:
-    """A session that stands still in a transaction holds up those who want the same rows only, and
-    them for some seconds.
-    """
+    """A session that stands still in a transaction holds up those who want its rows, briefly."""
     await store.append(batch(1, offset=1), at=MOMENT)
     frozen = psycopg.connect(postgres, application_name="saga")
     frozen.execute("UPDATE notification_tracking SET notification_id = 2")
@@ -438,9 +430,7 @@ async def test_a_cancelled_append_is_whole(postgres: str, store: PostgresEventSt
 
 
 async def test_listeners_hear_of_appends(postgres: str, store: PostgresEventStore) -> None:
-    """At once, from another process's store, again after the connection was cut, and by polling
-    alone.
-    """
+    """At once, from another process, again after the connection was cut, and by polling alone."""
     with proxy_to(postgres) as proxy:
         async with opened(through(postgres, proxy.port)) as other:
             appends = other.appends(poll_s=30)
