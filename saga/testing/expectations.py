@@ -79,8 +79,8 @@ class Expectation:
         )
 
     def __str__(self) -> str:
-        said = " ".join(f"{name}={_shown(value)}" for name, value in self.wanted.items())
-        return f"{NAME_OF[self.decides]} {said}".rstrip()
+        words = " ".join(f"{name}={_shown(value)}" for name, value in self.wanted.items())
+        return f"{NAME_OF[self.decides]} {words}".rstrip()
 
 
 def issued(
@@ -200,12 +200,12 @@ def noted(verdict: Verdict | str, detail: str = "") -> Expectation:
 def told(entry: Entry) -> str:
     """An entry in one line."""
     body = entry.body
-    said = " ".join(
-        f"{one.name}={_shown(value)}"
-        for one in fields(body)
-        if (value := getattr(body, one.name)) not in (None, ())
+    words = " ".join(
+        f"{field.name}={_shown(value)}"
+        for field in fields(body)
+        if (value := getattr(body, field.name)) not in (None, ())
     )
-    return f"{NAME_OF[type(body)]} {said}".rstrip()
+    return f"{NAME_OF[type(body)]} {words}".rstrip()
 
 
 def _intent(

@@ -53,7 +53,7 @@ TIMERS_FIRED_MAX = 300
 DECISIONS_SHOWN_MAX = 40
 """In the report of a failed test."""
 
-_TAKEN_WHILE_HELD = (OperatorActed, CancelRequested, TurnFailed)
+_TAKEN_WHILE_PARKED = (OperatorActed, CancelRequested, TurnFailed)
 
 Happens = Happening | EventModel | After | Redelivered
 
@@ -93,7 +93,7 @@ class Scenario:
         self._fresh = 0
         self._turns = 0
         self._last: Event | None = None
-        self._held: list[Event] = []
+        self._deferred: list[Event] = []
         self._error: Exception | None = None
         self._disposition: Disposition | None = None
         self.now = START
@@ -123,7 +123,9 @@ class Scenario:
     @property
     def decided(self) -> tuple[Entry, ...]:
         """The entries of the last `when`, without the facts that led to them."""
-        return tuple(one for one in self._history[self._fresh :] if type(one.body) not in FACTS)
+        return tuple(
+            entry for entry in self._history[self._fresh :] if type(entry.body) not in FACTS
+        )
 
     def when(self, *happens: Happens) -> Self:
         """Let something happen, one turn each. What raises in a turn parks the saga, as in
@@ -131,8 +133,8 @@ class Scenario:
         """
         self._no_error()
         self._fresh = len(self._history)
-        for one in happens:
-            self._happen(one)
+        for each in happens:
+            self._happen(each)
         return self
 
     def then(self, *expected: Expectation) -> Self:
@@ -141,14 +143,14 @@ class Scenario:
         """
         self._no_error()
         acts = [entry for entry in self.decided if isinstance(entry.body, ACTS)]
-        wanted = [one for one in expected if one.is_act]
+        wanted = [expectation for expectation in expected if expectation.is_act]
         is_same = len(acts) == len(wanted) and all(
             want.matches(act) for want, act in zip(wanted, acts, strict=True)
         )
         missing = [
-            one
-            for one in expected
-            if not one.is_act and not any(one.matches(entry) for entry in self.decided)
+            each
+            for each in expected
+            if not each.is_act and not any(each.matches(entry) for entry in self.decided)
         ]
         if not is_same or missing:
             raise AssertionError(self._difference(expected))
@@ -165,8 +167,8 @@ class Scenario:
         """Check that the saga waits for someone; *reason* is part of why."""
         self._error = None
         self.then_status(SagaStatus.PARKED)
-        found = self.state.reason or ""
-        assert reason in found, f"{self._name()} parked because of {found!r}, not {reason!r}"
+        actual = self.state.reason or ""
+        assert reason in actual, f"{self._name()} parked because of {actual!r}, not {reason!r}"
         return self
 
     def then_status(self, status: SagaStatus | str) -> Self:
@@ -181,9 +183,11 @@ class Scenario:
     def then_steps(self, **statuses: str) -> Self:
         """Check where steps stand: `then_steps(pay="undone")`, with `_` for `-` in step ids."""
         self._no_error()
-        found = {step.id.replace("-", "_"): step.status.value for step in self.state.steps.values()}
-        differing = {name: found.get(name) for name in statuses}
-        assert differing == statuses, f"{self._name()} has steps {found}; expected {statuses}"
+        actual = {
+            step.id.replace("-", "_"): step.status.value for step in self.state.steps.values()
+        }
+        differing = {name: actual.get(name) for name in statuses}
+        assert differing == statuses, f"{self._name()} has steps {actual}; expected {statuses}"
         return self
 
     def then_was(self, disposition: Disposition | str) -> Self:
@@ -197,20 +201,20 @@ class Scenario:
     def then_waits_for(self, what: str | None) -> Self:
         """Check what the saga is said to wait for."""
         self._no_error()
-        found = waiting_for(self.state)
-        assert found == what, f"{self._name()} waits for {found!r}, not {what!r}"
+        actual = waiting_for(self.state)
+        assert actual == what, f"{self._name()} waits for {actual!r}, not {what!r}"
         return self
 
-    def _happen(self, one: Happens) -> None:
-        if isinstance(one, After):
-            self._pass_time(one.length_us)
-        elif isinstance(one, Redelivered):
+    def _happen(self, happens: Happens) -> None:
+        if isinstance(happens, After):
+            self._pass_time(happens.length_us)
+        elif isinstance(happens, Redelivered):
             assert self._last is not None, "nothing has happened yet"
             self._take(self._last)
-        elif isinstance(one, EventModel):
-            self._take(self._event(self._started(one)))
+        elif isinstance(happens, EventModel):
+            self._take(self._event(self._started(happens)))
         else:
-            fact, due_at = one.fact(self.state, self._history)
+            fact, due_at = happens.fact(self.state, self._history)
             self.now = max(self.now, due_at or self.now)
             self._take(self._event(fact))
 
@@ -233,7 +237,7 @@ class Scenario:
             due = [timer for timer in self.state.timers.values() if timer.due_at <= end]
             if not due or self.state.is_poisoned:
                 break
-            timer = min(due, key=lambda one: (one.due_at, one.timer_id))
+            timer = min(due, key=lambda timer: (timer.due_at, timer.timer_id))
             self.now = max(self.now, timer.due_at)
             self._take(self._event(TimerFired(timer_id=timer.timer_id)))
         else:
@@ -246,12 +250,10 @@ class Scenario:
         return Event(fact, self.now, MessageId(cause))
 
     def _take(self, event: Event) -> None:
-        """One turn, as the runtime takes it: events of a saga that a failed turn holds are held
-        too.
-        """
+        """One turn, as the runtime takes it: a saga whose turn failed has its events deferred."""
         self._last = event
-        if self.state.is_poisoned and not isinstance(event.fact, _TAKEN_WHILE_HELD):
-            self._held.append(event)
+        if self.state.is_poisoned and not isinstance(event.fact, _TAKEN_WHILE_PARKED):
+            self._deferred.append(event)
             return
         try:
             decision = self._decider.handle(self.state, event)
@@ -265,13 +267,13 @@ class Scenario:
         self._check_rebuilt()
         is_release = isinstance(event.fact, OperatorActed) and event.fact.act is Act.RELEASE
         if is_release and not self.state.is_poisoned:
-            held, self._held = self._held, []
-            for one in held:
-                self._take(one)
+            deferred, self._deferred = self._deferred, []
+            for each in deferred:
+                self._take(each)
 
     def _fail(self, event: Event, error: Exception) -> None:
         self._error = error
-        self._held.append(event)
+        self._deferred.append(event)
         saga = self.state.saga_id
         self._state = self._rebuilt(saga)
         failure = TurnFailed(error=f"{type(error).__name__}: {error}")

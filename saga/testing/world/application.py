@@ -17,9 +17,9 @@ from saga.effects import EffectContext, Effects
 from saga.effects.registration import Handler
 from saga.errors import DefinitionError
 from saga.testing.world.checks import Line
-from saga.testing.world.database import EffectsDatabase
 from saga.testing.world.isolation import working_for
 from saga.testing.world.process import Process, current_process
+from saga.testing.world.stores import EffectsDatabase
 
 Function = Callable[..., Any]
 

@@ -19,7 +19,6 @@ from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.unit_of_work import InboundBatch
 from saga.settings import Settings
 from saga.testing.world.broker import SimulatedBus
-from saga.testing.world.database import EffectsDatabase
 from saga.testing.world.ports import (
     LATE_REPLY_S_MAX,
     ProcessBus,
@@ -29,7 +28,7 @@ from saga.testing.world.ports import (
 )
 from saga.testing.world.process import Process
 from saga.testing.world.shadow import Shadows
-from saga.testing.world.store import WorldStore
+from saga.testing.world.stores import EffectsDatabase, WorldStore
 
 EARLY_HOLD = "3s"
 SLOW_AFTER_S = 0.05
@@ -119,7 +118,7 @@ class OrchestratorProcess:
         try:
             await self.orchestrator.close()
         except (StoreUnavailable, BusUnavailable):
-            return  # as a service does: what could not be said now is found out by the next one
+            return  # as a service does: the next one finds out what could not be told now
 
     def stop(self) -> None:
         """Ask it to end."""

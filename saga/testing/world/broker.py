@@ -13,32 +13,35 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from typing_extensions import override
+
 from saga.adapters.memory.bus import MemoryBus, MemoryConsumer
 from saga.core.identity import Instant
 from saga.errors import BusUnavailable
-from saga.ports import Inbound, Record, Source
+from saga.ports import Clock, Inbound, Record, Source
 from saga.ports.bus import ResumeAt
 from saga.testing.world.process import Surroundings
 
 LATE_DUPLICATE_S_MAX = 3.0
 
 
-class WorldClock:
+class WorldClock(Clock):
     """The clock of those parts of a world that never fail."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._loop = surroundings.loop
 
+    @override
     def now(self) -> Instant:
-        """Microseconds since 1970-01-01 UTC."""
         return self._loop.now()
 
+    @override
     def monotonic_s(self) -> float:
         """Seconds since the world began."""
         return self._loop.time()
 
+    @override
     async def sleep(self, seconds: float) -> None:
-        """Return after *seconds*."""
         woken = self._loop.create_future()
         timer = self._loop.call_later(max(seconds, 0.0), _wake, woken)
         try:
@@ -60,8 +63,8 @@ class Member(MemoryConsumer):
     """Sources whose buffered records are void, since somebody last asked."""
     _news: frozenset[Source] = frozenset()
 
+    @override
     def assign(self, wanted: frozenset[Source]) -> None:
-        """Be told what to read; one that is cut off hears it later."""
         if self.is_cut_off:
             self._news = wanted
         else:
@@ -99,27 +102,27 @@ class Published(NamedTuple):
 
 
 class SimulatedBus(MemoryBus):
-    """See `saga.ports.bus.Bus`."""
+    """The bus of all processes, which keeps what was ever published."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         super().__init__(clock=WorldClock(surroundings))
         self.published: list[Published] = []
         self.members: list[Member] = []
         self.arrivals: list[float] = []
-        """When the late records come that are still to come, the next one first."""
+        """When records arrive that are late, the next first."""
         self._surroundings = surroundings
 
+    @override
     def append(self, records: Sequence[Record]) -> None:
-        """Publish all of them, some twice."""
         faults = self._surroundings.faults
-        said: list[Record] = []
+        published: list[Record] = []
         for record in records:
-            said.append(record)
+            published.append(record)
             if faults.hits("duplicate", faults.rates.duplicate):
-                said.append(record)
+                published.append(record)
             if faults.hits("late duplicate", faults.rates.late_duplicate):
                 self.append_later(record, faults.rng.uniform(0, LATE_DUPLICATE_S_MAX))
-        self._place_all(said)
+        self._place_all(published)
 
     def append_later(self, record: Record, delay_s: float) -> None:
         """Publish *record* some time later."""
@@ -127,10 +130,10 @@ class SimulatedBus(MemoryBus):
         insort(self.arrivals, at_s)
         self._surroundings.loop.call_at(at_s, self._arrive, record)
 
+    @override
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> Member:
-        """Join *group* on *topics*."""
         if self._is_closed:
             raise BusUnavailable("the bus is closed")
         member = Member(self, group, tuple(dict.fromkeys(topics)), resume_at)

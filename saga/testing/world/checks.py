@@ -389,7 +389,7 @@ def _stuck_step(entry: Entry) -> str | None:
 
 
 def _undoing(history: Sequence[Entry]) -> Iterator[str]:
-    """A group is undone only after the one before it: is undone, or stuck."""
+    """A group is undone only after the group before it is undone, or stuck."""
     groups: list[set[str]] = []
     begun: list[str] = []
     for entry in history:

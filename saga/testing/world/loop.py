@@ -13,7 +13,7 @@ from saga.core.identity import Instant
 
 WORLD_BEGAN_AT = Instant(1_700_000_000_000_000)
 ROUNDS_MAX = 2_000_000
-"""Of the loop in one world: far beyond any that goes on, so that one that spins is found out."""
+"""Of the loop in one world: far more than any world needs that gets somewhere."""
 
 
 class WorldStandsStill(Exception):

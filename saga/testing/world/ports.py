@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from functools import partial
 from typing import TypeVar
 
+from typing_extensions import override
+
 from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
@@ -15,7 +17,11 @@ from saga.ports import (
     Appended,
     Backlog,
     Batch,
+    Bus,
+    Catalogue,
+    Consumer,
     DueTimer,
+    EventStore,
     History,
     Inbound,
     Record,
@@ -44,12 +50,12 @@ class ProcessClock(WorldClock):
         super().__init__(process.surroundings)
         self._process = process
 
+    @override
     async def sleep(self, seconds: float) -> None:
-        """Return after *seconds*."""
         await self._process.call("clock.sleep", lambda: super(ProcessClock, self).sleep(seconds))
 
 
-class ProcessConsumer:
+class ProcessConsumer(Consumer):
     """A member of a group, as its process sees it. Partitions may stall one by one."""
 
     def __init__(self, process: Process, member: Member) -> None:
@@ -58,8 +64,8 @@ class ProcessConsumer:
         self._stalled: dict[Source, float] = {}
         self._kept_back: list[Inbound] = []
 
+    @override
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """Up to *records_max* records."""
         faults = self._process.surroundings.faults
         if faults.hits("small fetch", faults.rates.small_fetch):
             records_max = faults.rng.randint(1, 3)
@@ -68,48 +74,48 @@ class ProcessConsumer:
             # What was fetched is kept even if the call fails: the client has it in its buffer.
             taken = await self._member.fetch(records_max=records_max, timeout_s=timeout_s)
             lost, self._member.lost = self._member.lost, frozenset()
-            self._kept_back = [one for one in self._kept_back if _source(one) not in lost]
+            self._kept_back = [each for each in self._kept_back if _source(each) not in lost]
             self._kept_back += taken
 
         await self._process.call("consumer.fetch", take, error=BusUnavailable)
         return self._let_through()
 
+    @override
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """Read on from these offsets."""
-        self._kept_back = [one for one in self._kept_back if _source(one) not in offsets]
+        self._kept_back = [each for each in self._kept_back if _source(each) not in offsets]
         await self._process.call(
             "consumer.seek", lambda: self._member.seek(offsets), error=BusUnavailable
         )
 
+    @override
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """Remember the next offsets; refused to who is no member any more."""
         if self._member.is_cut_off:
             raise BusUnavailable("this member was taken for dead")
         await self._process.call(
             "consumer.commit", lambda: self._member.commit(offsets), error=BusUnavailable
         )
 
+    @override
     def assignment(self) -> frozenset[Source]:
-        """The sources this member reads now."""
         return self._member.assignment()
 
     @property
+    @override
     def progress(self) -> Mapping[Source, Progress]:
-        """Of each source that this member reads, how far."""
         return self._member.progress
 
     @property
+    @override
     def stopped(self) -> Mapping[Source, str]:
-        """The sources that are not read, each with the reason."""
         return self._member.stopped
 
     @property
+    @override
     def waits_for(self) -> str | None:
-        """What is missing before this member reads all of its topics; None when nothing is."""
         return self._member.waits_for
 
+    @override
     async def close(self) -> None:
-        """Leave the group."""
         await self._process.call("consumer.close", self._member.close)
 
     def _let_through(self) -> list[Inbound]:
@@ -136,8 +142,8 @@ class ProcessConsumer:
         return [record for records in through for record in records]
 
 
-class ProcessBus:
-    """The bus as one process sees it. *losing* takes out of what it publishes what gets lost."""
+class ProcessBus(Bus):
+    """The bus as one process sees it. *losing* leaves out the records that get lost."""
 
     def __init__(
         self, process: Process, bus: SimulatedBus, *, losing: Filter | None = None
@@ -147,14 +153,14 @@ class ProcessBus:
         self._losing = losing
         self.members: list[Member] = []
 
+    @override
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """Make the topics that are not there."""
         await self._process.call(
             "bus.create_topics", lambda: self._bus.create_topics(topics), error=BusUnavailable
         )
 
+    @override
     async def publish(self, records: Sequence[Record]) -> None:
-        """Publish all of them; an error may leave some of them published."""
         faults = self._process.surroundings.faults
         left = records if self._losing is None else self._losing(records)
         if len(left) > 1 and faults.hits("torn publish", faults.rates.torn_publish):
@@ -167,10 +173,10 @@ class ProcessBus:
             "bus.publish", lambda: self._bus.publish(left), error=BusUnavailable
         )
 
+    @override
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> ProcessConsumer:
-        """Join *group* on *topics*."""
         joined: list[Member] = []
 
         async def join() -> Member:
@@ -186,51 +192,52 @@ class ProcessBus:
             raise
         return ProcessConsumer(self._process, member)
 
+    @override
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """Of each source the first offset kept and the next one to be written."""
         return await self._process.call(
             "bus.bounds", lambda: self._bus.bounds(sources), error=BusUnavailable
         )
 
+    @override
     async def close(self) -> None:
         """The bus outlives its clients."""
 
 
-class ProcessStore:
+class ProcessStore(EventStore):
     """The event store as one process sees it."""
 
     def __init__(self, process: Process, store: MemoryEventStore) -> None:
         self._process = process
         self._store = store
 
+    @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """Record the whole batch, or nothing of it."""
         return await self._process.call(
             "store.append", lambda: self._store.append(batch, at=at), error=StoreUnavailable
         )
 
+    @override
     async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
-        """The whole histories."""
         return await self._process.call(
             "store.load", lambda: self._store.load(saga_ids), error=StoreUnavailable
         )
 
+    @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        """The highest offset accounted for of each source."""
         return await self._process.call(
             "store.positions", lambda: self._store.positions(sources), error=StoreUnavailable
         )
 
+    @override
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        """Timers due at or before *until*."""
         return await self._process.call(
             "store.due_timers",
             lambda: self._store.due_timers(until=until, limit=limit),
             error=StoreUnavailable,
         )
 
+    @override
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
-        """Batches that nobody has said to be published."""
         return await self._process.call(
             "store.backlog",
             lambda: self._store.backlog(limit=limit, after=after),
@@ -238,13 +245,14 @@ class ProcessStore:
         )
 
 
-class ProcessCatalogue:
+class ProcessCatalogue(Catalogue):
     """The catalogue as one process sees it."""
 
     def __init__(self, process: Process, catalogue: MemoryCatalogue) -> None:
         self._process = process
         self._catalogue = catalogue
 
+    @override
     async def sagas(
         self,
         *,
@@ -253,16 +261,16 @@ class ProcessCatalogue:
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
-        """Summaries in order of start."""
         ask = partial(
             self._catalogue.sagas, status=status, definition=definition, after=after, limit=limit
         )
         return await self._ask("catalogue.sagas", ask)
 
+    @override
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        """The summaries of these sagas."""
         return await self._ask("catalogue.summaries", lambda: self._catalogue.summaries(saga_ids))
 
+    @override
     async def unhandled(
         self,
         *,
@@ -271,18 +279,17 @@ class ProcessCatalogue:
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[UnhandledRecord]:
-        """Parked records in the order they were parked."""
         ask = partial(
             self._catalogue.unhandled, kind=kind, saga_id=saga_id, after=after, limit=limit
         )
         return await self._ask("catalogue.unhandled", ask)
 
+    @override
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        """Armed timers, the earliest first."""
         return await self._ask("catalogue.timers", lambda: self._catalogue.timers(limit=limit))
 
+    @override
     def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """Every entry of every saga."""
         return self._catalogue.log(after=after)
 
     async def _ask(self, point: str, ask: Callable[[], Awaitable[T]]) -> T:

@@ -14,7 +14,7 @@ from saga.core.identity import SagaId
 from saga.core.intents import SagaAbandoned, SagaCleanedUp, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
 from saga.testing.world.checks import Evidence, headers_of
-from saga.testing.world.database import EffectsDatabase
+from saga.testing.world.stores import EffectsDatabase
 
 ModelT = TypeVar("ModelT", bound=ContractModel)
 

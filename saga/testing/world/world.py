@@ -36,7 +36,6 @@ from saga.testing.world.assembly import (
 )
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.checks import Evidence, check_all, remarkable
-from saga.testing.world.database import EffectsDatabase
 from saga.testing.world.driver import Driver, Triggers, planned, told
 from saga.testing.world.faults import Faults
 from saga.testing.world.isolation import Isolation
@@ -50,7 +49,7 @@ from saga.testing.world.loop import (
 from saga.testing.world.nemesis import Nemesis
 from saga.testing.world.process import Process, Surroundings, make_task
 from saga.testing.world.state import WorldState, state_of
-from saga.testing.world.store import WorldStore
+from saga.testing.world.stores import EffectsDatabase, WorldStore
 
 FAULTS_S: Final = 2.5
 """How long things go wrong, before time leaps or the world heals."""
@@ -337,10 +336,10 @@ class World:
             self._faults.seen["did not start"] += 1
             return
         errors = list(_leaves(error))
-        if starting and all("made up" in str(one) for one in errors):
+        if starting and all("made up" in str(each) for each in errors):
             return
-        said = "; ".join(f"{type(one).__name__}: {one}" for one in errors)
-        self._durable.violations.append(f"{process.name} ended by itself: {said}")
+        problems = "; ".join(f"{type(each).__name__}: {each}" for each in errors)
+        self._durable.violations.append(f"{process.name} ended by itself: {problems}")
 
     async def _expire(self, role: AnyProcess, *, crashed: bool) -> None:
         """The group notices that its members are gone."""

@@ -28,7 +28,6 @@ from saga.testing.world.assembly import (
 )
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.checks import Evidence, check_all
-from saga.testing.world.database import EffectsDatabase
 from saga.testing.world.driver import Act, Driver
 from saga.testing.world.process import (
     Killed,
@@ -37,6 +36,7 @@ from saga.testing.world.process import (
     current_process,
     make_task,
 )
+from saga.testing.world.stores import EffectsDatabase
 from tests.simulation.crash_points.aim import Aim, How, Strike
 from tests.simulation.crash_points.loop import StagedLoop
 from tests.simulation.crash_points.stores import Busy, StagedStore
