@@ -654,5 +654,9 @@ class _Handling:
         """Run *work* beside the others."""
         if self._tasks is None:
             work.close()
-        else:
+            return
+        try:
             self._tasks.create_task(work)
+        except RuntimeError:  # the others are ending: Python 3.11 leaves the coroutine to us
+            work.close()
+            raise
