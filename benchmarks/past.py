@@ -20,6 +20,8 @@ import psycopg
 
 from benchmarks.measuring import Measured
 from benchmarks.order import OrderPlaced, OrderQuestioned, app, order, question
+from saga.adapters.clocks import SystemClock
+from saga.adapters.postgres.statements import OriginatorIds
 from saga.console.cli.output import NotSo
 from saga.console.cli.serving import run_fast
 from saga.contracts import Event
@@ -28,6 +30,9 @@ from saga.core.status import SagaStatus
 from saga.service import Service
 from saga.settings import Settings
 from saga.wiring import build_service
+
+Copy = tuple[int, SagaId, SagaId, str, str]
+"""Its number, the sample's saga id, its own, its originator id, its key."""
 
 CHUNK_SAGAS: Final = 20_000
 SAMPLE_WAIT_S: Final = 30.0
@@ -39,39 +44,54 @@ _SAMPLES: Final = (
     (
         "CREATE TEMP TABLE sample_sagas AS SELECT i.*, "
         "convert_from(e.state, 'UTF8')::jsonb ->> 'cause' AS trigger_id FROM saga_index AS i "
-        "JOIN stored_events AS e ON e.originator_id = i.saga_id AND e.originator_version = 1 "
-        "WHERE i.saga_id = ANY(%s::uuid[])"
+        "JOIN stored_events AS e ON e.originator_id = i.originator_id "
+        "AND e.originator_version = 1 WHERE i.saga_id = ANY(%s::uuid[])"
     ),
     (
-        "CREATE TEMP TABLE sample_entries AS SELECT originator_id AS sample, "
-        "originator_version AS version, topic, convert_from(state, 'UTF8') AS state "
-        "FROM stored_events WHERE originator_id = ANY(%s::uuid[])"
+        "CREATE TEMP TABLE sample_turns AS SELECT s.saga_id AS sample, "
+        "e.originator_version AS turn, e.topic, convert_from(e.state, 'UTF8') AS state "
+        "FROM stored_events AS e JOIN sample_sagas AS s USING (originator_id)"
     ),
-    "CREATE TEMP TABLE sample_timers AS SELECT * FROM timers WHERE saga_id = ANY(%s::uuid[])",
+    (
+        "CREATE TEMP TABLE sample_timers AS SELECT s.saga_id AS sample, t.name, t.due_at "
+        "FROM timers AS t JOIN sample_sagas AS s USING (originator_id)"
+    ),
+)
+_ENTRIES: Final = (
+    "SELECT sample::text, sum(jsonb_array_length(state::jsonb -> 'entries'))::bigint "
+    "FROM sample_turns GROUP BY sample"
 )
 _COPIES: Final = (
-    "CREATE TEMP TABLE copies (number bigint, sample uuid, saga_id uuid, key text, "
-    "trigger_id text DEFAULT gen_random_uuid()::text)"
+    "CREATE TEMP TABLE copies (number bigint, sample uuid, saga_id uuid, originator_id uuid, "
+    "key text, trigger_id text DEFAULT gen_random_uuid()::text)"
 )
-_COPY: Final = "COPY copies (number, sample, saga_id, key) FROM STDIN"
+_COPY: Final = "COPY copies (number, sample, saga_id, originator_id, key) FROM STDIN"
 _FILL: Final = (
-    "WITH texts AS (SELECT c.number, c.saga_id, e.version, e.topic, "
-    "replace(replace(replace(e.state, s.saga_id::text, c.saga_id::text), "
-    "s.trigger_id, c.trigger_id), s.key, c.key) AS state FROM copies AS c "
-    "JOIN sample_sagas AS s ON s.saga_id = c.sample "
-    "JOIN sample_entries AS e ON e.sample = c.sample ORDER BY c.number, e.version), "
-    "written AS (INSERT INTO stored_events "
-    "(originator_id, originator_version, topic, state, notification_id) "
-    "SELECT saga_id, version, topic, convert_to(state, 'UTF8'), "
-    "nextval('stored_events_notification_id_seq') FROM texts "
-    "RETURNING originator_id, originator_version, notification_id), "
-    "armed AS (INSERT INTO timers SELECT replace(t.timer_id, c.sample::text, c.saga_id::text), "
-    "c.saga_id, t.due_at FROM copies AS c JOIN sample_timers AS t ON t.saga_id = c.sample), "
-    "indexed AS (INSERT INTO saga_index SELECT w.notification_id, c.saga_id, s.definition, "
-    "s.definition_version, c.key, s.status, s.started_at, s.updated_at, s.waiting_for, s.reason, "
-    "s.version FROM written AS w JOIN copies AS c ON c.saga_id = w.originator_id "
-    "JOIN sample_sagas AS s ON s.saga_id = c.sample WHERE w.originator_version = 1 "
-    "ORDER BY w.notification_id) SELECT count(*) FROM written"
+    (
+        "INSERT INTO saga_ids (saga_id, originator_id) "
+        "SELECT saga_id, originator_id FROM copies ORDER BY number"
+    ),
+    (
+        "INSERT INTO stored_events "
+        "(originator_id, originator_version, topic, state, notification_id) "
+        "SELECT originator_id, turn, topic, convert_to(state, 'UTF8'), "
+        "nextval('stored_events_notification_id_seq') FROM (SELECT c.originator_id, t.turn, "
+        "t.topic, replace(replace(replace(t.state, c.sample::text, c.saga_id::text), "
+        "s.trigger_id, c.trigger_id), s.key, c.key) AS state FROM copies AS c "
+        "JOIN sample_sagas AS s ON s.saga_id = c.sample "
+        "JOIN sample_turns AS t ON t.sample = c.sample ORDER BY c.number, t.turn) AS turns"
+    ),
+    (
+        "INSERT INTO timers (originator_id, name, due_at) SELECT c.originator_id, t.name, "
+        "t.due_at FROM copies AS c JOIN sample_timers AS t ON t.sample = c.sample"
+    ),
+    (
+        "INSERT INTO saga_index (originator_id, saga_id, definition, definition_version, key, "
+        "status, started_at, updated_at, waiting_for, reason, version) "
+        "SELECT c.originator_id, c.saga_id, s.definition, s.definition_version, c.key, s.status, "
+        "s.started_at, s.updated_at, s.waiting_for, s.reason, s.version FROM copies AS c "
+        "JOIN sample_sagas AS s ON s.saga_id = c.sample ORDER BY c.number"
+    ),
 )
 _SIZE: Final = "SELECT pg_database_size(current_database())"
 
@@ -131,10 +151,12 @@ async def _is_there(service: Service, started: SagaId, definition: str) -> bool:
 
 
 def _multiply(store: str, samples: Sequence[Sample], sizes: tuple[int, int]) -> Measured:
-    entries, began_at = 0, time.perf_counter()
+    began_at = time.perf_counter()
     with psycopg.connect(store, autocommit=True) as connection:
+        saga_ids = [sample.saga_id for sample in samples]
         for statement in _SAMPLES:
-            connection.execute(statement, ([sample.saga_id for sample in samples],))
+            connection.execute(statement, [saga_ids] if "%s" in statement else None)
+        entries_of: dict[str, int] = dict(connection.execute(_ENTRIES).fetchall())
         connection.execute(_COPIES)
         for chunk in _chunks(samples, *sizes):
             with connection.transaction():
@@ -144,25 +166,27 @@ def _multiply(store: str, samples: Sequence[Sample], sizes: tuple[int, int]) -> 
                     for row in chunk:
                         copy.write_row(row)
                 connection.execute("ANALYZE copies")
-                entries += _number(connection, _FILL)
+                for statement in _FILL:
+                    connection.execute(statement)
         _settle(connection)
         megabytes = _number(connection, _SIZE) / 1e6
     seconds = time.perf_counter() - began_at
+    entries = sum(entries_of[sample.saga_id] * n for sample, n in zip(samples, sizes, strict=True))
     return {"sagas": sum(sizes), "entries": entries, "megabytes": megabytes, "seconds": seconds}
 
 
-def _chunks(
-    samples: Sequence[Sample], finished: int, still_open: int
-) -> Iterator[list[tuple[int, SagaId, SagaId, str]]]:
+def _chunks(samples: Sequence[Sample], finished: int, still_open: int) -> Iterator[list[Copy]]:
     """The copies to make in chunks, the open ones spread evenly among the others."""
     done, waiting = samples
     total = finished + still_open
-    chunk: list[tuple[int, SagaId, SagaId, str]] = []
+    chunk: list[Copy] = []
+    originators, now = OriginatorIds(), SystemClock().now()
     for number in range(total):
         is_open = (number + 1) * still_open // total > number * still_open // total
         sample = waiting if is_open else done
         key = f"{sample.prefix}{number}"
-        chunk.append((number, sample.saga_id, saga_id(sample.definition, key), key))
+        saga = saga_id(sample.definition, key)
+        chunk.append((number, sample.saga_id, saga, originators.draw(now), key))
         if len(chunk) == CHUNK_SAGAS:
             yield chunk
             chunk = []

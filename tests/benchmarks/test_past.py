@@ -20,9 +20,9 @@ FINISHED, OPEN = 200, 20
 SAMPLES = 2
 ENTRIES = 8 * (FINISHED + 1) + 5 * (OPEN + 1)
 TIMERS = (
-    "SELECT count(*), count(DISTINCT timer_id) FROM timers AS t "
-    "WHERE starts_with(timer_id, saga_id::text) AND EXISTS (SELECT FROM saga_index AS i "
-    "WHERE i.saga_id = t.saga_id AND i.waiting_for = 'signal answer')"
+    "SELECT count(*), count(DISTINCT (originator_id, name)) FROM timers AS t "
+    "WHERE EXISTS (SELECT FROM saga_index AS i "
+    "WHERE i.originator_id = t.originator_id AND i.waiting_for = 'signal answer')"
 )
 CAUSES = (
     "SELECT count(DISTINCT convert_from(state, 'UTF8')::jsonb ->> 'cause') FROM stored_events "
