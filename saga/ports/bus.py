@@ -30,9 +30,7 @@ class Position(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a source is read: the next offset to fetch, and its end, None where that is not
-    known.
-    """
+    """The next offset to fetch of a source, and its end, None where that is not known."""
 
     following: int
     end: int | None
@@ -48,8 +46,9 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 @value
 class Record:
-    """A record to publish. *partition* None lets the key choose (murmur2, as Kafka's
-    clients do).
+    """A record to publish.
+
+    *partition* None lets the key choose (murmur2, as Kafka's clients do).
     """
 
     topic: str
@@ -91,9 +90,7 @@ ResumeAt = Callable[[Sequence[Source]], Awaitable[Mapping[Source, int]]]
 
 
 def why_lost(source: Source, following: int, begin: int, end: int) -> str | None:
-    """Why *following* cannot be the next offset to read of a source with these bounds; None if it
-    can.
-    """
+    """Why *following* cannot be the next offset of a source with these bounds; None if it can."""
     place = f"{source.topic}[{source.partition}]"
     if following > end:
         return (
@@ -125,7 +122,7 @@ class Consumer(Protocol):
         ...
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """Read on from these offsets; what was buffered of the sources is dropped."""
+        """Read on from these offsets; records of the sources that were buffered are dropped."""
         ...
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
@@ -143,16 +140,18 @@ class Consumer(Protocol):
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """The sources that are assigned to this member and not read, each with the reason: what
-        `resume_at` said is next is not there. All others go on. A source is looked at again when it
+        """The assigned sources that are not read, each with the reason; all others go on.
+
+        The record that `resume_at` said is next is not there. A source is looked at again when it
         is assigned anew.
         """
         ...
 
     @property
     def waits_for(self) -> str | None:
-        """What is missing before this member reads all of its topics, in words: an assignment, or
-        topics that do not exist. None when nothing is.
+        """What this member lacks to read all of its topics, in words; None when nothing.
+
+        It may be an assignment, or topics that do not exist.
         """
         ...
 
@@ -162,7 +161,7 @@ class Consumer(Protocol):
 
 
 OnRevoke = Callable[[float], Awaitable[bool]]
-"""Asked to deal with all that was fetched, within so many seconds: whether it was, or abandoned."""
+"""Asked to handle all that was fetched, within so many seconds; whether it was, or abandoned."""
 
 
 @runtime_checkable
@@ -170,8 +169,10 @@ class HearsOfRevocation(Protocol):
     """What a consumer has besides that hears of a rebalance while its sources are still its own."""
 
     def on_revoke(self, drain: OnRevoke) -> None:
-        """Have *drain* awaited before others may read what this member reads. Nothing is fetched
-        meanwhile. After an answer of False, a source that comes back begins where `resume_at` says.
+        """Have *drain* awaited before others may read what this member reads.
+
+        Nothing is fetched meanwhile. After an answer of False, a source that comes back begins
+        where `resume_at` says.
         """
         ...
 
@@ -188,8 +189,9 @@ class Bus(Protocol):
         ...
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """Publish all, in order per partition; durable when it returns. Not atomic: an error may
-        leave some of them published.
+        """Publish all, in order per partition; durable when it returns.
+
+        Not atomic: an error may leave some of them published.
 
         Raises:
             BusUnavailable: try again later; repeat all.
@@ -218,5 +220,5 @@ class Bus(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish what was accepted and let go of all resources."""
+        """Publish the records that were accepted, and release all resources."""
         ...

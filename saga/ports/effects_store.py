@@ -49,8 +49,9 @@ class InboxRow(NamedTuple):
 
 
 class InboxWrite(NamedTuple):
-    """A row to keep: in the place of *replaces*, or of nothing. If something else is there by now,
-    it is not kept.
+    """A row to keep in the place of *replaces*, or of nothing.
+
+    It is not kept where another row is there by now.
     """
 
     row: InboxRow
@@ -81,8 +82,9 @@ class Database(Protocol):
 
     @property
     def raw(self) -> object:
-        """The driver's connection. Available after the first statement of the unit: who owns it may
-        have to be waited for.
+        """The driver's connection, from the first statement of the unit on.
+
+        It may have to be waited for, as only one unit has it at a time.
 
         Raises:
             RuntimeError: there was none yet, or the unit has ended.
@@ -126,13 +128,11 @@ class Unit(Protocol):
 
     @property
     def is_broken(self) -> bool:
-        """Whether the store failed under this unit, and what it wrote is lost: drop it, begin
-        anew.
-        """
+        """Whether the store failed under this unit and its writes are lost: drop it, begin anew."""
         ...
 
     def drop(self) -> None:
-        """Undo what was written through `db`. `keep` is still possible, for the rows alone."""
+        """Undo the writes through `db`. `keep` is still possible, for the rows alone."""
         ...
 
     def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
@@ -156,9 +156,7 @@ class EffectsStore(Protocol):
 
     @property
     def commits_max(self) -> int:
-        """How many commits may usefully be under way: while that many are, more is left to
-        gather.
-        """
+        """How many commits may usefully be under way; beyond it more units share the next one."""
         ...
 
     async def open(self) -> None:
@@ -187,5 +185,5 @@ class EffectsStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Commit what was to be kept and let go of the store."""
+        """Commit the units that were kept, and release the store."""
         ...

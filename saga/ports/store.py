@@ -26,7 +26,7 @@ UNFINISHED: Final = (
     SagaStatus.STALLED,
 )
 UNHANDLED_COUNTED_MAX: Final = 10_000
-"""Parked records are counted up to here: they are wide, and that is more than enough to act."""
+"""Unhandled records are counted up to here: they are wide, and it is enough to act on."""
 
 
 @value
@@ -85,7 +85,7 @@ class UnhandledKind(StrEnum):
     """What becomes of a record that no saga has taken."""
 
     DEAD = "dead"
-    """No saga can take it. It is published on the dlq topic, and somebody may redrive it."""
+    """No saga can take it. It is published on the dlq topic, and may be redriven."""
     DEFERRED = "deferred"
     """It waits, in order, until its saga is released, is healed or comes into being."""
 
@@ -168,7 +168,7 @@ class Batch:
         timers_armed: rows to add to the due-index, of sagas that have a summary.
         timers_cleared: rows to remove from it; one that is not there is no error.
         summaries: rows of the saga index to write whole.
-        unhandled: records to set aside.
+        unhandled: records that become dead letters or are deferred.
         handled: ids of unhandled records to remove, because they were handled or redriven.
         outgoing: what the entries say is to be published, in log order.
         relayed: backlog ids that are published by now.
@@ -198,7 +198,7 @@ class Appended:
 
 @value
 class Backlog:
-    """Entries of one batch that nobody has said to be published, in log order."""
+    """Entries of one batch that is not recorded as published, in log order."""
 
     backlog_id: int
     appended_at: Instant
@@ -226,7 +226,7 @@ class EventStore(Protocol):
         """The whole histories; a saga without one is left out.
 
         A history that cannot be read, or has a gap, is answered with the error instead of its
-        entries, so that the others are not held up by it.
+        entries; the others are not affected.
 
         Raises:
             StoreUnavailable: try again later.
@@ -242,8 +242,9 @@ class EventStore(Protocol):
         ...
 
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
-        """Batches with something to publish that nobody has said to be published, the oldest first;
-        with *after*, those beyond this backlog id. One with a smaller id may still appear.
+        """Batches with something to publish that are not recorded as published, the oldest first.
+
+        With *after*, those beyond this backlog id. One with a smaller id may still appear.
         """
         ...
 
@@ -253,8 +254,9 @@ class TellsOfAppends(Protocol):
     """What a store has besides that several machines write: polling it often is not needed."""
 
     def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
-        """Yields at once, then whenever another process may have appended something, and at least
-        every *poll_s*. Goes on while the store is away.
+        """Yields at once, and whenever another process may have appended something.
+
+        It yields at least every *poll_s*, and goes on while the store is away.
         """
         ...
 
@@ -285,7 +287,7 @@ class Catalogue(Protocol):
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[UnhandledRecord]:
-        """Parked records in the order they were parked, beginning after the id *after*."""
+        """Unhandled records in the order they were kept, beginning after the id *after*."""
         ...
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
@@ -307,7 +309,7 @@ class StoreStatistics:
     Args:
         sagas: unfinished sagas by definition and status; what there are none of is left out.
         unhandled: unhandled records by kind and reason, at most `UNHANDLED_COUNTED_MAX` in all.
-        backlog: batches that nobody has said to be published, and *backlog_since* the oldest one.
+        backlog: batches that are not recorded as published, and *backlog_since* the oldest one.
         timers_due: timers that are due, and *timers_due_since* the earliest one.
     """
 

@@ -372,7 +372,7 @@ class Receiver:
             await self._commit_offsets(self.consumer)
 
     async def _commit_offsets(self, consumer: Consumer) -> None:
-        """Commit what is handled; what cannot be committed now is done without."""
+        """Commit the offsets that are handled; those that cannot be committed now are left out."""
         handled, self._handled = self._handled, {}
         ours = handled.keys() & consumer.assignment()
         if not ours:

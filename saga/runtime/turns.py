@@ -286,8 +286,8 @@ class Turns:
     def _ask_the_store(self, unit: UnitOfWork, delivery: Delivery) -> None:
         """Begin again where the saga was in memory and a later history might say otherwise.
 
-        What leaves no entry is not held against the history's turns when it is appended, so memory
-        alone must not decide it.
+        A delivery that leaves no entry is not compared with the history's turns on append. So
+        memory alone must not decide it.
         """
         if delivery.saga_id in unit.remembered:
             raise _Outdated(delivery.saga_id)

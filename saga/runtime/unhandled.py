@@ -98,7 +98,7 @@ class DeferredRecords:
         return found
 
     async def _going_on(self, saga_ids: Collection[SagaId]) -> set[SagaId]:
-        """Those of *saga_ids* that do not stand still any more, whoever has released them."""
+        """Those of *saga_ids* that do not stand still any more."""
         if not saga_ids:
             return set()
         summaries = await self._catalogue.summaries(sorted(saga_ids))
