@@ -25,10 +25,10 @@ from saga.errors import SettingsError
 from saga.runtime.health import FETCH_AGE_S, LOOK_AGE_S, OrchestratorHealth
 from saga.settings import Settings
 from saga.wiring import build_service
-from tests.runtime.lab import Lab
-from tests.runtime.shop import Reserve, orders
+from tests.runtime.fixtures import Scenario
 from tests.runtime.test_missing_topics import take_away
 from tests.runtime.test_turns import placed
+from tests.runtime.toys import Reserve, orders
 from tests.scenarios import order_app
 
 
@@ -224,35 +224,39 @@ async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
 
 async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
     """It stays alive all the while, until it does not even ask for records."""
-    lab = Lab(orders(), shares_file=False)
+    scenario = Scenario(orders(), shares_file=False)
     its_health = OrchestratorHealth(
-        lab.orchestrator, lab.store, lab.clock, statistics=lab.statistics, group="orchestrators"
+        scenario.orchestrator,
+        scenario.store,
+        scenario.clock,
+        statistics=scenario.statistics,
+        group="orchestrators",
     )
     assert "not started" in (await its_health.why_not_ready())[0]
-    async with lab.serving():
-        await lab.while_passing(1)
+    async with scenario.serving():
+        await scenario.while_passing(1)
         assert await its_health.why_not_ready() == []
 
-        take_away(lab, Reserve)
-        lab.bus.append([placed(lab)])
-        await lab.until(lambda: lab.relay.blocked_sagas)
+        take_away(scenario, Reserve)
+        scenario.bus.append([placed(scenario)])
+        await scenario.until(lambda: scenario.relay.blocked_sagas)
         [reason] = await its_health.why_not_ready()
         assert "reserve" in reason
-        take_away(lab)
-        await lab.until(lambda: not lab.relay.blocked_sagas)
+        take_away(scenario)
+        await scenario.until(lambda: not scenario.relay.blocked_sagas)
         assert await its_health.why_not_ready() == []
 
-        find, lab.store.due_timers = lab.store.inner.due_timers, _never
+        find, scenario.store.due_timers = scenario.store.inner.due_timers, _never
         health_of_a_silent_store = await its_health.why_not_ready()
-        lab.store.due_timers = find
+        scenario.store.due_timers = find
         assert "did not answer" in health_of_a_silent_store[0]
         assert its_health.why_dead() == []
     assert its_health.facts()["orchestrator"]["in_hand"] == 0
 
-    lab.clock.advance(FETCH_AGE_S + 1)
+    scenario.clock.advance(FETCH_AGE_S + 1)
     assert any("bus did not answer" in why for why in await its_health.why_not_ready())
     assert its_health.why_dead() == []
-    lab.clock.advance(LOOK_AGE_S)
+    scenario.clock.advance(LOOK_AGE_S)
     assert "has not asked" in its_health.why_dead()[0]
 
 

@@ -10,9 +10,9 @@ from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.runtime.health import STATISTICS_AGE_S, OrchestratorHealth
 from tests.adapters.test_http import serving
-from tests.runtime.lab import Lab
-from tests.runtime.shop import Reserve, orders
+from tests.runtime.fixtures import Scenario
 from tests.runtime.test_turns import placed
+from tests.runtime.toys import Reserve, orders
 from tests.scenarios import order_app
 
 
@@ -97,10 +97,14 @@ async def test_a_service_shows_what_it_has_done(tmp_path: Path) -> None:
     assert page("process_virtual_memory_bytes") > 0
 
 
-async def page_of(lab: Lab) -> tuple[OrchestratorHealth, MetricsPage]:
+async def page_of(scenario: Scenario) -> tuple[OrchestratorHealth, MetricsPage]:
     """The orchestrator's health and what a page says of it."""
     health = OrchestratorHealth(
-        lab.orchestrator, lab.store, lab.clock, statistics=lab.statistics, group="orchestrators"
+        scenario.orchestrator,
+        scenario.store,
+        scenario.clock,
+        statistics=scenario.statistics,
+        group="orchestrators",
     )
     return health, await scrape(health)
 
@@ -112,13 +116,15 @@ async def scrape(health: OrchestratorHealth) -> MetricsPage:
 
 async def test_trouble_is_told() -> None:
     """Not ready before the start; then backlog, timers and dead letters of the store."""
-    lab = Lab(orders(), shares_file=False)
-    health, page = await page_of(lab)
+    scenario = Scenario(orders(), shares_file=False)
+    health, page = await page_of(scenario)
     assert page("saga_ready") == 0
-    async with lab.serving():
-        lab.bus.append([placed(lab), lab.record(lab.router.topics[0], b"k", b"no json")])
-        await lab.until(lambda: len(lab.on(Reserve)) == 1)
-        await lab.while_passing(STATISTICS_AGE_S)
+    async with scenario.serving():
+        scenario.bus.append(
+            [placed(scenario), scenario.record(scenario.router.topics[0], b"k", b"no json")]
+        )
+        await scenario.until(lambda: len(scenario.on(Reserve)) == 1)
+        await scenario.while_passing(STATISTICS_AGE_S)
         page = await scrape(health)
         assert page("saga_ready") == 1
         assert page("saga_started_total", definition="order") == 1
@@ -129,20 +135,20 @@ async def test_trouble_is_told() -> None:
 
 async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
     """Not with every request; a store that is away, or silent, costs little waiting."""
-    lab = Lab(orders(), shares_file=False)
-    health, page = await page_of(lab)
+    scenario = Scenario(orders(), shares_file=False)
+    health, page = await page_of(scenario)
     assert page.sum("saga_store_up") == 1
     taken = []
-    take = lab.statistics.take
+    take = scenario.statistics.take
 
     async def counted(*, at):
         taken.append(at)
         return await take(at=at)
 
-    lab.statistics.take = counted
+    scenario.statistics.take = counted
     await scrape(health)
     assert taken == []
-    lab.clock.advance(STATISTICS_AGE_S)
+    scenario.clock.advance(STATISTICS_AGE_S)
     await scrape(health)
     await scrape(health)
     assert len(taken) == 1
@@ -150,8 +156,8 @@ async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
     async def fail(*, at):
         raise StoreUnavailable("away")
 
-    lab.statistics.take = fail
-    lab.clock.advance(STATISTICS_AGE_S)
+    scenario.statistics.take = fail
+    scenario.clock.advance(STATISTICS_AGE_S)
     page = await scrape(health)
     assert page("saga_store_up") == 0
     assert page.families["saga_active"].samples == []

@@ -1,22 +1,22 @@
-"""A lab of the usual sagas, whose invariants are looked at when the test is over."""
+"""Scenarios of the usual sagas, whose invariants are looked at when the test is over."""
 
 import pytest
 
-from tests.runtime.lab import Lab
-from tests.runtime.shop import alarms, ledger, orders
+from tests.runtime.fixtures import Scenario
+from tests.runtime.toys import alarms, ledger, orders
 
 
 @pytest.fixture
-def lab():
+def scenario():
     """Orders, ledgers and alarms."""
-    lab = Lab(orders(), ledger, alarms())
-    yield lab
-    lab.check()
+    scenario = Scenario(orders(), ledger, alarms())
+    yield scenario
+    scenario.check()
 
 
 @pytest.fixture
-def order_lab():
+def order_scenario():
     """Orders alone."""
-    lab = Lab(orders())
-    yield lab
-    lab.check()
+    scenario = Scenario(orders())
+    yield scenario
+    scenario.check()

@@ -32,11 +32,11 @@ def check_histories(app, histories: Mapping[SagaId, Sequence[Entry]]) -> None:
 def check_live(
     app, live: Iterable[LoadedSaga], histories: Mapping[SagaId, Sequence[Entry]]
 ) -> None:
-    """What is in memory is what the history says."""
-    for one in live:
-        history = histories[one.saga_id]
-        assert one.version == len(history)
-        assert snapshot(one.state) == snapshot(rebuilt(app, history))
+    """The states in memory are those of the histories."""
+    for saga in live:
+        history = histories[saga.saga_id]
+        assert saga.version == len(history)
+        assert snapshot(saga.state) == snapshot(rebuilt(app, history))
 
 
 def check_published(
@@ -44,8 +44,9 @@ def check_published(
     histories: Mapping[SagaId, Sequence[Entry]],
     published: Sequence[Inbound],
 ) -> None:
-    """What sagas have published is stored, with the same bytes; what is stored is published, and
-    for each saga in the order of its history. *published* is in order per topic.
+    """What sagas have published is what their histories say, with the same bytes and in order.
+
+    *published* is in order per topic.
     """
     outgoing = RecordEncoder(names, record_bytes_max=RECORD_BYTES_MAX)
     stored: dict[str, dict[tuple[str, str], tuple]] = {}
@@ -60,16 +61,23 @@ def check_published(
             traceparent=started.traceparent,
         )
         stored[saga_id] = {
-            (one.topic, dict(one.headers)["ce_id"].decode()): (one.key, one.value, one.headers)
-            for one in records
+            (record.topic, dict(record.headers)["ce_id"].decode()): (
+                record.key,
+                record.value,
+                record.headers,
+            )
+            for record in records
         }
     seen: dict[str, dict[tuple[str, str], tuple]] = {}
-    for one in published:
-        headers = dict(one.headers)
+    for record in published:
+        headers = dict(record.headers)
         if "/sagas/" not in (headers.get("ce_source") or b"").decode():
             continue
         mine = seen.setdefault(headers["ce_subject"].decode(), {})
-        name, said = (one.topic, headers["ce_id"].decode()), (one.key, one.value, one.headers)
+        name, said = (
+            (record.topic, headers["ce_id"].decode()),
+            (record.key, record.value, record.headers),
+        )
         assert mine.setdefault(name, said) == said, f"{name} was published with two contents"
     for saga_id, records in stored.items():
         assert seen.pop(saga_id, {}) == records, saga_id

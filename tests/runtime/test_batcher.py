@@ -40,7 +40,7 @@ async def is_waiting(lingering: asyncio.Task[None]) -> bool:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a test is about ends the waiting."""
+    """Each test ends the waiting in its own way."""
     monkeypatch.setattr(module, "LINGER_S_MAX", LONG_S)
 
 
@@ -72,7 +72,7 @@ async def test_a_loaded_batcher_waits_no_longer_than_the_last_batch_took() -> No
 
 
 async def test_time_since_the_last_batch_counts_as_waiting() -> None:
-    """What comes after a pause is taken at once, however large the last batch was."""
+    """A record after a pause is taken at once, however large the last batch was."""
     clock = ManualClock()
     batcher = Batcher(clock)
     take_batch(batcher, clock, records=LOAD, took_s=0.003)
@@ -111,7 +111,7 @@ async def test_a_batcher_that_falls_behind_does_not_wait() -> None:
 
 
 async def test_a_batcher_that_is_to_end_waits_no_more() -> None:
-    """Nothing more will come: what it has is taken now."""
+    """Nothing more will come, so the pending records are taken now."""
     clock = ManualClock()
     batcher = Batcher(clock)
     take_batch(batcher, clock, records=LOAD, took_s=LONG_S)

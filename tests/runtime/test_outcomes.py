@@ -13,7 +13,7 @@ A, B = SagaId("a"), SagaId("b")
 
 
 async def test_everybody_who_waits_for_a_saga_is_told() -> None:
-    """And nobody who waits for another one."""
+    """Those who wait for another one are not."""
     waiters = OutcomeWaiters()
     with waiters.waiting(A) as first, waiters.waiting(A) as second, waiters.waiting(B) as b:
         assert sorted(waiters.awaited()) == [A, B]

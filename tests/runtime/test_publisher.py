@@ -1,4 +1,4 @@
-"""Publishing facts and commands: what goes out is what its readers can read."""
+"""Publishing facts and commands: every published record can be read by its readers."""
 
 import pytest
 
@@ -10,65 +10,69 @@ from saga.errors import BusUnavailable, MalformedMessage, MessageError, Unsuppor
 from saga.publishing.writer import KEY_CHARS_MAX, EventWriter
 from saga.runtime.publisher import Publisher
 from saga.runtime.router import Rejected
-from tests.runtime.lab import NAMES, Lab, header, order_id
-from tests.runtime.shop import AlarmSet, OrderPlaced, OrderPlacedV1, Reserved, ledger, orders
+from tests.runtime.fixtures import NAMES, Scenario, header, order_id
 from tests.runtime.test_router import inbound
+from tests.runtime.toys import AlarmSet, OrderPlaced, OrderPlacedV1, Reserved, ledger, orders
 
 
-def publisher_of(lab: Lab) -> Publisher:
+def publisher_of(scenario: Scenario) -> Publisher:
     """A publisher whose ids are numbers."""
     numbers = iter(range(1, 1_000))
     return Publisher(
-        lab.bus,
+        scenario.bus,
         EventWriter(
             NAMES,
-            clock=lab.clock,
+            clock=scenario.clock,
             source="/test/publisher",
-            contracts=lab.app.contracts,
-            sagas=lab.app.registry,
+            contracts=scenario.app.contracts,
+            sagas=scenario.app.registry,
             new_id=lambda: f"m-{next(numbers)}",
         ),
     )
 
 
-async def test_what_is_published_starts_the_saga_whose_id_is_given_back(order_lab: Lab) -> None:
+async def test_what_is_published_starts_the_saga_whose_id_is_given_back(
+    order_scenario: Scenario,
+) -> None:
     """Durable on its topic, under its key, with an id of its own."""
-    lab = order_lab
-    await lab.make_topics()
-    publisher = publisher_of(lab)
+    scenario = order_scenario
+    await scenario.make_topics()
+    publisher = publisher_of(scenario)
     written = await publisher.publish(OrderPlaced(order_id="o-1", amount=2))
-    draft = await lab.take()
-    (record,) = lab.on(OrderPlaced)
+    unit = await scenario.take()
+    (record,) = scenario.on(OrderPlaced)
 
     assert written.saga_id == order_id()
-    assert draft.counts["started"] == 1
-    assert lab.history(order_id())[0].cause == header(record, "ce_id") == "m-1"
+    assert unit.counts["started"] == 1
+    assert scenario.history(order_id())[0].cause == header(record, "ce_id") == "m-1"
     assert header(record, "ce_source") == "/test/publisher"
 
 
 async def test_an_event_that_starts_several_sagas_gives_none() -> None:
     """Nor does one that starts nothing."""
-    lab = Lab(orders(), ledger, contracts=[AlarmSet])
-    await lab.make_topics()
-    publisher = publisher_of(lab)
+    scenario = Scenario(orders(), ledger, contracts=[AlarmSet])
+    await scenario.make_topics()
+    publisher = publisher_of(scenario)
 
     assert (await publisher.publish(OrderPlaced(order_id="o-1", amount=2))).saga_id is None
     assert (await publisher.publish(AlarmSet(name="a"))).saga_id is None
 
 
-async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(order_lab: Lab) -> None:
+async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(
+    order_scenario: Scenario,
+) -> None:
     """The id given back is that of the saga which it starts all the same."""
-    lab = order_lab
-    written = publisher_of(lab).writer.record(OrderPlacedV1(order_id="o-1"))
+    scenario = order_scenario
+    written = publisher_of(scenario).writer.record(OrderPlacedV1(order_id="o-1"))
 
     assert written.record.topic == NAMES.topic("kiosk.evt.order-placed.v1")
     assert written.record.value == b'{"order_id":"o-1"}'
     assert written.saga_id == order_id()
 
 
-def test_the_same_message_id_makes_the_same_record(order_lab: Lab) -> None:
+def test_the_same_message_id_makes_the_same_record(order_scenario: Scenario) -> None:
     """A repeat is then known as one."""
-    publisher = publisher_of(order_lab)
+    publisher = publisher_of(order_scenario)
     first, again = (
         publisher.writer.record(OrderPlaced(order_id="o", amount=1), message_id="x")
         for _ in range(2)
@@ -93,11 +97,11 @@ def test_the_same_message_id_makes_the_same_record(order_lab: Lab) -> None:
     ids=["type", "missing", "nan", "utf-8", "deep", "empty key", "blank key", "long key"],
 )
 def test_what_nobody_could_read_does_not_get_out(
-    order_lab: Lab, value: bytes, code: str, says: str
+    order_scenario: Scenario, value: bytes, code: str, says: str
 ) -> None:
-    """With the code that a reader would have parked it with."""
+    """With the reason that it would have as a dead letter."""
     with pytest.raises(MalformedMessage) as caught:
-        publisher_of(order_lab).writer.record_json("kiosk.evt.order-placed.v2", value)
+        publisher_of(order_scenario).writer.record_json("kiosk.evt.order-placed.v2", value)
 
     assert caught.value.code == code
     assert says in caught.value.message
@@ -111,18 +115,18 @@ def test_what_nobody_could_read_does_not_get_out(
     ],
 )
 def test_an_unknown_contract_is_refused_with_what_comes_near(
-    order_lab: Lab, contract: str, kind: type[MessageError]
+    order_scenario: Scenario, contract: str, kind: type[MessageError]
 ) -> None:
     """Misspelt names are the usual reason."""
     with pytest.raises(kind, match=r"kiosk\.evt\.order-placed\.v2") as caught:
-        publisher_of(order_lab).writer.record_json(contract, b"{}")
+        publisher_of(order_scenario).writer.record_json(contract, b"{}")
 
     assert caught.value.code in {"unsupported_version", "unknown_contract"}
 
 
-def test_a_key_must_be_the_payloads_own(order_lab: Lab) -> None:
+def test_a_key_must_be_the_payloads_own(order_scenario: Scenario) -> None:
     """Where the event has one; an event without one takes any."""
-    publisher = publisher_of(order_lab)
+    publisher = publisher_of(order_scenario)
     with pytest.raises(MalformedMessage) as caught:
         publisher.writer.record(OrderPlaced(order_id="o-1", amount=1), key="o-2")
     with pytest.raises(MalformedMessage) as missing:
@@ -142,41 +146,41 @@ def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
     async def call(ctx, called):
         await ctx.sleep("1s")
 
-    lab = Lab(call)
-    written = publisher_of(lab).writer.record(Called(number=7))
+    scenario = Scenario(call)
+    written = publisher_of(scenario).writer.record(Called(number=7))
 
     assert (written.record.key, written.saga_id) == (b"7", saga_id("call", "7"))
 
 
 @pytest.mark.parametrize("published", ["o-1", "ö/ü 漢字", "x" * 1_000])
-def test_what_is_written_can_be_routed(order_lab: Lab, published: str) -> None:
+def test_what_is_written_can_be_routed(order_scenario: Scenario, published: str) -> None:
     """The publisher lets nothing through that the router would park."""
-    lab = order_lab
-    written = publisher_of(lab).writer.record(OrderPlaced(order_id=published, amount=1))
-    found = lab.router.understand(inbound(written.record), lab.clock.now())
+    scenario = order_scenario
+    written = publisher_of(scenario).writer.record(OrderPlaced(order_id=published, amount=1))
+    found = scenario.router.understand(inbound(written.record), scenario.clock.now())
 
     assert not isinstance(found, Rejected)
     assert [delivery.saga_id for delivery in found] == [written.saga_id] == [order_id(published)]
 
 
-async def test_a_command_travels_under_its_sagas_key(order_lab: Lab) -> None:
+async def test_a_command_travels_under_its_sagas_key(order_scenario: Scenario) -> None:
     """With its own id as the message's."""
-    lab = order_lab
-    await lab.make_topics()
+    scenario = order_scenario
+    await scenario.make_topics()
     command = Command(command_id="c-1", act=CommandAct.RELEASE, saga_id=order_id())
-    await publisher_of(lab).command(command, key="o-1")
-    (record,) = lab.on("saga.ctl.command.v1")
+    await publisher_of(scenario).command(command, key="o-1")
+    (record,) = scenario.on("saga.ctl.command.v1")
 
     assert record.key == b"o-1"
     assert (header(record, "ce_id"), header(record, "ce_subject")) == ("c-1", order_id())
 
 
-async def test_a_bus_that_is_away_says_so(order_lab: Lab) -> None:
+async def test_a_bus_that_is_away_says_so(order_scenario: Scenario) -> None:
     """Nothing was published; the caller tries again."""
-    lab = order_lab
-    await lab.make_topics()
-    lab.bus.is_away = True
+    scenario = order_scenario
+    await scenario.make_topics()
+    scenario.bus.is_away = True
     with pytest.raises(BusUnavailable):
-        await publisher_of(lab).publish(OrderPlaced(order_id="o-1", amount=1))
+        await publisher_of(scenario).publish(OrderPlaced(order_id="o-1", amount=1))
 
-    assert lab.on(OrderPlaced) == []
+    assert scenario.on(OrderPlaced) == []

@@ -1,6 +1,4 @@
-"""Hop 7: what is stored leaves in order, with the same ids and bytes, and what was left
-is found.
-"""
+"""Hop 7: stored records leave in order, with the same ids and bytes; a left backlog is found."""
 
 import asyncio
 
@@ -13,79 +11,81 @@ from saga.errors import CorruptHistory
 from saga.ports import Appended, Record
 from saga.runtime.relay import TAKEOVER_S, RecordEncoder
 from saga.runtime.unit_of_work import InboundBatch
-from tests.runtime.lab import NAMES, Lab, header, order_id, take
-from tests.runtime.shop import OrderDone, Reserve, Reserved, Ship, orders
+from tests.runtime.fixtures import NAMES, Scenario, header, order_id, take
 from tests.runtime.test_turns import placed, reserving, shipping
+from tests.runtime.toys import OrderDone, Reserve, Reserved, Ship, orders
 
 
 @pytest.fixture
 def apart():
     """Orders, with bus and store apart."""
-    lab = Lab(orders(), shares_file=False)
-    yield lab
-    lab.check()
+    scenario = Scenario(orders(), shares_file=False)
+    yield scenario
+    scenario.check()
 
 
-async def stored_only(lab: Lab, *records: Record) -> asyncio.Task:
+async def stored_only(scenario: Scenario, *records: Record) -> asyncio.Task:
     """Turns that are stored, by a process that cannot publish and is killed."""
-    lab.bus.is_away = True
-    await lab.make_topics()
-    lab.bus.append(records)
-    turn = asyncio.ensure_future(take(lab.turns, InboundBatch(lab.unread())))
-    before = lab.bus.attempts
-    await lab.until(lambda: lab.bus.attempts > before)
+    scenario.bus.is_away = True
+    await scenario.make_topics()
+    scenario.bus.append(records)
+    turn = asyncio.ensure_future(take(scenario.turns, InboundBatch(scenario.unread())))
+    before = scenario.bus.attempts
+    await scenario.until(lambda: scenario.bus.attempts > before)
     turn.cancel()
     await asyncio.gather(turn, return_exceptions=True)
-    lab.bus.is_away = False
-    lab.restart()
+    scenario.bus.is_away = False
+    scenario.restart()
     return turn
 
 
-async def test_what_is_published_is_recorded_with_the_next_append(apart: Lab) -> None:
+async def test_what_is_published_is_recorded_with_the_next_append(apart: Scenario) -> None:
     """Publishing costs no transaction of its own."""
-    lab = apart
-    await reserving(lab)
-    assert len(await lab.store.backlog(limit=9)) == 1
-    assert lab.relay.relayed() == [1]
+    scenario = apart
+    await reserving(scenario)
+    assert len(await scenario.store.backlog(limit=9)) == 1
+    assert scenario.relay.relayed() == [1]
 
-    await lab.take(lab.reply(lab.on(Reserve)[0], Reserved(shelf="s")))
+    await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s")))
 
-    assert lab.relay.relayed() == [2]
-    assert lab.store.appends == 2
+    assert scenario.relay.relayed() == [2]
+    assert scenario.store.appends == 2
 
 
-async def test_without_a_next_append_it_is_recorded_all_the_same(apart: Lab) -> None:
+async def test_without_a_next_append_it_is_recorded_all_the_same(apart: Scenario) -> None:
     """The sweep does it; once."""
-    lab = apart
-    await reserving(lab)
-    await lab.relay.record()
-    await lab.relay.record()
+    scenario = apart
+    await reserving(scenario)
+    await scenario.relay.record()
+    await scenario.relay.record()
 
-    assert lab.relay.relayed() == []
-    assert await lab.store.backlog(limit=9) == []
-    assert lab.store.appends == 2
+    assert scenario.relay.relayed() == []
+    assert await scenario.store.backlog(limit=9) == []
+    assert scenario.store.appends == 2
 
 
-async def test_a_store_that_publishes_itself_leaves_nothing_to_relay(order_lab: Lab) -> None:
+async def test_a_store_that_publishes_itself_leaves_nothing_to_relay(
+    order_scenario: Scenario,
+) -> None:
     """There is no backlog, and nothing is published twice."""
-    lab = order_lab
-    await reserving(lab)
-    attempts = lab.bus.attempts
-    await lab.relay.publish(Appended(None), [lab.event(Reserve(order_id="x"), "x")])
+    scenario = order_scenario
+    await reserving(scenario)
+    attempts = scenario.bus.attempts
+    await scenario.relay.publish(Appended(None), [scenario.event(Reserve(order_id="x"), "x")])
 
-    assert lab.bus.attempts == attempts
-    assert await lab.relay.take_over(older_than_s=-1) == 0
-    assert len(lab.on(Reserve)) == 1
+    assert scenario.bus.attempts == attempts
+    assert await scenario.relay.take_over(older_than_s=-1) == 0
+    assert len(scenario.on(Reserve)) == 1
 
 
-async def test_what_a_dead_process_left_is_published_as_it_would_have_been(apart: Lab) -> None:
+async def test_what_a_dead_process_left_is_published_as_it_would_have_been(apart: Scenario) -> None:
     """Rebuilt from entries: ids, headers and values are those that were never sent."""
-    lab = apart
-    await stored_only(lab, placed(lab, id="m-1"))
-    assert await lab.relay.take_over(older_than_s=-1) == 1
-    (taken_over,) = lab.on(Reserve)
+    scenario = apart
+    await stored_only(scenario, placed(scenario, id="m-1"))
+    assert await scenario.relay.take_over(older_than_s=-1) == 1
+    (taken_over,) = scenario.on(Reserve)
 
-    other = Lab(orders())
+    other = Scenario(orders())
     await other.take(placed(other, id="m-1"))
     (direct,) = other.on(Reserve)
 
@@ -94,62 +94,69 @@ async def test_what_a_dead_process_left_is_published_as_it_would_have_been(apart
         direct.value,
         direct.headers,
     )
-    assert lab.relay.relayed() == []
+    assert scenario.relay.relayed() == []
 
 
-async def test_what_another_process_has_just_appended_is_left_to_it(apart: Lab) -> None:
+async def test_what_another_process_has_just_appended_is_left_to_it(apart: Scenario) -> None:
     """For two seconds."""
-    lab = apart
-    await stored_only(lab, placed(lab))
-    lab.clock.advance(TAKEOVER_S - 0.5)
-    assert await lab.relay.take_over() == 0
-    lab.clock.advance(1)
+    scenario = apart
+    await stored_only(scenario, placed(scenario))
+    scenario.clock.advance(TAKEOVER_S - 0.5)
+    assert await scenario.relay.take_over() == 0
+    scenario.clock.advance(1)
 
-    assert await lab.relay.take_over() == 1
-    assert await lab.relay.take_over() == 0
-    assert len(lab.on(Reserve)) == 1
+    assert await scenario.relay.take_over() == 1
+    assert await scenario.relay.take_over() == 0
+    assert len(scenario.on(Reserve)) == 1
 
 
-async def test_records_of_one_saga_do_not_overtake_what_another_process_left(apart: Lab) -> None:
-    """Whoever goes on with its saga publishes first what it finds before its own."""
-    lab = apart
-    await reserving(lab)
-    await stored_only(lab, lab.reply(lab.on(Reserve)[0], Reserved(shelf="s")))
-    assert lab.on(Ship) == []
+async def test_records_of_one_saga_do_not_overtake_what_another_process_left(
+    apart: Scenario,
+) -> None:
+    """A process that goes on with a saga first publishes the earlier records of others."""
+    scenario = apart
+    await reserving(scenario)
+    await stored_only(scenario, scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s")))
+    assert scenario.on(Ship) == []
 
-    await lab.take(lab.reply(f"{order_id()}/ship/do/1"))
+    await scenario.take(scenario.reply(f"{order_id()}/ship/do/1"))
 
-    (ship,), (done,) = lab.on(Ship), lab.on(OrderDone)
+    (ship,), (done,) = scenario.on(Ship), scenario.on(OrderDone)
     assert header(ship, "ce_id") == f"{order_id()}/ship/do/1"
     assert header(done, "ce_id") == f"{order_id()}/outcome"
 
 
 async def test_a_corrupt_history_keeps_only_its_own_records_from_being_published(
-    apart: Lab,
+    apart: Scenario,
 ) -> None:
     """The others of its batch are."""
-    lab = apart
-    await stored_only(lab, placed(lab, "o-1"), placed(lab, "o-2"))
-    load = lab.store.inner.load
+    scenario = apart
+    await stored_only(scenario, placed(scenario, "o-1"), placed(scenario, "o-2"))
+    load = scenario.store.inner.load
 
     async def damaged(saga_ids):
         found = dict(await load(saga_ids))
         found[order_id("o-1")] = CorruptHistory(order_id("o-1"), 1, "no JSON")
         return found
 
-    lab.store.load = damaged
-    await lab.relay.take_over(older_than_s=-1)
-    assert [one.key for one in lab.on(Reserve)] == [b"o-2"]
+    scenario.store.load = damaged
+    await scenario.relay.take_over(older_than_s=-1)
+    assert [record.key for record in scenario.on(Reserve)] == [b"o-2"]
 
-    del lab.store.load
-    await shipping(lab, "o-3")
-    lab.bus.append([Record(one.topic, one.key, one.value, one.headers) for one in _missing(lab)])
+    del scenario.store.load
+    await shipping(scenario, "o-3")
+    scenario.bus.append(
+        [
+            Record(record.topic, record.key, record.value, record.headers)
+            for record in _missing(scenario)
+        ]
+    )
 
 
-def _missing(lab: Lab) -> list[Record]:
-    """What the corrupt saga would have said, so that the fixture's check is of everything else."""
+def _missing(scenario: Scenario) -> list[Record]:
+    """The records of the corrupt saga, so that the fixture checks everything else."""
     outgoing = RecordEncoder(NAMES, record_bytes_max=1_000_000)
-    history = lab.history(order_id("o-1"))
+    history = scenario.history(order_id("o-1"))
     return outgoing.records(history, definition="order", key="o-1", traceparent=None)
 
 

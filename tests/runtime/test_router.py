@@ -23,8 +23,8 @@ from saga.core.events import (
 from saga.core.identity import saga_id
 from saga.ports import Inbound, Record
 from saga.runtime.router import Rejected, Router
-from tests.runtime.lab import NAMES, Lab, order_id
-from tests.runtime.shop import (
+from tests.runtime.fixtures import NAMES, Scenario, order_id
+from tests.runtime.toys import (
     AlarmSet,
     OrderPlaced,
     OrderPlacedV1,
@@ -88,9 +88,9 @@ UNFIT = [
 
 
 @pytest.fixture(scope="module")
-def lab() -> Lab:
+def scenario() -> Scenario:
     """Orders and ledgers; nothing of it runs."""
-    return Lab(orders(), ledger)
+    return Scenario(orders(), ledger)
 
 
 def inbound(record: Record, offset: int = 7) -> Inbound:
@@ -108,11 +108,11 @@ def raw(topic: str, key: bytes | None, value: bytes | None, headers=()) -> Inbou
     UNFIT,
     ids=[f"{number}-{case[-1]}" for number, case in enumerate(UNFIT)],
 )
-def test_what_concerns_no_saga_has_a_stable_reason(lab: Lab, case: tuple) -> None:
+def test_what_concerns_no_saga_has_a_stable_reason(scenario: Scenario, case: tuple) -> None:
     """And a sentence, and the record itself, untouched."""
     *received, reason = case
     record = raw(*received)
-    found = lab.router.understand(record, NOW, deferred_id=3)
+    found = scenario.router.understand(record, NOW, deferred_id=3)
 
     assert isinstance(found, Rejected)
     assert found.reason == reason
@@ -121,17 +121,19 @@ def test_what_concerns_no_saga_has_a_stable_reason(lab: Lab, case: tuple) -> Non
     assert found.deferred_id == 3
 
 
-def test_a_problem_of_the_schema_names_the_field(lab: Lab) -> None:
+def test_a_problem_of_the_schema_names_the_field(scenario: Scenario) -> None:
     """So that the sender knows what to mend."""
-    found = lab.router.understand(raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":"two"}'), NOW)
+    found = scenario.router.understand(
+        raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":"two"}'), NOW
+    )
 
     assert isinstance(found, Rejected)
     assert found.message.startswith("amount: expected a valid integer")
 
 
-def test_a_plain_json_record_starts_every_saga_of_its_event(lab: Lab) -> None:
+def test_a_plain_json_record_starts_every_saga_of_its_event(scenario: Scenario) -> None:
     """Key and value are enough; the position is the message's id then."""
-    deliveries = lab.router.understand(
+    deliveries = scenario.router.understand(
         raw(PLACED, b"o-1", b'{"amount": 2, "order_id": "o-1"}'), NOW
     )
 
@@ -144,11 +146,11 @@ def test_a_plain_json_record_starts_every_saga_of_its_event(lab: Lab) -> None:
         assert delivery.starts is not None
 
 
-def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(lab: Lab) -> None:
+def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(scenario: Scenario) -> None:
     """Given an id, position and time do not matter to who is concerned and what caused it."""
-    record = lab.event(OrderPlaced(order_id="o-1", amount=2), "o-1", id="m-1")
+    record = scenario.event(OrderPlaced(order_id="o-1", amount=2), "o-1", id="m-1")
     (first, _), (again, _) = (
-        lab.router.understand(inbound(record, offset), NOW) for offset in (1, 99)
+        scenario.router.understand(inbound(record, offset), NOW) for offset in (1, 99)
     )
 
     assert (first.saga_id, first.event) == (again.saga_id, again.event)
@@ -156,9 +158,9 @@ def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(lab: Lab) -> N
 
 
 @pytest.mark.parametrize("id", [b"", b"x" * 301])
-def test_an_id_that_is_none_is_replaced_by_the_position(lab: Lab, id: bytes) -> None:
+def test_an_id_that_is_none_is_replaced_by_the_position(scenario: Scenario, id: bytes) -> None:
     """Empty or endless ids would make different messages the same, or fill the histories."""
-    deliveries = lab.router.understand(
+    deliveries = scenario.router.understand(
         raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":1}', (("ce_id", id),)), NOW
     )
 
@@ -167,43 +169,41 @@ def test_an_id_that_is_none_is_replaced_by_the_position(lab: Lab, id: bytes) -> 
 
 @pytest.mark.parametrize("value", [None, b"\xff"])
 @pytest.mark.parametrize("name", ["ce_id", "ce_causationid", "content-type"])
-def test_a_header_that_cannot_be_read_parks_its_record(
-    lab: Lab, name: str, value: bytes | None
+def test_a_header_that_cannot_be_read_makes_its_record_a_dead_letter(
+    scenario: Scenario, name: str, value: bytes | None
 ) -> None:
-    """Without its id a message would not be known when it comes again; others' headers are
-    theirs.
-    """
+    """Without its id a repeat would not be known; headers of others are not ours."""
     content = b'{"order_id":"o-1","amount":1}'
-    rejected = lab.router.understand(raw(PLACED, b"o-1", content, ((name, value),)), NOW)
-    deliveries = lab.router.understand(raw(PLACED, b"o-1", content, (("x-mine", value),)), NOW)
+    rejected = scenario.router.understand(raw(PLACED, b"o-1", content, ((name, value),)), NOW)
+    deliveries = scenario.router.understand(raw(PLACED, b"o-1", content, (("x-mine", value),)), NOW)
 
     assert isinstance(rejected, Rejected)
     assert (rejected.reason, name in rejected.message) == ("bad_header", True)
     assert len(deliveries) == 2
 
 
-def test_an_old_trigger_is_upcast(lab: Lab) -> None:
+def test_an_old_trigger_is_upcast(scenario: Scenario) -> None:
     """On the topic of its own version, to the one that the saga starts on."""
-    record = lab.event(OrderPlacedV1(order_id="o-1"), "o-1")
-    deliveries = lab.router.understand(inbound(record), NOW)
+    record = scenario.event(OrderPlacedV1(order_id="o-1"), "o-1")
+    deliveries = scenario.router.understand(inbound(record), NOW)
 
     assert record.topic == PLACED_V1
     assert deliveries[0].event.fact.trigger.contract == "kiosk.evt.order-placed.v2"
     assert deliveries[0].event.fact.trigger.payload == '{"amount":1,"order_id":"o-1"}'
 
 
-def test_an_old_reply_is_upcast(lab: Lab) -> None:
+def test_an_old_reply_is_upcast(scenario: Scenario) -> None:
     """A service that was not deployed yet goes on being understood."""
-    old = lab.reply(RESERVE_ID, ReservedV1(place="p"))
-    new = lab.reply(RESERVE_ID, Reserved(shelf="p"))
-    (first,), (second,) = (lab.router.understand(inbound(one), NOW) for one in (old, new))
+    old = scenario.reply(RESERVE_ID, ReservedV1(place="p"))
+    new = scenario.reply(RESERVE_ID, Reserved(shelf="p"))
+    (first,), (second,) = (scenario.router.understand(inbound(value), NOW) for value in (old, new))
 
     assert old.topic != new.topic
     assert first.event.fact == second.event.fact
     assert first.event.fact.reply.payload == '{"shelf":"p"}'
 
 
-def test_replies_name_their_intent(lab: Lab) -> None:
+def test_replies_name_their_intent(scenario: Scenario) -> None:
     """The causation id is all that an answer needs."""
     least = ((ce_causation := "ce_causationid"), RESERVE_ID.encode())
     for topic, value, outcome in (
@@ -212,7 +212,7 @@ def test_replies_name_their_intent(lab: Lab) -> None:
         (FAILED, b'{"outcome": "refused", "code": "full"}', ReplyOutcome.REFUSED),
         (FAILED, b'{"outcome": "failed"}', ReplyOutcome.FAILED),
     ):
-        (delivery,) = lab.router.understand(raw(topic, b"o-1", value, (least,)), NOW)
+        (delivery,) = scenario.router.understand(raw(topic, b"o-1", value, (least,)), NOW)
         fact = delivery.event.fact
 
         assert delivery.saga_id == order_id(), ce_causation
@@ -222,15 +222,15 @@ def test_replies_name_their_intent(lab: Lab) -> None:
         assert (fact.reply is None) is (topic != RESERVED)
 
 
-def test_what_a_failure_says_is_kept(lab: Lab) -> None:
+def test_what_a_failure_says_is_kept(scenario: Scenario) -> None:
     """Code and message end in the history."""
     said = IntentFailed(outcome="refused", code="full", message="no shelf")
-    (delivery,) = lab.router.understand(inbound(lab.reply(RESERVE_ID, said)), NOW)
+    (delivery,) = scenario.router.understand(inbound(scenario.reply(RESERVE_ID, said)), NOW)
 
     assert (delivery.event.fact.code, delivery.event.fact.message) == ("full", "no shelf")
 
 
-def test_a_structured_cloudevent_is_taken_apart(lab: Lab) -> None:
+def test_a_structured_cloudevent_is_taken_apart(scenario: Scenario) -> None:
     """The envelope's attributes and data count as the headers and value of a binary one."""
     envelope = {
         "specversion": "1.0",
@@ -240,7 +240,7 @@ def test_a_structured_cloudevent_is_taken_apart(lab: Lab) -> None:
         "data": {"order_id": "o-1", "amount": 2},
     }
     headers = (("content-type", b"application/cloudevents+json; charset=utf-8"),)
-    deliveries = lab.router.understand(
+    deliveries = scenario.router.understand(
         raw(PLACED, b"o-1", json.dumps(envelope).encode(), headers), NOW
     )
 
@@ -248,22 +248,22 @@ def test_a_structured_cloudevent_is_taken_apart(lab: Lab) -> None:
     assert deliveries[0].event.fact.trigger.payload == '{"amount":2,"order_id":"o-1"}'
 
 
-def test_a_structured_reply_names_its_intent(lab: Lab) -> None:
+def test_a_structured_reply_names_its_intent(scenario: Scenario) -> None:
     """Extension attributes are read from the envelope too."""
     envelope = {"specversion": "1.0", "causationid": RESERVE_ID, "data": {"shelf": "s"}}
     headers = (("content-type", b"application/cloudevents+json"),)
-    (delivery,) = lab.router.understand(
+    (delivery,) = scenario.router.understand(
         raw(RESERVED, b"o-1", json.dumps(envelope).encode(), headers), NOW
     )
 
     assert delivery.event.fact.intent_id == RESERVE_ID
 
 
-def test_a_traceparent_goes_along_unless_it_is_endless(lab: Lab) -> None:
+def test_a_traceparent_goes_along_unless_it_is_endless(scenario: Scenario) -> None:
     """It is stored with the saga and sent with every record of it."""
     value = b'{"order_id":"o-1","amount":1}'
     for text, kept in ((b"00-abc-def-01", "00-abc-def-01"), (b"x" * 101, None)):
-        deliveries = lab.router.understand(
+        deliveries = scenario.router.understand(
             raw(PLACED, b"o-1", value, (("traceparent", text),)), NOW
         )
         assert deliveries[0].event.fact.traceparent == kept
@@ -302,10 +302,12 @@ def test_a_traceparent_goes_along_unless_it_is_endless(lab: Lab) -> None:
         (CommandAct.RELEASE, {}, OperatorActed(act=Act.RELEASE, reason="")),
     ],
 )
-def test_commands_become_facts_of_their_saga(lab: Lab, act: CommandAct, said, fact) -> None:
-    """Caused by the command's own id; acts and cancels may reach a saga that is held up."""
-    record = lab.command(order_id(), act, id="c-1", **said)
-    (delivery,) = lab.router.understand(inbound(record), NOW)
+def test_commands_become_facts_of_their_saga(
+    scenario: Scenario, act: CommandAct, said, fact
+) -> None:
+    """Caused by the command's own id; acts and cancels reach also a saga that stands still."""
+    record = scenario.command(order_id(), act, id="c-1", **said)
+    (delivery,) = scenario.router.understand(inbound(record), NOW)
 
     assert (delivery.saga_id, delivery.event.fact, delivery.event.cause) == (
         order_id(),
@@ -316,17 +318,15 @@ def test_commands_become_facts_of_their_saga(lab: Lab, act: CommandAct, said, fa
 
 
 def test_a_reply_may_start_a_saga_too() -> None:
-    """An event that is both answer and trigger concerns the saga that asked and the one it
-    starts.
-    """
+    """An event that is answer and trigger concerns the saga that asked and the one it starts."""
 
     @saga("shelving", version=1, starts_on=Reserved, key="shelf")
     async def shelving(ctx, reserved):
         await ctx.sleep("1s")
 
-    lab = Lab(orders(), shelving)
-    record = lab.reply(RESERVE_ID, Reserved(shelf="s-1"), key="o-1")
-    answer, start = lab.router.understand(inbound(record), NOW)
+    scenario = Scenario(orders(), shelving)
+    record = scenario.reply(RESERVE_ID, Reserved(shelf="s-1"), key="o-1")
+    answer, start = scenario.router.understand(inbound(record), NOW)
 
     assert answer.saga_id == order_id()
     assert answer.starts is None
@@ -353,11 +353,9 @@ def test_a_key_function_that_raises_parks_the_record() -> None:
     assert router.understand(raw(topic, b"a,b", b'{"name":"a,b"}'), NOW)[0].event.fact.key == "b"
 
 
-def test_topics_are_those_that_anything_listens_to(lab: Lab) -> None:
-    """Triggers and replies in every version that is read, the engine's replies, commands; no
-    intents.
-    """
-    assert lab.router.topics == tuple(
+def test_topics_are_those_that_anything_listens_to(scenario: Scenario) -> None:
+    """Triggers and replies in all versions that are read, the engine's replies, commands."""
+    assert scenario.router.topics == tuple(
         sorted(
             NAMES.topic(name)
             for name in (
@@ -373,19 +371,19 @@ def test_topics_are_those_that_anything_listens_to(lab: Lab) -> None:
     )
 
 
-def test_another_environment_is_another_world(lab: Lab) -> None:
-    """The same contract in another namespace is nobody's."""
-    other = Router(lab.app.registry, lab.app.contracts, TopicNames("prod", "kiosk"))
-    record = inbound(lab.event(OrderPlaced(order_id="o-1", amount=1), "o-1"))
+def test_another_environment_is_another_world(scenario: Scenario) -> None:
+    """The same contract in another namespace is not read."""
+    other = Router(scenario.app.registry, scenario.app.contracts, TopicNames("prod", "kiosk"))
+    record = inbound(scenario.event(OrderPlaced(order_id="o-1", amount=1), "o-1"))
 
     assert isinstance(other.understand(record, NOW), Rejected)
     moved = replace(record, topic=record.topic.replace("test.", "prod."))
     assert len(other.understand(moved, NOW)) == 2
 
 
-def test_an_event_that_no_saga_here_knows_is_not_listened_to(lab: Lab) -> None:
+def test_an_event_that_no_saga_here_knows_is_not_listened_to(scenario: Scenario) -> None:
     """Other applications' events on the same bus cost nothing."""
-    record = inbound(lab.event(AlarmSet(name="a"), "a"))
+    record = inbound(scenario.event(AlarmSet(name="a"), "a"))
 
-    assert record.topic not in lab.router.topics
-    assert isinstance(lab.router.understand(record, NOW), Rejected)
+    assert record.topic not in scenario.router.topics
+    assert isinstance(scenario.router.understand(record, NOW), Rejected)

@@ -2,18 +2,18 @@
 
 from saga.core.status import SagaStatus
 from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga, definition_of, summary_of
-from tests.runtime.lab import Lab, order_id
-from tests.runtime.shop import OrderDone, Reserve, Reserved, Ship, orders
+from tests.runtime.fixtures import Scenario, order_id
 from tests.runtime.test_turns import placed, reserving, shipping
 from tests.runtime.test_unhandled import flaw_at
+from tests.runtime.toys import OrderDone, Reserve, Reserved, Ship, orders
 
 
-async def test_the_least_recently_used_saga_leaves_first(order_lab: Lab) -> None:
+async def test_the_least_recently_used_saga_leaves_first(order_scenario: Scenario) -> None:
     """And its function ends where it stands."""
-    lab = order_lab
-    await reserving(lab, "a", "b", "c")
-    found = await lab.cache.load([order_id("a"), order_id("b"), order_id("c")])
-    small = SagaCache(lab.store, lab.catalogue, lab.app.registry, sagas_max=2)
+    scenario = order_scenario
+    await reserving(scenario, "a", "b", "c")
+    found = await scenario.cache.load([order_id("a"), order_id("b"), order_id("c")])
+    small = SagaCache(scenario.store, scenario.catalogue, scenario.app.registry, sagas_max=2)
     ids = [order_id(key) for key in "abc"]
     for saga in ids[:2]:
         small.keep(found[saga])
@@ -25,102 +25,102 @@ async def test_the_least_recently_used_saga_leaves_first(order_lab: Lab) -> None
     assert found[ids[1]].state.program._context._is_over  # noqa: SLF001
 
 
-async def test_whoever_works_with_a_saga_has_it_alone(order_lab: Lab) -> None:
-    """It leaves the memory until it is kept again; what is not kept is forgotten."""
-    lab = order_lab
-    await reserving(lab)
-    assert lab.cache.among([order_id()]) == {order_id()}
-    found = await lab.cache.load([order_id()])
+async def test_whoever_works_with_a_saga_has_it_alone(order_scenario: Scenario) -> None:
+    """It leaves the memory until it is kept again; a saga that is not kept is forgotten."""
+    scenario = order_scenario
+    await reserving(scenario)
+    assert scenario.cache.among([order_id()]) == {order_id()}
+    found = await scenario.cache.load([order_id()])
 
-    assert len(lab.cache) == 0
-    again = await lab.cache.load([order_id()])
+    assert len(scenario.cache) == 0
+    again = await scenario.cache.load([order_id()])
     assert again[order_id()] is not found[order_id()]
-    lab.cache.keep(found[order_id()])
-    assert (await lab.cache.load([order_id()]))[order_id()] is found[order_id()]
+    scenario.cache.keep(found[order_id()])
+    assert (await scenario.cache.load([order_id()]))[order_id()] is found[order_id()]
 
 
-async def test_all_that_are_missing_are_read_in_one_query(order_lab: Lab) -> None:
+async def test_all_that_are_missing_are_read_in_one_query(order_scenario: Scenario) -> None:
     """A saga that does not exist is left out."""
-    lab = order_lab
-    await reserving(lab, "a", "b", "c")
-    lab.restart()
+    scenario = order_scenario
+    await reserving(scenario, "a", "b", "c")
+    scenario.restart()
     queries: list[list[str]] = []
-    load = lab.store.inner.load
+    load = scenario.store.inner.load
 
     async def counted(saga_ids):
         queries.append(list(saga_ids))
         return await load(saga_ids)
 
-    lab.store.load = counted
+    scenario.store.load = counted
     ids = [order_id(key) for key in ("a", "b", "nobody", "c")]
-    found = await lab.cache.load(ids)
+    found = await scenario.cache.load(ids)
 
     assert queries == [ids]
     assert set(found) == {order_id(key) for key in "abc"}
-    del lab.store.load
+    del scenario.store.load
 
 
-async def test_a_saga_that_ended_is_not_kept(order_lab: Lab) -> None:
-    """What it would take is memory for ever."""
-    lab = order_lab
-    await shipping(lab)
-    assert len(lab.cache) == 1
-    await lab.take(lab.reply(lab.on(Ship)[0]))
+async def test_a_saga_that_ended_is_not_kept(order_scenario: Scenario) -> None:
+    """It would take memory for ever."""
+    scenario = order_scenario
+    await shipping(scenario)
+    assert len(scenario.cache) == 1
+    await scenario.take(scenario.reply(scenario.on(Ship)[0]))
 
-    assert len(lab.cache) == 0
-    assert len(lab.on(OrderDone)) == 1
+    assert len(scenario.cache) == 0
+    assert len(scenario.on(OrderDone)) == 1
 
 
-async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_lab: Lab) -> None:
+async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_scenario: Scenario) -> None:
     """The index row of a live saga is the same whether it was rebuilt or not."""
-    lab = order_lab
-    await reserving(lab)
-    (kept,) = (await lab.cache.load([order_id()])).values()
-    lab.restart()
-    (rebuilt,) = (await lab.cache.load([order_id()])).values()
+    scenario = order_scenario
+    await reserving(scenario)
+    (kept,) = (await scenario.cache.load([order_id()])).values()
+    scenario.restart()
+    (rebuilt,) = (await scenario.cache.load([order_id()])).values()
 
     assert isinstance(kept, LoadedSaga)
-    assert summary_of(kept, lab.clock.now()) == summary_of(rebuilt, lab.clock.now())
-    assert (rebuilt.version, rebuilt.started_at) == (2, lab.history(order_id())[0].at)
-    assert summary_of(rebuilt, lab.clock.now()).waiting_for == "reply to reserve"
+    assert summary_of(kept, scenario.clock.now()) == summary_of(rebuilt, scenario.clock.now())
+    assert (rebuilt.version, rebuilt.started_at) == (2, scenario.history(order_id())[0].at)
+    assert summary_of(rebuilt, scenario.clock.now()).waiting_for == "reply to reserve"
 
 
-async def test_a_tiny_memory_changes_nothing_but_time(order_lab: Lab) -> None:
+async def test_a_tiny_memory_changes_nothing_but_time(order_scenario: Scenario) -> None:
     """With room for one saga, every turn of another is taken after a replay."""
-    lab = order_lab
-    lab.cache._sagas_max = 1  # noqa: SLF001
+    scenario = order_scenario
+    scenario.cache._sagas_max = 1  # noqa: SLF001
     keys = [f"o-{number}" for number in range(5)]
-    await reserving(lab, *keys)
-    for intent in lab.on(Reserve):
-        await lab.take(lab.reply(intent, Reserved(shelf="s")))
-    for intent in lab.on(Ship):
-        await lab.take(lab.reply(intent))
+    await reserving(scenario, *keys)
+    for intent in scenario.on(Reserve):
+        await scenario.take(scenario.reply(intent, Reserved(shelf="s")))
+    for intent in scenario.on(Ship):
+        await scenario.take(scenario.reply(intent))
 
-    assert {lab.status(order_id(key)) for key in keys} == {"completed"}
+    assert {scenario.status(order_id(key)) for key in keys} == {"completed"}
 
 
-async def test_what_cannot_be_brought_to_life_says_why(order_lab: Lab) -> None:
+async def test_what_cannot_be_brought_to_life_says_why(order_scenario: Scenario) -> None:
     """With the status that people see, and a stable code."""
-    lab = order_lab
-    await shipping(lab)
+    scenario = order_scenario
+    await shipping(scenario)
     for sagas, code, status in (
         (orders(version=7), "stalled", SagaStatus.STALLED),
         (orders(note="other"), "replay_mismatch", SagaStatus.PARKED),
         (orders(flaw=flaw_at("reserved")), "replay_failed", SagaStatus.PARKED),
     ):
-        lab.restart(sagas)
-        (found,) = (await lab.cache.load([order_id()])).values()
+        scenario.restart(sagas)
+        (found,) = (await scenario.cache.load([order_id()])).values()
 
         assert isinstance(found, UnloadableSaga)
         assert (found.deferral, found.status) == (code, status)
         assert found.reason
-    lab.restart(orders())
+    scenario.restart(orders())
 
 
 async def test_a_history_names_whose_it_is() -> None:
     """By its first fact; also when that is a failed turn."""
-    lab = Lab(orders(version=3, flaw=flaw_at("start o-1")))
-    await lab.take(placed(lab, "o-1"), placed(lab, "o-2"))
+    scenario = Scenario(orders(version=3, flaw=flaw_at("start o-1")))
+    await scenario.take(placed(scenario, "o-1"), placed(scenario, "o-2"))
 
-    assert definition_of(lab.history(order_id("o-1"))) == ("order", 3)
-    assert definition_of(lab.history(order_id("o-2"))) == ("order", 3)
+    assert definition_of(scenario.history(order_id("o-1"))) == ("order", 3)
+    assert definition_of(scenario.history(order_id("o-2"))) == ("order", 3)

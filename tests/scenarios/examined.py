@@ -57,7 +57,7 @@ async def examine(folder: Path, app: SagaApp, *, is_apart: bool) -> None:
     invariants.check_published(settings.topic_names, histories, records)
     parts = open_store(settings)
     armed = {timer.timer_id for timer in await parts.catalogue.timers(limit=10_000)}
-    summaries = {one.saga_id: one for one in await parts.catalogue.sagas(limit=10_000)}
+    summaries = {summary.saga_id: summary for summary in await parts.catalogue.sagas(limit=10_000)}
     await parts.close()
     assert summaries.keys() == histories.keys()
     for saga_id, history in histories.items():
@@ -67,8 +67,10 @@ async def examine(folder: Path, app: SagaApp, *, is_apart: bool) -> None:
         if state is None or summary.reason != state.reason:
             continue  # it cannot be brought to life here, and the index says so
         assert summary.status is state.status
-        assert set(state.timers) == {one for one in armed if one.startswith(f"{saga_id}/")}
-    doubled = {one: count for one, count in effects(folder).items() if count > 1}
+        assert set(state.timers) == {
+            timer_id for timer_id in armed if timer_id.startswith(f"{saga_id}/")
+        }
+    doubled = {effect: count for effect, count in effects(folder).items() if count > 1}
     assert not doubled
 
 

@@ -64,7 +64,7 @@ async def test_a_topic_that_is_deleted_stops_no_worker(
             return await service.problems() == []
 
         await until(is_well)
-        outcomes = [await service.outcome(one, timeout=WAIT_S) for one in sagas]
+        outcomes = [await service.outcome(saga_id, timeout=WAIT_S) for saga_id in sagas]
 
-    assert {one.status.value for one in outcomes} == {"completed"}
+    assert {outcome.status.value for outcome in outcomes} == {"completed"}
     assert set(effects(tmp_path).values()) == {1}

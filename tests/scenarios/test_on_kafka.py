@@ -32,8 +32,10 @@ async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path)
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
     async with on_kafka() as service:
         placed = [order_app.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
-        sagas = await asyncio.gather(*(service.publish(one) for one in placed))
-        outcomes = await asyncio.gather(*(service.outcome(one, timeout=60) for one in sagas))
+        sagas = await asyncio.gather(*(service.publish(event) for event in placed))
+        outcomes = await asyncio.gather(
+            *(service.outcome(saga_id, timeout=60) for saga_id in sagas)
+        )
         await service.idle(timeout=30)
 
     expected = Counter()

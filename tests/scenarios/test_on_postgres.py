@@ -67,10 +67,10 @@ async def settle(service: Service) -> dict[str, SagaStatus]:
     """Place many orders, every third of which is refused, and wait for them to end."""
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
     placed = [order_app.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
-    sagas = await asyncio.gather(*(service.publish(one) for one in placed))
-    outcomes = await asyncio.gather(*(service.outcome(one, timeout=60) for one in sagas))
+    sagas = await asyncio.gather(*(service.publish(event) for event in placed))
+    outcomes = await asyncio.gather(*(service.outcome(saga_id, timeout=60) for saga_id in sagas))
     await service.idle(timeout=30)
-    return {name: one.status for name, one in zip(amounts, outcomes, strict=True)}
+    return {name: outcome.status for name, outcome in zip(amounts, outcomes, strict=True)}
 
 
 def expected_books(statuses: dict[str, SagaStatus]) -> Counter[tuple[str, str]]:
@@ -142,15 +142,17 @@ async def test_what_a_process_stored_and_never_published_another_one_publishes(
     async with on_postgres() as service:
         await mute.start()
         placed = [order_app.OrderPlaced(order_id=f"o-{number}") for number in range(ORDERS)]
-        sagas = [await service.publish(one) for one in placed]
+        sagas = [await service.publish(event) for event in placed]
         async with asyncio.timeout(30):
             await stored.wait()
         await mute.stop()
         stopped_at = time.monotonic()
-        outcomes = await asyncio.gather(*(service.outcome(one, timeout=30) for one in sagas))
+        outcomes = await asyncio.gather(
+            *(service.outcome(saga_id, timeout=30) for saga_id in sagas)
+        )
         assert time.monotonic() - stopped_at < TAKEOVER_MAX_S
 
-    assert {one.status for one in outcomes} == {SagaStatus.COMPLETED}
+    assert {outcome.status for outcome in outcomes} == {SagaStatus.COMPLETED}
     reserves = await sent(places, order_app.Reserve)
     assert len(reserves) == ORDERS
     assert {len(same) for same in reserves.values()} == {1}

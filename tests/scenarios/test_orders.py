@@ -57,7 +57,7 @@ async def until_dead(service) -> None:
     """Wait for a message to be parked as one that no saga will ever take."""
     async with asyncio.timeout(6):
         while True:
-            if any(one.kind == "dead" for one in await service.catalogue.unhandled()):
+            if any(record.kind == "dead" for record in await service.catalogue.unhandled()):
                 return
             await asyncio.sleep(0.05)
 
@@ -68,14 +68,18 @@ class TestOrders:
         async with deployment.service() as service:
             good = await placed(service, *[f"g-{number}" for number in range(20)])
             bad = await placed(service, *[f"b-{number}" for number in range(5)], amount=501)
-            outcomes = await asyncio.gather(*[service.outcome(one, timeout=10) for one in good])
-            refused = await asyncio.gather(*[service.outcome(one, timeout=10) for one in bad])
+            outcomes = await asyncio.gather(
+                *[service.outcome(saga_id, timeout=10) for saga_id in good]
+            )
+            refused = await asyncio.gather(
+                *[service.outcome(saga_id, timeout=10) for saga_id in bad]
+            )
             await service.idle(timeout=5)
             counts = service.counts
 
-        assert {one.status for one in outcomes} == {SagaStatus.COMPLETED}
+        assert {outcome.status for outcome in outcomes} == {SagaStatus.COMPLETED}
         assert outcomes[3].event == OrderConfirmed(order_id="g-3", shelf="s-g-3")
-        assert {one.status for one in refused} == {SagaStatus.ROLLED_BACK}
+        assert {outcome.status for outcome in refused} == {SagaStatus.ROLLED_BACK}
         assert refused[0].event == OrderRejected(
             order_id="b-0", reason="over the limit", code="limit", failed_step="pay"
         )
@@ -249,12 +253,12 @@ class TestGoneWrong:
             assert (await service.outcome(unborn, timeout=10)).reason == (
                 "LookupError: a bug at start o-2"
             )
-            for one in (good, late, unborn):
-                await service.signal(one, "approval", "ann")
+            for saga_id in (good, late, unborn):
+                await service.signal(saga_id, "approval", "ann")
             assert (await service.outcome(good, timeout=10)).status is SagaStatus.COMPLETED
             await service.idle(timeout=5)
             held = await service.catalogue.unhandled()
-            assert sorted((one.saga_id, one.reason) for one in held) == sorted(
+            assert sorted((record.saga_id, record.reason) for record in held) == sorted(
                 (saga, reason)
                 for saga in (late, unborn)
                 for reason in ("turn_failed", "behind_failed_turn")
@@ -262,15 +266,15 @@ class TestGoneWrong:
 
         async with deployment.service(order_saga()) as service:
             assert (await service.outcome(late, timeout=5)).status is SagaStatus.PARKED
-            for one in (late, unborn):
-                await service.command(one, CommandAct.RELEASE, reason="mended")
-            for one in (late, unborn):
-                await until_status(service, one, "completed")
+            for saga_id in (late, unborn):
+                await service.command(saga_id, CommandAct.RELEASE, reason="mended")
+            for saga_id in (late, unborn):
+                await until_status(service, saga_id, "completed")
             await service.idle(timeout=5)
             assert await service.catalogue.unhandled() == []
-            assert {(await service.outcome(one, timeout=5)).status for one in (late, unborn)} == {
-                SagaStatus.COMPLETED
-            }
+            assert {
+                (await service.outcome(saga_id, timeout=5)).status for saga_id in (late, unborn)
+            } == {SagaStatus.COMPLETED}
 
     async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(
         self, deployment: Deployment
@@ -336,8 +340,8 @@ class TestGoneWrong:
             await service.idle(timeout=5)
         was = write(b"{", ill)
         async with one_file.service() as service:
-            for one in (ill, well):
-                await service.signal(one, "approval", "ann")
+            for saga_id in (ill, well):
+                await service.signal(saga_id, "approval", "ann")
             assert (await service.outcome(well, timeout=5)).status is SagaStatus.COMPLETED
             outcome = await service.outcome(ill, timeout=5)
             assert outcome.status is SagaStatus.PARKED
@@ -365,7 +369,7 @@ class TestGoneWrong:
             assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
             await service.idle(timeout=5)
             dead = await service.catalogue.unhandled()
-            assert sorted(one.reason for one in dead) == ["not_an_object", "not_json"]
+            assert sorted(record.reason for record in dead) == ["not_an_object", "not_json"]
             assert dead[0].headers == (("h", b"\xff"),) or dead[1].headers == (("h", b"\xff"),)
             consumer = await service._bus.subscribe(  # noqa: SLF001
                 "looker", ["dev.saga.shop.dlq.order-placed.v1", "dev.saga.shop.dlq.reserve.v1"]
@@ -373,7 +377,7 @@ class TestGoneWrong:
             copies = []
             while len(copies) < 2:
                 copies += await consumer.fetch(records_max=10, timeout_s=1)
-            assert sorted(one.value for one in copies) == [b"[]", b"{"]
+            assert sorted(record.value for record in copies) == [b"[]", b"{"]
 
     async def test_an_early_command_to_a_saga_that_never_comes_is_dead_after_the_hold(
         self, one_file: Deployment

@@ -99,13 +99,13 @@ async def publish_among(kafka, topic: str, bad: list[Record], good: list[Record]
         ) as producer:
             wrong = bad[number :: len(CODECS)]
             mixed = good[number * share : (number + 1) * share]
-            for place, one in enumerate(wrong):
-                mixed.insert(2 * place + 1, one)
+            for place, record in enumerate(wrong):
+                mixed.insert(2 * place + 1, record)
             sent = [
                 await producer.send(
-                    topic, one.value, one.key, partition=0, headers=list(one.headers)
+                    topic, record.value, record.key, partition=0, headers=list(record.headers)
                 )
-                for one in mixed
+                for record in mixed
             ]
             await asyncio.gather(*sent)
 
@@ -134,7 +134,7 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
         good[8] = replace(good[8], headers=(*good[8].headers, ("x", None), ("y", b"\xff\xfe")))
         bad = poison(order("bad"))
         await publish_among(kafka, topic, list(bad.values()), good)
-        names = [one.key.decode() for one in good]
+        names = [saga_id.key.decode() for saga_id in good]
 
         async def is_parked() -> bool:
             return len(await service.catalogue.unhandled(kind=UnhandledKind.DEAD)) == len(bad)
@@ -147,15 +147,17 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
         [held] = await service.catalogue.unhandled(kind=UnhandledKind.DEFERRED)
         assert await service.problems() == []
 
-    late = {one.reason: (one.kept_at - one.timestamp) / 1e6 for one in (*dead, held)}
+    late = {record.reason: (record.kept_at - record.timestamp) / 1e6 for record in (*dead, held)}
     assert max(late.values()) <= PARKED_S_MAX, late
-    assert {one.position.partition for one in dead} == {0}
-    assert {(one.key, one.value) for one in dead} == {(one.key, one.value) for one in bad.values()}
+    assert {record.position.partition for record in dead} == {0}
+    assert {(record.key, record.value) for record in dead} == {
+        (record.key, record.value) for record in bad.values()
+    }
     assert {outcomes.pop("cursed").status} == {SagaStatus.PARKED}
-    assert {one.status for one in outcomes.values()} == {SagaStatus.COMPLETED}
+    assert {outcome.status for outcome in outcomes.values()} == {SagaStatus.COMPLETED}
     assert (held.reason, held.key) == ("turn_failed", b"cursed")
     copied = await copies(kafka, f"dev.{namespace}.shop.dlq.order-placed.v1", len(bad) - 1)
-    assert copied == {one.position.offset for one in dead if len(one.value or b"") < HUGE}
+    assert copied == {record.position.offset for record in dead if len(record.value or b"") < HUGE}
 
     async with order_app.service(tmp_path, order_app.order_saga(), **given) as mended:
         cursed = saga_id("order", "cursed")
@@ -176,9 +178,9 @@ async def copies(kafka, topic: str, count: int) -> set[int]:
             found += await consumer.fetch(records_max=100, timeout_s=0.2)
         found += await consumer.fetch(records_max=100, timeout_s=0.5)
     await bus.close()
-    offsets = [dict(one.headers)["x-dlq-offset"] for one in found]
+    offsets = [dict(record.headers)["x-dlq-offset"] for record in found]
     assert len(set(offsets)) == len(offsets) == count
-    return {int(one) for one in offsets}
+    return {int(record) for record in offsets}
 
 
 async def test_what_is_redriven_comes_back_in_order(
@@ -215,7 +217,7 @@ async def test_what_is_redriven_comes_back_in_order(
         await service.idle(timeout=WAIT_S)
     session.printer.flush()
 
-    assert [one.event.parts for one in ends] == [list(range(PARTS))] * len(boxes)
+    assert [record.event.parts for record in ends] == [list(range(PARTS))] * len(boxes)
     assert left == []
     assert capfd.readouterr().out.count('"redriven":true') == PARTS * len(boxes)
 

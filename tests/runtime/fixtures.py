@@ -1,6 +1,6 @@
 """An orchestrator on a bus and a store in memory, with a clock moved by hand.
 
-`Lab.take` takes turns with one batch of chosen records; `Lab.serving` runs the
+`Scenario.take` takes turns with one batch of chosen records; `Scenario.serving` runs the
 whole orchestrator. Replies are written by hand, so that a test says exactly what arrives, and when.
 """
 
@@ -85,7 +85,7 @@ class FlakyBus(MemoryBus):
     is_away = False
     attempts = 0
     missing = frozenset()
-    """Topics that somebody has deleted."""
+    """Topics that were deleted."""
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Publish all, or fail."""
@@ -105,7 +105,7 @@ class FlakyBus(MemoryBus):
         return await super().bounds(sources)
 
 
-class Lab:
+class Scenario:
     """One bus, one store, one process at a time; `restart` is another one on the same data.
 
     *shares_file* has the store publish in the append's own transaction, as SQLite does by default.
@@ -144,7 +144,9 @@ class Lab:
 
     async def make_topics(self, partitions: int = 1) -> None:
         """Make every topic of the application."""
-        await self.bus.create_topics([TopicSpec(one, partitions) for one in self.app.topics(NAMES)])
+        await self.bus.create_topics(
+            [TopicSpec(topic, partitions) for topic in self.app.topics(NAMES)]
+        )
 
     # One batch at a time.
 
@@ -160,17 +162,17 @@ class Lab:
         return await self.take(due=due)
 
     def unread(self) -> list[Inbound]:
-        """What orchestrators listen to and `take` has not seen yet, in order of publication."""
+        """The records that sagas listen to and `take` has not seen yet, in order of publication."""
         found = []
         for topic in self.router.topics:
             for source, partition in self.bus.partitions.items():
                 if source.topic == topic:
                     found += partition.records[self._read[source] :]
                     self._read[source] = len(partition.records)
-        return sorted(found, key=lambda one: (one.timestamp, self._order_of(one)))
+        return sorted(found, key=lambda record: (record.timestamp, self._order_of(record)))
 
-    def _order_of(self, one: Inbound) -> int:
-        return int(dict(one.headers).get("sequence", b"0"))
+    def _order_of(self, record: Inbound) -> int:
+        return int(dict(record.headers).get("sequence", b"0"))
 
     # A whole orchestrator.
 
@@ -225,7 +227,7 @@ class Lab:
         return Record(topic, key, value, (*headers, ("sequence", b"%d" % self._sequence)))
 
     def event(self, model: ContractModel, key: str, *, id: str | None = None) -> Record:
-        """An event as somebody publishes it; without an id, with no header of a CloudEvent."""
+        """An event as another program publishes it; without an id it has no CloudEvent header."""
         name = contract_of(type(model)).contract_name
         headers = () if id is None else ((ce.ID, id.encode()),)
         return self.record(NAMES.topic(name), key.encode(), encode(model).encode(), headers)
@@ -270,7 +272,7 @@ class Lab:
         return self.command(saga, CommandAct.RELEASE, id=id, reason="mended")
 
     def answerer(self, *contracts) -> Callable[[], int]:
-        """What does every service's work when it is called: answers the intents that came since."""
+        """A function that answers, for all services, the intents that came since its last call."""
         answered: set[str] = set()
 
         def answer() -> int:
@@ -312,16 +314,20 @@ class Lab:
             for record in partition.records
         ]
 
-    def dead(self) -> list[UnhandledRecord]:
-        """Records that were set aside for good."""
+    def dead_letters(self) -> list[UnhandledRecord]:
+        """Records that became dead letters."""
         return [
-            one for one in self.store.inner.unhandled.values() if one.kind is UnhandledKind.DEAD
+            record
+            for record in self.store.inner.unhandled.values()
+            if record.kind is UnhandledKind.DEAD
         ]
 
-    def held(self) -> list[UnhandledRecord]:
+    def deferred(self) -> list[UnhandledRecord]:
         """Records that wait for their saga."""
         return [
-            one for one in self.store.inner.unhandled.values() if one.kind is UnhandledKind.DEFERRED
+            record
+            for record in self.store.inner.unhandled.values()
+            if record.kind is UnhandledKind.DEFERRED
         ]
 
     def check(self, *, is_all_published: bool = True) -> None:
@@ -330,7 +336,7 @@ class Lab:
         invariants.check_histories(self.app, histories)
         invariants.check_live(self.app, self.cache._loaded.values(), histories)
         if is_all_published:
-            published = [one for part in self.bus.partitions.values() for one in part.records]
+            published = [record for part in self.bus.partitions.values() for record in part.records]
             invariants.check_published(NAMES, histories, published)
 
 
@@ -342,7 +348,9 @@ def header(record: Record | Inbound, name: str) -> str | None:
 
 def without(record: Record, *headers: str) -> Record:
     """The record with some headers left out."""
-    return replace(record, headers=tuple(one for one in record.headers if one[0] not in headers))
+    return replace(
+        record, headers=tuple(header for header in record.headers if header[0] not in headers)
+    )
 
 
 def order_id(key: str = "o-1") -> SagaId:

@@ -1,5 +1,6 @@
-"""The sagas of these tests: orders that reserve and ship, and a ledger that hears of the same
-orders.
+"""The toys of the runtime: events in two versions, orders, ledgers of the same events, alarms.
+
+`tests.toys` has one version of each contract; the runtime has to read older ones too.
 """
 
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def with_amount(old: OrderPlacedV1) -> OrderPlaced:
 
 @upcast
 def shelf_of(old: ReservedV1) -> Reserved:
-    """What is a shelf now was a place."""
+    """A shelf was called a place."""
     return Reserved(shelf=old.place)
 
 
