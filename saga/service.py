@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
@@ -22,11 +21,12 @@ from saga.contracts import CommandAct, ContractRegistry, Event, read
 from saga.core.events import CancelMode, Message
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
+from saga.core.values import value
 from saga.errors import SagaError
-from saga.ports import Bus, Catalogue, EventStore, TopicSpec
+from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
 from saga.runtime.outcomes import OutcomePoller, OutcomeWaiters, SagaOutcome
-from saga.runtime.publisher import Commands, Publisher
+from saga.runtime.publisher import Commands
 
 if TYPE_CHECKING:
     from saga.ports.health import Health  # its library is for processes that serve metrics
@@ -39,7 +39,7 @@ Counted in looks and not in seconds, so that a loop that was held up is not take
 """
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """How a saga ended, or why it does not go on (`parked`, `stalled`).
 
@@ -82,74 +82,38 @@ class Role(Protocol):
         ...
 
 
-class Service:
-    """The roles of one process. Use it with `async with`."""
+class RoleGroup:
+    """The roles of one process: started in order, drained in reverse.
+
+    *prepare* is awaited before the first one starts, *closers* after the last one has ended.
+    """
 
     def __init__(
         self,
-        *,
         roles: Sequence[Role],
-        bus: Bus,
-        store: EventStore,
-        catalogue: Catalogue,
-        publisher: Publisher,
-        commands: Commands,
-        contracts: ContractRegistry,
-        waiters: OutcomeWaiters,
-        topics: Sequence[TopicSpec],
+        *,
+        prepare: Callable[[], Awaitable[None]],
         closers: Sequence[Callable[[], Awaitable[None]]],
-        health: Sequence[Health] = (),
     ) -> None:
         self._roles = tuple(roles)
-        self._bus = bus
-        self._store = store
-        self._contracts = contracts
-        self._waiters = waiters
-        self._health = health
-        self._topics = topics
+        self._prepare = prepare
         self._closers = closers
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
-        self._outcome_poller = OutcomePoller(
-            waiters=waiters,
-            catalogue=catalogue,
-            store=store,
-            why_stopped=self._why_stopped,
-        )
-        self.catalogue = catalogue
-        self.publisher = publisher
-        self.commands = commands
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop()
+    def __iter__(self) -> Iterator[Role]:
+        return iter(self._roles)
 
     async def start(self) -> None:
-        """Make the topics, then start the roles in order."""
-        try:
-            await self._bus.create_topics(self._topics)
-            for role in self._roles:
-                await role.start()
-                task = asyncio.create_task(role.run(), name=type(role).__name__)
-                self._running.append((role, task))
-            self._outcome_poller.start()
-        except BaseException:
-            await self.stop()
-            raise
+        await self._prepare()
+        for role in self._roles:
+            await role.start()
+            # No task group: that would cancel the other roles at once, and not drain them.
+            task = asyncio.create_task(role.run(), name=type(role).__name__)
+            self._running.append((role, task))
 
     async def stop(self) -> None:
-        """Drain in reverse order of starting and close everything. Raises what a role failed
-        with.
-        """
+        """Drain, one kind of roles at a time, and close all. Raises what a role failed with."""
         failures: list[BaseException] = []
-        await self._outcome_poller.stop()
         for _, group in groupby(reversed(self._running), key=lambda running: type(running[0])):
             alike = list(group)
             for role, _ in alike:
@@ -181,9 +145,87 @@ class Service:
             total.update(role.counts)
         return total
 
+    @property
+    def is_idle(self) -> bool:
+        return all(role.is_idle for role in self._roles)
+
+    def why_stopped(self) -> Exception | None:
+        """What a role has failed with."""
+        for _, task in self._running:
+            if task.done() and not task.cancelled():
+                error = task.exception()
+                if isinstance(error, Exception):
+                    return error
+        return None
+
+
+class Service:
+    """The roles of one process, and what one can ask of it. Use it with `async with`."""
+
+    def __init__(
+        self,
+        *,
+        roles: RoleGroup,
+        store: EventStore,
+        catalogue: Catalogue,
+        commands: Commands,
+        contracts: ContractRegistry,
+        waiters: OutcomeWaiters,
+        health: Sequence[Health] = (),
+    ) -> None:
+        self._roles = roles
+        self._contracts = contracts
+        self._waiters = waiters
+        self._health = health
+        self._outcome_poller = OutcomePoller(
+            waiters=waiters,
+            catalogue=catalogue,
+            store=store,
+            why_stopped=roles.why_stopped,
+        )
+        self.catalogue = catalogue
+        self.commands = commands
+        self.publisher = commands.publisher
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Make the topics, then start the roles in order."""
+        try:
+            await self._roles.start()
+            self._outcome_poller.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Drain in reverse order of starting, and close. Raises what a role failed with."""
+        await self._outcome_poller.stop()
+        await self._roles.stop()
+
+    async def wait(self) -> None:
+        """Return when a role has ended by itself, which only a failure makes it do."""
+        await self._roles.wait()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all roles have done since the start."""
+        return self._roles.counts
+
     async def problems(self) -> list[str]:
-        """Why this process does not do all of its work now; none while it does. On files, effect
-        services have nothing to say here: what stops them ends the service.
+        """Why this process does not do all of its work now; none while it does.
+
+        On files, effect services have nothing to say here: what stops them ends the service.
         """
         asked = await asyncio.gather(*(part.why_not_ready() for part in self._health))
         return [problem for problems in asked for problem in problems]
@@ -208,11 +250,11 @@ class Service:
             Exception: what a role of this service has failed with meanwhile.
         """
         saga_id = SagaId(str(saga_id))
-        with self._waiters.waiting(saga_id) as ending:
+        with self._waiters.waiting(saga_id) as outcome:
             self._outcome_poller.waiter_came(is_new=self.commands.is_new(saga_id))
             try:
                 async with asyncio.timeout(timeout):
-                    return self._outcome(await ending)
+                    return self._outcome(await outcome)
             except TimeoutError:
                 raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
 
@@ -280,28 +322,19 @@ class Service:
             counts, calm = self.counts, 0
             while calm < IDLE_CALM_POLLS:
                 await asyncio.sleep(IDLE_POLL_S)
-                error = self._why_stopped()
+                error = self._roles.why_stopped()
                 if error is not None:
                     raise error
                 before, counts = counts, self.counts
-                is_quiet = counts == before and all(role.is_idle for role in self._roles)
+                is_quiet = counts == before and self._roles.is_idle
                 calm = calm + 1 if is_quiet else 0
 
-    def _why_stopped(self) -> Exception | None:
-        """What a role has failed with."""
-        for _, task in self._running:
-            if task.done() and not task.cancelled():
-                error = task.exception()
-                if isinstance(error, Exception):
-                    return error
-        return None
+    def _outcome(self, found: SagaOutcome) -> Outcome:
+        return Outcome(found.status, self._event(found.outcome), found.reason, found.residue)
 
-    def _outcome(self, ending: SagaOutcome) -> Outcome:
-        return Outcome(ending.status, self._event(ending.outcome), ending.reason, ending.residue)
-
-    def _event(self, outcome: Message | None) -> Event | None:
-        if outcome is None:
+    def _event(self, message: Message | None) -> Event | None:
+        if message is None:
             return None
-        event = read(self._contracts, outcome)
-        assert isinstance(event, Event), outcome
+        event = read(self._contracts, message)
+        assert isinstance(event, Event), message
         return event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from saga.adapters.clocks import SystemClock
@@ -14,7 +15,7 @@ from saga.effects.service import EffectsRole
 from saga.ports.effects_store import EffectsStore
 from saga.ports.health import Health
 from saga.runtime.health import OrchestratorHealth
-from saga.service import Role, Service
+from saga.service import Role, RoleGroup, Service
 from saga.settings import HTTP_OFF, Settings
 
 if TYPE_CHECKING:
@@ -62,18 +63,19 @@ def build_service(
         running.extend(_effects(assembly, effects_store, health))
     if has_probes and (settings.is_http_asked_for or settings.bus.startswith("kafka:")):
         running[:0] = _probes(settings, health)
+    group = RoleGroup(
+        running,
+        prepare=partial(opened.bus.create_topics, app.topic_specs(settings)),
+        closers=closers,
+    )
     return Service(
-        roles=running,
-        bus=parts.bus,
-        store=parts.store,
-        catalogue=parts.catalogue,
-        publisher=assembly.publisher,
+        roles=group,
+        store=opened.store,
+        catalogue=opened.catalogue,
         commands=assembly.commands,
         contracts=app.contracts,
         waiters=assembly.waiters,
         health=health,
-        topics=app.topic_specs(settings),
-        closers=closers,
     )
 
 

@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 from collections import Counter
+from functools import partial
 from itertools import count
 from uuid import UUID
 
@@ -34,7 +35,7 @@ from saga.ports import Batch, HistoryAppend, SagaSummary, TopicSpec
 from saga.publishing.writer import EventWriter
 from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
 from saga.runtime.publisher import Commands, Publisher
-from saga.service import Outcome, Service
+from saga.service import Outcome, RoleGroup, Service
 
 NAMES = TopicNames("test", "kiosk")
 O_1 = saga_id("service-order", "o-1")
@@ -199,17 +200,15 @@ class Bench:
             new_id=new_id,
         )
         publisher = Publisher(self.bus, writer)
+        specs = [TopicSpec(topic, 1) for topic in APP.topics(NAMES)]
+        prepare = partial(self.bus.create_topics, specs)
         return Service(
-            roles=roles,
-            bus=self.bus,
+            roles=RoleGroup(roles, prepare=prepare, closers=[close]),
             store=self.store,
             catalogue=self.catalogue,
-            publisher=publisher,
             commands=Commands(publisher, self.catalogue, new_id=new_id),
             contracts=APP.contracts,
             waiters=self.waiters,
-            topics=[TopicSpec(topic, 1) for topic in APP.topics(NAMES)],
-            closers=[close],
         )
 
     async def store_ending(self, key: str, status: SagaStatus, body=None, reason=None) -> None:

@@ -20,7 +20,7 @@ class Publisher:
     """Puts events on their topics; checks them first, so that nothing bad gets out."""
 
     def __init__(self, bus: Bus, writer: EventWriter) -> None:
-        self._bus = bus
+        self.bus = bus
         self.writer = writer
 
     async def publish(
@@ -43,7 +43,7 @@ class Publisher:
             TopicMissing: there is no topic for one of them.
             BusUnavailable: some may not have been published; send all again.
         """
-        await self._bus.publish([event.record for event in written])
+        await self.bus.publish([event.record for event in written])
 
     async def command(self, command: Command, *, key: str) -> None:
         """Send *command* to the saga whose business key is *key*.
@@ -52,7 +52,7 @@ class Publisher:
             TopicMissing: there is no topic for commands.
             BusUnavailable: it was not sent.
         """
-        await self._bus.publish([self.writer.command(command, key=key)])
+        await self.bus.publish([self.writer.command(command, key=key)])
 
 
 class Commands:
@@ -61,7 +61,7 @@ class Commands:
     def __init__(
         self, publisher: Publisher, catalogue: Catalogue, *, new_id: Callable[[], str]
     ) -> None:
-        self._publisher = publisher
+        self.publisher = publisher
         self._catalogue = catalogue
         self._new_id = new_id
         self._keys: OrderedDict[SagaId, str] = OrderedDict()
@@ -97,5 +97,5 @@ class Commands:
         command = Command(
             command_id=command_id or self._new_id(), act=act, saga_id=saga_id, **fields
         )
-        await self._publisher.command(command, key=key)
+        await self.publisher.command(command, key=key)
         return command.command_id

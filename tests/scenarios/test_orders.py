@@ -358,7 +358,7 @@ class TestGoneWrong:
 
         async with deployment.service() as service:
             topic = "dev.saga.shop.evt.order-placed.v1"
-            await service._bus.publish(  # noqa: SLF001
+            await service.publisher.bus.publish(
                 [
                     Record(topic, b"x", b"{", (("h", b"\xff"),), 0),
                     Record(topic, b"o-1", b'{"order_id":"o-1"}', (), 0),
@@ -371,7 +371,7 @@ class TestGoneWrong:
             dead = await service.catalogue.unhandled()
             assert sorted(record.reason for record in dead) == ["not_an_object", "not_json"]
             assert dead[0].headers == (("h", b"\xff"),) or dead[1].headers == (("h", b"\xff"),)
-            consumer = await service._bus.subscribe(  # noqa: SLF001
+            consumer = await service.publisher.bus.subscribe(
                 "looker", ["dev.saga.shop.dlq.order-placed.v1", "dev.saga.shop.dlq.reserve.v1"]
             )
             copies = []
