@@ -12,8 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from saga.adapters.mapper import TURN
-from saga.core import history
-from saga.core.history import FACTS, NAME_OF
+from saga.core.history import FACTS, NAME_OF, upgrade_plain
 from saga.core.identity import SagaId
 
 _FACT_NAMES: Final = frozenset(NAME_OF[kind] for kind in FACTS)
@@ -72,7 +71,7 @@ def _is_apart(before: tuple[OldRow, dict[str, Any]], row: OldRow, plain: dict[st
 
 def _turn(saga_id: SagaId, turn: Sequence[tuple[OldRow, dict[str, Any]]]) -> NewRow:
     first, first_plain = turn[0]
-    state = {"at": first_plain["at"], "cause": first_plain["cause"], "first": first.version}
+    state = {"at": first_plain["at"], "cause": first_plain["cause"], "version": first.version}
     if first.version == 1:
         state["saga"] = saga_id
     state["entries"] = [_entry(row.topic, plain) for row, plain in turn]
@@ -80,8 +79,6 @@ def _turn(saga_id: SagaId, turn: Sequence[tuple[OldRow, dict[str, Any]]]) -> New
 
 
 def _entry(name: str, plain: dict[str, Any]) -> dict[str, Any]:
-    upgrade = getattr(history, "upgrade_plain", None)  # of entries that are written otherwise today
-    if upgrade is not None:
-        name, plain = upgrade(name, plain)
-    fields = {key: value for key, value in plain.items() if key not in {"at", "cause"}}
+    name, fields = upgrade_plain(name, {**plain})
+    del fields["at"], fields["cause"]
     return {**fields, "type": name}

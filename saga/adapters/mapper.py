@@ -1,8 +1,8 @@
 """Turns as rows of `stored_events`, and back.
 
 One row is one turn: its topic is `turn`, its version the number of the turn in its history, and its
-state canonical JSON that any tool reads, `{"at", "cause", "entries": [{"type", …}, …], "first"}`.
-`first` is the version of the first entry. The state of a saga's first turn also names the `saga`.
+state canonical JSON that any tool reads, `{"at", "cause", "entries": [{"type", …}, …], "version"}`.
+`version` is that of the first entry. The state of a saga's first turn also names the `saga`.
 What a row names is looked up in the closed registry of `saga.core.history`, never imported.
 """
 
@@ -25,6 +25,7 @@ TURN: Final = "turn"
 TurnRow = tuple[str, int, str, bytes]
 """originator_id (32 hex digits), originator_version (the number of the turn), topic, state."""
 
+_TURN_FIELDS: Final = ("at", "cause", "version", "entries")
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _HEX_DIGITS: Final = 32
 _dumps: Final = orjson.dumps
@@ -41,7 +42,12 @@ def to_state(entries: Sequence[Entry]) -> bytes:
         assert plain.pop("cause") == first.cause, f"entries of one turn with two causes: {entries}"
         plain["type"] = NAME_OF[type(entry.body)]
         plain_entries.append(plain)
-    state = {"at": first.at, "cause": first.cause, "entries": plain_entries, "first": first.version}
+    state = {
+        "at": first.at,
+        "cause": first.cause,
+        "entries": plain_entries,
+        "version": first.version,
+    }
     if first.version == 1:
         state["saga"] = first.saga_id
     return _dumps(state, option=_SORTED)
@@ -68,7 +74,7 @@ def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -
         raise CorruptHistory(saga_id, version, problem)
     try:
         plain = orjson.loads(state)
-        at, cause, first, entries = plain["at"], plain["cause"], plain["first"], plain["entries"]
+        at, cause, first, entries = (plain[name] for name in _TURN_FIELDS)
         numbered = [*enumerate(entries, int(first))]
     except (ValueError, KeyError, TypeError) as error:
         problem = f"the turn cannot be read: {error}"

@@ -73,7 +73,7 @@ def test_a_state_is_json_that_any_tool_reads() -> None:
                 "type": "intent-issued",
             },
         ],
-        "first": 3,
+        "version": 3,
     }
 
 
@@ -94,7 +94,7 @@ def test_a_state_is_json_that_any_tool_reads() -> None:
 )
 def test_a_row_that_cannot_be_read_is_named(topic: str, entry: bytes, problem: str) -> None:
     """The error tells saga, version and what is wrong; nothing that a row names is imported."""
-    state = b'{"at":1,"cause":"m","entries":[%s],"first":7}' % entry
+    state = b'{"at":1,"cause":"m","entries":[%s],"version":7}' % entry
 
     with pytest.raises(CorruptHistory, match=problem) as caught:
         to_entries(saga(1), topic, state, version=7)
