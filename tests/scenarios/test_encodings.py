@@ -7,6 +7,7 @@ numbers are exact, so that a translation that comes in unnoticed is noticed here
 """
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from saga.contracts import IntentDone, IntentFailed
 from saga.core.status import SagaStatus
 from tests.toys import OrderConfirmed, OrderPlaced, Paid, Pay, Refund, Ship
 
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "explanation" / "forms-of-an-event.md"
 CONTRACTS = (OrderPlaced, Pay, Paid, Refund, Ship, OrderConfirmed, IntentDone, IntentFailed)
 NOT_OF_A_SAGA = "saga.adapters.sqlite.groups"
 """What members of a group tell each other, now and then."""
@@ -163,3 +166,14 @@ async def test_on_servers_each_message_is_written_once_and_read_once(
     places = {"bus": kafka.url, "store": postgres, "namespace": namespace}
 
     assert await counts_of_one_saga(tally, **places) == ON_SERVERS
+
+
+def test_each_form_is_where_the_page_says() -> None:
+    """A form that moves, or is new, is a line of the page."""
+    rows = re.findall(r"^\| \d+ \| (.+?) \| `(.+?)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
+
+    assert len(rows) == 13
+    for form, path in rows:
+        source = (ROOT / path).read_text("utf-8")
+        for name in re.findall(r"`(\w+)`", form):
+            assert re.search(rf"^(class|def) {name}\b|^{name} = ", source, re.MULTILINE), name
