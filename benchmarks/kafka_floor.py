@@ -1,7 +1,7 @@
 """The floor on Kafka and PostgreSQL: the same rows and records, hand-written, without an engine.
 
 A team could reach it that knows only this one saga, and nothing of contracts, replays, retries or
-duplicates. One process reads triggers and replies, writes entries, index rows and positions in one
+duplicates. One process reads triggers and replies, writes turns, index rows and positions in one
 transaction a batch, and publishes intents and outcomes. Another reads intents, keeps an inbox row
 for each, and publishes replies. States live in memory and a crash would lose records: no engine may
 do that, and it costs the floor nothing.
@@ -31,7 +31,7 @@ FETCH_MS: Final = 200
 FETCH_RECORDS_MAX: Final = 1_000
 TABLES: Final = (
     (
-        "CREATE TABLE IF NOT EXISTS floor_entries (id uuid, version bigint, topic text, "
+        "CREATE TABLE IF NOT EXISTS floor_turns (id uuid, version bigint, topic text, "
         "state bytea, place bigserial UNIQUE, PRIMARY KEY (id, version))"
     ),
     "CREATE TABLE IF NOT EXISTS floor_positions (source text PRIMARY KEY, place bigint)",
@@ -41,8 +41,8 @@ TABLES: Final = (
     ),
     "CREATE TABLE IF NOT EXISTS floor_inbox (key text PRIMARY KEY, reply bytea)",
 )
-_ENTRIES: Final = (
-    "INSERT INTO floor_entries (id, version, topic, state) "
+_TURNS: Final = (
+    "INSERT INTO floor_turns (id, version, topic, state) "
     "SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[])"
 )
 _SAGAS: Final = (
@@ -64,7 +64,6 @@ Handle = Callable[[Sequence[Any]], tuple[list[Statement], list[Outgoing]]]
 @dataclass(slots=True)
 class _Saga:
     id: UUID
-    version: int = 0
     stage: int = 0
     is_refused: bool = False
 
@@ -78,9 +77,9 @@ class Orchestrating:
         self._sagas: dict[bytes, _Saga] = {}
 
     def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
-        """What one batch leads to."""
+        """The rows and records of one batch."""
         at = time.time_ns() // 1000
-        entries: list[tuple[UUID, int, str, bytes]] = []
+        turns: list[tuple[UUID, int, str, bytes]] = []
         index: dict[UUID, tuple[UUID, str, str, str, int]] = {}
         positions: dict[str, int] = {}
         outgoing: list[Outgoing] = []
@@ -89,14 +88,17 @@ class Orchestrating:
             saga = self._sagas.get(record.key)
             if saga is None:
                 saga = self._sagas[record.key] = _Saga(uuid5(NAMESPACE_URL, record.key.decode()))
-            said = orjson.loads(record.value)
-            saga.is_refused = saga.is_refused or "refused" in said
+            payload = orjson.loads(record.value)
+            saga.is_refused = saga.is_refused or "refused" in payload
             step = self._next(saga)
-            for name in ("reply-received", "intent-issued" if step else "saga-completed"):
-                saga.version += 1
-                plain = {"at": at, "cause": str(saga.id), "step": step, "payload": said}
-                state = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
-                entries.append((saga.id, saga.version, name, state))
+            entries = [
+                {"type": name, "step": step, "payload": payload}
+                for name in ("reply-received", "intent-issued" if step else "saga-completed")
+            ]
+            first = 2 * saga.stage + 1
+            state = {"at": at, "cause": str(saga.id), "entries": entries, "first": first}
+            text = orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
+            turns.append((saga.id, saga.stage + 1, "turn", text))
             status = "running" if step else "completed"
             index[saga.id] = (saga.id, record.key.decode(), status, f"reply to {step}", at)
             outgoing.append(self._record(saga, record.key, step))
@@ -104,7 +106,7 @@ class Orchestrating:
             if step is None:
                 del self._sagas[record.key]
         return [
-            (_ENTRIES, _columns(entries)),
+            (_TURNS, _columns(turns)),
             (_SAGAS, _columns(list(index.values()))),
             (_POSITIONS, (list(positions), list(positions.values()))),
         ], outgoing
@@ -126,15 +128,15 @@ class Serving:
         self._replies = floor_topic(settings, "replies")
 
     def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
-        """What one batch leads to."""
+        """The rows and records of one batch."""
         rows: list[tuple[str, bytes]] = []
         outgoing: list[Outgoing] = []
         for record in records:
             headers = dict(record.headers)
-            said = orjson.loads(record.value)
-            number = int(said["order_id"].rpartition("-")[2])
-            is_refused = said["step"] == "ship" and number % 10 == 0
-            answer = {"refused": "no_delivery"} if is_refused else {"receipt": said["order_id"]}
+            intent = orjson.loads(record.value)
+            number = int(intent["order_id"].rpartition("-")[2])
+            is_refused = intent["step"] == "ship" and number % 10 == 0
+            answer = {"refused": "no_delivery"} if is_refused else {"receipt": intent["order_id"]}
             value = orjson.dumps(answer)
             intent_id = headers["ce_id"].decode()
             rows.append((intent_id, value))
@@ -200,8 +202,8 @@ async def _serve(
 ) -> None:
     delivered: list[asyncio.Future[Any]] = []
     while True:
-        found = await consumer.getmany(timeout_ms=FETCH_MS, max_records=FETCH_RECORDS_MAX)
-        records = [record for batch in found.values() for record in batch]
+        batches = await consumer.getmany(timeout_ms=FETCH_MS, max_records=FETCH_RECORDS_MAX)
+        records = [record for batch in batches.values() for record in batch]
         if not records:
             continue
         statements, outgoing = handle(records)
