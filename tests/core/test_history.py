@@ -222,7 +222,7 @@ def test_a_turn_that_cannot_be_read_is_refused_with_saga_and_version(state):
 )
 def test_what_a_newer_release_wrote_is_told_apart_from_what_is_corrupt(plain):
     """An unknown name, field or value is not ignored: the saga waits for that release."""
-    state = b'{"at":1,"cause":"m","entries":[%s],"first":1}' % plain
+    state = b'{"at":1,"cause":"m","entries":[%s],"version":1}' % plain
 
     with pytest.raises(UnknownEntry) as raised:
         to_entries(SAGA, TURN, state)
