@@ -33,7 +33,7 @@ from saga.core.intents import (
     TimerCancelled,
     TimerPurpose,
 )
-from saga.core.status import SagaStatus
+from saga.core.status import SagaStatus, StepKind
 from saga.ports import Batch, DueTimer, HistoryAppend, Record, SagaSummary, Source, TopicSpec
 from saga.ports.effects_store import InboxRow, InboxWrite
 
@@ -144,6 +144,7 @@ class Order:
                     step=step,
                     direction=Direction.DO,
                     attempt=1,
+                    kind=StepKind.COMPENSATABLE,
                     contract=contract,
                     payload=payload,
                 )
