@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import Opened, open_bus_and_store, open_effects_store
@@ -17,9 +16,6 @@ from saga.ports.health import Health
 from saga.runtime.health import OrchestratorHealth
 from saga.service import Role, RoleGroup, Service
 from saga.settings import HTTP_OFF, Settings
-
-if TYPE_CHECKING:
-    from saga.adapters.faststream import BrokerRole
 
 
 def build_service(
@@ -96,20 +92,18 @@ def _probes(settings: Settings, health: Sequence[Health]) -> list[Role]:
 
 def _effects(assembly: Assembly, store: EffectsStore, health: list[Health]) -> Sequence[Role]:
     if assembly.settings.bus.startswith("kafka:"):
-        role = _broker_role(assembly, store)
-        health.append(role.health)
-        return [role]
+        return [_broker_role(assembly, store, health)]
     services = assembly.effects_services(store)
     named = zip(assembly.app.effects, services, strict=True)
     health += [EffectsHealth(effects.name, service) for effects, service in named]
-    return [EffectsRole(service) for service in services]
+    return [EffectsRole([service], start=service.start, stop=service.stop) for service in services]
 
 
-def _broker_role(assembly: Assembly, store: EffectsStore) -> BrokerRole:
+def _broker_role(assembly: Assembly, store: EffectsStore, health: list[Health]) -> Role:
     """All effect services on one broker of FastStream's."""
     from saga.adapters.faststream import (
         Binding,
-        BrokerRole,
+        BrokerHealth,
         Resources,
         own_broker,
     )
@@ -132,4 +126,5 @@ def _broker_role(assembly: Assembly, store: EffectsStore) -> BrokerRole:
         ),
     )
     subscribers = [binding.bind(effects) for effects in assembly.app.effects]
-    return BrokerRole(broker, subscribers)
+    health.append(BrokerHealth(subscribers))
+    return EffectsRole(subscribers, start=broker.start, stop=broker.stop)

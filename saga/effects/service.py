@@ -115,7 +115,7 @@ class EffectsService:
         settings: EffectsSettings | None = None,
     ) -> None:
         self.subscription: Final = subscription
-        self.counts: Counter[str] = Counter()
+        self.counts: Final[Counter[str]] = Counter()
         self._parts = _Parts(
             subscription,
             bus,
@@ -205,29 +205,63 @@ class EffectsService:
             self._ended.exception()  # `wait` may never be called; it was logged above
 
 
-class EffectsRole:
-    """Starts, runs and stops an effect service beside the other roles of a process."""
+class Served(Protocol):
+    """An effect service that something else starts and stops."""
 
-    def __init__(self, service: EffectsService) -> None:
-        self._service = service
+    @property
+    def in_hand(self) -> int:
+        """How many records are fetched and not yet dealt with."""
+        ...
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Its counts since the start."""
+        ...
+
+    async def wait(self) -> None:
+        """Return when the service was stopped, or raise the error that ended it."""
+        ...
+
+
+class EffectsRole:
+    """Effect services as one of the roles of a process; *start* and *stop* are of all of them."""
+
+    def __init__(
+        self,
+        services: Sequence[Served],
+        *,
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._services = tuple(services)
+        self._start_all = start
+        self._stop_all = stop
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
-        """Make its tables and join its group."""
-        await self._service.start()
+        """Start the services, which wait while bus or store are away."""
+        try:
+            await self._start_all()
+        except BaseException:
+            await self._stop_all()
+            raise
 
     async def run(self) -> None:
-        """Work until stopped, then finish the records in hand."""
-        stopped = asyncio.ensure_future(self._stopping.wait())
-        ended = asyncio.ensure_future(self._service.wait())
+        """Work until stopped or until a service fails, then finish the records in hand."""
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
+        ended = asyncio.ensure_future(self._wait())
         try:
-            await asyncio.wait([stopped, ended], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
                 ended.result()
         finally:
             stopped.cancel()
-            await self._service.stop()
-            ended.cancel()
+            try:
+                await self._stop_all()
+            finally:
+                # Stopping the services has ended it, also where something else could not stop.
+                ended.cancel()
+                await asyncio.gather(ended, return_exceptions=True)
 
     def stop(self) -> None:
         """Take nothing new."""
@@ -239,12 +273,19 @@ class EffectsRole:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is in hand."""
-        return self._service.in_hand == 0
+        return all(service.in_hand == 0 for service in self._services)
 
     @property
     def counts(self) -> Counter[str]:
-        """The service's counts since the start."""
-        return self._service.counts
+        """The counts of all services since the start."""
+        total: Counter[str] = Counter()
+        for service in self._services:
+            total.update(service.counts)
+        return total
+
+    async def _wait(self) -> None:
+        """In a task of its own: a cancelled `gather` that is not awaited is an error."""
+        await asyncio.gather(*(service.wait() for service in self._services))
 
 
 class _Parts(NamedTuple):

@@ -3,7 +3,7 @@
 The part for users is in `saga.faststream`.
 """
 
-from saga.adapters.faststream.broker import BrokerRole, Health, connection_of, own_broker, routes
+from saga.adapters.faststream.broker import BrokerHealth, connection_of, own_broker, routes
 from saga.adapters.faststream.subscriber import (
     Binding,
     BrokerBus,
@@ -15,9 +15,8 @@ from saga.adapters.faststream.subscriber import (
 __all__ = [
     "Binding",
     "BrokerBus",
-    "BrokerRole",
+    "BrokerHealth",
     "EffectsSubscriber",
-    "Health",
     "Resources",
     "RunningService",
     "connection_of",

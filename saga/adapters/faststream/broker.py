@@ -1,4 +1,4 @@
-"""A broker with its effect services as part of a process: connection, role, health, probes.
+"""A broker with its effect services as part of a process: connection, health, probes.
 
 FastStream's own ping asks the cluster only. It stays well when a consumer has stopped, a group was
 never joined, a store is away or a partition is not read. The health here comes from the last poll,
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -90,66 +89,7 @@ def connection_of(broker: KafkaBroker) -> KafkaConnection:
     return BrokerConnection(servers=tuple(listed), broker=broker)
 
 
-class BrokerRole:
-    """Starts, runs and stops the services of one broker beside the other roles."""
-
-    def __init__(self, broker: KafkaBroker, subscribers: Sequence[EffectsSubscriber]) -> None:
-        self._broker = broker
-        self._subscribers = tuple(subscribers)
-        self.health = Health(self._subscribers)
-        self._stopping = asyncio.Event()
-
-    async def start(self) -> None:
-        """Start the services, which wait while Kafka or their store is away."""
-        try:
-            await self._broker.start()
-        except BaseException:
-            await self._broker.stop()
-            raise
-
-    async def run(self) -> None:
-        """Work until stopped or until a service fails, then finish the records in hand."""
-        stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
-        ended = asyncio.ensure_future(self._wait())
-        try:
-            await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                ended.result()
-        finally:
-            stopped.cancel()
-            try:
-                await self._broker.stop()
-            finally:
-                # Stopping the services has ended it, also where stopping the broker has failed.
-                ended.cancel()
-                await asyncio.gather(ended, return_exceptions=True)
-
-    def stop(self) -> None:
-        """Take nothing new."""
-        self._stopping.set()
-
-    async def close(self) -> None:
-        """Nothing: `run` has closed everything."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is in hand."""
-        return all(subscriber.in_hand == 0 for subscriber in self._subscribers)
-
-    @property
-    def counts(self) -> Counter[str]:
-        """The counts of all services since the start."""
-        total: Counter[str] = Counter()
-        for subscriber in self._subscribers:
-            total.update(subscriber.counts)
-        return total
-
-    async def _wait(self) -> None:
-        """In a task of its own: a cancelled `gather` that is not awaited is an error."""
-        await asyncio.gather(*(subscriber.wait() for subscriber in self._subscribers))
-
-
-class Health:
+class BrokerHealth:
     """The health of the services of one process."""
 
     def __init__(self, subscribers: Sequence[EffectsSubscriber]) -> None:
@@ -186,7 +126,7 @@ class Health:
 
 def routes(subscribers: Sequence[EffectsSubscriber]) -> list[tuple[str, Any]]:
     """The probes of these services, for `asgi_routes` of an `AsgiFastStream`."""
-    return [(path, _route(page)) for path, page in probes([Health(subscribers)]).items()]
+    return [(path, _route(page)) for path, page in probes([BrokerHealth(subscribers)]).items()]
 
 
 def _route(page: Page) -> Any:
