@@ -692,12 +692,11 @@ class _Handling:
         self._spawn(keep())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work* beside the others."""
+        """Run *work* beside the others, unless they are ending."""
         if self._tasks is None:
             work.close()
             return
         try:
             self._tasks.create_task(work)
-        except RuntimeError:  # the others are ending: Python 3.11 leaves the coroutine to us
+        except RuntimeError:  # the group is cancelling its tasks, and takes no more
             work.close()
-            raise
