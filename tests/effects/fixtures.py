@@ -3,13 +3,11 @@
 # ruff: noqa: SLF001 - only tests ask how far a service has come
 
 import asyncio
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
 from saga.adapters.clocks import ManualClock
-from saga.adapters.memory import MemoryBus
 from saga.adapters.sqlite import SqliteEffectsStore
 from saga.contracts import (
     ContractModel,
@@ -28,57 +26,14 @@ from saga.effects import (
     Refused,
     Subscription,
 )
-from saga.errors import BusUnavailable, MessageTooLarge
 from saga.ports import Inbound, Record, Source, TopicSpec
+from tests.fakes import FlakyBus, LockedDisk
 from tests.toys import Paid, Pay, Refund
 
 NAMES = TopicNames("test", "toys")
 ROUNDS_MAX = 4_000
 SAGA = saga_id("order", "o-1")
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-class FlakyBus(MemoryBus):
-    """A bus that loses its connection when told to, and notes the replies that it publishes."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__(clock=clock)
-        self.failures_left = 0
-        self.is_stuck = False
-        self.reply_bytes_max = 1_000_000
-        self.attempted: list[Record] = []
-        self.replies: list[Record] = []
-
-    async def publish(self, records: Sequence[Record]) -> None:
-        """Fail so many times; while stuck, never answer."""
-        replies = [record for record in records if ".evt." in record.topic]
-        self.attempted += replies
-        if replies and self.is_stuck:
-            await asyncio.get_running_loop().create_future()
-        if replies and self.failures_left:
-            self.failures_left -= 1
-            raise BusUnavailable("the bus is away")
-        if any(len(reply.value) > self.reply_bytes_max for reply in replies):
-            raise MessageTooLarge("too large")
-        await super().publish(records)
-        self.replies += replies
-
-
-class Disk(sqlite3.Connection):
-    """A connection on which a statement fails when told to, as on a database that is locked."""
-
-    failing = ""
-    failures_left = 0
-
-    def execute(self, sql: str, *params):
-        """Refuse so many times."""
-        if self.failures_left and sql.startswith(self.failing):
-            self.failures_left -= 1
-            error = sqlite3.OperationalError("database is locked")
-            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
-            error.sqlite_errorname = "SQLITE_BUSY"
-            raise error
-        return super().execute(sql, *params)
 
 
 def wallet_effects() -> tuple[Effects, list[str]]:
@@ -164,8 +119,8 @@ class Scenario:
     def __init__(self, effects: Effects, **settings) -> None:
         self.effects = effects
         self.clock = ManualClock()
-        self.bus = FlakyBus(self.clock)
-        self.disk = Disk(":memory:", isolation_level=None)
+        self.bus = FlakyBus(clock=self.clock)
+        self.disk = LockedDisk(":memory:", isolation_level=None)
         self.dead_letters: list[tuple[Inbound, str, str]] = []
         self.settings = EffectsSettings(**{"threads": 0} | settings)
         models = [*effects.intents, *effects.facts]

@@ -7,13 +7,13 @@ whole orchestrator. Replies are written by hand, so that a test says exactly wha
 # ruff: noqa: SLF001 - what is in memory is nobody's business but the tests'
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from saga.adapters.clocks import ManualClock
-from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
+from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
 from saga.adapters.memory.statistics import MemoryStatistics
 from saga.app import SagaApp
 from saga.assembly import Assembly, Parts
@@ -32,12 +32,12 @@ from saga.contracts import (
 from saga.contracts import cloudevents as ce
 from saga.core.history import Entry
 from saga.core.identity import SagaId, parse_intent_id, saga_id
-from saga.errors import BusUnavailable, TopicMissing
-from saga.ports import Batch, Inbound, Record, Source, TopicSpec, UnhandledRecord
+from saga.ports import Inbound, Record, Source, TopicSpec, UnhandledRecord
 from saga.ports.store import UnhandledKind
 from saga.runtime.turns import Turns
 from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.settings import Settings
+from tests.fakes import FlakyBus, FlakyStore
 from tests.runtime import invariants
 
 NAMES = TopicNames("test", "kiosk")
@@ -51,58 +51,6 @@ async def take(turns: Turns, batch: InboundBatch) -> UnitOfWork:
     committed = await turns.take_turns(batch)
     await turns.publish(committed)
     return committed.unit
-
-
-class FlakyStore:
-    """A store whose appends fail as told, before or after they were done."""
-
-    def __init__(self, inner: MemoryEventStore) -> None:
-        self.inner = inner
-        self.before: deque[Exception] = deque()
-        self.after: deque[Exception] = deque()
-        self.on_append: Callable[[Batch], None] = lambda batch: None
-        self.is_away = False
-        self.appends = 0
-
-    def __getattr__(self, name: str):
-        return getattr(self.inner, name)
-
-    async def append(self, batch: Batch, *, at):
-        """Append, or fail."""
-        self.on_append(batch)
-        if self.before:
-            raise self.before.popleft()
-        appended = await self.inner.append(batch, at=at)
-        self.appends += 1
-        if self.after:
-            raise self.after.popleft()
-        return appended
-
-
-class FlakyBus(MemoryBus):
-    """A bus that cannot be published to while it is away."""
-
-    is_away = False
-    attempts = 0
-    missing = frozenset()
-    """Topics that were deleted."""
-
-    async def publish(self, records: Sequence[Record]) -> None:
-        """Publish all, or fail."""
-        self.attempts += 1
-        if self.is_away:
-            raise BusUnavailable("the bus is away")
-        for record in records:
-            if record.topic in self.missing:
-                raise TopicMissing(record.topic)
-        await super().publish(records)
-
-    async def bounds(self, sources: Sequence[Source]):
-        """Of each source begin and end."""
-        for source in sources:
-            if source.topic in self.missing:
-                raise TopicMissing(source.topic, source.partition)
-        return await super().bounds(sources)
 
 
 class Scenario:
