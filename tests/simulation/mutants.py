@@ -58,11 +58,11 @@ def hunt(mutation: Mutation) -> Fate:
         except subprocess.TimeoutExpired:
             return Fate(mutation.name, None, "out of time", time.monotonic() - began_s)
     lasted_s = time.monotonic() - began_s
-    found = FIRST_LINE.search(done.stdout)
-    if found is None:
+    caught = FIRST_LINE.search(done.stdout)
+    if caught is None:
         said = "survived" if done.returncode == 0 else done.stderr[-2_000:]
         return Fate(mutation.name, None, said, lasted_s)
-    return Fate(mutation.name, int(found[1]), found[2], lasted_s)
+    return Fate(mutation.name, int(caught[1]), caught[2], lasted_s)
 
 
 def mutate(file: Path, mutation: Mutation) -> None:
@@ -103,10 +103,10 @@ def main() -> int:
     parser.add_argument("names", metavar="NAME", nargs="*", help="which mutants; all by default")
     parser.add_argument("--jobs", type=int, default=JOBS, help="how many at once")
     given = parser.parse_args()
-    unknown = set(given.names) - {one.name for one in MUTATIONS}
+    unknown = set(given.names) - {each.name for each in MUTATIONS}
     if unknown:
         parser.error(f"there is no mutant called {', '.join(sorted(unknown))}")
-    chosen = [one for one in MUTATIONS if not given.names or one.name in given.names]
+    chosen = [each for each in MUTATIONS if not given.names or each.name in given.names]
     survivors = 0
     print(f"{'mutant':34} {'caught at':>9} {'s':>5}  by")
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -170,7 +170,7 @@ def test_a_strike_that_never_comes_is_noticed(folder: Path) -> None:
     """A case whose boundary nobody passes has shown nothing."""
     outcome = Stage(SqlitePlace(folder), KINDS[0].script(), (Strike("nowhere"),)).run()
 
-    assert not outcome.is_as_told
+    assert not outcome.is_as_planned
 
 
 def test_a_crash_that_does_not_happen_is_noticed(
@@ -181,10 +181,10 @@ def test_a_crash_that_does_not_happen_is_noticed(
         stores._SqliteCommits, "_commit", lambda self, connection: self._really_commit(connection)
     )
 
-    assert not _run("CP-5", "trigger", SqlitePlace(folder)).is_as_told
+    assert not _run("CP-5", "trigger", SqlitePlace(folder)).is_as_planned
 
 
 def _run(point: str, kind: str, place) -> Outcome:
-    strikes = next(one.strikes for one in CRASH_POINTS if one.name == point)
-    script = next(one.script() for one in KINDS if one.name == kind)
+    strikes = next(each.strikes for each in CRASH_POINTS if each.name == point)
+    script = next(each.script() for each in KINDS if each.name == kind)
     return Stage(place, script, strikes).run()

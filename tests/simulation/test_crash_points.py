@@ -25,7 +25,7 @@ def _named(point: CrashPoint, kind: Kind, *marks: pytest.MarkDecorator):
 
 def _is_quick(point: CrashPoint, kind: Kind) -> bool:
     """Points that concern none of the quick kinds concern few others."""
-    concerned = {one.name for one in KINDS if point.concerns(one)}
+    concerned = {each.name for each in KINDS if point.concerns(each)}
     return kind.name in (QUICK & concerned or concerned)
 
 
@@ -46,7 +46,7 @@ def test_postgres_survives(point: CrashPoint, kind: Kind, crashed_postgres: str)
 
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 def test_each_kind_is_what_it_says_it_is(kind: Kind, folder: Path) -> None:
-    """Without a crash: so many records published by the turn, so many parked, and that end."""
+    """Without a crash: the turn publishes so many records and keeps so many dead letters."""
     outcome = Stage(SqlitePlace(folder), kind.script(), ()).run()
 
     assert outcome.violations == []
@@ -68,5 +68,5 @@ def check(point: CrashPoint, kind: Kind, place) -> None:
     outcome = Stage(place, kind.script(), point.strikes).run()
 
     assert outcome.violations == []
-    assert outcome.is_as_told, outcome.happened
+    assert outcome.is_as_planned, outcome.happened
     assert dict(outcome.statuses) == {kind.ends: 1}

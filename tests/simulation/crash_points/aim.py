@@ -88,11 +88,11 @@ class Aim:
             self.dead_letters = len(unit.unhandled.dead_letters)
 
     @property
-    def is_true(self) -> bool:
+    def is_as_planned(self) -> bool:
         """Whether exactly what was to happen has happened: so many crashes, lost answers and
         stops.
         """
-        wanted = Counter(_FELT_AS.get(one.how, one.how) for one in self._strikes)
+        wanted = Counter(_FELT_AS.get(each.how, each.how) for each in self._strikes)
         return not self._left and wanted == self.happened
 
     def takes(self, point: str) -> How | None:

@@ -20,7 +20,7 @@ from tests.simulation.sample import (
     WideOrdered,
 )
 
-Told = Callable[[Inbound], bool]
+Matcher = Callable[[Inbound], bool]
 
 
 class Kind(NamedTuple):
@@ -59,14 +59,14 @@ def _acts(
     return acts
 
 
-def _on(told: Told, *, times: int = 1) -> Callable[[InboundBatch], bool]:
+def _on(matches: Matcher, *, times: int = 1) -> Callable[[InboundBatch], bool]:
     """A batch that has such a record in it; the second one of them where *times* is 2."""
     seen: set[tuple[str, int, int]] = set()
 
     def is_it(batch: InboundBatch) -> bool:
-        found = [record for record in batch.records if told(record)]
-        seen.update(record.position for record in found)
-        return bool(found) and len(seen) >= times
+        matching = [record for record in batch.records if matches(record)]
+        seen.update(record.position for record in matching)
+        return bool(matching) and len(seen) >= times
 
     return is_it
 
@@ -76,21 +76,21 @@ def _at(*parts: str) -> Callable[[InboundBatch], bool]:
     return lambda batch: any(all(part in timer.timer_id for part in parts) for timer in batch.due)
 
 
-def _topic(part: str) -> Told:
+def _topic(part: str) -> Matcher:
     return lambda record: part in record.topic
 
 
-def _reply(step: str) -> Told:
+def _reply(step: str) -> Matcher:
     return lambda record: headers_of(record).get("ce_causationid", "").endswith(step)
 
 
-def _act(act: str) -> Told:
+def _act(act: str) -> Matcher:
     return lambda record: (
         ".ctl." in record.topic and orjson.loads(record.value or b"{}")["act"] == act
     )
 
 
-def _message(message_id: str) -> Told:
+def _message(message_id: str) -> Matcher:
     return lambda record: headers_of(record).get("ce_id") == message_id
 
 

@@ -69,7 +69,7 @@ class Outcome:
 
     violations: list[str] = field(default_factory=list)
     happened: Counter[How] = field(default_factory=Counter)
-    is_as_told: bool = False
+    is_as_planned: bool = False
     """Whether exactly the strikes of the case have happened."""
     published: int | None = None
     dead_letters: int | None = None
@@ -172,7 +172,7 @@ class Stage:
             self._database.close()
             self._loop.close()
         outcome, aim = self._outcome, self._aim
-        outcome.happened, outcome.is_as_told = aim.happened, aim.is_true
+        outcome.happened, outcome.is_as_planned = aim.happened, aim.is_as_planned
         outcome.published, outcome.dead_letters = aim.published, aim.dead_letters
         return outcome
 
@@ -205,12 +205,12 @@ class Stage:
         names = [f"orchestrator-{number}" for number in range(self._place.orchestrators)]
         roles = {**dict.fromkeys(names, build), "effects": EffectsProcess}
         keepers = [
-            self._loop.create_task(self._keep_alive(*one), name=one[0]) for one in roles.items()
+            self._loop.create_task(self._keep_alive(*each), name=each[0]) for each in roles.items()
         ]
         await driving.spawn(self._driver.drive())
         if self._script.garbage is not None:
             await asyncio.sleep(GARBAGE_AFTER_S)
-            topic = next(one for one in topics if ".evt.sequence-ordered" in one)
+            topic = next(each for each in topics if ".evt.sequence-ordered" in each)
             self._driver.log.garbage.append(self._script.garbage)
             bus.append([Record(topic, b"garbage", self._script.garbage)])
         await self._rest()
@@ -218,9 +218,9 @@ class Stage:
         for role in list(self._running.values()):
             role.stop()
         _, late = await asyncio.wait(keepers, timeout=REST_S_MAX)
-        self._outcome.violations.extend(f"{one.get_name()} does not stop" for one in late)
-        for one in late:
-            one.cancel()
+        self._outcome.violations.extend(f"{each.get_name()} does not stop" for each in late)
+        for each in late:
+            each.cancel()
         await self._judge()
         with self._loop.working():
             await watching.close(is_crashed=False)
@@ -316,7 +316,7 @@ class Stage:
         for role in self._running.values():
             if any(source for member in role.bus.members for source in member.unread()):
                 return f"{role.process.name} has not fetched everything"
-            if isinstance(role, EffectsProcess) and any(one.in_hand for one in role.services):
+            if isinstance(role, EffectsProcess) and any(each.in_hand for each in role.services):
                 return f"{role.process.name} has something in hand"
         if await self._catalogue.unhandled(kind=UnhandledKind.DEFERRED):
             return "a record is held"
@@ -332,7 +332,7 @@ class Stage:
         evidence = await self._gather()
         outcome = self._outcome
         outcome.violations += [*check_all(evidence), *self._replays(evidence)]
-        outcome.statuses.update(one.status.value for one in evidence.summaries.values())
+        outcome.statuses.update(each.status.value for each in evidence.summaries.values())
 
     async def _gather(self) -> Evidence:
         histories: dict[SagaId, list[Entry]] = {}
@@ -345,8 +345,8 @@ class Stage:
             stored_at=self._stored_at,
             published=self._durable.bus.published,
             unhandled=list(await self._catalogue.unhandled(limit=1_000)),
-            summaries={one.saga_id: one for one in await self._catalogue.sagas(limit=1_000)},
-            timers=frozenset(one.timer_id for one in await self._catalogue.timers(limit=1_000)),
+            summaries={each.saga_id: each for each in await self._catalogue.sagas(limit=1_000)},
+            timers=frozenset(each.timer_id for each in await self._catalogue.timers(limit=1_000)),
             ledger=ledger(self._database),
             heard=self._heard,
             names=self._durable.names,

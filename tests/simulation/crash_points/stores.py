@@ -47,13 +47,13 @@ class Busy:
         self._loop = loop
 
     def __getattr__(self, name: str):
-        found = getattr(self._thing, name)
-        if not inspect.iscoroutinefunction(found):
-            return found
+        attribute = getattr(self._thing, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
 
         async def waited_for(*args, **kwargs):
             with self._loop.working():
-                return await found(*args, **kwargs)
+                return await attribute(*args, **kwargs)
 
         return waited_for
 

@@ -23,7 +23,7 @@ def _publishing_many(kind: Kind) -> bool:
     return kind.publishes > 1
 
 
-def _burying(kind: Kind) -> bool:
+def _dead_lettering(kind: Kind) -> bool:
     return kind.dead_letters > 0
 
 
@@ -95,18 +95,20 @@ CRASH_POINTS: Sequence[CrashPoint] = (
     ),
     _point("CP-12", "offset committed, everything done", Strike("consumer.commit")),
     _point("CP-13", "timer found due, its firing not stored", _FETCHED, concerns=_timer),
-    _point("CP-14", "dlq copy published, not parked", Strike("bus.publish"), concerns=_burying),
+    _point(
+        "CP-14", "dlq copy published, not stored", Strike("bus.publish"), concerns=_dead_lettering
+    ),
     _point(
         "CP-14b",
         "dlq copy published, the acknowledgement lost",
         Strike("bus.publish", How.ANSWER_LOST),
-        concerns=_burying,
+        concerns=_dead_lettering,
     ),
     _point(
         "CP-15",
-        "before the dlq copy: neither parked nor accounted for",
+        "before the dlq copy: neither stored nor accounted for",
         Strike("bus.publish", How.DIES_BEFORE),
-        concerns=_burying,
+        concerns=_dead_lettering,
     ),
     _point(
         "CP-18",
