@@ -20,7 +20,7 @@ from saga.core.replay import replay
 from saga.core.state import SagaState, waiting_for
 from saga.core.status import SagaStatus
 from saga.core.values import value
-from saga.errors import CorruptHistory, ReplayMismatch
+from saga.errors import CorruptHistory, ReplayMismatch, UnknownEntry
 from saga.ports import Catalogue, EventStore, History, SagaSummary
 from saga.ports.store import DeferralReason
 
@@ -117,7 +117,7 @@ class SagaCache:
                 summary,
                 status=unloadable[summary.saga_id].status,
                 reason=unloadable[summary.saga_id].reason,
-                waiting_for="operator",
+                waiting_for=_helper_of(unloadable[summary.saga_id]),
                 updated_at=at,
             )
             for summary in await self._catalogue.summaries(corrupt)
@@ -129,6 +129,9 @@ class SagaCache:
     def _revive(
         self, saga_id: SagaId, history: History | CorruptHistory
     ) -> LoadedSaga | UnloadableSaga:
+        if isinstance(history, UnknownEntry):
+            reason = f"{history}: deploy the release that wrote it"
+            return UnloadableSaga(saga_id, DeferralReason.STALLED, reason, SagaStatus.STALLED, ())
         if isinstance(history, CorruptHistory):
             return _parked(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
         name, version = definition_of(history)
@@ -203,10 +206,15 @@ def summary_of_unloadable(saga: UnloadableSaga, at: Instant) -> SagaSummary | No
         saga.status,
         saga.entries[0].at,
         at,
-        "deploy" if saga.status is SagaStatus.STALLED else "operator",
+        _helper_of(saga),
         saga.reason,
         len(saga.entries),
     )
+
+
+def _helper_of(saga: UnloadableSaga) -> str:
+    """What has to happen for it to be loaded again."""
+    return "deploy" if saga.status is SagaStatus.STALLED else "operator"
 
 
 def _parked(

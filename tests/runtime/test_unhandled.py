@@ -5,7 +5,7 @@ from saga.authoring import saga
 from saga.contracts import CommandAct, IntentFailed
 from saga.core.events import SignalReceived, TurnFailed
 from saga.core.identity import saga_id
-from saga.errors import CorruptHistory
+from saga.errors import CorruptHistory, UnknownEntry
 from saga.ports import Inbound
 from saga.ports.bus import Position
 from saga.ports.store import DeferralReason
@@ -443,6 +443,36 @@ class TestCodeThatIsNotThere:
         assert scenario.deferred() == []
         assert scenario.status(order_id()) == "running"
         scenario.check()
+
+    async def test_an_entry_of_a_newer_release_stalls_that_saga_only(self) -> None:
+        """Its records wait for that release; with it the saga goes on, and nothing was guessed."""
+        lab = Lab(orders())
+        await reserving(lab, "o-1", "o-2")
+        replies = [lab.reply(one, Reserved(shelf="s")) for one in lab.on(Reserve)]
+        lab.restart()
+        load = lab.store.inner.load
+
+        async def of_a_newer_release(saga_ids):
+            histories = dict(await load(saga_ids))
+            if order_id() in histories:
+                histories[order_id()] = UnknownEntry(order_id(), 2, "there is no entry 'paused'")
+            return histories
+
+        lab.store.load = of_a_newer_release
+        await lab.take(*replies)
+        (held,) = lab.held()
+
+        assert held.reason == "stalled"
+        assert "there is no entry 'paused'" in held.message
+        assert lab.status(order_id()) == "stalled"
+        assert lab.store.inner.summaries[order_id()].waiting_for == "deploy"
+        assert lab.status(order_id("o-2")) == "running"
+
+        del lab.store.load
+        await lab.take(revisits=[order_id()])
+        assert lab.held() == []
+        assert lab.status(order_id()) == "running"
+        lab.check()
 
 
 class TestDeferredForASaga:
