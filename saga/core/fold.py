@@ -66,7 +66,7 @@ def fold(saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
     """
     state = SagaState(saga_id)
     for fact, decided in turns(entries):
-        if type(fact.body) not in _FACTS:
+        if type(fact.body) not in FACT_EFFECTS:
             raise CorruptHistory(saga_id, fact.version, f"no turn begins with {fact.body}")
         fold_turn(state, fact, decided)
     return state
@@ -87,8 +87,7 @@ def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
 def take_fact(state: SagaState, event: Event) -> None:
     """The plain effect of a fact."""
     state.causes.add(event.cause)
-    fact = event.fact
-    _FACTS[type(fact)](state, fact, event.at)
+    FACT_EFFECTS[type(event.fact)](state, event.fact, event.at)
 
 
 def take_noted(state: SagaState, event: Event, verdict: Verdict) -> None:
@@ -98,7 +97,7 @@ def take_noted(state: SagaState, event: Event, verdict: Verdict) -> None:
     if type(fact) is ReplyReceived and verdict is not Verdict.REFUSED:
         name = parse_intent_id(fact.intent_id)
         if name is not None and name.step in state.steps:
-            _hear(state.steps[name.step], name, fact)
+            _keep_answer(state.steps[name.step], name, fact)
 
 
 def apply(state: SagaState, intent: Intent, at: Instant) -> None:
@@ -144,10 +143,10 @@ def _started(state: SagaState, fact: SagaStarted, at: Instant) -> None:
 
 def _replied(state: SagaState, fact: ReplyReceived, _: Instant) -> None:
     name = parse_intent_id(fact.intent_id)
-    step = state.steps.get(name.step) if name is not None else None
-    if name is None or step is None:
+    if name is None or name.step not in state.steps:
         return
-    _hear(step, name, fact)
+    step = state.steps[name.step]
+    _keep_answer(step, name, fact)
     if fact.outcome is not ReplyOutcome.DONE:
         return
     if name.direction is Direction.DO:
@@ -161,12 +160,12 @@ def _replied(state: SagaState, fact: ReplyReceived, _: Instant) -> None:
         step.is_backing_off = False
 
 
-def _hear(step: Step, name: IntentName, fact: ReplyReceived) -> None:
-    """Keep the first answer to an attempt; the first success is the step's reply."""
+def _keep_answer(step: Step, name: IntentName, fact: ReplyReceived) -> None:
+    """The first answer to an attempt counts; the first success is the step's reply."""
     attempt = name[2:]
-    if step.replies.setdefault(attempt, fact) is not fact:
+    if step.replies.setdefault(attempt, fact) is not fact or step.has_reply:
         return
-    if fact.outcome is ReplyOutcome.DONE and attempt[0] is Direction.DO and not step.has_reply:
+    if fact.outcome is ReplyOutcome.DONE and name.direction is Direction.DO:
         step.reply, step.has_reply = fact.reply, True
 
 
@@ -378,7 +377,7 @@ def _without_effect(_: SagaState, __: Intent, ___: Instant) -> None:
 
 _Effect: TypeAlias = Callable[[SagaState, Any, Instant], None]
 
-_FACTS: Final[dict[type[Fact], _Effect]] = {
+FACT_EFFECTS: Final[dict[type[Fact], _Effect]] = {
     SagaStarted: _started,
     ReplyReceived: _replied,
     TimerFired: _timer_fired,

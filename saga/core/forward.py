@@ -57,13 +57,9 @@ def start(turn: Turn, fact: SagaStarted) -> Disposition:
 def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
     """A service answered a step's attempt for the first time."""
     state = turn.state
-    if holds_up(state, step) and fact.outcome is ReplyOutcome.DONE:
-        turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
-        turn.settle(step, StepStatus.DONE)
-        _resume_if_free(turn)
-        _go_on(turn, StepSucceeded(step.id, fact.reply))
-        return Disposition.RECORDED
     if step.status is not StepStatus.ISSUED:
+        if fact.outcome is ReplyOutcome.DONE and holds_up(state, step):
+            return _succeed_at_last(turn, step, fact)
         return rollback.late_reply(turn, step, fact)
     if state.status.is_ended:
         turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {state.status.value}")
@@ -177,6 +173,15 @@ def _succeed(turn: Turn, step: Step, fact: ReplyReceived) -> None:
         _go_on(turn, StepSucceeded(step.id, fact.reply))
 
 
+def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
+    """The step on which a saga has parked is done after all."""
+    turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
+    turn.settle(step, StepStatus.DONE)
+    _resume_if_free(turn)
+    _go_on(turn, StepSucceeded(step.id, fact.reply))
+    return Disposition.RECORDED
+
+
 def _fail_attempt(
     turn: Turn, step: Step, final: StepStatus, code: str | None, message: str
 ) -> None:
@@ -207,7 +212,10 @@ def _fail_step(turn: Turn, step: Step, status: StepStatus, code: str | None, mes
 
 
 def _go_on(turn: Turn, resolution: Resolution) -> None:
-    if not _is_settling(turn):
+    state = turn.state
+    # `_is_settling`, written out: this is where every reply passes.
+    if state.plan is None and state.cancel_reason is None and not state.is_finishing:
+        assert turn.finish is None, (state.saga_id, resolution)
         _run(turn, turn.program.resume(resolution, turn.at))
 
 

@@ -187,7 +187,9 @@ def turns(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
 
 def turn_bounds(bodies: Sequence[Fact | Intent]) -> Iterator[tuple[int, int]]:
     """Where each turn begins and ends. A history begins with a fact, whatever it holds."""
-    begins = [number for number, body in enumerate(bodies) if number == 0 or type(body) in FACTS]
+    begins = [number for number, kind in enumerate(map(type, bodies)) if kind in FACTS]
+    if bodies and begins[:1] != [0]:
+        begins.insert(0, 0)
     return pairwise([*begins, len(bodies)])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from saga.core.decider import Disposition
 from saga.core.events import Event, Message, ReplyReceived
-from saga.core.fold import EFFECTS, take_fact, take_noted
+from saga.core.fold import EFFECTS, FACT_EFFECTS, take_noted
 from saga.core.identity import Direction, Instant, StepId, TimerId
 from saga.core.intents import (
     Intent,
@@ -72,9 +72,10 @@ class Turn:
 
     def take_fact(self) -> None:
         """Give the fact its plain effect, before anything is recorded."""
-        assert not self.has_taken_fact, (self.state.saga_id, self.event)
         self.has_taken_fact = True
-        take_fact(self.state, self.event)
+        state, event = self.state, self.event
+        state.causes.add(event.cause)
+        FACT_EFFECTS[type(event.fact)](state, event.fact, event.at)
 
     def record(self, intent: Intent) -> None:
         """Decide something: it becomes an entry, and has its effect."""
