@@ -446,11 +446,11 @@ class TestCodeThatIsNotThere:
 
     async def test_an_entry_of_a_newer_release_stalls_that_saga_only(self) -> None:
         """Its records wait for that release; with it the saga goes on, and nothing was guessed."""
-        lab = Lab(orders())
-        await reserving(lab, "o-1", "o-2")
-        replies = [lab.reply(one, Reserved(shelf="s")) for one in lab.on(Reserve)]
-        lab.restart()
-        load = lab.store.inner.load
+        scenario = Scenario(orders())
+        await reserving(scenario, "o-1", "o-2")
+        replies = [scenario.reply(intent, Reserved(shelf="s")) for intent in scenario.on(Reserve)]
+        scenario.restart()
+        load = scenario.store.inner.load
 
         async def of_a_newer_release(saga_ids):
             histories = dict(await load(saga_ids))
@@ -458,21 +458,21 @@ class TestCodeThatIsNotThere:
                 histories[order_id()] = UnknownEntry(order_id(), 2, "there is no entry 'paused'")
             return histories
 
-        lab.store.load = of_a_newer_release
-        await lab.take(*replies)
-        (held,) = lab.held()
+        scenario.store.load = of_a_newer_release
+        await scenario.take(*replies)
+        (record,) = scenario.deferred()
 
-        assert held.reason == "stalled"
-        assert "there is no entry 'paused'" in held.message
-        assert lab.status(order_id()) == "stalled"
-        assert lab.store.inner.summaries[order_id()].waiting_for == "deploy"
-        assert lab.status(order_id("o-2")) == "running"
+        assert record.reason == "stalled"
+        assert "there is no entry 'paused'" in record.message
+        assert scenario.status(order_id()) == "stalled"
+        assert scenario.store.inner.summaries[order_id()].waiting_for == "deploy"
+        assert scenario.status(order_id("o-2")) == "running"
 
-        del lab.store.load
-        await lab.take(revisits=[order_id()])
-        assert lab.held() == []
-        assert lab.status(order_id()) == "running"
-        lab.check()
+        del scenario.store.load
+        await scenario.take(revisits=[order_id()])
+        assert scenario.deferred() == []
+        assert scenario.status(order_id()) == "running"
+        scenario.check()
 
 
 class TestDeferredForASaga:
