@@ -8,7 +8,6 @@ an answer sent again is the same, byte for byte, down to its time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -36,23 +35,11 @@ from saga.effects.registration import Effects, Handler
 from saga.errors import DefinitionError
 from saga.ports.bus import Inbound, Record
 from saga.ports.effects_store import InboxRow
+from saga.ports.store import DeadLetterReason
 
 INTENT_ID_CHARS_MAX: Final = 100
 """How much of a wrong intent id a message quotes."""
 _DIGEST_BYTES: Final = 16
-
-
-class DeadLetterReason(StrEnum):
-    """Why a service sets a readable record aside, as stored and counted."""
-
-    UNKNOWN_TOPIC = "unknown_topic"
-    BAD_KEY = "bad_key"
-    NO_KEY = "no_key"
-    NO_INTENT_ID = "no_intent_id"
-    BAD_INTENT_ID = "bad_intent_id"
-    ID_CONFLICT = "id_conflict"
-    LISTENER_FAILED = "listener_failed"
-    REPLY_TOO_LARGE = "reply_too_large"
 
 
 class Rejected(NamedTuple):

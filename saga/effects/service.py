@@ -21,7 +21,7 @@ from saga.core.retry import Retry
 from saga.core.values import value
 from saga.effects.in_hand import KeyOrder, RecordsInHand
 from saga.effects.inbox import Answer, Conflict, NothingToUndo, Run, Superseded, judge, keys_of
-from saga.effects.request import DeadLetterReason, Rejected, Request, Subscription
+from saga.effects.request import Rejected, Request, Subscription
 from saga.effects.worker_pool import (
     Attempt,
     Job,
@@ -40,6 +40,7 @@ from saga.errors import (
 from saga.ports.bus import Bus, Consumer, Inbound, Record
 from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore, InboxRow, InboxWrite, Unit
+from saga.ports.store import DeadLetterReason
 from saga.retrying import AWAY, Backoff, retried
 
 FETCH_TIMEOUT_S: Final = 0.2

@@ -37,7 +37,7 @@ from saga.core.intents import (
 )
 from saga.core.status import SagaStatus, StepKind, StepStatus
 from saga.ports import Inbound, Position, SagaSummary, UnhandledRecord
-from saga.ports.store import UnhandledKind
+from saga.ports.store import DeadLetterReason, UnhandledKind
 from saga.testing.world.broker import Published
 
 _ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
@@ -595,7 +595,7 @@ def _may_be_unhandled(evidence: Evidence, record: Inbound, kept: UnhandledRecord
     if kept.kind is UnhandledKind.DEFERRED:
         return evidence.is_parked(kept.saga_id)
     match kept.reason:
-        case "id_conflict":
+        case DeadLetterReason.ID_CONFLICT:
             contradicted = {
                 trigger.message_id
                 for triggers in evidence.log.by_saga().values()
@@ -603,7 +603,7 @@ def _may_be_unhandled(evidence: Evidence, record: Inbound, kept: UnhandledRecord
                 for trigger in triggers
             }
             return headers.get("ce_id", "") in contradicted
-        case "unknown_saga":
+        case DeadLetterReason.UNKNOWN_SAGA:
             return headers.get("ce_subject", "") not in evidence.histories
         case _:
             return False
