@@ -199,7 +199,7 @@ async def test_what_is_redriven_comes_back_in_order(
     async with SagaApp(sagas=[filling]).service(**given) as service:
         for part in range(PARTS):
             for box in boxes:
-                service._keys[saga_id("filling", box)] = box  # noqa: SLF001 - none is there to ask
+                service.commands._keys[saga_id("filling", box)] = box  # noqa: SLF001 - none is there to ask
                 await service.signal(saga_id("filling", box), "part", part)
 
         async def is_parked() -> bool:
