@@ -119,18 +119,18 @@ def _all_contracts(
     effects: Iterable[Effects],
     given: Iterable[type[ContractModel] | ModuleType],
 ) -> set[type[ContractModel]]:
-    found: set[type[ContractModel]] = set()
+    models: set[type[ContractModel]] = set()
     for definition in sagas:
-        found |= {one for one in definition.contracts() if _is_contract(one)}
+        models |= {each for each in definition.contracts() if _is_contract(each)}
     for service in effects:
-        found |= set(service.intents) | set(service.facts)
-    for one in given:
-        if isinstance(one, ModuleType):
-            found |= {value for value in vars(one).values() if _is_contract(value)}
+        models |= set(service.intents) | set(service.facts)
+    for each in given:
+        if isinstance(each, ModuleType):
+            models |= {value for value in vars(each).values() if _is_contract(value)}
         else:
-            contract_of(one)
-            found.add(one)
-    return found
+            contract_of(each)
+            models.add(each)
+    return models
 
 
 def _is_contract(value: object) -> bool:

@@ -13,11 +13,11 @@ made. *turns_type* is for worlds that look at every turn.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 from saga.adapters.ids import new_id, worker_id
 from saga.application import Application
+from saga.core.values import value
 from saga.effects import EffectsService, EffectsSettings, Subscription
 from saga.ports import Bus, Catalogue, Clock, EventStore
 from saga.ports.effects_store import EffectsStore
@@ -33,7 +33,7 @@ from saga.runtime.unhandled import DeadLetters, DeferredRecords
 from saga.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Parts:
     """What differs between a real process, a simulated one and a test.
 

@@ -329,8 +329,8 @@ class Service:
                 is_quiet = counts == before and self._roles.is_idle
                 calm = calm + 1 if is_quiet else 0
 
-    def _outcome(self, found: SagaOutcome) -> Outcome:
-        return Outcome(found.status, self._event(found.outcome), found.reason, found.residue)
+    def _outcome(self, ended: SagaOutcome) -> Outcome:
+        return Outcome(ended.status, self._event(ended.outcome), ended.reason, ended.residue)
 
     def _event(self, message: Message | None) -> Event | None:
         if message is None:

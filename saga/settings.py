@@ -1,6 +1,7 @@
-"""Settings: every one has a default, an environment variable `SAGA_…`, and is checked before
-anything starts. An unknown variable is refused by name: a misspelt setting would otherwise do
-nothing.
+"""Settings: each has a default and an environment variable `SAGA_…`.
+
+All are checked before anything starts. An unknown variable is refused by name: a misspelt setting
+would otherwise do nothing.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ class Settings(BaseSettings):
     @classmethod
     def _keeps_something(cls, text: str) -> str:
         if duration_us(text) < SECOND_US:
-            raise ValueError("expected at least a second: nobody could read records in time")
+            raise ValueError("expected at least a second: no reader would be in time")
         return text
 
     @field_validator("http")
@@ -238,7 +239,7 @@ class Settings(BaseSettings):
 
     @property
     def is_http_asked_for(self) -> bool:
-        """Whether somebody has said where to listen: then it is an error if that cannot be."""
+        """Whether an address was given: then it is an error if it cannot be listened on."""
         return "http" in self.model_fields_set and self.http != HTTP_OFF
 
     @property
@@ -293,9 +294,7 @@ class Settings(BaseSettings):
 
 
 def file_of(address: str) -> str:
-    """The path in `sqlite:///PATH` or `local:///PATH`: relative, or absolute with a fourth
-    slash.
-    """
+    """The path in `sqlite:///PATH` or `local:///PATH`; a fourth slash makes it absolute."""
     return address.partition(":///")[2]
 
 

@@ -151,9 +151,7 @@ class TestContracts:
 
 class TestTopics:
     def test_whatever_is_said_or_heard_has_one(self) -> None:
-        """Replies without a contract of their own and commands too, and a dlq for all that is
-        read.
-        """
+        """Replies without a contract of their own, commands, and a dlq for all that is read."""
         app = SagaApp(sagas=[order_saga()], effects=[bakery()])
 
         assert app.topics(NAMES) == [

@@ -37,6 +37,7 @@ CODES = {
     "TopicMissing": "topic_missing",
     "TransactionEnded": "transaction_ended",
     "UnknownContract": "unknown_contract",
+    "UnknownEntry": "unknown_entry",
     "UnknownSaga": "unknown_saga",
     "UnsupportedVersion": "unsupported_version",
 }

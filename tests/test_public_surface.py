@@ -34,9 +34,7 @@ def test_package_has_a_docstring(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_all_is_what_is_visible(name: str) -> None:
-    """`__all__` lists every public name, and each one can be had; lazy names come from
-    `__dir__`.
-    """
+    """`__all__` lists every public name, and each can be had; lazy names come from `__dir__`."""
     package = importlib.import_module(name)
 
     assert set(package.__all__) == visible_names(package)
@@ -44,9 +42,7 @@ def test_all_is_what_is_visible(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_all_is_sorted(name: str) -> None:
-    """`__all__` holds constants, then classes, then the rest, each in natural order and
-    only once.
-    """
+    """`__all__` holds constants, classes, then the rest, each in natural order and only once."""
     names = list(importlib.import_module(name).__all__)
 
     assert [(a, b) for a, b in pairwise(names) if sort_key(a) >= sort_key(b)] == []

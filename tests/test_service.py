@@ -242,9 +242,7 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 class TestLifecycle:
     async def test_it_starts_in_order_and_drains_in_reverse(self, bench: Bench) -> None:
-        """Topics are there before anybody reads them; nothing is closed that somebody still
-        uses.
-        """
+        """Topics are there before anybody reads them; what is still used is closed last."""
         async with bench.service(bench.part("one"), Helper(bench.told, "two")):
             assert bench.told == ["topics", "start one", "start two"]
             bench.told.clear()

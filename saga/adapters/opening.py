@@ -8,7 +8,6 @@ the error names the setting and what to install.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from saga.adapters.sqlite import (
     SqliteStatistics,
 )
 from saga.adapters.sqlite.schema import STORE_VERSION, migrate_store, stored_store_version
+from saga.core.values import value
 from saga.errors import SettingsError
 from saga.ports import Bus, Catalogue, EventStore
 from saga.ports.effects_store import EffectsStore
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Close = Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenedBus:
     """A bus alone, for publishing and for questions."""
 
@@ -45,7 +45,7 @@ class OpenedBus:
     close: Close
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OpenedStore:
     """A store alone, for questions."""
 
@@ -55,7 +55,7 @@ class OpenedStore:
     close: Close
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Opened:
     """Bus and store of one process."""
 
@@ -66,7 +66,7 @@ class Opened:
     close: Close
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tables:
     """The tables of one component, the version that is *needed*, and how they come to it.
 

@@ -1,9 +1,8 @@
 """CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
 
 What we send has every attribute; what we receive may have none. A header that is null or no UTF-8
-is reported as damaged, and its record is set aside (`codec.wrong_headers`). The structured mode, a
-whole envelope as JSON value, is taken apart into the same shape, so that nobody behind this module
-knows of it.
+is reported as damaged, and its record becomes a dead letter (`codec.wrong_headers`). The structured
+mode, a whole envelope as JSON value, is taken apart into the same shape, the only one elsewhere.
 """
 
 from __future__ import annotations
@@ -70,9 +69,7 @@ _SECONDS_CACHED_MAX = 64
 
 @value
 class Attributes:
-    """The headers of one record that mean something here, as text; *damaged* names those not
-    readable.
-    """
+    """The headers of one record that mean something here; *damaged* names the unreadable ones."""
 
     values: dict[str, str]
     damaged: tuple[str, ...] = ()

@@ -116,7 +116,7 @@ def decode(
         model = path.validate(value, strict=path.is_strict)
         # Just validated: pydantic need not look for values of a wrong type again (1 µs a message).
         payload = _encoded(model, warnings=False)
-    except Exception as error:  # noqa: BLE001  # validators are user code; the record is parked with it
+    except Exception as error:  # noqa: BLE001  # validators are user code; the record becomes a dead letter
         return flaw_of(value) or _refusal(path, value, error)
     if payload != value:
         flaw = flaw_of(value)
@@ -134,20 +134,18 @@ def decode(
 def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | None:
     """Why a record on the topic of *contract_name* cannot be taken for what its headers say.
 
-    A header that means something here and is null or no text is not read as if it were absent: then
-    the same message would have another id. Headers of others may hold what they like.
+    A damaged header of ours is not read as if it were absent: then the same message would have
+    another id. Headers that we do not know may hold anything.
     """
     damaged = [name for name in attributes.damaged if name != TRACEPARENT]
     if damaged:
-        said = f"the header {damaged[0]} is null or no UTF-8 text: write text, or leave it out"
-        return Unreadable(UnreadableCode.BAD_HEADER, said)
+        problem = f"the header {damaged[0]} is null or no UTF-8 text: write text, or leave it out"
+        return Unreadable(UnreadableCode.BAD_HEADER, problem)
     return _another_version(contract_name, attributes.values.get(TYPE))
 
 
 def _another_version(contract_name: str, claimed: str | None) -> Unreadable | None:
-    """What is wrong with a record on the topic of *contract_name* whose `ce_type` is *claimed*, if
-    that is another version of it. What others call their types means nothing here.
-    """
+    """What is wrong where `ce_type` claims another version; other names for types mean nothing."""
     if claimed is None or claimed == contract_name:
         return None
     ours, theirs = contract_name.rpartition(".v"), claimed.rpartition(".v")
@@ -175,10 +173,10 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
             return path.validate(message.payload, strict=path.is_strict)
         except ValidationError:
             pass  # the contract has changed since: below is said how
-    found = decode(registry, message.contract, message.payload.encode())
-    if isinstance(found, Unreadable):
-        raise found.error()
-    return found.model
+    decoded = decode(registry, message.contract, message.payload.encode())
+    if isinstance(decoded, Unreadable):
+        raise decoded.error()
+    return decoded.model
 
 
 def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> bytes:
@@ -212,8 +210,8 @@ def _refusal(path: ReadPath, value: bytes, error: Exception) -> Unreadable:
         return schema_problem(error)
     if isinstance(error, MalformedMessage):
         return Unreadable(UnreadableCode(error.code), error.message)
-    said = f"{path.contract.model.__qualname__} raised {type(error).__name__}: {error}"
-    return Unreadable(UnreadableCode.SCHEMA, shortened(said))
+    problem = f"{path.contract.model.__qualname__} raised {type(error).__name__}: {error}"
+    return Unreadable(UnreadableCode.SCHEMA, shortened(problem))
 
 
 def _upcast(path: ReadPath, model: ContractModel) -> Decoded | Unreadable:
@@ -222,11 +220,11 @@ def _upcast(path: ReadPath, model: ContractModel) -> Decoded | Unreadable:
             model = step.function(model)
         except Exception as error:  # noqa: BLE001  # user code; what it raised goes with the record
             raised = f"raised {type(error).__name__}: {error}"
-            said = f"{step.function.__qualname__} ({step.where}) {raised}"
-            return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(said))
+            problem = f"{step.function.__qualname__} ({step.where}) {raised}"
+            return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(problem))
         if type(model) is not step.new:
-            said = f"{step.function.__qualname__} ({step.where}) returned {type(model).__name__}"
-            return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(said))
+            problem = f"{step.function.__qualname__} ({step.where}) returned {type(model).__name__}"
+            return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(problem))
     try:
         payload = encode(model)
     except MalformedMessage as error:

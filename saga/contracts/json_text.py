@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ import orjson
 from pydantic import ValidationError
 
 from saga.core.events import Json
+from saga.core.values import value
 from saga.errors import MalformedMessage, MessageError, UnsupportedVersion
 
 DEPTH_MAX = 100
@@ -68,7 +68,7 @@ class UnreadableCode(StrEnum):
     UPCAST_FAILED = "upcast_failed"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unreadable:
     """A message that cannot be read, and why."""
 
@@ -76,7 +76,7 @@ class Unreadable:
     message: str
 
     def error(self) -> MessageError:
-        """The same as an error, for places where somebody waits for the answer."""
+        """The same as an error, for callers that raise."""
         if self.code is UnreadableCode.UNSUPPORTED_VERSION:
             return UnsupportedVersion(self.code.value, self.message)
         return MalformedMessage(self.code.value, self.message)
@@ -107,8 +107,7 @@ def canonical_text(text: bytes) -> Json | Unreadable:
 
 
 def canonical_dump(text: bytes) -> bytes:
-    """The canonical form of JSON text that a pydantic serializer has written; fast, for every
-    message.
+    """The canonical form of JSON that a pydantic serializer has written; fast, for every message.
 
     Raises:
         MalformedMessage: it holds something that JSON or its readers do not know.
@@ -130,9 +129,7 @@ def canonical_dump(text: bytes) -> bytes:
 
 
 def flaw_of(value: bytes) -> Unreadable | None:
-    """What makes *value* unacceptable as JSON text, whatever it should mean; None where nothing
-    does.
-    """
+    """Why *value* is no acceptable JSON text, whatever it should mean; None where it is."""
     try:
         if is_deep(value):
             return _too_deep()
@@ -165,14 +162,15 @@ def is_deep(value: bytes) -> bool:
 def schema_problem(error: ValidationError) -> Unreadable:
     """What pydantic found, in words: `lines[0].quantity: expected a valid integer, got "two"`."""
     if error.error_count() > PROBLEMS_LISTED_MAX:
-        said = f"{error.error_count()} values are not what the contract says"
-        return Unreadable(UnreadableCode.SCHEMA, said)
-    found = error.errors(include_url=False, include_context=False)
+        many = f"{error.error_count()} values are not what the contract says"
+        return Unreadable(UnreadableCode.SCHEMA, many)
+    problems = error.errors(include_url=False, include_context=False)
     named = [
-        _problem(one["loc"], one["type"], one["msg"], one["input"]) for one in found[:PROBLEMS_MAX]
+        _problem(each["loc"], each["type"], each["msg"], each["input"])
+        for each in problems[:PROBLEMS_MAX]
     ]
-    if len(found) > PROBLEMS_MAX:
-        named.append(f"and {len(found) - PROBLEMS_MAX} more")
+    if len(problems) > PROBLEMS_MAX:
+        named.append(f"and {len(problems) - PROBLEMS_MAX} more")
     return Unreadable(UnreadableCode.SCHEMA, shortened("; ".join(named)))
 
 

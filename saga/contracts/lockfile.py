@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from saga.contracts.models import Contract, Kind, reply_contract_names
 from saga.contracts.registry import ContractRegistry
+from saga.core.values import value
 from saga.errors import ContractChanged, DefinitionError
 
 LOCK_FORMAT = 1
@@ -61,10 +61,9 @@ class ChangeKind(StrEnum):
     DEFAULT_CHANGED = "default_changed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Change:
-    """One difference: where, from what to what, whether readers can follow, and what to do about
-    it.
+    """One difference: where, from what to what, can readers follow, and what to do about it.
 
     *field* is a path like `lines[].quantity`, None where the change concerns the whole contract.
     """
@@ -84,7 +83,7 @@ class Change:
         return f"{place}: {what}{values}; {self.advice}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class LockedContract:
     """What readers of one contract rely on."""
 
@@ -170,7 +169,7 @@ def refuse_incompatible(changes: list[Change]) -> None:
         raise ContractChanged("\n".join(breaking))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Comparison:
     """The comparison of one contract's schema, as locked, with what it is now."""
 
@@ -194,15 +193,15 @@ class Comparison:
             was, now = repr(old.schema["default"]), repr(new.schema["default"])
             if was != now:
                 yield self._change(ChangeKind.DEFAULT_CHANGED, path, was, now, LOCK)
-        old_types = [one.type for one in old.alternatives]
-        new_types = [one.type for one in new.alternatives]
+        old_types = [side.type for side in old.alternatives]
+        new_types = [side.type for side in new.alternatives]
         if sorted(old_types) != sorted(new_types):
             yield self._breaks(
                 ChangeKind.TYPE_CHANGED, path, " or ".join(old_types), " or ".join(new_types)
             )
             return
-        for one, other in _pairs(old.alternatives, new.alternatives):
-            yield from self._compare_alternative(one, other, path, open_pairs)
+        for side, other in _pairs(old.alternatives, new.alternatives):
+            yield from self._compare_alternative(side, other, path, open_pairs)
 
     def _compare_alternative(
         self, old: _Side, new: _Side, path: str, open_pairs: OpenPairs
@@ -321,7 +320,7 @@ class Comparison:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Side:
     """A schema with the definitions that its references mean."""
 

@@ -20,7 +20,7 @@ import re
 import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, StrEnum
 from typing import (
     Any,
@@ -38,6 +38,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict
 
+from saga.core.values import value
 from saga.errors import DefinitionError
 
 CONTRACT_NAME_CHARS_MAX = 160
@@ -89,7 +90,7 @@ class ContractName(NamedTuple):
         return f"{self.domain}.{self.kind.value}.{self.name}.v{self.version}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Contract:
     """One version of one message: its name, its model, and where that was written (`file:line`).
 
@@ -192,7 +193,7 @@ class Intent(ContractModel, Generic[Reply_co]):
         _declare(cls, Kind.INTENT, topic, version, key=None, reply=reply, where=where)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Upcast:
     """One way up, and where it was written."""
 
@@ -206,7 +207,7 @@ def upcast(function: Upcaster) -> Upcaster:
     """Join two versions of a contract: the decorated `(old) -> new` makes the newer of the older.
 
     Both are read from the annotations. The function is called when an older message is read, and
-    must be pure; what it raises parks the message.
+    must be pure; a message on which it raises is a dead letter.
 
     Raises:
         DefinitionError: the annotations are no two versions of one contract, the newer last, or the
@@ -226,7 +227,7 @@ def upcast(function: Upcaster) -> Upcaster:
         )
     if known is not None:
         known.new.__saga_upcasts_from__ = tuple(
-            one for one in known.new.__saga_upcasts_from__ if one is not known
+            step for step in known.new.__saga_upcasts_from__ if step is not known
         )
     made = Upcast(old=old, new=new, function=function, where=where)
     old.__saga_upcast__ = made
@@ -295,7 +296,7 @@ def intent_failed_name(domain: str) -> str:
 
 
 def dlq_name(contract_name: str) -> str:
-    """The contract name of the topic on which parked records of *contract_name* are published.
+    """The contract name of the topic for dead letters of *contract_name*.
 
     Raises:
         ValueError: *contract_name* is no contract's name.
@@ -307,9 +308,7 @@ def dlq_name(contract_name: str) -> str:
 
 
 def is_flat(model: type[ContractModel]) -> bool:
-    """Whether a model is nothing but texts, whole numbers and booleans under their own names, so
-    that its values are its JSON and no serializer is needed.
-    """
+    """Whether a model is only texts, whole numbers and booleans: then its values are its JSON."""
     # Remembered in the class itself: a cache would keep it alive, and its contract's name taken.
     known: bool | None = model.__dict__.get("__saga_is_flat__")
     if known is None:
@@ -456,7 +455,7 @@ def _claim(contract: Contract) -> None:
     mine = contract.model
     other = _claimed.get(contract.contract_name)
     if other is not None and not _is_same_definition(mine, other):
-        # Perhaps nobody has the other class any more: classes are freed by the collector only.
+        # Perhaps the other class is no longer in use: only the collector frees classes.
         del other
         gc.collect()
         other = _claimed.get(contract.contract_name)
@@ -616,5 +615,5 @@ def _check_ends(
         )
 
 
-def _is_same_definition(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+def _is_same_definition(first: Callable[..., Any], second: Callable[..., Any]) -> bool:
+    return (first.__module__, first.__qualname__) == (second.__module__, second.__qualname__)

@@ -12,7 +12,6 @@ guess would do harm: a signal without a name, an abandoned saga without a reason
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from types import MappingProxyType
@@ -34,6 +33,7 @@ from saga.contracts.models import (
     parse_contract_name,
 )
 from saga.core.events import CancelMode, Json
+from saga.core.values import value
 from saga.errors import DefinitionError, UnknownContract
 
 TEXT_CHARS_MAX = 10_000
@@ -42,7 +42,7 @@ MODELS_KEPT_MAX = 1_024
 """Received and not yet read by a saga: more than one batch has."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReadPath:
     """How messages of one contract are read: validate, then go up to the current version."""
 
@@ -63,8 +63,8 @@ class ContractRegistry:
     __slots__ = ("_contracts", "_families", "_kept", "_sources", "paths")
 
     def __init__(self, models: Iterable[type[ContractModel]]) -> None:
-        found = _closure(models)
-        self._contracts = dict(sorted(found.items()))
+        contracts = _closure(models)
+        self._contracts = dict(sorted(contracts.items()))
         paths = {name: _read_path(contract) for name, contract in self._contracts.items()}
         self.paths = MappingProxyType(paths)
         """How each contract is read, for the codec."""
@@ -73,7 +73,7 @@ class ContractRegistry:
             current = path.current.contract_name
             sources[current] = (*sources.get(current, ()), name)
         self._sources = sources
-        self._families = frozenset(_family(contract) for contract in found.values())
+        self._families = frozenset(_family(contract) for contract in contracts.values())
         self._kept: dict[tuple[str, Json], ContractModel] = {}
 
     @property
@@ -84,19 +84,19 @@ class ContractRegistry:
     @property
     def published(self) -> tuple[Contract, ...]:
         """The contracts that the application declares, by name."""
-        return tuple(one for one in self._contracts.values() if not one.is_internal)
+        return tuple(contract for contract in self._contracts.values() if not contract.is_internal)
 
     def __contains__(self, contract_name: object) -> bool:
         return contract_name in self._contracts
 
     def keep(self, contract_name: str, payload: Json, model: ContractModel) -> None:
-        """Have *model* at hand for whoever reads its payload next."""
+        """Have *model* at hand for the next reader of its payload."""
         if len(self._kept) >= MODELS_KEPT_MAX:
             self._kept.clear()
         self._kept[contract_name, payload] = model
 
     def take(self, contract_name: str, payload: Json) -> ContractModel | None:
-        """The model of a payload that was just received; once, so that nobody shares it."""
+        """The model of a payload that was just received; only once, so that it is never shared."""
         return self._kept.pop((contract_name, payload), None)
 
     def find(self, contract_name: str) -> Contract:
@@ -122,8 +122,7 @@ class ContractRegistry:
         return path.current
 
     def names_read_as(self, contract_name: str) -> tuple[str, ...]:
-        """All contracts whose messages are read as what *contract_name* is read as, itself
-        included.
+        """All contracts that are read as the same version as *contract_name*, itself included.
 
         Raises:
             UnknownContract: there is no such contract.
@@ -217,14 +216,14 @@ def internal_replies(domain: str) -> tuple[Contract, Contract]:
 
 def _closure(models: Iterable[type[ContractModel]]) -> dict[str, Contract]:
     """*models*, what they reach through replies and upcasts, and the engine's own contracts."""
-    found: dict[str, Contract] = {}
+    contracts: dict[str, Contract] = {}
     waiting = list(models)
     while waiting:
         contract = contract_of(waiting.pop())
-        known = found.get(contract.contract_name)
+        known = contracts.get(contract.contract_name)
         if known is None:
             complete(contract.model)
-            found[contract.contract_name] = contract
+            contracts[contract.contract_name] = contract
             waiting.extend(_neighbours(contract))
         elif known.model is not contract.model:
             raise DefinitionError(
@@ -232,9 +231,9 @@ def _closure(models: Iterable[type[ContractModel]]) -> dict[str, Contract]:
                 f" are {contract.contract_name}, and this application uses both",
                 where=contract.where,
             )
-    domains = {contract.domain for contract in found.values() if contract.kind is Kind.INTENT}
+    domains = {contract.domain for contract in contracts.values() if contract.kind is Kind.INTENT}
     internal = [COMMAND, *(reply for domain in domains for reply in internal_replies(domain))]
-    return found | {contract.contract_name: contract for contract in internal}
+    return contracts | {contract.contract_name: contract for contract in internal}
 
 
 def _neighbours(contract: Contract) -> list[type[ContractModel]]:

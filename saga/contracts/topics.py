@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Literal
 
 import orjson
@@ -26,6 +26,7 @@ from saga.contracts.models import (
     reply_contract_names,
 )
 from saga.contracts.registry import ContractRegistry
+from saga.core.values import value
 
 NAMING_PART_CHARS_MAX = 32
 """Of environment and namespace each: with the longest contract name still a legal topic."""
@@ -51,7 +52,7 @@ _HEADERS: Final[Mapping[str, JsonSchema]] = {
 _ALWAYS_ON_INTENTS: Final = tuple(name for name in _HEADERS if name != "traceparent")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TopicNames:
     """The topics of one environment and namespace.
 
@@ -77,16 +78,14 @@ class TopicNames:
         return self._prefix + contract_name
 
     def contract_name(self, topic: str) -> str | None:
-        """The contract whose topic this is; None where it belongs to another namespace or to
-        nobody.
-        """
+        """The contract of this topic; None where it belongs to another namespace, or to none."""
         if not topic.startswith(self._prefix):
             return None
         name = topic[len(self._prefix) :]
         return name if parse_contract_name(name) is not None else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Participant:
     """A saga or an effect service, and the contracts that it receives and sends.
 
@@ -101,7 +100,7 @@ class Participant:
     versions: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class TopicSettings:
     """How topics are made; None: as the brokers are set."""
 
@@ -121,9 +120,7 @@ def asyncapi_document(
     title: str,
     version: str | None = None,
 ) -> Document:
-    """The document. Without *version* it has one that changes whenever something else in it
-    does.
-    """
+    """The document; without *version* it has one that changes with everything else in it."""
     contracts = registry.contracts
     replies = {
         name
@@ -131,7 +128,8 @@ def asyncapi_document(
         if contract.kind is Kind.INTENT
         for name in reply_contract_names(contract)
     }
-    found: Document = {
+    by_name = {contract.contract_name: contract for contract in contracts}
+    document: Document = {
         "asyncapi": ASYNCAPI,
         "info": {
             "title": title,
@@ -149,21 +147,23 @@ def asyncapi_document(
             }
             for number, server in enumerate(servers, 1)
         },
-        "channels": {one.contract_name: _channel(one, names, topics) for one in contracts},
+        "channels": {
+            contract.contract_name: _channel(contract, names, topics) for contract in contracts
+        },
         "operations": _operations(registry, participants),
         "components": {
             "messages": {
-                one.contract_name: _message(one, registry, is_reply=one.contract_name in replies)
-                for one in contracts
+                name: _message(contract, registry, is_reply=name in replies)
+                for name, contract in by_name.items()
             },
             "schemas": _schemas(contracts),
         },
     }
     if version is None:
-        digest = hashlib.sha256(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        digest = hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
         version = f"1.0.0+{digest[:12]}"
-    found["info"]["version"] = version
-    return found
+    document["info"]["version"] = version
+    return document
 
 
 def _channel(contract: Contract, names: TopicNames, topics: TopicSettings) -> Document:
@@ -203,9 +203,9 @@ def _message(contract: Contract, registry: ContractRegistry, *, is_reply: bool) 
         "bindings": {"kafka": {"key": key, "bindingVersion": KAFKA_BINDING}},
         "x-version": contract.version,
     }
-    said = (contract.model.__doc__ or "").strip()
-    if said:
-        made["summary"] = " ".join(said.split("\n\n", 1)[0].split())
+    prose = (contract.model.__doc__ or "").strip()
+    if prose:
+        made["summary"] = " ".join(prose.split("\n\n", 1)[0].split())
     current = registry.current(name).contract_name
     if current != name:
         made["x-read-as"] = current
@@ -213,33 +213,34 @@ def _message(contract: Contract, registry: ContractRegistry, *, is_reply: bool) 
 
 
 def _operations(registry: ContractRegistry, participants: Iterable[Participant]) -> Document:
-    found: Document = {}
-    for one in participants:
-        for action, contracts in (("receive", one.receives), ("send", one.sends)):
+    operations: Document = {}
+    for participant in participants:
+        for action, contracts in (("receive", participant.receives), ("send", participant.sends)):
             for name in sorted(contracts):
-                operation = _operation(registry, one, action, name)
-                found[f"{one.kind}.{_legal(one.name)}.{action}.{name}"] = operation
-    return found
+                operation = _operation(registry, participant, action, name)
+                whose = f"{participant.kind}.{_legal(participant.name)}"
+                operations[f"{whose}.{action}.{name}"] = operation
+    return operations
 
 
 def _operation(
-    registry: ContractRegistry, one: Participant, action: str, contract: str
+    registry: ContractRegistry, participant: Participant, action: str, contract: str
 ) -> Document:
     verb = "receives" if action == "receive" else "sends"
     made: Document = {
         "action": action,
         "channel": {"$ref": f"#/channels/{contract}"},
         "messages": [{"$ref": f"#/channels/{contract}/messages/{contract}"}],
-        "summary": f"{one.kind} {one.name!r} {verb} {contract}",
+        "summary": f"{participant.kind} {participant.name!r} {verb} {contract}",
     }
-    if one.versions:
-        made["x-versions"] = list(one.versions)
+    if participant.versions:
+        made["x-versions"] = list(participant.versions)
     if action == "receive":
-        group = {"type": "string", "enum": [one.group]}
+        group = {"type": "string", "enum": [participant.group]}
         made["bindings"] = {"kafka": {"groupId": group, "bindingVersion": KAFKA_BINDING}}
-    found = registry.find(contract)
-    if found.kind is Kind.INTENT:
-        done, failed = reply_contract_names(found)
+    intent = registry.find(contract)
+    if intent.kind is Kind.INTENT:
+        done, failed = reply_contract_names(intent)
         made["reply"] = {"channel": {"$ref": f"#/channels/{done}"}}
         made["x-failure"] = {"$ref": f"#/channels/{failed}"}
     return made
@@ -253,7 +254,7 @@ def _schemas(contracts: Sequence[Contract]) -> Document:
         ref_template=_DEFINITION,
     )
     definitions: Document = shared.get("$defs", {})
-    found = {
+    schemas = {
         "event-headers": _headers(()),
         "reply-headers": _headers(("ce_causationid",)),
         "intent-headers": _headers(_ALWAYS_ON_INTENTS),
@@ -262,14 +263,14 @@ def _schemas(contracts: Sequence[Contract]) -> Document:
     inner = dict(definitions)
     for contract in contracts:
         reference = by_model[contract.model, "validation"]["$ref"].rpartition("/")[2]
-        found[contract.contract_name] = _draft_7(definitions[reference])
+        schemas[contract.contract_name] = _draft_7(definitions[reference])
         inner.pop(reference, None)
-    used = _referenced([*found.values(), *inner.values()])
+    used = _referenced([*schemas.values(), *inner.values()])
     for name, schema in definitions.items():
-        # A contract's model that another one holds is also there under the name it is held by.
+        # A contract's model within another one's is also there under the name that it has there.
         if name in inner or name in used:
-            found[name] = _draft_7(schema)
-    return found
+            schemas[name] = _draft_7(schema)
+    return schemas
 
 
 def _headers(required: tuple[str, ...]) -> JsonSchema:
@@ -280,24 +281,22 @@ def _headers(required: tuple[str, ...]) -> JsonSchema:
 
 
 def _draft_7(schema: Any) -> Any:
-    """*schema* in the words of draft 7: tuples are lists of items, a discriminator is a plain
-    union.
-    """
+    """*schema* in draft 7: tuples are lists of items, a discriminator is a plain union."""
     match schema:
         case dict():
-            found = {
+            translated = {
                 name: _draft_7(value)
                 for name, value in schema.items()
                 if not (name == "discriminator" and isinstance(value, dict))
             }
-            if isinstance(found.get("prefixItems"), list):
-                rest = found.pop("items", None)
-                found["items"] = found.pop("prefixItems")
+            if isinstance(translated.get("prefixItems"), list):
+                rest = translated.pop("items", None)
+                translated["items"] = translated.pop("prefixItems")
                 if rest is not None:
-                    found["additionalItems"] = rest
-            return found
+                    translated["additionalItems"] = rest
+            return translated
         case list():
-            return [_draft_7(one) for one in schema]
+            return [_draft_7(part) for part in schema]
         case _:
             return schema
 
@@ -305,17 +304,15 @@ def _draft_7(schema: Any) -> Any:
 def _referenced(schema: Any) -> set[str]:
     match schema:
         case dict():
-            found = set().union(*(_referenced(value) for value in schema.values()))
+            names = set().union(*(_referenced(value) for value in schema.values()))
             target = schema.get("$ref")
-            return found | {target.rpartition("/")[2]} if isinstance(target, str) else found
+            return names | {target.rpartition("/")[2]} if isinstance(target, str) else names
         case list():
-            return set().union(*(_referenced(one) for one in schema))
+            return set().union(*(_referenced(part) for part in schema))
         case _:
             return set()
 
 
 def _legal(name: str) -> str:
-    """A saga's name, which may have any characters, as part of an operation's: the same for no
-    other.
-    """
+    """A saga's name, of any characters, as part of an operation's name: the same for no other."""
     return re.sub(r"[^A-Za-z0-9-]", lambda found: f"_{ord(found[0]):x}_", name)

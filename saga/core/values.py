@@ -8,7 +8,7 @@ for each entry.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, dataclass_transform, overload
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ T = TypeVar("T")
 def value(cls: type[T], /) -> type[T]: ...
 @overload
 def value(*, kw_only: bool = False) -> Callable[[type[T]], type[T]]: ...
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(
     cls: type[T] | None = None, /, *, kw_only: bool = False
 ) -> type[T] | Callable[[type[T]], type[T]]:

@@ -126,12 +126,12 @@ class FastStreamPublisher:
         cause_id = attributes.get(ID) or f"{record.topic}/{record.partition}/{record.offset}"
         key, message_id = options.get("key"), options.get("message_id")
         if message_id is None:
-            said = (
+            seed = (
                 cause_id,
                 contract_of(type(event)).contract_name,
                 str(key or business_key(event)),
             )
-            message_id = str(uuid5(IDS, "\n".join((*said, text.decode()))))
+            message_id = str(uuid5(IDS, "\n".join((*seed, text.decode()))))
         return self._writer.written(
             text,
             message,

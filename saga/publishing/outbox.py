@@ -230,7 +230,7 @@ class OutboxRelay:
         return True
 
     async def _one_by_one(self, session: OutboxSession, rows: Sequence[OutboxRow]) -> None:
-        """Find the events that are too large, set them aside, publish the others."""
+        """Find the events that are too large, refuse them, publish the others."""
         for row in rows:
             try:
                 await self._publish([row])

@@ -273,7 +273,7 @@ class SyncPublisher:
             return self._running
 
     def _forked(self) -> None:
-        """Begin anew in a child: threads are not inherited, and a lock may be held for ever."""
+        """Begin anew in a child: threads are not inherited, and a lock may stay locked for ever."""
         _left_behind.append((self._running, self._publisher.left_to_parent()))
         self._lock = threading.Lock()
         self._running = None
@@ -325,7 +325,7 @@ class _Loop:
 def _close_all() -> None:
     for publisher in list(_publishers):
         with contextlib.suppress(BusUnavailable):
-            # What was published is durable; there is nobody left to tell.
+            # What was published is durable; no caller is left to be told.
             publisher.close()
 
 

@@ -66,9 +66,7 @@ def test_intent_is_a_binary_mode_event() -> None:
 
 
 def test_undo_intent_says_what_it_undoes() -> None:
-    """An undo intent carries the contract of its step; without a trace there is no header
-    for it.
-    """
+    """It carries the contract of its step; without a trace there is no header for it."""
     headers = dict(
         headers_for(
             id=f"{SAGA}/pay/undo/1",

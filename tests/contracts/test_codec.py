@@ -454,9 +454,7 @@ RICH_EXAMPLE: dict[str, Any] = {
     ],
 )
 def test_model_that_no_reader_could_read_is_not_sent(fields: dict[str, Any], code: str) -> None:
-    """What hides in a field of any type, or was put there unchecked, is found while it is
-    encoded.
-    """
+    """What hides in a field of any type, or was put there unchecked, shows when it is encoded."""
     model = Rich.model_construct(**RICH_EXAMPLE | fields)
 
     with pytest.raises(MalformedMessage) as refused:

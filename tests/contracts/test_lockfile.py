@@ -215,9 +215,7 @@ def test_key_and_reply_belong_to_the_contract() -> None:
 
 
 def test_contract_added_is_fine_and_removed_is_not() -> None:
-    """A new contract only wants to be locked; a version that is gone leaves messages nobody can
-    read.
-    """
+    """A new contract only wants locking; a version that is gone leaves unreadable messages."""
     registry, nothing = ContractRegistry([placed({})]), ContractRegistry([])
 
     (added,) = check(registry, lock_of(nothing))

@@ -262,9 +262,7 @@ def test_business_key_is_text() -> None:
 
 
 def test_field_whose_type_comes_later_is_resolved_by_the_registry() -> None:
-    """A class may name one that is defined below it; what is never defined is refused with its
-    place.
-    """
+    """A class may name one defined below it; what is never defined is refused with its place."""
     made = declare(
         "class Late(Event, topic='models-late.late', version=1):\n    line: 'Line'\n"
         "class Line(Event, topic='models-late.line', version=1):\n    tags: 'Missing'\n"
@@ -285,9 +283,7 @@ def test_lax_contract_is_possible() -> None:
 
 
 def test_a_class_that_nobody_has_any_more_leaves_its_contract_to_others():
-    """Also when it was used: a test may have a contract of its own under the name of another
-    test's.
-    """
+    """Also when it was used: one test may have a contract under the name of another test's."""
 
     def first() -> None:
         class Once(Event, topic="models-passing.seen", version=1):

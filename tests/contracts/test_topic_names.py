@@ -72,9 +72,7 @@ def test_names_are_read_as_they_are_written(name: ContractName) -> None:
 
 
 def test_longest_names_are_legal_topics() -> None:
-    """Every legal contract, and the topics that come along with it, fit into Kafka's 249
-    characters.
-    """
+    """Every legal contract, and the topics that go with it, fit into Kafka's 249 characters."""
     longest = "p" * NAMING_PART_CHARS_MAX
     topics = TopicNames(longest, longest)
     domain = "d" * (CONTRACT_NAME_CHARS_MAX - len(".int.n.v1"))

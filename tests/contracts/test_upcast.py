@@ -22,9 +22,7 @@ from saga.errors import DefinitionError
 
 @pytest.fixture
 def shop() -> SimpleNamespace:
-    """Three versions of an event, another event, and an intent of the same name; joined by
-    nothing.
-    """
+    """Three versions of an event, another event, an intent of the same name; joined by nothing."""
 
     class V1(Event, topic="upcast-orders.placed", version=1):
         order_id: str
@@ -53,9 +51,7 @@ def annotated(function: Callable[..., Any], old: Any, new: Any) -> Callable[...,
 
 
 def test_chain_is_followed_to_the_current_version(shop: SimpleNamespace) -> None:
-    """A message of version 1 is read as version 3, and the registry finds all versions by
-    itself.
-    """
+    """A message of version 1 is read as version 3; the registry finds all versions by itself."""
     V1, V2, V3 = shop.V1, shop.V2, shop.V3  # noqa: N806  # they are classes
 
     @upcast

@@ -38,9 +38,7 @@ async def broker(kafka):
 
 
 def without_chance(record):
-    """What two records of one event have in common, and the headers that FastStream adds
-    left out.
-    """
+    """What two records of one event share, without the headers that FastStream adds."""
     headers = {name: value for name, value in record.headers if name != "correlation_id"}
     headers.pop("ce_time")
     return record.partition, record.key, record.value, headers

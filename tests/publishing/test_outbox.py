@@ -40,9 +40,7 @@ def untouched() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def own_database(postgres_server) -> Iterator[str]:
-    """A database for the tests of this file, with an outbox made from the statement that is
-    printed.
-    """
+    """A database for this file, with an outbox made by the statement that is printed."""
     name = f"t_{secrets.token_hex(6)}"
     address = urlunsplit(urlsplit(postgres_server)._replace(path=f"/{name}"))
     with psycopg.connect(postgres_server, autocommit=True) as connection:

@@ -37,9 +37,7 @@ class ChargeHousehold(Intent[HouseholdCharged], topic="payments.charge-household
 
 
 class RefundHousehold(Intent[None], topic="payments.refund-household", version=1):
-    """Give back whatever was taken for an order. *receipt* is for the statement, where there is
-    one.
-    """
+    """Give back what was taken for an order; *receipt* is for the statement, if there is one."""
 
     order_id: Identifier
     receipt: str | None = None
