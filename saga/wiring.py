@@ -94,8 +94,7 @@ def _effects(assembly: Assembly, store: EffectsStore, health: list[Health]) -> S
     if assembly.settings.bus.startswith("kafka:"):
         return [_broker_role(assembly, store, health)]
     services = assembly.effects_services(store)
-    named = zip(assembly.app.effects, services, strict=True)
-    health += [EffectsHealth(effects.name, service) for effects, service in named]
+    health += map(EffectsHealth, services)
     return [EffectsRole([service], start=service.start, stop=service.stop) for service in services]
 
 

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily
+from typing_extensions import override
 
 from saga.core.events import ReplyOutcome
 from saga.effects.service import EffectsService
 from saga.ports.bus import Consumer
-from saga.ports.health import consumer_metrics
+from saga.ports.health import Health, consumer_metrics
 
 COUNTED: Final = (*(outcome.value for outcome in ReplyOutcome), "repeated", "dead_letters")
 """Their counts begin with `effects_`; the metric calls them outcomes."""
@@ -20,7 +21,7 @@ COUNTED: Final = (*(outcome.value for outcome in ReplyOutcome), "repeated", "dea
 def effects_metrics(
     name: str, group: str, counts: Counter[str], consumer: Consumer | None, *, in_hand: int
 ) -> list[Metric]:
-    """What the service *name* has done, and how far it is."""
+    """The counts of the service *name*, and how far its consumer is."""
     done = CounterMetricFamily(
         "saga_effects_total",
         "Intents and facts that were handled, by how; repeated: answered from the inbox.",
@@ -31,33 +32,29 @@ def effects_metrics(
     return [done, *consumer_metrics(group, consumer, in_hand=in_hand)]
 
 
-class EffectsHealth:
+class EffectsHealth(Health):
     """The health of a service on a bus in a file; its end is the end of the process."""
 
-    def __init__(self, name: str, service: EffectsService) -> None:
-        self._name = name
+    def __init__(self, service: EffectsService) -> None:
         self._service = service
+        self._name = service.subscription.name
 
+    @override
     def why_dead(self) -> list[str]:
-        """None: its end ends the process."""
-        return []
+        return []  # a service that has ended ends the process
 
+    @override
     async def why_not_ready(self) -> list[str]:
-        """The reasons why it does not do all of its work now."""
         return [] if self._service.consumer else [f"{self._name}: not started yet, or stopped"]
 
+    @override
     def facts(self) -> dict[str, dict[str, Any]]:
-        """What an operator wants to know."""
         service = self._service
         return {self._name: {"group": service.subscription.group, "in_hand": service.in_hand}}
 
+    @override
     async def metrics(self) -> list[Metric]:
-        """What Prometheus wants to know."""
-        service = self._service
+        service, group = self._service, self._service.subscription.group
         return effects_metrics(
-            self._name,
-            service.subscription.group,
-            service.counts,
-            service.consumer,
-            in_hand=service.in_hand,
+            self._name, group, service.counts, service.consumer, in_hand=service.in_hand
         )

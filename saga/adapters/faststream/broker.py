@@ -31,6 +31,7 @@ from saga.adapters.kafka import KafkaConnection
 from saga.core.values import value
 from saga.effects.health import effects_metrics
 from saga.errors import StoreUnavailable
+from saga.ports.health import Health
 
 ANSWER_S: Final = 2.0
 """How long the store may take to answer a probe; those of Kubernetes wait for one second more."""
@@ -89,22 +90,22 @@ def connection_of(broker: KafkaBroker) -> KafkaConnection:
     return BrokerConnection(servers=tuple(listed), broker=broker)
 
 
-class BrokerHealth:
+class BrokerHealth(Health):
     """The health of the services of one process."""
 
     def __init__(self, subscribers: Sequence[EffectsSubscriber]) -> None:
         self._subscribers = tuple(subscribers)
 
+    @override
     def why_dead(self) -> list[str]:
-        """The reasons to restart this process; none while it is alive, or only just starting."""
         return [
             f"{subscriber.name}: {reason}"
             for subscriber in self._subscribers
             for reason in _why_dead(subscriber)
         ]
 
+    @override
     async def why_not_ready(self) -> list[str]:
-        """The reasons why it does not do all of its work now."""
         reasons = [
             f"{subscriber.name}: {reason}"
             for subscriber in self._subscribers
@@ -115,12 +116,12 @@ class BrokerHealth:
         answers = await asyncio.gather(*map(_why_no_store, self._subscribers))
         return [reason for answer in answers for reason in answer]
 
+    @override
     def facts(self) -> dict[str, dict[str, Any]]:
-        """What an operator wants to know of each service."""
         return {subscriber.name: _facts(subscriber) for subscriber in self._subscribers}
 
+    @override
     async def metrics(self) -> list[Metric]:
-        """The metrics of all services."""
         return [family for subscriber in self._subscribers for family in _metrics(subscriber)]
 
 
