@@ -95,8 +95,8 @@ class Orchestrating:
                 {"type": name, "step": step, "payload": payload}
                 for name in ("reply-received", "intent-issued" if step else "saga-completed")
             ]
-            first = 2 * saga.stage + 1
-            state = {"at": at, "cause": str(saga.id), "entries": entries, "first": first}
+            version = 2 * saga.stage + 1
+            state = {"at": at, "cause": str(saga.id), "entries": entries, "version": version}
             text = orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
             turns.append((saga.id, saga.stage + 1, "turn", text))
             status = "running" if step else "completed"

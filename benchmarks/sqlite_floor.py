@@ -86,7 +86,7 @@ class Floor:
                 {"type": name, "step": saga.stage, "payload": {"key": saga.key}}
                 for name in ("reply-received", "intent-issued")
             ]
-            state = {"at": at, "cause": saga.id, "entries": entries, "first": 2 * saga.stage + 1}
+            state = {"at": at, "cause": saga.id, "entries": entries, "version": 2 * saga.stage + 1}
             saga.stage += 1
             text = orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
             turns.append((saga.id, saga.stage, "turn", text))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Final
 
 import orjson
 import typer
 
 from saga.adapters.opening import OpenedStore
-from saga.console.cli.output import Misused, NotSo
+from saga.console.cli.output import Misused, NotSo, Printer
 from saga.console.cli.session import Session, find_saga, history_of, saga_id_from
 from saga.contracts.cloudevents import parse_rfc3339, rfc3339
 from saga.core.events import Message
@@ -63,28 +63,10 @@ async def ls(
                 printer.json(row_of(summary))
             else:
                 rows.append(summary)
-    if printer.is_json:
-        return
-    if not rows:
+    if rows:
+        _print_sagas(printer, rows, is_cut=len(rows) == limit)
+    elif not printer.is_json:
         printer.note("no such saga" if status or definition or after else "no saga yet")
-        return
-    # Ids are for programs; `definition/key` names a saga just as well.
-    names = ("saga", "status", "started", "reason, or what it waits for")
-    printer.table(
-        ("id", *names) if printer.is_wide else names,
-        [
-            (
-                *((row.saga_id,) if printer.is_wide else ()),
-                f"{row.definition}/{row.key}",
-                row.status.value,
-                _second(row.started_at),
-                row.reason or row.waiting_for,
-            )
-            for row in rows
-        ],
-    )
-    if len(rows) == limit:
-        printer.note(f"there may be more: --after {rows[-1].saga_id}")
 
 
 async def show(session: Session, saga: Id) -> None:
@@ -207,8 +189,24 @@ def iso(at: Instant) -> str:
     return rfc3339(at).decode()
 
 
-def _second(at: Instant) -> str:
-    return iso(at)[:19].replace("T", " ")
+def _print_sagas(printer: Printer, rows: Sequence[SagaSummary], *, is_cut: bool) -> None:
+    # Ids are for programs; `definition/key` names a saga just as well.
+    names = ("saga", "status", "started", "reason, or what it waits for")
+    printer.table(
+        ("id", *names) if printer.is_wide else names,
+        [
+            (
+                *((row.saga_id,) if printer.is_wide else ()),
+                f"{row.definition}/{row.key}",
+                row.status.value,
+                iso(row.started_at)[:19].replace("T", " "),
+                row.reason or row.waiting_for,
+            )
+            for row in rows
+        ],
+    )
+    if is_cut:
+        printer.note(f"there may be more: --after {rows[-1].saga_id}")
 
 
 async def _summaries(
