@@ -52,7 +52,7 @@ def serving(folder: Path, **settings):
 async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path: Path) -> None:
     """Not ready before it has begun, then ready; other pages are not there."""
     service = serving(tmp_path, http="127.0.0.1:0")
-    first = service._roles[0]  # noqa: SLF001 - where it listens is drawn
+    first = next(iter(service._roles))  # noqa: SLF001 - where it listens is drawn
     assert isinstance(first, HttpRole)
     async with service:
         address = first.server.address
@@ -73,7 +73,7 @@ async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path
 async def test_a_service_on_files_tells_nobody_by_default(tmp_path: Path, given: dict) -> None:
     """Many of them run on one machine, and would want the same port."""
     service = serving(tmp_path, **given)
-    assert not isinstance(service._roles[0], HttpRole)  # noqa: SLF001
+    assert not isinstance(next(iter(service._roles)), HttpRole)  # noqa: SLF001
     async with service:
         pass
 
