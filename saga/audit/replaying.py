@@ -1,14 +1,13 @@
 """Replaying stored histories, to see whether the code at hand decides what they say.
 
-Every history goes through the same `replay` as live work does, one page of sagas after another, so
-that memory does not grow with the store. Nothing is written and nothing is sent. A history that
-cannot be followed is a finding, not an error: the next one is looked at all the same.
+Every history goes through the `replay` of live work, one page of sagas after another, so that
+memory does not grow with the store. Nothing is written and nothing is sent. A history that cannot
+be replayed is a finding, not an error: the next one is replayed all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from saga.authoring.registry import SagaRegistry
@@ -16,13 +15,14 @@ from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.replay import replay
+from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch
 from saga.ports import Catalogue, EventStore, SagaSummary
 
 PAGE_SAGAS: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Difference:
     """The first entry on which history and code part: what is recorded, what the code decides."""
 
@@ -31,7 +31,7 @@ class Difference:
     decided: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Replayed:
     """What became of one history; *difference* None means that the code decides what it says."""
 
@@ -61,9 +61,9 @@ async def replay_all(
     after: SagaId | None = None
     while page := await catalogue.sagas(definition=definition, after=after, limit=PAGE_SAGAS):
         after = page[-1].saga_id
-        chosen = [one for one in page if not (is_open_only and one.status.is_ended)]
-        for found in await _replay_page(store, sagas, chosen):
-            yield found
+        chosen = [saga for saga in page if not (is_open_only and saga.status.is_ended)]
+        for replayed in await _replay_page(store, sagas, chosen):
+            yield replayed
 
 
 async def replay_some(
@@ -75,54 +75,48 @@ async def replay_some(
         StoreUnavailable: the store cannot be read.
     """
     for first in range(0, len(chosen), PAGE_SAGAS):
-        for found in await _replay_page(store, sagas, chosen[first : first + PAGE_SAGAS]):
-            yield found
+        for replayed in await _replay_page(store, sagas, chosen[first : first + PAGE_SAGAS]):
+            yield replayed
 
 
 async def _replay_page(
     store: EventStore, sagas: SagaRegistry, page: Sequence[SagaSummary]
 ) -> list[Replayed]:
-    histories = await store.load([one.saga_id for one in page])
-    return [_replay_one(sagas, one, histories.get(one.saga_id, ())) for one in page]
+    histories = await store.load([summary.saga_id for summary in page])
+    return [
+        Replayed(summary, *_replay(sagas, summary, histories.get(summary.saga_id, ())))
+        for summary in page
+    ]
 
 
-def _replay_one(
+def _replay(
     sagas: SagaRegistry, summary: SagaSummary, history: Sequence[Entry] | CorruptHistory
-) -> Replayed:
+) -> tuple[int, Difference | None]:
+    """How many entries there are, and the first that the code does not decide."""
     if isinstance(history, CorruptHistory):
-        found = Difference(history.version, history.problem, "nothing: it cannot be read")
-        return Replayed(summary, 0, found)
+        return 0, Difference(history.version, history.problem, "nothing: it cannot be read")
     if not history:
-        found = Difference(1, "nothing, though the index names this saga", "nothing")
-        return Replayed(summary, 0, found)
+        return 0, Difference(1, "nothing, though the index names this saga", "nothing")
     name, version = _pinned(history, summary)
     registered = sagas.find(name, version)
     if registered is None:
-        found = Difference(
-            1,
-            f"saga {name!r} version {version}",
-            "nothing: this application has no such version of it",
-        )
-        return Replayed(summary, len(history), found)
-    difference: Difference | None = None
+        recorded = f"saga {name!r} version {version}"
+        decided = "nothing: this application has no such version of it"
+        return len(history), Difference(1, recorded, decided)
     try:
         state = replay(registered.decider, summary.saga_id, history)
     except ReplayMismatch as error:
-        difference = Difference(error.version, error.recorded, error.decided)
+        return len(history), Difference(error.version, error.recorded, error.decided)
     except Exception as error:  # noqa: BLE001  # the saga's own code raised: that is the finding
-        difference = Difference(
-            0, "a whole history", f"the code at hand raised {type(error).__name__}: {error}"
-        )
-    else:
-        if state.program is not None:
-            state.program.close()
-    return Replayed(summary, len(history), difference)
+        decided = f"the code at hand raised {type(error).__name__}: {error}"
+        return len(history), Difference(0, "a whole history", decided)
+    if state.program is not None:
+        state.program.close()
+    return len(history), None
 
 
 def _pinned(history: Sequence[Entry], summary: SagaSummary) -> tuple[str, int]:
-    """The definition that a history names itself; a turn that failed before any is told by the
-    index.
-    """
+    """The definition that a history names; where its first turn failed, the index names it."""
     for entry in history:
         if isinstance(entry.body, SagaStarted):
             return entry.body.definition, entry.body.definition_version

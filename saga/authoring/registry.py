@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from saga.authoring.functions.definition import SagaDefinition
 from saga.contracts import ContractRegistry, contract_of
 from saga.core.decider import Decider
 from saga.core.kernel import decider_for
+from saga.core.values import value
 from saga.errors import DefinitionError, DuplicateSaga
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Registered:
     """A saga and the decider it became."""
 
@@ -40,8 +40,8 @@ class SagaRegistry:
 
     def newest(self, name: str) -> Registered | None:
         """The newest version of the saga of this name; None where this application has none."""
-        found = [one for (known, _), one in self._by_name.items() if known == name]
-        return max(found, key=lambda one: one.saga.version, default=None)
+        versions = [saga for (known, _), saga in self._by_name.items() if known == name]
+        return max(versions, key=lambda registered: registered.saga.version, default=None)
 
     def started_by(self, contract: str) -> list[Registered]:
         """The newest version of every saga that a message of *contract* starts."""

@@ -1,5 +1,4 @@
-"""What a way of writing sagas supplies to the kernel: a program, driven by commands and
-resolutions.
+"""What a way of writing sagas supplies to the kernel: a program that gives commands.
 
 A program says what it wants next (`Command`) and is told how that ended (`Resolution`). It knows
 nothing of retries, deadlines, rollback order or replays; the kernel adds those, the same for every
@@ -79,9 +78,7 @@ class Publish:
 
 @value
 class DropBranch:
-    """The program no longer wants these: steps are undone before it completes, sleeps and waits
-    end.
-    """
+    """The program drops these: steps are undone before it completes, sleeps and waits end."""
 
     steps: tuple[StepId, ...]
     sleeps: tuple[str, ...] = ()
@@ -161,9 +158,7 @@ class Report:
 
 
 class Program(Protocol):
-    """One running saga as its front-end sees it. An exception from any method is a bug in the
-    program.
-    """
+    """One running saga as its front-end sees it. An exception from a method is a bug in it."""
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
         """Begin; *at* is the time of the trigger's turn."""
@@ -182,15 +177,11 @@ class Program(Protocol):
         ...
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
-        """Why a reply is no answer to *step*'s intent; None when it is. None replies to no
-        contract.
-        """
+        """Why *reply* is no answer to the intent of *step*; None when it is."""
         ...
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
-        """The intent that undoes *step*, given its reply or, where none came, nothing but the
-        intent.
-        """
+        """The intent that undoes *step*; *reply* is None where none came."""
         ...
 
     def outcome_of(self, report: Report) -> Message | None:
@@ -206,8 +197,8 @@ class Program(Protocol):
 class Definition:
     """A kind of saga, whatever way it was written.
 
-    *fingerprint* is a hash of its source, pinned in every history. *program* makes one instance for
-    a saga id and business key.
+    *fingerprint* is a hash of its source, pinned in every history. *program* makes a running one
+    for a saga id and business key.
     """
 
     name: str

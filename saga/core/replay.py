@@ -147,4 +147,4 @@ def _detail(body: object) -> str:
     text = describe(body)
     if isinstance(body, IntentIssued):
         return f"{text} {body.payload}"
-    return f"{text} {body}" if not text.startswith("saga-") else text
+    return f"{text} {body}"

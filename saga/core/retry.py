@@ -50,9 +50,7 @@ class Retry:
                 duration_us(duration)
 
     def allows(self, *, failed_attempts: int, elapsed_us: int, code: str | None = None) -> bool:
-        """Whether another attempt may follow *failed_attempts* and begin *elapsed_us* after the
-        first.
-        """
+        """Whether one more attempt may follow and begin *elapsed_us* after the first."""
         if code is not None and code in self.never_on:
             return False
         if self.attempts is not None and failed_attempts >= self.attempts:
@@ -60,9 +58,7 @@ class Retry:
         return self.within is None or elapsed_us <= duration_us(self.within)
 
     def delay_us(self, *, failed_attempts: int, seed: str) -> int:
-        """Microseconds to wait after the given number of failed attempts; *seed* picks the
-        jitter.
-        """
+        """Microseconds to wait after so many failed attempts; *seed* picks the jitter."""
         cap_us = duration_us(self.cap)
         # The exponent is bounded because a float overflows long before a policy without limit ends.
         exponent = min(failed_attempts - 1, 64)

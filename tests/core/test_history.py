@@ -1,6 +1,8 @@
 """Entries: a closed registry of stable names, a plain form that gives back what it was given."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given as hypothesis_given
@@ -286,3 +288,14 @@ def test_ended_sagas_move_for_cleanup_only():
         if status.is_ended:
             assert not can_become(status, SagaStatus.RUNNING)
     assert not can_become(SagaStatus.ABANDONED, SagaStatus.ROLLING_BACK)
+
+
+def test_the_reference_names_every_entry_and_every_field():
+    """A reader in another language has nothing else."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "history.md").read_text()
+    shared = {"reason", "step", "name", "payload", "outcome"}
+
+    for name, kind in NAMES.items():
+        assert f"`{name}`" in page, name
+        missing = [one.name for one in fields(kind) if f"`{one.name}`" not in page]
+        assert set(missing) <= shared, (name, missing)

@@ -99,9 +99,7 @@ def test_refused_step_is_not_undone():
 
 
 def test_step_in_doubt_is_undone_from_its_intent_alone():
-    """After a missed deadline the effect may be there; its reply is not, so the undo does
-    without.
-    """
+    """After a missed deadline the effect may be there; its reply is not, and is not needed."""
     (
         given(order_saga(timeout="30s"), OrderPlaced(), replied(Reserve, Reserved()))
         .when(timed_out(Pay))

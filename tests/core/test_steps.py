@@ -299,9 +299,7 @@ def test_late_success_before_its_undo_is_undone_with_its_reply():
 
 
 def test_late_success_during_its_undo_is_undone_again():
-    """The blind undo may have come first and done nothing: one that knows the reply takes its
-    place.
-    """
+    """The blind undo may have come first and done nothing; one with the reply takes its place."""
     (
         given(doubtful(), *IN_DOUBT)
         .when(replied("pay", Paid(), attempt=1))
@@ -354,9 +352,7 @@ def test_late_success_after_the_rollback_reopens_the_saga_for_cleanup():
 
 
 def test_late_success_after_completion_reopens_the_saga_for_cleanup():
-    """A step that the function had given up on is undone, and the saga is as completed as
-    before.
-    """
+    """A step that the function had given up on is undone; the saga is completed as before."""
     scenario = (
         given(as_saga(tries_to_pay), OrderPlaced())
         .when(timed_out(Pay))

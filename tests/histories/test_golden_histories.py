@@ -48,9 +48,7 @@ def test_todays_code_decides_what_a_golden_history_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ENDS))
 def test_a_golden_history_is_written_as_it_was_read(name: str) -> None:
-    """Stored names, fields and their order are for ever: reading and writing give the same
-    bytes.
-    """
+    """Stored names and fields are for ever: reading and writing give the same bytes."""
     file = FOLDER / f"{name}.jsonl"
 
     assert dump(load(file)) == file.read_bytes()
@@ -129,9 +127,7 @@ def test_a_broken_history_of_format_1_is_refused_at_the_same_entry() -> None:
 
 
 def test_a_broken_history_is_refused_at_its_first_differing_entry() -> None:
-    """In this one an undo carries a receipt that no reply has given: version 14, and both sides of
-    it.
-    """
+    """In this one an undo carries a receipt that no reply has given: version 14."""
     history = load(FOLDER / "broken" / "another-receipt.jsonl")
 
     with pytest.raises(ReplayMismatch) as refused:

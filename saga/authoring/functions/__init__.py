@@ -1,6 +1,4 @@
-"""Durable functions: a saga written as an `async def`, rebuilt by running it again over its
-history.
-"""
+"""Durable functions: a saga as an `async def`, rebuilt by running it again over its history."""
 
 from saga.authoring.functions.context import Context
 from saga.authoring.functions.definition import SagaDefinition, saga

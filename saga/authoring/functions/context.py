@@ -16,7 +16,6 @@ from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter
 
-from saga.authoring.filling import check_undo
 from saga.authoring.functions.calls import (
     Branch,
     Call,
@@ -27,6 +26,7 @@ from saga.authoring.functions.calls import (
     UndoSpec,
     WaitCall,
 )
+from saga.authoring.mapping import check_undo
 from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode
 from saga.core.durations import Duration, duration_us
 from saga.core.events import Message
@@ -176,9 +176,7 @@ class Context:
         return WaitCall(f"wait-{name}-{self._next(f'wait {name}')}", name, adapter, timeout_us)
 
     def publish(self, event: Event) -> Awaitable[None]:
-        """Tell everybody a fact now, before the saga ends. Awaiting it is allowed and changes
-        nothing.
-        """
+        """Tell everybody a fact now, before the saga ends; awaiting it changes nothing."""
         contract = contract_of(type(event))
         if contract.kind is not Kind.EVENT:
             raise DefinitionError(f"ctx.publish takes an Event, not {type(event).__name__}")

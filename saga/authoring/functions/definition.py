@@ -1,15 +1,12 @@
-"""`@saga`: makes a definition of a function, and refuses one that cannot work, with
-file and line.
-"""
+"""`@saga` makes a definition of a function, and refuses with file and line what cannot work."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
-from saga.authoring.filling import check_rolled_back
 from saga.authoring.functions.inspection import (
     check_steps,
     fingerprint,
@@ -17,16 +14,18 @@ from saga.authoring.functions.inspection import (
     referenced_contracts,
 )
 from saga.authoring.functions.program import FunctionProgram, RolledBack, SagaFunction
+from saga.authoring.mapping import check_rolled_back
 from saga.contracts import ContractRegistry, Event, Kind, contract_of
 from saga.core.identity import SagaId
 from saga.core.program import Definition
+from saga.core.values import value
 from saga.errors import DefinitionError
 
 NAME_CHARS_MAX = 100
 KeySpec = str | Callable[[Any], str]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SagaDefinition:
     """A kind of saga written as a durable function. Give it to `SagaApp(sagas=[…])`."""
 

@@ -1,5 +1,4 @@
-"""What can be known of a saga's function without running it: where it is, what it names, what is
-off.
+"""What can be known of a saga's function without running it: place, contracts, mistakes.
 
 Looking at source is a courtesy: it finds a mistake when the module is imported instead of when an
 order comes in. What cannot be resolved here is checked again by the context when the call is made.
@@ -15,7 +14,7 @@ from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from saga.authoring.filling import check_undo
+from saga.authoring.mapping import check_undo
 from saga.contracts import Event, Intent
 from saga.errors import DefinitionError
 
@@ -40,11 +39,11 @@ def fingerprint(function: Callable[..., Any]) -> str:
                 node.decorator_list = []
                 if ast.get_docstring(node, clean=False) is not None:
                     node.body = node.body[1:] or [ast.Pass()]
-        said = ast.dump(tree)
+        text = ast.dump(tree)
     else:
         code = _code(function)
-        said = repr((code.co_code, code.co_names, code.co_consts)) if code else repr(function)
-    return sha256(said.encode()).hexdigest()[:16]
+        text = repr((code.co_code, code.co_names, code.co_consts)) if code else repr(function)
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from saga.authoring.filling import fill, fill_report
 from saga.authoring.functions.calls import StepCall
 from saga.authoring.functions.context import Context
 from saga.authoring.functions.scheduler import Scheduler, Waiter
+from saga.authoring.mapping import fill, fill_report
 from saga.contracts import ContractRegistry, Event, Intent, Kind, contract_of, encode, read
 from saga.core.events import Json, Message
 from saga.core.identity import Instant, SagaId, StepId

@@ -278,9 +278,7 @@ def close(coroutine: Coroutine[Any, Any, Any]) -> None:
 
 
 def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
-    """The line at which a suspended coroutine stands, or the innermost one it awaits of its
-    package.
-    """
+    """The line at which a suspended coroutine stands, the innermost one in its own package."""
     inner: object = coroutine
     where = package = None
     while isinstance(inner, CoroutineType) and inner.cr_frame is not None:

@@ -1,4 +1,4 @@
-"""Messages filled by field name: undo intents from what is to be undone, outcomes from a report.
+"""Messages mapped by field name: undo intents from what is undone, outcomes from a report.
 
 Whether every required field can be filled is decided from the classes alone, before a saga runs:
 an undo that needs a field which only a reply has could never be built when no reply came.
@@ -71,14 +71,14 @@ def fill(model: type[Filled], *sources: BaseModel | None) -> Filled:
 
 def fill_report(model: type[Filled], trigger: BaseModel, report: Report) -> Filled:
     """*model* from a trigger and the report of its saga's rollback; the report wins."""
-    said: Mapping[str, object] = {
+    reported: Mapping[str, object] = {
         "reason": report.reason,
         "code": report.code,
         "failed_step": report.failed_step,
         "residue": list(report.residue),
     }
     values = {name: getattr(trigger, name) for name in _shared(model, type(trigger))}
-    values |= {name: value for name, value in said.items() if name in model.__pydantic_fields__}
+    values |= {name: value for name, value in reported.items() if name in model.__pydantic_fields__}
     return model.model_validate(values)
 
 
