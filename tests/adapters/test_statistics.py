@@ -2,8 +2,7 @@
 
 import pytest
 
-from saga.adapters.memory import MemoryEventStore
-from saga.adapters.memory.statistics import MemoryStatistics
+from saga.adapters.memory import MemoryEventStore, MemoryStatistics
 from saga.adapters.postgres import (
     Address,
     PostgresDatabase,

@@ -13,8 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from saga.adapters.clocks import ManualClock
-from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
-from saga.adapters.memory.statistics import MemoryStatistics
+from saga.adapters.memory import MemoryCatalogue, MemoryEventStore, MemoryStatistics
 from saga.app import SagaApp
 from saga.assembly import Assembly, Parts
 from saga.contracts import (

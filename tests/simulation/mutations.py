@@ -41,7 +41,7 @@ MUTATIONS = (
     ),
     _mutation(
         "no version check",
-        "saga/adapters/memory/event_store.py",
+        "saga/adapters/memory/store.py",
         "        if moved:\n",
         "        if moved and not moved:\n",
     ),

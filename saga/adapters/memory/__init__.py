@@ -1,9 +1,6 @@
-"""Store and bus in memory, with the same meaning as the durable ones: for tests and simulated
-worlds.
-"""
+"""Store and bus in memory, with the same meaning as the durable ones: for tests and worlds."""
 
 from saga.adapters.memory.bus import MemoryBus
-from saga.adapters.memory.catalogue import MemoryCatalogue
-from saga.adapters.memory.event_store import MemoryEventStore
+from saga.adapters.memory.store import MemoryCatalogue, MemoryEventStore, MemoryStatistics
 
-__all__ = ["MemoryBus", "MemoryCatalogue", "MemoryEventStore"]
+__all__ = ["MemoryBus", "MemoryCatalogue", "MemoryEventStore", "MemoryStatistics"]

@@ -11,10 +11,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+from typing_extensions import override
+
 from saga.adapters.partitioner import partition_of
 from saga.core.identity import Instant
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
-from saga.ports.bus import Inbound, Progress, Record, ResumeAt, Source, TopicSpec, why_lost
+from saga.ports.bus import (
+    Bus,
+    Consumer,
+    Inbound,
+    Progress,
+    Record,
+    ResumeAt,
+    Source,
+    TopicSpec,
+    why_lost,
+)
 from saga.ports.clock import Clock
 
 RECORD_BYTES_MAX: Final = 1_048_576
@@ -45,7 +57,7 @@ class Partition:
         self.begin += expired
 
 
-class MemoryConsumer:
+class MemoryConsumer(Consumer):
     """A member of a group. Made by `MemoryBus.subscribe`; one task at a time fetches."""
 
     def __init__(
@@ -62,8 +74,8 @@ class MemoryConsumer:
         self.group = group
         self.topics = topics
 
+    @override
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """Up to *records_max* records; empty after *timeout_s* of the bus's clock."""
         deadline_s = self._bus.clock.monotonic_s() + timeout_s
         await asyncio.sleep(0)
         while not self.is_closed:
@@ -78,42 +90,42 @@ class MemoryConsumer:
             await self._wait(remaining_s)
         return []
 
+    @override
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """Read on from these offsets; sources that are not assigned are left alone."""
         for source, offset in offsets.items():
             if source in self._next:
                 self._next[source] = offset
         self.wake(offsets.keys())
 
+    @override
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """Remember for the group the *next* offset to read of each source; forward or back."""
         for source, offset in offsets.items():
             self._bus.committed[self.group, source] = offset
 
+    @override
     def assignment(self) -> frozenset[Source]:
-        """The sources this member reads now."""
         return frozenset(self._next)
 
     @property
+    @override
     def progress(self) -> Mapping[Source, Progress]:
-        """Of each source that this member reads, how far."""
         return {
             source: Progress(offset, self._bus.partitions[source].end)
             for source, offset in self._next.items()
         }
 
     @property
+    @override
     def stopped(self) -> Mapping[Source, str]:
-        """The sources that are assigned to this member and not read, each with the reason."""
         return dict(self._stopped)
 
     @property
+    @override
     def waits_for(self) -> str | None:
-        """What is missing before this member reads all of its topics; None when nothing is."""
         return None
 
+    @override
     async def close(self) -> None:
-        """Leave the group at once."""
         self.is_closed = True
         self.assign(frozenset())
         self._bus.leave(self)
@@ -198,7 +210,7 @@ class MemoryConsumer:
         return taken
 
 
-class MemoryBus:
+class MemoryBus(Bus):
     """A bus for one event loop.
 
     Args:
@@ -216,8 +228,8 @@ class MemoryBus:
         self._unkeyed = 0
         self._is_closed = False
 
+    @override
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """Make the topics that are not there; those that are stay as they are."""
         for spec in topics:
             if spec.partitions < 1:
                 raise ValueError(f"{spec.name}: a topic has at least one partition")
@@ -227,27 +239,17 @@ class MemoryBus:
                     self.partitions[Source(spec.name, number)] = Partition(spec.retention_s)
         self._share_out(self._consumers)
 
+    @override
     async def publish(self, records: Sequence[Record]) -> None:
-        """Publish all, in order per partition.
-
-        Raises:
-            BusUnavailable: the bus is closed.
-            MessageTooLarge: a record exceeds the limit; none was published.
-            TopicMissing: a topic does not exist; none was published.
-        """
         if self._is_closed:
             raise BusUnavailable("the bus is closed")
         await asyncio.sleep(0)
         self.append(records)
 
+    @override
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> MemoryConsumer:
-        """Join *group* on *topics*; those that do not exist yet are read once they do.
-
-        Raises:
-            BusUnavailable: the bus is closed.
-        """
         if self._is_closed:
             raise BusUnavailable("the bus is closed")
         consumer = MemoryConsumer(self, group, tuple(dict.fromkeys(topics)), resume_at)
@@ -255,12 +257,8 @@ class MemoryBus:
         self._share_out(self._members(group))
         return consumer
 
+    @override
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """Of each source the first offset kept and the next one to be written.
-
-        Raises:
-            TopicMissing: a source does not exist.
-        """
         found: dict[Source, tuple[int, int]] = {}
         for source in sources:
             partition = self.partitions.get(source)
@@ -270,8 +268,8 @@ class MemoryBus:
             found[source] = (partition.begin, partition.end)
         return found
 
+    @override
     async def close(self) -> None:
-        """End all consumers."""
         self._is_closed = True
         for consumer in list(self._consumers):
             await consumer.close()

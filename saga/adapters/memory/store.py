@@ -1,4 +1,4 @@
-"""The event store in memory: the same promises, for as long as the object lives.
+"""Store, catalogue and statistics in memory: the same promises, for as long as the store lives.
 
 No threads and no chance: the same calls in the same order leave the same state.
 """
@@ -6,29 +6,42 @@ No threads and no chance: the same calls in the same order leave the same state.
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
-from collections.abc import Mapping, Sequence
+import sys
+from bisect import bisect_right, insort
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from operator import itemgetter
+
+from typing_extensions import override
 
 from saga.adapters.memory.bus import MemoryBus
 from saga.adapters.rows import check_new_sagas, covered
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
+from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
 from saga.ports.bus import Source
 from saga.ports.store import (
+    UNFINISHED,
+    UNHANDLED_COUNTED_MAX,
     Appended,
     Backlog,
     Batch,
+    Catalogue,
     DueTimer,
+    EventStore,
     History,
     SagaSummary,
+    StatisticsReader,
+    StoreStatistics,
+    UnhandledKind,
     UnhandledRecord,
 )
 
 
-class MemoryEventStore:
+class MemoryEventStore(EventStore):
     """Histories in dictionaries.
 
     Args:
@@ -43,7 +56,7 @@ class MemoryEventStore:
         self._timers: dict[TimerId, DueTimer] = {}
         self._due: list[tuple[Instant, TimerId]] = []
         self._backlog: dict[int, Backlog] = {}
-        self._parked_given = 0
+        self._unhandled_given = 0
         self._backlog_given = 0
         self._last_place = 0
         # For the catalogue.
@@ -51,15 +64,8 @@ class MemoryEventStore:
         self.summaries: dict[SagaId, SagaSummary] = {}
         self.unhandled: dict[int, UnhandledRecord] = {}
 
+    @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        """Record the whole batch, or nothing of it.
-
-        Raises:
-            AlreadyRecorded: a position is not beyond the stored one of its source.
-            HistoryConflict: another writer was first on some history.
-            MessageTooLarge: the bus refuses a record of *outgoing*; nothing was recorded.
-            TopicMissing: a topic of *outgoing* does not exist; nothing was recorded.
-        """
         await asyncio.sleep(0)
         self._check(batch)
         if self._bus is not None:
@@ -72,8 +78,8 @@ class MemoryEventStore:
         self._backlog[self._backlog_given] = Backlog(self._backlog_given, at, entries)
         return Appended(self._backlog_given)
 
+    @override
     async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
-        """The whole histories, in order of version; a saga without one is left out."""
         await asyncio.sleep(0)
         return {
             saga_id: History(self._histories[saga_id], turns=self._histories[saga_id].turns)
@@ -81,18 +87,16 @@ class MemoryEventStore:
             if saga_id in self._histories
         }
 
+    @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        """The highest offset accounted for of each source; a source never seen is left out."""
         return {source: self._positions[source] for source in sources if source in self._positions}
 
+    @override
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        """Timers due at or before *until*, the earliest first."""
         return [timer for timer in self.timers(limit) if timer.due_at <= until]
 
+    @override
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
-        """Batches with something to publish that nobody has said to be published, the oldest
-        first.
-        """
         later = (batch for batch in self._backlog.values() if batch.backlog_id > after)
         return list(islice(later, limit))
 
@@ -135,8 +139,8 @@ class MemoryEventStore:
         for timer_id in batch.timers_cleared:
             self._clear(timer_id)
         for record in batch.unhandled:
-            self._parked_given += 1
-            self.unhandled[self._parked_given] = replace(record, record_id=self._parked_given)
+            self._unhandled_given += 1
+            self.unhandled[self._unhandled_given] = replace(record, record_id=self._unhandled_given)
         for record_id in batch.handled:
             self.unhandled.pop(record_id, None)
         for backlog_id in batch.relayed:
@@ -150,3 +154,86 @@ class MemoryEventStore:
         timer = self._timers.pop(timer_id, None)
         if timer is not None:
             self._due.remove((timer.due_at, timer_id))
+
+
+class MemoryCatalogue(Catalogue):
+    """The catalogue of a `MemoryEventStore`."""
+
+    def __init__(self, store: MemoryEventStore) -> None:
+        self._store = store
+
+    @override
+    async def sagas(
+        self,
+        *,
+        status: SagaStatus | None = None,
+        definition: str | None = None,
+        after: SagaId | None = None,
+        limit: int = 100,
+    ) -> Sequence[SagaSummary]:
+        ids = list(self._store.summaries)
+        start = ids.index(after) + 1 if after in self._store.summaries else 0
+        found = (self._store.summaries[saga_id] for saga_id in ids[start:])
+        matching = (
+            summary
+            for summary in found
+            if status in {None, summary.status} and definition in {None, summary.definition}
+        )
+        return list(islice(matching, limit))
+
+    @override
+    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
+        known = self._store.summaries
+        return [known[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in known]
+
+    @override
+    async def unhandled(
+        self,
+        *,
+        kind: UnhandledKind | None = None,
+        saga_id: SagaId | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[UnhandledRecord]:
+        matching = (
+            record
+            for record in self._store.unhandled.values()
+            if record.record_id > after
+            and kind in {None, record.kind}
+            and saga_id in {None, record.saga_id}
+        )
+        return list(islice(matching, limit))
+
+    @override
+    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
+        return self._store.timers(limit)
+
+    @override
+    async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
+        log = self._store.log
+        for place, entry in log[bisect_right(log, after, key=itemgetter(0)) :]:
+            yield place, entry
+        await asyncio.sleep(0)
+
+
+class MemoryStatistics(StatisticsReader):
+    """Counts what is in a `MemoryEventStore`."""
+
+    def __init__(self, store: MemoryEventStore) -> None:
+        self._store = store
+
+    @override
+    async def take(self, *, at: Instant) -> StoreStatistics:
+        store = self._store
+        sagas = (row for row in store.summaries.values() if row.status in UNFINISHED)
+        unhandled = islice(store.unhandled.values(), UNHANDLED_COUNTED_MAX)
+        backlog = await store.backlog(limit=sys.maxsize)
+        due = await store.due_timers(until=at, limit=sys.maxsize)
+        return StoreStatistics(
+            sagas=Counter((row.definition, row.status) for row in sagas),
+            unhandled=Counter((record.kind, record.reason) for record in unhandled),
+            backlog=len(backlog),
+            backlog_since=min((batch.appended_at for batch in backlog), default=None),
+            timers_due=len(due),
+            timers_due_since=due[0].due_at if due else None,
+        )
