@@ -4,51 +4,32 @@ from types import ModuleType
 
 import pytest
 
-from saga import Context, Effects, Event, Intent, SagaApp, saga
+from saga import Context, Effects, Event, SagaApp, saga
 from saga.contracts import TopicNames
 from saga.errors import DefinitionError, DuplicateSaga, SettingsError
 from saga.service import Service
+from tests.toys import OrderPlaced, OrderSeen, Paid, Pay, Refund
 
-NAMES = TopicNames("test", "kiosk")
-
-
-class Ordered(Event, topic="app-kiosk.ordered", version=1, key="order_id"):
-    order_id: str
-
-
-class Baked(Event, topic="app-bakery.baked", version=1):
-    loaf: str
-
-
-class Bake(Intent[Baked], topic="app-bakery.bake", version=1):
-    order_id: str
-
-
-class Discard(Intent[None], topic="app-bakery.discard", version=1):
-    order_id: str
-
-
-class Closed(Event, topic="app-kiosk.closed", version=1):
-    order_id: str
+NAMES = TopicNames("test", "apps")
 
 
 def order_saga(name: str = "app-order", version: int = 1):
-    """A saga that has something baked."""
+    """A saga that has something paid."""
 
-    @saga(name, version=version, starts_on=Ordered)
-    async def order(ctx: Context, ordered: Ordered) -> None:
-        await ctx.do(Bake(order_id=ordered.order_id), undo=Discard)
+    @saga(name, version=version, starts_on=OrderPlaced)
+    async def order(ctx: Context, ordered: OrderPlaced) -> None:
+        await ctx.do(Pay(order_id=ordered.order_id), undo=Refund)
 
     return order
 
 
-def bakery(name: str = "bakery") -> Effects:
-    """A service that bakes."""
+def payments(name: str = "payments") -> Effects:
+    """A service that pays."""
     service = Effects(name)
 
-    @service.on(Bake)
-    def bake(intent: Bake, ctx) -> Baked:
-        return Baked(loaf=intent.order_id)
+    @service.on(Pay)
+    def pay(intent: Pay, ctx) -> Paid:
+        return Paid(receipt=intent.order_id)
 
     return service
 
@@ -62,7 +43,7 @@ class TestRefused:
     def test_what_is_no_saga(self) -> None:
         """A function that nobody has decorated."""
 
-        async def order(ctx: Context, ordered: Ordered) -> None: ...
+        async def order(ctx: Context, ordered: OrderPlaced) -> None: ...
 
         with pytest.raises(DefinitionError, match="decorate its function with @saga"):
             SagaApp(sagas=[order])
@@ -74,18 +55,18 @@ class TestRefused:
 
     def test_one_service_named_twice(self) -> None:
         """It would be started twice."""
-        service = bakery()
+        service = payments()
 
-        with pytest.raises(DefinitionError, match="'bakery'"):
+        with pytest.raises(DefinitionError, match="'payments'"):
             SagaApp(effects=[service, service])
 
     def test_two_services_that_handle_one_intent(self) -> None:
         """Both would do it, each with an inbox of its own; both handlers are named."""
         with pytest.raises(DefinitionError) as refused:
-            SagaApp(effects=[bakery(), bakery("oven")])
+            SagaApp(effects=[payments(), payments("oven")])
 
         said = str(refused.value)
-        assert "app-bakery.int.bake.v1" in said
+        assert "shop.int.pay.v1" in said
         assert said.count("test_app.py:") == 2
         assert "only one service" in said
 
@@ -110,22 +91,22 @@ class TestContracts:
         """Trigger, intent, its undo and its reply, without being listed."""
         published = SagaApp(sagas=[order_saga()]).contracts.published
 
-        assert {contract.model for contract in published} == {Ordered, Bake, Baked, Discard}
+        assert {contract.model for contract in published} == {OrderPlaced, Pay, Paid, Refund}
 
     def test_those_of_a_module_come_along(self) -> None:
         """What else is in it does not."""
         module = ModuleType("messages")
-        module.Closed, module.Event, module.number = Closed, Event, 3
+        module.OrderSeen, module.Event, module.number = OrderSeen, Event, 3
 
         published = SagaApp(contracts=[module]).contracts.published
 
-        assert [contract.model for contract in published] == [Closed]
+        assert [contract.model for contract in published] == [OrderSeen]
 
     def test_versions_of_a_saga_live_side_by_side(self) -> None:
         """New ones begin with the newest."""
         app = SagaApp(sagas=[order_saga(version=2), order_saga(version=1)])
 
-        [started] = app.registry.started_by("app-kiosk.evt.ordered.v1")
+        [started] = app.registry.started_by("shop.evt.order-placed.v1")
         assert started.saga.version == 2
         assert app.registry.find("app-order", 1) is not None
 
@@ -134,48 +115,48 @@ class TestContracts:
         one, other = Effects("one"), Effects("other")
         for service in (one, other):
 
-            @service.listens(Closed)
-            def heard(closed: Closed, ctx) -> None: ...
+            @service.listens(OrderSeen)
+            def heard(closed: OrderSeen, ctx) -> None: ...
 
         assert SagaApp(effects=[one, other]).unhandled_intents() == []
 
     def test_intents_that_no_service_here_handles_are_known(self) -> None:
         """Another process may handle them."""
         assert SagaApp(sagas=[order_saga()]).unhandled_intents() == [
-            "app-bakery.int.bake.v1",
-            "app-bakery.int.discard.v1",
+            "shop.int.pay.v1",
+            "shop.int.refund.v1",
         ]
-        app = SagaApp(sagas=[order_saga()], effects=[bakery()])
-        assert app.unhandled_intents() == ["app-bakery.int.discard.v1"]
+        app = SagaApp(sagas=[order_saga()], effects=[payments()])
+        assert app.unhandled_intents() == ["shop.int.refund.v1"]
 
 
 class TestTopics:
     def test_whatever_is_said_or_heard_has_one(self) -> None:
         """Replies without a contract of their own, commands, and a dlq for all that is read."""
-        app = SagaApp(sagas=[order_saga()], effects=[bakery()])
+        app = SagaApp(sagas=[order_saga()], effects=[payments()])
 
         assert app.topics(NAMES) == [
-            f"test.kiosk.{name}"
+            f"test.apps.{name}"
             for name in (
-                "app-bakery.dlq.bake.v1",
-                "app-bakery.dlq.baked.v1",
-                "app-bakery.dlq.intent-done.v1",
-                "app-bakery.dlq.intent-failed.v1",
-                "app-bakery.evt.baked.v1",
-                "app-bakery.evt.intent-done.v1",
-                "app-bakery.evt.intent-failed.v1",
-                "app-bakery.int.bake.v1",
-                "app-bakery.int.discard.v1",
-                "app-kiosk.dlq.ordered.v1",
-                "app-kiosk.evt.ordered.v1",
                 "saga.ctl.command.v1",
                 "saga.dlq.command.v1",
+                "shop.dlq.intent-done.v1",
+                "shop.dlq.intent-failed.v1",
+                "shop.dlq.order-placed.v1",
+                "shop.dlq.paid.v1",
+                "shop.dlq.pay.v1",
+                "shop.evt.intent-done.v1",
+                "shop.evt.intent-failed.v1",
+                "shop.evt.order-placed.v1",
+                "shop.evt.paid.v1",
+                "shop.int.pay.v1",
+                "shop.int.refund.v1",
             )
         ]
 
     def test_an_application_of_nothing_still_takes_commands(self) -> None:
         """Which is how the command line speaks to sagas without knowing their code."""
-        assert "test.kiosk.saga.ctl.command.v1" in SagaApp().topics(NAMES)
+        assert "test.apps.saga.ctl.command.v1" in SagaApp().topics(NAMES)
 
     async def test_making_a_service_starts_nothing(self, tmp_path) -> None:
         """It has its files open, and nothing is in them."""

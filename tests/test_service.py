@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from saga import Context, Event, SagaApp, saga
+from saga import Context, SagaApp, saga
 from saga.adapters.clocks import SystemClock
 from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
 from saga.contracts import COMMAND_CONTRACT, CommandAct, TopicNames, encode
@@ -36,23 +36,16 @@ from saga.publishing.writer import EventWriter
 from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
 from saga.runtime.publisher import Commands, Publisher
 from saga.service import Outcome, RoleGroup, Service
+from tests.toys import OrderConfirmed, OrderPlaced
 
-NAMES = TopicNames("test", "kiosk")
+NAMES = TopicNames("test", "services")
 O_1 = saga_id("service-order", "o-1")
 
 
-class Ordered(Event, topic="service-kiosk.ordered", version=1, key="order_id"):
-    order_id: str
-
-
-class Confirmed(Event, topic="service-kiosk.confirmed", version=1):
-    order_id: str
-
-
-@saga("service-order", version=1, starts_on=Ordered)
-async def order(ctx: Context, ordered: Ordered) -> Confirmed:
+@saga("service-order", version=1, starts_on=OrderPlaced)
+async def order(ctx: Context, ordered: OrderPlaced) -> OrderConfirmed:
     """A saga that needs nobody."""
-    return Confirmed(order_id=ordered.order_id)
+    return OrderConfirmed(order_id=ordered.order_id)
 
 
 APP = SagaApp(sagas=[order])
@@ -338,14 +331,14 @@ class TestLifecycle:
 class TestOutcome:
     async def test_the_end_that_this_process_brought_about(self, bench: Bench) -> None:
         """Is told without asking the store; the event is a model."""
-        event = Message("service-kiosk.evt.confirmed.v1", encode(Confirmed(order_id="o-1")))
+        event = Message("shop.evt.order-confirmed.v1", encode(OrderConfirmed(order_id="o-1")))
         async with bench.service(bench.part("one")) as service:
             waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
             await asyncio.sleep(0)
             bench.waiters.tell(O_1, SagaOutcome(SagaStatus.COMPLETED, event, None, ()))
 
             assert await waiting == Outcome(
-                SagaStatus.COMPLETED, Confirmed(order_id="o-1"), None, ()
+                SagaStatus.COMPLETED, OrderConfirmed(order_id="o-1"), None, ()
             )
         assert bench.catalogue.asked == []
 
@@ -410,7 +403,7 @@ class TestOutcome:
         monkeypatch.setattr("saga.runtime.outcomes.GRACE_S", 0)
         monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
         async with bench.service(bench.part("one")) as service:
-            new = await service.publish(Ordered(order_id="o-1"))
+            new = await service.publish(OrderPlaced(order_id="o-1"))
             assert new is not None
             with pytest.raises(TimeoutError):
                 await service.outcome(new, timeout=0.05)
@@ -534,28 +527,28 @@ class TestAsking:
     async def test_an_event_that_starts_no_saga_has_none(self, bench: Bench) -> None:
         """It is published under the key it is given."""
         async with bench.service() as service:
-            assert await service.publish(Ordered(order_id="o-1")) == O_1
-            assert await service.publish(Confirmed(order_id="o-1"), key="o-1") is None
+            assert await service.publish(OrderPlaced(order_id="o-1")) == O_1
+            assert await service.publish(OrderConfirmed(order_id="o-1"), key="o-1") is None
 
         assert [(one.topic, one.key) for one in bench.bus.sent] == [
-            ("test.kiosk.service-kiosk.evt.ordered.v1", b"o-1"),
-            ("test.kiosk.service-kiosk.evt.confirmed.v1", b"o-1"),
+            ("test.services.shop.evt.order-placed.v1", b"o-1"),
+            ("test.services.shop.evt.order-confirmed.v1", b"o-1"),
         ]
 
     async def test_what_cannot_be_published_says_so(self, bench: Bench) -> None:
         """No key, another key than its own, no bus; and nothing was published."""
         async with bench.service() as service:
             for event, key in (
-                (Ordered(order_id=" "), None),
-                (Confirmed(order_id="o-1"), None),
-                (Confirmed(order_id="o-1"), ""),
-                (Ordered(order_id="o-1"), "o-2"),
+                (OrderPlaced(order_id=" "), None),
+                (OrderConfirmed(order_id="o-1"), None),
+                (OrderConfirmed(order_id="o-1"), ""),
+                (OrderPlaced(order_id="o-1"), "o-2"),
             ):
                 with pytest.raises(MessageError, match="key"):
                     await service.publish(event, key=key)
             bench.bus.is_away = True
             with pytest.raises(BusUnavailable):
-                await service.publish(Ordered(order_id="o-1"))
+                await service.publish(OrderPlaced(order_id="o-1"))
 
         assert bench.bus.sent == []
 
@@ -577,7 +570,7 @@ class TestAsking:
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
             ids = [
-                await service.signal(O_1, "approval", Confirmed(order_id="x"), actor="ann"),
+                await service.signal(O_1, "approval", OrderConfirmed(order_id="x"), actor="ann"),
                 await service.cancel(O_1, reason="late", mode=CancelMode.IMMEDIATE),
                 await service.command(
                     O_1, CommandAct.SKIP, command_id="c-1", step="pay", reason="by hand"
@@ -589,7 +582,7 @@ class TestAsking:
         signal, cancel, skip = (json.loads(one.value) for one in bench.bus.sent)
         assert [one["command_id"] for one in (signal, cancel, skip)] == ids
         assert ids[2] == "c-1"
-        assert (signal["payload"], signal["actor"]) == ({"order_id": "x"}, "ann")
+        assert (signal["payload"], signal["actor"]) == ({"order_id": "x", "shelf": "s-1"}, "ann")
         assert (cancel["mode"], cancel["reason"]) == ("immediate", "late")
         assert (skip["act"], skip["step"]) == ("skip", "pay")
 
@@ -625,7 +618,7 @@ class TestAsking:
         """As long as its key is remembered, of which there is a bound."""
         monkeypatch.setattr("saga.runtime.publisher.KEYS_MAX", 2)
         async with bench.service() as service:
-            sagas = [await service.publish(Ordered(order_id=f"o-{n}")) for n in range(3)]
+            sagas = [await service.publish(OrderPlaced(order_id=f"o-{n}")) for n in range(3)]
             for saga in sagas[1:]:
                 await service.signal(saga, "approval")
             with pytest.raises(UnknownSaga):

@@ -39,7 +39,7 @@ from saga.settings import Settings
 from tests.fakes import FlakyBus, FlakyStore
 from tests.runtime import invariants
 
-NAMES = TopicNames("test", "kiosk")
+NAMES = TopicNames("test", "toys")
 WAIT_S_MAX = 120.0
 STEP_S = 0.001
 """At least so much time passes whenever nothing happens."""
@@ -184,7 +184,7 @@ class Scenario:
     ) -> Record:
         """The answer to an intent, by its record or its id; done where there is no model."""
         if isinstance(intent, str):
-            intent_id, domain, key = intent, "kiosk", key or "o-1"
+            intent_id, domain, key = intent, "toys", key or "o-1"
         else:
             intent_id = header(intent, ce.ID)
             domain = header(intent, ce.TYPE).split(".")[0]

@@ -198,7 +198,7 @@ async def test_a_missing_topic_for_copies_costs_the_copy(apart: Scenario, caplog
     """The record is in the store as it was; its partition moves on."""
     scenario = apart
     junk = scenario.record(topic_of(OrderPlaced), b"o-1", b"no json")
-    scenario.bus.missing = frozenset({NAMES.topic("kiosk.dlq.order-placed.v2")})
+    scenario.bus.missing = frozenset({NAMES.topic("toys.dlq.order-placed.v2")})
     unit = await scenario.take(junk, placed(scenario, "o-2"))
 
     assert len(scenario.dead_letters()) == 1

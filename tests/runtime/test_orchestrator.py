@@ -30,7 +30,7 @@ from tests.runtime.toys import (
     orders,
 )
 
-PLACED = NAMES.topic("kiosk.evt.order-placed.v2")
+PLACED = NAMES.topic("toys.evt.order-placed.v2")
 SERVICES = ((Reserve, Reserved(shelf="s-1")), (Ship, None), (Unreserve, None))
 KEYS = [f"o-{number}" for number in range(30)]
 
@@ -375,7 +375,7 @@ class TestTheBus:
             scenario.bus.is_away = False
             await scenario.until(scenario.dead_letters)
 
-        assert len(scenario.on("kiosk.dlq.order-placed.v2")) == 1
+        assert len(scenario.on("toys.dlq.order-placed.v2")) == 1
 
     async def test_fetches_that_fail_are_repeated(
         self, order_scenario: Scenario, monkeypatch

@@ -65,7 +65,7 @@ async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(
     scenario = order_scenario
     written = publisher_of(scenario).writer.record(OrderPlacedV1(order_id="o-1"))
 
-    assert written.record.topic == NAMES.topic("kiosk.evt.order-placed.v1")
+    assert written.record.topic == NAMES.topic("toys.evt.order-placed.v1")
     assert written.record.value == b'{"order_id":"o-1"}'
     assert written.saga_id == order_id()
 
@@ -101,7 +101,7 @@ def test_what_nobody_could_read_does_not_get_out(
 ) -> None:
     """With the reason that it would have as a dead letter."""
     with pytest.raises(MalformedMessage) as caught:
-        publisher_of(order_scenario).writer.record_json("kiosk.evt.order-placed.v2", value)
+        publisher_of(order_scenario).writer.record_json("toys.evt.order-placed.v2", value)
 
     assert caught.value.code == code
     assert says in caught.value.message
@@ -110,15 +110,15 @@ def test_what_nobody_could_read_does_not_get_out(
 @pytest.mark.parametrize(
     ("contract", "kind"),
     [
-        ("kiosk.evt.order-placed.v9", UnsupportedVersion),
-        ("kiosk.evt.order-paced.v2", MalformedMessage),
+        ("toys.evt.order-placed.v9", UnsupportedVersion),
+        ("toys.evt.order-paced.v2", MalformedMessage),
     ],
 )
 def test_an_unknown_contract_is_refused_with_what_comes_near(
     order_scenario: Scenario, contract: str, kind: type[MessageError]
 ) -> None:
     """Misspelt names are the usual reason."""
-    with pytest.raises(kind, match=r"kiosk\.evt\.order-placed\.v2") as caught:
+    with pytest.raises(kind, match=r"toys\.evt\.order-placed\.v2") as caught:
         publisher_of(order_scenario).writer.record_json(contract, b"{}")
 
     assert caught.value.code in {"unsupported_version", "unknown_contract"}
@@ -139,7 +139,7 @@ def test_a_key_must_be_the_payloads_own(order_scenario: Scenario) -> None:
 def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
     """An event without a key of its own, and a saga that says where its key is."""
 
-    class Called(Event, topic="kiosk.called", version=1):
+    class Called(Event, topic="toys.called", version=1):
         number: int
 
     @saga("call", version=1, starts_on=Called, key="number")

@@ -168,7 +168,7 @@ def test_ids_and_bytes_are_functions_of_the_entry() -> None:
         Entry(saga, 5, 1_700_000_000_000_000, "c", body)
         for body in (
             EventPublished(
-                publication="publish/2", contract="kiosk.evt.booked.v1", payload='{"a":1}'
+                publication="publish/2", contract="toys.evt.booked.v1", payload='{"a":1}'
             ),
             SagaCompleted(outcome=None),
         )
@@ -180,9 +180,9 @@ def test_ids_and_bytes_are_functions_of_the_entry() -> None:
     (record,) = first
 
     assert first == again
-    assert record.topic == NAMES.topic("kiosk.evt.booked.v1")
+    assert record.topic == NAMES.topic("toys.evt.booked.v1")
     assert (record.key, record.value) == ("ö".encode(), b'{"a":1}')
     assert header(record, "ce_id") == f"{saga}/event/publish/2"
-    assert header(record, "ce_source") == "/test/kiosk/sagas/order"
+    assert header(record, "ce_source") == "/test/toys/sagas/order"
     assert header(record, "ce_time") == "2023-11-14T22:13:20.000000Z"
     assert header(record, "traceparent") == "00-a-b-01"

@@ -34,11 +34,11 @@ from tests.runtime.toys import (
     orders,
 )
 
-PLACED = NAMES.topic("kiosk.evt.order-placed.v2")
-PLACED_V1 = NAMES.topic("kiosk.evt.order-placed.v1")
-RESERVED = NAMES.topic("kiosk.evt.reserved.v2")
-DONE = NAMES.topic("kiosk.evt.intent-done.v1")
-FAILED = NAMES.topic("kiosk.evt.intent-failed.v1")
+PLACED = NAMES.topic("toys.evt.order-placed.v2")
+PLACED_V1 = NAMES.topic("toys.evt.order-placed.v1")
+RESERVED = NAMES.topic("toys.evt.reserved.v2")
+DONE = NAMES.topic("toys.evt.intent-done.v1")
+FAILED = NAMES.topic("toys.evt.intent-failed.v1")
 COMMAND = NAMES.topic("saga.ctl.command.v1")
 RESERVE_ID = f"{order_id()}/Reserve/do/1"
 NOW = ManualClock().now()
@@ -65,9 +65,9 @@ UNFIT = [
     (RESERVED, b"o-1", b'{"shelf": "s"}', (("ce_causationid", None),), "bad_header"),
     (DONE, b"o-1", b"{}", (("ce_causationid", b"\xff\xfe"),), "bad_header"),
     (FAILED, b"o-1", b'{"outcome": "done"}', (("ce_causationid", b"x"),), "schema"),
-    (NAMES.topic("kiosk.evt.nobody.v1"), b"o-1", b"{}", (), "unknown_contract"),
-    (NAMES.topic("kiosk.evt.order-placed.v3"), b"o-1", b"{}", (), "unknown_contract"),
-    ("another.namespace.kiosk.evt.reserved.v2", b"o-1", b"{}", (), "unknown_contract"),
+    (NAMES.topic("toys.evt.nobody.v1"), b"o-1", b"{}", (), "unknown_contract"),
+    (NAMES.topic("toys.evt.order-placed.v3"), b"o-1", b"{}", (), "unknown_contract"),
+    ("another.namespace.toys.evt.reserved.v2", b"o-1", b"{}", (), "unknown_contract"),
     ("", b"o-1", b"{}", (), "unknown_contract"),
     (COMMAND, b"o-1", b'{"command_id": "c", "act": "dance", "saga_id": "x"}', (), "schema"),
     (
@@ -188,7 +188,7 @@ def test_an_old_trigger_is_upcast(scenario: Scenario) -> None:
     deliveries = scenario.router.understand(inbound(record), NOW)
 
     assert record.topic == PLACED_V1
-    assert deliveries[0].event.fact.trigger.contract == "kiosk.evt.order-placed.v2"
+    assert deliveries[0].event.fact.trigger.contract == "toys.evt.order-placed.v2"
     assert deliveries[0].event.fact.trigger.payload == '{"amount":1,"order_id":"o-1"}'
 
 
@@ -236,7 +236,7 @@ def test_a_structured_cloudevent_is_taken_apart(scenario: Scenario) -> None:
         "specversion": "1.0",
         "id": "m-9",
         "source": "/there",
-        "type": "kiosk.evt.order-placed.v2",
+        "type": "toys.evt.order-placed.v2",
         "data": {"order_id": "o-1", "amount": 2},
     }
     headers = (("content-type", b"application/cloudevents+json; charset=utf-8"),)
@@ -337,7 +337,7 @@ def test_a_reply_may_start_a_saga_too() -> None:
 def test_a_key_function_that_raises_parks_the_record() -> None:
     """It is user code: it stops this record, not the service."""
 
-    class Odd(Event, topic="kiosk.odd", version=1, key="name"):
+    class Odd(Event, topic="toys.odd", version=1, key="name"):
         name: str
 
     @saga("odd", version=1, starts_on=Odd, key=lambda odd: odd.name.split(",")[1])
@@ -345,7 +345,7 @@ def test_a_key_function_that_raises_parks_the_record() -> None:
         await ctx.sleep("1s")
 
     router = Router(SagaApp(sagas=[odd]).registry, SagaApp(sagas=[odd]).contracts, NAMES)
-    topic = NAMES.topic("kiosk.evt.odd.v1")
+    topic = NAMES.topic("toys.evt.odd.v1")
     found = router.understand(raw(topic, b"a", b'{"name":"a"}'), NOW)
 
     assert isinstance(found, Rejected)
@@ -359,12 +359,12 @@ def test_topics_are_those_that_anything_listens_to(scenario: Scenario) -> None:
         sorted(
             NAMES.topic(name)
             for name in (
-                "kiosk.evt.order-placed.v1",
-                "kiosk.evt.order-placed.v2",
-                "kiosk.evt.reserved.v1",
-                "kiosk.evt.reserved.v2",
-                "kiosk.evt.intent-done.v1",
-                "kiosk.evt.intent-failed.v1",
+                "toys.evt.order-placed.v1",
+                "toys.evt.order-placed.v2",
+                "toys.evt.reserved.v1",
+                "toys.evt.reserved.v2",
+                "toys.evt.intent-done.v1",
+                "toys.evt.intent-failed.v1",
                 "saga.ctl.command.v1",
             )
         )
@@ -373,7 +373,7 @@ def test_topics_are_those_that_anything_listens_to(scenario: Scenario) -> None:
 
 def test_another_environment_is_another_world(scenario: Scenario) -> None:
     """The same contract in another namespace is not read."""
-    other = Router(scenario.app.registry, scenario.app.contracts, TopicNames("prod", "kiosk"))
+    other = Router(scenario.app.registry, scenario.app.contracts, TopicNames("prod", "toys"))
     record = inbound(scenario.event(OrderPlaced(order_id="o-1", amount=1), "o-1"))
 
     assert isinstance(other.understand(record, NOW), Rejected)

@@ -63,7 +63,7 @@ class TestASagaFromEndToEnd:
         assert header(reserve, "ce_idempotencykey") == f"{order_id()}/reserve/do"
         assert header(reserve, "ce_subject") == header(reserve, "ce_correlationid") == order_id()
         assert header(reserve, "ce_causationid") == "m-1"
-        assert header(reserve, "ce_type") == "kiosk.int.reserve.v1"
+        assert header(reserve, "ce_type") == "toys.int.reserve.v1"
 
         await scenario.take(scenario.reply(reserve, Reserved(shelf="s-1")))
         (ship,) = scenario.on(Ship)
@@ -88,7 +88,7 @@ class TestASagaFromEndToEnd:
         (undo,) = scenario.on(Unreserve)
 
         assert undo.value == b'{"order_id":"o-1","shelf":"s-1"}'
-        assert header(undo, "ce_sagaundoes") == "kiosk.int.reserve.v1"
+        assert header(undo, "ce_sagaundoes") == "toys.int.reserve.v1"
         assert header(undo, "ce_id") == f"{order_id()}/reserve/undo/1"
         assert scenario.status(order_id()) == "rolling_back"
 
@@ -137,13 +137,13 @@ class TestASagaFromEndToEnd:
     ) -> None:
         """They are upcast on the way; the history has today's version only."""
         scenario = order_scenario
-        topic = NAMES.topic("kiosk.evt.order-placed.v1")
+        topic = NAMES.topic("toys.evt.order-placed.v1")
         await scenario.take(scenario.record(topic, b"o-1", b'{"order_id":"o-1"}'))
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], ReservedV1(place="p-1")))
         started, _, replied, *_ = scenario.history(order_id())
 
         assert started.body.trigger.payload == '{"amount":1,"order_id":"o-1"}'
-        assert replied.body.reply.contract == "kiosk.evt.reserved.v2"
+        assert replied.body.reply.contract == "toys.evt.reserved.v2"
         assert len(scenario.on(Ship)) == 1
 
     async def test_live_sagas_are_not_loaded_again(self, order_scenario: Scenario) -> None:
@@ -313,7 +313,7 @@ class TestMisfits:
     ) -> None:
         """Same topic, same partition, same batch."""
         scenario = order_scenario
-        topic = NAMES.topic("kiosk.evt.order-placed.v2")
+        topic = NAMES.topic("toys.evt.order-placed.v2")
         bad = [scenario.record(topic, b"x", value) for value in (b"{", None, b'{"order_id":1}')]
         unit = await scenario.take(placed(scenario, "o-1"), *bad, placed(scenario, "o-2"))
 
@@ -410,7 +410,7 @@ class TestSize:
         is_small = spare <= -31  # what is around the note, and the key
         assert scenario.status(order_id()) == ("running" if is_small else "parked")
         assert len(scenario.on(Reserve)) == is_small
-        assert is_small or "kiosk.int.reserve.v1: key and value have" in scenario.reason(order_id())
+        assert is_small or "toys.int.reserve.v1: key and value have" in scenario.reason(order_id())
         assert scenario.status(saga_id("ledger", "o-1")) == "running"
         scenario.check()
 
@@ -420,13 +420,13 @@ class TestSize:
     ) -> None:
         """The catalogue has it whole; a copy that no topic takes is left out."""
         scenario = Scenario(orders(), record_bytes=1_024)
-        topic = NAMES.topic("kiosk.evt.order-placed.v2")
+        topic = NAMES.topic("toys.evt.order-placed.v2")
         small, large = (scenario.record(topic, b"o-1", b"x" * length) for length in (9, size - 20))
         await scenario.take(small, large, placed(scenario, "o-2"))
 
         assert [record.reason for record in scenario.dead_letters()] == ["not_json", "not_json"]
         assert scenario.dead_letters()[1].value == large.value
-        assert scenario.on("kiosk.dlq.order-placed.v2")[-1].value in {small.value, large.value}
+        assert scenario.on("toys.dlq.order-placed.v2")[-1].value in {small.value, large.value}
         assert scenario.status(order_id("o-2")) == "running"
 
 
@@ -442,7 +442,7 @@ async def test_what_a_function_may_not_send_parks_it() -> None:
     await scenario.take(placed(scenario))
 
     assert scenario.status(order_id()) == "parked"
-    assert "kiosk.int.ship.v1" in scenario.reason(order_id())
+    assert "toys.int.ship.v1" in scenario.reason(order_id())
     assert [type(entry.body) for entry in scenario.history(order_id())] == [TurnFailed]
 
 

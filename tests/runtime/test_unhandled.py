@@ -50,7 +50,7 @@ class TestPoison:
 
         assert isinstance(last.body, TurnFailed)
         assert last.body.error == "ValueError: a bug at reserved of s-1"
-        assert last.body.position == f"{NAMES.topic('kiosk.evt.reserved.v2')}/0/0"
+        assert last.body.position == f"{NAMES.topic('toys.evt.reserved.v2')}/0/0"
         assert scenario.status(order_id()) == "parked"
         assert scenario.reason(order_id()) == last.body.error
         assert [(record.reason, record.saga_id) for record in scenario.deferred()] == [
@@ -568,12 +568,12 @@ class TestDeadLetters:
     async def test_a_dead_letter_is_kept_whole_and_copied_to_its_dlq_topic(self) -> None:
         """Key, value and headers byte for byte, with where, when and why."""
         scenario = Scenario(orders())
-        topic = NAMES.topic("kiosk.evt.order-placed.v2")
+        topic = NAMES.topic("toys.evt.order-placed.v2")
         headers = (("b", b"\xff\x00"), ("a", None), ("b", b"again"))
         scenario.clock.advance(5)
         await scenario.take(scenario.record(topic, b"\xffkey", b"\xffvalue", headers))
         (letter,) = scenario.dead_letters()
-        (copy,) = scenario.on("kiosk.dlq.order-placed.v2")
+        (copy,) = scenario.on("toys.dlq.order-placed.v2")
 
         assert (letter.key, letter.value, letter.reason) == (b"\xffkey", b"\xffvalue", "not_utf8")
         assert letter.headers[:3] == headers
@@ -599,15 +599,15 @@ class TestDeadLetters:
 
         assert [record.reason for record in scenario.dead_letters()] == ["unknown_intent"]
         assert scenario.deferred() == []
-        (copy,) = scenario.on("kiosk.dlq.reserved.v2")
+        (copy,) = scenario.on("toys.dlq.reserved.v2")
         assert (copy.value, header(copy, "x-dlq-offset")) == (wrong.value, "0")
 
     def test_every_topic_that_is_read_has_a_dlq_topic(self) -> None:
         """`{domain}.dlq.{name}.v{major}`; what is not ours has none."""
-        assert unhandled.dlq_topic(NAMES.topic("kiosk.evt.reserved.v2"), NAMES) == NAMES.topic(
-            "kiosk.dlq.reserved.v2"
+        assert unhandled.dlq_topic(NAMES.topic("toys.evt.reserved.v2"), NAMES) == NAMES.topic(
+            "toys.dlq.reserved.v2"
         )
-        assert unhandled.dlq_topic("kiosk.evt.reserved.v2", NAMES) is None
+        assert unhandled.dlq_topic("toys.evt.reserved.v2", NAMES) is None
         assert unhandled.dlq_topic("", NAMES) is None
 
     def test_a_record_comes_back_as_it_was_received(self) -> None:

@@ -10,52 +10,52 @@ from saga.authoring import SagaDefinition, saga
 from saga.core.retry import ONCE
 
 
-class OrderPlacedV1(Event, topic="kiosk.order-placed", version=1, key="order_id"):
+class OrderPlacedV1(Event, topic="toys.order-placed", version=1, key="order_id"):
     order_id: str
 
 
-class OrderPlaced(Event, topic="kiosk.order-placed", version=2, key="order_id"):
+class OrderPlaced(Event, topic="toys.order-placed", version=2, key="order_id"):
     order_id: str
     amount: int
 
 
-class ReservedV1(Event, topic="kiosk.reserved", version=1):
+class ReservedV1(Event, topic="toys.reserved", version=1):
     place: str
 
 
-class Reserved(Event, topic="kiosk.reserved", version=2):
+class Reserved(Event, topic="toys.reserved", version=2):
     shelf: str
 
 
-class Reserve(Intent[Reserved], topic="kiosk.reserve", version=1):
+class Reserve(Intent[Reserved], topic="toys.reserve", version=1):
     order_id: str
     note: str = ""
 
 
-class Unreserve(Intent[None], topic="kiosk.unreserve", version=1):
+class Unreserve(Intent[None], topic="toys.unreserve", version=1):
     order_id: str
     shelf: str | None = None
 
 
-class Ship(Intent[None], topic="kiosk.ship", version=1):
+class Ship(Intent[None], topic="toys.ship", version=1):
     order_id: str
 
 
-class OrderDone(Event, topic="kiosk.order-done", version=1):
+class OrderDone(Event, topic="toys.order-done", version=1):
     order_id: str
     shelf: str
 
 
-class OrderFailed(Event, topic="kiosk.order-failed", version=1):
+class OrderFailed(Event, topic="toys.order-failed", version=1):
     order_id: str
     reason: str
 
 
-class Booked(Event, topic="kiosk.booked", version=1):
+class Booked(Event, topic="toys.booked", version=1):
     order_id: str
 
 
-class AlarmSet(Event, topic="kiosk.alarm-set", version=1, key="name"):
+class AlarmSet(Event, topic="toys.alarm-set", version=1, key="name"):
     name: str
 
 

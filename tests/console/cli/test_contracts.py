@@ -185,10 +185,10 @@ def test_yaml_says_the_same(toys):
 
 def test_title_and_version_may_be_given(toys):
     """For those who publish the document."""
-    words = ("topics", "asyncapi", "--title", "The kiosk", "--version", "2.1.0")
+    words = ("topics", "asyncapi", "--title", "The toy shop", "--version", "2.1.0")
 
     info = call(*words, "--json").row["info"]
-    assert (info["title"], info["version"]) == ("The kiosk", "2.1.0")
+    assert (info["title"], info["version"]) == ("The toy shop", "2.1.0")
 
 
 def test_a_file_is_written_and_what_is_in_it_said(toys):
