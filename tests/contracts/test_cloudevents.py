@@ -298,7 +298,7 @@ def test_structured_mode_may_hold_base64() -> None:
     ],
 )
 def test_envelope_that_cannot_be_opened_stays_the_value(value: bytes) -> None:
-    """`decode` will say what is wrong with it, and the record is parked as it came."""
+    """`decode` will say what is wrong with it, and the record is kept as it came."""
     headers = (("content-type", b"application/cloudevents+json"),)
 
     assert read_record(headers, value)[1] is value
