@@ -70,7 +70,7 @@ async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path
 
 
 @pytest.mark.parametrize("given", [{}, {"http": "off"}])
-async def test_a_service_on_files_tells_nobody_by_default(tmp_path: Path, given: dict) -> None:
+async def test_a_service_on_files_has_no_http_by_default(tmp_path: Path, given: dict) -> None:
     """Many of them run on one machine, and would want the same port."""
     service = serving(tmp_path, **given)
     assert not isinstance(next(iter(service._roles)), HttpRole)  # noqa: SLF001

@@ -56,7 +56,7 @@ async def scraped(address: str) -> MetricsPage:
     return MetricsPage(body)
 
 
-async def test_a_service_shows_what_it_has_done(tmp_path: Path) -> None:
+async def test_a_service_shows_its_work(tmp_path: Path) -> None:
     """Sagas by definition and outcome, effects by service, positions and lag of all who read."""
     service = serving(tmp_path, http="127.0.0.1:0")
     async with service:
@@ -114,7 +114,7 @@ async def scrape(health: OrchestratorHealth) -> MetricsPage:
     return MetricsPage(bytes((await pages([health])[METRICS]()).body).decode())
 
 
-async def test_trouble_is_told() -> None:
+async def test_trouble_is_shown() -> None:
     """Not ready before the start; then backlog, timers and dead letters of the store."""
     scenario = Scenario(orders(), shares_file=False)
     health, page = await page_of(scenario)
@@ -133,7 +133,7 @@ async def test_trouble_is_told() -> None:
         assert page.sum("saga_unhandled", kind="dead") == 1
 
 
-async def test_the_store_is_counted_now_and_then_whoever_asks() -> None:
+async def test_the_store_is_counted_at_most_every_few_seconds() -> None:
     """Not with every request; a store that is away, or silent, costs little waiting."""
     scenario = Scenario(orders(), shares_file=False)
     health, page = await page_of(scenario)

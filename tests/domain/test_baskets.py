@@ -21,7 +21,7 @@ GOOD = {
 }
 
 
-def test_shipped_file_holds_what_its_description_says():
+def test_shipped_file_agrees_with_its_description():
     """The counts in `data/README.md` are those of the file."""
     baskets = list(read_baskets())
     lines = [line for one in baskets for line in one.lines]

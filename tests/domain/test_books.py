@@ -78,7 +78,7 @@ async def log(*bodies):
         yield place, Entry(saga_id, place, place, "cause", body)
 
 
-async def test_confirmed_orders_are_entitled_to_what_was_ordered():
+async def test_confirmed_orders_are_entitled_to_their_lines():
     """Units come from the trigger, money from the outcome; no other order has a claim."""
     one, two, three = BASKETS
 
@@ -123,7 +123,7 @@ async def test_orders_of_old_tills_count_alike():
     assert accounts == {"1": Account(units=2, cents=200, slots=1)}
 
 
-def test_difference_names_the_order_and_what_differs():
+def test_difference_names_the_order_and_the_counts():
     """Only disagreements are listed."""
     right, wrong = Account(units=3, cents=300, slots=1), Account(units=3, cents=200, slots=1)
 
@@ -262,7 +262,7 @@ async def test_false_entry_is_a_difference_and_a_leak(sold, tampering, expected)
     ],
     ids=["shelves", "wallets", "vans"],
 )
-async def test_what_leaks_from_a_service_is_named(sold, tampering, expected):
+async def test_a_leak_of_a_service_is_named(sold, tampering, expected):
     """Orders may agree while a service has lost something of its own."""
     # One more unit of product 12 than was sold, so that there is one to lose.
     await sold.execute(

@@ -54,7 +54,7 @@ async def test_full_day_is_refused(vans):
 
 
 @pytest.mark.parametrize(("store_id", "day"), [("99", DAY), ("2", date(2017, 2, 1))])
-async def test_store_without_vans_that_day_is_told_apart_from_a_full_one(vans, store_id, day):
+async def test_store_without_vans_that_day_differs_from_a_full_one(vans, store_id, day):
     """Waiting for a cancellation helps against a full van, not against none."""
     with pytest.raises(Refused, match="does not deliver") as refused:
         await vans.ask(delivery, book("a", store_id, day))

@@ -66,7 +66,7 @@ async def steps(service, one):
     ]
 
 
-async def test_confirmed_order_says_what_it_cost_and_when_it_comes(grocery, stocked_from):
+async def test_confirmed_order_has_its_price_and_delivery_day(grocery, stocked_from):
     """An old till's order is confirmed with its units, total, receipt and day."""
     one = basket("1", ("11", 2, "2.50"), ("12", 1, "0.00"), store_id="3")
     stocked_from(one)

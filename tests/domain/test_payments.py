@@ -70,7 +70,7 @@ async def test_stranger_has_no_wallet(wallets):
     assert refused.value.code == "no_wallet"
 
 
-async def test_refund_gives_back_what_the_ledger_says(wallets):
+async def test_refund_gives_back_the_amount_in_the_ledger(wallets):
     """The amount is that of the charge; both stay in the ledger."""
     await wallets.ask(payments, charge("a", 100))
     await wallets.ask(payments, charge("b", 200))

@@ -21,7 +21,7 @@ def test_buyer_rounds_down_to_whole_cases():
     assert opening_stock([basket("1", ("11", 23, "1.00"))]) == {"11": 12}
 
 
-def test_what_is_sold_by_volume_comes_in_tanks():
+def test_goods_sold_by_volume_come_in_tanks():
     """A line of thousands tells a product that flows; one that never does is counted in cases."""
     fuel, packets = ("11", 18_500, "20.00"), ("12", 999, "20.00")
 

@@ -57,7 +57,7 @@ async def test_order_that_is_short_of_one_product_gets_nothing(shelves):
     assert await reserved(shelves) == {}
 
 
-async def test_product_that_nobody_knows_is_out_of_stock(shelves):
+async def test_unknown_product_is_out_of_stock(shelves):
     """What never stood on a shelf cannot be reserved."""
     with pytest.raises(Refused, match="product 99: 1 wanted, 0 on hand"):
         await shelves.ask(warehouse, reserve("a", p11=1, p99=1))
@@ -74,7 +74,7 @@ async def test_refusal_names_a_few_products_and_counts_the_rest(shelves):
     assert str(refused.value).endswith("; and 3 more")
 
 
-async def test_release_puts_back_what_the_order_had(shelves):
+async def test_release_puts_back_the_lines_of_the_order(shelves):
     """An order's units return to their shelves, and only its own."""
     await shelves.ask(warehouse, reserve("a", p11=2, p12=1))
     await shelves.ask(warehouse, reserve("b", p11=1))

@@ -42,7 +42,7 @@ def test_without_a_lock_file_the_check_fails(toys):
     assert "saga topics lock" in called.err
 
 
-def test_what_is_locked_passes(locked):
+def test_locked_contracts_pass(locked):
     """Exit 0; the summary says so."""
     called = call("topics", "check", "--json")
 
@@ -152,7 +152,7 @@ def test_uneven_partitions_fail_and_compaction_is_warned_of(on_kafka, kafka, nam
     assert (summary["topics_wrong"], summary["warnings"]) == (1, 1)
 
 
-def test_a_cluster_that_is_away_is_said_to_be(on_kafka, monkeypatch):
+def test_a_cluster_that_is_away_is_exit_3(on_kafka, monkeypatch):
     """Exit 3, as for every bus that cannot be reached."""
     monkeypatch.setenv("SAGA_BUS", "kafka://127.0.0.1:9")
 
@@ -191,7 +191,7 @@ def test_title_and_version_may_be_given(toys):
     assert (info["title"], info["version"]) == ("The toy shop", "2.1.0")
 
 
-def test_a_file_is_written_and_what_is_in_it_said(toys):
+def test_a_file_is_written_and_its_contents_are_counted(toys):
     """A missing folder is named."""
     row = call("topics", "asyncapi", "--yaml", "--output", "api.yaml", "--json")
     assert row.code == 2

@@ -110,7 +110,7 @@ def served_elsewhere(folder: Path) -> Iterator[None]:
     ],
     ids=["effects", "orchestrator", "publish", "cancel"],
 )
-def test_what_is_read_only_is_exit_3(served_by_all: Path, words: list[str], name: str) -> None:
+def test_a_read_only_store_is_exit_3(served_by_all: Path, words: list[str], name: str) -> None:
     """With what to do; what is in it stays as it is."""
     before = (served_by_all / ".saga" / "saga.db").read_bytes()
 
@@ -135,7 +135,7 @@ def test_what_is_read_only_is_exit_3(served_by_all: Path, words: list[str], name
     ],
     ids=" ".join,
 )
-def test_what_is_read_only_can_be_read(served_by_all: Path, words: tuple[str, ...]) -> None:
+def test_a_read_only_store_can_be_read(served_by_all: Path, words: tuple[str, ...]) -> None:
     """Questions are answered as ever, and nothing is left beside the file."""
     as_ever = call(*words)
     assert as_ever.code == 0
@@ -150,7 +150,7 @@ def test_what_is_read_only_can_be_read(served_by_all: Path, words: tuple[str, ..
     assert sorted(path.name for path in (served_by_all / ".saga").iterdir()) == files
 
 
-def test_what_a_running_worker_wrote_can_be_read_by_others(served_by_all: Path) -> None:
+def test_rows_of_a_running_worker_can_be_read_by_others(served_by_all: Path) -> None:
     """Also while it is in the file beside the store."""
     with served_elsewhere(served_by_all):
         assert (served_by_all / ".saga" / "saga.db-wal").stat().st_size
@@ -201,7 +201,7 @@ def test_a_worker_waits_for_room_and_loses_nothing(toys: Path) -> None:
     assert call("dlq", "ls", "--json").rows == []
 
 
-def test_what_could_not_be_published_is_said(toys: Path) -> None:
+def test_lines_that_could_not_be_published_are_named(toys: Path) -> None:
     """Exit 3, with the file and what to do; what was acknowledged before starts its saga."""
     publish(1)
     lines = "".join(f'{{"order_id": "n-{number}", "amount": 1}}\n' for number in range(3_000))

@@ -177,7 +177,7 @@ def test_tables_in_a_file_are_made_once_and_looked_at(tmp_path: Path) -> None:
     ]
 
 
-def test_a_store_that_cannot_be_reached_is_said_without_its_password() -> None:
+def test_a_store_that_is_away_is_named_without_its_password() -> None:
     """Which database, and what to do."""
     called = call("ls", "--store", "postgresql://toys:hunter2@127.0.0.1:1/toys")
 

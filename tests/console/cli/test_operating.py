@@ -102,7 +102,7 @@ def test_waiting_for_a_worker_that_is_not_there_ends_in_time(waiting):
     assert "no worker" in called.err
 
 
-def test_a_release_of_what_is_not_held_is_recorded_as_refused(waiting):
+def test_a_release_of_a_saga_that_runs_is_recorded_as_refused(waiting):
     """The act is in the history, with what was made of it."""
     assert call("release", waiting, "--reason", "r").code == 0
     assert status(waiting) == "running"

@@ -58,7 +58,7 @@ def test_python_m_saga_is_the_same_program(toys):
     assert "\x1b" not in help_page.stdout
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     """As it was installed, for reports of problems."""
     called = call("--version")
 

@@ -36,7 +36,7 @@ def test_an_event_that_starts_nothing_is_published_all_the_same(toys):
     ],
     ids=["field", "nan", "type", "empty-key", "cut", "array", "deep", "duplicate"],
 )
-def test_a_bad_payload_is_refused_with_what_is_wrong(toys, payload, expected):
+def test_a_bad_payload_is_refused_with_the_mistake(toys, payload, expected):
     """Exit 1, the line, the field and what was expected there; nothing on standard output."""
     called = call("publish", ORDER, payload, "--json")
 

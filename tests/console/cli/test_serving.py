@@ -69,7 +69,7 @@ def test_roles_can_be_chosen(toys):
     assert call("run", "--until-idle", "--json").row["completed"] == 1
 
 
-def test_intents_that_nobody_here_handles_are_named_at_the_start(toys):
+def test_intents_without_a_handler_are_named_at_the_start(toys):
     """A handler that was forgotten is seen at once; not by who only orchestrates."""
     complete = call("run", "--until-idle")
     text = (toys / "toys.py").read_text()

@@ -24,7 +24,7 @@ def checks(called) -> list[tuple[str, str]]:
     return [(finding["check"], finding["severity"]) for finding in findings]
 
 
-def test_a_deployment_that_is_well_is_said_to_be(looking):  # noqa: F811
+def test_a_healthy_deployment_has_no_findings(looking):  # noqa: F811
     """Nothing is found and nothing is changed."""
     called = call("doctor")
 
@@ -39,7 +39,7 @@ def test_where_nothing_has_run_nothing_is_reached(toys):  # noqa: F811
     assert not (toys / ".saga").exists()
 
 
-def test_records_that_nobody_reads_are_found(toys):  # noqa: F811
+def test_records_without_a_reader_are_found(toys):  # noqa: F811
     """Until a worker has read them."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     called = call("doctor", "--json")
@@ -125,7 +125,7 @@ def on_cluster(kafka, work):
     return asyncio.run(run())
 
 
-def test_what_is_wrong_with_topics_in_a_cluster_is_found(on_kafka, kafka):
+def test_wrong_topics_in_a_cluster_are_found(on_kafka, kafka):
     """Missing ones, and other numbers of partitions; once made as they should be, none is."""
     odd = f"{on_kafka}payments.int.pay.v1"
     on_cluster(kafka, lambda bus: bus.create_topics([TopicSpec(odd, 3, 60)]))
@@ -222,7 +222,7 @@ def test_tables_of_a_postgresql_store_are_compared(toys, postgres, monkeypatch):
     assert ("clock", "error") not in checks(after)
 
 
-def test_a_postgresql_that_is_away_is_not_reached_and_its_password_not_said(looking):  # noqa: F811
+def test_a_postgresql_that_is_away_is_named_without_its_password(looking):  # noqa: F811
     """Exit 3."""
     address = "postgresql://me:secret@127.0.0.1:9/none"
     called = call("doctor", "--json", "--store", address, "--effects-store", "sqlite:///none.db")

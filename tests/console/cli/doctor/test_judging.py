@@ -102,7 +102,7 @@ SICK = [
 
 
 @pytest.mark.parametrize("seen", WELL)
-def test_what_is_well_is_no_finding(seen):
+def test_healthy_facts_are_no_finding(seen):
     """Also at the very edge of each rule."""
     assert judged(seen) == []
 
@@ -113,7 +113,7 @@ def test_each_problem_is_one_finding(seen, finding):
     assert judged(seen) == [finding]
 
 
-def test_a_missing_topic_is_said_once():
+def test_a_missing_topic_is_one_finding():
     """Although the cluster's comparison says it too."""
     problem = TopicProblem(topic="t", problem="does not exist", is_warning=False)
 
