@@ -180,18 +180,27 @@ class Assembly:
             store=self.parts.store,
         )
 
-    def effects_services(
-        self, store: EffectsStore, limits: EffectsSettings | None = None
-    ) -> list[EffectsService]:
-        """A service for each of the application's, all with the inbox in *store*."""
+    @cached_property
+    def subscriptions(self) -> list[Subscription]:
+        """What each effect service of the application reads and answers."""
         return [
-            EffectsService(
-                Subscription(effects, self.app.contracts, self.names),
-                bus=self.parts.bus,
-                store=store,
-                clock=self.parts.clock,
-                dead_letters=self.dead_letters,
-                settings=limits,
-            )
-            for effects in self.app.effects
+            Subscription(effects, self.app.contracts, self.names) for effects in self.app.effects
         ]
+
+    def effects_service(
+        self,
+        subscription: Subscription,
+        store: EffectsStore,
+        *,
+        bus: Bus | None = None,
+        limits: EffectsSettings | None = None,
+    ) -> EffectsService:
+        """The service of *subscription* with its inbox in *store*, on *bus* or on the process's."""
+        return EffectsService(
+            subscription,
+            bus=bus or self.parts.bus,
+            store=store,
+            clock=self.parts.clock,
+            dead_letters=self.dead_letters,
+            settings=limits,
+        )

@@ -21,13 +21,14 @@ out" stops the consumers of a running broker. `/health/live` notices, but only t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import open_effects_store
 from saga.application import Application
 from saga.core.values import value
-from saga.effects import Effects, EffectsSettings
+from saga.effects import Effects, EffectsService, EffectsSettings, Subscription
 from saga.errors import SettingsError
 from saga.ports.bus import TopicSpec
 from saga.runtime.unhandled import DeadLetters
@@ -74,7 +75,13 @@ def attach(
         DefinitionError: the services do not go together.
     """
     try:
-        from saga.adapters.faststream import Binding, Resources, connection_of, routes
+        from saga.adapters.faststream import (
+            BrokerBus,
+            EffectsSubscriber,
+            RunningService,
+            connection_of,
+            routes,
+        )
         from saga.adapters.kafka import open_bus
     except ImportError as error:
         raise SettingsError(
@@ -84,29 +91,29 @@ def attach(
     names, clock = read.topic_names, SystemClock()
     spec = TopicSpec("", read.partitions, read.retention_s)
 
-    def opened() -> Resources:
+    def make(subscription: Subscription, subscriber: EffectsSubscriber) -> RunningService:
         """A bus and a store for each service: the broker starts and stops them one by one."""
-        kafka = open_bus(
-            read,
-            record_bytes_max=read.record_bytes_max,
-            connection=connection_of(broker),
-        )
+        connection = connection_of(broker)
+        kafka = open_bus(read, record_bytes_max=read.record_bytes_max, connection=connection)
         store = open_effects_store(read)
 
         async def close() -> None:
             await kafka.close()
             await store.close()
 
-        dead_letters = DeadLetters(kafka, names=names, clock=clock, spec=spec)
-        return Resources(kafka=kafka, store=store, dead_letters=dead_letters, close=close)
+        service = EffectsService(
+            subscription,
+            bus=BrokerBus(kafka, subscriber),
+            store=store,
+            clock=clock,
+            dead_letters=DeadLetters(kafka, names=names, clock=clock, spec=spec),
+            settings=limits,
+        )
+        return RunningService(service, store, close)
 
-    binding = Binding(
-        broker=broker,
-        contracts=Application(effects=effects).contracts,
-        names=names,
-        clock=clock,
-        open=opened,
-        settings=limits,
+    contracts = Application(effects=effects).contracts
+    subscriptions = [Subscription(each, contracts, names) for each in effects]
+    subscribers = tuple(
+        EffectsSubscriber.of(broker, each, partial(make, each)) for each in subscriptions
     )
-    subscribers = tuple(map(binding.bind, effects))
     return Attached(subscribers, routes(subscribers))

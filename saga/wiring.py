@@ -9,6 +9,7 @@ from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import Opened, open_bus_and_store, open_effects_store
 from saga.application import ROLES, Application
 from saga.assembly import Assembly, Parts
+from saga.effects import Subscription
 from saga.effects.health import EffectsHealth
 from saga.effects.service import EffectsRole
 from saga.ports.effects_store import EffectsStore
@@ -93,7 +94,7 @@ def _probes(settings: Settings, health: Sequence[Health]) -> list[Role]:
 def _effects(assembly: Assembly, store: EffectsStore, health: list[Health]) -> Sequence[Role]:
     if assembly.settings.bus.startswith("kafka:"):
         return [_broker_role(assembly, store, health)]
-    services = assembly.effects_services(store)
+    services = [assembly.effects_service(each, store) for each in assembly.subscriptions]
     health += map(EffectsHealth, services)
     return [EffectsRole([service], start=service.start, stop=service.stop) for service in services]
 
@@ -101,9 +102,10 @@ def _effects(assembly: Assembly, store: EffectsStore, health: list[Health]) -> S
 def _broker_role(assembly: Assembly, store: EffectsStore, health: list[Health]) -> Role:
     """All effect services on one broker of FastStream's."""
     from saga.adapters.faststream import (
-        Binding,
+        BrokerBus,
         BrokerHealth,
-        Resources,
+        EffectsSubscriber,
+        RunningService,
         own_broker,
     )
     from saga.adapters.kafka import KafkaBus
@@ -114,16 +116,14 @@ def _broker_role(assembly: Assembly, store: EffectsStore, health: list[Health]) 
     async def close() -> None:
         """Bus and store are the process's."""
 
+    def make(subscription: Subscription, subscriber: EffectsSubscriber) -> RunningService:
+        bus = BrokerBus(kafka, subscriber)
+        return RunningService(assembly.effects_service(subscription, store, bus=bus), store, close)
+
     broker = own_broker(assembly.settings.servers)
-    binding = Binding(
-        broker=broker,
-        contracts=assembly.app.contracts,
-        names=assembly.names,
-        clock=assembly.parts.clock,
-        open=lambda: Resources(
-            kafka=kafka, store=store, dead_letters=assembly.dead_letters, close=close
-        ),
-    )
-    subscribers = [binding.bind(effects) for effects in assembly.app.effects]
+    subscribers = [
+        EffectsSubscriber.of(broker, subscription, partial(make, subscription))
+        for subscription in assembly.subscriptions
+    ]
     health.append(BrokerHealth(subscribers))
     return EffectsRole(subscribers, start=broker.start, stop=broker.stop)

@@ -5,19 +5,15 @@ The part for users is in `saga.faststream`.
 
 from saga.adapters.faststream.broker import BrokerHealth, connection_of, own_broker, routes
 from saga.adapters.faststream.subscriber import (
-    Binding,
     BrokerBus,
     EffectsSubscriber,
-    Resources,
     RunningService,
 )
 
 __all__ = [
-    "Binding",
     "BrokerBus",
     "BrokerHealth",
     "EffectsSubscriber",
-    "Resources",
     "RunningService",
     "connection_of",
     "own_broker",

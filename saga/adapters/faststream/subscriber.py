@@ -28,16 +28,9 @@ from typing_extensions import override
 from saga.adapters.clocks import SystemClock
 from saga.adapters.faststream._faststream import Batch, UnparsedSubscriber
 from saga.adapters.kafka import KafkaBus, KafkaConsumer
-from saga.contracts import ContractRegistry, TopicNames
 from saga.core.retry import Retry
 from saga.core.values import value
-from saga.effects import (
-    DeadLetterSink,
-    Effects,
-    EffectsService,
-    EffectsSettings,
-    Subscription,
-)
+from saga.effects import EffectsService, Subscription
 from saga.errors import BusUnavailable, SagaError
 from saga.ports.bus import (
     Bus,
@@ -49,7 +42,6 @@ from saga.ports.bus import (
     Source,
     TopicSpec,
 )
-from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore
 from saga.retrying import Backoff
 
@@ -60,16 +52,6 @@ BACKOFF: Final = Retry(attempts=None, initial="100ms", cap="10s", jitter=0.5)
 log = logging.getLogger(__name__)
 
 
-@value(kw_only=True)
-class Resources:
-    """Bus and store of a service while its broker runs; *close* closes them if they are its own."""
-
-    kafka: KafkaBus
-    store: EffectsStore
-    dead_letters: DeadLetterSink
-    close: Callable[[], Awaitable[None]]
-
-
 @value
 class RunningService:
     """A service while its broker runs; *close* closes its bus and store if they are its own."""
@@ -77,47 +59,6 @@ class RunningService:
     service: EffectsService
     store: EffectsStore
     close: Callable[[], Awaitable[None]]
-
-
-@value(kw_only=True)
-class Binding:
-    """How services are put on *broker*. *open* is called each time it starts."""
-
-    broker: KafkaBroker
-    contracts: ContractRegistry
-    names: TopicNames
-    clock: Clock
-    open: Callable[[], Resources]
-    settings: EffectsSettings | None = None
-
-    def bind(self, effects: Effects) -> EffectsSubscriber:
-        """Have *effects* start and stop with the broker.
-
-        Raises:
-            DefinitionError: a handler takes a version that messages are never read as.
-            SettingsError: the FastStream that is installed is none that this adapter knows.
-        """
-        subscription = Subscription(effects, self.contracts, self.names)
-
-        def make(subscriber: EffectsSubscriber) -> RunningService:
-            resources = self.open()
-            service = EffectsService(
-                subscription,
-                bus=BrokerBus(resources.kafka, subscriber),
-                store=resources.store,
-                clock=self.clock,
-                dead_letters=resources.dead_letters,
-                settings=self.settings,
-            )
-            return RunningService(service, resources.store, resources.close)
-
-        return EffectsSubscriber(
-            self.broker,
-            name=effects.name,
-            group=subscription.group,
-            topics=subscription.topics_read,
-            make=make,
-        )
 
 
 class EffectsSubscriber(UnparsedSubscriber):
@@ -151,6 +92,22 @@ class EffectsSubscriber(UnparsedSubscriber):
         self.attempted_at_s = 0.0
         self.polled_at_s = 0.0
         super().__init__(broker, name=name, group=group, topics=topics)
+
+    @classmethod
+    def of(
+        cls,
+        broker: KafkaBroker,
+        subscription: Subscription,
+        make: Callable[[EffectsSubscriber], RunningService],
+    ) -> EffectsSubscriber:
+        """The subscriber of the service that *make* makes, which has this *subscription*."""
+        return cls(
+            broker,
+            name=subscription.name,
+            group=subscription.group,
+            topics=subscription.topics_read,
+            make=make,
+        )
 
     # Called by the broker.
 

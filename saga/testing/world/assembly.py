@@ -142,10 +142,12 @@ class EffectsProcess:
             worker_id=process.name,
         )
         assembly = Assembly(durable.app, settings_of(durable.names), parts)
-        self.services = assembly.effects_services(
-            durable.database.open_for(process),
-            EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S),
-        )
+        store = durable.database.open_for(process)
+        limits = EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S)
+        self.services = [
+            assembly.effects_service(subscription, store, limits=limits)
+            for subscription in assembly.subscriptions
+        ]
 
     async def live(self) -> None:
         """Start, work until stopped, leave."""
