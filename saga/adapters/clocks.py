@@ -10,26 +10,29 @@ import heapq
 import time
 from itertools import count
 
+from typing_extensions import override
+
 from saga.core.identity import Instant
+from saga.ports.clock import Clock
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The machine's clock."""
 
+    @override
     def now(self) -> Instant:
-        """Microseconds since 1970-01-01 UTC."""
         return Instant(time.time_ns() // 1000)
 
+    @override
     def monotonic_s(self) -> float:
-        """Seconds on a clock that never goes back."""
         return time.monotonic()
 
+    @override
     async def sleep(self, seconds: float) -> None:
-        """Return after *seconds* of monotonic time."""
         await asyncio.sleep(seconds)
 
 
-class ManualClock:
+class ManualClock(Clock):
     """A clock that stands still until `advance` moves it: for tests and simulated worlds."""
 
     def __init__(self, now: Instant = Instant(1_700_000_000_000_000)) -> None:
@@ -38,16 +41,16 @@ class ManualClock:
         self._order = count()
         self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
 
+    @override
     def now(self) -> Instant:
-        """Microseconds since 1970-01-01 UTC."""
         return Instant(self._now)
 
+    @override
     def monotonic_s(self) -> float:
-        """Seconds that were advanced so far."""
         return (self._now - self._started) / 1_000_000
 
+    @override
     async def sleep(self, seconds: float) -> None:
-        """Return once the clock was moved by *seconds*."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return

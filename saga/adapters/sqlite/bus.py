@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
+from typing_extensions import override
+
 from saga.adapters.sqlite import groups
 from saga.adapters.sqlite.commits import settle
 from saga.adapters.sqlite.connection import as_bus_error
@@ -34,7 +36,17 @@ from saga.adapters.sqlite.records import (
 from saga.core.identity import Instant
 from saga.core.values import value
 from saga.errors import BusUnavailable
-from saga.ports.bus import Inbound, Progress, Record, ResumeAt, Source, TopicSpec, why_lost
+from saga.ports.bus import (
+    Bus,
+    Consumer,
+    Inbound,
+    Progress,
+    Record,
+    ResumeAt,
+    Source,
+    TopicSpec,
+    why_lost,
+)
 from saga.ports.clock import Clock
 
 T = TypeVar("T")
@@ -52,7 +64,7 @@ READ_INLINE_RECORDS_MAX: Final = 64
 """More than this is read on another thread, so as not to hold up the event loop."""
 
 
-class LocalBus:
+class LocalBus(Bus):
     """A bus in the file of *database*, which stays its maker's to close.
 
     Args:
@@ -89,13 +101,8 @@ class LocalBus:
         self._tender: asyncio.Task[None] | None = None
         self._is_closed = False
 
+    @override
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """Make the topics that are not there; those that are stay as they are.
-
-        Raises:
-            BusUnavailable: the file cannot be written now.
-        """
-
         def work(cursor: sqlite3.Cursor) -> None:
             if self.log.create(cursor, topics):
                 groups.begin_generation_everywhere(cursor)
@@ -104,26 +111,16 @@ class LocalBus:
         self.log.topics(spec.name for spec in topics)
         await self._follow_groups()
 
+    @override
     async def publish(self, records: Sequence[Record]) -> None:
-        """Publish all of *records* in one transaction: durable when it returns, or none of them.
-
-        Raises:
-            BusUnavailable: the file cannot be written now.
-            MessageTooLarge: a record exceeds the limit; none was published.
-            TopicMissing: a topic does not exist; none was published.
-        """
         encoded = self.encode(records)
         if encoded:
             await self._publishing.write(encoded)
 
+    @override
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> LocalConsumer:
-        """Join *group* on *topics*; those that do not exist yet are read once they do.
-
-        Raises:
-            BusUnavailable: the file cannot be written now.
-        """
         names = tuple(dict.fromkeys(topics))
         member_id = await self._join(group, names)
         consumer = LocalConsumer(self, member_id, group, names, resume_at)
@@ -136,18 +133,14 @@ class LocalBus:
             raise
         return consumer
 
+    @override
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        """Of each source the first offset kept and the next one to be written.
-
-        Raises:
-            TopicMissing: a source does not exist.
-        """
         numbers = {self.log.source_id(source): source for source in sources}
         bounds_of = self.read_now(lambda cursor: self.log.bounds(cursor, numbers))
         return {numbers[source_id]: bounds for source_id, bounds in bounds_of.items()}
 
+    @override
     async def close(self) -> None:
-        """Leave all groups and stop watching the file. The database stays open."""
         self._is_closed = True
         if self._tender is not None:
             self._tender.cancel()
@@ -349,7 +342,7 @@ class LocalBus:
         return frozenset(consumer.member_id for consumer in self._consumers)
 
 
-class LocalConsumer:
+class LocalConsumer(Consumer):
     """A member of a group. Made by `LocalBus.subscribe`; one task at a time fetches."""
 
     def __init__(
@@ -378,12 +371,8 @@ class LocalConsumer:
         self.reads_early = bus.delivers_early and resume_at is not None
         """Its positions are kept in the bus's file, so it may see what is not durable yet."""
 
+    @override
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """Up to *records_max* records, as they were published; empty after *timeout_s*.
-
-        Raises:
-            BusUnavailable: the file cannot be read now; the next fetch tries again.
-        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while not self._is_closed:
@@ -402,8 +391,8 @@ class LocalConsumer:
             await self._wait(loop, remaining_s)
         return []
 
+    @override
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """Read on from these offsets; sources that are not assigned are left alone."""
         numbers = {self._bus.log.source_id(source): at for source, at in offsets.items()}
         moved = numbers.keys() & self._next.keys()
         self._drop(moved)
@@ -413,8 +402,8 @@ class LocalConsumer:
             self._bus.delivery.sought(source_id)
         self._wake()
 
+    @override
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """Remember for the group the *next* offset to read of each source; forward or back."""
         rows = [(self.group, self._bus.log.source_id(at), next_) for at, next_ in offsets.items()]
 
         def work(cursor: sqlite3.Cursor) -> None:
@@ -424,13 +413,13 @@ class LocalConsumer:
         if rows:
             await self._bus.write(work)
 
+    @override
     def assignment(self) -> frozenset[Source]:
-        """The sources this member reads now."""
         return frozenset(map(self._bus.log.source, self._next))
 
     @property
+    @override
     def progress(self) -> Mapping[Source, Progress]:
-        """Of each source that this member reads, how far."""
         ends = self._bus.delivery.ends
         following = dict(self._next)
         for source_id, inbound in reversed(self._buffer):
@@ -441,19 +430,19 @@ class LocalConsumer:
         }
 
     @property
+    @override
     def stopped(self) -> Mapping[Source, str]:
-        """The sources that are assigned to this member and not read, each with the reason."""
         return {
             self._bus.log.source(source_id): reason for source_id, reason in self._stopped.items()
         }
 
     @property
+    @override
     def waits_for(self) -> str | None:
-        """What is missing before this member reads all of its topics; None when nothing is."""
         return None
 
+    @override
     async def close(self) -> None:
-        """Leave the group at once."""
         if not self._is_closed:
             self.end()
             await self._bus.leave([self])
