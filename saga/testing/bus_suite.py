@@ -28,9 +28,7 @@ class BusSuite(GroupSuite):
     record_bytes_max: ClassVar[int] = 10_000
 
     async def test_a_record_arrives_byte_for_byte(self, bus: Bus) -> None:
-        """Nulls, empty values, repeated header names and bytes that are no text come as they
-        were.
-        """
+        """Nulls, empty values, repeated header names and any bytes come as they are."""
         await bus.create_topics([TopicSpec("odd", 1)])
         records = [
             Record("odd", None, None),

@@ -70,7 +70,7 @@ class CatalogueSuite:
             saga(number): _summary(number) for number in (0, 2)
         }
 
-    async def test_parked_records_keep_order_and_every_byte(
+    async def test_unhandled_records_keep_order_and_every_byte(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
         """Null values, repeated names and bytes that are no text come back as they were."""
@@ -91,10 +91,10 @@ class CatalogueSuite:
             2:5
         ]
 
-    async def test_parked_records_are_found_by_kind_and_saga(
+    async def test_unhandled_records_are_found_by_kind_and_saga(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """What a saga holds back is found in order, whatever else is parked."""
+        """What waits for a saga is found in order, whatever else is there."""
         await store.append(
             samples.batch(
                 samples.history(saga(1)),
@@ -116,12 +116,10 @@ class CatalogueSuite:
         assert [each.position.offset for each in dead] == [0, 4]
         assert len(await catalogue.unhandled(saga_id=saga(1))) == 3
 
-    async def test_an_unparked_record_is_gone_and_its_id_with_it(
+    async def test_a_handled_record_is_gone_and_its_id_with_it(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """Removing is part of a batch; one that is not there is no error; ids are not given
-        again.
-        """
+        """It may be removed twice without an error; ids are not given again."""
         await store.append(Batch(unhandled=[samples.unhandled(0), samples.unhandled(1)]), at=MOMENT)
         first, second = [each.record_id for each in await catalogue.unhandled()]
 

@@ -51,7 +51,7 @@ async def recorded(store: EventStore, catalogue: Catalogue) -> dict[str, object]
         "timers": await store.due_timers(until=FAR, limit=1000),
         "backlog": await store.backlog(limit=1000),
         "sagas": await catalogue.sagas(limit=1000),
-        "parked": await catalogue.unhandled(limit=1000),
+        "unhandled": await catalogue.unhandled(limit=1000),
     }
 
 
@@ -82,7 +82,7 @@ class EventStoreSuite:
     async def test_one_append_records_something_of_every_kind(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
-        """Entries, positions, timers, index rows, parked records and backlog are there together."""
+        """Entries, positions, timers, summaries, unhandled records and backlog together."""
         answer = await store.append(whole_batch(1, 7), at=MOMENT)
 
         found = await recorded(store, catalogue)
@@ -188,9 +188,7 @@ class EventStoreSuite:
         assert len({entry.cause for entry in history}) == 1
 
     async def test_positions_only_move_forward(self, store: EventStore) -> None:
-        """An offset that was covered, and every one before it, is refused; one of several is
-        enough.
-        """
+        """An offset that was covered, or one before it, is refused; one of several is enough."""
         await store.append(Batch(positions={LEFT: 0}), at=MOMENT)
         await store.append(Batch(positions={LEFT: 5, RIGHT: 2}), at=MOMENT)
 
@@ -202,9 +200,7 @@ class EventStoreSuite:
         assert await store.positions([LEFT, RIGHT]) == {LEFT: 5, RIGHT: 2}
 
     async def test_offsets_may_have_gaps(self, store: EventStore) -> None:
-        """Compacted topics and control records leave them: an offset need not be the next
-        number.
-        """
+        """Compacted topics and control records leave them."""
         for offset in (3, 4, 1_000_000_000_000):
             await store.append(Batch(positions={LEFT: offset}), at=MOMENT)
 
@@ -270,9 +266,7 @@ class EventStoreSuite:
         assert await store.backlog(limit=10) == []
 
     async def test_backlog_comes_oldest_first_and_within_limits(self, store: EventStore) -> None:
-        """Only what was appended before the moment asked for, and no more batches than asked
-        for.
-        """
+        """No more batches than asked for, and only those after the one asked for."""
         ids = []
         for number in range(4):
             batch = samples.batch(
@@ -292,9 +286,7 @@ class EventStoreSuite:
         ]
 
     async def test_what_was_relayed_leaves_the_backlog(self, store: EventStore) -> None:
-        """Saying so twice, or of a batch that is not there, is no error; ids are not given
-        again.
-        """
+        """Saying so twice, or of no batch, is no error; ids are not given again."""
         first = await store.append(whole_batch(1, 1), at=MOMENT)
         second = await store.append(whole_batch(3, 2), at=MOMENT)
         assert first.backlog_id is not None
@@ -339,14 +331,14 @@ class EventStoreSuite:
 
 def _take_away(batch: Batch, before: dict[str, object]) -> None:
     """Have *batch* also remove everything that can be removed of what is there."""
-    timers, parked, backlog = before["timers"], before["parked"], before["backlog"]
+    timers, unhandled, backlog = before["timers"], before["unhandled"], before["backlog"]
     assert isinstance(timers, list)
-    assert isinstance(parked, list)
+    assert isinstance(unhandled, list)
     assert isinstance(backlog, list)
     assert timers
-    assert parked
+    assert unhandled
     assert backlog
     batch.timers_cleared = [timer.timer_id for timer in timers]
-    batch.handled = [record.record_id for record in parked]
+    batch.handled = [record.record_id for record in unhandled]
     batch.relayed = [each.backlog_id for each in backlog]
     batch.summaries.append(samples.summary(saga(1), status=SagaStatus.PARKED, version=9))

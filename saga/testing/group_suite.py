@@ -122,9 +122,7 @@ class GroupSuite:
         assert [each.offset for each in found] == [3, 4]
 
     async def test_resume_at_decides_where_to_begin(self, bus: Bus) -> None:
-        """It is asked for what is assigned; a source that it leaves out starts at its begin,
-        whatever the group has committed.
-        """
+        """It is asked for what is assigned; what it leaves out starts at the begin."""
         await bus.create_topics([TopicSpec("t", 2)])
         await bus.publish([Record("t", None, b"", (), number % 2) for number in range(8)])
         first = await bus.subscribe("g", ["t"])
@@ -206,9 +204,7 @@ class GroupSuite:
         return found
 
     async def settle(self, members: Sequence[Consumer], topics: Sequence[str]) -> frozenset[Source]:
-        """Fetch, expecting nothing, until the members' shares stay as they are; returns them
-        together.
-        """
+        """Fetch, expecting nothing, until the members' shares stay as they are; the shares."""
         calm = 0
         before: list[frozenset[Source]] = []
         for _ in range(ROUNDS_MAX):

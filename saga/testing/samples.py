@@ -1,4 +1,4 @@
-"""Small, plausible values for the contract suites: sagas, entries, index rows, parked records.
+"""Small, plausible values for the contract suites: sagas, entries, index rows, unhandled records.
 
 All are functions of their arguments, so that two calls give equal values.
 """

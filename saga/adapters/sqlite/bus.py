@@ -187,9 +187,7 @@ class LocalBus(Bus):
     # What consumers need.
 
     def check(self) -> None:
-        """Raise what ended the watch over the file, if anything did: nobody may wait for it in
-        vain.
-        """
+        """Raise what ended the watch over the file, so that nobody waits for it in vain."""
         if self._tender is not None and self._tender.done() and not self._is_closed:
             self._tender.result()
 
@@ -279,7 +277,7 @@ class LocalBus(Bus):
     async def _poll(self) -> None:
         """See what others have done to the file since the last look.
 
-        What this process writes is handed over in memory. While it writes, its writer tells whether
+        What this process writes is delivered in memory. While it writes, its writer tells whether
         others do too; only the first look after it has paused must assume that they might.
         """
         commits = self.database.commits
@@ -303,9 +301,7 @@ class LocalBus(Bus):
         self._data_version = version
 
     async def _follow_groups(self) -> None:
-        """Tell the consumers how their groups stand, and the groups what the consumers made of
-        it.
-        """
+        """Tell the consumers how their groups stand, and the groups what they made of it."""
         while self._consumers:
             self._groups = self.read_now(groups.read_groups)
             for consumer in self._consumers:
@@ -587,9 +583,7 @@ class LocalConsumer(Consumer):
 
     @property
     def _lacks_sources(self) -> bool:
-        """Whether this generation gives it more than it has begun to read, or has found
-        unreadable.
-        """
+        """Whether its generation gives it sources that it has neither begun nor given up."""
         return len(self._wanted) > len(self._next) + len(self._stopped)
 
     def _let_go_of(self, source_ids: Iterable[int]) -> None:
@@ -746,9 +740,9 @@ async def describe_local_bus(
                 topic, _ = topics[source_id >> PARTITION_BITS]
                 partition = source_id & ((1 << PARTITION_BITS) - 1)
                 committed[group][Source(topic, partition)] = offset
-        found = read_groups(cursor)
+        group_of = read_groups(cursor)
         nobody = Group(generation=0, members=())
-        members = {name: _living(found.get(name, nobody), now) for name in groups}
+        members = {name: _living(group_of.get(name, nobody), now) for name in groups}
         return LocalBusState(partitions=dict(topics.values()), members=members, committed=committed)
 
     return await database.read(query)

@@ -93,8 +93,8 @@ def read_groups(cursor: sqlite3.Cursor) -> dict[str, Group]:
             )
         )
     return {
-        name: Group(generation=generations.get(name, 0), members=tuple(found))
-        for name, found in members.items()
+        name: Group(generation=generations.get(name, 0), members=tuple(own))
+        for name, own in members.items()
     }
 
 
@@ -106,12 +106,10 @@ def join(
     now: Instant,
     ours: Collection[int] = (),
 ) -> int:
-    """Add a member, which so far reads nothing, and return its id; who is dead goes on this
-    occasion.
-    """
-    found = read_groups(cursor).get(group)
-    if found is not None:
-        expel(cursor, dead_members(found, now=now, ours=ours))
+    """Add a member, which reads nothing yet, and return its id; dead members go first."""
+    before = read_groups(cursor).get(group)
+    if before is not None:
+        expel(cursor, dead_members(before, now=now, ours=ours))
     generation = _next_generation(cursor, group)
     cursor.execute(
         "INSERT INTO bus_members (group_name, topics, process, heartbeat_at, generation) "
@@ -133,9 +131,7 @@ def leave(cursor: sqlite3.Cursor, member_ids: Iterable[int]) -> None:
 
 
 def acknowledge(cursor: sqlite3.Cursor, generations: Mapping[int, int], *, now: Instant) -> None:
-    """Record of members that they have let go of what the generation took from them, and
-    are alive.
-    """
+    """Note that these members are alive and have let go of what a generation took."""
     for member_id, generation in generations.items():
         cursor.execute(
             "UPDATE bus_members SET generation = max(generation, ?), heartbeat_at = ? "

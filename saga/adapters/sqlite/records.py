@@ -193,10 +193,10 @@ class RecordLog:
         self, cursor: sqlite3.Cursor, source_ids: Iterable[int]
     ) -> dict[int, tuple[int, int]]:
         """Of each source the first offset kept and the next one to be written."""
-        found = _BOUNDS.fetch(cursor, [(source_id,) for source_id in source_ids])
+        rows = _BOUNDS.fetch(cursor, [(source_id,) for source_id in source_ids])
         return {
             source_id: (begin, begin if last is None else max(begin, (last & _OFFSETS) + 1))
-            for source_id, begin, last in found
+            for source_id, begin, last in rows
         }
 
     def read(
@@ -206,10 +206,10 @@ class RecordLog:
         first = source_id << OFFSET_BITS
         cursor.execute(_READ, (first | offset, first + _OFFSETS + 1, limit))
         topic, partition = self._sources[source_id]
-        found: list[Inbound] = []
+        records: list[Inbound] = []
         size = 0
         for place, key, value, headers, timestamp in cursor:
-            found.append(
+            records.append(
                 Inbound(
                     topic,
                     partition,
@@ -223,7 +223,7 @@ class RecordLog:
             size += len(value or b"")
             if size > READ_BYTES_MAX:
                 break
-        return found
+        return records
 
     def create(self, cursor: sqlite3.Cursor, specs: Sequence[TopicSpec]) -> bool:
         """Make the topics that are not there; whether there was any."""
@@ -246,9 +246,7 @@ class RecordLog:
         return bool(cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0] > before)
 
     def expire(self, cursor: sqlite3.Cursor, *, now: Instant) -> bool:
-        """Delete some records that are older than their topic keeps; whether more are left to
-        delete.
-        """
+        """Delete some records that are older than their topic keeps; whether more are left."""
         cursor.execute("SELECT * FROM bus_topics WHERE retention_s IS NOT NULL")
         for topic in [Topic(*row) for row in cursor.fetchall()]:
             assert topic.retention_s is not None

@@ -42,11 +42,11 @@ class ManyRows:
 
     def fetch(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> list[Any]:
         """Run it as a query and return all it finds."""
-        found: list[Any] = []
+        fetched: list[Any] = []
         for start in range(0, len(rows), ROWS_MAX):
             self._execute_some(cursor, rows[start : start + ROWS_MAX])
-            found += cursor.fetchall()
-        return found
+            fetched += cursor.fetchall()
+        return fetched
 
     def _insert(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> int:
         changed = start = 0
