@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from saga.adapters.mapper import TURN
-from saga.core.history import FACTS, NAME_OF, upgrade_plain
+from saga.core.format_1 import upgrade_plain
+from saga.core.history import FACTS, NAME_OF
 from saga.core.identity import SagaId
 
 _FACT_NAMES: Final = frozenset(NAME_OF[kind] for kind in FACTS)

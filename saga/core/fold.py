@@ -27,6 +27,7 @@ from saga.core.events import (
     TimerFired,
     TurnFailed,
 )
+from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, turns
 from saga.core.identity import Direction, Instant, IntentName, SagaId, StepId, parse_intent_id
 from saga.core.intents import (
@@ -82,6 +83,8 @@ def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
         take_fact(state, event)
     for entry in decided:
         apply(state, entry.body, entry.at)  # type: ignore[arg-type]  # what follows is decided
+    if state.format == FORMAT_1:
+        take_unsaid(state, event, [entry.body for entry in decided])
 
 
 def take_fact(state: SagaState, event: Event) -> None:
@@ -138,6 +141,7 @@ def _started(state: SagaState, fact: SagaStarted, at: Instant) -> None:
     state.key = fact.key
     state.trigger = fact.trigger
     state.traceparent = fact.traceparent
+    state.format = fact.format
     state.started_at = at
 
 

@@ -75,9 +75,6 @@ FACTS: Final = frozenset(
     }
 )
 
-FORMAT_1: Final = 1
-"""The `format` of a history begun before 0.1.0; one of today's has none."""
-
 E = TypeVar("E", bound=Enum)
 
 
@@ -270,35 +267,3 @@ def from_plain(
         problem = f"{', '.join(unknown)} of {name!r} is not known to this version of saga"
         raise UnknownEntry(saga_id, version, problem) from None
     return Entry(saga_id, version, at, cause, body)
-
-
-def upgrade_plain(name: str, plain: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and plain form that stand for an entry written before 0.1.0; *plain* is used up.
-
-    A `saga-started` so upgraded says that its history has format 1.
-    """
-    match name:
-        case "saga-started":
-            plain["format"] = FORMAT_1
-        case "intent-issued":
-            plain.pop("group", None)
-        case "undo-stuck":
-            plain |= {"direction": Direction.UNDO.value, "status": StepStatus.UNDO_STUCK.value}
-            return "step-settled", plain
-        case "rollback-planned" if "groups" in plain:
-            plain["steps"] = _steps_of_groups(plain.pop("groups"))
-        case _:
-            pass
-    return name, plain
-
-
-def _steps_of_groups(groups: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """A plan in groups, each of which waited for the one before it, as steps in order."""
-    steps: list[dict[str, Any]] = []
-    awaited: list[str] = []
-    for group in groups:
-        for step in group:
-            is_default = awaited == [before["step"] for before in steps[-1:]]
-            steps.append({"step": step} if is_default else {"step": step, "after": awaited})
-        awaited = list(group)
-    return steps

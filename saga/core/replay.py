@@ -10,28 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saga.core import fold
+from saga.core import fold, format_1
 from saga.core.decider import Decider, Decision, Disposition
-from saga.core.events import Event, SagaStarted
-from saga.core.history import FORMAT_1, NAME_OF, Entry, turn_bounds
+from saga.core.events import Event
+from saga.core.history import NAME_OF, Entry, turn_bounds
 from saga.core.identity import Direction, SagaId
 from saga.core.intents import (
-    BranchDropped,
     Intent,
     IntentIssued,
     Noted,
-    SagaFinishing,
-    SagaParked,
-    SagaResumed,
-    SignalAwaited,
-    StepSettled,
     TimerArmed,
     TimerCancelled,
 )
 from saga.core.state import SagaState
 from saga.errors import ReplayMismatch
-
-_NOT_IN_FORMAT_1 = (StepSettled, BranchDropped, SagaResumed, SagaFinishing)
 
 
 def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
@@ -51,7 +43,7 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
         if decision.intents != bodies[begin + 1 : end]:
             recorded = entries[begin + 1 : end]
             decided: Sequence[Intent] = decision.intents
-            is_format_1 = _is_format_1(bodies)
+            is_format_1 = format_1.is_format_1(bodies)
             if is_format_1:
                 recorded = sorted(recorded, key=lambda entry: isinstance(entry.body, Noted))
                 decided = _as_format_1(decided, decision.state, recorded)
@@ -69,34 +61,20 @@ def describe(body: object) -> str:
     return name
 
 
-def _is_format_1(bodies: Sequence[object]) -> bool:
-    return any(isinstance(body, SagaStarted) and body.format == FORMAT_1 for body in bodies)
-
-
 def _as_format_1(
     decided: Sequence[Intent], state: SagaState, recorded: Sequence[Entry]
 ) -> list[Intent]:
     """*decided* in the words of format 1, notes last: without what it left unsaid."""
     theirs = [entry.body for entry in recorded if not _is_timer(entry.body)]
-    waits = {wait for waits in state.waits.values() for wait in waits}
     ours: list[Intent] = []
     place = 0
     for intent in sorted(decided, key=lambda intent: isinstance(intent, Noted)):
-        match intent:
-            case SagaParked():
-                old: Intent = SagaParked(reason=intent.reason)
-            case SignalAwaited():
-                old = SignalAwaited(wait=intent.wait, name=intent.name)
-            case _:
-                old = intent
-        is_optional = isinstance(old, _NOT_IN_FORMAT_1) or (
-            isinstance(old, SignalAwaited) and old.wait not in waits
-        )
-        if place < len(theirs) and _same(old, theirs[place]):
+        then = format_1.as_then(intent)
+        if place < len(theirs) and _same(then, theirs[place]):
             place += 1
-        elif is_optional:
+        elif format_1.may_be_missing(intent, state):
             continue
-        ours.append(old)
+        ours.append(then)
     return ours
 
 

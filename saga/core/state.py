@@ -68,6 +68,7 @@ class SagaState:
     traceparent: str | None = None
     trigger: Message | None = None
     started_at: Instant = Instant(0)
+    format: int | None = None
     steps: dict[StepId, Step] = field(default_factory=dict)
     latest_step: tuple[StepId, ...] = ()
     """The step issued last, on which the next one depends where its entry says nothing."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import orjson
 
 from saga.core.events import Json
-from saga.core.history import NAME_OF, Entry, from_plain, to_plain, upgrade_plain
+from saga.core.format_1 import upgrade_plain
+from saga.core.history import NAME_OF, Entry, from_plain, to_plain
 from saga.core.identity import SagaId
 
 FOLDER = Path(__file__).parent
