@@ -2,14 +2,15 @@
 
 `python -m tests.adapters.first_triggers ADDRESS TOPIC` is one of them. It reads a topic of first
 triggers, one a key, from where the store says, a few in each batch. A saga that is there already is
-a duplicate. It prints how far it has come, batch by batch.
+a duplicate. For each line that it reads it does a batch, and prints how far it has come.
 """
 
 import asyncio
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from saga.adapters.sqlite import SqliteDatabase, SqliteEventStore
@@ -27,17 +28,20 @@ BATCHES_OF_A_LIFE = 5
 ANSWER_TIMEOUT_S = 60
 
 
-async def start_all(store: EventStore, topic: str) -> None:
-    """Start a saga for each key, but for those that another one has started."""
+async def start_all(
+    store: EventStore, topic: str, *, allowed: Callable[[], Awaitable[object]] | None = None
+) -> None:
+    """Start a saga for each key, but for those that another one has started.
+
+    *allowed* is waited for before each batch.
+    """
     source = Source(topic, 0)
     while (done := (await store.positions([source])).get(source, -1) + 1) < KEYS:
+        if allowed is not None:
+            await allowed()
         wanted = range(done, min(done + BATCH_KEYS, KEYS))
-        try:
+        with suppress(AlreadyRecorded):  # it was recorded when the answer was lost
             await _start(store, source, list(wanted))
-        except StoreUnavailable:
-            continue
-        except AlreadyRecorded:
-            pass  # it was recorded when the answer was lost
         print(wanted.stop, flush=True)
 
 
@@ -49,6 +53,8 @@ async def _start(store: EventStore, source: Source, numbers: list[int]) -> None:
         batch = samples.batch(*histories, positions={source: numbers[-1]})
         try:
             await store.append(batch, at=MOMENT)
+        except StoreUnavailable:
+            continue
         except HistoryConflict:
             started = await store.load([saga(number) for number in missing])
             missing = [number for number in missing if saga(number) not in started]
@@ -57,26 +63,35 @@ async def _start(store: EventStore, source: Source, numbers: list[int]) -> None:
 
 
 async def start_all_though_killed(address: str, topic: str) -> int:
-    """Start all in one process after another, each killed after some batches; how many it took."""
+    """Start all in one process after another, each killed in some batch; how many it took."""
     command = (sys.executable, "-m", "tests.adapters.first_triggers", address, topic)
     for lives in range(1, 10 * KEYS):
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE)
-        if await _told(process, BATCHES_OF_A_LIFE) == KEYS:
-            assert await process.wait() == 0
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=PIPE, stdout=PIPE)
+        for _ in range(BATCHES_OF_A_LIFE):
+            if not await _did_batch(process):
+                break
+        else:
+            _allow_batch(process)
+            await asyncio.sleep(lives / 1_000)  # so that it is killed here and there in the batch
+            with suppress(ProcessLookupError):
+                process.kill()
+        if await process.wait() == 0:
             return lives
-        process.kill()
-        await process.wait()
     raise AssertionError("they get nowhere")
 
 
-async def _told(process: Process, batches: int) -> int:
-    """The last key that *process* has told, after so many *batches* or all of them."""
+def _allow_batch(process: Process) -> None:
+    assert process.stdin is not None
+    with suppress(ConnectionError):  # it may have nothing left to do
+        process.stdin.write(b"\n")
+
+
+async def _did_batch(process: Process) -> bool:
+    """Let *process* do a batch; False where none was left and it has ended."""
     assert process.stdout is not None
-    told = 0
+    _allow_batch(process)
     async with asyncio.timeout(ANSWER_TIMEOUT_S):
-        while batches and (line := await process.stdout.readline()):
-            told, batches = int(line), batches - 1
-    return told
+        return bool(await process.stdout.readline())
 
 
 async def check_each_began_once(store: EventStore) -> None:
@@ -108,7 +123,7 @@ async def _opened(address: str) -> AsyncIterator[EventStore]:
 async def main(address: str, topic: str) -> None:
     """Start them."""
     async with _opened(address) as store:
-        await start_all(store, topic)
+        await start_all(store, topic, allowed=partial(asyncio.to_thread, sys.stdin.readline))
 
 
 if __name__ == "__main__":
