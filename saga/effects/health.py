@@ -10,12 +10,16 @@ from prometheus_client.core import CounterMetricFamily
 from typing_extensions import override
 
 from saga.core.events import ReplyOutcome
-from saga.effects.service import EffectsService
+from saga.effects.service import DEAD_LETTERS, REPEATED, EffectsService
 from saga.ports.bus import Consumer
 from saga.ports.health import Health, consumer_metrics
 
-COUNTED: Final = (*(outcome.value for outcome in ReplyOutcome), "repeated", "dead_letters")
-"""Their counts begin with `effects_`; the metric calls them outcomes."""
+OUTCOMES: Final = {
+    **{outcome.value: f"effects_{outcome.value}" for outcome in ReplyOutcome},
+    "repeated": REPEATED,
+    "dead_letter": DEAD_LETTERS,
+}
+"""The outcomes of the metric, each with the count that it shows."""
 
 
 def effects_metrics(
@@ -27,8 +31,8 @@ def effects_metrics(
         "Intents and facts that were handled, by how; repeated: answered from the inbox.",
         labels=("service", "outcome"),
     )
-    for outcome in COUNTED:
-        done.add_metric((name, outcome), counts[f"effects_{outcome}"])
+    for outcome, count in OUTCOMES.items():
+        done.add_metric((name, outcome), counts[count])
     return [done, *consumer_metrics(group, consumer, in_hand=in_hand)]
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from saga.adapters.http import METRICS, pages
-from saga.effects.health import EffectsHealth
+from saga.effects.health import OUTCOMES, EffectsHealth
 from saga.runtime.health import OrchestratorHealth
 from tests.adapters.test_http import serving
 
@@ -87,6 +87,14 @@ async def test_a_made_up_metric_or_label_would_be_seen(wrong: str, tmp_path: Pat
     [(metric, labels)] = named(wrong).items()
 
     assert metric not in exported or not labels <= exported[metric] | SCRAPED
+
+
+def test_outcomes_that_alerts_select_exist() -> None:
+    """A label's value that is made up would never fire."""
+    selected = re.findall(r'saga_effects_total\{outcome="(\w+)"', " ".join(expressions()))
+
+    assert selected
+    assert set(selected) <= OUTCOMES.keys()
 
 
 async def test_each_metric_of_ours_is_on_the_dashboard_or_behind_an_alert(tmp_path: Path) -> None:
