@@ -122,6 +122,7 @@ class Scenario:
         self.bus = FlakyBus(clock=self.clock)
         self.disk = LockedDisk(":memory:", isolation_level=None)
         self.dead_letters: list[tuple[Inbound, str, str]] = []
+        self.dead_letter_error: Exception | None = None
         self.settings = EffectsSettings(**{"threads": 0} | settings)
         models = [*effects.intents, *effects.facts]
         self.contracts = ContractRegistry(models)
@@ -223,4 +224,6 @@ class Scenario:
         return store, service
 
     async def _keep_dead_letter(self, inbound: Inbound, reason: str, message: str) -> None:
+        if self.dead_letter_error is not None:
+            raise self.dead_letter_error
         self.dead_letters.append((inbound, reason, message))

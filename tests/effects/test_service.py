@@ -1,6 +1,7 @@
 """A service loses nothing and does nothing twice, through every failure and crash."""
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -235,6 +236,33 @@ async def test_what_is_written_and_read_is_known_beforehand(scenario: Scenario) 
         "test.toys.shop.evt.paid.v1",
     )
     assert scenario.service.subscription.group == "test.toys.effects.wallets"
+
+
+async def test_an_error_that_cannot_be_waited_out_ends_the_service() -> None:
+    """Whoever waits for the service gets it; handlers are cancelled, and no offset is committed."""
+    effects = Effects("hanging")
+    ends: list[str] = []
+
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
+        try:
+            await scenario.clock.sleep(1_000)
+        finally:
+            ends.append(ctx.intent_id)
+        raise AssertionError("not reached")
+
+    async with Scenario(effects) as scenario:
+        scenario.dead_letter_error = PermissionError("no dead letters today")
+        await scenario.bus.publish([intent(Pay())])
+        await scenario.until(lambda: scenario.service.in_hand == 1)
+        await scenario.bus.publish([replace(intent(Pay()), value=b"{")])
+        await scenario.until(lambda: ends)
+
+        with pytest.raises(PermissionError, match="no dead letters today"):
+            await scenario.service.wait()
+        await scenario.stop()
+        assert scenario.committed(TOPIC) == 0
+        assert scenario.replies() == []
 
 
 async def test_two_processes_handle_one_intent_once(scenario: Scenario) -> None:

@@ -23,7 +23,7 @@ from saga.adapters.kafka.admin import (
     state_of,
 )
 from saga.adapters.kafka.connection import KafkaConnection
-from saga.adapters.kafka.consumer import ConsumerSettings, KafkaConsumer, Subscription
+from saga.adapters.kafka.consumer import ConsumerSettings, GroupSubscription, KafkaConsumer
 from saga.adapters.kafka.producer import KafkaProducer
 from saga.ports.bus import Bus, Record, ResumeAt, Source, TopicSpec
 from saga.settings import Settings
@@ -107,7 +107,7 @@ class KafkaBus(Bus):
             self._connection,
             self._cluster,
             self._settings,
-            Subscription(group, frozenset(topics), resume_at),
+            GroupSubscription(group, frozenset(topics), resume_at),
             counts=self.counts,
             on_close=self._forget,
         )

@@ -126,7 +126,7 @@ class ConsumerSettings:
 
 
 @value
-class Subscription:
+class GroupSubscription:
     """A group, its topics, and who knows where to begin; None leaves that to the group."""
 
     group: str
@@ -142,7 +142,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         connection: KafkaConnection,
         cluster: Cluster,
         settings: ConsumerSettings,
-        subscription: Subscription,
+        subscription: GroupSubscription,
         *,
         counts: Counter[str],
         on_close: Callable[[KafkaConsumer], None],
