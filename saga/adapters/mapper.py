@@ -17,13 +17,10 @@ from saga.core.events import Json
 from saga.core.history import NAME_OF, Entry, from_plain, to_plain
 from saga.core.identity import SagaId
 from saga.errors import CorruptHistory
-from saga.ports.store import History, HistoryAppend
+from saga.ports.store import History
 
 TURN: Final = "turn"
 """The topic of every stored event."""
-
-TurnRow = tuple[str, int, str, bytes]
-"""originator_id (32 hex digits), originator_version (the number of the turn), topic, state."""
 
 _TURN_FIELDS: Final = ("at", "cause", "version", "entries")
 _SORTED: Final = orjson.OPT_SORT_KEYS
@@ -35,11 +32,12 @@ _embed: Final = orjson.Fragment
 def to_state(entries: Sequence[Entry]) -> bytes:
     """The state of the turn that wrote *entries*."""
     first = entries[0]
+    shared = (first.at, first.cause)
     plain_entries = []
     for entry in entries:
         plain = to_plain(entry, _embed)
-        assert plain.pop("at") == first.at, f"entries of one turn at two times: {entries}"
-        assert plain.pop("cause") == first.cause, f"entries of one turn with two causes: {entries}"
+        own = (plain.pop("at"), plain.pop("cause"))
+        assert own == shared, f"entries of one turn differ in time or cause: {entries}"
         plain["type"] = NAME_OF[type(entry.body)]
         plain_entries.append(plain)
     state = {
@@ -51,15 +49,6 @@ def to_state(entries: Sequence[Entry]) -> bytes:
     if first.version == 1:
         state["saga"] = first.saga_id
     return _dumps(state, option=_SORTED)
-
-
-def to_rows(histories: Iterable[HistoryAppend]) -> list[TurnRow]:
-    """The rows of all new turns, history by history."""
-    return [
-        (originator_of(history.saga_id), number, TURN, to_state(turn))
-        for history in histories
-        for number, turn in enumerate(history.turns, history.expected_turns + 1)
-    ]
 
 
 def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -> list[Entry]:

@@ -11,7 +11,7 @@ from eventsourcing.sqlite import SQLiteDatastore, SQLiteProcessRecorder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saga.adapters.mapper import TURN, to_entries, to_history, to_rows, to_state
+from saga.adapters.mapper import TURN, to_entries, to_history, to_state
 from saga.adapters.sqlite import SqliteCatalogue, SqliteDatabase, SqliteEventStore
 from saga.core.events import Json, SignalReceived
 from saga.core.history import Entry
@@ -47,11 +47,8 @@ def test_a_payload_comes_back_as_the_text_it_was(value) -> None:
 
 def test_a_state_is_json_that_any_tool_reads() -> None:
     """Sorted keys, payloads as a part of it, no class names; shared time and cause stand once."""
-    ((_, first_turn, topic, first), (_, second_turn, _, second)) = to_rows(
-        [samples.history(saga(1), 0, 2)]
-    )
+    first, second = map(to_state, samples.history(saga(1), 0, 2).turns)
 
-    assert (first_turn, second_turn, topic) == (1, 2, "turn")
     assert orjson.loads(first)["saga"] == saga(1)
     assert orjson.loads(second) == {
         "at": MOMENT + 2,
@@ -105,7 +102,8 @@ def test_a_row_that_cannot_be_read_is_named(topic: str, entry: bytes, problem: s
 
 def test_a_gap_in_a_history_is_named() -> None:
     """A turn that was removed is missed, at the first place as at any other; so is an entry."""
-    rows = [row[1:] for row in to_rows([samples.history(saga(1), 0, 4)])]
+    turns = samples.history(saga(1), 0, 4).turns
+    rows = [(number, TURN, to_state(turn)) for number, turn in enumerate(turns, 1)]
     shorter = to_state(samples.entries(saga(1), 0, 1))
 
     gap = to_history(saga(1), [rows[0], *rows[2:]])

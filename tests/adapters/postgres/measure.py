@@ -28,7 +28,7 @@ from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 
 from infra import Postgres
 from infra.scratch import scratch_folder
-from saga.adapters.mapper import to_rows
+from saga.adapters.mapper import TURN, to_state
 from saga.adapters.postgres import Address, PostgresDatabase, PostgresEventStore
 from saga.adapters.postgres._eventsourcing import SagaDatastore, SagaProcessRecorder
 from saga.core.identity import SagaId, saga_id
@@ -103,8 +103,7 @@ def insert(url: str, name: str, entries: int, seconds: float, *, rival: str) -> 
     while time.monotonic() < ending:
         sagas = [saga_id(name, f"{done + n}") for n in range(entries // 2)]
         stored: list[StoredEvent] = [
-            StoredEvent(UUID(originator_id), turn, topic, state)
-            for originator_id, turn, topic, state in to_rows(map(samples.history, sagas))
+            StoredEvent(UUID(each), 1, TURN, to_state(samples.entries(each, 0))) for each in sagas
         ]
         recorder.insert_events(stored)
         done += len(stored)

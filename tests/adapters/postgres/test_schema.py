@@ -14,7 +14,7 @@ from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 from psycopg import Cursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from saga.adapters.mapper import to_entries, to_rows
+from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.adapters.postgres import (
     Address,
     Component,
@@ -193,8 +193,9 @@ async def test_the_library_reads_and_writes_the_same_tables(
 def stored_events(*histories: HistoryAppend) -> list[StoredEvent]:
     """What the library would have stored of these turns."""
     return [
-        StoredEvent(UUID(originator_id), turn, topic, state)
-        for originator_id, turn, topic, state in to_rows(histories)
+        StoredEvent(UUID(history.saga_id), number, TURN, to_state(turn))
+        for history in histories
+        for number, turn in enumerate(history.turns, 1)
     ]
 
 
