@@ -15,7 +15,18 @@ from time import sleep
 
 import pytest
 
-from saga import Context, EffectContext, Effects, Event, Intent, Refused, Retry, SagaApp, saga
+from saga import (
+    Context,
+    EffectContext,
+    Effects,
+    Event,
+    Intent,
+    Refused,
+    Retry,
+    SagaApp,
+    saga,
+    upcast,
+)
 from saga.errors import DefinitionError
 from saga.testing import Verdict, World, WorldState, after, operator, redelivered, signalled
 
@@ -204,6 +215,39 @@ def test_a_saga_that_waits_for_what_never_comes_is_cancelled_in_the_end() -> Non
 
     assert verdict.ok, verdict.report()
     assert verdict.statistics["saga rolled_back"] == 1
+
+
+# One whose trigger has an older version.
+
+
+class ReturnAskedV1(Event, topic="library.return-asked", version=1, key="loan_id"):
+    loan_id: str
+
+
+class ReturnAsked(Event, topic="library.return-asked", version=2, key="loan_id"):
+    loan_id: str
+    is_late: bool
+
+
+@upcast
+def in_time(old: ReturnAskedV1) -> ReturnAsked:
+    """Nobody was late then."""
+    return ReturnAsked(loan_id=old.loan_id, is_late=False)
+
+
+@saga("giving-back", version=1, starts_on=ReturnAsked)
+async def giving_back(ctx: Context, asked: ReturnAsked) -> None:
+    await ctx.do(PrintLabel(loan_id=asked.loan_id), kind="retriable")
+
+
+def test_a_trigger_of_an_older_version_starts_its_saga() -> None:
+    """It counts as the trigger of the saga that it is read for."""
+    app = SagaApp(sagas=[giving_back], effects=[desk])
+    asked = [ReturnAskedV1(loan_id="l-1"), ReturnAsked(loan_id="l-2", is_late=True)]
+    verdicts = [World(app, seed, triggers=asked).run() for seed in range(15)]
+
+    assert all(verdict.ok for verdict in verdicts), _reports(verdicts)
+    assert sum(verdict.statistics["saga completed"] for verdict in verdicts) >= 15
 
 
 # One that leaves its world.

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from saga.contracts import Command, CommandAct, Event, contract_of
+from saga.contracts import (
+    Command,
+    CommandAct,
+    Event,
+    Unreadable,
+    contract_of,
+    decode,
+    encode,
+)
 from saga.core.events import CancelMode, CancelRequested, OperatorActed, SignalReceived
 from saga.core.identity import SagaId, saga_id
 from saga.errors import BusUnavailable, DefinitionError
@@ -158,7 +166,7 @@ class Driver:
         self._numbers = 0
         self._bus = ProcessBus(process, durable.bus)
         self._clock = ProcessClock(process)
-        self._sagas = app.registry
+        self._app = app
         self._publisher = Publisher(
             self._bus,
             EventWriter(
@@ -216,13 +224,22 @@ class Driver:
                 await self._litter()
 
     def _started_by(self, event: Event) -> tuple[SagaName, ...]:
-        starters = self._sagas.started_by(contract_of(type(event)).contract_name)
+        current = self._current(event)
+        starters = self._app.registry.started_by(contract_of(type(current)).contract_name)
         names: list[SagaName] = []
         for starter in starters:
-            key = starter.saga.key_of(event)
+            key = starter.saga.key_of(current)
             definition = starter.decider.name
             names.append(SagaName(definition, key, saga_id(definition, key)))
         return tuple(names)
+
+    def _current(self, event: Event) -> Event:
+        """*event* as the version that its readers know."""
+        name = contract_of(type(event)).contract_name
+        decoded = decode(self._app.contracts, name, encode(event).encode())
+        assert not isinstance(decoded, Unreadable), decoded
+        assert isinstance(decoded.model, Event), decoded
+        return decoded.model
 
     async def _publish(self, trigger: Trigger) -> None:
         prepared = self._publisher.writer.record(trigger.event, message_id=trigger.message_id)
