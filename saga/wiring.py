@@ -45,15 +45,7 @@ def build_service(
     closers = [opened.close]
     if "orchestrator" in roles:
         running.append(assembly.orchestrator)
-        health.append(
-            OrchestratorHealth(
-                assembly.orchestrator,
-                parts.store,
-                parts.clock,
-                statistics=opened.statistics,
-                group=assembly.names.topic(settings.group),
-            )
-        )
+        health.append(_orchestrator_health(assembly, opened))
     if "effects" in roles and app.effects:
         effects_store = open_effects_store(settings)
         closers.insert(0, effects_store.close)
@@ -73,6 +65,16 @@ def build_service(
         contracts=app.contracts,
         waiters=assembly.waiters,
         health=health,
+    )
+
+
+def _orchestrator_health(assembly: Assembly, opened: Opened) -> OrchestratorHealth:
+    return OrchestratorHealth(
+        assembly.orchestrator,
+        opened.store,
+        assembly.parts.clock,
+        statistics=opened.statistics,
+        group=assembly.names.topic(assembly.settings.group),
     )
 
 

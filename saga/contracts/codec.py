@@ -1,8 +1,8 @@
 """Bytes to models and back: the border between what was received and what is believed.
 
-`decode` never raises: whatever it is given, it answers with a model or with the reason why there
-is none. The fast path is one validation and one encoding: a value equal to its own canonical form
-hides no duplicate key, no odd number and no broken text, so only other values are inspected closer.
+`decode` never raises: whatever it is given, it answers with a model or with the reason why there is
+none. The fast path is one validation and one encoding. A value equal to its own canonical form
+hides no duplicate key, no odd number and no broken text; only others are inspected closer.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def encode_for_readers(
 ) -> tuple[bytes, Decoded]:
     """The canonical JSON of *model*, and what its readers will make of it.
 
-    Values whose types say everything need not be read again to know that they can be read; others
-    are read as their readers will do it.
+    Where the types of its values say that it can be read, it is not read again. Others are read as
+    their readers will do it.
 
     Raises:
         DefinitionError: its class declares no contract.

@@ -1,8 +1,8 @@
 """JSON text: its canonical form, and why a message is refused before anybody looks at its meaning.
 
-JSON as the standard has it leaves room that readers fill differently: duplicate keys, NaN, numbers
-no 64-bit machine holds, halves of surrogate pairs, any depth. All of that is refused here, at the
-border, with a verdict that does not depend on the parser or on the state of the stack.
+Standard JSON leaves room that readers fill differently: duplicate keys, NaN, numbers beyond 64
+bits, halves of surrogate pairs, any depth. All of that is refused here, at the border. The verdict
+depends neither on the parser nor on the state of the stack.
 
 A verdict has a stable code for machines, and a sentence for whoever must fix the message. It names
 the field and what was expected there, and quotes little: what was received may be long, private or

@@ -1,7 +1,7 @@
 """The lock file: every published contract's JSON Schema, as its readers know it.
 
-It is committed beside the contracts. `check` compares it with the code at hand and says of each
-difference whether deployed readers and kept messages can live with it; nothing here writes files.
+It is committed beside the contracts. `check` compares it with the code at hand. It says of each
+difference whether deployed readers and kept messages can live with it. Nothing here writes files.
 
 Two directions count. Code of today reads messages of yesterday (topics and histories keep them), so
 nothing may be demanded that they do not have. Readers of yesterday receive messages of today, so

@@ -1,15 +1,15 @@
 """What a contract is: `Event`, `Intent[Reply]`, their versions, and the names they have everywhere.
 
-A contract is declared by class keywords and checked the moment its class is made: whatever is wrong
+A contract is declared by class keywords and checked the moment its class is made. What is wrong
 with it is a `DefinitionError` that names file and line. Models are frozen and ignore fields they do
-not know; on the wire they are read strictly, so that what is accepted is what the JSON Schema says.
+not know. On the wire they are read strictly: what the JSON Schema says is what is accepted.
 
 A contract's name, `orders.evt.order-placed.v1`, is its topic without environment and namespace,
 its `ce_type`, and what histories store. Names are made and taken apart here and nowhere else. The
 limits leave room for environment and namespace, so that a legal contract always has a legal topic.
 
 An upcast is a plain function from an older model to a newer one. It goes up only, so chains cannot
-be circular, and each version has one way up, so that a message can be read in one way only.
+be circular. Each version has one way up, so that a message can be read in one way only.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The closed registry of one application's contracts: what it can read, and as what.
 
-It is built once, from the classes that the application names, and completed: with the replies of
-its intents, every version joined by upcasts, and the engine's own messages. Nothing is added later
-and no class is ever found by a name from a message.
+It is built once, from the classes that the application names. The replies of its intents, all
+versions joined by upcasts and the engine's own messages complete it. Nothing is added later and no
+class is ever found by a name from a message.
 
 The engine's own are the two replies that every domain has, and commands to sagas. They are read
-leniently where a service in another language may leave something out, and strictly where a wrong
-guess would do harm: a signal without a name, an abandoned saga without a reason.
+leniently where a service in another language may leave something out. They are read strictly where
+a wrong guess would do harm: a signal without a name, an abandoned saga without a reason.
 """
 
 from __future__ import annotations

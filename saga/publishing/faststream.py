@@ -44,8 +44,8 @@ class FastStreamPublisher:
         await events.publish(OrderPlaced(order_id=cart.id, amount=cart.sum), cause=message)
     ```
 
-    With *cause* the message id is made of the message that is handled, so that a handler which runs
-    again publishes the same event under the same id. The broker is to be made with
+    With *cause* the message id is made of the message that is handled. A handler that runs again
+    then publishes the same event under the same id. The broker is to be made with
     `enable_idempotence=True`, which is not FastStream's default, and with Kafka's own partitioner,
     which is. Topics are not made.
 

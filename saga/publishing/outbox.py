@@ -5,9 +5,9 @@ lost to a crash. So the event is written beside the program's own rows, and an `
 publishes it.
 
 Of all relays of a database one leads, by a lock of its session; the others wait for it to end. It
-removes what it has published, in this order: after a crash between the two the same bytes go out
-once more under the same ids. Events that the bus refuses for ever are put apart with the reason; a
-topic that does not exist holds up its own events only.
+publishes first and removes then: after a crash between the two the same bytes go out once more
+under the same ids. Events that the bus refuses for ever are put apart with the reason; a topic that
+does not exist holds up its own events only.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Outbox:
     ```
 
     `saga outbox migrate` makes the table (`--sql` prints how), `saga outbox relay` publishes from
-    it: at least once, always with the same id and bytes, in order for each key where transactions
-    followed one another.
+    it. It does so at least once, always with the same id and bytes, and in order for each key where
+    transactions followed one another.
 
     Args:
         source: who says so, as a URI reference; `ce_source` of every record.

@@ -2,8 +2,8 @@
 
 Both take the same arguments and promise the same. A blocking program has one thread with an event
 loop and one connection, which serve all threads of its process. It begins with the first event, so
-that a publisher may be a global of a module; a process that is forked off begins its own. Every
-wait has an end.
+that a publisher may be a global of a module. A forked process begins its own. Every wait has an
+end.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Publisher:
         await publisher.publish(OrderPlaced(order_id="o-1", amount=10))
     ```
 
-    Each event is checked first, so that nothing is published which its readers would refuse. A
-    call returns once its events are durable; while the bus is away it tries again with the same
-    bytes under the same ids, so that a repeat is recognised. Calls made one after another keep
-    their order for each key; calls made side by side have none.
+    Each event is checked first, so that nothing is published which its readers would refuse. A call
+    returns once its events are durable. While the bus is away it tries again, with the same bytes
+    under the same ids, so that a repeat is recognised. Calls made one after another keep their
+    order for each key; calls made side by side have none.
 
     Args:
         source: who says so, as a URI reference; `ce_source` of every record.
