@@ -139,12 +139,12 @@ def test_tables_are_made_once_and_looked_at(postgres: str) -> None:
     assert (made.code, again.code, after.code) == (0, 0, 0)
     for migrated, key, version in (
         (made, "before", 0),
-        (again, "before", 1),
-        (after, "version", 1),
+        (again, "before", 2),
+        (after, "version", 2),
     ):
         assert migrated.rows == [
-            {"component": "event store", key: version, "needed": 1},
-            {"component": "effects store", key: version, "needed": 1},
+            {"component": "event store", key: version, "needed": 2},
+            {"component": "effects store", key: version, "needed": 2},
         ]
 
 
@@ -158,7 +158,7 @@ def test_an_effects_store_is_migrated_where_it_is(
 
     assert made.rows == [
         {"component": "event store", "before": 0, "needed": 2},
-        {"component": "effects store", "before": 0, "needed": 1},
+        {"component": "effects store", "before": 0, "needed": 2},
     ]
 
 
