@@ -31,7 +31,7 @@ class Deployment:
         return await histories_of(self.folder)
 
     async def check_live(self, service) -> None:
-        """What an idle service has in memory is what is stored."""
+        """The states in the memory of an idle service are those of the histories."""
         check_live(service, await self.histories())
 
 

@@ -1,4 +1,4 @@
-"""What is looked at after every scenario: the files, by means of their own."""
+"""The examination after every scenario, of the files themselves."""
 
 # ruff: noqa: SLF001 - what is in memory is nobody's business but the tests'
 
@@ -46,8 +46,10 @@ async def records_of(folder: Path, app: SagaApp, *, is_apart: bool):
 
 
 async def examine(folder: Path, app: SagaApp, *, is_apart: bool) -> None:
-    """Versions are gapless, the code at hand decides what is recorded, all that is stored is
-    published with the same bytes and nothing else, no timer is armed for what has ended, effects
+    """Look at all files.
+
+    Versions are gapless, and the code at hand decides what is recorded. All that is stored is
+    published with the same bytes, and nothing else. No timer is armed for an ended saga. Effects
     are once.
     """
     settings = Settings.read({}, **order_app.addresses(folder))
@@ -75,7 +77,7 @@ async def examine(folder: Path, app: SagaApp, *, is_apart: bool) -> None:
 
 
 def check_live(service, histories) -> None:
-    """What an idle service has in memory is what is stored."""
+    """The states in the memory of an idle service are those of the histories."""
     for role in service._roles:
         if isinstance(role, Orchestrator):
             live = role._turns._cache._loaded.values()

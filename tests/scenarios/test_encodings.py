@@ -94,7 +94,7 @@ def counting(what: str, function: Callable[..., Any], count: Callable[[str], Non
 
 @pytest.fixture
 def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
-    """Counts what is encoded and decoded by whatever the test makes from here on."""
+    """Counts what is encoded and decoded by all that the test makes from here on."""
     tally = Tally()
     for module in (orjson, json):
         for name, what in (("dumps", "JSON written"), ("loads", "JSON read")):

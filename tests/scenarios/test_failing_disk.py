@@ -1,6 +1,4 @@
-"""Whole services on a disk that fails now and then: commits that were done or not, answered by
-errors.
-"""
+"""Whole services on a disk that fails now and then: commits with errors, some done all the same."""
 
 import random
 import sqlite3
@@ -41,7 +39,7 @@ async def test_every_order_ends_although_commits_fail(
     caplog: pytest.LogCaptureFixture,
     seed: int,
 ) -> None:
-    """What was shown before it was durable included: no order twice, none lost, no effect twice."""
+    """No order twice, none lost, no effect twice, also of records that were delivered early."""
     real = sqlite3.connect
     monkeypatch.setattr(
         connection.sqlite3,

@@ -1,6 +1,4 @@
-"""Somebody deletes a topic of a service that runs on Kafka: what needs it waits,
-nothing else does.
-"""
+"""A topic of a service on Kafka is deleted: sagas and answers that need it wait, no others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,7 +23,7 @@ async def admin(kafka):
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something that nobody tells us of."""
+    """Wait for a condition that no event tells of."""
     async with asyncio.timeout(WAIT_S):
         while not await is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
@@ -36,8 +34,10 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
 async def test_a_topic_that_is_deleted_stops_no_worker(
     kafka, admin, namespace: str, tmp_path: Path, name: str
 ) -> None:
-    """An orchestrator's intents, or an effect service's answers: they are kept, the process says
-    which topic is missing, and goes on by itself once it is made again. Each effect happens once.
+    """The intents of an orchestrator, or the answers of an effect service, are kept.
+
+    The process says which topic is missing, and goes on by itself once it is made again. Each
+    effect happens once.
     """
     topic = f"dev.{namespace}.{name}"
     async with order_app.service(tmp_path, bus=kafka.url, namespace=namespace) as service:

@@ -26,9 +26,7 @@ def on_kafka(kafka, namespace: str, tmp_path: Path):
 
 
 async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path) -> None:
-    """Each effect happens once; what was reserved for an order that cannot be paid is given
-    back.
-    """
+    """Each effect happens once; the reservation of an order that cannot be paid is undone."""
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
     async with on_kafka() as service:
         placed = [order_app.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
@@ -53,8 +51,10 @@ async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path)
 
 
 async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path: Path) -> None:
-    """Whatever the group has committed: a second service under another group name finds nothing to
-    do again, and takes what was published meanwhile.
+    """Whatever the group has committed.
+
+    A second service under another group name finds nothing to do again, and takes the records that
+    were published meanwhile.
     """
     async with on_kafka() as service:
         first = await service.publish(order_app.OrderPlaced(order_id="a"))

@@ -58,7 +58,7 @@ def another_postgres(postgres_server: str) -> Iterator[str]:
 
 
 def rows(address: str, query: str) -> list[tuple[str, str]]:
-    """What is there, as any other program sees it."""
+    """The rows, as any other program sees them."""
     with psycopg.connect(address) as connection:
         return connection.execute(query).fetchall()
 
@@ -112,7 +112,7 @@ def process(places: dict[str, str], *roles: str) -> Service:
     return build_service(order_app.app(), Settings.read(**places), roles=roles)
 
 
-async def test_an_end_that_another_process_brings_about_is_heard_of(
+async def test_an_outcome_of_another_process_is_heard_of(
     on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for it need not wait for the next time that the store is asked."""
@@ -124,7 +124,7 @@ async def test_an_end_that_another_process_brings_about_is_heard_of(
     assert outcome.status is SagaStatus.COMPLETED
 
 
-async def test_what_a_process_stored_and_never_published_another_one_publishes(
+async def test_stored_records_of_a_dead_process_are_published_by_another(
     on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within seconds, by one that was there all along; a record that leaves twice is the same."""

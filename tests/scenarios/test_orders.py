@@ -1,6 +1,4 @@
-"""Whole services on real files: orders that end, are refused, wait, are operated on,
-and go wrong.
-"""
+"""Whole services on real files: orders end, are refused, wait, are operated on, go wrong."""
 
 import asyncio
 
@@ -12,6 +10,7 @@ from saga.core.identity import saga_id
 from saga.core.intents import TimerArmed
 from saga.core.status import SagaStatus
 from saga.errors import UnknownSaga
+from saga.ports.store import UnhandledKind
 from saga.settings import file_of
 from tests.scenarios.conftest import Deployment
 from tests.scenarios.order_app import (
@@ -53,11 +52,13 @@ async def until_status(service, saga: str, status: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def until_dead(service) -> None:
-    """Wait for a message to be parked as one that no saga will ever take."""
+async def until_dead_letter(service) -> None:
+    """Wait for a dead letter."""
     async with asyncio.timeout(6):
         while True:
-            if any(record.kind == "dead" for record in await service.catalogue.unhandled()):
+            if any(
+                record.kind is UnhandledKind.DEAD for record in await service.catalogue.unhandled()
+            ):
                 return
             await asyncio.sleep(0.05)
 
@@ -106,7 +107,7 @@ class TestOrders:
 
         assert deployment.effects() == {("reserve", "o-1"): 1, ("pay", "o-1"): 1}
 
-    async def test_an_order_under_the_same_key_with_another_content_is_set_aside(
+    async def test_an_order_under_the_same_key_with_another_content_is_a_dead_letter(
         self, one_file: Deployment
     ) -> None:
         """The first one wins."""
@@ -115,12 +116,12 @@ class TestOrders:
             await placed(service, "o-1", amount=7)
             await service.outcome(first, timeout=10)
             await service.idle(timeout=5)
-            (dead,) = await service.catalogue.unhandled()
+            (letter,) = await service.catalogue.unhandled()
 
-        assert dead.reason == "id_conflict"
-        assert b'"amount":7' in dead.value
+        assert letter.reason == "id_conflict"
+        assert b'"amount":7' in letter.value
 
-    async def test_what_was_published_before_anybody_served_is_not_lost(
+    async def test_an_order_published_before_a_service_runs_is_not_lost(
         self, deployment: Deployment
     ) -> None:
         """Publishing needs no orchestrator."""
@@ -228,7 +229,7 @@ class TestPeople:
             await service.idle(timeout=5)
             assert service.counts["duplicate"] == 1
 
-    async def test_nobody_can_be_told_anything_who_is_not_there(self, one_file: Deployment) -> None:
+    async def test_a_saga_that_is_not_there_can_be_told_nothing(self, one_file: Deployment) -> None:
         """A mistyped id is an error, at once."""
         async with one_file.service() as service:
             for ask in (
@@ -248,32 +249,32 @@ class TestGoneWrong:
         """Neighbours go on; what came meanwhile is replayed in order by the mended code."""
         flawed = order_saga(flaw=flaw_at("reserved o-1", "start o-2"))
         async with deployment.service(flawed) as service:
-            good, late, unborn = await placed(service, "o-0", "o-1", "o-2", wants_approval=True)
+            good, late, unstarted = await placed(service, "o-0", "o-1", "o-2", wants_approval=True)
             assert (await service.outcome(late, timeout=10)).status is SagaStatus.PARKED
-            assert (await service.outcome(unborn, timeout=10)).reason == (
+            assert (await service.outcome(unstarted, timeout=10)).reason == (
                 "LookupError: a bug at start o-2"
             )
-            for saga_id in (good, late, unborn):
+            for saga_id in (good, late, unstarted):
                 await service.signal(saga_id, "approval", "ann")
             assert (await service.outcome(good, timeout=10)).status is SagaStatus.COMPLETED
             await service.idle(timeout=5)
-            held = await service.catalogue.unhandled()
-            assert sorted((record.saga_id, record.reason) for record in held) == sorted(
+            deferred = await service.catalogue.unhandled()
+            assert sorted((record.saga_id, record.reason) for record in deferred) == sorted(
                 (saga, reason)
-                for saga in (late, unborn)
+                for saga in (late, unstarted)
                 for reason in ("turn_failed", "behind_failed_turn")
             )
 
         async with deployment.service(order_saga()) as service:
             assert (await service.outcome(late, timeout=5)).status is SagaStatus.PARKED
-            for saga_id in (late, unborn):
+            for saga_id in (late, unstarted):
                 await service.command(saga_id, CommandAct.RELEASE, reason="mended")
-            for saga_id in (late, unborn):
+            for saga_id in (late, unstarted):
                 await until_status(service, saga_id, "completed")
             await service.idle(timeout=5)
             assert await service.catalogue.unhandled() == []
             assert {
-                (await service.outcome(saga_id, timeout=5)).status for saga_id in (late, unborn)
+                (await service.outcome(saga_id, timeout=5)).status for saga_id in (late, unstarted)
             } == {SagaStatus.COMPLETED}
 
     async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(
@@ -350,7 +351,7 @@ class TestGoneWrong:
         async with one_file.service() as service:
             await until_status(service, ill, "completed")
 
-    async def test_what_cannot_be_read_is_dead_once_and_the_rest_goes_on(
+    async def test_a_record_that_cannot_be_read_is_one_dead_letter_and_the_rest_goes_on(
         self, deployment: Deployment
     ) -> None:
         """With its bytes, in the catalogue and on its dlq topic."""
@@ -368,9 +369,11 @@ class TestGoneWrong:
             saga = saga_id("order", "o-1")
             assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
             await service.idle(timeout=5)
-            dead = await service.catalogue.unhandled()
-            assert sorted(record.reason for record in dead) == ["not_an_object", "not_json"]
-            assert dead[0].headers == (("h", b"\xff"),) or dead[1].headers == (("h", b"\xff"),)
+            letters = await service.catalogue.unhandled()
+            assert sorted(record.reason for record in letters) == ["not_an_object", "not_json"]
+            assert letters[0].headers == (("h", b"\xff"),) or letters[1].headers == (
+                ("h", b"\xff"),
+            )
             consumer = await service.publisher.bus.subscribe(
                 "looker", ["dev.saga.shop.dlq.order-placed.v1", "dev.saga.shop.dlq.reserve.v1"]
             )
@@ -379,7 +382,7 @@ class TestGoneWrong:
                 copies += await consumer.fetch(records_max=10, timeout_s=1)
             assert sorted(record.value for record in copies) == [b"[]", b"{"]
 
-    async def test_an_early_command_to_a_saga_that_never_comes_is_dead_after_the_hold(
+    async def test_an_early_command_to_a_saga_that_never_comes_is_a_dead_letter_in_time(
         self, one_file: Deployment
     ) -> None:
         """A second, as these services are set."""
@@ -389,11 +392,11 @@ class TestGoneWrong:
             saga = saga_id("order", "never")
             command = Command(command_id="c", act=CommandAct.RELEASE, saga_id=saga)
             await service.publisher.command(command, key="never")
-            await until_dead(service)
-            (dead,) = await service.catalogue.unhandled()
+            await until_dead_letter(service)
+            (letter,) = await service.catalogue.unhandled()
 
-        assert dead.reason == "unknown_saga"
-        assert saga in dead.message
+        assert letter.reason == "unknown_saga"
+        assert saga in letter.message
 
     async def test_live_states_are_what_their_histories_say(self, deployment: Deployment) -> None:
         """For sagas that wait for people, time and replies."""

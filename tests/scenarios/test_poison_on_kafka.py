@@ -1,6 +1,7 @@
-"""Records that nobody can read, on a real Kafka, through a whole service: each is set aside with
-its reason within seconds, all else of its partition goes on, and what is mended comes back in
-order.
+"""Records that cannot be read, on a real Kafka, through a whole service.
+
+Each becomes a dead letter with its reason within seconds, the rest of its partition goes on, and
+redriven records come back in order.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
 WAIT_S = 60
-PARKED_S_MAX = 5.0
+DEAD_LETTER_S_MAX = 5.0
 HUGE = 5 * 1_048_576
 CODECS = (None, "gzip", "snappy", "lz4", "zstd")
 PARTS = 12
@@ -50,16 +51,14 @@ async def filling(ctx: Context, opened: Opened) -> Filled:
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something that nobody tells us of."""
+    """Wait for a condition that no event tells of."""
     async with asyncio.timeout(WAIT_S):
         while not await is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
 def poison(good: Record) -> dict[str, Record]:
-    """Records like *good* that are wrong in one way each, by the reason that they are set aside
-    for.
-    """
+    """Records like *good* that are wrong in one way each, by the reason as dead letters."""
 
     def changed(name: str, value: bytes | None) -> tuple[tuple[str, bytes | None], ...]:
         return tuple((each, value if each == name else was) for each, was in good.headers)
@@ -81,9 +80,7 @@ def poison(good: Record) -> dict[str, Record]:
 
 
 async def publish_among(kafka, topic: str, bad: list[Record], good: list[Record]) -> None:
-    """Each bad record between good ones, in one partition, in batches of all kinds of
-    compression.
-    """
+    """Each bad record between good ones, in one partition, in batches of every compression."""
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await admin.start()
     taken = {"max.message.bytes": str(2 * HUGE)}
@@ -110,11 +107,13 @@ async def publish_among(kafka, topic: str, bad: list[Record], good: list[Record]
             await asyncio.gather(*sent)
 
 
-async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
+async def test_poison_is_a_dead_letter_within_seconds_and_its_partition_goes_on(
     kafka, namespace: str, tmp_path: Path
 ) -> None:
-    """Null and non-UTF-8 headers, no key, no value, 5 MB, wrong schema, unknown version, compressed
-    or not; and code that raises: its saga waits, until it is released by code that does not.
+    """Null and non-UTF-8 headers, no key, no value, 5 MB, wrong schema, unknown version.
+
+    They are compressed or not. Where code raises, its saga waits until a release by code that does
+    not.
     """
 
     def flaw(place: str) -> None:
@@ -136,26 +135,28 @@ async def test_poison_is_parked_within_seconds_and_its_partition_goes_on(
         await publish_among(kafka, topic, list(bad.values()), good)
         names = [saga_id.key.decode() for saga_id in good]
 
-        async def is_parked() -> bool:
+        async def are_dead_letters() -> bool:
             return len(await service.catalogue.unhandled(kind=UnhandledKind.DEAD)) == len(bad)
 
-        await until(is_parked)
+        await until(are_dead_letters)
         outcomes = {
             name: await service.outcome(saga_id("order", name), timeout=WAIT_S) for name in names
         }
         dead = await service.catalogue.unhandled(kind=UnhandledKind.DEAD)
-        [held] = await service.catalogue.unhandled(kind=UnhandledKind.DEFERRED)
+        [deferred] = await service.catalogue.unhandled(kind=UnhandledKind.DEFERRED)
         assert await service.problems() == []
 
-    late = {record.reason: (record.kept_at - record.timestamp) / 1e6 for record in (*dead, held)}
-    assert max(late.values()) <= PARKED_S_MAX, late
+    late = {
+        record.reason: (record.kept_at - record.timestamp) / 1e6 for record in (*dead, deferred)
+    }
+    assert max(late.values()) <= DEAD_LETTER_S_MAX, late
     assert {record.position.partition for record in dead} == {0}
     assert {(record.key, record.value) for record in dead} == {
         (record.key, record.value) for record in bad.values()
     }
     assert {outcomes.pop("cursed").status} == {SagaStatus.PARKED}
     assert {outcome.status for outcome in outcomes.values()} == {SagaStatus.COMPLETED}
-    assert (held.reason, held.key) == ("turn_failed", b"cursed")
+    assert (deferred.reason, deferred.key) == ("turn_failed", b"cursed")
     copied = await copies(kafka, f"dev.{namespace}.shop.dlq.order-placed.v1", len(bad) - 1)
     assert copied == {record.position.offset for record in dead if len(record.value or b"") < HUGE}
 
@@ -183,11 +184,13 @@ async def copies(kafka, topic: str, count: int) -> set[int]:
     return {int(record) for record in offsets}
 
 
-async def test_what_is_redriven_comes_back_in_order(
+async def test_redriven_records_come_back_in_order(
     kafka, namespace: str, tmp_path: Path, capfd
 ) -> None:
-    """Parts for a box that nobody has opened are set aside. Once it is open they are brought back
-    by the command, and taken in the order in which they were sent; others' parts stay in theirs.
+    """Parts for a box that was never opened are dead letters.
+
+    Once it is open the command brings them back, and they are taken in the order in which they were
+    sent; those of other boxes stay in theirs.
     """
     given = {
         "bus": kafka.url,
@@ -202,11 +205,11 @@ async def test_what_is_redriven_comes_back_in_order(
                 service.commands._keys[saga_id("filling", box)] = box  # noqa: SLF001 - none is there to ask
                 await service.signal(saga_id("filling", box), "part", part)
 
-        async def is_parked() -> bool:
+        async def are_dead_letters() -> bool:
             dead = await service.catalogue.unhandled(kind=UnhandledKind.DEAD)
             return len(dead) == PARTS * len(boxes)
 
-        await until(is_parked)
+        await until(are_dead_letters)
         for box in boxes:
             await service.publish(Opened(box=box))
         await until(lambda: _are_open(service, boxes))
