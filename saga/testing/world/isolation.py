@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from saga.app import SagaApp
 from saga.errors import DefinitionError
-from saga.testing.world.loop import Refused, SimulatedLoop
+from saga.testing.world.loop import LeftWorld, SimulatedLoop
 
 _FOREIGN: Final = tuple(
     {
@@ -130,7 +130,7 @@ class Isolation:
             return
         self._refused = self._refused or (refusal, owner, where)
         self._loop.is_refused = True
-        raise Refused(refusal.does)
+        raise LeftWorld(refusal.does)
 
 
 @contextmanager

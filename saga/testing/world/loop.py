@@ -24,7 +24,7 @@ class WorldSpins(Exception):
     """Raised when a world's processes are busy without end and get nowhere."""
 
 
-class Refused(BaseException):
+class LeftWorld(BaseException):
     """Raised where the application tries what a world does not have; stops the world."""
 
 
@@ -62,7 +62,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def select(self, timeout: float | None) -> list[Any]:
         """Where a real loop would wait for sockets: time jumps."""
         if self.is_refused and not self.is_ending:
-            raise Refused("the application left its world")
+            raise LeftWorld("the application left its world")
         self._rounds += 1
         if self._rounds > ROUNDS_MAX:
             raise WorldSpins(f"{ROUNDS_MAX} rounds of the event loop")

@@ -41,7 +41,7 @@ from saga.testing.world.faults import Faults
 from saga.testing.world.isolation import Isolation
 from saga.testing.world.loop import (
     WORLD_BEGAN_AT,
-    Refused,
+    LeftWorld,
     SimulatedLoop,
     WorldSpins,
     WorldStandsStill,
@@ -181,7 +181,7 @@ class World:
             with _quiet(), isolation.hold():
                 try:
                     self._loop.run_until_complete(self._happen())
-                except Refused:
+                except LeftWorld:
                     pass  # it is raised below, with its place
                 except (WorldStandsStill, WorldSpins) as error:
                     violations.append(f"{type(error).__name__}: {error}")
