@@ -15,13 +15,14 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
+from typing_extensions import override
 
 from saga.core.durations import SECOND_US
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.ports import Clock, EventStore
-from saga.ports.health import consumer_metrics
+from saga.ports.health import Health, consumer_metrics
 from saga.ports.store import StatisticsReader, StoreStatistics
 from saga.runtime.orchestrator import Orchestrator
 
@@ -47,7 +48,7 @@ COUNTED: Final = {
 """Counts of an orchestrator that are shown as they are."""
 
 
-class OrchestratorHealth:
+class OrchestratorHealth(Health):
     """The health of one process's orchestrator."""
 
     def __init__(
@@ -64,23 +65,23 @@ class OrchestratorHealth:
         self._clock = clock
         self._metrics = _Metrics(orchestrator, statistics, clock, group)
 
+    @override
     def why_dead(self) -> list[str]:
-        """The reasons to restart this process; none while it is alive, or only just starting."""
         age_s = self._clock.monotonic_s() - self._orchestrator.receiver.fetches.asked_at_s
         if age_s <= LOOK_AGE_S:
             return []
         return [f"{NAME}: has not asked for records for {age_s:.0f} s"]
 
+    @override
     async def why_not_ready(self) -> list[str]:
-        """The reasons why it does not do all of its work now."""
-        found = [*self.why_dead(), *(f"{NAME}: {why}" for why in self._orchestrator.problems())]
+        reasons = [*self.why_dead(), *(f"{NAME}: {why}" for why in self._orchestrator.problems())]
         age_s = self._clock.monotonic_s() - self._orchestrator.receiver.fetches.answered_at_s
         if age_s > FETCH_AGE_S:
-            found.append(f"{NAME}: the bus did not answer for {age_s:.0f} s")
-        return found or await self._why_no_store()
+            reasons.append(f"{NAME}: the bus did not answer for {age_s:.0f} s")
+        return reasons or await self._why_no_store()
 
+    @override
     def facts(self) -> dict[str, dict[str, object]]:
-        """What an operator wants to know."""
         stopped = self._orchestrator.receiver.stopped.items()
         return {
             NAME: {
@@ -89,8 +90,8 @@ class OrchestratorHealth:
             }
         }
 
+    @override
     async def metrics(self) -> list[Metric]:
-        """What Prometheus wants to know."""
         return await self._metrics.collect()
 
     async def _why_no_store(self) -> list[str]:
