@@ -183,7 +183,7 @@ class SagaProcessRecorder(PostgresProcessRecorder):
                 time.sleep(SETTLE_POLL_S)
                 waiting &= {each["virtualtransaction"] for each in connection.execute(self.writers)}
         if waiting:
-            raise TimeoutError("a transaction that writes entries does not end")
+            raise TimeoutError("a transaction that writes turns does not end")
         return last
 
 

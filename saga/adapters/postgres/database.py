@@ -363,7 +363,7 @@ class PostgresDatabase:
             StoreUnavailable: the database cannot be read, or one of them does not end.
         """
         waiting = set(await self.fetch(transactions))
-        async with _patience(f"{self.name}: a transaction that writes entries does not end"):
+        async with _time_limit(f"{self.name}: a transaction that writes turns does not end"):
             while waiting:
                 await asyncio.sleep(POLL_S)
                 waiting.intersection_update(await self.fetch(transactions))
@@ -395,7 +395,7 @@ class PostgresDatabase:
 
     async def _end(self, backend: Backend) -> None:
         """See that *backend* is gone, so that nothing which it was sent can happen any more."""
-        async with _patience(f"{self.name}: a session that was cut off does not end"):
+        async with _time_limit(f"{self.name}: a session that was cut off does not end"):
             while await self.fetch(_END, backend):  # noqa: ASYNC110  # only the server knows
                 await asyncio.sleep(POLL_S)
 
@@ -571,7 +571,7 @@ def _advice_while_connecting(error: str) -> str | None:
 
 
 @asynccontextmanager
-async def _patience(problem: str) -> AsyncIterator[None]:
+async def _time_limit(problem: str) -> AsyncIterator[None]:
     """Raises StoreUnavailable where what is waited for inside takes too long."""
     try:
         async with asyncio.timeout(WAIT_S):
