@@ -121,10 +121,8 @@ def signalled(turn: Turn, fact: SignalReceived) -> Disposition:
 
 
 def settle(turn: Turn) -> None:
-    """End, or begin to roll back, as soon as nothing that matters is in flight any more."""
+    """End a saga whose program is through or cancelled, once nothing that matters is in flight."""
     state = turn.state
-    if turn.finish is None and not state.is_finishing and state.cancel_reason is None:
-        return
     if state.plan is not None or state.status.is_ended or state.is_poisoned:
         return
     in_flight = [step for step in state.steps.values() if step.status is StepStatus.ISSUED]
@@ -342,4 +340,4 @@ def _fail(turn: Turn, command: Fail) -> None:
 
 
 def _timer_id(state: SagaState, purpose: TimerPurpose, name: str) -> TimerId:
-    return TimerId(f"{state.saga_id}/{name}/{purpose}")
+    return TimerId(f"{state.saga_id}/{name}/" + purpose)

@@ -66,12 +66,13 @@ def is_saga_id(text: str) -> bool:
 
 def intent_id(saga: SagaId, step: StepId, direction: Direction, attempt: int) -> IntentId:
     """`{saga id}/{step id}/{do|undo}/{attempt}`."""
-    return IntentId(f"{saga}/{step}/{direction}/{attempt}")
+    # Put together with `+`: to format an enum's member takes three times as long.
+    return IntentId(f"{saga}/{step}/" + direction + f"/{attempt}")
 
 
 def idempotency_key(saga: SagaId, step: StepId, direction: Direction) -> str:
     """The intent id without the attempt: the same for every retry."""
-    return f"{saga}/{step}/{direction}"
+    return f"{saga}/{step}/" + direction
 
 
 @lru_cache(maxsize=INTENT_NAMES_MAX)

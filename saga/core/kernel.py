@@ -38,7 +38,8 @@ def decider_for(definition: Definition) -> Decider:
         disposition = _take(turn, event)
         if disposition is Disposition.RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
-            forward.settle(turn)
+            if turn.finish is not None or state.is_finishing or state.cancel_reason is not None:
+                forward.settle(turn)
         return Decision(state, turn.intents, disposition)
 
     return Decider(

@@ -17,8 +17,7 @@ from saga.core.status import StepKind
 from saga.core.values import value
 
 
-@value(kw_only=True)
-class StepPolicy:
+class StepPolicy(Protocol):
     """What the code at hand says of a step, which is not recorded.
 
     *undo_retry* None means that the step has no undo. *group* joins steps issued side by side.
@@ -27,17 +26,7 @@ class StepPolicy:
     retry: Retry
     timeout_us: int | None
     undo_retry: Retry | None
-    group: str | None = None
-
-
-def in_group(policy: StepPolicy, group: str) -> StepPolicy:
-    """The same policy of a step that is issued beside others."""
-    return StepPolicy(
-        retry=policy.retry,
-        timeout_us=policy.timeout_us,
-        undo_retry=policy.undo_retry,
-        group=group,
-    )
+    group: str | None
 
 
 @value(kw_only=True)

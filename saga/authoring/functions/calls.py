@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from saga.contracts import Contract, Intent
 from saga.core.events import Message
 from saga.core.identity import StepId
-from saga.core.program import StepPolicy
+from saga.core.retry import Retry
 from saga.core.status import StepKind
 
 T = TypeVar("T")
@@ -30,21 +30,24 @@ class Call(Generic[T]):
 
 
 class StepCall(Call[T]):
-    """A step that is issued when it is awaited.
+    """A step that is issued when it is awaited; it is also what the kernel asks for its policy.
 
     *reply* and *replied* are its reply once it is read.
     """
 
     __slots__ = (
+        "group",
         "intent",
         "kind",
         "message",
-        "policy",
         "replied",
         "reply",
         "reply_contract",
+        "retry",
         "step",
+        "timeout_us",
         "undo",
+        "undo_retry",
     )
 
     def __init__(
@@ -52,8 +55,10 @@ class StepCall(Call[T]):
         step: StepId,
         message: Message,
         kind: StepKind,
-        policy: StepPolicy,
         *,
+        retry: Retry,
+        timeout_us: int | None,
+        undo_retry: Retry | None,
         intent: Intent[Any],
         reply_contract: Contract | None,
         undo: UndoSpec | None,
@@ -62,7 +67,10 @@ class StepCall(Call[T]):
         self.step = step
         self.message = message
         self.kind = kind
-        self.policy = policy
+        self.retry = retry
+        self.timeout_us = timeout_us
+        self.undo_retry = undo_retry
+        self.group: str | None = None
         self.intent = intent
         self.reply_contract = reply_contract
         self.undo = undo

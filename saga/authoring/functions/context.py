@@ -31,7 +31,7 @@ from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode
 from saga.core.durations import Duration, duration_us
 from saga.core.events import Message
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId
-from saga.core.program import Publish, StepPolicy
+from saga.core.program import Publish
 from saga.core.retry import FOREVER, STEP_DEFAULT, UNDO_DEFAULT, Retry
 from saga.core.status import StepKind
 from saga.errors import DefinitionError
@@ -109,16 +109,13 @@ class Context:
         contract = contract_of(type(intent))
         self._check_step(intent, contract, undo, kind)
         step_kind = _kind(kind, undo)
-        policy = StepPolicy(
-            retry=retry or (FOREVER if step_kind is StepKind.RETRIABLE else STEP_DEFAULT),
-            timeout_us=None if timeout is None else duration_us(timeout),
-            undo_retry=None if undo is None else undo_retry or UNDO_DEFAULT,
-        )
         return StepCall(
             self._step_id(id, contract),
             Message(contract.contract_name, encode(intent)),
             step_kind,
-            policy,
+            retry=retry or (FOREVER if step_kind is StepKind.RETRIABLE else STEP_DEFAULT),
+            timeout_us=None if timeout is None else duration_us(timeout),
+            undo_retry=None if undo is None else undo_retry or UNDO_DEFAULT,
             intent=intent,
             reply_contract=None if contract.reply is None else contract_of(contract.reply),
             undo=undo,

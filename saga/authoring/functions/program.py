@@ -82,7 +82,7 @@ class FunctionProgram:
     def policy_of(self, step: StepId) -> StepPolicy:
         """What the function says of a step that it has issued."""
         assert self._scheduler is not None
-        return self._scheduler.steps[step][1].policy
+        return self._scheduler.steps[step][1]
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
         """What is wrong with a signal's payload."""

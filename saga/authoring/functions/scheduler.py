@@ -24,7 +24,7 @@ from saga.authoring.functions.calls import (
     WaitCall,
 )
 from saga.core.identity import StepId
-from saga.core.program import AwaitSignal, Command, DoStep, DropBranch, Sleep, in_group
+from saga.core.program import AwaitSignal, Command, DoStep, DropBranch, Sleep
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
 
 _PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
@@ -224,15 +224,14 @@ class Scheduler:
             close(task.coroutine)
 
     def _want_step(self, waiter: Waiter, call: StepCall[Any], group: str | None) -> None:
-        if group is not None:
-            call.policy = in_group(call.policy, group)
+        call.group = group
         self.steps[call.step] = (waiter, call)
         self.commands.append(
             DoStep(
                 step=call.step,
                 message=call.message,
                 kind=call.kind,
-                policy=call.policy,
+                policy=call,
                 after=waiter.settled,
             )
         )
