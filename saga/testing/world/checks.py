@@ -120,8 +120,11 @@ class Evidence:
 
     def is_ours(self, record: Inbound) -> bool:
         """Whether a saga has published *record*."""
-        source = headers_of(record).get("ce_source", "")
-        return source.startswith(f"/{self.names.env}/{self.names.namespace}/sagas/")
+        prefix = f"/{self.names.env}/{self.names.namespace}/sagas/".encode()
+        return any(
+            name == "ce_source" and (value or b"").startswith(prefix)
+            for name, value in record.headers
+        )
 
 
 class Told(NamedTuple):
