@@ -189,12 +189,14 @@ class MemoryConsumer(Consumer):
         now = self._bus.clock.now()
         self._turn += 1
         waiting = []
+        partitions = self._bus.partitions
         for source, wanted in self._next.items():
-            partition = self._bus.partitions[source]
+            partition = partitions[source]
             partition.expire(now)
-            offset = max(wanted, partition.begin)
-            self._next[source] = offset
-            if offset < partition.end:
+            begin = partition.begin
+            if wanted < begin:
+                self._next[source] = begin
+            if max(wanted, begin) < begin + len(partition.records):
                 waiting.append(source)
         waiting.sort()
         first = self._turn % len(waiting) if waiting else 0

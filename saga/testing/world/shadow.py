@@ -48,8 +48,9 @@ class Shadows:
             if [entry.body for entry in recorded] != list(decision.intents):
                 yield f"saga {saga_id}, entry {fact.version}: replayed otherwise"
         shadow.version = len(history)
-        yield from _differences(saga_id, len(history), live, "replayed", shadow.state)
-        yield from _differences(saga_id, len(history), live, "folded", shadow.folded)
+        facts = snapshot(live)
+        yield from _differences(saga_id, len(history), facts, "replayed", shadow.state)
+        yield from _differences(saga_id, len(history), facts, "folded", shadow.folded)
 
     def replay_all(self, histories: Mapping[SagaId, Sequence[Entry]]) -> Iterator[str]:
         """Yields the differences between each shadow and its history replayed in one go."""
@@ -60,16 +61,17 @@ class Shadows:
             except ReplayMismatch as error:
                 yield f"saga {saga_id} cannot be replayed: {error}"
                 continue
-            yield from _differences(saga_id, shadow.version, shadow.state, "replayed", rebuilt)
+            facts = snapshot(shadow.state)
+            yield from _differences(saga_id, shadow.version, facts, "replayed", rebuilt)
             folded = fold(saga_id, history)
-            yield from _differences(saga_id, shadow.version, shadow.state, "folded", folded)
+            yield from _differences(saga_id, shadow.version, facts, "folded", folded)
 
 
 def _differences(
-    saga_id: SagaId, version: int, live: SagaState, how: str, rebuilt: SagaState
+    saga_id: SagaId, version: int, live: Mapping[str, object], how: str, rebuilt: SagaState
 ) -> Iterator[str]:
     stored = snapshot(rebuilt)
-    for name, value in snapshot(live).items():
+    for name, value in live.items():
         if value != stored[name]:
             yield (
                 f"live state differs from {how} state: saga {saga_id} at version {version}, "
