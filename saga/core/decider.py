@@ -24,9 +24,9 @@ class Disposition(StrEnum):
     DUPLICATE = "duplicate"
     """The saga has it already: counted, no entry."""
     CONFLICT = "id_conflict"
-    """The saga has another content under the same id: the record is parked."""
+    """The saga has another content under the same id: the record is a dead letter."""
     UNKNOWN = "unknown_intent"
-    """It answers an intent that was never issued: the record is parked."""
+    """It answers an intent that was never issued: the record is a dead letter."""
 
 
 @value

@@ -341,6 +341,7 @@ def _completed(state: SagaState, intent: SagaCompleted, _: Instant) -> None:
     state.is_finishing = True
     state.pending_outcome = None
     _end(state, SagaStatus.COMPLETED)
+    state.residue = intent.residue or ()
     state.outcome = intent.outcome
 
 

@@ -30,6 +30,7 @@ from saga.core.intents import (
     RollbackGoal,
     RollbackPlanned,
     SagaAbandoned,
+    SagaCompleted,
     SagaFinishing,
     SagaParked,
     SagaResumed,
@@ -80,6 +81,8 @@ def as_then(intent: Intent) -> Intent:
     match intent:
         case SagaParked():
             return SagaParked(reason=intent.reason)
+        case SagaCompleted():
+            return SagaCompleted(outcome=intent.outcome)
         case SignalAwaited():
             return SignalAwaited(wait=intent.wait, name=intent.name)
         case _:

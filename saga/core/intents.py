@@ -190,9 +190,10 @@ class SagaFinishing:
 
 @value(kw_only=True)
 class SagaCompleted:
-    """The program has returned; *outcome* is what it returned."""
+    """The program has returned; *residue* is what it gave up and nobody could undo."""
 
     outcome: Message | None
+    residue: tuple[StepId, ...] | None = None
 
 
 @value(kw_only=True)

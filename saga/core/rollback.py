@@ -281,7 +281,7 @@ def _finish(turn: Turn, plan: Plan) -> None:
     residue = _residue(state, plan)
     match plan.recorded.goal:
         case RollbackGoal.COMPLETED:
-            turn.complete(state.pending_outcome)
+            turn.complete(state.pending_outcome, residue)
         case RollbackGoal.CLEANED_UP:
             turn.record(SagaCleanedUp(residue=residue))
         case RollbackGoal.ROLLED_BACK:

@@ -216,10 +216,10 @@ class Turn:
             assert not self.state.is_poisoned, self.state.saga_id
             self.record(SagaResumed())
 
-    def complete(self, outcome: Message | None) -> None:
+    def complete(self, outcome: Message | None, residue: tuple[StepId, ...] = ()) -> None:
         """End a saga whose program has returned."""
         self.disarm_all()
-        self.record(SagaCompleted(outcome=outcome))
+        self.record(SagaCompleted(outcome=outcome, residue=residue or None))
 
     def _arm_deadline(self, step: Step, direction: Direction) -> None:
         timeout_us = self.program.policy_of(step.id).timeout_us

@@ -169,5 +169,5 @@ class OutcomePoller:
             if isinstance(body, (SagaRolledBack, SagaAbandoned)):
                 return SagaOutcome(summary.status, body.outcome, body.reason, body.residue)
             if isinstance(body, SagaCompleted):
-                return SagaOutcome(summary.status, body.outcome, None, ())
+                return SagaOutcome(summary.status, body.outcome, None, body.residue or ())
         return SagaOutcome(summary.status, None, summary.reason, ())

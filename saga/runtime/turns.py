@@ -2,7 +2,7 @@
 
 The order is the promise. Nothing is published before it is stored; what is stored names the
 positions that it accounts for; memory that is ahead of the store is thrown away. A saga whose own
-code raises is parked with the record it raised on, and the rest of the batch goes on.
+code raises is parked, the record it raised on is deferred, and the rest of the batch goes on.
 """
 
 from __future__ import annotations

@@ -103,9 +103,10 @@ def published(event: Event) -> Expectation:
     return Expectation(EventPublished, {"contract": message.contract, "payload": message.payload})
 
 
-def completed(outcome: EventSpec = None) -> Expectation:
-    """The saga is through, with this outcome."""
-    return Expectation(SagaCompleted, {"outcome": _outcome(outcome)})
+def completed(outcome: EventSpec = None, *, residue: tuple[str, ...] = ()) -> Expectation:
+    """The saga is through, with this outcome; *residue* is what it gave up and could not undo."""
+    wanted = {"outcome": _outcome(outcome), "residue": residue or None}
+    return Expectation(SagaCompleted, wanted)
 
 
 def rolled_back(

@@ -449,7 +449,7 @@ def test_stuck_leftover_parks_a_saga_that_is_through():
         .when(cancelled())
         .then(noted("refused"))
         .when(operator("skip"))
-        .then(completed(OrderConfirmed()))
+        .then(completed(OrderConfirmed(), residue=("pay",)))
         .then_status("completed")
     )
 
