@@ -15,7 +15,7 @@ from tests.proxy import Proxy, through
 SESSION_S = 6.0
 STALL_S_MAX = 10.0
 HOLD_S_MAX = 60.0
-ASSIGNED = "assigned "
+ASSIGNED = "partitions are assigned"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
