@@ -111,8 +111,11 @@ def test_every_beginning_of_a_history_of_format_1_replays(name: str) -> None:
     """It may have been migrated after any turn."""
     history = load_format_1(FORMAT_1 / f"{name}.jsonl")
 
-    for fact, _ in [*turns(history)][1:]:
-        _replayed(history[: fact.version - 1])
+    begins = [fact.version for fact, _ in turns(history)][1:]
+
+    assert begins, "there is no turn to stop after"
+    for begin in begins:
+        _replayed(history[: begin - 1])
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
