@@ -6,40 +6,61 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
-from saga.adapters.headers import decode_headers
-from saga.adapters.mapper import to_entries
+from saga.adapters.headers import decode_headers, encode_headers
+from saga.adapters.mapper import to_entries, to_state
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
-from saga.ports.store import Batch, SagaSummary, UnhandledKind, UnhandledRecord
+from saga.ports.store import (
+    Batch,
+    DueTimer,
+    SagaSummary,
+    StoreStatistics,
+    UnhandledKind,
+    UnhandledRecord,
+)
 
 SAGAS_KNOWN_MAX: Final = 65_536
+SUMMARY_COLUMNS: Final = (
+    "saga_id, definition, definition_version, key, status, started_at, updated_at, waiting_for, "
+    "reason, version"
+)
+UNHANDLED_COLUMNS: Final = (
+    'kind, reason, message, topic, partition, "offset", key, value, headers, timestamp, kept_at, '
+    "saga_id"
+)
+COUNT_BACKLOG: Final = "SELECT count(*), min(appended_at) FROM backlog"
 
 Text = Callable[[str], str]
-Place = TypeVar("Place")
+Known = TypeVar("Known")
 
 
-class KnownSagas(Generic[Place]):
-    """The number of turns, and the place or originator, of sagas that were written lately.
+def as_it_is(text: str) -> str:
+    """How a database keeps text that can keep all of it."""
+    return text
 
-    Spares looking them up. Never wrong, only missing or old: a history does not shrink, and what
-    was rolled back is not remembered. Holds between one and two times *sagas_max*.
+
+class KnownSagas(Generic[Known]):
+    """What is known of sagas that were written lately, so that they need not be looked up.
+
+    Never wrong, only missing or old: what was rolled back is not remembered. Holds between one and
+    two times *sagas_max*.
     """
 
     def __init__(self, sagas_max: int = SAGAS_KNOWN_MAX) -> None:
         self._sagas_max = sagas_max
-        self._young: dict[SagaId, tuple[int, Place]] = {}
-        self._old: dict[SagaId, tuple[int, Place]] = {}
+        self._young: dict[SagaId, Known] = {}
+        self._old: dict[SagaId, Known] = {}
 
-    def get(self, saga_id: SagaId) -> tuple[int, Place] | None:
-        """Turns and place, if they are known."""
+    def get(self, saga_id: SagaId) -> Known | None:
+        """What is known of a saga."""
         return self._young.get(saga_id) or self._old.get(saga_id)
 
-    def remember(self, saga_id: SagaId, turns: int, place: Place) -> None:
+    def remember(self, saga_id: SagaId, known: Known) -> None:
         """Take note of what was committed."""
-        self._young[saga_id] = (turns, place)
+        self._young[saga_id] = known
         if len(self._young) >= self._sagas_max:
             self._old, self._young = self._young, {}
 
@@ -60,9 +81,10 @@ def timer_name(timer_id: TimerId) -> tuple[SagaId, str]:
     return SagaId(saga_id), name
 
 
-def timer_id_of(saga_id: str, name: str) -> TimerId:
-    """The timer id that `timer_name` was given."""
-    return TimerId(f"{saga_id}/{name}")
+def to_timer(row: Sequence[Any], *, text: Text = as_it_is) -> DueTimer:
+    """The timer in a row of saga id, name and due time; *text* as below."""
+    saga_id, name, due_at = row
+    return DueTimer(TimerId(f"{saga_id}/{text(name)}"), SagaId(saga_id), Instant(due_at))
 
 
 def check_new_sagas(batch: Batch) -> None:
@@ -86,6 +108,24 @@ def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tu
     )
 
 
+def turns_of(batch: Batch) -> list[tuple[SagaId, int, bytes]]:
+    """All new turns, history by history: saga, number in the history, text."""
+    return [
+        (history.saga_id, number, to_state(entries))
+        for history in batch.histories
+        for number, entries in enumerate(history.turns, history.expected_turns + 1)
+    ]
+
+
+def moved(batch: Batch, stored: Mapping[SagaId, int | None]) -> tuple[SagaId, ...]:
+    """The sagas of *batch* that have not the expected number of turns in *stored*."""
+    return tuple(
+        history.saga_id
+        for history in batch.histories
+        if (stored.get(history.saga_id) or 0) != history.expected_turns
+    )
+
+
 def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
     """The entries in turns of any sagas, without the turns that cannot be read."""
     entries = []
@@ -93,11 +133,6 @@ def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
         with suppress(CorruptHistory):
             entries += to_entries(saga_id, topic, state)
     return entries
-
-
-def as_it_is(text: str) -> str:
-    """How a database keeps text that can keep all of it."""
-    return text
 
 
 def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
@@ -118,6 +153,22 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
     )
 
 
+def from_summary(summary: SagaSummary) -> tuple[Any, ...]:
+    """The row of a summary, with `SUMMARY_COLUMNS`."""
+    return (
+        summary.saga_id,
+        summary.definition,
+        summary.definition_version,
+        summary.key,
+        summary.status.value,
+        summary.started_at,
+        summary.updated_at,
+        summary.waiting_for,
+        summary.reason,
+        summary.version,
+    )
+
+
 def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:
     """The record in a row of the unhandled ones; *text* as above."""
     kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
@@ -134,4 +185,49 @@ def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecor
         kept_at=Instant(kept_at),
         saga_id=None if saga_id is None else SagaId(saga_id),
         record_id=record_id,
+    )
+
+
+def from_unhandled(record: UnhandledRecord) -> tuple[Any, ...]:
+    """The row of a record, with `UNHANDLED_COLUMNS`."""
+    return (
+        record.kind.value,
+        record.reason,
+        record.message,
+        *record.position,
+        record.key,
+        record.value,
+        encode_headers(record.headers),
+        record.timestamp,
+        record.kept_at,
+        record.saga_id,
+    )
+
+
+def in_order(saga_ids: Iterable[SagaId], summaries: Iterable[SagaSummary]) -> Sequence[SagaSummary]:
+    """*summaries* in the order of *saga_ids*, each once."""
+    by_id = {summary.saga_id: summary for summary in summaries}
+    return [by_id[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in by_id]
+
+
+def where(*conditions: tuple[str, object]) -> tuple[str, list[Any]]:
+    """Those of *conditions* whose value is given, as SQL, and the values."""
+    given = [each for each in conditions if each[1] is not None]
+    return " AND ".join(["true", *(text for text, _ in given)]), [value for _, value in given]
+
+
+def to_statistics(
+    sagas: Iterable[tuple[str, str, int]],
+    unhandled: Iterable[tuple[str, str, int]],
+    backlog: tuple[int, Instant | None],
+    timers_due: tuple[int, Instant | None],
+) -> StoreStatistics:
+    """What was counted, from rows of what is counted by, and of how many and since when."""
+    return StoreStatistics(
+        sagas={(name, SagaStatus(status)): count for name, status, count in sagas},
+        unhandled={(UnhandledKind(kind), reason): count for kind, reason, count in unhandled},
+        backlog=backlog[0],
+        backlog_since=backlog[1],
+        timers_due=timers_due[0],
+        timers_due_since=timers_due[1],
     )

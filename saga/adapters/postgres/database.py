@@ -12,9 +12,9 @@ may do, and for how long, is ours to say. A password is never part of a name or 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Self, TypeVar
 from zlib import crc32
 
@@ -28,18 +28,20 @@ from psycopg.sql import SQL
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from typing_extensions import override
 
+from saga.adapters.clocks import SystemClock
 from saga.adapters.postgres.pipeline import (
-    Answers,
     Backend,
     Call,
     Session,
     call_of,
     check_version,
     exchange,
-    register_arrays,
-    rows_in,
+    rows_of,
+    text,
 )
+from saga.core.retry import Retry
 from saga.errors import SettingsError, StoreUnavailable
+from saga.retrying import Backoff, retried
 
 T = TypeVar("T")
 
@@ -52,12 +54,11 @@ CONNECTION_WAIT_S: Final = 4.0
 RECONNECT_S: Final = 4.0
 ANSWER_TIMEOUT_S: Final = 20.0
 COMMIT_TRIES_MAX: Final = 8
-ORDER_PAUSE_S: Final = 0.02
 SETTLE_TIMEOUT_S: Final = 10.0
-SETTLE_PAUSE_S: Final = 0.2
 POLL_S: Final = 0.005
-WAIT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 5.0
+OTHER_FIRST: Final = Retry(attempts=None, initial="10ms", cap="100ms", jitter=1.0)
+"""For a transaction that another one was in the way of."""
 
 BEGIN: Final = call_of("BEGIN")
 COMMIT: Final = call_of("COMMIT")
@@ -87,8 +88,8 @@ _SESSION: Final = SQL(
     "set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)"
 )
 _END: Final = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-    "WHERE pid = %s AND backend_start::text = %s"
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE pid = %s::bigint AND backend_start::text = %s"
 )
 # In a transaction, and waiting for its client for longer than any client of ours takes. First who
 # that is, and only then the end: conditions of one query are looked at in any order.
@@ -102,13 +103,8 @@ _END_FROZEN: Final = (
 )
 
 
-class CommitUnknown(Exception):
-    """Raised when the connection failed before the answer: it may be committed or not."""
-
-    def __init__(self, backend: Backend, error: Exception) -> None:
-        super().__init__(str(error))
-        self.backend = backend
-        self.error = error
+class NotCommitted(Exception):
+    """Raised when the connection failed, and nothing of the transaction can still happen."""
 
 
 class Address:
@@ -154,7 +150,8 @@ class Address:
 
     def lock_key(self, purpose: str) -> tuple[int, int]:
         """The pair of numbers that stands for *purpose* among the database's advisory locks."""
-        return _signed(crc32(f"saga {purpose}".encode())), _signed(crc32(self.schema.encode()))
+        first, second = (crc32(each.encode()) for each in (f"saga {purpose}", self.schema))
+        return _signed(first), _signed(second)
 
     def parameters(self) -> dict[str, Any]:
         """The parameters of `connect` beside `conninfo`."""
@@ -166,7 +163,6 @@ class Address:
         connection = psycopg.connect(self.conninfo, row_factory=tuple_row, **self.parameters())
         try:
             _checked(connection.execute(self.session).fetchone())
-            register_arrays(connection)
         except BaseException:
             connection.close()
             raise
@@ -184,11 +180,8 @@ class Address:
 
     async def configure(self, session: Session) -> None:
         """Give a new connection its settings."""
-        session.prepare_threshold = 0
-        session.prepared_max = 256
         cursor = await session.execute(self.session, prepare=False)
         session.reset(_checked(await cursor.fetchone()))
-        register_arrays(session)
 
 
 class PostgresDatabase:
@@ -211,6 +204,8 @@ class PostgresDatabase:
         self.name = address.name
         self.connections_max = connections_max
         self._configure = configure or address.configure
+        self._token = secrets.token_hex(2)
+        """Tells this process from others in the log, and its pauses from theirs."""
         self._pool: _Pool | None = None
         self._is_closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -228,37 +223,42 @@ class PostgresDatabase:
 
     async def commit(
         self, calls: Callable[[], Sequence[Call]], *, has_landed: Callable[[], Awaitable[bool]]
-    ) -> Answers | None:
+    ) -> list[PGresult] | None:
         """Make all calls in one transaction. Returns their answers, or None where those were lost.
 
-        A conflict of order is tried again, with *calls* asked anew. So is a commit whose answer was
-        lost and that *has_landed* denies; nothing of that one can still happen.
+        A conflict of order is tried again, with *calls* asked anew, and so is a commit that did not
+        arrive.
 
         Raises:
             StoreUnavailable: nothing was committed, unless the error says that this is not known.
             psycopg.Error: the server refused it; nothing was committed.
         """
-        failure: Exception | None = None
+        backoff = Backoff(f"{self.name} ({self._token})", SystemClock(), OTHER_FIRST)
+        failure: BaseException | None = None
         for _ in range(COMMIT_TRIES_MAX):
+            session = await self.borrow()
             try:
-                return await self._transact(calls())
-            except CommitUnknown as unknown:
-                failure = unknown.error
-                if await self.settle(unknown, has_landed):
-                    return None
+                return await self.end(session, [BEGIN, *calls(), COMMIT], has_landed)
+            except NotCommitted as error:
+                failure = error.__cause__
             except psycopg.Error as error:
-                if not is_conflict_of_order(error):
+                if error.sqlstate not in _CONFLICTS_OF_ORDER:
                     raise
                 failure = error
-                await asyncio.sleep(random.uniform(0, ORDER_PAUSE_S))  # noqa: S311 - no secret
+                await backoff.pause("another transaction was first", error)
         assert failure is not None
         raise unavailable(self.name, failure) from failure
 
-    async def commit_on(self, session: Session, calls: Sequence[Call]) -> list[PGresult]:
-        """Send the *calls* that end the transaction on *session*; what is refused is rolled back.
+    async def end(
+        self, session: Session, calls: Sequence[Call], has_landed: Callable[[], Awaitable[bool]]
+    ) -> list[PGresult] | None:
+        """Send the *calls* that end the transaction on *session*, and let others have that.
+
+        Returns their answers, or None where those were lost and *has_landed* says that it is there.
 
         Raises:
-            CommitUnknown: the connection failed.
+            NotCommitted: the connection failed, and *has_landed* denies it.
+            StoreUnavailable: the connection failed, and whether it was committed is not known.
             psycopg.Error: the server refused it; nothing was committed.
         """
         try:
@@ -266,33 +266,17 @@ class PostgresDatabase:
                 return await exchange(session, calls)
         except (psycopg.Error, OSError, TimeoutError) as error:
             if isinstance(error, psycopg.Error) and not session.closed:
-                await self._roll_back(session)
                 raise
             await session.close()
-            raise CommitUnknown(session.backend, error) from error
+            failure = error
+        finally:
+            await self.give_back(session)
+        if not await self._is_committed(session.backend, has_landed):
+            raise NotCommitted from failure
+        return None
 
-    async def settle(
-        self, unknown: CommitUnknown, has_landed: Callable[[], Awaitable[bool]]
-    ) -> bool:
-        """Find out whether a transaction was committed: its session is ended before that is asked.
-
-        Raises:
-            StoreUnavailable: that cannot be known now.
-        """
-        problem: StoreUnavailable | None = None
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + SETTLE_TIMEOUT_S
-        while problem is None or loop.time() < deadline:
-            try:
-                await self._end(unknown.backend)
-                return await has_landed()
-            except StoreUnavailable as error:
-                problem = error
-                await asyncio.sleep(SETTLE_PAUSE_S)
-        raise StoreUnavailable(f"{problem}; whether it was recorded is not known") from unknown
-
-    async def read(self, query: Callable[[Session], Awaitable[T]]) -> T:
-        """Run *query*, which only reads, on a connection in autocommit mode.
+    async def fetch(self, query: str, *parameters: bytes | int) -> list[Any]:
+        """All rows that *query* finds, which changes nothing that matters.
 
         Raises:
             StoreUnavailable: the database cannot be read now.
@@ -302,7 +286,8 @@ class PostgresDatabase:
             session = await self.borrow()
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    return await query(session)
+                    [result] = await exchange(session, [call_of(query, *parameters)])
+                    return rows_of(session, result)
             except TimeoutError as error:
                 await session.close()
                 raise StoreUnavailable(f"{self.name}: it does not answer") from error
@@ -312,21 +297,8 @@ class PostgresDatabase:
                 if not (session.broken and tries_left):
                     raise unavailable(self.name, error) from error
             finally:
-                await self._put_back(session)
+                await self.give_back(session)
         raise AssertionError("the last try returns or raises")
-
-    async def fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """All rows that *query* finds.
-
-        Raises:
-            StoreUnavailable: the database cannot be read now.
-        """
-
-        async def work(session: Session) -> list[Any]:
-            cursor = await session.execute(query, parameters, binary=True)
-            return await cursor.fetchall()
-
-        return await self.read(work)
 
     async def borrow(self) -> Session:
         """A connection in autocommit mode, which may turn out to have died while it was idle.
@@ -347,7 +319,10 @@ class PostgresDatabase:
             await session.close()
         elif session.pgconn.transaction_status != TransactionStatus.IDLE:
             await self._roll_back(session)
-        await self._put_back(session)
+        if self._pool is None or self._pool.closed:
+            await session.close()
+        else:
+            await self._pool.putconn(session)
 
     async def end_frozen(self) -> int:
         """End sessions of ours that stand still in a transaction; how many there were.
@@ -363,27 +338,40 @@ class PostgresDatabase:
             StoreUnavailable: the database cannot be read, or one of them does not end.
         """
         waiting = set(await self.fetch(transactions))
-        async with _time_limit(f"{self.name}: a transaction that writes turns does not end"):
-            while waiting:
-                await asyncio.sleep(POLL_S)
-                waiting.intersection_update(await self.fetch(transactions))
+        try:
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                while waiting:
+                    await asyncio.sleep(POLL_S)
+                    waiting.intersection_update(await self.fetch(transactions))
+        except TimeoutError as error:
+            problem = f"{self.name}: a transaction that writes turns does not end"
+            raise StoreUnavailable(problem) from error
 
     async def close(self) -> None:
         """Finish what was begun, and disconnect."""
-        self._is_closed = True
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=ANSWER_TIMEOUT_S)
+        self._is_closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=CLOSE_TIMEOUT_S)
 
-    async def _transact(self, calls: Sequence[Call]) -> Answers:
-        session = await self.borrow()
+    async def _is_committed(
+        self, backend: Backend, has_landed: Callable[[], Awaitable[bool]]
+    ) -> bool:
+        # Nothing that the session was sent can happen any more once that is gone: only then ask.
+        async def ask() -> bool:
+            if (False,) in await self.fetch(_END, backend.pid, text(backend.started)):
+                raise StoreUnavailable(f"{self.name}: a session that was cut off does not end")
+            return await has_landed()
+
+        backoff = Backoff(f"{self.name} ({self._token})", SystemClock())
         try:
-            results = await self.commit_on(session, [BEGIN, *calls, COMMIT])
-        finally:
-            await self._put_back(session)
-        return [rows_in(result) for result in results[1:-1]]
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                return await retried(ask, backoff, "whether a commit arrived is not known yet")
+        except TimeoutError as error:
+            problem = backoff.last_error or f"{self.name}: it does not answer"
+            raise StoreUnavailable(f"{problem}; whether it was recorded is not known") from error
 
     async def _roll_back(self, session: Session) -> None:
         # psycopg's own way would forget all that is prepared.
@@ -392,19 +380,6 @@ class PostgresDatabase:
                 await exchange(session, [ROLLBACK])
         except (psycopg.Error, OSError, TimeoutError):
             await session.close()
-
-    async def _end(self, backend: Backend) -> None:
-        """See that *backend* is gone, so that nothing which it was sent can happen any more."""
-        async with _time_limit(f"{self.name}: a session that was cut off does not end"):
-            while await self.fetch(_END, backend):  # noqa: ASYNC110  # only the server knows
-                await asyncio.sleep(POLL_S)
-
-    async def _put_back(self, session: Session) -> None:
-        pool = self._pool
-        if pool is None or pool.closed:
-            await session.close()
-        else:
-            await pool.putconn(session)
 
     async def _opened(self) -> _Pool:
         if self._is_closed:
@@ -541,18 +516,13 @@ def is_of_the_server(error: BaseException) -> bool:
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
 
 
-def is_conflict_of_order(error: psycopg.Error) -> bool:
-    """Whether the same transaction may succeed when tried again: deadlock, serialization."""
-    return error.sqlstate in _CONFLICTS_OF_ORDER
-
-
-def unavailable(name: str, error: Exception) -> StoreUnavailable:
+def unavailable(name: str, error: BaseException) -> StoreUnavailable:
     """The error that says of the database *name* what *error* means and what to do."""
-    text = " ".join(str(error).split())
+    words = " ".join(str(error).split())
     state = getattr(error, "sqlstate", None)
     # Without a state it was libpq that spoke, or quoted the server, while connecting.
-    advice = _advice(state) if state else _advice_while_connecting(text)
-    return StoreUnavailable(f"{name}: {advice} ({text})" if advice else f"{name}: {text}")
+    advice = _advice(state) if state else _advice_while_connecting(words)
+    return StoreUnavailable(f"{name}: {advice} ({words})" if advice else f"{name}: {words}")
 
 
 def _advice(sqlstate: str) -> str | None:
@@ -562,22 +532,12 @@ def _advice(sqlstate: str) -> str | None:
 def _advice_while_connecting(error: str) -> str | None:
     # Libpq gives only text, in English or in the server's language. The latter is advised on as if
     # no server had answered.
-    for text, state in _WHILE_CONNECTING.items():
-        if text in error and not ("certificate" in error and state == "3D000"):
+    for words, state in _WHILE_CONNECTING.items():
+        if words in error and not ("certificate" in error and state == "3D000"):
             return _advice(state)
     if any(word in error for word in _TLS):
         return _TLS_ADVICE
     return _advice("08")
-
-
-@asynccontextmanager
-async def _time_limit(problem: str) -> AsyncIterator[None]:
-    """Raises StoreUnavailable where what is waited for inside takes too long."""
-    try:
-        async with asyncio.timeout(WAIT_S):
-            yield
-    except TimeoutError as error:
-        raise StoreUnavailable(problem) from error
 
 
 def _checked(row: tuple[Any, ...] | None) -> Backend:

@@ -15,14 +15,13 @@ long for a lock, is called again.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import psycopg
-from psycopg.adapt import Buffer, Loader, Transformer
+from psycopg.adapt import Buffer, Loader
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 from typing_extensions import override
@@ -30,27 +29,13 @@ from typing_extensions import override
 from saga.adapters.postgres.database import (
     COMMIT,
     Address,
-    CommitUnknown,
+    NotCommitted,
     PostgresDatabase,
     is_of_the_server,
     unavailable,
 )
-from saga.adapters.postgres.inbox import (
-    INBOX,
-    Key,
-    fits,
-    is_taken,
-    key_of,
-    selecting,
-    to_row,
-    writing,
-)
-from saga.adapters.postgres.pipeline import (
-    Call,
-    Session,
-    call_of,
-    exchange,
-)
+from saga.adapters.postgres.inbox import INBOX, Inbox, Key, fits, key_of, selecting, to_row
+from saga.adapters.postgres.pipeline import Call, Session, call_of, exchange, rows_of
 from saga.adapters.postgres.schema import prepare
 from saga.adapters.postgres.sql import Statement, bound, parsed
 from saga.errors import StoreUnavailable, TransactionEnded
@@ -93,8 +78,6 @@ _OF_THE_STATEMENT: Final = frozenset({"42501", "42P01", "3F000"})
 _PREPARED_IN_VAIN: Final = frozenset({"0A000", "26000"})
 _WRITING: Final = (b"INSERT", b"UPDATE", b"DELETE", b"MERGE")
 
-T = TypeVar("T")
-
 
 class EndedUnit(NamedTuple):
     """A unit that has ended, and the inbox rows it wants kept."""
@@ -107,13 +90,9 @@ class EndedUnit(NamedTuple):
         """The service and idempotency key of each row."""
         return [key_of(write.row) for write in self.writes]
 
-
-class _Group:
-    """Units that end with rows alone, and wait for one commit."""
-
-    def __init__(self) -> None:
-        self.units: list[EndedUnit] = []
-        self.done: asyncio.Future[Collection[Unit]] = asyncio.get_running_loop().create_future()
+    def fits(self, stored: Mapping[Key, InboxRow]) -> bool:
+        """Whether its rows can be kept beside those that are *stored*."""
+        return all(fits(write, stored.get(key_of(write.row))) for write in self.writes)
 
 
 class PostgresEffectsStore(EffectsStore):
@@ -128,14 +107,18 @@ class PostgresEffectsStore(EffectsStore):
         self.address = address
         self.name: Final = address.name
         self.handlers_max: Final = handlers_max
-        self._database: PostgresDatabase | None = None
-        self._is_closing = False
+        self._database = PostgresDatabase(
+            address, connections_max=self.commits_max, configure=self._configure
+        )
+        self._is_open = False
         self._opening = asyncio.Lock()
-        self._places = _Places(handlers_max)
+        self._inbox = Inbox()
+        self._places = asyncio.Semaphore(handlers_max)
         self._inside: set[PostgresUnit] = set()
-        self._group: _Group | None = None
-        self._is_commit_due = False
-        self._commits: set[asyncio.Future[Collection[Unit]]] = set()
+        self._rows_commits = asyncio.Semaphore(ROWS_COMMITS_MAX)
+        self._group: list[EndedUnit] = []
+        """Units that end with rows alone, and wait for one commit."""
+        self._group_kept: asyncio.Future[Collection[Unit]]
 
     @property
     @override
@@ -145,14 +128,13 @@ class PostgresEffectsStore(EffectsStore):
     @override
     async def open(self) -> None:
         async with self._opening:
-            if self._database is None:
+            if not self._is_open:
                 await asyncio.to_thread(prepare, self.address, INBOX, make=True)
-                self._database = PostgresDatabase(
-                    self.address, connections_max=self.commits_max, configure=self._configure
-                )
+                self._is_open = True
 
     @override
     async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
+        self._refuse_if_closed()
         rows = await self._rows((service, key) for key in keys)
         return {key: row for (_, key), row in rows.items()}
 
@@ -162,18 +144,14 @@ class PostgresEffectsStore(EffectsStore):
 
     @override
     async def close(self) -> None:
-        database = self._database
-        if database is None or self._is_closing:
+        if not self._is_open:
             return
-        self._is_closing = True
-        self._places.refuse(self._not_open())
-        while unfinished := [*self._commits, *([] if self._group is None else [self._group.done])]:
-            await asyncio.wait(unfinished)
+        self._is_open = False
+        self._places.release()  # those in line go on, one after another, and are refused
+        await self._database.close()
         for unit in list(self._inside):
             if unit.session is not None and not unit.lock.locked():
                 await unit.session.close()
-        await database.close()
-        self._database, self._is_closing = None, False
 
     # What units ask of it.
 
@@ -183,12 +161,13 @@ class PostgresEffectsStore(EffectsStore):
         Raises:
             StoreUnavailable: there is none to be had.
         """
-        self._opened()
+        self._refuse_if_closed()
         if unit not in self._inside:
-            await self._places.take()
+            await self._places.acquire()
             self._inside.add(unit)
         try:
-            return await self._opened().borrow()
+            self._refuse_if_closed()
+            return await self._database.borrow()
         except BaseException:
             self._leave(unit)
             raise
@@ -196,38 +175,26 @@ class PostgresEffectsStore(EffectsStore):
     async def give_back(self, unit: PostgresUnit) -> None:
         """Take the connection from *unit*, but not its place in line."""
         session, unit.session = unit.session, None
-        if session is None:
-            return
-        if self._database is None:
-            await session.close()
-        else:
+        if session is not None:
             await self._database.give_back(session)
 
     def undo(self, unit: PostgresUnit) -> None:
         """Undo what *unit* has written, once its statement in hand has ended."""
         if unit in self._inside:
-            self._start(self._undo(unit))
+            self._database.start(self._undo(unit))
 
-    def keep_rows(
-        self, unit: PostgresUnit, writes: Sequence[InboxWrite]
-    ) -> asyncio.Future[Collection[Unit]]:
+    def keep_rows(self, ended: EndedUnit) -> asyncio.Future[Collection[Unit]]:
         """Keep rows alone, together with others that wait."""
-        if self._database is None or self._is_closing:
-            refused = asyncio.get_running_loop().create_future()
-            refused.set_exception(self._not_open())
-            return refused
-        if self._group is None:
-            self._group = _Group()
-        group = self._group
-        group.units.append(EndedUnit(unit, writes))
-        self._call_commit()
-        return group.done
+        if not self._is_open:
+            return self._refused()
+        if not self._group:
+            self._group_kept = self._database.start(self._keep_group())
+        self._group.append(ended)
+        return self._group_kept
 
-    def commit(
-        self, unit: PostgresUnit, writes: Sequence[InboxWrite]
-    ) -> asyncio.Future[Collection[Unit]]:
-        """Keep what *unit* has written, and rows with it."""
-        return self._start(self._commit(unit, writes))
+    def keep_all(self, ended: EndedUnit) -> asyncio.Future[Collection[Unit]]:
+        """Keep what a unit has written, and rows with it."""
+        return self._database.start(self._keep_all(ended)) if self._is_open else self._refused()
 
     # A handler's own transaction.
 
@@ -238,33 +205,25 @@ class PostgresEffectsStore(EffectsStore):
             finally:
                 self._leave(unit)
 
-    async def _commit(self, unit: PostgresUnit, writes: Sequence[InboxWrite]) -> Collection[Unit]:
+    async def _keep_all(self, ended: EndedUnit) -> Collection[Unit]:
+        unit, writes = ended
         async with unit.lock:
+            session, unit.session = unit.session, None
+            assert session is not None, "only a unit that has written is committed by itself"
+            calls = [_RELEASE_UNIT, *self._inbox.writing(writes), COMMIT]
             try:
-                return await self._try_commit(unit, writes)
+                await self._database.end(session, calls, partial(self._has_landed, writes))
+            except NotCommitted as error:
+                if not writes:  # only the inbox could have told
+                    raise unavailable(self.name, error.__cause__ or error) from error
+                return (unit,)
+            except psycopg.Error as error:
+                if self._inbox.is_taken(error):
+                    return (unit,)
+                raise self._refusal(error) from error
             finally:
                 self._leave(unit)
-
-    async def _try_commit(
-        self, unit: PostgresUnit, writes: Sequence[InboxWrite]
-    ) -> Collection[Unit]:
-        session, database = unit.session, self._opened()
-        assert session is not None, "only a unit that has written is committed by itself"
-        try:
-            await database.commit_on(session, [_RELEASE_UNIT, *writing(writes), COMMIT])
-        except CommitUnknown as unknown:
-            await self.give_back(unit)
-            if not writes:  # the inbox will tell
-                raise unavailable(self.name, unknown.error) from unknown
-            ended = [EndedUnit(unit, writes)]
-            is_kept = await database.settle(unknown, partial(self._has_landed, ended))
-            return () if is_kept else (unit,)
-        except psycopg.Error as error:
-            await self.give_back(unit)
-            if is_taken(error):
-                return (unit,)
-            raise self._refusal(error) from error
-        await self.give_back(unit)
+        self._inbox.written(writes)
         return ()
 
     def _refusal(self, error: psycopg.Error) -> Exception:
@@ -277,71 +236,50 @@ class PostgresEffectsStore(EffectsStore):
 
     # Rows alone, in groups.
 
-    def _call_commit(self) -> None:
-        # The call comes when the loop has run what is ready now, so that units which end one
-        # after another share a commit.
-        if not self._is_commit_due and len(self._commits) < ROWS_COMMITS_MAX:
-            self._is_commit_due = True
-            asyncio.get_running_loop().call_soon(self._commit_group)
-
-    def _commit_group(self) -> None:
-        self._is_commit_due = False
-        group, self._group = self._group, None
-        if group is not None:
-            self._commits.add(group.done)
-            self._start(self._keep_group(group))
-
-    async def _keep_group(self, group: _Group) -> None:
-        moved: set[Unit] = set()
-        waiting: Sequence[EndedUnit] = group.units
-        try:
+    async def _keep_group(self) -> Collection[Unit]:
+        # It begins when the loop has run what is ready now, and a commit is free: units that end
+        # meanwhile share it.
+        async with self._rows_commits:
+            waiting, self._group = self._group, []
+            moved: set[Unit] = set()
             while waiting:
                 distinct, waiting = _apart(waiting)
                 moved |= await self._keep_rows(distinct)
-        except BaseException as error:
-            group.done.set_exception(error)
-            raise
-        else:
-            group.done.set_result(moved)
-        finally:
-            self._commits.discard(group.done)
-            if self._group is not None:
-                self._call_commit()
+            return moved
 
     async def _keep_rows(self, units: Sequence[EndedUnit]) -> set[Unit]:
         """Keep the rows of *units* in one transaction, but of those that do not fit any more."""
         moved: set[Unit] = set()
-        failure: psycopg.Error | None = None
-        for _ in range(GROUP_TRIES_MAX):
-            calls = writing(write for each in units for write in each.writes)
-            if not calls:
-                return moved
+        for tries_left in reversed(range(GROUP_TRIES_MAX)):
+            writes = [write for each in units for write in each.writes]
+            if not writes:
+                break
             try:
-                await self._opened().commit(
-                    lambda calls=calls: calls,  # type: ignore[misc]
-                    has_landed=partial(self._has_landed, units),
+                await self._database.commit(
+                    partial(self._inbox.writing, writes),
+                    has_landed=partial(self._has_landed, writes),
                 )
             except psycopg.Error as error:
-                failure = error
-                if not is_taken(error):
+                if not (self._inbox.is_taken(error) and tries_left):
                     raise unavailable(self.name, error) from error
                 stored = await self._rows(key for each in units for key in each.keys)
-                moved |= {each.unit for each in units if not _fits(each, stored)}
+                moved |= {each.unit for each in units if not each.fits(stored)}
                 units = [each for each in units if each.unit not in moved]
             else:
-                return moved
-        assert failure is not None
-        raise unavailable(self.name, failure) from failure
+                self._inbox.written(writes)
+                break
+        return moved
 
-    async def _has_landed(self, units: Sequence[EndedUnit]) -> bool:
-        stored = await self._rows(key for each in units for key in each.keys)
-        return all(
-            stored.get(key_of(write.row)) == write.row for each in units for write in each.writes
-        )
+    async def _has_landed(self, writes: Sequence[InboxWrite]) -> bool:
+        self._inbox.forget()  # the server may be another one now, that has not all of it
+        stored = await self._rows(key_of(write.row) for write in writes)
+        return bool(writes) and all(stored.get(key_of(row)) == row for row, _ in writes)
 
     async def _rows(self, keys: Iterable[Key]) -> dict[Key, InboxRow]:
-        rows = map(to_row, await self._opened().fetch(*selecting(set(keys))))
-        return {key_of(row): row for row in rows}
+        query, parameters = selecting(set(keys))
+        return {
+            key_of(row): row for row in map(to_row, await self._database.fetch(query, *parameters))
+        }
 
     async def _configure(self, session: Session) -> None:
         await self.address.configure(session)
@@ -351,20 +289,16 @@ class PostgresEffectsStore(EffectsStore):
     def _leave(self, unit: PostgresUnit) -> None:
         if unit in self._inside:
             self._inside.discard(unit)
-            self._places.give()
+            self._places.release()
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        if self._database is None:
-            return asyncio.ensure_future(work)
-        return self._database.start(work)
+    def _refuse_if_closed(self) -> None:
+        if not self._is_open:
+            raise StoreUnavailable(f"{self.name}: the effects store is not open")
 
-    def _opened(self) -> PostgresDatabase:
-        if self._database is None:
-            raise self._not_open()
-        return self._database
-
-    def _not_open(self) -> StoreUnavailable:
-        return StoreUnavailable(f"{self.name}: the effects store is not open")
+    def _refused(self) -> asyncio.Future[Collection[Unit]]:
+        refused = asyncio.get_running_loop().create_future()
+        refused.set_exception(StoreUnavailable(f"{self.name}: the effects store is not open"))
+        return refused
 
 
 class PostgresUnit(Unit):
@@ -426,11 +360,11 @@ class PostgresUnit(Unit):
         session = self.session
         if session is None or is_dropped or self._is_broken:
             self._store.undo(self)
-            return self._store.keep_rows(self, writes)
+            return self._store.keep_rows(EndedUnit(self, writes))
         if not (self.lock.locked() or session.closed or _is_inside(session)):
             self._store.undo(self)
             raise _tampered_with()
-        return self._store.commit(self, writes)
+        return self._store.keep_all(EndedUnit(self, writes))
 
     async def run(self, sql: str, params: dict[str, SqlValue]) -> tuple[int, list[SqlRow]]:
         """Run one statement of the handler: how many rows it wrote, and those it found."""
@@ -442,15 +376,11 @@ class PostgresUnit(Unit):
                     f"{self._store.name}: the unit of work was lost; it begins anew"
                 )
             try:
-                result = await self._run(statement, params)
-            except StoreUnavailable:
-                self._is_broken = True
+                session, result = await self._run(statement, params)
+            except (StoreUnavailable, asyncio.CancelledError):
+                self._is_broken = True  # how far a cancelled statement came is not known
                 raise
-            except asyncio.CancelledError:
-                self._is_broken = True  # how far the statement came is not known
-                raise
-            assert self.session is not None
-            return _written_by(result), _rows_of(self.session, result)
+            return _written_by(result), _dicts_of(session, result)
 
     def raw(self) -> Session:
         """The connection.
@@ -463,7 +393,9 @@ class PostgresUnit(Unit):
             raise RuntimeError(RAW_TOO_EARLY)
         return self.session
 
-    async def _run(self, statement: Statement, params: dict[str, SqlValue]) -> PGresult:
+    async def _run(
+        self, statement: Statement, params: dict[str, SqlValue]
+    ) -> tuple[Session, PGresult]:
         session = self.session
         if session is None:
             return await self._begin(statement, params)
@@ -471,9 +403,12 @@ class PostgresUnit(Unit):
             raise _tampered_with()
         before = (_RELEASE, _SAVE) if self._has_savepoint else (_SAVE,)
         self._has_savepoint = True
-        return await self._ask(session, before, bound(statement, params, session), back=_BACK)
+        asked = bound(statement, params, session)
+        return session, await self._ask(session, before, asked, back=_BACK)
 
-    async def _begin(self, statement: Statement, params: dict[str, SqlValue]) -> PGresult:
+    async def _begin(
+        self, statement: Statement, params: dict[str, SqlValue]
+    ) -> tuple[Session, PGresult]:
         # A connection that died while it was idle is replaced: nothing has happened on it.
         tries_left = self._store.handlers_max + 1
         while True:
@@ -484,7 +419,7 @@ class PostgresUnit(Unit):
             tries_left -= 1
             try:
                 asked = bound(statement, params, session)
-                return await self._ask(session, self._before, asked, back=_BACK_TO_BEGIN)
+                return session, await self._ask(session, self._before, asked, back=_BACK_TO_BEGIN)
             except StoreUnavailable:
                 if not (session.closed and tries_left):
                     raise
@@ -500,18 +435,15 @@ class PostgresUnit(Unit):
                 raise unavailable(self._store.name, error) from error
             if not _is_inside(session, failed=True):
                 raise
-            await self._go(session, back)
+            try:
+                await exchange(session, [back])
+            except psycopg.Error as lost:
+                raise unavailable(self._store.name, lost) from lost
             if error.sqlstate in _PREPARED_IN_VAIN and session.forget(asked):
                 return await self._ask(session, (), asked, back=back)
             if is_of_the_server(error) and error.sqlstate not in _OF_THE_STATEMENT:
                 raise unavailable(self._store.name, error) from error
             raise
-
-    async def _go(self, session: Session, back: Call) -> None:
-        try:
-            await exchange(session, [back])
-        except psycopg.Error as error:
-            raise unavailable(self._store.name, error) from error
 
     def _refuse_if_ended(self) -> None:
         if self._is_ended:
@@ -579,42 +511,6 @@ class _ThreadConnection(psycopg.Connection[tuple[Any, ...]]):
         """Leave it open, without a word."""
 
 
-class _Places:
-    """So many places, in the order in which they are asked for."""
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def take(self) -> None:
-        if self._free and not self._waiting:
-            self._free -= 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give()
-            raise
-
-    def give(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
-
-    def refuse(self, error: Exception) -> None:
-        """Send all away who wait."""
-        waiting, self._waiting = self._waiting, deque()
-        for turn in waiting:
-            if not turn.done():
-                turn.set_exception(error)
-
-
 class _Numeric(Loader):
     """A numeric without decimals is an `int`, as a sum of integers is; any other a `Decimal`."""
 
@@ -624,14 +520,9 @@ class _Numeric(Loader):
         return int(text) if text.removeprefix("-").isdecimal() else Decimal(text)
 
 
-def _rows_of(session: Session, result: PGresult) -> list[SqlRow]:
-    if not result.nfields:
-        return []
+def _dicts_of(session: Session, result: PGresult) -> list[SqlRow]:
     names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
-    loading = Transformer(session)
-    loading.set_pgresult(result)
-    rows: list[tuple[Any, ...]] = loading.load_rows(0, result.ntuples, tuple)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return [dict(zip(names, row, strict=True)) for row in rows_of(session, result)]
 
 
 def _written_by(result: PGresult) -> int:
@@ -647,12 +538,8 @@ def _tampered_with() -> TransactionEnded:
 
 
 def _is_inside(session: Session, *, failed: bool = False) -> bool:
-    inside = {TransactionStatus.INTRANS} | ({TransactionStatus.INERROR} if failed else set())
-    return session.pgconn.transaction_status in inside
-
-
-def _fits(ended: EndedUnit, stored: Mapping[Key, InboxRow]) -> bool:
-    return all(fits(write, stored.get(key_of(write.row))) for write in ended.writes)
+    status = session.pgconn.transaction_status
+    return status == TransactionStatus.INTRANS or (failed and status == TransactionStatus.INERROR)
 
 
 def _apart(units: Sequence[EndedUnit]) -> tuple[list[EndedUnit], list[EndedUnit]]:

@@ -10,7 +10,7 @@ what it was, refuses the whole transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -19,17 +19,19 @@ from psycopg import Cursor
 
 from saga.adapters.postgres.migrations import number_sagas
 from saga.adapters.postgres.pipeline import (
-    Array,
-    Bigints,
-    Blobs,
     Call,
-    Texts,
+    blobs,
     call_of,
+    columns,
+    ints,
+    text,
+    texts,
     unescaped,
 )
 from saga.adapters.postgres.schema import Component
+from saga.adapters.rows import KnownSagas
 from saga.core.events import Json, ReplyOutcome
-from saga.core.identity import Instant
+from saga.core.identity import Instant, SagaId
 from saga.ports.effects_store import InboxRow, InboxWrite
 
 Key = tuple[str, str]
@@ -38,6 +40,7 @@ Key = tuple[str, str]
 _TABLE: Final = "saga_inbox"
 _NOT_WHAT_IT_WAS: Final = "SG003"
 _UNIQUE_VIOLATION: Final = "23505"
+_NOT_NULL_VIOLATION: Final = "23502"
 _TABLES: Final = (
     (
         'CREATE TABLE saga_inbox_sagas (saga_id text COLLATE "C" PRIMARY KEY, '
@@ -77,11 +80,11 @@ _INSERT: Final = (
 )
 _REPLACE: Final = (
     f"WITH replaced AS (UPDATE saga_inbox SET ({_REST}) = ({_ROWS.format('')}) "
-    f"WHERE saga = {_NUMBER.format('ANY(%s::text[])')} AND step = ANY(%s::text[]) "
-    "AND service = ANY(%s::text[]) AND attempt = %s::bigint "
-    "AND outcome = ANY(%s::text[]) AND undone = (%s::bigint = 1) RETURNING 1) "
+    f"WHERE saga = {_NUMBER.format('%s')} AND step = %s AND service = %s AND attempt = %s "
+    "AND outcome = %s AND undone = (%s::bigint = 1) RETURNING 1) "
     "SELECT saga_inbox_expect((SELECT count(*) FROM replaced), 1)"
 )
+_ROW: Final = (*(texts,) * 3, ints, *(texts,) * 5, blobs, ints, ints)
 # OFFSET 0 keeps each look-up one by key: a join might read the whole table.
 _SELECT: Final = (
     f"SELECT r.saga_id || r.step, i.service, {_REST} "
@@ -105,37 +108,57 @@ INBOX: Final = Component(
 )
 
 
+class Inbox:
+    """The statements of one store, and the sagas that are known to have a number."""
+
+    def __init__(self) -> None:
+        self._numbered = KnownSagas[bool]()
+
+    def writing(self, writes: Sequence[InboxWrite]) -> list[Call]:
+        """The statements that keep *writes*, or refuse the transaction."""
+        # Always in one order, so that no two transactions wait for each other.
+        ordered = sorted(writes, key=lambda write: (write.row.key, write.row.service))
+        new = [_columns_of(write.row) for write in ordered if write.replaces is None]
+        calls = []
+        if unnumbered := [row[0] for row in new if not self._numbered.get(SagaId(row[0]))]:
+            calls.append(call_of(_NUMBER_NEW, texts(dict.fromkeys(unnumbered))))
+        if new:
+            calls.append(call_of(_INSERT, *columns(_ROW, new)))
+        return calls + [
+            call_of(_REPLACE, *columns(_ROW, [_columns_of(write.row)]), *_what_was(write.replaces))
+            for write in ordered
+            if write.replaces is not None
+        ]
+
+    def written(self, writes: Sequence[InboxWrite]) -> None:
+        """Take note of *writes*, which are committed."""
+        for write in writes:
+            self._numbered.remember(SagaId(_saga_and_step(write.row.key)[0]), known=True)
+
+    def is_taken(self, error: psycopg.Error) -> bool:
+        """Whether *error* says that something else is in the place of a row to keep."""
+        if error.sqlstate == _NOT_WHAT_IT_WAS:
+            return True
+        if error.sqlstate == _NOT_NULL_VIOLATION:
+            self.forget()  # a number that was there is not
+        is_ours = error.diag.table_name == _TABLE
+        return is_ours and error.sqlstate in {_UNIQUE_VIOLATION, _NOT_NULL_VIOLATION}
+
+    def forget(self) -> None:
+        """The server may be another one now, that has not all that it had."""
+        self._numbered = KnownSagas()
+
+
 def key_of(row: InboxRow) -> Key:
     """What no two rows share."""
     return row.service, row.key
 
 
-def writing(writes: Iterable[InboxWrite]) -> list[Call]:
-    """The statements that keep *writes*, or refuse the transaction."""
-    # Always in one order, so that no two transactions wait for each other.
-    ordered = sorted(writes, key=lambda write: (write.row.key, write.row.service))
-    new = [write.row for write in ordered if write.replaces is None]
-    calls = []
-    if new:
-        sagas = dict.fromkeys(_saga_and_step(row.key)[0] for row in new)
-        calls = [call_of(_NUMBER_NEW, Texts(sagas)), call_of(_INSERT, *_columns(new))]
-    return calls + [
-        call_of(_REPLACE, *_columns([write.row]), *_what_was(write.replaces))
-        for write in ordered
-        if write.replaces is not None
-    ]
-
-
-def selecting(keys: Collection[Key]) -> tuple[str, tuple[Array, ...]]:
+def selecting(keys: Collection[Key]) -> tuple[str, list[bytes]]:
     """The query for the rows of *keys*, and its parameters."""
-    parts = [(*_saga_and_step(key), service) for service, key in keys]
-    return _SELECT, tuple(Texts(part[column] for part in parts) for column in range(3))
-
-
-def is_taken(error: psycopg.Error) -> bool:
-    """Whether *error* says that something else is in the place of a row to keep."""
-    is_ours = error.diag.table_name == _TABLE
-    return error.sqlstate == _NOT_WHAT_IT_WAS or (error.sqlstate == _UNIQUE_VIOLATION and is_ours)
+    return _SELECT, columns(
+        (texts,) * 3, [(*_saga_and_step(key), service) for service, key in keys]
+    )
 
 
 def fits(write: InboxWrite, stored: InboxRow | None) -> bool:
@@ -174,31 +197,10 @@ def _saga_and_step(key: str) -> tuple[str, str]:
     return saga_id, key[len(saga_id) :]
 
 
-def _columns(rows: Sequence[InboxRow]) -> tuple[Array, ...]:
-    keys = [_saga_and_step(row.key) for row in rows]
-    return (
-        Texts(saga_id for saga_id, _ in keys),
-        Texts(step for _, step in keys),
-        Texts(row.service for row in rows),
-        Bigints(row.attempt for row in rows),
-        Texts(row.outcome for row in rows),
-        Texts(row.contract for row in rows),
-        Texts(row.payload for row in rows),
-        Texts(row.code for row in rows),
-        Texts(row.message for row in rows),
-        Blobs(row.digest for row in rows),
-        Bigints(row.handled_at for row in rows),
-        Bigints(int(row.undone) for row in rows),
-    )
+def _columns_of(row: InboxRow) -> tuple[Any, ...]:
+    return (*_saga_and_step(row.key), row.service, *row[2:])
 
 
-def _what_was(row: InboxRow) -> tuple[Array | int, ...]:
-    saga_id, step = _saga_and_step(row.key)
-    return (
-        Texts([saga_id]),
-        Texts([step]),
-        Texts([row.service]),
-        row.attempt,
-        Texts([row.outcome]),
-        int(row.undone),
-    )
+def _what_was(row: InboxRow) -> tuple[bytes | int, ...]:
+    place = (*_saga_and_step(row.key), row.service)
+    return (*map(text, place), row.attempt, text(row.outcome), int(row.undone))

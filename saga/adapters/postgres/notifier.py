@@ -17,7 +17,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from saga.adapters.postgres.database import PostgresDatabase
-from saga.adapters.postgres.pipeline import Session
+from saga.adapters.postgres.pipeline import Session, text
 from saga.errors import StoreUnavailable
 
 NOTIFY_PAUSE_S: Final = 0.03
@@ -67,14 +67,11 @@ class Notifier:
                 await session.close()
 
     async def _send(self) -> None:
-        async def notify(session: Session) -> None:
-            await session.execute(_NOTIFY, (self._channel, self._name))
-
         try:
             while self._is_wanted:
                 await asyncio.sleep(NOTIFY_PAUSE_S)
                 self._is_wanted = False
-                await self._database.read(notify)
+                await self._database.fetch(_NOTIFY, text(self._channel), text(self._name))
         except StoreUnavailable:
             pass  # the others look by themselves
         finally:

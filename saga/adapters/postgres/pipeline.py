@@ -14,15 +14,15 @@ This is the one file that uses psycopg's generators, which its documentation doe
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from itertools import count
 from struct import Struct
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from psycopg import AsyncConnection, Connection, generators
-from psycopg.adapt import Dumper
+from psycopg import AsyncConnection, generators
+from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
@@ -37,8 +37,6 @@ REPEATED_CHARS_MAX: Final = 4_096
 
 _ENDED: Final = frozenset({b"FATAL", b"PANIC"})
 
-Row = tuple[bytes | None, ...]
-Answers = list[list[Row]]
 Key = tuple[bytes, Sequence[int]]
 """A statement's text and the types of its parameters."""
 
@@ -82,7 +80,6 @@ class Session(AsyncConnection[tuple[Any, ...]]):
     numbers: count[int]
     may_prepare: dict[Key, bool]
     """Statements that came once, and whether they are prepared when they come again."""
-    is_for_handlers: bool = False
 
     def reset(self, backend: Backend) -> None:
         """Know *backend*, which is new and has prepared nothing."""
@@ -108,11 +105,7 @@ class Session(AsyncConnection[tuple[Any, ...]]):
 
 
 def check_version(setting: str) -> None:
-    """Refuse a psycopg whose generators are not known; *setting* is what asks for it.
-
-    Raises:
-        SettingsError: names the version found, those known, and what to install.
-    """
+    """Refuse a psycopg whose generators are not known; *setting* is what asks for it."""
     versions.check_version("psycopg", at_least=AT_LEAST, below=BELOW, setting=setting)
 
 
@@ -127,19 +120,21 @@ async def exchange(session: Session, calls: Sequence[Call]) -> list[PGresult]:
         return await session.wait(_exchange(session, calls))
 
 
-def call_of(sql: str, *parameters: Array | int) -> Call:
-    """The statement *sql* of ours, with `%s` for each parameter; it answers in binary form."""
-    values = [each.data if isinstance(each, Array) else _BIGINT.pack(each) for each in parameters]
+def call_of(sql: str, *parameters: bytes | int) -> Call:
+    """The statement *sql* of ours, with `%s` for each parameter; it answers in binary form.
+
+    An `int` is a bigint; bytes are a value in PostgreSQL's binary form, as they are made below.
+    """
+    values = [_BIGINT.pack(each) if isinstance(each, int) else each for each in parameters]
     formats = [Format.BINARY] * len(values)
     return Call(_numbered(sql), values, (), formats, Format.BINARY, Prepare.AT_ONCE)
 
 
-def rows_in(result: PGresult) -> list[Row]:
-    """The rows of an answer, as they came."""
-    columns = range(result.nfields)
-    return [
-        tuple(result.get_value(row, column) for column in columns) for row in range(result.ntuples)
-    ]
+def rows_of(session: Session, result: PGresult) -> list[tuple[Any, ...]]:
+    """The rows of an answer on *session*."""
+    loading = Transformer(session)
+    loading.set_pgresult(result)
+    return loading.load_rows(0, result.ntuples, tuple)
 
 
 def _exchange(session: Session, calls: Sequence[Call]) -> Generator[Any, Any, list[PGresult]]:
@@ -209,120 +204,72 @@ def _numbered(sql: str) -> bytes:
 _NUL: Final = "\x00"
 _ESCAPE: Final = "\x10"
 _ESCAPED_NUL: Final = _ESCAPE + "0"
-_NULL_LENGTH: Final = b"\xff\xff\xff\xff"
-_HEADER: Final = Struct(">5i")
-_EMPTY: Final = Struct(">3i")
+_NULL: Final = b"\xff\xff\xff\xff"
+_ARRAY: Final = Struct(">5i")
+_EMPTY_ARRAY: Final = Struct(">3i")
 _LENGTH: Final = Struct(">i")
 _BIGINT: Final = Struct(">q")
-_BIGINT_LENGTH: Final = _LENGTH.pack(8)
-_UUID_LENGTH: Final = _LENGTH.pack(16)
+_BIGINT_ITEM: Final = Struct(">iq")
 
 
-class Array:
-    """An array parameter in binary form; the subclasses say of what."""
-
-    __slots__ = ("data",)
-    element_oid: ClassVar[int]
-    array_oid: ClassVar[int]
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-class Texts(Array):
-    """An array of text."""
-
-    element_oid, array_oid = 25, 1009
-
-    def __init__(self, values: Iterable[str | None]) -> None:
-        texts = [None if value is None else escaped(value).encode() for value in values]
-        super().__init__(_varying(self.element_oid, texts))
-
-
-class Blobs(Array):
-    """An array of bytea."""
-
-    element_oid, array_oid = 17, 1001
-
-    def __init__(self, values: Iterable[bytes | None]) -> None:
-        super().__init__(_varying(self.element_oid, list(values)))
-
-
-class Uuids(Array):
-    """An array of uuid, from their 32 hex digits."""
-
-    element_oid, array_oid = 2950, 2951
-
-    def __init__(self, values: Iterable[str | None]) -> None:
-        ids = [None if value is None else bytes.fromhex(value) for value in values]
-        super().__init__(_fixed(self.element_oid, _UUID_LENGTH, ids))
-
-
-class Bigints(Array):
-    """An array of bigint."""
-
-    element_oid, array_oid = 20, 1016
-
-    def __init__(self, values: Iterable[int | None]) -> None:
-        pack = _BIGINT.pack
-        numbers = [None if value is None else pack(value) for value in values]
-        super().__init__(_fixed(self.element_oid, _BIGINT_LENGTH, numbers))
-
-
-def escaped(text: str) -> str:
-    """*text* as PostgreSQL can keep it.
+def text(value: str) -> bytes:
+    """A text as PostgreSQL can keep it; `unescaped` gives it back.
 
     It keeps no NUL character, but a message that is no JSON may well have one. It is written as two
     characters, and the first of these, where it occurs by itself, twice.
     """
-    if _NUL in text or _ESCAPE in text:
-        return text.replace(_ESCAPE, _ESCAPE + _ESCAPE).replace(_NUL, _ESCAPED_NUL)
-    return text
+    if _NUL in value or _ESCAPE in value:
+        value = value.replace(_ESCAPE, _ESCAPE + _ESCAPE).replace(_NUL, _ESCAPED_NUL)
+    return value.encode()
 
 
 def unescaped(text: str) -> str:
-    """The text that `escaped` was given."""
+    """The text that `text` was given."""
     if _ESCAPE not in text:
         return text
     parts = text.split(_ESCAPE + _ESCAPE)
     return _ESCAPE.join(part.replace(_ESCAPED_NUL, _NUL) for part in parts)
 
 
-def register_arrays(connection: Connection[Any] | AsyncConnection[Any]) -> None:
-    """Have *connection* take arrays as parameters of queries, too."""
-    for kind, dumper in _DUMPERS.items():
-        connection.adapters.register_dumper(kind, dumper)
+def uuid(value: str) -> bytes:
+    """A uuid."""
+    return bytes.fromhex(value.replace("-", ""))
 
 
-class _ArrayDumper(Dumper):
-    format = Format.BINARY
-
-    def dump(self, obj: Array) -> bytes:
-        return obj.data
+def texts(values: Iterable[str | None]) -> bytes:
+    """An array of text."""
+    return _varying(25, [None if value is None else text(value) for value in values])
 
 
-_DUMPERS: Final = {
-    kind: type(f"{kind.__name__}Dumper", (_ArrayDumper,), {"oid": kind.array_oid})
-    for kind in (Texts, Blobs, Uuids, Bigints)
-}
+def blobs(values: Iterable[bytes | None]) -> bytes:
+    """An array of bytea."""
+    return _varying(17, values)
 
 
-def _varying(oid: int, values: list[bytes | None]) -> bytes:
-    if not values:
-        return _EMPTY.pack(0, 0, oid)
+def uuids(values: Iterable[str | None]) -> bytes:
+    """An array of uuid."""
+    return _varying(2950, [None if value is None else uuid(value) for value in values])
+
+
+def ints(values: Iterable[int | None]) -> bytes:
+    """An array of bigint."""
+    pack = _BIGINT_ITEM.pack
+    return _array(20, [_NULL if value is None else pack(8, value) for value in values])
+
+
+def columns(
+    kinds: Sequence[Callable[[Iterable[Any]], bytes]], rows: Sequence[Sequence[Any]]
+) -> list[bytes]:
+    """An array for each column of *rows*; *kinds* make them."""
+    return [kind([row[place] for row in rows]) for place, kind in enumerate(kinds)]
+
+
+def _varying(oid: int, values: Iterable[bytes | None]) -> bytes:
     length = _LENGTH.pack
-    parts = [_HEADER.pack(1, 1, oid, len(values), 1)]
-    for value in values:
-        if value is None:
-            parts.append(_NULL_LENGTH)
-        else:
-            parts.append(length(len(value)))
-            parts.append(value)
-    return b"".join(parts)
+    return _array(oid, [_NULL if value is None else length(len(value)) + value for value in values])
 
 
-def _fixed(oid: int, length: bytes, values: list[bytes | None]) -> bytes:
-    if not values:
-        return _EMPTY.pack(0, 0, oid)
-    items = [_NULL_LENGTH if value is None else length + value for value in values]
-    return b"".join([_HEADER.pack(1, 1, oid, len(values), 1), *items])
+def _array(oid: int, items: list[bytes]) -> bytes:
+    if not items:
+        return _EMPTY_ARRAY.pack(0, 0, oid)
+    return _ARRAY.pack(1, 1, oid, len(items), 1) + b"".join(items)

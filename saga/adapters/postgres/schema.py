@@ -116,7 +116,7 @@ def event_store_tables(address: Address) -> Component:
     """The tables of the event store at *address*."""
 
     def make(cursor: Cursor[dict[str, Any]]) -> None:
-        create_library_tables(cursor, address)
+        create_library_tables(cursor, address.schema)
         for statement in _TABLES:
             cursor.execute(statement)
 

@@ -12,32 +12,44 @@ No table is locked, so places in the log are not in the order of commits, and ne
 * Order within a saga: who appends to a history has seen the commit before it, so that its places
   are larger. The backlog is a set of rows, each removed once it is published: there is no
   mark that could pass a row that is still to appear.
-* Reading the log on from a place: see `_eventsourcing.py` and `PostgresCatalogue.log`.
+* Reading the log on from a place: each writer holds a shared advisory lock from before it takes
+  places until its end. A reader notes the last place given, waits for those who held the lock then,
+  and reads up to there: what is missing will never come.
 * Deadlocks: rows are locked in one order, positions by name, then turns by originator and number.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from saga.adapters.headers import encode_headers
-from saga.adapters.mapper import TURN, originator_of, to_state
-from saga.adapters.postgres.pipeline import Array, Bigints, Blobs, Call, Texts, Uuids, call_of
-from saga.adapters.rows import KnownSagas, timer_name, tracking_name
+from saga.adapters.mapper import TURN
+from saga.adapters.postgres.pipeline import (
+    Call,
+    blobs,
+    call_of,
+    columns,
+    ints,
+    texts,
+    uuids,
+)
+from saga.adapters.rows import (
+    SUMMARY_COLUMNS,
+    UNHANDLED_COLUMNS,
+    KnownSagas,
+    from_summary,
+    from_unhandled,
+    timer_name,
+    tracking_name,
+    turns_of,
+)
 from saga.core.identity import Instant, SagaId
 from saga.ports.store import Batch
 
-Question = tuple[str, tuple[Any, ...]]
-"""A query and its parameters."""
 Originators = Mapping[SagaId, str]
 """The originator ids of sagas, each as 32 hex digits."""
-TurnRow = tuple[str, int, str, bytes]
-"""originator_id, originator_version (the number of the turn), topic, state."""
 
-CHANNEL: Final = "stored_events"
-"""Where appends are notified: as the library calls it."""
 ALREADY_RECORDED: Final = "SG001"
 HISTORY_CONFLICT: Final = "SG002"
 
@@ -70,8 +82,7 @@ EVENTS_AND_BACKLOG: Final = (
     "FROM written RETURNING backlog_id"
 )
 INDEX: Final = (
-    "INSERT INTO saga_index (originator_id, saga_id, definition, definition_version, key, status, "
-    "started_at, updated_at, waiting_for, reason, version) "
+    f"INSERT INTO saga_index (originator_id, {SUMMARY_COLUMNS}) "
     "SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::text[], "
     "%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], "
     "%s::bigint[]) ON CONFLICT (originator_id) DO UPDATE SET "
@@ -90,8 +101,7 @@ CLEAR: Final = (
     "FROM unnest(%s::uuid[], %s::text[]) AS r (id, name)))"
 )
 KEEP_UNHANDLED: Final = (
-    'INSERT INTO unhandled (kind, reason, message, topic, partition, "offset", key, value, '
-    "headers, timestamp, kept_at, saga_id) "
+    f"INSERT INTO unhandled ({UNHANDLED_COLUMNS}) "
     "SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], "
     "%s::text[], %s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[], %s::bigint[], "
     "%s::bigint[], %s::uuid[])"
@@ -172,7 +182,7 @@ def calls_of(
     batch: Batch,
     originators: Originators,
     new: Iterable[SagaId],
-    known: KnownSagas[str],
+    known: KnownSagas[tuple[int, str]],
     *,
     at: Instant,
     lock: str,
@@ -185,130 +195,79 @@ def calls_of(
     calls: list[Call] = []
     if batch.positions:
         calls.append(call_of(ADVANCE, *_trackings(batch), len(batch.positions)))
-    if unsure := _unsure(batch, known):
-        ids = Uuids(originators[saga_id] for saga_id, _ in unsure)
-        turns = Bigints(turns for _, turns in unsure)
-        calls.append(call_of(PREDECESSORS, len(unsure), ids, turns))
+    if unsure := _unsure(batch, originators, known):
+        calls.append(call_of(PREDECESSORS, len(unsure), *columns((uuids, ints), unsure)))
     if batch.histories:
         calls.append(call_of(lock))
-    if begun := sorted(new):
-        ids = Uuids(originators[saga_id] for saga_id in begun)
-        calls.append(call_of(BEGIN_SAGAS, Uuids(map(originator_of, begun)), ids))
+    if begun := [(saga_id, originators[saga_id]) for saga_id in sorted(new)]:
+        calls.append(call_of(BEGIN_SAGAS, *columns((uuids, uuids), begun)))
     if batch.outgoing:
-        columns = event_columns(rows_of(batch, originators))
-        calls.append(call_of(EVENTS_AND_BACKLOG, *columns, int(at)))
+        calls.append(call_of(EVENTS_AND_BACKLOG, *_turns(batch, originators), int(at)))
     elif batch.histories:
-        calls.append(call_of(EVENTS, *event_columns(rows_of(batch, originators))))
-    if batch.summaries:
-        calls.append(call_of(INDEX, *_index_columns(batch, originators)))
-    calls += _other_calls(batch, originators)
-    return calls
+        calls.append(call_of(EVENTS, *_turns(batch, originators)))
+    if summaries := {each.saga_id: from_summary(each) for each in batch.summaries}:
+        rows = sorted((originators[saga_id], *row) for saga_id, row in summaries.items())
+        calls.append(call_of(INDEX, *columns(_INDEX_ROW, rows)))
+    return calls + _other_calls(batch, originators)
 
 
-def proof_of(batch: Batch, originators: Originators) -> tuple[Question, int] | None:
-    """A question, with its answer where *batch* is stored; None where it may be written twice."""
+def proof_of(batch: Batch, originators: Originators) -> tuple[str, list[bytes], int] | None:
+    """A query, its parameters, and what it counts where *batch* is stored.
+
+    None where it may be written twice.
+    """
     if batch.histories:
-        rows = rows_of(batch, originators)
         saga_ids = [each.saga_id for each in batch.histories for _ in each.turns]
-        ids, turns, _, states = event_columns(rows)
-        return (LANDED, (Uuids(map(originator_of, saga_ids)), ids, turns, states)), len(rows)
+        ids, numbers, _, states = _turns(batch, originators)
+        return LANDED, [uuids(saga_ids), ids, numbers, states], len(saga_ids)
     if batch.positions:
-        return (REACHED, _trackings(batch)), len(batch.positions)
+        return REACHED, _trackings(batch), len(batch.positions)
     if batch.unhandled:
-        columns = (
-            Texts(each.position.topic for each in batch.unhandled),
-            Bigints(each.position.partition for each in batch.unhandled),
-            Bigints(each.position.offset for each in batch.unhandled),
-            Bigints(each.kept_at for each in batch.unhandled),
-        )
-        return (UNHANDLED, columns), len(batch.unhandled)
+        rows = [(*each.position, each.kept_at) for each in batch.unhandled]
+        return UNHANDLED, columns((texts, ints, ints, ints), rows), len(rows)
     return None
 
 
-def rows_of(batch: Batch, originators: Originators) -> list[TurnRow]:
-    """The rows of all new turns, history by history."""
-    return [
-        (originators[history.saga_id], number, TURN, to_state(turn))
-        for history in batch.histories
-        for number, turn in enumerate(history.turns, history.expected_turns + 1)
-    ]
+_TURN_ROW: Final = (uuids, ints, texts, blobs)
+_INDEX_ROW: Final = (uuids, uuids, texts, ints, texts, texts, ints, ints, texts, texts, ints)
+_UNHANDLED_ROW: Final = (*(texts,) * 4, ints, ints, *(blobs,) * 3, ints, ints, uuids)
 
 
-def event_columns(rows: Sequence[TurnRow]) -> tuple[Array, ...]:
-    """The parameters of `EVENTS`."""
-    return (
-        Uuids(row[0] for row in rows),
-        Bigints(row[1] for row in rows),
-        Texts(row[2] for row in rows),
-        Blobs(row[3] for row in rows),
-    )
+def _turns(batch: Batch, originators: Originators) -> list[bytes]:
+    rows = [(originators[saga], number, TURN, state) for saga, number, state in turns_of(batch)]
+    return columns(_TURN_ROW, rows)
 
 
 def _other_calls(batch: Batch, originators: Originators) -> list[Call]:
     calls: list[Call] = []
-    if armed := {each.timer_id: each for each in batch.timers_armed}.values():
-        names = Texts(timer_name(each.timer_id)[1] for each in armed)
-        ids = Uuids(originators[each.saga_id] for each in armed)
-        calls.append(call_of(ARM, ids, names, Bigints(each.due_at for each in armed)))
-    timers = map(timer_name, batch.timers_cleared)
-    if cleared := [(saga, name) for saga, name in timers if saga in originators]:
-        ids = Uuids(originators[saga] for saga, _ in cleared)
-        calls.append(call_of(CLEAR, ids, Texts(name for _, name in cleared)))
+    if timers := {each.timer_id: each for each in batch.timers_armed}.values():
+        armed = [(originators[t.saga_id], timer_name(t.timer_id)[1], t.due_at) for t in timers]
+        calls.append(call_of(ARM, *columns((uuids, texts, ints), armed)))
+    names = map(timer_name, batch.timers_cleared)
+    if cleared := [(originators[saga], name) for saga, name in names if saga in originators]:
+        calls.append(call_of(CLEAR, *columns((uuids, texts), cleared)))
     if batch.unhandled:
-        calls.append(call_of(KEEP_UNHANDLED, *_unhandled_columns(batch)))
+        rows = [from_unhandled(record) for record in batch.unhandled]
+        calls.append(call_of(KEEP_UNHANDLED, *columns(_UNHANDLED_ROW, rows)))
     if batch.handled:
-        calls.append(call_of(REMOVE_HANDLED, Bigints(sorted(batch.handled))))
+        calls.append(call_of(REMOVE_HANDLED, ints(sorted(batch.handled))))
     if batch.relayed:
-        calls.append(call_of(RELAYED, Bigints(sorted(batch.relayed))))
+        calls.append(call_of(RELAYED, ints(sorted(batch.relayed))))
     return calls
 
 
-def _unsure(batch: Batch, known: KnownSagas[str]) -> list[tuple[SagaId, int]]:
+def _unsure(
+    batch: Batch, originators: Originators, known: KnownSagas[tuple[int, str]]
+) -> list[tuple[str, int]]:
     """Sagas and expected turns to look for; the insert tells whether a turn follows them."""
     unsure = []
     for history in batch.histories:
         expected, there = history.expected_turns, known.get(history.saga_id)
         if expected and (there is None or there[0] < expected):
-            unsure.append((history.saga_id, expected))
+            unsure.append((originators[history.saga_id], expected))
     return unsure
 
 
-def _trackings(batch: Batch) -> tuple[Array, Array]:
+def _trackings(batch: Batch) -> list[bytes]:
     rows = sorted((tracking_name(source), offset) for source, offset in batch.positions.items())
-    return Texts(name for name, _ in rows), Bigints(offset for _, offset in rows)
-
-
-def _index_columns(batch: Batch, originators: Originators) -> tuple[Array, ...]:
-    by_saga = {each.saga_id: each for each in batch.summaries}
-    rows = sorted(by_saga.values(), key=lambda row: originators[row.saga_id])
-    return (
-        Uuids(originators[each.saga_id] for each in rows),
-        Uuids(originator_of(each.saga_id) for each in rows),
-        Texts(each.definition for each in rows),
-        Bigints(each.definition_version for each in rows),
-        Texts(each.key for each in rows),
-        Texts(each.status.value for each in rows),
-        Bigints(each.started_at for each in rows),
-        Bigints(each.updated_at for each in rows),
-        Texts(each.waiting_for for each in rows),
-        Texts(each.reason for each in rows),
-        Bigints(each.version for each in rows),
-    )
-
-
-def _unhandled_columns(batch: Batch) -> tuple[Array, ...]:
-    rows = batch.unhandled
-    return (
-        Texts(each.kind.value for each in rows),
-        Texts(each.reason for each in rows),
-        Texts(each.message for each in rows),
-        Texts(each.position.topic for each in rows),
-        Bigints(each.position.partition for each in rows),
-        Bigints(each.position.offset for each in rows),
-        Blobs(each.key for each in rows),
-        Blobs(each.value for each in rows),
-        Blobs(encode_headers(each.headers) for each in rows),
-        Bigints(each.timestamp for each in rows),
-        Bigints(each.kept_at for each in rows),
-        Uuids(None if each.saga_id is None else originator_of(each.saga_id) for each in rows),
-    )
+    return columns((texts, ints), rows)

@@ -11,27 +11,36 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Se
 from functools import partial
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import Any, Final, LiteralString
+from typing import Any, Final
 
 import psycopg
+from psycopg.pq.abc import PGresult
 from typing_extensions import override
 
-from saga.adapters.mapper import originator_of, to_entries, to_history
+from saga.adapters.mapper import to_entries, to_history
 from saga.adapters.postgres import statements as sql
+from saga.adapters.postgres._eventsourcing import CHANNEL
 from saga.adapters.postgres.database import PostgresDatabase, is_of_the_server, unavailable
 from saga.adapters.postgres.notifier import Notifier
-from saga.adapters.postgres.pipeline import Answers, Call, Texts, Uuids, escaped, unescaped
+from saga.adapters.postgres.pipeline import Call, text, texts, unescaped, uuid, uuids
 from saga.adapters.postgres.schema import event_store_tables, prepare
 from saga.adapters.rows import (
+    COUNT_BACKLOG,
+    SUMMARY_COLUMNS,
+    UNHANDLED_COLUMNS,
     KnownSagas,
     check_new_sagas,
     covered,
+    in_order,
+    moved,
     readable,
-    timer_id_of,
     timer_name,
+    to_statistics,
     to_summary,
+    to_timer,
     to_unhandled,
     tracking_name,
+    where,
 )
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, is_saga_id
@@ -74,7 +83,7 @@ _SAGA: Final = (
     "(SELECT i.saga_id::text FROM saga_index AS i WHERE i.originator_id = {}.originator_id)"
 )
 _TIMERS: Final = (
-    f"SELECT name, {_SAGA.format('t')}, due_at FROM timers AS t WHERE due_at <= %s "
+    f"SELECT {_SAGA.format('t')}, name, due_at FROM timers AS t WHERE due_at <= %s "
     "ORDER BY due_at LIMIT %s"
 )
 _BACKLOG: Final = (
@@ -103,8 +112,9 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         self.database = database
         self._lock = sql.share_lock(database.address.lock_key("append"))
         self._ids = sql.OriginatorIds()
-        self._known: KnownSagas[str] = KnownSagas()
-        self._notifier = Notifier(database, sql.CHANNEL)
+        self._known = KnownSagas[tuple[int, str]]()
+        """The number of turns and the originator id of each."""
+        self._notifier = Notifier(database, CHANNEL)
         prepare(database.address, event_store_tables(database.address), make=make)
 
     @override
@@ -115,29 +125,28 @@ class PostgresEventStore(EventStore, TellsOfAppends):
     async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
         if not saga_ids:
             return {}
-        keys = Uuids(originator_of(saga_id) for saga_id in dict.fromkeys(saga_ids))
-        rows = await self.database.fetch(_HISTORIES, (keys,))
+        rows = await self.database.fetch(_HISTORIES, uuids(dict.fromkeys(saga_ids)))
         histories: dict[SagaId, History | CorruptHistory] = {}
         for (name, originator), turns in groupby(rows, key=itemgetter(0, 1)):
             saga_id = SagaId(name)
             history = histories[saga_id] = to_history(saga_id, (turn[2:] for turn in turns))
             if isinstance(history, History):
-                self._known.remember(saga_id, history.turns, originator.replace("-", ""))
+                self._known.remember(saga_id, (history.turns, originator.replace("-", "")))
         return histories
 
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         names = {tracking_name(source): source for source in sources}
-        rows = await self.database.fetch(_POSITIONS, (Texts(names),))
+        rows = await self.database.fetch(_POSITIONS, texts(names))
         return {names[unescaped(name)]: offset for name, offset in rows}
 
     @override
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        return _timers(await self.database.fetch(_TIMERS, (until, limit)))
+        return _timers(await self.database.fetch(_TIMERS, until, limit))
 
     @override
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
-        rows = await self.database.fetch(_BACKLOG, (after, limit))
+        rows = await self.database.fetch(_BACKLOG, after, limit)
         return [
             Backlog(backlog_id, Instant(appended_at), _entries_in(entries))
             for (backlog_id, appended_at), entries in groupby(rows, key=itemgetter(0, 1))
@@ -186,8 +195,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
             elif is_saga_id(saga_id):
                 missing.append(saga_id)
         if missing:
-            keys = Uuids(map(originator_of, missing))
-            for saga_id, originator in await self.database.fetch(sql.ORIGINATORS, (keys,)):
+            for saga_id, originator in await self.database.fetch(sql.ORIGINATORS, uuids(missing)):
                 originators[SagaId(saga_id)] = originator.replace("-", "")
         if gone := tuple(each for each in sql.sagas_written(batch) if each not in originators):
             raise HistoryConflict(gone)
@@ -215,39 +223,34 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         proof = sql.proof_of(batch, originators)
         if proof is None:
             return False
-        question, expected = proof
-        return await self.database.fetch(*question) == [(expected,)]
+        query, parameters, expected = proof
+        return await self.database.fetch(query, *parameters) == [(expected,)]
 
     async def _backlog_id(self, batch: Batch, originators: sql.Originators) -> int | None:
         """The backlog id of *batch*, which is stored."""
         if not batch.histories or not batch.outgoing:
             return None
         first = batch.histories[0]
-        turn = originators[first.saga_id], first.expected_turns + 1
-        backlog = await self.database.fetch(sql.BACKLOG_OF, turn)
+        originator = uuid(originators[first.saga_id])
+        backlog = await self.database.fetch(sql.BACKLOG_OF, originator, first.expected_turns + 1)
         return backlog[0][0] if backlog else None
 
     async def _moved(self, batch: Batch) -> tuple[str, ...]:
         """The sagas whose stored turns are not those expected; all, where that is not clear."""
-        ids = Uuids(originator_of(each.saga_id) for each in batch.histories)
-        stored = dict(await self.database.fetch(sql.TURNS, (ids,)))
-        moved = tuple(
-            each.saga_id
-            for each in batch.histories
-            if (stored.get(each.saga_id) or 0) != each.expected_turns
-        )
-        return moved or tuple(each.saga_id for each in batch.histories)
+        ids = uuids(each.saga_id for each in batch.histories)
+        stored = dict(await self.database.fetch(sql.TURNS, ids))
+        return moved(batch, stored) or tuple(each.saga_id for each in batch.histories)
 
     def _remember(self, batch: Batch, originators: sql.Originators) -> None:
         for history in batch.histories:
             turns = history.expected_turns + len(history.turns)
-            self._known.remember(history.saga_id, turns, originators[history.saga_id])
+            self._known.remember(history.saga_id, (turns, originators[history.saga_id]))
 
 
-def _backlog_id_in(answers: Answers) -> int:
+def _backlog_id_in(answers: Sequence[PGresult]) -> int:
     # Of all statements only the one that writes the backlog answers with a number.
-    (backlog_id,) = (row[0] for rows in answers for row in rows if row[0])
-    assert backlog_id is not None
+    values = (answer.get_value(0, 0) for answer in answers if answer.ntuples)
+    (backlog_id,) = (value for value in values if value)
     return int.from_bytes(backlog_id)
 
 
@@ -258,10 +261,7 @@ def _entries_in(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:
 
 # What people and tools ask.
 
-_SUMMARY: Final = (
-    "SELECT i.saga_id::text, definition, definition_version, key, status, started_at, updated_at, "
-    "waiting_for, reason, version FROM saga_index AS i"
-)
+_SUMMARY: Final = f"SELECT {SUMMARY_COLUMNS.replace('saga_id', 'saga_id::text')} FROM saga_index"
 _ORIGINATOR: Final = "SELECT originator_id FROM saga_ids WHERE saga_id = %s::uuid"
 _SUMMARIES: Final = (
     f"{_SUMMARY} WHERE originator_id = ANY(ARRAY(SELECT originator_id FROM saga_ids "
@@ -273,8 +273,7 @@ _LOG: Final = (
     "ORDER BY notification_id LIMIT %s"
 )
 _UNHANDLED: Final = (
-    'SELECT kind, reason, message, topic, partition, "offset", key, value, headers, '
-    "timestamp, kept_at, saga_id::text, record_id FROM unhandled"
+    f"SELECT {UNHANDLED_COLUMNS.replace('saga_id', 'saga_id::text')}, record_id FROM unhandled"
 )
 _NO_ORIGINATOR: Final = "00000000-0000-0000-0000-000000000000"
 _FOR_EVER: Final = 2**63 - 1
@@ -296,29 +295,23 @@ class PostgresCatalogue(Catalogue):
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
-        conditions: list[str] = ["true"]
-        values: list[object] = []
-        if status is not None:
-            conditions.append("status = %s")
-            values.append(status.value)
-            if status is not SagaStatus.COMPLETED:
-                conditions.append("status <> 'completed'")  # so that the partial index serves
-        if definition is not None:
-            conditions.append("definition = %s")
-            values.append(escaped(definition))
-        if after is not None:
-            conditions.append(f"originator_id > coalesce(({_ORIGINATOR}), '{_NO_ORIGINATOR}')")
-            values.append(originator_of(after))
-        query = f"{_SUMMARY} WHERE {' AND '.join(conditions)} ORDER BY originator_id LIMIT %s"
-        return [_summary(row) for row in await self._database.fetch(query, (*values, limit))]
+        # Only where the query says so is the index by status used: it leaves out completed sagas.
+        unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
+        conditions, values = where(
+            (f"status = %s{unfinished}", status and text(status)),
+            ("definition = %s", None if definition is None else text(definition)),
+            (
+                f"originator_id > coalesce(({_ORIGINATOR}), '{_NO_ORIGINATOR}')",
+                after and uuid(after),
+            ),
+        )
+        query = f"{_SUMMARY} WHERE {conditions} ORDER BY originator_id LIMIT %s"
+        return [_summary(row) for row in await self._database.fetch(query, *values, limit)]
 
     @override
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        wanted = dict.fromkeys(saga_ids)
-        keys = Uuids(originator_of(saga_id) for saga_id in wanted)
-        rows = await self._database.fetch(_SUMMARIES, (keys,))
-        summaries = {summary.saga_id: summary for summary in map(_summary, rows)}
-        return [summaries[saga_id] for saga_id in wanted if saga_id in summaries]
+        rows = await self._database.fetch(_SUMMARIES, uuids(dict.fromkeys(saga_ids)))
+        return in_order(saga_ids, map(_summary, rows))
 
     @override
     async def unhandled(
@@ -329,28 +322,25 @@ class PostgresCatalogue(Catalogue):
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[UnhandledRecord]:
-        conditions = ["record_id > %s"]
-        values: list[object] = [after]
-        if kind is not None:
-            conditions.append("kind = %s")
-            values.append(kind.value)
-        if saga_id is not None:
-            conditions.append("saga_id = %s::uuid")
-            values.append(originator_of(saga_id))
-        query = f"{_UNHANDLED} WHERE {' AND '.join(conditions)} ORDER BY record_id LIMIT %s"
-        rows = await self._database.fetch(query, (*values, limit))
+        conditions, values = where(
+            ("record_id > %s", after),
+            ("kind = %s", kind and text(kind)),
+            ("saga_id = %s::uuid", saga_id and uuid(saga_id)),
+        )
+        query = f"{_UNHANDLED} WHERE {conditions} ORDER BY record_id LIMIT %s"
+        rows = await self._database.fetch(query, *values, limit)
         return [to_unhandled(row, text=unescaped) for row in rows]
 
     @override
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        return _timers(await self._database.fetch(_TIMERS, (_FOR_EVER, limit)))
+        return _timers(await self._database.fetch(_TIMERS, _FOR_EVER, limit))
 
     @override
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
         # Ends at the last place that was taken when it began; nothing will appear before that.
         last = await self._settled_place()
         while True:
-            rows = await self._database.fetch(_LOG, (after, last, LOG_PAGE_TURNS))
+            rows = await self._database.fetch(_LOG, after, last, LOG_PAGE_TURNS)
             for position, saga_id, topic, state in rows:
                 after = position
                 if saga_id is not None:  # or else another program's, by the library
@@ -372,28 +362,22 @@ def _summary(row: Sequence[Any]) -> SagaSummary:
 
 
 def _timers(rows: Iterable[Sequence[Any]]) -> list[DueTimer]:
-    timers = [
-        DueTimer(timer_id_of(saga_id, unescaped(name)), SagaId(saga_id), Instant(due_at))
-        for name, saga_id, due_at in rows
-    ]
+    timers = (to_timer(row, text=unescaped) for row in rows)
     return sorted(timers, key=attrgetter("due_at", "timer_id"))
 
 
 # What is counted.
 
 # The index by status has all but completed sagas, and is used only where the query says so.
-_SAGAS_COUNTED: Final[LiteralString] = (
+_SAGAS_COUNTED: Final = (
     "SELECT definition, status, count(*) FROM saga_index WHERE status <> 'completed' "
     "AND status = ANY(%s::text[]) GROUP BY definition, status"
 )
-_UNHANDLED_COUNTED: Final[LiteralString] = (
+_UNHANDLED_COUNTED: Final = (
     "SELECT kind, reason, count(*) FROM "
     "(SELECT kind, reason FROM unhandled LIMIT %s) AS few GROUP BY kind, reason"
 )
-_BACKLOG_COUNTED: Final[LiteralString] = "SELECT count(*), min(appended_at) FROM backlog"
-_TIMERS_COUNTED: Final[LiteralString] = (
-    "SELECT count(*), min(due_at) FROM timers WHERE due_at <= %s"
-)
+_TIMERS_COUNTED: Final = "SELECT count(*), min(due_at) FROM timers WHERE due_at <= %s"
 
 
 class PostgresStatistics(StatisticsReader):
@@ -405,19 +389,8 @@ class PostgresStatistics(StatisticsReader):
     @override
     async def take(self, *, at: Instant) -> StoreStatistics:
         fetch = self._database.fetch
-        sagas = await fetch(_SAGAS_COUNTED, ([status.value for status in UNFINISHED],))
-        unhandled = await fetch(_UNHANDLED_COUNTED, (UNHANDLED_COUNTED_MAX,))
-        [(backlog, backlog_since)] = await fetch(_BACKLOG_COUNTED)
-        [(timers_due, timers_due_since)] = await fetch(_TIMERS_COUNTED, (int(at),))
-        return StoreStatistics(
-            sagas={(name, SagaStatus(status)): count for name, status, count in sagas},
-            unhandled={(UnhandledKind(kind), reason): count for kind, reason, count in unhandled},
-            backlog=backlog,
-            backlog_since=_instant(backlog_since),
-            timers_due=timers_due,
-            timers_due_since=_instant(timers_due_since),
-        )
-
-
-def _instant(value: Any) -> Instant | None:
-    return None if value is None else Instant(value)
+        sagas = await fetch(_SAGAS_COUNTED, texts(UNFINISHED))
+        unhandled = await fetch(_UNHANDLED_COUNTED, UNHANDLED_COUNTED_MAX)
+        [backlog] = await fetch(COUNT_BACKLOG)
+        [timers_due] = await fetch(_TIMERS_COUNTED, at)
+        return to_statistics(sagas, unhandled, backlog, timers_due)

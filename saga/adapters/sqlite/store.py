@@ -14,24 +14,33 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from typing_extensions import override
 
-from saga.adapters.headers import encode_headers
-from saga.adapters.mapper import TURN, to_entries, to_history, to_state
+from saga.adapters.mapper import TURN, to_entries, to_history
 from saga.adapters.rows import (
+    COUNT_BACKLOG,
+    SUMMARY_COLUMNS,
+    UNHANDLED_COLUMNS,
     KnownSagas,
     check_new_sagas,
     covered,
+    from_summary,
+    from_unhandled,
+    in_order,
+    moved,
     number_of,
     originator_of_number,
     readable,
-    timer_id_of,
     timer_name,
+    to_statistics,
     to_summary,
+    to_timer,
     to_unhandled,
     tracking_name,
+    turns_of,
+    where,
 )
 from saga.adapters.sqlite.bus import LocalBus
 from saga.adapters.sqlite.database import SqliteDatabase
@@ -80,8 +89,7 @@ _TRACKINGS: Final = ManyRows(
     2,
 )
 _BEGIN_SAGAS: Final = ManyRows(
-    "INSERT OR FAIL INTO saga_index (saga_id, definition, definition_version, key, status, "
-    "started_at, updated_at, waiting_for, reason, version) VALUES {values}",
+    f"INSERT OR FAIL INTO saga_index ({SUMMARY_COLUMNS}) VALUES {{values}}",
     10,
 )
 _UPDATE_SAGAS: Final = ManyRows(
@@ -100,8 +108,7 @@ _NUMBERS: Final = ManyRows(
 _ARM: Final = ManyRows("INSERT OR REPLACE INTO timers VALUES {values}", 3)
 _CLEAR: Final = ManyRows("DELETE FROM timers WHERE (saga, name) IN {rows}", 2)
 _SET_ASIDE: Final = ManyRows(
-    "INSERT INTO unhandled (kind, reason, message, topic, partition, "
-    '"offset", key, value, headers, timestamp, kept_at, saga_id) VALUES {values}',
+    f"INSERT INTO unhandled ({UNHANDLED_COLUMNS}) VALUES {{values}}",
     12,
 )
 _HANDLED: Final = ManyRows("DELETE FROM unhandled WHERE record_id IN {rows}", 1)
@@ -120,10 +127,7 @@ _TIMERS: Final = (
     "SELECT i.saga_id, t.name, t.due_at FROM timers AS t CROSS JOIN saga_index AS i "
     "ON i.number = t.saga WHERE t.due_at <= ? ORDER BY t.due_at, t.saga, t.name LIMIT ?"
 )
-_SUMMARY: Final = (
-    "SELECT saga_id, definition, definition_version, key, status, started_at, updated_at, "
-    "waiting_for, reason, version FROM saga_index"
-)
+_SUMMARY: Final = f"SELECT {SUMMARY_COLUMNS} FROM saga_index"
 _SUMMARIES: Final = ManyRows(f"{_SUMMARY} WHERE saga_id IN {{rows}}", 1)
 # The index by status has all but completed sagas, and is used only where the query says so.
 _COUNT_SAGAS: Final = (
@@ -134,18 +138,13 @@ _COUNT_UNHANDLED: Final = (
     "SELECT kind, reason, count(*) FROM (SELECT kind, reason FROM unhandled LIMIT ?) "
     "GROUP BY kind, reason"
 )
-_COUNT_BACKLOG: Final = "SELECT count(*), min(appended_at) FROM backlog"
 _COUNT_TIMERS: Final = "SELECT count(*), min(due_at) FROM timers WHERE due_at <= ?"
 
 _FOREVER: Final = 2**63 - 1
 
 
-class Turn(NamedTuple):
-    """A turn that is ready to be written: its saga, its number in the history, its text."""
-
-    saga_id: SagaId
-    number: int
-    state: bytes
+Turn: TypeAlias = tuple[SagaId, int, bytes]
+"""A turn that is ready to be written: its saga, its number in the history, its text."""
 
 
 class _Written(NamedTuple):
@@ -177,14 +176,14 @@ class SqliteEventStore(EventStore):
         self._bus = publish_through
         if publish_through is not None:
             publish_through.allow_early_delivery()
-        self._known = KnownSagas[int]()
+        self._known = KnownSagas[tuple[int, int]]()  # turns and number
         database.migrate(COMPONENT, MIGRATIONS, may_change=False)
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         bus = self._bus
         check_new_sagas(batch)
-        turns = _turns_of(batch)
+        turns = turns_of(batch)
         try:
             encoded = bus.encode(batch.outgoing) if bus and batch.outgoing else None
         except BusUnavailable as error:
@@ -204,7 +203,8 @@ class SqliteEventStore(EventStore):
         def on_commit(written: _Written) -> None:
             for history in batch.histories:
                 turns_now = history.expected_turns + len(history.turns)
-                self._known.remember(history.saga_id, turns_now, written.numbers[history.saga_id])
+                known = turns_now, written.numbers[history.saga_id]
+                self._known.remember(history.saga_id, known)
             if bus is not None and written.records is not None:
                 bus.delivery.deliver(written.records)
 
@@ -285,8 +285,8 @@ class SqliteEventStore(EventStore):
         try:
             _write_summaries(cursor, batch, numbers)
             rows = [
-                (originator_of_number(numbers[turn.saga_id]), turn.number, TURN, turn.state)
-                for turn in turns
+                (originator_of_number(numbers[saga_id]), number, TURN, state)
+                for saga_id, number, state in turns
             ]
             if rows:
                 _TURNS.execute(cursor, rows)
@@ -295,7 +295,7 @@ class SqliteEventStore(EventStore):
             raise HistoryConflict(tuple(each.saga_id for each in batch.histories)) from error
         _write_timers(cursor, batch, numbers)
         if batch.unhandled:
-            _SET_ASIDE.execute(cursor, [_unhandled_row(record) for record in batch.unhandled])
+            _SET_ASIDE.execute(cursor, [from_unhandled(record) for record in batch.unhandled])
         _HANDLED.execute(cursor, [(record_id,) for record_id in batch.handled])
         _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
         return numbers, last
@@ -354,29 +354,22 @@ class SqliteCatalogue(Catalogue):
         after: SagaId | None = None,
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
-        conditions: list[str] = ["true"]
-        values: list[object] = []
-        if status is not None:
-            conditions.append("status = ?")
-            values.append(status.value)
-            if status is not SagaStatus.COMPLETED:
-                conditions.append("status <> 'completed'")  # so that the partial index serves
-        if definition is not None:
-            conditions.append("definition = ?")
-            values.append(definition)
-        if after is not None:
-            first = "SELECT number FROM saga_index WHERE saga_id = ?"
-            conditions.append(f"number > coalesce(({first}), 0)")
-            values.append(after)
-        sql = f"{_SUMMARY} WHERE {' AND '.join(conditions)} ORDER BY number LIMIT ?"
+        # Only where the query says so is the index by status used: it leaves out completed sagas.
+        unfinished = "" if status is SagaStatus.COMPLETED else " AND status <> 'completed'"
+        first = "SELECT number FROM saga_index WHERE saga_id = ?"
+        conditions, values = where(
+            (f"status = ?{unfinished}", status and status.value),
+            ("definition = ?", definition),
+            (f"number > coalesce(({first}), 0)", after),
+        )
+        sql = f"{_SUMMARY} WHERE {conditions} ORDER BY number LIMIT ?"
         return [to_summary(row) for row in await self._fetch(sql, *values, limit)]
 
     @override
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        wanted = [(saga_id,) for saga_id in dict.fromkeys(saga_ids)]
+        wanted = [(saga_id,) for saga_id in saga_ids]
         rows = await self._database.read(lambda cursor: _SUMMARIES.fetch(cursor, wanted))
-        summaries = {summary.saga_id: summary for summary in map(to_summary, rows)}
-        return [summaries[saga_id] for (saga_id,) in wanted if saga_id in summaries]
+        return in_order(saga_ids, map(to_summary, rows))
 
     @override
     async def unhandled(
@@ -387,16 +380,12 @@ class SqliteCatalogue(Catalogue):
         after: int = 0,
         limit: int = 100,
     ) -> Sequence[UnhandledRecord]:
-        conditions = ["record_id > ?"]
-        values: list[object] = [after]
-        for column, value in (("kind", kind and kind.value), ("saga_id", saga_id)):
-            if value is not None:
-                conditions.append(f"{column} = ?")
-                values.append(value)
+        conditions, values = where(
+            ("record_id > ?", after), ("kind = ?", kind and kind.value), ("saga_id = ?", saga_id)
+        )
         sql = (
-            'SELECT kind, reason, message, topic, partition, "offset", key, value, headers, '
-            "timestamp, kept_at, saga_id, record_id FROM unhandled "
-            f"WHERE {' AND '.join(conditions)} ORDER BY record_id LIMIT ?"
+            f"SELECT {UNHANDLED_COLUMNS}, record_id FROM unhandled WHERE {conditions} "
+            "ORDER BY record_id LIMIT ?"
         )
         return [to_unhandled(row) for row in await self._fetch(sql, *values, limit)]
 
@@ -442,27 +431,11 @@ class SqliteStatistics(StatisticsReader):
             return (
                 cursor.execute(_COUNT_SAGAS, [status.value for status in UNFINISHED]).fetchall(),
                 cursor.execute(_COUNT_UNHANDLED, [UNHANDLED_COUNTED_MAX]).fetchall(),
-                cursor.execute(_COUNT_BACKLOG).fetchone(),
+                cursor.execute(COUNT_BACKLOG).fetchone(),
                 cursor.execute(_COUNT_TIMERS, [at]).fetchone(),
             )
 
-        sagas, unhandled, backlog, timers = await self._database.read(query)
-        return StoreStatistics(
-            sagas={(name, SagaStatus(status)): count for name, status, count in sagas},
-            unhandled={(UnhandledKind(kind), reason): count for kind, reason, count in unhandled},
-            backlog=backlog[0],
-            backlog_since=backlog[1],
-            timers_due=timers[0],
-            timers_due_since=timers[1],
-        )
-
-
-def _turns_of(batch: Batch) -> list[Turn]:
-    return [
-        Turn(history.saga_id, number, to_state(entries))
-        for history in batch.histories
-        for number, entries in enumerate(history.turns, history.expected_turns + 1)
-    ]
+        return to_statistics(*await self._database.read(query))
 
 
 def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:
@@ -476,21 +449,11 @@ def _write_summaries(cursor: sqlite3.Cursor, batch: Batch, numbers: dict[SagaId,
     changed, begun = [], []
     for summary in {each.saga_id: each for each in batch.summaries}.values():
         number = numbers.get(summary.saga_id)
-        row = (
-            summary.definition,
-            summary.definition_version,
-            summary.key,
-            summary.status.value,
-            summary.started_at,
-            summary.updated_at,
-            summary.waiting_for,
-            summary.reason,
-            summary.version,
-        )
+        row = from_summary(summary)
         if number is None:
-            begun.append((summary.saga_id, *row))
+            begun.append(row)
         else:
-            changed.append((number, *row))
+            changed.append((number, *row[1:]))
     _UPDATE_SAGAS.execute(cursor, changed)
     if begun:
         _BEGIN_SAGAS.execute(cursor, begun)
@@ -524,31 +487,22 @@ def _add_to_backlog(cursor: sqlite3.Cursor, place: tuple[int, int], at: Instant)
     return cursor.lastrowid
 
 
-def _moved(cursor: sqlite3.Cursor, batch: Batch) -> tuple[str, ...]:
-    """The sagas that have not the expected number of turns."""
+def _moved(cursor: sqlite3.Cursor, batch: Batch) -> tuple[SagaId, ...]:
     rows = _NUMBERS.fetch(cursor, [(history.saga_id,) for history in batch.histories])
-    turns = {saga_id: number_of_turns or 0 for saga_id, _, number_of_turns in rows}
-    return tuple(
-        history.saga_id
-        for history in batch.histories
-        if turns.get(history.saga_id, 0) != history.expected_turns
-    )
+    return moved(batch, {saga_id: turns for saga_id, _, turns in rows})
 
 
 def _is_stored(cursor: sqlite3.Cursor, batch: Batch, turns: Sequence[Turn]) -> bool:
     """Whether *batch* is stored, judging by its first turn or position."""
     if turns:
-        rows = _HISTORIES.fetch(cursor, [(turns[0].saga_id,)])
+        rows = _HISTORIES.fetch(cursor, [turns[0][:1]])
         return any((number, state) == turns[0][1:] for _, number, _, state in rows)
     source, offset = next(iter(batch.positions.items()))
     return _POSITIONS.fetch(cursor, [(tracking_name(source),)]) == [(tracking_name(source), offset)]
 
 
 def _timers(cursor: sqlite3.Cursor, until: int, limit: int) -> list[DueTimer]:
-    return [
-        DueTimer(timer_id_of(saga_id, name), SagaId(saga_id), Instant(due_at))
-        for saga_id, name, due_at in cursor.execute(_TIMERS, (until, limit)).fetchall()
-    ]
+    return [to_timer(row) for row in cursor.execute(_TIMERS, (until, limit)).fetchall()]
 
 
 def _entries_between(cursor: sqlite3.Cursor, first: int, last: int) -> list[Entry]:
@@ -571,18 +525,3 @@ def _with_saga_ids(
         for place, originator_id, topic, state in rows
         if number_of(originator_id) in saga_ids
     ]
-
-
-def _unhandled_row(record: UnhandledRecord) -> tuple[Any, ...]:
-    return (
-        record.kind.value,
-        record.reason,
-        record.message,
-        *record.position,
-        record.key,
-        record.value,
-        encode_headers(record.headers),
-        record.timestamp,
-        record.kept_at,
-        record.saga_id,
-    )

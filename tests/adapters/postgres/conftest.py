@@ -1,11 +1,10 @@
 """Empty databases on a real server, and the event store in them."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase, PostgresEventStore
-from saga.adapters.postgres._eventsourcing import SagaDatastore, SagaProcessRecorder
 
 
 @pytest.fixture
@@ -20,14 +19,6 @@ async def database(postgres: str) -> AsyncIterator[PostgresDatabase]:
 def store(database: PostgresDatabase) -> PostgresEventStore:
     """An empty store."""
     return PostgresEventStore(database)
-
-
-@pytest.fixture
-def recorder(store: PostgresEventStore) -> Iterator[SagaProcessRecorder]:
-    """The library's view of that store."""
-    address = store.database.address
-    with SagaDatastore(address) as datastore:
-        yield SagaProcessRecorder(datastore, address)
 
 
 @pytest.fixture

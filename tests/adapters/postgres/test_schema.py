@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from eventsourcing.persistence import IntegrityError, StoredEvent, Tracking
+from eventsourcing.persistence import StoredEvent, Tracking
 from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 from psycopg import Cursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -25,7 +25,6 @@ from saga.adapters.postgres import (
     migrate,
     stored_version,
 )
-from saga.adapters.postgres._eventsourcing import SagaProcessRecorder
 from saga.adapters.postgres.schema import prepare
 from saga.errors import SettingsError, StoreTooNew, StoreUnavailable
 from saga.ports.bus import Source
@@ -197,20 +196,6 @@ def stored_events(*histories: HistoryAppend) -> list[StoredEvent]:
         for history in histories
         for number, turn in enumerate(history.turns, 1)
     ]
-
-
-async def test_the_recorder_keeps_the_librarys_promises(recorder: SagaProcessRecorder) -> None:
-    """Through the library's interface too: ids in order; conflicts, covered trackings refused."""
-    events = stored_events(*(samples.history(saga(number), 0, 2) for number in (5, 4)))
-
-    assert recorder.insert_events(events, tracking=Tracking("bus:t:0", 4)) == [1, 2, 3, 4]
-    for tracking in (Tracking("bus:t:0", 5), Tracking("bus:t:0", 4)):
-        with pytest.raises(IntegrityError):
-            recorder.insert_events(events, tracking=tracking)
-
-    assert recorder.max_tracking_id("bus:t:0") == 4
-    found = recorder.select_notifications(1, 10)
-    assert [each.originator_id for each in found] == [each.originator_id for each in events]
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\x00", "\x10", "\x10\x00\x100", "é\U0001f600", ""])
