@@ -171,21 +171,13 @@ class Intent(ContractModel, Generic[Reply_co]):
     """
 
     def __init_subclass__(
-        cls,
-        *,
-        topic: str | None = None,
-        version: int | None = None,
-        **config: Unpack[ConfigDict],
+        cls, *, topic: str | None = None, version: int | None = None, **config: Unpack[ConfigDict]
     ) -> None:
         super().__init_subclass__()
 
     @classmethod
     def __pydantic_init_subclass__(
-        cls,
-        *,
-        topic: str | None = None,
-        version: int | None = None,
-        **unknown: object,
+        cls, *, topic: str | None = None, version: int | None = None, **unknown: object
     ) -> None:
         where = _defined_at()
         _refuse_unknown(cls, unknown, where)
@@ -245,7 +237,7 @@ def contract_of(model: type[BaseModel]) -> Contract:
     if contract is None:
         raise DefinitionError(
             f'{model.__qualname__} is no contract: give its class topic="<domain>.<name>"'
-            " and version=1",
+            " and version=1"
         )
     return contract
 

@@ -35,8 +35,6 @@ class ReplyOutcome(StrEnum):
 
 
 class CancelMode(StrEnum):
-    """How much a cancel waits for."""
-
     GRACEFUL = "graceful"
     IMMEDIATE = "immediate"
     ABANDON = "abandon"
@@ -80,15 +78,11 @@ class ReplyReceived:
 
 @value(kw_only=True)
 class TimerFired:
-    """An armed timer came due."""
-
     timer_id: TimerId
 
 
 @value(kw_only=True)
 class SignalReceived:
-    """Somebody sent this saga a signal."""
-
     name: str
     payload: Json
     actor: str | None = None
@@ -96,8 +90,6 @@ class SignalReceived:
 
 @value(kw_only=True)
 class CancelRequested:
-    """Somebody asked for this saga to end."""
-
     mode: CancelMode
     reason: str
     actor: str | None = None

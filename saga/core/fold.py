@@ -13,47 +13,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from saga.core.events import (
-    Act,
-    CancelMode,
-    CancelRequested,
-    Event,
-    Fact,
-    OperatorActed,
-    ReplyOutcome,
-    ReplyReceived,
-    SagaStarted,
-    SignalReceived,
-    TimerFired,
-    TurnFailed,
-)
+from saga.core import events, intents
+from saga.core.events import Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, turns
 from saga.core.identity import Direction, Instant, IntentName, SagaId, StepId, parse_intent_id
-from saga.core.intents import (
-    BranchDropped,
-    EventPublished,
-    Intent,
-    IntentIssued,
-    Noted,
-    PlannedUndo,
-    RollbackGoal,
-    RollbackPlanned,
-    SagaAbandoned,
-    SagaCleanedUp,
-    SagaCompleted,
-    SagaFinishing,
-    SagaParked,
-    SagaResumed,
-    SagaRolledBack,
-    SignalAwaited,
-    StepSettled,
-    TimerArmed,
-    TimerCancelled,
-    TimerPurpose,
-    UndoAppended,
-    Verdict,
-)
 from saga.core.state import Plan, SagaState, Step
 from saga.core.status import TRANSITIONS, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
@@ -77,7 +41,7 @@ def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
     """Bring *state* up to date with one more turn."""
     event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
     first = decided[0].body if decided else None
-    if type(first) is Noted:
+    if type(first) is intents.Noted:
         take_noted(state, event, first.verdict)
     else:
         take_fact(state, event)
@@ -93,22 +57,22 @@ def take_fact(state: SagaState, event: Event) -> None:
     FACT_EFFECTS[type(event.fact)](state, event.fact, event.at)
 
 
-def take_noted(state: SagaState, event: Event, verdict: Verdict) -> None:
+def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None:
     """What is left of a fact that does not have its plain effect: an answer counts as given."""
     state.causes.add(event.cause)
     fact = event.fact
-    if type(fact) is ReplyReceived and verdict is not Verdict.REFUSED:
+    if type(fact) is events.ReplyReceived and verdict is not intents.Verdict.REFUSED:
         name = parse_intent_id(fact.intent_id)
         if name is not None and name.step in state.steps:
             _keep_answer(state.steps[name.step], name, fact)
 
 
-def apply(state: SagaState, intent: Intent, at: Instant) -> None:
+def apply(state: SagaState, intent: intents.Intent, at: Instant) -> None:
     """The effect of one decision."""
     EFFECTS[type(intent)](state, intent, at)
 
 
-def describe_step(state: SagaState, intent: IntentIssued, *, says_order: bool) -> None:
+def describe_step(state: SagaState, intent: intents.IntentIssued, *, says_order: bool) -> None:
     """Let a recorded intent say the kind of a step that is known already, and what it is behind."""
     if intent.attempt > 1:
         return
@@ -119,16 +83,6 @@ def describe_step(state: SagaState, intent: IntentIssued, *, says_order: bool) -
         step.after = tuple(before)[-1:] if intent.after is None else intent.after
 
 
-def after_in_plan(steps: Sequence[PlannedUndo]) -> dict[StepId, tuple[StepId, ...]]:
-    """The steps of a plan in order, each with all that it waits for."""
-    after: dict[StepId, tuple[StepId, ...]] = {}
-    before: tuple[StepId, ...] = ()
-    for planned in steps:
-        after[planned.step] = before if planned.after is None else planned.after
-        before = (planned.step,)
-    return after
-
-
 def _become(state: SagaState, status: SagaStatus) -> None:
     before = state.status
     if before is not status:
@@ -136,7 +90,7 @@ def _become(state: SagaState, status: SagaStatus) -> None:
         state.status = status
 
 
-def _started(state: SagaState, fact: SagaStarted, at: Instant) -> None:
+def _started(state: SagaState, fact: events.SagaStarted, at: Instant) -> None:
     assert state.trigger is None, (state.saga_id, state.trigger, fact.trigger)
     state.key = fact.key
     state.trigger = fact.trigger
@@ -145,13 +99,13 @@ def _started(state: SagaState, fact: SagaStarted, at: Instant) -> None:
     state.started_at = at
 
 
-def _replied(state: SagaState, fact: ReplyReceived, _: Instant) -> None:
+def _replied(state: SagaState, fact: events.ReplyReceived, _: Instant) -> None:
     name = parse_intent_id(fact.intent_id)
     if name is None or name.step not in state.steps:
         return
     step = state.steps[name.step]
     _keep_answer(step, name, fact)
-    if fact.outcome is not ReplyOutcome.DONE:
+    if fact.outcome is not events.ReplyOutcome.DONE:
         return
     if name.direction is Direction.DO:
         if step.status is StepStatus.ISSUED:
@@ -164,22 +118,22 @@ def _replied(state: SagaState, fact: ReplyReceived, _: Instant) -> None:
         step.is_backing_off = False
 
 
-def _keep_answer(step: Step, name: IntentName, fact: ReplyReceived) -> None:
+def _keep_answer(step: Step, name: IntentName, fact: events.ReplyReceived) -> None:
     """The first answer to an attempt counts; the first success is the step's reply."""
     attempt = name[2:]
     if step.replies.setdefault(attempt, fact) is not fact or step.has_reply:
         return
-    if fact.outcome is ReplyOutcome.DONE and name.direction is Direction.DO:
+    if fact.outcome is events.ReplyOutcome.DONE and name.direction is Direction.DO:
         step.reply, step.has_reply = fact.reply, True
 
 
-def _timer_fired(state: SagaState, fact: TimerFired, _: Instant) -> None:
+def _timer_fired(state: SagaState, fact: events.TimerFired, _: Instant) -> None:
     timer = state.timers.pop(fact.timer_id, None)
-    if timer is not None and timer.purpose is TimerPurpose.WAIT:
+    if timer is not None and timer.purpose is intents.TimerPurpose.WAIT:
         _end_wait(state, timer.target)
 
 
-def _signalled(state: SagaState, fact: SignalReceived, _: Instant) -> None:
+def _signalled(state: SagaState, fact: events.SignalReceived, _: Instant) -> None:
     waits = state.waits.get(fact.name)
     if waits:
         _end_wait(state, waits[0])
@@ -187,20 +141,20 @@ def _signalled(state: SagaState, fact: SignalReceived, _: Instant) -> None:
         state.signals.setdefault(fact.name, []).append(fact.payload)
 
 
-def _cancel_requested(state: SagaState, fact: CancelRequested, _: Instant) -> None:
-    if fact.mode is not CancelMode.ABANDON:
+def _cancel_requested(state: SagaState, fact: events.CancelRequested, _: Instant) -> None:
+    if fact.mode is not events.CancelMode.ABANDON:
         state.cancel_reason = fact.reason
         state.waits.clear()
 
 
-def _operator_acted(state: SagaState, fact: OperatorActed, _: Instant) -> None:
-    if fact.act is Act.RELEASE:
+def _operator_acted(state: SagaState, fact: events.OperatorActed, _: Instant) -> None:
+    if fact.act is events.Act.RELEASE:
         state.is_poisoned = False
         status, state.reason = state.before_failure
         _become(state, status)
 
 
-def _turn_failed(state: SagaState, fact: TurnFailed, _: Instant) -> None:
+def _turn_failed(state: SagaState, fact: events.TurnFailed, _: Instant) -> None:
     if not state.is_poisoned:
         state.before_failure = (state.status, state.reason)
     state.is_poisoned = True
@@ -209,7 +163,7 @@ def _turn_failed(state: SagaState, fact: TurnFailed, _: Instant) -> None:
     _become(state, SagaStatus.PARKED)
 
 
-def _issued(state: SagaState, intent: IntentIssued, at: Instant) -> None:
+def _issued(state: SagaState, intent: intents.IntentIssued, at: Instant) -> None:
     step = state.steps.get(intent.step)
     if intent.direction is Direction.UNDO:
         assert step is not None, (state.saga_id, intent)
@@ -227,7 +181,7 @@ def _issued(state: SagaState, intent: IntentIssued, at: Instant) -> None:
         step.is_backing_off = False
 
 
-def _issued_undo(state: SagaState, step: Step, intent: IntentIssued, at: Instant) -> None:
+def _issued_undo(state: SagaState, step: Step, intent: intents.IntentIssued, at: Instant) -> None:
     assert intent.attempt == step.undo_attempts + 1, (state.saga_id, step.id, intent.attempt)
     if not step.is_backing_off:
         # It is no retry by the policy: whoever begins anew has a fresh budget.
@@ -240,7 +194,7 @@ def _issued_undo(state: SagaState, step: Step, intent: IntentIssued, at: Instant
     state.undo_contracts[step.id] = intent.contract
 
 
-def _settled(state: SagaState, intent: StepSettled, _: Instant) -> None:
+def _settled(state: SagaState, intent: intents.StepSettled, _: Instant) -> None:
     step = state.steps[intent.step]
     if intent.direction is Direction.DO:
         is_going_forward = state.plan is None and not state.status.is_ended
@@ -254,30 +208,30 @@ def _settled(state: SagaState, intent: StepSettled, _: Instant) -> None:
     step.is_backing_off = False
 
 
-def _dropped(state: SagaState, intent: BranchDropped, _: Instant) -> None:
+def _dropped(state: SagaState, intent: intents.BranchDropped, _: Instant) -> None:
     for step_id in intent.steps:
         state.steps[step_id].is_dropped = True
     for wait in intent.waits:
         _end_wait(state, wait)
 
 
-def _armed(state: SagaState, intent: TimerArmed, _: Instant) -> None:
+def _armed(state: SagaState, intent: intents.TimerArmed, _: Instant) -> None:
     state.timers[intent.timer_id] = intent
-    if intent.purpose is TimerPurpose.RETRY:
+    if intent.purpose is intents.TimerPurpose.RETRY:
         _step_of(state, intent).is_backing_off = True
 
 
-def _cancelled(state: SagaState, intent: TimerCancelled, _: Instant) -> None:
+def _cancelled(state: SagaState, intent: intents.TimerCancelled, _: Instant) -> None:
     timer = state.timers.pop(intent.timer_id, None)
-    if timer is not None and timer.purpose is TimerPurpose.RETRY:
+    if timer is not None and timer.purpose is intents.TimerPurpose.RETRY:
         _step_of(state, timer).is_backing_off = False
 
 
-def _step_of(state: SagaState, timer: TimerArmed) -> Step:
+def _step_of(state: SagaState, timer: intents.TimerArmed) -> Step:
     return state.steps[StepId(timer.target.rpartition("/")[0])]
 
 
-def _awaited(state: SagaState, intent: SignalAwaited, _: Instant) -> None:
+def _awaited(state: SagaState, intent: intents.SignalAwaited, _: Instant) -> None:
     unread = state.signals.get(intent.name, [])
     del unread[: intent.refused or 0]
     if unread:
@@ -297,18 +251,23 @@ def _end_wait(state: SagaState, wait: str) -> None:
             return
 
 
-def _planned(state: SagaState, intent: RollbackPlanned, _: Instant) -> None:
-    state.plan = Plan(intent, after_in_plan(intent.steps))
-    if intent.goal is not RollbackGoal.COMPLETED:
+def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> None:
+    after: dict[StepId, tuple[StepId, ...]] = {}
+    before: tuple[StepId, ...] = ()
+    for planned in intent.steps:
+        after[planned.step] = before if planned.after is None else planned.after
+        before = (planned.step,)
+    state.plan = Plan(intent, after)
+    if intent.goal is not intents.RollbackGoal.COMPLETED:
         _become(state, SagaStatus.ROLLING_BACK)
-    if intent.goal is RollbackGoal.ROLLED_BACK:
+    if intent.goal is intents.RollbackGoal.ROLLED_BACK:
         state.reason, state.code = intent.reason, intent.code
         state.is_finishing = state.is_poisoned = False
         state.pending_outcome = None
         state.waits.clear()
 
 
-def _appended(state: SagaState, intent: UndoAppended, _: Instant) -> None:
+def _appended(state: SagaState, intent: intents.UndoAppended, _: Instant) -> None:
     assert state.plan is not None, (state.saga_id, intent)
     after = state.plan.after
     after.pop(intent.step, None)
@@ -318,7 +277,7 @@ def _appended(state: SagaState, intent: UndoAppended, _: Instant) -> None:
     after[intent.step] = tuple(after)
 
 
-def _parked(state: SagaState, intent: SagaParked, _: Instant) -> None:
+def _parked(state: SagaState, intent: intents.SagaParked, _: Instant) -> None:
     if state.status is not SagaStatus.PARKED:
         state.before_parking = (state.status, state.reason)
     state.reason = intent.reason
@@ -327,47 +286,44 @@ def _parked(state: SagaState, intent: SagaParked, _: Instant) -> None:
         state.steps[intent.step].is_dropped = False
 
 
-def _resumed(state: SagaState, _: SagaResumed, __: Instant) -> None:
+def _resumed(state: SagaState, _: intents.SagaResumed, __: Instant) -> None:
     status, state.reason = state.before_parking
     _become(state, status)
 
 
-def _finishing(state: SagaState, intent: SagaFinishing, _: Instant) -> None:
+def _finishing(state: SagaState, intent: intents.SagaFinishing, _: Instant) -> None:
     state.is_finishing = True
     state.pending_outcome = intent.outcome
 
 
-def _completed(state: SagaState, intent: SagaCompleted, _: Instant) -> None:
+def _completed(state: SagaState, intent: intents.SagaCompleted, _: Instant) -> None:
     state.is_finishing = True
     state.pending_outcome = None
-    _end(state, SagaStatus.COMPLETED)
-    state.residue = intent.residue or ()
+    _end(state, SagaStatus.COMPLETED, intent.residue or ())
     state.outcome = intent.outcome
 
 
-def _rolled_back(state: SagaState, intent: SagaRolledBack, _: Instant) -> None:
-    _end(state, _rolled_back_status(intent.residue))
+def _rolled_back(state: SagaState, intent: intents.SagaRolledBack, _: Instant) -> None:
+    _end(state, _rolled_back_status(intent.residue), intent.residue)
     state.reason, state.code = intent.reason, intent.code
-    state.residue = intent.residue
     state.outcome = intent.outcome
 
 
-def _cleaned_up(state: SagaState, intent: SagaCleanedUp, _: Instant) -> None:
-    is_completed = state.is_finishing
-    _end(state, SagaStatus.COMPLETED if is_completed else _rolled_back_status(intent.residue))
-    state.residue = intent.residue
+def _cleaned_up(state: SagaState, intent: intents.SagaCleanedUp, _: Instant) -> None:
+    rolled_back = _rolled_back_status(intent.residue)
+    _end(state, SagaStatus.COMPLETED if state.is_finishing else rolled_back, intent.residue)
 
 
-def _abandoned(state: SagaState, intent: SagaAbandoned, _: Instant) -> None:
+def _abandoned(state: SagaState, intent: intents.SagaAbandoned, _: Instant) -> None:
     state.is_poisoned = False
-    _end(state, SagaStatus.ABANDONED)
+    _end(state, SagaStatus.ABANDONED, intent.residue)
     state.reason = intent.reason
-    state.residue = intent.residue
     state.outcome = intent.outcome
 
 
-def _end(state: SagaState, status: SagaStatus) -> None:
+def _end(state: SagaState, status: SagaStatus, residue: tuple[StepId, ...]) -> None:
     _become(state, status)
+    state.residue = residue
     state.timers.clear()
     state.waits.clear()
 
@@ -376,38 +332,38 @@ def _rolled_back_status(residue: tuple[StepId, ...]) -> SagaStatus:
     return SagaStatus.ROLLED_BACK_WITH_RESIDUE if residue else SagaStatus.ROLLED_BACK
 
 
-def _without_effect(_: SagaState, __: Intent, ___: Instant) -> None:
+def _without_effect(_: SagaState, __: intents.Intent, ___: Instant) -> None:
     """It concerns nobody's state."""
 
 
 _Effect: TypeAlias = Callable[[SagaState, Any, Instant], None]
 
-FACT_EFFECTS: Final[dict[type[Fact], _Effect]] = {
-    SagaStarted: _started,
-    ReplyReceived: _replied,
-    TimerFired: _timer_fired,
-    SignalReceived: _signalled,
-    CancelRequested: _cancel_requested,
-    OperatorActed: _operator_acted,
-    TurnFailed: _turn_failed,
+FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
+    events.SagaStarted: _started,
+    events.ReplyReceived: _replied,
+    events.TimerFired: _timer_fired,
+    events.SignalReceived: _signalled,
+    events.CancelRequested: _cancel_requested,
+    events.OperatorActed: _operator_acted,
+    events.TurnFailed: _turn_failed,
 }
 
-EFFECTS: Final[dict[type[Intent], _Effect]] = {
-    IntentIssued: _issued,
-    StepSettled: _settled,
-    BranchDropped: _dropped,
-    EventPublished: _without_effect,
-    TimerArmed: _armed,
-    TimerCancelled: _cancelled,
-    SignalAwaited: _awaited,
-    Noted: _without_effect,
-    RollbackPlanned: _planned,
-    UndoAppended: _appended,
-    SagaParked: _parked,
-    SagaResumed: _resumed,
-    SagaFinishing: _finishing,
-    SagaCompleted: _completed,
-    SagaRolledBack: _rolled_back,
-    SagaCleanedUp: _cleaned_up,
-    SagaAbandoned: _abandoned,
+EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {
+    intents.IntentIssued: _issued,
+    intents.StepSettled: _settled,
+    intents.BranchDropped: _dropped,
+    intents.EventPublished: _without_effect,
+    intents.TimerArmed: _armed,
+    intents.TimerCancelled: _cancelled,
+    intents.SignalAwaited: _awaited,
+    intents.Noted: _without_effect,
+    intents.RollbackPlanned: _planned,
+    intents.UndoAppended: _appended,
+    intents.SagaParked: _parked,
+    intents.SagaResumed: _resumed,
+    intents.SagaFinishing: _finishing,
+    intents.SagaCompleted: _completed,
+    intents.SagaRolledBack: _rolled_back,
+    intents.SagaCleanedUp: _cleaned_up,
+    intents.SagaAbandoned: _abandoned,
 }

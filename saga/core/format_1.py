@@ -11,43 +11,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from saga.core.events import (
-    Act,
-    Event,
-    Fact,
-    OperatorActed,
-    ReplyOutcome,
-    ReplyReceived,
-    SagaStarted,
-    TimerFired,
-)
+from saga.core import events, intents
+from saga.core.events import Event
 from saga.core.identity import Direction, IntentId, parse_intent_id
-from saga.core.intents import (
-    BranchDropped,
-    Intent,
-    IntentIssued,
-    Noted,
-    RollbackGoal,
-    RollbackPlanned,
-    SagaAbandoned,
-    SagaCompleted,
-    SagaFinishing,
-    SagaParked,
-    SagaResumed,
-    SignalAwaited,
-    StepSettled,
-    TimerCancelled,
-    TimerPurpose,
-    UndoAppended,
-    Verdict,
-)
 from saga.core.state import SagaState, Step
 from saga.core.status import SagaStatus, StepStatus
 
 FORMAT_1: Final = 1
 
-_UNKNOWN_THEN = (StepSettled, BranchDropped, SagaResumed, SagaFinishing)
-_WITHOUT_EFFECT = frozenset({Verdict.SUPERSEDED, Verdict.CONFLICTING, Verdict.REFUSED})
+_UNKNOWN_THEN = (
+    intents.StepSettled,
+    intents.BranchDropped,
+    intents.SagaResumed,
+    intents.SagaFinishing,
+)
+_WITHOUT_EFFECT = frozenset(
+    {intents.Verdict.SUPERSEDED, intents.Verdict.CONFLICTING, intents.Verdict.REFUSED}
+)
 _OPEN = frozenset({StepStatus.ISSUED, StepStatus.IN_DOUBT, StepStatus.FAILED})
 _NOT_DONE = _OPEN | {StepStatus.REFUSED}
 _LEFT_STANDING = frozenset({StepStatus.UNDO_STUCK, StepStatus.SKIPPED})
@@ -71,40 +51,40 @@ def upgrade_plain(name: str, plain: dict[str, Any]) -> tuple[str, dict[str, Any]
     return name, plain
 
 
-def is_format_1(bodies: Sequence[Fact | Intent]) -> bool:
+def is_format_1(bodies: Sequence[events.Fact | intents.Intent]) -> bool:
     """Whether a history was begun before 0.1.0."""
-    return any(isinstance(body, SagaStarted) and body.format == FORMAT_1 for body in bodies)
+    return any(isinstance(body, events.SagaStarted) and body.format == FORMAT_1 for body in bodies)
 
 
-def as_then(intent: Intent) -> Intent:
+def as_then(intent: intents.Intent) -> intents.Intent:
     """A decision of today in the words of format 1."""
     match intent:
-        case SagaParked():
-            return SagaParked(reason=intent.reason)
-        case SagaCompleted():
-            return SagaCompleted(outcome=intent.outcome)
-        case SignalAwaited():
-            return SignalAwaited(wait=intent.wait, name=intent.name)
+        case intents.SagaParked():
+            return intents.SagaParked(reason=intent.reason)
+        case intents.SagaCompleted():
+            return intents.SagaCompleted(outcome=intent.outcome)
+        case intents.SignalAwaited():
+            return intents.SignalAwaited(wait=intent.wait, name=intent.name)
         case _:
             return intent
 
 
-def may_be_missing(intent: Intent, state: SagaState) -> bool:
+def may_be_missing(intent: intents.Intent, state: SagaState) -> bool:
     """Whether a turn of format 1 that led to *state* could leave *intent* unsaid."""
-    if isinstance(intent, SignalAwaited):
+    if isinstance(intent, intents.SignalAwaited):
         return not any(intent.wait in waits for waits in state.waits.values())
     return isinstance(intent, _UNKNOWN_THEN)
 
 
 def take_unsaid(state: SagaState, event: Event, decided: Sequence[object]) -> None:
     """Infer where a turn of format 1 has left the steps, once all that it says has its effect."""
-    verdicts = {body.verdict for body in decided if isinstance(body, Noted)}
+    verdicts = {body.verdict for body in decided if isinstance(body, intents.Noted)}
     match event.fact:
-        case ReplyReceived() as fact if not verdicts & _WITHOUT_EFFECT:
+        case events.ReplyReceived() as fact if not verdicts & _WITHOUT_EFFECT:
             _replied(state, fact)
-        case TimerFired(timer_id=timer_id):
+        case events.TimerFired(timer_id=timer_id):
             _fired(state, timer_id)
-        case OperatorActed(act=Act.SKIP, step=named) if not verdicts:
+        case events.OperatorActed(act=events.Act.SKIP, step=named) if not verdicts:
             for step in state.steps.values():
                 if step.status in _BEING_UNDONE and named in (None, step.id):
                     step.status = StepStatus.SKIPPED
@@ -116,18 +96,18 @@ def take_unsaid(state: SagaState, event: Event, decided: Sequence[object]) -> No
 
 
 def _take_decided(state: SagaState, decided: Sequence[object]) -> None:
-    reissued = {body.step for body in decided if isinstance(body, IntentIssued)}
+    reissued = {body.step for body in decided if isinstance(body, intents.IntentIssued)}
     for body in decided:
         match body:
-            case TimerCancelled(timer_id=timer_id):
-                stopped = _issued_step(state, timer_id, TimerPurpose.RETRY)
+            case intents.TimerCancelled(timer_id=timer_id):
+                stopped = _issued_step(state, timer_id, intents.TimerPurpose.RETRY)
                 if stopped is not None and stopped.id not in reissued:
                     stopped.status = StepStatus.FAILED
-            case UndoAppended(step=step_id) if step_id not in reissued:
+            case intents.UndoAppended(step=step_id) if step_id not in reissued:
                 state.steps[step_id].status = StepStatus.DONE
-            case RollbackPlanned(goal=RollbackGoal.ROLLED_BACK):
+            case intents.RollbackPlanned(goal=intents.RollbackGoal.ROLLED_BACK):
                 _close(state, StepStatus.ISSUED, StepStatus.IN_DOUBT)
-            case SagaAbandoned():
+            case intents.SagaAbandoned():
                 _close(state, StepStatus.ISSUED, StepStatus.IN_DOUBT)
                 _close(state, StepStatus.UNDOING, StepStatus.SKIPPED)
             case _:
@@ -135,42 +115,42 @@ def _take_decided(state: SagaState, decided: Sequence[object]) -> None:
 
 
 def _has_gone_on(
-    state: SagaState, fact: Fact, verdicts: set[Verdict], decided: Sequence[object]
+    state: SagaState, fact: events.Fact, verdicts: set[intents.Verdict], decided: Sequence[object]
 ) -> bool:
     """Whether a parked saga went on, as far as can be told."""
     if state.status is not SagaStatus.PARKED or state.is_poisoned:
         return False
-    if any(isinstance(body, SagaParked) for body in decided):
+    if any(isinstance(body, intents.SagaParked) for body in decided):
         return False
-    if isinstance(fact, OperatorActed):
-        return fact.act in {Act.RETRY, Act.SKIP} and not verdicts
-    return Verdict.LATE_SUCCESS in verdicts
+    if isinstance(fact, events.OperatorActed):
+        return fact.act in {events.Act.RETRY, events.Act.SKIP} and not verdicts
+    return intents.Verdict.LATE_SUCCESS in verdicts
 
 
-def _replied(state: SagaState, fact: ReplyReceived) -> None:
+def _replied(state: SagaState, fact: events.ReplyReceived) -> None:
     name = parse_intent_id(fact.intent_id)
     step = state.steps.get(name.step) if name is not None else None
     if name is None or step is None:
         return
-    is_done = fact.outcome is ReplyOutcome.DONE
+    is_done = fact.outcome is events.ReplyOutcome.DONE
     if name.direction is Direction.UNDO:
         if is_done and name.attempt >= step.undo_floor and step.status in _LEFT_STANDING:
             step.status = StepStatus.UNDONE
     elif is_done and step.status in _NOT_DONE:
         step.status = StepStatus.DONE
-    elif fact.outcome is ReplyOutcome.REFUSED and step.status in _OPEN:
+    elif fact.outcome is events.ReplyOutcome.REFUSED and step.status in _OPEN:
         step.status = StepStatus.REFUSED
     elif step.status is StepStatus.ISSUED and not step.is_backing_off:
         step.status = StepStatus.FAILED
 
 
 def _fired(state: SagaState, timer_id: str) -> None:
-    step = _issued_step(state, timer_id, TimerPurpose.DEADLINE)
+    step = _issued_step(state, timer_id, intents.TimerPurpose.DEADLINE)
     if step is not None:
         step.status = StepStatus.IN_DOUBT
 
 
-def _issued_step(state: SagaState, timer_id: str, purpose: TimerPurpose) -> Step | None:
+def _issued_step(state: SagaState, timer_id: str, purpose: intents.TimerPurpose) -> Step | None:
     """The step whose latest attempt a timer was for, if nothing is to come of that attempt."""
     intent_id, _, timer_purpose = timer_id.rpartition("/")
     name = parse_intent_id(IntentId(intent_id))

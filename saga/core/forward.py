@@ -5,35 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from saga.core import rollback
+from saga.core import events, intents, program, rollback
 from saga.core.decider import Disposition
-from saga.core.events import Json, ReplyOutcome, ReplyReceived, SagaStarted, SignalReceived
-from saga.core.identity import Direction, TimerId
-from saga.core.intents import (
-    BranchDropped,
-    EventPublished,
-    RollbackGoal,
-    SagaFinishing,
-    SignalAwaited,
-    TimerPurpose,
-    Verdict,
-)
-from saga.core.program import (
-    AwaitSignal,
-    Command,
-    DoStep,
-    DropBranch,
-    Fail,
-    Finish,
-    Publish,
-    Resolution,
-    Signalled,
-    Sleep,
-    Slept,
-    StepGaveOut,
-    StepSucceeded,
-    WaitTimedOut,
-)
+from saga.core.events import Json, ReplyOutcome, ReplyReceived
+from saga.core.identity import Direction
+from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step
 from saga.core.status import StepKind, StepStatus
 from saga.core.turn import Turn
@@ -41,7 +17,7 @@ from saga.core.turn import Turn
 _GAVE_OUT = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
 
 
-def start(turn: Turn, fact: SagaStarted) -> Disposition:
+def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     """The trigger: begin the program, or recognise a repeat of it."""
     state = turn.state
     if state.is_started:
@@ -49,7 +25,8 @@ def start(turn: Turn, fact: SagaStarted) -> Disposition:
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "trigger", "abandoned before it had begun")
     turn.take_fact()
-    turn.begin(turn.definition.program(state.saga_id, fact.key))
+    assert state.program is None, state.saga_id
+    turn.program = state.program = turn.definition.program(state.saga_id, fact.key)
     _run(turn, turn.program.start(fact.trigger, turn.at))
     return Disposition.RECORDED
 
@@ -64,19 +41,16 @@ def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposit
     if state.status.is_ended:
         turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {state.status.value}")
     if fact.outcome is ReplyOutcome.FAILED and (attempt != step.attempts or step.is_backing_off):
-        return turn.note(
-            Verdict.SUPERSEDED, fact.intent_id, "a later attempt is on its way already"
-        )
+        return turn.note(Verdict.SUPERSEDED, fact.intent_id, rollback.LATER_ATTEMPT)
     if not turn.has_taken_fact:
         turn.take_fact()
+    turn.disarm_for(step, Direction.DO)
     match fact.outcome:
         case ReplyOutcome.DONE:
             _succeed(turn, step, fact)
         case ReplyOutcome.REFUSED:
-            turn.disarm_for(step, Direction.DO)
             _fail_step(turn, step, StepStatus.REFUSED, fact.code, fact.message or "refused")
         case ReplyOutcome.FAILED:
-            turn.disarm_for(step, Direction.DO)
             _fail_attempt(turn, step, StepStatus.FAILED, fact.code, fact.message or "failed")
         case _:
             assert_never(fact.outcome)
@@ -89,24 +63,16 @@ def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
         return
     if purpose is TimerPurpose.RETRY:
         turn.issue_again(step)
-        return
-    message = "no reply within the step's deadline"
-    _fail_attempt(turn, step, StepStatus.IN_DOUBT, "timeout", message)
+    else:
+        _fail_attempt(turn, step, StepStatus.IN_DOUBT, "timeout", rollback.MISSED_DEADLINE)
 
 
-def slept(turn: Turn, name: str) -> None:
-    """A sleep is over."""
-    _go_on(turn, Slept(name))
-
-
-def wait_timed_out(turn: Turn, wait: str) -> None:
-    """No signal came in time."""
-    _go_on(turn, WaitTimedOut(wait))
-
-
-def signalled(turn: Turn, fact: SignalReceived) -> Disposition:
+def signalled(turn: Turn, fact: events.SignalReceived) -> Disposition:
     """Give a signal to the oldest wait for its name, or keep it until there is one."""
-    waits = turn.state.waits.get(fact.name)
+    state = turn.state
+    if state.has_ended:
+        return turn.note(Verdict.AFTER_END, fact.name, f"the saga is {state.status.value}")
+    waits = state.waits.get(fact.name)
     if not waits:
         turn.take_fact()
         return Disposition.RECORDED
@@ -115,8 +81,8 @@ def signalled(turn: Turn, fact: SignalReceived) -> Disposition:
     if refusal is not None:
         return turn.note(Verdict.REFUSED, f"signal {fact.name}", refusal)
     turn.take_fact()
-    turn.disarm(_timer_id(turn.state, TimerPurpose.WAIT, wait))
-    _go_on(turn, Signalled(wait, fact.payload))
+    turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))
+    go_on(turn, program.Signalled(wait, fact.payload))
     return Disposition.RECORDED
 
 
@@ -128,15 +94,14 @@ def settle(turn: Turn) -> None:
     in_flight = [step for step in state.steps.values() if step.status is StepStatus.ISSUED]
     if state.cancel_reason is not None:
         if not in_flight:
-            rollback.begin(turn, state.cancel_reason, code="cancelled", failed_step=None)
+            rollback.begin(turn, state.cancel_reason, code="cancelled")
         return
     has_to_wait = any(step.is_dropped and rollback.has_undo(turn, step) for step in in_flight)
-    has_leftovers = rollback.has_leftovers(turn)
-    if not has_to_wait and not has_leftovers:
+    if not has_to_wait and not rollback.has_leftovers(turn):
         turn.complete(turn.finish.outcome if turn.finish is not None else state.pending_outcome)
         return
     if turn.finish is not None:
-        turn.record(SagaFinishing(outcome=turn.finish.outcome))
+        turn.record(intents.SagaFinishing(outcome=turn.finish.outcome))
     if not has_to_wait:
         rollback.begin_leftovers(turn)
 
@@ -149,12 +114,6 @@ def retry_now(turn: Turn, step: Step) -> None:
     turn.issue_again(step)
 
 
-def stop_retrying(turn: Turn, step: Step) -> None:
-    """Settle a step that waits for its next attempt: there will be none."""
-    turn.disarm_for(step, Direction.DO)
-    turn.settle(step, StepStatus.FAILED)
-
-
 def holds_up(state: SagaState, step: Step) -> bool:
     """Whether a saga that can only go forward has parked because of *step*."""
     if step.status not in _GAVE_OUT or step.is_dropped:
@@ -162,13 +121,20 @@ def holds_up(state: SagaState, step: Step) -> bool:
     return state.plan is None and not state.status.is_ended
 
 
+def go_on(turn: Turn, resolution: program.Resolution) -> None:
+    """Tell the program how something ended that it waits for, if it is still asked."""
+    state = turn.state
+    if state.plan is None and state.cancel_reason is None and not state.is_finishing:
+        assert turn.finish is None, (state.saga_id, resolution)
+        _run(turn, turn.program.resume(resolution, turn.at))
+
+
 def _succeed(turn: Turn, step: Step, fact: ReplyReceived) -> None:
-    turn.disarm_for(step, Direction.DO)
     if step.status is not StepStatus.DONE:
         # The saga has ended, so that the reply was noted and is told apart.
         turn.settle(step, StepStatus.DONE)
     if not step.is_dropped:
-        _go_on(turn, StepSucceeded(step.id, fact.reply))
+        go_on(turn, program.StepSucceeded(step.id, fact.reply))
 
 
 def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
@@ -176,7 +142,7 @@ def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
     turn.settle(step, StepStatus.DONE)
     _resume_if_free(turn)
-    _go_on(turn, StepSucceeded(step.id, fact.reply))
+    go_on(turn, program.StepSucceeded(step.id, fact.reply))
     return Disposition.RECORDED
 
 
@@ -184,14 +150,11 @@ def _fail_attempt(
     turn: Turn, step: Step, final: StepStatus, code: str | None, message: str
 ) -> None:
     """An attempt failed: try again, or settle the step as *final*."""
-    retry = turn.policy(step).retry
     may_retry = turn.state.cancel_reason is None and not step.is_dropped
-    seed = f"{turn.state.saga_id}/{step.id}/do/{step.attempts}"
-    delay_us = retry.delay_us(failed_attempts=step.attempts, seed=seed)
-    elapsed_us = turn.at + delay_us - step.first_issued_at
-    if may_retry and retry.allows(failed_attempts=step.attempts, elapsed_us=elapsed_us, code=code):
-        turn.arm_for(step, Direction.DO, TimerPurpose.RETRY, delay_us)
-    else:
+    retry, failed, since = turn.policy(step).retry, step.attempts, step.first_issued_at
+    if not may_retry or not turn.arm_retry(
+        step, Direction.DO, retry, failed=failed, since=since, code=code
+    ):
         _fail_step(turn, step, final, code, message)
 
 
@@ -206,22 +169,8 @@ def _fail_step(turn: Turn, step: Step, status: StepStatus, code: str | None, mes
         reason = f"step {step.id} failed for good and there is no way back: {message}"
         turn.park(reason, step)
     elif not was_dropped:
-        _go_on(turn, StepGaveOut(step.id, code, message, status is StepStatus.REFUSED))
-
-
-def _go_on(turn: Turn, resolution: Resolution) -> None:
-    state = turn.state
-    # `_is_settling`, written out: this is where every reply passes.
-    if state.plan is None and state.cancel_reason is None and not state.is_finishing:
-        assert turn.finish is None, (state.saga_id, resolution)
-        _run(turn, turn.program.resume(resolution, turn.at))
-
-
-def _is_settling(turn: Turn) -> bool:
-    """Whether the program is not asked any more."""
-    state = turn.state
-    is_through = turn.finish is not None or state.is_finishing
-    return is_through or state.plan is not None or state.cancel_reason is not None
+        is_refused = status is StepStatus.REFUSED
+        go_on(turn, program.StepGaveOut(step.id, code, message, is_refused))
 
 
 def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
@@ -231,67 +180,63 @@ def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
         turn.resume()
 
 
-def _run(turn: Turn, commands: Sequence[Command]) -> None:
+def _run(turn: Turn, commands: Sequence[program.Command]) -> None:
     """Turn commands into intents.
 
     Waits come last, when all else that was asked for in the same breath is known: what a kept
     signal leads to may drop some of that.
     """
     queue = list(commands)
-    waiting: list[AwaitSignal] = []
+    waiting: list[program.AwaitSignal] = []
     while queue or waiting:
         if not queue:
             queue.extend(_await_signal(turn, waiting.pop(0)))
             continue
         command = queue.pop(0)
         match command:
-            case DoStep():
+            case program.DoStep():
                 turn.issue_new(command)
-            case Finish():
+            case program.Finish():
                 assert turn.finish is None, (turn.state.saga_id, command)
                 turn.finish = command
-            case Fail():
-                _fail(turn, command)
-            case Sleep():
-                timer_id = _timer_id(turn.state, TimerPurpose.SLEEP, command.name)
-                turn.arm(timer_id, TimerPurpose.SLEEP, command.name, command.length_us)
-            case AwaitSignal():
+            case program.Fail(reason) if turn.state.is_past_pivot:
+                turn.park(f"past its pivot, so it can only go forward: {reason}")
+            case program.Fail(reason, code, failed_step):
+                rollback.begin(turn, reason, code=code, failed_step=failed_step)
+            case program.Sleep(name, length_us):
+                turn.arm(TimerPurpose.SLEEP, name, length_us)
+            case program.AwaitSignal():
                 waiting.append(command)
-            case Publish():
-                _publish(turn, command)
-            case DropBranch():
+            case program.Publish(name, message):
+                contract, payload = message.contract, message.payload
+                turn.record(
+                    intents.EventPublished(publication=name, contract=contract, payload=payload)
+                )
+            case program.DropBranch():
                 waiting = [wait for wait in waiting if wait.wait not in command.waits]
                 _drop_branch(turn, command)
             case _:
                 assert_never(command)
 
 
-def _publish(turn: Turn, command: Publish) -> None:
-    turn.record(
-        EventPublished(
-            publication=command.publication,
-            contract=command.message.contract,
-            payload=command.message.payload,
-        )
-    )
-
-
-def _await_signal(turn: Turn, command: AwaitSignal) -> Sequence[Command]:
-    if _is_settling(turn):
+def _await_signal(turn: Turn, command: program.AwaitSignal) -> Sequence[program.Command]:
+    state = turn.state
+    is_through = turn.finish is not None or state.is_finishing
+    if is_through or state.plan is not None or state.cancel_reason is not None:
         return ()
     kept, refusals = _choose(turn, command)
-    turn.record(SignalAwaited(wait=command.wait, name=command.name, refused=len(refusals) or None))
+    refused = len(refusals) or None
+    turn.record(intents.SignalAwaited(wait=command.wait, name=command.name, refused=refused))
     for refusal in refusals:
         turn.note(Verdict.REFUSED, f"signal {command.name}", refusal)
     if kept is not None:
-        return turn.program.resume(Signalled(command.wait, kept), turn.at)
+        return turn.program.resume(program.Signalled(command.wait, kept), turn.at)
     if command.timeout_us is not None:
-        timer_id = _timer_id(turn.state, TimerPurpose.WAIT, command.wait)
-        turn.arm(timer_id, TimerPurpose.WAIT, command.wait, command.timeout_us)
+        turn.arm(TimerPurpose.WAIT, command.wait, command.timeout_us)
     return ()
 
 
-def _choose(turn: Turn, command: AwaitSignal) -> tuple[Json | None, list[str]]:
+def _choose(turn: Turn, command: program.AwaitSignal) -> tuple[Json | None, list[str]]:
     """The oldest kept signal that a wait takes, and why it does not take those before it."""
     refusals: list[str] = []
     for payload in turn.state.signals.get(command.name, ()):
@@ -302,11 +247,10 @@ def _choose(turn: Turn, command: AwaitSignal) -> tuple[Json | None, list[str]]:
     return None, refusals
 
 
-def _drop_branch(turn: Turn, command: DropBranch) -> None:
+def _drop_branch(turn: Turn, command: program.DropBranch) -> None:
     state = turn.state
-    steps = [state.steps[step_id] for step_id in command.steps]
-    steps = [step for step in steps if not step.is_dropped]
-    timers = {sleep: _timer_id(state, TimerPurpose.SLEEP, sleep) for sleep in command.sleeps}
+    steps = [step for id_ in command.steps if not (step := state.steps[id_]).is_dropped]
+    timers = {sleep: turn.timer_id(TimerPurpose.SLEEP, sleep) for sleep in command.sleeps}
     sleeps = tuple(sleep for sleep, timer_id in timers.items() if timer_id in state.timers)
     open_waits = {wait for waits in state.waits.values() for wait in waits}
     waits = tuple(wait for wait in command.waits if wait in open_waits)
@@ -314,30 +258,14 @@ def _drop_branch(turn: Turn, command: DropBranch) -> None:
         return
     were_holding = any(holds_up(state, step) for step in steps)
     step_ids = tuple(step.id for step in steps)
-    turn.record(BranchDropped(steps=step_ids, sleeps=sleeps, waits=waits))
+    turn.record(intents.BranchDropped(steps=step_ids, sleeps=sleeps, waits=waits))
     for step in steps:
         if step.is_backing_off:
-            stop_retrying(turn, step)
+            turn.disarm_for(step, Direction.DO)
+            turn.settle(step, StepStatus.FAILED)
     if were_holding:
         _resume_if_free(turn)
     for sleep in sleeps:
         turn.disarm(timers[sleep])
     for wait in waits:
-        turn.disarm(_timer_id(state, TimerPurpose.WAIT, wait))
-
-
-def _fail(turn: Turn, command: Fail) -> None:
-    if turn.state.is_past_pivot:
-        turn.park(f"past its pivot, so it can only go forward: {command.reason}")
-        return
-    rollback.begin(
-        turn,
-        command.reason,
-        code=command.code,
-        failed_step=command.failed_step,
-        goal=RollbackGoal.ROLLED_BACK,
-    )
-
-
-def _timer_id(state: SagaState, purpose: TimerPurpose, name: str) -> TimerId:
-    return TimerId(f"{state.saga_id}/{name}/" + purpose)
+        turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))

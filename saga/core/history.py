@@ -7,17 +7,17 @@ so that whatever a user put into one can never keep an entry from being read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from enum import Enum
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, TypeVar
+from types import NoneType
+from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 
-from saga.core import events, intents
 from saga.core.events import Event, Fact, Json, Message
-from saga.core.identity import Direction, Instant, MessageId, SagaId
-from saga.core.intents import Intent, PlannedUndo
-from saga.core.status import StepKind, StepStatus
+from saga.core.identity import Instant, MessageId, SagaId
+from saga.core.intents import Intent, PlannedUndo, RollbackPlanned
 from saga.errors import UnknownEntry
 
 
@@ -34,131 +34,66 @@ class Entry(NamedTuple):
     body: Fact | Intent
 
 
+FACTS: Final = frozenset(get_args(Fact))
 NAMES: Final[dict[str, type]] = {
-    "saga-started": events.SagaStarted,
-    "reply-received": events.ReplyReceived,
-    "timer-fired": events.TimerFired,
-    "signal-received": events.SignalReceived,
-    "cancel-requested": events.CancelRequested,
-    "operator-acted": events.OperatorActed,
-    "turn-failed": events.TurnFailed,
-    "intent-issued": intents.IntentIssued,
-    "step-settled": intents.StepSettled,
-    "branch-dropped": intents.BranchDropped,
-    "event-published": intents.EventPublished,
-    "timer-armed": intents.TimerArmed,
-    "timer-cancelled": intents.TimerCancelled,
-    "signal-awaited": intents.SignalAwaited,
-    "noted": intents.Noted,
-    "rollback-planned": intents.RollbackPlanned,
-    "undo-appended": intents.UndoAppended,
-    "saga-parked": intents.SagaParked,
-    "saga-resumed": intents.SagaResumed,
-    "saga-finishing": intents.SagaFinishing,
-    "saga-completed": intents.SagaCompleted,
-    "saga-rolled-back": intents.SagaRolledBack,
-    "saga-cleaned-up": intents.SagaCleanedUp,
-    "saga-abandoned": intents.SagaAbandoned,
+    re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower(): kind
+    for kind in (*get_args(Fact), *get_args(Intent))
 }
-"""Stored names are forever: one may be added, none renamed or given another meaning."""
-
+"""Each class under its own name. Stored names are forever: one may be added, none be renamed."""
 NAME_OF: Final[dict[type, str]] = {kind: name for name, kind in NAMES.items()}
-FACTS: Final = frozenset(
-    {
-        events.SagaStarted,
-        events.ReplyReceived,
-        events.TimerFired,
-        events.SignalReceived,
-        events.CancelRequested,
-        events.OperatorActed,
-        events.TurnFailed,
-    }
-)
 
-E = TypeVar("E", bound=Enum)
-
-
-def _member(kind: type[E]) -> Callable[[Any], E]:
-    """A look-up of members by value; calling the class costs three times as much."""
-    return {member.value: member for member in kind}.__getitem__
-
-
-def _planned(steps: Sequence[dict[str, Any]]) -> tuple[PlannedUndo, ...]:
-    planned = []
-    for step in steps:
-        unknown = step.keys() - {"step", "after"}
-        if unknown:
-            raise KeyError(*unknown)
-        if "step" not in step:
-            raise ValueError(f"a planned undo names no step: {step}")
-        after = tuple(step["after"]) if "after" in step else None
-        planned.append(PlannedUndo(step=step["step"], after=after))
-    return tuple(planned)
-
-
-_CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "direction": _member(Direction),
-    "kind": _member(StepKind),
-    "status": _member(StepStatus),
-    "purpose": _member(intents.TimerPurpose),
-    "verdict": _member(intents.Verdict),
-    "goal": _member(intents.RollbackGoal),
-    "mode": _member(events.CancelMode),
-    "act": _member(events.Act),
-    "after": tuple,
-    "residue": tuple,
-    "steps": tuple,
-    "sleeps": tuple,
-    "waits": tuple,
-}
-"""How a field that is no plain JSON value is read back."""
-
-_OWN_CONVERTERS: Final[dict[type, dict[str, Callable[[Any], Any]]]] = {
-    events.ReplyReceived: {"outcome": _member(events.ReplyOutcome)},
-    intents.RollbackPlanned: {"steps": _planned},
-}
-"""The same where one name means two things."""
-
-_MESSAGES: Final = {
-    events.SagaStarted: "trigger",
-    events.ReplyReceived: "reply",
-    intents.SagaFinishing: "outcome",
-    intents.SagaCompleted: "outcome",
-    intents.SagaRolledBack: "outcome",
-    intents.SagaAbandoned: "outcome",
-}
+_Reader = Callable[[Any], Any]
 
 
 class _Shape(NamedTuple):
     """What reading and writing an entry needs to know of its type, in one lookup.
 
-    *absent* are the fields that are not written when they are None and have no default; *defaults*
-    those that are not written when they have another default.
+    *message* is the field that holds a message, if any. Fields are not written where they have
+    one of the *defaults*.
     """
 
     kind: type
     names: tuple[str, ...]
-    converters: tuple[tuple[str, Callable[[Any], Any]], ...]
-    message: str | None
+    readers: tuple[tuple[str, _Reader], ...]
+    message: str
     has_payload: bool
-    absent: dict[str, None]
     defaults: dict[str, object]
 
 
 def _shape(kind: type) -> _Shape:
-    kind_fields = fields(kind)
-    names = tuple(field.name for field in kind_fields)
-    converters = {**_CONVERTERS, **_OWN_CONVERTERS.get(kind, {})}
-    absent = [f.name for f in kind_fields if "None" in str(f.type) and f.default is MISSING]
+    hints = get_type_hints(kind)
+    types = {
+        name: get_args(hint)[0] if NoneType in get_args(hint) else hint
+        for name, hint in hints.items()
+    }
+    readers = ((name, _reader(hint)) for name, hint in types.items())
     return _Shape(
         kind,
-        names,
-        tuple((name, converters[name]) for name in names if name in converters),
-        _MESSAGES.get(kind),
-        "payload" in names,
-        dict.fromkeys(absent),
-        {f.name: f.default for f in kind_fields if f.default not in (MISSING, None)},
+        names=tuple(types),
+        readers=tuple((name, reader) for name, reader in readers if reader is not None),
+        message=next((name for name, hint in types.items() if hint is Message), ""),
+        has_payload="payload" in types,
+        defaults={f.name: f.default for f in fields(kind) if f.default not in (MISSING, None)},
     )
+
+
+def _reader(hint: object) -> _Reader | None:
+    """How a field of this type is read back; None where JSON has it as it is."""
+    if get_origin(hint) is tuple:
+        is_plan = get_args(hint)[0] is PlannedUndo
+        return (lambda steps: tuple(map(_planned, steps))) if is_plan else tuple
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        # A look-up of members by value; calling the class costs three times as much.
+        return {member.value: member for member in hint}.__getitem__
+    return None
+
+
+def _planned(plain: dict[str, Any]) -> PlannedUndo:
+    if unknown := plain.keys() - {"step", "after"}:
+        raise KeyError(*unknown)
+    if "after" in plain:
+        plain["after"] = tuple(plain["after"])
+    return PlannedUndo(**plain)
 
 
 _SHAPES: Final = {name: _shape(kind) for name, kind in NAMES.items()}
@@ -204,10 +139,10 @@ def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]
             plain[name] = value
     if shape.has_payload:
         plain["payload"] = embed(body.payload)  # type: ignore[union-attr]  # its shape says so
-    elif shape.message is not None and shape.message in plain:
+    elif shape.message in plain:
         message = getattr(body, shape.message)
         plain[shape.message] = {"contract": message.contract, "payload": embed(message.payload)}
-    elif type(body) is intents.RollbackPlanned:
+    elif type(body) is RollbackPlanned:
         plain["steps"] = [
             {"step": planned.step}
             if planned.after is None
@@ -222,11 +157,7 @@ def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]
 
 
 def from_plain(
-    saga_id: SagaId,
-    version: int,
-    name: str,
-    plain: dict[str, Any],
-    text: Callable[[Any], Json],
+    saga_id: SagaId, version: int, name: str, plain: dict[str, Any], text: Callable[[Any], Json]
 ) -> Entry:
     """The entry that `to_plain` described; *text* gives back the text of an embedded payload.
 
@@ -239,31 +170,26 @@ def from_plain(
     shape = _SHAPES.get(name)
     if shape is None:
         raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
-    kind, names, converters, message_field, has_payload, absent, _ = shape
+    kind, names, readers, message_field, has_payload, _ = shape
     at, cause = plain.pop("at"), plain.pop("cause")
     if has_payload:
         plain["payload"] = text(plain["payload"])
-    elif message_field is not None and message_field in plain:
+    elif message_field in plain:
         message = plain[message_field]
         plain[message_field] = Message(message["contract"], text(message["payload"]))
-    for value in plain.values():
-        if value is None:
-            raise ValueError(f"{name} has a null, which is never written")
-    for field, convert in converters:
-        if field in plain:
-            try:
-                plain[field] = convert(plain[field])
-            except KeyError as error:
-                problem = f"{error} in {field!r} of {name!r} is not known to this version of saga"
-                raise UnknownEntry(saga_id, version, problem) from None
-    if absent:
-        plain = {**absent, **plain}
+    if None in plain.values():
+        raise ValueError(f"{name} has a null, which is never written")
+    field = ""
     try:
-        body = kind(**plain)
+        for field, read in readers:
+            if field in plain:
+                plain[field] = read(plain[field])
+        return Entry(saga_id, version, at, cause, kind(**plain))
+    except KeyError as error:
+        unknown = f"{error} in {field!r}"
     except TypeError:
-        unknown = sorted(plain.keys() - set(names))
+        unknown = ", ".join(sorted(plain.keys() - set(names)))
         if not unknown:
             raise
-        problem = f"{', '.join(unknown)} of {name!r} is not known to this version of saga"
-        raise UnknownEntry(saga_id, version, problem) from None
-    return Entry(saga_id, version, at, cause, body)
+    problem = f"{unknown} of {name!r} is not known to this version of saga"
+    raise UnknownEntry(saga_id, version, problem)

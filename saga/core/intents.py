@@ -16,8 +16,6 @@ from saga.core.values import value
 
 
 class TimerPurpose(StrEnum):
-    """What a timer is for."""
-
     DEADLINE = "deadline"
     RETRY = "retry"
     SLEEP = "sleep"
@@ -95,8 +93,6 @@ class TimerArmed:
 
 @value(kw_only=True)
 class TimerCancelled:
-    """A timer is no longer wanted."""
-
     timer_id: TimerId
 
 
@@ -185,14 +181,14 @@ class SagaResumed:
 class SagaFinishing:
     """The program has returned *outcome*; what it gave up settles before the saga completes."""
 
-    outcome: Message | None
+    outcome: Message | None = None
 
 
 @value(kw_only=True)
 class SagaCompleted:
     """The program has returned; *residue* is what it gave up and nobody could undo."""
 
-    outcome: Message | None
+    outcome: Message | None = None
     residue: tuple[StepId, ...] | None = None
 
 
@@ -201,10 +197,10 @@ class SagaRolledBack:
     """Everything that could be undone is; *residue* is what could not."""
 
     reason: str
-    code: str | None
-    failed_step: StepId | None
+    code: str | None = None
+    failed_step: StepId | None = None
     residue: tuple[StepId, ...]
-    outcome: Message | None
+    outcome: Message | None = None
 
 
 @value(kw_only=True)

@@ -10,22 +10,12 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from saga.core import forward, requests, rollback
+from saga.core import events, forward, requests, rollback
 from saga.core.decider import Decider, Decision, Disposition
-from saga.core.events import (
-    CancelRequested,
-    Event,
-    OperatorActed,
-    ReplyOutcome,
-    ReplyReceived,
-    SagaStarted,
-    SignalReceived,
-    TimerFired,
-    TurnFailed,
-)
-from saga.core.identity import Direction, parse_intent_id
+from saga.core.events import Event, ReplyOutcome, ReplyReceived
+from saga.core.identity import Direction, StepId, parse_intent_id
 from saga.core.intents import TimerPurpose, Verdict
-from saga.core.program import Definition
+from saga.core.program import Definition, Slept, WaitTimedOut
 from saga.core.state import SagaState
 from saga.core.turn import Turn
 
@@ -42,13 +32,7 @@ def decider_for(definition: Definition) -> Decider:
                 forward.settle(turn)
         return Decision(state, turn.intents, disposition)
 
-    return Decider(
-        definition.name,
-        definition.version,
-        definition.fingerprint,
-        SagaState,
-        handle,
-    )
+    return Decider(definition.name, definition.version, definition.fingerprint, SagaState, handle)
 
 
 def _take(turn: Turn, event: Event) -> Disposition:
@@ -56,19 +40,19 @@ def _take(turn: Turn, event: Event) -> Disposition:
     match fact:
         case ReplyReceived():
             return _reply(turn, fact)
-        case SagaStarted():
+        case events.SagaStarted():
             return forward.start(turn, fact)
         case _ if event.cause in turn.state.causes:
             return Disposition.DUPLICATE
-        case TimerFired():
+        case events.TimerFired():
             return _timer(turn, fact)
-        case SignalReceived():
-            return requests.signal(turn, fact)
-        case CancelRequested():
+        case events.SignalReceived():
+            return forward.signalled(turn, fact)
+        case events.CancelRequested():
             return requests.cancel(turn, fact)
-        case OperatorActed():
+        case events.OperatorActed():
             return requests.act(turn, fact)
-        case TurnFailed():
+        case events.TurnFailed():
             turn.take_fact()
             return Disposition.RECORDED
         case _:
@@ -100,19 +84,19 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
     return forward.reply(turn, step, name.attempt, fact)
 
 
-def _timer(turn: Turn, fact: TimerFired) -> Disposition:
+def _timer(turn: Turn, fact: events.TimerFired) -> Disposition:
     timer = turn.state.timers.get(fact.timer_id)
     if timer is None:
         return turn.note(Verdict.STALE, fact.timer_id, "it is armed no longer: nothing comes of it")
     turn.take_fact()
     match timer.purpose:
         case TimerPurpose.SLEEP:
-            forward.slept(turn, timer.target)
+            forward.go_on(turn, Slept(timer.target))
         case TimerPurpose.WAIT:
-            forward.wait_timed_out(turn, timer.target)
+            forward.go_on(turn, WaitTimedOut(timer.target))
         case TimerPurpose.DEADLINE | TimerPurpose.RETRY:
             step_id, direction = timer.target.rsplit("/", 1)
-            step = turn.step(step_id)
+            step = turn.state.steps[StepId(step_id)]
             if direction == Direction.UNDO:
                 rollback.undo_due(turn, step, timer.purpose)
             else:

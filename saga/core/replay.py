@@ -10,18 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saga.core import fold, format_1
+from saga.core import fold, format_1, intents
 from saga.core.decider import Decider, Decision, Disposition
 from saga.core.events import Event
 from saga.core.history import NAME_OF, Entry, turn_bounds
 from saga.core.identity import Direction, SagaId
-from saga.core.intents import (
-    Intent,
-    IntentIssued,
-    Noted,
-    TimerArmed,
-    TimerCancelled,
-)
+from saga.core.intents import Intent
 from saga.core.state import SagaState
 from saga.errors import ReplayMismatch
 
@@ -45,7 +39,7 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
             decided: Sequence[Intent] = decision.intents
             is_format_1 = format_1.is_format_1(bodies)
             if is_format_1:
-                recorded = sorted(recorded, key=lambda entry: isinstance(entry.body, Noted))
+                recorded = sorted(recorded, key=lambda entry: isinstance(entry.body, intents.Noted))
                 decided = _as_format_1(decided, decision.state, recorded)
             _compare(fact, decided, recorded)
             _adopt(decision, entries[begin + 1 : end], is_format_1=is_format_1)
@@ -56,7 +50,7 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
 def describe(body: object) -> str:
     """An entry in a few words, for people who look for a difference."""
     name = NAME_OF[type(body)]
-    if isinstance(body, IntentIssued):
+    if isinstance(body, intents.IntentIssued):
         return f"{name} {body.step}/{body.direction.value}/{body.attempt} {body.contract}"
     return name
 
@@ -68,7 +62,7 @@ def _as_format_1(
     theirs = [entry.body for entry in recorded if not _is_timer(entry.body)]
     ours: list[Intent] = []
     place = 0
-    for intent in sorted(decided, key=lambda intent: isinstance(intent, Noted)):
+    for intent in sorted(decided, key=lambda intent: isinstance(intent, intents.Noted)):
         then = format_1.as_then(intent)
         if place < len(theirs) and _same(then, theirs[place]):
             place += 1
@@ -96,22 +90,22 @@ def _adopt(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool) 
     """Let what is recorded stand where it may differ from what was decided."""
     state = decision.state
     for intent in decision.intents:
-        if isinstance(intent, TimerArmed):
-            fold.apply(state, TimerCancelled(timer_id=intent.timer_id), intent.due_at)
+        if isinstance(intent, intents.TimerArmed):
+            fold.apply(state, intents.TimerCancelled(timer_id=intent.timer_id), intent.due_at)
     for entry in recorded:
         body = entry.body
-        if isinstance(body, TimerArmed | TimerCancelled):
+        if isinstance(body, intents.TimerArmed | intents.TimerCancelled):
             fold.apply(state, body, entry.at)
-        elif isinstance(body, IntentIssued) and body.direction is Direction.DO:
+        elif isinstance(body, intents.IntentIssued) and body.direction is Direction.DO:
             fold.describe_step(state, body, says_order=not is_format_1)
 
 
 def _is_timer(body: object) -> bool:
-    return isinstance(body, (TimerArmed, TimerCancelled))
+    return isinstance(body, (intents.TimerArmed, intents.TimerCancelled))
 
 
 def _same(decided: object, recorded: object) -> bool:
-    if isinstance(decided, IntentIssued) and isinstance(recorded, IntentIssued):
+    if isinstance(decided, intents.IntentIssued) and isinstance(recorded, intents.IntentIssued):
         # The recorded kind and order stand; they matter to a rollback, which is recorded itself.
         return (decided.step, decided.direction, decided.attempt) == (
             recorded.step,
@@ -123,6 +117,6 @@ def _same(decided: object, recorded: object) -> bool:
 
 def _detail(body: object) -> str:
     text = describe(body)
-    if isinstance(body, IntentIssued):
+    if isinstance(body, intents.IntentIssued):
         return f"{text} {body.payload}"
     return f"{text} {body}"

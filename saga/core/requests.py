@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from saga.core import forward, rollback
+from saga.core import events, forward, rollback
 from saga.core.decider import Disposition
-from saga.core.events import Act, CancelMode, CancelRequested, OperatorActed, SignalReceived
 from saga.core.identity import StepId
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step
@@ -14,20 +13,12 @@ from saga.core.status import SagaStatus, StepStatus
 from saga.core.turn import Turn
 
 
-def signal(turn: Turn, fact: SignalReceived) -> Disposition:
-    """Somebody sent a signal; an ended saga takes none."""
-    state = turn.state
-    if state.has_ended:
-        return turn.note(Verdict.AFTER_END, fact.name, f"the saga is {state.status.value}")
-    return forward.signalled(turn, fact)
-
-
-def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
+def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
     """End the saga early: gracefully, at once, or as it stands."""
     state = turn.state
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "cancel", f"the saga is {state.status.value}")
-    if fact.mode is CancelMode.ABANDON:
+    if fact.mode is events.CancelMode.ABANDON:
         turn.take_fact()
         rollback.abandon(turn, fact.reason)
         return Disposition.RECORDED
@@ -42,23 +33,23 @@ def cancel(turn: Turn, fact: CancelRequested) -> Disposition:
     if state.is_poisoned:
         return turn.note(Verdict.REFUSED, "cancel", "parked by a failed turn: release it first")
     turn.take_fact()
-    if fact.mode is CancelMode.IMMEDIATE:
-        rollback.begin(turn, fact.reason, code="cancelled", failed_step=None)
+    if fact.mode is events.CancelMode.IMMEDIATE:
+        rollback.begin(turn, fact.reason, code="cancelled")
         return Disposition.RECORDED
     _stop_forward(turn)
     return Disposition.RECORDED
 
 
-def act(turn: Turn, fact: OperatorActed) -> Disposition:
+def act(turn: Turn, fact: events.OperatorActed) -> Disposition:
     """An operator's act, checked against where the saga and the step stand."""
     match fact.act:
-        case Act.RELEASE:
+        case events.Act.RELEASE:
             return _release(turn, fact)
-        case Act.COMPENSATE:
+        case events.Act.COMPENSATE:
             return _compensate(turn, fact)
-        case Act.RETRY:
+        case events.Act.RETRY:
             return _retry(turn, fact)
-        case Act.SKIP:
+        case events.Act.SKIP:
             return _skip(turn, fact)
         case _:
             assert_never(fact.act)
@@ -75,25 +66,25 @@ def _stop_forward(turn: Turn) -> None:
         turn.settle(step, StepStatus.FAILED)
 
 
-def _release(turn: Turn, fact: OperatorActed) -> Disposition:
+def _release(turn: Turn, fact: events.OperatorActed) -> Disposition:
     if not turn.state.is_poisoned:
         return _refuse(turn, fact, "no failed turn holds this saga")
     turn.take_fact()
     return Disposition.RECORDED
 
 
-def _compensate(turn: Turn, fact: OperatorActed) -> Disposition:
+def _compensate(turn: Turn, fact: events.OperatorActed) -> Disposition:
     state = turn.state
     if state.has_ended or state.plan is not None:
         return _refuse(turn, fact, f"the saga is {state.status.value}")
     if not state.is_started:
         return _refuse(turn, fact, "the saga has not begun: there is nothing to undo")
     turn.take_fact()
-    rollback.begin(turn, fact.reason, code="compensated", failed_step=None)
+    rollback.begin(turn, fact.reason, code="compensated")
     return Disposition.RECORDED
 
 
-def _retry(turn: Turn, fact: OperatorActed) -> Disposition:
+def _retry(turn: Turn, fact: events.OperatorActed) -> Disposition:
     step = _step(turn, fact)
     if step is None:
         return _refuse(turn, fact, "name a step that waits: stuck, backing off, or parked on")
@@ -105,7 +96,7 @@ def _retry(turn: Turn, fact: OperatorActed) -> Disposition:
     return Disposition.RECORDED
 
 
-def _skip(turn: Turn, fact: OperatorActed) -> Disposition:
+def _skip(turn: Turn, fact: events.OperatorActed) -> Disposition:
     step = _step(turn, fact)
     if step is None or step.status not in {StepStatus.UNDO_STUCK, StepStatus.UNDOING}:
         return _refuse(turn, fact, "only a step whose undo is stuck or under way can be skipped")
@@ -114,7 +105,7 @@ def _skip(turn: Turn, fact: OperatorActed) -> Disposition:
     return Disposition.RECORDED
 
 
-def _step(turn: Turn, fact: OperatorActed) -> Step | None:
+def _step(turn: Turn, fact: events.OperatorActed) -> Step | None:
     """The step an act is about: the one named, or the only one it can mean."""
     state = turn.state
     if state.is_poisoned or state.status.is_ended:
@@ -133,6 +124,6 @@ def _can_be_repeated(state: SagaState, step: Step) -> bool:
     return state.status is SagaStatus.PARKED and forward.holds_up(state, step)
 
 
-def _refuse(turn: Turn, fact: OperatorActed, why: str) -> Disposition:
+def _refuse(turn: Turn, fact: events.OperatorActed, why: str) -> Disposition:
     subject = fact.act.value if fact.step is None else f"{fact.act.value} {fact.step}"
     return turn.note(Verdict.REFUSED, subject, why)

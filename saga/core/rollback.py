@@ -10,29 +10,22 @@ from recorded facts, and is recorded: each step with those whose undo it waits f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import assert_never
+from collections.abc import Callable, Iterable
+from typing import Final, assert_never
 
+from saga.core import intents
 from saga.core.decider import Disposition
 from saga.core.events import ReplyOutcome, ReplyReceived
 from saga.core.identity import Direction, StepId
-from saga.core.intents import (
-    PlannedUndo,
-    RollbackGoal,
-    RollbackPlanned,
-    SagaAbandoned,
-    SagaCleanedUp,
-    SagaRolledBack,
-    TimerPurpose,
-    UndoAppended,
-    Verdict,
-)
+from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned, TimerPurpose, Verdict
 from saga.core.program import Report, StepPolicy
 from saga.core.retry import UNDO_DEFAULT
 from saga.core.state import Plan, SagaState, Step
 from saga.core.status import SagaStatus, StepKind, StepStatus
 from saga.core.turn import Turn
 
+LATER_ATTEMPT: Final = "a later attempt is on its way already"
+MISSED_DEADLINE: Final = "no reply within the step's deadline"
 _MAY_HAVE_EFFECT = frozenset(
     {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}
 )
@@ -88,21 +81,13 @@ def begin(
     reason: str,
     *,
     code: str | None,
-    failed_step: StepId | None,
-    goal: RollbackGoal = RollbackGoal.ROLLED_BACK,
+    failed_step: StepId | None = None,
 ) -> None:
     """Plan the rollback of everything that may have had an effect, and begin it."""
     in_flight = _in_flight(turn.state)
     turn.disarm_all()
-    turn.record(
-        RollbackPlanned(
-            goal=goal,
-            steps=_plan(turn, turn.state.steps.values()),
-            reason=reason,
-            code=code,
-            failed_step=failed_step,
-        )
-    )
+    steps = turn.state.steps.values()
+    _plan(turn, RollbackGoal.ROLLED_BACK, steps, reason, code=code, failed_step=failed_step)
     for step, status in in_flight:
         turn.settle(step, status)
     _go_on(turn)
@@ -117,13 +102,8 @@ def has_leftovers(turn: Turn) -> bool:
 def begin_leftovers(turn: Turn) -> None:
     """Undo what a finished program had given up on, before the saga completes."""
     dropped = [step for step in turn.state.steps.values() if step.is_dropped]
-    turn.record(
-        RollbackPlanned(
-            goal=RollbackGoal.COMPLETED,
-            steps=_plan(turn, dropped),
-            reason="steps that the saga had given up on may have had an effect",
-        )
-    )
+    reason = "steps that the saga had given up on may have had an effect"
+    _plan(turn, RollbackGoal.COMPLETED, dropped, reason)
     _go_on(turn)
 
 
@@ -135,7 +115,7 @@ def abandon(turn: Turn, reason: str) -> None:
     residue = residue_of(state.steps.values())
     report = Report(reason, "abandoned", None, residue)
     outcome = state.program.outcome_of(report) if state.program is not None else None
-    turn.record(SagaAbandoned(reason=reason, residue=residue, outcome=outcome))
+    turn.record(intents.SagaAbandoned(reason=reason, residue=residue, outcome=outcome))
     for step, status in in_flight:
         turn.settle(step, status)
     for step in state.steps.values():
@@ -156,9 +136,7 @@ def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Dis
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, "it came before the step's success")
     is_latest = attempt == step.undo_attempts and not step.is_backing_off
     if fact.outcome is ReplyOutcome.FAILED and not is_latest:
-        return turn.note(
-            Verdict.SUPERSEDED, fact.intent_id, "a later attempt is on its way already"
-        )
+        return turn.note(Verdict.SUPERSEDED, fact.intent_id, LATER_ATTEMPT)
     turn.take_fact()
     turn.disarm_for(step, Direction.UNDO)
     match fact.outcome:
@@ -180,7 +158,7 @@ def undo_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
     if purpose is TimerPurpose.RETRY:
         turn.issue_undo(step)
     else:
-        _fail_undo(turn, step, "timeout", "no reply within the step's deadline")
+        _fail_undo(turn, step, "timeout", MISSED_DEADLINE)
 
 
 def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
@@ -201,9 +179,8 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
         case ReplyOutcome.FAILED if step.has_reply:
             return turn.note(Verdict.SUPERSEDED, fact.intent_id, "another attempt has succeeded")
         case _:
-            return turn.note(
-                Verdict.LATE_FAILURE, fact.intent_id, f"the step is {step.status.value}"
-            )
+            standing = f"the step is {step.status.value}"
+            return turn.note(Verdict.LATE_FAILURE, fact.intent_id, standing)
 
 
 def retry_undo(turn: Turn, step: Step) -> None:
@@ -221,8 +198,20 @@ def skip_undo(turn: Turn, step: Step) -> None:
     _go_on(turn)
 
 
-def _plan(turn: Turn, steps: Iterable[Step]) -> tuple[PlannedUndo, ...]:
-    return plan_undo(steps, turn.program.policy_of, parallel=turn.definition.parallel_undo)
+def _plan(
+    turn: Turn,
+    goal: RollbackGoal,
+    steps: Iterable[Step],
+    reason: str,
+    *,
+    code: str | None = None,
+    failed_step: StepId | None = None,
+) -> None:
+    is_parallel = turn.definition.parallel_undo
+    planned = plan_undo(steps, turn.program.policy_of, parallel=is_parallel)
+    turn.record(
+        RollbackPlanned(goal=goal, steps=planned, reason=reason, code=code, failed_step=failed_step)
+    )
 
 
 def _in_flight(state: SagaState) -> list[tuple[Step, StepStatus]]:
@@ -283,7 +272,7 @@ def _finish(turn: Turn, plan: Plan) -> None:
         case RollbackGoal.COMPLETED:
             turn.complete(state.pending_outcome, residue)
         case RollbackGoal.CLEANED_UP:
-            turn.record(SagaCleanedUp(residue=residue))
+            turn.record(intents.SagaCleanedUp(residue=residue))
         case RollbackGoal.ROLLED_BACK:
             _roll_back(turn, plan, residue)
         case _:
@@ -294,7 +283,7 @@ def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
     planned = plan.recorded
     report = Report(planned.reason, planned.code, planned.failed_step, residue)
     turn.record(
-        SagaRolledBack(
+        intents.SagaRolledBack(
             reason=planned.reason,
             code=planned.code,
             failed_step=planned.failed_step,
@@ -324,14 +313,10 @@ def _undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
 def _fail_undo(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
     """An attempt to undo failed: try again, or call for somebody."""
     policy = turn.policy(step).undo_retry or UNDO_DEFAULT
-    failed_attempts = step.undo_attempts - step.undo_spent
-    assert failed_attempts >= 1, (turn.state.saga_id, step.id, step.undo_attempts, step.undo_spent)
-    seed = f"{turn.state.saga_id}/{step.id}/undo/{step.undo_attempts}"
-    delay_us = policy.delay_us(failed_attempts=failed_attempts, seed=seed)
-    elapsed_us = turn.at + delay_us - step.undo_began_at
-    if policy.allows(failed_attempts=failed_attempts, elapsed_us=elapsed_us, code=code):
-        turn.arm_for(step, Direction.UNDO, TimerPurpose.RETRY, delay_us)
-    else:
+    failed = step.undo_attempts - step.undo_spent
+    assert failed >= 1, (turn.state.saga_id, step.id, step.undo_attempts, step.undo_spent)
+    since = step.undo_began_at
+    if not turn.arm_retry(step, Direction.UNDO, policy, failed=failed, since=since, code=code):
         _stick(turn, step, code, message)
 
 
@@ -342,20 +327,17 @@ def _stick(turn: Turn, step: Step, code: str | None, message: str | None) -> Non
 
 def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool) -> Disposition:
     if step.has_reply:
-        if step.reply == fact.reply:
-            return turn.note(
-                Verdict.SUPERSEDED, fact.intent_id, "an earlier attempt had the same reply"
-            )
-        return turn.note_conflict(fact)
+        if step.reply != fact.reply:
+            return turn.note_conflict(fact)
+        same = "an earlier attempt had the same reply"
+        return turn.note(Verdict.SUPERSEDED, fact.intent_id, same)
     was_undone_blindly = step.is_undo_blind and step.status in _UNDONE_OR_UNDOING
     keeps_place = _keeps_place(turn, step)
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
     if is_open or step.status is StepStatus.REFUSED:
         turn.settle(step, StepStatus.DONE)
-    needs_undo = may_have_effect(step) and has_undo(turn, step)
-    if not needs_undo and not was_undone_blindly:
-        return Disposition.RECORDED
-    _append_undo(turn, step, keeps_place=keeps_place)
+    if was_undone_blindly or (may_have_effect(step) and has_undo(turn, step)):
+        _append_undo(turn, step, keeps_place=keeps_place)
     return Disposition.RECORDED
 
 
@@ -367,15 +349,11 @@ def _append_undo(turn: Turn, step: Step, *, keeps_place: bool) -> None:
     if step.status is not StepStatus.DONE:
         turn.settle(step, StepStatus.DONE)
     if state.status.is_ended:
-        turn.record(
-            RollbackPlanned(
-                goal=RollbackGoal.CLEANED_UP,
-                steps=(PlannedUndo(step=step.id),),
-                reason=f"step {step.id} succeeded after the saga had ended",
-            )
-        )
+        reason = f"step {step.id} succeeded after the saga had ended"
+        goal, steps = RollbackGoal.CLEANED_UP, (PlannedUndo(step=step.id),)
+        turn.record(RollbackPlanned(goal=goal, steps=steps, reason=reason))
     elif not keeps_place:
-        turn.record(UndoAppended(step=step.id))
+        turn.record(intents.UndoAppended(step=step.id))
     _go_on(turn)
 
 
@@ -385,5 +363,4 @@ def _keeps_place(turn: Turn, step: Step) -> bool:
     if plan is None or step.id not in plan.after:
         return False
     passed = _passed(turn, plan)
-    waiting: Sequence[tuple[StepId, ...]] = [a for a in plan.after.values() if step.id in a]
-    return not any(passed.issuperset(after) for after in waiting)
+    return not any(passed.issuperset(after) for after in plan.after.values() if step.id in after)

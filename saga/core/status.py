@@ -12,8 +12,6 @@ from enum import StrEnum
 
 
 class SagaStatus(StrEnum):
-    """Where a saga stands."""
-
     RUNNING = "running"
     ROLLING_BACK = "rolling_back"
     COMPLETED = "completed"
@@ -30,8 +28,6 @@ class SagaStatus(StrEnum):
 
 
 class StepStatus(StrEnum):
-    """Where a step stands."""
-
     ISSUED = "issued"
     DONE = "done"
     REFUSED = "refused"
@@ -64,43 +60,13 @@ ENDED = frozenset(
 )
 
 TRANSITIONS: dict[SagaStatus, frozenset[SagaStatus]] = {
-    SagaStatus.RUNNING: frozenset(
-        {
-            SagaStatus.COMPLETED,
-            SagaStatus.ROLLING_BACK,
-            SagaStatus.ROLLED_BACK,
-            SagaStatus.ROLLED_BACK_WITH_RESIDUE,
-            SagaStatus.PARKED,
-            SagaStatus.ABANDONED,
-        }
-    ),
-    SagaStatus.ROLLING_BACK: frozenset(
-        {
-            SagaStatus.ROLLED_BACK,
-            SagaStatus.ROLLED_BACK_WITH_RESIDUE,
-            SagaStatus.COMPLETED,  # after undoing what a completed program had left in doubt
-            SagaStatus.PARKED,
-            SagaStatus.ABANDONED,
-        }
-    ),
-    SagaStatus.PARKED: frozenset(
-        {
-            SagaStatus.RUNNING,
-            SagaStatus.ROLLING_BACK,
-            SagaStatus.ROLLED_BACK,
-            SagaStatus.ROLLED_BACK_WITH_RESIDUE,
-            SagaStatus.COMPLETED,
-            SagaStatus.ABANDONED,
-        }
-    ),
+    SagaStatus.RUNNING: frozenset({SagaStatus.ROLLING_BACK, SagaStatus.PARKED, *ENDED}),
+    # Completed: after undoing what the program had left in doubt.
+    SagaStatus.ROLLING_BACK: frozenset({SagaStatus.PARKED, *ENDED}),
+    SagaStatus.PARKED: frozenset({SagaStatus.RUNNING, SagaStatus.ROLLING_BACK, *ENDED}),
     SagaStatus.COMPLETED: frozenset({SagaStatus.ROLLING_BACK, SagaStatus.PARKED}),
     SagaStatus.ROLLED_BACK: frozenset({SagaStatus.ROLLING_BACK, SagaStatus.PARKED}),
     SagaStatus.ROLLED_BACK_WITH_RESIDUE: frozenset({SagaStatus.ROLLING_BACK, SagaStatus.PARKED}),
     SagaStatus.ABANDONED: frozenset({SagaStatus.PARKED}),
     SagaStatus.STALLED: frozenset({SagaStatus.RUNNING, SagaStatus.ROLLING_BACK}),
 }
-
-
-def can_become(before: SagaStatus, after: SagaStatus) -> bool:
-    """Whether the table allows the step from *before* to *after*."""
-    return after in TRANSITIONS[before]

@@ -7,24 +7,14 @@ after a turn is what its entries say.
 
 from __future__ import annotations
 
+from saga.core import intents
 from saga.core.decider import Disposition
 from saga.core.events import Event, Message, ReplyReceived
 from saga.core.fold import EFFECTS, FACT_EFFECTS, take_noted
 from saga.core.identity import Direction, Instant, StepId, TimerId
-from saga.core.intents import (
-    Intent,
-    IntentIssued,
-    Noted,
-    SagaCompleted,
-    SagaParked,
-    SagaResumed,
-    StepSettled,
-    TimerArmed,
-    TimerCancelled,
-    TimerPurpose,
-    Verdict,
-)
+from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, DoStep, Finish, Program, StepPolicy
+from saga.core.retry import Retry
 from saga.core.state import SagaState, Step
 from saga.core.status import SagaStatus, StepStatus
 
@@ -57,18 +47,9 @@ class Turn:
         # None only until the saga has begun, and then nothing asks for it.
         self.program: Program = state.program  # type: ignore[assignment]
 
-    def step(self, step_id: str) -> Step:
-        """The step of this id, which must have been issued."""
-        return self.state.steps[StepId(step_id)]
-
     def policy(self, step: Step) -> StepPolicy:
         """What the code at hand says of a step."""
         return self.program.policy_of(step.id)
-
-    def begin(self, program: Program) -> None:
-        """Give the saga its program."""
-        assert self.state.program is None, self.state.saga_id
-        self.state.program = self.program = program
 
     def take_fact(self) -> None:
         """Give the fact its plain effect, before anything is recorded."""
@@ -92,27 +73,24 @@ class Turn:
             take_noted(self.state, self.event, verdict)
         else:
             assert self.intents, (self.state.saga_id, "a note right behind a fact that was taken")
-        self.record(Noted(verdict=verdict, subject=subject, detail=detail))
+        self.record(intents.Noted(verdict=verdict, subject=subject, detail=detail))
         return Disposition.RECORDED
 
     def note_conflict(self, fact: ReplyReceived) -> Disposition:
         """Record a second, different answer to one intent; the first stands."""
-        return self.note(
-            Verdict.CONFLICTING,
-            fact.intent_id,
-            f"a second, different reply ({fact.outcome.value}); the first one stands",
-        )
+        detail = f"a second, different reply ({fact.outcome.value}); the first one stands"
+        return self.note(Verdict.CONFLICTING, fact.intent_id, detail)
 
     def issue_new(self, command: DoStep) -> None:
         """Issue the first attempt of a step."""
-        state, after = self.state, command.after
+        state, after, message = self.state, command.after, command.message
         self.record(
-            IntentIssued(
+            intents.IntentIssued(
                 step=command.step,
                 direction=Direction.DO,
                 attempt=1,
-                contract=command.message.contract,
-                payload=command.message.payload,
+                contract=message.contract,
+                payload=message.payload,
                 kind=command.kind,
                 after=None if after == state.latest_step else after,
             )
@@ -123,33 +101,12 @@ class Turn:
 
     def issue_again(self, step: Step) -> None:
         """Issue the next attempt of a step."""
-        self.record(
-            IntentIssued(
-                step=step.id,
-                direction=Direction.DO,
-                attempt=step.attempts + 1,
-                contract=step.contract,
-                payload=step.payload,
-                kind=step.kind,
-            )
-        )
-        self._arm_deadline(step, Direction.DO)
+        self._issue(step, Direction.DO, step.attempts + 1, Message(step.contract, step.payload))
 
     def issue_undo(self, step: Step) -> None:
         """Issue the next attempt to undo a step, built from its reply where there is one."""
-        message = self.program.undo_of(step.id, step.reply)
-        self.record(
-            IntentIssued(
-                step=step.id,
-                direction=Direction.UNDO,
-                attempt=step.undo_attempts + 1,
-                contract=message.contract,
-                payload=message.payload,
-                kind=step.kind,
-                undoes=step.contract,
-            )
-        )
-        self._arm_deadline(step, Direction.UNDO)
+        undo = self.program.undo_of(step.id, step.reply)
+        self._issue(step, Direction.UNDO, step.undo_attempts + 1, undo, step.contract)
 
     def settle(
         self,
@@ -162,10 +119,30 @@ class Turn:
         """Say where a step stands, which is not the plain success of a reply."""
         assert step.status is not status, (self.state.saga_id, step.id, status)
         self.record(
-            StepSettled(
+            intents.StepSettled(
                 step=step.id, status=status, direction=direction, code=code, message=message
             )
         )
+
+    def arm_retry(
+        self,
+        step: Step,
+        direction: Direction,
+        policy: Retry,
+        *,
+        failed: int,
+        since: Instant,
+        code: str | None,
+    ) -> bool:
+        """Have a step tried again when *policy* says, after *failed* attempts; False if never."""
+        attempt = step.attempts if direction is Direction.DO else step.undo_attempts
+        seed = f"{self.state.saga_id}/{_target(step, direction)}/{attempt}"
+        delay_us = policy.delay_us(failed_attempts=failed, seed=seed)
+        elapsed_us = self.at + delay_us - since
+        if not policy.allows(failed_attempts=failed, elapsed_us=elapsed_us, code=code):
+            return False
+        self.arm_for(step, direction, TimerPurpose.RETRY, delay_us)
+        return True
 
     def arm_for(
         self, step: Step, direction: Direction, purpose: TimerPurpose, delay_us: int
@@ -173,20 +150,24 @@ class Turn:
         """Arm the deadline or the retry of a step's latest attempt."""
         attempt = step.attempts if direction is Direction.DO else step.undo_attempts
         target = _target(step, direction)
-        timer_id = TimerId(f"{self.state.saga_id}/{target}/{attempt}/" + purpose)
-        due_at = Instant(self.at + delay_us)
-        self.record(TimerArmed(timer_id=timer_id, due_at=due_at, purpose=purpose, target=target))
+        self.arm(purpose, f"{target}/{attempt}", delay_us, target)
 
-    def arm(self, timer_id: TimerId, purpose: TimerPurpose, target: str, delay_us: int) -> None:
-        """Arm a timer under an id that is used once."""
+    def arm(
+        self, purpose: TimerPurpose, name: str, delay_us: int, target: str | None = None
+    ) -> None:
+        """Arm the timer of this purpose and name, which are used once."""
         self.record(
-            TimerArmed(
-                timer_id=timer_id,
+            intents.TimerArmed(
+                timer_id=self.timer_id(purpose, name),
                 due_at=Instant(self.at + delay_us),
                 purpose=purpose,
-                target=target,
+                target=target or name,
             )
         )
+
+    def timer_id(self, purpose: TimerPurpose, name: str) -> TimerId:
+        # Put together with `+`: to format an enum's member takes three times as long.
+        return TimerId(f"{self.state.saga_id}/{name}/" + purpose)
 
     def disarm_for(self, step: Step, direction: Direction) -> None:
         """Cancel whatever timer the step has armed."""
@@ -194,39 +175,55 @@ class Turn:
         if timers:
             target = _target(step, direction)
             for timer in [timer for timer in timers.values() if timer.target == target]:
-                self.record(TimerCancelled(timer_id=timer.timer_id))
+                self.record(intents.TimerCancelled(timer_id=timer.timer_id))
 
     def disarm(self, timer_id: TimerId) -> None:
         """Cancel a timer if it is armed."""
         if timer_id in self.state.timers:
-            self.record(TimerCancelled(timer_id=timer_id))
+            self.record(intents.TimerCancelled(timer_id=timer_id))
 
     def disarm_all(self) -> None:
-        """Cancel every timer of the saga."""
         for timer_id in list(self.state.timers):
             self.disarm(timer_id)
 
     def park(self, reason: str, step: Step | None = None) -> None:
         """Stop and wait for someone; *step* is the failed one that has to be tried again."""
-        self.record(SagaParked(reason=reason, step=None if step is None else step.id))
+        self.record(intents.SagaParked(reason=reason, step=None if step is None else step.id))
 
     def resume(self) -> None:
         """Go back to where the saga stood when it parked, if it is parked."""
         if self.state.status is SagaStatus.PARKED:
             assert not self.state.is_poisoned, self.state.saga_id
-            self.record(SagaResumed())
+            self.record(intents.SagaResumed())
 
     def complete(self, outcome: Message | None, residue: tuple[StepId, ...] = ()) -> None:
         """End a saga whose program has returned."""
         self.disarm_all()
-        self.record(SagaCompleted(outcome=outcome, residue=residue or None))
+        self.record(intents.SagaCompleted(outcome=outcome, residue=residue or None))
 
-    def _arm_deadline(self, step: Step, direction: Direction) -> None:
-        timeout_us = self.program.policy_of(step.id).timeout_us
+    def _issue(
+        self,
+        step: Step,
+        direction: Direction,
+        attempt: int,
+        message: Message,
+        undoes: str | None = None,
+    ) -> None:
+        self.record(
+            intents.IntentIssued(
+                step=step.id,
+                direction=direction,
+                attempt=attempt,
+                contract=message.contract,
+                payload=message.payload,
+                kind=step.kind,
+                undoes=undoes,
+            )
+        )
+        timeout_us = self.policy(step).timeout_us
         if timeout_us is not None:
             self.arm_for(step, direction, TimerPurpose.DEADLINE, timeout_us)
 
 
 def _target(step: Step, direction: Direction) -> str:
-    # Put together with `+`: to format an enum's member takes three times as long.
     return step.id + "/" + direction

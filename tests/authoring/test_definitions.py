@@ -236,9 +236,7 @@ def test_fingerprint_is_of_what_the_function_says():
 
     def same():
         async def order(ctx, placed):
-            await ctx.do(
-                Pay(),
-            )
+            await ctx.do(Pay())
 
         return as_saga(order)
 

@@ -11,13 +11,7 @@ import pytest
 from pydantic import BaseModel, Field, create_model
 
 from saga.contracts import ContractRegistry, Event, Intent
-from saga.contracts.lockfile import (
-    check,
-    lock_of,
-    lock_text,
-    read_lock,
-    refuse_incompatible,
-)
+from saga.contracts.lockfile import check, lock_of, lock_text, read_lock, refuse_incompatible
 from saga.errors import ContractChanged, DefinitionError
 
 NAME = "lock-orders.evt.placed.v1"
@@ -89,11 +83,7 @@ MATRIX: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[str, str | No
         {"a": dict[str, str]},
         [("type_changed", "a{}", False)],
     ),
-    "tuple": (
-        {"a": tuple[str, int]},
-        {"a": tuple[str, str]},
-        [("type_changed", "a[1]", False)],
-    ),
+    "tuple": ({"a": tuple[str, int]}, {"a": tuple[str, str]}, [("type_changed", "a[1]", False)]),
     "longer tuple": (
         {"a": tuple[str]},
         {"a": tuple[str, str]},

@@ -177,13 +177,7 @@ def test_branches_are_siblings_and_what_follows_depends_on_all():
         "last": ("a", "b2"),
     }
     said = {body.step: body.after for body in bodies(scenario, IntentIssued)}
-    assert said == {
-        "first": None,
-        "a": None,
-        "b1": ("first",),
-        "b2": None,
-        "last": ("a", "b2"),
-    }
+    assert said == {"first": None, "a": None, "b1": ("first",), "b2": None, "last": ("a", "b2")}
 
 
 def test_the_first_steps_side_by_side_depend_on_nothing_and_say_so():

@@ -110,12 +110,7 @@ SCRIPTS: Final[dict[str, Callable[[], Scenario]]] = {
         _freed("camp"),
     ),
     "trip-not-approved": lambda: _seated(
-        "g-8",
-        timed_out("approval"),
-        _freed("camp"),
-        _freed("inn"),
-        _freed("rail"),
-        _freed("air"),
+        "g-8", timed_out("approval"), _freed("camp"), _freed("inn"), _freed("rail"), _freed("air")
     ),
     "trip-second-choice": lambda: _trip(
         "g-9",

@@ -15,14 +15,7 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any, Protocol
 
-from saga.authoring.functions.calls import (
-    Branch,
-    Call,
-    GroupCall,
-    SleepCall,
-    StepCall,
-    WaitCall,
-)
+from saga.authoring.functions.calls import Branch, Call, GroupCall, SleepCall, StepCall, WaitCall
 from saga.core.identity import StepId
 from saga.core.program import AwaitSignal, Command, DoStep, DropBranch, Sleep
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
