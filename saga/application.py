@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from saga.authoring import SagaDefinition, SagaRegistry
-from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, dlq_name
+from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, dlq_name, is_contract
 from saga.effects import Effects
 from saga.errors import DefinitionError
 from saga.ports import TopicSpec
@@ -121,21 +121,13 @@ def _all_contracts(
 ) -> set[type[ContractModel]]:
     models: set[type[ContractModel]] = set()
     for definition in sagas:
-        models |= {each for each in definition.contracts() if _is_contract(each)}
+        models |= {each for each in definition.contracts() if is_contract(each)}
     for service in effects:
         models |= set(service.intents) | set(service.facts)
     for each in given:
         if isinstance(each, ModuleType):
-            models |= {value for value in vars(each).values() if _is_contract(value)}
+            models |= {value for value in vars(each).values() if is_contract(value)}
         else:
             contract_of(each)
             models.add(each)
     return models
-
-
-def _is_contract(value: object) -> bool:
-    return (
-        isinstance(value, type)
-        and "__saga_contract__" in vars(value)
-        and (vars(value)["__saga_contract__"] is not None)
-    )

@@ -65,12 +65,13 @@ def encode_for_readers(
         DefinitionError: its class declares no contract.
         MessageError: readers could not read it.
     """
-    name = contract_of(type(model)).contract_name
+    name = contract_of(model).contract_name
     path = registry.paths.get(name)
     if path is None:
         raise _unknown(registry, name).error()
     text = _encoded(model, warnings="error")
-    if len(text) > bytes_max or not has_plain_values(model):
+    is_own = type(model) is path.contract.model
+    if not is_own or len(text) > bytes_max or not has_plain_values(model):
         decoded = decode(registry, name, text, bytes_max=bytes_max)
     elif path.upcasts:
         decoded = _upcast(path, model)
@@ -88,7 +89,7 @@ def message_of(model: ContractModel) -> Message:
         DefinitionError: its class declares no contract.
         MalformedMessage: as `encode`.
     """
-    return Message(contract_of(type(model)).contract_name, encode(model))
+    return Message(contract_of(model).contract_name, encode(model))
 
 
 def decode(
@@ -181,7 +182,7 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
 
 def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> bytes:
     values = model.__dict__
-    if is_flat(type(model)) and len(values) == len(type(model).__pydantic_fields__):
+    if is_flat(model) and len(values) == len(type(model).__pydantic_fields__):
         try:
             return orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
         except TypeError:

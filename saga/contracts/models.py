@@ -1,8 +1,9 @@
 """What a contract is: `Event`, `Intent[Reply]`, their versions, and the names they have everywhere.
 
 A contract is declared by class keywords and checked the moment its class is made. What is wrong
-with it is a `DefinitionError` that names file and line. Models are frozen and ignore fields they do
-not know. On the wire they are read strictly: what the JSON Schema says is what is accepted.
+with it is a `DefinitionError` that names file and line. Two classes may have one name, but not in
+one application (`ContractRegistry`). Models are frozen and ignore fields they do not know. On the
+wire they are read strictly: what the JSON Schema says is what is accepted.
 
 A contract's name, `orders.evt.order-placed.v1`, is its topic without environment and namespace,
 its `ce_type`, and what histories store. Names are made and taken apart here and nowhere else. The
@@ -14,12 +15,12 @@ be circular. Each version has one way up, so that a message can be read in one w
 
 from __future__ import annotations
 
-import gc
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import field
 from enum import Enum, StrEnum
 from typing import (
@@ -34,7 +35,6 @@ from typing import (
     get_origin,
     get_type_hints,
 )
-from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict
 
@@ -48,7 +48,7 @@ NAME_PART = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 INTENT_DONE = "intent-done"
 INTENT_FAILED = "intent-failed"
 COMMAND_CONTRACT = "saga.ctl.command.v1"
-_MAJOR_DIGITS_MAX = 6
+VERSION_END = 10**6
 Reply_co = TypeVar("Reply_co", bound="Event | None", covariant=True)
 Upcaster = TypeVar("Upcaster", bound="Callable[[Any], ContractModel]")
 _OPTIONS = ConfigDict(  # promised by every contract
@@ -63,7 +63,6 @@ _HARMLESS_OPTIONS = frozenset({*_OPTIONS, "title", "strict", "json_schema_extra"
 _MISSING = object()
 _MACHINERY = ("pydantic.", "abc.", "saga.contracts.")
 """Packages whose frames lie between a class statement and its rules."""
-_claimed: WeakValueDictionary[str, type[ContractModel]] = WeakValueDictionary()
 
 
 class Kind(StrEnum):
@@ -75,7 +74,9 @@ class Kind(StrEnum):
     DEAD_LETTER = "dlq"
 
 
-_KINDS = frozenset(kind.value for kind in Kind)
+_CONTRACT_NAME = re.compile(
+    rf"({NAME_PART.pattern})\.({'|'.join(Kind)})\.({NAME_PART.pattern})\.v([1-9][0-9]{{0,5}})"
+)
 
 
 class ContractName(NamedTuple):
@@ -119,10 +120,14 @@ class Contract:
 
 
 class ContractModel(BaseModel):
-    """What events, intents and the engine's own messages have in common."""
+    """What events, intents and the engine's own messages have in common.
+
+    What is noted on a class holds for that class alone, and is set anew on each subclass.
+    """
 
     model_config = _OPTIONS
 
+    __saga_kind__: ClassVar[Kind | None] = None
     __saga_contract__: ClassVar[Contract | None] = None
     __saga_is_flat__: ClassVar[bool | None] = None
     __saga_plain_types__: ClassVar[dict[str, frozenset[type]] | None] = None
@@ -131,6 +136,16 @@ class ContractModel(BaseModel):
     __saga_upcasts_from__: ClassVar[tuple[Upcast, ...]] = ()
     """How older versions become this one."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
+        cls.__saga_contract__ = cls.__saga_upcast__ = None
+        cls.__saga_is_flat__ = cls.__saga_plain_types__ = None
+        cls.__saga_upcasts_from__ = ()
+        if cls.__saga_kind__ is not None and "__saga_kind__" not in vars(cls):
+            where = _defined_at()
+            with _refused_as(cls.__qualname__, where):
+                cls.__saga_contract__ = _declared(cls, cls.__saga_kind__, where, **keywords)
+
 
 class Event(ContractModel):
     """A fact: `class OrderPlaced(Event, topic="orders.order-placed", version=1, key="order_id")`.
@@ -138,6 +153,8 @@ class Event(ContractModel):
     *key* names the field with the business key of the saga that the event starts. A subclass
     without `topic` is only a base for others.
     """
+
+    __saga_kind__ = Kind.EVENT
 
     def __init_subclass__(
         cls,
@@ -150,19 +167,6 @@ class Event(ContractModel):
         # Called before there are fields: `__pydantic_init_subclass__` looks at the keywords.
         super().__init_subclass__()
 
-    @classmethod
-    def __pydantic_init_subclass__(
-        cls,
-        *,
-        topic: str | None = None,
-        version: int | None = None,
-        key: str | None = None,
-        **unknown: object,
-    ) -> None:
-        where = _defined_at()
-        _refuse_unknown(cls, unknown, where)
-        _declare(cls, Kind.EVENT, topic, version, key=key, reply=None, where=where)
-
 
 class Intent(ContractModel, Generic[Reply_co]):
     """What a saga wants done: `class Pay(Intent[Paid], topic="payments.pay", version=1)`.
@@ -170,19 +174,12 @@ class Intent(ContractModel, Generic[Reply_co]):
     The parameter is the event that answers it; `Intent[None]` has no answer of its own.
     """
 
+    __saga_kind__ = Kind.INTENT
+
     def __init_subclass__(
         cls, *, topic: str | None = None, version: int | None = None, **config: Unpack[ConfigDict]
     ) -> None:
         super().__init_subclass__()
-
-    @classmethod
-    def __pydantic_init_subclass__(
-        cls, *, topic: str | None = None, version: int | None = None, **unknown: object
-    ) -> None:
-        where = _defined_at()
-        _refuse_unknown(cls, unknown, where)
-        reply = None if topic is None else _reply_of(cls, where)
-        _declare(cls, Kind.INTENT, topic, version, key=None, reply=reply, where=where)
 
 
 @value
@@ -207,44 +204,44 @@ def upcast(function: Upcaster) -> Upcaster:
     """
     where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
     caller = sys._getframe(1)  # noqa: SLF001  # annotations may name classes local to the caller
-    old, new = _ends(function, caller.f_locals, where)
-    before, after = contract_of(old), contract_of(new)
-    _check_ends(function, before, after, where)
+    with _refused_as(f"upcast {function.__qualname__}", where):
+        old, new = _ends(function, caller.f_locals)
     known = old.__saga_upcast__
-    if known is not None and not _is_same_definition(known.function, function):
-        raise DefinitionError(
-            f"{before.contract_name} already has a way up, {known.function.__qualname__}"
-            f" ({known.where}); a message can be read in one way only",
-            where=where,
-        )
     if known is not None:
-        known.new.__saga_upcasts_from__ = tuple(
-            step for step in known.new.__saga_upcasts_from__ if step is not known
-        )
+        if not _is_same_definition(known.function, function):
+            raise DefinitionError(
+                f"{contract_of(old).contract_name} already has a way up,"
+                f" {known.function.__qualname__} ({known.where}); a message can be read in one way"
+                " only",
+                where=where,
+            )
+        others = (step for step in known.new.__saga_upcasts_from__ if step is not known)
+        known.new.__saga_upcasts_from__ = tuple(others)
     made = Upcast(old=old, new=new, function=function, where=where)
     old.__saga_upcast__ = made
     new.__saga_upcasts_from__ = (*new.__saga_upcasts_from__, made)
     return function
 
 
-def contract_of(model: type[BaseModel]) -> Contract:
-    """The contract that the class *model* declares.
+def contract_of(model: BaseModel | type[BaseModel]) -> Contract:
+    """The contract that the class of *model*, or the class *model*, declares.
 
     Raises:
         DefinitionError: it declares none.
     """
-    contract: Contract | None = model.__dict__.get("__saga_contract__")
+    contract: Contract | None = getattr(model, "__saga_contract__", None)
     if contract is None:
+        kind = model if isinstance(model, type) else type(model)
         raise DefinitionError(
-            f'{model.__qualname__} is no contract: give its class topic="<domain>.<name>"'
-            " and version=1"
+            f'{kind.__qualname__} is no contract: give its class topic="<domain>.<name>"'
+            " and version=1",
         )
     return contract
 
 
 def business_key(model: ContractModel) -> str | None:
     """The business key that *model* carries in its `key` field; None where its class names none."""
-    contract = contract_of(type(model))
+    contract = contract_of(model)
     if contract.key is None:
         return None
     value = getattr(model, contract.key)
@@ -264,17 +261,10 @@ def reply_contract_names(contract: Contract) -> tuple[str, ...]:
 
 def parse_contract_name(text: str) -> ContractName | None:
     """The parts of a contract's name, or None where *text* is none."""
-    parts = text.split(".")
-    if len(parts) != len(ContractName._fields) or len(text) > CONTRACT_NAME_CHARS_MAX:
+    if len(text) > CONTRACT_NAME_CHARS_MAX or (found := _CONTRACT_NAME.fullmatch(text)) is None:
         return None
-    domain, kind, name, version = parts
-    digits = version[1:]
-    is_version = version[:1] == "v" and digits.isascii() and digits.isdecimal()
-    if not is_version or digits[0] == "0" or len(digits) > _MAJOR_DIGITS_MAX:
-        return None
-    if kind not in _KINDS or not NAME_PART.fullmatch(domain) or not NAME_PART.fullmatch(name):
-        return None
-    return ContractName(domain, Kind(kind), name, int(digits))
+    domain, kind, name, version = found.groups()
+    return ContractName(domain, Kind(kind), name, int(version))
 
 
 def intent_done_name(domain: str) -> str:
@@ -299,12 +289,11 @@ def dlq_name(contract_name: str) -> str:
     return str(name._replace(kind=Kind.DEAD_LETTER))
 
 
-def is_flat(model: type[ContractModel]) -> bool:
+def is_flat(model: ContractModel) -> bool:
     """Whether a model is only texts, whole numbers and booleans: then its values are its JSON."""
-    # Remembered in the class itself: a cache would keep it alive, and its contract's name taken.
-    known: bool | None = model.__dict__.get("__saga_is_flat__")
+    known = model.__saga_is_flat__
     if known is None:
-        known = model.__saga_is_flat__ = _is_flat(model)
+        known = type(model).__saga_is_flat__ = _is_flat(type(model))
     return known
 
 
@@ -313,10 +302,9 @@ def has_plain_values(model: ContractModel) -> bool:
 
     It is flat, nobody has put in a value unchecked, and no validator has a say.
     """
-    kind = type(model)
-    types = kind.__dict__.get("__saga_plain_types__")
+    types = model.__saga_plain_types__
     if types is None:
-        types = kind.__saga_plain_types__ = _plain_types(kind)
+        types = type(model).__saga_plain_types__ = _plain_types(model)
     values = model.__dict__
     return bool(types) and all(type(values.get(name, _MISSING)) in types[name] for name in types)
 
@@ -329,15 +317,12 @@ def complete(model: type[ContractModel]) -> None:
     """
     if model.__pydantic_complete__:
         return
-    contract = contract_of(model)
-    try:
-        model.model_rebuild()
-    except NameError as error:
-        raise DefinitionError(
-            f"{model.__qualname__} has a field whose type cannot be found: {error}",
-            where=contract.where,
-        ) from error
-    _check_fields(model, contract.where)
+    with _refused_as(model.__qualname__, contract_of(model).where):
+        try:
+            model.model_rebuild()
+        except NameError as error:
+            raise DefinitionError(f"has a field whose type cannot be found: {error}") from error
+        _check_fields(model)
 
 
 def _is_flat(model: type[ContractModel]) -> bool:
@@ -353,111 +338,32 @@ def _is_flat(model: type[ContractModel]) -> bool:
     )
 
 
-def _plain_types(model: type[ContractModel]) -> dict[str, frozenset[type]]:
+def _plain_types(model: ContractModel) -> dict[str, frozenset[type]]:
     """What may be in each field; empty where a validator or an option has a say."""
     decorators = model.__pydantic_decorators__
     validators = (
-        decorators.validators,
-        decorators.field_validators,
-        decorators.root_validators,
-        decorators.model_validators,
+        *(decorators.validators, decorators.field_validators),
+        *(decorators.root_validators, decorators.model_validators),
     )
+    model_fields = type(model).model_fields
     options = {name for name in model.model_config if name not in _HARMLESS_OPTIONS}
-    aliases = [field for field in model.model_fields.values() if field.validation_alias]
+    aliases = [field for field in model_fields.values() if field.validation_alias]
     has_say = any(validators) or options or aliases or model.__pydantic_post_init__
     if has_say or not is_flat(model):
         return {}
     return {
         name: frozenset(get_args(field.annotation) or (field.annotation,))
-        for name, field in model.model_fields.items()
+        for name, field in model_fields.items()
     }
 
 
-def _declare(
-    cls: type[ContractModel],
-    kind: Kind,
-    topic: str | None,
-    version: int | None,
-    *,
-    key: str | None,
-    reply: type[Event] | None,
-    where: str,
-) -> None:
-    """Check what the class keywords of *cls* say and note it on the class."""
-    cls.__saga_contract__ = None
-    cls.__saga_upcast__ = None
-    cls.__saga_upcasts_from__ = ()
-    _check_config(cls, where)
-    if topic is None:
-        if version is not None or key is not None:
-            raise DefinitionError(
-                f'{cls.__qualname__} has a version or key but no topic="<domain>.<name>"',
-                where=where,
-            )
-        return
-    domain, name = _topic_parts(cls, topic, where)
-    contract = Contract(
-        domain=domain,
-        name=name,
-        kind=kind,
-        version=_checked_version(cls, version, where),
-        model=cls,
-        reply=reply,
-        key=_checked_key(cls, key, where),
-        where=where,
-    )
-    if len(contract.contract_name) > CONTRACT_NAME_CHARS_MAX:
-        raise DefinitionError(
-            f"the topic of {cls.__qualname__} is too long: {contract.contract_name!r} has"
-            f" {len(contract.contract_name)} characters of at most {CONTRACT_NAME_CHARS_MAX}",
-            where=where,
-        )
-    if cls.__pydantic_complete__:
-        _check_fields(cls, where)
-    _claim(contract)
-    cls.__saga_contract__ = contract
-
-
-def _reply_of(cls: type[ContractModel], where: str) -> type[Event] | None:
-    """The `Reply` in the `Intent[Reply]` that *cls* derives from."""
-    for ancestor in cls.__mro__:
-        generic = ancestor.__dict__.get("__pydantic_generic_metadata__")
-        if generic is None or generic["origin"] is not Intent:
-            continue
-        (reply,) = generic["args"]
-        if reply is None or reply is type(None):
-            return None
-        is_event = isinstance(reply, type) and issubclass(reply, Event)
-        if is_event and reply.__dict__.get("__saga_contract__") is not None:
-            return reply  # type: ignore[no-any-return]  # `is_event` has narrowed it
-        raise DefinitionError(
-            f"{cls.__qualname__} is answered by {getattr(reply, '__qualname__', reply)!r}: expected"
-            " an Event class with a topic, or None",
-            where=where,
-        )
-    raise DefinitionError(
-        f"{cls.__qualname__} does not say what answers it: derive from Intent[SomeEvent] or"
-        " Intent[None]",
-        where=where,
-    )
-
-
-def _claim(contract: Contract) -> None:
-    """Refuse a second class of this name, unless it is the first one made again (a reload)."""
-    mine = contract.model
-    other = _claimed.get(contract.contract_name)
-    if other is not None and not _is_same_definition(mine, other):
-        # Perhaps the other class is no longer in use: only the collector frees classes.
-        del other
-        gc.collect()
-        other = _claimed.get(contract.contract_name)
-    if other is not None and not _is_same_definition(mine, other):
-        raise DefinitionError(
-            f"{mine.__qualname__} and {other.__qualname__} ({contract_of(other).where}) both are"
-            f" {contract.contract_name}; give one another topic or version",
-            where=contract.where,
-        )
-    _claimed[contract.contract_name] = mine
+@contextmanager
+def _refused_as(name: str, where: str | None) -> Iterator[None]:
+    """Have a refusal say what was refused, and where that was written."""
+    try:
+        yield
+    except DefinitionError as refusal:
+        raise DefinitionError(f"{name} {refusal.problem}", where=where) from refusal.__cause__
 
 
 def _defined_at() -> str:
@@ -471,70 +377,101 @@ def _defined_at() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def _refuse_unknown(cls: type[BaseModel], unknown: dict[str, object], where: str) -> None:
-    """Refuse class keywords that mean nothing."""
+def _declared(
+    cls: type[ContractModel],
+    kind: Kind,
+    where: str,
+    *,
+    topic: object = None,
+    version: object = None,
+    key: object = None,
+    **unknown: object,
+) -> Contract | None:
+    """The contract that the class keywords of *cls* declare, if they make sense."""
+    if key is not None and kind is Kind.INTENT:
+        unknown["key"] = key
     if unknown:
         raise DefinitionError(
-            f"{cls.__qualname__} has the class keyword {', '.join(unknown)}: expected topic and"
-            " version, and for events key",
-            where=where,
+            f"has the class keyword {', '.join(unknown)}: expected topic and version, and for"
+            " events key"
         )
-
-
-def _check_config(cls: type[BaseModel], where: str) -> None:
-    """Refuse a configuration under which a contract would not keep its promises."""
     for option, promised in _OPTIONS.items():
         if cls.model_config.get(option) != promised:
             raise DefinitionError(
-                f"{cls.__qualname__} sets {option}={cls.model_config.get(option)!r} in its"
-                f" configuration; contracts are always {option}={promised!r}",
-                where=where,
+                f"sets {option}={cls.model_config.get(option)!r} in its configuration; contracts"
+                f" are always {option}={promised!r}"
             )
+    if topic is None:
+        if version is not None or key is not None:
+            raise DefinitionError('has a version or key but no topic="<domain>.<name>"')
+        return None
+    domain, name = _topic_parts(topic)
+    if type(version) is not int or not 1 <= version < VERSION_END:
+        raise DefinitionError(
+            f"has version={version!r}: expected its major version, a whole number from 1 on"
+        )
+    if key is not None and not (isinstance(key, str) and key in cls.model_fields):
+        raise DefinitionError(
+            f"has key={key!r}, which is none of its fields:"
+            f" {', '.join(cls.model_fields) or 'it has none'}"
+        )
+    contract = Contract(
+        domain=domain,
+        name=name,
+        kind=kind,
+        version=version,
+        model=cls,
+        reply=_reply_of(cls) if kind is Kind.INTENT else None,
+        key=key,
+        where=where,
+    )
+    if len(contract.contract_name) > CONTRACT_NAME_CHARS_MAX:
+        raise DefinitionError(
+            f"has a topic that is too long: {contract.contract_name!r} has"
+            f" {len(contract.contract_name)} characters of at most {CONTRACT_NAME_CHARS_MAX}"
+        )
+    if cls.__pydantic_complete__:
+        _check_fields(cls)
+    return contract
 
 
-def _topic_parts(cls: type[BaseModel], topic: object, where: str) -> tuple[str, str]:
+def _topic_parts(topic: object) -> tuple[str, str]:
     """Domain and name of `topic=`; refuse what is no legal name or one of the engine's."""
     domain, _, name = topic.partition(".") if isinstance(topic, str) else ("", "", "")
     if not (NAME_PART.fullmatch(domain) and NAME_PART.fullmatch(name)):
         raise DefinitionError(
-            f'{cls.__qualname__} has topic={topic!r}: expected "<domain>.<name>", two parts of'
-            ' small letters, digits and hyphens, for example "orders.order-placed"',
-            where=where,
+            f'has topic={topic!r}: expected "<domain>.<name>", two parts of small letters, digits'
+            ' and hyphens, for example "orders.order-placed"'
         )
     if name in (INTENT_DONE, INTENT_FAILED):
         raise DefinitionError(
-            f"{cls.__qualname__} has topic={topic!r}: {INTENT_DONE!r} and {INTENT_FAILED!r} are"
-            " the names of the replies that every domain has; choose another name",
-            where=where,
+            f"has topic={topic!r}: {INTENT_DONE!r} and {INTENT_FAILED!r} are the names of the"
+            " replies that every domain has; choose another name"
         )
     return domain, name
 
 
-def _checked_version(cls: type[BaseModel], version: object, where: str) -> int:
-    """The major version of `version=`."""
-    if type(version) is not int or not 1 <= version < 10**6:
+def _reply_of(cls: type[ContractModel]) -> type[Event] | None:
+    """The `Reply` in the `Intent[Reply]` that *cls* derives from."""
+    for ancestor in cls.__mro__:
+        generic = ancestor.__dict__.get("__pydantic_generic_metadata__")
+        if generic is None or generic["origin"] is not Intent:
+            continue
+        (reply,) = generic["args"]
+        if reply is None or reply is type(None):
+            return None
+        if is_contract(reply) and issubclass(reply, Event):
+            return reply
         raise DefinitionError(
-            f"{cls.__qualname__} has version={version!r}: expected its major version,"
-            " a whole number from 1 on",
-            where=where,
+            f"is answered by {getattr(reply, '__qualname__', reply)!r}: expected an Event class"
+            " with a topic, or None"
         )
-    return version
+    raise DefinitionError(
+        "does not say what answers it: derive from Intent[SomeEvent] or Intent[None]"
+    )
 
 
-def _checked_key(cls: type[BaseModel], key: object, where: str) -> str | None:
-    """The field of `key=`, which must exist."""
-    if key is None:
-        return None
-    if not isinstance(key, str) or key not in cls.model_fields:
-        raise DefinitionError(
-            f"{cls.__qualname__} has key={key!r}, which is none of its fields:"
-            f" {', '.join(cls.model_fields) or 'it has none'}",
-            where=where,
-        )
-    return key
-
-
-def _check_fields(cls: type[BaseModel], where: str | None) -> None:
+def _check_fields(cls: type[BaseModel]) -> None:
     """Refuse sets: their order differs from process to process, so they have no canonical JSON."""
     seen: set[object] = set()
 
@@ -542,9 +479,8 @@ def _check_fields(cls: type[BaseModel], where: str | None) -> None:
         kind = get_origin(annotation) or annotation
         if isinstance(kind, type) and issubclass(kind, AbstractSet):
             raise DefinitionError(
-                f"{cls.__qualname__} has a set in {path!r}: sets have no order, and a message must"
-                " have one form only; use a tuple",
-                where=where,
+                f"has a set in {path!r}: sets have no order, and a message must have one form"
+                " only; use a tuple"
             )
         for argument in get_args(annotation):
             visit(argument, path)
@@ -557,54 +493,40 @@ def _check_fields(cls: type[BaseModel], where: str | None) -> None:
 
 
 def _ends(
-    function: Callable[[Any], ContractModel], names: dict[str, Any], where: str
+    function: Callable[[Any], ContractModel], names: dict[str, Any]
 ) -> tuple[type[ContractModel], type[ContractModel]]:
+    """The older and the newer version that the annotations of an upcast name."""
     try:
         hints = get_type_hints(function, localns=names)
     except NameError as error:
-        raise DefinitionError(
-            f"the annotations of upcast {function.__qualname__} cannot be resolved: {error}",
-            where=where,
-        ) from error
+        raise DefinitionError(f"has annotations that cannot be resolved: {error}") from error
     parameters = list(inspect.signature(function).parameters.values())
     old = hints.get(parameters[0].name) if len(parameters) == 1 else None
     new = hints.get("return")
-    if not (_is_contract(old) and _is_contract(new)):
+    if not (is_contract(old) and is_contract(new)):
         raise DefinitionError(
-            f"upcast {function.__qualname__} must be annotated (old) -> new with two contract"
-            " classes, and nothing else",
-            where=where,
+            "must be annotated (old) -> new with two contract classes, and nothing else"
         )
     if inspect.iscoroutinefunction(function):
+        raise DefinitionError("must be a plain function, not async")
+    before, after = contract_of(old), contract_of(new)
+    if (before.domain, before.kind, before.name) != (after.domain, after.kind, after.name):
         raise DefinitionError(
-            f"upcast {function.__qualname__} must be a plain function, not async", where=where
+            f"goes from {before.contract_name} to {after.contract_name}: both must be versions of"
+            " one topic"
+        )
+    if before.version >= after.version:
+        raise DefinitionError(
+            f"goes from version {before.version} to {after.version}: it must go up"
         )
     return old, new
 
 
-def _is_contract(model: Any) -> TypeGuard[type[ContractModel]]:
-    return (
-        isinstance(model, type)
-        and issubclass(model, ContractModel)
-        and model.__dict__.get("__saga_contract__") is not None
-    )
-
-
-def _check_ends(
-    function: Callable[[Any], ContractModel], before: Contract, after: Contract, where: str
-) -> None:
-    if (before.domain, before.kind, before.name) != (after.domain, after.kind, after.name):
-        raise DefinitionError(
-            f"upcast {function.__qualname__} goes from {before.contract_name} to"
-            f" {after.contract_name}: both must be versions of one topic",
-            where=where,
-        )
-    if before.version >= after.version:
-        raise DefinitionError(
-            f"upcast {function.__qualname__} goes from version {before.version} to"
-            f" {after.version}: it must go up",
-            where=where,
-        )
+def is_contract(model: object) -> TypeGuard[type[ContractModel]]:
+    """Whether *model* is a class that declares a contract."""
+    if not (isinstance(model, type) and issubclass(model, ContractModel)):
+        return False
+    return model.__saga_contract__ is not None
 
 
 def _is_same_definition(first: Callable[..., Any], second: Callable[..., Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Final
 
 from saga.core.events import Event
 from saga.core.identity import SagaId
@@ -27,6 +28,9 @@ class Disposition(StrEnum):
     """The saga has another content under the same id: the record is a dead letter."""
     UNKNOWN = "unknown_intent"
     """It answers an intent that was never issued: the record is a dead letter."""
+
+
+RECORDED: Final = Disposition.RECORDED
 
 
 @value

@@ -17,10 +17,25 @@ from saga.core import events, intents
 from saga.core.events import Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, turns
-from saga.core.identity import Direction, Instant, IntentName, SagaId, StepId, parse_intent_id
+from saga.core.identity import (
+    DO,
+    UNDO,
+    Instant,
+    IntentName,
+    SagaId,
+    StepId,
+    parse_intent_id,
+)
 from saga.core.state import Plan, SagaState, Step
 from saga.core.status import TRANSITIONS, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
+
+_DONE: Final = StepStatus.DONE
+_ISSUED: Final = StepStatus.ISSUED
+_PIVOT: Final = StepKind.PIVOT
+_REPLY_DONE: Final = events.ReplyOutcome.DONE
+_RETRY: Final = intents.TimerPurpose.RETRY
+_UNDOING: Final = StepStatus.UNDOING
 
 
 def fold(saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
@@ -105,15 +120,15 @@ def _replied(state: SagaState, fact: events.ReplyReceived, _: Instant) -> None:
         return
     step = state.steps[name.step]
     _keep_answer(step, name, fact)
-    if fact.outcome is not events.ReplyOutcome.DONE:
+    if fact.outcome is not _REPLY_DONE:
         return
-    if name.direction is Direction.DO:
-        if step.status is StepStatus.ISSUED:
-            step.status = StepStatus.DONE
+    if name.direction is DO:
+        if step.status is _ISSUED:
+            step.status = _DONE
             step.is_backing_off = False
-            if step.kind is StepKind.PIVOT:
+            if step.kind is _PIVOT:
                 state.is_past_pivot = True
-    elif step.status is StepStatus.UNDOING and name.attempt >= step.undo_floor:
+    elif step.status is _UNDOING and name.attempt >= step.undo_floor:
         step.status = StepStatus.UNDONE
         step.is_backing_off = False
 
@@ -123,7 +138,7 @@ def _keep_answer(step: Step, name: IntentName, fact: events.ReplyReceived) -> No
     attempt = name[2:]
     if step.replies.setdefault(attempt, fact) is not fact or step.has_reply:
         return
-    if fact.outcome is events.ReplyOutcome.DONE and name.direction is Direction.DO:
+    if fact.outcome is _REPLY_DONE and name.direction is DO:
         step.reply, step.has_reply = fact.reply, True
 
 
@@ -165,7 +180,7 @@ def _turn_failed(state: SagaState, fact: events.TurnFailed, _: Instant) -> None:
 
 def _issued(state: SagaState, intent: intents.IntentIssued, at: Instant) -> None:
     step = state.steps.get(intent.step)
-    if intent.direction is Direction.UNDO:
+    if intent.direction is UNDO:
         assert step is not None, (state.saga_id, intent)
         _issued_undo(state, step, intent, at)
     elif step is None:
@@ -177,7 +192,7 @@ def _issued(state: SagaState, intent: intents.IntentIssued, at: Instant) -> None
     else:
         assert intent.attempt == step.attempts + 1, (state.saga_id, step.id, intent.attempt)
         step.attempts = intent.attempt
-        step.status = StepStatus.ISSUED
+        step.status = _ISSUED
         step.is_backing_off = False
 
 
@@ -188,7 +203,7 @@ def _issued_undo(state: SagaState, step: Step, intent: intents.IntentIssued, at:
         step.undo_began_at = at
         step.undo_spent = step.undo_attempts
     step.undo_attempts = intent.attempt
-    step.status = StepStatus.UNDOING
+    step.status = _UNDOING
     step.is_backing_off = False
     step.is_undo_blind = not step.has_reply
     state.undo_contracts[step.id] = intent.contract
@@ -196,13 +211,13 @@ def _issued_undo(state: SagaState, step: Step, intent: intents.IntentIssued, at:
 
 def _settled(state: SagaState, intent: intents.StepSettled, _: Instant) -> None:
     step = state.steps[intent.step]
-    if intent.direction is Direction.DO:
+    if intent.direction is DO:
         is_going_forward = state.plan is None and not state.status.is_ended
-        if intent.status is StepStatus.DONE:
+        if intent.status is _DONE:
             step.undo_floor = step.undo_attempts + 1
-            if step.kind is StepKind.PIVOT and is_going_forward and not step.is_dropped:
+            if step.kind is _PIVOT and is_going_forward and not step.is_dropped:
                 state.is_past_pivot = True
-        elif step.status is StepStatus.ISSUED and is_going_forward:
+        elif step.status is _ISSUED and is_going_forward:
             step.is_dropped = True
     step.status = intent.status
     step.is_backing_off = False
@@ -217,13 +232,13 @@ def _dropped(state: SagaState, intent: intents.BranchDropped, _: Instant) -> Non
 
 def _armed(state: SagaState, intent: intents.TimerArmed, _: Instant) -> None:
     state.timers[intent.timer_id] = intent
-    if intent.purpose is intents.TimerPurpose.RETRY:
+    if intent.purpose is _RETRY:
         _step_of(state, intent).is_backing_off = True
 
 
 def _cancelled(state: SagaState, intent: intents.TimerCancelled, _: Instant) -> None:
     timer = state.timers.pop(intent.timer_id, None)
-    if timer is not None and timer.purpose is intents.TimerPurpose.RETRY:
+    if timer is not None and timer.purpose is _RETRY:
         _step_of(state, timer).is_backing_off = False
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from saga.core import events, intents
 from saga.core.events import Event
-from saga.core.identity import Direction, IntentId, parse_intent_id
+from saga.core.identity import UNDO, Direction, IntentId, parse_intent_id
 from saga.core.state import SagaState, Step
 from saga.core.status import SagaStatus, StepStatus
 
@@ -133,7 +133,7 @@ def _replied(state: SagaState, fact: events.ReplyReceived) -> None:
     if name is None or step is None:
         return
     is_done = fact.outcome is events.ReplyOutcome.DONE
-    if name.direction is Direction.UNDO:
+    if name.direction is UNDO:
         if is_done and name.attempt >= step.undo_floor and step.status in _LEFT_STANDING:
             step.status = StepStatus.UNDONE
     elif is_done and step.status in _NOT_DONE:
@@ -154,7 +154,7 @@ def _issued_step(state: SagaState, timer_id: str, purpose: intents.TimerPurpose)
     """The step whose latest attempt a timer was for, if nothing is to come of that attempt."""
     intent_id, _, timer_purpose = timer_id.rpartition("/")
     name = parse_intent_id(IntentId(intent_id))
-    if name is None or timer_purpose != purpose or name.direction is Direction.UNDO:
+    if name is None or timer_purpose != purpose or name.direction is UNDO:
         return None
     step = state.steps.get(name.step)
     if step is None or step.status is not StepStatus.ISSUED or step.attempts != name.attempt:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Final, assert_never
 
 from saga.core import events, intents, program, rollback
-from saga.core.decider import Disposition
+from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Json, ReplyOutcome, ReplyReceived
-from saga.core.identity import Direction
+from saga.core.identity import DO
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step
 from saga.core.status import StepKind, StepStatus
 from saga.core.turn import Turn
 
+_ISSUED: Final = StepStatus.ISSUED
+_REPLY_DONE: Final = ReplyOutcome.DONE
+_REPLY_FAILED: Final = ReplyOutcome.FAILED
 _GAVE_OUT = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
 
 
@@ -28,33 +31,30 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     assert state.program is None, state.saga_id
     turn.program = state.program = turn.definition.program(state.saga_id, fact.key)
     _run(turn, turn.program.start(fact.trigger, turn.at))
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
     """A service answered a step's attempt for the first time."""
     state = turn.state
-    if step.status is not StepStatus.ISSUED:
-        if fact.outcome is ReplyOutcome.DONE and holds_up(state, step):
+    if step.status is not _ISSUED:
+        if fact.outcome is _REPLY_DONE and holds_up(state, step):
             return _succeed_at_last(turn, step, fact)
         return rollback.late_reply(turn, step, fact)
     if state.status.is_ended:
         turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {state.status.value}")
-    if fact.outcome is ReplyOutcome.FAILED and (attempt != step.attempts or step.is_backing_off):
+    if fact.outcome is _REPLY_FAILED and (attempt != step.attempts or step.is_backing_off):
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, rollback.LATER_ATTEMPT)
     if not turn.has_taken_fact:
         turn.take_fact()
-    turn.disarm_for(step, Direction.DO)
-    match fact.outcome:
-        case ReplyOutcome.DONE:
-            _succeed(turn, step, fact)
-        case ReplyOutcome.REFUSED:
-            _fail_step(turn, step, StepStatus.REFUSED, fact.code, fact.message or "refused")
-        case ReplyOutcome.FAILED:
-            _fail_attempt(turn, step, StepStatus.FAILED, fact.code, fact.message or "failed")
-        case _:
-            assert_never(fact.outcome)
-    return Disposition.RECORDED
+    turn.disarm_for(step, DO)
+    if fact.outcome is _REPLY_DONE:
+        _succeed(turn, step, fact)
+    elif fact.outcome is _REPLY_FAILED:
+        _fail_attempt(turn, step, StepStatus.FAILED, fact.code, fact.message or "failed")
+    else:
+        _fail_step(turn, step, StepStatus.REFUSED, fact.code, fact.message or "refused")
+    return RECORDED
 
 
 def step_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
@@ -75,7 +75,7 @@ def signalled(turn: Turn, fact: events.SignalReceived) -> Disposition:
     waits = state.waits.get(fact.name)
     if not waits:
         turn.take_fact()
-        return Disposition.RECORDED
+        return RECORDED
     wait = waits[0]
     refusal = turn.program.refusal_of(wait, fact.payload)
     if refusal is not None:
@@ -83,7 +83,7 @@ def signalled(turn: Turn, fact: events.SignalReceived) -> Disposition:
     turn.take_fact()
     turn.disarm(turn.timer_id(TimerPurpose.WAIT, wait))
     go_on(turn, program.Signalled(wait, fact.payload))
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def settle(turn: Turn) -> None:
@@ -91,7 +91,7 @@ def settle(turn: Turn) -> None:
     state = turn.state
     if state.plan is not None or state.status.is_ended or state.is_poisoned:
         return
-    in_flight = [step for step in state.steps.values() if step.status is StepStatus.ISSUED]
+    in_flight = [step for step in state.steps.values() if step.status is _ISSUED]
     if state.cancel_reason is not None:
         if not in_flight:
             rollback.begin(turn, state.cancel_reason, code="cancelled")
@@ -108,7 +108,7 @@ def settle(turn: Turn) -> None:
 
 def retry_now(turn: Turn, step: Step) -> None:
     """Issue the next attempt at once, whatever the policy says."""
-    turn.disarm_for(step, Direction.DO)
+    turn.disarm_for(step, DO)
     if holds_up(turn.state, step):
         _resume_if_free(turn, released=step)
     turn.issue_again(step)
@@ -143,7 +143,7 @@ def _succeed_at_last(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition
     turn.settle(step, StepStatus.DONE)
     _resume_if_free(turn)
     go_on(turn, program.StepSucceeded(step.id, fact.reply))
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def _fail_attempt(
@@ -152,9 +152,7 @@ def _fail_attempt(
     """An attempt failed: try again, or settle the step as *final*."""
     may_retry = turn.state.cancel_reason is None and not step.is_dropped
     retry, failed, since = turn.policy(step).retry, step.attempts, step.first_issued_at
-    if not may_retry or not turn.arm_retry(
-        step, Direction.DO, retry, failed=failed, since=since, code=code
-    ):
+    if not may_retry or not turn.arm_retry(step, DO, retry, failed=failed, since=since, code=code):
         _fail_step(turn, step, final, code, message)
 
 
@@ -261,7 +259,7 @@ def _drop_branch(turn: Turn, command: program.DropBranch) -> None:
     turn.record(intents.BranchDropped(steps=step_ids, sleeps=sleeps, waits=waits))
     for step in steps:
         if step.is_backing_off:
-            turn.disarm_for(step, Direction.DO)
+            turn.disarm_for(step, DO)
             turn.settle(step, StepStatus.FAILED)
     if were_holding:
         _resume_if_free(turn)

@@ -8,16 +8,18 @@ state. This module only opens the door to each.
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from saga.core import events, forward, requests, rollback
-from saga.core.decider import Decider, Decision, Disposition
+from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import Event, ReplyOutcome, ReplyReceived
-from saga.core.identity import Direction, StepId, parse_intent_id
+from saga.core.identity import DO, UNDO, StepId, parse_intent_id
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.program import Definition, Slept, WaitTimedOut
 from saga.core.state import SagaState
 from saga.core.turn import Turn
+
+_REPLY_DONE: Final = ReplyOutcome.DONE
 
 
 def decider_for(definition: Definition) -> Decider:
@@ -26,7 +28,7 @@ def decider_for(definition: Definition) -> Decider:
     def handle(state: SagaState, event: Event) -> Decision:
         turn = Turn(definition, state, event)
         disposition = _take(turn, event)
-        if disposition is Disposition.RECORDED:
+        if disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
             if turn.finish is not None or state.is_finishing or state.cancel_reason is not None:
                 forward.settle(turn)
@@ -54,7 +56,7 @@ def _take(turn: Turn, event: Event) -> Disposition:
             return requests.act(turn, fact)
         case events.TurnFailed():
             turn.take_fact()
-            return Disposition.RECORDED
+            return RECORDED
         case _:
             assert_never(fact)
 
@@ -64,7 +66,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
     step = turn.state.steps.get(name.step) if name is not None else None
     if name is None or step is None:
         return Disposition.UNKNOWN
-    issued = step.attempts if name.direction is Direction.DO else step.undo_attempts
+    issued = step.attempts if name.direction is DO else step.undo_attempts
     if not 1 <= name.attempt <= issued:
         return Disposition.UNKNOWN
     known = step.replies.get((name.direction, name.attempt))
@@ -75,9 +77,9 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         if turn.event.cause in turn.state.causes:
             return Disposition.CONFLICT
         return turn.note_conflict(fact)
-    if name.direction is Direction.UNDO:
+    if name.direction is UNDO:
         return rollback.undo_reply(turn, step, name.attempt, fact)
-    if fact.outcome is ReplyOutcome.DONE:
+    if fact.outcome is _REPLY_DONE:
         refusal = turn.program.refusal_of_reply(step.id, fact.reply)
         if refusal is not None:
             return turn.note(Verdict.REFUSED, fact.intent_id, refusal)
@@ -97,10 +99,10 @@ def _timer(turn: Turn, fact: events.TimerFired) -> Disposition:
         case TimerPurpose.DEADLINE | TimerPurpose.RETRY:
             step_id, direction = timer.target.rsplit("/", 1)
             step = turn.state.steps[StepId(step_id)]
-            if direction == Direction.UNDO:
+            if direction == UNDO:
                 rollback.undo_due(turn, step, timer.purpose)
             else:
                 forward.step_due(turn, step, timer.purpose)
         case _:
             assert_never(timer.purpose)
-    return Disposition.RECORDED
+    return RECORDED

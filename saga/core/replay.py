@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from saga.core import fold, format_1, intents
-from saga.core.decider import Decider, Decision, Disposition
+from saga.core.decider import RECORDED, Decider, Decision
 from saga.core.events import Event
 from saga.core.history import NAME_OF, Entry, turn_bounds
-from saga.core.identity import Direction, SagaId
+from saga.core.identity import DO, SagaId
 from saga.core.intents import Intent
 from saga.core.state import SagaState
 from saga.errors import ReplayMismatch
@@ -32,7 +32,7 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
         fact = entries[begin]
         event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # a turn begins with a fact
         decision = decider.handle(state, event)
-        if decision.disposition is not Disposition.RECORDED:
+        if decision.disposition is not RECORDED:
             raise ReplayMismatch(fact.version, describe(fact.body), decision.disposition.value)
         if decision.intents != bodies[begin + 1 : end]:
             recorded = entries[begin + 1 : end]
@@ -96,7 +96,7 @@ def _adopt(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool) 
         body = entry.body
         if isinstance(body, intents.TimerArmed | intents.TimerCancelled):
             fold.apply(state, body, entry.at)
-        elif isinstance(body, intents.IntentIssued) and body.direction is Direction.DO:
+        elif isinstance(body, intents.IntentIssued) and body.direction is DO:
             fold.describe_step(state, body, says_order=not is_format_1)
 
 

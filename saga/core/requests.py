@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from saga.core import events, forward, rollback
-from saga.core.decider import Disposition
+from saga.core.decider import RECORDED, Disposition
 from saga.core.identity import StepId
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step
@@ -21,7 +21,7 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
     if fact.mode is events.CancelMode.ABANDON:
         turn.take_fact()
         rollback.abandon(turn, fact.reason)
-        return Disposition.RECORDED
+        return RECORDED
     if state.plan is not None or state.cancel_reason is not None:
         return turn.note(Verdict.REFUSED, "cancel", "the saga is on its way back already")
     if not state.is_started:
@@ -35,9 +35,9 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
     turn.take_fact()
     if fact.mode is events.CancelMode.IMMEDIATE:
         rollback.begin(turn, fact.reason, code="cancelled")
-        return Disposition.RECORDED
+        return RECORDED
     _stop_forward(turn)
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def act(turn: Turn, fact: events.OperatorActed) -> Disposition:
@@ -70,7 +70,7 @@ def _release(turn: Turn, fact: events.OperatorActed) -> Disposition:
     if not turn.state.is_poisoned:
         return _refuse(turn, fact, "no failed turn holds this saga")
     turn.take_fact()
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def _compensate(turn: Turn, fact: events.OperatorActed) -> Disposition:
@@ -81,7 +81,7 @@ def _compensate(turn: Turn, fact: events.OperatorActed) -> Disposition:
         return _refuse(turn, fact, "the saga has not begun: there is nothing to undo")
     turn.take_fact()
     rollback.begin(turn, fact.reason, code="compensated")
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def _retry(turn: Turn, fact: events.OperatorActed) -> Disposition:
@@ -93,7 +93,7 @@ def _retry(turn: Turn, fact: events.OperatorActed) -> Disposition:
         rollback.retry_undo(turn, step)
     else:
         forward.retry_now(turn, step)
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def _skip(turn: Turn, fact: events.OperatorActed) -> Disposition:
@@ -102,7 +102,7 @@ def _skip(turn: Turn, fact: events.OperatorActed) -> Disposition:
         return _refuse(turn, fact, "only a step whose undo is stuck or under way can be skipped")
     turn.take_fact()
     rollback.skip_undo(turn, step)
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def _step(turn: Turn, fact: events.OperatorActed) -> Step | None:

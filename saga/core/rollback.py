@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from typing import Final, assert_never
 
 from saga.core import intents
-from saga.core.decider import Disposition
+from saga.core.decider import RECORDED, Disposition
 from saga.core.events import ReplyOutcome, ReplyReceived
-from saga.core.identity import Direction, StepId
+from saga.core.identity import UNDO, StepId
 from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned, TimerPurpose, Verdict
 from saga.core.program import Report, StepPolicy
 from saga.core.retry import UNDO_DEFAULT
@@ -29,6 +29,7 @@ MISSED_DEADLINE: Final = "no reply within the step's deadline"
 _MAY_HAVE_EFFECT = frozenset(
     {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}
 )
+_UNDOING: Final = StepStatus.UNDOING
 _NOT_UNDONE = frozenset({StepStatus.UNDO_STUCK, StepStatus.SKIPPED, StepStatus.UNDOING})
 _UNDONE_OR_UNDOING = frozenset({StepStatus.UNDOING, StepStatus.UNDONE})
 _AT_REST = frozenset({StepStatus.REFUSED, StepStatus.UNDONE, StepStatus.SKIPPED})
@@ -38,7 +39,7 @@ _BEGUN = _NOT_UNDONE | _UNDONE_OR_UNDOING
 
 def may_have_effect(step: Step) -> bool:
     """Whether something of *step* may be out in the world and is not undone."""
-    return step.kind is not StepKind.READ_ONLY and step.status in _MAY_HAVE_EFFECT
+    return step.status in _MAY_HAVE_EFFECT and step.kind is not StepKind.READ_ONLY
 
 
 def plan_undo(
@@ -120,7 +121,7 @@ def abandon(turn: Turn, reason: str) -> None:
         turn.settle(step, status)
     for step in state.steps.values():
         if step.status is StepStatus.UNDOING:
-            turn.settle(step, StepStatus.SKIPPED, Direction.UNDO)
+            turn.settle(step, StepStatus.SKIPPED, UNDO)
     if state.program is not None:
         state.program.close()
 
@@ -130,7 +131,7 @@ def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Dis
     was_given_up = step.status in {StepStatus.UNDO_STUCK, StepStatus.SKIPPED}
     if was_given_up and fact.outcome is ReplyOutcome.DONE and attempt >= step.undo_floor:
         return _undone_late(turn, step, fact)
-    if step.status is not StepStatus.UNDOING:
+    if step.status is not _UNDOING:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, f"the step is {step.status.value}")
     if attempt < step.undo_floor:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, "it came before the step's success")
@@ -138,7 +139,7 @@ def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Dis
     if fact.outcome is ReplyOutcome.FAILED and not is_latest:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, LATER_ATTEMPT)
     turn.take_fact()
-    turn.disarm_for(step, Direction.UNDO)
+    turn.disarm_for(step, UNDO)
     match fact.outcome:
         case ReplyOutcome.DONE:
             _go_on(turn)
@@ -148,7 +149,7 @@ def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Dis
             _stick(turn, step, fact.code, fact.message)
         case _:
             assert_never(fact.outcome)
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def undo_due(turn: Turn, step: Step, purpose: TimerPurpose) -> None:
@@ -171,7 +172,7 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
             turn.note(Verdict.LATE_FAILURE, fact.intent_id, "nothing had happened: doubt closed")
             turn.settle(step, StepStatus.REFUSED, code=fact.code, message=fact.message)
             _go_on(turn)
-            return Disposition.RECORDED
+            return RECORDED
         case ReplyOutcome.FAILED if is_open:
             return turn.note(Verdict.LATE_FAILURE, fact.intent_id, "the attempt failed, late")
         case ReplyOutcome.REFUSED if step.has_reply:
@@ -186,15 +187,15 @@ def late_reply(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
 def retry_undo(turn: Turn, step: Step) -> None:
     """Issue the next attempt to undo a step at once, with a fresh budget."""
     turn.resume()
-    turn.disarm_for(step, Direction.UNDO)
+    turn.disarm_for(step, UNDO)
     _begin_undo(turn, step)
 
 
 def skip_undo(turn: Turn, step: Step) -> None:
     """Leave a step as it is; it becomes residue and the plan goes on."""
     turn.resume()
-    turn.disarm_for(step, Direction.UNDO)
-    turn.settle(step, StepStatus.SKIPPED, Direction.UNDO)
+    turn.disarm_for(step, UNDO)
+    turn.settle(step, StepStatus.SKIPPED, UNDO)
     _go_on(turn)
 
 
@@ -235,7 +236,7 @@ def _go_on(turn: Turn) -> None:
         if step.status in _MAY_HAVE_EFFECT and passed.issuperset(after):
             _begin_undo(turn, step)
     # An operator may have begun again with a stuck step that the plan had passed.
-    if any(step.status is StepStatus.UNDOING for step in state.steps.values()):
+    if any(step.status is _UNDOING for step in state.steps.values()):
         return
     if len(passed) == len(plan.after):
         _finish(turn, plan)
@@ -303,11 +304,11 @@ def _residue(state: SagaState, plan: Plan) -> tuple[StepId, ...]:
 def _undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:
     was_stuck = step.status is StepStatus.UNDO_STUCK
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, "the undo had succeeded after all")
-    turn.settle(step, StepStatus.UNDONE, Direction.UNDO)
+    turn.settle(step, StepStatus.UNDONE, UNDO)
     if was_stuck and not turn.state.status.is_ended:
         turn.resume()
         _go_on(turn)
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def _fail_undo(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
@@ -316,12 +317,12 @@ def _fail_undo(turn: Turn, step: Step, code: str | None, message: str | None) ->
     failed = step.undo_attempts - step.undo_spent
     assert failed >= 1, (turn.state.saga_id, step.id, step.undo_attempts, step.undo_spent)
     since = step.undo_began_at
-    if not turn.arm_retry(step, Direction.UNDO, policy, failed=failed, since=since, code=code):
+    if not turn.arm_retry(step, UNDO, policy, failed=failed, since=since, code=code):
         _stick(turn, step, code, message)
 
 
 def _stick(turn: Turn, step: Step, code: str | None, message: str | None) -> None:
-    turn.settle(step, StepStatus.UNDO_STUCK, Direction.UNDO, code, message)
+    turn.settle(step, StepStatus.UNDO_STUCK, UNDO, code, message)
     _go_on(turn)
 
 
@@ -338,14 +339,14 @@ def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool)
         turn.settle(step, StepStatus.DONE)
     if was_undone_blindly or (may_have_effect(step) and has_undo(turn, step)):
         _append_undo(turn, step, keeps_place=keeps_place)
-    return Disposition.RECORDED
+    return RECORDED
 
 
 def _append_undo(turn: Turn, step: Step, *, keeps_place: bool) -> None:
     state = turn.state
     if state.status is SagaStatus.ABANDONED or (state.plan is None and not state.status.is_ended):
         return  # nobody undoes an abandoned saga; and where no plan is made yet, it will have this
-    turn.disarm_for(step, Direction.UNDO)
+    turn.disarm_for(step, UNDO)
     if step.status is not StepStatus.DONE:
         turn.settle(step, StepStatus.DONE)
     if state.status.is_ended:

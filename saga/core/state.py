@@ -10,13 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Final
 
 from saga.core.events import Json, Message, ReplyReceived
-from saga.core.identity import Direction, Instant, IntentId, SagaId, StepId, TimerId, intent_id
+from saga.core.identity import (
+    DO,
+    UNDO,
+    Direction,
+    Instant,
+    IntentId,
+    SagaId,
+    StepId,
+    TimerId,
+    intent_id,
+)
 from saga.core.intents import RollbackPlanned, TimerArmed, TimerPurpose
 from saga.core.program import Program
 from saga.core.status import SagaStatus, StepKind, StepStatus
 from saga.core.values import value
+
+_AWAITED: Final = ((StepStatus.UNDOING, "undo of"), (StepStatus.ISSUED, "reply to"))
 
 
 @dataclass(slots=True)
@@ -120,10 +133,9 @@ class StepRow:
 
 def step_rows(state: SagaState) -> Sequence[StepRow]:
     """A row for each step, then one for each undo, in the order in which they were first issued."""
-    issued = [(step, Direction.DO, step.contract) for step in state.steps.values()]
+    issued = [(step, DO, step.contract) for step in state.steps.values()]
     undone = [
-        (state.steps[step_id], Direction.UNDO, contract)
-        for step_id, contract in state.undo_contracts.items()
+        (state.steps[step_id], UNDO, contract) for step_id, contract in state.undo_contracts.items()
     ]
     failed_step = state.plan.recorded.failed_step if state.plan is not None else None
     return [
@@ -147,12 +159,9 @@ def waiting_for(state: SagaState) -> str | None:
         return None
     if state.status is SagaStatus.PARKED:
         return "operator"
-    undoing = [step.id for step in state.steps.values() if step.status is StepStatus.UNDOING]
-    if undoing:
-        return "undo of " + ", ".join(undoing)
-    issued = [step.id for step in state.steps.values() if step.status is StepStatus.ISSUED]
-    if issued:
-        return "reply to " + ", ".join(issued)
+    for status, what in _AWAITED:
+        if steps := [step.id for step in state.steps.values() if step.status is status]:
+            return f"{what} {', '.join(steps)}"
     if state.waits:
         return "signal " + ", ".join(state.waits)
     for timer in state.timers.values():
@@ -170,4 +179,4 @@ def snapshot(state: SagaState) -> dict[str, object]:
 
 
 def _attempts(step: Step, direction: Direction) -> int:
-    return step.attempts if direction is Direction.DO else step.undo_attempts
+    return step.attempts if direction is DO else step.undo_attempts

@@ -7,16 +7,20 @@ after a turn is what its entries say.
 
 from __future__ import annotations
 
+from typing import Final
+
 from saga.core import intents
-from saga.core.decider import Disposition
+from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Event, Message, ReplyReceived
 from saga.core.fold import EFFECTS, FACT_EFFECTS, take_noted
-from saga.core.identity import Direction, Instant, StepId, TimerId
+from saga.core.identity import DO, UNDO, Direction, Instant, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, DoStep, Finish, Program, StepPolicy
 from saga.core.retry import Retry
 from saga.core.state import SagaState, Step
 from saga.core.status import SagaStatus, StepStatus
+
+_DEADLINE: Final = TimerPurpose.DEADLINE
 
 
 class Turn:
@@ -74,7 +78,7 @@ class Turn:
         else:
             assert self.intents, (self.state.saga_id, "a note right behind a fact that was taken")
         self.record(intents.Noted(verdict=verdict, subject=subject, detail=detail))
-        return Disposition.RECORDED
+        return RECORDED
 
     def note_conflict(self, fact: ReplyReceived) -> Disposition:
         """Record a second, different answer to one intent; the first stands."""
@@ -87,7 +91,7 @@ class Turn:
         self.record(
             intents.IntentIssued(
                 step=command.step,
-                direction=Direction.DO,
+                direction=DO,
                 attempt=1,
                 contract=message.contract,
                 payload=message.payload,
@@ -97,22 +101,22 @@ class Turn:
         )
         timeout_us = command.policy.timeout_us
         if timeout_us is not None:
-            self.arm_for(state.steps[command.step], Direction.DO, TimerPurpose.DEADLINE, timeout_us)
+            self.arm_for(state.steps[command.step], DO, _DEADLINE, timeout_us)
 
     def issue_again(self, step: Step) -> None:
         """Issue the next attempt of a step."""
-        self._issue(step, Direction.DO, step.attempts + 1, Message(step.contract, step.payload))
+        self._issue(step, DO, step.attempts + 1, Message(step.contract, step.payload))
 
     def issue_undo(self, step: Step) -> None:
         """Issue the next attempt to undo a step, built from its reply where there is one."""
         undo = self.program.undo_of(step.id, step.reply)
-        self._issue(step, Direction.UNDO, step.undo_attempts + 1, undo, step.contract)
+        self._issue(step, UNDO, step.undo_attempts + 1, undo, step.contract)
 
     def settle(
         self,
         step: Step,
         status: StepStatus,
-        direction: Direction = Direction.DO,
+        direction: Direction = DO,
         code: str | None = None,
         message: str | None = None,
     ) -> None:
@@ -135,7 +139,7 @@ class Turn:
         code: str | None,
     ) -> bool:
         """Have a step tried again when *policy* says, after *failed* attempts; False if never."""
-        attempt = step.attempts if direction is Direction.DO else step.undo_attempts
+        attempt = step.attempts if direction is DO else step.undo_attempts
         seed = f"{self.state.saga_id}/{_target(step, direction)}/{attempt}"
         delay_us = policy.delay_us(failed_attempts=failed, seed=seed)
         elapsed_us = self.at + delay_us - since
@@ -148,7 +152,7 @@ class Turn:
         self, step: Step, direction: Direction, purpose: TimerPurpose, delay_us: int
     ) -> None:
         """Arm the deadline or the retry of a step's latest attempt."""
-        attempt = step.attempts if direction is Direction.DO else step.undo_attempts
+        attempt = step.attempts if direction is DO else step.undo_attempts
         target = _target(step, direction)
         self.arm(purpose, f"{target}/{attempt}", delay_us, target)
 
@@ -222,7 +226,7 @@ class Turn:
         )
         timeout_us = self.policy(step).timeout_us
         if timeout_us is not None:
-            self.arm_for(step, direction, TimerPurpose.DEADLINE, timeout_us)
+            self.arm_for(step, direction, _DEADLINE, timeout_us)
 
 
 def _target(step: Step, direction: Direction) -> str:

@@ -583,6 +583,19 @@ def test_what_readers_would_refuse_is_refused_before_it_is_sent(model: Event, co
     assert refused.value.code == code
 
 
+def test_a_class_of_another_application_is_read_as_the_own_one() -> None:
+    """It may have the same name and topic; what readers make of it is what they know."""
+
+    class Foreign(Event, topic="codec-orders.plain", version=1):
+        order_id: str
+        colour: str = "red"
+
+    text, decoded = encode_for_readers(FOR_READERS, Foreign(order_id="o-1"))
+
+    assert text == b'{"colour":"red","order_id":"o-1"}'
+    assert decoded.model == Plain(order_id="o-1")
+
+
 def test_a_saga_gets_the_model_that_was_read_on_arrival_once() -> None:
     """The next who asks gets one of his own: models may hold lists that can be changed."""
     text = b'{"amount":1,"is_gift":false,"order_id":"o-1"}'

@@ -1,6 +1,5 @@
 """A contract is checked when its class is made; an older version is read as the newest."""
 
-import gc
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from uuid import UUID
 import pytest
 from pydantic import ConfigDict, ValidationError
 
+from saga import SagaApp
 from saga.contracts import (
     ContractRegistry,
     Decoded,
@@ -165,7 +165,6 @@ REFUSED = {
     ),
     "not frozen": ('class X(Event, topic="a.b", version=1, frozen=False): pass', "frozen=False"),
     "extra forbidden": ('class X(Event, topic="a.b", version=1, extra="forbid"): pass', "extra="),
-    "taken": ('class X(Event, topic="models-payments.paid", version=1): pass', "both are"),
 }
 
 
@@ -180,14 +179,6 @@ def test_class_that_is_no_contract_is_refused_with_file_and_line(case: str) -> N
     assert problem in refused.value.problem
     assert refused.value.where == "shop/contracts.py:3"
     assert str(refused.value).startswith("shop/contracts.py:3: ")
-
-
-def test_refused_duplicate_names_both_places() -> None:
-    """Who claims a taken topic learns who has it."""
-    with pytest.raises(DefinitionError) as refused:
-        declare('class X(Event, topic="models-payments.paid", version=1): pass')
-
-    assert f"{contract_of(Paid).where}" in str(refused.value)
 
 
 def test_set_in_a_nested_model_is_refused() -> None:
@@ -212,39 +203,6 @@ def test_one_topic_may_be_event_and_intent_and_have_versions() -> None:
         "models-shared.evt.thing.v2",
         "models-shared.int.thing.v1",
     ]
-
-
-def test_reloaded_module_replaces_its_classes() -> None:
-    """The same class statement, run again, is a redefinition and no second claim."""
-    source = 'class Again(Event, topic="models-again.again", version=1): pass'
-
-    first, second = declare(source), declare(source)
-
-    assert first is not second
-    with pytest.raises(DefinitionError, match="Other and Again"):
-        declare(source.replace("Again", "Other"))
-
-
-def test_class_that_nobody_has_any_more_claims_nothing() -> None:
-    """A topic is free again once the class that had it is gone."""
-    declare('class Gone(Event, topic="models-again.gone", version=1): pass')
-    successor = declare('class Successor(Event, topic="models-again.gone", version=1): pass')
-
-    assert contract_of(successor).contract_name == "models-again.evt.gone.v1"
-
-
-def test_refused_class_claims_nothing() -> None:
-    """A correction of a refused class is not taken for a duplicate."""
-    source = 'class {}(Event, topic="models-again.refused", version=1, key="{}"): order_id: str'
-    with pytest.raises(DefinitionError):
-        declare(source.format("Wrong", "id"))
-    gc.disable()
-    try:
-        corrected = declare(source.format("Right", "order_id"))
-    finally:
-        gc.enable()
-
-    assert contract_of(corrected).key == "order_id"
 
 
 def test_business_key_is_text() -> None:
@@ -287,24 +245,22 @@ def test_lax_contract_is_possible() -> None:
     assert contract_of(Lax).version == 1
 
 
-def test_a_class_that_nobody_has_any_more_leaves_its_contract_to_others():
-    """Also when it was used: one test may have a contract under the name of another test's."""
+@pytest.mark.parametrize("name", ["Again", "Other"])
+def test_classes_of_one_name_belong_to_different_applications(name: str) -> None:
+    """Whether a module was loaded twice or two say the same: only who uses both is refused."""
+    source = '{}class {}(Event, topic="models-again.again", version=1): {}: {}'
+    first = declare(source.format("", "Again", "text", "str"))
+    second = declare(source.format("\n", name, "number", "int"))
 
-    def first() -> None:
-        class Once(Event, topic="models-passing.seen", version=1):
-            text: str
-
-        assert contract_of(Once).contract_name == "models-passing.evt.seen.v1"
-        assert encode(Once(text="a")) == '{"text":"a"}'
-
-    def second() -> str:
-        class Twice(Event, topic="models-passing.seen", version=1):
-            number: int
-
-        return encode(Twice(number=1))
-
-    first()
-    assert second() == '{"number":1}'
+    for model in (first, second):
+        contracts = ContractRegistry([model])
+        assert contracts.find("models-again.evt.again.v1").model is model
+    assert encode(first(text="a")) == '{"text":"a"}'
+    assert encode(second(number=1)) == '{"number":1}'
+    with pytest.raises(DefinitionError, match="and this application uses both") as refused:
+        SagaApp(contracts=[first, second])
+    assert "shop/contracts.py:1" in str(refused.value)
+    assert "shop/contracts.py:2" in str(refused.value)
 
 
 @pytest.fixture

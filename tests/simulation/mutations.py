@@ -145,9 +145,8 @@ MUTATIONS = (
     _mutation(
         "late success lost",
         "saga/core/rollback.py",
-        "        return Disposition.RECORDED\n"
-        "    _append_undo(turn, step, keeps_place=keeps_place)\n",
-        "        return Disposition.RECORDED\n",
+        "        _append_undo(turn, step, keeps_place=keeps_place)\n",
+        "        pass\n",
     ),
     _mutation(
         "duplicate reply applied again",

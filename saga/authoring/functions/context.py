@@ -106,7 +106,7 @@ class Context:
             StepFailed: when awaited: the step failed for good.
             DefinitionError: the call makes no sense; the saga parks before anything is issued.
         """
-        contract = contract_of(type(intent))
+        contract = contract_of(intent)
         self._check_step(intent, contract, undo, kind)
         step_kind = _kind(kind, undo)
         return StepCall(
@@ -174,7 +174,7 @@ class Context:
 
     def publish(self, event: Event) -> Awaitable[None]:
         """Tell everybody a fact now, before the saga ends; awaiting it changes nothing."""
-        contract = contract_of(type(event))
+        contract = contract_of(event)
         if contract.kind is not Kind.EVENT:
             raise DefinitionError(f"ctx.publish takes an Event, not {type(event).__name__}")
         if not self._is_over:

@@ -46,7 +46,7 @@ class SagaDefinition:
         Raises:
             ValueError: the key is empty.
         """
-        spec = self.key if self.key is not None else contract_of(type(trigger)).key
+        spec = self.key if self.key is not None else contract_of(trigger).key
         key = spec(trigger) if callable(spec) else getattr(trigger, str(spec))
         text = "" if key is None else str(key)
         if not text:

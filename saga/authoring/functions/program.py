@@ -118,7 +118,7 @@ class FunctionProgram:
             intent = undo(call.intent, replied)
         if not isinstance(intent, Intent):
             raise DefinitionError(f"the undo of {step} gave {type(intent).__name__}, no Intent")
-        name = contract_of(type(intent)).contract_name
+        name = contract_of(intent).contract_name
         if name not in self._registry:
             raise DefinitionError(
                 f"the undo of {step} ({name}) is not known to the application: "
@@ -216,6 +216,6 @@ def _ending(value: object, error: Exception | None) -> Command:
 def _message(outcome: object) -> Message | None:
     if outcome is None:
         return None
-    if not isinstance(outcome, Event) or contract_of(type(outcome)).kind is not Kind.EVENT:
+    if not isinstance(outcome, Event) or contract_of(outcome).kind is not Kind.EVENT:
         raise DefinitionError(f"a saga's outcome is an Event or None, not {type(outcome).__name__}")
-    return Message(contract_of(type(outcome)).contract_name, encode(outcome))
+    return Message(contract_of(outcome).contract_name, encode(outcome))

@@ -22,11 +22,11 @@ from saga.console.cli.session import Session
 from saga.contracts import (
     COMMAND_CONTRACT,
     Contract,
-    ContractModel,
     ContractRegistry,
     Kind,
     TopicNames,
     contract_of,
+    is_contract,
     reply_contract_names,
 )
 from saga.contracts.lockfile import Change, Lock, check, lock_of, lock_text, read_lock
@@ -350,11 +350,7 @@ def _intents(saga: SagaDefinition) -> list[Contract]:
 
 
 def _contracts(saga: SagaDefinition) -> list[Contract]:
-    return [
-        contract_of(model)
-        for model in saga.contracts()
-        if issubclass(model, ContractModel) and vars(model).get("__saga_contract__") is not None
-    ]
+    return [contract_of(model) for model in saga.contracts() if is_contract(model)]
 
 
 def _service(app: Application, service: Effects, names: TopicNames) -> Participant:
