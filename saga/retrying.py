@@ -29,12 +29,16 @@ class Backoff:
     Args:
         name: who tries. It seeds the jitter, so that workers do not return together.
         policy: how long the waits are; its limits of attempts and time are not looked at.
+        log_level: how much a failure is worth a line; less where failing is usual.
     """
 
-    def __init__(self, name: str, clock: Clock, policy: Retry = AWAY) -> None:
+    def __init__(
+        self, name: str, clock: Clock, policy: Retry = AWAY, *, log_level: int = logging.WARNING
+    ) -> None:
         self._name = name
         self._clock = clock
         self._policy = policy
+        self._log_level = log_level
         self.failures = 0
         self.last_error: BaseException | None = None
 
@@ -45,7 +49,8 @@ class Backoff:
         seed = f"{self._name}/{self.failures}"
         pause_s = self._policy.delay_us(failed_attempts=self.failures, seed=seed) / SECOND_US
         if self.failures & (self.failures - 1) == 0:  # the first, second, fourth, … is worth a line
-            log.warning(
+            log.log(
+                self._log_level,
                 "%s: %s; failure %d, again in %.2f s: %s",
                 self._name,
                 what,

@@ -1,6 +1,6 @@
 """The adapters for Apache Kafka. Importing this needs the extra `saga[kafka]`."""
 
-from saga.adapters.kafka.admin import TopicDefaults, TopicFlaw, TopicState, flaws_of
+from saga.adapters.kafka.admin import TopicFlaw, TopicState, flaws_of
 from saga.adapters.kafka.bus import KafkaBus, open_bus
 from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity
 from saga.adapters.kafka.consumer import ConsumerSettings, KafkaConsumer
@@ -11,7 +11,6 @@ __all__ = [
     "KafkaConnection",
     "KafkaConsumer",
     "KafkaSecurity",
-    "TopicDefaults",
     "TopicFlaw",
     "TopicState",
     "flaws_of",

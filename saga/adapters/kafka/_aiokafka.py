@@ -7,7 +7,7 @@ is made: these functions are known to be right for the versions it names, and fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -25,6 +25,7 @@ AT_LEAST: Final = "0.14"
 BELOW: Final = "0.15"
 FETCH_BYTES: Final = 16_777_216
 FETCH_WAIT_MS: Final = 100
+READ_UNCOMMITTED: Final = 0
 READ_COMMITTED: Final = 1
 _PREFIX_BYTES: Final = 12
 """Base offset and length: the bytes before those that the length counts."""
@@ -155,13 +156,8 @@ async def read_corrupt_batch(
     """
     client = consumer._client
     leader = client.cluster.leader_for_partition(TopicPartition(*source))
-    request = FetchRequest(
-        FETCH_WAIT_MS,
-        1,
-        FETCH_BYTES,
-        READ_COMMITTED,
-        [(source.topic, [(source.partition, offset, FETCH_BYTES)])],
-    )
+    wanted = [(source.topic, [(source.partition, offset, FETCH_BYTES)])]
+    request = FetchRequest(FETCH_WAIT_MS, 1, FETCH_BYTES, READ_COMMITTED, wanted)
     answer = await client.send(leader, request)
     for _, partitions in answer.topics:
         for _, code, _, _, _, aborted, *_, data in partitions:
@@ -239,15 +235,11 @@ def _first_batch(
             aborted.get(batch.producer_id, batch.base_offset + 1) <= batch.base_offset
         )
         is_ours = not (batch.is_control_batch or is_aborted)
-        records = _from(offset, batch.read(source)) if is_ours else []
-        if records:
-            return records
+        records = batch.read(source) if is_ours else []
+        if wanted := [record for record in records if record.offset >= offset]:
+            return wanted
         data = data[length:]
     return []
-
-
-def _from(offset: int, records: Iterable[Inbound]) -> list[Inbound]:
-    return [record for record in records if record.offset >= offset]
 
 
 def _bytes(buffer: Any, place: int) -> tuple[bytes | None, int]:

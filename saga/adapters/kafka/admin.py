@@ -8,10 +8,21 @@ topics that were found to exist here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient
@@ -20,28 +31,33 @@ from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
+from saga.adapters.clocks import SystemClock
+from saga.adapters.kafka._aiokafka import READ_UNCOMMITTED
 from saga.adapters.kafka.connection import (
     REQUEST_TIMEOUT_MS,
-    RETRY_BACKOFF_MS,
     KafkaConnection,
     described,
     within,
 )
 from saga.adapters.kafka.diagnosis import connecting
+from saga.core.retry import Retry
 from saga.core.values import value
 from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import Source, TopicSpec
+from saga.retrying import Backoff
+
+T = TypeVar("T")
 
 ANSWER_S: Final = 10.0
 CONNECT_S: Final = 6.0
 """Leaves time to find out why there is no connection."""
 METADATA_MAX_AGE_MS: Final = 300_000
-READ_UNCOMMITTED: Final = 0
-READ_COMMITTED: Final = 1
 FRAMING_BYTES: Final = 65_536
 """The most that a batch takes beyond the keys, values and headers in it."""
 AS_THE_BROKERS: Final = -1
 KEPT_FOR_EVER_MS: Final = -1
+SETTLING: Final = Retry(attempts=None, initial="50ms", cap="500ms", jitter=0.5)
+"""For a cluster that elects a leader, or is making a topic."""
 _EARLIEST: Final = -2
 _LATEST: Final = -1
 _TOPIC_RESOURCE: Final = 2
@@ -57,40 +73,6 @@ class Layout:
     name: str
     leaders: Mapping[int, int | None]
     replicas: int
-
-
-@value(kw_only=True)
-class TopicDefaults:
-    """Settings that all topics have in common; None for the brokers' defaults.
-
-    Args:
-        replicas: copies of each partition.
-        in_sync_min: how many of them must have a record before it counts as published. By default
-            one less than there are, so that one broker may be away.
-    """
-
-    replicas: int | None = None
-    in_sync_min: int | None = None
-
-    @property
-    def replicas_asked(self) -> int:
-        """The number as the protocol writes it."""
-        return AS_THE_BROKERS if self.replicas is None else self.replicas
-
-    def configs(self, spec: TopicSpec, *, record_bytes_max: int) -> dict[str, str]:
-        """The settings with which the topic is made."""
-        kept_ms = KEPT_FOR_EVER_MS if spec.retention_s is None else spec.retention_s * 1000
-        configs = {
-            "cleanup.policy": "delete",
-            "retention.ms": str(kept_ms),
-            "max.message.bytes": str(record_bytes_max + FRAMING_BYTES),
-        }
-        in_sync_min = self.in_sync_min
-        if in_sync_min is None and self.replicas is not None:
-            in_sync_min = max(1, self.replicas - 1)
-        if in_sync_min is not None:
-            configs["min.insync.replicas"] = str(in_sync_min)
-        return configs
 
 
 @value(kw_only=True)
@@ -176,30 +158,39 @@ class Cluster:
         """
         if not sources:
             return {}
+
+        async def ask() -> dict[Source, tuple[int, int]]:
+            leaders = await self._leaders({source.topic for source in sources})
+            by_leader: dict[int, list[Source]] = defaultdict(list)
+            for source in sources:
+                if source not in leaders:
+                    raise TopicMissing(source.topic, source.partition)
+                leader = leaders[source]
+                if leader is None:
+                    raise kafka.LeaderNotAvailableError(f"{source.topic}[{source.partition}]")
+                by_leader[leader].append(source)
+            begins, ends = await asyncio.gather(
+                self._offsets(by_leader, _EARLIEST, isolation),
+                self._offsets(by_leader, _LATEST, isolation),
+            )
+            return {source: (begins[source], ends[source]) for source in sources}
+
         async with within(ANSWER_S, "bounds"):
-            while True:
-                layouts = await self.layouts({source.topic for source in sources})
-                try:
-                    return await self._bounds(layouts, sources, isolation)
-                except kafka.KafkaError as error:
-                    if not error.retriable:
-                        raise
-                    await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
+            return await _once_settled(ask, "bounds")
 
-    async def create(self, wanted: Sequence[tuple[str, int, int, Mapping[str, str]]]) -> None:
-        """Make topics, given as name, partitions, replicas and settings.
+    async def create(
+        self, specs: Collection[TopicSpec], *, replicas: int | None, record_bytes_max: int
+    ) -> None:
+        """Make topics; those that exist stay as they are. All can be written to when this returns.
 
-        Replicas are -1 for the brokers' default. Topics that exist stay as they are. All can be
-        written to when this returns.
+        *replicas* None leaves their number to the brokers.
 
         Raises:
             BusUnavailable: no broker answers, or the controller refuses.
         """
-        if not wanted:
+        if not specs:
             return
-        rows: list[Any] = [
-            (name, count, copies, [], list(how.items())) for name, count, copies, how in wanted
-        ]
+        rows = [_new_topic(spec, replicas, record_bytes_max=record_bytes_max) for spec in specs]
         async with self._asking("create topics") as client:
             answer = await self._ask_controller(
                 client, CreateTopicsRequest(rows, REQUEST_TIMEOUT_MS, validate_only=False)
@@ -209,14 +200,20 @@ class Cluster:
             if error not in (kafka.NoError, kafka.TopicAlreadyExistsError):
                 reason = message[0] if message and message[0] else error.__name__
                 raise BusUnavailable(f"kafka: the topic {name} cannot be created: {reason}")
-        await self._until_led([row[0] for row in rows])
+        await self._until_led({spec.name for spec in specs})
 
-    async def configs(self, topics: Collection[str]) -> dict[str, dict[str, str]]:
+    async def describe(self, topics: Collection[str]) -> dict[str, TopicState]:
         """The settings of those *topics* that exist, the brokers' defaults included.
 
         Raises:
             BusUnavailable: no broker answers, or this user may not ask.
         """
+        layouts = await self.layouts(topics)
+        configs = await self.configs(layouts)
+        return {name: _state(layout, configs.get(name, {})) for name, layout in layouts.items()}
+
+    async def configs(self, topics: Collection[str]) -> dict[str, dict[str, str]]:
+        """As `describe`, in Kafka's own words."""
         if not topics:
             return {}
         resources = [(_TOPIC_RESOURCE, name, None) for name in sorted(topics)]
@@ -262,16 +259,18 @@ class Cluster:
             return self._client
 
     async def _ask_any(self, client: AIOKafkaClient, request: Any) -> Any:
-        brokers = sorted(broker.nodeId for broker in client.cluster.brokers())
         last: kafka.KafkaError = kafka.NodeNotReadyError("no broker is known")
-        for node_id in brokers:
+        for node_id in sorted(broker.nodeId for broker in client.cluster.brokers()):
             try:
                 return await client.send(node_id, request)
             except kafka.KafkaError as error:
                 if not error.retriable:
                     raise
                 last = error
-        await self._reconnect(client)
+        if self._client is client:
+            # Begin again from the first addresses: all brokers known may have moved.
+            self._client = None
+            await client.close()
         raise BusUnavailable(f"kafka: no broker answers: {described(last)}")
 
     async def _ask_controller(self, client: AIOKafkaClient, request: Any) -> Any:
@@ -282,60 +281,38 @@ class Cluster:
             raise BusUnavailable("kafka: the cluster has no controller now")
         return await client.send(controller.nodeId, request)
 
-    async def _reconnect(self, client: AIOKafkaClient) -> None:
-        """Begin again from the first addresses: all brokers known may have moved."""
-        if self._client is client:
-            self._client = None
-            await client.close()
-
     async def _until_led(self, topics: Collection[str]) -> None:
-        async with within(ANSWER_S, "create topics"):
-            while True:
-                layouts = await self.layouts(topics)
-                led = [layout for layout in layouts.values() if None not in layout.leaders.values()]
-                if len(led) == len(set(topics)):
-                    break
-                await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
-        # A broker learns that it leads a little after the metadata says so.
-        await self.bounds(
-            [Source(layout.name, number) for layout in led for number in layout.leaders]
-        )
+        async def ask() -> list[Source]:
+            leaders = await self._leaders(topics)
+            if None in leaders.values() or len({at.topic for at in leaders}) < len(topics):
+                raise kafka.LeaderNotAvailableError(", ".join(sorted(topics)))
+            return list(leaders)
 
-    async def _bounds(
-        self, layouts: Mapping[str, Layout], sources: Collection[Source], isolation: int
-    ) -> dict[Source, tuple[int, int]]:
-        by_leader: dict[int, list[Source]] = defaultdict(list)
-        for source in sources:
-            layout = layouts.get(source.topic)
-            if layout is None or source.partition not in layout.leaders:
-                raise TopicMissing(source.topic, source.partition)
-            leader = layout.leaders[source.partition]
-            if leader is None:
-                raise kafka.LeaderNotAvailableError(f"{source.topic}[{source.partition}]")
-            by_leader[leader].append(source)
-        answers = await asyncio.gather(
-            *(
-                self._offsets(node, of_node, at, isolation)
-                for at in (_EARLIEST, _LATEST)
-                for node, of_node in by_leader.items()
-            )
-        )
-        begins: dict[Source, int] = {}
-        ends: dict[Source, int] = {}
-        for number, answer in enumerate(answers):
-            (begins if number < len(by_leader) else ends).update(answer)
-        return {source: (begins[source], ends[source]) for source in sources}
+        async with within(ANSWER_S, "create topics"):
+            sources = await _once_settled(ask, "create topics")
+        await self.bounds(sources)  # a broker learns that it leads after the metadata says so
+
+    async def _leaders(self, topics: Collection[str]) -> dict[Source, int | None]:
+        layouts = await self.layouts(topics)
+        return {
+            Source(layout.name, number): leader
+            for layout in layouts.values()
+            for number, leader in layout.leaders.items()
+        }
 
     async def _offsets(
-        self, node_id: int, sources: Sequence[Source], at: int, isolation: int
+        self, by_leader: Mapping[int, Sequence[Source]], at: int, isolation: int
     ) -> dict[Source, int]:
-        by_topic: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for topic, partition in sources:
-            by_topic[topic].append((partition, at))
         client = await self._connected()
-        answer = await client.send(node_id, OffsetRequest(-1, isolation, list(by_topic.items())))
+        requests = {}
+        for node_id, sources in by_leader.items():
+            by_topic: dict[str, list[tuple[int, int]]] = defaultdict(list)
+            for topic, partition in sources:
+                by_topic[topic].append((partition, at))
+            requests[node_id] = OffsetRequest(-1, isolation, list(by_topic.items()))
+        answers = await asyncio.gather(*(client.send(*request) for request in requests.items()))
         offsets: dict[Source, int] = {}
-        for topic, rows in answer.topics:
+        for topic, rows in (topic for answer in answers for topic in answer.topics):
             for partition, code, _, offset in rows:
                 error = kafka.for_code(code)
                 if error is not kafka.NoError:
@@ -356,24 +333,13 @@ async def describe_groups(
         admin = AIOKafkaAdminClient(**connection.options())
         try:
             await admin.start()
-            return {name: await _group(admin, name) for name in groups}
+            # The cluster may be making its topic of offsets, which it does for the first group.
+            return {
+                name: await _once_settled(partial(_group, admin, name), "describe groups")
+                for name in groups
+            }
         finally:
             await admin.close()
-
-
-def state_of(layout: Layout, configs: Mapping[str, str]) -> TopicState:
-    """The state of a topic, from the cluster's answers."""
-    kept_ms = int(configs.get("retention.ms") or KEPT_FOR_EVER_MS)
-    return TopicState(
-        name=layout.name,
-        partitions=len(layout.leaders),
-        replicas=layout.replicas,
-        leaderless=tuple(sorted(n for n, leader in layout.leaders.items() if leader is None)),
-        cleanup_policy=configs.get("cleanup.policy", ""),
-        retention_s=None if kept_ms < 0 else kept_ms / 1000,
-        record_bytes_max=int(configs.get("max.message.bytes") or 0),
-        in_sync_min=int(configs.get("min.insync.replicas") or 1),
-    )
 
 
 def flaws_of(
@@ -404,18 +370,49 @@ async def _bootstrap(client: AIOKafkaClient) -> None:
         raise kafka.KafkaConnectionError("no broker is known")
 
 
-async def _group(admin: AIOKafkaAdminClient, name: str) -> GroupState:
+async def _once_settled(ask: Callable[[], Awaitable[T]], what: str) -> T:
+    """The answer, asked for again while Kafka says that its trouble passes; without a limit."""
+    backoff = Backoff("kafka", SystemClock(), SETTLING, log_level=logging.DEBUG)
     while True:
         try:
-            return await _described(admin, name)
+            return await ask()
         except kafka.KafkaError as error:
-            # The cluster may be making its topic of offsets, which it does for the first group.
             if not error.retriable:
                 raise
-            await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
+            await backoff.pause(what, error)
 
 
-async def _described(admin: AIOKafkaAdminClient, name: str) -> GroupState:
+def _new_topic(
+    spec: TopicSpec, replicas: int | None, *, record_bytes_max: int
+) -> tuple[str, int, int, list[Any], list[tuple[str, str]]]:
+    """The topic as the protocol writes it."""
+    kept_ms = KEPT_FOR_EVER_MS if spec.retention_s is None else spec.retention_s * 1000
+    configs = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(kept_ms),
+        "max.message.bytes": str(record_bytes_max + FRAMING_BYTES),
+    }
+    if replicas is not None:  # one broker may be away
+        configs["min.insync.replicas"] = str(max(1, replicas - 1))
+    copies = AS_THE_BROKERS if replicas is None else replicas
+    return spec.name, spec.partitions, copies, [], list(configs.items())
+
+
+def _state(layout: Layout, configs: Mapping[str, str]) -> TopicState:
+    kept_ms = int(configs.get("retention.ms") or KEPT_FOR_EVER_MS)
+    return TopicState(
+        name=layout.name,
+        partitions=len(layout.leaders),
+        replicas=layout.replicas,
+        leaderless=tuple(sorted(n for n, leader in layout.leaders.items() if leader is None)),
+        cleanup_policy=configs.get("cleanup.policy", ""),
+        retention_s=None if kept_ms < 0 else kept_ms / 1000,
+        record_bytes_max=int(configs.get("max.message.bytes") or 0),
+        in_sync_min=int(configs.get("min.insync.replicas") or 1),
+    )
+
+
+async def _group(admin: AIOKafkaAdminClient, name: str) -> GroupState:
     [answer] = await admin.describe_consumer_groups([name])
     members = 0
     for code, _, _, _, _, found, *_ in answer.groups:

@@ -14,16 +14,9 @@ from typing import Final
 from typing_extensions import override
 
 from saga.adapters.kafka import _aiokafka
-from saga.adapters.kafka.admin import (
-    Cluster,
-    GroupState,
-    TopicDefaults,
-    TopicState,
-    describe_groups,
-    state_of,
-)
+from saga.adapters.kafka.admin import Cluster, GroupState, TopicState, describe_groups
 from saga.adapters.kafka.connection import KafkaConnection
-from saga.adapters.kafka.consumer import ConsumerSettings, GroupSubscription, KafkaConsumer
+from saga.adapters.kafka.consumer import ConsumerSettings, KafkaConsumer
 from saga.adapters.kafka.producer import KafkaProducer
 from saga.ports.bus import Bus, Record, ResumeAt, Source, TopicSpec
 from saga.settings import Settings
@@ -38,7 +31,8 @@ class KafkaBus(Bus):
     Args:
         connection: where the cluster is, and who we are.
         record_bytes_max: of key, value and headers together; a larger record is refused.
-        topics: how topics are made, beyond what their specification says.
+        replicas: copies of each partition of a topic that is made; None for the brokers' default.
+            All but one of them must have a record before it counts as published.
         consumers: how members of groups behave.
         publish_timeout_s: how long a delivery may take before it has failed; longer than the
             election of a new leader.
@@ -53,14 +47,14 @@ class KafkaBus(Bus):
         connection: KafkaConnection,
         *,
         record_bytes_max: int = RECORD_BYTES_MAX,
-        topics: TopicDefaults | None = None,
+        replicas: int | None = None,
         consumers: ConsumerSettings | None = None,
         publish_timeout_s: float = PUBLISH_S,
         compression: str | None = None,
     ) -> None:
         _aiokafka.check_version()
         self._connection = connection
-        self._topics = topics or TopicDefaults()
+        self._replicas = replicas
         self._settings = consumers or ConsumerSettings()
         self._record_bytes_max = record_bytes_max
         self._cluster = Cluster(connection)
@@ -83,17 +77,9 @@ class KafkaBus(Bus):
         existing = await self._cluster.layouts({spec.name for spec in topics})
         missing = {spec.name: spec for spec in topics if spec.name not in existing}
         await self._cluster.create(
-            [
-                (
-                    spec.name,
-                    spec.partitions,
-                    self._topics.replicas_asked,
-                    self._topics.configs(spec, record_bytes_max=self._record_bytes_max),
-                )
-                for spec in missing.values()
-            ]
+            missing.values(), replicas=self._replicas, record_bytes_max=self._record_bytes_max
         )
-        self._producer.forget(list(missing))
+        self._producer.forget(missing)
 
     @override
     async def publish(self, records: Sequence[Record]) -> None:
@@ -107,13 +93,14 @@ class KafkaBus(Bus):
             self._connection,
             self._cluster,
             self._settings,
-            GroupSubscription(group, frozenset(topics), resume_at),
+            group,
+            topics,
+            resume_at=resume_at,
             counts=self.counts,
-            on_close=self._forget,
         )
-        await consumer.open()
+        self._consumers = [each for each in self._consumers if not each.is_closed]
         self._consumers.append(consumer)
-        await consumer.join()
+        await consumer.open()
         return consumer
 
     @override
@@ -122,7 +109,7 @@ class KafkaBus(Bus):
 
     @override
     async def close(self) -> None:
-        for consumer in list(self._consumers):
+        for consumer in self._consumers:
             await consumer.close()
         await self._producer.close()
         await self._cluster.close()
@@ -135,9 +122,7 @@ class KafkaBus(Bus):
         Raises:
             BusUnavailable: no broker answers, or this user may not ask.
         """
-        layouts = await self._cluster.layouts(topics)
-        configs = await self._cluster.configs(layouts)
-        return {name: state_of(layout, configs.get(name, {})) for name, layout in layouts.items()}
+        return await self._cluster.describe(topics)
 
     async def describe_groups(self, groups: Collection[str]) -> dict[str, GroupState]:
         """Members and offsets of these *groups*; one that never was has none of either.
@@ -146,10 +131,6 @@ class KafkaBus(Bus):
             BusUnavailable: no broker answers, or this user may not ask.
         """
         return await describe_groups(self._connection, groups)
-
-    def _forget(self, consumer: KafkaConsumer) -> None:
-        if consumer in self._consumers:
-            self._consumers.remove(consumer)
 
 
 def open_bus(
@@ -163,7 +144,7 @@ def open_bus(
     return KafkaBus(
         connection or KafkaConnection.of(settings),
         record_bytes_max=record_bytes_max,
-        topics=TopicDefaults(replicas=settings.replication),
+        replicas=settings.replication,
         consumers=ConsumerSettings(
             session_timeout_ms=settings.kafka_session_timeout_ms,
             instance_id=settings.kafka_instance_id,

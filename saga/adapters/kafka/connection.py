@@ -1,16 +1,15 @@
 """How to reach a Kafka cluster: addresses, encryption and credentials.
 
-Secrets are handed to the client and never shown: their fields are left out of every `repr`. Errors
-of aiokafka become errors of the port here.
+Secrets are handed to the client and never shown. Errors of aiokafka become errors of the port here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +34,8 @@ _PROTOCOLS_THAT_USE: Final = {
     "kafka_ssl_": ("SSL", "SASL_SSL"),
 }
 """Who gives credentials or certificates does not want to connect without them by mistake."""
+_NEEDED_BY_TOKEN: Final = ("kafka_sasl_oauth_token",)
+_NEEDED_BY_PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
 
 
 @value(kw_only=True)
@@ -48,12 +49,12 @@ class KafkaSecurity:
     protocol: str = "PLAINTEXT"
     mechanism: str = "PLAIN"
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: SecretStr | None = None
     oauth_token: str | None = None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    key_password: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    key_password: SecretStr | None = None
     checks_hostname: bool = True
 
 
@@ -106,7 +107,7 @@ class KafkaConnection:
                 options["sasl_oauth_token_provider"] = _token_provider(security)
             else:
                 options["sasl_plain_username"] = security.username
-                options["sasl_plain_password"] = security.password
+                options["sasl_plain_password"] = _revealed(security.password)
         return options
 
 
@@ -169,32 +170,26 @@ def _security(settings: Settings) -> KafkaSecurity:
                 f"set that to {' or '.join(protocols)}",
             )
     if protocol.startswith("SASL_"):
-        needed: tuple[str, ...] = ("kafka_sasl_username", "kafka_sasl_password")
-        if mechanism == "OAUTHBEARER":
-            needed = ("kafka_sasl_oauth_token",)
-        for name in needed:
+        is_by_token = mechanism == "OAUTHBEARER"
+        for name in _NEEDED_BY_TOKEN if is_by_token else _NEEDED_BY_PASSWORD:
             if getattr(settings, name) is None:
                 raise SettingsError(f"SAGA_{name.upper()}", f"{protocol} by {mechanism} needs it")
     return KafkaSecurity(
         protocol=protocol,
         mechanism=mechanism,
         username=settings.kafka_sasl_username,
-        password=_revealed(settings.kafka_sasl_password),
+        password=settings.kafka_sasl_password,
         oauth_token=settings.kafka_sasl_oauth_token,
-        ca_file=_path(settings.kafka_ssl_ca_file),
-        cert_file=_path(settings.kafka_ssl_cert_file),
-        key_file=_path(settings.kafka_ssl_key_file),
-        key_password=_revealed(settings.kafka_ssl_key_password),
+        ca_file=settings.kafka_ssl_ca_file,
+        cert_file=settings.kafka_ssl_cert_file,
+        key_file=settings.kafka_ssl_key_file,
+        key_password=settings.kafka_ssl_key_password,
         checks_hostname=settings.kafka_ssl_check_hostname,
     )
 
 
 def _revealed(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-def _path(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _ssl_context(security: KafkaSecurity) -> ssl.SSLContext:
@@ -209,48 +204,41 @@ def _ssl_context(security: KafkaSecurity) -> ssl.SSLContext:
     return context
 
 
-def _load_certificate(context: ssl.SSLContext, security: KafkaSecurity, cert_file: str) -> None:
+def _load_certificate(context: ssl.SSLContext, security: KafkaSecurity, cert_file: Path) -> None:
     asked: list[bool] = []
 
     def password() -> str:
         # Without this function OpenSSL would ask at the terminal, and wait.
         asked.append(True)
-        return security.key_password or ""
+        return _revealed(security.key_password) or ""
 
     try:
         context.load_cert_chain(cert_file, security.key_file, password=password)
     except (OSError, ssl.SSLError) as error:
         setting, path = "SAGA_KAFKA_SSL_CERT_FILE", cert_file
         if asked:
-            setting, path = "SAGA_KAFKA_SSL_KEY_PASSWORD", security.key_file or cert_file
             problem = "wrong for" if security.key_password else "missing: there is a password on"
-            raise SettingsError(setting, f"{problem} {path}") from error
+            problem = f"{problem} {security.key_file or cert_file}"
+            raise SettingsError("SAGA_KAFKA_SSL_KEY_PASSWORD", problem) from error
         if isinstance(error, ssl.SSLError):
             where = f"{cert_file}, {security.key_file}" if security.key_file else cert_file
             problem = f"{where}: no certificate and key in PEM that fit together ({error.reason})"
             raise SettingsError(setting, problem) from error
-        if security.key_file is not None and not _is_readable(security.key_file):
+        if security.key_file is not None and not os.access(security.key_file, os.R_OK):
             setting, path = "SAGA_KAFKA_SSL_KEY_FILE", security.key_file
         raise SettingsError(setting, f"{path}: {error.strerror}") from error
 
 
-def _is_readable(path: str) -> bool:
-    try:
-        with Path(path).open("rb"):
-            return True
-    except OSError:
-        return False
-
-
 def _token_provider(security: KafkaSecurity) -> TokenHook:
-    setting = _HOOK_SETTING
     module, _, name = (security.oauth_token or "").partition(":")
     if not module or not name:
-        raise SettingsError(setting, "expected module:callable, which returns an access token")
+        raise SettingsError(
+            _HOOK_SETTING, "expected module:callable, which returns an access token"
+        )
     try:
         hook = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise SettingsError(setting, f"{security.oauth_token!r}: {error}") from error
+        raise SettingsError(_HOOK_SETTING, f"{security.oauth_token!r}: {error}") from error
     if not callable(hook):
-        raise SettingsError(setting, f"{security.oauth_token!r} cannot be called")
+        raise SettingsError(_HOOK_SETTING, f"{security.oauth_token!r} cannot be called")
     return TokenHook(hook, f"{module}:{name}")

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from time import time
 from typing import Final
 
@@ -99,14 +99,12 @@ class KafkaProducer:
         if session is not None:
             await session.stop(STOP_S)
 
-    def forget(self, topics: Sequence[str]) -> None:
+    def forget(self, topics: Iterable[str]) -> None:
         """Forget the limits of these topics, which may have changed."""
         for topic in topics:
             self._limits.pop(topic, None)
 
     async def _started_session(self) -> ProducerSession:
-        if self._session is not None and not self._session.is_ended:
-            return self._session
         async with self._starting:
             if self._is_closed:
                 raise BusUnavailable("the bus is closed")
@@ -118,24 +116,16 @@ class KafkaProducer:
             return self._session
 
     async def _partition_counts(
-        self, session: ProducerSession, topics: set[str]
+        self, session: ProducerSession, topics: Iterable[str]
     ) -> Mapping[str, int]:
-        known = {topic: session.partitions(topic) for topic in topics}
-        unknown = [topic for topic, count in known.items() if count is None]
-        if unknown:
+        counts = {topic: session.partitions(topic) for topic in topics}
+        if unknown := [topic for topic, count in counts.items() if not count]:
             existing = await self._cluster.layouts(unknown)
-            for topic in unknown:
-                if topic not in existing:
-                    raise TopicMissing(topic)
             async with within(CONNECT_S, "find topics"):
                 for topic in unknown:
-                    await session.learn(topic)
-                    known[topic] = session.partitions(topic)
-        counts: dict[str, int] = {}
-        for topic, count in known.items():
-            if not count:
-                raise TopicMissing(topic)
-            counts[topic] = count
+                    if topic not in existing:
+                        raise TopicMissing(topic)
+                    counts[topic] = await session.learn(topic)
         return counts
 
     def _place(self, record: Record, partitions: int) -> Source:
@@ -178,24 +168,22 @@ class KafkaProducer:
         self, session: ProducerSession, deliveries: set[Delivery], topics: Collection[str]
     ) -> None:
         late, missing = await self._wait(deliveries, topics)
-        failure: BaseException | None = None
-        for delivery in deliveries - late:
-            failure = delivery.exception() or failure
-        if not late and failure is None:
+        failures = [error for each in deliveries - late if (error := each.exception()) is not None]
+        if not late and not failures:
             return
         if missing is not None:
             reason = f"the topic {missing} was deleted"
-        elif failure is None:
-            reason = f"no acknowledgement within {self._timeout_s:g} s"
+        elif failures:
+            reason = described(failures[-1])
         else:
-            reason = described(failure)
+            reason = f"no acknowledgement within {self._timeout_s:g} s"
         if not session.is_ended:
             self._counts["producers_replaced"] += 1
             log.warning("the producer is replaced: %s", reason, extra={"reason": reason})
             await session.drop()
         if missing is not None:
             raise TopicMissing(missing)
-        if isinstance(failure, _TOO_LARGE):
+        if failures and isinstance(failures[-1], _TOO_LARGE):
             raise MessageTooLarge(f"the cluster takes no record as large as one of these: {reason}")
         raise BusUnavailable(f"kafka: not all was published: {reason}")
 
@@ -209,14 +197,12 @@ class KafkaProducer:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._timeout_s
         late = deliveries
-        while late and loop.time() < deadline_s:
-            slice_s = min(LOOK_FOR_TOPICS_S, deadline_s - loop.time())
-            _, late = await asyncio.wait(late, timeout=slice_s)
+        while late and (left_s := deadline_s - loop.time()) > 0:
+            _, late = await asyncio.wait(late, timeout=min(LOOK_FOR_TOPICS_S, left_s))
             if late:
                 with contextlib.suppress(BusUnavailable):
                     existing = await self._cluster.layouts(topics)
-                    missing = sorted(set(topics) - existing.keys())
-                    if missing:
+                    if missing := sorted(set(topics) - existing.keys()):
                         return late, missing[0]
         return late, None
 
@@ -250,18 +236,17 @@ class ProducerSession:
             await self.drop()
             raise
 
-    def partitions(self, topic: str) -> int | None:
-        """How many partitions *topic* has, as far as this producer knows it."""
-        numbers = self._producer.client.cluster.partitions_for_topic(topic)
-        return None if numbers is None else len(numbers)
+    def partitions(self, topic: str) -> int:
+        """How many partitions *topic* has, as far as this producer knows it; else none."""
+        return len(self._producer.client.cluster.partitions_for_topic(topic) or ())
 
-    async def learn(self, topic: str) -> None:
-        """Read the metadata of a topic that exists.
+    async def learn(self, topic: str) -> int:
+        """How many partitions a topic has that exists, from its metadata.
 
         Raises:
             KafkaError: no broker answers.
         """
-        await self._producer.partitions_for(topic)
+        return len(await self._producer.partitions_for(topic))
 
     def put(self, placed: Sequence[tuple[Source, Record]]) -> set[Delivery]:
         """Have all of these sent, in order per partition; returns their batches' deliveries."""
@@ -291,7 +276,5 @@ class ProducerSession:
 
 
 def _size(record: Record) -> int:
-    size = len(record.key or b"") + len(record.value or b"")
-    for name, value in record.headers:
-        size += len(name) + len(value or b"")
-    return size
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers

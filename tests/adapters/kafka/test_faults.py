@@ -16,7 +16,6 @@ from saga.adapters.kafka import (
     ConsumerSettings,
     KafkaBus,
     KafkaConnection,
-    TopicDefaults,
     flaws_of,
 )
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
@@ -372,7 +371,7 @@ async def test_topics_are_described_and_compared(
     connection: KafkaConnection, admin, namespace: str
 ) -> None:
     """As they were made; topics that are missing, uneven or compacted are named."""
-    bus = KafkaBus(connection, topics=TopicDefaults(replicas=1), record_bytes_max=1_000_000)
+    bus = KafkaBus(connection, replicas=1, record_bytes_max=1_000_000)
     specs = [TopicSpec(f"{namespace}.{name}", 2, 3600) for name in "abc"]
     await bus.create_topics([specs[0], specs[1], TopicSpec(f"{namespace}.c", 3, 60)])
     wanted = [*specs, TopicSpec(f"{namespace}.d", 2, 3600)]

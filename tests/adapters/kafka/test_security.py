@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from infra import InfraError, Kafka, Listener
 from infra.scratch import scratch_folder
@@ -247,9 +248,9 @@ async def test_a_diagnosis_leaves_no_connection_open(secured: Secured, wrong: st
         protocol="SASL_SSL",
         mechanism="OAUTHBEARER" if wrong == "token" else "PLAIN",
         username=USER,
-        password=WRONG,
+        password=SecretStr(WRONG),
         oauth_token=f"{__name__}:{stale_token.__name__}",
-        ca_file=str(secured.authority.certificate),
+        ca_file=secured.authority.certificate,
     )
     server = secured.kafka.bootstrap_of("SECURE")
 
