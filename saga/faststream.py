@@ -21,7 +21,6 @@ out" stops the consumers of a running broker. `/health/live` notices, but only t
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saga.adapters.clocks import SystemClock
@@ -91,10 +90,9 @@ def attach(
     names, clock = read.topic_names, SystemClock()
     spec = TopicSpec("", read.partitions, read.retention_s)
 
-    def make(subscription: Subscription, subscriber: EffectsSubscriber) -> RunningService:
+    def make(subscriber: EffectsSubscriber) -> RunningService:
         """A bus and a store for each service: the broker starts and stops them one by one."""
-        connection = connection_of(broker)
-        kafka = open_bus(read, record_bytes_max=read.record_bytes_max, connection=connection)
+        kafka = open_bus(read, connection=connection_of(broker))
         store = open_effects_store(read)
 
         async def close() -> None:
@@ -102,7 +100,7 @@ def attach(
             await store.close()
 
         service = EffectsService(
-            subscription,
+            subscriber.subscription,
             bus=BrokerBus(kafka, subscriber),
             store=store,
             clock=clock,
@@ -113,7 +111,5 @@ def attach(
 
     contracts = Application(effects=effects).contracts
     subscriptions = [Subscription(each, contracts, names) for each in effects]
-    subscribers = tuple(
-        EffectsSubscriber.of(broker, each, partial(make, each)) for each in subscriptions
-    )
+    subscribers = tuple(EffectsSubscriber(broker, each, make) for each in subscriptions)
     return Attached(subscribers, routes(subscribers))

@@ -9,7 +9,6 @@ from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import Opened, open_bus_and_store, open_effects_store
 from saga.application import ROLES, Application
 from saga.assembly import Assembly, Parts
-from saga.effects import Subscription
 from saga.effects.health import EffectsHealth
 from saga.effects.service import EffectsRole
 from saga.ports.effects_store import EffectsStore
@@ -86,11 +85,10 @@ def _probes(settings: Settings, health: Sequence[Health]) -> list[Role]:
     if settings.http == HTTP_OFF:
         return []
     # Imported where it is asked for: starlette and uvicorn take a tenth of a second.
-    from saga.adapters.http import HttpRole, HttpServer, application, pages
+    from saga.adapters.http import HttpServer, application, pages
 
     app = application(pages(health))
-    server = HttpServer(app, settings.http, must_listen=settings.is_http_asked_for)
-    return [HttpRole(server)]
+    return [HttpServer(app, settings.http, must_listen=settings.is_http_asked_for)]
 
 
 def _effects(assembly: Assembly, store: EffectsStore, health: list[Health]) -> Sequence[Role]:
@@ -118,14 +116,12 @@ def _broker_role(assembly: Assembly, store: EffectsStore, health: list[Health]) 
     async def close() -> None:
         """Bus and store are the process's."""
 
-    def make(subscription: Subscription, subscriber: EffectsSubscriber) -> RunningService:
+    def make(subscriber: EffectsSubscriber) -> RunningService:
         bus = BrokerBus(kafka, subscriber)
-        return RunningService(assembly.effects_service(subscription, store, bus=bus), store, close)
+        service = assembly.effects_service(subscriber.subscription, store, bus=bus)
+        return RunningService(service, store, close)
 
     broker = own_broker(assembly.settings.servers)
-    subscribers = [
-        EffectsSubscriber.of(broker, subscription, partial(make, subscription))
-        for subscription in assembly.subscriptions
-    ]
+    subscribers = [EffectsSubscriber(broker, each, make) for each in assembly.subscriptions]
     health.append(BrokerHealth(subscribers))
     return EffectsRole(subscribers, start=broker.start, stop=broker.stop)

@@ -15,6 +15,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from typing import Any, Final
 
 import uvicorn
@@ -120,8 +121,7 @@ async def _why_not_ready(parts: Sequence[Health]) -> list[str]:
         except TimeoutError:
             return [f"no answer within {ANSWER_S:g} s"]
 
-    answers = await asyncio.gather(*(ask(part) for part in parts))
-    return [reason for reasons in answers for reason in reasons]
+    return list(chain(*await asyncio.gather(*map(ask, parts))))
 
 
 def _metrics_page(parts: Sequence[Health]) -> Page:
@@ -137,7 +137,7 @@ def _metrics_page(parts: Sequence[Health]) -> Page:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        registry.register(_Families([about, ready, *(each for part in families for each in part)]))
+        registry.register(_Families([about, ready, *chain(*families)]))
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return page
@@ -165,48 +165,17 @@ def _version() -> str:
         return "unknown"  # it runs from a folder, as in the image
 
 
-class HttpRole:
-    """HTTP as a role of a process: it starts before the others and ends after them."""
-
-    def __init__(self, server: HttpServer) -> None:
-        self.server = server
-        self._stopping = asyncio.Event()
-        self.counts: Counter[str] = Counter()
-
-    async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            SettingsError: the address is taken, although it must be listened to.
-        """
-        await self.server.start()
-
-    async def run(self) -> None:
-        """Answer until stopped."""
-        await self._stopping.wait()
-
-    def stop(self) -> None:
-        """The others have stopped."""
-        self._stopping.set()
-
-    async def close(self) -> None:
-        """Listen no more."""
-        await self.server.stop()
-
-    @property
-    def is_idle(self) -> bool:
-        """Nobody waits for probes."""
-        return True
-
-
 class HttpServer:
-    """A server beside whatever else the process does.
+    """A role of a process: it starts before the others and ends after them.
 
     Args:
         app: the ASGI application.
         address: `host:port`; port 0 takes a free one.
         must_listen: whether an address that is taken is an error.
     """
+
+    is_idle: Final = True
+    """Nobody waits for probes."""
 
     def __init__(self, app: Any, address: str, *, must_listen: bool) -> None:
         self._app = app
@@ -215,7 +184,9 @@ class HttpServer:
         self._must_listen = must_listen
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
         self.address: str | None = None
+        self.counts: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Listen.
@@ -245,11 +216,19 @@ class HttpServer:
             timeout_graceful_shutdown=STOP_S,
         )
         self._server = _Server(config)
-        # It ends with `stop`, which waits for it.
+        # It ends with `close`, which waits for it.
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
         log.info("health and metrics are at http://%s", self.address)
 
-    async def stop(self) -> None:
+    async def run(self) -> None:
+        """Answer until stopped."""
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        """The others have stopped."""
+        self._stopping.set()
+
+    async def close(self) -> None:
         """Answer the open requests, and listen no more."""
         server, task = self._server, self._task
         self._server = self._task = None

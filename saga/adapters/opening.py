@@ -56,14 +56,10 @@ class OpenedStore:
 
 
 @value
-class Opened:
+class Opened(OpenedStore):
     """Bus and store of one process."""
 
     bus: Bus
-    store: EventStore
-    catalogue: Catalogue
-    statistics: StatisticsReader
-    close: Close
 
 
 @value
@@ -139,16 +135,15 @@ def open_bus_and_store(settings: Settings) -> Opened:
         database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"))
         bus = _local_bus(settings, database)
         return Opened(
-            bus,
             SqliteEventStore(database, publish_through=bus),
             SqliteCatalogue(database),
             SqliteStatistics(database),
             _closing(bus.close, database.close),
+            bus,
         )
-    opened_bus = open_bus(settings)
-    opened = open_store(settings, make=True)
+    opened_bus, opened = open_bus(settings), open_store(settings, make=True)
     close = _closing(opened_bus.close, opened.close)
-    return Opened(opened_bus.bus, opened.store, opened.catalogue, opened.statistics, close)
+    return Opened(opened.store, opened.catalogue, opened.statistics, close, opened_bus.bus)
 
 
 def open_kafka(settings: Settings) -> KafkaBus:
@@ -166,7 +161,7 @@ def open_kafka(settings: Settings) -> KafkaBus:
             "SAGA_BUS",
             f"kafka:// needs more than is installed ({error.name}): pip install saga[kafka]",
         ) from error
-    return open_kafka_bus(settings, record_bytes_max=settings.record_bytes_max)
+    return open_kafka_bus(settings)
 
 
 def open_effects_store(settings: Settings) -> EffectsStore:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from typing_extensions import override
+
 from saga.core.identity import Instant
 from saga.core.values import value
 
@@ -158,6 +160,32 @@ class Consumer(Protocol):
     async def close(self) -> None:
         """Leave the group at once, so that the others need not wait for a timeout."""
         ...
+
+
+class MemberView(Consumer):
+    """The half of a consumer that only looks, as *member* has it; a subclass gives the other."""
+
+    def __init__(self, member: Consumer) -> None:
+        self.member = member
+
+    @override
+    def assignment(self) -> frozenset[Source]:
+        return self.member.assignment()
+
+    @property
+    @override
+    def progress(self) -> Mapping[Source, Progress]:
+        return self.member.progress
+
+    @property
+    @override
+    def stopped(self) -> Mapping[Source, str]:
+        return self.member.stopped
+
+    @property
+    @override
+    def waits_for(self) -> str | None:
+        return self.member.waits_for
 
 
 OnRevoke = Callable[[float], Awaitable[bool]]

@@ -12,7 +12,6 @@ from saga.adapters import http
 from saga.adapters.http import (
     CONNECTIONS_MAX,
     HEAD_BYTES_MAX,
-    HttpRole,
     HttpServer,
     application,
     probes,
@@ -53,9 +52,9 @@ async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path
     """Not ready before it has begun, then ready; other pages are not there."""
     service = serving(tmp_path, http="127.0.0.1:0")
     first = next(iter(service._roles))  # noqa: SLF001 - where it listens is drawn
-    assert isinstance(first, HttpRole)
+    assert isinstance(first, HttpServer)
     async with service:
-        address = first.server.address
+        address = first.address
         assert (await ask(address, "/health/live")) == (200, {"status": "alive"})
         async with asyncio.timeout(20):
             while (await ask(address, "/health/ready"))[0] != 200:  # noqa: ASYNC110
@@ -73,7 +72,7 @@ async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path
 async def test_a_service_on_files_has_no_http_by_default(tmp_path: Path, given: dict) -> None:
     """Many of them run on one machine, and would want the same port."""
     service = serving(tmp_path, **given)
-    assert not isinstance(next(iter(service._roles)), HttpRole)  # noqa: SLF001
+    assert not isinstance(next(iter(service._roles)), HttpServer)  # noqa: SLF001
     async with service:
         pass
 
@@ -90,7 +89,7 @@ async def test_a_port_that_is_taken_is_an_error_only_if_it_was_asked_for(tmp_pat
         quiet = HttpServer(application(probes([])), address, must_listen=False)
         await quiet.start()
         assert quiet.address is None
-        await quiet.stop()
+        await quiet.close()
 
 
 @pytest.fixture
@@ -99,7 +98,7 @@ async def server():
     server = HttpServer(application(probes([])), "127.0.0.1:0", must_listen=True)
     await server.start()
     yield server
-    await server.stop()
+    await server.close()
 
 
 async def connect(server: HttpServer):
@@ -171,7 +170,7 @@ async def test_a_client_that_says_nothing_is_left(monkeypatch) -> None:
     async with asyncio.timeout(10):
         assert await reader.read() == b""
     writer.close()
-    await server.stop()
+    await server.close()
 
 
 async def ask_over(reader, writer) -> int:
@@ -200,7 +199,7 @@ async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
     service = serving(tmp_path, http="127.0.0.1:0")
     async with service:
         http, orchestrator, *_ = service._roles  # noqa: SLF001 - where it listens is drawn
-        anywhere = http.server.address.replace("127.0.0.1", "0.0.0.0")
+        anywhere = http.address.replace("127.0.0.1", "0.0.0.0")
         async with asyncio.timeout(20):
             while (await asked(anywhere, capsys))[0] != 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -215,7 +214,7 @@ async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
     other = HttpServer(application({}), "127.0.0.1:0", must_listen=True)
     await other.start()
     code, answer = await asked(other.address, capsys)
-    await other.stop()
+    await other.close()
     assert code == 3
     assert "something else listens there" in answer
     with pytest.raises(NotSo, match="off"):

@@ -70,7 +70,7 @@ async def test_a_service_shows_its_work(tmp_path: Path) -> None:
         for saga in sagas:
             await service.outcome(saga, timeout=20)
         await service.idle(timeout=20)
-        page = await scraped(next(iter(service._roles)).server.address)  # noqa: SLF001
+        page = await scraped(next(iter(service._roles)).address)  # noqa: SLF001
 
     assert page("saga_ready") == page("saga_store_up") == 1
     assert page("saga_started_total", definition="order") == 4
@@ -170,7 +170,7 @@ async def test_a_service_on_kafka_shows_the_same(kafka, namespace: str, tmp_path
         for number in range(10):
             order = order_app.OrderPlaced(order_id=f"o-{number}")
             await service.outcome(await service.publish(order), timeout=60)
-        page = await scraped(next(iter(service._roles)).server.address)  # noqa: SLF001
+        page = await scraped(next(iter(service._roles)).address)  # noqa: SLF001
 
     assert page("saga_ready") == 1
     assert page("saga_finished_total", definition="order", outcome="completed") == 10

@@ -102,7 +102,8 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
             monkeypatch.setattr(module, name, counted)
     turns = counting("JSON written", mapper._dumps, tally.add)
     monkeypatch.setattr(mapper, "_dumps", turns)  # bound when it was imported
-    monkeypatch.setattr("saga.runtime.outcomes.POLL_S", NEVER_S)  # it looks by the clock
+    for by_the_clock in ("outcomes.POLL_S", "orchestrator.SWEEP_S"):  # both read what is stored
+        monkeypatch.setattr(f"saga.runtime.{by_the_clock}", NEVER_S)
     read = {"validate_json": "models read", "validate_python": "models made"}
     for model in CONTRACTS:
         validator, serializer = model.__pydantic_validator__, model.__pydantic_serializer__

@@ -28,6 +28,7 @@ from saga.adapters.faststream._faststream import connection_arguments
 from saga.adapters.faststream.subscriber import EffectsSubscriber
 from saga.adapters.http import Page, probes
 from saga.adapters.kafka import KafkaConnection
+from saga.adapters.kafka.connection import IDENTITY
 from saga.core.values import value
 from saga.effects.health import effects_metrics
 from saga.errors import StoreUnavailable
@@ -41,18 +42,6 @@ ATTEMPT_AGE_S: Final = 120.0
 """How long ago it may have been asked last, be it without an answer."""
 GRACEFUL_S: Final = 5.0
 PROBE_KEY: Final = "health"
-TAKEN_OVER: Final = (
-    "client_id",
-    "security_protocol",
-    "ssl_context",
-    "sasl_mechanism",
-    "sasl_plain_username",
-    "sasl_plain_password",
-    "sasl_kerberos_service_name",
-    "sasl_kerberos_domain_name",
-    "sasl_oauth_token_provider",
-)
-"""Identity and encryption. The behaviour of a broker's own producer is none of our business."""
 
 
 @value(kw_only=True)
@@ -66,7 +55,8 @@ class BrokerConnection(KafkaConnection):
         given = connection_arguments(self.broker)
         # Named, as `super()` in a class with slots would still mean the one without.
         ours = KafkaConnection.options(self)
-        return ours | {name: given[name] for name in TAKEN_OVER if given.get(name) is not None}
+        # The behaviour of a broker's own producer is none of our business.
+        return ours | {name: given[name] for name in IDENTITY if given.get(name) is not None}
 
 
 def own_broker(servers: Sequence[str]) -> KafkaBroker:

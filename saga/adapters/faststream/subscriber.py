@@ -32,16 +32,7 @@ from saga.core.retry import Retry
 from saga.core.values import value
 from saga.effects import EffectsService, Subscription
 from saga.errors import BusUnavailable, SagaError
-from saga.ports.bus import (
-    Bus,
-    Consumer,
-    Inbound,
-    Progress,
-    Record,
-    ResumeAt,
-    Source,
-    TopicSpec,
-)
+from saga.ports.bus import Bus, Inbound, MemberView, Record, ResumeAt, Source, TopicSpec
 from saga.ports.effects_store import EffectsStore
 from saga.retrying import Backoff
 
@@ -66,48 +57,28 @@ class EffectsSubscriber(UnparsedSubscriber):
 
     Args:
         broker: where it belongs from now on.
-        name: the service's.
-        group: its consumer group.
-        topics: the topics that it reads, by their names in the cluster.
+        subscription: the service's group and topics.
         make: makes the service and its store; called each time the broker starts.
     """
 
     def __init__(
         self,
         broker: KafkaBroker,
-        *,
-        name: str,
-        group: str,
-        topics: Sequence[str],
+        subscription: Subscription,
         make: Callable[[EffectsSubscriber], RunningService],
     ) -> None:
-        self.name: Final = name
+        self.name: Final = subscription.name
+        self.subscription: Final = subscription
         self._make = make
-        self._queue = PullQueue()
         self._ending: asyncio.Task[None] | None = None
-        self._backoff = Backoff(f"{group}", SystemClock(), BACKOFF)
+        self._backoff = Backoff(subscription.group, SystemClock(), BACKOFF)
         self._counts_before: Counter[str] = Counter()
-        self.member: KafkaConsumer | None = None
+        self.member: BrokerConsumer | None = None
         self.running_service: RunningService | None = None
         self.attempted_at_s = 0.0
         self.polled_at_s = 0.0
-        super().__init__(broker, name=name, group=group, topics=topics)
-
-    @classmethod
-    def of(
-        cls,
-        broker: KafkaBroker,
-        subscription: Subscription,
-        make: Callable[[EffectsSubscriber], RunningService],
-    ) -> EffectsSubscriber:
-        """The subscriber of the service that *make* makes, which has this *subscription*."""
-        return cls(
-            broker,
-            name=subscription.name,
-            group=subscription.group,
-            topics=subscription.topics_read,
-            make=make,
-        )
+        topics = subscription.topics_read
+        super().__init__(broker, name=self.name, group=subscription.group, topics=topics)
 
     # Called by the broker.
 
@@ -137,90 +108,67 @@ class EffectsSubscriber(UnparsedSubscriber):
         if ending is not None:
             ending.cancel()
             await asyncio.wait([ending])
-        await self.halt()
+        if self.member is not None:
+            await self.member.close()
         if running is not None:
             await running.close()
 
     @override
-    async def get_msg(self, consumer: Any) -> Any:
+    async def get_msg(self, consumer: Any) -> Batch:
         """The next batch, once somebody fetches."""
-        request = await self._queue.next_request()
-        loop = asyncio.get_running_loop()
-        try:
-            records = await consumer.fetch(
-                records_max=request.records_max, timeout_s=request.timeout_s
-            )
-        except Exception as error:  # noqa: BLE001  # raised again where it was fetched
-            self.attempted_at_s = loop.time()
-            self._queue.fail(error)
+        batch: Batch | None = await consumer.read()
+        self.attempted_at_s = asyncio.get_running_loop().time()
+        if batch is None:
             return ()
-        self.attempted_at_s = self.polled_at_s = loop.time()
-        if not records:
-            self._queue.answer()
-        return tuple(records)
+        self.polled_at_s = self.attempted_at_s
+        return batch
 
     @override
     async def consume_one(self, msg: Any) -> None:
         """Send a batch through the middlewares to `accept`; read it again if it does not arrive."""
-        batch: Batch = msg
-        self._queue.offer(batch)
-        await self.consume(msg)
-        if not self._queue.withdraw():
-            self._backoff.reset()
-            return
         member = self.member
-        if member is None or not self.running:
-            return  # stopped meanwhile; no offset of it was committed
-        starts = _starts_of(batch)
-        await member.seek(starts)
-        places = ", ".join(f"{at.topic}[{at.partition}]@{offset}" for at, offset in starts.items())
-        lost = BusUnavailable(f"a middleware failed on a batch from {places}")
-        await self._backoff.pause("a batch did not arrive, and is read again", lost)
+        assert member is not None, "a loop runs for a member"
+        member.offered = msg
+        await self.consume(msg)
+        if member.offered is None:
+            self._backoff.reset()
+        elif self.running:  # else stopped meanwhile; no offset of it was committed
+            places = await member.read_again()
+            lost = BusUnavailable(f"a middleware failed on a batch from {places}")
+            await self._backoff.pause("a batch did not arrive, and is read again", lost)
 
     @override
     async def accept(self, batch: Any) -> None:
-        if not self._queue.accept(batch):
+        if self.member is None or not self.member.accept(batch):
             log.warning("%s: records of unknown origin are ignored", self.group_id)
 
     # Called by the service's consumer.
 
-    def begin(self, member: KafkaConsumer) -> None:
+    def begin(self, member: KafkaConsumer) -> BrokerConsumer:
         """Read from *member* from now on."""
-        self.member = member
-        self._queue = PullQueue()
-        self.begin_reading(member)
+        member.on_revoke(self._drain)
+        self.member = consumer = BrokerConsumer(member, self._halt)
+        self.begin_reading(consumer)
+        return consumer
 
-    async def halt(self) -> None:
-        """Read no more."""
+    async def _halt(self) -> None:
         await self.end_reading()
-        self._queue.close()
         self.member = None
 
-    async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """The records that the loop reads next."""
-        return await self._queue.fetch(records_max=records_max, timeout_s=timeout_s)
-
-    async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """Read on from there."""
-        self._queue.drop(offsets)
-        if self.member is not None:
-            await self.member.seek(offsets)
-
-    async def drain(self, within_s: float) -> bool:
+    async def _drain(self, within_s: float) -> bool:
         """Have the records in hand answered and their offsets committed before a rebalance.
 
         So the next reader of the partitions begins behind them. A record that takes longer is
         answered all the same; others read it once more, and the inbox answers them.
         """
-        running = self.running_service
-        if running is None:
-            return True
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + within_s
-        while running.service.in_hand and loop.time() < until_s:  # noqa: ASYNC110
-            await asyncio.sleep(DRAIN_POLL_S)
-        if running.service.consumer is not None:
-            await running.service.commit_offsets(running.service.consumer)
+        if self.running_service is not None:
+            service = self.running_service.service
+            loop = asyncio.get_running_loop()
+            until_s = loop.time() + within_s
+            while service.in_hand and loop.time() < until_s:  # noqa: ASYNC110
+                await asyncio.sleep(DRAIN_POLL_S)
+            if service.consumer is not None:
+                await service.commit_offsets(service.consumer)
         return True
 
     # Asked by probes and roles.
@@ -259,33 +207,33 @@ class FetchRequest(NamedTuple):
     answer: asyncio.Future[None]
 
 
-class PullQueue:
-    """From FastStream's consume loop to a fetch: one batch at a time, and only on request.
+class BrokerConsumer(MemberView):
+    """A member of a group whose records come through FastStream: a batch at a time, on request.
 
-    FastStream pushes, the port's `Consumer` is pulled. So the loop waits for a request before it
-    reads. A batch counts as delivered once the subscriber's handler has accepted it. Where a
-    middleware raises in between, FastStream only logs: then nothing was delivered, and the loop
-    reads the same records again.
+    FastStream pushes, the port's `Consumer` is pulled. So FastStream's loop waits for a fetch
+    before it reads. A batch counts as delivered once the subscriber's handler has accepted it.
+    Where a middleware raises in between, FastStream only logs: then nothing was delivered, and the
+    loop reads the same records again.
+
+    Attributes:
+        offered: the batch on its way through FastStream; None once it has arrived.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, member: KafkaConsumer, halt: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(member)
+        self._halt = halt
         self._request: FetchRequest | None = None
         self._requested = asyncio.Event()
         self._ready: deque[Inbound] = deque()
-        self._offered: Batch | None = None
+        self.offered: Batch | None = None
         self._is_closed = False
 
+    # The port's side.
+
+    @override
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """The records that the loop reads next; none once the queue is closed.
-
-        Records that were read for a fetch that was cancelled come first.
-
-        Raises:
-            Exception: reading has failed with it.
-        """
-        if self._is_closed:
-            return []
-        if not self._ready:
+        # Records that were read for a fetch that was cancelled come first.
+        if not self._ready and not self._is_closed:
             answer = asyncio.get_running_loop().create_future()
             self._request = FetchRequest(records_max, timeout_s, answer)
             self._requested.set()
@@ -296,57 +244,69 @@ class PullQueue:
         ready = self._ready
         return [ready.popleft() for _ in range(min(records_max, len(ready)))]
 
-    async def next_request(self) -> FetchRequest:
-        """Wait until somebody fetches."""
+    @override
+    async def seek(self, offsets: Mapping[Source, int]) -> None:
+        self._ready = deque(each for each in self._ready if _source(each) not in offsets)
+        await self.member.seek(offsets)
+
+    @override
+    async def commit(self, offsets: Mapping[Source, int]) -> None:
+        await self.member.commit(offsets)
+
+    @override
+    async def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            await self._halt()
+            self._ready.clear()
+            self._answer()
+            await self.member.close()
+
+    # FastStream's side.
+
+    async def read(self) -> Batch | None:
+        """The records for the next fetch; None where reading failed, which that fetch raises."""
         while (request := self._request) is None or request.answer.done():
             self._requested.clear()
             await self._requested.wait()
-        return request
-
-    def fail(self, error: Exception) -> None:
-        """Have the fetch that waits raise *error*."""
-        request = self._request
-        if request is not None and not request.answer.done():
-            request.answer.set_exception(error)
-
-    def answer(self) -> None:
-        """Have the fetch that waits return the records that are ready, if there are any."""
-        request = self._request
-        if request is not None and not request.answer.done():
-            request.answer.set_result(None)
-
-    def offer(self, batch: Batch) -> None:
-        """Note that *batch* is on its way through FastStream."""
-        self._offered = batch
+        try:
+            records = await self.member.fetch(
+                records_max=request.records_max, timeout_s=request.timeout_s
+            )
+        except Exception as error:  # noqa: BLE001  # raised again where it was fetched
+            self._answer(error)
+            return None
+        if not records:
+            self._answer()
+        return tuple(records)
 
     def accept(self, batch: object) -> bool:
         """Whether *batch* is the one offered; then it is ready for the fetch that waits."""
-        if batch is not self._offered or self._offered is None:
+        if batch is not self.offered or self.offered is None:
             return False
-        self._ready.extend(self._offered)
-        self._offered = None
-        self.answer()
+        self._ready.extend(self.offered)
+        self.offered = None
+        self._answer()
         return True
 
-    def withdraw(self) -> bool:
-        """Whether the batch offered did not arrive; it no longer counts as offered."""
-        is_lost = self._offered is not None
-        self._offered = None
-        return is_lost
+    async def read_again(self) -> str:
+        """Seek back to the batch that was offered; returns the places of its first records."""
+        starts: dict[Source, int] = {}
+        for record in self.offered or ():
+            at = _source(record)
+            starts[at] = min(record.offset, starts.get(at, record.offset))
+        self.offered = None
+        await self.member.seek(starts)
+        return ", ".join(f"{at.topic}[{at.partition}]@{offset}" for at, offset in starts.items())
 
-    def drop(self, sources: Mapping[Source, int]) -> None:
-        """Forget the records of these sources that are ready."""
-        self._ready = deque(
-            record
-            for record in self._ready
-            if Source(record.topic, record.partition) not in sources
-        )
-
-    def close(self) -> None:
-        """Have the fetch that waits, and every other, return nothing."""
-        self._is_closed = True
-        self._ready.clear()
-        self.answer()
+    def _answer(self, error: Exception | None = None) -> None:
+        """Have the fetch that waits, if there is one, raise *error* or return what is ready."""
+        if self._request is None or self._request.answer.done():
+            return
+        if error is None:
+            self._request.answer.set_result(None)
+        else:
+            self._request.answer.set_exception(error)
 
 
 class BrokerBus(Bus):
@@ -368,10 +328,9 @@ class BrokerBus(Bus):
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> BrokerConsumer:
-        member = await self._kafka.subscribe(group, topics, resume_at=resume_at)
-        self._subscriber.begin(member)
-        member.on_revoke(self._subscriber.drain)
-        return BrokerConsumer(member, self._subscriber)
+        return self._subscriber.begin(
+            await self._kafka.subscribe(group, topics, resume_at=resume_at)
+        )
 
     @override
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
@@ -382,57 +341,5 @@ class BrokerBus(Bus):
         """Nothing: the `KafkaBus` is closed by its maker."""
 
 
-class BrokerConsumer(Consumer):
-    """A member of a group whose records come through FastStream."""
-
-    def __init__(self, member: KafkaConsumer, subscriber: EffectsSubscriber) -> None:
-        self._member = member
-        self._subscriber = subscriber
-        self._is_closed = False
-
-    @override
-    async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        return await self._subscriber.fetch(records_max=records_max, timeout_s=timeout_s)
-
-    @override
-    async def seek(self, offsets: Mapping[Source, int]) -> None:
-        await self._subscriber.seek(offsets)
-
-    @override
-    async def commit(self, offsets: Mapping[Source, int]) -> None:
-        await self._member.commit(offsets)
-
-    @override
-    def assignment(self) -> frozenset[Source]:
-        return self._member.assignment()
-
-    @property
-    @override
-    def progress(self) -> Mapping[Source, Progress]:
-        return self._member.progress
-
-    @property
-    @override
-    def stopped(self) -> Mapping[Source, str]:
-        return self._member.stopped
-
-    @property
-    @override
-    def waits_for(self) -> str | None:
-        return self._member.waits_for
-
-    @override
-    async def close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            await self._subscriber.halt()
-            await self._member.close()
-
-
-def _starts_of(batch: Sequence[Inbound]) -> dict[Source, int]:
-    """The first offset of each source in *batch*."""
-    starts: dict[Source, int] = {}
-    for record in batch:
-        source = Source(record.topic, record.partition)
-        starts[source] = min(record.offset, starts.get(source, record.offset))
-    return starts
+def _source(record: Inbound) -> Source:
+    return Source(record.topic, record.partition)

@@ -117,25 +117,15 @@ class KafkaBus(Bus):
     # Beyond the port: an operator's questions.
 
     async def describe_topics(self, topics: Collection[str]) -> dict[str, TopicState]:
-        """The settings of those *topics* that exist.
-
-        Raises:
-            BusUnavailable: no broker answers, or this user may not ask.
-        """
+        """As `Cluster.describe`."""
         return await self._cluster.describe(topics)
 
     async def describe_groups(self, groups: Collection[str]) -> dict[str, GroupState]:
-        """Members and offsets of these *groups*; one that never was has none of either.
-
-        Raises:
-            BusUnavailable: no broker answers, or this user may not ask.
-        """
+        """As the function `describe_groups`."""
         return await describe_groups(self._connection, groups)
 
 
-def open_bus(
-    settings: Settings, *, record_bytes_max: int, connection: KafkaConnection | None = None
-) -> KafkaBus:
+def open_bus(settings: Settings, *, connection: KafkaConnection | None = None) -> KafkaBus:
     """The bus that *settings* name, or one on *connection*; it connects when it is used.
 
     Raises:
@@ -143,7 +133,7 @@ def open_bus(
     """
     return KafkaBus(
         connection or KafkaConnection.of(settings),
-        record_bytes_max=record_bytes_max,
+        record_bytes_max=settings.record_bytes_max,
         replicas=settings.replication,
         consumers=ConsumerSettings(
             session_timeout_ms=settings.kafka_session_timeout_ms,

@@ -28,7 +28,19 @@ REQUEST_TIMEOUT_MS: Final = 15_000
 RETRY_BACKOFF_MS: Final = 100
 IDLE_CONNECTION_MS: Final = 540_000
 """Less than the ten minutes after which brokers close idle connections."""
-_HOOK_SETTING: Final = "SAGA_KAFKA_SASL_OAUTH_TOKEN"
+IDENTITY: Final = (
+    "client_id",
+    "security_protocol",
+    "ssl_context",
+    "sasl_mechanism",
+    "sasl_plain_username",
+    "sasl_plain_password",
+    "sasl_kerberos_service_name",
+    "sasl_kerberos_domain_name",
+    "sasl_oauth_token_provider",
+)
+"""The options of aiokafka's clients that say who we are, and how nobody else listens."""
+_OAUTH_HOOK: Final = "SAGA_KAFKA_SASL_OAUTH_TOKEN"
 _PROTOCOLS_THAT_USE: Final = {
     "kafka_sasl_": ("SASL_SSL", "SASL_PLAINTEXT"),
     "kafka_ssl_": ("SSL", "SASL_SSL"),
@@ -132,9 +144,9 @@ class TokenHook(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships 
         except Exception as error:
             # Without the error's text: it may well quote the credentials of the hook.
             kind = type(error).__name__
-            raise NoToken(f"{_HOOK_SETTING}: {self._name} raised {kind}") from error
+            raise NoToken(f"{_OAUTH_HOOK}: {self._name} raised {kind}") from error
         if not isinstance(token, str) or not token:
-            raise NoToken(f"{_HOOK_SETTING}: {self._name} returned no text")
+            raise NoToken(f"{_OAUTH_HOOK}: {self._name} returned no text")
         return token
 
 
@@ -224,21 +236,23 @@ def _load_certificate(context: ssl.SSLContext, security: KafkaSecurity, cert_fil
             where = f"{cert_file}, {security.key_file}" if security.key_file else cert_file
             problem = f"{where}: no certificate and key in PEM that fit together ({error.reason})"
             raise SettingsError(setting, problem) from error
-        if security.key_file is not None and not os.access(security.key_file, os.R_OK):
+        if security.key_file is not None and not _is_readable(security.key_file):
             setting, path = "SAGA_KAFKA_SSL_KEY_FILE", security.key_file
         raise SettingsError(setting, f"{path}: {error.strerror}") from error
+
+
+def _is_readable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
 
 
 def _token_provider(security: KafkaSecurity) -> TokenHook:
     module, _, name = (security.oauth_token or "").partition(":")
     if not module or not name:
-        raise SettingsError(
-            _HOOK_SETTING, "expected module:callable, which returns an access token"
-        )
+        raise SettingsError(_OAUTH_HOOK, "expected module:callable, which returns an access token")
     try:
         hook = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise SettingsError(_HOOK_SETTING, f"{security.oauth_token!r}: {error}") from error
+        raise SettingsError(_OAUTH_HOOK, f"{security.oauth_token!r}: {error}") from error
     if not callable(hook):
-        raise SettingsError(_HOOK_SETTING, f"{security.oauth_token!r} cannot be called")
+        raise SettingsError(_OAUTH_HOOK, f"{security.oauth_token!r} cannot be called")
     return TokenHook(hook, f"{module}:{name}")

@@ -18,21 +18,12 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
 from saga.adapters.kafka import _aiokafka
-from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity, NoToken, within
+from saga.adapters.kafka.connection import IDENTITY, KafkaConnection, KafkaSecurity, NoToken, within
 from saga.errors import BusUnavailable
 
 TRIAL_S: Final = 3.0
 CLOSING_S: Final = 1.0
 SERVERS_TRIED_MAX: Final = 3
-_OPTIONS_USED: Final = (
-    "client_id",
-    "security_protocol",
-    "ssl_context",
-    "sasl_mechanism",
-    "sasl_plain_username",
-    "sasl_plain_password",
-    "sasl_oauth_token_provider",
-)
 _PROTOCOL: Final = "SAGA_KAFKA_SECURITY_PROTOCOL"
 
 
@@ -66,7 +57,7 @@ async def diagnosis(connection: KafkaConnection) -> str | None:
 async def _problem_of(connection: KafkaConnection, server: str) -> str | None:
     host, _, port = server.rpartition(":")
     options: dict[str, Any] = connection.options()
-    used = {name: options[name] for name in _OPTIONS_USED if name in options}
+    used = {name: options[name] for name in IDENTITY if name in options}
     try:
         trial = AIOKafkaConnection(
             host.strip("[]"), int(port), request_timeout_ms=int(TRIAL_S * 1000), **used

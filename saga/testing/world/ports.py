@@ -19,7 +19,6 @@ from saga.ports import (
     Batch,
     Bus,
     Catalogue,
-    Consumer,
     DueTimer,
     EventStore,
     History,
@@ -30,7 +29,7 @@ from saga.ports import (
     TopicSpec,
     UnhandledRecord,
 )
-from saga.ports.bus import Progress, ResumeAt
+from saga.ports.bus import MemberView, ResumeAt
 from saga.ports.store import UnhandledKind
 from saga.testing.world.broker import Member, SimulatedBus, WorldClock
 from saga.testing.world.process import Process
@@ -55,10 +54,11 @@ class ProcessClock(WorldClock):
         await self._process.call("clock.sleep", lambda: super(ProcessClock, self).sleep(seconds))
 
 
-class ProcessConsumer(Consumer):
+class ProcessConsumer(MemberView):
     """A member of a group, as its process sees it. Partitions may stall one by one."""
 
     def __init__(self, process: Process, member: Member) -> None:
+        super().__init__(member)
         self._process = process
         self._member = member
         self._stalled: dict[Source, float] = {}
@@ -94,25 +94,6 @@ class ProcessConsumer(Consumer):
         await self._process.call(
             "consumer.commit", lambda: self._member.commit(offsets), error=BusUnavailable
         )
-
-    @override
-    def assignment(self) -> frozenset[Source]:
-        return self._member.assignment()
-
-    @property
-    @override
-    def progress(self) -> Mapping[Source, Progress]:
-        return self._member.progress
-
-    @property
-    @override
-    def stopped(self) -> Mapping[Source, str]:
-        return self._member.stopped
-
-    @property
-    @override
-    def waits_for(self) -> str | None:
-        return self._member.waits_for
 
     @override
     async def close(self) -> None:

@@ -1,5 +1,7 @@
 """Reading through a FastStream subscriber keeps the contract of all buses."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from saga.adapters.faststream import BrokerBus, EffectsSubscriber, own_broker
@@ -18,9 +20,8 @@ class BrokerBuses(BrokerBus):
 
     async def subscribe(self, group, topics, *, resume_at=None):
         """Join through a subscriber made for it."""
-        subscriber = EffectsSubscriber(
-            self.broker, name="suite", group=group, topics=topics, make=lambda subscriber: None
-        )
+        subscription = SimpleNamespace(name="suite", group=group, topics_read=topics)
+        subscriber = EffectsSubscriber(self.broker, subscription, lambda subscriber: None)
         await subscriber.prepare()
         return await BrokerBus(self._kafka, subscriber).subscribe(
             group, topics, resume_at=resume_at

@@ -237,9 +237,8 @@ async def test_probes_tell_an_outage_from_an_end(scenario: KafkaScenario) -> Non
     assert (await ask(probes, "/health/ready"))[0] == 503
 
     async with app.start_lifespan_context():
-        await until(
-            lambda: attached.subscribers[0].member and attached.subscribers[0].member.has_joined
-        )
+        (subscriber,) = attached.subscribers
+        await until(lambda: subscriber.member and subscriber.member.waits_for is None)
         status, page = await ask(probes, "/health/ready")
         assert (status, page["status"]) == (200, "ready")
         assert page["services"]["wallets"]["sources"] == 2 * PARTITIONS
@@ -258,7 +257,7 @@ async def test_probes_tell_an_outage_from_an_end(scenario: KafkaScenario) -> Non
         status, page = await ask(probes, "/health/live")
         assert status == 503
         assert page["problems"] == ["wallets: its consume loop has ended"]
-    await probes.stop()
+    await probes.close()
     assert attached.subscribers[0].running_service is None
 
 
@@ -285,8 +284,8 @@ async def test_two_processes_on_one_port_are_no_error_unless_told(kafka) -> None
     assert second.address is None
     with pytest.raises(SettingsError, match="in use"):
         await HttpServer(app, first.address, must_listen=True).start()
-    await second.stop()
-    await first.stop()
+    await second.close()
+    await first.close()
 
 
 async def _never(*_):

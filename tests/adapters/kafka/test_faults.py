@@ -333,6 +333,19 @@ async def test_a_member_keeps_its_place_through_a_rebalance(bus: KafkaBus, topic
     assert asked == [[0, 1, 2], share, share]
 
 
+async def test_a_commit_for_a_partition_of_others_is_no_error(bus: KafkaBus, topic: str) -> None:
+    """It is theirs to commit; of one's own it counts."""
+    consumer = await bus.subscribe("g" + topic, [topic])
+    await bus.publish([Record(topic, None, b"", (), 0)] * 2)
+    await read(consumer, 2)
+
+    await consumer.commit({Source(topic, 99): 1})
+    await consumer.commit({Source(topic, 0): 1})
+    await consumer.close()
+
+    assert len(await read(await bus.subscribe("g" + topic, [topic]), 1)) == 1
+
+
 async def test_a_static_member_comes_back_without_a_rebalance(
     connection: KafkaConnection, topic: str
 ) -> None:

@@ -145,7 +145,7 @@ def no_token() -> str:
 
 async def exchange(variables: dict[str, str], name: str) -> None:
     """Make a topic, publish a record and read it."""
-    bus = open_bus(Settings.read(variables), record_bytes_max=1_000_000)
+    bus = open_bus(Settings.read(variables))
     try:
         await bus.create_topics([TopicSpec(name, 1)])
         await bus.publish([Record(name, b"k", b"v")])
@@ -161,7 +161,7 @@ async def exchange(variables: dict[str, str], name: str) -> None:
 
 async def refusal(variables: dict[str, str]) -> str:
     """The error of a client that is not let in; within seconds, and without a secret."""
-    bus = open_bus(Settings.read(variables), record_bytes_max=1_000_000)
+    bus = open_bus(Settings.read(variables))
     started_s = time.monotonic()
     try:
         with pytest.raises(BusUnavailable) as caught:
@@ -365,7 +365,7 @@ def test_settings_without_a_use_are_refused() -> None:
     ):
         variables = {"SAGA_BUS": "kafka://k:1", "SAGA_KAFKA_SECURITY_PROTOCOL": protocol, **given}
         with pytest.raises(SettingsError, match="has no use while") as caught:
-            open_bus(Settings.read(variables), record_bytes_max=1)
+            open_bus(Settings.read(variables))
         assert caught.value.setting in given
 
 
@@ -389,7 +389,7 @@ def test_files_that_are_no_good_are_named(tmp_path: Path) -> None:
             given["SAGA_KAFKA_SSL_KEY_PASSWORD"] = password
         variables = {"SAGA_BUS": "kafka://k:1", "SAGA_KAFKA_SECURITY_PROTOCOL": "SSL", **given}
         with pytest.raises(SettingsError) as caught:
-            open_bus(Settings.read(variables), record_bytes_max=1)
+            open_bus(Settings.read(variables))
         assert caught.value.setting == setting
         assert str(path) in str(caught.value)
         assert WRONG not in f"{caught.value}{caught.value!r}"
@@ -398,7 +398,7 @@ def test_files_that_are_no_good_are_named(tmp_path: Path) -> None:
 async def test_no_repr_shows_a_secret(secured: Secured) -> None:
     """Settings, bus, connection and security, whoever prints them."""
     settings = Settings.read(secured.variables())
-    bus = open_bus(settings, record_bytes_max=1)
+    bus = open_bus(settings)
     connection = bus._connection  # noqa: SLF001 - what a debugger would show
 
     for thing in (settings, bus, connection, connection.security, settings.model_dump()):
