@@ -2,9 +2,7 @@
 
 What a handler wrote and its inbox row are committed by themselves, on its own connection, several
 at once: the server makes them durable together. Rows without writes, as of handlers that only call
-another system, gather meanwhile and go out as one statement. A commit whose answer was lost is
-found out about: the session is ended, so that nothing of it can still happen, and the inbox tells
-whether it happened.
+another system, gather meanwhile and go out as one statement.
 
 Handlers of different sagas run side by side, in the isolation that the database gives them
 (`read committed`, unless its address or user says otherwise): a handler that reads and then writes
@@ -27,6 +25,7 @@ from psycopg.pq.abc import PGresult
 from typing_extensions import override
 
 from saga.adapters.postgres.database import (
+    BEGIN,
     COMMIT,
     Address,
     NotCommitted,
@@ -35,7 +34,7 @@ from saga.adapters.postgres.database import (
     unavailable,
 )
 from saga.adapters.postgres.inbox import INBOX, Inbox, Key, fits, key_of, selecting, to_row
-from saga.adapters.postgres.pipeline import Call, Session, call_of, exchange, rows_of
+from saga.adapters.postgres.pipeline import Call, Session, exchange, rows_of
 from saga.adapters.postgres.schema import prepare
 from saga.adapters.postgres.sql import Statement, bound, parsed
 from saga.errors import StoreUnavailable, TransactionEnded
@@ -64,13 +63,10 @@ _SESSION: Final = (
     "SELECT set_config('application_name', 'saga effects', false), "
     f"set_config('idle_in_transaction_session_timeout', '{IDLE_IN_UNIT_TIMEOUT_S}s', false)"
 )
-# Only the service's own transaction has the outer savepoint.
-_BEGIN: Final = (Call(b"BEGIN"), Call(b"SAVEPOINT saga_unit"))
-_BACK_TO_BEGIN: Final = Call(b"ROLLBACK TO SAVEPOINT saga_unit")
-_RELEASE_UNIT: Final = call_of("RELEASE SAVEPOINT saga_unit")
-_SAVE: Final = Call(b"SAVEPOINT saga_statement")
-_RELEASE: Final = Call(b"RELEASE SAVEPOINT saga_statement")
-_BACK: Final = Call(b"ROLLBACK TO SAVEPOINT saga_statement")
+# Only the service's own transaction has the savepoint.
+_SAVE: Final = Call(b"SAVEPOINT saga")
+_RELEASE: Final = Call(b"RELEASE SAVEPOINT saga")
+_BACK: Final = Call(b"ROLLBACK TO SAVEPOINT saga")
 _NOT_INSIDE: Final = frozenset({"3B001", "25P01", "25P02"})
 """There is no such savepoint, no transaction at all, or one that has failed."""
 _OF_THE_STATEMENT: Final = frozenset({"42501", "42P01", "3F000"})
@@ -210,7 +206,7 @@ class PostgresEffectsStore(EffectsStore):
         async with unit.lock:
             session, unit.session = unit.session, None
             assert session is not None, "only a unit that has written is committed by itself"
-            calls = [_RELEASE_UNIT, *self._inbox.writing(writes), COMMIT]
+            calls = [_RELEASE, *self._inbox.writing(writes), COMMIT]
             try:
                 await self._database.end(session, calls, partial(self._has_landed, writes))
             except NotCommitted as error:
@@ -277,9 +273,8 @@ class PostgresEffectsStore(EffectsStore):
 
     async def _rows(self, keys: Iterable[Key]) -> dict[Key, InboxRow]:
         query, parameters = selecting(set(keys))
-        return {
-            key_of(row): row for row in map(to_row, await self._database.fetch(query, *parameters))
-        }
+        rows = map(to_row, await self._database.fetch(query, *parameters))
+        return {key_of(row): row for row in rows}
 
     async def _configure(self, session: Session) -> None:
         await self.address.configure(session)
@@ -293,12 +288,15 @@ class PostgresEffectsStore(EffectsStore):
 
     def _refuse_if_closed(self) -> None:
         if not self._is_open:
-            raise StoreUnavailable(f"{self.name}: the effects store is not open")
+            raise self._not_open()
 
     def _refused(self) -> asyncio.Future[Collection[Unit]]:
         refused = asyncio.get_running_loop().create_future()
-        refused.set_exception(StoreUnavailable(f"{self.name}: the effects store is not open"))
+        refused.set_exception(self._not_open())
         return refused
+
+    def _not_open(self) -> StoreUnavailable:
+        return StoreUnavailable(f"{self.name}: the effects store is not open")
 
 
 class PostgresUnit(Unit):
@@ -310,28 +308,18 @@ class PostgresUnit(Unit):
     message.
     """
 
-    __slots__ = (
-        "_before",
-        "_has_savepoint",
-        "_is_broken",
-        "_is_ended",
-        "_store",
-        "lock",
-        "session",
-    )
+    __slots__ = ("_begin", "_is_broken", "_is_ended", "_store", "lock", "session")
 
     def __init__(self, store: PostgresEffectsStore, *, alone: bool = False) -> None:
         self._store = store
-        self._before: tuple[Call, ...] = _BEGIN
-        if alone:
-            key = store.address.lock_key("effects alone")
-            self._before = (*_BEGIN, Call(b"SELECT pg_advisory_xact_lock(%d, %d)" % key))
-        self._has_savepoint = False
+        key = store.address.lock_key("effects alone")
+        wait = [Call(b"SELECT pg_advisory_xact_lock(%d, %d)" % key)] if alone else []
+        self._begin = [BEGIN, _SAVE, *wait]
         self._is_ended = False
+        self._is_broken = False
         self.lock = asyncio.Lock()
         """Held while a statement is under way."""
         self.session: Session | None = None
-        self._is_broken = False
 
     @property
     @override
@@ -361,7 +349,8 @@ class PostgresUnit(Unit):
         if session is None or is_dropped or self._is_broken:
             self._store.undo(self)
             return self._store.keep_rows(EndedUnit(self, writes))
-        if not (self.lock.locked() or session.closed or _is_inside(session)):
+        is_inside = session.pgconn.transaction_status == TransactionStatus.INTRANS
+        if not (self.lock.locked() or session.closed or is_inside):
             self._store.undo(self)
             raise _tampered_with()
         return self._store.keep_all(EndedUnit(self, writes))
@@ -372,9 +361,8 @@ class PostgresUnit(Unit):
         async with self.lock:
             self._refuse_if_ended()
             if self._is_broken:
-                raise StoreUnavailable(
-                    f"{self._store.name}: the unit of work was lost; it begins anew"
-                )
+                problem = f"{self._store.name}: the unit of work was lost; it begins anew"
+                raise StoreUnavailable(problem)
             try:
                 session, result = await self._run(statement, params)
             except (StoreUnavailable, asyncio.CancelledError):
@@ -396,53 +384,46 @@ class PostgresUnit(Unit):
     async def _run(
         self, statement: Statement, params: dict[str, SqlValue]
     ) -> tuple[Session, PGresult]:
-        session = self.session
-        if session is None:
-            return await self._begin(statement, params)
-        if session.pgconn.transaction_status == TransactionStatus.IDLE:
-            raise _tampered_with()
-        before = (_RELEASE, _SAVE) if self._has_savepoint else (_SAVE,)
-        self._has_savepoint = True
-        asked = bound(statement, params, session)
-        return session, await self._ask(session, before, asked, back=_BACK)
-
-    async def _begin(
-        self, statement: Statement, params: dict[str, SqlValue]
-    ) -> tuple[Session, PGresult]:
+        if session := self.session:
+            if session.pgconn.transaction_status == TransactionStatus.IDLE:
+                raise _tampered_with()
+            return session, await self._ask(
+                session, (_RELEASE, _SAVE), bound(statement, params, session)
+            )
         # A connection that died while it was idle is replaced: nothing has happened on it.
-        tries_left = self._store.handlers_max + 1
-        while True:
+        for tries_left in reversed(range(self._store.handlers_max + 1)):
             session = self.session = await self._store.enter(self)
             if self._is_ended:
                 self._store.undo(self)
                 self._refuse_if_ended()
-            tries_left -= 1
             try:
-                asked = bound(statement, params, session)
-                return session, await self._ask(session, self._before, asked, back=_BACK_TO_BEGIN)
+                return session, await self._ask(
+                    session, self._begin, bound(statement, params, session)
+                )
             except StoreUnavailable:
                 if not (session.closed and tries_left):
                     raise
                 await self._store.give_back(self)
+        raise AssertionError("the last try returns or raises")
 
-    async def _ask(
-        self, session: Session, before: Sequence[Call], asked: Call, *, back: Call
-    ) -> PGresult:
+    async def _ask(self, session: Session, before: Sequence[Call], asked: Call) -> PGresult:
+        name = self._store.name
         try:
             return (await exchange(session, [*before, asked]))[-1]
         except psycopg.Error as error:
             if session.closed:
-                raise unavailable(self._store.name, error) from error
-            if not _is_inside(session, failed=True):
+                raise unavailable(name, error) from error
+            if session.pgconn.transaction_status == TransactionStatus.IDLE:
                 raise
             try:
-                await exchange(session, [back])
+                await exchange(session, [_BACK])
             except psycopg.Error as lost:
-                raise unavailable(self._store.name, lost) from lost
+                is_there = lost.sqlstate not in _NOT_INSIDE
+                raise (unavailable(name, lost) if is_there else _tampered_with()) from lost
             if error.sqlstate in _PREPARED_IN_VAIN and session.forget(asked):
-                return await self._ask(session, (), asked, back=back)
+                return await self._ask(session, (), asked)
             if is_of_the_server(error) and error.sqlstate not in _OF_THE_STATEMENT:
-                raise unavailable(self._store.name, error) from error
+                raise unavailable(name, error) from error
             raise
 
     def _refuse_if_ended(self) -> None:
@@ -535,11 +516,6 @@ def _tampered_with() -> TransactionEnded:
         "the handler has ended the transaction of its unit of work (through db.raw): nothing says"
         " how much it has written"
     )
-
-
-def _is_inside(session: Session, *, failed: bool = False) -> bool:
-    status = session.pgconn.transaction_status
-    return status == TransactionStatus.INTRANS or (failed and status == TransactionStatus.INERROR)
 
 
 def _apart(units: Sequence[EndedUnit]) -> tuple[list[EndedUnit], list[EndedUnit]]:

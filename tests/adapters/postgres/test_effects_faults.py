@@ -215,7 +215,49 @@ async def test_a_handler_that_stands_still_before_its_commit_is_not_kept(
     assert await store.kept(SERVICE, ["k"]) == {}
 
 
-@pytest.mark.parametrize("ends", [["COMMIT"], ["ROLLBACK"], ["COMMIT", "BEGIN"]], ids=str)
+ENDS = [["COMMIT"], ["ROLLBACK"], ["COMMIT", "BEGIN"]]
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=str)
+async def test_a_statement_behind_the_end_of_its_transaction_is_refused(
+    store: PostgresEffectsStore, ends: list[str]
+) -> None:
+    """Also in a transaction that the handler has begun itself."""
+    unit = store.unit()
+    await unit.db.execute(INSERT, name="a")
+    for end in ends:
+        await unit.db.raw.execute(end.encode())
+
+    with pytest.raises(TransactionEnded):
+        await unit.db.execute(INSERT, name="b")
+
+    unit.drop()
+    assert await names(store) == (["a"] if "COMMIT" in ends else [])
+
+
+async def test_a_saga_whose_number_is_gone_is_numbered_again(
+    store: PostgresEffectsStore, postgres: str
+) -> None:
+    """A standby that took over may lack what this process knows to be there."""
+    assert not await keep_rows(store.unit(), inbox_row("s/first/do"))
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("TRUNCATE saga_inbox_sagas, saga_inbox")
+
+    assert not await keep_rows(store.unit(), inbox_row("s/second/do"))
+
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("TRUNCATE saga_inbox_sagas, saga_inbox")
+    unit = store.unit()
+    await unit.db.execute(INSERT, name="a")
+    assert list(await keep_rows(unit, inbox_row("s/third/do"))) == [unit]
+    again = store.unit()
+    await again.db.execute(INSERT, name="b")
+    assert not await keep_rows(again, inbox_row("s/third/do"))
+    assert await names(store) == ["b"]
+    assert list(await store.kept(SERVICE, ["s/first/do", "s/third/do"])) == ["s/third/do"]
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=str)
 async def test_a_transaction_ended_behind_our_back_is_noticed(
     store: PostgresEffectsStore, ends: list[str]
 ) -> None:
