@@ -211,9 +211,9 @@ def tables_of(settings: Settings) -> list[Tables]:
     """
     if settings.store.startswith("postgresql:"):
         address = postgres_address(settings.store, "SAGA_STORE", settings.store_password)
-        from saga.adapters.postgres import event_store_tables
+        from saga.adapters.postgres import EVENT_STORE
 
-        tables = [_tables_on_server(address, event_store_tables(address))]
+        tables = [_tables_on_server(address, EVENT_STORE)]
     else:
         path = file_in(settings.store, "SAGA_STORE")
         tables = [

@@ -7,14 +7,15 @@ from saga.adapters.postgres.database import Address, PostgresDatabase
 from saga.adapters.postgres.effects import PostgresEffectsStore
 from saga.adapters.postgres.inbox import INBOX
 from saga.adapters.postgres.schema import (
+    EVENT_STORE,
     Component,
-    event_store_tables,
     migrate,
     stored_version,
 )
 from saga.adapters.postgres.store import PostgresCatalogue, PostgresEventStore, PostgresStatistics
 
 __all__ = [
+    "EVENT_STORE",
     "INBOX",
     "Address",
     "Component",
@@ -23,7 +24,6 @@ __all__ = [
     "PostgresEffectsStore",
     "PostgresEventStore",
     "PostgresStatistics",
-    "event_store_tables",
     "migrate",
     "stored_version",
 ]

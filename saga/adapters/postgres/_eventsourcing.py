@@ -22,7 +22,7 @@ CHANNEL: Final = "stored_events"
 """Where appends are notified: as the library calls it."""
 
 
-def create_library_tables(cursor: Cursor[dict[str, Any]], schema: str) -> None:
+def create_library_tables(cursor: Cursor[Any], schema: str) -> None:
     """Make the library's tables in the transaction of *cursor*.
 
     Raises:
@@ -39,7 +39,7 @@ class _Datastore(PostgresDatastore):
 
 
 class _Recorder(PostgresProcessRecorder):
-    def create_tables(self, cursor: Cursor[dict[str, Any]]) -> None:
+    def create_tables(self, cursor: Cursor[Any]) -> None:
         assert self.channel_name == CHANNEL, self.channel_name
         # It would insert without tracking and other rows (POSTGRES_ENABLE_DB_FUNCTIONS): not here.
         self.sql_create_statements.remove(self.sql_create_pg_function_insert_events)

@@ -45,6 +45,7 @@ from saga.retrying import Backoff, retried
 
 T = TypeVar("T")
 
+SCHEMA: Final = "public"
 CONNECT_TIMEOUT_S: Final = 5
 LOCK_TIMEOUT_S: Final = 4
 """Longer than the server's deadlock_timeout, so that a deadlock is found out as one."""
@@ -108,11 +109,10 @@ class NotCommitted(Exception):
 
 
 class Address:
-    """Which database and schema, and how to get there.
+    """Which database, and how to get there.
 
     Args:
         conninfo: a URL `postgresql://USER[:PASSWORD]@HOST[:PORT]/DB[?OPTIONS]` or libpq's own form.
-        schema: where the tables are; it exists.
         password: asked at each connect, where the address has none.
         setting: what to name where the address is wrong.
 
@@ -124,7 +124,6 @@ class Address:
         self,
         conninfo: str,
         *,
-        schema: str = "public",
         password: Callable[[], str] | None = None,
         setting: str = "SAGA_STORE",
     ) -> None:
@@ -135,22 +134,21 @@ class Address:
             # Without libpq's own words, which quote parts of the address and so of the password.
             expected = "postgresql://USER[:PASSWORD]@HOST[:PORT]/DB[?OPTIONS]"
             raise SettingsError(setting, f"cannot be read; expected {expected}") from None
-        self.schema = schema
         self.name = _name(given)
         self._password = password if given.get("password") is None else None
         self.conninfo = make_conninfo("", **{**_TO_CONNECT, **given, "client_encoding": "UTF8"})
         self.session = _SESSION.format(
-            schema=schema,
+            schema=SCHEMA,
             lock_timeout=f"{LOCK_TIMEOUT_S}s",
             idle_timeout=f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
         )
 
     def __repr__(self) -> str:
-        return f"Address({self.name!r}, schema={self.schema!r})"
+        return f"Address({self.name!r})"
 
     def lock_key(self, purpose: str) -> tuple[int, int]:
         """The pair of numbers that stands for *purpose* among the database's advisory locks."""
-        first, second = (crc32(each.encode()) for each in (f"saga {purpose}", self.schema))
+        first, second = (crc32(each.encode()) for each in (f"saga {purpose}", SCHEMA))
         return _signed(first), _signed(second)
 
     def parameters(self) -> dict[str, Any]:
@@ -186,6 +184,8 @@ class Address:
 
 class PostgresDatabase:
     """The database at an address; it connects when it is first used.
+
+    All methods raise StoreUnavailable where it cannot be used now.
 
     Args:
         address: which one, and how to get there.
@@ -276,11 +276,7 @@ class PostgresDatabase:
         return None
 
     async def fetch(self, query: str, *parameters: bytes | int) -> list[Any]:
-        """All rows that *query* finds, which changes nothing that matters.
-
-        Raises:
-            StoreUnavailable: the database cannot be read now.
-        """
+        """All rows that *query* finds."""
         # After a restart of the server each connection that was idle meanwhile fails once.
         for tries_left in reversed(range(self.connections_max + 1)):
             session = await self.borrow()
@@ -301,13 +297,13 @@ class PostgresDatabase:
         raise AssertionError("the last try returns or raises")
 
     async def borrow(self) -> Session:
-        """A connection in autocommit mode, which may turn out to have died while it was idle.
-
-        Raises:
-            StoreUnavailable: there is none to be had.
-        """
-        pool = await self._opened()
+        """A connection in autocommit mode, which may turn out to have died while it was idle."""
+        if self._is_closed:
+            raise StoreUnavailable(f"{self.name}: it is closed")
+        pool = self._pool = self._pool or _Pool(self.address, self.connections_max, self._configure)
         with translated(self.name):
+            if pool.closed:
+                await pool.open()
             try:
                 return await pool.getconn()
             except (PoolTimeout, PoolClosed) as error:
@@ -324,19 +320,12 @@ class PostgresDatabase:
         else:
             await self._pool.putconn(session)
 
-    async def end_frozen(self) -> int:
-        """End sessions of ours that stand still in a transaction; how many there were.
-
-        Their locks go with them, and nothing of what they wrote is kept.
-        """
-        return len(await self.fetch(_END_FROZEN))
+    async def end_frozen(self) -> None:
+        """End sessions of ours that stand still in a transaction: nothing of that is kept."""
+        await self.fetch(_END_FROZEN)
 
     async def ended(self, transactions: str) -> None:
-        """Wait until all transactions have ended that the query *transactions* finds now.
-
-        Raises:
-            StoreUnavailable: the database cannot be read, or one of them does not end.
-        """
+        """Wait until all transactions have ended that the query *transactions* finds now."""
         waiting = set(await self.fetch(transactions))
         try:
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
@@ -380,15 +369,6 @@ class PostgresDatabase:
                 await exchange(session, [ROLLBACK])
         except (psycopg.Error, OSError, TimeoutError):
             await session.close()
-
-    async def _opened(self) -> _Pool:
-        if self._is_closed:
-            raise StoreUnavailable(f"{self.name}: it is closed")
-        if self._pool is None:
-            self._pool = _Pool(self.address, self.connections_max, self._configure)
-        if self._pool.closed:
-            await self._pool.open()
-        return self._pool
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -11,7 +11,6 @@ what it was, refuses the whole transaction.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -95,16 +94,13 @@ _SELECT: Final = (
 )
 
 
-def _make(cursor: Cursor[dict[str, Any]]) -> None:
+def _make(cursor: Cursor[Any]) -> None:
     for statement in _TABLES:
         cursor.execute(statement)
 
 
 INBOX: Final = Component(
-    name="effects store",
-    landmark=_TABLE,
-    make=_make,
-    migrations=[partial(number_sagas, make=_make)],
+    name="effects store", landmark=_TABLE, make=_make, migrations=[number_sagas]
 )
 
 

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import orjson
 from psycopg import Cursor
-from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Identifier
 
 from saga.adapters.first_layout import OldRow, turns_of
@@ -104,15 +103,14 @@ _INDEXES_OF: Final = (
 )
 
 
-def keep_turns(cursor: Cursor[dict[str, Any]], *, make: Callable[[Any], None]) -> None:
+def keep_turns(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:
     """From one row an entry to one row a turn, and from the sagas' own ids to growing ones.
 
     A turn takes the place of its first entry in the log.
     """
-    rows = cursor.connection.cursor(row_factory=tuple_row)
     for table in _OLD_TABLES:
         _set_apart(rows, table)
-    make(cursor)
+    make(rows)
     ids = OriginatorIds()
     for page in _pages(rows):
         _copy_histories(rows, {saga_id: ids.draw(at) for saga_id, at in page})
@@ -126,11 +124,10 @@ def keep_turns(cursor: Cursor[dict[str, Any]], *, make: Callable[[Any], None]) -
     rows.execute("ANALYZE saga_ids, saga_index, stored_events")
 
 
-def number_sagas(cursor: Cursor[dict[str, Any]], *, make: Callable[[Any], None]) -> None:
+def number_sagas(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:
     """From an inbox by key to one by the number of the saga and the step."""
-    rows = cursor.connection.cursor(row_factory=tuple_row)
     _set_apart(rows, "saga_inbox")
-    make(cursor)
+    make(rows)
     for statement in _INBOX:
         rows.execute(statement)
 

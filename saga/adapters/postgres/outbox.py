@@ -43,7 +43,7 @@ _STATUS: Final = (
 )
 
 
-def _make(cursor: Cursor[dict[str, Any]]) -> None:
+def _make(cursor: Cursor[Any]) -> None:
     cursor.execute(OUTBOX_TABLE)
 
 

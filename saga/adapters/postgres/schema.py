@@ -11,19 +11,20 @@ makes: see `_eventsourcing.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from psycopg import Connection, Cursor
-from psycopg.rows import dict_row
 
 from saga.adapters.postgres._eventsourcing import create_library_tables
-from saga.adapters.postgres.database import Address, translated
+from saga.adapters.postgres.database import SCHEMA, Address, translated
 from saga.adapters.postgres.migrations import keep_turns
+from saga.core.values import value
 from saga.errors import StoreTooNew, StoreUnavailable
 
-Migration = Callable[[Cursor[dict[str, Any]]], None]
+Make = Callable[[Cursor[Any]], None]
+"""Makes tables in the transaction of a cursor."""
+Migration = Callable[[Cursor[Any], Make], None]
+"""Brings tables over from one version to the next, and is given what makes those of the newest."""
 
 MIGRATION_LOCK_TIMEOUT_S: Final = 60
 _SCHEMA_TABLE: Final = (
@@ -91,7 +92,7 @@ _TABLES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Component:
     """A set of tables: a new database has them made, an old one takes the *migrations* it lacks.
 
@@ -103,7 +104,7 @@ class Component:
 
     name: str
     landmark: str
-    make: Migration
+    make: Make
     migrations: Sequence[Migration] = ()
 
     @property
@@ -112,20 +113,18 @@ class Component:
         return len(self.migrations) + 1
 
 
-def event_store_tables(address: Address) -> Component:
-    """The tables of the event store at *address*."""
+def _make_event_store(cursor: Cursor[Any]) -> None:
+    create_library_tables(cursor, SCHEMA)
+    for statement in _TABLES:
+        cursor.execute(statement)
 
-    def make(cursor: Cursor[dict[str, Any]]) -> None:
-        create_library_tables(cursor, address.schema)
-        for statement in _TABLES:
-            cursor.execute(statement)
 
-    return Component(
-        name="event store",
-        landmark="stored_events",
-        make=make,
-        migrations=[partial(keep_turns, make=make)],
-    )
+EVENT_STORE: Final = Component(
+    name="event store",
+    landmark="stored_events",
+    make=_make_event_store,
+    migrations=[keep_turns],
+)
 
 
 def stored_version(address: Address, component: Component) -> int:
@@ -158,10 +157,12 @@ def migrate(address: Address, component: Component) -> int:
                 "name another database"
             )
         connection.execute(_SCHEMA_TABLE)
-        with connection.cursor(row_factory=dict_row) as cursor:
-            steps = component.migrations[stored - 1 :] if stored else [component.make]
-            for step in steps:
-                step(cursor)
+        with connection.cursor() as cursor:
+            if stored:
+                for step in component.migrations[stored - 1 :]:
+                    step(cursor, component.make)
+            else:
+                component.make(cursor)
         connection.execute(
             "INSERT INTO saga_schema VALUES (%s, %s) "
             "ON CONFLICT (component) DO UPDATE SET version = excluded.version",

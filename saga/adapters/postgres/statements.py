@@ -25,15 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from saga.adapters.mapper import TURN
-from saga.adapters.postgres.pipeline import (
-    Call,
-    blobs,
-    call_of,
-    columns,
-    ints,
-    texts,
-    uuids,
-)
+from saga.adapters.postgres.pipeline import Call, blobs, call_of, columns, ints, texts, uuids
 from saga.adapters.rows import (
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
@@ -173,9 +165,13 @@ def writers(key: tuple[int, int]) -> str:
 
 def sagas_written(batch: Batch) -> dict[SagaId, None]:
     """The sagas of which *batch* writes rows by originator."""
-    sagas = dict.fromkeys(each.saga_id for each in batch.histories)
-    sagas |= dict.fromkeys(each.saga_id for each in batch.summaries)
-    return sagas | dict.fromkeys(each.saga_id for each in batch.timers_armed)
+    return dict.fromkeys(
+        [
+            *(each.saga_id for each in batch.histories),
+            *(each.saga_id for each in batch.summaries),
+            *(each.saga_id for each in batch.timers_armed),
+        ]
+    )
 
 
 def calls_of(
@@ -260,12 +256,12 @@ def _unsure(
     batch: Batch, originators: Originators, known: KnownSagas[tuple[int, str]]
 ) -> list[tuple[str, int]]:
     """Sagas and expected turns to look for; the insert tells whether a turn follows them."""
-    unsure = []
-    for history in batch.histories:
-        expected, there = history.expected_turns, known.get(history.saga_id)
-        if expected and (there is None or there[0] < expected):
-            unsure.append((originators[history.saga_id], expected))
-    return unsure
+    turns = {each.saga_id: (known.get(each.saga_id) or (0,))[0] for each in batch.histories}
+    return [
+        (originators[each.saga_id], each.expected_turns)
+        for each in batch.histories
+        if turns[each.saga_id] < each.expected_turns
+    ]
 
 
 def _trackings(batch: Batch) -> list[bytes]:

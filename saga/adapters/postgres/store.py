@@ -1,8 +1,6 @@
 """The event store in a PostgreSQL database, for any number of processes, and its read side.
 
-What a batch publishes goes to the relay's backlog in the same transaction. A commit whose answer
-was lost is found out about: the session is ended, so that nothing of it can still happen, and the
-stored entries are compared with ours. `append` then tells what is true.
+What a batch publishes goes to the relay's backlog in the same transaction.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from saga.adapters.postgres._eventsourcing import CHANNEL
 from saga.adapters.postgres.database import PostgresDatabase, is_of_the_server, unavailable
 from saga.adapters.postgres.notifier import Notifier
 from saga.adapters.postgres.pipeline import Call, text, texts, unescaped, uuid, uuids
-from saga.adapters.postgres.schema import event_store_tables, prepare
+from saga.adapters.postgres.schema import EVENT_STORE, prepare
 from saga.adapters.rows import (
     COUNT_BACKLOG,
     SUMMARY_COLUMNS,
@@ -87,9 +85,8 @@ _TIMERS: Final = (
     "ORDER BY due_at LIMIT %s"
 )
 _BACKLOG: Final = (
-    f"SELECT b.backlog_id, b.appended_at, {_SAGA.format('e')}, e.topic, "
-    "e.state FROM (SELECT * FROM backlog WHERE backlog_id > %s "
-    "ORDER BY backlog_id LIMIT %s) AS b "
+    f"SELECT b.backlog_id, b.appended_at, {_SAGA.format('e')}, e.topic, e.state "
+    "FROM (SELECT * FROM backlog WHERE backlog_id > %s ORDER BY backlog_id LIMIT %s) AS b "
     "LEFT JOIN LATERAL (SELECT * FROM stored_events WHERE notification_id = ANY(b.positions) "
     "ORDER BY notification_id) AS e ON true ORDER BY b.backlog_id, e.notification_id"
 )
@@ -115,7 +112,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         self._known = KnownSagas[tuple[int, str]]()
         """The number of turns and the originator id of each."""
         self._notifier = Notifier(database, CHANNEL)
-        prepare(database.address, event_store_tables(database.address), make=make)
+        prepare(database.address, EVENT_STORE, make=make)
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
@@ -184,13 +181,10 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         """The originator ids of the sagas of *batch*, and those sagas that are new."""
         new = [each.saga_id for each in batch.histories if not each.expected_turns]
         originators = {saga_id: self._ids.draw(at) for saga_id in new}
-        missing = []
         cleared = dict.fromkeys(timer_name(timer_id)[0] for timer_id in batch.timers_cleared)
-        for saga_id in sql.sagas_written(batch) | cleared:
-            known = self._known.get(saga_id)
-            if saga_id in originators:
-                continue
-            if known is not None:
+        missing = []
+        for saga_id in (sql.sagas_written(batch) | cleared).keys() - originators:
+            if known := self._known.get(saga_id):
                 originators[saga_id] = known[1]
             elif is_saga_id(saga_id):
                 missing.append(saga_id)
@@ -203,23 +197,22 @@ class PostgresEventStore(EventStore, TellsOfAppends):
 
     async def _explained(self, error: psycopg.Error, batch: Batch) -> Exception:
         """What the refusal *error* of *batch* means; nothing was recorded."""
-        is_ours = error.diag.table_name in {"stored_events", "saga_ids"}
+        tables = {"stored_events", "saga_ids"}
+        is_second = error.sqlstate == _UNIQUE_VIOLATION and error.diag.table_name in tables
         if error.sqlstate == sql.ALREADY_RECORDED:
             stored = await self.positions(list(batch.positions))
             return AlreadyRecorded(covered(batch.positions, stored))
-        if error.sqlstate == sql.HISTORY_CONFLICT or (
-            error.sqlstate == _UNIQUE_VIOLATION and is_ours
-        ):
-            return HistoryConflict(await self._moved(batch))
+        if error.sqlstate == sql.HISTORY_CONFLICT or is_second:
+            # All of them, where it is not clear which it was.
+            sagas = tuple(each.saga_id for each in batch.histories)
+            turns = dict(await self.database.fetch(sql.TURNS, uuids(sagas)))
+            return HistoryConflict(moved(batch, turns) or sagas)
         if error.sqlstate == _LOCK_TIMEOUT:
             await self.database.end_frozen()
         return unavailable(self.database.name, error) if is_of_the_server(error) else error
 
     async def _has_landed(self, batch: Batch, originators: sql.Originators) -> bool:
         self._known = KnownSagas()  # the server may be another one now, that has not all of it
-        return await self._is_stored(batch, originators)
-
-    async def _is_stored(self, batch: Batch, originators: sql.Originators) -> bool:
         proof = sql.proof_of(batch, originators)
         if proof is None:
             return False
@@ -234,12 +227,6 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         originator = uuid(originators[first.saga_id])
         backlog = await self.database.fetch(sql.BACKLOG_OF, originator, first.expected_turns + 1)
         return backlog[0][0] if backlog else None
-
-    async def _moved(self, batch: Batch) -> tuple[str, ...]:
-        """The sagas whose stored turns are not those expected; all, where that is not clear."""
-        ids = uuids(each.saga_id for each in batch.histories)
-        stored = dict(await self.database.fetch(sql.TURNS, ids))
-        return moved(batch, stored) or tuple(each.saga_id for each in batch.histories)
 
     def _remember(self, batch: Batch, originators: sql.Originators) -> None:
         for history in batch.histories:
@@ -275,7 +262,7 @@ _LOG: Final = (
 _UNHANDLED: Final = (
     f"SELECT {UNHANDLED_COLUMNS.replace('saga_id', 'saga_id::text')}, record_id FROM unhandled"
 )
-_NO_ORIGINATOR: Final = "00000000-0000-0000-0000-000000000000"
+_NIL: Final = "00000000-0000-0000-0000-000000000000"
 _FOR_EVER: Final = 2**63 - 1
 
 
@@ -300,10 +287,7 @@ class PostgresCatalogue(Catalogue):
         conditions, values = where(
             (f"status = %s{unfinished}", status and text(status)),
             ("definition = %s", None if definition is None else text(definition)),
-            (
-                f"originator_id > coalesce(({_ORIGINATOR}), '{_NO_ORIGINATOR}')",
-                after and uuid(after),
-            ),
+            (f"originator_id > coalesce(({_ORIGINATOR}), '{_NIL}')", after and uuid(after)),
         )
         query = f"{_SUMMARY} WHERE {conditions} ORDER BY originator_id LIMIT %s"
         return [_summary(row) for row in await self._database.fetch(query, *values, limit)]

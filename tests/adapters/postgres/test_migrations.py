@@ -9,13 +9,13 @@ from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
 from psycopg.conninfo import conninfo_to_dict
 
 from saga.adapters.postgres import (
+    EVENT_STORE,
     INBOX,
     Address,
     PostgresCatalogue,
     PostgresDatabase,
     PostgresEffectsStore,
     PostgresEventStore,
-    event_store_tables,
     migrate,
     stored_version,
 )
@@ -51,7 +51,7 @@ def test_the_old_store_is_what_it_was(old: str) -> None:
     """Its tables are of version 1, with a row for each entry under the saga's own id."""
     address = Address(old)
 
-    assert stored_version(address, event_store_tables(address)) == 1
+    assert stored_version(address, EVENT_STORE) == 1
     with psycopg.connect(old) as connection:
         [(entries, sagas)] = connection.execute(
             "SELECT count(*), count(DISTINCT originator_id) FROM stored_events"
@@ -142,7 +142,7 @@ async def test_an_entry_that_cannot_be_read_holds_up_its_own_saga_only(old: str)
             "RETURNING originator_id::text"
         ).fetchall()
     address = Address(old)
-    migrate(address, event_store_tables(address))
+    migrate(address, EVENT_STORE)
     database = PostgresDatabase(address)
     store = PostgresEventStore(database, make=False)
     sagas = [saga.saga_id for saga in await PostgresCatalogue(database).sagas()]
@@ -224,7 +224,7 @@ def old(postgres: str) -> str:
 async def migrated(old: str):
     """That store, after `saga store migrate`."""
     address = Address(old)
-    assert migrate(address, event_store_tables(address)) == 1
+    assert migrate(address, EVENT_STORE) == 1
     database = PostgresDatabase(address)
     yield PostgresEventStore(database, make=False)
     await database.close()

@@ -16,12 +16,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from saga.adapters.mapper import TURN, to_entries, to_state
 from saga.adapters.postgres import (
+    EVENT_STORE,
     Address,
-    Component,
     PostgresCatalogue,
     PostgresDatabase,
     PostgresEventStore,
-    event_store_tables,
     migrate,
     stored_version,
 )
@@ -39,37 +38,29 @@ def address(postgres: str) -> Address:
     return Address(postgres)
 
 
-@pytest.fixture
-def tables(address: Address) -> Component:
-    """Those of an event store."""
-    return event_store_tables(address)
-
-
-async def test_migrating_twice_at_once_is_migrating_once(
-    address: Address, tables: Component
-) -> None:
+async def test_migrating_twice_at_once_is_migrating_once(address: Address) -> None:
     """Several processes that start on an empty database do not get into each other's way."""
-    before = await asyncio.gather(*(asyncio.to_thread(migrate, address, tables) for _ in range(4)))
+    before = await asyncio.gather(
+        *(asyncio.to_thread(migrate, address, EVENT_STORE) for _ in range(4))
+    )
 
     assert sorted(before) == [0, 2, 2, 2]
-    assert stored_version(address, tables) == tables.version == 2
+    assert stored_version(address, EVENT_STORE) == EVENT_STORE.version == 2
 
 
-async def test_a_migration_that_fails_leaves_what_was_there(
-    address: Address, tables: Component
-) -> None:
+async def test_a_migration_that_fails_leaves_what_was_there(address: Address) -> None:
     """All of it is one transaction."""
 
-    def fails(cursor: object) -> None:
+    def fails(cursor: object, make: object) -> None:
         raise ZeroDivisionError
 
-    migrate(address, tables)
-    newer = replace(tables, migrations=(*tables.migrations, fails))
+    migrate(address, EVENT_STORE)
+    newer = replace(EVENT_STORE, migrations=(*EVENT_STORE.migrations, fails))
 
     with pytest.raises(ZeroDivisionError):
         migrate(address, newer)
 
-    assert stored_version(address, tables) == 2
+    assert stored_version(address, EVENT_STORE) == 2
 
 
 async def test_a_newer_store_is_refused(postgres: str, store: PostgresEventStore) -> None:
@@ -81,16 +72,14 @@ async def test_a_newer_store_is_refused(postgres: str, store: PostgresEventStore
         PostgresEventStore(store.database)
 
 
-async def test_an_older_store_is_left_to_whoever_decides(
-    address: Address, tables: Component
-) -> None:
+async def test_an_older_store_is_left_to_whoever_decides(address: Address) -> None:
     """`run` does not migrate under other workers' feet; it says what to type, and that helps."""
 
-    def add(cursor: Cursor[dict[str, Any]]) -> None:
+    def add(cursor: Cursor[Any], make: object) -> None:
         cursor.execute("CREATE TABLE added (id integer)")
 
-    newer = replace(tables, migrations=(*tables.migrations, add))
-    prepare(address, tables, make=True)
+    newer = replace(EVENT_STORE, migrations=(*EVENT_STORE.migrations, add))
+    prepare(address, EVENT_STORE, make=True)
 
     with pytest.raises(StoreUnavailable, match="version 2, this saga needs 3: run `saga store mig"):
         prepare(address, newer, make=True)

@@ -238,11 +238,12 @@ async def _has_tables(facts: Facts, session: Session) -> bool:
         return True
     database = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
     try:
-        from saga.adapters.postgres import event_store_tables, stored_version
+        from saga.adapters.postgres import EVENT_STORE, stored_version
 
-        tables = event_store_tables(database.address)
-        stored = await asyncio.to_thread(stored_version, database.address, tables)
-        facts.schemas.append(Schema(component=tables.name, stored=stored, needed=tables.version))
+        stored = await asyncio.to_thread(stored_version, database.address, EVENT_STORE)
+        facts.schemas.append(
+            Schema(component=EVENT_STORE.name, stored=stored, needed=EVENT_STORE.version)
+        )
         clock = SystemClock()
         before = clock.now()
         [[server_time]] = await database.fetch(
