@@ -1,16 +1,73 @@
-"""Which partition a key belongs to: murmur2, as all of Kafka's own clients choose."""
+"""Which partition a record goes to and which member reads it, as Kafka's own clients choose."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Mapping
 from functools import lru_cache
-from typing import Final
+from itertools import chain
+from typing import Final, TypeVar
 
+from saga.errors import MessageTooLarge, TopicMissing
+from saga.ports.bus import Record, Source
+
+RECORD_BYTES_MAX: Final = 1_048_576
 KEYS_CACHED_MAX: Final = 65_536
 
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
 _MASK: Final = 0xFFFFFFFF
+
+Member = TypeVar("Member")
+
+
+class Partitioner:
+    """What is accepted, and into which partition.
+
+    Args:
+        record_bytes_max: the largest record that is accepted: key, value and headers together.
+    """
+
+    def __init__(self, *, record_bytes_max: int) -> None:
+        self._record_bytes_max = record_bytes_max
+        self._unkeyed = 0
+
+    def choose(self, record: Record, partitions: int) -> int:
+        """The partition of *record* in its topic of so many *partitions*.
+
+        Raises:
+            MessageTooLarge: the record exceeds the limit.
+            TopicMissing: it names a partition that does not exist.
+        """
+        size = sum(map(len, filter(None, chain((record.key, record.value), *record.headers))))
+        if size > self._record_bytes_max:
+            raise MessageTooLarge(
+                f"a record of {size} bytes on {record.topic} exceeds the limit of "
+                f"{self._record_bytes_max}"
+            )
+        if record.partition is not None:
+            if not 0 <= record.partition < partitions:
+                raise TopicMissing(record.topic, record.partition)
+            return record.partition
+        if record.key is not None:
+            return partition_of(record.key, partitions)
+        self._unkeyed += 1
+        return self._unkeyed % partitions
+
+
+def assign_ranges(
+    topics_of: Mapping[Member, Collection[str]], partitions: Mapping[str, int]
+) -> dict[Member, set[Source]]:
+    """Kafka's range assignment: of each topic a run of partitions to each member that wants it."""
+    assigned: dict[Member, set[Source]] = {member: set() for member in topics_of}
+    for topic, count in partitions.items():
+        readers = [member for member, topics in topics_of.items() if topic in topics]
+        first = 0
+        for place, member in enumerate(readers):
+            last = first + count // len(readers) + (place < count % len(readers))
+            assigned[member] |= {Source(topic, number) for number in range(first, last)}
+            first = last
+    return assigned
 
 
 def partition_of(key: bytes, partitions: int) -> int:

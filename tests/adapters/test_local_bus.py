@@ -10,21 +10,9 @@ import pytest
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus, MemoryEventStore
-from saga.adapters.sqlite import (
-    LocalBus,
-    SqliteDatabase,
-    SqliteEventStore,
-    groups,
-)
-from saga.adapters.sqlite import (
-    bus as bus_module,
-)
-from saga.adapters.sqlite import (
-    bus as local_bus,
-)
-from saga.adapters.sqlite import (
-    records as records_module,
-)
+from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore, delivery, groups
+from saga.adapters.sqlite import bus as bus_module
+from saga.adapters.sqlite import records as records_module
 from saga.adapters.sqlite.statements import ManyRows
 from saga.errors import (
     AlreadyRecorded,
@@ -48,7 +36,7 @@ async def bus(database: SqliteDatabase, clock: ManualClock):
     await bus.close()
 
 
-async def _read(member: local_bus.LocalConsumer, count: int) -> list[Inbound]:
+async def _read(member: bus_module.LocalConsumer, count: int) -> list[Inbound]:
     found: list[Inbound] = []
     async with asyncio.timeout(20):
         while len(found) < count:
@@ -78,7 +66,7 @@ async def test_what_is_too_much_for_memory_is_read_from_the_file(
 ) -> None:
     """Too many records, or too large ones: none is lost or out of order."""
     if limit != "size":
-        monkeypatch.setattr(local_bus, limit, 7)
+        monkeypatch.setattr(delivery, limit, 7)
     monkeypatch.setattr(bus_module, "POLL_IDLE_S", 60)  # no look at the file may help out
     member = await bus.subscribe("g", ["t"])
     await member.fetch(records_max=1, timeout_s=0)
@@ -170,9 +158,9 @@ async def test_what_many_publish_at_once_is_one_job(
     inserts: list[int] = []
     append = bus.log.append
 
-    def counted(cursor, prepared, *, now):
-        inserts.append(len(prepared))
-        return append(cursor, prepared, now=now)
+    def counted(cursor, placed, *, now):
+        inserts.append(len(placed))
+        return append(cursor, placed, now=now)
 
     monkeypatch.setattr(bus.log, "append", counted)
     publishing = [
@@ -219,43 +207,64 @@ async def test_all_who_publish_onto_a_full_disk_are_told(
 async def test_retention_deletes_in_small_transactions(
     database: SqliteDatabase, clock: ManualClock
 ) -> None:
-    """However much there is to delete, no commit deletes more than some hundred records."""
+    """However much there is to delete, no commit deletes more than a hundred batches."""
     bus = LocalBus(database, clock=clock)
     await bus.create_topics([TopicSpec("short", 2, 60)])
-    await bus.publish([Record("short", None, b"", (), number % 2) for number in range(2600)])
+    for _ in range(260):
+        await bus.publish([Record("short", None, b"", (), number % 2) for number in range(10)])
     clock.advance(61)
     await bus.publish([Record("short", None, b"", (), 0)])
     before = database.commits[0]
 
     await bus.expire()
 
-    assert database.commits[0] - before >= 6
+    assert database.commits[0] - before >= 5
     assert await bus.bounds([Source("short", 0), Source("short", 1)]) == {
         Source("short", 0): (1300, 1301),
         Source("short", 1): (1300, 1300),
     }
-    rows = database.read_now(lambda c: c.execute("SELECT count(*) FROM bus_records").fetchone())
+    rows = database.read_now(lambda c: c.execute("SELECT count(*) FROM bus_batches").fetchone())
     assert rows == (1,)
     await bus.close()
 
 
-async def test_a_file_of_the_first_layout_goes_on_where_it_was(
-    database: SqliteDatabase, clock: ManualClock
-) -> None:
-    """Its records stood by partition; they are read as they were, and offsets and groups go on."""
-    database.migrate("bus", (records_module._create_tables,))  # noqa: SLF001 - the layout of then
-    places = [1 << 50 | partition << 40 | offset for partition in (0, 1) for offset in range(3, 6)]
+ROWS_OF_RECORDS = {
+    1: ["CREATE TABLE bus_records (place INTEGER PRIMARY KEY, {columns})"],
+    2: [
+        "CREATE TABLE bus_records (position INTEGER PRIMARY KEY, place INTEGER, {columns})",
+        "CREATE UNIQUE INDEX bus_records_by_place ON bus_records (place)",
+    ],
+}
+"""The tables of earlier versions, which had a row a record."""
 
-    def fill(cursor: sqlite3.Cursor) -> None:
+
+@pytest.mark.parametrize("version", ROWS_OF_RECORDS)
+async def test_a_file_of_an_earlier_layout_goes_on_where_it_was(
+    database: SqliteDatabase, clock: ManualClock, version: int
+) -> None:
+    """Its records are read as they were, and offsets and groups go on."""
+    places = [1 << 50 | partition << 40 | offset for partition in (0, 1) for offset in range(3, 6)]
+    headers = ((b'[["a","1"],["n",null]]', (("a", b"1"), ("n", None))), (b"", ()))
+
+    def lay_out(cursor: sqlite3.Cursor) -> None:
+        records_module.MIGRATIONS[0](cursor)
+        cursor.execute("DROP TABLE bus_batches")
+        for table in ROWS_OF_RECORDS[version]:
+            columns = "key BLOB, value BLOB, headers BLOB NOT NULL, timestamp INTEGER NOT NULL"
+            cursor.execute(table.format(columns=columns))
         cursor.execute("INSERT INTO bus_topics VALUES (1, 't', 2, NULL)")
         for source_id in (1 << 10, 1 << 10 | 1):
             cursor.execute("INSERT INTO bus_partitions VALUES (?, 3)", (source_id,))
         cursor.execute("INSERT INTO bus_offsets VALUES ('g', ?, 5)", (1 << 10,))
-        for place in places:
-            row = (place, b"k", b"%d" % place, b"", clock.now() - place % 7)
-            cursor.execute("INSERT INTO bus_records VALUES (?, ?, ?, ?, ?)", row)
+        for place in reversed(places):
+            row = (place, b"k", b"%d" % place, headers[place % 2][0], clock.now() - place % 7)
+            cursor.execute(
+                "INSERT INTO bus_records (place, key, value, headers, timestamp) "
+                "VALUES (?, ?, ?, ?, ?)",
+                row,
+            )
 
-    await database.write(fill)
+    database.migrate("bus", [lay_out, *[lambda _: None] * (version - 1)])
 
     bus = LocalBus(database, clock=clock)
     await bus.publish([Record("t", b"k", b"new", (), 1)])
@@ -270,6 +279,9 @@ async def test_a_file_of_the_first_layout_goes_on_where_it_was(
         0: [(offset, b"%d" % (1 << 50 | offset)) for offset in (3, 4, 5)],
         1: [*((offset, b"%d" % (1 << 50 | 1 << 40 | offset)) for offset in (3, 4, 5)), (6, b"new")],
     }
+    old = [one for one in found if one.value != b"new"]
+    assert all(one.headers == headers[one.offset % 2][1] for one in old)
+    assert all(one.timestamp == clock.now() - int(one.value or 0) % 7 for one in old)
     assert [one.offset for one in rest if one.partition == 0] == [5]
     await bus.close()
 
@@ -392,7 +404,7 @@ async def test_many_rows_are_one_statement(database: SqliteDatabase) -> None:
     assert (changed, len(statements)) == (300, 2)
 
 
-async def _until(member: local_bus.LocalConsumer, is_so: Callable[[], bool]) -> None:
+async def _until(member: bus_module.LocalConsumer, is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not is_so():
             await member.fetch(records_max=100, timeout_s=0.01)

@@ -18,7 +18,6 @@ from typing import Final
 import orjson
 
 from saga.core.identity import Instant
-from saga.ports.bus import Source
 
 HEARTBEAT_EXPIRY_S: Final = 10
 
@@ -53,24 +52,6 @@ class Group:
     def has(self, member_id: int) -> bool:
         """Whether the member still belongs to the group."""
         return any(member.member_id == member_id for member in self.members)
-
-
-def assign_ranges(
-    members: Sequence[Member], partitions: Mapping[str, int]
-) -> dict[int, set[Source]]:
-    """Kafka's range assignment: of each topic a run of partitions to each member that wants it."""
-    assigned: dict[int, set[Source]] = {member.member_id: set() for member in members}
-    for topic, count in partitions.items():
-        readers = sorted(member.member_id for member in members if topic in member.topics)
-        if not readers:
-            continue
-        share, extra = divmod(count, len(readers))
-        first = 0
-        for place, member_id in enumerate(readers):
-            last = first + share + (place < extra)
-            assigned[member_id] |= {Source(topic, number) for number in range(first, last)}
-            first = last
-    return assigned
 
 
 def read_groups(cursor: sqlite3.Cursor) -> dict[str, Group]:
@@ -160,7 +141,7 @@ def dead_members(group: Group, *, now: Instant, ours: Collection[int]) -> list[M
     live.
     """
     return [
-        member for member in group.members if member.member_id not in ours and _is_dead(member, now)
+        member for member in group.members if member.member_id not in ours and is_dead(member, now)
     ]
 
 
@@ -169,7 +150,8 @@ def this_process() -> str:
     return _described(os.getpid())
 
 
-def _is_dead(member: Member, now: Instant) -> bool:
+def is_dead(member: Member, now: Instant) -> bool:
+    """Whether its process is gone, or has been silent for too long."""
     if now - member.heartbeat_at > HEARTBEAT_EXPIRY_S * 1_000_000:
         return True
     pid, start, namespace = member.process.split(" ", 2)

@@ -1,9 +1,11 @@
 """The local bus's records in their file: topics, partitions, offsets and what retention leaves.
 
-A record's *place* is topic, partition and offset packed into one integer. Rows stand in the order
-in which they were written, so that a commit writes few pages however many topics it concerns; an
-index of places, which is small, finds the rows of a partition. Offsets are given inside the
-transaction that writes the records: unique and without gaps, however many processes publish.
+A row is a batch, as Kafka has them: consecutive records that one job writes to one partition. Its
+*place* is topic, partition and the offset of its first record, packed into one integer. Rows stand
+in the order in which they were written, so that a commit writes few pages however many topics it
+concerns; an index of places, which is small, finds the batches of a partition. Offsets are given
+inside the transaction that writes the records: unique and without gaps, however many processes
+publish.
 
 Used by the writer thread (`append`, `expire`, `create`) and by readers; holds no connection.
 """
@@ -11,36 +13,46 @@ Used by the writer thread (`append`, `expire`, `create`) and by readers; holds n
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import takewhile
+from operator import itemgetter
+from typing import Final, NamedTuple
 
-from saga.adapters.headers import decode_headers, encode_headers
-from saga.adapters.partitioner import partition_of
+import orjson
+
+from saga.adapters.headers import decode_headers
+from saga.adapters.partitioner import Partitioner
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.identity import Instant
-from saga.errors import MessageTooLarge, RecordsRetracted, TopicMissing
-from saga.ports.bus import Inbound, Record, Source, TopicSpec
+from saga.core.values import value
+from saga.errors import TopicMissing
+from saga.ports.bus import Headers, Inbound, Record, Source, TopicSpec
 
 OFFSET_BITS: Final = 40
 PARTITION_BITS: Final = 10
 PARTITIONS_MAX: Final = 1 << PARTITION_BITS
-EXPIRED_PER_COMMIT_MAX: Final = 500
+BATCH_RECORDS_MAX: Final = 128
+LARGE_RECORD_BYTES: Final = 16_384
+"""A record with a larger value is a batch of its own, and is not kept in memory for its readers."""
+EXPIRED_PER_COMMIT_MAX: Final = 100
+"""Batches."""
 READ_BYTES_MAX: Final = 16 * 1024 * 1024
-DELIVERED_BYTES_MAX: Final = 16_384
-"""Larger records are not kept in memory: their readers find them in the file."""
 
 _OFFSETS: Final = (1 << OFFSET_BITS) - 1
+_BATCHES: Final = (
+    "CREATE TABLE bus_batches (position INTEGER PRIMARY KEY, place INTEGER NOT NULL UNIQUE, "
+    "records INTEGER NOT NULL, timestamp INTEGER NOT NULL, packed BLOB NOT NULL)"
+)
 _TABLES: Final = (
     (
         "CREATE TABLE bus_topics (topic_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, "
         "partitions INTEGER NOT NULL, retention_s INTEGER)"
     ),
     "CREATE TABLE bus_partitions (source_id INTEGER PRIMARY KEY, begin_offset INTEGER NOT NULL)",
-    (
-        "CREATE TABLE bus_records (place INTEGER PRIMARY KEY, key BLOB, value BLOB, "
-        "headers BLOB NOT NULL, timestamp INTEGER NOT NULL)"
-    ),
+    _BATCHES,
     (
         "CREATE TABLE bus_groups (group_name TEXT PRIMARY KEY, generation INTEGER NOT NULL) "
         "WITHOUT ROWID"
@@ -55,38 +67,25 @@ _TABLES: Final = (
         "next_offset INTEGER NOT NULL, PRIMARY KEY (group_name, source_id)) WITHOUT ROWID"
     ),
 )
-_IN_ORDER_OF_WRITING: Final = (
-    "ALTER TABLE bus_records RENAME TO bus_records_by_partition",
-    (
-        "CREATE TABLE bus_records (position INTEGER PRIMARY KEY, place INTEGER NOT NULL, key BLOB, "
-        "value BLOB, headers BLOB NOT NULL, timestamp INTEGER NOT NULL)"
-    ),
-    (
-        "INSERT INTO bus_records (place, key, value, headers, timestamp) "
-        "SELECT place, key, value, headers, timestamp FROM bus_records_by_partition "
-        "ORDER BY timestamp, place"
-    ),
-    "DROP TABLE bus_records_by_partition",
-    "CREATE UNIQUE INDEX bus_records_by_place ON bus_records (place)",
-)
 _INSERT: Final = ManyRows(
-    "INSERT OR FAIL INTO bus_records (place, key, value, headers, timestamp) VALUES {values}", 5
+    "INSERT OR FAIL INTO bus_batches (place, records, timestamp, packed) VALUES {values}", 4
 )
 _BOUNDS: Final = ManyRows(
-    "SELECT r.column1, p.begin_offset, (SELECT max(place) FROM bus_records "
-    f"WHERE place >= r.column1 << {OFFSET_BITS} AND place < (r.column1 + 1) << {OFFSET_BITS}) "
+    "SELECT r.column1, p.begin_offset, (SELECT place + records FROM bus_batches "
+    f"WHERE place >= r.column1 << {OFFSET_BITS} AND place < (r.column1 + 1) << {OFFSET_BITS} "
+    "ORDER BY place DESC LIMIT 1) "
     "FROM {rows} AS r JOIN bus_partitions AS p ON p.source_id = r.column1",
     1,
 )
 _READ: Final = (
-    "SELECT place, key, value, headers, timestamp FROM bus_records "
-    "WHERE place >= ? AND place < ? ORDER BY place LIMIT ?"
+    "SELECT place, records, timestamp, packed FROM bus_batches WHERE place < :end AND place >= "
+    "coalesce((SELECT max(place) FROM bus_batches WHERE place BETWEEN :begin AND :place), :place) "
+    "ORDER BY place LIMIT :limit"
 )
-
-Row = tuple[int, bytes | None, bytes | None, bytes, int]
-"""place, key, value, headers, timestamp."""
-EncodedRecord = tuple[int, bytes, Record]
-"""A record that is ready to be written: its source's number, its headers' text, itself."""
+_OLDEST: Final = (
+    "SELECT place + records, timestamp FROM bus_batches WHERE place >= ? AND place < ? "
+    f"ORDER BY place LIMIT {EXPIRED_PER_COMMIT_MAX}"
+)
 
 
 class Topic(NamedTuple):
@@ -98,11 +97,39 @@ class Topic(NamedTuple):
     retention_s: int | None
 
 
-class AppendedRecords(NamedTuple):
-    """What `append` wrote: the rows in the order of the records."""
+class PlacedRecord(NamedTuple):
+    """A record that was accepted, with the number of its source."""
 
-    encoded: Sequence[EncodedRecord]
-    rows: Sequence[Row]
+    source_id: int
+    record: Record
+
+
+@value
+class RecordBatch:
+    """Consecutive records of one partition, as they were written; *first* is an offset."""
+
+    source: Source
+    first: int
+    records: Sequence[Record]
+    timestamp: Instant
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last record."""
+        return self.first + len(self.records)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its readers are to find it in the file."""
+        return len(self.records) == 1 and _is_large(self.records[0])
+
+    def inbound(self) -> list[Inbound]:
+        """The records as a consumer gets them."""
+        topic, partition = self.source
+        return [
+            Inbound(topic, partition, offset, each.key, each.value, each.headers, self.timestamp)
+            for offset, each in enumerate(self.records, self.first)
+        ]
 
 
 class RecordLog:
@@ -110,13 +137,13 @@ class RecordLog:
 
     def __init__(self, database: SqliteDatabase, *, record_bytes_max: int) -> None:
         self._database = database
-        self._record_bytes_max = record_bytes_max
+        self._partitioner = Partitioner(record_bytes_max=record_bytes_max)
         self._topics: dict[str, Topic] = {}
         self._sources: dict[int, Source] = {}
+        self._source_ids: dict[Source, int] = {}
         self._ends: dict[int, int] = {}
         self._ends_epoch = -1
-        self._unkeyed = 0
-        database.migrate("bus", (_create_tables, _put_records_in_order))
+        database.migrate("bus", MIGRATIONS)
 
     def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those of the topics that exist."""
@@ -125,105 +152,86 @@ class RecordLog:
             self._database.read_now(self._load_topics)
         return {name: self._topics[name] for name in wanted if name in self._topics}
 
-    def source(self, source_id: int) -> Source:
-        """Topic and partition of a *source_id*."""
-        return self._sources[source_id]
-
-    def source_id(self, source: Source) -> int:
-        """The number of topic and partition.
-
-        Raises:
-            TopicMissing: there is no such partition.
-        """
-        topic = self.topics([source.topic]).get(source.topic)
-        if topic is None or not 0 <= source.partition < topic.partitions:
-            raise TopicMissing(source.topic, source.partition)
-        return topic.topic_id << PARTITION_BITS | source.partition
-
-    def _topic(self, name: str) -> Topic:
-        topic = self.topics([name]).get(name)
-        if topic is None:
-            raise TopicMissing(name)
-        return topic
-
-    def encode(self, records: Sequence[Record]) -> list[EncodedRecord]:
-        """Choose partitions and encode headers; on the caller's thread, outside any transaction.
+    def place(self, records: Iterable[Record]) -> list[PlacedRecord]:
+        """Accept all *records* and choose their partitions; outside any transaction.
 
         Raises:
             TopicMissing: a topic or partition does not exist.
             MessageTooLarge: a record exceeds the limit.
         """
-        topics, largest = self._topics, self._record_bytes_max
-        encoded: list[EncodedRecord] = []
+        topics, choose = self._topics, self._partitioner.choose
+        placed = []
         for record in records:
             topic = topics.get(record.topic) or self._topic(record.topic)
-            topic_id, _, partitions, _ = topic
-            key, value = record.key, record.value
-            if record.partition is not None:
-                source_id = self.source_id(Source(record.topic, record.partition))
-            elif key is not None:
-                source_id = topic_id << PARTITION_BITS | partition_of(key, partitions)
-            else:
-                self._unkeyed += 1
-                source_id = topic_id << PARTITION_BITS | self._unkeyed % partitions
-            headers = encode_headers(record.headers)
-            size = len(headers) + (len(value) if value else 0) + (len(key) if key else 0)
-            if size > largest:
-                raise MessageTooLarge(
-                    f"a record of {size} bytes on {record.topic} exceeds the limit of {largest}"
-                )
-            encoded.append((source_id, headers, record))
-        return encoded
+            partition = choose(record, topic.partitions)
+            placed.append(PlacedRecord(topic.topic_id << PARTITION_BITS | partition, record))
+        return placed
 
     def append(
-        self, cursor: sqlite3.Cursor, encoded: Sequence[EncodedRecord], *, now: Instant
-    ) -> AppendedRecords:
-        """Give offsets and write the rows; part of a job of the writer."""
-        ends = self._current_ends(cursor, encoded)
-        rows: list[Row] = []
-        for source_id, headers, record in encoded:
-            offset = ends[source_id]
-            ends[source_id] = offset + 1
-            place = source_id << OFFSET_BITS | offset
-            rows.append((place, record.key, record.value, headers, now))
+        self, cursor: sqlite3.Cursor, placed: Sequence[PlacedRecord], *, now: Instant
+    ) -> list[RecordBatch]:
+        """Give offsets and write the records; part of a job of the writer."""
+        ends = self._current_ends(cursor, placed)
+        batches, rows = [], []
+        for source_id, records in _runs(placed):
+            first = ends[source_id]
+            ends[source_id] = first + len(records)
+            batches.append(RecordBatch(self._sources[source_id], first, records, now))
+            place = source_id << OFFSET_BITS | first
+            rows.append((place, len(records), now, pack_records(records)))
         _INSERT.execute(cursor, rows)
-        return AppendedRecords(encoded, rows)
+        return batches
 
     def bounds(
-        self, cursor: sqlite3.Cursor, source_ids: Iterable[int]
-    ) -> dict[int, tuple[int, int]]:
-        """Of each source the first offset kept and the next one to be written."""
-        rows = _BOUNDS.fetch(cursor, [(source_id,) for source_id in source_ids])
-        return {
-            source_id: (begin, begin if last is None else max(begin, (last & _OFFSETS) + 1))
-            for source_id, begin, last in rows
-        }
+        self, cursor: sqlite3.Cursor, sources: Iterable[Source]
+    ) -> dict[Source, tuple[int, int]]:
+        """Of each source the first offset kept and the next one to be written.
+
+        Raises:
+            TopicMissing: there is no such source.
+        """
+        bounds = self._bounds(cursor, [self._source_id(cursor, source) for source in sources])
+        return {self._sources[source_id]: found for source_id, found in bounds.items()}
 
     def read(
-        self, cursor: sqlite3.Cursor, source_id: int, offset: int, limit: int
+        self, cursor: sqlite3.Cursor, source: Source, offset: int, limit: int
     ) -> list[Inbound]:
-        """At most *limit* records of a source from *offset* on; fewer where they are large."""
-        first = source_id << OFFSET_BITS
-        cursor.execute(_READ, (first | offset, first + _OFFSETS + 1, limit))
-        topic, partition = self._sources[source_id]
-        records: list[Inbound] = []
+        """Records of a source from *offset* on, up to the end of the batch with the *limit*-th.
+
+        Fewer where they are large.
+        """
+        begin = self._source_id(cursor, source) << OFFSET_BITS
+        places = {"begin": begin, "place": begin | offset, "end": begin + _OFFSETS + 1}
+        cursor.execute(_READ, {**places, "limit": limit})
+        found: list[Inbound] = []
         size = 0
-        for place, key, value, headers, timestamp in cursor:
-            records.append(
-                Inbound(
-                    topic,
-                    partition,
-                    place & _OFFSETS,
-                    key,
-                    value,
-                    decode_headers(headers),
-                    Instant(timestamp),
-                )
-            )
-            size += len(value or b"")
-            if size > READ_BYTES_MAX:
+        for place, count, timestamp, packed in cursor:
+            unpacked = unpack_records(packed, count)
+            for number, (key, text, headers) in enumerate(unpacked, place & _OFFSETS):
+                if number >= offset:
+                    inbound = Inbound(*source, number, key, text, headers, Instant(timestamp))
+                    found.append(inbound)
+            size += len(packed)
+            if len(found) >= limit or size > READ_BYTES_MAX:
                 break
-        return records
+        return found
+
+    def committed(
+        self, cursor: sqlite3.Cursor, group: str, sources: Iterable[Source]
+    ) -> dict[Source, int]:
+        """The next offsets that *group* has committed of these sources."""
+        rows = cursor.execute(
+            "SELECT source_id, next_offset FROM bus_offsets WHERE group_name = ?", (group,)
+        )
+        offsets = dict(rows.fetchall())
+        source_ids = {source: self._source_id(cursor, source) for source in sources}
+        return {at: offsets[number] for at, number in source_ids.items() if number in offsets}
+
+    def commit(self, cursor: sqlite3.Cursor, group: str, offsets: Mapping[Source, int]) -> None:
+        """Remember the next offsets of *group*."""
+        for source, offset in offsets.items():
+            row = (group, self._source_id(cursor, source), offset)
+            cursor.execute("INSERT OR REPLACE INTO bus_offsets VALUES (?, ?, ?)", row)
 
     def create(self, cursor: sqlite3.Cursor, specs: Sequence[TopicSpec]) -> bool:
         """Make the topics that are not there; whether there was any."""
@@ -246,29 +254,49 @@ class RecordLog:
         return bool(cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0] > before)
 
     def expire(self, cursor: sqlite3.Cursor, *, now: Instant) -> bool:
-        """Delete some records that are older than their topic keeps; whether more are left."""
+        """Delete some batches that are older than their topic keeps; whether more are left."""
         cursor.execute("SELECT * FROM bus_topics WHERE retention_s IS NOT NULL")
-        for topic in [Topic(*row) for row in cursor.fetchall()]:
-            assert topic.retention_s is not None
-            keep_from = now - topic.retention_s * 1_000_000
-            for partition in range(topic.partitions):
-                source_id = topic.topic_id << PARTITION_BITS | partition
-                if _expire_source(cursor, source_id, keep_from):
+        for topic_id, _, partitions, retention_s in cursor.fetchall():
+            for partition in range(partitions):
+                source_id = topic_id << PARTITION_BITS | partition
+                if _expire_source(cursor, source_id, now - retention_s * 1_000_000):
                     return True
         return False
 
+    def _topic(self, name: str) -> Topic:
+        topic = self.topics([name]).get(name)
+        if topic is None:
+            raise TopicMissing(name)
+        return topic
+
+    def _source_id(self, cursor: sqlite3.Cursor, source: Source) -> int:
+        if source not in self._source_ids:
+            self._load_topics(cursor)
+        if source not in self._source_ids:
+            raise TopicMissing(source.topic, source.partition)
+        return self._source_ids[source]
+
+    def _bounds(
+        self, cursor: sqlite3.Cursor, source_ids: Iterable[int]
+    ) -> dict[int, tuple[int, int]]:
+        rows = _BOUNDS.fetch(cursor, [(source_id,) for source_id in source_ids])
+        return {
+            source_id: (begin, begin if end is None else max(begin, end & _OFFSETS))
+            for source_id, begin, end in rows
+        }
+
     def _current_ends(
-        self, cursor: sqlite3.Cursor, encoded: Sequence[EncodedRecord]
+        self, cursor: sqlite3.Cursor, placed: Iterable[PlacedRecord]
     ) -> dict[int, int]:
         """The next offset of at least these sources, remembered until another writer was there."""
         epoch = self._database.epoch
         if epoch != self._ends_epoch:
             self._ends.clear()
             self._ends_epoch = epoch
-        missing = {source_id for source_id, _, _ in encoded} - self._ends.keys()
+        missing = {source_id for source_id, _ in placed} - self._ends.keys()
         if missing:
-            for source_id, (_, end) in self.bounds(cursor, missing).items():
-                self._ends[source_id] = end
+            bounds = self._bounds(cursor, missing)
+            self._ends |= {source_id: end for source_id, (_, end) in bounds.items()}
         return self._ends
 
     def _load_topics(self, cursor: sqlite3.Cursor) -> None:
@@ -278,178 +306,97 @@ class RecordLog:
             for partition in range(topic.partitions):
                 source_id = topic.topic_id << PARTITION_BITS | partition
                 self._sources[source_id] = Source(topic.name, partition)
+                self._source_ids[self._sources[source_id]] = source_id
 
 
-class Follower(Protocol):
-    """What a consumer hears of records that were committed in this process."""
+def pack_records(records: Sequence[Record]) -> bytes:
+    """The records of one batch as bytes; their headers have the same names.
 
-    @property
-    def reads_early(self) -> bool:
-        """Whether it may see what is not durable yet."""
-        ...
-
-    def offer(self, source_id: int, inbound: Inbound) -> None:
-        """Take a record that was just committed; `wake` is called after the last one."""
-        ...
-
-    def lacks(self, source_id: int, offset: int) -> bool:
-        """Whether the record was not delivered to it early."""
-        ...
-
-    def offer_early(self, source_id: int, inbound: Inbound) -> bool:
-        """Take a record that is not durable yet; False where others have to be read before it."""
-        ...
-
-    def retract(self, source_id: int, first: int) -> bool:
-        """Forget what was delivered from the offset *first* on; whether some of it was fetched."""
-        ...
-
-    def notice(self, ends: Mapping[int, int]) -> None:
-        """Take note of how far the log goes by now."""
-        ...
-
-    def wake(self) -> None:
-        """Let a waiting fetch go on, if there is anything for it."""
-        ...
-
-
-class EarlyDelivery:
-    """Records on their way in memory, from their writer to the consumers of the same process.
-
-    Normally a record is delivered once it is durable. A consumer whose positions are kept in the
-    same file gets it as soon as it is written: the turn on it then commits together with it, or not
-    at all, and a saga's hop costs one commit instead of two. Should that commit fail, the records
-    are retracted; a batch that accounts for one of them is refused until its consumer seeks.
+    A record is a row of fields: key, value, and the values of its headers. In the file stand, as
+    little-endian integers of four bytes, the number of fields, the number of those that are not the
+    same in all records, which ones these are, and the length of each text that follows, -1 for
+    null. The texts: the headers' names as JSON, all fields of the first record, and of each further
+    record those that are not the same.
     """
-
-    def __init__(self, log: RecordLog) -> None:
-        self._log = log
-        self._followers: dict[int, list[Follower]] = {}
-        self._retracted: dict[int, int] = {}
-        self.ends: dict[int, int] = {}
-        """Of sources that are followed here, the next offset as far as it is known."""
-
-    @property
-    def sources(self) -> list[int]:
-        """The sources that are followed."""
-        return list(self._followers)
-
-    def follow(self, source_id: int, consumer: Follower, *, end: int) -> None:
-        """Deliver the records of this source from now on; *end* is how far it goes by now."""
-        self._followers.setdefault(source_id, []).append(consumer)
-        self.ends[source_id] = end
-
-    def unfollow(self, source_id: int, consumer: Follower) -> None:
-        """Deliver no more records of this source."""
-        readers = self._followers[source_id]
-        readers.remove(consumer)
-        if not readers:
-            del self._followers[source_id]
-            self.ends.pop(source_id, None)
-
-    def deliver(self, appended: AppendedRecords) -> None:
-        """Give what was committed to those who have not seen it; in commit order."""
-        followers, ends = self._followers, self.ends
-        reached: set[Follower] = set()
-        for encoded, row in zip(appended.encoded, appended.rows, strict=True):
-            source_id = encoded[0]
-            readers = followers.get(source_id)
-            if readers is None:
-                continue
-            offset = offset_of(row[0])
-            ends[source_id] = offset + 1
-            inbound = None
-            for reader in readers:
-                if not reader.lacks(source_id, offset):
-                    continue
-                reached.add(reader)
-                if _is_large(row):
-                    reader.notice({source_id: offset + 1})
-                    continue
-                if inbound is None:
-                    inbound = _inbound(encoded, row)
-                reader.offer(source_id, inbound)
-        _wake(reached)
-
-    def deliver_early(self, appended: AppendedRecords) -> bool:
-        """Deliver what is written to those who commit in the same file; whether to anybody."""
-        reached: set[Follower] = set()
-        for encoded, row in zip(appended.encoded, appended.rows, strict=True):
-            for reader in self._followers.get(encoded[0], ()):
-                if reader.reads_early and not _is_large(row):
-                    inbound = _inbound(encoded, row)
-                    if reader.offer_early(encoded[0], inbound):
-                        reached.add(reader)
-        _wake(reached)
-        return bool(reached)
-
-    def retract(self, appended: AppendedRecords) -> None:
-        """Take back what was delivered early of these: it is not durable, or not where it was."""
-        firsts: dict[int, int] = {}
-        for (source_id, _, _), row in zip(appended.encoded, appended.rows, strict=True):
-            firsts.setdefault(source_id, offset_of(row[0]))
-        for source_id, first in firsts.items():
-            for reader in self._followers.get(source_id, ()):
-                if reader.reads_early and reader.retract(source_id, first):
-                    known = self._retracted.get(source_id, first)
-                    self._retracted[source_id] = min(known, first)
-
-    def check(self, positions: Mapping[Source, int]) -> None:
-        """See that *positions* are of records as they are, and not of retracted ones.
-
-        Raises:
-            RecordsRetracted: they are not; a seek tells that the consumer knows.
-        """
-        if not self._retracted:
-            return
-        for source, offset in positions.items():
-            first = self._retracted.get(self._log.source_id(source))
-            if first is not None and offset >= first:
-                raise RecordsRetracted(
-                    f"{source.topic}[{source.partition}]: what was delivered from {first} on did "
-                    "not become durable"
-                )
-
-    def sought(self, source_id: int) -> None:
-        """The consumer reads this source anew."""
-        self._retracted.pop(source_id, None)
+    rows = [(each.key, each.value, *[text for _, text in each.headers]) for each in records]
+    varying: list[int] = []
+    if len(rows) > 1:
+        varying = [
+            field for field, texts in enumerate(zip(*rows, strict=True)) if len({*texts}) > 1
+        ]
+    texts = [_dump_names(_names(records[0])), *rows[0]]
+    texts += [row[field] for row in rows[1:] for field in varying]
+    lengths = [-1 if text is None else len(text) for text in texts]
+    numbers = (len(rows[0]), len(varying), *varying, *lengths)
+    return struct.pack(f"<{len(numbers)}i", *numbers) + b"".join(filter(None, texts))
 
 
-def offset_of(place: int) -> int:
-    """The offset in a record's place."""
-    return place & _OFFSETS
+def unpack_records(packed: bytes, count: int) -> list[tuple[bytes | None, bytes | None, Headers]]:
+    """Key, value and headers of the *count* records that `pack_records` was given."""
+    fields, varied = struct.unpack_from("<2i", packed)
+    texts_count = 1 + fields + varied * (count - 1)
+    numbers = struct.unpack_from(f"<{varied + texts_count}i", packed, 8)
+    texts = _split(packed, 8 + 4 * len(numbers), numbers[varied:])
+    names = orjson.loads(next(texts) or b"")
+    row = [next(texts) for _ in range(fields)]
+    records = []
+    for number in range(count):
+        for field in numbers[:varied] if number else ():
+            row[field] = next(texts)
+        records.append((row[0], row[1], tuple(zip(names, row[2:], strict=True))))
+    return records
 
 
-def committed_offsets(
-    cursor: sqlite3.Cursor, group: str, source_ids: Iterable[int]
-) -> Mapping[int, int]:
-    """What a group has committed of these sources."""
-    wanted = set(source_ids)
-    cursor.execute("SELECT source_id, next_offset FROM bus_offsets WHERE group_name = ?", (group,))
-    return {source_id: offset for source_id, offset in cursor.fetchall() if source_id in wanted}
+def _split(packed: bytes, start: int, lengths: Iterable[int]) -> Iterator[bytes | None]:
+    for length in lengths:
+        if length < 0:
+            yield None
+        else:
+            yield packed[start : start + length]
+            start += length
+
+
+def _runs(placed: Iterable[PlacedRecord]) -> list[tuple[int, list[Record]]]:
+    """The records of each batch: of one source, in order, with the same names of headers."""
+    runs: list[tuple[int, list[Record]]] = []
+    open_runs: dict[int, tuple[tuple[str, ...], list[Record]]] = {}
+    for source_id, record in placed:
+        names = _names(record)
+        open_names, records = open_runs.get(source_id, (None, []))
+        if _is_large(record):
+            runs.append((source_id, [record]))
+            open_runs.pop(source_id, None)
+        elif names == open_names and len(records) < BATCH_RECORDS_MAX:
+            records.append(record)
+        else:
+            open_runs[source_id] = (names, [record])
+            runs.append((source_id, open_runs[source_id][1]))
+    return runs
+
+
+def _names(record: Record) -> tuple[str, ...]:
+    return tuple(map(itemgetter(0), record.headers))
+
+
+_dump_names: Final = lru_cache(maxsize=256)(orjson.dumps)
+
+
+def _is_large(record: Record) -> bool:
+    return record.value is not None and len(record.value) > LARGE_RECORD_BYTES
 
 
 def _expire_source(cursor: sqlite3.Cursor, source_id: int, keep_from: int) -> bool:
     first = source_id << OFFSET_BITS
-    oldest = (
-        f"SELECT place, timestamp FROM bus_records WHERE place >= {first} "
-        f"AND place < {first + _OFFSETS + 1} ORDER BY place LIMIT {EXPIRED_PER_COMMIT_MAX}"
-    )
-    count, last, kept = cursor.execute(
-        "SELECT count(*), max(place), min(CASE WHEN timestamp >= ? THEN place END) "
-        f"FROM ({oldest})",
-        (keep_from,),
-    ).fetchone()
-    if not count:
-        return False
-    begin = kept if kept is not None else last + 1
-    cursor.execute("DELETE FROM bus_records WHERE place >= ? AND place < ?", (first, begin))
-    if cursor.rowcount:
+    oldest = cursor.execute(_OLDEST, (first, first + _OFFSETS + 1)).fetchall()
+    expired = [*takewhile(lambda batch: batch[1] < keep_from, oldest)]
+    if expired:
+        begin = expired[-1][0]
+        cursor.execute("DELETE FROM bus_batches WHERE place >= ? AND place < ?", (first, begin))
         cursor.execute(
             "UPDATE bus_partitions SET begin_offset = ? WHERE source_id = ?",
             (begin & _OFFSETS, source_id),
         )
-    return kept is None
+    return len(expired) == EXPIRED_PER_COMMIT_MAX
 
 
 def _create_tables(cursor: sqlite3.Cursor) -> None:
@@ -457,28 +404,27 @@ def _create_tables(cursor: sqlite3.Cursor) -> None:
         cursor.execute(table)
 
 
-def _put_records_in_order(cursor: sqlite3.Cursor) -> None:
-    for statement in _IN_ORDER_OF_WRITING:
-        cursor.execute(statement)
+def _keep_rows(_: sqlite3.Cursor) -> None:
+    """Version 2 had the rows of version 1 in another order, with an index of places."""
 
 
-def _wake(consumers: Iterable[Follower]) -> None:
-    for consumer in consumers:
-        consumer.wake()
-
-
-def _is_large(row: Row) -> bool:
-    return row[2] is not None and len(row[2]) > DELIVERED_BYTES_MAX
-
-
-def _inbound(encoded: EncodedRecord, row: Row) -> Inbound:
-    source_id, _, record = encoded
-    return Inbound(
-        record.topic,
-        source_id & (PARTITIONS_MAX - 1),
-        offset_of(row[0]),
-        record.key,
-        record.value,
-        record.headers,
-        Instant(row[4]),
+def _put_records_into_batches(cursor: sqlite3.Cursor) -> None:
+    """Rewrite tables that have a row a record; nothing where they were made new."""
+    cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'bus_records'")
+    if not cursor.fetchone():
+        return
+    cursor.execute(_BATCHES)
+    rows = cursor.connection.execute(
+        "SELECT place, key, value, headers, timestamp FROM bus_records ORDER BY place"
     )
+    cursor.executemany(
+        "INSERT INTO bus_batches (place, records, timestamp, packed) VALUES (?, 1, ?, ?)",
+        (
+            (place, timestamp, pack_records([Record("", key, text, decode_headers(headers))]))
+            for place, key, text, headers, timestamp in rows
+        ),
+    )
+    cursor.execute("DROP TABLE bus_records")
+
+
+MIGRATIONS: Final = (_create_tables, _keep_rows, _put_records_into_batches)

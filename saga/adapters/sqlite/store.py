@@ -44,7 +44,7 @@ from saga.adapters.rows import (
 )
 from saga.adapters.sqlite.bus import LocalBus
 from saga.adapters.sqlite.database import SqliteDatabase
-from saga.adapters.sqlite.records import AppendedRecords
+from saga.adapters.sqlite.records import RecordBatch
 from saga.adapters.sqlite.schema import COMPONENT, MIGRATIONS
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.history import Entry
@@ -152,7 +152,7 @@ class _Written(NamedTuple):
 
     numbers: Mapping[SagaId, int]
     backlog_id: int | None
-    records: AppendedRecords | None
+    records: Sequence[RecordBatch]
 
 
 class SqliteEventStore(EventStore):
@@ -185,7 +185,7 @@ class SqliteEventStore(EventStore):
         check_new_sagas(batch)
         turns = turns_of(batch)
         try:
-            encoded = bus.encode(batch.outgoing) if bus and batch.outgoing else None
+            placed = bus.place(batch.outgoing) if bus and batch.outgoing else []
         except BusUnavailable as error:
             raise StoreUnavailable(str(error)) from error
 
@@ -193,19 +193,19 @@ class SqliteEventStore(EventStore):
             if bus is not None:
                 bus.delivery.check(batch.positions)
             numbers, last = self._write(cursor, batch, turns)
-            if bus is not None and encoded is not None:
-                return _Written(numbers, None, bus.append(cursor, encoded))
+            if bus is not None and placed:
+                return _Written(numbers, None, bus.append(cursor, placed))
             if batch.outgoing:
                 place = (last - len(turns) + 1, last)
-                return _Written(numbers, _add_to_backlog(cursor, place, at), None)
-            return _Written(numbers, None, None)
+                return _Written(numbers, _add_to_backlog(cursor, place, at), ())
+            return _Written(numbers, None, ())
 
         def on_commit(written: _Written) -> None:
             for history in batch.histories:
                 turns_now = history.expected_turns + len(history.turns)
                 known = turns_now, written.numbers[history.saga_id]
                 self._known.remember(history.saga_id, known)
-            if bus is not None and written.records is not None:
+            if bus is not None:
                 bus.delivery.deliver(written.records)
 
         def is_stored(cursor: sqlite3.Cursor) -> bool:
