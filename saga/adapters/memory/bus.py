@@ -7,15 +7,14 @@ group is known to all its members at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final
 
 from typing_extensions import override
 
-from saga.adapters.partitioner import partition_of
+from saga.adapters.partitioner import RECORD_BYTES_MAX, Partitioner, assign_ranges
 from saga.core.identity import Instant
-from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
+from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import (
     Bus,
     Consumer,
@@ -28,8 +27,6 @@ from saga.ports.bus import (
     why_lost,
 )
 from saga.ports.clock import Clock
-
-RECORD_BYTES_MAX: Final = 1_048_576
 
 
 class Partition:
@@ -188,15 +185,13 @@ class MemoryConsumer(Consumer):
         """Some records of every source that has any; another source is first each time."""
         now = self._bus.clock.now()
         self._turn += 1
-        waiting = []
         partitions = self._bus.partitions
+        waiting = []
         for source, wanted in self._next.items():
             partition = partitions[source]
             partition.expire(now)
-            begin = partition.begin
-            if wanted < begin:
-                self._next[source] = begin
-            if max(wanted, begin) < begin + len(partition.records):
+            self._next[source] = following = max(wanted, partition.begin)
+            if following < partition.begin + len(partition.records):
                 waiting.append(source)
         waiting.sort()
         first = self._turn % len(waiting) if waiting else 0
@@ -204,9 +199,8 @@ class MemoryConsumer(Consumer):
         taken: list[Inbound] = []
         for left, source in zip(range(len(waiting), 0, -1), waiting, strict=True):
             share = -(-(records_max - len(taken)) // left)
-            partition = self._bus.partitions[source]
-            start = self._next[source] - partition.begin
-            records = partition.records[start : start + share]
+            start = self._next[source] - partitions[source].begin
+            records = partitions[source].records[start : start + share]
             taken += records
             self._next[source] += len(records)
         return taken
@@ -224,10 +218,9 @@ class MemoryBus(Bus):
         self.clock = clock
         self.partitions: dict[Source, Partition] = {}
         self.committed: dict[tuple[str, Source], int] = {}
-        self._record_bytes_max = record_bytes_max
+        self._partitioner = Partitioner(record_bytes_max=record_bytes_max)
         self._topics: dict[str, TopicSpec] = {}
         self._consumers: list[MemoryConsumer] = []
-        self._unkeyed = 0
         self._is_closed = False
 
     @override
@@ -239,7 +232,8 @@ class MemoryBus(Bus):
                 self._topics[spec.name] = spec
                 for number in range(spec.partitions):
                     self.partitions[Source(spec.name, number)] = Partition(spec.retention_s)
-        self._share_out(self._consumers)
+        for group in dict.fromkeys(consumer.group for consumer in self._consumers):
+            self._share_out(group)
 
     @override
     async def publish(self, records: Sequence[Record]) -> None:
@@ -256,7 +250,7 @@ class MemoryBus(Bus):
             raise BusUnavailable("the bus is closed")
         consumer = MemoryConsumer(self, group, tuple(dict.fromkeys(topics)), resume_at)
         self._consumers.append(consumer)
-        self._share_out(self._members(group))
+        self._share_out(group)
         return consumer
 
     @override
@@ -281,20 +275,9 @@ class MemoryBus(Bus):
         placed = [self._place(record) for record in records]
         now = self.clock.now()
         for source, record in zip(placed, records, strict=True):
-            partition = self.partitions.get(source)
-            if partition is None:
-                raise TopicMissing(source.topic, source.partition)
-            partition.records.append(
-                Inbound(
-                    source.topic,
-                    source.partition,
-                    partition.end,
-                    record.key,
-                    record.value,
-                    record.headers,
-                    now,
-                )
-            )
+            partition = self.partitions[source]
+            inbound = Inbound(*source, partition.end, record.key, record.value, record.headers, now)
+            partition.records.append(inbound)
         touched = set(placed)
         for consumer in self._consumers:
             consumer.wake(touched)
@@ -303,40 +286,16 @@ class MemoryBus(Bus):
         """Take *consumer* out of its group and share out what it read."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
-            self._share_out(self._members(consumer.group))
+            self._share_out(consumer.group)
 
-    def _members(self, group: str) -> list[MemoryConsumer]:
-        return [consumer for consumer in self._consumers if consumer.group == group]
-
-    def _share_out(self, consumers: Iterable[MemoryConsumer]) -> None:
-        for consumer in list(consumers):
-            wanted: set[Source] = set()
-            for topic in consumer.topics:
-                readers = [m for m in self._members(consumer.group) if topic in m.topics]
-                count = self._topics[topic].partitions if topic in self._topics else 0
-                share, extra = divmod(count, len(readers))
-                place = readers.index(consumer)
-                first = place * share + min(place, extra)
-                last = first + share + (place < extra)
-                wanted |= {Source(topic, number) for number in range(first, last)}
+    def _share_out(self, group: str) -> None:
+        members = {each: each.topics for each in self._consumers if each.group == group}
+        partitions = {name: spec.partitions for name, spec in self._topics.items()}
+        for consumer, wanted in assign_ranges(members, partitions).items():
             consumer.assign(frozenset(wanted))
 
     def _place(self, record: Record) -> Source:
         topic = self._topics.get(record.topic)
         if topic is None:
             raise TopicMissing(record.topic)
-        size = len(record.key or b"") + len(record.value or b"")
-        size += sum(len(name) + len(value or b"") for name, value in record.headers)
-        if size > self._record_bytes_max:
-            raise MessageTooLarge(
-                f"a record of {size} bytes on {record.topic} exceeds the limit of "
-                f"{self._record_bytes_max}"
-            )
-        if record.partition is not None:
-            if not 0 <= record.partition < topic.partitions:
-                raise TopicMissing(record.topic, record.partition)
-            return Source(record.topic, record.partition)
-        if record.key is not None:
-            return Source(record.topic, partition_of(record.key, topic.partitions))
-        self._unkeyed += 1
-        return Source(record.topic, self._unkeyed % topic.partitions)
+        return Source(record.topic, self._partitioner.choose(record, topic.partitions))

@@ -139,7 +139,7 @@ class SimulatedBus(MemoryBus):
         member = Member(self, group, tuple(dict.fromkeys(topics)), resume_at)
         self._consumers.append(member)
         self.members.append(member)
-        self._share_out(self._members(group))
+        self._share_out(group)
         return member
 
     def cut_off(self, member: Member) -> None:
@@ -157,7 +157,7 @@ class SimulatedBus(MemoryBus):
         """Take *member* back, unless it has left; now it learns what it may read."""
         if member.is_cut_off and not member.is_closed:
             self._consumers.append(member)
-            self._share_out(self._members(member.group))
+            self._share_out(member.group)
             member.hear()
 
     def forget_offsets(self, group: str) -> None:
