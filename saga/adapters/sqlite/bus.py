@@ -86,6 +86,7 @@ class LocalBus(Bus):
         self._early_readers: EarlyReaders | None = None
         self._clock = clock
         self._consumers: list[LocalConsumer] = []
+        self._groups: dict[str, Group] = {}
         self._together: _Together | None = None
         self._foreign_commits = _ForeignCommits(database)
         self._tender: asyncio.Task[None] | None = None
@@ -302,10 +303,10 @@ class LocalBus(Bus):
     async def _follow_groups(self) -> None:
         """Tell the consumers how their groups stand, and the groups what they made of it."""
         while self._consumers:
-            group_of = self.read_now(groups.read_groups)
+            self._groups = self.read_now(groups.read_groups)
             for consumer in self._consumers:
-                consumer.follow(group_of[consumer.group])
-            late = [each for each in self._consumers if _is_late(each, group_of[each.group])]
+                consumer.follow(self._groups[consumer.group])
+            late = [each for each in self._consumers if _is_late(each, self._groups[each.group])]
             if not late:
                 return
             await self._acknowledge(late)
@@ -318,11 +319,10 @@ class LocalBus(Bus):
 
     async def _expel_the_dead(self) -> None:
         now, ours = self._clock.now(), self._ours()
-        group_of = self.read_now(groups.read_groups)
         dead = [
             member
-            for name in {consumer.group for consumer in self._consumers} & group_of.keys()
-            for member in groups.dead_members(group_of[name], now=now, ours=ours)
+            for name in {consumer.group for consumer in self._consumers} & self._groups.keys()
+            for member in groups.dead_members(self._groups[name], now=now, ours=ours)
         ]
         if dead:
             await self.write(lambda cursor: groups.expel(cursor, dead))
