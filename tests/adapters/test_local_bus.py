@@ -81,6 +81,38 @@ async def test_what_is_too_much_for_memory_is_read_from_the_file(
     assert [int(each.value.split()[0]) for each in found] == list(range(60))
 
 
+SAME = (("id", b"1"), ("type", b"x"))
+RECORD_SETS = {
+    "nulls": ([(None, None, ()), (b"", b"", ()), (b"k", b"v", ())], 1),
+    "headers that differ": ([(b"k", b"v", (*SAME, ("n", b"%d" % n))) for n in range(9)], 1),
+    "null headers": ([(b"k", b"v", (("n", text),)) for text in (None, b"", b"1", None)], 1),
+    "a name twice": ([(b"k", b"v", (("n", b"1"), ("n", b"\xff")))] * 2, 1),
+    "other names": ([(b"k", b"v", headers) for headers in ((), SAME, SAME, SAME[:1])], 3),
+    "many": ([(b"k", b"%d" % n, SAME) for n in range(300)], 3),
+    "large ones": ([(b"k", b"v" * size, ()) for size in (1, 20_000, 2, 3, 20_000, 20_000)], 5),
+}
+
+
+@pytest.mark.parametrize(("records", "batches"), RECORD_SETS.values(), ids=RECORD_SETS)
+async def test_what_one_job_writes_to_a_partition_is_in_batches(
+    bus: LocalBus, database: SqliteDatabase, records, batches: int
+) -> None:
+    """A row each, of records whose headers have the same names; all can be read from any offset."""
+    written = [Record("t", *fields, 1) for fields in records]
+    await bus.publish(written)
+
+    rows = database.read_now(lambda c: c.execute("SELECT records FROM bus_batches").fetchall())
+    assert (len(rows), sum(count for (count,) in rows)) == (batches, len(records))
+    for offset in {0, 1, len(records) // 2, len(records) - 1}:
+        member = await bus.subscribe(f"from {offset}", ["t"])
+        await member.fetch(records_max=1, timeout_s=0)
+        await member.seek({Source("t", 1): offset})
+        found = await _read(member, len(records) - offset)
+        assert [each.offset for each in found] == [*range(offset, len(records))]
+        assert [(each.key, each.value, each.headers) for each in found] == records[offset:]
+        await member.close()
+
+
 async def test_two_buses_on_one_file_see_each_other(
     bus: LocalBus, database: SqliteDatabase, clock: ManualClock, tmp_path
 ) -> None:
