@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from saga.contracts.models import Contract, Kind, reply_contract_names
 from saga.contracts.registry import ContractRegistry
@@ -26,15 +26,15 @@ Schema = Mapping[str, Any]
 NEW_VERSION = "publish it as a new major version and join the two with @upcast"
 READERS_FIRST = "deploy all readers before the first publisher"
 LOCK = "run `saga topics lock` and commit the lock file"
-OpenPairs = frozenset[tuple[str | None, str | None]]
-"""The definitions, old and new, that are being compared."""
 _PROSE = frozenset(("title", "description", "examples"))
 _NAMED = frozenset(("properties", "$defs"))
 """Keywords whose members are names of the author's choice, not keywords."""
-_NOT_COMPARED = _PROSE | {"discriminator", "$defs"}
-_STRUCTURE = frozenset(
-    ("$ref", "allOf", "anyOf", "oneOf", "type", "properties", "required", "items", "prefixItems")
-)
+_MEMBERS = "additionalProperties"
+"""The values of a mapping, under names that are no fields."""
+_NOT_CONSTRAINTS = _PROSE | {
+    *("$defs", "$ref", "allOf", "anyOf", "oneOf", "discriminator", "type", "format"),
+    *("properties", "required", _MEMBERS, "items", "prefixItems", "enum", "const", "default"),
+}
 _LOWER_BOUNDS = frozenset(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"))
 _UPPER_BOUNDS = frozenset(("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"))
 _NARROWING = frozenset(("pattern", "multipleOf", "uniqueItems"))
@@ -61,7 +61,23 @@ class ChangeKind(StrEnum):
     DEFAULT_CHANGED = "default_changed"
 
 
-@value(kw_only=True)
+_COMPATIBLE: Final = {
+    ChangeKind.CONTRACT_ADDED: LOCK,
+    ChangeKind.OPTIONAL_ADDED: LOCK,
+    ChangeKind.OPTIONAL_REMOVED: LOCK,
+    ChangeKind.VALUES_ADDED: READERS_FIRST,
+    ChangeKind.WIDENED: READERS_FIRST,
+    ChangeKind.DEFAULT_CHANGED: LOCK,
+}
+"""What readers can follow, and what to do about it."""
+_BREAKING: Final = {
+    ChangeKind.CONTRACT_REMOVED: "keep its class: topics and histories still hold its messages",
+    ChangeKind.REQUIRED_ADDED: f"give it a default, or {NEW_VERSION}",
+}
+"""What to do about some of the others; about the rest it is a new version."""
+
+
+@value
 class Change:
     """One difference: where, from what to what, can readers follow, and what to do about it.
 
@@ -73,8 +89,14 @@ class Change:
     field: str | None
     before: str | None
     after: str | None
-    compatible: bool
-    advice: str
+
+    @property
+    def compatible(self) -> bool:
+        return self.kind in _COMPATIBLE
+
+    @property
+    def advice(self) -> str:
+        return _COMPATIBLE.get(self.kind) or _BREAKING.get(self.kind, NEW_VERSION)
 
     def __str__(self) -> str:
         place = self.contract if self.field is None else f"{self.contract}: {self.field}"
@@ -92,6 +114,8 @@ class LockedContract:
     reply: str | None = None
 
 
+_Difference = tuple[ChangeKind, str, str | None, str | None]
+"""What, at which path, before, after."""
 Lock = Mapping[str, LockedContract]
 """Locked contracts by name."""
 
@@ -107,15 +131,8 @@ def lock_text(lock: Lock) -> str:
         name: {"key": locked.key, "reply": locked.reply, "schema": locked.schema}
         for name, locked in lock.items()
     }
-    return (
-        json.dumps(
-            {"contracts": contracts, "format": LOCK_FORMAT},
-            indent=2,
-            sort_keys=True,
-            ensure_ascii=False,
-        )
-        + "\n"
-    )
+    document = {"contracts": contracts, "format": LOCK_FORMAT}
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_lock(text: str, *, where: str | None = None) -> Lock:
@@ -150,11 +167,11 @@ def check(registry: ContractRegistry, lock: Lock) -> list[Change]:
     changes: list[Change] = []
     for name in sorted(lock.keys() | now.keys()):
         if name not in lock:
-            changes.append(_added(name))
+            changes.append(Change(name, ChangeKind.CONTRACT_ADDED, None, None, name))
         elif name not in now:
-            changes.append(_removed(name))
+            changes.append(Change(name, ChangeKind.CONTRACT_REMOVED, None, name, None))
         else:
-            changes.extend(_changed(name, lock[name], now[name]))
+            changes += _changes(name, lock[name], now[name])
     return changes
 
 
@@ -167,157 +184,6 @@ def refuse_incompatible(changes: list[Change]) -> None:
     breaking = [str(change) for change in changes if not change.compatible]
     if breaking:
         raise ContractChanged("\n".join(breaking))
-
-
-@value
-class Comparison:
-    """The comparison of one contract's schema, as locked, with what it is now."""
-
-    contract: str
-
-    def changes(self, before: Schema, after: Schema) -> list[Change]:
-        """All differences that mean something, in the order of fields."""
-        old = _Side(before, before.get("$defs", {}))
-        new = _Side(after, after.get("$defs", {}))
-        return list(self._compare(old.at(before), new.at(after), "", frozenset()))
-
-    def _compare(
-        self, old: _Side, new: _Side, path: str, open_pairs: OpenPairs
-    ) -> Iterator[Change]:
-        pair = (old.target, new.target)
-        if pair in open_pairs:
-            return  # a recursive model: this pair is being compared further up
-        if old.target is not None:
-            open_pairs |= {pair}
-        if "default" in old.schema and "default" in new.schema:
-            was, now = repr(old.schema["default"]), repr(new.schema["default"])
-            if was != now:
-                yield self._change(ChangeKind.DEFAULT_CHANGED, path, was, now, LOCK)
-        old_types = [side.type for side in old.alternatives]
-        new_types = [side.type for side in new.alternatives]
-        if sorted(old_types) != sorted(new_types):
-            yield self._breaks(
-                ChangeKind.TYPE_CHANGED, path, " or ".join(old_types), " or ".join(new_types)
-            )
-            return
-        for side, other in _pairs(old.alternatives, new.alternatives):
-            yield from self._compare_alternative(side, other, path, open_pairs)
-
-    def _compare_alternative(
-        self, old: _Side, new: _Side, path: str, open_pairs: OpenPairs
-    ) -> Iterator[Change]:
-        yield from self._compare_values(old, new, path)
-        yield from self._compare_constraints(old, new, path, open_pairs)
-        yield from self._compare_fields(old, new, path, open_pairs)
-        if "items" in old.schema or "items" in new.schema:
-            yield from self._compare(
-                old.at(old.schema.get("items")),
-                new.at(new.schema.get("items")),
-                f"{path}[]",
-                open_pairs,
-            )
-        first, second = old.schema.get("prefixItems", []), new.schema.get("prefixItems", [])
-        for place, (one, other) in enumerate(zip(first, second, strict=False)):
-            yield from self._compare(old.at(one), new.at(other), f"{path}[{place}]", open_pairs)
-
-    def _compare_fields(
-        self, old: _Side, new: _Side, path: str, open_pairs: OpenPairs
-    ) -> Iterator[Change]:
-        before: Schema = old.schema.get("properties", {})
-        after: Schema = new.schema.get("properties", {})
-        demanded_before = frozenset(old.schema.get("required", ()))
-        demanded_after = frozenset(new.schema.get("required", ()))
-        for name in sorted(before.keys() - after.keys()):
-            place, was = _joined(path, name), old.at(before[name]).type
-            if name in demanded_before:
-                yield self._breaks(ChangeKind.REQUIRED_REMOVED, place, was, None)
-            else:
-                yield self._change(ChangeKind.OPTIONAL_REMOVED, place, was, None, LOCK)
-        for name in sorted(after.keys() - before.keys()):
-            place, now = _joined(path, name), new.at(after[name]).type
-            if name in demanded_after:
-                advice = f"give it a default, or {NEW_VERSION}"
-                yield self._breaks(ChangeKind.REQUIRED_ADDED, place, None, now, advice)
-            else:
-                yield self._change(ChangeKind.OPTIONAL_ADDED, place, None, now, LOCK)
-        for name in (one for one in before if one in after):
-            place = _joined(path, name)
-            is_demanded = name in demanded_after
-            if (name in demanded_before) != is_demanded:
-                kind = ChangeKind.MADE_REQUIRED if is_demanded else ChangeKind.MADE_OPTIONAL
-                words = ("optional", "required") if is_demanded else ("required", "optional")
-                yield self._breaks(kind, place, *words)
-            yield from self._compare(old.at(before[name]), new.at(after[name]), place, open_pairs)
-
-    def _compare_values(self, old: _Side, new: _Side, path: str) -> Iterator[Change]:
-        before, after = old.values, new.values
-        if before == after:
-            return
-        if after is not None and (before is None or before - after):
-            was = "any value" if before is None else _listed(before)
-            yield self._breaks(ChangeKind.VALUES_REMOVED, path, was, _listed(after))
-        elif before is not None:
-            now = "any value" if after is None else _listed(after)
-            yield self._change(ChangeKind.VALUES_ADDED, path, _listed(before), now, READERS_FIRST)
-
-    def _compare_constraints(
-        self, old: _Side, new: _Side, path: str, open_pairs: OpenPairs
-    ) -> Iterator[Change]:
-        names = (old.schema.keys() | new.schema.keys()) - _NOT_COMPARED - _STRUCTURE
-        for name in sorted(names - {"enum", "const", "default", "format"}):
-            before, after = old.schema.get(name), new.schema.get(name)
-            if name == "additionalProperties" and (before, after) != (None, None):
-                yield from self._compare_members(old, new, path, open_pairs)
-            elif before != after:
-                was, now = f"{name}={before}", f"{name}={after}"
-                if _is_narrower(name, before, after):
-                    yield self._breaks(ChangeKind.NARROWED, path, was, now)
-                else:
-                    yield self._change(ChangeKind.WIDENED, path, was, now, READERS_FIRST)
-
-    def _compare_members(
-        self, old: _Side, new: _Side, path: str, open_pairs: OpenPairs
-    ) -> Iterator[Change]:
-        """The values of a mapping from names that are not fields."""
-        before = old.schema.get("additionalProperties", True)
-        after = new.schema.get("additionalProperties", True)
-        if before is False and after is not False:
-            yield self._change(ChangeKind.WIDENED, path, "closed", "open", READERS_FIRST)
-        elif after is False and before is not False:
-            yield self._breaks(ChangeKind.NARROWED, path, "open", "closed")
-        else:
-            yield from self._compare(old.at(before), new.at(after), f"{path}{{}}", open_pairs)
-
-    def _change(
-        self, kind: ChangeKind, path: str, before: str | None, after: str | None, advice: str
-    ) -> Change:
-        return Change(
-            contract=self.contract,
-            kind=kind,
-            field=path or None,
-            before=before,
-            after=after,
-            compatible=True,
-            advice=advice,
-        )
-
-    def _breaks(
-        self,
-        kind: ChangeKind,
-        path: str,
-        before: str | None,
-        after: str | None,
-        advice: str = NEW_VERSION,
-    ) -> Change:
-        return Change(
-            contract=self.contract,
-            kind=kind,
-            field=path or None,
-            before=before,
-            after=after,
-            compatible=False,
-            advice=advice,
-        )
 
 
 @value
@@ -401,49 +267,101 @@ def _without_prose(schema: Any, *, is_named: bool = False) -> Any:
             return schema
 
 
-def _changed(name: str, before: LockedContract, after: LockedContract) -> list[Change]:
-    changes: list[Change] = []
+def _changes(name: str, before: LockedContract, after: LockedContract) -> Iterator[Change]:
     if before.key != after.key:
-        changes.append(_rebound(name, ChangeKind.KEY_CHANGED, before.key, after.key))
+        yield Change(name, ChangeKind.KEY_CHANGED, None, before.key, after.key)
     if before.reply != after.reply:
-        changes.append(_rebound(name, ChangeKind.REPLY_CHANGED, before.reply, after.reply))
-    return changes + Comparison(name).changes(before.schema, after.schema)
+        yield Change(name, ChangeKind.REPLY_CHANGED, None, before.reply, after.reply)
+    old = _Side(before.schema, before.schema.get("$defs", {}))
+    new = _Side(after.schema, after.schema.get("$defs", {}))
+    for kind, path, was, now in _compare(old.at(old.schema), new.at(new.schema), "", frozenset()):
+        yield Change(name, kind, path or None, was, now)
 
 
-def _added(name: str) -> Change:
-    return Change(
-        contract=name,
-        kind=ChangeKind.CONTRACT_ADDED,
-        field=None,
-        before=None,
-        after=name,
-        compatible=True,
-        advice=LOCK,
-    )
+def _compare(
+    old: _Side, new: _Side, path: str, open_pairs: frozenset[tuple[str | None, str | None]]
+) -> Iterator[_Difference]:
+    """All differences between two schemas; *open_pairs* of definitions are being compared."""
+    pair = (old.target, new.target)
+    if pair in open_pairs:
+        return  # a recursive model: this pair is being compared further up
+    if old.target is not None:
+        open_pairs |= {pair}
+    if "default" in old.schema and "default" in new.schema:
+        was, now = repr(old.schema["default"]), repr(new.schema["default"])
+        if was != now:
+            yield ChangeKind.DEFAULT_CHANGED, path, was, now
+    old_types = [side.type for side in old.alternatives]
+    new_types = [side.type for side in new.alternatives]
+    if sorted(old_types) != sorted(new_types):
+        yield ChangeKind.TYPE_CHANGED, path, " or ".join(old_types), " or ".join(new_types)
+        return
+    for side, other in _pairs(old.alternatives, new.alternatives):
+        yield from _compare_values(side, other, path)
+        yield from _compare_constraints(side, other, path)
+        yield from _compare_fields(side, other, path)
+        for one, another, place in _parts(side.schema, other.schema, path):
+            yield from _compare(side.at(one), other.at(another), place, open_pairs)
 
 
-def _removed(name: str) -> Change:
-    return Change(
-        contract=name,
-        kind=ChangeKind.CONTRACT_REMOVED,
-        field=None,
-        before=name,
-        after=None,
-        compatible=False,
-        advice="keep its class: topics and histories still hold its messages",
-    )
+def _compare_values(old: _Side, new: _Side, path: str) -> Iterator[_Difference]:
+    before, after = old.values, new.values
+    if before == after:
+        return
+    was, now = _listed(before), _listed(after)
+    if after is not None and (before is None or before - after):
+        yield ChangeKind.VALUES_REMOVED, path, was, now
+    else:
+        yield ChangeKind.VALUES_ADDED, path, was, now
 
 
-def _rebound(name: str, kind: ChangeKind, before: str | None, after: str | None) -> Change:
-    return Change(
-        contract=name,
-        kind=kind,
-        field=None,
-        before=before,
-        after=after,
-        compatible=False,
-        advice=NEW_VERSION,
-    )
+def _compare_constraints(old: _Side, new: _Side, path: str) -> Iterator[_Difference]:
+    names = (old.schema.keys() | new.schema.keys()) - _NOT_CONSTRAINTS
+    for name in sorted(names):
+        before, after = old.schema.get(name), new.schema.get(name)
+        if before != after:
+            is_narrower = _is_narrower(name, before, after)
+            kind = ChangeKind.NARROWED if is_narrower else ChangeKind.WIDENED
+            yield kind, path, f"{name}={before}", f"{name}={after}"
+    was_closed, is_closed = (side.schema.get(_MEMBERS) is False for side in (old, new))
+    if was_closed and not is_closed:
+        yield ChangeKind.WIDENED, path, "closed", "open"
+    elif is_closed and not was_closed:
+        yield ChangeKind.NARROWED, path, "open", "closed"
+
+
+def _compare_fields(old: _Side, new: _Side, path: str) -> Iterator[_Difference]:
+    before, after = old.schema.get("properties", {}), new.schema.get("properties", {})
+    for name in sorted(before.keys() | after.keys()):
+        place = _joined(path, name)
+        was_required = name in old.schema.get("required", ())
+        is_required = name in new.schema.get("required", ())
+        if name not in after:
+            kind = ChangeKind.REQUIRED_REMOVED if was_required else ChangeKind.OPTIONAL_REMOVED
+            yield kind, place, old.at(before[name]).type, None
+        elif name not in before:
+            kind = ChangeKind.REQUIRED_ADDED if is_required else ChangeKind.OPTIONAL_ADDED
+            yield kind, place, None, new.at(after[name]).type
+        elif is_required and not was_required:
+            yield ChangeKind.MADE_REQUIRED, place, "optional", "required"
+        elif was_required and not is_required:
+            yield ChangeKind.MADE_OPTIONAL, place, "required", "optional"
+
+
+def _parts(old: Schema, new: Schema, path: str) -> Iterator[tuple[object, object, str]]:
+    """What lies within both schemas: items, fields, and the values of a mapping."""
+    if "items" in old or "items" in new:
+        yield old.get("items"), new.get("items"), f"{path}[]"
+    places = zip(old.get("prefixItems", ()), new.get("prefixItems", ()), strict=False)
+    for place, (one, other) in enumerate(places):
+        yield one, other, f"{path}[{place}]"
+    after = new.get("properties", {})
+    for name, field in old.get("properties", {}).items():
+        if name in after:
+            yield field, after[name], _joined(path, name)
+    members = old.get(_MEMBERS, True), new.get(_MEMBERS, True)
+    if members != (True, True) and False not in members:
+        yield *members, f"{path}{{}}"
 
 
 def _pairs(old: list[_Side], new: list[_Side]) -> Iterator[tuple[_Side, _Side]]:
@@ -470,5 +388,5 @@ def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _listed(values: frozenset[str]) -> str:
-    return ", ".join(sorted(values))
+def _listed(values: frozenset[str] | None) -> str:
+    return "any value" if values is None else ", ".join(sorted(values))

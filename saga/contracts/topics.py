@@ -35,7 +35,6 @@ KAFKA_BINDING: Final = "0.5.0"
 Document = dict[str, Any]
 JsonSchema = dict[str, Any]
 _DEFINITION: Final = "#/components/schemas/{model}"
-_TEXT: Final = {"type": "string"}
 _HEADERS: Final[Mapping[str, JsonSchema]] = {
     "ce_specversion": {"type": "string", "const": "1.0"},
     "ce_id": {"type": "string", "description": "the same id again is a repeat"},
@@ -49,6 +48,12 @@ _HEADERS: Final[Mapping[str, JsonSchema]] = {
     "content-type": {"type": "string", "const": "application/json"},
     "traceparent": {"type": "string", "description": "W3C trace context"},
 }
+_REFERENCE: Final = re.compile(r'"\$ref":"[^"]*/([^"/]+)"')
+_DESCRIPTION: Final = (
+    "The key of every record of a saga (trigger, intent, reply, outcome, command) is its business"
+    " key, UTF-8. A reply needs the same key and the header `ce_causationid` with the intent's"
+    " `ce_id`; a trigger needs key and value only."
+)
 _ALWAYS_ON_INTENTS: Final = tuple(name for name in _HEADERS if name != "traceparent")
 
 
@@ -121,42 +126,26 @@ def asyncapi_document(
     version: str | None = None,
 ) -> Document:
     """The document; without *version* it has one that changes with everything else in it."""
-    contracts = registry.contracts
-    replies = {
-        name
-        for contract in contracts
-        if contract.kind is Kind.INTENT
-        for name in reply_contract_names(contract)
-    }
-    by_name = {contract.contract_name: contract for contract in contracts}
+    contracts = {contract.contract_name: contract for contract in registry.contracts}
+    intents = (contract for contract in contracts.values() if contract.kind is Kind.INTENT)
+    replies = {name for intent in intents for name in reply_contract_names(intent)}
+    protocol = "kafka-secure" if is_secure else "kafka"
     document: Document = {
         "asyncapi": ASYNCAPI,
-        "info": {
-            "title": title,
-            "description": (
-                "The key of every record of a saga (trigger, intent, reply, outcome, command) is "
-                "its business key, UTF-8. A reply needs the same key and the header "
-                "`ce_causationid` with the intent's `ce_id`; a trigger needs key and value only."
-            ),
-        },
+        "info": {"title": title, "description": _DESCRIPTION},
         "defaultContentType": "application/json",
         "servers": {
-            f"broker-{number}": {
-                "host": server,
-                "protocol": "kafka-secure" if is_secure else "kafka",
-            }
+            f"broker-{number}": {"host": server, "protocol": protocol}
             for number, server in enumerate(servers, 1)
         },
-        "channels": {
-            contract.contract_name: _channel(contract, names, topics) for contract in contracts
-        },
+        "channels": {name: _channel(name, names, topics) for name in contracts},
         "operations": _operations(registry, participants),
         "components": {
             "messages": {
                 name: _message(contract, registry, is_reply=name in replies)
-                for name, contract in by_name.items()
+                for name, contract in contracts.items()
             },
-            "schemas": _schemas(contracts),
+            "schemas": _schemas(registry.contracts),
         },
     }
     if version is None:
@@ -166,16 +155,12 @@ def asyncapi_document(
     return document
 
 
-def _channel(contract: Contract, names: TopicNames, topics: TopicSettings) -> Document:
-    name = contract.contract_name
-    topic = names.topic(name)
+def _channel(name: str, names: TopicNames, topics: TopicSettings) -> Document:
+    topic, retention_ms = names.topic(name), topics.retention_s * 1000
     kafka: Document = {
         "topic": topic,
         "partitions": topics.partitions,
-        "topicConfiguration": {
-            "cleanup.policy": ["delete"],
-            "retention.ms": topics.retention_s * 1000,
-        },
+        "topicConfiguration": {"cleanup.policy": ["delete"], "retention.ms": retention_ms},
         "bindingVersion": KAFKA_BINDING,
     }
     if topics.replicas is not None:
@@ -216,10 +201,9 @@ def _operations(registry: ContractRegistry, participants: Iterable[Participant])
     operations: Document = {}
     for participant in participants:
         for action, contracts in (("receive", participant.receives), ("send", participant.sends)):
+            whose = f"{participant.kind}.{_legal(participant.name)}.{action}"
             for name in sorted(contracts):
-                operation = _operation(registry, participant, action, name)
-                whose = f"{participant.kind}.{_legal(participant.name)}"
-                operations[f"{whose}.{action}.{name}"] = operation
+                operations[f"{whose}.{name}"] = _operation(registry, participant, action, name)
     return operations
 
 
@@ -255,17 +239,17 @@ def _schemas(contracts: Sequence[Contract]) -> Document:
     )
     definitions: Document = shared.get("$defs", {})
     schemas = {
-        "event-headers": _headers(()),
-        "reply-headers": _headers(("ce_causationid",)),
-        "intent-headers": _headers(_ALWAYS_ON_INTENTS),
-        "command-headers": _headers(()),
+        "event-headers": _headers(),
+        "reply-headers": _headers("ce_causationid"),
+        "intent-headers": _headers(*_ALWAYS_ON_INTENTS),
+        "command-headers": _headers(),
     }
     inner = dict(definitions)
     for contract in contracts:
         reference = by_model[contract.model, "validation"]["$ref"].rpartition("/")[2]
         schemas[contract.contract_name] = _draft_7(definitions[reference])
         inner.pop(reference, None)
-    used = _referenced([*schemas.values(), *inner.values()])
+    used = set(_REFERENCE.findall(orjson.dumps([*schemas.values(), *inner.values()]).decode()))
     for name, schema in definitions.items():
         # A contract's model within another one's is also there under the name that it has there.
         if name in inner or name in used:
@@ -273,11 +257,9 @@ def _schemas(contracts: Sequence[Contract]) -> Document:
     return schemas
 
 
-def _headers(required: tuple[str, ...]) -> JsonSchema:
+def _headers(*required: str) -> JsonSchema:
     schema: JsonSchema = {"type": "object", "properties": dict(_HEADERS)}
-    if required:
-        schema["required"] = list(required)
-    return schema
+    return schema | {"required": list(required)} if required else schema
 
 
 def _draft_7(schema: Any) -> Any:
@@ -299,18 +281,6 @@ def _draft_7(schema: Any) -> Any:
             return [_draft_7(part) for part in schema]
         case _:
             return schema
-
-
-def _referenced(schema: Any) -> set[str]:
-    match schema:
-        case dict():
-            names = set().union(*(_referenced(value) for value in schema.values()))
-            target = schema.get("$ref")
-            return names | {target.rpartition("/")[2]} if isinstance(target, str) else names
-        case list():
-            return set().union(*(_referenced(part) for part in schema))
-        case _:
-            return set()
 
 
 def _legal(name: str) -> str:
