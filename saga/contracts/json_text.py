@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from enum import StrEnum
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import orjson
 from pydantic import ValidationError
@@ -82,6 +83,14 @@ class Unreadable:
         return MalformedMessage(self.code.value, self.message)
 
 
+_TOO_DEEP: Final = Unreadable(
+    UnreadableCode.TOO_DEEP, f"more than {DEPTH_MAX} arrays and objects within each other"
+)
+_LONE_SURROGATE: Final = Unreadable(
+    UnreadableCode.LONE_SURROGATE, "a text holds one half of a surrogate pair"
+)
+
+
 def canonical(value: object) -> Json:
     """The one JSON text of a value made of dicts, lists, strings, numbers, booleans and None.
 
@@ -96,7 +105,7 @@ def canonical(value: object) -> Json:
     except (TypeError, ValueError, RecursionError) as error:
         raise _reason(error) from error
     if is_deep(text):
-        raise _too_deep().error()
+        raise _TOO_DEEP.error()
     return Json(text.decode())
 
 
@@ -124,7 +133,7 @@ def canonical_dump(text: bytes) -> bytes:
         if flaw is not None:
             raise flaw.error()
     if len(plain) >= _DEEP_BYTES_MIN and is_deep(plain):
-        raise _too_deep().error()
+        raise _TOO_DEEP.error()
     return plain
 
 
@@ -132,22 +141,30 @@ def flaw_of(value: bytes) -> Unreadable | None:
     """Why *value* is no acceptable JSON text, whatever it should mean; None where it is."""
     try:
         if is_deep(value):
-            return _too_deep()
+            return _TOO_DEEP
         text = value.decode("utf-8")
         if _is_plain(value):
             return None
-        _parse_carefully(text)
+        parsed = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_real,
+            parse_constant=_constant,
+        )
         if _SURROGATE_ESCAPE.search(value):
-            _check_surrogates(text)
-    except _Flaw as flaw:
-        return flaw.unreadable
+            json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+    except MalformedMessage as error:
+        return Unreadable(UnreadableCode(error.code), error.message)
+    except UnicodeEncodeError:
+        return _LONE_SURROGATE
     except UnicodeDecodeError as error:
         return Unreadable(UnreadableCode.NOT_UTF8, f"byte {error.start} is not UTF-8")
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         return Unreadable(UnreadableCode.NOT_JSON, shortened(f"no JSON at {place}: {error.msg}"))
     except RecursionError:
-        return _too_deep()
+        return _TOO_DEEP
     return None
 
 
@@ -181,14 +198,6 @@ def shortened(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-class _Flaw(Exception):
-    """Raised inside a parser's hook, caught in this module."""
-
-    def __init__(self, code: UnreadableCode, message: str) -> None:
-        super().__init__(message)
-        self.unreadable = Unreadable(code, message)
-
-
 def _is_plain(value: bytes) -> bool:
     """Whether *value* is what it would be if written again: then it hides nothing."""
     try:
@@ -198,77 +207,47 @@ def _is_plain(value: bytes) -> bool:
     return orjson.dumps(parsed) == value
 
 
-def _parse_carefully(text: str) -> object:
-    return json.loads(
-        text,
-        object_pairs_hook=_object,
-        parse_int=_integer,
-        parse_float=_real,
-        parse_constant=_constant,
-    )
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                shown = shortened(name, 100)
-                raise _Flaw(UnreadableCode.DUPLICATE_KEY, f'the key "{shown}" occurs twice')
-            seen.add(name)
+        counts = Counter(name for name, _ in pairs)
+        twice = shortened(next(name for name in counts if counts[name] > 1), 100)
+        raise Unreadable(UnreadableCode.DUPLICATE_KEY, f'the key "{twice}" occurs twice').error()
     return members
 
 
 def _integer(digits: str) -> int:
     number = int(digits) if len(digits) <= _INTEGER_DIGITS_MAX else INTEGER_MAX + 1
     if not INTEGER_MIN <= number <= INTEGER_MAX:
-        shown = shortened(digits, _NUMBER_SHOWN)
-        raise _Flaw(UnreadableCode.NUMBER_OUT_OF_RANGE, f"{shown} does not fit into 64 bits")
+        raise _out_of_range(f"{shortened(digits, _NUMBER_SHOWN)} does not fit into 64 bits").error()
     return number
 
 
 def _real(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        shown = shortened(digits, _NUMBER_SHOWN)
-        raise _Flaw(UnreadableCode.NUMBER_OUT_OF_RANGE, f"{shown} does not fit into 64 bits")
+        raise _out_of_range(f"{shortened(digits, _NUMBER_SHOWN)} does not fit into 64 bits").error()
     return number
 
 
 def _constant(name: str) -> NoReturn:
-    raise _Flaw(UnreadableCode.NUMBER_OUT_OF_RANGE, f"{name} is no number that JSON knows")
+    raise _out_of_range(f"{name} is no number that JSON knows").error()
 
 
-def _check_surrogates(text: str) -> None:
-    try:
-        json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise _Flaw(
-            UnreadableCode.LONE_SURROGATE, "a text holds one half of a surrogate pair"
-        ) from None
+def _out_of_range(message: str) -> Unreadable:
+    return Unreadable(UnreadableCode.NUMBER_OUT_OF_RANGE, message)
 
 
-def _too_deep() -> Unreadable:
-    return Unreadable(
-        UnreadableCode.TOO_DEEP, f"more than {DEPTH_MAX} arrays and objects within each other"
-    )
-
-
-def _reason(error: Exception) -> MalformedMessage:
+def _reason(error: Exception) -> MessageError:
     """What orjson or the standard library refused to write."""
     text = str(error)
     if isinstance(error, RecursionError) or "ecursion" in text or "depth" in text:
-        return MalformedMessage(UnreadableCode.TOO_DEEP.value, _too_deep().message)
+        return _TOO_DEEP.error()
     if "64-bit" in text or "Out of range" in text:
-        code = UnreadableCode.NUMBER_OUT_OF_RANGE
-        return MalformedMessage(
-            code.value, "a number is infinite, NaN or does not fit into 64 bits"
-        )
+        return _out_of_range("a number is infinite, NaN or does not fit into 64 bits").error()
     if "surrogate" in text:
-        code = UnreadableCode.LONE_SURROGATE
-        return MalformedMessage(code.value, "a text holds one half of a surrogate pair")
-    return MalformedMessage(UnreadableCode.NOT_JSON.value, shortened(f"cannot be JSON: {text}"))
+        return _LONE_SURROGATE.error()
+    return Unreadable(UnreadableCode.NOT_JSON, shortened(f"cannot be JSON: {text}")).error()
 
 
 def _problem(path: tuple[int | str, ...], kind: str, message: str, received: Any) -> str:
@@ -296,10 +275,8 @@ def _quoted(received: Any) -> str:
         case bool():
             return "true" if received else "false"
         case str():
-            text = (
-                received if len(received) <= INPUT_CHARS_MAX else received[:INPUT_CHARS_MAX] + "..."
-            )
-            return f'"{text}"'
+            rest = "..." if len(received) > INPUT_CHARS_MAX else ""
+            return f'"{received[:INPUT_CHARS_MAX]}{rest}"'
         case int() | float():
             return shortened(repr(received), INPUT_CHARS_MAX)
         case dict():
