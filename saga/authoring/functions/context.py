@@ -17,7 +17,6 @@ from uuid import UUID, uuid5
 from pydantic import TypeAdapter
 
 from saga.authoring.functions.calls import (
-    Branch,
     Call,
     DoneCall,
     GroupCall,
@@ -44,6 +43,7 @@ T3 = TypeVar("T3")
 StepKindName = Literal["compensatable", "pivot", "retriable", "read_only"]
 STEP_ID_CHARS_MAX = 200
 _KINDS: Final = {name: StepKind(name) for name in get_args(StepKindName)}
+_PLAIN, _COMPENSATABLE, _INTENT = StepKind.PLAIN, StepKind.COMPENSATABLE, Kind.INTENT
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -107,13 +107,12 @@ class Context:
             DefinitionError: the call makes no sense; the saga parks before anything is issued.
         """
         contract = contract_of(intent)
-        self._check_step(intent, contract, undo, kind)
-        step_kind = _kind(kind, undo)
+        step_kind = self._checked_kind(intent, contract, undo, kind)
         return StepCall(
             self._step_id(id, contract),
             Message(contract.contract_name, encode(intent)),
             step_kind,
-            retry=retry or (FOREVER if step_kind is StepKind.RETRIABLE else STEP_DEFAULT),
+            retry=retry or (FOREVER if kind == "retriable" else STEP_DEFAULT),
             timeout_us=None if timeout is None else duration_us(timeout),
             undo_retry=None if undo is None else undo_retry or UNDO_DEFAULT,
             intent=intent,
@@ -137,7 +136,7 @@ class Context:
         A branch is a call of this context or a coroutine that makes some. When one fails the others
         are still waited for; then the first failure, in the order given, is raised.
         """
-        return GroupCall(f"all-{self._next('all')}", _branches(branches), takes_first=False)
+        return self._group("all", branches)
 
     def any(self, *branches: Awaitable[T]) -> Awaitable[T]:
         """Everything side by side; awaiting gives the first success.
@@ -145,7 +144,7 @@ class Context:
         What the other branches have done, or still may do, is undone before the saga completes.
         When all fail, the first failure in the order given is raised.
         """
-        return GroupCall(f"any-{self._next('any')}", _branches(branches), takes_first=True)
+        return self._group("any", branches)
 
     def sleep(self, duration: Duration) -> Awaitable[None]:
         """Wait at least *duration*, through crashes and deploys."""
@@ -214,49 +213,41 @@ class Context:
         self._steps.add(id)
         return StepId(id)
 
-    def _check_step(
+    def _checked_kind(
         self,
         intent: Intent[Any],
         contract: Contract,
         undo: UndoSpec | None,
         kind: StepKindName | None,
-    ) -> None:
-        if contract.kind is not Kind.INTENT:
+    ) -> StepKind:
+        if contract.kind is not _INTENT:
             raise DefinitionError(f"ctx.do takes an Intent, not {type(intent).__name__}")
         if not self._is_known(contract.contract_name):
             raise DefinitionError(
                 f"{type(intent).__name__} ({contract.contract_name}) is not known to the "
                 f"application: add it to SagaApp(contracts=[…])"
             )
-        if undo is None:
-            if kind == "compensatable":
-                raise DefinitionError(
-                    f"{type(intent).__name__}: a compensatable step needs an undo"
-                )
-            return
-        if kind == "read_only":
+        if undo is None and kind == "compensatable":
+            raise DefinitionError(f"{type(intent).__name__}: a compensatable step needs an undo")
+        if undo is not None and kind == "read_only":
             raise DefinitionError(f"{type(intent).__name__}: a read-only step has nothing to undo")
         if isinstance(undo, type):
             check_undo(type(intent), undo)
+        if kind is None:
+            return _PLAIN if undo is None else _COMPENSATABLE
+        known = _KINDS.get(kind)
+        if known is None:
+            raise DefinitionError(f"kind={kind!r}: expected one of {', '.join(_KINDS)}")
+        return known
 
-
-def _kind(kind: StepKindName | None, undo: UndoSpec | None) -> StepKind:
-    if kind is None:
-        return StepKind.PLAIN if undo is None else StepKind.COMPENSATABLE
-    known = _KINDS.get(kind)
-    if known is None:
-        raise DefinitionError(f"kind={kind!r}: expected one of {', '.join(_KINDS)}")
-    return known
-
-
-def _branches(given: tuple[Awaitable[Any], ...]) -> tuple[Branch, ...]:
-    for branch in given:
-        if not isinstance(branch, (Call, Coroutine)):
-            raise DefinitionError(
-                f"{type(branch).__name__} cannot run side by side: pass calls of ctx, or "
-                f"coroutines that make them"
-            )
-    return given  # type: ignore[return-value]  # each was just checked
+    def _group(self, name: Literal["all", "any"], branches: tuple[Any, ...]) -> GroupCall:
+        for branch in branches:
+            if not isinstance(branch, (Call, Coroutine)):
+                raise DefinitionError(
+                    f"{type(branch).__name__} cannot run side by side: pass calls of ctx, or "
+                    f"coroutines that make them"
+                )
+        return GroupCall(f"{name}-{self._next(name)}", branches, takes_first=name == "any")
 
 
 @lru_cache(maxsize=1024)

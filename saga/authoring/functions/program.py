@@ -9,9 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from saga.authoring.functions.calls import StepCall
 from saga.authoring.functions.context import Context
-from saga.authoring.functions.scheduler import Scheduler, Waiter
+from saga.authoring.functions.scheduler import Scheduler, Task, Waiter
 from saga.authoring.mapping import fill, fill_report
-from saga.contracts import ContractRegistry, Event, Intent, Kind, contract_of, encode, read
+from saga.contracts import ContractRegistry, Event, Intent, contract_of, encode, message_of, read
 from saga.core.events import Json, Message
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.program import (
@@ -53,33 +53,28 @@ class FunctionProgram:
         self._context = Context(
             saga_id, key, publish=self._publish, is_known=registry.paths.__contains__
         )
-        self._scheduler: Scheduler | None = None
+        self._scheduler = Scheduler()
         self._trigger: BaseModel | None = None
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
         """Call the function and run it to its first await."""
         self._trigger = read(self._registry, trigger)
         self._context._at = at  # noqa: SLF001  # the context is ours; users see no setter
-        self._scheduler = Scheduler(self._function(self._context, self._trigger))
+        self._scheduler.main = Task(self._function(self._context, self._trigger), None)
         return self._run(self._scheduler.main, None, None)
 
     def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
         """Wake whoever waits for *resolution*; nobody may, when a group was decided without it."""
-        assert self._scheduler is not None
         self._context._at = at  # noqa: SLF001  # see start
         found = self._waiter_of(resolution)
-        if found is None:
-            return ()
-        return self._run(*found)
+        return () if found is None else self._run(*found)
 
     def policy_of(self, step: StepId) -> StepPolicy:
         """What the function says of a step that it has issued."""
-        assert self._scheduler is not None
         return self._scheduler.steps[step][1]
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
         """What is wrong with a signal's payload."""
-        assert self._scheduler is not None
         waiting = self._scheduler.waits.get(wait)
         if waiting is None:
             return None
@@ -93,7 +88,6 @@ class FunctionProgram:
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
         """What a step's intent is answered by, when *reply* is something else."""
-        assert self._scheduler is not None
         expected = self._scheduler.steps[step][1].reply_contract
         if expected is None:
             return None if reply is None else f"it has no reply of its own, not {reply.contract}"
@@ -106,7 +100,6 @@ class FunctionProgram:
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
         """The intent that undoes *step*."""
-        assert self._scheduler is not None
         _, call = self._scheduler.steps[step]
         replied = None if reply is None else self._read(call, reply)
         undo = call.undo
@@ -138,14 +131,12 @@ class FunctionProgram:
         """End the function where it stands."""
         context = self._context
         context._is_over = True  # noqa: SLF001  # see start
-        if self._scheduler is not None:
-            self._scheduler.close()
+        self._scheduler.close()
         # Program and context know each other: without this every saga waits for the collector.
         context._publish = _unheard  # noqa: SLF001  # see start
 
     def _run(self, waiter: Waiter, value: object, error: Exception | None) -> Sequence[Command]:
         scheduler = self._scheduler
-        assert scheduler is not None
         commands = scheduler.run(waiter, value, error)
         if scheduler.outcome is not None:
             self._context._is_over = True  # noqa: SLF001  # see start
@@ -153,12 +144,10 @@ class FunctionProgram:
         return commands
 
     def _publish(self, command: Command) -> None:
-        assert self._scheduler is not None
         self._scheduler.commands.append(command)
 
     def _waiter_of(self, resolution: Resolution) -> tuple[Waiter, object, Exception | None] | None:
         scheduler = self._scheduler
-        assert scheduler is not None
         match resolution:
             case StepSucceeded():
                 waiter, call = scheduler.steps[resolution.step]
@@ -216,6 +205,6 @@ def _ending(value: object, error: Exception | None) -> Command:
 def _message(outcome: object) -> Message | None:
     if outcome is None:
         return None
-    if not isinstance(outcome, Event) or contract_of(outcome).kind is not Kind.EVENT:
+    if not isinstance(outcome, Event):
         raise DefinitionError(f"a saga's outcome is an Event or None, not {type(outcome).__name__}")
-    return Message(contract_of(outcome).contract_name, encode(outcome))
+    return message_of(outcome)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
 from types import CoroutineType
 from typing import Any, Protocol
@@ -136,8 +136,8 @@ class Scheduler:
 
     __slots__ = ("_queue", "commands", "main", "outcome", "sleeps", "steps", "waits")
 
-    def __init__(self, function: Coroutine[Any, Any, Any]) -> None:
-        self.main = Task(function, None)
+    def __init__(self) -> None:
+        self.main: Task | None = None
         self.commands: list[Command] = []
         self.steps: dict[StepId, tuple[Waiter, StepCall[Any]]] = {}
         self.sleeps: dict[str, Waiter] = {}
@@ -192,13 +192,12 @@ class Scheduler:
 
     def drop_losers(self, group: Group, *, winner: int) -> None:
         """Give up what the other branches of a group wait for."""
-        steps = [
-            step
-            for step, (waiter, _) in self.steps.items()
-            if _belongs_to(waiter, group) and not _belongs_to_slot(waiter, group.slots[winner])
+        places = {step: _place(waiter, group) for step, (waiter, _) in self.steps.items()}
+        steps = [step for step, place in places.items() if place not in (None, winner)]
+        sleeps = [name for name, waiter in self.sleeps.items() if _place(waiter, group) is not None]
+        waits = [
+            name for name, (waiter, _) in self.waits.items() if _place(waiter, group) is not None
         ]
-        sleeps = [name for name, waiter in self.sleeps.items() if _belongs_to(waiter, group)]
-        waits = [name for name, (waiter, _) in self.waits.items() if _belongs_to(waiter, group)]
         for name in sleeps:
             del self.sleeps[name]
         for name in waits:
@@ -219,14 +218,9 @@ class Scheduler:
     def _want_step(self, waiter: Waiter, call: StepCall[Any], group: str | None) -> None:
         call.group = group
         self.steps[call.step] = (waiter, call)
+        after, kind = waiter.settled, call.kind
         self.commands.append(
-            DoStep(
-                step=call.step,
-                message=call.message,
-                kind=call.kind,
-                policy=call,
-                after=waiter.settled,
-            )
+            DoStep(step=call.step, message=call.message, kind=kind, policy=call, after=after)
         )
 
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
@@ -246,18 +240,14 @@ class Scheduler:
         else:
             self.want(slot, branch, group)
 
-    def _tasks(self) -> Iterator[Task]:
+    def _tasks(self) -> Iterable[Task]:
+        """Every coroutine that waits, the innermost first; the function itself is among them."""
         waiters: list[Waiter] = [waiter for waiter, _ in self.steps.values()]
         waiters += self.sleeps.values()
         waiters += [waiter for waiter, _ in self.waits.values()]
-        seen: set[int] = set()
-        for waiter in waiters:
-            for task in _up(waiter):
-                if isinstance(task, Task) and id(task) not in seen:
-                    seen.add(id(task))
-                    yield task
-        if id(self.main) not in seen:
-            yield self.main
+        waiters += [] if self.main is None else [self.main]
+        tasks = (task for waiter in waiters for task in _up(waiter) if isinstance(task, Task))
+        return {id(task): task for task in tasks}.values()
 
 
 def close(coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -301,9 +291,7 @@ def _up(waiter: Waiter | None) -> Iterator[Waiter]:
         waiter = waiter.parent
 
 
-def _belongs_to(waiter: Waiter, group: Group) -> bool:
-    return any(isinstance(one, Slot) and one.group is group for one in _up(waiter))
-
-
-def _belongs_to_slot(waiter: Waiter, slot: Slot) -> bool:
-    return any(one is slot for one in _up(waiter))
+def _place(waiter: Waiter, group: Group) -> int | None:
+    """The branch of *group* that *waiter* belongs to, if any."""
+    slots = (one for one in _up(waiter) if isinstance(one, Slot) and one.group is group)
+    return next((slot.index for slot in slots), None)
