@@ -177,8 +177,9 @@ def from_plain(
     elif message_field in plain:
         message = plain[message_field]
         plain[message_field] = Message(message["contract"], text(message["payload"]))
-    if None in plain.values():
-        raise ValueError(f"{name} has a null, which is never written")
+    for value in plain.values():
+        if value is None:
+            raise ValueError(f"{name} has a null, which is never written")
     field = ""
     try:
         for field, read in readers:
