@@ -46,7 +46,6 @@ INTERNAL = {
     "saga.testing.world.loop": "a bug in the world, told to whoever runs it",
     "saga.testing.world.process": "ends the tasks of a killed process",
     "saga.runtime.turns": "passes between two functions of a turn",
-    "saga.contracts.json_text": "passes between two functions of the reader",
     "saga.adapters.kafka.connection": "handed to aiokafka, which wants one of its own",
     "saga.adapters.postgres.database": "translated before a caller sees it",
 }
