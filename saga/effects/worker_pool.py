@@ -284,7 +284,5 @@ def _place_of(request: Request, reason: str) -> dict[str, object]:
 
 def _unsuccessful(outcome: ReplyOutcome, code: str, message: str) -> Attempt:
     return Attempt(
-        outcome,
-        code=shortened(code, CODE_CHARS_MAX),
-        message=shortened(message, MESSAGE_CHARS_MAX),
+        outcome, code=shortened(code, CODE_CHARS_MAX), message=shortened(message, MESSAGE_CHARS_MAX)
     )

@@ -10,11 +10,7 @@ import asyncio
 from typing import Final
 
 from prometheus_client import Metric
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from typing_extensions import override
 
 from saga.core.durations import SECOND_US

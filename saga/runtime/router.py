@@ -28,9 +28,7 @@ from saga.contracts import (
     reply_contract_names,
     wrong_headers,
 )
-from saga.contracts import (
-    Event as EventModel,
-)
+from saga.contracts import Event as EventModel
 from saga.contracts.cloudevents import CAUSATION_ID, ID, TRACEPARENT, Attributes, read_record
 from saga.core.events import (
     Act,
@@ -286,8 +284,5 @@ def _command_fact(command: Command) -> Fact:
             return CancelRequested(mode=CancelMode.ABANDON, reason=reason, actor=command.actor)
         case _:
             return OperatorActed(
-                act=Act(command.act.value),
-                reason=reason,
-                step=command.step,
-                actor=command.actor,
+                act=Act(command.act.value), reason=reason, step=command.step, actor=command.actor
             )

@@ -12,12 +12,7 @@ import logging
 from collections.abc import Sequence
 
 from saga.core.decider import Disposition
-from saga.core.events import (
-    Event,
-    SagaStarted,
-    TimerFired,
-    TurnFailed,
-)
+from saga.core.events import Event, SagaStarted, TimerFired, TurnFailed
 from saga.core.history import entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.status import SagaStatus
@@ -299,10 +294,7 @@ class Turns:
         entries = entries_of_turn(saga.saga_id, saga.version, event, intents)  # type: ignore[arg-type]  # the decision's own
         unit.outgoing.extend(
             self._relay.encoder.records(
-                entries,
-                definition=saga.decider.name,
-                key=state.key,
-                traceparent=state.traceparent,
+                entries, definition=saga.decider.name, key=state.key, traceparent=state.traceparent
             )
         )
         unit.change(saga).turns.append(entries)

@@ -9,13 +9,7 @@ from typing import Self
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.sqlite import SqliteEffectsStore
-from saga.contracts import (
-    ContractModel,
-    ContractRegistry,
-    TopicNames,
-    contract_of,
-    encode,
-)
+from saga.contracts import ContractModel, ContractRegistry, TopicNames, contract_of, encode
 from saga.contracts import cloudevents as ce
 from saga.core.identity import Direction, SagaId, StepId, idempotency_key, intent_id, saga_id
 from saga.effects import (

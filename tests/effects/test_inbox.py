@@ -6,15 +6,7 @@ from dataclasses import replace
 import pytest
 
 from saga.contracts import cloudevents as ce
-from tests.effects.fixtures import (
-    SAGA,
-    TRACEPARENT,
-    Scenario,
-    header,
-    intent,
-    undo,
-    wallet_effects,
-)
+from tests.effects.fixtures import SAGA, TRACEPARENT, Scenario, header, intent, undo, wallet_effects
 from tests.toys import Pay, Refund
 
 DONE = ("shop.evt.paid.v1", '{"receipt":"r-o-1-1"}')
@@ -61,9 +53,7 @@ async def test_an_intent_without_a_reply_is_answered_intent_done(scenario: Scena
     assert scenario.answers() == [DONE, UNDONE]
 
 
-async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(
-    scenario: Scenario,
-) -> None:
+async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(scenario: Scenario) -> None:
     """Time included; the handler is not called again."""
     await scenario.send(intent(Pay()))
     scenario.clock.advance(60)
@@ -82,23 +72,16 @@ async def test_copies_in_one_batch_are_handled_once(scenario: Scenario) -> None:
     assert scenario.ledger() == [("o-1", 3)]
 
 
-async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(
-    scenario: Scenario,
-) -> None:
+async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(scenario: Scenario) -> None:
     """It answers the attempt that asks."""
     await scenario.send(intent(Pay()), intent(Pay(), attempt=2))
 
     assert scenario.answers() == [DONE, DONE]
-    assert [header(reply, ce.CAUSATION_ID)[-4:] for reply in scenario.replies()] == [
-        "do/1",
-        "do/2",
-    ]
+    assert [header(reply, ce.CAUSATION_ID)[-4:] for reply in scenario.replies()] == ["do/1", "do/2"]
     assert len(scenario.calls) == 1
 
 
-async def test_a_later_attempt_at_a_refused_step_is_refused_again(
-    scenario: Scenario,
-) -> None:
+async def test_a_later_attempt_at_a_refused_step_is_refused_again(scenario: Scenario) -> None:
     """Refused is final."""
     await scenario.send(intent(Pay(amount=501)), intent(Pay(amount=501), attempt=2))
 
@@ -114,9 +97,7 @@ async def test_a_later_attempt_at_a_failed_step_runs_again(scenario: Scenario) -
     assert [call[-4:] for call in scenario.calls] == ["do/1", "do/2"]
 
 
-async def test_an_earlier_attempt_that_comes_late_is_not_answered(
-    scenario: Scenario,
-) -> None:
+async def test_an_earlier_attempt_that_comes_late_is_not_answered(scenario: Scenario) -> None:
     """Its own answer went out before the later attempt was taken up."""
     await scenario.send(intent(Pay(amount=-1)), intent(Pay(amount=-1), attempt=2))
     await scenario.send(intent(Pay(amount=-1)))
@@ -172,9 +153,7 @@ async def test_the_same_payload_written_otherwise_is_no_conflict(scenario: Scena
     assert scenario.answers() == [DONE, DONE]
 
 
-async def test_an_undo_of_what_never_came_is_done_without_its_handler(
-    scenario: Scenario,
-) -> None:
+async def test_an_undo_of_what_never_came_is_done_without_its_handler(scenario: Scenario) -> None:
     """An empty compensation."""
     await scenario.send(undo(Refund()))
 
@@ -193,9 +172,7 @@ async def test_a_do_that_comes_after_its_undo_is_refused(scenario: Scenario) -> 
     assert scenario.calls == []
 
 
-async def test_an_undo_of_a_refused_step_is_done_without_its_handler(
-    scenario: Scenario,
-) -> None:
+async def test_an_undo_of_a_refused_step_is_done_without_its_handler(scenario: Scenario) -> None:
     """Nothing had happened."""
     await scenario.send(intent(Pay(amount=501)), undo(Refund()))
 
@@ -210,9 +187,7 @@ async def test_an_undo_of_a_failed_step_is_handled(scenario: Scenario) -> None:
     assert [call.rpartition("/")[0][-5:] for call in scenario.calls] == ["ay/do", "/undo"]
 
 
-async def test_a_failed_step_that_was_undone_has_no_later_attempt(
-    scenario: Scenario,
-) -> None:
+async def test_a_failed_step_that_was_undone_has_no_later_attempt(scenario: Scenario) -> None:
     """A retry that comes after the undo is refused; the failed attempt's own answer stays."""
     await scenario.send(intent(Pay(amount=-1)), undo(Refund()))
     calls = len(scenario.calls)
@@ -222,9 +197,7 @@ async def test_a_failed_step_that_was_undone_has_no_later_attempt(
     assert failures(scenario) == [("failed", "ValueError"), BEFORE, ("failed", "ValueError")]
 
 
-async def test_an_undo_of_another_services_step_is_always_handled(
-    scenario: Scenario,
-) -> None:
+async def test_an_undo_of_another_services_step_is_always_handled(scenario: Scenario) -> None:
     """The inbox judges only steps that it knows."""
     await scenario.send(undo(Refund(), undoes=None))
 

@@ -66,9 +66,7 @@ async def test_a_crash_before_the_commit_leaves_no_trace() -> None:
         assert scenario.answers() == [("shop.evt.paid.v1", '{"receipt":"r-2"}')]
 
 
-async def test_offsets_are_committed_late_and_when_the_service_stops(
-    scenario: Scenario,
-) -> None:
+async def test_offsets_are_committed_late_and_when_the_service_stops(scenario: Scenario) -> None:
     """Not for each record: a redelivery costs no more than an answer."""
     await scenario.send(*[intent(Pay(), step=f"s{n}") for n in range(5)])
     assert scenario.committed(TOPIC) == 0

@@ -40,9 +40,7 @@ def check_live(
 
 
 def check_published(
-    names: TopicNames,
-    histories: Mapping[SagaId, Sequence[Entry]],
-    published: Sequence[Inbound],
+    names: TopicNames, histories: Mapping[SagaId, Sequence[Entry]], published: Sequence[Inbound]
 ) -> None:
     """What sagas have published is what their histories say, with the same bytes and in order.
 
@@ -55,10 +53,7 @@ def check_published(
         if started is None:
             continue
         records = outgoing.records(
-            history,
-            definition=started.definition,
-            key=started.key,
-            traceparent=started.traceparent,
+            history, definition=started.definition, key=started.key, traceparent=started.traceparent
         )
         stored[saga_id] = {
             (record.topic, dict(record.headers)["ce_id"].decode()): (

@@ -6,12 +6,7 @@ import pytest
 
 from saga.contracts import CommandAct, IntentFailed
 from saga.core.identity import saga_id
-from saga.errors import (
-    AlreadyRecorded,
-    BusUnavailable,
-    HistoryConflict,
-    StoreUnavailable,
-)
+from saga.errors import AlreadyRecorded, BusUnavailable, HistoryConflict, StoreUnavailable
 from saga.ports import Batch, Source
 from saga.runtime import orchestrator as module
 from tests.runtime.fixtures import NAMES, Scenario, order_id

@@ -104,9 +104,7 @@ def raw(topic: str, key: bytes | None, value: bytes | None, headers=()) -> Inbou
 
 
 @pytest.mark.parametrize(
-    "case",
-    UNFIT,
-    ids=[f"{number}-{case[-1]}" for number, case in enumerate(UNFIT)],
+    "case", UNFIT, ids=[f"{number}-{case[-1]}" for number, case in enumerate(UNFIT)]
 )
 def test_what_concerns_no_saga_has_a_stable_reason(scenario: Scenario, case: tuple) -> None:
     """And a sentence, and the record itself, untouched."""

@@ -327,9 +327,7 @@ class TestCodeThatIsNotThere:
         assert scenario.deferred() == []
         scenario.check()
 
-    async def test_a_stalled_saga_heals_when_the_worker_without_the_code_leaves_later(
-        self,
-    ) -> None:
+    async def test_a_stalled_saga_heals_when_the_worker_without_the_code_leaves_later(self) -> None:
         """A rolling deployment: the new worker is there when the old one defers the record."""
         scenario = Scenario(orders())
         await reserving(scenario)
