@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from saga.core.durations import SECOND_US
 from saga.core.retry import Retry
@@ -17,6 +17,7 @@ from saga.errors import SagaError
 from saga.ports.clock import Clock
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 AWAY = Retry(attempts=None, initial="50ms", factor=2.0, cap="5s", jitter=0.5)
 """For a server that is away: it is back within seconds, and is not to be flooded then."""
@@ -67,15 +68,23 @@ class Backoff:
         self.last_error = None
 
 
-async def retried(act: Callable[[], Awaitable[T]], backoff: Backoff, what: str) -> T:
-    """The result of *act*, repeated while it raises a retriable error; *what* is for the log."""
+async def retried(
+    what: str,
+    backoff: Callable[[], Backoff],
+    act: Callable[P, Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """What *act* gives, repeated while it raises a retriable error; *what* is for the log.
+
+    *backoff* is asked for the waits after the first failure: mostly there is none.
+    """
+    waits: Backoff | None = None
     while True:
         try:
-            result = await act()
+            return await act(*args, **kwargs)
         except SagaError as error:
             if not error.retriable:
                 raise
-            await backoff.pause(what, error)
-        else:
-            backoff.reset()
-            return result
+            waits = waits or backoff()
+            await waits.pause(what, error)

@@ -44,15 +44,25 @@ def clock():
 
 
 async def test_an_action_is_repeated_until_it_succeeds(clock) -> None:
-    """The waits grow up to the cap; after the success they begin small again."""
-    server = Server(*[BusUnavailable("away")] * 5)
+    """The waits grow up to the cap; the next action's begin small again."""
+    for _ in range(2):
+        server, waits = Server(*[BusUnavailable("away")] * 5), lambda: Backoff("w", clock, STEADY)
+        assert await retried("bus unavailable", waits, server.ask) == "here"
+        assert server.calls == 6
+
+    assert clock.slept == [1, 2, 4, 5, 5] * 2
+
+
+async def test_a_success_makes_the_waits_begin_small_again(clock) -> None:
     backoff = Backoff("w", clock, STEADY)
-
-    assert await retried(server.ask, backoff, "bus unavailable") == "here"
-
-    assert server.calls == 6
-    assert clock.slept == [1, 2, 4, 5, 5]
+    for _ in range(3):
+        await backoff.pause("bus unavailable", BusUnavailable("away"))
+    backoff.reset()
     assert (backoff.failures, backoff.last_error) == (0, None)
+
+    await backoff.pause("bus unavailable", BusUnavailable("away"))
+
+    assert clock.slept == [1, 2, 4, 1]
 
 
 async def test_an_error_that_does_not_pass_is_raised_at_once(clock) -> None:
@@ -60,7 +70,7 @@ async def test_an_error_that_does_not_pass_is_raised_at_once(clock) -> None:
     for error in (CorruptHistory("s", 1, "broken"), RuntimeError("bug")):
         server = Server(error)
         with pytest.raises(type(error)):
-            await retried(server.ask, Backoff("w", clock, STEADY), "store unavailable")
+            await retried("store unavailable", lambda: Backoff("w", clock, STEADY), server.ask)
         assert server.calls == 1
 
 

@@ -3,10 +3,10 @@
 `Effects` collects a service's handlers; `EffectsService` runs them on a bus and an effects store.
 """
 
-from saga.effects.context import EffectContext
-from saga.effects.registration import Effects
+from saga.effects.handling import DeadLetterSink, EffectsSettings
+from saga.effects.registration import EffectContext, Effects
 from saga.effects.request import Subscription
-from saga.effects.service import DeadLetterSink, EffectsService, EffectsSettings
+from saga.effects.service import EffectsService
 from saga.errors import Refused
 from saga.ports.effects_store import Database
 

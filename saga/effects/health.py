@@ -9,13 +9,13 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily
 from typing_extensions import override
 
-from saga.core.events import ReplyOutcome
-from saga.effects.service import DEAD_LETTERS, REPEATED, EffectsService
+from saga.effects.handling import COUNTED, DEAD_LETTERS, REPEATED
+from saga.effects.service import EffectsService
 from saga.ports.bus import Consumer
 from saga.ports.health import Health, consumer_metrics
 
 OUTCOMES: Final = {
-    **{outcome.value: f"effects_{outcome.value}" for outcome in ReplyOutcome},
+    **{outcome.value: count for outcome, count in COUNTED.items()},
     "repeated": REPEATED,
     "dead_letter": DEAD_LETTERS,
 }

@@ -7,7 +7,7 @@ tombstone, so that the step's do has no effect either if it comes late.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 
 from saga.core.events import ReplyOutcome
@@ -35,15 +35,19 @@ class Run:
     *when_done* is kept together with the handler's success.
     """
 
-    replaces: InboxRow | None
+    request: Request
+    replaces: InboxRow | None = None
     when_done: tuple[InboxWrite, ...] = ()
 
 
 @value
 class Answer:
-    """Send the answer in *row*; nothing is to be kept."""
+    """Keep nothing and send the answer in *row*.
 
-    row: InboxRow
+    None is sent where a later attempt is known: this one was answered before that began.
+    """
+
+    row: InboxRow | None
 
 
 @value
@@ -54,36 +58,17 @@ class NothingToUndo:
 
 
 @value
-class Superseded:
-    """Send nothing: a later attempt is known, so this one was answered before that began."""
-
-
-@value
 class Conflict:
     """The same key came before with another payload, which stands; *row* is the answer."""
 
     row: InboxRow
 
 
-Verdict = Run | Answer | NothingToUndo | Superseded | Conflict
-
-FIRST_RUN = Run(None)
-
-
-def keys_of(request: Request) -> Iterable[str]:
-    """The idempotency keys whose rows `judge` needs."""
-    if request.direction is Direction.UNDO:
-        return request.idempotency_key, request.do_key
-    return (request.idempotency_key,)
+Verdict = Run | Answer | NothingToUndo | Conflict
 
 
 def judge(
-    request: Request,
-    rows: Mapping[str, InboxRow],
-    *,
-    service: str,
-    handled: frozenset[str],
-    now: Instant,
+    request: Request, rows: Mapping[str, InboxRow], *, handled: frozenset[str], now: Instant
 ) -> Verdict:
     """What to do with *request*, given the inbox *rows* of its keys.
 
@@ -96,20 +81,18 @@ def judge(
         if verdict is not None:
             return verdict
     if request.direction is Direction.DO or request.undoes not in handled:
-        return FIRST_RUN if kept is None else Run(kept)
+        return Run(request, kept)
     did = rows.get(request.do_key)
     if did is not None and did.outcome is not ReplyOutcome.REFUSED:
         if did.outcome is ReplyOutcome.DONE or did.undone:
-            return Run(kept)
+            return Run(request, kept)
         # A failed attempt may have had an effect. Once it is undone no later attempt may have one.
-        return Run(kept, (InboxWrite(did._replace(undone=True), did),))
-    row = _row(service, request, request.idempotency_key, now, outcome=ReplyOutcome.DONE)
+        return Run(request, kept, (InboxWrite(did._replace(undone=True), did),))
+    row = request.row(ReplyOutcome.DONE, now)
     if did is not None:
         return NothingToUndo((InboxWrite(row, kept),))
-    tombstone = _row(service, request, request.do_key, now, outcome=ReplyOutcome.REFUSED)
-    return NothingToUndo(
-        (InboxWrite(row, kept), InboxWrite(_undone_before(tombstone)._replace(attempt=0)))
-    )
+    tombstone = _undone_before(row._replace(key=request.do_key, attempt=0))
+    return NothingToUndo((InboxWrite(row, kept), InboxWrite(tombstone)))
 
 
 def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
@@ -117,16 +100,11 @@ def _judge_repeated(request: Request, kept: InboxRow) -> Verdict | None:
     # A later attempt to undo may know the step's reply, which an earlier one had to do without.
     may_differ = request.direction is Direction.UNDO and request.attempt != kept.attempt
     if kept.digest is not None and not may_differ and not request.has_content(kept.digest):
-        return Conflict(
-            kept._replace(
-                attempt=request.attempt,
-                outcome=ReplyOutcome.FAILED,
-                code=FailureCode.ID_CONFLICT.value,
-                message=f"{request.idempotency_key} came before with another payload",
-            )
-        )
+        message = f"{request.idempotency_key} came before with another payload"
+        conflict = kept._replace(attempt=request.attempt, outcome=ReplyOutcome.FAILED)
+        return Conflict(conflict._replace(code=FailureCode.ID_CONFLICT.value, message=message))
     if request.attempt < kept.attempt:
-        return Superseded()
+        return Answer(None)
     if request.attempt == kept.attempt or kept.outcome is not ReplyOutcome.FAILED:
         return Answer(kept)
     return Answer(_undone_before(kept)) if kept.undone else None
@@ -138,12 +116,4 @@ def _undone_before(row: InboxRow) -> InboxRow:
         code=FailureCode.UNDONE_BEFORE.value,
         message="the step was undone before this attempt came",
         digest=None,
-    )
-
-
-def _row(
-    service: str, request: Request, key: str, now: Instant, *, outcome: ReplyOutcome
-) -> InboxRow:
-    return InboxRow(
-        service, key, request.attempt, outcome, None, None, None, None, request.digest, now
     )

@@ -7,7 +7,8 @@ an answer sent again is the same, byte for byte, down to its time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -29,7 +30,7 @@ from saga.contracts import (
 )
 from saga.contracts import cloudevents as ce
 from saga.core.events import EMPTY_JSON, Json, ReplyOutcome
-from saga.core.identity import Direction, SagaId, parse_intent_id
+from saga.core.identity import Direction, Instant, SagaId, parse_intent_id
 from saga.core.values import value
 from saga.effects.registration import Effects, Handler
 from saga.errors import DefinitionError
@@ -52,12 +53,13 @@ class Rejected(NamedTuple):
 
 @value(kw_only=True)
 class Route:
-    """What is to be done with the records of one topic.
+    """What *service* does with the records of one topic.
 
     *reply* is the handler's answer and *reply_contract* its name; None for an answer without
     content. *done* and *failed* are the contracts of the other answers. A fact is not answered.
     """
 
+    service: str
     contract_name: str
     handler: Handler
     is_intent: bool
@@ -80,12 +82,12 @@ class Request(NamedTuple):
     model: ContractModel
     value: bytes
     digest: bytes
+    key: str
     message_id: str
     idempotency_key: str
     order_key: str
     attempt: int
     saga_id: SagaId
-    key: str
     direction: Direction
     undoes: str | None
     traceparent: str | None
@@ -95,6 +97,12 @@ class Request(NamedTuple):
         """The idempotency key of doing the step."""
         return f"{self.order_key}/do"
 
+    @property
+    def inbox_keys(self) -> tuple[str, ...]:
+        """The idempotency keys whose inbox rows say what to do."""
+        is_do = self.direction is Direction.DO
+        return (self.idempotency_key,) if is_do else (self.idempotency_key, self.do_key)
+
     def has_content(self, digest: bytes) -> bool:
         """Whether *digest* is of this payload, however its JSON is written."""
         if digest == self.digest:
@@ -103,6 +111,23 @@ class Request(NamedTuple):
         if isinstance(text, Unreadable):
             return False
         return digest == _digest(self.route.contract_name, text.encode())
+
+    def row(
+        self,
+        outcome: ReplyOutcome,
+        at: Instant,
+        *,
+        contract: str | None = None,
+        payload: Json | None = None,
+        code: str | None = None,
+        message: str | None = None,
+    ) -> InboxRow:
+        """How this request ended."""
+        key, attempt, digest = self.idempotency_key, self.attempt, self.digest
+        service = self.route.service
+        return InboxRow(
+            service, key, attempt, outcome, contract, payload, code, message, digest, at
+        )
 
 
 def group_of(service: str, names: TopicNames) -> str:
@@ -126,7 +151,7 @@ class Subscription:
             names.topic(name): route
             for handlers in (effects.intents, effects.facts)
             for handler in handlers.values()
-            for name, route in _routes(handler, registry)
+            for name, route in _routes(effects.name, handler, registry)
         }
         self.handled: Final = frozenset(
             route.contract_name for route in self.routes.values() if route.is_intent
@@ -152,35 +177,30 @@ class Subscription:
 
     def read(self, inbound: Inbound) -> Request | Rejected:
         """The request in *inbound*."""
+        rejected = partial(Rejected, inbound)
         route = self.routes.get(inbound.topic)
         if route is None:
-            return Rejected(
-                inbound,
-                DeadLetterReason.UNKNOWN_TOPIC,
-                f"this service has no handler for {inbound.topic}",
-            )
+            message = f"this service has no handler for {inbound.topic}"
+            return rejected(DeadLetterReason.UNKNOWN_TOPIC, message)
         attributes, payload = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
         decoded = wrong_headers(name, attributes) or decode(self._registry, name, payload)
         if isinstance(decoded, Unreadable):
-            return Rejected(inbound, decoded.code, decoded.message)
+            return rejected(decoded.code, decoded.message)
         assert payload is not None, "a record without value is unreadable"
         try:
             key = (inbound.key or b"").decode()
         except UnicodeDecodeError as error:
-            return Rejected(
-                inbound, DeadLetterReason.BAD_KEY, f"byte {error.start} of the key is not UTF-8"
-            )
-        headers = attributes.values
+            message = f"byte {error.start} of the key is not UTF-8"
+            return rejected(DeadLetterReason.BAD_KEY, message)
+        digest = _digest(name, payload)
+        request = partial(Request, inbound, route, decoded.model, payload, digest, key)
         if not route.is_intent:
-            return _fact(inbound, route, (decoded.model, payload, key), headers)
+            return _fact(request, inbound, key, attributes)
         if not key:
-            return Rejected(
-                inbound,
-                DeadLetterReason.NO_KEY,
-                "an intent's key is its saga's business key; it has none",
-            )
-        return _intent(inbound, route, (decoded.model, payload, key), headers)
+            message = "an intent's key is its saga's business key; it has none"
+            return rejected(DeadLetterReason.NO_KEY, message)
+        return _intent(request, inbound, attributes)
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""
@@ -188,11 +208,9 @@ class Subscription:
         if not route.is_intent:
             return None
         if row.outcome is ReplyOutcome.DONE:
-            contract = row.contract or route.done
-            payload = row.payload or EMPTY_JSON
+            contract, payload = row.contract or route.done, row.payload or EMPTY_JSON
         else:
-            contract = route.failed
-            payload = _failure(row)
+            contract, payload = route.failed, _failure(row)
         headers = ce.reply_headers(
             intent_id=request.message_id,
             contract_name=contract,
@@ -208,69 +226,45 @@ class Subscription:
 
 
 def _intent(
-    inbound: Inbound,
-    route: Route,
-    content: tuple[ContractModel, bytes, str],
-    headers: Mapping[str, str],
+    request: Callable[..., Request], inbound: Inbound, attributes: ce.Attributes
 ) -> Request | Rejected:
-    model, payload, key = content
-    intent_id = headers.get(ce.ID)
-    if not intent_id:
-        return Rejected(
-            inbound, DeadLetterReason.NO_INTENT_ID, f"the header {ce.ID} is missing or empty"
-        )
+    intent_id = attributes.get(ce.ID)
+    if intent_id is None:
+        message = f"the header {ce.ID} is missing or empty"
+        return Rejected(inbound, DeadLetterReason.NO_INTENT_ID, message)
     name = parse_intent_id(intent_id)
     if name is None:
-        return Rejected(
-            inbound,
-            DeadLetterReason.BAD_INTENT_ID,
-            f"{intent_id[:INTENT_ID_CHARS_MAX]!r} is no intent id:"
-            f" {{saga id}}/{{step}}/{{do|undo}}/{{attempt}}",
-        )
+        form = "{saga id}/{step}/{do|undo}/{attempt}"
+        message = f"{intent_id[:INTENT_ID_CHARS_MAX]!r} is no intent id: {form}"
+        return Rejected(inbound, DeadLetterReason.BAD_INTENT_ID, message)
     idempotency_key = intent_id.rpartition("/")[0]
-    return Request(
-        inbound,
-        route,
-        model,
-        payload,
-        _digest(route.contract_name, payload),
+    return request(
         intent_id,
         idempotency_key,
         idempotency_key.rpartition("/")[0],
         name.attempt,
         name.saga_id,
-        key,
         name.direction,
-        headers.get(ce.UNDOES) or None,
-        headers.get(ce.TRACEPARENT) or None,
+        attributes.get(ce.UNDOES),
+        attributes.get(ce.TRACEPARENT),
     )
 
 
 def _fact(
-    inbound: Inbound,
-    route: Route,
-    content: tuple[ContractModel, bytes, str],
-    headers: Mapping[str, str],
+    request: Callable[..., Request], inbound: Inbound, key: str, attributes: ce.Attributes
 ) -> Request:
     """A fact is known by source and id; one without an id by its place."""
-    model, payload, key = content
-    event_id = headers.get(ce.ID) or f"{inbound.topic}/{inbound.partition}/{inbound.offset}"
-    subject = headers.get(ce.SUBJECT, "")
-    return Request(
-        inbound,
-        route,
-        model,
-        payload,
-        _digest(route.contract_name, payload),
+    place = f"{inbound.topic}/{inbound.partition}"
+    event_id = attributes.get(ce.ID) or f"{place}/{inbound.offset}"
+    return request(
         event_id,
-        f"fact/{headers.get(ce.SOURCE, '')}/{event_id}",
-        f"fact/{inbound.topic}/{inbound.partition}/{key}",
+        f"fact/{attributes.get(ce.SOURCE) or ''}/{event_id}",
+        f"fact/{place}/{key}",
         1,
-        SagaId(subject),
-        key,
+        SagaId(attributes.get(ce.SUBJECT) or ""),
         Direction.DO,
         None,
-        headers.get(ce.TRACEPARENT) or None,
+        attributes.get(ce.TRACEPARENT),
     )
 
 
@@ -278,7 +272,7 @@ def _failure(row: InboxRow) -> Json:
     return canonical({"outcome": row.outcome.value, "code": row.code, "message": row.message})
 
 
-def _routes(handler: Handler, registry: ContractRegistry) -> list[tuple[str, Route]]:
+def _routes(service: str, handler: Handler, registry: ContractRegistry) -> list[tuple[str, Route]]:
     """The contracts of messages that *handler* takes: its own, and older versions of it."""
     contract = handler.contract
     current = registry.current(contract.contract_name)
@@ -289,21 +283,18 @@ def _routes(handler: Handler, registry: ContractRegistry) -> list[tuple[str, Rou
             where=handler.where,
         )
     reply = contract.reply
-    return [
-        (
-            name,
-            Route(
-                contract_name=name,
-                handler=handler,
-                is_intent=contract.kind is Kind.INTENT,
-                reply=reply,
-                reply_contract=None if reply is None else contract_of(reply).contract_name,
-                done=intent_done_name(contract.domain),
-                failed=intent_failed_name(contract.domain),
-            ),
-        )
-        for name in registry.names_read_as(contract.contract_name)
-    ]
+    route = partial(
+        Route,
+        service=service,
+        handler=handler,
+        is_intent=contract.kind is Kind.INTENT,
+        reply=reply,
+        reply_contract=None if reply is None else contract_of(reply).contract_name,
+        done=intent_done_name(contract.domain),
+        failed=intent_failed_name(contract.domain),
+    )
+    names = registry.names_read_as(contract.contract_name)
+    return [(name, route(contract_name=name)) for name in names]
 
 
 def _digest(contract_name: str, payload: bytes) -> bytes:

@@ -175,7 +175,7 @@ class Publisher:
         records = [event.record for event in written]
         try:
             async with asyncio.timeout(self._timeout_s):
-                await retried(lambda: self._publish(bus, records), backoff, "the bus is away")
+                await retried("the bus is away", lambda: backoff, self._publish, bus, records)
         except TimeoutError as error:
             reason = backoff.last_error or "no answer"
             raise BusUnavailable(f"not published within {self._timeout_s:g} s: {reason}") from error

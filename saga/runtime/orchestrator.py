@@ -387,8 +387,8 @@ class Receiver:
         return {source: offset + 1 for source, offset in stored.items()}
 
     async def _stored(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        positions = partial(self._store.positions, sources)
-        return await retried(positions, self._backoff("positions"), "store unavailable")
+        backoff = partial(self._backoff, "positions")
+        return await retried("store unavailable", backoff, self._store.positions, sources)
 
     def _backoff(self, task: str) -> Backoff:
         return Backoff(f"{task}/{self._worker_id}", self._clock)

@@ -243,7 +243,7 @@ class Relay:
             TopicMissing: a topic is not there.
             MessageTooLarge: a topic takes less.
         """
-        await retried(lambda: self._bus.publish(records), self._backoff(), "bus unavailable")
+        await retried("bus unavailable", self._backoff, self._bus.publish, records)
 
     async def _publish_earlier(self, saga_ids: frozenset[SagaId], backlog_id: int) -> None:
         """Publish what the batches before *backlog_id* have of these sagas."""

@@ -163,7 +163,7 @@ class Scenario:
     @property
     def dealt_with(self) -> int:
         """How many records the service has finished."""
-        in_hand = self.service._pipeline.in_hand
+        in_hand = self.service._records
         return sum(in_hand._following.values()) - in_hand.count
 
     async def until(self, is_so: Callable[[], bool]) -> None:

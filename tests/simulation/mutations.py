@@ -169,8 +169,8 @@ MUTATIONS = (
     _mutation(
         "no tombstone after an early undo",
         "saga/effects/inbox.py",
-        "(InboxWrite(row, kept), InboxWrite(_undone_before(tombstone)._replace(attempt=0)))\n",
-        "(InboxWrite(row, kept),)\n",
+        "    return NothingToUndo((InboxWrite(row, kept), InboxWrite(tombstone)))\n",
+        "    return NothingToUndo((InboxWrite(row, kept),))\n",
     ),
     _mutation(
         "inbox row in a transaction of its own",

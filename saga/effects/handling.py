@@ -1,0 +1,502 @@
+"""The middle of a service: from a request whose turn it is to an answer that is durable.
+
+`look_up` has the inbox judge requests. Where the handler is to be called, that is a job of the
+worker pool: `attempt` makes an inbox row of what the handler did. The row commits together with
+what the handler wrote, and `_settle` hands it on to be published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from concurrent.futures import Executor
+from typing import Any, Final, NamedTuple, Protocol
+
+from saga.contracts import VALUE_BYTES_MAX, encode
+from saga.contracts.json_text import shortened
+from saga.core.durations import SECOND_US
+from saga.core.events import ReplyOutcome
+from saga.core.identity import Instant
+from saga.core.retry import Retry
+from saga.core.values import value
+from saga.effects.inbox import Answer, Conflict, FailureCode, NothingToUndo, Run, judge
+from saga.effects.registration import EffectContext, Starter
+from saga.effects.request import Request, Subscription
+from saga.errors import (
+    DefinitionError,
+    MalformedMessage,
+    Refused,
+    StoreUnavailable,
+    TransactionEnded,
+)
+from saga.ports.bus import Bus, Inbound
+from saga.ports.clock import Clock
+from saga.ports.effects_store import BEGINNING, EffectsStore, InboxRow, InboxWrite, Unit
+from saga.ports.store import DeadLetterReason
+from saga.retrying import AWAY, Backoff, retried
+
+DEAD_LETTERS: Final = "effects_dead_letters"
+REPEATED: Final = "effects_repeated"
+COUNTED: Final = {outcome: f"effects_{outcome.value}" for outcome in ReplyOutcome}
+CODE_CHARS_MAX: Final = 100
+MESSAGE_CHARS_MAX: Final = 2_000
+UTF8_BYTES_MAX: Final = 4
+"""Of one character."""
+
+log = logging.getLogger(__name__)
+
+
+class DeadLetterSink(Protocol):
+    """Keeps records that no handler can take, in sight of an operator."""
+
+    def __call__(self, inbound: Inbound, reason: str, message: str, /) -> Awaitable[None]:
+        """Keep *inbound* with a *reason* for machines and a *message* for people.
+
+        The record counts as dealt with once this returns. May be called again for the same record,
+        after a crash or a retriable error.
+        """
+        ...
+
+
+@value(kw_only=True)
+class EffectsSettings:
+    """The limits of one service.
+
+    Args:
+        concurrency: how many handlers may be waiting for something at once.
+        threads: how many sync handlers run at once; 0 runs them on the event loop itself.
+        records_in_hand_max: how many records are fetched and not yet answered.
+        fetch_records_max: how many are fetched at once.
+        slow_after_s: a handler that takes longer has others started beside it.
+        drain_s: how long stopping may take to finish the records in hand.
+        offsets_every_s: how often the group's offsets are committed.
+        backoff: how long to wait for a bus or store that cannot be reached.
+        listen_retry: how often a listener may fail on a fact before that is a dead letter.
+    """
+
+    concurrency: int = 64
+    threads: int = 8
+    records_in_hand_max: int = 512
+    fetch_records_max: int = 256
+    slow_after_s: float = 0.002
+    drain_s: float = 10.0
+    offsets_every_s: float = 0.2
+    backoff: Retry = AWAY
+    listen_retry: Retry = Retry(attempts=5, initial="100ms")
+
+
+@value
+class Parts:
+    """What the stages of one service have in common."""
+
+    subscription: Subscription
+    bus: Bus
+    store: EffectsStore
+    clock: Clock
+    dead_letters: DeadLetterSink
+    settings: EffectsSettings
+    counts: Counter[str]
+
+    def backoff(self) -> Backoff:
+        return Backoff(f"effects of {self.subscription.name}", self.clock, self.settings.backoff)
+
+    async def keep_dead_letter(self, inbound: Inbound, reason: str, message: str) -> None:
+        self.counts[DEAD_LETTERS] += 1
+        what = "a dead letter cannot be kept"
+        await retried(what, self.backoff, self.dead_letters, inbound, reason, message)
+
+
+class _Commit(NamedTuple):
+    """A unit on its way to the disk, with the answer that is sent once it is there."""
+
+    unit: Unit
+    run: Run
+    row: InboxRow
+
+
+class Handling:
+    """Has requests judged, handled and committed. Of each order key there is one at a time.
+
+    *answer* takes requests that are dealt with, each with the row that answers it, if one does.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        threads: Executor | None,
+        answer: Callable[[Collection[tuple[Request, InboxRow | None]]], None],
+    ) -> None:
+        self.has_room: Final = asyncio.Event()
+        self.committing: Final[dict[asyncio.Future[Collection[Unit]], list[_Commit]]] = {}
+        self._parts = parts
+        self._threads = threads
+        self._answer = answer
+        self._pool = WorkerPool(self._handle, parts.clock, parts.settings)
+        self._commit_backoff = parts.backoff()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to work, in *tasks*."""
+        self._tasks = tasks
+        tasks.create_task(self._pool.run(tasks))
+
+    def end(self) -> None:
+        """Begin nothing new: a commit that ends now is answered after the next start."""
+        self._tasks = None
+
+    async def look_up(self, requests: Sequence[Request]) -> None:
+        """Give each of these requests its verdict. Each is the one of its key that may go on."""
+        if not requests:
+            return
+        parts = self._parts
+        service, store = parts.subscription, parts.store
+        keys = [key for request in requests for key in request.inbox_keys]
+        what = "the inbox cannot be read"
+        rows = await retried(what, parts.backoff, store.kept, service.name, keys)
+        now = parts.clock.now()
+        jobs: list[Run] = []
+        for request in requests:
+            match judge(request, rows, handled=service.handled, now=now):
+                case Run() as run:
+                    jobs.append(run)
+                case Answer(row):
+                    parts.counts[REPEATED] += 1
+                    self._answer([(request, row)])
+                case NothingToUndo(writes):
+                    self._commit(writes, _Commit(store.unit(), Run(request), writes[0].row))
+                case Conflict(row):
+                    self._refuse(request, row)
+        if jobs:
+            self._pool.put(jobs)
+
+    def _refuse(self, request: Request, row: InboxRow) -> None:
+        """Answer a message whose id came before with other content; a fact is a dead letter."""
+        keys = {"saga_id": request.saga_id, "topic": request.inbound.topic, "reason": row.code}
+        log.error("%s: %s", row.code, row.message, extra=keys)
+        if request.route.is_intent:
+            self._answer([(request, row)])
+        else:
+            self._keep_dead_letter(request, DeadLetterReason.ID_CONFLICT, str(row.message))
+
+    async def _handle(self, run: Run) -> None:
+        """One job of the worker pool."""
+        request, unit = run.request, self._parts.store.unit()
+        try:
+            row = await attempt(request, unit, self._parts.clock, self._threads)
+        except BaseException:
+            unit.drop()
+            raise
+        if row is None:
+            unit.drop()
+            self._repeat([request], StoreUnavailable("the store failed under a handler"))
+            return
+        if row.outcome is not ReplyOutcome.DONE:
+            unit.drop()
+        try:
+            self._keep(unit, run, row)
+        except TransactionEnded as error:
+            self._keep(unit, run, self._tampered(request, error))
+
+    def _keep(self, unit: Unit, run: Run, row: InboxRow) -> None:
+        """Have the answer in *row* kept; a listener that has failed is called again instead.
+
+        Raises:
+            TransactionEnded: see `Unit.keep`.
+        """
+        if row.outcome is ReplyOutcome.FAILED and not run.request.route.is_intent:
+            unit.drop()
+            self._listen_again(run, row)
+            return
+        writes = [InboxWrite(row, run.replaces)]
+        if row.outcome is ReplyOutcome.DONE:
+            writes += run.when_done
+        self._commit(writes, _Commit(unit, run, row))
+
+    def _commit(self, writes: Sequence[InboxWrite], commit: _Commit) -> None:
+        """Have *writes* made durable; units that end together share a future."""
+        future = commit.unit.keep(writes)
+        commits = self.committing.get(future)
+        if commits is None:
+            commits = self.committing[future] = []
+            future.add_done_callback(self._committed)
+        commits.append(commit)
+
+    def _committed(self, future: asyncio.Future[Collection[Unit]]) -> None:
+        commits = self.committing.pop(future)
+        if future.cancelled() or self._tasks is None:
+            return
+        match future.exception():
+            case None:
+                self._settle(commits, future.result())
+            case StoreUnavailable() as error:
+                self._repeat([commit.run.request for commit in commits], error)
+            case TransactionEnded() as error:
+                for _, run, _ in commits:
+                    self._keep(self._parts.store.unit(), run, self._tampered(run.request, error))
+            case error:
+                raise error
+
+    def _settle(self, commits: Sequence[_Commit], moved: Collection[Unit]) -> None:
+        """Answer durable requests; another process was first at the keys of units that *moved*."""
+        if moved:
+            self._spawn(self.look_up([run.request for unit, run, _ in commits if unit in moved]))
+            commits = [commit for commit in commits if commit.unit not in moved]
+        if self._commit_backoff.failures:
+            self._commit_backoff.reset()
+        for commit in commits:
+            self._parts.counts[COUNTED[commit.row.outcome]] += 1
+        self._answer([(commit.run.request, commit.row) for commit in commits])
+        self.has_room.set()
+
+    def _tampered(self, request: Request, error: TransactionEnded) -> InboxRow:
+        now = self._parts.clock.now()
+        return _failed(request, FailureCode.TRANSACTION_ENDED, str(error), now)
+
+    def _repeat(self, requests: Sequence[Request], error: StoreUnavailable) -> None:
+        """Look at the inbox again, later, for requests of which nothing was kept."""
+
+        async def repeat() -> None:
+            await self._commit_backoff.pause("answers cannot be kept", error)
+            await self.look_up(requests)
+
+        self.has_room.set()
+        self._spawn(repeat())
+
+    def _listen_again(self, run: Run, row: InboxRow) -> None:
+        """Call a listener again, a few times: no orchestrator repeats a fact."""
+        request, policy = run.request, self._parts.settings.listen_retry
+        failures = request.attempt
+        if not policy.allows(failed_attempts=failures, elapsed_us=0, code=row.code):
+            handler = request.route.handler.name
+            message = f"{handler} failed {failures} times: {row.code}: {row.message}"
+            self._keep_dead_letter(request, DeadLetterReason.LISTENER_FAILED, message)
+            return
+
+        async def listen() -> None:
+            delay_us = policy.delay_us(failed_attempts=failures, seed=request.idempotency_key)
+            await self._parts.clock.sleep(delay_us / SECOND_US)
+            self._pool.put([Run(request._replace(attempt=failures + 1), run.replaces)])
+
+        self._spawn(listen())
+
+    def _keep_dead_letter(self, request: Request, reason: DeadLetterReason, message: str) -> None:
+        async def keep() -> None:
+            await self._parts.keep_dead_letter(request.inbound, reason, message)
+            self._answer([(request, None)])
+
+        self._spawn(keep())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work* beside the others, unless they are ending."""
+        if self._tasks is None:
+            work.close()
+            return
+        try:
+            self._tasks.create_task(work)
+        except RuntimeError:  # the group is cancelling its tasks, and takes no more
+            work.close()
+
+
+class WorkerPool:
+    """A queue of jobs and the tasks that work on it; its length is bounded by the records in hand.
+
+    One task works through the queue: a handler that only computes or writes to its tables never
+    lets go of the event loop, and a task of its own would cost more than all the rest. While a
+    handler keeps the queue waiting, more workers join, twice as many each time, up to the limit.
+    An error that *work* raises ends the service.
+    """
+
+    def __init__(
+        self, work: Callable[[Run], Awaitable[None]], clock: Clock, settings: EffectsSettings
+    ) -> None:
+        self._work = work
+        self._clock = clock
+        self._spares_max = settings.concurrency - 1
+        self._slow_after_s = settings.slow_after_s
+        self._queue: deque[Run] = deque()
+        self._filled = asyncio.Event()
+        self._is_kept_waiting = asyncio.Event()
+        self._busy_since_s: dict[object, float] = {}
+        self._spares = 0
+
+    async def run(self, tasks: asyncio.TaskGroup) -> None:
+        """Work until cancelled. Workers that join run in *tasks*."""
+        tasks.create_task(self._watch(tasks))
+        while True:
+            await self._drain_queue()
+            self._filled.clear()
+            await self._filled.wait()
+
+    def put(self, jobs: Collection[Run]) -> None:
+        """Put *jobs* behind the others."""
+        self._queue.extend(jobs)
+        self._filled.set()
+        if self._busy_since_s:
+            self._is_kept_waiting.set()
+
+    async def _watch(self, tasks: asyncio.TaskGroup) -> None:
+        """Have others join while the queue waits for a slow handler."""
+        while True:
+            await self._is_kept_waiting.wait()
+            await self._clock.sleep(self._slow_after_s)
+            if not self._queue:
+                self._is_kept_waiting.clear()
+                continue
+            oldest_s = min(self._busy_since_s.values(), default=self._clock.monotonic_s())
+            if self._clock.monotonic_s() - oldest_s < self._slow_after_s:
+                continue
+            wanted = min(len(self._queue), 1 + self._spares, self._spares_max - self._spares)
+            self._spares += wanted
+            for _ in range(wanted):
+                tasks.create_task(self._help())
+
+    async def _help(self) -> None:
+        try:
+            await self._drain_queue()
+        finally:
+            self._spares -= 1
+
+    async def _drain_queue(self) -> None:
+        queue, worker = self._queue, object()
+        try:
+            while queue:
+                self._busy_since_s[worker] = self._clock.monotonic_s()
+                run = queue.popleft()
+                if queue:
+                    self._is_kept_waiting.set()
+                await self._work(run)
+        finally:
+            self._busy_since_s.pop(worker, None)
+
+
+async def attempt(
+    request: Request, unit: Unit, clock: Clock, threads: Executor | None
+) -> InboxRow | None:
+    """Call the handler; None where the store failed under it, so that nothing is known.
+
+    Without *threads* a sync handler runs on the event loop.
+    """
+    handler = request.route.handler
+    try:
+        if handler.is_async:
+            db = unit.db
+            if handler.uses_raw:
+                await db.fetch(BEGINNING)  # only here can the connection be waited for
+            reply = await handler.function(request.model, _context(request, db))
+        else:
+            context = _context(request, unit.thread_db)
+            reply = await _in_thread(threads, handler.function, request.model, context)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # the service ends; otherwise something that the handler waited for was cancelled
+        message = "something the handler waited for was cancelled"
+        return _failed(request, FailureCode.CANCELLED, message, clock.now())
+    except Exception as error:  # noqa: BLE001  # users' code: recorded in the inbox and answered
+        return None if unit.is_broken else _raised(request, error, clock.now())
+    return None if unit.is_broken else _answered(request, reply, clock.now())
+
+
+async def run_starter(starter: Starter, store: EffectsStore, threads: Executor | None) -> None:
+    """Call a function of `on_start`, in a transaction of its own.
+
+    Raises:
+        DefinitionError: it failed.
+        StoreUnavailable: the store failed.
+    """
+    # Tables that are made where there are none are made twice by two processes at once.
+    unit = store.unit(alone=True)
+    try:
+        if starter.is_async:
+            db = unit.db
+            await db.fetch(BEGINNING)  # it may ask for the driver's connection first
+            await starter.function(db)
+        else:
+            await _in_thread(threads, starter.function, unit.thread_db)
+    except Exception as error:
+        unit.drop()
+        if unit.is_broken:
+            raise StoreUnavailable(f"on_start could not use the store: {error}") from error
+        raise DefinitionError(
+            f"on_start function {starter.function.__qualname__} failed:"
+            f" {type(error).__name__}: {error}",
+            where=starter.where,
+        ) from error
+    except BaseException:
+        unit.drop()
+        raise
+    if unit.is_broken:
+        unit.drop()
+        raise StoreUnavailable("on_start could not use the store")
+    await unit.keep(())
+
+
+async def _in_thread(threads: Executor | None, function: Callable[..., Any], *args: object) -> Any:
+    if threads is None:
+        return function(*args)
+    run = contextvars.copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(threads, run, function, *args)
+
+
+def _context(request: Request, db: object) -> EffectContext:
+    return EffectContext(
+        intent_id=request.message_id,
+        idempotency_key=request.idempotency_key,
+        saga_id=request.saga_id,
+        key=request.key,
+        attempt=request.attempt,
+        db=db,
+    )
+
+
+def _answered(request: Request, reply: Any, at: Instant) -> InboxRow:
+    """Check the handler's reply."""
+    route = request.route
+    handler, expected = route.handler, route.reply
+    if reply is None and expected is None:
+        return request.row(ReplyOutcome.DONE, at)
+    if type(reply) is not expected:
+        returned = "None" if reply is None else f"a {type(reply).__qualname__}"
+        model = handler.contract.model.__qualname__
+        wanted = "None" if expected is None else expected.__qualname__
+        message = f"{handler.name} returned {returned}, but {model} is answered by {wanted}"
+        return _failed(request, FailureCode.WRONG_REPLY, message, at)
+    try:
+        payload = encode(reply)
+    except MalformedMessage as error:
+        message = f"{handler.name} returned no JSON: {error.message}"
+        return _failed(request, error.code, message, at)
+    if len(payload) * UTF8_BYTES_MAX > VALUE_BYTES_MAX < len(payload.encode()):
+        size = f"{len(payload)} characters; at most {VALUE_BYTES_MAX} bytes"
+        return _failed(request, FailureCode.REPLY_TOO_LARGE, f"{handler.name} returned {size}", at)
+    return request.row(ReplyOutcome.DONE, at, contract=route.reply_contract, payload=payload)
+
+
+def _raised(request: Request, error: Exception, at: Instant) -> InboxRow:
+    if isinstance(error, Refused):
+        return _unsuccessful(request, ReplyOutcome.REFUSED, str(error.code), str(error.message), at)
+    code, name = type(error).__name__, request.route.handler.name
+    place = _place_of(request, code)
+    log.warning("%s failed on %s", name, request.message_id, exc_info=error, extra=place)
+    return _unsuccessful(request, ReplyOutcome.FAILED, code, str(error), at)
+
+
+def _failed(request: Request, code: str, message: str, at: Instant) -> InboxRow:
+    log.error("%s: %s (%s)", code, message, request.message_id, extra=_place_of(request, code))
+    return _unsuccessful(request, ReplyOutcome.FAILED, code, message, at)
+
+
+def _unsuccessful(
+    request: Request, outcome: ReplyOutcome, code: str, message: str, at: Instant
+) -> InboxRow:
+    code, message = shortened(code, CODE_CHARS_MAX), shortened(message, MESSAGE_CHARS_MAX)
+    return request.row(outcome, at, code=code, message=message)
+
+
+def _place_of(request: Request, reason: str) -> dict[str, object]:
+    """The fixed keys of a log line about *request*."""
+    place = request.inbound.position._asdict()
+    return {"saga_id": request.saga_id, **place, "reason": reason}
