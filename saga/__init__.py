@@ -14,7 +14,8 @@ from saga.core.status import SagaStatus
 from saga.effects import EffectContext, Effects
 from saga.errors import Refused, RollBack, StepFailed, TimedOut
 from saga.publishing import Outbox, Publisher, SyncPublisher
-from saga.service import Outcome, Service
+from saga.runtime.outcomes import Outcome
+from saga.service import Service
 
 __all__ = [
     "CancelMode",

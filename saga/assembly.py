@@ -72,7 +72,7 @@ class Assembly:
     @cached_property
     def waiters(self) -> OutcomeWaiters:
         """Those who wait for the outcome of a saga."""
-        return OutcomeWaiters()
+        return OutcomeWaiters(self.app.contracts)
 
     @cached_property
     def encoder(self) -> RecordEncoder:
@@ -145,7 +145,6 @@ class Assembly:
             deferred=self.deferred,
             relay=self.relay,
             clock=self.parts.clock,
-            worker_id=self.worker_id,
         )
 
     @cached_property

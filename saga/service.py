@@ -17,15 +17,13 @@ from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
-from saga.contracts import CommandAct, ContractRegistry, Event, read
-from saga.core.events import CancelMode, Message
+from saga.contracts import CommandAct, Event
+from saga.core.events import CancelMode
 from saga.core.identity import SagaId
-from saga.core.status import SagaStatus
-from saga.core.values import value
 from saga.errors import SagaError
 from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
-from saga.runtime.outcomes import OutcomePoller, OutcomeWaiters, SagaOutcome
+from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.publisher import Commands
 
 if TYPE_CHECKING:
@@ -37,19 +35,6 @@ IDLE_CALM_POLLS = 6
 
 Counted in looks and not in seconds, so that a loop that was held up is not taken for calm.
 """
-
-
-@value
-class Outcome:
-    """How a saga ended, or why it does not go on (`parked`, `stalled`).
-
-    *event* is its outcome event, read as a model; *residue* names the steps that are not undone.
-    """
-
-    status: SagaStatus
-    event: Event | None
-    reason: str | None
-    residue: tuple[str, ...]
 
 
 class Role(Protocol):
@@ -169,12 +154,10 @@ class Service:
         store: EventStore,
         catalogue: Catalogue,
         commands: Commands,
-        contracts: ContractRegistry,
         waiters: OutcomeWaiters,
         health: Sequence[Health] = (),
     ) -> None:
         self._roles = roles
-        self._contracts = contracts
         self._waiters = waiters
         self._health = health
         self._outcome_poller = OutcomePoller(
@@ -254,7 +237,7 @@ class Service:
             self._outcome_poller.waiter_came(is_new=self.commands.is_new(saga_id))
             try:
                 async with asyncio.timeout(timeout):
-                    return self._outcome(await outcome)
+                    return await outcome
             except TimeoutError:
                 raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
 
@@ -328,13 +311,3 @@ class Service:
                 before, counts = counts, self.counts
                 is_quiet = counts == before and self._roles.is_idle
                 calm = calm + 1 if is_quiet else 0
-
-    def _outcome(self, ended: SagaOutcome) -> Outcome:
-        return Outcome(ended.status, self._event(ended.outcome), ended.reason, ended.residue)
-
-    def _event(self, message: Message | None) -> Event | None:
-        if message is None:
-            return None
-        event = read(self._contracts, message)
-        assert isinstance(event, Event), message
-        return event

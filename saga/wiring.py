@@ -61,7 +61,6 @@ def build_service(
         store=opened.store,
         catalogue=opened.catalogue,
         commands=assembly.commands,
-        contracts=app.contracts,
         waiters=assembly.waiters,
         health=health,
     )

@@ -33,9 +33,9 @@ from saga.errors import (
 )
 from saga.ports import Batch, HistoryAppend, SagaSummary, TopicSpec
 from saga.publishing.writer import EventWriter
-from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
+from saga.runtime.outcomes import Outcome, OutcomeWaiters
 from saga.runtime.publisher import Commands, Publisher
-from saga.service import Outcome, RoleGroup, Service
+from saga.service import RoleGroup, Service
 from tests.toys import OrderConfirmed, OrderPlaced
 
 NAMES = TopicNames("test", "services")
@@ -168,7 +168,7 @@ class Bench:
         self.bus = Bus(self.told)
         self.store = MemoryEventStore()
         self.catalogue = Catalogue(self.store)
-        self.waiters = OutcomeWaiters()
+        self.waiters = OutcomeWaiters(APP.contracts)
 
     def part(self, name: str) -> Part:
         """A role."""
@@ -200,7 +200,6 @@ class Bench:
             store=self.store,
             catalogue=self.catalogue,
             commands=Commands(publisher, self.catalogue, new_id=new_id),
-            contracts=APP.contracts,
             waiters=self.waiters,
         )
 
@@ -335,7 +334,7 @@ class TestOutcome:
         async with bench.service(bench.part("one")) as service:
             waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
             await asyncio.sleep(0)
-            bench.waiters.tell(O_1, SagaOutcome(SagaStatus.COMPLETED, event, None, ()))
+            bench.waiters.tell(O_1, SagaStatus.COMPLETED, event)
 
             assert await waiting == Outcome(
                 SagaStatus.COMPLETED, OrderConfirmed(order_id="o-1"), None, ()
@@ -376,7 +375,7 @@ class TestOutcome:
             with pytest.raises(TimeoutError, match="has not ended within"):
                 await service.outcome(O_1, timeout=0.03)
 
-        assert bench.waiters.awaited() == []
+        assert not bench.waiters.awaited
 
     async def test_a_failing_role_reaches_those_who_wait(self, bench: Bench) -> None:
         """All of them at once, those who come later, and who waits for calm: nothing would come."""

@@ -63,7 +63,7 @@ class OrchestratorHealth(Health):
 
     @override
     def why_dead(self) -> list[str]:
-        age_s = self._clock.monotonic_s() - self._orchestrator.receiver.fetches.asked_at_s
+        age_s = self._clock.monotonic_s() - self._orchestrator.receiver.asked_at_s
         if age_s <= LOOK_AGE_S:
             return []
         return [f"{NAME}: has not asked for records for {age_s:.0f} s"]
@@ -71,7 +71,7 @@ class OrchestratorHealth(Health):
     @override
     async def why_not_ready(self) -> list[str]:
         reasons = [*self.why_dead(), *(f"{NAME}: {why}" for why in self._orchestrator.problems())]
-        age_s = self._clock.monotonic_s() - self._orchestrator.receiver.fetches.answered_at_s
+        age_s = self._clock.monotonic_s() - self._orchestrator.receiver.answered_at_s
         if age_s > FETCH_AGE_S:
             reasons.append(f"{NAME}: the bus did not answer for {age_s:.0f} s")
         return reasons or await self._why_no_store()

@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import Any
 
 from saga.core.identity import SagaId, TimerId
 from saga.errors import (
@@ -31,9 +29,9 @@ from saga.ports.bus import HearsOfRevocation
 from saga.retrying import Backoff, retried
 from saga.runtime.relay import Relay
 from saga.runtime.statistics import Statistics
-from saga.runtime.turns import Turns
+from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.unhandled import DeferredRecords
-from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
+from saga.runtime.unit_of_work import InboundBatch
 
 FETCH_RECORDS_MAX = 1_000
 PENDING_RECORDS_MAX = 4_000
@@ -73,14 +71,12 @@ class Orchestrator:
         deferred: DeferredRecords,
         relay: Relay,
         clock: Clock,
-        worker_id: str,
     ) -> None:
         self._store = store
         self._turns = turns
         self._deferred = deferred
         self._relay = relay
         self._clock = clock
-        self._worker_id = worker_id
         self._batcher = receiver.batcher
         self._is_draining = False
         self.receiver = receiver
@@ -120,18 +116,15 @@ class Orchestrator:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is in hand and the last fetch found nothing."""
-        return self.receiver.fetches.is_dry and self._batcher.is_idle
+        return self.receiver.is_dry and self._batcher.is_idle
 
     def problems(self) -> list[str]:
         """Why this process does not do all of its work now; none while it does."""
         return [*self.receiver.problems(), *self._relay.problems()]
 
     async def _run_in(self, group: asyncio.TaskGroup) -> None:
-        background = [
-            group.create_task(self._watch_timers()),
-            group.create_task(self._sweep_now_and_then()),
-            group.create_task(self.receiver.commit_now_and_then()),
-        ]
+        beside = (self._watch_timers, self._sweep_now_and_then, self.receiver.commit_now_and_then)
+        background = [group.create_task(work()) for work in beside]
         driving = group.create_task(self._drive(group))
         await self.receiver.receive()
         for task in background:
@@ -142,24 +135,30 @@ class Orchestrator:
         if late:
             log.warning("stopped with records in hand; they come again at the next start")
             driving.cancel()
-            self._batcher.cancel_publishing()
+            for task in self._batcher.publishing:
+                task.cancel()
 
     async def _drive(self, group: asyncio.TaskGroup) -> None:
-        batcher = self._batcher
+        batcher, backoff = self._batcher, self.receiver.backoff("batch")
         while True:
             if not self._is_draining:
                 await batcher.has_work.wait()
             if not self._is_draining:
                 await batcher.linger()
             batch = batcher.take()
-            if not batch and self._is_draining:
+            if self._is_draining and not batch:
                 break
-            with batcher.at_work(batch):
-                await self._take_until_done(batch, group)
-        await batcher.all_published()
+            batcher.begin()
+            try:
+                await self._take_until_done(batch, group, backoff)
+            finally:
+                batcher.end(batch)
+        while batcher.publishing:
+            await asyncio.wait(batcher.publishing)
 
-    async def _take_until_done(self, batch: InboundBatch, group: asyncio.TaskGroup) -> None:
-        backoff = self._backoff("batch")
+    async def _take_until_done(
+        self, batch: InboundBatch, group: asyncio.TaskGroup, backoff: Backoff
+    ) -> None:
         conflicts = 0
         while batch:
             try:
@@ -178,23 +177,36 @@ class Orchestrator:
                 await self.receiver.read_again()
                 batch = InboundBatch([], batch.due, batch.revisits)
             else:
-                self._note(batch, committed.unit)
-                publish = partial(self._turns.publish, committed)
-                if committed.is_published:
-                    await publish()
-                else:
-                    await self._batcher.publish_in(group, publish)
-                return
+                self._note(batch, committed)
+                await self._publish_in(group, committed)
+                break
+        if backoff.failures:
+            backoff.reset()
 
-    def _note(self, batch: InboundBatch, unit: UnitOfWork) -> None:
-        self.counts.update(unit.counts)
+    def _note(self, batch: InboundBatch, committed: CommittedBatch) -> None:
+        unit = committed.unit
+        for name, number in unit.counts.items():
+            self.counts[name] += number
         self.counts["turns"] += unit.counts["recorded"]
         self.statistics.add(batch, unit)
-        self.receiver.note_handled(batch.positions())
-        self._revisit(unit.revisits)
+        self.receiver.handled.update(unit.positions)
+        if self._deferred.sagas:
+            self._revisit(unit.revisits)
+
+    async def _publish_in(self, group: asyncio.TaskGroup, committed: CommittedBatch) -> None:
+        """Have a batch published while the next one is decided; wait where too many are."""
+        if committed.appended.backlog_id is None:
+            await self._turns.publish(committed)  # the store has: this waits for nothing
+            return
+        publishing = self._batcher.publishing
+        while len(publishing) >= PUBLISHING_MAX:
+            await asyncio.wait(publishing, return_when=asyncio.FIRST_COMPLETED)
+        task = group.create_task(self._turns.publish(committed))
+        publishing.add(task)
+        task.add_done_callback(publishing.discard)
 
     async def _watch_timers(self) -> None:
-        backoff = self._backoff("timers")
+        backoff = self.receiver.backoff("timers")
         while True:
             await self._clock.sleep(TIMERS_POLL_S)
             try:
@@ -206,7 +218,7 @@ class Orchestrator:
             self._batcher.put_timers(due)
 
     async def _sweep_now_and_then(self) -> None:
-        backoff = self._backoff("sweep")
+        backoff = self.receiver.backoff("sweep")
         for number in count(1):
             await self._clock.sleep(SWEEP_S)
             try:
@@ -225,23 +237,17 @@ class Orchestrator:
     def _revisit(self, saga_ids: Iterable[SagaId]) -> None:
         self._batcher.put_revisits(sorted(self._deferred.sagas.intersection(saga_ids)))
 
-    def _backoff(self, task: str) -> Backoff:
-        return Backoff(f"{task}/{self._worker_id}", self._clock)
-
-
-@dataclass(slots=True)
-class Fetches:
-    """When the bus was asked last and when it answered last; whether it had nothing then."""
-
-    asked_at_s: float
-    answered_at_s: float
-    is_dry: bool = False
-
 
 class Receiver:
     """Reads the records of one process, and knows how far they are handled.
 
     The store's positions count; offsets are committed only so that lag can be seen.
+
+    Attributes:
+        handled: the highest offsets that stored batches account for, and that are not committed.
+        asked_at_s: when the bus was asked last.
+        answered_at_s: when it answered last.
+        is_dry: whether it had nothing then.
     """
 
     def __init__(
@@ -261,10 +267,11 @@ class Receiver:
         self._topics = topics
         self._worker_id = worker_id
         self._is_stopping = False
-        self._handled: dict[Source, int] = {}
         self.batcher = Batcher(clock)
         self.consumer: Consumer | None = None
-        self.fetches = Fetches(clock.monotonic_s(), clock.monotonic_s())
+        self.handled: dict[Source, int] = {}
+        self.asked_at_s = self.answered_at_s = clock.monotonic_s()
+        self.is_dry = False
 
     async def start(self) -> None:
         """Join the group.
@@ -281,13 +288,12 @@ class Receiver:
     async def receive(self) -> None:
         """Fetch records and hand them to the batcher, until `stop`."""
         assert self.consumer is not None, "start comes first"
-        backoff = self._backoff("receive")
-        fetches = self.fetches
+        backoff = self.backoff("receive")
+        self.asked_at_s = self._clock.monotonic_s()
         while not self._is_stopping:
-            fetches.asked_at_s = self._clock.monotonic_s()
             if self.in_hand >= PENDING_RECORDS_MAX:
-                fetches.answered_at_s = fetches.asked_at_s
                 await self._clock.sleep(PENDING_POLL_S)
+                self.asked_at_s = self.answered_at_s = self._clock.monotonic_s()
                 continue
             try:
                 records = await self.consumer.fetch(
@@ -296,10 +302,12 @@ class Receiver:
             except (BusUnavailable, StoreUnavailable) as error:
                 # A rebalance on the way asks the store where to begin.
                 await backoff.pause("cannot fetch", error)
+                self.asked_at_s = self._clock.monotonic_s()
                 continue
-            backoff.reset()
-            fetches.answered_at_s = self._clock.monotonic_s()
-            fetches.is_dry = not records
+            if backoff.failures:
+                backoff.reset()
+            self.asked_at_s = self.answered_at_s = self._clock.monotonic_s()
+            self.is_dry = not records
             for record in records:
                 self.batcher.put(record)
 
@@ -335,6 +343,10 @@ class Receiver:
         waiting = [] if waits_for is None else [f"waits for {waits_for}"]
         return [*waiting, *self.stopped.values()]
 
+    def backoff(self, task: str) -> Backoff:
+        """The waits of one of this worker's tasks."""
+        return Backoff(f"{task}/{self._worker_id}", self._clock)
+
     async def not_covered(self, batch: InboundBatch) -> InboundBatch:
         """The batch without the records that the store has positions beyond.
 
@@ -360,10 +372,6 @@ class Receiver:
         self.batcher.pending.records.clear()
         await self.consumer.seek(starts)
 
-    def note_handled(self, positions: Mapping[Source, int]) -> None:
-        """Take note of the highest offsets that a stored batch accounts for."""
-        self._handled.update(positions)
-
     async def commit_now_and_then(self) -> None:
         """Commit offsets until cancelled."""
         assert self.consumer is not None, "start comes first"
@@ -373,7 +381,7 @@ class Receiver:
 
     async def _commit_offsets(self, consumer: Consumer) -> None:
         """Commit the offsets that are handled; those that cannot be committed now are left out."""
-        handled, self._handled = self._handled, {}
+        handled, self.handled = self.handled, {}
         ours = handled.keys() & consumer.assignment()
         if not ours:
             return
@@ -387,11 +395,8 @@ class Receiver:
         return {source: offset + 1 for source, offset in stored.items()}
 
     async def _stored(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        backoff = partial(self._backoff, "positions")
+        backoff = partial(self.backoff, "positions")
         return await retried("store unavailable", backoff, self._store.positions, sources)
-
-    def _backoff(self, task: str) -> Backoff:
-        return Backoff(f"{task}/{self._worker_id}", self._clock)
 
 
 class Batcher:
@@ -405,13 +410,13 @@ class Batcher:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.pending = InboundBatch()
+        self.publishing: set[asyncio.Task[None]] = set()
         self.has_work = asyncio.Event()
         self.is_busy = False
         self.is_abandoned = False
         self._records_taken = 0
-        self._took_s = self._ended_s = 0.0
+        self._took_s = self._began_s = self._ended_s = 0.0
         self._are_enough = asyncio.Event()
-        self._publishing: set[asyncio.Task[None]] = set()
         self._timers_in_hand: set[TimerId] = set()
         self._revisits_in_hand: set[SagaId] = set()
 
@@ -419,12 +424,12 @@ class Batcher:
     def has_records(self) -> bool:
         """Whether records wait, are being decided, or have led to what is not published."""
         is_at_work = self.is_busy and self._records_taken > 0
-        return bool(self.pending.records or self._publishing) or is_at_work
+        return bool(self.pending.records or self.publishing) or is_at_work
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do and nothing under way."""
-        return not (self.is_busy or self.pending or self._publishing)
+        return not (self.is_busy or self.pending or self.publishing)
 
     def put(self, record: Inbound) -> None:
         records = self.pending.records
@@ -475,41 +480,23 @@ class Batcher:
         self.pending = InboundBatch(pending.records[BATCH_RECORDS_MAX:])
         self.is_abandoned = False
         self._records_taken = len(batch.records)
-        if not self.pending:
+        if not self.pending.records:
             self.has_work.clear()
         return batch
 
-    @contextmanager
-    def at_work(self, batch: InboundBatch) -> Iterator[None]:
-        """While *batch* is decided and stored; then its timers and revisits may come again."""
+    def begin(self) -> None:
+        """The batch that was taken is decided and stored from now on."""
         self.is_busy = True
-        began_s = self._clock.monotonic_s()
-        try:
-            yield
-        finally:
-            self.is_busy = False
-            self._ended_s = self._clock.monotonic_s()
-            self._took_s = self._ended_s - began_s
-            self._timers_in_hand.difference_update(timer.timer_id for timer in batch.due)
-            self._revisits_in_hand.difference_update(batch.revisits)
+        self._began_s = self._clock.monotonic_s()
 
-    async def publish_in(
-        self, group: asyncio.TaskGroup, publish: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
-        """Have a batch published while the next one is decided; wait where too many are."""
-        while len(self._publishing) >= PUBLISHING_MAX:
-            await asyncio.wait(self._publishing, return_when=asyncio.FIRST_COMPLETED)
-        task = group.create_task(publish())
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
-
-    async def all_published(self) -> None:
-        while self._publishing:
-            await asyncio.wait(self._publishing)
-
-    def cancel_publishing(self) -> None:
-        for task in self._publishing:
-            task.cancel()
+    def end(self, batch: InboundBatch) -> None:
+        """It is over with *batch*; its timers and revisits may come again."""
+        self.is_busy = False
+        self._ended_s = self._clock.monotonic_s()
+        self._took_s = self._ended_s - self._began_s
+        if batch.due:
+            self._timers_in_hand.difference_update([timer.timer_id for timer in batch.due])
+        self._revisits_in_hand.difference_update(batch.revisits)
 
     async def finish_or_abandon(self, within_s: float) -> bool:
         """Have all records in hand dealt with before others may read them; whether they were.

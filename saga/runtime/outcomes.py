@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 
+from saga.contracts import ContractRegistry, Event, read
 from saga.core.events import Message
 from saga.core.identity import SagaId, StepId
 from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
 from saga.core.values import value
-from saga.errors import CorruptHistory, StoreUnavailable
+from saga.errors import CorruptHistory, MessageError, StoreUnavailable
 from saga.ports import Catalogue, EventStore, SagaSummary
 from saga.ports.store import TellsOfAppends
 
@@ -28,26 +29,50 @@ LISTENING_POLL_S = 30.0
 REST_SHARE = 4
 """A rest is so many times as long as the question before it took."""
 LOOK_UP_SAGAS_MAX = 500
+SAGA_ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 
 
 @value
-class SagaOutcome:
-    """How a saga ended, or why it does not go on by itself."""
+class Outcome:
+    """How a saga ended, or why it does not go on (`parked`, `stalled`).
+
+    *event* is its outcome event, read as a model; *residue* names the steps that are not undone.
+    """
 
     status: SagaStatus
-    outcome: Message | None
+    event: Event | None
     reason: str | None
-    residue: tuple[StepId, ...]
+    residue: tuple[str, ...]
 
 
 class OutcomeWaiters:
-    """Futures of outcomes, by saga."""
+    """Futures of outcomes, by saga; *contracts* are those of the outcome events."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[SagaId, list[asyncio.Future[SagaOutcome]]] = defaultdict(list)
+    def __init__(self, contracts: ContractRegistry) -> None:
+        self._contracts = contracts
+        self._waiting: dict[SagaId, list[asyncio.Future[Outcome]]] = defaultdict(list)
 
-    def tell(self, saga_id: SagaId, outcome: SagaOutcome) -> None:
-        """Tell everybody who waits for this saga."""
+    @property
+    def awaited(self) -> KeysView[SagaId]:
+        """The sagas that somebody waits for."""
+        return self._waiting.keys()
+
+    def tell(
+        self,
+        saga_id: SagaId,
+        status: SagaStatus,
+        message: Message | None = None,
+        reason: str | None = None,
+        residue: tuple[StepId, ...] = (),
+    ) -> None:
+        """Tell everybody who waits for this saga how it ended; *message* is its outcome event."""
+        try:
+            event = None if message is None else read(self._contracts, message)
+        except MessageError as error:
+            self.fail([saga_id], error)
+            return
+        assert event is None or isinstance(event, Event), message
+        outcome = Outcome(status, event, reason, residue)
         for future in self._waiting.pop(saga_id, ()):
             if not future.done():
                 future.set_result(outcome)
@@ -59,16 +84,10 @@ class OutcomeWaiters:
                 if not future.done():
                     future.set_exception(error)
 
-    def is_awaited(self, saga_id: SagaId) -> bool:
-        return saga_id in self._waiting
-
-    def awaited(self) -> list[SagaId]:
-        return list(self._waiting)
-
     @contextlib.contextmanager
-    def waiting(self, saga_id: SagaId) -> Iterator[asyncio.Future[SagaOutcome]]:
+    def waiting(self, saga_id: SagaId) -> Iterator[asyncio.Future[Outcome]]:
         """A future of the saga's outcome."""
-        future: asyncio.Future[SagaOutcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[saga_id].append(future)
         try:
             yield future
@@ -138,7 +157,7 @@ class OutcomePoller:
                     await self._has_news.wait()
                 await asyncio.sleep(GRACE_S)
             self._has_news.clear()
-            awaited = self._waiters.awaited()
+            awaited = list(self._waiters.awaited)
             error = self._why_stopped()
             if error is not None:
                 self._waiters.fail(awaited, error)
@@ -152,22 +171,21 @@ class OutcomePoller:
     async def _look_up(self, saga_ids: Sequence[SagaId]) -> None:
         for summary in await self._catalogue.summaries(saga_ids):
             if summary.status.is_ended:
-                try:
-                    self._waiters.tell(summary.saga_id, await self._outcome_of(summary))
-                except CorruptHistory as error:
-                    self._waiters.fail([summary.saga_id], error)
+                await self._tell_end(summary)
             elif summary.status in (SagaStatus.PARKED, SagaStatus.STALLED):
-                outcome = SagaOutcome(summary.status, None, summary.reason, ())
-                self._waiters.tell(summary.saga_id, outcome)
+                self._waiters.tell(summary.saga_id, summary.status, reason=summary.reason)
 
-    async def _outcome_of(self, summary: SagaSummary) -> SagaOutcome:
-        history = (await self._store.load([summary.saga_id])).get(summary.saga_id, ())
+    async def _tell_end(self, summary: SagaSummary) -> None:
+        saga_id, status = summary.saga_id, summary.status
+        history = (await self._store.load([saga_id])).get(saga_id, ())
         if isinstance(history, CorruptHistory):
-            raise history
-        for entry in reversed(history):
-            body = entry.body
-            if isinstance(body, (SagaRolledBack, SagaAbandoned)):
-                return SagaOutcome(summary.status, body.outcome, body.reason, body.residue)
-            if isinstance(body, SagaCompleted):
-                return SagaOutcome(summary.status, body.outcome, None, body.residue or ())
-        return SagaOutcome(summary.status, None, summary.reason, ())
+            self._waiters.fail([saga_id], history)
+            return
+        ends = (e.body for e in reversed(history) if isinstance(e.body, SAGA_ENDS))
+        match next(ends, None):
+            case SagaRolledBack() | SagaAbandoned() as body:
+                self._waiters.tell(saga_id, status, body.outcome, body.reason, body.residue)
+            case SagaCompleted() as body:
+                self._waiters.tell(saga_id, status, body.outcome, residue=body.residue or ())
+            case _:
+                self._waiters.tell(saga_id, status, reason=summary.reason)

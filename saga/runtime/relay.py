@@ -19,7 +19,7 @@ from typing import NamedTuple
 from saga.contracts import TopicNames
 from saga.contracts import cloudevents as ce
 from saga.core.durations import SECOND_US
-from saga.core.events import Json, Message, SagaStarted
+from saga.core.events import Message, SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, idempotency_key, intent_id
 from saga.core.intents import (
@@ -37,7 +37,6 @@ from saga.errors import (
     TopicMissing,
 )
 from saga.ports import (
-    Appended,
     Backlog,
     Batch,
     Bus,
@@ -48,7 +47,6 @@ from saga.ports import (
     UnhandledRecord,
 )
 from saga.retrying import Backoff, retried
-from saga.runtime.saga_cache import definition_of
 from saga.runtime.unhandled import dlq_record
 
 TAKEOVER_S = 2.0
@@ -73,27 +71,25 @@ class Relay:
         self._clock = clock
         self._worker_id = worker_id
         self._in_hand: set[int] = set()
-        self._relayed: list[int] = []
         self._blocked = BlockedTopics()
         self._looked_past = 0
         self.encoder = encoder
+        self.relayed: list[int] = []
+        """Backlog ids that are published and not yet recorded as such."""
 
     async def publish(
         self,
-        appended: Appended,
+        backlog_id: int,
         records: Sequence[Record],
         *,
         possibly_unpublished: Collection[SagaId] = (),
     ) -> None:
-        """Publish what an append has left to publish, and wait for the bus as long as it takes.
+        """Publish the *records* of an append, and wait for the bus as long as it takes.
 
         Of the sagas *possibly_unpublished* another process may have appended entries before. What
         it has not published yet goes first, so that the records of one saga leave in the order of
         its history. What has no topic is left for `release`.
         """
-        backlog_id = appended.backlog_id
-        if backlog_id is None:
-            return
         self._in_hand.add(backlog_id)
         try:
             if possibly_unpublished:
@@ -110,19 +106,14 @@ class Relay:
         copies = [dlq_record(letter, self.encoder.names) for letter in letters]
         await self._publish_copies([copy for copy in copies if copy is not None])
 
-    def relayed(self) -> list[int]:
-        """The backlog ids that are published and not yet recorded as such."""
-        return list(self._relayed)
-
     def forget(self, recorded: Collection[int]) -> None:
         """These backlog ids are recorded as published."""
-        if recorded:
-            done = set(recorded)
-            self._relayed = [backlog_id for backlog_id in self._relayed if backlog_id not in done]
+        done = set(recorded)
+        self.relayed = [backlog_id for backlog_id in self.relayed if backlog_id not in done]
 
     async def record(self) -> None:
         """Record what is published, where no append has done so on its way."""
-        relayed = self.relayed()
+        relayed = list(self.relayed)
         if relayed:
             await self._store.append(Batch(relayed=relayed), at=self._clock.now())
             self.forget(relayed)
@@ -137,7 +128,7 @@ class Relay:
             backlog_id = batch.backlog_id
             if backlog_id in self._in_hand:
                 break  # what comes after it must not overtake it
-            if backlog_id not in self._relayed and backlog_id not in self._blocked.batches:
+            if backlog_id not in self.relayed and backlog_id not in self._blocked.batches:
                 left.append(batch)
         for batch in left:
             await self._publish_batch(batch.backlog_id, await self._records(batch))
@@ -173,7 +164,7 @@ class Relay:
                     await self._publish_unblocked(records, still)
                 if own and still.keys().isdisjoint(own):
                     del blocked.batches[through]
-                    self._relayed.append(through)
+                    self.relayed.append(through)
         blocked.release(asked, still, seen)
         self._looked_past = 0
         await self.record()
@@ -192,7 +183,7 @@ class Relay:
 
     async def _publish_batch(self, backlog_id: int, records: Sequence[Record]) -> None:
         if not await self._publish_unblocked(records, self._blocked.sagas, backlog_id):
-            self._relayed.append(backlog_id)
+            self.relayed.append(backlog_id)
 
     async def _publish_unblocked(
         self, records: Sequence[Record], waiting: dict[SagaId, str], backlog_id: int | None = None
@@ -226,12 +217,9 @@ class Relay:
             if isinstance(error, TopicMissing):
                 self._blocked.miss(error.topic)
             if len(copies) == 1:
-                log.warning(
-                    "a copy for topic %s is left out: %s",
-                    copies[0].topic,
-                    error,
-                    extra={"topic": copies[0].topic, "reason": str(error)},
-                )
+                topic = copies[0].topic
+                keys = {"topic": topic, "reason": str(error)}
+                log.warning("a copy for topic %s is left out: %s", topic, error, extra=keys)
                 return
             for copy in copies:
                 await self._publish_copies([copy])
@@ -274,12 +262,8 @@ class Relay:
             except TopicMissing:
                 continue
             except BusUnavailable as error:
-                log.info(
-                    "cannot look for topic %s: %s",
-                    topic,
-                    error,
-                    extra={"topic": topic, "reason": str(error)},
-                )
+                keys = {"topic": topic, "reason": str(error)}
+                log.info("cannot look for topic %s: %s", topic, error, extra=keys)
                 return
             self._blocked.found(topic)
 
@@ -297,27 +281,18 @@ class Relay:
         for saga_id, entries in groupby(batch.entries, key=lambda entry: entry.saga_id):
             history = histories.get(saga_id)
             if history is None or isinstance(history, CorruptHistory):
-                log.error(
-                    "cannot publish for saga %s: its history is corrupt",
-                    saga_id,
-                    extra={"saga_id": saga_id},
-                )
+                message = "cannot publish for saga %s: its history is corrupt"
+                log.error(message, saga_id, extra={"saga_id": saga_id})
                 continue
-            records.extend(self._records_of(history, list(entries)))
+            begins = (entry.body for entry in history if isinstance(entry.body, SagaStarted))
+            begin = next(begins, None)
+            if begin is None:
+                continue  # its very first turn failed: there is nothing to publish yet
+            name, trace = begin.definition, begin.traceparent
+            records += self.encoder.records(
+                entries, definition=name, key=begin.key, traceparent=trace
+            )
         return records
-
-    def _records_of(self, history: Sequence[Entry], entries: Sequence[Entry]) -> list[Record]:
-        started = next(
-            (entry.body for entry in history if isinstance(entry.body, SagaStarted)), None
-        )
-        if started is None:
-            return []  # its very first turn failed: there is nothing to publish yet
-        return self.encoder.records(
-            entries,
-            definition=definition_of(history)[0],
-            key=started.key,
-            traceparent=started.traceparent,
-        )
 
     def _backoff(self) -> Backoff:
         return Backoff(f"relay/{self._worker_id}", self._clock)
@@ -349,12 +324,9 @@ class BlockedTopics:
         """There is no such topic."""
         if topic not in self.missing:
             self.missing.add(topic)
-            log.error(
-                "topic %s is missing: its records are kept and their sagas wait; %s",
-                topic,
-                MISSING_HINT,
-                extra={"topic": topic, "hint": MISSING_HINT},
-            )
+            message = "topic %s is missing: its records are kept and their sagas wait; %s"
+            keys = {"topic": topic, "hint": MISSING_HINT}
+            log.error(message, topic, MISSING_HINT, extra=keys)
 
     def found(self, topic: str) -> None:
         """There is such a topic again."""
@@ -435,56 +407,56 @@ class RecordEncoder:
         sender = _Sender(key.encode(), source, traceparent)
         records: list[Record] = []
         for entry in entries:
-            body = entry.body
+            body, saga = entry.body, entry.saga_id
             if isinstance(body, IntentIssued):
-                records.append(self._intent(entry, body, sender))
+                step, direction = body.step, body.direction
+                record = self._record(
+                    sender,
+                    entry,
+                    Message(body.contract, body.payload),
+                    id=intent_id(saga, step, direction, body.attempt),
+                    idempotency_key=idempotency_key(saga, step, direction),
+                    undoes=body.undoes,
+                )
+                records.append(record)
             elif isinstance(body, EventPublished):
-                message = Message(body.contract, body.payload)
-                event_id = f"{entry.saga_id}/event/{body.publication}"
-                records.append(self._event(entry, event_id, message, sender))
+                message, name = (
+                    Message(body.contract, body.payload),
+                    f"{saga}/event/{body.publication}",
+                )
+                records.append(self._record(sender, entry, message, id=name))
             elif isinstance(body, _OUTCOMES) and body.outcome is not None:
-                event_id = f"{entry.saga_id}/outcome"
-                records.append(self._event(entry, event_id, body.outcome, sender))
+                records.append(self._record(sender, entry, body.outcome, id=f"{saga}/outcome"))
         return records
 
-    def _intent(self, entry: Entry, intent: IntentIssued, sender: _Sender) -> Record:
+    def _record(
+        self,
+        sender: _Sender,
+        entry: Entry,
+        message: Message,
+        *,
+        id: str,
+        idempotency_key: str | None = None,
+        undoes: str | None = None,
+    ) -> Record:
+        contract, key = message.contract, sender.key
         headers = ce.headers_for(
-            id=intent_id(entry.saga_id, intent.step, intent.direction, intent.attempt),
-            contract_name=intent.contract,
+            id=id,
+            contract_name=contract,
             source=sender.source,
             at=entry.at,
             saga_id=entry.saga_id,
             causation_id=entry.cause,
-            idempotency_key=idempotency_key(entry.saga_id, intent.step, intent.direction),
-            undoes=intent.undoes,
+            idempotency_key=idempotency_key or id,
+            undoes=undoes,
             traceparent=sender.traceparent,
         )
-        value = self._value(intent.contract, intent.payload, sender)
-        return Record(self.names.topic(intent.contract), sender.key, value, headers)
-
-    def _event(self, entry: Entry, event_id: str, message: Message, sender: _Sender) -> Record:
-        headers = ce.headers_for(
-            id=event_id,
-            contract_name=message.contract,
-            source=sender.source,
-            at=entry.at,
-            saga_id=entry.saga_id,
-            causation_id=entry.cause,
-            idempotency_key=event_id,
-            traceparent=sender.traceparent,
-        )
-        value = self._value(message.contract, message.payload, sender)
-        return Record(self.names.topic(message.contract), sender.key, value, headers)
-
-    def _value(self, contract: str, payload: Json, sender: _Sender) -> bytes:
-        value = payload.encode()
-        size = len(value) + len(sender.key)
+        value = message.payload.encode()
+        size = len(value) + len(key)
         if size > self._record_bytes_max:
-            raise MessageTooLarge(
-                f"{contract}: key and value have {size} bytes, of which a record may have "
-                f"{self._record_bytes_max}"
-            )
-        return value
+            limit = f"of which a record may have {self._record_bytes_max}"
+            raise MessageTooLarge(f"{contract}: key and value have {size} bytes, {limit}")
+        return Record(self.names.topic(contract), key, value, headers)
 
 
 class _Sender(NamedTuple):

@@ -8,7 +8,7 @@ to do; nothing is guessed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from saga.authoring.registry import SagaRegistry
@@ -50,8 +50,17 @@ class UnloadableSaga:
     saga_id: SagaId
     deferral: DeferralReason
     reason: str
-    status: SagaStatus
-    entries: Sequence[Entry]
+    entries: Sequence[Entry] = ()
+
+    @property
+    def status(self) -> SagaStatus:
+        is_stalled = self.deferral is DeferralReason.STALLED
+        return SagaStatus.STALLED if is_stalled else SagaStatus.PARKED
+
+    @property
+    def waiting_for(self) -> str:
+        """Whom it needs to be loaded again."""
+        return "deploy" if self.status is SagaStatus.STALLED else "operator"
 
 
 class SagaCache:
@@ -69,9 +78,9 @@ class SagaCache:
     def __len__(self) -> int:
         return len(self._loaded)
 
-    def among(self, saga_ids: Iterable[SagaId]) -> frozenset[SagaId]:
+    def among(self, saga_ids: Iterable[SagaId]) -> Collection[SagaId]:
         """Those of *saga_ids* that are in memory."""
-        return frozenset(saga_id for saga_id in saga_ids if saga_id in self._loaded)
+        return self._loaded.keys() & saga_ids
 
     async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
         """The sagas that exist, from memory or, all others in one query, from the store.
@@ -105,23 +114,18 @@ class SagaCache:
             if oldest.state.program is not None:
                 oldest.state.program.close()
 
-    async def corrupt_summaries(
-        self, unloadable: Mapping[SagaId, UnloadableSaga], at: Instant
+    async def summaries_of(
+        self, unloadable: Sequence[UnloadableSaga], at: Instant
     ) -> list[SagaSummary]:
-        """The index rows of those of which not one entry can be read, with what is wrong."""
-        corrupt = [saga_id for saga_id, saga in unloadable.items() if not saga.entries]
-        if not corrupt:
-            return []
-        return [
-            replace(
-                summary,
-                status=unloadable[summary.saga_id].status,
-                reason=unloadable[summary.saga_id].reason,
-                waiting_for=_helper_of(unloadable[summary.saga_id]),
-                updated_at=at,
-            )
-            for summary in await self._catalogue.summaries(corrupt)
-        ]
+        """The index rows of sagas that cannot be brought to life, with what is wrong."""
+        rows = [_summary_of_unloadable(saga, at) for saga in unloadable if saga.entries]
+        corrupt = {saga.saga_id: saga for saga in unloadable if not saga.entries}
+        if corrupt:
+            for row in await self._catalogue.summaries(list(corrupt)):
+                saga = corrupt[row.saga_id]
+                changed = replace(row, status=saga.status, reason=saga.reason, updated_at=at)
+                rows.append(replace(changed, waiting_for=saga.waiting_for))
+        return rows
 
     def clear(self) -> None:
         self._loaded.clear()
@@ -131,9 +135,9 @@ class SagaCache:
     ) -> LoadedSaga | UnloadableSaga:
         if isinstance(history, UnknownEntry):
             reason = f"{history}: deploy the release that wrote it"
-            return UnloadableSaga(saga_id, DeferralReason.STALLED, reason, SagaStatus.STALLED, ())
+            return UnloadableSaga(saga_id, DeferralReason.STALLED, reason)
         if isinstance(history, CorruptHistory):
-            return _parked(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
+            return UnloadableSaga(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
         name, version = definition_of(history)
         registered = self._registry.find(name, version)
         if not any(isinstance(entry.body, SagaStarted) for entry in history):
@@ -141,24 +145,18 @@ class SagaCache:
             registered = self._registry.newest(name)
         if registered is None:
             reason = f"no worker here has saga {name!r} version {version}: deploy it"
-            return UnloadableSaga(
-                saga_id, DeferralReason.STALLED, reason, SagaStatus.STALLED, history
-            )
+            return UnloadableSaga(saga_id, DeferralReason.STALLED, reason, history)
+        decider = registered.decider
         try:
-            state = replay(registered.decider, saga_id, history)
+            state = replay(decider, saga_id, history)
         except ReplayMismatch as error:
-            return _parked(saga_id, DeferralReason.REPLAY_MISMATCH, str(error), history)
+            return UnloadableSaga(saga_id, DeferralReason.REPLAY_MISMATCH, str(error), history)
         except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks, others go on
             reason = f"the code at hand raised {type(error).__name__}: {error}"
-            return _parked(saga_id, DeferralReason.REPLAY_FAILED, reason, history)
+            return UnloadableSaga(saga_id, DeferralReason.REPLAY_FAILED, reason, history)
+        turns, started_at = history.turns, history[0].at
         return LoadedSaga(
-            saga_id,
-            registered.decider,
-            state,
-            len(history),
-            history[0].at,
-            turns=history.turns,
-            is_possibly_unpublished=True,
+            saga_id, decider, state, len(history), started_at, turns, is_possibly_unpublished=True
         )
 
 
@@ -191,33 +189,18 @@ def summary_of(saga: LoadedSaga, at: Instant) -> SagaSummary:
     )
 
 
-def summary_of_unloadable(saga: UnloadableSaga, at: Instant) -> SagaSummary | None:
-    """The index row of an unloadable saga; None where its history has not even a first entry."""
-    if not saga.entries:
-        return None
+def _summary_of_unloadable(saga: UnloadableSaga, at: Instant) -> SagaSummary:
     started = (entry.body for entry in saga.entries if isinstance(entry.body, SagaStarted))
-    key = next((body.key for body in started), "")
     definition, version = definition_of(saga.entries)
     return SagaSummary(
         saga.saga_id,
         definition,
         version,
-        key,
+        next((body.key for body in started), ""),
         saga.status,
         saga.entries[0].at,
         at,
-        _helper_of(saga),
+        saga.waiting_for,
         saga.reason,
         len(saga.entries),
     )
-
-
-def _helper_of(saga: UnloadableSaga) -> str:
-    """What has to happen for it to be loaded again."""
-    return "deploy" if saga.status is SagaStatus.STALLED else "operator"
-
-
-def _parked(
-    saga_id: SagaId, deferral: DeferralReason, reason: str, history: Sequence[Entry] = ()
-) -> UnloadableSaga:
-    return UnloadableSaga(saga_id, deferral, reason, SagaStatus.PARKED, history)

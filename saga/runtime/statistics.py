@@ -59,13 +59,14 @@ class Statistics:
 
     def add(self, batch: InboundBatch, unit: UnitOfWork) -> None:
         """Count a unit of work that is stored."""
-        measures = unit.measures
         self.records += len(batch.records)
-        self.started.update(measures.started)
-        self.reached.update(measures.reached)
-        self.appends.add(measures.append_s)
-        for definition, seconds in measures.took:
-            took = self.took.get(definition)
-            if took is None:
-                took = self.took[definition] = Durations(LONG_SECONDS)
-            took.add(seconds)
+        self.appends.add(unit.append_s)
+        for definition in unit.started:
+            self.started[definition] += 1
+        for definition, status, took_s in unit.reached:
+            self.reached[definition, status] += 1
+            if took_s is not None:
+                took = self.took.get(definition)
+                if took is None:
+                    took = self.took[definition] = Durations(LONG_SECONDS)
+                took.add(took_s)

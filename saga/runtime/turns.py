@@ -15,16 +15,17 @@ from saga.core.decider import Disposition
 from saga.core.events import Event, SagaStarted, TimerFired, TurnFailed
 from saga.core.history import entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId
+from saga.core.intents import Intent
 from saga.core.status import SagaStatus
 from saga.core.values import value
 from saga.ports import Appended, Clock, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
-from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
+from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Rejected, Router
 from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga
 from saga.runtime.unhandled import DeferredRecords
-from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
+from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,6 @@ class CommittedBatch:
     unit: UnitOfWork
     appended: Appended
     saga_ids: Sequence[SagaId]
-
-    @property
-    def is_published(self) -> bool:
-        """Whether the store has published them in its own transaction."""
-        return self.appended.backlog_id is None
 
 
 class Turns:
@@ -81,8 +77,11 @@ class Turns:
         """
         at = self._clock.now()
         deliveries, rejected = await self._understand(batch, at)
-        saga_ids = list(dict.fromkeys(delivery.saga_id for delivery in deliveries))
-        await self._check_out(saga_ids)
+        saga_ids = list(dict.fromkeys([delivery.saga_id for delivery in deliveries]))
+        while not self._busy.isdisjoint(saga_ids):
+            self._freed.clear()
+            await self._freed.wait()
+        self._busy.update(saga_ids)
         try:
             unit = await self._decide(deliveries, rejected, at, saga_ids)
             appended = await self._append(unit, batch)
@@ -96,19 +95,24 @@ class Turns:
     async def publish(self, committed: CommittedBatch) -> None:
         """Publish what was stored, and tell those who wait for a saga that it has ended."""
         try:
-            await self._publish(committed.unit, committed.appended)
+            await self._publish(committed.unit, committed.appended.backlog_id)
         finally:
             self._check_in(committed.saga_ids)
-        self._tell_outcomes(committed.unit)
+        awaited = self._waiters.awaited
+        for saga_id, changed in committed.unit.changed.items():
+            state, status = changed.saga.state, changed.saga.state.status
+            if saga_id in awaited and (status.is_ended or status is SagaStatus.PARKED):
+                self._waiters.tell(saga_id, status, state.outcome, state.reason, state.residue)
 
     async def _understand(
         self, batch: InboundBatch, at: Instant
     ) -> tuple[list[Delivery], list[Rejected]]:
         deliveries: list[Delivery] = []
         rejected: list[Rejected] = []
+        understand = self._router.understand
         for saga_id in batch.revisits:
             for record in await self._deferred.behind(saga_id):
-                found = self._router.understand(record.inbound, at, deferred_id=record.record_id)
+                found = understand(record.inbound, at, deferred_id=record.record_id)
                 if isinstance(found, Rejected):
                     rejected.append(found)
                     continue
@@ -117,7 +121,6 @@ class Turns:
                     if delivery.saga_id == saga_id:
                         delivery.deferred_at = record.kept_at
                         deliveries.append(delivery)
-        understand = self._router.understand
         for inbound in batch.records:
             found = understand(inbound, at)
             if isinstance(found, Rejected):
@@ -144,24 +147,22 @@ class Turns:
         failures: dict[int, Exception] = {}
         while True:
             unit = UnitOfWork(at, remembered=self._cache.among(saga_ids))
-            sagas = await self._cache.load(saga_ids) if saga_ids else {}
+            if saga_ids:
+                unit.sagas = await self._cache.load(saga_ids)
             for refused in rejected:
                 unit.reject(refused)
             try:
-                has_raised = self._deliver_all(unit, sagas, deliveries, failures)
+                has_raised = self._deliver_all(unit, deliveries, failures)
             except _Outdated:
                 continue  # what was in memory has left it, and the store is asked
             if not has_raised:
-                unit.corrupt = await self._cache.corrupt_summaries(unit.unloadable, unit.at)
-                unit.loaded = [saga for saga in sagas.values() if isinstance(saga, LoadedSaga)]
+                unloadable = unit.unloadable
+                if unloadable:
+                    unit.summaries = await self._cache.summaries_of(unloadable, at)
                 return unit
 
     def _deliver_all(
-        self,
-        unit: UnitOfWork,
-        sagas: dict[SagaId, LoadedSaga | UnloadableSaga],
-        deliveries: Sequence[Delivery],
-        failures: dict[int, Exception],
+        self, unit: UnitOfWork, deliveries: Sequence[Delivery], failures: dict[int, Exception]
     ) -> bool:
         """Whether a turn has raised that is not among *failures*, where it is noted.
 
@@ -173,7 +174,7 @@ class Turns:
             if saga_id in broken:
                 continue
             try:
-                self._deliver(unit, sagas, delivery, failures.get(index))
+                self._deliver(unit, delivery, failures.get(index))
             except _TurnRaised as raised:
                 failures[index] = raised.error
                 broken.add(saga_id)
@@ -186,32 +187,26 @@ class Turns:
                 )
         return bool(broken)
 
-    def _deliver(
-        self,
-        unit: UnitOfWork,
-        sagas: dict[SagaId, LoadedSaga | UnloadableSaga],
-        delivery: Delivery,
-        failure: Exception | None,
-    ) -> None:
-        saga = sagas.get(delivery.saga_id)
+    def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: Exception | None) -> None:
+        saga = unit.sagas.get(delivery.saga_id)
         if isinstance(saga, UnloadableSaga):
-            unit.unloadable[saga.saga_id] = saga
             unit.defer(delivery, saga.deferral, saga.reason)
             return
         if saga is None:
             if delivery.starts is None:
                 self._defer_early(unit, delivery)
                 return
-            saga = sagas[delivery.saga_id] = _new_saga(delivery, unit.at)
+            decider = delivery.starts.decider
+            state = decider.initial_state(delivery.saga_id)
+            saga = LoadedSaga(delivery.saga_id, decider, state, 0, unit.at)
+            unit.sagas[delivery.saga_id] = saga
         if saga.state.is_poisoned and not delivery.is_operator:
             self._deliver_to_poisoned(unit, saga, delivery)
-            return
-        if self._is_out_of_turn(unit, saga, delivery):
+        elif self._is_out_of_turn(unit, saga, delivery):
             message = "records that were deferred before it go first"
             unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
             unit.revisits.add(delivery.saga_id)
-            return
-        if failure is not None:
+        elif failure is not None:
             self._fail(unit, saga, delivery, failure)
         else:
             self._handle(unit, saga, delivery)
@@ -219,7 +214,7 @@ class Turns:
     def _defer_early(self, unit: UnitOfWork, delivery: Delivery) -> None:
         """The saga is not there yet: the record waits for it, but not for ever."""
         if delivery.inbound is None:
-            unit.clear_timer(delivery)
+            unit.settle(delivery)
         elif delivery.deferred_id and unit.at - delivery.deferred_at >= self._deferred.early_us:
             message = f"there is no saga {delivery.saga_id}, and none came in time"
             _reject(unit, delivery, DeadLetterReason.UNKNOWN_SAGA, message)
@@ -231,7 +226,7 @@ class Turns:
         self._ask_the_store(unit, delivery)
         fact = delivery.event.fact
         if isinstance(fact, TimerFired) and fact.timer_id not in saga.state.timers:
-            unit.clear_timer(delivery)  # another worker was quicker; nothing is to come of it
+            unit.settle(delivery)  # another worker was quicker; nothing is to come of it
             return
         message = "deferred until the saga is released"
         unit.defer(delivery, DeferralReason.BEHIND_FAILED_TURN, message)
@@ -246,16 +241,15 @@ class Turns:
         return saga_id in self._deferred.sagas or saga_id in unit.unhandled.deferred_behind
 
     def _handle(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
-        event = delivery.event
         misfit = self._router.misfit(saga.state, delivery)
         if misfit is not None:
             unit.reject(misfit)
             return
         before = saga.state.status
         try:
-            decision = saga.decider.handle(saga.state, event)
+            decision = saga.decider.handle(saga.state, delivery.event)
             if decision.disposition is Disposition.RECORDED:
-                self._record(unit, saga, event, decision.intents)
+                self._record(unit, saga, delivery.event, decision.intents)
         except Exception as error:
             # The saga's own code: recorded as a fact once the batch has begun again.
             raise _TurnRaised(error) from error
@@ -268,9 +262,9 @@ class Turns:
                 unit.count_change(saga, has_started=has_started, before=before)
                 if delivery.is_operator or delivery.starts is not None:
                     unit.revisits.add(saga.saga_id)
-                _settle(unit, delivery)
+                unit.settle(delivery)
             case Disposition.DUPLICATE:
-                _settle(unit, delivery)
+                unit.settle(delivery)
             case Disposition.CONFLICT:
                 message = "the same id came before with another content"
                 _reject(unit, delivery, DeadLetterReason.ID_CONFLICT, message)
@@ -288,19 +282,21 @@ class Turns:
             raise _Outdated(delivery.saga_id)
 
     def _record(
-        self, unit: UnitOfWork, saga: LoadedSaga, event: Event, intents: Sequence[object]
+        self, unit: UnitOfWork, saga: LoadedSaga, event: Event, intents: Sequence[Intent]
     ) -> None:
         state = saga.state
-        entries = entries_of_turn(saga.saga_id, saga.version, event, intents)  # type: ignore[arg-type]  # the decision's own
-        unit.outgoing.extend(
-            self._relay.encoder.records(
-                entries, definition=saga.decider.name, key=state.key, traceparent=state.traceparent
-            )
+        entries = entries_of_turn(saga.saga_id, saga.version, event, intents)
+        name, trace = saga.decider.name, state.traceparent
+        unit.outgoing += self._relay.encoder.records(
+            entries, definition=name, key=state.key, traceparent=trace
         )
-        unit.change(saga).turns.append(entries)
+        changed = unit.changed.get(saga.saga_id)
+        if changed is None:
+            changed = unit.changed[saga.saga_id] = ChangedSaga(saga, saga.turns)
+        changed.turns.append(entries)
         saga.version += len(entries)
         saga.turns += 1
-        unit.timers.note(saga.saga_id, intents)  # type: ignore[arg-type]  # the decision's own
+        unit.timers.note(saga.saga_id, intents)
 
     def _fail(
         self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, error: Exception
@@ -308,64 +304,50 @@ class Turns:
         """The saga's own code raised on this delivery: record that, and defer the record."""
         text = f"{type(error).__name__}: {error}"
         unit.counts["failed_turns"] += 1
-        if saga.state.status.is_ended:
+        before = saga.state.status
+        if before.is_ended:
             _reject(unit, delivery, DeadLetterReason.TURN_FAILED, text)
             return
-        position = delivery.inbound.position if delivery.inbound is not None else None
-        is_new = not saga.state.is_started
-        starting = delivery.event.fact if isinstance(delivery.event.fact, SagaStarted) else None
+        started = delivery.event.fact
         fact = TurnFailed(
             error=text,
-            position="/".join(str(part) for part in position) if position else None,
-            definition=saga.decider.name if is_new else None,
-            definition_version=saga.decider.version if is_new else None,
-            key=starting.key if starting is not None else None,
+            position="/".join(map(str, delivery.inbound.position)) if delivery.inbound else None,
+            definition=None if saga.state.is_started else saga.decider.name,
+            definition_version=None if saga.state.is_started else saga.decider.version,
+            key=started.key if isinstance(started, SagaStarted) else None,
         )
         event = Event(fact, unit.at, MessageId(f"{delivery.event.cause}/failed/{saga.version}"))
-        before = saga.state.status
         decision = saga.decider.handle(saga.state, event)
         self._record(unit, saga, event, decision.intents)
         unit.count_change(saga, has_started=False, before=before)
         unit.defer(delivery, DeferralReason.TURN_FAILED, text)
 
     async def _append(self, unit: UnitOfWork, batch: InboundBatch) -> Appended:
-        # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
-        await self._relay.publish_dead_letters(unit.unhandled.dead_letters)
-        relayed = self._relay.relayed()
-        transaction = unit.batch(batch.positions(), relayed)
+        if unit.unhandled.dead_letters:
+            # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
+            await self._relay.publish_dead_letters(unit.unhandled.dead_letters)
+        relayed = list(self._relay.relayed)
+        unit.positions = batch.positions()
+        transaction = unit.batch(relayed)
         began_s = self._clock.monotonic_s()
         appended = await self._store.append(transaction, at=unit.at)
-        unit.measures.append_s = self._clock.monotonic_s() - began_s
-        self._relay.forget(relayed)
+        unit.append_s = self._clock.monotonic_s() - began_s
+        if relayed:
+            self._relay.forget(relayed)
         self._deferred.sagas |= unit.unhandled.deferred_behind
         for saga in unit.loaded:
             if saga.version > 0:
                 self._cache.keep(saga)
         return appended
 
-    async def _publish(self, unit: UnitOfWork, appended: Appended) -> None:
+    async def _publish(self, unit: UnitOfWork, backlog_id: int | None) -> None:
+        if backlog_id is None:
+            return  # the store has published all in its own transaction
         sagas = unit.possibly_unpublished
-        await self._relay.publish(
-            appended, unit.outgoing, possibly_unpublished=[saga.saga_id for saga in sagas]
-        )
-        if appended.backlog_id is not None:
-            for saga in sagas:
-                saga.is_possibly_unpublished = False
-
-    def _tell_outcomes(self, unit: UnitOfWork) -> None:
-        for saga_id, changed in unit.changed.items():
-            state = changed.saga.state
-            is_over = state.status.is_ended or state.status is SagaStatus.PARKED
-            if is_over and self._waiters.is_awaited(saga_id):
-                outcome = SagaOutcome(state.status, state.outcome, state.reason, state.residue)
-                self._waiters.tell(saga_id, outcome)
-
-    async def _check_out(self, saga_ids: Sequence[SagaId]) -> None:
-        """Wait until no turn of these sagas is under way in this process, and have theirs."""
-        while not self._busy.isdisjoint(saga_ids):
-            self._freed.clear()
-            await self._freed.wait()
-        self._busy.update(saga_ids)
+        ids = [saga.saga_id for saga in sagas]
+        await self._relay.publish(backlog_id, unit.outgoing, possibly_unpublished=ids)
+        for saga in sagas:
+            saga.is_possibly_unpublished = False
 
     def _check_in(self, saga_ids: Sequence[SagaId]) -> None:
         self._busy.difference_update(saga_ids)
@@ -384,21 +366,7 @@ class _Outdated(Exception):
     """Raised where memory would decide and another worker may know more."""
 
 
-def _new_saga(delivery: Delivery, at: Instant) -> LoadedSaga:
-    assert delivery.starts is not None, delivery
-    decider = delivery.starts.decider
-    state = decider.initial_state(delivery.saga_id)
-    return LoadedSaga(delivery.saga_id, decider, state, 0, at)
-
-
 def _reject(unit: UnitOfWork, delivery: Delivery, reason: DeadLetterReason, message: str) -> None:
     """Make a record a dead letter that reached its saga and cannot be meant for it."""
     if delivery.inbound is not None:
         unit.reject(Rejected(delivery.inbound, reason, message, delivery.deferred_id))
-
-
-def _settle(unit: UnitOfWork, delivery: Delivery) -> None:
-    """The delivery is done with: it is not deferred any more, its timer does not fire again."""
-    if delivery.deferred_id:
-        unit.unhandled.handled.append(delivery.deferred_id)
-    unit.clear_timer(delivery)

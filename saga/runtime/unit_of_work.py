@@ -7,8 +7,9 @@ lead to, saga by saga, and makes the store's batch of it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from saga.core.durations import SECOND_US
 from saga.core.events import TimerFired
@@ -28,7 +29,7 @@ from saga.ports import (
 )
 from saga.ports.store import DeferralReason
 from saga.runtime.router import Delivery, Rejected
-from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, summary_of, summary_of_unloadable
+from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, summary_of
 from saga.runtime.unhandled import dead_letter, deferred
 
 POSTPONED_S = 30
@@ -70,7 +71,7 @@ class ChangedSaga:
 
 @dataclass(slots=True)
 class TimerChanges:
-    """What is to change in the due-index."""
+    """What is to change in the due-index. A timer that is cleared is not postponed."""
 
     armed: dict[TimerId, DueTimer] = field(default_factory=dict)
     postponed: dict[TimerId, DueTimer] = field(default_factory=dict)
@@ -81,16 +82,8 @@ class TimerChanges:
         for intent in intents:
             if isinstance(intent, TimerArmed):
                 self.armed[intent.timer_id] = DueTimer(intent.timer_id, saga_id, intent.due_at)
-            elif (
-                isinstance(intent, TimerCancelled) and self.armed.pop(intent.timer_id, None) is None
-            ):
+            elif isinstance(intent, TimerCancelled) and not self.armed.pop(intent.timer_id, None):
                 self.cleared.append(intent.timer_id)
-
-    def rows(self) -> list[DueTimer]:
-        """The rows to write; a timer that was cleared later is not postponed."""
-        cleared = set(self.cleared)
-        postponed = [timer for name, timer in self.postponed.items() if name not in cleared]
-        return [*self.armed.values(), *postponed]
 
 
 @dataclass(slots=True)
@@ -106,18 +99,12 @@ class UnhandledChanges:
     handled: list[int] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Measures:
-    """What is told to people and decides nothing.
+class Reached(NamedTuple):
+    """A saga of *definition* came to *status*; it took *took_s* where that is its end."""
 
-    By definition: sagas that *started*, *reached* a status, and how many seconds they *took* until
-    they ended. *append_s* is how long the store took.
-    """
-
-    started: Counter[str] = field(default_factory=Counter)
-    reached: Counter[tuple[str, SagaStatus]] = field(default_factory=Counter)
-    took: list[tuple[str, float]] = field(default_factory=list)
-    append_s: float = 0.0
+    definition: str
+    status: SagaStatus
+    took_s: float | None
 
 
 @dataclass(slots=True)
@@ -126,35 +113,46 @@ class UnitOfWork:
 
     Attributes:
         at: the moment of all its turns.
-        remembered: the sagas that were in memory.
-        loaded: all sagas that it has worked with.
+        sagas: the sagas that it is about, as far as they are there.
+        remembered: those that were in memory.
         changed: those with new entries.
-        unloadable: those whose history cannot be brought to life here.
-        corrupt: index rows of histories that cannot be read.
+        positions: of each source the highest offset that it accounts for.
         outgoing: the records to publish.
+        summaries: index rows of sagas whose histories cannot be brought to life here.
         revisits: sagas whose deferred records may go on after this.
-        counts: what was done, in words; told to people, decides nothing.
+        counts: what was done, in words; told to people, decides nothing, as all below.
+        started: the definition of each saga that began.
+        append_s: how long the store took.
     """
 
     at: Instant
-    remembered: frozenset[SagaId] = frozenset()
-    loaded: list[LoadedSaga] = field(default_factory=list)
+    sagas: dict[SagaId, LoadedSaga | UnloadableSaga] = field(default_factory=dict)
+    remembered: Collection[SagaId] = ()
     changed: dict[SagaId, ChangedSaga] = field(default_factory=dict)
-    unloadable: dict[SagaId, UnloadableSaga] = field(default_factory=dict)
-    corrupt: list[SagaSummary] = field(default_factory=list)
     timers: TimerChanges = field(default_factory=TimerChanges)
     unhandled: UnhandledChanges = field(default_factory=UnhandledChanges)
+    positions: dict[Source, int] = field(default_factory=dict)
     outgoing: list[Record] = field(default_factory=list)
+    summaries: list[SagaSummary] = field(default_factory=list)
     revisits: set[SagaId] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
-    measures: Measures = field(default_factory=Measures)
+    started: list[str] = field(default_factory=list)
+    reached: list[Reached] = field(default_factory=list)
+    append_s: float = 0.0
 
-    def change(self, saga: LoadedSaga) -> ChangedSaga:
-        """The additions to the saga's history, begun now if they were not."""
-        changed = self.changed.get(saga.saga_id)
-        if changed is None:
-            changed = self.changed[saga.saga_id] = ChangedSaga(saga, saga.turns)
-        return changed
+    @property
+    def loaded(self) -> list[LoadedSaga]:
+        return [saga for saga in self.sagas.values() if isinstance(saga, LoadedSaga)]
+
+    @property
+    def unloadable(self) -> list[UnloadableSaga]:
+        return [saga for saga in self.sagas.values() if isinstance(saga, UnloadableSaga)]
+
+    @property
+    def possibly_unpublished(self) -> list[LoadedSaga]:
+        """Changed sagas of which another process may have entries that are not published."""
+        sagas = (changed.saga for changed in self.changed.values())
+        return [saga for saga in sagas if saga.is_possibly_unpublished]
 
     def defer(self, delivery: Delivery, reason: DeferralReason, message: str) -> None:
         """Keep a record, in order, behind its saga. A timer is looked at again later."""
@@ -165,21 +163,21 @@ class UnitOfWork:
         if delivery.deferred_id:
             return  # it is deferred already, in its place
         self.counts["deferred"] += 1
-        self.unhandled.deferred.append(
-            deferred(delivery.inbound, reason, message, self.at, delivery.saga_id)
-        )
+        record = deferred(delivery.inbound, reason, message, self.at, delivery.saga_id)
+        self.unhandled.deferred.append(record)
 
     def reject(self, rejected: Rejected) -> None:
         """Make a record a dead letter."""
         self.counts["dead"] += 1
-        self.unhandled.dead_letters.append(
-            dead_letter(rejected.inbound, rejected.reason, rejected.message, self.at)
-        )
+        letter = dead_letter(rejected.inbound, rejected.reason, rejected.message, self.at)
+        self.unhandled.dead_letters.append(letter)
         if rejected.deferred_id:
             self.unhandled.handled.append(rejected.deferred_id)
 
-    def clear_timer(self, delivery: Delivery) -> None:
-        """Nothing is to come of the timer that *delivery* is about, if it is about one."""
+    def settle(self, delivery: Delivery) -> None:
+        """The delivery is done with: it is not deferred any more, its timer does not fire again."""
+        if delivery.deferred_id:
+            self.unhandled.handled.append(delivery.deferred_id)
         fact = delivery.event.fact
         if isinstance(fact, TimerFired) and fact.timer_id not in self.timers.armed:
             self.timers.cleared.append(fact.timer_id)
@@ -189,33 +187,29 @@ class UnitOfWork:
         name, status = saga.decider.name, saga.state.status
         if has_started:
             self.counts["started"] += 1
-            self.measures.started[name] += 1
-        if status is before:
-            return
-        self.counts[status.value] += 1
-        self.measures.reached[name, status] += 1
-        if status.is_ended:
-            self.measures.took.append((name, (self.at - saga.started_at) / SECOND_US))
+            self.started.append(name)
+        if status is not before:
+            self.counts[status.value] += 1
+            took_s = (self.at - saga.started_at) / SECOND_US if status.is_ended else None
+            self.reached.append(Reached(name, status, took_s))
 
-    @property
-    def possibly_unpublished(self) -> list[LoadedSaga]:
-        """Changed sagas of which another process may have entries that are not published."""
-        sagas = (changed.saga for changed in self.changed.values())
-        return [saga for saga in sagas if saga.is_possibly_unpublished]
-
-    def batch(self, positions: dict[Source, int], relayed: list[int]) -> Batch:
-        """The transaction."""
+    def batch(self, relayed: list[int]) -> Batch:
+        """The transaction, which also says what was *relayed* before."""
+        timers, unhandled, changed = self.timers, self.unhandled, self.changed.values()
+        armed = list(timers.armed.values())
+        if timers.postponed:
+            cleared = set(timers.cleared)
+            armed += [due for due in timers.postponed.values() if due.timer_id not in cleared]
         return Batch(
             histories=[
-                HistoryAppend(saga_id, changed.turns_before, changed.turns)
-                for saga_id, changed in self.changed.items()
+                HistoryAppend(each.saga.saga_id, each.turns_before, each.turns) for each in changed
             ],
-            positions=positions,
-            timers_armed=self.timers.rows(),
-            timers_cleared=self.timers.cleared,
-            summaries=self._summaries(),
-            unhandled=[*self.unhandled.dead_letters, *self.unhandled.deferred],
-            handled=self.unhandled.handled,
+            positions=self.positions,
+            timers_armed=armed,
+            timers_cleared=timers.cleared,
+            summaries=[summary_of(each.saga, self.at) for each in changed] + self.summaries,
+            unhandled=unhandled.dead_letters + unhandled.deferred,
+            handled=unhandled.handled,
             outgoing=self.outgoing,
             relayed=relayed,
         )
@@ -225,12 +219,3 @@ class UnitOfWork:
         assert isinstance(fact, TimerFired), fact
         due_at = Instant(self.at + POSTPONED_S * SECOND_US)
         self.timers.postponed[fact.timer_id] = DueTimer(fact.timer_id, delivery.saga_id, due_at)
-
-    def _summaries(self) -> list[SagaSummary]:
-        summaries = [summary_of(changed.saga, self.at) for changed in self.changed.values()]
-        summaries += self.corrupt
-        for unloadable in self.unloadable.values():
-            summary = summary_of_unloadable(unloadable, self.at)
-            if summary is not None:
-                summaries.append(summary)
-        return summaries

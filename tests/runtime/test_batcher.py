@@ -27,8 +27,9 @@ def take_batch(batcher: Batcher, clock: ManualClock, *, records: int, took_s: fl
     put(batcher, records)
     batch = batcher.take()
     assert len(batch.records) == records
-    with batcher.at_work(batch):
-        clock.advance(took_s)
+    batcher.begin()
+    clock.advance(took_s)
+    batcher.end(batch)
 
 
 async def is_waiting(lingering: asyncio.Task[None]) -> bool:

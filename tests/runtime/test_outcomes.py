@@ -4,46 +4,47 @@ import asyncio
 
 import pytest
 
+from saga.contracts import ContractRegistry
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
-from saga.runtime.outcomes import OutcomeWaiters, SagaOutcome
+from saga.runtime.outcomes import Outcome, OutcomeWaiters
 
-END = SagaOutcome(SagaStatus.COMPLETED, None, None, ())
+END = Outcome(SagaStatus.COMPLETED, None, None, ())
 A, B = SagaId("a"), SagaId("b")
 
 
 async def test_everybody_who_waits_for_a_saga_is_told() -> None:
     """Those who wait for another one are not."""
-    waiters = OutcomeWaiters()
+    waiters = OutcomeWaiters(ContractRegistry([]))
     with waiters.waiting(A) as first, waiters.waiting(A) as second, waiters.waiting(B) as b:
-        assert sorted(waiters.awaited()) == [A, B]
-        waiters.tell(A, END)
+        assert sorted(waiters.awaited) == [A, B]
+        waiters.tell(A, SagaStatus.COMPLETED)
 
-        assert await first is END
-        assert await second is END
+        assert await first == END
+        assert await second == END
         assert not b.done()
-        assert waiters.awaited() == [B]
+        assert [*waiters.awaited] == [B]
 
 
 async def test_to_stop_waiting_leaves_nothing_behind() -> None:
     """Also when it ends with an error, and also for one of two."""
-    waiters = OutcomeWaiters()
+    waiters = OutcomeWaiters(ContractRegistry([]))
     with waiters.waiting(A) as first:
         with pytest.raises(TimeoutError), waiters.waiting(A) as second:
             async with asyncio.timeout(0):
                 await second
-        assert waiters.is_awaited(A)
-        waiters.tell(A, END)
-        assert first.result() is END
+        assert A in waiters.awaited
+        waiters.tell(A, SagaStatus.COMPLETED)
+        assert first.result() == END
 
-    assert not waiters.is_awaited(A)
-    assert waiters.awaited() == []
+    assert A not in waiters.awaited
+    assert not waiters.awaited
 
 
 async def test_to_tell_nobody_is_nothing() -> None:
     """Nobody waits for most sagas, and asking does not change that."""
-    waiters = OutcomeWaiters()
-    waiters.tell(A, END)
+    waiters = OutcomeWaiters(ContractRegistry([]))
+    waiters.tell(A, SagaStatus.COMPLETED)
 
-    assert not waiters.is_awaited(A)
-    assert waiters.awaited() == []
+    assert A not in waiters.awaited
+    assert not waiters.awaited

@@ -8,7 +8,7 @@ from saga.core.history import Entry
 from saga.core.identity import saga_id
 from saga.core.intents import EventPublished, SagaCompleted
 from saga.errors import CorruptHistory
-from saga.ports import Appended, Record
+from saga.ports import Record
 from saga.runtime.relay import TAKEOVER_S, RecordEncoder
 from saga.runtime.unit_of_work import InboundBatch
 from tests.runtime.fixtures import NAMES, Scenario, header, order_id, take
@@ -44,11 +44,11 @@ async def test_what_is_published_is_recorded_with_the_next_append(apart: Scenari
     scenario = apart
     await reserving(scenario)
     assert len(await scenario.store.backlog(limit=9)) == 1
-    assert scenario.relay.relayed() == [1]
+    assert scenario.relay.relayed == [1]
 
     await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s")))
 
-    assert scenario.relay.relayed() == [2]
+    assert scenario.relay.relayed == [2]
     assert scenario.store.appends == 2
 
 
@@ -59,7 +59,7 @@ async def test_without_a_next_append_it_is_recorded_all_the_same(apart: Scenario
     await scenario.relay.record()
     await scenario.relay.record()
 
-    assert scenario.relay.relayed() == []
+    assert scenario.relay.relayed == []
     assert await scenario.store.backlog(limit=9) == []
     assert scenario.store.appends == 2
 
@@ -70,10 +70,8 @@ async def test_a_store_that_publishes_itself_leaves_nothing_to_relay(
     """There is no backlog, and nothing is published twice."""
     scenario = order_scenario
     await reserving(scenario)
-    attempts = scenario.bus.attempts
-    await scenario.relay.publish(Appended(None), [scenario.event(Reserve(order_id="x"), "x")])
 
-    assert scenario.bus.attempts == attempts
+    assert scenario.bus.attempts == 0
     assert await scenario.relay.take_over(older_than_s=-1) == 0
     assert len(scenario.on(Reserve)) == 1
 
@@ -94,7 +92,7 @@ async def test_what_a_dead_process_left_is_published_as_it_would_have_been(apart
         direct.value,
         direct.headers,
     )
-    assert scenario.relay.relayed() == []
+    assert scenario.relay.relayed == []
 
 
 async def test_what_another_process_has_just_appended_is_left_to_it(apart: Scenario) -> None:

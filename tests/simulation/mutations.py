@@ -28,15 +28,16 @@ MUTATIONS = (
     _mutation(
         "positions before entries",
         "saga/runtime/turns.py",
-        "        transaction = unit.batch(batch.positions(), relayed)\n",
+        "        transaction = unit.batch(relayed)\n",
         "        from saga.ports import Batch\n\n"
-        "        await self._store.append(Batch(positions=batch.positions()), at=unit.at)\n"
-        "        transaction = unit.batch({}, relayed)\n",
+        "        await self._store.append(Batch(positions=unit.positions), at=unit.at)\n"
+        "        unit.positions = {}\n"
+        "        transaction = unit.batch(relayed)\n",
     ),
     _mutation(
         "positions not stored",
         "saga/runtime/unit_of_work.py",
-        "            positions=positions,\n",
+        "            positions=self.positions,\n",
         "            positions={},\n",
     ),
     _mutation(
@@ -88,12 +89,12 @@ MUTATIONS = (
     _mutation(
         "dlq copy after the positions",
         "saga/runtime/turns.py",
-        "        await self._relay.publish_dead_letters(unit.unhandled.dead_letters)\n",
-        "",
+        "            await self._relay.publish_dead_letters(unit.unhandled.dead_letters)\n",
+        "            pass\n",
         (
-            "        self._relay.forget(relayed)\n",
+            "        self._deferred.sagas |= unit.unhandled.deferred_behind\n",
             (
-                "        self._relay.forget(relayed)\n"
+                "        self._deferred.sagas |= unit.unhandled.deferred_behind\n"
                 "        await self._relay.publish_dead_letters(unit.unhandled.dead_letters)\n"
             ),
         ),

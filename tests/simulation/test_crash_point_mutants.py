@@ -43,28 +43,32 @@ def _commit_offsets_first(patch: Patch) -> None:
 def _store_positions_first(patch: Patch) -> None:
     append, make_batch = Turns._append, UnitOfWork.batch
 
+    def without_positions(self, relayed):
+        self.positions = {}
+        return make_batch(self, relayed)
+
     async def append_after_positions(self, unit, batch):
         await self._store.append(Batch(positions=batch.positions()), at=unit.at)
         return await append(self, unit, batch)
 
     patch.setattr(Turns, "_append", append_after_positions)
-    patch.setattr(UnitOfWork, "batch", lambda self, _, relayed: make_batch(self, {}, relayed))
+    patch.setattr(UnitOfWork, "batch", without_positions)
 
 
 def _copy_dead_records_last(patch: Patch) -> None:
-    publish_dead_letters, publish = Relay.publish_dead_letters, Turns._publish
+    publish_dead_letters, publish = Relay.publish_dead_letters, Turns.publish
     put_off = []
 
     async def put_off_letters(self, letters):
         put_off.extend(letters)
 
-    async def publish_with_copies(self, unit, appended):
-        await publish(self, unit, appended)
-        await publish_dead_letters(self, list(put_off))
+    async def publish_with_copies(self, committed):
+        await publish(self, committed)
+        await publish_dead_letters(self._relay, list(put_off))
         put_off.clear()
 
     patch.setattr(Relay, "publish_dead_letters", put_off_letters)
-    patch.setattr(Turns, "_publish", publish_with_copies)
+    patch.setattr(Turns, "publish", publish_with_copies)
 
 
 def _leave_backlogs(patch: Patch) -> None:

@@ -103,8 +103,8 @@ class StagedTurns(WatchedTurns):
         await self._pass("turn.decoded")
         return understood
 
-    def _deliver_all(self, unit, sagas, deliveries, failures):
-        has_raised = super()._deliver_all(unit, sagas, deliveries, failures)
+    def _deliver_all(self, unit, deliveries, failures):
+        has_raised = super()._deliver_all(unit, deliveries, failures)
         process = current_process()
         if self._aim.takes("turn.decide") is not None:
             process.crash("turn.decide")
@@ -117,8 +117,8 @@ class StagedTurns(WatchedTurns):
         await self._pass("turn.stored")
         return appended
 
-    async def _publish(self, unit, appended):
-        await super()._publish(unit, appended)
+    async def _publish(self, unit, backlog_id):
+        await super()._publish(unit, backlog_id)
         await self._pass("turn.published")
 
     @property
