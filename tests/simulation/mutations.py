@@ -70,8 +70,8 @@ MUTATIONS = (
         "relayed before published",
         "saga/runtime/relay.py",
         "        if not await self._publish_unblocked(records, self._blocked.sagas, backlog_id):\n"
-        "            self._relayed.append(backlog_id)\n",
-        "        self._relayed.append(backlog_id)\n        await self.record()\n"
+        "            self.relayed.append(backlog_id)\n",
+        "        self.relayed.append(backlog_id)\n        await self.record()\n"
         "        await self._publish_unblocked(records, self._blocked.sagas, backlog_id)\n",
     ),
     _mutation(
