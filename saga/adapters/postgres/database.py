@@ -357,7 +357,8 @@ class PostgresDatabase:
         backoff = Backoff(f"{self.name} ({self._token})", SystemClock())
         try:
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
-                return await retried(ask, backoff, "whether a commit arrived is not known yet")
+                what = "whether a commit arrived is not known yet"
+                return await retried(what, lambda: backoff, ask)
         except TimeoutError as error:
             problem = backoff.last_error or f"{self.name}: it does not answer"
             raise StoreUnavailable(f"{problem}; whether it was recorded is not known") from error
