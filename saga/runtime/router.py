@@ -6,6 +6,7 @@ with a stable reason: it becomes a dead letter.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,11 +18,13 @@ from saga.contracts import (
     ContractRegistry,
     Decoded,
     IntentFailed,
+    Kind,
     TopicNames,
     Unreadable,
     UnreadableCode,
     business_key,
     canonical,
+    contract_of,
     decode,
     intent_done_name,
     intent_failed_name,
@@ -96,25 +99,16 @@ class Router:
     def __init__(self, sagas: SagaRegistry, contracts: ContractRegistry, names: TopicNames) -> None:
         self._sagas = sagas
         self._contracts = contracts
-        self._names = names
-        self._failed: set[str] = set()
-        self._done: set[str] = set()
-        replies: set[str] = set()
-        for contract in contracts.contracts:
-            if contract.kind.value == "int":
-                self._failed.add(intent_failed_name(contract.domain))
-                if contract.reply is None:
-                    self._done.add(intent_done_name(contract.domain))
-                else:
-                    reply = contract.reply.__saga_contract__
-                    assert reply is not None
-                    replies.update(contracts.names_read_as(reply.contract_name))
-        started: set[str] = set()
-        for trigger in sagas.triggers():
-            started.update(contracts.names_read_as(trigger))
-        listened = started | replies | self._done | self._failed | {COMMAND_CONTRACT}
-        self.topics = tuple(sorted(names.topic(name) for name in listened))
+        intents = [each for each in contracts.contracts if each.kind is Kind.INTENT]
+        # Replies without content; whose intents have one, answer with a contract of their own.
+        self._done = {intent_done_name(each.domain) for each in intents if each.reply is None}
+        listened = {COMMAND_CONTRACT, *self._done}
+        listened.update(intent_failed_name(each.domain) for each in intents)
+        replies = [contract_of(each.reply).contract_name for each in intents if each.reply]
+        for name in (*sagas.triggers(), *replies):
+            listened.update(contracts.names_read_as(name))
         self._contract_of = {names.topic(name): name for name in listened}
+        self.topics = tuple(sorted(self._contract_of))
 
     def understand(
         self, inbound: Inbound, at: Instant, *, deferred_id: int = 0
@@ -155,8 +149,7 @@ class Router:
         expected = reply_contract_names(self._contracts.find(step.contract))
         if delivery.contract in expected:
             return None
-        current = {self._contracts.current(name).contract_name for name in expected}
-        if delivery.contract in current:
+        if delivery.contract in {self._contracts.current(name).contract_name for name in expected}:
             return None
         message = f"{delivery.contract} is no answer to {step.contract}"
         return Rejected(inbound, DeadLetterReason.WRONG_REPLY, message, delivery.deferred_id)
@@ -198,29 +191,21 @@ class _Readable(NamedTuple):
     deferred_id: int
 
     def delivery(self, saga_id: SagaId, fact: Fact, starts: Registered | None = None) -> Delivery:
-        return Delivery(
-            saga_id,
-            Event(fact, self.at, self.message_id()),
-            self.inbound,
-            starts=starts,
-            contract=self.decoded.contract_name,
-            deferred_id=self.deferred_id,
-        )
+        inbound = self.inbound
+        message_id = self.attributes.values.get(ID)
+        if not message_id or len(message_id) > MESSAGE_ID_CHARS_MAX:
+            # Its position identifies it as well; a history does not keep an id without limit.
+            message_id = f"{inbound.topic}/{inbound.partition}/{inbound.offset}"
+        event = Event(fact, self.at, MessageId(message_id))
+        contract = self.decoded.contract_name
+        return Delivery(saga_id, event, inbound, starts, contract, self.deferred_id)
 
     def rejected(self, reason: DeadLetterReason, message: str) -> Rejected:
         return Rejected(self.inbound, reason, message, self.deferred_id)
 
-    def message_id(self) -> MessageId:
-        """The id that it has; its position where it has none, or none that we could keep."""
-        given = self.attributes.values.get(ID)
-        if given and len(given) <= MESSAGE_ID_CHARS_MAX:
-            return MessageId(given)
-        inbound = self.inbound
-        return MessageId(f"{inbound.topic}/{inbound.partition}/{inbound.offset}")
-
 
 def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:
-    model = record.decoded.model
+    model, decoded = record.decoded.model, record.decoded
     assert isinstance(model, EventModel), model
     try:
         key = registered.saga.key_of(model)
@@ -230,18 +215,19 @@ def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:
     traceparent = record.attributes.values.get(TRACEPARENT)
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:
         traceparent = None
+    decider = registered.decider
     fact = SagaStarted(
-        definition=registered.decider.name,
-        definition_version=registered.decider.version,
-        fingerprint=registered.decider.fingerprint,
+        definition=decider.name,
+        definition_version=decider.version,
+        fingerprint=decider.fingerprint,
         key=key,
-        trigger=Message(record.decoded.contract_name, record.decoded.payload),
+        trigger=Message(decoded.contract_name, decoded.payload),
         traceparent=traceparent,
     )
-    return record.delivery(saga_id(registered.decider.name, key), fact, registered)
+    return record.delivery(saga_id(decider.name, key), fact, registered)
 
 
-def _reply(intent_id: IntentId, decoded: Decoded, done: set[str]) -> ReplyReceived:
+def _reply(intent_id: IntentId, decoded: Decoded, done: Collection[str]) -> ReplyReceived:
     model = decoded.model
     if isinstance(model, IntentFailed):
         return ReplyReceived(
@@ -250,9 +236,8 @@ def _reply(intent_id: IntentId, decoded: Decoded, done: set[str]) -> ReplyReceiv
             code=model.code,
             message=model.message,
         )
-    reply = None
-    if decoded.contract_name not in done:
-        reply = Message(decoded.contract_name, decoded.payload)
+    has_content = decoded.contract_name not in done
+    reply = Message(decoded.contract_name, decoded.payload) if has_content else None
     return ReplyReceived(intent_id=intent_id, outcome=ReplyOutcome.DONE, reply=reply)
 
 
@@ -267,22 +252,21 @@ def _command(record: _Readable, command: Command) -> list[Delivery] | Rejected:
             Event(fact, record.at, MessageId(command.command_id)),
             record.inbound,
             deferred_id=record.deferred_id,
-            is_operator=isinstance(fact, (OperatorActed, CancelRequested)),
+            is_operator=not isinstance(fact, SignalReceived),
         )
     ]
 
 
-def _command_fact(command: Command) -> Fact:
-    reason = command.reason or ""
+def _command_fact(command: Command) -> SignalReceived | CancelRequested | OperatorActed:
+    reason, actor = command.reason or "", command.actor
     match command.act:
         case CommandAct.SIGNAL:
             payload = canonical(command.payload)
-            return SignalReceived(name=command.name or "", payload=payload, actor=command.actor)
+            return SignalReceived(name=command.name or "", payload=payload, actor=actor)
         case CommandAct.CANCEL:
-            return CancelRequested(mode=command.mode, reason=reason, actor=command.actor)
+            return CancelRequested(mode=command.mode, reason=reason, actor=actor)
         case CommandAct.ABANDON:
-            return CancelRequested(mode=CancelMode.ABANDON, reason=reason, actor=command.actor)
+            return CancelRequested(mode=CancelMode.ABANDON, reason=reason, actor=actor)
         case _:
-            return OperatorActed(
-                act=Act(command.act.value), reason=reason, step=command.step, actor=command.actor
-            )
+            act = Act(command.act.value)
+            return OperatorActed(act=act, reason=reason, step=command.step, actor=actor)
