@@ -42,10 +42,16 @@ COUNTED: Final = {
     "conflicts": ("saga_conflicts_total", "Batches in which another worker was first."),
 }
 """Counts of an orchestrator that are shown as they are."""
+STORED: Final = (
+    ("saga_outbox_pending", "Stored batches that are not published yet."),
+    ("saga_outbox_oldest_seconds", "How long the oldest of them has waited to be published."),
+    ("saga_timers_due", "Timers that are due and have not fired."),
+    ("saga_timers_due_lag_seconds", "How long the earliest of them has been due."),
+)
 
 
 class OrchestratorHealth(Health):
-    """The health of one process's orchestrator."""
+    """The health of one process's orchestrator, and the metrics of the store behind it."""
 
     def __init__(
         self,
@@ -57,13 +63,18 @@ class OrchestratorHealth(Health):
         group: str,
     ) -> None:
         self._orchestrator = orchestrator
+        self._receiver = orchestrator.receiver
         self._store = store
         self._clock = clock
-        self._metrics = _Metrics(orchestrator, statistics, clock, group)
+        self._reader = statistics
+        self._group = group
+        self._counting: asyncio.Task[None] | None = None
+        self._counted_at_s = -STATISTICS_AGE_S
+        self._counted: tuple[StoreStatistics, Instant] | None = None
 
     @override
     def why_dead(self) -> list[str]:
-        age_s = self._clock.monotonic_s() - self._orchestrator.receiver.asked_at_s
+        age_s = self._clock.monotonic_s() - self._receiver.asked_at_s
         if age_s <= LOOK_AGE_S:
             return []
         return [f"{NAME}: has not asked for records for {age_s:.0f} s"]
@@ -71,24 +82,26 @@ class OrchestratorHealth(Health):
     @override
     async def why_not_ready(self) -> list[str]:
         reasons = [*self.why_dead(), *(f"{NAME}: {why}" for why in self._orchestrator.problems())]
-        age_s = self._clock.monotonic_s() - self._orchestrator.receiver.answered_at_s
+        age_s = self._clock.monotonic_s() - self._receiver.answered_at_s
         if age_s > FETCH_AGE_S:
             reasons.append(f"{NAME}: the bus did not answer for {age_s:.0f} s")
         return reasons or await self._why_no_store()
 
     @override
     def facts(self) -> dict[str, dict[str, object]]:
-        stopped = self._orchestrator.receiver.stopped.items()
-        return {
-            NAME: {
-                "in_hand": self._orchestrator.receiver.in_hand,
-                "stopped": {f"{at.topic}[{at.partition}]": why for at, why in stopped},
-            }
-        }
+        stopped = self._receiver.stopped.items()
+        places = {f"{at.topic}[{at.partition}]": why for at, why in stopped}
+        return {NAME: {"in_hand": self._receiver.in_hand, "stopped": places}}
 
     @override
     async def metrics(self) -> list[Metric]:
-        return await self._metrics.collect()
+        await self._count_store()
+        receiver = self._receiver
+        return [
+            *_done(self._orchestrator),
+            *consumer_metrics(self._group, receiver.consumer, in_hand=receiver.in_hand),
+            *_stored(self._counted),
+        ]
 
     async def _why_no_store(self) -> list[str]:
         try:
@@ -99,31 +112,6 @@ class OrchestratorHealth(Health):
         except StoreUnavailable as error:
             return [f"{NAME}: its store cannot be used: {error}"]
         return []
-
-
-class _Metrics:
-    """The metrics of one orchestrator and of the store behind it."""
-
-    def __init__(
-        self, orchestrator: Orchestrator, statistics: StatisticsReader, clock: Clock, group: str
-    ) -> None:
-        self._orchestrator = orchestrator
-        self._reader = statistics
-        self._clock = clock
-        self._group = group
-        self._counting: asyncio.Task[None] | None = None
-        self._counted_at_s = -STATISTICS_AGE_S
-        self._counted: tuple[StoreStatistics, Instant] | None = None
-
-    async def collect(self) -> list[Metric]:
-        """All of them; those of the store are some seconds old."""
-        await self._count_store()
-        receiver = self._orchestrator.receiver
-        return [
-            *_done(self._orchestrator),
-            *consumer_metrics(self._group, receiver.consumer, in_hand=receiver.in_hand),
-            *_stored(self._counted),
-        ]
 
     async def _count_store(self) -> None:
         """Have the store counted if that was long ago; one count at a time, however slow."""
@@ -148,79 +136,57 @@ class _Metrics:
 def _done(orchestrator: Orchestrator) -> list[Metric]:
     """What the process has done."""
     statistics, counts = orchestrator.statistics, orchestrator.counts
-    started = CounterMetricFamily("saga_started_total", "Sagas that began.", labels=("definition",))
-    for definition, count in sorted(statistics.started.items()):
-        started.add_metric((definition,), count)
+    labels = ("definition",)
+    started = CounterMetricFamily("saga_started_total", "Sagas that began.", labels=labels)
     finished = CounterMetricFamily(
         "saga_finished_total", "Sagas that ended, by how.", labels=("definition", "outcome")
     )
-    compensations = CounterMetricFamily(
-        "saga_compensations_total", "Sagas that began to be rolled back.", labels=("definition",)
-    )
+    meaning = "Sagas that began to be rolled back."
+    compensations = CounterMetricFamily("saga_compensations_total", meaning, labels=labels)
+    meaning = "From the begin of a saga to its end."
+    duration = HistogramMetricFamily("saga_duration_seconds", meaning, labels=labels)
+    appends = HistogramMetricFamily("saga_tx_duration_seconds", "One transaction of the store.")
+    for definition, count in sorted(statistics.started.items()):
+        started.add_metric((definition,), count)
     for (definition, status), count in sorted(statistics.reached.items()):
         if status.is_ended:
             finished.add_metric((definition, status.value), count)
         elif status is SagaStatus.ROLLING_BACK:
             compensations.add_metric((definition,), count)
-    duration = HistogramMetricFamily(
-        "saga_duration_seconds", "From the begin of a saga to its end.", labels=("definition",)
-    )
     for definition, took in sorted(statistics.took.items()):
         duration.add_metric((definition,), took.buckets, took.sum_s)
-    appends = HistogramMetricFamily("saga_tx_duration_seconds", "One transaction of the store.")
     appends.add_metric((), statistics.appends.buckets, statistics.appends.sum_s)
-    return [
-        started,
-        finished,
-        compensations,
-        duration,
-        appends,
-        CounterMetricFamily(
-            "saga_records_total", "Records taken, whatever became of them.", statistics.records
-        ),
-        *(
-            CounterMetricFamily(metric, meaning, counts[name])
-            for name, (metric, meaning) in COUNTED.items()
-        ),
-    ]
+    meaning = "Records taken, whatever became of them."
+    records = CounterMetricFamily("saga_records_total", meaning, statistics.records)
+    plain = [CounterMetricFamily(*COUNTED[name], counts[name]) for name in COUNTED]
+    return [started, finished, compensations, duration, appends, records, *plain]
 
 
 def _stored(counted: tuple[StoreStatistics, Instant] | None) -> list[Metric]:
     """What is in the store; without an answer of it, the families have no samples."""
-    up = GaugeMetricFamily(
-        "saga_store_up", "Whether the store answered when it was last asked.", counted is not None
-    )
+    meaning = "Whether the store answered when it was last asked."
+    up = GaugeMetricFamily("saga_store_up", meaning, counted is not None)
     active = GaugeMetricFamily(
         "saga_active", "Unfinished sagas in the store.", labels=("definition", "state")
     )
-    unhandled = GaugeMetricFamily(
-        "saga_unhandled",
-        "Deferred records and dead letters in the store, up to 10,000 of them.",
-        labels=("kind", "reason"),
-    )
-    pending = GaugeMetricFamily(
-        "saga_outbox_pending", "Stored batches that are not published yet.", labels=()
-    )
-    oldest = GaugeMetricFamily(
-        "saga_outbox_oldest_seconds",
-        "How long the oldest of them has waited to be published.",
-        labels=(),
-    )
-    due = GaugeMetricFamily("saga_timers_due", "Timers that are due and have not fired.", labels=())
-    due_lag = GaugeMetricFamily(
-        "saga_timers_due_lag_seconds", "How long the earliest of them has been due.", labels=()
-    )
+    meaning = "Deferred records and dead letters in the store, up to 10,000 of them."
+    unhandled = GaugeMetricFamily("saga_unhandled", meaning, labels=("kind", "reason"))
+    plain = [GaugeMetricFamily(*named, labels=()) for named in STORED]
     if counted is not None:
         statistics, at = counted
         for (definition, status), count in sorted(statistics.sagas.items()):
             active.add_metric((definition, status.value), count)
         for (kind, reason), count in sorted(statistics.unhandled.items()):
             unhandled.add_metric((kind.value, reason), count)
-        pending.add_metric((), statistics.backlog)
-        oldest.add_metric((), _age_s(at, statistics.backlog_since))
-        due.add_metric((), statistics.timers_due)
-        due_lag.add_metric((), _age_s(at, statistics.timers_due_since))
-    return [up, active, unhandled, pending, oldest, due, due_lag]
+        values = (
+            statistics.backlog,
+            _age_s(at, statistics.backlog_since),
+            statistics.timers_due,
+            _age_s(at, statistics.timers_due_since),
+        )
+        for family, number in zip(plain, values, strict=True):
+            family.add_metric((), number)
+    return [up, active, unhandled, *plain]
 
 
 def _age_s(now: Instant, since: Instant | None) -> float:
