@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from saga.testing import Verdict
 from tests.simulation.sample import sample_world
 
-CHUNK_WORLDS = 250
+CHUNK_WORLDS = 500
 DEFAULT_WORLDS = 2_000
 FAILURES_MAX = 5
 """After so many failing worlds a campaign has said enough."""

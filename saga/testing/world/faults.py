@@ -59,7 +59,7 @@ class Rates:
             duplicate=some(0.2),
             late_duplicate=some(0.1),
             lost_reply=some(0.25),
-            late_reply=some(0.4),
+            late_reply=some(0.25),
             slow_call=some(0.3),
             stalled_partition=some(0.2),
             small_fetch=some(1.0),
