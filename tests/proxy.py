@@ -41,24 +41,31 @@ def _nothing() -> None:
 
 
 class Proxy:
-    """Listens on a port of its own and hands everything on to *host* and *port*.
+    """Listens on a port of its own, at *url*, and hands everything on to the server of that URL.
 
     *at_commit* is asked whenever COMMIT passes to a PostgreSQL, *on_cut* called when a connection
     is about to be cut off there; both from threads of the proxy. Answers arrive *delay_s* late.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._target = host, port
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = parts.hostname, parts.port
         self._listener = socket.create_server((HOST, 0))
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._is_open = True
-        self.port: int = self._listener.getsockname()[1]
+        login, port = parts.netloc.rpartition("@")[0], self._listener.getsockname()[1]
+        self.url = urlunsplit(parts._replace(netloc=f"{login}@{HOST}:{port}"))
         self.at_commit: Callable[[], Cut | None] = _never
         self.on_cut: Callable[[], None] = _nothing
         self.delay_s = 0.0
         self.cuts = 0
         self._start(self._accept)
+
+    def cut_next(self, cut: Cut) -> None:
+        """Cut the connection of whoever says COMMIT next, and of nobody else."""
+        cuts = iter([cut])
+        self.at_commit = lambda: next(cuts, None)
 
     def cut_off(self) -> None:
         """Cut all connections; new ones are let in."""
@@ -195,13 +202,6 @@ class _Spoken:
                 return body.split(b"\x00", 2)[1] in self._commits
             case _:
                 return False
-
-
-def through(url: str, port: int) -> str:
-    """The address *url*, by way of a proxy's port."""
-    parts = urlsplit(url)
-    login = parts.netloc.rpartition("@")[0]
-    return urlunsplit(parts._replace(netloc=f"{login}@{HOST}:{port}"))
 
 
 def _shut(*pair: socket.socket) -> None:

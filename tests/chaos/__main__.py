@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 from random import randrange
-from urllib.parse import urlsplit
 
 from infra import Kafka, Postgres
 from infra.scratch import scratch_folder
@@ -20,7 +19,7 @@ from tests.chaos.deployment import Deployment
 from tests.chaos.load import start
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.outside import Outside
-from tests.proxy import Proxy, through
+from tests.proxy import Proxy
 
 EVERYBODY = ("orchestrator-1", "orchestrator-2", "effects-1", "effects-2")
 REST_S_MAX = 180.0
@@ -31,15 +30,13 @@ async def _chaos(folder: Path, *, seconds: float, seed: int, brokers: int) -> li
     with (
         Kafka(folder / "kafka", brokers=brokers) as kafka,
         Postgres(folder / "postgres") as postgres,
+        Proxy(postgres.url()) as proxy,
     ):
-        address = urlsplit(postgres.url())
-        with Proxy(address.hostname or "", address.port or 0) as proxy:
-            store = through(postgres.url(), proxy.port)
-            deployment = Deployment(f"kafka://{kafka.bootstrap}", store, "chaos", folder)
-            try:
-                return await _struck(deployment, kafka, postgres, proxy, seconds=seconds, seed=seed)
-            finally:
-                deployment.end()
+        deployment = Deployment(f"kafka://{kafka.bootstrap}", proxy.url, "chaos", folder)
+        try:
+            return await _struck(deployment, kafka, postgres, proxy, seconds=seconds, seed=seed)
+        finally:
+            deployment.end()
 
 
 async def _struck(

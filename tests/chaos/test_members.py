@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -10,7 +9,7 @@ from tests.chaos.client import Client
 from tests.chaos.deployment import Deployment
 from tests.chaos.load import EVERYBODY, nobody_was_started_again, under_load
 from tests.chaos.outside import Outside
-from tests.proxy import Proxy, through
+from tests.proxy import Proxy
 
 SESSION_S = 6.0
 STALL_S_MAX = 10.0
@@ -25,7 +24,6 @@ async def test_a_zombie_fails_on_the_store(deployment: Deployment) -> None:
     others take its partitions over and go on. When it wakes up, its batch arrives and is refused. A
     process of the services is frozen as long.
     """
-    address = urlsplit(deployment.store)
     is_held, may_pass = threading.Event(), threading.Event()
 
     def freeze_at_commit() -> None:
@@ -44,8 +42,8 @@ async def test_a_zombie_fails_on_the_store(deployment: Deployment) -> None:
         deployment.thaw("effects-1")
         await asyncio.sleep(2)
 
-    with Proxy(address.hostname or "", address.port or 0) as proxy:
-        deployment.given["orchestrator-1"] = {"SAGA_STORE": through(deployment.store, proxy.port)}
+    with Proxy(deployment.store) as proxy:
+        deployment.given["orchestrator-1"] = {"SAGA_STORE": proxy.url}
         await under_load(deployment, strike, names=(*EVERYBODY, "effects-2"))
         refused = await deployment.members["orchestrator-1"].counted("saga_conflicts_total")
 

@@ -4,14 +4,13 @@ afterwards.
 
 import asyncio
 from random import Random
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.chaos.client import Client
 from tests.chaos.deployment import Deployment
 from tests.chaos.load import EVERYBODY, under_load
-from tests.proxy import Cut, Proxy, through
+from tests.proxy import Cut, Proxy
 
 
 @pytest.mark.timeout(120)
@@ -34,9 +33,8 @@ async def test_whoever_is_killed_nothing_is_lost_or_done_twice(deployment: Deplo
 async def test_a_commit_whose_answer_is_lost_is_found_out_about(deployment: Deployment) -> None:
     """The connection is cut after COMMIT and before its answer, again and again."""
     rng = Random(3)
-    address = urlsplit(deployment.store)
-    with Proxy(address.hostname or "", address.port or 0) as proxy:
-        direct, deployment.store = deployment.store, through(deployment.store, proxy.port)
+    with Proxy(deployment.store) as proxy:
+        direct, deployment.store = deployment.store, proxy.url
 
         async def strike(client: Client) -> None:
             proxy.at_commit = lambda: rng.choice((None, None, Cut.AFTER, Cut.BEFORE))
@@ -53,9 +51,8 @@ async def test_a_commit_whose_answer_is_lost_is_found_out_about(deployment: Depl
 @pytest.mark.timeout(180)
 async def test_a_slow_store_only_slows(deployment: Deployment) -> None:
     """Each answer of the database takes 200 ms: nothing is given up, parked or done twice."""
-    address = urlsplit(deployment.store)
-    with Proxy(address.hostname or "", address.port or 0) as proxy:
-        direct, deployment.store = deployment.store, through(deployment.store, proxy.port)
+    with Proxy(deployment.store) as proxy:
+        direct, deployment.store = deployment.store, proxy.url
 
         async def strike(client: Client) -> None:
             proxy.delay_s = 0.2

@@ -1,10 +1,13 @@
-"""Empty databases on a real server, and the event store in them."""
+"""Empty databases on a real server, the event store in them, and faults on the way there."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from infra import Postgres, StopMode
 from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase, PostgresEventStore
+from tests.proxy import Proxy
 
 
 @pytest.fixture
@@ -25,3 +28,27 @@ def store(database: PostgresDatabase) -> PostgresEventStore:
 def catalogue(store: PostgresEventStore, database: PostgresDatabase) -> PostgresCatalogue:
     """The catalogue of that store."""
     return PostgresCatalogue(database)
+
+
+@pytest.fixture
+def proxy(postgres: str) -> Iterator[Proxy]:
+    """Another way to that database."""
+    with Proxy(postgres) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def crash_under(own_postgres: Postgres):
+    """Runs four lanes of work; the server crashes, and comes back, each time so much is done."""
+
+    async def crash_under(work, done, marks) -> None:
+        lanes = [asyncio.create_task(work(lane)) for lane in range(4)]
+        for mark in marks:
+            while len(done) < mark:  # noqa: ASYNC110  # many tasks add to it
+                await asyncio.sleep(0.005)
+            await asyncio.to_thread(own_postgres.stop, StopMode.IMMEDIATE)
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(own_postgres.start)
+        await asyncio.gather(*lanes)
+
+    return crash_under

@@ -7,19 +7,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from infra import Postgres, StopMode
+from infra import Postgres
 from saga.adapters.postgres import Address, PostgresEffectsStore
 from saga.adapters.postgres.effects import PostgresUnit
 from saga.core.events import ReplyOutcome
 from saga.errors import StoreTooNew, StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import InboxWrite
 from saga.testing.effects_unit_suite import SERVICE, inbox_row, keep_rows, things_in
-from tests.proxy import Cut, Proxy, through
+from tests.proxy import Cut, Proxy
 
 CREATE_THINGS = "CREATE TABLE things (name text, size bigint)"
 INSERT = "INSERT INTO things VALUES (:name, 1)"
@@ -46,20 +45,10 @@ async def store(postgres: str) -> AsyncIterator[PostgresEffectsStore]:
 
 
 @pytest.fixture
-async def proxied(
-    postgres: str, store: PostgresEffectsStore
-) -> AsyncIterator[tuple[Proxy, PostgresEffectsStore]]:
+async def proxied(proxy: Proxy, store: PostgresEffectsStore) -> AsyncIterator[PostgresEffectsStore]:
     """The same once more, through a proxy."""
-    parts = urlsplit(postgres)
-    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
-        async with opened(through(postgres, proxy.port)) as through_proxy:
-            yield proxy, through_proxy
-
-
-def cut_next(proxy: Proxy, cut: Cut) -> None:
-    """Cut the connection of whoever commits next, and of nobody else."""
-    cuts = iter([cut])
-    proxy.at_commit = lambda: next(cuts, None)
+    async with opened(proxy.url) as through_proxy:
+        yield through_proxy
 
 
 async def names(store: PostgresEffectsStore) -> list[object]:
@@ -68,75 +57,70 @@ async def names(store: PostgresEffectsStore) -> list[object]:
 
 
 async def test_a_lost_answer_to_a_handlers_commit_is_found_out_to_be_success(
-    proxied: tuple[Proxy, PostgresEffectsStore],
+    proxy: Proxy, proxied: PostgresEffectsStore
 ) -> None:
     """The connection is cut after COMMIT: the inbox tells that the handler was there."""
-    proxy, store = proxied
-    unit = store.unit()
+    unit = proxied.unit()
     await unit.db.execute(INSERT, name="a")
-    cut_next(proxy, Cut.AFTER)
+    proxy.cut_next(Cut.AFTER)
 
     assert not await keep_rows(unit, inbox_row("k"))
 
     assert proxy.cuts == 1
-    assert await names(store) == ["a"]
-    assert await store.kept(SERVICE, ["k"]) == {"k": inbox_row("k")}
+    assert await names(proxied) == ["a"]
+    assert await proxied.kept(SERVICE, ["k"]) == {"k": inbox_row("k")}
 
 
 async def test_a_commit_that_never_arrived_is_told_as_not_kept(
-    proxied: tuple[Proxy, PostgresEffectsStore],
+    proxy: Proxy, proxied: PostgresEffectsStore
 ) -> None:
     """Neither the writes nor the row are there, and the handler may be called again."""
-    proxy, store = proxied
-    unit = store.unit()
+    unit = proxied.unit()
     await unit.db.execute(INSERT, name="a")
-    cut_next(proxy, Cut.BEFORE)
+    proxy.cut_next(Cut.BEFORE)
 
     assert list(await keep_rows(unit, inbox_row("k"))) == [unit]
 
-    assert await names(store) == []
-    assert await store.kept(SERVICE, ["k"]) == {}
-    again = store.unit()
+    assert await names(proxied) == []
+    assert await proxied.kept(SERVICE, ["k"]) == {}
+    again = proxied.unit()
     await again.db.execute(INSERT, name="a")
     assert not await keep_rows(again, inbox_row("k"))
-    assert await names(store) == ["a"]
+    assert await names(proxied) == ["a"]
 
 
 @pytest.mark.parametrize("cut", Cut)
 async def test_rows_alone_are_kept_whatever_became_of_their_commit(
-    proxied: tuple[Proxy, PostgresEffectsStore], cut: Cut
+    proxy: Proxy, proxied: PostgresEffectsStore, cut: Cut
 ) -> None:
     """They are written again where they are not there, and only then."""
-    proxy, store = proxied
-    cut_next(proxy, cut)
+    proxy.cut_next(cut)
 
-    kept = await asyncio.gather(*(keep_rows(store.unit(), inbox_row(key)) for key in "abc"))
+    kept = await asyncio.gather(*(keep_rows(proxied.unit(), inbox_row(key)) for key in "abc"))
 
     assert (proxy.cuts, list(map(list, kept))) == (1, [[], [], []])
-    assert set(await store.kept(SERVICE, [*"abc"])) == set("abc")
+    assert set(await proxied.kept(SERVICE, [*"abc"])) == set("abc")
 
 
 async def test_connections_that_died_while_they_were_idle_are_replaced(
-    proxied: tuple[Proxy, PostgresEffectsStore],
+    proxy: Proxy, proxied: PostgresEffectsStore
 ) -> None:
     """No handler notices."""
-    proxy, store = proxied
     for turn in range(3):
-        units = [store.unit() for _ in range(store.handlers_max)]
+        units = [proxied.unit() for _ in range(proxied.handlers_max)]
         for number, unit in enumerate(units):
             await unit.db.execute(INSERT, name=f"{turn}-{number}")
             assert not await keep_rows(unit, inbox_row(f"{turn}-{number}"))
         proxy.cut_off()
 
-    assert len(await names(store)) == 3 * store.handlers_max
+    assert len(await names(proxied)) == 3 * proxied.handlers_max
 
 
 async def test_a_connection_that_is_cut_under_a_handler_breaks_its_unit_alone(
-    proxied: tuple[Proxy, PostgresEffectsStore], store: PostgresEffectsStore
+    proxy: Proxy, proxied: PostgresEffectsStore, store: PostgresEffectsStore
 ) -> None:
     """Nothing of it is kept; others, and the same handler called again, go on."""
-    proxy, through_proxy = proxied
-    cut, other = through_proxy.unit(), store.unit()
+    cut, other = proxied.unit(), store.unit()
     await cut.db.execute(INSERT, name="lost")
     await other.db.execute(INSERT, name="other")
     proxy.cut_off()
@@ -146,7 +130,7 @@ async def test_a_connection_that_is_cut_under_a_handler_breaks_its_unit_alone(
     assert cut.is_broken
     cut.drop()
     assert not await keep_rows(other, inbox_row("other"))
-    again = through_proxy.unit()
+    again = proxied.unit()
     await again.db.execute(INSERT, name="again")
     assert not await keep_rows(again, inbox_row("again"))
     assert await names(store) == ["again", "other"]
@@ -181,10 +165,13 @@ async def test_of_two_handlers_in_a_deadlock_one_is_to_begin_anew(
     assert [thing["size"] for thing in await things_in(store)] == [1, 1]
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
 async def test_a_handler_that_stands_still_in_its_transaction_is_ended(
-    store: PostgresEffectsStore,
+    store: PostgresEffectsStore, *, goes_on: bool
 ) -> None:
-    """The server does that, after a while, so that nobody waits for its rows for ever."""
+    """The server does that, after a while, so that nobody waits for its rows for ever; it is called
+    again, like one whose connection was cut.
+    """
     unit = store.unit()
     await unit.db.execute(INSERT, name="slow")
     (timeout,) = await unit.db.fetch("SHOW idle_in_transaction_session_timeout")
@@ -192,47 +179,38 @@ async def test_a_handler_that_stands_still_in_its_transaction_is_ended(
     await unit.db.execute("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
     await asyncio.sleep(0.2)
 
-    with pytest.raises(StoreUnavailable):
-        await unit.db.execute(INSERT, name="slow")
-
-    assert unit.is_broken
-    unit.drop()
-    assert await names(store) == []
-
-
-async def test_a_handler_that_stands_still_before_its_commit_is_not_kept(
-    store: PostgresEffectsStore,
-) -> None:
-    """It is called again, like one whose connection was cut."""
-    unit = store.unit()
-    await unit.db.execute(INSERT, name="slow")
-    await unit.db.execute("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
-    await asyncio.sleep(0.2)
-
-    assert list(await keep_rows(unit, inbox_row("k"))) == [unit]
+    if goes_on:
+        with pytest.raises(StoreUnavailable):
+            await unit.db.execute(INSERT, name="slow")
+        assert unit.is_broken
+        unit.drop()
+    else:
+        assert list(await keep_rows(unit, inbox_row("k"))) == [unit]
 
     assert await names(store) == []
     assert await store.kept(SERVICE, ["k"]) == {}
 
 
-ENDS = [["COMMIT"], ["ROLLBACK"], ["COMMIT", "BEGIN"]]
-
-
-@pytest.mark.parametrize("ends", ENDS, ids=str)
-async def test_a_statement_behind_the_end_of_its_transaction_is_refused(
-    store: PostgresEffectsStore, ends: list[str]
+@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize("ends", [["COMMIT"], ["ROLLBACK"], ["COMMIT", "BEGIN"]], ids=str)
+async def test_a_transaction_ended_behind_our_back_is_noticed(
+    store: PostgresEffectsStore, ends: list[str], *, goes_on: bool
 ) -> None:
-    """Also in a transaction that the handler has begun itself."""
+    """A handler can, through the driver's connection; it is told so, and its row may be kept."""
     unit = store.unit()
     await unit.db.execute(INSERT, name="a")
     for end in ends:
         await unit.db.raw.execute(end.encode())
 
     with pytest.raises(TransactionEnded):
-        await unit.db.execute(INSERT, name="b")
+        await (unit.db.execute(INSERT, name="b") if goes_on else keep_rows(unit, inbox_row("k")))
 
     unit.drop()
-    assert await names(store) == (["a"] if "COMMIT" in ends else [])
+    assert not await keep_rows(unit, inbox_row("k", outcome=ReplyOutcome.FAILED))
+    other = store.unit()
+    await other.db.execute(INSERT, name="c")
+    assert not await keep_rows(other, inbox_row("other"))
+    assert await names(store) == [*(["a"] if "COMMIT" in ends else []), "c"]
 
 
 async def test_a_saga_whose_number_is_gone_is_numbered_again(
@@ -255,26 +233,6 @@ async def test_a_saga_whose_number_is_gone_is_numbered_again(
     assert not await keep_rows(again, inbox_row("s/third/do"))
     assert await names(store) == ["b"]
     assert list(await store.kept(SERVICE, ["s/first/do", "s/third/do"])) == ["s/third/do"]
-
-
-@pytest.mark.parametrize("ends", ENDS, ids=str)
-async def test_a_transaction_ended_behind_our_back_is_noticed(
-    store: PostgresEffectsStore, ends: list[str]
-) -> None:
-    """A handler can, through the driver's connection; it is told so, and its row may be kept."""
-    unit = store.unit()
-    await unit.db.execute(INSERT, name="a")
-    for end in ends:
-        await unit.db.raw.execute(end.encode())
-
-    with pytest.raises(TransactionEnded):
-        await keep_rows(unit, inbox_row("k"))
-
-    unit.drop()
-    assert not await keep_rows(unit, inbox_row("k", outcome=ReplyOutcome.FAILED))
-    other = store.unit()
-    await other.db.execute(INSERT, name="b")
-    assert not await keep_rows(other, inbox_row("other"))
 
 
 async def test_a_constraint_that_is_looked_at_last_refuses_one_handler(
@@ -372,7 +330,7 @@ async def test_a_newer_inbox_is_refused(store: PostgresEffectsStore, postgres: s
 
 
 async def test_a_server_that_crashes_and_comes_back_has_each_effect_once(
-    own_postgres: Postgres,
+    own_postgres: Postgres, crash_under
 ) -> None:
     """`stop -m immediate` under handlers that look at the inbox before they are called again."""
     url = own_postgres.url()
@@ -400,14 +358,7 @@ async def test_a_server_that_crashes_and_comes_back_has_each_effect_once(
                 done.append(key)
                 number += 1
 
-        lanes = [asyncio.create_task(serve(lane)) for lane in range(4)]
-        for mark in (100, 250):
-            while len(done) < mark:  # noqa: ASYNC110  # many tasks add to it
-                await asyncio.sleep(0.005)
-            await asyncio.to_thread(own_postgres.stop, StopMode.IMMEDIATE)
-            await asyncio.sleep(0.3)
-            await asyncio.to_thread(own_postgres.start)
-        await asyncio.gather(*lanes)
+        await crash_under(serve, done, (100, 250))
 
         assert len(done) >= 400
         assert sorted(await names(store)) == sorted(done)

@@ -5,12 +5,11 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from infra import Postgres, StopMode
+from infra import Postgres
 from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase, PostgresEventStore
 from saga.adapters.postgres.statements import share_lock
 from saga.core.identity import SagaId
@@ -19,7 +18,7 @@ from saga.ports.bus import Source
 from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
-from tests.proxy import Cut, Proxy, through
+from tests.proxy import Cut, Proxy
 
 SOURCE = Source("shop.evt", 0)
 
@@ -45,26 +44,11 @@ async def opened(url: str) -> AsyncIterator[PostgresEventStore]:
 
 
 @pytest.fixture
-async def proxied(
-    postgres: str, store: PostgresEventStore
-) -> AsyncIterator[tuple[Proxy, PostgresEventStore]]:
+async def proxied(proxy: Proxy, store: PostgresEventStore) -> AsyncIterator[PostgresEventStore]:
     """The same store once more, through a proxy."""
-    with proxy_to(postgres) as proxy:
-        async with opened(through(postgres, proxy.port)) as through_proxy:
-            await through_proxy.load([saga(0)])
-            yield proxy, through_proxy
-
-
-def proxy_to(url: str) -> Proxy:
-    """A proxy before the server at *url*."""
-    parts = urlsplit(url)
-    return Proxy(parts.hostname or "", parts.port or 5432)
-
-
-def cut_after_commit(proxy: Proxy) -> None:
-    """Cut the connection of whoever commits next, instead of telling that it was done."""
-    cuts = iter([Cut.AFTER])
-    proxy.at_commit = lambda: next(cuts, None)
+    async with opened(proxy.url) as through_proxy:
+        await through_proxy.load([saga(0)])
+        yield through_proxy
 
 
 async def test_of_two_writers_on_one_history_each_version_has_one(
@@ -115,62 +99,58 @@ async def test_a_position_is_covered_once(postgres: str, store: PostgresEventSto
 
 
 async def test_a_lost_answer_to_a_commit_is_found_out_to_be_success(
-    proxied: tuple[Proxy, PostgresEventStore],
+    proxy: Proxy, proxied: PostgresEventStore
 ) -> None:
     """The connection is cut after COMMIT: the batch is there once, and `append` tells the truth."""
-    proxy, store = proxied
-    cut_after_commit(proxy)
+    proxy.cut_next(Cut.AFTER)
 
-    answer = await store.append(batch(1, offset=3), at=MOMENT)
+    answer = await proxied.append(batch(1, offset=3), at=MOMENT)
 
     assert proxy.cuts == 1
-    (owed,) = await store.backlog(limit=10)
+    (owed,) = await proxied.backlog(limit=10)
     assert answer.backlog_id == owed.backlog_id
     assert list(owed.entries) == samples.entries(saga(1), 0)
     with pytest.raises(HistoryConflict):
-        await store.append(batch(1), at=MOMENT)
-    await store.append(batch(1, after=1, offset=4), at=MOMENT)
+        await proxied.append(batch(1), at=MOMENT)
+    await proxied.append(batch(1, after=1, offset=4), at=MOMENT)
 
 
 async def test_a_lost_answer_about_a_conflict_is_still_a_conflict(
-    proxied: tuple[Proxy, PostgresEventStore],
+    proxy: Proxy, proxied: PostgresEventStore
 ) -> None:
     """What is stored under the same versions is somebody else's: that is not taken for ours."""
-    proxy, store = proxied
-    await store.append(batch(1, cause="theirs"), at=MOMENT)
+    await proxied.append(batch(1, cause="theirs"), at=MOMENT)
     proxy.cut_off()
 
     with pytest.raises(HistoryConflict):
-        await store.append(batch(1, cause="ours"), at=MOMENT)
+        await proxied.append(batch(1, cause="ours"), at=MOMENT)
 
-    assert [entry.cause for entry in (await store.load([saga(1)]))[saga(1)]] == ["theirs"] * 2
+    assert [entry.cause for entry in (await proxied.load([saga(1)]))[saga(1)]] == ["theirs"] * 2
 
 
 async def test_a_lost_answer_to_positions_alone_is_found_out(
-    proxied: tuple[Proxy, PostgresEventStore],
+    proxy: Proxy, proxied: PostgresEventStore
 ) -> None:
     """A batch that only accounts for records, or sets some aside, is not written twice either."""
-    proxy, store = proxied
-    cut_after_commit(proxy)
-    await store.append(Batch(positions={SOURCE: 5}), at=MOMENT)
-    cut_after_commit(proxy)
-    await store.append(Batch(unhandled=[samples.unhandled(5)]), at=MOMENT)
+    proxy.cut_next(Cut.AFTER)
+    await proxied.append(Batch(positions={SOURCE: 5}), at=MOMENT)
+    proxy.cut_next(Cut.AFTER)
+    await proxied.append(Batch(unhandled=[samples.unhandled(5)]), at=MOMENT)
 
     assert proxy.cuts == 2
-    assert await store.positions([SOURCE]) == {SOURCE: 5}
-    assert len(await PostgresCatalogue(store.database).unhandled()) == 1
+    assert await proxied.positions([SOURCE]) == {SOURCE: 5}
+    assert len(await PostgresCatalogue(proxied.database).unhandled()) == 1
 
 
 async def test_a_cut_before_the_transaction_costs_nothing(
-    proxied: tuple[Proxy, PostgresEventStore],
+    proxy: Proxy, proxied: PostgresEventStore
 ) -> None:
     """Connections that died while they were idle are replaced; what was asked for is done once."""
-    proxy, store = proxied
     for number in range(5):
         proxy.cut_off()
-        await store.append(batch(number, offset=number), at=MOMENT)
+        await proxied.append(batch(number, offset=number), at=MOMENT)
         proxy.cut_off()
-        assert await store.positions([SOURCE]) == {SOURCE: number}
+        assert await proxied.positions([SOURCE]) == {SOURCE: number}
 
 
 async def test_a_session_that_was_ended_while_it_was_idle_costs_nothing(
@@ -193,39 +173,29 @@ async def test_a_session_that_was_ended_while_it_was_idle_costs_nothing(
 
 
 async def test_a_server_that_crashes_and_comes_back_keeps_what_was_told(
-    own_postgres: Postgres,
+    own_postgres: Postgres, crash_under
 ) -> None:
     """`stop -m immediate` under appends: what was told is there, once, and work goes on."""
     async with opened(own_postgres.url()) as store:
         told: list[int] = []
-        failed = 0
         ending = time.monotonic() + 60
 
         async def write(lane: int) -> None:
-            nonlocal failed
-            number = 0
+            offset = 0
             while len(told) < 600 and time.monotonic() < ending:
-                source = Source("shop.evt", lane)
-                wanted = batch(lane * 10_000 + number)
-                wanted.positions = {source: number}
+                number = lane * 10_000 + offset
+                wanted = batch(number)
+                wanted.positions = {Source("shop.evt", lane): offset}
                 try:
                     await store.append(wanted, at=MOMENT)
                 except StoreUnavailable:
-                    failed += 1
                     continue
                 except AlreadyRecorded:  # one whose outcome could not be known
-                    assert await store.load([saga(lane * 10_000 + number)])
-                told.append(lane * 10_000 + number)
-                number += 1
+                    assert await store.load([saga(number)])
+                told.append(number)
+                offset += 1
 
-        lanes = [asyncio.create_task(write(lane)) for lane in range(4)]
-        for mark in (100, 300):
-            while len(told) < mark:  # noqa: ASYNC110  # many tasks add to it
-                await asyncio.sleep(0.005)
-            await asyncio.to_thread(own_postgres.stop, StopMode.IMMEDIATE)
-            await asyncio.sleep(0.3)
-            await asyncio.to_thread(own_postgres.start)
-        await asyncio.gather(*lanes)
+        await crash_under(write, told, (100, 300))
 
         assert len(told) >= 600
         histories = await store.load([saga(number) for number in told])
@@ -425,30 +395,29 @@ async def test_a_cancelled_append_is_whole(postgres: str, store: PostgresEventSt
     assert {len(history) for history in histories.values()} == {2}
 
 
-async def test_listeners_hear_of_appends(postgres: str, store: PostgresEventStore) -> None:
+async def test_listeners_hear_of_appends(proxy: Proxy, store: PostgresEventStore) -> None:
     """At once, from another process, again after the connection was cut, and by polling alone."""
-    with proxy_to(postgres) as proxy:
-        async with opened(through(postgres, proxy.port)) as other:
-            appends = other.appends(poll_s=30)
-            await anext(appends)
-            for number in range(3):
-                heard = asyncio.ensure_future(anext(appends))
-                await asyncio.sleep(0.05)
-                await store.append(batch(number), at=MOMENT)
-                async with asyncio.timeout(2):
-                    await heard
+    async with opened(proxy.url) as other:
+        appends = other.appends(poll_s=30)
+
+        async def hear(number: int) -> None:
             heard = asyncio.ensure_future(anext(appends))
             await asyncio.sleep(0.05)
-            proxy.cut_off()
-            async with asyncio.timeout(5):
-                await heard
-                await anext(appends)  # connected again, it tells at once
-            heard = asyncio.ensure_future(anext(appends))
-            await asyncio.sleep(0.05)
-            await store.append(batch(9), at=MOMENT)
+            await store.append(batch(number), at=MOMENT)
             async with asyncio.timeout(2):
                 await heard
-            await appends.aclose()
+
+        await anext(appends)
+        for number in range(3):
+            await hear(number)
+        heard = asyncio.ensure_future(anext(appends))
+        await asyncio.sleep(0.05)
+        proxy.cut_off()
+        async with asyncio.timeout(5):
+            await heard
+            await anext(appends)  # connected again, it tells at once
+        await hear(9)
+        await appends.aclose()
 
 
 async def test_nobody_is_told_what_he_has_appended_himself(

@@ -2,7 +2,6 @@
 
 import asyncio
 from itertools import cycle
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -18,7 +17,7 @@ from tests.adapters.first_triggers import (
     start_all,
     start_all_though_killed,
 )
-from tests.proxy import Cut, Proxy, through
+from tests.proxy import Cut, Proxy
 
 
 async def check(url: str, store: PostgresEventStore) -> None:
@@ -49,11 +48,10 @@ async def test_lost_answers_start_no_saga_twice(
     postgres: str, store: PostgresEventStore, cuts: tuple[Cut | None, ...]
 ) -> None:
     """Two workers whose connections are cut at commits: they know which beginnings are theirs."""
-    parts = urlsplit(postgres)
 
     async def work(topic: str) -> int:
-        with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
-            database = PostgresDatabase(Address(through(postgres, proxy.port)))
+        with Proxy(postgres) as proxy:
+            database = PostgresDatabase(Address(proxy.url))
             own = await asyncio.to_thread(PostgresEventStore, database)
             coming = cycle([*cuts, None])
             proxy.at_commit = lambda: next(coming)

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import psycopg
 
@@ -21,7 +20,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.ports import Appended, Batch
 from saga.testing.world.process import Process
-from tests.proxy import Cut, Proxy, through
+from tests.proxy import Cut, Proxy
 from tests.simulation.crash_points.aim import How
 from tests.simulation.crash_points.loop import StagedLoop
 
@@ -148,12 +147,11 @@ class PostgresPlace:
     async def open(self, process: Process | None) -> Opened:
         """Connect for *process*, through a proxy of its own."""
         commits = _PostgresCommits(process)
-        parts = urlsplit(self._url)
-        proxy = Proxy(parts.hostname, parts.port)
+        proxy = Proxy(self._url)
         proxy.at_commit, proxy.on_cut = commits.at_commit, commits.on_cut
         if process is not None:
             process.on_crash.append(proxy.shut)
-        database = PostgresDatabase(Address(through(self._url, proxy.port)), connections_max=3)
+        database = PostgresDatabase(Address(proxy.url), connections_max=3)
         store = await asyncio.to_thread(PostgresEventStore, database)
 
         async def close(*, is_crashed: bool) -> None:
