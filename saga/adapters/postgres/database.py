@@ -275,14 +275,15 @@ class PostgresDatabase:
             raise NotCommitted from failure
         return None
 
-    async def fetch(self, query: str, *parameters: bytes | int) -> list[Any]:
+    async def fetch(self, query: str | Call, *parameters: bytes | int) -> list[Any]:
         """All rows that *query* finds."""
+        call = query if isinstance(query, Call) else call_of(query, *parameters)
         # After a restart of the server each connection that was idle meanwhile fails once.
         for tries_left in reversed(range(self.connections_max + 1)):
             session = await self.borrow()
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    [result] = await exchange(session, [call_of(query, *parameters)])
+                    [result] = await exchange(session, [call])
                     return rows_of(session, result)
             except TimeoutError as error:
                 await session.close()

@@ -272,8 +272,7 @@ class PostgresEffectsStore(EffectsStore):
         return bool(writes) and all(stored.get(key_of(row)) == row for row, _ in writes)
 
     async def _rows(self, keys: Iterable[Key]) -> dict[Key, InboxRow]:
-        query, parameters = selecting(set(keys))
-        rows = map(to_row, await self._database.fetch(query, *parameters))
+        rows = map(to_row, await self._database.fetch(selecting(set(keys))))
         return {key_of(row): row for row in rows}
 
     async def _configure(self, session: Session) -> None:

@@ -17,16 +17,7 @@ import psycopg
 from psycopg import Cursor
 
 from saga.adapters.postgres.migrations import number_sagas
-from saga.adapters.postgres.pipeline import (
-    Call,
-    blobs,
-    call_of,
-    columns,
-    ints,
-    text,
-    texts,
-    unescaped,
-)
+from saga.adapters.postgres.pipeline import Call, ManyRows, call_of, text, texts, unescaped
 from saga.adapters.postgres.schema import Component
 from saga.adapters.rows import KnownSagas
 from saga.core.events import Json, ReplyOutcome
@@ -69,28 +60,28 @@ _NUMBER_NEW: Final = (
 )
 _ROWS: Final = (
     "SELECT {}attempt, outcome, contract, payload, code, message, digest, handled_at, undone = 1 "
-    "FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[], "
-    "%s::text[], %s::text[], %s::text[], %s::bytea[], %s::bigint[], %s::bigint[]) "
-    f"AS r (saga_id, step, service, {_REST})"
+    f"FROM {{{{rows}}}} AS r (saga_id, step, service, {_REST})"
 )
-_INSERT: Final = (
+_TYPES: Final = "text text text bigint text text text text text bytea bigint bigint"
+_INSERT: Final = ManyRows(
     f"INSERT INTO saga_inbox (saga, step, service, {_REST}) "
-    f"{_ROWS.format(_NUMBER.format('r.saga_id') + ', step, service, ')} ORDER BY 1, 2, 3"
+    f"{_ROWS.format(_NUMBER.format('r.saga_id') + ', step, service, ')} ORDER BY 1, 2, 3",
+    _TYPES,
 )
-_REPLACE: Final = (
+_REPLACE: Final = ManyRows(
     f"WITH replaced AS (UPDATE saga_inbox SET ({_REST}) = ({_ROWS.format('')}) "
     f"WHERE saga = {_NUMBER.format('%s')} AND step = %s AND service = %s AND attempt = %s "
     "AND outcome = %s AND undone = (%s::bigint = 1) RETURNING 1) "
-    "SELECT saga_inbox_expect((SELECT count(*) FROM replaced), 1)"
+    "SELECT saga_inbox_expect((SELECT count(*) FROM replaced), 1)",
+    _TYPES,
 )
-_ROW: Final = (*(texts,) * 3, ints, *(texts,) * 5, blobs, ints, ints)
 # OFFSET 0 keeps each look-up one by key: a join might read the whole table.
-_SELECT: Final = (
-    f"SELECT r.saga_id || r.step, i.service, {_REST} "
-    "FROM unnest(%s::text[], %s::text[], %s::text[]) AS r (saga_id, step, service) "
+_SELECT: Final = ManyRows(
+    f"SELECT r.saga_id || r.step, i.service, {_REST} FROM {{rows}} AS r (saga_id, step, service) "
     "CROSS JOIN LATERAL (SELECT * FROM saga_inbox AS i "
     f"WHERE i.saga = {_NUMBER.format('r.saga_id')} AND i.step = r.step "
-    "AND i.service = r.service OFFSET 0) AS i"
+    "AND i.service = r.service OFFSET 0) AS i",
+    "text text text",
 )
 
 
@@ -115,15 +106,15 @@ class Inbox:
         # Always in one order, so that no two transactions wait for each other.
         ordered = sorted(writes, key=lambda write: (write.row.key, write.row.service))
         new = [_columns_of(write.row) for write in ordered if write.replaces is None]
-        calls = []
-        if unnumbered := [row[0] for row in new if not self._numbered.get(SagaId(row[0]))]:
-            calls.append(call_of(_NUMBER_NEW, texts(dict.fromkeys(unnumbered))))
-        if new:
-            calls.append(call_of(_INSERT, *columns(_ROW, new)))
-        return calls + [
-            call_of(_REPLACE, *columns(_ROW, [_columns_of(write.row)]), *_what_was(write.replaces))
-            for write in ordered
-            if write.replaces is not None
+        unnumbered = [row[0] for row in new if not self._numbered.get(row[0])]
+        return [
+            *([call_of(_NUMBER_NEW, texts(dict.fromkeys(unnumbered)))] if unnumbered else []),
+            *_INSERT.calls(new),
+            *(
+                _REPLACE.call([_columns_of(write.row)], *_what_was(write.replaces))
+                for write in ordered
+                if write.replaces is not None
+            ),
         ]
 
     def written(self, writes: Sequence[InboxWrite]) -> None:
@@ -150,11 +141,9 @@ def key_of(row: InboxRow) -> Key:
     return row.service, row.key
 
 
-def selecting(keys: Collection[Key]) -> tuple[str, list[bytes]]:
-    """The query for the rows of *keys*, and its parameters."""
-    return _SELECT, columns(
-        (texts,) * 3, [(*_saga_and_step(key), service) for service, key in keys]
-    )
+def selecting(keys: Collection[Key]) -> Call:
+    """The query for the rows of *keys*."""
+    return _SELECT.call([(*_saga_and_step(key), service) for service, key in keys])
 
 
 def fits(write: InboxWrite, stored: InboxRow | None) -> bool:

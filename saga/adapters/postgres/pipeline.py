@@ -130,6 +130,28 @@ def call_of(sql: str, *parameters: bytes | int) -> Call:
     return Call(_numbered(sql), values, (), formats, Format.BINARY, Prepare.AT_ONCE)
 
 
+class ManyRows:
+    """A statement of ours over many rows: an array for each column.
+
+    `{rows}` stands for them in *sql*, and *types* are those of their columns. Other parameters,
+    `%s` as above, stand behind.
+    """
+
+    def __init__(self, sql: str, types: str) -> None:
+        self._arrays = [_ARRAYS[name] for name in types.split()]
+        arrays = ", ".join(f"%s::{name}[]" for name in types.split())
+        self._sql = sql.replace("{rows}", f"unnest({arrays})")
+
+    def call(self, rows: Sequence[Sequence[Any]], *others: bytes | int) -> Call:
+        """The statement over *rows*."""
+        arrays = [array([row[place] for row in rows]) for place, array in enumerate(self._arrays)]
+        return call_of(self._sql, *arrays, *others)
+
+    def calls(self, rows: Sequence[Sequence[Any]]) -> list[Call]:
+        """The statement over *rows*, where there are any."""
+        return [self.call(rows)] if rows else []
+
+
 def rows_of(session: Session, result: PGresult) -> list[tuple[Any, ...]]:
     """The rows of an answer on *session*."""
     loading = Transformer(session)
@@ -257,13 +279,6 @@ def ints(values: Iterable[int | None]) -> bytes:
     return _array(20, [_NULL if value is None else pack(8, value) for value in values])
 
 
-def columns(
-    kinds: Sequence[Callable[[Iterable[Any]], bytes]], rows: Sequence[Sequence[Any]]
-) -> list[bytes]:
-    """An array for each column of *rows*; *kinds* make them."""
-    return [kind([row[place] for row in rows]) for place, kind in enumerate(kinds)]
-
-
 def _varying(oid: int, values: Iterable[bytes | None]) -> bytes:
     length = _LENGTH.pack
     return _array(oid, [_NULL if value is None else length(len(value)) + value for value in values])
@@ -273,3 +288,11 @@ def _array(oid: int, items: list[bytes]) -> bytes:
     if not items:
         return _EMPTY_ARRAY.pack(0, 0, oid)
     return _ARRAY.pack(1, 1, oid, len(items), 1) + b"".join(items)
+
+
+_ARRAYS: Final[dict[str, Callable[[Iterable[Any]], bytes]]] = {
+    "text": texts,
+    "bytea": blobs,
+    "uuid": uuids,
+    "bigint": ints,
+}

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from saga.adapters.mapper import TURN
-from saga.adapters.postgres.pipeline import Call, blobs, call_of, columns, ints, texts, uuids
+from saga.adapters.postgres.pipeline import Call, ManyRows, call_of, ints
 from saga.adapters.rows import (
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
@@ -45,78 +45,79 @@ Originators = Mapping[SagaId, str]
 ALREADY_RECORDED: Final = "SG001"
 HISTORY_CONFLICT: Final = "SG002"
 
-ADVANCE: Final = (
-    "WITH moved AS (INSERT INTO notification_tracking (application_name, notification_id) "
-    "SELECT * FROM unnest(%s::text[], %s::bigint[]) ON CONFLICT (application_name) DO UPDATE "
+ADVANCE: Final = ManyRows(
+    "WITH r (name, id) AS (SELECT * FROM {rows}), moved AS (INSERT INTO notification_tracking "
+    "(application_name, notification_id) SELECT * FROM r ON CONFLICT (application_name) DO UPDATE "
     "SET notification_id = excluded.notification_id "
     "WHERE notification_tracking.notification_id < excluded.notification_id RETURNING 1) "
-    f"SELECT saga_expect((SELECT count(*) FROM moved), %s::bigint, '{ALREADY_RECORDED}')"
+    "SELECT saga_expect((SELECT count(*) FROM moved), (SELECT count(*) FROM r), "
+    f"'{ALREADY_RECORDED}')",
+    "text bigint",
 )
-PREDECESSORS: Final = (
-    "SELECT saga_expect(count(*), %s::bigint, "
-    f"'{HISTORY_CONFLICT}') FROM unnest(%s::uuid[], %s::bigint[]) AS r (id, version) "
-    "WHERE (SELECT true FROM stored_events WHERE originator_id = r.id "
-    "AND originator_version = r.version)"
+PREDECESSORS: Final = ManyRows(
+    "SELECT saga_expect(count(*) FILTER (WHERE (SELECT true FROM stored_events "
+    "WHERE originator_id = r.id AND originator_version = r.version)), count(*), "
+    f"'{HISTORY_CONFLICT}') FROM {{rows}} AS r (id, version)",
+    "uuid bigint",
 )
-BEGIN_SAGAS: Final = "INSERT INTO saga_ids SELECT * FROM unnest(%s::uuid[], %s::uuid[])"
-EVENTS: Final = (
+BEGIN_SAGAS: Final = ManyRows("INSERT INTO saga_ids SELECT * FROM {rows}", "uuid uuid")
+_EVENTS: Final = (
     "INSERT INTO stored_events "
     "(originator_id, originator_version, topic, state, notification_id) "
     "SELECT id, version, topic, state, place FROM ("
     "SELECT *, nextval('stored_events_notification_id_seq') AS place "
-    "FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %s::bytea[]) "
-    "AS r (id, version, topic, state)) AS placed ORDER BY id, version"
+    "FROM {rows} AS r (id, version, topic, state)) AS placed ORDER BY id, version"
 )
-EVENTS_AND_BACKLOG: Final = (
-    f"WITH written AS ({EVENTS} RETURNING notification_id) "
+EVENTS: Final = ManyRows(_EVENTS, "uuid bigint text bytea")
+EVENTS_AND_BACKLOG: Final = ManyRows(
+    f"WITH written AS ({_EVENTS} RETURNING notification_id) "
     "INSERT INTO backlog (positions, appended_at) "
     "SELECT coalesce(array_agg(notification_id ORDER BY notification_id), '{}'), %s::bigint "
-    "FROM written RETURNING backlog_id"
+    "FROM written RETURNING backlog_id",
+    "uuid bigint text bytea",
 )
-INDEX: Final = (
-    f"INSERT INTO saga_index (originator_id, {SUMMARY_COLUMNS}) "
-    "SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::text[], "
-    "%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], "
-    "%s::bigint[]) ON CONFLICT (originator_id) DO UPDATE SET "
+INDEX: Final = ManyRows(
+    f"INSERT INTO saga_index (originator_id, {SUMMARY_COLUMNS}) SELECT * FROM {{rows}} "
+    "ON CONFLICT (originator_id) DO UPDATE SET "
     "definition = excluded.definition, definition_version = excluded.definition_version, "
     "key = excluded.key, status = excluded.status, started_at = excluded.started_at, "
     "updated_at = excluded.updated_at, waiting_for = excluded.waiting_for, "
-    "reason = excluded.reason, version = excluded.version"
+    "reason = excluded.reason, version = excluded.version",
+    "uuid uuid text bigint text text bigint bigint text text bigint",
 )
-ARM: Final = (
-    "INSERT INTO timers SELECT * FROM unnest(%s::uuid[], %s::text[], %s::bigint[]) "
-    "ON CONFLICT (originator_id, name) DO UPDATE SET due_at = excluded.due_at"
+ARM: Final = ManyRows(
+    "INSERT INTO timers SELECT * FROM {rows} "
+    "ON CONFLICT (originator_id, name) DO UPDATE SET due_at = excluded.due_at",
+    "uuid text bigint",
 )
-CLEAR: Final = (
+CLEAR: Final = ManyRows(
     "DELETE FROM timers WHERE ctid = ANY(ARRAY(SELECT (SELECT t.ctid FROM timers AS t "
-    "WHERE t.originator_id = r.id AND t.name = r.name) "
-    "FROM unnest(%s::uuid[], %s::text[]) AS r (id, name)))"
+    "WHERE t.originator_id = r.id AND t.name = r.name) FROM {rows} AS r (id, name)))",
+    "uuid text",
 )
-KEEP_UNHANDLED: Final = (
-    f"INSERT INTO unhandled ({UNHANDLED_COLUMNS}) "
-    "SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], "
-    "%s::text[], %s::bigint[], %s::bigint[], %s::bytea[], %s::bytea[], %s::bytea[], %s::bigint[], "
-    "%s::bigint[], %s::uuid[])"
+KEEP_UNHANDLED: Final = ManyRows(
+    f"INSERT INTO unhandled ({UNHANDLED_COLUMNS}) SELECT * FROM {{rows}}",
+    "text text text text bigint bigint bytea bytea bytea bigint bigint uuid",
 )
 REMOVE_HANDLED: Final = "DELETE FROM unhandled WHERE record_id = ANY(%s::bigint[])"
 RELAYED: Final = "DELETE FROM backlog WHERE backlog_id = ANY(%s::bigint[])"
-LANDED: Final = (
-    "SELECT count(*) FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bytea[]) "
-    "AS r (saga_id, id, version, state) "
+LANDED: Final = ManyRows(
+    "SELECT count(*) FROM {rows} AS r (saga_id, id, version, state) "
     "WHERE (SELECT originator_id FROM saga_ids WHERE saga_id = r.saga_id) = r.id "
     "AND (SELECT e.state = r.state FROM stored_events AS e "
-    "WHERE e.originator_id = r.id AND e.originator_version = r.version)"
+    "WHERE e.originator_id = r.id AND e.originator_version = r.version)",
+    "uuid uuid bigint bytea",
 )
-REACHED: Final = (
-    "SELECT count(*) FROM unnest(%s::text[], %s::bigint[]) AS r (name, id) "
-    "WHERE (SELECT notification_id = r.id FROM notification_tracking "
-    "WHERE application_name = r.name)"
+REACHED: Final = ManyRows(
+    "SELECT count(*) FROM {rows} AS r (name, id) WHERE (SELECT notification_id = r.id "
+    "FROM notification_tracking WHERE application_name = r.name)",
+    "text bigint",
 )
-UNHANDLED: Final = (
-    "SELECT count(*) FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) "
-    "AS r (topic, partition, place, at) WHERE EXISTS (SELECT 1 FROM unhandled AS p "
-    "WHERE p.topic = r.topic AND p.partition = r.partition "
-    'AND p."offset" = r.place AND p.kept_at = r.at)'
+UNHANDLED: Final = ManyRows(
+    "SELECT count(*) FROM {rows} AS r (topic, partition, place, at) WHERE EXISTS ("
+    "SELECT 1 FROM unhandled AS p WHERE p.topic = r.topic AND p.partition = r.partition "
+    'AND p."offset" = r.place AND p.kept_at = r.at)',
+    "text bigint bigint bigint",
 )
 BACKLOG_OF: Final = (
     "SELECT backlog_id FROM backlog WHERE positions @> (SELECT ARRAY[notification_id] "
@@ -165,13 +166,9 @@ def writers(key: tuple[int, int]) -> str:
 
 def sagas_written(batch: Batch) -> dict[SagaId, None]:
     """The sagas of which *batch* writes rows by originator."""
-    return dict.fromkeys(
-        [
-            *(each.saga_id for each in batch.histories),
-            *(each.saga_id for each in batch.summaries),
-            *(each.saga_id for each in batch.timers_armed),
-        ]
-    )
+    sagas = dict.fromkeys(each.saga_id for each in batch.histories)
+    sagas |= dict.fromkeys(each.saga_id for each in batch.summaries)
+    return sagas | dict.fromkeys(each.saga_id for each in batch.timers_armed)
 
 
 def calls_of(
@@ -188,82 +185,51 @@ def calls_of(
     *new* are those of its sagas that the store does not have. The statement that answers with the
     batch's backlog id is `EVENTS_AND_BACKLOG`.
     """
-    calls: list[Call] = []
-    if batch.positions:
-        calls.append(call_of(ADVANCE, *_trackings(batch), len(batch.positions)))
-    if unsure := _unsure(batch, originators, known):
-        calls.append(call_of(PREDECESSORS, len(unsure), *columns((uuids, ints), unsure)))
+    turns = [(originators[saga], number, TURN, state) for saga, number, state in turns_of(batch)]
+    summaries = {each.saga_id: from_summary(each) for each in batch.summaries}
+    timers = {each.timer_id: each for each in batch.timers_armed}.values()
+    armed = [(originators[t.saga_id], timer_name(t.timer_id)[1], t.due_at) for t in timers]
+    cleared = map(timer_name, batch.timers_cleared)
+    return [
+        *ADVANCE.calls(_trackings(batch)),
+        *PREDECESSORS.calls(_unsure(batch, originators, known)),
+        *([call_of(lock)] if turns else []),
+        *BEGIN_SAGAS.calls([(saga_id, originators[saga_id]) for saga_id in sorted(new)]),
+        *([EVENTS_AND_BACKLOG.call(turns, at)] if batch.outgoing else EVENTS.calls(turns)),
+        *INDEX.calls(sorted((originators[saga_id], *row) for saga_id, row in summaries.items())),
+        *ARM.calls(armed),
+        *CLEAR.calls([(originators[saga], name) for saga, name in cleared if saga in originators]),
+        *KEEP_UNHANDLED.calls([from_unhandled(record) for record in batch.unhandled]),
+        *([call_of(REMOVE_HANDLED, ints(sorted(batch.handled)))] if batch.handled else []),
+        *([call_of(RELAYED, ints(sorted(batch.relayed)))] if batch.relayed else []),
+    ]
+
+
+def proof_of(batch: Batch, originators: Originators) -> tuple[Call, int] | None:
+    """A query, and what it counts where *batch* is stored; None where it may be written twice."""
+    rows: list[tuple[Any, ...]]
     if batch.histories:
-        calls.append(call_of(lock))
-    if begun := [(saga_id, originators[saga_id]) for saga_id in sorted(new)]:
-        calls.append(call_of(BEGIN_SAGAS, *columns((uuids, uuids), begun)))
-    if batch.outgoing:
-        calls.append(call_of(EVENTS_AND_BACKLOG, *_turns(batch, originators), int(at)))
-    elif batch.histories:
-        calls.append(call_of(EVENTS, *_turns(batch, originators)))
-    if summaries := {each.saga_id: from_summary(each) for each in batch.summaries}:
-        rows = sorted((originators[saga_id], *row) for saga_id, row in summaries.items())
-        calls.append(call_of(INDEX, *columns(_INDEX_ROW, rows)))
-    return calls + _other_calls(batch, originators)
-
-
-def proof_of(batch: Batch, originators: Originators) -> tuple[str, list[bytes], int] | None:
-    """A query, its parameters, and what it counts where *batch* is stored.
-
-    None where it may be written twice.
-    """
-    if batch.histories:
-        saga_ids = [each.saga_id for each in batch.histories for _ in each.turns]
-        ids, numbers, _, states = _turns(batch, originators)
-        return LANDED, [uuids(saga_ids), ids, numbers, states], len(saga_ids)
+        rows = [(saga, originators[saga], *rest) for saga, *rest in turns_of(batch)]
+        return LANDED.call(rows), len(rows)
     if batch.positions:
-        return REACHED, _trackings(batch), len(batch.positions)
+        return REACHED.call(_trackings(batch)), len(batch.positions)
     if batch.unhandled:
         rows = [(*each.position, each.kept_at) for each in batch.unhandled]
-        return UNHANDLED, columns((texts, ints, ints, ints), rows), len(rows)
+        return UNHANDLED.call(rows), len(rows)
     return None
-
-
-_TURN_ROW: Final = (uuids, ints, texts, blobs)
-_INDEX_ROW: Final = (uuids, uuids, texts, ints, texts, texts, ints, ints, texts, texts, ints)
-_UNHANDLED_ROW: Final = (*(texts,) * 4, ints, ints, *(blobs,) * 3, ints, ints, uuids)
-
-
-def _turns(batch: Batch, originators: Originators) -> list[bytes]:
-    rows = [(originators[saga], number, TURN, state) for saga, number, state in turns_of(batch)]
-    return columns(_TURN_ROW, rows)
-
-
-def _other_calls(batch: Batch, originators: Originators) -> list[Call]:
-    calls: list[Call] = []
-    if timers := {each.timer_id: each for each in batch.timers_armed}.values():
-        armed = [(originators[t.saga_id], timer_name(t.timer_id)[1], t.due_at) for t in timers]
-        calls.append(call_of(ARM, *columns((uuids, texts, ints), armed)))
-    names = map(timer_name, batch.timers_cleared)
-    if cleared := [(originators[saga], name) for saga, name in names if saga in originators]:
-        calls.append(call_of(CLEAR, *columns((uuids, texts), cleared)))
-    if batch.unhandled:
-        rows = [from_unhandled(record) for record in batch.unhandled]
-        calls.append(call_of(KEEP_UNHANDLED, *columns(_UNHANDLED_ROW, rows)))
-    if batch.handled:
-        calls.append(call_of(REMOVE_HANDLED, ints(sorted(batch.handled))))
-    if batch.relayed:
-        calls.append(call_of(RELAYED, ints(sorted(batch.relayed))))
-    return calls
 
 
 def _unsure(
     batch: Batch, originators: Originators, known: KnownSagas[tuple[int, str]]
 ) -> list[tuple[str, int]]:
     """Sagas and expected turns to look for; the insert tells whether a turn follows them."""
-    turns = {each.saga_id: (known.get(each.saga_id) or (0,))[0] for each in batch.histories}
-    return [
-        (originators[each.saga_id], each.expected_turns)
-        for each in batch.histories
-        if turns[each.saga_id] < each.expected_turns
-    ]
+    unsure = []
+    for history in batch.histories:
+        there = known.get(history.saga_id)
+        if (there[0] if there else 0) < history.expected_turns:
+            unsure.append((originators[history.saga_id], history.expected_turns))
+    return unsure
 
 
-def _trackings(batch: Batch) -> list[bytes]:
-    rows = sorted((tracking_name(source), offset) for source, offset in batch.positions.items())
-    return columns((texts, ints), rows)
+def _trackings(batch: Batch) -> list[tuple[str, int]]:
+    return sorted((tracking_name(source), offset) for source, offset in batch.positions.items())

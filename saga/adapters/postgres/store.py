@@ -216,8 +216,8 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         proof = sql.proof_of(batch, originators)
         if proof is None:
             return False
-        query, parameters, expected = proof
-        return await self.database.fetch(query, *parameters) == [(expected,)]
+        query, expected = proof
+        return await self.database.fetch(query) == [(expected,)]
 
     async def _backlog_id(self, batch: Batch, originators: sql.Originators) -> int | None:
         """The backlog id of *batch*, which is stored."""
