@@ -14,8 +14,6 @@ from saga.errors import DefinitionError, DuplicateSaga
 
 @value
 class Registered:
-    """A saga and the decider it became."""
-
     saga: SagaDefinition
     decider: Decider
 
@@ -48,11 +46,9 @@ class SagaRegistry:
         return self._by_trigger.get(contract, [])
 
     def all(self) -> Mapping[tuple[str, int], Registered]:
-        """Everything, by name and version."""
         return self._by_name
 
     def triggers(self) -> frozenset[str]:
-        """The contracts that start something."""
         return frozenset(self._by_trigger)
 
     def _add(self, definition: SagaDefinition, contracts: ContractRegistry) -> None:

@@ -41,8 +41,6 @@ _NARROWING = frozenset(("pattern", "multipleOf", "uniqueItems"))
 
 
 class ChangeKind(StrEnum):
-    """What sort of change it is."""
-
     CONTRACT_ADDED = "contract_added"
     CONTRACT_REMOVED = "contract_removed"
     KEY_CHANGED = "key_changed"

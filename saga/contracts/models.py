@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import field
@@ -80,8 +80,6 @@ _CONTRACT_NAME = re.compile(
 
 
 class ContractName(NamedTuple):
-    """The parts of a contract's name."""
-
     domain: str
     kind: Kind
     name: str
@@ -390,17 +388,7 @@ def _declared(
     """The contract that the class keywords of *cls* declare, if they make sense."""
     if key is not None and kind is Kind.INTENT:
         unknown["key"] = key
-    if unknown:
-        raise DefinitionError(
-            f"has the class keyword {', '.join(unknown)}: expected topic and version, and for"
-            " events key"
-        )
-    for option, promised in _OPTIONS.items():
-        if cls.model_config.get(option) != promised:
-            raise DefinitionError(
-                f"sets {option}={cls.model_config.get(option)!r} in its configuration; contracts"
-                f" are always {option}={promised!r}"
-            )
+    _check_options(cls, unknown)
     if topic is None:
         if version is not None or key is not None:
             raise DefinitionError('has a version or key but no topic="<domain>.<name>"')
@@ -433,6 +421,20 @@ def _declared(
     if cls.__pydantic_complete__:
         _check_fields(cls)
     return contract
+
+
+def _check_options(cls: type[BaseModel], unknown: Iterable[str]) -> None:
+    """Refuse keywords that mean nothing, and options under which no promise could be kept."""
+    if names := ", ".join(unknown):
+        raise DefinitionError(
+            f"has the class keyword {names}: expected topic and version, and for events key"
+        )
+    for option, promised in _OPTIONS.items():
+        if cls.model_config.get(option) != promised:
+            raise DefinitionError(
+                f"sets {option}={cls.model_config.get(option)!r} in its configuration; contracts"
+                f" are always {option}={promised!r}"
+            )
 
 
 def _topic_parts(topic: object) -> tuple[str, str]:

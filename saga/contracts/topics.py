@@ -79,7 +79,6 @@ class TopicNames:
         object.__setattr__(self, "_prefix", f"{self.env}.{self.namespace}.")
 
     def topic(self, contract_name: str) -> str:
-        """The topic of the contract *contract_name*."""
         return self._prefix + contract_name
 
     def contract_name(self, topic: str) -> str | None:

@@ -48,8 +48,6 @@ _DIRECTIONS = {direction.value: direction for direction in Direction}
 
 
 class IntentName(NamedTuple):
-    """What an intent id says."""
-
     saga_id: SagaId
     step: StepId
     direction: Direction
@@ -63,7 +61,6 @@ def saga_id(definition: str, key: str) -> SagaId:
 
 
 def is_saga_id(text: str) -> bool:
-    """Whether *text* has the form of a saga id."""
     return _SAGA_ID.fullmatch(text) is not None
 
 

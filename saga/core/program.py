@@ -59,8 +59,6 @@ class AwaitSignal:
 
 @value
 class Publish:
-    """Tell everybody a fact."""
-
     publication: str
     message: Message
 
@@ -76,8 +74,6 @@ class DropBranch:
 
 @value
 class Finish:
-    """The program is through."""
-
     outcome: Message | None
 
 
@@ -113,23 +109,17 @@ class StepGaveOut:
 
 @value
 class Slept:
-    """A sleep is over."""
-
     name: str
 
 
 @value
 class Signalled:
-    """A signal that the program waited for."""
-
     wait: str
     payload: Json
 
 
 @value
 class WaitTimedOut:
-    """No signal came in time."""
-
     wait: str
 
 
@@ -151,35 +141,27 @@ class Program(Protocol):
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:
         """Begin; *at* is the time of the trigger's turn."""
-        ...
 
     def resume(self, resolution: Resolution, at: Instant) -> Sequence[Command]:
         """Go on with one of the things that were asked for."""
-        ...
 
     def policy_of(self, step: StepId) -> StepPolicy:
         """How often *step* is tried, how long, and whether it has an undo."""
-        ...
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
         """Why a signal's payload is not what *wait* takes; None when it is."""
-        ...
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
         """Why *reply* is no answer to the intent of *step*; None when it is."""
-        ...
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
         """The intent that undoes *step*; *reply* is None where none came."""
-        ...
 
     def outcome_of(self, report: Report) -> Message | None:
         """The outcome event of a rolled-back saga."""
-        ...
 
     def close(self) -> None:
         """Let go of everything; nothing the program still does may count."""
-        ...
 
 
 @value

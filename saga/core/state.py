@@ -114,7 +114,6 @@ class SagaState:
 
     @property
     def is_started(self) -> bool:
-        """Whether its trigger has been handled."""
         return self.trigger is not None
 
 

@@ -86,7 +86,6 @@ class Turn:
         return self.note(Verdict.CONFLICTING, fact.intent_id, detail)
 
     def issue_new(self, command: DoStep) -> None:
-        """Issue the first attempt of a step."""
         state, after, message = self.state, command.after, command.message
         self.record(
             intents.IntentIssued(
@@ -104,7 +103,6 @@ class Turn:
             self.arm_for(state.steps[command.step], DO, _DEADLINE, timeout_us)
 
     def issue_again(self, step: Step) -> None:
-        """Issue the next attempt of a step."""
         self._issue(step, DO, step.attempts + 1, Message(step.contract, step.payload))
 
     def issue_undo(self, step: Step) -> None:

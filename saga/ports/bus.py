@@ -17,15 +17,11 @@ from saga.core.values import value
 
 
 class Source(NamedTuple):
-    """One partition of one topic."""
-
     topic: str
     partition: int
 
 
 class Position(NamedTuple):
-    """The place of one record."""
-
     topic: str
     partition: int
     offset: int
@@ -74,7 +70,6 @@ class Inbound:
 
     @property
     def position(self) -> Position:
-        """Where the record stands."""
         return Position(self.topic, self.partition, self.offset)
 
 
@@ -121,24 +116,19 @@ class Consumer(Protocol):
         Raises:
             BusUnavailable: try again later; nothing was lost.
         """
-        ...
 
     async def seek(self, offsets: Mapping[Source, int]) -> None:
         """Read on from these offsets; records of the sources that were buffered are dropped."""
-        ...
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
         """Remember for the group the *next* offset to read of each source; forward or back."""
-        ...
 
     def assignment(self) -> frozenset[Source]:
         """The sources this member reads now."""
-        ...
 
     @property
     def progress(self) -> Mapping[Source, Progress]:
         """Of each source that this member reads, how far: from memory, without asking anybody."""
-        ...
 
     @property
     def stopped(self) -> Mapping[Source, str]:
@@ -147,7 +137,6 @@ class Consumer(Protocol):
         The record that `resume_at` said is next is not there. A source is looked at again when it
         is assigned anew.
         """
-        ...
 
     @property
     def waits_for(self) -> str | None:
@@ -155,11 +144,9 @@ class Consumer(Protocol):
 
         It may be an assignment, or topics that do not exist.
         """
-        ...
 
     async def close(self) -> None:
         """Leave the group at once, so that the others need not wait for a timeout."""
-        ...
 
 
 class MemberView(Consumer):
@@ -202,7 +189,6 @@ class HearsOfRevocation(Protocol):
         Nothing is fetched meanwhile. After an answer of False, a source that comes back begins
         where `resume_at` says.
         """
-        ...
 
 
 class Bus(Protocol):
@@ -214,7 +200,6 @@ class Bus(Protocol):
         Raises:
             BusUnavailable: try again later.
         """
-        ...
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Publish all, in order per partition; durable when it returns.
@@ -226,7 +211,6 @@ class Bus(Protocol):
             MessageTooLarge: a record exceeds the limit; none was published.
             TopicMissing: none was published, unless the topic was there a moment ago.
         """
-        ...
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
@@ -236,7 +220,6 @@ class Bus(Protocol):
         Without *resume_at*, the group's committed offsets say where to begin, or the begin where
         they are no longer there.
         """
-        ...
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
         """Of each source the first offset kept and the next one to be written.
@@ -245,8 +228,6 @@ class Bus(Protocol):
             TopicMissing: a source is not there.
             BusUnavailable: try again later.
         """
-        ...
 
     async def close(self) -> None:
         """Publish the records that were accepted, and release all resources."""
-        ...

@@ -12,12 +12,9 @@ class Clock(Protocol):
 
     def now(self) -> Instant:
         """Microseconds since 1970-01-01 UTC."""
-        ...
 
     def monotonic_s(self) -> float:
         """Seconds on a clock that never goes back."""
-        ...
 
     async def sleep(self, seconds: float) -> None:
         """Return after *seconds* of monotonic time."""
-        ...

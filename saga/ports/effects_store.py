@@ -70,7 +70,6 @@ class Database(Protocol):
         Raises:
             StoreUnavailable: the store cannot be used now; the handler will be called again.
         """
-        ...
 
     def fetch(self, sql: str, /, **params: SqlValue) -> Awaitable[list[SqlRow]]:
         """Run a query and return all its rows.
@@ -78,7 +77,6 @@ class Database(Protocol):
         Raises:
             StoreUnavailable: the store cannot be used now; the handler will be called again.
         """
-        ...
 
     @property
     def raw(self) -> object:
@@ -89,7 +87,6 @@ class Database(Protocol):
         Raises:
             RuntimeError: there was none yet, or the unit has ended.
         """
-        ...
 
 
 class ThreadDatabase(Protocol):
@@ -97,11 +94,9 @@ class ThreadDatabase(Protocol):
 
     def execute(self, sql: str, /, **params: SqlValue) -> int:
         """Run a statement and return how many rows it touched."""
-        ...
 
     def fetch(self, sql: str, /, **params: SqlValue) -> list[SqlRow]:
         """Run a query and return all its rows."""
-        ...
 
     @property
     def raw(self) -> object:
@@ -110,7 +105,6 @@ class ThreadDatabase(Protocol):
         Raises:
             StoreUnavailable: the store cannot be used now; the handler will be called again.
         """
-        ...
 
 
 class Unit(Protocol):
@@ -119,21 +113,17 @@ class Unit(Protocol):
     @property
     def db(self) -> Database:
         """For handlers on the event loop. The first use begins the transaction."""
-        ...
 
     @property
     def thread_db(self) -> ThreadDatabase:
         """For handlers in a thread. The first use begins the transaction."""
-        ...
 
     @property
     def is_broken(self) -> bool:
         """Whether the store failed under this unit and its writes are lost: drop it, begin anew."""
-        ...
 
     def drop(self) -> None:
         """Undo the writes through `db`. `keep` is still possible, for the rows alone."""
-        ...
 
     def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
         """End the unit: what it wrote and *writes* are to become durable together.
@@ -148,7 +138,6 @@ class Unit(Protocol):
             TransactionEnded: the handler has ended the transaction; `keep` is possible once more,
                 for the rows alone.
         """
-        ...
 
 
 class EffectsStore(Protocol):
@@ -157,7 +146,6 @@ class EffectsStore(Protocol):
     @property
     def commits_max(self) -> int:
         """How many commits may usefully be under way; beyond it more units share the next one."""
-        ...
 
     async def open(self) -> None:
         """Connect and make the inbox where there is none; nothing where that was done already.
@@ -166,7 +154,6 @@ class EffectsStore(Protocol):
             StoreUnavailable: it cannot be opened or made.
             StoreTooNew: a newer version of saga wrote it.
         """
-        ...
 
     async def kept(self, service: str, keys: Sequence[str]) -> Mapping[str, InboxRow]:
         """The inbox rows of these idempotency keys; a key without one is left out.
@@ -174,7 +161,6 @@ class EffectsStore(Protocol):
         Raises:
             StoreUnavailable: try again later.
         """
-        ...
 
     def unit(self, *, alone: bool = False) -> Unit:
         """A new unit of work. Costs nothing before its `db` is used.
@@ -182,8 +168,6 @@ class EffectsStore(Protocol):
         One that is *alone* then waits until no other such unit is under way, in any process, and
         sees all that those before it have kept.
         """
-        ...
 
     async def close(self) -> None:
         """Commit the units that were kept, and release the store."""
-        ...

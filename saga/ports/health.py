@@ -19,19 +19,15 @@ class Health(Protocol):
 
     def why_dead(self) -> list[str]:
         """The reasons to restart the process; none while it is alive, or only just starting."""
-        ...
 
     async def why_not_ready(self) -> list[str]:
         """The reasons why it does not do all of its work now. Answers within seconds."""
-        ...
 
     def facts(self) -> Mapping[str, Any]:
         """What an operator wants to know, by the name of a service."""
-        ...
 
     async def metrics(self) -> Sequence[Metric]:
         """What Prometheus wants to know. Samples that cannot be had now are left out."""
-        ...
 
 
 def consumer_metrics(group: str, consumer: Consumer | None, *, in_hand: int) -> list[Metric]:

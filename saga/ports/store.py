@@ -58,8 +58,6 @@ class History(list[Entry]):
 
 @value
 class DueTimer:
-    """A row of the due-index."""
-
     timer_id: TimerId
     saga_id: SagaId
     due_at: Instant
@@ -154,7 +152,6 @@ class UnhandledRecord:
 
     @property
     def inbound(self) -> Inbound:
-        """The record as it was received."""
         return Inbound(*self.position, self.key, self.value, self.headers, self.timestamp)
 
 
@@ -206,8 +203,6 @@ class Backlog:
 
 
 class EventStore(Protocol):
-    """Where histories are kept."""
-
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         """Record the whole batch in one durable transaction, or nothing of it.
 
@@ -220,7 +215,6 @@ class EventStore(Protocol):
                 that publishes itself.
             StoreUnavailable: the store cannot write; nothing was recorded.
         """
-        ...
 
     async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
         """The whole histories; a saga without one is left out.
@@ -231,22 +225,18 @@ class EventStore(Protocol):
         Raises:
             StoreUnavailable: try again later.
         """
-        ...
 
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         """The highest offset accounted for of each source; a source never seen is left out."""
-        ...
 
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
         """Timers due at or before *until*, the earliest first."""
-        ...
 
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
         """Batches with something to publish that are not recorded as published, the oldest first.
 
         With *after*, those beyond this backlog id. One with a smaller id may still appear.
         """
-        ...
 
 
 @runtime_checkable
@@ -258,7 +248,6 @@ class TellsOfAppends(Protocol):
 
         It yields at least every *poll_s*, and goes on while the store is away.
         """
-        ...
 
 
 class Catalogue(Protocol):
@@ -273,11 +262,9 @@ class Catalogue(Protocol):
         limit: int = 100,
     ) -> Sequence[SagaSummary]:
         """Summaries in order of start, beginning after the saga *after*."""
-        ...
 
     async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
         """The summaries of these sagas; one that does not exist is left out."""
-        ...
 
     async def unhandled(
         self,
@@ -288,18 +275,15 @@ class Catalogue(Protocol):
         limit: int = 100,
     ) -> Sequence[UnhandledRecord]:
         """Unhandled records in the order they were kept, beginning after the id *after*."""
-        ...
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
         """Armed timers, the earliest first."""
-        ...
 
     def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
         """Every entry of every saga with its place in the log, in commit order.
 
         The entries of one turn share a place.
         """
-        ...
 
 
 @value(kw_only=True)
@@ -322,12 +306,9 @@ class StoreStatistics:
 
 
 class StatisticsReader(Protocol):
-    """Who counts."""
-
     async def take(self, *, at: Instant) -> StoreStatistics:
         """Count, with *at* as the present.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
-        ...

@@ -70,11 +70,9 @@ class FunctionProgram:
         return () if found is None else self._run(*found)
 
     def policy_of(self, step: StepId) -> StepPolicy:
-        """What the function says of a step that it has issued."""
         return self._scheduler.steps[step][1]
 
     def refusal_of(self, wait: str, payload: Json) -> str | None:
-        """What is wrong with a signal's payload."""
         waiting = self._scheduler.waits.get(wait)
         if waiting is None:
             return None
@@ -87,7 +85,6 @@ class FunctionProgram:
         return None
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
-        """What a step's intent is answered by, when *reply* is something else."""
         expected = self._scheduler.steps[step][1].reply_contract
         if expected is None:
             return None if reply is None else f"it has no reply of its own, not {reply.contract}"
@@ -99,7 +96,6 @@ class FunctionProgram:
         return f"it is answered by {name}, not {reply.contract}"
 
     def undo_of(self, step: StepId, reply: Message | None) -> Message:
-        """The intent that undoes *step*."""
         _, call = self._scheduler.steps[step]
         replied = None if reply is None else self._read(call, reply)
         undo = call.undo
@@ -120,7 +116,6 @@ class FunctionProgram:
         return Message(name, encode(intent))
 
     def outcome_of(self, report: Report) -> Message | None:
-        """What `rolled_back` makes of the report."""
         if self._rolled_back is None or self._trigger is None:
             return None
         if isinstance(self._rolled_back, type):
@@ -128,7 +123,6 @@ class FunctionProgram:
         return _message(self._rolled_back(self._trigger, report))
 
     def close(self) -> None:
-        """End the function where it stands."""
         context = self._context
         context._is_over = True  # noqa: SLF001  # see start
         self._scheduler.close()

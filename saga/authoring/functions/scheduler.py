@@ -34,7 +34,6 @@ class Waiter(Protocol):
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Take the result, or the error in its place."""
-        ...
 
 
 class Task:
@@ -95,8 +94,6 @@ class Group:
 
 
 class Slot:
-    """A branch's place in a group."""
-
     __slots__ = ("group", "index", "is_settled", "parent", "settled", "task")
 
     def __init__(self, group: Group, index: int) -> None:
@@ -160,7 +157,6 @@ class Scheduler:
         self._queue.append((waiter, value, error))
 
     def ended(self, task: Task, value: object, error: Exception | None) -> None:
-        """A coroutine returned or gave up."""
         if task.parent is None:
             self.outcome = (value, error)
         else:
