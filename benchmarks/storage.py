@@ -72,7 +72,7 @@ class Files:
         self._database = SqliteDatabase(store_path)
         self._bus = LocalBus(self._database, clock=SystemClock())
         self._store = SqliteEventStore(self._database, publish_through=self._bus)
-        self._effects = SqliteEffectsStore(str(effects_path), clock=SystemClock())
+        self._effects = SqliteEffectsStore(str(effects_path))
         await self._effects.open()
         await self._bus.create_topics([TopicSpec(topic, PARTITIONS) for topic in TOPICS])
 

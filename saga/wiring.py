@@ -46,7 +46,7 @@ def build_service(
         running.append(assembly.orchestrator)
         health.append(_orchestrator_health(assembly, opened))
     if "effects" in roles and app.effects:
-        effects_store = open_effects_store(settings)
+        effects_store = open_effects_store(settings, files=opened.files)
         closers.insert(0, effects_store.close)
         running.extend(_effects(assembly, effects_store, health))
     if has_probes and (settings.is_http_asked_for or settings.bus.startswith("kafka:")):

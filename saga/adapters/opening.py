@@ -7,7 +7,7 @@ the error names the setting and what to install.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,16 +43,18 @@ class OpenedBus:
 
     bus: Bus
     close: Close
+    files: Sequence[SqliteDatabase] = ()
 
 
 @value
 class OpenedStore:
-    """A store alone, for questions."""
+    """A store alone, for questions; *files* are the SQLite files that it has open."""
 
     store: EventStore
     catalogue: Catalogue
     statistics: StatisticsReader
     close: Close
+    files: Sequence[SqliteDatabase]
 
 
 @value
@@ -87,7 +89,7 @@ def open_bus(settings: Settings) -> OpenedBus:
         return OpenedBus(kafka, kafka.close)
     database = SqliteDatabase(file_in(settings.bus, "SAGA_BUS"))
     local = _local_bus(settings, database)
-    return OpenedBus(local, _closing(local.close, database.close))
+    return OpenedBus(local, _closing(local.close, database.close), [database])
 
 
 def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = True) -> OpenedStore:
@@ -113,6 +115,7 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
             PostgresCatalogue(server),
             PostgresStatistics(server),
             server.close,
+            (),
         )
     database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"), is_to_write=is_to_write)
     return OpenedStore(
@@ -120,6 +123,7 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
         SqliteCatalogue(database),
         SqliteStatistics(database),
         database.close,
+        [database],
     )
 
 
@@ -139,11 +143,15 @@ def open_bus_and_store(settings: Settings) -> Opened:
             SqliteCatalogue(database),
             SqliteStatistics(database),
             _closing(bus.close, database.close),
+            [database],
             bus,
         )
     opened_bus, opened = open_bus(settings), open_store(settings, make=True)
     close = _closing(opened_bus.close, opened.close)
-    return Opened(opened.store, opened.catalogue, opened.statistics, close, opened_bus.bus)
+    files = [*opened_bus.files, *opened.files]
+    return Opened(
+        opened.store, opened.catalogue, opened.statistics, close, files, opened_bus.bus
+    )
 
 
 def open_kafka(settings: Settings) -> KafkaBus:
@@ -164,15 +172,18 @@ def open_kafka(settings: Settings) -> KafkaBus:
     return open_kafka_bus(settings)
 
 
-def open_effects_store(settings: Settings) -> EffectsStore:
+def open_effects_store(settings: Settings, *, files: Sequence[SqliteDatabase] = ()) -> EffectsStore:
     """The store of the effect services' inbox and tables; its `open` connects.
+
+    In a file that this process has open already, among *files*, it uses that.
 
     Raises:
         SettingsError: the address needs something that is not there.
     """
     if not settings.effects_address.startswith("postgresql:"):
         path = file_in(settings.effects_address, "SAGA_EFFECTS_STORE")
-        return SqliteEffectsStore(path, clock=SystemClock())
+        shared = next((database for database in files if database.is_at(path)), None)
+        return SqliteEffectsStore(shared or path)
     address = effects_address(settings)
     from saga.adapters.postgres import PostgresEffectsStore
 

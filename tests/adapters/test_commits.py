@@ -5,11 +5,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from saga.adapters.sqlite import commits
+from saga.adapters.sqlite import commits, connection
 from saga.adapters.sqlite.commits import BEGIN_S_MAX, Executor, WritingConnection
 from saga.adapters.sqlite.connection import connect
 
@@ -18,7 +20,7 @@ class Disk(sqlite3.Connection):
     """A connection to a disk that takes as long as told, and notes who waits for it."""
 
     takes_s = 0.0
-    waited: list[str]
+    waited: ClassVar[list[str]] = []
     error: sqlite3.Error | None = None
 
     def execute(self, sql: str, *params):
@@ -29,6 +31,8 @@ class Disk(sqlite3.Connection):
             time.sleep(self.takes_s)
             if self.error is not None:
                 raise self.error
+        elif sql == "PRAGMA synchronous=FULL":
+            sql = "PRAGMA synchronous=OFF"  # only the waits made here count
         elif "wal_checkpoint" in sql:
             on_loop = threading.current_thread() is threading.main_thread()
             self.waited.append("checkpoint on loop" if on_loop else "checkpoint beside")
@@ -40,13 +44,10 @@ class Desk:
 
     def __init__(self, path: Path) -> None:
         connect(str(path)).execute("PRAGMA journal_mode=WAL").connection.close()
-        self.disk = sqlite3.connect(
-            path, factory=Disk, isolation_level=None, check_same_thread=False
-        )
-        self.disk.execute("PRAGMA synchronous=OFF")  # only the waits made here count
+        self.writing = WritingConnection(str(path))
+        self.disk = self.writing.connection
         self.disk.execute("CREATE TABLE n (i)")
-        self.disk.waited = []
-        self.writing = WritingConnection(str(path), connection=self.disk)
+        Disk.waited.clear()
 
     async def commit(self, takes_s: float = 0.0) -> BaseException | None:
         """Commit a row; what the commit raised."""
@@ -55,7 +56,6 @@ class Desk:
         self.disk.execute("BEGIN IMMEDIATE")
         self.disk.execute("INSERT INTO n VALUES (1)")
         self.writing.commit(ended.set_result)
-        assert not ended.done(), "nobody is told before the call has returned"
         return await ended
 
 
@@ -65,10 +65,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setattr(commits, "QUICK_S", 0.2)
     monkeypatch.setattr(commits, "HELD_UP_S", 0.4)
     monkeypatch.setattr(commits, "WARY_S", 60.0)
+    monkeypatch.setattr(connection.sqlite3, "connect", partial(sqlite3.connect, factory=Disk))
     desk = Desk(tmp_path / "f.db")
     yield desk
     desk.writing.close()
-    desk.disk.close()
 
 
 async def test_a_quick_disk_is_waited_for_on_the_loop(desk: Desk) -> None:
@@ -102,7 +102,7 @@ async def test_a_disk_that_has_held_up_the_loop_is_not_trusted_for_a_while(
 async def test_checkpoints_are_made_beside_the_loop(desk: Desk) -> None:
     """They may take long, whatever the commits do."""
     await desk.commit()
-    desk.writing._checkpointer.is_rest_wanted = True  # noqa: SLF001
+    desk.writing._beside.checkpointer.is_rest_wanted = True  # noqa: SLF001
     await desk.commit()
     await desk.commit()
 
@@ -124,7 +124,6 @@ async def test_an_error_is_handed_over(desk: Desk, where: str) -> None:
 def executor():
     """A thread at work."""
     executor = Executor("test")
-    executor.start()
     yield executor
     executor.close(wait=True)
 
@@ -204,6 +203,11 @@ async def test_an_error_of_an_order_is_handed_over(executor: Executor) -> None:
     def broken() -> None:
         raise LookupError("a bug")
 
-    with pytest.raises(LookupError, match="a bug"):
-        await executor.run(broken)
-    assert await executor.run(lambda: "alive") == "alive"
+    answers: asyncio.Queue[tuple[object, object]] = asyncio.Queue()
+    for act in (broken, lambda: "alive"):
+        executor.call(act, lambda *answer: answers.put_nowait(answer))
+    (nothing, error), alive = await answers.get(), await answers.get()
+
+    assert nothing is None
+    assert isinstance(error, LookupError)
+    assert alive == ("alive", None)

@@ -13,7 +13,7 @@ import uvloop
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.sqlite import LocalBus, SqliteDatabase, SqliteEventStore
-from saga.adapters.sqlite.database import LINGER_S
+from saga.adapters.sqlite.writer import LINGER_S
 from saga.errors import BusUnavailable, RecordsRetracted, StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
 from saga.ports.store import Batch
@@ -75,20 +75,19 @@ async def desk(database: SqliteDatabase, clock: ManualClock):
 
 def fail_next_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full, once, when the next transaction with records is to be committed."""
-    writer = desk.database._writer  # noqa: SLF001
-    commit_really = writer._commit  # noqa: SLF001
+    writing = desk.database.writer.writing
+    commit_really = writing.commit
 
-    def commit(jobs):
-        if not any(job.early_readers for job in jobs):
-            commit_really(jobs)  # a heartbeat
+    def commit(then):
+        if not any(job.early_readers for job in then.args[0]):
+            commit_really(then)  # a heartbeat
             return
         monkeypatch.undo()
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorname = "SQLITE_FULL"
-        writer._linger_no_more()  # noqa: SLF001
-        asyncio.get_running_loop().call_soon(writer._committed, jobs, error)  # noqa: SLF001
+        asyncio.get_running_loop().call_soon(then, error)
 
-    monkeypatch.setattr(writer, "_commit", commit)
+    monkeypatch.setattr(writing, "commit", commit)
 
 
 async def test_a_record_and_the_turn_on_it_share_a_commit(desk: Desk) -> None:
@@ -198,7 +197,7 @@ async def test_a_job_that_fails_beside_it_takes_the_turn_along(desk: Desk) -> No
     publishing = asyncio.create_task(desk.bus.publish([Record("t", b"k", b"1")]))
     (record,) = await desk.read()
     turn = asyncio.create_task(desk.store.append(desk.turn(1, record.offset), at=MOMENT))
-    beside = asyncio.create_task(desk.database.write(broken))
+    beside = asyncio.ensure_future(desk.database.write(broken))
     done = await asyncio.gather(publishing, turn, beside, return_exceptions=True)
 
     assert [type(each) for each in done] == [type(None), RecordsRetracted, LookupError]

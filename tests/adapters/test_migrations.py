@@ -232,7 +232,7 @@ async def test_an_old_inbox_is_brought_over_when_it_is_opened(tmp_path: Path) ->
     path = unpacked("effects_version_1.db", tmp_path)
     with closing(sqlite3.connect(path)) as file:
         rows = file.execute("SELECT * FROM saga_inbox").fetchall()
-    store = SqliteEffectsStore(str(path), clock=ManualClock())
+    store = SqliteEffectsStore(str(path))
 
     await store.open()
     found = [

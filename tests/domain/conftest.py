@@ -8,8 +8,8 @@ import pytest
 
 from domain.baskets import Basket
 from saga import EffectContext, Effects, Refused
-from saga.adapters.clocks import SystemClock
-from saga.adapters.sqlite import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteDatabase, SqliteEffectsStore
+from saga.adapters.sqlite.connection import connect
 
 
 def basket(
@@ -87,10 +87,12 @@ class Services:
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
     """Services of which none has started yet."""
-    store = SqliteEffectsStore(str(tmp_path / "effects.db"), clock=SystemClock(), threaded=False)
+    connection = connect(str(tmp_path / "effects.db"))
+    store = SqliteEffectsStore(SqliteDatabase("effects", connection=connection))
     await store.open()
     yield Services(store)
     await store.close()
+    connection.close()
 
 
 @pytest.fixture

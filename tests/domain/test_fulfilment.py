@@ -7,7 +7,6 @@ import pytest
 from domain import app
 from domain.baskets import order_placed, read_baskets
 from domain.books import Account, read_books
-from saga.adapters.clocks import SystemClock
 from saga.adapters.sqlite import SqliteEffectsStore
 from saga.core.intents import IntentIssued
 from tests.domain.conftest import basket
@@ -33,7 +32,7 @@ class Grocery:
 
     async def books(self, service):
         """The books as they stand."""
-        store = SqliteEffectsStore(f"{self.folder}/effects.db", clock=SystemClock())
+        store = SqliteEffectsStore(f"{self.folder}/effects.db")
         await store.open()
         unit = store.unit()
         try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Self
 
 from saga.adapters.clocks import ManualClock
-from saga.adapters.sqlite import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteDatabase, SqliteEffectsStore
 from saga.contracts import ContractModel, ContractRegistry, TopicNames, contract_of, encode
 from saga.contracts import cloudevents as ce
 from saga.core.identity import Direction, SagaId, StepId, idempotency_key, intent_id, saga_id
@@ -204,9 +204,7 @@ class Scenario:
         )
 
     def _make(self) -> tuple[SqliteEffectsStore, EffectsService]:
-        store = SqliteEffectsStore(
-            ":memory:", clock=self.clock, threaded=False, connection=self.disk
-        )
+        store = SqliteEffectsStore(SqliteDatabase(":memory:", connection=self.disk))
         service = EffectsService(
             Subscription(self.effects, self.contracts, NAMES),
             bus=self.bus,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from saga.adapters.clocks import ManualClock
 from saga.adapters.sqlite import SqliteEffectsStore
 from saga.core.events import ReplyOutcome
 from saga.core.identity import Instant
@@ -23,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def store(path: Path):
     """An open store."""
-    store = SqliteEffectsStore(str(path), clock=ManualClock())
+    store = SqliteEffectsStore(str(path))
     await store.open()
     yield store
     await store.close()
@@ -127,7 +126,7 @@ async def test_a_file_that_was_deleted_takes_no_more(store: SqliteEffectsStore, 
 
 async def test_a_newer_file_is_refused(path: Path) -> None:
     """Rather than read half right."""
-    store = SqliteEffectsStore(str(path), clock=ManualClock())
+    store = SqliteEffectsStore(str(path))
     await store.open()
     await store.close()
     with sqlite3.connect(path) as file:
@@ -135,7 +134,7 @@ async def test_a_newer_file_is_refused(path: Path) -> None:
     file.close()
 
     with pytest.raises(StoreTooNew, match="effects tables have version 99"):
-        await SqliteEffectsStore(str(path), clock=ManualClock()).open()
+        await SqliteEffectsStore(str(path)).open()
 
 
 @pytest.fixture(params=["no database", "a folder", "in a file"])
@@ -152,12 +151,12 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 async def test_a_file_that_cannot_be_opened_is_named(unusable: Path) -> None:
     """The error names the file or its folder."""
     with pytest.raises(StoreUnavailable, match=str(unusable.parent)):
-        await SqliteEffectsStore(str(unusable), clock=ManualClock()).open()
+        await SqliteEffectsStore(str(unusable)).open()
 
 
 async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
     """As when a process is killed: the next sees the kept rows, and can write at once."""
-    killed = SqliteEffectsStore(str(path), clock=ManualClock())
+    killed = SqliteEffectsStore(str(path))
     await killed.open()
     await killed.unit().keep(write("kept"))
     unit = killed.unit()
@@ -165,7 +164,7 @@ async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
     untold = killed.unit().keep(write("lost"))
     killed.abandon()
 
-    store = SqliteEffectsStore(str(path), clock=ManualClock())
+    store = SqliteEffectsStore(str(path))
     await store.open()
     await store.unit().keep(write("next"))
     assert set(await store.kept("s", ["kept", "lost", "next"])) == {"kept", "next"}

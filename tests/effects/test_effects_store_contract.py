@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from saga.adapters.clocks import ManualClock
-from saga.adapters.sqlite import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteDatabase, SqliteEffectsStore
 from saga.testing.effects_store_suite import EffectsStoreSuite
 
 
@@ -17,7 +16,7 @@ class TestSqliteEffectsStore(EffectsStoreSuite):
         opened: list[SqliteEffectsStore] = []
 
         async def open_store() -> SqliteEffectsStore:
-            store = SqliteEffectsStore(str(tmp_path / "effects.db"), clock=ManualClock())
+            store = SqliteEffectsStore(str(tmp_path / "effects.db"))
             opened.append(store)
             await store.open()
             return store
@@ -38,9 +37,7 @@ class TestSqliteEffectsStoreWithoutThreads(EffectsStoreSuite):
         opened: list[SqliteEffectsStore] = []
 
         async def open_store() -> SqliteEffectsStore:
-            store = SqliteEffectsStore(
-                ":memory:", clock=ManualClock(), threaded=False, connection=connection
-            )
+            store = SqliteEffectsStore(SqliteDatabase(":memory:", connection=connection))
             opened.append(store)
             await store.open()
             return store

@@ -35,7 +35,7 @@ class ThreadedScenario(Scenario):
 
     def _make(self) -> tuple[SqliteEffectsStore, EffectsService]:
         store, _ = super()._make()
-        store = SqliteEffectsStore(str(self.folder / "effects.db"), clock=self.clock)
+        store = SqliteEffectsStore(str(self.folder / "effects.db"))
         service = EffectsService(
             Subscription(self.effects, self.contracts, NAMES),
             bus=self.bus,

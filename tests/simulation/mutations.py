@@ -176,11 +176,10 @@ MUTATIONS = (
     _mutation(
         "inbox row in a transaction of its own",
         "saga/adapters/sqlite/effects.py",
-        "        has_written = self.is_inside and not self._is_broken\n",
-        "        has_written = self.is_inside and not self._is_broken\n"
-        "        if has_written:\n"
-        "            self._store.writing.connection.commit()\n"
-        "            self._store.writing.connection.cursor().execute('BEGIN IMMEDIATE')\n"
-        "            self._store.writing.connection.cursor().execute('SAVEPOINT unit')\n",
+        "        cursor = writer.writing.connection.cursor()\n",
+        "        cursor = writer.writing.connection.cursor()\n"
+        "        writer.writing.connection.commit()\n"
+        "        cursor.execute('BEGIN IMMEDIATE')\n"
+        "        cursor.execute('SAVEPOINT handler')\n",
     ),
 )

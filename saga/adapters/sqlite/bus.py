@@ -18,9 +18,8 @@ from typing_extensions import override
 from saga.adapters.clocks import SystemClock
 from saga.adapters.partitioner import RECORD_BYTES_MAX, assign_ranges
 from saga.adapters.sqlite import groups
-from saga.adapters.sqlite.commits import settle
 from saga.adapters.sqlite.connection import as_bus_error
-from saga.adapters.sqlite.database import EarlyReaders, SqliteDatabase
+from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.delivery import Delivery, Reader
 from saga.adapters.sqlite.groups import Group
 from saga.adapters.sqlite.records import (
@@ -30,6 +29,7 @@ from saga.adapters.sqlite.records import (
     RecordBatch,
     RecordLog,
 )
+from saga.adapters.sqlite.writer import EarlyReaders, settle
 from saga.core.identity import Instant
 from saga.core.retry import Retry
 from saga.core.values import value

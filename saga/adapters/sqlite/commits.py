@@ -1,7 +1,7 @@
 """How one file is written: its writing connection, its thread for waiting, its checkpoints.
 
 `WritingConnection` begins, commits and rolls back the transactions of a file in this process; who
-writes in them is the database's business. Statements run on the event loop's thread: they take
+writes in them is the `Writer`'s business. Statements run on the event loop's thread: they take
 microseconds, and a thread of their own would fight the loop for the interpreter's lock.
 
 A commit to a quick disk is made there too, because a change of threads and back costs as much. A
@@ -12,18 +12,18 @@ a while. Another process that writes is waited for there as well. Checkpoints ne
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
-from saga.adapters.sqlite.connection import BUSY_TIMEOUT_S, FileWatch, connect
+from saga.adapters.sqlite.connection import BUSY_TIMEOUT_S, connect, unavailable
 from saga.errors import StoreUnavailable
 
-T = TypeVar("T")
 Then = Callable[[Any, BaseException | None], None]
 
 QUICK_S: Final = 0.000_5
@@ -42,44 +42,37 @@ FRAMES_MAX: Final = 65_536
 COMMITS_FIRST: Final = 64
 COMMITS_MAX: Final = 16_384
 IDLE_S: Final = 1.0
+FIND_OUT_TRIES_MAX: Final = 10
+FIND_OUT_PAUSE_S: Final = 0.2
 
 
 class WritingConnection:
     """The one connection of this process that writes the file at *path*.
 
     Args:
-        connection: use this one, and leave it open at the end.
-        threaded: wait for slow commits and for other processes in a thread. Otherwise everything
-            happens on the loop, as in simulated worlds.
+        given: use this connection, which stays open at the end, and no threads: everything happens
+            on the loop, as in simulated worlds.
 
     Raises:
         StoreUnavailable: the file cannot be opened.
     """
 
-    def __init__(
-        self, path: str, *, connection: sqlite3.Connection | None = None, threaded: bool = True
-    ) -> None:
+    def __init__(self, path: str, *, given: sqlite3.Connection | None = None) -> None:
         self.path = path
-        self._given = connection
-        self._open_connection = connection
-        self._watch: FileWatch | None = None
-        self._executor: Executor | None = None
-        self._checkpointer: Checkpointer | None = None
+        self._wal = f"{path}-wal"
+        self._given = given
+        self._open_connection = given
+        self._files: tuple[int, ...] | None = None
+        self._beside: _Beside | None = None
         self._pace = _Pace()
+        self._is_looking = False
         self._data_version = 0
-        self.epoch = 0
-        """Changes when what jobs remember of the file may be out of date."""
-        self.commits = 0
-        self.foreign_commits = 0
-        """How often it was found that other connections had written."""
-        if connection is None:
+        self._epoch = 0
+        self._commits = self._foreign_commits = 0
+        if given is None:
             self._open()
-            self._watch = FileWatch(path)
-        if threaded:
-            self._executor = Executor(f"commits to {path}")
-            self._executor.start()
-            self._checkpointer = Checkpointer(path)
-            self._checkpointer.start()
+            self._files = self._identities()
+            self._beside = _Beside(Executor(f"commits to {path}"), Checkpointer(path))
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -97,20 +90,38 @@ class WritingConnection:
         """Whether a transaction has begun and not ended."""
         return self._open_connection is not None and self._open_connection.in_transaction
 
+    @property
+    def epoch(self) -> int:
+        """For jobs: what they remembered of the file under another epoch may be out of date."""
+        if not self._is_looking:
+            self._is_looking = True
+            self._look()
+        return self._epoch
+
+    @property
+    def commits(self) -> tuple[int, int]:
+        """How many commits were made here, and how often it was found that others had written."""
+        self._is_looking = True
+        return self._commits, self._foreign_commits
+
     def check(self) -> None:
-        """See that the file is still the one that was opened.
+        """See that the file is still the one that was opened: SQLite would go on writing to one
+        that was deleted or replaced, and what it commits there is lost.
 
         Raises:
-            StoreUnavailable: the file was replaced or deleted.
+            StoreUnavailable: the file or its log was replaced or deleted.
         """
-        if self._watch is not None:
-            self._watch.check()
+        if self._files is not None and self._files != self._identities():
+            raise StoreUnavailable(
+                f"{self.path}: the file or its -wal was replaced or deleted while it was open: "
+                "put it back, or start again"
+            )
 
     def begin(self, *, wait_s: float = 0.0) -> bool:
-        """Take the write lock, and see whether others have written since the last time.
+        """Take the write lock; False where another process has it and *wait_s* is 0.
 
-        False where another process has the lock and *wait_s* is 0. The lock is waited for in small
-        steps: SQLite's own busy handler sleeps up to 100 ms a step, which is long beside a commit.
+        The lock is waited for in small steps: SQLite's own busy handler sleeps up to 100 ms a step,
+        which is long beside a commit.
 
         Raises:
             StoreUnavailable: the file was replaced or deleted.
@@ -118,7 +129,7 @@ class WritingConnection:
         """
         connection = self._open_connection or self._open()
         self.check()
-        deadline = time.monotonic() + wait_s
+        until_s = time.monotonic() + wait_s if wait_s else 0.0
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -127,82 +138,106 @@ class WritingConnection:
                 name = str(getattr(error, "sqlite_errorname", ""))
                 if not name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
                     raise
-                if time.monotonic() >= deadline:
-                    if wait_s:
-                        raise
+                if not wait_s:
                     return False
+                if time.monotonic() >= until_s:
+                    raise
             time.sleep(LOCK_RETRY_S)
-        (data_version,) = connection.execute("PRAGMA data_version").fetchone()
-        if data_version != self._data_version:
-            self._data_version = data_version
-            self.foreign_commits += 1
-            self.epoch += 1
+        if self._is_looking:
+            self._look()
         return True
 
     def begin_when_free(self, then: Callable[[BaseException | None], None]) -> None:
         """Wait for other processes off the loop, then call *then* on it with what failed."""
-        if self._executor is None:
+        if self._beside is None:
             then(StoreUnavailable(f"{self.path}: another connection keeps it locked: wait for it"))
             return
         wait = partial(self.begin, wait_s=BUSY_TIMEOUT_S)
-        self._executor.call(wait, lambda _, error: then(error))
+        self._beside.executor.call(wait, lambda _, error: then(error))
 
     def commit(self, then: Callable[[BaseException | None], None]) -> None:
         """Commit, then call *then* on the loop with what the commit raised.
 
-        It is called after this has returned, except without threads.
+        It is called before this returns where the commit was made on the loop's thread.
         """
-        checkpointer, executor = self._checkpointer, self._executor
-        if executor is None:
-            then(_error_of(self._commit))
+        beside, pace = self._beside, self._pace
+        if beside is not None and (beside.checkpointer.is_rest_wanted or not pace.is_quick):
+            beside.executor.begin(self._commit_and_copy_rest, lambda _, error: then(error))
             return
-        assert checkpointer is not None
-        if self._pace.is_quick and not checkpointer.is_rest_wanted:
-            error = _error_of(self._commit)
-            self._pace.note_on_loop()
-            asyncio.get_running_loop().call_soon(then, error)
-        else:
-            executor.begin(self._commit_and_copy_rest, lambda _, error: then(error))
+        failure = None
+        try:
+            self._commit()
+        except Exception as error:  # noqa: BLE001 - handed to whoever asked for the commit
+            failure = error
+        if pace.took_s > HELD_UP_S:
+            pace.wary_until_s = time.monotonic() + WARY_S
+        then(failure)
 
-    def call(self, act: Callable[[], Any], then: Then) -> None:
-        """Do *act* off the loop, then call *then* on it with the result, or None and the error."""
-        assert self._executor is not None, "there is no thread to wait in"
-        self._executor.call(act, then)
+    def find_out(
+        self,
+        is_stored: Callable[[sqlite3.Cursor], bool],
+        failure: sqlite3.DatabaseError,
+        then: Callable[[BaseException | None], None],
+    ) -> None:
+        """COMMIT was answered with *failure*: see off the loop whether it is stored all the same,
+        then call *then* on it with what is to be told.
+        """
+        assert self._beside is not None, "there is no thread to wait in"
+        look = partial(self._find_out, is_stored, failure)
+        self._beside.executor.call(look, lambda found, error: then(error or found))
 
     def roll_back(self) -> None:
         """Undo the transaction in hand, if there is one."""
-        self.epoch += 1
+        self._epoch += 1
         if self.in_transaction:
             self.connection.execute("ROLLBACK")
 
+    def roll_back_to(self, savepoint: str) -> None:
+        """Undo what was written since *savepoint*."""
+        self._epoch += 1
+        self.connection.execute(f"ROLLBACK TO {savepoint}")
+
     def discard(self) -> None:
         """Close the connection: after an error of the disk nothing it remembers can be trusted."""
-        self.epoch += 1
+        if self._given is not None:
+            self.roll_back()
+            return
+        self._epoch += 1
         connection, self._open_connection = self._open_connection, None
-        if connection is not None and connection is not self._given:
+        if connection is not None:
             connection.close()
-
-    def reopen(self) -> sqlite3.Connection:
-        """A new connection in place of the one that was discarded."""
-        return self._open()
 
     def close(self, *, wait: bool = True) -> None:
         """End the threads and close the file; with *wait*, blocks until it is done."""
-        if self._executor is not None:
-            self._executor.close(wait=wait)
-        if self._checkpointer is not None:
-            self._checkpointer.close()
+        if self._beside is not None:
+            self._beside.executor.close(wait=wait)
+            self._beside.checkpointer.close()
         self.discard()
 
     def _open(self) -> sqlite3.Connection:
-        assert self._given is None, f"{self.path}: the connection that was given is gone"
         connection = connect(self.path, busy_timeout_s=0)
         # Reading once opens the -wal file, so that it can be watched.
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         self._open_connection = connection
         self._data_version = 0
-        self.epoch += 1
+        self._epoch += 1
         return connection
+
+    def _identities(self) -> tuple[int, ...] | None:
+        try:
+            # Once a commit: as `Path.stat` it takes three times as long.
+            main, wal = os.stat(self.path), os.stat(self._wal)  # noqa: PTH116
+        except OSError:
+            return None
+        return main.st_dev, main.st_ino, wal.st_ino
+
+    def _look(self) -> None:
+        """See whether others have written since the last time."""
+        (data_version,) = self.connection.execute("PRAGMA data_version").fetchone()
+        if data_version != self._data_version:
+            self._data_version = data_version
+            self._foreign_commits += 1
+            self._epoch += 1
 
     def _commit(self) -> None:
         began_s = time.monotonic()
@@ -210,19 +245,33 @@ class WritingConnection:
             self.connection.execute("COMMIT")
         finally:
             self._pace.took_s = time.monotonic() - began_s
-        self.commits += 1
-        if self._checkpointer is not None:
-            self._checkpointer.committed()
+        self._commits += 1
+        if self._beside is not None:
+            self._beside.checkpointer.committed()
 
     def _commit_and_copy_rest(self) -> None:
         self._commit()
-        assert self._checkpointer is not None
-        if self._checkpointer.is_rest_wanted:
-            self._checkpointer.copy_rest(self.connection)
+        assert self._beside is not None
+        if self._beside.checkpointer.is_rest_wanted:
+            self._beside.checkpointer.copy_rest(self.connection)
+
+    def _find_out(
+        self, is_stored: Callable[[sqlite3.Cursor], bool], failure: sqlite3.DatabaseError
+    ) -> StoreUnavailable | None:
+        said = unavailable(self.path, failure)
+        for _ in range(FIND_OUT_TRIES_MAX):
+            self.discard()
+            try:
+                return None if is_stored(self._open().cursor()) else said
+            except (sqlite3.DatabaseError, StoreUnavailable):
+                time.sleep(FIND_OUT_PAUSE_S)
+        return StoreUnavailable(f"{said}; whether it was recorded is not known")
 
 
 class _Pace:
     """Whether the disk is quick enough for commits on the loop's thread."""
+
+    __slots__ = ("took_s", "wary_until_s")
 
     def __init__(self) -> None:
         self.took_s = 0.0
@@ -230,19 +279,16 @@ class _Pace:
 
     @property
     def is_quick(self) -> bool:
-        return self.took_s < QUICK_S and time.monotonic() >= self.wary_until_s
-
-    def note_on_loop(self) -> None:
-        if self.took_s > HELD_UP_S:
-            self.wary_until_s = time.monotonic() + WARY_S
+        return self.took_s < QUICK_S and (
+            not self.wary_until_s or time.monotonic() >= self.wary_until_s
+        )
 
 
-def _error_of(act: Callable[[], None]) -> Exception | None:
-    try:
-        act()
-    except Exception as error:  # noqa: BLE001 - handed to whoever asked for the commit
-        return error
-    return None
+class _Beside(NamedTuple):
+    """The threads of one file."""
+
+    executor: Executor
+    checkpointer: Checkpointer
 
 
 class _Order(NamedTuple):
@@ -263,9 +309,6 @@ class Executor:
         self._has_begun: Final = threading.Lock()
         """Released by the thread as it begins an order, for `begin`."""
         self._thread: Final = threading.Thread(target=self._serve, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Begin to take orders."""
         self._thread.start()
 
     def call(self, act: Callable[[], Any], then: Then) -> None:
@@ -281,12 +324,6 @@ class Executor:
         self._has_begun.acquire(blocking=False)
         self.call(act, then)
         self._has_begun.acquire(timeout=BEGIN_S_MAX)
-
-    def run(self, act: Callable[[], T]) -> asyncio.Future[T]:
-        """Do *act*; a future of its result."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.call(act, partial(settle, future))
-        return future
 
     def close(self, *, wait: bool) -> None:
         """End the thread once it has done what was ordered."""
@@ -310,16 +347,6 @@ class Executor:
             del order, result, error  # waiting for the next must not keep this one's alive
 
 
-def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    """End *future* with the result or the error, unless whoever waited for it has given up."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
-
-
 class Checkpointer:
     """Moves what is committed from the write-ahead log into the file, out of the commits' way.
 
@@ -336,20 +363,15 @@ class Checkpointer:
         self._frames = 0
         self.is_rest_wanted = False
         """Whether the thread has copied most of the log and the writer is to copy the rest."""
-        self._thread = threading.Thread(
-            target=self._run, name=f"checkpoints of {path}", daemon=True
-        )
-
-    def start(self) -> None:
-        """Begin to watch."""
+        name = f"checkpoints of {path}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """End the thread. Blocks until it is done."""
         self._is_ending = True
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def committed(self) -> None:
         """Called by the writer after each commit."""

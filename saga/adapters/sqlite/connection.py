@@ -1,15 +1,14 @@
 """Connections to one SQLite file, and what its errors mean to those who use it.
 
-Every option that matters is set here; SQLite's defaults and the library's are not relied on. This
-is also the one place where errors of the driver become ours. Constraint violations are not
-translated: the job that caused one knows what it means.
+Every option that matters is set here. This is also the one place where errors of the driver become
+ours, but for constraint violations: the job that caused one knows what it means.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -97,61 +96,21 @@ def _connect(
     return connection
 
 
-class FileWatch:
-    """Sees when a database's file, or its log, is no longer the one that was opened.
-
-    SQLite goes on writing to a file that was deleted or replaced; what it commits there is lost.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._wal = f"{path}-wal"
-        self._files = self._identities()
-
-    def check(self) -> None:
-        """Compare both files with those that were there at the beginning.
-
-        Raises:
-            StoreUnavailable: they are others now, or gone.
-        """
-        if self._identities() != self._files:
-            raise StoreUnavailable(
-                f"{self._path}: the file or its -wal was replaced or deleted while it was open: "
-                "put it back, or start again"
-            )
-
-    def _identities(self) -> tuple[int, ...] | None:
-        try:
-            # Once a commit: as `Path.stat` it takes three times as long.
-            main, wal = os.stat(self._path), os.stat(self._wal)  # noqa: PTH116
-        except OSError:
-            return None
-        return main.st_dev, main.st_ino, wal.st_ino
-
-
-class _Translated:
-    """A class and no generator, which costs more than twice as much: every query enters it."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        match error:
-            case None:
-                return
-            case sqlite3.DatabaseError() if is_of_the_disk(error):
-                raise unavailable(self._path, error) from error
-            case OSError():
-                raise StoreUnavailable(f"{self._path}: {error.strerror or error}") from error
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Raise StoreUnavailable, with *path* and advice, where SQLite cannot read or write it."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if is_of_the_disk(error):
+            raise unavailable(path, error) from error
+        raise
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error.strerror or error}") from error
 
 
 class _AsBusError:
-    __slots__ = ()
+    """A class and no generator, which costs more than twice as much: every fetch enters it."""
 
     def __enter__(self) -> None:
         pass
@@ -162,11 +121,6 @@ class _AsBusError:
 
 
 _AS_BUS_ERROR: Final = _AsBusError()
-
-
-def translated(path: str) -> AbstractContextManager[None, None]:
-    """Raise StoreUnavailable, with *path* and advice, where SQLite cannot read or write it."""
-    return _Translated(path)
 
 
 def as_bus_error() -> AbstractContextManager[None, None]:

@@ -8,15 +8,14 @@ writes whole pages, and keys in no order would cost one each.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from saga.adapters.sqlite.statements import ManyRows
 from saga.core.events import ReplyOutcome
 from saga.ports.effects_store import InboxRow, InboxWrite
 
 COMPONENT: Final = "effects"
-NUMBERS_KNOWN_MAX: Final = 65_536
 
 _TABLES: Final = (
     """CREATE TABLE saga_inbox_sagas (
@@ -38,29 +37,31 @@ _TABLES: Final = (
         UNIQUE (saga, step, service))""",
 )
 _REST: Final = "attempt, outcome, contract, payload, code, message, digest, handled_at, undone"
+_NUMBER_OF: Final = "(SELECT number FROM saga_inbox_sagas WHERE saga_id = ?)"
+_NUMBER_NEW: Final = ManyRows(
+    "INSERT INTO saga_inbox_sagas (saga_id) VALUES {values} ON CONFLICT DO NOTHING", 1
+)
 _INSERT: Final = ManyRows(
     f"INSERT INTO saga_inbox (saga, step, service, {_REST}) VALUES {{values}} "
     "ON CONFLICT DO NOTHING",
     columns=12,
+    row=f"({_NUMBER_OF}{',?' * 11})",
 )
+_SELECT_ONE: Final = f"""SELECT {_REST} FROM saga_inbox
+    WHERE saga = {_NUMBER_OF} AND step = ? AND service = ?"""
 _SELECT: Final = ManyRows(
-    "SELECT wanted.column3, inbox.service, "
+    "SELECT wanted.column4, "
     + ", ".join(f"inbox.{column}" for column in _REST.split(", "))
     # CROSS JOIN fixes the order: look up each wanted key, never scan the inbox.
     + " FROM {rows} AS wanted CROSS JOIN saga_inbox_sagas AS sagas"
     " ON sagas.saga_id = wanted.column1 CROSS JOIN saga_inbox AS inbox"
     " ON inbox.saga = sagas.number AND inbox.step = wanted.column2"
-    " AND inbox.service = wanted.column4",
+    " AND inbox.service = wanted.column3",
     columns=4,
 )
 _REPLACE: Final = f"""UPDATE saga_inbox SET ({_REST}) = ({", ".join("?" * 9)})
-    WHERE saga = ? AND step = ? AND service = ? AND attempt = ? AND outcome = ? AND undone = ?"""
-_NUMBER_NEW: Final = ManyRows(
-    "INSERT INTO saga_inbox_sagas (saga_id) VALUES {values} ON CONFLICT DO NOTHING", 1
-)
-_NUMBERS: Final = ManyRows(
-    "SELECT saga_id, number FROM saga_inbox_sagas WHERE saga_id IN {rows}", 1
-)
+    WHERE saga = {_NUMBER_OF} AND step = ? AND service = ?
+    AND attempt = ? AND outcome = ? AND undone = ?"""
 _FROM_VERSION_1: Final = (
     "ALTER TABLE saga_inbox RENAME TO saga_inbox_by_key",
     *_TABLES,
@@ -86,71 +87,61 @@ def create_tables(cursor: sqlite3.Cursor) -> None:
         cursor.execute(statement)
 
 
-class Inbox:
-    """The statements of one store, and the numbers of sagas that it has met lately."""
+def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> dict[str, InboxRow]:
+    """The rows of *keys*, by key."""
+    if len(keys) == 1:
+        columns = cursor.execute(_SELECT_ONE, (*_split(keys[0]), service)).fetchone()
+        return {} if columns is None else {keys[0]: _row(service, keys[0], columns)}
+    wanted = [(*_split(key), service, key) for key in keys]
+    return {key: _row(service, key, columns) for key, *columns in _SELECT.fetch(cursor, wanted)}
 
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-        self._uncommitted: dict[str, int] = {}
 
-    def select(
-        self, cursor: sqlite3.Cursor, service: str, keys: Iterable[str]
-    ) -> dict[str, InboxRow]:
-        """The rows of *keys*, by key."""
-        wanted = [(*_split(key), key, service) for key in keys]
-        rows = [_row(columns) for columns in _SELECT.fetch(cursor, wanted)]
-        return {row.key: row for row in rows}
+def write_rows(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite]) -> bool:
+    """Write the rows of one unit; False where something else is in the place of one by now.
 
-    def insert(self, cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> int:
-        """Insert the rows whose key is free and return how many those were."""
-        places = [_split(row.key) for row in rows]
-        numbers = self._numbers_of(cursor, [saga for saga, _ in places])
-        return _INSERT.execute(
-            cursor,
-            [
-                (numbers[saga], step, row.service, *row[2:])
-                for (saga, step), row in zip(places, rows, strict=True)
-            ],
-        )
+    What was written before that one is for the caller to undo.
+    """
+    return all(_write(cursor, write) for write in writes)
 
-    def write(self, cursor: sqlite3.Cursor, write: InboxWrite) -> bool:
-        """Insert or replace one row; False where something else is in its place by now."""
-        replaced = write.replaces
-        if replaced is None:
-            return self.insert(cursor, [write.row]) == 1
-        saga, step = _split(replaced.key)
-        number = self._numbers_of(cursor, [saga])[saga]
-        expected = (replaced.service, replaced.attempt, replaced.outcome, replaced.undone)
-        cursor.execute(_REPLACE, (*write.row[2:], number, step, *expected))
-        return cursor.rowcount == 1
 
-    def committed(self) -> None:
-        """The numbers given in the transaction that has ended are good."""
-        if len(self._numbers) + len(self._uncommitted) > NUMBERS_KNOWN_MAX:
-            self._numbers.clear()
-        self._numbers.update(self._uncommitted)
-        self._uncommitted.clear()
+def write_all_or_none(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite]) -> bool:
+    """The same, and then nothing is written."""
+    if len(writes) == 1:
+        return _write(cursor, writes[0])
+    cursor.execute("SAVEPOINT inbox")
+    is_kept = write_rows(cursor, writes)
+    if not is_kept:
+        cursor.execute("ROLLBACK TO inbox")
+    cursor.execute("RELEASE inbox")
+    return is_kept
 
-    def rolled_back(self) -> None:
-        """The numbers given in the transaction that has ended are nobody's."""
-        self._uncommitted.clear()
 
-    def _numbers_of(self, cursor: sqlite3.Cursor, sagas: Sequence[str]) -> dict[str, int]:
-        """The numbers of these sagas, which those that are new are given here."""
-        numbers: dict[str, int] = {}
-        unknown: dict[str, None] = {}
-        for saga in sagas:
-            number = self._numbers.get(saga) or self._uncommitted.get(saga)
-            if number is None:
-                unknown[saga] = None
-            else:
-                numbers[saga] = number
-        if unknown:
-            rows = [(saga,) for saga in unknown]
-            _NUMBER_NEW.execute(cursor, rows)
-            for saga, number in _NUMBERS.fetch(cursor, rows):
-                self._uncommitted[saga] = numbers[saga] = number
-        return numbers
+def insert_all_or_none(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> bool:
+    """Insert many new rows at once; False, and none of them, where a key is not free."""
+    cursor.execute("SAVEPOINT inbox")
+    is_kept = _insert(cursor, rows) == len(rows)
+    if not is_kept:
+        cursor.execute("ROLLBACK TO inbox")
+    cursor.execute("RELEASE inbox")
+    return is_kept
+
+
+def _write(cursor: sqlite3.Cursor, write: InboxWrite) -> bool:
+    replaced = write.replaces
+    if replaced is None:
+        return _insert(cursor, [write.row]) == 1
+    expected = (replaced.service, replaced.attempt, replaced.outcome, replaced.undone)
+    cursor.execute(_REPLACE, (*write.row[2:], *_split(replaced.key), *expected))
+    return cursor.rowcount == 1
+
+
+def _insert(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> int:
+    places = [_split(row.key) for row in rows]
+    _NUMBER_NEW.execute(cursor, [(saga,) for saga in dict.fromkeys(saga for saga, _ in places)])
+    return _INSERT.execute(
+        cursor,
+        [(*place, row.service, *row[2:]) for place, row in zip(places, rows, strict=True)],
+    )
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -159,7 +150,6 @@ def _split(key: str) -> tuple[str, str]:
     return saga, step
 
 
-def _row(columns: Sequence[object]) -> InboxRow:
-    key, service, *rest = columns
-    row = InboxRow._make((service, key, *rest))
+def _row(service: str, key: str, columns: Sequence[Any]) -> InboxRow:
+    row = InboxRow._make((service, key, *columns))
     return row._replace(outcome=ReplyOutcome(row.outcome), undone=bool(row.undone))

@@ -105,7 +105,7 @@ def stored_store_version(path: str) -> int:
     connection = connect(path)
     try:
         with translated(path):
-            return stored_version(connection.cursor(), path, COMPONENT, STORE_VERSION)
+            return stored_version(path, COMPONENT, STORE_VERSION, connection.cursor())
     finally:
         connection.close()
 

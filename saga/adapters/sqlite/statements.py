@@ -8,8 +8,7 @@ are used again; the places left over hold nulls and are filtered out by SQLite.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -20,72 +19,60 @@ class ManyRows:
     """A statement over up to any number of rows; `{values}` or `{rows}` in *template* stands for
     them.
 
-    `{values}` is for inserts: `VALUES {values}`, in as many statements as it takes. `{rows}` is a
-    table of all rows with columns named column1, column2, …; the first one must not be null.
+    `{values}` is for inserts: `VALUES {values}`, in as many statements as it takes; *row* is one of
+    them, where it is more than its parameters. `{rows}` is a table of all rows with columns named
+    column1, column2, …; the first one must not be null.
     """
 
-    def __init__(self, template: str, columns: int) -> None:
+    def __init__(self, template: str, columns: int, *, row: str | None = None) -> None:
         self._template = template
         self._columns = columns
+        self._row = row or f"({','.join('?' * columns)})"
         self._is_insert = "{values}" in template
+        self._statements: dict[int, str] = {}
 
-    def execute(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> int:
+    def execute(self, cursor: sqlite3.Cursor, rows: Sequence[Sequence[Any]]) -> int:
         """Run it over *rows* and return how many rows of the table were changed."""
-        if self._is_insert:
-            return self._insert(cursor, rows)
-        if len(rows) <= ROWS_MAX:
-            return self._execute_some(cursor, rows)
-        return sum(
-            self._execute_some(cursor, rows[start : start + ROWS_MAX])
-            for start in range(0, len(rows), ROWS_MAX)
-        )
+        if len(rows) == 1:
+            cursor.execute(self._statements.get(1) or self._statement(1), rows[0])
+            return cursor.rowcount
+        changed = start = 0
+        while start < len(rows):
+            start = self._execute_some(cursor, rows, start)
+            changed += cursor.rowcount
+        return changed
 
-    def fetch(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> list[Any]:
+    def fetch(self, cursor: sqlite3.Cursor, rows: Sequence[Sequence[Any]]) -> list[Any]:
         """Run it as a query and return all it finds."""
         fetched: list[Any] = []
-        for start in range(0, len(rows), ROWS_MAX):
-            self._execute_some(cursor, rows[start : start + ROWS_MAX])
+        start = 0
+        while start < len(rows):
+            start = self._execute_some(cursor, rows, start)
             fetched += cursor.fetchall()
         return fetched
 
-    def _insert(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> int:
-        changed = start = 0
-        left = len(rows)
-        while left:
-            size = min(ROWS_MAX, 1 << (left.bit_length() - 1))
-            some = rows if size == len(rows) else rows[start : start + size]
-            cursor.execute(
-                _insert(self._template, self._columns, size), [*chain.from_iterable(some)]
-            )
-            changed += cursor.rowcount
-            start += size
-            left -= size
-        return changed
+    def _execute_some(
+        self, cursor: sqlite3.Cursor, rows: Sequence[Sequence[Any]], start: int
+    ) -> int:
+        """Run it over as many rows from *start* on as one statement takes; where it ended."""
+        left = min(len(rows) - start, ROWS_MAX)
+        # A table has room for nulls, an insert has not.
+        size = 1 << ((left if self._is_insert else 2 * left - 1).bit_length() - 1)
+        end = min(start + size, len(rows))
+        values = [*chain.from_iterable(rows[start:end])]
+        values += (None,) * (size * self._columns - len(values))
+        cursor.execute(self._statements.get(size) or self._statement(size), values)
+        return end
 
-    def _execute_some(self, cursor: sqlite3.Cursor, rows: Sequence[Iterable[Any]]) -> int:
-        if not rows:
-            return 0
-        size = 1 << (len(rows) - 1).bit_length()
-        values = [*chain.from_iterable(rows)]
-        missing = size * self._columns - len(values)
-        if missing:
-            values += (None,) * missing
-        cursor.execute(_statement(self._template, self._columns, size), values)
-        return cursor.rowcount
-
-
-@lru_cache(maxsize=512)
-def _insert(template: str, columns: int, size: int) -> str:
-    return template.replace("{values}", _values(columns, size))
-
-
-@lru_cache(maxsize=512)
-def _statement(template: str, columns: int, size: int) -> str:
-    return template.replace(
-        "{rows}",
-        f"(SELECT * FROM (VALUES {_values(columns, size)}) WHERE column1 IS NOT NULL)",
-    )
-
-
-def _values(columns: int, size: int) -> str:
-    return ",".join([f"({','.join('?' * columns)})"] * size)
+    def _statement(self, size: int) -> str:
+        if self._is_insert:
+            text = self._template.replace("{values}", ",".join([self._row] * size))
+        elif size == 1:  # SQLite looks through a SELECT, but copies VALUES
+            columns = ", ".join(f"? AS column{number + 1}" for number in range(self._columns))
+            text = self._template.replace("{rows}", f"(SELECT {columns})")
+        else:
+            values = ",".join([self._row] * size)
+            table = f"(SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL)"
+            text = self._template.replace("{rows}", table)
+        self._statements[size] = text
+        return text

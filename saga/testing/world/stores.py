@@ -15,13 +15,13 @@ from typing import Any, Final
 from typing_extensions import override
 
 from saga.adapters.memory import MemoryEventStore
-from saga.adapters.sqlite import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteDatabase, SqliteEffectsStore
 from saga.core.events import TimerFired
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.intents import TimerArmed, TimerCancelled, TimerPurpose
 from saga.ports import Appended, Batch
-from saga.testing.world.broker import SimulatedBus, WorldClock
+from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.faults import Fault
 from saga.testing.world.process import Process, Surroundings
 
@@ -122,8 +122,7 @@ class CrashingConnection(sqlite3.Connection):
 class EffectsDatabase:
     """What outlives the processes."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._clock = WorldClock(surroundings)
+    def __init__(self) -> None:
         self._address = f"file:saga-world-{next(_NUMBERS)}?mode=memory&cache=shared"
         self._anchor = sqlite3.connect(self._address, uri=True, isolation_level=None)
 
@@ -133,9 +132,7 @@ class EffectsDatabase:
             self._address, uri=True, isolation_level=None, timeout=0, factory=CrashingConnection
         )
         connection.process = process
-        store = SqliteEffectsStore(
-            "world", clock=self._clock, threaded=False, connection=connection
-        )
+        store = SqliteEffectsStore(SqliteDatabase("world", connection=connection))
 
         def go_down() -> None:
             store.abandon()

@@ -254,7 +254,7 @@ class World:
             bus=bus,
             store=store,
             catalogue=MemoryCatalogue(store),
-            database=EffectsDatabase(self._surroundings),
+            database=EffectsDatabase(),
             violations=[],
             counts=Counter(),
         )

@@ -163,7 +163,7 @@ class Stage:
         """Let it happen, and judge it."""
         self._loop.set_task_factory(make_task)
         self._loop.set_exception_handler(self._on_loop_error)
-        self._database = EffectsDatabase(self._surroundings)
+        self._database = EffectsDatabase()
         gc.disable()
         try:
             self._loop.run_until_complete(self._happen())

@@ -108,7 +108,7 @@ class _SqliteCommits:
     def __init__(self, database: SqliteDatabase, process: Process | None) -> None:
         self.how: How | None = None
         self._process = process
-        self._writing = database.writing
+        self._writing = database.writer.writing
         self._really_commit = self._writing._commit
         self._writing._commit = self._commit  # type: ignore[method-assign]
 

@@ -1,0 +1,414 @@
+"""Who writes in the transactions of one file: jobs, and handlers that write by themselves.
+
+What waits to be written shares the next commit. A failing job takes nobody with it: the transaction
+is rolled back and repeated with a savepoint around each job.
+
+A job's result may be delivered early, before it is durable, to somebody whose next job belongs into
+the same transaction: the commit then lingers for a moment. If it fails, the delivery is retracted,
+and whoever relied on it fails with it.
+
+A handler has the connection to itself from its first statement to its end, inside a savepoint, and
+those that come meanwhile wait in line. What they have written cannot be repeated. It is committed
+as soon as nobody is in line, or many have been in, or some time has passed; jobs that wait by then
+go along, each in a savepoint. No job waits longer for a handler than it would for another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from saga.adapters.sqlite.commits import WritingConnection
+from saga.adapters.sqlite.connection import BUSY_TIMEOUT_S, is_of_the_disk, unavailable
+from saga.errors import StoreUnavailable
+
+JOBS_PER_COMMIT_MAX: Final = 256
+LINGER_S: Final = 0.002
+"""How long a commit waits for the job that an early delivery leads to."""
+HANDLERS_PER_COMMIT_MAX: Final = 256
+HANDLERS_S_MAX: Final = 0.010
+"""So long after the first one nobody in line is let in before a commit."""
+
+
+class EarlyReaders(NamedTuple):
+    """Who may have the result of a job before it is durable.
+
+    *deliver* gets the result, and says whether a job that relies on it will follow at once;
+    *retract* gets it if it does not become durable, or not as it was delivered.
+    """
+
+    deliver: Callable[[Any], bool]
+    retract: Callable[[Any], None]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """What is to be written, and who waits for it.
+
+    Args:
+        work: writes through the cursor and returns the result; may run more than once.
+        future: ends once the job is durable or has failed.
+        is_stored: whether it is stored after all; asked when the answer to COMMIT was an error.
+        on_commit: called with the result on the event loop, in commit order, before *future* ends.
+        early_readers: who may have the result before that.
+        is_last: the commit waits for nothing more, and nothing of it is delivered early.
+        is_of_handlers: it belongs to what handlers have written, and waits for them without limit.
+    """
+
+    work: Callable[[sqlite3.Cursor], Any]
+    future: asyncio.Future[Any]
+    is_stored: Callable[[sqlite3.Cursor], bool] | None = None
+    on_commit: Callable[[Any], None] | None = None
+    early_readers: EarlyReaders | None = None
+    is_last: bool = False
+    is_of_handlers: bool = False
+    is_delivered_early: bool = False
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """Puts what waits into transactions of *writing*, for one event loop."""
+
+    def __init__(self, writing: WritingConnection) -> None:
+        self.writing: Final = writing
+        self.holder: object = None
+        """The handler that has the connection."""
+        self._waiting: deque[Job] = deque()
+        self._line: deque[tuple[object, asyncio.Future[None]]] = deque()
+        self._written: list[Job] = []
+        self._handlers = 0
+        self._handlers_until_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends lingering, or the patience of those who wait for a handler."""
+        self._is_due = False
+        self._is_busy = False
+        self._idle: asyncio.Future[None] | None = None
+        self._is_abandoned = False
+
+    def submit(self, job: Job) -> None:
+        """Put *job* into the next commit."""
+        self._waiting.append(job)
+        if not self._is_busy:
+            self._go_on_soon()
+        elif self.holder is not None:
+            self._limit_patience()
+
+    async def drained(self) -> None:
+        """Return when everything accepted is done."""
+        if self._is_busy or self._is_due or self._written or self._waiting or self._line:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
+    def abandon(self) -> None:
+        """Tell nobody anything any more."""
+        self._is_abandoned = self._is_busy = True
+        self.holder = None
+        self._waiting.clear()
+        self._line.clear()
+
+    # What handlers ask of it.
+
+    def try_enter(self, handler: object) -> bool:
+        """Give *handler* the connection, inside a savepoint, if that is possible at once."""
+        writing = self.writing
+        if self._is_busy or self._line or self._written or self._is_full:
+            return False
+        try:
+            if not writing.in_transaction and not writing.begin():
+                return False
+            self._let_in(handler)
+        except (sqlite3.Error, StoreUnavailable):
+            return False  # `enter` asks again, and says what is the matter
+        return True
+
+    async def enter(self, handler: object) -> None:
+        """Wait in line for the same.
+
+        Raises:
+            StoreUnavailable: no transaction could be begun.
+        """
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append((handler, turn))
+        if not self._is_busy:
+            self._go_on_soon()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self.leave(handler, keep=False)  # it may have been let in at this very moment
+            raise
+
+    def leave(self, handler: object, *, keep: bool) -> bool:
+        """Take the connection back; False where *handler* has it no more, or has lost the
+        transaction, with all that was written in it.
+        """
+        if self.holder is not handler:
+            return False
+        writing = self.writing
+        self.holder = None
+        self._is_busy = False
+        try:
+            if not keep and writing.in_transaction:
+                writing.roll_back_to("handler")
+            # An error where it has ended the transaction, as it may have begun another one.
+            writing.connection.execute("RELEASE handler")
+            is_whole = True
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):  # whoever comes next finds out what is the matter
+                writing.roll_back()
+            self._handlers = 0
+            is_whole = False
+        self._go_on_soon()
+        return is_whole
+
+    def dismiss(self, error: StoreUnavailable) -> None:
+        """Take the connection from the handler that has it, and send away those in line."""
+        while self._line:
+            settle(self._line.popleft()[1], None, error)
+        if self.holder is not None:
+            self.leave(self.holder, keep=False)
+
+    # One transaction after another.
+
+    def _go_on_soon(self) -> None:
+        # The call comes when the loop has run what is ready now: it may have more to write, which
+        # then shares the commit.
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Nobody has the connection: let in who is in line, or write what waits."""
+        self._is_due = False
+        if self._is_busy:
+            return
+        if self._handlers or self._written:
+            self._proceed()
+        elif self._waiting or self._line:
+            self._is_busy = True
+            try:
+                is_begun = self.writing.begin()
+            except (sqlite3.DatabaseError, StoreUnavailable) as error:
+                self._begun(error)
+                return
+            if is_begun:
+                self._begun(None)
+            else:  # another process is writing
+                self.writing.begin_when_free(self._begun)
+        else:
+            self._end([])
+
+    def _begun(self, error: BaseException | None) -> None:
+        self._is_busy = self._is_abandoned
+        if error is not None:
+            self._give_up(self._next_jobs(), error)
+        elif not self._is_abandoned:
+            self._proceed()
+
+    def _proceed(self) -> None:
+        """A transaction is open."""
+        while self._line and not (self._written or self._is_full):
+            handler, turn = self._line.popleft()
+            if not turn.done():
+                try:
+                    self._let_in(handler)
+                except sqlite3.Error as error:
+                    settle(turn, None, unavailable(self.writing.path, error))
+                    self._give_up(self._next_jobs(), error)
+                    return
+                turn.set_result(None)
+                return
+        self._write(self._next_jobs())
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether those in line have to wait until what was written so far is committed."""
+        return self._handlers > 0 and (
+            self._handlers >= HANDLERS_PER_COMMIT_MAX
+            or asyncio.get_running_loop().time() > self._handlers_until_s
+        )
+
+    def _let_in(self, handler: object) -> None:
+        self.writing.connection.execute("SAVEPOINT handler")
+        if not self._handlers:
+            self._handlers_until_s = asyncio.get_running_loop().time() + HANDLERS_S_MAX
+        self._handlers += 1
+        self._is_busy = True
+        self.holder = handler
+        if self._waiting:
+            self._limit_patience()
+
+    def _limit_patience(self) -> None:
+        if self._timer is None and any(not job.is_of_handlers for job in self._waiting):
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(BUSY_TIMEOUT_S, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._timer = None
+        if self.holder is None:
+            return
+        error = StoreUnavailable(f"{self.writing.path}: a handler that uses ctx.db keeps it locked")
+        waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            if job.is_of_handlers:
+                self._waiting.append(job)
+            else:
+                settle(job.future, None, error)
+
+    def _next_jobs(self) -> list[Job]:
+        waiting = self._waiting
+        # With what handlers have written goes all that waits, as the jobs that belong to it are
+        # among it.
+        if len(waiting) <= JOBS_PER_COMMIT_MAX or self._handlers:
+            jobs = list(waiting)
+            waiting.clear()
+            return jobs
+        return [waiting.popleft() for _ in range(JOBS_PER_COMMIT_MAX)]
+
+    def _write(self, jobs: list[Job], *, may_linger: bool = True) -> None:
+        """Write *jobs* behind those written; then commit, or linger for more."""
+        transaction = self._written + jobs if self._written else jobs
+        try:
+            is_in_one_go = self._run(jobs)
+            if not is_in_one_go and all(job.error is not None for job in transaction):
+                self.writing.roll_back()
+                self._end(transaction)
+                return
+            if self._handlers:
+                self.writing.check()  # it may be long since it was begun
+        except (sqlite3.DatabaseError, StoreUnavailable) as error:
+            self._give_up(transaction, error)
+            return
+        if may_linger and is_in_one_go and self._is_awaited(jobs):
+            self._written = transaction
+            return
+        self._stop_timer()
+        self._is_busy = True
+        self.writing.commit(partial(self._committed, transaction))
+
+    def _run(self, jobs: list[Job]) -> bool:
+        """Run *jobs* behind those written; False where each has been run for itself."""
+        cursor = self.writing.connection.cursor()
+        if not self._handlers:
+            try:
+                for job in jobs:
+                    job.result = job.work(cursor)
+            except Exception as error:  # noqa: BLE001 - handed to whoever submitted the job
+                if len(jobs) == 1 and not self._written:
+                    jobs[0].error = self._translate(error)
+                    return False
+                self.writing.roll_back()
+                _retract(self._written)
+                self.writing.begin(wait_s=BUSY_TIMEOUT_S)
+                jobs = self._written + jobs
+            else:
+                return True
+        for job in jobs:
+            cursor.execute("SAVEPOINT job")
+            try:
+                job.result = job.work(cursor)
+            except Exception as error:
+                if not cursor.connection.in_transaction:  # SQLite gave up all of it (disk full)
+                    raise
+                job.error = self._translate(error)
+                self.writing.roll_back_to("job")
+            cursor.execute("RELEASE job")
+        return False
+
+    def _is_awaited(self, jobs: list[Job]) -> bool:
+        """Deliver early what *jobs* have written; whether a job that relies on it is to come."""
+        for job in jobs:
+            if job.is_last:
+                return False
+        is_awaited = self._timer is not None
+        for job in jobs:
+            if job.early_readers is not None:
+                job.is_delivered_early = True
+                is_awaited |= job.early_readers.deliver(job.result)
+        if is_awaited and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._stop_lingering)
+        return is_awaited
+
+    def _stop_lingering(self) -> None:
+        """Enough waited; but what came while the loop was busy goes along."""
+        if self._written:
+            self._write(self._next_jobs(), may_linger=False)
+
+    def _committed(self, transaction: list[Job], error: BaseException | None) -> None:
+        if error is None:
+            self._end(transaction)
+            return
+        proofs = (job.is_stored for job in transaction if job.error is None)
+        proof = next(filter(None, proofs), None)
+        if proof is None or not isinstance(error, sqlite3.DatabaseError):
+            self._give_up(transaction, error)
+        else:
+            self.writing.find_out(proof, error, partial(self._found_out, transaction))
+
+    def _found_out(self, transaction: list[Job], error: BaseException | None) -> None:
+        if error is None:
+            self._end(transaction)
+        else:
+            self._give_up(transaction, error)
+
+    def _give_up(self, jobs: list[Job], error: BaseException) -> None:
+        """Nothing of the transaction is stored, and nobody in line can have one."""
+        with suppress(sqlite3.Error):  # whoever waits is told all the same
+            if isinstance(error, sqlite3.DatabaseError):
+                error = unavailable(self.writing.path, error)
+                self.writing.discard()
+            else:
+                self.writing.roll_back()
+        for job in jobs:
+            job.error = job.error or error
+        while self._line:
+            settle(self._line.popleft()[1], None, error)
+        self._end(jobs)
+
+    def _end(self, jobs: list[Job]) -> None:
+        self._stop_timer()
+        if self._is_abandoned:
+            return
+        self._written, self._handlers, self._is_busy = [], 0, False
+        for job in jobs:
+            if job.error is not None:
+                _retract([job])
+            elif job.on_commit is not None:
+                job.on_commit(job.result)
+            settle(job.future, job.result, job.error)
+        if self._waiting or self._line:
+            self._go_on_soon()
+        elif self._idle is not None:
+            settle(self._idle, None, None)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _translate(self, error: Exception) -> Exception:
+        return unavailable(self.writing.path, error) if is_of_the_disk(error) else error
+
+
+def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """End *future* with the result or the error, unless whoever waited for it has given up."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def _retract(jobs: list[Job]) -> None:
+    """What was delivered early did not become durable, or will have to be written again."""
+    for job in jobs:
+        if job.is_delivered_early and job.early_readers is not None:
+            job.is_delivered_early = False
+            job.early_readers.retract(job.result)
