@@ -62,6 +62,8 @@ class Trigger:
     message_id: str
     starts: tuple[SagaName, ...] = ()
     is_acknowledged: bool = False
+    is_repeated: bool = False
+    """Whether that was when it was sent once more, perhaps behind others."""
 
 
 @dataclass(slots=True)
@@ -496,7 +498,7 @@ def _beginning(
             return  # of an older version, or on another topic: no order holds between topics
         if payload == trigger.event.model_dump(mode="json"):
             return
-        if trigger.is_acknowledged:
+        if trigger.is_acknowledged and not trigger.is_repeated:
             break
     yield f"saga {name.definition}/{name.key} began with another trigger: {payload}"
 

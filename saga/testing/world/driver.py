@@ -216,6 +216,7 @@ class Driver:
                 self.log.triggers.append(deed)
                 await self._publish(deed)
             case Repeat(trigger):
+                trigger.is_repeated |= not trigger.is_acknowledged
                 await self._publish(trigger)
             case Send(trigger, act, words):
                 for name in self._started_by(trigger.event):
