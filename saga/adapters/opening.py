@@ -149,9 +149,7 @@ def open_bus_and_store(settings: Settings) -> Opened:
     opened_bus, opened = open_bus(settings), open_store(settings, make=True)
     close = _closing(opened_bus.close, opened.close)
     files = [*opened_bus.files, *opened.files]
-    return Opened(
-        opened.store, opened.catalogue, opened.statistics, close, files, opened_bus.bus
-    )
+    return Opened(opened.store, opened.catalogue, opened.statistics, close, files, opened_bus.bus)
 
 
 def open_kafka(settings: Settings) -> KafkaBus:

@@ -253,7 +253,10 @@ class Writer:
         self._timer = None
         if self.holder is None:
             return
-        error = StoreUnavailable(f"{self.writing.path}: a handler that uses ctx.db keeps it locked")
+        error = StoreUnavailable(
+            f"{self.writing.path}: a handler that uses ctx.db keeps it locked: have it wait for "
+            "nothing between its statements, or give services a file of their own"
+        )
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
             if job.is_of_handlers:
