@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saga.adapters.sqlite import SqliteEffectsStore
+from saga.adapters.sqlite import SqliteEffectsStore, writer
 from saga.core.events import ReplyOutcome
 from saga.core.identity import Instant
 from saga.errors import StoreTooNew, StoreUnavailable
@@ -50,9 +50,10 @@ async def test_units_that_end_together_share_a_commit(store: SqliteEffectsStore)
 
 
 async def test_a_group_that_is_full_is_committed_before_others_go_on(
-    store: SqliteEffectsStore,
+    store: SqliteEffectsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long line does not put a commit off for ever."""
+    monkeypatch.setattr(writer, "HANDLERS_S_MAX", 60)
     unit = store.unit()
     await unit.db.execute("CREATE TABLE t (n INTEGER)")
     await unit.keep(())

@@ -65,14 +65,8 @@ class ManyRows:
         return end
 
     def _statement(self, size: int) -> str:
-        if self._is_insert:
-            text = self._template.replace("{values}", ",".join([self._row] * size))
-        elif size == 1:  # SQLite looks through a SELECT, but copies VALUES
-            columns = ", ".join(f"? AS column{number + 1}" for number in range(self._columns))
-            text = self._template.replace("{rows}", f"(SELECT {columns})")
-        else:
-            values = ",".join([self._row] * size)
-            table = f"(SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL)"
-            text = self._template.replace("{rows}", table)
+        rows = ",".join([self._row] * size)
+        table = f"(SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL)"
+        text = self._template.replace("{values}", rows).replace("{rows}", table)
         self._statements[size] = text
         return text

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import count
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from typing_extensions import override
@@ -88,16 +89,13 @@ _TRACKINGS: Final = ManyRows(
     "WHERE notification_id < excluded.notification_id",
     2,
 )
-_BEGIN_SAGAS: Final = ManyRows(
-    f"INSERT OR FAIL INTO saga_index ({SUMMARY_COLUMNS}) VALUES {{values}}",
-    10,
-)
-_UPDATE_SAGAS: Final = ManyRows(
-    "UPDATE saga_index SET definition = r.column2, definition_version = r.column3, "
-    "key = r.column4, status = r.column5, started_at = r.column6, updated_at = r.column7, "
-    "waiting_for = r.column8, reason = r.column9, version = r.column10 "
-    "FROM {rows} AS r WHERE number = r.column1",
-    10,
+_CHANGED: Final = SUMMARY_COLUMNS.removeprefix("saga_id, ")
+# One statement for new sagas, which have no number yet, and those that have one.
+_SAGAS: Final = ManyRows(
+    f"INSERT OR FAIL INTO saga_index (number, {SUMMARY_COLUMNS}) VALUES {{values}} "
+    f"ON CONFLICT (number) DO UPDATE SET ({_CHANGED}) = "
+    f"({', '.join(f'excluded.{column}' for column in _CHANGED.split(', '))})",
+    11,
 )
 _NUMBERS: Final = ManyRows(
     "SELECT i.saga_id, i.number, (SELECT max(originator_version) FROM stored_events "
@@ -445,22 +443,16 @@ def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:
 
 
 def _write_summaries(cursor: sqlite3.Cursor, batch: Batch, numbers: dict[SagaId, int]) -> None:
-    """Update the rows of sagas that have *numbers*, insert those of others, and number them."""
-    changed, begun = [], []
-    for summary in {each.saga_id: each for each in batch.summaries}.values():
-        number = numbers.get(summary.saga_id)
-        row = from_summary(summary)
-        if number is None:
-            begun.append(row)
-        else:
-            changed.append((number, *row[1:]))
-    _UPDATE_SAGAS.execute(cursor, changed)
+    """Write the rows of sagas that have *numbers* and of others, and number those."""
+    summaries = {each.saga_id: each for each in batch.summaries}
+    begun = [saga_id for saga_id in summaries if saga_id not in numbers]
+    _SAGAS.execute(
+        cursor,
+        [(numbers.get(saga_id), *from_summary(each)) for saga_id, each in summaries.items()],
+    )
     if begun:
-        _BEGIN_SAGAS.execute(cursor, begun)
         assert cursor.lastrowid is not None
-        first = cursor.lastrowid - len(begun) + 1
-        for number, (saga_id, *_) in enumerate(begun, first):
-            numbers[saga_id] = number
+        numbers.update(zip(begun, count(cursor.lastrowid - len(begun) + 1)))
 
 
 def _write_timers(cursor: sqlite3.Cursor, batch: Batch, numbers: Mapping[SagaId, int]) -> None:
