@@ -285,10 +285,11 @@ def _planned(state: SagaState, intent: intents.RollbackPlanned, _: Instant) -> N
 def _appended(state: SagaState, intent: intents.UndoAppended, _: Instant) -> None:
     assert state.plan is not None, (state.saga_id, intent)
     after = state.plan.after
-    after.pop(intent.step, None)
+    before = after.pop(intent.step, ())
     for step_id, others in after.items():
-        if intent.step in others:
-            after[step_id] = tuple(other for other in others if other != intent.step)
+        if intent.step in others:  # then it comes behind what that step came behind
+            kept = (other for other in others if other != intent.step)
+            after[step_id] = tuple(dict.fromkeys((*before, *kept)))
     after[intent.step] = tuple(after)
 
 

@@ -483,3 +483,23 @@ def test_abandon_during_rollback_stops_it():
         .when(operator("retry", "pay"))
         .then(noted("refused"))
     )
+
+
+def test_late_successes_of_two_steps_wait_for_the_undo_in_hand():
+    """The one that the plan had put before the other is not undone again at its old place."""
+
+    async def order(ctx, placed):
+        await ctx.do(Reserve(), undo=Unreserve)
+        await ctx.all(ctx.do(Pay(), undo=Refund), ctx.do(Ship(), undo=Unship))
+
+    (
+        given(as_saga(order), OrderPlaced(), replied(Reserve, Reserved()))
+        .when(cancelled("no", mode="immediate"), replied(Unship), replied(Refund))
+        .then_steps(reserve="undoing", pay="undone", ship="undone")
+        .when(replied(Pay, Paid()), replied(Ship))
+        .then_steps(reserve="undoing", pay="done", ship="done")
+        .when(replied(Unreserve))
+        .then_steps(reserve="undone", pay="undoing", ship="done")
+        .when(replied(Refund), replied(Unship))
+        .then_steps(reserve="undone", pay="undone", ship="undone")
+    )
