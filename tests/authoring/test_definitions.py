@@ -139,8 +139,6 @@ def test_option_that_cannot_work_is_refused_with_the_place(options, problem):
 
 
 def test_function_that_is_not_async_is_refused():
-    """It could not wait."""
-
     def order(ctx, placed):
         return None
 
@@ -149,8 +147,6 @@ def test_function_that_is_not_async_is_refused():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_function_takes_exactly_two_arguments(count):
-    """The context and the trigger."""
-
     async def one(ctx):
         return None
 
@@ -162,7 +158,6 @@ def test_function_takes_exactly_two_arguments(count):
 
 
 def test_two_sagas_of_one_name_and_version_are_refused():
-    """Named are both places."""
     one, two = order_saga(), as_saga(order_saga().function)
     contracts = ContractRegistry([*one.contracts()])
 

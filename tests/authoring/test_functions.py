@@ -288,8 +288,6 @@ def test_losing_coroutine_ends_where_it_stands():
 
 
 def test_caught_failure_may_be_answered_by_another_step():
-    """A loop around a step is a loop around a step."""
-
     async def order(ctx, placed):
         for amount in (3, 2, 1):
             try:
@@ -378,8 +376,6 @@ def test_chance_and_ids_are_the_same_in_every_replay():
 
 
 def test_publish_tells_at_once_awaited_or_not():
-    """In the order of the calls."""
-
     async def order(ctx, placed):
         ctx.publish(OrderSeen())
         await ctx.publish(OrderSeen(order_id="again"))
@@ -393,8 +389,6 @@ def test_publish_tells_at_once_awaited_or_not():
 
 
 def test_context_knows_saga_and_key():
-    """As they are on the wire."""
-
     async def order(ctx, placed):
         return OrderConfirmed(order_id=f"{ctx.saga_id} {ctx.key}")
 
@@ -404,8 +398,6 @@ def test_context_knows_saga_and_key():
 
 
 def test_step_failed_says_what_happened():
-    """Step, code, message, and whether it was a refusal."""
-
     async def order(ctx, placed):
         try:
             await ctx.do(Pay(), retry=ONCE)

@@ -54,8 +54,7 @@ def declare(source: str) -> type[Any]:
     return list(names.values())[-1]
 
 
-def test_contract_says_all_of_its_keywords() -> None:
-    """Domain, name, kind, version, key and place come from the class statement."""
+def test_contract_says_all_of_its_keywords():
     contract = contract_of(OrderPlaced)
 
     assert (contract.domain, contract.name, contract.kind, contract.version, contract.key) == (
@@ -73,15 +72,13 @@ def test_contract_says_all_of_its_keywords() -> None:
     assert text.startswith("class OrderPlaced(")
 
 
-def test_intent_knows_its_reply() -> None:
-    """The parameter of `Intent` is the reply; None where there is none."""
+def test_intent_knows_its_reply():
     assert contract_of(Pay).kind is Kind.INTENT
     assert contract_of(Pay).reply is Paid
     assert contract_of(Refund).reply is None
 
 
-def test_replies_arrive_on_the_reply_or_as_done_and_always_as_failed() -> None:
-    """The contracts of the answers to an intent with a reply and to one without."""
+def test_replies_arrive_on_the_reply_or_as_done_and_always_as_failed():
     assert reply_contract_names(contract_of(Pay)) == (
         "models-payments.evt.paid.v1",
         "models-payments.evt.intent-failed.v1",
@@ -92,7 +89,7 @@ def test_replies_arrive_on_the_reply_or_as_done_and_always_as_failed() -> None:
     )
 
 
-def test_reply_is_inherited_through_an_abstract_base() -> None:
+def test_reply_is_inherited_through_an_abstract_base():
     """A base without `topic` may say the reply for all of its intents."""
 
     class Payment(Intent[Paid]):
@@ -106,9 +103,7 @@ def test_reply_is_inherited_through_an_abstract_base() -> None:
         contract_of(Payment)
 
 
-def test_subclass_of_a_contract_is_not_that_contract() -> None:
-    """What a class declares is not inherited."""
-
+def test_subclass_of_a_contract_is_not_that_contract():
     class Special(OrderPlaced):
         pass
 
@@ -116,8 +111,7 @@ def test_subclass_of_a_contract_is_not_that_contract() -> None:
         contract_of(Special)
 
 
-def test_models_are_frozen_and_ignore_what_they_do_not_know() -> None:
-    """A model cannot be changed, and a publisher may add fields."""
+def test_models_are_frozen_and_ignore_what_they_do_not_know():
     placed = OrderPlaced.model_validate({"order_id": "o-1", "colour": "red"})
 
     assert placed == OrderPlaced(order_id="o-1")
@@ -126,7 +120,7 @@ def test_models_are_frozen_and_ignore_what_they_do_not_know() -> None:
 
 
 @pytest.mark.parametrize("price", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_json_does_not_know_are_refused(price: float) -> None:
+def test_numbers_that_json_does_not_know_are_refused(price):
     """A float field takes finite numbers only, in Python too."""
     with pytest.raises(ValidationError, match="finite"):
         OrderPlaced(order_id="o-1", price=price)
@@ -169,8 +163,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_class_that_is_no_contract_is_refused_with_file_and_line(case: str) -> None:
-    """Whatever is wrong with a declaration is said where it was written."""
+def test_class_that_is_no_contract_is_refused_with_file_and_line(case):
     source, problem = REFUSED[case]
 
     with pytest.raises(DefinitionError) as refused:
@@ -181,7 +174,7 @@ def test_class_that_is_no_contract_is_refused_with_file_and_line(case: str) -> N
     assert str(refused.value).startswith("shop/contracts.py:3: ")
 
 
-def test_set_in_a_nested_model_is_refused() -> None:
+def test_set_in_a_nested_model_is_refused():
     """Sets have no order, at whatever depth they hide."""
     nested = "from pydantic import BaseModel\nclass Line(BaseModel):\n    tags: set[str]\n"
 
@@ -189,7 +182,7 @@ def test_set_in_a_nested_model_is_refused() -> None:
         declare(f'{nested}class X(Event, topic="a.b", version=1):\n    lines: list[Line]')
 
 
-def test_one_topic_may_be_event_and_intent_and_have_versions() -> None:
+def test_one_topic_may_be_event_and_intent_and_have_versions():
     """Only topic, kind and version together must be unique."""
     source = "class {}({}, topic='models-shared.thing', version={}): pass"
     kept = [
@@ -205,9 +198,7 @@ def test_one_topic_may_be_event_and_intent_and_have_versions() -> None:
     ]
 
 
-def test_business_key_is_text() -> None:
-    """A key may be text, a number, an id or a named value; on the wire it is text."""
-
+def test_business_key_is_text():
     class Shop(StrEnum):
         NORTH = "north"
 
@@ -224,7 +215,7 @@ def test_business_key_is_text() -> None:
     assert business_key(Paid(receipt="r")) is None
 
 
-def test_field_whose_type_comes_later_is_resolved_by_the_registry() -> None:
+def test_field_whose_type_comes_later_is_resolved_by_the_registry():
     """A class may name one defined below it; what is never defined is refused with its place."""
     made = declare(
         "class Late(Event, topic='models-late.late', version=1):\n    line: 'Line'\n"
@@ -235,7 +226,7 @@ def test_field_whose_type_comes_later_is_resolved_by_the_registry() -> None:
         ContractRegistry([made])
 
 
-def test_lax_contract_is_possible() -> None:
+def test_lax_contract_is_possible():
     """`strict=False` is the author's choice; it is no part of what all contracts promise."""
 
     class Lax(Event, topic="models-lax.lax", version=1):
@@ -246,7 +237,7 @@ def test_lax_contract_is_possible() -> None:
 
 
 @pytest.mark.parametrize("name", ["Again", "Other"])
-def test_classes_of_one_name_belong_to_different_applications(name: str) -> None:
+def test_classes_of_one_name_belong_to_different_applications(name):
     """Whether a module was loaded twice or two say the same: only who uses both is refused."""
     source = '{}class {}(Event, topic="models-again.again", version=1): {}: {}'
     first = declare(source.format("", "Again", "text", "str"))
@@ -255,6 +246,7 @@ def test_classes_of_one_name_belong_to_different_applications(name: str) -> None
     for model in (first, second):
         contracts = ContractRegistry([model])
         assert contracts.find("models-again.evt.again.v1").model is model
+        assert ContractRegistry([model, model]).published == contracts.published
     assert encode(first(text="a")) == '{"text":"a"}'
     assert encode(second(number=1)) == '{"number":1}'
     with pytest.raises(DefinitionError, match="and this application uses both") as refused:
@@ -293,7 +285,7 @@ def annotated(function: Callable[..., Any], old: Any, new: Any) -> Callable[...,
     return function
 
 
-def test_chain_is_followed_to_the_current_version(shop: SimpleNamespace) -> None:
+def test_chain_is_followed_to_the_current_version(shop):
     """A message of version 1 is read as version 3; the registry finds all versions by itself."""
     V1, V2, V3 = shop.V1, shop.V2, shop.V3  # noqa: N806  # they are classes
 
@@ -320,7 +312,7 @@ def test_chain_is_followed_to_the_current_version(shop: SimpleNamespace) -> None
         )
 
 
-def test_versions_that_nothing_joins_stay_apart(shop: SimpleNamespace) -> None:
+def test_versions_that_nothing_joins_stay_apart(shop):
     """Without an upcast every version is its own current one."""
     registry = ContractRegistry([shop.V1, shop.V2])
 
@@ -337,9 +329,7 @@ def test_versions_that_nothing_joins_stay_apart(shop: SimpleNamespace) -> None:
         ("V1", "Do", "versions of one topic"),
     ],
 )
-def test_upcast_that_joins_no_two_versions_is_refused(
-    shop: SimpleNamespace, old: str, new: str, problem: str
-) -> None:
+def test_upcast_that_joins_no_two_versions_is_refused(shop, old, new, problem):
     """Down, sideways, to another topic, or from event to intent: refused where it was written."""
 
     def wrong(old: Any) -> Any:
@@ -354,23 +344,20 @@ def test_upcast_that_joins_no_two_versions_is_refused(
 
 
 @pytest.mark.parametrize(("old", "new"), [(int, "V2"), ("V1", int), ("V1", None), (Event, "V2")])
-def test_upcast_of_what_is_no_contract_is_refused(
-    shop: SimpleNamespace, old: Any, new: Any
-) -> None:
-    """Both annotations must be contracts."""
+def test_upcast_of_what_is_no_contract_is_refused(shop, old, new):
     ends = [getattr(shop, end) if isinstance(end, str) else end for end in (old, new)]
 
     with pytest.raises(DefinitionError, match="two contract classes"):
         upcast(annotated(lambda old: old, *ends))
 
 
-def test_upcast_without_annotations_is_refused() -> None:
+def test_upcast_without_annotations_is_refused():
     """The versions are read from the annotations, so there must be some."""
     with pytest.raises(DefinitionError, match="two contract classes"):
         upcast(lambda old: old)
 
 
-def test_upcast_with_unknown_annotation_is_refused() -> None:
+def test_upcast_with_unknown_annotation_is_refused():
     """An annotation that names nothing is said by name."""
 
     def lost(old: "Nowhere") -> "Nowhere":  # noqa: F821  # that is the point
@@ -380,7 +367,7 @@ def test_upcast_with_unknown_annotation_is_refused() -> None:
         upcast(lost)
 
 
-def test_upcast_that_waits_is_refused(shop: SimpleNamespace) -> None:
+def test_upcast_that_waits_is_refused(shop):
     """Reading a message never waits."""
 
     async def waits(old: Any) -> Any:
@@ -390,9 +377,7 @@ def test_upcast_that_waits_is_refused(shop: SimpleNamespace) -> None:
         upcast(annotated(waits, shop.V1, shop.V2))
 
 
-def test_second_way_up_is_refused(shop: SimpleNamespace) -> None:
-    """A version becomes the next one in one way; the message says where that is."""
-
+def test_second_way_up_is_refused(shop):
     def one(old: Any) -> Any:
         return old
 
@@ -407,9 +392,7 @@ def test_second_way_up_is_refused(shop: SimpleNamespace) -> None:
         upcast(annotated(another, shop.V1, shop.V3))
 
 
-def test_reloaded_upcast_replaces_itself(shop: SimpleNamespace) -> None:
-    """The same function, defined again, is a redefinition and no second way."""
-
+def test_reloaded_upcast_replaces_itself(shop):
     def make(amount: int) -> Callable[..., Any]:
         def again(old: Any) -> Any:
             return shop.V2(order_id=old.order_id, amount=amount)
@@ -435,10 +418,7 @@ def test_reloaded_upcast_replaces_itself(shop: SimpleNamespace) -> None:
         (lambda old: None, "returned NoneType"),
     ],
 )
-def test_failing_upcast_parks_the_message(
-    shop: SimpleNamespace, function: Callable[..., Any], said: str
-) -> None:
-    """What an upcast raises, or returns instead of the new version, never leaves `decode`."""
+def test_failing_upcast_parks_the_message(shop, function, said):
     upcast(annotated(function, shop.V1, shop.V2))
 
     found = decode(ContractRegistry([shop.V1]), "upcast-orders.evt.placed.v1", b'{"order_id":"o"}')
@@ -449,7 +429,7 @@ def test_failing_upcast_parks_the_message(
     assert f"{__file__}:{function.__code__.co_firstlineno}" in found.message
 
 
-def test_upcast_whose_result_cannot_be_written_is_refused(shop: SimpleNamespace) -> None:
+def test_upcast_whose_result_cannot_be_written_is_refused(shop):
     """A new version that no reader could read is as bad as none."""
 
     def swells(old: Any) -> Any:

@@ -36,7 +36,7 @@ PARTS = st.from_regex(r"\A[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?\Z")
 NAMES = st.builds(ContractName, PARTS, st.sampled_from(Kind), PARTS, st.integers(1, 999_999))
 
 
-def test_topic_is_prefixed_contract_name() -> None:
+def test_topic_is_prefixed_contract_name():
     """The example of the interface."""
     topics = TopicNames("dev", "saga")
 
@@ -62,7 +62,7 @@ def test_topic_is_prefixed_contract_name() -> None:
         "__consumer_offsets",
     ],
 )
-def test_foreign_topic_has_no_contract(topic: str) -> None:
+def test_foreign_topic_has_no_contract(topic):
     """Topics of others, and names that only look alike, are nobody's."""
     assert TopicNames("dev", "saga").contract_name(topic) is None
 
@@ -70,8 +70,7 @@ def test_foreign_topic_has_no_contract(topic: str) -> None:
 @pytest.mark.parametrize(
     "part", ["", "Dev", "de v", "a.b", "a_b", "-a", "a-", "a\n", "ä", "x" * 33]
 )
-def test_illegal_environment_or_namespace_is_refused_by_name(part: str) -> None:
-    """What cannot be part of a topic's name is refused before any topic is made."""
+def test_illegal_environment_or_namespace_is_refused_by_name(part):
     with pytest.raises(ValueError, match=r"^env "):
         TopicNames(part, "saga")
     with pytest.raises(ValueError, match=r"^namespace "):
@@ -79,15 +78,14 @@ def test_illegal_environment_or_namespace_is_refused_by_name(part: str) -> None:
 
 
 @given(NAMES)
-def test_names_are_read_as_they_are_written(name: ContractName) -> None:
-    """Writing and parsing are inverse, with and without the prefix."""
+def test_names_are_read_as_they_are_written(name):
     topics = TopicNames("e-1", "n")
 
     assert parse_contract_name(str(name)) == name
     assert topics.contract_name(topics.topic(str(name))) == str(name)
 
 
-def test_longest_names_are_legal_topics() -> None:
+def test_longest_names_are_legal_topics():
     """Every legal contract, and the topics that go with it, fit into Kafka's 249 characters."""
     longest = "p" * NAMING_PART_CHARS_MAX
     topics = TopicNames(longest, longest)
@@ -100,8 +98,7 @@ def test_longest_names_are_legal_topics() -> None:
         assert len(topics.topic(one)) <= 249
 
 
-def test_dead_letters_have_their_own_kind() -> None:
-    """The dlq of a contract is named after it."""
+def test_dead_letters_have_their_own_kind():
     assert dlq_name("orders.evt.order-placed.v2") == "orders.dlq.order-placed.v2"
     assert dlq_name("orders.dlq.order-placed.v2") == "orders.dlq.order-placed.v2"
     with pytest.raises(ValueError, match="no contract name"):
@@ -248,7 +245,6 @@ def references(part) -> list[str]:
 
 @pytest.mark.parametrize("app", [orders, THINGS], ids=["orders", "things"])
 def test_every_reference_leads_somewhere(app):
-    """Within the document."""
     found = document(app)
 
     assert references(found)

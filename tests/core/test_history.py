@@ -234,7 +234,6 @@ def test_what_a_newer_release_wrote_is_told_apart_from_what_is_corrupt(plain):
 
 
 def test_optional_fields_may_be_missing():
-    """What is None is not written."""
     body = intents.SagaCompleted(outcome=None)
     entry = Entry(SAGA, 1, Instant(1), MessageId("m"), body)
 
@@ -278,12 +277,10 @@ def test_what_is_no_intent_id_is_not_taken_for_one(text):
 
 
 def test_intent_id_says_what_it_is_about():
-    """Saga, step, direction, attempt."""
     assert parse_intent_id(f"{SAGA}/pay-2/undo/13") == (SAGA, "pay-2", Direction.UNDO, 13)
 
 
 def test_ended_sagas_move_for_cleanup_only():
-    """The table lets none of them run, and an abandoned one not even be undone."""
     for status in SagaStatus:
         if status.is_ended:
             assert SagaStatus.RUNNING not in TRANSITIONS[status]

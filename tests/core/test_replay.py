@@ -124,7 +124,6 @@ def test_changed_timeout_is_no_difference(timeout):
 
 
 def test_changed_delay_is_no_difference():
-    """A retry that was armed fires when it was recorded to."""
     slow = Retry(attempts=3, initial="1h", jitter=0)
     history = recorded(after("30s"), retry=EXACT)
 
@@ -139,7 +138,6 @@ def test_new_deadline_is_not_armed_by_a_replay():
 
 
 def test_replay_of_a_replay_is_the_same():
-    """A rebuilt state goes on as the live one does."""
     live = given(order_of(), OrderPlaced(), replied(Pay, Paid()), contracts=CONTRACTS)
     rebuilt = replayed(live.history)
 
@@ -161,7 +159,6 @@ def test_function_that_is_not_deterministic_fails_its_test_at_once():
 
 
 def test_history_is_cut_into_turns_at_its_facts():
-    """Each fact with what was decided on it."""
     history = recorded(replied(Pay, Paid()))
     first, second = turns(history)
 

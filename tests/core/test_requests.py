@@ -139,7 +139,6 @@ def test_cancel_is_idempotent_by_its_id():
 
 
 def test_cancel_during_rollback_changes_nothing():
-    """It is recorded."""
     (
         given(order_saga(), *WAITING, refused(Pay))
         .when(cancelled())
@@ -148,7 +147,6 @@ def test_cancel_during_rollback_changes_nothing():
 
 
 def test_cancel_after_the_end_is_noted():
-    """Too late."""
     (
         given(order_saga(), OrderPlaced(), refused(Reserve))
         .when(cancelled(), cancelled(mode="abandon"))
@@ -199,8 +197,6 @@ def test_early_signal_is_kept_for_the_next_wait():
 
 
 def test_signals_are_given_out_in_order_of_arrival():
-    """One to each wait."""
-
     async def order(ctx, placed):
         names = [await ctx.wait("name") for _ in range(3)]
         await ctx.do(Ship(order_id="-".join(names)))
@@ -213,7 +209,6 @@ def test_signals_are_given_out_in_order_of_arrival():
 
 
 def test_wait_that_times_out_goes_on_without_signal():
-    """`TimedOut` is raised into the function."""
     (
         given(approved_saga(), *WAITING)
         .when(after("59m"))
@@ -224,8 +219,6 @@ def test_wait_that_times_out_goes_on_without_signal():
 
 
 def test_uncaught_timeout_rolls_back():
-    """Like a step that failed."""
-
     async def order(ctx, placed):
         await ctx.do(Reserve(), undo=Unreserve)
         await ctx.wait("approval", timeout="1h")
@@ -316,7 +309,6 @@ def test_signal_after_the_end_is_noted():
 
 
 def test_same_signal_again_is_a_duplicate():
-    """It is given to one wait only."""
     (given(order_saga(), OrderPlaced()).when(signalled("x"), redelivered()).then_was("duplicate"))
 
 

@@ -64,7 +64,6 @@ def test_saga_goes_through_its_steps_and_completes():
 
 
 def test_undo_is_in_exactly_reverse_order_of_issue():
-    """One undo after the other, the last step first, and the outcome names the cause."""
     (
         given(order_saga(), *DONE_TWO)
         .when(failed(Ship, "truck broke", code="truck"))
@@ -89,7 +88,6 @@ def test_undo_is_in_exactly_reverse_order_of_issue():
 
 
 def test_refused_step_is_not_undone():
-    """A `No, and nothing happened` needs no undo."""
     (
         given(order_saga(), *DONE_TWO)
         .when(refused(Ship, "no van", code="van"))
@@ -134,8 +132,6 @@ def test_step_without_undo_is_residue():
 
 
 def test_read_only_step_is_neither_undone_nor_residue():
-    """Looking leaves nothing behind."""
-
     async def looked(ctx, placed):
         await ctx.do(Notify(), kind="read_only")
         await ctx.do(Ship(), retry=ONCE)
@@ -201,7 +197,6 @@ def test_refused_undo_is_stuck_at_once():
 
 
 def test_continue_goes_on_past_a_stuck_step_and_lists_it():
-    """With `continue` everything else is undone; the saga ends with residue, never plainly."""
     (
         given(stuck_saga(when_stuck="continue"), *TO_UNDO)
         .when(refused(Refund, "account closed"))
@@ -255,7 +250,6 @@ def test_operator_retries_a_stuck_undo_with_a_fresh_budget():
 
 
 def test_operator_skips_a_stuck_undo():
-    """The step becomes residue and the plan goes on."""
     (
         given(stuck_saga(), *TO_UNDO, refused(Refund, "account closed"))
         .when(operator("skip", "pay"))
@@ -383,8 +377,6 @@ def test_program_may_raise_rollback():
 
 
 def test_rolled_back_may_be_a_function_of_trigger_and_report():
-    """The outcome can be put together by hand."""
-
     def rejected(placed, report):
         return OrderRejected(order_id=placed.order_id, reason=f"{report.failed_step}!")
 
@@ -411,8 +403,6 @@ def test_rollback_without_outcome_publishes_nothing():
 
 @pytest.mark.parametrize("undo", [lambda pay, paid: Refund(order_id=f"{pay.amount}/{paid}")])
 def test_undo_may_be_a_function_of_intent_and_reply(undo):
-    """It is given the intent and the reply, or None where none came."""
-
     async def order(ctx, placed):
         await ctx.do(Pay(), undo=undo, timeout="1s", retry=ONCE)
 

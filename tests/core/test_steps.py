@@ -244,7 +244,6 @@ def test_two_attempts_with_different_replies_are_a_conflict():
 
 @pytest.mark.parametrize(("step", "attempt"), [("reserve", 2), ("reserve", 0), ("reserve", 99)])
 def test_reply_to_an_attempt_never_made_is_unknown(step, attempt):
-    """Parked, not guessed."""
     (
         given(order_saga(), OrderPlaced())
         .when(replied(step, Reserved(), attempt=attempt))
@@ -382,8 +381,6 @@ async def tries_to_pay(ctx, placed):
 
 
 def test_late_refusal_closes_the_doubt():
-    """Nothing had happened, so nothing needs to be undone."""
-
     async def order(ctx, placed):
         await ctx.all(
             ctx.do(Reserve(), undo=Unreserve, retry=ONCE, timeout="10s"),
@@ -411,7 +408,6 @@ def test_late_failure_leaves_the_doubt():
 
 
 def test_late_failure_after_the_end_is_noted():
-    """It moves nothing."""
     (
         given(doubtful(), *IN_DOUBT, replied(Refund), replied(Unreserve))
         .when(failed("pay"))
@@ -432,7 +428,6 @@ def test_caught_failure_is_undone_before_completion():
 
 
 def test_caught_refusal_leaves_nothing_to_undo():
-    """Nothing had happened."""
     (
         given(as_saga(tries_to_pay), OrderPlaced())
         .when(refused(Pay, code="limit"))

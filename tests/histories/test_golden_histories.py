@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import orjson
 import pytest
 
@@ -32,13 +30,13 @@ ENDS = {
 }
 
 
-def test_every_golden_history_is_known() -> None:
+def test_every_golden_history_is_known():
     """No file was lost, none came without saying how it ends."""
     assert {file.stem for file in FOLDER.glob("*.jsonl")} == ENDS.keys()
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
-def test_todays_code_decides_what_a_golden_history_says(name: str) -> None:
+def test_todays_code_decides_what_a_golden_history_says(name):
     """Replaying a recorded history meets no difference and ends where it ended then."""
     state = _replayed(load(FOLDER / f"{name}.jsonl"))
 
@@ -47,7 +45,7 @@ def test_todays_code_decides_what_a_golden_history_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
-def test_a_golden_history_is_written_as_it_was_read(name: str) -> None:
+def test_a_golden_history_is_written_as_it_was_read(name):
     """Stored names and fields are for ever: reading and writing give the same bytes."""
     file = FOLDER / f"{name}.jsonl"
 
@@ -55,7 +53,7 @@ def test_a_golden_history_is_written_as_it_was_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
-def test_every_beginning_of_a_golden_history_replays(name: str) -> None:
+def test_every_beginning_of_a_golden_history_replays(name):
     """A worker may have to take over after any turn: each prefix of whole turns gives a state."""
     history = load(FOLDER / f"{name}.jsonl")
     ends = [
@@ -68,7 +66,7 @@ def test_every_beginning_of_a_golden_history_replays(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
-def test_entries_alone_say_what_the_code_decides(name: str) -> None:
+def test_entries_alone_say_what_the_code_decides(name):
     """At the end and after every turn, the fold gives the state that a replay gives."""
     history = load(FOLDER / f"{name}.jsonl")
     ends = [fact.version - 1 for fact, _ in turns(history)][1:]
@@ -78,13 +76,13 @@ def test_entries_alone_say_what_the_code_decides(name: str) -> None:
         assert snapshot(fold(history[0].saga_id, history[:version])) == replayed
 
 
-def test_format_1_has_the_same_histories() -> None:
+def test_format_1_has_the_same_histories():
     """Each is kept as it was written before 0.1.0."""
     assert {file.stem for file in FORMAT_1.glob("*.jsonl")} == ENDS.keys()
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
-def test_a_history_of_format_1_replays_to_the_state_of_today(name: str) -> None:
+def test_a_history_of_format_1_replays_to_the_state_of_today(name):
     """What it could not say is decided anew, and is what today's history of the same says."""
     history = load_format_1(FORMAT_1 / f"{name}.jsonl")
     today = load(FOLDER / f"{name}.jsonl")
@@ -94,7 +92,7 @@ def test_a_history_of_format_1_replays_to_the_state_of_today(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
-def test_entries_of_format_1_say_where_steps_stand_without_any_code(name: str) -> None:
+def test_entries_of_format_1_say_where_steps_stand_without_any_code(name):
     """What they left unsaid is inferred, after every turn: `show` prints migrated sagas too."""
     history = load_format_1(FORMAT_1 / f"{name}.jsonl")
     ends = [fact.version - 1 for fact, _ in turns(history)][1:]
@@ -107,7 +105,7 @@ def test_entries_of_format_1_say_where_steps_stand_without_any_code(name: str) -
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
-def test_every_beginning_of_a_history_of_format_1_replays(name: str) -> None:
+def test_every_beginning_of_a_history_of_format_1_replays(name):
     """It may have been migrated after any turn."""
     history = load_format_1(FORMAT_1 / f"{name}.jsonl")
 
@@ -119,7 +117,7 @@ def test_every_beginning_of_a_history_of_format_1_replays(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ENDS))
-def test_an_upgraded_history_is_written_as_it_is_read(name: str) -> None:
+def test_an_upgraded_history_is_written_as_it_is_read(name):
     """Once upgraded it is a history of today, and says that it began in format 1."""
     history = load_format_1(FORMAT_1 / f"{name}.jsonl")
     text = dump(history)
@@ -130,7 +128,7 @@ def test_an_upgraded_history_is_written_as_it_is_read(name: str) -> None:
     assert [_line(line) for line in text.splitlines()] == history
 
 
-def test_a_broken_history_of_format_1_is_refused_at_the_same_entry() -> None:
+def test_a_broken_history_of_format_1_is_refused_at_the_same_entry():
     """Leniency is for what format 1 could not say, not for what it says."""
     history = load_format_1(FORMAT_1 / "broken" / "another-receipt.jsonl")
 
@@ -142,7 +140,7 @@ def test_a_broken_history_of_format_1_is_refused_at_the_same_entry() -> None:
     assert '"p-4"' in refused.value.decided
 
 
-def test_a_broken_history_is_refused_at_its_first_differing_entry() -> None:
+def test_a_broken_history_is_refused_at_its_first_differing_entry():
     """In this one an undo carries a receipt that no reply has given: version 14."""
     history = load(FOLDER / "broken" / "another-receipt.jsonl")
 
@@ -155,9 +153,7 @@ def test_a_broken_history_is_refused_at_its_first_differing_entry() -> None:
     assert '"p-4"' in refused.value.decided
 
 
-def test_what_is_recorded_is_never_overwritten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_recorded_is_never_overwritten(tmp_path, monkeypatch, capsys):
     """The script that records new histories leaves those that are there alone."""
     monkeypatch.setattr("tests.histories.record.FOLDER", tmp_path)
     kept = tmp_path / "order-completed.jsonl"
