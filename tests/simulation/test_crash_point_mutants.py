@@ -156,13 +156,13 @@ def test_a_commit_taken_for_done_is_noticed(
 ) -> None:
     """After an unclear commit the store has to be asked."""
 
-    async def is_stored(self, batch, originators):
+    async def has_landed(self, batch, originators):
         return True
 
     async def backlog_id(self, batch, originators):
         return 1
 
-    monkeypatch.setattr(PostgresEventStore, "_is_stored", is_stored)
+    monkeypatch.setattr(PostgresEventStore, "_has_landed", has_landed)
     monkeypatch.setattr(PostgresEventStore, "_backlog_id", backlog_id)
 
     outcome = _run("CP-4b", "reply done", PostgresPlace(crashed_postgres))

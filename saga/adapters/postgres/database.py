@@ -15,6 +15,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from struct import unpack
 from typing import Any, Final, Self, TypeVar
 from zlib import crc32
 
@@ -148,8 +149,9 @@ class Address:
 
     def lock_key(self, purpose: str) -> tuple[int, int]:
         """The pair of numbers that stands for *purpose* among the database's advisory locks."""
-        first, second = (crc32(each.encode()) for each in (f"saga {purpose}", SCHEMA))
-        return _signed(first), _signed(second)
+        checksums = (crc32(each.encode()).to_bytes(4) for each in (f"saga {purpose}", SCHEMA))
+        first, second = unpack(">2i", b"".join(checksums))
+        return first, second
 
     def parameters(self) -> dict[str, Any]:
         """The parameters of `connect` beside `conninfo`."""
@@ -539,7 +541,3 @@ def _name(given: dict[str, Any]) -> str:
     port = f":{given['port']}" if given.get("port") else ""
     user = f"{given['user']}@" if given.get("user") else ""
     return f"postgresql://{user}{host}{port}/{given.get('dbname') or ''}"
-
-
-def _signed(number: int) -> int:
-    return number - (1 << 32) if number >= 1 << 31 else number

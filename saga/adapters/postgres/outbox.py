@@ -67,7 +67,10 @@ class OutboxStatus(NamedTuple):
 
 
 class OutboxSession:
-    """One session on the outbox table. All methods raise StoreUnavailable where it has ended."""
+    """One session on the outbox table.
+
+    All methods raise StoreUnavailable where the database cannot be reached, or has ended it.
+    """
 
     def __init__(self, address: Address, connection: AsyncConnection[tuple[Any, ...]]) -> None:
         self._address = address
@@ -75,11 +78,7 @@ class OutboxSession:
 
     @classmethod
     async def open(cls, address: Address) -> OutboxSession:
-        """Connect.
-
-        Raises:
-            StoreUnavailable: the database cannot be reached.
-        """
+        """Connect."""
         with translated(address.name):
             return cls(address, await address.connect_async())
 

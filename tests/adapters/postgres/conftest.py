@@ -1,9 +1,13 @@
 """Empty databases on a real server, the event store in them, and faults on the way there."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
+import psycopg
 import pytest
+from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
+from psycopg.conninfo import conninfo_to_dict
 
 from infra import Postgres, StopMode
 from saga.adapters.postgres import Address, PostgresCatalogue, PostgresDatabase, PostgresEventStore
@@ -28,6 +32,27 @@ def store(database: PostgresDatabase) -> PostgresEventStore:
 def catalogue(store: PostgresEventStore, database: PostgresDatabase) -> PostgresCatalogue:
     """The catalogue of that store."""
     return PostgresCatalogue(database)
+
+
+@pytest.fixture
+def run(postgres: str) -> Callable[[str], list[tuple[Any, ...]]]:
+    """Runs a statement on that database, as another program does; returns what it finds."""
+
+    def run(statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    return run
+
+
+@pytest.fixture
+def library(postgres: str) -> Iterator[PostgresProcessRecorder]:
+    """The library's own recorder, unchanged, on the tables that are in that database."""
+    given = conninfo_to_dict(postgres)
+    where = (given[name] or "" for name in ("dbname", "host", "port", "user", "password"))
+    with PostgresDatastore(*where) as datastore:
+        yield PostgresProcessRecorder(datastore)
 
 
 @pytest.fixture

@@ -36,10 +36,9 @@ async def opened(url: str) -> AsyncIterator[PostgresEffectsStore]:
 
 
 @pytest.fixture
-async def store(postgres: str) -> AsyncIterator[PostgresEffectsStore]:
+async def store(postgres: str, run) -> AsyncIterator[PostgresEffectsStore]:
     """A store with an empty table of a service's own."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(CREATE_THINGS)
+    run(CREATE_THINGS)
     async with opened(postgres) as store:
         yield store
 
@@ -214,17 +213,15 @@ async def test_a_transaction_ended_behind_our_back_is_noticed(
 
 
 async def test_a_saga_whose_number_is_gone_is_numbered_again(
-    store: PostgresEffectsStore, postgres: str
+    store: PostgresEffectsStore, run
 ) -> None:
     """A standby that took over may lack what this process knows to be there."""
     assert not await keep_rows(store.unit(), inbox_row("s/first/do"))
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("TRUNCATE saga_inbox_sagas, saga_inbox")
+    run("TRUNCATE saga_inbox_sagas, saga_inbox")
 
     assert not await keep_rows(store.unit(), inbox_row("s/second/do"))
 
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("TRUNCATE saga_inbox_sagas, saga_inbox")
+    run("TRUNCATE saga_inbox_sagas, saga_inbox")
     unit = store.unit()
     await unit.db.execute(INSERT, name="a")
     assert list(await keep_rows(unit, inbox_row("s/third/do"))) == [unit]
@@ -236,13 +233,10 @@ async def test_a_saga_whose_number_is_gone_is_numbered_again(
 
 
 async def test_a_constraint_that_is_looked_at_last_refuses_one_handler(
-    store: PostgresEffectsStore, postgres: str
+    store: PostgresEffectsStore, run
 ) -> None:
     """Deferred until COMMIT, it speaks only then; the handler is at fault, not the database."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(
-            "ALTER TABLE things ADD CONSTRAINT one UNIQUE (name) DEFERRABLE INITIALLY DEFERRED"
-        )
+    run("ALTER TABLE things ADD CONSTRAINT one UNIQUE (name) DEFERRABLE INITIALLY DEFERRED")
     unit, other = store.unit(), store.unit()
     for _ in range(2):
         await unit.db.execute(INSERT, name="twice")
@@ -260,7 +254,7 @@ async def test_a_constraint_that_is_looked_at_last_refuses_one_handler(
 
 
 async def test_a_table_may_change_under_statements_that_are_prepared(
-    store: PostgresEffectsStore, postgres: str
+    store: PostgresEffectsStore, run
 ) -> None:
     """The server refuses those once; a service need not be restarted for it."""
     unit = store.unit()
@@ -268,8 +262,7 @@ async def test_a_table_may_change_under_statements_that_are_prepared(
     for _ in range(3):
         assert await unit.db.fetch("SELECT * FROM things") == [{"name": "a", "size": 1}]
     assert not await keep_rows(unit, inbox_row("k"))
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("ALTER TABLE things ADD COLUMN colour text DEFAULT 'red'")
+    run("ALTER TABLE things ADD COLUMN colour text DEFAULT 'red'")
 
     for _ in range(3):
         changed = store.unit()
@@ -319,10 +312,9 @@ async def test_values_go_out_and_come_back_as_they_are(store: PostgresEffectsSto
         await db.execute(INSERT, name="a\x00b")
 
 
-async def test_a_newer_inbox_is_refused(store: PostgresEffectsStore, postgres: str) -> None:
+async def test_a_newer_inbox_is_refused(store: PostgresEffectsStore, postgres: str, run) -> None:
     """By an older program, which says which versions there are."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("UPDATE saga_schema SET version = 9 WHERE component = 'effects store'")
+    run("UPDATE saga_schema SET version = 9 WHERE component = 'effects store'")
 
     with pytest.raises(StoreTooNew, match="effects store tables have version 9"):
         async with opened(postgres):

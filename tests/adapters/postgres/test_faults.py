@@ -154,17 +154,15 @@ async def test_a_cut_before_the_transaction_costs_nothing(
 
 
 async def test_a_session_that_was_ended_while_it_was_idle_costs_nothing(
-    postgres: str, store: PostgresEventStore
+    run, store: PostgresEventStore
 ) -> None:
     """By an administrator or by a timeout: the server's last words are all that is left to read."""
     for number in range(3):
         await store.append(batch(number, offset=number), at=MOMENT)
-        with psycopg.connect(postgres, autocommit=True) as administrator:
-            ended = administrator.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND application_name = 'saga'"
-            ).fetchall()
-        assert ended
+        assert run(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'saga'"
+        )
 
     await store.append(batch(3, offset=3), at=MOMENT)
 
@@ -231,14 +229,16 @@ async def test_a_frozen_process_that_holds_locks_is_ended(
 
 
 async def test_no_session_waits_or_stands_still_for_long(
-    postgres: str, store: PostgresEventStore
+    postgres: str, store: PostgresEventStore, run
 ) -> None:
     """Whatever the database's own defaults are."""
-    with psycopg.connect(postgres, autocommit=True) as other:
-        database = other.info.dbname
-        for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
-            other.execute(f"ALTER DATABASE {database} SET {setting} = 0".encode())
-        other.execute(f"ALTER DATABASE {database} SET synchronous_commit = off".encode())
+    [(database,)] = run("SELECT current_database()")
+    for setting in (
+        "lock_timeout = 0",
+        "idle_in_transaction_session_timeout = 0",
+        "synchronous_commit = off",
+    ):
+        run(f"ALTER DATABASE {database} SET {setting}")
     shown = (
         "SELECT current_setting('lock_timeout') AS waiting, "
         "current_setting('idle_in_transaction_session_timeout') AS idle, "

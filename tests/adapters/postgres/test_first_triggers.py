@@ -3,7 +3,6 @@
 import asyncio
 from itertools import cycle
 
-import psycopg
 import pytest
 
 from saga.adapters.postgres import Address, PostgresDatabase, PostgresEventStore
@@ -20,32 +19,31 @@ from tests.adapters.first_triggers import (
 from tests.proxy import Cut, Proxy
 
 
-async def check(url: str, store: PostgresEventStore) -> None:
+async def check(store: PostgresEventStore, run) -> None:
     """Each saga began once, and nothing else is there."""
     await check_each_began_once(store)
-    with psycopg.connect(url) as connection:
-        counted = connection.execute(
-            "SELECT (SELECT count(*) FROM stored_events), (SELECT count(*) FROM saga_index), "
-            "(SELECT count(*) FROM saga_ids NATURAL JOIN saga_index NATURAL JOIN stored_events)"
-        ).fetchone()
-    assert counted == (KEYS, KEYS, KEYS)
+    counted = run(
+        "SELECT (SELECT count(*) FROM stored_events), (SELECT count(*) FROM saga_index), "
+        "(SELECT count(*) FROM saga_ids NATURAL JOIN saga_index NATURAL JOIN stored_events)"
+    )
+    assert counted == [(KEYS, KEYS, KEYS)]
 
 
 async def test_processes_that_are_killed_start_each_saga_once(
-    postgres: str, store: PostgresEventStore
+    postgres: str, store: PostgresEventStore, run
 ) -> None:
     """Two processes, each on its own topic, killed again and again at whichever moment it is."""
     lives = await asyncio.gather(*(start_all_though_killed(postgres, topic) for topic in TOPICS))
 
     assert min(lives) > 1
-    await check(postgres, store)
+    await check(store, run)
 
 
 @pytest.mark.parametrize(
     "cuts", [(Cut.AFTER,), (Cut.BEFORE,), (Cut.AFTER, Cut.BEFORE, None)], ids=str
 )
 async def test_lost_answers_start_no_saga_twice(
-    postgres: str, store: PostgresEventStore, cuts: tuple[Cut | None, ...]
+    postgres: str, store: PostgresEventStore, run, cuts: tuple[Cut | None, ...]
 ) -> None:
     """Two workers whose connections are cut at commits: they know which beginnings are theirs."""
 
@@ -62,7 +60,7 @@ async def test_lost_answers_start_no_saga_twice(
     counts = await asyncio.gather(*map(work, TOPICS))
 
     assert min(counts) > 0
-    await check(postgres, store)
+    await check(store, run)
 
 
 async def test_a_second_saga_of_an_id_is_a_conflict_that_names_it(

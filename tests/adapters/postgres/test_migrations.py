@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import psycopg
 import pytest
-from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
-from psycopg.conninfo import conninfo_to_dict
+from eventsourcing.postgres import PostgresProcessRecorder
 
 from saga.adapters.postgres import (
     EVENT_STORE,
@@ -47,16 +45,13 @@ ENTRIES = 231
 FOREVER = Instant(2**62)
 
 
-def test_the_old_store_is_what_it_was(old: str) -> None:
+def test_the_old_store_is_what_it_was(old: str, run) -> None:
     """Its tables are of version 1, with a row for each entry under the saga's own id."""
     address = Address(old)
 
     assert stored_version(address, EVENT_STORE) == 1
-    with psycopg.connect(old) as connection:
-        [(entries, sagas)] = connection.execute(
-            "SELECT count(*), count(DISTINCT originator_id) FROM stored_events"
-        ).fetchall()
-    assert (entries, sagas) == (ENTRIES, SAGAS)
+    counted = run("SELECT count(*), count(DISTINCT originator_id) FROM stored_events")
+    assert counted == [(ENTRIES, SAGAS)]
 
 
 async def test_every_history_of_an_old_store_replays(migrated: PostgresEventStore) -> None:
@@ -133,14 +128,13 @@ async def test_a_migrated_store_goes_on(migrated: PostgresEventStore) -> None:
     )
 
 
-async def test_an_entry_that_cannot_be_read_holds_up_its_own_saga_only(old: str) -> None:
+async def test_an_entry_that_cannot_be_read_holds_up_its_own_saga_only(old: str, run) -> None:
     """It is kept as it is, and so are the entries around it."""
-    with psycopg.connect(old, autocommit=True) as connection:
-        [(damaged,)] = connection.execute(
-            "UPDATE stored_events SET state = 'no JSON' WHERE notification_id = "
-            "(SELECT notification_id FROM stored_events WHERE originator_version = 3 LIMIT 1) "
-            "RETURNING originator_id::text"
-        ).fetchall()
+    [(damaged,)] = run(
+        "UPDATE stored_events SET state = 'no JSON' WHERE notification_id = "
+        "(SELECT notification_id FROM stored_events WHERE originator_version = 3 LIMIT 1) "
+        "RETURNING originator_id::text"
+    )
     address = Address(old)
     migrate(address, EVENT_STORE)
     database = PostgresDatabase(address)
@@ -160,28 +154,21 @@ async def test_an_entry_that_cannot_be_read_holds_up_its_own_saga_only(old: str)
     await database.close()
 
 
-async def test_the_library_reads_a_migrated_store(migrated: PostgresEventStore, old: str) -> None:
+@pytest.mark.usefixtures("migrated")
+async def test_the_library_reads_a_migrated_store(library: PostgresProcessRecorder) -> None:
     """Its own recorder: events in the order of their places, each turn under its number."""
-    given = conninfo_to_dict(old)
-    datastore = PostgresDatastore(
-        given["dbname"], given["host"], given["port"], given["user"], given.get("password") or ""
-    )
-    theirs = PostgresProcessRecorder(datastore)
-
-    notifications = theirs.select_notifications(1, 1_000)
+    notifications = library.select_notifications(1, 1_000)
 
     assert len(notifications) == TURNS
     assert [each.id for each in notifications] == sorted({each.id for each in notifications})
-    turns = theirs.select_events(notifications[0].originator_id)
+    turns = library.select_events(notifications[0].originator_id)
     assert [turn.originator_version for turn in turns] == list(range(1, len(turns) + 1))
-    assert theirs.max_tracking_id("bus:shop.rep:3") == 7
-    datastore.close()
+    assert library.max_tracking_id("bus:shop.rep:3") == 7
 
 
-async def test_the_inbox_of_an_old_effects_store_is_kept(postgres: str) -> None:
+async def test_the_inbox_of_an_old_effects_store_is_kept(postgres: str, run) -> None:
     """Every row under its key, whatever that looks like; what is there already is not taken."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(INBOX_VERSION_1.read_bytes())
+    run(INBOX_VERSION_1.read_text())
     address = Address(postgres)
     with pytest.raises(StoreUnavailable, match="run `saga store migrate`"):
         await PostgresEffectsStore(address).open()
@@ -203,20 +190,16 @@ async def test_the_inbox_of_an_old_effects_store_is_kept(postgres: str) -> None:
     unit, new = store.unit(), store.unit()
     assert list(await keep_rows(unit, inbox_row(keys[0]))) == [unit]
     assert not await keep_rows(new, inbox_row(f"{sagas[0]}/ship/do"))
-    with psycopg.connect(postgres) as connection:
-        numbers = connection.execute(
-            "SELECT saga_id FROM saga_inbox_sagas WHERE saga_id LIKE '%-%-%' ORDER BY number"
-        ).fetchall()
+    numbers = run("SELECT saga_id FROM saga_inbox_sagas WHERE saga_id LIKE '%-%-%' ORDER BY number")
     assert [saga for (saga,) in numbers if saga in sagas] == sagas
     await store.close()
 
 
 @pytest.fixture
-def old(postgres: str) -> str:
+def old(postgres: str, run) -> str:
     """The address of a store of version 1."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(VERSION_1.read_bytes())
-        connection.execute("UPDATE parked SET kind = 'held', reason = 'behind_held'")
+    run(VERSION_1.read_text())
+    run("UPDATE parked SET kind = 'held', reason = 'behind_held'")
     return postgres
 
 

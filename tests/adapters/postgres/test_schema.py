@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent, Tracking
-from eventsourcing.postgres import PostgresDatastore, PostgresProcessRecorder
+from eventsourcing.postgres import PostgresProcessRecorder
 from psycopg import Cursor
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -63,10 +62,9 @@ async def test_a_migration_that_fails_leaves_what_was_there(address: Address) ->
     assert stored_version(address, EVENT_STORE) == 2
 
 
-async def test_a_newer_store_is_refused(postgres: str, store: PostgresEventStore) -> None:
+async def test_a_newer_store_is_refused(run, store: PostgresEventStore) -> None:
     """By name of the versions, and nothing is touched."""
-    with psycopg.connect(postgres) as connection:
-        connection.execute("UPDATE saga_schema SET version = 7")
+    run("UPDATE saga_schema SET version = 7")
 
     with pytest.raises(StoreTooNew, match="version 7, this saga knows up to 2"):
         PostgresEventStore(store.database)
@@ -88,19 +86,16 @@ async def test_an_older_store_is_left_to_whoever_decides(address: Address) -> No
     prepare(address, newer, make=False)
 
 
-async def test_whoever_only_reads_makes_no_tables(
-    postgres: str, database: PostgresDatabase
-) -> None:
+async def test_whoever_only_reads_makes_no_tables(run, database: PostgresDatabase) -> None:
     """A question to an empty database is answered with what to do."""
     with pytest.raises(StoreUnavailable, match="nothing has run there yet"):
         PostgresEventStore(database, make=False)
 
-    with psycopg.connect(postgres) as connection:
-        assert connection.execute("SELECT FROM pg_class WHERE relname LIKE 'saga%'").rowcount == 0
+    assert run("SELECT FROM pg_class WHERE relname LIKE 'saga%'") == []
 
 
 async def test_whoever_only_reads_needs_no_right_to_write(
-    postgres: str, store: PostgresEventStore
+    postgres: str, store: PostgresEventStore, run
 ) -> None:
     """Questions are answered to a user with SELECT alone, as on a standby."""
     await store.append(
@@ -108,20 +103,12 @@ async def test_whoever_only_reads_needs_no_right_to_write(
         at=MOMENT,
     )
     reader = f"reader_{secrets.token_hex(4)}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {reader} LOGIN PASSWORD 'reads'".encode())
-        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}".encode())
-        connection.execute(f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader}".encode())
-    database = PostgresDatabase(
-        Address(
-            make_conninfo(
-                postgres,
-                user=reader,
-                password="reads",
-                options="-c default_transaction_read_only=on",
-            )
-        )
-    )
+    run(f"CREATE ROLE {reader} LOGIN PASSWORD 'reads'")
+    run(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}")
+    run(f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader}")
+    options = "-c default_transaction_read_only=on"
+    address = make_conninfo(postgres, user=reader, password="reads", options=options)
+    database = PostgresDatabase(Address(address))
     try:
         read = PostgresEventStore(database, make=False)
         catalogue = PostgresCatalogue(database)
@@ -132,50 +119,40 @@ async def test_whoever_only_reads_needs_no_right_to_write(
             await read.append(samples.batch(samples.history(saga(2), 0)), at=MOMENT)
     finally:
         await database.close()
-        with psycopg.connect(postgres, autocommit=True) as connection:
-            connection.execute(f"DROP OWNED BY {reader}".encode())
-            connection.execute(f"DROP ROLE {reader}".encode())
+        run(f"DROP OWNED BY {reader}")
+        run(f"DROP ROLE {reader}")
 
 
-async def test_somebody_elses_tables_are_not_taken(
-    postgres: str, database: PostgresDatabase
-) -> None:
+async def test_somebody_elses_tables_are_not_taken(run, database: PostgresDatabase) -> None:
     """Another program that uses eventsourcing may have its events there."""
-    with psycopg.connect(postgres) as connection:
-        connection.execute("CREATE TABLE stored_events (id integer)")
+    run("CREATE TABLE stored_events (id integer)")
 
     with pytest.raises(StoreUnavailable, match="saga did not make"):
         PostgresEventStore(database)
 
 
 async def test_the_library_reads_and_writes_the_same_tables(
-    postgres: str, store: PostgresEventStore, catalogue: PostgresCatalogue
+    store: PostgresEventStore, catalogue: PostgresCatalogue, library: PostgresProcessRecorder
 ) -> None:
     """Its own recorder, unchanged, works beside ours; what it writes is no saga of ours."""
     await store.append(
         samples.batch(samples.history(saga(1)), positions={Source("t", 0): 3}), at=MOMENT
     )
     await store.append(samples.batch(samples.history(saga(2), 0, 2)), at=MOMENT)
-    given = conninfo_to_dict(postgres)
-    datastore = PostgresDatastore(
-        given["dbname"], given["host"], given["port"], given["user"], given.get("password") or ""
-    )
-    theirs = PostgresProcessRecorder(datastore)
     third = stored_events(samples.history(saga(3), 0, 2))
-    theirs.insert_events(third, tracking=Tracking("bus:t:0", 4))
+    library.insert_events(third, tracking=Tracking("bus:t:0", 4))
 
-    notifications = theirs.select_notifications(1, 10)
+    notifications = library.select_notifications(1, 10)
     assert [each.id for each in notifications] == [1, 2, 3, 4, 5]
     assert [each.originator_version for each in notifications] == [1, 1, 2, 1, 2]
     assert {each.topic for each in notifications} == {"turn"}
     assert notifications[0].originator_id < notifications[1].originator_id
-    second = theirs.select_events(notifications[1].originator_id)
+    second = library.select_events(notifications[1].originator_id)
     turns = [to_entries(saga(2), each.topic, each.state) for each in second]
     assert [entry for turn in turns for entry in turn] == samples.entries(saga(2), 0, 4)
-    assert theirs.select_events(third[0].originator_id) == third
+    assert library.select_events(third[0].originator_id) == third
     assert await store.positions([Source("t", 0)]) == {Source("t", 0): 4}
     assert {entry.saga_id async for _, entry in catalogue.log()} == {saga(1), saga(2)}
-    datastore.close()
 
 
 def stored_events(*histories: HistoryAppend) -> list[StoredEvent]:
@@ -220,19 +197,16 @@ async def test_text_that_is_none_is_refused_and_harms_nobody(store: PostgresEven
     await store.append(samples.batch(samples.history(saga(1))), at=MOMENT)
 
 
-async def test_a_database_that_cannot_keep_all_text_is_refused(postgres: str) -> None:
+async def test_a_database_that_cannot_keep_all_text_is_refused(postgres: str, run) -> None:
     """Its encoding is looked at before anything is written."""
-    name = psycopg.conninfo.conninfo_to_dict(postgres)["dbname"]
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(
-            f"CREATE DATABASE {name}_latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
-        )
-        try:
-            latin = PostgresDatabase(Address(postgres.replace(f"/{name}", f"/{name}_latin")))
-            with pytest.raises(StoreUnavailable, match="LATIN1"):
-                PostgresEventStore(latin)
-        finally:
-            connection.execute(f"DROP DATABASE {name}_latin WITH (FORCE)")
+    name = conninfo_to_dict(postgres)["dbname"]
+    run(f"CREATE DATABASE {name}_latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    try:
+        latin = PostgresDatabase(Address(postgres.replace(f"/{name}", f"/{name}_latin")))
+        with pytest.raises(StoreUnavailable, match="LATIN1"):
+            PostgresEventStore(latin)
+    finally:
+        run(f"DROP DATABASE {name}_latin WITH (FORCE)")
 
 
 @pytest.mark.parametrize(

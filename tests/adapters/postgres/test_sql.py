@@ -1,8 +1,11 @@
-"""Handlers' SQL: what is a parameter, what is none, and what is refused."""
+"""Handlers' SQL: what is a parameter, what is none, and what is refused. The inbox's statements."""
 
 import pytest
 
+from saga.adapters.postgres.inbox import Inbox
 from saga.adapters.postgres.sql import parsed
+from saga.ports.effects_store import InboxWrite
+from saga.testing.effects_unit_suite import inbox_row
 
 TRANSLATED = [
     ("SELECT :a, :b, :a", "SELECT $1, $2, $1", ("a", "b")),
@@ -72,3 +75,14 @@ def test_parameters_by_position_are_refused() -> None:
     """They would be mixed up with ours."""
     with pytest.raises(ValueError, match=r"\$1: parameters are written :name"):
         parsed("SELECT $1, :a")
+
+
+def test_a_saga_is_numbered_once() -> None:
+    """Rows that follow its first committed one are one statement."""
+    inbox = Inbox()
+    first, second = ([InboxWrite(inbox_row(f"s/{step}/do"))] for step in ("first", "second"))
+
+    assert len(inbox.writing(first)) == len(inbox.writing(first)) == 2
+    inbox.written(first)
+    assert len(inbox.writing(second)) == 1
+    assert len(inbox.writing([InboxWrite(inbox_row("t/first/do")), *second])) == 2
