@@ -30,11 +30,13 @@
     * Refused: raised by a handler
 
 Each class has a stable `code`; where an instance knows a finer one, that stands in its place.
+Errors with data are dataclasses, each equal to itself alone.
 A durable function suspends by yielding, so no error of the engine passes through users' code.
 """
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 __all__ = [
@@ -75,66 +77,56 @@ class SagaError(Exception):
     code: str = "saga"
     retriable: ClassVar[bool] = False
 
+    def __init_subclass__(cls, *, code: str | None = None, retriable: bool | None = None) -> None:
+        """What a class does not say of itself is as its base has it."""
+        cls.code = cls.code if code is None else code
+        cls.retriable = cls.retriable if retriable is None else retriable
 
-class DefinitionError(SagaError):
+
+@dataclass(eq=False)
+class DefinitionError(SagaError, code="definition"):
     """Raised when a saga, a contract or an application cannot work as it is written.
 
     *where* is `file:line` of the definition, when it is known.
     """
 
-    code = "definition"
-
-    def __init__(self, problem: str, *, where: str | None = None) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.where = where
+    problem: str
+    _: KW_ONLY
+    where: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}" if self.where else self.problem
 
 
-class UnknownContract(DefinitionError):
+class UnknownContract(DefinitionError, code="unknown_contract"):
     """Raised when a name belongs to no registered contract."""
 
-    code = "unknown_contract"
 
-
-class DuplicateSaga(DefinitionError):
+class DuplicateSaga(DefinitionError, code="duplicate_saga"):
     """Raised when two sagas of one application share name and version."""
 
-    code = "duplicate_saga"
 
-
-class ContractChanged(DefinitionError):
+class ContractChanged(DefinitionError, code="contract_changed"):
     """Raised when a published contract was changed in a way its readers cannot follow."""
 
-    code = "contract_changed"
 
-
-class TransactionEnded(DefinitionError):
+class TransactionEnded(DefinitionError, code="transaction_ended"):
     """Raised when a handler committed or rolled back the transaction that it only shares."""
 
-    code = "transaction_ended"
 
-
-class SettingsError(SagaError):
+@dataclass(eq=False)
+class SettingsError(SagaError, code="settings"):
     """Raised when *setting* is unknown or illegal; *problem* says what to do."""
 
-    code = "settings"
-
-    def __init__(self, setting: str, problem: str) -> None:
-        super().__init__(setting, problem)
-        self.setting = setting
-        self.problem = problem
+    setting: str
+    problem: str
 
     def __str__(self) -> str:
         return f"{self.setting}: {self.problem}"
 
 
-class MessageError(SagaError):
+class MessageError(SagaError, code="message"):
     """Raised when a message is not what it claims to be; *code* says in which way."""
-
-    code = "message"
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -142,164 +134,122 @@ class MessageError(SagaError):
         self.message = message
 
 
-class MalformedMessage(MessageError):
+class MalformedMessage(MessageError, code="malformed_message"):
     """Raised when a value is no JSON, or not what its contract says."""
 
-    code = "malformed_message"
 
-
-class UnsupportedVersion(MessageError):
+class UnsupportedVersion(MessageError, code="unsupported_version"):
     """Raised when a message has a version of its contract that this code does not know."""
 
-    code = "unsupported_version"
 
-
-class UnknownSaga(SagaError):
+@dataclass(eq=False)
+class UnknownSaga(SagaError, code="unknown_saga"):
     """Raised when there is no saga of this id."""
 
-    code = "unknown_saga"
-
-    def __init__(self, saga_id: str) -> None:
-        super().__init__(saga_id)
-        self.saga_id = saga_id
+    saga_id: str
 
     def __str__(self) -> str:
         return f"there is no saga {self.saga_id}"
 
 
-class StoreError(SagaError):
+class StoreError(SagaError, code="store"):
     """Raised when the event store did not do what was asked."""
 
-    code = "store"
 
-
-class HistoryConflict(StoreError):
+@dataclass(eq=False)
+class HistoryConflict(StoreError, code="history_conflict", retriable=True):
     """Raised when another writer has appended to a history first; reload and decide again.
 
     *saga_ids* are the histories that moved (all of the batch where the store cannot tell).
     """
 
-    code = "history_conflict"
-    retriable = True
-
-    def __init__(self, saga_ids: tuple[str, ...] = ()) -> None:
-        super().__init__(saga_ids)
-        self.saga_ids = saga_ids
+    saga_ids: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{len(self.saga_ids)} histories have moved on: {', '.join(self.saga_ids[:5])}"
 
 
-class RecordsRetracted(StoreError):
+class RecordsRetracted(StoreError, code="records_retracted", retriable=True):
     """Raised when a batch accounts for records that were shown before they were durable.
 
     They never became so: drop what is in hand and seek to the stored positions.
     """
 
-    code = "records_retracted"
-    retriable = True
 
-
-class StoreUnavailable(StoreError):
+class StoreUnavailable(StoreError, code="store_unavailable", retriable=True):
     """Raised when the store cannot be reached or cannot write; nothing was recorded."""
 
-    code = "store_unavailable"
-    retriable = True
 
-
-class AlreadyRecorded(StoreError):
+@dataclass(eq=False)
+class AlreadyRecorded(StoreError, code="already_recorded"):
     """Raised when the store already covers a position of the batch: another worker was here.
 
     *sources* are the topic-partitions whose stored position is ahead of the batch's.
     """
 
-    code = "already_recorded"
-
-    def __init__(self, sources: tuple[str, ...] = ()) -> None:
-        super().__init__(sources)
-        self.sources = sources
+    sources: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"already recorded: {', '.join(self.sources[:5])}"
 
 
-class StoreTooNew(StoreError):
+class StoreTooNew(StoreError, code="store_too_new"):
     """Raised when a newer version of saga wrote the store; upgrade this one."""
 
-    code = "store_too_new"
 
-
-class CorruptHistory(StoreError):
+@dataclass(eq=False)
+class CorruptHistory(StoreError, code="corrupt_history"):
     """Raised when a stored entry of one saga cannot be read; other histories are not touched.
 
     *version* is the first entry concerned, *problem* says what is wrong with it.
     """
 
-    code = "corrupt_history"
-
-    def __init__(self, saga_id: str, version: int, problem: str) -> None:
-        super().__init__(saga_id, version, problem)
-        self.saga_id = saga_id
-        self.version = version
-        self.problem = problem
+    saga_id: str
+    version: int
+    problem: str
 
     def __str__(self) -> str:
         return f"saga {self.saga_id}, entry {self.version}: {self.problem}"
 
 
-class UnknownEntry(CorruptHistory):
+class UnknownEntry(CorruptHistory, code="unknown_entry"):
     """Raised when a newer release wrote an entry that this program does not know whole."""
 
-    code = "unknown_entry"
 
-
-class DeliveryError(SagaError):
+class DeliveryError(SagaError, code="delivery"):
     """Raised when the bus did not do what was asked."""
 
-    code = "delivery"
 
-
-class BusUnavailable(DeliveryError):
+class BusUnavailable(DeliveryError, code="bus_unavailable", retriable=True):
     """Raised when the bus cannot be reached or cannot write; nothing was published."""
 
-    code = "bus_unavailable"
-    retriable = True
 
-
-class MessageTooLarge(DeliveryError):
+class MessageTooLarge(DeliveryError, code="message_too_large"):
     """Raised when a record exceeds the limit of its topic."""
 
-    code = "message_too_large"
 
-
-class TopicMissing(DeliveryError):
+@dataclass(eq=False)
+class TopicMissing(DeliveryError, code="topic_missing"):
     """Raised when a topic is not there, or has no such *partition*."""
 
-    code = "topic_missing"
-
-    def __init__(self, topic: str, partition: int | None = None) -> None:
-        super().__init__(topic, partition)
-        self.topic = topic
-        self.partition = partition
+    topic: str
+    partition: int | None = None
 
     def __str__(self) -> str:
         place = self.topic if self.partition is None else f"{self.topic}[{self.partition}]"
         return f"there is no topic {place}: make it with `saga topics create`"
 
 
-class ReplayMismatch(SagaError):
+@dataclass(eq=False)
+class ReplayMismatch(SagaError, code="replay_mismatch"):
     """Raised when the code at hand decides otherwise than the history says.
 
     *version* is the first differing entry; *recorded* and *decided* describe both sides.
     """
 
-    code = "replay_mismatch"
-
-    def __init__(self, version: int, recorded: str, decided: str) -> None:
-        super().__init__(version, recorded, decided)
-        self.version = version
-        self.recorded = recorded
-        self.decided = decided
+    version: int
+    recorded: str
+    decided: str
 
     def __str__(self) -> str:
         return (
@@ -325,14 +275,12 @@ class StepFailed(Exception):
         self.refused = refused
 
 
+@dataclass(eq=False)
 class TimedOut(Exception):
     """Raised into a saga's function when no signal came in time."""
 
-    code: str = "timed_out"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    code: ClassVar[str] = "timed_out"
+    name: str
 
     def __str__(self) -> str:
         return f"no signal {self.name!r} came in time"
