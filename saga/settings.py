@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+)
 
 from saga.contracts import HEADERS_BYTES_MAX, VALUE_BYTES_MAX, TopicNames
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import SettingsError
 
 PREFIX = "SAGA_"
-_BUSES = ("local", "kafka")
-_STORES = ("sqlite", "postgresql")
 PORT_MAX = 65_535
 FILE_SUFFIX = "_FILE"
 """`SAGA_STORE_PASSWORD_FILE` names a file with what `SAGA_STORE_PASSWORD` would hold."""
@@ -32,49 +37,116 @@ HTTP_OFF = "off"
 # Up to the last "@" before the path: a password that is not escaped may have one, too.
 _PASSWORD_IN_AUTHORITY = re.compile(r"^(\w+://[^:/?#]*:)[^/?#]*@")
 _PASSWORD_IN_OPTIONS = re.compile(r"\b((?:ssl)?password=)[^&\s]*")
-SECRET = SecretStr | None
 
 
-class Settings(BaseSettings):
+def file_of(address: str) -> str:
+    """The path in `sqlite:///PATH` or `local:///PATH`; a fourth slash makes it absolute."""
+    return address.partition(":///")[2]
+
+
+def redacted(address: str) -> str:
+    """*address* without the passwords that it may hold; text that is no address stays as it is."""
+    shown = _PASSWORD_IN_AUTHORITY.sub(rf"\g<1>{HIDDEN}@", address)
+    return _PASSWORD_IN_OPTIONS.sub(rf"\g<1>{HIDDEN}", shown)
+
+
+def _check_address(address: str, *, schemes: tuple[str, ...]) -> None:
+    parts = urlsplit(address)
+    if parts.scheme not in schemes:
+        raise ValueError(f"expected {' or '.join(f'{scheme}://…' for scheme in schemes)}")
+    if parts.scheme in ("local", "sqlite") and (parts.netloc or not file_of(address)):
+        raise ValueError(f"expected {parts.scheme}:///PATH with three slashes")
+    if parts.scheme == "kafka" and not all(map(_is_server, parts.netloc.split(","))):
+        raise ValueError("expected kafka://HOST:PORT,… (credentials are settings of their own)")
+
+
+def _check_http(address: str) -> None:
+    if address != HTTP_OFF and not _is_server(address):
+        raise ValueError("expected HOST:PORT, for example 127.0.0.1:8080, or off")
+
+
+def _is_server(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and "@" not in host and port.isdecimal() and int(port) <= PORT_MAX
+
+
+def _check_place(place: str, *, expected: str) -> None:
+    module, _, name = place.partition(":")
+    if not module or not name:
+        raise ValueError(f"expected {expected}")
+
+
+def _check_retention(text: str) -> None:
+    if duration_us(text) < SECOND_US:
+        raise ValueError("expected at least a second: no reader would be in time")
+
+
+def _checked(check: Callable[[str], object], **how: Any) -> AfterValidator:
+    """Text that is taken as it is, unless *check* raises."""
+
+    def validate(text: str) -> str:
+        check(text, **how)
+        return text
+
+    return AfterValidator(validate)
+
+
+BusAddress = Annotated[str, _checked(_check_address, schemes=("local", "kafka"))]
+StoreAddress = Annotated[str, _checked(_check_address, schemes=("sqlite", "postgresql"))]
+OutboxAddress = Annotated[str, _checked(_check_address, schemes=("postgresql",))]
+TokenHook = Annotated[
+    str, _checked(_check_place, expected="module:callable, which returns an access token")
+]
+Duration = Annotated[str, _checked(duration_us)]
+TopicPart = Annotated[str, _checked(lambda part: TopicNames(part, part))]
+Secret = Annotated[SecretStr, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Settings(BaseModel):
     """How one process of saga runs. Durations are text like `30s`, `5m`, `7d`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    app: str = Field("domain:app", description="the application, as module:name")
-    bus: str = Field("local:///.saga/saga.db", description="local:///PATH or kafka://HOST:PORT,…")
-    store: str = Field(
+    app: Annotated[str, _checked(_check_place, expected="module:name, for example domain:app")] = (
+        Field("domain:app", description="the application, as module:name")
+    )
+    bus: BusAddress = Field(
+        "local:///.saga/saga.db", description="local:///PATH or kafka://HOST:PORT,…"
+    )
+    store: StoreAddress = Field(
         "sqlite:///.saga/saga.db", description="sqlite:///PATH or postgresql://USER@HOST/DB"
     )
-    effects_store: str | None = Field(
+    effects_store: StoreAddress | None = Field(
         None, description="where effect services keep inbox and tables; beside the store by default"
     )
-    effects_store_password: SECRET = Field(
-        None, min_length=1, description="password of the effects store, if its address has none"
+    effects_store_password: Secret | None = Field(
+        None, description="password of the effects store, if its address has none"
     )
-    store_password: SECRET = Field(
-        None, min_length=1, description="password of the store, if its address has none"
+    store_password: Secret | None = Field(
+        None, description="password of the store, if its address has none"
     )
-    outbox: str | None = Field(
+    outbox: OutboxAddress | None = Field(
         None, description="a program's own database, from whose outbox its events are published"
     )
-    outbox_password: SECRET = Field(
-        None, min_length=1, description="password of that database, if its address has none"
+    outbox_password: Secret | None = Field(
+        None, description="password of that database, if its address has none"
     )
-    env: str = Field("dev", description="first part of every topic's name")
-    namespace: str = Field("saga", description="second part of every topic's name")
+    env: TopicPart = Field("dev", description="first part of every topic's name")
+    namespace: TopicPart = Field("saga", description="second part of every topic's name")
     log: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
-    http: str = Field(
+    http: Annotated[str, _checked(_check_http)] = Field(
         "127.0.0.1:8080", description="where health is told, HOST:PORT or off; on Kafka by default"
     )
-    group: str = Field(
-        "saga-orchestrator", min_length=1, description="consumer group of the orchestrators"
-    )
+    group: Name = Field("saga-orchestrator", description="consumer group of the orchestrators")
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics made here")
     replication: int | None = Field(
         None, ge=1, le=32, description="copies of topics made here; as the brokers are set"
     )
-    retention: str = Field("7d", description="how long topics made here keep records")
-    early_hold: str = Field("10s", description="how long a record waits for its saga to begin")
+    retention: Annotated[str, _checked(_check_retention)] = Field(
+        "7d", description="how long topics made here keep records"
+    )
+    early_hold: Duration = Field("10s", description="how long a record waits for its saga to begin")
     live_sagas: int = Field(20_000, ge=1, description="sagas kept in memory between turns")
     record_bytes: int = Field(
         VALUE_BYTES_MAX,
@@ -89,101 +161,33 @@ class Settings(BaseSettings):
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         "PLAIN", description="how brokers are told who we are"
     )
-    kafka_sasl_username: str | None = Field(None, min_length=1, description="who we are")
-    kafka_sasl_password: SECRET = Field(None, min_length=1, description="and our password")
-    kafka_sasl_oauth_token: str | None = Field(
+    kafka_sasl_username: Name | None = Field(None, description="who we are")
+    kafka_sasl_password: Secret | None = Field(None, description="and our password")
+    kafka_sasl_oauth_token: TokenHook | None = Field(
         None, description="module:callable that returns an access token, for OAUTHBEARER"
     )
-    kafka_ssl_ca_file: Path | None = Field(
+    kafka_ssl_ca_file: FilePath | None = Field(
         None, description="certificates of those who vouch for brokers; the system's by default"
     )
-    kafka_ssl_cert_file: Path | None = Field(None, description="our certificate, if brokers ask")
-    kafka_ssl_key_file: Path | None = Field(None, description="its key, if that is another file")
-    kafka_ssl_key_password: SECRET = Field(None, min_length=1, description="the key's password")
+    kafka_ssl_cert_file: FilePath | None = Field(
+        None, description="our certificate, if brokers ask"
+    )
+    kafka_ssl_key_file: FilePath | None = Field(
+        None, description="its key, if that is another file"
+    )
+    kafka_ssl_key_password: Secret | None = Field(None, description="the key's password")
     kafka_ssl_check_hostname: bool = Field(
         default=True, description="whether a broker's certificate has to name its host"
     )
-    kafka_instance_id: str | None = Field(
-        None, min_length=1, description="static membership: this process's own id in its groups"
+    kafka_instance_id: Name | None = Field(
+        None, description="static membership: this process's own id in its groups"
     )
-    kafka_session_timeout: str = Field(
+    kafka_session_timeout: Duration = Field(
         "6s", description="how long the partitions of a killed worker stay unread"
     )
     kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         "none", description="of what is published"
     )
-
-    @field_validator("bus")
-    @classmethod
-    def _is_bus(cls, address: str) -> str:
-        return _checked_address(address, _BUSES)
-
-    @field_validator("store")
-    @classmethod
-    def _is_store(cls, address: str) -> str:
-        return _checked_address(address, _STORES)
-
-    @field_validator("effects_store")
-    @classmethod
-    def _is_effects_store(cls, address: str | None) -> str | None:
-        return None if address is None else _checked_address(address, _STORES)
-
-    @field_validator("outbox")
-    @classmethod
-    def _is_outbox(cls, address: str | None) -> str | None:
-        return None if address is None else _checked_address(address, ("postgresql",))
-
-    @field_validator("app")
-    @classmethod
-    def _is_app(cls, app: str) -> str:
-        module, _, name = app.partition(":")
-        if not module or not name:
-            raise ValueError("expected module:name, for example domain:app")
-        return app
-
-    @field_validator("kafka_sasl_oauth_token")
-    @classmethod
-    def _is_hook(cls, hook: str | None) -> str | None:
-        module, _, name = (hook or "module:callable").partition(":")
-        if not module or not name:
-            raise ValueError("expected module:callable, which returns an access token")
-        return hook
-
-    @field_validator("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file")
-    @classmethod
-    def _is_file(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.is_file():
-            raise ValueError("there is no such file")
-        return path
-
-    @field_validator("retention", "early_hold", "kafka_session_timeout")
-    @classmethod
-    def _is_duration(cls, text: str) -> str:
-        duration_us(text)
-        return text
-
-    @field_validator("retention")
-    @classmethod
-    def _keeps_something(cls, text: str) -> str:
-        if duration_us(text) < SECOND_US:
-            raise ValueError("expected at least a second: no reader would be in time")
-        return text
-
-    @field_validator("http")
-    @classmethod
-    def _is_host_and_port(cls, address: str) -> str:
-        if address == HTTP_OFF:
-            return address
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > PORT_MAX:
-            raise ValueError("expected HOST:PORT, for example 127.0.0.1:8080, or off")
-        return address
-
-    @field_validator("env", "namespace")
-    @classmethod
-    def _is_topic_part(cls, part: str) -> str:
-        TopicNames(part, part)
-        return part
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, **given: Any) -> Self:
@@ -193,21 +197,8 @@ class Settings(BaseSettings):
             SettingsError: names the variable or option, what is wrong, and what to do.
         """
         variables = os.environ if environment is None else environment
-        known = {PREFIX + name.upper(): name for name in cls.model_fields}
-        files = {PREFIX + name.upper() + FILE_SUFFIX: name for name in cls.secrets()}
-        for variable in sorted(variables):
-            if variable.startswith(PREFIX) and variable not in known and variable not in files:
-                raise SettingsError(variable, _unknown(variable, [*known, *files]))
-        values: dict[str, Any] = {
-            name: variables[variable] for variable, name in known.items() if variable in variables
-        }
-        for variable, name in files.items():
-            if variable in variables:
-                if name in values:
-                    other = variable.removesuffix(FILE_SUFFIX)
-                    raise SettingsError(variable, f"{other} is given as well; give one of them")
-                values[name] = _secret_in(variable, variables[variable])
-        values.update({name: value for name, value in given.items() if value is not None})
+        values = _values_of(variables, set(cls.model_fields), cls.secrets())
+        values |= {name: value for name, value in given.items() if value is not None}
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -226,15 +217,14 @@ class Settings(BaseSettings):
             yield name, redacted(value) if isinstance(value, str) else value
 
     @classmethod
-    def secrets(cls) -> frozenset[str]:
+    def secrets(cls) -> set[str]:
         """The settings that are never shown, and may be given as files."""
-        return frozenset(
-            name for name, field in cls.model_fields.items() if field.annotation == SECRET
-        )
+        return {
+            name for name, field in cls.model_fields.items() if field.annotation == Secret | None
+        }
 
     @property
     def topic_names(self) -> TopicNames:
-        """How topics are called here."""
         return TopicNames(self.env, self.namespace)
 
     @property
@@ -244,12 +234,14 @@ class Settings(BaseSettings):
 
     @property
     def retention_s(self) -> int:
-        """Retention in seconds."""
         return duration_us(self.retention) // SECOND_US
 
     @property
+    def early_hold_s(self) -> float:
+        return duration_us(self.early_hold) / SECOND_US
+
+    @property
     def kafka_session_timeout_ms(self) -> int:
-        """The timeout in milliseconds."""
         return duration_us(self.kafka_session_timeout) * 1000 // SECOND_US
 
     @property
@@ -277,48 +269,32 @@ class Settings(BaseSettings):
         return tuple(urlsplit(self.bus).netloc.split(","))
 
     @property
-    def early_hold_s(self) -> float:
-        """The hold in seconds."""
-        return duration_us(self.early_hold) / SECOND_US
-
-    @property
     def effects_address(self) -> str:
         """Where effect services keep their own: by default a file beside the store's."""
         if self.effects_store is not None:
             return self.effects_store
         if self.store.startswith("sqlite:"):
-            path = file_of(self.store)
-            stem = path.removesuffix(".db")
-            return f"sqlite:///{stem}-effects.db"
+            return f"sqlite:///{file_of(self.store).removesuffix('.db')}-effects.db"
         return self.store
 
 
-def file_of(address: str) -> str:
-    """The path in `sqlite:///PATH` or `local:///PATH`; a fourth slash makes it absolute."""
-    return address.partition(":///")[2]
-
-
-def redacted(address: str) -> str:
-    """*address* without the passwords that it may hold; text that is no address stays as it is."""
-    shown = _PASSWORD_IN_AUTHORITY.sub(rf"\g<1>{HIDDEN}@", address)
-    return _PASSWORD_IN_OPTIONS.sub(rf"\g<1>{HIDDEN}", shown)
-
-
-def _checked_address(address: str, schemes: tuple[str, ...]) -> str:
-    parts = urlsplit(address)
-    expected = " or ".join(f"{scheme}://…" for scheme in schemes)
-    if parts.scheme not in schemes:
-        raise ValueError(f"expected {expected}")
-    if parts.scheme in ("local", "sqlite") and (parts.netloc or not file_of(address)):
-        raise ValueError(f"expected {parts.scheme}:///PATH with three slashes")
-    if parts.scheme == "kafka" and not all(map(_is_server, parts.netloc.split(","))):
-        raise ValueError("expected kafka://HOST:PORT,… (credentials are settings of their own)")
-    return address
-
-
-def _is_server(text: str) -> bool:
-    host, _, port = text.rpartition(":")
-    return bool(host) and "@" not in host and port.isdecimal() and int(port) <= PORT_MAX
+def _values_of(variables: Mapping[str, str], names: set[str], secrets: set[str]) -> dict[str, Any]:
+    """What *variables* say of each of *names*; those of *secrets* may be said in a file."""
+    known = {PREFIX + name.upper(): name for name in names}
+    files = {PREFIX + name.upper() + FILE_SUFFIX: name for name in secrets}
+    for variable in sorted(variables):
+        if variable.startswith(PREFIX) and variable not in known and variable not in files:
+            raise SettingsError(variable, _unknown(variable, [*known, *files]))
+    values = {
+        name: variables[variable] for variable, name in known.items() if variable in variables
+    }
+    for variable, name in files.items():
+        if variable in variables:
+            if name in values:
+                other = variable.removesuffix(FILE_SUFFIX)
+                raise SettingsError(variable, f"{other} is given as well; give one of them")
+            values[name] = _secret_in(variable, variables[variable])
+    return values
 
 
 def _secret_in(variable: str, path: str) -> str:

@@ -57,9 +57,9 @@ ILLEGAL = [
     ("SAGA_KAFKA_SASL_USERNAME", "", "at least 1 character"),
     ("SAGA_KAFKA_SASL_PASSWORD", "", "at least 1"),
     ("SAGA_KAFKA_SASL_OAUTH_TOKEN", "tokens", "module:callable"),
-    ("SAGA_KAFKA_SSL_CA_FILE", "/no/such/ca.pem", "no such file"),
-    ("SAGA_KAFKA_SSL_CERT_FILE", "/no/such/cert.pem", "no such file"),
-    ("SAGA_KAFKA_SSL_KEY_FILE", "/no/such/key.pem", "no such file"),
+    ("SAGA_KAFKA_SSL_CA_FILE", "/no/such/ca.pem", "does not point to a file"),
+    ("SAGA_KAFKA_SSL_CERT_FILE", "/no/such/cert.pem", "does not point to a file"),
+    ("SAGA_KAFKA_SSL_KEY_FILE", "/no/such/key.pem", "does not point to a file"),
     ("SAGA_KAFKA_SSL_KEY_PASSWORD", "", "at least 1"),
     ("SAGA_KAFKA_SSL_CHECK_HOSTNAME", "perhaps", "valid boolean"),
     ("SAGA_KAFKA_INSTANCE_ID", "", "at least 1 character"),
@@ -148,6 +148,14 @@ def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     settings = Settings.read(env="test", namespace=None)
 
     assert (settings.env, settings.partitions, settings.namespace) == ("test", 8, "saga")
+
+
+def test_a_given_environment_is_read_in_place_of_that_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SAGA_ENV", "prod")
+
+    assert Settings.read({}).env == "dev"
 
 
 @pytest.mark.parametrize(
