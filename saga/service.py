@@ -11,7 +11,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import groupby
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 from uuid import UUID
 
@@ -38,33 +37,19 @@ Counted in looks and not in seconds, so that a loop that was held up is not take
 
 
 class Role(Protocol):
-    """A part of a service that runs beside the others."""
+    """A part of a service that runs beside the others, once it is started and until it is stopped.
 
-    async def start(self) -> None:
-        """Get ready; may raise."""
-        ...
+    `stop` has it take nothing new: then `run` finishes what is in hand, and returns.
+    """
 
-    async def run(self) -> None:
-        """Work until stopped."""
-        ...
-
-    def stop(self) -> None:
-        """Take nothing new."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of everything."""
-        ...
-
+    async def start(self) -> None: ...
+    async def run(self) -> None: ...
+    def stop(self) -> None: ...
+    async def close(self) -> None: ...
     @property
-    def is_idle(self) -> bool:
-        """Whether nothing is in hand."""
-        ...
-
+    def is_idle(self) -> bool: ...
     @property
-    def counts(self) -> Counter[str]:
-        """What was done since the start."""
-        ...
+    def counts(self) -> Counter[str]: ...
 
 
 class RoleGroup:
@@ -117,18 +102,13 @@ class RoleGroup:
 
     async def wait(self) -> None:
         """Return when a role has ended by itself, which only a failure makes it do."""
-        if self._running:
-            await asyncio.wait(
-                [task for _, task in self._running], return_when=asyncio.FIRST_COMPLETED
-            )
+        if tasks := [task for _, task in self._running]:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     @property
     def counts(self) -> Counter[str]:
         """What all roles have done since the start."""
-        total: Counter[str] = Counter()
-        for role in self._roles:
-            total.update(role.counts)
-        return total
+        return sum((role.counts for role in self._roles), Counter())
 
     @property
     def is_idle(self) -> bool:
@@ -136,12 +116,9 @@ class RoleGroup:
 
     def why_stopped(self) -> Exception | None:
         """What a role has failed with."""
-        for _, task in self._running:
-            if task.done() and not task.cancelled():
-                error = task.exception()
-                if isinstance(error, Exception):
-                    return error
-        return None
+        ended = [task for _, task in self._running if task.done() and not task.cancelled()]
+        errors = [task.exception() for task in ended]
+        return next((error for error in errors if isinstance(error, Exception)), None)
 
 
 class Service:
@@ -161,10 +138,7 @@ class Service:
         self._waiters = waiters
         self._health = health
         self._outcome_poller = OutcomePoller(
-            waiters=waiters,
-            catalogue=catalogue,
-            store=store,
-            why_stopped=roles.why_stopped,
+            waiters=waiters, catalogue=catalogue, store=store, why_stopped=roles.why_stopped
         )
         self.catalogue = catalogue
         self.commands = commands
@@ -174,12 +148,7 @@ class Service:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> None:
@@ -197,12 +166,10 @@ class Service:
         await self._roles.stop()
 
     async def wait(self) -> None:
-        """Return when a role has ended by itself, which only a failure makes it do."""
         await self._roles.wait()
 
     @property
     def counts(self) -> Counter[str]:
-        """What all roles have done since the start."""
         return self._roles.counts
 
     async def problems(self) -> list[str]:
@@ -242,12 +209,7 @@ class Service:
                 raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
 
     async def signal(
-        self,
-        saga_id: SagaId | UUID,
-        name: str,
-        payload: object = None,
-        *,
-        actor: str | None = None,
+        self, saga_id: SagaId | UUID, name: str, payload: object = None, *, actor: str | None = None
     ) -> str:
         """Send a signal; the id of the command, by which a repeat is recognised.
 
@@ -255,13 +217,8 @@ class Service:
             UnknownSaga: there is no such saga.
             ValueError: JSON cannot say *payload*.
         """
-        return await self.command(
-            saga_id,
-            CommandAct.SIGNAL,
-            name=name,
-            payload=to_jsonable_python(payload),
-            actor=actor,
-        )
+        said = to_jsonable_python(payload)
+        return await self.command(saga_id, CommandAct.SIGNAL, name=name, payload=said, actor=actor)
 
     async def cancel(
         self,
@@ -279,12 +236,7 @@ class Service:
         return await self.command(saga_id, CommandAct.CANCEL, reason=reason, mode=mode, actor=actor)
 
     async def command(
-        self,
-        saga_id: SagaId | UUID,
-        act: CommandAct,
-        *,
-        command_id: str | None = None,
-        **fields: Any,
+        self, saga_id: SagaId | UUID, act: CommandAct, *, command_id: str | None = None, **said: Any
     ) -> str:
         """Send any command; its id.
 
@@ -292,8 +244,7 @@ class Service:
             UnknownSaga: there is no such saga.
             ValueError: it does not say enough, for example no reason for an abandon.
         """
-        saga = SagaId(str(saga_id))
-        return await self.commands.send(saga, act, command_id=command_id, **fields)
+        return await self.commands.send(SagaId(str(saga_id)), act, command_id=command_id, **said)
 
     async def idle(self, *, timeout: float | None = None) -> None:
         """Wait until nothing is left to do but what waits for time or people.
@@ -305,9 +256,7 @@ class Service:
             counts, calm = self.counts, 0
             while calm < IDLE_CALM_POLLS:
                 await asyncio.sleep(IDLE_POLL_S)
-                error = self._roles.why_stopped()
-                if error is not None:
+                if error := self._roles.why_stopped():
                     raise error
                 before, counts = counts, self.counts
-                is_quiet = counts == before and self._roles.is_idle
-                calm = calm + 1 if is_quiet else 0
+                calm = calm + 1 if counts == before and self._roles.is_idle else 0
