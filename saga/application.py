@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saga.authoring import SagaDefinition, SagaRegistry
 from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, dlq_name, is_contract
@@ -36,11 +36,9 @@ class Application:
         effects: Sequence[Effects] = (),
         contracts: Sequence[type[ContractModel] | ModuleType] = (),
     ) -> None:
-        for definition in sagas:
-            if not isinstance(definition, SagaDefinition):
-                raise DefinitionError(
-                    f"{definition!r} is no saga: decorate its function with @saga"
-                )
+        for saga in sagas:
+            if not isinstance(saga, SagaDefinition):
+                raise DefinitionError(f"{saga!r} is no saga: decorate its function with @saga")
         _check_services(effects)
         self.sagas = tuple(sagas)
         self.effects = tuple(effects)
@@ -65,8 +63,7 @@ class Application:
         router = Router(self.registry, self.contracts, names)
         topics = {names.topic(contract.contract_name) for contract in self.contracts.contracts}
         topics.update(router.topics)
-        read = [names.contract_name(topic) for topic in router.topics]
-        read += [contract.contract_name for contract in self._handled]
+        read = [*map(names.contract_name, router.topics), *self._handled]
         topics.update(names.topic(dlq_name(name)) for name in read if name is not None)
         return sorted(topics)
 
@@ -78,18 +75,15 @@ class Application:
         ]
 
     @cached_property
-    def _handled(self) -> list[Any]:
+    def _handled(self) -> list[str]:
         models = [model for service in self.effects for model in (*service.intents, *service.facts)]
-        return [contract_of(model) for model in models]
+        return [contract_of(model).contract_name for model in models]
 
     def unhandled_intents(self) -> list[str]:
         """Intents that no effect service of this application handles; others may."""
-        handled = {contract.contract_name for contract in self._handled}
-        return [
-            contract.contract_name
-            for contract in self.contracts.published
-            if contract.kind is Kind.INTENT and contract.contract_name not in handled
-        ]
+        published = self.contracts.published
+        intents = [each.contract_name for each in published if each.kind is Kind.INTENT]
+        return [name for name in intents if name not in self._handled]
 
 
 def _check_services(effects: Sequence[Effects]) -> None:
@@ -121,13 +115,12 @@ def _all_contracts(
 ) -> set[type[ContractModel]]:
     models: set[type[ContractModel]] = set()
     for definition in sagas:
-        models |= {each for each in definition.contracts() if is_contract(each)}
+        models.update(filter(is_contract, definition.contracts()))
     for service in effects:
-        models |= set(service.intents) | set(service.facts)
+        models.update(service.intents, service.facts)
     for each in given:
         if isinstance(each, ModuleType):
-            models |= {value for value in vars(each).values() if is_contract(value)}
+            models.update(filter(is_contract, vars(each).values()))
         else:
-            contract_of(each)
-            models.add(each)
+            models.add(contract_of(each).model)
     return models

@@ -55,12 +55,7 @@ class Assembly:
     """
 
     def __init__(
-        self,
-        app: Application,
-        settings: Settings,
-        parts: Parts,
-        *,
-        turns_type: type[Turns] = Turns,
+        self, app: Application, settings: Settings, parts: Parts, *, turns_type: type[Turns] = Turns
     ) -> None:
         self.app = app
         self.settings = settings
@@ -71,17 +66,14 @@ class Assembly:
 
     @cached_property
     def waiters(self) -> OutcomeWaiters:
-        """Those who wait for the outcome of a saga."""
         return OutcomeWaiters(self.app.contracts)
 
     @cached_property
     def encoder(self) -> RecordEncoder:
-        """Makes records of what histories say is to be published."""
         return RecordEncoder(self.names, record_bytes_max=self.settings.record_bytes)
 
     @cached_property
     def relay(self) -> Relay:
-        """Publishes what is committed."""
         return Relay(
             bus=self.parts.bus,
             store=self.parts.store,
@@ -92,27 +84,19 @@ class Assembly:
 
     @cached_property
     def router(self) -> Router:
-        """Says which saga a record concerns."""
         return Router(self.app.registry, self.app.contracts, self.names)
 
     @cached_property
     def deferred(self) -> DeferredRecords:
-        """Knows which sagas records wait for."""
         return DeferredRecords(self.parts.catalogue, early_hold_s=self.settings.early_hold_s)
 
     @cached_property
     def cache(self) -> SagaCache:
-        """The sagas in memory."""
-        return SagaCache(
-            self.parts.store,
-            self.parts.catalogue,
-            self.app.registry,
-            sagas_max=self.settings.live_sagas,
-        )
+        parts, limit = self.parts, self.settings.live_sagas
+        return SagaCache(parts.store, parts.catalogue, self.app.registry, sagas_max=limit)
 
     @cached_property
     def turns(self) -> Turns:
-        """Takes turns and commits them."""
         return self._turns_type(
             router=self.router,
             cache=self.cache,
@@ -125,7 +109,6 @@ class Assembly:
 
     @cached_property
     def receiver(self) -> Receiver:
-        """Reads the records that sagas listen to."""
         return Receiver(
             bus=self.parts.bus,
             store=self.parts.store,
@@ -137,7 +120,6 @@ class Assembly:
 
     @cached_property
     def orchestrator(self) -> Orchestrator:
-        """Feeds the turns with records, timers and operators' acts."""
         return Orchestrator(
             receiver=self.receiver,
             store=self.parts.store,
@@ -149,7 +131,6 @@ class Assembly:
 
     @cached_property
     def writer(self) -> EventWriter:
-        """Makes records of this program's own events and commands."""
         return EventWriter(
             self.names,
             clock=self.parts.clock,
@@ -161,30 +142,21 @@ class Assembly:
 
     @cached_property
     def publisher(self) -> Publisher:
-        """Publishes them."""
         return Publisher(self.parts.bus, self.writer)
 
     @cached_property
     def commands(self) -> Commands:
-        """Sends commands to sagas that there are."""
         return Commands(self.publisher, self.parts.catalogue, new_id=self.parts.new_id)
 
     @cached_property
     def dead_letters(self) -> DeadLetters:
-        """Keeps records that no effect service can read."""
-        return DeadLetters(
-            self.parts.bus,
-            names=self.names,
-            clock=self.parts.clock,
-            store=self.parts.store,
-        )
+        parts = self.parts
+        return DeadLetters(parts.bus, names=self.names, clock=parts.clock, store=parts.store)
 
     @cached_property
     def subscriptions(self) -> list[Subscription]:
-        """What each effect service of the application reads and answers."""
-        return [
-            Subscription(effects, self.app.contracts, self.names) for effects in self.app.effects
-        ]
+        contracts, names = self.app.contracts, self.names
+        return [Subscription(effects, contracts, names) for effects in self.app.effects]
 
     def effects_service(
         self,

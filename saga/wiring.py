@@ -35,9 +35,8 @@ def build_service(
         SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
     """
     opened = opened or open_bus_and_store(settings)
-    parts = Parts(
-        bus=opened.bus, store=opened.store, catalogue=opened.catalogue, clock=SystemClock()
-    )
+    clock = SystemClock()
+    parts = Parts(bus=opened.bus, store=opened.store, catalogue=opened.catalogue, clock=clock)
     assembly = Assembly(app, settings, parts)
     running: list[Role] = []
     health: list[Health] = []
@@ -48,16 +47,12 @@ def build_service(
     if "effects" in roles and app.effects:
         effects_store = open_effects_store(settings, files=opened.files)
         closers.insert(0, effects_store.close)
-        running.extend(_effects(assembly, effects_store, health))
+        running += _effects(assembly, effects_store, health)
     if has_probes and (settings.is_http_asked_for or settings.bus.startswith("kafka:")):
         running[:0] = _probes(settings, health)
-    group = RoleGroup(
-        running,
-        prepare=partial(opened.bus.create_topics, app.topic_specs(settings)),
-        closers=closers,
-    )
+    prepare = partial(opened.bus.create_topics, app.topic_specs(settings))
     return Service(
-        roles=group,
+        roles=RoleGroup(running, prepare=prepare, closers=closers),
         store=opened.store,
         catalogue=opened.catalogue,
         commands=assembly.commands,
@@ -67,12 +62,13 @@ def build_service(
 
 
 def _orchestrator_health(assembly: Assembly, opened: Opened) -> OrchestratorHealth:
+    group = assembly.names.topic(assembly.settings.group)
     return OrchestratorHealth(
         assembly.orchestrator,
         opened.store,
         assembly.parts.clock,
         statistics=opened.statistics,
-        group=assembly.names.topic(assembly.settings.group),
+        group=group,
     )
 
 
