@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
+from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id, worker_id
 from saga.application import Application
 from saga.core.values import value
@@ -32,6 +34,9 @@ from saga.runtime.turns import Turns
 from saga.runtime.unhandled import DeadLetters, DeferredRecords
 from saga.settings import Settings
 
+if TYPE_CHECKING:
+    from saga.adapters.opening import Opened
+
 
 @value(kw_only=True)
 class Parts:
@@ -46,6 +51,12 @@ class Parts:
     clock: Clock
     worker_id: str = ""
     new_id: Callable[[], str] = new_id
+
+    @classmethod
+    def of(cls, opened: Opened) -> Self:
+        """Those of a real process."""
+        store, catalogue = opened.store, opened.catalogue
+        return cls(bus=opened.bus, store=store, catalogue=catalogue, clock=SystemClock())
 
 
 class Assembly:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 
-from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import Opened, open_bus_and_store, open_effects_store
 from saga.application import ROLES, Application
 from saga.assembly import Assembly, Parts
@@ -35,9 +34,7 @@ def build_service(
         SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
     """
     opened = opened or open_bus_and_store(settings)
-    clock = SystemClock()
-    parts = Parts(bus=opened.bus, store=opened.store, catalogue=opened.catalogue, clock=clock)
-    assembly = Assembly(app, settings, parts)
+    assembly = Assembly(app, settings, Parts.of(opened))
     running: list[Role] = []
     health: list[Health] = []
     closers = [opened.close]

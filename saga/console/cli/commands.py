@@ -1,7 +1,8 @@
 """How a function becomes a command of typer: it gets options for settings and `--json` on top.
 
-A command function takes a `Session` first, then its own arguments as typer knows them. It may be
-async, and returns its exit code or None. Errors end here, as a sentence and an exit code.
+A command function takes a `Session` first, then its own arguments as typer knows them; one that is
+a dataclass stands for its fields, which several commands share. It may be async, and returns its
+exit code or None. Errors end here, as a sentence and an exit code.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from dataclasses import is_dataclass
+from functools import partial
+from inspect import Parameter
+from typing import Annotated, Any, Final, TypeGuard
 
 import typer
 
@@ -20,15 +24,19 @@ from saga.console.cli.output import ExitCode, Printer, report
 from saga.console.cli.session import Session
 from saga.settings import Settings
 
+Id = Annotated[str, typer.Argument(metavar="ID", help="A saga id, or definition/key.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")]
+DefinitionName = Annotated[
+    str | None, typer.Option("--definition", metavar="NAME", help="Only sagas of this name.")
+]
+
 PANEL: Final = "Settings (each also as an environment variable SAGA_…)"
 INTERRUPTED: Final = 130
 
 
 def _setting(flag: str, name: str, metavar: str) -> Any:
     description = Settings.model_fields[name].description
-    option = typer.Option(
-        flag, help=description, metavar=metavar, rich_help_panel=PANEL, show_default=False
-    )
+    option = typer.Option(flag, help=description, metavar=metavar, rich_help_panel=PANEL)
     return Annotated[str | None, option]
 
 
@@ -54,24 +62,37 @@ def register(
     settings: Sequence[str] = tuple(SETTINGS),
 ) -> None:
     """Make *function* the command *name* of *program*."""
-    _, *own = inspect.signature(function, eval_str=True).parameters.values()
-    keyword_only = inspect.Parameter.KEYWORD_ONLY
-    parameters = [parameter.replace(kind=keyword_only) for parameter in own]
-    parameters.append(
-        inspect.Parameter("is_json", keyword_only, default=False, annotation=JSON_OPTION)
-    )
-    parameters += [
-        inspect.Parameter(setting, keyword_only, default=None, annotation=SETTINGS[setting])
-        for setting in settings
-    ]
+    _, *own = _parameters_of(function)
+    shared = {each.name: each.annotation for each in own if _is_shared(each.annotation)}
+    parameters: list[Parameter] = []
+    for each in own:
+        parameters += _parameters_of(shared[each.name]) if each.name in shared else [each]
+    parameters.append(_keyword("is_json", default=False, annotation=JSON_OPTION))
+    parameters += [_keyword(each, default=None, annotation=SETTINGS[each]) for each in settings]
 
     def command(**given: Any) -> None:
         chosen = {setting: given.pop(setting) for setting in settings}
-        raise typer.Exit(call(function, given, is_json=given.pop("is_json"), settings=chosen))
+        is_json = given.pop("is_json")
+        for argument, options in shared.items():
+            fields = {each.name: given.pop(each.name) for each in _parameters_of(options)}
+            given[argument] = options(**fields)
+        raise typer.Exit(call(function, given, is_json=is_json, settings=chosen))
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     command.__doc__ = inspect.getdoc(function)
     program.command(name)(command)
+
+
+def _is_shared(annotation: object) -> TypeGuard[type]:
+    return isinstance(annotation, type) and is_dataclass(annotation)
+
+
+_keyword: Final = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
+
+
+def _parameters_of(function: Callable[..., Any]) -> list[Parameter]:
+    signature = inspect.signature(function, eval_str=True)
+    return [each.replace(kind=Parameter.KEYWORD_ONLY) for each in signature.parameters.values()]
 
 
 def call(

@@ -6,32 +6,30 @@ The lock file has what readers rely on; the AsyncAPI document is for services in
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 import yaml
 
-from saga.adapters.opening import open_bus_and_store, open_kafka
+from saga.adapters.opening import open_bus, open_kafka
 from saga.application import Application
-from saga.authoring import SagaDefinition
 from saga.console.cli.output import ExitCode, Misused, NotSo
-from saga.console.cli.session import Session
+from saga.console.cli.session import Session, closing
 from saga.contracts import (
     COMMAND_CONTRACT,
     Contract,
-    ContractRegistry,
     Kind,
     TopicNames,
     contract_of,
     is_contract,
     reply_contract_names,
 )
-from saga.contracts.lockfile import Change, Lock, check, lock_of, lock_text, read_lock
+from saga.contracts.lockfile import Lock, check, lock_of, lock_text, read_lock
 from saga.contracts.topics import Document, Participant, TopicSettings, asyncapi_document
-from saga.effects import Effects
+from saga.effects import Effects, Subscription
 from saga.errors import TopicMissing
 from saga.ports import Bus, Source, TopicSpec
 from saga.settings import Settings
@@ -49,41 +47,30 @@ File = Annotated[
 
 def topics_ls(session: Session, *, file: File = Path(LOCK_FILE)) -> None:
     """List the contracts of the application with their topics."""
-    app = session.app
-    names = session.settings.topic_names
+    contracts, names = session.app.contracts, session.settings.topic_names
     lock = _lock(file) if file.exists() else {}
-    rows: list[dict[str, Any]] = []
-    for contract in app.contracts.published:
-        name = contract.contract_name
-        current = app.contracts.current(name).contract_name
-        rows.append(
+    session.printer.listing(
+        [
             {
-                "contract": name,
+                "contract": (name := contract.contract_name),
                 "topic": names.topic(name),
                 "key": contract.key,
-                "replies": list(reply_contract_names(contract)) if contract.kind == "int" else [],
-                "read_as": current,
+                "replies": _replies([contract]),
+                "read_as": contracts.current(name).contract_name,
                 "locked": name in lock,
                 "where": contract.where,
             }
-        )
-    if session.printer.is_json:
-        for row in rows:
-            session.printer.json(row)
-        return
-    session.printer.table(
-        ("contract", "key", "replies", "read as", "locked", "where"),
-        [
-            (
-                row["contract"],
-                row["key"],
-                ", ".join(row["replies"]),
-                row["read_as"] if row["read_as"] != row["contract"] else None,
-                "yes" if row["locked"] else "no",
-                row["where"],
-            )
-            for row in rows
+            for contract in contracts.published
         ],
+        ("contract", "key", "replies", "read as", "locked", "where"),
+        lambda row: (
+            row["contract"],
+            row["key"],
+            ", ".join(row["replies"]),
+            row["read_as"] if row["read_as"] != row["contract"] else None,
+            "yes" if row["locked"] else "no",
+            row["where"],
+        ),
     )
 
 
@@ -99,20 +86,13 @@ async def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int
     breaking = sum(not change.compatible for change in changes)
     printer = session.printer
     for change in changes:
-        if printer.is_json:
-            printer.json(_row(change))
-        else:
-            printer.say(str(change), style=None if change.compatible else "red")
+        printer.result(asdict(change), str(change), style=None if change.compatible else "red")
     flaws = await _flaws_in_cluster(session)
     wrong = sum(not flaw.is_warning for flaw in flaws)
     for flaw in flaws:
-        if printer.is_json:
-            row = {"topic": flaw.topic, "problem": flaw.problem, "is_warning": flaw.is_warning}
-            printer.json(row)
-        else:
-            printer.say(
-                f"{flaw.topic} {flaw.problem}", style="yellow" if flaw.is_warning else "red"
-            )
+        row = {"topic": flaw.topic, "problem": flaw.problem, "is_warning": flaw.is_warning}
+        style = "yellow" if flaw.is_warning else "red"
+        printer.result(row, f"{flaw.topic} {flaw.problem}", style=style)
     contracts = len(registry.published)
     if printer.is_json:
         summary = {"contracts": contracts, "changes": len(changes), "breaking": breaking}
@@ -146,39 +126,28 @@ def topics_lock(
     if changes or not file.exists():
         _write(file, lock_text(lock_of(registry)))
     contracts = len(registry.published)
-    if session.printer.is_json:
-        row = {"file": str(file), "contracts": contracts}
-        session.printer.json(row | {"changes": len(changes), "breaking": len(breaking)})
-    else:
-        session.printer.say(
-            f"{file}: {contracts} contracts, {len(changes)} changes since the last lock"
-        )
+    row = {"contracts": contracts, "changes": len(changes), "breaking": len(breaking)}
+    session.printer.result(
+        {"file": str(file), **row},
+        f"{file}: {contracts} contracts, {len(changes)} changes since the last lock",
+    )
 
 
 async def topics_create(session: Session) -> None:
     """Make the missing topics of the application; those that exist stay as they are."""
     specs = session.app.topic_specs(session.settings)
-    async with _opened(session) as bus:
-        missing = await _missing(bus, specs)
-        await bus.create_topics(specs)
+    async with closing(open_bus(session.settings)) as opened:
+        missing = await _missing(opened.bus, specs)
+        await opened.bus.create_topics(specs)
     printer = session.printer
-    rows = [
-        {
-            "topic": spec.name,
-            "partitions": spec.partitions,
-            "retention_s": spec.retention_s,
-            "created": spec.name in missing,
-        }
-        for spec in specs
-        if printer.is_json or spec.name in missing
-    ]
-    if printer.is_json:
-        for row in rows:
-            printer.json(row)
-        return
-    for row in rows:
-        printer.say(f"created {row['topic']} with {row['partitions']} partitions")
-    printer.say(f"{len(specs)} topics, {len(missing)} of them created now")
+    for spec in specs:
+        row = {"topic": spec.name, "partitions": spec.partitions, "retention_s": spec.retention_s}
+        if printer.is_json:
+            printer.json(row | {"created": spec.name in missing})
+        elif spec.name in missing:
+            printer.say(f"created {spec.name} with {spec.partitions} partitions")
+    if not printer.is_json:
+        printer.say(f"{len(specs)} topics, {len(missing)} of them created now")
 
 
 def topics_asyncapi(
@@ -200,16 +169,11 @@ def topics_asyncapi(
     document = document_of(session.app, session.settings, title=title, version=version)
     printer = session.printer
     if output is not None:
-        try:
-            output.write_text(_text(document, is_yaml=is_yaml), "utf-8")
-        except OSError as error:
-            raise NotSo(f"{output}: {error.strerror or error}") from error
+        _write(output, _text(document, is_yaml=is_yaml))
         channels, operations = len(document["channels"]), len(document["operations"])
-        if printer.is_json:
-            row = {"file": str(output), "version": document["info"]["version"]}
-            printer.json(row | {"channels": channels, "operations": operations})
-        else:
-            printer.say(f"{output}: {channels} channels, {operations} operations")
+        row = {"file": str(output), "version": document["info"]["version"]}
+        row |= {"channels": channels, "operations": operations}
+        printer.result(row, f"{output}: {channels} channels, {operations} operations")
     elif printer.is_json:
         printer.json(document)
     else:
@@ -222,9 +186,10 @@ def document_of(
     """The document of *app*, with the topics as *settings* have them made."""
     names = settings.topic_names
     is_kafka = settings.bus.startswith("kafka:")
+    sagas = [_saga(app, settings, name) for name in dict.fromkeys(saga.name for saga in app.sagas)]
     return asyncapi_document(
         app.contracts,
-        [*_sagas(app, settings), *(_service(app, service, names) for service in app.effects)],
+        [*sagas, *(_service(app, service, names) for service in app.effects)],
         names=names,
         topics=TopicSettings(
             partitions=settings.partitions,
@@ -256,48 +221,17 @@ def _write(file: Path, text: str) -> None:
         raise NotSo(f"{file}: {error.strerror or error}") from error
 
 
-def _row(change: Change) -> dict[str, Any]:
-    return {
-        "contract": change.contract,
-        "kind": change.kind.value,
-        "field": change.field,
-        "before": change.before,
-        "after": change.after,
-        "compatible": change.compatible,
-        "advice": change.advice,
-    }
-
-
 async def _flaws_in_cluster(session: Session) -> list[TopicFlaw]:
     """What is wrong with the topics in the cluster; nothing where the bus is a file."""
     settings = session.settings
     if not settings.bus.startswith("kafka:"):
         return []
-    bus = open_kafka(settings)
+    specs = session.app.topic_specs(settings)
+    async with closing(open_kafka(settings)) as bus:
+        topics = await bus.describe_topics([spec.name for spec in specs])
     from saga.adapters.kafka import flaws_of
 
-    specs = session.app.topic_specs(settings)
-    try:
-        topics = await bus.describe_topics([spec.name for spec in specs])
-    finally:
-        await bus.close()
     return flaws_of(specs, topics, record_bytes_max=settings.record_bytes_max)
-
-
-@asynccontextmanager
-async def _opened(session: Session) -> AsyncIterator[Bus]:
-    if session.settings.bus.startswith("kafka:"):
-        kafka = open_kafka(session.settings)
-        try:
-            yield kafka
-        finally:
-            await kafka.close()
-        return
-    opened = open_bus_and_store(session.settings)
-    try:
-        yield opened.bus
-    finally:
-        await opened.close()
 
 
 async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
@@ -310,63 +244,46 @@ async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
     return missing
 
 
-def _sagas(app: Application, settings: Settings) -> list[Participant]:
-    by_name: dict[str, list[SagaDefinition]] = {}
-    for definition in app.sagas:
-        by_name.setdefault(definition.name, []).append(definition)
-    return [
-        Participant(
-            kind="saga",
-            name=name,
-            group=settings.topic_names.topic(settings.group),
-            receives=frozenset().union(*(_received(app.contracts, saga) for saga in definitions)),
-            sends=frozenset().union(*(_sent(saga) for saga in definitions)),
-            versions=tuple(sorted(saga.version for saga in definitions)),
-        )
-        for name, definitions in by_name.items()
-    ]
+def _saga(app: Application, settings: Settings, name: str) -> Participant:
+    """All versions of a saga.
 
-
-def _received(contracts: ContractRegistry, saga: SagaDefinition) -> set[str]:
-    """What reaches a saga: its triggers in all versions, replies to its intents, commands."""
-    replies = [reply for intent in _intents(saga) for reply in reply_contract_names(intent)]
-    triggers = [contract_of(trigger).contract_name for trigger in saga.starts_on]
-    current = (*replies, *triggers)
-    return {name for each in current for name in contracts.names_read_as(each)} | {COMMAND_CONTRACT}
-
-
-def _sent(saga: SagaDefinition) -> set[str]:
-    """What a saga sends: its intents, and the events that it names and does not receive."""
-    intents = _intents(saga)
-    replies = {name for intent in intents for name in reply_contract_names(intent)}
-    received = replies | {contract_of(trigger).contract_name for trigger in saga.starts_on}
-    contracts = _contracts(saga)
-    events = {contract.contract_name for contract in contracts if contract.kind is Kind.EVENT}
-    return {intent.contract_name for intent in intents} | (events - received)
-
-
-def _intents(saga: SagaDefinition) -> list[Contract]:
-    return [contract for contract in _contracts(saga) if contract.kind is Kind.INTENT]
-
-
-def _contracts(saga: SagaDefinition) -> list[Contract]:
-    return [contract_of(model) for model in saga.contracts() if is_contract(model)]
+    It receives its triggers, the replies to its intents, and commands. It sends its intents, and
+    the events that it names and does not receive.
+    """
+    definitions = [saga for saga in app.sagas if saga.name == name]
+    receives: set[str] = {COMMAND_CONTRACT}
+    sends: set[str] = set()
+    for saga in definitions:
+        contracts = [contract_of(model) for model in filter(is_contract, saga.contracts())]
+        received = {contract_of(trigger).contract_name for trigger in saga.starts_on}
+        received.update(_replies(contracts))
+        receives |= {old for each in received for old in app.contracts.names_read_as(each)}
+        sends |= {contract.contract_name for contract in contracts} - received
+    return Participant(
+        kind="saga",
+        name=name,
+        group=settings.topic_names.topic(settings.group),
+        receives=frozenset(receives),
+        sends=frozenset(sends),
+        versions=tuple(sorted(saga.version for saga in definitions)),
+    )
 
 
 def _service(app: Application, service: Effects, names: TopicNames) -> Participant:
-    handled = [contract_of(model) for model in (*service.intents, *service.facts)]
-    intents = [contract_of(model) for model in service.intents]
+    subscription = Subscription(service, app.contracts, names)
     return Participant(
         kind="effects",
         name=service.name,
-        group=names.topic(f"effects.{service.name}"),
-        receives=frozenset(
-            name
-            for contract in handled
-            for name in app.contracts.names_read_as(contract.contract_name)
-        ),
-        sends=frozenset(name for intent in intents for name in reply_contract_names(intent)),
+        group=subscription.group,
+        receives=frozenset(filter(None, map(names.contract_name, subscription.routes))),
+        sends=frozenset(_replies(map(contract_of, service.intents))),
     )
+
+
+def _replies(contracts: Iterable[Contract]) -> list[str]:
+    """The contracts of the answers to the intents among *contracts*."""
+    intents = [contract for contract in contracts if contract.kind is Kind.INTENT]
+    return [name for intent in intents for name in reply_contract_names(intent)]
 
 
 def _text(document: Document, *, is_yaml: bool) -> str:

@@ -14,12 +14,13 @@ import typer
 
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import open_bus_and_store
+from saga.console.cli.commands import Limit
 from saga.console.cli.looking import iso
 from saga.console.cli.output import ExitCode, Misused, NotSo, shown
-from saga.console.cli.session import Session, must_exist
+from saga.console.cli.session import Session, closing, must_exist
 from saga.contracts.cloudevents import ID, read_headers
 from saga.errors import TopicMissing
-from saga.ports import Batch, Catalogue, Record, UnhandledRecord
+from saga.ports import Batch, Bus, Catalogue, Record, UnhandledRecord
 from saga.ports.bus import Headers
 from saga.ports.store import UnhandledKind
 
@@ -28,13 +29,7 @@ VALUE_CHARS_SHOWN: Final = 2_000
 
 UnhandledId = Annotated[int, typer.Argument(metavar="NUMBER", help="As `dlq ls` prints it.")]
 ReasonCode = Annotated[
-    str | None,
-    typer.Option(
-        "--reason", metavar="CODE", help="Only records with this reason.", show_default=False
-    ),
-]
-Deferred = Annotated[
-    bool, typer.Option("--deferred", help="Deferred records instead of dead letters.")
+    str | None, typer.Option("--reason", metavar="CODE", help="Only records with this reason.")
 ]
 
 
@@ -42,10 +37,10 @@ async def dlq_ls(
     session: Session,
     *,
     reason: ReasonCode = None,
-    deferred: Deferred = False,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
-    ] = 100,
+    deferred: Annotated[
+        bool, typer.Option("--deferred", help="Deferred records instead of dead letters.")
+    ] = False,
+    limit: Limit = 100,
     after: Annotated[
         int, typer.Option("--after", metavar="NUMBER", min=0, help="Begin after this one.")
     ] = 0,
@@ -58,14 +53,13 @@ async def dlq_ls(
             if len(rows) == limit:
                 break
             rows.append(_row(record))
-    if session.printer.is_json:
-        for row in rows:
-            session.printer.json(row)
-    elif not rows:
-        session.printer.note("no record is deferred" if deferred else "there is no dead letter")
-    else:
-        names = ("id", "kept_at", "topic", "key", "reason", "message")
-        session.printer.table(names, [[str(row[name]) for name in names] for row in rows])
+    names = ("id", "kept_at", "topic", "key", "reason", "message")
+    session.printer.listing(
+        rows,
+        names,
+        lambda row: [str(row[name]) for name in names],
+        nothing="no record is deferred" if deferred else "there is no dead letter",
+    )
 
 
 async def dlq_show(session: Session, number: UnhandledId) -> None:
@@ -97,7 +91,7 @@ async def dlq_redrive(
     session: Session,
     numbers: Annotated[
         list[int] | None,
-        typer.Argument(metavar="NUMBER", help="As `dlq ls` prints them.", show_default=False),
+        typer.Argument(metavar="NUMBER", help="As `dlq ls` prints them."),
     ] = None,
     *,
     reason: ReasonCode = None,
@@ -110,33 +104,32 @@ async def dlq_redrive(
         raise Misused("say numbers, or --reason and --all, not both")
     must_exist(session.settings.store, "store")
     must_exist(session.settings.bus, "bus")
-    opened = open_bus_and_store(session.settings)
     redriven = 0
-    try:
-        chosen = (
-            _chosen(opened.catalogue, numbers)
-            if numbers
-            else _unhandled(opened.catalogue, UnhandledKind.DEAD, reason, 0)
-        )
-        async for record in chosen:
-            position = record.position
-            # A key decides the partition; a record without one keeps the partition it had.
-            partition = position.partition if record.key is None else None
-            again = Record(position.topic, record.key, record.value, record.headers, partition)
-            try:
-                await opened.bus.publish([again])
-            except TopicMissing:
-                raise NotSo(
-                    f"dead letter {record.record_id}: there is no topic {position.topic} here"
-                ) from None
+    async with closing(open_bus_and_store(session.settings)) as opened:
+        every = _unhandled(opened.catalogue, UnhandledKind.DEAD, reason, 0)
+        async for record in _chosen(opened.catalogue, numbers) if numbers else every:
+            await _redrive(opened.bus, record)
             await opened.store.append(Batch(handled=[record.record_id]), at=SystemClock().now())
             redriven += 1
-            _redriven(session, record)
-    finally:
-        await opened.close()
+            number, topic = record.record_id, record.position.topic
+            row = {"id": number, "topic": topic, "redriven": True, "message_id": _id_of(record)}
+            session.printer.result(row, f"dead letter {number} is on {topic} again")
     if not redriven:
         raise NotSo("no dead letter has that reason" if reason else "there is no dead letter")
     return ExitCode.OK
+
+
+async def _redrive(bus: Bus, record: UnhandledRecord) -> None:
+    position = record.position
+    # A key decides the partition; a record without one keeps the partition it had.
+    partition = position.partition if record.key is None else None
+    again = Record(position.topic, record.key, record.value, record.headers, partition)
+    try:
+        await bus.publish([again])
+    except TopicMissing:
+        raise NotSo(
+            f"dead letter {record.record_id}: there is no topic {position.topic} here"
+        ) from None
 
 
 async def _unhandled(
@@ -166,13 +159,8 @@ async def _find(catalogue: Catalogue, number: int) -> UnhandledRecord:
     raise NotSo(f"there is no dead letter {number} (`saga dlq ls` lists those that there are)")
 
 
-def _redriven(session: Session, record: UnhandledRecord) -> None:
-    row = {"id": record.record_id, "topic": record.position.topic, "redriven": True}
-    row["message_id"] = read_headers(record.headers).get(ID)
-    if session.printer.is_json:
-        session.printer.json(row)
-    else:
-        session.printer.say(f"dead letter {row['id']} is on {row['topic']} again")
+def _id_of(record: UnhandledRecord) -> str | None:
+    return read_headers(record.headers).get(ID)
 
 
 def _row(record: UnhandledRecord) -> dict[str, Any]:
@@ -185,7 +173,7 @@ def _row(record: UnhandledRecord) -> dict[str, Any]:
         "partition": record.position.partition,
         "offset": record.position.offset,
         "key": _text(record.key),
-        "message_id": read_headers(record.headers).get(ID),
+        "message_id": _id_of(record),
         "saga_id": record.saga_id,
         "kept_at": iso(record.kept_at),
     }

@@ -27,18 +27,11 @@ def config_show(session: Session) -> None:
     if session.printer.is_json:
         session.printer.json(values)
         return
-    session.printer.table(
-        ("setting", "value", "from", "meaning"),
-        [
-            (
-                PREFIX + name.upper(),
-                str(values[name]),
-                _origin(name, settings),
-                field.description,
-            )
-            for name, field in Settings.model_fields.items()
-        ],
-    )
+    cells = [
+        (PREFIX + name.upper(), str(values[name]), _origin(name, settings), field.description)
+        for name, field in Settings.model_fields.items()
+    ]
+    session.printer.table(("setting", "value", "from", "meaning"), cells)
 
 
 async def store_migrate(session: Session) -> None:
@@ -50,13 +43,12 @@ async def store_migrate(session: Session) -> None:
 
 async def store_status(session: Session) -> ExitCode:
     """Say which versions the store's tables have; exit 1 where some are not up to date."""
-    code = ExitCode.OK
+    is_ready = True
     for tables in tables_of(session.settings):
         stored = await asyncio.to_thread(tables.stored)
         _print(session.printer, tables.name, stored, tables.needed, is_done=False)
-        if stored != tables.needed:
-            code = ExitCode.NOT_SO
-    return code
+        is_ready &= stored == tables.needed
+    return ExitCode.OK if is_ready else ExitCode.NOT_SO
 
 
 def _shown(value: object) -> object:
@@ -72,23 +64,19 @@ def _shown(value: object) -> object:
 
 
 def _origin(name: str, settings: Settings) -> str:
-    variable = os.environ.get(PREFIX + name.upper())
     if name not in settings.model_fields_set:
         return "default"
-    is_variable = variable is not None and str(getattr(settings, name)) == variable
-    return "environment" if is_variable else "option"
+    variable = os.environ.get(PREFIX + name.upper())
+    return "environment" if str(getattr(settings, name)) == variable else "option"
 
 
 def _print(printer: Printer, component: str, stored: int, needed: int, *, is_done: bool) -> None:
-    if printer.is_json:
-        key = "before" if is_done else "version"
-        printer.json({"component": component, key: stored, "needed": needed})
-        return
     if stored == needed:
-        text = f"{component}: version {stored}, up to date"
+        text = f"version {stored}, up to date"
     elif is_done:
-        text = f"{component}: version {needed} now, {stored or 'nothing'} before"
+        text = f"version {needed} now, {stored or 'nothing'} before"
     else:
         state = f"version {stored}" if stored else "no tables"
-        text = f"{component}: {state}, needs version {needed}: run `saga store migrate`"
-    printer.say(text)
+        text = f"{state}, needs version {needed}: run `saga store migrate`"
+    row = {"component": component, "before" if is_done else "version": stored, "needed": needed}
+    printer.result(row, f"{component}: {text}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import orjson
 import typer
 
 from saga.adapters.opening import OpenedStore
+from saga.console.cli.commands import DefinitionName, Id, Limit
 from saga.console.cli.output import Misused, NotSo, Printer
 from saga.console.cli.session import Session, find_saga, history_of, saga_id_from
 from saga.contracts.cloudevents import parse_rfc3339, rfc3339
@@ -23,8 +25,6 @@ from saga.ports import SagaSummary
 PAGE_SAGAS: Final = 500
 VERSION_DIGITS_MAX: Final = 9
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="A saga id, or definition/key.")]
-
 
 async def ls(
     session: Session,
@@ -34,21 +34,12 @@ async def ls(
             "--status",
             metavar="STATUS",
             help=f"Only sagas that are {', '.join(SagaStatus)}.",
-            show_default=False,
         ),
     ] = None,
-    definition: Annotated[
-        str | None,
-        typer.Option(
-            "--definition", metavar="NAME", help="Only sagas of this name.", show_default=False
-        ),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, metavar="N", help="How many at most.")
-    ] = 100,
+    definition: DefinitionName = None,
+    limit: Limit = 100,
     after: Annotated[
-        str | None,
-        typer.Option("--after", metavar="ID", help="Begin after this saga.", show_default=False),
+        str | None, typer.Option("--after", metavar="ID", help="Begin after this saga.")
     ] = None,
 ) -> None:
     """List sagas, in the order they were started."""
@@ -77,17 +68,12 @@ async def show(session: Session, saga: Id) -> None:
     state = fold(summary.saga_id, history)
     steps, residue, outcome = step_rows(state), state.residue, state.outcome
     printer = session.printer
+    row = row_of(summary)
     if printer.is_json:
-        printer.json(
-            row_of(summary)
-            | {
-                "steps": [_step_row(step) for step in steps],
-                "residue": list(residue),
-                "outcome": _message(outcome),
-            }
-        )
+        more = {"steps": [_step_row(step) for step in steps], "residue": list(residue)}
+        printer.json(row | more | {"outcome": _message(outcome)})
         return
-    for name, value in row_of(summary).items():
+    for name, value in row.items():
         if value is not None:
             printer.say(f"{name:<12} {value}")
     if residue:
@@ -110,7 +96,6 @@ async def history(
             "--at",
             metavar="VERSION|TIME",
             help="Only what had happened up to this entry, or this moment (ISO 8601 with zone).",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -122,38 +107,27 @@ async def history(
     entries = [entry for entry in entries if entry.version <= version and entry.at <= moment]
     if not entries:
         raise NotSo(f"saga {saga} had not begun at {at}")
-    printer = session.printer
-    if printer.is_json:
-        for entry in entries:
-            printer.json(entry_row(entry))
-        return
-    names = ("version", "at", "type", "cause", "data")
-    kept = names if printer.is_wide else ("version", "type", "data")
-    rows = [entry_row(entry) for entry in entries]
-    for row in rows:
-        row["data"] = orjson.dumps(row["data"]).decode()
-    printer.table(kept, [[row[name] for name in kept] for row in rows])
+    names = ("version", "at", "type", "cause") if session.printer.is_wide else ("version", "type")
+    session.printer.listing(
+        [entry_row(entry) for entry in entries],
+        (*names, "data"),
+        lambda row: [*(row[name] for name in names), orjson.dumps(row["data"]).decode()],
+    )
 
 
-async def timers(
-    session: Session,
-    *,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="How many at most.")
-    ] = 100,
-) -> None:
+async def timers(session: Session, *, limit: Limit = 100) -> None:
     """List armed timers, the earliest first."""
     async with session.reading() as store:
         armed = await store.catalogue.timers(limit=limit)
-    if session.printer.is_json:
-        for timer in armed:
-            row = {"timer_id": timer.timer_id, "saga_id": timer.saga_id}
-            session.printer.json(row | {"due_at": iso(timer.due_at)})
-    elif not armed:
-        session.printer.note("no timer is armed")
-    else:
-        rows = [(iso(timer.due_at)[:19], timer.timer_id) for timer in armed]
-        session.printer.table(("due (UTC)", "timer"), rows)
+    session.printer.listing(
+        [
+            {"timer_id": timer.timer_id, "saga_id": timer.saga_id, "due_at": iso(timer.due_at)}
+            for timer in armed
+        ],
+        ("due (UTC)", "timer"),
+        lambda row: (row["due_at"][:19], row["timer_id"]),
+        nothing="no timer is armed",
+    )
 
 
 def row_of(summary: SagaSummary) -> dict[str, Any]:
@@ -175,13 +149,9 @@ def entry_row(entry: Entry) -> dict[str, Any]:
     """An entry as `history` prints it."""
     data = to_plain(entry, orjson.Fragment)
     del data["at"], data["cause"]
-    return {
-        "version": entry.version,
-        "at": iso(entry.at),
-        "type": NAME_OF[type(entry.body)],
-        "cause": entry.cause,
-        "data": data,
-    }
+    name = NAME_OF[type(entry.body)]
+    row = {"version": entry.version, "at": iso(entry.at), "type": name, "cause": entry.cause}
+    return row | {"data": data}
 
 
 def iso(at: Instant) -> str:
@@ -191,20 +161,19 @@ def iso(at: Instant) -> str:
 
 def _print_sagas(printer: Printer, rows: Sequence[SagaSummary], *, is_cut: bool) -> None:
     # Ids are for programs; `definition/key` names a saga just as well.
-    names = ("saga", "status", "started", "reason, or what it waits for")
-    printer.table(
-        ("id", *names) if printer.is_wide else names,
-        [
-            (
-                *((row.saga_id,) if printer.is_wide else ()),
-                f"{row.definition}/{row.key}",
-                row.status.value,
-                iso(row.started_at)[:19].replace("T", " "),
-                row.reason or row.waiting_for,
-            )
-            for row in rows
-        ],
-    )
+    names = ("id", "saga", "status", "started", "reason, or what it waits for")
+    cells = [
+        (
+            row.saga_id,
+            f"{row.definition}/{row.key}",
+            row.status.value,
+            iso(row.started_at)[:19].replace("T", " "),
+            row.reason or row.waiting_for,
+        )
+        for row in rows
+    ]
+    first = 0 if printer.is_wide else 1
+    printer.table(names[first:], [row[first:] for row in cells])
     if is_cut:
         printer.note(f"there may be more: --after {rows[-1].saga_id}")
 
@@ -250,15 +219,9 @@ def _message(message: Message | None) -> dict[str, Any] | None:
 
 
 def _step_row(row: StepRow) -> dict[str, Any]:
-    return {
-        "step": row.step,
-        "contract": row.contract,
-        "direction": row.direction,
-        "status": row.status,
-        "attempts": row.attempts,
-        "intent_id": row.intent_id,
-        **({"dropped": True} if row.is_dropped else {}),
-    }
+    fields = asdict(row)
+    is_dropped = fields.pop("is_dropped")
+    return fields | ({"dropped": True} if is_dropped else {})
 
 
 def _status(row: StepRow) -> str:

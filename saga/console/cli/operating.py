@@ -7,7 +7,7 @@ effect is decided in the saga's turn and recorded. `--wait` waits for that turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
 from typing import Annotated, Any, Final
 
 import orjson
@@ -15,7 +15,7 @@ import typer
 
 from saga.adapters.ids import new_id
 from saga.adapters.opening import OpenedStore
-from saga.console.cli.looking import Id
+from saga.console.cli.commands import Id
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session, find_saga, history_of
 from saga.contracts import Command, CommandAct, Unreadable, canonical_text
@@ -24,6 +24,7 @@ from saga.core.fold import fold
 from saga.core.history import NAME_OF, Entry
 from saga.core.identity import SagaId
 from saga.core.intents import Noted, Verdict
+from saga.core.values import value
 from saga.errors import CorruptHistory
 from saga.ports import SagaSummary
 
@@ -32,33 +33,35 @@ WAIT_POLL_S: Final = 0.1
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why; recorded in the history.")
 ]
-Actor = Annotated[
-    str | None,
-    typer.Option("--actor", metavar="WHO", help="Who asks; recorded.", show_default=False),
-]
-CommandId = Annotated[
-    str | None,
-    typer.Option(
-        "--id",
-        metavar="ID",
-        help="The command's id: the same one sent again changes nothing.",
-        show_default=False,
-    ),
-]
-Wait = Annotated[
-    float | None,
-    typer.Option(
-        "--wait",
-        metavar="SECONDS",
-        min=0,
-        help="Wait until a worker has taken the command's turn.",
-        show_default=False,
-    ),
-]
 Step = Annotated[
-    str | None,
-    typer.Argument(metavar="STEP", help="The step, where there is a choice.", show_default=False),
+    str | None, typer.Argument(metavar="STEP", help="The step, where there is a choice.")
 ]
+
+
+@value
+class Sending:
+    """How a command is sent, whatever it asks for."""
+
+    actor: Annotated[
+        str | None, typer.Option("--actor", metavar="WHO", help="Who asks; recorded.")
+    ] = None
+    command_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            metavar="ID",
+            help="The command's id: the same one sent again changes nothing.",
+        ),
+    ] = None
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            min=0,
+            help="Wait until a worker has taken the command's turn.",
+        ),
+    ] = None
 
 
 async def signal(
@@ -67,9 +70,7 @@ async def signal(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the saga waits for.")],
     payload: Annotated[str, typer.Argument(metavar="JSON", help="What it is told.")] = "null",
     *,
-    actor: Actor = None,
-    command_id: CommandId = None,
-    wait: Wait = None,
+    sending: Sending,
 ) -> int:
     """Send a signal to a saga; it is kept until the saga waits for one of this name."""
     if not name.strip():
@@ -77,8 +78,8 @@ async def signal(
     text = canonical_text(payload.encode("utf-8", "surrogateescape"))
     if isinstance(text, Unreadable):
         raise NotSo(f"the signal's payload: {text.message} ({text.code})")
-    fields = {"name": name, "payload": orjson.loads(text), "actor": actor}
-    return await _send(session, saga, CommandAct.SIGNAL, fields, command_id=command_id, wait=wait)
+    said = {"name": name, "payload": orjson.loads(text)}
+    return await _send(session, saga, CommandAct.SIGNAL, sending, **said)
 
 
 async def cancel(
@@ -95,123 +96,69 @@ async def cancel(
             "abandon: end without undoing anything.",
         ),
     ] = CancelMode.GRACEFUL,
-    actor: Actor = None,
-    command_id: CommandId = None,
-    wait: Wait = None,
+    sending: Sending,
 ) -> int:
     """Ask a saga to end and roll back."""
-    fields = {"reason": _checked(reason), "mode": mode, "actor": actor}
-    return await _send(session, saga, CommandAct.CANCEL, fields, command_id=command_id, wait=wait)
+    return await _send(session, saga, CommandAct.CANCEL, sending, reason=reason, mode=mode)
 
 
 async def retry(
-    session: Session,
-    saga: Id,
-    step: Step = None,
-    *,
-    reason: Reason,
-    actor: Actor = None,
-    command_id: CommandId = None,
-    wait: Wait = None,
+    session: Session, saga: Id, step: Step = None, *, reason: Reason, sending: Sending
 ) -> int:
     """Try a step again at once: its undo is stuck, it is backing off, or its saga is parked."""
-    fields = {"reason": _checked(reason), "step": step, "actor": actor}
-    return await _send(session, saga, CommandAct.RETRY, fields, command_id=command_id, wait=wait)
+    return await _send(session, saga, CommandAct.RETRY, sending, reason=reason, step=step)
 
 
 async def skip(
-    session: Session,
-    saga: Id,
-    step: Step = None,
-    *,
-    reason: Reason,
-    actor: Actor = None,
-    command_id: CommandId = None,
-    wait: Wait = None,
+    session: Session, saga: Id, step: Step = None, *, reason: Reason, sending: Sending
 ) -> int:
     """Leave a step that cannot be undone as it is, and go on; it becomes residue."""
-    fields = {"reason": _checked(reason), "step": step, "actor": actor}
-    return await _send(session, saga, CommandAct.SKIP, fields, command_id=command_id, wait=wait)
+    return await _send(session, saga, CommandAct.SKIP, sending, reason=reason, step=step)
 
 
-async def compensate(
-    session: Session,
-    saga: Id,
-    *,
-    reason: Reason,
-    actor: Actor = None,
-    command_id: CommandId = None,
-    wait: Wait = None,
-) -> int:
+async def compensate(session: Session, saga: Id, *, reason: Reason, sending: Sending) -> int:
     """Roll a saga back now, whatever its function would do next."""
-    fields = {"reason": _checked(reason), "actor": actor}
-    return await _send(
-        session, saga, CommandAct.COMPENSATE, fields, command_id=command_id, wait=wait
-    )
+    return await _send(session, saga, CommandAct.COMPENSATE, sending, reason=reason)
 
 
-async def release(
-    session: Session,
-    saga: Id,
-    *,
-    reason: Reason,
-    actor: Actor = None,
-    command_id: CommandId = None,
-    wait: Wait = None,
-) -> int:
+async def release(session: Session, saga: Id, *, reason: Reason, sending: Sending) -> int:
     """Let a saga go on that a failed turn has parked; deferred records follow in order."""
-    fields = {"reason": _checked(reason), "actor": actor}
-    return await _send(session, saga, CommandAct.RELEASE, fields, command_id=command_id, wait=wait)
+    return await _send(session, saga, CommandAct.RELEASE, sending, reason=reason)
 
 
-async def abandon(
-    session: Session,
-    saga: Id,
-    *,
-    reason: Reason,
-    actor: Actor = None,
-    command_id: CommandId = None,
-    wait: Wait = None,
-) -> int:
+async def abandon(session: Session, saga: Id, *, reason: Reason, sending: Sending) -> int:
     """End a saga without undoing anything; its outcome lists the residue."""
-    fields = {"reason": _checked(reason), "actor": actor}
-    return await _send(session, saga, CommandAct.ABANDON, fields, command_id=command_id, wait=wait)
+    return await _send(session, saga, CommandAct.ABANDON, sending, reason=reason)
 
 
-def _checked(reason: str) -> str:
-    if not reason.strip():
+async def _send(session: Session, saga: str, act: CommandAct, sending: Sending, **said: Any) -> int:
+    if not said.get("reason", "-").strip():
         raise Misused("--reason is empty: readers of the history will want to know why")
-    return reason
-
-
-async def _send(
-    session: Session,
-    saga: str,
-    act: CommandAct,
-    fields: dict[str, Any],
-    *,
-    command_id: str | None,
-    wait: float | None,
-) -> int:
-    sent_id = command_id or new_id()
-    printer = session.printer
+    sent_id, printer = sending.command_id or new_id(), session.printer
+    accepted = {"command_id": sent_id, "accepted": True}
     async with session.reading() as store:
         summary = await find_saga(store, saga)
         if summary.status.is_ended:
             if printer.is_json:
-                printer.json({"command_id": sent_id, "accepted": False})
+                printer.json(accepted | {"accepted": False})
             raise NotSo(f"saga {saga} is {summary.status.value} already: nothing was sent")
-        await _check_step(store, summary, fields.get("step"))
-        command = Command(command_id=sent_id, act=act, saga_id=summary.saga_id, **fields)
+        await _check_step(store, summary, said.get("step"))
+        command = Command(
+            command_id=sent_id, act=act, saga_id=summary.saga_id, actor=sending.actor, **said
+        )
         await session.send(command, key=summary.key)
-        if wait is None:
-            _accepted(session, sent_id, None)
+        if sending.wait is None:
+            printer.result(accepted, f"command {sent_id} accepted")
             return ExitCode.OK
-        recorded = await _recorded(store, summary.saga_id, sent_id, wait)
-    _accepted(session, sent_id, [NAME_OF[type(entry.body)] for entry in recorded])
-    if not recorded:
-        raise NotSo(f"no worker has taken the command's turn within {wait:g} s; it stays in line")
-    for entry in recorded:
+        entries = await _recorded(store, summary.saga_id, sent_id, sending.wait)
+    recorded = [NAME_OF[type(entry.body)] for entry in entries]
+    done = f", recorded as {', '.join(recorded)}" if recorded else ""
+    printer.result(accepted | {"recorded": recorded}, f"command {sent_id} accepted{done}")
+    if not entries:
+        raise NotSo(
+            f"no worker has taken the command's turn within {sending.wait:g} s; it stays in line"
+        )
+    for entry in entries:
         body = entry.body
         if isinstance(body, Noted) and body.verdict in (Verdict.REFUSED, Verdict.AFTER_END):
             raise NotSo(f"refused: {body.detail}")
@@ -232,24 +179,13 @@ async def _check_step(store: OpenedStore, summary: SagaSummary, step: str | None
 
 async def _recorded(
     store: OpenedStore, saga: SagaId, command_id: str, wait_s: float
-) -> Sequence[Entry]:
+) -> list[Entry]:
     """The entries of the command's turn; none if it was not taken in time."""
-    try:
+    recorded: list[Entry] = []
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
-            while True:
+            while not recorded:
+                await asyncio.sleep(WAIT_POLL_S)
                 history = await history_of(store, saga)
                 recorded = [entry for entry in history if entry.cause == command_id]
-                if recorded:
-                    return recorded
-                await asyncio.sleep(WAIT_POLL_S)
-    except TimeoutError:
-        return ()
-
-
-def _accepted(session: Session, command_id: str, recorded: list[str] | None) -> None:
-    if session.printer.is_json:
-        more = {} if recorded is None else {"recorded": recorded}
-        session.printer.json({"command_id": command_id, "accepted": True} | more)
-        return
-    done = f", recorded as {', '.join(recorded)}" if recorded else ""
-    session.printer.say(f"command {command_id} accepted{done}")
+    return recorded

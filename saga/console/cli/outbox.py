@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from saga.adapters.opening import outbox_address
 from saga.console.cli.output import ExitCode
-from saga.console.cli.session import Session
+from saga.console.cli.session import Session, closing
 from saga.publishing import OutboxRelay
 
 if TYPE_CHECKING:
@@ -40,11 +38,9 @@ async def outbox_migrate(
     from saga.adapters.postgres.schema import migrate
 
     before = await asyncio.to_thread(migrate, address, OUTBOX)
-    if session.printer.is_json:
-        session.printer.json({"component": OUTBOX.name, "before": before, "now": OUTBOX.version})
-    else:
-        done = "made" if before == 0 else f"had version {before}"
-        session.printer.say(f"outbox: {done}, now version {OUTBOX.version}")
+    row = {"component": OUTBOX.name, "before": before, "now": OUTBOX.version}
+    done = "made" if before == 0 else f"had version {before}"
+    session.printer.result(row, f"outbox: {done}, now version {OUTBOX.version}")
 
 
 async def outbox_relay(
@@ -62,48 +58,35 @@ async def outbox_relay(
             loop.add_signal_handler(number, relay.stop)
     await relay.run(until_empty=until_empty)
     counts = {name: relay.counts[name] for name in ("published", "refused")}
-    if session.printer.is_json:
-        session.printer.json(counts)
-    else:
-        session.printer.say(f"{counts['published']:,} published, {counts['refused']:,} refused")
+    text = f"{counts['published']:,} published, {counts['refused']:,} refused"
+    session.printer.result(counts, text)
 
 
 async def outbox_status(session: Session) -> int:
     """Say how many events wait, and which the bus has refused; exit 1 if there are any."""
     printer = session.printer
-    async with _opened(session) as outbox:
+    async with closing(await _open(session)) as outbox:
         status = await outbox.status()
         refused = await outbox.refused(limit=REFUSED_SHOWN_MAX)
-    if printer.is_json:
-        rows = [dict(zip(("message_id", "topic", "problem"), row, strict=True)) for row in refused]
-        printer.json(status._asdict() | {"refused_events": rows})
-    else:
-        printer.say(
-            f"{status.waiting:,} wait, the first for {status.oldest_s:.1f} s; "
-            f"{status.refused:,} refused"
-        )
-        if refused:
-            printer.table(("message id", "topic", "problem"), refused)
+    rows = [dict(zip(("message_id", "topic", "problem"), row, strict=True)) for row in refused]
+    text = f"{status.waiting:,} wait, the first for {status.oldest_s:.1f} s"
+    printer.result(
+        status._asdict() | {"refused_events": rows}, f"{text}; {status.refused:,} refused"
+    )
+    if refused and not printer.is_json:
+        printer.table(("message id", "topic", "problem"), refused)
     return ExitCode.NOT_SO if status.refused else ExitCode.OK
 
 
 async def outbox_retry(session: Session) -> None:
     """Try events again that the bus has refused."""
-    async with _opened(session) as outbox:
+    async with closing(await _open(session)) as outbox:
         count = await outbox.put_back()
-    if session.printer.is_json:
-        session.printer.json({"put_back": count})
-    else:
-        session.printer.say(f"{count:,} will be tried again")
+    session.printer.result({"put_back": count}, f"{count:,} will be tried again")
 
 
-@asynccontextmanager
-async def _opened(session: Session) -> AsyncIterator[OutboxSession]:
+async def _open(session: Session) -> OutboxSession:
     address = outbox_address(session.settings)
     from saga.adapters.postgres.outbox import OutboxSession
 
-    opened = await OutboxSession.open(address)
-    try:
-        yield opened
-    finally:
-        await opened.close()
+    return await OutboxSession.open(address)

@@ -11,38 +11,28 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saga.errors import (
-    BusUnavailable,
-    SagaError,
-    SettingsError,
-    StoreTooNew,
-    StoreUnavailable,
-)
+from saga.errors import BusUnavailable, SagaError, SettingsError, StoreTooNew, StoreUnavailable
 
 PIPE_WIDTH: Final = 4_000
 """Nothing is cut or folded where no terminal says how wide it is."""
 WIDE_COLUMNS: Final = 150
 STYLES: Final = {
-    "completed": "green",
-    "done": "green",
-    "rolled_back": "yellow",
-    "undone": "yellow",
-    "refused": "yellow",
-    "rolled_back_with_residue": "red",
-    "undo_stuck": "red",
-    "parked": "red",
-    "stalled": "red",
-    "abandoned": "red",
+    **dict.fromkeys(("completed", "done"), "green"),
+    **dict.fromkeys(("rolled_back", "undone", "refused"), "yellow"),
+    **dict.fromkeys(
+        ("rolled_back_with_residue", "undo_stuck", "parked", "stalled", "abandoned"), "red"
+    ),
 }
+Row = Mapping[str, Any]
 
 
 class Printer:
@@ -58,7 +48,31 @@ class Printer:
         """Whether there is room for columns that are only nice to have."""
         return self.out.width >= WIDE_COLUMNS
 
-    def json(self, row: Mapping[str, Any]) -> None:
+    def result(self, row: Row, text: str, *, style: str | None = None) -> None:
+        """Print one thing: *row* as JSON, or *text* for people."""
+        if self.is_json:
+            self.json(row)
+        else:
+            self.say(text, style=style)
+
+    def listing(
+        self,
+        rows: Sequence[Row],
+        columns: Sequence[str],
+        cells: Callable[[Row], Sequence[object]],
+        *,
+        nothing: str = "",
+    ) -> None:
+        """Print *rows* as JSON, or as a table of *cells*; *nothing* says that there are none."""
+        if self.is_json:
+            for row in rows:
+                self.json(row)
+        elif rows or not nothing:
+            self.table(columns, map(cells, rows))
+        else:
+            self.note(nothing)
+
+    def json(self, row: Row) -> None:
         """Print *row* as one line of JSON; payloads may be `orjson.Fragment`."""
         sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
 
@@ -75,27 +89,20 @@ class Printer:
         self.err.print(Text(shown(text), style=style or ""))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print a table; numbers are set to the right, None is left empty."""
-        self.out.print(table_of(columns, rows))
+        """Print a table without borders, fit for terminals and pipes.
 
-
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table without borders, fit for terminals and pipes; only its last column is ever folded."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    kept = [list(row) for row in rows]
-    for index, column in enumerate(columns):
-        is_number = bool(kept) and all(
-            isinstance(row[index], int | float) or row[index] is None for row in kept
-        )
-        table.add_column(
-            column,
-            justify="right" if is_number else "left",
-            no_wrap=index < len(columns) - 1,
-            overflow="fold",
-        )
-    for row in kept:
-        table.add_row(*(_cell(value) for value in row))
-    return table
+        Numbers are set to the right, None is left empty; only the last column is ever folded.
+        """
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        kept = list(rows)
+        for index, column in enumerate(columns):
+            is_number = kept and all(isinstance(row[index], int | float | None) for row in kept)
+            justify: Literal["left", "right"] = "right" if is_number else "left"
+            is_last = index == len(columns) - 1
+            table.add_column(column, justify=justify, no_wrap=not is_last, overflow="fold")
+        for row in kept:
+            table.add_row(*map(_cell, row))
+        self.out.print(table)
 
 
 def shown(text: str) -> str:

@@ -21,7 +21,7 @@ from saga.console.cli import (
     serving,
 )
 from saga.console.cli.commands import register
-from saga.console.cli.doctor import doctor
+from saga.console.cli.doctor.looking import doctor
 
 HELP: Final = (
     "Sagas: business processes over several services, which finish or are undone in reverse."

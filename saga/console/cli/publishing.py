@@ -92,21 +92,11 @@ async def _send(
     session: Session, publisher: Publisher, batch: list[tuple[int, WrittenEvent]]
 ) -> None:
     """Publish *batch*, print it, and empty it."""
-    if not batch:
-        return
     await publisher.send([written for _, written in batch])
-    printer = session.printer
     for number, written in batch:
-        if printer.is_json:
-            printer.json(
-                {
-                    "line": number,
-                    "message_id": written.message_id,
-                    "saga_id": written.saga_id,
-                }
-            )
-        else:
-            started = f"  saga {written.saga_id}" if written.saga_id else ""
-            printer.say(f"line {number}: message {written.message_id}{started}")
-    printer.flush()
+        message_id, saga_id = written.message_id, written.saga_id
+        row = {"line": number, "message_id": message_id, "saga_id": saga_id}
+        started = f"  saga {saga_id}" if saga_id else ""
+        session.printer.result(row, f"line {number}: message {message_id}{started}")
+    session.printer.flush()
     batch.clear()

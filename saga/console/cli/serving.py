@@ -21,21 +21,15 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 
 from saga.adapters.opening import open_effects_store
-from saga.application import ROLES, Application
+from saga.application import ROLES
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
 from saga.service import Service
 from saga.settings import HTTP_OFF
 
 SUMMARY: Final = (
-    "turns",
-    "started",
-    "completed",
-    "rolled_back",
-    "rolled_back_with_residue",
-    "parked",
-    "stalled",
-    "abandoned",
+    *("turns", "started", "completed", "rolled_back", "rolled_back_with_residue"),
+    *("parked", "stalled", "abandoned"),
 )
 UNHANDLED_HINT: Final = "see that a service elsewhere does; sagas wait for its answer"
 GC_THRESHOLDS: Final = (50_000, 20, 50)
@@ -61,11 +55,8 @@ def run(
     """Serve: take the turns of sagas, call the handlers of effect services."""
     chosen = roles_of(roles)
     counts = run_fast(_run(session, chosen, until_idle=until_idle, with_parent=with_parent))
-    if session.printer.is_json:
-        session.printer.json(counts)
-    else:
-        text = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-        session.printer.say(text)
+    text = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+    session.printer.result(counts, text)
 
 
 def roles_of(text: str) -> tuple[str, ...]:
@@ -102,28 +93,19 @@ def summary(counts: Counter[str]) -> dict[str, int]:
 async def _run(
     session: Session, roles: tuple[str, ...], *, until_idle: bool, with_parent: bool
 ) -> dict[str, int]:
-    if "effects" in roles and session.app.effects:
+    app = session.app
+    if "effects" in roles and app.effects:
         # The service would wait for it. What cannot be opened now is most likely a wrong setting.
         effects_store = open_effects_store(session.settings)
         await effects_store.open()
         await effects_store.close()
-    if "effects" in roles:
-        _warn_of_unhandled(session.app)
-    service = session.app.build_service(session.settings, roles=roles, has_probes=True)
+    if "effects" in roles and (unhandled := ", ".join(app.unhandled_intents())):
+        # Most often somebody forgot a handler.
+        text, hint = "no effect service here handles %s: %s", UNHANDLED_HINT
+        log.warning(text, unhandled, hint, extra={"hint": hint})
+    service = app.build_service(session.settings, roles=roles, has_probes=True)
     await _serve(service, roles, until_idle=until_idle, with_parent=with_parent)
     return summary(service.counts)
-
-
-def _warn_of_unhandled(app: Application) -> None:
-    """Name intents that no handler here takes: most often somebody forgot one."""
-    unhandled = app.unhandled_intents()
-    if unhandled:
-        log.warning(
-            "no effect service here handles %s: %s",
-            ", ".join(unhandled),
-            UNHANDLED_HINT,
-            extra={"hint": UNHANDLED_HINT},
-        )
 
 
 async def _serve(
@@ -221,12 +203,8 @@ async def health(
     if status is None:
         printer.note(f"saga: nobody answers at {address}: {answer['problems'][0]}", style="red")
         return ExitCode.UNREACHABLE
-    if printer.is_json:
-        printer.json(answer)
-    else:
-        printer.say(answer["status"])
-        for problem in answer.get("problems", ()):
-            printer.say(f"    {problem}")
+    problems = [f"    {problem}" for problem in answer.get("problems", ())]
+    printer.result(answer, "\n".join([answer["status"], *problems]))
     return ExitCode.OK if status == OK else ExitCode.NOT_SO
 
 

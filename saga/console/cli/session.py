@@ -10,14 +10,14 @@ import importlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 from saga.adapters.clocks import SystemClock
@@ -37,6 +37,23 @@ from saga.settings import Settings, file_of
 _ENGINE: Final = Path(__file__).parents[2]
 _LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 _ADVICE: Final = "run saga where it is, or name another one with --app or SAGA_APP"
+
+
+class Closable(Protocol):
+    @property
+    def close(self) -> Callable[[], Awaitable[None]]: ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+@asynccontextmanager
+async def closing(opened: C) -> AsyncIterator[C]:
+    """*opened*, which is closed in the end."""
+    try:
+        yield opened
+    finally:
+        await opened.close()
 
 
 @dataclass
@@ -64,11 +81,8 @@ class Session:
             StoreTooNew: a newer version wrote it.
         """
         must_exist(self.settings.store, "store")
-        store = open_store(self.settings, is_to_write=False)
-        try:
+        async with closing(open_store(self.settings, is_to_write=False)) as store:
             yield store
-        finally:
-            await store.close()
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[Publisher]:
@@ -79,18 +93,9 @@ class Session:
             StoreUnavailable, BusUnavailable: bus or store cannot be opened.
         """
         topics = self.app.topic_specs(self.settings)
-        opened = open_bus_and_store(self.settings)
-        try:
+        async with closing(open_bus_and_store(self.settings)) as opened:
             await opened.bus.create_topics(topics)
-            parts = Parts(
-                bus=opened.bus,
-                store=opened.store,
-                catalogue=opened.catalogue,
-                clock=SystemClock(),
-            )
-            yield Assembly(self.app, self.settings, parts).publisher
-        finally:
-            await opened.close()
+            yield Assembly(self.app, self.settings, Parts.of(opened)).publisher
 
     async def send(self, command: Command, *, key: str) -> None:
         """Put *command* to the saga of *key* on the bus; the application is not needed for it.
@@ -102,24 +107,23 @@ class Session:
         must_exist(settings.bus, "bus")
         writer = EventWriter(settings.topic_names, clock=SystemClock(), source=settings.source)
         record = writer.command(command, key=key)
-        opened = open_bus(settings)
-        try:
-            topic = TopicSpec(record.topic, settings.partitions, settings.retention_s)
+        topic = TopicSpec(record.topic, settings.partitions, settings.retention_s)
+        async with closing(open_bus(settings)) as opened:
             await opened.bus.create_topics([topic])
             await opened.bus.publish([record])
-        finally:
-            await opened.close()
+
+
+def is_there(address: str) -> bool:
+    """Whether *address* names a server, or a file that exists."""
+    return not address.startswith(("sqlite:", "local:")) or Path(file_of(address)).exists()
 
 
 def must_exist(address: str, what: str) -> None:
     """Raise StoreUnavailable where *address* names a file that is not there."""
-    if not address.startswith(("sqlite:", "local:")):
-        return
-    path = Path(file_of(address))
-    if not path.exists():
+    if not is_there(address):
         raise StoreUnavailable(
-            f"there is no {what} at {path}: nothing has run there yet. Start with `saga run` or "
-            f"`saga publish`, or name another one with --{what} or SAGA_{what.upper()}"
+            f"there is no {what} at {file_of(address)}: nothing has run there yet. Start with `saga"
+            f" run` or `saga publish`, or name another one with --{what} or SAGA_{what.upper()}"
         )
 
 
@@ -172,10 +176,9 @@ def load_app(name: str) -> Application:
     """
     module_name, _, attribute = name.partition(":")
     module = _imported(module_name, name)
-    try:
-        app = getattr(module, attribute)
-    except AttributeError:
-        raise AppRefused(f"app {name}: {_no_such(module, attribute)}") from None
+    if not hasattr(module, attribute):
+        raise AppRefused(f"app {name}: {_no_such(module, attribute)}")
+    app = getattr(module, attribute)
     if not isinstance(app, Application):
         kind = type(app).__name__
         raise AppRefused(f"app {name}: {attribute} is no SagaApp but a {kind}; {_ADVICE}")
@@ -188,30 +191,19 @@ def _imported(module_name: str, name: str) -> ModuleType:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(module_name)
-    except DefinitionError as error:
-        raise AppRefused(f"app {name}: {_located(error)}") from error
-    except ModuleNotFoundError as error:
-        if error.name and f"{module_name}.".startswith(f"{error.name}."):
-            reason = f"there is no module {error.name!r} in {here}; {_ADVICE}"
-            raise AppRefused(f"app {name}: {reason}") from error
-        raise _does_not_import(module_name, name, error) from error
     except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        raise _does_not_import(module_name, name, error) from error
+        raise AppRefused(f"app {name}: {_why_not_imported(module_name, error)}") from error
 
 
-def _does_not_import(module_name: str, name: str, error: BaseException) -> AppRefused:
-    return AppRefused(
-        f"app {name}: module {module_name!r} does not import: {_place(error)}: "
-        f"{type(error).__name__}: {_message(error)}"
-    )
-
-
-def _located(error: DefinitionError) -> str:
-    return str(error) if error.where else f"{_place(error)}: {error}"
-
-
-def _message(error: BaseException) -> str:
-    return error.msg if isinstance(error, SyntaxError) else str(error)
+def _why_not_imported(module_name: str, error: BaseException) -> str:
+    match error:
+        case DefinitionError():
+            return str(error) if error.where else f"{_place(error)}: {error}"
+        case ModuleNotFoundError(name=str(name)) if f"{module_name}.".startswith(f"{name}."):
+            return f"there is no module {name!r} in {Path.cwd()}; {_ADVICE}"
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    kind = type(error).__name__
+    return f"module {module_name!r} does not import: {_place(error)}: {kind}: {text}"
 
 
 def _place(error: BaseException) -> str:
@@ -233,5 +225,5 @@ def _place(error: BaseException) -> str:
 def _no_such(module: ModuleType, attribute: str) -> str:
     apps = [name for name, value in vars(module).items() if isinstance(value, Application)]
     near = apps or get_close_matches(attribute, vars(module), n=1)
-    hint = f"; did you mean {module.__name__}:{near[0]}?" if near else f"; {_ADVICE}"
-    return f"module {module.__name__!r} has no {attribute!r}{hint}"
+    hint = f"did you mean {module.__name__}:{near[0]}?" if near else _ADVICE
+    return f"module {module.__name__!r} has no {attribute!r}; {hint}"

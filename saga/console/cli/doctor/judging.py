@@ -1,15 +1,21 @@
-"""From facts to findings: pure, so that each rule is tested without a server."""
+"""What the doctor has seen, and from that to findings: pure, so that rules are tested by facts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import groupby
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from saga.console.cli.doctor.facts import Facts, Finding, Group, HeldUp, Severity
+from saga.core.identity import Instant
 from saga.core.status import SagaStatus
+from saga.core.values import value
 from saga.ports import Source
 from saga.ports.bus import why_lost
+
+if TYPE_CHECKING:
+    from saga.adapters.kafka import TopicFlaw
 
 CLOCK_SKEW_S_MAX: Final = 2.0
 """Beyond it timers and times that people read are off; nothing else depends on clocks."""
@@ -19,7 +25,106 @@ BACKLOG_STUCK_S: Final = 60.0
 TIMER_LATE_S: Final = 30.0
 OUTBOX_LATE_S: Final = 60.0
 
-_ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+class Severity(StrEnum):
+    """What a finding means, the worst first."""
+
+    ERROR = "error"
+    """Something does not work, or is about to be lost."""
+    WARNING = "warning"
+    """It works, and an operator should look."""
+    INFO = "info"
+    """Worth knowing."""
+
+
+@value
+class Finding:
+    """A thing to know: what, where, and what to do about it.
+
+    *check* is a stable name; *is_unreachable* marks a place that could not even be looked at.
+    """
+
+    check: str
+    severity: Severity
+    what: str
+    where: str
+    advice: str
+    is_unreachable: bool = False
+
+
+@value(kw_only=True)
+class Group:
+    """A consumer group: who should read *sources*, and the next offset of each that has one.
+
+    *members* is None where nobody could be asked.
+    """
+
+    name: str
+    role: str
+    members: int | None
+    sources: frozenset[Source]
+    following: Mapping[Source, int]
+
+
+@value(kw_only=True)
+class Schema:
+    """The version of a set of tables, as stored and as this code needs it."""
+
+    component: str
+    stored: int
+    needed: int
+
+
+@value(kw_only=True)
+class HeldUp:
+    """Sagas of one definition and version in one status; *example* has the *reason*."""
+
+    definition: str
+    version: int
+    status: SagaStatus
+    count: int
+    example: str
+    reason: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Facts:
+    """All that was seen; empty or None where nobody looked.
+
+    Args:
+        now: the time on this machine when the look began.
+        unhandled: intents that no effect service of the application handles.
+        missing: topics of the application that do not exist.
+        topic_flaws: what the cluster's own comparison says.
+        bounds: of every source of the application its begin and end.
+        accounted: of each source the offset that the store accounts for.
+        known: definitions and versions that the application has.
+        active: what definitions and versions unfinished sagas have, and how many.
+        store_ahead_s: how far the store's clock is ahead of this machine's.
+        backlog_s: how long the oldest entry has waited to be published.
+        timer_late_s: how long the earliest timer has been due.
+        dead: how many dead letters there are, by reason.
+        outbox_waits_s, outbox_refused: of the outbox that the settings name.
+    """
+
+    now: Instant
+    unreachable: list[Finding] = field(default_factory=list)
+    unhandled: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    topic_flaws: list[TopicFlaw] = field(default_factory=list)
+    bounds: dict[Source, tuple[int, int]] = field(default_factory=dict)
+    accounted: dict[Source, int] = field(default_factory=dict)
+    groups: list[Group] = field(default_factory=list)
+    schemas: list[Schema] = field(default_factory=list)
+    known: frozenset[tuple[str, int]] | None = None
+    active: dict[tuple[str, int], int] = field(default_factory=dict)
+    held_up: list[HeldUp] = field(default_factory=list)
+    store_ahead_s: float | None = None
+    backlog_s: float | None = None
+    timer_late_s: float | None = None
+    dead: dict[str, int] = field(default_factory=dict)
+    outbox_waits_s: float | None = None
+    outbox_refused: int = 0
 
 
 def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
@@ -30,89 +135,61 @@ def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
         *_positions(facts),
         *(finding for group in facts.groups for finding in _group(facts, group, lag_max)),
         *_schemas(facts),
-        *_clock(facts),
-        *_relay(facts),
-        *_timers(facts),
+        *_store(facts),
         *_versions(facts),
-        *(_held_up(held_up) for held_up in facts.held_up),
+        *map(_held_up, facts.held_up),
         *_dead_letters(facts),
         *_handlers(facts),
         *_outbox(facts),
     ]
-    return sorted(findings, key=lambda finding: _ORDER[finding.severity])
+    return sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
+
+
+def _severity(*, is_error: bool) -> Severity:
+    return Severity.ERROR if is_error else Severity.WARNING
 
 
 def _topics(facts: Facts) -> Iterator[Finding]:
+    advice = "run `saga topics create`"
     for topic in facts.missing:
-        yield Finding(
-            check="topics",
-            severity=Severity.ERROR,
-            what="the topic does not exist",
-            where=topic,
-            advice="run `saga topics create`",
-        )
-    for problem in facts.topic_problems:
-        if problem.topic not in facts.missing:
-            yield Finding(
-                check="topics",
-                severity=Severity.WARNING if problem.is_warning else Severity.ERROR,
-                what=problem.problem,
-                where=problem.topic,
-                advice="set the topic as the settings say (`saga topics check` compares), or "
-                "change the settings",
-            )
+        yield Finding("topics", Severity.ERROR, "the topic does not exist", topic, advice)
+    advice = "set the topic as the settings say (`saga topics check` compares), or change the "
+    for flaw in facts.topic_flaws:
+        if flaw.topic not in facts.missing:
+            severity = _severity(is_error=not flaw.is_warning)
+            yield Finding("topics", severity, flaw.problem, flaw.topic, f"{advice}settings")
 
 
 def _positions(facts: Facts) -> Iterator[Finding]:
+    advice = "its worker does not read on by itself: bring the records back, or decide to go on "
+    advice += "without them and set the position"
     for source, offset in sorted(facts.accounted.items()):
         bounds = facts.bounds.get(source)
-        if bounds is None:
-            continue
-        lost = why_lost(source, offset + 1, *bounds)
-        if lost is not None:
-            yield Finding(
-                check="positions",
-                severity=Severity.ERROR,
-                what=lost,
-                where=_place(source),
-                advice="its worker does not read on by itself: bring the records back, or decide "
-                "to go on without them and set the position",
-            )
+        if bounds and (lost := why_lost(source, offset + 1, *bounds)):
+            yield Finding("positions", Severity.ERROR, lost, _place(source), advice)
 
 
 def _group(facts: Facts, group: Group, lag_max: int) -> Iterator[Finding]:
     lag = sum(_lag(facts, group, source) for source in group.sources)
     if lag and group.members == 0:
-        yield Finding(
-            check="workers",
-            severity=Severity.ERROR,
-            what=f"{lag:,} records wait and nobody reads them",
-            where=group.name,
-            advice=f"start a worker: `saga run --roles {group.role}`",
-        )
+        what = f"{lag:,} records wait and nobody reads them"
+        advice = f"start a worker: `saga run --roles {group.role}`"
+        yield Finding("workers", Severity.ERROR, what, group.name, advice)
     elif lag > lag_max:
-        yield Finding(
-            check="lag",
-            severity=Severity.WARNING,
-            what=f"is {lag:,} records behind",
-            where=group.name,
-            advice="wait if it shrinks; else look for errors in the workers' logs, and start "
-            "more of them",
-        )
-    for source in sorted(group.sources):
-        if group.role == "orchestrator" or source not in facts.bounds:
-            continue  # the store's positions count there, and are judged above
-        following = group.following.get(source)
+        what = f"is {lag:,} records behind"
+        advice = "wait if it shrinks; else look for errors in the workers' logs, and start more of "
+        yield Finding("lag", Severity.WARNING, what, group.name, f"{advice}them")
+    if group.role == "orchestrator":
+        return  # the store's positions count there, and are judged above
+    advice = "records were removed before they were read, or the topic was made anew: find out "
+    advice += "which, then reset the group's offsets"
+    for source in sorted(group.sources & facts.bounds.keys()):
         begin, end = facts.bounds[source]
-        if following is not None and not begin <= following <= end:
-            yield Finding(
-                check="positions",
-                severity=Severity.ERROR,
-                what=f"is at {following}, but the topic has {begin} to {end}",
-                where=f"{group.name}: {_place(source)}",
-                advice="records were removed before they were read, or the topic was made anew: "
-                "find out which, then reset the group's offsets",
-            )
+        following = group.following.get(source, begin)
+        if not begin <= following <= end:
+            what = f"is at {following}, but the topic has {begin} to {end}"
+            where = f"{group.name}: {_place(source)}"
+            yield Finding("positions", Severity.ERROR, what, where, advice)
 
 
 def _lag(facts: Facts, group: Group, source: Source) -> int:
@@ -122,130 +199,76 @@ def _lag(facts: Facts, group: Group, source: Source) -> int:
 
 def _schemas(facts: Facts) -> Iterator[Finding]:
     for schema in facts.schemas:
-        if schema.stored == schema.needed:
-            continue
-        what = (
-            "has no tables yet"
-            if schema.stored == 0
-            else f"tables have version {schema.stored}, this saga needs {schema.needed}"
-        )
-        yield Finding(
-            check="schema",
-            severity=Severity.ERROR,
-            what=what,
-            where=schema.component,
-            advice="run `saga store migrate`",
-        )
+        if schema.stored != schema.needed:
+            what = f"tables have version {schema.stored}, this saga needs {schema.needed}"
+            what = what if schema.stored else "has no tables yet"
+            advice = "run `saga store migrate`"
+            yield Finding("schema", Severity.ERROR, what, schema.component, advice)
 
 
-def _clock(facts: Facts) -> Iterator[Finding]:
-    ahead = facts.store_ahead_s
-    if ahead is not None and abs(ahead) > CLOCK_SKEW_S_MAX:
-        word = "ahead of" if ahead > 0 else "behind"
-        is_alarming = abs(ahead) > CLOCK_SKEW_ALARMING_S
-        yield Finding(
-            check="clock",
-            severity=Severity.ERROR if is_alarming else Severity.WARNING,
-            what=f"the store's clock is {abs(ahead):.1f} s {word} this machine's",
-            where="store",
-            advice="let all machines keep time by NTP: timers fire by the workers' clocks",
-        )
-
-
-def _relay(facts: Facts) -> Iterator[Finding]:
-    waits = facts.backlog_s
-    if waits is not None and waits > BACKLOG_LATE_S:
-        yield Finding(
-            check="relay",
-            severity=Severity.ERROR if waits > BACKLOG_STUCK_S else Severity.WARNING,
-            what=f"what was decided {waits:.0f} s ago is not published yet",
-            where="store",
-            advice="see that an orchestrator runs and reaches the bus: it publishes what is left",
-        )
-
-
-def _timers(facts: Facts) -> Iterator[Finding]:
-    late = facts.timer_late_s
-    if late is not None and late > TIMER_LATE_S:
-        yield Finding(
-            check="timers",
-            severity=Severity.ERROR,
-            what=f"a timer has been due for {late:.0f} s",
-            where="store",
-            advice="see that an orchestrator runs; `saga timers` lists them",
-        )
+def _store(facts: Facts) -> Iterator[Finding]:
+    ahead_s, waits_s, late_s = facts.store_ahead_s, facts.backlog_s, facts.timer_late_s
+    if ahead_s is not None and abs(ahead_s) > CLOCK_SKEW_S_MAX:
+        word = "ahead of" if ahead_s > 0 else "behind"
+        severity = _severity(is_error=abs(ahead_s) > CLOCK_SKEW_ALARMING_S)
+        what = f"the store's clock is {abs(ahead_s):.1f} s {word} this machine's"
+        advice = "let all machines keep time by NTP: timers fire by the workers' clocks"
+        yield Finding("clock", severity, what, "store", advice)
+    if waits_s is not None and waits_s > BACKLOG_LATE_S:
+        severity = _severity(is_error=waits_s > BACKLOG_STUCK_S)
+        what = f"what was decided {waits_s:.0f} s ago is not published yet"
+        advice = "see that an orchestrator runs and reaches the bus: it publishes what is left"
+        yield Finding("relay", severity, what, "store", advice)
+    if late_s is not None and late_s > TIMER_LATE_S:
+        what = f"a timer has been due for {late_s:.0f} s"
+        advice = "see that an orchestrator runs; `saga timers` lists them"
+        yield Finding("timers", Severity.ERROR, what, "store", advice)
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
-    if facts.known is None:
-        return
+    advice = "keep the version in the application until its sagas have ended"
     for (definition, version), count in sorted(facts.active.items()):
-        if (definition, version) not in facts.known:
-            yield Finding(
-                check="versions",
-                severity=Severity.ERROR,
-                what=f"{count:,} unfinished sagas, and this application has no such version",
-                where=f"{definition} version {version}",
-                advice="keep the version in the application until its sagas have ended",
-            )
+        if facts.known is not None and (definition, version) not in facts.known:
+            what = f"{count:,} unfinished sagas, and this application has no such version"
+            where = f"{definition} version {version}"
+            yield Finding("versions", Severity.ERROR, what, where, advice)
 
 
 def _held_up(held_up: HeldUp) -> Finding:
-    is_stalled = held_up.status is SagaStatus.STALLED
+    where = f"{held_up.definition} version {held_up.version}"
     reason = f": {held_up.reason}" if held_up.reason else ""
     sagas = f"{held_up.count:,} sagas are {held_up.status.value}"
-    return Finding(
-        check="stalled" if is_stalled else "parked",
-        severity=Severity.ERROR if is_stalled else Severity.WARNING,
-        what=f"{sagas}, for example {held_up.example}{reason}",
-        where=f"{held_up.definition} version {held_up.version}",
-        advice="run workers whose application has this version"
-        if is_stalled
-        else f"look with `saga show`, mend the cause, then `saga release {held_up.example}`",
-    )
+    what = f"{sagas}, for example {held_up.example}{reason}"
+    if held_up.status is SagaStatus.STALLED:
+        advice = "run workers whose application has this version"
+        return Finding("stalled", Severity.ERROR, what, where, advice)
+    advice = f"look with `saga show`, mend the cause, then `saga release {held_up.example}`"
+    return Finding("parked", Severity.WARNING, what, where, advice)
 
 
 def _dead_letters(facts: Facts) -> Iterator[Finding]:
+    advice = "look with `saga dlq ls`, mend the cause, then `saga dlq redrive`"
     for reason, count in sorted(facts.dead.items()):
-        yield Finding(
-            check="dlq",
-            severity=Severity.WARNING,
-            what=f"{count:,} records are dead letters: {reason}",
-            where="store",
-            advice="look with `saga dlq ls`, mend the cause, then `saga dlq redrive`",
-        )
+        what = f"{count:,} records are dead letters: {reason}"
+        yield Finding("dlq", Severity.WARNING, what, "store", advice)
 
 
 def _handlers(facts: Facts) -> Iterator[Finding]:
-    domains = groupby(sorted(facts.unhandled), key=lambda name: name.partition(".")[0])
-    for domain, names in domains:
-        listed = list(names)
-        yield Finding(
-            check="handlers",
-            severity=Severity.INFO,
-            what=f"no effect service of this application handles {', '.join(listed)}",
-            where=domain,
-            advice="see that a service elsewhere does",
-        )
+    advice = "see that a service elsewhere does"
+    for domain, names in groupby(sorted(facts.unhandled), lambda name: name.partition(".")[0]):
+        what = f"no effect service of this application handles {', '.join(names)}"
+        yield Finding("handlers", Severity.INFO, what, domain, advice)
 
 
 def _outbox(facts: Facts) -> Iterator[Finding]:
     if facts.outbox_waits_s is not None and facts.outbox_waits_s > OUTBOX_LATE_S:
-        yield Finding(
-            check="outbox",
-            severity=Severity.ERROR,
-            what=f"an event has waited for {facts.outbox_waits_s:.0f} s",
-            where="outbox",
-            advice="run `saga outbox relay`, and see in its log what it waits for",
-        )
+        what = f"an event has waited for {facts.outbox_waits_s:.0f} s"
+        advice = "run `saga outbox relay`, and see in its log what it waits for"
+        yield Finding("outbox", Severity.ERROR, what, "outbox", advice)
     if facts.outbox_refused:
-        yield Finding(
-            check="outbox",
-            severity=Severity.ERROR,
-            what=f"{facts.outbox_refused:,} events were refused by the bus",
-            where="outbox",
-            advice="look with `saga outbox status`, mend the cause, then `saga outbox retry`",
-        )
+        what = f"{facts.outbox_refused:,} events were refused by the bus"
+        advice = "look with `saga outbox status`, mend the cause, then `saga outbox retry`"
+        yield Finding("outbox", Severity.ERROR, what, "outbox", advice)
 
 
 def _place(source: Source) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from dataclasses import asdict, replace
+from itertools import groupby
+from typing import Annotated, Final
 
 import typer
 
@@ -28,25 +28,24 @@ from saga.adapters.opening import (
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.adapters.sqlite.bus import describe_local_bus
 from saga.application import Application
-from saga.console.cli.doctor.facts import (
+from saga.console.cli.doctor.judging import (
     Facts,
     Finding,
     Group,
     HeldUp,
     Schema,
     Severity,
-    TopicProblem,
+    judge,
 )
-from saga.console.cli.doctor.judging import judge
 from saga.console.cli.output import AppRefused, ExitCode
-from saga.console.cli.session import Session, must_exist
+from saga.console.cli.session import Session, closing, is_there, must_exist
 from saga.contracts import contract_of
 from saga.core.durations import SECOND_US
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.effects.request import group_of
 from saga.errors import BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable
-from saga.ports import Source
+from saga.ports import SagaSummary, Source
 from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
 from saga.settings import file_of
@@ -55,8 +54,10 @@ LAG_RECORDS: Final = 10_000
 SAGAS_MAX: Final = 10_000
 DEAD_LETTERS_MAX: Final = 1_000
 
-_UNFINISHED: Final = (SagaStatus.RUNNING, SagaStatus.ROLLING_BACK)
-_HELD_UP: Final = (SagaStatus.STALLED, SagaStatus.PARKED)
+Readers = dict[str, tuple[str, set[str]]]
+"""By consumer group the role whose it is, and the topics that it reads."""
+GroupStates = Mapping[str, tuple[int, Mapping[Source, int]]]
+"""By consumer group how many members it has, and which offsets are next."""
 
 
 async def doctor(
@@ -76,21 +77,17 @@ async def doctor(
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
     warnings = sum(finding.severity is Severity.WARNING for finding in findings)
     printer = session.printer
-    if printer.is_json:
-        for finding in findings:
-            row = asdict(finding)
-            del row["is_unreachable"]
-            printer.json(row)
-        printer.json({"ok": not errors, "errors": errors, "warnings": warnings})
-    else:
-        styles = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: None}
-        for finding in findings:
-            text = f"{finding.severity.value}: {finding.where}: {finding.what}"
-            printer.say(text, style=styles[finding.severity])
+    styles = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.INFO: None}
+    for finding in findings:
+        row = asdict(finding)
+        del row["is_unreachable"]
+        text = f"{finding.severity.value}: {finding.where}: {finding.what}"
+        printer.result(row, text, style=styles[finding.severity])
+        if not printer.is_json:
             printer.say(f"    {finding.advice}")
-        printer.say(
-            f"{errors} errors, {warnings} warnings" if errors or warnings else "all is well"
-        )
+    row = {"ok": not errors, "errors": errors, "warnings": warnings}
+    is_well = not errors and not warnings
+    printer.result(row, "all is well" if is_well else f"{errors} errors, {warnings} warnings")
     if any(finding.is_unreachable for finding in findings):
         return ExitCode.UNREACHABLE
     return ExitCode.NOT_SO if errors else ExitCode.OK
@@ -98,30 +95,25 @@ async def doctor(
 
 async def look(session: Session) -> Facts:
     """Everything that can be seen. Changes nothing that was there before."""
-    facts = Facts(now=SystemClock().now())
-    app = Application()
-    with _noted(facts, "application", session.settings.app, "name another one with --app"):
+    facts, app, settings = Facts(now=SystemClock().now()), Application(), session.settings
+    with _noted(facts, "application", settings.app, "name another one with --app"):
         app = session.app
         facts.known = frozenset((saga.name, saga.version) for saga in app.sagas)
         facts.unhandled = app.unhandled_intents()
-    where = session.settings.bus
-    with _noted(facts, "bus", where, "start it, or name another one with --bus or SAGA_BUS"):
-        must_exist(where, "bus")
-        if where.startswith("kafka:"):
-            await _look_at_cluster(facts, session, app)
-        else:
-            await _look_at_file(facts, session, app)
-    where = session.settings.store.rpartition("@")[2]
-    with _noted(facts, "store", where, "start it, or name another one with --store or SAGA_STORE"):
-        must_exist(session.settings.store, "store")
+    advice = "start it, or name another one with --bus or SAGA_BUS"
+    with _noted(facts, "bus", settings.bus, advice):
+        await _look_at_bus(facts, session, app)
+    advice = "start it, or name another one with --store or SAGA_STORE"
+    with _noted(facts, "store", settings.store, advice):
+        must_exist(settings.store, "store")
         if await _has_tables(facts, session):
             await _look_at_store(facts, session)
-    where = session.settings.effects_address.rpartition("@")[2]
-    with _noted(facts, "effects_store", where, "start it, or name another one"):
-        await _look_at_effects_store(facts, session, app)
-    if session.settings.outbox is not None:
-        where = session.settings.outbox.rpartition("@")[2]
-        with _noted(facts, "outbox", where, "start it; `saga outbox migrate` makes its table"):
+    with _noted(facts, "effects_store", settings.effects_address, "start it, or name another one"):
+        if app.effects:
+            await _look_at_effects_store(facts, session)
+    if settings.outbox is not None:
+        advice = "start it; `saga outbox migrate` makes its table"
+        with _noted(facts, "outbox", settings.outbox, advice):
             await _look_at_outbox(facts, session)
     return facts
 
@@ -132,32 +124,55 @@ def _noted(facts: Facts, check: str, where: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (AppRefused, BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable) as error:
+        is_unreachable = check in ("bus", "store")
+        where = where.rpartition("@")[2]  # without user and password
         facts.unreachable.append(
-            Finding(
-                check=check,
-                severity=Severity.ERROR,
-                what=str(error),
-                where=where,
-                advice=advice,
-                is_unreachable=check in ("bus", "store"),
-            )
+            Finding(check, Severity.ERROR, str(error), where, advice, is_unreachable)
         )
 
 
-async def _look_at_cluster(facts: Facts, session: Session, app: Application) -> None:
+async def _look_at_bus(facts: Facts, session: Session, app: Application) -> None:
+    must_exist(session.settings.bus, "bus")
+    readers = _readers(session, app)
+    if session.settings.bus.startswith("kafka:"):
+        groups = await _look_at_cluster(facts, session, app, readers)
+    else:
+        groups = await _look_at_file(facts, session, app, readers)
+    for name, (role, topics) in readers.items():
+        members, following = groups[name]
+        sources = frozenset(source for source in facts.bounds if source.topic in topics)
+        group = Group(name=name, role=role, members=members, sources=sources, following=following)
+        facts.groups.append(group)
+
+
+def _readers(session: Session, app: Application) -> Readers:
+    """The consumer groups of the application."""
+    names = session.settings.topic_names
+    readers: Readers = {}
+    if app.sagas:
+        router = Router(app.registry, app.contracts, names)
+        readers[names.topic(session.settings.group)] = ("orchestrator", set(router.topics))
+    for service in app.effects:
+        topics = {
+            names.topic(contract_name)
+            for model in (*service.intents, *service.facts)
+            for contract_name in app.contracts.names_read_as(contract_of(model).contract_name)
+        }
+        readers[group_of(service.name, names)] = ("effects", topics)
+    return readers
+
+
+async def _look_at_cluster(
+    facts: Facts, session: Session, app: Application, readers: Iterable[str]
+) -> GroupStates:
     settings = session.settings
     specs = app.topic_specs(settings)
-    kafka = open_kafka(settings)
-    try:
+    async with closing(open_kafka(settings)) as kafka:
         from saga.adapters.kafka import flaws_of
 
         topics = await kafka.describe_topics([spec.name for spec in specs])
         facts.missing = [spec.name for spec in specs if spec.name not in topics]
-        flaws = flaws_of(specs, topics, record_bytes_max=settings.record_bytes_max)
-        facts.topic_problems = [
-            TopicProblem(topic=flaw.topic, problem=flaw.problem, is_warning=flaw.is_warning)
-            for flaw in flaws
-        ]
+        facts.topic_flaws = flaws_of(specs, topics, record_bytes_max=settings.record_bytes_max)
         sources = [
             Source(state.name, number)
             for state in topics.values()
@@ -165,70 +180,21 @@ async def _look_at_cluster(facts: Facts, session: Session, app: Application) -> 
             if number not in state.leaderless
         ]
         facts.bounds = dict(await kafka.bounds(sources))
-        readers = _readers(session, app)
         states = await kafka.describe_groups(list(readers))
-    finally:
-        await kafka.close()
-    for name, reader in readers.items():
-        state = states[name]
-        _add_group(facts, name, reader, members=state.members, following=state.committed)
+    return {name: (state.members, state.committed) for name, state in states.items()}
 
 
-async def _look_at_file(facts: Facts, session: Session, app: Application) -> None:
+async def _look_at_file(
+    facts: Facts, session: Session, app: Application, readers: Iterable[str]
+) -> GroupStates:
     settings = session.settings
-    database = SqliteDatabase(file_of(settings.bus))
-    bus = LocalBus(database, clock=SystemClock())
-    try:
-        readers = _readers(session, app)
+    async with closing(SqliteDatabase(file_of(settings.bus))) as database:
         state = await describe_local_bus(database, list(readers), now=facts.now)
         ours = {spec.name for spec in app.topic_specs(settings)} & state.partitions.keys()
         sources = [Source(name, n) for name in ours for n in range(state.partitions[name])]
-        facts.bounds = dict(await bus.bounds(sources))
-    finally:
-        await bus.close()
-        await database.close()
-    for name, reader in readers.items():
-        members, committed = state.members[name], state.committed[name]
-        _add_group(facts, name, reader, members=members, following=committed)
-
-
-class _Reader(NamedTuple):
-    """Who reads *topics* as one consumer group."""
-
-    role: str
-    topics: frozenset[str]
-
-
-def _readers(session: Session, app: Application) -> dict[str, _Reader]:
-    """The consumer groups of the application."""
-    names = session.settings.topic_names
-    readers: dict[str, _Reader] = {}
-    if app.sagas:
-        router = Router(app.registry, app.contracts, names)
-        group = names.topic(session.settings.group)
-        readers[group] = _Reader("orchestrator", frozenset(router.topics))
-    for service in app.effects:
-        topics = [
-            names.topic(contract_name)
-            for model in (*service.intents, *service.facts)
-            for contract_name in app.contracts.names_read_as(contract_of(model).contract_name)
-        ]
-        readers[group_of(service.name, names)] = _Reader("effects", frozenset(topics))
-    return readers
-
-
-def _add_group(
-    facts: Facts,
-    name: str,
-    reader: _Reader,
-    *,
-    members: int,
-    following: Mapping[Source, int],
-) -> None:
-    sources = frozenset(source for source in facts.bounds if source.topic in reader.topics)
-    facts.groups.append(
-        Group(name=name, role=reader.role, members=members, sources=sources, following=following)
-    )
+        async with closing(LocalBus(database, clock=SystemClock())) as bus:
+            facts.bounds = dict(await bus.bounds(sources))
+    return {name: (state.members[name], state.committed[name]) for name in readers}
 
 
 async def _has_tables(facts: Facts, session: Session) -> bool:
@@ -236,88 +202,73 @@ async def _has_tables(facts: Facts, session: Session) -> bool:
     settings = session.settings
     if not settings.store.startswith("postgresql:"):
         return True
-    database = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
-    try:
+    clock = SystemClock()
+    async with closing(
+        open_postgres(settings.store, "SAGA_STORE", settings.store_password)
+    ) as database:
         from saga.adapters.postgres import EVENT_STORE, stored_version
 
         stored = await asyncio.to_thread(stored_version, database.address, EVENT_STORE)
-        facts.schemas.append(
-            Schema(component=EVENT_STORE.name, stored=stored, needed=EVENT_STORE.version)
-        )
-        clock = SystemClock()
+        schema = Schema(component=EVENT_STORE.name, stored=stored, needed=EVENT_STORE.version)
+        facts.schemas.append(schema)
         before = clock.now()
         [[server_time]] = await database.fetch(
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
         )
         between = (before + clock.now()) / 2
         facts.store_ahead_s = (server_time - between) / SECOND_US
-    finally:
-        await database.close()
     return all(schema.stored == schema.needed for schema in facts.schemas)
 
 
 async def _look_at_store(facts: Facts, session: Session) -> None:
-    store = open_store(session.settings)
-    try:
-        accounted = await store.store.positions(list(facts.bounds))
-        facts.accounted = dict(accounted)
-        following = {source: offset + 1 for source, offset in accounted.items()}
+    async with closing(open_store(session.settings)) as store:
+        facts.accounted = dict(await store.store.positions(list(facts.bounds)))
+        following = {source: offset + 1 for source, offset in facts.accounted.items()}
         facts.groups = [
-            Group(
-                name=group.name,
-                role=group.role,
-                members=group.members,
-                sources=group.sources,
-                following=following if group.role == "orchestrator" else group.following,
-            )
+            replace(group, following=following) if group.role == "orchestrator" else group
             for group in facts.groups
         ]
         await _look_at_sagas(facts, store)
-        waiting = await store.store.backlog(limit=1)
-        if waiting:
-            facts.backlog_s = _age_s(facts, waiting[0].appended_at)
-        timers = await store.catalogue.timers(limit=1)
-        if timers:
-            facts.timer_late_s = _age_s(facts, timers[0].due_at)
+        for waiting in await store.store.backlog(limit=1):
+            facts.backlog_s = _age_s(facts, waiting.appended_at)
+        for timer in await store.catalogue.timers(limit=1):
+            facts.timer_late_s = _age_s(facts, timer.due_at)
         dead = await store.catalogue.unhandled(kind=UnhandledKind.DEAD, limit=DEAD_LETTERS_MAX)
         facts.dead = dict(Counter(record.reason for record in dead))
-    finally:
-        await store.close()
 
 
 async def _look_at_sagas(facts: Facts, store: OpenedStore) -> None:
-    for status in _UNFINISHED:
-        for saga in await store.catalogue.sagas(status=status, limit=SAGAS_MAX):
-            name = (saga.definition, saga.definition_version)
-            facts.active[name] = facts.active.get(name, 0) + 1
-    for status in _HELD_UP:
+    for status in (SagaStatus.RUNNING, SagaStatus.ROLLING_BACK):
         sagas = await store.catalogue.sagas(status=status, limit=SAGAS_MAX)
-        counts = Counter((saga.definition, saga.definition_version) for saga in sagas)
-        examples = {(saga.definition, saga.definition_version): saga for saga in reversed(sagas)}
-        for (definition, version), count in sorted(counts.items()):
-            example = examples[definition, version]
+        for name, count in Counter(map(_version_of, sagas)).items():
+            facts.active[name] = facts.active.get(name, 0) + count
+    for status in (SagaStatus.STALLED, SagaStatus.PARKED):
+        sagas = await store.catalogue.sagas(status=status, limit=SAGAS_MAX)
+        for (definition, version), alike in groupby(sorted(sagas, key=_version_of), _version_of):
+            first, *others = alike
             facts.held_up.append(
                 HeldUp(
                     definition=definition,
                     version=version,
                     status=status,
-                    count=count,
-                    example=f"{definition}/{example.key}",
-                    reason=example.reason,
+                    count=1 + len(others),
+                    example=f"{definition}/{first.key}",
+                    reason=first.reason,
                 )
             )
 
 
-async def _look_at_effects_store(facts: Facts, session: Session, app: Application) -> None:
+def _version_of(saga: SagaSummary) -> tuple[str, int]:
+    return saga.definition, saga.definition_version
+
+
+async def _look_at_effects_store(facts: Facts, session: Session) -> None:
     address = session.settings.effects_address
-    if not app.effects:
-        return
     if address.startswith("sqlite:"):
-        if not _exists(file_of(address)):
-            return  # the first service that starts makes it
-        store = open_effects_store(session.settings)
-        await store.open()
-        await store.close()
+        if is_there(address):  # otherwise the first service that starts makes it
+            store = open_effects_store(session.settings)
+            await store.open()
+            await store.close()
         return
     server = effects_address(session.settings)
     from saga.adapters.postgres import INBOX, stored_version
@@ -331,17 +282,9 @@ async def _look_at_outbox(facts: Facts, session: Session) -> None:
     address = outbox_address(session.settings)
     from saga.adapters.postgres.outbox import OutboxSession
 
-    outbox = await OutboxSession.open(address)
-    try:
+    async with closing(await OutboxSession.open(address)) as outbox:
         status = await outbox.status()
-    finally:
-        await outbox.close()
-    facts.outbox_waits_s = status.oldest_s
-    facts.outbox_refused = status.refused
-
-
-def _exists(path: str) -> bool:
-    return Path(path).exists()
+    facts.outbox_waits_s, facts.outbox_refused = status.oldest_s, status.refused
 
 
 def _age_s(facts: Facts, at: Instant) -> float:

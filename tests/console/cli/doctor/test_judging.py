@@ -2,16 +2,8 @@
 
 import pytest
 
-from saga.console.cli.doctor.facts import (
-    Facts,
-    Finding,
-    Group,
-    HeldUp,
-    Schema,
-    Severity,
-    TopicProblem,
-)
-from saga.console.cli.doctor.judging import judge
+from saga.adapters.kafka import TopicFlaw
+from saga.console.cli.doctor.judging import Facts, Finding, Group, HeldUp, Schema, Severity, judge
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.ports import Source
@@ -70,11 +62,11 @@ WELL = [
 SICK = [
     (facts(missing=["orders"]), ("topics", "error")),
     (
-        facts(topic_problems=[TopicProblem(topic="t", problem="has 3", is_warning=False)]),
+        facts(topic_flaws=[TopicFlaw("t", problem="has 3", is_warning=False)]),
         ("topics", "error"),
     ),
     (
-        facts(topic_problems=[TopicProblem(topic="t", problem="compacts", is_warning=True)]),
+        facts(topic_flaws=[TopicFlaw("t", problem="compacts", is_warning=True)]),
         ("topics", "warning"),
     ),
     (facts(accounted={PLACE: 9}, bounds={PLACE: (11, 20)}), ("positions", "error")),
@@ -115,16 +107,14 @@ def test_each_problem_is_one_finding(seen, finding):
 
 def test_a_missing_topic_is_one_finding():
     """Although the cluster's comparison says it too."""
-    problem = TopicProblem(topic="t", problem="does not exist", is_warning=False)
+    problem = TopicFlaw("t", problem="does not exist", is_warning=False)
 
-    assert judged(facts(missing=["t"], topic_problems=[problem])) == [("topics", "error")]
+    assert judged(facts(missing=["t"], topic_flaws=[problem])) == [("topics", "error")]
 
 
 def test_the_worst_comes_first():
     """What cannot be reached stands among the errors."""
-    away = Finding(
-        check="bus", severity=Severity.ERROR, what="away", where="kafka", advice="start it"
-    )
+    away = Finding("bus", Severity.ERROR, "away", "kafka", "start it")
     seen = facts(dead={"schema": 1}, unhandled=["a.int.b.v1"], unreachable=[away])
 
     assert judged(seen) == [("bus", "error"), ("dlq", "warning"), ("handlers", "info")]
