@@ -124,7 +124,7 @@ def topics_lock(
     if breaking and not force:
         raise NotSo("\n".join([*breaking, "not locked (--force locks it all the same)"]))
     if changes or not file.exists():
-        _write(file, lock_text(lock_of(registry)))
+        _write(file, lock_text(lock_of(registry)), with_folder=True)
     contracts = len(registry.published)
     row = {"contracts": contracts, "changes": len(changes), "breaking": len(breaking)}
     session.printer.result(
@@ -210,11 +210,12 @@ def _lock(file: Path) -> Lock:
         raise NotSo(f"{file}: {error}") from error
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, text: str, *, with_folder: bool = False) -> None:
     """Replace the file, whole or not at all."""
     beside = file.with_name(f"{file.name}.new")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        if with_folder:
+            file.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(text, "utf-8")
         beside.replace(file)
     except OSError as error:
