@@ -17,8 +17,7 @@ from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faststream.kafka import KafkaBroker, KafkaMessage
 
-from saga.adapters.clocks import SystemClock
-from saga.contracts import Event, business_key, contract_of
+from saga.contracts import Event, business_key, contract_of, encode
 from saga.contracts.cloudevents import CORRELATION_ID, ID, TRACEPARENT, read_headers
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import BusUnavailable, MessageTooLarge
@@ -67,15 +66,9 @@ class FastStreamPublisher:
         timeout: timedelta | str = TIMEOUT,
         **settings: Any,
     ) -> None:
-        read = Settings.read(**settings)
         self._broker = broker
         self._timeout_s = duration_us(timeout) / SECOND_US
-        self._writer = EventWriter(
-            read.topic_names,
-            clock=SystemClock(),
-            source=source or read.source,
-            bytes_max=read.record_bytes,
-        )
+        self._writer = EventWriter.of(Settings.read(**settings), source)
 
     async def publish(
         self,
@@ -121,27 +114,20 @@ class FastStreamPublisher:
         record: Any = getattr(cause, "raw_message", cause)
         if isinstance(record, tuple):
             raise TypeError("a batch is no cause: give the one record of it that led to the event")
-        text, message = self._writer.check(event)
-        attributes = read_headers(tuple(record.headers))
-        cause_id = attributes.get(ID) or f"{record.topic}/{record.partition}/{record.offset}"
-        key, message_id = options.get("key"), options.get("message_id")
-        if message_id is None:
-            seed = (
-                cause_id,
-                contract_of(type(event)).contract_name,
-                str(key or business_key(event)),
-            )
-            message_id = str(uuid5(IDS, "\n".join((*seed, text.decode()))))
-        return self._writer.written(
-            text,
-            message,
-            event,
-            key=key,
-            message_id=message_id,
-            causation_id=options.get("causation_id") or cause_id,
-            correlation_id=options.get("correlation_id") or attributes.get(CORRELATION_ID),
-            traceparent=options.get("traceparent") or attributes.get(TRACEPARENT),
-        )
+        headers = read_headers(tuple(record.headers))
+        cause_id = headers.get(ID) or f"{record.topic}/{record.partition}/{record.offset}"
+        made: PublishOptions = {
+            "key": options.get("key"),
+            "message_id": options.get("message_id"),
+            "causation_id": options.get("causation_id") or cause_id,
+            "correlation_id": options.get("correlation_id") or headers.get(CORRELATION_ID),
+            "traceparent": options.get("traceparent") or headers.get(TRACEPARENT),
+        }
+        if made["message_id"] is None:
+            name, key = contract_of(type(event)).contract_name, made["key"] or business_key(event)
+            seed = "\n".join((cause_id, name, str(key), encode(event)))
+            made["message_id"] = str(uuid5(IDS, seed))
+        return self._writer.record(event, **made)
 
     async def _send(self, written: Sequence[WrittenEvent]) -> None:
         try:
@@ -153,9 +139,8 @@ class FastStreamPublisher:
         except TimeoutError as error:
             raise BusUnavailable(f"not published within {self._timeout_s:g} s") from error
         except MessageSizeTooLargeError as error:
-            raise MessageTooLarge(
-                f"the broker takes no record as large as one of these: {error}"
-            ) from error
+            text = f"the broker takes no record as large as one of these: {error}"
+            raise MessageTooLarge(text) from error
         except KafkaError as error:
             raise BusUnavailable(f"kafka: not all was published: {error!r}") from error
 

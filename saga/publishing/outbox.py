@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from datetime import timedelta
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack
@@ -27,6 +27,7 @@ from saga.core.durations import SECOND_US, duration_us
 from saga.errors import BusUnavailable, MessageTooLarge, StoreUnavailable, TopicMissing
 from saga.publishing.publisher import Publisher
 from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
+from saga.retrying import Backoff
 from saga.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,28 +40,22 @@ TAKE_OVER_S: Final = 0.5
 """How often a relay that does not lead asks whether it may."""
 MISSING_S: Final = 5.0
 """How long the events of a missing topic wait before it is looked for again."""
-RETRY_S: Final = 1.0
-
-log = logging.getLogger(__name__)
-
 _IDLE: Final = 0
 """`PQTRANS_IDLE` of libpq: connected, and in no transaction."""
+
+log = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
     """A psycopg connection or cursor, or a cursor of Django's."""
 
-    def execute(self, query: Any, params: Any, /) -> Any:
-        """Run a statement."""
-        ...
+    def execute(self, query: Any, params: Any, /) -> Any: ...
 
 
 class AsyncConnection(Protocol):
     """An async psycopg connection or cursor."""
 
-    def execute(self, query: Any, params: Any, /) -> Awaitable[Any]:
-        """Run a statement."""
-        ...
+    def execute(self, query: Any, params: Any, /) -> Awaitable[Any]: ...
 
 
 class Outbox:
@@ -90,13 +85,7 @@ class Outbox:
     def __init__(
         self, *, source: str | None = None, schema: str | None = None, **settings: Any
     ) -> None:
-        read = Settings.read(**settings)
-        self._writer = EventWriter(
-            read.topic_names,
-            clock=SystemClock(),
-            source=source or read.source,
-            bytes_max=read.record_bytes,
-        )
+        self._writer = EventWriter.of(Settings.read(**settings), source)
         quoted = "" if schema is None else '"{}".'.format(schema.replace('"', '""'))
         self._insert = (
             f"INSERT INTO {quoted}saga_outbox (message_id, topic, key, value, headers) "  # noqa: S608  # quoted
@@ -162,7 +151,7 @@ class OutboxRelay:
         self._poll_s = duration_us(poll) / SECOND_US
         self._stopping = asyncio.Event()
         self._missing: dict[str, float] = {}
-        self._is_failing = False
+        self._backoff = Backoff("outbox relay", SystemClock())
         self.counts: Counter[str] = Counter()
         """`published` and `refused` since the start."""
 
@@ -185,10 +174,7 @@ class OutboxRelay:
                     if await self._session(until_empty=until_empty):
                         return
                 except (StoreUnavailable, BusUnavailable) as error:
-                    if not self._is_failing:
-                        log.warning("the outbox waits: %s", error, extra={"reason": str(error)})
-                    self._is_failing = True
-                    await self._pause(RETRY_S)
+                    await self._unless_stopped(self._backoff.pause("the outbox waits", error))
 
     async def _session(self, *, until_empty: bool) -> bool:
         """Relay through one session; whether the work is done, and not only the session."""
@@ -199,12 +185,12 @@ class OutboxRelay:
             while not self._stopping.is_set() and not await session.lead():
                 if until_empty and (await session.status()).waiting == 0:
                     return True
-                await self._pause(TAKE_OVER_S)
+                await self._unless_stopped(asyncio.sleep(TAKE_OVER_S))
             while not self._stopping.is_set():
                 if not await self._batch(session):
                     if until_empty:
                         return True
-                    await self._pause(self._poll_s)
+                    await self._unless_stopped(asyncio.sleep(self._poll_s))
         finally:
             await session.close()
         return True
@@ -222,11 +208,10 @@ class OutboxRelay:
             await self._publish(rows)
         except TopicMissing as error:
             self._miss(error)
-            return True
         except MessageTooLarge:
             await self._one_by_one(session, rows)
-            return True
-        await self._remove(session, rows)
+        else:
+            await self._remove(session, rows)
         return True
 
     async def _one_by_one(self, session: OutboxSession, rows: Sequence[OutboxRow]) -> None:
@@ -251,7 +236,7 @@ class OutboxRelay:
 
     async def _publish(self, rows: Sequence[OutboxRow]) -> None:
         await self._publisher.send([WrittenEvent(row.record, row.message_id) for row in rows])
-        self._is_failing = False
+        self._backoff.reset()
 
     async def _remove(self, session: OutboxSession, rows: Sequence[OutboxRow]) -> None:
         await session.remove([row.outbox_id for row in rows])
@@ -265,12 +250,14 @@ class OutboxRelay:
         )
         self._missing[missing.topic] = asyncio.get_running_loop().time() + MISSING_S
 
-    async def _pause(self, seconds: float) -> None:
+    async def _unless_stopped(self, pause: Coroutine[Any, Any, None]) -> None:
+        """Await *pause*, or no longer than until `stop`."""
+        tasks = [asyncio.create_task(pause), asyncio.create_task(self._stopping.wait())]
         try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def _row(written: WrittenEvent) -> tuple[str, str, bytes | None, bytes | None, str]:

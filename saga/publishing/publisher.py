@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor  # noqa: F401  # see the end of the file
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 from weakref import WeakSet
 
@@ -73,32 +72,17 @@ class Publisher:
         self, *, source: str | None = None, timeout: timedelta | str = TIMEOUT, **settings: Any
     ) -> None:
         self._settings = Settings.read(**settings)
-        self._timeout_s = duration_us(timeout) / SECOND_US
-        self._clock = SystemClock()
-        self._writer = EventWriter(
-            self._settings.topic_names,
-            clock=self._clock,
-            source=source or self._settings.source,
-            bytes_max=self._settings.record_bytes,
-        )
+        self._writer = EventWriter.of(self._settings, source)
+        self.timeout_s = duration_us(timeout) / SECOND_US
+        """How long one call goes on trying."""
         self._opened: OpenedBus | None = None
 
     async def __aenter__(self) -> Self:
         await self.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    @property
-    def timeout_s(self) -> float:
-        """How long one call goes on trying."""
-        return self._timeout_s
 
     async def open(self) -> None:
         """Open the bus, unless it is open.
@@ -171,27 +155,26 @@ class Publisher:
         """
         if self._opened is None:
             raise RuntimeError("the publisher is not open: use it with `async with`")
-        bus, backoff = self._opened.bus, Backoff("publisher", self._clock, BUS_AWAY)
+        bus, backoff = self._opened.bus, Backoff("publisher", SystemClock(), BUS_AWAY)
         records = [event.record for event in written]
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 await retried("the bus is away", lambda: backoff, self._publish, bus, records)
         except TimeoutError as error:
             reason = backoff.last_error or "no answer"
-            raise BusUnavailable(f"not published within {self._timeout_s:g} s: {reason}") from error
+            raise BusUnavailable(f"not published within {self.timeout_s:g} s: {reason}") from error
 
     async def _publish(self, bus: Bus, records: Sequence[Record]) -> None:
+        settings = self._settings
         try:
             await bus.publish(records)
         except TopicMissing:
-            if not self._settings.bus.startswith("local:"):
+            if not settings.bus.startswith("local:"):
                 raise
             # Nobody else prepares the embedded bus; the records come again with the next try.
-            settings = self._settings
             topics = dict.fromkeys(record.topic for record in records)
-            await bus.create_topics(
-                [TopicSpec(topic, settings.partitions, settings.retention_s) for topic in topics]
-            )
+            partitions, retention_s = settings.partitions, settings.retention_s
+            await bus.create_topics([TopicSpec(each, partitions, retention_s) for each in topics])
             await bus.publish(records)
 
 
@@ -221,12 +204,7 @@ class SyncPublisher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:

@@ -8,8 +8,9 @@ Nothing is written that its readers could not read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypedDict, Unpack
+from typing import Final, Self, TypedDict, Unpack
 
+from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id
 from saga.authoring.registry import Registered, SagaRegistry
 from saga.contracts import (
@@ -33,6 +34,7 @@ from saga.core.identity import SagaId, saga_id
 from saga.core.values import value
 from saga.errors import MalformedMessage
 from saga.ports import Clock, Record
+from saga.settings import Settings
 
 KEY_CHARS_MAX: Final = 1_000
 ID_CHARS_MAX: Final = 1_000
@@ -95,6 +97,16 @@ class EventWriter:
         self._new_id = new_id
         self._own: dict[type[ContractModel], ContractRegistry] = {}
 
+    @classmethod
+    def of(cls, settings: Settings, source: str | None = None) -> Self:
+        """The writer of a program with these *settings*, which knows no sagas."""
+        return cls(
+            settings.topic_names,
+            clock=SystemClock(),
+            source=source or settings.source,
+            bytes_max=settings.record_bytes,
+        )
+
     def record(self, event: ContractModel, **options: Unpack[PublishOptions]) -> WrittenEvent:
         """The record of *event*. The same message id again makes a repeat of it.
 
@@ -103,8 +115,10 @@ class EventWriter:
                 or cannot be said in JSON.
             DefinitionError: its class declares no contract.
         """
-        text, message = self.check(event)
-        return self.written(text, message, event, **options)
+        registry = self._registry(type(event))
+        text, message = encode_for_readers(registry, event, bytes_max=self._bytes_max)
+        name = contract_of(type(event)).contract_name
+        return self._written(name, text, message, business_key(event), options)
 
     def record_json(
         self, contract_name: str, text: bytes, **options: Unpack[PublishOptions]
@@ -119,30 +133,6 @@ class EventWriter:
         if isinstance(message, Unreadable):
             raise message.error()
         return self._written(contract_name, text, message, None, options)
-
-    def check(self, event: ContractModel) -> tuple[bytes, Decoded]:
-        """The bytes of *event*, and what its readers make of them.
-
-        Raises:
-            MessageError: its readers could not read it.
-        """
-        registry = self._registry(type(event))
-        return encode_for_readers(registry, event, bytes_max=self._bytes_max)
-
-    def written(
-        self,
-        text: bytes,
-        message: Decoded,
-        event: ContractModel,
-        **options: Unpack[PublishOptions],
-    ) -> WrittenEvent:
-        """The record of an *event* that `check` has made *text* and *message* of.
-
-        Raises:
-            MessageError: it has no key, or another one than the one given.
-        """
-        name = contract_of(type(event)).contract_name
-        return self._written(name, text, message, business_key(event), options)
 
     def command(self, command: Command, *, key: str) -> Record:
         """The record of *command* to the saga whose business key is *key*."""
@@ -172,7 +162,9 @@ class EventWriter:
                 "bad_id", f"a message id has 1 to {ID_CHARS_MAX} characters, and not only spaces"
             )
         starts = self._starts(message)
-        key = self._key(message, own_key or business_key(message.model), starts, options.get("key"))
+        saga_key = None if starts is None else _key_of(starts, message)
+        own = own_key or business_key(message.model)
+        key = _checked_key(message, own=own, given=options.get("key"), saga_key=saga_key)
         headers = headers_for(
             id=message_id,
             contract_name=contract_name,
@@ -182,9 +174,10 @@ class EventWriter:
             causation_id=options.get("causation_id"),
             traceparent=options.get("traceparent"),
         )
-        topic = self._names.topic(contract_name)
-        record = Record(topic, key.encode(), text, headers)
-        return WrittenEvent(record, message_id, self._saga_id(message, starts))
+        record = Record(self._names.topic(contract_name), key.encode(), text, headers)
+        if starts is None or saga_key is None:
+            return WrittenEvent(record, message_id)
+        return WrittenEvent(record, message_id, saga_id(starts.decider.name, saga_key))
 
     def _registry(self, model: type[ContractModel]) -> ContractRegistry:
         if self._contracts is not None:
@@ -201,33 +194,25 @@ class EventWriter:
         started = self._sagas.started_by(message.contract_name)
         return started[0] if len(started) == 1 else None
 
-    def _saga_id(self, message: Decoded, starts: Registered | None) -> SagaId | None:
-        if starts is None:
-            return None
-        return saga_id(starts.decider.name, _key_of(starts, message))
 
-    def _key(
-        self,
-        message: Decoded,
-        own: str | None,
-        starts: Registered | None,
-        given: str | None,
-    ) -> str:
-        """The key given, the message's own, or that of the saga which it starts."""
-        key = own if given is None else given
-        if key is None and starts is not None:
-            key = _key_of(starts, message)
-        if not key or not key.strip() or len(key) > KEY_CHARS_MAX:
-            raise MalformedMessage(
-                "no_key",
-                f"{message.contract_name} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
-                f"fill its key field, or give a key",
-            )
-        if own is not None and key != own:
-            raise MalformedMessage(
-                "wrong_key", f"the key is {key[:100]!r}, the message's own {own[:100]!r}"
-            )
-        return key
+def _checked_key(
+    message: Decoded, *, own: str | None, given: str | None, saga_key: str | None
+) -> str:
+    """The key given, the message's own, or that of the saga which it starts."""
+    key = own if given is None else given
+    if key is None:
+        key = saga_key or ""
+    if not key.strip() or len(key) > KEY_CHARS_MAX:
+        raise MalformedMessage(
+            "no_key",
+            f"{message.contract_name} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
+            f"fill its key field, or give a key",
+        )
+    if own is not None and key != own:
+        raise MalformedMessage(
+            "wrong_key", f"the key is {key[:100]!r}, the message's own {own[:100]!r}"
+        )
+    return key
 
 
 def _key_of(registered: Registered, message: Decoded) -> str:

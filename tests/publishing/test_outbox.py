@@ -316,7 +316,6 @@ def test_the_table_is_made_once_and_its_statement_can_be_had(postgres, tmp_path,
 
 async def test_a_database_that_is_away_is_waited_for(bus, monkeypatch):
     """Until somebody stops the relay."""
-    monkeypatch.setattr("saga.publishing.outbox.RETRY_S", 0.01)
     relaying = OutboxRelay(outbox="postgresql://nobody@127.0.0.1:9/none", bus=bus)
     tries = []
     opened = OutboxSession.open
