@@ -14,8 +14,6 @@ NAMES = TopicNames("test", "apps")
 
 
 def order_saga(name: str = "app-order", version: int = 1):
-    """A saga that has something paid."""
-
     @saga(name, version=version, starts_on=OrderPlaced)
     async def order(ctx: Context, ordered: OrderPlaced) -> None:
         await ctx.do(Pay(order_id=ordered.order_id), undo=Refund)
@@ -24,7 +22,6 @@ def order_saga(name: str = "app-order", version: int = 1):
 
 
 def payments(name: str = "payments") -> Effects:
-    """A service that pays."""
     service = Effects(name)
 
     @service.on(Pay)
@@ -36,20 +33,16 @@ def payments(name: str = "payments") -> Effects:
 
 class TestRefused:
     def test_two_sagas_of_one_name_and_version(self) -> None:
-        """Both places are named."""
         with pytest.raises(DuplicateSaga, match=r"test_app\.py:\d+: .*app-order.*test_app\.py:\d+"):
             SagaApp(sagas=[order_saga(), order_saga()])
 
     def test_what_is_no_saga(self) -> None:
-        """A function that nobody has decorated."""
-
         async def order(ctx: Context, ordered: OrderPlaced) -> None: ...
 
         with pytest.raises(DefinitionError, match="decorate its function with @saga"):
             SagaApp(sagas=[order])
 
     def test_two_services_of_one_name(self) -> None:
-        """Even without handlers: what is common to them is inbox and consumer group."""
         with pytest.raises(DefinitionError, match=r"test_app\.py:\d+: .*'till'.*test_app\.py:\d+"):
             SagaApp(effects=[Effects("till"), Effects("till")])
 
@@ -71,15 +64,12 @@ class TestRefused:
         assert "only one service" in said
 
     def test_a_contract_that_is_none(self) -> None:
-        """A class without a topic."""
-
         class Nameless(Event): ...
 
         with pytest.raises(DefinitionError, match="Nameless"):
             SagaApp(contracts=[Nameless])
 
     def test_a_setting_that_is_none(self) -> None:
-        """Before anything is opened."""
         with pytest.raises(SettingsError, match="SAGA_STORE"):
             SagaApp().service(store="nowhere")
         with pytest.raises(SettingsError, match="SAGA_SPEED"):
@@ -88,7 +78,6 @@ class TestRefused:
 
 class TestContracts:
     def test_those_that_a_saga_names_come_along(self) -> None:
-        """Trigger, intent, its undo and its reply, without being listed."""
         published = SagaApp(sagas=[order_saga()]).contracts.published
 
         assert {contract.model for contract in published} == {OrderPlaced, Pay, Paid, Refund}
@@ -103,7 +92,6 @@ class TestContracts:
         assert [contract.model for contract in published] == [OrderSeen]
 
     def test_versions_of_a_saga_live_side_by_side(self) -> None:
-        """New ones begin with the newest."""
         app = SagaApp(sagas=[order_saga(version=2), order_saga(version=1)])
 
         [started] = app.registry.started_by("shop.evt.order-placed.v1")
@@ -132,7 +120,6 @@ class TestContracts:
 
 class TestTopics:
     def test_whatever_is_said_or_heard_has_one(self) -> None:
-        """Replies without a contract of their own, commands, and a dlq for all that is read."""
         app = SagaApp(sagas=[order_saga()], effects=[payments()])
 
         assert app.topics(NAMES) == [
@@ -155,11 +142,9 @@ class TestTopics:
         ]
 
     def test_an_application_of_nothing_still_takes_commands(self) -> None:
-        """Which is how the command line speaks to sagas without knowing their code."""
         assert "test.apps.saga.ctl.command.v1" in SagaApp().topics(NAMES)
 
     async def test_making_a_service_starts_nothing(self, tmp_path) -> None:
-        """It has its files open, and nothing is in them."""
         service = SagaApp(sagas=[order_saga()]).service(
             bus=f"local:///{tmp_path}/saga.db", store=f"sqlite:///{tmp_path}/saga.db"
         )

@@ -22,7 +22,6 @@ class Watched(Turns):
 
 @pytest.fixture
 def parts() -> Parts:
-    """Everything in memory."""
     clock = ManualClock()
     store = MemoryEventStore()
     return Parts(
@@ -57,7 +56,6 @@ def test_what_is_not_asked_for_is_not_made(parts: Parts) -> None:
 
 
 async def test_the_parts_given_are_the_parts_used(parts: Parts) -> None:
-    """Clock and ids among them."""
     assembly = assembly_of(parts)
     written = assembly.writer.record(Asked())
     headers = dict(written.record.headers)
@@ -80,7 +78,6 @@ def test_a_process_without_a_name_gets_one_of_its_own(parts: Parts) -> None:
 
 @pytest.mark.parametrize("is_one_file", [True, False])
 async def test_bus_and_store_open_as_one_where_they_are_one_file(tmp_path, is_one_file) -> None:
-    """Then a commit publishes in the same transaction; two files have a relay between them."""
     store = tmp_path / ("s.db" if is_one_file else "t.db")
     settings = Settings.read({}, bus=f"local:///{tmp_path}/s.db", store=f"sqlite:///{store}")
     opened = open_bus_and_store(settings)

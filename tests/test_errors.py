@@ -78,7 +78,6 @@ def test_codes_are_unique_words_in_snake_case():
 
 
 def test_the_tree_in_the_docstring_is_the_tree_of_classes():
-    """Those of authors stand in groups of their own, and derive from nothing of ours."""
     drawn = dict(_drawn(errors.__doc__))
 
     assert set(drawn) == {cls.__name__ for cls in ALL}

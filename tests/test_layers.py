@@ -86,22 +86,18 @@ FUNCTION_LINES_MAX = 70
 
 
 def test_imports_point_inward() -> None:
-    """Every import follows the tables."""
     _report(refused_imports, "saga", "benchmarks", "domain", "topics", "examples", "infra")
 
 
 def test_time_and_chance_come_in_as_arguments() -> None:
-    """Only adapters, console and test kit read a clock or draw a random number."""
     _report(clock_reads, "saga")
 
 
 def test_modules_and_functions_are_short() -> None:
-    """A module is read in one sitting, a function on one screen."""
     _report(oversizes, "saga", "benchmarks", "domain", "infra")
 
 
 def test_parts_of_one_layer_import_each_other_one_way() -> None:
-    """No row of BESIDE leads back to where it began, and none leaves its layer."""
     layer_of = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 
     assert circles(BESIDE) == []
@@ -109,7 +105,6 @@ def test_parts_of_one_layer_import_each_other_one_way() -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    """Those that do are one module; an import for the type checker alone counts as well."""
     sources = {
         _module(path): path.read_text("utf-8")
         for folder in ("saga", "domain", "topics", "benchmarks")
@@ -138,7 +133,6 @@ def circles(imports: Mapping[str, Iterable[str]]) -> list[list[str]]:
     ],
 )
 def test_a_circle_is_seen(imports: dict[str, list[str]], found: int) -> None:
-    """Of two modules, and of more."""
     assert len(circles(imports)) == found
 
 
@@ -232,7 +226,6 @@ def test_wrong_import_is_refused(module: str, source: str) -> None:
     ],
 )
 def test_right_import_is_allowed(module: str, source: str) -> None:
-    """What the tables allow passes."""
     assert list(refused_imports(module, source)) == []
 
 
@@ -240,7 +233,6 @@ def test_right_import_is_allowed(module: str, source: str) -> None:
     "source", ["import time as t", "from random import choice", "dt.datetime.now()", "uuid.uuid4()"]
 )
 def test_clock_is_seen(source: str) -> None:
-    """A clock is known by its module or its name, and allowed to those who own it."""
     assert list(clock_reads("saga.runtime.turn", source))
     assert list(clock_reads("saga.adapters.clocks", source)) == []
 

@@ -38,7 +38,6 @@ async def logged(ctx, begun):
 async def test_a_saga_with_a_bug_writes_nothing_to_the_standard_output_of_its_host(
     tmp_path, caplog, capsys
 ):
-    """A service in a program that configures no logs: one error, and the bug's traceback."""
     where = tmp_path / "saga.db"
     app = SagaApp(sagas=[logged])
     async with app.service(bus=f"local:///{where}", store=f"sqlite:///{where}") as service:
@@ -64,7 +63,6 @@ class Sleepless:
 
 
 async def test_a_plain_handler_shows_the_reason_and_structured_ones_find_it_by_its_key(caplog):
-    """A line is useful without any set-up, and its keys are fixed."""
     error = BusUnavailable("nobody answers")
     await Backoff("relay", Sleepless(), Retry(attempts=None)).pause("bus unavailable", error)
     (record,) = caplog.records
@@ -75,7 +73,6 @@ async def test_a_plain_handler_shows_the_reason_and_structured_ones_find_it_by_i
 
 
 def test_a_command_shows_keys_that_the_text_has_not(capsys):
-    """And none twice; standard output is for results."""
     logs.configure("info")
     log.warning("topic %s is missing", "orders", extra={"topic": "orders", "hint": "make it"})
     log.debug("not asked for")
@@ -88,7 +85,6 @@ def test_a_command_shows_keys_that_the_text_has_not(capsys):
 
 
 def test_an_application_with_structlog_logs_where_the_command_does(capsys):
-    """With its fields, and at the level of the settings."""
     logs.configure("warning")
     structlog.get_logger("app").warning("waits", retry_in_s=0.5)
     structlog.get_logger("app").info("not asked for")

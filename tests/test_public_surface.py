@@ -28,13 +28,11 @@ def test_every_folder_is_a_package() -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_package_has_a_docstring(name: str) -> None:
-    """A package says what it is for."""
     assert (importlib.import_module(name).__doc__ or "").strip()
 
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_all_is_what_is_visible(name: str) -> None:
-    """`__all__` lists every public name, and each can be had; lazy names come from `__dir__`."""
     package = importlib.import_module(name)
 
     assert set(package.__all__) == visible_names(package)
@@ -42,14 +40,12 @@ def test_all_is_what_is_visible(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_all_is_sorted(name: str) -> None:
-    """`__all__` holds constants, classes, then the rest, each in natural order and only once."""
     names = list(importlib.import_module(name).__all__)
 
     assert [(a, b) for a, b in pairwise(names) if sort_key(a) >= sort_key(b)] == []
 
 
 def test_sort_key_is_the_order_of_the_linter() -> None:
-    """The order is the one that ruff's RUF022 puts `__all__` into."""
     names = ["effects", "World10", "World2", "MAX_10", "T", "given", "URL", "MAX_2"]
 
     in_order = ["MAX_2", "MAX_10", "URL", "T", "World2", "World10", "effects", "given"]

@@ -95,7 +95,6 @@ def first_saga(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_first_saga_is_short(first_saga: Path) -> None:
-    """Twenty lines, all told, none of them longer than the page."""
     [source] = first_saga.glob("*.py")
     lines = source.read_text().splitlines()
 
@@ -104,7 +103,6 @@ def test_the_first_saga_is_short(first_saga: Path) -> None:
 
 
 def test_the_first_saga_runs_as_printed(first_saga: Path, tmp_path: Path) -> None:
-    """With the commands that follow it, typed as they stand, to the end that is printed."""
     after = blocks(README[README.index("Save it as") :])
     commands, printed = after[0].text, after[1].text
     # `saga` as it is found in an activated environment, whether or not this one has it installed.
@@ -130,7 +128,6 @@ def test_the_first_saga_runs_as_printed(first_saga: Path, tmp_path: Path) -> Non
 
 
 def test_the_first_saga_runs_from_python_as_printed(first_saga: Path) -> None:
-    """The second block, as the body of a program that imports the first."""
     [source] = first_saga.glob("*.py")
     _, body, *_ = (block.text for block in blocks(README) if block.language == "python")
     lines = [
@@ -181,7 +178,6 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path)
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_is_of_a_kind_that_is_tested(document: str) -> None:
-    """Python runs, JSON is read, commands exist, diagrams are drawn by the site."""
     known = re.compile(r"(?:make|saga|pip install|python -m|export [A-Z_]+=|# )")
     for block in blocks((ROOT / document).read_text()):
         match block.language:
@@ -217,7 +213,6 @@ def command_at(words: list[str]):
 
 @pytest.mark.parametrize("line", calls("saga"))
 def test_every_saga_command_exists(line: str) -> None:
-    """With the options that it is shown with."""
     command, left = command_at(words_of(line))
 
     known = {"--help", *(option for parameter in command.params for option in parameter.opts)}
@@ -225,7 +220,6 @@ def test_every_saga_command_exists(line: str) -> None:
 
 
 def test_every_listed_command_exists() -> None:
-    """In a list only the first one stands behind `saga`."""
     lists = LISTED.findall(README)
 
     assert lists
@@ -258,7 +252,6 @@ def test_every_command_speaks_json() -> None:
 
 @pytest.mark.parametrize("line", calls("make"))
 def test_every_make_target_exists(line: str) -> None:
-    """With the variables that it is shown with."""
     makefile = (ROOT / "Makefile").read_text()
     for word in words_of(line):
         name, equals, _ = word.partition("=")
@@ -268,7 +261,6 @@ def test_every_make_target_exists(line: str) -> None:
 
 @pytest.mark.parametrize("line", calls("python -m"))
 def test_every_python_module_can_be_run(line: str) -> None:
-    """And knows the options that it is shown with."""
     _, module, *words = words_of(line)
     found = find_spec(module)
     assert found is not None
@@ -310,7 +302,6 @@ def test_every_file_exists(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_name_in_the_engine_exists(document: str) -> None:
-    """`saga.testing.World` and the like can be imported, or got from what can."""
     text = re.sub(
         r"```python\n.*?^```$", "", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL
     )

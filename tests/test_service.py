@@ -44,7 +44,6 @@ O_1 = saga_id("service-order", "o-1")
 
 @saga("service-order", version=1, starts_on=OrderPlaced)
 async def order(ctx: Context, ordered: OrderPlaced) -> OrderConfirmed:
-    """A saga that needs nobody."""
     return OrderConfirmed(order_id=ordered.order_id)
 
 
@@ -65,13 +64,11 @@ class Part:
         self.stopped = asyncio.Event()
 
     async def start(self) -> None:
-        """Get ready, or fail."""
         if self.fails_to_start is not None:
             raise self.fails_to_start
         self.told.append(f"start {self.name}")
 
     async def run(self) -> None:
-        """Work until stopped, or until it fails."""
         stopping = asyncio.create_task(self.stopped.wait())
         await asyncio.wait([stopping, self.failed], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -81,16 +78,13 @@ class Part:
         self.told.append(f"drained {self.name}")
 
     def fail(self, error: Exception) -> None:
-        """End by itself."""
         self.failed.set_exception(error)
 
     def stop(self) -> None:
-        """Take nothing new."""
         self.told.append(f"stop {self.name}")
         self.stopped.set()
 
     async def close(self) -> None:
-        """Let go, or fail."""
         self.told.append(f"close {self.name}")
         if self.fails_to_close is not None:
             raise self.fails_to_close
@@ -110,12 +104,10 @@ class Bus(MemoryBus):
         self.is_away = False
 
     async def create_topics(self, topics) -> None:
-        """Make them."""
         self.told.append("topics")
         await super().create_topics(topics)
 
     async def publish(self, records) -> None:
-        """Keep them."""
         if self.is_away:
             raise BusUnavailable("the bus is away")
         await super().publish(records)
@@ -132,7 +124,6 @@ class Catalogue(MemoryCatalogue):
         self.asked: list[int] = []
 
     async def summaries(self, saga_ids):
-        """Answer, or be away."""
         self.asked.append(len(saga_ids))
         if self.failures:
             self.failures -= 1
@@ -171,11 +162,9 @@ class Bench:
         self.waiters = OutcomeWaiters(APP.contracts)
 
     def part(self, name: str) -> Part:
-        """A role."""
         return Part(self.told, name)
 
     def service(self, *roles) -> Service:
-        """The service of these roles."""
         numbers = count(1)
 
         async def close() -> None:
@@ -234,7 +223,6 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 class TestLifecycle:
     async def test_it_starts_in_order_and_drains_in_reverse(self, bench: Bench) -> None:
-        """Topics are there before anybody reads them; what is still used is closed last."""
         async with bench.service(bench.part("one"), Helper(bench.told, "two")):
             assert bench.told == ["topics", "start one", "start two"]
             bench.told.clear()
@@ -256,7 +244,6 @@ class TestLifecycle:
         assert bench.told[6] == "stop one"
 
     async def test_a_role_that_cannot_start_takes_back_those_before_it(self, bench: Bench) -> None:
-        """Its error is what the caller gets, and nothing is left open."""
         late = Helper(bench.told, "late")
         late.fails_to_start = StoreTooNew("gone")
 
@@ -270,7 +257,6 @@ class TestLifecycle:
         ]
 
     async def test_a_role_that_fails_ends_the_service_with_its_error(self, bench: Bench) -> None:
-        """The others are drained all the same."""
         ill, well = bench.part("ill"), Helper(bench.told, "well")
         service = bench.service(ill, well)
         await service.start()
@@ -289,7 +275,6 @@ class TestLifecycle:
     async def test_what_a_role_failed_with_counts_more_than_how_it_closed(
         self, bench: Bench
     ) -> None:
-        """A bus that is away fails both; the first says why."""
         ill = bench.part("ill")
         ill.fails_to_close = BusUnavailable("away")
         service = bench.service(ill)
@@ -312,14 +297,12 @@ class TestLifecycle:
         assert bench.told == ["closed"]
 
     async def test_a_service_without_roles_has_nothing_to_wait_for(self, bench: Bench) -> None:
-        """It is one to publish with."""
         async with bench.service() as service:
             await asyncio.wait_for(service.wait(), 1)
             await service.idle(timeout=1)
             assert service.counts == Counter()
 
     async def test_counts_are_those_of_all_roles(self, bench: Bench) -> None:
-        """Added up."""
         one, two = bench.part("one"), Helper(bench.told, "two")
         one.counts.update(turns=2, completed=1)
         two.counts.update(turns=1, effects=3)
@@ -329,7 +312,6 @@ class TestLifecycle:
 
 class TestOutcome:
     async def test_the_end_that_this_process_brought_about(self, bench: Bench) -> None:
-        """Is told without asking the store; the event is a model."""
         event = Message("shop.evt.order-confirmed.v1", encode(OrderConfirmed(order_id="o-1")))
         async with bench.service(bench.part("one")) as service:
             waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
@@ -345,7 +327,6 @@ class TestOutcome:
     async def test_the_end_that_another_process_brought_about(
         self, bench: Bench, after_s: float
     ) -> None:
-        """Is found in the store, whether it was there before anybody waited or not."""
         body = SagaRolledBack(
             reason="no", code="c", failed_step="pay", residue=("pay",), outcome=None
         )
@@ -369,7 +350,6 @@ class TestOutcome:
         assert outcome == Outcome(status, None, "LookupError: x", ())
 
     async def test_a_saga_that_runs_is_waited_for_in_vain(self, bench: Bench) -> None:
-        """For as long as was said; then nobody watches any more."""
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service(bench.part("one")) as service:
             with pytest.raises(TimeoutError, match="has not ended within"):
@@ -437,7 +417,6 @@ class TestOutcome:
     async def test_much_that_is_told_does_not_fill_the_time_with_asking(
         self, bench: Bench, monkeypatch
     ) -> None:
-        """The slower the store, the less it is asked."""
         monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
         bench.store = store = TellingStore()
         asked = 0
@@ -470,7 +449,6 @@ class TestOutcome:
         assert len(bench.catalogue.asked) == 4
 
     async def test_an_end_that_cannot_be_read_is_said(self, bench: Bench, monkeypatch) -> None:
-        """To who waits for that saga, and to nobody else."""
         await bench.store_ending("o-1", SagaStatus.COMPLETED, SagaCompleted(outcome=None))
         await bench.store_ending("o-2", SagaStatus.PARKED)
         corrupt = CorruptHistory(O_1, 1, "no JSON")
@@ -502,7 +480,6 @@ class TestOutcome:
 
 class TestIdle:
     async def test_work_in_hand_is_not_idle(self, bench: Bench) -> None:
-        """Nor is a service whose counts still change."""
         busy = bench.part("busy")
         async with bench.service(busy) as service:
             busy.is_idle = False
@@ -524,7 +501,6 @@ class TestIdle:
 
 class TestAsking:
     async def test_an_event_that_starts_no_saga_has_none(self, bench: Bench) -> None:
-        """It is published under the key it is given."""
         async with bench.service() as service:
             assert await service.publish(OrderPlaced(order_id="o-1")) == O_1
             assert await service.publish(OrderConfirmed(order_id="o-1"), key="o-1") is None
@@ -535,7 +511,6 @@ class TestAsking:
         ]
 
     async def test_what_cannot_be_published_says_so(self, bench: Bench) -> None:
-        """No key, another key than its own, no bus; and nothing was published."""
         async with bench.service() as service:
             for event, key in (
                 (OrderPlaced(order_id=" "), None),
@@ -552,7 +527,6 @@ class TestAsking:
         assert bench.bus.sent == []
 
     async def test_a_saga_that_is_not_there_can_be_asked_nothing(self, bench: Bench) -> None:
-        """Every act alike."""
         async with bench.service() as service:
             for ask in (
                 service.signal(O_1, "approval"),
@@ -565,7 +539,6 @@ class TestAsking:
         assert bench.bus.sent == []
 
     async def test_commands_say_what_was_asked(self, bench: Bench) -> None:
-        """On the topic of commands, under the saga's key; the id is what the caller gets."""
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
             ids = [
@@ -614,7 +587,6 @@ class TestAsking:
     async def test_a_saga_just_published_can_be_told_something_before_it_began(
         self, bench: Bench, monkeypatch
     ) -> None:
-        """As long as its key is remembered, of which there is a bound."""
         monkeypatch.setattr("saga.runtime.publisher.KEYS_MAX", 2)
         async with bench.service() as service:
             sagas = [await service.publish(OrderPlaced(order_id=f"o-{n}")) for n in range(3)]

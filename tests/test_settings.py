@@ -94,7 +94,6 @@ def test_an_illegal_value_is_named_with_what_is_expected(
 
 
 def test_every_setting_can_be_illegal() -> None:
-    """None is taken as it comes."""
     checked = {variable for variable, _, _ in ILLEGAL}
 
     assert checked == {f"SAGA_{name.upper()}" for name in Settings.model_fields}
@@ -120,7 +119,6 @@ def test_an_unknown_variable_is_refused_by_name(variable: str, says: str) -> Non
 
 
 def test_other_variables_are_not_looked_at() -> None:
-    """Only what begins with `SAGA_` is ours."""
     assert Settings.read({"SAGAS": "x", "PATH": "y", "MY_SAGA_X": "z"}) == Settings.read({})
 
 
@@ -131,7 +129,6 @@ def test_an_unknown_argument_is_refused_by_name() -> None:
 
 
 def test_defaults_are_those_of_the_documentation() -> None:
-    """Everything lies in `.saga`, and one file is bus and store."""
     settings = Settings.read({})
 
     assert (settings.app, settings.env, settings.namespace) == ("domain:app", "dev", "saga")
@@ -142,7 +139,6 @@ def test_defaults_are_those_of_the_documentation() -> None:
 
 
 def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the environment before the defaults; None is no argument."""
     monkeypatch.setenv("SAGA_ENV", "prod")
     monkeypatch.setenv("SAGA_PARTITIONS", "8")
     settings = Settings.read(env="test", namespace=None)
@@ -169,12 +165,10 @@ def test_a_given_environment_is_read_in_place_of_that_of_the_process(
     ],
 )
 def test_effects_are_kept_beside_the_store(store: str, effects: str) -> None:
-    """In a file of their own; in the same database where that is a server."""
     assert Settings.read({}, store=store).effects_address == effects
 
 
 def test_the_effects_store_may_be_somewhere_else() -> None:
-    """As the setting says."""
     settings = Settings.read({"SAGA_EFFECTS_STORE": "sqlite:////elsewhere/e.db"})
 
     assert settings.effects_address == "sqlite:////elsewhere/e.db"
@@ -192,20 +186,17 @@ def test_the_effects_store_may_be_somewhere_else() -> None:
     ],
 )
 def test_a_path_is_what_stands_behind_three_slashes(address: str, path: str) -> None:
-    """Relative, or absolute with a fourth slash; no character of it means anything else."""
     Settings.read({}, store=address.replace("local", "sqlite"))
 
     assert file_of(address) == path
 
 
 def test_settings_cannot_be_changed() -> None:
-    """What was checked stays what it was."""
     with pytest.raises(ValueError, match="frozen"):
         Settings.read({}).env = "x"
 
 
 def test_a_secret_may_be_the_content_of_a_file(tmp_path: Path) -> None:
-    """As orchestrators of containers hand them out; the line's end belongs to the file."""
     (tmp_path / "password").write_text("s3cret \n")
     settings = Settings.read({"SAGA_STORE_PASSWORD_FILE": str(tmp_path / "password")})
 
@@ -222,7 +213,6 @@ def test_a_secret_may_be_the_content_of_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_holds_no_secret_is_refused_by_name(variables: dict, says: str) -> None:
-    """Missing, given twice, or for a setting that is no secret."""
     with pytest.raises(SettingsError, match=says) as caught:
         Settings.read(variables)
 
@@ -230,7 +220,6 @@ def test_a_file_that_holds_no_secret_is_refused_by_name(variables: dict, says: s
 
 
 def test_secrets_are_not_shown() -> None:
-    """Neither by the settings nor by an error about them."""
     secrets = dict.fromkeys(Settings.secrets(), "s3cret")
 
     assert "s3cret" not in repr(Settings.read({}, **secrets))
@@ -252,7 +241,6 @@ def test_secrets_are_not_shown() -> None:
     ],
 )
 def test_passwords_in_addresses_are_not_shown(address: str) -> None:
-    """Neither by the settings nor by an error about them; who and where are."""
     assert "s3c" not in redacted(address)
     assert "saga" in redacted(address)
     try:
@@ -264,6 +252,5 @@ def test_passwords_in_addresses_are_not_shown(address: str) -> None:
 
 
 def test_addresses_without_passwords_are_shown_as_they_are() -> None:
-    """A colon is no password."""
     for address in ("kafka://a:9092,b:9092", "sqlite:///a:b@c.db", "postgresql://u@h:5432/d", "x"):
         assert redacted(address) == address

@@ -29,12 +29,10 @@ class Called:
 
     @property
     def rows(self):
-        """The JSON lines on standard output."""
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
     def row(self):
-        """The only JSON line."""
         [row] = self.rows
         return row
 
@@ -124,7 +122,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def looking(served: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The served toys as working directory."""
     return enter(served, monkeypatch)
 
 

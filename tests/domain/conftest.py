@@ -46,7 +46,6 @@ class Services:
         self.store = store
 
     async def open(self, *services: Effects) -> None:
-        """Start the services, as a process does."""
         for service in services:
             for starter in service.starters:
                 unit = self.store.unit()
@@ -69,7 +68,6 @@ class Services:
         return reply
 
     async def fetch(self, sql: str, **params):
-        """Rows of the services' tables."""
         unit = self.store.unit()
         rows = await unit.db.fetch(sql, **params)
         unit.drop()
@@ -77,7 +75,6 @@ class Services:
         return rows
 
     async def execute(self, sql: str, **params) -> int:
-        """Tamper with the services' tables."""
         unit = self.store.unit()
         touched = await unit.db.execute(sql, **params)
         await unit.keep([])
@@ -86,7 +83,6 @@ class Services:
 
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    """Services of which none has started yet."""
     connection = connect(str(tmp_path / "effects.db"))
     store = SqliteEffectsStore(SqliteDatabase("effects", connection=connection))
     await store.open()

@@ -19,12 +19,10 @@ class Run:
 
     @property
     def by_code(self) -> Counter[str]:
-        """How many orders ended with each code."""
         return Counter(self.codes.values())
 
     @property
     def total(self) -> Account:
-        """What all confirmed orders hold together."""
         return sum(self.accounts.values(), Account())
 
 

@@ -22,7 +22,6 @@ GOOD = {
 
 
 def test_shipped_file_agrees_with_its_description():
-    """The counts in `data/README.md` are those of the file."""
     baskets = list(read_baskets())
     lines = [line for one in baskets for line in one.lines]
 
@@ -38,7 +37,6 @@ def test_shipped_file_agrees_with_its_description():
 
 
 def write(path, *lines):
-    """A compressed file of these lines."""
     with gzip.open(path, "wb") as file:
         file.writelines(line + b"\n" for line in lines)
     return path
@@ -68,7 +66,6 @@ def line(**changes):
     ],
 )
 def test_bad_line_is_refused_by_file_and_line(tmp_path, bad, expected):
-    """The baskets before a bad line are read; the line stops it and is named."""
     path = write(tmp_path / "baskets.jsonl.gz", line(), bad)
     reading = read_baskets(path)
 
@@ -81,7 +78,6 @@ def test_bad_line_is_refused_by_file_and_line(tmp_path, bad, expected):
 
 
 def test_line_without_end_is_not_read_into_memory(tmp_path):
-    """A line of more than a megabyte is cut and refused."""
     path = write(tmp_path / "baskets.jsonl.gz", b'{"basket_id": "' + b"1" * 2_000_000 + b'"}')
 
     with pytest.raises(BadBasket, match=":1: "):

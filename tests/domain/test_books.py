@@ -42,7 +42,6 @@ def trigger(one):
 
 
 def confirmed(one):
-    """The outcome of a basket's confirmed order."""
     return message_of(
         OrderConfirmed(
             order_id=one.basket_id,
@@ -79,7 +78,6 @@ async def log(*bodies):
 
 
 async def test_confirmed_orders_are_entitled_to_their_lines():
-    """Units come from the trigger, money from the outcome; no other order has a claim."""
     one, two, three = BASKETS
 
     accounts = await accounts_of_histories(
@@ -99,12 +97,10 @@ async def test_confirmed_orders_are_entitled_to_their_lines():
 
 
 async def test_orders_under_way_are_entitled_to_nothing_yet():
-    """An order counts once its saga has ended, not before."""
     assert await accounts_of_histories(log(("a", started(BASKETS[0])))) == {}
 
 
 async def test_orders_of_old_tills_count_alike():
-    """A trigger that is recorded as version 1 is read as the current one."""
     old = basket("1", ("11", 2, "2.00"), store_id="3")
     placed = order_placed(old)
     body = SagaStarted(
@@ -124,7 +120,6 @@ async def test_orders_of_old_tills_count_alike():
 
 
 def test_difference_names_the_order_and_the_counts():
-    """Only disagreements are listed."""
     right, wrong = Account(units=3, cents=300, slots=1), Account(units=3, cents=200, slots=1)
 
     books = compare({"1": wrong, "2": right}, {"1": right, "2": right})
@@ -136,7 +131,6 @@ def test_difference_names_the_order_and_the_counts():
 
 
 def test_equal_totals_do_not_hide_swapped_orders():
-    """Two wrongs that add up to a right total are two differences."""
     one, two = Account(units=1, cents=1, slots=1), Account(units=2, cents=2, slots=1)
 
     books = compare({"1": one, "2": two}, {"1": two, "2": one})
@@ -154,7 +148,6 @@ def test_order_on_one_side_only_is_a_difference():
 
 
 def test_empty_books_balance():
-    """Nothing sold, nothing owed."""
     assert compare({}, {}).is_balanced
 
 
@@ -205,7 +198,6 @@ async def books_of(services):
 
 
 async def test_honest_services_balance(sold):
-    """What was reserved, charged and booked is what the confirmed orders are entitled to."""
     books = await books_of(sold)
 
     assert books.is_balanced, books
@@ -234,7 +226,6 @@ async def test_honest_services_balance(sold):
     ],
 )
 async def test_false_entry_is_a_difference_and_a_leak(sold, tampering, expected):
-    """A false row is seen against the histories, and against the service's own stock."""
     await sold.execute(tampering)
 
     books = await books_of(sold)
@@ -279,7 +270,6 @@ async def test_a_leak_of_a_service_is_named(sold, tampering, expected):
 
 
 async def test_services_agree_with_the_oracle_on_real_baskets(services):
-    """After one order at a time they hold what plain arithmetic gives."""
     baskets = list(read_baskets())
     expected = fulfil_all(baskets[:600], stocked_from=baskets)
     await services.open(warehouse, payments, delivery)

@@ -20,7 +20,6 @@ def order(*lines: tuple[str, int, int], total_cents: int | None = None) -> Check
 
 
 def test_accepted_order_is_priced_and_counted():
-    """The answer has the total, the units, and what is wanted of each product."""
     checked = check(order(("11", 2, 398), ("12", 1, 100)))
 
     assert (checked.total_cents, checked.units) == (498, 3)
@@ -28,7 +27,6 @@ def test_accepted_order_is_priced_and_counted():
 
 
 def test_product_scanned_twice_is_one_line():
-    """Two lines of one product are added up, in the place of the first."""
     checked = check(order(("11", 2, 200), ("12", 1, 100), ("11", 3, 300)))
 
     assert [(line.product_id, line.quantity) for line in checked.lines] == [("11", 5), ("12", 1)]
@@ -38,13 +36,11 @@ def test_product_scanned_twice_is_one_line():
     "line", [pytest.param(("11", 8725, 2006), id="fuel"), pytest.param(("11", 1, 0), id="free")]
 )
 def test_unusual_line_is_legal(line):
-    """Thousands of units, or nothing paid, are odd but can be ordered."""
     assert check(order(line)).units == line[1]
 
 
 @pytest.mark.parametrize("quantity", [0, -1])
 def test_line_without_units_refuses_the_whole_order(quantity):
-    """The refusal names the line as people count, its product and the mistake."""
     with pytest.raises(Refused) as refused:
         check(order(("11", 1, 100), ("12", quantity, 0)))
 
@@ -53,7 +49,6 @@ def test_line_without_units_refuses_the_whole_order(quantity):
 
 
 def test_total_that_does_not_add_up_is_refused():
-    """A household is charged what it was shown, or not at all."""
     with pytest.raises(Refused, match="come to 100 cents, the till says 99") as refused:
         check(order(("11", 1, 100), total_cents=99))
 
@@ -61,7 +56,6 @@ def test_total_that_does_not_add_up_is_refused():
 
 
 def test_order_for_nothing_is_refused():
-    """An order without lines is none."""
     with pytest.raises(Refused) as refused:
         check(order())
 

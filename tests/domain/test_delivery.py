@@ -33,7 +33,6 @@ async def booked(services):
 
 
 async def test_place_is_booked_for_the_order(vans):
-    """The answer says where and when."""
     reply = await vans.ask(delivery, book("a"))
 
     assert (reply.order_id, reply.store_id, reply.day) == ("a", "2", DAY)
@@ -41,7 +40,6 @@ async def test_place_is_booked_for_the_order(vans):
 
 
 async def test_full_day_is_refused(vans):
-    """The third order for two places is told that they are taken."""
     await vans.ask(delivery, book("a"))
     await vans.ask(delivery, book("b"))
 
@@ -55,7 +53,6 @@ async def test_full_day_is_refused(vans):
 
 @pytest.mark.parametrize(("store_id", "day"), [("99", DAY), ("2", date(2017, 2, 1))])
 async def test_store_without_vans_that_day_differs_from_a_full_one(vans, store_id, day):
-    """Waiting for a cancellation helps against a full van, not against none."""
     with pytest.raises(Refused, match="does not deliver") as refused:
         await vans.ask(delivery, book("a", store_id, day))
 
@@ -63,7 +60,6 @@ async def test_store_without_vans_that_day_differs_from_a_full_one(vans, store_i
 
 
 async def test_cancelled_place_is_free_again(vans):
-    """Cancelling gives back one place, once; an order without a booking has none to give."""
     await vans.ask(delivery, book("a"))
     await vans.ask(delivery, book("b"))
     for order_id in ("a", "a", "never"):

@@ -23,7 +23,6 @@ from tests.console.conftest import call, environment, invoked, kept
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAGA_LOG", "warning")
     with kept():
@@ -56,13 +55,11 @@ def finish(process):
 
 
 def outcome(status, reason, failed_step, sagas):
-    """One line of the outcomes."""
     return {"status": status, "reason": reason, "failed_step": failed_step, "sagas": sagas}
 
 
 @pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_a_second_run_has_nothing_to_do(folder):
-    """Every order ends once, the books balance, and everything lies in the folder."""
     words = ("--limit", "120", "--json")
 
     row, err, code = finish(start(folder, *words, "--kill", "2"))
@@ -93,7 +90,6 @@ def test_a_killed_worker_loses_nothing_and_a_second_run_has_nothing_to_do(folder
 
 @pytest.mark.slow
 def test_ctrl_c_stops_and_a_second_run_carries_on(folder):
-    """The first ends with 0 and names what is left; the second shows what to type next."""
     words = ("--limit", "300", "--store", "here")
     stopped = start(folder, *words, start_new_session=True)
     wait_for((folder / "here/saga.db").exists)
@@ -115,7 +111,6 @@ def test_ctrl_c_stops_and_a_second_run_carries_on(folder):
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_run_ends_the_demo_with_its_words(folder):
-    """Instead of waiting for it for ever."""
     (folder / ".saga/demo/saga-effects.db").mkdir(parents=True)
 
     out, err, code = finish(start(folder, "--limit", "3"))
@@ -126,7 +121,6 @@ def test_a_worker_that_cannot_run_ends_the_demo_with_its_words(folder):
 
 
 def test_an_address_is_no_folder(folder):
-    """Exit 2, before anything is made."""
     assert demo("--store", "sqlite:///x.db").code == 2
     assert list(folder.iterdir()) == []
 
@@ -141,7 +135,6 @@ def test_the_demo_runs_its_own_application(folder, monkeypatch):
 
 
 def test_a_password_is_not_shown(capsys):
-    """Neither on a terminal nor in a log of a build."""
     settings = Settings.read({}, store="postgresql://saga:geheim@host/db")
     print_report(Printer(), Tally(), None, settings, kills=0)
 
@@ -167,7 +160,6 @@ class Log:
 
 
 def started(key):
-    """The first entry of a saga."""
     return SagaStarted(
         definition="order",
         definition_version=1,
@@ -187,7 +179,6 @@ SECOND = 1_000_000
 
 
 async def test_the_tally_counts_outcomes_undone_steps_and_working_time():
-    """A long silence is no work, a killed worker's session is; latency lasts to the end."""
     log = Log(
         ("a", 0 * SECOND + 1, started("k-a")),
         ("b", 1 * SECOND + 1, started("k-b")),
@@ -212,7 +203,6 @@ async def test_the_tally_counts_outcomes_undone_steps_and_working_time():
 
 
 async def test_a_parked_saga_is_settled_until_it_ends():
-    """It waits for an operator, and is no longer counted so once it has ended after all."""
     tally = Tally()
     log = Log(("a", 1, started("k")), ("a", 2, SagaParked(reason="stuck")))
     await tally.follow(log)

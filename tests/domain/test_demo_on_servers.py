@@ -16,7 +16,6 @@ STORE = "postgresql://saga@127.0.0.1:1/saga"
 def test_all_kinds_of_processes_are_killed_and_the_books_balance(
     folder, kafka, postgres, namespace
 ):
-    """Each order ends once, and a second run finds that all have."""
     words = ("--limit", "90", "--json", "--namespace", namespace)
     words += ("--bus", kafka.url, "--store", postgres)
 

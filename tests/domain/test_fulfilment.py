@@ -31,7 +31,6 @@ class Grocery:
         )
 
     async def books(self, service):
-        """The books as they stand."""
         store = SqliteEffectsStore(f"{self.folder}/effects.db")
         await store.open()
         unit = store.unit()
@@ -45,7 +44,6 @@ class Grocery:
 
 @pytest.fixture
 def grocery(tmp_path):
-    """A grocery that has never been open."""
     return Grocery(tmp_path)
 
 
@@ -66,7 +64,6 @@ async def steps(service, one):
 
 
 async def test_confirmed_order_has_its_price_and_delivery_day(grocery, stocked_from):
-    """An old till's order is confirmed with its units, total, receipt and day."""
     one = basket("1", ("11", 2, "2.50"), ("12", 1, "0.00"), store_id="3")
     stocked_from(one)
 
@@ -125,7 +122,6 @@ REFUSALS = [
 async def test_refused_order_is_undone_in_reverse_and_says_why(
     grocery, stocked_from, refused, expected, issued
 ):
-    """The rejection names step, code and reason; the last step is undone first."""
     stocked_from(FIRST, basket("0", ("11", 9, "3.00")))
 
     async with grocery.open() as service:
@@ -150,7 +146,6 @@ async def test_refused_order_is_undone_in_reverse_and_says_why(
 
 
 async def test_orders_one_after_the_other_end_as_the_oracle_says(grocery):
-    """With nothing in parallel, every real order ends with the code that plain arithmetic gives."""
     everything = list(read_baskets())
     baskets = everything[250:330]
     expected = fulfil_all(baskets, stocked_from=everything)

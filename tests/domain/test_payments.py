@@ -22,7 +22,6 @@ async def wallets(services, stocked_from):
 
 
 async def balances(services):
-    """What is left, by household."""
     rows = await services.fetch("SELECT household_id, balance_cents FROM payments_wallets")
     return {row["household_id"]: row["balance_cents"] for row in rows}
 
@@ -34,7 +33,6 @@ async def ledger(services):
 
 
 async def test_charge_is_taken_and_written_down(wallets):
-    """The wallet shrinks by the amount, the ledger says for which order."""
     reply = await wallets.ask(payments, charge("a", 600))
 
     assert (reply.order_id, reply.amount_cents, reply.receipt) == ("a", 600, "R-a")
@@ -43,7 +41,6 @@ async def test_charge_is_taken_and_written_down(wallets):
 
 
 async def test_order_that_costs_nothing_is_charged_nothing(wallets):
-    """A fully discounted order passes through an empty wallet, and is in the ledger."""
     await wallets.ask(payments, charge("a", 600))
 
     await wallets.ask(payments, charge("b", 0))
@@ -63,7 +60,6 @@ async def test_wallet_that_is_too_small_is_left_alone(wallets):
 
 
 async def test_stranger_has_no_wallet(wallets):
-    """A household that nobody knows is told apart from one that is poor."""
     with pytest.raises(Refused, match="household 99 has no wallet") as refused:
         await wallets.ask(payments, charge("a", 0, household_id="99"))
 
@@ -71,7 +67,6 @@ async def test_stranger_has_no_wallet(wallets):
 
 
 async def test_refund_gives_back_the_amount_in_the_ledger(wallets):
-    """The amount is that of the charge; both stay in the ledger."""
     await wallets.ask(payments, charge("a", 100))
     await wallets.ask(payments, charge("b", 200))
 
@@ -86,7 +81,6 @@ async def test_refund_gives_back_the_amount_in_the_ledger(wallets):
 
 
 async def test_refund_of_nothing_changes_nothing(wallets):
-    """Refunding twice, or an order that was never charged, is a no-op."""
     await wallets.ask(payments, charge("a", 100))
     for order_id in ("a", "a", "never"):
         await wallets.ask(payments, RefundHousehold(order_id=order_id))

@@ -9,7 +9,6 @@ from tests.domain.oracle import fulfil_all
 
 
 def test_slow_sellers_are_bought_by_the_piece():
-    """What sells less than one case is there as often as it is wanted."""
     assert opening_stock([basket("1", ("11", 5, "1.00")), basket("2", ("11", 6, "1.00"))]) == {
         "11": 11
     }
@@ -22,14 +21,12 @@ def test_buyer_rounds_down_to_whole_cases():
 
 
 def test_goods_sold_by_volume_come_in_tanks():
-    """A line of thousands tells a product that flows; one that never does is counted in cases."""
     fuel, packets = ("11", 18_500, "20.00"), ("12", 999, "20.00")
 
     assert opening_stock([basket("1", fuel, packets)]) == {"11": 10_000, "12": 83 * 12}
 
 
 def test_nothing_is_bought_for_a_line_of_no_units():
-    """A product that only stands in dirty lines is known, and not in stock."""
     assert opening_stock([basket("1", ("11", 0, "0.00"), ("12", -3, "0.00"))]) == {"11": 0, "12": 0}
 
 
@@ -60,7 +57,6 @@ def test_store_has_spare_places_on_every_day():
 
 
 def test_real_baskets_meet_every_kind_of_refusal():
-    """One after the other; no kind is missing and most are confirmed."""
     run = fulfil_all(list(read_baskets()))
 
     assert run.by_code == {

@@ -26,7 +26,6 @@ async def shelves(services, stocked_from):
 
 
 async def on_hand(services):
-    """What is free, by product."""
     rows = await services.fetch("SELECT product_id, on_hand FROM warehouse_stock")
     return {row["product_id"]: row["on_hand"] for row in rows}
 
@@ -38,7 +37,6 @@ async def reserved(services):
 
 
 async def test_reserved_units_leave_the_shelf(shelves):
-    """All lines of an order are set aside at once, and others see what is left."""
     reply = await shelves.ask(warehouse, reserve("a", p11=2, p12=12))
 
     assert (reply.order_id, reply.units) == ("a", 14)
@@ -47,7 +45,6 @@ async def test_reserved_units_leave_the_shelf(shelves):
 
 
 async def test_order_that_is_short_of_one_product_gets_nothing(shelves):
-    """A shortage is refused with product, wish and stock, and leaves no trace."""
     with pytest.raises(Refused) as refused:
         await shelves.ask(warehouse, reserve("a", p11=5, p12=13))
 
@@ -64,7 +61,6 @@ async def test_unknown_product_is_out_of_stock(shelves):
 
 
 async def test_refusal_names_a_few_products_and_counts_the_rest(shelves):
-    """A large order that is short of everything is refused in one readable sentence."""
     wanted = {f"p{number}": 1 for number in range(100, 108)}
 
     with pytest.raises(Refused) as refused:
@@ -75,7 +71,6 @@ async def test_refusal_names_a_few_products_and_counts_the_rest(shelves):
 
 
 async def test_release_puts_back_the_lines_of_the_order(shelves):
-    """An order's units return to their shelves, and only its own."""
     await shelves.ask(warehouse, reserve("a", p11=2, p12=1))
     await shelves.ask(warehouse, reserve("b", p11=1))
 
@@ -86,7 +81,6 @@ async def test_release_puts_back_the_lines_of_the_order(shelves):
 
 
 async def test_release_of_nothing_changes_nothing(shelves):
-    """Releasing twice, or an order that never reserved, is a no-op."""
     await shelves.ask(warehouse, reserve("a", p11=2))
     for order_id in ("a", "a", "never"):
         await shelves.ask(warehouse, ReleaseStock(order_id=order_id))
@@ -95,7 +89,6 @@ async def test_release_of_nothing_changes_nothing(shelves):
 
 
 async def test_largest_order_is_reserved_in_one_go(services, stocked_from):
-    """An order of a thousand lines is still all or nothing."""
     products = [str(number) for number in range(1000)]
     stocked_from(basket("1", *((product, 1, "1.00") for product in products)))
     await services.open(warehouse)

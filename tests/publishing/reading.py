@@ -22,6 +22,5 @@ async def records_on(topic: str, count: int, *, within_s: float = 10.0, **settin
 
 
 def header(record, name: str) -> str | None:
-    """The value of a header, as text."""
     value = dict(record.headers).get(name)
     return None if value is None else value.decode()

@@ -27,7 +27,6 @@ def block(containing: str) -> str:
 
 
 async def test_publishing_works_as_printed(tmp_path, monkeypatch, postgres):
-    """Both blocks, on an embedded bus and a real PostgreSQL."""
     monkeypatch.setenv("SAGA_BUS", f"local:///{tmp_path}/bus.db")
     with psycopg.connect(postgres) as connection:
         connection.execute(OUTBOX_TABLE)

@@ -45,7 +45,6 @@ def without_chance(record):
 
 
 async def test_a_record_is_what_the_publisher_would_have_sent(kafka, topics, broker):
-    """Partition, key, bytes and headers."""
     event = CupSold(cup="c-1", cents=250)
     events = FastStreamPublisher(broker, source="/shop", namespace=topics["namespace"])
     await events.publish(event, message_id="sale-1")
@@ -71,7 +70,6 @@ async def test_events_of_a_batch_go_to_the_partitions_of_their_keys(kafka, topic
 
 
 async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topics, broker):
-    """The message that it handles is the cause, and says so in the headers."""
     events = FastStreamPublisher(broker, namespace=topics["namespace"])
     runs = []
 
@@ -103,7 +101,6 @@ async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topi
 
 
 async def test_what_readers_could_not_read_is_refused(kafka, topics, broker):
-    """Before anything of the batch is sent; a whole batch is nobody's cause."""
     events = FastStreamPublisher(broker, namespace=topics["namespace"])
     with pytest.raises(MalformedMessage):
         await events.publish_all([CupSold(cup="c", cents=1), ShopOpened(by="ann")])

@@ -63,18 +63,15 @@ def database(own_database) -> str:
 
 @pytest.fixture
 def bus(tmp_path) -> str:
-    """The address of an embedded bus."""
     return f"local:///{tmp_path}/bus.db"
 
 
 @pytest.fixture
 def outbox() -> Outbox:
-    """Where the shop adds its events."""
     return Outbox(source="/shop")
 
 
 async def relay(database: str, **settings) -> OutboxRelay:
-    """Publishes what waits."""
     made = OutboxRelay(outbox=database, **settings)
     async with asyncio.timeout(20):
         await made.run(until_empty=True)
@@ -82,7 +79,6 @@ async def relay(database: str, **settings) -> OutboxRelay:
 
 
 def waiting(database: str) -> int:
-    """How many rows the outbox has."""
     with psycopg.connect(database) as connection:
         return connection.execute("SELECT count(*) FROM saga_outbox").fetchone()[0]
 
@@ -101,7 +97,6 @@ def sell(database: str, outbox: Outbox, cup: str, times: int) -> None:
 
 
 async def test_what_commits_is_published_and_what_rolls_back_is_not(database, bus, outbox):
-    """With the id that `add` returned and all that a published event has; then it is removed."""
     with psycopg.connect(database) as connection:
         outbox.add(connection, CupSold(cup="lost", cents=1))
         connection.rollback()
@@ -121,7 +116,6 @@ async def test_what_commits_is_published_and_what_rolls_back_is_not(database, bu
 
 
 async def test_an_async_connection_takes_events_too(database, bus, outbox):
-    """In its own transaction."""
     async with await AsyncConnection.connect(database) as connection:
         await outbox.add_async(connection, CupSold(cup="c", cents=1))
         async with connection.cursor() as cursor:
@@ -151,7 +145,6 @@ async def test_without_a_transaction_nothing_is_added(database, outbox):
 
 
 def test_a_message_id_waits_once(database, outbox):
-    """A program that tries its transaction again says the same once."""
     for _ in range(2):
         with psycopg.connect(database) as connection:
             outbox.add(connection, CupSold(cup="c", cents=1), message_id="sale-1")
@@ -160,7 +153,6 @@ def test_a_message_id_waits_once(database, outbox):
 
 
 def test_what_readers_could_not_read_is_not_added(database, outbox):
-    """And the transaction goes on."""
     with psycopg.connect(database) as connection:
         with pytest.raises(MalformedMessage):
             outbox.add(connection, ShopOpened(by="ann"))
@@ -170,7 +162,6 @@ def test_what_readers_could_not_read_is_not_added(database, outbox):
 
 
 async def test_a_schema_of_ones_own_is_named(database):
-    """Where the table is not on the connection's path."""
     with psycopg.connect(database) as connection:
         connection.execute('CREATE SCHEMA "odd ""name"')
         connection.execute('ALTER TABLE saga_outbox SET SCHEMA "odd ""name"')
@@ -180,7 +171,6 @@ async def test_a_schema_of_ones_own_is_named(database):
 
 
 async def test_several_relays_keep_order_for_each_key_and_double_nothing(database, bus, outbox):
-    """While several programs add, each key in transactions that follow one another."""
     relays = [OutboxRelay(outbox=database, bus=bus, poll="5ms") for _ in range(3)]
     running = [asyncio.create_task(one.run()) for one in relays]
     with ThreadPoolExecutor(6) as threads:
@@ -203,7 +193,6 @@ async def test_several_relays_keep_order_for_each_key_and_double_nothing(databas
 
 
 async def test_a_relay_whose_session_ends_is_followed_by_another(database, bus, outbox):
-    """Whoever follows goes on where it was; the first one comes back as the second."""
     relays = [OutboxRelay(outbox=database, bus=bus, poll="5ms") for _ in range(2)]
     running = [asyncio.create_task(one.run()) for one in relays]
     sell(database, outbox, "c", 5)
@@ -227,7 +216,6 @@ async def test_a_relay_whose_session_ends_is_followed_by_another(database, bus, 
 async def test_a_crash_between_publishing_and_removing_repeats_the_same_bytes(
     database, bus, outbox, monkeypatch
 ):
-    """Under the same ids; readers recognise them."""
     sell(database, outbox, "c", 3)
     with monkeypatch.context() as patched:
 
@@ -276,7 +264,6 @@ async def test_a_topic_that_is_missing_holds_up_its_own_events_only(
 
 
 async def test_what_the_bus_refuses_for_ever_is_set_aside(database, bus, outbox, monkeypatch):
-    """Those around it go on; an operator sees it and has it tried again."""
     with psycopg.connect(database) as connection:
         outbox.add(connection, CupSold(cup="c", cents=1))
         outbox.add(connection, CupSold(cup="c", cents=2), correlation_id="x" * 3_000_000)
@@ -333,7 +320,6 @@ async def test_a_database_that_is_away_is_waited_for(bus, monkeypatch):
 
 
 def test_without_an_address_there_is_no_relay():
-    """Said before anything starts."""
     with pytest.raises(SettingsError, match="SAGA_OUTBOX"):
         OutboxRelay()
     with pytest.raises(SettingsError, match="SAGA_OUTBOX"):

@@ -30,7 +30,6 @@ from tests.publishing.reading import header, records_on
 
 @pytest.fixture
 def bus(tmp_path) -> str:
-    """The address of an embedded bus."""
     return f"local:///{tmp_path}/bus.db"
 
 
@@ -46,7 +45,6 @@ async def cluster(kafka, namespace):
 
 
 async def test_an_event_is_published_with_its_key_json_and_headers(bus):
-    """Whoever reads the topic finds all that the wire format promises."""
     async with Publisher(bus=bus, source="/shop") as publisher:
         message_id = await publisher.publish(
             CupSold(cup="c-1", cents=250), causation_id="delivery-1", correlation_id="customer-1"
@@ -74,7 +72,6 @@ async def test_the_programs_own_id_is_the_messages_id(bus):
 
 
 async def test_a_publisher_may_be_opened_again(bus):
-    """After it was closed."""
     publisher = Publisher(bus=bus)
     for cents in (1, 2):
         async with publisher:
@@ -112,7 +109,6 @@ async def test_many_events_keep_their_order_for_each_key(bus):
 async def test_what_readers_could_not_read_is_refused_before_anything_is_sent(
     bus, event, options, code
 ):
-    """And nothing of its batch is published."""
     async with Publisher(bus=bus, record_bytes=1024) as publisher:
         with pytest.raises(MalformedMessage) as refused:
             publisher.write(event, **options)
@@ -127,13 +123,11 @@ async def test_what_readers_could_not_read_is_refused_before_anything_is_sent(
 
 
 async def test_a_publisher_that_is_not_open_says_so(bus):
-    """Instead of waiting for a bus that nobody opens."""
     with pytest.raises(RuntimeError, match="async with"):
         await Publisher(bus=bus).publish(CupSold(cup="c", cents=1))
 
 
 def test_settings_are_checked_when_the_publisher_is_made():
-    """Long before the first event."""
     with pytest.raises(SettingsError, match="SAGA_BUS"):
         Publisher(bus="redis://here")
 
@@ -190,7 +184,6 @@ async def test_the_same_bytes_are_sent_again_while_the_bus_is_away(bus, lose_bus
 
 
 async def test_a_bus_that_stays_away_is_an_error_in_time(bus, lose_bus):
-    """Which says why."""
     lose_bus(1_000)
     async with Publisher(bus=bus, timeout="200ms") as publisher:
         with pytest.raises(BusUnavailable, match=r"within 0\.2 s: away"):
@@ -239,7 +232,6 @@ ROOT = Path(__file__).parents[2]
 
 
 async def test_a_call_returns_when_the_event_is_durable(bus):
-    """With its id; the thread ends with the publisher."""
     with SyncPublisher(bus=bus, source="/shop") as publisher:
         message_id = publisher.publish(CupSold(cup="c", cents=1))
         [record] = await records_on(f"dev.saga.{SOLD}", 1, bus=bus)
@@ -249,8 +241,6 @@ async def test_a_call_returns_when_the_event_is_durable(bus):
 
 
 async def test_all_threads_of_a_process_share_one_publisher(bus):
-    """Each keeps its own order."""
-
     def sell(thread: int) -> None:
         for cents in range(20):
             publisher.publish(CupSold(cup=f"c-{thread}", cents=cents))
@@ -267,7 +257,6 @@ async def test_all_threads_of_a_process_share_one_publisher(bus):
 
 
 async def test_a_closed_publisher_begins_anew(bus):
-    """With the next event."""
     publisher = SyncPublisher(bus=bus)
     publisher.close()
     for cents in range(2):
@@ -278,7 +267,6 @@ async def test_a_closed_publisher_begins_anew(bus):
 
 
 def test_a_bad_event_costs_nothing(bus, tmp_path):
-    """It is refused in the caller's thread, before there is another one."""
     publisher = SyncPublisher(bus=bus)
     with pytest.raises(MalformedMessage):
         publisher.publish(ShopOpened(by="ann"))
@@ -323,7 +311,6 @@ def run(bus: str) -> subprocess.CompletedProcess[str]:
 
 
 async def test_a_forked_process_has_its_own_and_both_end_by_themselves(bus):
-    """As a preloaded web server does: nobody has to call `close`, and nothing hangs."""
     ran = run(bus)
 
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -23,11 +23,9 @@ class Deployment:
         return order_app.service(self.folder, *sagas, is_apart=self.is_apart, **settings)
 
     def effects(self) -> dict[tuple[str, str], int]:
-        """What was done, and how often."""
         return dict(effects(self.folder))
 
     async def histories(self):
-        """Every stored history."""
         return await histories_of(self.folder)
 
     async def check_live(self, service) -> None:

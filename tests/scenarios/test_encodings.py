@@ -162,7 +162,6 @@ async def test_on_servers_each_message_is_written_once_and_read_once(
 
 
 def test_each_form_is_where_the_page_says() -> None:
-    """A form that moves, or is new, is a line of the page."""
     rows = re.findall(r"^\| \d+ \| (.+?) \| `(.+?)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
 
     assert len(rows) == 13

@@ -21,7 +21,6 @@ class Moody(sqlite3.Connection):
     failed = 0
 
     def execute(self, sql, *args):
-        """As SQLite, most of the time."""
         if sql != "COMMIT" or Moody.dice.random() >= Moody.share:
             return super().execute(sql, *args)
         Moody.failed += 1

@@ -15,7 +15,6 @@ WAIT_S = 60
 
 @pytest.fixture
 async def admin(kafka):
-    """What an operator has."""
     client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await client.start()
     yield client

@@ -71,7 +71,6 @@ async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path: Path
 
 
 async def test_credentials_that_are_missing_are_asked_for(tmp_path: Path) -> None:
-    """Before anything is connected to."""
     with pytest.raises(SettingsError, match="SAGA_KAFKA_SASL_USERNAME"):
         order_app.service(
             tmp_path, bus="kafka://127.0.0.1:9", kafka_security_protocol="SASL_PLAINTEXT"

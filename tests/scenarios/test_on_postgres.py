@@ -32,7 +32,6 @@ MakeService = Callable[..., Service]
 
 @pytest.fixture(params=["kafka", "embedded"])
 def places(request: pytest.FixtureRequest, postgres: str, tmp_path: Path) -> dict[str, str]:
-    """Settings: all stores are one database."""
     bus = {}
     if request.param == "kafka":
         cluster: KafkaAddress = request.getfixturevalue("kafka")
@@ -42,8 +41,6 @@ def places(request: pytest.FixtureRequest, postgres: str, tmp_path: Path) -> dic
 
 @pytest.fixture
 def on_postgres(places: dict[str, str], tmp_path: Path) -> MakeService:
-    """Makes services there."""
-
     def service(**settings: str) -> Service:
         return order_app.service(tmp_path, **places, **settings)
 
@@ -52,7 +49,6 @@ def on_postgres(places: dict[str, str], tmp_path: Path) -> MakeService:
 
 @pytest.fixture
 def another_postgres(postgres_server: str) -> Iterator[str]:
-    """One more empty database."""
     with database_on(postgres_server) as url:
         yield url
 
@@ -74,7 +70,6 @@ async def settle(service: Service) -> dict[str, SagaStatus]:
 
 
 def expected_books(statuses: dict[str, SagaStatus]) -> Counter[tuple[str, str]]:
-    """What the services have to have done."""
     books = Counter(("reserve", name) for name in statuses)
     for name, status in statuses.items():
         books["pay" if status is SagaStatus.COMPLETED else "unreserve", name] += 1
@@ -84,7 +79,6 @@ def expected_books(statuses: dict[str, SagaStatus]) -> Counter[tuple[str, str]]:
 async def test_effects_are_kept_in_the_store_of_the_sagas(
     on_postgres: MakeService, postgres: str
 ) -> None:
-    """Without a word about effects in the settings: each is done once, with one inbox row."""
     async with on_postgres() as service:
         statuses = await settle(service)
 
@@ -98,7 +92,6 @@ async def test_effects_are_kept_in_the_store_of_the_sagas(
 async def test_effects_may_have_a_database_of_their_own(
     on_postgres: MakeService, postgres: str, another_postgres: str
 ) -> None:
-    """Then there is nothing of theirs in that of the sagas."""
     async with on_postgres(effects_store=another_postgres) as service:
         statuses = await settle(service)
 
@@ -127,7 +120,6 @@ async def test_an_outcome_of_another_process_is_heard_of(
 async def test_stored_records_of_a_dead_process_are_published_by_another(
     on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within seconds, by one that was there all along; a record that leaves twice is the same."""
     monkeypatch.setattr("saga.runtime.orchestrator.DRAIN_S", 0.1)
     parts, stored = open_bus_and_store(Settings.read(**places)), asyncio.Event()
 

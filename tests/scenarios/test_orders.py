@@ -33,17 +33,14 @@ def flaw_at(*places: str):
 
 
 async def placed(service, *keys: str, **more) -> list[str]:
-    """Orders, published; the ids of their sagas."""
     return [await service.publish(OrderPlaced(order_id=key, **more)) for key in keys]
 
 
 async def summary_of(service, saga: str):
-    """A saga's row of the index."""
     return (await service.catalogue.summaries([saga]))[0]
 
 
 async def until_status(service, saga: str, status: str) -> None:
-    """Wait for a saga to stand somewhere."""
     async with asyncio.timeout(10):
         while True:
             found = await service.catalogue.summaries([saga])
@@ -53,7 +50,6 @@ async def until_status(service, saga: str, status: str) -> None:
 
 
 async def until_dead_letter(service) -> None:
-    """Wait for a dead letter."""
     async with asyncio.timeout(6):
         while True:
             if any(
@@ -65,7 +61,6 @@ async def until_dead_letter(service) -> None:
 
 class TestOrders:
     async def test_orders_are_confirmed_or_wholly_undone(self, deployment: Deployment) -> None:
-        """Outcome, effects and histories agree."""
         async with deployment.service() as service:
             good = await placed(service, *[f"g-{number}" for number in range(20)])
             bad = await placed(service, *[f"b-{number}" for number in range(5)], amount=501)
@@ -93,7 +88,6 @@ class TestOrders:
         )
 
     async def test_the_same_order_again_changes_nothing(self, deployment: Deployment) -> None:
-        """While it runs, when it has ended, and after a restart."""
         async with deployment.service() as service:
             (first,) = await placed(service, "o-1")
             await service.outcome(first, timeout=10)
@@ -110,7 +104,6 @@ class TestOrders:
     async def test_an_order_under_the_same_key_with_another_content_is_a_dead_letter(
         self, one_file: Deployment
     ) -> None:
-        """The first one wins."""
         async with one_file.service() as service:
             (first,) = await placed(service, "o-1")
             await placed(service, "o-1", amount=7)
@@ -136,7 +129,6 @@ class TestOrders:
 
 class TestTime:
     async def test_a_sleeping_saga_survives_a_restart(self, deployment: Deployment) -> None:
-        """And goes on as soon as it is due, not before."""
         async with deployment.service() as service:
             (saga,) = await placed(service, "o-1", amount=0)
             await service.idle(timeout=5)
@@ -175,7 +167,6 @@ class TestPeople:
             assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
 
     async def test_a_signal_of_another_kind_is_no_signal(self, one_file: Deployment) -> None:
-        """It is noted, and the saga waits on."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await service.signal(saga, "approval", {"by": ["ann"]})
@@ -191,7 +182,6 @@ class TestPeople:
     async def test_a_cancelled_order_is_undone(
         self, one_file: Deployment, mode: CancelMode
     ) -> None:
-        """With the reason that was given."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await until_status(service, saga, "running")
@@ -206,7 +196,6 @@ class TestPeople:
         assert one_file.effects() == {("reserve", "o-1"): 1, ("unreserve", "o-1"): 1}
 
     async def test_an_abandoned_order_says_what_is_left(self, one_file: Deployment) -> None:
-        """Nothing is undone; the steps are named."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await service.idle(timeout=5)
@@ -218,7 +207,6 @@ class TestPeople:
         assert one_file.effects() == {("reserve", "o-1"): 1}
 
     async def test_a_command_sent_twice_is_done_once(self, one_file: Deployment) -> None:
-        """By its id."""
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             for _ in range(2):
@@ -230,7 +218,6 @@ class TestPeople:
             assert service.counts["duplicate"] == 1
 
     async def test_a_saga_that_is_not_there_can_be_told_nothing(self, one_file: Deployment) -> None:
-        """A mistyped id is an error, at once."""
         async with one_file.service() as service:
             for ask in (
                 service.signal(saga_id("order", "x"), "approval"),
@@ -246,7 +233,6 @@ class TestGoneWrong:
     async def test_a_bug_parks_its_sagas_and_a_fixed_release_loses_nothing(
         self, deployment: Deployment
     ) -> None:
-        """Neighbours go on; what came meanwhile is replayed in order by the mended code."""
         flawed = order_saga(flaw=flaw_at("reserved o-1", "start o-2"))
         async with deployment.service(flawed) as service:
             good, late, unstarted = await placed(service, "o-0", "o-1", "o-2", wants_approval=True)
@@ -280,7 +266,6 @@ class TestGoneWrong:
     async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(
         self, deployment: Deployment
     ) -> None:
-        """New orders begin with the new version meanwhile."""
         async with deployment.service(order_saga()) as service:
             (old,) = await placed(service, "o-1", wants_approval=True)
             await service.idle(timeout=5)
@@ -297,7 +282,6 @@ class TestGoneWrong:
     async def test_code_that_decides_otherwise_is_refused_for_that_saga(
         self, one_file: Deployment
     ) -> None:
-        """Its history stays as it is, and the old code goes on with it."""
         from tests.scenarios.order_app import Context, Pay, saga
 
         @saga("order", version=1, starts_on=OrderPlaced)
@@ -318,7 +302,6 @@ class TestGoneWrong:
             await until_status(service, saga_of_one, "completed")
 
     async def test_a_damaged_row_stops_its_saga_only(self, one_file: Deployment) -> None:
-        """It is named; mended, the saga goes on."""
         import sqlite3
 
         path = file_of(addresses(one_file.folder)["store"])
@@ -354,7 +337,6 @@ class TestGoneWrong:
     async def test_a_record_that_cannot_be_read_is_one_dead_letter_and_the_rest_goes_on(
         self, deployment: Deployment
     ) -> None:
-        """With its bytes, in the catalogue and on its dlq topic."""
         from saga.ports import Record
 
         async with deployment.service() as service:
@@ -385,7 +367,6 @@ class TestGoneWrong:
     async def test_an_early_command_to_a_saga_that_never_comes_is_a_dead_letter_in_time(
         self, one_file: Deployment
     ) -> None:
-        """A second, as these services are set."""
         from saga.contracts import Command
 
         async with one_file.service() as service:
@@ -399,7 +380,6 @@ class TestGoneWrong:
         assert saga in letter.message
 
     async def test_live_states_are_what_their_histories_say(self, deployment: Deployment) -> None:
-        """For sagas that wait for people, time and replies."""
         async with deployment.service() as service:
             await placed(service, *[f"o-{number}" for number in range(10)], wants_approval=True)
             await placed(service, "p-1", amount=501, wants_approval=True)

@@ -6,7 +6,6 @@ from tests.console.toys import TOYS
 
 
 def test_unchanged_code_decides_the_same(looking):
-    """Every history with its entries, then a summary; exit 0."""
     called = call("replay", "--json")
     *rows, summary = called.rows
 
@@ -19,7 +18,6 @@ def test_unchanged_code_decides_the_same(looking):
 
 
 def test_changed_code_is_found_out_and_both_sides_named(looking):
-    """Each history that differs is reported, with its first differing entry; exit 1."""
     changed = TOYS.replace("amount=placed.amount), undo", "amount=placed.amount + 1), undo")
     (looking / "toys.py").write_text(changed)
 
@@ -45,7 +43,6 @@ def test_a_version_that_is_gone_is_a_difference(looking):
 
 
 def test_one_or_the_open_ones_can_be_chosen(looking):
-    """By id, by definition, or those that have not ended; unknown ids are exit 1."""
     assert call("replay", "order/o-1", "--json").rows[-1]["sagas"] == 1
     assert call("replay", "--definition", "leave", "--json").rows[-1]["sagas"] == 1
     assert call("replay", "--open", "--json").rows[-1]["sagas"] == 1
@@ -54,7 +51,6 @@ def test_one_or_the_open_ones_can_be_chosen(looking):
 
 
 def test_code_that_raises_is_a_finding(looking):
-    """The other histories are looked at all the same."""
     broken = TOYS.replace("    await ctx.wait(", '    raise KeyError("gone")\n    await ctx.wait(')
     (looking / "toys.py").write_text(broken)
 

@@ -13,7 +13,6 @@ from tests.console.toys import ORDER, TOYS
 
 @pytest.fixture
 def locked(toys):
-    """The toy application with its lock file."""
     assert call("topics", "lock", "--json").row["changes"] > 0
     return toys
 
@@ -25,7 +24,6 @@ def change(toys, before, after):
 
 
 def test_contracts_are_listed_with_topic_key_and_replies(locked):
-    """One object each."""
     rows = {row["contract"]: row for row in call("topics", "ls", "--json").rows}
 
     assert rows[ORDER]["topic"] == f"dev.saga.{ORDER}"
@@ -35,7 +33,6 @@ def test_contracts_are_listed_with_topic_key_and_replies(locked):
 
 
 def test_without_a_lock_file_the_check_fails(toys):
-    """The message has the command that makes one."""
     called = call("topics", "check")
 
     assert called.code == 1
@@ -43,7 +40,6 @@ def test_without_a_lock_file_the_check_fails(toys):
 
 
 def test_locked_contracts_pass(locked):
-    """Exit 0; the summary says so."""
     called = call("topics", "check", "--json")
 
     assert called.code == 0
@@ -81,7 +77,6 @@ def test_a_change_that_breaks_readers_is_not_locked(locked):
 
 
 def test_a_lock_file_that_is_none_is_refused_by_name(locked):
-    """No traceback, exit 1."""
     (locked / "mine.json").write_text("{")
 
     called = call("topics", "check", "--file", "mine.json")
@@ -100,7 +95,6 @@ def on_kafka(toys, kafka, namespace: str, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_topics_are_created_once(on_kafka):
-    """With the partitions of the settings; a second time changes nothing."""
     first = call("topics", "create", "--json").rows
     second = call("topics", "create", "--json").rows
 
@@ -112,7 +106,6 @@ def test_topics_are_created_once(on_kafka):
 
 
 def test_topics_are_created_in_a_file_as_well(toys):
-    """The embedded bus has topics too."""
     assert {row["created"] for row in call("topics", "create", "--json").rows} == {True}
     assert {row["created"] for row in call("topics", "create", "--json").rows} == {False}
 
@@ -163,7 +156,6 @@ def test_a_cluster_that_is_away_is_exit_3(on_kafka, monkeypatch):
 
 
 def test_the_document_is_printed_for_people_in_lines_and_for_programs_in_one(toys):
-    """The same document; and nothing is made in the folder."""
     called = call("topics", "asyncapi")
     document = json.loads(called.out)
 
@@ -176,7 +168,6 @@ def test_the_document_is_printed_for_people_in_lines_and_for_programs_in_one(toy
 
 
 def test_yaml_says_the_same(toys):
-    """Read by any YAML parser, without aliases or tags."""
     text = call("topics", "asyncapi", "--yaml").out
 
     assert yaml.safe_load(text) == json.loads(call("topics", "asyncapi").out)
@@ -184,7 +175,6 @@ def test_yaml_says_the_same(toys):
 
 
 def test_title_and_version_may_be_given(toys):
-    """For those who publish the document."""
     words = ("topics", "asyncapi", "--title", "The toy shop", "--version", "2.1.0")
 
     info = call(*words, "--json").row["info"]
@@ -192,7 +182,6 @@ def test_title_and_version_may_be_given(toys):
 
 
 def test_a_file_is_written_and_its_contents_are_counted(toys):
-    """A missing folder is named."""
     row = call("topics", "asyncapi", "--yaml", "--output", "api.yaml", "--json")
     assert row.code == 2
 

@@ -30,7 +30,6 @@ def dead_letter(waiting, tmp_path):
 
 
 def test_a_dead_record_is_listed_and_shown(dead_letter):
-    """With reason, place, key and id; its value and headers as they came."""
     row = call("dlq", "ls", "--json").row
 
     assert row["reason"] == "schema"
@@ -48,7 +47,6 @@ def test_a_dead_record_is_listed_and_shown(dead_letter):
 
 
 def test_a_redriven_record_is_handled_by_code_that_can_read_it(dead_letter):
-    """It goes to its own topic with its own id, and is no dead letter any more."""
     [number] = [row["id"] for row in call("dlq", "ls", "--json").rows]
     (dead_letter / "toys.py").write_text(TOYS.replace("amount: int\n", "amount: int = 5\n"))
 
@@ -61,7 +59,6 @@ def test_a_redriven_record_is_handled_by_code_that_can_read_it(dead_letter):
 
 
 def test_a_redriven_record_that_is_still_bad_is_parked_again(dead_letter):
-    """Nothing is lost, and it is one record still."""
     assert call("dlq", "redrive", "--all").code == 0
     assert call("run", "--until-idle").code == 0
 
@@ -69,7 +66,6 @@ def test_a_redriven_record_that_is_still_bad_is_parked_again(dead_letter):
 
 
 def test_redrive_wants_to_know_which(dead_letter):
-    """Nothing by default; unknown numbers and reasons are exit 1."""
     assert call("dlq", "redrive").code == 2
     assert call("dlq", "redrive", 1, "--all").code == 2
     assert call("dlq", "redrive", 999).code == 1
@@ -78,7 +74,6 @@ def test_redrive_wants_to_know_which(dead_letter):
 
 
 def test_timers_are_listed_with_their_saga(looking):
-    """The wait for an approval has one."""
     row = call("timers", "--json").row
 
     assert list(row) == ["timer_id", "saga_id", "due_at"]

@@ -111,7 +111,6 @@ def served_elsewhere(folder: Path) -> Iterator[None]:
     ids=["effects", "orchestrator", "publish", "cancel"],
 )
 def test_a_read_only_store_is_exit_3(served_by_all: Path, words: list[str], name: str) -> None:
-    """With what to do; what is in it stays as it is."""
     before = (served_by_all / ".saga" / "saga.db").read_bytes()
 
     with nobody():
@@ -136,7 +135,6 @@ def test_a_read_only_store_is_exit_3(served_by_all: Path, words: list[str], name
     ids=" ".join,
 )
 def test_a_read_only_store_can_be_read(served_by_all: Path, words: tuple[str, ...]) -> None:
-    """Questions are answered as ever, and nothing is left beside the file."""
     as_ever = call(*words)
     assert as_ever.code == 0
     assert as_ever.out or words == ("dlq", "ls", "--json")
@@ -162,7 +160,6 @@ def test_rows_of_a_running_worker_can_be_read_by_others(served_by_all: Path) -> 
 
 
 def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:
-    """Where a store is to be made anew."""
     with nobody():
         called = call("run", "--until-idle", "--store", "sqlite:///.saga/new.db")
 
@@ -172,7 +169,6 @@ def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:
 
 
 def test_a_worker_waits_for_room_and_loses_nothing(toys: Path) -> None:
-    """It says which file and what to do, goes on by itself, and each order is paid once."""
     publish(ORDERS)
     worker = limited(toys, "run", "--json", room_bytes=24_000)
     logged: list[str] = []
@@ -202,7 +198,6 @@ def test_a_worker_waits_for_room_and_loses_nothing(toys: Path) -> None:
 
 
 def test_lines_that_could_not_be_published_are_named(toys: Path) -> None:
-    """Exit 3, with the file and what to do; what was acknowledged before starts its saga."""
     publish(1)
     lines = "".join(f'{{"order_id": "n-{number}", "amount": 1}}\n' for number in range(3_000))
     publisher = limited(toys, "publish", ORDER, "-", "--json", room_bytes=500_000)

@@ -43,7 +43,6 @@ def test_a_misspelt_variable_is_refused_with_a_suggestion(toys, monkeypatch):
     ],
 )
 def test_an_illegal_setting_is_refused_by_name(toys, words, expected):
-    """Before anything is opened."""
     called = call("run", *words)
 
     assert called.code == 2
@@ -83,7 +82,6 @@ def test_an_illegal_setting_is_refused_by_name(toys, words, expected):
     ],
 )
 def test_an_app_that_cannot_be_loaded_is_refused_with_the_place(toys, source, name, expected):
-    """The author's own file and line, not one of ours or of a library; no traceback."""
     if source is not None:
         (toys / "toys.py").write_text(source)
 
@@ -115,7 +113,6 @@ def test_config_show_has_every_setting(toys):
     ],
 )
 def test_passwords_are_not_shown(address, shown):
-    """Everything else is."""
     assert redacted(address) == shown
 
 
@@ -163,7 +160,6 @@ def test_an_effects_store_is_migrated_where_it_is(
 
 
 def test_tables_in_a_file_are_made_once_and_looked_at(tmp_path: Path) -> None:
-    """As in a database; a file that is not there is not made by looking."""
     store = ("--store", f"sqlite:///{tmp_path}/saga.db", "--json")
     before = call("store", "status", *store)
     assert not list(tmp_path.iterdir())
@@ -178,7 +174,6 @@ def test_tables_in_a_file_are_made_once_and_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_away_is_named_without_its_password() -> None:
-    """Which database, and what to do."""
     called = call("ls", "--store", "postgresql://toys:hunter2@127.0.0.1:1/toys")
 
     assert called.code == 3
@@ -191,7 +186,6 @@ def test_a_store_that_is_away_is_named_without_its_password() -> None:
 
 @pytest.mark.usefixtures("toys_on_postgres")
 def test_a_whole_service_runs_on_an_empty_database() -> None:
-    """Bus in a file, store in PostgreSQL: what the relay publishes makes the sagas end."""
     assert call("ls").code == 3, "a question makes no tables"
     lines = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(3))
     assert call("publish", ORDER, "-", stdin=lines).code == 0

@@ -23,7 +23,6 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 def test_ls_has_the_shape_of_the_interface(looking):
-    """One object a line, with exactly these members, times in UTC."""
     rows = call("ls", "--json").rows
 
     assert [list(row) for row in rows] == [ROW] * 4
@@ -39,7 +38,6 @@ def test_ls_has_the_shape_of_the_interface(looking):
 
 
 def test_ls_filters_and_pages(looking):
-    """By status and definition; page after page nothing is missing and nothing comes twice."""
     assert {row["key"] for row in call("ls", "--status", "rolled_back", "--json").rows} == {
         "dear",
         "far-1",
@@ -54,7 +52,6 @@ def test_ls_filters_and_pages(looking):
 
 
 def test_ls_for_people_names_sagas_as_commands_take_them(looking):
-    """A table on standard output; a hint of more goes to standard error."""
     called = call("ls", "--limit", 2)
 
     assert "order/" in called.out
@@ -62,7 +59,6 @@ def test_ls_for_people_names_sagas_as_commands_take_them(looking):
 
 
 def test_show_has_the_shape_of_the_interface(looking):
-    """A row as of `ls`, then steps, residue and outcome."""
     row = call("show", "order/far-1", "--json").row
     saga = saga_id("order", "far-1")
 
@@ -112,7 +108,6 @@ def test_a_saga_is_named_by_id_or_by_definition_and_key(looking):
 @pytest.mark.parametrize("command", ["show", "history"])
 @pytest.mark.parametrize("name", ["order/nobody", "5e3dc2ce-4f4b-5a0e-8a54-6a1d2a7b9a11", "what"])
 def test_unknown_saga_is_exit_1(looking, command, name):
-    """Its name is on standard error, and nothing on standard output."""
     called = call(command, name, "--json")
 
     assert (called.code, called.out) == (1, "")
@@ -120,7 +115,6 @@ def test_unknown_saga_is_exit_1(looking, command, name):
 
 
 def test_history_has_the_shape_of_the_interface(looking):
-    """Every entry with version, time, type, cause and data; payloads as JSON, not as text."""
     rows = call("history", "order/far-1", "--json").rows
 
     assert all(list(row) == ["version", "at", "type", "cause", "data"] for row in rows)
@@ -133,7 +127,6 @@ def test_history_has_the_shape_of_the_interface(looking):
 
 
 def test_history_as_of_a_version_or_a_moment(looking):
-    """`--at` ends the history at an entry or at a moment; before the beginning there is none."""
     rows = call("history", "order/far-1", "--json").rows
 
     assert call("history", "order/far-1", "--at", 3, "--json").rows == rows[:3]
@@ -146,7 +139,6 @@ def test_history_as_of_a_version_or_a_moment(looking):
 
 
 def test_looking_where_nothing_is_makes_no_files(toys):
-    """Commands that read name the missing store, and do not make one."""
     for words in (["ls"], ["show", "order/x"], ["timers"], ["dlq", "ls"], ["replay"]):
         called = call(*words, "--json")
         assert (called.code, called.out) == (3, "")
@@ -158,7 +150,6 @@ def test_looking_where_nothing_is_makes_no_files(toys):
 
 
 def test_hostile_keys_do_not_repaint_the_terminal(toys):
-    """Control characters of a key are made visible; markup in it is text."""
     words = ("publish", "cli-orders.evt.order-placed.v1")
     assert call(*words, '{"order_id": "\\u001b[31m[bold]x", "amount": 1}').code == 0
     assert call("run", "--until-idle").code == 0

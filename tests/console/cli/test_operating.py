@@ -12,7 +12,6 @@ def status(saga):
 
 
 def test_a_signal_is_accepted_and_ends_the_wait(waiting):
-    """The command has an id; the same command again changes nothing."""
     words = ("signal", waiting, "approval", '{"by": "eve"}', "--id", "c-1", "--json")
 
     assert call(*words).row == {"command_id": "c-1", "accepted": True}
@@ -23,7 +22,6 @@ def test_a_signal_is_accepted_and_ends_the_wait(waiting):
 
 
 def test_a_cancelled_saga_is_rolled_back_with_the_reason(waiting):
-    """Reason and actor are recorded."""
     words = ("--reason", "changed my mind", "--actor", "ann", "--json")
 
     assert call("cancel", waiting, *words).row["accepted"] is True
@@ -44,7 +42,6 @@ def test_a_cancelled_saga_is_rolled_back_with_the_reason(waiting):
     ids=["compensate", "abandon", "cancel-immediate", "cancel-abandon"],
 )
 def test_operators_end_a_saga(waiting, words, ends):
-    """Each in its way."""
     act, *options = words
 
     assert call(act, waiting, *options, "--reason", "enough", "--json").row["accepted"] is True
@@ -55,20 +52,17 @@ def test_operators_end_a_saga(waiting, words, ends):
 
 @pytest.mark.parametrize("act", ["retry", "skip", "compensate", "release", "abandon", "cancel"])
 def test_an_act_needs_a_reason(looking, act):
-    """Without one, or with an empty one: exit 2, nothing is sent."""
     assert call(act, "leave/ann").code == 2
     assert call(act, "leave/ann", "--reason", " ").code == 2
 
 
 @pytest.mark.parametrize("act", ["retry", "skip", "compensate", "release", "abandon", "cancel"])
 def test_an_act_on_an_unknown_saga_is_exit_1(looking, act):
-    """And so is a signal."""
     assert call(act, "leave/nobody", "--reason", "r").code == 1
     assert call("signal", "leave/nobody", "approval").code == 1
 
 
 def test_nothing_is_sent_to_a_saga_that_has_ended(looking):
-    """`accepted` is false, exit 1, with the reason."""
     called = call("cancel", "order/o-1", "--reason", "late", "--json")
 
     assert called.code == 1
@@ -77,7 +71,6 @@ def test_nothing_is_sent_to_a_saga_that_has_ended(looking):
 
 
 def test_a_step_that_does_not_exist_is_refused_with_those_that_do(looking):
-    """Before anything is sent."""
     called = call("retry", "leave/ann", "pya", "--reason", "r")
 
     assert called.code == 1
@@ -94,7 +87,6 @@ def test_a_signal_that_is_no_json_is_refused(looking, payload, expected):
 
 
 def test_waiting_for_a_worker_that_is_not_there_ends_in_time(waiting):
-    """The command stays accepted; that nobody has taken its turn is exit 1."""
     called = call("cancel", waiting, "--reason", "r", "--wait", 0.2, "--json")
 
     assert called.code == 1
@@ -103,7 +95,6 @@ def test_waiting_for_a_worker_that_is_not_there_ends_in_time(waiting):
 
 
 def test_a_release_of_a_saga_that_runs_is_recorded_as_refused(waiting):
-    """The act is in the history, with what was made of it."""
     assert call("release", waiting, "--reason", "r").code == 0
     assert status(waiting) == "running"
     rows = call("history", waiting, "--json").rows

@@ -30,7 +30,6 @@ COMMANDS = [
 
 
 def test_help_lists_every_command():
-    """With exit 0; without a command it is shown too."""
     called = call("--help")
 
     assert called.code == 0
@@ -39,12 +38,10 @@ def test_help_lists_every_command():
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["ls", "--nonsense"], ["ls", "--limit", "0"]])
 def test_a_command_that_cannot_be_meant_is_exit_2(toys, words):
-    """Usage goes to standard error, or is the help that was asked for."""
     assert call(*words).code == 2
 
 
 def test_python_m_saga_is_the_same_program(toys):
-    """The name that helps is `saga`; a pipe that closes early is no trouble."""
     help_page = subprocess.run(
         [sys.executable, "-m", "saga", "ls", "--help"],
         env=environment(toys),
@@ -59,7 +56,6 @@ def test_python_m_saga_is_the_same_program(toys):
 
 
 def test_the_version_is_printed() -> None:
-    """As it was installed, for reports of problems."""
     called = call("--version")
 
     assert called.code == 0
@@ -95,7 +91,6 @@ def without_extras(folder, *words):
 
 
 def test_files_need_no_extras(toys):
-    """Publishing, serving with health and metrics, looking and the doctor's look."""
     for words in (
         ("publish", ORDER, '{"order_id": "o-1", "amount": 1}'),
         ("run", "--until-idle"),
@@ -114,7 +109,6 @@ def test_files_need_no_extras(toys):
     ],
 )
 def test_servers_name_the_extra_that_is_missing(toys, words, extra):
-    """Exit 2, with what to install."""
     ended = without_extras(toys, *words)
 
     assert ended.returncode == 2

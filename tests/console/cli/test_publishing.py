@@ -8,7 +8,6 @@ from tests.console.toys import ORDER
 
 
 def test_publish_says_which_saga_it_starts(toys):
-    """The JSON has line, message id and the saga's id."""
     row = call("publish", ORDER, '{"order_id": "o-1", "amount": 1}', "--json").row
 
     assert list(row) == ["line", "message_id", "saga_id"]
@@ -16,7 +15,6 @@ def test_publish_says_which_saga_it_starts(toys):
 
 
 def test_an_event_that_starts_nothing_is_published_all_the_same(toys):
-    """Its saga id is null."""
     words = ("cli-orders.evt.order-confirmed.v1", '{"order_id": "o-1"}', "--key", "o-1")
 
     assert call("publish", *words, "--json").row["saga_id"] is None
@@ -37,7 +35,6 @@ def test_an_event_that_starts_nothing_is_published_all_the_same(toys):
     ids=["field", "nan", "type", "empty-key", "cut", "array", "deep", "duplicate"],
 )
 def test_a_bad_payload_is_refused_with_the_mistake(toys, payload, expected):
-    """Exit 1, the line, the field and what was expected there; nothing on standard output."""
     called = call("publish", ORDER, payload, "--json")
 
     assert (called.code, called.out) == (1, "")
@@ -54,7 +51,6 @@ def test_an_empty_key_is_refused(toys):
 
 
 def test_an_unknown_contract_is_refused_with_names_that_come_near(toys):
-    """Before anything is opened."""
     called = call("publish", "cli-orders.evt.order-placd.v1", "{}")
 
     assert called.code == 1
@@ -63,12 +59,10 @@ def test_an_unknown_contract_is_refused_with_names_that_come_near(toys):
 
 
 def test_the_engines_own_contract_is_not_for_publishing(toys):
-    """Commands go through their commands, which check more."""
     assert call("publish", "saga.ctl.command.v1", "{}").code == 1
 
 
 def test_bad_lines_are_reported_and_the_others_go_on(toys):
-    """Exit 1; each bad line with its number; empty lines are nothing."""
     stdin = (
         b'{"order_id": "a", "amount": 1}\n'
         b'{"order_id": "\xff", "amount": 1}\n'
@@ -92,7 +86,6 @@ def test_bad_lines_are_reported_and_the_others_go_on(toys):
 
 
 def test_many_lines_are_published_in_order(toys):
-    """More than fit into one batch."""
     stdin = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(1_203))
 
     rows = call("publish", ORDER, "-", "--json", stdin=stdin).rows
@@ -102,7 +95,6 @@ def test_many_lines_are_published_in_order(toys):
 
 
 def test_the_same_message_id_again_starts_nothing_new(toys):
-    """A repeat is known as one; another content under the same key is a dead letter."""
     for amount in (1, 1, 2):
         words = (ORDER, f'{{"order_id": "a", "amount": {amount}}}', "--id", "m-1")
         assert call("publish", *words, "--json").row["message_id"] == "m-1"
@@ -114,5 +106,4 @@ def test_the_same_message_id_again_starts_nothing_new(toys):
 
 
 def test_one_id_cannot_name_many_lines(toys):
-    """A usage error, exit 2."""
     assert call("publish", ORDER, "-", "--id", "m", stdin="").code == 2

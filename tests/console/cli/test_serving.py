@@ -34,13 +34,11 @@ def until_serving(worker):
 
 
 def publish(count):
-    """So many orders."""
     lines = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(count))
     assert call("publish", ORDER, "-", stdin=lines).code == 0
 
 
 def wait_for(condition, seconds=20.0):
-    """Wait until something holds."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come about in time"
@@ -48,7 +46,6 @@ def wait_for(condition, seconds=20.0):
 
 
 def test_until_idle_ends_with_a_summary(toys):
-    """One object with the usual counts, zeros included."""
     publish(3)
 
     row = call("run", "--until-idle", "--json").row
@@ -60,7 +57,6 @@ def test_until_idle_ends_with_a_summary(toys):
 
 
 def test_roles_can_be_chosen(toys):
-    """An orchestrator alone issues the first intent and no more; then the effects answer."""
     publish(1)
 
     assert call("run", "--roles", "orchestrator", "--until-idle", "--json").row["turns"] == 1
@@ -70,7 +66,6 @@ def test_roles_can_be_chosen(toys):
 
 
 def test_intents_without_a_handler_are_named_at_the_start(toys):
-    """A handler that was forgotten is seen at once; not by who only orchestrates."""
     complete = call("run", "--until-idle")
     text = (toys / "toys.py").read_text()
     (toys / "toys.py").write_text(text.replace("@payments.on(Ship)\n", ""))
@@ -86,7 +81,6 @@ def test_intents_without_a_handler_are_named_at_the_start(toys):
 
 @pytest.mark.parametrize("roles", ["orchestrater", "", "effects,nobody"])
 def test_an_unknown_role_is_refused(toys, roles):
-    """Exit 2, with the roles there are."""
     called = call("run", "--roles", roles)
 
     assert called.code == 2
@@ -96,7 +90,6 @@ def test_an_unknown_role_is_refused(toys, roles):
 @pytest.mark.parametrize("component", ["event store", "bus"])
 @pytest.mark.parametrize("words", [["run", "--until-idle"], ["publish", ORDER, "{}"]])
 def test_a_store_of_a_newer_version_is_not_touched(toys, component, words):
-    """Exit 3, with the file and what to do."""
     publish(1)
     with sqlite3.connect(".saga/saga.db") as connection:
         connection.execute("UPDATE saga_schema SET version = 99 WHERE component = ?", (component,))
@@ -110,7 +103,6 @@ def test_a_store_of_a_newer_version_is_not_touched(toys, component, words):
 
 
 def test_a_place_that_cannot_be_written_is_exit_3(toys):
-    """A folder that is a file, for bus, store or effects' store; the path is named."""
     (toys / "file").write_text("")
     for option in ("--store", "--bus", "--effects-store"):
         scheme = "local" if option == "--bus" else "sqlite"
@@ -120,7 +112,6 @@ def test_a_place_that_cannot_be_written_is_exit_3(toys):
 
 
 def test_a_file_that_is_no_database_is_exit_3(toys):
-    """It stays as it is."""
     (toys / "notes.txt").write_text("no database, but long enough to be looked at" * 10)
 
     called = call("ls", "--store", "sqlite:///notes.txt")
@@ -130,7 +121,6 @@ def test_a_file_that_is_no_database_is_exit_3(toys):
 
 
 def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(toys):
-    """Two processes share the work; each order is paid once; both end with 0 when told to."""
     words = ("run", "--json", "--log", "info")
     workers = [start(toys, *words, start_new_session=True) for _ in range(2)]
     try:
@@ -155,7 +145,6 @@ def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(toys):
 
 
 def test_a_command_reaches_a_saga_that_a_worker_serves(toys):
-    """`--wait` tells what was recorded; Ctrl-C ends the worker with 0 as well."""
     assert call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}').code == 0
     worker = start(toys, "run", "--log", "info", start_new_session=True)
     try:

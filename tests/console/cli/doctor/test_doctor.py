@@ -17,7 +17,6 @@ UNTIL_IDLE = ("run", "--until-idle")
 
 
 def checks(called) -> list[tuple[str, str]]:
-    """Check and severity of what was found."""
     *findings, summary = called.rows
     assert summary["errors"] == sum(finding["severity"] == "error" for finding in findings)
     assert summary["ok"] is (summary["errors"] == 0)
@@ -25,14 +24,12 @@ def checks(called) -> list[tuple[str, str]]:
 
 
 def test_a_healthy_deployment_has_no_findings(looking):  # noqa: F811
-    """Nothing is found and nothing is changed."""
     called = call("doctor")
 
     assert (called.code, called.out) == (0, "all is well\n")
 
 
 def test_where_nothing_has_run_nothing_is_reached(toys):  # noqa: F811
-    """Exit 3; and the look makes no files."""
     called = call("doctor", "--json")
 
     assert (called.code, checks(called)) == (3, [("bus", "error"), ("store", "error")])
@@ -52,7 +49,6 @@ def test_records_without_a_reader_are_found(toys):  # noqa: F811
 
 
 def test_a_dead_letter_is_a_warning(toys):  # noqa: F811
-    """By reason; with exit 0, as the others go on."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     with sqlite3.connect(".saga/saga.db") as connection:
         connection.create_function("spoilt", 1, lambda packed: packed.replace(b"{", b"-"))
@@ -65,7 +61,6 @@ def test_a_dead_letter_is_a_warning(toys):  # noqa: F811
 
 
 def test_a_saga_whose_version_is_gone_is_found(toys):  # noqa: F811
-    """The application has another version of it by now."""
     call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}')
     assert call(*UNTIL_IDLE).code == 0
     text = (toys / "toys.py").read_text()
@@ -79,7 +74,6 @@ def test_a_saga_whose_version_is_gone_is_found(toys):  # noqa: F811
 
 
 def test_an_application_that_cannot_be_loaded_does_not_hide_the_rest(looking, monkeypatch):  # noqa: F811
-    """The store is looked at all the same."""
     monkeypatch.setenv("SAGA_APP", "nowhere:app")
     called = call("doctor", "--json")
 
@@ -97,7 +91,6 @@ def test_a_damaged_store_is_not_reached(toys):  # noqa: F811
 
 
 def test_a_kafka_that_is_away_is_not_reached(toys):  # noqa: F811
-    """Exit 3, in seconds."""
     called = call("doctor", "--json", "--bus", "kafka://127.0.0.1:9")
 
     assert called.code == 3
@@ -127,7 +120,6 @@ def on_cluster(kafka, work):
 
 
 def test_wrong_topics_in_a_cluster_are_found(on_kafka, kafka):
-    """Missing ones, and other numbers of partitions; once made as they should be, none is."""
     odd = f"{on_kafka}payments.int.pay.v1"
     on_cluster(kafka, lambda bus: bus.create_topics([TopicSpec(odd, 3, 60)]))
     called = call("doctor", "--json")
@@ -153,7 +145,6 @@ def test_wrong_topics_in_a_cluster_are_found(on_kafka, kafka):
 
 
 def test_positions_and_workers_on_a_cluster_are_compared(on_kafka, kafka):
-    """What waits while nobody reads; and a store that is ahead of a topic that was made anew."""
     assert call("topics", "create").code == 0
     assert call("publish", ORDER, '{"order_id": "o-1", "amount": 1}').code == 0
     called = call("doctor", "--json")
@@ -179,7 +170,6 @@ def test_positions_and_workers_on_a_cluster_are_compared(on_kafka, kafka):
 
 
 async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
-    """One that never was has neither."""
     topic = f"{namespace}.t"
     bus = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
     await bus.create_topics([TopicSpec(topic, 1)])
@@ -203,7 +193,6 @@ async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
 
 
 def test_tables_of_a_postgresql_store_are_compared(toys, postgres, monkeypatch):  # noqa: F811
-    """None yet, then all; never made by the look itself."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     assert call(*UNTIL_IDLE).code == 0
     monkeypatch.setenv("SAGA_STORE", postgres)
@@ -224,7 +213,6 @@ def test_tables_of_a_postgresql_store_are_compared(toys, postgres, monkeypatch):
 
 
 def test_a_postgresql_that_is_away_is_named_without_its_password(looking):  # noqa: F811
-    """Exit 3."""
     address = "postgresql://me:secret@127.0.0.1:9/none"
     called = call("doctor", "--json", "--store", address, "--effects-store", "sqlite:///none.db")
 

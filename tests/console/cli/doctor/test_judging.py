@@ -17,7 +17,6 @@ def facts(**seen) -> Facts:
 
 
 def group(role: str = "orchestrator", *, members: int | None = 1, following: int = 0) -> Group:
-    """A group that reads one source."""
     return Group(
         name="readers",
         role=role,
@@ -28,7 +27,6 @@ def group(role: str = "orchestrator", *, members: int | None = 1, following: int
 
 
 def held_up(status: SagaStatus) -> HeldUp:
-    """Three sagas in one status."""
     return HeldUp(
         definition="order", version=2, status=status, count=3, example="order/7", reason="a bug"
     )
@@ -101,7 +99,6 @@ def test_healthy_facts_are_no_finding(seen):
 
 @pytest.mark.parametrize(("seen", "finding"), SICK, ids=[f"{c}-{s}" for _, (c, s) in SICK])
 def test_each_problem_is_one_finding(seen, finding):
-    """With its severity."""
     assert judged(seen) == [finding]
 
 
