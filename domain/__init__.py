@@ -1,4 +1,4 @@
-"""A grocery's order fulfilment: what it does, one folder a team.
+"""A grocery's order fulfilment: what it does, one module a team.
 
 `app` is what `SAGA_APP=domain:app` serves: the saga of an order and the four services it asks.
 """

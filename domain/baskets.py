@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,8 +19,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from saga.errors import SagaError
 from topics.orders import OrderLine, v1, v2
 
-__all__ = ["BASKETS", "BadBasket", "Basket", "BasketLine", "order_placed", "read_baskets"]
-
 BASKETS: Final = Path(__file__).parent / "data" / "baskets.jsonl.gz"
 LINE_BYTES_MAX: Final = 1_000_000
 
@@ -28,14 +27,17 @@ Dollars = Annotated[str, Field(pattern=r"^[0-9]{1,10}\.[0-9]{2}$")]
 OrderPlaced = v1.OrderPlaced | v2.OrderPlaced
 
 
+@dataclass(eq=False)
 class BadBasket(SagaError):
     """Raised when a file of baskets cannot be read; *line* counts from 1; 0 is the whole file."""
 
-    def __init__(self, path: Path, line: int, problem: str) -> None:
-        super().__init__(f"{path}:{line}: {problem}" if line else f"{path}: {problem}")
-        self.path = path
-        self.line = line
-        self.problem = problem
+    path: Path
+    line: int
+    problem: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{place}: {self.problem}"
 
 
 class BasketLine(BaseModel):
@@ -51,12 +53,10 @@ class BasketLine(BaseModel):
 
     @property
     def paid_cents(self) -> int:
-        """What was paid for the line."""
         return _cents(self.paid)
 
     @property
     def discount_cents(self) -> int:
-        """What was taken off the line's price."""
         return _cents(self.discount)
 
 

@@ -7,32 +7,25 @@ until then the tables hold what may yet be given back.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, astuple
+from operator import add
+from typing import Any, Final
 
 from saga.contracts import ContractRegistry, read
-from saga.core.events import Message, SagaStarted
+from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
+from saga.core.values import value
 from saga.effects import Database
 from topics.orders import OrderConfirmed, OrderPlaced
-
-__all__ = [
-    "Account",
-    "Books",
-    "Difference",
-    "accounts_of_histories",
-    "accounts_of_services",
-    "compare",
-    "read_books",
-]
 
 DEFINITION: Final = "order"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Account:
     """Units reserved, cents charged and slots booked, all net of what was given back."""
 
@@ -41,17 +34,14 @@ class Account:
     slots: int = 0
 
     def __add__(self, other: Account) -> Account:
-        return Account(
-            units=self.units + other.units,
-            cents=self.cents + other.cents,
-            slots=self.slots + other.slots,
-        )
+        units, cents, slots = map(add, astuple(self), astuple(other))
+        return Account(units=units, cents=cents, slots=slots)
 
 
 NOTHING: Final = Account()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Difference:
     """One order on which the two sides do not agree."""
 
@@ -60,19 +50,16 @@ class Difference:
     in_histories: Account
 
     def __str__(self) -> str:
+        theirs, ours = asdict(self.in_services), asdict(self.in_histories)
         parts = [
-            f"{name}: {mine} in the services, {theirs} in the histories"
-            for name, mine, theirs in (
-                ("units", self.in_services.units, self.in_histories.units),
-                ("cents", self.in_services.cents, self.in_histories.cents),
-                ("slots", self.in_services.slots, self.in_histories.slots),
-            )
-            if mine != theirs
+            f"{name}: {count} in the services, {ours[name]} in the histories"
+            for name, count in theirs.items()
+            if count != ours[name]
         ]
         return f"order {self.order_id}: {'; '.join(parts)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Books:
     """Both sides in total, and all that does not agree.
 
@@ -98,8 +85,7 @@ async def read_books(db: Database, log: AsyncIterator[tuple[int, Entry]]) -> Boo
     Raises:
         StoreUnavailable: one of the two cannot be read.
     """
-    services = await accounts_of_services(db)
-    histories = await accounts_of_histories(log)
+    services, histories = await accounts_of_services(db), await accounts_of_histories(log)
     return compare(services, histories, leaks=await _leaks(db))
 
 
@@ -172,40 +158,25 @@ async def accounts_of_services(db: Database) -> dict[str, Account]:
     cents = await _amounts(db, _CENTS)
     slots = await _amounts(db, _SLOTS)
     accounts = {
-        order_id: Account(
-            units=units.get(order_id, 0),
-            cents=cents.get(order_id, 0),
-            slots=slots.get(order_id, 0),
-        )
-        for order_id in units.keys() | cents.keys() | slots.keys()
+        each: Account(units=units[each], cents=cents[each], slots=slots[each])
+        for each in units.keys() | cents.keys() | slots.keys()
     }
     return {order_id: account for order_id, account in accounts.items() if account != NOTHING}
 
 
-async def _amounts(db: Database, sql: str) -> dict[str, int]:
-    return {_text(row, "order_id"): _whole(row, "amount") for row in await db.fetch(sql)}
+async def _amounts(db: Database, sql: str) -> Counter[str]:
+    rows: Any = await db.fetch(sql)
+    return Counter({row["order_id"]: row["amount"] for row in rows})
 
 
 async def _leaks(db: Database) -> tuple[str, ...]:
     leaks: list[str] = []
     for moved, recorded, sql in _LEAKS:
-        [row] = await db.fetch(sql)
-        gone, kept = _whole(row, "gone"), _whole(row, "kept")
+        rows: Any = await db.fetch(sql)
+        gone, kept = rows[0]["gone"], rows[0]["kept"]
         if gone != kept:
             leaks.append(f"{gone} {moved}, {kept} {recorded}")
     return tuple(leaks)
-
-
-def _text(row: Mapping[str, object], column: str) -> str:
-    text = row[column]
-    assert isinstance(text, str), (column, text)
-    return text
-
-
-def _whole(row: Mapping[str, object], column: str) -> int:
-    amount = row[column]
-    assert isinstance(amount, int), (column, amount)
-    return amount
 
 
 _CONTRACTS: Final = ContractRegistry([OrderPlaced, OrderConfirmed])
@@ -222,24 +193,17 @@ async def accounts_of_histories(log: AsyncIterator[tuple[int, Entry]]) -> dict[s
     async for _, entry in log:
         match entry.body:
             case SagaStarted(definition=definition, trigger=trigger) if definition == DEFINITION:
-                ordered[entry.saga_id] = _ordered(trigger)
+                placed = read(_CONTRACTS, trigger)
+                assert isinstance(placed, OrderPlaced), placed
+                units = sum(line.quantity for line in placed.lines)
+                ordered[entry.saga_id] = placed.order_id, units
             case SagaCompleted(outcome=outcome) if outcome and entry.saga_id in ordered:
+                confirmed = read(_CONTRACTS, outcome)
+                assert isinstance(confirmed, OrderConfirmed), confirmed
                 order_id, units = ordered.pop(entry.saga_id)
-                accounts[order_id] = Account(units=units, cents=_confirmed_cents(outcome), slots=1)
+                accounts[order_id] = Account(units=units, cents=confirmed.total_cents, slots=1)
             case SagaRolledBack() | SagaAbandoned():
                 ordered.pop(entry.saga_id, None)
             case _:
                 pass
     return accounts
-
-
-def _ordered(trigger: Message) -> tuple[str, int]:
-    placed = read(_CONTRACTS, trigger)
-    assert isinstance(placed, OrderPlaced), placed
-    return placed.order_id, sum(line.quantity for line in placed.lines)
-
-
-def _confirmed_cents(outcome: Message) -> int:
-    confirmed = read(_CONTRACTS, outcome)
-    assert isinstance(confirmed, OrderConfirmed), confirmed
-    return confirmed.total_cents

@@ -1,22 +1,35 @@
-"""Many rows in few statements, in the SQL that SQLite and PostgreSQL share."""
+"""Tables with their first rows, and many rows in few statements, for SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from saga.effects import Database
 
-__all__ = ["insert_rows"]
-
 STATEMENT_ROWS_MAX: Final = 250
+Row = Sequence[str | int]
+
+
+async def open_tables(
+    db: Database,
+    statements: Sequence[str],
+    table: str,
+    columns: Sequence[str],
+    first_rows: Callable[[], Sequence[Row]],
+) -> None:
+    """Make tables by *statements*, and fill *table* with *first_rows* the first time."""
+    for statement in statements:
+        await db.execute(statement)
+    if not await db.fetch(f"SELECT 1 AS one FROM {table} LIMIT 1"):  # noqa: S608  # a name of ours
+        await insert_rows(db, table, columns, first_rows(), unless_there=True)
 
 
 async def insert_rows(
     db: Database,
     table: str,
     columns: Sequence[str],
-    rows: Sequence[Sequence[str | int]],
+    rows: Sequence[Row],
     *,
     unless_there: bool = False,
 ) -> int:

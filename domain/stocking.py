@@ -16,8 +16,6 @@ from typing import Final
 
 from domain.baskets import Basket
 
-__all__ = ["opening_slots", "opening_stock", "opening_wallets"]
-
 CASE_UNITS: Final = 12
 TANK_UNITS: Final = 10_000
 BY_VOLUME_FROM_UNITS: Final = 1_000

@@ -97,6 +97,6 @@ def stocked_from(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def stock(*baskets: Basket) -> None:
         for team in ("warehouse", "payments", "delivery"):
-            monkeypatch.setattr(f"domain.{team}.service.read_baskets", lambda: iter(baskets))
+            monkeypatch.setattr(f"domain.{team}.read_baskets", lambda: iter(baskets))
 
     return stock

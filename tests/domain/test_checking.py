@@ -2,7 +2,7 @@
 
 import pytest
 
-from domain.orders.checking import check
+from domain.orders import check
 from saga import Refused
 from topics.orders import CheckOrder, OrderLine
 

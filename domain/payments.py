@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from domain.baskets import read_baskets
-from domain.rows import insert_rows
+from domain.rows import open_tables
 from domain.stocking import opening_wallets
 from saga import EffectContext, Effects, Refused
 from saga.effects import Database
@@ -19,8 +19,6 @@ from topics.payments import (
     HouseholdCharged,
     RefundHousehold,
 )
-
-__all__ = ["payments"]
 
 _TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS payments_wallets (
@@ -57,16 +55,12 @@ payments = Effects("payments")
 
 @payments.on_start
 async def open_wallets(db: Database) -> None:
-    """Make wallets and ledger, and fill the wallets the first time."""
-    for table in _TABLES:
-        await db.execute(table)
-    if await db.fetch("SELECT 1 AS one FROM payments_wallets LIMIT 1"):
-        return
-    rows = [
-        (household, cents, cents) for household, cents in opening_wallets(read_baskets()).items()
-    ]
+    def budgets() -> list[tuple[str, int, int]]:
+        wallets = opening_wallets(read_baskets())
+        return [(household, cents, cents) for household, cents in wallets.items()]
+
     columns = ("household_id", "budget_cents", "balance_cents")
-    await insert_rows(db, "payments_wallets", columns, rows, unless_there=True)
+    await open_tables(db, _TABLES, "payments_wallets", columns, budgets)
 
 
 @payments.on(ChargeHousehold)

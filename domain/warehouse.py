@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from domain.baskets import read_baskets
-from domain.rows import insert_rows
+from domain.rows import insert_rows, open_tables
 from domain.stocking import opening_stock
 from saga import EffectContext, Effects, Refused
 from saga.effects import Database
 from topics.warehouse import OUT_OF_STOCK, ReleaseStock, ReserveStock, StockReserved
-
-__all__ = ["warehouse"]
 
 SHORT_NAMED_MAX: Final = 5
 """How many products a refusal names; a large order may be short of a hundred."""
@@ -53,14 +51,12 @@ warehouse = Effects("warehouse")
 
 @warehouse.on_start
 async def open_warehouse(db: Database) -> None:
-    """Build the shelves, and stock them the first time."""
-    for table in _TABLES:
-        await db.execute(table)
-    if await db.fetch("SELECT 1 AS one FROM warehouse_stock LIMIT 1"):
-        return
-    rows = [(product, units, units) for product, units in opening_stock(read_baskets()).items()]
+    def shelves() -> list[tuple[str, int, int]]:
+        stock = opening_stock(read_baskets())
+        return [(product, units, units) for product, units in stock.items()]
+
     columns = ("product_id", "stocked", "on_hand")
-    await insert_rows(db, "warehouse_stock", columns, rows, unless_there=True)
+    await open_tables(db, _TABLES, "warehouse_stock", columns, shelves)
 
 
 @warehouse.on(ReserveStock)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from domain.baskets import read_baskets
-from domain.rows import insert_rows
+from domain.rows import open_tables
 from domain.stocking import opening_slots
 from saga import EffectContext, Effects, Refused
 from saga.effects import Database
 from topics.delivery import NO_DELIVERY, SLOT_FULL, BookSlot, CancelSlot, SlotBooked
-
-__all__ = ["delivery"]
 
 # Days are text as ISO 8601 has them: both stores order and compare them alike.
 _TABLES: Final = (
@@ -45,15 +43,12 @@ delivery = Effects("delivery")
 
 @delivery.on_start
 async def open_vans(db: Database) -> None:
-    """Make the plan of the vans, and fill it the first time."""
-    for table in _TABLES:
-        await db.execute(table)
-    if await db.fetch("SELECT 1 AS one FROM delivery_slots LIMIT 1"):
-        return
-    slots = opening_slots(read_baskets())
-    rows = [(store_id, day.isoformat(), places, 0) for (store_id, day), places in slots.items()]
+    def places() -> list[tuple[str, str, int, int]]:
+        slots = opening_slots(read_baskets())
+        return [(store_id, day.isoformat(), free, 0) for (store_id, day), free in slots.items()]
+
     columns = ("store_id", "day", "capacity", "booked")
-    await insert_rows(db, "delivery_slots", columns, rows, unless_there=True)
+    await open_tables(db, _TABLES, "delivery_slots", columns, places)
 
 
 @delivery.on(BookSlot)
