@@ -6,7 +6,6 @@ In the files of one folder it has one worker, on servers several processes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final
@@ -25,7 +24,8 @@ from saga.adapters.opening import open_effects_store, open_store
 from saga.application import ROLES
 from saga.console.cli.commands import register
 from saga.console.cli.output import ExitCode, Misused, NotSo
-from saga.console.cli.session import Session
+from saga.console.cli.session import Session, closing
+from saga.core.values import value
 from saga.settings import Settings, redacted
 from saga.wiring import build_service
 
@@ -35,7 +35,7 @@ SERVERS_FOLDER: Final = ".saga/demo-servers"
 DATABASES: Final = ("saga.db", "saga-effects.db")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WorkerSpec:
     """One process of a demo."""
 
@@ -56,7 +56,7 @@ Kill = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", min=1, help="Publish only so many.", show_default=False),
+    typer.Option("--limit", metavar="N", min=1, help="Publish only so many."),
 ]
 BusAddress = Annotated[
     str | None,
@@ -64,7 +64,6 @@ BusAddress = Annotated[
         "--bus",
         metavar="ADDRESS",
         help="Run on servers: kafka://HOST:PORT,… with an address as --store.",
-        show_default=False,
     ),
 ]
 StorePlace = Annotated[
@@ -79,7 +78,6 @@ EffectsPlace = Annotated[
         "--effects-store",
         metavar="ADDRESS",
         help="Where services keep theirs; beside the store by default.",
-        show_default=False,
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget earlier runs and begin anew.")]
@@ -157,7 +155,7 @@ def orders(limit: int | None) -> Iterator[tuple[str, Event]]:
         yield f"basket-{basket.basket_id}", order_placed(basket)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Place:
     """Where a demo runs: *settings* name bus and stores, the logs of *workers* are in *folder*."""
 
@@ -166,7 +164,6 @@ class Place:
     workers: tuple[WorkerSpec, ...]
 
     def log_file(self, spec: WorkerSpec) -> Path:
-        """Where a worker writes its log."""
         return self.folder / f"{spec.name}.log"
 
     @property
@@ -229,14 +226,13 @@ def _with(settings: Settings, addresses: dict[str, str | None]) -> Settings:
 
 async def _books(settings: Settings) -> Books:
     """The books: the services' tables on one side, the log on the other."""
-    effects, store = open_effects_store(settings), open_store(settings)
-    try:
+    async with (
+        closing(open_effects_store(settings)) as effects,
+        closing(open_store(settings)) as store,
+    ):
         await effects.open()
         unit = effects.unit()
         try:
             return await read_books(unit.db, store.catalogue.log())
         finally:
             unit.drop()
-    finally:
-        await effects.close()
-        await store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +25,7 @@ def report_row(tally: Tally, books: Books | None, *, kills: int) -> dict[str, An
         "sagas": len(tally.ended),
         "parked": len(tally.parked),
         "outcomes": [
-            {
-                "status": outcome.status,
-                "reason": outcome.reason or None,
-                "failed_step": outcome.failed_step or None,
-                "sagas": count,
-            }
+            {name: text or None for name, text in asdict(outcome).items()} | {"sagas": count}
             for outcome, count in sorted(tally.outcomes.items())
         ],
         "undone_steps": tally.undone_steps,

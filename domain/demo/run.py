@@ -7,7 +7,6 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -18,7 +17,6 @@ from domain.demo.workers import Worker, Workers
 from saga.adapters.clocks import SystemClock
 from saga.console.cli.output import ExitCode, NotSo, Printer
 from saga.contracts import Event
-from saga.core.identity import SagaId
 from saga.errors import StoreUnavailable
 from saga.publishing.writer import WrittenEvent
 from saga.runtime.publisher import Publisher
@@ -34,27 +32,18 @@ ShowProgress = Callable[[int, int], None]
 """Takes how many sagas have ended and how often a worker was killed."""
 
 
-@dataclass(slots=True)
-class Trigger:
-    """An event of the demo, ready to be published, and the saga it starts."""
-
-    prepared: WrittenEvent
-    saga_id: SagaId
-
-
-def triggers(publisher: Publisher, events: Iterable[tuple[str, Event]]) -> list[Trigger]:
+def triggers(publisher: Publisher, events: Iterable[tuple[str, Event]]) -> list[WrittenEvent]:
     """The events as records with ids of their own: published twice they start nothing new.
 
     Raises:
         NotSo: an event starts no saga.
         MessageError: an event cannot be published.
     """
-    made: list[Trigger] = []
+    made: list[WrittenEvent] = []
     for message_id, event in events:
-        prepared = publisher.writer.record(event, message_id=message_id)
-        if prepared.saga_id is None:
+        made.append(publisher.writer.record(event, message_id=message_id))
+        if made[-1].saga_id is None:
             raise NotSo(f"{type(event).__name__} {message_id} starts no saga of this application")
-        made.append(Trigger(prepared, prepared.saga_id))
     return made
 
 
@@ -66,7 +55,7 @@ class DemoRun:
         service: Service,
         workers: Workers,
         tally: Tally,
-        wanted: list[Trigger],
+        wanted: list[WrittenEvent],
         *,
         kills: int,
         printer: Printer,
@@ -75,7 +64,7 @@ class DemoRun:
         self._workers = workers
         self._tally = tally
         self._wanted = wanted
-        self._expected = frozenset(trigger.saga_id for trigger in wanted)
+        self._expected = frozenset(event.saga_id for event in wanted)
         self._kills = kills
         self._printer = printer
         self._clock = SystemClock()
@@ -98,8 +87,7 @@ class DemoRun:
             StoreUnavailable, NotSo: a worker has ended by itself, or nothing moves any more.
         """
         self._listen()
-        known = self._tally.begun
-        missing = [each.prepared for each in self._wanted if each.saga_id not in known]
+        missing = [event for event in self._wanted if event.saga_id not in self._tally.begun]
         batches = _split(missing, self._kills + 1)
         kill_at = self._kill_points([len(batch) for batch in batches])
         await self._workers.start()

@@ -109,8 +109,9 @@ class Tally:
                 pass
 
     def _rolled_back(self, entry: Entry, body: SagaRolledBack) -> None:
-        clean = SagaStatus.ROLLED_BACK
-        status = SagaStatus.ROLLED_BACK_WITH_RESIDUE if body.residue else clean
+        status = SagaStatus.ROLLED_BACK
+        if body.residue:
+            status = SagaStatus.ROLLED_BACK_WITH_RESIDUE
         self._ended(entry, Outcome(status.value, body.code or body.reason, body.failed_step or ""))
 
     def _ended(self, entry: Entry, outcome: Outcome) -> None:

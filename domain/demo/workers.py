@@ -75,7 +75,6 @@ class Worker:
             await process.wait()
 
     def log_tail(self) -> str:
-        """The end of its log."""
         lines = self._log_file.read_text("utf-8", "replace").splitlines()
         return "\n".join(lines[-LOG_LINES_SHOWN:])
 
@@ -94,7 +93,6 @@ class Workers:
         return next((worker for worker in self._workers if worker.returncode is not None), None)
 
     async def start(self) -> None:
-        """Start all of them."""
         for worker in self._workers:
             await worker.start()
 
@@ -106,16 +104,13 @@ class Workers:
         self.kills += 1
 
     def end_now(self) -> None:
-        """Kill all of them."""
         for worker in self._workers:
             worker.end_now()
 
     async def stop(self) -> None:
-        """Let all of them drain."""
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
     def log_tail(self) -> str:
-        """The ends of their logs."""
         return "\n".join(f"{worker.name}:\n{worker.log_tail()}" for worker in self._workers)
 
     def _one_of_each_kind(self) -> list[Worker]:
