@@ -39,37 +39,6 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-__all__ = [
-    "AlreadyRecorded",
-    "BusUnavailable",
-    "ContractChanged",
-    "CorruptHistory",
-    "DefinitionError",
-    "DeliveryError",
-    "DuplicateSaga",
-    "HistoryConflict",
-    "MalformedMessage",
-    "MessageError",
-    "MessageTooLarge",
-    "RecordsRetracted",
-    "Refused",
-    "ReplayMismatch",
-    "RollBack",
-    "SagaError",
-    "SettingsError",
-    "StepFailed",
-    "StoreError",
-    "StoreTooNew",
-    "StoreUnavailable",
-    "TimedOut",
-    "TopicMissing",
-    "TransactionEnded",
-    "UnknownContract",
-    "UnknownEntry",
-    "UnknownSaga",
-    "UnsupportedVersion",
-]
-
 
 class SagaError(Exception):
     """The root of what saga itself raises on purpose."""

@@ -23,25 +23,15 @@ PAGE_SAGAS: Final = 200
 
 
 @value
-class Difference:
-    """The first entry on which history and code part: what is recorded, what the code decides."""
-
-    version: int
-    recorded: str
-    decided: str
-
-
-@value
 class Replayed:
     """What became of one history; *difference* None means that the code decides what it says."""
 
     summary: SagaSummary
     entries: int
-    difference: Difference | None
+    difference: ReplayMismatch | None
 
     @property
     def is_ok(self) -> bool:
-        """Whether code and history agree."""
         return self.difference is None
 
 
@@ -91,25 +81,25 @@ async def _replay_page(
 
 def _replay(
     sagas: SagaRegistry, summary: SagaSummary, history: Sequence[Entry] | CorruptHistory
-) -> tuple[int, Difference | None]:
+) -> tuple[int, ReplayMismatch | None]:
     """How many entries there are, and the first that the code does not decide."""
     if isinstance(history, CorruptHistory):
-        return 0, Difference(history.version, history.problem, "nothing: it cannot be read")
+        return 0, ReplayMismatch(history.version, history.problem, "nothing: it cannot be read")
     if not history:
-        return 0, Difference(1, "nothing, though the index names this saga", "nothing")
+        return 0, ReplayMismatch(1, "nothing, though the index names this saga", "nothing")
     name, version = _pinned(history, summary)
     registered = sagas.find(name, version)
     if registered is None:
         recorded = f"saga {name!r} version {version}"
         decided = "nothing: this application has no such version of it"
-        return len(history), Difference(1, recorded, decided)
+        return len(history), ReplayMismatch(1, recorded, decided)
     try:
         state = replay(registered.decider, summary.saga_id, history)
     except ReplayMismatch as error:
-        return len(history), Difference(error.version, error.recorded, error.decided)
+        return len(history), error
     except Exception as error:  # noqa: BLE001  # the saga's own code raised: that is the finding
         decided = f"the code at hand raised {type(error).__name__}: {error}"
-        return len(history), Difference(0, "a whole history", decided)
+        return len(history), ReplayMismatch(0, "a whole history", decided)
     if state.program is not None:
         state.program.close()
     return len(history), None
