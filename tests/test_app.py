@@ -32,28 +32,28 @@ def payments(name: str = "payments") -> Effects:
 
 
 class TestRefused:
-    def test_two_sagas_of_one_name_and_version(self) -> None:
+    def test_two_sagas_of_one_name_and_version(self):
         with pytest.raises(DuplicateSaga, match=r"test_app\.py:\d+: .*app-order.*test_app\.py:\d+"):
             SagaApp(sagas=[order_saga(), order_saga()])
 
-    def test_what_is_no_saga(self) -> None:
+    def test_what_is_no_saga(self):
         async def order(ctx: Context, ordered: OrderPlaced) -> None: ...
 
         with pytest.raises(DefinitionError, match="decorate its function with @saga"):
             SagaApp(sagas=[order])
 
-    def test_two_services_of_one_name(self) -> None:
+    def test_two_services_of_one_name(self):
         with pytest.raises(DefinitionError, match=r"test_app\.py:\d+: .*'till'.*test_app\.py:\d+"):
             SagaApp(effects=[Effects("till"), Effects("till")])
 
-    def test_one_service_named_twice(self) -> None:
+    def test_one_service_named_twice(self):
         """It would be started twice."""
         service = payments()
 
         with pytest.raises(DefinitionError, match="'payments'"):
             SagaApp(effects=[service, service])
 
-    def test_two_services_that_handle_one_intent(self) -> None:
+    def test_two_services_that_handle_one_intent(self):
         """Both would do it, each with an inbox of its own; both handlers are named."""
         with pytest.raises(DefinitionError) as refused:
             SagaApp(effects=[payments(), payments("oven")])
@@ -63,13 +63,13 @@ class TestRefused:
         assert said.count("test_app.py:") == 2
         assert "only one service" in said
 
-    def test_a_contract_that_is_none(self) -> None:
+    def test_a_contract_that_is_none(self):
         class Nameless(Event): ...
 
         with pytest.raises(DefinitionError, match="Nameless"):
             SagaApp(contracts=[Nameless])
 
-    def test_a_setting_that_is_none(self) -> None:
+    def test_a_setting_that_is_none(self):
         with pytest.raises(SettingsError, match="SAGA_STORE"):
             SagaApp().service(store="nowhere")
         with pytest.raises(SettingsError, match="SAGA_SPEED"):
@@ -77,12 +77,12 @@ class TestRefused:
 
 
 class TestContracts:
-    def test_those_that_a_saga_names_come_along(self) -> None:
+    def test_those_that_a_saga_names_come_along(self):
         published = SagaApp(sagas=[order_saga()]).contracts.published
 
         assert {contract.model for contract in published} == {OrderPlaced, Pay, Paid, Refund}
 
-    def test_those_of_a_module_come_along(self) -> None:
+    def test_those_of_a_module_come_along(self):
         """What else is in it does not."""
         module = ModuleType("messages")
         module.OrderSeen, module.Event, module.number = OrderSeen, Event, 3
@@ -91,14 +91,14 @@ class TestContracts:
 
         assert [contract.model for contract in published] == [OrderSeen]
 
-    def test_versions_of_a_saga_live_side_by_side(self) -> None:
+    def test_versions_of_a_saga_live_side_by_side(self):
         app = SagaApp(sagas=[order_saga(version=2), order_saga(version=1)])
 
         [started] = app.registry.started_by("shop.evt.order-placed.v1")
         assert started.saga.version == 2
         assert app.registry.find("app-order", 1) is not None
 
-    def test_services_may_listen_to_one_fact(self) -> None:
+    def test_services_may_listen_to_one_fact(self):
         """A fact may be heard by many."""
         one, other = Effects("one"), Effects("other")
         for service in (one, other):
@@ -108,7 +108,7 @@ class TestContracts:
 
         assert SagaApp(effects=[one, other]).unhandled_intents() == []
 
-    def test_intents_that_no_service_here_handles_are_known(self) -> None:
+    def test_intents_that_no_service_here_handles_are_known(self):
         """Another process may handle them."""
         assert SagaApp(sagas=[order_saga()]).unhandled_intents() == [
             "shop.int.pay.v1",
@@ -119,7 +119,7 @@ class TestContracts:
 
 
 class TestTopics:
-    def test_whatever_is_said_or_heard_has_one(self) -> None:
+    def test_whatever_is_said_or_heard_has_one(self):
         app = SagaApp(sagas=[order_saga()], effects=[payments()])
 
         assert app.topics(NAMES) == [
@@ -141,10 +141,10 @@ class TestTopics:
             )
         ]
 
-    def test_an_application_of_nothing_still_takes_commands(self) -> None:
+    def test_an_application_of_nothing_still_takes_commands(self):
         assert "test.apps.saga.ctl.command.v1" in SagaApp().topics(NAMES)
 
-    async def test_making_a_service_starts_nothing(self, tmp_path) -> None:
+    async def test_making_a_service_starts_nothing(self, tmp_path):
         service = SagaApp(sagas=[order_saga()]).service(
             bus=f"local:///{tmp_path}/saga.db", store=f"sqlite:///{tmp_path}/saga.db"
         )

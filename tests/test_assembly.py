@@ -38,7 +38,7 @@ def assembly_of(parts: Parts, **options) -> Assembly:
     return Assembly(Application(contracts=[Asked]), Settings.read({}), parts, **options)
 
 
-def test_each_object_is_made_once(parts: Parts) -> None:
+def test_each_object_is_made_once(parts):
     assembly = assembly_of(parts)
 
     for name in ("waiters", "relay", "router", "cache", "turns", "orchestrator", "publisher"):
@@ -46,7 +46,7 @@ def test_each_object_is_made_once(parts: Parts) -> None:
     assert assembly.commands.publisher is assembly.publisher
 
 
-def test_what_is_not_asked_for_is_not_made(parts: Parts) -> None:
+def test_what_is_not_asked_for_is_not_made(parts):
     """A command that sends something needs no orchestrator."""
     assembly = assembly_of(parts)
     assert assembly.publisher.bus is parts.bus
@@ -55,7 +55,7 @@ def test_what_is_not_asked_for_is_not_made(parts: Parts) -> None:
     assert not {"orchestrator", "turns", "relay"} & vars(assembly).keys()
 
 
-async def test_the_parts_given_are_the_parts_used(parts: Parts) -> None:
+async def test_the_parts_given_are_the_parts_used(parts):
     assembly = assembly_of(parts)
     written = assembly.writer.record(Asked())
     headers = dict(written.record.headers)
@@ -65,19 +65,19 @@ async def test_the_parts_given_are_the_parts_used(parts: Parts) -> None:
     assert assembly.worker_id == "worker-1"
 
 
-def test_turns_may_be_of_a_kind_that_watches(parts: Parts) -> None:
+def test_turns_may_be_of_a_kind_that_watches(parts):
     assert type(assembly_of(parts).turns) is Turns
     assert type(assembly_of(parts, turns_type=Watched).turns) is Watched
 
 
-def test_a_process_without_a_name_gets_one_of_its_own(parts: Parts) -> None:
+def test_a_process_without_a_name_gets_one_of_its_own(parts):
     nameless = Parts(bus=parts.bus, store=parts.store, catalogue=parts.catalogue, clock=parts.clock)
 
     assert assembly_of(nameless).worker_id != assembly_of(nameless).worker_id
 
 
 @pytest.mark.parametrize("is_one_file", [True, False])
-async def test_bus_and_store_open_as_one_where_they_are_one_file(tmp_path, is_one_file) -> None:
+async def test_bus_and_store_open_as_one_where_they_are_one_file(tmp_path, is_one_file):
     store = tmp_path / ("s.db" if is_one_file else "t.db")
     settings = Settings.read({}, bus=f"local:///{tmp_path}/s.db", store=f"sqlite:///{store}")
     opened = open_bus_and_store(settings)

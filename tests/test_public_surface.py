@@ -19,7 +19,7 @@ PACKAGES = sorted(
 SYNTAX = {"TYPE_CHECKING", "annotations"}
 
 
-def test_every_folder_is_a_package() -> None:
+def test_every_folder_is_a_package():
     """A folder with modules has an `__init__`, so that none escapes the tests below."""
     folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("saga/**/*.py")}
 
@@ -27,25 +27,25 @@ def test_every_folder_is_a_package() -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_package_has_a_docstring(name: str) -> None:
+def test_package_has_a_docstring(name):
     assert (importlib.import_module(name).__doc__ or "").strip()
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_all_is_what_is_visible(name: str) -> None:
+def test_all_is_what_is_visible(name):
     package = importlib.import_module(name)
 
     assert set(package.__all__) == visible_names(package)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_all_is_sorted(name: str) -> None:
+def test_all_is_sorted(name):
     names = list(importlib.import_module(name).__all__)
 
     assert [(a, b) for a, b in pairwise(names) if sort_key(a) >= sort_key(b)] == []
 
 
-def test_sort_key_is_the_order_of_the_linter() -> None:
+def test_sort_key_is_the_order_of_the_linter():
     names = ["effects", "World10", "World2", "MAX_10", "T", "given", "URL", "MAX_2"]
 
     in_order = ["MAX_2", "MAX_10", "URL", "T", "World2", "World10", "effects", "given"]

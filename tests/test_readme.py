@@ -94,7 +94,7 @@ def first_saga(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_first_saga_is_short(first_saga: Path) -> None:
+def test_the_first_saga_is_short(first_saga):
     [source] = first_saga.glob("*.py")
     lines = source.read_text().splitlines()
 
@@ -102,7 +102,7 @@ def test_the_first_saga_is_short(first_saga: Path) -> None:
     assert max(map(len, lines)) <= 120
 
 
-def test_the_first_saga_runs_as_printed(first_saga: Path, tmp_path: Path) -> None:
+def test_the_first_saga_runs_as_printed(first_saga, tmp_path):
     after = blocks(README[README.index("Save it as") :])
     commands, printed = after[0].text, after[1].text
     # `saga` as it is found in an activated environment, whether or not this one has it installed.
@@ -127,7 +127,7 @@ def test_the_first_saga_runs_as_printed(first_saga: Path, tmp_path: Path) -> Non
     assert "Traceback" not in ran.stderr
 
 
-def test_the_first_saga_runs_from_python_as_printed(first_saga: Path) -> None:
+def test_the_first_saga_runs_from_python_as_printed(first_saga):
     [source] = first_saga.glob("*.py")
     _, body, *_ = (block.text for block in blocks(README) if block.language == "python")
     lines = [
@@ -168,7 +168,7 @@ def programs(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if programs(page)])
-def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path):
     (tmp_path / "page.py").write_text("\n\n".join(["import asyncio", *programs(page)]))
 
     ran = python("page.py", folder=tmp_path)
@@ -177,7 +177,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_block_is_of_a_kind_that_is_tested(document: str) -> None:
+def test_every_block_is_of_a_kind_that_is_tested(document):
     known = re.compile(r"(?:make|saga|pip install|python -m|export [A-Z_]+=|# )")
     for block in blocks((ROOT / document).read_text()):
         match block.language:
@@ -196,7 +196,7 @@ def test_every_block_is_of_a_kind_that_is_tested(document: str) -> None:
         assert len(python_blocks) == 2, "each has a test of its own above"
 
 
-def test_the_readme_is_a_landing_page() -> None:
+def test_the_readme_is_a_landing_page():
     assert len(README.splitlines()) < README_LINES_MAX
 
 
@@ -212,14 +212,14 @@ def command_at(words: list[str]):
 
 
 @pytest.mark.parametrize("line", calls("saga"))
-def test_every_saga_command_exists(line: str) -> None:
+def test_every_saga_command_exists(line):
     command, left = command_at(words_of(line))
 
     known = {"--help", *(option for parameter in command.params for option in parameter.opts)}
     assert [word for word in left if word.startswith("-") and word not in known] == []
 
 
-def test_every_listed_command_exists() -> None:
+def test_every_listed_command_exists():
     lists = LISTED.findall(README)
 
     assert lists
@@ -241,7 +241,7 @@ def commands() -> dict[str, typer.core.TyperCommand]:
     return found
 
 
-def test_every_command_speaks_json() -> None:
+def test_every_command_speaks_json():
     silent = [
         name
         for name, command in commands().items()
@@ -251,7 +251,7 @@ def test_every_command_speaks_json() -> None:
 
 
 @pytest.mark.parametrize("line", calls("make"))
-def test_every_make_target_exists(line: str) -> None:
+def test_every_make_target_exists(line):
     makefile = (ROOT / "Makefile").read_text()
     for word in words_of(line):
         name, equals, _ = word.partition("=")
@@ -260,7 +260,7 @@ def test_every_make_target_exists(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", calls("python -m"))
-def test_every_python_module_can_be_run(line: str) -> None:
+def test_every_python_module_can_be_run(line):
     _, module, *words = words_of(line)
     found = find_spec(module)
     assert found is not None
@@ -275,7 +275,7 @@ def test_every_python_module_can_be_run(line: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_file_exists(document: str) -> None:
+def test_every_file_exists(document):
     """Whether linked to or named; what is inside the engine may be named without `saga/`."""
     text = (ROOT / document).read_text()
     folder = (ROOT / document).parent
@@ -301,7 +301,7 @@ def test_every_file_exists(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_name_in_the_engine_exists(document: str) -> None:
+def test_every_name_in_the_engine_exists(document):
     text = re.sub(
         r"```python\n.*?^```$", "", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL
     )
@@ -312,7 +312,7 @@ def test_every_name_in_the_engine_exists(document: str) -> None:
         assert _is_there(name), name
 
 
-def test_the_reference_has_every_setting_with_its_default_and_meaning() -> None:
+def test_the_reference_has_every_setting_with_its_default_and_meaning():
     page = (ROOT / "docs/reference/settings.md").read_text()
     rows = [
         f"| `SAGA_{name.upper()}` | {'-' if field.default is None else f'`{field.default}`'}"
@@ -322,7 +322,7 @@ def test_the_reference_has_every_setting_with_its_default_and_meaning() -> None:
     assert [line for line in page.splitlines() if line.startswith("| `SAGA_")] == rows
 
 
-def test_no_document_names_a_setting_that_does_not_exist() -> None:
+def test_no_document_names_a_setting_that_does_not_exist():
     fields = {f"SAGA_{name.upper()}" for name in Settings.model_fields}
     fields |= {f"SAGA_{name.upper()}_FILE" for name in Settings.secrets()}
     for document in DOCUMENTS:
@@ -330,7 +330,7 @@ def test_no_document_names_a_setting_that_does_not_exist() -> None:
         assert named <= fields, document
 
 
-def test_the_reference_has_every_command() -> None:
+def test_the_reference_has_every_command():
     page = (ROOT / "docs/reference/command-line.md").read_text()
     named = {" ".join(one.split()[1:]) for one in re.findall(r"`(saga [^`]*)`", page)}
     for name in commands():

@@ -222,7 +222,7 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 class TestLifecycle:
-    async def test_it_starts_in_order_and_drains_in_reverse(self, bench: Bench) -> None:
+    async def test_it_starts_in_order_and_drains_in_reverse(self, bench):
         async with bench.service(bench.part("one"), Helper(bench.told, "two")):
             assert bench.told == ["topics", "start one", "start two"]
             bench.told.clear()
@@ -233,7 +233,7 @@ class TestLifecycle:
             "closed",
         ]
 
-    async def test_roles_of_one_kind_drain_together(self, bench: Bench) -> None:
+    async def test_roles_of_one_kind_drain_together(self, bench):
         """Each may take its time, but not one after another."""
         async with bench.service(bench.part("one"), *[Helper(bench.told, name) for name in "ab"]):
             bench.told.clear()
@@ -243,7 +243,7 @@ class TestLifecycle:
         assert bench.told[4:6] == ["close b", "close a"]
         assert bench.told[6] == "stop one"
 
-    async def test_a_role_that_cannot_start_takes_back_those_before_it(self, bench: Bench) -> None:
+    async def test_a_role_that_cannot_start_takes_back_those_before_it(self, bench):
         late = Helper(bench.told, "late")
         late.fails_to_start = StoreTooNew("gone")
 
@@ -256,7 +256,7 @@ class TestLifecycle:
             "closed",
         ]
 
-    async def test_a_role_that_fails_ends_the_service_with_its_error(self, bench: Bench) -> None:
+    async def test_a_role_that_fails_ends_the_service_with_its_error(self, bench):
         ill, well = bench.part("ill"), Helper(bench.told, "well")
         service = bench.service(ill, well)
         await service.start()
@@ -272,9 +272,7 @@ class TestLifecycle:
         assert "drained well" in bench.told
         assert bench.told[-3:] == ["stop ill", "close ill", "closed"]
 
-    async def test_what_a_role_failed_with_counts_more_than_how_it_closed(
-        self, bench: Bench
-    ) -> None:
+    async def test_what_a_role_failed_with_counts_more_than_how_it_closed(self, bench):
         ill = bench.part("ill")
         ill.fails_to_close = BusUnavailable("away")
         service = bench.service(ill)
@@ -285,7 +283,7 @@ class TestLifecycle:
             await service.stop()
         assert bench.told[-1] == "closed"
 
-    async def test_stopping_twice_is_stopping_once(self, bench: Bench) -> None:
+    async def test_stopping_twice_is_stopping_once(self, bench):
         """For roles: what is closed twice does not mind."""
         service = bench.service(bench.part("one"))
         await service.start()
@@ -296,13 +294,13 @@ class TestLifecycle:
 
         assert bench.told == ["closed"]
 
-    async def test_a_service_without_roles_has_nothing_to_wait_for(self, bench: Bench) -> None:
+    async def test_a_service_without_roles_has_nothing_to_wait_for(self, bench):
         async with bench.service() as service:
             await asyncio.wait_for(service.wait(), 1)
             await service.idle(timeout=1)
             assert service.counts == Counter()
 
-    async def test_counts_are_those_of_all_roles(self, bench: Bench) -> None:
+    async def test_counts_are_those_of_all_roles(self, bench):
         one, two = bench.part("one"), Helper(bench.told, "two")
         one.counts.update(turns=2, completed=1)
         two.counts.update(turns=1, effects=3)
@@ -311,7 +309,7 @@ class TestLifecycle:
 
 
 class TestOutcome:
-    async def test_the_end_that_this_process_brought_about(self, bench: Bench) -> None:
+    async def test_the_end_that_this_process_brought_about(self, bench):
         event = Message("shop.evt.order-confirmed.v1", encode(OrderConfirmed(order_id="o-1")))
         async with bench.service(bench.part("one")) as service:
             waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
@@ -324,9 +322,7 @@ class TestOutcome:
         assert bench.catalogue.asked == []
 
     @pytest.mark.parametrize("after_s", [0, 0.03], ids=["before", "meanwhile"])
-    async def test_the_end_that_another_process_brought_about(
-        self, bench: Bench, after_s: float
-    ) -> None:
+    async def test_the_end_that_another_process_brought_about(self, bench, after_s):
         body = SagaRolledBack(
             reason="no", code="c", failed_step="pay", residue=("pay",), outcome=None
         )
@@ -341,7 +337,7 @@ class TestOutcome:
             )
 
     @pytest.mark.parametrize("status", [SagaStatus.PARKED, SagaStatus.STALLED])
-    async def test_a_saga_that_does_not_go_on_is_told_too(self, bench: Bench, status) -> None:
+    async def test_a_saga_that_does_not_go_on_is_told_too(self, bench, status):
         """With why; one could wait long for its end."""
         await bench.store_ending("o-1", status, reason="LookupError: x")
         async with bench.service(bench.part("one")) as service:
@@ -349,7 +345,7 @@ class TestOutcome:
 
         assert outcome == Outcome(status, None, "LookupError: x", ())
 
-    async def test_a_saga_that_runs_is_waited_for_in_vain(self, bench: Bench) -> None:
+    async def test_a_saga_that_runs_is_waited_for_in_vain(self, bench):
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service(bench.part("one")) as service:
             with pytest.raises(TimeoutError, match="has not ended within"):
@@ -357,7 +353,7 @@ class TestOutcome:
 
         assert not bench.waiters.awaited
 
-    async def test_a_failing_role_reaches_those_who_wait(self, bench: Bench) -> None:
+    async def test_a_failing_role_reaches_those_who_wait(self, bench):
         """All of them at once, those who come later, and who waits for calm: nothing would come."""
         ill = bench.part("ill")
         service = bench.service(ill)
@@ -375,9 +371,7 @@ class TestOutcome:
         with pytest.raises(StoreTooNew):
             await service.stop()
 
-    async def test_a_saga_that_was_just_asked_for_is_left_to_run(
-        self, bench: Bench, monkeypatch
-    ) -> None:
+    async def test_a_saga_that_was_just_asked_for_is_left_to_run(self, bench, monkeypatch):
         """The store is not asked at once whether it has ended; it is for one that may be old."""
         monkeypatch.setattr("saga.runtime.outcomes.GRACE_S", 0)
         monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
@@ -392,9 +386,7 @@ class TestOutcome:
                 await service.outcome(saga_id("service-order", "o-2"), timeout=0.05)
             assert sum(bench.catalogue.asked) == 1
 
-    async def test_a_store_that_tells_of_appends_is_asked_at_once(
-        self, bench: Bench, monkeypatch
-    ) -> None:
+    async def test_a_store_that_tells_of_appends_is_asked_at_once(self, bench, monkeypatch):
         """It is listened to from the first who waits on, until the service stops."""
         monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
         bench.store = store = TellingStore()
@@ -414,9 +406,7 @@ class TestOutcome:
 
         assert store.listening == 0
 
-    async def test_much_that_is_told_does_not_fill_the_time_with_asking(
-        self, bench: Bench, monkeypatch
-    ) -> None:
+    async def test_much_that_is_told_does_not_fill_the_time_with_asking(self, bench, monkeypatch):
         monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
         bench.store = store = TellingStore()
         asked = 0
@@ -438,7 +428,7 @@ class TestOutcome:
 
         assert 1 <= asked <= 5
 
-    async def test_a_store_that_is_away_is_asked_again(self, bench: Bench) -> None:
+    async def test_a_store_that_is_away_is_asked_again(self, bench):
         """Who waits does not notice."""
         await bench.store_ending("o-1", SagaStatus.COMPLETED, SagaCompleted(outcome=None))
         bench.catalogue.failures = 3
@@ -448,7 +438,7 @@ class TestOutcome:
         assert outcome.status is SagaStatus.COMPLETED
         assert len(bench.catalogue.asked) == 4
 
-    async def test_an_end_that_cannot_be_read_is_said(self, bench: Bench, monkeypatch) -> None:
+    async def test_an_end_that_cannot_be_read_is_said(self, bench, monkeypatch):
         await bench.store_ending("o-1", SagaStatus.COMPLETED, SagaCompleted(outcome=None))
         await bench.store_ending("o-2", SagaStatus.PARKED)
         corrupt = CorruptHistory(O_1, 1, "no JSON")
@@ -465,7 +455,7 @@ class TestOutcome:
 
         assert well.status is SagaStatus.PARKED
 
-    async def test_many_who_wait_are_looked_up_in_pages(self, bench: Bench, monkeypatch) -> None:
+    async def test_many_who_wait_are_looked_up_in_pages(self, bench, monkeypatch):
         """However many there are, a question stays small."""
         monkeypatch.setattr("saga.runtime.outcomes.LOOK_UP_SAGAS_MAX", 4)
         for number in range(10):
@@ -479,7 +469,7 @@ class TestOutcome:
 
 
 class TestIdle:
-    async def test_work_in_hand_is_not_idle(self, bench: Bench) -> None:
+    async def test_work_in_hand_is_not_idle(self, bench):
         busy = bench.part("busy")
         async with bench.service(busy) as service:
             busy.is_idle = False
@@ -500,7 +490,7 @@ class TestIdle:
 
 
 class TestAsking:
-    async def test_an_event_that_starts_no_saga_has_none(self, bench: Bench) -> None:
+    async def test_an_event_that_starts_no_saga_has_none(self, bench):
         async with bench.service() as service:
             assert await service.publish(OrderPlaced(order_id="o-1")) == O_1
             assert await service.publish(OrderConfirmed(order_id="o-1"), key="o-1") is None
@@ -510,7 +500,7 @@ class TestAsking:
             ("test.services.shop.evt.order-confirmed.v1", b"o-1"),
         ]
 
-    async def test_what_cannot_be_published_says_so(self, bench: Bench) -> None:
+    async def test_what_cannot_be_published_says_so(self, bench):
         async with bench.service() as service:
             for event, key in (
                 (OrderPlaced(order_id=" "), None),
@@ -526,7 +516,7 @@ class TestAsking:
 
         assert bench.bus.sent == []
 
-    async def test_a_saga_that_is_not_there_can_be_asked_nothing(self, bench: Bench) -> None:
+    async def test_a_saga_that_is_not_there_can_be_asked_nothing(self, bench):
         async with bench.service() as service:
             for ask in (
                 service.signal(O_1, "approval"),
@@ -538,7 +528,7 @@ class TestAsking:
 
         assert bench.bus.sent == []
 
-    async def test_commands_say_what_was_asked(self, bench: Bench) -> None:
+    async def test_commands_say_what_was_asked(self, bench):
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
             ids = [
@@ -558,7 +548,7 @@ class TestAsking:
         assert (cancel["mode"], cancel["reason"]) == ("immediate", "late")
         assert (skip["act"], skip["step"]) == ("skip", "pay")
 
-    async def test_a_saga_id_may_be_a_uuid(self, bench: Bench) -> None:
+    async def test_a_saga_id_may_be_a_uuid(self, bench):
         """As programs keep it that have a type for that."""
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
@@ -569,7 +559,7 @@ class TestAsking:
         (signal,) = (json.loads(one.value) for one in bench.bus.sent)
         assert signal["saga_id"] == O_1
 
-    async def test_a_command_that_says_too_little_is_refused(self, bench: Bench) -> None:
+    async def test_a_command_that_says_too_little_is_refused(self, bench):
         """Or what JSON cannot say; nothing is sent."""
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
@@ -585,8 +575,8 @@ class TestAsking:
         assert bench.bus.sent == []
 
     async def test_a_saga_just_published_can_be_told_something_before_it_began(
-        self, bench: Bench, monkeypatch
-    ) -> None:
+        self, bench, monkeypatch
+    ):
         monkeypatch.setattr("saga.runtime.publisher.KEYS_MAX", 2)
         async with bench.service() as service:
             sagas = [await service.publish(OrderPlaced(order_id=f"o-{n}")) for n in range(3)]

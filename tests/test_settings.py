@@ -1,7 +1,5 @@
 """Settings are checked before anything starts: whatever is wrong is named, with what to do."""
 
-from pathlib import Path
-
 import pytest
 
 from saga.errors import SettingsError
@@ -81,9 +79,7 @@ ILLEGAL = [
 
 
 @pytest.mark.parametrize(("variable", "value", "says"), ILLEGAL)
-def test_an_illegal_value_is_named_with_what_is_expected(
-    variable: str, value: str, says: str
-) -> None:
+def test_an_illegal_value_is_named_with_what_is_expected(variable, value, says):
     """The variable, the value, and what would be right."""
     with pytest.raises(SettingsError) as caught:
         Settings.read({variable: value})
@@ -93,7 +89,7 @@ def test_an_illegal_value_is_named_with_what_is_expected(
     assert says in caught.value.problem
 
 
-def test_every_setting_can_be_illegal() -> None:
+def test_every_setting_can_be_illegal():
     checked = {variable for variable, _, _ in ILLEGAL}
 
     assert checked == {f"SAGA_{name.upper()}" for name in Settings.model_fields}
@@ -109,7 +105,7 @@ def test_every_setting_can_be_illegal() -> None:
         ("SAGA_", "known are"),
     ],
 )
-def test_an_unknown_variable_is_refused_by_name(variable: str, says: str) -> None:
+def test_an_unknown_variable_is_refused_by_name(variable, says):
     """A misspelt setting would otherwise do nothing."""
     with pytest.raises(SettingsError) as caught:
         Settings.read({variable: "x"})
@@ -118,17 +114,17 @@ def test_an_unknown_variable_is_refused_by_name(variable: str, says: str) -> Non
     assert says in caught.value.problem
 
 
-def test_other_variables_are_not_looked_at() -> None:
+def test_other_variables_are_not_looked_at():
     assert Settings.read({"SAGAS": "x", "PATH": "y", "MY_SAGA_X": "z"}) == Settings.read({})
 
 
-def test_an_unknown_argument_is_refused_by_name() -> None:
+def test_an_unknown_argument_is_refused_by_name():
     """`app.service(stoer=…)` is as wrong as the variable."""
     with pytest.raises(SettingsError, match="SAGA_STOER"):
         Settings.read({}, stoer="sqlite:///x.db")
 
 
-def test_defaults_are_those_of_the_documentation() -> None:
+def test_defaults_are_those_of_the_documentation():
     settings = Settings.read({})
 
     assert (settings.app, settings.env, settings.namespace) == ("domain:app", "dev", "saga")
@@ -138,7 +134,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert settings.topic_names.topic("a.evt.b.v1") == "dev.saga.a.evt.b.v1"
 
 
-def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_go_before_the_environment(monkeypatch):
     monkeypatch.setenv("SAGA_ENV", "prod")
     monkeypatch.setenv("SAGA_PARTITIONS", "8")
     settings = Settings.read(env="test", namespace=None)
@@ -146,9 +142,7 @@ def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert (settings.env, settings.partitions, settings.namespace) == ("test", 8, "saga")
 
 
-def test_a_given_environment_is_read_in_place_of_that_of_the_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_given_environment_is_read_in_place_of_that_of_the_process(monkeypatch):
     monkeypatch.setenv("SAGA_ENV", "prod")
 
     assert Settings.read({}).env == "dev"
@@ -164,11 +158,11 @@ def test_a_given_environment_is_read_in_place_of_that_of_the_process(
         ("postgresql://user@host/orders", "postgresql://user@host/orders"),
     ],
 )
-def test_effects_are_kept_beside_the_store(store: str, effects: str) -> None:
+def test_effects_are_kept_beside_the_store(store, effects):
     assert Settings.read({}, store=store).effects_address == effects
 
 
-def test_the_effects_store_may_be_somewhere_else() -> None:
+def test_the_effects_store_may_be_somewhere_else():
     settings = Settings.read({"SAGA_EFFECTS_STORE": "sqlite:////elsewhere/e.db"})
 
     assert settings.effects_address == "sqlite:////elsewhere/e.db"
@@ -185,18 +179,18 @@ def test_the_effects_store_may_be_somewhere_else() -> None:
         ("sqlite:///100%25.db", "100%25.db"),
     ],
 )
-def test_a_path_is_what_stands_behind_three_slashes(address: str, path: str) -> None:
+def test_a_path_is_what_stands_behind_three_slashes(address, path):
     Settings.read({}, store=address.replace("local", "sqlite"))
 
     assert file_of(address) == path
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Settings.read({}).env = "x"
 
 
-def test_a_secret_may_be_the_content_of_a_file(tmp_path: Path) -> None:
+def test_a_secret_may_be_the_content_of_a_file(tmp_path):
     (tmp_path / "password").write_text("s3cret \n")
     settings = Settings.read({"SAGA_STORE_PASSWORD_FILE": str(tmp_path / "password")})
 
@@ -212,14 +206,14 @@ def test_a_secret_may_be_the_content_of_a_file(tmp_path: Path) -> None:
         ({"SAGA_STORE_FILE": "/x"}, "there is no such setting"),
     ],
 )
-def test_a_file_that_holds_no_secret_is_refused_by_name(variables: dict, says: str) -> None:
+def test_a_file_that_holds_no_secret_is_refused_by_name(variables, says):
     with pytest.raises(SettingsError, match=says) as caught:
         Settings.read(variables)
 
     assert caught.value.setting == next(iter(variables))
 
 
-def test_secrets_are_not_shown() -> None:
+def test_secrets_are_not_shown():
     secrets = dict.fromkeys(Settings.secrets(), "s3cret")
 
     assert "s3cret" not in repr(Settings.read({}, **secrets))
@@ -240,7 +234,7 @@ def test_secrets_are_not_shown() -> None:
         "mysql://saga:s3cret@db/saga",
     ],
 )
-def test_passwords_in_addresses_are_not_shown(address: str) -> None:
+def test_passwords_in_addresses_are_not_shown(address):
     assert "s3c" not in redacted(address)
     assert "saga" in redacted(address)
     try:
@@ -251,6 +245,6 @@ def test_passwords_in_addresses_are_not_shown(address: str) -> None:
     assert "@db/saga" in shown
 
 
-def test_addresses_without_passwords_are_shown_as_they_are() -> None:
+def test_addresses_without_passwords_are_shown_as_they_are():
     for address in ("kafka://a:9092,b:9092", "sqlite:///a:b@c.db", "postgresql://u@h:5432/d", "x"):
         assert redacted(address) == address

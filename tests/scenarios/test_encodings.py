@@ -145,23 +145,21 @@ async def counts_of_one_saga(tally: Tally, **settings: Any) -> dict[str, int]:
     return {what: counts[what] for what in EXPECTED}
 
 
-async def test_embedded_each_message_is_written_once_and_read_once(
-    tally: Tally, tmp_path: Path
-) -> None:
+async def test_embedded_each_message_is_written_once_and_read_once(tally, tmp_path):
     places = {"bus": f"local:///{tmp_path}/s.db", "store": f"sqlite:///{tmp_path}/s.db"}
 
     assert await counts_of_one_saga(tally, **places) == EXPECTED
 
 
 async def test_on_servers_each_message_is_written_once_and_read_once(
-    tally: Tally, kafka, postgres: str, namespace: str
-) -> None:
+    tally, kafka, postgres, namespace
+):
     places = {"bus": kafka.url, "store": postgres, "namespace": namespace}
 
     assert await counts_of_one_saga(tally, **places) == EXPECTED
 
 
-def test_each_form_is_where_the_page_says() -> None:
+def test_each_form_is_where_the_page_says():
     rows = re.findall(r"^\| \d+ \| (.+?) \| `(.+?)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
 
     assert len(rows) == 13

@@ -7,7 +7,6 @@ import pytest
 
 from saga.adapters.sqlite import connection
 from saga.errors import BusUnavailable
-from tests.scenarios.conftest import Deployment
 from tests.scenarios.order_app import OrderPlaced
 
 ORDERS = 60
@@ -32,12 +31,7 @@ class Moody(sqlite3.Connection):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_every_order_ends_although_commits_fail(
-    one_file: Deployment,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    seed: int,
-) -> None:
+async def test_every_order_ends_although_commits_fail(one_file, monkeypatch, caplog, seed):
     """No order twice, none lost, no effect twice, also of records that were delivered early."""
     real = sqlite3.connect
     monkeypatch.setattr(

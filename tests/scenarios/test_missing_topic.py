@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -30,9 +29,7 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shop.int.pay.v1", "shop.evt.reserved.v1"])
-async def test_a_topic_that_is_deleted_stops_no_worker(
-    kafka, admin, namespace: str, tmp_path: Path, name: str
-) -> None:
+async def test_a_topic_that_is_deleted_stops_no_worker(kafka, admin, namespace, tmp_path, name):
     """The intents of an orchestrator, or the answers of an effect service, are kept.
 
     The process says which topic is missing, and goes on by itself once it is made again. Each

@@ -25,7 +25,7 @@ def on_kafka(kafka, namespace: str, tmp_path: Path):
     return service
 
 
-async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path) -> None:
+async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path):
     """Each effect happens once; the reservation of an order that cannot be paid is undone."""
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
     async with on_kafka() as service:
@@ -50,7 +50,7 @@ async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path: Path)
     assert Counter(effects(tmp_path)) == expected
 
 
-async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path: Path) -> None:
+async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path):
     """Whatever the group has committed.
 
     A second service under another group name finds nothing to do again, and takes the records that
@@ -70,7 +70,7 @@ async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path: Path
     assert set(effects(tmp_path).values()) == {1}
 
 
-async def test_credentials_that_are_missing_are_asked_for(tmp_path: Path) -> None:
+async def test_credentials_that_are_missing_are_asked_for(tmp_path):
     with pytest.raises(SettingsError, match="SAGA_KAFKA_SASL_USERNAME"):
         order_app.service(
             tmp_path, bus="kafka://127.0.0.1:9", kafka_security_protocol="SASL_PLAINTEXT"

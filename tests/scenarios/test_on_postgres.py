@@ -76,9 +76,7 @@ def expected_books(statuses: dict[str, SagaStatus]) -> Counter[tuple[str, str]]:
     return books
 
 
-async def test_effects_are_kept_in_the_store_of_the_sagas(
-    on_postgres: MakeService, postgres: str
-) -> None:
+async def test_effects_are_kept_in_the_store_of_the_sagas(on_postgres, postgres):
     async with on_postgres() as service:
         statuses = await settle(service)
 
@@ -89,9 +87,7 @@ async def test_effects_are_kept_in_the_store_of_the_sagas(
     assert outcomes == {"done": sum(books.values()), "refused": 20}
 
 
-async def test_effects_may_have_a_database_of_their_own(
-    on_postgres: MakeService, postgres: str, another_postgres: str
-) -> None:
+async def test_effects_may_have_a_database_of_their_own(on_postgres, postgres, another_postgres):
     async with on_postgres(effects_store=another_postgres) as service:
         statuses = await settle(service)
 
@@ -105,9 +101,7 @@ def process(places: dict[str, str], *roles: str) -> Service:
     return build_service(order_app.app(), Settings.read(**places), roles=roles)
 
 
-async def test_an_outcome_of_another_process_is_heard_of(
-    on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_outcome_of_another_process_is_heard_of(on_postgres, places, monkeypatch):
     """Who waits for it need not wait for the next time that the store is asked."""
     monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
     async with on_postgres(), process(places) as waiting:
@@ -118,8 +112,8 @@ async def test_an_outcome_of_another_process_is_heard_of(
 
 
 async def test_stored_records_of_a_dead_process_are_published_by_another(
-    on_postgres: MakeService, places: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    on_postgres, places, monkeypatch
+):
     monkeypatch.setattr("saga.runtime.orchestrator.DRAIN_S", 0.1)
     parts, stored = open_bus_and_store(Settings.read(**places)), asyncio.Event()
 

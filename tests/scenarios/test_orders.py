@@ -12,7 +12,6 @@ from saga.core.status import SagaStatus
 from saga.errors import UnknownSaga
 from saga.ports.store import UnhandledKind
 from saga.settings import file_of
-from tests.scenarios.conftest import Deployment
 from tests.scenarios.order_app import (
     OrderConfirmed,
     OrderPlaced,
@@ -60,7 +59,7 @@ async def until_dead_letter(service) -> None:
 
 
 class TestOrders:
-    async def test_orders_are_confirmed_or_wholly_undone(self, deployment: Deployment) -> None:
+    async def test_orders_are_confirmed_or_wholly_undone(self, deployment):
         async with deployment.service() as service:
             good = await placed(service, *[f"g-{number}" for number in range(20)])
             bad = await placed(service, *[f"b-{number}" for number in range(5)], amount=501)
@@ -87,7 +86,7 @@ class TestOrders:
             ("unreserve", f"b-{n}") in done and ("refund", f"b-{n}") not in done for n in range(5)
         )
 
-    async def test_the_same_order_again_changes_nothing(self, deployment: Deployment) -> None:
+    async def test_the_same_order_again_changes_nothing(self, deployment):
         async with deployment.service() as service:
             (first,) = await placed(service, "o-1")
             await service.outcome(first, timeout=10)
@@ -102,8 +101,8 @@ class TestOrders:
         assert deployment.effects() == {("reserve", "o-1"): 1, ("pay", "o-1"): 1}
 
     async def test_an_order_under_the_same_key_with_another_content_is_a_dead_letter(
-        self, one_file: Deployment
-    ) -> None:
+        self, one_file
+    ):
         async with one_file.service() as service:
             (first,) = await placed(service, "o-1")
             await placed(service, "o-1", amount=7)
@@ -114,9 +113,7 @@ class TestOrders:
         assert letter.reason == "id_conflict"
         assert b'"amount":7' in letter.value
 
-    async def test_an_order_published_before_a_service_runs_is_not_lost(
-        self, deployment: Deployment
-    ) -> None:
+    async def test_an_order_published_before_a_service_runs_is_not_lost(self, deployment):
         """Publishing needs no orchestrator."""
         async with deployment.service(with_services=False) as service:
             for role in service._roles:  # noqa: SLF001
@@ -128,7 +125,7 @@ class TestOrders:
 
 
 class TestTime:
-    async def test_a_sleeping_saga_survives_a_restart(self, deployment: Deployment) -> None:
+    async def test_a_sleeping_saga_survives_a_restart(self, deployment):
         async with deployment.service() as service:
             (saga,) = await placed(service, "o-1", amount=0)
             await service.idle(timeout=5)
@@ -155,9 +152,7 @@ class TestTime:
 
 
 class TestPeople:
-    async def test_a_signal_is_waited_for_and_may_come_before_its_saga(
-        self, deployment: Deployment
-    ) -> None:
+    async def test_a_signal_is_waited_for_and_may_come_before_its_saga(self, deployment):
         """Sent right after the order it may overtake it; it is kept."""
         async with deployment.service() as service:
             saga = saga_id("order", "o-1")
@@ -166,7 +161,7 @@ class TestPeople:
             assert given == saga
             assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
 
-    async def test_a_signal_of_another_kind_is_no_signal(self, one_file: Deployment) -> None:
+    async def test_a_signal_of_another_kind_is_no_signal(self, one_file):
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await service.signal(saga, "approval", {"by": ["ann"]})
@@ -179,9 +174,7 @@ class TestPeople:
             assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
 
     @pytest.mark.parametrize("mode", [CancelMode.GRACEFUL, CancelMode.IMMEDIATE])
-    async def test_a_cancelled_order_is_undone(
-        self, one_file: Deployment, mode: CancelMode
-    ) -> None:
+    async def test_a_cancelled_order_is_undone(self, one_file, mode):
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await until_status(service, saga, "running")
@@ -195,7 +188,7 @@ class TestPeople:
         )
         assert one_file.effects() == {("reserve", "o-1"): 1, ("unreserve", "o-1"): 1}
 
-    async def test_an_abandoned_order_says_what_is_left(self, one_file: Deployment) -> None:
+    async def test_an_abandoned_order_says_what_is_left(self, one_file):
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await service.idle(timeout=5)
@@ -206,7 +199,7 @@ class TestPeople:
         assert outcome.residue == ("reserve",)
         assert one_file.effects() == {("reserve", "o-1"): 1}
 
-    async def test_a_command_sent_twice_is_done_once(self, one_file: Deployment) -> None:
+    async def test_a_command_sent_twice_is_done_once(self, one_file):
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             for _ in range(2):
@@ -217,7 +210,7 @@ class TestPeople:
             await service.idle(timeout=5)
             assert service.counts["duplicate"] == 1
 
-    async def test_a_saga_that_is_not_there_can_be_told_nothing(self, one_file: Deployment) -> None:
+    async def test_a_saga_that_is_not_there_can_be_told_nothing(self, one_file):
         async with one_file.service() as service:
             for ask in (
                 service.signal(saga_id("order", "x"), "approval"),
@@ -230,9 +223,7 @@ class TestPeople:
 
 
 class TestGoneWrong:
-    async def test_a_bug_parks_its_sagas_and_a_fixed_release_loses_nothing(
-        self, deployment: Deployment
-    ) -> None:
+    async def test_a_bug_parks_its_sagas_and_a_fixed_release_loses_nothing(self, deployment):
         flawed = order_saga(flaw=flaw_at("reserved o-1", "start o-2"))
         async with deployment.service(flawed) as service:
             good, late, unstarted = await placed(service, "o-0", "o-1", "o-2", wants_approval=True)
@@ -263,9 +254,7 @@ class TestGoneWrong:
                 (await service.outcome(saga_id, timeout=5)).status for saga_id in (late, unstarted)
             } == {SagaStatus.COMPLETED}
 
-    async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(
-        self, deployment: Deployment
-    ) -> None:
+    async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(self, deployment):
         async with deployment.service(order_saga()) as service:
             (old,) = await placed(service, "o-1", wants_approval=True)
             await service.idle(timeout=5)
@@ -279,9 +268,7 @@ class TestGoneWrong:
         async with deployment.service(order_saga(), order_saga(version=2)) as service:
             await until_status(service, old, "completed")
 
-    async def test_code_that_decides_otherwise_is_refused_for_that_saga(
-        self, one_file: Deployment
-    ) -> None:
+    async def test_code_that_decides_otherwise_is_refused_for_that_saga(self, one_file):
         from tests.scenarios.order_app import Context, Pay, saga
 
         @saga("order", version=1, starts_on=OrderPlaced)
@@ -301,7 +288,7 @@ class TestGoneWrong:
         async with one_file.service(order_saga()) as service:
             await until_status(service, saga_of_one, "completed")
 
-    async def test_a_damaged_row_stops_its_saga_only(self, one_file: Deployment) -> None:
+    async def test_a_damaged_row_stops_its_saga_only(self, one_file):
         import sqlite3
 
         path = file_of(addresses(one_file.folder)["store"])
@@ -335,8 +322,8 @@ class TestGoneWrong:
             await until_status(service, ill, "completed")
 
     async def test_a_record_that_cannot_be_read_is_one_dead_letter_and_the_rest_goes_on(
-        self, deployment: Deployment
-    ) -> None:
+        self, deployment
+    ):
         from saga.ports import Record
 
         async with deployment.service() as service:
@@ -365,8 +352,8 @@ class TestGoneWrong:
             assert sorted(record.value for record in copies) == [b"[]", b"{"]
 
     async def test_an_early_command_to_a_saga_that_never_comes_is_a_dead_letter_in_time(
-        self, one_file: Deployment
-    ) -> None:
+        self, one_file
+    ):
         from saga.contracts import Command
 
         async with one_file.service() as service:
@@ -379,7 +366,7 @@ class TestGoneWrong:
         assert letter.reason == "unknown_saga"
         assert saga in letter.message
 
-    async def test_live_states_are_what_their_histories_say(self, deployment: Deployment) -> None:
+    async def test_live_states_are_what_their_histories_say(self, deployment):
         async with deployment.service() as service:
             await placed(service, *[f"o-{number}" for number in range(10)], wants_approval=True)
             await placed(service, "p-1", amount=501, wants_approval=True)

@@ -7,7 +7,6 @@ redriven records come back in order.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -108,8 +107,8 @@ async def publish_among(kafka, topic: str, bad: list[Record], good: list[Record]
 
 
 async def test_poison_is_a_dead_letter_within_seconds_and_its_partition_goes_on(
-    kafka, namespace: str, tmp_path: Path
-) -> None:
+    kafka, namespace, tmp_path
+):
     """Null and non-UTF-8 headers, no key, no value, 5 MB, wrong schema, unknown version.
 
     They are compressed or not. Where code raises, its saga waits until a release by code that does
@@ -184,9 +183,7 @@ async def copies(kafka, topic: str, count: int) -> set[int]:
     return {int(record) for record in offsets}
 
 
-async def test_redriven_records_come_back_in_order(
-    kafka, namespace: str, tmp_path: Path, capfd
-) -> None:
+async def test_redriven_records_come_back_in_order(kafka, namespace, tmp_path, capfd):
     """Parts for a box that was never opened are dead letters.
 
     Once it is open the command brings them back, and they are taken in the order in which they were

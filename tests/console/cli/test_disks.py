@@ -110,7 +110,7 @@ def served_elsewhere(folder: Path) -> Iterator[None]:
     ],
     ids=["effects", "orchestrator", "publish", "cancel"],
 )
-def test_a_read_only_store_is_exit_3(served_by_all: Path, words: list[str], name: str) -> None:
+def test_a_read_only_store_is_exit_3(served_by_all, words, name):
     before = (served_by_all / ".saga" / "saga.db").read_bytes()
 
     with nobody():
@@ -134,7 +134,7 @@ def test_a_read_only_store_is_exit_3(served_by_all: Path, words: list[str], name
     ],
     ids=" ".join,
 )
-def test_a_read_only_store_can_be_read(served_by_all: Path, words: tuple[str, ...]) -> None:
+def test_a_read_only_store_can_be_read(served_by_all, words):
     as_ever = call(*words)
     assert as_ever.code == 0
     assert as_ever.out or words == ("dlq", "ls", "--json")
@@ -148,7 +148,7 @@ def test_a_read_only_store_can_be_read(served_by_all: Path, words: tuple[str, ..
     assert sorted(path.name for path in (served_by_all / ".saga").iterdir()) == files
 
 
-def test_rows_of_a_running_worker_can_be_read_by_others(served_by_all: Path) -> None:
+def test_rows_of_a_running_worker_can_be_read_by_others(served_by_all):
     """Also while it is in the file beside the store."""
     with served_elsewhere(served_by_all):
         assert (served_by_all / ".saga" / "saga.db-wal").stat().st_size
@@ -159,7 +159,7 @@ def test_rows_of_a_running_worker_can_be_read_by_others(served_by_all: Path) -> 
     assert [row["key"] for row in called.rows] == ["o-0", "ann", "o-9"]
 
 
-def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:
+def test_a_folder_that_is_read_only_is_exit_3(served_by_all):
     with nobody():
         called = call("run", "--until-idle", "--store", "sqlite:///.saga/new.db")
 
@@ -168,7 +168,7 @@ def test_a_folder_that_is_read_only_is_exit_3(served_by_all: Path) -> None:
     assert "writable" in called.err
 
 
-def test_a_worker_waits_for_room_and_loses_nothing(toys: Path) -> None:
+def test_a_worker_waits_for_room_and_loses_nothing(toys):
     publish(ORDERS)
     worker = limited(toys, "run", "--json", room_bytes=24_000)
     logged: list[str] = []
@@ -197,7 +197,7 @@ def test_a_worker_waits_for_room_and_loses_nothing(toys: Path) -> None:
     assert call("dlq", "ls", "--json").rows == []
 
 
-def test_lines_that_could_not_be_published_are_named(toys: Path) -> None:
+def test_lines_that_could_not_be_published_are_named(toys):
     publish(1)
     lines = "".join(f'{{"order_id": "n-{number}", "amount": 1}}\n' for number in range(3_000))
     publisher = limited(toys, "publish", ORDER, "-", "--json", room_bytes=500_000)

@@ -123,7 +123,7 @@ def toys_on_postgres(toys: Path, postgres: str, monkeypatch: pytest.MonkeyPatch)
     return toys
 
 
-def test_tables_are_made_once_and_looked_at(postgres: str) -> None:
+def test_tables_are_made_once_and_looked_at(postgres):
     """The status says what to type, and ends with 1 until it was typed."""
     before = call("store", "status", "--store", postgres)
     assert before.code == 1
@@ -145,9 +145,7 @@ def test_tables_are_made_once_and_looked_at(postgres: str) -> None:
         ]
 
 
-def test_an_effects_store_is_migrated_where_it_is(
-    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_effects_store_is_migrated_where_it_is(postgres, tmp_path, monkeypatch):
     """The store may be a file, and effects in a database."""
     monkeypatch.setenv("SAGA_EFFECTS_STORE", postgres)
 
@@ -159,7 +157,7 @@ def test_an_effects_store_is_migrated_where_it_is(
     ]
 
 
-def test_tables_in_a_file_are_made_once_and_looked_at(tmp_path: Path) -> None:
+def test_tables_in_a_file_are_made_once_and_looked_at(tmp_path):
     store = ("--store", f"sqlite:///{tmp_path}/saga.db", "--json")
     before = call("store", "status", *store)
     assert not list(tmp_path.iterdir())
@@ -173,7 +171,7 @@ def test_tables_in_a_file_are_made_once_and_looked_at(tmp_path: Path) -> None:
     ]
 
 
-def test_a_store_that_is_away_is_named_without_its_password() -> None:
+def test_a_store_that_is_away_is_named_without_its_password():
     called = call("ls", "--store", "postgresql://toys:hunter2@127.0.0.1:1/toys")
 
     assert called.code == 3
@@ -185,7 +183,7 @@ def test_a_store_that_is_away_is_named_without_its_password() -> None:
 
 
 @pytest.mark.usefixtures("toys_on_postgres")
-def test_a_whole_service_runs_on_an_empty_database() -> None:
+def test_a_whole_service_runs_on_an_empty_database():
     assert call("ls").code == 3, "a question makes no tables"
     lines = "".join(f'{{"order_id": "o-{number}", "amount": 1}}\n' for number in range(3))
     assert call("publish", ORDER, "-", stdin=lines).code == 0

@@ -55,7 +55,7 @@ def test_python_m_saga_is_the_same_program(toys):
     assert "\x1b" not in help_page.stdout
 
 
-def test_the_version_is_printed() -> None:
+def test_the_version_is_printed():
     called = call("--version")
 
     assert called.code == 0
