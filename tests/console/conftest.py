@@ -27,6 +27,12 @@ class Called:
     out: str
     err: str
 
+    def fails(self, code, *texts):
+        """It has ended with *code*, and said these *texts* on standard error."""
+        assert self.code == code, self
+        assert [text for text in texts if text not in self.err] == [], self.err
+        return self
+
     @property
     def rows(self):
         return [json.loads(line) for line in self.out.splitlines()]

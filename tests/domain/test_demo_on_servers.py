@@ -52,10 +52,7 @@ def test_all_kinds_of_processes_are_killed_and_the_books_balance(
 )
 def test_addresses_that_do_not_go_together_are_refused(folder, words):
     """As is forgetting what is on servers, where more may be than ours."""
-    called = demo(*words)
-
-    assert called.code == 2
-    assert "--" in called.err
+    demo(*words).fails(2, "--")
 
 
 async def test_one_process_of_each_kind_is_killed_before_a_kind_comes_again(tmp_path):

@@ -8,25 +8,11 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 
 from saga import Publisher
-from saga.adapters.opening import open_bus
 from saga.adapters.partitioner import partition_of
 from saga.errors import BusUnavailable, MalformedMessage, MessageTooLarge
-from saga.ports import TopicSpec
 from saga.publishing.faststream import FastStreamPublisher
-from saga.settings import Settings
 from tests.publishing.events import OPENED, SOLD, CupSold, ShopOpened
 from tests.publishing.reading import header, records_on
-
-
-@pytest.fixture
-async def topics(kafka, namespace):
-    """Settings for a Kafka on which the shop's topics are, and another one called carts."""
-    settings = {"bus": kafka.url, "namespace": namespace}
-    opened = open_bus(Settings.read(**settings))
-    names = [f"dev.{namespace}.{one}" for one in (SOLD, OPENED)]
-    await opened.bus.create_topics([TopicSpec(name, 4) for name in (*names, f"{namespace}.carts")])
-    await opened.close()
-    return settings
 
 
 @pytest.fixture
@@ -44,24 +30,24 @@ def without_chance(record):
     return record.partition, record.key, record.value, headers
 
 
-async def test_a_record_is_what_the_publisher_would_have_sent(kafka, topics, broker):
+async def test_a_record_is_what_the_publisher_would_have_sent(kafka, cluster, broker):
     event = CupSold(cup="c-1", cents=250)
-    events = FastStreamPublisher(broker, source="/shop", namespace=topics["namespace"])
+    events = FastStreamPublisher(broker, source="/shop", namespace=cluster["namespace"])
     await events.publish(event, message_id="sale-1")
-    async with Publisher(source="/shop", **topics) as publisher:
+    async with Publisher(source="/shop", **cluster) as publisher:
         await publisher.publish(event, message_id="sale-1")
 
-    ours, theirs = await records_on(f"dev.{topics['namespace']}.{SOLD}", 2, **topics)
+    ours, theirs = await records_on(f"dev.{cluster['namespace']}.{SOLD}", 2, **cluster)
     assert without_chance(ours) == without_chance(theirs)
     assert ours.partition == partition_of(b"c-1", 4)
 
 
-async def test_events_of_a_batch_go_to_the_partitions_of_their_keys(kafka, topics, broker):
+async def test_events_of_a_batch_go_to_the_partitions_of_their_keys(kafka, cluster, broker):
     """In order for each key, which one batch of FastStream's would not give."""
-    events = FastStreamPublisher(broker, namespace=topics["namespace"])
+    events = FastStreamPublisher(broker, namespace=cluster["namespace"])
     ids = await events.publish_all([CupSold(cup=f"c-{n % 9}", cents=n) for n in range(90)])
 
-    records = await records_on(f"dev.{topics['namespace']}.{SOLD}", 90, **topics)
+    records = await records_on(f"dev.{cluster['namespace']}.{SOLD}", 90, **cluster)
     assert sorted(header(record, "ce_id") for record in records) == sorted(ids)
     assert [r.partition for r in records] == [partition_of(r.key, 4) for r in records]
     for number in range(9):
@@ -69,13 +55,13 @@ async def test_events_of_a_batch_go_to_the_partitions_of_their_keys(kafka, topic
         assert cents == sorted(cents)
 
 
-async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topics, broker):
-    events = FastStreamPublisher(broker, namespace=topics["namespace"])
+async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, cluster, broker):
+    events = FastStreamPublisher(broker, namespace=cluster["namespace"])
     runs = []
 
     @broker.subscriber(
-        f"{topics['namespace']}.carts",
-        group_id=topics["namespace"],
+        f"{cluster['namespace']}.carts",
+        group_id=cluster["namespace"],
         auto_offset_reset="earliest",
         ack_policy=AckPolicy.NACK_ON_ERROR,
     )
@@ -89,8 +75,8 @@ async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topi
 
     await broker.start()
     headers = {"ce_id": "cart-7", "ce_correlationid": "delivery-1"}
-    await broker.publish("a cart", f"{topics['namespace']}.carts", headers=headers)
-    records = await records_on(f"dev.{topics['namespace']}.{SOLD}", 4, **topics)
+    await broker.publish("a cart", f"{cluster['namespace']}.carts", headers=headers)
+    records = await records_on(f"dev.{cluster['namespace']}.{SOLD}", 4, **cluster)
 
     assert len(runs) == 2
     ids = [header(record, "ce_id") for record in records]
@@ -100,21 +86,21 @@ async def test_a_handler_that_runs_again_publishes_under_the_same_id(kafka, topi
     assert {header(record, "ce_correlationid") for record in records} == {"delivery-1"}
 
 
-async def test_what_readers_could_not_read_is_refused(kafka, topics, broker):
-    events = FastStreamPublisher(broker, namespace=topics["namespace"])
+async def test_what_readers_could_not_read_is_refused(kafka, cluster, broker):
+    events = FastStreamPublisher(broker, namespace=cluster["namespace"])
     with pytest.raises(MalformedMessage):
         await events.publish_all([CupSold(cup="c", cents=1), ShopOpened(by="ann")])
     with pytest.raises(TypeError, match="batch"):
         await events.publish(CupSold(cup="c", cents=1), cause=type("B", (), {"raw_message": ()})())
     small = KafkaBroker(kafka.bootstrap, max_request_size=1_000, logger=None)
     with pytest.raises(MessageTooLarge):
-        await FastStreamPublisher(small, namespace=topics["namespace"]).publish(
+        await FastStreamPublisher(small, namespace=cluster["namespace"]).publish(
             CupSold(cup="c" * 900, cents=1)
         )
     await small.stop()
     await events.publish(ShopOpened(by="ann"), key="shop")
 
-    assert len(await records_on(f"dev.{topics['namespace']}.{OPENED}", 1, **topics)) == 1
+    assert len(await records_on(f"dev.{cluster['namespace']}.{OPENED}", 1, **cluster)) == 1
 
 
 # FastStream lets go of a producer that could not start without stopping it.

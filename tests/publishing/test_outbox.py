@@ -62,11 +62,6 @@ def database(own_database) -> str:
 
 
 @pytest.fixture
-def bus(tmp_path) -> str:
-    return f"local:///{tmp_path}/bus.db"
-
-
-@pytest.fixture
 def outbox() -> Outbox:
     return Outbox(source="/shop")
 

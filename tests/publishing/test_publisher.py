@@ -22,26 +22,8 @@ from saga.errors import (
     SettingsError,
     TopicMissing,
 )
-from saga.ports import TopicSpec
-from saga.settings import Settings
-from tests.publishing.events import OPENED, SOLD, CupSold, ShopOpened
+from tests.publishing.events import SOLD, CupSold, ShopOpened
 from tests.publishing.reading import header, records_on
-
-
-@pytest.fixture
-def bus(tmp_path) -> str:
-    return f"local:///{tmp_path}/bus.db"
-
-
-@pytest.fixture
-async def cluster(kafka, namespace):
-    """Settings for a Kafka on which the shop's topics are."""
-    settings = {"bus": kafka.url, "namespace": namespace}
-    opened = open_bus(Settings.read(**settings))
-    names = Settings.read(**settings).topic_names
-    await opened.bus.create_topics([TopicSpec(names.topic(one), 4) for one in (SOLD, OPENED)])
-    await opened.close()
-    return settings
 
 
 async def test_an_event_is_published_with_its_key_json_and_headers(bus):

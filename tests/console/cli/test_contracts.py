@@ -33,10 +33,7 @@ def test_contracts_are_listed_with_topic_key_and_replies(locked):
 
 
 def test_without_a_lock_file_the_check_fails(toys):
-    called = call("topics", "check")
-
-    assert called.code == 1
-    assert "saga topics lock" in called.err
+    call("topics", "check").fails(1, "saga topics lock")
 
 
 def test_locked_contracts_pass(locked):
@@ -68,9 +65,7 @@ def test_a_change_that_breaks_readers_is_not_locked(locked):
 
     assert called.code == 1
     assert (called.rows[-1]["breaking"], called.rows[-1]["ok"]) == (1, False)
-    refused = call("topics", "lock")
-    assert refused.code == 1
-    assert "receipt" in refused.err
+    call("topics", "lock").fails(1, "receipt")
     assert (locked / "topics/contracts.lock.json").read_bytes() == before
     assert call("topics", "lock", "--force").code == 0
     assert call("topics", "check").code == 0
@@ -79,10 +74,7 @@ def test_a_change_that_breaks_readers_is_not_locked(locked):
 def test_a_lock_file_that_is_none_is_refused_by_name(locked):
     (locked / "mine.json").write_text("{")
 
-    called = call("topics", "check", "--file", "mine.json")
-
-    assert called.code == 1
-    assert "mine.json" in called.err
+    call("topics", "check", "--file", "mine.json").fails(1, "mine.json")
 
 
 @pytest.fixture
@@ -149,10 +141,7 @@ def test_a_cluster_that_is_away_is_exit_3(on_kafka, monkeypatch):
     """Exit 3, as for every bus that cannot be reached."""
     monkeypatch.setenv("SAGA_BUS", "kafka://127.0.0.1:9")
 
-    called = call("topics", "create")
-
-    assert called.code == 3
-    assert "127.0.0.1" in called.err
+    call("topics", "create").fails(3, "127.0.0.1")
 
 
 def test_the_document_is_printed_for_people_in_lines_and_for_programs_in_one(toys):
@@ -189,6 +178,4 @@ def test_a_file_is_written_and_its_contents_are_counted(toys):
     document = json.loads((toys / "api.json").read_text())
     assert row["channels"] == len(document["channels"])
 
-    refused = call("topics", "asyncapi", "--output", "no/api.json")
-    assert refused.code == 1
-    assert "no/api.json" in refused.err
+    call("topics", "asyncapi", "--output", "no/api.json").fails(1, "no/api.json")

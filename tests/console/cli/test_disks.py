@@ -161,11 +161,9 @@ def test_rows_of_a_running_worker_can_be_read_by_others(served_by_all):
 
 def test_a_folder_that_is_read_only_is_exit_3(served_by_all):
     with nobody():
-        called = call("run", "--until-idle", "--store", "sqlite:///.saga/new.db")
-
-    assert called.code == 3
-    assert ".saga/new" in called.err
-    assert "writable" in called.err
+        call("run", "--until-idle", "--store", "sqlite:///.saga/new.db").fails(
+            3, ".saga/new", "writable"
+        )
 
 
 def test_a_worker_waits_for_room_and_loses_nothing(toys):

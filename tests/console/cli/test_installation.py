@@ -9,14 +9,11 @@ from tests.console.conftest import call
 from tests.console.toys import ORDER, TOYS
 
 UNDO = TOYS.replace("receipt: str | None = None", "receipt: str")
-TWICE = (
-    TOYS
-    + """
+TWICE = f"""{TOYS}
 @saga("order", version=1, starts_on=OrderPlaced)
 async def another(ctx, placed): ...
 app = SagaApp(sagas=[order, another])
 """
-)
 LINE_OF_ANOTHER = TWICE.splitlines().index('@saga("order", version=1, starts_on=OrderPlaced)') + 1
 
 
@@ -24,11 +21,7 @@ def test_a_misspelt_variable_is_refused_with_a_suggestion(toys, monkeypatch):
     """A setting that does nothing would be worse."""
     monkeypatch.setenv("SAGA_STOER", "sqlite:///x.db")
 
-    called = call("ls")
-
-    assert called.code == 2
-    assert "SAGA_STOER" in called.err
-    assert "SAGA_STORE" in called.err
+    call("ls").fails(2, "SAGA_STOER", "SAGA_STORE")
 
 
 @pytest.mark.parametrize(
@@ -43,10 +36,7 @@ def test_a_misspelt_variable_is_refused_with_a_suggestion(toys, monkeypatch):
     ],
 )
 def test_an_illegal_setting_is_refused_by_name(toys, words, expected):
-    called = call("run", *words)
-
-    assert called.code == 2
-    assert expected in called.err
+    call("run", *words).fails(2, expected)
     assert not (toys / ".saga").exists()
 
 
@@ -69,26 +59,15 @@ def test_an_illegal_setting_is_refused_by_name(toys, words, expected):
         (UNDO, "toys:app", "undo Refund needs the field 'receipt'"),
     ],
     ids=[
-        "module",
-        "attribute",
-        "no-app",
-        "import",
-        "syntax",
-        "error",
-        "error-in-library",
-        "exit",
-        "two-sagas",
-        "undo",
+        *("module", "attribute", "no-app", "import", "syntax", "error", "error-in-library"),
+        *("exit", "two-sagas", "undo"),
     ],
 )
 def test_an_app_that_cannot_be_loaded_is_refused_with_the_place(toys, source, name, expected):
     if source is not None:
         (toys / "toys.py").write_text(source)
 
-    called = call("run", "--app", name)
-
-    assert called.code == 2
-    assert expected in called.err
+    call("run", "--app", name).fails(2, expected)
     assert not (toys / ".saga").exists()
 
 

@@ -71,19 +71,13 @@ def test_nothing_is_sent_to_a_saga_that_has_ended(looking):
 
 
 def test_a_step_that_does_not_exist_is_refused_with_those_that_do(looking):
-    called = call("retry", "leave/ann", "pya", "--reason", "r")
-
-    assert called.code == 1
-    assert "its steps: pay" in called.err
+    call("retry", "leave/ann", "pya", "--reason", "r").fails(1, "its steps: pay")
 
 
 @pytest.mark.parametrize(("payload", "expected"), [("{", "no JSON"), ("NaN", "no number")])
 def test_a_signal_that_is_no_json_is_refused(looking, payload, expected):
     """Exit 1, with what is wrong."""
-    called = call("signal", "leave/ann", "approval", payload)
-
-    assert called.code == 1
-    assert expected in called.err
+    call("signal", "leave/ann", "approval", payload).fails(1, expected)
 
 
 def test_waiting_for_a_worker_that_is_not_there_ends_in_time(waiting):

@@ -81,10 +81,7 @@ def test_intents_without_a_handler_are_named_at_the_start(toys):
 
 @pytest.mark.parametrize("roles", ["orchestrater", "", "effects,nobody"])
 def test_an_unknown_role_is_refused(toys, roles):
-    called = call("run", "--roles", roles)
-
-    assert called.code == 2
-    assert "orchestrator, effects" in called.err
+    call("run", "--roles", roles).fails(2, "orchestrator, effects")
 
 
 @pytest.mark.parametrize("component", ["event store", "bus"])
@@ -95,29 +92,20 @@ def test_a_store_of_a_newer_version_is_not_touched(toys, component, words):
         connection.execute("UPDATE saga_schema SET version = 99 WHERE component = ?", (component,))
     connection.close()
 
-    called = call(*words)
-
-    assert called.code == 3
-    assert "saga.db" in called.err
-    assert "upgrade saga" in called.err
+    call(*words).fails(3, "saga.db", "upgrade saga")
 
 
 def test_a_place_that_cannot_be_written_is_exit_3(toys):
     (toys / "file").write_text("")
     for option in ("--store", "--bus", "--effects-store"):
         scheme = "local" if option == "--bus" else "sqlite"
-        called = call("run", "--until-idle", option, f"{scheme}:///file/saga.db")
-        assert called.code == 3
-        assert "file" in called.err
+        call("run", "--until-idle", option, f"{scheme}:///file/saga.db").fails(3, "file")
 
 
 def test_a_file_that_is_no_database_is_exit_3(toys):
     (toys / "notes.txt").write_text("no database, but long enough to be looked at" * 10)
 
-    called = call("ls", "--store", "sqlite:///notes.txt")
-
-    assert called.code == 3
-    assert "no SQLite database" in called.err
+    call("ls", "--store", "sqlite:///notes.txt").fails(3, "no SQLite database")
 
 
 def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(toys):
