@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,6 +15,7 @@ from domain.demo.tally import Tally
 from domain.demo.workers import Worker, Workers
 from saga.adapters.clocks import SystemClock
 from saga.console.cli.output import ExitCode, NotSo, Printer
+from saga.console.cli.serving import on_signals
 from saga.contracts import Event
 from saga.errors import StoreUnavailable
 from saga.publishing.writer import WrittenEvent
@@ -101,17 +101,14 @@ class DemoRun:
         await self._stopping.wait()
 
     def _listen(self) -> None:
-        def stop() -> None:
+        def stop(_: int) -> None:
             if self._stopping.is_set():
                 self._workers.end_now()
             else:
                 self._printer.note("Finishing what is in hand ...")
                 self._stopping.set()
 
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):  # not on Windows
-                loop.add_signal_handler(number, stop)
+        on_signals(stop)
 
     async def _publish(self, events: Sequence[WrittenEvent]) -> None:
         for first in range(0, len(events), PUBLISH_EVENTS):

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
@@ -17,6 +15,7 @@ import typer
 from saga.adapters.opening import outbox_address
 from saga.application import Application
 from saga.console.cli.output import ExitCode, Misused, NotSo
+from saga.console.cli.serving import on_signals
 from saga.console.cli.session import Session, closing
 from saga.contracts import Kind
 from saga.errors import MessageError, UnknownContract
@@ -146,10 +145,7 @@ async def outbox_relay(
 ) -> None:
     """Publish events of the outbox until told to stop. Run as many as you like."""
     relay = OutboxRelay(**session.settings.model_dump(exclude_unset=True))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # not on Windows
-            loop.add_signal_handler(number, relay.stop)
+    on_signals(lambda _: relay.stop())
     await relay.run(until_empty=until_empty)
     counts = {name: relay.counts[name] for name in ("published", "refused")}
     text = f"{counts['published']:,} published, {counts['refused']:,} refused"

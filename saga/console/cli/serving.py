@@ -60,11 +60,7 @@ def run(
 
 
 def roles_of(text: str) -> tuple[str, ...]:
-    """The roles that *text* lists.
-
-    Raises:
-        Misused: one of them does not exist.
-    """
+    """The roles that *text* lists; Misused where one of them does not exist."""
     chosen = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     unknown = [role for role in chosen if role not in ROLES]
     if unknown or not chosen:
@@ -112,7 +108,13 @@ async def _serve(
     service: Service, roles: tuple[str, ...], *, until_idle: bool, with_parent: bool
 ) -> None:
     stopping = asyncio.Event()
-    _listen_for_signals(stopping)
+
+    def stop(number: int) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)  # nothing is lost: the bus delivers again what was not stored
+        stopping.set()
+
+    on_signals(stop)
     stopped = asyncio.create_task(stopping.wait())
     if not await _started(service, stopped):
         return
@@ -157,13 +159,8 @@ def tune_gc() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def _listen_for_signals(stopping: asyncio.Event) -> None:
-    def stop(number: int) -> None:
-        if stopping.is_set():
-            # Nothing is lost: the bus delivers again what was not stored.
-            os._exit(128 + number)
-        stopping.set()
-
+def on_signals(stop: Callable[[int], None]) -> None:
+    """Have *stop* called with the number of each SIGTERM and SIGINT, where that can be had."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # not on Windows

@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
-from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import OpenedStore, open_bus, open_bus_and_store, open_store
 from saga.application import Application
 from saga.assembly import Assembly, Parts
@@ -65,48 +64,29 @@ class Session:
 
     @cached_property
     def app(self) -> Application:
-        """The application.
-
-        Raises:
-            AppRefused: it cannot be loaded.
-        """
+        """The application; AppRefused where it cannot be loaded."""
         return load_app(self.settings.app)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[OpenedStore]:
-        """The store, for questions; it may be one that this user cannot write.
-
-        Raises:
-            StoreUnavailable: there is none, or it cannot be opened.
-            StoreTooNew: a newer version wrote it.
-        """
+        """The store, for questions; it may be one that this user cannot write."""
         must_exist(self.settings.store, "store")
         async with closing(open_store(self.settings, is_to_write=False)) as store:
             yield store
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[Publisher]:
-        """The publisher of the application, whose missing topics are made.
-
-        Raises:
-            AppRefused: the application cannot be loaded.
-            StoreUnavailable, BusUnavailable: bus or store cannot be opened.
-        """
+        """The publisher of the application, whose missing topics are made."""
         topics = self.app.topic_specs(self.settings)
         async with closing(open_bus_and_store(self.settings)) as opened:
             await opened.bus.create_topics(topics)
             yield Assembly(self.app, self.settings, Parts.of(opened)).publisher
 
     async def send(self, command: Command, *, key: str) -> None:
-        """Put *command* to the saga of *key* on the bus; the application is not needed for it.
-
-        Raises:
-            StoreUnavailable, BusUnavailable: there is no bus, or it cannot be reached.
-        """
+        """Put *command* to the saga of *key* on the bus; the application is not needed for it."""
         settings = self.settings
         must_exist(settings.bus, "bus")
-        writer = EventWriter(settings.topic_names, clock=SystemClock(), source=settings.source)
-        record = writer.command(command, key=key)
+        record = EventWriter.of(settings).command(command, key=key)
         topic = TopicSpec(record.topic, settings.partitions, settings.retention_s)
         async with closing(open_bus(settings)) as opened:
             await opened.bus.create_topics([topic])
@@ -128,11 +108,7 @@ def must_exist(address: str, what: str) -> None:
 
 
 def saga_id_from(text: str) -> SagaId:
-    """The saga that *text* means: a saga id, or `definition/key`.
-
-    Raises:
-        NotSo: it is neither.
-    """
+    """The saga that *text* means, a saga id or `definition/key`; NotSo where it is neither."""
     definition, slash, key = text.partition("/")
     if slash:
         return saga_id(definition, key)
@@ -145,11 +121,7 @@ def saga_id_from(text: str) -> SagaId:
 
 
 async def find_saga(store: OpenedStore, text: str) -> SagaSummary:
-    """The summary of the saga that *text* means.
-
-    Raises:
-        NotSo: there is none.
-    """
+    """The summary of the saga that *text* means; NotSo where there is none."""
     summaries = await store.catalogue.summaries([saga_id_from(text)])
     if not summaries:
         raise NotSo(f"there is no saga {text} (`saga ls` lists those that there are)")
@@ -157,11 +129,7 @@ async def find_saga(store: OpenedStore, text: str) -> SagaSummary:
 
 
 async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
-    """The whole history of a saga that exists.
-
-    Raises:
-        CorruptHistory: it cannot be read.
-    """
+    """The whole history of a saga that exists; CorruptHistory where it cannot be read."""
     history = (await store.store.load([saga])).get(saga, ())
     if isinstance(history, CorruptHistory):
         raise history
@@ -171,8 +139,7 @@ async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
 def load_app(name: str) -> Application:
     """The application *name*, `module:attribute`; the working directory is on the import path.
 
-    Raises:
-        AppRefused: it does not import or is no application; names the place of the mistake.
+    AppRefused where it does not import or is no application names the place of the mistake.
     """
     module_name, _, attribute = name.partition(":")
     module = _imported(module_name, name)
