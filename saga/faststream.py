@@ -21,6 +21,7 @@ out" stops the consumers of a running broker. `/health/live` notices, but only t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saga.adapters.clocks import SystemClock
@@ -36,7 +37,7 @@ from saga.settings import Settings
 if TYPE_CHECKING:
     from faststream.kafka import KafkaBroker
 
-    from saga.adapters.faststream import EffectsSubscriber
+    from saga.adapters.faststream import EffectsSubscriber, RunningService
 
 
 @value
@@ -74,42 +75,45 @@ def attach(
         DefinitionError: the services do not go together.
     """
     try:
-        from saga.adapters.faststream import (
-            BrokerBus,
-            EffectsSubscriber,
-            RunningService,
-            connection_of,
-            routes,
-        )
-        from saga.adapters.kafka import open_bus
+        from saga.adapters.faststream import EffectsSubscriber, routes
     except ImportError as error:
         raise SettingsError(
             "SAGA_BUS", f"attach needs {error.name}: pip install saga[kafka]"
         ) from error
     read = Settings.read(**settings)
-    names, clock = read.topic_names, SystemClock()
-    spec = TopicSpec("", read.partitions, read.retention_s)
-
-    def make(subscriber: EffectsSubscriber) -> RunningService:
-        """A bus and a store for each service: the broker starts and stops them one by one."""
-        kafka = open_bus(read, connection=connection_of(broker))
-        store = open_effects_store(read)
-
-        async def close() -> None:
-            await kafka.close()
-            await store.close()
-
-        service = EffectsService(
-            subscriber.subscription,
-            bus=BrokerBus(kafka, subscriber),
-            store=store,
-            clock=clock,
-            dead_letters=DeadLetters(kafka, names=names, clock=clock, spec=spec),
-            settings=limits,
-        )
-        return RunningService(service, store, close)
-
     contracts = Application(effects=effects).contracts
-    subscriptions = [Subscription(each, contracts, names) for each in effects]
+    subscriptions = [Subscription(each, contracts, read.topic_names) for each in effects]
+    make = partial(_running_service, broker=broker, limits=limits, settings=read)
     subscribers = tuple(EffectsSubscriber(broker, each, make) for each in subscriptions)
     return Attached(subscribers, routes(subscribers))
+
+
+def _running_service(
+    subscriber: EffectsSubscriber,
+    *,
+    broker: KafkaBroker,
+    limits: EffectsSettings | None,
+    settings: Settings,
+) -> RunningService:
+    """A bus and a store for each service: the broker starts and stops them one by one."""
+    from saga.adapters.faststream import BrokerBus, RunningService, connection_of
+    from saga.adapters.kafka import open_bus
+
+    clock = SystemClock()
+    kafka = open_bus(settings, connection=connection_of(broker))
+    store = open_effects_store(settings)
+    spec = TopicSpec("", settings.partitions, settings.retention_s)
+
+    async def close() -> None:
+        await kafka.close()
+        await store.close()
+
+    service = EffectsService(
+        subscriber.subscription,
+        bus=BrokerBus(kafka, subscriber),
+        store=store,
+        clock=clock,
+        dead_letters=DeadLetters(kafka, names=settings.topic_names, clock=clock, spec=spec),
+        settings=limits,
+    )
+    return RunningService(service, store, close)
