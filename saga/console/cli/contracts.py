@@ -86,7 +86,8 @@ async def topics_check(session: Session, *, file: File = Path(LOCK_FILE)) -> int
     breaking = sum(not change.compatible for change in changes)
     printer = session.printer
     for change in changes:
-        printer.result(asdict(change), str(change), style=None if change.compatible else "red")
+        row = asdict(change) | {"compatible": change.compatible, "advice": change.advice}
+        printer.result(row, str(change), style=None if change.compatible else "red")
     flaws = await _flaws_in_cluster(session)
     wrong = sum(not flaw.is_warning for flaw in flaws)
     for flaw in flaws:
