@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+__all__ = ["LINES_MAX", "Cents", "Identifier", "Quantity", "Units"]
+
 LINES_MAX = 1_000
 """Lines of one order; the longest real one has 153."""
 

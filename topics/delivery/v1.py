@@ -6,6 +6,8 @@ from typing import Final
 from saga import Event, Intent
 from topics.fields import Identifier
 
+__all__ = ["NO_DELIVERY", "SLOT_FULL", "BookSlot", "CancelSlot", "SlotBooked"]
+
 NO_DELIVERY: Final = "no_delivery"
 """Refusal of `BookSlot`: the store does not deliver on that day."""
 

@@ -4,6 +4,8 @@ from pydantic import BaseModel, ConfigDict
 
 from topics.fields import Cents, Identifier, Quantity, Units
 
+__all__ = ["AcceptedLine", "OrderLine"]
+
 
 class OrderLine(BaseModel):
     """One line as it was placed, fit to be an order line or not.

@@ -6,6 +6,8 @@ from saga import upcast
 from topics.orders import v1, v2
 from topics.orders.lines import OrderLine
 
+__all__ = ["order_of_old_till"]
+
 
 @upcast
 def order_of_old_till(old: v1.OrderPlaced) -> v2.OrderPlaced:

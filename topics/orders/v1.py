@@ -13,6 +13,18 @@ from saga import Event, Intent
 from topics.fields import LINES_MAX, Cents, Identifier, Units
 from topics.orders.lines import AcceptedLine, OrderLine
 
+__all__ = [
+    "BAD_LINE",
+    "NO_LINES",
+    "WRONG_TOTAL",
+    "CheckOrder",
+    "OrderChecked",
+    "OrderConfirmed",
+    "OrderPlaced",
+    "OrderRejected",
+    "TillLine",
+]
+
 BAD_LINE: Final = "bad_line"
 """Refusal of `CheckOrder`: a line cannot be an order line; the message names it and says why."""
 

@@ -8,6 +8,8 @@ from saga import Event
 from topics.fields import LINES_MAX, Cents, Identifier
 from topics.orders.lines import OrderLine
 
+__all__ = ["OrderPlaced"]
+
 
 class OrderPlaced(Event, topic="orders.order-placed", version=2, key="order_id"):
     """A household has placed an order with a store, to be delivered on the day of *requested_at*.

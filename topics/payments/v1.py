@@ -5,6 +5,14 @@ from typing import Final
 from saga import Event, Intent
 from topics.fields import Cents, Identifier
 
+__all__ = [
+    "NO_WALLET",
+    "WALLET_TOO_SMALL",
+    "ChargeHousehold",
+    "HouseholdCharged",
+    "RefundHousehold",
+]
+
 NO_WALLET: Final = "no_wallet"
 """Refusal of `ChargeHousehold`: nobody knows this household."""
 

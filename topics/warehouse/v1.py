@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from saga import Event, Intent
 from topics.fields import LINES_MAX, Identifier, Units
 
+__all__ = ["OUT_OF_STOCK", "ReleaseStock", "ReserveStock", "StockLine", "StockReserved"]
+
 OUT_OF_STOCK: Final = "out_of_stock"
 """Refusal of `ReserveStock`: of some product there is less than is wanted; nothing is reserved."""
 
