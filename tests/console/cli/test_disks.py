@@ -198,7 +198,7 @@ def test_a_worker_waits_for_room_and_loses_nothing(toys):
 def test_lines_that_could_not_be_published_are_named(toys):
     publish(1)
     lines = "".join(f'{{"order_id": "n-{number}", "amount": 1}}\n' for number in range(3_000))
-    publisher = limited(toys, "publish", ORDER, "-", "--json", room_bytes=500_000)
+    publisher = limited(toys, "publish", ORDER, "-", "--json", room_bytes=200_000)
     out, err = publisher.communicate(lines, timeout=30)
 
     assert publisher.returncode == 3, err
