@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def basket(
     return Basket.model_validate_json(json.dumps(written))
 
 
+@asynccontextmanager
+async def looking_at(store: SqliteEffectsStore):
+    """The services' tables, in a transaction that keeps nothing."""
+    unit = store.unit()
+    try:
+        yield unit.db
+    finally:
+        unit.drop()
+        await unit.keep([])
+
+
 class Services:
     """Asks services as their runtime does: a transaction each, which a refusal rolls back."""
 
@@ -68,11 +80,8 @@ class Services:
         return reply
 
     async def fetch(self, sql: str, **params):
-        unit = self.store.unit()
-        rows = await unit.db.fetch(sql, **params)
-        unit.drop()
-        await unit.keep([])
-        return rows
+        async with looking_at(self.store) as db:
+            return await db.fetch(sql, **params)
 
     async def execute(self, sql: str, **params) -> int:
         unit = self.store.unit()

@@ -18,7 +18,7 @@ from saga.contracts import ContractRegistry, contract_of, decode, encode, messag
 from saga.core.events import Message, SagaStarted
 from saga.core.history import Entry
 from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
-from tests.domain.conftest import basket
+from tests.domain.conftest import basket, looking_at
 from tests.domain.oracle import fulfil_all
 from topics.delivery import BookSlot, CancelSlot
 from topics.orders import OrderConfirmed, OrderPlaced
@@ -55,15 +55,10 @@ def confirmed(one):
     )
 
 
-def started(one, definition="order"):
+def started(one, definition="order", **more):
     """The first entry's body of a basket's saga."""
-    return SagaStarted(
-        definition=definition,
-        definition_version=1,
-        fingerprint="f",
-        key=one.basket_id,
-        trigger=trigger(one),
-    )
+    said = {"fingerprint": "f", "key": one.basket_id, "trigger": trigger(one)} | more
+    return SagaStarted(definition=definition, definition_version=1, **said)
 
 
 def rolled_back():
@@ -103,13 +98,7 @@ async def test_orders_under_way_are_entitled_to_nothing_yet():
 async def test_orders_of_old_tills_count_alike():
     old = basket("1", ("11", 2, "2.00"), store_id="3")
     placed = order_placed(old)
-    body = SagaStarted(
-        definition="order",
-        definition_version=1,
-        fingerprint="f",
-        key="1",
-        trigger=message_of(placed),
-    )
+    body = started(old, trigger=message_of(placed))
     assert body.trigger.contract.endswith(".v1")
 
     accounts = await accounts_of_histories(
@@ -157,18 +146,13 @@ async def fulfil(services, one):
         StockLine(product_id=line.product_id, quantity=line.quantity) for line in one.lines
     )
     order_id = one.basket_id
-    wanted = (
-        (warehouse, ReserveStock(order_id=order_id, lines=lines)),
-        (
-            payments,
-            ChargeHousehold(
-                order_id=order_id, household_id=one.household_id, amount_cents=one.total_cents
-            ),
-        ),
-        (delivery, BookSlot(order_id=order_id, store_id=one.store_id, day=one.at.date())),
+    charge = ChargeHousehold(
+        order_id=order_id, household_id=one.household_id, amount_cents=one.total_cents
     )
-    for service, intent in wanted:
-        await services.ask(service, intent)
+    await services.ask(warehouse, ReserveStock(order_id=order_id, lines=lines))
+    await services.ask(payments, charge)
+    day = one.at.date()
+    await services.ask(delivery, BookSlot(order_id=order_id, store_id=one.store_id, day=day))
 
 
 @pytest.fixture
@@ -183,18 +167,13 @@ async def sold(services, stocked_from):
 
 async def books_of(services):
     """The books beside histories that say: both baskets are confirmed."""
-    bodies = []
-    for one in BASKETS[:2]:
-        bodies += [
-            (one.basket_id, started(one)),
-            (one.basket_id, SagaCompleted(outcome=confirmed(one))),
-        ]
-    unit = services.store.unit()
-    try:
-        return await read_books(unit.db, log(*bodies))
-    finally:
-        unit.drop()
-        await unit.keep([])
+    bodies = [
+        (one.basket_id, body)
+        for one in BASKETS[:2]
+        for body in (started(one), SagaCompleted(outcome=confirmed(one)))
+    ]
+    async with looking_at(services.store) as db:
+        return await read_books(db, log(*bodies))
 
 
 async def test_honest_services_balance(sold):
@@ -278,10 +257,8 @@ async def test_services_agree_with_the_oracle_on_real_baskets(services):
     for one in baskets[:600]:
         codes[one.basket_id] = await ending(services, one)
 
-    unit = services.store.unit()
-    held = await accounts_of_services(unit.db)
-    unit.drop()
-    await unit.keep([])
+    async with looking_at(services.store) as db:
+        held = await accounts_of_services(db)
     assert codes == expected.codes
     assert held == expected.accounts
     assert len(expected.by_code) >= 4

@@ -9,7 +9,7 @@ from domain.baskets import order_placed, read_baskets
 from domain.books import Account, read_books
 from saga.adapters.sqlite import SqliteEffectsStore
 from saga.core.intents import IntentIssued
-from tests.domain.conftest import basket
+from tests.domain.conftest import basket, looking_at
 from tests.domain.oracle import fulfil_all
 from topics.orders import OrderConfirmed, OrderRejected
 
@@ -33,12 +33,10 @@ class Grocery:
     async def books(self, service):
         store = SqliteEffectsStore(f"{self.folder}/effects.db")
         await store.open()
-        unit = store.unit()
         try:
-            return await read_books(unit.db, service.catalogue.log())
+            async with looking_at(store) as db:
+                return await read_books(db, service.catalogue.log())
         finally:
-            unit.drop()
-            await unit.keep([])
             await store.close()
 
 
@@ -102,8 +100,7 @@ REFUSALS = [
     pytest.param(
         basket("2", ("11", 1, "99.00")),
         [
-            "charge-household",
-            "wallet_too_small",
+            *("charge-household", "wallet_too_small"),
             "household 7 has 1500 cents left, the order costs 9900",
         ],
         [CHECK, RESERVE, CHARGE, RELEASE],

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 import yaml
@@ -49,19 +49,21 @@ def topics_ls(session: Session, *, file: File = Path(LOCK_FILE)) -> None:
     """List the contracts of the application with their topics."""
     contracts, names = session.app.contracts, session.settings.topic_names
     lock = _lock(file) if file.exists() else {}
+
+    def row(contract: Contract) -> dict[str, Any]:
+        name = contract.contract_name
+        return {
+            "contract": name,
+            "topic": names.topic(name),
+            "key": contract.key,
+            "replies": _replies([contract]),
+            "read_as": contracts.current(name).contract_name,
+            "locked": name in lock,
+            "where": contract.where,
+        }
+
     session.printer.listing(
-        [
-            {
-                "contract": (name := contract.contract_name),
-                "topic": names.topic(name),
-                "key": contract.key,
-                "replies": _replies([contract]),
-                "read_as": contracts.current(name).contract_name,
-                "locked": name in lock,
-                "where": contract.where,
-            }
-            for contract in contracts.published
-        ],
+        [row(contract) for contract in contracts.published],
         ("contract", "key", "replies", "read as", "locked", "where"),
         lambda row: (
             row["contract"],
