@@ -28,9 +28,15 @@ class SagaRegistry:
 
     def __init__(self, sagas: Iterable[SagaDefinition], contracts: ContractRegistry) -> None:
         self._by_name: dict[tuple[str, int], Registered] = {}
-        self._by_trigger: dict[str, list[Registered]] = {}
         for definition in sagas:
             self._add(definition, contracts)
+        by_trigger: dict[str, dict[str, Registered]] = {}
+        for each in sorted(self._by_name.values(), key=lambda each: each.saga.version):
+            for trigger in each.saga.starts_on:
+                # A newer version takes the place of an older one.
+                starters = by_trigger.setdefault(contract_of(trigger).contract_name, {})
+                starters[each.saga.name] = each
+        self._by_trigger = {name: list(sagas.values()) for name, sagas in by_trigger.items()}
 
     def find(self, name: str, version: int) -> Registered | None:
         """The saga of this name and version; None where this application has it not."""
@@ -60,8 +66,6 @@ class SagaRegistry:
                 f"{known.saga.where}: give one of them another name, or a new version",
                 where=definition.where,
             )
-        registered = Registered(definition, decider_for(definition.bind(contracts)))
-        self._by_name[name] = registered
         for trigger in definition.starts_on:
             contract = contract_of(trigger).contract_name
             current = contracts.current(contract).contract_name
@@ -71,14 +75,4 @@ class SagaRegistry:
                     f"let it start on that",
                     where=definition.where,
                 )
-            self._let_start(contract, registered)
-
-    def _let_start(self, contract: str, registered: Registered) -> None:
-        others = self._by_trigger.setdefault(contract, [])
-        for other in others:
-            if other.saga.name == registered.saga.name:
-                if registered.saga.version > other.saga.version:
-                    others.remove(other)
-                    others.append(registered)
-                return
-        others.append(registered)
+        self._by_name[name] = Registered(definition, decider_for(definition.bind(contracts)))

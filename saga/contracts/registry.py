@@ -116,10 +116,7 @@ class ContractRegistry:
         Raises:
             UnknownContract: there is no such contract.
         """
-        path = self.paths.get(contract_name)
-        if path is None:
-            raise UnknownContract(self.explain_unknown(contract_name))
-        return path.current
+        return self.paths[self.find(contract_name).contract_name].current
 
     def names_read_as(self, contract_name: str) -> tuple[str, ...]:
         """All contracts that are read as the same version as *contract_name*, itself included.

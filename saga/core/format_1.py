@@ -83,13 +83,13 @@ def take_unsaid(state: SagaState, event: Event, decided: Sequence[object]) -> No
         case events.ReplyReceived() as fact if not verdicts & _WITHOUT_EFFECT:
             _replied(state, fact)
         case events.TimerFired(timer_id=timer_id):
-            _fired(state, timer_id)
+            step = _issued_step(state, timer_id, intents.TimerPurpose.DEADLINE)
+            if step is not None:
+                step.status = StepStatus.IN_DOUBT
         case events.OperatorActed(act=events.Act.SKIP, step=named) if not verdicts:
             for step in state.steps.values():
                 if step.status in _BEING_UNDONE and named in (None, step.id):
                     step.status = StepStatus.SKIPPED
-        case _:
-            pass
     if _has_gone_on(state, event.fact, verdicts, decided):
         state.status, state.reason = state.before_parking
     _take_decided(state, decided)
@@ -110,8 +110,6 @@ def _take_decided(state: SagaState, decided: Sequence[object]) -> None:
             case intents.SagaAbandoned():
                 _close(state, StepStatus.ISSUED, StepStatus.IN_DOUBT)
                 _close(state, StepStatus.UNDOING, StepStatus.SKIPPED)
-            case _:
-                pass
 
 
 def _has_gone_on(
@@ -142,12 +140,6 @@ def _replied(state: SagaState, fact: events.ReplyReceived) -> None:
         step.status = StepStatus.REFUSED
     elif step.status is StepStatus.ISSUED and not step.is_backing_off:
         step.status = StepStatus.FAILED
-
-
-def _fired(state: SagaState, timer_id: str) -> None:
-    step = _issued_step(state, timer_id, intents.TimerPurpose.DEADLINE)
-    if step is not None:
-        step.status = StepStatus.IN_DOUBT
 
 
 def _issued_step(state: SagaState, timer_id: str, purpose: intents.TimerPurpose) -> Step | None:

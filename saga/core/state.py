@@ -132,9 +132,11 @@ class StepRow:
 
 def step_rows(state: SagaState) -> Sequence[StepRow]:
     """A row for each step, then one for each undo, in the order in which they were first issued."""
-    issued = [(step, DO, step.contract) for step in state.steps.values()]
-    undone = [
-        (state.steps[step_id], UNDO, contract) for step_id, contract in state.undo_contracts.items()
+    steps = state.steps
+    issued = [(step, DO, step.contract, step.attempts) for step in steps.values()]
+    issued += [
+        (steps[step_id], UNDO, contract, steps[step_id].undo_attempts)
+        for step_id, contract in state.undo_contracts.items()
     ]
     failed_step = state.plan.recorded.failed_step if state.plan is not None else None
     return [
@@ -143,12 +145,12 @@ def step_rows(state: SagaState) -> Sequence[StepRow]:
             contract=contract,
             direction=direction,
             status=step.status,
-            attempts=(attempts := _attempts(step, direction)),
+            attempts=attempts,
             intent_id=intent_id(state.saga_id, step.id, direction, attempts),
             # The failure that began the rollback was caught by nobody.
             is_dropped=step.is_dropped and step.id != failed_step,
         )
-        for step, direction, contract in (*issued, *undone)
+        for step, direction, contract, attempts in issued
     ]
 
 
@@ -175,7 +177,3 @@ def snapshot(state: SagaState) -> dict[str, object]:
     del parts["program"]
     parts["undo order"] = list(state.plan.after) if state.plan is not None else None
     return parts
-
-
-def _attempts(step: Step, direction: Direction) -> int:
-    return step.attempts if direction is DO else step.undo_attempts
