@@ -141,7 +141,7 @@ async def test_what_is_begun_goes_on_while_the_loop_works(
         events.append("begun")
         has_slept.wait(5)
 
-    executor.begin(act, lambda result, error: ended.set_result(error))
+    executor.begin(act, ended.set_result)
     events.append("loop")
     has_slept.set()
 
@@ -162,11 +162,11 @@ async def test_a_thread_that_is_busy_holds_up_nobody(executor: Executor) -> None
         is_busy.set()
         release.wait(5)
 
-    executor.call(work, lambda *_: first.set_result(None))
+    executor.call(work, first.set_result)
     assert is_busy.wait(5)
 
     began_s = time.monotonic()
-    executor.begin(lambda: ended.append("second"), lambda *_: second.set_result(None))
+    executor.begin(lambda: ended.append("second"), second.set_result)
     took_s = time.monotonic() - began_s
 
     assert BEGIN_S_MAX / 2 < took_s < 1
@@ -183,14 +183,14 @@ async def test_after_a_wait_in_vain_the_next_order_is_waited_for_again(
     loop = asyncio.get_running_loop()
     release = threading.Event()
     first, second, third = (loop.create_future() for _ in range(3))
-    executor.call(lambda: release.wait(5), lambda *_: first.set_result(None))
-    executor.begin(lambda: None, lambda *_: second.set_result(None))
+    executor.call(lambda: release.wait(5) and None, first.set_result)
+    executor.begin(lambda: None, second.set_result)
     release.set()
     await asyncio.gather(first, second)
     events: list[str] = []
     monkeypatch.setattr(commits, "BEGIN_S_MAX", 5)
 
-    executor.begin(lambda: events.append("begun"), lambda *_: third.set_result(None))
+    executor.begin(lambda: events.append("begun"), third.set_result)
     events.append("loop")
     await third
 
@@ -203,11 +203,9 @@ async def test_an_error_of_an_order_is_handed_over(executor: Executor) -> None:
     def broken() -> None:
         raise LookupError("a bug")
 
-    answers: asyncio.Queue[tuple[object, object]] = asyncio.Queue()
-    for act in (broken, lambda: "alive"):
-        executor.call(act, lambda *answer: answers.put_nowait(answer))
-    (nothing, error), alive = await answers.get(), await answers.get()
+    answers: asyncio.Queue[object] = asyncio.Queue()
+    for act in (broken, lambda: None):
+        executor.call(act, answers.put_nowait)
 
-    assert nothing is None
-    assert isinstance(error, LookupError)
-    assert alive == ("alive", None)
+    assert isinstance(await answers.get(), LookupError)
+    assert await answers.get() is None

@@ -19,12 +19,14 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from saga.adapters.sqlite.connection import BUSY_TIMEOUT_S, connect, unavailable
 from saga.errors import StoreUnavailable
 
-Then = Callable[[Any, BaseException | None], None]
+Act = Callable[[], BaseException | None]
+Then = Callable[[BaseException | None], None]
+"""Is called on the loop with what an act has raised or returned."""
 
 QUICK_S: Final = 0.000_5
 """Where the last commit took less, the next one may be made on the loop's thread."""
@@ -147,22 +149,21 @@ class WritingConnection:
             self._look()
         return True
 
-    def begin_when_free(self, then: Callable[[BaseException | None], None]) -> None:
+    def begin_when_free(self, then: Then) -> None:
         """Wait for other processes off the loop, then call *then* on it with what failed."""
         if self._beside is None:
             then(StoreUnavailable(f"{self.path}: another connection keeps it locked: wait for it"))
-            return
-        wait = partial(self.begin, wait_s=BUSY_TIMEOUT_S)
-        self._beside.executor.call(wait, lambda _, error: then(error))
+        else:
+            self._beside.executor.call(self._wait_and_begin, then)
 
-    def commit(self, then: Callable[[BaseException | None], None]) -> None:
+    def commit(self, then: Then) -> None:
         """Commit, then call *then* on the loop with what the commit raised.
 
         It is called before this returns where the commit was made on the loop's thread.
         """
         beside, pace = self._beside, self._pace
         if beside is not None and (beside.checkpointer.is_rest_wanted or not pace.is_quick):
-            beside.executor.begin(self._commit_and_copy_rest, lambda _, error: then(error))
+            beside.executor.begin(self._commit_and_copy_rest, then)
             return
         failure = None
         try:
@@ -177,14 +178,13 @@ class WritingConnection:
         self,
         is_stored: Callable[[sqlite3.Cursor], bool],
         failure: sqlite3.DatabaseError,
-        then: Callable[[BaseException | None], None],
+        then: Then,
     ) -> None:
         """COMMIT was answered with *failure*: see off the loop whether it is stored all the same,
         then call *then* on it with what is to be told.
         """
         assert self._beside is not None, "there is no thread to wait in"
-        look = partial(self._find_out, is_stored, failure)
-        self._beside.executor.call(look, lambda found, error: then(error or found))
+        self._beside.executor.call(partial(self._find_out, is_stored, failure), then)
 
     def roll_back(self) -> None:
         """Undo the transaction in hand, if there is one."""
@@ -239,6 +239,9 @@ class WritingConnection:
             self._foreign_commits += 1
             self._epoch += 1
 
+    def _wait_and_begin(self) -> None:
+        self.begin(wait_s=BUSY_TIMEOUT_S)
+
     def _commit(self) -> None:
         began_s = time.monotonic()
         try:
@@ -292,7 +295,7 @@ class _Beside(NamedTuple):
 
 
 class _Order(NamedTuple):
-    act: Callable[[], Any]
+    act: Act
     then: Then
     loop: asyncio.AbstractEventLoop
 
@@ -311,11 +314,11 @@ class Executor:
         self._thread: Final = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    def call(self, act: Callable[[], Any], then: Then) -> None:
-        """Do *act*, then call *then* on the loop with its result, or with None and the error."""
+    def call(self, act: Act, then: Then) -> None:
+        """Do *act*, then call *then* on the loop with what it has raised or returned."""
         self._orders.put(_Order(act, then, asyncio.get_running_loop()))
 
-    def begin(self, act: Callable[[], Any], then: Then) -> None:
+    def begin(self, act: Act, then: Then) -> None:
         """As `call`, and return when *act* has begun, which is to wait for the disk at once.
 
         The loop's thread has the interpreter until it has nothing to do. Without waiting here, the
@@ -333,18 +336,17 @@ class Executor:
 
     def _serve(self) -> None:
         while (order := self._orders.get()) is not None:
-            result, error = None, None
             if self._has_begun.locked():
                 self._has_begun.release()
             try:
-                result = order.act()
+                error = order.act()
             except BaseException as raised:  # noqa: BLE001 - handed to whoever gave the order
                 error = raised
             try:
-                order.loop.call_soon_threadsafe(order.then, result, error)
+                order.loop.call_soon_threadsafe(order.then, error)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
-            del order, result, error  # waiting for the next must not keep this one's alive
+            del order, error  # waiting for the next must not keep this one's alive
 
 
 class Checkpointer:

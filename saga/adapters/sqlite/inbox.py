@@ -136,12 +136,10 @@ def _write(cursor: sqlite3.Cursor, write: InboxWrite) -> bool:
 
 
 def _insert(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> int:
-    places = [_split(row.key) for row in rows]
-    _NUMBER_NEW.execute(cursor, [(saga,) for saga in dict.fromkeys(saga for saga, _ in places)])
-    return _INSERT.execute(
-        cursor,
-        [(*place, row.service, *row[2:]) for place, row in zip(places, rows, strict=True)],
-    )
+    placed = [(*_split(row.key), row.service, *row[2:]) for row in rows]
+    sagas = dict.fromkeys([row[:1] for row in placed])
+    _NUMBER_NEW.execute(cursor, list(sagas))
+    return _INSERT.execute(cursor, placed)
 
 
 def _split(key: str) -> tuple[str, str]:

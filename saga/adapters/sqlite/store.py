@@ -291,11 +291,14 @@ class SqliteEventStore(EventStore):
                 last = cursor.lastrowid or 0
         except sqlite3.IntegrityError as error:
             raise HistoryConflict(tuple(each.saga_id for each in batch.histories)) from error
-        _write_timers(cursor, batch, numbers)
+        if batch.timers_armed or batch.timers_cleared:
+            _write_timers(cursor, batch, numbers)
         if batch.unhandled:
             _SET_ASIDE.execute(cursor, [from_unhandled(record) for record in batch.unhandled])
-        _HANDLED.execute(cursor, [(record_id,) for record_id in batch.handled])
-        _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
+        if batch.handled:
+            _HANDLED.execute(cursor, [(record_id,) for record_id in batch.handled])
+        if batch.relayed:
+            _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
         return numbers, last
 
     def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:

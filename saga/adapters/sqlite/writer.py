@@ -198,7 +198,8 @@ class Writer:
                 self._begun(error)
                 return
             if is_begun:
-                self._begun(None)
+                self._is_busy = False
+                self._proceed()
             else:  # another process is writing
                 self.writing.begin_when_free(self._begun)
         else:
@@ -291,7 +292,7 @@ class Writer:
         if may_linger and is_in_one_go and self._is_awaited(jobs):
             self._written = transaction
             return
-        self._stop_timer()
+        self._written = []
         self._is_busy = True
         self.writing.commit(partial(self._committed, transaction))
 
@@ -375,7 +376,9 @@ class Writer:
         self._end(jobs)
 
     def _end(self, jobs: list[Job]) -> None:
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._is_abandoned:
             return
         self._written, self._handlers, self._is_busy = [], 0, False
@@ -389,11 +392,6 @@ class Writer:
             self._go_on_soon()
         elif self._idle is not None:
             settle(self._idle, None, None)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _translate(self, error: Exception) -> Exception:
         return unavailable(self.writing.path, error) if is_of_the_disk(error) else error
