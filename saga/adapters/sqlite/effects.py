@@ -135,8 +135,9 @@ class SqliteEffectsStore(EffectsStore):
             return self._refused(self._not_open())
         writer = self._database.writer
         cursor = writer.writing.connection.cursor()
+        is_whole = writer.holder is unit and writer.writing.in_transaction
         try:
-            is_kept = writer.writing.in_transaction and write_rows(cursor, writes)
+            is_kept = is_whole and write_rows(cursor, writes)
         except sqlite3.Error as error:
             if not writer.leave(unit, keep=False):
                 self._lose_written()

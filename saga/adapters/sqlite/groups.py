@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -25,8 +24,7 @@ _STATE_AND_START: Final = (0, 19)
 """Fields of /proc/PID/stat behind the name: how it runs, and when it was started."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(NamedTuple):
     """A row of the member table."""
 
     member_id: int
@@ -37,8 +35,7 @@ class Member:
     generation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(NamedTuple):
     """A group at one moment."""
 
     generation: int
@@ -62,21 +59,10 @@ def read_groups(cursor: sqlite3.Cursor) -> dict[str, Group]:
         "SELECT member_id, group_name, topics, process, heartbeat_at, generation "
         "FROM bus_members ORDER BY member_id"
     )
-    for member_id, group, topics, process, heartbeat_at, generation in cursor.fetchall():
-        members.setdefault(group, []).append(
-            Member(
-                member_id=member_id,
-                group=group,
-                topics=tuple(orjson.loads(topics)),
-                process=process,
-                heartbeat_at=Instant(heartbeat_at),
-                generation=generation,
-            )
-        )
-    return {
-        name: Group(generation=generations.get(name, 0), members=tuple(own))
-        for name, own in members.items()
-    }
+    for member_id, group, topics, *rest in cursor.fetchall():
+        member = Member(member_id, group, tuple(orjson.loads(topics)), *rest)
+        members.setdefault(group, []).append(member)
+    return {name: Group(generations.get(name, 0), tuple(own)) for name, own in members.items()}
 
 
 def join(
@@ -85,7 +71,7 @@ def join(
     topics: Sequence[str],
     *,
     now: Instant,
-    ours: Collection[int] = (),
+    ours: Collection[int],
 ) -> int:
     """Add a member, which reads nothing yet, and return its id; dead members go first."""
     before = read_groups(cursor).get(group)
@@ -137,12 +123,8 @@ def begin_generation_everywhere(cursor: sqlite3.Cursor) -> None:
 
 
 def dead_members(group: Group, *, now: Instant, ours: Collection[int]) -> list[Member]:
-    """Members whose process is gone, or has been silent for too long. Who asks knows that *ours*
-    live.
-    """
-    return [
-        member for member in group.members if member.member_id not in ours and is_dead(member, now)
-    ]
+    """The members but *ours* whose process is gone, or has been silent for too long."""
+    return [each for each in group.members if each.member_id not in ours and is_dead(each, now)]
 
 
 def this_process() -> str:
@@ -186,10 +168,9 @@ def _start_of(pid: int) -> str | None:
 
 
 def _next_generation(cursor: sqlite3.Cursor, group: str) -> int:
-    cursor.execute(
-        "INSERT INTO bus_groups VALUES (?, 1) "
-        "ON CONFLICT (group_name) DO UPDATE SET generation = generation + 1",
+    ((generation,),) = cursor.execute(
+        "INSERT INTO bus_groups VALUES (?, 1) ON CONFLICT (group_name) "
+        "DO UPDATE SET generation = generation + 1 RETURNING generation",
         (group,),
-    )
-    row = cursor.execute("SELECT generation FROM bus_groups WHERE group_name = ?", (group,))
-    return int(row.fetchone()[0])
+    ).fetchall()
+    return int(generation)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -206,23 +207,18 @@ class SqliteEventStore(EventStore):
             if bus is not None:
                 bus.delivery.deliver(written.records)
 
-        def is_stored(cursor: sqlite3.Cursor) -> bool:
-            return _is_stored(cursor, batch, turns)
-
         has_proof = bool(turns or batch.positions)
+        is_stored = partial(_is_stored, batch, turns) if has_proof else None
         try:
             written = await self._database.write(
-                work,
-                is_stored=is_stored if has_proof else None,
-                on_commit=on_commit,
-                is_last=True,
+                work, is_stored=is_stored, on_commit=on_commit, is_last=True
             )
         except AlreadyRecorded:
             # Which of them, only the state before the attempt tells.
             stored = await self.positions(list(batch.positions))
             raise AlreadyRecorded(covered(batch.positions, stored)) from None
         except HistoryConflict as conflict:
-            moved = self._database.read_now(lambda cursor: _moved(cursor, batch))
+            moved = self._database.read_now(partial(_moved, batch))
             raise HistoryConflict(moved or conflict.saga_ids) from conflict.__cause__
         return Appended(written.backlog_id)
 
@@ -307,35 +303,28 @@ class SqliteEventStore(EventStore):
         Raises:
             HistoryConflict: one has not so many. That it has more, the insert tells.
         """
-        known = self._known
-        numbers: dict[SagaId, int] = {}
-        unknown: dict[SagaId, int] = {}
-        begun = set()
-        for history in batch.histories:
-            saga_id, expected = history.saga_id, history.expected_turns
-            saga = known.get(saga_id)
-            if not expected:
-                begun.add(saga_id)
-            elif saga is None or saga[0] < expected:
-                unknown[saga_id] = expected
-            else:
-                numbers[saga_id] = saga[1]
+        expected = {history.saga_id: history.expected_turns for history in batch.histories}
+        begun = {saga_id for saga_id, turns in expected.items() if not turns}
         others = [summary.saga_id for summary in batch.summaries]
         others += [timer.saga_id for timer in batch.timers_armed]
         others += [timer_name(timer_id)[0] for timer_id in batch.timers_cleared]
         for saga_id in others:
-            if saga_id in numbers or saga_id in unknown or saga_id in begun:
+            expected.setdefault(saga_id, 0)
+        numbers: dict[SagaId, int] = {}
+        unknown: dict[SagaId, int] = {}
+        for saga_id, turns in expected.items():
+            if saga_id in begun:
                 continue
-            saga = known.get(saga_id)
-            if saga is None:
-                unknown[saga_id] = 0
+            known = self._known.get(saga_id)
+            if known is None or known[0] < turns:
+                unknown[saga_id] = turns
             else:
-                numbers[saga_id] = saga[1]
+                numbers[saga_id] = known[1]
         if unknown:
-            turns_of: dict[SagaId, int] = {}
+            found: dict[SagaId, int] = {}
             for saga_id, number, turns in _NUMBERS.fetch(cursor, [(each,) for each in unknown]):
-                numbers[saga_id], turns_of[saga_id] = number, turns or 0
-            if any(turns_of.get(saga_id, 0) < expected for saga_id, expected in unknown.items()):
+                numbers[saga_id], found[saga_id] = number, turns or 0
+            if any(found.get(saga_id, 0) < turns for saga_id, turns in unknown.items()):
                 raise HistoryConflict(tuple(each.saga_id for each in batch.histories))
         return numbers
 
@@ -482,12 +471,12 @@ def _add_to_backlog(cursor: sqlite3.Cursor, place: tuple[int, int], at: Instant)
     return cursor.lastrowid
 
 
-def _moved(cursor: sqlite3.Cursor, batch: Batch) -> tuple[SagaId, ...]:
+def _moved(batch: Batch, cursor: sqlite3.Cursor) -> tuple[SagaId, ...]:
     rows = _NUMBERS.fetch(cursor, [(history.saga_id,) for history in batch.histories])
     return moved(batch, {saga_id: turns for saga_id, _, turns in rows})
 
 
-def _is_stored(cursor: sqlite3.Cursor, batch: Batch, turns: Sequence[Turn]) -> bool:
+def _is_stored(batch: Batch, turns: Sequence[Turn], cursor: sqlite3.Cursor) -> bool:
     """Whether *batch* is stored, judging by its first turn or position."""
     if turns:
         rows = _HISTORIES.fetch(cursor, [turns[0][:1]])

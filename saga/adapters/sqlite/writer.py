@@ -348,16 +348,10 @@ class Writer:
         if error is None:
             self._end(transaction)
             return
-        proofs = (job.is_stored for job in transaction if job.error is None)
-        proof = next(filter(None, proofs), None)
-        if proof is None or not isinstance(error, sqlite3.DatabaseError):
-            self._give_up(transaction, error)
-        else:
-            self.writing.find_out(proof, error, partial(self._found_out, transaction))
-
-    def _found_out(self, transaction: list[Job], error: BaseException | None) -> None:
-        if error is None:
-            self._end(transaction)
+        proofs = [job.is_stored for job in transaction if job.is_stored and job.error is None]
+        if proofs and isinstance(error, sqlite3.DatabaseError):
+            # What it calls back with is no error of the driver any more.
+            self.writing.find_out(proofs[0], error, partial(self._committed, transaction))
         else:
             self._give_up(transaction, error)
 
