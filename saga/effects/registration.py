@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import partial
-from types import CodeType, MappingProxyType
+from types import CodeType
 from typing import Any, Final, TypeVar, get_type_hints
 
 from saga.contracts import Contract, ContractModel, Event, Intent, contract_of
@@ -55,7 +55,7 @@ class EffectContext:
     db: Any
 
 
-@value(kw_only=True)
+@value
 class Handler:
     """A function and the contract that it handles.
 
@@ -77,7 +77,7 @@ class Handler:
         return f"{_name(self.function)} ({self.where})"
 
 
-@value(kw_only=True)
+@value
 class Starter:
     """A function that makes the service's tables."""
 
@@ -96,29 +96,13 @@ class Effects:
     def __init__(self, name: str) -> None:
         where = _caller()
         if not NAME_PART.fullmatch(name):
-            raise DefinitionError(
-                f"Effects({name!r}): expected small letters, digits and inner hyphens", where=where
-            )
+            problem = f"Effects({name!r}): expected small letters, digits and inner hyphens"
+            raise DefinitionError(problem, where=where)
         self.name: Final = name
         self.where: Final = where
-        self._intents: dict[type[ContractModel], Handler] = {}
-        self._facts: dict[type[ContractModel], Handler] = {}
-        self._starters: list[Starter] = []
-
-    @property
-    def intents(self) -> MappingProxyType[type[ContractModel], Handler]:
-        """The handlers of intents, by contract class."""
-        return MappingProxyType(self._intents)
-
-    @property
-    def facts(self) -> MappingProxyType[type[ContractModel], Handler]:
-        """The listeners to facts, by contract class."""
-        return MappingProxyType(self._facts)
-
-    @property
-    def starters(self) -> tuple[Starter, ...]:
-        """The functions of `on_start`, in the order of definition."""
-        return tuple(self._starters)
+        self.intents: Final[dict[type[ContractModel], Handler]] = {}
+        self.facts: Final[dict[type[ContractModel], Handler]] = {}
+        self.starters: Final[list[Starter]] = []
 
     def on(self, intent: type[Intent[Any]]) -> Callable[[HandlerT], HandlerT]:
         """Handle an intent: `(intent, ctx) -> reply`, `async def` or `def` (then run in a thread).
@@ -129,7 +113,7 @@ class Effects:
         """
         contract = self._contract(intent, Intent, "on", _caller())
         reply = type(None) if contract.reply is None else contract.reply
-        return self._register(self._intents, contract, reply)
+        return self._register(self.intents, contract, reply)
 
     def listens(self, event: type[Event]) -> Callable[[HandlerT], HandlerT]:
         """Listen to a fact: `(event, ctx) -> None`, called once for each id of a message.
@@ -139,7 +123,7 @@ class Effects:
                 function does not fit it.
         """
         contract = self._contract(event, Event, "listens", _caller())
-        return self._register(self._facts, contract, type(None))
+        return self._register(self.facts, contract, type(None))
 
     def on_start(self, function: HandlerT) -> HandlerT:
         """Call *function* `(db)` whenever the service starts, to make its tables where they miss.
@@ -148,24 +132,19 @@ class Effects:
             DefinitionError: it does not take exactly one argument.
         """
         where = _place(function)
-        parameters = _positional(function, where)
-        if len(parameters) != 1:
-            raise DefinitionError(
-                f"{_name(function)} must take one argument, the db: (db) -> None", where=where
-            )
-        starter = Starter(function=function, is_async=_is_async(function), where=where)
-        self._starters.append(starter)
+        if len(_positional(function, where)) != 1:
+            problem = f"{_name(function)} must take one argument, the db: (db) -> None"
+            raise DefinitionError(problem, where=where)
+        self.starters.append(Starter(function, _is_async(function), where))
         return function
 
     def _contract(
         self, model: object, kind: type[ContractModel], verb: str, where: str
     ) -> Contract:
         if not (isinstance(model, type) and issubclass(model, kind)):
-            raise DefinitionError(
-                f"{self.name}.{verb}({getattr(model, '__qualname__', model)}): expected a class"
-                f" derived from {kind.__name__}, with a topic",
-                where=where,
-            )
+            call = f"{self.name}.{verb}({getattr(model, '__qualname__', model)})"
+            problem = f"{call}: expected a class derived from {kind.__name__}, with a topic"
+            raise DefinitionError(problem, where=where)
         try:
             return contract_of(model)
         except DefinitionError as error:
@@ -180,19 +159,12 @@ class Effects:
             where = _place(function)
             other = handlers.get(contract.model)
             if other is not None:
-                raise DefinitionError(
-                    f"{contract.contract_name} already has a handler in {self.name!r}:"
-                    f" {other.name}",
-                    where=where,
-                )
+                known = f"{contract.contract_name} already has a handler in {self.name!r}"
+                raise DefinitionError(f"{known}: {other.name}", where=where)
             _check(function, contract, returns, names, where)
-            handlers[contract.model] = Handler(
-                contract=contract,
-                function=function,
-                is_async=_is_async(function),
-                uses_raw=_uses_raw(function),
-                where=where,
-            )
+            uses_raw = _uses_raw(function)
+            handler = Handler(contract, function, _is_async(function), uses_raw, where)
+            handlers[contract.model] = handler
             return function
 
         return register
@@ -211,10 +183,8 @@ def _check(
     expected = f"({model}, EffectContext) -> {reply}"
     parameters = _positional(function, where)
     if len(parameters) != len(("message", "context")):
-        raise DefinitionError(
-            f"{_name(function)} must take two arguments, the message and its context: {expected}",
-            where=where,
-        )
+        problem = "must take two arguments, the message and its context"
+        raise DefinitionError(f"{_name(function)} {problem}: {expected}", where=where)
     try:
         hints = get_type_hints(function, localns=names)
     except (NameError, TypeError):
@@ -223,32 +193,23 @@ def _check(
     for name, expected_type in fitting.items():
         hint = hints.get(name, _UNKNOWN)
         if hint not in (_UNKNOWN, Any, expected_type):
-            raise DefinitionError(
-                f"{_name(function)} has {name!r} annotated as"
-                f" {getattr(hint, '__qualname__', hint)}, but handles"
-                f" {contract.contract_name}: expected {expected}",
-                where=where,
-            )
+            said = f"has {name!r} annotated as {getattr(hint, '__qualname__', hint)}"
+            wanted = f"but handles {contract.contract_name}: expected {expected}"
+            raise DefinitionError(f"{_name(function)} {said}, {wanted}", where=where)
 
 
 def _positional(function: Callable[..., object], where: str) -> list[str]:
     """The names of the parameters that must be given by position."""
     if not callable(function):
         raise DefinitionError(f"{function!r} is no function", where=where)
-    needed: list[str] = []
-    for parameter in inspect.signature(function).parameters.values():
-        has_default = parameter.default is not parameter.empty
-        match parameter.kind:
-            case parameter.POSITIONAL_ONLY | parameter.POSITIONAL_OR_KEYWORD if not has_default:
-                needed.append(parameter.name)
-            case parameter.KEYWORD_ONLY if not has_default:
-                raise DefinitionError(
-                    f"{_name(function)} needs {parameter.name!r} by name; it is called by position",
-                    where=where,
-                )
-            case _:
-                continue
-    return needed
+    parameters = inspect.signature(function).parameters.values()
+    needed = [each for each in parameters if each.default is each.empty]
+    for parameter in needed:
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            problem = f"needs {parameter.name!r} by name; it is called by position"
+            raise DefinitionError(f"{_name(function)} {problem}", where=where)
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in needed if each.kind not in variadic]
 
 
 def _is_async(function: Callable[..., object]) -> bool:

@@ -94,8 +94,7 @@ class Commands:
             if not summaries:
                 raise UnknownSaga(saga_id)
             key = summaries[0].key
-        command = Command(
-            command_id=command_id or self._new_id(), act=act, saga_id=saga_id, **fields
-        )
+        name = command_id or self._new_id()
+        command = Command(command_id=name, act=act, saga_id=saga_id, **fields)
         await self.publisher.command(command, key=key)
         return command.command_id

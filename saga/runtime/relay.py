@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -103,8 +102,8 @@ class Relay:
 
         A copy that no topic takes is left out.
         """
-        copies = [dlq_record(letter, self.encoder.names) for letter in letters]
-        await self._publish_copies([copy for copy in copies if copy is not None])
+        copies = filter(None, [dlq_record(letter, self.encoder.names) for letter in letters])
+        await self._publish_copies(list(copies))
 
     def forget(self, recorded: Collection[int]) -> None:
         """These backlog ids are recorded as published."""
@@ -131,7 +130,7 @@ class Relay:
             if backlog_id not in self.relayed and backlog_id not in self._blocked.batches:
                 left.append(batch)
         for batch in left:
-            await self._publish_batch(batch.backlog_id, await self._records(batch))
+            await self._publish_batch(batch.backlog_id, await self._records(batch.entries))
         if left:
             log.info("published %d batches that other workers had left", len(left))
             await self.record()
@@ -160,8 +159,7 @@ class Relay:
                 waiting = blocked.sagas.keys() | own
                 entries = [entry for entry in batch.entries if entry.saga_id in waiting]
                 if entries:
-                    records = await self._records(replace(batch, entries=entries))
-                    await self._publish_unblocked(records, still)
+                    await self._publish_unblocked(await self._records(entries), still)
                 if own and still.keys().isdisjoint(own):
                     del blocked.batches[through]
                     self.relayed.append(through)
@@ -245,7 +243,7 @@ class Relay:
                         return
                     entries = [entry for entry in batch.entries if entry.saga_id in saga_ids]
                     if entries:
-                        records = await self._records(replace(batch, entries=entries))
+                        records = await self._records(entries)
                         # Under our own id: the rest of that batch is somebody else's business.
                         await self._publish_unblocked(records, self._blocked.sagas, backlog_id)
                     after = batch.backlog_id
@@ -274,11 +272,11 @@ class Relay:
                 return
             self._looked_past = batch.backlog_id
 
-    async def _records(self, batch: Backlog) -> list[Record]:
-        saga_ids = list(dict.fromkeys(entry.saga_id for entry in batch.entries))
+    async def _records(self, entries: Sequence[Entry]) -> list[Record]:
+        saga_ids = list(dict.fromkeys(entry.saga_id for entry in entries))
         histories = await self._store.load(saga_ids)
         records: list[Record] = []
-        for saga_id, entries in groupby(batch.entries, key=lambda entry: entry.saga_id):
+        for saga_id, group in groupby(entries, key=lambda entry: entry.saga_id):
             history = histories.get(saga_id)
             if history is None or isinstance(history, CorruptHistory):
                 message = "cannot publish for saga %s: its history is corrupt"
@@ -288,10 +286,8 @@ class Relay:
             begin = next(begins, None)
             if begin is None:
                 continue  # its very first turn failed: there is nothing to publish yet
-            name, trace = begin.definition, begin.traceparent
-            records += self.encoder.records(
-                entries, definition=name, key=begin.key, traceparent=trace
-            )
+            name, key, trace = begin.definition, begin.key, begin.traceparent
+            records += self.encoder.records(group, definition=name, key=key, traceparent=trace)
         return records
 
     def _backoff(self) -> Backoff:

@@ -5,7 +5,7 @@ The store keeps both whole. A dead letter also has a copy on a dlq topic, where 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -79,7 +79,10 @@ class DeferredRecords:
             if (reasons & TRIED_OFTEN and not reasons & LEFT_TO_OPERATORS)
             or (tries_all and not reasons <= LEFT_TO_OPERATORS)
         }
-        return to_try | await self._going_on(found.keys() - to_try)
+        others = sorted(found.keys() - to_try)
+        rows = await self._catalogue.summaries(others) if others else ()
+        # Those that do not stand still any more go on, too.
+        return to_try | {row.saga_id for row in rows if row.status not in STANDING_STILL}
 
     async def _reasons(self) -> dict[SagaId, set[str]]:
         """Why records are deferred, by saga."""
@@ -96,13 +99,6 @@ class DeferredRecords:
                     found.setdefault(record.saga_id, set()).add(record.reason)
             after = page[-1].record_id
         return found
-
-    async def _going_on(self, saga_ids: Collection[SagaId]) -> set[SagaId]:
-        """Those of *saga_ids* that do not stand still any more."""
-        if not saga_ids:
-            return set()
-        summaries = await self._catalogue.summaries(sorted(saga_ids))
-        return {row.saga_id for row in summaries if row.status not in STANDING_STILL}
 
 
 class DeadLetters:
@@ -130,7 +126,8 @@ class DeadLetters:
 
     async def __call__(self, inbound: Inbound, reason: str, message: str, /) -> None:
         """Keep *inbound*; may be called again for the same record."""
-        letter = dead_letter(inbound, reason, message, self._clock.now())
+        now = self._clock.now()
+        letter = dead_letter(inbound, reason, message, now)
         copy = dlq_record(letter, self._names)
         if self._store is None:
             assert copy is not None, f"{inbound.topic} is read by a service, so it is a contract's"
@@ -139,7 +136,7 @@ class DeadLetters:
         if copy is not None:
             with suppress(MessageTooLarge, TopicMissing):  # the store has it whole
                 await self._bus.publish([copy])
-        await self._store.append(Batch(unhandled=[letter]), at=self._clock.now())
+        await self._store.append(Batch(unhandled=[letter]), at=now)
 
     async def _put(self, copy: Record) -> None:
         try:
