@@ -18,7 +18,7 @@ def refused(match: str):
     return pytest.raises(DefinitionError, match=HERE + match)
 
 
-def test_a_fitting_handler_is_registered_and_returned() -> None:
+def test_a_fitting_handler_is_registered_and_returned():
     """The decorated function stays callable."""
     effects = Effects("e")
 
@@ -39,13 +39,13 @@ def test_a_fitting_handler_is_registered_and_returned() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "-a"])
-def test_a_name_must_fit_into_a_topic(name: str) -> None:
+def test_a_name_must_fit_into_a_topic(name):
     """It names the consumer group."""
     with refused("Effects"):
         Effects(name)
 
 
-def test_a_handler_takes_message_and_context() -> None:
+def test_a_handler_takes_message_and_context():
     """No more, no fewer."""
     effects = Effects("e")
     with refused(r".*alone must take two arguments.*\(Pay, EffectContext\) -> Paid"):
@@ -67,7 +67,7 @@ def test_a_handler_takes_message_and_context() -> None:
     async def optional(intent, ctx, more=1): ...
 
 
-def test_annotations_must_fit_the_contract() -> None:
+def test_annotations_must_fit_the_contract():
     """Each is named that does not."""
     effects = Effects("e")
     with refused(".*wrong_intent has 'intent' annotated as Refund, but handles shop.int.pay"):
@@ -91,7 +91,7 @@ def test_annotations_must_fit_the_contract() -> None:
         async def listener(event: OrderConfirmed, ctx: EffectContext) -> OrderConfirmed: ...
 
 
-def test_a_contract_has_one_handler() -> None:
+def test_a_contract_has_one_handler():
     """The second is refused, and told where the first is."""
     effects = Effects("e")
 
@@ -104,7 +104,7 @@ def test_a_contract_has_one_handler() -> None:
         async def second(intent, ctx): ...
 
 
-def test_on_takes_intents_and_listens_takes_events() -> None:
+def test_on_takes_intents_and_listens_takes_events():
     """With a topic of their own."""
     effects = Effects("e")
 
@@ -121,7 +121,7 @@ def test_on_takes_intents_and_listens_takes_events() -> None:
             effects.listens(wrong)
 
 
-def test_on_start_takes_the_db() -> None:
+def test_on_start_takes_the_db():
     """And nothing else."""
     effects = Effects("e")
     with refused(".*tables must take one argument, the db"):
@@ -144,7 +144,7 @@ def to_v2(old: MeterReadV1) -> MeterReadV2:
     return MeterReadV2(value=old.value)
 
 
-async def test_a_handler_of_an_old_version_is_refused_with_the_new_one_named() -> None:
+async def test_a_handler_of_an_old_version_is_refused_with_the_new_one_named():
     """Messages are read in their current version only."""
     effects = Effects("e")
 
@@ -155,7 +155,7 @@ async def test_a_handler_of_an_old_version_is_refused_with_the_new_one_named() -
         Scenario(effects)
 
 
-async def test_a_handler_of_the_current_version_gets_the_old_ones_too() -> None:
+async def test_a_handler_of_the_current_version_gets_the_old_ones_too():
     """Their topics are read as well."""
     effects = Effects("e")
 
@@ -169,7 +169,7 @@ async def test_a_handler_of_the_current_version_gets_the_old_ones_too() -> None:
     )
 
 
-def test_refused_carries_message_and_code() -> None:
+def test_refused_carries_message_and_code():
     """The code has a default."""
     assert (str(Refused("no")), Refused("no").code) == ("no", "refused")
     assert Refused("no", code="limit").code == "limit"

@@ -39,7 +39,7 @@ def rename(old: Path, new: Path) -> None:
     old.rename(new)
 
 
-async def test_units_that_end_together_share_a_commit(store: SqliteEffectsStore) -> None:
+async def test_units_that_end_together_share_a_commit(store):
     """They wait for one future."""
     first, second = store.unit().keep(write("a")), store.unit().keep(write("b"))
     assert first is second
@@ -49,9 +49,7 @@ async def test_units_that_end_together_share_a_commit(store: SqliteEffectsStore)
     assert store.unit().keep(write("c")) is not first
 
 
-async def test_a_group_that_is_full_is_committed_before_others_go_on(
-    store: SqliteEffectsStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_group_that_is_full_is_committed_before_others_go_on(store, monkeypatch):
     """A long line does not put a commit off for ever."""
     monkeypatch.setattr(writer, "HANDLERS_S_MAX", 60)
     unit = store.unit()
@@ -71,9 +69,7 @@ async def test_a_group_that_is_full_is_committed_before_others_go_on(
     assert len(set(futures)) == 2
 
 
-async def test_a_lock_of_another_process_is_waited_for_off_the_loop(
-    store: SqliteEffectsStore, path: Path
-) -> None:
+async def test_a_lock_of_another_process_is_waited_for_off_the_loop(store, path):
     """The loop goes on meanwhile, and the handler goes on afterwards."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -89,9 +85,7 @@ async def test_a_lock_of_another_process_is_waited_for_off_the_loop(
     await unit.keep(write("k"))
 
 
-async def test_waiting_for_another_process_can_be_cancelled(
-    store: SqliteEffectsStore, path: Path
-) -> None:
+async def test_waiting_for_another_process_can_be_cancelled(store, path):
     """The connection is used again only after the thread has returned it."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -112,7 +106,7 @@ async def test_waiting_for_another_process_can_be_cancelled(
     assert not await patient.keep(write("k"))
 
 
-async def test_a_file_that_was_deleted_takes_no_more(store: SqliteEffectsStore, path: Path) -> None:
+async def test_a_file_that_was_deleted_takes_no_more(store, path):
     """A write to a file without a name is refused, not lost."""
     await store.unit().keep(write("a"))
     hidden = path.with_name("hidden")
@@ -125,7 +119,7 @@ async def test_a_file_that_was_deleted_takes_no_more(store: SqliteEffectsStore, 
     assert set(await store.kept("s", ["a", "b"])) == {"a", "b"}
 
 
-async def test_a_newer_file_is_refused(path: Path) -> None:
+async def test_a_newer_file_is_refused(path):
     """Rather than read half right."""
     store = SqliteEffectsStore(str(path))
     await store.open()
@@ -149,13 +143,13 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path / "effects.db" if request.param == "in a file" else path
 
 
-async def test_a_file_that_cannot_be_opened_is_named(unusable: Path) -> None:
+async def test_a_file_that_cannot_be_opened_is_named(unusable):
     """The error names the file or its folder."""
     with pytest.raises(StoreUnavailable, match=str(unusable.parent)):
         await SqliteEffectsStore(str(unusable)).open()
 
 
-async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
+async def test_what_is_abandoned_leaves_nothing_uncommitted(path):
     """As when a process is killed: the next sees the kept rows, and can write at once."""
     killed = SqliteEffectsStore(str(path))
     await killed.open()
@@ -173,7 +167,7 @@ async def test_what_is_abandoned_leaves_nothing_uncommitted(path: Path) -> None:
     await store.close()
 
 
-async def test_those_in_line_are_told_when_the_store_closes(store: SqliteEffectsStore) -> None:
+async def test_those_in_line_are_told_when_the_store_closes(store):
     """No caller waits for ever, least of all a thread."""
     holder, waiting = store.unit(), store.unit()
     await holder.db.execute("CREATE TABLE t (n INTEGER)")

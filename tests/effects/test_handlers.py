@@ -64,7 +64,7 @@ class ThreadedScenario(Scenario):
             unit.drop()
 
 
-async def test_slow_handlers_overlap() -> None:
+async def test_slow_handlers_overlap():
     """Forty that wait a second each take two, as twenty may wait at once, and never more."""
     effects = Effects("slow")
     running = most = 0
@@ -84,7 +84,7 @@ async def test_slow_handlers_overlap() -> None:
         assert scenario.clock.monotonic_s() < 2.5
 
 
-async def test_quick_handlers_need_one_task() -> None:
+async def test_quick_handlers_need_one_task():
     """However many intents come, no task is made for any of them."""
     effects = Effects("quick")
     tasks: set = set()
@@ -100,7 +100,7 @@ async def test_quick_handlers_need_one_task() -> None:
     assert len(tasks) == 1
 
 
-async def test_a_slow_handler_does_not_hold_up_the_next_batch() -> None:
+async def test_a_slow_handler_does_not_hold_up_the_next_batch():
     """Later intents are answered while it waits."""
     effects = Effects("slow")
 
@@ -119,7 +119,7 @@ async def test_a_slow_handler_does_not_hold_up_the_next_batch() -> None:
         assert scenario.clock.monotonic_s() < 1
 
 
-async def test_one_step_is_never_handled_twice_at_once() -> None:
+async def test_one_step_is_never_handled_twice_at_once():
     """A retry that comes while the first attempt still runs waits for its end."""
     effects = Effects("slow")
     running = 0
@@ -139,7 +139,7 @@ async def test_one_step_is_never_handled_twice_at_once() -> None:
         assert scenario.service.counts["effects_failed"] == 3
 
 
-async def test_a_handler_that_waits_before_it_writes_lets_others_write() -> None:
+async def test_a_handler_that_waits_before_it_writes_lets_others_write():
     """The write transaction is taken with the first use of the db, not before."""
     effects = Effects("polite")
     effects.on_start(_make_table)
@@ -159,7 +159,7 @@ async def test_a_handler_that_waits_before_it_writes_lets_others_write() -> None
     assert order == ["a", "b", "slow"]
 
 
-async def test_handlers_that_wait_while_they_write_take_turns() -> None:
+async def test_handlers_that_wait_while_they_write_take_turns():
     """They are slow, and correct: each is committed or rolled back by itself."""
     effects = Effects("impolite")
     effects.on_start(_make_table)
@@ -178,7 +178,7 @@ async def test_handlers_that_wait_while_they_write_take_turns() -> None:
         assert scenario.disk.execute("SELECT name FROM seen").fetchall() == [("a",), ("c",)]
 
 
-async def test_the_context_says_what_is_asked() -> None:
+async def test_the_context_says_what_is_asked():
     """Ids, key and attempt."""
     effects = Effects("e")
     seen: list[EffectContext] = []
@@ -205,7 +205,7 @@ async def test_the_context_says_what_is_asked() -> None:
         ({"receipt": "r"}, "returned a dict"),
     ],
 )
-async def test_a_wrong_reply_fails_and_names_the_handler(reply, problem: str) -> None:
+async def test_a_wrong_reply_fails_and_names_the_handler(reply, problem):
     """With file and line."""
     effects = Effects("e")
 
@@ -221,7 +221,7 @@ async def test_a_wrong_reply_fails_and_names_the_handler(reply, problem: str) ->
         assert problem in failure(scenario)["message"]
 
 
-async def test_a_reply_that_is_too_large_is_a_failed_attempt() -> None:
+async def test_a_reply_that_is_too_large_is_a_failed_attempt():
     """Before it is kept: otherwise it could never be sent."""
     effects = Effects("e")
 
@@ -235,7 +235,7 @@ async def test_a_reply_that_is_too_large_is_a_failed_attempt() -> None:
         assert failure(scenario)["code"] == "reply_too_large"
 
 
-async def test_odd_errors_are_recorded_like_others(caplog) -> None:
+async def test_odd_errors_are_recorded_like_others(caplog):
     """Half a character in the text, no text at all, a cancellation from within."""
     # A captured log with half a character cannot travel between the processes that run tests.
     caplog.set_level(logging.CRITICAL + 1)
@@ -260,7 +260,7 @@ async def test_odd_errors_are_recorded_like_others(caplog) -> None:
     assert max(len(failure["message"]) for failure in failures) == 2_000
 
 
-async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
+async def test_a_handler_that_ends_the_transaction_fails_alone():
     """Others in its group are handled again."""
     effects = Effects("e")
     effects.on_start(_make_table)
@@ -282,7 +282,7 @@ async def test_a_handler_that_ends_the_transaction_fails_alone() -> None:
         assert scenario.service.counts["effects_done"] == 2
 
 
-async def test_handlers_may_begin_with_the_drivers_connection() -> None:
+async def test_handlers_may_begin_with_the_drivers_connection():
     """Also in an inner function; their writes through it are rolled back when they fail."""
     effects = Effects("e")
 
@@ -313,7 +313,7 @@ async def test_handlers_may_begin_with_the_drivers_connection() -> None:
         assert scenario.service.counts["effects_failed"] == 0
 
 
-async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what_to_do() -> None:
+async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what_to_do():
     """The handler's code does not show that it needs the connection."""
     effects = Effects("e")
     effects.on_start(_make_table)
@@ -332,7 +332,7 @@ async def test_a_helper_that_wants_the_drivers_connection_too_early_is_told_what
         assert scenario.disk.execute("SELECT name FROM seen").fetchall() == [("b",)]
 
 
-async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) -> None:
+async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path):
     """And write through the same transaction as everybody else."""
     effects = Effects("sync")
     effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))
@@ -359,7 +359,7 @@ async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path: Path) ->
         assert '"b"' in answers["shop.evt.intent-failed.v1"]
 
 
-async def test_a_file_and_threads_give_the_same_answers(tmp_path: Path) -> None:
+async def test_a_file_and_threads_give_the_same_answers(tmp_path):
     """Hundreds of intents, some failing, committed in groups; each effect is there once."""
     effects = Effects("wallets")
     effects.on_start(_make_table)
@@ -380,7 +380,7 @@ async def test_a_file_and_threads_give_the_same_answers(tmp_path: Path) -> None:
         assert len(scenario.replies()) == 600
 
 
-async def test_sync_handlers_may_run_without_threads() -> None:
+async def test_sync_handlers_may_run_without_threads():
     """As in simulated worlds: one after another, on the loop."""
     effects = Effects("sync")
     effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))

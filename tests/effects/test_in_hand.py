@@ -33,7 +33,7 @@ def in_hand(*records: Inbound) -> RecordsInHand:
     return hand
 
 
-def test_the_offset_of_a_partition_is_its_lowest_record_in_hand() -> None:
+def test_the_offset_of_a_partition_is_its_lowest_record_in_hand():
     """However many behind it are dealt with."""
     hand = in_hand(record(5), record(6), record(7))
     hand.finish(record(6))
@@ -48,7 +48,7 @@ def test_the_offset_of_a_partition_is_its_lowest_record_in_hand() -> None:
     assert hand.is_empty.is_set()
 
 
-def test_a_record_fetched_twice_is_in_hand_until_it_is_finished_twice() -> None:
+def test_a_record_fetched_twice_is_in_hand_until_it_is_finished_twice():
     """A rebalance brings it back while it is under way."""
     hand = in_hand(record(5), record(5))
     hand.finish(record(5))
@@ -57,7 +57,7 @@ def test_a_record_fetched_twice_is_in_hand_until_it_is_finished_twice() -> None:
     assert hand.offsets_due(frozenset({T0})) == {T0: 5}
 
 
-def test_only_offsets_that_moved_are_due_and_only_where_assigned() -> None:
+def test_only_offsets_that_moved_are_due_and_only_where_assigned():
     """A source of another member's is that member's to commit."""
     hand = in_hand(record(5), record(0, partition=1))
     hand.committed({T0: 5})
@@ -66,7 +66,7 @@ def test_only_offsets_that_moved_are_due_and_only_where_assigned() -> None:
     assert hand.offsets_due(frozenset({T0})) == {}
 
 
-def test_do_and_undo_of_a_step_go_on_one_after_another() -> None:
+def test_do_and_undo_of_a_step_go_on_one_after_another():
     """In their order, also where more attempts wait; steps do not wait for each other."""
     do, again = request(intent(Pay()), 0), request(intent(Pay(), attempt=2), 1)
     back, other = request(undo(Refund()), 2), request(intent(Pay(), step="other"), 3)

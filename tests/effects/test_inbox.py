@@ -29,7 +29,7 @@ def failures(scenario: Scenario) -> list[tuple[str, str]]:
     return [(failure["outcome"], failure["code"]) for failure in map(json.loads, values)]
 
 
-async def test_an_intent_is_answered_on_the_topic_of_its_reply(scenario: Scenario) -> None:
+async def test_an_intent_is_answered_on_the_topic_of_its_reply(scenario):
     """Key, ids, saga and trace are what the orchestrator needs to match it."""
     await scenario.send(intent(Pay()))
     (reply,) = scenario.replies()
@@ -46,14 +46,14 @@ async def test_an_intent_is_answered_on_the_topic_of_its_reply(scenario: Scenari
     assert scenario.ledger() == [("o-1", 3)]
 
 
-async def test_an_intent_without_a_reply_is_answered_intent_done(scenario: Scenario) -> None:
+async def test_an_intent_without_a_reply_is_answered_intent_done(scenario):
     """`Intent[None]` has no reply of its own."""
     await scenario.send(intent(Pay()), undo(Refund()))
 
     assert scenario.answers() == [DONE, UNDONE]
 
 
-async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(scenario: Scenario) -> None:
+async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(scenario):
     """Time included; the handler is not called again."""
     await scenario.send(intent(Pay()))
     scenario.clock.advance(60)
@@ -64,7 +64,7 @@ async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(scenario:
     assert len(scenario.calls) == 1
 
 
-async def test_copies_in_one_batch_are_handled_once(scenario: Scenario) -> None:
+async def test_copies_in_one_batch_are_handled_once(scenario):
     """The second waits for the first."""
     await scenario.send(*[intent(Pay())] * 5)
 
@@ -72,7 +72,7 @@ async def test_copies_in_one_batch_are_handled_once(scenario: Scenario) -> None:
     assert scenario.ledger() == [("o-1", 3)]
 
 
-async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(scenario: Scenario) -> None:
+async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(scenario):
     """It answers the attempt that asks."""
     await scenario.send(intent(Pay()), intent(Pay(), attempt=2))
 
@@ -81,7 +81,7 @@ async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(scenario: Sce
     assert len(scenario.calls) == 1
 
 
-async def test_a_later_attempt_at_a_refused_step_is_refused_again(scenario: Scenario) -> None:
+async def test_a_later_attempt_at_a_refused_step_is_refused_again(scenario):
     """Refused is final."""
     await scenario.send(intent(Pay(amount=501)), intent(Pay(amount=501), attempt=2))
 
@@ -89,7 +89,7 @@ async def test_a_later_attempt_at_a_refused_step_is_refused_again(scenario: Scen
     assert len(scenario.calls) == 1
 
 
-async def test_a_later_attempt_at_a_failed_step_runs_again(scenario: Scenario) -> None:
+async def test_a_later_attempt_at_a_failed_step_runs_again(scenario):
     """Its outcome replaces the failed one."""
     await scenario.send(intent(Pay(amount=-1)), intent(Pay(amount=-1), attempt=2))
 
@@ -97,7 +97,7 @@ async def test_a_later_attempt_at_a_failed_step_runs_again(scenario: Scenario) -
     assert [call[-4:] for call in scenario.calls] == ["do/1", "do/2"]
 
 
-async def test_an_earlier_attempt_that_comes_late_is_not_answered(scenario: Scenario) -> None:
+async def test_an_earlier_attempt_that_comes_late_is_not_answered(scenario):
     """Its own answer went out before the later attempt was taken up."""
     await scenario.send(intent(Pay(amount=-1)), intent(Pay(amount=-1), attempt=2))
     await scenario.send(intent(Pay(amount=-1)))
@@ -105,7 +105,7 @@ async def test_an_earlier_attempt_that_comes_late_is_not_answered(scenario: Scen
     assert len(scenario.calls) == len(scenario.replies()) == 2
 
 
-async def test_writes_of_a_failed_attempt_are_rolled_back(scenario: Scenario) -> None:
+async def test_writes_of_a_failed_attempt_are_rolled_back(scenario):
     """The failure itself is recorded and answered, with its message."""
     await scenario.send(intent(Pay(amount=-1)))
 
@@ -118,7 +118,7 @@ async def test_writes_of_a_failed_attempt_are_rolled_back(scenario: Scenario) ->
     ]
 
 
-async def test_writes_before_a_refusal_are_rolled_back(scenario: Scenario) -> None:
+async def test_writes_before_a_refusal_are_rolled_back(scenario):
     """A `No, and nothing happened` is made true."""
     await scenario.send(intent(Pay(amount=501)))
 
@@ -126,7 +126,7 @@ async def test_writes_before_a_refusal_are_rolled_back(scenario: Scenario) -> No
     assert failures(scenario) == [("refused", "limit")]
 
 
-async def test_neighbours_of_a_failed_attempt_keep_their_writes(scenario: Scenario) -> None:
+async def test_neighbours_of_a_failed_attempt_keep_their_writes(scenario):
     """They share a commit, and nothing else."""
     amounts = [1, -1, 2, 501, 3]
     await scenario.send(*[intent(Pay(amount=n), step=f"s{i}") for i, n in enumerate(amounts)])
@@ -135,7 +135,7 @@ async def test_neighbours_of_a_failed_attempt_keep_their_writes(scenario: Scenar
     assert sorted(failures(scenario)) == [("failed", "ValueError"), ("refused", "limit")]
 
 
-async def test_one_key_with_two_payloads_is_a_conflict(scenario: Scenario) -> None:
+async def test_one_key_with_two_payloads_is_a_conflict(scenario):
     """The first stands; the second fails without being handled."""
     await scenario.send(intent(Pay(amount=10)), intent(Pay(amount=11), attempt=2))
     await scenario.send(intent(Pay(amount=11)))
@@ -144,7 +144,7 @@ async def test_one_key_with_two_payloads_is_a_conflict(scenario: Scenario) -> No
     assert scenario.ledger() == [("o-1", 10)]
 
 
-async def test_the_same_payload_written_otherwise_is_no_conflict(scenario: Scenario) -> None:
+async def test_the_same_payload_written_otherwise_is_no_conflict(scenario):
     """Blanks and order mean nothing in JSON."""
     record = intent(Pay(), attempt=2)
     spaced = replace(record, value=b'{ "order_id": "o-1", "amount": 3 }')
@@ -153,7 +153,7 @@ async def test_the_same_payload_written_otherwise_is_no_conflict(scenario: Scena
     assert scenario.answers() == [DONE, DONE]
 
 
-async def test_an_undo_of_what_never_came_is_done_without_its_handler(scenario: Scenario) -> None:
+async def test_an_undo_of_what_never_came_is_done_without_its_handler(scenario):
     """An empty compensation."""
     await scenario.send(undo(Refund()))
 
@@ -161,7 +161,7 @@ async def test_an_undo_of_what_never_came_is_done_without_its_handler(scenario: 
     assert scenario.calls == []
 
 
-async def test_a_do_that_comes_after_its_undo_is_refused(scenario: Scenario) -> None:
+async def test_a_do_that_comes_after_its_undo_is_refused(scenario):
     """Otherwise its effect would stand for ever: it is not undone again."""
     await scenario.send(undo(Refund()))
     await scenario.send(intent(Pay()), intent(Pay(), attempt=2), undo(Refund(), attempt=2))
@@ -172,7 +172,7 @@ async def test_a_do_that_comes_after_its_undo_is_refused(scenario: Scenario) -> 
     assert scenario.calls == []
 
 
-async def test_an_undo_of_a_refused_step_is_done_without_its_handler(scenario: Scenario) -> None:
+async def test_an_undo_of_a_refused_step_is_done_without_its_handler(scenario):
     """Nothing had happened."""
     await scenario.send(intent(Pay(amount=501)), undo(Refund()))
 
@@ -180,14 +180,14 @@ async def test_an_undo_of_a_refused_step_is_done_without_its_handler(scenario: S
     assert [call[-4:] for call in scenario.calls] == ["do/1"]
 
 
-async def test_an_undo_of_a_failed_step_is_handled(scenario: Scenario) -> None:
+async def test_an_undo_of_a_failed_step_is_handled(scenario):
     """A failed attempt may have had its effect."""
     await scenario.send(intent(Pay(amount=-1)), undo(Refund()))
 
     assert [call.rpartition("/")[0][-5:] for call in scenario.calls] == ["ay/do", "/undo"]
 
 
-async def test_a_failed_step_that_was_undone_has_no_later_attempt(scenario: Scenario) -> None:
+async def test_a_failed_step_that_was_undone_has_no_later_attempt(scenario):
     """A retry that comes after the undo is refused; the failed attempt's own answer stays."""
     await scenario.send(intent(Pay(amount=-1)), undo(Refund()))
     calls = len(scenario.calls)
@@ -197,14 +197,14 @@ async def test_a_failed_step_that_was_undone_has_no_later_attempt(scenario: Scen
     assert failures(scenario) == [("failed", "ValueError"), BEFORE, ("failed", "ValueError")]
 
 
-async def test_an_undo_of_another_services_step_is_always_handled(scenario: Scenario) -> None:
+async def test_an_undo_of_another_services_step_is_always_handled(scenario):
     """The inbox judges only steps that it knows."""
     await scenario.send(undo(Refund(), undoes=None))
 
     assert len(scenario.calls) == 1
 
 
-async def test_a_repeated_undo_is_answered_from_the_inbox(scenario: Scenario) -> None:
+async def test_a_repeated_undo_is_answered_from_the_inbox(scenario):
     """It is undone once."""
     await scenario.send(intent(Pay()), undo(Refund()), undo(Refund()))
 
@@ -212,7 +212,7 @@ async def test_a_repeated_undo_is_answered_from_the_inbox(scenario: Scenario) ->
     assert scenario.answers() == [DONE, UNDONE, UNDONE]
 
 
-async def test_do_and_undo_of_one_step_keep_their_order(scenario: Scenario) -> None:
+async def test_do_and_undo_of_one_step_keep_their_order(scenario):
     """Also when they come in one batch."""
     await scenario.send(intent(Pay()), undo(Refund()))
 

@@ -48,7 +48,7 @@ async def scenario():
         yield scenario
 
 
-async def test_a_fact_is_heard_once(scenario: Scenario) -> None:
+async def test_a_fact_is_heard_once(scenario):
     """However often it is delivered; and nobody is answered."""
     await scenario.send(fact("a"), fact("a"), fact("b", event_id="e2"))
     await scenario.send(fact("a"))
@@ -58,7 +58,7 @@ async def test_a_fact_is_heard_once(scenario: Scenario) -> None:
     assert scenario.replies() == []
 
 
-async def test_facts_without_ids_are_known_by_their_place(scenario: Scenario) -> None:
+async def test_facts_without_ids_are_known_by_their_place(scenario):
     """Two plain records are two facts, one record read again is one."""
     await scenario.send(fact("a", event_id=None), fact("a", event_id=None, key=None))
     await scenario.crash()
@@ -67,7 +67,7 @@ async def test_facts_without_ids_are_known_by_their_place(scenario: Scenario) ->
     assert [order_id for order_id, _ in scenario.heard] == ["a", "a", "b"]
 
 
-async def test_a_listener_that_fails_is_called_again(scenario: Scenario) -> None:
+async def test_a_listener_that_fails_is_called_again(scenario):
     """Its writes are rolled back each time; the next fact of the key waits."""
     await scenario.send(fact("shaky"), fact("b", event_id="e2"))
 
@@ -76,7 +76,7 @@ async def test_a_listener_that_fails_is_called_again(scenario: Scenario) -> None
     assert scenario.dead_letters == []
 
 
-async def test_a_fact_whose_listener_keeps_failing_is_a_dead_letter(scenario: Scenario) -> None:
+async def test_a_fact_whose_listener_keeps_failing_is_a_dead_letter(scenario):
     """With its error; the others go on."""
     await scenario.send(fact("broken"), fact("b", event_id="e2"))
     ((_, reason, message),) = scenario.dead_letters
@@ -86,7 +86,7 @@ async def test_a_fact_whose_listener_keeps_failing_is_a_dead_letter(scenario: Sc
     assert scenario.mails() == ["b"]
 
 
-async def test_a_refusing_listener_has_heard(scenario: Scenario) -> None:
+async def test_a_refusing_listener_has_heard(scenario):
     """A fact has no sender to answer; the listener is not called again, and has written nothing."""
     await scenario.send(fact("nobody"), fact("nobody"))
 
@@ -95,7 +95,7 @@ async def test_a_refusing_listener_has_heard(scenario: Scenario) -> None:
     assert scenario.dead_letters == []
 
 
-async def test_one_id_with_two_contents_is_a_dead_letter(scenario: Scenario) -> None:
+async def test_one_id_with_two_contents_is_a_dead_letter(scenario):
     """The first is heard."""
     await scenario.send(fact("a"), fact("b"))
 

@@ -42,9 +42,7 @@ TOPIC = GOOD.topic
         ),
     ],
 )
-async def test_an_unreadable_record_is_a_dead_letter_and_its_neighbours_go_on(
-    poison: Record, reason: str
-) -> None:
+async def test_an_unreadable_record_is_a_dead_letter_and_its_neighbours_go_on(poison, reason):
     """With its bytes and a reason; before and after it intents are answered."""
     effects, calls = wallet_effects()
     async with Scenario(effects) as scenario:
@@ -62,7 +60,7 @@ async def test_an_unreadable_record_is_a_dead_letter_and_its_neighbours_go_on(
         assert len(scenario.replies()) == 2
 
 
-async def test_optional_headers_may_be_missing() -> None:
+async def test_optional_headers_may_be_missing():
     """The intent's id says everything that is needed."""
     effects, _ = wallet_effects()
     async with Scenario(effects) as scenario:

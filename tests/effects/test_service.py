@@ -24,9 +24,7 @@ async def scenario():
         yield scenario
 
 
-async def test_an_answer_lost_between_commit_and_publish_comes_again_identical(
-    scenario: Scenario,
-) -> None:
+async def test_an_answer_lost_between_commit_and_publish_comes_again_identical(scenario):
     """The intent comes again, as its offset was not committed; the inbox gives the same bytes."""
     scenario.bus.is_stuck = True
     await scenario.bus.publish([intent(Pay())])
@@ -42,7 +40,7 @@ async def test_an_answer_lost_between_commit_and_publish_comes_again_identical(
     assert scenario.ledger() == [("o-1", 3)]
 
 
-async def test_a_crash_before_the_commit_leaves_no_trace() -> None:
+async def test_a_crash_before_the_commit_leaves_no_trace():
     """The next process handles the intent as if it came for the first time."""
     effects = Effects("wallets")
     effects.on_start(wallet_effects()[0].starters[0].function)
@@ -66,7 +64,7 @@ async def test_a_crash_before_the_commit_leaves_no_trace() -> None:
         assert scenario.answers() == [("shop.evt.paid.v1", '{"receipt":"r-2"}')]
 
 
-async def test_offsets_are_committed_late_and_when_the_service_stops(scenario: Scenario) -> None:
+async def test_offsets_are_committed_late_and_when_the_service_stops(scenario):
     """Not for each record: a redelivery costs no more than an answer."""
     await scenario.send(*[intent(Pay(), step=f"s{n}") for n in range(5)])
     assert scenario.committed(TOPIC) == 0
@@ -76,13 +74,13 @@ async def test_offsets_are_committed_late_and_when_the_service_stops(scenario: S
     assert scenario.committed(TOPIC) == 5
 
 
-async def test_offsets_are_committed_now_and_then(scenario: Scenario) -> None:
+async def test_offsets_are_committed_now_and_then(scenario):
     """So that a crash brings back a fraction of a second's work, not more."""
     await scenario.send(intent(Pay()))
     await scenario.until(lambda: scenario.committed(TOPIC) == 1)
 
 
-async def test_a_stopped_service_goes_on_where_it_was(scenario: Scenario) -> None:
+async def test_a_stopped_service_goes_on_where_it_was(scenario):
     """The next process gets only what is new."""
     await scenario.send(intent(Pay(), step="a"))
     await scenario.stop()
@@ -93,7 +91,7 @@ async def test_a_stopped_service_goes_on_where_it_was(scenario: Scenario) -> Non
     assert len(scenario.calls) == len(scenario.bus.attempted) == 2
 
 
-async def test_answers_wait_for_a_bus_that_is_away(scenario: Scenario) -> None:
+async def test_answers_wait_for_a_bus_that_is_away(scenario):
     """They are repeated, and nothing is set aside; handlers are not called again."""
     scenario.bus.failures_left = 5
     await scenario.send(intent(Pay(), step="a"), intent(Pay(), step="b"))
@@ -103,7 +101,7 @@ async def test_answers_wait_for_a_bus_that_is_away(scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 4, 5, 6, 20])
-async def test_intents_wait_for_a_store_that_is_locked(scenario: Scenario, failures: int) -> None:
+async def test_intents_wait_for_a_store_that_is_locked(scenario, failures):
     """Handlers are called again once it can be written; nothing is answered before."""
     scenario.disk.failing, scenario.disk.failures_left = "BEGIN", failures
     await scenario.send(intent(Pay(), step="a"), intent(Pay(), step="b"))
@@ -113,7 +111,7 @@ async def test_intents_wait_for_a_store_that_is_locked(scenario: Scenario, failu
     assert scenario.dead_letters == []
 
 
-async def test_a_commit_that_fails_is_repeated_whole(scenario: Scenario) -> None:
+async def test_a_commit_that_fails_is_repeated_whole(scenario):
     """The handlers run again, since their writes are gone."""
     scenario.disk.failing, scenario.disk.failures_left = "COMMIT", 3
     await scenario.send(intent(Pay(), step="a"), intent(Pay(amount=501), step="b"))
@@ -122,7 +120,7 @@ async def test_a_commit_that_fails_is_repeated_whole(scenario: Scenario) -> None
     assert len(scenario.replies()) == 2
 
 
-async def test_a_handler_that_hides_the_stores_failure_is_called_again() -> None:
+async def test_a_handler_that_hides_the_stores_failure_is_called_again():
     """Swallowing it does not make an answer out of lost writes."""
     effects, _ = wallet_effects()
     sloppy = Effects("sloppy")
@@ -146,7 +144,7 @@ async def test_a_handler_that_hides_the_stores_failure_is_called_again() -> None
         assert len(scenario.replies()) == 1
 
 
-async def test_a_reply_too_large_for_the_bus_is_a_dead_letter_alone(scenario: Scenario) -> None:
+async def test_a_reply_too_large_for_the_bus_is_a_dead_letter_alone(scenario):
     """Its neighbours' answers are published."""
     scenario.bus.reply_bytes_max = 500
     await scenario.send(
@@ -159,7 +157,7 @@ async def test_a_reply_too_large_for_the_bus_is_a_dead_letter_alone(scenario: Sc
     assert len(scenario.replies()) == 2
 
 
-async def test_stopping_finishes_what_is_in_hand(scenario: Scenario) -> None:
+async def test_stopping_finishes_what_is_in_hand(scenario):
     """Every record that was fetched is answered and committed."""
     await scenario.bus.publish([intent(Pay(), step=f"s{n}") for n in range(100)])
     await scenario.until(lambda: scenario.calls)
@@ -169,7 +167,7 @@ async def test_stopping_finishes_what_is_in_hand(scenario: Scenario) -> None:
     assert scenario.service.in_hand == 0
 
 
-async def test_stopping_does_not_wait_for_ever() -> None:
+async def test_stopping_does_not_wait_for_ever():
     """A handler that hangs is left; its intent comes again."""
     effects = Effects("hanging")
     entered: list[str] = []
@@ -190,7 +188,7 @@ async def test_stopping_does_not_wait_for_ever() -> None:
     assert 2 <= scenario.clock.monotonic_s() < 3
 
 
-async def test_what_is_in_hand_is_bounded() -> None:
+async def test_what_is_in_hand_is_bounded():
     """While handlers hang nothing more is fetched."""
     effects = Effects("hanging")
 
@@ -212,7 +210,7 @@ async def test_what_is_in_hand_is_bounded() -> None:
     assert most == 20
 
 
-async def test_a_failing_on_start_ends_the_start() -> None:
+async def test_a_failing_on_start_ends_the_start():
     """With the place of the function, and its error."""
     effects = Effects("broken")
 
@@ -225,7 +223,7 @@ async def test_a_failing_on_start_ends_the_start() -> None:
             pass
 
 
-async def test_what_is_written_and_read_is_known_beforehand(scenario: Scenario) -> None:
+async def test_what_is_written_and_read_is_known_beforehand(scenario):
     """So that the topics can be made."""
     assert scenario.service.subscription.topics_read == (TOPIC, "test.toys.shop.int.refund.v1")
     assert scenario.service.subscription.topics_written == (
@@ -236,7 +234,7 @@ async def test_what_is_written_and_read_is_known_beforehand(scenario: Scenario) 
     assert scenario.service.subscription.group == "test.toys.effects.wallets"
 
 
-async def test_an_error_that_cannot_be_waited_out_ends_the_service() -> None:
+async def test_an_error_that_cannot_be_waited_out_ends_the_service():
     """Whoever waits for the service gets it; handlers are cancelled, and no offset is committed."""
     effects = Effects("hanging")
     ends: list[str] = []
@@ -263,7 +261,7 @@ async def test_an_error_that_cannot_be_waited_out_ends_the_service() -> None:
         assert scenario.replies() == []
 
 
-async def test_two_processes_handle_one_intent_once(scenario: Scenario) -> None:
+async def test_two_processes_handle_one_intent_once(scenario):
     """A zombie that read the inbox before the other committed is told at its own commit."""
     original = scenario.store.kept
     is_first = True
@@ -285,7 +283,7 @@ async def test_two_processes_handle_one_intent_once(scenario: Scenario) -> None:
     assert scenario.ledger() == []
 
 
-async def test_counts_say_what_was_done(scenario: Scenario) -> None:
+async def test_counts_say_what_was_done(scenario):
     """For metrics, and for telling that nothing goes on."""
     await scenario.send(
         intent(Pay(), step="a"),
@@ -303,7 +301,7 @@ async def test_counts_say_what_was_done(scenario: Scenario) -> None:
     }
 
 
-async def test_the_order_of_a_step_survives_a_rebalance(scenario: Scenario) -> None:
+async def test_the_order_of_a_step_survives_a_rebalance(scenario):
     """Records fetched twice are finished twice, and the offset is right afterwards."""
     scenario.bus.is_stuck = True
     await scenario.bus.publish([intent(Pay()), undo(Refund())])

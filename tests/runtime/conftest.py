@@ -8,15 +8,15 @@ from tests.runtime.toys import alarms, ledger, orders
 
 @pytest.fixture
 def scenario():
-    """Orders, ledgers and alarms."""
-    scenario = Scenario(orders(), ledger, alarms())
+    """Orders alone."""
+    scenario = Scenario(orders())
     yield scenario
     scenario.check()
 
 
 @pytest.fixture
-def order_scenario():
-    """Orders alone."""
-    scenario = Scenario(orders())
+def all_sagas():
+    """Orders, ledgers and alarms."""
+    scenario = Scenario(orders(), ledger, alarms())
     yield scenario
     scenario.check()

@@ -45,7 +45,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LINGER_S_MAX", LONG_S)
 
 
-async def test_a_loaded_batcher_waits_for_as_many_records_as_the_last_batch_had() -> None:
+async def test_a_loaded_batcher_waits_for_as_many_records_as_the_last_batch_had():
     """One short of it, it waits; with the last one it goes on at once."""
     clock = ManualClock()
     batcher = Batcher(clock)
@@ -58,7 +58,7 @@ async def test_a_loaded_batcher_waits_for_as_many_records_as_the_last_batch_had(
     assert len(batcher.take().records) == LOAD
 
 
-async def test_a_loaded_batcher_waits_no_longer_than_the_last_batch_took() -> None:
+async def test_a_loaded_batcher_waits_no_longer_than_the_last_batch_took():
     """The records that did not come are not waited for; those that did are all there."""
     clock = ManualClock()
     batcher = Batcher(clock)
@@ -72,7 +72,7 @@ async def test_a_loaded_batcher_waits_no_longer_than_the_last_batch_took() -> No
     assert len(batcher.take().records) == 1
 
 
-async def test_time_since_the_last_batch_counts_as_waiting() -> None:
+async def test_time_since_the_last_batch_counts_as_waiting():
     """A record after a pause is taken at once, however large the last batch was."""
     clock = ManualClock()
     batcher = Batcher(clock)
@@ -82,7 +82,7 @@ async def test_time_since_the_last_batch_counts_as_waiting() -> None:
     assert not await is_waiting(asyncio.ensure_future(batcher.linger()))
 
 
-async def test_a_slow_batch_makes_nobody_wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_batch_makes_nobody_wait_long(monkeypatch):
     """Where a batch took seconds, because a store was away, lingering is bounded all the same."""
     monkeypatch.setattr(module, "LINGER_S_MAX", 0.02)
     clock = ManualClock()
@@ -93,7 +93,7 @@ async def test_a_slow_batch_makes_nobody_wait_long(monkeypatch: pytest.MonkeyPat
         await batcher.linger()
 
 
-async def test_a_batcher_without_load_does_not_wait() -> None:
+async def test_a_batcher_without_load_does_not_wait():
     """A few sagas are taken as they come."""
     clock = ManualClock()
     batcher = Batcher(clock)
@@ -102,7 +102,7 @@ async def test_a_batcher_without_load_does_not_wait() -> None:
     assert not await is_waiting(asyncio.ensure_future(batcher.linger()))
 
 
-async def test_a_batcher_that_falls_behind_does_not_wait() -> None:
+async def test_a_batcher_that_falls_behind_does_not_wait():
     """More than the last batch had are there already."""
     clock = ManualClock()
     batcher = Batcher(clock)
@@ -111,7 +111,7 @@ async def test_a_batcher_that_falls_behind_does_not_wait() -> None:
     assert not await is_waiting(asyncio.ensure_future(batcher.linger()))
 
 
-async def test_a_batcher_that_is_to_end_waits_no_more() -> None:
+async def test_a_batcher_that_is_to_end_waits_no_more():
     """Nothing more will come, so the pending records are taken now."""
     clock = ManualClock()
     batcher = Batcher(clock)

@@ -33,7 +33,7 @@ async def booking(ctx, order: OrderPlaced) -> Booked:
 
 
 @pytest.fixture
-def apart():
+def scenario():
     """Orders and bookings, with bus and store apart."""
     scenario = Scenario(orders(), booking, shares_file=False)
     yield scenario
@@ -47,9 +47,8 @@ async def backlog_ids(scenario: Scenario) -> list[int]:
     return [batch.backlog_id for batch in found]
 
 
-async def test_only_sagas_with_something_for_the_topic_wait(apart: Scenario, caplog) -> None:
+async def test_only_sagas_with_something_for_the_topic_wait(scenario, caplog):
     """The turn is stored, the rest of its batch is published, and the operator is told."""
-    scenario = apart
     take_away(scenario, Reserve)
     await scenario.take(placed(scenario, "o-1"), placed(scenario, "o-2"))
 
@@ -72,9 +71,8 @@ async def test_only_sagas_with_something_for_the_topic_wait(apart: Scenario, cap
     assert await backlog_ids(scenario) == []
 
 
-async def test_a_saga_that_waits_publishes_nothing_before(apart: Scenario) -> None:
+async def test_a_saga_that_waits_publishes_nothing_before(scenario):
     """In the order of its history, also where its later records have topics; over many batches."""
-    scenario = apart
     await reserving(scenario, "o-1", "o-2")
     take_away(scenario, Ship)
     await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s")))
@@ -93,9 +91,8 @@ async def test_a_saga_that_waits_publishes_nothing_before(apart: Scenario) -> No
     assert await backlog_ids(scenario) == []
 
 
-async def test_topics_come_back_one_by_one(apart: Scenario) -> None:
+async def test_topics_come_back_one_by_one(scenario):
     """Who waits for the second one waits on."""
-    scenario = apart
     await reserving(scenario, "o-1")
     take_away(scenario, Ship, Reserve)
     await scenario.take(
@@ -115,9 +112,8 @@ async def test_topics_come_back_one_by_one(apart: Scenario) -> None:
     assert await backlog_ids(scenario) == []
 
 
-async def test_another_process_takes_over_blocked_records(apart: Scenario) -> None:
+async def test_another_process_takes_over_blocked_records(scenario):
     """The first one is killed; nothing of it was said to be published."""
-    scenario = apart
     take_away(scenario, Reserve)
     await scenario.take(placed(scenario, "o-1"))
     scenario.restart()
@@ -132,9 +128,8 @@ async def test_another_process_takes_over_blocked_records(apart: Scenario) -> No
     assert await backlog_ids(scenario) == []
 
 
-async def test_what_a_stranger_left_for_the_topic_goes_first(apart: Scenario) -> None:
+async def test_what_a_stranger_left_for_the_topic_goes_first(scenario):
     """Another process blocked it; one that goes on with the saga waits, too."""
-    scenario = apart
     await reserving(scenario, "o-1")
     take_away(scenario, Ship)
     await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s")))
@@ -149,9 +144,8 @@ async def test_what_a_stranger_left_for_the_topic_goes_first(apart: Scenario) ->
     assert await backlog_ids(scenario) == []
 
 
-async def test_what_is_withheld_while_others_are_released_is_not_forgotten(apart: Scenario) -> None:
+async def test_what_is_withheld_while_others_are_released_is_not_forgotten(scenario):
     """A turn of the same saga is taken between the last look at the backlog and the end."""
-    scenario = apart
     await reserving(scenario, "o-1")
     take_away(scenario, Ship)
     await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s")))
@@ -176,9 +170,8 @@ async def test_what_is_withheld_while_others_are_released_is_not_forgotten(apart
     assert await backlog_ids(scenario) == []
 
 
-async def test_the_whole_worker_goes_on_and_catches_up(apart: Scenario) -> None:
+async def test_the_whole_worker_goes_on_and_catches_up(scenario):
     """A hundred orders wait for a topic, another hundred go on; nothing needs to be restarted."""
-    scenario = apart
     answer = scenario.answerer((Reserve, Reserved(shelf="s")), (Ship, None))
     async with scenario.serving():
         take_away(scenario, Ship)
@@ -194,9 +187,8 @@ async def test_the_whole_worker_goes_on_and_catches_up(apart: Scenario) -> None:
     assert await backlog_ids(scenario) == []
 
 
-async def test_a_missing_topic_for_copies_costs_the_copy(apart: Scenario, caplog) -> None:
+async def test_a_missing_topic_for_copies_costs_the_copy(scenario, caplog):
     """The record is in the store as it was; its partition moves on."""
-    scenario = apart
     junk = scenario.record(topic_of(OrderPlaced), b"o-1", b"no json")
     scenario.bus.missing = frozenset({NAMES.topic("toys.dlq.order-placed.v2")})
     unit = await scenario.take(junk, placed(scenario, "o-2"))
@@ -210,9 +202,8 @@ async def test_a_missing_topic_for_copies_costs_the_copy(apart: Scenario, caplog
     assert scenario.relay.problems() == []
 
 
-async def test_a_key_error_of_ours_is_no_missing_topic(apart: Scenario) -> None:
+async def test_a_key_error_of_ours_is_no_missing_topic(scenario):
     """It is a bug, and is not mistaken for an operator's."""
-    scenario = apart
     await scenario.make_topics()
 
     async def fail(records) -> None:
@@ -226,9 +217,8 @@ async def test_a_key_error_of_ours_is_no_missing_topic(apart: Scenario) -> None:
     await scenario.relay.take_over(older_than_s=-1)
 
 
-async def test_who_publishes_is_told_the_topic(apart: Scenario) -> None:
+async def test_who_publishes_is_told_the_topic(scenario):
     """An event that was never accepted is kept nowhere."""
-    scenario = apart
     publisher = Publisher(
         scenario.bus,
         EventWriter(

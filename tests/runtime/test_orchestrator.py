@@ -53,7 +53,7 @@ def check_each_once(scenario: Scenario) -> None:
 
 
 @pytest.fixture(params=[True, False], ids=["one file", "two files"])
-def any_scenario(request: pytest.FixtureRequest):
+def scenario(request: pytest.FixtureRequest):
     """With a store that publishes by itself, and with one whose records are relayed."""
     scenario = Scenario(orders(), shares_file=request.param)
     yield scenario
@@ -61,20 +61,16 @@ def any_scenario(request: pytest.FixtureRequest):
 
 
 class TestServing:
-    async def test_many_sagas_on_many_partitions_all_end(self, any_scenario: Scenario) -> None:
+    async def test_many_sagas_on_many_partitions_all_end(self, scenario):
         """Each intent once, each outcome once."""
-        scenario = any_scenario
         async with scenario.serving(partitions=4):
             scenario.bus.append([placed(scenario, key) for key in KEYS])
             await serve_to_the_end(scenario, *KEYS)
 
         check_each_once(scenario)
 
-    async def test_under_load_what_comes_one_by_one_is_taken_together(
-        self, any_scenario: Scenario, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_under_load_what_comes_one_by_one_is_taken_together(self, scenario, monkeypatch):
         """As many records as the batch before had make a batch, not one each."""
-        scenario = any_scenario
         batch_s = 30.0
         sizes: list[int] = []
 
@@ -96,11 +92,8 @@ class TestServing:
 
         assert sizes == [10, 10]
 
-    async def test_offsets_are_committed_for_those_who_look_at_lag(
-        self, any_scenario: Scenario
-    ) -> None:
+    async def test_offsets_are_committed_for_those_who_look_at_lag(self, scenario):
         """Now and then, and at the end; the store's positions are what counts."""
-        scenario = any_scenario
         async with scenario.serving():
             scenario.bus.append([placed(scenario, key) for key in KEYS])
             await scenario.until(lambda: len(scenario.on(Reserve)) == 30)
@@ -108,11 +101,8 @@ class TestServing:
         assert scenario.bus.committed[NAMES.topic("saga-orchestrator"), Source(PLACED, 0)] == 30
         assert await scenario.store.positions([Source(PLACED, 0)]) == {Source(PLACED, 0): 29}
 
-    async def test_it_begins_where_the_store_says_not_where_the_group_says(
-        self, any_scenario: Scenario
-    ) -> None:
+    async def test_it_begins_where_the_store_says_not_where_the_group_says(self, scenario):
         """An offset of the group may be behind, or ahead of what was handled."""
-        scenario = any_scenario
         for committed in (0, 3, 99):
             async with scenario.serving():
                 scenario.bus.append([placed(scenario, f"c-{committed}")])
@@ -125,9 +115,8 @@ class TestServing:
         assert len(scenario.on(Reserve)) == 3
         assert scenario.orchestrator.counts["duplicate"] == 0
 
-    async def test_it_is_idle_when_nothing_is_in_hand(self, any_scenario: Scenario) -> None:
+    async def test_it_is_idle_when_nothing_is_in_hand(self, scenario):
         """A saga that waits for a reply or a timer is not in hand."""
-        scenario = any_scenario
         async with scenario.serving():
             await scenario.until(lambda: scenario.orchestrator.is_idle, within_s=2)
             scenario.bus.append([placed(scenario)])
@@ -136,9 +125,8 @@ class TestServing:
 
         assert scenario.orchestrator.counts["started"] == 1
 
-    async def test_what_is_in_hand_is_finished_when_it_stops(self, any_scenario: Scenario) -> None:
+    async def test_what_is_in_hand_is_finished_when_it_stops(self, scenario):
         """A record that was fetched is handled."""
-        scenario = any_scenario
         async with scenario.serving():
             scenario.bus.append([placed(scenario, key) for key in KEYS])
             await scenario.until(
@@ -147,9 +135,8 @@ class TestServing:
 
         assert len(scenario.on(Reserve)) == 30
 
-    async def test_a_batch_is_bounded(self, any_scenario: Scenario) -> None:
+    async def test_a_batch_is_bounded(self, scenario):
         """However much is waiting, a transaction takes so much of it."""
-        scenario = any_scenario
         await scenario.make_topics()
         scenario.bus.append([placed(scenario, f"o-{number}") for number in range(600)])
         sizes: list[int] = []
@@ -168,11 +155,8 @@ class TestTheStore:
         ids=lambda error: type(error).__name__,
     )
     @pytest.mark.parametrize("every", [1, 3])
-    async def test_appends_that_fail_lose_and_double_nothing(
-        self, any_scenario: Scenario, when: str, error: Exception, every: int
-    ) -> None:
+    async def test_appends_that_fail_lose_and_double_nothing(self, scenario, when, error, every):
         """Whether the batch was recorded or not: an answer may get lost on its way."""
-        scenario = any_scenario
         number = 0
 
         def fail(batch) -> None:
@@ -191,11 +175,8 @@ class TestTheStore:
 
         check_each_once(scenario)
 
-    async def test_a_store_that_is_away_for_long_is_waited_for(
-        self, any_scenario: Scenario
-    ) -> None:
+    async def test_a_store_that_is_away_for_long_is_waited_for(self, scenario):
         """Nothing is parked, no position moves; then it goes on."""
-        scenario = any_scenario
         scenario.store.before.extend([StoreUnavailable("away")] * 20)
         async with scenario.serving():
             scenario.bus.append([placed(scenario, key) for key in KEYS])
@@ -207,11 +188,8 @@ class TestTheStore:
         check_each_once(scenario)
 
     @pytest.mark.parametrize("query", ["positions", "due_timers", "load", "backlog"])
-    async def test_questions_that_cannot_be_asked_are_asked_again(
-        self, any_scenario: Scenario, query: str
-    ) -> None:
+    async def test_questions_that_cannot_be_asked_are_asked_again(self, scenario, query):
         """Each of the store's questions may fail at any time."""
-        scenario = any_scenario
         ask, left = getattr(scenario.store.inner, query), 5
 
         async def flaky(*args, **kwargs):
@@ -239,9 +217,8 @@ class TestTheStore:
         check_each_once(scenario)
         delattr(scenario.store, query)
 
-    async def test_the_catalogue_may_be_away(self, any_scenario: Scenario, monkeypatch) -> None:
+    async def test_the_catalogue_may_be_away(self, scenario, monkeypatch):
         """The sweep for deferred records tries again."""
-        scenario = any_scenario
         ask, calls = scenario.catalogue.unhandled, 0
 
         async def flaky(**kwargs):
@@ -261,11 +238,8 @@ class TestTheStore:
 
         assert calls >= 5
 
-    async def test_it_can_be_stopped_while_the_store_is_away(
-        self, any_scenario: Scenario, monkeypatch
-    ) -> None:
+    async def test_it_can_be_stopped_while_the_store_is_away(self, scenario, monkeypatch):
         """Records that could not be stored come again at the next start."""
-        scenario = any_scenario
         monkeypatch.setattr(module, "DRAIN_S", 0.05)
         scenario.store.before.extend([StoreUnavailable("away")] * 10_000)
         async with scenario.serving():
@@ -283,7 +257,7 @@ class TestTheStore:
 
 
 class TestTheBus:
-    async def test_records_wait_for_a_bus_that_is_away(self) -> None:
+    async def test_records_wait_for_a_bus_that_is_away(self):
         """In the order of the history, none twice; the turns themselves are stored."""
         scenario = Scenario(orders(), shares_file=False)
         async with scenario.serving():
@@ -298,7 +272,7 @@ class TestTheBus:
         check_each_once(scenario)
         scenario.check()
 
-    async def test_turns_go_on_while_others_are_published(self) -> None:
+    async def test_turns_go_on_while_others_are_published(self):
         """Up to a few batches: the number of stored and unpublished ones is bounded."""
         scenario = Scenario(orders(), shares_file=False)
         async with scenario.serving():
@@ -318,7 +292,7 @@ class TestTheBus:
         check_each_once(scenario)
         scenario.check()
 
-    async def test_a_saga_has_its_next_turn_once_its_last_one_is_published(self) -> None:
+    async def test_a_saga_has_its_next_turn_once_its_last_one_is_published(self):
         """Its intents leave in the order of its history."""
         scenario = Scenario(orders(), shares_file=False)
         saga = order_id("o-1")
@@ -338,9 +312,7 @@ class TestTheBus:
         assert len(scenario.on(Reserve)) == 1
         scenario.check()
 
-    async def test_it_can_be_stopped_while_the_bus_is_away(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_it_can_be_stopped_while_the_bus_is_away(self, monkeypatch):
         """The next process publishes its stored records."""
         monkeypatch.setattr(module, "DRAIN_S", 0.05)
         scenario = Scenario(orders(), shares_file=False)
@@ -359,7 +331,7 @@ class TestTheBus:
             await serve_to_the_end(scenario, "o-1")
         scenario.check()
 
-    async def test_dead_records_wait_for_their_copies(self) -> None:
+    async def test_dead_records_wait_for_their_copies(self):
         """Their position does not move before the copy is out."""
         scenario = Scenario(orders())
         async with scenario.serving():
@@ -372,11 +344,8 @@ class TestTheBus:
 
         assert len(scenario.on("toys.dlq.order-placed.v2")) == 1
 
-    async def test_fetches_that_fail_are_repeated(
-        self, order_scenario: Scenario, monkeypatch
-    ) -> None:
+    async def test_fetches_that_fail_are_repeated(self, scenario, monkeypatch):
         """Nothing was lost by them."""
-        scenario = order_scenario
         async with scenario.serving():
             consumer, left = scenario.orchestrator.receiver.consumer, 4
             fetch = consumer.fetch
@@ -398,14 +367,11 @@ class TestTheBus:
         ("handled", "begin", "said"),
         [(5, 0, "ends at 4, but 5 was handled"), (0, 3, "begins at 3, but 1 is next")],
     )
-    async def test_a_partition_that_lost_records_stops_alone(
-        self, order_scenario: Scenario, handled: int, begin: int, said: str
-    ) -> None:
+    async def test_a_partition_that_lost_records_stops_alone(self, scenario, handled, begin, said):
         """It was made anew, or retention was too fast: an operator has to know.
 
         The orchestrator itself goes on.
         """
-        scenario = order_scenario
         await scenario.make_topics()
         source = Source(PLACED, 0)
         scenario.bus.append([placed(scenario, key) for key in KEYS[:4]])
@@ -422,7 +388,7 @@ class TestTheBus:
 
 
 class TestCrashes:
-    async def test_a_backlog_of_a_crashed_process_is_taken_over_at_the_next_start(self) -> None:
+    async def test_a_backlog_of_a_crashed_process_is_taken_over_at_the_next_start(self):
         """Stored and not published: the same records, same ids, same bytes."""
         scenario = Scenario(orders(), ledger, shares_file=False)
         async with scenario.dying():
@@ -439,7 +405,7 @@ class TestCrashes:
         check_each_once(scenario)
         scenario.check()
 
-    async def test_a_backlog_is_taken_over_while_another_process_runs(self) -> None:
+    async def test_a_backlog_is_taken_over_while_another_process_runs(self):
         """Within some seconds, without anybody's restart."""
         scenario = Scenario(orders(), shares_file=False)
         async with scenario.dying():
@@ -461,7 +427,7 @@ class TestCrashes:
         }
         scenario.check()
 
-    async def test_a_batch_with_a_saga_that_failed_at_birth_can_be_taken_over(self) -> None:
+    async def test_a_batch_with_a_saga_that_failed_at_birth_can_be_taken_over(self):
         """It has nothing to publish, and the rest of its batch is published."""
 
         def flaw(place: str, subject: str) -> None:
@@ -480,11 +446,8 @@ class TestCrashes:
         scenario.check()
 
     @pytest.mark.parametrize("appends", range(1, 7))
-    async def test_a_process_killed_anywhere_loses_and_doubles_nothing(
-        self, any_scenario: Scenario, appends: int
-    ) -> None:
+    async def test_a_process_killed_anywhere_loses_and_doubles_nothing(self, scenario, appends):
         """Another one on the same data goes on; intents that come again are the same."""
-        scenario = any_scenario
         for _ in range(6):
             limit = scenario.store.appends + appends
             async with scenario.dying():
@@ -506,11 +469,8 @@ class TestCrashes:
         for contract in (Reserve, Ship, OrderDone):
             assert len({record.key for record in scenario.on(contract)}) == 30
 
-    async def test_two_processes_share_the_partitions_and_do_nothing_twice(
-        self, any_scenario: Scenario
-    ) -> None:
+    async def test_two_processes_share_the_partitions_and_do_nothing_twice(self, scenario):
         """In one group on one store."""
-        scenario = any_scenario
         async with scenario.serving(partitions=4):
             first = scenario.orchestrator
             scenario.restart()
@@ -527,54 +487,52 @@ class TestCrashes:
 
 
 class TestTimers:
-    async def test_a_timer_fires_late_never_early(self, scenario: Scenario) -> None:
+    async def test_a_timer_fires_late_never_early(self, all_sagas):
         """Within a fraction of a second after it is due."""
         alarm = saga_id("alarm", "a")
-        async with scenario.serving():
-            scenario.bus.append([scenario.event(AlarmSet(name="a"), "a")])
-            await scenario.until(lambda: scenario.store.inner.timers(1))
-            (timer,) = scenario.store.inner.timers(1)
-            await scenario.until(lambda: "TimerFired" in scenario.bodies(alarm), within_s=62)
+        async with all_sagas.serving():
+            all_sagas.bus.append([all_sagas.event(AlarmSet(name="a"), "a")])
+            await all_sagas.until(lambda: all_sagas.store.inner.timers(1))
+            (timer,) = all_sagas.store.inner.timers(1)
+            await all_sagas.until(lambda: "TimerFired" in all_sagas.bodies(alarm), within_s=62)
 
         fired = next(
-            entry for entry in scenario.history(alarm) if type(entry.body).__name__ == "TimerFired"
+            entry for entry in all_sagas.history(alarm) if type(entry.body).__name__ == "TimerFired"
         )
         assert 0 <= fired.at - timer.due_at <= 300_000
         assert fired.cause == timer.timer_id
 
-    async def test_a_sleeping_saga_survives_a_restart_and_a_wait_times_out(
-        self, scenario: Scenario
-    ) -> None:
+    async def test_a_sleeping_saga_survives_a_restart_and_a_wait_times_out(self, all_sagas):
         """What became due in between fires at once."""
         alarm = saga_id("alarm", "a")
-        async with scenario.serving():
-            scenario.bus.append([scenario.event(AlarmSet(name="a"), "a")])
-            await scenario.until(lambda: scenario.store.inner.timers(1))
-        scenario.restart()
-        scenario.clock.advance(600)
-        async with scenario.serving():
-            await scenario.until(lambda: "SignalAwaited" in scenario.bodies(alarm), within_s=1)
-        scenario.restart()
-        async with scenario.serving():
-            await scenario.while_passing(59)
-            assert scenario.status(alarm) == "running"
-            await scenario.until(lambda: scenario.status(alarm) == "rolled_back", within_s=2)
+        async with all_sagas.serving():
+            all_sagas.bus.append([all_sagas.event(AlarmSet(name="a"), "a")])
+            await all_sagas.until(lambda: all_sagas.store.inner.timers(1))
+        all_sagas.restart()
+        all_sagas.clock.advance(600)
+        async with all_sagas.serving():
+            await all_sagas.until(lambda: "SignalAwaited" in all_sagas.bodies(alarm), within_s=1)
+        all_sagas.restart()
+        async with all_sagas.serving():
+            await all_sagas.while_passing(59)
+            assert all_sagas.status(alarm) == "running"
+            await all_sagas.until(lambda: all_sagas.status(alarm) == "rolled_back", within_s=2)
 
-        assert scenario.store.inner.timers(1) == []
+        assert all_sagas.store.inner.timers(1) == []
 
-    async def test_a_signal_in_time_wins_over_the_timeout(self, scenario: Scenario) -> None:
+    async def test_a_signal_in_time_wins_over_the_timeout(self, all_sagas):
         """The timer is disarmed with it."""
         alarm = saga_id("alarm", "a")
-        async with scenario.serving():
-            scenario.bus.append([scenario.event(AlarmSet(name="a"), "a")])
-            await scenario.until(lambda: "SignalAwaited" in scenario.bodies(alarm), within_s=62)
-            scenario.bus.append([scenario.signal(alarm, "stop", "please", id="c-1")])
-            await scenario.until(lambda: scenario.on(Booked))
+        async with all_sagas.serving():
+            all_sagas.bus.append([all_sagas.event(AlarmSet(name="a"), "a")])
+            await all_sagas.until(lambda: "SignalAwaited" in all_sagas.bodies(alarm), within_s=62)
+            all_sagas.bus.append([all_sagas.signal(alarm, "stop", "please", id="c-1")])
+            await all_sagas.until(lambda: all_sagas.on(Booked))
 
-        assert scenario.on(Booked)[0].value == b'{"order_id":"please"}'
-        assert scenario.store.inner.timers(1) == []
+        assert all_sagas.on(Booked)[0].value == b'{"order_id":"please"}'
+        assert all_sagas.store.inner.timers(1) == []
 
-    async def test_many_timers_due_at_once_all_fire_once(self) -> None:
+    async def test_many_timers_due_at_once_all_fire_once(self):
         """More than one look at the due-index gives."""
         scenario = Scenario(alarms())
         names = [f"a{number}" for number in range(1_200)]
@@ -592,9 +550,8 @@ class TestTimers:
         assert {scenario.bodies(saga_id).count("TimerFired") for saga_id in ids} == {1}
         assert scenario.orchestrator.counts["duplicate"] == 0
 
-    async def test_a_retry_waits_for_its_delay(self, any_scenario: Scenario) -> None:
+    async def test_a_retry_waits_for_its_delay(self, scenario):
         """A step that failed is asked again as a new attempt, under the same idempotency key."""
-        scenario = any_scenario
         async with scenario.serving():
             scenario.bus.append([placed(scenario)])
             await scenario.until(lambda: scenario.on(Reserve))

@@ -13,7 +13,7 @@ END = Outcome(SagaStatus.COMPLETED, None, None, ())
 A, B = SagaId("a"), SagaId("b")
 
 
-async def test_everybody_who_waits_for_a_saga_is_told() -> None:
+async def test_everybody_who_waits_for_a_saga_is_told():
     """Those who wait for another one are not."""
     waiters = OutcomeWaiters(ContractRegistry([]))
     with waiters.waiting(A) as first, waiters.waiting(A) as second, waiters.waiting(B) as b:
@@ -26,7 +26,7 @@ async def test_everybody_who_waits_for_a_saga_is_told() -> None:
         assert [*waiters.awaited] == [B]
 
 
-async def test_to_stop_waiting_leaves_nothing_behind() -> None:
+async def test_to_stop_waiting_leaves_nothing_behind():
     """Also when it ends with an error, and also for one of two."""
     waiters = OutcomeWaiters(ContractRegistry([]))
     with waiters.waiting(A) as first:
@@ -41,7 +41,7 @@ async def test_to_stop_waiting_leaves_nothing_behind() -> None:
     assert not waiters.awaited
 
 
-async def test_to_tell_nobody_is_nothing() -> None:
+async def test_to_tell_nobody_is_nothing():
     """Nobody waits for most sagas, and asking does not change that."""
     waiters = OutcomeWaiters(ContractRegistry([]))
     waiters.tell(A, SagaStatus.COMPLETED)

@@ -6,7 +6,7 @@ from saga import Event
 from saga.authoring import saga
 from saga.contracts import Command, CommandAct
 from saga.core.identity import saga_id
-from saga.errors import BusUnavailable, MalformedMessage, MessageError, UnsupportedVersion
+from saga.errors import BusUnavailable, MalformedMessage, UnsupportedVersion
 from saga.publishing.writer import KEY_CHARS_MAX, EventWriter
 from saga.runtime.publisher import Publisher
 from saga.runtime.router import Rejected
@@ -31,11 +31,8 @@ def publisher_of(scenario: Scenario) -> Publisher:
     )
 
 
-async def test_what_is_published_starts_the_saga_whose_id_is_given_back(
-    order_scenario: Scenario,
-) -> None:
+async def test_what_is_published_starts_the_saga_whose_id_is_given_back(scenario):
     """Durable on its topic, under its key, with an id of its own."""
-    scenario = order_scenario
     await scenario.make_topics()
     publisher = publisher_of(scenario)
     written = await publisher.publish(OrderPlaced(order_id="o-1", amount=2))
@@ -48,7 +45,7 @@ async def test_what_is_published_starts_the_saga_whose_id_is_given_back(
     assert header(record, "ce_source") == "/test/publisher"
 
 
-async def test_an_event_that_starts_several_sagas_gives_none() -> None:
+async def test_an_event_that_starts_several_sagas_gives_none():
     """Nor does one that starts nothing."""
     scenario = Scenario(orders(), ledger, contracts=[AlarmSet])
     await scenario.make_topics()
@@ -58,11 +55,8 @@ async def test_an_event_that_starts_several_sagas_gives_none() -> None:
     assert (await publisher.publish(AlarmSet(name="a"))).saga_id is None
 
 
-async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(
-    order_scenario: Scenario,
-) -> None:
+async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(scenario):
     """The id given back is that of the saga which it starts all the same."""
-    scenario = order_scenario
     written = publisher_of(scenario).writer.record(OrderPlacedV1(order_id="o-1"))
 
     assert written.record.topic == NAMES.topic("toys.evt.order-placed.v1")
@@ -70,9 +64,9 @@ async def test_an_old_event_is_published_as_it_is_and_read_as_the_new_one(
     assert written.saga_id == order_id()
 
 
-def test_the_same_message_id_makes_the_same_record(order_scenario: Scenario) -> None:
+def test_the_same_message_id_makes_the_same_record(scenario):
     """A repeat is then known as one."""
-    publisher = publisher_of(order_scenario)
+    publisher = publisher_of(scenario)
     first, again = (
         publisher.writer.record(OrderPlaced(order_id="o", amount=1), message_id="x")
         for _ in range(2)
@@ -96,12 +90,10 @@ def test_the_same_message_id_makes_the_same_record(order_scenario: Scenario) -> 
     ],
     ids=["type", "missing", "nan", "utf-8", "deep", "empty key", "blank key", "long key"],
 )
-def test_what_nobody_could_read_does_not_get_out(
-    order_scenario: Scenario, value: bytes, code: str, says: str
-) -> None:
+def test_what_nobody_could_read_does_not_get_out(scenario, value, code, says):
     """With the reason that it would have as a dead letter."""
     with pytest.raises(MalformedMessage) as caught:
-        publisher_of(order_scenario).writer.record_json("toys.evt.order-placed.v2", value)
+        publisher_of(scenario).writer.record_json("toys.evt.order-placed.v2", value)
 
     assert caught.value.code == code
     assert says in caught.value.message
@@ -114,19 +106,17 @@ def test_what_nobody_could_read_does_not_get_out(
         ("toys.evt.order-paced.v2", MalformedMessage),
     ],
 )
-def test_an_unknown_contract_is_refused_with_what_comes_near(
-    order_scenario: Scenario, contract: str, kind: type[MessageError]
-) -> None:
+def test_an_unknown_contract_is_refused_with_what_comes_near(scenario, contract, kind):
     """Misspelt names are the usual reason."""
     with pytest.raises(kind, match=r"toys\.evt\.order-placed\.v2") as caught:
-        publisher_of(order_scenario).writer.record_json(contract, b"{}")
+        publisher_of(scenario).writer.record_json(contract, b"{}")
 
     assert caught.value.code in {"unsupported_version", "unknown_contract"}
 
 
-def test_a_key_must_be_the_payloads_own(order_scenario: Scenario) -> None:
+def test_a_key_must_be_the_payloads_own(scenario):
     """Where the event has one; an event without one takes any."""
-    publisher = publisher_of(order_scenario)
+    publisher = publisher_of(scenario)
     with pytest.raises(MalformedMessage) as caught:
         publisher.writer.record(OrderPlaced(order_id="o-1", amount=1), key="o-2")
     with pytest.raises(MalformedMessage) as missing:
@@ -136,7 +126,7 @@ def test_a_key_must_be_the_payloads_own(order_scenario: Scenario) -> None:
     assert publisher.writer.record(Reserved(shelf="s"), key="any").record.key == b"any"
 
 
-def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
+def test_the_key_may_be_that_of_the_saga_which_starts():
     """An event without a key of its own, and a saga that says where its key is."""
 
     class Called(Event, topic="toys.called", version=1):
@@ -153,9 +143,8 @@ def test_the_key_may_be_that_of_the_saga_which_starts() -> None:
 
 
 @pytest.mark.parametrize("published", ["o-1", "ö/ü 漢字", "x" * 1_000])
-def test_what_is_written_can_be_routed(order_scenario: Scenario, published: str) -> None:
+def test_what_is_written_can_be_routed(scenario, published):
     """The publisher lets nothing through that the router would park."""
-    scenario = order_scenario
     written = publisher_of(scenario).writer.record(OrderPlaced(order_id=published, amount=1))
     found = scenario.router.understand(inbound(written.record), scenario.clock.now())
 
@@ -163,9 +152,8 @@ def test_what_is_written_can_be_routed(order_scenario: Scenario, published: str)
     assert [delivery.saga_id for delivery in found] == [written.saga_id] == [order_id(published)]
 
 
-async def test_a_command_travels_under_its_sagas_key(order_scenario: Scenario) -> None:
+async def test_a_command_travels_under_its_sagas_key(scenario):
     """With its own id as the message's."""
-    scenario = order_scenario
     await scenario.make_topics()
     command = Command(command_id="c-1", act=CommandAct.RELEASE, saga_id=order_id())
     await publisher_of(scenario).command(command, key="o-1")
@@ -175,9 +163,8 @@ async def test_a_command_travels_under_its_sagas_key(order_scenario: Scenario) -
     assert (header(record, "ce_id"), header(record, "ce_subject")) == ("c-1", order_id())
 
 
-async def test_a_bus_that_is_away_says_so(order_scenario: Scenario) -> None:
+async def test_a_bus_that_is_away_says_so(scenario):
     """Nothing was published; the caller tries again."""
-    scenario = order_scenario
     await scenario.make_topics()
     scenario.bus.is_away = True
     with pytest.raises(BusUnavailable):

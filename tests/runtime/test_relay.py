@@ -17,7 +17,7 @@ from tests.runtime.toys import OrderDone, Reserve, Reserved, Ship, orders
 
 
 @pytest.fixture
-def apart():
+def scenario():
     """Orders, with bus and store apart."""
     scenario = Scenario(orders(), shares_file=False)
     yield scenario
@@ -39,9 +39,8 @@ async def stored_only(scenario: Scenario, *records: Record) -> asyncio.Task:
     return turn
 
 
-async def test_what_is_published_is_recorded_with_the_next_append(apart: Scenario) -> None:
+async def test_what_is_published_is_recorded_with_the_next_append(scenario):
     """Publishing costs no transaction of its own."""
-    scenario = apart
     await reserving(scenario)
     assert len(await scenario.store.backlog(limit=9)) == 1
     assert scenario.relay.relayed == [1]
@@ -52,9 +51,8 @@ async def test_what_is_published_is_recorded_with_the_next_append(apart: Scenari
     assert scenario.store.appends == 2
 
 
-async def test_without_a_next_append_it_is_recorded_all_the_same(apart: Scenario) -> None:
+async def test_without_a_next_append_it_is_recorded_all_the_same(scenario):
     """The sweep does it; once."""
-    scenario = apart
     await reserving(scenario)
     await scenario.relay.record()
     await scenario.relay.record()
@@ -64,21 +62,19 @@ async def test_without_a_next_append_it_is_recorded_all_the_same(apart: Scenario
     assert scenario.store.appends == 2
 
 
-async def test_a_store_that_publishes_itself_leaves_nothing_to_relay(
-    order_scenario: Scenario,
-) -> None:
+async def test_a_store_that_publishes_itself_leaves_nothing_to_relay():
     """There is no backlog, and nothing is published twice."""
-    scenario = order_scenario
+    scenario = Scenario(orders())
     await reserving(scenario)
 
     assert scenario.bus.attempts == 0
     assert await scenario.relay.take_over(older_than_s=-1) == 0
     assert len(scenario.on(Reserve)) == 1
+    scenario.check()
 
 
-async def test_what_a_dead_process_left_is_published_as_it_would_have_been(apart: Scenario) -> None:
+async def test_what_a_dead_process_left_is_published_as_it_would_have_been(scenario):
     """Rebuilt from entries: ids, headers and values are those that were never sent."""
-    scenario = apart
     await stored_only(scenario, placed(scenario, id="m-1"))
     assert await scenario.relay.take_over(older_than_s=-1) == 1
     (taken_over,) = scenario.on(Reserve)
@@ -95,9 +91,8 @@ async def test_what_a_dead_process_left_is_published_as_it_would_have_been(apart
     assert scenario.relay.relayed == []
 
 
-async def test_what_another_process_has_just_appended_is_left_to_it(apart: Scenario) -> None:
+async def test_what_another_process_has_just_appended_is_left_to_it(scenario):
     """For two seconds."""
-    scenario = apart
     await stored_only(scenario, placed(scenario))
     scenario.clock.advance(TAKEOVER_S - 0.5)
     assert await scenario.relay.take_over() == 0
@@ -108,11 +103,8 @@ async def test_what_another_process_has_just_appended_is_left_to_it(apart: Scena
     assert len(scenario.on(Reserve)) == 1
 
 
-async def test_records_of_one_saga_do_not_overtake_what_another_process_left(
-    apart: Scenario,
-) -> None:
+async def test_records_of_one_saga_do_not_overtake_what_another_process_left(scenario):
     """A process that goes on with a saga first publishes the earlier records of others."""
-    scenario = apart
     await reserving(scenario)
     await stored_only(scenario, scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s")))
     assert scenario.on(Ship) == []
@@ -124,11 +116,8 @@ async def test_records_of_one_saga_do_not_overtake_what_another_process_left(
     assert header(done, "ce_id") == f"{order_id()}/outcome"
 
 
-async def test_a_corrupt_history_keeps_only_its_own_records_from_being_published(
-    apart: Scenario,
-) -> None:
+async def test_a_corrupt_history_keeps_only_its_own_records_from_being_published(scenario):
     """The others of its batch are."""
-    scenario = apart
     await stored_only(scenario, placed(scenario, "o-1"), placed(scenario, "o-2"))
     load = scenario.store.inner.load
 
@@ -158,7 +147,7 @@ def _missing(scenario: Scenario) -> list[Record]:
     return outgoing.records(history, definition="order", key="o-1", traceparent=None)
 
 
-def test_ids_and_bytes_are_functions_of_the_entry() -> None:
+def test_ids_and_bytes_are_functions_of_the_entry():
     """Published events and outcomes too; entries that concern only the saga say nothing."""
     saga = saga_id("order", "o-1")
     outgoing = RecordEncoder(NAMES, record_bytes_max=1_000)

@@ -106,7 +106,7 @@ def raw(topic: str, key: bytes | None, value: bytes | None, headers=()) -> Inbou
 @pytest.mark.parametrize(
     "case", UNFIT, ids=[f"{number}-{case[-1]}" for number, case in enumerate(UNFIT)]
 )
-def test_what_concerns_no_saga_has_a_stable_reason(scenario: Scenario, case: tuple) -> None:
+def test_what_concerns_no_saga_has_a_stable_reason(scenario, case):
     """And a sentence, and the record itself, untouched."""
     *received, reason = case
     record = raw(*received)
@@ -119,7 +119,7 @@ def test_what_concerns_no_saga_has_a_stable_reason(scenario: Scenario, case: tup
     assert found.deferred_id == 3
 
 
-def test_a_problem_of_the_schema_names_the_field(scenario: Scenario) -> None:
+def test_a_problem_of_the_schema_names_the_field(scenario):
     """So that the sender knows what to mend."""
     found = scenario.router.understand(
         raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":"two"}'), NOW
@@ -129,7 +129,7 @@ def test_a_problem_of_the_schema_names_the_field(scenario: Scenario) -> None:
     assert found.message.startswith("amount: expected a valid integer")
 
 
-def test_a_plain_json_record_starts_every_saga_of_its_event(scenario: Scenario) -> None:
+def test_a_plain_json_record_starts_every_saga_of_its_event(scenario):
     """Key and value are enough; the position is the message's id then."""
     deliveries = scenario.router.understand(
         raw(PLACED, b"o-1", b'{"amount": 2, "order_id": "o-1"}'), NOW
@@ -144,7 +144,7 @@ def test_a_plain_json_record_starts_every_saga_of_its_event(scenario: Scenario) 
         assert delivery.starts is not None
 
 
-def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(scenario: Scenario) -> None:
+def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(scenario):
     """Given an id, position and time do not matter to who is concerned and what caused it."""
     record = scenario.event(OrderPlaced(order_id="o-1", amount=2), "o-1", id="m-1")
     (first, _), (again, _) = (
@@ -156,7 +156,7 @@ def test_the_same_trigger_gives_the_same_visit_wherever_it_stands(scenario: Scen
 
 
 @pytest.mark.parametrize("id", [b"", b"x" * 301])
-def test_an_id_that_is_none_is_replaced_by_the_position(scenario: Scenario, id: bytes) -> None:
+def test_an_id_that_is_none_is_replaced_by_the_position(scenario, id):
     """Empty or endless ids would make different messages the same, or fill the histories."""
     deliveries = scenario.router.understand(
         raw(PLACED, b"o-1", b'{"order_id":"o-1","amount":1}', (("ce_id", id),)), NOW
@@ -167,9 +167,7 @@ def test_an_id_that_is_none_is_replaced_by_the_position(scenario: Scenario, id: 
 
 @pytest.mark.parametrize("value", [None, b"\xff"])
 @pytest.mark.parametrize("name", ["ce_id", "ce_causationid", "content-type"])
-def test_a_header_that_cannot_be_read_makes_its_record_a_dead_letter(
-    scenario: Scenario, name: str, value: bytes | None
-) -> None:
+def test_a_header_that_cannot_be_read_makes_its_record_a_dead_letter(scenario, name, value):
     """Without its id a repeat would not be known; headers of others are not ours."""
     content = b'{"order_id":"o-1","amount":1}'
     rejected = scenario.router.understand(raw(PLACED, b"o-1", content, ((name, value),)), NOW)
@@ -180,7 +178,7 @@ def test_a_header_that_cannot_be_read_makes_its_record_a_dead_letter(
     assert len(deliveries) == 2
 
 
-def test_an_old_trigger_is_upcast(scenario: Scenario) -> None:
+def test_an_old_trigger_is_upcast(scenario):
     """On the topic of its own version, to the one that the saga starts on."""
     record = scenario.event(OrderPlacedV1(order_id="o-1"), "o-1")
     deliveries = scenario.router.understand(inbound(record), NOW)
@@ -190,7 +188,7 @@ def test_an_old_trigger_is_upcast(scenario: Scenario) -> None:
     assert deliveries[0].event.fact.trigger.payload == '{"amount":1,"order_id":"o-1"}'
 
 
-def test_an_old_reply_is_upcast(scenario: Scenario) -> None:
+def test_an_old_reply_is_upcast(scenario):
     """A service that was not deployed yet goes on being understood."""
     old = scenario.reply(RESERVE_ID, ReservedV1(place="p"))
     new = scenario.reply(RESERVE_ID, Reserved(shelf="p"))
@@ -201,7 +199,7 @@ def test_an_old_reply_is_upcast(scenario: Scenario) -> None:
     assert first.event.fact.reply.payload == '{"shelf":"p"}'
 
 
-def test_replies_name_their_intent(scenario: Scenario) -> None:
+def test_replies_name_their_intent(scenario):
     """The causation id is all that an answer needs."""
     least = ((ce_causation := "ce_causationid"), RESERVE_ID.encode())
     for topic, value, outcome in (
@@ -220,7 +218,7 @@ def test_replies_name_their_intent(scenario: Scenario) -> None:
         assert (fact.reply is None) is (topic != RESERVED)
 
 
-def test_what_a_failure_says_is_kept(scenario: Scenario) -> None:
+def test_what_a_failure_says_is_kept(scenario):
     """Code and message end in the history."""
     said = IntentFailed(outcome="refused", code="full", message="no shelf")
     (delivery,) = scenario.router.understand(inbound(scenario.reply(RESERVE_ID, said)), NOW)
@@ -228,7 +226,7 @@ def test_what_a_failure_says_is_kept(scenario: Scenario) -> None:
     assert (delivery.event.fact.code, delivery.event.fact.message) == ("full", "no shelf")
 
 
-def test_a_structured_cloudevent_is_taken_apart(scenario: Scenario) -> None:
+def test_a_structured_cloudevent_is_taken_apart(scenario):
     """The envelope's attributes and data count as the headers and value of a binary one."""
     envelope = {
         "specversion": "1.0",
@@ -246,7 +244,7 @@ def test_a_structured_cloudevent_is_taken_apart(scenario: Scenario) -> None:
     assert deliveries[0].event.fact.trigger.payload == '{"amount":2,"order_id":"o-1"}'
 
 
-def test_a_structured_reply_names_its_intent(scenario: Scenario) -> None:
+def test_a_structured_reply_names_its_intent(scenario):
     """Extension attributes are read from the envelope too."""
     envelope = {"specversion": "1.0", "causationid": RESERVE_ID, "data": {"shelf": "s"}}
     headers = (("content-type", b"application/cloudevents+json"),)
@@ -257,7 +255,7 @@ def test_a_structured_reply_names_its_intent(scenario: Scenario) -> None:
     assert delivery.event.fact.intent_id == RESERVE_ID
 
 
-def test_a_traceparent_goes_along_unless_it_is_endless(scenario: Scenario) -> None:
+def test_a_traceparent_goes_along_unless_it_is_endless(scenario):
     """It is stored with the saga and sent with every record of it."""
     value = b'{"order_id":"o-1","amount":1}'
     for text, kept in ((b"00-abc-def-01", "00-abc-def-01"), (b"x" * 101, None)):
@@ -300,9 +298,7 @@ def test_a_traceparent_goes_along_unless_it_is_endless(scenario: Scenario) -> No
         (CommandAct.RELEASE, {}, OperatorActed(act=Act.RELEASE, reason="")),
     ],
 )
-def test_commands_become_facts_of_their_saga(
-    scenario: Scenario, act: CommandAct, said, fact
-) -> None:
+def test_commands_become_facts_of_their_saga(scenario, act, said, fact):
     """Caused by the command's own id; acts and cancels reach also a saga that stands still."""
     record = scenario.command(order_id(), act, id="c-1", **said)
     (delivery,) = scenario.router.understand(inbound(record), NOW)
@@ -315,7 +311,7 @@ def test_commands_become_facts_of_their_saga(
     assert delivery.is_operator is (act is not CommandAct.SIGNAL)
 
 
-def test_a_reply_may_start_a_saga_too() -> None:
+def test_a_reply_may_start_a_saga_too():
     """An event that is answer and trigger concerns the saga that asked and the one it starts."""
 
     @saga("shelving", version=1, starts_on=Reserved, key="shelf")
@@ -332,7 +328,7 @@ def test_a_reply_may_start_a_saga_too() -> None:
     assert start.starts is not None
 
 
-def test_a_key_function_that_raises_parks_the_record() -> None:
+def test_a_key_function_that_raises_parks_the_record():
     """It is user code: it stops this record, not the service."""
 
     class Odd(Event, topic="toys.odd", version=1, key="name"):
@@ -351,7 +347,7 @@ def test_a_key_function_that_raises_parks_the_record() -> None:
     assert router.understand(raw(topic, b"a,b", b'{"name":"a,b"}'), NOW)[0].event.fact.key == "b"
 
 
-def test_topics_are_those_that_anything_listens_to(scenario: Scenario) -> None:
+def test_topics_are_those_that_anything_listens_to(scenario):
     """Triggers and replies in all versions that are read, the engine's replies, commands."""
     assert scenario.router.topics == tuple(
         sorted(
@@ -369,7 +365,7 @@ def test_topics_are_those_that_anything_listens_to(scenario: Scenario) -> None:
     )
 
 
-def test_another_environment_is_another_world(scenario: Scenario) -> None:
+def test_another_environment_is_another_world(scenario):
     """The same contract in another namespace is not read."""
     other = Router(scenario.app.registry, scenario.app.contracts, TopicNames("prod", "toys"))
     record = inbound(scenario.event(OrderPlaced(order_id="o-1", amount=1), "o-1"))
@@ -379,7 +375,7 @@ def test_another_environment_is_another_world(scenario: Scenario) -> None:
     assert len(other.understand(moved, NOW)) == 2
 
 
-def test_an_event_that_no_saga_here_knows_is_not_listened_to(scenario: Scenario) -> None:
+def test_an_event_that_no_saga_here_knows_is_not_listened_to(scenario):
     """Other applications' events on the same bus cost nothing."""
     record = inbound(scenario.event(AlarmSet(name="a"), "a"))
 

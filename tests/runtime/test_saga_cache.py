@@ -8,9 +8,8 @@ from tests.runtime.test_unhandled import flaw_at
 from tests.runtime.toys import OrderDone, Reserve, Reserved, Ship, orders
 
 
-async def test_the_least_recently_used_saga_leaves_first(order_scenario: Scenario) -> None:
+async def test_the_least_recently_used_saga_leaves_first(scenario):
     """And its function ends where it stands."""
-    scenario = order_scenario
     await reserving(scenario, "a", "b", "c")
     found = await scenario.cache.load([order_id("a"), order_id("b"), order_id("c")])
     small = SagaCache(scenario.store, scenario.catalogue, scenario.app.registry, sagas_max=2)
@@ -25,9 +24,8 @@ async def test_the_least_recently_used_saga_leaves_first(order_scenario: Scenari
     assert found[ids[1]].state.program._context._is_over  # noqa: SLF001
 
 
-async def test_whoever_works_with_a_saga_has_it_alone(order_scenario: Scenario) -> None:
+async def test_whoever_works_with_a_saga_has_it_alone(scenario):
     """It leaves the memory until it is kept again; a saga that is not kept is forgotten."""
-    scenario = order_scenario
     await reserving(scenario)
     assert scenario.cache.among([order_id()]) == {order_id()}
     found = await scenario.cache.load([order_id()])
@@ -39,9 +37,8 @@ async def test_whoever_works_with_a_saga_has_it_alone(order_scenario: Scenario) 
     assert (await scenario.cache.load([order_id()]))[order_id()] is found[order_id()]
 
 
-async def test_all_that_are_missing_are_read_in_one_query(order_scenario: Scenario) -> None:
+async def test_all_that_are_missing_are_read_in_one_query(scenario):
     """A saga that does not exist is left out."""
-    scenario = order_scenario
     await reserving(scenario, "a", "b", "c")
     scenario.restart()
     queries: list[list[str]] = []
@@ -60,9 +57,8 @@ async def test_all_that_are_missing_are_read_in_one_query(order_scenario: Scenar
     del scenario.store.load
 
 
-async def test_a_saga_that_ended_is_not_kept(order_scenario: Scenario) -> None:
+async def test_a_saga_that_ended_is_not_kept(scenario):
     """It would take memory for ever."""
-    scenario = order_scenario
     await shipping(scenario)
     assert len(scenario.cache) == 1
     await scenario.take(scenario.reply(scenario.on(Ship)[0]))
@@ -71,9 +67,8 @@ async def test_a_saga_that_ended_is_not_kept(order_scenario: Scenario) -> None:
     assert len(scenario.on(OrderDone)) == 1
 
 
-async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_scenario: Scenario) -> None:
+async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(scenario):
     """The index row of a live saga is the same whether it was rebuilt or not."""
-    scenario = order_scenario
     await reserving(scenario)
     (kept,) = (await scenario.cache.load([order_id()])).values()
     scenario.restart()
@@ -85,9 +80,8 @@ async def test_a_rebuilt_saga_knows_its_version_and_its_beginning(order_scenario
     assert summary_of(rebuilt, scenario.clock.now()).waiting_for == "reply to reserve"
 
 
-async def test_a_tiny_memory_changes_nothing_but_time(order_scenario: Scenario) -> None:
+async def test_a_tiny_memory_changes_nothing_but_time(scenario):
     """With room for one saga, every turn of another is taken after a replay."""
-    scenario = order_scenario
     scenario.cache._sagas_max = 1  # noqa: SLF001
     keys = [f"o-{number}" for number in range(5)]
     await reserving(scenario, *keys)
@@ -99,9 +93,8 @@ async def test_a_tiny_memory_changes_nothing_but_time(order_scenario: Scenario) 
     assert {scenario.status(order_id(key)) for key in keys} == {"completed"}
 
 
-async def test_what_cannot_be_brought_to_life_says_why(order_scenario: Scenario) -> None:
+async def test_what_cannot_be_brought_to_life_says_why(scenario):
     """With the status that people see, and a stable code."""
-    scenario = order_scenario
     await shipping(scenario)
     for sagas, code, status in (
         (orders(version=7), "stalled", SagaStatus.STALLED),
@@ -117,7 +110,7 @@ async def test_what_cannot_be_brought_to_life_says_why(order_scenario: Scenario)
     scenario.restart(orders())
 
 
-async def test_a_history_names_whose_it_is() -> None:
+async def test_a_history_names_whose_it_is():
     """By its first fact; also when that is a failed turn."""
     scenario = Scenario(orders(version=3, flaw=flaw_at("start o-1")))
     await scenario.take(placed(scenario, "o-1"), placed(scenario, "o-2"))

@@ -49,11 +49,8 @@ async def shipping(scenario: Scenario, *keys: str) -> None:
 
 
 class TestASagaFromEndToEnd:
-    async def test_each_reply_leads_to_the_next_intent_and_the_last_to_the_outcome(
-        self, order_scenario: Scenario
-    ) -> None:
+    async def test_each_reply_leads_to_the_next_intent_and_the_last_to_the_outcome(self, scenario):
         """Each record has the business key; intents name themselves, their saga and their cause."""
-        scenario = order_scenario
         await scenario.take(placed(scenario, id="m-1"))
         (reserve,) = scenario.on(Reserve)
 
@@ -75,11 +72,8 @@ class TestASagaFromEndToEnd:
         assert scenario.status(order_id()) == "completed"
         assert len(scenario.cache) == 0, "an ended saga leaves the memory"
 
-    async def test_a_refusal_undoes_in_reverse_and_the_undo_says_what_it_undoes(
-        self, order_scenario: Scenario
-    ) -> None:
+    async def test_a_refusal_undoes_in_reverse_and_the_undo_says_what_it_undoes(self, scenario):
         """The undo is built from the recorded reply."""
-        scenario = order_scenario
         await shipping(scenario)
         (ship,) = scenario.on(Ship)
         await scenario.take(
@@ -97,25 +91,22 @@ class TestASagaFromEndToEnd:
         assert scenario.status(order_id()) == "rolled_back"
         assert scenario.on(OrderFailed)[0].value == b'{"order_id":"o-1","reason":"van"}'
 
-    async def test_all_turns_of_a_batch_commit_in_one_transaction(self, scenario: Scenario) -> None:
+    async def test_all_turns_of_a_batch_commit_in_one_transaction(self, all_sagas):
         """Entries of many sagas, positions, timers and index rows."""
-        records = [placed(scenario, f"o-{number}") for number in range(20)]
-        records += [scenario.event(AlarmSet(name="a"), "a")]
-        unit = await scenario.take(*records)
+        records = [placed(all_sagas, f"o-{number}") for number in range(20)]
+        records += [all_sagas.event(AlarmSet(name="a"), "a")]
+        unit = await all_sagas.take(*records)
 
-        assert scenario.store.appends == 1
+        assert all_sagas.store.appends == 1
         assert unit.counts["recorded"] == unit.counts["started"] == 41
-        assert len(scenario.on(Reserve)) == 20
+        assert len(all_sagas.on(Reserve)) == 20
         topic = records[0].topic
-        assert await scenario.store.positions([Source(topic, 0)]) == {Source(topic, 0): 19}
-        assert len(scenario.store.inner.timers(10)) == 1
-        assert len(scenario.store.inner.summaries) == 41
+        assert await all_sagas.store.positions([Source(topic, 0)]) == {Source(topic, 0): 19}
+        assert len(all_sagas.store.inner.timers(10)) == 1
+        assert len(all_sagas.store.inner.summaries) == 41
 
-    async def test_several_turns_of_one_saga_fit_into_one_batch(
-        self, order_scenario: Scenario
-    ) -> None:
+    async def test_several_turns_of_one_saga_fit_into_one_batch(self, scenario):
         """The second is taken with the state that the first has left."""
-        scenario = order_scenario
         await reserving(scenario)
         (reserve,) = scenario.on(Reserve)
         ship_id = f"{order_id()}/ship/do/1"
@@ -125,18 +116,15 @@ class TestASagaFromEndToEnd:
         assert scenario.status(order_id()) == "completed"
         assert [len(scenario.on(contract)) for contract in (Ship, OrderDone)] == [1, 1]
 
-    async def test_a_record_may_concern_two_sagas(self, scenario: Scenario) -> None:
+    async def test_a_record_may_concern_two_sagas(self, all_sagas):
         """Both take their turn in one transaction; neither knows of the other."""
-        await scenario.take(placed(scenario))
+        await all_sagas.take(placed(all_sagas))
 
-        assert scenario.bodies(order_id())[0] == "SagaStarted"
-        assert scenario.bodies(saga_id("ledger", "o-1"))[:2] == ["SagaStarted", "SignalAwaited"]
+        assert all_sagas.bodies(order_id())[0] == "SagaStarted"
+        assert all_sagas.bodies(saga_id("ledger", "o-1"))[:2] == ["SagaStarted", "SignalAwaited"]
 
-    async def test_an_old_version_of_trigger_and_reply_will_do(
-        self, order_scenario: Scenario
-    ) -> None:
+    async def test_an_old_version_of_trigger_and_reply_will_do(self, scenario):
         """They are upcast on the way; the history has today's version only."""
-        scenario = order_scenario
         topic = NAMES.topic("toys.evt.order-placed.v1")
         await scenario.take(scenario.record(topic, b"o-1", b'{"order_id":"o-1"}'))
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], ReservedV1(place="p-1")))
@@ -146,9 +134,8 @@ class TestASagaFromEndToEnd:
         assert replied.body.reply.contract == "toys.evt.reserved.v2"
         assert len(scenario.on(Ship)) == 1
 
-    async def test_live_sagas_are_not_loaded_again(self, order_scenario: Scenario) -> None:
+    async def test_live_sagas_are_not_loaded_again(self, scenario):
         """A turn of a saga in memory reads nothing."""
-        scenario = order_scenario
         await shipping(scenario)
 
         async def load(saga_ids):
@@ -159,9 +146,8 @@ class TestASagaFromEndToEnd:
         assert scenario.status(order_id()) == "completed"
         del scenario.store.load
 
-    async def test_another_process_goes_on_from_the_history(self, order_scenario: Scenario) -> None:
+    async def test_another_process_goes_on_from_the_history(self, scenario):
         """A rebuilt saga decides as the loaded one would have."""
-        scenario = order_scenario
         await reserving(scenario)
         scenario.restart()
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1")))
@@ -172,11 +158,8 @@ class TestASagaFromEndToEnd:
 
 
 class TestDuplicates:
-    async def test_a_trigger_published_twice_starts_one_saga(
-        self, order_scenario: Scenario
-    ) -> None:
+    async def test_a_trigger_published_twice_starts_one_saga(self, scenario):
         """At two positions, in one batch or in two."""
-        scenario = order_scenario
         unit = await scenario.take(placed(scenario, id="m-1"), placed(scenario, id="m-1"))
         assert (unit.counts["started"], unit.counts["duplicate"]) == (1, 1)
         unit = await scenario.take(placed(scenario, id="m-1"))
@@ -186,10 +169,9 @@ class TestDuplicates:
         assert scenario.dead_letters() == []
 
     async def test_the_same_order_under_another_id_is_a_duplicate_while_it_says_the_same(
-        self, order_scenario: Scenario
-    ) -> None:
+        self, scenario
+    ):
         """A publisher that retries under a new id means the same order."""
-        scenario = order_scenario
         await scenario.take(placed(scenario, id="m-1"))
         unit = await scenario.take(placed(scenario, id="m-2"))
 
@@ -197,11 +179,8 @@ class TestDuplicates:
         assert len(scenario.on(Reserve)) == 1
 
     @pytest.mark.parametrize("id", ["m-1", "m-2"])
-    async def test_the_same_key_with_another_content_is_a_conflict(
-        self, order_scenario: Scenario, id: str
-    ) -> None:
+    async def test_the_same_key_with_another_content_is_a_conflict(self, scenario, id):
         """The first one wins; the second is a dead letter."""
-        scenario = order_scenario
         await scenario.take(placed(scenario, id="m-1"))
         await scenario.take(placed(scenario, amount=99, id=id))
         (letter,) = scenario.dead_letters()
@@ -211,9 +190,8 @@ class TestDuplicates:
         assert len(scenario.on(Reserve)) == 1
         assert len(scenario.history(order_id())) == 2
 
-    async def test_a_reply_that_comes_twice_is_counted(self, order_scenario: Scenario) -> None:
+    async def test_a_reply_that_comes_twice_is_counted(self, scenario):
         """Under its own id or another: one answer to one attempt."""
-        scenario = order_scenario
         await reserving(scenario)
         reply = scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1"))
         await scenario.take(reply)
@@ -223,11 +201,8 @@ class TestDuplicates:
         assert len(scenario.on(Ship)) == 1
         assert scenario.dead_letters() == []
 
-    async def test_a_second_different_reply_is_noted_once_and_changes_nothing(
-        self, order_scenario: Scenario
-    ) -> None:
+    async def test_a_second_different_reply_is_noted_once_and_changes_nothing(self, scenario):
         """An incident: a service has said two things about one attempt."""
-        scenario = order_scenario
         await reserving(scenario)
         (reserve,) = scenario.on(Reserve)
         await scenario.take(scenario.reply(reserve, Reserved(shelf="s-1")))
@@ -239,44 +214,40 @@ class TestDuplicates:
         await scenario.take(scenario.reply(scenario.on(Ship)[0]))
         assert b"s-1" in scenario.on(OrderDone)[0].value
 
-    async def test_a_command_sent_twice_is_done_once(self, scenario: Scenario) -> None:
+    async def test_a_command_sent_twice_is_done_once(self, all_sagas):
         """Its sender knows its id."""
-        await scenario.take(placed(scenario))
+        await all_sagas.take(placed(all_sagas))
         ledger_id = saga_id("ledger", "o-1")
-        stamp = scenario.signal(ledger_id, "stamp", "x", id="c-1")
-        unit = await scenario.take(stamp, stamp)
+        stamp = all_sagas.signal(ledger_id, "stamp", "x", id="c-1")
+        unit = await all_sagas.take(stamp, stamp)
 
         assert unit.counts["duplicate"] == 1
-        assert scenario.status(ledger_id) == "running"
+        assert all_sagas.status(ledger_id) == "running"
 
-    async def test_a_timer_that_is_no_longer_armed_is_nothing(self, scenario: Scenario) -> None:
+    async def test_a_timer_that_is_no_longer_armed_is_nothing(self, all_sagas):
         """Two processes may both find it due; the second finds it fired."""
-        await scenario.take(scenario.event(AlarmSet(name="a"), "a"))
-        scenario.clock.advance(61)
-        due = await scenario.store.due_timers(until=scenario.clock.now(), limit=10)
-        await scenario.take(due=due)
-        unit = await scenario.take(due=due)
+        await all_sagas.take(all_sagas.event(AlarmSet(name="a"), "a"))
+        all_sagas.clock.advance(61)
+        due = await all_sagas.store.due_timers(until=all_sagas.clock.now(), limit=10)
+        await all_sagas.take(due=due)
+        unit = await all_sagas.take(due=due)
 
         assert unit.counts["duplicate"] == 1
-        assert scenario.bodies(saga_id("alarm", "a")).count("TimerFired") == 1
+        assert all_sagas.bodies(saga_id("alarm", "a")).count("TimerFired") == 1
 
 
 class TestMisfits:
     @pytest.mark.parametrize("step", ["reserve/do/2", "reserve/undo/1", "pay/do/1", "reserve/do/0"])
-    async def test_a_reply_to_what_was_never_asked_is_set_aside(
-        self, order_scenario: Scenario, step: str
-    ) -> None:
+    async def test_a_reply_to_what_was_never_asked_is_set_aside(self, scenario, step):
         """Of a saga that is there: another attempt, another direction, another step."""
-        scenario = order_scenario
         await reserving(scenario)
         await scenario.take(scenario.reply(f"{order_id()}/{step}", Reserved(shelf="s-1")))
 
         assert [record.reason for record in scenario.dead_letters()] == ["unknown_intent"]
         assert len(scenario.history(order_id())) == 2
 
-    async def test_a_reply_of_another_contract_is_set_aside(self, order_scenario: Scenario) -> None:
+    async def test_a_reply_of_another_contract_is_set_aside(self, scenario):
         """Done without the reply is no answer, and the reply to another intent is none."""
-        scenario = order_scenario
         await shipping(scenario)
         reserve_id, ship_id = (f"{order_id()}/{step}/do/1" for step in ("reserve", "ship"))
         await scenario.take(
@@ -289,17 +260,15 @@ class TestMisfits:
         ]
         assert scenario.status(order_id()) == "running"
 
-    async def test_a_reply_under_another_key_is_set_aside(self, order_scenario: Scenario) -> None:
+    async def test_a_reply_under_another_key_is_set_aside(self, scenario):
         """It would be some other order's."""
-        scenario = order_scenario
         await reserving(scenario)
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s"), key="o-2"))
 
         assert [record.reason for record in scenario.dead_letters()] == ["wrong_key"]
 
-    async def test_a_signal_after_the_end_is_noted(self, order_scenario: Scenario) -> None:
+    async def test_a_signal_after_the_end_is_noted(self, scenario):
         """It is recorded that it came, and that it came too late."""
-        scenario = order_scenario
         await shipping(scenario)
         await scenario.take(scenario.reply(scenario.on(Ship)[0]))
         await scenario.take(scenario.signal(order_id(), "stamp", "x", id="c-1"))
@@ -308,11 +277,8 @@ class TestMisfits:
         assert isinstance(note.body, Noted)
         assert note.body.verdict is Verdict.AFTER_END
 
-    async def test_what_cannot_be_read_does_not_hold_up_its_neighbours(
-        self, order_scenario: Scenario
-    ) -> None:
+    async def test_what_cannot_be_read_does_not_hold_up_its_neighbours(self, scenario):
         """Same topic, same partition, same batch."""
-        scenario = order_scenario
         topic = NAMES.topic("toys.evt.order-placed.v2")
         bad = [scenario.record(topic, b"x", value) for value in (b"{", None, b'{"order_id":1}')]
         unit = await scenario.take(placed(scenario, "o-1"), *bad, placed(scenario, "o-2"))
@@ -330,11 +296,8 @@ class TestWhenTheStoreSaysNo:
     @pytest.mark.parametrize(
         "error", [StoreUnavailable("full"), HistoryConflict((order_id(),)), AlreadyRecorded()]
     )
-    async def test_a_batch_that_could_not_be_stored_leaves_no_trace(
-        self, order_scenario: Scenario, error: Exception
-    ) -> None:
+    async def test_a_batch_that_could_not_be_stored_leaves_no_trace(self, scenario, error):
         """Nothing is published, and the states in memory that were ahead are dropped."""
-        scenario = order_scenario
         await reserving(scenario)
         reply = scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1"))
         scenario.store.before.append(error)
@@ -346,9 +309,8 @@ class TestWhenTheStoreSaysNo:
         await scenario.take(reply)
         assert len(scenario.on(Ship)) == 1
 
-    async def test_another_process_was_first(self, order_scenario: Scenario) -> None:
+    async def test_another_process_was_first(self, scenario):
         """The number of turns tells; the late one decides again on the new history."""
-        scenario = order_scenario
         await reserving(scenario)
         late = scenario.turns
         scenario.restart()
@@ -364,11 +326,8 @@ class TestWhenTheStoreSaysNo:
         assert scenario.bodies(order_id())[-1] == "SignalReceived"
         scenario.restart()
 
-    async def test_memory_that_is_behind_does_not_judge_a_reply(
-        self, order_scenario: Scenario
-    ) -> None:
+    async def test_memory_that_is_behind_does_not_judge_a_reply(self, scenario):
         """A reply to an intent that another process has issued is no reply to an unknown intent."""
-        scenario = order_scenario
         await reserving(scenario)
         behind = scenario.turns
         scenario.restart()
@@ -380,9 +339,8 @@ class TestWhenTheStoreSaysNo:
         assert scenario.dead_letters() == []
         assert scenario.status(order_id()) == "completed"
 
-    async def test_two_turns_of_one_saga_never_overlap(self, order_scenario: Scenario) -> None:
+    async def test_two_turns_of_one_saga_never_overlap(self, scenario):
         """The second waits until the first is stored and published."""
-        scenario = order_scenario
         await reserving(scenario)
         (reserve,) = scenario.on(Reserve)
         order: list[str] = []
@@ -402,7 +360,7 @@ class TestWhenTheStoreSaysNo:
 
 class TestSize:
     @pytest.mark.parametrize("spare", [-500, -40, -31, -30, 0, 500])
-    async def test_a_payload_that_no_record_can_hold_parks_its_saga(self, spare: int) -> None:
+    async def test_a_payload_that_no_record_can_hold_parks_its_saga(self, spare):
         """Key and value count; the bus would refuse it for ever. Its neighbours go on."""
         scenario = Scenario(orders(note="x" * (3_000 + spare)), ledger, record_bytes=3_000)
         await scenario.take(placed(scenario))
@@ -415,9 +373,7 @@ class TestSize:
         scenario.check()
 
     @pytest.mark.parametrize("size", range(48_600, 49_600, 100))
-    async def test_a_record_too_large_for_its_dlq_headers_is_set_aside_all_the_same(
-        self, size: int
-    ) -> None:
+    async def test_a_record_too_large_for_its_dlq_headers_is_set_aside_all_the_same(self, size):
         """The catalogue has it whole; a copy that no topic takes is left out."""
         scenario = Scenario(orders(), record_bytes=1_024)
         topic = NAMES.topic("toys.evt.order-placed.v2")
@@ -430,7 +386,7 @@ class TestSize:
         assert scenario.status(order_id("o-2")) == "running"
 
 
-async def test_what_a_function_may_not_send_parks_it() -> None:
+async def test_what_a_function_may_not_send_parks_it():
     """A contract that its application does not know is found when it is issued, not by the bus."""
     hidden = {"intent": Ship}
 
@@ -446,17 +402,17 @@ async def test_what_a_function_may_not_send_parks_it() -> None:
     assert [type(entry.body) for entry in scenario.history(order_id())] == [TurnFailed]
 
 
-async def test_entries_name_their_cause(scenario: Scenario) -> None:
+async def test_entries_name_their_cause(all_sagas):
     """Every entry of a turn has its time and the message, timer or command that caused it."""
-    await scenario.take(placed(scenario, id="m-1"))
+    await all_sagas.take(placed(all_sagas, id="m-1"))
     ledger_id = saga_id("ledger", "o-1")
-    await scenario.take(scenario.command(ledger_id, CommandAct.CANCEL, id="c-9", reason="no"))
-    causes = [(entry.cause, type(entry.body).__name__) for entry in scenario.history(ledger_id)]
+    await all_sagas.take(all_sagas.command(ledger_id, CommandAct.CANCEL, id="c-9", reason="no"))
+    causes = [(entry.cause, type(entry.body).__name__) for entry in all_sagas.history(ledger_id)]
 
     assert causes[0] == ("m-1", "SagaStarted")
     assert causes[-1] == ("c-9", "SagaRolledBack")
-    assert len({entry.at for entry in scenario.history(order_id())}) == 1
-    assert isinstance(scenario.history(order_id())[0].body, SagaStarted)
-    assert isinstance(scenario.history(order_id())[1].body, IntentIssued)
-    assert not any(isinstance(entry.body, SagaCompleted) for entry in scenario.history(ledger_id))
+    assert len({entry.at for entry in all_sagas.history(order_id())}) == 1
+    assert isinstance(all_sagas.history(order_id())[0].body, SagaStarted)
+    assert isinstance(all_sagas.history(order_id())[1].body, IntentIssued)
+    assert not any(isinstance(entry.body, SagaCompleted) for entry in all_sagas.history(ledger_id))
     assert ledger.name == "ledger"

@@ -41,7 +41,7 @@ def flaw_at(*places: str):
 
 
 class TestPoison:
-    async def test_a_saga_whose_code_raises_parks_with_error_and_position(self) -> None:
+    async def test_a_saga_whose_code_raises_parks_with_error_and_position(self):
         """The record that it raised on is deferred, its position moves on."""
         scenario = Scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
@@ -59,7 +59,7 @@ class TestPoison:
         assert scenario.dead_letters() == []
         scenario.check()
 
-    async def test_the_neighbours_of_the_same_batch_go_on(self) -> None:
+    async def test_the_neighbours_of_the_same_batch_go_on(self):
         """Wherever the bad ones stand in it, and however many they are."""
         scenario = Scenario(orders(flaw=flaw_at("reserved s-1", "reserved s-4", "reserved s-5")))
         keys = [f"o-{number}" for number in range(6)]
@@ -83,7 +83,7 @@ class TestPoison:
         assert [record.key for record in scenario.on(Ship)] == [b"o-0", b"o-2", b"o-3"]
         scenario.check()
 
-    async def test_later_records_are_deferred_in_order_and_replayed_by_a_release(self) -> None:
+    async def test_later_records_are_deferred_in_order_and_replayed_by_a_release(self):
         """With the code mended nothing is lost or overtakes; positions had moved on long ago."""
         scenario = Scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
@@ -111,7 +111,7 @@ class TestPoison:
         assert payloads == ["1", "2", "3"]
         scenario.check()
 
-    async def test_a_release_of_what_is_not_mended_parks_again(self) -> None:
+    async def test_a_release_of_what_is_not_mended_parks_again(self):
         """Each failure is an entry; the record stays deferred, in its place."""
         scenario = Scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
@@ -130,7 +130,7 @@ class TestPoison:
         assert scenario.status(order_id()) == "parked"
         scenario.check()
 
-    async def test_a_saga_that_fails_at_birth_is_there_and_can_be_released(self) -> None:
+    async def test_a_saga_that_fails_at_birth_is_there_and_can_be_released(self):
         """It is known by name and key before it has begun, and its trigger is not lost."""
         scenario = Scenario(orders(flaw=flaw_at("start")))
         await scenario.take(placed(scenario), placed(scenario, "o-2"))
@@ -156,7 +156,7 @@ class TestPoison:
         assert scenario.status(order_id("o-2")) == "parked"
         scenario.check()
 
-    async def test_a_trigger_sent_again_to_a_saga_that_failed_at_birth_waits_too(self) -> None:
+    async def test_a_trigger_sent_again_to_a_saga_that_failed_at_birth_waits_too(self):
         """After the release the first one starts it and the second is a duplicate."""
         scenario = Scenario(orders(flaw=flaw_at("start")))
         await scenario.take(placed(scenario, id="m-1"))
@@ -170,7 +170,7 @@ class TestPoison:
         assert len(scenario.on(Reserve)) == 1
         scenario.check()
 
-    async def test_a_saga_that_failed_at_birth_may_be_mended_by_a_new_version(self) -> None:
+    async def test_a_saga_that_failed_at_birth_may_be_mended_by_a_new_version(self):
         """It has decided nothing yet, so nothing binds it to the version that failed."""
         scenario = Scenario(orders(flaw=flaw_at("start")))
         await scenario.take(placed(scenario))
@@ -182,7 +182,7 @@ class TestPoison:
         assert scenario.history(order_id())[2].body.definition_version == 2
         scenario.check()
 
-    async def test_a_new_version_beside_the_one_that_failed_at_birth_takes_over(self) -> None:
+    async def test_a_new_version_beside_the_one_that_failed_at_birth_takes_over(self):
         """The same, while the old version is still there for older sagas."""
         flawed = orders(flaw=flaw_at("start"))
         scenario = Scenario(flawed)
@@ -194,9 +194,7 @@ class TestPoison:
         assert scenario.status(order_id()) == "running"
         scenario.check()
 
-    async def test_a_timer_whose_turn_fails_parks_its_saga_and_fires_after_the_release(
-        self,
-    ) -> None:
+    async def test_a_timer_whose_turn_fails_parks_its_saga_and_fires_after_the_release(self):
         """It is looked at again later, neither lost nor tried ten times a second."""
         scenario = Scenario(alarms(flaw=flaw_at("woken")))
         await scenario.take(scenario.event(AlarmSet(name="a"), "a"))
@@ -220,7 +218,7 @@ class TestPoison:
         )
         scenario.check()
 
-    async def test_timers_of_parked_sagas_do_not_keep_others_from_firing(self) -> None:
+    async def test_timers_of_parked_sagas_do_not_keep_others_from_firing(self):
         """However many of them are due before."""
         scenario = Scenario(
             alarms(flaw=lambda place, name: flaw_at("woken")(place, "") if name != "z" else 0)
@@ -236,7 +234,7 @@ class TestPoison:
         assert len(scenario.store.inner.timers(1_000)) == 251
         scenario.check()
 
-    async def test_a_cancel_of_a_poisoned_saga_is_refused_and_an_abandon_is_not(self) -> None:
+    async def test_a_cancel_of_a_poisoned_saga_is_refused_and_an_abandon_is_not(self):
         """To undo needs the code; to give up does not, and and the deferred records go."""
         scenario = Scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
@@ -253,7 +251,7 @@ class TestPoison:
         assert scenario.deferred() == []
         scenario.check()
 
-    async def test_compensate_undoes_what_a_poisoned_saga_had_done(self) -> None:
+    async def test_compensate_undoes_what_a_poisoned_saga_had_done(self):
         """The way back needs the undo only, not the code that fails."""
         scenario = Scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
@@ -272,7 +270,7 @@ class TestPoison:
         assert scenario.deferred() == []
         scenario.check()
 
-    async def test_a_failed_turn_of_an_ended_saga_makes_only_the_record_a_dead_letter(self) -> None:
+    async def test_a_failed_turn_of_an_ended_saga_makes_only_the_record_a_dead_letter(self):
         """Its outcome stands."""
         scenario = Scenario(orders())
         await shipping(scenario)
@@ -296,7 +294,7 @@ class TestPoison:
         assert scenario.status(order_id()) == "rolled_back_with_residue"
         assert scenario.deferred() == []
 
-    async def test_a_hundred_poisonous_records_in_a_batch_are_each_found(self) -> None:
+    async def test_a_hundred_poisonous_records_in_a_batch_are_each_found(self):
         """The batch begins again for each, and ends."""
         scenario = Scenario(orders(flaw=flaw_at("start")), ledger)
         unit = await scenario.take(*[placed(scenario, f"o-{number}") for number in range(100)])
@@ -307,7 +305,7 @@ class TestPoison:
 
 
 class TestCodeThatIsNotThere:
-    async def test_a_saga_without_its_version_is_stalled_and_heals_with_it(self) -> None:
+    async def test_a_saga_without_its_version_is_stalled_and_heals_with_it(self):
         """Its records are deferred in order; a process with the version takes them up."""
         scenario = Scenario(orders())
         await reserving(scenario)
@@ -327,7 +325,7 @@ class TestCodeThatIsNotThere:
         assert scenario.deferred() == []
         scenario.check()
 
-    async def test_a_stalled_saga_heals_when_the_worker_without_the_code_leaves_later(self) -> None:
+    async def test_a_stalled_saga_heals_when_the_worker_without_the_code_leaves_later(self):
         """A rolling deployment: the new worker is there when the old one defers the record."""
         scenario = Scenario(orders())
         await reserving(scenario)
@@ -345,7 +343,7 @@ class TestCodeThatIsNotThere:
         assert scenario.status(order_id()) == "running"
         scenario.check()
 
-    async def test_a_stalled_saga_does_not_hold_up_others(self) -> None:
+    async def test_a_stalled_saga_does_not_hold_up_others(self):
         """The new version takes new sagas."""
         scenario = Scenario(orders())
         await reserving(scenario)
@@ -358,7 +356,7 @@ class TestCodeThatIsNotThere:
         assert scenario.status(order_id("o-2")) == "running"
         assert scenario.history(order_id("o-2"))[0].body.definition_version == 2
 
-    async def test_code_that_decides_otherwise_parks_the_saga_and_keeps_its_history(self) -> None:
+    async def test_code_that_decides_otherwise_parks_the_saga_and_keeps_its_history(self):
         """Nothing is guessed, nothing re-sent; with the old code it goes on."""
         scenario = Scenario(orders())
         await reserving(scenario)
@@ -381,7 +379,7 @@ class TestCodeThatIsNotThere:
         assert scenario.deferred() == []
         scenario.check()
 
-    async def test_code_that_raises_while_it_is_rebuilt_parks_the_saga(self) -> None:
+    async def test_code_that_raises_while_it_is_rebuilt_parks_the_saga(self):
         """With what it raised, and without a change of its history."""
         scenario = Scenario(orders())
         await shipping(scenario)
@@ -398,7 +396,7 @@ class TestCodeThatIsNotThere:
         assert scenario.status(order_id()) == "completed"
         scenario.check()
 
-    async def test_a_due_timer_of_a_stalled_saga_fires_once_the_code_is_back(self) -> None:
+    async def test_a_due_timer_of_a_stalled_saga_fires_once_the_code_is_back(self):
         """Late, within half a minute of the deployment, and without anybody's help."""
         scenario = Scenario(alarms())
         await scenario.take(scenario.event(AlarmSet(name="a"), "a"))
@@ -412,7 +410,7 @@ class TestCodeThatIsNotThere:
             await scenario.until(lambda: "TimerFired" in scenario.bodies(ALARM), within_s=32)
         scenario.check()
 
-    async def test_a_corrupt_history_stops_that_saga_only_and_is_named(self) -> None:
+    async def test_a_corrupt_history_stops_that_saga_only_and_is_named(self):
         """Its records are deferred, the index says what is wrong, the rest of the batch goes on."""
         scenario = Scenario(orders())
         await reserving(scenario, "o-1", "o-2")
@@ -442,7 +440,7 @@ class TestCodeThatIsNotThere:
         assert scenario.status(order_id()) == "running"
         scenario.check()
 
-    async def test_an_entry_of_a_newer_release_stalls_that_saga_only(self) -> None:
+    async def test_an_entry_of_a_newer_release_stalls_that_saga_only(self):
         """Its records wait for that release; with it the saga goes on, and nothing was guessed."""
         scenario = Scenario(orders())
         await reserving(scenario, "o-1", "o-2")
@@ -474,7 +472,7 @@ class TestCodeThatIsNotThere:
 
 
 class TestDeferredForASaga:
-    async def test_a_reply_that_is_early_waits_for_its_saga(self) -> None:
+    async def test_a_reply_that_is_early_waits_for_its_saga(self):
         """Topics have no order between them: an answer may be read before the trigger."""
         scenario = Scenario(orders())
         ids = [f"{order_id()}/{step}/do/1" for step in ("reserve", "ship")]
@@ -489,7 +487,7 @@ class TestDeferredForASaga:
         assert scenario.status(order_id()) == "completed"
         scenario.check()
 
-    async def test_early_signals_keep_their_order(self) -> None:
+    async def test_early_signals_keep_their_order(self):
         """Also with those that come while they are deferred."""
         scenario = Scenario(ledger)
         await scenario.take(scenario.signal(LEDGER, "stamp", "first", id="c-1"))
@@ -502,7 +500,7 @@ class TestDeferredForASaga:
         assert scenario.deferred() == []
         scenario.check()
 
-    async def test_a_record_behind_deferred_ones_waits_for_them(self) -> None:
+    async def test_a_record_behind_deferred_ones_waits_for_them(self):
         """A record must not overtake those that were deferred before it."""
         scenario = Scenario(ledger)
         await scenario.take(scenario.signal(LEDGER, "stamp", "first", id="c-1"))
@@ -514,7 +512,7 @@ class TestDeferredForASaga:
         assert scenario.on(Booked)[0].value == b'{"order_id":"first second"}'
         scenario.check()
 
-    async def test_a_record_whose_saga_never_comes_becomes_a_dead_letter(self) -> None:
+    async def test_a_record_whose_saga_never_comes_becomes_a_dead_letter(self):
         """Ten seconds by default, and not before."""
         scenario = Scenario(orders())
         async with scenario.serving():
@@ -531,7 +529,7 @@ class TestDeferredForASaga:
         assert order_id() in scenario.dead_letters()[0].message
         scenario.check()
 
-    async def test_a_command_to_what_can_be_no_saga_is_a_dead_letter_at_once(self) -> None:
+    async def test_a_command_to_what_can_be_no_saga_is_a_dead_letter_at_once(self):
         """There is nothing to wait for."""
         scenario = Scenario(orders())
         value = b'{"act":"release","command_id":"c","saga_id":"order/o-1"}'
@@ -540,7 +538,7 @@ class TestDeferredForASaga:
         assert [record.reason for record in scenario.dead_letters()] == ["unknown_saga"]
         assert scenario.deferred() == []
 
-    async def test_a_saga_of_many_deferred_records_takes_them_page_by_page(self) -> None:
+    async def test_a_saga_of_many_deferred_records_takes_them_page_by_page(self):
         """More than one batch of them: all go on, in order."""
 
         @saga("ledger", version=1, starts_on=OrderPlaced)
@@ -563,7 +561,7 @@ class TestDeferredForASaga:
 
 
 class TestDeadLetters:
-    async def test_a_dead_letter_is_kept_whole_and_copied_to_its_dlq_topic(self) -> None:
+    async def test_a_dead_letter_is_kept_whole_and_copied_to_its_dlq_topic(self):
         """Key, value and headers byte for byte, with where, when and why."""
         scenario = Scenario(orders())
         topic = NAMES.topic("toys.evt.order-placed.v2")
@@ -587,7 +585,7 @@ class TestDeadLetters:
             "x-dlq-timestamp": b"1700000005000",
         }
 
-    async def test_a_deferred_record_that_becomes_a_dead_letter_is_deferred_no_more(self) -> None:
+    async def test_a_deferred_record_that_becomes_a_dead_letter_is_deferred_no_more(self):
         """They are in the catalogue once."""
         scenario = Scenario(orders())
         wrong = scenario.reply(f"{order_id()}/pay/do/1", Reserved(shelf="s"))
@@ -600,7 +598,7 @@ class TestDeadLetters:
         (copy,) = scenario.on("toys.dlq.reserved.v2")
         assert (copy.value, header(copy, "x-dlq-offset")) == (wrong.value, "0")
 
-    def test_every_topic_that_is_read_has_a_dlq_topic(self) -> None:
+    def test_every_topic_that_is_read_has_a_dlq_topic(self):
         """`{domain}.dlq.{name}.v{major}`; what is not ours has none."""
         assert unhandled.dlq_topic(NAMES.topic("toys.evt.reserved.v2"), NAMES) == NAMES.topic(
             "toys.dlq.reserved.v2"
@@ -608,7 +606,7 @@ class TestDeadLetters:
         assert unhandled.dlq_topic("toys.evt.reserved.v2", NAMES) is None
         assert unhandled.dlq_topic("", NAMES) is None
 
-    def test_a_record_comes_back_as_it_was_received(self) -> None:
+    def test_a_record_comes_back_as_it_was_received(self):
         """A deferred record is handled later as if it had come then."""
         inbound = Inbound("t", 3, 9, b"k", None, (("a", None), ("a", b"1")), 77)
         kept = unhandled.deferred(inbound, DeferralReason.EARLY, "x" * 5_000, 99, order_id())
