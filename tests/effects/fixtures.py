@@ -74,7 +74,6 @@ def intent(
     key: str = "o-1",
     undoes: type[ContractModel] | None = None,
 ) -> Record:
-    """An intent as an orchestrator publishes it."""
     name = contract_of(type(model)).contract_name
     headers = ce.headers_for(
         id=intent_id(saga, StepId(step), direction, attempt),
@@ -96,13 +95,11 @@ def undo(model: ContractModel, *, attempt: int = 1, undoes=Pay, **more) -> Recor
 
 
 def without(record: Record, *headers: str) -> Record:
-    """The record with some headers left out."""
     kept = tuple((name, text) for name, text in record.headers if name not in headers)
     return replace(record, headers=kept)
 
 
 def header(record: Record | Inbound, name: str) -> str | None:
-    """The text of one header."""
     value = dict(record.headers).get(name)
     return None if value is None else value.decode()
 
@@ -162,7 +159,6 @@ class Scenario:
 
     @property
     def dealt_with(self) -> int:
-        """How many records the service has finished."""
         in_hand = self.service._records
         return sum(in_hand._following.values()) - in_hand.count
 
@@ -185,15 +181,12 @@ class Scenario:
         ]
 
     def answers(self) -> list[tuple[str, str]]:
-        """Contract and value of each answer."""
         return [(header(reply, ce.TYPE), reply.value.decode()) for reply in self.replies()]
 
     def ledger(self) -> list[tuple[str, int]]:
-        """The rows that the handlers wrote."""
         return self.disk.execute("SELECT order_id, amount FROM ledger ORDER BY rowid").fetchall()
 
     def committed(self, topic: str) -> int:
-        """The group's offset in a topic."""
         return max(
             (
                 offset

@@ -19,7 +19,6 @@ def refused(match: str):
 
 
 def test_a_fitting_handler_is_registered_and_returned():
-    """The decorated function stays callable."""
     effects = Effects("e")
 
     @effects.on(Pay)
@@ -40,13 +39,11 @@ def test_a_fitting_handler_is_registered_and_returned():
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "-a"])
 def test_a_name_must_fit_into_a_topic(name):
-    """It names the consumer group."""
     with refused("Effects"):
         Effects(name)
 
 
 def test_a_handler_takes_message_and_context():
-    """No more, no fewer."""
     effects = Effects("e")
     with refused(r".*alone must take two arguments.*\(Pay, EffectContext\) -> Paid"):
 
@@ -68,7 +65,6 @@ def test_a_handler_takes_message_and_context():
 
 
 def test_annotations_must_fit_the_contract():
-    """Each is named that does not."""
     effects = Effects("e")
     with refused(".*wrong_intent has 'intent' annotated as Refund, but handles shop.int.pay"):
 
@@ -105,7 +101,6 @@ def test_a_contract_has_one_handler():
 
 
 def test_on_takes_intents_and_listens_takes_events():
-    """With a topic of their own."""
     effects = Effects("e")
 
     class Base(Intent[None]):
@@ -122,7 +117,6 @@ def test_on_takes_intents_and_listens_takes_events():
 
 
 def test_on_start_takes_the_db():
-    """And nothing else."""
     effects = Effects("e")
     with refused(".*tables must take one argument, the db"):
 
@@ -140,7 +134,6 @@ class MeterReadV2(Event, topic="shop.meter-read", version=2):
 
 @upcast
 def to_v2(old: MeterReadV1) -> MeterReadV2:
-    """Meters have learnt fractions."""
     return MeterReadV2(value=old.value)
 
 
@@ -156,7 +149,6 @@ async def test_a_handler_of_an_old_version_is_refused_with_the_new_one_named():
 
 
 async def test_a_handler_of_the_current_version_gets_the_old_ones_too():
-    """Their topics are read as well."""
     effects = Effects("e")
 
     @effects.listens(MeterReadV2)
@@ -170,6 +162,5 @@ async def test_a_handler_of_the_current_version_gets_the_old_ones_too():
 
 
 def test_refused_carries_message_and_code():
-    """The code has a default."""
     assert (str(Refused("no")), Refused("no").code) == ("no", "refused")
     assert Refused("no", code="limit").code == "limit"

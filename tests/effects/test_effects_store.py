@@ -21,7 +21,6 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(path: Path):
-    """An open store."""
     store = SqliteEffectsStore(str(path))
     await store.open()
     yield store
@@ -29,7 +28,6 @@ async def store(path: Path):
 
 
 def write(key: str) -> tuple[InboxWrite]:
-    """A row to keep."""
     row = InboxRow("s", key, 1, ReplyOutcome.DONE, None, None, None, None, b"d", Instant(1))
     return (InboxWrite(row),)
 
@@ -40,7 +38,6 @@ def rename(old: Path, new: Path) -> None:
 
 
 async def test_units_that_end_together_share_a_commit(store):
-    """They wait for one future."""
     first, second = store.unit().keep(write("a")), store.unit().keep(write("b"))
     assert first is second
 
@@ -120,7 +117,6 @@ async def test_a_file_that_was_deleted_takes_no_more(store, path):
 
 
 async def test_a_newer_file_is_refused(path):
-    """Rather than read half right."""
     store = SqliteEffectsStore(str(path))
     await store.open()
     await store.close()

@@ -15,12 +15,10 @@ from tests.toys import Paid, Pay, Refund
 
 
 def steps(count: int) -> list:
-    """So many intents of different steps."""
     return [intent(Pay(), step=f"s{n}") for n in range(count)]
 
 
 def failure(scenario: Scenario) -> dict:
-    """The only answer, which is a failure."""
     ((name, value),) = scenario.answers()
     assert name == "shop.evt.intent-failed.v1"
     return json.loads(value)
@@ -56,7 +54,6 @@ class ThreadedScenario(Scenario):
         raise AssertionError("it has not happened")
 
     async def query(self, sql: str) -> list[dict]:
-        """The rows of a query."""
         unit = self.store.unit()
         try:
             return await unit.db.fetch(sql)
@@ -179,7 +176,6 @@ async def test_handlers_that_wait_while_they_write_take_turns():
 
 
 async def test_the_context_says_what_is_asked():
-    """Ids, key and attempt."""
     effects = Effects("e")
     seen: list[EffectContext] = []
 
@@ -206,7 +202,6 @@ async def test_the_context_says_what_is_asked():
     ],
 )
 async def test_a_wrong_reply_fails_and_names_the_handler(reply, problem):
-    """With file and line."""
     effects = Effects("e")
 
     @effects.on(Pay)

@@ -12,7 +12,6 @@ T0, T1 = Source("t", 0), Source("t", 1)
 
 
 def record(offset: int, partition: int = 0) -> Inbound:
-    """A record of no content."""
     return Inbound("t", partition, offset, None, None, (), Instant(0))
 
 
@@ -26,7 +25,6 @@ def request(sent, offset: int):
 
 
 def in_hand(*records: Inbound) -> RecordsInHand:
-    """These records, fetched."""
     hand = RecordsInHand()
     for each in records:
         hand.begin(each)

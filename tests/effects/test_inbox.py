@@ -65,7 +65,6 @@ async def test_a_redelivered_intent_gets_the_same_answer_byte_for_byte(scenario)
 
 
 async def test_copies_in_one_batch_are_handled_once(scenario):
-    """The second waits for the first."""
     await scenario.send(*[intent(Pay())] * 5)
 
     assert scenario.answers() == [DONE] * 5
@@ -73,7 +72,6 @@ async def test_copies_in_one_batch_are_handled_once(scenario):
 
 
 async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(scenario):
-    """It answers the attempt that asks."""
     await scenario.send(intent(Pay()), intent(Pay(), attempt=2))
 
     assert scenario.answers() == [DONE, DONE]
@@ -82,7 +80,6 @@ async def test_a_later_attempt_at_a_done_step_gets_the_kept_answer(scenario):
 
 
 async def test_a_later_attempt_at_a_refused_step_is_refused_again(scenario):
-    """Refused is final."""
     await scenario.send(intent(Pay(amount=501)), intent(Pay(amount=501), attempt=2))
 
     assert failures(scenario) == [("refused", "limit")] * 2
@@ -90,7 +87,6 @@ async def test_a_later_attempt_at_a_refused_step_is_refused_again(scenario):
 
 
 async def test_a_later_attempt_at_a_failed_step_runs_again(scenario):
-    """Its outcome replaces the failed one."""
     await scenario.send(intent(Pay(amount=-1)), intent(Pay(amount=-1), attempt=2))
 
     assert failures(scenario) == [("failed", "ValueError")] * 2
@@ -154,7 +150,6 @@ async def test_the_same_payload_written_otherwise_is_no_conflict(scenario):
 
 
 async def test_an_undo_of_what_never_came_is_done_without_its_handler(scenario):
-    """An empty compensation."""
     await scenario.send(undo(Refund()))
 
     assert scenario.answers() == [UNDONE]
@@ -173,7 +168,6 @@ async def test_a_do_that_comes_after_its_undo_is_refused(scenario):
 
 
 async def test_an_undo_of_a_refused_step_is_done_without_its_handler(scenario):
-    """Nothing had happened."""
     await scenario.send(intent(Pay(amount=501)), undo(Refund()))
 
     assert UNDONE in scenario.answers()
@@ -205,7 +199,6 @@ async def test_an_undo_of_another_services_step_is_always_handled(scenario):
 
 
 async def test_a_repeated_undo_is_answered_from_the_inbox(scenario):
-    """It is undone once."""
     await scenario.send(intent(Pay()), undo(Refund()), undo(Refund()))
 
     assert scenario.ledger() == [("o-1", 3), ("o-1", -3)]

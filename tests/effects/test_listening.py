@@ -96,7 +96,6 @@ async def test_a_refusing_listener_has_heard(scenario):
 
 
 async def test_one_id_with_two_contents_is_a_dead_letter(scenario):
-    """The first is heard."""
     await scenario.send(fact("a"), fact("b"))
 
     assert [reason for _, reason, _ in scenario.dead_letters] == ["id_conflict"]

@@ -145,7 +145,6 @@ async def test_a_handler_that_hides_the_stores_failure_is_called_again():
 
 
 async def test_a_reply_too_large_for_the_bus_is_a_dead_letter_alone(scenario):
-    """Its neighbours' answers are published."""
     scenario.bus.reply_bytes_max = 500
     await scenario.send(
         intent(Pay(order_id="a"), step="a"),

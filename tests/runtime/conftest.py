@@ -8,7 +8,6 @@ from tests.runtime.toys import alarms, ledger, orders
 
 @pytest.fixture
 def scenario():
-    """Orders alone."""
     scenario = Scenario(orders())
     yield scenario
     scenario.check()
@@ -16,7 +15,6 @@ def scenario():
 
 @pytest.fixture
 def all_sagas():
-    """Orders, ledgers and alarms."""
     scenario = Scenario(orders(), ledger, alarms())
     yield scenario
     scenario.check()

@@ -90,7 +90,6 @@ class Scenario:
         self.cache = assembly.cache
 
     async def make_topics(self, partitions: int = 1) -> None:
-        """Make every topic of the application."""
         await self.bus.create_topics(
             [TopicSpec(topic, partitions) for topic in self.app.topics(NAMES)]
         )
@@ -162,7 +161,6 @@ class Scenario:
             self.clock.advance(max(self.clock.next_wake_s() or 0, STEP_S))
 
     async def while_passing(self, seconds: float) -> None:
-        """Let things happen for so long."""
         until = self.clock.now() + round(seconds * 1_000_000)
         await self.until(lambda: self.clock.now() >= until, within_s=seconds + 1)
 
@@ -211,11 +209,9 @@ class Scenario:
         return self.record(NAMES.topic(COMMAND_CONTRACT), key.encode(), value)
 
     def signal(self, saga: SagaId, name: str, payload, *, id: str) -> Record:
-        """A signal."""
         return self.command(saga, CommandAct.SIGNAL, id=id, name=name, payload=payload)
 
     def release(self, saga: SagaId, *, id: str = "release-1") -> Record:
-        """An operator's release."""
         return self.command(saga, CommandAct.RELEASE, id=id, reason="mended")
 
     def answerer(self, *contracts) -> Callable[[], int]:
@@ -236,7 +232,6 @@ class Scenario:
     # What came of it.
 
     def history(self, saga: SagaId) -> list[Entry]:
-        """The entries of one saga."""
         return self.store.inner.history(saga)
 
     def bodies(self, saga: SagaId) -> list[str]:
@@ -244,15 +239,12 @@ class Scenario:
         return [type(entry.body).__name__ for entry in self.history(saga)]
 
     def status(self, saga: SagaId) -> str:
-        """What the index says."""
         return self.store.inner.summaries[saga].status.value
 
     def reason(self, saga: SagaId) -> str | None:
-        """Why, as the index says."""
         return self.store.inner.summaries[saga].reason
 
     def on(self, contract: str | type[ContractModel]) -> list[Inbound]:
-        """Everything on a contract's topic."""
         name = contract if isinstance(contract, str) else contract_of(contract).contract_name
         return [
             record
@@ -262,7 +254,6 @@ class Scenario:
         ]
 
     def dead_letters(self) -> list[UnhandledRecord]:
-        """Records that became dead letters."""
         return [
             record
             for record in self.store.inner.unhandled.values()
@@ -270,7 +261,6 @@ class Scenario:
         ]
 
     def deferred(self) -> list[UnhandledRecord]:
-        """Records that wait for their saga."""
         return [
             record
             for record in self.store.inner.unhandled.values()
@@ -278,7 +268,6 @@ class Scenario:
         ]
 
     def check(self, *, is_all_published: bool = True) -> None:
-        """What holds whatever happened."""
         histories = dict(self.store.inner._histories)
         invariants.check_histories(self.app, histories)
         invariants.check_live(self.app, self.cache._loaded.values(), histories)
@@ -288,18 +277,15 @@ class Scenario:
 
 
 def header(record: Record | Inbound, name: str) -> str | None:
-    """The text of one header."""
     value = dict(record.headers).get(name)
     return None if value is None else value.decode()
 
 
 def without(record: Record, *headers: str) -> Record:
-    """The record with some headers left out."""
     return replace(
         record, headers=tuple(header for header in record.headers if header[0] not in headers)
     )
 
 
 def order_id(key: str = "o-1") -> SagaId:
-    """The id of an order's saga."""
     return saga_id("order", key)

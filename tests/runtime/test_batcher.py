@@ -17,7 +17,6 @@ LONG_S = 30.0
 
 
 def put(batcher: Batcher, count: int) -> None:
-    """Have that many records wait."""
     for offset in range(count):
         batcher.put(Inbound("topic", 0, offset, b"key", b"{}", (), Instant(0)))
 

@@ -17,12 +17,10 @@ from tests.runtime.toys import Booked, OrderDone, OrderPlaced, Reserve, Reserved
 
 
 def topic_of(contract) -> str:
-    """The topic of a contract's class."""
     return NAMES.topic(contract_of(contract).contract_name)
 
 
 def take_away(scenario: Scenario, *contracts) -> None:
-    """Delete topics."""
     scenario.bus.missing = frozenset(map(topic_of, contracts))
 
 

@@ -31,7 +31,6 @@ KEYS = [f"o-{number}" for number in range(30)]
 
 
 async def serve_to_the_end(scenario: Scenario, *keys: str) -> None:
-    """Answer everything until all orders have ended."""
     answer = scenario.answerer(*SERVICES)
     summaries = scenario.store.inner.summaries
 
@@ -62,7 +61,6 @@ def scenario(request: pytest.FixtureRequest):
 
 class TestServing:
     async def test_many_sagas_on_many_partitions_all_end(self, scenario):
-        """Each intent once, each outcome once."""
         async with scenario.serving(partitions=4):
             scenario.bus.append([placed(scenario, key) for key in KEYS])
             await serve_to_the_end(scenario, *KEYS)
@@ -345,7 +343,6 @@ class TestTheBus:
         assert len(scenario.on("toys.dlq.order-placed.v2")) == 1
 
     async def test_fetches_that_fail_are_repeated(self, scenario, monkeypatch):
-        """Nothing was lost by them."""
         async with scenario.serving():
             consumer, left = scenario.orchestrator.receiver.consumer, 4
             fetch = consumer.fetch
@@ -406,7 +403,6 @@ class TestCrashes:
         scenario.check()
 
     async def test_a_backlog_is_taken_over_while_another_process_runs(self):
-        """Within some seconds, without anybody's restart."""
         scenario = Scenario(orders(), shares_file=False)
         async with scenario.dying():
             scenario.bus.is_away = True
@@ -470,7 +466,6 @@ class TestCrashes:
             assert len({record.key for record in scenario.on(contract)}) == 30
 
     async def test_two_processes_share_the_partitions_and_do_nothing_twice(self, scenario):
-        """In one group on one store."""
         async with scenario.serving(partitions=4):
             first = scenario.orchestrator
             scenario.restart()
@@ -521,7 +516,6 @@ class TestTimers:
         assert all_sagas.store.inner.timers(1) == []
 
     async def test_a_signal_in_time_wins_over_the_timeout(self, all_sagas):
-        """The timer is disarmed with it."""
         alarm = saga_id("alarm", "a")
         async with all_sagas.serving():
             all_sagas.bus.append([all_sagas.event(AlarmSet(name="a"), "a")])

@@ -16,7 +16,6 @@ from tests.runtime.toys import AlarmSet, OrderPlaced, OrderPlacedV1, Reserved, l
 
 
 def publisher_of(scenario: Scenario) -> Publisher:
-    """A publisher whose ids are numbers."""
     numbers = iter(range(1, 1_000))
     return Publisher(
         scenario.bus,
@@ -46,7 +45,6 @@ async def test_what_is_published_starts_the_saga_whose_id_is_given_back(scenario
 
 
 async def test_an_event_that_starts_several_sagas_gives_none():
-    """Nor does one that starts nothing."""
     scenario = Scenario(orders(), ledger, contracts=[AlarmSet])
     await scenario.make_topics()
     publisher = publisher_of(scenario)
@@ -107,7 +105,6 @@ def test_what_nobody_could_read_does_not_get_out(scenario, value, code, says):
     ],
 )
 def test_an_unknown_contract_is_refused_with_what_comes_near(scenario, contract, kind):
-    """Misspelt names are the usual reason."""
     with pytest.raises(kind, match=r"toys\.evt\.order-placed\.v2") as caught:
         publisher_of(scenario).writer.record_json(contract, b"{}")
 

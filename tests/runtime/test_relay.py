@@ -18,7 +18,6 @@ from tests.runtime.toys import OrderDone, Reserve, Reserved, Ship, orders
 
 @pytest.fixture
 def scenario():
-    """Orders, with bus and store apart."""
     scenario = Scenario(orders(), shares_file=False)
     yield scenario
     scenario.check()
@@ -52,7 +51,6 @@ async def test_what_is_published_is_recorded_with_the_next_append(scenario):
 
 
 async def test_without_a_next_append_it_is_recorded_all_the_same(scenario):
-    """The sweep does it; once."""
     await reserving(scenario)
     await scenario.relay.record()
     await scenario.relay.record()
@@ -92,7 +90,6 @@ async def test_what_a_dead_process_left_is_published_as_it_would_have_been(scena
 
 
 async def test_what_another_process_has_just_appended_is_left_to_it(scenario):
-    """For two seconds."""
     await stored_only(scenario, placed(scenario))
     scenario.clock.advance(TAKEOVER_S - 0.5)
     assert await scenario.relay.take_over() == 0
@@ -117,7 +114,6 @@ async def test_records_of_one_saga_do_not_overtake_what_another_process_left(sce
 
 
 async def test_a_corrupt_history_keeps_only_its_own_records_from_being_published(scenario):
-    """The others of its batch are."""
     await stored_only(scenario, placed(scenario, "o-1"), placed(scenario, "o-2"))
     load = scenario.store.inner.load
 

@@ -89,17 +89,14 @@ UNFIT = [
 
 @pytest.fixture(scope="module")
 def scenario() -> Scenario:
-    """Orders and ledgers; nothing of it runs."""
     return Scenario(orders(), ledger)
 
 
 def inbound(record: Record, offset: int = 7) -> Inbound:
-    """The record as it is received."""
     return Inbound(record.topic, 0, offset, record.key, record.value, record.headers, NOW)
 
 
 def raw(topic: str, key: bytes | None, value: bytes | None, headers=()) -> Inbound:
-    """A record of any bytes."""
     return inbound(Record(topic, key, value, headers))
 
 

@@ -58,7 +58,6 @@ async def test_all_that_are_missing_are_read_in_one_query(scenario):
 
 
 async def test_a_saga_that_ended_is_not_kept(scenario):
-    """It would take memory for ever."""
     await shipping(scenario)
     assert len(scenario.cache) == 1
     await scenario.take(scenario.reply(scenario.on(Ship)[0]))

@@ -31,17 +31,14 @@ from tests.runtime.toys import (
 def placed(
     scenario: Scenario, key: str = "o-1", *, amount: int = 2, id: str | None = None
 ) -> Record:
-    """A trigger."""
     return scenario.event(OrderPlaced(order_id=key, amount=amount), key, id=id)
 
 
 async def reserving(scenario: Scenario, *keys: str) -> None:
-    """Orders that wait for their reservation."""
     await scenario.take(*[placed(scenario, key) for key in keys or ("o-1",)])
 
 
 async def shipping(scenario: Scenario, *keys: str) -> None:
-    """Orders that wait for their delivery."""
     await reserving(scenario, *keys)
     await scenario.take(
         *[scenario.reply(intent, Reserved(shelf="s-1")) for intent in scenario.on(Reserve)]
@@ -215,7 +212,6 @@ class TestDuplicates:
         assert b"s-1" in scenario.on(OrderDone)[0].value
 
     async def test_a_command_sent_twice_is_done_once(self, all_sagas):
-        """Its sender knows its id."""
         await all_sagas.take(placed(all_sagas))
         ledger_id = saga_id("ledger", "o-1")
         stamp = all_sagas.signal(ledger_id, "stamp", "x", id="c-1")
@@ -261,7 +257,6 @@ class TestMisfits:
         assert scenario.status(order_id()) == "running"
 
     async def test_a_reply_under_another_key_is_set_aside(self, scenario):
-        """It would be some other order's."""
         await reserving(scenario)
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s"), key="o-2"))
 
@@ -278,7 +273,6 @@ class TestMisfits:
         assert note.body.verdict is Verdict.AFTER_END
 
     async def test_what_cannot_be_read_does_not_hold_up_its_neighbours(self, scenario):
-        """Same topic, same partition, same batch."""
         topic = NAMES.topic("toys.evt.order-placed.v2")
         bad = [scenario.record(topic, b"x", value) for value in (b"{", None, b'{"order_id":1}')]
         unit = await scenario.take(placed(scenario, "o-1"), *bad, placed(scenario, "o-2"))

@@ -271,7 +271,6 @@ class TestPoison:
         scenario.check()
 
     async def test_a_failed_turn_of_an_ended_saga_makes_only_the_record_a_dead_letter(self):
-        """Its outcome stands."""
         scenario = Scenario(orders())
         await shipping(scenario)
         ship = scenario.on(Ship)[0]
@@ -344,7 +343,6 @@ class TestCodeThatIsNotThere:
         scenario.check()
 
     async def test_a_stalled_saga_does_not_hold_up_others(self):
-        """The new version takes new sagas."""
         scenario = Scenario(orders())
         await reserving(scenario)
         scenario.restart(orders(version=2))
@@ -530,7 +528,6 @@ class TestDeferredForASaga:
         scenario.check()
 
     async def test_a_command_to_what_can_be_no_saga_is_a_dead_letter_at_once(self):
-        """There is nothing to wait for."""
         scenario = Scenario(orders())
         value = b'{"act":"release","command_id":"c","saga_id":"order/o-1"}'
         await scenario.take(scenario.record(NAMES.topic("saga.ctl.command.v1"), b"o-1", value))
@@ -586,7 +583,6 @@ class TestDeadLetters:
         }
 
     async def test_a_deferred_record_that_becomes_a_dead_letter_is_deferred_no_more(self):
-        """They are in the catalogue once."""
         scenario = Scenario(orders())
         wrong = scenario.reply(f"{order_id()}/pay/do/1", Reserved(shelf="s"))
         await scenario.take(wrong)

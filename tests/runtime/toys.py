@@ -67,7 +67,6 @@ def with_amount(old: OrderPlacedV1) -> OrderPlaced:
 
 @upcast
 def shelf_of(old: ReservedV1) -> Reserved:
-    """A shelf was called a place."""
     return Reserved(shelf=old.place)
 
 
@@ -94,7 +93,6 @@ def orders(
 
 @saga("ledger", version=1, starts_on=OrderPlaced)
 async def ledger(ctx: Context, placed: OrderPlaced) -> Booked:
-    """Waits for two stamps."""
     first = await ctx.wait("stamp", str)
     second = await ctx.wait("stamp", str)
     return Booked(order_id=f"{first} {second}")
