@@ -1,4 +1,4 @@
-"""Scenarios of the usual sagas, whose invariants are looked at when the test is over."""
+"""Scenarios of sagas, whose invariants are looked at when the test is over."""
 
 import pytest
 
@@ -7,14 +7,26 @@ from tests.runtime.toys import alarms, ledger, orders
 
 
 @pytest.fixture
-def scenario():
-    scenario = Scenario(orders())
-    yield scenario
-    scenario.check()
+def make_scenario():
+    """A scenario of any sagas."""
+    made: list[Scenario] = []
+
+    def make(*sagas, **options) -> Scenario:
+        made.append(Scenario(*sagas, **options))
+        return made[-1]
+
+    yield make
+    for scenario in made:
+        scenario.check()
 
 
 @pytest.fixture
-def all_sagas():
-    scenario = Scenario(orders(), ledger, alarms())
-    yield scenario
-    scenario.check()
+def scenario(make_scenario):
+    """Orders alone."""
+    return make_scenario(orders())
+
+
+@pytest.fixture
+def all_sagas(make_scenario):
+    """Orders, ledgers and alarms."""
+    return make_scenario(orders(), ledger, alarms())

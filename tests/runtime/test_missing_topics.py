@@ -31,11 +31,9 @@ async def booking(ctx, order: OrderPlaced) -> Booked:
 
 
 @pytest.fixture
-def scenario():
+def scenario(make_scenario):
     """Orders and bookings, with bus and store apart."""
-    scenario = Scenario(orders(), booking, shares_file=False)
-    yield scenario
-    scenario.check()
+    return make_scenario(orders(), booking, shares_file=False)
 
 
 async def backlog_ids(scenario: Scenario) -> list[int]:

@@ -52,11 +52,9 @@ def check_each_once(scenario: Scenario) -> None:
 
 
 @pytest.fixture(params=[True, False], ids=["one file", "two files"])
-def scenario(request: pytest.FixtureRequest):
+def scenario(request: pytest.FixtureRequest, make_scenario):
     """With a store that publishes by itself, and with one whose records are relayed."""
-    scenario = Scenario(orders(), shares_file=request.param)
-    yield scenario
-    scenario.check()
+    return make_scenario(orders(), shares_file=request.param)
 
 
 class TestServing:
@@ -255,9 +253,9 @@ class TestTheStore:
 
 
 class TestTheBus:
-    async def test_records_wait_for_a_bus_that_is_away(self):
+    async def test_records_wait_for_a_bus_that_is_away(self, make_scenario):
         """In the order of the history, none twice; the turns themselves are stored."""
-        scenario = Scenario(orders(), shares_file=False)
+        scenario = make_scenario(orders(), shares_file=False)
         async with scenario.serving():
             scenario.bus.is_away = True
             scenario.bus.append([placed(scenario, key) for key in KEYS])
@@ -268,11 +266,10 @@ class TestTheBus:
             await serve_to_the_end(scenario, *KEYS)
 
         check_each_once(scenario)
-        scenario.check()
 
-    async def test_turns_go_on_while_others_are_published(self):
+    async def test_turns_go_on_while_others_are_published(self, make_scenario):
         """Up to a few batches: the number of stored and unpublished ones is bounded."""
-        scenario = Scenario(orders(), shares_file=False)
+        scenario = make_scenario(orders(), shares_file=False)
         async with scenario.serving():
             scenario.bus.is_away = True
             for number, key in enumerate(KEYS[: module.PUBLISHING_MAX + 1], 1):
@@ -288,11 +285,10 @@ class TestTheBus:
             await serve_to_the_end(scenario, *KEYS)
 
         check_each_once(scenario)
-        scenario.check()
 
-    async def test_a_saga_has_its_next_turn_once_its_last_one_is_published(self):
+    async def test_a_saga_has_its_next_turn_once_its_last_one_is_published(self, make_scenario):
         """Its intents leave in the order of its history."""
-        scenario = Scenario(orders(), shares_file=False)
+        scenario = make_scenario(orders(), shares_file=False)
         saga = order_id("o-1")
         async with scenario.serving():
             scenario.bus.is_away = True
@@ -308,12 +304,11 @@ class TestTheBus:
             await scenario.until(lambda: scenario.history(saga) != begun)
 
         assert len(scenario.on(Reserve)) == 1
-        scenario.check()
 
-    async def test_it_can_be_stopped_while_the_bus_is_away(self, monkeypatch):
+    async def test_it_can_be_stopped_while_the_bus_is_away(self, monkeypatch, make_scenario):
         """The next process publishes its stored records."""
         monkeypatch.setattr(module, "DRAIN_S", 0.05)
-        scenario = Scenario(orders(), shares_file=False)
+        scenario = make_scenario(orders(), shares_file=False)
         async with scenario.serving():
             scenario.bus.is_away = True
             scenario.bus.append([placed(scenario)])
@@ -327,7 +322,6 @@ class TestTheBus:
         scenario.restart()
         async with scenario.serving():
             await serve_to_the_end(scenario, "o-1")
-        scenario.check()
 
     async def test_dead_records_wait_for_their_copies(self):
         """Their position does not move before the copy is out."""
@@ -385,9 +379,11 @@ class TestTheBus:
 
 
 class TestCrashes:
-    async def test_a_backlog_of_a_crashed_process_is_taken_over_at_the_next_start(self):
+    async def test_a_backlog_of_a_crashed_process_is_taken_over_at_the_next_start(
+        self, make_scenario
+    ):
         """Stored and not published: the same records, same ids, same bytes."""
-        scenario = Scenario(orders(), ledger, shares_file=False)
+        scenario = make_scenario(orders(), ledger, shares_file=False)
         async with scenario.dying():
             scenario.bus.is_away = True
             scenario.bus.append([placed(scenario, key) for key in KEYS])
@@ -400,10 +396,9 @@ class TestCrashes:
             await serve_to_the_end(scenario, *KEYS)
 
         check_each_once(scenario)
-        scenario.check()
 
-    async def test_a_backlog_is_taken_over_while_another_process_runs(self):
-        scenario = Scenario(orders(), shares_file=False)
+    async def test_a_backlog_is_taken_over_while_another_process_runs(self, make_scenario):
+        scenario = make_scenario(orders(), shares_file=False)
         async with scenario.dying():
             scenario.bus.is_away = True
             scenario.bus.append([placed(scenario)])
@@ -421,16 +416,15 @@ class TestCrashes:
         assert {record.value for record in scenario.on(Reserve)} == {
             b'{"note":"","order_id":"o-1"}'
         }
-        scenario.check()
 
-    async def test_a_batch_with_a_saga_that_failed_at_birth_can_be_taken_over(self):
+    async def test_a_batch_with_a_saga_that_failed_at_birth_can_be_taken_over(self, make_scenario):
         """It has nothing to publish, and the rest of its batch is published."""
 
         def flaw(place: str, subject: str) -> None:
             if (place, subject) == ("start", "o-0"):
                 raise ValueError("a bug")
 
-        scenario = Scenario(orders(flaw=flaw), shares_file=False)
+        scenario = make_scenario(orders(flaw=flaw), shares_file=False)
         async with scenario.dying():
             scenario.bus.is_away = True
             scenario.bus.append([placed(scenario, key) for key in KEYS])
@@ -439,7 +433,6 @@ class TestCrashes:
         scenario.restart()
         async with scenario.serving():
             await scenario.until(lambda: len(scenario.on(Reserve)) == 29, within_s=5)
-        scenario.check()
 
     @pytest.mark.parametrize("appends", range(1, 7))
     async def test_a_process_killed_anywhere_loses_and_doubles_nothing(self, scenario, appends):

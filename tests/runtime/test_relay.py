@@ -17,10 +17,8 @@ from tests.runtime.toys import OrderDone, Reserve, Reserved, Ship, orders
 
 
 @pytest.fixture
-def scenario():
-    scenario = Scenario(orders(), shares_file=False)
-    yield scenario
-    scenario.check()
+def scenario(make_scenario):
+    return make_scenario(orders(), shares_file=False)
 
 
 async def stored_only(scenario: Scenario, *records: Record) -> asyncio.Task:
@@ -60,15 +58,14 @@ async def test_without_a_next_append_it_is_recorded_all_the_same(scenario):
     assert scenario.store.appends == 2
 
 
-async def test_a_store_that_publishes_itself_leaves_nothing_to_relay():
+async def test_a_store_that_publishes_itself_leaves_nothing_to_relay(make_scenario):
     """There is no backlog, and nothing is published twice."""
-    scenario = Scenario(orders())
+    scenario = make_scenario(orders())
     await reserving(scenario)
 
     assert scenario.bus.attempts == 0
     assert await scenario.relay.take_over(older_than_s=-1) == 0
     assert len(scenario.on(Reserve)) == 1
-    scenario.check()
 
 
 async def test_what_a_dead_process_left_is_published_as_it_would_have_been(scenario):

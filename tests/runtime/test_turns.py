@@ -354,9 +354,9 @@ class TestWhenTheStoreSaysNo:
 
 class TestSize:
     @pytest.mark.parametrize("spare", [-500, -40, -31, -30, 0, 500])
-    async def test_a_payload_that_no_record_can_hold_parks_its_saga(self, spare):
+    async def test_a_payload_that_no_record_can_hold_parks_its_saga(self, spare, make_scenario):
         """Key and value count; the bus would refuse it for ever. Its neighbours go on."""
-        scenario = Scenario(orders(note="x" * (3_000 + spare)), ledger, record_bytes=3_000)
+        scenario = make_scenario(orders(note="x" * (3_000 + spare)), ledger, record_bytes=3_000)
         await scenario.take(placed(scenario))
 
         is_small = spare <= -31  # what is around the note, and the key
@@ -364,7 +364,6 @@ class TestSize:
         assert len(scenario.on(Reserve)) == is_small
         assert is_small or "toys.int.reserve.v1: key and value have" in scenario.reason(order_id())
         assert scenario.status(saga_id("ledger", "o-1")) == "running"
-        scenario.check()
 
     @pytest.mark.parametrize("size", range(48_600, 49_600, 100))
     async def test_a_record_too_large_for_its_dlq_headers_is_set_aside_all_the_same(self, size):

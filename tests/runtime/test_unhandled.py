@@ -41,9 +41,9 @@ def flaw_at(*places: str):
 
 
 class TestPoison:
-    async def test_a_saga_whose_code_raises_parks_with_error_and_position(self):
+    async def test_a_saga_whose_code_raises_parks_with_error_and_position(self, make_scenario):
         """The record that it raised on is deferred, its position moves on."""
-        scenario = Scenario(orders(flaw=flaw_at("reserved")))
+        scenario = make_scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1")))
         *_, last = scenario.history(order_id())
@@ -57,11 +57,12 @@ class TestPoison:
             ("turn_failed", order_id())
         ]
         assert scenario.dead_letters() == []
-        scenario.check()
 
-    async def test_the_neighbours_of_the_same_batch_go_on(self):
+    async def test_the_neighbours_of_the_same_batch_go_on(self, make_scenario):
         """Wherever the bad ones stand in it, and however many they are."""
-        scenario = Scenario(orders(flaw=flaw_at("reserved s-1", "reserved s-4", "reserved s-5")))
+        scenario = make_scenario(
+            orders(flaw=flaw_at("reserved s-1", "reserved s-4", "reserved s-5"))
+        )
         keys = [f"o-{number}" for number in range(6)]
         await reserving(scenario, *keys)
         unit = await scenario.take(
@@ -81,11 +82,12 @@ class TestPoison:
             "parked",
         ]
         assert [record.key for record in scenario.on(Ship)] == [b"o-0", b"o-2", b"o-3"]
-        scenario.check()
 
-    async def test_later_records_are_deferred_in_order_and_replayed_by_a_release(self):
+    async def test_later_records_are_deferred_in_order_and_replayed_by_a_release(
+        self, make_scenario
+    ):
         """With the code mended nothing is lost or overtakes; positions had moved on long ago."""
-        scenario = Scenario(orders(flaw=flaw_at("reserved")))
+        scenario = make_scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1")))
         for number in (1, 2, 3):
@@ -109,11 +111,10 @@ class TestPoison:
             if isinstance(entry.body, SignalReceived)
         ]
         assert payloads == ["1", "2", "3"]
-        scenario.check()
 
-    async def test_a_release_of_what_is_not_mended_parks_again(self):
+    async def test_a_release_of_what_is_not_mended_parks_again(self, make_scenario):
         """Each failure is an entry; the record stays deferred, in its place."""
-        scenario = Scenario(orders(flaw=flaw_at("reserved")))
+        scenario = make_scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1")))
         await scenario.take(scenario.signal(order_id(), "note", 1, id="c-1"))
@@ -128,11 +129,10 @@ class TestPoison:
             "behind_failed_turn",
         ]
         assert scenario.status(order_id()) == "parked"
-        scenario.check()
 
-    async def test_a_saga_that_fails_at_birth_is_there_and_can_be_released(self):
+    async def test_a_saga_that_fails_at_birth_is_there_and_can_be_released(self, make_scenario):
         """It is known by name and key before it has begun, and its trigger is not lost."""
-        scenario = Scenario(orders(flaw=flaw_at("start")))
+        scenario = make_scenario(orders(flaw=flaw_at("start")))
         await scenario.take(placed(scenario), placed(scenario, "o-2"))
         (summary,) = [
             summary for summary in scenario.store.inner.summaries.values() if summary.key == "o-1"
@@ -154,11 +154,12 @@ class TestPoison:
         ]
         assert scenario.status(order_id()) == "running"
         assert scenario.status(order_id("o-2")) == "parked"
-        scenario.check()
 
-    async def test_a_trigger_sent_again_to_a_saga_that_failed_at_birth_waits_too(self):
+    async def test_a_trigger_sent_again_to_a_saga_that_failed_at_birth_waits_too(
+        self, make_scenario
+    ):
         """After the release the first one starts it and the second is a duplicate."""
-        scenario = Scenario(orders(flaw=flaw_at("start")))
+        scenario = make_scenario(orders(flaw=flaw_at("start")))
         await scenario.take(placed(scenario, id="m-1"))
         await scenario.take(placed(scenario, id="m-1"))
         scenario.restart(orders())
@@ -168,11 +169,10 @@ class TestPoison:
         assert unit.counts["duplicate"] == 1
         assert scenario.deferred() == scenario.dead_letters() == []
         assert len(scenario.on(Reserve)) == 1
-        scenario.check()
 
-    async def test_a_saga_that_failed_at_birth_may_be_mended_by_a_new_version(self):
+    async def test_a_saga_that_failed_at_birth_may_be_mended_by_a_new_version(self, make_scenario):
         """It has decided nothing yet, so nothing binds it to the version that failed."""
-        scenario = Scenario(orders(flaw=flaw_at("start")))
+        scenario = make_scenario(orders(flaw=flaw_at("start")))
         await scenario.take(placed(scenario))
         scenario.restart(orders(version=2))
         unit = await scenario.take(scenario.release(order_id()))
@@ -180,23 +180,25 @@ class TestPoison:
 
         assert scenario.status(order_id()) == "running"
         assert scenario.history(order_id())[2].body.definition_version == 2
-        scenario.check()
 
-    async def test_a_new_version_beside_the_one_that_failed_at_birth_takes_over(self):
+    async def test_a_new_version_beside_the_one_that_failed_at_birth_takes_over(
+        self, make_scenario
+    ):
         """The same, while the old version is still there for older sagas."""
         flawed = orders(flaw=flaw_at("start"))
-        scenario = Scenario(flawed)
+        scenario = make_scenario(flawed)
         await scenario.take(placed(scenario))
         scenario.restart(flawed, orders(version=2))
         unit = await scenario.take(scenario.release(order_id()))
         await scenario.take(revisits=unit.revisits)
 
         assert scenario.status(order_id()) == "running"
-        scenario.check()
 
-    async def test_a_timer_whose_turn_fails_parks_its_saga_and_fires_after_the_release(self):
+    async def test_a_timer_whose_turn_fails_parks_its_saga_and_fires_after_the_release(
+        self, make_scenario
+    ):
         """It is looked at again later, neither lost nor tried ten times a second."""
-        scenario = Scenario(alarms(flaw=flaw_at("woken")))
+        scenario = make_scenario(alarms(flaw=flaw_at("woken")))
         await scenario.take(scenario.event(AlarmSet(name="a"), "a"))
         scenario.clock.advance(61)
         await scenario.take_due()
@@ -216,11 +218,10 @@ class TestPoison:
         assert scenario.bodies(ALARM)[-2:] == ["TimerArmed", "SignalAwaited"] or "TimerFired" in (
             scenario.bodies(ALARM)
         )
-        scenario.check()
 
-    async def test_timers_of_parked_sagas_do_not_keep_others_from_firing(self):
+    async def test_timers_of_parked_sagas_do_not_keep_others_from_firing(self, make_scenario):
         """However many of them are due before."""
-        scenario = Scenario(
+        scenario = make_scenario(
             alarms(flaw=lambda place, name: flaw_at("woken")(place, "") if name != "z" else 0)
         )
         await scenario.take(*[scenario.event(AlarmSet(name=f"a{n}"), f"a{n}") for n in range(250)])
@@ -232,11 +233,12 @@ class TestPoison:
 
         assert "TimerFired" in scenario.bodies(saga_id("alarm", "z"))
         assert len(scenario.store.inner.timers(1_000)) == 251
-        scenario.check()
 
-    async def test_a_cancel_of_a_poisoned_saga_is_refused_and_an_abandon_is_not(self):
+    async def test_a_cancel_of_a_poisoned_saga_is_refused_and_an_abandon_is_not(
+        self, make_scenario
+    ):
         """To undo needs the code; to give up does not, and and the deferred records go."""
-        scenario = Scenario(orders(flaw=flaw_at("reserved")))
+        scenario = make_scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1")))
         await scenario.take(scenario.command(order_id(), CommandAct.CANCEL, id="c-1", reason="no"))
@@ -249,11 +251,10 @@ class TestPoison:
 
         assert scenario.status(order_id()) == "abandoned"
         assert scenario.deferred() == []
-        scenario.check()
 
-    async def test_compensate_undoes_what_a_poisoned_saga_had_done(self):
+    async def test_compensate_undoes_what_a_poisoned_saga_had_done(self, make_scenario):
         """The way back needs the undo only, not the code that fails."""
-        scenario = Scenario(orders(flaw=flaw_at("reserved")))
+        scenario = make_scenario(orders(flaw=flaw_at("reserved")))
         await reserving(scenario)
         await scenario.take(scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1")))
         unit = await scenario.take(
@@ -268,7 +269,6 @@ class TestPoison:
 
         assert scenario.status(order_id()) == "rolled_back"
         assert scenario.deferred() == []
-        scenario.check()
 
     async def test_a_failed_turn_of_an_ended_saga_makes_only_the_record_a_dead_letter(self):
         scenario = Scenario(orders())
@@ -293,20 +293,18 @@ class TestPoison:
         assert scenario.status(order_id()) == "rolled_back_with_residue"
         assert scenario.deferred() == []
 
-    async def test_a_hundred_poisonous_records_in_a_batch_are_each_found(self):
+    async def test_a_hundred_poisonous_records_in_a_batch_are_each_found(self, make_scenario):
         """The batch begins again for each, and ends."""
-        scenario = Scenario(orders(flaw=flaw_at("start")), ledger)
+        scenario = make_scenario(orders(flaw=flaw_at("start")), ledger)
         unit = await scenario.take(*[placed(scenario, f"o-{number}") for number in range(100)])
 
         assert unit.counts["failed_turns"] == 100
         assert unit.counts["started"] == 100, "the ledgers"
-        scenario.check()
 
 
 class TestCodeThatIsNotThere:
-    async def test_a_saga_without_its_version_is_stalled_and_heals_with_it(self):
+    async def test_a_saga_without_its_version_is_stalled_and_heals_with_it(self, scenario):
         """Its records are deferred in order; a process with the version takes them up."""
-        scenario = Scenario(orders())
         await reserving(scenario)
         reply = scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1"))
         scenario.restart(orders(version=2))
@@ -322,11 +320,11 @@ class TestCodeThatIsNotThere:
         async with scenario.serving():
             await scenario.until(lambda: scenario.status(order_id()) == "completed", within_s=3)
         assert scenario.deferred() == []
-        scenario.check()
 
-    async def test_a_stalled_saga_heals_when_the_worker_without_the_code_leaves_later(self):
+    async def test_a_stalled_saga_heals_when_the_worker_without_the_code_leaves_later(
+        self, scenario
+    ):
         """A rolling deployment: the new worker is there when the old one defers the record."""
-        scenario = Scenario(orders())
         await reserving(scenario)
         reply = scenario.reply(scenario.on(Reserve)[0], Reserved(shelf="s-1"))
         scenario.restart(orders(version=2))
@@ -340,7 +338,6 @@ class TestCodeThatIsNotThere:
             await scenario.until(lambda: len(scenario.on(Ship)) == 1, within_s=40)
 
         assert scenario.status(order_id()) == "running"
-        scenario.check()
 
     async def test_a_stalled_saga_does_not_hold_up_others(self):
         scenario = Scenario(orders())
@@ -354,9 +351,8 @@ class TestCodeThatIsNotThere:
         assert scenario.status(order_id("o-2")) == "running"
         assert scenario.history(order_id("o-2"))[0].body.definition_version == 2
 
-    async def test_code_that_decides_otherwise_parks_the_saga_and_keeps_its_history(self):
+    async def test_code_that_decides_otherwise_parks_the_saga_and_keeps_its_history(self, scenario):
         """Nothing is guessed, nothing re-sent; with the old code it goes on."""
-        scenario = Scenario(orders())
         await reserving(scenario)
         reserve = scenario.on(Reserve)[0]
         scenario.restart(orders(note="new"))
@@ -375,11 +371,9 @@ class TestCodeThatIsNotThere:
             await scenario.until(lambda: scenario.on(Ship), within_s=3)
         assert scenario.status(order_id()) == "running"
         assert scenario.deferred() == []
-        scenario.check()
 
-    async def test_code_that_raises_while_it_is_rebuilt_parks_the_saga(self):
+    async def test_code_that_raises_while_it_is_rebuilt_parks_the_saga(self, scenario):
         """With what it raised, and without a change of its history."""
-        scenario = Scenario(orders())
         await shipping(scenario)
         scenario.restart(orders(flaw=flaw_at("reserved")))
         await scenario.take(scenario.reply(scenario.on(Ship)[0]))
@@ -392,11 +386,10 @@ class TestCodeThatIsNotThere:
         scenario.restart(orders())
         await scenario.take(revisits=[order_id()])
         assert scenario.status(order_id()) == "completed"
-        scenario.check()
 
-    async def test_a_due_timer_of_a_stalled_saga_fires_once_the_code_is_back(self):
+    async def test_a_due_timer_of_a_stalled_saga_fires_once_the_code_is_back(self, make_scenario):
         """Late, within half a minute of the deployment, and without anybody's help."""
-        scenario = Scenario(alarms())
+        scenario = make_scenario(alarms())
         await scenario.take(scenario.event(AlarmSet(name="a"), "a"))
         scenario.restart(orders())
         scenario.clock.advance(61)
@@ -406,11 +399,9 @@ class TestCodeThatIsNotThere:
         scenario.restart(alarms())
         async with scenario.serving():
             await scenario.until(lambda: "TimerFired" in scenario.bodies(ALARM), within_s=32)
-        scenario.check()
 
-    async def test_a_corrupt_history_stops_that_saga_only_and_is_named(self):
+    async def test_a_corrupt_history_stops_that_saga_only_and_is_named(self, scenario):
         """Its records are deferred, the index says what is wrong, the rest of the batch goes on."""
-        scenario = Scenario(orders())
         await reserving(scenario, "o-1", "o-2")
         replies = [scenario.reply(intent, Reserved(shelf="s")) for intent in scenario.on(Reserve)]
         scenario.restart()
@@ -436,11 +427,9 @@ class TestCodeThatIsNotThere:
         await scenario.take(revisits=[order_id()])
         assert scenario.deferred() == []
         assert scenario.status(order_id()) == "running"
-        scenario.check()
 
-    async def test_an_entry_of_a_newer_release_stalls_that_saga_only(self):
+    async def test_an_entry_of_a_newer_release_stalls_that_saga_only(self, scenario):
         """Its records wait for that release; with it the saga goes on, and nothing was guessed."""
-        scenario = Scenario(orders())
         await reserving(scenario, "o-1", "o-2")
         replies = [scenario.reply(intent, Reserved(shelf="s")) for intent in scenario.on(Reserve)]
         scenario.restart()
@@ -466,13 +455,11 @@ class TestCodeThatIsNotThere:
         await scenario.take(revisits=[order_id()])
         assert scenario.deferred() == []
         assert scenario.status(order_id()) == "running"
-        scenario.check()
 
 
 class TestDeferredForASaga:
-    async def test_a_reply_that_is_early_waits_for_its_saga(self):
+    async def test_a_reply_that_is_early_waits_for_its_saga(self, scenario):
         """Topics have no order between them: an answer may be read before the trigger."""
-        scenario = Scenario(orders())
         ids = [f"{order_id()}/{step}/do/1" for step in ("reserve", "ship")]
         await scenario.take(scenario.reply(ids[0], Reserved(shelf="s-1")))
         await scenario.take(scenario.reply(ids[1]))
@@ -483,11 +470,10 @@ class TestDeferredForASaga:
 
         assert scenario.deferred() == scenario.dead_letters() == []
         assert scenario.status(order_id()) == "completed"
-        scenario.check()
 
-    async def test_early_signals_keep_their_order(self):
+    async def test_early_signals_keep_their_order(self, make_scenario):
         """Also with those that come while they are deferred."""
-        scenario = Scenario(ledger)
+        scenario = make_scenario(ledger)
         await scenario.take(scenario.signal(LEDGER, "stamp", "first", id="c-1"))
         unit = await scenario.take(
             placed(scenario), scenario.signal(LEDGER, "stamp", "second", id="c-2")
@@ -496,11 +482,10 @@ class TestDeferredForASaga:
 
         assert scenario.on(Booked)[0].value == b'{"order_id":"first second"}'
         assert scenario.deferred() == []
-        scenario.check()
 
-    async def test_a_record_behind_deferred_ones_waits_for_them(self):
+    async def test_a_record_behind_deferred_ones_waits_for_them(self, make_scenario):
         """A record must not overtake those that were deferred before it."""
-        scenario = Scenario(ledger)
+        scenario = make_scenario(ledger)
         await scenario.take(scenario.signal(LEDGER, "stamp", "first", id="c-1"))
         await scenario.take(placed(scenario))
         unit = await scenario.take(scenario.signal(LEDGER, "stamp", "second", id="c-2"))
@@ -508,11 +493,9 @@ class TestDeferredForASaga:
         await scenario.take(revisits=unit.revisits)
 
         assert scenario.on(Booked)[0].value == b'{"order_id":"first second"}'
-        scenario.check()
 
-    async def test_a_record_whose_saga_never_comes_becomes_a_dead_letter(self):
+    async def test_a_record_whose_saga_never_comes_becomes_a_dead_letter(self, scenario):
         """Ten seconds by default, and not before."""
-        scenario = Scenario(orders())
         async with scenario.serving():
             scenario.bus.append([scenario.reply(f"{order_id()}/reserve/do/1", Reserved(shelf="s"))])
             scenario.bus.append([scenario.release(order_id("o-9"))])
@@ -525,7 +508,6 @@ class TestDeferredForASaga:
             "unknown_saga",
         ]
         assert order_id() in scenario.dead_letters()[0].message
-        scenario.check()
 
     async def test_a_command_to_what_can_be_no_saga_is_a_dead_letter_at_once(self):
         scenario = Scenario(orders())
