@@ -4,7 +4,6 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Self
 
 from saga.adapters.clocks import ManualClock
@@ -22,6 +21,7 @@ from saga.effects import (
 )
 from saga.ports import Inbound, Record, Source, TopicSpec
 from tests.fakes import FlakyBus, LockedDisk
+from tests.records import header
 from tests.toys import Paid, Pay, Refund
 
 NAMES = TopicNames("test", "toys")
@@ -92,16 +92,6 @@ def intent(
 def undo(model: ContractModel, *, attempt: int = 1, undoes=Pay, **more) -> Record:
     """The intent that undoes the step of `intent`."""
     return intent(model, attempt=attempt, direction=Direction.UNDO, undoes=undoes, **more)
-
-
-def without(record: Record, *headers: str) -> Record:
-    kept = tuple((name, text) for name, text in record.headers if name not in headers)
-    return replace(record, headers=kept)
-
-
-def header(record: Record | Inbound, name: str) -> str | None:
-    value = dict(record.headers).get(name)
-    return None if value is None else value.decode()
 
 
 class Scenario:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from saga.contracts import cloudevents as ce
-from tests.effects.fixtures import SAGA, TRACEPARENT, Scenario, header, intent, undo, wallet_effects
+from tests.effects.fixtures import SAGA, TRACEPARENT, Scenario, intent, undo, wallet_effects
+from tests.records import header
 from tests.toys import Pay, Refund
 
 DONE = ("shop.evt.paid.v1", '{"receipt":"r-o-1-1"}')

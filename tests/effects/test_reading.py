@@ -6,7 +6,8 @@ import pytest
 
 from saga.contracts import cloudevents as ce
 from saga.ports import Record
-from tests.effects.fixtures import Scenario, intent, wallet_effects, without
+from tests.effects.fixtures import Scenario, intent, wallet_effects
+from tests.records import without
 from tests.toys import Pay
 
 GOOD = intent(Pay())

@@ -9,7 +9,8 @@ from saga.contracts import cloudevents as ce
 from saga.effects import EffectContext, Effects
 from saga.errors import DefinitionError, StoreUnavailable
 from saga.ports import Source
-from tests.effects.fixtures import Scenario, header, intent, undo, wallet_effects
+from tests.effects.fixtures import Scenario, intent, undo, wallet_effects
+from tests.records import header
 from tests.toys import Paid, Pay, Refund
 
 TOPIC = "test.toys.shop.int.pay.v1"

@@ -10,7 +10,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryCatalogue, MemoryEventStore, MemoryStatistics
@@ -37,6 +36,7 @@ from saga.runtime.turns import Turns
 from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.settings import Settings
 from tests.fakes import FlakyBus, FlakyStore
+from tests.records import header
 from tests.runtime import invariants
 
 NAMES = TopicNames("test", "toys")
@@ -274,17 +274,6 @@ class Scenario:
         if is_all_published:
             published = [record for part in self.bus.partitions.values() for record in part.records]
             invariants.check_published(NAMES, histories, published)
-
-
-def header(record: Record | Inbound, name: str) -> str | None:
-    value = dict(record.headers).get(name)
-    return None if value is None else value.decode()
-
-
-def without(record: Record, *headers: str) -> Record:
-    return replace(
-        record, headers=tuple(header for header in record.headers if header[0] not in headers)
-    )
 
 
 def order_id(key: str = "o-1") -> SagaId:

@@ -10,7 +10,8 @@ from saga.errors import BusUnavailable, MalformedMessage, UnsupportedVersion
 from saga.publishing.writer import KEY_CHARS_MAX, EventWriter
 from saga.runtime.publisher import Publisher
 from saga.runtime.router import Rejected
-from tests.runtime.fixtures import NAMES, Scenario, header, order_id
+from tests.records import header
+from tests.runtime.fixtures import NAMES, Scenario, order_id
 from tests.runtime.test_router import inbound
 from tests.runtime.toys import AlarmSet, OrderPlaced, OrderPlacedV1, Reserved, ledger, orders
 

@@ -11,7 +11,8 @@ from saga.errors import CorruptHistory
 from saga.ports import Record
 from saga.runtime.relay import TAKEOVER_S, RecordEncoder
 from saga.runtime.unit_of_work import InboundBatch
-from tests.runtime.fixtures import NAMES, Scenario, header, order_id, take
+from tests.records import header
+from tests.runtime.fixtures import NAMES, Scenario, order_id, take
 from tests.runtime.test_turns import placed, reserving, shipping
 from tests.runtime.toys import OrderDone, Reserve, Reserved, Ship, orders
 

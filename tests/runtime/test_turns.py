@@ -12,7 +12,8 @@ from saga.core.intents import IntentIssued, Noted, SagaCompleted, Verdict
 from saga.errors import AlreadyRecorded, HistoryConflict, StoreUnavailable
 from saga.ports import Record, Source
 from saga.runtime.unit_of_work import InboundBatch
-from tests.runtime.fixtures import NAMES, Scenario, header, order_id, take, without
+from tests.records import header, without
+from tests.runtime.fixtures import NAMES, Scenario, order_id, take
 from tests.runtime.toys import (
     AlarmSet,
     OrderDone,

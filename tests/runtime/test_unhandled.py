@@ -11,7 +11,8 @@ from saga.ports.bus import Position
 from saga.ports.store import DeferralReason
 from saga.runtime import unhandled
 from saga.runtime.unit_of_work import InboundBatch
-from tests.runtime.fixtures import NAMES, Scenario, header, order_id, take
+from tests.records import header
+from tests.runtime.fixtures import NAMES, Scenario, order_id, take
 from tests.runtime.test_turns import placed, reserving, shipping
 from tests.runtime.toys import (
     AlarmSet,

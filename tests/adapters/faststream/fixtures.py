@@ -16,7 +16,8 @@ from saga.contracts import cloudevents as ce
 from saga.core.identity import saga_id
 from saga.faststream import Attached, attach
 from saga.ports import Inbound, Record, Source, TopicSpec
-from tests.effects.fixtures import NAMES, header, intent
+from tests.effects.fixtures import NAMES, intent
+from tests.records import header
 from tests.toys import OrderConfirmed, Paid, Pay, Refund
 
 PARTITIONS = 4

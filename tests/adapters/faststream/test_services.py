@@ -28,7 +28,8 @@ from tests.adapters.faststream.fixtures import (
     KafkaScenario,
     until,
 )
-from tests.effects.fixtures import header, wallet_effects
+from tests.effects.fixtures import wallet_effects
+from tests.records import header
 from tests.toys import OrderConfirmed
 
 DLQ = "shop.dlq.pay.v1"
