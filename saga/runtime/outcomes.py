@@ -18,7 +18,7 @@ from saga.core.identity import SagaId, StepId
 from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
 from saga.core.values import value
-from saga.errors import CorruptHistory, MessageError, StoreUnavailable
+from saga.errors import CorruptHistory, StoreUnavailable
 from saga.ports import Catalogue, EventStore, SagaSummary
 from saga.ports.store import TellsOfAppends
 
@@ -68,7 +68,7 @@ class OutcomeWaiters:
         """Tell everybody who waits for this saga how it ended; *message* is its outcome event."""
         try:
             event = None if message is None else read(self._contracts, message)
-        except MessageError as error:
+        except Exception as error:  # noqa: BLE001  # a contract's validators are users' code
             self.fail([saga_id], error)
             return
         assert event is None or isinstance(event, Event), message
@@ -102,7 +102,8 @@ class OutcomeWaiters:
 class OutcomePoller:
     """Tells *waiters* of outcomes that the store has.
 
-    *why_stopped* says what the service has failed with, if it has; all who wait are told that.
+    *why_stopped* says what the service has failed with, if it has; all who wait are told that. Its
+    tasks are bare: they live from `start` to `stop`, as long as the service.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class OutcomePoller:
         self._listening: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Poll from now on, until `stop`: the tasks live as long as the service."""
+        """Poll from now on, until `stop`."""
         self._polling = asyncio.create_task(self._poll(), name="outcome poller")
 
     def waiter_came(self, *, is_new: bool) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 
 import pytest
+from pydantic import field_validator
 
-from saga.contracts import ContractRegistry
+from saga.contracts import ContractRegistry, Event
+from saga.core.events import Message
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.runtime.outcomes import Outcome, OutcomeWaiters
@@ -48,3 +50,22 @@ async def test_to_tell_nobody_is_nothing():
 
     assert A not in waiters.awaited
     assert not waiters.awaited
+
+
+async def test_an_end_whose_event_cannot_be_read_fails_those_who_wait():
+    """And nobody else: its contract's validators are the user's own code."""
+
+    class Picky(Event, topic="toys.picky", version=1):
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def look(cls, name: str) -> str:
+            raise LookupError(name)
+
+    waiters = OutcomeWaiters(ContractRegistry([Picky]))
+    with waiters.waiting(A) as future:
+        waiters.tell(A, SagaStatus.COMPLETED, Message("toys.evt.picky.v1", '{"name":"x"}'))
+
+        with pytest.raises(LookupError):
+            await future
