@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
@@ -16,13 +17,13 @@ from rich.progress import Progress
 
 from benchmarks import servers
 from benchmarks.measuring import (
+    Bar,
     Measured,
     Plan,
     circumstances,
     heading,
-    median_ratio,
-    medians,
-    run_child,
+    measure_levels,
+    print_levels,
 )
 from saga.console.cli.output import ExitCode, Misused, NotSo, Printer
 
@@ -120,36 +121,26 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _measure_files(plan: Plan, folder: Path, printer: Printer) -> dict[str, Any]:
-    levels: list[dict[str, Any]] = []
     with Progress(console=printer.err, transient=True) as progress, _scratch(folder) as kept:
-        task = progress.add_task("measuring", total=2 * plan.runs * len(plan.in_flight) + 2)
+        bar = Bar(progress, 2 * plan.runs * len(plan.in_flight) + 2)
 
-        def measured(name: str, *arguments: object) -> Measured:
-            progress.update(task, description=f"measuring: {name} {arguments or ''}")
-            found = run_child(name, *arguments)
-            progress.advance(task)
-            return found
-
-        for in_flight in plan.in_flight:
-            sagas = plan.sagas_at(in_flight)
-            floors, engines = [], []
-            for run in range(plan.runs):
-                with _scratch(folder) as place:
-                    floors.append(measured("floor", place, sagas, in_flight))
-                place = f"{kept}/{in_flight}-{run}"
-                engines.append(measured("engine", place, sagas, in_flight))
-            levels.append(
-                {
-                    "in_flight": in_flight,
-                    "sagas": sagas,
-                    "floor": medians(floors),
-                    "saga": medians(engines),
-                    "ratio": median_ratio(engines, floors),
-                }
+        def measured(name: str, place: str, sagas: int, in_flight: int) -> Measured:
+            return bar.run(
+                f"measuring: {name}, {in_flight} in flight", name, place, sagas, in_flight
             )
-        replayed = measured("replaying", f"{kept}/{plan.in_flight[-1]}-0")
+
+        def in_turn(rival: str, sagas: int, in_flight: int) -> Measured:
+            if rival == "saga":  # the last run is replayed
+                rmtree(last, ignore_errors=True)
+                return measured("engine", last, sagas, in_flight)
+            with _scratch(folder) as place:
+                return measured("floor", place, sagas, in_flight)
+
+        last = f"{kept}/engine"
+        levels = measure_levels(plan, ("saga", "floor"), "floor", in_turn)
+        replayed = bar.run("measuring: replay", "replaying", last)
         with _scratch(folder) as place:
-            opened = measured("opening", place, plan.open_sagas)
+            opened = bar.run("measuring: open sagas", "opening", place, plan.open_sagas)
     return circumstances(plan) | {"levels": levels, "replay": replayed, "open": opened}
 
 
@@ -165,24 +156,8 @@ def _scratch(folder: Path) -> Iterator[str]:
 
 def _print(report: dict[str, Any], printer: Printer) -> None:
     printer.say(f"{heading(report)}\n")
-    columns = ("in flight", "", "sagas/s", "of the floor", "p50 ms", "p99 ms", "CPU µs/saga")
-    rows: list[tuple[object, ...]] = []
-    for level in report["levels"]:
-        for name in ("saga", "floor"):
-            measured = level[name]
-            is_first = name == "saga"
-            rows.append(
-                (
-                    level["in_flight"] if is_first else None,
-                    name,
-                    round(measured["sagas_per_s"]),
-                    f"{level['ratio']:.0%}" if is_first else "",
-                    f"{measured['p50_ms']:.2f}",
-                    f"{measured['p99_ms']:.2f}",
-                    round(measured["cpu_us_per_saga"]),
-                )
-            )
-    printer.table(columns, rows)
+    cpu = {"cpu_us_per_saga": "CPU µs/saga"}
+    print_levels(report["levels"], "floor", cpu, printer)
     replayed, opened = report["replay"], report["open"]
     printer.say(
         f"\nreplay: {replayed['folded_per_s']:,.0f} entries/s of one core;"

@@ -9,20 +9,23 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, Final
 
 import orjson
+from rich.progress import Progress
 
-from saga.console.cli.output import NotSo
+from saga.console.cli.output import NotSo, Printer
 
 SAGAS_AT_ONE: Final = 600
 """One at a time takes milliseconds for each."""
 PERCENT: Final = 100
 
 Measured = dict[str, float]
+Level = dict[str, Any]
+"""What was measured at one number in flight, by rival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,69 @@ def run_child(name: str, *arguments: object) -> Measured:
     return measured
 
 
-def medians(runs: Sequence[Measured]) -> Measured:
-    """The median of each figure."""
-    return {name: median(run[name] for run in runs) for name in runs[0]}
+class Bar:
+    """Measurements one after another, and what the progress bar says of them."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("measuring", total=total)
+
+    def run(self, text: str, name: str, *arguments: object) -> Measured:
+        """Run the measurement *name* while the bar says *text*."""
+        self._progress.update(self._task, description=text)
+        measured = run_child(name, *arguments)
+        self._progress.advance(self._task)
+        return measured
 
 
-def median_ratio(runs: Sequence[Measured], others: Sequence[Measured]) -> float:
-    """The median of the ratios in sagas a second, run by run."""
-    pairs = zip(runs, others, strict=True)
-    return median(run["sagas_per_s"] / other["sagas_per_s"] for run, other in pairs)
+def measure_levels(
+    plan: Plan, rivals: Sequence[str], baseline: str, measure: Callable[[str, int, int], Measured]
+) -> list[Level]:
+    """The rivals in turns at each number in flight: medians, and ratios to *baseline*.
+
+    Who is first changes with every turn. *measure* gets a rival, the sagas to run and how many of
+    them are in flight.
+    """
+    levels: list[Level] = []
+    for in_flight in plan.in_flight:
+        sagas = plan.sagas_at(in_flight)
+        runs: dict[str, list[Measured]] = {name: [] for name in rivals}
+        for run in range(plan.runs):
+            for name in rivals if run % 2 else reversed(rivals):
+                runs[name].append(measure(name, sagas, in_flight))
+        level: Level = {"in_flight": in_flight, "sagas": sagas}
+        for name in rivals:
+            pairs = zip(runs[name], runs[baseline], strict=True)
+            ratio = median(one["sagas_per_s"] / other["sagas_per_s"] for one, other in pairs)
+            figures = {each: median(one[each] for one in runs[name]) for each in runs[name][0]}
+            level[name] = figures | {"ratio": ratio}
+        levels.append(level)
+    return levels
+
+
+def print_levels(
+    levels: Sequence[Level], baseline: str, cpu: Mapping[str, str], printer: Printer
+) -> None:
+    """The table of what was measured; *cpu* names the figures of processor and their columns."""
+    columns = ("in flight", "", "sagas/s", f"of the {baseline}", "p50 ms", "p99 ms", *cpu.values())
+    rows: list[tuple[object, ...]] = []
+    for level in levels:
+        in_flight = level["in_flight"]
+        for name in [each for each in level if each not in {"in_flight", "sagas"}]:
+            figures = level[name]
+            rows.append(
+                (
+                    in_flight,
+                    name,
+                    round(figures["sagas_per_s"]),
+                    "" if name == baseline else f"{figures['ratio']:.0%}",
+                    f"{figures['p50_ms']:.2f}",
+                    f"{figures['p99_ms']:.2f}",
+                    *(round(figures[each]) for each in cpu),
+                )
+            )
+            in_flight = None
+    printer.table(columns, rows)
 
 
 def percentiles(latencies: list[float]) -> Measured:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
+from unittest.mock import patch
 from uuid import NAMESPACE_URL, uuid5
 
 from saga.adapters.clocks import SystemClock
@@ -270,29 +271,15 @@ async def measure(
 
 async def _cost(files: Files, numbers: range) -> Cost:
     kilobytes = files.kilobytes
-    _stop_checkpoints()
-    try:
+    # Without checkpoints the logs tell how many pages were written.
+    with patch.multiple(checkpointing, COMMITS_FIRST=1 << 40, IDLE_S=3_600.0):
         await files.open()
         pages = files.log_pages
         cpu_s = await files.run(numbers)
         pages = files.log_pages - pages
         await files.close()
-    finally:
-        _go_on_with_checkpoints()
     grown = files.kilobytes - kilobytes
     return Cost(cpu_s * 1e6 / len(numbers), pages / len(numbers), grown / len(numbers))
-
-
-_TARGETS: Final = (checkpointing.COMMITS_FIRST, checkpointing.IDLE_S)
-
-
-def _stop_checkpoints() -> None:
-    """So that the logs tell how many pages were written."""
-    checkpointing.COMMITS_FIRST, checkpointing.IDLE_S = 1 << 40, 3_600.0  # type: ignore[misc]
-
-
-def _go_on_with_checkpoints() -> None:
-    checkpointing.COMMITS_FIRST, checkpointing.IDLE_S = _TARGETS  # type: ignore[misc]
 
 
 def main() -> None:

@@ -162,8 +162,7 @@ async def test_a_silent_member_is_expelled_and_may_come_back(
     late_clock.advance(groups.HEARTBEAT_EXPIRY_S + 1)
     await bus.publish([Record("t", None, b"1", (), 0)])
     assert [each.value for each in await _read(mine, 1)] == [b"1"]
-    other._tender = None  # noqa: SLF001 - it goes on
-    other._tend_from_now_on()  # noqa: SLF001
+    other._tender = asyncio.create_task(other._tend())  # noqa: SLF001 - it goes on
     await _until(gone, lambda: gone.assignment() == {Source("t", 1)})
     await _until(mine, lambda: mine.assignment() == {Source("t", 0)})
     await other.close()

@@ -19,7 +19,7 @@ class TestCommand:
         assert set(report) == SECTIONS
         (level,) = report["levels"]
         assert level["in_flight"] == 8
-        assert level["ratio"] == pytest.approx(
+        assert level["saga"]["ratio"] == pytest.approx(
             level["saga"]["sagas_per_s"] / level["floor"]["sagas_per_s"]
         )
         for measured in (level["saga"], level["floor"]):

@@ -91,7 +91,7 @@ def test_loaded_and_empty_take_turns(kafka, postgres):
     past = report["past"]
     assert (past["finished"], past["open"], past["sagas"]) == (FINISHED, OPEN, FINISHED + OPEN)
     (level,) = report["levels"]
-    assert level["ratio"] == pytest.approx(
+    assert level[LOADED]["ratio"] == pytest.approx(
         level[LOADED]["sagas_per_s"] / level[EMPTY]["sagas_per_s"]
     )
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from typing_extensions import override
@@ -22,15 +22,8 @@ from saga.adapters.sqlite.connection import as_bus_error
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.delivery import Delivery, Reader
 from saga.adapters.sqlite.groups import Group
-from saga.adapters.sqlite.records import (
-    PARTITION_BITS,
-    PARTITIONS_MAX,
-    PlacedRecord,
-    RecordBatch,
-    RecordLog,
-)
+from saga.adapters.sqlite.records import PlacedRecord, RecordBatch, RecordLog
 from saga.adapters.sqlite.writer import EarlyReaders, settle
-from saga.core.identity import Instant
 from saga.core.retry import Retry
 from saga.core.values import value
 from saga.errors import BusUnavailable
@@ -61,6 +54,24 @@ READ_INLINE_RECORDS_MAX: Final = 64
 """More than this is read on another thread, so as not to hold up the event loop."""
 
 
+@dataclass(slots=True, eq=False)
+class _Together:
+    """Records that wait for the next transaction, and who waits for them to be durable."""
+
+    placed: list[PlacedRecord] = field(default_factory=list)
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+@value(kw_only=True)
+class LocalBusState:
+    """The partitions of each topic, and of each group its living members and committed offsets."""
+
+    partitions: Mapping[str, int]
+    members: Mapping[str, int]
+    committed: Mapping[str, Mapping[Source, int]]
+
+
 class LocalBus(Bus):
     """A bus in the file of *database*, which stays its maker's to close.
 
@@ -74,11 +85,7 @@ class LocalBus(Bus):
     """
 
     def __init__(
-        self,
-        database: SqliteDatabase,
-        *,
-        clock: Clock,
-        record_bytes_max: int = RECORD_BYTES_MAX,
+        self, database: SqliteDatabase, *, clock: Clock, record_bytes_max: int = RECORD_BYTES_MAX
     ) -> None:
         self.database = database
         self.log = RecordLog(database, record_bytes_max=record_bytes_max)
@@ -99,7 +106,6 @@ class LocalBus(Bus):
                 groups.begin_generation_everywhere(cursor)
 
         await self.write(work)
-        self.log.topics(spec.name for spec in topics)
         await self._follow_groups()
 
     @override
@@ -127,7 +133,8 @@ class LocalBus(Bus):
         is_early = self._early_readers is not None and resume_at is not None
         consumer = LocalConsumer(self, member_id, group, names, resume_at, is_early=is_early)
         self._consumers.append(consumer)
-        self._tend_from_now_on()
+        if self._tender is None:
+            self._tender = asyncio.create_task(self._tend(), name="local bus")
         try:
             await self._follow_groups()
         except BusUnavailable:
@@ -149,6 +156,28 @@ class LocalBus(Bus):
         for consumer in consumers:
             consumer.end()
         await self.leave(consumers)
+
+    def describe(self, group_names: Iterable[str]) -> LocalBusState:
+        """How the bus stands; a group that never was has no members.
+
+        Raises:
+            BusUnavailable: the file cannot be read now.
+        """
+        names, now = list(group_names), self._clock.now()
+
+        def query(cursor: sqlite3.Cursor) -> LocalBusState:
+            group_of = groups.read_groups(cursor)
+            members = {name: group_of[name].members if name in group_of else () for name in names}
+            return LocalBusState(
+                partitions=self.log.partitions(cursor),
+                members={
+                    name: sum(not groups.is_dead(member, now) for member in members[name])
+                    for name in names
+                },
+                committed={name: self.log.committed(cursor, name) for name in names},
+            )
+
+        return self.read_now(query)
 
     # What an event store on the same file needs to publish in its own transaction.
 
@@ -187,7 +216,7 @@ class LocalBus(Bus):
 
     async def rejoin(self, consumer: LocalConsumer) -> None:
         """Make *consumer* a member again, after the group had given it up."""
-        consumer.rejoined(await self._join(consumer.group, consumer.topics))
+        consumer.become(await self._join(consumer.group, consumer.topics))
         await self._follow_groups()
 
     async def leave(self, consumers: Sequence[LocalConsumer]) -> None:
@@ -207,14 +236,10 @@ class LocalBus(Bus):
         with as_bus_error():
             return await self.database.write(job)
 
-    async def read(self, query: Callable[[sqlite3.Cursor], T], *, is_short: bool) -> T:
-        """Run *query* on a reader thread, or here and now where it *is_short*.
-
-        Raises:
-            BusUnavailable: the file cannot be read now.
-        """
+    async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:
+        """Run *query* on a reader thread; raises as `read_now`."""
         with as_bus_error():
-            return self.database.read_now(query) if is_short else await self.database.read(query)
+            return await self.database.read(query)
 
     def read_now(self, query: Callable[[sqlite3.Cursor], T]) -> T:
         """Run *query* here and now.
@@ -256,10 +281,6 @@ class LocalBus(Bus):
         return await self.write(
             lambda cursor: groups.join(cursor, group, topics, now=now, ours=ours)
         )
-
-    def _tend_from_now_on(self) -> None:
-        if self._tender is None:
-            self._tender = asyncio.create_task(self._tend(), name="local bus")
 
     async def _tend(self) -> None:
         loop = asyncio.get_running_loop()
@@ -435,19 +456,16 @@ class LocalConsumer(Consumer):
             return
         if group.generation != self.generation:
             topics_of = {member.member_id: member.topics for member in group.members}
-            topics = self._bus.log.topics(chain.from_iterable(topics_of.values()))
-            counts = {name: topic.partitions for name, topic in topics.items()}
-            self._keep(frozenset(assign_ranges(topics_of, counts)[self.member_id]))
+            partitions = self._bus.read_now(self._bus.log.partitions)
+            self._keep(frozenset(assign_ranges(topics_of, partitions)[self.member_id]))
             self.generation = group.generation
         self._is_settled = group.is_settled
         if self._is_settled and self._lacks_sources:
             self.reader.wake(always=True)
 
-    def rejoined(self, member_id: int) -> None:
+    def become(self, member_id: int) -> None:
         """Go on as another member, after the group had given this one up."""
-        self.member_id = member_id
-        self.generation = 0
-        self._is_expelled = False
+        self.member_id, self.generation, self._is_expelled = member_id, 0, False
 
     @property
     def _lacks_sources(self) -> bool:
@@ -468,7 +486,7 @@ class LocalConsumer(Consumer):
         if self._resume_at is not None:
             starts = await self._resume_at(added)
         else:
-            starts = bus.read_now(lambda cursor: bus.log.committed(cursor, self.group, added))
+            starts = bus.read_now(lambda cursor: bus.log.committed(cursor, self.group))
         bounds = await bus.bounds(added)
         if generation != self.generation or not self._is_settled:
             return  # the group has changed meanwhile
@@ -492,7 +510,8 @@ class LocalConsumer(Consumer):
             return {at: bus.log.read(cursor, at, offset, share) for at, offset in starts.items()}
 
         try:
-            records_of = await bus.read(query, is_short=backlog <= READ_INLINE_RECORDS_MAX)
+            is_short = backlog <= READ_INLINE_RECORDS_MAX
+            records_of = bus.read_now(query) if is_short else await bus.read(query)
         except BusUnavailable:
             reader.behind.update(starts.keys() & reader.next.keys())
             raise
@@ -503,17 +522,6 @@ class LocalConsumer(Consumer):
             reader.next[source] = end = records[-1].offset + 1
             if end < bus.delivery.ends[source] or len(records) >= share:
                 reader.behind.add(source)
-
-
-class _Together:
-    """Records that wait for the next transaction, and who waits for them to be durable."""
-
-    __slots__ = ("placed", "task", "waiting")
-
-    def __init__(self) -> None:
-        self.placed: list[PlacedRecord] = []
-        self.waiting: list[asyncio.Future[None]] = []
-        self.task: asyncio.Task[None]
 
 
 class _ForeignCommits:
@@ -545,43 +553,3 @@ def _is_late(consumer: LocalConsumer, group: Group) -> bool:
         member.member_id == consumer.member_id and member.generation < consumer.generation
         for member in group.members
     )
-
-
-@value(kw_only=True)
-class LocalBusState:
-    """The partitions of each topic, and of each group its living members and committed offsets."""
-
-    partitions: Mapping[str, int]
-    members: Mapping[str, int]
-    committed: Mapping[str, Mapping[Source, int]]
-
-
-async def describe_local_bus(
-    database: SqliteDatabase, group_names: Collection[str], *, now: Instant
-) -> LocalBusState:
-    """How the bus in the file of *database* stands; a group that never was has no members.
-
-    Raises:
-        StoreUnavailable: the file cannot be read now.
-    """
-
-    def query(cursor: sqlite3.Cursor) -> LocalBusState:
-        cursor.execute("SELECT topic_id, name, partitions FROM bus_topics")
-        topics = {topic_id: (name, partitions) for topic_id, name, partitions in cursor.fetchall()}
-        cursor.execute("SELECT group_name, source_id, next_offset FROM bus_offsets")
-        committed: dict[str, dict[Source, int]] = {name: {} for name in group_names}
-        for name, source_id, offset in cursor.fetchall():
-            if name in committed:
-                topic, _ = topics[source_id >> PARTITION_BITS]
-                committed[name][Source(topic, source_id % PARTITIONS_MAX)] = offset
-        group_of = groups.read_groups(cursor)
-        nobody = Group(generation=0, members=())
-        members = {
-            name: sum(
-                not groups.is_dead(member, now) for member in group_of.get(name, nobody).members
-            )
-            for name in group_names
-        }
-        return LocalBusState(partitions=dict(topics.values()), members=members, committed=committed)
-
-    return await database.read(query)

@@ -12,7 +12,6 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import partial
 from typing import Final
 
 from saga.adapters.sqlite.records import RecordBatch
@@ -38,6 +37,8 @@ class Reader:
         self.behind: set[Source] = set()
         self.buffer: deque[Inbound] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
 
     @property
     def is_full(self) -> bool:
@@ -117,12 +118,28 @@ class Reader:
         """Return when there is something to do, or after so long."""
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        timeout = loop.call_later(seconds, partial(self.wake, always=True))
+        self._until = loop.time() + seconds
+        # The timer outlives the wait: most waits end early, and the next one needs it again.
+        if self._timer is None or self._timer.when() > self._until:
+            self._set_timer(loop)
         try:
             await self._waiter
         finally:
-            timeout.cancel()
             self._waiter = None
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._until, self._time_out, loop)
+
+    def _time_out(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if loop.time() < self._until:
+            self._set_timer(loop)
+        else:
+            self.wake(always=True)
 
 
 class Delivery:

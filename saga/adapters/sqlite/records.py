@@ -92,9 +92,7 @@ class Topic(NamedTuple):
     """A topic as it was created."""
 
     topic_id: int
-    name: str
     partitions: int
-    retention_s: int | None
 
 
 class PlacedRecord(NamedTuple):
@@ -145,12 +143,10 @@ class RecordLog:
         self._ends_epoch = -1
         database.migrate("bus", MIGRATIONS)
 
-    def topics(self, names: Iterable[str]) -> dict[str, Topic]:
-        """Those of the topics that exist."""
-        wanted = set(names)
-        if not wanted <= self._topics.keys():
-            self._database.read_now(self._load_topics)
-        return {name: self._topics[name] for name in wanted if name in self._topics}
+    def partitions(self, cursor: sqlite3.Cursor) -> dict[str, int]:
+        """The number of partitions of every topic."""
+        self._load_topics(cursor)
+        return {name: topic.partitions for name, topic in self._topics.items()}
 
     def place(self, records: Iterable[Record]) -> list[PlacedRecord]:
         """Accept all *records* and choose their partitions; outside any transaction.
@@ -216,16 +212,13 @@ class RecordLog:
                 break
         return found
 
-    def committed(
-        self, cursor: sqlite3.Cursor, group: str, sources: Iterable[Source]
-    ) -> dict[Source, int]:
-        """The next offsets that *group* has committed of these sources."""
-        rows = cursor.execute(
+    def committed(self, cursor: sqlite3.Cursor, group: str) -> dict[Source, int]:
+        """The next offsets that *group* has committed."""
+        self._load_topics(cursor)
+        cursor.execute(
             "SELECT source_id, next_offset FROM bus_offsets WHERE group_name = ?", (group,)
         )
-        offsets = dict(rows.fetchall())
-        source_ids = {source: self._source_id(cursor, source) for source in sources}
-        return {at: offsets[number] for at, number in source_ids.items() if number in offsets}
+        return {self._sources[source_id]: offset for source_id, offset in cursor.fetchall()}
 
     def commit(self, cursor: sqlite3.Cursor, group: str, offsets: Mapping[Source, int]) -> None:
         """Remember the next offsets of *group*."""
@@ -235,28 +228,27 @@ class RecordLog:
 
     def create(self, cursor: sqlite3.Cursor, specs: Sequence[TopicSpec]) -> bool:
         """Make the topics that are not there; whether there was any."""
-        before = cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0]
+        created = False
         for spec in specs:
             if not 1 <= spec.partitions <= PARTITIONS_MAX:
                 raise ValueError(f"{spec.name}: 1 to {PARTITIONS_MAX} partitions are possible")
             cursor.execute(
-                "INSERT INTO bus_topics (name, partitions, retention_s) VALUES (?, ?, ?) "
-                "ON CONFLICT DO NOTHING",
+                "INSERT OR IGNORE INTO bus_topics (name, partitions, retention_s) VALUES (?, ?, ?)",
                 (spec.name, spec.partitions, spec.retention_s),
             )
-            cursor.execute(
-                "WITH RECURSIVE p(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM p) "
-                "INSERT OR IGNORE INTO bus_partitions "
-                f"SELECT t.topic_id << {PARTITION_BITS} | n, 0 FROM bus_topics AS t, "
-                "(SELECT n FROM p LIMIT ?) WHERE name = ? AND n < partitions",
-                (spec.partitions, spec.name),
-            )
-        return bool(cursor.execute("SELECT count(*) FROM bus_topics").fetchone()[0] > before)
+            if cursor.rowcount:
+                created = True
+                first = (cursor.lastrowid or 0) << PARTITION_BITS
+                rows = [(first | number,) for number in range(spec.partitions)]
+                cursor.executemany("INSERT INTO bus_partitions VALUES (?, 0)", rows)
+        return created
 
     def expire(self, cursor: sqlite3.Cursor, *, now: Instant) -> bool:
         """Delete some batches that are older than their topic keeps; whether more are left."""
-        cursor.execute("SELECT * FROM bus_topics WHERE retention_s IS NOT NULL")
-        for topic_id, _, partitions, retention_s in cursor.fetchall():
+        cursor.execute(
+            "SELECT topic_id, partitions, retention_s FROM bus_topics WHERE retention_s IS NOT NULL"
+        )
+        for topic_id, partitions, retention_s in cursor.fetchall():
             for partition in range(partitions):
                 source_id = topic_id << PARTITION_BITS | partition
                 if _expire_source(cursor, source_id, now - retention_s * 1_000_000):
@@ -264,10 +256,10 @@ class RecordLog:
         return False
 
     def _topic(self, name: str) -> Topic:
-        topic = self.topics([name]).get(name)
-        if topic is None:
+        self._database.read_now(self._load_topics)
+        if name not in self._topics:
             raise TopicMissing(name)
-        return topic
+        return self._topics[name]
 
     def _source_id(self, cursor: sqlite3.Cursor, source: Source) -> int:
         if source not in self._source_ids:
@@ -300,13 +292,12 @@ class RecordLog:
         return self._ends
 
     def _load_topics(self, cursor: sqlite3.Cursor) -> None:
-        for row in cursor.execute("SELECT * FROM bus_topics").fetchall():
-            topic = Topic(*row)
-            self._topics[topic.name] = topic
-            for partition in range(topic.partitions):
-                source_id = topic.topic_id << PARTITION_BITS | partition
-                self._sources[source_id] = Source(topic.name, partition)
-                self._source_ids[self._sources[source_id]] = source_id
+        cursor.execute("SELECT name, topic_id, partitions FROM bus_topics")
+        for name, topic_id, partitions in cursor.fetchall():
+            self._topics[name] = Topic(topic_id, partitions)
+            for partition in range(partitions):
+                source, source_id = Source(name, partition), topic_id << PARTITION_BITS | partition
+                self._sources[source_id], self._source_ids[source] = source, source_id
 
 
 def pack_records(records: Sequence[Record]) -> bytes:

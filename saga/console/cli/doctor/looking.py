@@ -26,7 +26,6 @@ from saga.adapters.opening import (
     outbox_address,
 )
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
-from saga.adapters.sqlite.bus import describe_local_bus
 from saga.application import Application
 from saga.console.cli.doctor.judging import (
     Facts,
@@ -188,12 +187,14 @@ async def _look_at_file(
     facts: Facts, session: Session, app: Application, readers: Iterable[str]
 ) -> GroupStates:
     settings = session.settings
-    async with closing(SqliteDatabase(file_of(settings.bus))) as database:
-        state = await describe_local_bus(database, list(readers), now=facts.now)
+    async with (
+        closing(SqliteDatabase(file_of(settings.bus))) as database,
+        closing(LocalBus(database, clock=SystemClock())) as bus,
+    ):
+        state = bus.describe(readers)
         ours = {spec.name for spec in app.topic_specs(settings)} & state.partitions.keys()
         sources = [Source(name, n) for name in ours for n in range(state.partitions[name])]
-        async with closing(LocalBus(database, clock=SystemClock())) as bus:
-            facts.bounds = dict(await bus.bounds(sources))
+        facts.bounds = dict(await bus.bounds(sources))
     return {name: (state.members[name], state.committed[name]) for name in readers}
 
 
