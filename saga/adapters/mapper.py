@@ -24,7 +24,6 @@ TURN: Final = "turn"
 
 _TURN_FIELDS: Final = ("at", "cause", "version", "entries")
 _SORTED: Final = orjson.OPT_SORT_KEYS
-_HEX_DIGITS: Final = 32
 _dumps: Final = orjson.dumps
 _embed: Final = orjson.Fragment
 
@@ -99,13 +98,6 @@ def to_history(saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]]) -> Histo
     except CorruptHistory as error:
         return error
     return History(entries, turns=turns)
-
-
-def originator_of(saga_id: SagaId) -> str:
-    """The saga id as the library writes UUIDs: 32 hex digits."""
-    digits = saga_id.replace("-", "")
-    assert len(digits) == _HEX_DIGITS, f"saga ids are UUIDs, not {saga_id!r}"
-    return digits
 
 
 def saga_id_of(originator_id: str) -> SagaId:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Final
 
 import orjson
 
@@ -88,18 +88,8 @@ _OLDEST: Final = (
 )
 
 
-class Topic(NamedTuple):
-    """A topic as it was created."""
-
-    topic_id: int
-    partitions: int
-
-
-class PlacedRecord(NamedTuple):
-    """A record that was accepted, with the number of its source."""
-
-    source_id: int
-    record: Record
+PlacedRecord = tuple[int, Record]
+"""The number of a source, and a record that was accepted for it."""
 
 
 @value
@@ -136,7 +126,8 @@ class RecordLog:
     def __init__(self, database: SqliteDatabase, *, record_bytes_max: int) -> None:
         self._database = database
         self._partitioner = Partitioner(record_bytes_max=record_bytes_max)
-        self._topics: dict[str, Topic] = {}
+        self._topics: dict[str, tuple[int, int]] = {}
+        """Of each topic its number and its partitions."""
         self._sources: dict[int, Source] = {}
         self._source_ids: dict[Source, int] = {}
         self._ends: dict[int, int] = {}
@@ -146,7 +137,7 @@ class RecordLog:
     def partitions(self, cursor: sqlite3.Cursor) -> dict[str, int]:
         """The number of partitions of every topic."""
         self._load_topics(cursor)
-        return {name: topic.partitions for name, topic in self._topics.items()}
+        return {name: partitions for name, (_, partitions) in self._topics.items()}
 
     def place(self, records: Iterable[Record]) -> list[PlacedRecord]:
         """Accept all *records* and choose their partitions; outside any transaction.
@@ -158,9 +149,9 @@ class RecordLog:
         topics, choose = self._topics, self._partitioner.choose
         placed = []
         for record in records:
-            topic = topics.get(record.topic) or self._topic(record.topic)
-            partition = choose(record, topic.partitions)
-            placed.append(PlacedRecord(topic.topic_id << PARTITION_BITS | partition, record))
+            topic_id, partitions = topics.get(record.topic) or self._topic(record.topic)
+            partition = choose(record, partitions)
+            placed.append((topic_id << PARTITION_BITS | partition, record))
         return placed
 
     def append(
@@ -255,7 +246,7 @@ class RecordLog:
                     return True
         return False
 
-    def _topic(self, name: str) -> Topic:
+    def _topic(self, name: str) -> tuple[int, int]:
         self._database.read_now(self._load_topics)
         if name not in self._topics:
             raise TopicMissing(name)
@@ -294,7 +285,7 @@ class RecordLog:
     def _load_topics(self, cursor: sqlite3.Cursor) -> None:
         cursor.execute("SELECT name, topic_id, partitions FROM bus_topics")
         for name, topic_id, partitions in cursor.fetchall():
-            self._topics[name] = Topic(topic_id, partitions)
+            self._topics[name] = (topic_id, partitions)
             for partition in range(partitions):
                 source, source_id = Source(name, partition), topic_id << PARTITION_BITS | partition
                 self._sources[source_id], self._source_ids[source] = source, source_id
