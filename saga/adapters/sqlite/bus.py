@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -23,7 +22,7 @@ from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.delivery import Delivery, Reader
 from saga.adapters.sqlite.groups import Group
 from saga.adapters.sqlite.records import PlacedRecord, RecordBatch, RecordLog
-from saga.adapters.sqlite.writer import EarlyReaders, settle
+from saga.adapters.sqlite.writer import EarlyReaders
 from saga.core.retry import Retry
 from saga.core.values import value
 from saga.errors import BusUnavailable
@@ -49,18 +48,16 @@ HEARTBEAT_S: Final = 1.0
 LIVENESS_S: Final = 0.25
 RETENTION_S: Final = 5.0
 FILE_AWAY: Final = Retry(attempts=None, initial="50ms", factor=2.0, cap="500ms", jitter=0.5)
-RECORDS_TOGETHER_MAX: Final = 1_000
+JOB_RECORDS_MAX: Final = 1_000
 READ_INLINE_RECORDS_MAX: Final = 64
 """More than this is read on another thread, so as not to hold up the event loop."""
 
 
-@dataclass(slots=True, eq=False)
-class _Together:
-    """Records that wait for the next transaction, and who waits for them to be durable."""
+class _Together(NamedTuple):
+    """Records that wait for the next transaction, and for whom; they are one job."""
 
-    placed: list[PlacedRecord] = field(default_factory=list)
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
+    placed: list[PlacedRecord]
+    written: asyncio.Future[list[RecordBatch]]
 
 
 @value(kw_only=True)
@@ -113,16 +110,17 @@ class LocalBus(Bus):
         placed = self.place(records)
         if not placed:
             return
-        together = self._together
-        if together is None or len(together.placed) >= RECORDS_TOGETHER_MAX:
-            together = self._together = _Together()
-            together.task = asyncio.create_task(self._write(together))
-        together.placed += placed
-        # A future each: whoever stops waiting does not take the others' records along.
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        together.waiting.append(waiting)
         with as_bus_error():
-            await waiting
+            together = self._together
+            if (
+                together is None
+                or together.written.done()
+                or len(together.placed) >= JOB_RECORDS_MAX
+            ):
+                together = self._together = self._next_job()
+            together.placed.extend(placed)
+            # Whoever stops waiting does not take the others' records along.
+            await asyncio.shield(together.written)
 
     @override
     async def subscribe(
@@ -250,29 +248,19 @@ class LocalBus(Bus):
         with as_bus_error():
             return self.database.read_now(query)
 
-    # Publishing.
+    def _next_job(self) -> _Together:
+        """A job that writes what is published until the writer comes to it."""
 
-    async def _write(self, together: _Together) -> None:
         def work(cursor: sqlite3.Cursor) -> list[RecordBatch]:
-            self._seal(together)
+            if self._together is together:
+                self._together = None  # it may run again, with the same records
             return self.append(cursor, together.placed)
 
-        failure: Exception | None = None
-        try:
-            await self.database.write(
-                work, on_commit=self.delivery.deliver, early_readers=self._early_readers
-            )
-        except Exception as error:  # noqa: BLE001 - handed to those who wait
-            failure = error
-        finally:
-            self._seal(together)
-        for waiting in together.waiting:
-            settle(waiting, None, failure)
-
-    def _seal(self, together: _Together) -> None:
-        """What is published from now on is not part of it: it may run again, or has failed."""
-        if self._together is together:
-            self._together = None
+        written = self.database.write(
+            work, on_commit=self.delivery.deliver, early_readers=self._early_readers
+        )
+        together = _Together([], written)
+        return together
 
     # Watching the file.
 
