@@ -107,7 +107,8 @@ async def check_each_began_once(store: EventStore) -> None:
 
 
 @asynccontextmanager
-async def _opened(address: str) -> AsyncIterator[EventStore]:
+async def opened(address: str) -> AsyncIterator[EventStore]:
+    """The store in a file or on a server."""
     if not address.startswith("postgresql:"):
         file = SqliteDatabase(address)
         yield SqliteEventStore(file)
@@ -122,7 +123,7 @@ async def _opened(address: str) -> AsyncIterator[EventStore]:
 
 async def main(address: str, topic: str) -> None:
     """Start them."""
-    async with _opened(address) as store:
+    async with opened(address) as store:
         await start_all(store, topic, allowed=partial(asyncio.to_thread, sys.stdin.readline))
 
 

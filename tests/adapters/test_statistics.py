@@ -38,7 +38,7 @@ async def server(postgres: str):
     await database.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "server"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("server", marks=pytest.mark.connected)])
 def counted(request: pytest.FixtureRequest):
     """A store and who counts what is in it."""
     return request.getfixturevalue(request.param)
