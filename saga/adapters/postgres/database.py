@@ -1,12 +1,13 @@
 """One PostgreSQL database in this process: its connections, its transactions, its reads.
 
 A transaction goes out as one message, from BEGIN to COMMIT, and its answers are read together: one
-way there and back, and a process that freezes hardly ever holds a lock meanwhile. Everything that
-goes wrong with the server becomes `StoreUnavailable`, with a message that names the database and
-says what to do. This is the one place where errors of the driver become ours.
+way there and back, and a process that freezes hardly ever holds a lock meanwhile. A commit whose
+answer was lost is found out about: the session is ended, so that nothing of it can still happen,
+and then the tables tell whether it happened.
 
-An address says where the database is and may override what concerns the way there. What a session
-may do, and for how long, is ours to say. A password is never part of a name or an error.
+Everything that goes wrong with the server becomes `StoreUnavailable`, with a message that names the
+database and says what to do. A password is never part of a name or an error. An address may
+override what concerns the way there; what a session may do, and for how long, is ours to say.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ psycopg's own pipeline sends each statement by itself. Here nothing leaves befor
 batch costs one call of the system instead of a dozen. A process that freezes has sent all of its
 transaction or, but for very large ones, nothing.
 
-Parameters of ours are columns of many rows: arrays in PostgreSQL's binary form, put together here.
-The driver's general way writes them as text, element by element, which costs more than everything
-else that this side does for a batch.
+Parameters of ours are arrays in PostgreSQL's binary form. The driver's general way writes them as
+text, element by element, which costs more than everything else that this side does for a batch.
 
 This is the one file that uses psycopg's generators, which its documentation does not promise.
 `check_version` runs before a connection is made.

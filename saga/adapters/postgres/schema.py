@@ -1,11 +1,8 @@
 """Which tables a database has, and how they become those that the code at hand needs.
 
-Each component (event store, effects store) counts its migrations; the table `saga_schema` says how
-many were made. Whoever migrates holds an advisory lock meanwhile, and everything is one
+Each component (event store, effects store, outbox) counts its migrations; the table `saga_schema`
+says how many were made. Whoever migrates holds an advisory lock meanwhile, and everything is one
 transaction: two that run at once end as one, and one that fails leaves what was there.
-
-The layout of the event store is here and nowhere else, but for the two tables that the library
-makes: see `_eventsourcing.py`.
 """
 
 from __future__ import annotations
@@ -96,10 +93,10 @@ _TABLES: Final = (
 class Component:
     """A set of tables: a new database has them made, an old one takes the *migrations* it lacks.
 
-    *make* makes those of the newest version. The first of *migrations* leads from version 1 to 2.
-
-    *landmark* is one of the tables. Where it is there and `saga_schema` does not know of it, it
-    belongs to another program.
+    Args:
+        landmark: one of them; where `saga_schema` does not know of it, another program has made it.
+        make: makes those of the newest version.
+        migrations: the first leads from version 1 to 2.
     """
 
     name: str

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from saga.adapters.mapper import TURN
 from saga.adapters.postgres.pipeline import Call, ManyRows, call_of, ints
@@ -101,22 +101,23 @@ KEEP_UNHANDLED: Final = ManyRows(
 )
 REMOVE_HANDLED: Final = "DELETE FROM unhandled WHERE record_id = ANY(%s::bigint[])"
 RELAYED: Final = "DELETE FROM backlog WHERE backlog_id = ANY(%s::bigint[])"
+# Of each of these the answer is whether all rows are there.
 LANDED: Final = ManyRows(
-    "SELECT count(*) FROM {rows} AS r (saga_id, id, version, state) "
-    "WHERE (SELECT originator_id FROM saga_ids WHERE saga_id = r.saga_id) = r.id "
-    "AND (SELECT e.state = r.state FROM stored_events AS e "
-    "WHERE e.originator_id = r.id AND e.originator_version = r.version)",
+    "SELECT count(*) = count(*) FILTER (WHERE (SELECT originator_id FROM saga_ids "
+    "WHERE saga_id = r.saga_id) = r.id AND (SELECT e.state = r.state FROM stored_events AS e "
+    "WHERE e.originator_id = r.id AND e.originator_version = r.version)) "
+    "FROM {rows} AS r (saga_id, id, version, state)",
     "uuid uuid bigint bytea",
 )
 REACHED: Final = ManyRows(
-    "SELECT count(*) FROM {rows} AS r (name, id) WHERE (SELECT notification_id = r.id "
-    "FROM notification_tracking WHERE application_name = r.name)",
+    "SELECT count(*) = count(*) FILTER (WHERE (SELECT notification_id = r.id "
+    "FROM notification_tracking WHERE application_name = r.name)) FROM {rows} AS r (name, id)",
     "text bigint",
 )
 UNHANDLED: Final = ManyRows(
-    "SELECT count(*) FROM {rows} AS r (topic, partition, place, at) WHERE EXISTS ("
-    "SELECT 1 FROM unhandled AS p WHERE p.topic = r.topic AND p.partition = r.partition "
-    'AND p."offset" = r.place AND p.kept_at = r.at)',
+    "SELECT bool_and(EXISTS (SELECT 1 FROM unhandled AS p WHERE p.topic = r.topic "
+    'AND p.partition = r.partition AND p."offset" = r.place AND p.kept_at = r.at)) '
+    "FROM {rows} AS r (topic, partition, place, at)",
     "text bigint bigint bigint",
 )
 BACKLOG_OF: Final = (
@@ -205,17 +206,15 @@ def calls_of(
     ]
 
 
-def proof_of(batch: Batch, originators: Originators) -> tuple[Call, int] | None:
-    """A query, and what it counts where *batch* is stored; None where it may be written twice."""
-    rows: list[tuple[Any, ...]]
+def proof_of(batch: Batch, originators: Originators) -> Call | None:
+    """Asks whether *batch* is stored; None where it may be written twice."""
     if batch.histories:
-        rows = [(saga, originators[saga], *rest) for saga, *rest in turns_of(batch)]
-        return LANDED.call(rows), len(rows)
+        turns = turns_of(batch)
+        return LANDED.call([(saga, originators[saga], *rest) for saga, *rest in turns])
     if batch.positions:
-        return REACHED.call(_trackings(batch)), len(batch.positions)
+        return REACHED.call(_trackings(batch))
     if batch.unhandled:
-        rows = [(*each.position, each.kept_at) for each in batch.unhandled]
-        return UNHANDLED.call(rows), len(rows)
+        return UNHANDLED.call([(*each.position, each.kept_at) for each in batch.unhandled])
     return None
 
 

@@ -214,10 +214,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
     async def _has_landed(self, batch: Batch, originators: sql.Originators) -> bool:
         self._known = KnownSagas()  # the server may be another one now, that has not all of it
         proof = sql.proof_of(batch, originators)
-        if proof is None:
-            return False
-        query, expected = proof
-        return await self.database.fetch(query) == [(expected,)]
+        return proof is not None and await self.database.fetch(proof) == [(True,)]
 
     async def _backlog_id(self, batch: Batch, originators: sql.Originators) -> int | None:
         """The backlog id of *batch*, which is stored."""
