@@ -239,9 +239,9 @@ class PostgresDatabase:
         backoff = Backoff(f"{self.name} ({self._token})", SystemClock(), OTHER_FIRST)
         failure: BaseException | None = None
         for _ in range(COMMIT_TRIES_MAX):
-            session = await self.borrow()
+            transaction = [BEGIN, *calls(), COMMIT]
             try:
-                return await self.end(session, [BEGIN, *calls(), COMMIT], has_landed)
+                return await self.end(await self.borrow(), transaction, has_landed)
             except NotCommitted as error:
                 failure = error.__cause__
             except psycopg.Error as error:

@@ -204,10 +204,10 @@ class PostgresEffectsStore(EffectsStore):
     async def _keep_all(self, ended: EndedUnit) -> Collection[Unit]:
         unit, writes = ended
         async with unit.lock:
-            session, unit.session = unit.session, None
-            assert session is not None, "only a unit that has written is committed by itself"
-            calls = [_RELEASE, *self._inbox.writing(writes), COMMIT]
             try:
+                calls = [_RELEASE, *self._inbox.writing(writes), COMMIT]
+                session, unit.session = unit.session, None
+                assert session is not None, "only a unit that has written is committed by itself"
                 await self._database.end(session, calls, partial(self._has_landed, writes))
             except NotCommitted as error:
                 if not writes:  # only the inbox could have told
@@ -218,6 +218,7 @@ class PostgresEffectsStore(EffectsStore):
                     return (unit,)
                 raise self._refusal(error) from error
             finally:
+                await self.give_back(unit)
                 self._leave(unit)
         self._inbox.written(writes)
         return ()
