@@ -44,16 +44,12 @@ class Notifier:
             self._database.start(self._send())
 
     async def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
-        """Yields at once, then whenever others may have appended something, at least each *poll_s*.
-
-        Never raises because of the connection: without one it is the polling that goes on.
-        """
+        """As `TellsOfAppends` says; without a connection it is the polling that goes on."""
         session: Session | None = None
         try:
             while True:
                 try:
-                    if session is None:
-                        session = await self._listening()
+                    session = session or await self._listening()
                     yield None
                     await self._hear(session, poll_s)
                 except (psycopg.Error, OSError, TimeoutError):

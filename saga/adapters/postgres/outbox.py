@@ -96,9 +96,7 @@ class OutboxSession:
         rows = await self._rows(_WAITING, (list(without), limit, bytes_max))
         return [
             OutboxRow(
-                outbox_id,
-                message_id,
-                Record(topic, bytes(key), bytes(value), decode_headers(headers.encode())),
+                outbox_id, message_id, Record(topic, key, value, decode_headers(headers.encode()))
             )
             for outbox_id, message_id, topic, key, value, headers in rows
         ]
@@ -119,12 +117,11 @@ class OutboxSession:
 
     async def refused(self, *, limit: int) -> list[tuple[str, str, str]]:
         """Message id, topic and problem of those that were refused."""
-        rows = await self._rows(
+        return await self._rows(
             "SELECT message_id, topic, problem FROM saga_outbox WHERE problem IS NOT NULL "
             "ORDER BY outbox_id LIMIT %s",
             (limit,),
         )
-        return [(str(message_id), str(topic), str(problem)) for message_id, topic, problem in rows]
 
     async def status(self) -> OutboxStatus:
         """What there is."""

@@ -63,19 +63,17 @@ def parsed(sql: str) -> Statement:
     first_word = ""
     at = 0
     while token := _TOKEN.search(sql, at):
-        kind = token.lastgroup
-        if not first_word and kind == "word":
+        kind, end = token.lastgroup, _end_of(sql, token)
+        if kind == "position":
+            raise ValueError(f"{token[0]}: parameters are written :name and given by name")
+        if kind == "word" and not first_word:
             first_word = token[0]
-            _vet(sql, first_word, token.end())
+            _vet(sql, first_word, end)
         if kind == "name":
             number = numbers.setdefault(token["name"], len(numbers) + 1)
             parts += [sql[at : token.start()], f"${number}"]
-            at = token.end()
-            continue
-        if kind == "position":
-            raise ValueError(f"{token[0]}: parameters are written :name and given by name")
-        end = _end_of(sql, token)
-        parts.append(sql[at:end])
+        else:
+            parts.append(sql[at:end])
         at = end
     parts.append(sql[at:])
     return Statement("".join(parts).encode(), tuple(numbers))
@@ -92,17 +90,12 @@ def bound(
     Raises:
         ValueError: a parameter is missing, or is text with a NUL character.
     """
-    values: list[Any] = []
-    types: list[int] = []
-    formats: list[Format] = []
     for name in statement.names:
         if name not in params:
             raise ValueError(f"the statement has a parameter :{name}, which was not given")
-        value, oid, form = _dumped(params[name], connection)
-        values.append(value)
-        types.append(oid)
-        formats.append(form)
-    return Call(statement.text, values, tuple(types), formats, prepare=Prepare.WHEN_REPEATED)
+    dumped = [_dumped(params[name], connection) for name in statement.names]
+    values, types, formats = zip(*dumped, strict=True) if dumped else ((), (), ())
+    return Call(statement.text, values, types, formats, prepare=Prepare.WHEN_REPEATED)
 
 
 def _dumped(value: object, connection: psycopg.AsyncConnection[Any]) -> tuple[Any, int, Format]:
