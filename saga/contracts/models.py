@@ -206,10 +206,11 @@ def upcast(function: Upcaster) -> Upcaster:
         old, new = _ends(function, caller.f_locals)
     known = old.__saga_upcast__
     if known is not None:
-        if not _is_same_definition(known.function, function):
+        before = known.function
+        if (before.__module__, before.__qualname__) != (function.__module__, function.__qualname__):
             raise DefinitionError(
                 f"{contract_of(old).contract_name} already has a way up,"
-                f" {known.function.__qualname__} ({known.where}); a message can be read in one way"
+                f" {before.__qualname__} ({known.where}); a message can be read in one way"
                 " only",
                 where=where,
             )
@@ -529,7 +530,3 @@ def is_contract(model: object) -> TypeGuard[type[ContractModel]]:
     if not (isinstance(model, type) and issubclass(model, ContractModel)):
         return False
     return model.__saga_contract__ is not None
-
-
-def _is_same_definition(first: Callable[..., Any], second: Callable[..., Any]) -> bool:
-    return (first.__module__, first.__qualname__) == (second.__module__, second.__qualname__)

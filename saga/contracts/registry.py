@@ -73,7 +73,7 @@ class ContractRegistry:
             current = path.current.contract_name
             sources[current] = (*sources.get(current, ()), name)
         self._sources = sources
-        self._families = frozenset(_family(contract) for contract in contracts.values())
+        self._families = {(known.domain, known.kind, known.name) for known in contracts.values()}
         self._kept: dict[tuple[str, Json], ContractModel] = {}
 
     @property
@@ -256,7 +256,3 @@ def _read_path(contract: Contract) -> ReadPath:
         upcasts=tuple(upcasts),
         current=contract_of(model) if upcasts else contract,
     )
-
-
-def _family(contract: Contract) -> tuple[str, Kind, str]:
-    return contract.domain, contract.kind, contract.name

@@ -63,10 +63,11 @@ class Retry:
         # The exponent is bounded because a float overflows long before a policy without limit ends.
         exponent = min(failed_attempts - 1, 64)
         delay_us = min(duration_us(self.initial) * self.factor**exponent, cap_us)
-        return round(delay_us * (1 - self.jitter * _fraction(seed)))
+        return round(delay_us * (1 - self.jitter * fraction(seed)))
 
 
-def _fraction(seed: str) -> float:
+def fraction(seed: str) -> float:
+    """A number from 0 up to 1, the same for the same *seed*."""
     digest = blake2b(seed.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 

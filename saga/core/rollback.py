@@ -268,7 +268,9 @@ def _begin_undo(turn: Turn, step: Step) -> None:
 def _finish(turn: Turn, plan: Plan) -> None:
     state = turn.state
     turn.disarm_all()
-    residue = _residue(state, plan)
+    has_returned = plan.recorded.goal is not RollbackGoal.ROLLED_BACK and state.is_finishing
+    steps = (step for step in state.steps.values() if step.is_dropped or not has_returned)
+    residue = residue_of(steps)
     match plan.recorded.goal:
         case RollbackGoal.COMPLETED:
             turn.complete(state.pending_outcome, residue)
@@ -293,12 +295,6 @@ def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
         )
     )
     turn.program.close()
-
-
-def _residue(state: SagaState, plan: Plan) -> tuple[StepId, ...]:
-    if plan.recorded.goal is RollbackGoal.ROLLED_BACK or not state.is_finishing:
-        return residue_of(state.steps.values())
-    return residue_of(step for step in state.steps.values() if step.is_dropped)
 
 
 def _undone_late(turn: Turn, step: Step, fact: ReplyReceived) -> Disposition:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any, Final, Literal, TypeVar, get_args, overload
 from uuid import UUID, uuid5
 
@@ -31,7 +30,7 @@ from saga.core.durations import Duration, duration_us
 from saga.core.events import Message
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId
 from saga.core.program import Publish
-from saga.core.retry import FOREVER, STEP_DEFAULT, UNDO_DEFAULT, Retry
+from saga.core.retry import FOREVER, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
 from saga.core.status import StepKind
 from saga.errors import DefinitionError
 
@@ -192,8 +191,7 @@ class Context:
 
     def random(self) -> float:
         """A number from 0 up to 1, by chance but the same in every replay."""
-        seed = f"{self.saga_id}/random/{self._next('random')}".encode()
-        return int.from_bytes(blake2b(seed, digest_size=8).digest(), "big") / 2**64
+        return fraction(f"{self.saga_id}/random/{self._next('random')}")
 
     def _next(self, counter: str) -> int:
         number = self._counters.get(counter, 0) + 1

@@ -127,7 +127,7 @@ class FunctionProgram:
         context._is_over = True  # noqa: SLF001  # see start
         self._scheduler.close()
         # Program and context know each other: without this every saga waits for the collector.
-        context._publish = _unheard  # noqa: SLF001  # see start
+        context._publish = lambda _: None  # noqa: SLF001  # see start
 
     def _run(self, waiter: Waiter, value: object, error: Exception | None) -> Sequence[Command]:
         scheduler = self._scheduler
@@ -166,10 +166,6 @@ class FunctionProgram:
         if call.replied is None or call.reply != reply:
             call.reply, call.replied = reply, read(self._registry, reply)
         return call.replied
-
-
-def _unheard(_: Command) -> None:
-    """Whoever publishes when all is over is not heard."""
 
 
 def _failure(resolution: StepGaveOut) -> StepFailed:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any, Protocol
 
-from saga.authoring.functions.calls import Branch, Call, GroupCall, SleepCall, StepCall, WaitCall
+from saga.authoring.functions.calls import Call, GroupCall, SleepCall, StepCall, WaitCall
 from saga.core.identity import StepId
 from saga.core.program import AwaitSignal, Command, DoStep, DropBranch, Sleep
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
@@ -173,8 +173,13 @@ class Scheduler:
             raise DefinitionError("one call of the context was awaited twice")
         wanted.is_taken = True
         match wanted:
-            case StepCall():
-                self._want_step(waiter, wanted, group)
+            case StepCall(step=step, message=message, kind=kind):
+                wanted.group = group
+                self.steps[step] = (waiter, wanted)
+                after = waiter.settled
+                self.commands.append(
+                    DoStep(step=step, message=message, kind=kind, policy=wanted, after=after)
+                )
             case SleepCall():
                 self.sleeps[wanted.name] = waiter
                 self.commands.append(Sleep(wanted.name, wanted.length_us))
@@ -211,14 +216,6 @@ class Scheduler:
             task.is_over = True
             close(task.coroutine)
 
-    def _want_step(self, waiter: Waiter, call: StepCall[Any], group: str | None) -> None:
-        call.group = group
-        self.steps[call.step] = (waiter, call)
-        after, kind = waiter.settled, call.kind
-        self.commands.append(
-            DoStep(step=call.step, message=call.message, kind=kind, policy=call, after=after)
-        )
-
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
         if not call.branches:
             if call.takes_first:
@@ -227,14 +224,11 @@ class Scheduler:
             return
         group = Group(call, waiter)
         for slot, branch in zip(group.slots, call.branches, strict=True):
-            self._begin_branch(slot, branch, call.group)
-
-    def _begin_branch(self, slot: Slot, branch: Branch, group: str) -> None:
-        if isinstance(branch, Coroutine):
-            slot.task = Task(branch, slot)
-            self.ready(slot.task, None, None)
-        else:
-            self.want(slot, branch, group)
+            if isinstance(branch, Coroutine):
+                slot.task = Task(branch, slot)
+                self.ready(slot.task, None, None)
+            else:
+                self.want(slot, branch, call.group)
 
     def _tasks(self) -> Iterable[Task]:
         """Every coroutine that waits, the innermost first; the function itself is among them."""
