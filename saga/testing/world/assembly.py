@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
+
+from typing_extensions import override
 
 from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
 from saga.assembly import Assembly, Parts
 from saga.contracts import TopicNames
+from saga.core.identity import SagaId
 from saga.effects import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Record
+from saga.runtime.router import Delivery
+from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga
 from saga.runtime.turns import CommittedBatch, Turns
-from saga.runtime.unit_of_work import InboundBatch
+from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.settings import Settings
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.ports import (
     LATE_REPLY_S_MAX,
     ProcessBus,
-    ProcessCatalogue,
     ProcessClock,
-    ProcessStore,
+    catalogue_of,
+    store_of,
 )
 from saga.testing.world.process import Process
 from saga.testing.world.shadow import Shadows
@@ -54,16 +61,28 @@ class WatchedTurns(Turns):
 
     durable: Durable
 
+    @override
     async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
-        """Take all turns that *batch* calls for."""
         committed = await super().take_turns(batch)
-        durable = self.durable
-        for saga_id, changed in committed.unit.changed.items():
-            saga = changed.saga
-            history = durable.store.history(saga_id)[: saga.version]
-            durable.violations += durable.shadows.compare(saga.decider, saga.state, history)
-        durable.counts.update(committed.unit.counts)
+        self.durable.counts.update(committed.unit.counts)
         return committed
+
+    @override
+    def _deliver(
+        self,
+        unit: UnitOfWork,
+        sagas: dict[SagaId, LoadedSaga | UnloadableSaga],
+        delivery: Delivery,
+        failure: Exception | None,
+    ) -> None:
+        super()._deliver(unit, sagas, delivery, failure)
+        changed = unit.changed.get(delivery.saga_id)
+        if changed is not None:
+            durable, saga = self.durable, changed.saga
+            decided = [entry for turn in changed.turns for entry in turn]
+            stored = durable.store.history(saga.saga_id)[: saga.version - len(decided)]
+            history = [*stored, *decided]
+            durable.violations += durable.shadows.compare(saga.decider, saga.state, history)
 
 
 @lru_cache(maxsize=16)
@@ -81,6 +100,19 @@ def settings_of(names: TopicNames, *, live_sagas: int = 1) -> Settings:
     )
 
 
+def _assembled(
+    process: Process, durable: Durable, bus: ProcessBus, *, live_sagas: int = 1, **options: Any
+) -> Assembly:
+    parts = Parts(
+        bus=bus.as_bus,
+        store=store_of(process, durable.store),
+        catalogue=catalogue_of(process, durable.catalogue),
+        clock=ProcessClock(process),
+        worker_id=process.name,
+    )
+    return Assembly(durable.app, settings_of(durable.names, live_sagas=live_sagas), parts, **options)
+
+
 class OrchestratorProcess:
     """An orchestrator in a process."""
 
@@ -92,19 +124,12 @@ class OrchestratorProcess:
         live_sagas: int,
         turns_type: type[WatchedTurns] = WatchedTurns,
     ) -> None:
-        clock = ProcessClock(process)
         self.process = process
         self.bus = ProcessBus(process, durable.bus)
         self._durable = durable
-        parts = Parts(
-            bus=self.bus,
-            store=ProcessStore(process, durable.store),
-            catalogue=ProcessCatalogue(process, durable.catalogue),
-            clock=clock,
-            worker_id=process.name,
+        assembly = _assembled(
+            process, durable, self.bus, live_sagas=live_sagas, turns_type=turns_type
         )
-        settings = settings_of(durable.names, live_sagas=live_sagas)
-        assembly = Assembly(durable.app, settings, parts, turns_type=turns_type)
         assert isinstance(assembly.turns, WatchedTurns), turns_type
         assembly.turns.durable = durable
         self.orchestrator = assembly.orchestrator
@@ -115,10 +140,9 @@ class OrchestratorProcess:
         self.process.has_started = True
         await self.orchestrator.run()
         self._durable.counts["conflicts"] += self.orchestrator.counts["conflicts"]
-        try:
+        # As a service does: the next one finds out what could not be told now.
+        with suppress(StoreUnavailable, BusUnavailable):
             await self.orchestrator.close()
-        except (StoreUnavailable, BusUnavailable):
-            return  # as a service does: the next one finds out what could not be told now
 
     def stop(self) -> None:
         """Ask it to end."""
@@ -129,19 +153,11 @@ class EffectsProcess:
     """All effect services of the application in a process."""
 
     def __init__(self, process: Process, durable: Durable) -> None:
-        clock = self._clock = ProcessClock(process)
         self.process = process
         self.bus = ProcessBus(process, durable.bus, losing=self._losing)
         self._durable = durable
         self._stopping = asyncio.Event()
-        parts = Parts(
-            bus=self.bus,
-            store=ProcessStore(process, durable.store),
-            catalogue=ProcessCatalogue(process, durable.catalogue),
-            clock=clock,
-            worker_id=process.name,
-        )
-        assembly = Assembly(durable.app, settings_of(durable.names), parts)
+        assembly = _assembled(process, durable, self.bus)
         store = durable.database.open_for(process)
         limits = EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S)
         self.services = [
@@ -190,7 +206,8 @@ class EffectsProcess:
             if deadline is not None and faults.hits("lost reply", rates.lost_reply):
                 continue
             if faults.hits("late reply", rates.late_reply):
-                left_s = 0 if deadline is None else (deadline - self._clock.now()) / 1_000_000
+                now = self.process.surroundings.loop.now()
+                left_s = 0 if deadline is None else (deadline - now) / 1_000_000
                 delay_s = faults.rng.uniform(0, max(LATE_REPLY_S_MAX, 2 * left_s))
                 self._durable.bus.append_later(record, delay_s)
             else:

@@ -164,7 +164,7 @@ class Driver:
         self._process = process
         self._rng = process.surroundings.faults.rng
         self._numbers = 0
-        self._bus = ProcessBus(process, durable.bus)
+        self._bus = ProcessBus(process, durable.bus).as_bus
         self._clock = ProcessClock(process)
         self._app = app
         self._publisher = Publisher(

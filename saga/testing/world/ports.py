@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from inspect import iscoroutinefunction
+from typing import Any, cast
 
 from typing_extensions import override
 
 from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
-from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId
-from saga.core.status import SagaStatus
-from saga.errors import BusUnavailable, CorruptHistory, StoreUnavailable
-from saga.ports import (
-    Appended,
-    Backlog,
-    Batch,
-    Bus,
-    Catalogue,
-    DueTimer,
-    EventStore,
-    History,
-    Inbound,
-    Record,
-    SagaSummary,
-    Source,
-    TopicSpec,
-    UnhandledRecord,
-)
-from saga.ports.bus import MemberView, ResumeAt
-from saga.ports.store import UnhandledKind
+from saga.errors import BusUnavailable, SagaError, StoreUnavailable
+from saga.ports import Bus, Catalogue, Consumer, EventStore, Inbound, Record, Source
+from saga.ports.bus import ResumeAt
 from saga.testing.world.broker import Member, SimulatedBus, WorldClock
 from saga.testing.world.process import Process
 
@@ -39,7 +21,54 @@ STALL_S_MAX = 0.8
 GHOST_S = 0.3
 
 Filter = Callable[[Sequence[Record]], Sequence[Record]]
-T = TypeVar("T")
+
+
+class Forwarded:
+    """A port whose coroutine functions are called through `call`; all else is *inner*'s own."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    async def call(self, name: str, act: Callable[[], Awaitable[Any]]) -> Any:
+        """Do *act*, a call of the method *name*."""
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.inner, name)
+        if not iscoroutinefunction(attribute):
+            return attribute
+
+        async def forward(*args: Any, **kwargs: Any) -> Any:
+            return await self.call(name, partial(attribute, *args, **kwargs))
+
+        setattr(self, name, forward)
+        return forward
+
+
+class ProcessPort(Forwarded):
+    """A port as its process sees it: *kind* names it where something goes wrong."""
+
+    def __init__(
+        self, process: Process, inner: object, kind: str, error: type[SagaError] | None
+    ) -> None:
+        super().__init__(inner)
+        self._process = process
+        self._kind = kind
+        self._error = error
+
+    @override
+    async def call(self, name: str, act: Callable[[], Awaitable[Any]]) -> Any:
+        return await self._process.call(f"{self._kind}.{name}", act, error=self._error)
+
+
+def store_of(process: Process, store: MemoryEventStore) -> EventStore:
+    """The event store as one process sees it."""
+    return cast("EventStore", ProcessPort(process, store, "store", StoreUnavailable))
+
+
+def catalogue_of(process: Process, catalogue: MemoryCatalogue) -> Catalogue:
+    """The catalogue as one process sees it."""
+    return cast("Catalogue", ProcessPort(process, catalogue, "catalogue", StoreUnavailable))
 
 
 class ProcessClock(WorldClock):
@@ -54,50 +83,46 @@ class ProcessClock(WorldClock):
         await self._process.call("clock.sleep", lambda: super(ProcessClock, self).sleep(seconds))
 
 
-class ProcessConsumer(MemberView):
+class ProcessConsumer(ProcessPort):
     """A member of a group, as its process sees it. Partitions may stall one by one."""
 
+    inner: Member
+
     def __init__(self, process: Process, member: Member) -> None:
-        super().__init__(member)
-        self._process = process
-        self._member = member
+        super().__init__(process, member, "consumer", BusUnavailable)
         self._stalled: dict[Source, float] = {}
         self._kept_back: list[Inbound] = []
 
-    @override
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
+        """Some records of each partition that does not stall."""
         faults = self._process.surroundings.faults
         if faults.hits("small fetch", faults.rates.small_fetch):
             records_max = faults.rng.randint(1, 3)
 
         async def take() -> None:
             # What was fetched is kept even if the call fails: the client has it in its buffer.
-            taken = await self._member.fetch(records_max=records_max, timeout_s=timeout_s)
-            lost, self._member.lost = self._member.lost, frozenset()
+            taken = await self.inner.fetch(records_max=records_max, timeout_s=timeout_s)
+            lost, self.inner.lost = self.inner.lost, frozenset()
             self._kept_back = [each for each in self._kept_back if _source(each) not in lost]
             self._kept_back += taken
 
-        await self._process.call("consumer.fetch", take, error=BusUnavailable)
+        await self.call("fetch", take)
         return self._let_through()
 
-    @override
     async def seek(self, offsets: Mapping[Source, int]) -> None:
+        """Read on from there; what is kept back of these sources is dropped."""
         self._kept_back = [each for each in self._kept_back if _source(each) not in offsets]
-        await self._process.call(
-            "consumer.seek", lambda: self._member.seek(offsets), error=BusUnavailable
-        )
+        await self.call("seek", partial(self.inner.seek, offsets))
 
-    @override
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        if self._member.is_cut_off:
+        """Commit, unless the group has given this member up."""
+        if self.inner.is_cut_off:
             raise BusUnavailable("this member was taken for dead")
-        await self._process.call(
-            "consumer.commit", lambda: self._member.commit(offsets), error=BusUnavailable
-        )
+        await self.call("commit", partial(self.inner.commit, offsets))
 
-    @override
     async def close(self) -> None:
-        await self._process.call("consumer.close", self._member.close)
+        """Leave, which cannot fail."""
+        await self._process.call("consumer.close", self.inner.close)
 
     def _let_through(self) -> list[Inbound]:
         """Partitions are fetched one by one: some stall for a while, and come in any order."""
@@ -123,158 +148,52 @@ class ProcessConsumer(MemberView):
         return [record for records in through for record in records]
 
 
-class ProcessBus(Bus):
+class ProcessBus(ProcessPort):
     """The bus as one process sees it. *losing* leaves out the records that get lost."""
 
-    def __init__(
-        self, process: Process, bus: SimulatedBus, *, losing: Filter | None = None
-    ) -> None:
-        self._process = process
-        self._bus = bus
+    inner: SimulatedBus
+
+    def __init__(self, process: Process, bus: SimulatedBus, *, losing: Filter | None = None) -> None:
+        super().__init__(process, bus, "bus", BusUnavailable)
         self._losing = losing
         self.members: list[Member] = []
 
-    @override
-    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        await self._process.call(
-            "bus.create_topics", lambda: self._bus.create_topics(topics), error=BusUnavailable
-        )
+    @property
+    def as_bus(self) -> Bus:
+        """The same, as the type checker wants it."""
+        return cast("Bus", self)
 
-    @override
     async def publish(self, records: Sequence[Record]) -> None:
+        """Publish all that do not get lost, or only some, and fail."""
         faults = self._process.surroundings.faults
         left = records if self._losing is None else self._losing(records)
-        if len(left) > 1 and faults.hits("torn publish", faults.rates.torn_publish):
-            part = left[: faults.rng.randint(1, len(left) - 1)]
-            await self._process.call(
-                "bus.publish", lambda: self._bus.publish(part), error=BusUnavailable
-            )
+        is_torn = len(left) > 1 and faults.hits("torn publish", faults.rates.torn_publish)
+        if is_torn:
+            left = left[: faults.rng.randint(1, len(left) - 1)]
+        await self.call("publish", partial(self.inner.publish, left))
+        if is_torn:
             raise BusUnavailable("bus.publish: made up, some were published")
-        await self._process.call(
-            "bus.publish", lambda: self._bus.publish(left), error=BusUnavailable
-        )
 
-    @override
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
-    ) -> ProcessConsumer:
+    ) -> Consumer:
+        """Join; who has joined and does not know is a ghost, which the group gives up later."""
         joined: list[Member] = []
 
-        async def join() -> Member:
-            joined.append(await self._bus.subscribe(group, topics, resume_at=resume_at))
+        async def join() -> None:
+            joined.append(await self.inner.subscribe(group, topics, resume_at=resume_at))
             self.members.append(joined[0])
-            return joined[0]
 
         try:
-            member = await self._process.call("bus.subscribe", join, error=BusUnavailable)
+            await self.call("subscribe", join)
         except BusUnavailable:
-            for ghost in joined:  # it has joined and does not know: the group gives up on it
-                self._process.surroundings.loop.call_later(GHOST_S, self._bus.give_up, ghost)
+            for ghost in joined:
+                self._process.surroundings.loop.call_later(GHOST_S, self.inner.give_up, ghost)
             raise
-        return ProcessConsumer(self._process, member)
+        return cast("Consumer", ProcessConsumer(self._process, joined[0]))
 
-    @override
-    async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
-        return await self._process.call(
-            "bus.bounds", lambda: self._bus.bounds(sources), error=BusUnavailable
-        )
-
-    @override
     async def close(self) -> None:
-        """The bus outlives its clients."""
-
-
-class ProcessStore(EventStore):
-    """The event store as one process sees it."""
-
-    def __init__(self, process: Process, store: MemoryEventStore) -> None:
-        self._process = process
-        self._store = store
-
-    @override
-    async def append(self, batch: Batch, *, at: Instant) -> Appended:
-        return await self._process.call(
-            "store.append", lambda: self._store.append(batch, at=at), error=StoreUnavailable
-        )
-
-    @override
-    async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
-        return await self._process.call(
-            "store.load", lambda: self._store.load(saga_ids), error=StoreUnavailable
-        )
-
-    @override
-    async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
-        return await self._process.call(
-            "store.positions", lambda: self._store.positions(sources), error=StoreUnavailable
-        )
-
-    @override
-    async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
-        return await self._process.call(
-            "store.due_timers",
-            lambda: self._store.due_timers(until=until, limit=limit),
-            error=StoreUnavailable,
-        )
-
-    @override
-    async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
-        return await self._process.call(
-            "store.backlog",
-            lambda: self._store.backlog(limit=limit, after=after),
-            error=StoreUnavailable,
-        )
-
-
-class ProcessCatalogue(Catalogue):
-    """The catalogue as one process sees it."""
-
-    def __init__(self, process: Process, catalogue: MemoryCatalogue) -> None:
-        self._process = process
-        self._catalogue = catalogue
-
-    @override
-    async def sagas(
-        self,
-        *,
-        status: SagaStatus | None = None,
-        definition: str | None = None,
-        after: SagaId | None = None,
-        limit: int = 100,
-    ) -> Sequence[SagaSummary]:
-        ask = partial(
-            self._catalogue.sagas, status=status, definition=definition, after=after, limit=limit
-        )
-        return await self._ask("catalogue.sagas", ask)
-
-    @override
-    async def summaries(self, saga_ids: Sequence[SagaId]) -> Sequence[SagaSummary]:
-        return await self._ask("catalogue.summaries", lambda: self._catalogue.summaries(saga_ids))
-
-    @override
-    async def unhandled(
-        self,
-        *,
-        kind: UnhandledKind | None = None,
-        saga_id: SagaId | None = None,
-        after: int = 0,
-        limit: int = 100,
-    ) -> Sequence[UnhandledRecord]:
-        ask = partial(
-            self._catalogue.unhandled, kind=kind, saga_id=saga_id, after=after, limit=limit
-        )
-        return await self._ask("catalogue.unhandled", ask)
-
-    @override
-    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        return await self._ask("catalogue.timers", lambda: self._catalogue.timers(limit=limit))
-
-    @override
-    def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        return self._catalogue.log(after=after)
-
-    async def _ask(self, point: str, ask: Callable[[], Awaitable[T]]) -> T:
-        return await self._process.call(point, ask, error=StoreUnavailable)
+        """Do nothing: the bus outlives its clients."""
 
 
 def _source(record: Inbound) -> Source:

@@ -25,7 +25,9 @@ class _Shadow:
     decider: Decider
     state: SagaState
     folded: SagaState
-    version: int
+    version: int = 0
+    last: Entry | None = None
+    """The entry that it has come to: of turns that were not stored others take the place."""
 
 
 class Shadows:
@@ -38,8 +40,8 @@ class Shadows:
         """Yields where *live* differs from what *history*, which led to it, gives."""
         saga_id = live.saga_id
         shadow = self._shadows.get(saga_id)
-        if shadow is None or shadow.version > len(history):
-            shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id), 0)
+        if shadow is None or shadow.last not in history[shadow.version - 1 : shadow.version]:
+            shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id))
             self._shadows[saga_id] = shadow
         for fact, recorded in turns(history[shadow.version :]):
             event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
@@ -47,33 +49,36 @@ class Shadows:
             fold_turn(shadow.folded, fact, recorded)
             if [entry.body for entry in recorded] != list(decision.intents):
                 yield f"saga {saga_id}, entry {fact.version}: replayed otherwise"
-        shadow.version = len(history)
-        facts = snapshot(live)
-        yield from _differences(saga_id, len(history), facts, "replayed", shadow.state)
-        yield from _differences(saga_id, len(history), facts, "folded", shadow.folded)
+        shadow.version, shadow.last = len(history), history[-1]
+        yield from _differences(live, shadow.version, "replayed", shadow.state)
+        yield from _differences(live, shadow.version, "folded", shadow.folded)
 
     def replay_all(self, histories: Mapping[SagaId, Sequence[Entry]]) -> Iterator[str]:
         """Yields the differences between each shadow and its history replayed in one go."""
-        for saga_id, shadow in self._shadows.items():
-            history = histories[saga_id][: shadow.version]
+        for saga_id, history in histories.items():
+            shadow = self._shadows[saga_id]
             try:
                 rebuilt = replay(shadow.decider, saga_id, history)
             except ReplayMismatch as error:
                 yield f"saga {saga_id} cannot be replayed: {error}"
                 continue
-            facts = snapshot(shadow.state)
-            yield from _differences(saga_id, shadow.version, facts, "replayed", rebuilt)
-            folded = fold(saga_id, history)
-            yield from _differences(saga_id, shadow.version, facts, "folded", folded)
+            # A turn that was not stored in the end has left its shadow behind.
+            live = shadow.state if shadow.last == history[-1] else rebuilt
+            yield from _differences(live, len(history), "replayed", rebuilt)
+            yield from _differences(live, len(history), "folded", fold(saga_id, history))
 
 
-def _differences(
-    saga_id: SagaId, version: int, live: Mapping[str, object], how: str, rebuilt: SagaState
-) -> Iterator[str]:
+def _differences(live: SagaState, version: int, how: str, rebuilt: SagaState) -> Iterator[str]:
+    if live == rebuilt and _undo_order(live) == _undo_order(rebuilt):
+        return
     stored = snapshot(rebuilt)
-    for name, value in live.items():
+    for name, value in snapshot(live).items():
         if value != stored[name]:
             yield (
-                f"live state differs from {how} state: saga {saga_id} at version {version}, "
-                f"{name}: live {value}, {how} {stored[name]}"
+                f"live state differs from {how} state: saga {live.saga_id} at version "
+                f"{version}, {name}: live {value}, {how} {stored[name]}"
             )
+
+
+def _undo_order(state: SagaState) -> Sequence[str]:
+    return () if state.plan is None else list(state.plan.after)
