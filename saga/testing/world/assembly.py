@@ -110,7 +110,9 @@ def _assembled(
         clock=ProcessClock(process),
         worker_id=process.name,
     )
-    return Assembly(durable.app, settings_of(durable.names, live_sagas=live_sagas), parts, **options)
+    return Assembly(
+        durable.app, settings_of(durable.names, live_sagas=live_sagas), parts, **options
+    )
 
 
 class OrchestratorProcess:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import islice, pairwise
+from typing import NamedTuple, TypeVar
 
 import orjson
 
@@ -40,6 +40,7 @@ from saga.ports import Inbound, Position, SagaSummary, UnhandledRecord
 from saga.ports.store import DeadLetterReason, UnhandledKind
 from saga.testing.world.broker import Published
 
+BodyT = TypeVar("BodyT")
 _ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 
 
@@ -129,13 +130,6 @@ class Evidence:
         )
 
 
-class Told(NamedTuple):
-    """A turn of a history: the fact, and what was decided on it."""
-
-    fact: Entry
-    decided: Sequence[Entry]
-
-
 def check_all(evidence: Evidence) -> Iterator[str]:
     """Yields what is wrong with histories, records and effects."""
     yield from check_histories(evidence)
@@ -148,30 +142,16 @@ def remarkable(evidence: Evidence) -> Iterator[str]:
     for history in evidence.histories.values():
         yield f"saga {evidence.summaries[history[0].saga_id].status.value}"
         for entry in history:
-            body = entry.body
-            if isinstance(body, Noted):
-                yield f"noted {body.verdict.value}"
-            elif isinstance(body, RollbackPlanned):
-                yield f"plan {body.goal.value}"
-            elif isinstance(body, StepSettled):
-                yield f"settled {body.status.value}"
-            yield type(body).__name__
+            match entry.body:
+                case Noted(verdict=verdict):
+                    yield f"noted {verdict.value}"
+                case RollbackPlanned(goal=goal):
+                    yield f"plan {goal.value}"
+                case StepSettled(status=status):
+                    yield f"settled {status.value}"
+            yield type(entry.body).__name__
     for record in evidence.unhandled:
         yield f"{record.kind.value} {record.reason}"
-
-
-def turns_of(history: Sequence[Entry]) -> Iterator[Told]:
-    """A history cut into turns."""
-    begin = 0
-    for end in range(1, len(history) + 1):
-        if end == len(history) or type(history[end].body) in FACTS:
-            yield Told(history[begin], history[begin + 1 : end])
-            begin = end
-
-
-def started(history: Sequence[Entry]) -> SagaStarted | None:
-    """How a saga began."""
-    return next((each.body for each in history if isinstance(each.body, SagaStarted)), None)
 
 
 def headers_of(record: Inbound) -> dict[str, str]:
@@ -179,26 +159,50 @@ def headers_of(record: Inbound) -> dict[str, str]:
     return {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
 
 
-def issued(history: Sequence[Entry], direction: str) -> dict[str, list[Entry]]:
-    """The intents to do or undo each step, in order of first issue."""
-    intents: dict[str, list[Entry]] = {}
+def _all(history: Sequence[Entry], kind: type[BodyT]) -> Iterator[tuple[int, BodyT]]:
+    """The entries of one kind, with their versions."""
     for entry in history:
-        if isinstance(entry.body, IntentIssued) and entry.body.direction.value == direction:
-            intents.setdefault(entry.body.step, []).append(entry)
+        if isinstance(entry.body, kind):
+            yield entry.version, entry.body
+
+
+def _turns(history: Sequence[Entry]) -> Iterator[tuple[Entry, Sequence[Entry]]]:
+    """A history cut into turns: the fact, and what was decided on it."""
+    begins = [place for place, entry in enumerate(history) if not place or _is_fact(entry)]
+    for begin, end in pairwise([*begins, len(history)]):
+        yield history[begin], history[begin + 1 : end]
+
+
+def _is_fact(entry: Entry) -> bool:
+    return type(entry.body) in FACTS
+
+
+def _started(history: Sequence[Entry]) -> SagaStarted | None:
+    return next((started for _, started in _all(history, SagaStarted)), None)
+
+
+def _issued(history: Sequence[Entry], direction: str) -> dict[str, list[tuple[int, IntentIssued]]]:
+    """The intents to do or undo each step with their versions, in order of first issue."""
+    intents: dict[str, list[tuple[int, IntentIssued]]] = {}
+    for version, intent in _all(history, IntentIssued):
+        if intent.direction.value == direction:
+            intents.setdefault(intent.step, []).append((version, intent))
     return intents
 
 
-def answered(
+def _kinds(history: Sequence[Entry]) -> dict[str, StepKind]:
+    """The steps in order of issue, each of the kind that its first intent says."""
+    return {step: intents[0][1].kind for step, intents in _issued(history, "do").items()}
+
+
+def _is_answered(
     history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome
-) -> list[int]:
-    """The versions at which such an answer to any attempt was recorded."""
-    return [
-        entry.version
-        for entry in history
-        if isinstance(entry.body, ReplyReceived)
-        and entry.body.outcome is outcome
-        and entry.body.intent_id.split("/")[1:3] == [step, direction]
-    ]
+) -> bool:
+    """Whether such an answer to any attempt was recorded."""
+    return any(
+        reply.outcome is outcome and reply.intent_id.split("/")[1:3] == [step, direction]
+        for _, reply in _all(history, ReplyReceived)
+    )
 
 
 def check_histories(evidence: Evidence) -> Iterator[str]:
@@ -228,38 +232,39 @@ def _numbering(history: Sequence[Entry]) -> Iterator[str]:
 
 
 def _causes(history: Sequence[Entry]) -> Iterator[str]:
-    if type(history[0].body) not in FACTS:
+    if not _is_fact(history[0]):
         yield f"begins with {history[0].body}"
-    times = Counter(turn.fact.cause for turn in turns_of(history))
+    times: Counter[str] = Counter()
+    for fact, decided in _turns(history):
+        times[fact.cause] += 1
+        for entry in decided:
+            if (entry.cause, entry.at) != (fact.cause, fact.at):
+                yield f"entry {entry.version} has another cause or time than its turn"
     for cause, count in times.items():
         if count > 1:
             yield f"cause {cause} has {count} batches of entries"
-    for turn in turns_of(history):
-        for entry in turn.decided:
-            if (entry.cause, entry.at) != (turn.fact.cause, turn.fact.at):
-                yield f"entry {entry.version} has another cause or time than its turn"
 
 
 def _timers(history: Sequence[Entry]) -> Iterator[str]:
     armed: dict[str, TimerArmed] = {}
     names: set[str] = set()
     for entry in history:
-        body = entry.body
-        if isinstance(body, TimerArmed):
-            if body.timer_id in names:
-                yield f"timer {body.timer_id} is armed twice"
-            names.add(body.timer_id)
-            armed[body.timer_id] = body
-        elif isinstance(body, TimerCancelled):
-            if armed.pop(body.timer_id, None) is None:
-                yield f"timer {body.timer_id} is cancelled and was not armed"
-        elif isinstance(body, TimerFired):
-            timer = armed.pop(body.timer_id, None)
-            if (timer is None) is not _is_noted_stale(history, entry):
-                how = "not being armed" if timer is None else "armed, and is noted as stale"
-                yield f"timer {body.timer_id} fired at entry {entry.version}, {how}"
-            elif timer is not None and entry.at < timer.due_at:
-                yield f"timer {body.timer_id} fired {timer.due_at - entry.at} microseconds early"
+        match entry.body:
+            case TimerArmed(timer_id=timer_id) as timer:
+                if timer_id in names:
+                    yield f"timer {timer_id} is armed twice"
+                names.add(timer_id)
+                armed[timer_id] = timer
+            case TimerCancelled(timer_id=timer_id):
+                if armed.pop(timer_id, None) is None:
+                    yield f"timer {timer_id} is cancelled and was not armed"
+            case TimerFired(timer_id=timer_id):
+                fired = armed.pop(timer_id, None)
+                if (fired is None) is not _is_noted_stale(history, entry):
+                    how = "not being armed" if fired is None else "armed, and is noted as stale"
+                    yield f"timer {timer_id} fired at entry {entry.version}, {how}"
+                elif fired is not None and entry.at < fired.due_at:
+                    yield f"timer {timer_id} fired {fired.due_at - entry.at} microseconds early"
 
 
 def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
@@ -271,11 +276,10 @@ def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
 def _armed(history: Sequence[Entry]) -> set[str]:
     armed: set[str] = set()
     for entry in history:
-        body = entry.body
-        if isinstance(body, TimerArmed):
-            armed.add(body.timer_id)
-        elif isinstance(body, TimerCancelled | TimerFired):
-            armed.discard(body.timer_id)
+        if isinstance(entry.body, TimerArmed):
+            armed.add(entry.body.timer_id)
+        elif isinstance(entry.body, TimerCancelled | TimerFired):
+            armed.discard(entry.body.timer_id)
     return armed
 
 
@@ -306,64 +310,51 @@ def _end(evidence: Evidence, history: Sequence[Entry]) -> Iterator[str]:
         yield "ends in the middle of cleaning up"
     if summary.status.value != expected:
         yield f"the index says {summary.status.value}, the history {expected}"
-    if _armed(history):
-        yield f"has ended and armed timers: {sorted(_armed(history))}"
+    if armed := _armed(history):
+        yield f"has ended and armed timers: {sorted(armed)}"
 
 
 def _attempts(history: Sequence[Entry]) -> Iterator[str]:
     for direction in ("do", "undo"):
-        for step, entries in issued(history, direction).items():
-            numbers = [e.body.attempt for e in entries if isinstance(e.body, IntentIssued)]
+        for step, intents in _issued(history, direction).items():
+            numbers = [intent.attempt for _, intent in intents]
             if numbers != list(range(1, len(numbers) + 1)):
                 yield f"{direction} of {step} has attempts {numbers}"
-    for entry in history:
-        if isinstance(entry.body, Noted) and entry.body.verdict is Verdict.CONFLICTING:
-            yield f"entry {entry.version}: two different answers to {entry.body.subject}"
+    for version, noted in _all(history, Noted):
+        if noted.verdict is Verdict.CONFLICTING:
+            yield f"entry {version}: two different answers to {noted.subject}"
 
 
 def _direction(history: Sequence[Entry]) -> Iterator[str]:
     undoing = False
-    for entry in history:
-        if isinstance(entry.body, IntentIssued):
-            if entry.body.direction.value == "undo":
-                undoing = True
-            elif undoing:
-                yield f"entry {entry.version} goes forward after the first undo"
+    for version, intent in _all(history, IntentIssued):
+        is_undo = intent.direction.value == "undo"
+        if undoing and not is_undo:
+            yield f"entry {version} goes forward after the first undo"
+        undoing |= is_undo
 
 
 def _plans(history: Sequence[Entry]) -> Iterator[str]:
     """A plan holds exactly what may have had an effect, in reverse order of issue."""
-    for entry in history:
-        plan = entry.body
-        if not isinstance(plan, RollbackPlanned) or plan.goal is not RollbackGoal.ROLLED_BACK:
+    for version, plan in _all(history, RollbackPlanned):
+        if plan.goal is not RollbackGoal.ROLLED_BACK:
             continue
-        before = history[: entry.version - 1]
+        before = history[: version - 1]
         expected: list[str] = []
-        for step, intents in issued(before, "do").items():
-            body = intents[0].body
-            assert isinstance(body, IntentIssued)
-            is_done = answered(before, step, "do", ReplyOutcome.DONE)
-            is_refused = answered(before, step, "do", ReplyOutcome.REFUSED)
+        for step, kind in _kinds(before).items():
+            is_done = _is_answered(before, step, "do", ReplyOutcome.DONE)
+            is_refused = _is_answered(before, step, "do", ReplyOutcome.REFUSED)
             # A pivot that was in flight when the saga was cancelled may still succeed.
-            if body.kind is StepKind.PIVOT and is_done and plan.code != "cancelled":
-                yield f"entry {entry.version} rolls back past the pivot {step}"
-            if body.kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
+            if kind is StepKind.PIVOT and is_done and plan.code != "cancelled":
+                yield f"entry {version} rolls back past the pivot {step}"
+            if kind is StepKind.COMPENSATABLE and (is_done or not is_refused):
                 expected.insert(0, step)
         groups = _groups_of(plan)
-        planned = [step for group in groups for step in group]
         # Within a group the order means nothing.
-        sizes = [len(group) for group in groups]
-        if _sorted_in(planned, sizes) != _sorted_in(expected, sizes):
-            yield f"entry {entry.version} plans to undo {groups}, expected {expected}"
-
-
-def _sorted_in(steps: Sequence[str], sizes: Sequence[int]) -> list[list[str]]:
-    groups: list[list[str]] = []
-    begin = 0
-    for size in (*sizes, len(steps)):
-        groups.append(sorted(steps[begin : begin + size]))
-        begin += size
-    return groups
+        left = iter(expected)
+        in_groups = [set(islice(left, len(group))) for group in groups]
+        if in_groups != [set(group) for group in groups] or list(left):
+            yield f"entry {version} plans to undo {groups}, expected {expected}"
 
 
 def _groups_of(plan: RollbackPlanned) -> list[tuple[str, ...]]:
@@ -381,58 +372,43 @@ def _groups_of(plan: RollbackPlanned) -> list[tuple[str, ...]]:
     return groups
 
 
-def _is_stuck(history: Sequence[Entry], step: str) -> bool:
-    return any(_stuck_step(entry) == step for entry in history)
-
-
-def _stuck_step(entry: Entry) -> str | None:
-    """The step whose undo is stuck from this entry on."""
-    body = entry.body
-    if isinstance(body, StepSettled) and body.status is StepStatus.UNDO_STUCK:
-        return body.step
-    return None
+def _stuck(history: Sequence[Entry]) -> set[str]:
+    """The steps whose undo is stuck."""
+    settled = (each for _, each in _all(history, StepSettled))
+    return {each.step for each in settled if each.status is StepStatus.UNDO_STUCK}
 
 
 def _undoing(history: Sequence[Entry]) -> Iterator[str]:
     """A group is undone only after the group before it is undone, or stuck."""
-    groups: list[set[str]] = []
+    groups: list[tuple[str, ...]] = []
     begun: list[str] = []
     for entry in history:
         body = entry.body
         if isinstance(body, RollbackPlanned):
-            groups += [set(group) for group in _groups_of(body)]
+            groups += _groups_of(body)
         if not isinstance(body, IntentIssued) or body.direction.value != "undo":
             continue
         before = history[: entry.version]
-        together = next((group for group in groups if body.step in group), set())
+        together = next((group for group in groups if body.step in group), ())
+        settled = {*together, body.step, *_stuck(before)}
         for other in begun:
-            if other in together or other == body.step:
-                continue
-            is_undone = answered(before, other, "undo", ReplyOutcome.DONE)
-            is_stuck = _is_stuck(before, other)
-            if not is_undone and not is_stuck:
+            if other not in settled and not _is_answered(before, other, "undo", ReplyOutcome.DONE):
                 yield f"entry {entry.version} undoes {body.step} while {other} is not undone"
-        if body.step not in begun:
-            begun.append(body.step)
+        begun.append(body.step)
 
 
 def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[str]:
     """A step whose success came late is undone after that."""
-    kinds = {step: entries[0].body for step, entries in issued(history, "do").items()}
-    for entry in history:
-        body = entry.body
-        if not isinstance(body, Noted) or body.verdict is not Verdict.LATE_SUCCESS:
+    kinds, undoes = _kinds(history), _issued(history, "undo")
+    for version, noted in _all(history, Noted):
+        if noted.verdict is not Verdict.LATE_SUCCESS:
             continue
-        _, step, direction, _ = body.subject.split("/")
-        first = kinds[step]
-        assert isinstance(first, IntentIssued)
-        if direction == "undo" or first.kind is not StepKind.COMPENSATABLE:
+        _, step, direction, _ = noted.subject.split("/")
+        if direction == "undo" or kinds[step] is not StepKind.COMPENSATABLE:
             continue
-        is_stuck = _is_stuck(history, step)
-        undoes = issued(history, "undo").get(step, ())
-        is_taken_back = any(undo.version > entry.version for undo in undoes)
-        if not is_stuck and not is_taken_back and not is_parked:
-            yield f"entry {entry.version}: the late success of {step} is never undone"
+        is_taken_back = any(later > version for later, _ in undoes.get(step, ()))
+        if not is_taken_back and not is_parked and step not in _stuck(history):
+            yield f"entry {version}: the late success of {step} is never undone"
 
 
 class Due(NamedTuple):
@@ -468,16 +444,14 @@ def _acceptance(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
         if evidence.histories[name.saga_id][0].cause not in due:
             yield f"saga {name.definition}/{name.key} has no trigger"
     for name, triggers in expected.items():
-        acknowledged = [trigger for trigger in triggers if trigger.is_acknowledged]
-        if name not in names:
-            if acknowledged:
-                message_id = acknowledged[0].message_id
-                yield (
-                    f"trigger {message_id} was acknowledged, and there is no saga "
-                    f"{name.definition}/{name.key}"
-                )
+        if name in names:
+            yield from _beginning(evidence, name, triggers, due)
             continue
-        yield from _beginning(evidence, name, triggers, due)
+        for trigger in [each for each in triggers if each.is_acknowledged][:1]:
+            yield (
+                f"trigger {trigger.message_id} was acknowledged, and there is no saga "
+                f"{name.definition}/{name.key}"
+            )
 
 
 def _beginning(
@@ -485,7 +459,7 @@ def _beginning(
 ) -> Iterator[str]:
     """A saga begins with its first trigger, or with a later one if that was never acknowledged."""
     history = evidence.histories[name.saga_id]
-    begun = started(history)
+    begun = _started(history)
     if begun is None:
         if not evidence.is_parked(name.saga_id):
             yield f"saga {name.definition}/{name.key} never began"
@@ -508,8 +482,7 @@ def _due(evidence: Evidence) -> dict[str, Due]:
     for saga_id, history in evidence.histories.items():
         key = evidence.summaries[saga_id].key.encode()
         for entry in history:
-            record = _due_to(entry)
-            if record is not None:
+            if (record := _due_to(entry)) is not None:
                 record_id, contract, payload = record
                 topic = evidence.names.topic(contract)
                 due[record_id] = Due(topic, key, payload.encode(), saga_id, entry.version)
@@ -519,13 +492,16 @@ def _due(evidence: Evidence) -> dict[str, Due]:
 def _due_to(entry: Entry) -> tuple[str, str, str] | None:
     body, saga_id = entry.body, entry.saga_id
     if isinstance(body, IntentIssued):
-        record_id = f"{saga_id}/{body.step}/{body.direction.value}/{body.attempt}"
-        return record_id, body.contract, body.payload
+        return _id_of(saga_id, body), body.contract, body.payload
     if isinstance(body, EventPublished):
         return f"{saga_id}/event/{body.publication}", body.contract, body.payload
-    if isinstance(body, SagaCompleted | SagaRolledBack | SagaAbandoned) and body.outcome:
+    if isinstance(body, _ENDS) and body.outcome:
         return f"{saga_id}/outcome", body.outcome.contract, body.outcome.payload
     return None
+
+
+def _id_of(saga_id: SagaId, intent: IntentIssued) -> str:
+    return f"{saga_id}/{intent.step}/{intent.direction.value}/{intent.attempt}"
 
 
 def _outbox(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
@@ -563,28 +539,25 @@ def _outbox(evidence: Evidence, due: Mapping[str, Due]) -> Iterator[str]:
 def _accounting(evidence: Evidence) -> Iterator[str]:
     """Every record that the orchestrators have read is handled, a duplicate, or unhandled."""
     unhandled = {record.position: record for record in evidence.unhandled}
-    answers = {
-        (entry.body.intent_id, entry.body.outcome.value)
-        for history in evidence.histories.values()
-        for entry in history
-        if isinstance(entry.body, ReplyReceived)
-    }
-    causes = {entry.cause for history in evidence.histories.values() for entry in history}
+    entries = [entry for history in evidence.histories.values() for entry in history]
+    answers = {(r.intent_id, r.outcome.value) for _, r in _all(entries, ReplyReceived)}
+    causes = {entry.cause for entry in entries}
     begun = {
-        start.trigger.payload for each in evidence.histories.values() if (start := started(each))
+        start.trigger.payload for each in evidence.histories.values() if (start := _started(each))
     }
     for _, record in evidence.published:
         if record.topic not in evidence.heard or record.value in evidence.log.garbage:
             continue
         kept = unhandled.get(record.position)
         headers = headers_of(record)
-        record_id = headers.get("ce_id", "")
+        record_id, answered = headers.get("ce_id", ""), headers.get("ce_causationid")
         if kept is not None:
-            if not _may_be_unhandled(evidence, record, kept):
+            if not _may_be_unhandled(evidence, headers, kept):
                 yield f"{kept.reason}: a good record is unhandled: {record}, {kept.message}"
-        elif "ce_causationid" in headers and not evidence.is_ours(record):
-            if (headers["ce_causationid"], _outcome_of(record)) not in answers:
-                yield f"the reply {_outcome_of(record)} to {headers['ce_causationid']} is nowhere"
+        elif answered is not None and not evidence.is_ours(record):
+            outcome = _outcome_of(record)
+            if (answered, outcome) not in answers:
+                yield f"the reply {outcome} to {answered} is nowhere"
         elif record_id not in causes and (record.value or b"").decode() not in begun:
             yield f"{record_id} on {record.topic} is nowhere"
 
@@ -595,19 +568,19 @@ def _outcome_of(record: Inbound) -> str:
     return str(orjson.loads(record.value or b"{}")["outcome"])
 
 
-def _may_be_unhandled(evidence: Evidence, record: Inbound, kept: UnhandledRecord) -> bool:
-    headers = headers_of(record)
+def _may_be_unhandled(
+    evidence: Evidence, headers: Mapping[str, str], kept: UnhandledRecord
+) -> bool:
     if kept.kind is UnhandledKind.DEFERRED:
         return evidence.is_parked(kept.saga_id)
     match kept.reason:
         case DeadLetterReason.ID_CONFLICT:
-            contradicted = {
-                trigger.message_id
+            return any(
+                trigger.message_id == headers.get("ce_id", "")
                 for triggers in evidence.log.by_saga().values()
                 if any(trigger.event != triggers[0].event for trigger in triggers)
                 for trigger in triggers
-            }
-            return headers.get("ce_id", "") in contradicted
+            )
         case DeadLetterReason.UNKNOWN_SAGA:
             return headers.get("ce_subject", "") not in evidence.histories
         case _:
@@ -659,21 +632,16 @@ def check_effects(evidence: Evidence) -> Iterator[str]:
     by_saga: dict[str, list[Line]] = {}
     for line in evidence.ledger:
         by_saga.setdefault(line.saga_id, []).append(line)
-    known = {str(saga_id) for saga_id in evidence.histories}
-    for saga_id in by_saga.keys() - known:
+    for saga_id in by_saga.keys() - evidence.histories.keys():
         yield f"services have worked for {saga_id}, which is no saga"
-    for key, history in evidence.histories.items():
-        name = f"{evidence.summaries[key].definition} {key}"
-        for problem in _of_saga(evidence, history, by_saga.get(key, [])):
-            yield f"{name}: {problem}"
+    for saga_id, history in evidence.histories.items():
+        for problem in _of_saga(evidence, history, by_saga.get(saga_id, [])):
+            yield f"{evidence.summaries[saga_id].definition} {saga_id}: {problem}"
 
 
 def _of_saga(evidence: Evidence, history: Sequence[Entry], lines: Sequence[Line]) -> Iterator[str]:
-    intents = {
-        f"{entry.saga_id}/{entry.body.step}/{entry.body.direction.value}/{entry.body.attempt}"
-        for entry in history
-        if isinstance(entry.body, IntentIssued)
-    }
+    saga_id = history[0].saga_id
+    intents = {_id_of(saga_id, intent) for _, intent in _all(history, IntentIssued)}
     done: dict[str, Line] = {}
     undone: dict[str, Line] = {}
     for line in lines:
@@ -686,66 +654,44 @@ def _of_saga(evidence: Evidence, history: Sequence[Entry], lines: Sequence[Line]
     for step, line in undone.items():
         if step not in done or done[step].number > line.number:
             yield f"{step} was undone before it was done"
-    if not evidence.is_parked(history[0].saga_id):
+    if not evidence.is_parked(saga_id):
         yield from _standing(history, done.keys() - undone.keys())
     yield from _order(history, undone)
 
 
 def _standing(history: Sequence[Entry], standing: set[str]) -> Iterator[str]:
     """What stands of an ended saga is what its outcome says."""
-    do = issued(history, "do")
-    kinds = {step: entries[0].body for step, entries in do.items()}
-    harmless = {step for step, body in kinds.items() if _is_harmless(body)}
+    steps = {step for step, kind in _kinds(history).items() if kind is not StepKind.READ_ONLY}
     residue: set[str] = set()
-    end: Entry | None = None
+    end: object = None
     for entry in history:
         if isinstance(entry.body, _ENDS):
-            end = entry
+            end = entry.body
         if isinstance(entry.body, SagaRolledBack | SagaCleanedUp):
             residue = set(entry.body.residue)
-    if end is None or isinstance(end.body, SagaAbandoned):
-        return
-    if isinstance(end.body, SagaRolledBack):
-        left = standing - residue - harmless
-        if left:
+    if isinstance(end, SagaRolledBack):
+        if left := (standing & steps) - residue:
             yield f"rolled back, and {sorted(left)} is not undone"
-        return
-    undone = issued(history, "undo")
-    expected = {
-        step
-        for step in do.keys() - harmless
-        if answered(history, step, "do", ReplyOutcome.DONE) and step not in undone
-    }
-    if standing - harmless != expected:
-        yield f"completed: {sorted(standing - harmless)} stands, expected {sorted(expected)}"
-
-
-def _is_harmless(body: object) -> bool:
-    return isinstance(body, IntentIssued) and body.kind is StepKind.READ_ONLY
+    elif isinstance(end, SagaCompleted):
+        undone = _issued(history, "undo")
+        is_done = {step for step in steps if _is_answered(history, step, "do", ReplyOutcome.DONE)}
+        expected = is_done - undone.keys()
+        if standing & steps != expected:
+            yield f"completed: {sorted(standing & steps)} stands, expected {sorted(expected)}"
 
 
 def _order(history: Sequence[Entry], undone: dict[str, Line]) -> Iterator[str]:
     """Steps are undone in reverse order of issue, but for late successes and stuck undos."""
-    late: set[str] = set()
-    groups: list[tuple[str, ...]] = []
-    for entry in history:
-        stuck = _stuck_step(entry)
-        if stuck is not None:
-            late.add(stuck)
-        elif isinstance(entry.body, UndoAppended):
-            late.add(entry.body.step)
-        elif isinstance(entry.body, RollbackPlanned):
-            if entry.body.goal is RollbackGoal.CLEANED_UP:
-                late |= {step for group in _groups_of(entry.body) for step in group}
+    late = _stuck(history) | {appended.step for _, appended in _all(history, UndoAppended)}
+    group: dict[str, tuple[int, int]] = {}
+    for version, plan in _all(history, RollbackPlanned):
+        for number, steps in enumerate(_groups_of(plan)):
+            if plan.goal is RollbackGoal.CLEANED_UP:
+                late.update(steps)
             else:
-                groups += _groups_of(entry.body)
-    place = {step: number for number, step in enumerate(issued(history, "do"))}
-    group = {step: number for number, steps in enumerate(groups) for step in steps}
-    order = [
-        line.step
-        for line in sorted(undone.values(), key=lambda line: line.number)
-        if line.step not in late
-    ]
-    for earlier, later in pairwise(order):
+                group.update(dict.fromkeys(steps, (version, number)))
+    place = {step: number for number, step in enumerate(_kinds(history))}
+    lines = sorted(undone.values(), key=lambda line: line.number)
+    for earlier, later in pairwise(line.step for line in lines if line.step not in late):
         if group.get(earlier) != group.get(later) and place[earlier] < place[later]:
             yield f"{earlier} was undone before {later}, which was done after it"

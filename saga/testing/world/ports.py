@@ -153,7 +153,9 @@ class ProcessBus(ProcessPort):
 
     inner: SimulatedBus
 
-    def __init__(self, process: Process, bus: SimulatedBus, *, losing: Filter | None = None) -> None:
+    def __init__(
+        self, process: Process, bus: SimulatedBus, *, losing: Filter | None = None
+    ) -> None:
         super().__init__(process, bus, "bus", BusUnavailable)
         self._losing = losing
         self.members: list[Member] = []
