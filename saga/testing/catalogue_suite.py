@@ -8,12 +8,21 @@ Subclass `CatalogueSuite` beside fixtures `store` and `catalogue` of one empty s
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.store import Batch, Catalogue, EventStore, SagaSummary, UnhandledKind
-from saga.testing import samples
-from saga.testing.samples import MOMENT, saga
+from saga.ports.store import Catalogue, EventStore, SagaSummary, UnhandledKind
+from saga.testing.samples import (
+    MOMENT,
+    append,
+    entries,
+    history,
+    saga,
+    summary,
+    timer,
+    unhandled,
+)
 
 STATUSES = (SagaStatus.RUNNING, SagaStatus.COMPLETED, SagaStatus.PARKED)
 
@@ -26,14 +35,8 @@ class CatalogueSuite:
     ) -> None:
         """A page begins after the saga named; later changes of a saga do not move it."""
         await _start(store, 7)
-        later = samples.summary(saga(2), status=SagaStatus.ROLLING_BACK, version=9)
-        await store.append(
-            samples.batch(
-                samples.history(saga(2), 1),
-                summaries=[replace(later, started_at=Instant(MOMENT + 2))],
-            ),
-            at=MOMENT,
-        )
+        later = replace(_summary(2), status=SagaStatus.ROLLING_BACK, version=9)
+        await append(store, history(saga(2), 1), summaries=[later])
 
         pages = [await catalogue.sagas(limit=3)]
         while pages[-1]:
@@ -47,18 +50,19 @@ class CatalogueSuite:
     ) -> None:
         """Each filter alone and both together, with paging."""
         await _start(store, 9)
+        queries: list[tuple[dict[str, Any], list[int]]] = [
+            ({"status": SagaStatus.RUNNING}, [0, 3, 6]),
+            ({"status": SagaStatus.COMPLETED}, [1, 4, 7]),
+            ({"status": SagaStatus.PARKED, "after": saga(2)}, [5, 8]),
+            ({"status": SagaStatus.ABANDONED}, []),
+            ({"definition": "return"}, [1, 3, 5, 7]),
+            ({"definition": "return", "status": SagaStatus.RUNNING}, [3]),
+            ({"status": SagaStatus.COMPLETED, "limit": 2}, [1, 4]),
+        ]
 
-        async def found(**filters: object) -> list[int]:
-            rows = await catalogue.sagas(**filters)  # type: ignore[arg-type]  # tested by name
-            return [number for number in range(9) if saga(number) in {r.saga_id for r in rows}]
-
-        assert await found(status=SagaStatus.RUNNING) == [0, 3, 6]
-        assert await found(status=SagaStatus.COMPLETED) == [1, 4, 7]
-        assert await found(status=SagaStatus.PARKED, after=saga(2)) == [5, 8]
-        assert await found(status=SagaStatus.ABANDONED) == []
-        assert await found(definition="return") == [1, 3, 5, 7]
-        assert await found(definition="return", status=SagaStatus.RUNNING) == [3]
-        assert await found(status=SagaStatus.COMPLETED, limit=2) == [1, 4]
+        for query, expected in queries:
+            found = await catalogue.sagas(**query)
+            assert [each.saga_id for each in found] == [saga(n) for n in expected], query
 
     async def test_summaries_are_found_by_id(self, store: EventStore, catalogue: Catalogue) -> None:
         """Rows are whole, and a saga that does not exist is left out."""
@@ -66,50 +70,39 @@ class CatalogueSuite:
 
         found = await catalogue.summaries([saga(2), saga(99), saga(0)])
 
-        assert {each.saga_id: each for each in found} == {
-            saga(number): _summary(number) for number in (0, 2)
-        }
+        assert {each.saga_id: each for each in found} == {saga(n): _summary(n) for n in (0, 2)}
 
     async def test_unhandled_records_keep_order_and_every_byte(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
         """Null values, repeated names and bytes that are no text come back as they were."""
-        for offset in range(3):
-            batch = Batch(
-                unhandled=[samples.unhandled(2 * offset), samples.unhandled(2 * offset + 1)]
-            )
-            await store.append(batch, at=MOMENT)
+        for offset in (0, 2, 4):
+            await append(store, unhandled=[unhandled(offset), unhandled(offset + 1)])
 
         found = await catalogue.unhandled()
 
-        assert [replace(each, record_id=0) for each in found] == [
-            samples.unhandled(offset) for offset in range(6)
-        ]
+        kept = [unhandled(offset) for offset in range(6)]
+        assert [replace(each, record_id=0) for each in found] == kept
         ids = [each.record_id for each in found]
         assert ids == sorted(set(ids))
-        assert [each.record_id for each in await catalogue.unhandled(after=ids[1], limit=3)] == ids[
-            2:5
-        ]
+        page = await catalogue.unhandled(after=ids[1], limit=3)
+        assert [each.record_id for each in page] == ids[2:5]
 
     async def test_unhandled_records_are_found_by_kind_and_saga(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
         """What waits for a saga is found in order, whatever else is there."""
-        await store.append(
-            samples.batch(
-                samples.history(saga(1)),
-                unhandled=[
-                    samples.unhandled(0),
-                    samples.unhandled(1, kind=UnhandledKind.DEFERRED, saga_id=saga(1)),
-                    samples.unhandled(2, kind=UnhandledKind.DEFERRED, saga_id=saga(2)),
-                    samples.unhandled(3, kind=UnhandledKind.DEFERRED, saga_id=saga(1)),
-                    samples.unhandled(4, saga_id=saga(1)),
-                ],
-            ),
-            at=MOMENT,
-        )
+        deferred = UnhandledKind.DEFERRED
+        records = [
+            unhandled(0),
+            unhandled(1, kind=deferred, saga_id=saga(1)),
+            unhandled(2, kind=deferred, saga_id=saga(2)),
+            unhandled(3, kind=deferred, saga_id=saga(1)),
+            unhandled(4, saga_id=saga(1)),
+        ]
+        await append(store, history(saga(1)), unhandled=records)
 
-        held = await catalogue.unhandled(kind=UnhandledKind.DEFERRED, saga_id=saga(1))
+        held = await catalogue.unhandled(kind=deferred, saga_id=saga(1))
 
         assert [each.position.offset for each in held] == [1, 3]
         dead = await catalogue.unhandled(kind=UnhandledKind.DEAD)
@@ -120,11 +113,11 @@ class CatalogueSuite:
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
         """It may be removed twice without an error; ids are not given again."""
-        await store.append(Batch(unhandled=[samples.unhandled(0), samples.unhandled(1)]), at=MOMENT)
+        await append(store, unhandled=[unhandled(0), unhandled(1)])
         first, second = [each.record_id for each in await catalogue.unhandled()]
 
-        await store.append(Batch(handled=[second, 10**6]), at=MOMENT)
-        await store.append(Batch(handled=[second], unhandled=[samples.unhandled(2)]), at=MOMENT)
+        await append(store, handled=[second, 10**6])
+        await append(store, handled=[second], unhandled=[unhandled(2)])
 
         left = await catalogue.unhandled()
         assert [each.position.offset for each in left] == [0, 2]
@@ -135,8 +128,8 @@ class CatalogueSuite:
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
         """All armed timers, due or not."""
-        timers = [samples.timer(saga(1), f"t{at}", at) for at in (10**15, 5, 70)]
-        await store.append(samples.batch(samples.history(saga(1)), timers_armed=timers), at=MOMENT)
+        timers = [timer(saga(1), f"t{at}", at) for at in (10**15, 5, 70)]
+        await append(store, history(saga(1)), timers_armed=timers)
 
         assert await catalogue.timers() == [timers[1], timers[2], timers[0]]
         assert await catalogue.timers(limit=1) == [timers[1]]
@@ -145,35 +138,29 @@ class CatalogueSuite:
         self, store: EventStore, catalogue: Catalogue
     ) -> None:
         """Places only grow, and reading goes on behind any of them."""
-        await store.append(
-            samples.batch(samples.history(saga(2)), samples.history(saga(1))), at=MOMENT
-        )
-        await store.append(samples.batch(samples.history(saga(2), 1)), at=MOMENT)
+        await append(store, history(saga(2)), history(saga(1)))
+        await append(store, history(saga(2), 1))
 
         log = [item async for item in catalogue.log()]
 
-        assert [entry for _, entry in log] == [
-            *samples.entries(saga(2), 0),
-            *samples.entries(saga(1), 0),
-            *samples.entries(saga(2), 2),
-        ]
-        assert [place for place, _ in log] == sorted(place for place, _ in log)
-        assert len({place for place, _ in log}) == 3, "entries of one turn share a place"
-        for position, _ in log:
-            later = [item for item in log if item[0] > position]
-            assert [item async for item in catalogue.log(after=position)] == later
+        one, two = saga(1), saga(2)
+        expected = [*entries(two, 0), *entries(one, 0), *entries(two, 2)]
+        assert [entry for _, entry in log] == expected
+        places = [place for place, _ in log]
+        assert places == sorted(places)
+        assert len(set(places)) == 3, "entries of one turn share a place"
+        for place in places:
+            later = [item for item in log if item[0] > place]
+            assert [item async for item in catalogue.log(after=place)] == later
 
 
 async def _start(store: EventStore, count: int) -> None:
     for number in range(count):
-        await store.append(
-            samples.batch(samples.history(saga(number)), summaries=[_summary(number)]),
-            at=MOMENT,
-        )
+        await append(store, history(saga(number)), summaries=[_summary(number)])
 
 
 def _summary(number: int) -> SagaSummary:
-    return samples.summary(
+    return summary(
         saga(number),
         status=STATUSES[number % len(STATUSES)],
         definition="return" if number % 2 else "order",

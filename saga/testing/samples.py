@@ -15,8 +15,10 @@ from saga.core.intents import IntentIssued
 from saga.core.status import SagaStatus, StepKind
 from saga.ports.bus import Position, Record
 from saga.ports.store import (
+    Appended,
     Batch,
     DueTimer,
+    EventStore,
     HistoryAppend,
     SagaSummary,
     UnhandledKind,
@@ -51,6 +53,13 @@ def batch(*histories: HistoryAppend, **others: Any) -> Batch:
     begun = [each.saga_id for each in histories if not each.expected_turns]
     summaries = [summary(each) for each in begun if each not in named]
     return Batch(histories=list(histories), summaries=[*given, *summaries], **others)
+
+
+async def append(
+    store: EventStore, *histories: HistoryAppend, at: Instant = MOMENT, **others: Any
+) -> Appended:
+    """Append a `batch` to *store*."""
+    return await store.append(batch(*histories, **others), at=at)
 
 
 def summary(

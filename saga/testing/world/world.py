@@ -106,11 +106,9 @@ class Verdict:
         parked = "".join(f"\n  parked: {saga}" for saga in self.parked[:PARKED_SHOWN_MAX])
         if self.ok:
             return f"world {self.seed}: everything holds, fingerprint {self.fingerprint}{parked}"
-        first = "\n".join(
-            f"  - {violation}" for violation in self.violations[:VIOLATIONS_SHOWN_MAX]
-        )
+        first = "".join(f"\n  - {problem}" for problem in self.violations[:VIOLATIONS_SHOWN_MAX])
         return (
-            f"world {self.seed}: {len(self.violations)} violations\n{first}{parked}\n"
+            f"world {self.seed}: {len(self.violations)} violations{first}{parked}\n"
             f"repeat it with the same World and seed={self.seed}; its verdict's `lines` tell "
             f"everything that happened"
         )
@@ -195,8 +193,7 @@ class World:
             self._loop.close()
 
     def _judged(self) -> Verdict:
-        durable, surroundings = self._durable, self._surroundings
-        evidence = self._evidence()
+        durable, surroundings, evidence = self._durable, self._surroundings, self._evidence()
         for saga_id, history in sorted(evidence.histories.items()):
             for entry in history:
                 surroundings.note(saga_id, f"{entry.version} {entry.at} {entry.cause} {entry.body}")
@@ -285,14 +282,12 @@ class World:
     def _start_processes(self) -> list[asyncio.Future[None]]:
         durable, rng = self._durable, self._rng
         live_sagas = rng.choice((1, 3, 1000))
+        orchestrator = partial(OrchestratorProcess, durable=durable, live_sagas=live_sagas)
+        effects = partial(EffectsProcess, durable=durable)
         builds: dict[str, Callable[[Process], AnyProcess]] = {
-            f"orchestrator-{number}": partial(
-                OrchestratorProcess, durable=durable, live_sagas=live_sagas
-            )
-            for number in range(rng.choice((1, 2, 2, 3)))
+            **{f"orchestrator-{n}": orchestrator for n in range(rng.choice((1, 2, 2, 3)))},
+            **{f"effects-{n}": effects for n in range(rng.randint(1, 2))},
         }
-        for number in range(rng.randint(1, 2)):
-            builds[f"effects-{number}"] = partial(EffectsProcess, durable=durable)
         self._roles = len(builds)
         return [asyncio.ensure_future(self._keep_alive(*named)) for named in builds.items()]
 
@@ -334,12 +329,9 @@ class World:
         starting = not process.has_started and isinstance(error, (BusUnavailable, StoreUnavailable))
         if starting and self._faults.is_on:
             self._faults.seen["did not start"] += 1
-            return
-        errors = list(_leaves(error))
-        if starting and all("made up" in str(each) for each in errors):
-            return
-        problems = "; ".join(f"{type(each).__name__}: {each}" for each in errors)
-        self._durable.violations.append(f"{process.name} ended by itself: {problems}")
+        elif not starting or "made up" not in str(error):
+            problems = "; ".join(f"{type(each).__name__}: {each}" for each in _leaves(error))
+            self._durable.violations.append(f"{process.name} ended by itself: {problems}")
 
     async def _expire(self, role: AnyProcess, *, crashed: bool) -> None:
         """The group notices that its members are gone."""
@@ -420,7 +412,7 @@ class World:
 
     def _next_s(self) -> float | None:
         """When something happens next that everybody waits for."""
-        moments = [*self._durable.bus.arrivals[:1]]
+        moments = self._durable.bus.arrivals[:1]
         summaries = self._durable.store.summaries
         for timer in self._durable.store.timers(TIMERS_MAX):
             if not self._is_settled(summaries[timer.saga_id]):
