@@ -1,4 +1,4 @@
-"""What every effects store must do, one test a sentence of the port.
+"""What every effects store must do, one test a sentence of the port: units of work, and the inbox.
 
 Subclass `EffectsStoreSuite` beside a fixture `open_store`: a coroutine function that opens a store
 on the same data each time it is called, as another process would. `can_share` says whether several
@@ -10,30 +10,33 @@ of them may be open at once, `has_threads` whether sync handlers may run in thre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
 from saga.core.events import Json, ReplyOutcome
 from saga.core.identity import Instant
 from saga.errors import StoreUnavailable
-from saga.ports.effects_store import EffectsStore, InboxRow, InboxWrite
-from saga.testing.effects_unit_suite import (
-    SERVICE,
-    UnitSuite,
-    inbox_row,
-    keep_rows,
-    things_in,
+from saga.ports.effects_store import (
+    EffectsStore,
+    InboxRow,
+    InboxWrite,
+    SqlRow,
+    ThreadDatabase,
+    Unit,
 )
 
 OpenStore = Callable[[], Awaitable[EffectsStore]]
+T = TypeVar("T")
+SERVICE = "lab"
 
 
-class EffectsStoreSuite(UnitSuite):
-    """The contract of the port `EffectsStore`."""
+class EffectsStoreSuite:
+    """The contract of the port `EffectsStore`, of its units and of both their databases."""
 
     can_share: ClassVar[bool] = True
+    has_threads: ClassVar[bool] = True
 
     @pytest.fixture
     async def store(self, open_store: OpenStore) -> EffectsStore:
@@ -43,6 +46,157 @@ class EffectsStoreSuite(UnitSuite):
         await unit.db.execute("CREATE TABLE things (name TEXT PRIMARY KEY, size INTEGER)")
         await unit.keep(())
         return store
+
+    async def test_execute_says_how_many_rows_it_touched(self, store: EffectsStore) -> None:
+        """Zero where nothing matched, and for statements that touch no rows."""
+        db = store.unit().db
+
+        assert await db.execute("INSERT INTO things VALUES ('a', 1), ('b', 2)") == 2
+        assert await db.execute("UPDATE things SET size = 0 WHERE size > :size", size=9) == 0
+        assert await db.execute("CREATE TABLE more (name TEXT)") == 0
+        deleted = await db.fetch("DELETE FROM things WHERE name = :name RETURNING size", name="b")
+        assert deleted == [{"size": 2}]
+
+    async def test_a_unit_sees_its_own_writes(self, store: EffectsStore) -> None:
+        """And those of units before it, whether they are durable yet or not."""
+        first, second = store.unit(), store.unit()
+        await _insert(first, "a")
+        assert await first.db.fetch("SELECT size FROM things") == [{"size": 1}]
+        kept = first.keep((InboxWrite(inbox_row("k")),))
+        assert await second.db.fetch("SELECT size FROM things") == [{"size": 1}]
+        second.drop()
+        await kept
+
+    async def test_a_dropped_unit_has_written_nothing(self, store: EffectsStore) -> None:
+        """Its row is kept all the same, and what its neighbours wrote too."""
+        before, unit, after = store.unit(), store.unit(), store.unit()
+        await _insert(before, "before")
+        kept = [before.keep((InboxWrite(inbox_row("before")),))]
+        await _insert(unit, "dropped")
+        await unit.db.execute("DELETE FROM things WHERE name = 'before'")
+        unit.drop()
+        kept.append(unit.keep((InboxWrite(inbox_row("dropped", outcome=ReplyOutcome.FAILED)),)))
+        await _insert(after, "after")
+        kept.append(after.keep((InboxWrite(inbox_row("after")),)))
+        for future in kept:
+            assert not await future
+
+        assert await _names(store) == ["after", "before"]
+        assert len(await store.kept(SERVICE, ["before", "dropped", "after"])) == 3
+
+    async def test_a_failed_statement_leaves_the_unit_usable(self, store: EffectsStore) -> None:
+        """A handler may catch a violated constraint and go on."""
+        unit = store.unit()
+        await _insert(unit, "a")
+        with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
+            await _insert(unit, "a")
+        await _insert(unit, "b")
+
+        assert not unit.is_broken
+        assert not await keep_rows(unit, inbox_row("k"))
+        assert await _names(store) == ["a", "b"]
+
+    async def test_a_missing_parameter_is_an_error(self, store: EffectsStore) -> None:
+        """It is never taken for a null."""
+        unit = store.unit()
+        with pytest.raises(Exception, match=r"(?i)size"):
+            await unit.db.execute("INSERT INTO things VALUES (:name, :size)", name="a")
+        unit.drop()
+
+    async def test_a_handler_cannot_end_the_transaction(self, store: EffectsStore) -> None:
+        """It belongs to the service: statements that would end it are refused."""
+        unit = store.unit()
+        for statement in ("COMMIT", " rollback;", "END", "BEGIN", "SAVEPOINT x", "RELEASE x"):
+            with pytest.raises(ValueError, match="begun and ended by its service"):
+                await unit.db.execute(statement)
+        unit.drop()
+
+    async def test_a_unit_cannot_be_used_after_its_end(self, store: EffectsStore) -> None:
+        """A handler that leaves a task behind is told, and harms nobody."""
+        unit = store.unit()
+        await keep_rows(unit, inbox_row("k"))
+        with pytest.raises(RuntimeError, match="after its handler had ended"):
+            await _insert(unit, "late")
+
+        assert await things_in(store) == []
+
+    async def test_units_take_turns(self, store: EffectsStore) -> None:
+        """While one unit has written and not ended, others wait, in order; nothing is lost."""
+        order: list[str] = []
+
+        async def write(name: str) -> None:
+            unit = store.unit()
+            await _insert(unit, name)
+            await asyncio.sleep(0)
+            order.append(name)
+            await keep_rows(unit, inbox_row(name))
+
+        await asyncio.gather(*(write(name) for name in "abcdef"))
+
+        assert order == await _names(store) == list("abcdef")
+
+    async def test_waiting_for_a_turn_can_be_cancelled(self, store: EffectsStore) -> None:
+        """Those behind in the line go on."""
+        holder, given_up, patient = store.unit(), store.unit(), store.unit()
+        await _insert(holder, "holder")
+        waiting = asyncio.ensure_future(given_up.db.execute("DELETE FROM things"))
+        behind = asyncio.ensure_future(patient.db.execute("UPDATE things SET size = 2"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        given_up.drop()
+        kept = holder.keep((InboxWrite(inbox_row("holder")),))
+        assert await behind == 1
+        assert not await keep_rows(patient, inbox_row("patient"))
+        assert not await kept
+
+        assert await things_in(store) == [{"name": "holder", "size": 2}]
+
+    async def test_two_statements_of_one_unit_may_overlap(self, store: EffectsStore) -> None:
+        """A handler may gather them."""
+        unit = store.unit()
+        await asyncio.gather(_insert(unit, "a"), _insert(unit, "b"))
+        await keep_rows(unit, inbox_row("k"))
+
+        assert len(await things_in(store)) == 2
+
+    async def test_sync_handlers_use_plain_calls(self, store: EffectsStore) -> None:
+        """From threads where the store has any: the same statements, one handler at a time."""
+
+        def write(db: ThreadDatabase, name: str) -> int:
+            touched = db.execute("INSERT INTO things VALUES (:name, 1)", name=name)
+            found = db.fetch("SELECT size FROM things WHERE name = :name", name=name)
+            assert found == [{"size": 1}]
+            return touched
+
+        async def handle(name: str) -> None:
+            unit = store.unit()
+            assert await self._call(write, unit.thread_db, name) == 1
+            await keep_rows(unit, inbox_row(name))
+
+        await asyncio.gather(*(handle(name) for name in "abcdef"))
+
+        assert await _names(store) == list("abcdef")
+
+    async def test_the_drivers_connection_writes_in_the_same_transaction(
+        self, store: EffectsStore
+    ) -> None:
+        """A sync handler may begin with it; on the loop a statement goes before, as it is told."""
+        unit, early = store.unit(), store.unit()
+        with pytest.raises(RuntimeError, match="first awaits a statement"):
+            _ = early.db.raw
+        early.drop()
+
+        def write(db: ThreadDatabase) -> None:
+            raw: Any = db.raw
+            raw.execute("INSERT INTO things VALUES ('raw', 1)")
+            assert db.execute("UPDATE things SET size = 2") == 1
+
+        await self._call(write, unit.thread_db)
+        assert not await keep_rows(unit, inbox_row("k"))
+
+        assert await things_in(store) == [{"name": "raw", "size": 2}]
 
     async def test_of_units_that_are_alone_one_runs_at_a_time(
         self, store: EffectsStore, open_store: OpenStore
@@ -62,27 +216,19 @@ class EffectsStoreSuite(UnitSuite):
 
     async def test_rows_are_read_as_they_were_kept(self, store: EffectsStore) -> None:
         """Every column comes back, whether filled or not."""
-        full = InboxRow(
-            SERVICE,
-            "s/full/do",
-            7,
-            ReplyOutcome.DONE,
-            "lab.evt.made.v1",
-            Json('{"name":"ä"}'),
-            "code",
-            "message",
-            b"\x00\xff",
-            Instant(1_700_000_000_000_001),
+        full = inbox_row("s/full/do", attempt=7, digest=b"\x00\xff")._replace(
+            contract="lab.evt.made.v1",
+            payload=Json('{"name":"ä"}'),
+            code="code",
+            message="message",
+            handled_at=Instant(1_700_000_000_000_001),
             undone=True,
         )
         empty = inbox_row("s/empty/do", digest=None)
-        moved = await keep_rows(store.unit(), full, empty)
+        assert not await keep_rows(store.unit(), full, empty)
 
-        assert not moved
-        assert await store.kept(SERVICE, [full.key, empty.key, "s/other/do"]) == {
-            full.key: full,
-            empty.key: empty,
-        }
+        kept = await store.kept(SERVICE, [full.key, empty.key, "s/other/do"])
+        assert kept == {full.key: full, empty.key: empty}
 
     async def test_services_have_inboxes_of_their_own(self, store: EffectsStore) -> None:
         """The same key in two services is two rows."""
@@ -119,7 +265,7 @@ class EffectsStoreSuite(UnitSuite):
         first = inbox_row("k")
         await keep_rows(store.unit(), first)
         rows_only, written, neighbour = store.unit(), store.unit(), store.unit()
-        await written.db.execute("INSERT INTO things VALUES ('twice', 1)")
+        await _insert(written, "twice")
         futures = [
             written.keep((InboxWrite(inbox_row("k", attempt=2)),)),
             rows_only.keep((InboxWrite(inbox_row("k", attempt=3)),)),
@@ -129,10 +275,8 @@ class EffectsStoreSuite(UnitSuite):
 
         assert moved == {written, rows_only}
         assert await things_in(store) == []
-        assert await store.kept(SERVICE, ["k", "other"]) == {
-            "k": first,
-            "other": inbox_row("other"),
-        }
+        kept = await store.kept(SERVICE, ["k", "other"])
+        assert kept == {"k": first, "other": inbox_row("other")}
 
     async def test_a_row_is_replaced_only_while_it_is_what_it_was(
         self, store: EffectsStore
@@ -154,11 +298,8 @@ class EffectsStoreSuite(UnitSuite):
         """If one of two rows is taken, the other is not kept either."""
         await keep_rows(store.unit(), inbox_row("do"))
         unit = store.unit()
-        moved = await unit.keep(
-            (InboxWrite(inbox_row("undo")), InboxWrite(inbox_row("do", attempt=0)))
-        )
 
-        assert list(moved) == [unit]
+        assert list(await keep_rows(unit, inbox_row("undo"), inbox_row("do", attempt=0))) == [unit]
         assert await store.kept(SERVICE, ["undo", "do"]) == {"do": inbox_row("do")}
 
     async def test_what_is_kept_survives_the_process(
@@ -166,16 +307,16 @@ class EffectsStoreSuite(UnitSuite):
     ) -> None:
         """Rows and tables are there for the next one; what was not kept is not."""
         unit = store.unit()
-        await unit.db.execute("INSERT INTO things VALUES ('kept', 1)")
+        await _insert(unit, "kept")
         await keep_rows(unit, inbox_row("k"))
         lost = store.unit()
-        await lost.db.execute("INSERT INTO things VALUES ('lost', 1)")
+        await _insert(lost, "lost")
         lost.drop()
         await store.close()
 
         reopened = await open_store()
 
-        assert [thing["name"] for thing in await things_in(reopened)] == ["kept"]
+        assert await _names(reopened) == ["kept"]
         assert await reopened.kept(SERVICE, ["k"]) == {"k": inbox_row("k")}
 
     async def test_closing_keeps_what_was_to_be_kept(
@@ -214,10 +355,48 @@ class EffectsStoreSuite(UnitSuite):
             pytest.skip("one process at a time")
         other = await open_store()
         mine, theirs = store.unit(), other.unit()
-        await theirs.db.execute("INSERT INTO things VALUES ('theirs', 1)")
+        await _insert(theirs, "theirs")
         assert not await keep_rows(theirs, inbox_row("k"))
-        await mine.db.execute("INSERT INTO things VALUES ('mine', 1)")
+        await _insert(mine, "mine")
 
         assert list(await keep_rows(mine, inbox_row("k", attempt=2))) == [mine]
-        assert [thing["name"] for thing in await things_in(store)] == ["theirs"]
+        assert await _names(store) == ["theirs"]
         assert await store.kept(SERVICE, ["k"]) == {"k": inbox_row("k")}
+
+    async def _call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call as a service calls a sync handler."""
+        return await asyncio.to_thread(function, *args) if self.has_threads else function(*args)
+
+
+async def keep_rows(unit: Unit, *rows: InboxRow) -> Collection[Unit]:
+    """End *unit* with new rows; the units that were not kept."""
+    return await unit.keep(tuple(InboxWrite(row) for row in rows))
+
+
+async def things_in(store: EffectsStore) -> list[SqlRow]:
+    """The rows of the table, by name."""
+    unit = store.unit()
+    try:
+        return await unit.db.fetch("SELECT name, size FROM things ORDER BY name")
+    finally:
+        unit.drop()
+
+
+async def _insert(unit: Unit, name: str) -> None:
+    await unit.db.execute("INSERT INTO things VALUES (:name, 1)", name=name)
+
+
+async def _names(store: EffectsStore) -> list[object]:
+    return [thing["name"] for thing in await things_in(store)]
+
+
+def inbox_row(
+    key: str,
+    *,
+    attempt: int = 1,
+    outcome: ReplyOutcome = ReplyOutcome.DONE,
+    digest: bytes | None = b"d",
+) -> InboxRow:
+    """A row of the suite's service."""
+    at = Instant(1_700_000_000_000_000)
+    return InboxRow(SERVICE, key, attempt, outcome, None, None, None, None, digest, at)

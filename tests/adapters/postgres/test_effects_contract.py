@@ -8,8 +8,13 @@ import pytest
 
 from saga.adapters.postgres import Address, PostgresEffectsStore
 from saga.ports.effects_store import EffectsStore, InboxWrite
-from saga.testing.effects_store_suite import EffectsStoreSuite, OpenStore
-from saga.testing.effects_unit_suite import inbox_row, keep_rows, things_in
+from saga.testing.effects_store_suite import (
+    EffectsStoreSuite,
+    OpenStore,
+    inbox_row,
+    keep_rows,
+    things_in,
+)
 from tests.connected import database_on
 
 

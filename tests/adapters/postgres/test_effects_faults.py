@@ -17,7 +17,7 @@ from saga.adapters.postgres.effects import PostgresUnit
 from saga.core.events import ReplyOutcome
 from saga.errors import StoreTooNew, StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import InboxWrite
-from saga.testing.effects_unit_suite import SERVICE, inbox_row, keep_rows, things_in
+from saga.testing.effects_store_suite import SERVICE, inbox_row, keep_rows, things_in
 from tests.proxy import Cut, Proxy
 
 CREATE_THINGS = "CREATE TABLE things (name text, size bigint)"

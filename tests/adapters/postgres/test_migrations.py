@@ -33,7 +33,7 @@ from saga.ports.store import (
 )
 from saga.runtime.saga_cache import definition_of
 from saga.testing import samples
-from saga.testing.effects_unit_suite import SERVICE, inbox_row, keep_rows
+from saga.testing.effects_store_suite import SERVICE, inbox_row, keep_rows
 from saga.testing.samples import MOMENT
 from tests.histories import definitions
 
