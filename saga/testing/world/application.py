@@ -84,7 +84,7 @@ def watched(app: SagaApp) -> SagaApp:
 
 def ledger(database: EffectsDatabase) -> list[Line]:
     """Every effect that was carried out, in order."""
-    return [Line(*row) for row in database.rows(_SELECT)]
+    return [Line(**row) for row in database.fetch(_SELECT)]
 
 
 def _handle(service: Effects, model: type[ContractModel], function: Function) -> None:

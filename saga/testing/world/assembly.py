@@ -100,15 +100,17 @@ def settings_of(names: TopicNames, *, live_sagas: int = 1) -> Settings:
     )
 
 
-def _assembled(
+def assembled(
     process: Process, durable: Durable, bus: ProcessBus, *, live_sagas: int = 1, **options: Any
 ) -> Assembly:
+    """The objects of a process, each of which may fail and crash at any call of a port."""
     parts = Parts(
         bus=bus.as_bus,
         store=store_of(process, durable.store),
         catalogue=catalogue_of(process, durable.catalogue),
         clock=ProcessClock(process),
         worker_id=process.name,
+        new_id=process.new_id,
     )
     return Assembly(
         durable.app, settings_of(durable.names, live_sagas=live_sagas), parts, **options
@@ -129,7 +131,7 @@ class OrchestratorProcess:
         self.process = process
         self.bus = ProcessBus(process, durable.bus)
         self._durable = durable
-        assembly = _assembled(
+        assembly = assembled(
             process, durable, self.bus, live_sagas=live_sagas, turns_type=turns_type
         )
         assert isinstance(assembly.turns, WatchedTurns), turns_type
@@ -159,7 +161,7 @@ class EffectsProcess:
         self.bus = ProcessBus(process, durable.bus, losing=self._losing)
         self._durable = durable
         self._stopping = asyncio.Event()
-        assembly = _assembled(process, durable, self.bus)
+        assembly = assembled(process, durable, self.bus)
         store = durable.database.open_for(process)
         limits = EffectsSettings(threads=0, slow_after_s=SLOW_AFTER_S)
         self.services = [

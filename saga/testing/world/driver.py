@@ -26,14 +26,11 @@ from saga.core.events import CancelMode, CancelRequested, OperatorActed, SignalR
 from saga.core.identity import SagaId, saga_id
 from saga.errors import BusUnavailable, DefinitionError
 from saga.ports import Record
-from saga.publishing.writer import EventWriter
-from saga.runtime.publisher import Publisher
-from saga.runtime.router import Router
 from saga.testing.happenings import After, Happening, Plain, Redelivered
-from saga.testing.world.assembly import Durable
+from saga.testing.world.assembly import Durable, assembled
 from saga.testing.world.checks import Log, SagaName, Trigger
 from saga.testing.world.faults import Faults
-from saga.testing.world.ports import ProcessBus, ProcessClock
+from saga.testing.world.ports import ProcessBus
 from saga.testing.world.process import Process
 
 Happens = Event | After | Redelivered | Happening
@@ -51,7 +48,6 @@ TRIES_MAX: Final = 4
 GARBAGE_SHARE: Final = 0.4
 GARBAGE: Final = (b'{"order_id": 7', b"\xff\xfe", b"[1, 2]", b'{"order_id": NaN}')
 REPEATED_SHARE: Final = 0.2
-_SENDER: Final = "client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,34 +156,15 @@ class Driver:
     """A client of the bus, in a process that never crashes."""
 
     def __init__(self, process: Process, durable: Durable, acts: Sequence[Act]) -> None:
-        app = durable.app
-        self._process = process
+        app = self._app = durable.app
         self._rng = process.surroundings.faults.rng
         self._numbers = 0
-        self._bus = ProcessBus(process, durable.bus).as_bus
-        self._clock = ProcessClock(process)
-        self._app = app
-        self._publisher = Publisher(
-            self._bus,
-            EventWriter(
-                durable.names,
-                clock=self._clock,
-                source=f"/world/{_SENDER}",
-                contracts=app.contracts,
-                sagas=app.registry,
-                new_id=self._new_id,
-            ),
-        )
-        self._read = sorted(
-            {
-                *Router(app.registry, app.contracts, durable.names).topics,
-                *(
-                    durable.names.topic(contract_of(model).contract_name)
-                    for service in app.effects
-                    for model in service.intents
-                ),
-            }
-        )
+        assembly = assembled(process, durable, ProcessBus(process, durable.bus))
+        self._bus, self._clock = assembly.parts.bus, assembly.parts.clock
+        self._publisher = assembly.publisher
+        intents = (contract_of(model) for service in app.effects for model in service.intents)
+        asked = (durable.names.topic(contract.contract_name) for contract in intents)
+        self._read = sorted({*assembly.router.topics, *asked})
         self._acts = acts
         self.next_at_s: float | None = acts[0].at_s if acts else None
         """When something is done next; None when nothing is left, or while it is being done."""
@@ -227,12 +204,8 @@ class Driver:
     def _started_by(self, event: Event) -> tuple[SagaName, ...]:
         current = self._current(event)
         starters = self._app.registry.started_by(contract_of(type(current)).contract_name)
-        names: list[SagaName] = []
-        for starter in starters:
-            key = starter.saga.key_of(current)
-            definition = starter.decider.name
-            names.append(SagaName(definition, key, saga_id(definition, key)))
-        return tuple(names)
+        keys = [(starter.decider.name, starter.saga.key_of(current)) for starter in starters]
+        return tuple(SagaName(*named, saga_id(*named)) for named in keys)
 
     def _current(self, event: Event) -> Event:
         """*event* as the version that its readers know."""
@@ -280,10 +253,6 @@ class Driver:
             else:
                 return True
         return False
-
-    def _new_id(self) -> str:
-        self._numbers += 1
-        return f"{_SENDER}-{self._numbers}"
 
 
 def _checked(story: list[Happens]) -> list[Happens]:

@@ -7,9 +7,10 @@ chaos hides bugs, because nothing gets far enough to break. Once a world heals, 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from random import Random
+from typing import Any
 
 ABSENT_SHARE = 0.5
 """The chance of each kind of fault to be absent from a world."""
@@ -26,46 +27,32 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How likely each fault is: shares of calls, records or sagas; those with `_s` are seconds."""
+    """How likely each fault is, at most: shares of calls, records or sagas."""
 
-    crash_before: float
-    crash_after: float
-    error_before: float
-    error_after: float
-    torn_publish: float
-    duplicate: float
-    late_duplicate: float
-    lost_reply: float
-    late_reply: float
-    slow_call: float
-    stalled_partition: float
-    small_fetch: float
-    cancel: float
-    nemesis_every_s: float | None
+    crash_before: float = 0.03
+    crash_after: float = 0.03
+    error_before: float = 0.08
+    error_after: float = 0.06
+    torn_publish: float = 0.08
+    duplicate: float = 0.2
+    late_duplicate: float = 0.1
+    lost_reply: float = 0.25
+    late_reply: float = 0.25
+    slow_call: float = 0.3
+    stalled_partition: float = 0.2
+    small_fetch: float = 1.0
+    cancel: float = 0.5
+    nemesis_every_s: float | None = None
 
     @classmethod
     def drawn(cls, rng: Random) -> Rates:
         """The rates of one world."""
-
-        def some(highest: float) -> float:
-            return 0.0 if rng.random() < ABSENT_SHARE else rng.uniform(0.1, 1.0) * highest
-
-        return cls(
-            crash_before=some(0.03),
-            crash_after=some(0.03),
-            error_before=some(0.08),
-            error_after=some(0.06),
-            torn_publish=some(0.08),
-            duplicate=some(0.2),
-            late_duplicate=some(0.1),
-            lost_reply=some(0.25),
-            late_reply=some(0.25),
-            slow_call=some(0.3),
-            stalled_partition=some(0.2),
-            small_fetch=some(1.0),
-            cancel=some(0.5),
-            nemesis_every_s=None if rng.random() < ABSENT_SHARE else rng.uniform(0.4, 2.0),
-        )
+        rates: list[Any] = [
+            0.0 if rng.random() < ABSENT_SHARE else rng.uniform(0.1, 1.0) * highest
+            for highest in astuple(cls())[:-1]
+        ]
+        rates.append(None if rng.random() < ABSENT_SHARE else rng.uniform(0.4, 2.0))
+        return cls(*rates)
 
 
 POLLS = frozenset({"store.due_timers", "consumer.fetch", "clock.sleep", "consumer.assignment"})

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from saga.app import SagaApp
 from saga.errors import DefinitionError
@@ -38,29 +38,22 @@ _FOREIGN: Final = tuple(
 _working_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("working", default=None)
 
 
-class _Refusal(NamedTuple):
-    """A call that a world does not have, and what to do instead."""
-
-    does: str
-    advice: str
-
-
 _FAKE: Final = "give a fake in its place, World(…, replace={Intent: fake})"
-_SOCKET: Final = _Refusal("opens a socket", f"a world has no network: {_FAKE}")
-_THREAD: Final = _Refusal("starts a thread", f"a world has one thread: {_FAKE}")
-_PROCESS: Final = _Refusal("starts a process", f"a world has no other processes: {_FAKE}")
-_SLEEP: Final = _Refusal(
-    "sleeps in real time", f"a world skips time: await asyncio.sleep, or {_FAKE}"
-)
-
-
+_ADVICE: Final = {
+    "opens a socket": f"a world has no network: {_FAKE}",
+    "starts a thread": f"a world has one thread: {_FAKE}",
+    "starts a process": f"a world has no other processes: {_FAKE}",
+    "sleeps in real time": f"a world skips time: await asyncio.sleep, or {_FAKE}",
+}
+"""What a world does not have, and what to do instead."""
 _GUARDED: Final = (
-    (socket.socket, "__init__", _SOCKET),
-    (threading.Thread, "start", _THREAD),
-    (subprocess.Popen, "__init__", _PROCESS),
-    (os, "fork", _PROCESS),
-    (os, "system", _PROCESS),
-    (os, "posix_spawn", _PROCESS),
+    (socket.socket, "__init__", "opens a socket"),
+    (threading.Thread, "start", "starts a thread"),
+    (subprocess.Popen, "__init__", "starts a process"),
+    (os, "fork", "starts a process"),
+    (os, "system", "starts a process"),
+    (os, "posix_spawn", "starts a process"),
+    (time, "sleep", "sleeps in real time"),
 )
 
 
@@ -72,29 +65,29 @@ class Isolation:
         self._modules = _modules(app)
         self._loop = loop
         self._thread = threading.get_ident()
-        self._refused: tuple[_Refusal, str, str] | None = None
-        loop.on_socket = partial(self._refuse, _SOCKET)
-        loop.on_thread = partial(self._refuse, _THREAD)
-        loop.on_process = partial(self._refuse, _PROCESS)
+        self._refused: tuple[str, str, str] | None = None
+        loop.on_leaving = self._refuse
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Inside, the application can do nothing that a world does not have."""
-        sleep = self._guard(time.sleep, _SLEEP)
-        guarded: list[tuple[Any, str, Any]] = [(time, "sleep", sleep)]
-        for place, name, refusal in _GUARDED:
-            guarded.append((place, name, self._guard(getattr(place, name), refusal)))
-        for module in self._modules:
-            names = [name for name, value in vars(module).items() if value is time.sleep]
-            guarded += [(module, name, sleep) for name in names]
-        real = [(place, name, getattr(place, name)) for place, name, _ in guarded]
-        for place, name, value in guarded:
-            setattr(place, name, value)
+        imported = [
+            (module, name, "sleeps in real time")
+            for module in self._modules
+            for name, value in vars(module).items()
+            if value is time.sleep
+        ]
+        real = [
+            (place, name, getattr(place, name), does)
+            for place, name, does in (*_GUARDED, *imported)
+        ]
+        for place, name, function, does in real:
+            setattr(place, name, self._guard(function, does))
         try:
             yield
         finally:
-            for place, name, value in real:
-                setattr(place, name, value)
+            for place, name, function, _ in real:
+                setattr(place, name, function)
 
     def raise_if_refused(self) -> None:
         """Say what the application has tried.
@@ -103,18 +96,18 @@ class Isolation:
             DefinitionError: names the handler or saga, what it did, the file and the line.
         """
         if self._refused is not None:
-            refusal, who, where = self._refused
-            raise DefinitionError(f"{who} {refusal.does}; {refusal.advice}", where=where)
+            does, who, where = self._refused
+            raise DefinitionError(f"{who} {does}; {_ADVICE[does]}", where=where)
 
-    def _guard(self, real: Callable[..., Any], refusal: _Refusal) -> Callable[..., Any]:
+    def _guard(self, real: Callable[..., Any], does: str) -> Callable[..., Any]:
         def guarded(*args: object, **kwargs: object) -> Any:
             if threading.get_ident() == self._thread:
-                self._refuse(refusal)
+                self._refuse(does)
             return real(*args, **kwargs)
 
         return guarded
 
-    def _refuse(self, refusal: _Refusal) -> None:
+    def _refuse(self, does: str) -> None:
         """Stop the world if the application is calling; others may go on."""
         where: str | None = None
         frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # the caller's place is the message
@@ -128,9 +121,9 @@ class Isolation:
         owner = self._owners[frame.f_code] if frame is not None else _working_for.get()
         if where is None or owner is None:
             return
-        self._refused = self._refused or (refusal, owner, where)
+        self._refused = self._refused or (does, owner, where)
         self._loop.is_refused = True
-        raise LeftWorld(refusal.does)
+        raise LeftWorld(does)
 
 
 @contextmanager
@@ -154,12 +147,8 @@ def _functions(app: SagaApp) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _owners(app: SagaApp) -> dict[CodeType, str]:
-    owners: dict[CodeType, str] = {}
-    for who, function in _functions(app):
-        code = getattr(_bare(function), "__code__", None)
-        if code is not None:
-            owners[code] = who
-    return owners
+    codes = ((getattr(_bare(function), "__code__", None), who) for who, function in _functions(app))
+    return {code: who for code, who in codes if code is not None}
 
 
 def _modules(app: SagaApp) -> list[ModuleType]:

@@ -7,6 +7,7 @@ Callbacks run in the order in which they were called for, so the same calls give
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from saga.core.identity import Instant
@@ -28,10 +29,6 @@ class LeftWorld(BaseException):
     """Raised where the application tries what a world does not have; stops the world."""
 
 
-def _let_through() -> None:
-    """Nobody watches over the application."""
-
-
 class SimulatedLoop(asyncio.BaseEventLoop):
     """The loop of one world."""
 
@@ -44,7 +41,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.is_refused = False
         """Whether the application has tried to leave its world: nothing happens after that."""
         self.is_ending = False
-        self.on_socket = self.on_thread = self.on_process = _let_through
+        self.on_leaving: Callable[[str], None] = lambda _does: None
+        """Told what somebody does that a world does not have."""
         self._selector = self  # the base class asks it to wait, see `select`
 
     def time(self) -> float:
@@ -74,17 +72,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def run_in_executor(self, executor: object, func: object, *_args: object) -> NoReturn:
         """There are no threads in a world."""
-        self.on_thread()
+        self.on_leaving("starts a thread")
         raise RuntimeError(f"a world has no threads: {func!r} wants one from {executor!r}")
 
     async def getaddrinfo(self, host: Any, port: Any, **_options: Any) -> NoReturn:
         """There is no network in a world."""
-        self.on_socket()
+        self.on_leaving("opens a socket")
         raise RuntimeError(f"a world has no network: {host}:{port}")
 
     async def subprocess_exec(self, *words: Any, **_options: Any) -> NoReturn:
         """There are no other processes in a world."""
-        self.on_process()
+        self.on_leaving("starts a process")
         raise RuntimeError(f"a world has no other processes: {words[1:]}")
 
     async def subprocess_shell(self, *words: Any, **_options: Any) -> NoReturn:

@@ -64,8 +64,14 @@ class Process:
         self.is_alive = True
         self.has_started = False
         self.on_crash: list[Callable[[], None]] = []
+        self._ids = 0
         self._thawed: asyncio.Future[None] | None = None
         self._tasks: dict[asyncio.Task[Any], None] = {}
+
+    def new_id(self) -> str:
+        """The id of a message that it sends."""
+        self._ids += 1
+        return f"{self.name}-{self._ids}"
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start *work* as a task of this process; so are all tasks that it starts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from saga.app import SagaApp
 from saga.contracts import ContractModel, Event, Unreadable, contract_of, decode
@@ -59,17 +59,6 @@ class WorldTopics:
 
 
 @dataclass(frozen=True, slots=True)
-class WorldDatabase:
-    """The tables of an effect service, read outside of all faults."""
-
-    database: EffectsDatabase
-
-    def fetch(self, sql: str, /, **params: Any) -> list[dict[str, Any]]:
-        """Run a query and return all its rows; parameters are written `:name`."""
-        return self.database.fetch(sql, params)
-
-
-@dataclass(frozen=True, slots=True)
 class WorldState:
     """What the functions of `check` get.
 
@@ -79,7 +68,7 @@ class WorldState:
 
     sagas: Sequence[WorldSaga]
     topics: WorldTopics
-    db: Mapping[str, WorldDatabase]
+    db: Mapping[str, EffectsDatabase]
 
 
 def state_of(app: SagaApp, evidence: Evidence, database: EffectsDatabase) -> WorldState:
@@ -87,7 +76,7 @@ def state_of(app: SagaApp, evidence: Evidence, database: EffectsDatabase) -> Wor
     return WorldState(
         sagas=list(_sagas(app, evidence)),
         topics=WorldTopics(app, evidence),
-        db={service.name: WorldDatabase(database) for service in app.effects},
+        db=dict.fromkeys((service.name for service in app.effects), database),
     )
 
 

@@ -8,7 +8,7 @@ process that crashes loses what it had not committed; a commit may be done and r
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import count
 from typing import Any, Final
 
@@ -142,12 +142,8 @@ class EffectsDatabase:
         process.on_crash.append(go_down)
         return store
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """What a query finds, read outside of all faults."""
-        return self._anchor.execute(sql).fetchall()
-
-    def fetch(self, sql: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The same with parameters, by the names of the columns."""
+    def fetch(self, sql: str, /, **params: Any) -> list[dict[str, Any]]:
+        """What a query finds, read outside of all faults; parameters are written `:name`."""
         cursor = self._anchor.execute(sql, params)
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor]

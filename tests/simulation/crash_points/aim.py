@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import fields
 from enum import StrEnum
 from random import Random
 from typing import NamedTuple
@@ -53,7 +54,7 @@ class Aim:
 
     def __init__(self, strikes: tuple[Strike, ...], focus: Callable[[InboundBatch], bool]) -> None:
         self.rng = _Steady()
-        self.rates = Rates(*[0.0] * (len(Rates.__dataclass_fields__) - 1), nemesis_every_s=None)
+        self.rates = Rates(*[0.0] * (len(fields(Rates)) - 1))
         self.is_on = True
         self.seen: Counter[str] = Counter()
         self.happened: Counter[How] = Counter()
