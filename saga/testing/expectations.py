@@ -51,13 +51,9 @@ EventSpec = Event | type[Event] | None
 
 @dataclass(frozen=True, slots=True)
 class Containing:
-    """Equal to every text that has *text* in it."""
+    """Stands for every text that has *text* in it."""
 
     text: str
-
-    def matches(self, value: object) -> bool:
-        """Whether *value* is such a text."""
-        return isinstance(value, str) and self.text in value
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +101,7 @@ def published(event: Event) -> Expectation:
 
 def completed(outcome: EventSpec = None, *, residue: tuple[str, ...] = ()) -> Expectation:
     """The saga is through, with this outcome; *residue* is what it gave up and could not undo."""
-    wanted = {"outcome": _outcome(outcome), "residue": residue or None}
-    return Expectation(SagaCompleted, wanted)
+    return Expectation(SagaCompleted, {"outcome": _outcome(outcome), "residue": residue or None})
 
 
 def rolled_back(
@@ -118,14 +113,8 @@ def rolled_back(
     residue: tuple[str, ...] = (),
 ) -> Expectation:
     """The saga is undone but for its *residue*; *reason* need only be part of what is said."""
-    wanted: dict[str, object] = {"residue": residue, "outcome": _outcome(outcome)}
-    if reason is not None:
-        wanted["reason"] = Containing(reason)
-    if code is not None:
-        wanted["code"] = code
-    if failed_step is not None:
-        wanted["failed_step"] = failed_step
-    return Expectation(SagaRolledBack, wanted)
+    said = _given(code=code, failed_step=failed_step, reason=_containing(reason))
+    return Expectation(SagaRolledBack, {"residue": residue, "outcome": _outcome(outcome)} | said)
 
 
 def cleaned_up(*, residue: tuple[str, ...] = ()) -> Expectation:
@@ -135,10 +124,7 @@ def cleaned_up(*, residue: tuple[str, ...] = ()) -> Expectation:
 
 def abandoned(*, residue: tuple[str, ...] = (), reason: str | None = None) -> Expectation:
     """The saga is ended as it stands."""
-    wanted: dict[str, object] = {"residue": residue}
-    if reason is not None:
-        wanted["reason"] = Containing(reason)
-    return Expectation(SagaAbandoned, wanted)
+    return Expectation(SagaAbandoned, {"residue": residue} | _given(reason=_containing(reason)))
 
 
 def parked(reason: str = "") -> Expectation:
@@ -172,10 +158,7 @@ def undo_stuck(step: str, *, code: str | None = None) -> Expectation:
 
 def settled(step: str, status: StepStatus | str, *, code: str | None = None) -> Expectation:
     """A step stands elsewhere now, and not by the plain success of a reply."""
-    wanted: dict[str, object] = {"step": step, "status": StepStatus(status)}
-    if code is not None:
-        wanted["code"] = code
-    return Expectation(StepSettled, wanted)
+    return Expectation(StepSettled, _given(step=step, status=StepStatus(status), code=code))
 
 
 def resumed() -> Expectation:
@@ -184,13 +167,9 @@ def resumed() -> Expectation:
 
 
 def armed(purpose: TimerPurpose | str, target: str, length: Duration) -> Expectation:
-    """A timer is armed, to come due after *length*; its target is a step and direction, or
-    a name.
-    """
-    return Expectation(
-        TimerArmed,
-        {"purpose": TimerPurpose(purpose), "target": target, "length_us": duration_us(length)},
-    )
+    """A timer is armed, due after *length*; its target is a step and direction, or a name."""
+    wanted = {"purpose": TimerPurpose(purpose), "target": target, "length_us": duration_us(length)}
+    return Expectation(TimerArmed, wanted)
 
 
 def noted(verdict: Verdict | str, detail: str = "") -> Expectation:
@@ -216,17 +195,23 @@ def _intent(
     attempt: int | None,
 ) -> Expectation:
     model = intent if isinstance(intent, type) else type(intent)
-    wanted: dict[str, object] = {
-        "direction": direction,
-        "contract": contract_of(model).contract_name,
-    }
-    if not isinstance(intent, type):
-        wanted["payload"] = message_of(intent).payload
-    if step is not None:
-        wanted["step"] = step
-    if attempt is not None:
-        wanted["attempt"] = attempt
+    wanted = _given(
+        direction=direction,
+        contract=contract_of(model).contract_name,
+        payload=None if isinstance(intent, type) else message_of(intent).payload,
+        step=step,
+        attempt=attempt,
+    )
     return Expectation(IntentIssued, wanted)
+
+
+def _given(**fields: object) -> dict[str, object]:
+    """Those that a test names."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _containing(text: str | None) -> Containing | None:
+    return None if text is None else Containing(text)
 
 
 def _outcome(spec: EventSpec) -> object:
@@ -244,7 +229,7 @@ def _value(entry: Entry, name: str) -> object:
 
 def _agrees(want: object, value: object) -> bool:
     if isinstance(want, Containing):
-        return want.matches(value)
+        return isinstance(value, str) and want.text in value
     if isinstance(value, Message) and isinstance(want, str):
         return value.contract == want
     return want == value

@@ -92,11 +92,9 @@ class Deadline:
         for timer in state.timers.values():
             if (timer.purpose, timer.target) == wanted:
                 return timer
-        armed = ", ".join(
-            f"{timer.purpose.value} {timer.target}" for timer in state.timers.values()
-        )
+        armed = [f"{timer.purpose.value} {timer.target}" for timer in state.timers.values()]
         raise AssertionError(
-            f"nothing limits {_named(self.subject)}; armed timers: {armed or 'none'}"
+            f"nothing limits {_named(self.subject)}; armed timers: {', '.join(armed) or 'none'}"
         )
 
 
