@@ -26,13 +26,10 @@ Function = Callable[..., Any]
 _TABLE: Final = """CREATE TABLE IF NOT EXISTS saga_world_ledger (
     number INTEGER PRIMARY KEY, saga_id TEXT NOT NULL, step TEXT NOT NULL,
     direction TEXT NOT NULL, intent_id TEXT NOT NULL)"""
-_INSERT_DO: Final = (
-    "INSERT INTO saga_world_ledger VALUES (:number, :saga_id, :step, 'do', :intent_id)"
-)
 # To undo what was never done is no effect.
-_INSERT_UNDO: Final = (
-    "INSERT INTO saga_world_ledger SELECT :number, :saga_id, :step, 'undo', :intent_id"
-    " WHERE EXISTS (SELECT 1 FROM saga_world_ledger"
+_INSERT: Final = (
+    "INSERT INTO saga_world_ledger SELECT :number, :saga_id, :step, :direction, :intent_id"
+    " WHERE :direction = 'do' OR EXISTS (SELECT 1 FROM saga_world_ledger"
     " WHERE saga_id = :saga_id AND step = :step AND direction = 'do')"
 )
 _SELECT: Final = (
@@ -49,12 +46,11 @@ def with_fakes(app: SagaApp, replace: Mapping[type[Any], Function]) -> SagaApp:
         DefinitionError: an intent is handled by nobody, or a fake stands for no intent of *app*.
     """
     left = dict(replace)
-    services: list[Effects] = []
-    for service in app.effects:
-        services.append(clone := Effects(service.name))
-        for model, handler in service.intents.items():
-            _handle(clone, model, left.pop(model, handler.function))
-        _copy_others(service, clone)
+
+    def function_of(model: type[ContractModel], handler: Handler) -> Function:
+        return left.pop(model, handler.function)
+
+    services = [_cloned(service, function_of) for service in app.effects]
     fakes = Effects(FAKES)
     for model, fake in left.items():
         name = contract_of(model).contract_name
@@ -72,14 +68,7 @@ def with_fakes(app: SagaApp, replace: Mapping[type[Any], Function]) -> SagaApp:
 
 def watched(app: SagaApp) -> SagaApp:
     """*app* whose handlers write the ledger."""
-    services: list[Effects] = []
-    for service in app.effects:
-        services.append(clone := Effects(service.name))
-        clone.on_start(_make_ledger)
-        for model, handler in service.intents.items():
-            _handle(clone, model, _watched(handler))
-        _copy_others(service, clone)
-    return _copied(app, services)
+    return _copied(app, [_cloned(each, _watched, _make_ledger) for each in app.effects])
 
 
 def ledger(database: EffectsDatabase) -> list[Line]:
@@ -92,12 +81,21 @@ def _handle(service: Effects, model: type[ContractModel], function: Function) ->
     service.on(model)(function)
 
 
-def _copy_others(service: Effects, clone: Effects) -> None:
+def _cloned(
+    service: Effects,
+    function_of: Callable[[type[ContractModel], Handler], Function],
+    *starters: Function,
+) -> Effects:
+    """*service* with other functions for its intents, and more of `on_start`."""
+    clone = Effects(service.name)
+    for function in (*starters, *(starter.function for starter in service.starters)):
+        clone.on_start(function)
+    for model, handler in service.intents.items():
+        _handle(clone, model, function_of(model, handler))
     for model, handler in service.facts.items():
         assert issubclass(model, Event), model
         clone.listens(model)(handler.function)
-    for starter in service.starters:
-        clone.on_start(starter.function)
+    return clone
 
 
 def _copied(app: SagaApp, effects: list[Effects]) -> SagaApp:
@@ -109,7 +107,7 @@ async def _make_ledger(db: Any) -> None:
     await db.execute(_TABLE)
 
 
-def _watched(handler: Handler) -> Function:
+def _watched(_: type[ContractModel], handler: Handler) -> Function:
     function, who = handler.function, f"handler {handler.name}"
 
     @wraps(function)
@@ -118,8 +116,7 @@ def _watched(handler: Handler) -> Function:
         await process.work()
         with working_for(who):
             reply = await function(intent, ctx)
-        sql, values = _line(process, ctx)
-        await ctx.db.execute(sql, **values)
+        await ctx.db.execute(_INSERT, **_line(process, ctx))
         await process.work()
         return reply
 
@@ -127,8 +124,7 @@ def _watched(handler: Handler) -> Function:
     def watched_sync(intent: Any, ctx: EffectContext) -> Any:
         with working_for(who):
             reply = function(intent, ctx)
-        sql, values = _line(_process(), ctx)
-        ctx.db.execute(sql, **values)
+        ctx.db.execute(_INSERT, **_line(_process(), ctx))
         return reply
 
     return watched_async if handler.is_async else watched_sync
@@ -140,12 +136,7 @@ def _process() -> Process:
     return process
 
 
-def _line(process: Process, ctx: EffectContext) -> tuple[str, dict[str, Any]]:
+def _line(process: Process, ctx: EffectContext) -> dict[str, Any]:
     saga_id, step, direction = ctx.idempotency_key.rsplit("/", 2)
-    values = {
-        "number": process.surroundings.next_number(),
-        "saga_id": saga_id,
-        "step": step,
-        "intent_id": ctx.intent_id,
-    }
-    return _INSERT_DO if direction == "do" else _INSERT_UNDO, values
+    number = process.surroundings.next_number()
+    return Line(number, saga_id, step, direction, ctx.intent_id)._asdict()

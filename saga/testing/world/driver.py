@@ -13,15 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from saga.contracts import (
-    Command,
-    CommandAct,
-    Event,
-    Unreadable,
-    contract_of,
-    decode,
-    encode,
-)
+from saga.contracts import Command, CommandAct, Event, Unreadable, contract_of, decode, encode
 from saga.core.events import CancelMode, CancelRequested, OperatorActed, SignalReceived
 from saga.core.identity import SagaId, saga_id
 from saga.errors import BusUnavailable, DefinitionError

@@ -80,11 +80,7 @@ class Process:
         return self.surroundings.loop.create_task(work, context=context)
 
     async def call(
-        self,
-        point: str,
-        act: Callable[[], Awaitable[T]],
-        *,
-        error: type[SagaError] | None = None,
+        self, point: str, act: Callable[[], Awaitable[T]], *, error: type[SagaError] | None = None
     ) -> T:
         """Do *act* for this process, unless something goes wrong. *error* says how it may fail."""
         await self._present()
