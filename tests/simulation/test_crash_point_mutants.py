@@ -130,7 +130,7 @@ MUTANTS = (
         _leave_backlogs,
         "CP-6",
         "reply done",
-        "the backlog is not empty",
+        "the backlog has",
     ),
     Mutant(
         "inbox not obeyed", _ask_the_inbox_in_vain, "CP-9", "reply done", "was carried out twice"

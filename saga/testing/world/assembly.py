@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,16 +16,19 @@ from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
 from saga.assembly import Assembly, Parts
 from saga.contracts import TopicNames
+from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.effects import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Record
-from saga.runtime.router import Delivery
+from saga.runtime.router import Delivery, Router
 from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga
 from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.settings import Settings
+from saga.testing.world.application import ledger
 from saga.testing.world.broker import SimulatedBus
+from saga.testing.world.checks import Evidence, Log
 from saga.testing.world.ports import (
     LATE_REPLY_S_MAX,
     ProcessBus,
@@ -37,6 +40,7 @@ from saga.testing.world.process import Process
 from saga.testing.world.shadow import Shadows
 from saga.testing.world.stores import EffectsDatabase, WorldStore
 
+NAMES = TopicNames("sim", "world")
 EARLY_HOLD = "3s"
 SLOW_AFTER_S = 0.05
 
@@ -46,14 +50,50 @@ class Durable:
     """What outlives the processes of a world."""
 
     app: SagaApp
-    names: TopicNames
     bus: SimulatedBus
     store: WorldStore
     catalogue: MemoryCatalogue
     database: EffectsDatabase
-    violations: list[str]
-    counts: Counter[str]
+    violations: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
     shadows: Shadows = field(default_factory=Shadows)
+    names: TopicNames = NAMES
+    heard: frozenset[str] = frozenset()
+    """Topics that the orchestrators read."""
+
+    def __post_init__(self) -> None:
+        self.heard = frozenset(Router(self.app.registry, self.app.contracts, self.names).topics)
+
+    async def busy(self, running: Iterable[AnyProcess]) -> str | None:
+        """What is left to read, to handle or to publish; None where nothing is."""
+        heard = [source for source in self.bus.partitions if source.topic in self.heard]
+        stored = await self.store.positions(heard)
+        for source in heard:
+            if stored.get(source, -1) < self.bus.partitions[source].end - 1:
+                return f"{source} is read up to {stored.get(source)} only"
+        for role in running:
+            unread = [source for member in role.bus.members for source in member.unread()]
+            if unread:
+                return f"{role.process.name} has not fetched all of {unread[0]}"
+            if isinstance(role, EffectsProcess) and any(each.in_hand for each in role.services):
+                return f"{role.process.name} has something in hand"
+        backlog = await self.store.backlog(limit=1)
+        return f"the backlog has {backlog[0].backlog_id}" if backlog else None
+
+    def evidence(self, log: Log, entries: Iterable[Entry], **found: Any) -> Evidence:
+        """What the checks judge: *entries* of all sagas in order, and what else was *found*."""
+        histories: dict[SagaId, list[Entry]] = {}
+        for entry in entries:
+            histories.setdefault(entry.saga_id, []).append(entry)
+        return Evidence(
+            log=log,
+            histories=histories,
+            published=self.bus.published,
+            ledger=ledger(self.database),
+            heard=self.heard,
+            names=self.names,
+            **found,
+        )
 
 
 class WatchedTurns(Turns):

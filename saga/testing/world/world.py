@@ -19,21 +19,13 @@ from typing import Any, Final
 
 from saga.adapters.memory import MemoryCatalogue
 from saga.app import SagaApp
-from saga.contracts import TopicNames
-from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import SagaSummary, TopicSpec
 from saga.ports.store import UnhandledKind
-from saga.runtime.router import Router
-from saga.testing.world.application import Function, ledger, watched, with_fakes
-from saga.testing.world.assembly import (
-    AnyProcess,
-    Durable,
-    EffectsProcess,
-    OrchestratorProcess,
-)
+from saga.testing.world.application import Function, watched, with_fakes
+from saga.testing.world.assembly import AnyProcess, Durable, EffectsProcess, OrchestratorProcess
 from saga.testing.world.broker import SimulatedBus
 from saga.testing.world.checks import Evidence, check_all, remarkable
 from saga.testing.world.driver import Driver, Triggers, planned, told
@@ -222,39 +214,22 @@ class World:
         )
 
     def _evidence(self) -> Evidence:
-        durable, store = self._durable, self._durable.store
-        histories: dict[SagaId, list[Entry]] = {}
-        for _, entry in store.log:
-            histories.setdefault(entry.saga_id, []).append(entry)
-        return Evidence(
-            log=self._driver.log,
-            histories=histories,
+        store = self._durable.store
+        return self._durable.evidence(
+            self._driver.log,
+            (entry for _, entry in store.log),
             stored_at=store.stored_at,
-            published=durable.bus.published,
             unhandled=list(store.unhandled.values()),
             summaries=store.summaries,
             timers=frozenset(timer.timer_id for timer in store.timers(TIMERS_MAX)),
-            ledger=ledger(durable.database),
-            heard=self._heard,
-            names=durable.names,
         )
 
     def _make_durable(self) -> Durable:
-        app, names = self._watched, TopicNames("sim", "world")
-        self._heard = frozenset(Router(app.registry, app.contracts, names).topics)
         bus = SimulatedBus(self._surroundings)
         publishes_itself = self._rng.random() < OWN_PUBLISHING_SHARE
         store = WorldStore(self._surroundings, bus if publishes_itself else None)
-        return Durable(
-            app=app,
-            names=names,
-            bus=bus,
-            store=store,
-            catalogue=MemoryCatalogue(store),
-            database=EffectsDatabase(),
-            violations=[],
-            counts=Counter(),
-        )
+        database = EffectsDatabase()
+        return Durable(self._watched, bus, store, MemoryCatalogue(store), database)
 
     async def _happen(self) -> None:
         durable, rng = self._durable, self._rng
@@ -266,9 +241,8 @@ class World:
         acts = planned(self._stories, self._faults)
         self._driver = Driver(driving, durable, acts)
         keepers = self._start_processes()
-        nemesis = asyncio.ensure_future(
-            Nemesis(self._surroundings, durable, self._running).strike()
-        )
+        strikes = Nemesis(self._surroundings, durable, self._running).strike()
+        nemesis = asyncio.ensure_future(strikes)
         self._driven = driving.spawn(self._driver.drive())
         for _ in range(FAULTY_SPELLS_MAX):
             await asyncio.sleep(FAULTS_S)
@@ -369,27 +343,14 @@ class World:
 
     async def _busy(self) -> str | None:
         """What is under way at this moment; None where all wait for something to come."""
-        durable, bus = self._durable, self._durable.bus
-        heard = [source for source in bus.partitions if source.topic in self._heard]
-        stored = await durable.store.positions(heard)
-        for source in heard:
-            if stored.get(source, -1) < bus.partitions[source].end - 1:
-                return f"{source} is read up to {stored.get(source)} only"
         if self._absent:
             return f"{min(self._absent)} is gone, and its groups have not missed it yet"
         if len(self._running) < self._roles:
             return "a process is down"
-        for role in self._running.values():
-            unread = [source for member in role.bus.members for source in member.unread()]
-            if unread:
-                return f"{role.process.name} has not fetched all of {unread[0]}"
-            if isinstance(role, EffectsProcess) and any(each.in_hand for each in role.services):
-                return f"{role.process.name} has something in hand"
-        for record in durable.store.unhandled.values():
+        for record in self._durable.store.unhandled.values():
             if record.kind is UnhandledKind.DEFERRED and not self._is_parked(record.saga_id):
                 return f"a record is deferred: {record.reason}, {record.message}"
-        backlog = await durable.store.backlog(limit=1)
-        return f"the backlog has {backlog[0].backlog_id}" if backlog else None
+        return await self._durable.busy(self._running.values())
 
     def _waiting(self) -> str | None:
         """A saga that is to go on."""

@@ -10,16 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from saga.contracts import TopicNames
-from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.replay import replay
 from saga.core.status import SagaStatus
 from saga.ports import Record, TopicSpec
 from saga.ports.store import UnhandledKind
-from saga.runtime.router import Router
 from saga.runtime.unit_of_work import InboundBatch
-from saga.testing.world.application import ledger, watched
+from saga.testing.world.application import watched
 from saga.testing.world.assembly import (
     Durable,
     EffectsProcess,
@@ -179,23 +176,19 @@ class Stage:
     async def _happen(self) -> None:
         bus = EchoingBus(self._surroundings)
         bus.echoes = self._script.echoes
-        self._durable = durable = Durable(
-            app=WATCHED,
-            names=TopicNames("sim", "world"),
-            bus=bus,
-            store=None,
-            catalogue=None,
-            database=self._database,
-            violations=self._outcome.violations,
-            counts=Counter(),
-            shadows=NoShadows(),
-        )
-        router = Router(durable.app.registry, durable.app.contracts, durable.names)
-        self._heard = frozenset(router.topics)
         with self._loop.working():
             watching = await self._place.open(None)
         self._store = Busy(watching.store, self._loop)
         self._catalogue = Busy(watching.catalogue, self._loop)
+        self._durable = durable = Durable(
+            app=WATCHED,
+            bus=bus,
+            store=self._store,
+            catalogue=self._catalogue,
+            database=self._database,
+            violations=self._outcome.violations,
+            shadows=NoShadows(),
+        )
         topics = durable.app.topics(durable.names)
         await bus.create_topics([TopicSpec(topic, 1) for topic in topics])
         driving = Process("driver", self._surroundings, can_crash=False)
@@ -299,29 +292,18 @@ class Stage:
             await asyncio.sleep(REST_POLL_S)
 
     async def _restless(self) -> str | None:
-        bus = self._durable.bus
         up = [role for role in self._running.values() if role.process.has_started]
         if len(up) <= self._place.orchestrators:
             return "not everybody is up"
-        if bus.arrivals:
+        if self._durable.bus.arrivals:
             return "records are under way"
         for summary in await self._catalogue.sagas(limit=100):
             if not summary.status.is_ended:
                 return f"{summary.key} is {summary.status.value}: {summary.reason}"
-        heard = [source for source in bus.partitions if source.topic in self._heard]
-        stored = await self._store.positions(heard)
-        for source in heard:
-            if stored.get(source, -1) < bus.partitions[source].end - 1:
-                return f"{source} is read up to {stored.get(source)} only"
-        for role in self._running.values():
-            if any(source for member in role.bus.members for source in member.unread()):
-                return f"{role.process.name} has not fetched everything"
-            if isinstance(role, EffectsProcess) and any(each.in_hand for each in role.services):
-                return f"{role.process.name} has something in hand"
         if await self._catalogue.unhandled(kind=UnhandledKind.DEFERRED):
-            return "a record is held"
-        if await self._store.backlog(limit=1):
-            return "the backlog is not empty"
+            return "a record is deferred"
+        if busy := await self._durable.busy(self._running.values()):
+            return busy
         return f"{self._aim.unspent[0]} is to come" if self._aim.unspent and self._early() else None
 
     def _early(self) -> bool:
@@ -335,21 +317,15 @@ class Stage:
         outcome.statuses.update(each.status.value for each in evidence.summaries.values())
 
     async def _gather(self) -> Evidence:
-        histories: dict[SagaId, list[Entry]] = {}
         with self._loop.working():
-            async for _, entry in self._catalogue.log():
-                histories.setdefault(entry.saga_id, []).append(entry)
-        return Evidence(
-            log=self._driver.log,
-            histories=histories,
+            entries = [entry async for _, entry in self._catalogue.log()]
+        return self._durable.evidence(
+            self._driver.log,
+            entries,
             stored_at=self._stored_at,
-            published=self._durable.bus.published,
             unhandled=list(await self._catalogue.unhandled(limit=1_000)),
             summaries={each.saga_id: each for each in await self._catalogue.sagas(limit=1_000)},
             timers=frozenset(each.timer_id for each in await self._catalogue.timers(limit=1_000)),
-            ledger=ledger(self._database),
-            heard=self._heard,
-            names=self._durable.names,
         )
 
     def _replays(self, evidence: Evidence) -> Sequence[str]:
