@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import orjson
-
-from saga.ports import Inbound, Record
+from saga.ports import DueTimer, Inbound, Record
 from saga.runtime.unit_of_work import InboundBatch
 from saga.testing import cancelled, signalled
 from saga.testing.world.checks import Trigger, headers_of
@@ -20,7 +18,7 @@ from tests.simulation.sample import (
     WideOrdered,
 )
 
-Matcher = Callable[[Inbound], bool]
+Matcher = Callable[[Inbound | DueTimer], bool]
 
 
 class Kind(NamedTuple):
@@ -32,9 +30,37 @@ class Kind(NamedTuple):
     name: str
     script: Callable[[], Script]
     publishes: int
-    dead_letters: int = 0
-    is_command: bool = False
-    ends: str = "completed"
+    dead_letters: int
+    is_command: bool
+    ends: str
+
+
+def _kind(
+    name: str,
+    model: type[Ordered],
+    script: dict[str, str],
+    *follow_ups: tuple[float, str],
+    on: Matcher,
+    times: int = 1,
+    publishes: int = 0,
+    dead_letters: int = 0,
+    is_command: bool = False,
+    ends: str = "completed",
+    **more,
+) -> Kind:
+    """The case is about the turn *on* such a record or timer, or on the second one of them."""
+
+    def story() -> Script:
+        seen: set[Inbound | DueTimer] = set()
+
+        def is_it(batch: InboundBatch) -> bool:
+            matching = [each for each in (*batch.records, *batch.due) if on(each)]
+            seen.update(getattr(each, "position", each) for each in matching)
+            return bool(matching) and len(seen) >= times
+
+        return Script(_acts(model, script, *follow_ups), is_it, **more)
+
+    return Kind(name, story, publishes, dead_letters, is_command, ends)
 
 
 def _acts(
@@ -59,189 +85,111 @@ def _acts(
     return acts
 
 
-def _on(matches: Matcher, *, times: int = 1) -> Callable[[InboundBatch], bool]:
-    """A batch that has such a record in it; the second one of them where *times* is 2."""
-    seen: set[tuple[str, int, int]] = set()
-
-    def is_it(batch: InboundBatch) -> bool:
-        matching = [record for record in batch.records if matches(record)]
-        seen.update(record.position for record in matching)
-        return bool(matching) and len(seen) >= times
-
-    return is_it
+def _timer(*parts: str) -> Matcher:
+    return lambda each: all(part in getattr(each, "timer_id", "") for part in parts)
 
 
-def _at(*parts: str) -> Callable[[InboundBatch], bool]:
-    """A batch with a timer of such an id."""
-    return lambda batch: any(all(part in timer.timer_id for part in parts) for timer in batch.due)
-
-
-def _topic(part: str) -> Matcher:
-    return lambda record: part in record.topic
+def _record(matches: Callable[[Inbound], bool]) -> Matcher:
+    return lambda each: isinstance(each, Inbound) and matches(each)
 
 
 def _reply(step: str) -> Matcher:
-    return lambda record: headers_of(record).get("ce_causationid", "").endswith(step)
+    return _record(lambda record: headers_of(record).get("ce_causationid", "").endswith(step))
 
 
 def _act(act: str) -> Matcher:
-    return lambda record: (
-        ".ctl." in record.topic and orjson.loads(record.value or b"{}")["act"] == act
-    )
+    return _record(lambda record: ".ctl." in record.topic and f'"{act}"'.encode() in record.value)
 
 
 def _message(message_id: str) -> Matcher:
-    return lambda record: headers_of(record).get("ce_id") == message_id
+    return _record(lambda record: headers_of(record).get("ce_id") == message_id)
 
 
-def _published(record: Record, step: str) -> bool:
+def _answers_a(record: Record) -> bool:
     return any(
-        name == "ce_causationid" and (value or b"").endswith(step.encode())
+        name == "ce_causationid" and (value or b"").endswith(b"/a/do/1")
         for name, value in record.headers
     )
 
 
-def _story(
-    model: type[Ordered],
-    script: dict[str, str],
-    *follow_ups: tuple[float, str],
-    focus: Callable[[], Callable[[InboundBatch], bool]],
-    **more,
-) -> Callable[[], Script]:
-    return lambda: Script(_acts(model, script, *follow_ups), focus(), **more)
-
-
 APPROVED = (0.6, "signal")
 REFUSED_AT_THE_END = {"c": "refuse"}
+UNDONE = "rolled_back"
 
 KINDS: Sequence[Kind] = (
-    Kind(
-        "trigger",
-        _story(ParallelOrdered, {}, focus=lambda: _on(_topic("parallel-ordered"))),
-        publishes=3,
-    ),
-    Kind(
+    _kind("trigger", ParallelOrdered, {}, on=_message("m-1"), publishes=3),
+    _kind(
         "repeated trigger",
-        _story(
-            PatientOrdered,
-            {},
-            (0.2, "again"),
-            APPROVED,
-            focus=lambda: _on(_message("m-1"), times=2),
-        ),
-        publishes=0,
+        PatientOrdered,
+        {},
+        (0.2, "again"),
+        APPROVED,
+        on=_message("m-1"),
+        times=2,
     ),
-    Kind(
+    _kind(
         "contradicting trigger",
-        _story(
-            PatientOrdered,
-            {},
-            (0.2, "conflict"),
-            APPROVED,
-            focus=lambda: _on(_message("conflict-1")),
-        ),
-        publishes=0,
+        *(PatientOrdered, {}, (0.2, "conflict"), APPROVED),
+        on=_message("conflict-1"),
         dead_letters=1,
     ),
-    Kind(
-        "trigger whose turn raises",
-        _story(FlawedOrdered, {"flaw": "start"}, focus=lambda: _on(_message("m-1"))),
-        publishes=0,
-    ),
-    Kind(
-        "reply done",
-        _story(SequenceOrdered, {}, focus=lambda: _on(_reply("/a/do/1"))),
-        publishes=2,
-    ),
-    Kind(
+    _kind("trigger whose turn raises", FlawedOrdered, {"flaw": "start"}, on=_message("m-1")),
+    _kind("reply done", SequenceOrdered, {}, on=_reply("/a/do/1"), publishes=2),
+    _kind(
         "reply refused",
-        _story(WideOrdered, {"e": "refuse"}, focus=lambda: _on(_reply("/e/do/1"))),
+        WideOrdered,
+        {"e": "refuse"},
+        on=_reply("/e/do/1"),
         publishes=3,
-        ends="rolled_back",
+        ends=UNDONE,
     ),
-    Kind(
-        "reply failed",
-        _story(SequenceOrdered, {"a": "fail:1"}, focus=lambda: _on(_reply("/a/do/1"))),
-        publishes=0,
-    ),
-    Kind(
+    _kind("reply failed", SequenceOrdered, {"a": "fail:1"}, on=_reply("/a/do/1")),
+    _kind(
         "late reply",
-        _story(SequenceOrdered, {"b": "slow:4"}, focus=lambda: _on(_reply("/b/do/1"))),
+        SequenceOrdered,
+        {"b": "slow:4"},
+        on=_reply("/b/do/1"),
         publishes=1,
-        ends="rolled_back",
+        ends=UNDONE,
     ),
-    Kind(
+    _kind(
         "repeated reply",
-        _story(
-            PatientOrdered,
-            {},
-            APPROVED,
-            focus=lambda: _on(_reply("/a/do/1"), times=2),
-            echoes=lambda record: _published(record, "/a/do/1"),
-        ),
-        publishes=0,
+        *(PatientOrdered, {}, APPROVED),
+        on=_reply("/a/do/1"),
+        times=2,
+        echoes=_answers_a,
     ),
-    Kind(
-        "last reply",
-        _story(SequenceOrdered, {}, focus=lambda: _on(_reply("/c/do/1"))),
-        publishes=1,
-    ),
-    Kind(
-        "retry timer",
-        _story(SequenceOrdered, {"a": "fail:1"}, focus=lambda: _at("/a", "retry")),
-        publishes=1,
-    ),
-    Kind(
-        "timeout",
-        _story(PatientOrdered, {}, focus=lambda: _at("approval")),
-        publishes=1,
-        ends="rolled_back",
-    ),
-    Kind(
-        "signal",
-        _story(PatientOrdered, {}, APPROVED, focus=lambda: _on(_act("signal"))),
-        publishes=1,
-        is_command=True,
-    ),
-    Kind(
+    _kind("last reply", SequenceOrdered, {}, on=_reply("/c/do/1"), publishes=1),
+    _kind("retry timer", SequenceOrdered, {"a": "fail:1"}, on=_timer("/a", "retry"), publishes=1),
+    _kind("timeout", PatientOrdered, {}, on=_timer("approval"), publishes=1, ends=UNDONE),
+    _kind("signal", PatientOrdered, {}, APPROVED, on=_act("signal"), publishes=1, is_command=True),
+    _kind(
         "cancel",
-        _story(PatientOrdered, {}, (0.6, "graceful"), focus=lambda: _on(_act("cancel"))),
+        *(PatientOrdered, {}, (0.6, "graceful")),
+        on=_act("cancel"),
         publishes=1,
         is_command=True,
-        ends="rolled_back",
+        ends=UNDONE,
     ),
-    Kind(
-        "operator's act",
-        _story(FlawedOrdered, {"flaw": "middle"}, focus=lambda: _on(_act("release"))),
-        publishes=0,
-        is_command=True,
-    ),
-    Kind(
+    _kind("operator's act", FlawedOrdered, {"flaw": "middle"}, on=_act("release"), is_command=True),
+    _kind(
         "undo reply",
-        _story(SequenceOrdered, REFUSED_AT_THE_END, focus=lambda: _on(_reply("/b/undo/1"))),
+        *(SequenceOrdered, REFUSED_AT_THE_END),
+        on=_reply("/b/undo/1"),
         publishes=1,
-        ends="rolled_back",
+        ends=UNDONE,
     ),
-    Kind(
+    _kind(
         "undo failed",
-        _story(
-            SequenceOrdered,
-            {**REFUSED_AT_THE_END, "b": "undofail:1"},
-            focus=lambda: _on(_reply("/b/undo/1")),
-        ),
-        publishes=0,
-        ends="rolled_back",
+        *(SequenceOrdered, {**REFUSED_AT_THE_END, "b": "undofail:1"}),
+        on=_reply("/b/undo/1"),
+        ends=UNDONE,
     ),
-    Kind(
+    _kind(
         "unreadable record",
-        _story(
-            PatientOrdered,
-            {},
-            APPROVED,
-            focus=lambda: _on(lambda record: record.key == b"garbage"),
-            garbage=b'{"order_id": 7',
-        ),
-        publishes=0,
+        *(PatientOrdered, {}, APPROVED),
+        on=_record(lambda record: record.key == b"garbage"),
         dead_letters=1,
+        garbage=b'{"order_id": 7',
     ),
 )
