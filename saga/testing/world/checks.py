@@ -220,7 +220,9 @@ def check_histories(evidence: Evidence) -> Iterator[str]:
             *_late_successes(history, is_parked=evidence.is_parked(saga_id)),
         ):
             yield f"{evidence.summaries[saga_id].definition} {saga_id}: {problem}"
-    armed = frozenset(timer for history in evidence.histories.values() for timer in _armed(history))
+    armed = frozenset(
+        timer for history in evidence.histories.values() for timer in armed_in(history)
+    )
     if armed != evidence.timers:
         yield f"due-index and histories differ: {sorted(armed ^ evidence.timers)[:3]}"
 
@@ -273,8 +275,9 @@ def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
     return isinstance(following, Noted) and following.verdict is Verdict.STALE
 
 
-def _armed(history: Sequence[Entry]) -> set[str]:
-    armed: set[str] = set()
+def armed_in(history: Sequence[Entry]) -> set[TimerId]:
+    """The timers that are armed at its end."""
+    armed: set[TimerId] = set()
     for entry in history:
         if isinstance(entry.body, TimerArmed):
             armed.add(entry.body.timer_id)
@@ -310,7 +313,7 @@ def _end(evidence: Evidence, history: Sequence[Entry]) -> Iterator[str]:
         yield "ends in the middle of cleaning up"
     if summary.status.value != expected:
         yield f"the index says {summary.status.value}, the history {expected}"
-    if armed := _armed(history):
+    if armed := armed_in(history):
         yield f"has ended and armed timers: {sorted(armed)}"
 
 

@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
 from saga.errors import BusUnavailable, SagaError, StoreUnavailable
-from saga.ports import Bus, Catalogue, Consumer, EventStore, Inbound, Record, Source
-from saga.ports.bus import ResumeAt
+from saga.ports import Bus, Catalogue, EventStore, Inbound, Record, Source
+from saga.ports.bus import MemberView, ResumeAt
 from saga.testing.world.broker import Member, SimulatedBus, WorldClock
 from saga.testing.world.process import Process
 
@@ -83,46 +83,48 @@ class ProcessClock(WorldClock):
         await self._process.call("clock.sleep", lambda: super(ProcessClock, self).sleep(seconds))
 
 
-class ProcessConsumer(ProcessPort):
+class ProcessConsumer(MemberView):
     """A member of a group, as its process sees it. Partitions may stall one by one."""
 
-    inner: Member
+    member: Member
 
     def __init__(self, process: Process, member: Member) -> None:
-        super().__init__(process, member, "consumer", BusUnavailable)
+        super().__init__(member)
+        self._process = process
+        self._port = ProcessPort(process, member, "consumer", BusUnavailable)
         self._stalled: dict[Source, float] = {}
         self._kept_back: list[Inbound] = []
 
+    @override
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """Some records of each partition that does not stall."""
         faults = self._process.surroundings.faults
         if faults.hits("small fetch", faults.rates.small_fetch):
             records_max = faults.rng.randint(1, 3)
 
         async def take() -> None:
             # What was fetched is kept even if the call fails: the client has it in its buffer.
-            taken = await self.inner.fetch(records_max=records_max, timeout_s=timeout_s)
-            lost, self.inner.lost = self.inner.lost, frozenset()
+            taken = await self.member.fetch(records_max=records_max, timeout_s=timeout_s)
+            lost, self.member.lost = self.member.lost, frozenset()
             self._kept_back = [each for each in self._kept_back if _source(each) not in lost]
             self._kept_back += taken
 
-        await self.call("fetch", take)
+        await self._port.call("fetch", take)
         return self._let_through()
 
+    @override
     async def seek(self, offsets: Mapping[Source, int]) -> None:
-        """Read on from there; what is kept back of these sources is dropped."""
         self._kept_back = [each for each in self._kept_back if _source(each) not in offsets]
-        await self.call("seek", partial(self.inner.seek, offsets))
+        await self._port.seek(offsets)
 
+    @override
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """Commit, unless the group has given this member up."""
-        if self.inner.is_cut_off:
+        if self.member.is_cut_off:
             raise BusUnavailable("this member was taken for dead")
-        await self.call("commit", partial(self.inner.commit, offsets))
+        await self._port.commit(offsets)
 
+    @override
     async def close(self) -> None:
-        """Leave, which cannot fail."""
-        await self._process.call("consumer.close", self.inner.close)
+        await self._process.call("consumer.close", self.member.close)
 
     def _let_through(self) -> list[Inbound]:
         """Partitions are fetched one by one: some stall for a while, and come in any order."""
@@ -178,7 +180,7 @@ class ProcessBus(ProcessPort):
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
-    ) -> Consumer:
+    ) -> ProcessConsumer:
         """Join; who has joined and does not know is a ghost, which the group gives up later."""
         joined: list[Member] = []
 
@@ -192,7 +194,7 @@ class ProcessBus(ProcessPort):
             for ghost in joined:
                 self._process.surroundings.loop.call_later(GHOST_S, self.inner.give_up, ghost)
             raise
-        return cast("Consumer", ProcessConsumer(self._process, joined[0]))
+        return ProcessConsumer(self._process, joined[0])
 
     async def close(self) -> None:
         """Do nothing: the bus outlives its clients."""

@@ -8,7 +8,6 @@ process that crashes loses what it had not committed; a commit may be done and r
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from itertools import count
 from typing import Any, Final
 
@@ -16,12 +15,11 @@ from typing_extensions import override
 
 from saga.adapters.memory import MemoryEventStore
 from saga.adapters.sqlite import SqliteDatabase, SqliteEffectsStore
-from saga.core.events import TimerFired
-from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
-from saga.core.intents import TimerArmed, TimerCancelled, TimerPurpose
+from saga.core.intents import TimerPurpose
 from saga.ports import Appended, Batch
 from saga.testing.world.broker import SimulatedBus
+from saga.testing.world.checks import armed_in
 from saga.testing.world.faults import Fault
 from saga.testing.world.process import Process, Surroundings
 
@@ -39,7 +37,6 @@ class WorldStore(MemoryEventStore):
         self.problems: list[str] = []
         self._is_noting = publish_through is None
         self._surroundings = surroundings
-        self._armed: dict[SagaId, set[TimerId]] = {}
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
@@ -49,7 +46,6 @@ class WorldStore(MemoryEventStore):
         touched |= {SagaId(timer_id.split("/", 1)[0]) for timer_id in batch.timers_cleared}
         for history in batch.histories:
             touched.add(history.saga_id)
-            self._note_timers(history.saga_id, history.entries)
             if self._is_noting:
                 for entry in history.entries:
                     self.stored_at[entry.saga_id, entry.version] = number
@@ -61,22 +57,13 @@ class WorldStore(MemoryEventStore):
         timer = self._timers.get(TimerId(f"{intent_id}/{TimerPurpose.DEADLINE}"))
         return None if timer is None else timer.due_at
 
-    def _note_timers(self, saga_id: SagaId, entries: Iterable[Entry]) -> None:
-        armed = self._armed.setdefault(saga_id, set())
-        for entry in entries:
-            body = entry.body
-            if isinstance(body, TimerArmed):
-                armed.add(body.timer_id)
-            elif isinstance(body, TimerCancelled | TimerFired):
-                armed.discard(body.timer_id)
-
     def _compare_timers(self, saga_ids: set[SagaId]) -> None:
         """The due-index is a projection: it never differs from the histories."""
         indexed: dict[SagaId, set[TimerId]] = {}
         for timer in self._timers.values():
             indexed.setdefault(timer.saga_id, set()).add(timer.timer_id)
         for saga_id in sorted(saga_ids):
-            armed, rows = self._armed.get(saga_id, set()), indexed.get(saga_id, set())
+            armed, rows = armed_in(self.history(saga_id)), indexed.get(saga_id, set())
             if armed != rows:
                 self.problems.append(
                     f"the due-index has {sorted(rows - armed)} too many and "

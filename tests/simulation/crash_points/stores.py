@@ -5,7 +5,6 @@ commit.
 # ruff: noqa: SLF001 - a commit is cut off inside of the adapters, where no port reaches
 
 import asyncio
-import inspect
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from saga.adapters.sqlite import SqliteCatalogue, SqliteDatabase, SqliteEventSto
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.ports import Appended, Batch
+from saga.testing.world.ports import Forwarded
 from saga.testing.world.process import Process
 from tests.proxy import Cut, Proxy
 from tests.simulation.crash_points.aim import How
@@ -38,23 +38,17 @@ COMMIT = "commit"
 """The boundary inside of an append: everything is written, and COMMIT is about to be said."""
 
 
-class Busy:
+class Busy(Forwarded):
     """A real thing, whose calls are waited for in real time."""
 
     def __init__(self, thing, loop: StagedLoop) -> None:
-        self._thing = thing
+        super().__init__(thing)
         self._loop = loop
 
-    def __getattr__(self, name: str):
-        attribute = getattr(self._thing, name)
-        if not inspect.iscoroutinefunction(attribute):
-            return attribute
-
-        async def waited_for(*args, **kwargs):
-            with self._loop.working():
-                return await attribute(*args, **kwargs)
-
-        return waited_for
+    async def call(self, name: str, act):
+        """Do *act*, and let real time pass meanwhile."""
+        with self._loop.working():
+            return await act()
 
 
 class StagedStore(Busy):
@@ -71,7 +65,7 @@ class StagedStore(Busy):
         if batch.histories or batch.positions or batch.timers_cleared or batch.unhandled:
             self._commits.how = self._process.surroundings.faults.takes(COMMIT)
         with self._loop.working():
-            appended = await self._thing.append(batch, at=at)
+            appended = await self.inner.append(batch, at=at)
         number = self._process.surroundings.next_number()
         for history in batch.histories:
             for entry in history.entries:
