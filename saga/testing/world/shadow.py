@@ -29,6 +29,10 @@ class _Shadow:
     last: Entry | None = None
     """The entry that it has come to: of turns that were not stored others take the place."""
 
+    def leads_to(self, history: Sequence[Entry]) -> bool:
+        """Whether *history* goes on where it has stopped: an equal entry may follow other ones."""
+        return 0 < self.version <= len(history) and history[self.version - 1] is self.last
+
 
 class Shadows:
     """Of all sagas of a world."""
@@ -40,7 +44,7 @@ class Shadows:
         """Yields where *live* differs from what *history*, which led to it, gives."""
         saga_id = live.saga_id
         shadow = self._shadows.get(saga_id)
-        if shadow is None or shadow.last not in history[shadow.version - 1 : shadow.version]:
+        if shadow is None or not shadow.leads_to(history):
             shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id))
             self._shadows[saga_id] = shadow
         for fact, recorded in turns(history[shadow.version :]):
@@ -63,7 +67,7 @@ class Shadows:
                 yield f"saga {saga_id} cannot be replayed: {error}"
                 continue
             # A turn that was not stored in the end has left its shadow behind.
-            live = shadow.state if shadow.last == history[-1] else rebuilt
+            live = shadow.state if shadow.last is history[-1] else rebuilt
             yield from _differences(live, len(history), "replayed", rebuilt)
             yield from _differences(live, len(history), "folded", fold(saga_id, history))
 
