@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from random import Random
-from typing import Any
+from types import new_class
+from typing import Any, TypeVar
 
 from saga.app import SagaApp
 from saga.authoring import Context, RollBack, StepFailed, TimedOut, saga
@@ -34,36 +35,18 @@ class Ordered(Event):
     script: dict[str, str]
 
 
-class SequenceOrdered(Ordered, topic="sim.sequence-ordered", version=1, key="order_id"):
-    """One step after another."""
+def _ordered(name: str) -> type[Ordered]:
+    """The trigger of the saga *name*."""
+    options = {"topic": f"sim.{name}-ordered", "version": 1, "key": "order_id"}
+    model = new_class(f"{name.capitalize()}Ordered", (Ordered,), options)
+    model.__module__ = __name__
+    return model
 
 
-class ParallelOrdered(Ordered, topic="sim.parallel-ordered", version=1, key="order_id"):
-    """Steps side by side, undone one by one."""
-
-
-class WideOrdered(Ordered, topic="sim.wide-ordered", version=1, key="order_id"):
-    """Steps side by side, undone side by side."""
-
-
-class ChoiceOrdered(Ordered, topic="sim.choice-ordered", version=1, key="order_id"):
-    """Whoever is first, and a second choice."""
-
-
-class PatientOrdered(Ordered, topic="sim.patient-ordered", version=1, key="order_id"):
-    """Sleeps, and waits for an approval."""
-
-
-class PivotOrdered(Ordered, topic="sim.pivot-ordered", version=1, key="order_id"):
-    """Only goes forward after a point."""
-
-
-class StubbornOrdered(Ordered, topic="sim.stubborn-ordered", version=1, key="order_id"):
-    """Has an undo that gives up."""
-
-
-class FlawedOrdered(Ordered, topic="sim.flawed-ordered", version=1, key="order_id"):
-    """Its code raises."""
+SequenceOrdered, ParallelOrdered = _ordered("sequence"), _ordered("parallel")
+WideOrdered, ChoiceOrdered = _ordered("wide"), _ordered("choice")
+PatientOrdered, PivotOrdered = _ordered("patient"), _ordered("pivot")
+StubbornOrdered, FlawedOrdered = _ordered("stubborn"), _ordered("flawed")
 
 
 class Approval(Event, topic="sim.approval", version=1):
@@ -141,6 +124,7 @@ class Refund(Intent[None], topic="bank.refund", version=1):
     script: str
 
 
+IntentT = TypeVar("IntentT", bound=Intent)
 TABLE = """CREATE TABLE IF NOT EXISTS work (key TEXT NOT NULL, attempt INTEGER NOT NULL)"""
 
 stock = Effects("stock")
@@ -223,44 +207,35 @@ def _number(script: str, word: str) -> float:
     return 0.0
 
 
+LIMITS: Any = {"retry": RETRY, "timeout": TIMEOUT}
+"""Of every step of every saga."""
+
+
+def asked(model: type[IntentT], ordered: Ordered, step: str) -> IntentT:
+    """The intent of a step, with the words that the script has for it."""
+    return model(order_id=ordered.order_id, script=ordered.script.get(step, ""))
+
+
 def take(
     ctx: Context, ordered: Ordered, step: str, undo_retry: Retry = UNDO_RETRY
 ) -> Awaitable[Taken]:
     """A step of the stock service."""
-    return ctx.do(
-        Take(order_id=ordered.order_id, script=ordered.script.get(step, "")),
-        undo=GiveBack,
-        id=step,
-        retry=RETRY,
-        timeout=TIMEOUT,
-        undo_retry=undo_retry,
-    )
+    intent = asked(Take, ordered, step)
+    return ctx.do(intent, undo=GiveBack, id=step, undo_retry=undo_retry, **LIMITS)
 
 
 def charge(
     ctx: Context, ordered: Ordered, step: str, undo_retry: Retry = UNDO_RETRY
 ) -> Awaitable[None]:
     """A step of the bank."""
-    return ctx.do(
-        Charge(order_id=ordered.order_id, script=ordered.script.get(step, "")),
-        undo=Refund,
-        id=step,
-        retry=RETRY,
-        timeout=TIMEOUT,
-        undo_retry=undo_retry,
-    )
+    intent = asked(Charge, ordered, step)
+    return ctx.do(intent, undo=Refund, id=step, undo_retry=undo_retry, **LIMITS)
 
 
 @saga("sequence", version=1, starts_on=SequenceOrdered, rolled_back=WorkUndone)
-async def sequence(ctx: Context, ordered: SequenceOrdered) -> WorkDone:
+async def sequence(ctx: Context, ordered: Ordered) -> WorkDone:
     """Look, take, say so, charge, take."""
-    await ctx.do(
-        Look(order_id=ordered.order_id, script=ordered.script.get("look", "")),
-        id="look",
-        kind="read_only",
-        retry=RETRY,
-        timeout=TIMEOUT,
-    )
+    await ctx.do(asked(Look, ordered, "look"), id="look", kind="read_only", **LIMITS)
     first = await take(ctx, ordered, "a")
     await ctx.publish(Noticed(order_id=ordered.order_id))
     await charge(ctx, ordered, "b")
@@ -274,7 +249,7 @@ async def _two_more(ctx: Context, ordered: Ordered) -> str:
 
 
 @saga("parallel", version=1, starts_on=ParallelOrdered, rolled_back=WorkUndone)
-async def parallel(ctx: Context, ordered: ParallelOrdered) -> WorkDone:
+async def parallel(ctx: Context, ordered: Ordered) -> WorkDone:
     """Two steps beside a chain of two, then one more."""
     first, _, last = await ctx.all(
         take(ctx, ordered, "a"), charge(ctx, ordered, "b"), _two_more(ctx, ordered)
@@ -284,7 +259,7 @@ async def parallel(ctx: Context, ordered: ParallelOrdered) -> WorkDone:
 
 
 @saga("wide", version=1, starts_on=WideOrdered, rolled_back=WorkUndone, parallel_undo=True)
-async def wide(ctx: Context, ordered: WideOrdered) -> WorkDone:
+async def wide(ctx: Context, ordered: Ordered) -> WorkDone:
     """One, then three side by side, then one."""
     await charge(ctx, ordered, "a")
     taken = await ctx.all(take(ctx, ordered, "b"), take(ctx, ordered, "c"), take(ctx, ordered, "d"))
@@ -293,7 +268,7 @@ async def wide(ctx: Context, ordered: WideOrdered) -> WorkDone:
 
 
 @saga("choice", version=1, starts_on=ChoiceOrdered, rolled_back=WorkUndone)
-async def choice(ctx: Context, ordered: ChoiceOrdered) -> WorkDone:
+async def choice(ctx: Context, ordered: Ordered) -> WorkDone:
     """The first of two, then a second choice where the first does not work."""
     first = await ctx.any(take(ctx, ordered, "a"), take(ctx, ordered, "b"))
     try:
@@ -305,7 +280,7 @@ async def choice(ctx: Context, ordered: ChoiceOrdered) -> WorkDone:
 
 
 @saga("patient", version=1, starts_on=PatientOrdered, rolled_back=WorkUndone)
-async def patient(ctx: Context, ordered: PatientOrdered) -> WorkDone:
+async def patient(ctx: Context, ordered: Ordered) -> WorkDone:
     """Takes, sleeps, waits for an approval, charges."""
     first = await take(ctx, ordered, "a")
     await ctx.sleep("250ms")
@@ -318,34 +293,19 @@ async def patient(ctx: Context, ordered: PatientOrdered) -> WorkDone:
 
 
 @saga("pivot", version=1, starts_on=PivotOrdered, rolled_back=WorkUndone)
-async def pivot(ctx: Context, ordered: PivotOrdered) -> WorkDone:
+async def pivot(ctx: Context, ordered: Ordered) -> WorkDone:
     """Takes, charges for good, then takes until it works."""
     first = await take(ctx, ordered, "a")
-    await ctx.do(
-        Charge(order_id=ordered.order_id, script=ordered.script.get("b", "")),
-        id="b",
-        kind="pivot",
-        retry=RETRY,
-        timeout=TIMEOUT,
-    )
-    last = await ctx.do(
-        Take(order_id=ordered.order_id, script=ordered.script.get("c", "")),
-        id="c",
-        kind="retriable",
-        retry=UNDO_RETRY,
-        timeout=TIMEOUT,
-    )
+    await ctx.do(asked(Charge, ordered, "b"), id="b", kind="pivot", **LIMITS)
+    patiently = LIMITS | {"retry": UNDO_RETRY}
+    last = await ctx.do(asked(Take, ordered, "c"), id="c", kind="retriable", **patiently)
     return WorkDone(order_id=ordered.order_id, receipts=[first.receipt, last.receipt])
 
 
 @saga(
-    "stubborn",
-    version=1,
-    starts_on=StubbornOrdered,
-    rolled_back=WorkUndone,
-    when_stuck="continue",
+    "stubborn", version=1, starts_on=StubbornOrdered, rolled_back=WorkUndone, when_stuck="continue"
 )
-async def stubborn(ctx: Context, ordered: StubbornOrdered) -> WorkDone:
+async def stubborn(ctx: Context, ordered: Ordered) -> WorkDone:
     """Undoing the second of three steps may give up."""
     await take(ctx, ordered, "a")
     await charge(ctx, ordered, "b", Retry(attempts=2, initial="80ms"))
@@ -354,7 +314,7 @@ async def stubborn(ctx: Context, ordered: StubbornOrdered) -> WorkDone:
 
 
 @saga("flawed", version=1, starts_on=FlawedOrdered, rolled_back=WorkUndone)
-async def flawed(ctx: Context, ordered: FlawedOrdered) -> WorkDone:
+async def flawed(ctx: Context, ordered: Ordered) -> WorkDone:
     """Raises where its script says so, until the world has deployed the mended code."""
     _raise_if_flawed(ordered, "start")
     first = await take(ctx, ordered, "a")
