@@ -30,119 +30,84 @@ ENDS = {
 }
 
 
-def test_every_golden_history_is_known():
-    """No file was lost, none came without saying how it ends."""
-    assert {file.stem for file in FOLDER.glob("*.jsonl")} == ENDS.keys()
+@pytest.fixture(params=sorted(ENDS))
+def name(request):
+    """Of each history in turn."""
+    return request.param
 
 
-@pytest.mark.parametrize("name", sorted(ENDS))
-def test_todays_code_decides_what_a_golden_history_says(name):
+@pytest.fixture
+def today(name):
+    """A history in the format of today."""
+    return load(FOLDER / f"{name}.jsonl")
+
+
+@pytest.fixture
+def format_1(name):
+    """The same in format 1, upgraded."""
+    return load_format_1(FORMAT_1 / f"{name}.jsonl")
+
+
+@pytest.mark.parametrize("folder", [FOLDER, FORMAT_1], ids=["today", "format 1"])
+def test_every_golden_history_is_known(folder):
+    """No file was lost, none came without saying how it ends; each is kept in both formats."""
+    assert {file.stem for file in folder.glob("*.jsonl")} == ENDS.keys()
+
+
+def test_todays_code_decides_what_a_golden_history_says(name, today):
     """Replaying a recorded history meets no difference and ends where it ended then."""
-    state = _replayed(load(FOLDER / f"{name}.jsonl"))
+    state = _replayed(today)
 
     assert state.status is ENDS[name]
     assert state.timers == {}
 
 
-@pytest.mark.parametrize("name", sorted(ENDS))
-def test_a_golden_history_is_written_as_it_was_read(name):
+def test_a_golden_history_is_written_as_it_was_read(name, today):
     """Stored names and fields are for ever: reading and writing give the same bytes."""
-    file = FOLDER / f"{name}.jsonl"
-
-    assert dump(load(file)) == file.read_bytes()
+    assert dump(today) == (FOLDER / f"{name}.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("name", sorted(ENDS))
-def test_every_beginning_of_a_golden_history_replays(name):
-    """A worker may have to take over after any turn: each prefix of whole turns gives a state."""
-    history = load(FOLDER / f"{name}.jsonl")
-    ends = [
-        entry.version for entry in history[1:] if entry.cause != history[entry.version - 2].cause
-    ]
-
-    assert ends, "a history of one turn has no beginning to stop at"
-    for version in (end - 1 for end in ends):
-        _replayed(history[:version])
+def test_entries_alone_say_what_the_code_decides(today):
+    """At the end and after every turn, where a worker may have to take over, the fold gives the
+    state that a replay gives.
+    """
+    for history in _beginnings(today):
+        assert snapshot(fold(history[0].saga_id, history)) == snapshot(_replayed(history))
 
 
-@pytest.mark.parametrize("name", sorted(ENDS))
-def test_entries_alone_say_what_the_code_decides(name):
-    """At the end and after every turn, the fold gives the state that a replay gives."""
-    history = load(FOLDER / f"{name}.jsonl")
-    ends = [fact.version - 1 for fact, _ in turns(history)][1:]
-
-    for version in (*ends, len(history)):
-        replayed = snapshot(_replayed(history[:version]))
-        assert snapshot(fold(history[0].saga_id, history[:version])) == replayed
-
-
-def test_format_1_has_the_same_histories():
-    """Each is kept as it was written before 0.1.0."""
-    assert {file.stem for file in FORMAT_1.glob("*.jsonl")} == ENDS.keys()
-
-
-@pytest.mark.parametrize("name", sorted(ENDS))
-def test_a_history_of_format_1_replays_to_the_state_of_today(name):
+def test_a_history_of_format_1_replays_to_the_state_of_today(today, format_1):
     """What it could not say is decided anew, and is what today's history of the same says."""
-    history = load_format_1(FORMAT_1 / f"{name}.jsonl")
-    today = load(FOLDER / f"{name}.jsonl")
-
-    assert any(getattr(entry.body, "format", None) == 1 for entry in history)
-    assert snapshot(_replayed(history)) == snapshot(_replayed(today)) | {"format": 1}
+    assert any(getattr(entry.body, "format", None) == 1 for entry in format_1)
+    assert snapshot(_replayed(format_1)) == snapshot(_replayed(today)) | {"format": 1}
 
 
-@pytest.mark.parametrize("name", sorted(ENDS))
-def test_entries_of_format_1_say_where_steps_stand_without_any_code(name):
-    """What they left unsaid is inferred, after every turn: `show` prints migrated sagas too."""
-    history = load_format_1(FORMAT_1 / f"{name}.jsonl")
-    ends = [fact.version - 1 for fact, _ in turns(history)][1:]
-
-    for version in (*ends, len(history)):
-        replayed = _replayed(history[:version])
-        folded = fold(replayed.saga_id, history[:version])
+def test_entries_of_format_1_say_where_steps_stand_without_any_code(format_1):
+    """What they left unsaid is inferred, after every turn: it may have been migrated after any,
+    and `show` prints migrated sagas too.
+    """
+    for history in _beginnings(format_1):
+        replayed, folded = _replayed(history), fold(history[0].saga_id, history)
         assert folded.status is replayed.status
         assert _statuses(folded) == _statuses(replayed)
 
 
-@pytest.mark.parametrize("name", sorted(ENDS))
-def test_every_beginning_of_a_history_of_format_1_replays(name):
-    """It may have been migrated after any turn."""
-    history = load_format_1(FORMAT_1 / f"{name}.jsonl")
-
-    begins = [fact.version for fact, _ in turns(history)][1:]
-
-    assert begins, "there is no turn to stop after"
-    for begin in begins:
-        _replayed(history[: begin - 1])
-
-
-@pytest.mark.parametrize("name", sorted(ENDS))
-def test_an_upgraded_history_is_written_as_it_is_read(name):
+def test_an_upgraded_history_is_written_as_it_is_read(format_1):
     """Once upgraded it is a history of today, and says that it began in format 1."""
-    history = load_format_1(FORMAT_1 / f"{name}.jsonl")
-    text = dump(history)
+    text = dump(format_1)
 
     assert b'"format":1' in text.splitlines()[0]
     assert b"undo-stuck" not in text
     assert b'"group' not in text
-    assert [_line(line) for line in text.splitlines()] == history
+    assert [entry_of(orjson.loads(line)) for line in text.splitlines()] == format_1
 
 
-def test_a_broken_history_of_format_1_is_refused_at_the_same_entry():
-    """Leniency is for what format 1 could not say, not for what it says."""
-    history = load_format_1(FORMAT_1 / "broken" / "another-receipt.jsonl")
-
-    with pytest.raises(ReplayMismatch) as refused:
-        _replayed(history)
-
-    assert refused.value.version == 14
-    assert "p-44" in refused.value.recorded
-    assert '"p-4"' in refused.value.decided
-
-
-def test_a_broken_history_is_refused_at_its_first_differing_entry():
-    """In this one an undo carries a receipt that no reply has given: version 14."""
-    history = load(FOLDER / "broken" / "another-receipt.jsonl")
+@pytest.mark.parametrize("read", [load, load_format_1], ids=["today", "format 1"])
+def test_a_broken_history_is_refused_at_its_first_differing_entry(read):
+    """In this one an undo carries a receipt that no reply has given: leniency is for what format 1
+    could not say, not for what it says.
+    """
+    folder = FOLDER if read is load else FORMAT_1
+    history = read(folder / "broken" / "another-receipt.jsonl")
 
     with pytest.raises(ReplayMismatch) as refused:
         _replayed(history)
@@ -166,12 +131,15 @@ def test_what_is_recorded_is_never_overwritten(tmp_path, monkeypatch, capsys):
     assert "order-completed.jsonl is there already" in capsys.readouterr().out
 
 
+def _beginnings(history: list[Entry]) -> list[list[Entry]]:
+    """*history* as it was after each of its turns; it has several."""
+    begins = [fact.version - 1 for fact, _ in turns(history)][1:]
+    assert begins, "there is no turn to stop after"
+    return [history[:version] for version in (*begins, len(history))]
+
+
 def _statuses(state: SagaState) -> dict[str, str]:
     return {step.id: step.status.value for step in state.steps.values()}
-
-
-def _line(line: bytes) -> Entry:
-    return entry_of(orjson.loads(line))
 
 
 def _replayed(history: list[Entry]) -> SagaState:
