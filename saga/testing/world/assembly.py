@@ -54,7 +54,7 @@ class Durable:
     store: WorldStore
     catalogue: MemoryCatalogue
     database: EffectsDatabase
-    violations: list[str] = field(default_factory=list)
+    violations: list[str]
     counts: Counter[str] = field(default_factory=Counter)
     shadows: Shadows = field(default_factory=Shadows)
     names: TopicNames = NAMES

@@ -33,9 +33,13 @@ class Surroundings:
     """What all parts of a world share: its loop, its dice, and what happened in which order."""
 
     def __init__(self, loop: SimulatedLoop, faults: Faults) -> None:
+        loop.set_task_factory(_make_task)  # type: ignore[arg-type]  # typeshed wants a wider one
+        loop.set_exception_handler(self._on_loop_error)
         self.loop = loop
         self.faults = faults
         self.lines: list[str] = []
+        self.violations: list[str] = []
+        """What was wrong the moment it happened."""
         self.is_mended = False
         """Whether the operators have deployed code without its flaws; sagas may ask."""
         self._sequence = 0
@@ -52,6 +56,10 @@ class Surroundings:
     def fingerprint(self) -> str:
         """A hash of everything that happened."""
         return blake2b("\n".join(self.lines).encode(), digest_size=12).hexdigest()
+
+    def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        message, error = context.get("message"), context.get("exception")
+        self.violations.append(f"an error reached the event loop: {message}: {error!r}")
 
 
 class Process:
@@ -78,6 +86,20 @@ class Process:
         context = contextvars.copy_context()
         context.run(_current.set, self)
         return self.surroundings.loop.create_task(work, context=context)
+
+    async def lives(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Return when *life*, a task of this process, has ended, or the process has crashed."""
+        ended = self.surroundings.loop.create_future()
+
+        def end(*_: object) -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        self.on_crash.append(end)
+        task = self.spawn(life)
+        task.add_done_callback(end)
+        await ended
+        return task
 
     async def call(
         self, point: str, act: Callable[[], Awaitable[T]], *, error: type[SagaError] | None = None
@@ -176,7 +198,7 @@ def current_process() -> Process | None:
     return _current.get()
 
 
-def make_task(
+def _make_task(
     loop: asyncio.AbstractEventLoop,
     work: Coroutine[Any, Any, T],
     context: contextvars.Context | None = None,

@@ -39,7 +39,7 @@ from saga.testing.world.loop import (
     WorldStandsStill,
 )
 from saga.testing.world.nemesis import Nemesis
-from saga.testing.world.process import Process, Surroundings, make_task
+from saga.testing.world.process import Process, Surroundings
 from saga.testing.world.state import WorldState, state_of
 from saga.testing.world.stores import EffectsDatabase, WorldStore
 
@@ -161,11 +161,8 @@ class World:
         """
         self._loop = SimulatedLoop()
         self._surroundings = Surroundings(self._loop, self._faults)
-        self._loop.set_task_factory(make_task)  # type: ignore[arg-type]  # typeshed wants a wider one
-        self._loop.set_exception_handler(self._on_loop_error)
         isolation = Isolation(self._app, self._loop)
         durable = self._durable = self._make_durable()
-        violations = durable.violations
         gc.disable()  # finalisers would run at moments that no seed decides
         try:
             with _quiet(), isolation.hold():
@@ -174,7 +171,7 @@ class World:
                 except LeftWorld:
                     pass  # it is raised below, with its place
                 except (WorldStandsStill, WorldSpins) as error:
-                    violations.append(f"{type(error).__name__}: {error}")
+                    durable.violations.append(f"{type(error).__name__}: {error}")
                 finally:
                     self._end_loop()
             isolation.raise_if_refused()
@@ -229,7 +226,8 @@ class World:
         publishes_itself = self._rng.random() < OWN_PUBLISHING_SHARE
         store = WorldStore(self._surroundings, bus if publishes_itself else None)
         database = EffectsDatabase()
-        return Durable(self._watched, bus, store, MemoryCatalogue(store), database)
+        catalogue, violations = MemoryCatalogue(store), self._surroundings.violations
+        return Durable(self._watched, bus, store, catalogue, database, violations)
 
     async def _happen(self) -> None:
         durable, rng = self._durable, self._rng
@@ -271,11 +269,7 @@ class World:
         while not self._is_closing:
             incarnation += 1
             process = Process(f"{name}.{incarnation}", self._surroundings)
-            ended = self._loop.create_future()
-            process.on_crash.append(partial(_settle, ended))
-            life = process.spawn(self._build_and_live(process, name, build))
-            life.add_done_callback(partial(_settle, ended))
-            await ended
+            life = await process.lives(self._build_and_live(process, name, build))
             crashed = not process.is_alive
             self._absent[name] += 1
             role = self._running.pop(name, None)
@@ -437,17 +431,6 @@ class World:
             for task in tasks:
                 task.cancel()
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1))
-
-    def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        error = context.get("exception")
-        self._durable.violations.append(
-            f"an error reached the event loop: {context.get('message')}: {error!r}"
-        )
-
-
-def _settle(ended: asyncio.Future[None], *_: object) -> None:
-    if not ended.done():
-        ended.set_result(None)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

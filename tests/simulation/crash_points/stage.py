@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from saga.core.identity import SagaId
-from saga.core.replay import replay
 from saga.core.status import SagaStatus
 from saga.ports import Record, TopicSpec
 from saga.ports.store import UnhandledKind
@@ -31,12 +29,11 @@ from saga.testing.world.process import (
     Process,
     Surroundings,
     current_process,
-    make_task,
 )
 from saga.testing.world.stores import EffectsDatabase
 from tests.simulation.crash_points.aim import Aim, How, Strike
 from tests.simulation.crash_points.loop import StagedLoop
-from tests.simulation.crash_points.stores import Busy, StagedStore
+from tests.simulation.crash_points.stores import Busy, StagedStore, Stored
 from tests.simulation.sample import app
 
 WATCHED = watched(app)
@@ -64,21 +61,13 @@ class Script:
 class Outcome:
     """What became of a case."""
 
-    violations: list[str] = field(default_factory=list)
+    violations: list[str]
     happened: Counter[How] = field(default_factory=Counter)
     is_as_planned: bool = False
     """Whether exactly the strikes of the case have happened."""
     published: int | None = None
     dead_letters: int | None = None
     statuses: Counter[str] = field(default_factory=Counter)
-
-
-class NoShadows:
-    """LoadedSaga and replayed states are compared only at the end of a case."""
-
-    def compare(self, *_: object) -> Sequence[str]:
-        """Nothing differs."""
-        return ()
 
 
 class StagedTurns(WatchedTurns):
@@ -150,16 +139,14 @@ class Stage:
         self._aim = Aim(strikes, script.focus)
         self._aim.stop = self._stop
         self._surroundings = Surroundings(self._loop, self._aim)
-        self._outcome = Outcome()
+        self._outcome = Outcome(self._surroundings.violations)
         self._running = {}
         self._opened = {}
         self._is_closing = False
-        self._stored_at: dict[tuple[SagaId, int], int] = {}
+        self._stored = Stored()
 
     def run(self) -> Outcome:
         """Let it happen, and judge it."""
-        self._loop.set_task_factory(make_task)
-        self._loop.set_exception_handler(self._on_loop_error)
         self._database = EffectsDatabase()
         gc.disable()
         try:
@@ -187,7 +174,6 @@ class Stage:
             catalogue=self._catalogue,
             database=self._database,
             violations=self._outcome.violations,
-            shadows=NoShadows(),
         )
         topics = durable.app.topics(durable.names)
         await bus.create_topics([TopicSpec(topic, 1) for topic in topics])
@@ -223,11 +209,7 @@ class Stage:
         while not self._is_closing:
             incarnation += 1
             process = Process(f"{name}.{incarnation}", self._surroundings)
-            ended = self._loop.create_future()
-            process.on_crash.append(partial(_settle, ended))
-            life = process.spawn(self._live(process, name, build))
-            life.add_done_callback(partial(_settle, ended))
-            await ended
+            life = await process.lives(self._live(process, name, build))
             role = self._running.pop(name, None)
             crashed = not process.is_alive
             self._aim.happened[How.DIES] += crashed
@@ -250,7 +232,7 @@ class Stage:
             opened = self._opened[process] = await self._place.open(process)
         durable = replace(
             self._durable,
-            store=StagedStore(opened.store, process, opened.commits, self._stored_at),
+            store=StagedStore(opened.store, process, opened.commits, self._stored),
             catalogue=Busy(opened.catalogue, self._loop),
         )
         role = self._running[name] = build(process, durable)
@@ -313,7 +295,8 @@ class Stage:
     async def _judge(self) -> None:
         evidence = await self._gather()
         outcome = self._outcome
-        outcome.violations += [*check_all(evidence), *self._replays(evidence)]
+        shadows = self._durable.shadows
+        outcome.violations += [*check_all(evidence), *shadows.replay_all(evidence.histories)]
         outcome.statuses.update(each.status.value for each in evidence.summaries.values())
 
     async def _gather(self) -> Evidence:
@@ -322,30 +305,8 @@ class Stage:
         return self._durable.evidence(
             self._driver.log,
             entries,
-            stored_at=self._stored_at,
+            stored_at=self._stored.at,
             unhandled=list(await self._catalogue.unhandled(limit=1_000)),
             summaries={each.saga_id: each for each in await self._catalogue.sagas(limit=1_000)},
             timers=frozenset(each.timer_id for each in await self._catalogue.timers(limit=1_000)),
         )
-
-    def _replays(self, evidence: Evidence) -> Sequence[str]:
-        registry = self._durable.app.registry
-        problems = []
-        for saga_id, history in evidence.histories.items():
-            summary = evidence.summaries[saga_id]
-            decider = registry.find(summary.definition, summary.definition_version).decider
-            status = replay(decider, saga_id, history).status
-            if status is not summary.status:
-                problems.append(f"{saga_id}: the index says {summary.status}, a replay {status}")
-        return problems
-
-    def _on_loop_error(self, _loop, context) -> None:
-        error = context.get("exception")
-        self._outcome.violations.append(
-            f"an error reached the event loop: {context.get('message')}: {error!r}"
-        )
-
-
-def _settle(ended: asyncio.Future, *_: object) -> None:
-    if not ended.done():
-        ended.set_result(None)

@@ -6,7 +6,7 @@ commit.
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,14 +51,35 @@ class Busy(Forwarded):
             return await act()
 
 
-class StagedStore(Busy):
-    """A store, of which it is known when each entry was stored."""
+class Stored:
+    """The entries that are known to be stored, and when each was."""
 
-    def __init__(self, store, process: Process, commits, stored_at) -> None:
+    def __init__(self) -> None:
+        self.at: dict[tuple[SagaId, int], int] = {}
+        self.histories: dict[SagaId, dict[int, Entry]] = {}
+
+    def keep(self, entries: Iterable[Entry]) -> None:
+        """Of an entry that is found again, the first one is kept."""
+        for entry in entries:
+            self.histories.setdefault(entry.saga_id, {}).setdefault(entry.version, entry)
+
+
+class StagedStore(Busy):
+    """A store, of which it is known what was stored when."""
+
+    def __init__(self, store, process: Process, commits, stored: Stored) -> None:
         super().__init__(store, process.surroundings.loop)
         self._process = process
         self._commits = commits
-        self._stored_at = stored_at
+        self._stored = stored
+
+    async def load(self, saga_ids: Sequence[SagaId]):
+        """The histories, which may have entries that nobody knew to be stored."""
+        with self._loop.working():
+            loaded = await self.inner.load(saga_ids)
+        for history in loaded.values():
+            self._stored.keep(history)
+        return loaded
 
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         """Record the whole batch, or nothing of it."""
@@ -68,15 +89,16 @@ class StagedStore(Busy):
             appended = await self.inner.append(batch, at=at)
         number = self._process.surroundings.next_number()
         for history in batch.histories:
+            self._stored.keep(history.entries)
             for entry in history.entries:
                 # The first time counts: a process whose COMMIT was lost may find another's entries,
                 # which are the same, and take them for its own when they are long published.
-                self._stored_at.setdefault((entry.saga_id, entry.version), number)
+                self._stored.at.setdefault((entry.saga_id, entry.version), number)
         return appended
 
     def history(self, saga_id: SagaId) -> Sequence[Entry]:
-        """Nothing: histories are replayed when the case is over."""
-        return ()
+        """What is stored of a saga that somebody has loaded or begun."""
+        return [entry for _, entry in sorted(self._stored.histories.get(saga_id, {}).items())]
 
 
 class SqlitePlace:
