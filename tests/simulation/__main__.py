@@ -9,13 +9,10 @@ import argparse
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from tests.simulation.campaign import CHUNK_WORLDS, Campaign, run_worlds
 from tests.simulation.sample import sample_world
-
-
-def _chunk(seeds: range, failures_max: int) -> Campaign:
-    return run_worlds(seeds, failures_max=failures_max)
 
 
 def _trace(seed: int) -> int:
@@ -41,7 +38,7 @@ def main() -> int:
     ]
     total, began_s = Campaign(), time.monotonic()
     with ProcessPoolExecutor(given.jobs) as pool:
-        for campaign in pool.map(_chunk, chunks, [given.failures] * len(chunks)):
+        for campaign in pool.map(partial(run_worlds, failures_max=given.failures), chunks):
             total.worlds += campaign.worlds
             total.failed += campaign.failed
             total.seen += campaign.seen

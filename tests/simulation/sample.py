@@ -50,54 +50,38 @@ StubbornOrdered, FlawedOrdered = _ordered("stubborn"), _ordered("flawed")
 
 
 class Approval(Event, topic="sim.approval", version=1):
-    """The payload of the signal `approval`."""
-
     by: str
 
 
 class Noticed(Event, topic="sim.noticed", version=1):
-    """Said on the way."""
-
     order_id: str
 
 
 class WorkDone(Event, topic="sim.work-done", version=1):
-    """The outcome of a completed saga."""
-
     order_id: str
     receipts: list[str]
 
 
 class WorkUndone(Event, topic="sim.work-undone", version=1):
-    """The outcome of a saga that was rolled back."""
-
     order_id: str
     reason: str
     residue: list[str]
 
 
 class Taken(Event, topic="stock.taken", version=1):
-    """Reply to `Take`."""
-
     receipt: str
 
 
 class Seen(Event, topic="stock.seen", version=1):
-    """Reply to `Look`."""
-
     units: int
 
 
 class Look(Intent[Seen], topic="stock.look", version=1):
-    """Only reads."""
-
     order_id: str
     script: str
 
 
 class Take(Intent[Taken], topic="stock.take", version=1):
-    """Has a reply of its own."""
-
     order_id: str
     script: str
 
@@ -111,15 +95,11 @@ class GiveBack(Intent[None], topic="stock.give-back", version=1):
 
 
 class Charge(Intent[None], topic="bank.charge", version=1):
-    """Has no reply of its own."""
-
     order_id: str
     script: str
 
 
 class Refund(Intent[None], topic="bank.refund", version=1):
-    """Undoes `Charge`."""
-
     order_id: str
     script: str
 
@@ -139,7 +119,6 @@ async def make_stock(db: Any) -> None:
 
 @stock.on(Look)
 async def look(intent: Look, ctx: EffectContext) -> Seen:
-    """Reads."""
     await _follow(intent.script, ctx)
     rows = await ctx.db.fetch("SELECT count(*) AS units FROM work")
     return Seen(units=len(rows))
@@ -147,7 +126,6 @@ async def look(intent: Look, ctx: EffectContext) -> Seen:
 
 @stock.on(Take)
 async def do_take(intent: Take, ctx: EffectContext) -> Taken:
-    """Writes one line."""
     await _do(intent.script, ctx)
     return Taken(receipt=f"r-{ctx.idempotency_key}")
 
@@ -163,13 +141,11 @@ async def give_back(intent: GiveBack, ctx: EffectContext) -> None:
 
 @bank.on(Charge)
 async def do_charge(intent: Charge, ctx: EffectContext) -> None:
-    """Writes one line."""
     await _do(intent.script, ctx)
 
 
 @bank.on(Refund)
 async def refund(intent: Refund, ctx: EffectContext) -> None:
-    """Writes another."""
     await _undo(intent.script, ctx)
 
 
