@@ -12,7 +12,7 @@ from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import InboxWrite
 from saga.settings import Settings
 from saga.testing import samples
-from saga.testing.effects_unit_suite import SERVICE, inbox_row
+from saga.testing.effects_store_suite import SERVICE, inbox_row
 from saga.testing.samples import MOMENT, saga
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from saga.testing import World
 
+# A world ends after so many rounds of its loop, on any machine.
+pytestmark = pytest.mark.timeout(0)
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "simulate-your-saga.md"
 WORLDS = 60
 

@@ -8,10 +8,12 @@ from saga.testing.world.shadow import Shadows
 from tests.simulation.campaign import CHUNK_WORLDS, DEFAULT_WORLDS, run_worlds
 from tests.simulation.sample import app, orders
 
+# A world ends after so many rounds of its loop, on any machine.
+pytestmark = pytest.mark.timeout(0)
 
-@pytest.mark.timeout(0)  # a world ends after so many rounds of its loop, on any machine
+
 @pytest.mark.parametrize("first", range(0, DEFAULT_WORLDS, CHUNK_WORLDS))
-def test_every_promise_holds_in_every_world(first: int) -> None:
+def test_every_promise_holds_in_every_world(first):
     """Whatever crashes, is lost, comes twice or late: no world breaks a promise, and in every chunk
     of worlds everything that can go wrong has gone wrong.
     """
@@ -21,7 +23,7 @@ def test_every_promise_holds_in_every_world(first: int) -> None:
     assert campaign.unseen == []
 
 
-def test_states_are_compared_after_every_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_are_compared_after_every_turn(monkeypatch):
     """Live, replayed and folded: also between two turns that one batch takes of one saga."""
     compare = Shadows.compare
     compared: set[tuple[str, int]] = set()

@@ -22,7 +22,6 @@ from saga.effects import EffectsSettings
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Record
 from saga.runtime.router import Delivery, Router
-from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga
 from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.unit_of_work import InboundBatch, UnitOfWork
 from saga.settings import Settings
@@ -108,14 +107,8 @@ class WatchedTurns(Turns):
         return committed
 
     @override
-    def _deliver(
-        self,
-        unit: UnitOfWork,
-        sagas: dict[SagaId, LoadedSaga | UnloadableSaga],
-        delivery: Delivery,
-        failure: Exception | None,
-    ) -> None:
-        super()._deliver(unit, sagas, delivery, failure)
+    def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: Exception | None) -> None:
+        super()._deliver(unit, delivery, failure)
         changed = unit.changed.get(delivery.saga_id)
         if changed is not None:
             durable, saga = self.durable, changed.saga

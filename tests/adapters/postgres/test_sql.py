@@ -5,7 +5,7 @@ import pytest
 from saga.adapters.postgres.inbox import Inbox
 from saga.adapters.postgres.sql import parsed
 from saga.ports.effects_store import InboxWrite
-from saga.testing.effects_unit_suite import inbox_row
+from saga.testing.effects_store_suite import inbox_row
 
 TRANSLATED = [
     ("SELECT :a, :b, :a", "SELECT $1, $2, $1", ("a", "b")),
