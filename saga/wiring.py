@@ -23,17 +23,15 @@ def build_service(
     *,
     roles: Collection[str] = ROLES,
     has_probes: bool = False,
-    opened: Opened | None = None,
 ) -> Service:
     """A service of *app* with the given roles; nothing runs yet.
 
-    With *has_probes* it says over HTTP how it is, where the settings have it so. *opened* is used
-    in place of what the settings name.
+    With *has_probes* it says over HTTP how it is, where the settings have it so.
 
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
     """
-    opened = opened or open_bus_and_store(settings)
+    opened = open_bus_and_store(settings)
     assembly = Assembly(app, settings, Parts.of(opened))
     running: list[Role] = []
     health: list[Health] = []
