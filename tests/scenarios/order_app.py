@@ -9,16 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from saga import (
-    Context,
-    EffectContext,
-    Effects,
-    Refused,
-    Retry,
-    SagaApp,
-    Service,
-    saga,
-)
+from saga import Context, EffectContext, Effects, Refused, Retry, SagaApp, Service, saga
 from tests.toys import (
     OrderConfirmed,
     OrderPlaced,

@@ -1,13 +1,10 @@
 """A topic of a service on Kafka is deleted: sagas and answers that need it wait, no others."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.scenarios import order_app
-from tests.scenarios.examined import effects
+from tests.scenarios.examined import effects, until
 
 WAIT_S = 60
 
@@ -18,13 +15,6 @@ async def admin(kafka):
     await client.start()
     yield client
     await client.close()
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition that no event tells of."""
-    async with asyncio.timeout(WAIT_S):
-        while not await is_so():  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ redriven records come back in order.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from aiokafka import AIOKafkaProducer
@@ -24,7 +23,7 @@ from saga.ports import Record
 from saga.ports.store import UnhandledKind
 from saga.settings import Settings
 from tests.scenarios import order_app
-from tests.scenarios.examined import effects
+from tests.scenarios.examined import effects, until
 
 WAIT_S = 60
 DEAD_LETTER_S_MAX = 5.0
@@ -47,13 +46,6 @@ async def filling(ctx: Context, opened: Opened) -> Filled:
     """Takes parts in the order in which they come."""
     parts = [await ctx.wait("part", int, timeout="1h") for _ in range(PARTS)]
     return Filled(box=opened.box, parts=parts)
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition that no event tells of."""
-    async with asyncio.timeout(WAIT_S):
-        while not await is_so():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 def poison(good: Record) -> dict[str, Record]:
