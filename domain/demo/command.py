@@ -55,8 +55,7 @@ Kill = Annotated[
     typer.Option("--kill", metavar="N", min=0, help="Kill a worker (-9) so many times on the way."),
 ]
 Limit = Annotated[
-    int | None,
-    typer.Option("--limit", metavar="N", min=1, help="Publish only so many."),
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Publish only so many.")
 ]
 BusAddress = Annotated[
     str | None,

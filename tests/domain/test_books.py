@@ -3,13 +3,7 @@
 import pytest
 
 from domain.baskets import order_placed, read_baskets
-from domain.books import (
-    Account,
-    accounts_of_histories,
-    accounts_of_services,
-    compare,
-    read_books,
-)
+from domain.books import Account, accounts_of_histories, accounts_of_services, compare, read_books
 from domain.delivery import delivery
 from domain.payments import payments
 from domain.warehouse import warehouse
@@ -225,10 +219,7 @@ async def test_false_entry_is_a_difference_and_a_leak(sold, tampering, expected)
             "UPDATE payments_wallets SET balance_cents = balance_cents - 7",
             "414 cents have left the wallets, 400 are in the ledger",
         ),
-        (
-            "UPDATE delivery_slots SET booked = 0",
-            "0 places on vans are taken, 2 are booked",
-        ),
+        ("UPDATE delivery_slots SET booked = 0", "0 places on vans are taken, 2 are booked"),
     ],
     ids=["shelves", "wallets", "vans"],
 )

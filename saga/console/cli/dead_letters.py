@@ -90,8 +90,7 @@ async def dlq_show(session: Session, number: UnhandledId) -> None:
 async def dlq_redrive(
     session: Session,
     numbers: Annotated[
-        list[int] | None,
-        typer.Argument(metavar="NUMBER", help="As `dlq ls` prints them."),
+        list[int] | None, typer.Argument(metavar="NUMBER", help="As `dlq ls` prints them.")
     ] = None,
     *,
     reason: ReasonCode = None,

@@ -60,7 +60,5 @@ def _without_repeats(logger: WrappedLogger, method: str, event: EventDict) -> Ev
 def _renderer() -> Processor:
     is_colourful = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     return structlog.dev.ConsoleRenderer(
-        colors=is_colourful,
-        pad_event_to=0,
-        exception_formatter=structlog.dev.plain_traceback,
+        colors=is_colourful, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
     )

@@ -31,9 +31,7 @@ async def ls(
     status: Annotated[
         SagaStatus | None,
         typer.Option(
-            "--status",
-            metavar="STATUS",
-            help=f"Only sagas that are {', '.join(SagaStatus)}.",
+            "--status", metavar="STATUS", help=f"Only sagas that are {', '.join(SagaStatus)}."
         ),
     ] = None,
     definition: DefinitionName = None,

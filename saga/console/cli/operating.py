@@ -48,9 +48,7 @@ class Sending:
     command_id: Annotated[
         str | None,
         typer.Option(
-            "--id",
-            metavar="ID",
-            help="The command's id: the same one sent again changes nothing.",
+            "--id", metavar="ID", help="The command's id: the same one sent again changes nothing."
         ),
     ] = None
     wait: Annotated[

@@ -37,8 +37,7 @@ async def publish(
         str, typer.Argument(metavar="CONTRACT", help="For example orders.evt.order-placed.v1")
     ],
     payload: Annotated[
-        str,
-        typer.Argument(metavar="JSON|-", help="An object, or - for one a line on stdin."),
+        str, typer.Argument(metavar="JSON|-", help="An object, or - for one a line on stdin.")
     ],
     key: Annotated[
         str | None,

@@ -27,15 +27,7 @@ from saga.adapters.opening import (
 )
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.application import Application
-from saga.console.cli.doctor.judging import (
-    Facts,
-    Finding,
-    Group,
-    HeldUp,
-    Schema,
-    Severity,
-    judge,
-)
+from saga.console.cli.doctor.judging import Facts, Finding, Group, HeldUp, Schema, Severity, judge
 from saga.console.cli.output import AppRefused, ExitCode
 from saga.console.cli.session import Session, closing, is_there, must_exist
 from saga.contracts import contract_of
@@ -63,8 +55,7 @@ async def doctor(
     session: Session,
     *,
     lag_max: Annotated[
-        int,
-        typer.Option("--lag", metavar="RECORDS", min=0, help="How far behind a group may be."),
+        int, typer.Option("--lag", metavar="RECORDS", min=0, help="How far behind a group may be.")
     ] = LAG_RECORDS,
 ) -> int:
     """Say what is wrong with this deployment, where, and what to do. Changes nothing.

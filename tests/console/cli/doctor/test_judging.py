@@ -59,10 +59,7 @@ WELL = [
 
 SICK = [
     (facts(missing=["orders"]), ("topics", "error")),
-    (
-        facts(topic_flaws=[TopicFlaw("t", problem="has 3", is_warning=False)]),
-        ("topics", "error"),
-    ),
+    (facts(topic_flaws=[TopicFlaw("t", problem="has 3", is_warning=False)]), ("topics", "error")),
     (
         facts(topic_flaws=[TopicFlaw("t", problem="compacts", is_warning=True)]),
         ("topics", "warning"),
