@@ -10,7 +10,7 @@ import pytest
 from saga.adapters.kafka import KafkaBus, KafkaConnection
 from saga.errors import BusUnavailable
 from saga.ports import Record, Source, TopicSpec
-from tests.console.conftest import call, looking, served, toys  # noqa: F401  # fixtures
+from tests.console.conftest import call
 from tests.console.toys import ORDER
 
 UNTIL_IDLE = ("run", "--until-idle")
@@ -23,20 +23,20 @@ def checks(called) -> list[tuple[str, str]]:
     return [(finding["check"], finding["severity"]) for finding in findings]
 
 
-def test_a_healthy_deployment_has_no_findings(looking):  # noqa: F811
+def test_a_healthy_deployment_has_no_findings(looking):
     called = call("doctor")
 
     assert (called.code, called.out) == (0, "all is well\n")
 
 
-def test_where_nothing_has_run_nothing_is_reached(toys):  # noqa: F811
+def test_where_nothing_has_run_nothing_is_reached(toys):
     called = call("doctor", "--json")
 
     assert (called.code, checks(called)) == (3, [("bus", "error"), ("store", "error")])
     assert not (toys / ".saga").exists()
 
 
-def test_records_without_a_reader_are_found(toys):  # noqa: F811
+def test_records_without_a_reader_are_found(toys):
     """Until a worker has read them."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     called = call("doctor", "--json")
@@ -48,7 +48,7 @@ def test_records_without_a_reader_are_found(toys):  # noqa: F811
     assert call("doctor").code == 0
 
 
-def test_a_dead_letter_is_a_warning(toys):  # noqa: F811
+def test_a_dead_letter_is_a_warning(toys):
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     with sqlite3.connect(".saga/saga.db") as connection:
         connection.create_function("spoilt", 1, lambda packed: packed.replace(b"{", b"-"))
@@ -60,7 +60,7 @@ def test_a_dead_letter_is_a_warning(toys):  # noqa: F811
     assert (called.code, checks(called)) == (0, [("dlq", "warning")])
 
 
-def test_a_saga_whose_version_is_gone_is_found(toys):  # noqa: F811
+def test_a_saga_whose_version_is_gone_is_found(toys):
     call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}')
     assert call(*UNTIL_IDLE).code == 0
     text = (toys / "toys.py").read_text()
@@ -73,14 +73,14 @@ def test_a_saga_whose_version_is_gone_is_found(toys):  # noqa: F811
     assert called.rows[0]["where"] == "leave version 1"
 
 
-def test_an_application_that_cannot_be_loaded_does_not_hide_the_rest(looking, monkeypatch):  # noqa: F811
+def test_an_application_that_cannot_be_loaded_does_not_hide_the_rest(looking, monkeypatch):
     monkeypatch.setenv("SAGA_APP", "nowhere:app")
     called = call("doctor", "--json")
 
     assert (called.code, checks(called)) == (1, [("application", "error")])
 
 
-def test_a_damaged_store_is_not_reached(toys):  # noqa: F811
+def test_a_damaged_store_is_not_reached(toys):
     """With what is wrong with the file."""
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     (toys / "other.db").write_text("no database, however long this text may be. " * 100)
@@ -90,7 +90,7 @@ def test_a_damaged_store_is_not_reached(toys):  # noqa: F811
     assert ("store", "error") in checks(called)
 
 
-def test_a_kafka_that_is_away_is_not_reached(toys):  # noqa: F811
+def test_a_kafka_that_is_away_is_not_reached(toys):
     called = call("doctor", "--json", "--bus", "kafka://127.0.0.1:9")
 
     assert called.code == 3
@@ -98,7 +98,7 @@ def test_a_kafka_that_is_away_is_not_reached(toys):  # noqa: F811
 
 
 @pytest.fixture
-def on_kafka(toys, kafka, namespace, monkeypatch):  # noqa: F811
+def on_kafka(toys, kafka, namespace, monkeypatch):
     """The toy application's settings, with its bus on Kafka; gives the prefix of its topics."""
     monkeypatch.setenv("SAGA_BUS", kafka.url)
     monkeypatch.setenv("SAGA_NAMESPACE", namespace)
@@ -192,7 +192,7 @@ async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
     await nobody.close()
 
 
-def test_tables_of_a_postgresql_store_are_compared(toys, postgres, monkeypatch):  # noqa: F811
+def test_tables_of_a_postgresql_store_are_compared(toys, postgres, monkeypatch):
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     assert call(*UNTIL_IDLE).code == 0
     monkeypatch.setenv("SAGA_STORE", postgres)
@@ -212,7 +212,7 @@ def test_tables_of_a_postgresql_store_are_compared(toys, postgres, monkeypatch):
     assert ("clock", "error") not in checks(after)
 
 
-def test_a_postgresql_that_is_away_is_named_without_its_password(looking):  # noqa: F811
+def test_a_postgresql_that_is_away_is_named_without_its_password(looking):
     address = "postgresql://me:secret@127.0.0.1:9/none"
     called = call("doctor", "--json", "--store", address, "--effects-store", "sqlite:///none.db")
 
