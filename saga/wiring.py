@@ -93,9 +93,9 @@ def _broker_role(assembly: Assembly, store: EffectsStore, health: list[Health]) 
     """All effect services on one broker of FastStream's."""
     from saga.adapters.faststream import (
         BrokerBus,
-        BrokerHealth,
         EffectsSubscriber,
         RunningService,
+        SubscriberHealth,
         own_broker,
     )
     from saga.adapters.kafka import KafkaBus
@@ -113,5 +113,5 @@ def _broker_role(assembly: Assembly, store: EffectsStore, health: list[Health]) 
 
     broker = own_broker(assembly.settings.servers)
     subscribers = [EffectsSubscriber(broker, each, make) for each in assembly.subscriptions]
-    health.append(BrokerHealth(subscribers))
+    health += map(SubscriberHealth, subscribers)
     return EffectsRole(subscribers, start=broker.start, stop=broker.stop)

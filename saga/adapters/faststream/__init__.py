@@ -3,7 +3,7 @@
 The part for users is in `saga.faststream`.
 """
 
-from saga.adapters.faststream.broker import BrokerHealth, connection_of, own_broker, routes
+from saga.adapters.faststream.broker import SubscriberHealth, connection_of, own_broker, routes
 from saga.adapters.faststream.subscriber import (
     BrokerBus,
     EffectsSubscriber,
@@ -12,9 +12,9 @@ from saga.adapters.faststream.subscriber import (
 
 __all__ = [
     "BrokerBus",
-    "BrokerHealth",
     "EffectsSubscriber",
     "RunningService",
+    "SubscriberHealth",
     "connection_of",
     "own_broker",
     "routes",

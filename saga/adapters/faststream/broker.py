@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from faststream import AckPolicy
@@ -80,44 +80,92 @@ def connection_of(broker: KafkaBroker) -> KafkaConnection:
     return BrokerConnection(servers=tuple(listed), broker=broker)
 
 
-class BrokerHealth(Health):
-    """The health of the services of one process."""
+class SubscriberHealth(Health):
+    """The health of one service on a broker."""
 
-    def __init__(self, subscribers: Sequence[EffectsSubscriber]) -> None:
-        self._subscribers = tuple(subscribers)
+    def __init__(self, subscriber: EffectsSubscriber) -> None:
+        self._subscriber = subscriber
+        self._name = subscriber.name
 
     @override
     def why_dead(self) -> list[str]:
-        return [
-            f"{subscriber.name}: {reason}"
-            for subscriber in self._subscribers
-            for reason in _why_dead(subscriber)
-        ]
+        return [f"{self._name}: {reason}" for reason in self._ends()]
 
     @override
     async def why_not_ready(self) -> list[str]:
-        reasons = [
-            f"{subscriber.name}: {reason}"
-            for subscriber in self._subscribers
-            for reason in (*_why_dead(subscriber), *_why_idle(subscriber))
-        ]
-        if reasons:
-            return reasons  # a store that is away is most likely why, and takes long to say so
-        answers = await asyncio.gather(*map(_why_no_store, self._subscribers))
-        return [reason for answer in answers for reason in answer]
+        # A store that is away is most likely why, and takes long to say so.
+        reasons = [*self._ends(), *self._lacks()] or await self._why_no_store()
+        return [f"{self._name}: {reason}" for reason in reasons]
 
     @override
     def facts(self) -> dict[str, dict[str, Any]]:
-        return {subscriber.name: _facts(subscriber) for subscriber in self._subscribers}
+        subscriber, member = self._subscriber, self._subscriber.member
+        stopped = {} if member is None else member.stopped
+        facts = {
+            "group": subscriber.group_id,
+            "sources": 0 if member is None else len(member.assignment()),
+            "stopped": {f"{at.topic}[{at.partition}]": why for at, why in sorted(stopped.items())},
+            "in_hand": subscriber.in_hand,
+            "last_poll_s": round(asyncio.get_running_loop().time() - subscriber.polled_at_s, 3),
+        }
+        return {self._name: facts}
 
     @override
     async def metrics(self) -> list[Metric]:
-        return [family for subscriber in self._subscribers for family in _metrics(subscriber)]
+        subscriber, group = self._subscriber, self._subscriber.subscription.group
+        return effects_metrics(
+            self._name, group, subscriber.counts, subscriber.member, in_hand=subscriber.in_hand
+        )
+
+    def _ends(self) -> Iterator[str]:
+        """Why it does nothing more, and only a restart helps."""
+        subscriber = self._subscriber
+        if subscriber.failure is not None:
+            yield f"ended: {subscriber.failure}"
+        elif subscriber.member is not None and not subscriber.is_reading:
+            yield "its consume loop has ended"
+        elif subscriber.member is not None:
+            age_s = self._age_s(subscriber.attempted_at_s)
+            if age_s > ATTEMPT_AGE_S:
+                yield f"has not asked for records for {age_s:.0f} s"
+
+    def _lacks(self) -> Iterator[str]:
+        """What keeps it from reading all that it is to read."""
+        member = self._subscriber.member
+        if member is None:
+            yield "not started yet, or Kafka or the store is away"
+        elif member.waits_for is not None:
+            yield f"waits for {member.waits_for}"
+        else:
+            yield from member.stopped.values()
+            age_s = self._age_s(self._subscriber.polled_at_s)
+            if age_s > POLL_AGE_S:
+                yield f"Kafka did not answer for {age_s:.0f} s"
+
+    async def _why_no_store(self) -> list[str]:
+        running = self._subscriber.running_service
+        if running is None:
+            return ["stopped"]
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await running.store.kept(self._name, [PROBE_KEY])
+        except TimeoutError:
+            return [f"its store did not answer within {ANSWER_S:g} s"]
+        except StoreUnavailable as error:
+            return [f"its store cannot be used: {error}"]
+        return []
+
+    def _age_s(self, at_s: float) -> float:
+        """How long ago that was; zero while there is enough to do without new records."""
+        if self._subscriber.in_hand:
+            return 0.0
+        return asyncio.get_running_loop().time() - at_s
 
 
 def routes(subscribers: Sequence[EffectsSubscriber]) -> list[tuple[str, Any]]:
     """The probes of these services, for `asgi_routes` of an `AsgiFastStream`."""
-    return [(path, _route(page)) for path, page in probes([BrokerHealth(subscribers)]).items()]
+    pages = probes([SubscriberHealth(each) for each in subscribers])
+    return [(path, _route(page)) for path, page in pages.items()]
 
 
 def _route(page: Page) -> Any:
@@ -128,72 +176,3 @@ def _route(page: Page) -> Any:
         return AsgiResponse(bytes(answer.body), status_code=answer.status_code, headers=headers)
 
     return route
-
-
-async def _why_no_store(subscriber: EffectsSubscriber) -> list[str]:
-    running = subscriber.running_service
-    if running is None:
-        return [f"{subscriber.name}: stopped"]
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            await running.store.kept(subscriber.name, [PROBE_KEY])
-    except TimeoutError:
-        return [f"{subscriber.name}: its store did not answer within {ANSWER_S:g} s"]
-    except StoreUnavailable as error:
-        return [f"{subscriber.name}: its store cannot be used: {error}"]
-    return []
-
-
-def _why_dead(subscriber: EffectsSubscriber) -> list[str]:
-    failure = subscriber.failure
-    if failure is not None:
-        return [f"ended: {failure}"]
-    if subscriber.member is None:
-        return []
-    if not subscriber.is_reading:
-        return ["its consume loop has ended"]
-    age_s = _age_s(subscriber, subscriber.attempted_at_s)
-    return [f"has not asked for records for {age_s:.0f} s"] if age_s > ATTEMPT_AGE_S else []
-
-
-def _why_idle(subscriber: EffectsSubscriber) -> list[str]:
-    member = subscriber.member
-    if member is None:
-        return ["not started yet, or Kafka or the store is away"]
-    if member.waits_for is not None:
-        return [f"waits for {member.waits_for}"]
-    reasons = list(member.stopped.values())
-    age_s = _age_s(subscriber, subscriber.polled_at_s)
-    if age_s > POLL_AGE_S:
-        reasons.append(f"Kafka did not answer for {age_s:.0f} s")
-    return reasons
-
-
-def _age_s(subscriber: EffectsSubscriber, at_s: float) -> float:
-    """How long ago that was; zero while there is enough to do without new records."""
-    if subscriber.in_hand:
-        return 0.0
-    return asyncio.get_running_loop().time() - at_s
-
-
-def _metrics(subscriber: EffectsSubscriber) -> list[Metric]:
-    return effects_metrics(
-        subscriber.name,
-        str(subscriber.group_id),
-        subscriber.counts,
-        subscriber.member,
-        in_hand=subscriber.in_hand,
-    )
-
-
-def _facts(subscriber: EffectsSubscriber) -> dict[str, Any]:
-    member = subscriber.member
-    return {
-        "group": subscriber.group_id,
-        "sources": 0 if member is None else len(member.assignment()),
-        "stopped": {}
-        if member is None
-        else {f"{at.topic}[{at.partition}]": why for at, why in sorted(member.stopped.items())},
-        "in_hand": subscriber.in_hand,
-        "last_poll_s": round(asyncio.get_running_loop().time() - subscriber.polled_at_s, 3),
-    }
