@@ -2,7 +2,7 @@
 
 from saga.adapters.kafka.admin import TopicFlaw, TopicState, flaws_of
 from saga.adapters.kafka.bus import KafkaBus, open_bus
-from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity
+from saga.adapters.kafka.connection import KafkaConnection
 from saga.adapters.kafka.consumer import ConsumerSettings, KafkaConsumer
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "KafkaBus",
     "KafkaConnection",
     "KafkaConsumer",
-    "KafkaSecurity",
     "TopicFlaw",
     "TopicState",
     "flaws_of",

@@ -21,6 +21,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from dataclasses import field, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -64,32 +65,33 @@ _TOPIC_RESOURCE: Final = 2
 
 
 @value
-class Layout:
-    """A topic in the cluster: the leader of each partition, and the fewest replicas of any.
+class TopicState:
+    """A topic in the cluster: leaders by partition, the fewest replicas of any, and its settings.
 
-    A leader is None while the partition has none.
+    A leader is None while its partition has none. *configs* are in Kafka's own words, the brokers'
+    defaults included; none where only the layout was asked for.
     """
 
     name: str
     leaders: Mapping[int, int | None]
     replicas: int
+    configs: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def partitions(self) -> int:
+        """How many there are."""
+        return len(self.leaders)
 
-@value(kw_only=True)
-class TopicState:
-    """The settings of a topic; *retention_s* None keeps records for ever.
+    @property
+    def leaderless(self) -> list[int]:
+        """The partitions that cannot be read or written now."""
+        return sorted(number for number, leader in self.leaders.items() if leader is None)
 
-    *leaderless* are the partitions that cannot be read or written now.
-    """
-
-    name: str
-    partitions: int
-    replicas: int
-    leaderless: tuple[int, ...]
-    cleanup_policy: str
-    retention_s: float | None
-    record_bytes_max: int
-    in_sync_min: int
+    @property
+    def retention_s(self) -> float | None:
+        """How long records are kept; None for ever."""
+        kept_ms = int(self.configs.get("retention.ms") or KEPT_FOR_EVER_MS)
+        return None if kept_ms < 0 else kept_ms / 1000
 
 
 @value
@@ -111,7 +113,10 @@ class GroupState:
 
 
 class Cluster:
-    """Questions to a Kafka cluster. Connects by itself, and again when it must."""
+    """Questions to a Kafka cluster. Connects by itself, and again when it must.
+
+    All of them raise `BusUnavailable` where no broker answers in time, or none may answer us.
+    """
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
@@ -119,12 +124,8 @@ class Cluster:
         self._starting = asyncio.Lock()
         self._is_closed = False
 
-    async def layouts(self, topics: Collection[str]) -> dict[str, Layout]:
-        """The layouts of those *topics* that exist.
-
-        Raises:
-            BusUnavailable: no broker answers.
-        """
+    async def layouts(self, topics: Collection[str]) -> dict[str, TopicState]:
+        """Those *topics* that exist, without their settings."""
         if not topics:
             return {}
         async with self._asking("describe topics") as client:
@@ -134,7 +135,7 @@ class Cluster:
             known = {broker.nodeId for broker in client.cluster.brokers()}
             if not known.issuperset(row[0] for row in answer.brokers):
                 await client.force_metadata_update()
-        layouts: dict[str, Layout] = {}
+        layouts: dict[str, TopicState] = {}
         for code, name, _, partitions in answer.topics:
             error = kafka.for_code(code)
             if error is kafka.TopicAuthorizationFailedError:
@@ -142,7 +143,7 @@ class Cluster:
             if error is kafka.UnknownTopicOrPartitionError or not partitions:
                 continue
             leaders = {row[1]: row[2] if row[2] >= 0 else None for row in partitions}
-            layouts[name] = Layout(name, leaders, min(len(row[3]) for row in partitions))
+            layouts[name] = TopicState(name, leaders, min(len(row[3]) for row in partitions))
         return layouts
 
     async def bounds(
@@ -154,7 +155,6 @@ class Cluster:
 
         Raises:
             TopicMissing: a source does not exist.
-            BusUnavailable: no broker answers.
         """
         if not sources:
             return {}
@@ -184,9 +184,6 @@ class Cluster:
         """Make topics; those that exist stay as they are. All can be written to when this returns.
 
         *replicas* None leaves their number to the brokers.
-
-        Raises:
-            BusUnavailable: no broker answers, or the controller refuses.
         """
         if not specs:
             return
@@ -203,17 +200,15 @@ class Cluster:
         await self._until_led({spec.name for spec in specs})
 
     async def describe(self, topics: Collection[str]) -> dict[str, TopicState]:
-        """The settings of those *topics* that exist, the brokers' defaults included.
-
-        Raises:
-            BusUnavailable: no broker answers, or this user may not ask.
-        """
+        """Those *topics* that exist, with their settings."""
         layouts = await self.layouts(topics)
         configs = await self.configs(layouts)
-        return {name: _state(layout, configs.get(name, {})) for name, layout in layouts.items()}
+        return {
+            name: replace(layout, configs=configs.get(name, {})) for name, layout in layouts.items()
+        }
 
     async def configs(self, topics: Collection[str]) -> dict[str, dict[str, str]]:
-        """As `describe`, in Kafka's own words."""
+        """The settings of those *topics* that exist."""
         if not topics:
             return {}
         resources = [(_TOPIC_RESOURCE, name, None) for name in sorted(topics)]
@@ -398,20 +393,6 @@ def _new_topic(
     return spec.name, spec.partitions, copies, [], list(configs.items())
 
 
-def _state(layout: Layout, configs: Mapping[str, str]) -> TopicState:
-    kept_ms = int(configs.get("retention.ms") or KEPT_FOR_EVER_MS)
-    return TopicState(
-        name=layout.name,
-        partitions=len(layout.leaders),
-        replicas=layout.replicas,
-        leaderless=tuple(sorted(n for n, leader in layout.leaders.items() if leader is None)),
-        cleanup_policy=configs.get("cleanup.policy", ""),
-        retention_s=None if kept_ms < 0 else kept_ms / 1000,
-        record_bytes_max=int(configs.get("max.message.bytes") or 0),
-        in_sync_min=int(configs.get("min.insync.replicas") or 1),
-    )
-
-
 async def _group(admin: AIOKafkaAdminClient, name: str) -> GroupState:
     [answer] = await admin.describe_consumer_groups([name])
     members = 0
@@ -438,31 +419,30 @@ def _flaws(
     def flaw(problem: str, *, is_warning: bool = False) -> TopicFlaw:
         return TopicFlaw(state.name, problem, is_warning)
 
+    in_sync_min = int(state.configs.get("min.insync.replicas") or 1)
+    message_bytes_max = int(state.configs.get("max.message.bytes") or 0)
+    cleanup_policy = state.configs.get("cleanup.policy", "")
     if state.partitions != partitions:
         yield flaw(f"has {state.partitions} partitions, most others have {partitions}")
     if state.leaderless:
         numbers = ", ".join(map(str, state.leaderless))
         yield flaw(f"partitions without a leader now: {numbers}")
-    if state.in_sync_min > state.replicas:
+    if in_sync_min > state.replicas:
         yield flaw(
-            f"min.insync.replicas is {state.in_sync_min}, replicas are {state.replicas}: nothing "
-            f"can be published"
+            f"min.insync.replicas is {in_sync_min}, replicas are {state.replicas}: nothing can be "
+            f"published"
         )
-    if state.record_bytes_max < record_bytes_max:
-        yield flaw(f"max.message.bytes is {state.record_bytes_max}, less than {record_bytes_max}")
-    if "compact" in state.cleanup_policy:
+    if message_bytes_max < record_bytes_max:
+        yield flaw(f"max.message.bytes is {message_bytes_max}, less than {record_bytes_max}")
+    if "compact" in cleanup_policy:
         yield flaw(
-            f"cleanup.policy is {state.cleanup_policy}: compaction removes all but the last record "
-            f"of a key, and all records of a saga have the same key",
+            f"cleanup.policy is {cleanup_policy}: compaction removes all but the last record of a "
+            f"key, and all records of a saga have the same key",
             is_warning=True,
         )
-    if (
-        spec.retention_s is not None
-        and state.retention_s is not None
-        and state.retention_s < spec.retention_s
-    ):
+    wanted_s, kept_s = spec.retention_s, state.retention_s
+    if wanted_s is not None and kept_s is not None and kept_s < wanted_s:
         yield flaw(
-            f"keeps records for {state.retention_s:g} s, less than the {spec.retention_s} s that "
-            f"the settings say",
+            f"keeps records for {kept_s:g} s, less than the {wanted_s} s that the settings say",
             is_warning=True,
         )

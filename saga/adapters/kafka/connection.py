@@ -10,6 +10,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +41,7 @@ IDENTITY: Final = (
     "sasl_oauth_token_provider",
 )
 """The options of aiokafka's clients that say who we are, and how nobody else listens."""
+OAUTH: Final = "OAUTHBEARER"
 _OAUTH_HOOK: Final = "SAGA_KAFKA_SASL_OAUTH_TOKEN"
 _PROTOCOLS_THAT_USE: Final = {
     "kafka_sasl_": ("SASL_SSL", "SASL_PLAINTEXT"),
@@ -51,35 +53,16 @@ _NEEDED_BY_PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
 
 
 @value(kw_only=True)
-class KafkaSecurity:
-    """Encryption and credentials.
-
-    *oauth_token* is `module:callable`. It is called without arguments, in the event loop, whenever
-    a connection is made; it returns an access token, or an awaitable of one.
-    """
-
-    protocol: str = "PLAINTEXT"
-    mechanism: str = "PLAIN"
-    username: str | None = None
-    password: SecretStr | None = None
-    oauth_token: str | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    key_password: SecretStr | None = None
-    checks_hostname: bool = True
-
-
-@value(kw_only=True)
 class KafkaConnection:
     """Where the cluster is, and how to talk to it.
 
-    *servers* are `host:port`, any of the cluster's. *client_id* names us in the brokers' logs.
+    *servers* are `host:port`, any of the cluster's; *client_id* names us in the brokers' logs. Of
+    *settings* those count that are about encryption and credentials.
     """
 
     servers: tuple[str, ...]
     client_id: str = "saga"
-    security: KafkaSecurity = KafkaSecurity()
+    settings: Settings = field(default_factory=lambda: Settings.read({}))
 
     @classmethod
     def of(cls, settings: Settings) -> KafkaConnection:
@@ -88,11 +71,9 @@ class KafkaConnection:
         Raises:
             SettingsError: settings do not fit together, or name something that cannot be loaded.
         """
-        connection = cls(
-            servers=settings.servers,
-            client_id=f"saga-{settings.env}-{settings.namespace}",
-            security=_security(settings),
-        )
+        _check_together(settings)
+        client_id = f"saga-{settings.env}-{settings.namespace}"
+        connection = cls(servers=settings.servers, client_id=client_id, settings=settings)
         connection.options()  # a file that cannot be loaded is reported now, not at the first use
         return connection
 
@@ -102,24 +83,23 @@ class KafkaConnection:
         Raises:
             SettingsError: a file or a hook cannot be loaded.
         """
-        security = self.security
-        is_encrypted = security.protocol in ("SSL", "SASL_SSL")
+        settings, protocol = self.settings, self.settings.kafka_security_protocol
         options: dict[str, Any] = {
             "bootstrap_servers": list(self.servers),
             "client_id": self.client_id,
             "request_timeout_ms": REQUEST_TIMEOUT_MS,
             "retry_backoff_ms": RETRY_BACKOFF_MS,
             "connections_max_idle_ms": IDLE_CONNECTION_MS,
-            "security_protocol": security.protocol,
-            "ssl_context": _ssl_context(security) if is_encrypted else None,
+            "security_protocol": protocol,
+            "ssl_context": _ssl_context(settings) if protocol.endswith("SSL") else None,
         }
-        if security.protocol.startswith("SASL_"):
-            options["sasl_mechanism"] = security.mechanism
-            if security.mechanism == "OAUTHBEARER":
-                options["sasl_oauth_token_provider"] = _token_provider(security)
+        if protocol.startswith("SASL_"):
+            options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+            if settings.kafka_sasl_mechanism == OAUTH:
+                options["sasl_oauth_token_provider"] = _token_hook(settings)
             else:
-                options["sasl_plain_username"] = security.username
-                options["sasl_plain_password"] = _revealed(security.password)
+                options["sasl_plain_username"] = settings.kafka_sasl_username
+                options["sasl_plain_password"] = _revealed(settings.kafka_sasl_password)
         return options
 
 
@@ -130,7 +110,11 @@ class NoToken(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
 
 
 class TokenHook(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
-    """A user's callable as a token provider of aiokafka."""
+    """A user's callable as a token provider of aiokafka.
+
+    It is called without arguments, in the event loop, whenever a connection is made; it returns an
+    access token, or an awaitable of one.
+    """
 
     def __init__(self, hook: Any, name: str) -> None:
         self._hook = hook
@@ -171,7 +155,7 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-def _security(settings: Settings) -> KafkaSecurity:
+def _check_together(settings: Settings) -> None:
     protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
     for prefix, protocols in _PROTOCOLS_THAT_USE.items():
         given = sorted(name for name in settings.model_fields_set if name.startswith(prefix))
@@ -182,77 +166,60 @@ def _security(settings: Settings) -> KafkaSecurity:
                 f"set that to {' or '.join(protocols)}",
             )
     if protocol.startswith("SASL_"):
-        is_by_token = mechanism == "OAUTHBEARER"
-        for name in _NEEDED_BY_TOKEN if is_by_token else _NEEDED_BY_PASSWORD:
+        for name in _NEEDED_BY_TOKEN if mechanism == OAUTH else _NEEDED_BY_PASSWORD:
             if getattr(settings, name) is None:
                 raise SettingsError(f"SAGA_{name.upper()}", f"{protocol} by {mechanism} needs it")
-    return KafkaSecurity(
-        protocol=protocol,
-        mechanism=mechanism,
-        username=settings.kafka_sasl_username,
-        password=settings.kafka_sasl_password,
-        oauth_token=settings.kafka_sasl_oauth_token,
-        ca_file=settings.kafka_ssl_ca_file,
-        cert_file=settings.kafka_ssl_cert_file,
-        key_file=settings.kafka_ssl_key_file,
-        key_password=settings.kafka_ssl_key_password,
-        checks_hostname=settings.kafka_ssl_check_hostname,
-    )
 
 
-def _revealed(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
-
-
-def _ssl_context(security: KafkaSecurity) -> ssl.SSLContext:
+def _ssl_context(settings: Settings) -> ssl.SSLContext:
+    ca_file = settings.kafka_ssl_ca_file
     try:
-        context = ssl.create_default_context(cafile=security.ca_file)
+        context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         problem = "no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-        raise SettingsError("SAGA_KAFKA_SSL_CA_FILE", f"{security.ca_file}: {problem}") from error
-    context.check_hostname = security.checks_hostname
-    if security.cert_file is not None:
-        _load_certificate(context, security, security.cert_file)
+        raise SettingsError("SAGA_KAFKA_SSL_CA_FILE", f"{ca_file}: {problem}") from error
+    context.check_hostname = settings.kafka_ssl_check_hostname
+    if settings.kafka_ssl_cert_file is not None:
+        _load_certificate(context, settings, settings.kafka_ssl_cert_file)
     return context
 
 
-def _load_certificate(context: ssl.SSLContext, security: KafkaSecurity, cert_file: Path) -> None:
+def _load_certificate(context: ssl.SSLContext, settings: Settings, cert_file: Path) -> None:
+    key_file, key_password = settings.kafka_ssl_key_file, settings.kafka_ssl_key_password
     asked: list[bool] = []
 
     def password() -> str:
         # Without this function OpenSSL would ask at the terminal, and wait.
         asked.append(True)
-        return _revealed(security.key_password) or ""
+        return _revealed(key_password) or ""
 
     try:
-        context.load_cert_chain(cert_file, security.key_file, password=password)
+        context.load_cert_chain(cert_file, key_file, password=password)
     except (OSError, ssl.SSLError) as error:
-        setting, path = "SAGA_KAFKA_SSL_CERT_FILE", cert_file
+        setting, problem = "SAGA_KAFKA_SSL_CERT_FILE", f"{cert_file}: {error.strerror}"
         if asked:
-            problem = "wrong for" if security.key_password else "missing: there is a password on"
-            problem = f"{problem} {security.key_file or cert_file}"
-            raise SettingsError("SAGA_KAFKA_SSL_KEY_PASSWORD", problem) from error
-        if isinstance(error, ssl.SSLError):
-            where = f"{cert_file}, {security.key_file}" if security.key_file else cert_file
+            setting = "SAGA_KAFKA_SSL_KEY_PASSWORD"
+            problem = "wrong for" if key_password else "missing: there is a password on"
+            problem = f"{problem} {key_file or cert_file}"
+        elif isinstance(error, ssl.SSLError):
+            where = f"{cert_file}, {key_file}" if key_file else cert_file
             problem = f"{where}: no certificate and key in PEM that fit together ({error.reason})"
-            raise SettingsError(setting, problem) from error
-        if security.key_file is not None and not _is_readable(security.key_file):
-            setting, path = "SAGA_KAFKA_SSL_KEY_FILE", security.key_file
-        raise SettingsError(setting, f"{path}: {error.strerror}") from error
+        elif key_file is not None and not os.access(key_file, os.R_OK):
+            setting, problem = "SAGA_KAFKA_SSL_KEY_FILE", f"{key_file}: {error.strerror}"
+        raise SettingsError(setting, problem) from error
 
 
-def _is_readable(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.R_OK)
-
-
-def _token_provider(security: KafkaSecurity) -> TokenHook:
-    module, _, name = (security.oauth_token or "").partition(":")
-    if not module or not name:
-        raise SettingsError(_OAUTH_HOOK, "expected module:callable, which returns an access token")
+def _token_hook(settings: Settings) -> TokenHook:
+    hook_name = settings.kafka_sasl_oauth_token or ""
+    module, _, name = hook_name.partition(":")
     try:
         hook = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise SettingsError(_OAUTH_HOOK, f"{security.oauth_token!r}: {error}") from error
+        raise SettingsError(_OAUTH_HOOK, f"{hook_name!r}: {error}") from error
     if not callable(hook):
-        raise SettingsError(_OAUTH_HOOK, f"{security.oauth_token!r} cannot be called")
-    return TokenHook(hook, f"{module}:{name}")
+        raise SettingsError(_OAUTH_HOOK, f"{hook_name!r} cannot be called")
+    return TokenHook(hook, hook_name)
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

@@ -18,8 +18,9 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
 from saga.adapters.kafka import _aiokafka
-from saga.adapters.kafka.connection import IDENTITY, KafkaConnection, KafkaSecurity, NoToken, within
+from saga.adapters.kafka.connection import IDENTITY, OAUTH, KafkaConnection, NoToken, within
 from saga.errors import BusUnavailable
+from saga.settings import Settings
 
 TRIAL_S: Final = 3.0
 CLOSING_S: Final = 1.0
@@ -68,11 +69,11 @@ async def _problem_of(connection: KafkaConnection, server: str) -> str | None:
                 # A token that is refused, or a certificate that is missing, shows only here.
                 answer = await trial.send(MetadataRequest([]))
                 if not answer.brokers:
-                    return _ended(connection.security)
+                    return _ended(connection.settings)
         finally:
             await _close(trial)
     except Exception as error:  # noqa: BLE001  # hooks and parsers of others may raise anything
-        return _advice(connection.security, error)
+        return _advice(connection.settings, error)
     return None
 
 
@@ -87,33 +88,33 @@ async def _close(trial: AIOKafkaConnection) -> None:
         await asyncio.wait([closed], timeout=CLOSING_S)
 
 
-def _advice(security: KafkaSecurity, error: Exception) -> str:
+def _advice(settings: Settings, error: Exception) -> str:
     match error:
         case ssl.SSLCertVerificationError():
-            return _unbelieved(security, error)
+            return _unbelieved(settings, error)
         case ssl.SSLError():
             return (
                 f"no TLS: {error.reason or 'the connection ended'}. See that {_PROTOCOL} fits this"
                 f" port, and whether it asks for SAGA_KAFKA_SSL_CERT_FILE"
             )
         case kafka.SaslAuthenticationFailed() | kafka.AuthenticationFailedError():
-            return _refused(security)
+            return _refused(settings)
         case kafka.UnsupportedSaslMechanismError():
-            return f"SAGA_KAFKA_SASL_MECHANISM: it does not take {security.mechanism}"
+            return f"SAGA_KAFKA_SASL_MECHANISM: it does not take {settings.kafka_sasl_mechanism}"
         case NoToken():
             return str(error)
         case ConnectionRefusedError():
             return "nobody listens there; see SAGA_BUS"
         case ConnectionError() | TimeoutError():
-            return _ended(security)
+            return _ended(settings)
         case OSError():
             return f"{error.strerror or error}; see SAGA_BUS"
         case _:
             # A server that is no Kafka can make aiokafka raise nearly anything.
-            return _ended(security)
+            return _ended(settings)
 
 
-def _unbelieved(security: KafkaSecurity, error: ssl.SSLCertVerificationError) -> str:
+def _unbelieved(settings: Settings, error: ssl.SSLCertVerificationError) -> str:
     problem = error.verify_message.rstrip(".")
     if "Hostname mismatch" in problem or "IP address mismatch" in problem:
         return (
@@ -123,33 +124,36 @@ def _unbelieved(security: KafkaSecurity, error: ssl.SSLCertVerificationError) ->
         )
     if "expired" in problem or "not yet valid" in problem:
         return f"its certificate: {problem}. It has to be renewed, or this machine's clock is wrong"
-    where = security.ca_file or "the system's authorities"
+    where = settings.kafka_ssl_ca_file or "the system's authorities"
     return f"SAGA_KAFKA_SSL_CA_FILE ({where}) does not vouch for its certificate: {problem}"
 
 
-def _refused(security: KafkaSecurity) -> str:
-    if security.mechanism == "OAUTHBEARER":
-        return f"SAGA_KAFKA_SASL_OAUTH_TOKEN: it refuses the token of {security.oauth_token}"
+def _refused(settings: Settings) -> str:
+    mechanism = settings.kafka_sasl_mechanism
+    if mechanism == OAUTH:
+        hook = settings.kafka_sasl_oauth_token
+        return f"SAGA_KAFKA_SASL_OAUTH_TOKEN: it refuses the token of {hook}"
     return (
-        f"SAGA_KAFKA_SASL_PASSWORD: it refuses user {security.username!r} with this password by"
-        f" {security.mechanism}; see SAGA_KAFKA_SASL_USERNAME and SAGA_KAFKA_SASL_MECHANISM, too"
+        f"SAGA_KAFKA_SASL_PASSWORD: it refuses user {settings.kafka_sasl_username!r} with this"
+        f" password by {mechanism}; see SAGA_KAFKA_SASL_USERNAME and SAGA_KAFKA_SASL_MECHANISM, too"
     )
 
 
-def _ended(security: KafkaSecurity) -> str:
-    if security.protocol.startswith("SASL_") and security.mechanism == "OAUTHBEARER":
-        return f"{_refused(security)}, or {_PROTOCOL} does not fit this port"
-    if security.protocol == "SSL" and security.cert_file is None:
+def _ended(settings: Settings) -> str:
+    protocol, cert_file = settings.kafka_security_protocol, settings.kafka_ssl_cert_file
+    if protocol.startswith("SASL_") and settings.kafka_sasl_mechanism == OAUTH:
+        return f"{_refused(settings)}, or {_PROTOCOL} does not fit this port"
+    if protocol == "SSL" and cert_file is None:
         return (
             f"it ends the connection: either this port is not for {_PROTOCOL}=SSL, or it asks for"
             f" our certificate, SAGA_KAFKA_SSL_CERT_FILE"
         )
-    if security.protocol == "SSL":
+    if protocol == "SSL":
         return (
-            f"it ends the connection: SAGA_KAFKA_SSL_CERT_FILE ({security.cert_file}) may be"
-            f" expired, or not signed by those whom the brokers believe"
+            f"it ends the connection: SAGA_KAFKA_SSL_CERT_FILE ({cert_file}) may be expired, or not"
+            f" signed by those whom the brokers believe"
         )
     return (
-        f"it ends the connection or does not answer: {_PROTOCOL} is {security.protocol}, see that"
-        f" this port is for that"
+        f"it ends the connection or does not answer: {_PROTOCOL} is {protocol}, see that this port"
+        f" is for that"
     )

@@ -394,9 +394,9 @@ async def test_topics_are_described_and_compared(
     await bus.close()
 
     state = states[f"{namespace}.a"]
-    assert (state.partitions, state.replicas, state.in_sync_min) == (2, 1, 1)
-    assert (state.cleanup_policy, state.retention_s) == ("delete", 3600)
-    assert state.record_bytes_max == 1_000_000 + 65_536
+    assert (state.partitions, state.replicas, state.retention_s) == (2, 1, 3600)
+    made = ("min.insync.replicas", "cleanup.policy", "max.message.bytes")
+    assert [state.configs[name] for name in made] == ["1", "delete", str(1_000_000 + 65_536)]
     problems = {(flaw.topic.rpartition(".")[2], flaw.problem.split()[0]) for flaw in flaws}
     assert problems == {
         ("a", "max.message.bytes"),

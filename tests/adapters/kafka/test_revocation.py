@@ -3,7 +3,6 @@
 # ruff: noqa: SLF001 - only tests ask how far a worker has come
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from saga.adapters.kafka.consumer import DRAIN_S
 from saga.errors import StoreUnavailable
 from saga.ports.bus import Record, Source, TopicSpec
 from saga.runtime.orchestrator import Orchestrator
+from tests.adapters.faststream.fixtures import until
 from tests.adapters.kafka.fixtures import QUICK, read
 from tests.scenarios import order_app
 from tests.scenarios.examined import effects
@@ -37,17 +37,20 @@ async def member(kafka, namespace: str):
         await bus.close()
 
 
-async def fetching(consumer) -> None:
-    """Fetch until cancelled."""
-    while True:
-        await consumer.fetch(records_max=10, timeout_s=0.05)
+async def shared_out(first, second) -> int:
+    """How many partitions are left to *first* once both have some; both fetch until then."""
 
+    async def fetching(consumer) -> None:
+        while True:
+            await consumer.fetch(records_max=10, timeout_s=0.05)
 
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait until *is_so*."""
-    async with asyncio.timeout(WAIT_S):
-        while not is_so():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    tasks = [asyncio.create_task(fetching(consumer)) for consumer in (first, second)]
+    await until(lambda: second.assignment() and first.assignment(), timeout_s=WAIT_S)
+    share = len(first.assignment())
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return share
 
 
 @pytest.mark.parametrize("is_finished", [True, False])
@@ -81,12 +84,7 @@ async def test_others_read_only_after_we_have_drained(member, namespace: str, is
 
     first.on_revoke(drain)
     _, second = await member(resume_at=others_resume_at)
-    tasks = [asyncio.create_task(fetching(consumer)) for consumer in (first, second)]
-    await until(lambda: second.assignment() and first.assignment())
-    share = len(first.assignment())
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    share = await shared_out(first, second)
 
     assert events == [("asked", DRAIN_S, 3), ("answered", 0)]
     assert share + len(second.assignment()) == 3
@@ -109,12 +107,9 @@ async def test_a_drain_that_fails_keeps_nothing(member, namespace) -> None:
     await first.fetch(records_max=1, timeout_s=1)
     first.on_revoke(fail)
     _, second = await member()
-    tasks = [asyncio.create_task(fetching(consumer)) for consumer in (first, second)]
-    await until(lambda: second.assignment() and first.assignment())
-    share = len(first.assignment())
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+
+    share = await shared_out(first, second)
+
     assert asked == [3, share]
 
 
@@ -149,7 +144,7 @@ async def test_a_batch_in_hand_is_finished_before_the_others_read_on(
                 await asyncio.sleep(0.01)
 
         placing = asyncio.create_task(place_orders())
-        await until(lambda: first.counts["turns"] > 0)
+        await until(lambda: first.counts["turns"] > 0, timeout_s=WAIT_S)
         async with order_app.service(tmp_path, with_services=False, **given) as second:
             await placing
             await asyncio.gather(*(first.outcome(saga, timeout=WAIT_S) for saga in sagas))
@@ -181,16 +176,20 @@ async def test_a_batch_that_cannot_be_finished_is_abandoned(
         placed = [order_app.OrderPlaced(order_id=f"o-{n}") for n in range(ORDERS)]
         sagas = [await first.publish(order) for order in placed]
         await until(lambda: worker.receiver.in_hand + worker._batcher._records_taken > 0)
+        finish, abandoned = worker._batcher.finish_or_abandon, []
+
+        async def abandon(within_s: float) -> bool:
+            is_finished = await finish(within_s)
+            abandoned.append((is_finished, worker.receiver.in_hand, worker.counts["turns"]))
+            return is_finished
+
+        worker.receiver.consumer.on_revoke(abandon)
         async with order_app.service(tmp_path, with_services=False, **given) as second:
-            await until(lambda: bool(orchestrator_of(second).receiver.consumer.assignment()))
-            assert worker.receiver.in_hand == 0
-            assert worker._batcher.is_abandoned
-            turns = worker.counts["turns"]
-            await until(lambda: second.counts["started"] > 0)
+            await until(lambda: second.counts["started"] > 0, timeout_s=WAIT_S)
             store.append = append
             await asyncio.gather(*(first.outcome(saga, timeout=WAIT_S) for saga in sagas))
             counts = [first.counts, second.counts]
 
-    assert turns == 0
+    assert abandoned[0] == (False, 0, 0)
     assert sum(count["completed"] for count in counts) == ORDERS
     assert set(effects(tmp_path).values()) == {1}

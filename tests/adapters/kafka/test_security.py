@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from infra import InfraError, Kafka, Listener
 from infra.scratch import scratch_folder
 from saga.adapters.kafka import KafkaBus, open_bus
-from saga.adapters.kafka.connection import KafkaConnection, KafkaSecurity
+from saga.adapters.kafka.connection import KafkaConnection
 from saga.adapters.kafka.diagnosis import diagnosis
 from saga.console.cli.output import ExitCode
 from saga.errors import BusUnavailable, SettingsError
@@ -244,17 +243,11 @@ async def test_a_token_that_is_no_good_is_traced_to_its_hook(secured: Secured, h
 @pytest.mark.parametrize("wrong", ["password", "token"])
 async def test_a_diagnosis_leaves_no_connection_open(secured: Secured, wrong: str) -> None:
     """Not even while an encrypted one ends: the program may end before."""
-    how = KafkaSecurity(
-        protocol="SASL_SSL",
-        mechanism="OAUTHBEARER" if wrong == "token" else "PLAIN",
-        username=USER,
-        password=SecretStr(WRONG),
-        oauth_token=f"{__name__}:{stale_token.__name__}",
-        ca_file=secured.authority.certificate,
-    )
-    server = secured.kafka.bootstrap_of("SECURE")
+    variables = secured.variables(SAGA_KAFKA_SASL_MECHANISM="PLAIN", SAGA_KAFKA_SASL_PASSWORD=WRONG)
+    if wrong == "token":
+        variables = bearing(secured, stale_token)
 
-    assert await diagnosis(KafkaConnection(servers=(server,), security=how))
+    assert await diagnosis(KafkaConnection.of(Settings.read(variables)))
 
     transports = [thing for thing in gc.get_objects() if isinstance(thing, _SelectorTransport)]
     assert [left for left in transports if left._sock is not None] == []  # noqa: SLF001
@@ -401,7 +394,7 @@ async def test_no_repr_shows_a_secret(secured: Secured) -> None:
     bus = open_bus(settings)
     connection = bus._connection  # noqa: SLF001 - what a debugger would show
 
-    for thing in (settings, bus, connection, connection.security, settings.model_dump()):
+    for thing in (settings, bus, connection, connection.settings, settings.model_dump()):
         assert PASSWORD not in f"{thing!r}{thing}"
     assert isinstance(bus, KafkaBus)
     await bus.close()
