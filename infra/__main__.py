@@ -10,13 +10,10 @@ import sys
 from pathlib import Path
 
 from infra.failures import InfraError
-from infra.jars import kafka_jars
-from infra.lending import Lending
-from infra.programs import java, postgres_folder
-from infra.standing import Standing, StandingServers
+from infra.programs import java, kafka_jars, postgres_folder
+from infra.standing import VARIABLES, Standing, StandingServers, lend
 
 ROOT = Path(__file__).parents[1]
-_VARIABLES = {"kafka": "SAGA_BUS", "postgres": "SAGA_STORE"}
 
 
 def main(words: list[str] | None = None) -> int:
@@ -34,7 +31,7 @@ def main(words: list[str] | None = None) -> int:
             case "fetch":
                 return _fetch()
             case "with":
-                return _lend(servers, given)
+                return lend(given.command, servers, kept=given.kept, is_fast=given.fast, tell=_say)
     except InfraError as error:
         _say(str(error))
         return 1
@@ -63,11 +60,11 @@ def _status(servers: StandingServers) -> int:
     for server in running:
         _say(f"{server.name} runs as process {server.pid}; its log: {_short(server.log)}")
     names = {server.name for server in running}
-    for name in _VARIABLES:
+    for name in VARIABLES:
         if name not in names:
             _say(f"{name} does not run")
     _export(running)
-    return 0 if len(running) == len(_VARIABLES) else 1
+    return 0 if len(running) == len(VARIABLES) else 1
 
 
 def _fetch() -> int:
@@ -82,14 +79,9 @@ def _fetch() -> int:
     return code
 
 
-def _lend(standing: StandingServers, given: argparse.Namespace) -> int:
-    lending = Lending(standing, kept=given.kept, is_fast=given.fast, tell=_say)
-    return lending.run(given.command)
-
-
 def _export(running: list[Standing]) -> None:
     for server in running:
-        print(f"export {_VARIABLES[server.name]}={server.address}")  # noqa: T201 - what it is for
+        print(f"export {VARIABLES[server.name]}={server.address}")  # noqa: T201 - what it is for
 
 
 def _say(text: str) -> None:
@@ -116,10 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--erase", action="store_true", help="remove the data as well")
     actions.add_parser("status", help="say what runs; exit 1 if not everything does")
     actions.add_parser("fetch", help="install and download what is missing, and start nothing")
-    lend = actions.add_parser("with", help="run a command that finds both in SAGA_BUS, SAGA_STORE")
-    lend.add_argument("--kept", type=Path, help="keep the data there for the next time")
-    lend.add_argument("--fast", action="store_true", help="have Kafka compiled, to be measured")
-    lend.add_argument("command", nargs="+", help="the command, after --")
+    with_ = actions.add_parser("with", help="run a command that finds both in SAGA_BUS, SAGA_STORE")
+    with_.add_argument("--kept", type=Path, help="keep the data there for the next time")
+    with_.add_argument("--fast", action="store_true", help="have Kafka compiled, to be measured")
+    with_.add_argument("command", nargs="+", help="the command, after --")
     return parser
 
 

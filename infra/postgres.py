@@ -15,18 +15,16 @@ import subprocess
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from infra.failures import InfraError, NotInstalled, NotStarted
 from infra.ports import HOST, START_ATTEMPTS_MAX, free_port
-from infra.processes import ServerProcess, prefix, run, wait_until_ready
+from infra.processes import Server, ServerProcess, prefix, run, wait_until_ready
 from infra.programs import postgres_folder
 
 USER = "saga"
 INITDB_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
 _UNPRIVILEGED = ("postgres", "nobody")
 _STATE_LINE = 7  # of postmaster.pid, counted from 0
 _PORT_TAKEN = "could not bind"
@@ -55,7 +53,7 @@ _SIGNALS = {
 }
 
 
-class Postgres:
+class Postgres(Server):
     """A server, started with `start` or as a context manager."""
 
     def __init__(
@@ -85,18 +83,6 @@ class Postgres:
         self._given_certificate = certificate
         self._is_bound = not outlives_owner
         self._user = _server_user()
-        self._process: ServerProcess | None = None
-
-    @property
-    def process(self) -> ServerProcess:
-        """Its process, running or not; there is one from the first start on."""
-        assert self._process is not None, "PostgreSQL was never started"
-        return self._process
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its process runs, serving or not."""
-        return self._process is not None and self._process.is_running()
 
     def url(self, database: str = "postgres") -> str:
         """The address of one of its databases, password included."""
@@ -131,15 +117,8 @@ class Postgres:
 
     def stop(self, mode: StopMode = StopMode.FAST) -> None:
         """Stops it, and kills it when that takes half a minute."""
-        if self._process is not None:
-            self._process.signal(_SIGNALS[mode])
-            if not self._process.has_ended(timeout_s=STOP_TIMEOUT_S):
-                self._process.kill()
-
-    def kill(self) -> None:
-        """Kills it and its connections with SIGKILL; does nothing when it does not run."""
-        if self._process is not None:
-            self._process.kill()
+        self._ask_to_stop(_SIGNALS[mode])
+        self._await_end()
 
     def restart(self, mode: StopMode = StopMode.FAST) -> None:
         """Stops it if it runs, and starts it again."""
@@ -150,12 +129,7 @@ class Postgres:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
     def _make(self, programs: Path) -> None:

@@ -27,6 +27,7 @@ from infra.failures import NotStarted
 _POLL_S = 0.01
 _GO_ON_IF_OWNED = '[ "$PPID" = "$0" ] && exec "$@"'
 KILL_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 30.0
 
 
 class ServerProcess:
@@ -125,6 +126,37 @@ class ServerProcess:
         for process in descendants:
             ended = ServerProcess(process.pid, process.create_time())
             assert ended.has_ended(timeout_s=KILL_TIMEOUT_S), f"{process.pid} survived SIGKILL"
+
+
+class Server:
+    """A server with one process, which may be started again and again."""
+
+    _process: ServerProcess | None = None
+
+    @property
+    def process(self) -> ServerProcess:
+        """Its process, running or not; there is one from the first start on."""
+        assert self._process is not None, f"{self} was never started"
+        return self._process
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process runs, serving or not."""
+        return self._process is not None and self._process.is_running()
+
+    def kill(self) -> None:
+        """Kills it with SIGKILL, and all that it has started; nothing where it does not run."""
+        if self._process is not None:
+            self._process.kill()
+
+    def _ask_to_stop(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.signal(number)
+
+    def _await_end(self) -> None:
+        """Kill it when a stop takes half a minute."""
+        if self._process is not None and not self._process.has_ended(timeout_s=STOP_TIMEOUT_S):
+            self._process.kill()
 
 
 def _stopped_descendants(parent: psutil.Process) -> list[psutil.Process]:

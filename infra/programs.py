@@ -4,17 +4,22 @@ As root on Debian or a relative of it, a missing package is installed; anybody e
 command. Two test processes that miss the same package install it once.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from infra.failures import NotInstalled, end_of
 from infra.locks import exclusive
+from infra.processes import run
 
 INSTALL_TIMEOUT_S = 600
 _POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+FETCH_TIMEOUT_S = 600.0
+_POM = Path(__file__).with_name("kafka-pom.xml")
 _APT = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
 
 
@@ -35,13 +40,23 @@ def java() -> Path:
     return _program("java", package="default-jre-headless", what="Java 17 or newer")
 
 
-def maven() -> Path:
-    """Maven, which fetches Kafka.
+def kafka_jars() -> Path:
+    """The folder with all jars of a broker, fetched by Maven once.
+
+    What `kafka-pom.xml` says names the folder, so that another version is another folder. It
+    appears complete or not at all; whoever comes while it is being fetched waits.
 
     Raises:
-        NotInstalled: it is missing and cannot be installed from here.
+        NotInstalled: Maven is missing.
+        NotStarted: Maven could not fetch them.
     """
-    return _program("mvn", package="maven", what="Maven")
+    digest = hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / f"kafka-{digest}"
+    if not folder.exists():
+        with exclusive(cache_folder() / "kafka.lock"):
+            if not folder.exists():
+                _fetch(folder)
+    return folder
 
 
 def postgres_folder() -> Path:
@@ -115,3 +130,17 @@ def _install(package: str, *, what: str) -> None:
         # A repository that cannot be refreshed may still have what is asked for.
         if done.returncode != 0 and "install" in command:
             raise NotInstalled(what, f"{remedy} (failed just now; {log} ends with)\n{end_of(log)}")
+
+
+def _fetch(folder: Path) -> None:
+    program = _program("mvn", package="maven", what="Maven")
+    log = cache_folder() / "kafka-fetch.log"
+    log.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetching-") as scratch:
+        pom = Path(shutil.copy(_POM, scratch))
+        jars = Path(scratch) / "jars"
+        command: list[str | Path] = [program, "--batch-mode", "--no-transfer-progress"]
+        command += ["--file", pom, "dependency:copy-dependencies", "-DincludeScope=runtime"]
+        command += [f"-DoutputDirectory={jars}"]
+        run("Maven", command, log=log, timeout_s=FETCH_TIMEOUT_S)
+        jars.rename(folder)

@@ -1,5 +1,7 @@
 """Servers in the background, for work by hand: started once, found again, stopped by command.
 
+Also servers for as long as one command runs: those in the background, or ones of its own.
+
 All that is theirs is in one folder (`.saga/infra`): data, logs, and `state.json`, which says who
 runs where. `up` prefers the ports everybody knows and keeps the ones it got.
 """
@@ -10,6 +12,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +23,13 @@ from zlib import crc32
 from infra.kafka import Kafka
 from infra.locks import exclusive
 from infra.postgres import Postgres
-from infra.processes import ServerProcess
+from infra.processes import STOP_TIMEOUT_S, ServerProcess
+from infra.scratch import scratch_folder
 
 KAFKA_PORT = 9092
 POSTGRES_PORT = 5432
-STOP_TIMEOUT_S = 30.0
+VARIABLES = {"kafka": "SAGA_BUS", "postgres": "SAGA_STORE"}
+"""Where a command finds their addresses."""
 _OTHERS_MAY_PASS = 0o001
 
 
@@ -97,21 +104,13 @@ class StandingServers:
                 if not process.has_ended(timeout_s=STOP_TIMEOUT_S):
                     process.kill()
             if erase:
-                shutil.rmtree(self._kafka_folder, ignore_errors=True)
-                shutil.rmtree(self._postgres_folder, ignore_errors=True)
+                shutil.rmtree(self.folder / "kafka", ignore_errors=True)
+                shutil.rmtree(postgres_home(self.folder), ignore_errors=True)
                 self._state.unlink(missing_ok=True)
             return running
 
-    @property
-    def _kafka_folder(self) -> Path:
-        return self.folder / "kafka"
-
-    @property
-    def _postgres_folder(self) -> Path:
-        return postgres_home(self.folder)
-
     def _start_kafka(self, port: int) -> Standing:
-        server = Kafka(self._kafka_folder, preferred_port=port, outlives_owner=True)
+        server = Kafka(self.folder / "kafka", preferred_port=port, outlives_owner=True)
         server.start()
         (broker,) = server.brokers
         return Standing(
@@ -124,7 +123,7 @@ class StandingServers:
         )
 
     def _start_postgres(self, port: int) -> Standing:
-        server = Postgres(self._postgres_folder, preferred_port=port, outlives_owner=True)
+        server = Postgres(postgres_home(self.folder), preferred_port=port, outlives_owner=True)
         server.start()
         assert server.port is not None, "a server that was started has a port"
         return Standing(
@@ -150,6 +149,82 @@ class StandingServers:
         new.touch(mode=0o600)  # it has the password
         new.write_text(text, "utf-8")
         new.replace(self._state)
+
+
+def lend(
+    command: Sequence[str],
+    standing: StandingServers,
+    *,
+    kept: Path | None,
+    is_fast: bool,
+    tell: Callable[[str], None],
+) -> int:
+    """Runs *command*, which finds a Kafka and a PostgreSQL in its environment; its exit code.
+
+    Ctrl-C is left to it: servers of its own go on until it has ended, and stop after it however it
+    ends. *tell* is given sentences for people.
+
+    Args:
+        standing: used if both of them run, unless they are to be fast.
+        kept: where servers of the command's own have their data; None throws it away.
+        is_fast: whether Kafka is to be measured.
+
+    Raises:
+        NotInstalled, NotStarted: a server cannot be had.
+    """
+    running = {} if is_fast else {server.name: server for server in standing.running()}
+    addresses: Mapping[str, str] = {name: server.address for name, server in running.items()}
+    with ExitStack() as stack:
+        if running.keys() == VARIABLES.keys():
+            tell("Using the Kafka and the PostgreSQL of `make up`.")
+        else:
+            tell("Starting a Kafka and a PostgreSQL ...")
+            addresses = stack.enter_context(_own_servers(kept, is_fast=is_fast, tell=tell))
+        told = {VARIABLES[name]: address for name, address in addresses.items()}
+        child = subprocess.Popen(command, env={**os.environ, **told})
+        with _signals_left_to(child):
+            code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _own_servers(
+    kept: Path | None, *, is_fast: bool, tell: Callable[[str], None]
+) -> Iterator[Mapping[str, str]]:
+    with ExitStack() as stack:
+        if kept is None:
+            folder = stack.enter_context(scratch_folder())
+            home = folder / "postgres"
+        else:
+            folder = kept.absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(exclusive(folder / "lock"))
+            home = postgres_home(folder)
+        kafka = stack.enter_context(Kafka(folder / "kafka", is_fast=is_fast))
+        postgres = stack.enter_context(Postgres(home))
+        yield {"kafka": f"kafka://{kafka.bootstrap}", "postgres": postgres.url()}
+        if kept is not None:
+            kafka.stop()
+            postgres.stop()
+            tell("Kafka and PostgreSQL have stopped; `make up` first keeps them running.")
+
+
+@contextmanager
+def _signals_left_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ctrl-C reaches *child* from the terminal, and other signals through us."""
+
+    def pass_on(number: int, _: object) -> None:
+        child.send_signal(number)
+
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def postgres_home(folder: Path) -> Path:
