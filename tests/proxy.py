@@ -31,15 +31,6 @@ class Cut(Enum):
     """The server has done it, and its answer gets lost."""
 
 
-def _never() -> Cut | None:
-    """Every COMMIT passes."""
-    return None
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
-
-
 class Proxy:
     """Listens on a port of its own, at *url*, and hands everything on to the server of that URL.
 
@@ -56,8 +47,8 @@ class Proxy:
         self._is_open = True
         login, port = parts.netloc.rpartition("@")[0], self._listener.getsockname()[1]
         self.url = urlunsplit(parts._replace(netloc=f"{login}@{HOST}:{port}"))
-        self.at_commit: Callable[[], Cut | None] = _never
-        self.on_cut: Callable[[], None] = _nothing
+        self.at_commit: Callable[[], Cut | None] = lambda: None
+        self.on_cut: Callable[[], None] = lambda: None
         self.delay_s = 0.0
         self.cuts = 0
         self._start(self._accept)

@@ -24,6 +24,7 @@ from saga.errors import SettingsError
 from saga.runtime.health import FETCH_AGE_S, LOOK_AGE_S, OrchestratorHealth
 from saga.settings import Settings
 from saga.wiring import build_service
+from tests.pages import page
 from tests.runtime.fixtures import Scenario
 from tests.runtime.test_missing_topics import take_away
 from tests.runtime.test_turns import placed
@@ -33,13 +34,8 @@ from tests.scenarios import order_app
 
 async def ask(address: str, path: str, method: str = "GET"):
     """Status and content of a page."""
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    await writer.wait_closed()
-    return int(head.split()[1]), json.loads(body) if body else None
+    status, _, text = await page(address, path, method)
+    return status, json.loads(text) if text else None
 
 
 def serving(folder: Path, **settings):

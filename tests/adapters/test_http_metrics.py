@@ -1,6 +1,5 @@
 """`/metrics` tells what was done, how far everything is, and what is in the store."""
 
-import asyncio
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,6 +9,7 @@ from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.runtime.health import STATISTICS_AGE_S, OrchestratorHealth
 from tests.adapters.test_http import serving
+from tests.pages import page
 from tests.runtime.fixtures import Scenario
 from tests.runtime.test_turns import placed
 from tests.runtime.toys import Reserve, orders
@@ -45,15 +45,10 @@ class MetricsPage:
 
 async def scraped(address: str) -> MetricsPage:
     """The page that Prometheus gets."""
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
-    writer.close()
-    await writer.wait_closed()
-    assert head.split()[1] == "200"
+    status, head, text = await page(address, METRICS)
+    assert status == 200
     assert "text/plain" in head
-    return MetricsPage(body)
+    return MetricsPage(text)
 
 
 async def test_a_service_shows_its_work(tmp_path: Path) -> None:

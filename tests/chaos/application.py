@@ -51,37 +51,37 @@ class Done(Event, topic="chaos.done", version=1):
     receipt: str
 
 
+class Moves(Intent[None]):
+    """Goods or money of an order."""
+
+    order_id: str
+    amount: int
+
+
 class Reserve(Intent[Done], topic="chaos.reserve", version=1):
     order_id: str
     amount: int
     script: str
 
 
-class Unreserve(Intent[None], topic="chaos.unreserve", version=1):
-    order_id: str
-    amount: int
+class Unreserve(Moves, topic="chaos.unreserve", version=1):
+    pass
 
 
-class Pay(Intent[None], topic="chaos.pay", version=1):
-    order_id: str
-    amount: int
+class Pay(Moves, topic="chaos.pay", version=1):
     script: str
 
 
-class Refund(Intent[None], topic="chaos.refund", version=1):
-    order_id: str
-    amount: int
+class Refund(Moves, topic="chaos.refund", version=1):
+    pass
 
 
-class Send(Intent[None], topic="chaos.send", version=1):
-    order_id: str
-    amount: int
+class Send(Moves, topic="chaos.send", version=1):
     script: str
 
 
-class CallBack(Intent[None], topic="chaos.call-back", version=1):
-    order_id: str
-    amount: int
+class CallBack(Moves, topic="chaos.call-back", version=1):
+    pass
 
 
 STEPS = (("reserve", Reserve, Unreserve), ("pay", Pay, Refund), ("send", Send, CallBack))
@@ -107,15 +107,9 @@ goods, bank = Effects("goods"), Effects("bank")
 
 
 @goods.on_start
-async def make_ledger(db: Any) -> None:
-    """The ledger, shared by both services."""
-    kind = os.environ["SAGA_EFFECTS_STORE"].partition(":")[0]
-    await db.execute(LEDGER.format(number=NUMBERED[kind]))
-
-
 @bank.on_start
-async def make_the_same_ledger(db: Any) -> None:
-    """Whoever starts first makes it."""
+async def make_ledger(db: Any) -> None:
+    """The ledger, shared by both services: whoever starts first makes it."""
     kind = os.environ["SAGA_EFFECTS_STORE"].partition(":")[0]
     await db.execute(LEDGER.format(number=NUMBERED[kind]))
 
@@ -130,7 +124,7 @@ async def reserve(intent: Reserve, ctx: EffectContext) -> Done:
 @goods.on(Unreserve)
 async def unreserve(intent: Unreserve, ctx: EffectContext) -> None:
     """And back."""
-    await _undo(ctx, intent, "parcel", "shelf")
+    await _write(ctx, "undo", "parcel", "shelf", intent.amount)
 
 
 @bank.on(Pay)
@@ -142,7 +136,7 @@ async def pay(intent: Pay, ctx: EffectContext) -> None:
 @bank.on(Refund)
 async def refund(intent: Refund, ctx: EffectContext) -> None:
     """And back."""
-    await _undo(ctx, intent, "merchant", "customer")
+    await _write(ctx, "undo", "merchant", "customer", intent.amount)
 
 
 @goods.on(Send)
@@ -154,7 +148,7 @@ async def send(intent: Send, ctx: EffectContext) -> None:
 @goods.on(CallBack)
 async def call_back(intent: CallBack, ctx: EffectContext) -> None:
     """And back."""
-    await _undo(ctx, intent, "road", "parcel")
+    await _write(ctx, "undo", "road", "parcel", intent.amount)
 
 
 async def _do(ctx: EffectContext, intent: Any, debit: str, credit: str) -> None:
@@ -166,10 +160,6 @@ async def _do(ctx: EffectContext, intent: Any, debit: str, credit: str) -> None:
         await asyncio.sleep(float(words["slow"]))
     if ctx.attempt <= int(words.get("fail", 0)):
         raise RuntimeError("planned: after it had written")
-
-
-async def _undo(ctx: EffectContext, intent: Any, debit: str, credit: str) -> None:
-    await _write(ctx, "undo", debit, credit, intent.amount)
 
 
 async def _write(ctx: EffectContext, direction: str, debit: str, credit: str, amount: int) -> None:

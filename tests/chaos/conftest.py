@@ -12,9 +12,7 @@ from tests.chaos.deployment import Deployment
 @pytest.fixture
 def deployment(kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator[Deployment]:
     """On the servers of this run; nobody has started yet."""
-    deployment = Deployment(kafka.url, postgres, namespace, tmp_path)
-    yield deployment
-    deployment.end()
+    yield from _until_ended(Deployment(kafka.url, postgres, namespace, tmp_path))
 
 
 @pytest.fixture
@@ -29,9 +27,8 @@ def deployment_on_own_kafka(
     own_kafka, postgres: str, namespace: str, tmp_path: Path
 ) -> Iterator[Deployment]:
     """On a Kafka that may be killed."""
-    deployment = Deployment(f"kafka://{own_kafka.bootstrap}", postgres, namespace, tmp_path)
-    yield deployment
-    deployment.end()
+    bus = f"kafka://{own_kafka.bootstrap}"
+    yield from _until_ended(Deployment(bus, postgres, namespace, tmp_path))
 
 
 @pytest.fixture
@@ -39,6 +36,9 @@ def deployment_on_own_postgres(
     kafka, own_postgres, namespace: str, tmp_path: Path
 ) -> Iterator[Deployment]:
     """On a PostgreSQL that may be killed."""
-    deployment = Deployment(kafka.url, own_postgres.url(), namespace, tmp_path)
+    yield from _until_ended(Deployment(kafka.url, own_postgres.url(), namespace, tmp_path))
+
+
+def _until_ended(deployment: Deployment) -> Iterator[Deployment]:
     yield deployment
     deployment.end()

@@ -1,6 +1,5 @@
 """The processes of a deployment: real ones, on a real Kafka and a real PostgreSQL."""
 
-import asyncio
 import os
 import signal
 import sqlite3
@@ -17,6 +16,7 @@ from infra.ports import HOST, free_port
 from infra.processes import ServerProcess
 from saga.contracts import TopicNames
 from saga.settings import Settings
+from tests.pages import page
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.chaos.application:app"
@@ -52,11 +52,8 @@ class Member:
 
     async def page(self, path: str) -> tuple[int, str]:
         """Status and text of a page of its health."""
-        reader, writer = await asyncio.open_connection(HOST, self.port)
-        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-        head, _, text = (await reader.read()).decode().partition("\r\n\r\n")
-        writer.close()
-        return int(head.split()[1]), text
+        status, _, text = await page(f"{HOST}:{self.port}", path)
+        return status, text
 
     async def counted(self, metric: str) -> float:
         """What one of its counters without labels stands at."""

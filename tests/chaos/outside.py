@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from saga.adapters.opening import OpenedStore, open_store
 from saga.core.history import Entry
@@ -52,19 +52,13 @@ async def records(deployment: Deployment) -> list[Inbound]:
         ends = await consumer.end_offsets(sources)
         while any([await consumer.position(at) < ends[at] for at in sources]):
             for at, page in (await consumer.getmany(timeout_ms=200)).items():
-                found += [
-                    Inbound(
-                        at.topic,
-                        at.partition,
-                        one.offset,
-                        one.key,
-                        one.value,
-                        tuple(one.headers),
-                        Instant(one.timestamp * 1000),
-                    )
-                    for one in page
-                ]
+                found += [_inbound(at, one) for one in page]
     return sorted(found, key=lambda one: one.position)
+
+
+def _inbound(at: TopicPartition, one: ConsumerRecord) -> Inbound:
+    when = Instant(one.timestamp * 1000)
+    return Inbound(at.topic, at.partition, one.offset, one.key, one.value, tuple(one.headers), when)
 
 
 class Move(NamedTuple):

@@ -3,6 +3,7 @@ afterwards.
 """
 
 import asyncio
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -29,35 +30,41 @@ async def test_whoever_is_killed_nothing_is_lost_or_done_twice(deployment: Deplo
     assert all(deployment.members[name].starts == 2 for name in EVERYBODY)
 
 
+@pytest.fixture
+def proxy(deployment: Deployment) -> Iterator[Proxy]:
+    """On the way of everybody to the store."""
+    direct = deployment.store
+    with Proxy(direct) as proxy:
+        deployment.store = proxy.url
+        yield proxy
+        deployment.store = direct
+
+
 @pytest.mark.timeout(120)
-async def test_a_commit_whose_answer_is_lost_is_found_out_about(deployment: Deployment) -> None:
+async def test_a_commit_whose_answer_is_lost_is_found_out_about(
+    deployment: Deployment, proxy: Proxy
+) -> None:
     """The connection is cut after COMMIT and before its answer, again and again."""
     rng = Random(3)
-    with Proxy(deployment.store) as proxy:
-        direct, deployment.store = deployment.store, proxy.url
 
-        async def strike(client: Client) -> None:
-            proxy.at_commit = lambda: rng.choice((None, None, Cut.AFTER, Cut.BEFORE))
-            await asyncio.sleep(3)
-            proxy.at_commit = lambda: None
+    async def strike(client: Client) -> None:
+        proxy.at_commit = lambda: rng.choice((None, None, Cut.AFTER, Cut.BEFORE))
+        await asyncio.sleep(3)
+        proxy.at_commit = lambda: None
 
-        await under_load(deployment, strike)
-        deployment.store = direct
+    await under_load(deployment, strike)
 
     assert proxy.cuts > 3, proxy.cuts
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_a_slow_store_only_slows(deployment: Deployment) -> None:
+async def test_a_slow_store_only_slows(deployment: Deployment, proxy: Proxy) -> None:
     """Each answer of the database takes 200 ms: nothing is given up, parked or done twice."""
-    with Proxy(deployment.store) as proxy:
-        direct, deployment.store = deployment.store, proxy.url
 
-        async def strike(client: Client) -> None:
-            proxy.delay_s = 0.2
-            await asyncio.sleep(5)
-            proxy.delay_s = 0.0
+    async def strike(client: Client) -> None:
+        proxy.delay_s = 0.2
+        await asyncio.sleep(5)
+        proxy.delay_s = 0.0
 
-        await under_load(deployment, strike)
-        deployment.store = direct
+    await under_load(deployment, strike)

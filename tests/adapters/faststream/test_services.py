@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import sqlite3
 from collections import Counter
 
@@ -28,6 +27,7 @@ from tests.adapters.faststream.fixtures import (
     KafkaScenario,
     until,
 )
+from tests.adapters.test_http import ask
 from tests.effects.fixtures import wallet_effects
 from tests.records import header
 from tests.toys import OrderConfirmed
@@ -234,28 +234,28 @@ async def test_probes_tell_an_outage_from_an_end(scenario: KafkaScenario) -> Non
     app = AsgiFastStream(broker, asgi_routes=attached.probes)
     probes = HttpServer(app, "127.0.0.1:0", must_listen=True)
     await probes.start()
-    assert (await ask(probes, "/health/live"))[0] == 200
-    assert (await ask(probes, "/health/ready"))[0] == 503
+    assert (await ask(probes.address, "/health/live"))[0] == 200
+    assert (await ask(probes.address, "/health/ready"))[0] == 503
 
     async with app.start_lifespan_context():
         (subscriber,) = attached.subscribers
         await until(lambda: subscriber.member and subscriber.member.waits_for is None)
-        status, page = await ask(probes, "/health/ready")
+        status, page = await ask(probes.address, "/health/ready")
         assert (status, page["status"]) == (200, "ready")
         assert page["services"]["wallets"]["sources"] == 2 * PARTITIONS
 
         store = attached.subscribers[0].running_service.store
         kept, store.kept = store.kept, _never
-        status, page = await ask(probes, "/health/ready")
+        status, page = await ask(probes.address, "/health/ready")
         assert status == 503
         assert "did not answer" in page["problems"][0]
-        assert (await ask(probes, "/health/live"))[0] == 200
+        assert (await ask(probes.address, "/health/live"))[0] == 200
         store.kept = kept
 
         attached.subscribers[0].running = False
         await scenario.bus.publish(scenario.payments(1))
         await until(lambda: not attached.subscribers[0].is_reading)
-        status, page = await ask(probes, "/health/live")
+        status, page = await ask(probes.address, "/health/live")
         assert status == 503
         assert page["problems"] == ["wallets: its consume loop has ended"]
     await probes.close()
@@ -306,14 +306,3 @@ async def publish_huge(scenario: KafkaScenario, record: Record) -> None:
     )
     await producer.stop()
     await admin.close()
-
-
-async def ask(probes: HttpServer, path: str):
-    """Status and content of a page."""
-    host, _, port = probes.address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    await writer.wait_closed()
-    return int(head.split()[1]), json.loads(body)
