@@ -6,7 +6,8 @@ It shares its checks with the simulated worlds. On top: money is neither made no
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -31,6 +32,16 @@ SAGAS_MAX = 1_000_000
 MOVED_BY_AN_ORDER = {"shelf": -1, "parcel": 0, "customer": -1, "merchant": 1, "road": 1}
 _LEDGER = "SELECT number, saga_id, step, direction, intent_id FROM ledger ORDER BY number"
 _BOOKS = "SELECT saga_id, debit, credit, amount FROM ledger"
+
+
+@asynccontextmanager
+async def opened(deployment: Deployment) -> AsyncIterator[OpenedStore]:
+    """The store of the deployment."""
+    store = open_store(deployment.settings)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 async def records(deployment: Deployment) -> list[Inbound]:
@@ -88,10 +99,9 @@ class Outside:
 
     async def rest(self, *, timeout_s: float = REST_S_MAX, parked: int = 0) -> None:
         """Wait until nothing is left to do; *parked* sagas are expected to wait for an operator."""
-        store = open_store(self._deployment.settings)
         deadline = time.monotonic() + timeout_s
         calm_since: float | None = None
-        try:
+        async with opened(self._deployment) as store:
             while calm_since is None or time.monotonic() - calm_since < CALM_S:
                 try:
                     restless = await self._restless(store, parked)
@@ -101,15 +111,12 @@ class Outside:
                     raise AssertionError(f"it does not come to rest: {restless}")
                 calm_since = None if restless else calm_since or time.monotonic()
                 await asyncio.sleep(REST_POLL_S)
-        finally:
-            await store.close()
 
     async def longest_stall(self, seconds: float) -> float:
         """Watch for *seconds*: the longest time in which no saga ended."""
-        store = open_store(self._deployment.settings)
         began = last = time.monotonic()
         longest, ended = 0.0, -1
-        try:
+        async with opened(self._deployment) as store:
             while time.monotonic() - began < seconds:
                 found = 0
                 for status in (one for one in SagaStatus if one.is_ended):
@@ -119,8 +126,6 @@ class Outside:
                 if found > ended:
                     last, ended = now, found
                 await asyncio.sleep(REST_POLL_S)
-        finally:
-            await store.close()
         return longest
 
     async def check(self) -> list[str]:
@@ -158,16 +163,13 @@ class Outside:
 
     async def gather(self) -> Left:
         """Everything that the checks may know."""
-        store = open_store(self._deployment.settings)
         histories: dict[SagaId, list[Entry]] = defaultdict(list)
-        try:
+        async with opened(self._deployment) as store:
             async for _, entry in store.catalogue.log():
                 histories[entry.saga_id].append(entry)
             summaries = await store.catalogue.sagas(limit=SAGAS_MAX)
             unhandled = await store.catalogue.unhandled(limit=SAGAS_MAX)
             timers = await store.catalogue.timers(limit=SAGAS_MAX)
-        finally:
-            await store.close()
         lines = [Line(*row) for row in self._deployment.booked(_LEDGER)]
         published = [Published(n, one) for n, one in enumerate(await records(self._deployment))]
         evidence = Evidence(
@@ -189,11 +191,7 @@ class Outside:
 def judged(left: Left) -> list[str]:
     """Everything that is wrong with it."""
     evidence = left.evidence
-    return [
-        *check_all(evidence),
-        *_unbalanced(left),
-        *_changed(evidence),
-    ]
+    return [*check_all(evidence), *_unbalanced(left), *_changed(evidence)]
 
 
 def _unbalanced(left: Left) -> Iterator[str]:

@@ -6,18 +6,18 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
-from saga.adapters.opening import open_store
 from saga.contracts import contract_of
 from saga.core.status import SagaStatus
 from saga.ports import Inbound, Record
 from saga.testing.world.checks import headers_of
+from tests.adapters.kafka.fixtures import administrator
 from tests.chaos.application import OrderPlaced
 from tests.chaos.client import Client
 from tests.chaos.deployment import Deployment
 from tests.chaos.load import EVERYBODY, start
-from tests.chaos.outside import Outside, records
+from tests.chaos.outside import SAGAS_MAX, Outside, opened, records
 
 TRADING_S = 2.0
 ORDERS = 40
@@ -105,12 +105,9 @@ async def test_a_topic_made_anew_is_refused(deployment: Deployment, client: Clie
 
 async def _state(deployment: Deployment):
     """How sagas ended, every entry of every history, and every line of the ledger."""
-    store = open_store(deployment.settings)
-    try:
-        sagas = await store.catalogue.sagas(limit=1_000_000)
+    async with opened(deployment) as store:
+        sagas = await store.catalogue.sagas(limit=SAGAS_MAX)
         entries = {entry async for _, entry in store.catalogue.log()}
-    finally:
-        await store.close()
     return {(one.saga_id, one.status) for one in sagas}, entries, sorted(deployment.booked(LEDGER))
 
 
@@ -119,12 +116,9 @@ async def _set_back(deployment: Deployment) -> int:
     are.
     """
     address = deployment.bus.removeprefix("kafka://")
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    await admin.start()
-    try:
-        groups = [
-            name for name, _ in await admin.list_consumer_groups() if deployment.namespace in name
-        ]
+    async with administrator(address) as admin:
+        found = [name for name, _ in await admin.list_consumer_groups()]
+        groups = [name for name in found if deployment.namespace in name]
         for group in groups:
             read = await admin.list_consumer_group_offsets(group)
             async with AIOKafkaConsumer(
@@ -132,28 +126,21 @@ async def _set_back(deployment: Deployment) -> int:
             ) as consumer:
                 consumer.assign(list(read))
                 await consumer.commit(dict.fromkeys(read, 0))
-    finally:
-        await admin.close()
     return len(groups)
 
 
 async def _make_anew(deployment: Deployment, topic: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=deployment.bus.removeprefix("kafka://"))
-    await admin.start()
+    address = deployment.bus.removeprefix("kafka://")
+    sources = [TopicPartition(topic, number) for number in range(deployment.partitions)]
+    async with administrator(address) as admin:
 
-    async def is_made() -> bool:
-        await admin.create_topics([NewTopic(topic, deployment.partitions, 1)])
-        async with AIOKafkaConsumer(
-            bootstrap_servers=deployment.bus.removeprefix("kafka://")
-        ) as consumer:
-            sources = [TopicPartition(topic, number) for number in range(deployment.partitions)]
-            return set((await consumer.end_offsets(sources)).values()) == {0}
+        async def is_made() -> bool:
+            await admin.create_topics([NewTopic(topic, deployment.partitions, 1)])
+            async with AIOKafkaConsumer(bootstrap_servers=address) as consumer:
+                return set((await consumer.end_offsets(sources)).values()) == {0}
 
-    try:
         await admin.delete_topics([topic])
         await _until(is_made)
-    finally:
-        await admin.close()
 
 
 async def _duplicates(deployment: Deployment, name: str) -> float:

@@ -1,12 +1,11 @@
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from infra import Kafka
+from tests.adapters.kafka.fixtures import administrator
 from tests.connected import KafkaAddress
 
 
@@ -54,12 +53,8 @@ async def test_cluster_id_may_begin_with_a_dash(server_folder: Path, namespace: 
     """One in 64 drawn ids does; the storage tool must not take it for an option."""
     (server_folder / "kafka").mkdir()
     (server_folder / "kafka" / "cluster.id").write_text(f"-{'A' * 21}", "ascii")
-    server = Kafka(server_folder / "kafka")
-    server.start()
-    try:
+    with Kafka(server_folder / "kafka") as server:
         await make_topic(server.bootstrap, namespace)
-    finally:
-        server.kill()
 
 
 async def make_topic(bootstrap: str, topic: str, *, replicas: int = 1) -> None:
@@ -77,44 +72,18 @@ async def leader_of(bootstrap: str, topic: str) -> int:
 
 async def produce(bootstrap: str, topic: str, value: bytes) -> None:
     """Produces a record and waits for all replicas in sync."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True)
-    await producer.start()
-    try:
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True) as producer:
         await producer.send_and_wait(topic, value, key=b"key", headers=[("name", b"header")])
-    finally:
-        await producer.stop()
 
 
 async def consume(bootstrap: str, topic: str) -> list[bytes]:
     """The values of all records of a topic."""
-    async with consumer(bootstrap, topic) as reading:
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as one:
         partition = TopicPartition(topic, 0)
-        end = (await reading.end_offsets([partition]))[partition]
+        one.assign([partition])
+        end = (await one.end_offsets([partition]))[partition]
         records = []
-        while await reading.position(partition) < end:
-            records.append(await reading.getone(partition))
+        while await one.position(partition) < end:
+            records.append(await one.getone(partition))
     assert all(r.key == b"key" and r.headers == (("name", b"header"),) for r in records)
     return [record.value for record in records]
-
-
-@asynccontextmanager
-async def consumer(bootstrap: str, topic: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of partition 0 from its beginning."""
-    reading = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
-    await reading.start()
-    try:
-        reading.assign([TopicPartition(topic, 0)])
-        yield reading
-    finally:
-        await reading.stop()
-
-
-@asynccontextmanager
-async def administrator(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A client that makes topics and looks at them."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()

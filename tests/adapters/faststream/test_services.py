@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from faststream import BaseMiddleware
 from faststream.asgi import AsgiFastStream
@@ -27,6 +26,7 @@ from tests.adapters.faststream.fixtures import (
     KafkaScenario,
     until,
 )
+from tests.adapters.kafka.fixtures import administrator
 from tests.adapters.test_http import ask
 from tests.effects.fixtures import wallet_effects
 from tests.records import header
@@ -295,14 +295,11 @@ async def _never(*_):
 
 async def publish_huge(scenario: KafkaScenario, record: Record) -> None:
     """Publish a record that our own bus refuses, on a topic that is told to take it."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=scenario.bootstrap)
-    producer = AIOKafkaProducer(bootstrap_servers=scenario.bootstrap, max_request_size=8_000_000)
-    await admin.start()
-    await producer.start()
     taken = {"max.message.bytes": "8000000"}
-    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, record.topic, taken)])
-    await producer.send_and_wait(
-        record.topic, record.value, record.key, partition=0, headers=list(record.headers)
-    )
-    await producer.stop()
-    await admin.close()
+    async with administrator(scenario.bootstrap) as admin:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, record.topic, taken)])
+    options = {"bootstrap_servers": scenario.bootstrap, "max_request_size": 8_000_000}
+    async with AIOKafkaProducer(**options) as producer:
+        await producer.send_and_wait(
+            record.topic, record.value, record.key, partition=0, headers=list(record.headers)
+        )

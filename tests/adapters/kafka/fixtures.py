@@ -1,9 +1,25 @@
-"""Members of groups that hear of everything quickly, and how their records are read."""
+"""Members of groups that hear of everything quickly, how their records are read, and operators."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiokafka.admin import AIOKafkaAdminClient
 
 from saga.adapters.kafka import ConsumerSettings
 
 QUICK = ConsumerSettings(fetch_wait_ms=50, heartbeat_interval_ms=100, metadata_max_age_ms=1_000)
 FETCHES_MAX = 200
+
+
+@asynccontextmanager
+async def administrator(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An operator's client."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
 
 
 async def read(consumer, count: int, *, records_max: int = 500):

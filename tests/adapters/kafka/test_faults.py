@@ -20,7 +20,7 @@ from saga.adapters.kafka import (
 )
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
 from saga.ports.bus import Record, Source, TopicSpec
-from tests.adapters.kafka.fixtures import FETCHES_MAX, QUICK, read
+from tests.adapters.kafka.fixtures import FETCHES_MAX, QUICK, administrator, read
 
 HUGE = 5 * 1_048_576
 
@@ -50,10 +50,8 @@ async def topic(bus: KafkaBus, namespace: str) -> str:
 @pytest.fixture
 async def admin(kafka):
     """An operator's client."""
-    client = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    await client.start()
-    yield client
-    await client.close()
+    async with administrator(kafka.bootstrap) as client:
+        yield client
 
 
 async def remove(admin: AIOKafkaAdminClient, source: Source, before: int) -> None:
@@ -163,21 +161,14 @@ async def test_a_header_name_that_is_no_text_stops_nobody(
     """Its record arrives with the name escaped; no neighbour is lost or comes twice."""
     consumer = await bus.subscribe("g" + topic, [topic])
     await bus.publish([Record(topic, b"k", b"before", (), n) for n in range(3)])
-    await bus.publish(
-        [
-            Record(topic, b"k", b"beside", (("fine", b"1"),), 1),
-            Record(topic, b"k", b"odd", (("XX-name", b"\xff"),), 1),
-            Record(topic, b"k", b"behind", (), 1),
-        ]
-    )
+    odd = [
+        Record(topic, b"k", b"beside", (("fine", b"1"),), 1),
+        Record(topic, b"k", b"odd", (("XX-name", b"\xff"),), 1),
+        Record(topic, b"k", b"behind", (), 1),
+    ]
+    await bus.publish(odd)
     spoil(monkeypatch)
-    await bus.publish(
-        [
-            Record(topic, b"k", b"beside", (("fine", b"1"),), 1),
-            Record(topic, b"k", b"odd", (("XX-name", b"\xff"),), 1),
-            Record(topic, b"k", b"behind", (), 1),
-        ]
-    )
+    await bus.publish(odd)
     monkeypatch.undo()
     await bus.publish([Record(topic, b"k", b"after", (), n) for n in range(3)])
 
