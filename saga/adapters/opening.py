@@ -1,8 +1,8 @@
 """From addresses to ports: the buses, stores and databases that settings name.
 
 The only place that knows which adapter stands behind `local:`, `kafka:`, `sqlite:` and
-`postgresql:`. What needs a driver is imported when it is asked for; where that is not installed,
-the error names the setting and what to install.
+`postgresql:`. What needs a driver is imported when it is asked for. All raise `SettingsError` where
+an address cannot be read or its driver is not installed: it names the setting and what to do.
 """
 
 from __future__ import annotations
@@ -79,11 +79,7 @@ class Tables:
 
 
 def open_bus(settings: Settings) -> OpenedBus:
-    """Open the bus that *settings* name, and nothing else; in the event loop that will use it.
-
-    Raises:
-        SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
-    """
+    """Open the bus that *settings* name, and nothing else; in the event loop that will use it."""
     if settings.bus.startswith("kafka:"):
         kafka = open_kafka(settings)
         return OpenedBus(kafka, kafka.close)
@@ -100,15 +96,11 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
         is_to_write: otherwise a file will do that can only be read.
 
     Raises:
-        SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
+        StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
     """
     if settings.store.startswith("postgresql:"):
-        server = open_postgres(settings.store, "SAGA_STORE", settings.store_password)
-        from saga.adapters.postgres import (
-            PostgresCatalogue,
-            PostgresEventStore,
-            PostgresStatistics,
-        )
+        server = open_postgres(settings)
+        from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore, PostgresStatistics
 
         return OpenedStore(
             PostgresEventStore(server, make=make),
@@ -131,7 +123,6 @@ def open_bus_and_store(settings: Settings) -> Opened:
     """Open the bus and the store that *settings* name; both in one file share its transactions.
 
     Raises:
-        SettingsError: an address needs something that is not there.
         StoreUnavailable: a file cannot be opened.
         StoreTooNew: a newer version wrote the store.
     """
@@ -153,11 +144,7 @@ def open_bus_and_store(settings: Settings) -> Opened:
 
 
 def open_kafka(settings: Settings) -> KafkaBus:
-    """The cluster that *settings* name, to be asked and to make topics in.
-
-    Raises:
-        SettingsError: they name none, or something that cannot be loaded.
-    """
+    """The cluster that *settings* name, to be asked and to make topics in."""
     if not settings.bus.startswith("kafka:"):
         raise SettingsError("SAGA_BUS", "names no Kafka; expected kafka://HOST:PORT,…")
     try:
@@ -170,13 +157,18 @@ def open_kafka(settings: Settings) -> KafkaBus:
     return open_kafka_bus(settings)
 
 
+def open_postgres(settings: Settings) -> PostgresDatabase:
+    """The database of the event store, connected to on its first use."""
+    address = store_address(settings)
+    from saga.adapters.postgres import PostgresDatabase
+
+    return PostgresDatabase(address)
+
+
 def open_effects_store(settings: Settings, *, files: Sequence[SqliteDatabase] = ()) -> EffectsStore:
     """The store of the effect services' inbox and tables; its `open` connects.
 
     In a file that this process has open already, among *files*, it uses that.
-
-    Raises:
-        SettingsError: the address needs something that is not there.
     """
     if not settings.effects_address.startswith("postgresql:"):
         path = file_in(settings.effects_address, "SAGA_EFFECTS_STORE")
@@ -188,55 +180,23 @@ def open_effects_store(settings: Settings, *, files: Sequence[SqliteDatabase] = 
     return PostgresEffectsStore(address)
 
 
-def effects_address(settings: Settings) -> Address:
-    """The database of the effect services.
-
-    Raises:
-        SettingsError: the address cannot be read, or its driver is not installed.
-    """
-    if settings.effects_store is None:
-        return postgres_address(settings.store, "SAGA_STORE", settings.store_password)
-    return postgres_address(
-        settings.effects_store, "SAGA_EFFECTS_STORE", settings.effects_store_password
-    )
-
-
-def outbox_address(settings: Settings) -> Address:
-    """The program's own database, with its outbox.
-
-    Raises:
-        SettingsError: the settings name none, or its driver is not installed.
-    """
-    if settings.outbox is None:
-        raise SettingsError("SAGA_OUTBOX", "name the database: postgresql://USER@HOST/DB")
-    return postgres_address(settings.outbox, "SAGA_OUTBOX", settings.outbox_password)
-
-
 def tables_of(settings: Settings) -> list[Tables]:
-    """All that saga keeps in databases, but for bus and outboxes.
-
-    Raises:
-        SettingsError: an address cannot be read, or its driver is not installed.
-    """
+    """All that saga keeps in databases, but for bus and outboxes."""
+    tables: list[Tables] = []
     if settings.store.startswith("postgresql:"):
-        address = postgres_address(settings.store, "SAGA_STORE", settings.store_password)
+        address = store_address(settings)
         from saga.adapters.postgres import EVENT_STORE
 
-        tables = [_tables_on_server(address, EVENT_STORE)]
+        tables.append(_tables_on_server(address, EVENT_STORE))
     else:
         path = file_in(settings.store, "SAGA_STORE")
-        tables = [
-            Tables(
-                "event store",
-                STORE_VERSION,
-                stored=partial(stored_store_version, path),
-                migrate=partial(migrate_store, path),
-            )
-        ]
+        stored, migrate = partial(stored_store_version, path), partial(migrate_store, path)
+        tables.append(Tables("event store", STORE_VERSION, stored=stored, migrate=migrate))
     if settings.effects_address.startswith("postgresql:"):
+        address = effects_address(settings)
         from saga.adapters.postgres import INBOX
 
-        tables.append(_tables_on_server(effects_address(settings), INBOX))
+        tables.append(_tables_on_server(address, INBOX))
     return tables
 
 
@@ -251,28 +211,28 @@ def _tables_on_server(address: Address, component: Component) -> Tables:
     )
 
 
-def open_postgres(
-    address: str, setting: str, password: SecretStr | None = None
-) -> PostgresDatabase:
-    """The database at *address*, connected to on its first use.
-
-    *password* is for an address that has none.
-
-    Raises:
-        SettingsError: the address cannot be read, or its driver is not installed.
-    """
-    there = postgres_address(address, setting, password)
-    from saga.adapters.postgres import PostgresDatabase
-
-    return PostgresDatabase(there)
+def store_address(settings: Settings) -> Address:
+    """The database of the event store."""
+    return _address(settings.store, "SAGA_STORE", settings.store_password)
 
 
-def postgres_address(address: str, setting: str, password: SecretStr | None = None) -> Address:
-    """Where a database is, and how to get there.
+def effects_address(settings: Settings) -> Address:
+    """The database of the effect services: the event store's, unless they have one."""
+    if settings.effects_store is None:
+        return store_address(settings)
+    password = settings.effects_store_password
+    return _address(settings.effects_store, "SAGA_EFFECTS_STORE", password)
 
-    Raises:
-        SettingsError: the address cannot be read, or its driver is not installed.
-    """
+
+def outbox_address(settings: Settings) -> Address:
+    """The program's own database, with its outbox."""
+    if settings.outbox is None:
+        raise SettingsError("SAGA_OUTBOX", "name the database: postgresql://USER@HOST/DB")
+    return _address(settings.outbox, "SAGA_OUTBOX", settings.outbox_password)
+
+
+def _address(address: str, setting: str, password: SecretStr | None) -> Address:
+    """*password* is for an address that has none."""
     try:
         from saga.adapters.postgres import Address
     except ImportError as error:
@@ -286,11 +246,7 @@ def postgres_address(address: str, setting: str, password: SecretStr | None = No
 
 
 def file_in(address: str, setting: str) -> str:
-    """The path of the file that *address* names.
-
-    Raises:
-        SettingsError: it names none.
-    """
+    """The path of the file that *address* names."""
     scheme = address.split(":", 1)[0]
     if scheme not in ("local", "sqlite"):
         raise SettingsError(setting, f"{scheme}:// is not available in this version; use a file")

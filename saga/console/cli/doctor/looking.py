@@ -195,9 +195,7 @@ async def _has_tables(facts: Facts, session: Session) -> bool:
     if not settings.store.startswith("postgresql:"):
         return True
     clock = SystemClock()
-    async with closing(
-        open_postgres(settings.store, "SAGA_STORE", settings.store_password)
-    ) as database:
+    async with closing(open_postgres(settings)) as database:
         from saga.adapters.postgres import EVENT_STORE, stored_version
 
         stored = await asyncio.to_thread(stored_version, database.address, EVENT_STORE)
