@@ -35,7 +35,6 @@ class KafkaAddress:
 
     @property
     def url(self) -> str:
-        """The address as `SAGA_BUS` takes it."""
         return f"kafka://{self.bootstrap}"
 
 
@@ -155,7 +154,6 @@ def own_kafka(request: pytest.FixtureRequest, server_folder: Path) -> Iterator[K
 
 @pytest.fixture
 def own_postgres(server_folder: Path) -> Iterator[Postgres]:
-    """A PostgreSQL that may be killed."""
     yield from _started(Postgres(server_folder / "postgres"))
 
 

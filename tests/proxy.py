@@ -70,7 +70,6 @@ class Proxy:
         self.cut_off()
 
     def close(self) -> None:
-        """Cut all connections and listen no more."""
         self.shut()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

@@ -33,13 +33,11 @@ from tests.scenarios import order_app
 
 
 async def ask(address: str, path: str, method: str = "GET"):
-    """Status and content of a page."""
     status, _, text = await page(address, path, method)
     return status, json.loads(text) if text else None
 
 
 def serving(folder: Path, **settings):
-    """The service of a process, and its roles."""
     given = order_app.addresses(folder) | settings
     return build_service(order_app.app(), Settings.read({}, **given), has_probes=True)
 
@@ -98,7 +96,6 @@ async def server():
 
 
 async def connect(server: HttpServer):
-    """A connection that has sent nothing yet."""
     host, _, port = server.address.rpartition(":")
     return await asyncio.open_connection(host, int(port))
 

@@ -88,7 +88,6 @@ async def _judged(deployment: Deployment, client: Client, say) -> list[str]:
 
 
 def main() -> int:
-    """Run it; 1 where something was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="how long things go wrong")
     parser.add_argument("--seed", type=int, default=None, help="which things; drawn by default")

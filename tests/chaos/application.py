@@ -99,7 +99,6 @@ async def order(ctx: Context, ordered: OrderPlaced) -> OrderDone:
 
 @saga("flawed", version=1, starts_on=FlawedOrdered, rolled_back=OrderUndone)
 async def flawed(ctx: Context, ordered: FlawedOrdered) -> OrderDone:
-    """Runs into its flaw."""
     raise ValueError(f"a flaw that {ordered.order_id} runs into")
 
 
@@ -123,7 +122,6 @@ async def reserve(intent: Reserve, ctx: EffectContext) -> Done:
 
 @goods.on(Unreserve)
 async def unreserve(intent: Unreserve, ctx: EffectContext) -> None:
-    """And back."""
     await _write(ctx, "undo", "parcel", "shelf", intent.amount)
 
 
@@ -135,7 +133,6 @@ async def pay(intent: Pay, ctx: EffectContext) -> None:
 
 @bank.on(Refund)
 async def refund(intent: Refund, ctx: EffectContext) -> None:
-    """And back."""
     await _write(ctx, "undo", "merchant", "customer", intent.amount)
 
 
@@ -147,7 +144,6 @@ async def send(intent: Send, ctx: EffectContext) -> None:
 
 @goods.on(CallBack)
 async def call_back(intent: CallBack, ctx: EffectContext) -> None:
-    """And back."""
     await _write(ctx, "undo", "road", "parcel", intent.amount)
 
 

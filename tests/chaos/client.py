@@ -26,8 +26,6 @@ RETRY_S = 0.3
 
 
 class Client:
-    """Places orders on the bus of *deployment*."""
-
     def __init__(self, deployment: Deployment, seed: int) -> None:
         self._deployment = deployment
         self._rng = Random(seed)
@@ -47,7 +45,6 @@ class Client:
         self.log = Log()
 
     async def __aenter__(self) -> Self:
-        """Make the topics."""
         specs = [
             TopicSpec(topic, self._deployment.partitions)
             for topic in app.topics(self._deployment.names)
@@ -56,7 +53,6 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Disconnect."""
         await self._opened.close()
 
     def drawn(self) -> Trigger:
@@ -71,7 +67,6 @@ class Client:
         return self._trigger("order", order)
 
     def flawed(self) -> Trigger:
-        """An order whose saga raises."""
         self._numbers += 1
         return self._trigger("flawed", FlawedOrdered(order_id=f"o-{self._numbers}", script={}))
 
@@ -98,7 +93,6 @@ class Client:
                 return
 
     async def cancel(self, order: Trigger) -> None:
-        """Change one's mind about *order*."""
         (name,) = order.starts
         command = Command(
             command_id=f"cancel-{order.message_id}",

@@ -17,7 +17,6 @@ def deployment(kafka, postgres: str, namespace: str, tmp_path: Path) -> Iterator
 
 @pytest.fixture
 async def client(deployment: Deployment) -> AsyncIterator[Client]:
-    """Who places orders with it."""
     async with Client(deployment, seed=1) as client:
         yield client
 

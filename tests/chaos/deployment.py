@@ -51,12 +51,10 @@ class Member:
             return file.read().count(what.encode())
 
     async def page(self, path: str) -> tuple[int, str]:
-        """Status and text of a page of its health."""
         status, _, text = await page(f"{HOST}:{self.port}", path)
         return status, text
 
     async def counted(self, metric: str) -> float:
-        """What one of its counters without labels stands at."""
         _, text = await self.page("/metrics")
         (line,) = (line for line in text.splitlines() if line.startswith(f"{metric} "))
         return float(line.split()[1])
@@ -96,7 +94,6 @@ class Deployment:
 
     @property
     def names(self) -> TopicNames:
-        """How its topics are called."""
         return self.settings.topic_names
 
     @property
@@ -130,7 +127,6 @@ class Deployment:
         return member
 
     def wait_for(self, name: str) -> None:
-        """Return once *name* serves."""
         member = self.members[name]
         deadline = time.monotonic() + START_S
         while not member.is_serving():
@@ -139,15 +135,12 @@ class Deployment:
             time.sleep(POLL_S)
 
     def kill(self, name: str) -> None:
-        """Kill -9."""
         self.members[name].process.kill()
 
     def freeze(self, name: str) -> None:
-        """Stop its clock."""
         self.members[name].process.signal(signal.SIGSTOP)
 
     def thaw(self, name: str) -> None:
-        """Let it go on."""
         self.members[name].process.signal(signal.SIGCONT)
 
     def stop(self, name: str) -> int | None:
@@ -159,7 +152,6 @@ class Deployment:
         return process.exit_code
 
     def end(self) -> None:
-        """Kill everybody."""
         for member in self.members.values():
             member.process.kill()
 
@@ -171,7 +163,6 @@ class Deployment:
         return gone
 
     def end_of_log(self, name: str, *, lines: int = 15) -> str:
-        """What it said last."""
         return "\n".join(self.members[name].log.read_text("utf-8").splitlines()[-lines:])
 
     def _environment(self) -> dict[str, str]:

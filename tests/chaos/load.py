@@ -36,7 +36,6 @@ async def under_load(
 
 
 def nobody_was_started_again(deployment: Deployment) -> bool:
-    """Whether all processes are those that were started first."""
     return all(member.starts == 1 for member in deployment.members.values())
 
 

@@ -36,7 +36,6 @@ _BOOKS = "SELECT saga_id, debit, credit, amount FROM ledger"
 
 @asynccontextmanager
 async def opened(deployment: Deployment) -> AsyncIterator[OpenedStore]:
-    """The store of the deployment."""
     store = open_store(deployment.settings)
     try:
         yield store
@@ -73,8 +72,6 @@ def _inbound(at: TopicPartition, one: ConsumerRecord) -> Inbound:
 
 
 class Move(NamedTuple):
-    """Money that a service has moved for a saga."""
-
     saga_id: str
     debit: str
     credit: str
@@ -82,8 +79,6 @@ class Move(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What a deployment has left behind."""
-
     evidence: Evidence
     moves: Sequence[Move]
 
@@ -129,7 +124,6 @@ class Outside:
         return longest
 
     async def check(self) -> list[str]:
-        """Everything that is wrong."""
         return judged(await self.gather())
 
     async def _restless(self, store: OpenedStore, parked: int) -> str | None:
@@ -162,7 +156,6 @@ class Outside:
         return {Source(at.topic, at.partition): end for at, end in found.items()}
 
     async def gather(self) -> Left:
-        """Everything that the checks may know."""
         histories: dict[SagaId, list[Entry]] = defaultdict(list)
         async with opened(self._deployment) as store:
             async for _, entry in store.catalogue.log():
@@ -189,7 +182,6 @@ class Outside:
 
 
 def judged(left: Left) -> list[str]:
-    """Everything that is wrong with it."""
     evidence = left.evidence
     return [*check_all(evidence), *_unbalanced(left), *_changed(evidence)]
 

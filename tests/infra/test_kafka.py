@@ -58,26 +58,22 @@ async def test_cluster_id_may_begin_with_a_dash(server_folder: Path, namespace: 
 
 
 async def make_topic(bootstrap: str, topic: str, *, replicas: int = 1) -> None:
-    """Makes a topic of one partition."""
     async with administrator(bootstrap) as admin:
         await admin.create_topics([NewTopic(topic, 1, replicas)])
 
 
 async def leader_of(bootstrap: str, topic: str) -> int:
-    """The number of the broker that leads the topic's partition."""
     async with administrator(bootstrap) as admin:
         (found,) = await admin.describe_topics([topic])
     return found["partitions"][0]["leader"]
 
 
 async def produce(bootstrap: str, topic: str, value: bytes) -> None:
-    """Produces a record and waits for all replicas in sync."""
     async with AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True) as producer:
         await producer.send_and_wait(topic, value, key=b"key", headers=[("name", b"header")])
 
 
 async def consume(bootstrap: str, topic: str) -> list[bytes]:
-    """The values of all records of a topic."""
     async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as one:
         partition = TopicPartition(topic, 0)
         one.assign([partition])

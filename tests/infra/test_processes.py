@@ -180,5 +180,4 @@ def server_of_a_dying_owner(folder: Path, how: signal.Signals, *, is_bound: bool
 
 
 def has_ended(process: ServerProcess) -> bool:
-    """Whether it ended within five seconds."""
     return process.has_ended(timeout_s=5)

@@ -59,18 +59,15 @@ class KafkaScenario:
         return made, attach(made, effects, **self.settings)
 
     def here(self, record: Record) -> Record:
-        """The record on the topic of this scenario."""
         return replace(record, topic=self.names.topic(NAMES.contract_name(record.topic)))
 
     def payments(self, count: int, *, since: int = 0) -> list[Record]:
-        """So many intents, each of a saga of its own."""
         return [
             self.here(intent(Pay(order_id=f"u{n}"), saga=saga_id("order", f"u{n}"), key=f"u{n}"))
             for n in range(since, since + count)
         ]
 
     async def read(self, contract_name: str) -> list[Inbound]:
-        """All records that are on a topic now."""
         topic = self.names.topic(contract_name)
         wanted = await self.count(topic)
         # It never commits, so it begins at the begin.
@@ -84,7 +81,6 @@ class KafkaScenario:
             await reader.close()
 
     async def count(self, topic: str) -> int:
-        """How many records are on a topic now."""
         bounds = await self.bus.bounds([Source(topic, number) for number in range(PARTITIONS)])
         return sum(end - begin for begin, end in bounds.values())
 
@@ -111,7 +107,6 @@ class KafkaScenario:
 
 
 async def until(is_so: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
-    """Wait until *is_so*."""
     async with asyncio.timeout(timeout_s):
         while not is_so():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)

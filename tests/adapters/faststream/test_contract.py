@@ -19,7 +19,6 @@ class BrokerBuses(BrokerBus):
         self.broker = broker
 
     async def subscribe(self, group, topics, *, resume_at=None):
-        """Join through a subscriber made for it."""
         subscription = SimpleNamespace(name="suite", group=group, topics_read=topics)
         subscriber = EffectsSubscriber(self.broker, subscription, lambda subscriber: None)
         await subscriber.prepare()
@@ -35,7 +34,6 @@ class TestBrokerBus(BusSuite):
 
     @pytest.fixture
     async def bus(self, kafka, namespace: str):
-        """A bus on the cluster that all tests share."""
         bus = KafkaBus(
             KafkaConnection(servers=(kafka.bootstrap,)),
             record_bytes_max=self.record_bytes_max,

@@ -61,7 +61,6 @@ def status_of(port: int, probe: str) -> int:
 
 
 async def ended(process) -> int:
-    """The exit code, once there is one."""
     return await asyncio.to_thread(process.wait, 30)
 
 

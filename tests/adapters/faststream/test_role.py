@@ -21,7 +21,6 @@ async def reported():
 
 @pytest.fixture
 async def role(scenario: KafkaScenario):
-    """A service on its broker, started."""
     made, attached = scenario.attached(wallet_effects()[0])
     role = EffectsRole(attached.subscribers, start=made.start, stop=made.stop)
     await role.start()

@@ -15,7 +15,6 @@ class TestKafkaBus(BusSuite):
 
     @pytest.fixture
     async def bus(self, kafka, namespace: str):
-        """A bus on the cluster that all tests share."""
         bus = KafkaBus(
             KafkaConnection(servers=(kafka.bootstrap,)),
             record_bytes_max=self.record_bytes_max,

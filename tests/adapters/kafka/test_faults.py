@@ -27,7 +27,6 @@ HUGE = 5 * 1_048_576
 
 @pytest.fixture
 def connection(kafka) -> KafkaConnection:
-    """To the cluster that all tests share."""
     return KafkaConnection(servers=(kafka.bootstrap,))
 
 
@@ -49,7 +48,6 @@ async def topic(bus: KafkaBus, namespace: str) -> str:
 
 @pytest.fixture
 async def admin(kafka):
-    """An operator's client."""
     async with administrator(kafka.bootstrap) as client:
         yield client
 

@@ -114,7 +114,6 @@ async def test_a_drain_that_fails_keeps_nothing(member, namespace) -> None:
 
 
 def orchestrator_of(service) -> Orchestrator:
-    """The orchestrator among the roles."""
     [orchestrator] = [role for role in service._roles if isinstance(role, Orchestrator)]
     return orchestrator
 

@@ -143,7 +143,6 @@ def no_token() -> str:
 
 
 async def exchange(variables: dict[str, str], name: str) -> None:
-    """Make a topic, publish a record and read it."""
     bus = open_bus(Settings.read(variables))
     try:
         await bus.create_topics([TopicSpec(name, 1)])
