@@ -12,15 +12,23 @@ from importlib.metadata import version
 
 from saga.errors import SettingsError
 
+KNOWN = {
+    "aiokafka": ("0.14", "0.15"),
+    "eventsourcing": ("9.5.6", "9.6"),
+    "faststream": ("0.7.8", "0.8"),
+    "psycopg": ("3.2", "3.4"),
+}
+"""The first version that we know of each, and the first that we do not."""
+
 
 @cache
-def check_version(library: str, *, at_least: str, below: str, setting: str) -> None:
+def check_version(library: str, *, setting: str) -> None:
     """Refuse a *library* outside of the versions known; *setting* is what asks for it.
 
     Raises:
         SettingsError: names the version found, those known, and what to install.
     """
-    found = version(library)
+    found, (at_least, below) = version(library), KNOWN[library]
     if not _numbers(at_least) <= _numbers(found) < _numbers(below):
         raise SettingsError(
             setting,

@@ -5,8 +5,7 @@ from importlib.metadata import version
 import pytest
 
 from saga.adapters import versions
-from saga.adapters.faststream import _faststream
-from saga.adapters.kafka import KafkaBus, KafkaConnection, _aiokafka
+from saga.adapters.kafka import KafkaBus, KafkaConnection
 from saga.errors import SettingsError
 
 
@@ -41,10 +40,11 @@ def test_an_unknown_faststream_is_refused(installed, found: str) -> None:
     """An earlier patch too: it does other things with a batch that fails."""
     installed(found)
     with pytest.raises(SettingsError, match=f"faststream {found} .*from 0.7.8 to below 0.8"):
-        _faststream.check_version()
+        versions.check_version("faststream", setting="SAGA_BUS")
 
 
 def test_the_versions_installed_are_known() -> None:
     """Otherwise nothing below would mean anything."""
-    _aiokafka.check_version()
+    for library in versions.KNOWN:
+        versions.check_version(library, setting="SAGA_BUS")
     assert version("aiokafka").startswith("0.14")

@@ -25,24 +25,13 @@ from faststream.kafka.subscriber.specification import KafkaSubscriberSpecificati
 from faststream.kafka.subscriber.usecase import BatchSubscriber, LogicSubscriber
 from typing_extensions import override
 
-from saga.adapters import versions
+from saga.adapters.versions import check_version
 from saga.ports.bus import Consumer, Inbound
 
-AT_LEAST: Final = "0.7.8"
-BELOW: Final = "0.8"
 BATCH_TIMEOUT_MS: Final = 200
 BATCH_RECORDS_MAX: Final = 256
 
 Batch = tuple[Inbound, ...]
-
-
-def check_version() -> None:
-    """Refuse a FastStream whose private parts are not known.
-
-    Raises:
-        SettingsError: names the version found, those known, and what to install.
-    """
-    versions.check_version("faststream", at_least=AT_LEAST, below=BELOW, setting="SAGA_BUS")
 
 
 def connection_arguments(broker: KafkaBroker) -> dict[str, Any]:
@@ -69,7 +58,7 @@ class UnparsedSubscriber(BatchSubscriber):
     def __init__(
         self, broker: KafkaBroker, *, name: str, group: str, topics: Sequence[str]
     ) -> None:
-        check_version()
+        check_version("faststream", setting="SAGA_BUS")
         calls = CallsCollection[Any]()
         declared = [Topic(topic, declare=False) for topic in topics]
         config: Any = broker.config

@@ -1,7 +1,7 @@
 """Every private part of aiokafka that we use, each behind a function that says its purpose.
 
-Nothing else in this package touches a private name of aiokafka. `check_version` runs before a bus
-is made: these functions are known to be right for the versions it names, and for no other.
+Nothing else in this package touches a private name of aiokafka. These functions are known to be
+right for the versions that `check_version` lets pass, before a bus is made, and for no other.
 """
 
 from __future__ import annotations
@@ -17,12 +17,9 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint
 
-from saga.adapters import versions
 from saga.core.identity import Instant
 from saga.ports.bus import Inbound, Record, Source
 
-AT_LEAST: Final = "0.14"
-BELOW: Final = "0.15"
 FETCH_BYTES: Final = 16_777_216
 FETCH_WAIT_MS: Final = 100
 READ_UNCOMMITTED: Final = 0
@@ -34,15 +31,6 @@ _MAGIC: Final = 2
 
 Delivery = asyncio.Future[Any]
 """Of one batch; done when all replicas in sync have it."""
-
-
-def check_version() -> None:
-    """Refuse an aiokafka whose private parts are not known.
-
-    Raises:
-        SettingsError: names the version found, those known, and what to install.
-    """
-    versions.check_version("aiokafka", at_least=AT_LEAST, below=BELOW, setting="SAGA_BUS")
 
 
 # The producer.

@@ -13,11 +13,11 @@ from typing import Final
 
 from typing_extensions import override
 
-from saga.adapters.kafka import _aiokafka
 from saga.adapters.kafka.admin import Cluster, GroupState, TopicState, describe_groups
 from saga.adapters.kafka.connection import KafkaConnection
 from saga.adapters.kafka.consumer import ConsumerSettings, KafkaConsumer
 from saga.adapters.kafka.producer import KafkaProducer
+from saga.adapters.versions import check_version
 from saga.ports.bus import Bus, Record, ResumeAt, Source, TopicSpec
 from saga.settings import Settings
 
@@ -52,7 +52,7 @@ class KafkaBus(Bus):
         publish_timeout_s: float = PUBLISH_S,
         compression: str | None = None,
     ) -> None:
-        _aiokafka.check_version()
+        check_version("aiokafka", setting="SAGA_BUS")
         self._connection = connection
         self._replicas = replicas
         self._settings = consumers or ConsumerSettings()

@@ -14,10 +14,8 @@ from psycopg import Cursor
 from psycopg.errors import DuplicateObject
 from typing_extensions import override
 
-from saga.adapters import versions
+from saga.adapters.versions import check_version
 
-AT_LEAST: Final = "9.5.6"
-BELOW: Final = "9.6"
 CHANNEL: Final = "stored_events"
 """Where appends are notified: as the library calls it."""
 
@@ -28,7 +26,7 @@ def create_library_tables(cursor: Cursor[Any], schema: str) -> None:
     Raises:
         SettingsError: the library's version is not known.
     """
-    versions.check_version("eventsourcing", at_least=AT_LEAST, below=BELOW, setting="SAGA_STORE")
+    check_version("eventsourcing", setting="SAGA_STORE")
     _Recorder(_Datastore("", "", "", "", "", schema=schema)).create_tables(cursor)
 
 

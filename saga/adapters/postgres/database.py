@@ -36,11 +36,11 @@ from saga.adapters.postgres.pipeline import (
     Call,
     Session,
     call_of,
-    check_version,
     exchange,
     rows_of,
     text,
 )
+from saga.adapters.versions import check_version
 from saga.core.retry import Retry
 from saga.errors import SettingsError, StoreUnavailable
 from saga.retrying import Backoff, retried
@@ -129,7 +129,7 @@ class Address:
         password: Callable[[], str] | None = None,
         setting: str = "SAGA_STORE",
     ) -> None:
-        check_version(setting)
+        check_version("psycopg", setting=setting)
         try:
             given = conninfo_to_dict(conninfo)
         except psycopg.Error:

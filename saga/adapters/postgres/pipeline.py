@@ -26,10 +26,6 @@ from psycopg.errors import error_from_result
 from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 
-from saga.adapters import versions
-
-AT_LEAST: Final = "3.2"
-BELOW: Final = "3.4"
 REPEATED_MAX: Final = 256
 REPEATED_CHARS_MAX: Final = 4_096
 """How many statements of others a session watches for repetition, and how long they may be."""
@@ -101,11 +97,6 @@ class Session(AsyncConnection[tuple[Any, ...]]):
         """
         self.may_prepare[call.key] = False
         return self.prepared.pop(call.key, None) is not None
-
-
-def check_version(setting: str) -> None:
-    """Refuse a psycopg whose generators are not known; *setting* is what asks for it."""
-    versions.check_version("psycopg", at_least=AT_LEAST, below=BELOW, setting=setting)
 
 
 async def exchange(session: Session, calls: Sequence[Call]) -> list[PGresult]:
