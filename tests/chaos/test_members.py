@@ -14,6 +14,9 @@ from tests.proxy import Proxy
 SESSION_S = 6.0
 STALL_S_MAX = 10.0
 HOLD_S_MAX = 60.0
+WAIT_S = 60.0
+HEARTBEATS_S = 3.0
+"""By which a member hears of a rebalance."""
 ASSIGNED = "partitions are assigned"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -82,15 +85,20 @@ async def test_a_static_member_comes_back_without_a_rebalance(deployment: Deploy
     has its partitions back, and the others notice nothing.
     """
     for name in ("orchestrator-1", "orchestrator-2"):
-        deployment.given[name] = {"SAGA_KAFKA_INSTANCE_ID": name}
+        # So long that a busy machine has it started again in time.
+        settings = {"SAGA_KAFKA_INSTANCE_ID": name, "SAGA_KAFKA_SESSION_TIMEOUT": "1m"}
+        deployment.given[name] = settings
     before = after = 0
 
     async def strike(client: Client) -> None:
         nonlocal before, after
         before = deployment.members["orchestrator-2"].said(ASSIGNED)
         await asyncio.to_thread(deployment.kill, "orchestrator-1")
-        await asyncio.to_thread(deployment.start, "orchestrator-1")
-        await asyncio.sleep(SESSION_S + 2)
+        member = await asyncio.to_thread(deployment.start, "orchestrator-1")
+        async with asyncio.timeout(WAIT_S):
+            while not member.said(ASSIGNED):  # noqa: ASYNC110 - only its log shows it
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(HEARTBEATS_S)
         after = deployment.members["orchestrator-2"].said(ASSIGNED)
 
     await under_load(deployment, strike)
