@@ -7,6 +7,7 @@ right for the versions that `check_version` lets pass, before a bus is made, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from saga.ports.bus import Inbound, Record, Source
 
 FETCH_BYTES: Final = 16_777_216
 FETCH_WAIT_MS: Final = 100
+DROP_S: Final = 2.0
+DROP_ROUNDS_MAX: Final = 10
 READ_UNCOMMITTED: Final = 0
 READ_COMMITTED: Final = 1
 _PREFIX_BYTES: Final = 12
@@ -63,35 +66,31 @@ def append_records(
     return deliveries
 
 
-def close_quietly(producer: AIOKafkaProducer, error: Exception) -> asyncio.Task[None] | None:
-    """Fail all that *producer* holds; returns the sender's task, which still runs.
+async def drop_producer(producer: AIOKafkaProducer, error: Exception) -> None:
+    """End *producer* at once; all that it holds fails with *error*.
 
-    The producer counts as closed, so that it does not complain of never having been stopped.
+    It counts as closed from the start, so that it does not complain of never having been stopped.
+    Its sender's task waits for requests, which end with the client, and for an update of the
+    metadata that never comes.
     """
     producer._closed = True
-    accumulator = producer._message_accumulator
+    accumulator, sender = producer._message_accumulator, producer._sender.sender_task
     queued = [batch for queue in accumulator._batches.values() for batch in queue]
     for batch in (*queued, *accumulator._pending_batches):
         if not batch.future.done():
             batch.future.set_exception(error)
-    sender: asyncio.Task[None] | None = producer._sender.sender_task
-    return sender
-
-
-async def end_sender(
-    producer: AIOKafkaProducer, sender: asyncio.Task[None], *, rounds: int, round_s: float
-) -> None:
-    """End the sender's task of a producer whose client is closed.
-
-    It waits for its requests, and for an update of the metadata that never comes.
-    """
-    sender.remove_done_callback(producer._sender._fail_all)  # `close_quietly` has done so
+    with contextlib.suppress(TimeoutError, kafka.KafkaError, OSError):
+        async with asyncio.timeout(DROP_S):
+            await producer.client.close()
+    if sender is None:
+        return
+    sender.remove_done_callback(producer._sender._fail_all)  # which is done already
     sender.cancel()
-    for _ in range(rounds):
+    for _ in range(DROP_ROUNDS_MAX):
         update = producer.client._md_update_fut
         if update is not None and not update.done():
             update.set_result(False)
-        await asyncio.wait([sender], timeout=round_s)
+        await asyncio.wait([sender], timeout=DROP_S / DROP_ROUNDS_MAX)
         if sender.done():
             break
     sender.cancel()
@@ -114,19 +113,18 @@ def wants_to_rejoin(consumer: AIOKafkaConsumer) -> bool:
     return is_wanted
 
 
-def tasks_of(consumer: AIOKafkaConsumer) -> list[asyncio.Task[Any]]:
-    """The tasks that *consumer* runs beside its user's."""
+async def drop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """End the tasks and the connections of a *consumer* that could not be stopped."""
     coordinator, fetcher = consumer._coordinator, consumer._fetcher
     names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
     tasks = [getattr(coordinator, name, None) for name in names]
-    tasks.append(getattr(fetcher, "_fetch_task", None))
-    tasks += getattr(fetcher, "_pending_tasks", ())
-    return [task for task in tasks if task is not None]
-
-
-async def close_client(consumer: AIOKafkaConsumer) -> None:
-    """Close the connections of a consumer that could not be stopped."""
-    await consumer._client.close()
+    tasks += [getattr(fetcher, "_fetch_task", None), *getattr(fetcher, "_pending_tasks", ())]
+    for task in tasks:
+        if task is not None:
+            task.cancel()
+    with contextlib.suppress(TimeoutError, kafka.KafkaError, OSError):
+        async with asyncio.timeout(DROP_S):
+            await consumer._client.close()
 
 
 async def read_corrupt_batch(

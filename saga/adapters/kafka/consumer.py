@@ -438,11 +438,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self._watchdog: asyncio.Task[None] | None = None
 
     async def start(self, cluster: Cluster) -> None:
-        """Connect, and be watched from now on; it has ended where that fails.
-
-        Raises:
-            BusUnavailable: no broker answers.
-        """
+        """Connect, and be watched from now on; it has ended where that fails."""
         try:
             async with connecting(self._connection, EXCHANGE_S, "connect a consumer"):
                 await self.consumer.start()
@@ -502,7 +498,6 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self.positions, self.unpositioned, self.stopped = {}, {}, {}
 
     async def wait_for_assignment(self, timeout_s: float) -> None:
-        """Return when there is an assignment, or after *timeout_s*."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self.is_assigned.wait()
@@ -580,7 +575,6 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         return {source: offset for source, offset in found if offset is not None}
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
-        """Commit for the group."""
         await self.consumer.commit(
             {TopicPartition(*at): OffsetAndMetadata(next_, "") for at, next_ in offsets.items()}
         )
@@ -603,11 +597,8 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         await asyncio.wait([stopping], timeout=STOP_S)
         if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
             log.warning("%s: the consumer did not stop by itself", self._group)
-            for task in (stopping, *_aiokafka.tasks_of(self.consumer)):
-                task.cancel()
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(STOP_S):
-                    await _aiokafka.close_client(self.consumer)
+            stopping.cancel()
+            await _aiokafka.drop_consumer(self.consumer)
         self._forget()
         self.is_assigned.clear()
 

@@ -42,8 +42,6 @@ BATCH_BYTES: Final = 262_144
 REQUEST_BYTES_MAX: Final = 104_857_600
 METADATA_MAX_AGE_MS: Final = 60_000
 """How long new partitions of a topic may be unknown."""
-DROP_S: Final = 2.0
-DROP_ROUNDS_MAX: Final = 10
 
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 log = logging.getLogger(__name__)
@@ -225,11 +223,7 @@ class ProducerSession:
         self.is_ended = False
 
     async def start(self) -> None:
-        """Connect.
-
-        Raises:
-            KafkaError: no broker answers.
-        """
+        """Connect; it has ended where that fails."""
         try:
             await self._producer.start()
         except BaseException:
@@ -241,11 +235,7 @@ class ProducerSession:
         return len(self._producer.client.cluster.partitions_for_topic(topic) or ())
 
     async def learn(self, topic: str) -> int:
-        """How many partitions a topic has that exists, from its metadata.
-
-        Raises:
-            KafkaError: no broker answers.
-        """
+        """How many partitions a topic has that exists; asks the cluster."""
         return len(await self._producer.partitions_for(topic))
 
     def put(self, placed: Sequence[tuple[Source, Record]]) -> set[Delivery]:
@@ -264,15 +254,7 @@ class ProducerSession:
         if self.is_ended:
             return
         self.is_ended = True
-        sender = _aiokafka.close_quietly(self._producer, KafkaError("the producer was dropped"))
-        with contextlib.suppress(TimeoutError, KafkaError, OSError):
-            async with asyncio.timeout(DROP_S):
-                # Ends the requests that the sender's tasks wait for.
-                await self._producer.client.close()
-        if sender is not None:
-            await _aiokafka.end_sender(
-                self._producer, sender, rounds=DROP_ROUNDS_MAX, round_s=DROP_S / DROP_ROUNDS_MAX
-            )
+        await _aiokafka.drop_producer(self._producer, KafkaError("the producer was dropped"))
 
 
 def _size(record: Record) -> int:
