@@ -1,4 +1,4 @@
-"""What can go wrong with a server: it is not there, or it does not start. Both say what to do.
+"""What can go wrong wherever a server is started or a program looked for; it says what to do.
 
 - `InfraError`
   - `NotInstalled` — install what it names

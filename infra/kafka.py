@@ -101,12 +101,7 @@ class Kafka:
         return ",".join(broker.address(listener) for broker in self.brokers)
 
     def start(self) -> None:
-        """Starts all brokers that do not run, and waits until they serve.
-
-        Raises:
-            NotInstalled: Java or Maven is missing.
-            NotStarted: a broker ended or hung; the error quotes its log.
-        """
+        """Starts all brokers that do not run, and waits until they serve."""
         runtime, jars = java(), kafka_jars()
         for attempt in range(1, START_ATTEMPTS_MAX + 1):
             if not self._has_started:
@@ -226,11 +221,7 @@ class Broker(Server):
         return f"{HOST}:{self.ports[listener]}"
 
     def start(self) -> None:
-        """Starts it again where it was, and waits until it serves.
-
-        Raises:
-            NotStarted: it ended or hung; the error quotes its log.
-        """
+        """Starts it again where it was, and waits until it serves."""
         if not self.is_running:
             self._spawn()
         self.wait_until_ready()
@@ -283,11 +274,7 @@ class Broker(Server):
         self._spawn()
 
     def wait_until_ready(self) -> None:
-        """Waits until it serves.
-
-        Raises:
-            NotStarted: it ended or hung.
-        """
+        """Waits until it serves."""
         wait_until_ready(
             self.process,
             self._is_ready,

@@ -90,12 +90,7 @@ class Postgres(Server):
         return f"postgresql://{USER}:{self._password.read_text()}@{HOST}:{self.port}/{database}"
 
     def start(self) -> None:
-        """Starts it and waits until it takes connections; after the first time at the same port.
-
-        Raises:
-            NotInstalled: the server's programs are missing.
-            NotStarted: it ended or hung; the error quotes its log.
-        """
+        """Starts it and waits until it takes connections; after the first time at the same port."""
         if self.is_running:
             return
         programs = postgres_folder()

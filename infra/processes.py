@@ -202,11 +202,7 @@ def run(
     user: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs a program that prepares something, to its end.
-
-    Raises:
-        NotStarted: it failed or hung.
-    """
+    """Runs a program that prepares something, to its end."""
     process = ServerProcess.spawn(
         command, folder=log.parent, log=log, user=user, environment=environment
     )

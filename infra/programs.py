@@ -32,11 +32,7 @@ def cache_folder() -> Path:
 
 
 def java() -> Path:
-    """The Java runtime, 17 or newer.
-
-    Raises:
-        NotInstalled: it is missing and cannot be installed from here.
-    """
+    """The Java runtime, 17 or newer."""
     return _program("java", package="default-jre-headless", what="Java 17 or newer")
 
 
@@ -60,11 +56,7 @@ def kafka_jars() -> Path:
 
 
 def postgres_folder() -> Path:
-    """The folder of the newest PostgreSQL server's programs.
-
-    Raises:
-        NotInstalled: it is missing and cannot be installed from here.
-    """
+    """The folder of the newest PostgreSQL server's programs."""
     folder = _postgres_folder()
     if folder is None:
         with exclusive(cache_folder() / "install.lock"):

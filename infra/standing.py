@@ -72,12 +72,7 @@ class StandingServers:
         return [standing for standing in self._known() if standing.process is not None]
 
     def up(self) -> list[Standing]:
-        """Starts what does not run, and returns all.
-
-        Raises:
-            NotInstalled: a program is missing; the error says what to install.
-            NotStarted: a server ended or hung; the error quotes its log.
-        """
+        """Starts what does not run, and returns all."""
         with exclusive(self._lock):
             running = {standing.name: standing for standing in self.running()}
             ports = {standing.name: standing.port for standing in self._known()}

@@ -102,17 +102,13 @@ def kafka(request: pytest.FixtureRequest) -> KafkaAddress:
 
 @pytest.fixture(scope="session")
 def postgres_server(request: pytest.FixtureRequest) -> str:
-    """The address of a running PostgreSQL, shared by all tests of the run, with a user who may make
-    databases.
-    """
+    """A running PostgreSQL, shared by all tests of the run; its user may make databases."""
     return _address(request, "postgres")
 
 
 @pytest.fixture
 def postgres(postgres_server: str) -> Iterator[str]:
-    """The address of an empty database of one's own, dropped at the end with whoever still
-    uses it.
-    """
+    """An empty database of one's own, dropped at the end with whoever still uses it."""
     with database_on(postgres_server) as url:
         yield url
 
@@ -136,18 +132,14 @@ def namespace() -> str:
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
-    """A folder for servers of one's own: unlike `tmp_path` it can be reached by
-    PostgreSQL's user.
-    """
+    """A folder for servers of one's own: PostgreSQL's user can reach it, unlike `tmp_path`."""
     with scratch_folder() as folder:
         yield folder
 
 
 @pytest.fixture
 def own_kafka(request: pytest.FixtureRequest, server_folder: Path) -> Iterator[Kafka]:
-    """A Kafka that may be killed. It has one broker, or as many as the test is parametrized with:
-    `@pytest.mark.parametrize("own_kafka", [3], indirect=True)`.
-    """
+    """A Kafka that may be killed, of as many brokers as the test is parametrized with."""
     server = Kafka(server_folder / "kafka", brokers=getattr(request, "param", 1))
     yield from _started(server)
 

@@ -40,9 +40,7 @@ class Servers:
         return answer
 
     def answer(self, name: str) -> tuple[bool, str]:
-        """Whether there is such a server, and its address or what to do. Tried once, then
-        remembered.
-        """
+        """Whether there is such a server, and its address or what to do; found out once."""
         with self._locks[name]:
             if name not in self._answers:
                 try:

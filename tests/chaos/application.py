@@ -159,9 +159,7 @@ async def _do(ctx: EffectContext, intent: Any, debit: str, credit: str) -> None:
 
 
 async def _write(ctx: EffectContext, direction: str, debit: str, credit: str, amount: int) -> None:
-    """One line for each call, so that a service that is called twice has done it twice. An undo of
-    what failed, and left nothing here, does nothing.
-    """
+    """One line a call, so that two calls have done it twice; an undo of nothing writes none."""
     saga_id, step, _ = ctx.idempotency_key.rsplit("/", 2)
     await ctx.db.execute(
         "INSERT INTO ledger (saga_id, step, direction, intent_id, debit, credit, amount)"

@@ -1,6 +1,4 @@
-"""What goes wrong with a deployment, drawn from a seed: processes, broker, database,
-the way there.
-"""
+"""What goes wrong with a deployment, drawn from a seed: processes, servers, the way there."""
 
 import asyncio
 from collections import Counter

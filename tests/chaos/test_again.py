@@ -30,9 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 async def test_everything_delivered_again_changes_nothing(
     deployment: Deployment, client: Client
 ) -> None:
-    """All groups' offsets are set back to the begin: services read every intent again and give the
-    answers that they kept. Then every record of every topic is published once more.
-    """
+    """Services answer every intent again as they have; then every record is published again."""
     await start(deployment, EVERYBODY)
     enough_s = time.monotonic() + TRADING_S
     await client.place_orders(lambda: time.monotonic() > enough_s)
@@ -69,10 +67,7 @@ async def test_everything_delivered_again_changes_nothing(
 
 
 async def test_a_topic_made_anew_is_refused(deployment: Deployment, client: Client) -> None:
-    """The topic of the triggers is deleted and made again: its offsets mean other records now.
-    Nobody reads on there as if nothing had happened, the process says so and is not ready; it goes
-    on with all other topics.
-    """
+    """Its offsets mean other records now: the process says so, and goes on with other topics."""
     topic = deployment.names.topic(contract_of(OrderPlaced).contract_name)
     await start(deployment, EVERYBODY)
     await client.place([client.drawn() for _ in range(ORDERS)])
@@ -112,9 +107,7 @@ async def _state(deployment: Deployment):
 
 
 async def _set_back(deployment: Deployment) -> int:
-    """Every group of the deployment to the begin of all that it has read; how many groups there
-    are.
-    """
+    """Every group to the begin of all that it has read; how many groups there are."""
     address = deployment.bus.removeprefix("kafka://")
     async with administrator(address) as admin:
         found = [name for name, _ in await admin.list_consumer_groups()]

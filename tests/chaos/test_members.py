@@ -23,10 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 async def test_a_zombie_fails_on_the_store(deployment: Deployment) -> None:
-    """Frozen with a decided batch on its way to the store, for longer than its session lasts:
-    others take its partitions over and go on. When it wakes up, its batch arrives and is refused. A
-    process of the services is frozen as long.
-    """
+    """Frozen with a decided batch for longer than its session; it wakes up and is refused."""
     is_held, may_pass = threading.Event(), threading.Event()
 
     def freeze_at_commit() -> None:
@@ -81,9 +78,7 @@ async def test_orchestrators_join_and_leave_without_a_long_stall(deployment: Dep
 
 
 async def test_a_static_member_comes_back_without_a_rebalance(deployment: Deployment) -> None:
-    """With an instance id of its own a process that is killed and started again within its session
-    has its partitions back, and the others notice nothing.
-    """
+    """Killed and started within its session, it has its partitions back; others notice nothing."""
     for name in ("orchestrator-1", "orchestrator-2"):
         # So long that a busy machine has it started again in time.
         settings = {"SAGA_KAFKA_INSTANCE_ID": name, "SAGA_KAFKA_SESSION_TIMEOUT": "1m"}

@@ -1,6 +1,4 @@
-"""What befalls processes on a real Kafka and PostgreSQL, under load; judged from outside
-afterwards.
-"""
+"""What befalls processes on real servers, under load; judged from outside afterwards."""
 
 import asyncio
 from collections.abc import Iterator

@@ -79,9 +79,7 @@ async def test_the_database_is_stopped_at_once_and_comes_back(
 
 
 async def _leader(deployment: Deployment) -> int:
-    """The number of the broker that leads the first partition of the triggers; 0 while nobody
-    knows.
-    """
+    """The broker that leads the first partition of the triggers; 0 while nobody knows."""
     contract = contract_of(OrderPlaced)
     try:
         async with AIOKafkaConsumer(

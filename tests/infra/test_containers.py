@@ -1,6 +1,4 @@
-"""What can be known of the container files without containers: that they fit together, and that
-they fit the program they start.
-"""
+"""The container files fit together, and fit the program that they start."""
 
 import json
 import re
