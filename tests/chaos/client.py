@@ -1,7 +1,8 @@
 """Whoever places orders, outside of everything that fails: keeps a log of what was acknowledged."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Self
 
@@ -84,13 +85,7 @@ class Client:
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Publish until it is acknowledged."""
-        while True:
-            try:
-                await self._opened.bus.publish(records)
-            except BusUnavailable:
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
+        await self._insist(partial(self._opened.bus.publish, records))
 
     async def cancel(self, order: Trigger) -> None:
         (name,) = order.starts
@@ -102,9 +97,12 @@ class Client:
             reason="changed mind",
         )
         self.log.commands[command.command_id] = command
+        await self._insist(partial(self._publisher.command, command, key=name.key))
+
+    async def _insist(self, publish: Callable[[], Awaitable[object]]) -> None:
         while True:
             try:
-                await self._publisher.command(command, key=name.key)
+                await publish()
             except BusUnavailable:
                 await asyncio.sleep(RETRY_S)
             else:
