@@ -39,7 +39,7 @@ class Partitioner:
             MessageTooLarge: the record exceeds the limit.
             TopicMissing: it names a partition that does not exist.
         """
-        size = sum(map(len, filter(None, chain((record.key, record.value), *record.headers))))
+        size = size_of(record)
         if size > self._record_bytes_max:
             raise MessageTooLarge(
                 f"a record of {size} bytes on {record.topic} exceeds the limit of "
@@ -68,6 +68,11 @@ def assign_ranges(
             assigned[member] |= {Source(topic, number) for number in range(first, last)}
             first = last
     return assigned
+
+
+def size_of(record: Record) -> int:
+    """How many bytes its key, value and headers have together."""
+    return sum(map(len, filter(None, chain((record.key, record.value), *record.headers))))
 
 
 def partition_of(key: bytes, partitions: int) -> int:

@@ -17,11 +17,11 @@ from saga.adapters.kafka.admin import Cluster, GroupState, TopicState, describe_
 from saga.adapters.kafka.connection import KafkaConnection
 from saga.adapters.kafka.consumer import ConsumerSettings, KafkaConsumer
 from saga.adapters.kafka.producer import KafkaProducer
+from saga.adapters.partitioner import RECORD_BYTES_MAX
 from saga.adapters.versions import check_version
 from saga.ports.bus import Bus, Record, ResumeAt, Source, TopicSpec
 from saga.settings import Settings
 
-RECORD_BYTES_MAX: Final = 1_048_576
 PUBLISH_S: Final = 20.0
 
 

@@ -25,7 +25,7 @@ from saga.adapters.kafka._aiokafka import Delivery
 from saga.adapters.kafka.admin import Cluster
 from saga.adapters.kafka.connection import KafkaConnection, described, within
 from saga.adapters.kafka.diagnosis import connecting
-from saga.adapters.partitioner import partition_of
+from saga.adapters.partitioner import Partitioner, size_of
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
 from saga.ports.bus import Record, Source
 
@@ -68,12 +68,11 @@ class KafkaProducer:
         self._connection = connection
         self._cluster = cluster
         self._timeout_s = timeout_s
-        self._record_bytes_max = record_bytes_max
+        self._partitioner = Partitioner(record_bytes_max=record_bytes_max)
         self._compression = compression
         self._session: ProducerSession | None = None
         self._starting = asyncio.Lock()
         self._limits: dict[str, int] = {}
-        self._unkeyed = 0
         self._is_closed = False
         self._counts = counts
 
@@ -81,10 +80,14 @@ class KafkaProducer:
         """Publish all, as `Bus.publish` says."""
         if not records:
             return
-        await self._check_sizes(records)
         session = await self._started_session()
         counts = await self._partition_counts(session, {record.topic for record in records})
-        placed = [(self._place(record, counts[record.topic]), record) for record in records]
+        choose = self._partitioner.choose
+        placed = [
+            (Source(record.topic, choose(record, counts[record.topic])), record)
+            for record in records
+        ]
+        await self._check_limits(records)
         # Nothing waits from here to `put`: two publishers keep the order in which they come here.
         if session.is_ended:
             raise BusUnavailable("kafka: the producer was replaced meanwhile")
@@ -126,24 +129,10 @@ class KafkaProducer:
                     counts[topic] = await session.learn(topic)
         return counts
 
-    def _place(self, record: Record, partitions: int) -> Source:
-        if record.partition is not None:
-            if not 0 <= record.partition < partitions:
-                raise TopicMissing(record.topic, record.partition)
-            return Source(record.topic, record.partition)
-        if record.key is not None:
-            return Source(record.topic, partition_of(record.key, partitions))
-        self._unkeyed += 1
-        return Source(record.topic, self._unkeyed % partitions)
-
-    async def _check_sizes(self, records: Sequence[Record]) -> None:
+    async def _check_limits(self, records: Sequence[Record]) -> None:
+        """Whether their topics take records as large as these."""
         for record in records:
-            size = _size(record)
-            if size > self._record_bytes_max:
-                raise MessageTooLarge(
-                    f"a record of {size} bytes on {record.topic} exceeds the limit of "
-                    f"{self._record_bytes_max}"
-                )
+            size = size_of(record)
             if size > LIMIT_LOOKED_UP_BYTES:
                 limit = await self._limit(record.topic)
                 if size + FRAMING_BYTES > limit:
@@ -255,8 +244,3 @@ class ProducerSession:
             return
         self.is_ended = True
         await _aiokafka.drop_producer(self._producer, KafkaError("the producer was dropped"))
-
-
-def _size(record: Record) -> int:
-    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers
