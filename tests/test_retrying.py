@@ -87,6 +87,15 @@ async def test_the_first_second_fourth_failure_has_a_line(clock, caplog) -> None
     assert str(backoff.last_error) == "away"
 
 
+async def test_where_failing_is_usual_it_is_no_warning(clock, caplog) -> None:
+    with caplog.at_level(logging.INFO, "saga.retrying"):
+        backoff = Backoff("w", clock, STEADY, log_level=logging.DEBUG)
+        await backoff.pause("no leader", BusUnavailable("electing"))
+
+    assert caplog.records == []
+    assert clock.slept == [1]
+
+
 async def test_two_workers_do_not_return_together() -> None:
     """The jitter comes from the name: different for each, the same each time."""
 
