@@ -4,11 +4,7 @@ The part for users is in `saga.faststream`.
 """
 
 from saga.adapters.faststream.broker import SubscriberHealth, connection_of, own_broker, routes
-from saga.adapters.faststream.subscriber import (
-    BrokerBus,
-    EffectsSubscriber,
-    RunningService,
-)
+from saga.adapters.faststream.subscriber import BrokerBus, EffectsSubscriber, RunningService
 
 __all__ = [
     "BrokerBus",
