@@ -113,6 +113,26 @@ async def test_what_one_job_writes_to_a_partition_is_in_batches(
         await member.close()
 
 
+@pytest.mark.parametrize(("first_s", "then_s"), [(60.0, 0.05), (0.05, 0.2)])
+async def test_a_fetch_waits_as_long_as_it_is_told(
+    bus: LocalBus, first_s: float, then_s: float
+) -> None:
+    """However long the one before it would have waited, had there been no record."""
+    member = await bus.subscribe("g", ["t"])
+    await member.fetch(records_max=1, timeout_s=0)
+    waiting = asyncio.create_task(member.fetch(records_max=1, timeout_s=first_s))
+    await asyncio.sleep(0)
+    await bus.publish([samples.record("t")])
+    await waiting
+    await member.fetch(records_max=1, timeout_s=0)
+    began_s = asyncio.get_running_loop().time()
+
+    async with asyncio.timeout(20):
+        assert await member.fetch(records_max=1, timeout_s=then_s) == []
+
+    assert asyncio.get_running_loop().time() - began_s >= then_s
+
+
 async def test_two_buses_on_one_file_see_each_other(
     bus: LocalBus, database: SqliteDatabase, clock: ManualClock, tmp_path
 ) -> None:

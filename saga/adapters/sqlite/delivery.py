@@ -167,13 +167,13 @@ class Delivery:
         """Give what was committed to those who have not seen it; in commit order."""
         reached = set()
         for batch in batches:
-            source = batch.source
+            source, end = batch.source, batch.end
             readers = self._readers.get(source)
             if readers is None:
                 continue
-            self.ends[source] = batch.end
+            self.ends[source] = end
             for reader in readers:
-                if reader.next[source] < batch.end:
+                if reader.next[source] < end:
                     if not reader.offer(batch):
                         reader.behind.add(source)
                     reached.add(reader)
