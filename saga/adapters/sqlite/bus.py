@@ -19,7 +19,7 @@ from saga.adapters.partitioner import RECORD_BYTES_MAX, assign_ranges
 from saga.adapters.sqlite import groups
 from saga.adapters.sqlite.connection import as_bus_error
 from saga.adapters.sqlite.database import SqliteDatabase
-from saga.adapters.sqlite.delivery import Delivery, Reader
+from saga.adapters.sqlite.delivery import EarlyDelivery, Reader
 from saga.adapters.sqlite.groups import Group
 from saga.adapters.sqlite.records import PlacedRecord, RecordBatch, RecordLog
 from saga.adapters.sqlite.writer import EarlyReaders
@@ -86,7 +86,7 @@ class LocalBus(Bus):
     ) -> None:
         self.database = database
         self.log = RecordLog(database, record_bytes_max=record_bytes_max)
-        self.delivery = Delivery()
+        self.delivery = EarlyDelivery()
         self._early_readers: EarlyReaders | None = None
         self._clock = clock
         self._consumers: list[LocalConsumer] = []

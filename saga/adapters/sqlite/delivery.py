@@ -142,7 +142,7 @@ class Reader:
             self.wake(always=True)
 
 
-class Delivery:
+class EarlyDelivery:
     """Gives what was written to the readers of this process."""
 
     def __init__(self) -> None:
