@@ -239,14 +239,14 @@ def _intent(
         return Rejected(inbound, DeadLetterReason.BAD_INTENT_ID, message)
     idempotency_key = intent_id.rpartition("/")[0]
     return request(
-        intent_id,
-        idempotency_key,
-        idempotency_key.rpartition("/")[0],
-        name.attempt,
-        name.saga_id,
-        name.direction,
-        attributes.get(ce.UNDOES),
-        attributes.get(ce.TRACEPARENT),
+        message_id=intent_id,
+        idempotency_key=idempotency_key,
+        order_key=idempotency_key.rpartition("/")[0],
+        attempt=name.attempt,
+        saga_id=name.saga_id,
+        direction=name.direction,
+        undoes=attributes.get(ce.UNDOES),
+        traceparent=attributes.get(ce.TRACEPARENT),
     )
 
 
@@ -257,14 +257,14 @@ def _fact(
     place = f"{inbound.topic}/{inbound.partition}"
     event_id = attributes.get(ce.ID) or f"{place}/{inbound.offset}"
     return request(
-        event_id,
-        f"fact/{attributes.get(ce.SOURCE) or ''}/{event_id}",
-        f"fact/{place}/{key}",
-        1,
-        SagaId(attributes.get(ce.SUBJECT) or ""),
-        Direction.DO,
-        None,
-        attributes.get(ce.TRACEPARENT),
+        message_id=event_id,
+        idempotency_key=f"fact/{attributes.get(ce.SOURCE) or ''}/{event_id}",
+        order_key=f"fact/{place}/{key}",
+        attempt=1,
+        saga_id=SagaId(attributes.get(ce.SUBJECT) or ""),
+        direction=Direction.DO,
+        undoes=None,
+        traceparent=attributes.get(ce.TRACEPARENT),
     )
 
 

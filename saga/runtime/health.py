@@ -117,7 +117,7 @@ class OrchestratorHealth(Health):
         """Have the store counted if that was long ago; one count at a time, however slow."""
         is_due = self._clock.monotonic_s() - self._counted_at_s >= STATISTICS_AGE_S
         if self._counting is None and is_due:
-            # It outlives the request: a slow count is there for the next one.
+            # A bare task: it outlives the request, so that a slow count is there for the next one.
             self._counting = asyncio.create_task(self._read_statistics(), name="statistics")
         if self._counting is not None:
             await asyncio.wait([self._counting], timeout=STATISTICS_WAIT_S)
