@@ -10,69 +10,49 @@ RETRY = Retry(attempts=3, initial="1s", factor=2.0, cap="10s", jitter=0.2)
 
 
 class OrderPlaced(Event, topic="golden-orders.order-placed", version=1, key="order_id"):
-    """Starts `order`."""
-
     order_id: str
     amount: int
 
 
 class OrderConfirmed(Event, topic="golden-orders.order-confirmed", version=1):
-    """Outcome of `order`."""
-
     order_id: str
     receipt: str
 
 
 class OrderRejected(Event, topic="golden-orders.order-rejected", version=1):
-    """Outcome of an `order` that was rolled back."""
-
     order_id: str
     reason: str
     residue: list[str]
 
 
 class Reserved(Event, topic="golden-stock.reserved", version=1):
-    """Reply to `Reserve`."""
-
     reservation: str
 
 
 class Reserve(Intent[Reserved], topic="golden-stock.reserve", version=1):
-    """First step of `order`."""
-
     order_id: str
 
 
 class Release(Intent[None], topic="golden-stock.release", version=1):
-    """Undoes `Reserve`."""
-
     order_id: str
     reservation: str | None = None
 
 
 class Paid(Event, topic="golden-payments.paid", version=1):
-    """Reply to `Pay`."""
-
     receipt: str
 
 
 class Pay(Intent[Paid], topic="golden-payments.pay", version=1):
-    """Second step of `order`."""
-
     order_id: str
     amount: int
 
 
 class Refund(Intent[None], topic="golden-payments.refund", version=1):
-    """Undoes `Pay`."""
-
     order_id: str
     receipt: str | None = None
 
 
 class Ship(Intent[None], topic="golden-parcels.ship", version=1):
-    """Last step of `order`."""
-
     order_id: str
 
 
@@ -94,43 +74,31 @@ async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
 
 
 class TripAsked(Event, topic="golden-trips.trip-asked", version=1, key="trip_id"):
-    """Starts `trip`."""
-
     trip_id: str
 
 
 class TripBooked(Event, topic="golden-trips.trip-booked", version=1):
-    """Outcome of `trip`."""
-
     trip_id: str
     seats: list[str]
     approved_by: str
 
 
 class SeatHeld(Event, topic="golden-trips.seat-held", version=1):
-    """Reply to `HoldSeat`."""
-
     seat: str
 
 
 class HoldSeat(Intent[SeatHeld], topic="golden-trips.hold-seat", version=1):
-    """One of several side by side."""
-
     trip_id: str
     carrier: str
 
 
 class FreeSeat(Intent[None], topic="golden-trips.free-seat", version=1):
-    """Undoes `HoldSeat`."""
-
     trip_id: str
     carrier: str
     seat: str | None = None
 
 
 class Approval(Event, topic="golden-trips.approval", version=1):
-    """Payload of the signal `approval`."""
-
     by: str
 
 
