@@ -233,7 +233,7 @@ def contract_of(model: BaseModel | type[BaseModel]) -> Contract:
         kind = model if isinstance(model, type) else type(model)
         raise DefinitionError(
             f'{kind.__qualname__} is no contract: give its class topic="<domain>.<name>"'
-            " and version=1",
+            " and version=1"
         )
     return contract
 

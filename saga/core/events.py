@@ -7,7 +7,7 @@ entry of the turn it leads to. Payloads are opaque here: canonical JSON text of 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NewType
+from typing import Final, NewType
 
 from saga.core.identity import Instant, IntentId, MessageId, TimerId
 from saga.core.values import value
@@ -32,6 +32,11 @@ class ReplyOutcome(StrEnum):
     DONE = "done"
     REFUSED = "refused"
     FAILED = "failed"
+
+
+REPLY_DONE: Final = ReplyOutcome.DONE
+REPLY_FAILED: Final = ReplyOutcome.FAILED
+"""By name, as `identity.DO` is."""
 
 
 class CancelMode(StrEnum):

@@ -14,28 +14,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from saga.core import events, intents
-from saga.core.events import Event
+from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, turns
-from saga.core.identity import (
-    DO,
-    UNDO,
-    Instant,
-    IntentName,
-    SagaId,
-    StepId,
-    parse_intent_id,
-)
+from saga.core.identity import DO, UNDO, Instant, IntentName, SagaId, StepId, parse_intent_id
 from saga.core.state import Plan, SagaState, Step
-from saga.core.status import TRANSITIONS, SagaStatus, StepKind, StepStatus
+from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
 
-_DONE: Final = StepStatus.DONE
-_ISSUED: Final = StepStatus.ISSUED
 _PIVOT: Final = StepKind.PIVOT
-_REPLY_DONE: Final = events.ReplyOutcome.DONE
 _RETRY: Final = intents.TimerPurpose.RETRY
-_UNDOING: Final = StepStatus.UNDOING
 
 
 def fold(saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
@@ -120,15 +108,15 @@ def _replied(state: SagaState, fact: events.ReplyReceived, _: Instant) -> None:
         return
     step = state.steps[name.step]
     _keep_answer(step, name, fact)
-    if fact.outcome is not _REPLY_DONE:
+    if fact.outcome is not REPLY_DONE:
         return
     if name.direction is DO:
-        if step.status is _ISSUED:
-            step.status = _DONE
+        if step.status is ISSUED:
+            step.status = DONE
             step.is_backing_off = False
             if step.kind is _PIVOT:
                 state.is_past_pivot = True
-    elif step.status is _UNDOING and name.attempt >= step.undo_floor:
+    elif step.status is UNDOING and name.attempt >= step.undo_floor:
         step.status = StepStatus.UNDONE
         step.is_backing_off = False
 
@@ -138,7 +126,7 @@ def _keep_answer(step: Step, name: IntentName, fact: events.ReplyReceived) -> No
     attempt = name[2:]
     if step.replies.setdefault(attempt, fact) is not fact or step.has_reply:
         return
-    if fact.outcome is _REPLY_DONE and name.direction is DO:
+    if fact.outcome is REPLY_DONE and name.direction is DO:
         step.reply, step.has_reply = fact.reply, True
 
 
@@ -192,7 +180,7 @@ def _issued(state: SagaState, intent: intents.IntentIssued, at: Instant) -> None
     else:
         assert intent.attempt == step.attempts + 1, (state.saga_id, step.id, intent.attempt)
         step.attempts = intent.attempt
-        step.status = _ISSUED
+        step.status = ISSUED
         step.is_backing_off = False
 
 
@@ -203,7 +191,7 @@ def _issued_undo(state: SagaState, step: Step, intent: intents.IntentIssued, at:
         step.undo_began_at = at
         step.undo_spent = step.undo_attempts
     step.undo_attempts = intent.attempt
-    step.status = _UNDOING
+    step.status = UNDOING
     step.is_backing_off = False
     step.is_undo_blind = not step.has_reply
     state.undo_contracts[step.id] = intent.contract
@@ -213,11 +201,11 @@ def _settled(state: SagaState, intent: intents.StepSettled, _: Instant) -> None:
     step = state.steps[intent.step]
     if intent.direction is DO:
         is_going_forward = state.plan is None and not state.status.is_ended
-        if intent.status is _DONE:
+        if intent.status is DONE:
             step.undo_floor = step.undo_attempts + 1
             if step.kind is _PIVOT and is_going_forward and not step.is_dropped:
                 state.is_past_pivot = True
-        elif step.status is _ISSUED and is_going_forward:
+        elif step.status is ISSUED and is_going_forward:
             step.is_dropped = True
     step.status = intent.status
     step.is_backing_off = False

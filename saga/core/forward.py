@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, assert_never
+from typing import assert_never
 
 from saga.core import events, intents, program, rollback
 from saga.core.decider import RECORDED, Disposition
-from saga.core.events import Json, ReplyOutcome, ReplyReceived
+from saga.core.events import REPLY_DONE, REPLY_FAILED, Json, ReplyReceived
 from saga.core.identity import DO
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.state import SagaState, Step
-from saga.core.status import StepKind, StepStatus
+from saga.core.status import ISSUED, StepKind, StepStatus
 from saga.core.turn import Turn
 
-_ISSUED: Final = StepStatus.ISSUED
-_REPLY_DONE: Final = ReplyOutcome.DONE
-_REPLY_FAILED: Final = ReplyOutcome.FAILED
 _GAVE_OUT = frozenset({StepStatus.FAILED, StepStatus.REFUSED, StepStatus.IN_DOUBT})
 
 
@@ -37,20 +34,20 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
 def reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
     """A service answered a step's attempt for the first time."""
     state = turn.state
-    if step.status is not _ISSUED:
-        if fact.outcome is _REPLY_DONE and holds_up(state, step):
+    if step.status is not ISSUED:
+        if fact.outcome is REPLY_DONE and holds_up(state, step):
             return _succeed_at_last(turn, step, fact)
         return rollback.late_reply(turn, step, fact)
     if state.status.is_ended:
         turn.note(Verdict.AFTER_END, fact.intent_id, f"the saga is {state.status.value}")
-    if fact.outcome is _REPLY_FAILED and (attempt != step.attempts or step.is_backing_off):
+    if fact.outcome is REPLY_FAILED and (attempt != step.attempts or step.is_backing_off):
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, rollback.LATER_ATTEMPT)
     if not turn.has_taken_fact:
         turn.take_fact()
     turn.disarm_for(step, DO)
-    if fact.outcome is _REPLY_DONE:
+    if fact.outcome is REPLY_DONE:
         _succeed(turn, step, fact)
-    elif fact.outcome is _REPLY_FAILED:
+    elif fact.outcome is REPLY_FAILED:
         _fail_attempt(turn, step, StepStatus.FAILED, fact.code, fact.message or "failed")
     else:
         _fail_step(turn, step, StepStatus.REFUSED, fact.code, fact.message or "refused")
@@ -91,7 +88,7 @@ def settle(turn: Turn) -> None:
     state = turn.state
     if state.plan is not None or state.status.is_ended or state.is_poisoned:
         return
-    in_flight = [step for step in state.steps.values() if step.status is _ISSUED]
+    in_flight = [step for step in state.steps.values() if step.status is ISSUED]
     if state.cancel_reason is not None:
         if not in_flight:
             rollback.begin(turn, state.cancel_reason, code="cancelled")

@@ -8,18 +8,16 @@ state. This module only opens the door to each.
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import assert_never
 
 from saga.core import events, forward, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
-from saga.core.events import Event, ReplyOutcome, ReplyReceived
+from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.identity import DO, UNDO, StepId, parse_intent_id
 from saga.core.intents import TimerPurpose, Verdict
 from saga.core.program import Definition, Slept, WaitTimedOut
 from saga.core.state import SagaState
 from saga.core.turn import Turn
-
-_REPLY_DONE: Final = ReplyOutcome.DONE
 
 
 def decider_for(definition: Definition) -> Decider:
@@ -79,7 +77,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         return turn.note_conflict(fact)
     if name.direction is UNDO:
         return rollback.undo_reply(turn, step, name.attempt, fact)
-    if fact.outcome is _REPLY_DONE:
+    if fact.outcome is REPLY_DONE:
         refusal = turn.program.refusal_of_reply(step.id, fact.reply)
         if refusal is not None:
             return turn.note(Verdict.REFUSED, fact.intent_id, refusal)

@@ -21,7 +21,7 @@ from saga.core.intents import PlannedUndo, RollbackGoal, RollbackPlanned, TimerP
 from saga.core.program import Report, StepPolicy
 from saga.core.retry import UNDO_DEFAULT
 from saga.core.state import Plan, SagaState, Step
-from saga.core.status import SagaStatus, StepKind, StepStatus
+from saga.core.status import UNDOING, SagaStatus, StepKind, StepStatus
 from saga.core.turn import Turn
 
 LATER_ATTEMPT: Final = "a later attempt is on its way already"
@@ -29,7 +29,6 @@ MISSED_DEADLINE: Final = "no reply within the step's deadline"
 _MAY_HAVE_EFFECT = frozenset(
     {StepStatus.ISSUED, StepStatus.DONE, StepStatus.FAILED, StepStatus.IN_DOUBT}
 )
-_UNDOING: Final = StepStatus.UNDOING
 _NOT_UNDONE = frozenset({StepStatus.UNDO_STUCK, StepStatus.SKIPPED, StepStatus.UNDOING})
 _UNDONE_OR_UNDOING = frozenset({StepStatus.UNDOING, StepStatus.UNDONE})
 _AT_REST = frozenset({StepStatus.REFUSED, StepStatus.UNDONE, StepStatus.SKIPPED})
@@ -77,13 +76,7 @@ def has_undo(turn: Turn, step: Step) -> bool:
     return turn.policy(step).undo_retry is not None
 
 
-def begin(
-    turn: Turn,
-    reason: str,
-    *,
-    code: str | None,
-    failed_step: StepId | None = None,
-) -> None:
+def begin(turn: Turn, reason: str, *, code: str | None, failed_step: StepId | None = None) -> None:
     """Plan the rollback of everything that may have had an effect, and begin it."""
     in_flight = _in_flight(turn.state)
     turn.disarm_all()
@@ -131,7 +124,7 @@ def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Dis
     was_given_up = step.status in {StepStatus.UNDO_STUCK, StepStatus.SKIPPED}
     if was_given_up and fact.outcome is ReplyOutcome.DONE and attempt >= step.undo_floor:
         return _undone_late(turn, step, fact)
-    if step.status is not _UNDOING:
+    if step.status is not UNDOING:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, f"the step is {step.status.value}")
     if attempt < step.undo_floor:
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, "it came before the step's success")
@@ -236,7 +229,7 @@ def _go_on(turn: Turn) -> None:
         if step.status in _MAY_HAVE_EFFECT and passed.issuperset(after):
             _begin_undo(turn, step)
     # An operator may have begun again with a stuck step that the plan had passed.
-    if any(step.status is _UNDOING for step in state.steps.values()):
+    if any(step.status is UNDOING for step in state.steps.values()):
         return
     if len(passed) == len(plan.after):
         _finish(turn, plan)

@@ -9,6 +9,7 @@ a step's late success must still be undone, and parks only when a turn of it fai
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class SagaStatus(StrEnum):
@@ -37,6 +38,12 @@ class StepStatus(StrEnum):
     UNDONE = "undone"
     UNDO_STUCK = "undo_stuck"
     SKIPPED = "skipped"
+
+
+ISSUED: Final = StepStatus.ISSUED
+DONE: Final = StepStatus.DONE
+UNDOING: Final = StepStatus.UNDOING
+"""By name, as `identity.DO` is: a turn asks for them several times."""
 
 
 class StepKind(StrEnum):
