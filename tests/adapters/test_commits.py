@@ -94,7 +94,7 @@ async def test_a_disk_that_has_held_up_the_loop_is_not_trusted_for_a_while(
         await desk.commit(takes_s)
     assert desk.disk.waited == ["loop", "beside", "beside", "beside"]
 
-    desk.writing._pace.wary_until_s = 0.0  # noqa: SLF001
+    desk.writing._wary_until_s = 0.0  # noqa: SLF001
     await desk.commit()
     assert desk.disk.waited[-1] == "loop"
 

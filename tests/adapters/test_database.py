@@ -64,15 +64,8 @@ async def test_a_failing_job_takes_nobody_with_it(database: SqliteDatabase) -> N
     jobs = [_insert(1), half, _insert(2), _insert(1), _insert(3), half, _insert(4)]
     answers = await asyncio.gather(*map(database.write, jobs), return_exceptions=True)
 
-    assert [type(answer) for answer in answers] == [
-        int,
-        ValueError,
-        int,
-        sqlite3.IntegrityError,
-        int,
-        ValueError,
-        int,
-    ]
+    taken = sqlite3.IntegrityError
+    assert [*map(type, answers)] == [int, ValueError, int, taken, int, ValueError, int]
     assert await _numbers(database) == [1, 2, 3, 4]
 
 
@@ -161,9 +154,7 @@ async def test_a_read_only_disk_is_named(small_disk: Path) -> None:
 
 
 async def test_a_full_disk_is_survived(small_disk: Path) -> None:
-    """What does not fit is refused whole, what was recorded stays, and room is all that it
-    takes.
-    """
+    """What does not fit is refused whole, what was recorded stays, and room is all it takes."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(500_000))
     database = SqliteDatabase(small_disk / "saga.db")
@@ -202,9 +193,7 @@ async def test_a_full_database_is_survived(database: SqliteDatabase) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 async def test_a_file_replaced_while_open_is_noticed(path: Path, suffix: str) -> None:
-    """Writing on would be writing into nowhere: the message names the file. Put back, it
-    goes on.
-    """
+    """Writing on would be writing into nowhere. Put back, it goes on."""
     database = SqliteDatabase(path)
     await database.write(_create)
     file = Path(f"{path}{suffix}")
@@ -224,9 +213,7 @@ async def test_a_file_replaced_while_open_is_noticed(path: Path, suffix: str) ->
 async def test_a_lock_that_is_never_released_is_named(
     database: SqliteDatabase, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process that keeps the file locked holds up work for some seconds, then it is said
-    so.
-    """
+    """It holds up work for some seconds, then it is said so."""
     await database.write(_create)
     monkeypatch.setattr(commits, "BUSY_TIMEOUT_S", 0.02)
     other = sqlite3.connect(path, isolation_level=None)
@@ -241,9 +228,7 @@ async def test_a_lock_that_is_never_released_is_named(
 
 
 class CutConnection(sqlite3.Connection):
-    """A connection whose COMMIT is answered with an error of the disk, after or instead of being
-    done.
-    """
+    """Answers COMMIT with an error of the disk, after or instead of doing it."""
 
     cuts = 0
     is_done = False
@@ -299,9 +284,7 @@ async def test_a_store_of_a_newer_version_is_refused(database: SqliteDatabase) -
 
 
 async def test_an_older_schema_is_migrated_forward(database: SqliteDatabase) -> None:
-    """Only the steps that are missing, in one transaction: a step that fails leaves it as
-    it was.
-    """
+    """Only by what is missing, in one transaction: a step that fails leaves it as it was."""
 
     def second(cursor: sqlite3.Cursor) -> None:
         cursor.execute("ALTER TABLE n ADD COLUMN more TEXT")

@@ -1,6 +1,4 @@
-"""Records that are shown before they are durable: one commit for both, and what happens if it
-fails.
-"""
+"""Records that are shown before they are durable: one commit for both, or none."""
 
 import asyncio
 import sqlite3
@@ -91,9 +89,7 @@ def fail_next_commit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_record_and_the_turn_on_it_share_a_commit(desk: Desk) -> None:
-    """Ten hops are ten commits, not twenty; a consumer of another kind sees records when
-    durable.
-    """
+    """Ten hops are ten commits; a consumer of another kind sees records when durable."""
     other = await desk.bus.subscribe("other", ["t", "out"])
     await other.fetch(records_max=1, timeout_s=0)
     before, _ = desk.database.commits
@@ -116,9 +112,7 @@ async def test_a_record_and_the_turn_on_it_share_a_commit(desk: Desk) -> None:
 def test_a_turn_that_took_long_to_decide_still_shares_the_commit(
     loop: Callable[[], asyncio.AbstractEventLoop], path: Path, clock: ManualClock
 ) -> None:
-    """The loop was busy deciding when the wait was over: what it has decided goes along, whether
-    the loop looks at its timers first or at what is ready.
-    """
+    """What the loop was busy with goes along, whether it looks at timers first or not."""
 
     async def hops() -> int:
         database = SqliteDatabase(path)
@@ -187,9 +181,7 @@ async def test_what_nobody_had_fetched_is_read_again_by_itself(
 
 
 async def test_a_job_that_fails_beside_it_takes_the_turn_along(desk: Desk) -> None:
-    """The group is written again, so that what was shown may stand elsewhere: the turn is refused,
-    the record stays.
-    """
+    """What was shown may stand elsewhere now: the turn is refused, the record stays."""
 
     def broken(cursor):
         raise LookupError("a bug")

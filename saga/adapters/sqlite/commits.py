@@ -27,6 +27,7 @@ from saga.errors import StoreUnavailable
 Act = Callable[[], BaseException | None]
 Then = Callable[[BaseException | None], None]
 """Is called on the loop with what an act has raised or returned."""
+_Order = tuple[Act, Then, asyncio.AbstractEventLoop]
 
 QUICK_S: Final = 0.000_5
 """Where the last commit took less, the next one may be made on the loop's thread."""
@@ -61,12 +62,11 @@ class WritingConnection:
 
     def __init__(self, path: str, *, given: sqlite3.Connection | None = None) -> None:
         self.path = path
-        self._wal = f"{path}-wal"
         self._given = given
         self._open_connection = given
         self._files: tuple[int, ...] | None = None
         self._beside: _Beside | None = None
-        self._pace = _Pace()
+        self._took_s = self._wary_until_s = 0.0
         self._is_looking = False
         self._data_version = 0
         self._epoch = 0
@@ -161,17 +161,20 @@ class WritingConnection:
 
         It is called before this returns where the commit was made on the loop's thread.
         """
-        beside, pace = self._beside, self._pace
-        if beside is not None and (beside.checkpointer.is_rest_wanted or not pace.is_quick):
-            beside.executor.begin(self._commit_and_copy_rest, then)
+        if self._beside is not None and (
+            self._took_s >= QUICK_S
+            or self._beside.checkpointer.is_rest_wanted
+            or (self._wary_until_s and time.monotonic() < self._wary_until_s)
+        ):
+            self._beside.executor.begin(self._commit_and_copy_rest, then)
             return
         failure = None
         try:
             self._commit()
         except Exception as error:  # noqa: BLE001 - handed to whoever asked for the commit
             failure = error
-        if pace.took_s > HELD_UP_S:
-            pace.wary_until_s = time.monotonic() + WARY_S
+        if self._took_s > HELD_UP_S:
+            self._wary_until_s = time.monotonic() + WARY_S
         then(failure)
 
     def find_out(
@@ -226,7 +229,7 @@ class WritingConnection:
     def _identities(self) -> tuple[int, ...] | None:
         try:
             # Once a commit: as `Path.stat` it takes three times as long.
-            main, wal = os.stat(self.path), os.stat(self._wal)  # noqa: PTH116
+            main, wal = os.stat(self.path), os.stat(f"{self.path}-wal")  # noqa: PTH116
         except OSError:
             return None
         return main.st_dev, main.st_ino, wal.st_ino
@@ -247,7 +250,7 @@ class WritingConnection:
         try:
             self.connection.execute("COMMIT")
         finally:
-            self._pace.took_s = time.monotonic() - began_s
+            self._took_s = time.monotonic() - began_s
         self._commits += 1
         if self._beside is not None:
             self._beside.checkpointer.committed()
@@ -271,33 +274,11 @@ class WritingConnection:
         return StoreUnavailable(f"{said}; whether it was recorded is not known")
 
 
-class _Pace:
-    """Whether the disk is quick enough for commits on the loop's thread."""
-
-    __slots__ = ("took_s", "wary_until_s")
-
-    def __init__(self) -> None:
-        self.took_s = 0.0
-        self.wary_until_s = 0.0
-
-    @property
-    def is_quick(self) -> bool:
-        return self.took_s < QUICK_S and (
-            not self.wary_until_s or time.monotonic() >= self.wary_until_s
-        )
-
-
 class _Beside(NamedTuple):
     """The threads of one file."""
 
     executor: Executor
     checkpointer: Checkpointer
-
-
-class _Order(NamedTuple):
-    act: Act
-    then: Then
-    loop: asyncio.AbstractEventLoop
 
 
 class Executor:
@@ -316,7 +297,7 @@ class Executor:
 
     def call(self, act: Act, then: Then) -> None:
         """Do *act*, then call *then* on the loop with what it has raised or returned."""
-        self._orders.put(_Order(act, then, asyncio.get_running_loop()))
+        self._orders.put((act, then, asyncio.get_running_loop()))
 
     def begin(self, act: Act, then: Then) -> None:
         """As `call`, and return when *act* has begun, which is to wait for the disk at once.
@@ -336,17 +317,18 @@ class Executor:
 
     def _serve(self) -> None:
         while (order := self._orders.get()) is not None:
+            act, then, loop = order
             if self._has_begun.locked():
                 self._has_begun.release()
             try:
-                error = order.act()
+                error = act()
             except BaseException as raised:  # noqa: BLE001 - handed to whoever gave the order
                 error = raised
             try:
-                order.loop.call_soon_threadsafe(order.then, error)
+                loop.call_soon_threadsafe(then, error)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
-            del order, error  # waiting for the next must not keep this one's alive
+            del order, act, then, error  # waiting for the next must not keep this one's alive
 
 
 class Checkpointer:

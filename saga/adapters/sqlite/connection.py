@@ -15,16 +15,12 @@ from typing import Final
 from saga.errors import BusUnavailable, StoreUnavailable
 
 BUSY_TIMEOUT_S: Final = 5
-STATEMENTS_CACHED: Final = 256
-CACHE_KIB: Final = 32_768
-MMAP_BYTES: Final = 256 * 1024 * 1024
-
 _SETTINGS: Final = (
     "PRAGMA synchronous=FULL",
     # The database's own thread makes checkpoints (see commits.py), never a commit.
     "PRAGMA wal_autocheckpoint=0",
-    f"PRAGMA cache_size=-{CACHE_KIB}",
-    f"PRAGMA mmap_size={MMAP_BYTES}",
+    "PRAGMA cache_size=-32768",  # KiB
+    "PRAGMA mmap_size=268435456",
     "PRAGMA temp_store=MEMORY",
     # Some builds of SQLite overwrite whatever is deleted, which is for secrets.
     "PRAGMA secure_delete=OFF",
@@ -82,7 +78,7 @@ def _connect(
         uri=is_uri,
         isolation_level=None,
         check_same_thread=False,
-        cached_statements=STATEMENTS_CACHED,
+        cached_statements=256,
         timeout=busy_timeout_s,
     )
     try:
