@@ -232,12 +232,21 @@ class _Group:
 class SqliteUnit(Unit):
     """One handler's unit of work on the effects store in SQLite."""
 
-    __slots__ = ("_entering", "_is_broken", "_is_ended", "_store", "_thread_lock", "is_inside")
+    __slots__ = (
+        "_entering",
+        "_is_broken",
+        "_is_ended",
+        "_store",
+        "_thread_lock",
+        "_writer",
+        "is_inside",
+    )
 
     def __init__(self, store: SqliteEffectsStore) -> None:
         self._store = store
         self._entering: asyncio.Future[None] | None = None
         self._thread_lock: threading.Lock | None = None
+        self._writer: Writer | None = None
         self._is_ended = False
         self._is_broken = False
         self.is_inside = False
@@ -282,7 +291,8 @@ class SqliteUnit(Unit):
             return
         self._entering = asyncio.get_running_loop().create_future()
         try:
-            await self._writer().enter(self)
+            assert self._writer is not None, "it has tried to enter"
+            await self._writer.enter(self)
             self.is_inside = True
             if self._is_ended:
                 self.drop()
@@ -329,7 +339,8 @@ class SqliteUnit(Unit):
         self._refuse_if_ended()
         if not self.is_inside:
             raise RuntimeError(RAW_TOO_EARLY)
-        writer = self._writer()
+        writer = self._writer
+        assert writer is not None, "it has entered through one"
         if self._is_broken or writer.holder is not self:
             self._is_broken = True
             raise StoreUnavailable(f"{self._store.path}: the unit of work was lost; it begins anew")
@@ -344,15 +355,13 @@ class SqliteUnit(Unit):
 
     def _try_enter(self) -> bool:
         self._refuse_if_ended()
-        self.is_inside = self._writer().try_enter(self)
-        return self.is_inside
-
-    def _writer(self) -> Writer:
         try:
-            return self._store.database.writer
+            self._writer = self._store.database.writer
         except StoreUnavailable:
             self._is_broken = True
             raise
+        self.is_inside = self._writer.try_enter(self)
+        return self.is_inside
 
     def _end(self) -> bool:
         """Run nothing more; whether the unit has the connection, which it may have for once."""

@@ -97,7 +97,7 @@ class Writer:
         self._waiting.append(job)
         if not self._is_busy:
             self._go_on_soon()
-        elif self.holder is not None:
+        if self._handlers and not job.is_of_handlers:
             self._limit_patience()
 
     async def drained(self) -> None:
@@ -118,7 +118,9 @@ class Writer:
     def try_enter(self, handler: object) -> bool:
         """Give *handler* the connection, inside a savepoint, if that is possible at once."""
         writing = self.writing
-        if self._is_busy or self._line or self._written or self._is_full:
+        if self._is_busy or self._line or self._written:
+            return False
+        if self._handlers >= HANDLERS_PER_COMMIT_MAX:
             return False
         try:
             if not writing.in_transaction and not writing.begin():
@@ -187,6 +189,8 @@ class Writer:
         """Nobody has the connection: let in who is in line, or write what waits."""
         self._is_due = False
         if self._is_busy:
+            if self._is_full:
+                self._handlers = HANDLERS_PER_COMMIT_MAX  # nobody is let in after this one
             return
         if self._handlers or self._written:
             self._proceed()
@@ -239,14 +243,14 @@ class Writer:
         self.writing.connection.execute("SAVEPOINT handler")
         if not self._handlers:
             self._handlers_until_s = asyncio.get_running_loop().time() + HANDLERS_S_MAX
+            if any(not job.is_of_handlers for job in self._waiting):
+                self._limit_patience()
         self._handlers += 1
         self._is_busy = True
         self.holder = handler
-        if self._waiting:
-            self._limit_patience()
 
     def _limit_patience(self) -> None:
-        if self._timer is None and any(not job.is_of_handlers for job in self._waiting):
+        if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(BUSY_TIMEOUT_S, self._lose_patience)
 
