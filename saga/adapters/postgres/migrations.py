@@ -17,6 +17,7 @@ from psycopg.sql import SQL, Identifier
 
 from saga.adapters.first_layout import OldRow, turns_of
 from saga.adapters.postgres.statements import OriginatorIds
+from saga.adapters.rows import SUMMARY_COLUMNS
 from saga.core.identity import Instant, SagaId
 from saga.ports.store import UnhandledKind
 
@@ -36,17 +37,13 @@ _ENTRIES: Final = (
     "ORDER BY originator_id, originator_version"
 )
 _SAGA_INDEX: Final = (
-    "INSERT INTO saga_index (originator_id, saga_id, definition, definition_version, key, status, "
-    "started_at, updated_at, waiting_for, reason, version) "
-    "SELECT s.originator_id, i.saga_id, i.definition, "
-    "i.definition_version, i.key, i.status, i.started_at, i.updated_at, i.waiting_for, i.reason, "
-    "i.version FROM saga_index_1 AS i JOIN saga_ids AS s ON s.saga_id = i.saga_id "
-    "ORDER BY s.originator_id"
+    f"INSERT INTO saga_index (originator_id, {SUMMARY_COLUMNS}) SELECT originator_id, "
+    f"{SUMMARY_COLUMNS} FROM saga_index_1 JOIN saga_ids USING (saga_id) ORDER BY originator_id"
 )
 # A timer's id is its saga's, a slash and its name.
 _TIMERS: Final = (
-    "INSERT INTO timers SELECT s.originator_id, substr(t.timer_id, 38), t.due_at "
-    "FROM timers_1 AS t JOIN saga_ids AS s ON s.saga_id = t.saga_id ORDER BY s.originator_id"
+    "INSERT INTO timers SELECT originator_id, substr(timer_id, 38), due_at "
+    "FROM timers_1 JOIN saga_ids USING (saga_id) ORDER BY originator_id"
 )
 _UNHANDLED_RECORDS: Final = (
     "INSERT INTO unhandled OVERRIDING SYSTEM VALUE SELECT parked_id, "
@@ -135,12 +132,10 @@ def number_sagas(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None
 def _set_apart(rows: Cursor[Any], table: str) -> None:
     """Rename *table* and what belongs to it, so that a new one can have its name."""
     found = {"SEQUENCE": _SEQUENCES_OF, "INDEX": _INDEXES_OF}
-    renamed = [
-        (kind, name)
-        for kind, query in found.items()
-        for (name,) in rows.execute(query, (table,)).fetchall()
-    ]
-    for kind, name in [*renamed, ("TABLE", table)]:
+    renamed = [("TABLE", table)]
+    for kind, query in found.items():
+        renamed += [(kind, name) for (name,) in rows.execute(query, (table,))]
+    for kind, name in reversed(renamed):
         rename = SQL(f"ALTER {kind} {{}} RENAME TO {{}}")
         rows.execute(rename.format(Identifier(name), Identifier(f"{name}_1")))
 
