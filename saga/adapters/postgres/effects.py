@@ -184,13 +184,15 @@ class PostgresEffectsStore(EffectsStore):
         if not self._is_open:
             return self._refused()
         if not self._group:
-            self._group_kept = self._database.start(self._keep_group())
+            self._group_kept = asyncio.shield(self._database.start(self._keep_group()))
         self._group.append(ended)
         return self._group_kept
 
     def keep_all(self, ended: EndedUnit) -> asyncio.Future[Collection[Unit]]:
         """Keep what a unit has written, and rows with it."""
-        return self._database.start(self._keep_all(ended)) if self._is_open else self._refused()
+        if not self._is_open:
+            return self._refused()
+        return asyncio.shield(self._database.start(self._keep_all(ended)))
 
     # A handler's own transaction.
 

@@ -101,6 +101,23 @@ async def test_rows_alone_are_kept_whatever_became_of_their_commit(
     assert set(await proxied.kept(SERVICE, [*"abc"])) == set("abc")
 
 
+@pytest.mark.parametrize("has_written", [True, False])
+async def test_who_gives_up_waiting_does_not_stop_a_commit(
+    store: PostgresEffectsStore, *, has_written: bool
+) -> None:
+    """Nor the commits of those who end later."""
+    unit, later = store.unit(), store.unit()
+    if has_written:
+        await unit.db.execute(INSERT, name="a")
+    unit.keep([InboxWrite(inbox_row("k"))]).cancel()
+    await asyncio.sleep(0)
+
+    assert not await keep_rows(later, inbox_row("later"))
+    await store.close()
+    async with opened(store.address.conninfo) as again:
+        assert set(await again.kept(SERVICE, ["k", "later"])) == {"k", "later"}
+
+
 async def test_connections_that_died_while_they_were_idle_are_replaced(
     proxy: Proxy, proxied: PostgresEffectsStore
 ) -> None:
