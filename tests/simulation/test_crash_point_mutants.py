@@ -167,7 +167,7 @@ def test_a_commit_taken_for_done_is_noticed(
 
     outcome = _run("CP-4b", "reply done", PostgresPlace(crashed_postgres))
 
-    assert "is published before it is stored" in "\n".join(outcome.violations)
+    assert "b/do/1 was carried out and never issued" in "\n".join(outcome.violations)
 
 
 def test_a_strike_that_never_comes_is_noticed(folder: Path) -> None:
