@@ -1,7 +1,6 @@
 """One process of a benchmark: `python -m benchmarks.child NAME ARGUMENTS`, the latter a JSON array.
 
-NAME is a measurement, which prints its result as one line of JSON. Or it is one of the processes
-that are measured, which gets its settings as argument.
+NAME is a measurement, which prints one line of JSON, or a process that is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ MEASUREMENTS: Final[dict[str, Callable[..., Measured]]] = {
 
 
 def main() -> None:
-    """Measure, or be measured, as the command line says."""
     name, arguments = sys.argv[1:]
     logs.configure("error")
     start = _process(name)

@@ -1,7 +1,4 @@
-"""The command line: what to measure, and the table of what was measured.
-
-On files, engine and floor take turns here; on servers `servers` does the same.
-"""
+"""The command line: what to measure, and the table of what was measured."""
 
 from __future__ import annotations
 
@@ -36,7 +33,6 @@ OPEN_IN_STORE: Final = 100_000
 
 
 def program() -> typer.Typer:
-    """The program: one command."""
     made = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     made.command(context_settings={"help_option_names": ["-h", "--help"]})(benchmark)
     return made

@@ -1,7 +1,4 @@
-"""Sagas on Kafka and PostgreSQL, measured from outside by publishing triggers and reading outcomes.
-
-Engine and floor are driven by the same code and differ only in who answers.
-"""
+"""Sagas on Kafka and PostgreSQL, driven from outside; engine and floor by the same code."""
 
 from __future__ import annotations
 
@@ -111,9 +108,7 @@ class Driver:
         return cls(bus, consumer, publisher, trigger_topic)
 
     async def run(self, numbers: range, in_flight: int) -> list[float]:
-        """Run the orders of these *numbers*, *in_flight* at a time; gives latencies in seconds.
-
-        A latency lasts from before the trigger is published until the outcome is read.
+        """Latencies in seconds, from before a trigger is published until its outcome is read.
 
         Raises:
             NotSo: no outcome arrives any more.

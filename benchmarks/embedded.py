@@ -74,10 +74,7 @@ async def _run(service: Service, numbers: range, in_flight: int) -> list[float]:
 
 
 def replaying(folder: str) -> Measured:
-    """The histories of an `engine` run in *folder* folded again: entries a second of one core.
-
-    Once with reading and checking all of them as `saga replay` does, once for the folding alone.
-    """
+    """Entries a second of one core, read and checked as by `saga replay`, and only folded."""
     return asyncio.run(_replaying(folder))
 
 
@@ -158,6 +155,5 @@ def _stopwatch(sagas: int) -> Iterator[Measured]:
 
 
 def _resident_mb() -> float:
-    """The peak of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere

@@ -1,10 +1,8 @@
 """The floor on Kafka and PostgreSQL: the same rows and records, hand-written, without an engine.
 
 A team could reach it that knows only this one saga, and nothing of contracts, replays, retries or
-duplicates. One process reads triggers and replies, writes turns, index rows and positions in one
-transaction a batch, and publishes intents and outcomes. Another reads intents, keeps an inbox row
-for each, and publishes replies. States live in memory and a crash would lose records: no engine may
-do that, and it costs the floor nothing.
+duplicates. States live in memory and a crash would lose records: no engine may do that, and it
+costs the floor nothing.
 """
 
 from __future__ import annotations
@@ -69,15 +67,12 @@ class _Saga:
 
 
 class Orchestrating:
-    """Triggers and replies in; rows, intents and outcomes out."""
-
     def __init__(self, settings: Settings) -> None:
         self._intents = floor_topic(settings, "intents")
         self._outcomes = floor_topic(settings, "outcomes")
         self._sagas: dict[bytes, _Saga] = {}
 
     def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
-        """The rows and records of one batch."""
         at = time.time_ns() // 1000
         turns: list[tuple[UUID, int, str, bytes]] = []
         index: dict[UUID, tuple[UUID, str, str, str, int]] = {}
@@ -122,13 +117,10 @@ class Orchestrating:
 
 
 class Serving:
-    """Intents in; inbox rows and replies out."""
-
     def __init__(self, settings: Settings) -> None:
         self._replies = floor_topic(settings, "replies")
 
     def handle(self, records: Sequence[Any]) -> tuple[list[Statement], list[Outgoing]]:
-        """The rows and records of one batch."""
         rows: list[tuple[str, bytes]] = []
         outgoing: list[Outgoing] = []
         for record in records:
@@ -145,20 +137,17 @@ class Serving:
 
 
 async def orchestrator(settings: dict[str, str]) -> Stop:
-    """The floor's orchestrator."""
     read = Settings.read({}, **settings)
     topics = [floor_topic(read, name) for name in ("triggers", "replies")]
     return await _start(read, topics, Orchestrating(read).handle)
 
 
 async def effects(settings: dict[str, str]) -> Stop:
-    """The floor's effect service."""
     read = Settings.read({}, **settings)
     return await _start(read, [floor_topic(read, "intents")], Serving(read).handle)
 
 
 async def make_tables(address: str) -> None:
-    """Make the floor's tables."""
     async with await psycopg.AsyncConnection.connect(address, autocommit=True) as connection:
         for table in TABLES:
             await connection.execute(table)

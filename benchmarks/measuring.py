@@ -1,6 +1,6 @@
 """What all benchmarks share: the plan, runs in processes of their own, and their medians.
 
-Machines are noisy. Only runs of the same minute are compared, and what is printed is the median.
+Machines are noisy: only runs of the same minute are compared.
 """
 
 from __future__ import annotations
@@ -30,24 +30,17 @@ Level = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be measured."""
-
     in_flight: tuple[int, ...]
     sagas: int
     runs: int
     open_sagas: int
 
     def sagas_at(self, in_flight: int) -> int:
-        """How many sagas one measurement runs."""
         return min(self.sagas, SAGAS_AT_ONE) if in_flight == 1 else self.sagas
 
 
 def run_child(name: str, *arguments: object) -> Measured:
-    """One measurement in a process of its own.
-
-    Raises:
-        NotSo: the process failed.
-    """
+    """One measurement in a process of its own; NotSo if that fails."""
     command = [sys.executable, "-m", "benchmarks.child", name, orjson.dumps(arguments).decode()]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode:
@@ -65,7 +58,6 @@ class Bar:
         self._task = progress.add_task("measuring", total=total)
 
     def run(self, text: str, name: str, *arguments: object) -> Measured:
-        """Run the measurement *name* while the bar says *text*."""
         self._progress.update(self._task, description=text)
         measured = run_child(name, *arguments)
         self._progress.advance(self._task)
@@ -75,11 +67,7 @@ class Bar:
 def measure_levels(
     plan: Plan, rivals: Sequence[str], baseline: str, measure: Callable[[str, int, int], Measured]
 ) -> list[Level]:
-    """The rivals in turns at each number in flight: medians, and ratios to *baseline*.
-
-    Who is first changes with every turn. *measure* gets a rival, the sagas to run and how many of
-    them are in flight.
-    """
+    """The rivals in turns, another one first each time: medians, and ratios to *baseline*."""
     levels: list[Level] = []
     for in_flight in plan.in_flight:
         sagas = plan.sagas_at(in_flight)
@@ -129,7 +117,6 @@ def percentiles(latencies: list[float]) -> Measured:
 
 
 def circumstances(plan: Plan) -> dict[str, Any]:
-    """Where and how often was measured."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "python": platform.python_version(),

@@ -1,7 +1,7 @@
 """The measured saga: an order of three steps, every tenth of which is refused at the last.
 
-A second saga stays open and is not measured: a question that waits a month for its answer.
-The services keep their inbox and nothing else, so that the engine is measured.
+A second saga stays open: a question that waits a month for its answer. The services keep their
+inbox and nothing else, so that the engine is measured.
 """
 
 from __future__ import annotations
@@ -17,16 +17,12 @@ ANSWER_TIMEOUT = "30d"
 
 
 class OrderPlaced(Event, topic="bench-orders.order-placed", version=1, key="order_id"):
-    """A customer wants something."""
-
     order_id: str
     amount: int
     is_shippable: bool
 
 
 class OrderConfirmed(Event, topic="bench-orders.order-confirmed", version=1):
-    """It is on its way."""
-
     order_id: str
     parcel: str
 
@@ -46,61 +42,45 @@ class OrderQuestioned(Event, topic="bench-orders.order-questioned", version=1, k
 
 
 class OrderCleared(Event, topic="bench-orders.order-cleared", version=1):
-    """It is."""
+    """The customer has said yes."""
 
     order_id: str
     answer: str
 
 
 class Reserved(Event, topic="bench-stock.reserved", version=1):
-    """The goods are set aside."""
-
     reservation: str
 
 
 class Reserve(Intent[Reserved], topic="bench-stock.reserve", version=1):
-    """Set goods aside."""
-
     order_id: str
     amount: int
 
 
 class Release(Intent[None], topic="bench-stock.release", version=1):
-    """Put them back."""
-
     order_id: str
     reservation: str | None = None
 
 
 class Charged(Event, topic="bench-payments.charged", version=1):
-    """The customer has paid."""
-
     receipt: str
 
 
 class Charge(Intent[Charged], topic="bench-payments.charge", version=1):
-    """Let the customer pay."""
-
     order_id: str
     amount: int
 
 
 class Refund(Intent[None], topic="bench-payments.refund", version=1):
-    """Give the money back."""
-
     order_id: str
     receipt: str | None = None
 
 
 class Shipped(Event, topic="bench-parcels.shipped", version=1):
-    """The parcel has left."""
-
     parcel: str
 
 
 class Ship(Intent[Shipped], topic="bench-parcels.ship", version=1):
-    """Send the goods."""
-
     order_id: str
     is_shippable: bool
 
@@ -130,7 +110,6 @@ services = Effects("bench-services")
 
 @services.on(Reserve)
 async def reserve(intent: Reserve, ctx: EffectContext) -> Reserved:
-    """Always possible."""
     return Reserved(reservation=f"{intent.amount} for {ctx.key}")
 
 
@@ -141,7 +120,6 @@ async def release(intent: Release, ctx: EffectContext) -> None:
 
 @services.on(Charge)
 async def charge(intent: Charge, ctx: EffectContext) -> Charged:
-    """Always possible."""
     return Charged(receipt=f"{intent.amount} from {ctx.key}")
 
 
@@ -162,6 +140,5 @@ app = SagaApp(sagas=[order, question], effects=[services])
 
 
 def placed(number: int) -> OrderPlaced:
-    """The order of this number."""
     is_shippable = number % REFUSED_EVERY != 0
     return OrderPlaced(order_id=f"order-{number}", amount=100 + number, is_shippable=is_shippable)

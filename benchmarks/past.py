@@ -1,10 +1,8 @@
 """A store with a past: many finished and open sagas, as the engine would have written them.
 
-A few sagas are really run. The server then multiplies their rows in each table, with another saga
-id, business key and trigger id for each copy. A saga id follows from its key, as in the engine, and
-the log has the entries in the order of their sagas.
-Not multiplied are records on topics, whose retention is Kafka's, and the inbox of the services,
-which is not in the store.
+A few sagas are really run, and the server multiplies their rows. A copy's saga id follows from its
+key, as in the engine, and the log has the entries in the order of their sagas. Records on topics
+and the inbox of the services are not multiplied.
 """
 
 from __future__ import annotations

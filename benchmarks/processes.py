@@ -1,7 +1,7 @@
 """Processes that are measured from outside, and how they are asked for their CPU time.
 
-A process says `ready`. It answers each line on its standard input with its CPU seconds so far, and
-drains when the input ends. So it also ends when the measuring process is killed.
+A process says `ready`, answers each line on its standard input with its CPU seconds so far, and
+drains when the input ends: so it also ends when the measuring process is killed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ Start = Callable[[dict[str, str]], Awaitable[Stop]]
 
 
 async def orchestrator(settings: dict[str, str]) -> Stop:
-    """The engine's orchestrator."""
     return await _started(settings, "orchestrator")
 
 
 async def effects(settings: dict[str, str]) -> Stop:
-    """The engine's effect services."""
     return await _started(settings, "effects")
 
 
@@ -47,7 +45,6 @@ async def _started(settings: dict[str, str], role: str) -> Stop:
 
 
 def floor_topic(settings: Settings, name: str) -> str:
-    """The floor's topic of this name."""
     return f"{settings.env}.{settings.namespace}.floor.{name}"
 
 
@@ -82,22 +79,14 @@ class Process:
         self._process = process
 
     async def cpu_s(self) -> float:
-        """The CPU seconds used so far.
-
-        Raises:
-            NotSo: it has ended.
-        """
+        """CPU seconds used so far; NotSo if it has ended."""
         stdin = self._process.stdin
         assert stdin is not None
         stdin.write(b"\n")
         return float(orjson.loads(await self.line()))
 
     async def line(self) -> bytes:
-        """The next line of its output.
-
-        Raises:
-            NotSo: it has ended.
-        """
+        """The next line of its output; NotSo if it has ended."""
         stdout = self._process.stdout
         assert stdout is not None
         async with asyncio.timeout(START_S):
@@ -121,11 +110,7 @@ class Process:
 
 @asynccontextmanager
 async def running(names: Sequence[str], settings: dict[str, Any]) -> AsyncIterator[list[Process]]:
-    """Processes of these *names*, ready.
-
-    Raises:
-        NotSo: one of them has ended.
-    """
+    """Processes of these *names*, ready; NotSo if one has ended."""
     processes: list[Process] = []
     try:
         for name in names:

@@ -1,9 +1,8 @@
 """Measuring on servers: engine and floor on the same Kafka and PostgreSQL, in turns.
 
-Whatever is measured has a namespace of topics and a database of its own, made for it. The database
-is dropped afterwards; topics stay, with a retention of an hour.
-With a past, a store with many sagas and an empty one take turns instead; both keep what earlier
-turns have left in them.
+Each run has a namespace of topics and a database of its own. The database is dropped afterwards;
+topics stay, with a retention of an hour. With a past, a store with many sagas and an empty one take
+turns instead, and keep what earlier turns have left in them.
 """
 
 from __future__ import annotations
@@ -48,11 +47,7 @@ class Past:
 
 
 def measure(plan: Plan, addresses: dict[str, str], printer: Printer) -> dict[str, Any]:
-    """What *plan* asks for, of the engine and the floor on the servers at *addresses*.
-
-    Raises:
-        NotSo: a server cannot be reached, or a measurement failed.
-    """
+    """The engine and the floor in turns; NotSo if a server is away or a run failed."""
     with Progress(console=printer.err, transient=True) as progress, scratch(addresses) as own:
         turns = _Turns(Bar(progress, len(RIVALS) * plan.runs * len(plan.in_flight)))
         levels = measure_levels(
@@ -64,11 +59,7 @@ def measure(plan: Plan, addresses: dict[str, str], printer: Printer) -> dict[str
 def measure_loaded(
     plan: Plan, past: Past, addresses: dict[str, str], printer: Printer
 ) -> dict[str, Any]:
-    """The engine on the servers at *addresses* as *plan* says, with *past* and without.
-
-    Raises:
-        NotSo: a server cannot be reached, or a measurement failed.
-    """
+    """The engine with *past* and without; NotSo if a server is away or a run failed."""
     with (
         Progress(console=printer.err, transient=True) as progress,
         scratch(addresses) as empty,
@@ -88,14 +79,12 @@ def measure_loaded(
 
 
 def print_report(report: dict[str, Any], printer: Printer) -> None:
-    """What `measure` has given, for people."""
     printer.say(f"{heading(report)}\n")
     print_levels(report["levels"], FLOOR, CPU, printer)
     printer.say("\nµs/saga: CPU of each process; Kafka and PostgreSQL take theirs beside it.")
 
 
 def print_loaded(report: dict[str, Any], printer: Printer) -> None:
-    """What `measure_loaded` has given, for people."""
     past = report["past"]
     printer.say(heading(report))
     printer.say(
@@ -108,11 +97,7 @@ def print_loaded(report: dict[str, Any], printer: Printer) -> None:
 
 @contextmanager
 def scratch(addresses: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Settings with a namespace and a database that nobody else has.
-
-    Raises:
-        NotSo: PostgreSQL cannot be reached, or its user may not make databases.
-    """
+    """A namespace and a database that nobody else has; NotSo if none can be made."""
     import psycopg
 
     from benchmarks.kafka_floor import make_tables

@@ -1,8 +1,7 @@
 """The floor: the same rows, hand-written into the same two files, without an engine.
 
 A team could reach it that knows only this one saga, and nothing of contracts, replays, retries or
-duplicates: turns, index rows, positions, records and inbox rows of the three-step saga, made with
-f-strings and orjson. Each hop commits once for all sagas in flight, with the same durable settings.
+duplicates. Each hop commits once for all sagas in flight, with the same durable settings.
 """
 
 from __future__ import annotations
@@ -66,7 +65,6 @@ class Floor:
             self._handle_effects(flying)
 
     def close(self) -> None:
-        """Close both files."""
         self._store.close()
         self._effects.close()
 

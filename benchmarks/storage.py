@@ -52,8 +52,6 @@ AT: Final = Instant(1_700_000_000_000_000)
 
 
 class Cost(NamedTuple):
-    """What one saga costs."""
-
     cpu_us: float
     wal_pages: float
     kilobytes: float
@@ -68,7 +66,6 @@ class Files:
         self._offset = 0
 
     async def open(self) -> None:
-        """Open them, with their topics."""
         store_path, effects_path = self._paths
         self._database = SqliteDatabase(store_path)
         self._bus = LocalBus(self._database, clock=SystemClock())
@@ -111,7 +108,6 @@ class Files:
 
     @property
     def kilobytes(self) -> float:
-        """Size of both files, without their logs."""
         return sum(path.stat().st_size for path in self._paths if path.exists()) / 1_000
 
 
@@ -125,7 +121,6 @@ class Order:
         self.trigger_id = str(uuid5(NAMESPACE_URL, self.key))
 
     def arriving(self, hop: int) -> Record:
-        """The trigger, or the reply to the step before."""
         if hop == 0:
             return self._record(TOPICS[0], self.trigger_id, '{"amount":12,"order_id":"%s"}')
         cause = f"{self.saga_id}/{STEPS[hop - 1]}/do/1/reply"
@@ -163,14 +158,12 @@ class Order:
         ]
 
     def leaving(self, hop: int) -> Record:
-        """The intent of the next step, or the outcome."""
         if hop < len(STEPS):
             intent_id = f"{self.saga_id}/{STEPS[hop]}/do/1"
             return self._record(TOPICS[2], intent_id, '{"amount":12,"order_id":"%s"}')
         return self._record(TOPICS[3], f"{self.saga_id}/outcome", '{"order_id":"%s"}')
 
     def inbox_row(self, hop: int) -> InboxRow:
-        """What the service keeps of the step."""
         key = f"{self.saga_id}/{STEPS[hop]}/do"
         payload = Json(f'{{"receipt":"for {self.key}"}}')
         contract = f"shop.evt.{STEPS[hop]}ed.v1"
@@ -184,7 +177,6 @@ class Order:
         return TimerId(f"{self.saga_id}/{STEPS[hop]}/do/1/deadline")
 
     def summary(self, hop: int) -> SagaSummary:
-        """The index row after this hop."""
         is_running = hop < len(STEPS)
         return SagaSummary(
             saga_id=self.saga_id,
@@ -283,7 +275,6 @@ async def _cost(files: Files, numbers: range) -> Cost:
 
 
 def main() -> None:
-    """Measure as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=__doc__)
     parser.add_argument("--sagas", type=int, default=4_096, help="that are measured")
     parser.add_argument("--finished", type=int, default=0, help="that are in the files before")

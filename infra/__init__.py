@@ -1,8 +1,7 @@
 """Real servers for tests and for work by hand, without containers: Apache Kafka and PostgreSQL.
 
-`Kafka` and `Postgres` start them, stop them and kill them; `python -m infra up` leaves them running
-in the background. What is missing is fetched or installed where that is possible, else the error
-says what to install. Nothing here belongs to the engine: `saga` never imports it.
+What is missing is fetched or installed where that is possible, else the error says what to install.
+Nothing here belongs to the engine: `saga` never imports it.
 """
 
 from infra.failures import InfraError, NotInstalled, NotStarted

@@ -1,5 +1,4 @@
-"""`python -m infra up|down|status|fetch|with`: servers in the background, for work by hand, or for
-as long as one command runs.
+"""`python -m infra up|down|status|fetch|with`: servers in the background, or for one command.
 
 What is to be exported goes to standard output, everything else to standard error, so that
 `eval "$(python -m infra up)"` works.
@@ -17,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs the program and returns its exit code."""
     given = _parser().parse_args(words)
     servers = StandingServers(given.folder)
     try:

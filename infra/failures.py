@@ -1,9 +1,4 @@
-"""What can go wrong wherever a server is started or a program looked for; it says what to do.
-
-- `InfraError`
-  - `NotInstalled` — install what it names
-  - `NotStarted` — read the end of the server's log, which it quotes
-"""
+"""What can go wrong where a server is started or a program looked for; it says what to do."""
 
 from pathlib import Path
 

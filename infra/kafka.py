@@ -1,8 +1,7 @@
 """A Kafka cluster on this machine, in KRaft mode: one broker, or several for leader failover.
 
-Each broker is also a controller. Its data, its settings and its log are in a folder of its own
-below the one given. Ports are drawn at the first start and kept from then on, so that clients find
-a restarted broker where it was.
+Each broker is also a controller, with data, settings and log in a folder of its own. Ports are
+drawn at the first start and then kept, so that clients find a restarted broker where it was.
 """
 
 from __future__ import annotations
@@ -35,13 +34,7 @@ _FAST_JVM = ("-Xms512m", "-Xmx1g")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """One more way into every broker, beside the plain one: for example SASL over TLS.
-
-    Attributes:
-        name: its name in the broker's settings, in capitals.
-        protocol: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.
-        properties: settings of the listener, without the `listener.name.…` in front.
-    """
+    """One more way into every broker; *name* in capitals, *properties* without its prefix."""
 
     name: str
     protocol: str
@@ -67,10 +60,8 @@ class Kafka:
 
         Args:
             preferred_port: the first broker's port, if it is free at the first start.
-            listeners: additional ones, on ports of their own.
             properties: settings of every broker that go before ours.
             users: names and passwords that listeners with SCRAM know, made at the first start.
-            outlives_owner: whether it goes on when this process ends.
             is_fast: whether it is to be measured: it starts slower, takes more memory, and its code
                 is compiled as in production.
         """
@@ -126,12 +117,10 @@ class Kafka:
             broker.stop()
 
     def kill(self) -> None:
-        """Kills all brokers with SIGKILL."""
         for broker in self.brokers:
             broker.kill()
 
     def restart(self) -> None:
-        """Stops what runs and starts everything again, at the same addresses."""
         self.stop()
         self.start()
 
@@ -212,11 +201,9 @@ class Broker(Server):
 
     @property
     def is_formatted(self) -> bool:
-        """Whether its storage has been prepared."""
         return (self.folder / "data" / "meta.properties").exists()
 
     def address(self, listener: str = "PLAINTEXT") -> str:
-        """`host:port` of one of its listeners."""
         assert self.ports, "a broker has an address once it was started"
         return f"{HOST}:{self.ports[listener]}"
 
@@ -232,7 +219,6 @@ class Broker(Server):
         self._await_end()
 
     def restart(self) -> None:
-        """Stops it and starts it again."""
         self.stop()
         self.start()
 
@@ -241,15 +227,12 @@ class Broker(Server):
         self.process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Lets it go on after `freeze`."""
         self.process.signal(signal.SIGCONT)
 
     def ask_to_stop(self) -> None:
-        """Begins a stop without waiting for it."""
         self._ask_to_stop(signal.SIGTERM)
 
     def write_properties(self, shared: Mapping[str, str]) -> None:
-        """Writes its settings file: the cluster's settings and its own."""
         self.folder.mkdir(parents=True, exist_ok=True)
         listeners = [f"{name}://{self.address(name)}" for name in self.ports]
         advertised = [line for line in listeners if not line.startswith("CONTROLLER:")]
@@ -264,17 +247,14 @@ class Broker(Server):
         self.properties_path.write_text("".join(lines), "utf-8")
 
     def command(self, java: Path, jars: Path, program: str) -> list[str | Path]:
-        """The command line of one of Kafka's programs."""
         logging = f"-Dlog4j2.configurationFile={_LOGGING}"
         return [java, *self._jvm, "-cp", f"{jars}/*", logging, program]
 
     def spawn(self, java: Path, jars: Path) -> None:
-        """Starts its process without waiting for it."""
         self._command = [*self.command(java, jars, "kafka.Kafka"), self.properties_path]
         self._spawn()
 
     def wait_until_ready(self) -> None:
-        """Waits until it serves."""
         wait_until_ready(
             self.process,
             self._is_ready,

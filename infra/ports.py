@@ -1,11 +1,8 @@
 """Free TCP ports on the loopback interface.
 
-A port is drawn below the range from which the kernel takes the near ends of outgoing connections.
-Inside that range a client that keeps trying to reach a killed server may be given the server's own
-port as its near end: it then talks to itself, and the server cannot come back.
-
-Between the look and the server's own bind somebody else may be faster. Servers therefore draw again
-when they find their port taken (`START_ATTEMPTS_MAX`).
+They are below the range from which the kernel takes the near ends of outgoing connections: inside
+it a client that keeps trying to reach a killed server may be given the server's own port, and talk
+to itself. Servers draw again when they find their port taken (`START_ATTEMPTS_MAX`).
 """
 
 import random
@@ -32,7 +29,6 @@ def free_port(*, preferred: int | None = None) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on *port* now."""
     with socket.socket() as probe:
         # As servers do: a port in TIME_WAIT is theirs to have.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

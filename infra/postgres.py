@@ -71,7 +71,6 @@ class Postgres(Server):
             preferred_port: its port, if it is free at the first start.
             settings: server settings that go before ours.
             certificate: a file in PEM with its key and certificate, if it is to speak TLS, too.
-            outlives_owner: whether it goes on when this process ends.
         """
         self.folder = folder.absolute()
         self.log = self.folder / "postgres.log"
@@ -116,7 +115,6 @@ class Postgres(Server):
         self._await_end()
 
     def restart(self, mode: StopMode = StopMode.FAST) -> None:
-        """Stops it if it runs, and starts it again."""
         self.stop(mode)
         self.start()
 

@@ -1,10 +1,8 @@
 """Server processes: started into a log file, signalled, waited for, and never left behind.
 
-A bound process is killed by the kernel when its owner dies, however the owner dies. Linux ties this
-to the *thread* that started the process, so all of them are started by one thread that lives as
-long as the owner: a server restarted from a short-lived thread would otherwise die with it.
-`setpriv` asks for that in the child; where it does not exist (not Linux), processes are not bound.
-An owner that dies before the child has asked is noticed: the child has another parent by then.
+The kernel kills a bound process when its owner dies. Linux ties this to the *thread* that started
+it, so all of them are started by one thread that lives as long as the owner. Without `setpriv` (not
+Linux) processes are not bound. An owner that dies before the child has asked is noticed.
 """
 
 import contextlib
@@ -51,12 +49,7 @@ class ServerProcess:
         environment: Mapping[str, str] | None = None,
         is_bound: bool = True,
     ) -> Self:
-        """Starts *command* in *folder*, out of reach of the terminal's Ctrl-C.
-
-        Args:
-            user: who it runs as, if not as us.
-            is_bound: whether it dies with us.
-        """
+        """Starts *command* out of reach of the terminal's Ctrl-C; if *is_bound* it dies with us."""
         line = [*prefix(user=user, is_bound=is_bound), *map(str, command)]
 
         def start() -> subprocess.Popen[bytes]:
@@ -86,7 +79,6 @@ class ServerProcess:
         return None if self._child is None else self._child.poll()
 
     def is_running(self) -> bool:
-        """Whether it has not ended."""
         if self._child is not None:
             return self._child.poll() is None
         try:
@@ -98,7 +90,6 @@ class ServerProcess:
             return False
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal, unless it has ended."""
         if self.is_running():
             os.kill(self.pid, number)
 
@@ -141,7 +132,6 @@ class Server:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process runs, serving or not."""
         return self._process is not None and self._process.is_running()
 
     def kill(self) -> None:

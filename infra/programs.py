@@ -1,7 +1,7 @@
 """Where the programs are, and how missing ones are installed.
 
-As root on Debian or a relative of it, a missing package is installed; anybody else is told the
-command. Two test processes that miss the same package install it once.
+Only root on Debian or a relative of it installs; anybody else is told the command. Two processes
+that miss the same package install it once.
 """
 
 import hashlib
@@ -37,10 +37,7 @@ def java() -> Path:
 
 
 def kafka_jars() -> Path:
-    """The folder with all jars of a broker, fetched by Maven once.
-
-    What `kafka-pom.xml` says names the folder, so that another version is another folder. It
-    appears complete or not at all; whoever comes while it is being fetched waits.
+    """All jars of a broker, fetched by Maven once; the folder appears complete or not at all.
 
     Raises:
         NotInstalled: Maven is missing.

@@ -1,7 +1,6 @@
 """Folders for servers that are thrown away with all their data.
 
-A process that is killed leaves its folder behind. Each folder is locked by its owner, so whoever
-makes one later knows which are ownerless and removes them.
+Each is locked by its owner; whoever makes one later removes those that a killed process left.
 """
 
 import fcntl

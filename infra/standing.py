@@ -1,6 +1,4 @@
-"""Servers in the background, for work by hand: started once, found again, stopped by command.
-
-Also servers for as long as one command runs: those in the background, or ones of its own.
+"""Servers in the background, or for as long as one command runs.
 
 All that is theirs is in one folder (`.saga/infra`): data, logs, and `state.json`, which says who
 runs where. `up` prefers the ports everybody knows and keeps the ones it got.
@@ -35,16 +33,7 @@ _OTHERS_MAY_PASS = 0o001
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A server in the background.
-
-    Attributes:
-        name: `kafka` or `postgres`.
-        address: as `SAGA_BUS` or `SAGA_STORE` takes it.
-        port: where it listens.
-        pid: its process.
-        created: when the process was started, which tells it from a successor with the same id.
-        log: its log file.
-    """
+    """A server in the background; *created* tells its process from a successor with the same id."""
 
     name: str
     address: str
@@ -60,15 +49,12 @@ class Standing:
 
 
 class StandingServers:
-    """The servers of one folder."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self._state = self.folder / "state.json"
         self._lock = self.folder / "lock"
 
     def running(self) -> list[Standing]:
-        """Those that run now."""
         return [standing for standing in self._known() if standing.process is not None]
 
     def up(self) -> list[Standing]:
@@ -156,13 +142,11 @@ def lend(
 ) -> int:
     """Runs *command*, which finds a Kafka and a PostgreSQL in its environment; its exit code.
 
-    Ctrl-C is left to it: servers of its own go on until it has ended, and stop after it however it
-    ends. *tell* is given sentences for people.
+    Ctrl-C is left to it: servers of its own stop after it, however it ends.
 
     Args:
         standing: used if both of them run, unless they are to be fast.
         kept: where servers of the command's own have their data; None throws it away.
-        is_fast: whether Kafka is to be measured.
 
     Raises:
         NotInstalled, NotStarted: a server cannot be had.
@@ -223,10 +207,7 @@ def _signals_left_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def postgres_home(folder: Path) -> Path:
-    """Where a PostgreSQL keeps its data whose other belongings are in *folder*.
-
-    As root it runs as somebody else, who cannot enter a checkout in root's home.
-    """
+    """Elsewhere than in *folder* where we are root and the server's user cannot enter it."""
     is_closed = any(not path.stat().st_mode & _OTHERS_MAY_PASS for path in folder.parents)
     if os.geteuid() == 0 and is_closed:
         return Path(f"/var/tmp/saga-infra-{crc32(bytes(folder)):08x}/postgres")  # noqa: S108 - made by root, for one checkout

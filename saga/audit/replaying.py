@@ -1,8 +1,7 @@
 """Replaying stored histories, to see whether the code at hand decides what they say.
 
-Every history goes through the `replay` of live work, one page of sagas after another, so that
-memory does not grow with the store. Nothing is written and nothing is sent. A history that cannot
-be replayed is a finding, not an error: the next one is replayed all the same.
+One page of sagas after another, so that memory does not grow with the store; nothing is written. A
+history that cannot be replayed is a finding, not an error: the next one is replayed all the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""What tests of sagas need: `given / when / then` for one saga, without any I/O; and `World`, a
-whole simulated deployment in which everything goes wrong that can, by seed.
-"""
+"""What tests of sagas need: `given / when / then` for one saga, and `World`, a whole simulation."""
 
 from saga.testing.expectations import (
     Expectation,

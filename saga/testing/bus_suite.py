@@ -1,8 +1,7 @@
 """What every bus must do, one test a sentence of the port; nothing that Kafka could not give.
 
 Subclass `BusSuite` beside a fixture `bus` (empty, no record larger than `record_bytes_max`) and, if
-time can be moved, a fixture `expire`: a coroutine function that lets so many seconds pass. `read`
-and `settle` wait for groups to come to rest.
+time can be moved, a fixture `expire`: a coroutine function that lets so many seconds pass.
 """
 
 # ruff: noqa: PLR2004 - expected values are written as they are
@@ -192,9 +191,7 @@ class BusSuite:
             assert [each.value for each in await waiting] == [b"1"]
 
     async def test_retention_moves_the_begin(self, bus: Bus, expire: Expire) -> None:
-        """Old records go, offsets stay: the next record gets the next number, and a group that has
-        committed nothing begins at what is left. None keeps records for ever.
-        """
+        """Offsets stay, a new group begins at what is left, and None keeps records for ever."""
         await bus.create_topics([TopicSpec("t", 1, 60), TopicSpec("kept", 1, None)])
         kept = Source("kept", 0)
         await bus.publish([Record("t", None, b"old"), Record("kept", None, b"old")] * 3)
@@ -362,9 +359,7 @@ class BusSuite:
         assert [each.offset for each in await self.read(consumer, 1)] == [1]
 
     async def test_a_source_whose_place_is_lost_stops_alone(self, bus: Bus) -> None:
-        """The topic was made anew, or retention was faster: it is said which one and why, nothing
-        of it is read, and all others go on.
-        """
+        """It is said which one and why, nothing of it is read, and all others go on."""
         await bus.create_topics([TopicSpec("t", 3)])
         await bus.publish([Record("t", None, b"%d" % n, (), n % 3) for n in range(6)])
 
@@ -405,7 +400,7 @@ class BusSuite:
         return found
 
     async def settle(self, members: Sequence[Consumer], topics: Sequence[str]) -> frozenset[Source]:
-        """Fetch, expecting nothing, until the members' shares stay as they are; the shares."""
+        """Fetch, expecting nothing, until the members' shares stay as they are; gives these."""
         calm = 0
         before: list[frozenset[Source]] = []
         for _ in range(ROUNDS_MAX):

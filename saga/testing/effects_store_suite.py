@@ -1,8 +1,7 @@
 """What every effects store must do, one test a sentence of the port: units of work, and the inbox.
 
-Subclass `EffectsStoreSuite` beside a fixture `open_store`: a coroutine function that opens a store
-on the same data each time it is called, as another process would. `can_share` says whether several
-of them may be open at once, `has_threads` whether sync handlers may run in threads.
+Subclass `EffectsStoreSuite` beside a fixture `open_store`, which opens a store on the same data
+each time. `can_share`: several at once; `has_threads`: sync handlers run in threads.
 """
 
 # ruff: noqa: PLR2004 - expected values are written as they are
@@ -374,7 +373,6 @@ async def keep_rows(unit: Unit, *rows: InboxRow) -> Collection[Unit]:
 
 
 async def things_in(store: EffectsStore) -> list[SqlRow]:
-    """The rows of the table, by name."""
     unit = store.unit()
     try:
         return await unit.db.fetch("SELECT name, size FROM things ORDER BY name")
@@ -397,6 +395,5 @@ def inbox_row(
     outcome: ReplyOutcome = ReplyOutcome.DONE,
     digest: bytes | None = b"d",
 ) -> InboxRow:
-    """A row of the suite's service."""
     at = Instant(1_700_000_000_000_000)
     return InboxRow(SERVICE, key, attempt, outcome, None, None, None, None, digest, at)

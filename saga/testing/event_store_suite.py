@@ -1,8 +1,7 @@
 """What every event store must do, one test a sentence of the port.
 
 Subclass `EventStoreSuite` beside fixtures `store` and `catalogue` of one empty store that leaves
-publishing to a relay. `whole_batch` and `recorded` together see everything that a batch can change:
-after each kind of conflict the store must look exactly as before.
+publishing to a relay. `recorded` sees everything that `whole_batch` can change.
 """
 
 # ruff: noqa: PLR2004 - expected values are written as they are

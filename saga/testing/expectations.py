@@ -1,8 +1,7 @@
 """What a saga is expected to decide, and how decisions read in the report of a failed test.
 
-*Acts* are what others can see: intents, published facts, the end, a saga that parks. A test lists
-all of them, in order. The rest is *bookkeeping*: timers, plans, notes; a test names what it cares
-about.
+*Acts* are what others can see: a test lists all of them, in order. The rest is *bookkeeping*:
+timers, plans, notes; a test names what it cares about.
 """
 
 from __future__ import annotations
@@ -65,11 +64,9 @@ class Expectation:
 
     @property
     def is_act(self) -> bool:
-        """Whether others can see it."""
         return self.decides in ACTS
 
     def matches(self, entry: Entry) -> bool:
-        """Whether *entry* records this decision."""
         return type(entry.body) is self.decides and all(
             _agrees(want, _value(entry, name)) for name, want in self.wanted.items()
         )

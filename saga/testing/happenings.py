@@ -1,7 +1,6 @@
 """What can happen to a saga, as a test says it: models and names instead of ids and JSON.
 
-A happening knows nothing of ids. It becomes a fact when its turn comes, by looking at what the saga
-has recorded so far: `replied(Pay, …)` answers the intent `Pay` that is still open.
+A happening becomes a fact when its turn comes: `replied(Pay, …)` answers the `Pay` still open.
 """
 
 from __future__ import annotations
@@ -58,7 +57,6 @@ class Reply:
     attempt: int | None = None
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
-        """The reply to the intent that is meant."""
         issued = _issued(self.subject, self.step, state, history)
         attempt = issued.attempt if self.attempt is None else self.attempt
         reply = ReplyReceived(
@@ -78,7 +76,6 @@ class Deadline:
     subject: Subject
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
-        """The firing of the timer that limits the step or wait."""
         timer = self._timer(state, history)
         return TimerFired(timer_id=timer.timer_id), timer.due_at
 
@@ -105,7 +102,6 @@ class Plain:
     is_what: Fact
 
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
-        """The fact as it was given."""
         del state, history
         return self.is_what, None
 
@@ -129,11 +125,7 @@ def replied(
     step: str | None = None,
     attempt: int | None = None,
 ) -> Reply:
-    """A service did what was wanted; *reply* is its answer, where the intent has one of its own.
-
-    Meant is the open intent of that class, or of that step, in its last attempt; *step* and
-    *attempt* say which one where there are several.
-    """
+    """A service did what was wanted; meant is the open intent, in its last attempt unless said."""
     return Reply(to, ReplyOutcome.DONE, reply, step=step, attempt=attempt)
 
 

@@ -1,7 +1,4 @@
-"""Small, plausible values for the contract suites: sagas, entries, index rows, unhandled records.
-
-All are functions of their arguments, so that two calls give equal values.
-"""
+"""Small, plausible values for the contract suites; the same arguments give equal values."""
 
 from __future__ import annotations
 
@@ -29,7 +26,6 @@ MOMENT = Instant(1_700_000_000_000_000)
 
 
 def saga(number: int) -> SagaId:
-    """The id of one of many sagas."""
     return saga_id_of("order", f"order-{number}")
 
 
@@ -58,7 +54,6 @@ def batch(*histories: HistoryAppend, **others: Any) -> Batch:
 async def append(
     store: EventStore, *histories: HistoryAppend, at: Instant = MOMENT, **others: Any
 ) -> Appended:
-    """Append a `batch` to *store*."""
     return await store.append(batch(*histories, **others), at=at)
 
 
@@ -71,7 +66,6 @@ def summary(
     version: int = 2,
     reason: str | None = None,
 ) -> SagaSummary:
-    """An index row."""
     return SagaSummary(
         saga_id=saga_id,
         definition=definition,
@@ -110,7 +104,6 @@ def unhandled(
 
 
 def record(topic: str, key: bytes | None = b"order-1", value: bytes | None = b"{}") -> Record:
-    """A record to publish."""
     return Record(topic, key, value, (("ce_id", b"1"),))
 
 

@@ -8,9 +8,8 @@
         .then(issued(Ship), undo_issued(Refund(order_id="o-1", receipt="r-1")))
     )
 
-The decider that runs is the one that the service runs. After every turn the history so far is
-written as a store would write it, read back and replayed, and the state so rebuilt must be the live
-one: a saga whose function is not deterministic fails its test at the turn where that shows.
+After every turn the history is written as a store would, read back and replayed: a saga whose
+function is not deterministic fails its test at the turn where that shows.
 """
 
 from __future__ import annotations
@@ -67,8 +66,6 @@ def given(
     """A saga to which all this has happened, before what the test is about.
 
     Args:
-        saga: what `@saga` made.
-        happened: events that start it, and what functions like `replied` make.
         contracts: classes that the saga's source does not name, but uses.
         history: entries that were recorded earlier, perhaps by other code.
 
@@ -100,18 +97,15 @@ class Scenario:
 
     @property
     def state(self) -> SagaState:
-        """The saga as it stands."""
         assert self._state is not None, "nothing has happened yet"
         return self._state
 
     @property
     def status(self) -> SagaStatus:
-        """Where the saga stands."""
         return self.state.status
 
     @property
     def history(self) -> tuple[Entry, ...]:
-        """Everything recorded so far."""
         return tuple(self._history)
 
     @property

@@ -1,8 +1,4 @@
-"""The command line `saga`: a module for each kind of thing to do.
-
-`program` lists the commands, `commands` makes functions into commands, `session` is what each of
-them gets, `output` is where they print and how they fail.
-"""
+"""The command line `saga`: a module for each kind of thing to do."""
 
 __all__ = ["main"]
 

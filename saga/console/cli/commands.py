@@ -1,8 +1,7 @@
 """How a function becomes a command of typer: it gets options for settings and `--json` on top.
 
-A command function takes a `Session` first, then its own arguments as typer knows them; one that is
-a dataclass stands for its fields, which several commands share. It may be async, and returns its
-exit code or None. Errors end here, as a sentence and an exit code.
+A command function takes a `Session` first; a dataclass among its arguments stands for its fields.
+It may be async, and returns its exit code or None. Errors end here, as a sentence and a code.
 """
 
 from __future__ import annotations
@@ -61,7 +60,6 @@ def register(
     *,
     settings: Sequence[str] = tuple(SETTINGS),
 ) -> None:
-    """Make *function* the command *name* of *program*."""
     _, *own = _parameters_of(function)
     shared = {each.name: each.annotation for each in own if _is_shared(each.annotation)}
     parameters: list[Parameter] = []

@@ -1,7 +1,4 @@
-"""`topics`: the contracts of the application, their lock file, their topics, their AsyncAPI page.
-
-The lock file has what readers rely on; the AsyncAPI document is for services in any language.
-"""
+"""`topics`: the application's contracts, their lock file, topics and AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -249,11 +246,7 @@ async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
 
 
 def _saga(app: Application, settings: Settings, name: str) -> Participant:
-    """All versions of a saga.
-
-    It receives its triggers, the replies to its intents, and commands. It sends its intents, and
-    the events that it names and does not receive.
-    """
+    """All versions of a saga, which sends the contracts that it names and does not receive."""
     definitions = [saga for saga in app.sagas if saga.name == name]
     receives: set[str] = {COMMAND_CONTRACT}
     sends: set[str] = set()

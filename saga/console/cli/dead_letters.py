@@ -1,8 +1,7 @@
 """`dlq`: dead letters, which no saga can take, and deferred records, which wait for their saga.
 
-Redriving publishes a dead letter again on its own topic with its own key, value and headers, and
-then forgets it here. After a crash in between it is redriven twice; its id shows that it is a
-repeat.
+Redriving publishes a dead letter again as it was, and then forgets it here. After a crash in
+between it is redriven twice; its id shows that it is a repeat.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """`config` and `store`: the settings of an installation, and the tables of its store.
 
-A store is migrated only here, when an operator decides it and nothing uses it; but `saga run` makes
-the tables where there are none at all.
+Tables are migrated only here; but `saga run` makes them where there are none at all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Logs of a command: to standard error, at the level that `SAGA_LOG` names.
 
-The library logs through the standard library, with fixed keys as `extra`. Only here is structlog
-set up: it renders those records, and lines of applications that use structlog themselves.
+The library logs through the standard library; only here is structlog set up to render it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`signal`, `cancel` and the operators' acts: commands to one saga, sent through the bus.
 
 A command is accepted once it is durable on its topic, and its saga exists and has not ended. Its
-effect is decided in the saga's turn and recorded. `--wait` waits for that turn.
+effect is decided in the saga's turn; `--wait` waits for that turn.
 """
 
 from __future__ import annotations

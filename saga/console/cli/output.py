@@ -1,10 +1,8 @@
 """Where commands print, and how they fail: results on standard output, the rest on standard error.
 
-With `--json` a result is one JSON object a line, the same on a terminal and in a pipe. Without, it
-is a table or a few lines for people. Control characters in texts of messages are made visible, so
-that no key or reason can repaint a terminal.
-An error becomes an exit code and a sentence: what went wrong, where, and what to do. A traceback is
-for our own bugs only.
+With `--json` a result is one JSON object a line, on a terminal and in a pipe. Control characters
+are made visible, so that no key or reason can repaint a terminal. An error becomes an exit code and
+a sentence; a traceback is for our own bugs only.
 """
 
 from __future__ import annotations
@@ -81,7 +79,6 @@ class Printer:
         sys.stdout.flush()
 
     def say(self, text: str, *, style: str | None = None) -> None:
-        """Print a result for people."""
         self.out.print(Text(shown(text), style=style or ""))
 
     def note(self, text: str, *, style: str | None = None) -> None:
@@ -89,10 +86,7 @@ class Printer:
         self.err.print(Text(shown(text), style=style or ""))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print a table without borders, fit for terminals and pipes.
-
-        Numbers are set to the right, None is left empty; only the last column is ever folded.
-        """
+        """Print without borders: numbers to the right, None empty, only the last column folded."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         kept = list(rows)
         for index, column in enumerate(columns):
@@ -116,8 +110,6 @@ def shown(text: str) -> str:
 
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
-
     OK = 0
     NOT_SO = 1
     USAGE = 2

@@ -68,7 +68,6 @@ GROUPS: Final = {
 
 
 def program() -> typer.Typer:
-    """The command line program."""
     made = _typer("saga", HELP)
     made.callback()(_options)
     groups: dict[str, typer.Typer] = {}

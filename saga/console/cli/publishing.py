@@ -1,7 +1,4 @@
-"""`publish` puts events on their topics, each checked against its contract.
-
-`outbox` is for the table in a program's own database from which its events are published.
-"""
+"""`publish` puts events on their topics; `outbox` does it from a table in a program's database."""
 
 from __future__ import annotations
 

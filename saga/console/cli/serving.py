@@ -150,9 +150,8 @@ async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
 def tune_gc() -> None:
     """Freeze what was made at the start, and collect the rest more rarely.
 
-    Modules, contracts and validators live as long as the process: without the freeze each full
-    collection walks all of them again. Turns make few cycles and many short-lived objects: the
-    default threshold of 700 would start a collection in every batch.
+    Without the freeze each full collection walks all modules and contracts again; with the default
+    threshold of 700 a collection would start in every batch.
     """
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
 """What a command gets: its settings, its printer, and ways to the application, store and bus.
 
-Commands that only read open the store alone and make no files. Those that act send through the bus,
-so that they work beside any number of workers on the same store.
+Commands that only read make no files. Those that act send through the bus, so that they work beside
+any number of workers on the same store.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ C = TypeVar("C", bound=Closable)
 
 @asynccontextmanager
 async def closing(opened: C) -> AsyncIterator[C]:
-    """*opened*, which is closed in the end."""
     try:
         yield opened
     finally:
@@ -137,10 +136,7 @@ async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
 
 
 def load_app(name: str) -> Application:
-    """The application *name*, `module:attribute`; the working directory is on the import path.
-
-    AppRefused where it does not import or is no application names the place of the mistake.
-    """
+    """The application `module:attribute`, importable from here; AppRefused says what is wrong."""
     module_name, _, attribute = name.partition(":")
     module = _imported(module_name, name)
     if not hasattr(module, attribute):

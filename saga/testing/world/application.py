@@ -1,8 +1,8 @@
 """The user's application as a world runs it: fakes in place of handlers, and a ledger of effects.
 
-Every handler is called inside a wrapper. Before and after it a process may crash, and each effect
-writes one line into the world's ledger, in the very transaction that keeps the inbox row. So the
-checks know what was really carried out, whatever the handler does. `def` handlers run in line.
+Each effect writes one line into the world's ledger, in the very transaction that keeps the inbox
+row, so the checks know what was carried out. Before and after `async def` handlers a process may
+crash; `def` handlers run in line.
 """
 
 from __future__ import annotations

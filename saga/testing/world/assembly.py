@@ -120,10 +120,7 @@ class WatchedTurns(Turns):
 
 @lru_cache(maxsize=16)
 def settings_of(names: TopicNames, *, live_sagas: int = 1) -> Settings:
-    """Names and limits of a world; none of its addresses is opened.
-
-    Read once for all processes: to read settings takes as long as a tenth of a world.
-    """
+    """Names and limits of a world, read once: reading settings takes a tenth of a world's time."""
     return Settings.read(
         {},
         env=names.env,
@@ -151,8 +148,6 @@ def assembled(
 
 
 class OrchestratorProcess:
-    """An orchestrator in a process."""
-
     def __init__(
         self,
         process: Process,
@@ -172,7 +167,6 @@ class OrchestratorProcess:
         self.orchestrator = assembly.orchestrator
 
     async def live(self) -> None:
-        """Start, work until stopped, leave."""
         await self.orchestrator.start()
         self.process.has_started = True
         await self.orchestrator.run()
@@ -182,13 +176,10 @@ class OrchestratorProcess:
             await self.orchestrator.close()
 
     def stop(self) -> None:
-        """Ask it to end."""
         self.orchestrator.stop()
 
 
 class EffectsProcess:
-    """All effect services of the application in a process."""
-
     def __init__(self, process: Process, durable: Durable) -> None:
         self.process = process
         self.bus = ProcessBus(process, durable.bus, losing=self._losing)
@@ -203,7 +194,6 @@ class EffectsProcess:
         ]
 
     async def live(self) -> None:
-        """Start, work until stopped, leave."""
         for service in self.services:
             await service.start()
         self.process.has_started = True
@@ -218,18 +208,13 @@ class EffectsProcess:
             await service.stop()
 
     def stop(self) -> None:
-        """Ask it to end."""
         self._stopping.set()
 
     async def _wait_for_stop(self) -> None:
         await self._stopping.wait()
 
     def _losing(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Replies get lost, or come much later than they should.
-
-        Only such a reply gets lost as its saga waits for with a limit: our own services publish
-        until it is acknowledged, others may forget.
-        """
+        """Replies come late or get lost; only those get lost that a saga awaits with a limit."""
         faults, rates = self.process.surroundings.faults, self.process.surroundings.faults.rates
         if not rates.lost_reply and not rates.late_reply:
             return records

@@ -1,8 +1,7 @@
 """The bus of a world: the one in memory, with what a real broker does to its clients.
 
-Records come twice, at once or much later. A member of a group that was cut off learns late that
-others read its partitions, and reads on until then. Everything that was ever published is kept in
-the order in which it was, for the checker.
+Records come twice, at once or much later. A member that was cut off from its group reads on until
+it learns that others read its partitions. Everything published is kept in order, for the checks.
 """
 
 from __future__ import annotations
@@ -125,7 +124,6 @@ class SimulatedBus(MemoryBus):
         self._place_all(published)
 
     def append_later(self, record: Record, delay_s: float) -> None:
-        """Publish *record* some time later."""
         at_s = self._surroundings.loop.time() + delay_s
         insort(self.arrivals, at_s)
         self._surroundings.loop.call_at(at_s, self._arrive, record)

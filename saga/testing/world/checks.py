@@ -1,8 +1,7 @@
-"""What must hold when a world, or a real deployment, has come to rest.
+"""What must hold when a world, or a real deployment, has come to rest, whatever its sagas do.
 
-The checks know what went in, what is stored and published, and which effects were carried out. They
-share no code with the engine's own fold, and nothing of any one application: whatever its sagas do,
-these promises hold. Each check yields a sentence about each thing that is wrong.
+The checks share no code with the engine's own fold. Each yields a sentence about each thing that
+is wrong.
 """
 
 from __future__ import annotations
@@ -54,10 +53,7 @@ class SagaName(NamedTuple):
 
 @dataclass(slots=True)
 class Trigger:
-    """An event published from outside, and the sagas that it starts.
-
-    One that was not acknowledged may have been published all the same.
-    """
+    """An event published from outside; if not acknowledged it may be published all the same."""
 
     event: Event
     message_id: str
@@ -76,7 +72,6 @@ class Log:
     commands: dict[str, Command] = field(default_factory=dict)
 
     def by_saga(self) -> dict[SagaName, list[Trigger]]:
-        """The triggers of each saga."""
         triggers: dict[SagaName, list[Trigger]] = {}
         for trigger in self.triggers:
             for name in trigger.starts:
@@ -98,9 +93,8 @@ class Line(NamedTuple):
 class Evidence:
     """Inputs, stores, bus and ledger of one world.
 
-    *stored_at* is the number of an entry among everything that happened; it is empty where the
-    store publishes by itself, in the very transaction. *published* is in the order in which it
-    happened, or, where *is_ordered* is False, only in that of each partition.
+    *stored_at* numbers entries among all that happened; it is empty where the store publishes in
+    its own transaction. Where *is_ordered* is False, *published* is in order by partition only.
     """
 
     log: Log
@@ -117,12 +111,10 @@ class Evidence:
     is_ordered: bool = True
 
     def is_parked(self, saga_id: SagaId | None) -> bool:
-        """Whether a saga waits for an operator."""
         summary = None if saga_id is None else self.summaries.get(saga_id)
         return summary is not None and summary.status is SagaStatus.PARKED
 
     def is_ours(self, record: Inbound) -> bool:
-        """Whether a saga has published *record*."""
         prefix = f"/{self.names.env}/{self.names.namespace}/sagas/".encode()
         return any(
             name == "ce_source" and (value or b"").startswith(prefix)
@@ -131,7 +123,6 @@ class Evidence:
 
 
 def check_all(evidence: Evidence) -> Iterator[str]:
-    """Yields what is wrong with histories, records and effects."""
     yield from check_histories(evidence)
     yield from check_records(evidence)
     yield from check_effects(evidence)
@@ -155,7 +146,6 @@ def remarkable(evidence: Evidence) -> Iterator[str]:
 
 
 def headers_of(record: Inbound) -> dict[str, str]:
-    """Headers as text."""
     return {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
 
 
@@ -276,7 +266,6 @@ def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
 
 
 def armed_in(history: Sequence[Entry]) -> set[TimerId]:
-    """The timers that are armed at its end."""
     armed: set[TimerId] = set()
     for entry in history:
         if isinstance(entry.body, TimerArmed):
@@ -376,7 +365,6 @@ def _groups_of(plan: RollbackPlanned) -> list[tuple[str, ...]]:
 
 
 def _stuck(history: Sequence[Entry]) -> set[str]:
-    """The steps whose undo is stuck."""
     settled = (each for _, each in _all(history, StepSettled))
     return {each.step for each in settled if each.status is StepStatus.UNDO_STUCK}
 

@@ -1,8 +1,7 @@
 """The client of a world's sagas: publishes triggers, signals and cancels, and keeps a log of it.
 
-Each trigger begins a *story*, which may go on with other events, signals, cancels and operators'
-acts. The world adds to it. It lets stories begin at any moment, repeats triggers, cancels sagas,
-and publishes records that nobody can read. Only the unacknowledged may go either way.
+Each trigger begins a *story* of events, signals, cancels and operators' acts. The world lets
+stories begin at any moment, repeats triggers, cancels sagas, and publishes garbage.
 """
 
 from __future__ import annotations
@@ -68,8 +67,6 @@ Deed = Trigger | Repeat | Send | Garbage
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Something that the driver does, and when."""
-
     at_s: float
     deed: Deed
 

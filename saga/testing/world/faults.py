@@ -1,7 +1,7 @@
-"""What goes wrong in a world, drawn from its seed: a swarm.
+"""What goes wrong in a world, drawn from its seed.
 
-Every kind of fault has its own rate, and about half of them are zero in any one world: constant
-chaos hides bugs, because nothing gets far enough to break. Once a world heals, nothing is drawn.
+About half of the kinds of fault are absent from any one world: constant chaos hides bugs, because
+nothing gets far enough to break. Once a world heals, nothing is drawn.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ ABSENT_SHARE = 0.5
 
 
 class Fault(StrEnum):
-    """What can happen to one call of a port."""
-
     CRASH_BEFORE = "crash before"
     CRASH_AFTER = "crash after"
     ERROR_BEFORE = "error before"
@@ -46,7 +44,6 @@ class Rates:
 
     @classmethod
     def drawn(cls, rng: Random) -> Rates:
-        """The rates of one world."""
         rates: list[Any] = [
             0.0 if rng.random() < ABSENT_SHARE else rng.uniform(0.1, 1.0) * highest
             for highest in astuple(cls())[:-1]

@@ -1,8 +1,8 @@
 """Keeps an application inside of its world: no sockets, threads, processes or real sleeps.
 
-What a handler or saga does outside of the simulation no seed can repeat. The first such call is
-refused where it is made, and stops the world. Only code of the application is refused, in the
-world's own thread: whatever else runs in this Python process does as it likes.
+No seed can repeat what a handler or saga does outside of the simulation. The first such call is
+refused where it is made, and stops the world. Only the application's code in the world's own thread
+is refused.
 """
 
 from __future__ import annotations
@@ -90,11 +90,7 @@ class Isolation:
                 setattr(place, name, function)
 
     def raise_if_refused(self) -> None:
-        """Say what the application has tried.
-
-        Raises:
-            DefinitionError: names the handler or saga, what it did, the file and the line.
-        """
+        """Raise DefinitionError, with file and line, if the application did what is refused."""
         if self._refused is not None:
             does, who, where = self._refused
             raise DefinitionError(f"{who} {does}; {_ADVICE[does]}", where=where)

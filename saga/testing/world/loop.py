@@ -1,6 +1,5 @@
 """An event loop whose time is a number: it jumps to the next timer as soon as nothing is ready.
 
-No threads, no sockets, no waiting: a minute of a world takes as long as what happens in it.
 Callbacks run in the order in which they were called for, so the same calls give the same run.
 """
 
@@ -30,8 +29,6 @@ class LeftWorld(BaseException):
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """The loop of one world."""
-
     _scheduled: list[asyncio.TimerHandle]
 
     def __init__(self) -> None:
@@ -50,7 +47,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return self._now_s
 
     def now(self) -> Instant:
-        """The same as a moment."""
         return Instant(WORLD_BEGAN_AT + round(self._now_s * 1_000_000))
 
     def leap(self, to_s: float) -> None:
@@ -71,22 +67,18 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return []
 
     def run_in_executor(self, executor: object, func: object, *_args: object) -> NoReturn:
-        """There are no threads in a world."""
         self.on_leaving("starts a thread")
         raise RuntimeError(f"a world has no threads: {func!r} wants one from {executor!r}")
 
     async def getaddrinfo(self, host: Any, port: Any, **_options: Any) -> NoReturn:
-        """There is no network in a world."""
         self.on_leaving("opens a socket")
         raise RuntimeError(f"a world has no network: {host}:{port}")
 
     async def subprocess_exec(self, *words: Any, **_options: Any) -> NoReturn:
-        """There are no other processes in a world."""
         self.on_leaving("starts a process")
         raise RuntimeError(f"a world has no other processes: {words[1:]}")
 
     async def subprocess_shell(self, *words: Any, **_options: Any) -> NoReturn:
-        """There are no other processes in a world."""
         await self.subprocess_exec(*words)
 
     def _process_events(self, event_list: list[Any]) -> None:

@@ -62,12 +62,10 @@ class ProcessPort(Forwarded):
 
 
 def store_of(process: Process, store: MemoryEventStore) -> EventStore:
-    """The event store as one process sees it."""
     return cast("EventStore", ProcessPort(process, store, "store", StoreUnavailable))
 
 
 def catalogue_of(process: Process, catalogue: MemoryCatalogue) -> Catalogue:
-    """The catalogue as one process sees it."""
     return cast("Catalogue", ProcessPort(process, catalogue, "catalogue", StoreUnavailable))
 
 

@@ -1,8 +1,7 @@
 """A simulated process: it can crash at any call of a port, freeze, and come back with empty memory.
 
-After its crash nothing of a process may have any effect, its `finally` blocks included: every call
-it still makes ends in `Killed`. A frozen process makes no call until it thaws; what it had called
-for is done meanwhile, as a real broker or database would.
+After its crash nothing of a process has any effect, its `finally` blocks included: every call it
+still makes ends in `Killed`. What a frozen process had called for is done meanwhile.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ class Surroundings:
         self._sequence = 0
 
     def note(self, who: str, what: str) -> None:
-        """Remember that something happened."""
         self.lines.append(f"{self.loop.time():.6f} {who} {what}")
 
     def next_number(self) -> int:
@@ -54,7 +52,6 @@ class Surroundings:
         return self._sequence
 
     def fingerprint(self) -> str:
-        """A hash of everything that happened."""
         return blake2b("\n".join(self.lines).encode(), digest_size=12).hexdigest()
 
     def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
@@ -77,7 +74,6 @@ class Process:
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def new_id(self) -> str:
-        """The id of a message that it sends."""
         self._ids += 1
         return f"{self.name}-{self._ids}"
 
@@ -134,7 +130,6 @@ class Process:
         await self.surroundings.loop.create_future()
 
     def crash(self, where: str) -> None:
-        """Kill the process."""
         if not self.is_alive:
             return
         self.is_alive = False
@@ -157,7 +152,6 @@ class Process:
             thawed.set_result(None)
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
-        """A task that this process has started."""
         self._tasks[task] = None
         task.add_done_callback(self._forget)
         if not self.is_alive:

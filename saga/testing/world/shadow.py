@@ -1,8 +1,7 @@
 """The shadow of every saga: its state as its history gives it, brought up to date turn by turn.
 
-It is there twice: replayed by the saga's code, and folded from the entries alone. Both go on where
-they stopped, which comes to the same as beginning anew each time: a fold has no memory but its
-state. At the end each history is replayed and folded once more in one go.
+It is there twice: replayed by the saga's code, and folded from the entries alone. At the end each
+history is replayed and folded once more in one go.
 """
 
 from __future__ import annotations
@@ -35,8 +34,6 @@ class _Shadow:
 
 
 class Shadows:
-    """Of all sagas of a world."""
-
     def __init__(self) -> None:
         self._shadows: dict[SagaId, _Shadow] = {}
 

@@ -21,11 +21,7 @@ ModelT = TypeVar("ModelT", bound=ContractModel)
 
 @dataclass(frozen=True, slots=True)
 class WorldSaga:
-    """One saga at the end: ended, or parked with a *reason*.
-
-    *outcome* is the event that it has published, *residue* the steps that may have had an effect
-    and are not undone.
-    """
+    """One saga at the end; *residue* names steps that may have had an effect and are not undone."""
 
     saga_id: SagaId
     definition: str
@@ -38,10 +34,7 @@ class WorldSaga:
 
 
 class WorldTopics:
-    """Everything published, by contract class: `topics[OrderConfirmed]`.
-
-    In the order in which it was published first; what was published again is in it once.
-    """
+    """Everything published, once each and in order, by contract class: `topics[OrderConfirmed]`."""
 
     def __init__(self, app: SagaApp, evidence: Evidence) -> None:
         self._app = app
@@ -60,11 +53,7 @@ class WorldTopics:
 
 @dataclass(frozen=True, slots=True)
 class WorldState:
-    """What the functions of `check` get.
-
-    *db* has the tables by the name of the effect service. All services of a world share one
-    database, as those of one process do.
-    """
+    """What the functions of `check` get; all services in *db* share one database."""
 
     sagas: Sequence[WorldSaga]
     topics: WorldTopics
@@ -72,7 +61,6 @@ class WorldState:
 
 
 def state_of(app: SagaApp, evidence: Evidence, database: EffectsDatabase) -> WorldState:
-    """What is left of a world."""
     return WorldState(
         sagas=list(_sagas(app, evidence)),
         topics=WorldTopics(app, evidence),

@@ -1,8 +1,7 @@
 """The stores of a world: what outlives its processes, and watches what they do to it.
 
-The event store is the one in memory, and notes the moment at which each entry was stored. The
-database of the effect services is SQLite in memory, shared by all processes, as a file would be. A
-process that crashes loses what it had not committed; a commit may be done and reported as failed.
+The database of the effect services is SQLite in memory, shared by all processes. A process that
+crashes loses what it had not committed; a commit may be done and reported as failed.
 """
 
 from __future__ import annotations
@@ -25,11 +24,7 @@ from saga.testing.world.process import Process, Surroundings
 
 
 class WorldStore(MemoryEventStore):
-    """The event store of a world.
-
-    *stored_at* says when each entry was stored; it stays empty where the store publishes by itself,
-    in the very transaction. *problems* are what was wrong with a batch the moment it was committed.
-    """
+    """Notes when entries were stored, but not where it publishes in its own transaction."""
 
     def __init__(self, surroundings: Surroundings, publish_through: SimulatedBus | None) -> None:
         super().__init__(publish_through=publish_through)
@@ -107,8 +102,6 @@ class CrashingConnection(sqlite3.Connection):
 
 
 class EffectsDatabase:
-    """What outlives the processes."""
-
     def __init__(self) -> None:
         self._address = f"file:saga-world-{next(_NUMBERS)}?mode=memory&cache=shared"
         self._anchor = sqlite3.connect(self._address, uri=True, isolation_level=None)
@@ -136,7 +129,6 @@ class EffectsDatabase:
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def close(self) -> None:
-        """Forget everything."""
         self._anchor.close()
 
 

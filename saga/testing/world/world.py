@@ -1,7 +1,6 @@
 """A whole deployment in one event loop: bus, store, services, orchestrators, and what goes wrong.
 
-First faults, then the world heals and has to come to rest within bounded time. The checks then know
-only what went in, what is stored and published, and which effects were carried out.
+First faults, then the world heals and has to come to rest within bounded time, then the checks.
 """
 
 from __future__ import annotations
@@ -75,9 +74,8 @@ Check = Callable[[WorldState], str | None]
 class Verdict:
     """What became of a world.
 
-    *violations* are empty where everything held; *statistics* count faults and what they led to;
-    *fingerprint* is the same whenever the same seed runs with the same code; *lines* are everything
-    that happened, in order; *parked* are the sagas that wait for an operator, with their reasons.
+    *statistics* count faults and what they led to; *fingerprint* is the same for the same seed and
+    code; *lines* are everything that happened, in order; *parked* are sagas with their reasons.
     """
 
     seed: int
@@ -90,7 +88,6 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether everything held."""
         return not self.violations
 
     def report(self) -> str:
@@ -109,17 +106,13 @@ class Verdict:
 class World:
     """One simulated deployment of an application. The same seed gives the same world.
 
-    Orchestrators and effect services run in simulated processes, which crash, freeze and are cut
-    off. Records come twice, late, or torn apart; answers get lost; time is skipped. Handlers run on
-    the world's loop, `def` ones in line. `ctx.db` is real SQLite in memory, which outlives crashes.
-    What a module keeps in globals survives a crash too, unlike in a real process.
+    Orchestrators and effect services crash, freeze and are cut off; records come twice or late;
+    answers get lost; time is skipped. Handlers run on the world's loop, `def` ones in line.
+    `ctx.db` is real SQLite in memory. Unlike in a real process, globals of modules survive crashes.
 
     Args:
-        app: the application, as it is.
-        seed: which world.
         triggers: the events to publish, or a function of a `random.Random` that draws them. In
-            place of an event may stand a story: `[OrderPlaced(…), after("1s"), signalled(…)]`, of
-            what `saga.testing` has for `when`.
+            place of an event may stand a story: `[OrderPlaced(…), after("1s"), signalled(…)]`.
         replace: functions in place of handlers, by intent: for whatever reaches out of the process,
             and for intents that other applications handle.
         check: functions `(WorldState)` that raise AssertionError, or return text, where something
@@ -156,8 +149,7 @@ class World:
         """Let it happen, and judge it.
 
         Raises:
-            DefinitionError: the application opened a socket, started a thread or process, or slept
-                in real time; names the handler or saga, file and line, and what to do.
+            DefinitionError: the application left its world; says who, where, and what to do.
         """
         self._loop = SimulatedLoop()
         self._surroundings = Surroundings(self._loop, self._faults)

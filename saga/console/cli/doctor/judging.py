@@ -39,10 +39,7 @@ class Severity(StrEnum):
 
 @value
 class Finding:
-    """A thing to know: what, where, and what to do about it.
-
-    *check* is a stable name; *is_unreachable* marks a place that could not even be looked at.
-    """
+    """What is wrong, where, and what to do; *is_unreachable* where nobody could even look."""
 
     check: str
     severity: Severity
@@ -54,10 +51,7 @@ class Finding:
 
 @value(kw_only=True)
 class Group:
-    """A consumer group: who should read *sources*, and the next offset of each that has one.
-
-    *members* is None where nobody could be asked.
-    """
+    """Who should read *sources*, and how far it is; *members* is None if nobody could be asked."""
 
     name: str
     role: str
@@ -94,17 +88,14 @@ class Facts:
     Args:
         now: the time on this machine when the look began.
         unhandled: intents that no effect service of the application handles.
-        missing: topics of the application that do not exist.
-        topic_flaws: what the cluster's own comparison says.
         bounds: of every source of the application its begin and end.
         accounted: of each source the offset that the store accounts for.
         known: definitions and versions that the application has.
-        active: what definitions and versions unfinished sagas have, and how many.
+        active: how many unfinished sagas each definition and version has.
         store_ahead_s: how far the store's clock is ahead of this machine's.
         backlog_s: how long the oldest entry has waited to be published.
         timer_late_s: how long the earliest timer has been due.
         dead: how many dead letters there are, by reason.
-        outbox_waits_s, outbox_refused: of the outbox that the settings name.
     """
 
     now: Instant

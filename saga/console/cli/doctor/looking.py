@@ -1,7 +1,4 @@
-"""The command `doctor`, and looking at a deployment for it.
-
-Each part is looked at by itself, so that a part that is away does not hide the others.
-"""
+"""The command `doctor`, and looking at a deployment for it, each part by itself."""
 
 from __future__ import annotations
 
@@ -136,7 +133,6 @@ async def _look_at_bus(facts: Facts, session: Session, app: Application) -> None
 
 
 def _readers(session: Session, app: Application) -> Readers:
-    """The consumer groups of the application."""
     names = session.settings.topic_names
     readers: Readers = {}
     if app.sagas:
