@@ -1,8 +1,7 @@
 """Publishing from a FastStream service, through the broker that it has. Needs `saga[kafka]`.
 
-FastStream alone would serialize the event its own way, leave the content type empty and choose one
-partition for all keys of a batch. Here every event goes out as `Publisher` would send it: the same
-bytes and headers, each on the partition of its key.
+FastStream alone would choose other bytes and headers, and one partition for all keys of a batch;
+here each event goes out as `Publisher` would send it.
 """
 
 from __future__ import annotations
@@ -43,15 +42,12 @@ class FastStreamPublisher:
         await events.publish(OrderPlaced(order_id=cart.id, amount=cart.sum), cause=message)
     ```
 
-    With *cause* the message id is made of the message that is handled. A handler that runs again
-    then publishes the same event under the same id. The broker is to be made with
-    `enable_idempotence=True`, which is not FastStream's default, and with Kafka's own partitioner,
-    which is. Topics are not made.
+    With *cause*, a handler that runs again publishes the same event under the same id. Make the
+    broker with `enable_idempotence=True` and Kafka's own partitioner. Topics are not made.
 
     Args:
         broker: the service's broker; it is connected when the first event comes.
         source: who says so, as a URI reference; `ce_source` of every record.
-        timeout: how long one call waits.
         settings: as in the environment; *env* and *namespace* name the topics.
 
     Raises:
@@ -80,9 +76,7 @@ class FastStreamPublisher:
         """Publish one event, and return its message id.
 
         Args:
-            cause: the message that led to it, or one record of a batch. Options that are not given
-                are taken from it.
-            options: as `PublishOptions` says.
+            cause: the message, or one record of a batch, that led to it and gives missing options.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.

@@ -1,13 +1,8 @@
 """`Outbox`: events that are published if, and only if, the program's own transaction commits.
 
-Publishing inside a transaction says things that may never have happened; publishing after it may be
-lost to a crash. So the event is written beside the program's own rows, and an `OutboxRelay`
-publishes it.
-
-Of all relays of a database one leads, by a lock of its session; the others wait for it to end. It
-publishes first and removes then: after a crash between the two the same bytes go out once more
-under the same ids. Events that the bus refuses for ever are put apart with the reason; a topic that
-does not exist holds up its own events only.
+One relay leads, by a lock of its session, and removes events after they are published: a crash in
+between repeats the same bytes under the same ids. Events that are too large are put apart with the
+reason; a missing topic holds up its own events only.
 """
 
 from __future__ import annotations
@@ -47,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
-    """A psycopg connection or cursor, or a cursor of Django's."""
+    """A connection or cursor of psycopg, or a cursor of Django's."""
 
     def execute(self, query: Any, params: Any, /) -> Any: ...
 
@@ -69,9 +64,8 @@ class Outbox:
         outbox.add(connection, OrderPlaced(order_id=order_id, amount=10))
     ```
 
-    `saga outbox migrate` makes the table (`--sql` prints how), `saga outbox relay` publishes from
-    it. It does so at least once, always with the same id and bytes, and in order for each key where
-    transactions followed one another.
+    `saga outbox migrate` makes the table; `saga outbox relay` publishes from it at least once, with
+    the same id and bytes, in order for each key where one transaction followed the other.
 
     Args:
         source: who says so, as a URI reference; `ce_source` of every record.
@@ -95,8 +89,7 @@ class Outbox:
     def add(self, connection: Connection, event: Event, **options: Unpack[PublishOptions]) -> str:
         """Add *event* within the transaction of *connection*, and return its message id.
 
-        Arguments are those of `Publisher.publish`. A message id that waits already is a repeat, and
-        nothing is added.
+        *options* are those of `Publisher.publish`; a message id that waits is not added again.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.
@@ -114,7 +107,7 @@ class Outbox:
     async def add_async(
         self, connection: AsyncConnection, event: Event, **options: Unpack[PublishOptions]
     ) -> str:
-        """The same on an async connection.
+        """As `add`, on an async connection.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.
@@ -127,10 +120,9 @@ class Outbox:
 
 
 class OutboxRelay:
-    """Publishes from the outbox at *outbox* until it is stopped. Run as many as you like.
+    """Publishes from an outbox until it is stopped; any number may run, one of them leads.
 
-    Without a proxy between it and the server that hands one session to several clients: the lock
-    that says who leads belongs to a session.
+    No proxy may hand its session to other clients: the lock that says who leads belongs to it.
 
     Args:
         outbox: the database, `postgresql://…`; `SAGA_OUTBOX` by default.
@@ -177,7 +169,7 @@ class OutboxRelay:
                     await self._unless_stopped(self._backoff.pause("the outbox waits", error))
 
     async def _session(self, *, until_empty: bool) -> bool:
-        """Relay through one session; whether the work is done, and not only the session."""
+        """Whether the work is done, and not only the session."""
         from saga.adapters.postgres.outbox import OutboxSession
 
         session = await OutboxSession.open(self._address)
@@ -215,7 +207,6 @@ class OutboxRelay:
         return True
 
     async def _one_by_one(self, session: OutboxSession, rows: Sequence[OutboxRow]) -> None:
-        """Find the events that are too large, refuse them, publish the others."""
         for row in rows:
             try:
                 await self._publish([row])
@@ -251,7 +242,6 @@ class OutboxRelay:
         self._missing[missing.topic] = asyncio.get_running_loop().time() + MISSING_S
 
     async def _unless_stopped(self, pause: Coroutine[Any, Any, None]) -> None:
-        """Await *pause*, or no longer than until `stop`."""
         tasks = [asyncio.create_task(pause), asyncio.create_task(self._stopping.wait())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,9 +1,7 @@
 """Events onto their topics: `Publisher` for asyncio programs, `SyncPublisher` for all others.
 
-Both take the same arguments and promise the same. A blocking program has one thread with an event
-loop and one connection, which serve all threads of its process. It begins with the first event, so
-that a publisher may be a global of a module. A forked process begins its own. Every wait has an
-end.
+A blocking program has one thread with an event loop and one connection for all of its threads. It
+begins with the first event, so that a publisher may be a global; a forked process begins its own.
 """
 
 from __future__ import annotations
@@ -54,10 +52,8 @@ class Publisher:
         await publisher.publish(OrderPlaced(order_id="o-1", amount=10))
     ```
 
-    Each event is checked first, so that nothing is published which its readers would refuse. A call
-    returns once its events are durable. While the bus is away it tries again, with the same bytes
-    under the same ids, so that a repeat is recognised. Calls made one after another keep their
-    order for each key; calls made side by side have none.
+    A call returns once its events are durable; while the bus is away it tries again with the same
+    bytes and ids. Only calls made one after another keep their order for each key.
 
     Args:
         source: who says so, as a URI reference; `ce_source` of every record.
@@ -74,7 +70,6 @@ class Publisher:
         self._settings = Settings.read(**settings)
         self._writer = EventWriter.of(self._settings, source)
         self.timeout_s = duration_us(timeout) / SECOND_US
-        """How long one call goes on trying."""
         self._opened: OpenedBus | None = None
 
     async def __aenter__(self) -> Self:
@@ -85,9 +80,7 @@ class Publisher:
         await self.close()
 
     async def open(self) -> None:
-        """Open the bus, unless it is open.
-
-        Kafka is connected to when there is something to publish: a program starts without it.
+        """Open the bus, unless it is open; Kafka is connected to with the first event only.
 
         Raises:
             StoreUnavailable: the file of the local bus cannot be opened.
@@ -98,7 +91,7 @@ class Publisher:
             self._opened = open_bus(self._settings)
 
     async def close(self) -> None:
-        """Let go of the bus, with no other call under way. What a call returned for is durable."""
+        """Let go of the bus; no other call may be under way."""
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
@@ -109,10 +102,9 @@ class Publisher:
         return opened
 
     async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
-        """Publish one event, and return its message id.
+        """Publish one event, and return its message id; *options* are those of `PublishOptions`.
 
-        A program that may publish the same event again, after a crash or an error of this call,
-        gives it a *message_id* of its own. `PublishOptions` says what the options mean.
+        A program that may publish the same event again gives it a *message_id* of its own.
 
         Raises:
             MessageError: the event has no key, or its readers could not read it.
@@ -127,8 +119,7 @@ class Publisher:
     async def publish_all(self, events: Iterable[Event]) -> list[str]:
         """Publish many events at once, in order for each key, and return their message ids.
 
-        All are checked before the first one is published. Events without a key field, or with ids
-        of the program's own, go through `write` and `send`.
+        All are checked before the first is published; those that need options go through `write`.
 
         Raises:
             MessageError, TopicMissing, MessageTooLarge, BusUnavailable: as `publish`; some of them
@@ -188,9 +179,8 @@ class SyncPublisher:
         publisher.publish(OrderPlaced(order_id="o-1", amount=10))
     ```
 
-    What `Publisher` promises holds here too, and it takes the same arguments. It closes by itself
-    when the process ends; `with SyncPublisher() as publisher:` closes it earlier. Not for
-    coroutines: it would hold up their event loop.
+    It promises and takes what `Publisher` does, and closes when the process ends, or by `with`. Not
+    for coroutines: it would hold up their event loop.
     """
 
     def __init__(
@@ -234,7 +224,7 @@ class SyncPublisher:
         self._loop().call(send, timeout_s=publisher.timeout_s + GRACE_S)
 
     def close(self) -> None:
-        """Let go of the bus and end the thread; a later call begins anew."""
+        """End the thread and let go of the bus; a later call begins anew."""
         with self._lock:
             running, self._running = self._running, None
         if running is None:
@@ -258,8 +248,6 @@ class SyncPublisher:
 
 
 class _Loop:
-    """An event loop in a thread of its own."""
-
     def __init__(self) -> None:
         self._ready = threading.Event()
         self._thread = threading.Thread(
@@ -269,11 +257,7 @@ class _Loop:
         self._ready.wait()
 
     def call(self, function: Callable[[], Coroutine[Any, Any, T]], *, timeout_s: float) -> T:
-        """What *function* returns or raises.
-
-        Raises:
-            BusUnavailable: it did neither in time, or the loop is at its end.
-        """
+        """Call in the loop; raises `BusUnavailable` where *function* is late or the loop ended."""
         coroutine = function()
         try:
             future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -289,7 +273,6 @@ class _Loop:
             raise BusUnavailable(f"no answer within {timeout_s:g} s") from error
 
     def end(self) -> None:
-        """Stop the loop and wait for its thread."""
         self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(CLOSE_S)
 

@@ -1,8 +1,6 @@
-"""From an event to the record that says it: topic, key, bytes, headers and id, all of them final.
+"""From an event to its record: topic, key, bytes, headers and id, all of them final.
 
-Every publisher writes its events here, with the same options. Whatever publishes the record later,
-once or again, publishes the same bytes under the same id, by which its readers recognise a repeat.
-Nothing is written that its readers could not read.
+Every publisher writes its events here; readers recognise a repeat by the id, which stays the same.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ class PublishOptions(TypedDict, total=False):
 
     Attributes:
         key: the business key, where no field of the event says it.
-        message_id: its id, where the program has one that stays the same when it tries again.
+        message_id: one that stays the same when the program tries again.
         causation_id: the id of the message that led to this one.
         correlation_id: what all messages of one business process have in common.
         traceparent: the W3C trace context.
@@ -60,10 +58,7 @@ class PublishOptions(TypedDict, total=False):
 
 @value
 class WrittenEvent:
-    """An event as it will be published, and the id by which a repeat of it is recognised.
-
-    *saga_id* is the one saga that it starts, where the writer knows sagas.
-    """
+    """*saga_id* is the one saga that the event starts, where the writer knows sagas."""
 
     record: Record
     message_id: str
@@ -71,10 +66,9 @@ class WrittenEvent:
 
 
 class EventWriter:
-    """Writes the events of one program. *source* is their `ce_source`: who says so.
+    """Without *contracts* an event is checked against its own class alone.
 
-    Without *contracts* each event is checked against its own class alone. With *sagas* an event
-    without a key of its own takes that of the saga it starts.
+    With *sagas* an event without a key of its own takes that of the saga it starts.
     """
 
     def __init__(
@@ -99,7 +93,6 @@ class EventWriter:
 
     @classmethod
     def of(cls, settings: Settings, source: str | None = None) -> Self:
-        """The writer of a program with these *settings*, which knows no sagas."""
         return cls(
             settings.topic_names,
             clock=SystemClock(),
@@ -108,11 +101,10 @@ class EventWriter:
         )
 
     def record(self, event: ContractModel, **options: Unpack[PublishOptions]) -> WrittenEvent:
-        """The record of *event*. The same message id again makes a repeat of it.
+        """The record of *event*.
 
         Raises:
-            MessageError: the event has no key, has another key than the one given, is too large,
-                or cannot be said in JSON.
+            MessageError: it has no key or another than given, is too large, or cannot be JSON.
             DefinitionError: its class declares no contract.
         """
         registry = self._registry(type(event))
@@ -123,10 +115,10 @@ class EventWriter:
     def record_json(
         self, contract_name: str, text: bytes, **options: Unpack[PublishOptions]
     ) -> WrittenEvent:
-        """The record of a JSON text that claims to be of *contract_name*; published as it is.
+        """The record of a JSON text, published as it is.
 
         Raises:
-            MessageError: it is not, or has no key; names the field.
+            MessageError: the text is not of *contract_name*, or has no key; names the field.
         """
         assert self._contracts is not None, "a text has no class to be checked against"
         message = decode(self._contracts, contract_name, text, bytes_max=self._bytes_max)
@@ -135,7 +127,6 @@ class EventWriter:
         return self._written(contract_name, text, message, None, options)
 
     def command(self, command: Command, *, key: str) -> Record:
-        """The record of *command* to the saga whose business key is *key*."""
         headers = headers_for(
             id=command.command_id,
             contract_name=COMMAND_CONTRACT,
@@ -198,7 +189,6 @@ class EventWriter:
 def _checked_key(
     message: Decoded, *, own: str | None, given: str | None, saga_key: str | None
 ) -> str:
-    """The key given, the message's own, or that of the saga which it starts."""
     key = own if given is None else given
     if key is None:
         key = saga_key or ""

@@ -1,7 +1,6 @@
 """Every private part of aiokafka that we use, each behind a function that says its purpose.
 
-Nothing else in this package touches a private name of aiokafka. These functions are known to be
-right for the versions that `check_version` lets pass, before a bus is made, and for no other.
+These uses are known to be right for the versions that `check_version` lets pass, and for no other.
 """
 
 from __future__ import annotations
@@ -42,11 +41,7 @@ Delivery = asyncio.Future[Any]
 def append_records(
     producer: AIOKafkaProducer, placed: Sequence[tuple[Source, Record]], *, now_ms: int
 ) -> set[Delivery]:
-    """Put records straight into the producer's batches, in order per partition.
-
-    No coroutine, no future and no metadata a record, only one future a batch: a third of what
-    `AIOKafkaProducer.send` costs.
-    """
+    """In order per partition; one future a batch costs a third of `AIOKafkaProducer.send`."""
     accumulator = producer._message_accumulator
     queues, append_batch = accumulator._batches, accumulator._append_batch
     deliveries: set[Delivery] = set()
@@ -69,11 +64,9 @@ def append_records(
 async def drop_producer(producer: AIOKafkaProducer, error: Exception) -> None:
     """End *producer* at once; all that it holds fails with *error*.
 
-    It counts as closed from the start, so that it does not complain of never having been stopped.
-    Its sender's task waits for requests, which end with the client, and for an update of the
-    metadata that never comes.
+    Its sender waits for requests, which end with the client, and for metadata that never comes.
     """
-    producer._closed = True
+    producer._closed = True  # else it complains of never having been stopped
     accumulator, sender = producer._message_accumulator, producer._sender.sender_task
     queued = [batch for queue in accumulator._batches.values() for batch in queue]
     for batch in (*queued, *accumulator._pending_batches):
@@ -102,19 +95,18 @@ async def drop_producer(producer: AIOKafkaProducer, error: Exception) -> None:
 
 
 def generation_of(consumer: AIOKafkaConsumer) -> tuple[str, int]:
-    """The member's id, and the generation of the group that it is in."""
+    """The member's id, and the generation of its group."""
     coordinator = consumer._coordinator
     return coordinator.member_id, coordinator.generation
 
 
 def wants_to_rejoin(consumer: AIOKafkaConsumer) -> bool:
-    """Whether a rebalance is wanted and has not happened yet."""
     is_wanted: bool = consumer._coordinator._rejoin_needed_fut.done()
     return is_wanted
 
 
 async def drop_consumer(consumer: AIOKafkaConsumer) -> None:
-    """End the tasks and the connections of a *consumer* that could not be stopped."""
+    """For a *consumer* that `stop` could not end."""
     coordinator, fetcher = consumer._coordinator, consumer._fetcher
     names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task")
     tasks = [getattr(coordinator, name, None) for name in names]
@@ -132,9 +124,8 @@ async def read_corrupt_batch(
 ) -> list[Inbound]:
     r"""The records from *offset* to the end of its batch, although aiokafka refuses the batch.
 
-    It refuses a header's name that is no UTF-8. Kafka takes any bytes there, so that one careless
-    producer could stop a partition for good. Such a name is escaped, as `\xff`; the values of the
-    record come through as they are.
+    It refuses a header's name that is no UTF-8, which Kafka takes: one careless producer could stop
+    a partition for good. Such a name is escaped, as `\xff`.
 
     Raises:
         KafkaError: they cannot be fetched, or are damaged.
@@ -155,7 +146,7 @@ async def read_corrupt_batch(
 
 
 def is_open(connection: AIOKafkaConnection) -> bool:
-    """Whether *connection* was ever made, so that closing it takes a moment."""
+    """Whether *connection* was ever made, so that its close is to be awaited."""
     return connection._protocol is not None
 
 
@@ -163,11 +154,7 @@ class TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka sh
     """A batch whose header names may be anything."""
 
     def read(self, source: Source) -> list[Inbound]:
-        """All its records.
-
-        Raises:
-            ValueError: it ends too early.
-        """
+        """Raises `ValueError` where the batch ends too early."""
         self._maybe_uncompress()
         place = self._pos
         records: list[Inbound] = []

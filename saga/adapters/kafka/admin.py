@@ -1,8 +1,7 @@
 """Questions beside producers and consumers: topics, bounds, settings, groups.
 
-One connection a broker, opened at the first question. No question ever creates a topic. The
-metadata requests of aiokafka's own clients do, wherever a broker allows it: so they are given only
-topics that were found to exist here.
+aiokafka's own clients create the topics they ask about wherever a broker allows it; nothing here
+does, so clients are given only topics that were found here.
 """
 
 from __future__ import annotations
@@ -66,10 +65,9 @@ _TOPIC_RESOURCE: Final = 2
 
 @value
 class TopicState:
-    """A topic in the cluster: leaders by partition, the fewest replicas of any, and its settings.
+    """*replicas* are the fewest of any partition; *configs* include the brokers' defaults.
 
-    A leader is None while its partition has none. *configs* are in Kafka's own words, the brokers'
-    defaults included; none where only the layout was asked for.
+    A leader is None while its partition has none; without `describe` there are no *configs*.
     """
 
     name: str
@@ -79,24 +77,22 @@ class TopicState:
 
     @property
     def partitions(self) -> int:
-        """How many there are."""
         return len(self.leaders)
 
     @property
     def leaderless(self) -> list[int]:
-        """The partitions that cannot be read or written now."""
         return sorted(number for number, leader in self.leaders.items() if leader is None)
 
     @property
     def retention_s(self) -> float | None:
-        """How long records are kept; None for ever."""
+        """None is for ever."""
         kept_ms = int(self.configs.get("retention.ms") or KEPT_FOR_EVER_MS)
         return None if kept_ms < 0 else kept_ms / 1000
 
 
 @value
 class TopicFlaw:
-    """What is wrong with a topic. A warning keeps nothing from working today."""
+    """A warning keeps nothing from working today."""
 
     topic: str
     problem: str
@@ -105,7 +101,7 @@ class TopicFlaw:
 
 @value(kw_only=True)
 class GroupState:
-    """A consumer group: its number of members, and the next offset of each source committed."""
+    """*committed* are the next offsets to read."""
 
     name: str
     members: int
@@ -113,10 +109,7 @@ class GroupState:
 
 
 class Cluster:
-    """Questions to a Kafka cluster. Connects by itself, and again when it must.
-
-    All of them raise `BusUnavailable` where no broker answers in time, or none may answer us.
-    """
+    """All methods raise `BusUnavailable` where no broker answers in time, or none may answer us."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
@@ -149,12 +142,9 @@ class Cluster:
     async def bounds(
         self, sources: Collection[Source], *, isolation: int = READ_UNCOMMITTED
     ) -> dict[Source, tuple[int, int]]:
-        """The first offset kept of each source, and the next one to be written.
+        """The first offset kept and the next one to be written; raises `TopicMissing`.
 
         With *isolation* READ_COMMITTED the end is where the first open transaction begins.
-
-        Raises:
-            TopicMissing: a source does not exist.
         """
         if not sources:
             return {}
@@ -181,10 +171,7 @@ class Cluster:
     async def create(
         self, specs: Collection[TopicSpec], *, replicas: int | None, record_bytes_max: int
     ) -> None:
-        """Make topics; those that exist stay as they are. All can be written to when this returns.
-
-        *replicas* None leaves their number to the brokers.
-        """
+        """Topics that exist stay as they are; all can be written to when this returns."""
         if not specs:
             return
         rows = [_new_topic(spec, replicas, record_bytes_max=record_bytes_max) for spec in specs]
@@ -208,7 +195,6 @@ class Cluster:
         }
 
     async def configs(self, topics: Collection[str]) -> dict[str, dict[str, str]]:
-        """The settings of those *topics* that exist."""
         if not topics:
             return {}
         resources = [(_TOPIC_RESOURCE, name, None) for name in sorted(topics)]
@@ -225,7 +211,6 @@ class Cluster:
         return configs
 
     async def close(self) -> None:
-        """Close the connections."""
         self._is_closed = True
         if self._client is not None:
             client, self._client = self._client, None
@@ -319,11 +304,7 @@ class Cluster:
 async def describe_groups(
     connection: KafkaConnection, groups: Collection[str]
 ) -> dict[str, GroupState]:
-    """Members and offsets of these *groups*; one that never was has none of either.
-
-    Raises:
-        BusUnavailable: no broker answers, or this user may not ask.
-    """
+    """A group that never was has no members and no offsets; raises `BusUnavailable`."""
     async with within(ANSWER_S, "describe groups"):
         admin = AIOKafkaAdminClient(**connection.options())
         try:
@@ -340,10 +321,9 @@ async def describe_groups(
 def flaws_of(
     wanted: Iterable[TopicSpec], found: Mapping[str, TopicState], *, record_bytes_max: int
 ) -> list[TopicFlaw]:
-    """Compare the *wanted* topics with those *found*.
+    """The number of partitions may differ from the settings', but should be the same for all.
 
-    Equal numbers of partitions matter to speed alone: only with them does one worker read all
-    records of a saga. That is why the number itself may differ from the settings'.
+    Only with equal numbers does one worker read all records of a saga; it matters to speed alone.
     """
     specs = list(wanted)
     states = [found[spec.name] for spec in specs if spec.name in found]
@@ -366,7 +346,7 @@ async def _bootstrap(client: AIOKafkaClient) -> None:
 
 
 async def _once_settled(ask: Callable[[], Awaitable[T]], what: str) -> T:
-    """The answer, asked for again while Kafka says that its trouble passes; without a limit."""
+    """Ask again, without a limit, while Kafka says that its trouble passes."""
     backoff = Backoff("kafka", SystemClock(), SETTLING, log_level=logging.DEBUG)
     while True:
         try:
@@ -380,7 +360,6 @@ async def _once_settled(ask: Callable[[], Awaitable[T]], what: str) -> T:
 def _new_topic(
     spec: TopicSpec, replicas: int | None, *, record_bytes_max: int
 ) -> tuple[str, int, int, list[Any], list[tuple[str, str]]]:
-    """The topic as the protocol writes it."""
     kept_ms = KEPT_FOR_EVER_MS if spec.retention_s is None else spec.retention_s * 1000
     configs = {
         "cleanup.policy": "delete",

@@ -1,8 +1,7 @@
 """The bus on Apache Kafka.
 
-One idempotent producer publishes and is replaced when it cannot be trusted any more; each member
-of a group reads with a consumer of its own, whose positions are the caller's. Nothing here relies
-on topics that a cluster makes by itself.
+One idempotent producer publishes; each member of a group reads with a consumer of its own. Nothing
+here relies on topics that a cluster makes by itself.
 """
 
 from __future__ import annotations
@@ -26,16 +25,12 @@ PUBLISH_S: Final = 20.0
 
 
 class KafkaBus(Bus):
-    """A bus in a Kafka cluster. Made in the event loop that uses it; connects when it must.
+    """Made in the event loop that uses it; connects when it must.
 
     Args:
-        connection: where the cluster is, and who we are.
         record_bytes_max: of key, value and headers together; a larger record is refused.
-        replicas: copies of each partition of a topic that is made; None for the brokers' default.
-            All but one of them must have a record before it counts as published.
-        consumers: how members of groups behave.
-        publish_timeout_s: how long a delivery may take before it has failed; longer than the
-            election of a new leader.
+        replicas: of topics that are made, None for the brokers' default; one of them may be away.
+        publish_timeout_s: longer than the election of a new leader.
         compression: of published batches: gzip, snappy, lz4, zstd or None.
 
     Raises:
@@ -117,16 +112,14 @@ class KafkaBus(Bus):
     # Beyond the port: an operator's questions.
 
     async def describe_topics(self, topics: Collection[str]) -> dict[str, TopicState]:
-        """As `Cluster.describe`."""
         return await self._cluster.describe(topics)
 
     async def describe_groups(self, groups: Collection[str]) -> dict[str, GroupState]:
-        """As the function `describe_groups`."""
         return await describe_groups(self._connection, groups)
 
 
 def open_bus(settings: Settings, *, connection: KafkaConnection | None = None) -> KafkaBus:
-    """The bus that *settings* name, or one on *connection*; it connects when it is used.
+    """The bus that *settings* name; it connects when it is used.
 
     Raises:
         SettingsError: settings do not fit together, or name something that cannot be loaded.

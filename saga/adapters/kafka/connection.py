@@ -1,6 +1,6 @@
 """How to reach a Kafka cluster: addresses, encryption and credentials.
 
-Secrets are handed to the client and never shown. Errors of aiokafka become errors of the port here.
+Secrets are never shown, and errors of aiokafka become errors of the port here.
 """
 
 from __future__ import annotations
@@ -54,10 +54,9 @@ _NEEDED_BY_PASSWORD: Final = ("kafka_sasl_username", "kafka_sasl_password")
 
 @value(kw_only=True)
 class KafkaConnection:
-    """Where the cluster is, and how to talk to it.
+    """*servers* are `host:port`, any of the cluster's; *client_id* is for the brokers' logs.
 
-    *servers* are `host:port`, any of the cluster's; *client_id* names us in the brokers' logs. Of
-    *settings* those count that are about encryption and credentials.
+    Of *settings* those count that are about encryption and credentials.
     """
 
     servers: tuple[str, ...]
@@ -66,11 +65,7 @@ class KafkaConnection:
 
     @classmethod
     def of(cls, settings: Settings) -> KafkaConnection:
-        """The connection that *settings* name.
-
-        Raises:
-            SettingsError: settings do not fit together, or name something that cannot be loaded.
-        """
+        """Raises `SettingsError` where they do not fit together, or something cannot be loaded."""
         _check_together(settings)
         client_id = f"saga-{settings.env}-{settings.namespace}"
         connection = cls(servers=settings.servers, client_id=client_id, settings=settings)
@@ -78,11 +73,7 @@ class KafkaConnection:
         return connection
 
     def options(self) -> dict[str, Any]:
-        """The arguments of every client of aiokafka.
-
-        Raises:
-            SettingsError: a file or a hook cannot be loaded.
-        """
+        """For every client of aiokafka; raises `SettingsError` for a file or hook not loaded."""
         settings, protocol = self.settings, self.settings.kafka_security_protocol
         options: dict[str, Any] = {
             "bootstrap_servers": list(self.servers),
@@ -104,17 +95,13 @@ class KafkaConnection:
 
 
 class NoToken(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
-    """Raised when the hook gives no token; one of aiokafka's, which tries again."""
+    """Raised when the hook gives no token; aiokafka tries again."""
 
     retriable = True
 
 
 class TokenHook(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no types
-    """A user's callable as a token provider of aiokafka.
-
-    It is called without arguments, in the event loop, whenever a connection is made; it returns an
-    access token, or an awaitable of one.
-    """
+    """*hook* runs in the event loop at each connection; its answer may be an awaitable."""
 
     def __init__(self, hook: Any, name: str) -> None:
         self._hook = hook
@@ -136,11 +123,7 @@ class TokenHook(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships 
 
 @asynccontextmanager
 async def within(seconds: float, what: str) -> AsyncIterator[None]:
-    """Bound an exchange with the cluster in time: in many places aiokafka tries for ever.
-
-    Raises:
-        BusUnavailable: it took longer, or failed as if the cluster were away.
-    """
+    """Raise `BusUnavailable` where an exchange fails, or is late: aiokafka may try for ever."""
     try:
         async with asyncio.timeout(seconds):
             yield

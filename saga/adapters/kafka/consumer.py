@@ -1,16 +1,7 @@
 """One member of a consumer group, as `KafkaConsumer.fetch` leads it through its life.
 
-1. **Join.** A `ConsumerSession` is one consumer of aiokafka, from joining to leaving. There is a
-   new one whenever the last makes no progress (`watch`).
-2. **Assigned.** The listener pauses the new partitions at once, and never waits: aiokafka swallows
-   what a listener raises, and would read on from the group's committed offset meanwhile.
-3. **Take over.** The next fetch asks where to begin, seeks and resumes. So an error reaches its
-   caller, the next fetch tries again, and heartbeats go on meanwhile.
-4. **Poll.** Records are returned, and positions move on in memory. While there is one that aiokafka
-   cannot decode, partitions are polled one by one, so that it stops no other.
-5. **Commit.** The caller commits offsets, once it is done with the records below them.
-6. **Revoked.** The listener waits, for a while, until the records in hand are dealt with. The store
-   fences those of a partition that was taken away all the same.
+The rebalance listener only pauses new partitions, because aiokafka swallows what it raises; the
+next fetch asks where to begin, so that an error reaches a caller and heartbeats go on meanwhile.
 """
 
 from __future__ import annotations
@@ -63,7 +54,7 @@ SLICE_S: Final = 0.2
 MISSING_TOPICS_S: Final = 1.0
 CAREFUL_S: Final = 5.0
 POLLS_MIN: Final = 3
-"""A member that does not fetch makes no progress either, and its client is not to blame."""
+"""With fewer polls it is the member that does not fetch, and its client is not to blame."""
 FETCH_BYTES: Final = 16 * 1_048_576
 """Of one answer. A larger record comes all the same, alone; buffered is less than twice this."""
 PARTITION_BYTES: Final = 1_048_576
@@ -79,16 +70,9 @@ class ConsumerSettings:
     """How members of groups behave.
 
     Args:
-        session_timeout_ms: how long a killed member's partitions stay unread. Not less than the
-            brokers' `group.min.session.timeout.ms`, which is 6000 unless somebody changed it.
-        heartbeat_interval_ms: how late a member hears of a rebalance.
-        fetch_wait_ms: how long a broker holds a fetch without records; a record ends it at once.
-        metadata_max_age_ms: how late new partitions, and topics that come later, are noticed.
-        stalled_s: how long a member may make no progress, although there is something to read,
-            before it is made anew.
-        instance_id: makes the membership static. A member that comes back within the session
-            timeout under the same id gets its partitions back without a rebalance, and does not
-            leave when it closes. Each process needs its own.
+        session_timeout_ms: at least the brokers' `group.min.session.timeout.ms`, 6000 by default.
+        stalled_s: how long a member may read nothing of what there is before it is made anew.
+        instance_id: makes the membership static, without a leave on close; one for each process.
     """
 
     session_timeout_ms: int = 6_000
@@ -99,7 +83,6 @@ class ConsumerSettings:
     instance_id: str | None = None
 
     def options(self) -> dict[str, Any]:
-        """The arguments of a consumer of aiokafka, beside its connection and group."""
         return {
             "session_timeout_ms": self.session_timeout_ms,
             "heartbeat_interval_ms": min(self.heartbeat_interval_ms, self.session_timeout_ms // 3),
@@ -128,10 +111,7 @@ class ConsumerSettings:
 
 
 class KafkaConsumer(Consumer, HearsOfRevocation):
-    """A member of a group. Made by `KafkaBus.subscribe`; one task at a time fetches.
-
-    Without *resume_at*, the group's committed offsets say where to begin.
-    """
+    """Without *resume_at* the group's committed offsets say where to begin; one task fetches."""
 
     def __init__(
         self,
@@ -156,13 +136,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         self.is_closed = False
 
     async def open(self) -> None:
-        """Connect, join, and wait for a share of the group, but not for long.
-
-        While the group waits for a member that was killed, there is other work to do.
-
-        Raises:
-            BusUnavailable: no broker answers.
-        """
+        """Return without an assignment where the group waits too long for a killed member."""
         await self._session.start(self._cluster)
         await self._follow_topics(self._session)
         if self._session.subscribed:
@@ -237,13 +211,12 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
             self.is_closed = True
             await self._session.end()
 
-    # 1. Join.
+    # Join.
 
     def _new_session(self) -> ConsumerSession:
         return ConsumerSession(self._connection, self._settings, self.group, self._drained)
 
     async def _living_session(self) -> ConsumerSession:
-        """The session; a new one where it has ended, or makes no progress."""
         why = self._session.stalled
         if why is not None and not self._session.is_ended:
             self._counts["consumers_restarted"] += 1
@@ -267,10 +240,10 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         if missing - existing:
             log.info("%s: waits for topics: %s", self.group, ", ".join(sorted(missing - existing)))
 
-    # 3. Take over.
+    # Take over.
 
     async def _take_over(self, session: ConsumerSession) -> None:
-        """Begin to read the assigned sources that are not read; one whose place is lost stops."""
+        """A source whose place is lost stops; without *resume_at* it begins anew."""
         generation, unpositioned = session.generation, dict(session.unpositioned)
         starts = {source: left for source, left in unpositioned.items() if left is not None}
         if unknown := sorted(unpositioned.keys() - starts.keys()):
@@ -309,7 +282,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         log.critical("%s: a partition stops: %s", self.group, reason, extra=extra)
         session.stop_reading(source, reason)
 
-    # 4. Poll.
+    # Poll.
 
     async def _poll(
         self, session: ConsumerSession, records_max: int, timeout_s: float
@@ -346,7 +319,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
     async def _poll_one_by_one(
         self, session: ConsumerSession, records_max: int, timeout_s: float
     ) -> list[Inbound]:
-        """Partition by partition, so that one that cannot be read is known by name."""
+        """So a partition that cannot be read is known by name, and stops no other."""
         records: list[Inbound] = []
         for source in list(session.positions):
             at, room = TopicPartition(*source), records_max - len(records)
@@ -390,7 +363,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         session.move(source, records[-1].offset + 1 if records else offset)
         return records
 
-    # 6. Revoked.
+    # Revoked.
 
     async def _drained(self) -> bool:
         return self._on_revoke is None or await self._on_revoke(DRAIN_S)
@@ -403,11 +376,9 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         positions: the next offset to return, of each source that is read.
         unpositioned: sources to be taken over, each with the offset where it was left, or None.
         stopped: sources that are assigned and not read, each with the reason.
-        generation: how often the assignment has changed.
-        is_assigned: set while there is an assignment.
-        subscribed: the topics that the consumer was told to read.
+        generation: how often the assignment has changed; not the group's.
         polls: counted by whoever polls, and begun anew by the watchdog.
-        stalled: why it makes no progress, in the watchdog's words; None while all is well.
+        stalled: why it makes no progress; None while it does.
     """
 
     def __init__(
@@ -455,7 +426,6 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
 
     @override
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        # Called before anything of the new sources was read.
         self.generation += 1
         self._forget()  # once more: aiokafka may have lost the group without a word
         expected, left = self._left or (None, {})
@@ -481,8 +451,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
 
     @override
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        # All is revoked, as aiokafka knows eager rebalances only. Until this returns we are a
-        # member of the old generation, and heartbeats go on.
+        # All is revoked: aiokafka knows eager rebalances only. Heartbeats go on meanwhile.
         self.generation += 1
         self.is_assigned.clear()
         is_drained = False
@@ -503,7 +472,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
                 await self.is_assigned.wait()
 
     def received(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> list[Inbound]:
-        """The records of *batches*, byte for byte; moves past them."""
+        """Move past the records of *batches* and return them, byte for byte."""
         received: list[Inbound] = []
         add = received.append
         for at, records in batches.items():
@@ -533,7 +502,6 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         }
 
     def begin(self, source: Source, offset: int) -> None:
-        """Read a source that was unpositioned, from *offset* on."""
         at = TopicPartition(*source)
         self.consumer.seek(at, offset)
         self.consumer.resume(at)
@@ -548,7 +516,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self.stopped[source] = reason
 
     def look_again(self, partitions: Iterable[TopicPartition]) -> None:
-        """Have these taken over anew from where they were left."""
+        """Have these taken over anew from their positions."""
         for at in partitions:
             offset = self.positions.pop(Source(*at), None)
             if offset is not None:
@@ -556,18 +524,18 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
                 self.unpositioned[Source(*at)] = offset
 
     def move(self, source: Source, offset: int) -> None:
-        """Read on from there, if *source* is read here; drops what is buffered of it."""
+        """Drop what is buffered of *source* and read on at *offset*; nothing if it is not read."""
         if source in self.positions:
             self.positions[source] = offset
             self.consumer.seek(TopicPartition(*source), offset)
 
     def rewind(self) -> None:
-        """Drop all that is buffered and read on behind the records returned last."""
+        """Drop all that is buffered; the records returned last do not come again."""
         for source, offset in self.positions.items():
             self.consumer.seek(TopicPartition(*source), offset)
 
     async def committed(self, sources: Sequence[Source]) -> dict[Source, int]:
-        """The group's committed offsets, of those *sources* that have one."""
+        """A source without a committed offset is left out."""
         offsets = await asyncio.gather(
             *(self.consumer.committed(TopicPartition(*source)) for source in sources)
         )
@@ -581,11 +549,10 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
 
     @property
     def is_rejoining(self) -> bool:
-        """Whether a rebalance is wanted or under way."""
         return not self.is_assigned.is_set() or _aiokafka.wants_to_rejoin(self.consumer)
 
     async def end(self) -> None:
-        """Leave the group and close all connections, within a few seconds."""
+        """Leave the group within a few seconds, even where aiokafka does not stop by itself."""
         if self.is_ended:
             return
         self.is_ended = True
@@ -604,10 +571,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
 
 
 async def watch(session: ConsumerSession, cluster: Cluster, stalled_s: float) -> None:
-    """Notice that *session* makes no progress: aiokafka can stop fetching without an error.
-
-    It asks the cluster, not the client, whose view may be stuck as well.
-    """
+    """Notice that aiokafka stopped fetching without an error; asks the cluster, not the client."""
     behind: dict[Source, int] = {}
     was_rejoining = False
     while session.stalled is None:
@@ -627,7 +591,6 @@ async def watch(session: ConsumerSession, cluster: Cluster, stalled_s: float) ->
 
 
 async def _sources_behind(session: ConsumerSession, cluster: Cluster) -> dict[Source, int]:
-    """The next offset of each source that has more records."""
     positions = dict(session.positions)
     try:
         bounds = await cluster.bounds(positions, isolation=_aiokafka.READ_COMMITTED)

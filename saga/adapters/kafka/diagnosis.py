@@ -1,8 +1,7 @@
 """Why a cluster cannot be connected to, with the setting that is most likely wrong.
 
-aiokafka tries its servers one after another and says in the end only that none would do. So each is
-tried once more here, and the causes are told apart: nobody listens, a certificate is not believed,
-credentials are refused. No answer of a broker that could hold a secret is passed on.
+aiokafka says only that no server would do, so each is tried once more here to tell causes apart.
+No answer of a broker that could hold a secret is passed on.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ _PROTOCOL: Final = "SAGA_KAFKA_SECURITY_PROTOCOL"
 
 @asynccontextmanager
 async def connecting(connection: KafkaConnection, seconds: float, what: str) -> AsyncIterator[None]:
-    """Bound a first contact in time, and say why it failed.
-
-    Raises:
-        BusUnavailable: there is no connection; names the server, and the setting at fault.
-    """
+    """As `within`, but `BusUnavailable` names the server, and the setting at fault."""
     try:
         async with within(seconds, what):
             yield
@@ -78,11 +73,7 @@ async def _problem_of(connection: KafkaConnection, server: str) -> str | None:
 
 
 async def _close(trial: AIOKafkaConnection) -> None:
-    """Close a connection and wait for its end.
-
-    An encrypted one ends only when the other side has ended it too: a program that ends before
-    leaves the socket open.
-    """
+    """An encrypted connection stays open until the other side has ended it too."""
     closed = trial.close()
     if _aiokafka.is_open(trial):
         await asyncio.wait([closed], timeout=CLOSING_S)

@@ -1,10 +1,8 @@
 """The publishing half of `KafkaBus`: a producer that is replaced when it cannot be trusted.
 
-An idempotent producer of aiokafka never gives up on a record and cannot be mended. After a batch
-has failed for good, the sequence numbers of its partition no longer fit
-(`OutOfOrderSequenceNumber`), and the records that the producer still holds would be sent after
-those of its successor. So a publisher without an answer in time ends the whole session, at once
-and with all that it holds. The records are published again.
+After a batch has failed for good, the sequence numbers of an idempotent producer no longer fit, and
+records that it still holds could be sent after those of its successor. So a publisher without an
+answer in time ends the whole session, with all that it holds; the records are published again.
 """
 
 from __future__ import annotations
@@ -48,12 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class KafkaProducer:
-    """Publishes records through one session after another.
-
-    Args:
-        timeout_s: how long a delivery may take; longer than the election of a leader.
-        record_bytes_max: of key, value and headers together; a larger record is refused.
-    """
+    """Publishes records through one session after another; arguments are those of `KafkaBus`."""
 
     def __init__(
         self,
@@ -77,7 +70,6 @@ class KafkaProducer:
         self._counts = counts
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """Publish all, as `Bus.publish` says."""
         if not records:
             return
         session = await self._started_session()
@@ -94,14 +86,13 @@ class KafkaProducer:
         await self._deliver(session, session.put(placed), counts.keys())
 
     async def close(self) -> None:
-        """Deliver the accepted records, within a few seconds."""
         self._is_closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.stop(STOP_S)
 
     def forget(self, topics: Iterable[str]) -> None:
-        """Forget the limits of these topics, which may have changed."""
+        """For topics whose limits may have changed."""
         for topic in topics:
             self._limits.pop(topic, None)
 
@@ -130,7 +121,6 @@ class KafkaProducer:
         return counts
 
     async def _check_limits(self, records: Sequence[Record]) -> None:
-        """Whether their topics take records as large as these."""
         for record in records:
             size = size_of(record)
             if size > LIMIT_LOOKED_UP_BYTES:
@@ -142,7 +132,6 @@ class KafkaProducer:
                     )
 
     async def _limit(self, topic: str) -> int:
-        """The largest batch that *topic* takes."""
         limit = self._limits.get(topic)
         if limit is None:
             configs = (await self._cluster.configs([topic])).get(topic)
@@ -177,10 +166,7 @@ class KafkaProducer:
     async def _wait(
         self, deliveries: set[Delivery], topics: Collection[str]
     ) -> tuple[set[Delivery], str | None]:
-        """The deliveries that are late, and the topic that is missing if one is.
-
-        aiokafka never reports a missing topic: one that was deleted may come back at any time.
-        """
+        """What is late, and the topic that is missing, if one is: aiokafka never reports that."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._timeout_s
         late = deliveries
@@ -220,15 +206,15 @@ class ProducerSession:
             raise
 
     def partitions(self, topic: str) -> int:
-        """How many partitions *topic* has, as far as this producer knows it; else none."""
+        """Without asking the cluster; 0 for a topic that this producer does not know."""
         return len(self._producer.client.cluster.partitions_for_topic(topic) or ())
 
     async def learn(self, topic: str) -> int:
-        """How many partitions a topic has that exists; asks the cluster."""
+        """Ask the cluster for the number of partitions; the topic must exist."""
         return len(await self._producer.partitions_for(topic))
 
     def put(self, placed: Sequence[tuple[Source, Record]]) -> set[Delivery]:
-        """Have all of these sent, in order per partition; returns their batches' deliveries."""
+        """In order per partition; returns the deliveries of their batches."""
         return _aiokafka.append_records(self._producer, placed, now_ms=int(time() * 1000))
 
     async def stop(self, timeout_s: float) -> None:
