@@ -1,8 +1,7 @@
 """The local bus: topics, keyed partitions, offsets and consumer groups in one SQLite file.
 
-Durable and shared by any number of processes on one machine, and no more than Kafka offers. What
-this process publishes reaches its own consumers in memory, once it is committed; what others
-publish is noticed by asking SQLite every few milliseconds whether anybody has written.
+Shared by any number of processes on one machine. What this process publishes reaches its own
+consumers in memory; what others publish is noticed by asking SQLite every few milliseconds.
 """
 
 from __future__ import annotations
@@ -156,11 +155,7 @@ class LocalBus(Bus):
         await self.leave(consumers)
 
     def describe(self, group_names: Iterable[str]) -> LocalBusState:
-        """How the bus stands; a group that never was has no members.
-
-        Raises:
-            BusUnavailable: the file cannot be read now.
-        """
+        """How the bus stands; a group that never was has no members. Raises BusUnavailable."""
         names, now = list(group_names), self._clock.now()
 
         def query(cursor: sqlite3.Cursor) -> LocalBusState:
@@ -180,11 +175,11 @@ class LocalBus(Bus):
     # What an event store on the same file needs to publish in its own transaction.
 
     def allow_early_delivery(self) -> None:
-        """From now on deliver records before they are durable to who commits in the same file."""
+        """Deliver records before they are durable to consumers that commit in the same file."""
         self._early_readers = EarlyReaders(self.delivery.deliver_early, self.delivery.retract)
 
     def place(self, records: Sequence[Record]) -> list[PlacedRecord]:
-        """Accept all *records* and choose their partitions, on the event loop.
+        """Accept all *records*, or none, and choose their partitions.
 
         Raises:
             BusUnavailable: the file cannot be read now.
@@ -197,28 +192,25 @@ class LocalBus(Bus):
             return self.log.place(records)
 
     def append(self, cursor: sqlite3.Cursor, placed: Sequence[PlacedRecord]) -> list[RecordBatch]:
-        """Write *placed* as a part of a job of the writer."""
         return self.log.append(cursor, placed, now=self._clock.now())
 
     async def expire(self) -> None:
-        """Delete what retention no longer keeps, in small transactions."""
+        """Apply retention, in small transactions."""
         while await self.write(lambda cursor: self.log.expire(cursor, now=self._clock.now())):
             pass
 
     # What consumers need.
 
     def check(self) -> None:
-        """Raise what ended the watch over the file, so that nobody waits for it in vain."""
+        """Raise what ended the watch over the file: nobody is to wait for it in vain."""
         if self._tender is not None and self._tender.done() and not self._is_closed:
             self._tender.result()
 
     async def rejoin(self, consumer: LocalConsumer) -> None:
-        """Make *consumer* a member again, after the group had given it up."""
         consumer.become(await self._join(consumer.group, consumer.topics))
         await self._follow_groups()
 
     async def leave(self, consumers: Sequence[LocalConsumer]) -> None:
-        """Take *consumers* out of their groups."""
         self._consumers = [other for other in self._consumers if other not in consumers]
         ids = [consumer.member_id for consumer in consumers]
         if ids:
@@ -226,25 +218,17 @@ class LocalBus(Bus):
             await self._follow_groups()
 
     async def write(self, job: Callable[[sqlite3.Cursor], T]) -> T:
-        """Run *job* in the next commit.
-
-        Raises:
-            BusUnavailable: the file cannot be written now.
-        """
+        """Run *job* in the next commit, or raise BusUnavailable."""
         with as_bus_error():
             return await self.database.write(job)
 
     async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """Run *query* on a reader thread; raises as `read_now`."""
+        """Run *query* on a reader thread, or raise BusUnavailable."""
         with as_bus_error():
             return await self.database.read(query)
 
     def read_now(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """Run *query* here and now.
-
-        Raises:
-            BusUnavailable: the file cannot be read now.
-        """
+        """Run *query* on this thread, or raise BusUnavailable."""
         with as_bus_error():
             return self.database.read_now(query)
 
@@ -294,7 +278,7 @@ class LocalBus(Bus):
             await asyncio.sleep(POLL_BUSY_S if polls_busy else POLL_IDLE_S)
 
     async def _poll(self) -> bool:
-        """Act on what others have done to the file since the last look; whether they published."""
+        """Act on what others have done to the file; whether they have published."""
         version = self.read_now(self._foreign_commits.look)
         if version is None:
             return False
@@ -310,7 +294,6 @@ class LocalBus(Bus):
         return is_more
 
     async def _follow_groups(self) -> None:
-        """Tell the consumers how their groups stand, and the groups what they made of it."""
         while self._consumers:
             self._groups = self.read_now(groups.read_groups)
             for consumer in self._consumers:
@@ -342,7 +325,7 @@ class LocalBus(Bus):
 
 
 class LocalConsumer(Consumer):
-    """A member of a group. Made by `LocalBus.subscribe`; one task at a time fetches."""
+    """A member of a group; only one task at a time may fetch."""
 
     def __init__(
         self,
@@ -425,16 +408,13 @@ class LocalConsumer(Consumer):
             await self._bus.leave([self])
 
     def end(self) -> None:
-        """Stop reading, without telling the group."""
+        """Stop reading without telling the group."""
         self._is_closed = True
         self._keep(frozenset())
         self.reader.wake(always=True)
 
     def follow(self, group: Group) -> None:
-        """Take note of a new state of the group: what it takes from this member is let go of now.
-
-        What it gives is taken over by the next fetch, once all members have let go.
-        """
+        """Let go now of what the group takes away; the next `fetch` takes over what it gives."""
         if self._is_closed:
             return
         if not group.has(self.member_id):
@@ -452,23 +432,20 @@ class LocalConsumer(Consumer):
             self.reader.wake(always=True)
 
     def become(self, member_id: int) -> None:
-        """Go on as another member, after the group had given this one up."""
         self.member_id, self.generation, self._is_expelled = member_id, 0, False
 
     @property
     def _lacks_sources(self) -> bool:
-        """Whether its generation gives it sources that it has neither begun nor given up."""
+        """Whether the group gives it sources that it has neither begun nor stopped."""
         return len(self._wanted) > len(self.reader.next) + len(self._stopped)
 
     def _keep(self, wanted: frozenset[Source]) -> None:
-        """Let go of all sources but *wanted*."""
         self._wanted = wanted
         self._bus.delivery.unfollow(self.reader, self.reader.next.keys() - wanted)
         self.reader.keep(wanted)
         self._stopped = {at: reason for at, reason in self._stopped.items() if at in wanted}
 
     async def _take_over(self) -> None:
-        """Begin to read what this generation gives: ask where, then catch up from there."""
         bus, reader, generation = self._bus, self.reader, self.generation
         added = sorted(self._wanted - reader.next.keys() - self._stopped.keys())
         if self._resume_at is not None:
@@ -513,11 +490,7 @@ class LocalConsumer(Consumer):
 
 
 class _ForeignCommits:
-    """Whether other processes have written the file of *database*.
-
-    What this process writes is delivered in memory. While it writes, its writer tells whether
-    others do too; only the first look after it has paused must assume that they might.
-    """
+    """Whether other processes have written the file; what this one writes comes through memory."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
@@ -526,7 +499,7 @@ class _ForeignCommits:
         """SQLite's, as it was when all that others had written was known."""
 
     def look(self, cursor: sqlite3.Cursor) -> int | None:
-        """The data version, if others may have written since the last look."""
+        """SQLite's data version, if others may have written since the last look."""
         (own, others), self._commits = self._commits, self._database.commits
         (version,) = cursor.execute("PRAGMA data_version").fetchone()
         if self._commits[0] != own and self._commits[1] == others:

@@ -1,12 +1,7 @@
 """How one file is written: its writing connection, its thread for waiting, its checkpoints.
 
-`WritingConnection` begins, commits and rolls back the transactions of a file in this process; who
-writes in them is the `Writer`'s business. Statements run on the event loop's thread: they take
-microseconds, and a thread of their own would fight the loop for the interpreter's lock.
-
-A commit to a quick disk is made there too, because a change of threads and back costs as much. A
-slow disk is waited for on the executor's thread, and so is one that has once held up the loop, for
-a while. Another process that writes is waited for there as well. Checkpoints never run on the loop.
+Statements take microseconds and run on the event loop's thread, as do commits to a quick disk: a
+change of threads would cost as much. Slow disks and other processes are waited for on a thread.
 """
 
 from __future__ import annotations
@@ -52,12 +47,7 @@ FIND_OUT_PAUSE_S: Final = 0.2
 class WritingConnection:
     """The one connection of this process that writes the file at *path*.
 
-    Args:
-        given: use this connection, which stays open at the end, and no threads: everything happens
-            on the loop, as in simulated worlds.
-
-    Raises:
-        StoreUnavailable: the file cannot be opened.
+    A *given* connection is used without threads, as in simulated worlds, and stays open at the end.
     """
 
     def __init__(self, path: str, *, given: sqlite3.Connection | None = None) -> None:
@@ -78,18 +68,13 @@ class WritingConnection:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The connection, inside of a transaction or not.
-
-        Raises:
-            StoreUnavailable: it was closed, and `begin` has not opened it again.
-        """
+        """Raises StoreUnavailable if it was closed and `begin` has not opened it again."""
         if self._open_connection is None:
             raise StoreUnavailable(f"{self.path}: it is not open")
         return self._open_connection
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction has begun and not ended."""
         return self._open_connection is not None and self._open_connection.in_transaction
 
     @property
@@ -107,12 +92,7 @@ class WritingConnection:
         return self._commits, self._foreign_commits
 
     def check(self) -> None:
-        """See that the file is still the one that was opened: SQLite would go on writing to one
-        that was deleted or replaced, and what it commits there is lost.
-
-        Raises:
-            StoreUnavailable: the file or its log was replaced or deleted.
-        """
+        """Raise StoreUnavailable if the file was replaced: SQLite would write on to the old one."""
         if self._files is not None and self._files != self._identities():
             raise StoreUnavailable(
                 f"{self.path}: the file or its -wal was replaced or deleted while it was open: "
@@ -121,9 +101,6 @@ class WritingConnection:
 
     def begin(self, *, wait_s: float = 0.0) -> bool:
         """Take the write lock; False where another process has it and *wait_s* is 0.
-
-        The lock is waited for in small steps: SQLite's own busy handler sleeps up to 100 ms a step,
-        which is long beside a commit.
 
         Raises:
             StoreUnavailable: the file was replaced or deleted.
@@ -144,6 +121,7 @@ class WritingConnection:
                     return False
                 if time.monotonic() >= until_s:
                     raise
+            # SQLite's own busy handler sleeps up to 100 ms a step, which is long beside a commit.
             time.sleep(LOCK_RETRY_S)
         if self._is_looking:
             self._look()
@@ -157,10 +135,7 @@ class WritingConnection:
             self._beside.executor.call(self._wait_and_begin, then)
 
     def commit(self, then: Then) -> None:
-        """Commit, then call *then* on the loop with what the commit raised.
-
-        It is called before this returns where the commit was made on the loop's thread.
-        """
+        """Commit, then call *then* on the loop with what it raised, maybe before this returns."""
         if self._beside is not None and (
             self._took_s >= QUICK_S
             or self._beside.checkpointer.is_rest_wanted
@@ -183,25 +158,21 @@ class WritingConnection:
         failure: sqlite3.DatabaseError,
         then: Then,
     ) -> None:
-        """COMMIT was answered with *failure*: see off the loop whether it is stored all the same,
-        then call *then* on it with what is to be told.
-        """
+        """See off the loop whether a COMMIT that failed is stored; *then* gets None if it is."""
         assert self._beside is not None, "there is no thread to wait in"
         self._beside.executor.call(partial(self._find_out, is_stored, failure), then)
 
     def roll_back(self) -> None:
-        """Undo the transaction in hand, if there is one."""
         self._epoch += 1
         if self.in_transaction:
             self.connection.execute("ROLLBACK")
 
     def roll_back_to(self, savepoint: str) -> None:
-        """Undo what was written since *savepoint*."""
         self._epoch += 1
         self.connection.execute(f"ROLLBACK TO {savepoint}")
 
     def discard(self) -> None:
-        """Close the connection: after an error of the disk nothing it remembers can be trusted."""
+        """Close the connection: after an error of the disk nothing in it can be trusted."""
         if self._given is not None:
             self.roll_back()
             return
@@ -235,7 +206,6 @@ class WritingConnection:
         return main.st_dev, main.st_ino, wal.st_ino
 
     def _look(self) -> None:
-        """See whether others have written since the last time."""
         (data_version,) = self.connection.execute("PRAGMA data_version").fetchone()
         if data_version != self._data_version:
             self._data_version = data_version
@@ -275,18 +245,12 @@ class WritingConnection:
 
 
 class _Beside(NamedTuple):
-    """The threads of one file."""
-
     executor: Executor
     checkpointer: Checkpointer
 
 
 class Executor:
-    """One thread, which does one thing after another, so that the loop need not wait for a disk.
-
-    A ThreadPoolExecutor would do the same at several times the cost; here one queue leads in and
-    the loop's own leads out.
-    """
+    """One thread that waits for the disk; at a fraction of what a ThreadPoolExecutor costs."""
 
     def __init__(self, name: str) -> None:
         self._orders: Final[queue.SimpleQueue[_Order | None]] = queue.SimpleQueue()
@@ -300,11 +264,7 @@ class Executor:
         self._orders.put((act, then, asyncio.get_running_loop()))
 
     def begin(self, act: Act, then: Then) -> None:
-        """As `call`, and return when *act* has begun, which is to wait for the disk at once.
-
-        The loop's thread has the interpreter until it has nothing to do. Without waiting here, the
-        order would only begin when the loop has come to rest.
-        """
+        """As `call`, and return when *act* has begun: else it would begin when the loop rests."""
         self._has_begun.acquire(blocking=False)
         self.call(act, then)
         self._has_begun.acquire(timeout=BEGIN_S_MAX)
@@ -334,8 +294,8 @@ class Executor:
 class Checkpointer:
     """Moves what is committed from the write-ahead log into the file, out of the commits' way.
 
-    Its thread copies most of the log while commits go on. The writer then copies the little that
-    came meanwhile, so that the log begins anew and stays bounded and small.
+    Its thread copies most of the log while commits go on, and the writer copies the little that is
+    left: only so does the log begin anew and stay small.
     """
 
     def __init__(self, path: str) -> None:
@@ -352,19 +312,18 @@ class Checkpointer:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread. Blocks until it is done."""
+        """Block until the thread has ended."""
         self._is_ending = True
         self._wake.set()
         self._thread.join()
 
     def committed(self) -> None:
-        """Called by the writer after each commit."""
         self._commits_since += 1
         if self._commits_since >= self._commits_until and not self.is_rest_wanted:
             self._wake.set()
 
     def copy_rest(self, connection: sqlite3.Connection) -> None:
-        """Called by the writer, outside any transaction, where the rest is wanted; may be slow."""
+        """Is called outside any transaction; may be slow."""
         self.is_rest_wanted = False
         _checkpoint(connection, "RESTART" if self._frames > FRAMES_MAX else "PASSIVE")
 
@@ -394,7 +353,7 @@ class Checkpointer:
 
 
 def _checkpoint(connection: sqlite3.Connection, mode: str) -> int | None:
-    """The number of frames in the log; None where it could not be done now: the next one will."""
+    """The number of frames in the log; None where the next checkpoint has to do it."""
     try:
         busy, frames, _ = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
     except sqlite3.DatabaseError:

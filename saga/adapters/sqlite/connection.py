@@ -1,7 +1,7 @@
 """Connections to one SQLite file, and what its errors mean to those who use it.
 
-Every option that matters is set here. This is also the one place where errors of the driver become
-ours, but for constraint violations: the job that caused one knows what it means.
+Errors of the driver become ours here, but for constraint violations: the job that caused one knows
+what it means.
 """
 
 from __future__ import annotations
@@ -42,21 +42,16 @@ _OUR_MISTAKES: Final = frozenset(
 
 
 def connect(path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
-    """A connection in autocommit mode, to be used by one thread at a time.
-
-    Raises:
-        StoreUnavailable: the file cannot be opened or is no database.
-    """
+    """A connection in autocommit mode for one thread at a time; raises StoreUnavailable."""
     with translated(path):
         return _connect(path, busy_timeout_s=busy_timeout_s)
 
 
 def connect_to_read(path: str) -> sqlite3.Connection:
-    """A connection to a file that this user may not write, and whose folder neither.
+    """A connection to a file that this user may not write, nor its folder.
 
     Raises:
-        StoreUnavailable: it cannot be read, or not all of it: the newest records may still be in
-            the -wal file beside it, which is not read without writing.
+        StoreUnavailable: it cannot be read whole: a -wal file is not read without writing.
     """
     uri = Path(path).as_uri()
     with translated(path):
@@ -94,7 +89,7 @@ def _connect(
 
 @contextmanager
 def translated(path: str) -> Iterator[None]:
-    """Raise StoreUnavailable, with *path* and advice, where SQLite cannot read or write it."""
+    """Raise StoreUnavailable where SQLite cannot read or write *path*."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -125,14 +120,13 @@ def as_bus_error() -> AbstractContextManager[None, None]:
 
 
 def is_of_the_disk(error: BaseException) -> bool:
-    """Whether *error* is about the file at this moment, and not about a wrong job."""
+    """Whether *error* is about the file, and not about a wrong statement."""
     if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, sqlite3.IntegrityError):
         return False
     return getattr(error, "sqlite_errorname", None) not in {None, *_OUR_MISTAKES}
 
 
 def unavailable(path: str, error: Exception) -> StoreUnavailable:
-    """The error that says of *path* what *error* means and what to do."""
     name = getattr(error, "sqlite_errorname", "") or ""
     for prefix, advice in _ADVICE.items():
         if name.startswith(prefix):

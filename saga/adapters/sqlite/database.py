@@ -1,7 +1,6 @@
-"""One SQLite file in this process: the only owner of its connections, with all that use it.
+"""One SQLite file in this process, and the only owner of its connections.
 
-Make one per file and process and share it: an event store, a local bus and an effects store on the
-same file then commit together. `Writer` says in what order they write.
+An event store, a local bus and an effects store that share one database commit together.
 """
 
 from __future__ import annotations
@@ -39,13 +38,12 @@ _SCHEMA_TABLE: Final = (
 
 
 class SqliteDatabase:
-    """A file, its writer and its reader threads.
+    """A file, its writer and its reader threads; make one per file and process.
 
     Args:
         path: the file; it and its folder are made where they are missing.
         is_to_write: otherwise a file will do that can only be read.
-        connection: use this one for everything, on the loop's own thread, and leave it open at the
-            end, as simulated worlds do. *path* is no more than its name then.
+        connection: used for everything, without threads, and left open, as in simulated worlds.
 
     Raises:
         StoreUnavailable: the file cannot be opened or written, or is no database.
@@ -81,7 +79,7 @@ class SqliteDatabase:
 
     @property
     def writer(self) -> Writer:
-        """The only one that writes the file in this process.
+        """The file's only writer in this process.
 
         Raises:
             StoreUnavailable: the file is closed, or was opened to be read.
@@ -111,10 +109,9 @@ class SqliteDatabase:
     def migrate(
         self, component: str, migrations: Sequence[Migration], *, may_change: bool = True
     ) -> None:
-        """Bring the tables of *component* to the version that is the number of *migrations*.
+        """Run the *migrations* that are missing; without *may_change* only if there are no tables.
 
-        Blocks for some milliseconds the first time, and for as long as a migration takes that moves
-        rows; meant for when a program starts. Without *may_change* tables are only made.
+        Blocks for some milliseconds, or for as long as it takes to move the rows.
 
         Raises:
             StoreTooNew: a newer version of saga wrote the file.
@@ -151,10 +148,9 @@ class SqliteDatabase:
         early_readers: EarlyReaders | None = None,
         is_last: bool = False,
     ) -> asyncio.Future[T]:
-        """Run *work* in the next commit; gives its result once that is durable.
+        """Run *work* in the next commit; the result comes once that is durable.
 
-        It runs on the event loop, inside a transaction, and may run more than once: it writes
-        through its cursor and does nothing else. The options are those of `Job`.
+        *work* may run more than once, so it may only use its cursor. Options: see `Job`.
 
         Raises:
             StoreUnavailable: the file cannot be written now; nothing of the job was recorded.
@@ -174,7 +170,7 @@ class SqliteDatabase:
         return await self._readers.read(query)
 
     def read_now(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """Run *query* here and now: for what takes microseconds.
+        """Run *query* on this thread: for what takes microseconds.
 
         Raises:
             StoreUnavailable: the file cannot be read now.
@@ -194,7 +190,7 @@ class SqliteDatabase:
         await asyncio.shield(self._closing)
 
     def abandon(self) -> None:
-        """Let go of the file at once, as a killed process would: nobody is told anything."""
+        """Let go of the file as a killed process would: nobody is told anything."""
         if self._writer is not None:
             self._writer.abandon()
             self._writer.writing.close(wait=False)
@@ -209,8 +205,6 @@ class SqliteDatabase:
 
 
 class _Readers:
-    """The connections of this process that only read a file."""
-
     def __init__(
         self,
         path: str,
@@ -237,7 +231,6 @@ class _Readers:
         return await loop.run_in_executor(self._threads, self._read_in_thread, query)
 
     def refuse(self) -> None:
-        """Take no more questions."""
         self._is_closed = True
 
     def close(self) -> None:
@@ -265,11 +258,7 @@ class _Readers:
 
 
 def stored_version(path: str, component: str, known: int, cursor: sqlite3.Cursor) -> int:
-    """The version of the tables of *component*, 0 where there are none.
-
-    Raises:
-        StoreTooNew: they are beyond the version *known*.
-    """
+    """0 where there are no tables of *component*; raises StoreTooNew beyond the version *known*."""
     cursor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'saga_schema'")
     if not cursor.fetchone()[0]:
         return 0
@@ -287,7 +276,7 @@ def stored_version(path: str, component: str, known: int, cursor: sqlite3.Cursor
 def _migrate(
     connection: sqlite3.Connection, path: str, component: str, migrations: Sequence[Migration]
 ) -> None:
-    """Run those that are missing in one transaction: all of it or nothing."""
+    """Run what is missing in one transaction."""
     known = len(migrations)
     cursor = connection.cursor()
     cursor.execute("BEGIN IMMEDIATE")
@@ -303,7 +292,7 @@ def _migrate(
 
 
 def _prepare(path: str) -> None:
-    """Make the file a database in WAL mode, and see that it can be written."""
+    """Make the file a database in WAL mode; fails where it cannot be written."""
     connection = connect(path)
     try:
         with translated(path):

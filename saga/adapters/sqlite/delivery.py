@@ -1,9 +1,8 @@
 """Records on their way in memory, from their writer to the consumers of the same process.
 
-Normally a record is delivered once it is durable. A consumer whose positions are kept in the same
-file gets it as soon as it is written: the turn on it then commits together with it, or not at all,
-and a saga's hop costs one commit instead of two. Should that commit fail, the records are
-retracted; a batch that accounts for one of them is refused until its consumer seeks.
+A consumer whose positions are kept in the same file gets a record before it is durable: the turn on
+it then commits together with it, or not at all, which saves a commit. If that commit fails, the
+record is retracted, and a batch that accounts for it is refused until its consumer seeks.
 """
 
 from __future__ import annotations
@@ -22,12 +21,7 @@ BUFFERED_RECORDS_MAX: Final = 8_192
 
 
 class Reader:
-    """The records that wait for one consumer, and where it reads on in the file.
-
-    A source whose next record is not the one that was delivered is *behind* and is read from the
-    file until it has caught up; so it is after a seek, after an assignment, when other processes
-    publish and when the buffer is full.
-    """
+    """The records that wait for one consumer; sources that are *behind* are read from the file."""
 
     def __init__(self, *, is_early: bool) -> None:
         self.is_early = is_early
@@ -42,11 +36,9 @@ class Reader:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more is to be delivered."""
         return len(self.buffer) >= BUFFERED_RECORDS_MAX
 
     def take(self, records_max: int) -> list[Inbound]:
-        """The first records that wait."""
         buffer = self.buffer
         if len(buffer) > records_max:
             return [buffer.popleft() for _ in range(records_max)]
@@ -62,7 +54,7 @@ class Reader:
         return {source: Progress(offset, ends.get(source)) for source, offset in following.items()}
 
     def offer(self, batch: RecordBatch) -> bool:
-        """Take the batch that comes next; False where it is another, large, or there is no room."""
+        """Take the batch; False where it is not the next one, is large, or there is no room."""
         if self.next[batch.source] != batch.first or batch.is_large or self.is_full:
             return False
         self.buffer += batch.inbound()
@@ -70,25 +62,22 @@ class Reader:
         return True
 
     def notice(self, ends: Mapping[Source, int]) -> None:
-        """Take note of how far the log goes by now."""
         self.behind.update(at for at, end in ends.items() if self.next.get(at, end) < end)
         self.wake()
 
     def read_from(self, offsets: Mapping[Source, int]) -> None:
-        """Read these sources on from other offsets."""
         self.forget(dict.fromkeys(offsets, 0))
         self.next |= offsets
         self.behind |= offsets.keys()
 
     def keep(self, wanted: AbstractSet[Source]) -> None:
-        """Let go of all sources but *wanted*."""
         gone = dict.fromkeys(self.next.keys() - wanted, 0)
         self.forget(gone)
         for source in gone:
             del self.next[source]
 
     def forget(self, firsts: Mapping[Source, int]) -> int:
-        """Drop what waits from these offsets on; how many records that were."""
+        """Drop what waits from these offsets on; returns the number of records."""
         waiting = self.buffer
         self.buffer = deque(
             inbound
@@ -99,7 +88,7 @@ class Reader:
         return len(waiting) - len(self.buffer)
 
     def retract(self, source: Source, first: int) -> bool:
-        """Forget what was delivered from the offset *first* on; whether some of it was fetched."""
+        """Drop what was delivered from *first* on; whether some of it was fetched already."""
         delivered = self.next[source] - first
         if delivered <= 0:
             return False
@@ -109,13 +98,11 @@ class Reader:
         return is_fetched
 
     def wake(self, *, always: bool = False) -> None:
-        """Let a waiting fetch go on, if there is anything for it."""
         waiter = self._waiter
         if waiter is not None and not waiter.done() and (self.buffer or self.behind or always):
             waiter.set_result(None)
 
     async def wait(self, seconds: float) -> None:
-        """Return when there is something to do, or after so long."""
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         self._until = loop.time() + seconds
@@ -143,8 +130,6 @@ class Reader:
 
 
 class EarlyDelivery:
-    """Gives what was written to the readers of this process."""
-
     def __init__(self) -> None:
         self._readers: dict[Source, list[Reader]] = {}
         self._retracted: dict[Source, int] = {}
@@ -152,19 +137,18 @@ class EarlyDelivery:
         """Of sources that are followed here, the next offset as far as it is known."""
 
     def follow(self, reader: Reader, source: Source, *, end: int) -> None:
-        """Deliver the records of this source from now on; *end* is how far it goes by now."""
+        """Deliver the records of this source from its *end* on."""
         self._readers.setdefault(source, []).append(reader)
         self.ends[source] = end
 
     def unfollow(self, reader: Reader, sources: Iterable[Source]) -> None:
-        """Deliver no more records of these sources."""
         for source in sources:
             self._readers[source].remove(reader)
             if not self._readers[source]:
                 del self._readers[source], self.ends[source]
 
     def deliver(self, batches: Sequence[RecordBatch]) -> None:
-        """Give what was committed to those who have not seen it; in commit order."""
+        """Give what is committed to those who have not seen it; call it in commit order."""
         reached = set()
         for batch in batches:
             source, end = batch.source, batch.end
@@ -181,7 +165,7 @@ class EarlyDelivery:
             reader.wake()
 
     def deliver_early(self, batches: Sequence[RecordBatch]) -> bool:
-        """Give what is written to those who commit in the same file; whether to anybody."""
+        """Give what is written to those who commit in the same file; whether there is any."""
         reached = set()
         for batch in batches:
             for reader in self._readers.get(batch.source, ()):
@@ -193,18 +177,14 @@ class EarlyDelivery:
         return bool(reached)
 
     def retract(self, batches: Sequence[RecordBatch]) -> None:
-        """Take back what was delivered early of these: it is not durable, or not where it was."""
+        """Take back what was delivered early of these."""
         for source, first in {batch.source: batch.first for batch in reversed(batches)}.items():
             for reader in self._readers.get(source, ()):
                 if reader.is_early and reader.retract(source, first):
                     self._retracted[source] = min(first, self._retracted.get(source, first))
 
     def check(self, positions: Mapping[Source, int]) -> None:
-        """See that *positions* are of records as they are, and not of retracted ones.
-
-        Raises:
-            RecordsRetracted: they are not; a seek tells that the consumer knows.
-        """
+        """Raise RecordsRetracted where *positions* account for retracted records."""
         for source, first in self._retracted.items():
             if positions.get(source, -1) >= first:
                 raise RecordsRetracted(

@@ -1,12 +1,8 @@
 """The effects store in one SQLite file: inbox rows, and what handlers write beside them.
 
-It is a client of the file's owner. The rows of units that have ended are a job of its writer. A
-handler that uses `ctx.db` has the writing connection to itself until it ends, and its rows are
-written with its own writes. The inbox is read on another connection.
-
-Statements run where they are asked for: on the event loop for `async` handlers (a statement takes
-microseconds, a hop to a thread ten times that), in the handler's own thread for sync ones. Several
-services of one process share one such store, and with it the cost of a commit.
+A handler that uses `ctx.db` has the writing connection to itself until it ends, and its inbox rows
+are written with its own writes. Statements of `async` handlers run on the event loop: they take
+microseconds, a change of threads ten times that.
 """
 
 from __future__ import annotations
@@ -52,10 +48,7 @@ _vetted: set[str] = set()
 
 
 class SqliteEffectsStore(EffectsStore):
-    """The effects store in *file*: a path, opened by `open`, or a database that others use too.
-
-    Such a database stays its maker's to close.
-    """
+    """The effects store in *file*: a path, or a shared database, which its maker closes."""
 
     def __init__(self, file: str | SqliteDatabase) -> None:
         self._shared = file if isinstance(file, SqliteDatabase) else None
@@ -72,11 +65,7 @@ class SqliteEffectsStore(EffectsStore):
 
     @property
     def database(self) -> SqliteDatabase:
-        """The file.
-
-        Raises:
-            StoreUnavailable: the store is not open.
-        """
+        """Raises StoreUnavailable if the store is not open."""
         if self._database is None:
             raise self._not_open()
         return self._database
@@ -118,7 +107,7 @@ class SqliteEffectsStore(EffectsStore):
     # What units ask of it.
 
     def keep(self, unit: SqliteUnit, writes: Sequence[InboxWrite]) -> _Kept:
-        """Keep the rows of a unit that has written nothing else."""
+        """For a unit that has written nothing else."""
         if self._database is None:
             return self._refused(self._not_open())
         group = self._next_group()
@@ -126,11 +115,7 @@ class SqliteEffectsStore(EffectsStore):
         return group.kept
 
     def keep_written(self, unit: SqliteUnit, writes: Sequence[InboxWrite]) -> _Kept:
-        """Keep what a handler has written, with its rows, and take the connection back.
-
-        Raises:
-            TransactionEnded: the handler has ended the transaction, and with it those before it.
-        """
+        """Keep what a handler wrote; TransactionEnded if it has ended the transaction itself."""
         if self._database is None:
             return self._refused(self._not_open())
         writer = self._database.writer
@@ -153,7 +138,7 @@ class SqliteEffectsStore(EffectsStore):
         return group.kept
 
     def leave(self, unit: SqliteUnit) -> None:
-        """Take the connection back from a unit that keeps nothing of what it wrote."""
+        """For a unit that keeps nothing of what it wrote."""
         if self._database is not None and not self._database.writer.leave(unit, keep=False):
             self._lose_written()
 
@@ -168,7 +153,7 @@ class SqliteEffectsStore(EffectsStore):
         return group
 
     def _write_group(self, group: _Group, cursor: sqlite3.Cursor) -> Collection[Unit]:
-        """Write what is not yet written, and return the units that are not kept."""
+        """Returns the units that are not kept."""
         if self._group is group:
             self._group = None
         one_by_one = group.rows_only
@@ -186,7 +171,6 @@ class SqliteEffectsStore(EffectsStore):
         return {*group.lost, *taken}
 
     def _lose_written(self) -> None:
-        """The transaction is gone, and with it what the units of this group had written."""
         if self._group is not None:
             self._group.lost += self._group.written
             self._group.written.clear()
@@ -230,8 +214,6 @@ class _Group:
 
 
 class SqliteUnit(Unit):
-    """One handler's unit of work on the effects store in SQLite."""
-
     __slots__ = (
         "_entering",
         "_is_broken",
@@ -305,7 +287,7 @@ class SqliteUnit(Unit):
             self._entering = None
 
     def run(self, sql: str, params: dict[str, SqlValue]) -> sqlite3.Cursor:
-        """Run one statement of the handler. The unit is inside."""
+        """The unit must be inside."""
         connection = self.raw()
         if sql not in _vetted:
             _vet(sql)
@@ -333,8 +315,8 @@ class SqliteUnit(Unit):
         """The writing connection.
 
         Raises:
-            RuntimeError: the unit does not own it: it has run no statement yet, or has ended.
-            StoreUnavailable: it owns it no more.
+            RuntimeError: the unit has run no statement yet, or has ended.
+            StoreUnavailable: the unit was lost.
         """
         self._refuse_if_ended()
         if not self.is_inside:
@@ -364,7 +346,7 @@ class SqliteUnit(Unit):
         return self.is_inside
 
     def _end(self) -> bool:
-        """Run nothing more; whether the unit has the connection, which it may have for once."""
+        """Returns whether the unit had the connection."""
         if self._thread_lock is not None:
             with self._thread_lock:
                 self._is_ended = True
@@ -378,8 +360,6 @@ class SqliteUnit(Unit):
 
 
 class SqliteUnitDatabase(Database):
-    """What an `async` handler sees of the file."""
-
     __slots__ = ("_unit",)
 
     def __init__(self, unit: SqliteUnit) -> None:
@@ -404,8 +384,6 @@ class SqliteUnitDatabase(Database):
 
 
 class SqliteUnitThreadDatabase(ThreadDatabase):
-    """What a sync handler sees of the file."""
-
     __slots__ = ("_loop", "_unit")
 
     def __init__(self, unit: SqliteUnit, loop: asyncio.AbstractEventLoop) -> None:

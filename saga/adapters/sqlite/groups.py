@@ -25,8 +25,6 @@ _STATE_AND_START: Final = (0, 19)
 
 
 class Member(NamedTuple):
-    """A row of the member table."""
-
     member_id: int
     group: str
     topics: tuple[str, ...]
@@ -36,8 +34,6 @@ class Member(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A group at one moment."""
-
     generation: int
     members: tuple[Member, ...]
 
@@ -47,7 +43,6 @@ class Group(NamedTuple):
         return all(member.generation >= self.generation for member in self.members)
 
     def has(self, member_id: int) -> bool:
-        """Whether the member still belongs to the group."""
         return any(member.member_id == member_id for member in self.members)
 
 
@@ -73,7 +68,7 @@ def join(
     now: Instant,
     ours: Collection[int],
 ) -> int:
-    """Add a member, which reads nothing yet, and return its id; dead members go first."""
+    """Expel the dead and add a member, which reads nothing yet; returns its id."""
     before = read_groups(cursor).get(group)
     if before is not None:
         expel(cursor, dead_members(before, now=now, ours=ours))
@@ -88,7 +83,7 @@ def join(
 
 
 def leave(cursor: sqlite3.Cursor, member_ids: Iterable[int]) -> None:
-    """Remove members; one that is not there is no error."""
+    """It is no error if a member is not there."""
     for member_id in member_ids:
         gone = cursor.execute(
             "DELETE FROM bus_members WHERE member_id = ? RETURNING group_name", (member_id,)
@@ -108,7 +103,7 @@ def acknowledge(cursor: sqlite3.Cursor, generations: Mapping[int, int], *, now: 
 
 
 def expel(cursor: sqlite3.Cursor, dead: Iterable[Member]) -> None:
-    """Remove members that are gone, unless they have given a sign of life since."""
+    """Remove members, unless they have given a sign of life since."""
     for member in dead:
         row = cursor.execute(
             "SELECT heartbeat_at FROM bus_members WHERE member_id = ?", (member.member_id,)
@@ -118,12 +113,11 @@ def expel(cursor: sqlite3.Cursor, dead: Iterable[Member]) -> None:
 
 
 def begin_generation_everywhere(cursor: sqlite3.Cursor) -> None:
-    """Have all groups share out the partitions anew, because there are new ones."""
+    """Have all groups share out the partitions anew, for there are new ones."""
     cursor.execute("UPDATE bus_groups SET generation = generation + 1")
 
 
 def dead_members(group: Group, *, now: Instant, ours: Collection[int]) -> list[Member]:
-    """The members but *ours* whose process is gone, or has been silent for too long."""
     return [each for each in group.members if each.member_id not in ours and is_dead(each, now)]
 
 

@@ -1,8 +1,7 @@
 """The inbox table of effect services in SQLite: its schema and the statements on it.
 
-A saga has a number here, in order of its first appearance, and its rows are found by that number:
-an index entry stands at the end, beside those of the sagas that run at the same time. A commit
-writes whole pages, and keys in no order would cost one each.
+Sagas are numbered in the order they appear, so that the rows of those that run at the same time
+share pages: a commit writes whole ones, and keys in no order would cost one each.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ _FROM_VERSION_1: Final = (
 
 
 def create_tables(cursor: sqlite3.Cursor) -> None:
-    """Make the tables, or bring those of before over: an inbox keyed by text."""
+    """Make the tables, or bring over an old inbox keyed by text."""
     is_old = cursor.execute(
         "SELECT count(*) FROM sqlite_master WHERE name = 'saga_effects_schema'"
     ).fetchone()[0]
@@ -88,7 +87,6 @@ def create_tables(cursor: sqlite3.Cursor) -> None:
 
 
 def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> dict[str, InboxRow]:
-    """The rows of *keys*, by key."""
     if len(keys) == 1:
         columns = cursor.execute(_SELECT_ONE, (*_split(keys[0]), service)).fetchone()
         return {} if columns is None else {keys[0]: _row(service, keys[0], columns)}
@@ -97,15 +95,12 @@ def select_rows(service: str, keys: Sequence[str], cursor: sqlite3.Cursor) -> di
 
 
 def write_rows(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite]) -> bool:
-    """Write the rows of one unit; False where something else is in the place of one by now.
-
-    What was written before that one is for the caller to undo.
-    """
+    """False where a row is no longer as expected; the caller undoes what was written before it."""
     return all(_write(cursor, write) for write in writes)
 
 
 def write_all_or_none(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite]) -> bool:
-    """The same, and then nothing is written."""
+    """False, and nothing is written, where a row is no longer as expected."""
     if len(writes) == 1:
         return _write(cursor, writes[0])
     cursor.execute("SAVEPOINT inbox")
@@ -117,7 +112,7 @@ def write_all_or_none(cursor: sqlite3.Cursor, writes: Sequence[InboxWrite]) -> b
 
 
 def insert_all_or_none(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> bool:
-    """Insert many new rows at once; False, and none of them, where a key is not free."""
+    """False, and nothing is written, where a key is not free."""
     cursor.execute("SAVEPOINT inbox")
     is_kept = _insert(cursor, rows) == len(rows)
     if not is_kept:
@@ -143,7 +138,7 @@ def _insert(cursor: sqlite3.Cursor, rows: Sequence[InboxRow]) -> int:
 
 
 def _split(key: str) -> tuple[str, str]:
-    """The saga in an idempotency key, and what follows it: the step and its direction."""
+    """The saga in an idempotency key, and the step and its direction."""
     saga, _, step = key.partition("/")
     return saga, step
 

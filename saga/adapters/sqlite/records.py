@@ -1,13 +1,8 @@
 """The local bus's records in their file: topics, partitions, offsets and what retention leaves.
 
-A row is a batch, as Kafka has them: consecutive records that one job writes to one partition. Its
-*place* is topic, partition and the offset of its first record, packed into one integer. Rows stand
-in the order in which they were written, so that a commit writes few pages however many topics it
-concerns; an index of places, which is small, finds the batches of a partition. Offsets are given
-inside the transaction that writes the records: unique and without gaps, however many processes
-publish.
-
-Used by the writer thread (`append`, `expire`, `create`) and by readers; holds no connection.
+A row is a batch: consecutive records that one job writes to one partition. Its *place* is topic,
+partition and first offset in one integer. Rows stand in the order of writing, so that a commit
+writes few pages. Offsets are given in the transaction that writes the records: without gaps.
 """
 
 from __future__ import annotations
@@ -103,7 +98,6 @@ class RecordBatch:
 
     @property
     def end(self) -> int:
-        """The offset behind its last record."""
         return self.first + len(self.records)
 
     @property
@@ -112,7 +106,6 @@ class RecordBatch:
         return len(self.records) == 1 and _is_large(self.records[0])
 
     def inbound(self) -> list[Inbound]:
-        """The records as a consumer gets them."""
         topic, partition = self.source
         return [
             Inbound(topic, partition, offset, each.key, each.value, each.headers, self.timestamp)
@@ -135,17 +128,11 @@ class RecordLog:
         database.migrate("bus", MIGRATIONS)
 
     def partitions(self, cursor: sqlite3.Cursor) -> dict[str, int]:
-        """The number of partitions of every topic."""
         self._load_topics(cursor)
         return {name: partitions for name, (_, partitions) in self._topics.items()}
 
     def place(self, records: Iterable[Record]) -> list[PlacedRecord]:
-        """Accept all *records* and choose their partitions; outside any transaction.
-
-        Raises:
-            TopicMissing: a topic or partition does not exist.
-            MessageTooLarge: a record exceeds the limit.
-        """
+        """Choose partitions, outside any transaction; raises TopicMissing or MessageTooLarge."""
         topics, choose = self._topics, self._partitioner.choose
         placed = []
         for record in records:
@@ -157,7 +144,7 @@ class RecordLog:
     def append(
         self, cursor: sqlite3.Cursor, placed: Sequence[PlacedRecord], *, now: Instant
     ) -> list[RecordBatch]:
-        """Give offsets and write the records; part of a job of the writer."""
+        """Give offsets and write the records, in a job of the writer."""
         ends = self._current_ends(cursor, placed)
         batches, rows = [], []
         for source_id, records in _runs(placed):
@@ -172,21 +159,14 @@ class RecordLog:
     def bounds(
         self, cursor: sqlite3.Cursor, sources: Iterable[Source]
     ) -> dict[Source, tuple[int, int]]:
-        """Of each source the first offset kept and the next one to be written.
-
-        Raises:
-            TopicMissing: there is no such source.
-        """
+        """First offset kept and next one to be written of each source; raises TopicMissing."""
         bounds = self._bounds(cursor, [self._source_id(cursor, source) for source in sources])
         return {self._sources[source_id]: found for source_id, found in bounds.items()}
 
     def read(
         self, cursor: sqlite3.Cursor, source: Source, offset: int, limit: int
     ) -> list[Inbound]:
-        """Records of a source from *offset* on, up to the end of the batch with the *limit*-th.
-
-        Fewer where they are large.
-        """
+        """Records from *offset* on: to the end of the batch with the *limit*-th, or to 16 MiB."""
         begin = self._source_id(cursor, source) << OFFSET_BITS
         places = {"begin": begin, "place": begin | offset, "end": begin + _OFFSETS + 1}
         cursor.execute(_READ, {**places, "limit": limit})
@@ -212,13 +192,12 @@ class RecordLog:
         return {self._sources[source_id]: offset for source_id, offset in cursor.fetchall()}
 
     def commit(self, cursor: sqlite3.Cursor, group: str, offsets: Mapping[Source, int]) -> None:
-        """Remember the next offsets of *group*."""
         for source, offset in offsets.items():
             row = (group, self._source_id(cursor, source), offset)
             cursor.execute("INSERT OR REPLACE INTO bus_offsets VALUES (?, ?, ?)", row)
 
     def create(self, cursor: sqlite3.Cursor, specs: Sequence[TopicSpec]) -> bool:
-        """Make the topics that are not there; whether there was any."""
+        """Make the topics that are missing; whether there was any."""
         created = False
         for spec in specs:
             if not 1 <= spec.partitions <= PARTITIONS_MAX:
@@ -235,7 +214,7 @@ class RecordLog:
         return created
 
     def expire(self, cursor: sqlite3.Cursor, *, now: Instant) -> bool:
-        """Delete some batches that are older than their topic keeps; whether more are left."""
+        """Delete some of the batches that are too old; whether more may be left."""
         cursor.execute(
             "SELECT topic_id, partitions, retention_s FROM bus_topics WHERE retention_s IS NOT NULL"
         )
@@ -271,7 +250,7 @@ class RecordLog:
     def _current_ends(
         self, cursor: sqlite3.Cursor, placed: Iterable[PlacedRecord]
     ) -> dict[int, int]:
-        """The next offset of at least these sources, remembered until another writer was there."""
+        """The next offsets of these sources and others, remembered for one epoch of the file."""
         epoch = self._database.epoch
         if epoch != self._ends_epoch:
             self._ends.clear()
@@ -292,13 +271,11 @@ class RecordLog:
 
 
 def pack_records(records: Sequence[Record]) -> bytes:
-    """The records of one batch as bytes; their headers have the same names.
+    """One batch as bytes; its records have the same header names.
 
-    A record is a row of fields: key, value, and the values of its headers. In the file stand, as
-    little-endian integers of four bytes, the number of fields, the number of those that are not the
-    same in all records, which ones these are, and the length of each text that follows, -1 for
-    null. The texts: the headers' names as JSON, all fields of the first record, and of each further
-    record those that are not the same.
+    Little-endian 4-byte integers: the number of fields (key, value, header values), the number of
+    those that vary, which ones, and the length of each text that follows, -1 for null. The texts:
+    header names as JSON, all fields of the first record, of each further one those that vary.
     """
     rows = [(each.key, each.value, *[text for _, text in each.headers]) for each in records]
     varying: list[int] = []
@@ -314,7 +291,7 @@ def pack_records(records: Sequence[Record]) -> bytes:
 
 
 def unpack_records(packed: bytes, count: int) -> list[tuple[bytes | None, bytes | None, Headers]]:
-    """Key, value and headers of the *count* records that `pack_records` was given."""
+    """Key, value and headers of the *count* records."""
     fields, varied = struct.unpack_from("<2i", packed)
     texts_count = 1 + fields + varied * (count - 1)
     numbers = struct.unpack_from(f"<{varied + texts_count}i", packed, 8)
@@ -339,7 +316,7 @@ def _split(packed: bytes, start: int, lengths: Iterable[int]) -> Iterator[bytes 
 
 
 def _runs(placed: Iterable[PlacedRecord]) -> list[tuple[int, list[Record]]]:
-    """The records of each batch: of one source, in order, with the same names of headers."""
+    """The records of each batch: of one source, in order, with the same header names."""
     runs: list[tuple[int, list[Record]]] = []
     open_runs: dict[int, tuple[tuple[str, ...], list[Record]]] = {}
     for source_id, record in placed:
@@ -391,7 +368,7 @@ def _keep_rows(_: sqlite3.Cursor) -> None:
 
 
 def _put_records_into_batches(cursor: sqlite3.Cursor) -> None:
-    """Rewrite tables that have a row a record; nothing where they were made new."""
+    """Rewrite tables of one row a record; does nothing where they were made new."""
     cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'bus_records'")
     if not cursor.fetchone():
         return

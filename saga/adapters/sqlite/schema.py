@@ -1,8 +1,7 @@
 """How the event store's tables come to be, and how those of earlier versions are brought over.
 
 Version 1 had one event an entry, under the saga's own id; version 2 has one a turn, under ids by
-number. The order of the log is kept, and so are backlog, positions and unhandled records. An entry
-that cannot be read stays as it is: its saga stays corrupt, and is named.
+number. The order of the log is kept. An entry that cannot be read stays as it is.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ def create_tables(cursor: sqlite3.Cursor) -> None:
 
 
 def stored_store_version(path: str) -> int:
-    """The version of the event store's tables in the file at *path*; 0 where there are none.
+    """0 where there is no file, or no event store in it.
 
     Raises:
         StoreTooNew: a newer version of saga wrote the file.
@@ -111,10 +110,9 @@ def stored_store_version(path: str) -> int:
 
 
 def migrate_store(path: str) -> int:
-    """Bring the file at *path* to the version that is needed; the one that was there before.
+    """Migrate the file at *path* in one transaction; returns the version it had.
 
-    One transaction: if it ends early, the file is as it was. What still uses the file must be
-    stopped first, or it finds its tables changed.
+    Whatever uses the file must be stopped first.
 
     Raises:
         StoreTooNew: a newer version of saga wrote the file.
@@ -130,7 +128,7 @@ def migrate_store(path: str) -> int:
 
 
 def from_entries_to_turns(cursor: sqlite3.Cursor) -> None:
-    """Rewrite tables of version 1; nothing where they were made new."""
+    """Rewrite tables of version 1; does nothing where they were made new."""
     columns = {row[1] for row in cursor.execute("PRAGMA table_info(saga_index)").fetchall()}
     if "position" not in columns:
         return
@@ -155,7 +153,7 @@ def from_entries_to_turns(cursor: sqlite3.Cursor) -> None:
 
 
 def _write_turns(cursor: sqlite3.Cursor, numbers: Mapping[str, int]) -> None:
-    """Write all turns in order of the log; each takes the place of its first entry."""
+    """Write in order of the log; each turn takes the place of its first entry."""
     reader = cursor.connection.cursor()
     reader.execute(
         "SELECT originator_id, originator_version, topic, state, rowid FROM old_stored_events "

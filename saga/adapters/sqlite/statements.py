@@ -1,8 +1,7 @@
 """Statements over many rows at once.
 
-`executemany` takes the interpreter's lock once a row, which stalls whenever another thread is busy;
-one statement with all rows takes it once. Statements come in a few sizes, so that the prepared ones
-are used again; the places left over hold nulls and are filtered out by SQLite.
+`executemany` takes the interpreter's lock once a row, which stalls whenever another thread is busy.
+Statements come in a few sizes, so that the prepared ones are used again.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ ROWS_MAX: Final = 256
 
 
 class ManyRows:
-    """A statement over up to any number of rows; `{values}` or `{rows}` in *template* stands for
-    them.
+    """A *template* over any number of rows, in as many statements as it takes.
 
-    `{values}` is for inserts: `VALUES {values}`, in as many statements as it takes; *row* is one of
-    them, where it is more than its parameters. `{rows}` is a table of all rows with columns named
-    column1, column2, …; the first one must not be null.
+    In inserts `{values}` stands for them, each written as *row*. `{rows}` stands for a table with
+    the columns column1, column2, …; column1 must not be null.
     """
 
     def __init__(self, template: str, columns: int, *, row: str | None = None) -> None:
@@ -32,7 +29,7 @@ class ManyRows:
         self._statements: dict[int, str] = {}
 
     def execute(self, cursor: sqlite3.Cursor, rows: Sequence[Sequence[Any]]) -> int:
-        """Run it over *rows* and return how many rows of the table were changed."""
+        """Returns how many rows of the table were changed."""
         if len(rows) == 1:
             cursor.execute(self._statements.get(1) or self._statement(1), rows[0])
             return cursor.rowcount
@@ -43,7 +40,6 @@ class ManyRows:
         return changed
 
     def fetch(self, cursor: sqlite3.Cursor, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """Run it as a query and return all it finds."""
         fetched: list[Any] = []
         start = 0
         while start < len(rows):
@@ -54,7 +50,7 @@ class ManyRows:
     def _execute_some(
         self, cursor: sqlite3.Cursor, rows: Sequence[Sequence[Any]], start: int
     ) -> int:
-        """Run it over as many rows from *start* on as one statement takes; where it ended."""
+        """Run one statement from row *start* on; returns where it ended."""
         left = min(len(rows) - start, ROWS_MAX)
         # A table has room for nulls, an insert has not.
         size = 1 << ((left if self._is_insert else 2 * left - 1).bit_length() - 1)

@@ -1,13 +1,8 @@
 """The event store in an SQLite file: histories, what commits with them, and what people ask of it.
 
-`stored_events` and `tracking` are eventsourcing's tables, as its recorder makes them, and its tools
-read them. One stored event is one turn; its rowid is the place in the log. A saga has a number, in
-order of start: its row in `saga_index` and its timers are found by it, and its originator id is the
-number as 32 hex digits. Sagas that run at the same time so share pages: a commit writes whole ones.
-Only the index of saga ids, which must be unique, is in no order: one page a saga.
-
-With a local bus on the same file, publishing is part of the append: entries, positions and records
-become durable together, and there is nothing to relay.
+`stored_events` and `tracking` are eventsourcing's own tables: a stored event is a turn, its rowid
+the place in the log. Sagas are numbered in order of start, so that those that run at the same time
+share the pages that a commit writes; an originator id is that number as 32 hex digits.
 """
 
 from __future__ import annotations
@@ -143,12 +138,10 @@ _FOREVER: Final = 2**63 - 1
 
 
 Turn: TypeAlias = tuple[SagaId, int, bytes]
-"""A turn that is ready to be written: its saga, its number in the history, its text."""
+"""Its saga, its number in the history, its text."""
 
 
 class _Written(NamedTuple):
-    """What a batch has become: the numbers of its sagas, its places in the log, what it owes."""
-
     numbers: Mapping[SagaId, int]
     backlog_id: int | None
     records: Sequence[RecordBatch]
@@ -158,8 +151,8 @@ class SqliteEventStore(EventStore):
     """Histories in the file of *database*, which stays its maker's to close.
 
     Args:
-        publish_through: a bus on the same database, which gets what a batch publishes in the same
-            transaction; without one the batch goes to the relay's backlog.
+        publish_through: a bus on the same database; what a batch publishes is then part of its
+            commit. Without one it goes to the relay's backlog.
 
     Raises:
         StoreTooNew: a newer version of saga wrote the file.
@@ -269,9 +262,7 @@ class SqliteEventStore(EventStore):
     ) -> tuple[dict[SagaId, int], int]:
         """Write all of *batch* but what it publishes; the numbers of its sagas, the last place.
 
-        Raises:
-            AlreadyRecorded: a position is not beyond the stored one; names all of the batch.
-            HistoryConflict: a history is not where the batch expects it; names all of the batch.
+        AlreadyRecorded and HistoryConflict name all of the batch, and not what caused them.
         """
         _advance(cursor, batch.positions)
         numbers = self._find_numbers(cursor, batch)
@@ -298,11 +289,7 @@ class SqliteEventStore(EventStore):
         return numbers, last
 
     def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:
-        """The numbers of sagas in *batch* that are not new; each must have the expected turns.
-
-        Raises:
-            HistoryConflict: one has not so many. That it has more, the insert tells.
-        """
+        """The numbers of sagas that are not new; HistoryConflict where turns are missing."""
         expected = {history.saga_id: history.expected_turns for history in batch.histories}
         begun = {saga_id for saga_id, turns in expected.items() if not turns}
         others = [summary.saga_id for summary in batch.summaries]
@@ -330,8 +317,6 @@ class SqliteEventStore(EventStore):
 
 
 class SqliteCatalogue(Catalogue):
-    """The read side of the event store in the file of *database*."""
-
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
@@ -410,8 +395,6 @@ class SqliteCatalogue(Catalogue):
 
 
 class SqliteStatistics(StatisticsReader):
-    """Counts what is in the event store in the file of *database*."""
-
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
@@ -435,7 +418,7 @@ def _advance(cursor: sqlite3.Cursor, positions: Mapping[Source, int]) -> None:
 
 
 def _write_summaries(cursor: sqlite3.Cursor, batch: Batch, numbers: dict[SagaId, int]) -> None:
-    """Write the rows of sagas that have *numbers* and of others, and number those."""
+    """Write the index rows, and add the numbers of new sagas to *numbers*."""
     summaries = {each.saga_id: each for each in batch.summaries}
     begun = [saga_id for saga_id in summaries if saga_id not in numbers]
     _SAGAS.execute(
@@ -462,7 +445,7 @@ def _write_timers(cursor: sqlite3.Cursor, batch: Batch, numbers: Mapping[SagaId,
 
 
 def _add_to_backlog(cursor: sqlite3.Cursor, place: tuple[int, int], at: Instant) -> int:
-    """Remember that the turns between two places are to be published; the backlog's id."""
+    """Returns the id."""
     cursor.execute(
         "INSERT INTO backlog (first_position, last_position, appended_at) VALUES (?, ?, ?)",
         (*place, at),
@@ -501,7 +484,7 @@ def _entries_between(cursor: sqlite3.Cursor, first: int, last: int) -> list[Entr
 def _with_saga_ids(
     cursor: sqlite3.Cursor, rows: Sequence[tuple[int, str, str, bytes]]
 ) -> list[tuple[int, SagaId, str, bytes]]:
-    """*rows* of the log with saga ids in place of originator ids."""
+    """*rows* with saga ids in place of originator ids; those of unknown sagas are left out."""
     numbers = {number_of(originator_id) for _, originator_id, _, _ in rows}
     saga_ids = dict(_SAGA_IDS.fetch(cursor, [(number,) for number in numbers]))
     return [

@@ -1,16 +1,9 @@
 """Who writes in the transactions of one file: jobs, and handlers that write by themselves.
 
-What waits to be written shares the next commit. A failing job takes nobody with it: the transaction
-is rolled back and repeated with a savepoint around each job.
-
-A job's result may be delivered early, before it is durable, to somebody whose next job belongs into
-the same transaction: the commit then lingers for a moment. If it fails, the delivery is retracted,
-and whoever relied on it fails with it.
-
-A handler has the connection to itself from its first statement to its end, inside a savepoint, and
-those that come meanwhile wait in line. What they have written cannot be repeated. It is committed
-as soon as nobody is in line, or many have been in, or some time has passed; jobs that wait by then
-go along, each in a savepoint. No job waits longer for a handler than it would for another process.
+Jobs that wait share the next commit. If one fails, all are run again, each in a savepoint, so that
+it takes nobody with it. A result may be delivered before it is durable, to somebody whose next job
+belongs into the same commit. A handler has the connection to itself until it ends, in a savepoint;
+what it has written cannot be run again.
 """
 
 from __future__ import annotations
@@ -37,14 +30,12 @@ HANDLERS_S_MAX: Final = 0.010
 
 
 class EarlyReaders(NamedTuple):
-    """Who may have the result of a job before it is durable.
-
-    *deliver* gets the result, and says whether a job that relies on it will follow at once;
-    *retract* gets it if it does not become durable, or not as it was delivered.
-    """
+    """Who may have the result of a job before it is durable."""
 
     deliver: Callable[[Any], bool]
+    """Returns whether a job that relies on the result will follow at once."""
     retract: Callable[[Any], None]
+    """Is called if the result does not become durable, or not as it was delivered."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,11 +43,9 @@ class Job:
     """What is to be written, and who waits for it.
 
     Args:
-        work: writes through the cursor and returns the result; may run more than once.
-        future: ends once the job is durable or has failed.
-        is_stored: whether it is stored after all; asked when the answer to COMMIT was an error.
+        work: writes through the cursor; may run more than once.
+        is_stored: asked when COMMIT was answered with an error.
         on_commit: called with the result on the event loop, in commit order, before *future* ends.
-        early_readers: who may have the result before that.
         is_last: the commit waits for nothing more, and nothing of it is delivered early.
         is_of_handlers: it belongs to what handlers have written, and waits for them without limit.
     """
@@ -74,8 +63,6 @@ class Job:
 
 
 class Writer:
-    """Puts what waits into transactions of *writing*, for one event loop."""
-
     def __init__(self, writing: WritingConnection) -> None:
         self.writing: Final = writing
         self.holder: object = None
@@ -93,7 +80,6 @@ class Writer:
         self._is_abandoned = False
 
     def submit(self, job: Job) -> None:
-        """Put *job* into the next commit."""
         self._waiting.append(job)
         if not self._is_busy:
             self._go_on_soon()
@@ -116,7 +102,7 @@ class Writer:
     # What handlers ask of it.
 
     def try_enter(self, handler: object) -> bool:
-        """Give *handler* the connection, inside a savepoint, if that is possible at once."""
+        """Give *handler* the connection, in a savepoint, if that is possible at once."""
         writing = self.writing
         if self._is_busy or self._line or self._written:
             return False
@@ -131,11 +117,7 @@ class Writer:
         return True
 
     async def enter(self, handler: object) -> None:
-        """Wait in line for the same.
-
-        Raises:
-            StoreUnavailable: no transaction could be begun.
-        """
+        """Wait in line for the same; raises StoreUnavailable if no transaction can be begun."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append((handler, turn))
         if not self._is_busy:
@@ -147,9 +129,7 @@ class Writer:
             raise
 
     def leave(self, handler: object, *, keep: bool) -> bool:
-        """Take the connection back; False where *handler* has it no more, or has lost the
-        transaction, with all that was written in it.
-        """
+        """Take the connection back; False where *handler* has lost it, or its transaction."""
         if self.holder is not handler:
             return False
         writing = self.writing
@@ -217,7 +197,6 @@ class Writer:
             self._proceed()
 
     def _proceed(self) -> None:
-        """A transaction is open."""
         while self._line and not (self._written or self._is_full):
             handler, turn = self._line.popleft()
             if not turn.done():
@@ -233,7 +212,7 @@ class Writer:
 
     @property
     def _is_full(self) -> bool:
-        """Whether those in line have to wait until what was written so far is committed."""
+        """Whether those in line wait until what was written so far is committed."""
         return self._handlers > 0 and (
             self._handlers >= HANDLERS_PER_COMMIT_MAX
             or asyncio.get_running_loop().time() > self._handlers_until_s
@@ -280,7 +259,6 @@ class Writer:
         return [waiting.popleft() for _ in range(JOBS_PER_COMMIT_MAX)]
 
     def _write(self, jobs: list[Job], *, may_linger: bool = True) -> None:
-        """Write *jobs* behind those written; then commit, or linger for more."""
         transaction = self._written + jobs if self._written else jobs
         try:
             is_in_one_go = self._run(jobs)
@@ -301,7 +279,7 @@ class Writer:
         self.writing.commit(partial(self._committed, transaction))
 
     def _run(self, jobs: list[Job]) -> bool:
-        """Run *jobs* behind those written; False where each has been run for itself."""
+        """Run *jobs*; False where each was run for itself."""
         cursor = self.writing.connection.cursor()
         if not self._handlers:
             try:
@@ -344,7 +322,7 @@ class Writer:
         return is_awaited
 
     def _stop_lingering(self) -> None:
-        """Enough waited; but what came while the loop was busy goes along."""
+        """Commit, with what came while the loop was busy."""
         if self._written:
             self._write(self._next_jobs(), may_linger=False)
 
@@ -406,7 +384,6 @@ def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None
 
 
 def _retract(jobs: list[Job]) -> None:
-    """What was delivered early did not become durable, or will have to be written again."""
     for job in jobs:
         if job.is_delivered_early and job.early_readers is not None:
             job.is_delivered_early = False
