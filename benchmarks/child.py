@@ -1,7 +1,4 @@
-"""One process of a benchmark: `python -m benchmarks.child NAME ARGUMENTS`, the latter a JSON array.
-
-NAME is a measurement, which prints one line of JSON, or a process that is measured.
-"""
+"""One process of a benchmark: `python -m benchmarks.child NAME ARGUMENTS`, a JSON array."""
 
 from __future__ import annotations
 

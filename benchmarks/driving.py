@@ -30,7 +30,6 @@ RIVALS: Final[Mapping[str, tuple[str, ...]]] = {
     "saga, two orchestrators": ("orchestrator", "orchestrator", "effects"),
     "floor": ("floor-orchestrator", "floor-effects"),
 }
-"""The processes of each rival."""
 
 
 def on_servers(
@@ -73,8 +72,6 @@ async def _drive(
 
 
 class Driver:
-    """Publishes triggers and waits for outcomes."""
-
     def __init__(
         self, bus: Bus, consumer: Consumer, publisher: Publisher, trigger_topic: str | None
     ) -> None:

@@ -25,7 +25,6 @@ PERCENT: Final = 100
 
 Measured = dict[str, float]
 Level = dict[str, Any]
-"""What was measured at one number in flight, by rival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,6 @@ def print_levels(
 
 
 def percentiles(latencies: list[float]) -> Measured:
-    """The median and the slowest of a hundred, in milliseconds."""
     cuts = quantiles(latencies, n=PERCENT, method="inclusive")
     return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3}
 
@@ -125,5 +123,4 @@ def circumstances(plan: Plan) -> dict[str, Any]:
 
 
 def heading(report: dict[str, Any]) -> str:
-    """The same for people."""
     return f"{report['machine']}, Python {report['python']}, median of {report['runs']} runs"

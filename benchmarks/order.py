@@ -1,7 +1,6 @@
 """The measured saga: an order of three steps, every tenth of which is refused at the last.
 
-A second saga stays open: a question that waits a month for its answer. The services keep their
-inbox and nothing else, so that the engine is measured.
+A second saga stays open. Services keep their inbox and nothing else: the engine is measured.
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ class OrderConfirmed(Event, topic="bench-orders.order-confirmed", version=1):
 
 
 class OrderRejected(Event, topic="bench-orders.order-rejected", version=1):
-    """Nothing of it is left."""
-
     order_id: str
     reason: str
 
@@ -42,8 +39,6 @@ class OrderQuestioned(Event, topic="bench-orders.order-questioned", version=1, k
 
 
 class OrderCleared(Event, topic="bench-orders.order-cleared", version=1):
-    """The customer has said yes."""
-
     order_id: str
     answer: str
 
@@ -130,7 +125,6 @@ async def refund(intent: Refund, ctx: EffectContext) -> None:
 
 @services.on(Ship)
 async def ship(intent: Ship, ctx: EffectContext) -> Shipped:
-    """Refused where the order says so."""
     if not intent.is_shippable:
         raise Refused("nobody delivers there", code="no_delivery")
     return Shipped(parcel=f"parcel-{ctx.key}")

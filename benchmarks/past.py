@@ -96,8 +96,6 @@ _SIZE: Final = "SELECT pg_database_size(current_database())"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A saga that was really run, and the prefix of its copies' keys."""
-
     saga_id: SagaId
     definition: str
     prefix: str

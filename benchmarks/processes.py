@@ -72,8 +72,6 @@ def _tell(line: bytes) -> None:
 
 
 class Process:
-    """A measured process, seen from outside."""
-
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self._process = process

@@ -40,8 +40,6 @@ CPU: Final = {f"cpu_us_{name}": f"{name} µs/saga" for name in ("orchestrator", 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """How many sagas are in the store already."""
-
     finished: int
     still_open: int
 
@@ -130,7 +128,6 @@ class _Turns:
     def take(
         self, name: str, rival: str, settings: dict[str, str], sagas: int, in_flight: int
     ) -> Measured:
-        """Run *rival*, shown as *name*."""
         first, self._first = self._first, self._first + sagas + WARM_UP_SAGAS
         text = f"measuring: {name}, {in_flight} in flight"
         return self._bar.run(text, "servers", rival, settings, first, sagas, in_flight)

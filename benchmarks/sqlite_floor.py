@@ -39,8 +39,6 @@ class _Saga:
 
 
 class Floor:
-    """Two SQLite files in *folder* and what is written to them."""
-
     def __init__(self, folder: Path) -> None:
         self._store = _open(folder / "floor.db")
         self._effects = _open(folder / "floor-effects.db")

@@ -173,7 +173,6 @@ class Order:
         )
 
     def timer_id(self, hop: int) -> TimerId:
-        """The deadline of a step."""
         return TimerId(f"{self.saga_id}/{STEPS[hop]}/do/1/deadline")
 
     def summary(self, hop: int) -> SagaSummary:
@@ -233,7 +232,6 @@ class Order:
 
 
 def batch_of(sagas: Sequence[Order], hop: int, offset: int) -> Batch:
-    """One transaction: the same hop of all *sagas*."""
     timed = [saga for saga in sagas if saga.has_deadlines]
     return Batch(
         histories=[HistoryAppend(saga.saga_id, hop, [saga.turn(hop)]) for saga in sagas],
@@ -250,7 +248,6 @@ def batch_of(sagas: Sequence[Order], hop: int, offset: int) -> Batch:
 async def measure(
     folder: Path, *, sagas: int, finished: int, has_deadlines: bool
 ) -> list[tuple[int, Cost]]:
-    """What a saga costs in empty files, and behind *finished* ones."""
     files = Files(folder, has_deadlines=has_deadlines)
     costs = [(0, await _cost(files, range(sagas)))]
     if finished:

@@ -42,8 +42,6 @@ class Listener:
 
 
 class Kafka:
-    """A cluster, started with `start` or as a context manager."""
-
     def __init__(
         self,
         folder: Path,
@@ -88,7 +86,6 @@ class Kafka:
         return self.bootstrap_of("PLAINTEXT")
 
     def bootstrap_of(self, listener: str) -> str:
-        """The addresses of one listener, by its name."""
         return ",".join(broker.address(listener) for broker in self.brokers)
 
     def start(self) -> None:

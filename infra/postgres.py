@@ -39,7 +39,7 @@ _SETTINGS = {
 
 
 class StopMode(StrEnum):
-    """How a server stops: after its clients, without them, or without even a checkpoint."""
+    """After its clients, without them, or without even a checkpoint."""
 
     SMART = "smart"
     FAST = "fast"
@@ -54,8 +54,6 @@ _SIGNALS = {
 
 
 class Postgres(Server):
-    """A server, started with `start` or as a context manager."""
-
     def __init__(
         self,
         folder: Path,
@@ -70,7 +68,7 @@ class Postgres(Server):
         Args:
             preferred_port: its port, if it is free at the first start.
             settings: server settings that go before ours.
-            certificate: a file in PEM with its key and certificate, if it is to speak TLS, too.
+            certificate: a file in PEM with key and certificate, to speak TLS as well.
         """
         self.folder = folder.absolute()
         self.log = self.folder / "postgres.log"

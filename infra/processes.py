@@ -192,7 +192,6 @@ def run(
     user: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs a program that prepares something, to its end."""
     process = ServerProcess.spawn(
         command, folder=log.parent, log=log, user=user, environment=environment
     )

@@ -27,7 +27,6 @@ from infra.scratch import scratch_folder
 KAFKA_PORT = 9092
 POSTGRES_PORT = 5432
 VARIABLES = {"kafka": "SAGA_BUS", "postgres": "SAGA_STORE"}
-"""Where a command finds their addresses."""
 _OTHERS_MAY_PASS = 0o001
 
 
@@ -44,7 +43,6 @@ class Standing:
 
     @property
     def process(self) -> ServerProcess | None:
-        """Its process, unless it has ended."""
         return ServerProcess.find(self.pid, self.created)
 
 
@@ -58,7 +56,6 @@ class StandingServers:
         return [standing for standing in self._known() if standing.process is not None]
 
     def up(self) -> list[Standing]:
-        """Starts what does not run, and returns all."""
         with exclusive(self._lock):
             running = {standing.name: standing for standing in self.running()}
             ports = {standing.name: standing.port for standing in self._known()}
@@ -207,7 +204,7 @@ def _signals_left_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def postgres_home(folder: Path) -> Path:
-    """Elsewhere than in *folder* where we are root and the server's user cannot enter it."""
+    """Where PostgreSQL has its data: outside of *folder* if the server's user could not enter."""
     is_closed = any(not path.stat().st_mode & _OTHERS_MAY_PASS for path in folder.parents)
     if os.geteuid() == 0 and is_closed:
         return Path(f"/var/tmp/saga-infra-{crc32(bytes(folder)):08x}/postgres")  # noqa: S108 - made by root, for one checkout

@@ -58,11 +58,6 @@ async def replay_all(
 async def replay_some(
     store: EventStore, sagas: SagaRegistry, chosen: Sequence[SagaSummary]
 ) -> AsyncIterator[Replayed]:
-    """Replay the sagas *chosen*.
-
-    Raises:
-        StoreUnavailable: the store cannot be read.
-    """
     for first in range(0, len(chosen), PAGE_SAGAS):
         for replayed in await _replay_page(store, sagas, chosen[first : first + PAGE_SAGAS]):
             yield replayed

@@ -25,8 +25,6 @@ T0, T1, T2 = (Source("t", number) for number in range(3))
 
 
 class BusSuite:
-    """The contract of the port `Bus`, and of its consumer groups."""
-
     record_bytes_max: ClassVar[int] = 10_000
     fetch_timeout_s: ClassVar[float] = 0.02
 
@@ -429,7 +427,6 @@ class BusSuite:
 
 
 async def _reader(bus: Bus, partitions: int) -> Consumer:
-    """A member of the group `g` that reads the topic `t`, which it makes."""
     await bus.create_topics([TopicSpec("t", partitions)])
     return await bus.subscribe("g", ["t"])
 

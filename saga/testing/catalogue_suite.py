@@ -28,8 +28,6 @@ STATUSES = (SagaStatus.RUNNING, SagaStatus.COMPLETED, SagaStatus.PARKED)
 
 
 class CatalogueSuite:
-    """The contract of the port `Catalogue`."""
-
     async def test_sagas_come_in_order_of_start_page_by_page(
         self, store: EventStore, catalogue: Catalogue
     ) -> None:

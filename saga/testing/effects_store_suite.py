@@ -363,7 +363,6 @@ class EffectsStoreSuite:
         assert await store.kept(SERVICE, ["k"]) == {"k": inbox_row("k")}
 
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call as a service calls a sync handler."""
         return await asyncio.to_thread(function, *args) if self.has_threads else function(*args)
 
 

@@ -1,7 +1,7 @@
 """What every event store must do, one test a sentence of the port.
 
 Subclass `EventStoreSuite` beside fixtures `store` and `catalogue` of one empty store that leaves
-publishing to a relay. `recorded` sees everything that `whole_batch` can change.
+publishing to a relay.
 """
 
 # ruff: noqa: PLR2004 - expected values are written as they are
@@ -65,8 +65,6 @@ async def recorded(store: EventStore, catalogue: Catalogue) -> dict[str, Any]:
 
 
 class EventStoreSuite:
-    """The contract of the port `EventStore`."""
-
     async def test_a_history_reads_as_it_was_appended(self, store: EventStore) -> None:
         """Entries come back equal, in order of version, over several appends."""
         await append(store, history(saga(1)))

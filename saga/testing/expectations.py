@@ -175,7 +175,6 @@ def noted(verdict: Verdict | str, detail: str = "") -> Expectation:
 
 
 def told(entry: Entry) -> str:
-    """An entry in one line."""
     body = entry.body
     words = " ".join(
         f"{field.name}={_shown(value)}"

@@ -33,8 +33,6 @@ Subject = type[Intent[Any]] | str
 
 
 class Happening(Protocol):
-    """Something that happens to one saga."""
-
     def fact(self, state: SagaState, history: Sequence[Entry]) -> tuple[Fact, Instant | None]:
         """The fact it is for a saga in this *state*, and the moment before which it cannot happen.
 
@@ -46,8 +44,6 @@ class Happening(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A service answers an intent."""
-
     subject: Subject
     outcome: ReplyOutcome
     reply: Event | None = None

@@ -30,7 +30,7 @@ def saga(number: int) -> SagaId:
 
 
 def entries(saga_id: SagaId, after: int, count: int = 2, *, cause: str = "m-1") -> list[Entry]:
-    """*count* entries that follow the version *after*: a trigger, then intents and replies."""
+    """A trigger, then intents and replies, of *count* versions after *after*."""
     return [_entry(saga_id, version, cause) for version in range(after + 1, after + count + 1)]
 
 

@@ -149,7 +149,6 @@ class Scenario:
         return self
 
     def then_status(self, status: SagaStatus | str) -> Self:
-        """Check where the saga stands."""
         self._no_error()
         assert self.status is SagaStatus(status), (
             f"{self._name()} is {self.status.value} ({self.state.reason}), "
@@ -176,7 +175,6 @@ class Scenario:
         return self
 
     def then_waits_for(self, what: str | None) -> Self:
-        """Check what the saga is said to wait for."""
         self._no_error()
         actual = waiting_for(self.state)
         assert actual == what, f"{self._name()} waits for {actual!r}, not {what!r}"

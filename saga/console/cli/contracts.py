@@ -278,7 +278,6 @@ def _service(app: Application, service: Effects, names: TopicNames) -> Participa
 
 
 def _replies(contracts: Iterable[Contract]) -> list[str]:
-    """The contracts of the answers to the intents among *contracts*."""
     intents = [contract for contract in contracts if contract.kind is Kind.INTENT]
     return [name for intent in intents for name in reply_contract_names(intent)]
 

@@ -129,7 +129,6 @@ async def timers(session: Session, *, limit: Limit = 100) -> None:
 
 
 def row_of(summary: SagaSummary) -> dict[str, Any]:
-    """A saga as `ls` prints it."""
     return {
         "id": summary.saga_id,
         "definition": summary.definition,
@@ -144,7 +143,6 @@ def row_of(summary: SagaSummary) -> dict[str, Any]:
 
 
 def entry_row(entry: Entry) -> dict[str, Any]:
-    """An entry as `history` prints it."""
     data = to_plain(entry, orjson.Fragment)
     del data["at"], data["cause"]
     name = NAME_OF[type(entry.body)]

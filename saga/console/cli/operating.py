@@ -40,8 +40,6 @@ Step = Annotated[
 
 @value
 class Sending:
-    """How a command is sent, whatever it asks for."""
-
     actor: Annotated[
         str | None, typer.Option("--actor", metavar="WHO", help="Who asks; recorded.")
     ] = None

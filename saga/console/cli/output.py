@@ -47,7 +47,6 @@ class Printer:
         return self.out.width >= WIDE_COLUMNS
 
     def result(self, row: Row, text: str, *, style: str | None = None) -> None:
-        """Print one thing: *row* as JSON, or *text* for people."""
         if self.is_json:
             self.json(row)
         else:
@@ -75,7 +74,6 @@ class Printer:
         sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
 
     def flush(self) -> None:
-        """Pass on what was printed to the reader of a pipe."""
         sys.stdout.flush()
 
     def say(self, text: str, *, style: str | None = None) -> None:

@@ -98,7 +98,6 @@ def _lines(stream: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
 async def _send(
     session: Session, publisher: Publisher, batch: list[tuple[int, WrittenEvent]]
 ) -> None:
-    """Publish *batch*, print it, and empty it."""
     await publisher.send([written for _, written in batch])
     for number, written in batch:
         message_id, saga_id = written.message_id, written.saga_id

@@ -148,11 +148,7 @@ async def _started(service: Service, stopped: asyncio.Task[Any]) -> bool:
 
 
 def tune_gc() -> None:
-    """Freeze what was made at the start, and collect the rest more rarely.
-
-    Without the freeze each full collection walks all modules and contracts again; with the default
-    threshold of 700 a collection would start in every batch.
-    """
+    """Freeze modules and contracts, which full collections would walk again, and collect rarely."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

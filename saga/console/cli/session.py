@@ -56,8 +56,6 @@ async def closing(opened: C) -> AsyncIterator[C]:
 
 @dataclass
 class Session:
-    """One call of one command."""
-
     settings: Settings
     printer: Printer
 

@@ -1,8 +1,7 @@
 """The user's application as a world runs it: fakes in place of handlers, and a ledger of effects.
 
-Each effect writes one line into the world's ledger, in the very transaction that keeps the inbox
-row, so the checks know what was carried out. Before and after `async def` handlers a process may
-crash; `def` handlers run in line.
+Each effect writes one line into the ledger, in the transaction that keeps the inbox row. Before and
+after `async def` handlers a process may crash; `def` handlers run in line.
 """
 
 from __future__ import annotations
@@ -67,7 +66,6 @@ def with_fakes(app: SagaApp, replace: Mapping[type[Any], Function]) -> SagaApp:
 
 
 def watched(app: SagaApp) -> SagaApp:
-    """*app* whose handlers write the ledger."""
     return _copied(app, [_cloned(each, _watched, _make_ledger) for each in app.effects])
 
 

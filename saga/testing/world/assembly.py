@@ -58,7 +58,6 @@ class Durable:
     shadows: Shadows = field(default_factory=Shadows)
     names: TopicNames = NAMES
     heard: frozenset[str] = frozenset()
-    """Topics that the orchestrators read."""
 
     def __post_init__(self) -> None:
         self.heard = frozenset(Router(self.app.registry, self.app.contracts, self.names).topics)
@@ -133,7 +132,6 @@ def settings_of(names: TopicNames, *, live_sagas: int = 1) -> Settings:
 def assembled(
     process: Process, durable: Durable, bus: ProcessBus, *, live_sagas: int = 1, **options: Any
 ) -> Assembly:
-    """The objects of a process, each of which may fail and crash at any call of a port."""
     parts = Parts(
         bus=bus.as_bus,
         store=store_of(process, durable.store),

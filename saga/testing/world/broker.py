@@ -25,8 +25,6 @@ LATE_DUPLICATE_S_MAX = 3.0
 
 
 class WorldClock(Clock):
-    """The clock of those parts of a world that never fail."""
-
     def __init__(self, surroundings: Surroundings) -> None:
         self._loop = surroundings.loop
 
@@ -55,8 +53,6 @@ def _wake(woken: asyncio.Future[None]) -> None:
 
 
 class Member(MemoryConsumer):
-    """A member of a group that can be cut off from it."""
-
     is_cut_off = False
     lost: frozenset[Source] = frozenset()
     """Sources whose buffered records are void, since somebody last asked."""
@@ -101,8 +97,6 @@ class Published(NamedTuple):
 
 
 class SimulatedBus(MemoryBus):
-    """The bus of all processes, which keeps what was ever published."""
-
     def __init__(self, surroundings: Surroundings) -> None:
         super().__init__(clock=WorldClock(surroundings))
         self.published: list[Published] = []

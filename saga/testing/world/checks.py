@@ -1,7 +1,6 @@
 """What must hold when a world, or a real deployment, has come to rest, whatever its sagas do.
 
-The checks share no code with the engine's own fold. Each yields a sentence about each thing that
-is wrong.
+The checks share no code with the engine's own fold; each yields what is wrong, in sentences.
 """
 
 from __future__ import annotations
@@ -106,7 +105,6 @@ class Evidence:
     timers: frozenset[TimerId]
     ledger: Sequence[Line]
     heard: frozenset[str]
-    """Topics that the orchestrators read."""
     names: TopicNames
     is_ordered: bool = True
 
@@ -150,7 +148,6 @@ def headers_of(record: Inbound) -> dict[str, str]:
 
 
 def _all(history: Sequence[Entry], kind: type[BodyT]) -> Iterator[tuple[int, BodyT]]:
-    """The entries of one kind, with their versions."""
     for entry in history:
         if isinstance(entry.body, kind):
             yield entry.version, entry.body
@@ -188,7 +185,6 @@ def _kinds(history: Sequence[Entry]) -> dict[str, StepKind]:
 def _is_answered(
     history: Sequence[Entry], step: str, direction: str, outcome: ReplyOutcome
 ) -> bool:
-    """Whether such an answer to any attempt was recorded."""
     return any(
         reply.outcome is outcome and reply.intent_id.split("/")[1:3] == [step, direction]
         for _, reply in _all(history, ReplyReceived)
@@ -196,7 +192,6 @@ def _is_answered(
 
 
 def check_histories(evidence: Evidence) -> Iterator[str]:
-    """Yields what is wrong with any of them."""
     for saga_id, history in evidence.histories.items():
         for problem in (
             *_numbering(history),
@@ -260,7 +255,6 @@ def _timers(history: Sequence[Entry]) -> Iterator[str]:
 
 
 def _is_noted_stale(history: Sequence[Entry], fired: Entry) -> bool:
-    """Whether the turn of a timer that fired says that it was armed no longer."""
     following = history[fired.version].body if fired.version < len(history) else None
     return isinstance(following, Noted) and following.verdict is Verdict.STALE
 
@@ -403,8 +397,6 @@ def _late_successes(history: Sequence[Entry], *, is_parked: bool) -> Iterator[st
 
 
 class Due(NamedTuple):
-    """A record that an entry calls for."""
-
     topic: str
     key: bytes
     value: bytes

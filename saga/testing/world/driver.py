@@ -50,8 +50,6 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A command to every saga that *trigger* starts."""
-
     trigger: Trigger
     act: CommandAct
     words: dict[str, Any]
@@ -72,11 +70,7 @@ class Act:
 
 
 def told(triggers: Triggers, rng: Random) -> list[list[Happens]]:
-    """The stories of one world.
-
-    Raises:
-        DefinitionError: one of them is no story.
-    """
+    """The stories of one world; DefinitionError if one of them is none."""
     stories = triggers(rng) if callable(triggers) else triggers
     return [_checked([story] if isinstance(story, Event) else list(story)) for story in stories]
 
@@ -121,11 +115,7 @@ def planned(stories: Iterable[Sequence[Happens]], faults: Faults) -> list[Act]:
 
 
 def command_of(trigger: Trigger, happens: Plain) -> Send:
-    """The command that lets *happens* happen to what *trigger* has started.
-
-    Raises:
-        DefinitionError: no command does.
-    """
+    """The command that makes *happens* happen to a saga; DefinitionError if there is none."""
     match happens.is_what:
         case SignalReceived(name=name, payload=payload, actor=actor):
             words = {"name": name, "payload": json.loads(payload), "actor": actor}
@@ -160,7 +150,6 @@ class Driver:
         self.log = Log()
 
     async def drive(self) -> None:
-        """Do everything in its time."""
         for act in self._acts:
             self.next_at_s = act.at_s
             await self._clock.sleep(act.at_s - self._clock.monotonic_s())
@@ -168,7 +157,6 @@ class Driver:
             await self._do(act.deed)
 
     async def release(self, parked: SagaId, key: str) -> None:
-        """An operator's act: let a saga go on."""
         words = {"reason": "mended", "actor": "operator"}
         await self._command(CommandAct.RELEASE, parked, key, words)
 

@@ -13,7 +13,6 @@ from random import Random
 from typing import Any
 
 ABSENT_SHARE = 0.5
-"""The chance of each kind of fault to be absent from a world."""
 
 
 class Fault(StrEnum):
@@ -67,7 +66,6 @@ class Faults:
         self.seen: Counter[str] = Counter()
 
     def at_call(self, point: str, *, can_fail: bool, can_crash: bool = True) -> Fault | None:
-        """What happens to one call of a port."""
         if not self.is_on:
             return None
         rates, roll = self.rates, self.rng.random()

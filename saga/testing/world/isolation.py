@@ -1,8 +1,7 @@
 """Keeps an application inside of its world: no sockets, threads, processes or real sleeps.
 
-No seed can repeat what a handler or saga does outside of the simulation. The first such call is
-refused where it is made, and stops the world. Only the application's code in the world's own thread
-is refused.
+The first such call of the application's code, in the world's own thread, is refused where it is
+made, and stops the world: no seed could repeat it.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ _ADVICE: Final = {
     "starts a process": f"a world has no other processes: {_FAKE}",
     "sleeps in real time": f"a world skips time: await asyncio.sleep, or {_FAKE}",
 }
-"""What a world does not have, and what to do instead."""
 _GUARDED: Final = (
     (socket.socket, "__init__", "opens a socket"),
     (threading.Thread, "start", "starts a thread"),

@@ -16,8 +16,6 @@ REWOUND_SHARE = 0.5
 
 
 class Nemesis:
-    """Strikes one process now and then."""
-
     def __init__(
         self, surroundings: Surroundings, durable: Durable, running: Mapping[str, AnyProcess]
     ) -> None:
@@ -35,7 +33,6 @@ class Nemesis:
         }
 
     async def strike(self) -> None:
-        """Strike until cancelled."""
         every_s = self._surroundings.faults.rates.nemesis_every_s
         if every_s is None:
             return

@@ -82,7 +82,7 @@ class ProcessClock(WorldClock):
 
 
 class ProcessConsumer(MemberView):
-    """A member of a group, as its process sees it. Partitions may stall one by one."""
+    """Partitions may stall one by one."""
 
     member: Member
 
@@ -149,7 +149,7 @@ class ProcessConsumer(MemberView):
 
 
 class ProcessBus(ProcessPort):
-    """The bus as one process sees it. *losing* leaves out the records that get lost."""
+    """*losing* leaves out the records that get lost."""
 
     inner: SimulatedBus
 

@@ -29,8 +29,6 @@ class Killed(BaseException):
 
 
 class Surroundings:
-    """What all parts of a world share: its loop, its dice, and what happened in which order."""
-
     def __init__(self, loop: SimulatedLoop, faults: Faults) -> None:
         loop.set_task_factory(_make_task)  # type: ignore[arg-type]  # typeshed wants a wider one
         loop.set_exception_handler(self._on_loop_error)
@@ -60,8 +58,6 @@ class Surroundings:
 
 
 class Process:
-    """One incarnation of one process."""
-
     def __init__(self, name: str, surroundings: Surroundings, *, can_crash: bool = True) -> None:
         self.name = name
         self.can_crash = can_crash

@@ -71,8 +71,6 @@ _POINTS: Final = {"COMMIT": "inbox.commit", "BEGIN IMMEDIATE": "inbox.begin"}
 
 
 class CrashingConnection(sqlite3.Connection):
-    """A connection of one process, which may go down with it."""
-
     process: Process | None = None
 
     def execute(self, sql: str, /, *args: Any) -> sqlite3.Cursor:

@@ -43,14 +43,14 @@ from saga.testing.world.state import WorldState, state_of
 from saga.testing.world.stores import EffectsDatabase, WorldStore
 
 FAULTS_S: Final = 2.5
-"""How long things go wrong, before time leaps or the world heals."""
+"""Before time leaps or the world heals."""
 FAULTY_SPELLS_MAX: Final = 10
 """So often things go wrong again after a leap, for sagas that take long."""
 REST_S_MAX: Final = 300.0
 """How long a healed world may take to come to rest, leaps aside."""
 REST_POLL_S: Final = 0.25
 LEAP_S_MIN: Final = 2.0
-"""A shorter wait is sat out, at little cost."""
+"""A shorter wait is sat out."""
 LEAP_MARGIN_S: Final = 0.5
 LEAPS_MAX: Final = 1_000
 """In one world: a saga that sleeps and wakes more often goes in a circle."""
@@ -72,11 +72,7 @@ Check = Callable[[WorldState], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a world.
-
-    *statistics* count faults and what they led to; *fingerprint* is the same for the same seed and
-    code; *lines* are everything that happened, in order; *parked* are sagas with their reasons.
-    """
+    """What became of a world; *fingerprint* is the same for the same seed and code."""
 
     seed: int
     violations: tuple[str, ...]
@@ -339,7 +335,6 @@ class World:
         return await self._durable.busy(self._running.values())
 
     def _waiting(self) -> str | None:
-        """A saga that is to go on."""
         for summary in self._durable.store.summaries.values():
             if not self._is_settled(summary):
                 return (

@@ -34,7 +34,6 @@ class Severity(StrEnum):
     WARNING = "warning"
     """It works, and an operator should look."""
     INFO = "info"
-    """Worth knowing."""
 
 
 @value
@@ -87,14 +86,12 @@ class Facts:
 
     Args:
         now: the time on this machine when the look began.
-        unhandled: intents that no effect service of the application handles.
         bounds: of every source of the application its begin and end.
         accounted: of each source the offset that the store accounts for.
         known: definitions and versions that the application has.
         active: how many unfinished sagas each definition and version has.
         store_ahead_s: how far the store's clock is ahead of this machine's.
         backlog_s: how long the oldest entry has waited to be published.
-        timer_late_s: how long the earliest timer has been due.
         dead: how many dead letters there are, by reason.
     """
 

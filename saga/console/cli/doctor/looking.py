@@ -107,7 +107,6 @@ async def look(session: Session) -> Facts:
 
 @contextmanager
 def _noted(facts: Facts, check: str, where: str, advice: str) -> Iterator[None]:
-    """Makes a finding of a place that cannot be looked at."""
     try:
         yield
     except (AppRefused, BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable) as error:
