@@ -1,7 +1,3 @@
-"""What the ports are made of: SQLite and a local bus by default, memory for tests, clocks.
-
-Import from the adapter's own package (`saga.adapters.sqlite`, `saga.adapters.memory`): nothing is
-loaded that is not asked for.
-"""
+"""What the ports are made of; import from an adapter's own package, so that no other is loaded."""
 
 __all__: list[str] = []

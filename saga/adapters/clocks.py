@@ -1,7 +1,4 @@
-"""Where time comes from: the machine's clock, or one that is moved by hand.
-
-The only place in which the engine asks the machine for the time.
-"""
+"""The only place in which the engine asks for the time: the machine's, or one moved by hand."""
 
 from __future__ import annotations
 
@@ -17,8 +14,6 @@ from saga.ports.clock import Clock
 
 
 class SystemClock(Clock):
-    """The machine's clock."""
-
     @override
     def now(self) -> Instant:
         return Instant(time.time_ns() // 1000)
@@ -33,7 +28,7 @@ class SystemClock(Clock):
 
 
 class ManualClock(Clock):
-    """A clock that stands still until `advance` moves it: for tests and simulated worlds."""
+    """Stands still until `advance` moves it: for tests and worlds."""
 
     def __init__(self, now: Instant = Instant(1_700_000_000_000_000)) -> None:
         self._now = int(now)
@@ -60,7 +55,7 @@ class ManualClock(Clock):
         await woken
 
     def advance(self, seconds: float) -> None:
-        """Move on by *seconds* and wake whoever slept until then, in order of time."""
+        """Wakes whoever slept until then, in order of time."""
         self._now += round(seconds * 1_000_000)
         while self._sleepers and self._sleepers[0][0] <= self._now:
             _, _, woken = heapq.heappop(self._sleepers)
@@ -68,7 +63,7 @@ class ManualClock(Clock):
                 woken.set_result(None)
 
     def next_wake_s(self) -> float | None:
-        """Seconds until somebody is to be woken, or None where nobody sleeps."""
+        """None where nobody sleeps."""
         while self._sleepers and self._sleepers[0][2].done():
             heapq.heappop(self._sleepers)
         return (self._sleepers[0][0] - self._now) / 1_000_000 if self._sleepers else None

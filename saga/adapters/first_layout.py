@@ -1,7 +1,6 @@
 """Stores as they were written before 0.1.0, one row an entry: how their rows become turns.
 
-An entry that cannot be read is kept as it is, as a row of its own: its saga is then as unreadable
-as it was, and the other sagas are not held up by it.
+An entry that cannot be read is kept as a row of its own, so that it holds up no other saga.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _SORTED: Final = orjson.OPT_SORT_KEYS
 
 
 class OldRow(NamedTuple):
-    """An entry as it was stored; *place* is its place in the log."""
+    """One entry; *place* is that in the log."""
 
     version: int
     topic: str
@@ -30,7 +29,7 @@ class OldRow(NamedTuple):
 
 
 class NewRow(NamedTuple):
-    """A turn as it is stored; it takes the *place* of its first entry."""
+    """One turn; it takes the *place* of its first entry."""
 
     topic: str
     state: bytes
@@ -38,7 +37,7 @@ class NewRow(NamedTuple):
 
 
 def turns_of(saga_id: SagaId, rows: Iterable[OldRow]) -> Iterator[NewRow]:
-    """The turns of a history, from its entries in order of version."""
+    """*rows* are in order of version."""
     turn: list[tuple[OldRow, dict[str, Any]]] = []
     for row in rows:
         plain = _plain(row)

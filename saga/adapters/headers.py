@@ -1,8 +1,7 @@
-"""Record headers as one JSON text, byte for byte: null values, repeated names, binary values
-included.
+"""Record headers as one JSON text, with null values, repeated names and binary values.
 
-Nearly all headers are UTF-8 and become a list of pairs that any tool reads. Where one is not, the
-list stands in an object that says so, and each byte is written as the character of its number.
+Headers become a list of pairs. Where one is not UTF-8, that list stands in an object
+`{"latin-1": […]}`, and each byte is written as the character of its number.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ _BYTES: Final = "latin-1"
 
 
 def encode_headers(headers: Headers) -> bytes:
-    """The text of *headers*; empty for none."""
     if not headers:
         return b""
     try:
@@ -28,7 +26,6 @@ def encode_headers(headers: Headers) -> bytes:
 
 
 def decode_headers(text: bytes) -> Headers:
-    """The headers that `encode_headers` was given."""
     if not text:
         return ()
     pairs = orjson.loads(text)

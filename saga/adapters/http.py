@@ -1,9 +1,8 @@
 """Health and metrics over HTTP, in the process's own event loop.
 
-`/health/live` and `/health/ready` answer 200 or 503 with the reasons as JSON, `/metrics` answers
-Prometheus. Alive means that a restart would not help. Ready means that the process does all of its
-work now: an outage of the bus or of the store is no reason for a restart, but one not to be ready.
-The server leaves signals to the owner of the process, and bounds what a client may make it hold.
+Alive means that a restart would not help; ready, that the process does all of its work now: in an
+outage of the bus or the store it is alive and not ready. The server leaves signals to the owner of
+the process, and bounds what a client may make it hold.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ ANSWER_S: Final = 2.5
 STOP_S: Final = 2
 BACKLOG: Final = 128
 CONNECTIONS_MAX: Final = 64
-"""A few probes and a Prometheus ask; who has more connections than that is no probe."""
+"""A few probes and one Prometheus need far fewer."""
 HEAD_BYTES_MAX: Final = 8_192
 HEAD_S: Final = 10.0
 """How long a client may take for the head of its first request."""
@@ -62,13 +61,10 @@ Page = Callable[[], Awaitable[Response]]
 
 
 def pages(parts: Sequence[Health]) -> dict[str, Page]:
-    """All pages of a process of these *parts*, by path."""
     return probes(parts) | {METRICS: _metrics_page(parts)}
 
 
 def probes(parts: Sequence[Health]) -> dict[str, Page]:
-    """The two probes alone."""
-
     async def live() -> Response:
         return _verdict([reason for part in parts for reason in part.why_dead()], "alive", {})
 
@@ -80,8 +76,6 @@ def probes(parts: Sequence[Health]) -> dict[str, Page]:
 
 
 def application(pages: Mapping[str, Page]) -> Starlette:
-    """An ASGI application of these pages, and nothing else."""
-
     def route(path: str, page: Page) -> Route:
         async def endpoint(request: Request) -> Response:  # noqa: ARG001  # starlette gives it
             response = await page()
@@ -98,7 +92,6 @@ def application(pages: Mapping[str, Page]) -> Starlette:
 
 
 def _verdict(problems: Sequence[str], well: str, services: Mapping[str, Any]) -> Response:
-    """200 without *problems*, 503 with them."""
     verdict: dict[str, Any] = {"status": f"not {well}" if problems else well}
     if problems:
         verdict["problems"] = list(problems)
@@ -112,7 +105,7 @@ def _json(content: dict[str, Any], status: int) -> Response:
 
 
 async def _why_not_ready(parts: Sequence[Health]) -> list[str]:
-    """The reasons of all *parts*; no answer in time is a reason itself."""
+    """No answer in time is a reason itself."""
 
     async def ask(part: Health) -> list[str]:
         try:
@@ -144,7 +137,7 @@ def _metrics_page(parts: Sequence[Health]) -> Page:
 
 
 class _Families(Collector):
-    """Families that were collected already; parts may give samples of the same ones."""
+    """Families that were collected already; several parts may give samples of one."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._merged: dict[str, Metric] = {}
@@ -166,13 +159,7 @@ def _version() -> str:
 
 
 class HttpServer:
-    """A role of a process: it starts before the others and ends after them.
-
-    Args:
-        app: the ASGI application.
-        address: `host:port`; port 0 takes a free one.
-        must_listen: whether an address that is taken is an error.
-    """
+    """A role that starts before the others and ends after them; port 0 takes a free one."""
 
     is_idle: Final = True
     """Nobody waits for probes."""
@@ -189,11 +176,7 @@ class HttpServer:
         self.counts: Counter[str] = Counter()
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            SettingsError: the address is taken, although it must be listened to.
-        """
+        """With *must_listen*, raises `SettingsError` where the address is taken."""
         try:
             listener = _listener(self._host, self._port)
         except OSError as error:
@@ -221,15 +204,14 @@ class HttpServer:
         log.info("health and metrics are at http://%s", self.address)
 
     async def run(self) -> None:
-        """Answer until stopped."""
         await self._stopping.wait()
 
     def stop(self) -> None:
-        """The others have stopped."""
+        """Called when the others have stopped."""
         self._stopping.set()
 
     async def close(self) -> None:
-        """Answer the open requests, and listen no more."""
+        """Answers the open requests before it returns."""
         server, task = self._server, self._task
         self._server = self._task = None
         if server is not None and task is not None:
@@ -247,7 +229,7 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with a limit of connections, and of size and time for the head of a request."""
+    """Limits connections, and size and time of a request's head."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn

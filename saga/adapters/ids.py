@@ -8,10 +8,9 @@ from uuid import uuid4
 
 
 def new_id() -> str:
-    """An id that nobody else has."""
     return str(uuid4())
 
 
 def worker_id() -> str:
-    """A name for this process that tells it from all others, also from its own earlier lives."""
+    """A name that no other process has, nor an earlier one with the same pid."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"

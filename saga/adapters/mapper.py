@@ -1,9 +1,8 @@
 """Turns as rows of `stored_events`, and back.
 
-One row is one turn: its topic is `turn`, its version the number of the turn in its history, and its
-state canonical JSON that any tool reads, `{"at", "cause", "entries": [{"type", …}, …], "version"}`.
-`version` is that of the first entry. The state of a saga's first turn also names the `saga`.
-What a row names is looked up in the closed registry of `saga.core.history`, never imported.
+The row's version is the number of the turn; its state is canonical JSON, `{"at", "cause",
+"entries": [{"type", …}, …], "version"}`, with the version of the first entry, and `saga` in the
+first turn. Types are looked up in the closed registry of `saga.core.history`, never imported.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ _embed: Final = orjson.Fragment
 
 
 def to_state(entries: Sequence[Entry]) -> bytes:
-    """The state of the turn that wrote *entries*."""
     first = entries[0]
     shared = (first.at, first.cause)
     plain_entries = []
@@ -51,7 +49,7 @@ def to_state(entries: Sequence[Entry]) -> bytes:
 
 
 def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -> list[Entry]:
-    """The entries of the turn in a row; *version* is that of the first, where it is known.
+    """*version* is that of the first entry, where it is known.
 
     Raises:
         CorruptHistory: the row is no turn, or an entry of it cannot be read.
@@ -84,7 +82,7 @@ def _to_entry(saga_id: SagaId, version: int, plain: Any, at: Any, cause: Any) ->
 
 
 def to_history(saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]]) -> History | CorruptHistory:
-    """The whole history in *rows* (turn, topic, state) in order, or what is wrong with it."""
+    """*rows* are turn, topic and state, in order; an error is returned, not raised."""
     entries: list[Entry] = []
     turns = 0
     try:
@@ -101,7 +99,7 @@ def to_history(saga_id: SagaId, rows: Iterable[tuple[int, str, bytes]]) -> Histo
 
 
 def saga_id_of(originator_id: str) -> SagaId:
-    """The saga id of 32 hex digits."""
+    """*originator_id* is 32 hex digits."""
     digits = originator_id
     return SagaId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
 

@@ -1,8 +1,7 @@
-"""From addresses to ports: the buses, stores and databases that settings name.
+"""From addresses to ports: the only place that knows which adapter an address means.
 
-The only place that knows which adapter stands behind `local:`, `kafka:`, `sqlite:` and
-`postgresql:`. What needs a driver is imported when it is asked for. All raise `SettingsError` where
-an address cannot be read or its driver is not installed: it names the setting and what to do.
+A driver is imported when it is asked for. All functions raise `SettingsError` where an address
+cannot be read or its driver is not installed.
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ Close = Callable[[], Awaitable[None]]
 
 @value
 class OpenedBus:
-    """A bus alone, for publishing and for questions."""
-
     bus: Bus
     close: Close
     files: Sequence[SqliteDatabase] = ()
@@ -48,7 +45,7 @@ class OpenedBus:
 
 @value
 class OpenedStore:
-    """A store alone, for questions; *files* are the SQLite files that it has open."""
+    """*files* are the SQLite files that the store has open."""
 
     store: EventStore
     catalogue: Catalogue
@@ -59,18 +56,12 @@ class OpenedStore:
 
 @value
 class Opened(OpenedStore):
-    """Bus and store of one process."""
-
     bus: Bus
 
 
 @value
 class Tables:
-    """The tables of one component, the version that is *needed*, and how they come to it.
-
-    Both functions block; *stored* gives the version that is there, 0 where there are no tables, and
-    *migrate* the one that was there before.
-    """
+    """Both functions block; *stored* gives 0 without tables, *migrate* the version before it."""
 
     name: str
     needed: int
@@ -79,7 +70,7 @@ class Tables:
 
 
 def open_bus(settings: Settings) -> OpenedBus:
-    """Open the bus that *settings* name, and nothing else; in the event loop that will use it."""
+    """Call it in the event loop that will use the bus."""
     if settings.bus.startswith("kafka:"):
         kafka = open_kafka(settings)
         return OpenedBus(kafka, kafka.close)
@@ -89,14 +80,11 @@ def open_bus(settings: Settings) -> OpenedBus:
 
 
 def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = True) -> OpenedStore:
-    """Open the store that *settings* name, and nothing else.
+    """Raises `StoreUnavailable` and `StoreTooNew`, as `open_bus_and_store`.
 
     Args:
         make: whether to make the tables of a server's database that has none; files are made.
         is_to_write: otherwise a file will do that can only be read.
-
-    Raises:
-        StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
     """
     if settings.store.startswith("postgresql:"):
         server = open_postgres(settings)
@@ -120,7 +108,7 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
 
 
 def open_bus_and_store(settings: Settings) -> Opened:
-    """Open the bus and the store that *settings* name; both in one file share its transactions.
+    """A bus and a store in one file share its transactions.
 
     Raises:
         StoreUnavailable: a file cannot be opened.
@@ -144,7 +132,6 @@ def open_bus_and_store(settings: Settings) -> Opened:
 
 
 def open_kafka(settings: Settings) -> KafkaBus:
-    """The cluster that *settings* name, to be asked and to make topics in."""
     if not settings.bus.startswith("kafka:"):
         raise SettingsError("SAGA_BUS", "names no Kafka; expected kafka://HOST:PORT,…")
     try:
@@ -158,7 +145,7 @@ def open_kafka(settings: Settings) -> KafkaBus:
 
 
 def open_postgres(settings: Settings) -> PostgresDatabase:
-    """The database of the event store, connected to on its first use."""
+    """Connects on the first use."""
     address = store_address(settings)
     from saga.adapters.postgres import PostgresDatabase
 
@@ -166,10 +153,7 @@ def open_postgres(settings: Settings) -> PostgresDatabase:
 
 
 def open_effects_store(settings: Settings, *, files: Sequence[SqliteDatabase] = ()) -> EffectsStore:
-    """The store of the effect services' inbox and tables; its `open` connects.
-
-    In a file that this process has open already, among *files*, it uses that.
-    """
+    """Its `open` connects; a database among *files* that is the same file is shared."""
     if not settings.effects_address.startswith("postgresql:"):
         path = file_in(settings.effects_address, "SAGA_EFFECTS_STORE")
         shared = next((database for database in files if database.is_at(path)), None)
@@ -181,7 +165,7 @@ def open_effects_store(settings: Settings, *, files: Sequence[SqliteDatabase] = 
 
 
 def tables_of(settings: Settings) -> list[Tables]:
-    """All that saga keeps in databases, but for bus and outboxes."""
+    """All but those of buses and outboxes."""
     tables: list[Tables] = []
     if settings.store.startswith("postgresql:"):
         address = store_address(settings)
@@ -212,12 +196,11 @@ def _tables_on_server(address: Address, component: Component) -> Tables:
 
 
 def store_address(settings: Settings) -> Address:
-    """The database of the event store."""
     return _address(settings.store, "SAGA_STORE", settings.store_password)
 
 
 def effects_address(settings: Settings) -> Address:
-    """The database of the effect services: the event store's, unless they have one."""
+    """The event store's, unless effect services have one of their own."""
     if settings.effects_store is None:
         return store_address(settings)
     password = settings.effects_store_password
@@ -225,7 +208,6 @@ def effects_address(settings: Settings) -> Address:
 
 
 def outbox_address(settings: Settings) -> Address:
-    """The program's own database, with its outbox."""
     if settings.outbox is None:
         raise SettingsError("SAGA_OUTBOX", "name the database: postgresql://USER@HOST/DB")
     return _address(settings.outbox, "SAGA_OUTBOX", settings.outbox_password)
@@ -246,7 +228,6 @@ def _address(address: str, setting: str, password: SecretStr | None) -> Address:
 
 
 def file_in(address: str, setting: str) -> str:
-    """The path of the file that *address* names."""
     scheme = address.split(":", 1)[0]
     if scheme not in ("local", "sqlite"):
         raise SettingsError(setting, f"{scheme}:// is not available in this version; use a file")

@@ -22,23 +22,14 @@ Member = TypeVar("Member")
 
 
 class Partitioner:
-    """What is accepted, and into which partition.
-
-    Args:
-        record_bytes_max: the largest record that is accepted: key, value and headers together.
-    """
+    """*record_bytes_max* counts key, value and headers together."""
 
     def __init__(self, *, record_bytes_max: int) -> None:
         self._record_bytes_max = record_bytes_max
         self._unkeyed = 0
 
     def choose(self, record: Record, partitions: int) -> int:
-        """The partition of *record* in its topic of so many *partitions*.
-
-        Raises:
-            MessageTooLarge: the record exceeds the limit.
-            TopicMissing: it names a partition that does not exist.
-        """
+        """Raises `MessageTooLarge`, and `TopicMissing` for a partition that does not exist."""
         size = size_of(record)
         if size > self._record_bytes_max:
             raise MessageTooLarge(
@@ -71,17 +62,16 @@ def assign_ranges(
 
 
 def size_of(record: Record) -> int:
-    """How many bytes its key, value and headers have together."""
+    """Bytes of key, value and headers together."""
     return sum(map(len, filter(None, chain((record.key, record.value), *record.headers))))
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of *key* in a topic of so many *partitions*."""
     return (_cached(key) & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:
-    """Kafka's 32-bit murmur2 of *data*."""
+    """Kafka's 32-bit variant of murmur2."""
     length = len(data)
     whole = length & ~3
     h = _SEED ^ length

@@ -38,15 +38,14 @@ Known = TypeVar("Known")
 
 
 def as_it_is(text: str) -> str:
-    """How a database keeps text that can keep all of it."""
+    """For a database that can keep every text."""
     return text
 
 
 class KnownSagas(Generic[Known]):
-    """What is known of sagas that were written lately, so that they need not be looked up.
+    """A cache of what was committed lately: never wrong, only missing or old.
 
-    Never wrong, only missing or old: what was rolled back is not remembered. Holds between one and
-    two times *sagas_max*.
+    It holds at most two times *sagas_max*.
     """
 
     def __init__(self, sagas_max: int = SAGAS_KNOWN_MAX) -> None:
@@ -55,52 +54,50 @@ class KnownSagas(Generic[Known]):
         self._old: dict[SagaId, Known] = {}
 
     def get(self, saga_id: SagaId) -> Known | None:
-        """What is known of a saga."""
         return self._young.get(saga_id) or self._old.get(saga_id)
 
     def remember(self, saga_id: SagaId, known: Known) -> None:
-        """Take note of what was committed."""
+        """Only after the commit."""
         self._young[saga_id] = known
         if len(self._young) >= self._sagas_max:
             self._old, self._young = self._young, {}
 
 
 def originator_of_number(number: int) -> str:
-    """The originator id of the saga with this *number*, as the library writes UUIDs."""
+    """32 hex digits, as the library writes UUIDs."""
     return f"{number:032x}"
 
 
 def number_of(originator_id: str) -> int:
-    """The number of the saga with this originator id."""
     return int(originator_id, 16)
 
 
 def timer_name(timer_id: TimerId) -> tuple[SagaId, str]:
-    """The saga of a timer, and what its id says beyond that."""
+    """The saga of a timer, and the rest of its id."""
     saga_id, _, name = timer_id.partition("/")
     return SagaId(saga_id), name
 
 
 def to_timer(row: Sequence[Any], *, text: Text = as_it_is) -> DueTimer:
-    """The timer in a row of saga id, name and due time; *text* as below."""
+    """*row* is saga id, name and due time."""
     saga_id, name, due_at = row
     return DueTimer(TimerId(f"{saga_id}/{text(name)}"), SagaId(saga_id), Instant(due_at))
 
 
 def check_new_sagas(batch: Batch) -> None:
-    """See that each saga that begins with *batch* comes with its summary."""
+    """A saga begins with its summary in the same batch."""
     begun = {history.saga_id for history in batch.histories if not history.expected_turns}
     begun.difference_update(summary.saga_id for summary in batch.summaries)
     assert not begun, f"sagas begin without a summary: {begun}"
 
 
 def tracking_name(source: Source) -> str:
-    """The name under which the library tracks a topic-partition."""
+    """The name under which the library tracks *source*."""
     return f"bus:{source.topic}:{source.partition}"
 
 
 def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tuple[str, ...]:
-    """The sources whose stored position has reached the one to be accounted for."""
+    """The sources whose stored position is not below the new one."""
     return tuple(
         f"{source.topic}:{source.partition}"
         for source, offset in positions.items()
@@ -109,7 +106,7 @@ def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tu
 
 
 def turns_of(batch: Batch) -> list[tuple[SagaId, int, bytes]]:
-    """All new turns, history by history: saga, number in the history, text."""
+    """Of each new turn saga, number in the history and state."""
     return [
         (history.saga_id, number, to_state(entries))
         for history in batch.histories
@@ -118,7 +115,7 @@ def turns_of(batch: Batch) -> list[tuple[SagaId, int, bytes]]:
 
 
 def moved(batch: Batch, stored: Mapping[SagaId, int | None]) -> tuple[SagaId, ...]:
-    """The sagas of *batch* that have not the expected number of turns in *stored*."""
+    """The sagas whose number of turns in *stored* is not the expected one."""
     return tuple(
         history.saga_id
         for history in batch.histories
@@ -127,7 +124,7 @@ def moved(batch: Batch, stored: Mapping[SagaId, int | None]) -> tuple[SagaId, ..
 
 
 def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
-    """The entries in turns of any sagas, without the turns that cannot be read."""
+    """Turns that cannot be read are left out."""
     entries = []
     for saga_id, topic, state in rows:
         with suppress(CorruptHistory):
@@ -136,7 +133,7 @@ def readable(rows: Iterable[tuple[SagaId, str, bytes]]) -> list[Entry]:
 
 
 def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
-    """The summary in a row of the saga index; *text* gives back what the database was given."""
+    """*text* gives back what the database was given, here and below."""
     saga_id, definition, definition_version, key, status, started_at, updated_at, *rest = row
     waiting_for, reason, version = rest
     return SagaSummary(
@@ -154,7 +151,7 @@ def to_summary(row: Sequence[Any], *, text: Text = as_it_is) -> SagaSummary:
 
 
 def from_summary(summary: SagaSummary) -> tuple[Any, ...]:
-    """The row of a summary, with `SUMMARY_COLUMNS`."""
+    """In the order of `SUMMARY_COLUMNS`."""
     return (
         summary.saga_id,
         summary.definition,
@@ -170,7 +167,6 @@ def from_summary(summary: SagaSummary) -> tuple[Any, ...]:
 
 
 def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecord:
-    """The record in a row of the unhandled ones; *text* as above."""
     kind, reason, message, topic, partition, offset, key, value, headers, *rest = row
     timestamp, kept_at, saga_id, record_id = rest
     return UnhandledRecord(
@@ -189,7 +185,7 @@ def to_unhandled(row: Sequence[Any], *, text: Text = as_it_is) -> UnhandledRecor
 
 
 def from_unhandled(record: UnhandledRecord) -> tuple[Any, ...]:
-    """The row of a record, with `UNHANDLED_COLUMNS`."""
+    """In the order of `UNHANDLED_COLUMNS`."""
     return (
         record.kind.value,
         record.reason,
@@ -205,13 +201,13 @@ def from_unhandled(record: UnhandledRecord) -> tuple[Any, ...]:
 
 
 def in_order(saga_ids: Iterable[SagaId], summaries: Iterable[SagaSummary]) -> Sequence[SagaSummary]:
-    """*summaries* in the order of *saga_ids*, each once."""
+    """In the order of *saga_ids*, each once."""
     by_id = {summary.saga_id: summary for summary in summaries}
     return [by_id[saga_id] for saga_id in dict.fromkeys(saga_ids) if saga_id in by_id]
 
 
 def where(*conditions: tuple[str, object]) -> tuple[str, list[Any]]:
-    """Those of *conditions* whose value is given, as SQL, and the values."""
+    """SQL and values of the conditions whose value is not None."""
     given = [each for each in conditions if each[1] is not None]
     return " AND ".join(["true", *(text for text, _ in given)]), [value for _, value in given]
 
@@ -222,7 +218,7 @@ def to_statistics(
     backlog: tuple[int, Instant | None],
     timers_due: tuple[int, Instant | None],
 ) -> StoreStatistics:
-    """What was counted, from rows of what is counted by, and of how many and since when."""
+    """*backlog* and *timers_due* are how many, and since when."""
     return StoreStatistics(
         sagas={(name, SagaStatus(status)): count for name, status, count in sagas},
         unhandled={(UnhandledKind(kind), reason): count for kind, reason, count in unhandled},

@@ -1,7 +1,6 @@
 """Whether a library is one of the versions whose private parts we know.
 
-Adapters that use private names of a library ask here before they use them. An unknown version is
-refused: a private part that has changed its meaning loses data without an error.
+An unknown version is refused: a private part that changed its meaning loses data without an error.
 """
 
 from __future__ import annotations
@@ -18,16 +17,12 @@ KNOWN = {
     "faststream": ("0.7.8", "0.8"),
     "psycopg": ("3.2", "3.4"),
 }
-"""The first version that we know of each, and the first that we do not."""
+"""Of each the first version that is known, and the first that is not."""
 
 
 @cache
 def check_version(library: str, *, setting: str) -> None:
-    """Refuse a *library* outside of the versions known; *setting* is what asks for it.
-
-    Raises:
-        SettingsError: names the version found, those known, and what to install.
-    """
+    """Raises `SettingsError` for an unknown version; *setting* is what asks for the library."""
     found, (at_least, below) = version(library), KNOWN[library]
     if not _numbers(at_least) <= _numbers(found) < _numbers(below):
         raise SettingsError(

@@ -1,7 +1,4 @@
-"""Effect services on a FastStream broker. Importing this needs the extra `saga[kafka]`.
-
-The part for users is in `saga.faststream`.
-"""
+"""Effect services on a FastStream broker, behind `saga.faststream`; needs `saga[kafka]`."""
 
 from saga.adapters.faststream.broker import SubscriberHealth, connection_of, own_broker, routes
 from saga.adapters.faststream.subscriber import BrokerBus, EffectsSubscriber, RunningService

@@ -1,7 +1,6 @@
 """Every private part of FastStream that we use, each behind a name that says its purpose.
 
-Nothing else in this package touches a private name of FastStream. A subscriber checks the version
-before it is made: these uses are known to be right for those versions, and for no other.
+These uses are known to be right for the versions that `check_version` lets pass, and for no other.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Batch = tuple[Inbound, ...]
 
 
 def connection_arguments(broker: KafkaBroker) -> dict[str, Any]:
-    """The arguments with which *broker* makes its clients: servers, encryption, credentials."""
+    """Servers, encryption and credentials of *broker*."""
     return dict(broker._connection_kwargs)
 
 
@@ -43,13 +42,7 @@ class UnparsedSubscriber(BatchSubscriber):
     """A batch subscriber that makes no consumer of its own, and whose batches stay bytes.
 
     A subclass gives `get_msg`, which reads the next batch, `consume_one`, which sends it through
-    the broker's middlewares, and `accept`, which gets it behind them.
-
-    Args:
-        broker: where it belongs from now on.
-        name: the service's, for the AsyncAPI document.
-        group: its consumer group.
-        topics: the topics that it reads, by their names in the cluster.
+    the broker's middlewares, and `accept`, which gets it behind them; *name* is for AsyncAPI.
 
     Raises:
         SettingsError: the FastStream that is installed is none that this adapter knows.
@@ -88,20 +81,18 @@ class UnparsedSubscriber(BatchSubscriber):
         Registrator.subscriber(broker, self)
 
     async def accept(self, batch: Any) -> None:
-        """Take a batch that has passed the middlewares."""
         raise NotImplementedError
 
     async def prepare(self) -> None:
-        """Build the handlers, as `start` does, without a consumer of FastStream's."""
+        """As FastStream's `start`, without making a consumer."""
         await SubscriberUsecase.start(self)
 
     def begin_reading(self, consumer: Consumer) -> None:
-        """Run FastStream's consume loop on *consumer*, which `get_msg` gets."""
+        """Run FastStream's consume loop, which hands *consumer* to `get_msg`."""
         self._post_start()
         self.add_task(self._run_consume_loop, (consumer,))
 
     async def end_reading(self) -> None:
-        """Stop the loop and wait for its end."""
         tasks = list(self.tasks)
         await super(LogicSubscriber, self).stop()
         if tasks:
@@ -109,7 +100,6 @@ class UnparsedSubscriber(BatchSubscriber):
 
     @property
     def is_reading(self) -> bool:
-        """Whether the loop runs."""
         return self.running and any(not task.done() for task in self.tasks)
 
     @override
@@ -118,7 +108,7 @@ class UnparsedSubscriber(BatchSubscriber):
 
 
 async def _parse(batch: Batch) -> KafkaMessage:
-    """Names the batch and leaves it as it is; no record can make it fail."""
+    """No record can make this fail."""
     first = batch[0]
     place = f"{first.topic}/{first.partition}/{first.offset}"
     return KafkaMessage(

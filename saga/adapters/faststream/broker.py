@@ -1,14 +1,8 @@
 """A broker with its effect services as part of a process: connection, health, probes.
 
-FastStream's own ping asks the cluster only. It stays well when a consumer has stopped, a group was
-never joined, a store is away or a partition is not read. The health here comes from the last poll,
-and from the store itself; it never waits longer than a probe may.
-
-Alive means that restarting would not help. An outage of Kafka or of the store is no reason to
-restart anything: then a service is alive and not ready.
-
-There is no AsyncAPI page here and never its "try it out": a dry run stops the consumers of its
-broker for good, and shows no sign of it.
+FastStream's own ping asks the cluster only; health here comes from the last poll and the store. In
+an outage of either a service is alive, as a restart would not help, and not ready. No AsyncAPI page
+is served: a dry run on it stops the consumers of its broker for good, without a sign.
 """
 
 from __future__ import annotations
@@ -46,7 +40,7 @@ PROBE_KEY: Final = "health"
 
 @value(kw_only=True)
 class BrokerConnection(KafkaConnection):
-    """A connection with the credentials of *broker*, which are read when they are needed."""
+    """The credentials of *broker* are read when they are needed."""
 
     broker: KafkaBroker
 
@@ -55,12 +49,11 @@ class BrokerConnection(KafkaConnection):
         given = connection_arguments(self.broker)
         # Named, as `super()` in a class with slots would still mean the one without.
         ours = KafkaConnection.options(self)
-        # The behaviour of a broker's own producer is none of our business.
         return ours | {name: given[name] for name in IDENTITY if given.get(name) is not None}
 
 
 def own_broker(servers: Sequence[str]) -> KafkaBroker:
-    """A broker for our subscribers alone: it makes no connection of its own."""
+    """A broker for our subscribers alone, which makes no connection."""
     return KafkaBroker(
         list(servers),
         consumer_only=True,
@@ -74,15 +67,12 @@ def own_broker(servers: Sequence[str]) -> KafkaBroker:
 
 
 def connection_of(broker: KafkaBroker) -> KafkaConnection:
-    """The connection of a user's *broker*: its servers, its encryption, its credentials."""
     servers = connection_arguments(broker)["bootstrap_servers"]
     listed = servers.split(",") if isinstance(servers, str) else servers
     return BrokerConnection(servers=tuple(listed), broker=broker)
 
 
 class SubscriberHealth(Health):
-    """The health of one service on a broker."""
-
     def __init__(self, subscriber: EffectsSubscriber) -> None:
         self._subscriber = subscriber
         self._name = subscriber.name
@@ -118,7 +108,7 @@ class SubscriberHealth(Health):
         )
 
     def _ends(self) -> Iterator[str]:
-        """Why it does nothing more, and only a restart helps."""
+        """Why only a restart helps."""
         subscriber = self._subscriber
         if subscriber.failure is not None:
             yield f"ended: {subscriber.failure}"
@@ -130,7 +120,6 @@ class SubscriberHealth(Health):
                 yield f"has not asked for records for {age_s:.0f} s"
 
     def _lacks(self) -> Iterator[str]:
-        """What keeps it from reading all that it is to read."""
         member = self._subscriber.member
         if member is None:
             yield "not started yet, or Kafka or the store is away"
@@ -156,14 +145,14 @@ class SubscriberHealth(Health):
         return []
 
     def _age_s(self, at_s: float) -> float:
-        """How long ago that was; zero while there is enough to do without new records."""
+        """Zero while there is enough to do without new records."""
         if self._subscriber.in_hand:
             return 0.0
         return asyncio.get_running_loop().time() - at_s
 
 
 def routes(subscribers: Sequence[EffectsSubscriber]) -> list[tuple[str, Any]]:
-    """The probes of these services, for `asgi_routes` of an `AsgiFastStream`."""
+    """The probes, for `asgi_routes` of an `AsgiFastStream`."""
     pages = probes([SubscriberHealth(each) for each in subscribers])
     return [(path, _route(page)) for path, page in pages.items()]
 

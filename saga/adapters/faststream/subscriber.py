@@ -1,17 +1,9 @@
 """An effect service on a FastStream broker: a subscriber, a consumer below and a service above it.
 
-The subscriber is part of its broker: it starts and stops with it, its batches pass the broker's
-middlewares, and it is in the broker's AsyncAPI document. Three things differ from FastStream's own:
-
-- Reading is left to `KafkaConsumer`, which is assigned by range, begins where the group has
-  committed, notices lost records, and gets past records that aiokafka cannot decode.
-- Nothing is parsed on the way. FastStream's own parser fails on a header that is null or not UTF-8,
-  and skips a batch whose parser or middleware fails. Here such a batch is read again, later.
-- The service commits offsets one by one, after its own commit. The policy is MANUAL, so that
-  FastStream commits nothing, and `ack` in somebody's middleware does nothing.
-
-Answers are published by the idempotent producer of `KafkaBus`, never by FastStream's, whose
-settings are the user's.
+Batches pass the broker's middlewares, but `KafkaConsumer` reads them, and nothing parses them: a
+batch that FastStream would skip, because a parser or middleware failed, is read again. Only the
+service commits offsets, after its own commit; `ack` in a middleware does nothing. Replies go out by
+the idempotent producer of `KafkaBus`, never by FastStream's.
 """
 
 from __future__ import annotations
@@ -45,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @value
 class RunningService:
-    """A service while its broker runs; *close* closes its bus and store if they are its own."""
+    """*close* closes bus and store if they are the service's own."""
 
     service: EffectsService
     store: EffectsStore
@@ -53,13 +45,7 @@ class RunningService:
 
 
 class EffectsSubscriber(UnparsedSubscriber):
-    """The subscriber of one effect service.
-
-    Args:
-        broker: where it belongs from now on.
-        subscription: the service's group and topics.
-        make: makes the service and its store; called each time the broker starts.
-    """
+    """The subscriber of one effect service; *make* is called each time the broker starts."""
 
     def __init__(
         self,
@@ -84,11 +70,7 @@ class EffectsSubscriber(UnparsedSubscriber):
 
     @override
     async def start(self) -> None:
-        """Start the service, which subscribes. Waits while its store or Kafka is away.
-
-        Raises:
-            DefinitionError: a function of `on_start` failed.
-        """
+        """Waits while store or Kafka is away; raises `DefinitionError` where `on_start` failed."""
         await self.prepare()
         loop = asyncio.get_running_loop()
         self.attempted_at_s = self.polled_at_s = loop.time()
@@ -99,7 +81,7 @@ class EffectsSubscriber(UnparsedSubscriber):
 
     @override
     async def stop(self) -> None:
-        """Drain the service; unfinished records come again at the next start."""
+        """Unfinished records come again at the next start."""
         running, self.running_service = self.running_service, None
         if running is not None:
             await running.service.stop()
@@ -115,7 +97,6 @@ class EffectsSubscriber(UnparsedSubscriber):
 
     @override
     async def get_msg(self, consumer: Any) -> Batch:
-        """The next batch, once somebody fetches."""
         batch: Batch | None = await consumer.read()
         self.attempted_at_s = asyncio.get_running_loop().time()
         if batch is None:
@@ -125,7 +106,7 @@ class EffectsSubscriber(UnparsedSubscriber):
 
     @override
     async def consume_one(self, msg: Any) -> None:
-        """Send a batch through the middlewares to `accept`; read it again if it does not arrive."""
+        """A batch that does not reach `accept` is read again."""
         member = self.member
         assert member is not None, "a loop runs for a member"
         member.offered = msg
@@ -145,7 +126,6 @@ class EffectsSubscriber(UnparsedSubscriber):
     # Called by the service's consumer.
 
     def begin(self, member: KafkaConsumer) -> BrokerConsumer:
-        """Read from *member* from now on."""
         member.on_revoke(self._drain)
         self.member = consumer = BrokerConsumer(member, self._halt)
         self.begin_reading(consumer)
@@ -156,10 +136,9 @@ class EffectsSubscriber(UnparsedSubscriber):
         self.member = None
 
     async def _drain(self, within_s: float) -> bool:
-        """Have the records in hand answered and their offsets committed before a rebalance.
+        """Answer and commit the records in hand, so that the next reader begins behind them.
 
-        So the next reader of the partitions begins behind them. A record that takes longer is
-        answered all the same; others read it once more, and the inbox answers them.
+        A record that takes longer is answered all the same; another reader gets the inbox's answer.
         """
         if self.running_service is not None:
             service = self.running_service.service
@@ -175,12 +154,12 @@ class EffectsSubscriber(UnparsedSubscriber):
 
     @property
     def in_hand(self) -> int:
-        """How many records are fetched and not dealt with."""
+        """Records that are fetched and not dealt with."""
         return 0 if self.running_service is None else self.running_service.service.in_hand
 
     @property
     def counts(self) -> Counter[str]:
-        """The service's counts, those before its last stop included."""
+        """Those before the last stop are included."""
         total = Counter(self._counts_before)
         if self.running_service is not None:
             total.update(self.running_service.service.counts)
@@ -188,20 +167,17 @@ class EffectsSubscriber(UnparsedSubscriber):
 
     @property
     def failure(self) -> BaseException | None:
-        """The error that the service has ended with, if it has."""
         if self._ending is None or not self._ending.done() or self._ending.cancelled():
             return None
         return self._ending.exception() or SagaError(f"the effects of {self.name} ended")
 
     async def wait(self) -> None:
-        """Return when the service has ended, or raise the error that ended it."""
+        """Wait for the end of the service, and raise the error that ended it."""
         assert self._ending is not None, "start comes first"
         await asyncio.shield(self._ending)
 
 
 class FetchRequest(NamedTuple):
-    """A fetch that waits for records."""
-
     records_max: int
     timeout_s: float
     answer: asyncio.Future[None]
@@ -210,13 +186,8 @@ class FetchRequest(NamedTuple):
 class BrokerConsumer(MemberView):
     """A member of a group whose records come through FastStream: a batch at a time, on request.
 
-    FastStream pushes, the port's `Consumer` is pulled. So FastStream's loop waits for a fetch
-    before it reads. A batch counts as delivered once the subscriber's handler has accepted it.
-    Where a middleware raises in between, FastStream only logs: then nothing was delivered, and the
-    loop reads the same records again.
-
-    Attributes:
-        offered: the batch on its way through FastStream; None once it has arrived.
+    FastStream's loop waits for a fetch before it reads. FastStream only logs what a middleware
+    raises, so a batch counts as delivered once it was accepted; *offered* is None then.
     """
 
     def __init__(self, member: KafkaConsumer, halt: Callable[[], Awaitable[None]]) -> None:
@@ -232,7 +203,7 @@ class BrokerConsumer(MemberView):
 
     @override
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        # Records that were read for a fetch that was cancelled come first.
+        # Records of a fetch that was cancelled come first.
         if not self._ready and not self._is_closed:
             answer = asyncio.get_running_loop().create_future()
             self._request = FetchRequest(records_max, timeout_s, answer)
@@ -265,7 +236,7 @@ class BrokerConsumer(MemberView):
     # FastStream's side.
 
     async def read(self) -> Batch | None:
-        """The records for the next fetch; None where reading failed, which that fetch raises."""
+        """Wait for a fetch; None where reading failed, which that fetch raises."""
         while (request := self._request) is None or request.answer.done():
             self._requested.clear()
             await self._requested.wait()
@@ -281,7 +252,7 @@ class BrokerConsumer(MemberView):
         return tuple(records)
 
     def accept(self, batch: object) -> bool:
-        """Whether *batch* is the one offered; then it is ready for the fetch that waits."""
+        """Whether *batch* is the one offered."""
         if batch is not self.offered or self.offered is None:
             return False
         self._ready.extend(self.offered)
@@ -290,7 +261,7 @@ class BrokerConsumer(MemberView):
         return True
 
     async def read_again(self) -> str:
-        """Seek back to the batch that was offered; returns the places of its first records."""
+        """Seek back to the batch offered; returns the places of its first records."""
         starts: dict[Source, int] = {}
         for record in self.offered or ():
             at = _source(record)
@@ -300,7 +271,6 @@ class BrokerConsumer(MemberView):
         return ", ".join(f"{at.topic}[{at.partition}]@{offset}" for at, offset in starts.items())
 
     def _answer(self, error: Exception | None = None) -> None:
-        """Have the fetch that waits, if there is one, raise *error* or return what is ready."""
         if self._request is None or self._request.answer.done():
             return
         if error is None:
@@ -310,7 +280,7 @@ class BrokerConsumer(MemberView):
 
 
 class BrokerBus(Bus):
-    """The bus of one service: reads through *subscriber*, publishes through *kafka*."""
+    """Reads through *subscriber*, publishes through *kafka*."""
 
     def __init__(self, kafka: KafkaBus, subscriber: EffectsSubscriber) -> None:
         self._kafka = kafka

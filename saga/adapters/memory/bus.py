@@ -1,7 +1,7 @@
 """The bus in memory: topics, keyed partitions, offsets and consumer groups within one event loop.
 
-No threads and no chance: the same calls in the same order deliver the same records. A change of a
-group is known to all its members at once.
+The same calls in the same order deliver the same records, and all members learn of a change of
+their group at once.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from saga.ports.clock import Clock
 
 
 class Partition:
-    """The records of one source that are still kept."""
-
     def __init__(self, retention_s: int | None) -> None:
         self.begin = 0
         self.records: list[Inbound] = []
@@ -43,7 +41,6 @@ class Partition:
         return self.begin + len(self.records)
 
     def expire(self, now: Instant) -> None:
-        """Forget what retention no longer keeps."""
         if self._retention_s is None:
             return
         keep_from = now - self._retention_s * 1_000_000
@@ -55,7 +52,7 @@ class Partition:
 
 
 class MemoryConsumer(Consumer):
-    """A member of a group. Made by `MemoryBus.subscribe`; one task at a time fetches."""
+    """One task at a time fetches."""
 
     def __init__(
         self, bus: MemoryBus, group: str, topics: tuple[str, ...], resume_at: ResumeAt | None
@@ -128,7 +125,7 @@ class MemoryConsumer(Consumer):
         self._bus.leave(self)
 
     def assign(self, wanted: frozenset[Source]) -> None:
-        """Let go of all sources but *wanted*; the next fetch takes over those that are new."""
+        """Let go of all others at once; the next fetch takes over those that are new."""
         self._wanted = wanted
         for source in self._next.keys() - wanted:
             del self._next[source]
@@ -137,7 +134,7 @@ class MemoryConsumer(Consumer):
         self._wake()
 
     def wake(self, sources: AbstractSet[Source]) -> None:
-        """Let a waiting fetch go on, if it reads any of these sources."""
+        """Wake a waiting fetch that reads any of *sources*."""
         if self._waiter is not None and not sources.isdisjoint(self._next):
             self._wake()
 
@@ -182,7 +179,7 @@ class MemoryConsumer(Consumer):
                 self._stopped[source] = lost
 
     def _take(self, records_max: int) -> list[Inbound]:
-        """Some records of every source that has any; another source is first each time."""
+        """Every source gets a share; another one is first each time."""
         now = self._bus.clock.now()
         self._turn += 1
         partitions = self._bus.partitions
@@ -207,12 +204,7 @@ class MemoryConsumer(Consumer):
 
 
 class MemoryBus(Bus):
-    """A bus for one event loop.
-
-    Args:
-        clock: dates records, and says how long a fetch waits.
-        record_bytes_max: the largest record that is accepted: key, value and headers together.
-    """
+    """A bus for one event loop; *clock* also says how long a fetch waits."""
 
     def __init__(self, *, clock: Clock, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
         self.clock = clock
@@ -271,7 +263,7 @@ class MemoryBus(Bus):
             await consumer.close()
 
     def append(self, records: Sequence[Record]) -> None:
-        """Publish all or, by an error, none of them; at once."""
+        """Publish all at once or, by an error, none."""
         placed = [self._place(record) for record in records]
         now = self.clock.now()
         for source, record in zip(placed, records, strict=True):
@@ -283,7 +275,6 @@ class MemoryBus(Bus):
             consumer.wake(touched)
 
     def leave(self, consumer: MemoryConsumer) -> None:
-        """Take *consumer* out of its group and share out what it read."""
         if consumer in self._consumers:
             self._consumers.remove(consumer)
             self._share_out(consumer.group)

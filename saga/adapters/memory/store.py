@@ -1,6 +1,6 @@
-"""Store, catalogue and statistics in memory: the same promises, for as long as the store lives.
+"""Store, catalogue and statistics in memory, with the promises of the durable ones.
 
-No threads and no chance: the same calls in the same order leave the same state.
+The same calls in the same order leave the same state.
 """
 
 from __future__ import annotations
@@ -42,12 +42,7 @@ from saga.ports.store import (
 
 
 class MemoryEventStore(EventStore):
-    """Histories in dictionaries.
-
-    Args:
-        publish_through: a bus in memory, which gets what a batch publishes as part of the append;
-            without one the batch goes to the relay's backlog.
-    """
+    """With *publish_through* a batch is published as it is appended, else it becomes backlog."""
 
     def __init__(self, *, publish_through: MemoryBus | None = None) -> None:
         self._bus = publish_through
@@ -101,11 +96,11 @@ class MemoryEventStore(EventStore):
         return list(islice(later, limit))
 
     def history(self, saga_id: SagaId) -> list[Entry]:
-        """The whole history, now; empty where there is none."""
+        """Empty where there is none."""
         return list(self._histories.get(saga_id, ()))
 
     def timers(self, limit: int) -> list[DueTimer]:
-        """Armed timers, the earliest first."""
+        """The earliest first."""
         return [self._timers[timer_id] for _, timer_id in self._due[:limit]]
 
     def _check(self, batch: Batch) -> None:
@@ -157,8 +152,6 @@ class MemoryEventStore(EventStore):
 
 
 class MemoryCatalogue(Catalogue):
-    """The catalogue of a `MemoryEventStore`."""
-
     def __init__(self, store: MemoryEventStore) -> None:
         self._store = store
 
@@ -217,8 +210,6 @@ class MemoryCatalogue(Catalogue):
 
 
 class MemoryStatistics(StatisticsReader):
-    """Counts what is in a `MemoryEventStore`."""
-
     def __init__(self, store: MemoryEventStore) -> None:
         self._store = store
 
