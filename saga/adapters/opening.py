@@ -61,7 +61,7 @@ class Opened(OpenedStore):
 
 @value
 class Tables:
-    """Both functions block; *stored* gives 0 without tables, *migrate* the version before it."""
+    """Both functions block; *stored* gives 0 without tables, *migrate* the old version."""
 
     name: str
     needed: int

@@ -1,10 +1,8 @@
-"""Publishing events from any Python program: async, blocking, or with the program's own
-transaction.
+"""Publishing events from any Python program.
 
-`Publisher` and `SyncPublisher` send what they are given and return once it is durable. An `Outbox`
-writes events into a table of the program's own PostgreSQL database instead, within its transaction;
-an `OutboxRelay` publishes them from there. `saga.publishing.faststream` publishes through the
-broker of a FastStream service.
+`Publisher` and `SyncPublisher` return once events are durable; an `Outbox` writes them within the
+program's own PostgreSQL transaction, and an `OutboxRelay` publishes them from there;
+`saga.publishing.faststream` publishes through the broker of a FastStream service.
 """
 
 from saga.publishing.outbox import Outbox, OutboxRelay

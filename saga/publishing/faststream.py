@@ -27,7 +27,7 @@ from saga.settings import Settings
 __all__ = ["FastStreamPublisher"]
 
 IDS: Final = UUID("6d8c5c1e-7f0b-5a39-9a6e-2f5b9f0d4c11")
-"""The namespace of message ids that are made of their cause."""
+"""The namespace of message ids that are made of their cause; it must never change."""
 
 
 class FastStreamPublisher:
@@ -93,8 +93,7 @@ class FastStreamPublisher:
         """Publish many events at once, in order for each key, and return their message ids.
 
         Raises:
-            MessageError, MessageTooLarge, BusUnavailable: as `publish`; some of them may have been
-                published.
+            MessageError, MessageTooLarge, BusUnavailable: some may be published.
         """
         written = [self._write(event, cause, {}) for event in events]
         await self._send(written)

@@ -152,7 +152,7 @@ class OutboxRelay:
         self._stopping.set()
 
     async def run(self, *, until_empty: bool = False) -> None:
-        """Lead or wait, publish, remove; waits out a database and a bus that are away.
+        """Waits out a database and a bus that are away.
 
         Args:
             until_empty: return when nothing waits that could be published.

@@ -122,8 +122,7 @@ class Publisher:
         All are checked before the first is published; those that need options go through `write`.
 
         Raises:
-            MessageError, TopicMissing, MessageTooLarge, BusUnavailable: as `publish`; some of them
-                may have been published.
+            MessageError, TopicMissing, MessageTooLarge, BusUnavailable: some may be published.
         """
         written = [self.write(event) for event in events]
         await self.send(written)
@@ -141,8 +140,7 @@ class Publisher:
         """Publish what was written, in order for each key; trying again does no harm.
 
         Raises:
-            TopicMissing, MessageTooLarge, BusUnavailable: as `publish`; some of them may have been
-                published.
+            TopicMissing, MessageTooLarge, BusUnavailable: some may be published.
         """
         if self._opened is None:
             raise RuntimeError("the publisher is not open: use it with `async with`")
