@@ -1,7 +1,6 @@
 """Event-sourced sagas on Kafka: business processes over several services that finish or are undone.
 
-Everything that the author of a saga or of an effect service needs is here. `saga.testing` has what
-tests need.
+Authors of sagas and effect services need nothing but this, and `saga.testing` for their tests.
 """
 
 from saga.app import SagaApp

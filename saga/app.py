@@ -13,13 +13,9 @@ if TYPE_CHECKING:
 
 
 class SagaApp(Application):
-    """What `SAGA_APP` names. Nothing is opened or started by making one.
+    """What `SAGA_APP` names; making one opens and starts nothing.
 
-    Args:
-        sagas: what `@saga` made.
-        effects: the effect services that may run in the same process.
-        contracts: event and intent classes, or modules of them, beside those that the sagas' source
-            and the effect services name.
+    *contracts* are classes or modules of them, beside those that sagas and effect services name.
 
     Raises:
         DefinitionError: something in it cannot work; names file and line.
@@ -33,9 +29,7 @@ class SagaApp(Application):
         effects_store: str | None = None,
         **settings: Any,
     ) -> Service:
-        """Every role in this process, as an async context manager.
-
-        Arguments are settings as in the environment, for example `bus="local:///orders.db"`.
+        """Every role in this process, as an async context manager; takes settings by name.
 
         Raises:
             SettingsError: a setting is illegal.

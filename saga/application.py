@@ -48,10 +48,7 @@ class Application:
     def build_service(
         self, settings: Settings, *, roles: Collection[str] = ROLES, has_probes: bool = False
     ) -> Service:
-        """A service with the given roles; nothing runs yet.
-
-        With *has_probes* it says over HTTP how it is. Those who know how to put a service together
-        stand above this module, so they supply this method.
+        """A service that does not run yet; a subclass that knows the adapters supplies this method.
 
         Raises:
             SettingsError, StoreUnavailable, StoreTooNew: bus or store cannot be opened.
@@ -68,7 +65,6 @@ class Application:
         return sorted(topics)
 
     def topic_specs(self, settings: Settings) -> list[TopicSpec]:
-        """Every topic of this application, as *settings* have it made."""
         return [
             TopicSpec(topic, settings.partitions, settings.retention_s)
             for topic in self.topics(settings.topic_names)

@@ -1,13 +1,6 @@
 """The objects of one process, each put together in one place, from parts that come from outside.
 
-```python
-assembly = Assembly(app, settings, Parts(bus=bus, store=store, catalogue=catalogue, clock=clock))
-await assembly.orchestrator.start()
-```
-
-A service, a command, a simulated process and a test all use this. They differ in the parts that
-they pass in: real adapters, adapters in memory, or ports with faults. What is not asked for is not
-made. *turns_type* is for worlds that look at every turn.
+A service, a command, a simulated process and a test differ only in the `Parts` they pass in.
 """
 
 from __future__ import annotations
@@ -40,10 +33,7 @@ if TYPE_CHECKING:
 
 @value(kw_only=True)
 class Parts:
-    """What differs between a real process, a simulated one and a test.
-
-    *worker_id* tells this process from all others; *new_id* draws ids of messages.
-    """
+    """What differs between a real process, a simulated one and a test; *new_id* is for messages."""
 
     bus: Bus
     store: EventStore
@@ -60,10 +50,7 @@ class Parts:
 
 
 class Assembly:
-    """The objects of one process of *app*, made when they are first asked for.
-
-    Of *settings* only names and limits count here; what their addresses name is in *parts*.
-    """
+    """The objects of one process, made when first asked for; *settings* gives names and limits."""
 
     def __init__(
         self, app: Application, settings: Settings, parts: Parts, *, turns_type: type[Turns] = Turns
@@ -177,7 +164,6 @@ class Assembly:
         bus: Bus | None = None,
         limits: EffectsSettings | None = None,
     ) -> EffectsService:
-        """The service of *subscription* with its inbox in *store*, on *bus* or on the process's."""
         return EffectsService(
             subscription,
             bus=bus or self.parts.bus,

@@ -47,17 +47,13 @@ class SagaError(Exception):
     retriable: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, code: str | None = None, retriable: bool | None = None) -> None:
-        """What a class does not say of itself is as its base has it."""
         cls.code = cls.code if code is None else code
         cls.retriable = cls.retriable if retriable is None else retriable
 
 
 @dataclass(eq=False)
 class DefinitionError(SagaError, code="definition"):
-    """Raised when a saga, a contract or an application cannot work as it is written.
-
-    *where* is `file:line` of the definition, when it is known.
-    """
+    """Raised when a saga, contract or application cannot work as it is written, at *where*."""
 
     problem: str
     _: KW_ONLY
@@ -127,10 +123,7 @@ class StoreError(SagaError, code="store"):
 
 @dataclass(eq=False)
 class HistoryConflict(StoreError, code="history_conflict", retriable=True):
-    """Raised when another writer has appended to a history first; reload and decide again.
-
-    *saga_ids* are the histories that moved (all of the batch where the store cannot tell).
-    """
+    """Raised when another writer appended first; *saga_ids* may be all histories of the batch."""
 
     saga_ids: tuple[str, ...] = ()
 
@@ -139,10 +132,7 @@ class HistoryConflict(StoreError, code="history_conflict", retriable=True):
 
 
 class RecordsRetracted(StoreError, code="records_retracted", retriable=True):
-    """Raised when a batch accounts for records that were shown before they were durable.
-
-    They never became so: drop what is in hand and seek to the stored positions.
-    """
+    """Raised for records that never became durable: drop them, and seek to the stored positions."""
 
 
 class StoreUnavailable(StoreError, code="store_unavailable", retriable=True):
@@ -151,10 +141,7 @@ class StoreUnavailable(StoreError, code="store_unavailable", retriable=True):
 
 @dataclass(eq=False)
 class AlreadyRecorded(StoreError, code="already_recorded"):
-    """Raised when the store already covers a position of the batch: another worker was here.
-
-    *sources* are the topic-partitions whose stored position is ahead of the batch's.
-    """
+    """Raised when the store is ahead of the batch at *sources*: another worker was here."""
 
     sources: tuple[str, ...] = ()
 
@@ -168,10 +155,7 @@ class StoreTooNew(StoreError, code="store_too_new"):
 
 @dataclass(eq=False)
 class CorruptHistory(StoreError, code="corrupt_history"):
-    """Raised when a stored entry of one saga cannot be read; other histories are not touched.
-
-    *version* is the first entry concerned, *problem* says what is wrong with it.
-    """
+    """Raised when entry *version* of one saga cannot be read; other histories are not touched."""
 
     saga_id: str
     version: int
@@ -211,10 +195,7 @@ class TopicMissing(DeliveryError, code="topic_missing"):
 
 @dataclass(eq=False)
 class ReplayMismatch(SagaError, code="replay_mismatch"):
-    """Raised when the code at hand decides otherwise than the history says.
-
-    *version* is the first differing entry; *recorded* and *decided* describe both sides.
-    """
+    """Raised when the code at hand decides otherwise than the history, first at entry *version*."""
 
     version: int
     recorded: str
@@ -228,10 +209,9 @@ class ReplayMismatch(SagaError, code="replay_mismatch"):
 
 
 class StepFailed(Exception):
-    """Raised into a saga's function when a step failed for good. Uncaught, it starts the rollback.
+    """Raised into a saga's function when a step failed for good; uncaught, it starts the rollback.
 
-    *refused* says that the service answered "no, and nothing happened"; otherwise the step may have
-    had its effect and will be undone. *code* is the service's.
+    *refused*: the service said that nothing happened; otherwise the step is undone, in case it did.
     """
 
     code: str = "step_failed"
@@ -267,10 +247,7 @@ class RollBack(Exception):
 
 
 class Refused(Exception):
-    """Raised by a handler to say: no, and nothing happened. What it wrote to `ctx.db` is undone.
-
-    The answer is final: the step is not tried again, and need not be undone.
-    """
+    """Raised by a handler: no, and nothing happened. It is final; writes to `ctx.db` are undone."""
 
     code: str = "refused"
 

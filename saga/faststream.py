@@ -1,22 +1,14 @@
 """Effect services inside a FastStream application of your own.
 
 ```python
-from faststream.asgi import AsgiFastStream
-from faststream.kafka import KafkaBroker
-from saga.faststream import attach
-
 broker = KafkaBroker("kafka:9092")
 services = attach(broker, payments, effects_store="postgresql://payments@db/payments")
 app = AsgiFastStream(broker, asgi_routes=services.probes)
 ```
 
-The services start and stop with the broker, beside its other subscribers, and take over its
-servers, encryption and credentials. Their batches pass its middlewares. They read, commit and
-answer in their own way: the broker's acknowledgement policy, parser, decoder and producer play no
-part in it.
-
-With an AsyncAPI page give `AsyncAPIRoute("/asyncapi", try_it_out_path=None)`: FastStream's "try it
-out" stops the consumers of a running broker. `/health/live` notices, but only then.
+The services use the broker's servers, credentials and middlewares, but not its acknowledgement
+policy, parser, decoder or producer. An AsyncAPI page needs `try_it_out_path=None`: FastStream's
+"try it out" stops the consumers of a running broker.
 """
 
 from __future__ import annotations
@@ -42,12 +34,7 @@ if TYPE_CHECKING:
 
 @value
 class Attached:
-    """Services on a broker.
-
-    Attributes:
-        subscribers: one for each service, in the order given.
-        probes: the paths `/health/live` and `/health/ready`, for `asgi_routes`.
-    """
+    """Services on a broker; *probes* are `/health/live` and `/health/ready`, for `asgi_routes`."""
 
     subscribers: tuple[EffectsSubscriber, ...]
     probes: list[tuple[str, Any]]
@@ -59,16 +46,12 @@ def attach(
     limits: EffectsSettings | None = None,
     **settings: Any,
 ) -> Attached:
-    """Have *effects* served by *broker* whenever it runs.
-
-    Args:
-        broker: where they belong from now on. It must not be started yet.
-        effects: the services.
-        limits: how much they do at once, and how long they wait for a bus or store.
-        settings: as in the environment, for example `effects_store="sqlite:///payments.db"`,
-            `env="prod"`, `namespace="shop"`. The bus is the broker's.
+    """Have *effects* served by *broker*, which is not started yet, whenever it runs.
 
     A record that no service can read is put on its dlq topic, with the reason, and nowhere else.
+
+    Args:
+        settings: as in the environment, for example `namespace="shop"`; the bus is the broker's.
 
     Raises:
         SettingsError: a setting is illegal.

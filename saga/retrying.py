@@ -1,8 +1,6 @@
 """Trying again what fails for a reason that passes: a broker or a database that is away.
 
-Each wait is longer than the one before, up to a limit, and never in step with other workers.
-Nothing is given up here. A caller with a deadline cancels the attempt, with `asyncio.timeout`, and
-finds the last error in `Backoff.last_error`.
+Nothing is given up here: a caller with a deadline cancels, and finds `Backoff.last_error`.
 """
 
 from __future__ import annotations
@@ -25,12 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class Backoff:
-    """Failures in a row, and the waits between them.
+    """Failures in a row, and the waits between them; the limits of *policy* are not looked at.
 
-    Args:
-        name: who tries. It seeds the jitter, so that workers do not return together.
-        policy: how long the waits are; its limits of attempts and time are not looked at.
-        log_level: how much a failure is worth a line; less where failing is usual.
+    *name* seeds the jitter, so that workers do not return together.
     """
 
     def __init__(
@@ -63,7 +58,6 @@ class Backoff:
         await self._clock.sleep(pause_s)
 
     def reset(self) -> None:
-        """It works again."""
         self.failures = 0
         self.last_error = None
 
@@ -75,10 +69,7 @@ async def retried(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """What *act* gives, repeated while it raises a retriable error; *what* is for the log.
-
-    *backoff* is asked for the waits after the first failure: mostly there is none.
-    """
+    """What *act* gives, repeated while it raises a retriable error; *what* is for the log."""
     waits: Backoff | None = None
     while True:
         try:

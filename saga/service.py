@@ -1,7 +1,6 @@
 """A running service: the roles of one process, and what one can ask of it from Python.
 
-Lifecycle: `start` opens and registers everything, `run` coordinates, leaving drains in reverse
-order of starting. A role that fails ends the service with its error; what was stored stays.
+Roles start in order and drain in reverse; one that fails ends the service with its error.
 """
 
 from __future__ import annotations
@@ -30,17 +29,11 @@ if TYPE_CHECKING:
 
 IDLE_POLL_S = 0.05
 IDLE_CALM_POLLS = 6
-"""How often in a row everything must be quiet to count as idle: longer than any fetch waits.
-
-Counted in looks and not in seconds, so that a loop that was held up is not taken for calm.
-"""
+"""Longer than any fetch; in looks, not seconds, so that a held-up loop is not taken for calm."""
 
 
 class Role(Protocol):
-    """A part of a service that runs beside the others, once it is started and until it is stopped.
-
-    `stop` has it take nothing new: then `run` finishes what is in hand, and returns.
-    """
+    """A part of a service; after `stop` it takes nothing new, and `run` returns once it is done."""
 
     async def start(self) -> None: ...
     async def run(self) -> None: ...
@@ -53,10 +46,7 @@ class Role(Protocol):
 
 
 class RoleGroup:
-    """The roles of one process: started in order, drained in reverse.
-
-    *prepare* is awaited before the first one starts, *closers* after the last one has ended.
-    """
+    """The roles of one process; *prepare* is awaited before the first starts, *closers* at last."""
 
     def __init__(
         self,
@@ -107,7 +97,6 @@ class RoleGroup:
 
     @property
     def counts(self) -> Counter[str]:
-        """What all roles have done since the start."""
         return sum((role.counts for role in self._roles), Counter())
 
     @property
@@ -115,7 +104,6 @@ class RoleGroup:
         return all(role.is_idle for role in self._roles)
 
     def why_stopped(self) -> Exception | None:
-        """What a role has failed with."""
         ended = [task for _, task in self._running if task.done() and not task.cancelled()]
         errors = [task.exception() for task in ended]
         return next((error for error in errors if isinstance(error, Exception)), None)
@@ -173,10 +161,7 @@ class Service:
         return self._roles.counts
 
     async def problems(self) -> list[str]:
-        """Why this process does not do all of its work now; none while it does.
-
-        On files, effect services have nothing to say here: what stops them ends the service.
-        """
+        """Why this process does not do all of its work now; none while it does."""
         asked = await asyncio.gather(*(part.why_not_ready() for part in self._health))
         return [problem for problems in asked for problem in problems]
 

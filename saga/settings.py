@@ -1,7 +1,6 @@
 """Settings: each has a default and an environment variable `SAGA_…`.
 
-All are checked before anything starts. An unknown variable is refused by name: a misspelt setting
-would otherwise do nothing.
+An unknown variable is refused by name: a misspelt setting would otherwise do nothing.
 """
 
 from __future__ import annotations

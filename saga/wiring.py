@@ -24,9 +24,7 @@ def build_service(
     roles: Collection[str] = ROLES,
     has_probes: bool = False,
 ) -> Service:
-    """A service of *app* with the given roles; nothing runs yet.
-
-    With *has_probes* it says over HTTP how it is, where the settings have it so.
+    """A service of *app* that does not run yet; with *has_probes* it may serve health over HTTP.
 
     Raises:
         SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
@@ -68,10 +66,7 @@ def _orchestrator_health(assembly: Assembly, opened: Opened) -> OrchestratorHeal
 
 
 def _probes(settings: Settings, health: Sequence[Health]) -> list[Role]:
-    """HTTP, where it is not off.
-
-    By default several processes of one machine want the same port, and only the first one gets it.
-    """
+    """HTTP, where it is not off; by default only the first process on a machine gets the port."""
     if settings.http == HTTP_OFF:
         return []
     # Imported where it is asked for: starlette and uvicorn take a tenth of a second.

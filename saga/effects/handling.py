@@ -1,8 +1,6 @@
 """The middle of a service: from a request whose turn it is to an answer that is durable.
 
-`look_up` has the inbox judge requests. Where the handler is to be called, that is a job of the
-worker pool: `attempt` makes an inbox row of what the handler did. The row commits together with
-what the handler wrote, and `_settle` hands it on to be published.
+The inbox row with the answer commits together with what the handler wrote.
 """
 
 from __future__ import annotations
@@ -53,11 +51,7 @@ class DeadLetterSink(Protocol):
     """Keeps records that no handler can take, in sight of an operator."""
 
     def __call__(self, inbound: Inbound, reason: str, message: str, /) -> Awaitable[None]:
-        """Keep *inbound* with a *reason* for machines and a *message* for people.
-
-        The record counts as dealt with once this returns. May be called again for the same record,
-        after a crash or a retriable error.
-        """
+        """Keep *inbound*, durably once this returns; may be called again for the same record."""
         ...
 
 
@@ -69,11 +63,8 @@ class EffectsSettings:
         concurrency: how many handlers may be waiting for something at once.
         threads: how many sync handlers run at once; 0 runs them on the event loop itself.
         records_in_hand_max: how many records are fetched and not yet answered.
-        fetch_records_max: how many are fetched at once.
         slow_after_s: a handler that takes longer has others started beside it.
         drain_s: how long stopping may take to finish the records in hand.
-        offsets_every_s: how often the group's offsets are committed.
-        backoff: how long to wait for a bus or store that cannot be reached.
         listen_retry: how often a listener may fail on a fact before that is a dead letter.
     """
 
@@ -118,10 +109,7 @@ class _Commit(NamedTuple):
 
 
 class Handling:
-    """Has requests judged, handled and committed. Of each order key there is one at a time.
-
-    *answer* takes requests that are dealt with, each with the row that answers it, if one does.
-    """
+    """Has requests judged, handled and committed, one at a time of each order key."""
 
     def __init__(
         self,
@@ -139,7 +127,6 @@ class Handling:
         self._tasks: asyncio.TaskGroup | None = None
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to work, in *tasks*."""
         self._tasks = tasks
         tasks.create_task(self._pool.run(tasks))
 
@@ -148,7 +135,7 @@ class Handling:
         self._tasks = None
 
     async def look_up(self, requests: Sequence[Request]) -> None:
-        """Give each of these requests its verdict. Each is the one of its key that may go on."""
+        """Judge *requests*, each the one of its order key that may go on."""
         if not requests:
             return
         parts = self._parts
@@ -182,7 +169,6 @@ class Handling:
             self._keep_dead_letter(request, DeadLetterReason.ID_CONFLICT, str(row.message))
 
     async def _handle(self, run: Run) -> None:
-        """One job of the worker pool."""
         request, unit = run.request, self._parts.store.unit()
         try:
             row = await attempt(request, unit, self._parts.clock, self._threads)
@@ -201,11 +187,7 @@ class Handling:
             self._keep(unit, run, self._tampered(request, error))
 
     def _keep(self, unit: Unit, run: Run, row: InboxRow) -> None:
-        """Have the answer in *row* kept; a listener that has failed is called again instead.
-
-        Raises:
-            TransactionEnded: see `Unit.keep`.
-        """
+        """Keep the answer, or call a failed listener again; raises TransactionEnded."""
         if row.outcome is ReplyOutcome.FAILED and not run.request.route.is_intent:
             unit.drop()
             self._listen_again(run, row)
@@ -301,12 +283,10 @@ class Handling:
 
 
 class WorkerPool:
-    """A queue of jobs and the tasks that work on it; its length is bounded by the records in hand.
+    """A queue of jobs, no longer than the records in hand, and the tasks that work on it.
 
-    One task works through the queue: a handler that only computes or writes to its tables never
-    lets go of the event loop, and a task of its own would cost more than all the rest. While a
-    handler keeps the queue waiting, more workers join, twice as many each time, up to the limit.
-    An error that *work* raises ends the service.
+    One task does it all while no handler waits: a task for each would cost more than all the rest.
+    While a handler keeps the queue waiting, more workers join, twice as many each time.
     """
 
     def __init__(
@@ -323,7 +303,6 @@ class WorkerPool:
         self._spares = 0
 
     async def run(self, tasks: asyncio.TaskGroup) -> None:
-        """Work until cancelled. Workers that join run in *tasks*."""
         tasks.create_task(self._watch(tasks))
         while True:
             await self._drain_queue()
@@ -331,7 +310,6 @@ class WorkerPool:
             await self._filled.wait()
 
     def put(self, jobs: Collection[Run]) -> None:
-        """Put *jobs* behind the others."""
         self._queue.extend(jobs)
         self._filled.set()
         if self._busy_since_s:
@@ -375,10 +353,7 @@ class WorkerPool:
 async def attempt(
     request: Request, unit: Unit, clock: Clock, threads: Executor | None
 ) -> InboxRow | None:
-    """Call the handler; None where the store failed under it, so that nothing is known.
-
-    Without *threads* a sync handler runs on the event loop.
-    """
+    """Call the handler; None where the store failed under it, so that nothing is known."""
     handler = request.route.handler
     try:
         if handler.is_async:
@@ -401,12 +376,7 @@ async def attempt(
 
 
 async def run_starter(starter: Starter, store: EffectsStore, threads: Executor | None) -> None:
-    """Call a function of `on_start`, in a transaction of its own.
-
-    Raises:
-        DefinitionError: it failed.
-        StoreUnavailable: the store failed.
-    """
+    """Call it in a transaction of its own; raises DefinitionError, or StoreUnavailable."""
     # Tables that are made where there are none are made twice by two processes at once.
     unit = store.unit(alone=True)
     try:
@@ -453,7 +423,6 @@ def _context(request: Request, db: object) -> EffectContext:
 
 
 def _answered(request: Request, reply: Any, at: Instant) -> InboxRow:
-    """Check the handler's reply."""
     route = request.route
     handler, expected = route.handler, route.reply
     if reply is None and expected is None:

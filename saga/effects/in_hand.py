@@ -1,8 +1,6 @@
 """The records that a service has fetched and not dealt with: its offsets, and their order.
 
-Below a partition's offset every record is dealt with. Records are finished in any order, and the
-offset of the lowest one still in hand is committed. An offset that is committed late, or not at
-all, only brings records back that the inbox answers again.
+An offset that is committed late only brings records back, which the inbox answers again.
 """
 
 from __future__ import annotations
@@ -42,7 +40,6 @@ class RecordsInHand:
         self.is_empty.clear()
 
     def finish(self, inbound: Inbound) -> None:
-        """A record is dealt with."""
         in_hand = self._in_hand[inbound.topic, inbound.partition]
         left = in_hand[inbound.offset] - 1
         if left:
@@ -65,7 +62,6 @@ class RecordsInHand:
         return due
 
     def committed(self, offsets: dict[Source, int]) -> None:
-        """These offsets were committed."""
         self._committed.update(offsets)
 
 

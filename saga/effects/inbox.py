@@ -1,8 +1,7 @@
 """The inbox's verdict on a request: a pure function of the request and the inbox rows of its keys.
 
-An answer once given stays given. A failed attempt may be followed by another; a step that is done
-or refused is not done again. An undo that finds nothing to undo is done at once. It leaves a
-tombstone, so that the step's do has no effect either if it comes late.
+An answer once given stays given. An undo that finds nothing to undo leaves a tombstone, so that
+the step's do has no effect if it comes late.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ class FailureCode(StrEnum):
 
 @value
 class Run:
-    """Call the handler. *replaces* is the failed attempt before.
-
-    *when_done* is kept together with the handler's success.
-    """
+    """Call the handler; *replaces* is the failed attempt before, *when_done* is kept on success."""
 
     request: Request
     replaces: InboxRow | None = None
@@ -42,10 +38,7 @@ class Run:
 
 @value
 class Answer:
-    """Keep nothing and send the answer in *row*.
-
-    None is sent where a later attempt is known: this one was answered before that began.
-    """
+    """Keep nothing and send *row*; None where a later attempt is known, so this was answered."""
 
     row: InboxRow | None
 
@@ -70,11 +63,7 @@ Verdict = Run | Answer | NothingToUndo | Conflict
 def judge(
     request: Request, rows: Mapping[str, InboxRow], *, handled: frozenset[str], now: Instant
 ) -> Verdict:
-    """What to do with *request*, given the inbox *rows* of its keys.
-
-    *handled* are the contracts of the intents that this service handles. An answer given here has
-    the time *now*.
-    """
+    """What to do with *request*, given the *rows* of its keys; *handled* are the service's."""
     kept = rows.get(request.idempotency_key)
     if kept is not None:
         verdict = _judge_repeated(request, kept)

@@ -1,7 +1,4 @@
-"""The handlers of a service: for intents, for facts, and to make its tables at the start.
-
-Whatever is wrong with a handler is reported when it is registered, with file and line.
-"""
+"""The handlers of a service; what is wrong with one is reported when it is registered."""
 
 from __future__ import annotations
 
@@ -27,23 +24,19 @@ _UNKNOWN: Final = object()
 class EffectContext:
     """The message in hand, and the service's tables.
 
+    The first use of `db` takes the service's one write transaction until the handler ends: touch it
+    last. An `async` handler that names `raw` takes it when it begins; one that only calls something
+    that uses `raw` awaits a statement before that.
+
     Args:
         intent_id: the intent's id; for a fact, the message's.
-        idempotency_key: the same for every attempt at the step; hand it on to systems that take
-            one.
+        idempotency_key: the same for every attempt at the step.
         saga_id: the saga that asks; for a fact the saga it is about, empty where it names none.
-        key: the business key of the saga.
         attempt: 1 for the first.
-        db: the service's own tables, inside the transaction in which the answer is kept: a write
-            happens once, however often the message is delivered. `execute(sql, **params)` returns
-            the number of rows touched, `fetch(sql, **params)` a list of dicts; parameters are
-            written `:name`. Awaited in `async` handlers, plain calls in sync ones. `raw` is the
-            driver's connection; its transaction must be left alone. An `async` handler that does
-            not name `raw` itself, but calls something that does, awaits a statement before that.
-
-    The first use of `db` takes the service's one write transaction until the handler ends, and
-    other handlers wait for it. (An `async` handler that names `raw` takes it when it begins.) So
-    touch `db` last, after everything else that takes time.
+        db: the tables, inside the transaction in which the answer is kept: a write happens once.
+            `execute(sql, **params)` returns the number of rows touched, `fetch(sql, **params)` a
+            list of dicts; parameters are written `:name`; `async` handlers await both. `raw` is the
+            driver's connection; its transaction must be left alone.
     """
 
     intent_id: str
@@ -57,13 +50,7 @@ class EffectContext:
 
 @value
 class Handler:
-    """A function and the contract that it handles.
-
-    Attributes:
-        is_async: whether it is awaited, rather than run in a thread.
-        uses_raw: whether it asks for the driver's connection, `ctx.db.raw`.
-        where: its `file:line`.
-    """
+    """A function and the contract that it handles; *uses_raw*: it asks for `ctx.db.raw`."""
 
     contract: Contract
     function: Callable[..., Any]
@@ -73,7 +60,6 @@ class Handler:
 
     @property
     def name(self) -> str:
-        """The function's name and place."""
         return f"{_name(self.function)} ({self.where})"
 
 
@@ -108,8 +94,7 @@ class Effects:
         """Handle an intent: `(intent, ctx) -> reply`, `async def` or `def` (then run in a thread).
 
         Raises:
-            DefinitionError: *intent* is no intent with a topic, has a handler already, or the
-                function does not fit it.
+            DefinitionError: it has no topic or has a handler already, or the function does not fit.
         """
         contract = self._contract(intent, Intent, "on", _caller())
         reply = type(None) if contract.reply is None else contract.reply
@@ -119,8 +104,7 @@ class Effects:
         """Listen to a fact: `(event, ctx) -> None`, called once for each id of a message.
 
         Raises:
-            DefinitionError: *event* is no event with a topic, has a listener already, or the
-                function does not fit it.
+            DefinitionError: it has no topic or has a listener, or the function does not fit.
         """
         contract = self._contract(event, Event, "listens", _caller())
         return self._register(self.facts, contract, type(None))

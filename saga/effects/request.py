@@ -1,8 +1,7 @@
 """From a record to a request, and from the inbox row of its answer to a reply: both pure functions.
 
-Nothing raises while a record is read, whatever its bytes: one that cannot be read is rejected with
-its reason, and its neighbours go on. A reply depends on the intent and the inbox row alone, so that
-an answer sent again is the same, byte for byte, down to its time.
+Reading a record never raises. A reply depends on the intent and the inbox row alone, so that an
+answer sent again has the same bytes.
 """
 
 from __future__ import annotations
@@ -53,11 +52,7 @@ class Rejected(NamedTuple):
 
 @value(kw_only=True)
 class Route:
-    """What *service* does with the records of one topic.
-
-    *reply* is the handler's answer and *reply_contract* its name; None for an answer without
-    content. *done* and *failed* are the contracts of the other answers. A fact is not answered.
-    """
+    """One topic's handler; *done* is the contract of an empty answer, *failed* that of a failure."""
 
     service: str
     contract_name: str
@@ -70,11 +65,10 @@ class Route:
 
 
 class Request(NamedTuple):
-    """A record that was read.
+    """A record that was read; requests of one *order_key* are handled one after another.
 
-    Requests of one *order_key* are handled one after another, in their order: doing and undoing one
-    step, in all their attempts, have the same. *value* is the payload as it was received, and
-    *digest* is of it. *undoes* is the contract of the step to be undone.
+    Doing and undoing a step, in all attempts, have the same. *value* is the payload as received,
+    *digest* is of it, and *undoes* is the contract of the step to be undone.
     """
 
     inbound: Inbound
@@ -122,7 +116,6 @@ class Request(NamedTuple):
         code: str | None = None,
         message: str | None = None,
     ) -> InboxRow:
-        """How this request ended."""
         key, attempt, digest = self.idempotency_key, self.attempt, self.digest
         service = self.route.service
         return InboxRow(
@@ -139,8 +132,7 @@ class Subscription:
     """The topics of one service: how their records are read, and how they are answered.
 
     Raises:
-        DefinitionError: a handler takes a version that messages are never read as, or two handlers
-            would take the same message.
+        DefinitionError: messages are never read as a handler's version, or two would take the same.
     """
 
     def __init__(self, effects: Effects, registry: ContractRegistry, names: TopicNames) -> None:
@@ -163,7 +155,6 @@ class Subscription:
 
     @property
     def topics_read(self) -> tuple[str, ...]:
-        """The topics of intents and facts."""
         return tuple(sorted(self.routes))
 
     @property
@@ -176,7 +167,6 @@ class Subscription:
         return tuple(sorted({self._names.topic(name) for name in contracts}))
 
     def read(self, inbound: Inbound) -> Request | Rejected:
-        """The request in *inbound*."""
         rejected = partial(Rejected, inbound)
         route = self.routes.get(inbound.topic)
         if route is None:

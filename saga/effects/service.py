@@ -1,10 +1,7 @@
 """A running service: fetch, look at the inbox, call handlers, commit, publish the answers, go on.
 
-This module has both ends of that, `handling` has the middle. The inbox makes it safe to crash
-anywhere. An offset is committed only after the answer was published, so a record in hand comes
-again and is answered again with the same bytes. There is no outbox of answers. While one batch is
-committed and published, the next is handled; how much is in hand is bounded. A bus or store that
-is away is waited for: nothing becomes a dead letter for that.
+This module has both ends of that, `handling` has the middle. An offset is committed only after the
+answer was published, so after a crash a record comes again and the inbox gives the same bytes.
 """
 
 from __future__ import annotations
@@ -34,14 +31,7 @@ log = logging.getLogger(__name__)
 class EffectsService:
     """One service's handlers at work: `start`, then `wait` for trouble or `stop`. It lives once.
 
-    Args:
-        subscription: the topics, how they are read, and the handlers behind them.
-        bus: where intents come from and answers go.
-        store: the inbox and the service's tables, possibly shared with other services; opened here
-            where it is not yet, and closed by its maker.
-        clock: the only source of time.
-        dead_letters: keeps the records that cannot be handled.
-        settings: limits.
+    *store* may be shared; it is opened here where it is not yet, and closed by its maker.
     """
 
     def __init__(
@@ -103,10 +93,7 @@ class EffectsService:
             raise self._failure
 
     async def stop(self) -> None:
-        """Fetch nothing more, finish the records in hand, commit the offsets and leave the group.
-
-        The settings limit how long that takes. What is not finished comes again at the next start.
-        """
+        """Finish what is in hand within `drain_s`, and leave the group; the rest comes again."""
         if self._running is not None:
             await self._drain(self._running)
             self._handling.end()
@@ -121,10 +108,7 @@ class EffectsService:
         self._has_ended.set()
 
     async def commit_offsets(self, consumer: Consumer) -> None:
-        """Commit how far the service has come; a bus that is away is not waited for.
-
-        An offset that is not committed costs no more than an answer sent again.
-        """
+        """A bus that is away is not waited for: a late offset only has an answer sent again."""
         self._offsets_at_s = self._parts.clock.monotonic_s()
         due = self._records.offsets_due(consumer.assignment())
         if not due:
@@ -290,7 +274,6 @@ class EffectsRole:
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
-        """Start the services, which wait while bus or store are away."""
         try:
             await self._start_all()
         except BaseException:
@@ -314,7 +297,6 @@ class EffectsRole:
             await self._stop_all()
 
     def stop(self) -> None:
-        """Take nothing new."""
         self._stopping.set()
 
     async def close(self) -> None:

@@ -1,8 +1,4 @@
-"""Health and metrics of an orchestrator, from what it did last and from the store itself.
-
-The store is counted at most every few seconds, however often somebody asks; all orchestrators of
-one store give the same numbers of it.
-"""
+"""Health and metrics of an orchestrator; its store is counted rarely, however often one asks."""
 
 from __future__ import annotations
 
@@ -134,7 +130,6 @@ class OrchestratorHealth(Health):
 
 
 def _done(orchestrator: Orchestrator) -> list[Metric]:
-    """What the process has done."""
     statistics, counts = orchestrator.statistics, orchestrator.counts
     labels = ("definition",)
     started = CounterMetricFamily("saga_started_total", "Sagas that began.", labels=labels)

@@ -1,9 +1,6 @@
-"""The orchestrator of one process: receives records, has their turns taken, forgets nothing.
+"""The orchestrator of one process: receives records and has their turns taken, batch by batch.
 
-`Receiver` reads the records and knows how far they are handled. `Batcher` says how many of them
-make one batch. `Orchestrator` has the batches decided and stored one after another; while one is
-decided, those before it are published. Beside them it looks for timers that come due, deferred
-records that may go on, and a backlog to take over.
+Batches are decided and stored one after another; while one is decided, those before are published.
 """
 
 from __future__ import annotations
@@ -84,11 +81,7 @@ class Orchestrator:
         self.statistics = Statistics()
 
     async def start(self) -> None:
-        """Join the group, take over what a crashed process left, look for deferred records.
-
-        Raises:
-            StoreUnavailable, BusUnavailable: they cannot be reached.
-        """
+        """Also take over what a crashed process left; raises StoreUnavailable or BusUnavailable."""
         await self.receiver.start()
         await self._relay.take_over(older_than_s=0)
         await self._sweep(tries_all=True)
@@ -105,11 +98,9 @@ class Orchestrator:
             raise error from failures
 
     def stop(self) -> None:
-        """Fetch nothing more; finish what is in hand."""
         self.receiver.stop()
 
     async def close(self) -> None:
-        """Leave the group and record what was published."""
         await self.receiver.close()
         await self._relay.record()
 
@@ -239,15 +230,9 @@ class Orchestrator:
 
 
 class Receiver:
-    """Reads the records of one process, and knows how far they are handled.
+    """Reads the records of one process; the store's positions count, offsets only show the lag.
 
-    The store's positions count; offsets are committed only so that lag can be seen.
-
-    Attributes:
-        handled: the highest offsets that stored batches account for, and that are not committed.
-        asked_at_s: when the bus was asked last.
-        answered_at_s: when it answered last.
-        is_dry: whether it had nothing then.
+    *handled* are the highest offsets that stored batches account for, and that are not committed.
     """
 
     def __init__(
@@ -274,11 +259,7 @@ class Receiver:
         self.is_dry = False
 
     async def start(self) -> None:
-        """Join the group.
-
-        Raises:
-            StoreUnavailable, BusUnavailable: they cannot be reached.
-        """
+        """Join the group; raises StoreUnavailable or BusUnavailable."""
         self.consumer = await self._bus.subscribe(
             self._group, self._topics, resume_at=self._resume_at
         )
@@ -286,7 +267,6 @@ class Receiver:
             self.consumer.on_revoke(self.batcher.finish_or_abandon)
 
     async def receive(self) -> None:
-        """Fetch records and hand them to the batcher, until `stop`."""
         assert self.consumer is not None, "start comes first"
         backoff = self.backoff("receive")
         self.asked_at_s = self._clock.monotonic_s()
@@ -312,11 +292,9 @@ class Receiver:
                 self.batcher.put(record)
 
     def stop(self) -> None:
-        """Fetch nothing more."""
         self._is_stopping = True
 
     async def close(self) -> None:
-        """Leave the group."""
         if self.consumer is not None:
             await self._commit_offsets(self.consumer)
             await self.consumer.close()
@@ -329,14 +307,10 @@ class Receiver:
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """The partitions that this process is to read and cannot, each with the reason.
-
-        Until an operator has looked at them it is not ready, though all others go on.
-        """
+        """The partitions that it is to read and cannot, and why; each waits for an operator."""
         return {} if self.consumer is None else self.consumer.stopped
 
     def problems(self) -> list[str]:
-        """Why it does not read all that it is to read."""
         if self.consumer is None:
             return ["not started yet, or stopped"]
         waits_for = self.consumer.waits_for
@@ -344,15 +318,10 @@ class Receiver:
         return [*waiting, *self.stopped.values()]
 
     def backoff(self, task: str) -> Backoff:
-        """The waits of one of this worker's tasks."""
         return Backoff(f"{task}/{self._worker_id}", self._clock)
 
     async def not_covered(self, batch: InboundBatch) -> InboundBatch:
-        """The batch without the records that the store has positions beyond.
-
-        They were stored with the answer lost, or another worker was first. Records that were
-        abandoned meanwhile are its business.
-        """
+        """The batch without the records that are stored already or were abandoned meanwhile."""
         stored = await self._stored(list(batch.positions()))
         left = [
             record
@@ -373,7 +342,6 @@ class Receiver:
         await self.consumer.seek(starts)
 
     async def commit_now_and_then(self) -> None:
-        """Commit offsets until cancelled."""
         assert self.consumer is not None, "start comes first"
         while True:
             await self._clock.sleep(COMMIT_OFFSETS_S)
@@ -402,9 +370,8 @@ class Receiver:
 class Batcher:
     """What waits for its turn, and how much of it is taken at a time.
 
-    A small batch costs nearly as much as a large one, so under load the batcher lingers: until as
-    many records are there as the last batch had, and after its end never longer than that one took.
-    With more records than that, or without load, it does not wait at all.
+    A small batch costs nearly as much as a large one, so under load it lingers for as many records
+    as the last batch had, but never longer than that one took.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -428,7 +395,6 @@ class Batcher:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to do and nothing under way."""
         return not (self.is_busy or self.pending or self.publishing)
 
     def put(self, record: Inbound) -> None:
@@ -485,7 +451,6 @@ class Batcher:
         return batch
 
     def begin(self) -> None:
-        """The batch that was taken is decided and stored from now on."""
         self.is_busy = True
         self._began_s = self._clock.monotonic_s()
 
@@ -501,8 +466,7 @@ class Batcher:
     async def finish_or_abandon(self, within_s: float) -> bool:
         """Have all records in hand dealt with before others may read them; whether they were.
 
-        Records that wait are dropped else. Those that are being decided are fenced by the store,
-        and are not tried again.
+        Otherwise waiting ones are dropped; those being decided are not tried again.
         """
         until_s = self._clock.monotonic_s() + within_s
         while True:

@@ -1,8 +1,6 @@
 """Outcomes of sagas, for those in this process who wait for one.
 
-A turn of this process tells `OutcomeWaiters` itself. What another process has ended is found by
-`OutcomePoller`, which asks the store: now and then, and at once where the store can tell that
-another process has appended something. Asking takes at most a share of the time, however many wait.
+A turn of this process tells `OutcomeWaiters`; `OutcomePoller` finds what other processes ended.
 """
 
 from __future__ import annotations
@@ -34,10 +32,7 @@ SAGA_ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
 
 @value
 class Outcome:
-    """How a saga ended, or why it does not go on (`parked`, `stalled`).
-
-    *event* is its outcome event, read as a model; *residue* names the steps that are not undone.
-    """
+    """How a saga ended, or why it stands still; *residue* names the steps that are not undone."""
 
     status: SagaStatus
     event: Event | None
@@ -54,7 +49,6 @@ class OutcomeWaiters:
 
     @property
     def awaited(self) -> KeysView[SagaId]:
-        """The sagas that somebody waits for."""
         return self._waiting.keys()
 
     def tell(
@@ -78,7 +72,6 @@ class OutcomeWaiters:
                 future.set_result(outcome)
 
     def fail(self, saga_ids: Iterable[SagaId], error: Exception) -> None:
-        """Raise *error* to everybody who waits for these sagas."""
         for saga_id in saga_ids:
             for future in self._waiting.pop(saga_id, ()):
                 if not future.done():
@@ -86,7 +79,6 @@ class OutcomeWaiters:
 
     @contextlib.contextmanager
     def waiting(self, saga_id: SagaId) -> Iterator[asyncio.Future[Outcome]]:
-        """A future of the saga's outcome."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[saga_id].append(future)
         try:
@@ -100,11 +92,7 @@ class OutcomeWaiters:
 
 
 class OutcomePoller:
-    """Tells *waiters* of outcomes that the store has.
-
-    *why_stopped* says what the service has failed with, if it has; all who wait are told that. Its
-    tasks are bare: they live from `start` to `stop`, as long as the service.
-    """
+    """Tells *waiters* of outcomes that the store has, or what the service has failed with."""
 
     def __init__(
         self,
@@ -123,14 +111,10 @@ class OutcomePoller:
         self._listening: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Poll from now on, until `stop`."""
         self._polling = asyncio.create_task(self._poll(), name="outcome poller")
 
     def waiter_came(self, *, is_new: bool) -> None:
-        """Ask soon: the saga may have ended long ago.
-
-        A saga that *is_new* was asked for by this process just now; it is looked for in time.
-        """
+        """Ask soon, as the saga may have ended long ago; not if it *is_new*, published just now."""
         if not is_new:
             self._has_news.set()
         if self._listening is None and self._polling is not None:

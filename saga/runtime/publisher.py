@@ -82,12 +82,7 @@ class Commands:
     async def send(
         self, saga_id: SagaId, act: CommandAct, *, command_id: str | None = None, **fields: Any
     ) -> str:
-        """Send a command; its id.
-
-        Raises:
-            UnknownSaga: there is no such saga.
-            ValueError: it does not say enough, for example no reason for an abandon.
-        """
+        """Send a command; its id. Raises what `Service.command` does."""
         key = self._keys.get(saga_id)
         if key is None:
             summaries = await self._catalogue.summaries([saga_id])

@@ -1,11 +1,7 @@
-"""Hop 7: publishes what is stored, and remembers how far it got.
+"""Hop 7: publishes what is stored, in log order per saga, and remembers how far it got.
 
-The log is the outbox. What this process appended it publishes at once, in log order per saga; what
-a process that died has left behind, another one takes over. A record that is published twice has
-the same id and bytes. A store that shares its file with the bus publishes in the append's own
-transaction; then there is nothing left to do here.
-
-Where a topic is missing, only the sagas that have something for it wait (`BlockedTopics`).
+The log is the outbox: what a process that died has left behind, another one takes over. A record
+that is published twice has the same id and bytes.
 """
 
 from __future__ import annotations
@@ -60,8 +56,6 @@ log = logging.getLogger(__name__)
 
 
 class Relay:
-    """Between a store and a bus."""
-
     def __init__(
         self, *, bus: Bus, store: EventStore, encoder: RecordEncoder, clock: Clock, worker_id: str
     ) -> None:
@@ -83,11 +77,10 @@ class Relay:
         *,
         possibly_unpublished: Collection[SagaId] = (),
     ) -> None:
-        """Publish the *records* of an append, and wait for the bus as long as it takes.
+        """Publish an append's *records*, waiting for the bus; what has no topic is for `release`.
 
-        Of the sagas *possibly_unpublished* another process may have appended entries before. What
-        it has not published yet goes first, so that the records of one saga leave in the order of
-        its history. What has no topic is left for `release`.
+        What another process has stored of the sagas *possibly_unpublished* goes first, so that the
+        records of one saga leave in the order of its history.
         """
         self._in_hand.add(backlog_id)
         try:
@@ -98,10 +91,7 @@ class Relay:
             self._in_hand.discard(backlog_id)
 
     async def publish_dead_letters(self, letters: Sequence[UnhandledRecord]) -> None:
-        """Publish a copy of each on its dlq topic; the store keeps the letter itself.
-
-        A copy that no topic takes is left out.
-        """
+        """Publish a copy of each, where a dlq topic takes it; the store keeps the letter itself."""
         copies = filter(None, [dlq_record(letter, self.encoder.names) for letter in letters])
         await self._publish_copies(list(copies))
 
@@ -137,11 +127,7 @@ class Relay:
         return len(left)
 
     async def release(self) -> None:
-        """Publish what waits for topics that are there by now.
-
-        Raises:
-            StoreUnavailable: try again later.
-        """
+        """Publish what waits for topics that are there by now; raises StoreUnavailable."""
         blocked = self._blocked
         if not blocked:
             return
@@ -176,7 +162,6 @@ class Relay:
 
     @property
     def blocked_sagas(self) -> int:
-        """How many sagas wait for a topic."""
         return len(self._blocked.sagas)
 
     async def _publish_batch(self, backlog_id: int, records: Sequence[Record]) -> None:
@@ -223,16 +208,10 @@ class Relay:
                 await self._publish_copies([copy])
 
     async def _publish_all(self, records: Sequence[Record]) -> None:
-        """Publish *records*, waiting for the bus to come back if it has to.
-
-        Raises:
-            TopicMissing: a topic is not there.
-            MessageTooLarge: a topic takes less.
-        """
+        """Wait for the bus as long as it is away; raises TopicMissing and MessageTooLarge."""
         await retried("bus unavailable", self._backoff, self._bus.publish, records)
 
     async def _publish_earlier(self, saga_ids: frozenset[SagaId], backlog_id: int) -> None:
-        """Publish what the batches before *backlog_id* have of these sagas."""
         backoff = self._backoff()
         after = 0
         while True:
@@ -297,14 +276,11 @@ class Relay:
 class BlockedTopics:
     """What cannot be published because a topic is not there, and what waits behind it.
 
-    A topic that was deleted, or is not made yet, must not stop a worker. A saga that has something
-    for it publishes nothing more, in the order of its history, until the topic is there; all others
-    go on. Nothing is lost meanwhile: the batches stay in the store's backlog. This is a memory of
-    names, no queue; what is to be published is read from the store again.
+    A saga that has something for it publishes nothing more until the topic is there; all others go
+    on. This is a memory of names, no queue: what is to be published is read from the store again.
 
     Attributes:
-        missing: the topics that are not there.
-        sagas: the sagas that publish nothing now, each with the topic that it waits for.
+        sagas: those that publish nothing now, each with the topic that it waits for.
         batches: backlog ids of which something is blocked, and of which sagas.
     """
 
@@ -317,7 +293,6 @@ class BlockedTopics:
         return bool(self.missing or self.batches)
 
     def miss(self, topic: str) -> None:
-        """There is no such topic."""
         if topic not in self.missing:
             self.missing.add(topic)
             message = "topic %s is missing: its records are kept and their sagas wait; %s"
@@ -325,7 +300,6 @@ class BlockedTopics:
             log.error(message, topic, MISSING_HINT, extra=keys)
 
     def found(self, topic: str) -> None:
-        """There is such a topic again."""
         self.missing.discard(topic)
         log.warning("topic %s is there again", topic, extra={"topic": topic})
 
@@ -363,10 +337,7 @@ class BlockedTopics:
     def release(
         self, asked: Iterable[SagaId], still: dict[SagaId, str], seen: Collection[int]
     ) -> None:
-        """Of the sagas *asked* about, only those in *still* wait on.
-
-        So do those that have something in a batch that was not *seen*: it came meanwhile.
-        """
+        """Of *asked*, only those wait on that are in *still*, or in a batch that was not *seen*."""
         late = {
             saga_id
             for backlog_id, saga_ids in self.batches.items()
@@ -464,10 +435,7 @@ class _Sender(NamedTuple):
 
 
 def _through_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:
-    """The batches through the last one that was appended *before*.
-
-    Younger ones among them go along, because they were committed earlier.
-    """
+    """Through the last one appended *before*; younger ones among them were committed before it."""
     ends = [place for place, batch in enumerate(backlog, 1) if batch.appended_at < before]
     return backlog[: ends[-1]] if ends else ()
 

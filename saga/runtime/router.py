@@ -1,7 +1,6 @@
-"""Hops 2 and 3: what a record says, and which sagas it concerns.
+"""Hops 2 and 3: what a record says, and which sagas it concerns; decides nothing, cannot raise.
 
-`understand` cannot raise and decides nothing. A record becomes deliveries to sagas, or is rejected
-with a stable reason: it becomes a dead letter.
+A record becomes deliveries to sagas, or is rejected with a stable reason: a dead letter.
 """
 
 from __future__ import annotations
@@ -67,11 +66,7 @@ MESSAGE_ID_CHARS_MAX = 300
 
 @dataclass(slots=True)
 class Delivery:
-    """One event on its way to one saga.
-
-    *starts* is set where the event may bring the saga into being, *deferred_id* where its record
-    was deferred. *is_operator*: it acts also on a saga that does not go on by itself.
-    """
+    """One event for one saga: *starts* may begin it, *is_operator* acts on a parked one, too."""
 
     saga_id: SagaId
     event: Event

@@ -1,8 +1,6 @@
 """Loaded sagas: states kept between turns, so that a turn of a running saga replays nothing.
 
-Whatever is in the cache can be rebuilt from the history, and is thrown away as soon as a turn of it
-could not be recorded. A history that cannot be brought to life is answered with the reason and what
-to do; nothing is guessed.
+A history that cannot be brought to life is answered with the reason; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -27,11 +25,9 @@ from saga.ports.store import DeferralReason
 
 @dataclass(slots=True)
 class LoadedSaga:
-    """A saga in memory.
+    """A saga in memory; *version* counts its entries, *turns* what wrote them, recorded or not.
 
-    *version* counts its entries, *turns* the turns that wrote them; both include what is not
-    recorded yet. *is_possibly_unpublished*: another process may have appended entries whose records
-    it has not published yet.
+    *is_possibly_unpublished*: another process may have stored entries and not published them yet.
     """
 
     saga_id: SagaId
@@ -83,10 +79,9 @@ class SagaCache:
         return self._loaded.keys() & saga_ids
 
     async def load(self, saga_ids: Iterable[SagaId]) -> dict[SagaId, LoadedSaga | UnloadableSaga]:
-        """The sagas that exist, from memory or, all others in one query, from the store.
+        """The sagas that exist, taken out of memory until `keep`.
 
-        They leave the memory until they are kept again. So no other turn closes a saga in use, and
-        a saga whose turn cannot be recorded is forgotten.
+        So no other turn closes a saga in use, and one whose turn cannot be recorded is forgotten.
         """
         loaded: dict[SagaId, LoadedSaga | UnloadableSaga] = {}
         missing: list[SagaId] = []

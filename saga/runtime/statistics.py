@@ -28,7 +28,6 @@ class Durations:
         self.sum_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one duration."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self.sum_s += seconds
 
@@ -40,15 +39,7 @@ class Durations:
 
 
 class Statistics:
-    """Counts of one orchestrator.
-
-    Attributes:
-        started: sagas of a definition that began.
-        reached: sagas of a definition that came to a status.
-        took: how long the sagas of a definition took from begin to end.
-        appends: how long the store took for a unit of work.
-        records: records taken.
-    """
+    """Counts of one orchestrator: sagas *took* from begin to end, *appends* is of units of work."""
 
     def __init__(self) -> None:
         self.started: Counter[str] = Counter()
@@ -58,7 +49,6 @@ class Statistics:
         self.records = 0
 
     def add(self, batch: InboundBatch, unit: UnitOfWork) -> None:
-        """Count a unit of work that is stored."""
         self.records += len(batch.records)
         self.appends.add(unit.append_s)
         for definition in unit.started:

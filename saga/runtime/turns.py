@@ -1,8 +1,7 @@
 """Taking turns: hops 3 to 6 of every message, for a whole batch at once.
 
-The order is the promise. Nothing is published before it is stored; what is stored names the
-positions that it accounts for; memory that is ahead of the store is thrown away. A saga whose own
-code raises is parked, the record it raised on is deferred, and the rest of the batch goes on.
+Nothing is published before it is stored, and memory that is ahead of the store is thrown away. A
+saga whose own code raises is parked, its record is deferred, and the rest of the batch goes on.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ class Turns:
     async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
         """Take all turns that *batch* calls for, and store them in one transaction.
 
-        `publish` is to follow. Until it has ended, this process takes no other turn of these sagas,
-        so that the intents of one saga leave in the order of its history.
+        Until `publish` has ended, no other turn of these sagas is taken: intents leave in order.
 
         Raises:
             HistoryConflict: another worker was first; nothing was recorded.
@@ -93,7 +91,6 @@ class Turns:
         return CommittedBatch(unit, appended, saga_ids)
 
     async def publish(self, committed: CommittedBatch) -> None:
-        """Publish what was stored, and tell those who wait for a saga that it has ended."""
         try:
             await self._publish(committed.unit, committed.appended.backlog_id)
         finally:
@@ -139,11 +136,7 @@ class Turns:
         at: Instant,
         saga_ids: Sequence[SagaId],
     ) -> UnitOfWork:
-        """Hops 4 and 5.
-
-        A turn that raises leaves its state half changed, so all begin again without it; and so they
-        do, from the store, where memory may be behind.
-        """
+        """Hops 4 and 5, again without turns that raised, and from the store if memory is behind."""
         failures: dict[int, Exception] = {}
         while True:
             unit = UnitOfWork(at, remembered=self._cache.among(saga_ids))
@@ -164,10 +157,7 @@ class Turns:
     def _deliver_all(
         self, unit: UnitOfWork, deliveries: Sequence[Delivery], failures: dict[int, Exception]
     ) -> bool:
-        """Whether a turn has raised that is not among *failures*, where it is noted.
-
-        All such turns of a batch are found in one go, as each concerns its own saga only.
-        """
+        """Whether a turn raised that is not among *failures*, where all of the batch are noted."""
         broken: set[SagaId] = set()
         for index, delivery in enumerate(deliveries):
             saga_id = delivery.saga_id
@@ -273,11 +263,7 @@ class Turns:
                 _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
 
     def _ask_the_store(self, unit: UnitOfWork, delivery: Delivery) -> None:
-        """Begin again where the saga was in memory and a later history might say otherwise.
-
-        A delivery that leaves no entry is not compared with the history's turns on append. So
-        memory alone must not decide it.
-        """
+        """Begin again from the store: memory alone must not decide what append does not check."""
         if delivery.saga_id in unit.remembered:
             raise _Outdated(delivery.saga_id)
 

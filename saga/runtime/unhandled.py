@@ -43,12 +43,7 @@ STANDING_STILL: Final = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
 
 
 class DeferredRecords:
-    """Knows behind which sagas records are deferred. One whose saga does not come is given up.
-
-    Attributes:
-        sagas: the sagas that records are deferred behind, as far as this process knows.
-        early_us: how long a record waits for a saga that is not there.
-    """
+    """Knows behind which *sagas* records wait; those of a saga that does not come are given up."""
 
     def __init__(self, catalogue: Catalogue, *, early_hold_s: float) -> None:
         self._catalogue = catalogue
@@ -65,10 +60,7 @@ class DeferredRecords:
         return records
 
     async def sweep(self, *, tries_all: bool) -> set[SagaId]:
-        """Find all sagas that records are deferred behind; those of them that may go on.
-
-        With *tries_all* also those whose code no worker had: such a worker may be there by now.
-        """
+        """Which sagas may go on, of all; *tries_all* adds those whose code no worker had."""
         known = set(self.sagas)
         found = await self._reasons()
         # Records that a turn has deferred meanwhile were not there yet when the pages were read.
@@ -102,11 +94,9 @@ class DeferredRecords:
 
 
 class DeadLetters:
-    """Keeps records that no effect service can read, where an operator sees them.
+    """Keeps records that no effect service can read: in *store*, and as a copy on a dlq topic.
 
-    With a *store* the record is kept there whole, and a copy goes to its dlq topic if that takes
-    it. Without one the copy is all that is kept: its topic is made if it is not there, as *spec*
-    says (with any name), and a record that is too large goes without its value.
+    Without a store the copy is all; its topic is made as *spec* says, a large value is left out.
     """
 
     def __init__(
@@ -125,7 +115,6 @@ class DeadLetters:
         self._spec = spec
 
     async def __call__(self, inbound: Inbound, reason: str, message: str, /) -> None:
-        """Keep *inbound*; may be called again for the same record."""
         now = self._clock.now()
         letter = dead_letter(inbound, reason, message, now)
         copy = dlq_record(letter, self._names)

@@ -1,8 +1,4 @@
-"""A unit of work: one batch of turns, and what they lead to, committed in one transaction.
-
-Nothing is decided here. `InboundBatch` is what the turns are about; `UnitOfWork` collects what they
-lead to, saga by saga, and makes the store's batch of it.
-"""
+"""A unit of work: one batch of turns, and what they lead to, committed in one transaction."""
 
 from __future__ import annotations
 
@@ -38,10 +34,7 @@ POSTPONED_S = 30
 
 @dataclass(slots=True)
 class InboundBatch:
-    """What a unit of work is about.
-
-    *records* are in order per partition; *revisits* are sagas whose deferred records may go on.
-    """
+    """What a unit of work is about; *revisits* are sagas whose deferred records may go on."""
 
     records: list[Inbound] = field(default_factory=list)
     due: list[DueTimer] = field(default_factory=list)
@@ -88,10 +81,7 @@ class TimerChanges:
 
 @dataclass(slots=True)
 class UnhandledChanges:
-    """Records that become dead letters or are deferred, and those that were and are handled now.
-
-    *deferred_behind* are the sagas that wait with records behind them, be they new ones or not.
-    """
+    """What becomes of unhandled records; *handled* are the ids of those no longer deferred."""
 
     dead_letters: list[UnhandledRecord] = field(default_factory=list)
     deferred: list[UnhandledRecord] = field(default_factory=list)
@@ -112,17 +102,11 @@ class UnitOfWork:
     """Everything that one batch has decided so far.
 
     Attributes:
-        at: the moment of all its turns.
-        sagas: the sagas that it is about, as far as they are there.
-        remembered: those that were in memory.
-        changed: those with new entries.
+        remembered: the sagas that were in memory.
         positions: of each source the highest offset that it accounts for.
-        outgoing: the records to publish.
         summaries: index rows of sagas whose histories cannot be brought to life here.
         revisits: sagas whose deferred records may go on after this.
-        counts: what was done, in words; told to people, decides nothing, as all below.
-        started: the definition of each saga that began.
-        append_s: how long the store took.
+        counts: told to people, decides nothing, as all below.
     """
 
     at: Instant
@@ -167,7 +151,6 @@ class UnitOfWork:
         self.unhandled.deferred.append(record)
 
     def reject(self, rejected: Rejected) -> None:
-        """Make a record a dead letter."""
         self.counts["dead"] += 1
         letter = dead_letter(rejected.inbound, rejected.reason, rejected.message, self.at)
         self.unhandled.dead_letters.append(letter)
@@ -183,7 +166,6 @@ class UnitOfWork:
             self.timers.cleared.append(fact.timer_id)
 
     def count_change(self, saga: LoadedSaga, *, has_started: bool, before: SagaStatus) -> None:
-        """Count what became of a saga with a turn of it."""
         name, status = saga.decider.name, saga.state.status
         if has_started:
             self.counts["started"] += 1
