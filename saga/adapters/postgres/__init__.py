@@ -1,7 +1,4 @@
-"""The event store and the effects store in PostgreSQL, for any number of processes.
-
-Needs psycopg (`pip install saga[postgres]`); import it only where it is wanted.
-"""
+"""Stores in PostgreSQL, for any number of processes; needs `pip install saga[postgres]`."""
 
 from saga.adapters.postgres.database import Address, PostgresDatabase
 from saga.adapters.postgres.effects import PostgresEffectsStore

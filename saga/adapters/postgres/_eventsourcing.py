@@ -1,7 +1,7 @@
-"""Everything of `eventsourcing` that this adapter touches and the library does not promise.
+"""What this adapter uses of `eventsourcing` and the library does not promise.
 
-The library's `stored_events` and `notification_tracking` keep their layout, so that its own tools
-read them; `notification_id` is the place in the log. All statements on them are ours.
+The library's two tables keep their layout, so that its own tools can read them; `notification_id`
+is the place in the log.
 """
 
 from __future__ import annotations
@@ -17,15 +17,11 @@ from typing_extensions import override
 from saga.adapters.versions import check_version
 
 CHANNEL: Final = "stored_events"
-"""Where appends are notified: as the library calls it."""
+"""The library's name for where appends are notified."""
 
 
 def create_library_tables(cursor: Cursor[Any], schema: str) -> None:
-    """Make the library's tables in the transaction of *cursor*.
-
-    Raises:
-        SettingsError: the library's version is not known.
-    """
+    """Raises SettingsError where the library's version is not known."""
     check_version("eventsourcing", setting="SAGA_STORE")
     _Recorder(_Datastore("", "", "", "", "", schema=schema)).create_tables(cursor)
 

@@ -1,13 +1,8 @@
 """One PostgreSQL database in this process: its connections, its transactions, its reads.
 
-A transaction goes out as one message, from BEGIN to COMMIT, and its answers are read together: one
-way there and back, and a process that freezes hardly ever holds a lock meanwhile. A commit whose
-answer was lost is found out about: the session is ended, so that nothing of it can still happen,
-and then the tables tell whether it happened.
-
-Everything that goes wrong with the server becomes `StoreUnavailable`, with a message that names the
-database and says what to do. A password is never part of a name or an error. An address may
-override what concerns the way there; what a session may do, and for how long, is ours to say.
+A transaction goes out as one message, from BEGIN to COMMIT: a process that freezes hardly ever
+holds a lock. If the answer to a commit is lost, its session is ended, so that nothing of it can
+still happen, and then the tables tell whether it did. No name and no error contains a password.
 """
 
 from __future__ import annotations
@@ -94,8 +89,8 @@ _END: Final = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
     "WHERE pid = %s::bigint AND backend_start::text = %s"
 )
-# In a transaction, and waiting for its client for longer than any client of ours takes. First who
-# that is, and only then the end: conditions of one query are looked at in any order.
+# Sessions whose transaction waits for its client for longer than any client of ours takes. They are
+# found first and then ended, as the conditions of one query are evaluated in any order.
 _END_FROZEN: Final = (
     "WITH frozen AS MATERIALIZED (SELECT pid FROM pg_stat_activity "
     "WHERE datname = current_database() AND usename = current_user "
@@ -116,7 +111,7 @@ class Address:
     Args:
         conninfo: a URL `postgresql://USER[:PASSWORD]@HOST[:PORT]/DB[?OPTIONS]` or libpq's own form.
         password: asked at each connect, where the address has none.
-        setting: what to name where the address is wrong.
+        setting: named in the error where the address is wrong.
 
     Raises:
         SettingsError: the address cannot be read, or the driver's version is not known.
@@ -149,13 +144,13 @@ class Address:
         return f"Address({self.name!r})"
 
     def lock_key(self, purpose: str) -> tuple[int, int]:
-        """The pair of numbers that stands for *purpose* among the database's advisory locks."""
+        """The advisory lock for *purpose*."""
         checksums = (crc32(each.encode()).to_bytes(4) for each in (f"saga {purpose}", SCHEMA))
         first, second = unpack(">2i", b"".join(checksums))
         return first, second
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters of `connect` beside `conninfo`."""
+        """Parameters of `connect` beside `conninfo`."""
         secret = {} if self._password is None else {"password": self._password()}
         return {"autocommit": True, **secret}
 
@@ -180,19 +175,15 @@ class Address:
         return session
 
     async def configure(self, session: Session) -> None:
-        """Give a new connection its settings."""
         cursor = await session.execute(self.session, prepare=False)
         session.reset(_checked(await cursor.fetchone()))
 
 
 class PostgresDatabase:
-    """The database at an address; it connects when it is first used.
-
-    All methods raise StoreUnavailable where it cannot be used now.
+    """Connects when it is first used; all methods raise StoreUnavailable where it cannot be used.
 
     Args:
-        address: which one, and how to get there.
-        connections_max: how many connections this process may have to it.
+        connections_max: of this process.
         configure: gives a new connection its settings; those of the address by default.
     """
 
@@ -227,10 +218,9 @@ class PostgresDatabase:
     async def commit(
         self, calls: Callable[[], Sequence[Call]], *, has_landed: Callable[[], Awaitable[bool]]
     ) -> list[PGresult] | None:
-        """Make all calls in one transaction. Returns their answers, or None where those were lost.
+        """Make all calls in one transaction; their answers, or None if only those were lost.
 
-        A conflict of order is tried again, with *calls* asked anew, and so is a commit that did not
-        arrive.
+        *calls* may be asked more than once: conflicts and commits that got lost are tried again.
 
         Raises:
             StoreUnavailable: nothing was committed, unless the error says that this is not known.
@@ -255,9 +245,7 @@ class PostgresDatabase:
     async def end(
         self, session: Session, calls: Sequence[Call], has_landed: Callable[[], Awaitable[bool]]
     ) -> list[PGresult] | None:
-        """Send the *calls* that end the transaction on *session*, and let others have that.
-
-        Returns their answers, or None where those were lost and *has_landed* says that it is there.
+        """Send the *calls* that end the transaction, and give back *session*; answers as `commit`.
 
         Raises:
             NotCommitted: the connection failed, and *has_landed* denies it.
@@ -279,7 +267,6 @@ class PostgresDatabase:
         return None
 
     async def fetch(self, query: str | Call, *parameters: bytes | int) -> list[Any]:
-        """All rows that *query* finds."""
         call = query if isinstance(query, Call) else call_of(query, *parameters)
         # After a restart of the server each connection that was idle meanwhile fails once.
         for tries_left in reversed(range(self.connections_max + 1)):
@@ -301,7 +288,7 @@ class PostgresDatabase:
         raise AssertionError("the last try returns or raises")
 
     async def borrow(self) -> Session:
-        """A connection in autocommit mode, which may turn out to have died while it was idle."""
+        """A connection in autocommit mode, which may have died while it was idle."""
         if self._is_closed:
             raise StoreUnavailable(f"{self.name}: it is closed")
         pool = self._pool = self._pool or _Pool(self.address, self.connections_max, self._configure)
@@ -314,7 +301,7 @@ class PostgresDatabase:
                 raise unavailable(self.name, pool.failure or error) from error
 
     async def give_back(self, session: Session) -> None:
-        """Let others have a borrowed connection, without any transaction."""
+        """Rolls back what is open."""
         if session.closed or session.pgconn.pipeline_status != PipelineStatus.OFF:
             await session.close()
         elif session.pgconn.transaction_status != TransactionStatus.IDLE:
@@ -325,11 +312,11 @@ class PostgresDatabase:
             await self._pool.putconn(session)
 
     async def end_frozen(self) -> None:
-        """End sessions of ours that stand still in a transaction: nothing of that is kept."""
+        """End sessions of ours that stand still in a transaction; nothing of it is kept."""
         await self.fetch(_END_FROZEN)
 
     async def ended(self, transactions: str) -> None:
-        """Wait until all transactions have ended that the query *transactions* finds now."""
+        """Wait for the end of all that the query *transactions* finds now."""
         waiting = set(await self.fetch(transactions))
         try:
             async with asyncio.timeout(SETTLE_TIMEOUT_S):
@@ -352,7 +339,7 @@ class PostgresDatabase:
     async def _is_committed(
         self, backend: Backend, has_landed: Callable[[], Awaitable[bool]]
     ) -> bool:
-        # Nothing that the session was sent can happen any more once that is gone: only then ask.
+        # Ask only once the session is gone: then nothing that it was sent can still happen.
         async def ask() -> bool:
             if (False,) in await self.fetch(_END, backend.pid, text(backend.started)):
                 raise StoreUnavailable(f"{self.name}: a session that was cut off does not end")
@@ -481,7 +468,7 @@ _CONFLICTS_OF_ORDER: Final = frozenset({"40001", "40P01"})
 
 @contextmanager
 def translated(name: str) -> Iterator[None]:
-    """Raise StoreUnavailable, with the name and what to do, where the database cannot be used."""
+    """Raise StoreUnavailable where the database cannot be used."""
     try:
         yield
     except psycopg.Error as error:
@@ -493,7 +480,7 @@ def translated(name: str) -> Iterator[None]:
 
 
 def is_of_the_server(error: BaseException) -> bool:
-    """Whether *error* says that the database cannot be used now, and not that we are wrong."""
+    """Whether *error* is about the database at this moment, and not about a wrong statement."""
     if not isinstance(error, psycopg.Error):
         return False
     if error.sqlstate is not None:
@@ -502,10 +489,9 @@ def is_of_the_server(error: BaseException) -> bool:
 
 
 def unavailable(name: str, error: BaseException) -> StoreUnavailable:
-    """The error that says of the database *name* what *error* means and what to do."""
     words = " ".join(str(error).split())
     state = getattr(error, "sqlstate", None)
-    # Without a state it was libpq that spoke, or quoted the server, while connecting.
+    # An error without a state comes from libpq, while connecting.
     advice = _advice(state) if state else _advice_while_connecting(words)
     return StoreUnavailable(f"{name}: {advice} ({words})" if advice else f"{name}: {words}")
 
@@ -515,8 +501,7 @@ def _advice(sqlstate: str) -> str | None:
 
 
 def _advice_while_connecting(error: str) -> str | None:
-    # Libpq gives only text, in English or in the server's language. The latter is advised on as if
-    # no server had answered.
+    # libpq gives only text; what is not in English is advised on as if no server had answered.
     for words, state in _WHILE_CONNECTING.items():
         if words in error and not ("certificate" in error and state == "3D000"):
             return _advice(state)
@@ -529,7 +514,7 @@ def _checked(row: tuple[Any, ...] | None) -> Backend:
     assert row is not None
     pid, encoding, started, *_ = row
     if encoding != "UTF8":
-        # Raised as the driver raises what the server cannot do, so that it is translated like it.
+        # An error of the driver's kind, so that it is translated like all others.
         raise psycopg.OperationalError(
             f"the database has the encoding {encoding}, which cannot keep all text: "
             "make one with `createdb --encoding UTF8 --template template0`"

@@ -1,13 +1,9 @@
 """The effects store in a PostgreSQL database: a connection for each handler that uses its tables.
 
-What a handler wrote and its inbox row are committed by themselves, on its own connection, several
-at once: the server makes them durable together. Rows without writes, as of handlers that only call
-another system, gather meanwhile and go out as one statement.
-
-Handlers of different sagas run side by side, in the isolation that the database gives them
-(`read committed`, unless its address or user says otherwise): a handler that reads and then writes
-the same row does so in one statement, or locks it. A handler that lost to a deadlock, or waited too
-long for a lock, is called again.
+What a handler wrote and its inbox row are committed on its own connection; inbox rows alone gather
+and share commits. Handlers of different sagas run side by side, at the database's isolation level:
+one that reads and then writes the same row does so in one statement, or locks it. One that loses to
+a deadlock, or waits too long for a lock, is called again.
 """
 
 from __future__ import annotations
@@ -53,17 +49,17 @@ from saga.ports.effects_store import (
 
 HANDLERS_MAX: Final = 12
 ROWS_COMMITS_MAX: Final = 2
-"""Connections for rows alone and for questions; while both write, rows gather."""
+"""Connections for inbox rows alone and for reads; while all of them write, rows gather."""
 GROUP_UNITS_MAX: Final = 512
 GROUP_TRIES_MAX: Final = 8
 IDLE_IN_UNIT_TIMEOUT_S: Final = 20
-"""How long a handler may keep others waiting by doing something else inside its transaction."""
+"""How long a handler's transaction may stand still, while others may wait for its locks."""
 
 _SESSION: Final = (
     "SELECT set_config('application_name', 'saga effects', false), "
     f"set_config('idle_in_transaction_session_timeout', '{IDLE_IN_UNIT_TIMEOUT_S}s', false)"
 )
-# Only the service's own transaction has the savepoint.
+# The savepoint tells the service's own transaction from one that a handler has begun.
 _SAVE: Final = Call(b"SAVEPOINT saga")
 _RELEASE: Final = Call(b"RELEASE SAVEPOINT saga")
 _BACK: Final = Call(b"ROLLBACK TO SAVEPOINT saga")
@@ -76,28 +72,19 @@ _WRITING: Final = (b"INSERT", b"UPDATE", b"DELETE", b"MERGE")
 
 
 class EndedUnit(NamedTuple):
-    """A unit that has ended, and the inbox rows it wants kept."""
-
     unit: PostgresUnit
     writes: Sequence[InboxWrite]
 
     @property
     def keys(self) -> list[Key]:
-        """The service and idempotency key of each row."""
         return [key_of(write.row) for write in self.writes]
 
     def fits(self, stored: Mapping[Key, InboxRow]) -> bool:
-        """Whether its rows can be kept beside those that are *stored*."""
         return all(fits(write, stored.get(key_of(write.row))) for write in self.writes)
 
 
 class PostgresEffectsStore(EffectsStore):
-    """The effects store at *address*.
-
-    Args:
-        address: which database, and how to get there.
-        handlers_max: how many handlers may use its tables at once; others wait in line.
-    """
+    """At most *handlers_max* handlers use their tables at once; others wait in line."""
 
     def __init__(self, address: Address, *, handlers_max: int = HANDLERS_MAX) -> None:
         self.address = address
@@ -113,7 +100,7 @@ class PostgresEffectsStore(EffectsStore):
         self._inside: set[PostgresUnit] = set()
         self._rows_commits = asyncio.Semaphore(ROWS_COMMITS_MAX)
         self._group: list[EndedUnit] = []
-        """Units that end with rows alone, and wait for one commit."""
+        """Units that end with inbox rows alone."""
         self._group_kept: asyncio.Future[Collection[Unit]]
 
     @property
@@ -152,11 +139,7 @@ class PostgresEffectsStore(EffectsStore):
     # What units ask of it.
 
     async def enter(self, unit: PostgresUnit) -> Session:
-        """A connection for *unit*, once there is one to spare.
-
-        Raises:
-            StoreUnavailable: there is none to be had.
-        """
+        """Wait in line for a connection; raises StoreUnavailable if there is none to be had."""
         self._refuse_if_closed()
         if unit not in self._inside:
             await self._places.acquire()
@@ -169,18 +152,17 @@ class PostgresEffectsStore(EffectsStore):
             raise
 
     async def give_back(self, unit: PostgresUnit) -> None:
-        """Take the connection from *unit*, but not its place in line."""
+        """Give back the connection of *unit*, but not its place among the handlers."""
         session, unit.session = unit.session, None
         if session is not None:
             await self._database.give_back(session)
 
     def undo(self, unit: PostgresUnit) -> None:
-        """Undo what *unit* has written, once its statement in hand has ended."""
+        """Undo what *unit* has written, once its current statement has ended."""
         if unit in self._inside:
             self._database.start(self._undo(unit))
 
     def keep_rows(self, ended: EndedUnit) -> asyncio.Future[Collection[Unit]]:
-        """Keep rows alone, together with others that wait."""
         if not self._is_open:
             return self._refused()
         if not self._group:
@@ -189,7 +171,6 @@ class PostgresEffectsStore(EffectsStore):
         return self._group_kept
 
     def keep_all(self, ended: EndedUnit) -> asyncio.Future[Collection[Unit]]:
-        """Keep what a unit has written, and rows with it."""
         if not self._is_open:
             return self._refused()
         return asyncio.shield(self._database.start(self._keep_all(ended)))
@@ -236,8 +217,7 @@ class PostgresEffectsStore(EffectsStore):
     # Rows alone, in groups.
 
     async def _keep_group(self) -> Collection[Unit]:
-        # It begins when the loop has run what is ready now, and a commit is free: units that end
-        # meanwhile share it.
+        # Begins when a commit is free: units that end meanwhile share it.
         async with self._rows_commits:
             waiting, self._group = self._group, []
             moved: set[Unit] = set()
@@ -247,7 +227,7 @@ class PostgresEffectsStore(EffectsStore):
             return moved
 
     async def _keep_rows(self, units: Sequence[EndedUnit]) -> set[Unit]:
-        """Keep the rows of *units* in one transaction, but of those that do not fit any more."""
+        """Keep rows in one transaction; returns the units whose rows do not fit any more."""
         moved: set[Unit] = set()
         for tries_left in reversed(range(GROUP_TRIES_MAX)):
             writes = [write for each in units for write in each.writes]
@@ -302,13 +282,7 @@ class PostgresEffectsStore(EffectsStore):
 
 
 class PostgresUnit(Unit):
-    """One handler's unit of work.
-
-    It has a connection of its own from its first statement to its end, so that a handler which
-    waits for something else holds up only those who want the same rows. Each statement stands in a
-    savepoint: one that fails undoes nothing else. A statement and what has to go before it are one
-    message.
-    """
+    """Has its own connection from its first statement on; a failed statement undoes no other."""
 
     __slots__ = ("_begin", "_is_broken", "_is_ended", "_store", "lock", "session")
 
@@ -358,7 +332,7 @@ class PostgresUnit(Unit):
         return self._store.keep_all(EndedUnit(self, writes))
 
     async def run(self, sql: str, params: dict[str, SqlValue]) -> tuple[int, list[SqlRow]]:
-        """Run one statement of the handler: how many rows it wrote, and those it found."""
+        """Returns how many rows the statement wrote, and those it found."""
         statement = parsed(sql)
         async with self.lock:
             self._refuse_if_ended()
@@ -373,11 +347,7 @@ class PostgresUnit(Unit):
             return _written_by(result), _dicts_of(session, result)
 
     def raw(self) -> Session:
-        """The connection.
-
-        Raises:
-            RuntimeError: the unit has none: it has run no statement yet, or has ended.
-        """
+        """Raises RuntimeError if the unit has run no statement yet, or has ended."""
         self._refuse_if_ended()
         if self.session is None:
             raise RuntimeError(RAW_TOO_EARLY)
@@ -434,8 +404,6 @@ class PostgresUnit(Unit):
 
 
 class PostgresHandlerDatabase(Database):
-    """The handler's tables on the event loop."""
-
     __slots__ = ("_unit",)
 
     def __init__(self, unit: PostgresUnit) -> None:
@@ -458,8 +426,6 @@ class PostgresHandlerDatabase(Database):
 
 
 class PostgresThreadDatabase(ThreadDatabase):
-    """The handler's tables in a thread."""
-
     __slots__ = ("_loop", "_unit")
 
     def __init__(self, unit: PostgresUnit, loop: asyncio.AbstractEventLoop) -> None:
@@ -521,7 +487,7 @@ def _tampered_with() -> TransactionEnded:
 
 
 def _apart(units: Sequence[EndedUnit]) -> tuple[list[EndedUnit], list[EndedUnit]]:
-    """The first of *units* that do not want the same keys, and those left for later."""
+    """Units that share no key and fit into one commit, and those left for later."""
     taken: set[Key] = set()
     first: list[EndedUnit] = []
     later: list[EndedUnit] = []

@@ -1,11 +1,7 @@
 """The inbox tables of effect services in PostgreSQL: their layout and the statements on them.
 
-A saga has a number here, in order of its first appearance, and its rows are found by that number:
-they share pages with those of sagas that run at the same time. Only `saga_inbox_sagas` has an index
-by the saga's id, which is a hash and so at a random place, and it is written once a saga.
-
-Rows are written as they are expected to fit, all or none: a key that is taken, or a row that is not
-what it was, refuses the whole transaction.
+Sagas are numbered in the order they appear, so that the rows of those that run at the same time
+share pages. A key that is taken, or a row that is not what it was, refuses the whole transaction.
 """
 
 from __future__ import annotations
@@ -96,7 +92,7 @@ INBOX: Final = Component(
 
 
 class Inbox:
-    """The statements of one store, and the sagas that are known to have a number."""
+    """The statements, and the sagas that are known to have a number."""
 
     def __init__(self) -> None:
         self._numbered = KnownSagas[bool]()
@@ -118,12 +114,12 @@ class Inbox:
         ]
 
     def written(self, writes: Sequence[InboxWrite]) -> None:
-        """Take note of *writes*, which are committed."""
+        """Is called once *writes* are committed."""
         for write in writes:
             self._numbered.remember(SagaId(_saga_and_step(write.row.key)[0]), known=True)
 
     def is_taken(self, error: psycopg.Error) -> bool:
-        """Whether *error* says that something else is in the place of a row to keep."""
+        """Whether a row could not be kept because something else is in its place."""
         if error.sqlstate == _NOT_WHAT_IT_WAS:
             return True
         if error.sqlstate == _NOT_NULL_VIOLATION:
@@ -132,17 +128,15 @@ class Inbox:
         return is_ours and error.sqlstate in {_UNIQUE_VIOLATION, _NOT_NULL_VIOLATION}
 
     def forget(self) -> None:
-        """The server may be another one now, that has not all that it had."""
+        """For when the server may be another one, which lacks something."""
         self._numbered = KnownSagas()
 
 
 def key_of(row: InboxRow) -> Key:
-    """What no two rows share."""
     return row.service, row.key
 
 
 def selecting(keys: Collection[Key]) -> Call:
-    """The query for the rows of *keys*."""
     return _SELECT.call([(*_saga_and_step(key), service) for service, key in keys])
 
 
@@ -159,7 +153,6 @@ def fits(write: InboxWrite, stored: InboxRow | None) -> bool:
 
 
 def to_row(columns: Sequence[Any]) -> InboxRow:
-    """The row that `selecting` has found."""
     key, service, attempt, outcome, *texts, digest, handled_at, undone = columns
     contract, payload, code, message = (None if text is None else unescaped(text) for text in texts)
     return InboxRow(

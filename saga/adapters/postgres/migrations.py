@@ -1,7 +1,6 @@
 """How the tables of an event store become those of the next version.
 
-A migration runs in one transaction, while no worker runs. It reads what is there, some sagas at a
-time, and leaves nothing out: what it cannot read it keeps as it is.
+It runs in one transaction while no worker runs; what it cannot read it keeps as it is.
 """
 
 from __future__ import annotations
@@ -101,10 +100,7 @@ _INDEXES_OF: Final = (
 
 
 def keep_turns(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:
-    """From one row an entry to one row a turn, and from the sagas' own ids to growing ones.
-
-    A turn takes the place of its first entry in the log.
-    """
+    """From a row for each entry to one for each turn, in its first entry's place in the log."""
     for table in _OLD_TABLES:
         _set_apart(rows, table)
     make(rows)
@@ -122,7 +118,7 @@ def keep_turns(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:
 
 
 def number_sagas(rows: Cursor[Any], make: Callable[[Cursor[Any]], None]) -> None:
-    """From an inbox by key to one by the number of the saga and the step."""
+    """From an inbox by key to one by the saga's number and the step."""
     _set_apart(rows, "saga_inbox")
     make(rows)
     for statement in _INBOX:

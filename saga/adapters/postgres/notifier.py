@@ -1,9 +1,7 @@
 """Telling other processes that something was appended, and hearing it from them.
 
-NOTIFY inside of a transaction makes all such transactions of a database commit one after another,
-each waiting for the disk. It is therefore sent by itself afterwards, once for all appends of some
-milliseconds, and does not wait for the disk. It may get lost, and a connection may fail: a
-listener also looks by itself from time to time.
+NOTIFY inside a transaction makes all such transactions commit one after another, each waiting for
+the disk, so it is sent by itself afterwards. It may get lost: a listener also polls.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ _NOTIFY: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notif
 
 
 class Notifier:
-    """Tells and hears of appends to the store in *database*; what it tells, it does not hear."""
+    """Tells and hears of appends; what it tells, it does not hear."""
 
     def __init__(self, database: PostgresDatabase, channel: str) -> None:
         self._database = database
@@ -37,14 +35,14 @@ class Notifier:
         self._is_sending = False
 
     def notify(self) -> None:
-        """Tell the others soon."""
+        """Tell the others, after a short pause, so that more appends share one message."""
         self._is_wanted = True
         if not self._is_sending:
             self._is_sending = True
             self._database.start(self._send())
 
     async def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
-        """As `TellsOfAppends` says; without a connection it is the polling that goes on."""
+        """As `TellsOfAppends` says; without a connection it only polls."""
         session: Session | None = None
         try:
             while True:

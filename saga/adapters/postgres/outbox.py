@@ -1,11 +1,8 @@
 """The outbox table of a program's own database, as its relay sees it.
 
-Rows are read in the order in which they were added, and removed once they are published. Events of
-transactions that followed each other are published in that order. A program that needs an order has
-its transactions follow each other, by a lock on what they change.
-
-One relay at a time keeps the order. An advisory lock of its session says which one it is, and goes
-with the session, however that ends.
+Events of transactions that followed each other are published in that order; a program that needs an
+order has its transactions follow each other, by a lock on what they change. One relay at a time
+publishes: it holds an advisory lock, which ends with its session.
 """
 
 from __future__ import annotations
@@ -51,15 +48,13 @@ OUTBOX: Final = Component(name="outbox", landmark="saga_outbox", make=_make)
 
 
 class OutboxRow(NamedTuple):
-    """An event that waits to be published."""
-
     outbox_id: int
     message_id: str
     record: Record
 
 
 class OutboxStatus(NamedTuple):
-    """How many events wait and how long the first has, and how many were refused by the bus."""
+    """How many events wait, how many the bus refused, and how long the first one waits."""
 
     waiting: int
     refused: int
@@ -67,10 +62,7 @@ class OutboxStatus(NamedTuple):
 
 
 class OutboxSession:
-    """One session on the outbox table.
-
-    All methods raise StoreUnavailable where the database cannot be reached, or has ended it.
-    """
+    """All methods raise StoreUnavailable where the database cannot be reached or has ended it."""
 
     def __init__(self, address: Address, connection: AsyncConnection[tuple[Any, ...]]) -> None:
         self._address = address
@@ -78,7 +70,6 @@ class OutboxSession:
 
     @classmethod
     async def open(cls, address: Address) -> OutboxSession:
-        """Connect."""
         with translated(address.name):
             return cls(address, await address.connect_async())
 
@@ -102,21 +93,20 @@ class OutboxSession:
         ]
 
     async def remove(self, outbox_ids: Sequence[int]) -> None:
-        """Remove what is published."""
         await self._do("DELETE FROM saga_outbox WHERE outbox_id = ANY(%s)", (list(outbox_ids),))
 
     async def refuse(self, outbox_id: int, problem: str) -> None:
-        """Mark one that cannot be published; those behind it go on."""
+        """Mark an event that cannot be published; those behind it go on."""
         await self._do(
             "UPDATE saga_outbox SET problem = %s WHERE outbox_id = %s", (problem, outbox_id)
         )
 
     async def put_back(self) -> int:
-        """Have those that were refused tried again; how many there were."""
+        """Have refused events tried again; returns how many there were."""
         return await self._do("UPDATE saga_outbox SET problem = NULL WHERE problem IS NOT NULL", ())
 
     async def refused(self, *, limit: int) -> list[tuple[str, str, str]]:
-        """Message id, topic and problem of those that were refused."""
+        """Message id, topic and problem of refused events."""
         return await self._rows(
             "SELECT message_id, topic, problem FROM saga_outbox WHERE problem IS NOT NULL "
             "ORDER BY outbox_id LIMIT %s",
@@ -124,12 +114,11 @@ class OutboxSession:
         )
 
     async def status(self) -> OutboxStatus:
-        """What there is."""
         [[waiting, refused, oldest_s]] = await self._rows(_STATUS, ())
         return OutboxStatus(waiting, refused, oldest_s)
 
     async def close(self) -> None:
-        """Disconnect; another session may lead."""
+        """Disconnect, so that another session may lead."""
         await self._connection.close()
 
     async def _rows(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -1,14 +1,8 @@
 """Groups of statements as one message: all leave together, and are answered together.
 
-psycopg's own pipeline sends each statement by itself. Here nothing leaves before all is there: a
-batch costs one call of the system instead of a dozen. A process that freezes has sent all of its
-transaction or, but for very large ones, nothing.
-
-Parameters of ours are arrays in PostgreSQL's binary form. The driver's general way writes them as
-text, element by element, which costs more than everything else that this side does for a batch.
-
-This is the one file that uses psycopg's generators, which its documentation does not promise.
-`check_version` runs before a connection is made.
+psycopg's own pipeline sends each statement by itself. Here a process that freezes has sent all of
+its transaction or, but for very large ones, nothing. Parameters are arrays in binary form, as text
+would cost more than all else. psycopg's documentation does not promise the generators used here.
 """
 
 from __future__ import annotations
@@ -37,8 +31,6 @@ Key = tuple[bytes, Sequence[int]]
 
 
 class Prepare(StrEnum):
-    """When the server prepares a statement."""
-
     AT_ONCE = "at once"
     WHEN_REPEATED = "when repeated"
     NEVER = "never"
@@ -56,19 +48,18 @@ class Call(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """What it is prepared by."""
         return self.text, self.types
 
 
 class Backend(NamedTuple):
-    """A session's process on the server: its id alone may be given again."""
+    """A session's process on the server; *pid* alone may be given again."""
 
     pid: int
     started: str
 
 
 class Session(AsyncConnection[tuple[Any, ...]]):
-    """A connection that knows its backend, and the statements which that has prepared."""
+    """A connection that knows its backend and what that has prepared."""
 
     backend: Backend
     prepared: dict[Key, bytes]
@@ -77,12 +68,11 @@ class Session(AsyncConnection[tuple[Any, ...]]):
     """Statements that came once, and whether they are prepared when they come again."""
 
     def reset(self, backend: Backend) -> None:
-        """Know *backend*, which is new and has prepared nothing."""
+        """*backend* is new and has prepared nothing."""
         self.backend = backend
         self.prepared, self.may_prepare, self.numbers = {}, {}, count()
 
     def is_to_prepare(self, call: Call) -> bool:
-        """Whether *call* is to be prepared now."""
         if call.prepare is not Prepare.WHEN_REPEATED:
             return call.prepare is Prepare.AT_ONCE
         known = self.may_prepare.get(call.key)
@@ -91,10 +81,7 @@ class Session(AsyncConnection[tuple[Any, ...]]):
         return bool(known)
 
     def forget(self, call: Call) -> bool:
-        """Do not prepare *call* any more; returns whether it was prepared.
-
-        What was prepared before a table changed, or was forgotten by the server, fails for ever.
-        """
+        """Stop preparing *call*, which fails once a table has changed; whether it was prepared."""
         self.may_prepare[call.key] = False
         return self.prepared.pop(call.key, None) is not None
 
@@ -103,29 +90,21 @@ async def exchange(session: Session, calls: Sequence[Call]) -> list[PGresult]:
     """Send *calls* as one message, and return what each answers.
 
     Raises:
-        psycopg.Error: the server refused one of them, or the connection failed. Where the
-            connection is still open, nothing from the refused one on was done.
+        psycopg.Error: one was refused, and nothing from it on was done; or the connection failed.
     """
     async with session.lock:
         return await session.wait(_exchange(session, calls))
 
 
 def call_of(sql: str, *parameters: bytes | int) -> Call:
-    """The statement *sql* of ours, with `%s` for each parameter; it answers in binary form.
-
-    An `int` is a bigint; bytes are a value in PostgreSQL's binary form, as they are made below.
-    """
+    """*sql* has `%s` for each parameter: a bigint, or bytes in PostgreSQL's binary form."""
     values = [_BIGINT.pack(each) if isinstance(each, int) else each for each in parameters]
     formats = [Format.BINARY] * len(values)
     return Call(_numbered(sql), values, (), formats, Format.BINARY, Prepare.AT_ONCE)
 
 
 class ManyRows:
-    """A statement of ours over many rows: an array for each column.
-
-    `{rows}` stands for them in *sql*, and *types* are those of their columns. Other parameters,
-    `%s` as above, stand behind.
-    """
+    """A statement over `{rows}` with columns of these *types*; other parameters stand behind."""
 
     def __init__(self, sql: str, types: str) -> None:
         self._arrays = [_ARRAYS[name] for name in types.split()]
@@ -133,17 +112,15 @@ class ManyRows:
         self._sql = sql.replace("{rows}", f"unnest({arrays})")
 
     def call(self, rows: Sequence[Sequence[Any]], *others: bytes | int) -> Call:
-        """The statement over *rows*."""
         arrays = [array([row[place] for row in rows]) for place, array in enumerate(self._arrays)]
         return call_of(self._sql, *arrays, *others)
 
     def calls(self, rows: Sequence[Sequence[Any]]) -> list[Call]:
-        """The statement over *rows*, where there are any."""
+        """No statement where there are no *rows*."""
         return [self.call(rows)] if rows else []
 
 
 def rows_of(session: Session, result: PGresult) -> list[tuple[Any, ...]]:
-    """The rows of an answer on *session*."""
     loading = Transformer(session)
     loading.set_pgresult(result)
     return loading.load_rows(0, result.ntuples, tuple)
@@ -174,7 +151,7 @@ def _exchange(session: Session, calls: Sequence[Call]) -> Generator[Any, Any, li
 
 
 def _send(session: Session, call: Call) -> bytes | None:
-    """Put *call* into the message; returns its new name, where it is prepared first."""
+    """Returns the name of *call*, if it is prepared here."""
     pgconn = session.pgconn
     text, values, types, formats, results, _ = call
     name = session.prepared.get(call.key)
@@ -191,12 +168,7 @@ def _send(session: Session, call: Call) -> bytes | None:
 
 
 def _refusal(pgconn: PGconn, result: PGresult) -> PGresult | None:
-    """*result*, where it says that the server has refused something.
-
-    Raises:
-        psycopg.Error: it has ended the session with that. The connection is closed: there will be
-            no other answer.
-    """
+    """*result*, if it is a refusal; raises it where the server has ended the session with it."""
     if result.status != ExecStatus.FATAL_ERROR:
         return None
     if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in _ENDED:
@@ -225,18 +197,13 @@ _BIGINT_ITEM: Final = Struct(">iq")
 
 
 def text(value: str) -> bytes:
-    """A text as PostgreSQL can keep it; `unescaped` gives it back.
-
-    It keeps no NUL character, but a message that is no JSON may well have one. It is written as two
-    characters, and the first of these, where it occurs by itself, twice.
-    """
+    """A text without NUL characters, which PostgreSQL cannot keep; `unescaped` gives it back."""
     if _NUL in value or _ESCAPE in value:
         value = value.replace(_ESCAPE, _ESCAPE + _ESCAPE).replace(_NUL, _ESCAPED_NUL)
     return value.encode()
 
 
 def unescaped(text: str) -> str:
-    """The text that `text` was given."""
     if _ESCAPE not in text:
         return text
     parts = text.split(_ESCAPE + _ESCAPE)
@@ -244,27 +211,22 @@ def unescaped(text: str) -> str:
 
 
 def uuid(value: str) -> bytes:
-    """A uuid."""
     return bytes.fromhex(value.replace("-", ""))
 
 
 def texts(values: Iterable[str | None]) -> bytes:
-    """An array of text."""
     return _varying(25, [None if value is None else text(value) for value in values])
 
 
 def blobs(values: Iterable[bytes | None]) -> bytes:
-    """An array of bytea."""
     return _varying(17, values)
 
 
 def uuids(values: Iterable[str | None]) -> bytes:
-    """An array of uuid."""
     return _varying(2950, [None if value is None else uuid(value) for value in values])
 
 
 def ints(values: Iterable[int | None]) -> bytes:
-    """An array of bigint."""
     pack = _BIGINT_ITEM.pack
     return _array(20, [_NULL if value is None else pack(8, value) for value in values])
 

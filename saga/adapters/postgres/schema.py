@@ -1,8 +1,7 @@
 """Which tables a database has, and how they become those that the code at hand needs.
 
-Each component (event store, effects store, outbox) counts its migrations; the table `saga_schema`
-says how many were made. Whoever migrates holds an advisory lock meanwhile, and everything is one
-transaction: two that run at once end as one, and one that fails leaves what was there.
+The table `saga_schema` has the version of each component (event store, effects store, outbox). All
+migrations of one run are one transaction, under an advisory lock.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ from saga.core.values import value
 from saga.errors import StoreTooNew, StoreUnavailable
 
 Make = Callable[[Cursor[Any]], None]
-"""Makes tables in the transaction of a cursor."""
 Migration = Callable[[Cursor[Any], Make], None]
-"""Brings tables over from one version to the next, and is given what makes those of the newest."""
+"""Brings tables to the next version; gets what makes those of the newest."""
 
 MIGRATION_LOCK_TIMEOUT_S: Final = 60
 _SCHEMA_TABLE: Final = (
@@ -91,10 +89,10 @@ _TABLES: Final = (
 
 @value(kw_only=True)
 class Component:
-    """A set of tables: a new database has them made, an old one takes the *migrations* it lacks.
+    """A set of tables.
 
     Args:
-        landmark: one of them; where `saga_schema` does not know of it, another program has made it.
+        landmark: one of them; if `saga_schema` does not know of it, another program has made it.
         make: makes those of the newest version.
         migrations: the first leads from version 1 to 2.
     """
@@ -106,7 +104,7 @@ class Component:
 
     @property
     def version(self) -> int:
-        """The version that this code needs."""
+        """The version this code needs."""
         return len(self.migrations) + 1
 
 
@@ -125,7 +123,7 @@ EVENT_STORE: Final = Component(
 
 
 def stored_version(address: Address, component: Component) -> int:
-    """The version of *component* in the database, 0 where it has none of it. Blocks.
+    """The version of *component* in the database, 0 where it has none; blocks.
 
     Raises:
         StoreTooNew: a newer version of saga wrote it.
@@ -136,7 +134,7 @@ def stored_version(address: Address, component: Component) -> int:
 
 
 def migrate(address: Address, component: Component) -> int:
-    """Bring the tables of *component* to its version, and return the version there was. Blocks.
+    """Bring the tables of *component* to its version; returns the one there was; blocks.
 
     Raises:
         StoreTooNew: a newer version of saga wrote it.
@@ -169,10 +167,9 @@ def migrate(address: Address, component: Component) -> int:
 
 
 def prepare(address: Address, component: Component, *, make: bool) -> None:
-    """See that the tables of *component* are those this code needs. Blocks.
+    """See that the tables of *component* are those this code needs; blocks.
 
-    Where there are none they are made, or not, as *make* says. An older version is left to `saga
-    store migrate`: an upgrade is an operator's decision, as other workers may still run older code.
+    Older ones are left to `saga store migrate`: other workers may still run older code.
 
     Raises:
         StoreTooNew: a newer version of saga wrote it.

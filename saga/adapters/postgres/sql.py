@@ -1,7 +1,7 @@
 """A handler's SQL on its way to PostgreSQL: `:name` becomes `$1`, and nothing else is touched.
 
-What looks like a parameter inside a literal, a quoted name, a comment or a dollar quote is none,
-nor is a cast. A statement that would end the transaction is refused: it is not the handler's.
+Nothing inside a literal, a quoted name, a comment or a dollar quote is a parameter, nor is a cast.
+A statement that would end the transaction is refused.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _TOKEN: Final = re.compile(
 )
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 _TEXT_OID: Final = 0
-"""The server takes it for what the place asks for, as it does with a literal."""
+"""The server infers the type, as it does with a literal."""
 _BIGINT_OID: Final = 20
 _BIGINT: Final = range(-(2**63), 2**63)
 
 
 class Statement(NamedTuple):
-    """One statement as the server takes it, and the names of its parameters in their order."""
+    """A statement as the server takes it, and the names of its parameters in order."""
 
     text: bytes
     names: tuple[str, ...]
@@ -53,11 +53,7 @@ class Statement(NamedTuple):
 
 @lru_cache(maxsize=2_000)
 def parsed(sql: str) -> Statement:
-    """The statement that *sql* is.
-
-    Raises:
-        ValueError: it would begin or end the transaction, or is written with other parameters.
-    """
+    """Raises ValueError for BEGIN, COMMIT, COPY and the like, and for parameters like `$1`."""
     parts: list[str] = []
     numbers: dict[str, int] = {}
     first_word = ""
@@ -82,10 +78,7 @@ def parsed(sql: str) -> Statement:
 def bound(
     statement: Statement, params: Mapping[str, object], connection: psycopg.AsyncConnection[Any]
 ) -> Call:
-    """*statement* with the values of its parameters.
-
-    Whole numbers are bigint wherever they stand; text is whatever its place asks for, so that it
-    may also stand for a date, a uuid or a document.
+    """Whole numbers are bigint; text is what its place asks for, as a date or a uuid.
 
     Raises:
         ValueError: a parameter is missing, or is text with a NUL character.

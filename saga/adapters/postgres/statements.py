@@ -1,21 +1,15 @@
 """The event store's statements: one for each table and batch, with an array for each column.
 
-What is looked for by key is looked for in subqueries that cannot become joins: the plan of a join
-may be one that reads the whole table, and stay. `%s` stands for a parameter; see `pipeline.py`.
+Keys are looked up in subqueries, as the plan of a join might read the whole table, and stay. Rows
+bear an originator id, which grows with time, so that sagas that run at the same time share pages.
 
-A saga has two ids. Its own is a hash, at a random place of any index: only `saga_ids` has an index
-by it, and is written once. All other rows bear the originator id, which the store draws and which
-grows with time: sagas that run at the same time share pages.
+No table is locked, so places in the log are not in the order of commits, but for those of one saga:
 
-No table is locked, so places in the log are not in the order of commits, and need not be:
-
-* Order within a saga: who appends to a history has seen the commit before it, so that its places
-  are larger. The backlog is a set of rows, each removed once it is published: there is no
-  mark that could pass a row that is still to appear.
-* Reading the log on from a place: each writer holds a shared advisory lock from before it takes
-  places until its end. A reader notes the last place given, waits for those who held the lock then,
-  and reads up to there: what is missing will never come.
-* Deadlocks: rows are locked in one order, positions by name, then turns by originator and number.
+* Who reads the log notes the last place given, waits for all writers that hold a shared advisory
+  lock, which each takes before its places, and reads up to there: what is missing never comes.
+* The backlog is a set of rows: there is no mark that could pass a row that is still to appear.
+* Rows are locked in one order (positions by name, then turns by originator and number), so that no
+  two transactions wait for each other.
 """
 
 from __future__ import annotations
@@ -146,27 +140,26 @@ class OriginatorIds:
     def __init__(self) -> None:
         self._last_us = 0
         self._random = secrets.randbits(62)
-        """What tells this process from others that draw in the same microsecond."""
+        """Tells this process from others that draw in the same microsecond."""
 
     def draw(self, at: Instant) -> str:
-        """The next one, as 32 hex digits; it grows with *at*."""
+        """32 hex digits, which grow with *at*."""
         self._last_us = max(self._last_us + 1, at)
         ms, us = divmod(self._last_us, 1_000)
         return f"{ms << 80 | 7 << 76 | us << 64 | 2 << 62 | self._random:032x}"
 
 
 def share_lock(key: tuple[int, int]) -> str:
-    """The statement that says that this transaction is about to take places in the log."""
+    """Says that this transaction is about to take places in the log."""
     return "SELECT pg_advisory_xact_lock_shared({}, {})".format(*key)
 
 
 def writers(key: tuple[int, int]) -> str:
-    """The question for the transactions that have taken places in the log, or are about to."""
+    """Finds the transactions that have taken places in the log, or are about to."""
     return _WRITERS.format(*key)
 
 
 def sagas_written(batch: Batch) -> dict[SagaId, None]:
-    """The sagas of which *batch* writes rows by originator."""
     sagas = dict.fromkeys(each.saga_id for each in batch.histories)
     sagas |= dict.fromkeys(each.saga_id for each in batch.summaries)
     return sagas | dict.fromkeys(each.saga_id for each in batch.timers_armed)
@@ -181,10 +174,9 @@ def calls_of(
     at: Instant,
     lock: str,
 ) -> list[Call]:
-    """The statements that write *batch*, in order; they refuse it with the codes above.
+    """Write *batch* or refuse it with the codes above; `EVENTS_AND_BACKLOG` answers the backlog id.
 
-    *new* are those of its sagas that the store does not have. The statement that answers with the
-    batch's backlog id is `EVENTS_AND_BACKLOG`.
+    *new* are those of its sagas that the store does not have.
     """
     turns = [(originators[saga], number, TURN, state) for saga, number, state in turns_of(batch)]
     summaries = {each.saga_id: from_summary(each) for each in batch.summaries}
@@ -207,7 +199,7 @@ def calls_of(
 
 
 def proof_of(batch: Batch, originators: Originators) -> Call | None:
-    """Asks whether *batch* is stored; None where it may be written twice."""
+    """Asks whether *batch* is stored; None where it may as well be written twice."""
     if batch.histories:
         turns = turns_of(batch)
         return LANDED.call([(saga, originators[saga], *rest) for saga, *rest in turns])

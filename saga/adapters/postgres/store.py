@@ -1,7 +1,4 @@
-"""The event store in a PostgreSQL database, for any number of processes, and its read side.
-
-What a batch publishes goes to the relay's backlog in the same transaction.
-"""
+"""The event store in PostgreSQL; what a batch publishes goes to the backlog in its transaction."""
 
 from __future__ import annotations
 
@@ -93,9 +90,7 @@ _BACKLOG: Final = (
 
 
 class PostgresEventStore(EventStore, TellsOfAppends):
-    """Histories in *database*, which stays its maker's to close.
-
-    Making one blocks for some milliseconds, and longer where the tables are to be made first.
+    """Histories in *database*, which stays its maker's to close; making one blocks.
 
     Args:
         make: whether to make the tables where there are none.
@@ -110,7 +105,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         self._lock = sql.share_lock(database.address.lock_key("append"))
         self._ids = sql.OriginatorIds()
         self._known = KnownSagas[tuple[int, str]]()
-        """The number of turns and the originator id of each."""
+        """Of each the number of turns and the originator id."""
         self._notifier = Notifier(database, CHANNEL)
         prepare(database.address, EVENT_STORE, make=make)
 
@@ -196,7 +191,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return originators, new
 
     async def _explained(self, error: psycopg.Error, batch: Batch) -> Exception:
-        """What the refusal *error* of *batch* means; nothing was recorded."""
+        """What the refusal of *batch* means to the caller."""
         tables = {"stored_events", "saga_ids"}
         is_second = error.sqlstate == _UNIQUE_VIOLATION and error.diag.table_name in tables
         if error.sqlstate == sql.ALREADY_RECORDED:
@@ -217,7 +212,6 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         return proof is not None and await self.database.fetch(proof) == [(True,)]
 
     async def _backlog_id(self, batch: Batch, originators: sql.Originators) -> int | None:
-        """The backlog id of *batch*, which is stored."""
         if not batch.histories or not batch.outgoing:
             return None
         first = batch.histories[0]
@@ -264,8 +258,6 @@ _FOR_EVER: Final = 2**63 - 1
 
 
 class PostgresCatalogue(Catalogue):
-    """The catalogue of the event store in *database*."""
-
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._writers = sql.writers(database.address.lock_key("append"))
@@ -362,8 +354,6 @@ _TIMERS_COUNTED: Final = "SELECT count(*), min(due_at) FROM timers WHERE due_at 
 
 
 class PostgresStatistics(StatisticsReader):
-    """Counts what is in the event store in *database*."""
-
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 

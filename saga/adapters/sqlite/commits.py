@@ -199,7 +199,7 @@ class WritingConnection:
 
     def _identities(self) -> tuple[int, ...] | None:
         try:
-            # Once a commit: as `Path.stat` it takes three times as long.
+            # Runs once a commit, and `Path.stat` takes three times as long.
             main, wal = os.stat(self.path), os.stat(f"{self.path}-wal")  # noqa: PTH116
         except OSError:
             return None
@@ -346,7 +346,7 @@ class Checkpointer:
         self._frames = frames
         self._commits_since = 0
         if frames:
-            # How many commits fill the log is learnt from how full this many have made it.
+            # Estimated from how full this many commits have made the log.
             fitting = commits * FRAMES_TARGET // frames
             self._commits_until = max(1, min(fitting, COMMITS_MAX, commits * 4))
         self.is_rest_wanted = is_asked

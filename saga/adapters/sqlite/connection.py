@@ -22,7 +22,7 @@ _SETTINGS: Final = (
     "PRAGMA cache_size=-32768",  # KiB
     "PRAGMA mmap_size=268435456",
     "PRAGMA temp_store=MEMORY",
-    # Some builds of SQLite overwrite whatever is deleted, which is for secrets.
+    # Some builds of SQLite overwrite what is deleted, which only secrets need.
     "PRAGMA secure_delete=OFF",
 )
 _ADVICE: Final = {

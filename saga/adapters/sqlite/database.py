@@ -79,11 +79,7 @@ class SqliteDatabase:
 
     @property
     def writer(self) -> Writer:
-        """The file's only writer in this process.
-
-        Raises:
-            StoreUnavailable: the file is closed, or was opened to be read.
-        """
+        """Raises StoreUnavailable if the file is closed, or was opened to be read."""
         if self._closing is not None:
             raise StoreUnavailable(f"{self.path}: it is closed")
         if self._writer is None:
@@ -160,21 +156,13 @@ class SqliteDatabase:
         return future
 
     async def read(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """Run *query* on a reader thread, in autocommit mode.
-
-        Raises:
-            StoreUnavailable: the file cannot be read now.
-        """
+        """Run *query* on a reader thread, in autocommit mode; may raise StoreUnavailable."""
         if not self.has_threads:
             return self.read_now(query)
         return await self._readers.read(query)
 
     def read_now(self, query: Callable[[sqlite3.Cursor], T]) -> T:
-        """Run *query* on this thread: for what takes microseconds.
-
-        Raises:
-            StoreUnavailable: the file cannot be read now.
-        """
+        """Run *query*, which takes microseconds, on this thread; may raise StoreUnavailable."""
         try:
             return query(self._readers.inline().cursor())
         except sqlite3.DatabaseError as error:

@@ -175,7 +175,7 @@ class SqliteEffectsStore(EffectsStore):
             self._group.lost += self._group.written
             self._group.written.clear()
 
-    # Opening, and what is said where it is not open.
+    # Opening.
 
     def _opened(self) -> SqliteDatabase:
         database = self._shared or SqliteDatabase(self.path)

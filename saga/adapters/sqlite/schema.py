@@ -39,7 +39,7 @@ _TABLES: Final = (
         "due_at INTEGER NOT NULL, PRIMARY KEY (saga, name)) WITHOUT ROWID"
     ),
     "CREATE INDEX timers_by_due_at ON timers (due_at)",
-    # Ids are never given twice: what is said late of an old one must not hit a new one.
+    # Ids are never given twice, so that a late order for an old one does not hit a new one.
     (
         "CREATE TABLE unhandled (record_id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
         "reason TEXT NOT NULL, message TEXT NOT NULL, topic TEXT NOT NULL, "

@@ -52,7 +52,7 @@ class ManyRows:
     ) -> int:
         """Run one statement from row *start* on; returns where it ended."""
         left = min(len(rows) - start, ROWS_MAX)
-        # A table has room for nulls, an insert has not.
+        # The table in a query can be filled up with nulls, an insert cannot.
         size = 1 << ((left if self._is_insert else 2 * left - 1).bit_length() - 1)
         end = min(start + size, len(rows))
         values = [*chain.from_iterable(rows[start:end])]

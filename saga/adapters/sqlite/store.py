@@ -207,7 +207,7 @@ class SqliteEventStore(EventStore):
                 work, is_stored=is_stored, on_commit=on_commit, is_last=True
             )
         except AlreadyRecorded:
-            # Which of them, only the state before the attempt tells.
+            # The attempt is rolled back, so the stored positions tell which of them it was.
             stored = await self.positions(list(batch.positions))
             raise AlreadyRecorded(covered(batch.positions, stored)) from None
         except HistoryConflict as conflict:

@@ -138,7 +138,7 @@ class Writer:
         try:
             if not keep and writing.in_transaction:
                 writing.roll_back_to("handler")
-            # An error where it has ended the transaction, as it may have begun another one.
+            # Fails where the handler has ended the transaction, even if it has begun another.
             writing.connection.execute("RELEASE handler")
             is_whole = True
         except sqlite3.Error:
@@ -159,8 +159,7 @@ class Writer:
     # One transaction after another.
 
     def _go_on_soon(self) -> None:
-        # The call comes when the loop has run what is ready now: it may have more to write, which
-        # then shares the commit.
+        # Called once the loop has run what is ready now, which may have more for the same commit.
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._go_on)
@@ -250,8 +249,7 @@ class Writer:
 
     def _next_jobs(self) -> list[Job]:
         waiting = self._waiting
-        # With what handlers have written goes all that waits, as the jobs that belong to it are
-        # among it.
+        # All that waits goes along with what handlers have written: their own jobs are among it.
         if len(waiting) <= JOBS_PER_COMMIT_MAX or self._handlers:
             jobs = list(waiting)
             waiting.clear()
@@ -332,7 +330,7 @@ class Writer:
             return
         proofs = [job.is_stored for job in transaction if job.is_stored and job.error is None]
         if proofs and isinstance(error, sqlite3.DatabaseError):
-            # What it calls back with is no error of the driver any more.
+            # It calls back with None or StoreUnavailable, so this happens once.
             self.writing.find_out(proofs[0], error, partial(self._committed, transaction))
         else:
             self._give_up(transaction, error)
