@@ -53,7 +53,7 @@ class SagaError(Exception):
 
 @dataclass(eq=False)
 class DefinitionError(SagaError, code="definition"):
-    """Raised when a saga, contract or application cannot work as it is written, at *where*."""
+    """Raised when a saga, contract or application cannot work; *where* is `file:line`, if known."""
 
     problem: str
     _: KW_ONLY

@@ -376,7 +376,7 @@ async def attempt(
 
 
 async def run_starter(starter: Starter, store: EffectsStore, threads: Executor | None) -> None:
-    """Call it in a transaction of its own; raises DefinitionError, or StoreUnavailable."""
+    """Call *starter* in its own transaction; raises DefinitionError or StoreUnavailable."""
     # Tables that are made where there are none are made twice by two processes at once.
     unit = store.unit(alone=True)
     try:

@@ -52,7 +52,7 @@ class Rejected(NamedTuple):
 
 @value(kw_only=True)
 class Route:
-    """One topic's handler; *done* is the contract of an empty answer, *failed* that of a failure."""
+    """One topic's handler; *done* is the contract of an empty answer, *failed* of a failure."""
 
     service: str
     contract_name: str
@@ -88,7 +88,6 @@ class Request(NamedTuple):
 
     @property
     def do_key(self) -> str:
-        """The idempotency key of doing the step."""
         return f"{self.order_key}/do"
 
     @property
@@ -159,7 +158,6 @@ class Subscription:
 
     @property
     def topics_written(self) -> tuple[str, ...]:
-        """The topics on which intents are answered."""
         intents = {route.handler.contract for route in self.routes.values() if route.is_intent}
         # `intent-done` in any case: an undo with nothing to undo is answered there.
         contracts = {name for intent in intents for name in reply_contract_names(intent)}

@@ -26,7 +26,6 @@ LOOK_AGE_S: Final = 120.0
 """How long ago it may have been asked last, be it without an answer."""
 NAME: Final = "orchestrator"
 STATISTICS_AGE_S: Final = 10.0
-"""How old the counts of the store may be."""
 STATISTICS_WAIT_S: Final = 3.0
 
 COUNTED: Final = {

@@ -421,7 +421,6 @@ class Batcher:
                 self.has_work.set()
 
     async def linger(self) -> None:
-        """Wait, under load, for so many records that a batch of them is worth its cost."""
         wanted = self._records_taken
         if wanted < LINGER_RECORDS_MIN or len(self.pending.records) >= wanted:
             return

@@ -435,7 +435,7 @@ class _Sender(NamedTuple):
 
 
 def _through_last_before(backlog: Sequence[Backlog], before: Instant) -> Sequence[Backlog]:
-    """Through the last one appended *before*; younger ones among them were committed before it."""
+    """Batches up to the last one appended *before*: younger ones among them committed earlier."""
     ends = [place for place, batch in enumerate(backlog, 1) if batch.appended_at < before]
     return backlog[: ends[-1]] if ends else ()
 

@@ -60,7 +60,7 @@ class UnloadableSaga:
 
 
 class SagaCache:
-    """The least recently used sagas leave first."""
+    """Sagas between their turns; the least recently used leave first."""
 
     def __init__(
         self, store: EventStore, catalogue: Catalogue, registry: SagaRegistry, *, sagas_max: int
@@ -168,7 +168,6 @@ def definition_of(history: Sequence[Entry]) -> tuple[str, int]:
 
 
 def summary_of(saga: LoadedSaga, at: Instant) -> SagaSummary:
-    """The index row of a loaded saga."""
     state = saga.state
     return SagaSummary(
         saga.saga_id,

@@ -39,8 +39,6 @@ class CommittedBatch:
 
 
 class Turns:
-    """The runtime in one sentence: load, handle, append, relay."""
-
     def __init__(
         self,
         *,
@@ -65,7 +63,7 @@ class Turns:
     async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
         """Take all turns that *batch* calls for, and store them in one transaction.
 
-        Until `publish` has ended, no other turn of these sagas is taken: intents leave in order.
+        Until `publish` has ended, this process takes no other turn of its sagas.
 
         Raises:
             HistoryConflict: another worker was first; nothing was recorded.

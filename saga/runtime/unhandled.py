@@ -34,11 +34,11 @@ PAGE_RECORDS_MAX = 500
 SAGAS_MAX = 10_000
 """Behind so many sagas at most records are looked for at a time."""
 TRIED_OFTEN: Final = frozenset({DeferralReason.EARLY, DeferralReason.BEHIND_DEFERRED})
-"""Records that are deferred for one of these reasons are tried again and again."""
+"""Reasons of deferred records that every sweep tries again."""
 LEFT_TO_OPERATORS: Final = frozenset(
     {DeferralReason.TURN_FAILED, DeferralReason.BEHIND_FAILED_TURN}
 )
-"""Records that are deferred for one of these reasons wait until an operator releases the saga."""
+"""Reasons of deferred records that wait until an operator releases the saga."""
 STANDING_STILL: Final = frozenset({SagaStatus.PARKED, SagaStatus.STALLED})
 
 
@@ -60,7 +60,7 @@ class DeferredRecords:
         return records
 
     async def sweep(self, *, tries_all: bool) -> set[SagaId]:
-        """Which sagas may go on, of all; *tries_all* adds those whose code no worker had."""
+        """Update `sagas`; which of them may go on, with *tries_all* even if code was missing."""
         known = set(self.sagas)
         found = await self._reasons()
         # Records that a turn has deferred meanwhile were not there yet when the pages were read.

@@ -71,7 +71,6 @@ class TimerChanges:
     cleared: list[TimerId] = field(default_factory=list)
 
     def note(self, saga_id: SagaId, intents: Sequence[Intent]) -> None:
-        """Take up what a turn has decided about timers."""
         for intent in intents:
             if isinstance(intent, TimerArmed):
                 self.armed[intent.timer_id] = DueTimer(intent.timer_id, saga_id, intent.due_at)
