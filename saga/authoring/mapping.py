@@ -1,7 +1,7 @@
 """Messages mapped by field name: undo intents from what is undone, outcomes from a report.
 
-Whether every required field can be filled is decided from the classes alone, before a saga runs:
-an undo that needs a field which only a reply has could never be built when no reply came.
+The classes alone decide whether every required field can be filled, before a saga runs: an undo
+that needs a field of the reply could never be built when no reply came.
 """
 
 from __future__ import annotations
@@ -22,11 +22,7 @@ REPORT_FIELDS = ("reason", "code", "failed_step", "residue")
 
 @lru_cache(maxsize=4096)
 def check_undo(intent: type[BaseModel], undo: type[BaseModel]) -> None:
-    """Refuse an undo class that cannot always be filled from the intent it undoes.
-
-    Raises:
-        DefinitionError: names the field and what to do.
-    """
+    """Refuse an undo class that cannot always be filled from the intent it undoes."""
     for name, field in undo.model_fields.items():
         if field.is_required() and name not in intent.model_fields:
             raise DefinitionError(
@@ -38,11 +34,7 @@ def check_undo(intent: type[BaseModel], undo: type[BaseModel]) -> None:
 
 @lru_cache(maxsize=4096)
 def check_rolled_back(trigger: type[BaseModel], outcome: type[BaseModel]) -> None:
-    """Refuse a `rolled_back` class that cannot always be filled from trigger and report.
-
-    Raises:
-        DefinitionError: names the field and what to do.
-    """
+    """Refuse a `rolled_back` class that cannot always be filled from trigger and report."""
     for name, field in outcome.model_fields.items():
         if not field.is_required():
             continue
@@ -84,7 +76,6 @@ def fill_report(model: type[Filled], trigger: BaseModel, report: Report) -> Fill
 
 @lru_cache(maxsize=4096)
 def _shared(model: type[BaseModel], source: type[BaseModel]) -> tuple[str, ...]:
-    """The fields that a source can fill."""
     return tuple(name for name in model.model_fields if name in source.model_fields)
 
 

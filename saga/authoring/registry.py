@@ -39,11 +39,9 @@ class SagaRegistry:
         self._by_trigger = {name: list(sagas.values()) for name, sagas in by_trigger.items()}
 
     def find(self, name: str, version: int) -> Registered | None:
-        """The saga of this name and version; None where this application has it not."""
         return self._by_name.get((name, version))
 
     def newest(self, name: str) -> Registered | None:
-        """The newest version of the saga of this name; None where this application has none."""
         versions = [saga for (known, _), saga in self._by_name.items() if known == name]
         return max(versions, key=lambda registered: registered.saga.version, default=None)
 

@@ -1,8 +1,7 @@
 """CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
 
 What we send has every attribute; what we receive may have none. A header that is null or no UTF-8
-is reported as damaged, and its record becomes a dead letter (`codec.wrong_headers`). The structured
-mode, a whole envelope as JSON value, is taken apart into the same shape, the only one elsewhere.
+makes the record a dead letter. The structured mode is taken apart into the same shape.
 """
 
 from __future__ import annotations
@@ -95,8 +94,7 @@ def headers_for(
     """The headers of a record whose value is the JSON of *contract_name*; None is left out.
 
     Args:
-        saga_id: the saga that it is about: `ce_subject`, and what all its messages share.
-        correlation_id: what else the messages of one process share, where no saga is known.
+        correlation_id: only where no saga is known; the messages of a saga share its id.
         undoes: the contract of the step that an intent undoes.
     """
     headers: Headers = (
@@ -191,10 +189,7 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
 def read_record(
     headers: Iterable[tuple[str, bytes | None]], value: bytes | None
 ) -> tuple[Attributes, bytes | None]:
-    """Attributes and value of a record in binary or structured mode. Does not raise.
-
-    An envelope that cannot be opened is left as the value, so that `decode` says what is wrong.
-    """
+    """Attributes and value in either mode; never raises, a broken envelope stays the value."""
     attributes = read_headers(headers)
     content_type = attributes.values.get(CONTENT_TYPE)
     if value is None or content_type is None or content_type == JSON_CONTENT_TYPE:

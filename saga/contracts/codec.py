@@ -1,8 +1,7 @@
 """Bytes to models and back: the border between what was received and what is believed.
 
-`decode` never raises: whatever it is given, it answers with a model or with the reason why there is
-none. The fast path is one validation and one encoding. A value equal to its own canonical form
-hides no duplicate key, no odd number and no broken text; only others are inspected closer.
+`decode` never raises: it answers with a model, or with the reason why there is none. A value equal
+to its own canonical form hides no flaw (`json_text`); only others are inspected closer.
 """
 
 from __future__ import annotations
@@ -32,10 +31,7 @@ from saga.errors import MalformedMessage
 
 @value
 class Decoded:
-    """A message that was read, as one of the current version.
-
-    *payload* is the canonical JSON of *model*, without the fields that the model does not know.
-    """
+    """A message in the current version; *payload* is its canonical JSON, without unknown fields."""
 
     contract_name: str
     model: ContractModel
@@ -46,9 +42,7 @@ def encode(model: ContractModel) -> Json:
     """The canonical JSON of a contract's model.
 
     Raises:
-        MalformedMessage: the model holds something that JSON or its readers do not know: a NaN,
-            an integer beyond 64 bits, half a surrogate pair; or a value that its field does
-            not allow was put into it unchecked.
+        MalformedMessage: it holds what JSON or its readers do not know, or its fields do not allow.
     """
     return Json(_encoded(model, warnings="error").decode())
 
@@ -57,9 +51,6 @@ def encode_for_readers(
     registry: ContractRegistry, model: ContractModel, *, bytes_max: int = VALUE_BYTES_MAX
 ) -> tuple[bytes, Decoded]:
     """The canonical JSON of *model*, and what its readers will make of it.
-
-    Where the types of its values say that it can be read, it is not read again. Others are read as
-    their readers will do it.
 
     Raises:
         DefinitionError: its class declares no contract.
@@ -83,7 +74,7 @@ def encode_for_readers(
 
 
 def message_of(model: ContractModel) -> Message:
-    """*model* as a message: the name of its contract and its canonical JSON.
+    """*model* as a message.
 
     Raises:
         DefinitionError: its class declares no contract.
@@ -100,10 +91,7 @@ def decode(
     bytes_max: int = VALUE_BYTES_MAX,
     is_for_saga: bool = False,
 ) -> Decoded | Unreadable:
-    """Read *value* as a message of *contract_name*, in its current version. Does not raise.
-
-    *is_for_saga* has the model kept for a moment: a saga's turn asks `read` for it soon.
-    """
+    """Read *value*, as the current version, or say why not; *is_for_saga* saves `read` the work."""
     path = registry.paths.get(contract_name)
     if path is None:
         return _unknown(registry, contract_name)
@@ -133,10 +121,9 @@ def decode(
 
 
 def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | None:
-    """Why a record on the topic of *contract_name* cannot be taken for what its headers say.
+    """Why a record cannot be taken for what its headers say; None where it can.
 
-    A damaged header of ours is not read as if it were absent: then the same message would have
-    another id. Headers that we do not know may hold anything.
+    A damaged header is not read as absent: then the same message would have another id.
     """
     damaged = [name for name in attributes.damaged if name != TRACEPARENT]
     if damaged:

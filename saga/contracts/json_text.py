@@ -1,12 +1,8 @@
 """JSON text: its canonical form, and why a message is refused before anybody looks at its meaning.
 
 Standard JSON leaves room that readers fill differently: duplicate keys, NaN, numbers beyond 64
-bits, halves of surrogate pairs, any depth. All of that is refused here, at the border. The verdict
-depends neither on the parser nor on the state of the stack.
-
-A verdict has a stable code for machines, and a sentence for whoever must fix the message. It names
-the field and what was expected there, and quotes little: what was received may be long, private or
-hostile.
+bits, halves of surrogate pairs, any depth. All of that is refused, whatever the parser would do.
+A refusal quotes little: what was received may be long, private or hostile.
 """
 
 from __future__ import annotations
@@ -71,13 +67,10 @@ class UnreadableCode(StrEnum):
 
 @value
 class Unreadable:
-    """A message that cannot be read, and why."""
-
     code: UnreadableCode
     message: str
 
     def error(self) -> MessageError:
-        """The same as an error, for callers that raise."""
         if self.code is UnreadableCode.UNSUPPORTED_VERSION:
             return UnsupportedVersion(self.code.value, self.message)
         return MalformedMessage(self.code.value, self.message)

@@ -1,12 +1,8 @@
 """The lock file: every published contract's JSON Schema, as its readers know it.
 
-It is committed beside the contracts. `check` compares it with the code at hand. It says of each
-difference whether deployed readers and kept messages can live with it. Nothing here writes files.
-
-Two directions count. Code of today reads messages of yesterday (topics and histories keep them), so
-nothing may be demanded that they do not have. Readers of yesterday receive messages of today, so
-nothing may be left out that they demand. Widening what a known field may hold is let through, with
-the advice to deploy readers first. Titles, descriptions and examples mean nothing here.
+`check` compares it with the code at hand. Nothing may be demanded that the messages of yesterday
+do not have, and nothing left out that the readers of yesterday demand. Widening what a known field
+may hold is let through, with the advice to deploy readers first.
 """
 
 from __future__ import annotations
@@ -77,10 +73,7 @@ _BREAKING: Final = {
 
 @value
 class Change:
-    """One difference: where, from what to what, can readers follow, and what to do about it.
-
-    *field* is a path like `lines[].quantity`, None where the change concerns the whole contract.
-    """
+    """One difference; *field* is a path like `lines[].quantity`, None for the whole contract."""
 
     contract: str
     kind: ChangeKind
@@ -119,7 +112,6 @@ Lock = Mapping[str, LockedContract]
 
 
 def lock_of(registry: ContractRegistry) -> Lock:
-    """The contracts that *registry* publishes, as a lock."""
     return {contract.contract_name: _locked(contract) for contract in registry.published}
 
 
@@ -213,7 +205,6 @@ class _Side:
 
     @property
     def alternatives(self) -> list[_Side]:
-        """The schemas of which a value matches one."""
         union = self.schema.get("anyOf") or self.schema.get("oneOf")
         if not isinstance(union, list):
             return [self]

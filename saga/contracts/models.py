@@ -1,16 +1,8 @@
 """What a contract is: `Event`, `Intent[Reply]`, their versions, and the names they have everywhere.
 
-A contract is declared by class keywords and checked the moment its class is made. What is wrong
-with it is a `DefinitionError` that names file and line. Two classes may have one name, but not in
-one application (`ContractRegistry`). Models are frozen and ignore fields they do not know. On the
-wire they are read strictly: what the JSON Schema says is what is accepted.
-
-A contract's name, `orders.evt.order-placed.v1`, is its topic without environment and namespace,
-its `ce_type`, and what histories store. Names are made and taken apart here and nowhere else. The
-limits leave room for environment and namespace, so that a legal contract always has a legal topic.
-
-An upcast is a plain function from an older model to a newer one. It goes up only, so chains cannot
-be circular. Each version has one way up, so that a message can be read in one way only.
+Class keywords declare a contract, and it is checked the moment its class is made. Its name, such as
+`orders.evt.order-placed.v1`, is its topic without environment and namespace, its `ce_type`, and
+what histories store. An upcast only goes up, the one way there is: no message has two readings.
 """
 
 from __future__ import annotations
@@ -91,11 +83,7 @@ class ContractName(NamedTuple):
 
 @value(kw_only=True)
 class Contract:
-    """One version of one message: its name, its model, and where that was written (`file:line`).
-
-    *reply* is the event that answers an intent, None for `Intent[None]` and for everything else.
-    *key* is the field that holds the business key of events that start a saga.
-    """
+    """One version of one message; *where* its class was written is `file:line`."""
 
     domain: str
     name: str
@@ -103,7 +91,9 @@ class Contract:
     version: int
     model: type[ContractModel]
     reply: type[Event] | None = None
+    """The event that answers an intent; None for `Intent[None]` and whatever is no intent."""
     key: str | None = None
+    """The field that holds the business key of events that start a saga."""
     where: str | None = None
     contract_name: str = field(init=False)
 
@@ -118,10 +108,7 @@ class Contract:
 
 
 class ContractModel(BaseModel):
-    """What events, intents and the engine's own messages have in common.
-
-    What is noted on a class holds for that class alone, and is set anew on each subclass.
-    """
+    """The base of all messages; what is noted on a class is not inherited by its subclasses."""
 
     model_config = _OPTIONS
 
@@ -148,8 +135,7 @@ class ContractModel(BaseModel):
 class Event(ContractModel):
     """A fact: `class OrderPlaced(Event, topic="orders.order-placed", version=1, key="order_id")`.
 
-    *key* names the field with the business key of the saga that the event starts. A subclass
-    without `topic` is only a base for others.
+    *key* names the field with the business key; without `topic` it is only a base for others.
     """
 
     __saga_kind__ = Kind.EVENT
@@ -182,8 +168,6 @@ class Intent(ContractModel, Generic[Reply_co]):
 
 @value
 class Upcast:
-    """One way up, and where it was written."""
-
     old: type[ContractModel]
     new: type[ContractModel]
     function: Callable[[Any], ContractModel]
@@ -191,14 +175,12 @@ class Upcast:
 
 
 def upcast(function: Upcaster) -> Upcaster:
-    """Join two versions of a contract: the decorated `(old) -> new` makes the newer of the older.
+    """Join two versions of a contract by a pure function that is annotated `(old) -> new`.
 
-    Both are read from the annotations. The function is called when an older message is read, and
-    must be pure; a message on which it raises is a dead letter.
+    A message on which it raises is a dead letter.
 
     Raises:
-        DefinitionError: the annotations are no two versions of one contract, the newer last, or the
-            older one already has another way up.
+        DefinitionError: these are no two versions of one contract, or *old* has another way up.
     """
     where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
     caller = sys._getframe(1)  # noqa: SLF001  # annotations may name classes local to the caller
@@ -297,10 +279,7 @@ def is_flat(model: ContractModel) -> bool:
 
 
 def has_plain_values(model: ContractModel) -> bool:
-    """Whether what a model holds can be read again because of its types alone.
-
-    It is flat, nobody has put in a value unchecked, and no validator has a say.
-    """
+    """Whether the types of its values alone say that what a model holds can be read again."""
     types = model.__saga_plain_types__
     if types is None:
         types = type(model).__saga_plain_types__ = _plain_types(model)
@@ -386,7 +365,6 @@ def _declared(
     key: object = None,
     **unknown: object,
 ) -> Contract | None:
-    """The contract that the class keywords of *cls* declare, if they make sense."""
     if key is not None and kind is Kind.INTENT:
         unknown["key"] = key
     _check_options(cls, unknown)
@@ -498,7 +476,6 @@ def _check_fields(cls: type[BaseModel]) -> None:
 def _ends(
     function: Callable[[Any], ContractModel], names: dict[str, Any]
 ) -> tuple[type[ContractModel], type[ContractModel]]:
-    """The older and the newer version that the annotations of an upcast name."""
     try:
         hints = get_type_hints(function, localns=names)
     except NameError as error:
@@ -526,7 +503,6 @@ def _ends(
 
 
 def is_contract(model: object) -> TypeGuard[type[ContractModel]]:
-    """Whether *model* is a class that declares a contract."""
     if not (isinstance(model, type) and issubclass(model, ContractModel)):
         return False
     return model.__saga_contract__ is not None

@@ -1,12 +1,8 @@
 """The closed registry of one application's contracts: what it can read, and as what.
 
-It is built once, from the classes that the application names. The replies of its intents, all
-versions joined by upcasts and the engine's own messages complete it. Nothing is added later and no
-class is ever found by a name from a message.
-
-The engine's own are the two replies that every domain has, and commands to sagas. They are read
-leniently where a service in another language may leave something out. They are read strictly where
-a wrong guess would do harm: a signal without a name, an abandoned saga without a reason.
+It is built once, from the named classes, their replies, all versions joined by upcasts, and the
+engine's own messages: no class is found by a name from a message. The engine's own are lenient
+where a service may leave something out, and strict where a wrong guess would do harm.
 """
 
 from __future__ import annotations
@@ -83,7 +79,6 @@ class ContractRegistry:
 
     @property
     def published(self) -> tuple[Contract, ...]:
-        """The contracts that the application declares, by name."""
         return tuple(contract for contract in self._contracts.values() if not contract.is_internal)
 
     def __contains__(self, contract_name: object) -> bool:
@@ -159,8 +154,6 @@ class IntentFailed(ContractModel):
 
 
 class CommandAct(StrEnum):
-    """What can be asked of a saga from outside."""
-
     SIGNAL = "signal"
     CANCEL = "cancel"
     RETRY = "retry"
@@ -200,11 +193,9 @@ class Command(ContractModel):
 
 
 COMMAND = Contract(domain="saga", name="command", kind=Kind.CONTROL, version=1, model=Command)
-"""`saga.ctl.command.v1`."""
 
 
 def internal_replies(domain: str) -> tuple[Contract, Contract]:
-    """The contracts of `intent-done` and `intent-failed` in *domain*."""
     return (
         Contract(domain=domain, name=INTENT_DONE, kind=Kind.EVENT, version=1, model=IntentDone),
         Contract(domain=domain, name=INTENT_FAILED, kind=Kind.EVENT, version=1, model=IntentFailed),

@@ -1,10 +1,7 @@
 """Topics: their names, and the AsyncAPI 3.0 document of all that an application does with them.
 
-A topic's name is a contract's with the environment and namespace that the settings say. The
-document tells a service in any language what it needs to take part. Contracts become channels and
-messages, what sagas and effect services do with them operations. Payloads are the very schemas by
-which messages are read. AsyncAPI knows JSON Schema draft 7, so the few newer words are put into its
-terms, and definitions that several messages share stand once.
+The document tells a service in any language what it needs to take part. AsyncAPI knows JSON Schema
+draft 7, so the few newer words are put into its terms; definitions that messages share stand once.
 """
 
 from __future__ import annotations
@@ -91,10 +88,7 @@ class TopicNames:
 
 @value(kw_only=True)
 class Participant:
-    """A saga or an effect service, and the contracts that it receives and sends.
-
-    *group* is its consumer group, *versions* those of a saga's definition.
-    """
+    """A saga or an effect service, its consumer group, and the contracts it receives and sends."""
 
     kind: Literal["saga", "effects"]
     name: str

@@ -18,8 +18,6 @@ from saga.core.values import value
 
 
 class Disposition(StrEnum):
-    """What becomes of an event."""
-
     RECORDED = "recorded"
     """It is appended, with the intents it led to."""
     DUPLICATE = "duplicate"
@@ -44,8 +42,6 @@ class Decision:
 
 @value
 class Decider:
-    """A definition of a saga as the runtime sees it."""
-
     name: str
     version: int
     fingerprint: str

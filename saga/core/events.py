@@ -56,10 +56,7 @@ class Act(StrEnum):
 
 @value(kw_only=True)
 class SagaStarted:
-    """A trigger arrived: the first fact of every history, which pins what is to decide it.
-
-    *format* is 1 in a history that was begun before 0.1.0, and None in others.
-    """
+    """A trigger arrived; says which definition is to decide the saga."""
 
     definition: str
     definition_version: int
@@ -68,6 +65,7 @@ class SagaStarted:
     trigger: Message
     traceparent: str | None = None
     format: int | None = None
+    """1 in a history that was begun before 0.1.0, and None in others."""
 
 
 @value(kw_only=True)
@@ -112,15 +110,12 @@ class OperatorActed:
 
 @value(kw_only=True)
 class TurnFailed:
-    """The code at hand raised while it took a turn; *position* is the record that it choked on.
-
-    Where the very first turn failed there is no `SagaStarted` yet: *definition*,
-    *definition_version* and *key* then say whose history this is.
-    """
+    """The code at hand raised while it took a turn; *position* is the record that it took."""
 
     error: str
     position: str | None = None
     definition: str | None = None
+    """With version and key: whose history this is, where there is no `SagaStarted` yet."""
     definition_version: int | None = None
     key: str | None = None
 

@@ -2,9 +2,8 @@
 
 Theory of operation: a turn is a fact and what was decided on it. The fact has its plain effect,
 unless the entry right behind it is `noted`; then the entries behind that one say what it changed.
-Each decision has one effect, whatever the fact was. The kernel decides, records, and changes its
-state through the same functions, so what it knows is what the history says. Nobody's saga code is
-needed here. `docs/reference/history.md` has the rules in words, for readers in any language.
+Each decision has one effect, whatever the fact was. The kernel changes its state through the same
+functions, so what it knows is what the history says (`docs/reference/history.md` has the rules).
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ def fold(saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
 
 
 def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
-    """Bring *state* up to date with one more turn."""
     event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
     first = decided[0].body if decided else None
     if type(first) is intents.Noted:
@@ -55,7 +53,6 @@ def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
 
 
 def take_fact(state: SagaState, event: Event) -> None:
-    """The plain effect of a fact."""
     state.causes.add(event.cause)
     FACT_EFFECTS[type(event.fact)](state, event.fact, event.at)
 
@@ -71,7 +68,6 @@ def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None
 
 
 def apply(state: SagaState, intent: intents.Intent, at: Instant) -> None:
-    """The effect of one decision."""
     EFFECTS[type(intent)](state, intent, at)
 
 

@@ -1,9 +1,8 @@
 """Histories begun before 0.1.0: what stands for their entries today, and what they left unsaid.
 
-Theory of operation: a migrated store has such entries in today's form, and its `saga-started` says
-`format` 1. Their turns did not say where a step was settled, what a race dropped, or that a saga
-went on. A replay decides that anew and misses nothing. Whoever has no code infers where the steps
-stand; this module alone guesses, and only for these histories.
+Theory of operation: their turns did not say where a step was settled, what a race dropped, or that
+a saga went on. A replay decides that anew and misses nothing. Whoever has no code infers where the
+steps stand; this module alone guesses, and only where `saga-started` says `format` 1.
 """
 
 from __future__ import annotations
@@ -52,7 +51,6 @@ def upgrade_plain(name: str, plain: dict[str, Any]) -> tuple[str, dict[str, Any]
 
 
 def is_format_1(bodies: Sequence[events.Fact | intents.Intent]) -> bool:
-    """Whether a history was begun before 0.1.0."""
     return any(isinstance(body, events.SagaStarted) and body.format == FORMAT_1 for body in bodies)
 
 

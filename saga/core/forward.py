@@ -176,11 +176,7 @@ def _resume_if_free(turn: Turn, released: Step | None = None) -> None:
 
 
 def _run(turn: Turn, commands: Sequence[program.Command]) -> None:
-    """Turn commands into intents.
-
-    Waits come last, when all else that was asked for in the same breath is known: what a kept
-    signal leads to may drop some of that.
-    """
+    """Turn commands into intents, waits last: what a kept signal leads to may drop others."""
     queue = list(commands)
     waiting: list[program.AwaitSignal] = []
     while queue or waiting:

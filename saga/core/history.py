@@ -22,10 +22,7 @@ from saga.errors import UnknownEntry
 
 
 class Entry(NamedTuple):
-    """One line of a history. Versions count from 1, without gaps.
-
-    A named tuple, because a replay makes more of them than of anything else.
-    """
+    """One line of a history, its versions from 1 without gaps; a tuple, as a replay makes many."""
 
     saga_id: SagaId
     version: int
@@ -46,16 +43,13 @@ _Reader = Callable[[Any], Any]
 
 
 class _Shape(NamedTuple):
-    """What reading and writing an entry needs to know of its type, in one lookup.
-
-    *message* is the field that holds a message, if any. Fields are not written where they have
-    one of the *defaults*.
-    """
+    """How entries of one type are read and written; a field with its default is not written."""
 
     kind: type
     names: tuple[str, ...]
     readers: tuple[tuple[str, _Reader], ...]
     message: str
+    """The field that holds a message, if any."""
     has_payload: bool
     defaults: dict[str, object]
 
@@ -126,10 +120,7 @@ def turn_bounds(bodies: Sequence[Fact | Intent]) -> Iterator[tuple[int, int]]:
 
 
 def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]:
-    """The plain form of *entry*; *embed* makes a payload's text part of the surrounding JSON.
-
-    Fields that are None, or have their default, are left out.
-    """
+    """The plain form of *entry*, without None and defaults; *embed* puts payload text into JSON."""
     body = entry.body
     shape = _SHAPE_OF[type(body)]
     plain: dict[str, object] = {"at": entry.at, "cause": entry.cause}
@@ -159,9 +150,7 @@ def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]
 def from_plain(
     saga_id: SagaId, version: int, name: str, plain: dict[str, Any], text: Callable[[Any], Json]
 ) -> Entry:
-    """The entry that `to_plain` described; *text* gives back the text of an embedded payload.
-
-    *plain* is used up.
+    """The entry that `to_plain` described; *plain* is used up, *text* reverses *embed*.
 
     Raises:
         UnknownEntry: a newer release wrote it: its name, a field or a value is not known here.

@@ -36,11 +36,7 @@ class Verdict(StrEnum):
 
 @value(kw_only=True)
 class IntentIssued:
-    """A service is to do or undo a step. *undoes* names the contract of the step that is undone.
-
-    *after* are the nearest steps that it depends on, said when it is first issued. None means the
-    step issued just before it, or for the first step that it depends on nothing.
-    """
+    """A service is to do or undo a step."""
 
     step: StepId
     direction: Direction
@@ -49,7 +45,9 @@ class IntentIssued:
     payload: Json
     kind: StepKind
     after: tuple[StepId, ...] | None = None
+    """The nearest steps it depends on, at its first issue; None: the one issued before, if any."""
     undoes: str | None = None
+    """The contract of the step that is undone."""
 
 
 @value(kw_only=True)
@@ -98,22 +96,17 @@ class TimerCancelled:
 
 @value(kw_only=True)
 class SignalAwaited:
-    """The program waits for a signal of this name; the oldest one that was kept ends the wait.
-
-    *refused* counts kept signals that this wait cannot take: the oldest ones, which are gone.
-    """
+    """The program waits for a signal of this name; the oldest one that was kept ends the wait."""
 
     wait: str
     name: str
     refused: int | None = None
+    """How many of the oldest kept signals this wait cannot take; they are gone."""
 
 
 @value(kw_only=True)
 class Noted:
-    """Something that arrived was not what its sender meant; kept for the audit.
-
-    Right behind a fact it says that the fact did not have its plain effect.
-    """
+    """Something did not simply match; right behind a fact, the fact has no plain effect."""
 
     verdict: Verdict
     subject: str
@@ -125,27 +118,21 @@ class RollbackGoal(StrEnum):
 
     ROLLED_BACK = "rolled_back"
     COMPLETED = "completed"
+    """What a finished program had given up is undone."""
     CLEANED_UP = "cleaned_up"
+    """A late success of a saga that had ended is undone."""
 
 
 @value(kw_only=True)
 class PlannedUndo:
-    """A step to undo, and the steps of the plan whose undo it waits for.
-
-    *after* None means the step before it in the plan; for the first that it waits for nothing.
-    """
-
     step: StepId
     after: tuple[StepId, ...] | None = None
+    """The steps whose undo it waits for; None: the one before it in the plan, if any."""
 
 
 @value(kw_only=True)
 class RollbackPlanned:
-    """The steps to undo, in order. Made once, from recorded facts.
-
-    *goal* `completed` undoes what a finished program had given up; `cleaned_up` undoes a late
-    success of a saga that had ended.
-    """
+    """The steps to undo, in order; made once, from recorded facts."""
 
     goal: RollbackGoal
     steps: tuple[PlannedUndo, ...]
@@ -163,10 +150,7 @@ class UndoAppended:
 
 @value(kw_only=True)
 class SagaParked:
-    """The saga cannot proceed and waits for someone.
-
-    *step* is the failed step that it waits for: the program is not told of the failure.
-    """
+    """The saga waits for someone; the program is not told that *step*, if any, has failed."""
 
     reason: str
     step: StepId | None = None

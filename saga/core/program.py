@@ -18,15 +18,14 @@ from saga.core.values import value
 
 
 class StepPolicy(Protocol):
-    """What the code at hand says of a step, which is not recorded.
-
-    *undo_retry* None means that the step has no undo. *group* joins steps issued side by side.
-    """
+    """What the code at hand says of a step, which is not recorded."""
 
     retry: Retry
     timeout_us: int | None
     undo_retry: Retry | None
+    """None: the step has no undo."""
     group: str | None
+    """Joins steps that were issued side by side."""
 
 
 @value(kw_only=True)
@@ -166,11 +165,7 @@ class Program(Protocol):
 
 @value
 class Definition:
-    """A kind of saga, whatever way it was written.
-
-    *fingerprint* is a hash of its source, pinned in every history. *program* makes a running one
-    for a saga id and business key.
-    """
+    """A kind of saga; each history pins its *fingerprint*, a hash of its source."""
 
     name: str
     version: int

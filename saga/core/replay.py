@@ -1,9 +1,8 @@
 """Replay: the same `handle` over a recorded history, every decision compared with the recorded one.
 
-The first difference is raised and nothing is guessed. What is recorded stands where a difference is
-allowed: in how long something may take, in a step's kind, in the steps that it depends on. So the
-state after a replay is the fold of the history. A history begun before 0.1.0 says less than today's
-code decides; what it could not say is not missed.
+The first difference is raised. What is recorded stands where a difference is allowed: in how long
+something may take, in a step's kind, in the steps that it depends on. A history begun before 0.1.0
+says less than today's code decides; what it could not say is not missed.
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
 
 
 def describe(body: object) -> str:
-    """An entry in a few words, for people who look for a difference."""
     name = NAME_OF[type(body)]
     if isinstance(body, intents.IntentIssued):
         return f"{name} {body.step}/{body.direction.value}/{body.attempt} {body.contract}"

@@ -1,4 +1,4 @@
-"""When to try again: a frozen policy with one pure question, how long to wait after an attempt.
+"""When to try again: a frozen policy, and how long to wait after an attempt.
 
 The jitter is seeded by the intent's id, so that a replay computes the same delay and two sagas that
 failed together do not come back together ("full jitter" scaled down to a share of the delay, see
@@ -21,9 +21,7 @@ class Retry:
 
     Args:
         attempts: all attempts, the first included; None is without limit.
-        initial: the delay before the second attempt.
         factor: by how much each further delay grows.
-        cap: no delay is longer.
         jitter: the share of a delay that is left to chance, from 0 to 1.
         within: no attempt begins later than this after the first one.
         never_on: codes of failures that are final at once.

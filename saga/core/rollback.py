@@ -1,11 +1,9 @@
 """The undoing: which steps, in what order, and every reply that comes after its time.
 
 Theory of operation: a step belongs to the plan when its intent was issued and it is not known to be
-without effect. Undo is registered when the intent is issued, not when it succeeds, because an
-ambiguous step may have had its effect (see Garcia-Molina and Salem, "Sagas", 1987, for the order,
-and ARCHITECTURE.md D3 for the ambiguity). The order is exactly the reverse of issue; steps that
-were issued side by side may be undone side by side where the saga says so. The plan is made once,
-from recorded facts, and is recorded: each step with those whose undo it waits for.
+without effect, because an ambiguous step may have had its effect (ARCHITECTURE.md D3). The order is
+the reverse of issue (Garcia-Molina and Salem, "Sagas", 1987); steps issued side by side may be
+undone side by side where the saga says so. The plan is made once, from recorded facts.
 """
 
 from __future__ import annotations
@@ -44,10 +42,7 @@ def may_have_effect(step: Step) -> bool:
 def plan_undo(
     steps: Iterable[Step], policy_of: Callable[[StepId], StepPolicy], *, parallel: bool
 ) -> tuple[PlannedUndo, ...]:
-    """The plan over *steps*, which are given in order of issue.
-
-    With *parallel*, neighbours of one group of issue are undone side by side.
-    """
+    """The plan over *steps* in order of issue; *parallel* undoes a group of issue side by side."""
     planned: list[PlannedUndo] = []
     group: list[StepId] = []
     awaited: tuple[StepId, ...] = ()
@@ -72,7 +67,6 @@ def residue_of(steps: Iterable[Step]) -> tuple[StepId, ...]:
 
 
 def has_undo(turn: Turn, step: Step) -> bool:
-    """Whether the code at hand can undo *step*."""
     return turn.policy(step).undo_retry is not None
 
 

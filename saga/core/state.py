@@ -34,11 +34,7 @@ _AWAITED: Final = ((StepStatus.UNDOING, "undo of"), (StepStatus.ISSUED, "reply t
 
 @dataclass(slots=True)
 class Step:
-    """One step, from the first time its intent was issued.
-
-    *is_dropped* is set once the program was told that the step failed, or no longer wants it: what
-    the step may have done is then undone even if the program completes.
-    """
+    """One step, from the first time its intent was issued."""
 
     id: StepId
     contract: str
@@ -56,6 +52,7 @@ class Step:
     """Attempts to undo that do not count against the policy: it was given a fresh budget since."""
     is_backing_off: bool = False
     is_dropped: bool = False
+    """The program knows that it failed, or does not want it: its effect is undone in any case."""
     is_undo_blind: bool = False
     """Its latest undo was issued before any reply was known."""
     reply: Message | None = None

@@ -24,7 +24,6 @@ class SagaStatus(StrEnum):
 
     @property
     def is_ended(self) -> bool:
-        """Whether the saga has had its outcome."""
         return self in ENDED
 
 

@@ -24,10 +24,7 @@ _DEADLINE: Final = TimerPurpose.DEADLINE
 
 
 class Turn:
-    """The verbs that the rooms of the kernel share.
-
-    *finish* is what the program returned in this turn, until it is recorded.
-    """
+    """What the modules of the kernel share in a turn; *finish*: what the program returned in it."""
 
     __slots__ = (
         "at",
@@ -52,7 +49,6 @@ class Turn:
         self.program: Program = state.program  # type: ignore[assignment]
 
     def policy(self, step: Step) -> StepPolicy:
-        """What the code at hand says of a step."""
         return self.program.policy_of(step.id)
 
     def take_fact(self) -> None:
@@ -68,10 +64,7 @@ class Turn:
         EFFECTS[type(intent)](self.state, intent, self.at)
 
     def note(self, verdict: Verdict, subject: str, detail: str) -> Disposition:
-        """Record what was made of something that arrived.
-
-        Before anything else in a turn, it also says that the fact does not have its plain effect.
-        """
+        """Record a verdict; before all else in a turn, it keeps the fact from its plain effect."""
         if not self.has_taken_fact:
             self.has_taken_fact = True
             take_noted(self.state, self.event, verdict)
@@ -172,7 +165,6 @@ class Turn:
         return TimerId(f"{self.state.saga_id}/{name}/" + purpose)
 
     def disarm_for(self, step: Step, direction: Direction) -> None:
-        """Cancel whatever timer the step has armed."""
         timers = self.state.timers
         if timers:
             target = _target(step, direction)
@@ -180,7 +172,6 @@ class Turn:
                 self.record(intents.TimerCancelled(timer_id=timer.timer_id))
 
     def disarm(self, timer_id: TimerId) -> None:
-        """Cancel a timer if it is armed."""
         if timer_id in self.state.timers:
             self.record(intents.TimerCancelled(timer_id=timer_id))
 
@@ -199,7 +190,6 @@ class Turn:
             self.record(intents.SagaResumed())
 
     def complete(self, outcome: Message | None, residue: tuple[StepId, ...] = ()) -> None:
-        """End a saga whose program has returned."""
         self.disarm_all()
         self.record(intents.SagaCompleted(outcome=outcome, residue=residue or None))
 

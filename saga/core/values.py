@@ -1,8 +1,7 @@
 """`@value`: the one way to make a class of values, slotted and never changed once it is made.
 
-The fields are frozen for the type checker, which sees every line of ours, and free at run time: the
-guard of a frozen dataclass is four fifths of what it costs to make one, and a replay makes several
-for each entry.
+The fields are frozen for the type checker and free at run time: the guard of a frozen dataclass is
+four fifths of what it costs to make one, and a replay makes several for each entry.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What the engine needs from the world, as protocols of at most five methods.
-
-Adapters implement them; one contract suite per port, shipped in `saga.testing`, says what they
-mean.
-"""
+"""What the engine needs from the world, as protocols; `saga.testing` has the contract suites."""
 
 from saga.ports.bus import Bus, Consumer, Inbound, Position, Record, Source, TopicSpec
 from saga.ports.clock import Clock

@@ -1,8 +1,7 @@
 """The bus: topics of keyed partitions, offsets and consumer groups, as Apache Kafka has them.
 
 It promises no more than Kafka can give: order within a partition, delivery at least once, and
-groups whose members may for a moment both believe they own a partition. Correctness rests on the
-event store; the bus only has to deliver.
+groups whose members may for a moment both own a partition. Correctness rests on the event store.
 """
 
 from __future__ import annotations
@@ -44,10 +43,7 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 @value
 class Record:
-    """A record to publish.
-
-    *partition* None lets the key choose (murmur2, as Kafka's clients do).
-    """
+    """A record to publish; without *partition* the key chooses (murmur2, as Kafka's clients do)."""
 
     topic: str
     key: bytes | None
@@ -105,13 +101,11 @@ def why_lost(source: Source, following: int, begin: int, end: int) -> str | None
 class Consumer(Protocol):
     """One member of a consumer group.
 
-    Assignment is by range: with equal partition counts, equal partition numbers of all topics meet
-    in one member. `fetch` returns records in offset order per partition and moves the in-memory
-    position.
+    Assignment is by range: topics with equal partition counts meet in one member, number by number.
     """
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
-        """Up to *records_max* records; empty after *timeout_s*. Handles rebalances on the way.
+        """Up to *records_max* records, in order per partition; rebalances happen in here.
 
         Raises:
             BusUnavailable: try again later; nothing was lost.
@@ -132,18 +126,11 @@ class Consumer(Protocol):
 
     @property
     def stopped(self) -> Mapping[Source, str]:
-        """The assigned sources that are not read, each with the reason; all others go on.
-
-        The record that `resume_at` said is next is not there. A source is looked at again when it
-        is assigned anew.
-        """
+        """Assigned sources that are not read, as their next record is not there; with reasons."""
 
     @property
     def waits_for(self) -> str | None:
-        """What this member lacks to read all of its topics, in words; None when nothing.
-
-        It may be an assignment, or topics that do not exist.
-        """
+        """What this member lacks to read all of its topics, in words; None when nothing."""
 
     async def close(self) -> None:
         """Leave the group at once, so that the others need not wait for a timeout."""
@@ -184,16 +171,10 @@ class HearsOfRevocation(Protocol):
     """What a consumer has besides that hears of a rebalance while its sources are still its own."""
 
     def on_revoke(self, drain: OnRevoke) -> None:
-        """Have *drain* awaited before others may read what this member reads.
-
-        Nothing is fetched meanwhile. After an answer of False, a source that comes back begins
-        where `resume_at` says.
-        """
+        """Have *drain* awaited before others read on; after False, `resume_at` says where we do."""
 
 
 class Bus(Protocol):
-    """Where records are published and read."""
-
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
         """Make the topics that are not there; those that are stay as they are.
 
@@ -202,9 +183,7 @@ class Bus(Protocol):
         """
 
     async def publish(self, records: Sequence[Record]) -> None:
-        """Publish all, in order per partition; durable when it returns.
-
-        Not atomic: an error may leave some of them published.
+        """Publish all, in order per partition, durably; an error may leave some of them published.
 
         Raises:
             BusUnavailable: try again later; repeat all.
@@ -215,11 +194,7 @@ class Bus(Protocol):
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> Consumer:
-        """Join *group* on *topics*.
-
-        Without *resume_at*, the group's committed offsets say where to begin, or the begin where
-        they are no longer there.
-        """
+        """Join *group* at *resume_at*, else at its commits, or at the begin if those are gone."""
 
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
         """Of each source the first offset kept and the next one to be written.

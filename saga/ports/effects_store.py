@@ -1,8 +1,7 @@
 """The effects store: what a service has done, its inbox of answers, and its own tables beside it.
 
 What a handler writes and the inbox row that says so commit together or not at all. A store may put
-many units of work into one transaction of the database; nothing is told to have been kept before
-that transaction is durable.
+many units into one transaction; none is told to be kept before that is durable.
 """
 
 from __future__ import annotations
@@ -28,12 +27,7 @@ RAW_TOO_EARLY: Final = (
 
 
 class InboxRow(NamedTuple):
-    """How the last attempt on one idempotency key ended.
-
-    *contract* and *payload* are the reply's, where there is one. *digest* is of the request; a row
-    without one was written before any request came. *undone* says that a failed do was undone, so
-    that no later attempt may have an effect.
-    """
+    """How the last attempt on one idempotency key ended."""
 
     service: str
     key: str
@@ -44,25 +38,21 @@ class InboxRow(NamedTuple):
     code: str | None
     message: str | None
     digest: bytes | None
+    """Of the request; None where the row was written before any request came."""
     handled_at: Instant
     undone: bool = False
+    """A failed do was undone: no later attempt may have an effect."""
 
 
 class InboxWrite(NamedTuple):
-    """A row to keep in the place of *replaces*, or of nothing.
-
-    It is not kept where another row is there by now.
-    """
+    """A row to keep in the place of *replaces* or of nothing, unless another is there by now."""
 
     row: InboxRow
     replaces: InboxRow | None = None
 
 
 class Database(Protocol):
-    """A service's own tables, seen from an `async` handler, inside its unit's transaction.
-
-    Parameters are written `:name` in the statement and given by name.
-    """
+    """A service's own tables, in its unit's transaction, for `async` handlers; SQL has `:name`."""
 
     def execute(self, sql: str, /, **params: SqlValue) -> Awaitable[int]:
         """Run a statement and return how many rows it touched.
@@ -80,9 +70,7 @@ class Database(Protocol):
 
     @property
     def raw(self) -> object:
-        """The driver's connection, from the first statement of the unit on.
-
-        It may have to be waited for, as only one unit has it at a time.
+        """The driver's connection, from the unit's first statement on; one unit has it at a time.
 
         Raises:
             RuntimeError: there was none yet, or the unit has ended.
@@ -126,17 +114,14 @@ class Unit(Protocol):
         """Undo the writes through `db`. `keep` is still possible, for the rows alone."""
 
     def keep(self, writes: Sequence[InboxWrite]) -> asyncio.Future[Collection[Unit]]:
-        """End the unit: what it wrote and *writes* are to become durable together.
+        """End the unit: what it wrote and *writes* become durable together.
 
-        The future may be shared with other units. Its result are those of them that were *not*
-        kept, because another process had been at the same idempotency key, or because the
-        transaction was lost under them: look at the inbox again. It raises StoreUnavailable where
-        nothing was kept, and TransactionEnded, for one unit alone, where its transaction could not
-        be committed because of what the handler did in it.
+        The future, which units may share, gives those that were *not* kept: look at the inbox anew.
+        It raises StoreUnavailable where nothing was kept, and TransactionEnded, for one unit alone,
+        where what the handler did forbids the commit.
 
         Raises:
-            TransactionEnded: the handler has ended the transaction; `keep` is possible once more,
-                for the rows alone.
+            TransactionEnded: the handler ended it; `keep` works once more, for the rows alone.
         """
 
 
@@ -163,11 +148,7 @@ class EffectsStore(Protocol):
         """
 
     def unit(self, *, alone: bool = False) -> Unit:
-        """A new unit of work. Costs nothing before its `db` is used.
-
-        One that is *alone* then waits until no other such unit is under way, in any process, and
-        sees all that those before it have kept.
-        """
+        """A new unit; *alone*, its first use waits until no such unit is open in any process."""
 
     async def close(self) -> None:
         """Commit the units that were kept, and release the store."""

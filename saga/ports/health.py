@@ -1,7 +1,4 @@
-"""Health and metrics: what the parts of a process say about themselves.
-
-Metrics are prometheus_client's own families, made when somebody asks. Hot paths only count.
-"""
+"""Health and metrics: what the parts of a process say about themselves, made when somebody asks."""
 
 from __future__ import annotations
 
@@ -15,8 +12,6 @@ from saga.ports.bus import Consumer
 
 
 class Health(Protocol):
-    """How one part of a process is."""
-
     def why_dead(self) -> list[str]:
         """The reasons to restart the process; none while it is alive, or only just starting."""
 

@@ -1,8 +1,7 @@
 """The store: histories, the positions they account for, and what must commit with them.
 
 One `EventStore.append` is one transaction over many sagas. It is optimistic: a history that moved
-on, or a position already covered, fails the whole batch and records nothing of it. `Catalogue` and
-`StatisticsReader` are what people and tools ask of a store, beside histories.
+on, or a position already covered, fails the whole batch and records nothing of it.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ UNHANDLED_COUNTED_MAX: Final = 10_000
 
 @value
 class HistoryAppend:
-    """New turns of one saga, each with its entries, after *expected_turns* (0 for a new saga).
-
-    The entries of one turn share their cause and time, and their versions go on without a gap.
-    """
+    """New turns after *expected_turns* (0: a new saga); those of a turn share cause and time."""
 
     saga_id: SagaId
     expected_turns: int
@@ -42,7 +38,6 @@ class HistoryAppend:
 
     @property
     def entries(self) -> list[Entry]:
-        """The entries of all turns, in order of version."""
         return [entry for turn in self.turns for entry in turn]
 
 
@@ -89,10 +84,7 @@ class UnhandledKind(StrEnum):
 
 
 class DeadLetterReason(StrEnum):
-    """Why no saga or service can take a record that could be read.
-
-    A record that could not be read has the code of what is wrong with it, an `UnreadableCode`.
-    """
+    """Why nobody can take a record that could be read; others have an `UnreadableCode`."""
 
     NO_KEY = "no_key"
     BAD_KEY = "bad_key"
@@ -114,8 +106,6 @@ class DeadLetterReason(StrEnum):
 
 
 class DeferralReason(StrEnum):
-    """Why a record waits for its saga."""
-
     EARLY = "early"
     """Its saga is not there yet."""
     BEHIND_DEFERRED = "behind_deferred"
@@ -132,14 +122,11 @@ class DeferralReason(StrEnum):
 
 @value
 class UnhandledRecord:
-    """A record that no saga has taken, byte for byte, with the reason.
-
-    *reason* is a `DeadLetterReason`, a `DeferralReason` or an `UnreadableCode`, unless another
-    version has written it. *record_id* is 0 until the store gave one.
-    """
+    """A record that no saga has taken, byte for byte; *record_id* is 0 until the store gave one."""
 
     kind: UnhandledKind
     reason: str
+    """A `DeadLetterReason`, `DeferralReason` or `UnreadableCode`, or that of another version."""
     message: str
     position: Position
     key: bytes | None
@@ -160,13 +147,11 @@ class Batch:
     """Everything that commits together.
 
     Args:
-        histories: turns to append; a saga at most once, and a new saga together with its summary.
+        histories: a saga at most once, and a new saga together with its summary.
         positions: of each source the highest offset that this batch accounts for.
-        timers_armed: rows to add to the due-index, of sagas that have a summary.
-        timers_cleared: rows to remove from it; one that is not there is no error.
-        summaries: rows of the saga index to write whole.
-        unhandled: records that become dead letters or are deferred.
-        handled: ids of unhandled records to remove, because they were handled or redriven.
+        timers_armed: only of sagas that have a summary.
+        timers_cleared: one that is not there is no error.
+        handled: ids of unhandled records to remove.
         outgoing: what the entries say is to be published, in log order.
         relayed: backlog ids that are published by now.
     """
@@ -184,11 +169,7 @@ class Batch:
 
 @value
 class Appended:
-    """What became of a batch.
-
-    *backlog_id* names the batch's entries in the relay's backlog; None when there is nothing to
-    publish, or when the store has published *outgoing* itself in the same transaction.
-    """
+    """*backlog_id* is None where nothing is to publish, or the store itself has published it."""
 
     backlog_id: int | None
 
@@ -209,18 +190,13 @@ class EventStore(Protocol):
         Raises:
             HistoryConflict: another writer was first on some history.
             AlreadyRecorded: a position is not beyond the stored one of its source.
-            RecordsRetracted: a record was shown before it was durable, and then was not; only
-                where store and bus are one file.
-            TopicMissing: a topic of *outgoing* is not there; nothing was recorded. Only of a store
-                that publishes itself.
+            RecordsRetracted: a record that was shown is not durable; only if store and bus are one.
+            TopicMissing: a topic of *outgoing* is not there; only of a store that publishes itself.
             StoreUnavailable: the store cannot write; nothing was recorded.
         """
 
     async def load(self, saga_ids: Sequence[SagaId]) -> Mapping[SagaId, History | CorruptHistory]:
-        """The whole histories; a saga without one is left out.
-
-        A history that cannot be read, or has a gap, is answered with the error instead of its
-        entries; the others are not affected.
+        """The whole histories; one not there is left out, one unreadable is answered with an error.
 
         Raises:
             StoreUnavailable: try again later.
@@ -233,10 +209,7 @@ class EventStore(Protocol):
         """Timers due at or before *until*, the earliest first."""
 
     async def backlog(self, *, limit: int, after: int = 0) -> Sequence[Backlog]:
-        """Batches with something to publish that are not recorded as published, the oldest first.
-
-        With *after*, those beyond this backlog id. One with a smaller id may still appear.
-        """
+        """Batches not recorded as published, by id, beyond *after*; a smaller one may yet come."""
 
 
 @runtime_checkable
@@ -244,10 +217,7 @@ class TellsOfAppends(Protocol):
     """What a store has besides that several machines write: polling it often is not needed."""
 
     def appends(self, *, poll_s: float) -> AsyncGenerator[None, None]:
-        """Yields at once, and whenever another process may have appended something.
-
-        It yields at least every *poll_s*, and goes on while the store is away.
-        """
+        """Yields at once, when others may have appended, and every *poll_s*; outlives an outage."""
 
 
 class Catalogue(Protocol):
@@ -280,26 +250,17 @@ class Catalogue(Protocol):
         """Armed timers, the earliest first."""
 
     def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """Every entry of every saga with its place in the log, in commit order.
-
-        The entries of one turn share a place.
-        """
+        """Every entry with its place in the log, in commit order; one turn's entries share one."""
 
 
 @value(kw_only=True)
 class StoreStatistics:
-    """What there is at one moment.
-
-    Args:
-        sagas: unfinished sagas by definition and status; what there are none of is left out.
-        unhandled: unhandled records by kind and reason, at most `UNHANDLED_COUNTED_MAX` in all.
-        backlog: batches that are not recorded as published, and *backlog_since* the oldest one.
-        timers_due: timers that are due, and *timers_due_since* the earliest one.
-    """
-
     sagas: Mapping[tuple[str, SagaStatus], int]
+    """Unfinished sagas by definition and status; what there are none of is left out."""
     unhandled: Mapping[tuple[UnhandledKind, str], int]
+    """By kind and reason, at most `UNHANDLED_COUNTED_MAX` in all."""
     backlog: int
+    """Batches that are not recorded as published."""
     backlog_since: Instant | None
     timers_due: int
     timers_due_since: Instant | None

@@ -30,10 +30,7 @@ class Call(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class StepCall(Call[T]):
-    """A step that is issued when it is awaited; it is also what the kernel asks for its policy.
-
-    *reply* and *replied* are its reply once it is read.
-    """
+    """A step, issued when it is awaited, and its policy; *replied* is *reply* once it is read."""
 
     step: StepId
     message: Message

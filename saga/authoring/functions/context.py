@@ -1,8 +1,7 @@
 """The context: the only door through which a saga's function reaches the world.
 
-Nothing here acts. A call describes what is wanted; it takes effect when it is awaited or handed to
-`all` or `any`, and is recorded before anything happens. Time, ids and chance come from the history,
-so that running the function again gives the same.
+Nothing here acts: a call says what is wanted, and that is recorded before anything happens. Time,
+ids and chance come from the history, so that running the function again gives the same.
 """
 
 from __future__ import annotations
@@ -91,12 +90,10 @@ class Context:
         """Have a service do something; awaiting gives its reply.
 
         Args:
-            intent: what is wanted.
             undo: an intent class, filled by field name from intent and reply, or a function
                 `(intent, reply or None) -> Intent`.
             id: a stable name for the step; by default the contract's name, numbered from 2 on.
-            kind: `compensatable` (the default with an undo), `pivot`: after it the saga only goes
-                forward, `retriable`: repeated until it succeeds or an operator acts, `read_only`.
+            kind: `compensatable` (the default with an undo), `pivot`, `retriable` or `read_only`.
             retry: the policy for failed attempts and missed deadlines.
             timeout: the deadline of each attempt; without one a step waits for ever.
             undo_retry: the policy for undoing; without limit by default.
@@ -130,17 +127,12 @@ class Context:
     @overload
     def all(self, *branches: Awaitable[T]) -> Awaitable[tuple[T, ...]]: ...
     def all(self, *branches: Awaitable[Any]) -> Awaitable[Any]:
-        """Everything side by side; awaiting gives the results in the order given.
-
-        A branch is a call of this context or a coroutine that makes some. When one fails the others
-        are still waited for; then the first failure, in the order given, is raised.
-        """
+        """Side by side, results in the order given; once all ended, the first failure is raised."""
         return self._group("all", branches)
 
     def any(self, *branches: Awaitable[T]) -> Awaitable[T]:
-        """Everything side by side; awaiting gives the first success.
+        """Side by side, the first success; whatever the other branches may have done is undone.
 
-        What the other branches have done, or still may do, is undone before the saga completes.
         When all fail, the first failure in the order given is raised.
         """
         return self._group("any", branches)
@@ -158,10 +150,7 @@ class Context:
     def wait(
         self, name: str, model: Any = None, *, timeout: Duration | None = None
     ) -> Awaitable[Any]:
-        """Wait for the next signal of *name*; awaiting gives its payload as *model*.
-
-        A signal that came before anyone waited was kept. One whose payload is no *model* is
-        refused, recorded, and not waited for any less.
+        """Wait for the next signal of *name*, or one kept before; what is no *model* is refused.
 
         Raises:
             TimedOut: when awaited: none came within *timeout*.

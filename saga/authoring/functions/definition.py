@@ -95,15 +95,14 @@ def saga(
     """Make a saga of an `async def (ctx, trigger) -> Event | None`.
 
     Args:
-        name: what the saga is called, in ids and on the command line; never to be changed.
-        version: the version of its decisions; running sagas keep the one they began with.
+        name: part of every saga's id, and never to be changed.
+        version: running sagas keep the one they began with.
         starts_on: the event, or events, that start one.
         key: a field name or a function of the trigger; by default the event's own key.
-        rolled_back: the outcome of a rolled-back saga: an event class, filled by field name from
-            the trigger and the report (`reason`, `code`, `failed_step`, `residue`), or a function
-            `(trigger, report) -> Event`.
+        rolled_back: the outcome then: an event class, filled by field name from trigger and report
+            (`reason`, `code`, `failed_step`, `residue`), or a function `(trigger, report)`.
         parallel_undo: undo side by side what was done side by side.
-        when_stuck: what a step that cannot be undone means for those before it.
+        when_stuck: `halt`: a step that cannot be undone parks the saga; `continue`: it is residue.
 
     Raises:
         DefinitionError: it cannot work as it is written; names file and line.

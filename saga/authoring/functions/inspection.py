@@ -1,7 +1,7 @@
 """What can be known of a saga's function without running it: place, contracts, mistakes.
 
-Looking at source is a courtesy: it finds a mistake when the module is imported instead of when an
-order comes in. What cannot be resolved here is checked again by the context when the call is made.
+It finds a mistake on import instead of when an order comes in. What cannot be resolved here is
+checked again by the context when the call is made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ REFERENCE_DEPTH_MAX = 3
 
 
 def place_of(function: Callable[..., Any]) -> str:
-    """`file:line` of a function."""
     code = _code(function)
     if code is None:
         return "unknown place"
@@ -54,11 +53,7 @@ def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:
 
 
 def check_steps(function: Callable[..., Any]) -> None:
-    """Refuse a `ctx.do(Intent(…), undo=…)` whose undo cannot always be built.
-
-    Raises:
-        DefinitionError: names the line of the call, the field, and what to do.
-    """
+    """Refuse a `ctx.do(Intent(…), undo=…)` whose undo cannot always be built."""
     tree = _tree(function)
     code = _code(function)
     if tree is None or code is None:

@@ -34,8 +34,6 @@ RolledBack = type[Event] | Callable[[Any, Report], Event]
 
 
 class FunctionProgram:
-    """One running durable function."""
-
     __slots__ = ("_context", "_function", "_registry", "_rolled_back", "_scheduler", "_trigger")
 
     def __init__(

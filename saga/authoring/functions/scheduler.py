@@ -1,9 +1,7 @@
 """Runs a saga's function without an event loop: a few coroutines, resumed one after another.
 
-A *task* is one coroutine: the function itself, or a branch of a group. Whoever waits for a result
-is a `Waiter`: a task, or a slot of a group. Everything runs in one fixed order, so that the same
-resolutions give the same commands. What the function asks for becomes a command; the scheduler
-keeps which waiter to wake when the kernel says how it ended.
+A `Task` is one coroutine: the function itself, or a branch of a group. Everything runs in one fixed
+order, so that the same resolutions give the same commands.
 """
 
 from __future__ import annotations
@@ -24,13 +22,11 @@ _PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 
 
 class Waiter(Protocol):
-    """Whoever waits for a result; *parent* leads to the function itself.
-
-    *settled* are the nearest steps behind it: those of its flow that settled last.
-    """
+    """Who waits for a result: a task, or a slot of a group."""
 
     parent: Waiter | None
     settled: tuple[StepId, ...]
+    """The nearest steps behind it: those of its flow that settled last."""
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Take the result, or the error in its place."""
@@ -129,8 +125,6 @@ class Slot:
 
 
 class Scheduler:
-    """The tasks of one saga and what they wait for."""
-
     __slots__ = ("_queue", "commands", "main", "outcome", "sleeps", "steps", "waits")
 
     def __init__(self) -> None:
@@ -163,7 +157,6 @@ class Scheduler:
             self.ready(task.parent, value, error)
 
     def want(self, waiter: Waiter, wanted: object, group: str | None = None) -> None:
-        """Turn what a task awaits into a command."""
         if not isinstance(wanted, Call):
             raise DefinitionError(
                 f"a saga's function may only await what its context gives, not "
