@@ -7,7 +7,7 @@ app = AsgiFastStream(broker, asgi_routes=services.probes)
 ```
 
 The services use the broker's servers, credentials and middlewares, but not its acknowledgement
-policy, parser, decoder or producer. An AsyncAPI page needs `try_it_out_path=None`: FastStream's
+policy, parser, decoder or producer. An `AsyncAPIRoute` needs `try_it_out_path=None`: FastStream's
 "try it out" stops the consumers of a running broker.
 """
 

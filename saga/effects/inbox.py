@@ -63,7 +63,7 @@ Verdict = Run | Answer | NothingToUndo | Conflict
 def judge(
     request: Request, rows: Mapping[str, InboxRow], *, handled: frozenset[str], now: Instant
 ) -> Verdict:
-    """What to do with *request*, given the *rows* of its keys; *handled* are the service's."""
+    """What to do with *request*, from its keys' *rows* and the intents *handled* by the service."""
     kept = rows.get(request.idempotency_key)
     if kept is not None:
         verdict = _judge_repeated(request, kept)

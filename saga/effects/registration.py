@@ -24,13 +24,13 @@ _UNKNOWN: Final = object()
 class EffectContext:
     """The message in hand, and the service's tables.
 
-    The first use of `db` takes the service's one write transaction until the handler ends: touch it
-    last. An `async` handler that names `raw` takes it when it begins; one that only calls something
-    that uses `raw` awaits a statement before that.
+    The first use of `db` takes the service's one write transaction until the handler ends, and
+    other handlers wait for it: touch it last. An `async` handler that names `raw` takes it when it
+    begins; one that only calls something that uses `raw` awaits a statement before that.
 
     Args:
         intent_id: the intent's id; for a fact, the message's.
-        idempotency_key: the same for every attempt at the step.
+        idempotency_key: the same for every attempt; hand it on to systems that take one.
         saga_id: the saga that asks; for a fact the saga it is about, empty where it names none.
         attempt: 1 for the first.
         db: the tables, inside the transaction in which the answer is kept: a write happens once.

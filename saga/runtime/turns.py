@@ -63,7 +63,8 @@ class Turns:
     async def take_turns(self, batch: InboundBatch) -> CommittedBatch:
         """Take all turns that *batch* calls for, and store them in one transaction.
 
-        Until `publish` has ended, this process takes no other turn of its sagas.
+        Until `publish` has ended, this process takes no other turn of a saga in it, so that its
+        intents leave in the order of its history.
 
         Raises:
             HistoryConflict: another worker was first; nothing was recorded.
