@@ -1,7 +1,16 @@
 """One member of a consumer group, as `KafkaConsumer.fetch` leads it through its life.
 
-The rebalance listener only pauses new partitions, because aiokafka swallows what it raises; the
-next fetch asks where to begin, so that an error reaches a caller and heartbeats go on meanwhile.
+1. **Join.** A `ConsumerSession` is one consumer of aiokafka, from joining to leaving. There is a
+   new one whenever the last makes no progress (`watch`).
+2. **Assigned.** The listener pauses the new partitions at once, and never waits: aiokafka swallows
+   what a listener raises, and would read on from the group's committed offset meanwhile.
+3. **Take over.** The next fetch asks where to begin, seeks and resumes. So an error reaches its
+   caller, the next fetch tries again, and heartbeats go on meanwhile.
+4. **Poll.** Records are returned, and positions move on in memory. While there is one that aiokafka
+   cannot decode, partitions are polled one by one, so that it stops no other.
+5. **Commit.** The caller commits offsets, once it is done with the records below them.
+6. **Revoked.** The listener waits, for a while, until the records in hand are dealt with. The store
+   fences those of a partition that was taken away all the same.
 """
 
 from __future__ import annotations
@@ -111,7 +120,7 @@ class ConsumerSettings:
 
 
 class KafkaConsumer(Consumer, HearsOfRevocation):
-    """Without *resume_at* the group's committed offsets say where to begin; one task fetches."""
+    """A member of a group; one task fetches. Without *resume_at* it begins at committed offsets."""
 
     def __init__(
         self,
@@ -211,7 +220,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
             self.is_closed = True
             await self._session.end()
 
-    # Join.
+    # 1. Join.
 
     def _new_session(self) -> ConsumerSession:
         return ConsumerSession(self._connection, self._settings, self.group, self._drained)
@@ -240,7 +249,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         if missing - existing:
             log.info("%s: waits for topics: %s", self.group, ", ".join(sorted(missing - existing)))
 
-    # Take over.
+    # 3. Take over.
 
     async def _take_over(self, session: ConsumerSession) -> None:
         """A source whose place is lost stops; without *resume_at* it begins anew."""
@@ -282,7 +291,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         log.critical("%s: a partition stops: %s", self.group, reason, extra=extra)
         session.stop_reading(source, reason)
 
-    # Poll.
+    # 4. Poll.
 
     async def _poll(
         self, session: ConsumerSession, records_max: int, timeout_s: float
@@ -363,7 +372,7 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         session.move(source, records[-1].offset + 1 if records else offset)
         return records
 
-    # Revoked.
+    # 6. Revoked.
 
     async def _drained(self) -> bool:
         return self._on_revoke is None or await self._on_revoke(DRAIN_S)
