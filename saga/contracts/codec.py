@@ -74,12 +74,7 @@ def encode_for_readers(
 
 
 def message_of(model: ContractModel) -> Message:
-    """*model* as a message.
-
-    Raises:
-        DefinitionError: its class declares no contract.
-        MalformedMessage: as `encode`.
-    """
+    """*model* as a message; raises as `contract_of` and `encode`."""
     return Message(contract_of(model).contract_name, encode(model))
 
 
@@ -146,11 +141,7 @@ def _another_version(contract_name: str, claimed: str | None) -> Unreadable | No
 
 
 def read(registry: ContractRegistry, message: Message) -> ContractModel:
-    """The model of a message that was stored, in its current version.
-
-    Raises:
-        MessageError: the code at hand cannot read it (any more).
-    """
+    """The model of a stored message, in its current version; MessageError if none can be made."""
     kept = registry.take(message.contract, message.payload)
     if kept is not None:
         return kept

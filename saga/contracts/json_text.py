@@ -85,11 +85,7 @@ _LONE_SURROGATE: Final = Unreadable(
 
 
 def canonical(value: object) -> Json:
-    """The one JSON text of a value made of dicts, lists, strings, numbers, booleans and None.
-
-    Raises:
-        MalformedMessage: it cannot be said in JSON.
-    """
+    """The one JSON text of a plain Python value; MalformedMessage if JSON cannot say it."""
     try:
         # NaN is no error for orjson, it becomes null; the standard library tells.
         text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -109,11 +105,7 @@ def canonical_text(text: bytes) -> Json | Unreadable:
 
 
 def canonical_dump(text: bytes) -> bytes:
-    """The canonical form of JSON that a pydantic serializer has written; fast, for every message.
-
-    Raises:
-        MalformedMessage: it holds something that JSON or its readers do not know.
-    """
+    """The canonical form, made fast, of what pydantic wrote as JSON; MalformedMessage if flawed."""
     try:
         plain = orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS)
     except orjson.JSONDecodeError as error:

@@ -166,11 +166,7 @@ def check(registry: ContractRegistry, lock: Lock) -> list[Change]:
 
 
 def refuse_incompatible(changes: list[Change]) -> None:
-    """Do nothing if readers can follow all *changes*.
-
-    Raises:
-        ContractChanged: they cannot; the message lists the changes that break them.
-    """
+    """Raise ContractChanged, with the changes that readers cannot follow, if there are any."""
     breaking = [str(change) for change in changes if not change.compatible]
     if breaking:
         raise ContractChanged("\n".join(breaking))

@@ -205,11 +205,7 @@ def upcast(function: Upcaster) -> Upcaster:
 
 
 def contract_of(model: BaseModel | type[BaseModel]) -> Contract:
-    """The contract that the class of *model*, or the class *model*, declares.
-
-    Raises:
-        DefinitionError: it declares none.
-    """
+    """The contract that *model* or its class declares; DefinitionError if there is none."""
     contract: Contract | None = getattr(model, "__saga_contract__", None)
     if contract is None:
         kind = model if isinstance(model, type) else type(model)
@@ -259,11 +255,7 @@ def intent_failed_name(domain: str) -> str:
 
 
 def dlq_name(contract_name: str) -> str:
-    """The contract name of the topic for dead letters of *contract_name*.
-
-    Raises:
-        ValueError: *contract_name* is no contract's name.
-    """
+    """The contract name of the dead letters of *contract_name*; ValueError if that is none."""
     name = parse_contract_name(contract_name)
     if name is None:
         raise ValueError(f"{contract_name!r} is no contract name like 'orders.evt.order-placed.v1'")
@@ -288,11 +280,7 @@ def has_plain_values(model: ContractModel) -> bool:
 
 
 def complete(model: type[ContractModel]) -> None:
-    """Resolve annotations that named a class which did not exist yet when *model* was made.
-
-    Raises:
-        DefinitionError: one of them still cannot be resolved, or its fields cannot be a contract.
-    """
+    """Resolve annotations of classes made after *model*; DefinitionError where that cannot be."""
     if model.__pydantic_complete__:
         return
     with _refused_as(model.__qualname__, contract_of(model).where):

@@ -95,30 +95,18 @@ class ContractRegistry:
         return self._kept.pop((contract_name, payload), None)
 
     def find(self, contract_name: str) -> Contract:
-        """The contract of exactly this name and version.
-
-        Raises:
-            UnknownContract: there is none; the message says what comes near.
-        """
+        """The contract of exactly this name, or UnknownContract, which says what comes near."""
         contract = self._contracts.get(contract_name)
         if contract is None:
             raise UnknownContract(self.explain_unknown(contract_name))
         return contract
 
     def current(self, contract_name: str) -> Contract:
-        """The version as which messages of *contract_name* are read.
-
-        Raises:
-            UnknownContract: there is no such contract.
-        """
+        """The version as which messages of *contract_name* are read, or UnknownContract."""
         return self.paths[self.find(contract_name).contract_name].current
 
     def names_read_as(self, contract_name: str) -> tuple[str, ...]:
-        """All contracts that are read as the same version as *contract_name*, itself included.
-
-        Raises:
-            UnknownContract: there is no such contract.
-        """
+        """All contracts that are read as the same version as this one, or UnknownContract."""
         return self._sources[self.current(contract_name).contract_name]
 
     def knows_other_versions(self, contract_name: str) -> bool:

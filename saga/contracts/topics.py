@@ -56,11 +56,7 @@ _ALWAYS_ON_INTENTS: Final = tuple(name for name in _HEADERS if name != "tracepar
 
 @value
 class TopicNames:
-    """The topics of one environment and namespace.
-
-    Raises:
-        ValueError: *env* or *namespace* cannot be part of a topic's name.
-    """
+    """The topics of one environment and namespace; ValueError if one cannot be part of a name."""
 
     env: str
     namespace: str

@@ -26,11 +26,7 @@ _RETRY: Final = intents.TimerPurpose.RETRY
 
 
 def fold(saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
-    """The state after *entries*, which are a history or the first entries of one.
-
-    Raises:
-        CorruptHistory: it does not begin with a fact.
-    """
+    """The state after a history, or its first entries; CorruptHistory where no fact begins it."""
     state = SagaState(saga_id)
     for fact, decided in turns(entries):
         if type(fact.body) not in FACT_EFFECTS:

@@ -20,11 +20,7 @@ from saga.errors import ReplayMismatch
 
 
 def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
-    """The state after *entries*, which are a whole history in order.
-
-    Raises:
-        ReplayMismatch: the code at hand decides otherwise.
-    """
+    """The state after a whole history; ReplayMismatch where the code at hand decides otherwise."""
     state = decider.initial_state(saga_id)
     bodies = [entry.body for entry in entries]
     for begin, end in turn_bounds(bodies):

@@ -99,10 +99,7 @@ def why_lost(source: Source, following: int, begin: int, end: int) -> str | None
 
 
 class Consumer(Protocol):
-    """One member of a consumer group.
-
-    Assignment is by range: topics with equal partition counts meet in one member, number by number.
-    """
+    """One member of a group; of topics with equal partition counts it has the same partitions."""
 
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
         """Up to *records_max* records, in order per partition; rebalances happen in here.

@@ -41,11 +41,7 @@ class SagaDefinition:
     key: KeySpec | None = field(default=None, repr=False)
 
     def key_of(self, trigger: Event) -> str:
-        """The business key of the saga that *trigger* starts.
-
-        Raises:
-            ValueError: the key is empty.
-        """
+        """The business key of the saga that *trigger* starts; ValueError if it is empty."""
         spec = self.key if self.key is not None else contract_of(trigger).key
         key = spec(trigger) if callable(spec) else getattr(trigger, str(spec))
         text = "" if key is None else str(key)
