@@ -1,7 +1,7 @@
 """CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
 
-What we send has every attribute; what we receive may have none. A header that is null or no UTF-8
-makes the record a dead letter. The structured mode is taken apart into the same shape.
+What we send has every attribute; what we receive may have none. A known header that is null or no
+UTF-8 is reported as damaged. The structured mode is taken apart into the same shape.
 """
 
 from __future__ import annotations

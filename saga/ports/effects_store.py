@@ -41,7 +41,7 @@ class InboxRow(NamedTuple):
     """Of the request; None where the row was written before any request came."""
     handled_at: Instant
     undone: bool = False
-    """A failed do was undone: no later attempt may have an effect."""
+    """Whether a failed do was undone, so that no later attempt may have an effect."""
 
 
 class InboxWrite(NamedTuple):

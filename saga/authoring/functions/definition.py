@@ -91,7 +91,7 @@ def saga(
     """Make a saga of an `async def (ctx, trigger) -> Event | None`.
 
     Args:
-        name: part of every saga's id, and never to be changed.
+        name: every saga's id is made from it, so it is never to be changed.
         version: running sagas keep the one they began with.
         starts_on: the event, or events, that start one.
         key: a field name or a function of the trigger; by default the event's own key.
