@@ -1,7 +1,8 @@
 """What every effects store must do, one test a sentence of the port: units of work, and the inbox.
 
-Subclass `EffectsStoreSuite` beside a fixture `open_store`, which opens a store on the same data
-each time. `can_share`: several at once; `has_threads`: sync handlers run in threads.
+Subclass `EffectsStoreSuite` beside a fixture `make_store`: a function that makes a store, not open
+yet, on the same data each time. `can_share`: several at once; `has_threads`: sync handlers run in
+threads.
 """
 
 # ruff: noqa: PLR2004 - expected values are written as they are
@@ -9,7 +10,7 @@ each time. `can_share`: several at once; `has_threads`: sync handlers run in thr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -26,6 +27,7 @@ from saga.ports.effects_store import (
     Unit,
 )
 
+MakeStore = Callable[[], EffectsStore]
 OpenStore = Callable[[], Awaitable[EffectsStore]]
 T = TypeVar("T")
 SERVICE = "lab"
@@ -36,6 +38,20 @@ class EffectsStoreSuite:
 
     can_share: ClassVar[bool] = True
     has_threads: ClassVar[bool] = True
+
+    @pytest.fixture
+    async def open_store(self, make_store: MakeStore) -> AsyncIterator[OpenStore]:
+        """Opens one more store; all are closed in the end."""
+        made: list[EffectsStore] = []
+
+        async def open_store() -> EffectsStore:
+            made.append(make_store())
+            await made[-1].open()
+            return made[-1]
+
+        yield open_store
+        for store in made:
+            await store.close()
 
     @pytest.fixture
     async def store(self, open_store: OpenStore) -> EffectsStore:

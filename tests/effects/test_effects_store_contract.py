@@ -11,19 +11,9 @@ from saga.testing.effects_store_suite import EffectsStoreSuite
 
 class TestSqliteEffectsStore(EffectsStoreSuite):
     @pytest.fixture
-    async def open_store(self, tmp_path: Path):
+    def make_store(self, tmp_path: Path):
         """Stores on one file, with threads that commit."""
-        opened: list[SqliteEffectsStore] = []
-
-        async def open_store() -> SqliteEffectsStore:
-            store = SqliteEffectsStore(str(tmp_path / "effects.db"))
-            opened.append(store)
-            await store.open()
-            return store
-
-        yield open_store
-        for store in opened:
-            await store.close()
+        return lambda: SqliteEffectsStore(str(tmp_path / "effects.db"))
 
 
 class TestSqliteEffectsStoreWithoutThreads(EffectsStoreSuite):
@@ -31,18 +21,8 @@ class TestSqliteEffectsStoreWithoutThreads(EffectsStoreSuite):
     has_threads = False
 
     @pytest.fixture
-    async def open_store(self):
+    def make_store(self):
         """Stores that follow one another on one connection, as in simulated worlds."""
         connection = sqlite3.connect(":memory:", isolation_level=None)
-        opened: list[SqliteEffectsStore] = []
-
-        async def open_store() -> SqliteEffectsStore:
-            store = SqliteEffectsStore(SqliteDatabase(":memory:", connection=connection))
-            opened.append(store)
-            await store.open()
-            return store
-
-        yield open_store
-        for store in opened:
-            await store.close()
+        yield lambda: SqliteEffectsStore(SqliteDatabase(":memory:", connection=connection))
         connection.close()

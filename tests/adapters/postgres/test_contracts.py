@@ -1,7 +1,7 @@
 """The contract suites on a real PostgreSQL; handlers of effects in turns, and side by side."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -11,7 +11,7 @@ from saga.ports.effects_store import EffectsStore, InboxWrite
 from saga.testing.catalogue_suite import CatalogueSuite
 from saga.testing.effects_store_suite import (
     EffectsStoreSuite,
-    OpenStore,
+    MakeStore,
     inbox_row,
     keep_rows,
     things_in,
@@ -44,19 +44,9 @@ class TestOneHandlerAtATime(EffectsStoreSuite):
     handlers_max = 1
 
     @pytest.fixture
-    async def open_store(self, emptied: str) -> AsyncIterator[OpenStore]:
+    def make_store(self, emptied: str) -> MakeStore:
         """Stores on one database."""
-        opened: list[PostgresEffectsStore] = []
-
-        async def open_store() -> PostgresEffectsStore:
-            store = PostgresEffectsStore(Address(emptied), handlers_max=self.handlers_max)
-            opened.append(store)
-            await store.open()
-            return store
-
-        yield open_store
-        for store in opened:
-            await store.close()
+        return lambda: PostgresEffectsStore(Address(emptied), handlers_max=self.handlers_max)
 
 
 class TestHandlersSideBySide(TestOneHandlerAtATime):
