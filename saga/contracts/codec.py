@@ -14,10 +14,12 @@ from pydantic_core import PydanticSerializationError
 
 from saga.contracts.cloudevents import TRACEPARENT, TYPE, Attributes
 from saga.contracts.json_text import (
+    LARGE_BYTES,
     VALUE_BYTES_MAX,
     Unreadable,
     UnreadableCode,
     canonical_dump,
+    flaw_in_form,
     flaw_of,
     schema_problem,
     shortened,
@@ -96,6 +98,8 @@ def decode(
         return Unreadable(
             UnreadableCode.TOO_LARGE, f"{len(value)} bytes, of which at most {bytes_max} are read"
         )
+    if len(value) > LARGE_BYTES and (flaw := flaw_in_form(value)) is not None:
+        return flaw  # before pydantic, which tells each problem with all the names around it
     try:
         model = path.validate(value, strict=path.is_strict)
         # Just validated: pydantic need not look for values of a wrong type again (1 µs a message).

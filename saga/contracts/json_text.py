@@ -24,6 +24,10 @@ from saga.errors import MalformedMessage, MessageError, UnsupportedVersion
 
 DEPTH_MAX = 100
 """How many arrays and objects may lie within each other."""
+LARGE_BYTES = 16_384
+"""A value beyond it is looked at twice: what is cheap in a small one might take all memory here."""
+NAME_BYTES_MAX = 1_000
+"""How long the name of a member may be in a large value: every problem below repeats it."""
 VALUE_BYTES_MAX = 1_000_000
 """What Kafka brokers accept as they come, less some room for key and headers."""
 HEADERS_BYTES_MAX = 48_576
@@ -40,7 +44,15 @@ _DEEP_BYTES_MIN = 2 * DEPTH_MAX
 """Anything shorter has no room for that many brackets."""
 _INTEGER_DIGITS_MAX = 20
 _NUMBER_SHOWN = 40
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive, and a text that never ends is taken whole: no byte is looked at again and again.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+'
+_STRINGS = re.compile(_STRING, re.DOTALL)
+_BLANKS = rb"[ \t\r\n]*+"
+_SHORT = rb'"[^"\\]{0,%d}+"' % NAME_BYTES_MAX
+_SHORT_NAME = rb'"(?:[^"\\]|\\.){0,%d}+"%b:' % (NAME_BYTES_MAX, _BLANKS)
+_UP_TO_LONG_NAME = re.compile(
+    rb'(?:[^"]*+(?:%b|%b(?!%b:)|%b))*+[^"]*+' % (_SHORT, _STRING, _BLANKS, _SHORT_NAME), re.DOTALL
+)
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _STEPS = [1 if byte in b"[{" else -1 for byte in range(256)]
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -55,6 +67,7 @@ class UnreadableCode(StrEnum):
     NOT_UTF8 = "not_utf8"
     NOT_JSON = "not_json"
     TOO_DEEP = "too_deep"
+    NAME_TOO_LONG = "name_too_long"
     DUPLICATE_KEY = "duplicate_key"
     NUMBER_OUT_OF_RANGE = "number_out_of_range"
     LONE_SURROGATE = "lone_surrogate"
@@ -79,6 +92,10 @@ class Unreadable:
 _TOO_DEEP: Final = Unreadable(
     UnreadableCode.TOO_DEEP, f"more than {DEPTH_MAX} arrays and objects within each other"
 )
+_NAME_TOO_LONG: Final = Unreadable(
+    UnreadableCode.NAME_TOO_LONG,
+    f"the name of a member has more than {NAME_BYTES_MAX} bytes, in more than {LARGE_BYTES} bytes",
+)
 _LONE_SURROGATE: Final = Unreadable(
     UnreadableCode.LONE_SURROGATE, "a text holds one half of a surrogate pair"
 )
@@ -93,8 +110,8 @@ def canonical(value: object) -> Json:
             json.dumps(value, allow_nan=False, default=str)
     except (TypeError, ValueError, RecursionError) as error:
         raise _reason(error) from error
-    if is_deep(text):
-        raise _TOO_DEEP.error()
+    if (flaw := flaw_in_form(text)) is not None:
+        raise flaw.error()
     return Json(text.decode())
 
 
@@ -117,16 +134,16 @@ def canonical_dump(text: bytes) -> bytes:
         flaw = flaw_of(text)
         if flaw is not None:
             raise flaw.error()
-    if len(plain) >= _DEEP_BYTES_MIN and is_deep(plain):
-        raise _TOO_DEEP.error()
+    if len(plain) >= _DEEP_BYTES_MIN and (flaw := flaw_in_form(plain)) is not None:
+        raise flaw.error()
     return plain
 
 
 def flaw_of(value: bytes) -> Unreadable | None:
     """Why *value* is no acceptable JSON text, whatever it should mean; None where it is."""
     try:
-        if is_deep(value):
-            return _TOO_DEEP
+        if (flaw := flaw_in_form(value)) is not None:
+            return flaw
         text = value.decode("utf-8")
         if _is_plain(value):
             return None
@@ -151,6 +168,21 @@ def flaw_of(value: bytes) -> Unreadable | None:
     except RecursionError:
         return _TOO_DEEP
     return None
+
+
+def flaw_in_form(value: bytes) -> Unreadable | None:
+    """What makes *value* too much for a parser, whether it is JSON or not; linear in its length."""
+    if is_deep(value):
+        return _TOO_DEEP
+    if len(value) > LARGE_BYTES and _has_long_name(value):
+        return _NAME_TOO_LONG
+    return None
+
+
+def _has_long_name(value: bytes) -> bool:
+    """Whether a text longer than NAME_BYTES_MAX stands before a colon."""
+    place = _UP_TO_LONG_NAME.match(value).end()  # type: ignore[union-attr]  # it takes nothing, too
+    return place < len(value)
 
 
 def is_deep(value: bytes) -> bool:

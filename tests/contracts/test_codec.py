@@ -152,6 +152,11 @@ UNREADABLE: dict[str, tuple[bytes | None, str, str]] = {
     "100,000 open": (b"[" * 100_000, "too_deep", "more than 100"),
     "100,000 objects": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "too_deep", "more than 100"),
     "one too deep": (nested(DEPTH_MAX + 1), "too_deep", "more than 100"),
+    "a long name": (
+        b'{"order_id":"o","' + b"n" * 1_001 + b'" :"' + b"x" * 16_000 + b'"}',
+        "name_too_long",
+        "1000 bytes",
+    ),
     "array": (b'[{"order_id":"o"}]', "not_an_object", "object"),
     "text": (b'"order_id"', "not_an_object", "object"),
     "null": (b" null", "not_an_object", "object"),
