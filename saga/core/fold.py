@@ -205,7 +205,8 @@ def _settled(state: SagaState, intent: intents.StepSettled, _: Instant) -> None:
 
 def _dropped(state: SagaState, intent: intents.BranchDropped, _: Instant) -> None:
     for step_id in intent.steps:
-        state.steps[step_id].is_dropped = True
+        step = state.steps[step_id]
+        step.is_dropped = step.has_lost = True
     for wait in intent.waits:
         _end_wait(state, wait)
 

@@ -95,7 +95,10 @@ def settle(turn: Turn) -> None:
         return
     has_to_wait = any(step.is_dropped and rollback.has_undo(turn, step) for step in in_flight)
     if not has_to_wait and not rollback.has_leftovers(turn):
-        turn.complete(turn.finish.outcome if turn.finish is not None else state.pending_outcome)
+        outcome = turn.finish.outcome if turn.finish is not None else state.pending_outcome
+        # A failure that the function caught is its own to judge; what a race left standing is not.
+        lost = (step for step in state.steps.values() if step.has_lost)
+        turn.complete(outcome, rollback.residue_of(lost))
         return
     if turn.finish is not None:
         turn.record(intents.SagaFinishing(outcome=turn.finish.outcome))

@@ -53,6 +53,8 @@ class Step:
     is_backing_off: bool = False
     is_dropped: bool = False
     """The program knows that it failed, or does not want it: its effect is undone in any case."""
+    has_lost: bool = False
+    """A race was decided without it."""
     is_undo_blind: bool = False
     """Its latest undo was issued before any reply was known."""
     reply: Message | None = None

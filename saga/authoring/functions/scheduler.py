@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import CoroutineType
 from typing import Any, Protocol
 
-from saga.authoring.functions.calls import Call, GroupCall, SleepCall, StepCall, WaitCall
+from saga.authoring.functions.calls import Branch, Call, GroupCall, SleepCall, StepCall, WaitCall
 from saga.core.identity import StepId
 from saga.core.program import AwaitSignal, Command, DoStep, DropBranch, Sleep
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
@@ -125,7 +125,7 @@ class Slot:
 
 
 class Scheduler:
-    __slots__ = ("_queue", "commands", "main", "outcome", "sleeps", "steps", "waits")
+    __slots__ = ("_live", "_queue", "commands", "main", "outcome", "sleeps", "steps", "waits")
 
     def __init__(self) -> None:
         self.main: Task | None = None
@@ -134,7 +134,9 @@ class Scheduler:
         self.sleeps: dict[str, Waiter] = {}
         self.waits: dict[str, tuple[Waiter, WaitCall[Any]]] = {}
         self.outcome: tuple[object, Exception | None] | None = None
-        self._queue: deque[tuple[Waiter, object, Exception | None]] = deque()
+        self._live: dict[Task, None] = {}
+        """Branches that have not ended, in the order in which they began: the inner ones last."""
+        self._queue: deque[tuple[Task, object, Exception | None]] = deque()
 
     def run(self, waiter: Waiter, value: object, error: Exception | None) -> list[Command]:
         """Wake *waiter* and everything that follows from it; what was asked for on the way."""
@@ -142,18 +144,25 @@ class Scheduler:
         waiter.wake(self, value, error)
         queue = self._queue
         while queue:
-            waiter, value, error = queue.popleft()
-            waiter.wake(self, value, error)
+            task, value, error = queue.popleft()
+            task.wake(self, value, error)
         return self.commands
 
     def ready(self, waiter: Waiter, value: object, error: Exception | None) -> None:
-        """Let *waiter* be woken after those that are ready already."""
-        self._queue.append((waiter, value, error))
+        """Let a coroutine go on after those that are ready already; a place settles at once.
+
+        So a race is decided before anything else runs.
+        """
+        if isinstance(waiter, Task):
+            self._queue.append((waiter, value, error))
+        else:
+            waiter.wake(self, value, error)
 
     def ended(self, task: Task, value: object, error: Exception | None) -> None:
         if task.parent is None:
             self.outcome = (value, error)
         else:
+            del self._live[task]
             self.ready(task.parent, value, error)
 
     def want(self, waiter: Waiter, wanted: object, group: str | None = None) -> None:
@@ -185,29 +194,41 @@ class Scheduler:
                 self.ready(waiter, None, None)
 
     def drop_losers(self, group: Group, *, winner: int) -> None:
-        """Give up what the other branches of a group wait for."""
-        places = {step: _place(waiter, group) for step, (waiter, _) in self.steps.items()}
-        steps = [step for step, place in places.items() if place not in (None, winner)]
-        sleeps = [name for name, waiter in self.sleeps.items() if _place(waiter, group) is not None]
-        waits = [
-            name for name, (waiter, _) in self.waits.items() if _place(waiter, group) is not None
-        ]
+        """End the other branches of a group for good, with all that is nested in them."""
+
+        def is_lost(waiter: Waiter) -> bool:
+            return _place(waiter, group) not in (None, winner)
+
+        steps = tuple(step for step, (waiter, _) in self.steps.items() if is_lost(waiter))
+        sleeps = tuple(name for name, waiter in self.sleeps.items() if is_lost(waiter))
+        waits = tuple(name for name, (waiter, _) in self.waits.items() if is_lost(waiter))
         for name in sleeps:
             del self.sleeps[name]
         for name in waits:
             del self.waits[name]
-        for slot in group.slots:
-            if slot.task is not None and not slot.task.is_over:
-                slot.task.is_over = True
-                close(slot.task.coroutine)
+        going_on = [ready for ready in self._queue if not is_lost(ready[0])]
+        self._queue.clear()
+        self._queue.extend(going_on)
+        self._end([task for task in self._live if is_lost(task)])
         if steps or sleeps or waits:
-            self.commands.append(DropBranch(tuple(steps), tuple(sleeps), tuple(waits)))
+            self.commands.append(DropBranch(steps, sleeps, waits))
 
     def close(self) -> None:
         """End all coroutines; whatever they still do is without consequence."""
-        for task in self._tasks():
+        self._end(list(self._live))
+        if self.main is not None:
+            self.main.is_over = True
+            close(self.main.coroutine)
+
+    def _end(self, tasks: Sequence[Task]) -> None:
+        """Close branches, the innermost first; what they still ask for is not heard."""
+        for task in tasks:
             task.is_over = True
+            del self._live[task]
+        commands, self.commands = self.commands, []
+        for task in reversed(tasks):
             close(task.coroutine)
+        self.commands = commands
 
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
         if not call.branches:
@@ -217,20 +238,23 @@ class Scheduler:
             return
         group = Group(call, waiter)
         for slot, branch in zip(group.slots, call.branches, strict=True):
-            if isinstance(branch, Coroutine):
+            if group.is_over:
+                _forgo(branch)  # an earlier one has won at once: this one never begins
+            elif isinstance(branch, Coroutine):
                 slot.task = Task(branch, slot)
+                self._live[slot.task] = None
                 self.ready(slot.task, None, None)
             else:
                 self.want(slot, branch, call.group)
 
-    def _tasks(self) -> Iterable[Task]:
-        """Every coroutine that waits, the innermost first; the function itself is among them."""
-        waiters: list[Waiter] = [waiter for waiter, _ in self.steps.values()]
-        waiters += self.sleeps.values()
-        waiters += [waiter for waiter, _ in self.waits.values()]
-        waiters += [] if self.main is None else [self.main]
-        tasks = (task for waiter in waiters for task in _up(waiter) if isinstance(task, Task))
-        return {id(task): task for task in tasks}.values()
+
+def _forgo(branch: Branch) -> None:
+    """Close what never began, so that nobody is warned of a coroutine that was forgotten."""
+    if isinstance(branch, Coroutine):
+        branch.close()
+    elif isinstance(branch, GroupCall):
+        for inner in branch.branches:
+            _forgo(inner)
 
 
 def close(coroutine: Coroutine[Any, Any, Any]) -> None:
