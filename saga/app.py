@@ -16,6 +16,7 @@ class SagaApp(Application):
     """What `SAGA_APP` names; making one opens and starts nothing.
 
     *contracts* are classes or modules of them, beside those that sagas and effect services name.
+    *name* tells it from other applications of its namespace; that of its first saga by default.
 
     Raises:
         DefinitionError: something in it cannot work; names file and line.

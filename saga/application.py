@@ -5,10 +5,11 @@ Checked as a whole when it is made; nothing is opened or started.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from saga.authoring import SagaDefinition, SagaRegistry
 from saga.contracts import ContractModel, ContractRegistry, Kind, contract_of, dlq_name, is_contract
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from saga.settings import Settings
 
 
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 ROLES = ("orchestrator", "effects")
 
 
@@ -35,7 +37,13 @@ class Application:
         sagas: Sequence[SagaDefinition] = (),
         effects: Sequence[Effects] = (),
         contracts: Sequence[type[ContractModel] | ModuleType] = (),
+        name: str | None = None,
     ) -> None:
+        if name is not None and not _NAME.fullmatch(name):
+            raise DefinitionError(
+                f"{name[:100]!r} cannot be an application's name: give up to 100 letters, digits, "
+                "dots, hyphens and underscores"
+            )
         for saga in sagas:
             if not isinstance(saga, SagaDefinition):
                 raise DefinitionError(f"{saga!r} is no saga: decorate its function with @saga")
@@ -44,6 +52,8 @@ class Application:
         self.effects = tuple(effects)
         self.contracts = ContractRegistry(_all_contracts(sagas, effects, contracts))
         self.registry = SagaRegistry(sagas, self.contracts)
+        # Its first saga's: no other application of the namespace has that, and it seldom changes.
+        self.name = name or next((saga.name for saga in sagas), "saga")
 
     def build_service(
         self, settings: Settings, *, roles: Collection[str] = ROLES, has_probes: bool = False
@@ -54,6 +64,10 @@ class Application:
             SettingsError, StoreUnavailable, StoreTooNew: bus or store cannot be opened.
         """
         raise NotImplementedError
+
+    def group(self, settings: Settings) -> str:
+        """The consumer group of its orchestrators: that of no other application."""
+        return settings.topic_names.topic(settings.group or f"saga-orchestrator.{self.name}")
 
     def topics(self, names: TopicNames) -> list[str]:
         """Every topic that this application publishes to or reads."""

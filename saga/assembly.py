@@ -111,7 +111,7 @@ class Assembly:
             bus=self.parts.bus,
             store=self.parts.store,
             clock=self.parts.clock,
-            group=self.names.topic(self.settings.group),
+            group=self.app.group(self.settings),
             topics=self.router.topics,
             worker_id=self.worker_id,
         )

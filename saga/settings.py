@@ -137,7 +137,9 @@ class Settings(BaseModel):
     http: Annotated[str, _checked(_check_http)] = Field(
         "127.0.0.1:8080", description="where health is told, HOST:PORT or off; on Kafka by default"
     )
-    group: Name = Field("saga-orchestrator", description="consumer group of the orchestrators")
+    group: Name | None = Field(
+        None, description="consumer group of the orchestrators; tells the application by default"
+    )
     partitions: int = Field(4, ge=1, le=1024, description="partitions of topics made here")
     replication: int | None = Field(
         None, ge=1, le=32, description="copies of topics made here; as the brokers are set"

@@ -55,7 +55,7 @@ def build_service(
 
 
 def _orchestrator_health(assembly: Assembly, opened: Opened) -> OrchestratorHealth:
-    group = assembly.names.topic(assembly.settings.group)
+    group = assembly.app.group(assembly.settings)
     return OrchestratorHealth(
         assembly.orchestrator,
         opened.store,

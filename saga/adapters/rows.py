@@ -17,6 +17,8 @@ from saga.ports.store import (
     Batch,
     DueTimer,
     SagaSummary,
+    Skip,
+    SkipReason,
     StoreStatistics,
     UnhandledKind,
     UnhandledRecord,
@@ -32,6 +34,9 @@ UNHANDLED_COLUMNS: Final = (
     "saga_id"
 )
 COUNT_BACKLOG: Final = "SELECT count(*), min(appended_at) FROM backlog"
+
+SKIPPED: Final = "skipped/"
+"""Before the name of a fact of the store: how many records of a kind were skipped."""
 
 Text = Callable[[str], str]
 Known = TypeVar("Known")
@@ -198,6 +203,20 @@ def from_unhandled(record: UnhandledRecord) -> tuple[Any, ...]:
         record.kept_at,
         record.saga_id,
     )
+
+
+def skipped_name(skip: Skip) -> str:
+    return f"{SKIPPED}{skip.reason}/{skip.topic}/{skip.source}"
+
+
+def to_skipped(rows: Iterable[tuple[Any, Any]], *, text: Text = as_it_is) -> dict[Skip, int]:
+    """*rows* are names and values; those that say nothing, or of a later version, are left out."""
+    counts: dict[Skip, int] = {}
+    for name, number in rows:
+        with suppress(ValueError):
+            _, reason, topic, source = text(str(name)).split("/", 3)
+            counts[Skip(topic, source, SkipReason(reason))] = int(number)
+    return counts
 
 
 def in_order(saga_ids: Iterable[SagaId], summaries: Iterable[SagaSummary]) -> Sequence[SagaSummary]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from saga.authoring.functions.definition import SagaDefinition
 from saga.contracts import ContractRegistry, contract_of
 from saga.core.decider import Decider
+from saga.core.identity import SagaId, saga_id
 from saga.core.kernel import decider_for
 from saga.core.values import value
 from saga.errors import DefinitionError, DuplicateSaga
@@ -30,6 +31,7 @@ class SagaRegistry:
         self._by_name: dict[tuple[str, int], Registered] = {}
         for definition in sagas:
             self._add(definition, contracts)
+        self._names = tuple(dict.fromkeys(name for name, _ in self._by_name))
         by_trigger: dict[str, dict[str, Registered]] = {}
         for each in sorted(self._by_name.values(), key=lambda each: each.saga.version):
             for trigger in each.saga.starts_on:
@@ -44,6 +46,14 @@ class SagaRegistry:
     def newest(self, name: str) -> Registered | None:
         versions = [saga for (known, _), saga in self._by_name.items() if known == name]
         return max(versions, key=lambda registered: registered.saga.version, default=None)
+
+    def name_of(self, saga: SagaId, key: str) -> str | None:
+        """The definition here whose saga of this business key is *saga*; None if there is none."""
+        return next((name for name in self._names if saga_id(name, key) == saga), None)
+
+    def has(self, name: str) -> bool:
+        """Whether any version of the definition *name* is here."""
+        return name in self._names
 
     def started_by(self, contract: str) -> list[Registered]:
         """The newest version of every saga that a message of *contract* starts."""

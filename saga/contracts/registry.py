@@ -154,14 +154,16 @@ class CommandAct(StrEnum):
 class Command(ContractModel):
     """A signal, a cancel or an operator's act, for one saga.
 
-    *command_id* is the sender's: the same command sent twice is done once. *name* and *payload*
-    belong to signals, *mode* to cancels, *step* to acts about one step. *requested_at* is in
-    microseconds UTC.
+    *command_id* is the sender's: the same command sent twice is done once. *definition*
+    is the saga's: whose application does not have it leaves the command alone. *name* and
+    *payload* belong to signals, *mode* to cancels, *step* to acts about one step. *requested_at* is
+    in microseconds UTC.
     """
 
     command_id: str = Field(min_length=1, max_length=200)
     act: CommandAct
     saga_id: str = Field(min_length=1, max_length=200)
+    definition: str | None = Field(default=None, min_length=1, max_length=200)
     name: str | None = Field(default=None, min_length=1, max_length=200)
     payload: JsonValue = None
     mode: CancelMode = CancelMode.GRACEFUL

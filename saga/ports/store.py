@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
@@ -105,6 +105,27 @@ class DeadLetterReason(StrEnum):
     REPLY_TOO_LARGE = "reply_too_large"
 
 
+class SkipReason(StrEnum):
+    """Why a record that could be read concerns nobody here."""
+
+    OF_OTHERS = "of_others"
+    """It is for a saga of another application."""
+    NOT_LISTENED = "not_listened"
+    """It starts nothing here, and answers nothing."""
+    OWN = "own"
+    """A saga here has published it, and its topic is one of replies, too."""
+    GONE = "gone"
+    """It answers a saga of ours that this store does not have: it went back in time."""
+
+
+class Skip(NamedTuple):
+    """What records are skipped: those of one topic and source (`ce_source`), for one reason."""
+
+    topic: str
+    source: str
+    reason: SkipReason
+
+
 class DeferralReason(StrEnum):
     EARLY = "early"
     """Its saga is not there yet."""
@@ -154,6 +175,7 @@ class Batch:
         handled: ids of unhandled records to remove.
         outgoing: what the entries say is to be published, in log order.
         relayed: backlog ids that are published by now.
+        skipped: how many records more were skipped.
     """
 
     histories: list[HistoryAppend] = field(default_factory=list)
@@ -165,6 +187,7 @@ class Batch:
     handled: list[int] = field(default_factory=list)
     outgoing: list[Record] = field(default_factory=list)
     relayed: list[int] = field(default_factory=list)
+    skipped: Mapping[Skip, int] = field(default_factory=dict)
 
 
 @value
@@ -248,6 +271,9 @@ class Catalogue(Protocol):
 
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
         """Armed timers, the earliest first."""
+
+    async def skipped(self) -> Mapping[Skip, int]:
+        """How many records were skipped as long as the store is there; none is in it."""
 
     def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
         """Every entry with its place in the log, in commit order; one turn's entries share one."""

@@ -63,6 +63,7 @@ class WrittenEvent:
     record: Record
     message_id: str
     saga_id: SagaId | None = None
+    definition: str | None = None
 
 
 class EventWriter:
@@ -168,7 +169,8 @@ class EventWriter:
         record = Record(self._names.topic(contract_name), key.encode(), text, headers)
         if starts is None or saga_key is None:
             return WrittenEvent(record, message_id)
-        return WrittenEvent(record, message_id, saga_id(starts.decider.name, saga_key))
+        name = starts.decider.name
+        return WrittenEvent(record, message_id, saga_id(name, saga_key), name)
 
     def _registry(self, model: type[ContractModel]) -> ContractRegistry:
         if self._contracts is not None:

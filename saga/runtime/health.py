@@ -32,6 +32,7 @@ COUNTED: Final = {
     "turns": ("saga_turns_total", "Turns that were recorded."),
     "duplicate": ("saga_duplicates_total", "Records that had been handled before."),
     "dead": ("saga_dlq_total", "Records that became dead letters."),
+    "skipped": ("saga_skipped_total", "Records that concern no saga here."),
     "deferred": ("saga_deferred_total", "Records deferred behind their saga."),
     "failed_turns": ("saga_failed_turns_total", "Turns in which a saga's own code raised."),
     "conflicts": ("saga_conflicts_total", "Batches in which another worker was first."),

@@ -27,7 +27,7 @@ from saga.retrying import Backoff, retried
 from saga.runtime.relay import Relay
 from saga.runtime.statistics import Statistics
 from saga.runtime.turns import CommittedBatch, Turns
-from saga.runtime.unhandled import DeferredRecords
+from saga.runtime.unhandled import DeferredRecords, SkippedRecords
 from saga.runtime.unit_of_work import InboundBatch
 
 FETCH_RECORDS_MAX = 1_000
@@ -72,6 +72,7 @@ class Orchestrator:
         self._store = store
         self._turns = turns
         self._deferred = deferred
+        self._skipped = SkippedRecords(store)
         self._relay = relay
         self._clock = clock
         self._batcher = receiver.batcher
@@ -103,6 +104,7 @@ class Orchestrator:
     async def close(self) -> None:
         await self.receiver.close()
         await self._relay.record()
+        await self._skipped.record()
 
     @property
     def is_idle(self) -> bool:
@@ -180,6 +182,8 @@ class Orchestrator:
             self.counts[name] += number
         self.counts["turns"] += unit.counts["recorded"]
         self.statistics.add(batch, unit)
+        if unit.skipped:
+            self._skipped.add(unit.skipped)
         self.receiver.handled.update(unit.positions)
         if self._deferred.sagas:
             self._revisit(unit.revisits)
@@ -217,6 +221,7 @@ class Orchestrator:
                 await self._relay.take_over()
                 await self._relay.release()
                 await self._relay.record()
+                await self._skipped.record()
             except StoreUnavailable as error:
                 await backoff.pause("store unavailable", error)
             else:

@@ -13,7 +13,7 @@ from saga.ports import Bus, Catalogue
 from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
 
 KEYS_MAX = 10_000
-"""Keys of sagas published here that are remembered: one may be told something before it began."""
+"""Sagas published here that are remembered: one may be told something before it began."""
 
 
 class Publisher:
@@ -64,32 +64,36 @@ class Commands:
         self.publisher = publisher
         self._catalogue = catalogue
         self._new_id = new_id
-        self._keys: OrderedDict[SagaId, str] = OrderedDict()
+        self._new: OrderedDict[SagaId, tuple[str | None, str]] = OrderedDict()
+        """Of each its definition and key."""
 
     def remember(self, written: WrittenEvent) -> None:
         """A saga that was just published may be told something before it has begun."""
         key = written.record.key
         if written.saga_id is None or key is None:
             return
-        self._keys[written.saga_id] = key.decode()
-        if len(self._keys) > KEYS_MAX:
-            self._keys.popitem(last=False)
+        self._new[written.saga_id] = written.definition, key.decode()
+        if len(self._new) > KEYS_MAX:
+            self._new.popitem(last=False)
 
     def is_new(self, saga_id: SagaId) -> bool:
         """Whether the saga was published here lately."""
-        return saga_id in self._keys
+        return saga_id in self._new
 
     async def send(
         self, saga_id: SagaId, act: CommandAct, *, command_id: str | None = None, **fields: Any
     ) -> str:
         """Send a command; its id. Raises what `Service.command` does."""
-        key = self._keys.get(saga_id)
-        if key is None:
+        known = self._new.get(saga_id)
+        if known is None:
             summaries = await self._catalogue.summaries([saga_id])
             if not summaries:
                 raise UnknownSaga(saga_id)
-            key = summaries[0].key
+            known = summaries[0].definition, summaries[0].key
+        definition, key = known
         name = command_id or self._new_id()
-        command = Command(command_id=name, act=act, saga_id=saga_id, **fields)
+        command = Command(
+            command_id=name, act=act, saga_id=saga_id, definition=definition, **fields
+        )
         await self.publisher.command(command, key=key)
         return command.command_id

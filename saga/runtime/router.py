@@ -31,7 +31,15 @@ from saga.contracts import (
     wrong_headers,
 )
 from saga.contracts import Event as EventModel
-from saga.contracts.cloudevents import CAUSATION_ID, ID, TRACEPARENT, Attributes, read_record
+from saga.contracts.cloudevents import (
+    CAUSATION_ID,
+    ID,
+    SOURCE,
+    TRACEPARENT,
+    Attributes,
+    read_headers,
+    read_record,
+)
 from saga.core.events import (
     Act,
     CancelMode,
@@ -58,15 +66,19 @@ from saga.core.identity import (
 from saga.core.state import SagaState
 from saga.core.values import value
 from saga.ports import Inbound
-from saga.ports.store import DeadLetterReason
+from saga.ports.store import DeadLetterReason, Skip, SkipReason
 
 TRACEPARENT_CHARS_MAX = 100
 MESSAGE_ID_CHARS_MAX = 300
+SOURCE_CHARS_MAX = 200
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One event for one saga: *starts* may begin it, *is_operator* acts on a parked one, too."""
+    """One event for one saga: *starts* may begin it, *is_operator* acts on a parked one, too.
+
+    *may_be_early*: where its saga is not there, it may be on its way; else it is nobody's here.
+    """
 
     saga_id: SagaId
     event: Event
@@ -76,6 +88,7 @@ class Delivery:
     deferred_id: int = 0
     deferred_at: Instant = Instant(0)
     is_operator: bool = False
+    may_be_early: bool = False
 
 
 @value
@@ -88,17 +101,32 @@ class Rejected:
     deferred_id: int = 0
 
 
+@value
+class Skipped:
+    """A record that concerns no saga here, and is no mistake."""
+
+    inbound: Inbound
+    reason: SkipReason
+    deferred_id: int = 0
+
+    def counted_as(self) -> Skip:
+        source = read_headers(self.inbound.headers).values.get(SOURCE) or ""
+        return Skip(self.inbound.topic, source[:SOURCE_CHARS_MAX], self.reason)
+
+
 class Router:
     """Knows the application's contracts and sagas, and nothing of any running one."""
 
     def __init__(self, sagas: SagaRegistry, contracts: ContractRegistry, names: TopicNames) -> None:
         self._sagas = sagas
         self._contracts = contracts
+        self._own_source = f"/{names.env}/{names.namespace}/sagas/"
         intents = [each for each in contracts.contracts if each.kind is Kind.INTENT]
         # Replies without content; whose intents have one, answer with a contract of their own.
         self._done = {intent_done_name(each.domain) for each in intents if each.reply is None}
-        listened = {COMMAND_CONTRACT, *self._done}
-        listened.update(intent_failed_name(each.domain) for each in intents)
+        failed = {intent_failed_name(each.domain) for each in intents}
+        self._only_replies = self._done | failed
+        listened = {COMMAND_CONTRACT, *self._only_replies}
         replies = [contract_of(each.reply).contract_name for each in intents if each.reply]
         for name in (*sagas.triggers(), *replies):
             listened.update(contracts.names_read_as(name))
@@ -107,7 +135,7 @@ class Router:
 
     def understand(
         self, inbound: Inbound, at: Instant, *, deferred_id: int = 0
-    ) -> list[Delivery] | Rejected:
+    ) -> list[Delivery] | Rejected | Skipped:
         """The deliveries that *inbound* leads to, or why there are none."""
         contract = self._contract_of.get(inbound.topic)
         if contract is None:
@@ -149,11 +177,20 @@ class Router:
         message = f"{delivery.contract} is no answer to {step.contract}"
         return Rejected(inbound, DeadLetterReason.WRONG_REPLY, message, delivery.deferred_id)
 
-    def _deliveries(self, record: _Readable, key: str) -> list[Delivery] | Rejected:
+    def absent(self, delivery: Delivery) -> Skipped:
+        """Why a delivery whose saga this store does not have, nor expects, is nobody's here."""
+        inbound = delivery.inbound
+        assert inbound is not None, delivery
+        key = (inbound.key or b"").decode()
+        is_ours = self._sagas.name_of(delivery.saga_id, key) is not None
+        reason = SkipReason.GONE if is_ours else SkipReason.OF_OTHERS
+        return Skipped(inbound, reason, delivery.deferred_id)
+
+    def _deliveries(self, record: _Readable, key: str) -> list[Delivery] | Rejected | Skipped:
         contract, model = record.decoded.contract_name, record.decoded.model
         if contract == COMMAND_CONTRACT:
             assert isinstance(model, Command), model
-            return _command(record, model)
+            return _command(record, model, is_ours=self._is_for_ours(model, key))
         deliveries: list[Delivery] = []
         causation = record.attributes.values.get(CAUSATION_ID)
         intent = parse_intent_id(causation) if causation else None
@@ -172,8 +209,21 @@ class Router:
             deliveries.append(delivery)
         if deliveries:
             return deliveries
+        if contract not in self._only_replies:
+            return Skipped(record.inbound, self._why_not_ours(record), record.deferred_id)
         message = f"{contract} starts nothing, and its ce_causationid names no intent"
         return record.rejected(DeadLetterReason.NO_CAUSATION, message)
+
+    def _is_for_ours(self, command: Command, key: str) -> bool:
+        if command.definition is not None:
+            return self._sagas.has(command.definition)
+        return self._sagas.name_of(SagaId(command.saga_id), key) is not None
+
+    def _why_not_ours(self, record: _Readable) -> SkipReason:
+        source = record.attributes.values.get(SOURCE) or ""
+        definition = source.removeprefix(self._own_source)
+        is_own = definition != source and self._sagas.has(definition)
+        return SkipReason.OWN if is_own else SkipReason.NOT_LISTENED
 
 
 class _Readable(NamedTuple):
@@ -236,7 +286,9 @@ def _reply(intent_id: IntentId, decoded: Decoded, done: Collection[str]) -> Repl
     return ReplyReceived(intent_id=intent_id, outcome=ReplyOutcome.DONE, reply=reply)
 
 
-def _command(record: _Readable, command: Command) -> list[Delivery] | Rejected:
+def _command(
+    record: _Readable, command: Command, *, is_ours: bool
+) -> list[Delivery] | Rejected:
     if not is_saga_id(command.saga_id):
         message = f"{command.saga_id[:100]!r} is no saga id"
         return record.rejected(DeadLetterReason.UNKNOWN_SAGA, message)
@@ -248,6 +300,7 @@ def _command(record: _Readable, command: Command) -> list[Delivery] | Rejected:
             record.inbound,
             deferred_id=record.deferred_id,
             is_operator=not isinstance(fact, SignalReceived),
+            may_be_early=is_ours,
         )
     ]
 

@@ -21,7 +21,7 @@ from saga.ports import Appended, Clock, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.relay import Relay
-from saga.runtime.router import Delivery, Rejected, Router
+from saga.runtime.router import Delivery, Rejected, Router, Skipped
 from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga
 from saga.runtime.unhandled import DeferredRecords
 from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork
@@ -73,14 +73,14 @@ class Turns:
             BusUnavailable: try again.
         """
         at = self._clock.now()
-        deliveries, rejected = await self._understand(batch, at)
+        deliveries, others = await self._understand(batch, at)
         saga_ids = list(dict.fromkeys([delivery.saga_id for delivery in deliveries]))
         while not self._busy.isdisjoint(saga_ids):
             self._freed.clear()
             await self._freed.wait()
         self._busy.update(saga_ids)
         try:
-            unit = await self._decide(deliveries, rejected, at, saga_ids)
+            unit = await self._decide(deliveries, others, at, saga_ids)
             appended = await self._append(unit, batch)
         except BaseException:
             self._check_in(saga_ids)
@@ -102,15 +102,16 @@ class Turns:
 
     async def _understand(
         self, batch: InboundBatch, at: Instant
-    ) -> tuple[list[Delivery], list[Rejected]]:
+    ) -> tuple[list[Delivery], list[Rejected | Skipped]]:
+        """What is delivered, and the records that are not."""
         deliveries: list[Delivery] = []
-        rejected: list[Rejected] = []
+        others: list[Rejected | Skipped] = []
         understand = self._router.understand
         for saga_id in batch.revisits:
             for record in await self._deferred.behind(saga_id):
                 found = understand(record.inbound, at, deferred_id=record.record_id)
-                if isinstance(found, Rejected):
-                    rejected.append(found)
+                if not isinstance(found, list):
+                    others.append(found)
                     continue
                 for delivery in found:
                     # A record that concerns several sagas was deferred for this one only.
@@ -119,19 +120,19 @@ class Turns:
                         deliveries.append(delivery)
         for inbound in batch.records:
             found = understand(inbound, at)
-            if isinstance(found, Rejected):
-                rejected.append(found)
-            else:
+            if isinstance(found, list):
                 deliveries.extend(found)
+            else:
+                others.append(found)
         for timer in batch.due:
             event = Event(TimerFired(timer_id=timer.timer_id), at, MessageId(timer.timer_id))
             deliveries.append(Delivery(timer.saga_id, event, None))
-        return deliveries, rejected
+        return deliveries, others
 
     async def _decide(
         self,
         deliveries: Sequence[Delivery],
-        rejected: Sequence[Rejected],
+        others: Sequence[Rejected | Skipped],
         at: Instant,
         saga_ids: Sequence[SagaId],
     ) -> UnitOfWork:
@@ -141,8 +142,11 @@ class Turns:
             unit = UnitOfWork(at, remembered=self._cache.among(saga_ids))
             if saga_ids:
                 unit.sagas = await self._cache.load(saga_ids)
-            for refused in rejected:
-                unit.reject(refused)
+            for other in others:
+                if isinstance(other, Skipped):
+                    unit.skip(other)
+                else:
+                    unit.reject(other)
             try:
                 has_raised = self._deliver_all(unit, deliveries, failures)
             except _Outdated:
@@ -183,7 +187,7 @@ class Turns:
             return
         if saga is None:
             if delivery.starts is None:
-                self._defer_early(unit, delivery)
+                self._absent(unit, delivery)
                 return
             decider = delivery.starts.decider
             state = decider.initial_state(delivery.saga_id)
@@ -200,10 +204,12 @@ class Turns:
         else:
             self._handle(unit, saga, delivery)
 
-    def _defer_early(self, unit: UnitOfWork, delivery: Delivery) -> None:
-        """The saga is not there yet: the record waits for it, but not for ever."""
+    def _absent(self, unit: UnitOfWork, delivery: Delivery) -> None:
+        """The saga is not there; a record whose saga may yet come waits, but not for ever."""
         if delivery.inbound is None:
             unit.settle(delivery)
+        elif not delivery.may_be_early:
+            unit.skip(self._router.absent(delivery))
         elif delivery.deferred_id and unit.at - delivery.deferred_at >= self._deferred.early_us:
             message = f"there is no saga {delivery.saga_id}, and none came in time"
             _reject(unit, delivery, DeadLetterReason.UNKNOWN_SAGA, message)

@@ -5,7 +5,8 @@ The store keeps both whole. A dead letter also has a copy on a dlq topic, where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -26,11 +27,13 @@ from saga.ports import (
     TopicSpec,
     UnhandledRecord,
 )
-from saga.ports.store import DeferralReason, UnhandledKind
+from saga.ports.store import DeferralReason, Skip, UnhandledKind
 
 MESSAGE_CHARS_MAX = 1_000
 OMITTED: Final = ("x-dlq-omitted", b"value")
 PAGE_RECORDS_MAX = 500
+SKIPS_KNOWN_MAX = 500
+OTHER_SOURCES: Final = "(others)"
 SAGAS_MAX = 10_000
 """Behind so many sagas at most records are looked for at a time."""
 TRIED_OFTEN: Final = frozenset({DeferralReason.EARLY, DeferralReason.BEHIND_DEFERRED})
@@ -91,6 +94,32 @@ class DeferredRecords:
                     found.setdefault(record.saga_id, set()).add(record.reason)
             after = page[-1].record_id
         return found
+
+
+class SkippedRecords:
+    """Counts records that were skipped; the store is told now and then, as nothing rests on it."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._counts: Counter[Skip] = Counter()
+        self._known: set[Skip] = set()
+
+    def add(self, counts: Mapping[Skip, int]) -> None:
+        for skip, more in counts.items():
+            # Anybody may write any source: the store keeps so many of them apart, not more.
+            if skip not in self._known and len(self._known) >= SKIPS_KNOWN_MAX:
+                self._counts[skip._replace(source=OTHER_SOURCES)] += more
+            else:
+                self._known.add(skip)
+                self._counts[skip] += more
+
+    async def record(self) -> None:
+        """Raises StoreUnavailable, and then keeps the counts."""
+        counts = dict(self._counts)
+        if counts:
+            await self._store.append(Batch(skipped=counts), at=Instant(0))
+            self._counts.subtract(counts)
+            self._counts = +self._counts
 
 
 class DeadLetters:

@@ -23,8 +23,8 @@ from saga.ports import (
     Source,
     UnhandledRecord,
 )
-from saga.ports.store import DeferralReason
-from saga.runtime.router import Delivery, Rejected
+from saga.ports.store import DeferralReason, Skip
+from saga.runtime.router import Delivery, Rejected, Skipped
 from saga.runtime.saga_cache import LoadedSaga, UnloadableSaga, summary_of
 from saga.runtime.unhandled import dead_letter, deferred
 
@@ -118,6 +118,7 @@ class UnitOfWork:
     outgoing: list[Record] = field(default_factory=list)
     summaries: list[SagaSummary] = field(default_factory=list)
     revisits: set[SagaId] = field(default_factory=set)
+    skipped: Counter[Skip] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     started: list[str] = field(default_factory=list)
     reached: list[Reached] = field(default_factory=list)
@@ -155,6 +156,12 @@ class UnitOfWork:
         self.unhandled.dead_letters.append(letter)
         if rejected.deferred_id:
             self.unhandled.handled.append(rejected.deferred_id)
+
+    def skip(self, skipped: Skipped) -> None:
+        self.counts["skipped"] += 1
+        self.skipped[skipped.counted_as()] += 1
+        if skipped.deferred_id:
+            self.unhandled.handled.append(skipped.deferred_id)
 
     def settle(self, delivery: Delivery) -> None:
         """The delivery is done with: it is not deferred any more, its timer does not fire again."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
-from saga.ports.store import Catalogue, EventStore, SagaSummary, UnhandledKind
+from saga.ports.store import Catalogue, EventStore, SagaSummary, Skip, SkipReason, UnhandledKind
 from saga.testing.samples import (
     MOMENT,
     append,
@@ -131,6 +131,20 @@ class CatalogueSuite:
 
         assert await catalogue.timers() == [timers[1], timers[2], timers[0]]
         assert await catalogue.timers(limit=1) == [timers[1]]
+
+    async def test_skipped_records_are_counted(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """By topic, source and reason, as long as the store is there; any text is a source."""
+        plain = Skip("shop.evt", "/dev/shop/effects/a", SkipReason.OF_OTHERS)
+        odd = Skip("shop.evt", "/\x00\x10\u20ac'%s", SkipReason.OWN)
+        assert await catalogue.skipped() == {}
+
+        await append(store, skipped={plain: 2, odd: 1})
+        await append(store, skipped={plain: 40, plain._replace(reason=SkipReason.GONE): 3})
+
+        expected = {plain: 42, odd: 1, plain._replace(reason=SkipReason.GONE): 3}
+        assert await catalogue.skipped() == expected
 
     async def test_the_log_holds_every_entry_in_commit_order(
         self, store: EventStore, catalogue: Catalogue

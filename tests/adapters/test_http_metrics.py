@@ -170,7 +170,7 @@ async def test_a_service_on_kafka_shows_the_same(kafka, namespace: str, tmp_path
     assert page("saga_ready") == 1
     assert page("saga_finished_total", definition="order", outcome="completed") == 10
     assert page("saga_effects_total", service="wallets", outcome="done") == 10
-    orchestrators = f"dev.{namespace}.saga-orchestrator"
+    orchestrators = f"dev.{namespace}.saga-orchestrator.order"
     topic = f"dev.{namespace}.shop.evt.order-placed.v1"
     assert page.sum("saga_consumer_position", group=orchestrators, topic=topic) == 10
     assert page.sum("saga_consumer_lag", group=orchestrators, topic=topic) == 0

@@ -94,7 +94,7 @@ class TestServing:
             scenario.bus.append([placed(scenario, key) for key in KEYS])
             await scenario.until(lambda: len(scenario.on(Reserve)) == 30)
 
-        assert scenario.bus.committed[NAMES.topic("saga-orchestrator"), Source(PLACED, 0)] == 30
+        assert scenario.bus.committed[NAMES.topic("saga-orchestrator.order"), Source(PLACED, 0)] == 30
         assert await scenario.store.positions([Source(PLACED, 0)]) == {Source(PLACED, 0): 29}
 
     async def test_it_begins_where_the_store_says_not_where_the_group_says(self, scenario):
@@ -105,7 +105,7 @@ class TestServing:
                 await scenario.until(
                     lambda c=committed: order_id(f"c-{c}") in scenario.store.inner.summaries
                 )
-            scenario.bus.committed[NAMES.topic("saga-orchestrator"), Source(PLACED, 0)] = committed
+            scenario.bus.committed[NAMES.topic("saga-orchestrator.order"), Source(PLACED, 0)] = committed
             scenario.restart()
 
         assert len(scenario.on(Reserve)) == 3
@@ -226,11 +226,12 @@ class TestTheStore:
 
         monkeypatch.setattr(scenario.catalogue, "unhandled", flaky)
         async with scenario.serving():
-            reply = scenario.reply(f"{order_id()}/reserve/do/1", Reserved(shelf="s"))
-            scenario.bus.append([reply])
+            scenario.bus.append([scenario.signal(order_id(), "note", 1, id="c-1")])
             await scenario.until(scenario.deferred)
             scenario.bus.append([placed(scenario)])
-            await scenario.until(lambda: scenario.on(Ship), within_s=10)
+            await scenario.until(lambda: not scenario.deferred(), within_s=10)
+
+        assert scenario.bodies(order_id()).count("SignalReceived") == 1
 
         assert calls >= 5
 

@@ -34,6 +34,7 @@ from saga.ports.store import (
     EventStore,
     History,
     SagaSummary,
+    Skip,
     StatisticsReader,
     StoreStatistics,
     UnhandledKind,
@@ -58,6 +59,7 @@ class MemoryEventStore(EventStore):
         self.log: list[tuple[int, Entry]] = []
         self.summaries: dict[SagaId, SagaSummary] = {}
         self.unhandled: dict[int, UnhandledRecord] = {}
+        self.skipped: Counter[Skip] = Counter()
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
@@ -140,6 +142,7 @@ class MemoryEventStore(EventStore):
             self.unhandled.pop(record_id, None)
         for backlog_id in batch.relayed:
             self._backlog.pop(backlog_id, None)
+        self.skipped.update(batch.skipped)
 
     def _turns(self, saga_id: SagaId) -> int:
         history = self._histories.get(saga_id)
@@ -200,6 +203,10 @@ class MemoryCatalogue(Catalogue):
     @override
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
         return self._store.timers(limit)
+
+    @override
+    async def skipped(self) -> Mapping[Skip, int]:
+        return dict(self._store.skipped)
 
     @override
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:

@@ -26,6 +26,7 @@ from saga.adapters.rows import (
     KnownSagas,
     from_summary,
     from_unhandled,
+    skipped_name,
     timer_name,
     tracking_name,
     turns_of,
@@ -92,6 +93,12 @@ CLEAR: Final = ManyRows(
 KEEP_UNHANDLED: Final = ManyRows(
     f"INSERT INTO unhandled ({UNHANDLED_COLUMNS}) SELECT * FROM {{rows}}",
     "text text text text bigint bigint bytea bytea bytea bigint bigint uuid",
+)
+SKIPPED: Final = ManyRows(
+    "INSERT INTO store_facts SELECT * FROM {rows} ON CONFLICT (name) DO UPDATE SET value = "
+    "(CASE WHEN store_facts.value ~ '^[0-9]+$' THEN store_facts.value::bigint ELSE 0 END "
+    "+ excluded.value::bigint)::text",
+    "text text",
 )
 REMOVE_HANDLED: Final = "DELETE FROM unhandled WHERE record_id = ANY(%s::bigint[])"
 RELAYED: Final = "DELETE FROM backlog WHERE backlog_id = ANY(%s::bigint[])"
@@ -195,6 +202,7 @@ def calls_of(
         *KEEP_UNHANDLED.calls([from_unhandled(record) for record in batch.unhandled]),
         *([call_of(REMOVE_HANDLED, ints(sorted(batch.handled)))] if batch.handled else []),
         *([call_of(RELAYED, ints(sorted(batch.relayed)))] if batch.relayed else []),
+        *SKIPPED.calls(sorted((skipped_name(skip), str(n)) for skip, n in batch.skipped.items())),
     ]
 
 

@@ -21,6 +21,7 @@ from saga.adapters.postgres.pipeline import Call, text, texts, unescaped, uuid, 
 from saga.adapters.postgres.schema import EVENT_STORE, prepare
 from saga.adapters.rows import (
     COUNT_BACKLOG,
+    SKIPPED,
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
     KnownSagas,
@@ -30,6 +31,7 @@ from saga.adapters.rows import (
     moved,
     readable,
     timer_name,
+    to_skipped,
     to_statistics,
     to_summary,
     to_timer,
@@ -53,6 +55,7 @@ from saga.ports.store import (
     EventStore,
     History,
     SagaSummary,
+    Skip,
     StatisticsReader,
     StoreStatistics,
     TellsOfAppends,
@@ -253,6 +256,7 @@ _LOG: Final = (
 _UNHANDLED: Final = (
     f"SELECT {UNHANDLED_COLUMNS.replace('saga_id', 'saga_id::text')}, record_id FROM unhandled"
 )
+_SKIPPED: Final = f"SELECT name, value FROM store_facts WHERE starts_with(name, '{SKIPPED}')"
 _NIL: Final = "00000000-0000-0000-0000-000000000000"
 _FOR_EVER: Final = 2**63 - 1
 
@@ -307,6 +311,11 @@ class PostgresCatalogue(Catalogue):
     @override
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
         return _timers(await self._database.fetch(_TIMERS, _FOR_EVER, limit))
+
+    @override
+    async def skipped(self) -> Mapping[Skip, int]:
+        rows = await self._database.fetch(_SKIPPED)
+        return to_skipped(rows, text=unescaped)
 
     @override
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:

@@ -18,6 +18,7 @@ from typing_extensions import override
 from saga.adapters.mapper import TURN, to_entries, to_history
 from saga.adapters.rows import (
     COUNT_BACKLOG,
+    SKIPPED,
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
     KnownSagas,
@@ -30,7 +31,9 @@ from saga.adapters.rows import (
     number_of,
     originator_of_number,
     readable,
+    skipped_name,
     timer_name,
+    to_skipped,
     to_statistics,
     to_summary,
     to_timer,
@@ -66,6 +69,7 @@ from saga.ports.store import (
     EventStore,
     History,
     SagaSummary,
+    Skip,
     StatisticsReader,
     StoreStatistics,
     UnhandledKind,
@@ -106,6 +110,11 @@ _SET_ASIDE: Final = ManyRows(
     12,
 )
 _HANDLED: Final = ManyRows("DELETE FROM unhandled WHERE record_id IN {rows}", 1)
+_SKIPPED: Final = ManyRows(
+    "INSERT INTO store_facts VALUES {values} "
+    "ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value",
+    2,
+)
 _RELAYED: Final = ManyRows("DELETE FROM backlog WHERE backlog_id IN {rows}", 1)
 _HISTORIES: Final = ManyRows(
     "SELECT i.saga_id, e.originator_version, e.topic, e.state "
@@ -286,6 +295,9 @@ class SqliteEventStore(EventStore):
             _HANDLED.execute(cursor, [(record_id,) for record_id in batch.handled])
         if batch.relayed:
             _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
+        if batch.skipped:
+            rows = [(skipped_name(skip), str(more)) for skip, more in batch.skipped.items()]
+            _SKIPPED.execute(cursor, rows)
         return numbers, last
 
     def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:
@@ -367,6 +379,11 @@ class SqliteCatalogue(Catalogue):
     @override
     async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
         return await self._database.read(lambda cursor: _timers(cursor, _FOREVER, limit))
+
+    @override
+    async def skipped(self) -> Mapping[Skip, int]:
+        rows = await self._fetch("SELECT name, value FROM store_facts")
+        return to_skipped((name, value) for name, value in rows if name.startswith(SKIPPED))
 
     @override
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:

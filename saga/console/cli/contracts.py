@@ -259,7 +259,7 @@ def _saga(app: Application, settings: Settings, name: str) -> Participant:
     return Participant(
         kind="saga",
         name=name,
-        group=settings.topic_names.topic(settings.group),
+        group=app.group(settings),
         receives=frozenset(receives),
         sends=frozenset(sends),
         versions=tuple(sorted(saga.version for saga in definitions)),

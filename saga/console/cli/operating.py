@@ -140,7 +140,12 @@ async def _send(session: Session, saga: str, act: CommandAct, sending: Sending, 
             raise NotSo(f"saga {saga} is {summary.status.value} already: nothing was sent")
         await _check_step(store, summary, said.get("step"))
         command = Command(
-            command_id=sent_id, act=act, saga_id=summary.saga_id, actor=sending.actor, **said
+            command_id=sent_id,
+            act=act,
+            saga_id=summary.saga_id,
+            definition=summary.definition,
+            actor=sending.actor,
+            **said,
         )
         await session.send(command, key=summary.key)
         if sending.wait is None:

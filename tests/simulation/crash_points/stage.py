@@ -249,7 +249,7 @@ class Stage:
         committed = {
             source: offset
             for (group, source), offset in self._durable.bus.committed.items()
-            if group.endswith("saga-orchestrator")
+            if ".saga-orchestrator." in group
         }
         stored = await self._store.positions(list(committed))
         self._outcome.violations.extend(

@@ -13,6 +13,7 @@ from saga.core.status import SagaStatus
 from saga.core.values import value
 from saga.ports import Source
 from saga.ports.bus import why_lost
+from saga.ports.store import Skip, SkipReason
 
 if TYPE_CHECKING:
     from saga.adapters.kafka import TopicFlaw
@@ -24,6 +25,22 @@ BACKLOG_LATE_S: Final = 10.0
 BACKLOG_STUCK_S: Final = 60.0
 TIMER_LATE_S: Final = 30.0
 OUTBOX_LATE_S: Final = 60.0
+
+
+SKIPPED: Final = {
+    SkipReason.OF_OTHERS: "they are for sagas of other applications",
+    SkipReason.NOT_LISTENED: "they start nothing here, and answer nothing",
+    SkipReason.OWN: "sagas here have published them on a topic of replies",
+    SkipReason.GONE: "they answer sagas of this application that the store does not have",
+}
+SKIP_ADVICE: Final = {
+    SkipReason.OF_OTHERS: "nothing, if another application of this namespace takes them",
+    SkipReason.NOT_LISTENED: "nothing, if they are facts for others; a reply must name the intent "
+    "it answers in its header ce_causationid",
+    SkipReason.OWN: "nothing: they are for others",
+    SkipReason.GONE: "find out whether the store was set back, as by restoring a backup, or whether"
+    " another application has a saga of the same name and key",
+}
 
 
 class Severity(StrEnum):
@@ -111,6 +128,7 @@ class Facts:
     backlog_s: float | None = None
     timer_late_s: float | None = None
     dead: dict[str, int] = field(default_factory=dict)
+    skipped: Mapping[Skip, int] = field(default_factory=dict)
     outbox_waits_s: float | None = None
     outbox_refused: int = 0
 
@@ -127,6 +145,7 @@ def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
         *_versions(facts),
         *map(_held_up, facts.held_up),
         *_dead_letters(facts),
+        *_skipped(facts),
         *_handlers(facts),
         *_outbox(facts),
     ]
@@ -239,6 +258,15 @@ def _dead_letters(facts: Facts) -> Iterator[Finding]:
     for reason, count in sorted(facts.dead.items()):
         what = f"{count:,} records are dead letters: {reason}"
         yield Finding("dlq", Severity.WARNING, what, "store", advice)
+
+
+def _skipped(facts: Facts) -> Iterator[Finding]:
+    for skip, count in sorted(facts.skipped.items()):
+        source = f"from {skip.source}" if skip.source else "that do not say where from"
+        what = f"{count:,} records {source} were skipped: {SKIPPED[skip.reason]}"
+        is_gone = skip.reason is SkipReason.GONE
+        severity = Severity.WARNING if is_gone else Severity.INFO
+        yield Finding("skipped", severity, what, skip.topic, SKIP_ADVICE[skip.reason])
 
 
 def _handlers(facts: Facts) -> Iterator[Finding]:

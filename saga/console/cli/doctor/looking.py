@@ -136,7 +136,7 @@ def _readers(session: Session, app: Application) -> Readers:
     readers: Readers = {}
     if app.sagas:
         router = Router(app.registry, app.contracts, names)
-        readers[names.topic(session.settings.group)] = ("orchestrator", set(router.topics))
+        readers[app.group(session.settings)] = ("orchestrator", set(router.topics))
     for service in app.effects:
         topics = {
             names.topic(contract_name)
@@ -220,6 +220,7 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
             facts.timer_late_s = _age_s(facts, timer.due_at)
         dead = await store.catalogue.unhandled(kind=UnhandledKind.DEAD, limit=DEAD_LETTERS_MAX)
         facts.dead = dict(Counter(record.reason for record in dead))
+        facts.skipped = await store.catalogue.skipped()
 
 
 async def _look_at_sagas(facts: Facts, store: OpenedStore) -> None:

@@ -41,7 +41,7 @@ def test_records_without_a_reader_are_found(toys):
     call("publish", ORDER, '{"order_id": "o-1", "amount": 1}')
     called = call("doctor", "--json")
     assert (called.code, checks(called)) == (1, [("workers", "error")])
-    assert called.rows[0]["where"] == "dev.saga.saga-orchestrator"
+    assert called.rows[0]["where"] == "dev.saga.saga-orchestrator.order"
     assert "saga run" in called.rows[0]["advice"]
 
     assert call(*UNTIL_IDLE).code == 0
