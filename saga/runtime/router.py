@@ -286,9 +286,7 @@ def _reply(intent_id: IntentId, decoded: Decoded, done: Collection[str]) -> Repl
     return ReplyReceived(intent_id=intent_id, outcome=ReplyOutcome.DONE, reply=reply)
 
 
-def _command(
-    record: _Readable, command: Command, *, is_ours: bool
-) -> list[Delivery] | Rejected:
+def _command(record: _Readable, command: Command, *, is_ours: bool) -> list[Delivery] | Rejected:
     if not is_saga_id(command.saga_id):
         message = f"{command.saga_id[:100]!r} is no saga id"
         return record.rejected(DeadLetterReason.UNKNOWN_SAGA, message)

@@ -94,7 +94,9 @@ class TestServing:
             scenario.bus.append([placed(scenario, key) for key in KEYS])
             await scenario.until(lambda: len(scenario.on(Reserve)) == 30)
 
-        assert scenario.bus.committed[NAMES.topic("saga-orchestrator.order"), Source(PLACED, 0)] == 30
+        assert (
+            scenario.bus.committed[NAMES.topic("saga-orchestrator.order"), Source(PLACED, 0)] == 30
+        )
         assert await scenario.store.positions([Source(PLACED, 0)]) == {Source(PLACED, 0): 29}
 
     async def test_it_begins_where_the_store_says_not_where_the_group_says(self, scenario):
@@ -105,7 +107,9 @@ class TestServing:
                 await scenario.until(
                     lambda c=committed: order_id(f"c-{c}") in scenario.store.inner.summaries
                 )
-            scenario.bus.committed[NAMES.topic("saga-orchestrator.order"), Source(PLACED, 0)] = committed
+            scenario.bus.committed[NAMES.topic("saga-orchestrator.order"), Source(PLACED, 0)] = (
+                committed
+            )
             scenario.restart()
 
         assert len(scenario.on(Reserve)) == 3
