@@ -296,8 +296,8 @@ class SqliteEventStore(EventStore):
         if batch.relayed:
             _RELAYED.execute(cursor, [(backlog_id,) for backlog_id in batch.relayed])
         if batch.skipped:
-            rows = [(skipped_name(skip), str(more)) for skip, more in batch.skipped.items()]
-            _SKIPPED.execute(cursor, rows)
+            skips = batch.skipped.items()
+            _SKIPPED.execute(cursor, [(skipped_name(skip), str(more)) for skip, more in skips])
         return numbers, last
 
     def _find_numbers(self, cursor: sqlite3.Cursor, batch: Batch) -> dict[SagaId, int]:
