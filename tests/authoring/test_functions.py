@@ -451,24 +451,24 @@ async def _groups_a_number(ctx, placed):
 
 
 async def _uses_an_id_twice(ctx, placed):
-    ctx.do(Pay(), id="a")
-    ctx.do(Pay(), id="a")
+    both = ctx.do(Pay(), id="a"), ctx.do(Pay(), id="a")
+    await ctx.all(*both)
 
 
 async def _uses_a_slash(ctx, placed):
-    ctx.do(Pay(), id="a/b")
+    await ctx.do(Pay(), id="a/b")
 
 
 async def _undoes_reading(ctx, placed):
-    ctx.do(Pay(), undo=Refund, kind="read_only")
+    await ctx.do(Pay(), undo=Refund, kind="read_only")
 
 
 async def _compensates_without_undo(ctx, placed):
-    ctx.do(Pay(), kind="compensatable")
+    await ctx.do(Pay(), kind="compensatable")
 
 
 async def _names_no_kind(ctx, placed):
-    ctx.do(Pay(), kind="pivotal")
+    await ctx.do(Pay(), kind="pivotal")
 
 
 async def _publishes_an_intent(ctx, placed):
@@ -476,7 +476,7 @@ async def _publishes_an_intent(ctx, placed):
 
 
 async def _does_an_event(ctx, placed):
-    ctx.do(OrderSeen())
+    await ctx.do(OrderSeen())
 
 
 async def _returns_an_intent(ctx, placed):
@@ -484,7 +484,7 @@ async def _returns_an_intent(ctx, placed):
 
 
 async def _sleeps_soon(ctx, placed):
-    ctx.sleep("soon")
+    await ctx.sleep("soon")
 
 
 @pytest.mark.parametrize(
@@ -494,7 +494,7 @@ async def _sleeps_soon(ctx, placed):
         (_awaits_twice, "awaited twice", 3),
         (_awaits_any_of_nothing, "any() of nothing", 1),
         (_groups_a_number, "cannot run side by side", 1),
-        (_uses_an_id_twice, "used twice", 2),
+        (_uses_an_id_twice, "used twice", 1),
         (_uses_a_slash, "without '/'", 1),
         (_undoes_reading, "nothing to undo", 1),
         (_compensates_without_undo, "needs an undo", 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -13,6 +13,7 @@ from saga.core.events import Message
 from saga.core.identity import StepId
 from saga.core.retry import Retry
 from saga.core.status import StepKind
+from saga.errors import DefinitionError
 
 T = TypeVar("T")
 UndoSpec = type[Intent[Any]] | Callable[[Any, Any], Intent[Any]]
@@ -26,6 +27,15 @@ class Call(Generic[T]):
 
     def __await__(self) -> Generator[Call[Any], T, T]:
         return (yield self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise DefinitionError(
+                f"{self} has no {name!r} before it is awaited: write `(await {self}).{name}`"
+            )
 
 
 @dataclass(slots=True, eq=False)
@@ -45,11 +55,17 @@ class StepCall(Call[T]):
     reply: Message | None = None
     replied: BaseModel | None = None
 
+    def __str__(self) -> str:
+        return f"ctx.do({type(self.intent).__name__}(…))"
+
 
 @dataclass(slots=True, eq=False)
 class SleepCall(Call[None]):
     name: str
     length_us: int
+
+    def __str__(self) -> str:
+        return "ctx.sleep(…)"
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +74,9 @@ class WaitCall(Call[T]):
     name: str
     adapter: TypeAdapter[T]
     timeout_us: int | None
+
+    def __str__(self) -> str:
+        return f"ctx.wait({self.name!r})"
 
 
 @dataclass(slots=True, eq=False)
@@ -78,3 +97,6 @@ class GroupCall(Call[Any]):
     group: str
     branches: tuple[Branch, ...]
     takes_first: bool
+
+    def __str__(self) -> str:
+        return f"ctx.{'any' if self.takes_first else 'all'}(…)"

@@ -6,9 +6,11 @@ ids and chance come from the history, so that running the function again gives t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from types import FrameType
 from typing import Any, Final, Literal, TypeVar, get_args, overload
 from uuid import UUID, uuid5
 
@@ -53,6 +55,7 @@ class Context:
         "_counters",
         "_is_known",
         "_is_over",
+        "_made",
         "_publish",
         "_steps",
         "key",
@@ -64,11 +67,13 @@ class Context:
         saga_id: SagaId,
         key: str,
         *,
+        made: Callable[[Call[Any], FrameType], Call[Any]],
         publish: Callable[[Publish], None],
         is_known: Callable[[str], bool],
     ) -> None:
         self.saga_id = saga_id
         self.key = key
+        self._made = made
         self._publish = publish
         self._is_known = is_known
         self._at = Instant(0)
@@ -104,7 +109,7 @@ class Context:
         """
         contract = contract_of(intent)
         step_kind = self._checked_kind(intent, contract, undo, kind)
-        return StepCall(
+        call: StepCall[R] = StepCall(
             self._step_id(id, contract),
             Message(contract.contract_name, encode(intent)),
             step_kind,
@@ -115,6 +120,7 @@ class Context:
             reply_contract=None if contract.reply is None else contract_of(contract.reply),
             undo=undo,
         )
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # the caller's place
 
     @overload
     def all(self, first: Awaitable[T1], /) -> Awaitable[tuple[T1]]: ...
@@ -128,18 +134,19 @@ class Context:
     def all(self, *branches: Awaitable[T]) -> Awaitable[tuple[T, ...]]: ...
     def all(self, *branches: Awaitable[Any]) -> Awaitable[Any]:
         """Side by side, results in the order given; once all ended, the first failure is raised."""
-        return self._group("all", branches)
+        return self._made(self._group("all", branches), sys._getframe(1))  # noqa: SLF001  # as above
 
     def any(self, *branches: Awaitable[T]) -> Awaitable[T]:
         """Side by side, the first success; whatever the other branches may have done is undone.
 
         When all fail, the first failure in the order given is raised.
         """
-        return self._group("any", branches)
+        return self._made(self._group("any", branches), sys._getframe(1))  # noqa: SLF001  # as above
 
     def sleep(self, duration: Duration) -> Awaitable[None]:
         """Wait at least *duration*, through crashes and deploys."""
-        return SleepCall(f"sleep-{self._next('sleep')}", duration_us(duration))
+        call = SleepCall(f"sleep-{self._next('sleep')}", duration_us(duration))
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
     @overload
     def wait(
@@ -157,7 +164,9 @@ class Context:
         """
         adapter = _adapter(Any if model is None else model)
         timeout_us = None if timeout is None else duration_us(timeout)
-        return WaitCall(f"wait-{name}-{self._next(f'wait {name}')}", name, adapter, timeout_us)
+        wait = f"wait-{name}-{self._next(f'wait {name}')}"
+        call: WaitCall[Any] = WaitCall(wait, name, adapter, timeout_us)
+        return self._made(call, sys._getframe(1))  # noqa: SLF001  # as above
 
     def publish(self, event: Event) -> Awaitable[None]:
         """Tell everybody a fact now, before the saga ends; awaiting it changes nothing."""

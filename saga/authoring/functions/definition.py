@@ -8,6 +8,7 @@ from dataclasses import field
 from typing import Any, Literal
 
 from saga.authoring.functions.inspection import (
+    check_awaited,
     check_steps,
     fingerprint,
     place_of,
@@ -114,6 +115,7 @@ def saga(
         except DefinitionError as error:
             raise DefinitionError(error.problem, where=error.where or where) from None
         check_steps(function)
+        check_awaited(function)
         return SagaDefinition(
             name=name,
             version=version,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -19,7 +19,11 @@ from saga.contracts import Event, Intent
 from saga.errors import DefinitionError
 
 REFERENCE_DEPTH_MAX = 3
-"""How far helper functions are followed when contracts are looked for."""
+"""How far helper functions are followed when contracts and mistakes are looked for."""
+SOURCE_CHARS_MAX = 100
+"""Of a call that an error repeats."""
+AWAITED = frozenset({"do", "sleep", "wait", "all", "any"})
+"""The calls of the context that have their effect when they are awaited."""
 
 
 def place_of(function: Callable[..., Any]) -> str:
@@ -47,9 +51,31 @@ def fingerprint(function: Callable[..., Any]) -> str:
 
 def referenced_contracts(function: Callable[..., Any]) -> frozenset[type]:
     """The event and intent classes that a function, or a helper of its package, names."""
-    found: set[type] = set()
-    _collect(function, found, set(), REFERENCE_DEPTH_MAX)
-    return frozenset(found)
+    return frozenset(
+        named
+        for each in _with_helpers(function)
+        for named in _mentioned_values(each)
+        if isinstance(named, type) and issubclass(named, (Event, Intent))
+    )
+
+
+def check_awaited(function: Callable[..., Any]) -> None:
+    """Refuse a call of the context, or of a helper, that can be seen never to be awaited."""
+    for each in _with_helpers(function):
+        tree, code = _tree(each), _code(each)
+        if tree is None or code is None:
+            continue
+        is_saga = each is inspect.unwrap(function)
+        contexts, names = _contexts(code, tree, is_saga=is_saga), _names(each)
+        for call in _forgotten(tree, returns=is_saga):
+            if _has_to_be_awaited(call, contexts, names, tree):
+                written = ast.unparse(call)
+                if len(written) > SOURCE_CHARS_MAX:
+                    written = f"{ast.unparse(call.func)}(…)"
+                raise DefinitionError(
+                    f"{written} is never awaited, so nothing comes of it: write `await {written}`",
+                    where=f"{code.co_filename}:{code.co_firstlineno + call.lineno - 1}",
+                )
 
 
 def check_steps(function: Callable[..., Any]) -> None:
@@ -80,6 +106,102 @@ def check_steps(function: Callable[..., Any]) -> None:
                 check_undo(intent, undo_class)
             except DefinitionError as error:
                 raise DefinitionError(error.problem, where=where) from None
+
+
+def _contexts(code: CodeType, tree: ast.Module, *, is_saga: bool) -> frozenset[str]:
+    """The names by which a function, or one nested in it, knows the context."""
+    arguments = [node for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    first = code.co_varnames[:1] if is_saga else ()
+    return frozenset({*first, *(each.arg for each in arguments if _is_context(each))})
+
+
+def _is_context(argument: ast.arg) -> bool:
+    if argument.annotation is None:
+        return argument.arg == "ctx"
+    return ast.unparse(argument.annotation).strip("'\"").rpartition(".")[2] == "Context"
+
+
+def _forgotten(tree: ast.Module, *, returns: bool) -> Iterator[ast.Call]:
+    """The calls whose value goes nowhere: as statements, or under a name that nobody reads."""
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    read = {name.id for name in named if not isinstance(name.ctx, ast.Store)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Expr(value=value):
+                yield from _values_of(value)
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in read:
+                yield from _values_of(value)
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value) if (
+                name not in read
+            ):
+                yield from _values_of(value)
+            case ast.AsyncFunctionDef() if returns and node in tree.body:
+                for statement in _own_statements(node.body):
+                    if isinstance(statement, ast.Return) and statement.value is not None:
+                        yield from _values_of(statement.value)
+            case _:
+                pass
+
+
+def _values_of(value: ast.expr) -> Iterator[ast.Call]:
+    """The calls that an expression may be the value of, or holds in a list or tuple."""
+    match value:
+        case ast.Call():
+            yield value
+        case ast.BoolOp(values=inner) | ast.Tuple(elts=inner) | ast.List(elts=inner):
+            for each in inner:
+                yield from _values_of(each)
+        case ast.IfExp(body=body, orelse=orelse):
+            yield from _values_of(body)
+            yield from _values_of(orelse)
+        case ast.ListComp(elt=element) | ast.SetComp(elt=element) | ast.GeneratorExp(elt=element):
+            yield from _values_of(element)
+        case _:
+            pass
+
+
+def _own_statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """All statements of a function but those of functions nested in it."""
+    for statement in body:
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        yield statement
+        for child in ast.iter_child_nodes(statement):
+            if isinstance(child, ast.stmt):
+                yield from _own_statements([child])
+            elif isinstance(child, (ast.ExceptHandler, ast.match_case)):
+                yield from _own_statements(child.body)
+
+
+def _has_to_be_awaited(
+    call: ast.Call, contexts: frozenset[str], names: Mapping[str, object], tree: ast.Module
+) -> bool:
+    match call.func:
+        case ast.Attribute(value=ast.Name(id=owner), attr=attribute) if owner in contexts:
+            return attribute in AWAITED
+        case ast.Name(id=name) if any(_defines(node, name) for node in ast.walk(tree)):
+            return any(
+                isinstance(node, ast.AsyncFunctionDef) and not _yields(node)
+                for node in ast.walk(tree)
+                if _defines(node, name)
+            )
+        case _:
+            return inspect.iscoroutinefunction(_resolve(call.func, names))
+
+
+def _defines(node: ast.AST, name: str) -> bool:
+    """Whether *node* gives *name* a meaning of its own in the function that it is in."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return node.name == name
+    if isinstance(node, ast.arg):
+        return node.arg == name
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name
+
+
+def _yields(function: ast.AsyncFunctionDef) -> bool:
+    """Whether it is a generator, which is iterated and not awaited."""
+    statements = _own_statements(function.body)
+    return any(isinstance(node, ast.Yield) for each in statements for node in ast.walk(each))
 
 
 def _is_do(call: ast.Call) -> bool:
@@ -127,19 +249,27 @@ def _tree(function: Callable[..., Any]) -> ast.Module | None:
         return None  # typed at a prompt, or made by a program: there is no source to look at
 
 
-def _collect(function: Callable[..., Any], found: set[type], seen: set[int], depth: int) -> None:
-    plain = inspect.unwrap(function)
-    code = _code(plain)
-    if code is None or id(plain) in seen or depth < 0:
+def _with_helpers(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """A function, and the helpers of its package that it names, and that those name."""
+    found: dict[int, Callable[..., Any]] = {}
+    _add_helpers(inspect.unwrap(function), found, REFERENCE_DEPTH_MAX)
+    return list(found.values())
+
+
+def _add_helpers(
+    function: Callable[..., Any], found: dict[int, Callable[..., Any]], depth: int
+) -> None:
+    if _code(function) is None or id(function) in found or depth < 0:
         return
-    seen.add(id(plain))
-    names = _names(plain)
-    mentioned = _mentioned(code)
-    for value in _values(names, mentioned):
-        if isinstance(value, type) and issubclass(value, (Event, Intent)):
-            found.add(value)
-        elif isinstance(value, FunctionType) and _is_neighbour(plain, value):
-            _collect(value, found, seen, depth - 1)
+    found[id(function)] = function
+    for value in _mentioned_values(function):
+        if isinstance(value, FunctionType) and _is_neighbour(function, value):
+            _add_helpers(inspect.unwrap(value), found, depth - 1)
+
+
+def _mentioned_values(function: Callable[..., Any]) -> Iterator[object]:
+    code = _code(function)
+    return iter(()) if code is None else _values(_names(function), _mentioned(code))
 
 
 def _mentioned(code: CodeType) -> frozenset[str]:

@@ -48,10 +48,14 @@ class FunctionProgram:
         self._function = function
         self._rolled_back = rolled_back
         self._registry = registry
-        self._context = Context(
-            saga_id, key, publish=self._publish, is_known=registry.paths.__contains__
-        )
         self._scheduler = Scheduler()
+        self._context = Context(
+            saga_id,
+            key,
+            made=self._scheduler.made,
+            publish=self._publish,
+            is_known=registry.paths.__contains__,
+        )
         self._trigger: BaseModel | None = None
 
     def start(self, trigger: Message, at: Instant) -> Sequence[Command]:

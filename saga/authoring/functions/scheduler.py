@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
-from types import CoroutineType
+from types import CodeType, CoroutineType, FrameType
 from typing import Any, Protocol
 
 from saga.authoring.functions.calls import Branch, Call, GroupCall, SleepCall, StepCall, WaitCall
@@ -35,22 +35,24 @@ class Waiter(Protocol):
 class Task:
     """One coroutine and who waits for it (None: the function itself)."""
 
-    __slots__ = ("coroutine", "is_over", "parent", "settled")
+    __slots__ = ("coroutine", "is_over", "parent", "returned", "settled")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], parent: Slot | None) -> None:
         self.coroutine = coroutine
         self.parent: Waiter | None = parent
         self.settled: tuple[StepId, ...] = () if parent is None else parent.settled
         self.is_over = False
+        self.returned = False
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Run until the coroutine asks for something or ends."""
         if self.is_over:
             return
+        scheduler.running = self
         try:
             wanted = self.coroutine.send(value) if error is None else self.coroutine.throw(error)
         except StopIteration as stop:
-            self.is_over = True
+            self.is_over = self.returned = True
             scheduler.ended(self, stop.value, None)
         except (StepFailed, RollBack, TimedOut) as failure:
             self.is_over = True
@@ -125,7 +127,18 @@ class Slot:
 
 
 class Scheduler:
-    __slots__ = ("_live", "_queue", "commands", "main", "outcome", "sleeps", "steps", "waits")
+    __slots__ = (
+        "_live",
+        "_queue",
+        "_unawaited",
+        "commands",
+        "main",
+        "outcome",
+        "running",
+        "sleeps",
+        "steps",
+        "waits",
+    )
 
     def __init__(self) -> None:
         self.main: Task | None = None
@@ -134,6 +147,9 @@ class Scheduler:
         self.sleeps: dict[str, Waiter] = {}
         self.waits: dict[str, tuple[Waiter, WaitCall[Any]]] = {}
         self.outcome: tuple[object, Exception | None] | None = None
+        self.running: Task | None = None
+        self._unawaited: dict[Call[Any], tuple[Task | None, CodeType, int]] = {}
+        """Calls that were neither awaited nor handed to a group: who made them, and where."""
         self._live: dict[Task, None] = {}
         """Branches that have not ended, in the order in which they began: the inner ones last."""
         self._queue: deque[tuple[Task, object, Exception | None]] = deque()
@@ -161,9 +177,20 @@ class Scheduler:
     def ended(self, task: Task, value: object, error: Exception | None) -> None:
         if task.parent is None:
             self.outcome = (value, error)
+            if error is None and self._unawaited:
+                self._check_awaited()
         else:
             del self._live[task]
             self.ready(task.parent, value, error)
+
+    def made(self, call: Call[Any], caller: FrameType) -> Call[Any]:
+        """Remember a call until it is awaited, or handed to a group that is."""
+        self._unawaited[call] = (self.running, caller.f_code, caller.f_lasti)
+        if isinstance(call, GroupCall):
+            for branch in call.branches:
+                if isinstance(branch, Call):
+                    self._unawaited.pop(branch, None)
+        return call
 
     def want(self, waiter: Waiter, wanted: object, group: str | None = None) -> None:
         if not isinstance(wanted, Call):
@@ -174,6 +201,7 @@ class Scheduler:
         if wanted.is_taken:
             raise DefinitionError("one call of the context was awaited twice")
         wanted.is_taken = True
+        self._unawaited.pop(wanted, None)
         match wanted:
             case StepCall(step=step, message=message, kind=kind):
                 wanted.group = group
@@ -230,6 +258,16 @@ class Scheduler:
             close(task.coroutine)
         self.commands = commands
 
+    def _check_awaited(self) -> None:
+        """Refuse what was forgotten. Who failed or lost a race need not come to all it made."""
+        for call, (maker, code, instruction) in self._unawaited.items():
+            if maker is not None and maker.returned:
+                raise DefinitionError(
+                    f"{call} was never awaited, so nothing came of it: write `await {call}`, or "
+                    f"make the call only where it is awaited",
+                    where=_line_of(code, instruction),
+                ) from None
+
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
         if not call.branches:
             if call.takes_first:
@@ -264,6 +302,11 @@ def close(coroutine: Coroutine[Any, Any, Any]) -> None:
     except (RuntimeError, StepFailed, RollBack, TimedOut):
         # It awaited or raised while it was closed; its context is over, so nothing can follow.
         return
+
+
+def _line_of(code: CodeType, instruction: int) -> str:
+    lines = (line for begin, end, line in code.co_lines() if begin <= instruction < end)
+    return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"
 
 
 def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
