@@ -1,11 +1,14 @@
 """The sweep over the crash points can fail: with a safeguard switched off, the case that is about
-it does; and so does one whose crash did not happen.
+it does; and so does one whose crash did not happen. On a slow machine it does not.
 """
 
 # ruff: noqa: SLF001 - safeguards are switched off where they are, behind the ports
 
+import asyncio
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -16,11 +19,11 @@ from saga.ports import Batch, Source
 from saga.runtime.relay import Relay
 from saga.runtime.turns import Turns
 from saga.runtime.unit_of_work import UnitOfWork
-from saga.testing.world.ports import ProcessConsumer
-from tests.simulation.crash_points import stores
+from saga.testing.world.ports import Forwarded, ProcessConsumer
+from tests.simulation.crash_points import loop, stores
 from tests.simulation.crash_points.aim import Strike
 from tests.simulation.crash_points.kinds import KINDS
-from tests.simulation.crash_points.stage import Outcome, Stage
+from tests.simulation.crash_points.stage import Outcome, Stage, StagedTurns
 from tests.simulation.crash_points.stores import PostgresPlace, SqlitePlace
 from tests.simulation.crash_points.table import CRASH_POINTS
 
@@ -186,6 +189,81 @@ def test_a_crash_that_does_not_happen_is_noticed(
     )
 
     assert not _run("CP-5", "trigger", SqlitePlace(folder)).is_as_planned
+
+
+class _LateAnswers(Forwarded):
+    """What the stage asks of a store is answered late: it never sees a record where that is now."""
+
+    def __init__(self, inner, moments: dict[str, asyncio.Event]) -> None:
+        super().__init__(inner)
+        self._moments = moments
+
+    async def call(self, name: str, act):
+        """Before the saga is stored, nothing runs; once it sleeps, nothing is to be published."""
+        if name == "sagas" and "status" not in act.keywords:
+            answer = await act()
+            self._moments["looked"].set()
+            await self._moments["stored"].wait()
+            return answer
+        answer = await act()
+        if name == "backlog":
+            self._moments["asked"].set()
+            while answer:
+                await asyncio.sleep(0)
+                answer = await act()
+        return answer
+
+
+class _LatePlace(SqlitePlace):
+    def __init__(self, folder: Path, moments: dict[str, asyncio.Event]) -> None:
+        super().__init__(folder)
+        self._moments = moments
+
+    async def open(self, process):
+        """Connect for *process*, or for the stage itself."""
+        opened = await super().open(process)
+        if process is not None:
+            return opened
+        late = [_LateAnswers(each, self._moments) for each in (opened.store, opened.catalogue)]
+        return opened._replace(store=late[0], catalogue=late[1])
+
+
+def test_what_moves_on_while_it_is_looked_for_is_not_taken_for_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look takes many reads, and between two of them a busy machine does much else."""
+    moments = {name: asyncio.Event() for name in ("looked", "stored", "asked")}
+    append = StagedTurns._append
+
+    async def append_between_looks(self, unit, batch):
+        await moments["looked"].wait()
+        appended = await append(self, unit, batch)
+        moments["stored"].set()
+        await moments["asked"].wait()
+        return appended
+
+    monkeypatch.setattr(StagedTurns, "_append", append_between_looks)
+
+    _holds("timeout", _LatePlace(folder, moments))
+
+
+def test_a_slow_machine_does_not_use_up_the_time_limits_of_sagas(
+    crashed_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their time is the stage's: it does not pass while stores are waited for."""
+    seconds = count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+
+    _holds("signal", PostgresPlace(crashed_postgres))
+
+
+def _holds(kind: str, place) -> None:
+    script, ends = next((each.script(), each.ends) for each in KINDS if each.name == kind)
+
+    outcome = Stage(place, script, ()).run()
+
+    assert outcome.violations == []
+    assert dict(outcome.statuses) == {ends: 1}
 
 
 def _run(point: str, kind: str, place) -> Outcome:

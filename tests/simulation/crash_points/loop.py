@@ -1,5 +1,5 @@
 """An event loop whose time jumps as a world's does, but waits for real stores while one
-is at work.
+is at work, and hardly moves meanwhile.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from saga.core.identity import Instant
 from saga.testing.world.loop import WORLD_BEGAN_AT
 
 SLICE_S = 0.05
+COUNTED_S_MAX = 0.005
+"""How much of one wait for a real store counts: sagas have time limits, and machines are slow."""
 
 
 class _Selector(selectors.DefaultSelector):
@@ -24,7 +26,7 @@ class _Selector(selectors.DefaultSelector):
         if timeout is None or self.loop.at_work:
             began_s = time.monotonic()
             ready = super().select(SLICE_S if timeout is None else min(timeout, SLICE_S))
-            self.loop.pass_by(time.monotonic() - began_s)
+            self.loop.pass_by(min(time.monotonic() - began_s, COUNTED_S_MAX))
             return ready
         self.loop.pass_by(timeout)
         return []
@@ -55,7 +57,7 @@ class StagedLoop(asyncio.SelectorEventLoop):
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Inside, time passes no faster than it does outside of the loop."""
+        """Inside, time passes no faster than outside of the loop, and slowly in a long wait."""
         self.at_work += 1
         try:
             yield

@@ -43,7 +43,6 @@ REST_POLL_S = 0.1
 RELEASES_MAX = 3
 GARBAGE_AFTER_S = 0.1
 LIVE_SAGAS = 1_000
-OFFSETS_COMMITTED_S = 6
 
 
 @dataclass(frozen=True)
@@ -274,6 +273,17 @@ class Stage:
             await asyncio.sleep(REST_POLL_S)
 
     async def _restless(self) -> str | None:
+        """What is not at rest; None after two looks all around between which nothing happened.
+
+        A look takes many reads: what is in flight may be seen in none of its places by one of them.
+        """
+        before = self._surroundings.next_number()
+        restless = await self._look() or await self._look()
+        if restless is None and self._surroundings.next_number() != before + 1:
+            return "something happened meanwhile"
+        return restless
+
+    async def _look(self) -> str | None:
         up = [role for role in self._running.values() if role.process.has_started]
         if len(up) <= self._place.orchestrators:
             return "not everybody is up"
@@ -286,11 +296,7 @@ class Stage:
             return "a record is deferred"
         if busy := await self._durable.busy(self._running.values()):
             return busy
-        return f"{self._aim.unspent[0]} is to come" if self._aim.unspent and self._early() else None
-
-    def _early(self) -> bool:
-        """Offsets are committed once a second: a strike there comes after everything is done."""
-        return self._loop.time() < OFFSETS_COMMITTED_S
+        return f"{self._aim.unspent[0]} is to come" if self._aim.unspent else None
 
     async def _judge(self) -> None:
         evidence = await self._gather()
