@@ -10,13 +10,17 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from saga.authoring.registry import SagaRegistry
+from saga.core.decider import Decider
 from saga.core.events import SagaStarted
 from saga.core.history import Entry
 from saga.core.identity import SagaId
 from saga.core.replay import replay
+from saga.core.state import SagaState
+from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch
 from saga.ports import Catalogue, EventStore, SagaSummary
+from saga.users_code import is_ours
 
 PAGE_SAGAS: Final = 200
 
@@ -88,15 +92,25 @@ def _replay(
         decided = "nothing: this application has no such version of it"
         return len(history), ReplayMismatch(1, recorded, decided)
     try:
-        state = replay(registered.decider, summary.saga_id, history)
+        state = replayed(registered.decider, summary.saga_id, history)
     except ReplayMismatch as error:
         return len(history), error
-    except Exception as error:  # noqa: BLE001  # the saga's own code raised: that is the finding
-        decided = f"the code at hand raised {type(error).__name__}: {error}"
-        return len(history), ReplayMismatch(0, "a whole history", decided)
     if state.program is not None:
         state.program.close()
     return len(history), None
+
+
+def replayed(decider: Decider, saga_id: SagaId, history: Sequence[Entry]) -> SagaState:
+    """As `replay`, but what the saga's code raises is a ReplayMismatch too."""
+    try:
+        return replay(decider, saga_id, history)
+    except ReplayMismatch:
+        raise
+    except BaseException as error:
+        if is_ours(error):
+            raise
+        decided = f"the code at hand raised {described(error)}"
+        raise ReplayMismatch(0, "a whole history", decided) from error
 
 
 def _pinned(history: Sequence[Entry], summary: SagaSummary) -> tuple[str, int]:

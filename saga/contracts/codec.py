@@ -27,8 +27,10 @@ from saga.contracts.json_text import (
 from saga.contracts.models import ContractModel, contract_of, has_plain_values, is_flat
 from saga.contracts.registry import ContractRegistry, ReadPath
 from saga.core.events import Json, Message
+from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import MalformedMessage
+from saga.users_code import is_ours
 
 
 @value
@@ -104,7 +106,9 @@ def decode(
         model = path.validate(value, strict=path.is_strict)
         # Just validated: pydantic need not look for values of a wrong type again (1 µs a message).
         payload = _encoded(model, warnings=False)
-    except Exception as error:  # noqa: BLE001  # validators are user code; the record becomes a dead letter
+    except BaseException as error:  # users' code: the record becomes a dead letter
+        if is_ours(error):
+            raise
         return flaw_of(value) or _refusal(path, value, error)
     if payload != value:
         flaw = flaw_of(value)
@@ -154,8 +158,9 @@ def read(registry: ContractRegistry, message: Message) -> ContractModel:
         try:
             # It was inspected when it was received: what is stored is canonical.
             return path.validate(message.payload, strict=path.is_strict)
-        except ValidationError:
-            pass  # the contract has changed since: below is said how
+        except BaseException as error:  # users' code: below is said what is wrong
+            if is_ours(error):
+                raise
     decoded = decode(registry, message.contract, message.payload.encode())
     if isinstance(decoded, Unreadable):
         raise decoded.error()
@@ -185,7 +190,7 @@ def _unknown(registry: ContractRegistry, contract_name: str) -> Unreadable:
     return Unreadable(code, shortened(registry.explain_unknown(contract_name)))
 
 
-def _refusal(path: ReadPath, value: bytes, error: Exception) -> Unreadable:
+def _refusal(path: ReadPath, value: bytes, error: BaseException) -> Unreadable:
     """Why well-formed JSON is no message of its contract."""
     if value.lstrip()[:1] != b"{":
         return Unreadable(UnreadableCode.NOT_AN_OBJECT, "expected a JSON object")
@@ -193,7 +198,7 @@ def _refusal(path: ReadPath, value: bytes, error: Exception) -> Unreadable:
         return schema_problem(error)
     if isinstance(error, MalformedMessage):
         return Unreadable(UnreadableCode(error.code), error.message)
-    problem = f"{path.contract.model.__qualname__} raised {type(error).__name__}: {error}"
+    problem = f"{path.contract.model.__qualname__} raised {described(error)}"
     return Unreadable(UnreadableCode.SCHEMA, shortened(problem))
 
 
@@ -201,15 +206,19 @@ def _upcast(path: ReadPath, model: ContractModel) -> Decoded | Unreadable:
     for step in path.upcasts:
         try:
             model = step.function(model)
-        except Exception as error:  # noqa: BLE001  # user code; what it raised goes with the record
-            raised = f"raised {type(error).__name__}: {error}"
-            problem = f"{step.function.__qualname__} ({step.where}) {raised}"
+        except BaseException as error:  # users' code: what it raised goes with the record
+            if is_ours(error):
+                raise
+            problem = f"{step.function.__qualname__} ({step.where}) raised {described(error)}"
             return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(problem))
         if type(model) is not step.new:
             problem = f"{step.function.__qualname__} ({step.where}) returned {type(model).__name__}"
             return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(problem))
     try:
         payload = encode(model)
-    except MalformedMessage as error:
-        return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(str(error)))
+    except BaseException as error:  # its serializers are users' code
+        if is_ours(error):
+            raise
+        text = str(error) if isinstance(error, MalformedMessage) else described(error)
+        return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(text))
     return Decoded(path.current.contract_name, model, payload)

@@ -13,9 +13,9 @@ from typing import assert_never
 from saga.core import events, forward, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
-from saga.core.identity import DO, UNDO, StepId, parse_intent_id
+from saga.core.identity import DO, UNDO, SagaId, StepId, parse_intent_id
 from saga.core.intents import TimerPurpose, Verdict
-from saga.core.program import Definition, Slept, WaitTimedOut
+from saga.core.program import Definition, Program, Slept, WaitTimedOut
 from saga.core.state import SagaState
 from saga.core.turn import Turn
 
@@ -33,6 +33,15 @@ def decider_for(definition: Definition) -> Decider:
         return Decision(state, turn.intents, disposition)
 
     return Decider(definition.name, definition.version, definition.fingerprint, SagaState, handle)
+
+
+def decider_without_code(name: str, version: int) -> Decider:
+    """For a saga whose code cannot be run: it takes an abandon, and what comes after one."""
+    return decider_for(Definition(name, version, "", _no_program))
+
+
+def _no_program(saga_id: SagaId, _: str) -> Program:
+    raise AssertionError(saga_id)
 
 
 def _take(turn: Turn, event: Event) -> Disposition:
@@ -77,7 +86,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         return turn.note_conflict(fact)
     if name.direction is UNDO:
         return rollback.undo_reply(turn, step, name.attempt, fact)
-    if fact.outcome is REPLY_DONE:
+    if fact.outcome is REPLY_DONE and turn.program is not None:
         refusal = turn.program.refusal_of_reply(step.id, fact.reply)
         if refusal is not None:
             return turn.note(Verdict.REFUSED, fact.intent_id, refusal)

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 from saga.core import fold, format_1, intents
 from saga.core.decider import RECORDED, Decider, Decision
-from saga.core.events import Event
+from saga.core.events import CancelRequested, Event
 from saga.core.history import NAME_OF, Entry, turn_bounds
 from saga.core.identity import DO, SagaId
 from saga.core.intents import Intent
 from saga.core.state import SagaState
+from saga.core.status import SagaStatus
 from saga.errors import ReplayMismatch
 
 
@@ -25,6 +26,9 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
     bodies = [entry.body for entry in entries]
     for begin, end in turn_bounds(bodies):
         fact = entries[begin]
+        if is_without_code(state, fact, entries[begin + 1 : end]):
+            take_without_code(state, fact, entries[begin + 1 : end])
+            continue
         event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # a turn begins with a fact
         decision = decider.handle(state, event)
         if decision.disposition is not RECORDED:
@@ -40,6 +44,25 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
             _adopt(decision, entries[begin + 1 : end], is_format_1=is_format_1)
         state = decision.state
     return state
+
+
+def is_abandoned(entries: Sequence[Entry]) -> bool:
+    return any(isinstance(entry.body, intents.SagaAbandoned) for entry in entries)
+
+
+def is_without_code(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> bool:
+    """Whether the saga's code had no part in this turn: to abandon a saga does not need it."""
+    if state.status is SagaStatus.ABANDONED:
+        return True
+    return isinstance(fact.body, CancelRequested) and is_abandoned(decided)
+
+
+def take_without_code(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
+    """Give a recorded turn its effect as it stands, and let go of the program."""
+    fold.fold_turn(state, fact, decided)
+    if state.program is not None:
+        state.program.close()
+        state.program = None
 
 
 def describe(body: object) -> str:

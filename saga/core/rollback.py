@@ -96,7 +96,10 @@ def begin_leftovers(turn: Turn) -> None:
 
 
 def abandon(turn: Turn, reason: str) -> None:
-    """End the saga as it stands; what may have had an effect is its residue."""
+    """End the saga as it stands; what may have had an effect is its residue.
+
+    It needs no program: without one there is no outcome event. Nor is one there from here on.
+    """
     state = turn.state
     in_flight = _in_flight(state)
     turn.disarm_all()
@@ -111,6 +114,7 @@ def abandon(turn: Turn, reason: str) -> None:
             turn.settle(step, StepStatus.SKIPPED, UNDO)
     if state.program is not None:
         state.program.close()
+        state.program = None
 
 
 def undo_reply(turn: Turn, step: Step, attempt: int, fact: ReplyReceived) -> Disposition:
@@ -320,6 +324,8 @@ def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool)
     turn.note(Verdict.LATE_SUCCESS, fact.intent_id, f"the step was {step.status.value}")
     if is_open or step.status is StepStatus.REFUSED:
         turn.settle(step, StepStatus.DONE)
+    if turn.state.status is SagaStatus.ABANDONED:
+        return RECORDED  # nobody undoes an abandoned saga
     if was_undone_blindly or (may_have_effect(step) and has_undo(turn, step)):
         _append_undo(turn, step, keeps_place=keeps_place)
     return RECORDED
@@ -327,8 +333,8 @@ def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool)
 
 def _append_undo(turn: Turn, step: Step, *, keeps_place: bool) -> None:
     state = turn.state
-    if state.status is SagaStatus.ABANDONED or (state.plan is None and not state.status.is_ended):
-        return  # nobody undoes an abandoned saga; and where no plan is made yet, it will have this
+    if state.plan is None and not state.status.is_ended:
+        return  # where no plan is made yet, it will have this
     turn.disarm_for(step, UNDO)
     if step.status is not StepStatus.DONE:
         turn.settle(step, StepStatus.DONE)

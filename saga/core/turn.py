@@ -45,7 +45,7 @@ class Turn:
         self.intents: list[Intent] = []
         self.finish: Finish | None = None
         self.has_taken_fact = False
-        # None only until the saga has begun, and then nothing asks for it.
+        # None until the saga has begun, and once it is abandoned; then nothing else asks for it.
         self.program: Program = state.program  # type: ignore[assignment]
 
     def policy(self, step: Step) -> StepPolicy:

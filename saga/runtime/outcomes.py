@@ -16,7 +16,7 @@ from saga.core.identity import SagaId, StepId
 from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
 from saga.core.values import value
-from saga.errors import CorruptHistory, StoreUnavailable
+from saga.errors import CorruptHistory, MessageError, StoreUnavailable
 from saga.ports import Catalogue, EventStore, SagaSummary
 from saga.ports.store import TellsOfAppends
 
@@ -62,7 +62,7 @@ class OutcomeWaiters:
         """Tell everybody who waits for this saga how it ended; *message* is its outcome event."""
         try:
             event = None if message is None else read(self._contracts, message)
-        except Exception as error:  # noqa: BLE001  # a contract's validators are users' code
+        except MessageError as error:
             self.fail([saga_id], error)
             return
         assert event is None or isinstance(event, Event), message

@@ -64,9 +64,11 @@ from saga.core.identity import (
     saga_id,
 )
 from saga.core.state import SagaState
+from saga.core.texts import described
 from saga.core.values import value
 from saga.ports import Inbound
 from saga.ports.store import DeadLetterReason, Skip, SkipReason
+from saga.users_code import is_ours
 
 TRACEPARENT_CHARS_MAX = 100
 MESSAGE_ID_CHARS_MAX = 300
@@ -89,6 +91,12 @@ class Delivery:
     deferred_at: Instant = Instant(0)
     is_operator: bool = False
     may_be_early: bool = False
+
+    @property
+    def abandons(self) -> bool:
+        """Whether it ends its saga as it stands, which always works."""
+        fact = self.event.fact
+        return isinstance(fact, CancelRequested) and fact.mode is CancelMode.ABANDON
 
 
 @value
@@ -254,8 +262,10 @@ def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:
     assert isinstance(model, EventModel), model
     try:
         key = registered.saga.key_of(model)
-    except Exception as error:  # noqa: BLE001  # a key function is the user's own code
-        message = f"{registered.saga.name}: {type(error).__name__}: {error}"
+    except BaseException as error:  # users' code: a key function
+        if is_ours(error):
+            raise
+        message = f"{registered.saga.name}: {described(error)}"
         return record.rejected(DeadLetterReason.WRONG_KEY, message)
     traceparent = record.attributes.values.get(TRACEPARENT)
     if traceparent is not None and len(traceparent) > TRACEPARENT_CHARS_MAX:

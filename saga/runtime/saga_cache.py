@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from saga.authoring.registry import SagaRegistry
 from saga.core.decider import Decider
 from saga.core.events import SagaStarted, TurnFailed
+from saga.core.fold import fold
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
-from saga.core.replay import replay
+from saga.core.kernel import decider_without_code
+from saga.core.replay import is_abandoned, replay
 from saga.core.state import SagaState, waiting_for
 from saga.core.status import SagaStatus
+from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.errors import CorruptHistory, ReplayMismatch, UnknownEntry
 from saga.ports import Catalogue, EventStore, History, SagaSummary
 from saga.ports.store import DeferralReason
+from saga.users_code import is_ours
 
 
 @dataclass(slots=True)
@@ -37,6 +41,13 @@ class LoadedSaga:
     started_at: Instant
     turns: int = 0
     is_possibly_unpublished: bool = False
+
+    def let_go(self) -> None:
+        """End its running code; what that does at its end counts for nothing."""
+        program = self.state.program
+        if program is not None:
+            program.close()
+            self.state.program = None
 
 
 @value
@@ -92,7 +103,11 @@ class SagaCache:
             else:
                 loaded[saga_id] = saga
         if missing:
-            histories = await self._store.load(missing)
+            try:
+                histories = await self._store.load(missing)
+            except BaseException:
+                let_go(loaded.values())
+                raise
             for saga_id, history in histories.items():
                 loaded[saga_id] = self._revive(saga_id, history)
         return loaded
@@ -100,14 +115,12 @@ class SagaCache:
     def keep(self, saga: LoadedSaga) -> None:
         """Remember a saga whose turns, if there were any, are recorded; an ended one is let go."""
         if saga.state.status.is_ended:
-            if saga.state.program is not None:
-                saga.state.program.close()
+            saga.let_go()
             return
         self._loaded[saga.saga_id] = saga
         while len(self._loaded) > self._sagas_max:
             _, oldest = self._loaded.popitem(last=False)
-            if oldest.state.program is not None:
-                oldest.state.program.close()
+            oldest.let_go()
 
     async def summaries_of(
         self, unloadable: Sequence[UnloadableSaga], at: Instant
@@ -123,7 +136,9 @@ class SagaCache:
         return rows
 
     def clear(self) -> None:
-        self._loaded.clear()
+        while self._loaded:
+            _, saga = self._loaded.popitem()
+            saga.let_go()
 
     def _revive(
         self, saga_id: SagaId, history: History | CorruptHistory
@@ -138,21 +153,56 @@ class SagaCache:
         if not any(isinstance(entry.body, SagaStarted) for entry in history):
             # It has decided nothing yet that would bind it to the version that could not begin it.
             registered = self._registry.newest(name)
-        if registered is None:
+        if registered is None and not is_abandoned(history):
             reason = f"no worker here has saga {name!r} version {version}: deploy it"
             return UnloadableSaga(saga_id, DeferralReason.STALLED, reason, history)
-        decider = registered.decider
         try:
+            if registered is None or is_abandoned(history):
+                return _loaded_without_code(saga_id, history)
+            decider = registered.decider
             state = replay(decider, saga_id, history)
         except ReplayMismatch as error:
-            return UnloadableSaga(saga_id, DeferralReason.REPLAY_MISMATCH, str(error), history)
-        except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks, others go on
-            reason = f"the code at hand raised {type(error).__name__}: {error}"
+            reason = storable(str(error))
+            return UnloadableSaga(saga_id, DeferralReason.REPLAY_MISMATCH, reason, history)
+        except BaseException as error:  # users' code: the saga parks, others go on
+            if is_ours(error):
+                raise
+            reason = f"the code at hand raised {described(error)}"
             return UnloadableSaga(saga_id, DeferralReason.REPLAY_FAILED, reason, history)
         turns, started_at = history.turns, history[0].at
         return LoadedSaga(
             saga_id, decider, state, len(history), started_at, turns, is_possibly_unpublished=True
         )
+
+
+def let_go(sagas: Iterable[LoadedSaga | UnloadableSaga]) -> None:
+    """Forget sagas whose turns cannot be recorded; what is stored of them brings them back."""
+    for saga in sagas:
+        if isinstance(saga, LoadedSaga):
+            saga.let_go()
+
+
+def without_code(saga: UnloadableSaga) -> LoadedSaga | None:
+    """A saga as its entries say that it stands, for whoever abandons it; None where it has ended.
+
+    An ended one is not to be abandoned, and whatever else comes for it needs its code.
+    """
+    if not isinstance(saga.entries, History):
+        return None  # what is stored cannot be read
+    try:
+        found = _loaded_without_code(saga.saga_id, saga.entries)
+    except (AssertionError, CorruptHistory, LookupError, ValueError):
+        return None  # its entries do not go together
+    return None if found.state.has_ended else found
+
+
+def _loaded_without_code(saga_id: SagaId, history: History) -> LoadedSaga:
+    state = fold(saga_id, history)
+    decider = decider_without_code(*definition_of(history))
+    turns, started_at = history.turns, history[0].at
+    return LoadedSaga(
+        saga_id, decider, state, len(history), started_at, turns, is_possibly_unpublished=True
+    )
 
 
 def definition_of(history: Sequence[Entry]) -> tuple[str, int]:

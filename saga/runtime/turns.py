@@ -16,15 +16,23 @@ from saga.core.history import entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.intents import Intent
 from saga.core.status import SagaStatus
+from saga.core.texts import described
 from saga.core.values import value
 from saga.ports import Appended, Clock, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.relay import Relay
 from saga.runtime.router import Delivery, Rejected, Router, Skipped
-from saga.runtime.saga_cache import LoadedSaga, SagaCache, UnloadableSaga
+from saga.runtime.saga_cache import (
+    LoadedSaga,
+    SagaCache,
+    UnloadableSaga,
+    let_go,
+    without_code,
+)
 from saga.runtime.unhandled import DeferredRecords
 from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork
+from saga.users_code import is_ours
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +89,11 @@ class Turns:
         self._busy.update(saga_ids)
         try:
             unit = await self._decide(deliveries, others, at, saga_ids)
-            appended = await self._append(unit, batch)
+            try:
+                appended = await self._append(unit, batch)
+            except BaseException:
+                let_go(unit.sagas.values())
+                raise
         except BaseException:
             self._check_in(saga_ids)
             raise
@@ -137,7 +149,7 @@ class Turns:
         saga_ids: Sequence[SagaId],
     ) -> UnitOfWork:
         """Hops 4 and 5, again without turns that raised, and from the store if memory is behind."""
-        failures: dict[int, Exception] = {}
+        failures: dict[int, BaseException] = {}
         while True:
             unit = UnitOfWork(at, remembered=self._cache.among(saga_ids))
             if saga_ids:
@@ -147,10 +159,14 @@ class Turns:
                     unit.skip(other)
                 else:
                     unit.reject(other)
+            has_raised = True
             try:
                 has_raised = self._deliver_all(unit, deliveries, failures)
             except _Outdated:
-                continue  # what was in memory has left it, and the store is asked
+                pass  # what was in memory leaves it, and the store is asked
+            finally:
+                if has_raised:
+                    let_go(unit.sagas.values())
             if not has_raised:
                 unloadable = unit.unloadable
                 if unloadable:
@@ -158,7 +174,7 @@ class Turns:
                 return unit
 
     def _deliver_all(
-        self, unit: UnitOfWork, deliveries: Sequence[Delivery], failures: dict[int, Exception]
+        self, unit: UnitOfWork, deliveries: Sequence[Delivery], failures: dict[int, BaseException]
     ) -> bool:
         """Whether a turn raised that is not among *failures*, where all of the batch are noted."""
         broken: set[SagaId] = set()
@@ -180,11 +196,14 @@ class Turns:
                 )
         return bool(broken)
 
-    def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: Exception | None) -> None:
+    def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
         saga = unit.sagas.get(delivery.saga_id)
         if isinstance(saga, UnloadableSaga):
-            unit.defer(delivery, saga.deferral, saga.reason)
-            return
+            found = without_code(saga) if delivery.abandons else None
+            if found is None:
+                unit.defer(delivery, saga.deferral, saga.reason)
+                return
+            unit.sagas[delivery.saga_id] = saga = found
         if saga is None:
             if delivery.starts is None:
                 self._absent(unit, delivery)
@@ -199,9 +218,11 @@ class Turns:
             message = "records that were deferred before it go first"
             unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
             unit.revisits.add(delivery.saga_id)
-        elif failure is not None:
+        elif failure is not None and not delivery.abandons:
             self._fail(unit, saga, delivery, failure)
         else:
+            if failure is not None:
+                saga.let_go()  # to abandon a saga does not need its code
             self._handle(unit, saga, delivery)
 
     def _absent(self, unit: UnitOfWork, delivery: Delivery) -> None:
@@ -245,7 +266,9 @@ class Turns:
             decision = saga.decider.handle(saga.state, delivery.event)
             if decision.disposition is Disposition.RECORDED:
                 self._record(unit, saga, delivery.event, decision.intents)
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
             # The saga's own code: recorded as a fact once the batch has begun again.
             raise _TurnRaised(error) from error
         if decision.disposition is Disposition.UNKNOWN:
@@ -290,10 +313,10 @@ class Turns:
         unit.timers.note(saga.saga_id, intents)
 
     def _fail(
-        self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, error: Exception
+        self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, error: BaseException
     ) -> None:
         """The saga's own code raised on this delivery: record that, and defer the record."""
-        text = f"{type(error).__name__}: {error}"
+        text = described(error)
         unit.counts["failed_turns"] += 1
         before = saga.state.status
         if before.is_ended:
@@ -348,8 +371,8 @@ class Turns:
 class _TurnRaised(Exception):
     """Raised where a saga's own code has raised *error*."""
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(f"{type(error).__name__}: {error}")
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(described(error))
         self.error = error
 
 

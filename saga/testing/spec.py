@@ -20,12 +20,14 @@ from typing import Self
 from pydantic import BaseModel
 
 from saga.adapters.mapper import TURN, to_entries, to_state
+from saga.audit.replaying import replayed
 from saga.authoring import SagaDefinition, SagaRegistry
 from saga.contracts import ContractRegistry, message_of
 from saga.contracts import Event as EventModel
-from saga.core.decider import Decider, Disposition
+from saga.core.decider import Decider, Decision, Disposition
 from saga.core.events import (
     Act,
+    CancelMode,
     CancelRequested,
     Event,
     Fact,
@@ -37,11 +39,13 @@ from saga.core.events import (
 from saga.core.fold import fold
 from saga.core.history import FACTS, Entry, entries_of_turn
 from saga.core.identity import Instant, MessageId, saga_id
-from saga.core.replay import describe, replay
+from saga.core.replay import describe
 from saga.core.state import SagaState, snapshot, waiting_for
 from saga.core.status import SagaStatus
+from saga.core.texts import described
 from saga.testing.expectations import ACTS, Expectation, told
 from saga.testing.happenings import After, Happening, Redelivered
+from saga.users_code import is_ours
 
 START = Instant(1_767_225_600_000_000)
 """The moment at which every test begins: 2026-01-01T00:00:00Z."""
@@ -85,13 +89,13 @@ class Scenario:
     def __init__(self, saga: SagaDefinition, decider: Decider, history: Sequence[Entry]) -> None:
         self._saga = saga
         self._decider = decider
-        self._state = replay(decider, history[0].saga_id, history) if history else None
+        self._state = replayed(decider, history[0].saga_id, history) if history else None
         self._history = list(history)
         self._fresh = len(history)
         self._turns = sum(type(entry.body) in FACTS for entry in history)
         self._last: Event | None = None
         self._deferred: list[Event] = []
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._disposition: Disposition | None = None
         self.now = history[-1].at if history else START
 
@@ -231,8 +235,10 @@ class Scenario:
             self._deferred.append(event)
             return
         try:
-            decision = self._decider.handle(self.state, event)
-        except Exception as error:  # noqa: BLE001  # the saga's own code raised: it parks
+            decision = self._decided(event)
+        except BaseException as error:  # users' code: the saga parks
+            if is_ours(error):
+                raise
             self._fail(event, error)
             return
         self._state, self._disposition = decision.state, decision.disposition
@@ -246,11 +252,24 @@ class Scenario:
             for each in deferred:
                 self._take(each)
 
-    def _fail(self, event: Event, error: Exception) -> None:
+    def _decided(self, event: Event) -> Decision:
+        """What the saga decides; to abandon it works without its code, where that raises."""
+        fact = event.fact
+        try:
+            return self._decider.handle(self.state, event)
+        except BaseException as error:
+            if is_ours(error) or not isinstance(fact, CancelRequested):
+                raise
+            if fact.mode is not CancelMode.ABANDON:
+                raise
+        self._state = fold(self.state.saga_id, self._history)
+        return self._decider.handle(self.state, event)
+
+    def _fail(self, event: Event, error: BaseException) -> None:
         self._error = error
         self._deferred.append(event)
         self._state = self._rebuilt()
-        failure = TurnFailed(error=f"{type(error).__name__}: {error}")
+        failure = TurnFailed(error=described(error))
         cause = MessageId(f"{event.cause}/failed/{len(self._history)}")
         self._take(Event(failure, self.now, cause))
         self._last = event
@@ -260,7 +279,7 @@ class Scenario:
         states = [to_state([entry]) for entry in self._history]
         stored = [entry for state in states for entry in to_entries(saga, TURN, state)]
         assert stored == self._history, "an entry is not what was stored of it"
-        return replay(self._decider, saga, stored)
+        return replayed(self._decider, saga, stored)
 
     def _check_rebuilt(self) -> None:
         rebuilt = self._rebuilt()
@@ -279,7 +298,7 @@ class Scenario:
     def _no_error(self) -> None:
         if self._error is not None:
             raise AssertionError(
-                f"{self._name()}: a turn raised {type(self._error).__name__}: {self._error}"
+                f"{self._name()}: a turn raised {described(self._error)}"
             ) from self._error
 
     def _difference(self, expected: Sequence[Expectation]) -> str:

@@ -9,6 +9,7 @@ from saga.contracts import ContractRegistry, Event
 from saga.core.events import Message
 from saga.core.identity import SagaId
 from saga.core.status import SagaStatus
+from saga.errors import MalformedMessage
 from saga.runtime.outcomes import Outcome, OutcomeWaiters
 
 END = Outcome(SagaStatus.COMPLETED, None, None, ())
@@ -67,5 +68,5 @@ async def test_an_end_whose_event_cannot_be_read_fails_those_who_wait():
     with waiters.waiting(A) as future:
         waiters.tell(A, SagaStatus.COMPLETED, Message("toys.evt.picky.v1", '{"name":"x"}'))
 
-        with pytest.raises(LookupError):
+        with pytest.raises(MalformedMessage, match="LookupError"):
             await future

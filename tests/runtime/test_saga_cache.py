@@ -21,7 +21,7 @@ async def test_the_least_recently_used_saga_leaves_first(scenario):
     small.keep(found[ids[2]])
 
     assert small.among(ids) == {ids[0], ids[2]}
-    assert found[ids[1]].state.program._context._is_over  # noqa: SLF001
+    assert found[ids[1]].state.program is None
 
 
 async def test_whoever_works_with_a_saga_has_it_alone(scenario):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from saga.authoring.functions.calls import StepCall
 from saga.authoring.functions.context import Context
 from saga.authoring.functions.scheduler import Scheduler, Task, Waiter
+from saga.authoring.functions.seclusion import secluded
 from saga.authoring.mapping import fill, fill_report
 from saga.contracts import ContractRegistry, Event, Intent, contract_of, encode, message_of, read
 from saga.core.events import Json, Message
@@ -106,7 +107,8 @@ class FunctionProgram:
         if isinstance(undo, type):
             intent = fill(undo, call.intent, replied)
         else:
-            intent = undo(call.intent, replied)
+            with secluded():
+                intent = undo(call.intent, replied)
         if not isinstance(intent, Intent):
             raise DefinitionError(f"the undo of {step} gave {type(intent).__name__}, no Intent")
         name = contract_of(intent).contract_name
@@ -122,7 +124,9 @@ class FunctionProgram:
             return None
         if isinstance(self._rolled_back, type):
             return _message(fill_report(self._rolled_back, self._trigger, report))
-        return _message(self._rolled_back(self._trigger, report))
+        with secluded():
+            outcome = self._rolled_back(self._trigger, report)
+        return _message(outcome)
 
     def close(self) -> None:
         context = self._context

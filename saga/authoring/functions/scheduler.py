@@ -6,19 +6,40 @@ order, so that the same resolutions give the same commands.
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import traceback
+from asyncio.events import _get_running_loop as running_loop
+from asyncio.events import _set_running_loop as set_running_loop
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from pathlib import Path
-from types import CodeType, CoroutineType, FrameType
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
 from typing import Any, Protocol
+from weakref import ref
 
 from saga.authoring.functions.calls import Branch, Call, GroupCall, SleepCall, StepCall, WaitCall
+from saga.authoring.functions.seclusion import (
+    ASYNCIO_PATH,
+    INSTEAD,
+    NO_LOOP,
+    is_collecting,
+    secluded,
+    watch_collector,
+)
 from saga.core.identity import StepId
 from saga.core.program import AwaitSignal, Command, DoStep, DropBranch, Sleep
+from saga.core.texts import described
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
+from saga.users_code import is_ours
+
+CLOSES_MAX = 10
+"""So often a coroutine is closed that awaits again in each `finally`; then the collector has it."""
 
 _PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
+_NOBODYS = (_PACKAGE, ASYNCIO_PATH)
+log = logging.getLogger(__name__)
 
 
 class Waiter(Protocol):
@@ -35,14 +56,16 @@ class Waiter(Protocol):
 class Task:
     """One coroutine and who waits for it (None: the function itself)."""
 
-    __slots__ = ("coroutine", "is_over", "parent", "returned", "settled")
+    __slots__ = ("coroutine", "is_dropped", "is_over", "parent", "returned", "settled")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], parent: Slot | None) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], parent: Waiter | None) -> None:
         self.coroutine = coroutine
         self.parent: Waiter | None = parent
         self.settled: tuple[StepId, ...] = () if parent is None else parent.settled
         self.is_over = False
         self.returned = False
+        self.is_dropped = False
+        """Nothing that it has left behind may run, its async generators included."""
 
     def wake(self, scheduler: Scheduler, value: object, error: Exception | None) -> None:
         """Run until the coroutine asks for something or ends."""
@@ -61,7 +84,14 @@ class Task:
         except DefinitionError as refusal:
             refusal.where = refusal.where or _raised_at(refusal)
             raise
+        except RuntimeError as failure:
+            if _is_of_asyncio(failure):
+                problem = f"a saga's function has no asyncio ({failure}): {INSTEAD}"
+                raise DefinitionError(problem, where=_raised_at(failure)) from failure
+            raise
         else:
+            if error is not None:
+                error.__traceback__ = None  # frames that have ended hold what they had begun
             try:
                 scheduler.want(self, wanted)
             except DefinitionError as refusal:
@@ -126,18 +156,49 @@ class Slot:
             scheduler.ready(group.parent, tuple(group.results), None)
 
 
+class Generator:
+    """An async generator that has begun, and the coroutine that began it.
+
+    Once nobody else holds it, it is ended: as the next thing in the turn in which it was left, or,
+    where the collector found it, when the function is through.
+    """
+
+    __slots__ = ("_left", "_referred", "owner")
+
+    def __init__(self, generator: AsyncGeneratorType[Any, Any], owner: Task) -> None:
+        self._referred = ref(generator)
+        self._left: AsyncGeneratorType[Any, Any] | None = None
+        self.owner = owner
+
+    def leave(self, generator: AsyncGeneratorType[Any, Any]) -> None:
+        """Hold it, as nobody else does."""
+        self._left = generator
+
+    @property
+    def open(self) -> AsyncGeneratorType[Any, Any] | None:
+        """The generator itself, unless it has ended."""
+        found = self._left or self._referred()
+        return None if found is None or found.ag_frame is None else found
+
+
+class CleanUp:
+    """Waits for the end of an async generator that was left early."""
+
+    __slots__ = ("parent", "settled")
+
+    def __init__(self, owner: Task) -> None:
+        self.parent: Waiter | None = owner
+        self.settled = owner.settled
+
+    def wake(self, scheduler: Scheduler, _: object, error: Exception | None) -> None:
+        """A failure that nobody can catch any more is the function's own."""
+        scheduler.cleaned_up(error)
+
+
 class Scheduler:
     __slots__ = (
-        "_live",
-        "_queue",
-        "_unawaited",
-        "commands",
-        "main",
-        "outcome",
-        "running",
-        "sleeps",
-        "steps",
-        "waits",
+        *("_failure", "_generators", "_is_closed", "_live", "_queue", "_result", "_unawaited"),
+        *("commands", "main", "outcome", "running", "sleeps", "steps", "waits"),
     )
 
     def __init__(self) -> None:
@@ -153,15 +214,28 @@ class Scheduler:
         self._live: dict[Task, None] = {}
         """Branches that have not ended, in the order in which they began: the inner ones last."""
         self._queue: deque[tuple[Task, object, Exception | None]] = deque()
+        self._generators: dict[int, Generator] | None = None
+        """Those that have begun, in that order; None where none ever has."""
+        self._result: tuple[object, Exception | None] = (None, None)
+        self._failure: Exception | None = None
+        self._is_closed = False
 
     def run(self, waiter: Waiter, value: object, error: Exception | None) -> list[Command]:
         """Wake *waiter* and everything that follows from it; what was asked for on the way."""
         self.commands = []
-        waiter.wake(self, value, error)
-        queue = self._queue
-        while queue:
-            task, value, error = queue.popleft()
-            task.wake(self, value, error)
+        loop, hooks = running_loop(), sys.get_asyncgen_hooks()
+        try:
+            set_running_loop(NO_LOOP)  # type: ignore[arg-type]  # see seclusion
+            sys.set_asyncgen_hooks(self._begun, self._left)
+            waiter.wake(self, value, error)
+            queue = self._queue
+            while queue:
+                task, value, error = queue.popleft()
+                task.wake(self, value, error)
+        finally:
+            self.running = None
+            sys.set_asyncgen_hooks(*hooks)
+            set_running_loop(loop)
         return self.commands
 
     def ready(self, waiter: Waiter, value: object, error: Exception | None) -> None:
@@ -175,13 +249,19 @@ class Scheduler:
             waiter.wake(self, value, error)
 
     def ended(self, task: Task, value: object, error: Exception | None) -> None:
-        if task.parent is None:
-            self.outcome = (value, error)
-            if error is None and self._unawaited:
-                self._check_awaited()
-        else:
+        if task.parent is not None:
             del self._live[task]
             self.ready(task.parent, value, error)
+        elif self._generators is None:
+            self._end_function(value, error)
+        else:
+            self._result = (value, error)
+            self._end_generators(self._generators)
+
+    def cleaned_up(self, error: Exception | None) -> None:
+        self._failure = self._failure or error
+        if self.main is not None and self.main.is_over and self._generators is not None:
+            self._end_generators(self._generators)
 
     def made(self, call: Call[Any], caller: FrameType) -> Call[Any]:
         """Remember a call until it is awaited, or handed to a group that is."""
@@ -196,7 +276,7 @@ class Scheduler:
         if not isinstance(wanted, Call):
             raise DefinitionError(
                 f"a saga's function may only await what its context gives, not "
-                f"{type(wanted).__name__}: leave I/O and waiting to effect services and ctx"
+                f"{type(wanted).__name__}: {INSTEAD}"
             )
         if wanted.is_taken:
             raise DefinitionError("one call of the context was awaited twice")
@@ -243,15 +323,19 @@ class Scheduler:
 
     def close(self) -> None:
         """End all coroutines; whatever they still do is without consequence."""
-        self._end(list(self._live))
-        if self.main is not None:
-            self.main.is_over = True
-            close(self.main.coroutine)
+        self._is_closed = True
+        main = self.main
+        if main is not None and (self._live or not main.is_over):
+            with secluded():
+                self._end(list(self._live))
+                main.is_over = main.is_dropped = True
+                close(main.coroutine)
+        self._generators = None  # they know this scheduler, and it knows them
 
     def _end(self, tasks: Sequence[Task]) -> None:
         """Close branches, the innermost first; what they still ask for is not heard."""
         for task in tasks:
-            task.is_over = True
+            task.is_over = task.is_dropped = True
             del self._live[task]
         commands, self.commands = self.commands, []
         for task in reversed(tasks):
@@ -267,6 +351,47 @@ class Scheduler:
                     f"make the call only where it is awaited",
                     where=_line_of(code, instruction),
                 ) from None
+
+    def _begun(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """A hook of the interpreter: an async generator is asked for its first value."""
+        assert isinstance(generator, AsyncGeneratorType), generator
+        assert self.running is not None, generator
+        watch_collector()
+        known = {} if self._generators is None else self._generators
+        still = {number: each for number, each in known.items() if each.open is not None}
+        self._generators = still | {id(generator): Generator(generator, self.running)}
+
+    def _left(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """A hook of the interpreter: nobody holds a generator any more that has not ended."""
+        assert isinstance(generator, AsyncGeneratorType), generator
+        known = None if self._generators is None else self._generators.get(id(generator))
+        if known is None or known.owner.is_dropped or self._is_closed:
+            return
+        known.leave(generator)
+        if self.running is not None and not is_collecting():
+            self._clean_up(generator, known)
+
+    def _end_generators(self, generators: dict[int, Generator]) -> None:
+        """The function is through: so are its generators, and what they do at their end."""
+        for known in list(generators.values()):
+            generator = known.open
+            if generator is not None and not known.owner.is_dropped:
+                self._clean_up(generator, known)
+        if not any(isinstance(task.parent, CleanUp) for task in self._live):
+            value, error = self._result
+            self._end_function(value, error or self._failure)
+
+    def _end_function(self, value: object, error: Exception | None) -> None:
+        self.outcome = (value, error)
+        if error is None and self._unawaited:
+            self._check_awaited()
+
+    def _clean_up(self, generator: AsyncGeneratorType[Any, Any], known: Generator) -> None:
+        assert self._generators is not None, generator
+        del self._generators[id(generator)]
+        task = Task(generator.aclose(), CleanUp(known.owner))
+        self._live[task] = None
+        self.ready(task, None, None)
 
     def _want_group(self, waiter: Waiter, call: GroupCall) -> None:
         if not call.branches:
@@ -296,11 +421,16 @@ def _forgo(branch: Branch) -> None:
 
 
 def close(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Close a coroutine whose function may want to await in its `finally`: it may not any more."""
-    try:
-        coroutine.close()
-    except (RuntimeError, StepFailed, RollBack, TimedOut):
-        # It awaited or raised while it was closed; its context is over, so nothing can follow.
+    """Let go of a coroutine. Its `finally` runs, and nothing that it does or raises counts."""
+    for _ in range(CLOSES_MAX):
+        try:
+            coroutine.close()
+        except BaseException as error:  # users' code, in whoever's turn this is
+            if is_ours(error):
+                raise
+            log.debug("a saga's function raised while it was closed: %s", described(error))
+            if isinstance(coroutine, CoroutineType) and coroutine.cr_frame is not None:
+                continue  # it awaits again, and stands there
         return
 
 
@@ -324,15 +454,17 @@ def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
 
 
 def _raised_at(error: Exception) -> str | None:
-    """The line that called into this package and was refused."""
-    where = None
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if not code.co_filename.startswith(_PACKAGE):
-            where = f"{code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return where
+    """The line that called into this package, or into asyncio, and was refused."""
+    calls = traceback.walk_tb(error.__traceback__)
+    lines = [(frame.f_code.co_filename, line) for frame, line in calls]
+    own = [f"{file}:{line}" for file, line in lines if not file.startswith(_NOBODYS)]
+    return own[-1] if own else None
+
+
+def _is_of_asyncio(error: Exception) -> bool:
+    """Whether asyncio itself raised *error*, as there is no loop for it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename.startswith(ASYNCIO_PATH)
 
 
 def _up(waiter: Waiter | None) -> Iterator[Waiter]:

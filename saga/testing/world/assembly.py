@@ -106,7 +106,7 @@ class WatchedTurns(Turns):
         return committed
 
     @override
-    def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: Exception | None) -> None:
+    def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
         super()._deliver(unit, delivery, failure)
         changed = unit.changed.get(delivery.saga_id)
         if changed is not None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from saga.audit.replaying import replayed
 from saga.core.decider import Decider
 from saga.core.events import Event
 from saga.core.fold import fold, fold_turn
 from saga.core.history import Entry, turns
 from saga.core.identity import SagaId
-from saga.core.replay import replay
+from saga.core.replay import is_without_code, take_without_code
 from saga.core.state import SagaState, snapshot
 from saga.errors import ReplayMismatch
 
@@ -45,9 +46,12 @@ class Shadows:
             shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id))
             self._shadows[saga_id] = shadow
         for fact, recorded in turns(history[shadow.version :]):
+            fold_turn(shadow.folded, fact, recorded)
+            if is_without_code(shadow.state, fact, recorded):
+                take_without_code(shadow.state, fact, recorded)
+                continue
             event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
             decision = decider.handle(shadow.state, event)
-            fold_turn(shadow.folded, fact, recorded)
             if [entry.body for entry in recorded] != list(decision.intents):
                 yield f"saga {saga_id}, entry {fact.version}: replayed otherwise"
         shadow.version, shadow.last = len(history), history[-1]
@@ -59,7 +63,7 @@ class Shadows:
         for saga_id, history in histories.items():
             shadow = self._shadows[saga_id]
             try:
-                rebuilt = replay(shadow.decider, saga_id, history)
+                rebuilt = replayed(shadow.decider, saga_id, history)
             except ReplayMismatch as error:
                 yield f"saga {saga_id} cannot be replayed: {error}"
                 continue

@@ -1,0 +1,100 @@
+"""A saga's code finds no event loop, and what is left of its async generators is the scheduler's.
+
+What asyncio gives depends on what else runs, so no replay could give it again. While a saga's
+code runs, a stand-in has the place of the running loop: whatever asyncio then asks of it is
+refused, with the call of the context that does the same durably. With nothing in that place
+`asyncio.run` would begin another loop, and `get_event_loop` find the one of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from asyncio.events import _get_running_loop as running_loop
+from asyncio.events import _set_running_loop as set_running_loop
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from saga.errors import DefinitionError
+
+ASYNCIO_PATH: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
+INSTEAD: Final = (
+    "wait with ctx.sleep(…) or ctx.wait(…), run side by side with ctx.all(…) or ctx.any(…), "
+    "and leave I/O to effect services, which ctx.do(…) asks"
+)
+_WAITING: Final = "ctx.sleep(…), or timeout= of ctx.do(…) and ctx.wait(…)"
+_BRANCHES: Final = "ctx.all(…) or ctx.any(…)"
+_SIGNALS: Final = "ctx.wait(…) and a signal"
+_INSTEAD_OF: Final = {
+    "time": _WAITING,
+    "call_later": _WAITING,
+    "call_at": _WAITING,
+    "call_soon": _BRANCHES,
+    "create_task": _BRANCHES,
+    "current_task": f"{_BRANCHES}; for a deadline, timeout= of ctx.do(…) and ctx.wait(…)",
+    "create_future": _SIGNALS,
+    "get_debug": _SIGNALS,
+}
+
+
+class _NoLoop:
+    """Stands where the running loop would be found, and gives nothing."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise DefinitionError(
+            f"a saga's function has no asyncio ({name} of the event loop), "
+            f"as no replay could give the same: use {_INSTEAD_OF.get(name, INSTEAD)}"
+        )
+
+    def __hash__(self) -> int:
+        return self.__getattr__("current_task")  # which looks the loop up in a table of its own
+
+
+NO_LOOP: Final = _NoLoop()
+
+
+@contextmanager
+def secluded() -> Iterator[None]:
+    """For what a saga calls now and then; `Scheduler.run` does the same without a call."""
+    loop, hooks = running_loop(), sys.get_asyncgen_hooks()
+    try:
+        set_running_loop(NO_LOOP)  # type: ignore[arg-type]  # it only has the place of one
+        sys.set_asyncgen_hooks(None, _leave)
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+        set_running_loop(loop)
+
+
+def _leave(_: AsyncGenerator[Any, Any]) -> None:
+    """Without a finalizer the interpreter would run what the generator has left."""
+
+
+class _Collector:
+    """Whether the garbage collector is at work: when that is, is chance."""
+
+    is_at_work = False
+
+    def note(self, phase: str, _: dict[str, int]) -> None:
+        self.is_at_work = phase == "start"
+
+
+_collector = _Collector()
+_note: Final[Callable[[str, dict[str, int]], None]] = _collector.note
+
+
+def watch_collector() -> None:
+    """Have `is_collecting` know, from the first async generator of a saga on."""
+    if _note not in gc.callbacks:
+        gc.callbacks.append(_note)
+
+
+def is_collecting() -> bool:
+    """Whether this is called by the garbage collector."""
+    return _collector.is_at_work
