@@ -16,7 +16,9 @@
         * RecordsRetracted: retriable, read them again
         * StoreUnavailable: retriable, wait
         * AlreadyRecorded: skip, the positions are covered
-        * StoreTooNew: the operator upgrades this program
+        * StoreRefused: the operator names another store, or mends this one; waiting is no help
+            * StoreTooNew: the operator upgrades this program
+            * StoreForeign: the store serves another environment or namespace
         * CorruptHistory: the operator looks at that one saga
             * UnknownEntry: the operator upgrades this program
     * DeliveryError
@@ -149,8 +151,16 @@ class AlreadyRecorded(StoreError, code="already_recorded"):
         return f"already recorded: {', '.join(self.sources[:5])}"
 
 
-class StoreTooNew(StoreError, code="store_too_new"):
+class StoreRefused(StoreError, code="store_refused"):
+    """Raised when a store is there and is not one that this program can use."""
+
+
+class StoreTooNew(StoreRefused, code="store_too_new"):
     """Raised when a newer version of saga wrote the store; upgrade this one."""
+
+
+class StoreForeign(StoreRefused, code="store_foreign"):
+    """Raised when a store serves another environment or namespace than this program's."""
 
 
 @dataclass(eq=False)

@@ -35,6 +35,8 @@ CODES = {
     "SettingsError": "settings",
     "StepFailed": "step_failed",
     "StoreError": "store",
+    "StoreForeign": "store_foreign",
+    "StoreRefused": "store_refused",
     "StoreTooNew": "store_too_new",
     "StoreUnavailable": "store_unavailable",
     "TimedOut": "timed_out",

@@ -6,7 +6,7 @@ cannot be read or its driver is not installed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,16 @@ from saga.adapters.sqlite import (
     SqliteEventStore,
     SqliteStatistics,
 )
-from saga.adapters.sqlite.schema import STORE_VERSION, migrate_store, stored_store_version
+from saga.adapters.sqlite.inbox import COMPONENT as INBOX
+from saga.adapters.sqlite.schema import (
+    COMPONENT,
+    STORE_VERSION,
+    component_version,
+    migrate_store,
+    stored_store_version,
+)
+from saga.adapters.sqlite.whose import INBOX_FACTS, STORE_FACTS, adopt_file, whose_file
+from saga.adapters.whose import Serves, refuse_others
 from saga.core.values import value
 from saga.errors import SettingsError
 from saga.ports import Bus, Catalogue, EventStore
@@ -69,6 +78,18 @@ class Tables:
     migrate: Callable[[], int]
 
 
+@value
+class Owned:
+    """A store that remembers whom it serves; both functions block.
+
+    *whose* gives None where it does not say, *adopt* has it serve us.
+    """
+
+    name: str
+    whose: Callable[[], Serves | None]
+    adopt: Callable[[], None]
+
+
 def open_bus(settings: Settings) -> OpenedBus:
     """Call it in the event loop that will use the bus."""
     if settings.bus.startswith("kafka:"):
@@ -80,18 +101,19 @@ def open_bus(settings: Settings) -> OpenedBus:
 
 
 def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = True) -> OpenedStore:
-    """Raises `StoreUnavailable` and `StoreTooNew`, as `open_bus_and_store`.
+    """Raises `StoreUnavailable` and `StoreRefused`, as `open_bus_and_store`.
 
     Args:
         make: whether to make the tables of a server's database that has none; files are made.
-        is_to_write: otherwise a file will do that can only be read.
+        is_to_write: otherwise a file will do that can only be read, and a store that serves others.
     """
+    serves = Serves.of(settings) if is_to_write else None
     if settings.store.startswith("postgresql:"):
         server = open_postgres(settings)
         from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore, PostgresStatistics
 
         return OpenedStore(
-            PostgresEventStore(server, make=make),
+            PostgresEventStore(server, make=make, serves=serves),
             PostgresCatalogue(server),
             PostgresStatistics(server),
             server.close,
@@ -99,7 +121,7 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
         )
     database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"), is_to_write=is_to_write)
     return OpenedStore(
-        SqliteEventStore(database),
+        SqliteEventStore(database, serves=serves),
         SqliteCatalogue(database),
         SqliteStatistics(database),
         database.close,
@@ -112,13 +134,13 @@ def open_bus_and_store(settings: Settings) -> Opened:
 
     Raises:
         StoreUnavailable: a file cannot be opened.
-        StoreTooNew: a newer version wrote the store.
+        StoreRefused: the store is not one for this program.
     """
     if settings.is_one_file:
         database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"))
         bus = _local_bus(settings, database)
         return Opened(
-            SqliteEventStore(database, publish_through=bus),
+            SqliteEventStore(database, publish_through=bus, serves=Serves.of(settings)),
             SqliteCatalogue(database),
             SqliteStatistics(database),
             _closing(bus.close, database.close),
@@ -157,11 +179,11 @@ def open_effects_store(settings: Settings, *, files: Sequence[SqliteDatabase] = 
     if not settings.effects_address.startswith("postgresql:"):
         path = file_in(settings.effects_address, "SAGA_EFFECTS_STORE")
         shared = next((database for database in files if database.is_at(path)), None)
-        return SqliteEffectsStore(shared or path)
+        return SqliteEffectsStore(shared or path, serves=Serves.of(settings))
     address = effects_address(settings)
     from saga.adapters.postgres import PostgresEffectsStore
 
-    return PostgresEffectsStore(address)
+    return PostgresEffectsStore(address, serves=Serves.of(settings))
 
 
 def tables_of(settings: Settings) -> list[Tables]:
@@ -182,6 +204,49 @@ def tables_of(settings: Settings) -> list[Tables]:
 
         tables.append(_tables_on_server(address, INBOX))
     return tables
+
+
+def owned_by(settings: Settings) -> list[Owned]:
+    """The event store and the effects store, where they are there."""
+    owned: list[Owned] = []
+    if settings.store.startswith("postgresql:"):
+        from saga.adapters.postgres import EVENT_STORE
+
+        owned += _owned_on_server(store_address(settings), EVENT_STORE, Serves.of(settings))
+    else:
+        path = file_in(settings.store, "SAGA_STORE")
+        owned += _owned_in_file(path, "event store", STORE_FACTS, Serves.of(settings))
+    if settings.effects_address.startswith("postgresql:"):
+        from saga.adapters.postgres import INBOX
+
+        owned += _owned_on_server(effects_address(settings), INBOX, Serves.of(settings))
+    else:
+        path = file_in(settings.effects_address, "SAGA_EFFECTS_STORE")
+        owned += _owned_in_file(path, "effects store", INBOX_FACTS, Serves.of(settings))
+    return owned
+
+
+def refuse_stores_of_others(settings: Settings) -> None:
+    """Raise StoreForeign where a store that is there serves others; blocks."""
+    for store in owned_by(settings):
+        refuse_others(store.name, Serves.of(settings), store.whose())
+
+
+def _owned_on_server(address: Address, component: Component, serves: Serves) -> Iterator[Owned]:
+    from saga.adapters.postgres import stored_version
+    from saga.adapters.postgres.whose import adopt, whose
+
+    if stored_version(address, component):
+        asking = partial(whose, address, component.facts)
+        adopting = partial(adopt, address, component.facts, serves)
+        yield Owned(component.name, asking, adopting)
+
+
+def _owned_in_file(path: str, name: str, table: str, serves: Serves) -> Iterator[Owned]:
+    component = COMPONENT if table == STORE_FACTS else INBOX
+    if component_version(path, component):
+        asking = partial(whose_file, path, table)
+        yield Owned(name, asking, partial(adopt_file, path, table, serves))
 
 
 def _tables_on_server(address: Address, component: Component) -> Tables:

@@ -33,6 +33,8 @@ from saga.adapters.postgres.inbox import INBOX, Inbox, Key, fits, key_of, select
 from saga.adapters.postgres.pipeline import Call, Session, exchange, rows_of
 from saga.adapters.postgres.schema import prepare
 from saga.adapters.postgres.sql import Statement, bound, parsed
+from saga.adapters.postgres.whose import INBOX_FACTS, settle_whose
+from saga.adapters.whose import Serves
 from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import (
     BEGINNING,
@@ -84,9 +86,19 @@ class EndedUnit(NamedTuple):
 
 
 class PostgresEffectsStore(EffectsStore):
-    """At most *handlers_max* handlers use their tables at once; others wait in line."""
+    """At most *handlers_max* handlers use their tables at once; others wait in line.
 
-    def __init__(self, address: Address, *, handlers_max: int = HANDLERS_MAX) -> None:
+    With *serves*, opening one of another environment or namespace raises StoreForeign.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        handlers_max: int = HANDLERS_MAX,
+        serves: Serves | None = None,
+    ) -> None:
+        self._serves = serves
         self.address = address
         self.name: Final = address.name
         self.handlers_max: Final = handlers_max
@@ -113,6 +125,9 @@ class PostgresEffectsStore(EffectsStore):
         async with self._opening:
             if not self._is_open:
                 await asyncio.to_thread(prepare, self.address, INBOX, make=True)
+                if self._serves is not None:
+                    whose = self.address, INBOX_FACTS, self._serves
+                    await asyncio.to_thread(settle_whose, *whose)
                 self._is_open = True
 
     @override

@@ -15,6 +15,7 @@ from psycopg import Cursor
 from saga.adapters.postgres.migrations import number_sagas
 from saga.adapters.postgres.pipeline import Call, ManyRows, call_of, text, texts, unescaped
 from saga.adapters.postgres.schema import Component
+from saga.adapters.postgres.whose import INBOX_FACTS
 from saga.adapters.rows import KnownSagas
 from saga.core.events import Json, ReplyOutcome
 from saga.core.identity import Instant, SagaId
@@ -87,7 +88,11 @@ def _make(cursor: Cursor[Any]) -> None:
 
 
 INBOX: Final = Component(
-    name="effects store", landmark=_TABLE, make=_make, migrations=[number_sagas]
+    name="effects store",
+    landmark=_TABLE,
+    make=_make,
+    facts=INBOX_FACTS,
+    migrations=[number_sagas],
 )
 
 

@@ -14,6 +14,7 @@ from psycopg import Connection, Cursor
 from saga.adapters.postgres._eventsourcing import create_library_tables
 from saga.adapters.postgres.database import SCHEMA, Address, translated
 from saga.adapters.postgres.migrations import keep_turns
+from saga.adapters.postgres.whose import STORE_FACTS
 from saga.core.values import value
 from saga.errors import StoreTooNew, StoreUnavailable
 
@@ -94,12 +95,14 @@ class Component:
     Args:
         landmark: one of them; if `saga_schema` does not know of it, another program has made it.
         make: makes those of the newest version.
+        facts: the table of what it remembers of itself.
         migrations: the first leads from version 1 to 2.
     """
 
     name: str
     landmark: str
     make: Make
+    facts: str = ""
     migrations: Sequence[Migration] = ()
 
     @property
@@ -118,6 +121,7 @@ EVENT_STORE: Final = Component(
     name="event store",
     landmark="stored_events",
     make=_make_event_store,
+    facts=STORE_FACTS,
     migrations=[keep_turns],
 )
 

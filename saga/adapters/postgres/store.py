@@ -19,6 +19,7 @@ from saga.adapters.postgres.database import PostgresDatabase, is_of_the_server, 
 from saga.adapters.postgres.notifier import Notifier
 from saga.adapters.postgres.pipeline import Call, text, texts, unescaped, uuid, uuids
 from saga.adapters.postgres.schema import EVENT_STORE, prepare
+from saga.adapters.postgres.whose import STORE_FACTS, settle_whose
 from saga.adapters.rows import (
     COUNT_BACKLOG,
     SKIPPED,
@@ -39,6 +40,7 @@ from saga.adapters.rows import (
     tracking_name,
     where,
 )
+from saga.adapters.whose import Serves
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, is_saga_id
 from saga.core.status import SagaStatus
@@ -97,13 +99,17 @@ class PostgresEventStore(EventStore, TellsOfAppends):
 
     Args:
         make: whether to make the tables where there are none.
+        serves: refuse a store of another environment or namespace; nobody is refused without.
 
     Raises:
         StoreTooNew: a newer version of saga wrote the database.
+        StoreForeign: it serves others.
         StoreUnavailable: it cannot be reached, or is to be migrated first.
     """
 
-    def __init__(self, database: PostgresDatabase, *, make: bool = True) -> None:
+    def __init__(
+        self, database: PostgresDatabase, *, make: bool = True, serves: Serves | None = None
+    ) -> None:
         self.database = database
         self._lock = sql.share_lock(database.address.lock_key("append"))
         self._ids = sql.OriginatorIds()
@@ -111,6 +117,8 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         """Of each the number of turns and the originator id."""
         self._notifier = Notifier(database, CHANNEL)
         prepare(database.address, EVENT_STORE, make=make)
+        if serves is not None:
+            settle_whose(database.address, STORE_FACTS, serves)
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:

@@ -127,10 +127,18 @@ class SqliteDatabase:
                 f"{self.path}: its {component} tables have version {stored}, this saga needs "
                 f"{needed}{reason}"
             )
+        self.change(partial(_migrate, self.path, component, migrations))
+
+    def change(self, work: Callable[[sqlite3.Cursor], T]) -> T:
+        """Run *work* in a transaction of its own, and wait for others that write; blocks.
+
+        Raises:
+            StoreUnavailable: the file cannot be written.
+        """
         with translated(self.path):
             connection = self._readers.given or connect(self.path)
             try:
-                _migrate(connection, self.path, component, migrations)
+                return _in_transaction(connection, work)
             finally:
                 if self._readers.given is None:
                     connection.close()
@@ -262,21 +270,26 @@ def stored_version(path: str, component: str, known: int, cursor: sqlite3.Cursor
 
 
 def _migrate(
-    connection: sqlite3.Connection, path: str, component: str, migrations: Sequence[Migration]
+    path: str, component: str, migrations: Sequence[Migration], cursor: sqlite3.Cursor
 ) -> None:
-    """Run what is missing in one transaction."""
+    """Run what is missing."""
     known = len(migrations)
+    cursor.execute(_SCHEMA_TABLE)
+    for migration in migrations[stored_version(path, component, known, cursor) :]:
+        migration(cursor)
+    cursor.execute("INSERT OR REPLACE INTO saga_schema VALUES (?, ?)", (component, known))
+
+
+def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Cursor], T]) -> T:
     cursor = connection.cursor()
     cursor.execute("BEGIN IMMEDIATE")
     try:
-        cursor.execute(_SCHEMA_TABLE)
-        for migration in migrations[stored_version(path, component, known, cursor) :]:
-            migration(cursor)
-        cursor.execute("INSERT OR REPLACE INTO saga_schema VALUES (?, ?)", (component, known))
+        result = work(cursor)
         cursor.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+    return result
 
 
 def _prepare(path: str) -> None:

@@ -26,7 +26,9 @@ from saga.adapters.sqlite.inbox import (
     write_all_or_none,
     write_rows,
 )
+from saga.adapters.sqlite.whose import INBOX_FACTS, settle_whose
 from saga.adapters.sqlite.writer import Job, Writer
+from saga.adapters.whose import Serves
 from saga.errors import StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import (
     BEGINNING,
@@ -48,9 +50,13 @@ _vetted: set[str] = set()
 
 
 class SqliteEffectsStore(EffectsStore):
-    """The effects store in *file*: a path, or a shared database, which its maker closes."""
+    """The effects store in *file*: a path, or a shared database, which its maker closes.
 
-    def __init__(self, file: str | SqliteDatabase) -> None:
+    With *serves*, opening one of another environment or namespace raises StoreForeign.
+    """
+
+    def __init__(self, file: str | SqliteDatabase, *, serves: Serves | None = None) -> None:
+        self._serves = serves
         self._shared = file if isinstance(file, SqliteDatabase) else None
         self.path: Final = file.path if isinstance(file, SqliteDatabase) else file
         self.has_threads: Final = self._shared is None or self._shared.has_threads
@@ -181,6 +187,8 @@ class SqliteEffectsStore(EffectsStore):
         database = self._shared or SqliteDatabase(self.path)
         try:
             database.migrate(COMPONENT, (create_tables,))
+            if self._serves is not None:
+                database.change(partial(settle_whose, self.path, INBOX_FACTS, self._serves))
         except BaseException:
             if self._shared is None:
                 database.abandon()

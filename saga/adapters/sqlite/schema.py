@@ -99,12 +99,17 @@ def stored_store_version(path: str) -> int:
         StoreTooNew: a newer version of saga wrote the file.
         StoreUnavailable: it cannot be read.
     """
+    return component_version(path, COMPONENT, STORE_VERSION)
+
+
+def component_version(path: str, component: str, known: int = 10**6) -> int:
+    """0 where there is no file, or no such tables in it; raises as `stored_store_version`."""
     if not Path(path).exists():
         return 0
     connection = connect(path)
     try:
         with translated(path):
-            return stored_version(path, COMPONENT, STORE_VERSION, connection.cursor())
+            return stored_version(path, component, known, connection.cursor())
     finally:
         connection.close()
 

@@ -47,6 +47,8 @@ from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.records import RecordBatch
 from saga.adapters.sqlite.schema import COMPONENT, MIGRATIONS
 from saga.adapters.sqlite.statements import ManyRows
+from saga.adapters.sqlite.whose import STORE_FACTS, settle_whose
+from saga.adapters.whose import Serves
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
@@ -162,14 +164,20 @@ class SqliteEventStore(EventStore):
     Args:
         publish_through: a bus on the same database; what a batch publishes is then part of its
             commit. Without one it goes to the relay's backlog.
+        serves: refuse a store of another environment or namespace; nobody is refused without.
 
     Raises:
         StoreTooNew: a newer version of saga wrote the file.
+        StoreForeign: it serves others.
         StoreUnavailable: the file cannot be read or written, or is to be migrated first.
     """
 
     def __init__(
-        self, database: SqliteDatabase, *, publish_through: LocalBus | None = None
+        self,
+        database: SqliteDatabase,
+        *,
+        publish_through: LocalBus | None = None,
+        serves: Serves | None = None,
     ) -> None:
         if publish_through is not None and publish_through.database is not database:
             raise ValueError("publish_through must be a bus on the same database")
@@ -179,6 +187,8 @@ class SqliteEventStore(EventStore):
             publish_through.allow_early_delivery()
         self._known = KnownSagas[tuple[int, int]]()  # turns and number
         database.migrate(COMPONENT, MIGRATIONS, may_change=False)
+        if serves is not None:
+            database.change(partial(settle_whose, database.path, STORE_FACTS, serves))
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from pydantic import SecretStr
 
-from saga.adapters.opening import tables_of
+from saga.adapters.opening import owned_by, tables_of
+from saga.adapters.whose import Serves
 from saga.console.cli.output import ExitCode, Printer
 from saga.console.cli.session import Session
 from saga.settings import HIDDEN, PREFIX, Settings, redacted
@@ -33,11 +35,33 @@ def config_show(session: Session) -> None:
     session.printer.table(("setting", "value", "from", "meaning"), cells)
 
 
-async def store_migrate(session: Session) -> None:
+Adopts = Annotated[
+    bool,
+    typer.Option(
+        "--adopt",
+        help="Have stores that serve another environment or namespace serve this one from now on.",
+    ),
+]
+
+
+async def store_migrate(session: Session, *, adopt: Adopts = False) -> None:
     """Make the tables of the store, or bring them to the version that this saga needs."""
     for tables in tables_of(session.settings):
         before = await asyncio.to_thread(tables.migrate)
         _print(session.printer, tables.name, before, tables.needed, is_done=True)
+    if adopt:
+        await adopt_stores(session)
+
+
+async def adopt_stores(session: Session) -> None:
+    """Have the stores that are there serve the environment and namespace of the settings."""
+    serves = Serves.of(session.settings)
+    for store in await asyncio.to_thread(owned_by, session.settings):
+        before = await asyncio.to_thread(store.whose)
+        if before != serves:
+            await asyncio.to_thread(store.adopt)
+            served = f"and not {before} any more" if before else "and nobody else"
+            session.printer.note(f"{store.name}: serves {serves} from now on, {served}")
 
 
 async def store_status(session: Session) -> ExitCode:

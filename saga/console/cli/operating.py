@@ -132,7 +132,7 @@ async def _send(session: Session, saga: str, act: CommandAct, sending: Sending, 
         raise Misused("--reason is empty: readers of the history will want to know why")
     sent_id, printer = sending.command_id or new_id(), session.printer
     accepted = {"command_id": sent_id, "accepted": True}
-    async with session.reading() as store:
+    async with session.reading(to_act=True) as store:
         summary = await find_saga(store, saga)
         if summary.status.is_ended:
             if printer.is_json:

@@ -18,7 +18,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saga.errors import BusUnavailable, SagaError, SettingsError, StoreTooNew, StoreUnavailable
+from saga.errors import (
+    BusUnavailable,
+    SagaError,
+    SettingsError,
+    StoreForeign,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 PIPE_WIDTH: Final = 4_000
 """Nothing is cut or folded where no terminal says how wide it is."""
@@ -130,9 +137,9 @@ def report(error: BaseException, printer: Printer) -> ExitCode:
     """Print *error* as a sentence on standard error; gives the exit code."""
     cause = _first_cause(error)
     match cause:
-        case SettingsError() | Misused() | AppRefused():
+        case SettingsError() | Misused() | AppRefused() | StoreForeign():
             code = ExitCode.USAGE
-        case StoreUnavailable() | BusUnavailable() | StoreTooNew():
+        case StoreUnavailable() | BusUnavailable() | StoreRefused():
             code = ExitCode.UNREACHABLE
         case SagaError():
             code = ExitCode.NOT_SO

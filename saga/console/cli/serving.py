@@ -22,6 +22,7 @@ import typer
 
 from saga.adapters.opening import open_effects_store
 from saga.application import ROLES
+from saga.console.cli.installation import Adopts, adopt_stores
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
 from saga.service import Service
@@ -50,10 +51,13 @@ def run(
             "--until-idle", help="End when nothing is left but waiting for time or people."
         ),
     ] = False,
+    adopt: Adopts = False,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Serve: take the turns of sagas, call the handlers of effect services."""
     chosen = roles_of(roles)
+    if adopt:
+        asyncio.run(adopt_stores(session))
     counts = run_fast(_run(session, chosen, until_idle=until_idle, with_parent=with_parent))
     text = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
     session.printer.result(counts, text)

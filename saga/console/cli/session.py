@@ -6,6 +6,7 @@ any number of workers on the same store.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 import sysconfig
@@ -20,7 +21,13 @@ from types import ModuleType
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
-from saga.adapters.opening import OpenedStore, open_bus, open_bus_and_store, open_store
+from saga.adapters.opening import (
+    OpenedStore,
+    open_bus,
+    open_bus_and_store,
+    open_store,
+    refuse_stores_of_others,
+)
 from saga.application import Application
 from saga.assembly import Assembly, Parts
 from saga.console.cli.output import AppRefused, NotSo, Printer
@@ -65,9 +72,14 @@ class Session:
         return load_app(self.settings.app)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[OpenedStore]:
-        """The store, for questions; it may be one that this user cannot write."""
+    async def reading(self, *, to_act: bool = False) -> AsyncIterator[OpenedStore]:
+        """The store, for questions; it may be one that this user cannot write.
+
+        *to_act* on what is found there, it has to serve this environment and namespace.
+        """
         must_exist(self.settings.store, "store")
+        if to_act:
+            await asyncio.to_thread(refuse_stores_of_others, self.settings)
         async with closing(open_store(self.settings, is_to_write=False)) as store:
             yield store
 

@@ -32,7 +32,7 @@ from saga.core.durations import SECOND_US
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.effects.request import group_of
-from saga.errors import BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable
+from saga.errors import BusUnavailable, SettingsError, StoreRefused, StoreUnavailable
 from saga.ports import SagaSummary, Source
 from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
@@ -109,8 +109,8 @@ async def look(session: Session) -> Facts:
 def _noted(facts: Facts, check: str, where: str, advice: str) -> Iterator[None]:
     try:
         yield
-    except (AppRefused, BusUnavailable, SettingsError, StoreTooNew, StoreUnavailable) as error:
-        is_unreachable = check in ("bus", "store")
+    except (AppRefused, BusUnavailable, SettingsError, StoreRefused, StoreUnavailable) as error:
+        is_unreachable = check in ("bus", "store") and not isinstance(error, StoreRefused)
         where = where.rpartition("@")[2]  # without user and password
         facts.unreachable.append(
             Finding(check, Severity.ERROR, str(error), where, advice, is_unreachable)
