@@ -26,6 +26,7 @@
         * MessageTooLarge: the sender sends less
         * TopicMissing: the operator makes the topic
     * ReplayMismatch: the author keeps the old code beside the new, or accepts the difference
+    * TaskEnded: whoever runs the process starts it again
 * What authors raise and catch in the course of business; it is no fault of anybody
     * StepFailed, TimedOut: raised into a saga's function
     * RollBack: raised by a saga's function
@@ -216,6 +217,10 @@ class ReplayMismatch(SagaError, code="replay_mismatch"):
             f"entry {self.version}: the history says {self.recorded}, "
             f"the code at hand decides {self.decided}"
         )
+
+
+class TaskEnded(SagaError, code="task_ended"):
+    """Raised when a part of this process has ended that was to go on; start the process again."""
 
 
 class StepFailed(Exception):

@@ -39,6 +39,7 @@ CODES = {
     "StoreRefused": "store_refused",
     "StoreTooNew": "store_too_new",
     "StoreUnavailable": "store_unavailable",
+    "TaskEnded": "task_ended",
     "TimedOut": "timed_out",
     "TopicMissing": "topic_missing",
     "TransactionEnded": "transaction_ended",

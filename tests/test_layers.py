@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 #: contracts → core. A name covers all below it, but `saga` only the public front.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("saga.errors",),
-    ("saga.core", "saga.users_code"),
+    ("saga.core", "saga.users_code", "saga.tasks"),
     ("saga.contracts", "saga.ports", "saga.authoring", "saga.settings", "saga.retrying"),
     (
         *("saga.adapters", "saga.effects", "saga.audit", "saga.publishing", "saga.runtime"),

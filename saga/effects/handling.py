@@ -11,14 +11,15 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 from saga.contracts import VALUE_BYTES_MAX, encode
-from saga.contracts.json_text import shortened
 from saga.core.durations import SECOND_US
 from saga.core.events import ReplyOutcome
 from saga.core.identity import Instant
 from saga.core.retry import Retry
+from saga.core.texts import described, storable
 from saga.core.values import value
 from saga.effects.inbox import Answer, Conflict, FailureCode, NothingToUndo, Run, judge
 from saga.effects.registration import EffectContext, Starter
@@ -35,6 +36,8 @@ from saga.ports.clock import Clock
 from saga.ports.effects_store import BEGINNING, EffectsStore, InboxRow, InboxWrite, Unit
 from saga.ports.store import DeadLetterReason
 from saga.retrying import AWAY, Backoff, retried
+from saga.tasks import Tasks
+from saga.users_code import is_ours
 
 DEAD_LETTERS: Final = "effects_dead_letters"
 REPEATED: Final = "effects_repeated"
@@ -124,11 +127,11 @@ class Handling:
         self._answer = answer
         self._pool = WorkerPool(self._handle, parts.clock, parts.settings)
         self._commit_backoff = parts.backoff()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: Tasks | None = None
 
-    def start(self, tasks: asyncio.TaskGroup) -> None:
+    def start(self, tasks: Tasks) -> None:
         self._tasks = tasks
-        tasks.create_task(self._pool.run(tasks))
+        tasks.start(self._pool.run(tasks), "the handlers")
 
     def end(self) -> None:
         """Begin nothing new: a commit that ends now is answered after the next start."""
@@ -171,7 +174,7 @@ class Handling:
     async def _handle(self, run: Run) -> None:
         request, unit = run.request, self._parts.store.unit()
         try:
-            row = await attempt(request, unit, self._parts.clock, self._threads)
+            row = await self._attempt(request, unit)
         except BaseException:
             unit.drop()
             raise
@@ -185,6 +188,45 @@ class Handling:
             self._keep(unit, run, row)
         except TransactionEnded as error:
             self._keep(unit, run, self._tampered(request, error))
+
+    async def _attempt(self, request: Request, unit: Unit) -> InboxRow | None:
+        """Call the handler; None where the store failed under it, so that nothing is known.
+
+        Whatever it raises fails this attempt alone, unless it is ours.
+        """
+        task, at = asyncio.current_task(), self._parts.clock.now
+        assert task is not None, "handlers are called in tasks"
+        row: InboxRow | None = None
+        raised: BaseException | None = None
+        try:
+            reply = _reply_in(await _called(request, unit, self._threads))
+            row = _answered(request, reply, at())
+        except BaseException as error:  # users' code: recorded and answered
+            if _is_closed(task):
+                raise
+            raised = error
+        if task.cancelling():
+            await self._shake_off(task)
+        if raised is not None:
+            if is_ours(raised):
+                raise raised
+            row = _raised(request, raised, at())
+        return None if unit.is_broken else row
+
+    async def _shake_off(self, task: asyncio.Task[Any]) -> None:
+        """Go on with *task*, the current one, if its handler or a stranger has cancelled it."""
+        if not self._are_cancelled:
+            while task.uncancel():
+                pass
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # where it was not delivered yet
+        if self._are_cancelled:
+            raise asyncio.CancelledError  # the attempt is dropped, and taken again
+
+    @property
+    def _are_cancelled(self) -> bool:
+        """Whether it is us who cancel the handlers, as the service ends."""
+        return self._tasks is None or self._tasks.are_cancelled
 
     def _keep(self, unit: Unit, run: Run, row: InboxRow) -> None:
         """Keep the answer, or call a failed listener again; raises TransactionEnded."""
@@ -219,7 +261,7 @@ class Handling:
                 for _, run, _ in commits:
                     self._keep(self._parts.store.unit(), run, self._tampered(run.request, error))
             case error:
-                raise error
+                self._tasks.fail(error)
 
     def _settle(self, commits: Sequence[_Commit], moved: Collection[Unit]) -> None:
         """Answer durable requests; another process was first at the keys of units that *moved*."""
@@ -277,7 +319,7 @@ class Handling:
             work.close()
             return
         try:
-            self._tasks.create_task(work)
+            self._tasks.start(work, "a request", may_end=True)
         except RuntimeError:  # the group is cancelling its tasks, and takes no more
             work.close()
 
@@ -302,8 +344,8 @@ class WorkerPool:
         self._busy_since_s: dict[object, float] = {}
         self._spares = 0
 
-    async def run(self, tasks: asyncio.TaskGroup) -> None:
-        tasks.create_task(self._watch(tasks))
+    async def run(self, tasks: Tasks) -> None:
+        tasks.start(self._watch(tasks), "the watch over slow handlers")
         while True:
             await self._drain_queue()
             self._filled.clear()
@@ -315,7 +357,7 @@ class WorkerPool:
         if self._busy_since_s:
             self._is_kept_waiting.set()
 
-    async def _watch(self, tasks: asyncio.TaskGroup) -> None:
+    async def _watch(self, tasks: Tasks) -> None:
         """Have others join while the queue waits for a slow handler."""
         while True:
             await self._is_kept_waiting.wait()
@@ -329,7 +371,7 @@ class WorkerPool:
             wanted = min(len(self._queue), 1 + self._spares, self._spares_max - self._spares)
             self._spares += wanted
             for _ in range(wanted):
-                tasks.create_task(self._help())
+                tasks.start(self._help(), "a handler", may_end=True)
 
     async def _help(self) -> None:
         try:
@@ -350,29 +392,23 @@ class WorkerPool:
             self._busy_since_s.pop(worker, None)
 
 
-async def attempt(
-    request: Request, unit: Unit, clock: Clock, threads: Executor | None
-) -> InboxRow | None:
-    """Call the handler; None where the store failed under it, so that nothing is known."""
+async def _called(request: Request, unit: Unit, threads: Executor | None) -> Any:
     handler = request.route.handler
+    if not handler.is_async:
+        context = _context(request, unit.thread_db)
+        return await _in_thread(threads, handler.function, request.model, context)
+    db = unit.db
+    if handler.uses_raw:
+        await db.fetch(BEGINNING)  # only here can the connection be waited for
+    return await handler.function(request.model, _context(request, db))
+
+
+def _is_closed(task: asyncio.Task[Any]) -> bool:
+    """Whether *task* is being thrown away with its loop, and does not run."""
     try:
-        if handler.is_async:
-            db = unit.db
-            if handler.uses_raw:
-                await db.fetch(BEGINNING)  # only here can the connection be waited for
-            reply = await handler.function(request.model, _context(request, db))
-        else:
-            context = _context(request, unit.thread_db)
-            reply = await _in_thread(threads, handler.function, request.model, context)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise  # the service ends; otherwise something that the handler waited for was cancelled
-        message = "something the handler waited for was cancelled"
-        return _failed(request, FailureCode.CANCELLED, message, clock.now())
-    except Exception as error:  # noqa: BLE001  # users' code: recorded in the inbox and answered
-        return None if unit.is_broken else _raised(request, error, clock.now())
-    return None if unit.is_broken else _answered(request, reply, clock.now())
+        return asyncio.current_task() is not task
+    except RuntimeError:
+        return True
 
 
 async def run_starter(starter: Starter, store: EffectsStore, threads: Executor | None) -> None:
@@ -385,30 +421,44 @@ async def run_starter(starter: Starter, store: EffectsStore, threads: Executor |
             await db.fetch(BEGINNING)  # it may ask for the driver's connection first
             await starter.function(db)
         else:
-            await _in_thread(threads, starter.function, unit.thread_db)
-    except Exception as error:
+            _reply_in(await _in_thread(threads, starter.function, unit.thread_db))
+    except BaseException as error:
         unit.drop()
+        if is_ours(error):
+            raise
         if unit.is_broken:
             raise StoreUnavailable(f"on_start could not use the store: {error}") from error
-        raise DefinitionError(
-            f"on_start function {starter.function.__qualname__} failed:"
-            f" {type(error).__name__}: {error}",
-            where=starter.where,
-        ) from error
-    except BaseException:
-        unit.drop()
-        raise
+        problem = f"on_start function {starter.function.__qualname__} failed: {described(error)}"
+        raise DefinitionError(problem, where=starter.where) from error
     if unit.is_broken:
         unit.drop()
         raise StoreUnavailable("on_start could not use the store")
     await unit.keep(())
 
 
+class _Raised(NamedTuple):
+    """What a sync function has raised: no future takes each of these, nor does every coroutine."""
+
+    error: BaseException
+
+
+def _reply_in(returned: Any) -> Any:
+    if isinstance(returned, _Raised):
+        raise returned.error
+    return returned
+
+
 async def _in_thread(threads: Executor | None, function: Callable[..., Any], *args: object) -> Any:
+    def call() -> Any:
+        try:
+            return function(*args)
+        except BaseException as error:  # noqa: BLE001  # users' code: raised again by whoever waits
+            return _Raised(error)
+
     if threads is None:
-        return function(*args)
+        return call()
     run = contextvars.copy_context().run
-    return await asyncio.get_running_loop().run_in_executor(threads, run, function, *args)
+    return await asyncio.get_running_loop().run_in_executor(threads, run, call)
 
 
 def _context(request: Request, db: object) -> EffectContext:
@@ -444,13 +494,26 @@ def _answered(request: Request, reply: Any, at: Instant) -> InboxRow:
     return request.row(ReplyOutcome.DONE, at, contract=route.reply_contract, payload=payload)
 
 
-def _raised(request: Request, error: Exception, at: Instant) -> InboxRow:
+def _raised(request: Request, error: BaseException, at: Instant) -> InboxRow:
     if isinstance(error, Refused):
-        return _unsuccessful(request, ReplyOutcome.REFUSED, str(error.code), str(error.message), at)
+        code, message = _text_of(error.code), _text_of(error.message)
+        return _unsuccessful(request, ReplyOutcome.REFUSED, code, message, at)
     code, name = type(error).__name__, request.route.handler.name
     place = _place_of(request, code)
     log.warning("%s failed on %s", name, request.message_id, exc_info=error, extra=place)
-    return _unsuccessful(request, ReplyOutcome.FAILED, code, str(error), at)
+    is_cancelled = isinstance(error, asyncio.CancelledError)
+    message = "something the handler waited for was cancelled" if is_cancelled else _text_of(error)
+    return _unsuccessful(request, ReplyOutcome.FAILED, code, message, at)
+
+
+def _text_of(said: object) -> str:
+    """What users' code has said, in whatever class."""
+    try:
+        return str(said)
+    except BaseException as error:  # __str__ is users' code
+        if is_ours(error):
+            raise
+        return f"its text cannot be read: {described(error)}"
 
 
 def _failed(request: Request, code: str, message: str, at: Instant) -> InboxRow:
@@ -461,7 +524,7 @@ def _failed(request: Request, code: str, message: str, at: Instant) -> InboxRow:
 def _unsuccessful(
     request: Request, outcome: ReplyOutcome, code: str, message: str, at: Instant
 ) -> InboxRow:
-    code, message = shortened(code, CODE_CHARS_MAX), shortened(message, MESSAGE_CHARS_MAX)
+    code, message = storable(code, CODE_CHARS_MAX), storable(message, MESSAGE_CHARS_MAX)
     return request.row(outcome, at, code=code, message=message)
 
 

@@ -24,7 +24,6 @@ class FailureCode(StrEnum):
     WRONG_REPLY = "wrong_reply"
     REPLY_TOO_LARGE = "reply_too_large"
     TRANSACTION_ENDED = "transaction_ended"
-    CANCELLED = "CancelledError"
 
 
 @value

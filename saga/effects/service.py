@@ -16,12 +16,13 @@ from typing import Final, Protocol
 from saga.effects.handling import DeadLetterSink, EffectsSettings, Handling, Parts, run_starter
 from saga.effects.in_hand import KeyOrder, RecordsInHand
 from saga.effects.request import Rejected, Request, Subscription
-from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
+from saga.errors import BusUnavailable, MessageTooLarge, TaskEnded, TopicMissing
 from saga.ports.bus import Bus, Consumer, Inbound, Record
 from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore, InboxRow
 from saga.ports.store import DeadLetterReason
 from saga.retrying import retried
+from saga.tasks import Tasks
 
 FETCH_TIMEOUT_S: Final = 0.2
 
@@ -57,6 +58,7 @@ class EffectsService:
         self._answers: list[tuple[Request, InboxRow | None]] = []
         self._has_answers = asyncio.Event()
         self._offsets_at_s = clock.monotonic_s()
+        self._tasks: Tasks | None = None
         self._running: asyncio.Task[None] | None = None
         self._fetching: asyncio.Task[None] | None = None
         self._is_waiting_for_records = False
@@ -121,23 +123,33 @@ class EffectsService:
             self._records.committed(due)
 
     async def _run(self, consumer: Consumer) -> None:
+        name = f"the effects of {self.subscription.name}"
         try:
-            async with asyncio.TaskGroup() as tasks:
-                self._handling.start(tasks)
-                tasks.create_task(self._publish())
-                self._fetching = tasks.create_task(self._fetch(consumer))
-        except BaseExceptionGroup as group:
-            # All tasks of a group are cancelled at the first error; that one is the reason.
-            self._failure = group.exceptions[0]
-            name = self.subscription.name
-            log.critical("the effects of %s ended", name, exc_info=self._failure)
-            self._has_ended.set()
+            async with Tasks(name) as self._tasks:
+                self._handling.start(self._tasks)
+                self._tasks.start(self._publish(), "the publisher of answers")
+                self._fetching = self._tasks.start(self._fetch(consumer), "the reader of intents")
+        except asyncio.CancelledError:
+            if not self._is_stopping:
+                self._fail(TaskEnded(f"{name} were cancelled by somebody else"))
+            raise
+        except BaseException as error:
+            self._fail(error)
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._handling.end()
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        log.critical("the effects of %s ended", self.subscription.name, exc_info=error)
+        self._has_ended.set()
 
     async def _drain(self, running: asyncio.Task[None]) -> None:
         """Fetch nothing more and wait until all in hand is dealt with, or *running* has ended."""
         self._is_stopping = True
+        if self._tasks is not None:
+            self._tasks.may_end()
         self._handling.has_room.set()
         if self._fetching is not None and self._is_waiting_for_records:
             self._fetching.cancel()
