@@ -1,14 +1,17 @@
 """A running service: the roles of one process, and what one can ask of it from Python.
 
-Roles start in order and drain in reverse; one that fails ends the service with its error.
+Roles start in order and drain in reverse. One that ends by itself, however, leaves its group at
+once; the service says so to everybody who asks or waits, and ends with its error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 from uuid import UUID
@@ -17,24 +20,35 @@ from pydantic_core import to_jsonable_python
 
 from saga.contracts import CommandAct, Event
 from saga.core.events import CancelMode
-from saga.core.identity import SagaId
-from saga.errors import SagaError
+from saga.core.identity import SagaId, saga_named
+from saga.core.texts import described
+from saga.errors import SagaError, UnknownSaga
 from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.publisher import Commands
+from saga.tasks import why_ended
 
 if TYPE_CHECKING:
     from saga.ports.health import Health  # its library is for processes that serve metrics
 
+log = logging.getLogger(__name__)
+
+SagaNamed = SagaId | UUID | str
+"""A saga's id, or `definition/key`."""
 IDLE_POLL_S = 0.05
 IDLE_CALM_POLLS = 6
 """Longer than any fetch; in looks, not seconds, so that a held-up loop is not taken for calm."""
 
 
 class Role(Protocol):
-    """A part of a service; after `stop` it takes nothing new, and `run` returns once it is done."""
+    """A part of a service; after `stop` it takes nothing new, and `run` returns once it is done.
 
+    `close` may be called twice.
+    """
+
+    @property
+    def name(self) -> str: ...
     async def start(self) -> None: ...
     async def run(self) -> None: ...
     def stop(self) -> None: ...
@@ -59,6 +73,11 @@ class RoleGroup:
         self._prepare = prepare
         self._closers = closers
         self._running: list[tuple[Role, asyncio.Task[None]]] = []
+        self._ended: dict[Role, Exception] = {}
+        self._leaving: list[asyncio.Task[None]] = []
+        self._stopping: set[Role] = set()
+        self.on_end: Callable[[Exception], None] = lambda _error: None
+        """Called with what has ended a role that was not told to stop."""
 
     def __iter__(self) -> Iterator[Role]:
         return iter(self._roles)
@@ -68,32 +87,29 @@ class RoleGroup:
         for role in self._roles:
             await role.start()
             # No task group: that would cancel the other roles at once, and not drain them.
-            task = asyncio.create_task(role.run(), name=type(role).__name__)
+            task = asyncio.create_task(role.run(), name=role.name)
             self._running.append((role, task))
+            task.add_done_callback(partial(self._has_ended, role))
 
     async def stop(self) -> None:
         """Drain, one kind of roles at a time, and close all. Raises what a role failed with."""
         failures: list[BaseException] = []
+        if self._leaving:
+            await asyncio.wait(self._leaving)
         for _, group in groupby(reversed(self._running), key=lambda running: type(running[0])):
             alike = list(group)
+            self._stopping.update(role for role, _ in alike)
             for role, _ in alike:
                 role.stop()
-            ended = await asyncio.gather(*(task for _, task in alike), return_exceptions=True)
-            failures += [error for error in ended if error is not None]
+            await asyncio.wait([task for _, task in alike])
+            failures += [error for each in alike if (error := self._failure(*each)) is not None]
             for role, _ in alike:
-                with contextlib.suppress(SagaError):
-                    # Its own failure, if it has one, is among those above and is what counts.
-                    await role.close()
+                await _close(role)
         self._running.clear()
         for close in self._closers:
             await close()
         if failures:
-            raise failures[0]
-
-    async def wait(self) -> None:
-        """Return when a role has ended by itself, which only a failure makes it do."""
-        if tasks := [task for _, task in self._running]:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            raise next(iter(self._ended.values()), failures[0])
 
     @property
     def counts(self) -> Counter[str]:
@@ -103,10 +119,27 @@ class RoleGroup:
     def is_idle(self) -> bool:
         return all(role.is_idle for role in self._roles)
 
-    def why_stopped(self) -> Exception | None:
-        ended = [task for _, task in self._running if task.done() and not task.cancelled()]
-        errors = [task.exception() for task in ended]
-        return next((error for error in errors if isinstance(error, Exception)), None)
+    @property
+    def ended(self) -> Mapping[Role, Exception]:
+        """The roles that have ended by themselves, and why."""
+        return self._ended
+
+    def _has_ended(self, role: Role, task: asyncio.Task[None]) -> None:
+        if role in self._stopping:
+            return
+        error = why_ended(task, role.name)
+        assert error is not None, "it is done"
+        self._ended[role] = error
+        log.critical("%s has ended: %s", role.name, described(error), extra={"reason": str(error)})
+        # It leaves its group: others take over what it has read, and nobody counts on it.
+        self._leaving.append(asyncio.create_task(_close(role), name=f"{role.name} leaves"))
+        self.on_end(error)
+
+    def _failure(self, role: Role, task: asyncio.Task[None]) -> BaseException | None:
+        """What *role* has ended with, whose *task* is done."""
+        if role in self._ended or task.cancelled():
+            return self._ended.get(role) or why_ended(task, role.name)
+        return task.exception()
 
 
 class Service:
@@ -126,8 +159,15 @@ class Service:
         self._waiters = waiters
         self._health = health
         self._outcome_poller = OutcomePoller(
-            waiters=waiters, catalogue=catalogue, store=store, why_stopped=roles.why_stopped
+            waiters=waiters,
+            catalogue=catalogue,
+            store=store,
+            is_new=commands.is_new,
+            on_end=self._note_end,
         )
+        self._failure: Exception | None = None
+        self._has_failed = asyncio.Event()
+        roles.on_end = self._note_end
         self.catalogue = catalogue
         self.commands = commands
         self.publisher = commands.publisher
@@ -152,9 +192,14 @@ class Service:
         """Drain in reverse order of starting, and close. Raises what a role failed with."""
         await self._outcome_poller.stop()
         await self._roles.stop()
+        if self._outcome_poller.failure is not None:
+            raise self._outcome_poller.failure
 
     async def wait(self) -> None:
-        await self._roles.wait()
+        """Return when a part of it has ended by itself; `stop` then raises why."""
+        if not any(self._roles):
+            return
+        await self._has_failed.wait()
 
     @property
     def counts(self) -> Counter[str]:
@@ -163,7 +208,16 @@ class Service:
     async def problems(self) -> list[str]:
         """Why this process does not do all of its work now; none while it does."""
         asked = await asyncio.gather(*(part.why_not_ready() for part in self._health))
-        return [problem for problems in asked for problem in problems]
+        ended = [] if self._failure is None else [f"a part of it has ended: {self._failure}"]
+        return [*ended, *(problem for problems in asked for problem in problems)]
+
+    def status(self) -> dict[str, str]:
+        """Of each part of this process `up`, or what has ended it."""
+        ended = {role.name: str(error) for role, error in self._roles.ended.items()}
+        if (error := self._outcome_poller.failure) is not None:
+            ended[self._outcome_poller.name] = str(error)
+        names = [*(role.name for role in self._roles), self._outcome_poller.name]
+        return {name: f"ended: {ended[name]}" if name in ended else "up" for name in names}
 
     async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> SagaId | None:
         """Publish an event; the id of the one saga that it starts. Durable when it returns.
@@ -176,15 +230,17 @@ class Service:
         self.commands.remember(written)
         return written.saga_id
 
-    async def outcome(self, saga_id: SagaId | UUID, *, timeout: float | None = None) -> Outcome:
+    async def outcome(self, saga_id: SagaNamed, *, timeout: float | None = None) -> Outcome:
         """Wait until the saga ends, or cannot go on by itself.
 
         Raises:
+            UnknownSaga: there is no such saga.
             TimeoutError: it did neither within *timeout* seconds.
             CorruptHistory: it has ended, and how cannot be read.
-            Exception: what a role of this service has failed with meanwhile.
+            Exception: what has ended a part of this service.
         """
-        saga_id = SagaId(str(saga_id))
+        saga_id = _id_of(saga_id)
+        self._raise_if_failed()
         with self._waiters.waiting(saga_id) as outcome:
             self._outcome_poller.waiter_came(is_new=self.commands.is_new(saga_id))
             try:
@@ -194,7 +250,7 @@ class Service:
                 raise TimeoutError(f"saga {saga_id} has not ended within {timeout} s") from None
 
     async def signal(
-        self, saga_id: SagaId | UUID, name: str, payload: object = None, *, actor: str | None = None
+        self, saga_id: SagaNamed, name: str, payload: object = None, *, actor: str | None = None
     ) -> str:
         """Send a signal; the id of the command, by which a repeat is recognised.
 
@@ -207,7 +263,7 @@ class Service:
 
     async def cancel(
         self,
-        saga_id: SagaId | UUID,
+        saga_id: SagaNamed,
         *,
         reason: str,
         mode: CancelMode = CancelMode.GRACEFUL,
@@ -221,7 +277,7 @@ class Service:
         return await self.command(saga_id, CommandAct.CANCEL, reason=reason, mode=mode, actor=actor)
 
     async def command(
-        self, saga_id: SagaId | UUID, act: CommandAct, *, command_id: str | None = None, **said: Any
+        self, saga_id: SagaNamed, act: CommandAct, *, command_id: str | None = None, **said: Any
     ) -> str:
         """Send any command; its id.
 
@@ -229,19 +285,43 @@ class Service:
             UnknownSaga: there is no such saga.
             ValueError: it does not say enough, for example no reason for an abandon.
         """
-        return await self.commands.send(SagaId(str(saga_id)), act, command_id=command_id, **said)
+        return await self.commands.send(_id_of(saga_id), act, command_id=command_id, **said)
 
     async def idle(self, *, timeout: float | None = None) -> None:
         """Wait until nothing is left to do but what waits for time or people.
 
         Raises:
             TimeoutError: there was still work after *timeout* seconds.
+            Exception: what has ended a part of this service.
         """
+        self._raise_if_failed()
         async with asyncio.timeout(timeout):
             counts, calm = self.counts, 0
             while calm < IDLE_CALM_POLLS:
                 await asyncio.sleep(IDLE_POLL_S)
-                if error := self._roles.why_stopped():
-                    raise error
+                self._raise_if_failed()
                 before, counts = counts, self.counts
                 calm = calm + 1 if counts == before and self._roles.is_idle else 0
+
+    def _note_end(self, error: Exception) -> None:
+        """A part has ended: nothing would come of it for those who wait."""
+        self._failure = self._failure or error
+        self._has_failed.set()
+        self._waiters.fail(list(self._waiters.awaited), self._failure)
+
+    def _raise_if_failed(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+async def _close(role: Role) -> None:
+    with contextlib.suppress(SagaError):  # what its work has failed with is what counts
+        await role.close()
+
+
+def _id_of(saga: SagaNamed) -> SagaId:
+    """The id of the saga that *saga* means: its id, or `definition/key`; raises UnknownSaga."""
+    named = saga_named(str(saga))
+    if named is None:
+        raise UnknownSaga(str(saga))
+    return named

@@ -29,6 +29,7 @@ class Tasks:
         self._owner: asyncio.Task[Any] | None = None
         self._may_all_end = False
         self._has_failed = False
+        self._last_error: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         self._owner = asyncio.current_task()
@@ -45,7 +46,9 @@ class Tasks:
         try:
             await self._group.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
-            raise first_of(group) from group
+            raise first_of(group) from None
+        if self._last_error is not None:
+            raise self._last_error
 
     @property
     def are_cancelled(self) -> bool:
@@ -72,8 +75,9 @@ class Tasks:
         failing = _fail(error)
         try:
             self._group.create_task(failing)
-        except RuntimeError:  # the last one has ended
+        except RuntimeError:  # it was the last one
             failing.close()
+            self._last_error = error
 
     def _ended(self, what: str, may_end: bool, task: asyncio.Task[Any]) -> None:  # noqa: FBT001  # partial
         if task.cancelled():

@@ -29,6 +29,7 @@ from saga.errors import (
     MessageError,
     StoreTooNew,
     StoreUnavailable,
+    TaskEnded,
     UnknownSaga,
 )
 from saga.ports import Batch, HistoryAppend, SagaSummary, TopicSpec
@@ -326,6 +327,7 @@ class TestOutcome:
         body = SagaRolledBack(
             reason="no", code="c", failed_step="pay", residue=("pay",), outcome=None
         )
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service(bench.part("one")) as service:
             waiting = asyncio.create_task(service.outcome(O_1, timeout=1))
             await asyncio.sleep(after_s)
@@ -375,6 +377,7 @@ class TestOutcome:
         """The store is not asked at once whether it has ended; it is for one that may be old."""
         monkeypatch.setattr("saga.runtime.outcomes.GRACE_S", 0)
         monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
+        await bench.store_ending("o-2", SagaStatus.RUNNING)
         async with bench.service(bench.part("one")) as service:
             new = await service.publish(OrderPlaced(order_id="o-1"))
             assert new is not None
@@ -396,6 +399,7 @@ class TestOutcome:
             assert store.listening == 0
             for name in ("o-1", "o-2"):
                 saga = saga_id("service-order", name)
+                await bench.store_ending(name, SagaStatus.RUNNING)
                 waiting = asyncio.create_task(service.outcome(saga, timeout=2))
                 while sum(bench.catalogue.asked) < int(name[-1]):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
@@ -409,13 +413,16 @@ class TestOutcome:
     async def test_much_that_is_told_does_not_fill_the_time_with_asking(self, bench, monkeypatch):
         monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
         bench.store = store = TellingStore()
+        bench.catalogue = Catalogue(store)
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
+        running = await bench.catalogue.summaries([O_1])
         asked = 0
 
         async def slow(saga_ids):
             nonlocal asked
             asked += 1
             await asyncio.sleep(0.02)
-            return []
+            return running
 
         monkeypatch.setattr(bench.catalogue, "summaries", slow)
         async with bench.service(bench.part("one")) as service:
@@ -466,6 +473,143 @@ class TestOutcome:
 
         assert {one.status for one in outcomes} == {SagaStatus.PARKED}
         assert max(bench.catalogue.asked) == 4
+
+    @pytest.mark.parametrize(
+        "name",
+        ["service-order/nobody", "no-such-saga/1", "nonsense", "", "/", "\x00/\ud800", O_1],
+    )
+    async def test_a_saga_that_is_not_there_is_said_at_once(self, bench, name):
+        """A name of whatever form harms nobody else who waits."""
+        await bench.store_ending("o-2", SagaStatus.RUNNING)
+        async with bench.service(bench.part("one")) as service:
+            waiting = asyncio.create_task(service.outcome("service-order/o-2", timeout=5))
+            await asyncio.sleep(0)
+            with pytest.raises(UnknownSaga):
+                await service.outcome(name, timeout=5)
+            await bench.store_ending("o-2", SagaStatus.PARKED)
+
+            assert (await waiting).status is SagaStatus.PARKED
+            assert await service.problems() == []
+
+    async def test_a_saga_that_cannot_be_looked_up_fails_alone(self, bench, monkeypatch):
+        await bench.store_ending("o-1", SagaStatus.PARKED)
+        well = bench.catalogue.summaries
+
+        async def summaries(saga_ids):
+            if saga_id("service-order", "ill") in saga_ids:
+                raise LookupError("a damaged row")
+            return await well(saga_ids)
+
+        monkeypatch.setattr(bench.catalogue, "summaries", summaries)
+        async with bench.service(bench.part("one")) as service:
+            ill = asyncio.create_task(service.outcome("service-order/ill", timeout=5))
+            outcome = await service.outcome("service-order/o-1", timeout=5)
+            with pytest.raises(LookupError, match="damaged"):
+                await ill
+            assert service.status() == {"one": "up", "outcome poller": "up"}
+
+        assert outcome.status is SagaStatus.PARKED
+
+    async def test_a_listener_that_ends_begins_anew(self, bench, monkeypatch):
+        """Whether it raises or returns; outcomes are found by asking all the same."""
+        monkeypatch.setattr("saga.runtime.outcomes.LISTEN_AGAIN_S", 0.001)
+        began: list[int] = []
+
+        class Ending(MemoryEventStore):
+            async def appends(self, *, poll_s: float):
+                began.append(1)
+                if len(began) == 1:
+                    raise LookupError("gone")
+                if len(began) == 2:
+                    return
+                yield None
+                await asyncio.Event().wait()
+
+        bench.store = Ending()
+        bench.catalogue = Catalogue(bench.store)
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
+        async with bench.service(bench.part("one")) as service:
+            waiting = asyncio.create_task(service.outcome(O_1, timeout=5))
+            while len(began) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await bench.store_ending("o-1", SagaStatus.PARKED)
+            await waiting
+
+
+class TestPartsThatEnd:
+    """However a part ends that was to go on: nobody waits in vain, and nothing looks healthy."""
+
+    @pytest.mark.parametrize("how", ["raises", "returns", "is cancelled"])
+    async def test_a_role_that_ends_is_said_at_once(self, bench, how):
+        await bench.store_ending("o-1", SagaStatus.RUNNING)
+        ill = bench.part("ill")
+        service = bench.service(ill, Helper(bench.told, "well"))
+        await service.start()
+        assert service.status() == {"ill": "up", "well": "up", "outcome poller": "up"}
+        waiting = [
+            asyncio.create_task(service.outcome(O_1)),
+            asyncio.create_task(service.idle()),
+            asyncio.create_task(service.wait()),
+        ]
+        await asyncio.sleep(0)
+        self._end(ill, how)
+        await asyncio.wait(waiting)
+
+        error = {
+            "raises": "no more",
+            "returns": "ill has ended, and was to go on",
+            "is cancelled": "ill was cancelled by somebody else",
+        }[how]
+        for asked in (*waiting[:2], service.outcome(O_1), service.idle()):
+            with pytest.raises((LookupError, TaskEnded), match=error):
+                await asked
+        assert service.status() | {"ill": ""} == {"ill": "", "well": "up", "outcome poller": "up"}
+        assert error in service.status()["ill"]
+        assert any(error in problem for problem in await service.problems())
+        assert "close ill" in bench.told  # so that others take over
+        with pytest.raises((LookupError, TaskEnded), match=error):
+            await service.stop()
+        assert "drained well" in bench.told
+
+    @pytest.mark.parametrize("how", ["raises", "returns", "is cancelled"])
+    async def test_the_poller_of_outcomes_ends_the_service_with_it(self, bench, monkeypatch, how):
+        started = asyncio.Event()
+
+        async def poll(self):
+            await started.wait()
+            if how == "raises":
+                raise LookupError("no more")
+
+        monkeypatch.setattr("saga.runtime.outcomes.OutcomePoller._poll", poll)
+        service = bench.service(bench.part("one"))
+        await service.start()
+        waiting = asyncio.create_task(service.outcome(O_1))
+        await asyncio.sleep(0)
+        if how == "is cancelled":
+            self._task("outcome poller").cancel()
+        started.set()
+        await service.wait()
+
+        with pytest.raises((LookupError, TaskEnded)):
+            await waiting
+        assert service.status()["outcome poller"].startswith("ended: ")
+        assert await service.problems() != []
+        with pytest.raises((LookupError, TaskEnded)):
+            await service.stop()
+
+    def _end(self, part: Part, how: str) -> None:
+        match how:
+            case "raises":
+                part.fail(LookupError("no more"))
+            case "returns":
+                part.stopped.set()
+            case _:
+                self._task(part.name).cancel()
+
+    @staticmethod
+    def _task(name: str) -> asyncio.Task:
+        (task,) = [task for task in asyncio.all_tasks() if task.get_name() == name]
+        return task
 
 
 class TestIdle:
@@ -553,10 +697,12 @@ class TestAsking:
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service() as service:
             await service.signal(UUID(O_1), "approval")
+            await service.signal("service-order/o-1", "approval")
             with pytest.raises(TimeoutError, match=O_1):
                 await service.outcome(UUID(O_1), timeout=0.01)
 
-        (signal,) = (json.loads(one.value) for one in bench.bus.sent)
+        signal, again = (json.loads(one.value) for one in bench.bus.sent)
+        assert again["saga_id"] == O_1
         assert signal["saga_id"] == O_1
 
     async def test_a_command_that_says_too_little_is_refused(self, bench):

@@ -38,6 +38,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from saga.errors import SettingsError
 from saga.ports.health import Health
+from saga.tasks import why_ended
 
 LIVE: Final = "/health/live"
 READY: Final = "/health/ready"
@@ -161,6 +162,7 @@ def _version() -> str:
 class HttpServer:
     """A role that starts before the others and ends after them; port 0 takes a free one."""
 
+    name: Final = "http"
     is_idle: Final = True
     """Nobody waits for probes."""
 
@@ -204,7 +206,17 @@ class HttpServer:
         log.info("health and metrics are at http://%s", self.address)
 
     async def run(self) -> None:
-        await self._stopping.wait()
+        """Return when it is told to stop; raises what has ended the server before that."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            serving = [] if self._task is None else [self._task]
+            await asyncio.wait([stopping, *serving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if not self._stopping.is_set() and self._task is not None:
+            error = why_ended(self._task, "the server of health and metrics")
+            if error is not None:
+                raise error
 
     def stop(self) -> None:
         """Called when the others have stopped."""

@@ -64,6 +64,15 @@ def is_saga_id(text: str) -> bool:
     return _SAGA_ID.fullmatch(text) is not None
 
 
+def saga_named(name: str) -> SagaId | None:
+    """The saga that *name* means, an id or `definition/key`; None where it is neither."""
+    definition, slash, key = name.partition("/")
+    try:
+        return saga_id(definition, key) if slash else SagaId(str(UUID(name)))
+    except ValueError:  # half a character is none, too
+        return None
+
+
 def intent_id(saga: SagaId, step: StepId, direction: Direction, attempt: int) -> IntentId:
     """`{saga id}/{step id}/{do|undo}/{attempt}`."""
     # Put together with `+`: to format an enum's member takes three times as long.

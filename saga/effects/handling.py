@@ -29,6 +29,7 @@ from saga.errors import (
     MalformedMessage,
     Refused,
     StoreUnavailable,
+    TaskEnded,
     TransactionEnded,
 )
 from saga.ports.bus import Bus, Inbound
@@ -249,9 +250,20 @@ class Handling:
         commits.append(commit)
 
     def _committed(self, future: asyncio.Future[Collection[Unit]]) -> None:
+        """What goes wrong in a callback reaches nobody: it ends the service."""
         commits = self.committing.pop(future)
-        if future.cancelled() or self._tasks is None:
+        if self._tasks is None:
             return
+        try:
+            self._conclude(commits, future)
+        except Exception as error:  # noqa: BLE001  # told to whoever runs the service
+            self._tasks.fail(error)
+
+    def _conclude(
+        self, commits: Sequence[_Commit], future: asyncio.Future[Collection[Unit]]
+    ) -> None:
+        if future.cancelled():
+            raise TaskEnded("a commit was cancelled by somebody else")
         match future.exception():
             case None:
                 self._settle(commits, future.result())
@@ -261,7 +273,7 @@ class Handling:
                 for _, run, _ in commits:
                     self._keep(self._parts.store.unit(), run, self._tampered(run.request, error))
             case error:
-                self._tasks.fail(error)
+                raise error
 
     def _settle(self, commits: Sequence[_Commit], moved: Collection[Unit]) -> None:
         """Answer durable requests; another process was first at the keys of units that *moved*."""

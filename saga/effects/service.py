@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
+from saga.core.texts import described
 from saga.effects.handling import DeadLetterSink, EffectsSettings, Handling, Parts, run_starter
 from saga.effects.in_hand import KeyOrder, RecordsInHand
 from saga.effects.request import Rejected, Request, Subscription
-from saga.errors import BusUnavailable, MessageTooLarge, TaskEnded, TopicMissing
+from saga.errors import BusUnavailable, MessageTooLarge, SagaError, TaskEnded, TopicMissing
 from saga.ports.bus import Bus, Consumer, Inbound, Record
 from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore, InboxRow
@@ -142,7 +143,14 @@ class EffectsService:
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
-        log.critical("the effects of %s ended", self.subscription.name, exc_info=error)
+        reason = described(error)
+        log.critical(
+            "the effects of %s ended: %s",
+            self.subscription.name,
+            reason,
+            exc_info=None if isinstance(error, SagaError) else error,
+            extra={"reason": reason},
+        )
         self._has_ended.set()
 
     async def _drain(self, running: asyncio.Task[None]) -> None:
@@ -273,6 +281,8 @@ class Served(Protocol):
 class EffectsRole:
     """Effect services as one of the roles of a process; *start* and *stop* are of all of them."""
 
+    name: Final = "effects"
+
     def __init__(
         self,
         services: Sequence[Served],
@@ -312,7 +322,7 @@ class EffectsRole:
         self._stopping.set()
 
     async def close(self) -> None:
-        """Nothing: `run` has closed everything."""
+        """Nothing: `run` has closed everything, however it ended."""
 
     @property
     def is_idle(self) -> bool:

@@ -234,6 +234,9 @@ class SyncPublisher:
 
     def _loop(self) -> _Loop:
         with self._lock:
+            if self._running is not None and not self._running.is_alive:
+                _left_behind.append((self._running, self._publisher.left_to_parent()))
+                self._running = None
             if self._running is None:
                 self._running = _Loop()
             return self._running
@@ -269,6 +272,11 @@ class _Loop:
                 raise  # its own
             future.cancel()
             raise BusUnavailable(f"no answer within {timeout_s:g} s") from error
+
+    @property
+    def is_alive(self) -> bool:
+        """Somebody may have cancelled all tasks of the loop."""
+        return self._thread.is_alive()
 
     def end(self) -> None:
         self._loop.call_soon_threadsafe(self._ended.set)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from prometheus_client import Metric
@@ -27,6 +28,7 @@ LOOK_AGE_S: Final = 120.0
 NAME: Final = "orchestrator"
 STATISTICS_AGE_S: Final = 10.0
 STATISTICS_WAIT_S: Final = 3.0
+log = logging.getLogger(__name__)
 
 COUNTED: Final = {
     "turns": ("saga_turns_total", "Turns that were recorded."),
@@ -122,8 +124,10 @@ class OrchestratorHealth(Health):
         try:
             at = self._clock.now()
             self._counted = await self._reader.take(at=at), at
-        except StoreUnavailable:
+        except Exception as error:  # no old number is to look like today's
             self._counted = None
+            if not isinstance(error, StoreUnavailable):
+                log.warning("the store cannot be counted", exc_info=error)
         finally:
             self._counted_at_s = self._clock.monotonic_s()
             self._counting = None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from typing import Final
 
 from saga.core.identity import SagaId, TimerId
 from saga.errors import (
@@ -29,6 +30,7 @@ from saga.runtime.statistics import Statistics
 from saga.runtime.turns import CommittedBatch, Turns
 from saga.runtime.unhandled import DeferredRecords, SkippedRecords
 from saga.runtime.unit_of_work import InboundBatch
+from saga.tasks import Tasks
 
 FETCH_RECORDS_MAX = 1_000
 PENDING_RECORDS_MAX = 4_000
@@ -58,6 +60,8 @@ log = logging.getLogger(__name__)
 
 class Orchestrator:
     """The work of one process. `run` goes on until it is cancelled or `stop` is called."""
+
+    name: Final = "orchestrator"
 
     def __init__(
         self,
@@ -89,14 +93,8 @@ class Orchestrator:
 
     async def run(self) -> None:
         """Work until `stop`. Ends early only with an error that waiting does not mend."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                await self._run_in(group)
-        except ExceptionGroup as failures:
-            error: Exception = failures
-            while isinstance(error, ExceptionGroup):
-                error = error.exceptions[0]
-            raise error from failures
+        async with Tasks(self.name) as tasks:
+            await self._run_in(tasks)
 
     def stop(self) -> None:
         self.receiver.stop()
@@ -115,11 +113,15 @@ class Orchestrator:
         """Why this process does not do all of its work now; none while it does."""
         return [*self.receiver.problems(), *self._relay.problems()]
 
-    async def _run_in(self, group: asyncio.TaskGroup) -> None:
-        beside = (self._watch_timers, self._sweep_now_and_then, self.receiver.commit_now_and_then)
-        background = [group.create_task(work()) for work in beside]
-        driving = group.create_task(self._drive(group))
+    async def _run_in(self, tasks: Tasks) -> None:
+        background = [
+            tasks.start(self._watch_timers(), "the watch over timers"),
+            tasks.start(self._sweep_now_and_then(), "the sweep"),
+            tasks.start(self.receiver.commit_now_and_then(), "the committer of offsets"),
+        ]
+        driving = tasks.start(self._drive(tasks), "the lane of turns")
         await self.receiver.receive()
+        tasks.may_end()
         for task in background:
             task.cancel()
         self._is_draining = True
@@ -131,7 +133,7 @@ class Orchestrator:
             for task in self._batcher.publishing:
                 task.cancel()
 
-    async def _drive(self, group: asyncio.TaskGroup) -> None:
+    async def _drive(self, tasks: Tasks) -> None:
         batcher, backoff = self._batcher, self.receiver.backoff("batch")
         while True:
             if not self._is_draining:
@@ -143,15 +145,13 @@ class Orchestrator:
                 break
             batcher.begin()
             try:
-                await self._take_until_done(batch, group, backoff)
+                await self._take_until_done(batch, tasks, backoff)
             finally:
                 batcher.end(batch)
         while batcher.publishing:
             await asyncio.wait(batcher.publishing)
 
-    async def _take_until_done(
-        self, batch: InboundBatch, group: asyncio.TaskGroup, backoff: Backoff
-    ) -> None:
+    async def _take_until_done(self, batch: InboundBatch, tasks: Tasks, backoff: Backoff) -> None:
         conflicts = 0
         while batch:
             try:
@@ -171,7 +171,7 @@ class Orchestrator:
                 batch = InboundBatch([], batch.due, batch.revisits)
             else:
                 self._note(batch, committed)
-                await self._publish_in(group, committed)
+                await self._publish_in(tasks, committed)
                 break
         if backoff.failures:
             backoff.reset()
@@ -188,7 +188,7 @@ class Orchestrator:
         if self._deferred.sagas:
             self._revisit(unit.revisits)
 
-    async def _publish_in(self, group: asyncio.TaskGroup, committed: CommittedBatch) -> None:
+    async def _publish_in(self, tasks: Tasks, committed: CommittedBatch) -> None:
         """Have a batch published while the next one is decided; wait where too many are."""
         if committed.appended.backlog_id is None:
             await self._turns.publish(committed)  # the store has: this waits for nothing
@@ -196,7 +196,7 @@ class Orchestrator:
         publishing = self._batcher.publishing
         while len(publishing) >= PUBLISHING_MAX:
             await asyncio.wait(publishing, return_when=asyncio.FIRST_COMPLETED)
-        task = group.create_task(self._turns.publish(committed))
+        task = tasks.start(self._turns.publish(committed), "a batch's publisher", may_end=True)
         publishing.add(task)
         task.add_done_callback(publishing.discard)
 

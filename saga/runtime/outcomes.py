@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from typing import Final
 
 from saga.contracts import ContractRegistry, Event, read
 from saga.core.events import Message
 from saga.core.identity import SagaId, StepId
 from saga.core.intents import SagaAbandoned, SagaCompleted, SagaRolledBack
 from saga.core.status import SagaStatus
+from saga.core.texts import described
 from saga.core.values import value
-from saga.errors import CorruptHistory, MessageError, StoreUnavailable
+from saga.errors import CorruptHistory, MessageError, StoreUnavailable, UnknownSaga
 from saga.ports import Catalogue, EventStore, SagaSummary
 from saga.ports.store import TellsOfAppends
+from saga.tasks import why_ended
 
 POLL_S = 0.25
 GRACE_S = 0.05
@@ -26,8 +30,10 @@ GRACE_S = 0.05
 LISTENING_POLL_S = 30.0
 REST_SHARE = 4
 """A rest is so many times as long as the question before it took."""
+LISTEN_AGAIN_S = 1.0
 LOOK_UP_SAGAS_MAX = 500
 SAGA_ENDS = (SagaCompleted, SagaRolledBack, SagaAbandoned)
+log = logging.getLogger(__name__)
 
 
 @value
@@ -71,7 +77,7 @@ class OutcomeWaiters:
             if not future.done():
                 future.set_result(outcome)
 
-    def fail(self, saga_ids: Iterable[SagaId], error: Exception) -> None:
+    def fail(self, saga_ids: Iterable[SagaId], error: BaseException) -> None:
         for saga_id in saga_ids:
             for future in self._waiting.pop(saga_id, ()):
                 if not future.done():
@@ -92,7 +98,13 @@ class OutcomeWaiters:
 
 
 class OutcomePoller:
-    """Tells *waiters* of outcomes that the store has, or what the service has failed with."""
+    """Tells *waiters* of outcomes that the store has.
+
+    A saga that cannot be looked up fails those who wait for it. What ends the poller itself goes to
+    *on_end*; *is_new* says whether a saga may not have begun yet.
+    """
+
+    name: Final = "outcome poller"
 
     def __init__(
         self,
@@ -100,24 +112,28 @@ class OutcomePoller:
         waiters: OutcomeWaiters,
         catalogue: Catalogue,
         store: EventStore,
-        why_stopped: Callable[[], Exception | None],
+        is_new: Callable[[SagaId], bool],
+        on_end: Callable[[Exception], None],
     ) -> None:
         self._waiters = waiters
         self._catalogue = catalogue
         self._store = store
-        self._why_stopped = why_stopped
+        self._is_new = is_new
+        self._on_end = on_end
+        self.failure: Exception | None = None
         self._has_news = asyncio.Event()
         self._polling: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._polling = asyncio.create_task(self._poll(), name="outcome poller")
+        self._polling = asyncio.create_task(self._poll(), name=self.name)
+        self._polling.add_done_callback(self._has_ended)
 
     def waiter_came(self, *, is_new: bool) -> None:
         """Ask soon, as the saga may have ended long ago; not if it *is_new*, published just now."""
         if not is_new:
             self._has_news.set()
-        if self._listening is None and self._polling is not None:
+        if self._polling is not None and (self._listening is None or self._listening.done()):
             self._listening = asyncio.create_task(self._listen(), name="outcome listener")
 
     async def stop(self) -> None:
@@ -127,12 +143,26 @@ class OutcomePoller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        if task is self._polling:  # and was not told to stop
+            self.failure = why_ended(task, self.name)
+            assert self.failure is not None, "it is done"
+            self._on_end(self.failure)
+
     async def _listen(self) -> None:
         if not isinstance(self._store, TellsOfAppends):
             return
-        async with contextlib.aclosing(self._store.appends(poll_s=LISTENING_POLL_S)) as appends:
-            async for _ in appends:
-                self._has_news.set()
+        while True:
+            try:
+                appends = self._store.appends(poll_s=LISTENING_POLL_S)
+                async with contextlib.aclosing(appends):
+                    async for _ in appends:
+                        self._has_news.set()
+                reason = "it has ended"
+            except Exception as error:  # noqa: BLE001  # the poller goes on without it
+                reason = described(error)
+            log.warning("the listener to appends begins anew: %s", reason, extra={"reason": reason})
+            await asyncio.sleep(LISTEN_AGAIN_S)
 
     async def _poll(self) -> None:
         loop = asyncio.get_running_loop()
@@ -143,22 +173,37 @@ class OutcomePoller:
                 await asyncio.sleep(GRACE_S)
             self._has_news.clear()
             awaited = list(self._waiters.awaited)
-            error = self._why_stopped()
-            if error is not None:
-                self._waiters.fail(awaited, error)
-                continue
             began_s = loop.time()
             with contextlib.suppress(StoreUnavailable):
                 for start in range(0, len(awaited), LOOK_UP_SAGAS_MAX):
-                    await self._look_up(awaited[start : start + LOOK_UP_SAGAS_MAX])
+                    await self._look_up_apart(awaited[start : start + LOOK_UP_SAGAS_MAX])
             await asyncio.sleep(min(POLL_S, (loop.time() - began_s) * REST_SHARE))
 
+    async def _look_up_apart(self, saga_ids: Sequence[SagaId]) -> None:
+        """Look these up, one by one where that fails: the one that is to blame fails alone."""
+        try:
+            await self._look_up(saga_ids)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if len(saga_ids) <= 1:
+                log.exception("the outcome of saga %s cannot be read", *saga_ids)
+                self._waiters.fail(saga_ids, error)
+                return
+            for saga_id in saga_ids:
+                await self._look_up_apart([saga_id])
+
     async def _look_up(self, saga_ids: Sequence[SagaId]) -> None:
+        unknown = set(saga_ids)
         for summary in await self._catalogue.summaries(saga_ids):
+            unknown.discard(summary.saga_id)
             if summary.status.is_ended:
                 await self._tell_end(summary)
             elif summary.status in (SagaStatus.PARKED, SagaStatus.STALLED):
                 self._waiters.tell(summary.saga_id, summary.status, reason=summary.reason)
+        for saga_id in unknown:
+            if not self._is_new(saga_id):
+                self._waiters.fail([saga_id], UnknownSaga(saga_id))
 
     async def _tell_end(self, summary: SagaSummary) -> None:
         saga_id, status = summary.saga_id, summary.status

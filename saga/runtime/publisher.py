@@ -12,7 +12,7 @@ from saga.errors import UnknownSaga
 from saga.ports import Bus, Catalogue
 from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
 
-KEYS_MAX = 10_000
+KEYS_MAX = 50_000
 """Sagas published here that are remembered: one may be told something before it began."""
 
 

@@ -209,3 +209,23 @@ async def test_an_error_of_an_order_is_handed_over(executor: Executor) -> None:
 
     assert isinstance(await answers.get(), LookupError)
     assert await answers.get() is None
+
+
+def test_a_checkpointer_that_fails_begins_anew(tmp_path: Path, monkeypatch) -> None:
+    """Its thread goes on: without it the log would grow for ever."""
+    moved = threading.Event()
+    failures = iter([LookupError("no more"), sqlite3.ProgrammingError("closed")])
+
+    def move(self, connection, commits, *, is_asked) -> None:
+        if error := next(failures, None):
+            raise error
+        moved.set()
+
+    monkeypatch.setattr(commits, "IDLE_S", 0.001)
+    monkeypatch.setattr(commits.Checkpointer, "_move", move)
+    connect(str(tmp_path / "a.db")).execute("PRAGMA journal_mode=WAL").connection.close()
+    checkpointer = commits.Checkpointer(str(tmp_path / "a.db"))
+    checkpointer.committed()
+
+    assert moved.wait(30)
+    checkpointer.close()

@@ -19,6 +19,7 @@ from saga.errors import (
     BusUnavailable,
     HistoryConflict,
     MessageTooLarge,
+    TaskEnded,
     TopicMissing,
 )
 from saga.ports.bus import Bus, Consumer, Inbound, Record, Source, TopicSpec
@@ -459,3 +460,30 @@ async def _until(member: bus_module.LocalConsumer, is_so: Callable[[], bool]) ->
     async with asyncio.timeout(20):
         while not is_so():
             await member.fetch(records_max=100, timeout_s=0.01)
+
+
+async def test_a_watch_over_the_file_that_is_cancelled_is_told_to_readers(bus: LocalBus) -> None:
+    """Nobody else would see what other processes publish."""
+    member = await bus.subscribe("g", ["t"])
+    (watch,) = [task for task in asyncio.all_tasks() if task.get_name() == "local bus"]
+    watch.cancel()
+    await asyncio.wait([watch])
+
+    with pytest.raises(TaskEnded, match="cancelled by somebody else"):
+        await member.fetch(records_max=1, timeout_s=1)
+
+
+async def test_what_goes_wrong_after_a_commit_reaches_who_waits_for_it(
+    database: SqliteDatabase,
+) -> None:
+    """Those who share the commit are told of theirs."""
+
+    def on_commit(_: object) -> None:
+        raise LookupError("no more")
+
+    ill = database.write(lambda cursor: cursor.execute("SELECT 1"), on_commit=on_commit)
+    well = database.write(lambda cursor: 7)
+
+    with pytest.raises(LookupError, match="no more"):
+        await ill
+    assert await well == 7

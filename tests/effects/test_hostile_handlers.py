@@ -1,5 +1,7 @@
 """Whatever a handler, a listener or `on_start` raises harms nothing but its own attempt."""
 
+# ruff: noqa: SLF001 - only tests ask whether a service has ended
+
 import asyncio
 import json
 import logging

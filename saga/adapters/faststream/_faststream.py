@@ -42,7 +42,8 @@ class UnparsedSubscriber(BatchSubscriber):
     """A batch subscriber that makes no consumer of its own, and whose batches stay bytes.
 
     A subclass gives `get_msg`, which reads the next batch, `consume_one`, which sends it through
-    the broker's middlewares, and `accept`, which gets it behind them; *name* is for AsyncAPI.
+    the broker's middlewares, `accept`, which gets it behind them, and `reading_ended`, which is
+    told what nobody else would see; *name* is for AsyncAPI.
 
     Raises:
         SettingsError: the FastStream that is installed is none that this adapter knows.
@@ -91,6 +92,19 @@ class UnparsedSubscriber(BatchSubscriber):
         """Run FastStream's consume loop, which hands *consumer* to `get_msg`."""
         self._post_start()
         self.add_task(self._run_consume_loop, (consumer,))
+
+    @override
+    def add_task(self, *args: Any, **kwargs: Any) -> None:
+        super().add_task(*args, **kwargs)
+        self.tasks[-1].add_done_callback(self._loop_ended)
+
+    def _loop_ended(self, loop: asyncio.Task[Any]) -> None:
+        # FastStream has begun it anew by now, if it failed with an error; not if it was cancelled.
+        if self.running and not self.is_reading:
+            self.reading_ended(loop)
+
+    def reading_ended(self, loop: asyncio.Task[Any]) -> None:
+        raise NotImplementedError
 
     async def end_reading(self) -> None:
         tasks = list(self.tasks)

@@ -27,6 +27,7 @@ from saga.errors import BusUnavailable, SagaError
 from saga.ports.bus import Bus, Inbound, MemberView, Record, ResumeAt, Source, TopicSpec
 from saga.ports.effects_store import EffectsStore
 from saga.retrying import Backoff
+from saga.tasks import why_ended
 
 DRAIN_POLL_S: Final = 0.01
 BACKOFF: Final = Retry(attempts=None, initial="100ms", cap="10s", jitter=0.5)
@@ -131,6 +132,11 @@ class EffectsSubscriber(UnparsedSubscriber):
         self.begin_reading(consumer)
         return consumer
 
+    @override
+    def reading_ended(self, loop: asyncio.Task[Any]) -> None:
+        if self.member is not None:
+            self.member.fail(why_ended(loop, f"FastStream's consume loop of {self.name}"))
+
     async def _halt(self) -> None:
         await self.end_reading()
         self.member = None
@@ -198,12 +204,15 @@ class BrokerConsumer(MemberView):
         self._ready: deque[Inbound] = deque()
         self.offered: Batch | None = None
         self._is_closed = False
+        self._failure: Exception | None = None
 
     # The port's side.
 
     @override
     async def fetch(self, *, records_max: int, timeout_s: float) -> list[Inbound]:
         # Records of a fetch that was cancelled come first.
+        if self._failure is not None:
+            raise self._failure
         if not self._ready and not self._is_closed:
             answer = asyncio.get_running_loop().create_future()
             self._request = FetchRequest(records_max, timeout_s, answer)
@@ -250,6 +259,11 @@ class BrokerConsumer(MemberView):
         if not records:
             self._answer()
         return tuple(records)
+
+    def fail(self, error: Exception | None) -> None:
+        """Nobody reads any more: this fetch and all to come raise *error*."""
+        self._failure = error
+        self._answer(error)
 
     def accept(self, batch: object) -> bool:
         """Whether *batch* is the one offered."""

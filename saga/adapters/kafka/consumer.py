@@ -52,6 +52,7 @@ from saga.ports.bus import (
     Source,
     why_lost,
 )
+from saga.tasks import why_ended
 
 EXCHANGE_S: Final = 10.0
 JOIN_S: Final = 2.0
@@ -427,6 +428,12 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             raise
         # A bare task: the session begins in one call and ends in another.
         self._watchdog = asyncio.create_task(watch(self, cluster, self._stalled_s), name="watchdog")
+        self._watchdog.add_done_callback(self._watch_ended)
+
+    def _watch_ended(self, watchdog: asyncio.Task[None]) -> None:
+        """Nobody would see any more that aiokafka stopped fetching: the session is made anew."""
+        if not self.is_ended and self.stalled is None:
+            self.stalled = str(why_ended(watchdog, "the watch over it"))
 
     def subscribe(self, topics: frozenset[str]) -> None:
         """Read these topics, which must exist, from the next rebalance on."""

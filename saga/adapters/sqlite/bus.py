@@ -38,6 +38,7 @@ from saga.ports.bus import (
 )
 from saga.ports.clock import Clock
 from saga.retrying import Backoff
+from saga.tasks import why_ended
 
 T = TypeVar("T")
 POLL_BUSY_S: Final = 0.005
@@ -203,8 +204,11 @@ class LocalBus(Bus):
 
     def check(self) -> None:
         """Raise what ended the watch over the file: nobody is to wait for it in vain."""
-        if self._tender is not None and self._tender.done() and not self._is_closed:
-            self._tender.result()
+        if self._tender is None or self._is_closed:
+            return
+        error = why_ended(self._tender, f"the watch over {self.database.path}")
+        if error is not None:
+            raise error
 
     async def rejoin(self, consumer: LocalConsumer) -> None:
         consumer.become(await self._join(consumer.group, consumer.topics))

@@ -7,6 +7,7 @@ change of threads would cost as much. Slow disks and other processes are waited 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import sqlite3
@@ -17,6 +18,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from saga.adapters.sqlite.connection import BUSY_TIMEOUT_S, connect, unavailable
+from saga.core.texts import described
 from saga.errors import StoreUnavailable
 
 Act = Callable[[], BaseException | None]
@@ -42,6 +44,7 @@ COMMITS_MAX: Final = 16_384
 IDLE_S: Final = 1.0
 FIND_OUT_TRIES_MAX: Final = 10
 FIND_OUT_PAUSE_S: Final = 0.2
+log = logging.getLogger(__name__)
 
 
 class WritingConnection:
@@ -328,6 +331,16 @@ class Checkpointer:
         _checkpoint(connection, "RESTART" if self._frames > FRAMES_MAX else "PASSIVE")
 
     def _run(self) -> None:
+        while not self._is_ending:
+            try:
+                self._move_while_open()
+            except Exception as error:  # noqa: BLE001 - without it the log would grow for ever
+                reason = described(error)
+                keys = {"reason": reason}
+                log.warning("checkpoints of %s begin anew: %s", self._path, reason, extra=keys)
+                self._wake.wait(IDLE_S)
+
+    def _move_while_open(self) -> None:
         connection = connect(self._path)
         try:
             while not self._is_ending:

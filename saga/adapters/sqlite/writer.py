@@ -360,7 +360,10 @@ class Writer:
             if job.error is not None:
                 _retract([job])
             elif job.on_commit is not None:
-                job.on_commit(job.result)
+                try:
+                    job.on_commit(job.result)
+                except Exception as error:  # noqa: BLE001 - handed to whoever submitted the job
+                    job.error = error
             settle(job.future, job.result, job.error)
         if self._waiting or self._line:
             self._go_on_soon()

@@ -25,6 +25,7 @@ from saga.application import ROLES
 from saga.console.cli.installation import Adopts, adopt_stores
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
+from saga.errors import TaskEnded
 from saga.service import Service
 from saga.settings import HTTP_OFF
 
@@ -130,7 +131,9 @@ async def _serve(
     try:
         tune_gc()
         log.info("serving %s", ", ".join(roles))
-        await asyncio.wait(enders, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait(enders, return_when=asyncio.FIRST_COMPLETED)
+        if any(ender.cancelled() for ender in ended):
+            raise TaskEnded("what the process waited for was cancelled by somebody else")
         log.info("draining")
     finally:
         for ender in enders:

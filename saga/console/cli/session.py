@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol, TypeVar
-from uuid import UUID
 
 from saga.adapters.opening import (
     OpenedStore,
@@ -33,7 +32,7 @@ from saga.assembly import Assembly, Parts
 from saga.console.cli.output import AppRefused, NotSo, Printer
 from saga.contracts import Command
 from saga.core.history import Entry
-from saga.core.identity import SagaId, saga_id
+from saga.core.identity import SagaId, saga_named
 from saga.errors import CorruptHistory, DefinitionError, StoreUnavailable
 from saga.ports import SagaSummary, TopicSpec
 from saga.publishing.writer import EventWriter
@@ -118,15 +117,12 @@ def must_exist(address: str, what: str) -> None:
 
 def saga_id_from(text: str) -> SagaId:
     """The saga that *text* means, a saga id or `definition/key`; NotSo where it is neither."""
-    definition, slash, key = text.partition("/")
-    if slash:
-        return saga_id(definition, key)
-    try:
-        return SagaId(str(UUID(text)))
-    except ValueError:
+    named = saga_named(text)
+    if named is None:
         raise NotSo(
             f"{text!r} names no saga: give its id, or definition/key, for example order/4711"
-        ) from None
+        )
+    return named
 
 
 async def find_saga(store: OpenedStore, text: str) -> SagaSummary:

@@ -395,3 +395,18 @@ async def test_topics_are_described_and_compared(
         ("c", "keeps"),
         ("d", "does"),
     }
+
+
+async def test_a_consumer_whose_watch_is_cancelled_is_made_anew(bus: KafkaBus, topic: str) -> None:
+    """Nobody would see any more that its client stopped fetching."""
+    member = await bus.subscribe(f"{topic}.g", [topic])
+    await bus.publish([Record(topic, b"k", b"1")])
+    await read(member, 1)
+    (watch,) = [task for task in asyncio.all_tasks() if task.get_name() == "watchdog"]
+    watch.cancel()
+    await asyncio.wait([watch])
+
+    await bus.publish([Record(topic, b"k", b"2")])
+    # Nothing was committed, so both come from the begin.
+    assert [record.value for record in await read(member, 2)] == [b"1", b"2"]
+    assert bus.counts["consumers_restarted"] == 1

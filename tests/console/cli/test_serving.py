@@ -1,5 +1,6 @@
 """`run`: its summary, its end, and two of them on one file."""
 
+import asyncio
 import json
 import signal
 import sqlite3
@@ -9,6 +10,8 @@ import time
 
 import pytest
 
+from saga.console.cli.output import ExitCode
+from saga.errors import StoreTooNew
 from tests.console.conftest import call, environment
 from tests.console.toys import ORDER
 
@@ -147,3 +150,37 @@ def test_a_command_reaches_a_saga_that_a_worker_serves(toys):
     assert row["recorded"][0] == "signal-received"
     assert row["recorded"][-1] == "saga-completed"
     assert worker.returncode == 0, outputs
+
+
+@pytest.mark.parametrize("way", ["raises", "returns", "is cancelled"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "saga.runtime.orchestrator:Orchestrator._watch_timers",
+        "saga.runtime.orchestrator:Orchestrator._drive",
+        "saga.effects.service:EffectsService._publish",
+        "saga.runtime.outcomes:OutcomePoller._poll",
+        "saga.adapters.http:_Server.serve",
+    ],
+)
+def test_a_part_that_ends_ends_the_process_with_a_message(toys, monkeypatch, place, way):
+    """Whoever restarts it sees that something was wrong; nothing is left half alive."""
+    module, _, path = place.partition(":")
+
+    async def ending(*_, sockets=(), **__):
+        for listener in sockets:
+            listener.close()
+        match way:
+            case "raises":
+                raise StoreTooNew("no more")
+            case "is cancelled":
+                asyncio.current_task().cancel()
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(f"{module}.{path}", ending)
+    monkeypatch.setenv("SAGA_HTTP", "127.0.0.1:0")
+    ended = call("run")
+
+    code = ExitCode.UNREACHABLE if way == "raises" else ExitCode.NOT_SO
+    said = {"raises": "no more", "returns": "was to go on", "is cancelled": "somebody else"}[way]
+    ended.fails(code, "saga: ", said)
