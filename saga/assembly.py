@@ -68,7 +68,8 @@ class Assembly:
 
     @cached_property
     def encoder(self) -> RecordEncoder:
-        return RecordEncoder(self.names, record_bytes_max=self.settings.record_bytes)
+        limit, own_keys = self.settings.record_bytes, self.app.contracts.own_keys
+        return RecordEncoder(self.names, record_bytes_max=limit, own_keys=own_keys)
 
     @cached_property
     def relay(self) -> Relay:

@@ -713,6 +713,10 @@ class TestAsking:
                 (service.signal(O_1, "approval", math.nan), "finite number"),
                 (service.signal(O_1, "approval", object()), "serialize"),
                 (service.signal(O_1, ""), "name"),
+                (service.signal(O_1, "n" * 1_001), "name"),
+                (service.signal(O_1, "a\x00b"), "name"),
+                (service.cancel(O_1, reason="r" * 10_001), "reason"),
+                (service.command(O_1, CommandAct.RELEASE, command_id="c" * 1_001), "command_id"),
                 (service.command(O_1, CommandAct.ABANDON), "needs a reason"),
             ):
                 with pytest.raises(ValueError, match=said):

@@ -13,6 +13,8 @@ from saga.ports.bus import Record, Source
 
 RECORD_BYTES_MAX: Final = 1_048_576
 KEYS_CACHED_MAX: Final = 65_536
+KEY_CACHED_BYTES_MAX: Final = 128
+"""Longer keys are hashed each time: all that are remembered take some megabytes."""
 
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
@@ -67,7 +69,8 @@ def size_of(record: Record) -> int:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    return (_cached(key) & 0x7FFFFFFF) % partitions
+    number = _cached(key) if len(key) <= KEY_CACHED_BYTES_MAX else murmur2(key)
+    return (number & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from saga.authoring.functions.definition import SagaDefinition
+from saga.authoring.functions.definition import SagaDefinition, check_key_field
 from saga.contracts import ContractRegistry, contract_of
 from saga.core.decider import Decider
 from saga.core.identity import SagaId, saga_id
@@ -83,4 +83,5 @@ class SagaRegistry:
                     f"let it start on that",
                     where=definition.where,
                 )
+            check_key_field(definition.name, trigger, definition.key)  # its types are known by now
         self._by_name[name] = Registered(definition, decider_for(definition.bind(contracts)))

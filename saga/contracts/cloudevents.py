@@ -1,7 +1,8 @@
 """CloudEvents 1.0 headers of Kafka's binary mode: written fast, read leniently.
 
-What we send has every attribute; what we receive may have none. A known header that is null or no
-UTF-8 is reported as damaged. The structured mode is taken apart into the same shape.
+What we send has every attribute; what we receive may have none. A known header that is null, no
+UTF-8 or too long to be kept is reported as damaged. The structured mode is taken apart into the
+same shape.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import orjson
 
 from saga.contracts.json_text import flaw_of
 from saga.core.durations import SECOND_US
-from saga.core.identity import Instant
+from saga.core.identity import ID_BYTES_MAX, Instant
 from saga.core.values import value
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -166,10 +167,13 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
     if type(headers) is tuple and len(headers) <= HEADERS_READ_MAX:
         try:
             # Whoever follows the standard writes nothing else: a third of the time.
-            return Attributes({name: _SAID[name](value) for name, value in headers})
+            values = {name: _SAID[name](value) for name, value in headers}
+            together = "".join(values.values())
+            if len(together) <= ID_BYTES_MAX and together.isascii():
+                return Attributes(values)
         except (KeyError, TypeError, UnicodeDecodeError):
             pass  # another header, or a damaged one: one after the other
-    values: dict[str, str] = {}
+    values = {}
     damaged: tuple[str, ...] = ()
     for place, (name, text) in enumerate(headers):
         if place == HEADERS_READ_MAX:
@@ -178,9 +182,8 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> Attributes:
         if known not in _KNOWN:
             continue
         try:
-            # `None` has no `decode`: the error is cheaper than a question for each header.
-            values[known] = text.decode()  # type: ignore[union-attr]  # caught below
-        except (UnicodeDecodeError, AttributeError):
+            values[known] = _bounded(text)
+        except ValueError:
             damaged = (*damaged, known)
             values.pop(known, None)
     return Attributes(values, damaged)
@@ -202,13 +205,22 @@ def read_record(
     data = _data(envelope)
     if data is None:
         return attributes, value
-    values = dict(attributes.values)
+    values, damaged = dict(attributes.values), attributes.damaged
     values[CONTENT_TYPE] = JSON_CONTENT_TYPE
     for name, attribute in envelope.items():
         known = TRACEPARENT if name == TRACEPARENT else f"ce_{name}"
         if known in _KNOWN and isinstance(attribute, str):
-            values[known] = attribute
-    return Attributes(values, attributes.damaged), data
+            if len(attribute.encode()) > ID_BYTES_MAX:
+                damaged = (*damaged, known)
+            else:
+                values[known] = attribute
+    return Attributes(values, damaged), data
+
+
+def _bounded(text: bytes | None) -> str:
+    if text is None or len(text) > ID_BYTES_MAX:
+        raise ValueError("null, or too long to be kept")
+    return text.decode()
 
 
 def _data(envelope: dict[str, Any]) -> bytes | None:

@@ -24,9 +24,16 @@ from saga.contracts.json_text import (
     schema_problem,
     shortened,
 )
-from saga.contracts.models import ContractModel, contract_of, has_plain_values, is_flat
+from saga.contracts.models import (
+    ContractModel,
+    business_key,
+    contract_of,
+    has_plain_values,
+    is_flat,
+)
 from saga.contracts.registry import ContractRegistry, ReadPath
 from saga.core.events import Json, Message
+from saga.core.identity import ID_BYTES_MAX
 from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import MalformedMessage
@@ -78,8 +85,14 @@ def encode_for_readers(
 
 
 def message_of(model: ContractModel) -> Message:
-    """*model* as a message; raises as `contract_of` and `encode`."""
-    return Message(contract_of(model).contract_name, encode(model))
+    """*model* as a message; raises as `contract_of` and `encode`, and where it has no key."""
+    contract = contract_of(model)
+    if contract.key is not None:
+        try:
+            business_key(model)
+        except ValueError as error:
+            raise MalformedMessage("no_key", f"{contract.contract_name}: {error}") from None
+    return Message(contract.contract_name, encode(model))
 
 
 def decode(
@@ -130,7 +143,10 @@ def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | No
     """
     damaged = [name for name in attributes.damaged if name != TRACEPARENT]
     if damaged:
-        problem = f"the header {damaged[0]} is null or no UTF-8 text: write text, or leave it out"
+        problem = (
+            f"the header {damaged[0]} is null, no UTF-8 text, or longer than {ID_BYTES_MAX:,}"
+            " bytes: write such a text, or leave it out"
+        )
         return Unreadable(UnreadableCode.BAD_HEADER, problem)
     return _another_version(contract_name, attributes.values.get(TYPE))
 

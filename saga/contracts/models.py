@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import field
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import (
     Any,
     ClassVar,
@@ -28,8 +28,9 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WrapSerializer
 
+from saga.contracts.keys import check_key_type, key_text
 from saga.core.values import value
 from saga.errors import DefinitionError
 
@@ -52,6 +53,7 @@ _OPTIONS = ConfigDict(  # promised by every contract
 )
 _FLAT_TYPES = frozenset({str, int, bool, str | None, int | None, bool | None})
 _HARMLESS_OPTIONS = frozenset({*_OPTIONS, "title", "strict", "json_schema_extra"})
+_SERIALIZERS = (PlainSerializer, WrapSerializer)
 _MISSING = object()
 _MACHINERY = ("pydantic.", "abc.", "saga.contracts.")
 """Packages whose frames lie between a class statement and its rules."""
@@ -217,14 +219,16 @@ def contract_of(model: BaseModel | type[BaseModel]) -> Contract:
 
 
 def business_key(model: ContractModel) -> str | None:
-    """The business key that *model* carries in its `key` field; None where its class names none."""
+    """The business key that *model* carries in its `key` field; None where there is none.
+
+    Raises:
+        ValueError: it is empty or too long, or cannot be stored.
+    """
     contract = contract_of(model)
     if contract.key is None:
         return None
-    value = getattr(model, contract.key)
-    if value is None:
-        return None
-    return str(value.value if isinstance(value, Enum) else value)
+    key = getattr(model, contract.key)
+    return None if key is None else key_text(key)
 
 
 def reply_contract_names(contract: Contract) -> tuple[str, ...]:
@@ -288,7 +292,7 @@ def complete(model: type[ContractModel]) -> None:
             model.model_rebuild()
         except NameError as error:
             raise DefinitionError(f"has a field whose type cannot be found: {error}") from error
-        _check_fields(model)
+        _check_fields(model, contract_of(model).key)
 
 
 def _is_flat(model: type[ContractModel]) -> bool:
@@ -386,7 +390,7 @@ def _declared(
             f" {len(contract.contract_name)} characters of at most {CONTRACT_NAME_CHARS_MAX}"
         )
     if cls.__pydantic_complete__:
-        _check_fields(cls)
+        _check_fields(cls, key)
     return contract
 
 
@@ -440,7 +444,28 @@ def _reply_of(cls: type[ContractModel]) -> type[Event] | None:
     )
 
 
-def _check_fields(cls: type[BaseModel]) -> None:
+def _check_fields(cls: type[BaseModel], key: str | None) -> None:
+    """Refuse fields without one canonical JSON, and a key without one text."""
+    _refuse_sets(cls)
+    if key is None:
+        return
+    info = cls.model_fields[key]
+    check_key_type(info.annotation, key)
+    decorators = cls.__pydantic_decorators__
+    serialized = [
+        name for each in decorators.field_serializers.values() for name in each.info.fields
+    ]
+    has_own = {key, "*"} & set(serialized) or any(
+        isinstance(each, _SERIALIZERS) for each in info.metadata
+    )
+    if has_own or info.exclude or decorators.model_serializers:
+        raise DefinitionError(
+            f"writes its key {key!r} in its own way, or not at all: readers must find the key in"
+            " the payload as it is; leave out its serializer and exclude"
+        )
+
+
+def _refuse_sets(cls: type[BaseModel]) -> None:
     """Refuse sets: their order differs from process to process, so they have no canonical JSON."""
     seen: set[object] = set()
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from saga.contracts.json_text import shortened
 from saga.contracts.models import (
@@ -29,6 +29,7 @@ from saga.contracts.models import (
     parse_contract_name,
 )
 from saga.core.events import CancelMode, Json
+from saga.core.texts import is_storable, storable
 from saga.core.values import value
 from saga.errors import DefinitionError, UnknownContract
 
@@ -36,6 +37,8 @@ TEXT_CHARS_MAX = 10_000
 """Of a reason, code or message: they end in histories and on screens."""
 MODELS_KEPT_MAX = 1_024
 """Received and not yet read by a saga: more than one batch has."""
+KEPT_CHARS_MAX = 16_384
+"""Larger payloads are read again: all that are kept take no more than some megabytes."""
 
 
 @value
@@ -56,7 +59,7 @@ class ContractRegistry:
         DefinitionError: a class is no contract, or two of them have one name.
     """
 
-    __slots__ = ("_contracts", "_families", "_kept", "_sources", "paths")
+    __slots__ = ("_contracts", "_families", "_kept", "_sources", "own_keys", "paths")
 
     def __init__(self, models: Iterable[type[ContractModel]]) -> None:
         contracts = _closure(models)
@@ -69,6 +72,9 @@ class ContractRegistry:
             current = path.current.contract_name
             sources[current] = (*sources.get(current, ()), name)
         self._sources = sources
+        keyed = {name: contract for name, contract in self._contracts.items() if contract.key}
+        self.own_keys = MappingProxyType({name: _key_in_json(each) for name, each in keyed.items()})
+        """Events that travel under a key of their own: which member of their JSON it is."""
         self._families = {(known.domain, known.kind, known.name) for known in contracts.values()}
         self._kept: dict[tuple[str, Json], ContractModel] = {}
 
@@ -86,6 +92,8 @@ class ContractRegistry:
 
     def keep(self, contract_name: str, payload: Json, model: ContractModel) -> None:
         """Have *model* at hand for the next reader of its payload."""
+        if len(payload) > KEPT_CHARS_MAX:
+            return
         if len(self._kept) >= MODELS_KEPT_MAX:
             self._kept.clear()
         self._kept[contract_name, payload] = model
@@ -126,6 +134,22 @@ class ContractRegistry:
         return f"unknown contract {shown}{hint}"
 
 
+def _findable(name: str) -> str:
+    if not is_storable(name):
+        raise ValueError("holds a NUL, or half of a surrogate pair")
+    return name
+
+
+def _told(text: str) -> str:
+    return storable(text, TEXT_CHARS_MAX)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_findable)]
+"""What something is found by: refused where it cannot be stored."""
+Told = Annotated[str, Field(max_length=TEXT_CHARS_MAX), AfterValidator(_told)]
+"""What is only told: mended where it cannot be stored."""
+
+
 class IntentDone(ContractModel):
     """The reply to an `Intent[None]`: done, with nothing to add."""
 
@@ -137,8 +161,8 @@ class IntentFailed(ContractModel):
     """
 
     outcome: Literal["refused", "failed"]
-    code: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
-    message: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
+    code: Told | None = None
+    message: Told | None = None
 
 
 class CommandAct(StrEnum):
@@ -160,16 +184,16 @@ class Command(ContractModel):
     in microseconds UTC.
     """
 
-    command_id: str = Field(min_length=1, max_length=200)
+    command_id: Name
     act: CommandAct
-    saga_id: str = Field(min_length=1, max_length=200)
-    definition: str | None = Field(default=None, min_length=1, max_length=200)
-    name: str | None = Field(default=None, min_length=1, max_length=200)
+    saga_id: Name
+    definition: Name | None = None
+    name: Name | None = None
     payload: JsonValue = None
     mode: CancelMode = CancelMode.GRACEFUL
-    step: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
-    reason: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
-    actor: str | None = Field(default=None, max_length=TEXT_CHARS_MAX)
+    step: Told | None = None
+    reason: Told | None = None
+    actor: Told | None = None
     requested_at: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
@@ -222,6 +246,12 @@ def _neighbours(contract: Contract) -> list[type[ContractModel]]:
     if contract.reply is not None:
         near.append(contract.reply)
     return near
+
+
+def _key_in_json(contract: Contract) -> str:
+    assert contract.key is not None, contract
+    field = contract.model.model_fields[contract.key]
+    return field.serialization_alias or contract.key
 
 
 def _read_path(contract: Contract) -> ReadPath:

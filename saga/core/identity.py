@@ -25,6 +25,8 @@ SAGA_NAMESPACE = UUID("6f4c29a6-6a3c-5d0e-9a55-0d5c6f0b8a11")
 """The namespace of all saga ids; never to be changed."""
 
 
+ID_BYTES_MAX: Final = 1_000
+"""Of an id or a key, in UTF-8: what caches hold and indexes take is bounded by it."""
 INTENT_NAMES_MAX = 8_192
 """Names remembered: one is asked for several times in a turn."""
 SAGA_IDS_MAX = 4_096
@@ -58,6 +60,19 @@ class IntentName(NamedTuple):
 def saga_id(definition: str, key: str) -> SagaId:
     """The id of the one saga of *definition* for the business *key*."""
     return SagaId(str(uuid5(SAGA_NAMESPACE, f"{definition}\x00{key}")))
+
+
+def flaw_of_id(text: str) -> str | None:
+    """Why *text* can be no id and no business key, in words; None where it can."""
+    if not text.strip():
+        return "is empty"
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair"
+    if size > ID_BYTES_MAX:
+        return f"has {size:,} bytes of UTF-8, of which it may have {ID_BYTES_MAX:,}"
+    return None
 
 
 def is_saga_id(text: str) -> bool:

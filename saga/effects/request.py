@@ -29,7 +29,7 @@ from saga.contracts import (
 )
 from saga.contracts import cloudevents as ce
 from saga.core.events import EMPTY_JSON, Json, ReplyOutcome
-from saga.core.identity import Direction, Instant, SagaId, parse_intent_id
+from saga.core.identity import ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
 from saga.core.values import value
 from saga.effects.registration import Effects, Handler
 from saga.errors import DefinitionError
@@ -170,6 +170,9 @@ class Subscription:
         if route is None:
             message = f"this service has no handler for {inbound.topic}"
             return rejected(DeadLetterReason.UNKNOWN_TOPIC, message)
+        if len(inbound.key or b"") > ID_BYTES_MAX:
+            message = f"the key has {len(inbound.key or b''):,} bytes of at most {ID_BYTES_MAX:,}"
+            return rejected(DeadLetterReason.BAD_KEY, message)
         attributes, payload = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
         decoded = wrong_headers(name, attributes) or decode(self._registry, name, payload)

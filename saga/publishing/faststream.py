@@ -16,12 +16,12 @@ from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from faststream.kafka import KafkaBroker, KafkaMessage
 
-from saga.contracts import Event, business_key, contract_of, encode
+from saga.contracts import Event, contract_of, encode
 from saga.contracts.cloudevents import CORRELATION_ID, ID, TRACEPARENT, read_headers
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import BusUnavailable, MessageTooLarge
 from saga.publishing.publisher import TIMEOUT
-from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent
+from saga.publishing.writer import EventWriter, PublishOptions, WrittenEvent, own_key
 from saga.settings import Settings
 
 __all__ = ["FastStreamPublisher"]
@@ -117,7 +117,7 @@ class FastStreamPublisher:
             "traceparent": options.get("traceparent") or headers.get(TRACEPARENT),
         }
         if made["message_id"] is None:
-            name, key = contract_of(type(event)).contract_name, made["key"] or business_key(event)
+            name, key = contract_of(type(event)).contract_name, made["key"] or own_key(event)
             seed = "\n".join((cause_id, name, str(key), encode(event)))
             made["message_id"] = str(uuid5(IDS, seed))
         return self._writer.record(event, **made)

@@ -28,14 +28,17 @@ from saga.contracts import (
     encode_for_readers,
 )
 from saga.contracts.cloudevents import headers_for
-from saga.core.identity import SagaId, saga_id
+from saga.contracts.keys import key_text
+from saga.core.identity import ID_BYTES_MAX, SagaId, flaw_of_id, saga_id
+from saga.core.texts import described
 from saga.core.values import value
-from saga.errors import MalformedMessage
+from saga.errors import MalformedMessage, SettingsError
 from saga.ports import Clock, Record
 from saga.settings import Settings
+from saga.users_code import is_ours
 
-KEY_CHARS_MAX: Final = 1_000
-ID_CHARS_MAX: Final = 1_000
+_NAMES: Final = ("causation_id", "correlation_id", "traceparent")
+"""What else a program may say of an event: it ends in headers, and in others' histories."""
 
 
 class PublishOptions(TypedDict, total=False):
@@ -70,6 +73,9 @@ class EventWriter:
     """Without *contracts* an event is checked against its own class alone.
 
     With *sagas* an event without a key of its own takes that of the saga it starts.
+
+    Raises:
+        SettingsError: *source* is empty or too long.
     """
 
     def __init__(
@@ -83,6 +89,8 @@ class EventWriter:
         sagas: SagaRegistry | None = None,
         new_id: Callable[[], str] = new_id,
     ) -> None:
+        if (flaw := flaw_of_id(source)) is not None:
+            raise SettingsError("source", f"it {flaw}; expected a URI reference, such as /checkout")
         self._names = names
         self._clock = clock
         self._source = source
@@ -111,7 +119,7 @@ class EventWriter:
         registry = self._registry(type(event))
         text, message = encode_for_readers(registry, event, bytes_max=self._bytes_max)
         name = contract_of(type(event)).contract_name
-        return self._written(name, text, message, business_key(event), options)
+        return self._written(name, text, message, own_key(event), options)
 
     def record_json(
         self, contract_name: str, text: bytes, **options: Unpack[PublishOptions]
@@ -143,19 +151,13 @@ class EventWriter:
         contract_name: str,
         text: bytes,
         message: Decoded,
-        own_key: str | None,
+        event_key: str | None,
         options: PublishOptions,
     ) -> WrittenEvent:
-        message_id = options.get("message_id")
-        if message_id is None:
-            message_id = self._new_id()
-        elif not 0 < len(message_id.strip()) <= ID_CHARS_MAX:
-            raise MalformedMessage(
-                "bad_id", f"a message id has 1 to {ID_CHARS_MAX} characters, and not only spaces"
-            )
+        message_id = _checked_id(options, self._new_id)
         starts = self._starts(message)
         saga_key = None if starts is None else _key_of(starts, message)
-        own = own_key or business_key(message.model)
+        own = own_key(message.model) or event_key
         key = _checked_key(message, own=own, given=options.get("key"), saga_key=saga_key)
         headers = headers_for(
             id=message_id,
@@ -188,18 +190,36 @@ class EventWriter:
         return started[0] if len(started) == 1 else None
 
 
+def own_key(event: ContractModel) -> str | None:
+    """The key that *event* carries in its key field; MalformedMessage where it can be none."""
+    try:
+        return business_key(event)
+    except ValueError as error:
+        raise _no_key(contract_of(event).contract_name, str(error)) from None
+
+
+def _checked_id(options: PublishOptions, new_id: Callable[[], str]) -> str:
+    """The message id; refuses what no reader would keep."""
+    message_id = options.get("message_id")
+    given: dict[str, str | None] = {"message_id": message_id}
+    given |= {name: options.get(name) for name in _NAMES}  # type: ignore[misc]  # its keys
+    for name, text in given.items():
+        if text is not None and (flaw := flaw_of_id(text)) is not None:
+            raise MalformedMessage("bad_id", f"the {name} {flaw}")
+    return new_id() if message_id is None else message_id
+
+
 def _checked_key(
     message: Decoded, *, own: str | None, given: str | None, saga_key: str | None
 ) -> str:
-    key = own if given is None else given
+    try:
+        key = own if given is None else key_text(given)
+    except ValueError as error:
+        raise _no_key(message.contract_name, str(error)) from None
     if key is None:
-        key = saga_key or ""
-    if not key.strip() or len(key) > KEY_CHARS_MAX:
-        raise MalformedMessage(
-            "no_key",
-            f"{message.contract_name} needs a business key of 1 to {KEY_CHARS_MAX} characters: "
-            f"fill its key field, or give a key",
-        )
+        key = saga_key
+    if key is None:
+        raise _no_key(message.contract_name, "it has none")
     if own is not None and key != own:
         raise MalformedMessage(
             "wrong_key", f"the key is {key[:100]!r}, the message's own {own[:100]!r}"
@@ -207,9 +227,19 @@ def _checked_key(
     return key
 
 
+def _no_key(contract_name: str, problem: str) -> MalformedMessage:
+    return MalformedMessage(
+        "no_key",
+        f"{contract_name} needs a business key of 1 to {ID_BYTES_MAX} bytes: {problem}; "
+        f"fill its key field, or give a key",
+    )
+
+
 def _key_of(registered: Registered, message: Decoded) -> str:
     assert isinstance(message.model, Event), message.model
     try:
         return registered.saga.key_of(message.model)
-    except ValueError as error:
-        raise MalformedMessage("no_key", str(error)) from None
+    except BaseException as error:  # users' code: a key function may raise anything
+        if is_ours(error):
+            raise
+        raise _no_key(message.contract_name, described(error)) from error

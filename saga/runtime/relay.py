@@ -7,12 +7,14 @@ that is published twice has the same id and bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import NamedTuple
 
 from saga.contracts import TopicNames
 from saga.contracts import cloudevents as ce
+from saga.contracts.keys import key_in
 from saga.core.durations import SECOND_US
 from saga.core.events import Message, SagaStarted
 from saga.core.history import Entry
@@ -352,11 +354,22 @@ class BlockedTopics:
 
 
 class RecordEncoder:
-    """Makes the records of one environment and namespace."""
+    """Makes the records of one environment and namespace.
 
-    def __init__(self, names: TopicNames, *, record_bytes_max: int) -> None:
+    *own_keys*: of events that travel under a key of their own, the member of their JSON that it is.
+    All others travel under their saga's key.
+    """
+
+    def __init__(
+        self,
+        names: TopicNames,
+        *,
+        record_bytes_max: int,
+        own_keys: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.names = names
         self._record_bytes_max = record_bytes_max
+        self._own_keys = own_keys
         self._sources: dict[str, str] = {}
 
     def records(
@@ -407,6 +420,9 @@ class RecordEncoder:
         undoes: str | None = None,
     ) -> Record:
         contract, key = message.contract, sender.key
+        if (field := self._own_keys.get(contract)) is not None:
+            own_key = key_in(message.payload, field)
+            key = key if own_key is None else own_key.encode()
         headers = ce.headers_for(
             id=id,
             contract_name=contract,

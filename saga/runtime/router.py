@@ -54,6 +54,7 @@ from saga.core.events import (
     SignalReceived,
 )
 from saga.core.identity import (
+    ID_BYTES_MAX,
     Direction,
     Instant,
     IntentId,
@@ -71,8 +72,9 @@ from saga.ports.store import DeadLetterReason, Skip, SkipReason
 from saga.users_code import is_ours
 
 TRACEPARENT_CHARS_MAX = 100
-MESSAGE_ID_CHARS_MAX = 300
 SOURCE_CHARS_MAX = 200
+
+Reason = DeadLetterReason | UnreadableCode
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Delivery:
     """One event for one saga: *starts* may begin it, *is_operator* acts on a parked one, too.
 
     *may_be_early*: where its saga is not there, it may be on its way; else it is nobody's here.
+    *is_perhaps*: of a record that starts sagas and may answer an intent, or only name its cause.
     """
 
     saga_id: SagaId
@@ -91,6 +94,7 @@ class Delivery:
     deferred_at: Instant = Instant(0)
     is_operator: bool = False
     may_be_early: bool = False
+    is_perhaps: bool = False
 
     @property
     def abandons(self) -> bool:
@@ -104,7 +108,7 @@ class Rejected:
     """A record that no saga can take as it is."""
 
     inbound: Inbound
-    reason: DeadLetterReason | UnreadableCode
+    reason: Reason
     message: str
     deferred_id: int = 0
 
@@ -135,8 +139,10 @@ class Router:
         failed = {intent_failed_name(each.domain) for each in intents}
         self._only_replies = self._done | failed
         listened = {COMMAND_CONTRACT, *self._only_replies}
-        replies = [contract_of(each.reply).contract_name for each in intents if each.reply]
-        for name in (*sagas.triggers(), *replies):
+        answers = [contract_of(each.reply).contract_name for each in intents if each.reply]
+        # As they are once they are read: in their current version.
+        self._replies = {contracts.current(name).contract_name for name in answers}
+        for name in (*sagas.triggers(), *answers):
             listened.update(contracts.names_read_as(name))
         self._contract_of = {names.topic(name): name for name in listened}
         self.topics = tuple(sorted(self._contract_of))
@@ -152,6 +158,9 @@ class Router:
         if not inbound.key:
             message = "the record has no key"
             return Rejected(inbound, DeadLetterReason.NO_KEY, message, deferred_id)
+        if len(inbound.key) > ID_BYTES_MAX:
+            message = f"the record's key has {len(inbound.key):,} bytes of at most {ID_BYTES_MAX:,}"
+            return Rejected(inbound, DeadLetterReason.BAD_KEY, message, deferred_id)
         attributes, value = read_record(inbound.headers, inbound.value)
         wrong = wrong_headers(contract, attributes)
         decoded = wrong or decode(self._contracts, contract, value, is_for_saga=True)
@@ -200,16 +209,18 @@ class Router:
             assert isinstance(model, Command), model
             return _command(record, model, is_ours=self._is_for_ours(model, key))
         deliveries: list[Delivery] = []
+        starters = self._sagas.started_by(contract)
         causation = record.attributes.values.get(CAUSATION_ID)
-        intent = parse_intent_id(causation) if causation else None
+        # Only what answers intents is a reply: an event may name an intent as its mere cause.
+        is_reply = causation and (contract in self._replies or not starters)
+        intent = parse_intent_id(causation) if causation and is_reply else None
         if intent is not None and causation is not None:
             fact = _reply(IntentId(causation), record.decoded, self._done)
-            deliveries.append(record.delivery(intent.saga_id, fact))
-        starters = self._sagas.started_by(contract)
-        own_key = business_key(model) if starters else None
-        if own_key is not None and own_key != key:
-            message = f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}"
-            return record.rejected(DeadLetterReason.WRONG_KEY, message)
+            answer = record.delivery(intent.saga_id, fact)
+            answer.is_perhaps = bool(starters)
+            deliveries.append(answer)
+        elif starters and (wrong := _wrong_key(record, key)) is not None:
+            return wrong  # a reply has the key of the saga that asked, whatever it starts
         for registered in starters:
             delivery = _start(registered, record)
             if isinstance(delivery, Rejected):
@@ -246,8 +257,8 @@ class _Readable(NamedTuple):
     def delivery(self, saga_id: SagaId, fact: Fact, starts: Registered | None = None) -> Delivery:
         inbound = self.inbound
         message_id = self.attributes.values.get(ID)
-        if not message_id or len(message_id) > MESSAGE_ID_CHARS_MAX:
-            # Its position identifies it as well; a history does not keep an id without limit.
+        if not message_id:
+            # Its position identifies it as well.
             message_id = f"{inbound.topic}/{inbound.partition}/{inbound.offset}"
         event = Event(fact, self.at, MessageId(message_id))
         contract = self.decoded.contract_name
@@ -255,6 +266,18 @@ class _Readable(NamedTuple):
 
     def rejected(self, reason: DeadLetterReason, message: str) -> Rejected:
         return Rejected(self.inbound, reason, message, self.deferred_id)
+
+
+def _wrong_key(record: _Readable, key: str) -> Rejected | None:
+    """Why a trigger does not travel under its own key; None where it does, or names none."""
+    try:
+        own_key = business_key(record.decoded.model)
+    except ValueError as error:
+        return record.rejected(DeadLetterReason.BAD_KEY, str(error))
+    if own_key is None or own_key == key:
+        return None
+    message = f"the record's key is {key[:100]!r}, its payload's {own_key[:100]!r}"
+    return record.rejected(DeadLetterReason.WRONG_KEY, message)
 
 
 def _start(registered: Registered, record: _Readable) -> Delivery | Rejected:

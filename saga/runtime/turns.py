@@ -22,7 +22,7 @@ from saga.ports import Appended, Clock, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.relay import Relay
-from saga.runtime.router import Delivery, Rejected, Router, Skipped
+from saga.runtime.router import Delivery, Reason, Rejected, Router, Skipped
 from saga.runtime.saga_cache import (
     LoadedSaga,
     SagaCache,
@@ -227,7 +227,7 @@ class Turns:
 
     def _absent(self, unit: UnitOfWork, delivery: Delivery) -> None:
         """The saga is not there; a record whose saga may yet come waits, but not for ever."""
-        if delivery.inbound is None:
+        if delivery.inbound is None or delivery.is_perhaps:
             unit.settle(delivery)
         elif not delivery.may_be_early:
             unit.skip(self._router.absent(delivery))
@@ -259,7 +259,7 @@ class Turns:
     def _handle(self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery) -> None:
         misfit = self._router.misfit(saga.state, delivery)
         if misfit is not None:
-            unit.reject(misfit)
+            _reject(unit, delivery, misfit.reason, misfit.message)
             return
         before = saga.state.status
         try:
@@ -380,7 +380,9 @@ class _Outdated(Exception):
     """Raised where memory would decide and another worker may know more."""
 
 
-def _reject(unit: UnitOfWork, delivery: Delivery, reason: DeadLetterReason, message: str) -> None:
+def _reject(unit: UnitOfWork, delivery: Delivery, reason: Reason, message: str) -> None:
     """Make a record a dead letter that reached its saga and cannot be meant for it."""
-    if delivery.inbound is not None:
+    if delivery.is_perhaps:
+        unit.settle(delivery)  # an event that starts sagas, and names an intent as its mere cause
+    elif delivery.inbound is not None:
         unit.reject(Rejected(delivery.inbound, reason, message, delivery.deferred_id))

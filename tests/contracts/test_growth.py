@@ -24,7 +24,7 @@ from saga.contracts import (
     upcast,
     wrong_headers,
 )
-from saga.contracts.cloudevents import read_headers, read_record
+from saga.contracts.cloudevents import Attributes, read_headers, read_record
 from saga.core.identity import Instant
 from saga.effects import Effects, Subscription
 from saga.ports import Inbound
@@ -188,7 +188,7 @@ def _damaged_header(value: bytes) -> None:
 
 
 def _another_version(value: bytes) -> None:
-    attributes = read_headers((("ce_type", b"growth.evt.taken.v" + value),))
+    attributes = Attributes({"ce_type": "growth.evt.taken.v" + value.decode()})
     assert _code(wrong_headers(TAKEN, attributes)) is UnreadableCode.UNSUPPORTED_VERSION
 
 

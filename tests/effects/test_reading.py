@@ -25,6 +25,15 @@ TOPIC = GOOD.topic
         pytest.param(replace(GOOD, key=None), "no_key", id="no key"),
         pytest.param(replace(GOOD, key=b""), "no_key", id="empty key"),
         pytest.param(replace(GOOD, key=b"\xff"), "bad_key", id="key no UTF-8"),
+        pytest.param(replace(GOOD, key=b"k" * 1_001), "bad_key", id="key too long"),
+        pytest.param(
+            replace(GOOD, headers=((ce.ID, b"i" * 1_001),)), "bad_header", id="id too long"
+        ),
+        pytest.param(
+            replace(GOOD, headers=(*GOOD.headers, (ce.SOURCE, b"s" * 600_000))),
+            "bad_header",
+            id="source too long",
+        ),
         pytest.param(without(GOOD, ce.ID), "no_intent_id", id="no id"),
         pytest.param(replace(GOOD, headers=((ce.ID, b"\xff"),)), "bad_header", id="id no UTF-8"),
         pytest.param(replace(GOOD, headers=((ce.ID, None),)), "bad_header", id="id null"),

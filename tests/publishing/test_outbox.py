@@ -261,8 +261,11 @@ async def test_a_topic_that_is_missing_holds_up_its_own_events_only(
 async def test_what_the_bus_refuses_for_ever_is_set_aside(database, bus, outbox, monkeypatch):
     with psycopg.connect(database) as connection:
         outbox.add(connection, CupSold(cup="c", cents=1))
-        outbox.add(connection, CupSold(cup="c", cents=2), correlation_id="x" * 3_000_000)
+        large = outbox.add(connection, CupSold(cup="c", cents=2))
         outbox.add(connection, CupSold(cup="c", cents=3))
+        connection.execute(
+            "UPDATE saga_outbox SET value = %s WHERE message_id = %s", [b"x" * 3_000_000, large]
+        )
 
     relayed = await relay(database, bus=bus)
 

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from saga import Publisher, SyncPublisher
+from saga import Outbox, Publisher, SyncPublisher
 from saga.adapters.kafka import KafkaConnection
 from saga.adapters.kafka.admin import Cluster
 from saga.adapters.opening import OpenedBus, open_bus
@@ -82,11 +83,18 @@ async def test_many_events_keep_their_order_for_each_key(bus):
         (CupSold(cup=" ", cents=1), {}, "no_key"),
         (CupSold(cup="a", cents=1), {"key": "b"}, "wrong_key"),
         (CupSold(cup="a", cents=1), {"message_id": " "}, "bad_id"),
+        (CupSold(cup="a", cents=1), {"message_id": "i" * 1_001}, "bad_id"),
+        (CupSold(cup="a", cents=1), {"message_id": "é" * 501}, "bad_id"),
+        (CupSold(cup="a", cents=1), {"causation_id": "i" * 1_001}, "bad_id"),
+        (CupSold(cup="a", cents=1), {"correlation_id": "i" * 1_001}, "bad_id"),
+        (CupSold(cup="a", cents=1), {"traceparent": "i" * 1_001}, "bad_id"),
+        (CupSold(cup="a", cents=1), {"message_id": "\ud800"}, "bad_id"),
+        (ShopOpened(by="ann"), {"key": "k" * 1_001}, "no_key"),
+        (ShopOpened(by="ann"), {"key": "é" * 501}, "no_key"),
         (CupSold(cup="\udc00", cents=1), {}, "lone_surrogate"),
         (CupSold.model_construct(cup="a", cents="many"), {}, "schema"),
         (CupSold(cup="a" * 2_000, cents=1), {}, "too_large"),
     ],
-    ids=["keyless", "blank-key", "other-key", "blank-id", "surrogate", "unchecked", "large"],
 )
 async def test_what_readers_could_not_read_is_refused_before_anything_is_sent(
     bus, event, options, code
@@ -112,6 +120,33 @@ async def test_a_publisher_that_is_not_open_says_so(bus):
 def test_settings_are_checked_when_the_publisher_is_made():
     with pytest.raises(SettingsError, match="SAGA_BUS"):
         Publisher(bus="redis://here")
+    with pytest.raises(SettingsError, match=r"source: it has 1,001 bytes"):
+        Publisher(bus="local:///x.db", source="/" + "s" * 1_000)
+
+
+class Recording:
+    """A connection that remembers what it was told to execute."""
+
+    def __init__(self) -> None:
+        self.executed = []
+
+    def execute(self, query, params=None) -> None:
+        self.executed.append((query, params))
+
+
+def test_an_outbox_refuses_long_ids_and_keys_before_it_stores_them():
+    outbox, connection = Outbox(source="/shop"), Recording()
+    for event, options in (
+        (CupSold(cup="c", cents=1), {"message_id": "i" * 1_001}),
+        (CupSold(cup="c" * 1_001, cents=1), {}),
+        (ShopOpened(by="ann"), {"key": "k" * 1_001}),
+    ):
+        with pytest.raises(MalformedMessage):
+            outbox.add(connection, event, **options)
+    assert connection.executed == []
+
+    outbox.add(connection, CupSold(cup="c" * 1_000, cents=1), message_id="i" * 1_000)
+    assert len(connection.executed) == 1
 
 
 class Away:
@@ -205,7 +240,8 @@ async def test_a_kafka_that_is_not_there_is_an_error_in_time():
 async def test_a_record_larger_than_the_bus_takes_is_refused_at_once(bus):
     """Trying again would not make it smaller."""
     async with Publisher(bus=bus) as publisher:
-        written = publisher.write(CupSold(cup="c", cents=1), correlation_id="x" * 3_000_000)
+        written = publisher.write(CupSold(cup="c", cents=1))
+        written = replace(written, record=replace(written.record, value=b"x" * 3_000_000))
         with pytest.raises(MessageTooLarge):
             await publisher.send([written])
 

@@ -29,6 +29,8 @@ from saga.ports.bus import Headers, Inbound, Record, Source, TopicSpec
 OFFSET_BITS: Final = 40
 PARTITION_BITS: Final = 10
 PARTITIONS_MAX: Final = 1 << PARTITION_BITS
+NAMES_CACHED_CHARS_MAX: Final = 1_000
+"""Of the header names of one record; a copy of a foreign record may have any."""
 BATCH_RECORDS_MAX: Final = 128
 LARGE_RECORD_BYTES: Final = 16_384
 """A record with a larger value is a batch of its own, and is not kept in memory for its readers."""
@@ -283,7 +285,9 @@ def pack_records(records: Sequence[Record]) -> bytes:
         varying = [
             field for field, texts in enumerate(zip(*rows, strict=True)) if len({*texts}) > 1
         ]
-    texts = [_dump_names(_names(records[0])), *rows[0]]
+    names = _names(records[0])
+    is_usual = sum(map(len, names)) <= NAMES_CACHED_CHARS_MAX
+    texts = [_dump_names(names) if is_usual else orjson.dumps(names), *rows[0]]
     texts += [row[field] for row in rows[1:] for field in varying]
     lengths = [-1 if text is None else len(text) for text in texts]
     numbers = (len(rows[0]), len(varying), *varying, *lengths)

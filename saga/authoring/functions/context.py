@@ -26,7 +26,7 @@ from saga.authoring.functions.calls import (
     WaitCall,
 )
 from saga.authoring.mapping import check_undo
-from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode
+from saga.contracts import Contract, Event, Intent, Kind, contract_of, encode, message_of
 from saga.core.durations import Duration, duration_us
 from saga.core.events import Message
 from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId
@@ -175,8 +175,7 @@ class Context:
             raise DefinitionError(f"ctx.publish takes an Event, not {type(event).__name__}")
         if not self._is_over:
             number = self._next(f"publish {contract.contract_name}")
-            message = Message(contract.contract_name, encode(event))
-            self._publish(Publish(f"{contract.name}-{number}", message))
+            self._publish(Publish(f"{contract.name}-{number}", message_of(event)))
         return DoneCall()
 
     def now(self) -> datetime:

@@ -17,6 +17,7 @@ from saga.authoring.functions.inspection import (
 from saga.authoring.functions.program import FunctionProgram, RolledBack, SagaFunction
 from saga.authoring.mapping import check_rolled_back
 from saga.contracts import ContractRegistry, Event, Kind, contract_of
+from saga.contracts.keys import check_key_type, key_text
 from saga.core.identity import SagaId
 from saga.core.program import Definition
 from saga.core.values import value
@@ -42,13 +43,12 @@ class SagaDefinition:
     key: KeySpec | None = field(default=None, repr=False)
 
     def key_of(self, trigger: Event) -> str:
-        """The business key of the saga that *trigger* starts; ValueError if it is empty."""
+        """The business key of the saga that *trigger* starts; ValueError if it gives none."""
         spec = self.key if self.key is not None else contract_of(trigger).key
         key = spec(trigger) if callable(spec) else getattr(trigger, str(spec))
-        text = "" if key is None else str(key)
-        if not text:
+        if key is None or key == "":
             raise ValueError(f"{type(trigger).__name__} gives an empty business key")
-        return text
+        return key_text(key)
 
     def contracts(self) -> frozenset[type]:
         """The events and intents that the function's source names."""
@@ -174,8 +174,20 @@ def _check_trigger(name: str, trigger: object, key: KeySpec | None) -> None:
         raise DefinitionError(f"saga {name!r} starts on {trigger.__name__}, which is no fact")
     if isinstance(key, str) and key not in trigger.model_fields:
         raise DefinitionError(f"saga {name!r}: key {key!r} is no field of {trigger.__name__}")
+    if trigger.__pydantic_complete__:
+        check_key_field(name, trigger, key)
     if key is None and contract.key is None:
         raise DefinitionError(
             f"saga {name!r}: {trigger.__name__} names no key; "
             f"give one to the event (key=…) or to @saga(key=…)"
         )
+
+
+def check_key_field(name: str, trigger: type[Event], key: KeySpec | None) -> None:
+    """Refuse a field as the key of a saga whose values have no text, or several."""
+    if not isinstance(key, str):
+        return
+    try:
+        check_key_type(trigger.model_fields[key].annotation, key)
+    except DefinitionError as error:
+        raise DefinitionError(f"saga {name!r}: {trigger.__name__} {error.problem}") from None

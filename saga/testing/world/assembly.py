@@ -90,6 +90,7 @@ class Durable:
             ledger=ledger(self.database),
             heard=self.heard,
             names=self.names,
+            own_keys=self.app.contracts.own_keys,
             **found,
         )
 

@@ -107,6 +107,7 @@ class Evidence:
     heard: frozenset[str]
     names: TopicNames
     is_ordered: bool = True
+    own_keys: Mapping[str, str] = field(default_factory=dict)
 
     def is_parked(self, saga_id: SagaId | None) -> bool:
         summary = None if saga_id is None else self.summaries.get(saga_id)
@@ -463,11 +464,14 @@ def _beginning(
 def _due(evidence: Evidence) -> dict[str, Due]:
     due: dict[str, Due] = {}
     for saga_id, history in evidence.histories.items():
-        key = evidence.summaries[saga_id].key.encode()
+        saga_key = evidence.summaries[saga_id].key.encode()
         for entry in history:
             if (record := _due_to(entry)) is not None:
                 record_id, contract, payload = record
                 topic = evidence.names.topic(contract)
+                own = evidence.own_keys.get(contract)
+                own_key = None if own is None else orjson.loads(payload)[own]
+                key = saga_key if own_key is None else str(own_key).encode()
                 due[record_id] = Due(topic, key, payload.encode(), saga_id, entry.version)
     return due
 

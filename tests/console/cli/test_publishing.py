@@ -47,6 +47,15 @@ def test_an_empty_key_is_refused(toys):
     call("publish", ORDER, "--key", "", '{"order_id": "a", "amount": 1}').fails(1, "business key")
 
 
+def test_long_keys_and_ids_are_refused(toys):
+    long, event = "k" * 1_001, '{"order_id": "a", "amount": 1}'
+    words = ("cli-orders.evt.order-confirmed.v1", '{"order_id": "o-1"}')
+
+    call("publish", *words, "--key", long).fails(1, "1,001 bytes")
+    call("publish", ORDER, event, "--id", long).fails(1, "the message_id has 1,001 bytes")
+    call("publish", ORDER, event.replace('"a"', f'"{long}"')).fails(1, "1,001 bytes")
+
+
 def test_an_unknown_contract_is_refused_with_names_that_come_near(toys):
     call("publish", "cli-orders.evt.order-placd.v1", "{}").fails(1, f"did you mean {ORDER}")
     assert not (toys / ".saga").exists()
