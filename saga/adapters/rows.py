@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
+import orjson
+
 from saga.adapters.headers import decode_headers, encode_headers
 from saga.adapters.mapper import to_entries, to_state
 from saga.core.history import Entry
@@ -16,6 +18,8 @@ from saga.ports.bus import Position, Source
 from saga.ports.store import (
     Batch,
     DueTimer,
+    Place,
+    Rebase,
     SagaSummary,
     Skip,
     SkipReason,
@@ -99,6 +103,36 @@ def check_new_sagas(batch: Batch) -> None:
 def tracking_name(source: Source) -> str:
     """The name under which the library tracks *source*."""
     return f"bus:{source.topic}:{source.partition}"
+
+
+def from_place(source: Source, place: Place) -> tuple[str, int, str | None, str | None]:
+    """Name, offset, topic id and cluster id."""
+    return tracking_name(source), place.offset, *place.origin
+
+
+REBASES: Final = "rebase/"
+"""Begins the name of a fact of the store that says what an operator has accepted."""
+
+
+def from_rebase(rebase: Rebase) -> tuple[str, str]:
+    """Name and value of the fact; names are in the order of time."""
+    told = {
+        "reason": rebase.reason,
+        "before": [[*source, offset] for source, offset in rebase.before.items()],
+        "after": [[*source, offset] for source, offset in rebase.after.items()],
+    }
+    return f"{REBASES}{rebase.at:020d}", orjson.dumps(told).decode()
+
+
+def to_rebase(row: Sequence[Any], *, text: Text = as_it_is) -> Rebase:
+    name, value = row
+    told = orjson.loads(text(value))
+    places = [
+        {Source(topic, partition): offset for topic, partition, offset in told[which]}
+        for which in ("before", "after")
+    ]
+    at = Instant(int(text(name).removeprefix(REBASES)))
+    return Rebase(at=at, reason=told["reason"], before=places[0], after=places[1])
 
 
 def covered(positions: Mapping[Source, int], stored: Mapping[Source, int]) -> tuple[str, ...]:

@@ -34,8 +34,7 @@ class RecordsInHand:
             in_hand = self._in_hand[place] = {}
         offset = inbound.offset
         in_hand[offset] = in_hand.get(offset, 0) + 1
-        if offset >= self._following.get(place, 0):
-            self._following[place] = offset + 1
+        self._following[place] = offset + 1  # back, too: a topic made anew begins at 0
         self.count += 1
         self.is_empty.clear()
 

@@ -6,8 +6,8 @@ groups whose members may for a moment both own a partition. Correctness rests on
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from typing_extensions import override
 
@@ -24,6 +24,20 @@ class Position(NamedTuple):
     topic: str
     partition: int
     offset: int
+
+
+class Origin(NamedTuple):
+    """Which topic of which cluster: what is made anew has another id; None is not known."""
+
+    topic_id: str | None = None
+    cluster_id: str | None = None
+
+    def filled(self, found: Origin) -> Origin:
+        """With what *found* knows and this one does not."""
+        return Origin(self.topic_id or found.topic_id, self.cluster_id or found.cluster_id)
+
+
+UNKNOWN_ORIGIN: Final = Origin()
 
 
 class Progress(NamedTuple):
@@ -78,8 +92,34 @@ class TopicSpec:
     retention_s: int | None = None
 
 
-ResumeAt = Callable[[Sequence[Source]], Awaitable[Mapping[Source, int]]]
-"""Asked on assignment: the next offset to read of each source; one left out starts at its begin."""
+STOPPED_S: Final = 5.0
+"""How often a source that is not read is judged again: an operator may have seen to it."""
+
+ResumeAt = Callable[[Sequence[Source]], Awaitable[Mapping[Source, int | str]]]
+"""Asked on assignment: of each source the next offset to read, or why it is not to be read.
+
+One left out starts at its begin. Sources that are not read are asked for again, now and then.
+"""
+
+
+def why_foreign(source: Source, stored: Origin, found: Origin) -> str | None:
+    """Why a position in *stored* says nothing about *found*; None if it does."""
+    place = f"{source.topic}[{source.partition}]"
+    if _differs(stored.cluster_id, found.cluster_id):
+        return (
+            f"{place} is on the bus {found.cluster_id}, but its position belongs to the bus "
+            f"{stored.cluster_id}: this is another cluster, or a file made anew"
+        )
+    if _differs(stored.topic_id, found.topic_id):
+        return (
+            f"{place} has the topic id {found.topic_id}, but its position belongs to the topic "
+            f"{stored.topic_id}: the topic was made anew"
+        )
+    return None
+
+
+def _differs(stored: str | None, found: str | None) -> bool:
+    return stored is not None and found is not None and stored != found
 
 
 def why_lost(source: Source, following: int, begin: int, end: int) -> str | None:
@@ -96,6 +136,14 @@ def why_lost(source: Source, following: int, begin: int, end: int) -> str | None
             f"retention removed records before they were handled"
         )
     return None
+
+
+def why_misplaced(
+    source: Source, stored: int, belongs: Origin, bounds: tuple[int, int], found: Origin
+) -> str | None:
+    """Why nobody reads on behind the offset *stored* of the topic *belongs*; None if one does."""
+    foreign = why_foreign(source, belongs, found) if stored >= 0 else None
+    return foreign or why_lost(source, stored + 1, *bounds)
 
 
 class Consumer(Protocol):
@@ -186,6 +234,13 @@ class Bus(Protocol):
             BusUnavailable: try again later; repeat all.
             MessageTooLarge: a record exceeds the limit; none was published.
             TopicMissing: none was published, unless the topic was there a moment ago.
+        """
+
+    async def origins(self, topics: Collection[str]) -> Mapping[str, Origin]:
+        """Which topic of which cluster each is now; those that are not there are left out.
+
+        Raises:
+            BusUnavailable: try again later.
         """
 
     async def subscribe(

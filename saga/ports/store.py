@@ -16,7 +16,7 @@ from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.core.values import value
 from saga.errors import CorruptHistory
-from saga.ports.bus import Headers, Inbound, Position, Record, Source
+from saga.ports.bus import Headers, Inbound, Origin, Position, Record, Source
 
 UNFINISHED: Final = (
     SagaStatus.RUNNING,
@@ -206,6 +206,24 @@ class Backlog:
     entries: Sequence[Entry]
 
 
+@value
+class Place:
+    """A position: *offset* and all before it are accounted for, in the topic of *origin*."""
+
+    offset: int
+    origin: Origin
+
+
+@value(kw_only=True)
+class Rebase:
+    """What an operator has accepted: where each source goes on from, and where it stood."""
+
+    at: Instant
+    reason: str
+    before: Mapping[Source, int]
+    after: Mapping[Source, int]
+
+
 class EventStore(Protocol):
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         """Record the whole batch in one durable transaction, or nothing of it.
@@ -227,6 +245,22 @@ class EventStore(Protocol):
 
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         """The highest offset accounted for of each source; a source never seen is left out."""
+
+    async def origins(self, sources: Sequence[Source]) -> Mapping[Source, Origin]:
+        """Which topics the positions belong to; a source of which nothing is known is left out."""
+
+    async def adopt(self, places: Mapping[Source, Place]) -> None:
+        """Give positions to sources that have none, and origins to those that lack one.
+
+        A position that is there stays; one below 0 takes the new origin.
+        """
+
+    async def rebase(self, places: Mapping[Source, Place], *, reason: str, at: Instant) -> None:
+        """Set positions and their origins, forward or back, and keep a `Rebase` in one transaction.
+
+        Raises:
+            StoreUnavailable: the store cannot write; nothing was changed.
+        """
 
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
         """Timers due at or before *until*, the earliest first."""
@@ -274,6 +308,9 @@ class Catalogue(Protocol):
 
     async def skipped(self) -> Mapping[Skip, int]:
         """How many records were skipped as long as the store is there; none is in it."""
+
+    async def rebases(self) -> Sequence[Rebase]:
+        """What operators have accepted, the first act first."""
 
     def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:
         """Every entry with its place in the log, in commit order; one turn's entries share one."""

@@ -21,9 +21,11 @@ from saga.errors import (
     HistoryConflict,
     RecordsRetracted,
     StoreUnavailable,
+    TopicMissing,
 )
 from saga.ports import Bus, Clock, Consumer, DueTimer, EventStore, Inbound, Source
-from saga.ports.bus import HearsOfRevocation
+from saga.ports.bus import UNKNOWN_ORIGIN, HearsOfRevocation, why_foreign
+from saga.ports.store import Place
 from saga.retrying import Backoff, retried
 from saga.runtime.relay import Relay
 from saga.runtime.statistics import Statistics
@@ -363,9 +365,37 @@ class Receiver:
         except BusUnavailable as error:
             log.info("offsets are not committed: %s", error, extra={"reason": str(error)})
 
-    async def _resume_at(self, sources: Sequence[Source]) -> Mapping[Source, int]:
+    async def _resume_at(self, sources: Sequence[Source]) -> Mapping[Source, int | str]:
+        """Where the store stands, kept beside what it stands in: another topic is not read."""
+        found = await self._found(sources)
+        stored = await self._store.origins(sources)
+        starts: dict[Source, int | str] = {}
+        new: dict[Source, Place] = {}
+        for source, place in found.items():
+            known = stored.get(source, UNKNOWN_ORIGIN)
+            foreign = why_foreign(source, known, place.origin) if place.offset >= 0 else None
+            starts[source] = foreign or place.offset + 1
+            if foreign is None and known.filled(place.origin) != known:
+                new[source] = place
+        if new:
+            await self._store.adopt(new)
+        return starts
+
+    async def _found(self, sources: Sequence[Source]) -> dict[Source, Place]:
+        """Of each source where the store stands, else the begin, and which topic it is now."""
+        origins = await self._bus.origins({source.topic for source in sources})
         stored = await self._store.positions(sources)
-        return {source: offset + 1 for source, offset in stored.items()}
+        try:
+            bounds = await self._bus.bounds([each for each in sources if each not in stored])
+            return {
+                source: Place(
+                    stored[source] if source in stored else bounds[source][0] - 1,
+                    origins[source.topic],
+                )
+                for source in sources
+            }
+        except (TopicMissing, KeyError) as error:
+            raise BusUnavailable(f"a topic has vanished: {error}") from error
 
     async def _stored(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         backoff = partial(self.backoff, "positions")

@@ -16,7 +16,7 @@ from typing import ClassVar
 import pytest
 
 from saga.errors import MessageTooLarge, TopicMissing
-from saga.ports.bus import Bus, Consumer, Inbound, Record, Source, TopicSpec
+from saga.ports.bus import STOPPED_S, Bus, Consumer, Inbound, Record, Source, TopicSpec
 
 Expire = Callable[[float], Awaitable[None]]
 ROUNDS_MAX = 600
@@ -373,6 +373,41 @@ class BusSuite:
         await bus.publish([Record("t", None, b"new", (), number) for number in range(3)])
         assert sorted(each.partition for each in await self.read(consumer, 2)) == [1, 2]
 
+    async def test_a_source_is_judged_again_until_it_may_be_read(self, bus: Bus) -> None:
+        """`resume_at` may say why not; it is asked again, now and then, and all others go on."""
+        await bus.create_topics([TopicSpec("t", 2)])
+        await bus.publish([Record("t", None, b"%d" % n, (), n) for n in range(2)])
+        why: dict[Source, int | str] = {T0: "an operator has to look at it"}
+
+        async def resume_at(sources: Sequence[Source]) -> Mapping[Source, int | str]:
+            return {source: why.get(source, 0) for source in sources}
+
+        consumer = await bus.subscribe("g", ["t"], resume_at=resume_at)
+        assert [each.value for each in await self.read(consumer, 1)] == [b"1"]
+        assert consumer.assignment() == {T1}
+        assert consumer.stopped == why
+
+        why.clear()
+        await self.let_pass(bus, STOPPED_S)
+
+        assert [each.value for each in await self.read(consumer, 1)] == [b"0"]
+        assert consumer.assignment() == {T0, T1}
+        assert consumer.stopped == {}
+
+    async def test_a_topic_has_an_origin_that_stays(self, bus: Bus) -> None:
+        """Each topic its own, all the same cluster; one that is not there has none."""
+        await bus.create_topics([TopicSpec("t", 2), TopicSpec("u", 1)])
+        found = await bus.origins(["t", "u", "missing"])
+        await bus.create_topics([TopicSpec("t", 2), TopicSpec("later", 1)])
+        await bus.publish([Record("t", b"k", b"1")])
+
+        assert await bus.origins(["t"]) == {"t": found["t"]}
+        assert found.keys() == {"t", "u"}
+        assert found["t"].topic_id != found["u"].topic_id
+        assert found["t"].cluster_id == found["u"].cluster_id
+        assert None not in (*found["t"], *found["u"])
+        assert await bus.origins([]) == {}
+
     async def test_a_topic_that_comes_later_is_read(self, bus: Bus) -> None:
         """Members that asked for it get its partitions once it exists."""
         await bus.create_topics([TopicSpec("t", 1)])
@@ -383,6 +418,9 @@ class BusSuite:
         await bus.publish([Record("later", b"k", b"1")])
 
         assert [each.topic for each in await self.read(consumer, 1)] == ["later"]
+
+    async def let_pass(self, bus: Bus, seconds: float) -> None:
+        """Move the clock of *bus*, where that can be done."""
 
     async def read(
         self, consumer: Consumer, count: int, *, records_max: int = 100

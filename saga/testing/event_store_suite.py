@@ -17,8 +17,8 @@ import pytest
 from saga.core.identity import Instant, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, HistoryConflict
-from saga.ports.bus import Source
-from saga.ports.store import Batch, Catalogue, EventStore, History
+from saga.ports.bus import Origin, Source
+from saga.ports.store import Batch, Catalogue, EventStore, History, Place, Rebase
 from saga.testing.samples import (
     MOMENT,
     append,
@@ -62,6 +62,9 @@ async def recorded(store: EventStore, catalogue: Catalogue) -> dict[str, Any]:
         "sagas": await catalogue.sagas(limit=1000),
         "unhandled": await catalogue.unhandled(limit=1000),
     }
+
+
+OLD, NEW = Origin("t1", "c1"), Origin("t2", "c1")
 
 
 class EventStoreSuite:
@@ -198,6 +201,49 @@ class EventStoreSuite:
         others = [RIGHT, Source("shop.evt:0", 0), Source("shop", 0)]
         assert await store.positions([LEFT, *others]) == {LEFT: 1}
         assert await store.positions([]) == {}
+
+    async def test_a_position_belongs_to_a_topic(self, store: EventStore) -> None:
+        """One that is adopted stays, and with it where it belongs; what is unknown is added."""
+        await append(store, positions={LEFT: 5})
+        assert await store.origins([LEFT, RIGHT]) == {}
+
+        await store.adopt({LEFT: Place(2, Origin(None, "c1")), RIGHT: Place(7, OLD)})
+        await store.adopt({LEFT: Place(9, NEW), RIGHT: Place(9, NEW)})
+
+        assert await store.positions([LEFT, RIGHT]) == {LEFT: 5, RIGHT: 7}
+        assert await store.origins([LEFT, RIGHT]) == {LEFT: NEW, RIGHT: OLD}
+        await append(store, positions={RIGHT: 8})
+        assert await store.origins([RIGHT]) == {RIGHT: OLD}
+        await store.adopt({})
+
+    async def test_a_place_of_which_nothing_was_read_belongs_to_whoever_comes(
+        self, store: EventStore
+    ) -> None:
+        """There is nothing that could be skipped."""
+        await store.adopt({LEFT: Place(-1, OLD)})
+        await store.adopt({LEFT: Place(-1, NEW)})
+
+        assert await store.origins([LEFT]) == {LEFT: NEW}
+        await append(store, positions={LEFT: 0})
+        assert await store.positions([LEFT]) == {LEFT: 0}
+
+    async def test_an_operator_may_set_a_position_back_and_elsewhere(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """Only the sources named; it is recorded with its reason, in order of time."""
+        await append(store, positions={LEFT: 5, RIGHT: 6})
+        await store.adopt({LEFT: Place(5, OLD), RIGHT: Place(6, OLD)})
+        reason = "failed over, \x10 'quoted' \\ %"
+
+        await store.rebase({LEFT: Place(-1, NEW)}, reason=reason, at=MOMENT)
+        await store.rebase({LEFT: Place(40, OLD)}, reason="back", at=Instant(MOMENT + 1))
+
+        assert await store.positions([LEFT, RIGHT]) == {LEFT: 40, RIGHT: 6}
+        assert await store.origins([LEFT, RIGHT]) == {LEFT: OLD, RIGHT: OLD}
+        assert await catalogue.rebases() == [
+            Rebase(at=MOMENT, reason=reason, before={LEFT: 5}, after={LEFT: -1}),
+            Rebase(at=Instant(MOMENT + 1), reason="back", before={LEFT: -1}, after={LEFT: 40}),
+        ]
 
     async def test_due_timers_come_in_order_and_within_limits(self, store: EventStore) -> None:
         """The earliest first; due at the moment itself counts as due; no more than asked for."""

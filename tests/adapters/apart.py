@@ -34,6 +34,10 @@ class ApartBus:
         )
         return ApartConsumer(self, consumer)
 
+    async def origins(self, topics):
+        found = await self.bus.origins([self.prefix + topic for topic in topics])
+        return {name.removeprefix(self.prefix): origin for name, origin in found.items()}
+
     async def bounds(self, sources):
         with self.errors_shown():
             found = await self.bus.bounds([self.hidden(source) for source in sources])

@@ -5,6 +5,7 @@ import pytest
 from saga.adapters.clocks import ManualClock
 from saga.adapters.memory import MemoryBus, MemoryCatalogue, MemoryEventStore
 from saga.adapters.sqlite import LocalBus, SqliteCatalogue, SqliteDatabase, SqliteEventStore
+from saga.adapters.sqlite import bus as local_bus
 from saga.testing.bus_suite import BusSuite
 from saga.testing.catalogue_suite import CatalogueSuite
 from saga.testing.event_store_suite import EventStoreSuite
@@ -36,8 +37,9 @@ class TestMemoryEventStore(EventStoreSuite, CatalogueSuite):
 
 class TestLocalBus(BusSuite):
     @pytest.fixture
-    async def bus(self, database: SqliteDatabase, clock: ManualClock):
-        """A bus in an empty file."""
+    async def bus(self, database: SqliteDatabase, clock: ManualClock, monkeypatch):
+        """A bus in an empty file, which is quick to judge again."""
+        monkeypatch.setattr(local_bus, "STOPPED_S", 0.01)
         bus = LocalBus(database, clock=clock, record_bytes_max=self.record_bytes_max)
         yield bus
         await bus.close()
@@ -56,6 +58,9 @@ class TestLocalBus(BusSuite):
 class TestMemoryBus(BusSuite):
     # The clock stands still while a fetch waits, so that it would never time out.
     fetch_timeout_s = 0.0
+
+    async def let_pass(self, bus: MemoryBus, seconds: float) -> None:
+        bus.clock.advance(seconds)
 
     @pytest.fixture
     async def bus(self, clock: ManualClock):

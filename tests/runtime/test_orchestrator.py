@@ -181,13 +181,15 @@ class TestTheStore:
         async with scenario.serving():
             scenario.bus.append([placed(scenario, key) for key in KEYS])
             await scenario.while_passing(20)
-            assert await scenario.store.positions([Source(PLACED, 0)]) == {}
+            assert await scenario.store.positions([Source(PLACED, 0)]) == {Source(PLACED, 0): -1}
             assert scenario.on(Reserve) == []
             await serve_to_the_end(scenario, *KEYS)
 
         check_each_once(scenario)
 
-    @pytest.mark.parametrize("query", ["positions", "due_timers", "load", "backlog"])
+    @pytest.mark.parametrize(
+        "query", ["positions", "origins", "adopt", "due_timers", "load", "backlog"]
+    )
     async def test_questions_that_cannot_be_asked_are_asked_again(self, scenario, query):
         """Each of the store's questions may fail at any time."""
         ask, left = getattr(scenario.store.inner, query), 5
@@ -335,7 +337,7 @@ class TestTheBus:
             scenario.bus.is_away = True
             scenario.bus.append([scenario.record(PLACED, b"o-1", b"{")])
             await scenario.until(lambda: scenario.bus.attempts > 3)
-            assert await scenario.store.positions([Source(PLACED, 0)]) == {}
+            assert await scenario.store.positions([Source(PLACED, 0)]) == {Source(PLACED, 0): -1}
             scenario.bus.is_away = False
             await scenario.until(scenario.dead_letters)
 

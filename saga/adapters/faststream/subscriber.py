@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from faststream.kafka import KafkaBroker
@@ -24,7 +24,7 @@ from saga.core.retry import Retry
 from saga.core.values import value
 from saga.effects import EffectsService, Subscription
 from saga.errors import BusUnavailable, SagaError
-from saga.ports.bus import Bus, Inbound, MemberView, Record, ResumeAt, Source, TopicSpec
+from saga.ports.bus import Bus, Inbound, MemberView, Origin, Record, ResumeAt, Source, TopicSpec
 from saga.ports.effects_store import EffectsStore
 from saga.retrying import Backoff
 from saga.tasks import why_ended
@@ -319,6 +319,10 @@ class BrokerBus(Bus):
     @override
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
         return await self._kafka.bounds(sources)
+
+    @override
+    async def origins(self, topics: Collection[str]) -> Mapping[str, Origin]:
+        return await self._kafka.origins(topics)
 
     @override
     async def close(self) -> None:

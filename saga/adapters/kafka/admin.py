@@ -32,7 +32,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from saga.adapters.clocks import SystemClock
-from saga.adapters.kafka._aiokafka import READ_UNCOMMITTED
+from saga.adapters.kafka._aiokafka import READ_UNCOMMITTED, OriginsRequest, origins_in
 from saga.adapters.kafka.connection import (
     REQUEST_TIMEOUT_MS,
     KafkaConnection,
@@ -43,7 +43,7 @@ from saga.adapters.kafka.diagnosis import connecting
 from saga.core.retry import Retry
 from saga.core.values import value
 from saga.errors import BusUnavailable, TopicMissing
-from saga.ports.bus import Source, TopicSpec
+from saga.ports.bus import Origin, Source, TopicSpec
 from saga.retrying import Backoff
 
 T = TypeVar("T")
@@ -138,6 +138,13 @@ class Cluster:
             leaders = {row[1]: row[2] if row[2] >= 0 else None for row in partitions}
             layouts[name] = TopicState(name, leaders, min(len(row[3]) for row in partitions))
         return layouts
+
+    async def origins(self, topics: Collection[str]) -> dict[str, Origin]:
+        """Those *topics* that exist, each with its id, where the brokers tell it, and theirs."""
+        if not topics:
+            return {}
+        async with self._asking("ask for topic ids") as client:
+            return origins_in(await self._ask_any(client, OriginsRequest(sorted(topics))))
 
     async def bounds(
         self, sources: Collection[Source], *, isolation: int = READ_UNCOMMITTED

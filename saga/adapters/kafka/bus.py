@@ -18,7 +18,7 @@ from saga.adapters.kafka.consumer import ConsumerSettings, KafkaConsumer
 from saga.adapters.kafka.producer import KafkaProducer
 from saga.adapters.partitioner import RECORD_BYTES_MAX
 from saga.adapters.versions import check_version
-from saga.ports.bus import Bus, Record, ResumeAt, Source, TopicSpec
+from saga.ports.bus import Bus, Origin, Record, ResumeAt, Source, TopicSpec
 from saga.settings import Settings
 
 PUBLISH_S: Final = 20.0
@@ -101,6 +101,10 @@ class KafkaBus(Bus):
     @override
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
         return await self._cluster.bounds(sources)
+
+    @override
+    async def origins(self, topics: Collection[str]) -> Mapping[str, Origin]:
+        return await self._cluster.origins(topics)
 
     @override
     async def close(self) -> None:

@@ -43,13 +43,17 @@ from saga.core.identity import Instant
 from saga.core.values import value
 from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import (
+    STOPPED_S,
+    UNKNOWN_ORIGIN,
     Consumer,
     HearsOfRevocation,
     Inbound,
     OnRevoke,
+    Origin,
     Progress,
     ResumeAt,
     Source,
+    why_foreign,
     why_lost,
 )
 from saga.tasks import why_ended
@@ -81,6 +85,7 @@ class ConsumerSettings:
 
     Args:
         session_timeout_ms: at least the brokers' `group.min.session.timeout.ms`, 6000 by default.
+        judge_again_s: how often sources that are not read, and ids of topics, are looked at.
         stalled_s: how long a member may read nothing of what there is before it is made anew.
         instance_id: makes the membership static, without a leave on close; one for each process.
     """
@@ -89,6 +94,7 @@ class ConsumerSettings:
     heartbeat_interval_ms: int = 1_000
     fetch_wait_ms: int = 500
     metadata_max_age_ms: int = 10_000
+    judge_again_s: float = STOPPED_S
     stalled_s: float = 20.0
     instance_id: str | None = None
 
@@ -255,38 +261,55 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
     async def _take_over(self, session: ConsumerSession) -> None:
         """A source whose place is lost stops; without *resume_at* it begins anew."""
         generation, unpositioned = session.generation, dict(session.unpositioned)
+        # Asked first: a topic that is made anew after this is found out the next time.
+        origins = await self._cluster.origins({source.topic for source in unpositioned})
+        starts: dict[Source, int | str]
         starts = {source: left for source, left in unpositioned.items() if left is not None}
         if unknown := sorted(unpositioned.keys() - starts.keys()):
-            starts.update(await self._starts(session, unknown))
+            starts.update(await self._starts(session, unknown, origins))
         try:
             bounds = await self._cluster.bounds(unpositioned)
         except TopicMissing as error:
             raise BusUnavailable(f"kafka: {error.topic} has vanished") from error
         if session.generation != generation or self.is_closed:
             return  # the group has changed meanwhile
+        session.origins.update(origins)
         for source in sorted(unpositioned):
             begin, end = bounds[source]
             start = starts.get(source, begin)
-            lost = why_lost(source, start, begin, end)
-            if lost is None:
+            lost = start if isinstance(start, str) else why_lost(source, start, begin, end)
+            if not isinstance(start, str) and lost is None:
                 session.begin(source, start)
             elif self._resume_at is not None:
-                self._stop_reading(session, source, lost)
+                self._stop_reading(session, source, lost or "")
             else:
-                self._counts["sources_begun_anew"] += 1
-                extra = {"topic": source.topic, "partition": source.partition, "reason": lost}
-                log.error("%s: a partition begins anew: %s", self.group, lost, extra=extra)
-                session.begin(source, begin)
+                self._begin_anew(session, source, begin, lost or "")
 
     async def _starts(
-        self, session: ConsumerSession, sources: Sequence[Source]
-    ) -> Mapping[Source, int]:
+        self, session: ConsumerSession, sources: Sequence[Source], origins: Mapping[str, Origin]
+    ) -> Mapping[Source, int | str]:
         if self._resume_at is not None:
             return await self._resume_at(sources)
         async with within(EXCHANGE_S, "read committed offsets"):
-            return await session.committed(sources)
+            committed = await session.committed(sources)
+        starts: dict[Source, int | str] = {}
+        for source, (offset, origin) in committed.items():
+            found = origins.get(source.topic, UNKNOWN_ORIGIN)
+            starts[source] = why_foreign(source, origin, found) or offset
+        return starts
+
+    def _begin_anew(
+        self, session: ConsumerSession, source: Source, begin: int, reason: str
+    ) -> None:
+        self._counts["sources_begun_anew"] += 1
+        extra = {"topic": source.topic, "partition": source.partition, "reason": reason}
+        log.error("%s: a partition begins anew: %s", self.group, reason, extra=extra)
+        session.begin(source, begin)
 
     def _stop_reading(self, session: ConsumerSession, source: Source, reason: str) -> None:
+        if session.stopped.get(source) == reason:
+            session.stop_reading(source, reason)
+            return
         self._counts["sources_stopped"] += 1
         extra = {"topic": source.topic, "partition": source.partition, "reason": reason}
         log.critical("%s: a partition stops: %s", self.group, reason, extra=extra)
@@ -386,6 +409,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         positions: the next offset to return, of each source that is read.
         unpositioned: sources to be taken over, each with the offset where it was left, or None.
         stopped: sources that are assigned and not read, each with the reason.
+        origins: of each topic which it was when it was taken over.
         generation: how often the assignment has changed; not the group's.
         polls: counted by whoever polls, and begun anew by the watchdog.
         stalled: why it makes no progress; None while it does.
@@ -403,6 +427,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self.positions: dict[Source, int] = {}
         self.unpositioned: dict[Source, int | None] = {}
         self.stopped: dict[Source, str] = {}
+        self.origins: dict[str, Origin] = {}
         self.generation = 0
         self.is_assigned = asyncio.Event()
         self.subscribed: frozenset[str] = frozenset()
@@ -412,11 +437,12 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self.stalled: str | None = None
         self.is_ended = False
         self._connection = connection
+        self._judge_again_s = settings.judge_again_s
         self._stalled_s = settings.stalled_s
         self._group = group
         self._drained = drained
         self._left: tuple[tuple[str, int], dict[Source, int]] | None = None
-        self._watchdog: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self, cluster: Cluster) -> None:
         """Connect, and be watched from now on; it has ended where that fails."""
@@ -426,14 +452,18 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         except BaseException:
             await self.end()
             raise
-        # A bare task: the session begins in one call and ends in another.
-        self._watchdog = asyncio.create_task(watch(self, cluster, self._stalled_s), name="watchdog")
-        self._watchdog.add_done_callback(self._watch_ended)
+        # Bare tasks: the session begins in one call and ends in another.
+        self._watchers = [
+            asyncio.create_task(watch(self, cluster, self._stalled_s), name="watchdog"),
+            asyncio.create_task(judge_again(self, cluster, self._judge_again_s), name="judge"),
+        ]
+        for watcher in self._watchers:
+            watcher.add_done_callback(self._watch_ended)
 
-    def _watch_ended(self, watchdog: asyncio.Task[None]) -> None:
-        """Nobody would see any more that aiokafka stopped fetching: the session is made anew."""
+    def _watch_ended(self, watcher: asyncio.Task[None]) -> None:
+        """Nobody would see any more what aiokafka does not say: the session is made anew."""
         if not self.is_ended and self.stalled is None:
-            self.stalled = str(why_ended(watchdog, "the watch over it"))
+            self.stalled = str(why_ended(watcher, "the watch over it"))
 
     def subscribe(self, topics: frozenset[str]) -> None:
         """Read these topics, which must exist, from the next rebalance on."""
@@ -493,6 +523,8 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         add = received.append
         for at, records in batches.items():
             topic, partition = at
+            if (topic, partition) not in self.positions:
+                continue  # to be taken over anew since they were asked for
             for record in records:
                 add(
                     Inbound(
@@ -522,6 +554,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self.consumer.seek(at, offset)
         self.consumer.resume(at)
         self.unpositioned.pop(source, None)
+        self.stopped.pop(source, None)
         self.positions[source] = offset
 
     def stop_reading(self, source: Source, reason: str) -> None:
@@ -539,6 +572,12 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
                 self.consumer.pause(at)
                 self.unpositioned[Source(*at)] = offset
 
+    def take_over_anew(self, source: Source) -> None:
+        """Have *source* judged as if it were new here; one that is stopped is so until then."""
+        self.consumer.pause(TopicPartition(*source))
+        self.positions.pop(source, None)
+        self.unpositioned[source] = None
+
     def move(self, source: Source, offset: int) -> None:
         """Drop what is buffered of *source* and read on at *offset*; nothing if it is not read."""
         if source in self.positions:
@@ -550,18 +589,25 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         for source, offset in self.positions.items():
             self.consumer.seek(TopicPartition(*source), offset)
 
-    async def committed(self, sources: Sequence[Source]) -> dict[Source, int]:
+    async def committed(self, sources: Sequence[Source]) -> dict[Source, tuple[int, Origin]]:
         """A source without a committed offset is left out."""
-        offsets = await asyncio.gather(
-            *(self.consumer.committed(TopicPartition(*source)) for source in sources)
-        )
-        found = zip(sources, offsets, strict=True)
-        return {source: offset for source, offset in found if offset is not None}
+        found = await _aiokafka.committed(self.consumer, sources)
+        return {source: (offset, _origin_in(kept)) for source, (offset, kept) in found.items()}
 
     async def commit(self, offsets: Mapping[Source, int]) -> None:
+        """Never beyond what was read: records in hand may be of a topic that is no more."""
         await self.consumer.commit(
-            {TopicPartition(*at): OffsetAndMetadata(next_, "") for at, next_ in offsets.items()}
+            {
+                TopicPartition(*at): OffsetAndMetadata(
+                    min(following, self.positions.get(at, following)), self._metadata(at)
+                )
+                for at, following in offsets.items()
+            }
         )
+
+    def _metadata(self, source: Source) -> str:
+        """What is committed beside an offset: which topic it belongs to."""
+        return "/".join(each or "" for each in self.origins.get(source.topic, UNKNOWN_ORIGIN))
 
     @property
     def is_rejoining(self) -> bool:
@@ -572,9 +618,9 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         if self.is_ended:
             return
         self.is_ended = True
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            await asyncio.wait([self._watchdog])
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
         # In a task of its own: a cancelled one of aiokafka's may escape as our own cancellation.
         stopping = asyncio.ensure_future(self.consumer.stop())
         await asyncio.wait([stopping], timeout=STOP_S)
@@ -584,6 +630,29 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             await _aiokafka.drop_consumer(self.consumer)
         self._forget()
         self.is_assigned.clear()
+
+
+def _origin_in(metadata: str) -> Origin:
+    """What was committed beside an offset, by us; what others have written there says nothing."""
+    parts = metadata.split("/")
+    return Origin(*(part or None for part in parts)) if len(parts) == len(Origin()) else Origin()
+
+
+async def judge_again(session: ConsumerSession, cluster: Cluster, every_s: float) -> None:
+    """Have taken over anew what another topic has come in the place of, and what was stopped.
+
+    Where it is fetched from, Kafka knows a topic by its name alone.
+    """
+    while True:
+        await asyncio.sleep(every_s)
+        with contextlib.suppress(BusUnavailable):
+            found = await cluster.origins({source.topic for source in session.positions})
+            for source in list(session.positions):
+                known = session.origins.get(source.topic, UNKNOWN_ORIGIN)
+                if why_foreign(source, known, found.get(source.topic, UNKNOWN_ORIGIN)):
+                    session.take_over_anew(source)
+        for source in session.stopped:
+            session.take_over_anew(source)
 
 
 async def watch(session: ConsumerSession, cluster: Cluster, stalled_s: float) -> None:

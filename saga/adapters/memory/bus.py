@@ -7,7 +7,7 @@ their group at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from typing_extensions import override
@@ -16,9 +16,11 @@ from saga.adapters.partitioner import RECORD_BYTES_MAX, Partitioner, assign_rang
 from saga.core.identity import Instant
 from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import (
+    STOPPED_S,
     Bus,
     Consumer,
     Inbound,
+    Origin,
     Progress,
     Record,
     ResumeAt,
@@ -61,6 +63,7 @@ class MemoryConsumer(Consumer):
         self._resume_at = resume_at
         self._next: dict[Source, int] = {}
         self._stopped: dict[Source, str] = {}
+        self._judge_at_s = 0.0
         self._wanted: frozenset[Source] = frozenset()
         self._turn = 0
         self.is_closed = False
@@ -73,7 +76,7 @@ class MemoryConsumer(Consumer):
         deadline_s = self._bus.clock.monotonic_s() + timeout_s
         await asyncio.sleep(0)
         while not self.is_closed:
-            while self._wanted != self._next.keys() | self._stopped.keys():
+            while self._lacks_sources or self._is_to_judge_again:
                 await self._take_over()
             records = self._take(records_max)
             if records:
@@ -156,27 +159,41 @@ class MemoryConsumer(Consumer):
         await self._bus.clock.sleep(seconds)
         self._wake()
 
+    @property
+    def _lacks_sources(self) -> bool:
+        return self._wanted != self._next.keys() | self._stopped.keys()
+
+    @property
+    def _is_to_judge_again(self) -> bool:
+        """Whether sources were stopped so long ago that somebody may have seen to them."""
+        return bool(self._stopped) and self._bus.clock.monotonic_s() >= self._judge_at_s
+
     async def _take_over(self) -> None:
         wanted = self._wanted
-        added = sorted(wanted - self._next.keys() - self._stopped.keys())
+        stopped = {} if self._is_to_judge_again else self._stopped
+        added = sorted(wanted - self._next.keys() - stopped.keys())
+        starts: Mapping[Source, int | str]
         if self._resume_at is not None:
-            starts = dict(await self._resume_at(added))
+            starts = await self._resume_at(added)
         else:
             committed = self._bus.committed
             starts = {
                 at: committed[self.group, at] for at in added if (self.group, at) in committed
             }
+        self._judge_at_s = self._bus.clock.monotonic_s() + STOPPED_S
         if wanted != self._wanted:
             return  # the group has changed meanwhile
         for source, (begin, end) in (await self._bus.bounds(added)).items():
             start = starts.get(source, begin)
+            if isinstance(start, str):
+                self._stopped[source] = start
+                continue
             lost = why_lost(source, start, begin, end)
-            if lost is None:
-                self._next[source] = start
-            elif self._resume_at is None:
-                self._next[source] = begin
-            else:
+            if lost is not None and self._resume_at is not None:
                 self._stopped[source] = lost
+                continue
+            self._stopped.pop(source, None)
+            self._next[source] = start if lost is None else begin
 
     def _take(self, records_max: int) -> list[Inbound]:
         """Every source gets a share; another one is first each time."""
@@ -212,6 +229,7 @@ class MemoryBus(Bus):
         self.committed: dict[tuple[str, Source], int] = {}
         self._partitioner = Partitioner(record_bytes_max=record_bytes_max)
         self._topics: dict[str, TopicSpec] = {}
+        self._topic_ids: dict[str, str] = {}
         self._consumers: list[MemoryConsumer] = []
         self._is_closed = False
 
@@ -222,6 +240,7 @@ class MemoryBus(Bus):
                 raise ValueError(f"{spec.name}: a topic has at least one partition")
             if spec.name not in self._topics:
                 self._topics[spec.name] = spec
+                self._topic_ids[spec.name] = str(len(self._topic_ids) + 1)
                 for number in range(spec.partitions):
                     self.partitions[Source(spec.name, number)] = Partition(spec.retention_s)
         for group in dict.fromkeys(consumer.group for consumer in self._consumers):
@@ -255,6 +274,11 @@ class MemoryBus(Bus):
             partition.expire(self.clock.now())
             found[source] = (partition.begin, partition.end)
         return found
+
+    @override
+    async def origins(self, topics: Collection[str]) -> Mapping[str, Origin]:
+        ids = self._topic_ids
+        return {name: Origin(ids[name], "memory") for name in topics if name in ids}
 
     @override
     async def close(self) -> None:

@@ -22,7 +22,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
-from saga.ports.bus import Source
+from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
 from saga.ports.store import (
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
@@ -33,6 +33,8 @@ from saga.ports.store import (
     DueTimer,
     EventStore,
     History,
+    Place,
+    Rebase,
     SagaSummary,
     Skip,
     StatisticsReader,
@@ -49,6 +51,7 @@ class MemoryEventStore(EventStore):
         self._bus = publish_through
         self._histories: dict[SagaId, History] = {}
         self._positions: dict[Source, int] = {}
+        self._origins: dict[Source, Origin] = {}
         self._timers: dict[TimerId, DueTimer] = {}
         self._due: list[tuple[Instant, TimerId]] = []
         self._backlog: dict[int, Backlog] = {}
@@ -56,6 +59,7 @@ class MemoryEventStore(EventStore):
         self._backlog_given = 0
         self._last_place = 0
         # For the catalogue.
+        self.rebases: list[Rebase] = []
         self.log: list[tuple[int, Entry]] = []
         self.summaries: dict[SagaId, SagaSummary] = {}
         self.unhandled: dict[int, UnhandledRecord] = {}
@@ -87,6 +91,25 @@ class MemoryEventStore(EventStore):
     @override
     async def positions(self, sources: Sequence[Source]) -> Mapping[Source, int]:
         return {source: self._positions[source] for source in sources if source in self._positions}
+
+    @override
+    async def origins(self, sources: Sequence[Source]) -> Mapping[Source, Origin]:
+        return {source: self._origins[source] for source in sources if source in self._origins}
+
+    @override
+    async def adopt(self, places: Mapping[Source, Place]) -> None:
+        for source, place in places.items():
+            is_unread = self._positions.setdefault(source, place.offset) < 0
+            known = UNKNOWN_ORIGIN if is_unread else self._origins.get(source, UNKNOWN_ORIGIN)
+            self._origins[source] = known.filled(place.origin)
+
+    @override
+    async def rebase(self, places: Mapping[Source, Place], *, reason: str, at: Instant) -> None:
+        before = await self.positions(list(places))
+        after = {source: place.offset for source, place in places.items()}
+        self.rebases.append(Rebase(at=at, reason=reason, before=before, after=after))
+        self._positions.update(after)
+        self._origins.update((source, place.origin) for source, place in places.items())
 
     @override
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
@@ -207,6 +230,10 @@ class MemoryCatalogue(Catalogue):
     @override
     async def skipped(self) -> Mapping[Skip, int]:
         return dict(self._store.skipped)
+
+    @override
+    async def rebases(self) -> Sequence[Rebase]:
+        return list(self._store.rebases)
 
     @override
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:

@@ -81,9 +81,9 @@ _TABLES: Final = (
         "autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 500, "
         "autovacuum_vacuum_cost_delay = 0)"
     ),
-    # Room for what a position belongs to: a topic made anew has another id.
+    # Which topic of which cluster a position belongs to: one made anew has another id.
     ("ALTER TABLE notification_tracking ADD COLUMN topic_id text, ADD COLUMN cluster_id text"),
-    # Room for whose store this is: facts as environment and namespace.
+    # What the store serves, and what operators have accepted.
     "CREATE TABLE store_facts (name text PRIMARY KEY, value text NOT NULL)",
 )
 

@@ -49,6 +49,25 @@ ADVANCE: Final = ManyRows(
     f"'{ALREADY_RECORDED}')",
     "text bigint",
 )
+_PLACE: Final = (
+    "INSERT INTO notification_tracking AS t "
+    "(application_name, notification_id, topic_id, cluster_id) SELECT * FROM {rows} "
+    "ON CONFLICT (application_name) DO UPDATE SET "
+)
+ADOPT: Final = ManyRows(
+    _PLACE + "topic_id = CASE WHEN t.notification_id < 0 THEN excluded.topic_id "
+    "ELSE coalesce(t.topic_id, excluded.topic_id) END, "
+    "cluster_id = CASE WHEN t.notification_id < 0 THEN excluded.cluster_id "
+    "ELSE coalesce(t.cluster_id, excluded.cluster_id) END",
+    "text bigint text text",
+)
+REBASE: Final = ManyRows(
+    _PLACE + "notification_id = excluded.notification_id, topic_id = excluded.topic_id, "
+    "cluster_id = excluded.cluster_id",
+    "text bigint text text",
+)
+FACT: Final = ManyRows("INSERT INTO store_facts SELECT * FROM {rows}", "text text")
+FACT_KEPT: Final = "SELECT count(*) > 0 FROM store_facts WHERE name = %s::text"
 PREDECESSORS: Final = ManyRows(
     "SELECT saga_expect(count(*) FILTER (WHERE (SELECT true FROM stored_events "
     "WHERE originator_id = r.id AND originator_version = r.version)), count(*), "

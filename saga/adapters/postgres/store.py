@@ -15,23 +15,32 @@ from typing_extensions import override
 from saga.adapters.mapper import to_entries, to_history
 from saga.adapters.postgres import statements as sql
 from saga.adapters.postgres._eventsourcing import CHANNEL
-from saga.adapters.postgres.database import PostgresDatabase, is_of_the_server, unavailable
+from saga.adapters.postgres.database import (
+    PostgresDatabase,
+    is_of_the_server,
+    translated,
+    unavailable,
+)
 from saga.adapters.postgres.notifier import Notifier
 from saga.adapters.postgres.pipeline import Call, text, texts, unescaped, uuid, uuids
 from saga.adapters.postgres.schema import EVENT_STORE, prepare
 from saga.adapters.postgres.whose import STORE_FACTS, settle_whose
 from saga.adapters.rows import (
     COUNT_BACKLOG,
+    REBASES,
     SKIPPED,
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
     KnownSagas,
     check_new_sagas,
     covered,
+    from_place,
+    from_rebase,
     in_order,
     moved,
     readable,
     timer_name,
+    to_rebase,
     to_skipped,
     to_statistics,
     to_summary,
@@ -45,7 +54,7 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
-from saga.ports.bus import Source
+from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
 from saga.ports.store import (
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
@@ -56,6 +65,8 @@ from saga.ports.store import (
     DueTimer,
     EventStore,
     History,
+    Place,
+    Rebase,
     SagaSummary,
     Skip,
     StatisticsReader,
@@ -77,6 +88,10 @@ _HISTORIES: Final = (
 )
 _POSITIONS: Final = (
     "SELECT application_name, notification_id FROM notification_tracking "
+    "WHERE application_name = ANY(%s::text[])"
+)
+_ORIGINS: Final = (
+    "SELECT application_name, topic_id, cluster_id FROM notification_tracking "
     "WHERE application_name = ANY(%s::text[])"
 )
 _SAGA: Final = (
@@ -142,6 +157,34 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         names = {tracking_name(source): source for source in sources}
         rows = await self.database.fetch(_POSITIONS, texts(names))
         return {names[unescaped(name)]: offset for name, offset in rows}
+
+    @override
+    async def origins(self, sources: Sequence[Source]) -> Mapping[Source, Origin]:
+        names = {tracking_name(source): source for source in sources}
+        rows = await self.database.fetch(_ORIGINS, texts(names))
+        found = {names[unescaped(name)]: Origin(*ids) for name, *ids in rows}
+        return {source: origin for source, origin in found.items() if origin != UNKNOWN_ORIGIN}
+
+    @override
+    async def adopt(self, places: Mapping[Source, Place]) -> None:
+        rows = sorted(from_place(*each) for each in places.items())
+        if rows:
+            await self.database.fetch(sql.ADOPT.call(rows))
+
+    @override
+    async def rebase(self, places: Mapping[Source, Place], *, reason: str, at: Instant) -> None:
+        rows = sorted(from_place(*each) for each in places.items())
+        before = await self.positions(list(places))
+        after = {source: place.offset for source, place in places.items()}
+        fact = from_rebase(Rebase(at=at, reason=reason, before=before, after=after))
+
+        async def is_kept() -> bool:
+            return await self.database.fetch(sql.FACT_KEPT, text(fact[0])) == [(True,)]
+
+        with translated(self.database.name):
+            await self.database.commit(
+                lambda: [sql.REBASE.call(rows), sql.FACT.call([fact])], has_landed=is_kept
+            )
 
     @override
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
@@ -265,6 +308,7 @@ _UNHANDLED: Final = (
     f"SELECT {UNHANDLED_COLUMNS.replace('saga_id', 'saga_id::text')}, record_id FROM unhandled"
 )
 _SKIPPED: Final = f"SELECT name, value FROM store_facts WHERE starts_with(name, '{SKIPPED}')"
+_REBASES: Final = "SELECT name, value FROM store_facts WHERE name LIKE %s::text ORDER BY name"
 _NIL: Final = "00000000-0000-0000-0000-000000000000"
 _FOR_EVER: Final = 2**63 - 1
 
@@ -324,6 +368,11 @@ class PostgresCatalogue(Catalogue):
     async def skipped(self) -> Mapping[Skip, int]:
         rows = await self._database.fetch(_SKIPPED)
         return to_skipped(rows, text=unescaped)
+
+    @override
+    async def rebases(self) -> Sequence[Rebase]:
+        rows = await self._database.fetch(_REBASES, text(f"{REBASES}%"))
+        return [to_rebase(row, text=unescaped) for row in rows]
 
     @override
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:

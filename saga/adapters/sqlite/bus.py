@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from typing_extensions import override
@@ -26,9 +26,11 @@ from saga.core.retry import Retry
 from saga.core.values import value
 from saga.errors import BusUnavailable
 from saga.ports.bus import (
+    STOPPED_S,
     Bus,
     Consumer,
     Inbound,
+    Origin,
     Progress,
     Record,
     ResumeAt,
@@ -143,6 +145,10 @@ class LocalBus(Bus):
     @override
     async def bounds(self, sources: Sequence[Source]) -> Mapping[Source, tuple[int, int]]:
         return self.read_now(lambda cursor: self.log.bounds(cursor, sources))
+
+    @override
+    async def origins(self, topics: Collection[str]) -> Mapping[str, Origin]:
+        return self.read_now(lambda cursor: self.log.origins(cursor, topics))
 
     @override
     async def close(self) -> None:
@@ -350,6 +356,7 @@ class LocalConsumer(Consumer):
         self.generation = 0
         self._wanted: frozenset[Source] = frozenset()
         self._stopped: dict[Source, str] = {}
+        self._judge_at_s = 0.0
         self._is_settled = False
         self._is_expelled = False
         self._is_closed = False
@@ -361,7 +368,7 @@ class LocalConsumer(Consumer):
         while not self._is_closed:
             if self._is_expelled:
                 await self._bus.rejoin(self)
-            while self._is_settled and self._lacks_sources:
+            while self._is_settled and (self._lacks_sources or self._is_to_judge_again):
                 await self._take_over()
             if reader.behind and not reader.is_full:
                 await self._catch_up(records_max)
@@ -443,6 +450,12 @@ class LocalConsumer(Consumer):
         """Whether the group gives it sources that it has neither begun nor stopped."""
         return len(self._wanted) > len(self.reader.next) + len(self._stopped)
 
+    @property
+    def _is_to_judge_again(self) -> bool:
+        """Whether sources were stopped so long ago that somebody may have seen to them."""
+        loop = asyncio.get_running_loop()
+        return bool(self._stopped) and loop.time() >= self._judge_at_s
+
     def _keep(self, wanted: frozenset[Source]) -> None:
         self._wanted = wanted
         self._bus.delivery.unfollow(self.reader, self.reader.next.keys() - wanted)
@@ -451,7 +464,9 @@ class LocalConsumer(Consumer):
 
     async def _take_over(self) -> None:
         bus, reader, generation = self._bus, self.reader, self.generation
-        added = sorted(self._wanted - reader.next.keys() - self._stopped.keys())
+        stopped = {} if self._is_to_judge_again else self._stopped
+        added = sorted(self._wanted - reader.next.keys() - stopped.keys())
+        starts: Mapping[Source, int | str]
         if self._resume_at is not None:
             starts = await self._resume_at(added)
         else:
@@ -459,12 +474,17 @@ class LocalConsumer(Consumer):
         bounds = await bus.bounds(added)
         if generation != self.generation or not self._is_settled:
             return  # the group has changed meanwhile
+        self._judge_at_s = asyncio.get_running_loop().time() + STOPPED_S
         for source, (begin, end) in bounds.items():
             start = starts.get(source, begin)
+            if isinstance(start, str):
+                self._stopped[source] = start
+                continue
             lost = why_lost(source, start, begin, end)
             if lost is not None and self._resume_at is not None:
                 self._stopped[source] = lost
                 continue
+            self._stopped.pop(source, None)
             bus.delivery.follow(reader, source, end=end)
             reader.read_from({source: start if lost is None else begin})
 

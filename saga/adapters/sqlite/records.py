@@ -7,9 +7,10 @@ writes few pages. Offsets are given in the transaction that writes the records: 
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from operator import itemgetter
@@ -24,7 +25,7 @@ from saga.adapters.sqlite.statements import ManyRows
 from saga.core.identity import Instant
 from saga.core.values import value
 from saga.errors import TopicMissing
-from saga.ports.bus import Headers, Inbound, Record, Source, TopicSpec
+from saga.ports.bus import Headers, Inbound, Origin, Record, Source, TopicSpec
 
 OFFSET_BITS: Final = 40
 PARTITION_BITS: Final = 10
@@ -164,6 +165,13 @@ class RecordLog:
         """First offset kept and next one to be written of each source; raises TopicMissing."""
         bounds = self._bounds(cursor, [self._source_id(cursor, source) for source in sources])
         return {self._sources[source_id]: found for source_id, found in bounds.items()}
+
+    def origins(self, cursor: sqlite3.Cursor, topics: Collection[str]) -> dict[str, Origin]:
+        """Topics by their numbers in this very file."""
+        self._load_topics(cursor)
+        [file_id] = cursor.execute("SELECT file_id FROM bus_file").fetchone()
+        known = self._topics
+        return {name: Origin(str(known[name][0]), file_id) for name in topics if name in known}
 
     def read(
         self, cursor: sqlite3.Cursor, source: Source, offset: int, limit: int
@@ -390,4 +398,10 @@ def _put_records_into_batches(cursor: sqlite3.Cursor) -> None:
     cursor.execute("DROP TABLE bus_records")
 
 
-MIGRATIONS: Final = (_create_tables, _keep_rows, _put_records_into_batches)
+def _name_the_file(cursor: sqlite3.Cursor) -> None:
+    """Another file at the same path has other records under the same offsets."""
+    cursor.execute("CREATE TABLE bus_file (file_id TEXT NOT NULL)")
+    cursor.execute("INSERT INTO bus_file VALUES (?)", (secrets.token_hex(8),))
+
+
+MIGRATIONS: Final = (_create_tables, _keep_rows, _put_records_into_batches, _name_the_file)

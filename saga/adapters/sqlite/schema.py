@@ -53,9 +53,9 @@ _TABLES: Final = (
         "first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, "
         "appended_at INTEGER NOT NULL)"
     ),
-    # Kept free for what is known to come. Of a source that `tracking` names, the topic's id and the
-    # cluster's; of the store, facts as `environment` and `namespace`.
+    # Of a source that `tracking` names, which topic of which cluster its position belongs to.
     "CREATE TABLE sources (name TEXT PRIMARY KEY, topic_id TEXT, cluster_id TEXT) WITHOUT ROWID",
+    # Of the store: what it serves, and what operators have accepted.
     "CREATE TABLE store_facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
 

@@ -18,12 +18,15 @@ from typing_extensions import override
 from saga.adapters.mapper import TURN, to_entries, to_history
 from saga.adapters.rows import (
     COUNT_BACKLOG,
+    REBASES,
     SKIPPED,
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
     KnownSagas,
     check_new_sagas,
     covered,
+    from_place,
+    from_rebase,
     from_summary,
     from_unhandled,
     in_order,
@@ -33,6 +36,7 @@ from saga.adapters.rows import (
     readable,
     skipped_name,
     timer_name,
+    to_rebase,
     to_skipped,
     to_statistics,
     to_summary,
@@ -59,7 +63,7 @@ from saga.errors import (
     HistoryConflict,
     StoreUnavailable,
 )
-from saga.ports.bus import Source
+from saga.ports.bus import Origin, Source
 from saga.ports.store import (
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
@@ -70,6 +74,8 @@ from saga.ports.store import (
     DueTimer,
     EventStore,
     History,
+    Place,
+    Rebase,
     SagaSummary,
     Skip,
     StatisticsReader,
@@ -127,6 +133,23 @@ _HISTORIES: Final = ManyRows(
 _POSITIONS: Final = ManyRows(
     "SELECT application_name, notification_id FROM tracking WHERE application_name IN {rows}", 1
 )
+_BEGIN: Final = ManyRows("INSERT OR IGNORE INTO tracking VALUES {values}", 2)
+_SET: Final = ManyRows("INSERT OR REPLACE INTO tracking VALUES {values}", 2)
+_ORIGINS: Final = ManyRows("SELECT name, topic_id, cluster_id FROM sources WHERE name IN {rows}", 1)
+_ADOPT: Final = ManyRows(
+    "INSERT INTO sources VALUES {values} ON CONFLICT (name) DO UPDATE SET "
+    "topic_id = coalesce(topic_id, excluded.topic_id), "
+    "cluster_id = coalesce(cluster_id, excluded.cluster_id)",
+    3,
+)
+_UNREAD: Final = ManyRows(
+    "DELETE FROM sources WHERE name IN "
+    "(SELECT application_name FROM tracking WHERE notification_id < 0 "
+    "AND application_name IN {rows})",
+    1,
+)
+_BELONG: Final = ManyRows("INSERT OR REPLACE INTO sources VALUES {values}", 3)
+_REBASES: Final = "SELECT name, value FROM store_facts WHERE name GLOB ? ORDER BY name"
 _SAGA_IDS: Final = ManyRows("SELECT number, saga_id FROM saga_index WHERE number IN {rows}", 1)
 _TIMERS: Final = (
     "SELECT i.saga_id, t.name, t.due_at FROM timers AS t CROSS JOIN saga_index AS i "
@@ -255,6 +278,39 @@ class SqliteEventStore(EventStore):
             lambda cursor: _POSITIONS.fetch(cursor, [(name,) for name in names])
         )
         return {names[name]: offset for name, offset in rows}
+
+    @override
+    async def origins(self, sources: Sequence[Source]) -> Mapping[Source, Origin]:
+        names = {tracking_name(source): source for source in sources}
+        rows = self._database.read_now(
+            lambda cursor: _ORIGINS.fetch(cursor, [(name,) for name in names])
+        )
+        return {names[name]: Origin(*ids) for name, *ids in rows}
+
+    @override
+    async def adopt(self, places: Mapping[Source, Place]) -> None:
+        rows = [from_place(*each) for each in places.items()]
+
+        def work(cursor: sqlite3.Cursor) -> None:
+            _BEGIN.execute(cursor, [row[:2] for row in rows])
+            _UNREAD.execute(cursor, [row[:1] for row in rows])
+            _ADOPT.execute(cursor, [(name, *ids) for name, _, *ids in rows])
+
+        await self._database.write(work)
+
+    @override
+    async def rebase(self, places: Mapping[Source, Place], *, reason: str, at: Instant) -> None:
+        rows = [from_place(*each) for each in places.items()]
+        before = await self.positions(list(places))
+        after = {source: place.offset for source, place in places.items()}
+        fact = from_rebase(Rebase(at=at, reason=reason, before=before, after=after))
+
+        def work(cursor: sqlite3.Cursor) -> None:
+            _SET.execute(cursor, [row[:2] for row in rows])
+            _BELONG.execute(cursor, [(name, *ids) for name, _, *ids in rows])
+            cursor.execute("INSERT INTO store_facts VALUES (?, ?)", fact)
+
+        await self._database.write(work)
 
     @override
     async def due_timers(self, *, until: Instant, limit: int) -> Sequence[DueTimer]:
@@ -394,6 +450,10 @@ class SqliteCatalogue(Catalogue):
     async def skipped(self) -> Mapping[Skip, int]:
         rows = await self._fetch("SELECT name, value FROM store_facts")
         return to_skipped((name, value) for name, value in rows if name.startswith(SKIPPED))
+
+    @override
+    async def rebases(self) -> Sequence[Rebase]:
+        return [to_rebase(row) for row in await self._fetch(_REBASES, f"{REBASES}*")]
 
     @override
     async def log(self, *, after: int = 0) -> AsyncIterator[tuple[int, Entry]]:

@@ -17,6 +17,7 @@ from saga.console.cli import (
     looking,
     operating,
     publishing,
+    rebasing,
     serving,
 )
 from saga.console.cli.commands import register
@@ -50,6 +51,8 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "topics create": contracts.topics_create,
     "store migrate": installation.store_migrate,
     "store status": installation.store_status,
+    "store rebase": rebasing.store_rebase,
+    "store rebases": rebasing.store_rebases,
     "outbox migrate": publishing.outbox_migrate,
     "outbox relay": publishing.outbox_relay,
     "outbox status": publishing.outbox_status,
@@ -61,7 +64,7 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
 GROUPS: Final = {
     "dlq": "Dead letters, which no saga can take, and records that wait for their saga.",
     "topics": "The application's contracts, and the lock file of their schemas.",
-    "store": "The tables of the store, and bringing them up to date.",
+    "store": "The tables of the store, and where it stands on the bus.",
     "outbox": "Events that a program adds within its own transactions.",
     "config": "The settings.",
 }

@@ -7,7 +7,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from saga.adapters.kafka import ConsumerSettings
 
-QUICK = ConsumerSettings(fetch_wait_ms=50, heartbeat_interval_ms=100, metadata_max_age_ms=1_000)
+QUICK = ConsumerSettings(
+    fetch_wait_ms=50, heartbeat_interval_ms=100, metadata_max_age_ms=1_000, judge_again_s=0.2
+)
 FETCHES_MAX = 200
 
 

@@ -12,7 +12,7 @@ from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.core.values import value
 from saga.ports import Source
-from saga.ports.bus import why_lost
+from saga.ports.bus import UNKNOWN_ORIGIN, Origin, why_misplaced
 from saga.ports.store import Skip, SkipReason
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ class Facts:
     Args:
         now: the time on this machine when the look began.
         bounds: of every source of the application its begin and end.
+        origins: which topic of which cluster each topic is.
         accounted: of each source the offset that the store accounts for.
+        belongs: which topic that offset belongs to.
         known: definitions and versions that the application has.
         active: how many unfinished sagas each definition and version has.
         store_ahead_s: how far the store's clock is ahead of this machine's.
@@ -118,7 +120,9 @@ class Facts:
     missing: list[str] = field(default_factory=list)
     topic_flaws: list[TopicFlaw] = field(default_factory=list)
     bounds: dict[Source, tuple[int, int]] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
     accounted: dict[Source, int] = field(default_factory=dict)
+    belongs: Mapping[Source, Origin] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     schemas: list[Schema] = field(default_factory=list)
     known: frozenset[tuple[str, int]] | None = None
@@ -168,11 +172,17 @@ def _topics(facts: Facts) -> Iterator[Finding]:
 
 
 def _positions(facts: Facts) -> Iterator[Finding]:
-    advice = "its worker does not read on by itself: bring the records back, or decide to go on "
-    advice += "without them and set the position"
     for source, offset in sorted(facts.accounted.items()):
-        bounds = facts.bounds.get(source)
-        if bounds and (lost := why_lost(source, offset + 1, *bounds)):
+        if (bounds := facts.bounds.get(source)) is None:
+            continue
+        belongs = facts.belongs.get(source, UNKNOWN_ORIGIN)
+        found = facts.origins.get(source.topic, UNKNOWN_ORIGIN)
+        if lost := why_misplaced(source, offset, belongs, bounds, found):
+            advice = (
+                f"nobody reads it on by itself: bring the old topic back, or accept it, and what "
+                f"was handled before is recognised: `saga store rebase {source.topic} --from begin "
+                f"--reason 'I know why'`; --from end leaves out what is there now"
+            )
             yield Finding("positions", Severity.ERROR, lost, _place(source), advice)
 
 

@@ -165,6 +165,7 @@ async def _look_at_cluster(
             if number not in state.leaderless
         ]
         facts.bounds = dict(await kafka.bounds(sources))
+        facts.origins = await kafka.origins(topics)
         states = await kafka.describe_groups(list(readers))
     return {name: (state.members, state.committed) for name, state in states.items()}
 
@@ -181,6 +182,7 @@ async def _look_at_file(
         ours = {spec.name for spec in app.topic_specs(settings)} & state.partitions.keys()
         sources = [Source(name, n) for name in ours for n in range(state.partitions[name])]
         facts.bounds = dict(await bus.bounds(sources))
+        facts.origins = await bus.origins(ours)
     return {name: (state.members[name], state.committed[name]) for name in readers}
 
 
@@ -208,6 +210,7 @@ async def _has_tables(facts: Facts, session: Session) -> bool:
 async def _look_at_store(facts: Facts, session: Session) -> None:
     async with closing(open_store(session.settings)) as store:
         facts.accounted = dict(await store.store.positions(list(facts.bounds)))
+        facts.belongs = await store.store.origins(list(facts.accounted))
         following = {source: offset + 1 for source, offset in facts.accounted.items()}
         facts.groups = [
             replace(group, following=following) if group.role == "orchestrator" else group
