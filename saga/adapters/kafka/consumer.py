@@ -278,12 +278,12 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
             begin, end = bounds[source]
             start = starts.get(source, begin)
             lost = start if isinstance(start, str) else why_lost(source, start, begin, end)
-            if not isinstance(start, str) and lost is None:
-                session.begin(source, start)
+            if lost is None:
+                session.begin(source, int(start))
             elif self._resume_at is not None:
-                self._stop_reading(session, source, lost or "")
+                self._stop_reading(session, source, lost)
             else:
-                self._begin_anew(session, source, begin, lost or "")
+                self._begin_anew(session, source, begin, lost)
 
     async def _starts(
         self, session: ConsumerSession, sources: Sequence[Source], origins: Mapping[str, Origin]

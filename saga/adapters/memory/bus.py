@@ -185,15 +185,12 @@ class MemoryConsumer(Consumer):
             return  # the group has changed meanwhile
         for source, (begin, end) in (await self._bus.bounds(added)).items():
             start = starts.get(source, begin)
-            if isinstance(start, str):
-                self._stopped[source] = start
-                continue
-            lost = why_lost(source, start, begin, end)
+            lost = start if isinstance(start, str) else why_lost(source, start, begin, end)
             if lost is not None and self._resume_at is not None:
                 self._stopped[source] = lost
                 continue
             self._stopped.pop(source, None)
-            self._next[source] = start if lost is None else begin
+            self._next[source] = begin if lost is not None else int(start)
 
     def _take(self, records_max: int) -> list[Inbound]:
         """Every source gets a share; another one is first each time."""

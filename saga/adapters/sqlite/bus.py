@@ -7,6 +7,7 @@ consumers in memory; what others publish is noticed by asking SQLite every few m
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
@@ -42,6 +43,7 @@ from saga.ports.clock import Clock
 from saga.retrying import Backoff
 from saga.tasks import why_ended
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 POLL_BUSY_S: Final = 0.005
 POLL_IDLE_S: Final = 0.020
@@ -477,16 +479,19 @@ class LocalConsumer(Consumer):
         self._judge_at_s = asyncio.get_running_loop().time() + STOPPED_S
         for source, (begin, end) in bounds.items():
             start = starts.get(source, begin)
-            if isinstance(start, str):
-                self._stopped[source] = start
-                continue
-            lost = why_lost(source, start, begin, end)
+            lost = start if isinstance(start, str) else why_lost(source, start, begin, end)
             if lost is not None and self._resume_at is not None:
-                self._stopped[source] = lost
+                self._stop_reading(source, lost)
                 continue
             self._stopped.pop(source, None)
             bus.delivery.follow(reader, source, end=end)
-            reader.read_from({source: start if lost is None else begin})
+            reader.read_from({source: begin if lost is not None else int(start)})
+
+    def _stop_reading(self, source: Source, reason: str) -> None:
+        if self._stopped.get(source) != reason:
+            extra = {"topic": source.topic, "partition": source.partition, "reason": reason}
+            log.critical("%s: a partition stops: %s", self.group, reason, extra=extra)
+        self._stopped[source] = reason
 
     async def _catch_up(self, records_max: int) -> None:
         bus, reader = self._bus, self.reader

@@ -1,6 +1,6 @@
 """`store rebase`: a person accepts that a topic is another one by now, or that records are gone.
 
-Only positions that do not fit are set. Workers look again every few seconds and go on by themselves.
+Only positions that do not fit are set. Workers look again every few seconds, and then go on.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class Misplaced:
 
 async def store_rebase(
     session: Session,
-    topic: Annotated[
-        str, typer.Argument(metavar="TOPIC", help="Its whole name, or that of its contract.")
+    topics: Annotated[
+        list[str],
+        typer.Argument(metavar="TOPIC…", help="Whole names, or those of their contracts."),
     ],
     *,
     start: Annotated[
@@ -67,12 +68,13 @@ async def store_rebase(
         closing(open_bus(session.settings)) as bus,
         closing(open_store(session.settings)) as store,
     ):
-        sources = await _sources(session, bus, topic)
+        sources = [each for topic in topics for each in await _sources(session, bus, topic)]
         if partition is not None:
             sources = [source for source in sources if source.partition == partition]
         misplaced = await _misplaced(bus, store.store, sources)
         if not misplaced:
-            raise NotSo(f"{topic}: every stored position fits it: there is nothing to accept")
+            named = ", ".join(topics)
+            raise NotSo(f"{named}: every stored position fits: there is nothing to accept")
         places = {each.source: _place(each, start) for each in misplaced}
         now = SystemClock().now()
         await store.store.rebase(places, reason=storable(reason.strip()), at=now)

@@ -25,6 +25,7 @@ BACKLOG_LATE_S: Final = 10.0
 BACKLOG_STUCK_S: Final = 60.0
 TIMER_LATE_S: Final = 30.0
 OUTBOX_LATE_S: Final = 60.0
+WHYS_MAX: Final = 2
 
 
 SKIPPED: Final = {
@@ -172,18 +173,27 @@ def _topics(facts: Facts) -> Iterator[Finding]:
 
 
 def _positions(facts: Facts) -> Iterator[Finding]:
+    for topic, found in groupby(_misplaced(facts), lambda each: each[0].topic):
+        alike = list(found)
+        numbers = ",".join(str(source.partition) for source, _ in alike)
+        what = "; ".join(why for _, why in alike[:WHYS_MAX])
+        if len(alike) > WHYS_MAX:
+            what = f"{what}; and {len(alike) - WHYS_MAX} more of its partitions"
+        advice = (
+            f"nobody reads it on by itself: bring the old topic back, or accept it (what was "
+            f"handled before is recognised): `saga store rebase {topic} --from begin "
+            f"--reason 'I know why'`; with --from end, what is there now is left out"
+        )
+        yield Finding("positions", Severity.ERROR, what, f"{topic}[{numbers}]", advice)
+
+
+def _misplaced(facts: Facts) -> Iterator[tuple[Source, str]]:
     for source, offset in sorted(facts.accounted.items()):
-        if (bounds := facts.bounds.get(source)) is None:
-            continue
+        bounds = facts.bounds.get(source)
         belongs = facts.belongs.get(source, UNKNOWN_ORIGIN)
         found = facts.origins.get(source.topic, UNKNOWN_ORIGIN)
-        if lost := why_misplaced(source, offset, belongs, bounds, found):
-            advice = (
-                f"nobody reads it on by itself: bring the old topic back, or accept it, and what "
-                f"was handled before is recognised: `saga store rebase {source.topic} --from begin "
-                f"--reason 'I know why'`; --from end leaves out what is there now"
-            )
-            yield Finding("positions", Severity.ERROR, lost, _place(source), advice)
+        if bounds and (why := why_misplaced(source, offset, belongs, bounds, found)):
+            yield source, why
 
 
 def _group(facts: Facts, group: Group, lag_max: int) -> Iterator[Finding]:
