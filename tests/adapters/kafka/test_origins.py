@@ -168,6 +168,23 @@ async def test_a_running_group_begins_a_topic_made_anew_at_its_begin(
     await reader.close()
 
 
+async def test_another_cluster_at_the_address_is_not_read(bus: KafkaBus, topic: str) -> None:
+    """Although its topic had no id when the store last saw it, as with old brokers."""
+    store = MemoryEventStore()
+    at = Source(topic, 0)
+    await store.append(Batch(positions={at: 2}), at=MOMENT)
+    await store.adopt({at: Place(2, Origin(None, "another"))})
+    await fill(bus, topic, b"new", 2, 8)
+    receiver = receiver_of(bus, store, topic)
+    await receiver.start()
+
+    found = await until_stopped(receiver.consumer, 1)
+
+    assert "belongs to the bus another" in receiver.stopped[at]
+    assert {each.partition for each in found} <= {1}
+    await receiver.close()
+
+
 def test_brokers_that_know_no_topic_ids_are_asked_what_they_know() -> None:
     """The cluster's id alone is compared then."""
     request = OriginsRequest(["t"])
