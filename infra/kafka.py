@@ -19,8 +19,8 @@ from infra.ports import HOST, START_ATTEMPTS_MAX, free_port
 from infra.processes import Server, ServerProcess, run, wait_until_ready
 from infra.programs import java, kafka_jars
 
-START_TIMEOUT_S = 60.0
-FORMAT_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
+FORMAT_TIMEOUT_S = 180.0
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 _REPLICAS_MAX = 3
 _CLUSTER_ID = "cluster.id"

@@ -23,8 +23,8 @@ from infra.processes import Server, ServerProcess, prefix, run, wait_until_ready
 from infra.programs import postgres_folder
 
 USER = "saga"
-INITDB_TIMEOUT_S = 60.0
-START_TIMEOUT_S = 60.0
+INITDB_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 180.0
 _UNPRIVILEGED = ("postgres", "nobody")
 _STATE_LINE = 7  # of postmaster.pid, counted from 0
 _PORT_TAKEN = "could not bind"

@@ -1,4 +1,5 @@
-"""The architecture as tables: who may import whom, who may read a clock, how long is too long.
+"""The architecture as tables: who may import whom, who may read a clock, how long is too long,
+how short is too short.
 
 Imports are read from the syntax tree, also those inside functions and under `TYPE_CHECKING`. A
 module that no row covers is an offence: whoever adds a folder says where it belongs.
@@ -81,6 +82,12 @@ CLOCK_READERS = ("saga.adapters", "saga.console", "saga.testing")
 CLOCK_MODULES = {"random", "secrets", "time"}
 CLOCKS = re.compile(r"(.+\.)?(datetime\.(now|utcnow|today)|date\.today|uuid[147]|urandom)")
 
+#: Whatever a test waits for may take ten times as long on a busy machine.
+LIMITS = {"timeout", "timeout_s"}
+LIMIT_S_MIN = 60.0
+#: The time of sagas is not that of the machine, and a fetch that finds nothing is made again.
+UNLIMITED = re.compile(r"ctx\.\w+|.*\.(fetch|getmany)")
+
 MODULE_LINES_MAX = 800
 FUNCTION_LINES_MAX = 70
 
@@ -95,6 +102,10 @@ def test_time_and_chance_come_in_as_arguments() -> None:
 
 def test_modules_and_functions_are_short() -> None:
     _report(oversizes, "saga", "benchmarks", "domain", "infra")
+
+
+def test_no_test_depends_on_how_fast_the_machine_is() -> None:
+    _report(impatience, "tests")
 
 
 def test_parts_of_one_layer_import_each_other_one_way() -> None:
@@ -180,6 +191,53 @@ def oversizes(module: str, source: str) -> Iterator[tuple[int, str]]:
             lines = (node.end_lineno or 0) - node.lineno + 1
             if lines > FUNCTION_LINES_MAX:
                 yield node.lineno, f"{node.name} has {lines} lines, {FUNCTION_LINES_MAX} at most"
+
+
+def impatience(module: str, source: str) -> Iterator[tuple[int, str]]:
+    """Yields line and limit of each wait in *module* that a busy machine exceeds; one that is to
+    end in an error may be short.
+    """
+    tree = ast.parse(source)
+    failing = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With | ast.AsyncWith)
+        and any("raises(" in ast.unparse(item.context_expr) for item in node.items)
+    )
+    may_be_short = {each for node in failing for each in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node not in may_be_short:
+            for limit in _limits(node):
+                yield node.lineno, f"{limit} s pass on a busy machine: use tests.patience.HANG_S"
+
+
+def _limits(call: ast.Call) -> Iterator[float]:
+    name = ast.unparse(call.func)
+    if UNLIMITED.fullmatch(name):
+        return
+    limits = [each.value for each in call.keywords if each.arg in LIMITS]
+    limits += call.args if name in {"asyncio.timeout", "asyncio.wait_for"} else []
+    for limit in limits:
+        seconds = limit.value if isinstance(limit, ast.Constant) else None
+        if isinstance(seconds, int | float) and 0 < seconds < LIMIT_S_MIN:
+            yield seconds
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("async with asyncio.timeout(5): ...", 1),
+        ("async def f(): await asyncio.wait_for(event.wait(), 1)", 1),
+        ("process.communicate(timeout=20)", 1),
+        ("process.communicate(timeout=HANG_S)", 0),
+        ("process.communicate(timeout=60)", 0),
+        ("with pytest.raises(TimeoutError):\n    process.wait(timeout=0.1)", 0),
+        ("consumer.fetch(timeout_s=0.1)", 0),
+        ("ctx.wait('approval', timeout=1)", 0),
+    ],
+)
+def test_a_limit_that_is_too_short_is_seen(source: str, found: int) -> None:
+    assert len(list(impatience("tests.test_any", source))) == found
 
 
 @pytest.mark.parametrize(

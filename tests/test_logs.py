@@ -11,6 +11,7 @@ from saga.core.retry import Retry
 from saga.errors import BusUnavailable
 from saga.retrying import Backoff
 from tests.console.conftest import kept
+from tests.patience import HANG_S
 
 log = logging.getLogger("saga.part")
 
@@ -43,7 +44,7 @@ async def test_a_saga_with_a_bug_writes_nothing_to_the_standard_output_of_its_ho
     async with app.service(bus=f"local:///{where}", store=f"sqlite:///{where}") as service:
         saga_id = await service.publish(Begun(id="b-1"))
         assert saga_id is not None
-        outcome = await service.outcome(saga_id, timeout=10)
+        outcome = await service.outcome(saga_id, timeout=HANG_S)
     assert (outcome.status, outcome.reason) == ("parked", "LookupError: a bug")
     (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
     assert record.name == "saga.runtime.turns"

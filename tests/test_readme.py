@@ -16,6 +16,7 @@ import typer
 
 from saga.console.cli.program import program
 from saga.settings import Settings
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -80,7 +81,7 @@ def python(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
 
 
@@ -117,7 +118,7 @@ def test_the_first_saga_runs_as_printed(first_saga, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
 
     assert ran.returncode == 0, ran.stderr

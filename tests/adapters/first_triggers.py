@@ -19,13 +19,13 @@ from saga.ports.bus import Source
 from saga.ports.store import EventStore
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).parents[2]
 KEYS = 60
 TOPICS = ("left", "right")
 BATCH_KEYS = 3
 BATCHES_OF_A_LIFE = 5
-ANSWER_TIMEOUT_S = 60
 
 
 async def start_all(
@@ -90,7 +90,7 @@ async def _did_batch(process: Process) -> bool:
     """Let *process* do a batch; False where none was left and it has ended."""
     assert process.stdout is not None
     _allow_batch(process)
-    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+    async with asyncio.timeout(HANG_S):
         return bool(await process.stdout.readline())
 
 

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.patience import HANG_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,7 +27,7 @@ async def worker(path: Path, mode: str, *arguments: str) -> AsyncIterator[Proces
 async def line(process: Process) -> str:
     """The next thing the worker tells."""
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         return (await process.stdout.readline()).decode().strip()
 
 

@@ -17,6 +17,7 @@ from saga.ports.bus import Record, Source, TopicSpec
 from saga.ports.store import Batch
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
+from tests.patience import HANG_S
 
 SOURCE = Source("t", 0)
 
@@ -41,7 +42,7 @@ class Desk:
 
     async def read(self):
         """The next records there are."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             while not (records := await self.member.fetch(records_max=100, timeout_s=1)):
                 pass
         return records
@@ -136,7 +137,7 @@ def test_a_turn_that_took_long_to_decide_still_shares_the_commit(
 
 async def test_a_commit_waits_for_nobody_for_long(desk: Desk) -> None:
     """Where no turn follows, the record is durable all the same, and is not handed over twice."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(HANG_S):
         await desk.bus.publish([Record("t", b"k", b"1")])
 
     assert [record.value for record in await desk.read()] == [b"1"]
@@ -204,5 +205,5 @@ async def test_large_records_are_not_shown(desk: Desk) -> None:
     publishing = asyncio.create_task(desk.bus.publish([Record("t", b"k", b"x" * 20_000)]))
     (record,) = await desk.read()
 
-    await asyncio.wait_for(publishing, 1)
+    await asyncio.wait_for(publishing, HANG_S)
     assert record.value == b"x" * 20_000

@@ -25,6 +25,7 @@ from saga.runtime.health import FETCH_AGE_S, LOOK_AGE_S, OrchestratorHealth
 from saga.settings import Settings
 from saga.wiring import build_service
 from tests.pages import page
+from tests.patience import HANG_S
 from tests.runtime.fixtures import Scenario
 from tests.runtime.test_missing_topics import take_away
 from tests.runtime.test_turns import placed
@@ -50,7 +51,7 @@ async def test_a_service_on_files_tells_its_health_where_it_is_asked_to(tmp_path
     async with service:
         address = first.address
         assert (await ask(address, "/health/live")) == (200, {"status": "alive"})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while (await ask(address, "/health/ready"))[0] != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         status, answer = await ask(address, "/health/ready")
@@ -115,7 +116,7 @@ async def test_a_head_of_a_request_has_a_limit(server, sent) -> None:
     """Whoever sends more gets 400 and no more attention; the next one is answered."""
     reader, writer = await connect(server)
     writer.write(sent)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         with contextlib.suppress(ConnectionResetError):
             assert (await reader.readline()).split()[1] == b"400"
             await reader.read()
@@ -128,7 +129,7 @@ async def test_a_large_request_behind_another_ends_the_connection(server, caplog
     reader, writer = await connect(server)
     request = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
     writer.write(request + b"GET /" + b"x" * HEAD_BYTES_MAX * 4)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         with contextlib.suppress(ConnectionResetError):
             await reader.read()
     writer.close()
@@ -141,14 +142,14 @@ async def test_connections_have_a_limit(server) -> None:
     connections = [await connect(server) for _ in range(CONNECTIONS_MAX)]
     assert await ask_over(*connections[-1]) == 200
     refused, writer = await connect(server)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         with contextlib.suppress(ConnectionResetError):
             assert await refused.read() == b""
     writer.close()
     for _, writer in connections:
         writer.close()
         await writer.wait_closed()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         while not await _is_answered(server.address):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -160,7 +161,7 @@ async def test_a_client_that_says_nothing_is_left(monkeypatch) -> None:
     await server.start()
     reader, writer = await connect(server)
     writer.write(b"GET /health/live")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_S):
         assert await reader.read() == b""
     writer.close()
     await server.close()
@@ -193,7 +194,7 @@ async def test_the_command_asks_who_listens(tmp_path: Path, capsys) -> None:
     async with service:
         http, orchestrator, *_ = service._roles  # noqa: SLF001 - where it listens is drawn
         anywhere = http.address.replace("127.0.0.1", "0.0.0.0")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while (await asked(anywhere, capsys))[0] != 0:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await asked(anywhere, capsys, live=True) == (0, "alive\n")

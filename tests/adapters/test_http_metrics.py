@@ -10,6 +10,7 @@ from saga.errors import StoreUnavailable
 from saga.runtime.health import STATISTICS_AGE_S, OrchestratorHealth
 from tests.adapters.test_http import serving
 from tests.pages import page
+from tests.patience import HANG_S
 from tests.runtime.fixtures import Scenario
 from tests.runtime.test_turns import placed
 from tests.runtime.toys import Reserve, orders
@@ -63,8 +64,8 @@ async def test_a_service_shows_its_work(tmp_path: Path) -> None:
         sagas = [await service.publish(order) for order in placed]
         await service.publish(waits)
         for saga in sagas:
-            await service.outcome(saga, timeout=20)
-        await service.idle(timeout=20)
+            await service.outcome(saga, timeout=HANG_S)
+        await service.idle(timeout=HANG_S)
         page = await scraped(next(iter(service._roles)).address)  # noqa: SLF001
 
     assert page("saga_ready") == page("saga_store_up") == 1
@@ -164,7 +165,7 @@ async def test_a_service_on_kafka_shows_the_same(kafka, namespace: str, tmp_path
     async with service:
         for number in range(10):
             order = order_app.OrderPlaced(order_id=f"o-{number}")
-            await service.outcome(await service.publish(order), timeout=60)
+            await service.outcome(await service.publish(order), timeout=HANG_S)
         page = await scraped(next(iter(service._roles)).address)  # noqa: SLF001
 
     assert page("saga_ready") == 1

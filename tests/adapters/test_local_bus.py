@@ -26,6 +26,7 @@ from saga.ports.bus import Bus, Consumer, Inbound, Record, Source, TopicSpec
 from saga.ports.store import Batch, EventStore
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
+from tests.patience import HANG_S
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def bus(database: SqliteDatabase, clock: ManualClock):
 
 async def _read(member: bus_module.LocalConsumer, count: int) -> list[Inbound]:
     found: list[Inbound] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while len(found) < count:
             found += await member.fetch(records_max=100, timeout_s=1)
     return found
@@ -128,7 +129,7 @@ async def test_a_fetch_waits_as_long_as_it_is_told(
     await member.fetch(records_max=1, timeout_s=0)
     began_s = asyncio.get_running_loop().time()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         assert await member.fetch(records_max=1, timeout_s=then_s) == []
 
     assert asyncio.get_running_loop().time() - began_s >= then_s
@@ -141,7 +142,7 @@ async def test_two_buses_on_one_file_see_each_other(
     second = SqliteDatabase(database.path)
     other = LocalBus(second, clock=clock)
     mine, theirs = await bus.subscribe("g", ["t"]), await other.subscribe("g", ["t"])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while not (len(mine.assignment()) == len(theirs.assignment()) == 1):
             await mine.fetch(records_max=1, timeout_s=0.005)
             await theirs.fetch(records_max=1, timeout_s=0.005)
@@ -457,7 +458,7 @@ async def test_many_rows_are_one_statement(database: SqliteDatabase) -> None:
 
 
 async def _until(member: bus_module.LocalConsumer, is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while not is_so():
             await member.fetch(records_max=100, timeout_s=0.01)
 

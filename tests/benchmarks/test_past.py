@@ -15,6 +15,7 @@ from saga.core.identity import saga_id
 from saga.settings import Settings
 from saga.wiring import build_service
 from tests.benchmarks.conftest import call
+from tests.patience import HANG_S
 
 FINISHED, OPEN = 200, 20
 SAMPLES = 2
@@ -52,7 +53,7 @@ async def answered(settings, key):
     async with build_service(app, own, roles=("orchestrator", "effects")) as service:
         saga = saga_id(question.name, key)
         await service.signal(saga, ANSWER, "yes")
-        return await service.outcome(saga, timeout=10)
+        return await service.outcome(saga, timeout=HANG_S)
 
 
 def test_a_filled_store_is_one_that_the_engine_goes_on_with(settings):

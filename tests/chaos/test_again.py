@@ -24,7 +24,7 @@ ORDERS = 40
 WAIT_S = 60.0
 LEDGER = "SELECT saga_id, step, direction, intent_id, debit, credit, amount FROM ledger"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 
 async def test_everything_delivered_again_changes_nothing(

@@ -17,7 +17,7 @@ from tests.chaos.outside import Left, Outside, judged
 
 ORDERS = 60
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 
 def _with(left: Left, **changes: object) -> Left:

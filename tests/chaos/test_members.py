@@ -19,7 +19,7 @@ HEARTBEATS_S = 3.0
 """By which a member hears of a rebalance."""
 ASSIGNED = "partitions are assigned"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 async def test_a_zombie_fails_on_the_store(deployment: Deployment) -> None:

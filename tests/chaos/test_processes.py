@@ -12,7 +12,6 @@ from tests.chaos.load import EVERYBODY, under_load
 from tests.proxy import Cut, Proxy
 
 
-@pytest.mark.timeout(120)
 async def test_whoever_is_killed_nothing_is_lost_or_done_twice(deployment: Deployment) -> None:
     """Kill -9 of each process in turn, at random moments."""
     rng = Random(7)
@@ -38,7 +37,6 @@ def proxy(deployment: Deployment) -> Iterator[Proxy]:
         deployment.store = direct
 
 
-@pytest.mark.timeout(120)
 async def test_a_commit_whose_answer_is_lost_is_found_out_about(
     deployment: Deployment, proxy: Proxy
 ) -> None:
@@ -56,7 +54,6 @@ async def test_a_commit_whose_answer_is_lost_is_found_out_about(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 async def test_a_slow_store_only_slows(deployment: Deployment, proxy: Proxy) -> None:
     """Each answer of the database takes 200 ms: nothing is given up, parked or done twice."""
 

@@ -13,10 +13,11 @@ from tests.chaos.application import OrderPlaced
 from tests.chaos.client import Client
 from tests.chaos.deployment import Deployment
 from tests.chaos.load import nobody_was_started_again, under_load
+from tests.patience import HANG_S
 
 DOWN_S = 2.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 
 async def test_the_only_broker_is_killed_and_comes_back(
@@ -47,7 +48,7 @@ async def test_a_leader_is_killed_and_another_broker_leads(
         nonlocal placed
         leader = await _leader(deployment)
         own_kafka.brokers[leader - 1].kill()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             while await _leader(deployment) in {leader, 0}:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.2)
         before = len(client.log.triggers)

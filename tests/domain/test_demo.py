@@ -2,9 +2,10 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
-import time
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
@@ -17,8 +18,8 @@ from saga.core.history import Entry
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.intents import SagaCompleted, SagaParked, SagaRolledBack
 from saga.settings import Settings
-from tests.console.cli.test_serving import wait_for
 from tests.console.conftest import call, environment, invoked, kept
+from tests.patience import HANG_S, wait_until
 
 
 @pytest.fixture
@@ -49,9 +50,28 @@ def start(folder, *words, **more):
 
 def finish(process):
     """The output of a process as JSON, its errors and its exit code."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG_S)
     assert "Traceback" not in err, err
     return (json.loads(out) if out else None), err, process.returncode
+
+
+@contextmanager
+def held_while_sagas_run(path):
+    """Wait until sagas run; inside, none of them goes on."""
+    wait_until(path.exists)
+    with closing(sqlite3.connect(path, timeout=HANG_S, isolation_level=None)) as connection:
+
+        def do_some_run():
+            connection.execute("BEGIN IMMEDIATE")
+            running = "SELECT EXISTS (SELECT 1 FROM saga_index WHERE status = 'running')"
+            with suppress(sqlite3.OperationalError):  # there are no tables yet
+                if connection.execute(running).fetchone() == (1,):
+                    return True
+            connection.execute("ROLLBACK")
+            return False
+
+        wait_until(do_some_run)
+        yield
 
 
 def outcome(status, reason, failed_step, sagas):
@@ -92,14 +112,13 @@ def test_a_killed_worker_loses_nothing_and_a_second_run_has_nothing_to_do(folder
 def test_ctrl_c_stops_and_a_second_run_carries_on(folder):
     words = ("--limit", "300", "--store", "here")
     stopped = start(folder, *words, start_new_session=True)
-    wait_for((folder / "here/saga.db").exists)
-    time.sleep(0.5)
-    stopped.send_signal(signal.SIGINT)
+    with held_while_sagas_run(folder / "here/saga.db"):
+        stopped.send_signal(signal.SIGINT)
     _, err, code = finish(stopped)
     assert code == 0
     assert "run it again to carry on" in err
 
-    out, _ = start(folder, *words).communicate(timeout=60)
+    out, _ = start(folder, *words).communicate(timeout=HANG_S)
 
     assert "The books balance." in out
     assert "sqlite:///here/saga.db" in out

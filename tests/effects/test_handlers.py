@@ -11,6 +11,7 @@ import pytest
 from saga.adapters.sqlite import SqliteEffectsStore
 from saga.effects import EffectContext, Effects, EffectsService, Refused, Subscription
 from tests.effects.fixtures import NAMES, Scenario, intent
+from tests.patience import HANG_S
 from tests.toys import Paid, Pay, Refund
 
 
@@ -46,12 +47,10 @@ class ThreadedScenario(Scenario):
 
     async def until(self, is_so) -> None:
         """As before, with real time passing for the threads."""
-        for _ in range(2_000):
-            await asyncio.sleep(0.0005)
-            if is_so():
-                return
-            self.clock.advance(0.0005)
-        raise AssertionError("it has not happened")
+        async with asyncio.timeout(HANG_S):
+            while not is_so():
+                await asyncio.sleep(0.0005)
+                self.clock.advance(0.0005)
 
     async def query(self, sql: str) -> list[dict]:
         unit = self.store.unit()
@@ -331,7 +330,7 @@ async def test_sync_handlers_run_in_threads_beside_each_other(tmp_path):
     """And write through the same transaction as everybody else."""
     effects = Effects("sync")
     effects.on_start(lambda db: db.execute("CREATE TABLE seen (name TEXT)"))
-    together = threading.Barrier(3, timeout=5)
+    together = threading.Barrier(3, timeout=HANG_S)
 
     @effects.on(Pay)
     def pay(intent: Pay, ctx: EffectContext) -> Paid:

@@ -12,6 +12,7 @@ import pytest
 
 from examples import orders
 from saga.core.status import SagaStatus
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).parents[2]
 PLAIN = ["plain_aiokafka.py", "plain_faststream.py"]
@@ -73,7 +74,7 @@ async def test_plain_services_take_part_in_a_saga(kafka, namespace: str, tmp_pat
                 programs.enter_context(running(f"examples/{name}", kafka.bootstrap, prefix))
             sagas = [await service.publish(order) for order in placed]
             fine, dear, far = await asyncio.gather(
-                *(service.outcome(saga, timeout=60) for saga in sagas)
+                *(service.outcome(saga, timeout=HANG_S) for saga in sagas)
             )
             undone = await service.catalogue.summaries([sagas[2]])
 

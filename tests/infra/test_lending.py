@@ -8,6 +8,7 @@ import pytest
 
 from infra.standing import StandingServers
 from tests.infra.test_standing import ROOT, infra
+from tests.patience import HANG_S
 
 pytestmark = pytest.mark.connected
 
@@ -44,7 +45,7 @@ def test_servers_of_a_command_are_gone_when_it_is_told_to_end(server_folder: Pat
 
         lending.send_signal(signal.SIGTERM)
 
-        assert lending.wait(timeout=30) == 128 + signal.SIGTERM
+        assert lending.wait(timeout=HANG_S) == 128 + signal.SIGTERM
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(store)
 

@@ -14,6 +14,7 @@ from infra import InfraError, Kafka, NotInstalled, NotStarted, Postgres
 from infra.ports import free_port, is_free
 from infra.processes import ServerProcess, run, wait_until_ready
 from infra.programs import java, postgres_folder
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +23,9 @@ import os, sys, time
 from pathlib import Path
 from infra.processes import ServerProcess
 folder = Path(sys.argv[1])
-process = ServerProcess.spawn(["sleep", "60"], folder=folder, log=folder / "log", is_bound={bound})
+process = ServerProcess.spawn(["sleep", "600"], folder=folder, log=folder / "log", is_bound={bound})
 print(process.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -49,7 +50,7 @@ def test_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
     started = []
 
     def start() -> None:
-        started.append(ServerProcess.spawn(["sleep", "60"], folder=tmp_path, log=tmp_path / "log"))
+        started.append(ServerProcess.spawn(["sleep", "600"], folder=tmp_path, log=tmp_path / "log"))
 
     thread = threading.Thread(target=start)
     thread.start()
@@ -63,10 +64,10 @@ def test_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
 
 def test_kill_takes_the_descendants_along(tmp_path: Path) -> None:
     """Nothing that a server has started survives its kill, in whatever session it is."""
-    script = "setsid sleep 60 & echo $!; wait"
+    script = "setsid sleep 600 & echo $!; wait"
     log = tmp_path / "log"
     process = ServerProcess.spawn(["sh", "-c", script], folder=tmp_path, log=log)
-    wait_until_ready(process, lambda: log.read_bytes() != b"", name="sh", log=log, timeout_s=5)
+    wait_until_ready(process, lambda: log.read_bytes() != b"", name="sh", log=log, timeout_s=HANG_S)
     descendant = psutil.Process(int(log.read_text()))
 
     process.kill()
@@ -76,7 +77,7 @@ def test_kill_takes_the_descendants_along(tmp_path: Path) -> None:
 
 def test_process_is_found_again_but_not_its_successor(tmp_path: Path) -> None:
     """A process id that the kernel gave to somebody else is not taken for the server."""
-    process = ServerProcess.spawn(["sleep", "60"], folder=tmp_path, log=tmp_path / "log")
+    process = ServerProcess.spawn(["sleep", "600"], folder=tmp_path, log=tmp_path / "log")
 
     assert ServerProcess.find(process.pid, process.created) is not None
     assert ServerProcess.find(process.pid, process.created - 1) is None
@@ -90,20 +91,20 @@ def test_error_quotes_the_end_of_the_log(tmp_path: Path) -> None:
     script = ["sh", "-c", "seq 1000; echo no disk; exit 3"]
 
     with pytest.raises(NotStarted) as failed:
-        run("mkfs", script, log=log, timeout_s=5)
+        run("mkfs", script, log=log, timeout_s=HANG_S)
     assert "mkfs failed with exit code 3" in str(failed.value)
     assert str(failed.value).endswith("  1000\n  no disk")
     assert "  900\n" not in str(failed.value)
 
     process = ServerProcess.spawn(script, folder=tmp_path, log=log)
     with pytest.raises(NotStarted, match="ended instead of starting"):
-        wait_until_ready(process, lambda: False, name="mkfs", log=log, timeout_s=5)
+        wait_until_ready(process, lambda: False, name="mkfs", log=log, timeout_s=HANG_S)
 
 
 def test_what_hangs_is_given_up_and_killed(tmp_path: Path) -> None:
     """A server that never becomes ready is killed when its time is over."""
     log = tmp_path / "log"
-    process = ServerProcess.spawn(["sleep", "60"], folder=tmp_path, log=log)
+    process = ServerProcess.spawn(["sleep", "600"], folder=tmp_path, log=log)
 
     with pytest.raises(NotStarted, match=r"was not ready after 0\.05 s"):
         wait_until_ready(process, lambda: False, name="sleep", log=log, timeout_s=0.05)
@@ -175,9 +176,9 @@ def server_of_a_dying_owner(folder: Path, how: signal.Signals, *, is_bound: bool
         server = ServerProcess(pid, psutil.Process(pid).create_time())
         assert server.is_running()
         owner.send_signal(how)
-        owner.wait(timeout=10)
+        owner.wait(timeout=HANG_S)
     return server
 
 
 def has_ended(process: ServerProcess) -> bool:
-    return process.has_ended(timeout_s=5)
+    return process.has_ended(timeout_s=HANG_S)

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -10,6 +9,7 @@ import psycopg
 import pytest
 
 from infra import NotInstalled
+from tests.patience import HANG_S, wait_until
 from tests.servers import Borrowed, Servers, Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_missing_server_is_tried_once_and_explained_to_everybody(
 def test_run_has_one_server_and_stops_it_when_tests_fail(tmp_path: Path) -> None:
     """Two test processes get the same server; after the run it is gone, although a test failed."""
     with suite(tmp_path) as run:
-        assert run.wait(timeout=60) == pytest.ExitCode.TESTS_FAILED
+        assert run.wait(timeout=HANG_S) == pytest.ExitCode.TESTS_FAILED
 
     (address,) = {path.read_text() for path in tmp_path.glob("seen-*")}
     assert len(list(tmp_path.glob("seen-*"))) == 2
@@ -85,9 +85,9 @@ def test_interrupted_run_leaves_no_server(tmp_path: Path, how: signal.Signals) -
             server = backend.parent()
         assert server is not None
         run.send_signal(how)
-        run.wait(timeout=60)
+        run.wait(timeout=HANG_S)
 
-    psutil.wait_procs([server], timeout=10)
+    psutil.wait_procs([server], timeout=HANG_S)
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
 
@@ -107,8 +107,5 @@ def suite(folder: Path) -> subprocess.Popen[bytes]:
 
 def seen(path: Path) -> str:
     """What a test has written down, once it has."""
-    deadline = time.monotonic() + 60
-    while not path.exists() or not path.read_text():
-        assert time.monotonic() < deadline, f"{path} was never written"
-        time.sleep(0.05)
+    wait_until(lambda: path.exists() and path.read_text())
     return path.read_text()

@@ -4,15 +4,16 @@ import asyncio
 
 from saga.adapters.opening import open_bus
 from saga.settings import Settings
+from tests.patience import HANG_S
 
 
-async def records_on(topic: str, count: int, *, within_s: float = 10.0, **settings):
+async def records_on(topic: str, count: int, **settings):
     """The first *count* records of a topic, in the order of their partitions."""
     opened = open_bus(Settings.read(**settings))
     try:
         consumer = await opened.bus.subscribe(f"reader-of-{topic}", [topic])
         found = []
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(HANG_S):
             while len(found) < count:
                 found += await consumer.fetch(records_max=1000, timeout_s=0.1)
         found += await consumer.fetch(records_max=1000, timeout_s=0.1)

@@ -11,6 +11,7 @@ from saga import Publisher
 from saga.adapters.partitioner import partition_of
 from saga.errors import BusUnavailable, MalformedMessage, MessageTooLarge
 from saga.publishing.faststream import FastStreamPublisher
+from tests.patience import HANG_S
 from tests.publishing.events import OPENED, SOLD, CupSold, ShopOpened
 from tests.publishing.reading import header, records_on
 
@@ -110,5 +111,5 @@ async def test_a_broker_that_is_not_there_is_an_error_in_time():
     """Of our own kind, so that the caller need not know whose client is beneath."""
     events = FastStreamPublisher(KafkaBroker("127.0.0.1:9", logger=None), timeout="500ms")
     with pytest.raises(BusUnavailable):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_S):
             await events.publish(CupSold(cup="c", cents=1))

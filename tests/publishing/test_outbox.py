@@ -24,6 +24,7 @@ from saga.errors import MalformedMessage, SettingsError
 from saga.ports import TopicSpec
 from saga.publishing import OutboxRelay
 from tests.console.conftest import call, kept
+from tests.patience import HANG_S
 from tests.publishing.events import OPENED, SOLD, CupSold, ShopOpened
 from tests.publishing.reading import header, records_on
 
@@ -68,7 +69,7 @@ def outbox() -> Outbox:
 
 async def relay(database: str, **settings) -> OutboxRelay:
     made = OutboxRelay(outbox=database, **settings)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         await made.run(until_empty=True)
     return made
 
@@ -312,7 +313,7 @@ async def test_a_database_that_is_away_is_waited_for(bus, monkeypatch):
         return await opened(address)
 
     monkeypatch.setattr(OutboxSession, "open", opening)
-    await asyncio.wait_for(relaying.run(), 20)
+    await asyncio.wait_for(relaying.run(), HANG_S)
 
     assert len(tries) == 3
 
@@ -339,7 +340,7 @@ async def test_killed_relays_lose_nothing_and_keep_order(database, bus, outbox):
     for _ in range(2):
         process = subprocess.Popen(command, env=environment)  # noqa: ASYNC220  # short, and watched
         before = waiting(database)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while waiting(database) >= before > 0 and selling.is_alive():
                 before = waiting(database)
                 await asyncio.sleep(0.01)

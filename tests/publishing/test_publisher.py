@@ -23,6 +23,7 @@ from saga.errors import (
     SettingsError,
     TopicMissing,
 )
+from tests.patience import HANG_S
 from tests.publishing.events import SOLD, CupSold, ShopOpened
 from tests.publishing.reading import header, records_on
 
@@ -321,7 +322,7 @@ def run(bus: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, bus],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=30,
+        timeout=HANG_S,
         check=False,
         capture_output=True,
         text=True,

@@ -2,10 +2,8 @@
 
 # ruff: noqa: SLF001 - what is in memory is nobody's business but the tests'
 
-import asyncio
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from saga.adapters.clocks import SystemClock
@@ -18,13 +16,6 @@ from saga.runtime.orchestrator import Orchestrator
 from saga.settings import Settings, file_of
 from tests.runtime import invariants
 from tests.scenarios import order_app
-
-
-async def until(is_so: Callable[[], Awaitable[bool]], *, within_s: float = 60) -> None:
-    """Wait for a condition that no event tells of."""
-    async with asyncio.timeout(within_s):
-        while not await is_so():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def histories_of(folder: Path) -> dict[SagaId, list[Entry]]:

@@ -98,7 +98,7 @@ def addresses(folder: Path, *, is_apart: bool = False) -> dict[str, str]:
 
 def service(folder: Path, *sagas, is_apart: bool = False, with_services=True, **settings):
     """The service of this process on the files in *folder*."""
-    settings = addresses(folder, is_apart=is_apart) | {"early_hold": "1s"} | settings
+    settings = addresses(folder, is_apart=is_apart) | {"early_hold": "2m"} | settings
     return app(*sagas, with_services=with_services).service(**settings)
 
 

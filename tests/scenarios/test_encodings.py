@@ -23,6 +23,7 @@ from saga import Context, EffectContext, Effects, SagaApp, saga
 from saga.adapters import mapper
 from saga.contracts import IntentDone, IntentFailed
 from saga.core.status import SagaStatus
+from tests.patience import HANG_S
 from tests.toys import OrderConfirmed, OrderPlaced, Paid, Pay, Refund, Ship
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +140,7 @@ async def counts_of_one_saga(tally: Tally, **settings: Any) -> dict[str, int]:
             with tally.counting() as counts:
                 started = await service.publish(OrderPlaced(order_id=order_id))
                 assert started is not None
-                outcome = await service.outcome(started, timeout=30)
+                outcome = await service.outcome(started, timeout=HANG_S)
             assert outcome.status is SagaStatus.COMPLETED
             assert outcome.event == OrderConfirmed(order_id=order_id)
     return {what: counts[what] for what in EXPECTED}

@@ -7,6 +7,7 @@ import pytest
 
 from saga.adapters.sqlite import connection
 from saga.errors import BusUnavailable
+from tests.patience import HANG_S
 from tests.scenarios.order_app import OrderPlaced
 
 ORDERS = 60
@@ -54,9 +55,9 @@ async def test_every_order_ends_although_commits_fail(one_file, monkeypatch, cap
                 except BusUnavailable:
                     continue  # as a publisher would: again, under the same id
             sagas.append(prepared.saga_id)
-        outcomes = [await service.outcome(saga, timeout=60) for saga in sagas]
+        outcomes = [await service.outcome(saga, timeout=HANG_S) for saga in sagas]
         monkeypatch.setattr(Moody, "share", 0.0)
-        await service.idle(timeout=20)
+        await service.idle(timeout=HANG_S)
 
     assert Moody.failed > 10
     assert "records were retracted" in caplog.text

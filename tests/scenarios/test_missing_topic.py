@@ -3,8 +3,9 @@
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from tests.patience import until
 from tests.scenarios import order_app
-from tests.scenarios.examined import effects, until
+from tests.scenarios.examined import effects
 
 WAIT_S = 60
 

@@ -8,6 +8,7 @@ import pytest
 
 from saga.core.status import SagaStatus
 from saga.errors import SettingsError
+from tests.patience import HANG_S
 from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
@@ -32,9 +33,9 @@ async def test_sagas_are_confirmed_and_undone_on_kafka(on_kafka, tmp_path):
         placed = [order_app.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
         sagas = await asyncio.gather(*(service.publish(event) for event in placed))
         outcomes = await asyncio.gather(
-            *(service.outcome(saga_id, timeout=60) for saga_id in sagas)
+            *(service.outcome(saga_id, timeout=HANG_S) for saga_id in sagas)
         )
-        await service.idle(timeout=30)
+        await service.idle(timeout=HANG_S)
 
     expected = Counter()
     for (name, amount), outcome in zip(amounts.items(), outcomes, strict=True):
@@ -58,12 +59,12 @@ async def test_a_service_goes_on_where_its_store_stands(on_kafka, tmp_path):
     """
     async with on_kafka() as service:
         first = await service.publish(order_app.OrderPlaced(order_id="a"))
-        await service.outcome(first, timeout=30)
+        await service.outcome(first, timeout=HANG_S)
 
     async with on_kafka(group="another") as service:
         second = await service.publish(order_app.OrderPlaced(order_id="b"))
-        await service.outcome(second, timeout=30)
-        await service.idle(timeout=30)
+        await service.outcome(second, timeout=HANG_S)
+        await service.idle(timeout=HANG_S)
         counts = service.counts
 
     assert counts["started"] == 1, counts

@@ -18,6 +18,7 @@ from saga.ports import Source
 from saga.settings import Settings
 from saga.wiring import build_service
 from tests.connected import KafkaAddress, database_on
+from tests.patience import HANG_S
 from tests.scenarios import order_app
 
 ORDERS = 60
@@ -64,8 +65,10 @@ async def settle(service: Service) -> dict[str, SagaStatus]:
     amounts = {f"o-{n}": OVER_THE_LIMIT if n % 3 == 0 else n for n in range(ORDERS)}
     placed = [order_app.OrderPlaced(order_id=name, amount=of) for name, of in amounts.items()]
     sagas = await asyncio.gather(*(service.publish(event) for event in placed))
-    outcomes = await asyncio.gather(*(service.outcome(saga_id, timeout=60) for saga_id in sagas))
-    await service.idle(timeout=30)
+    outcomes = await asyncio.gather(
+        *(service.outcome(saga_id, timeout=HANG_S) for saga_id in sagas)
+    )
+    await service.idle(timeout=HANG_S)
     return {name: outcome.status for name, outcome in zip(amounts, outcomes, strict=True)}
 
 
@@ -106,7 +109,7 @@ async def test_an_outcome_of_another_process_is_heard_of(on_postgres, places, mo
     monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
     async with on_postgres(), process(places) as waiting:
         placed = order_app.OrderPlaced(order_id="o-1", amount=0)  # which takes some time
-        outcome = await waiting.outcome(await waiting.publish(placed), timeout=20)
+        outcome = await waiting.outcome(await waiting.publish(placed), timeout=HANG_S)
 
     assert outcome.status is SagaStatus.COMPLETED
 
@@ -129,12 +132,12 @@ async def test_stored_records_of_a_dead_process_are_published_by_another(
         await mute.start()
         placed = [order_app.OrderPlaced(order_id=f"o-{number}") for number in range(ORDERS)]
         sagas = [await service.publish(event) for event in placed]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG_S):
             await stored.wait()
         await mute.stop()
         stopped_at = time.monotonic()
         outcomes = await asyncio.gather(
-            *(service.outcome(saga_id, timeout=30) for saga_id in sagas)
+            *(service.outcome(saga_id, timeout=HANG_S) for saga_id in sagas)
         )
         assert time.monotonic() - stopped_at < TAKEOVER_MAX_S
 

@@ -12,7 +12,7 @@ from saga.core.status import SagaStatus
 from saga.errors import UnknownSaga
 from saga.ports.store import UnhandledKind
 from saga.settings import file_of
-from tests.scenarios.examined import until
+from tests.patience import HANG_S, until
 from tests.scenarios.order_app import (
     OrderConfirmed,
     OrderPlaced,
@@ -44,14 +44,14 @@ async def until_status(service, saga: str, status: str) -> None:
     async def is_so() -> bool:
         return [row.status for row in await service.catalogue.summaries([saga])] == [status]
 
-    await until(is_so, within_s=10)
+    await until(is_so)
 
 
 async def until_dead_letter(service) -> None:
     async def is_so() -> bool:
         return UnhandledKind.DEAD in {row.kind for row in await service.catalogue.unhandled()}
 
-    await until(is_so, within_s=6)
+    await until(is_so)
 
 
 class TestOrders:
@@ -59,9 +59,9 @@ class TestOrders:
         async with deployment.service() as service:
             good = await placed(service, *[f"g-{number}" for number in range(20)])
             bad = await placed(service, *[f"b-{number}" for number in range(5)], amount=501)
-            outcomes = await asyncio.gather(*[service.outcome(one, timeout=10) for one in good])
-            refused = await asyncio.gather(*[service.outcome(one, timeout=10) for one in bad])
-            await service.idle(timeout=5)
+            outcomes = await asyncio.gather(*[service.outcome(one, timeout=HANG_S) for one in good])
+            refused = await asyncio.gather(*[service.outcome(one, timeout=HANG_S) for one in bad])
+            await service.idle(timeout=HANG_S)
             counts = service.counts
 
         assert {outcome.status for outcome in outcomes} == {SagaStatus.COMPLETED}
@@ -81,14 +81,14 @@ class TestOrders:
     async def test_the_same_order_again_changes_nothing(self, deployment):
         async with deployment.service() as service:
             (first,) = await placed(service, "o-1")
-            await service.outcome(first, timeout=10)
+            await service.outcome(first, timeout=HANG_S)
             assert await placed(service, "o-1", "o-1") == [first, first]
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
         async with deployment.service() as service:
             await placed(service, "o-1")
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
             assert service.counts["duplicate"] == 1
-            assert (await service.outcome(first, timeout=5)).status is SagaStatus.COMPLETED
+            assert (await service.outcome(first, timeout=HANG_S)).status is SagaStatus.COMPLETED
 
         assert deployment.effects() == {("reserve", "o-1"): 1, ("pay", "o-1"): 1}
 
@@ -98,8 +98,8 @@ class TestOrders:
         async with one_file.service() as service:
             (first,) = await placed(service, "o-1")
             await placed(service, "o-1", amount=7)
-            await service.outcome(first, timeout=10)
-            await service.idle(timeout=5)
+            await service.outcome(first, timeout=HANG_S)
+            await service.idle(timeout=HANG_S)
             (letter,) = await service.catalogue.unhandled()
 
         assert letter.reason == "id_conflict"
@@ -107,26 +107,27 @@ class TestOrders:
 
     async def test_an_order_published_before_a_service_runs_is_not_lost(self, deployment):
         """Publishing needs no orchestrator."""
-        async with deployment.service(with_services=False) as service:
-            for role in service._roles:  # noqa: SLF001
-                role.stop()
-            await asyncio.sleep(0.3)
-            (saga,) = await placed(service, "o-1")
+        async with deployment.service():
+            pass  # makes the topics
+        bus = addresses(deployment.folder, is_apart=deployment.is_apart)["bus"]
+        async with Publisher(bus=bus) as publisher:
+            await publisher.publish(OrderPlaced(order_id="o-1"))
         async with deployment.service() as service:
-            assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
+            saga = saga_id("order", "o-1")
+            assert (await service.outcome(saga, timeout=HANG_S)).status is SagaStatus.COMPLETED
 
 
 class TestTime:
     async def test_a_sleeping_saga_survives_a_restart(self, deployment):
         async with deployment.service() as service:
             (saga,) = await placed(service, "o-1", amount=0)
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
             (timer,) = await service.catalogue.timers()
             assert timer.timer_id.startswith(saga)
             assert (await summary_of(service, saga)).waiting_for.startswith("timer")
         assert ("pay", "o-1") not in deployment.effects()
         async with deployment.service() as service:
-            assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
+            assert (await service.outcome(saga, timeout=HANG_S)).status is SagaStatus.COMPLETED
             assert await service.catalogue.timers() == []
         history = (await deployment.histories())[saga]
         armed, fired = (
@@ -151,28 +152,28 @@ class TestPeople:
             given = await service.publish(OrderPlaced(order_id="o-1", wants_approval=True))
             await service.signal(given, "approval", "ann", actor="ann")
             assert given == saga
-            assert (await service.outcome(saga, timeout=10)).status is SagaStatus.COMPLETED
+            assert (await service.outcome(saga, timeout=HANG_S)).status is SagaStatus.COMPLETED
 
     async def test_a_signal_of_another_kind_is_no_signal(self, one_file):
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await service.signal(saga, "approval", {"by": ["ann"]})
             await service.signal(saga, "applause", "x")
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
             assert (await summary_of(service, saga)).status is SagaStatus.RUNNING
             with pytest.raises(TimeoutError):
                 await service.outcome(saga, timeout=0.3)
             await service.signal(saga, "approval", "ann")
-            assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
+            assert (await service.outcome(saga, timeout=HANG_S)).status is SagaStatus.COMPLETED
 
     @pytest.mark.parametrize("mode", [CancelMode.GRACEFUL, CancelMode.IMMEDIATE])
     async def test_a_cancelled_order_is_undone(self, one_file, mode):
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
             await until_status(service, saga, "running")
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
             await service.cancel(saga, reason="changed my mind", mode=mode)
-            outcome = await service.outcome(saga, timeout=5)
+            outcome = await service.outcome(saga, timeout=HANG_S)
 
         assert outcome.status is SagaStatus.ROLLED_BACK
         assert outcome.event == OrderRejected(
@@ -183,9 +184,9 @@ class TestPeople:
     async def test_an_abandoned_order_says_what_is_left(self, one_file):
         async with one_file.service() as service:
             (saga,) = await placed(service, "o-1", wants_approval=True)
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
             await service.command(saga, CommandAct.ABANDON, reason="fire", actor="bob")
-            outcome = await service.outcome(saga, timeout=5)
+            outcome = await service.outcome(saga, timeout=HANG_S)
 
         assert (outcome.status, outcome.reason) == (SagaStatus.ABANDONED, "fire")
         assert outcome.residue == ("reserve",)
@@ -198,8 +199,8 @@ class TestPeople:
                 said = {"name": "approval", "payload": "ann"}
                 given = await service.command(saga, CommandAct.SIGNAL, command_id="c-1", **said)
                 assert given == "c-1"
-            await service.outcome(saga, timeout=5)
-            await service.idle(timeout=5)
+            await service.outcome(saga, timeout=HANG_S)
+            await service.idle(timeout=HANG_S)
             assert service.counts["duplicate"] == 1
 
     async def test_a_saga_that_is_not_there_can_be_told_nothing(self, one_file):
@@ -219,14 +220,14 @@ class TestGoneWrong:
         flawed = order_saga(flaw=flaw_at("reserved o-1", "start o-2"))
         async with deployment.service(flawed) as service:
             good, late, unstarted = await placed(service, "o-0", "o-1", "o-2", wants_approval=True)
-            assert (await service.outcome(late, timeout=10)).status is SagaStatus.PARKED
-            assert (await service.outcome(unstarted, timeout=10)).reason == (
+            assert (await service.outcome(late, timeout=HANG_S)).status is SagaStatus.PARKED
+            assert (await service.outcome(unstarted, timeout=HANG_S)).reason == (
                 "LookupError: a bug at start o-2"
             )
             for saga_id in (good, late, unstarted):
                 await service.signal(saga_id, "approval", "ann")
-            assert (await service.outcome(good, timeout=10)).status is SagaStatus.COMPLETED
-            await service.idle(timeout=5)
+            assert (await service.outcome(good, timeout=HANG_S)).status is SagaStatus.COMPLETED
+            await service.idle(timeout=HANG_S)
             deferred = await service.catalogue.unhandled()
             assert sorted((record.saga_id, record.reason) for record in deferred) == sorted(
                 (saga, reason)
@@ -235,28 +236,29 @@ class TestGoneWrong:
             )
 
         async with deployment.service(order_saga()) as service:
-            assert (await service.outcome(late, timeout=5)).status is SagaStatus.PARKED
+            assert (await service.outcome(late, timeout=HANG_S)).status is SagaStatus.PARKED
             for saga_id in (late, unstarted):
                 await service.command(saga_id, CommandAct.RELEASE, reason="mended")
             for saga_id in (late, unstarted):
                 await until_status(service, saga_id, "completed")
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
             assert await service.catalogue.unhandled() == []
             assert {
-                (await service.outcome(saga_id, timeout=5)).status for saga_id in (late, unstarted)
+                (await service.outcome(saga_id, timeout=HANG_S)).status
+                for saga_id in (late, unstarted)
             } == {SagaStatus.COMPLETED}
 
     async def test_a_version_that_is_not_there_stalls_and_heals_with_a_deployment(self, deployment):
         async with deployment.service(order_saga()) as service:
             (old,) = await placed(service, "o-1", wants_approval=True)
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
         async with deployment.service(order_saga(version=2)) as service:
             await service.signal(old, "approval", "ann")
-            outcome = await service.outcome(old, timeout=5)
+            outcome = await service.outcome(old, timeout=HANG_S)
             assert outcome.status is SagaStatus.STALLED
             assert "version 1" in outcome.reason
             (new,) = await placed(service, "o-2")
-            assert (await service.outcome(new, timeout=5)).status is SagaStatus.COMPLETED
+            assert (await service.outcome(new, timeout=HANG_S)).status is SagaStatus.COMPLETED
         async with deployment.service(order_saga(), order_saga(version=2)) as service:
             await until_status(service, old, "completed")
 
@@ -269,11 +271,11 @@ class TestGoneWrong:
 
         async with one_file.service(order_saga()) as service:
             (saga_of_one,) = await placed(service, "o-1", wants_approval=True)
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
         before = (await one_file.histories())[saga_of_one]
         async with one_file.service(other) as service:
             await service.signal(saga_of_one, "approval", "ann")
-            outcome = await service.outcome(saga_of_one, timeout=5)
+            outcome = await service.outcome(saga_of_one, timeout=HANG_S)
             assert outcome.status is SagaStatus.PARKED
             assert outcome.reason.startswith("entry 2: the history says")
         assert (await one_file.histories())[saga_of_one] == before
@@ -300,13 +302,13 @@ class TestGoneWrong:
 
         async with one_file.service() as service:
             ill, well = await placed(service, "o-1", "o-2", wants_approval=True)
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
         was = write(b"{", ill)
         async with one_file.service() as service:
             for saga_id in (ill, well):
                 await service.signal(saga_id, "approval", "ann")
-            assert (await service.outcome(well, timeout=5)).status is SagaStatus.COMPLETED
-            outcome = await service.outcome(ill, timeout=5)
+            assert (await service.outcome(well, timeout=HANG_S)).status is SagaStatus.COMPLETED
+            outcome = await service.outcome(ill, timeout=HANG_S)
             assert outcome.status is SagaStatus.PARKED
             assert f"saga {ill}, entry 1" in outcome.reason
         write(was, ill)
@@ -328,8 +330,8 @@ class TestGoneWrong:
                 ]
             )
             saga = saga_id("order", "o-1")
-            assert (await service.outcome(saga, timeout=5)).status is SagaStatus.COMPLETED
-            await service.idle(timeout=5)
+            assert (await service.outcome(saga, timeout=HANG_S)).status is SagaStatus.COMPLETED
+            await service.idle(timeout=HANG_S)
             letters = await service.catalogue.unhandled()
             assert sorted(record.reason for record in letters) == ["not_an_object", "not_json"]
             assert (("h", b"\xff"),) in [record.headers for record in letters]
@@ -346,7 +348,7 @@ class TestGoneWrong:
     ):
         from saga.contracts import Command
 
-        async with one_file.service() as service:
+        async with one_file.service(early_hold="1s") as service:
             saga = saga_id("order", "never")
             command = Command(command_id="c", act=CommandAct.RELEASE, saga_id=saga)
             await service.publisher.command(command, key="never")
@@ -360,5 +362,5 @@ class TestGoneWrong:
         async with deployment.service() as service:
             await placed(service, *[f"o-{number}" for number in range(10)], wants_approval=True)
             await placed(service, "p-1", amount=501, wants_approval=True)
-            await service.idle(timeout=5)
+            await service.idle(timeout=HANG_S)
             await deployment.check_live(service)

@@ -22,8 +22,9 @@ from saga.core.status import SagaStatus
 from saga.ports import Record
 from saga.ports.store import UnhandledKind
 from saga.settings import Settings
+from tests.patience import until
 from tests.scenarios import order_app
-from tests.scenarios.examined import effects, until
+from tests.scenarios.examined import effects
 
 WAIT_S = 60
 DEAD_LETTER_S_MAX = 5.0

@@ -3,6 +3,7 @@
 from saga import Context, Event, Intent, SagaApp, saga
 from saga.adapters.opening import open_store
 from saga.settings import Settings
+from tests.patience import HANG_S
 
 
 class OrderAsked(Event, topic="both.order-asked", version=1, key="name"):
@@ -55,11 +56,11 @@ async def test_neither_takes_the_signals_of_the_other(tmp_path):
             for service, asked in sides
             for key in KEYS
         ]
-        await orders.idle(timeout=60)
-        await invoices.idle(timeout=60)
+        await orders.idle(timeout=HANG_S)
+        await invoices.idle(timeout=HANG_S)
         for service, started in sagas:
             await service.signal(started, "note", {"text": "go on"})
-        ended = [await service.outcome(started, timeout=60) for service, started in sagas]
+        ended = [await service.outcome(started, timeout=HANG_S) for service, started in sagas]
 
     assert {outcome.status.value for outcome in ended} == {"completed"}
     for name, address in stores.items():

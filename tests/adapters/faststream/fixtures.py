@@ -1,9 +1,7 @@
 """Effect services on a FastStream broker and a real Kafka, and what came of them."""
 
-import asyncio
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -17,6 +15,7 @@ from saga.core.identity import saga_id
 from saga.faststream import Attached, attach
 from saga.ports import Inbound, Record, Source, TopicSpec
 from tests.effects.fixtures import NAMES, intent
+from tests.patience import until
 from tests.records import header
 from tests.toys import OrderConfirmed, Paid, Pay, Refund
 
@@ -91,11 +90,13 @@ class KafkaScenario:
             replies[header(reply, ce.CAUSATION_ID)].append(reply)
         return dict(replies)
 
-    async def answered(self, count: int, *, timeout_s: float = 30.0) -> dict[str, list[Inbound]]:
+    async def answered(self, count: int) -> dict[str, list[Inbound]]:
         """The answers, once there are at least *count*."""
-        async with asyncio.timeout(timeout_s):
-            while await self.count(self.names.topic(REPLY)) < count:  # noqa: ASYNC110 - nor here
-                await asyncio.sleep(0.05)
+
+        async def are_there() -> bool:
+            return await self.count(self.names.topic(REPLY)) >= count
+
+        await until(are_there)
         return await self.replies()
 
     def ledger(self) -> Counter[str]:
@@ -104,9 +105,3 @@ class KafkaScenario:
             rows = connection.execute("SELECT order_id FROM ledger").fetchall()
         connection.close()
         return Counter(order_id for (order_id,) in rows)
-
-
-async def until(is_so: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not is_so():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.01)

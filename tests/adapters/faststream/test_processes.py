@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from infra.ports import free_port
-from tests.adapters.faststream.fixtures import PARTITIONS, KafkaScenario, until
+from tests.adapters.faststream.fixtures import PARTITIONS, KafkaScenario
+from tests.patience import HANG_S, until
 
 ROOT = Path(__file__).parents[3]
 INTENTS = 30
@@ -51,7 +52,9 @@ def serving(scenario: KafkaScenario, kafka, folder: Path, port: int, **environme
 def status_of(port: int, probe: str) -> int:
     """The status of a probe; 0 while there is no server."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/{probe}", timeout=5) as page:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{port}/health/{probe}", timeout=HANG_S
+        ) as page:
             return page.status
     except urllib.error.HTTPError as error:
         with error:
@@ -61,7 +64,7 @@ def status_of(port: int, probe: str) -> int:
 
 
 async def ended(process) -> int:
-    return await asyncio.to_thread(process.wait, 30)
+    return await asyncio.to_thread(process.wait, HANG_S)
 
 
 @pytest.mark.parametrize("crash_at", ["before", "after"])

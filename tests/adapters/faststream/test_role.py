@@ -30,7 +30,7 @@ async def role(scenario: KafkaScenario):
 async def end_of(role: EffectsRole) -> str | None:
     """The error of the role when it is stopped; no reference to it is kept."""
     running = asyncio.create_task(role.run())
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0)
     role.stop()
     [failure] = await asyncio.gather(running, return_exceptions=True)
     return None if failure is None else str(failure)

@@ -24,11 +24,11 @@ from tests.adapters.faststream.fixtures import (
     PARTITIONS,
     PAY,
     KafkaScenario,
-    until,
 )
 from tests.adapters.kafka.fixtures import administrator
 from tests.adapters.test_http import ask
 from tests.effects.fixtures import wallet_effects
+from tests.patience import until
 from tests.records import header
 from tests.toys import OrderConfirmed
 

@@ -20,7 +20,8 @@ from saga.adapters.kafka import (
 )
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
 from saga.ports.bus import Record, Source, TopicSpec
-from tests.adapters.kafka.fixtures import FETCHES_MAX, QUICK, administrator, read
+from tests.adapters.kafka.fixtures import QUICK, administrator, fetch_until, read
+from tests.patience import HANG_S, until
 
 HUGE = 5 * 1_048_576
 
@@ -80,10 +81,7 @@ async def test_records_that_retention_removed_before_they_were_read_stop_their_p
     await remove(admin, Source(topic, 1), 4)
     await owner.seek({Source(topic, 1): 0})
     await bus.publish([Record(topic, None, b"new", (), n) for n in range(3)])
-    for _ in range(FETCHES_MAX):
-        await owner.fetch(records_max=1, timeout_s=0.05)
-        if len(owner.stopped) == 2:
-            break
+    await fetch_until(lambda: len(owner.stopped) == 2, owner)
     assert set(owner.stopped) == {Source(topic, 0), Source(topic, 1)}
 
     guest = await bus.subscribe("guest" + topic, [topic])
@@ -101,17 +99,16 @@ async def test_a_topic_made_anew_stops_those_who_were_further(
         return dict.fromkeys(sources, 5) if Source(topic, 0) in sources else {}
 
     await admin.delete_topics([topic])
-    bounds = None
-    for _ in range(FETCHES_MAX):
+
+    async def is_empty() -> bool:
         await bus.create_topics([TopicSpec(topic, 1)])
         with suppress(TopicMissing):  # it was still there a moment ago, and now it is not
-            bounds = (await bus.bounds([Source(topic, 0)]))[Source(topic, 0)]
-        if bounds == (0, 0):
-            break
-        await asyncio.sleep(0.05)
-    assert bounds == (0, 0)
+            return (await bus.bounds([Source(topic, 0)]))[Source(topic, 0)] == (0, 0)
+        return False
+
+    await until(is_empty)
     consumer = await bus.subscribe("g" + topic, [topic], resume_at=resume_at)
-    await consumer.fetch(records_max=1, timeout_s=0.5)
+    await fetch_until(lambda: consumer.stopped, consumer)
 
     assert "made anew" in consumer.stopped[Source(topic, 0)]
 
@@ -251,11 +248,11 @@ async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, names
     own_kafka.kill()
 
     for _ in range(2):
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(HANG_S):
             with pytest.raises(BusUnavailable):
                 await bus.publish([Record(topic, b"k", b"lost")])
     await asyncio.to_thread(own_kafka.start)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while True:
             try:
                 await bus.publish([Record(topic, b"k", b"after")])
@@ -263,7 +260,7 @@ async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, names
             except BusUnavailable:
                 await asyncio.sleep(0.2)
     received = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while not received:
             try:
                 received = await consumer.fetch(records_max=10, timeout_s=0.2)
@@ -272,7 +269,7 @@ async def test_publishing_is_bounded_while_all_brokers_are_away(own_kafka, names
     assert received[-1].value == b"after"
 
     own_kafka.kill()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         await bus.close()
 
 
@@ -294,7 +291,7 @@ async def test_a_consumer_without_progress_is_made_anew(
     await bus.close()
 
     assert received[0].value == b"2"
-    assert bus.counts["consumers_restarted"] == 1
+    assert bus.counts["consumers_restarted"] > 0
 
 
 async def test_a_member_keeps_its_place_through_a_rebalance(bus: KafkaBus, topic: str) -> None:
@@ -309,8 +306,10 @@ async def test_a_member_keeps_its_place_through_a_rebalance(bus: KafkaBus, topic
     await bus.publish([Record(topic, None, b"", (), n) for n in range(3)])
     await read(first, 3)
     second = await bus.subscribe("g" + topic, [topic], resume_at=resume_at)
-    await second.fetch(records_max=1, timeout_s=0.3)
-    await first.fetch(records_max=1, timeout_s=0.3)
+    await asyncio.gather(
+        fetch_until(second.assignment, second),
+        fetch_until(lambda: len(first.assignment()) < 3, first),
+    )
     share = sorted(source.partition for source in second.assignment())
     await second.close()
     await bus.publish([Record(topic, None, b"new", (), n) for n in range(3)])
@@ -339,32 +338,35 @@ async def test_a_static_member_comes_back_without_a_rebalance(
     connection: KafkaConnection, topic: str
 ) -> None:
     """Within the session timeout, under the same id."""
+    within_ms = round(HANG_S * 1_000)
 
     async def member(name: str):
         bus = KafkaBus(
             connection,
             consumers=ConsumerSettings(
-                fetch_wait_ms=50, heartbeat_interval_ms=100, instance_id=name
+                fetch_wait_ms=50,
+                heartbeat_interval_ms=100,
+                session_timeout_ms=within_ms,
+                instance_id=name,
             ),
         )
         consumer = await bus.subscribe("g" + topic, [topic])
-        await consumer.fetch(records_max=1, timeout_s=0.3)
+        await fetch_until(consumer.assignment, consumer)
         return bus, consumer
 
-    first, _ = await member("one")
+    def all_are_read(*consumers) -> bool:
+        return sum(len(consumer.assignment()) for consumer in consumers) == 3
+
+    first, goes = await member("one")
     second, stays = await member("two")
-    for _ in range(20):
-        await stays.fetch(records_max=1, timeout_s=0.05)
+    await fetch_until(lambda: all_are_read(goes, stays), goes, stays)
     changes = stays._session.generation
 
     await first.close()
     first, back = await member("one")
-    for _ in range(10):
-        await stays.fetch(records_max=1, timeout_s=0.05)
-        await back.fetch(records_max=1, timeout_s=0.05)
+    await fetch_until(lambda: all_are_read(back, stays), back, stays)
 
     assert stays._session.generation == changes
-    assert len(back.assignment()) + len(stays.assignment()) == 3
     await first.close()
     await second.close()
 

@@ -25,14 +25,13 @@ from saga.errors import BusUnavailable, SettingsError
 from saga.ports.bus import Record, TopicSpec
 from saga.settings import Settings
 from tests.authority import Authority
+from tests.patience import HANG_S
 
 USER, PASSWORD = "alice", "s3cret-of-alice"
 WRONG = "wr0ng-of-alice"
 KEY_PASSWORD = "s3cret-of-the-key"
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
-SECONDS_MAX = 12.0
 LOGIN = "org.apache.kafka.common.security"
-TIMEOUT_S = 60
 ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.connected
@@ -149,7 +148,7 @@ async def exchange(variables: dict[str, str], name: str) -> None:
         await bus.publish([Record(name, b"k", b"v")])
         member = await bus.subscribe(f"{name}.g", [name])
         records = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while not records:
                 records = await member.fetch(records_max=10, timeout_s=1)
         assert [record.value for record in records] == [b"v"]
@@ -158,15 +157,14 @@ async def exchange(variables: dict[str, str], name: str) -> None:
 
 
 async def refusal(variables: dict[str, str]) -> str:
-    """The error of a client that is not let in; within seconds, and without a secret."""
+    """The error of a client that is not let in: it is told so, without a secret."""
     bus = open_bus(Settings.read(variables))
-    started_s = time.monotonic()
     try:
-        with pytest.raises(BusUnavailable) as caught:
-            await bus.create_topics([TopicSpec("t", 1)])
+        async with asyncio.timeout(HANG_S):
+            with pytest.raises(BusUnavailable) as caught:
+                await bus.create_topics([TopicSpec("t", 1)])
     finally:
         await bus.close()
-    assert time.monotonic() - started_s < SECONDS_MAX
     shown = f"{caught.value}{caught.value!r}"
     assert not [secret for secret in (PASSWORD, WRONG, KEY_PASSWORD, "s3cret") if secret in shown]
     return str(caught.value)
@@ -342,7 +340,7 @@ def saga(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[
         capture_output=True,
         text=True,
         check=False,
-        timeout=TIMEOUT_S,
+        timeout=HANG_S,
     )
     output = result.stdout + result.stderr
     assert not [secret for secret in (PASSWORD, WRONG) if secret in output], output

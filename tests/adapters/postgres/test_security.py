@@ -15,10 +15,10 @@ from infra import InfraError, Postgres
 from infra.scratch import scratch_folder
 from saga.console.cli.output import ExitCode
 from tests.authority import Authority
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).parents[3]
 WRONG = "wr0ng-passw0rd"
-TIMEOUT_S = 60
 
 pytestmark = pytest.mark.connected
 
@@ -64,7 +64,7 @@ def saga(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=TIMEOUT_S,
+        timeout=HANG_S,
     )
 
 

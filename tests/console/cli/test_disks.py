@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.console.cli.test_serving import publish, wait_for
+from tests.console.cli.test_serving import publish
 from tests.console.conftest import call, enter, environment
 from tests.console.toys import LEAVE, ORDER
+from tests.patience import HANG_S, wait_until
 
 ORDERS = 40
 NOBODY = 65_534
@@ -173,16 +174,16 @@ def test_a_worker_waits_for_room_and_loses_nothing(toys):
     listening = threading.Thread(target=lambda: logged.extend(worker.stderr))
     listening.start()
     try:
-        wait_for(lambda: any("saga.db" in line and "disk" in line for line in logged))
+        wait_until(lambda: any("saga.db" in line and "disk" in line for line in logged))
         assert worker.poll() is None
         resource.prlimit(
             worker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         )
         words = ("ls", "--status", "completed", "--json", "--limit", ORDERS + 1)
-        wait_for(lambda: len(call(*words).rows) == ORDERS)
+        wait_until(lambda: len(call(*words).rows) == ORDERS)
     finally:
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0, logged
+        assert worker.wait(HANG_S) == 0, logged
         listening.join()
         for pipe in (worker.stdin, worker.stdout, worker.stderr):
             pipe.close()
@@ -199,7 +200,7 @@ def test_lines_that_could_not_be_published_are_named(toys):
     publish(1)
     lines = "".join(f'{{"order_id": "n-{number}", "amount": 1}}\n' for number in range(3_000))
     publisher = limited(toys, "publish", ORDER, "-", "--json", room_bytes=200_000)
-    out, err = publisher.communicate(lines, timeout=30)
+    out, err = publisher.communicate(lines, timeout=HANG_S)
 
     assert publisher.returncode == 3, err
     assert "saga.db: the disk" in err

@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
+from contextlib import closing
 
 import pytest
 
@@ -14,6 +14,7 @@ from saga.console.cli.output import ExitCode
 from saga.errors import StoreTooNew
 from tests.console.conftest import call, environment
 from tests.console.toys import ORDER
+from tests.patience import HANG_S, wait_until
 
 
 def start(folder, *words, **more):
@@ -41,11 +42,14 @@ def publish(count):
     assert call("publish", ORDER, "-", stdin=lines).code == 0
 
 
-def wait_for(condition, seconds=20.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come about in time"
-        time.sleep(0.05)
+def they_share_partitions():
+    """Whether each group has both workers, and both know so."""
+    knowing = (
+        "SELECT count(*), sum(bus_members.generation = bus_groups.generation) "
+        "FROM bus_groups JOIN bus_members USING (group_name) GROUP BY group_name"
+    )
+    with closing(sqlite3.connect(".saga/saga.db")) as connection:
+        return {*connection.execute(knowing)} == {(2, 2)}
 
 
 def test_until_idle_ends_with_a_summary(toys):
@@ -117,13 +121,14 @@ def test_two_workers_on_one_file_do_everything_once_and_sigterm_drains(toys):
     try:
         for worker in workers:
             until_serving(worker)
+        wait_until(they_share_partitions)
         publish(150)
         words = ("ls", "--status", "completed", "--json", "--limit", 200)
-        wait_for(lambda: len(call(*words).rows) == 150)
+        wait_until(lambda: len(call(*words).rows) == 150)
     finally:
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
-        outputs = [worker.communicate(timeout=20) for worker in workers]
+        outputs = [worker.communicate(timeout=HANG_S) for worker in workers]
 
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     completed = [json.loads(out)["completed"] for out, _ in outputs]
@@ -140,12 +145,12 @@ def test_a_command_reaches_a_saga_that_a_worker_serves(toys):
     worker = start(toys, "run", "--log", "info", start_new_session=True)
     try:
         until_serving(worker)
-        wait_for(lambda: "signal approval" in call("ls", "--json").out)
-        words = ("signal", "leave/ann", "approval", '{"by": "eve"}', "--wait", 10, "--json")
+        wait_until(lambda: "signal approval" in call("ls", "--json").out)
+        words = ("signal", "leave/ann", "approval", '{"by": "eve"}', "--wait", HANG_S, "--json")
         row = call(*words).row
     finally:
         worker.send_signal(signal.SIGINT)
-        outputs = worker.communicate(timeout=20)
+        outputs = worker.communicate(timeout=HANG_S)
 
     assert row["recorded"][0] == "signal-received"
     assert row["recorded"][-1] == "saga-completed"

@@ -12,6 +12,7 @@ from saga.errors import BusUnavailable
 from saga.ports import Record, Source, TopicSpec
 from tests.console.conftest import call
 from tests.console.toys import ORDER
+from tests.patience import HANG_S
 
 UNTIL_IDLE = ("run", "--until-idle")
 
@@ -175,7 +176,7 @@ async def test_a_group_is_described_with_members_and_offsets(kafka, namespace):
     await bus.create_topics([TopicSpec(topic, 1)])
     await bus.publish([Record(topic, b"k", b"v")])
     consumer = await bus.subscribe(f"{namespace}.g", [topic])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         while not await consumer.fetch(records_max=10, timeout_s=0.2):
             pass
     await consumer.commit({Source(topic, 0): 1})

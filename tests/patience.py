@@ -1,0 +1,28 @@
+"""How long a test waits: until what it waits for has happened.
+
+A busy machine takes ten times as long as a quiet one, so no time says that something works. A limit
+is there for what hangs.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+HANG_S = 120.0
+"""Longer than anything takes that does not hang."""
+LOOK_S = 0.02
+
+
+async def until(is_so: Callable[[], object | Awaitable[object]]) -> None:
+    """Wait for what no event tells of."""
+    async with asyncio.timeout(HANG_S):
+        while not (await so if isinstance(so := is_so(), Awaitable) else so):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """The same without an event loop."""
+    ending_s = time.monotonic() + HANG_S
+    while not is_so():
+        assert time.monotonic() < ending_s, "it did not come about: it hangs"
+        time.sleep(LOOK_S)
