@@ -85,8 +85,8 @@ CLOCKS = re.compile(r"(.+\.)?(datetime\.(now|utcnow|today)|date\.today|uuid[147]
 #: Whatever a test waits for may take ten times as long on a busy machine.
 LIMITS = {"timeout", "timeout_s"}
 LIMIT_S_MIN = 60.0
-#: The time of sagas is not that of the machine, and a fetch that finds nothing is made again.
-UNLIMITED = re.compile(r"ctx\.\w+|.*\.(fetch|getmany)")
+#: What finds nothing in its time and is called again.
+POLLS = re.compile(r".*\.(fetch|getmany)")
 
 MODULE_LINES_MAX = 800
 FUNCTION_LINES_MAX = 70
@@ -194,26 +194,28 @@ def oversizes(module: str, source: str) -> Iterator[tuple[int, str]]:
 
 
 def impatience(module: str, source: str) -> Iterator[tuple[int, str]]:
-    """Yields line and limit of each wait in *module* that a busy machine exceeds; one that is to
-    end in an error may be short.
-    """
+    """Yields line and limit of each wait in *module* that a busy machine exceeds."""
     tree = ast.parse(source)
-    failing = (
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.With | ast.AsyncWith)
-        and any("raises(" in ast.unparse(item.context_expr) for item in node.items)
-    )
-    may_be_short = {each for node in failing for each in ast.walk(node)}
+    exempt = {each for node in ast.walk(tree) if _may_be_short(node) for each in ast.walk(node)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and node not in may_be_short:
+        if isinstance(node, ast.Call) and node not in exempt:
             for limit in _limits(node):
                 yield node.lineno, f"{limit} s pass on a busy machine: use tests.patience.HANG_S"
 
 
+def _may_be_short(node: ast.AST) -> bool:
+    """Whether waits in there are to end in an error, or in a time of its own, that of sagas."""
+    match node:
+        case ast.With() | ast.AsyncWith():
+            return any("raises(" in ast.unparse(item.context_expr) for item in node.items)
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            return "ctx" in {each.arg for each in node.args.args}
+    return False
+
+
 def _limits(call: ast.Call) -> Iterator[float]:
     name = ast.unparse(call.func)
-    if UNLIMITED.fullmatch(name):
+    if POLLS.fullmatch(name):
         return
     limits = [each.value for each in call.keywords if each.arg in LIMITS]
     limits += call.args if name in {"asyncio.timeout", "asyncio.wait_for"} else []
@@ -233,7 +235,7 @@ def _limits(call: ast.Call) -> Iterator[float]:
         ("process.communicate(timeout=60)", 0),
         ("with pytest.raises(TimeoutError):\n    process.wait(timeout=0.1)", 0),
         ("consumer.fetch(timeout_s=0.1)", 0),
-        ("ctx.wait('approval', timeout=1)", 0),
+        ("async def order(ctx): await ctx.wait('approval', timeout=1)", 0),
     ],
 )
 def test_a_limit_that_is_too_short_is_seen(source: str, found: int) -> None:

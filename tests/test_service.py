@@ -491,10 +491,10 @@ class TestOutcome:
         """A name of whatever form harms nobody else who waits."""
         await bench.store_ending("o-2", SagaStatus.RUNNING)
         async with bench.service(bench.part("one")) as service:
-            waiting = asyncio.create_task(service.outcome("service-order/o-2", timeout=5))
+            waiting = asyncio.create_task(service.outcome("service-order/o-2", timeout=HANG_S))
             await asyncio.sleep(0)
             with pytest.raises(UnknownSaga):
-                await service.outcome(name, timeout=5)
+                await service.outcome(name, timeout=HANG_S)
             await bench.store_ending("o-2", SagaStatus.PARKED)
 
             assert (await waiting).status is SagaStatus.PARKED
@@ -511,8 +511,8 @@ class TestOutcome:
 
         monkeypatch.setattr(bench.catalogue, "summaries", summaries)
         async with bench.service(bench.part("one")) as service:
-            ill = asyncio.create_task(service.outcome("service-order/ill", timeout=5))
-            outcome = await service.outcome("service-order/o-1", timeout=5)
+            ill = asyncio.create_task(service.outcome("service-order/ill", timeout=HANG_S))
+            outcome = await service.outcome("service-order/o-1", timeout=HANG_S)
             with pytest.raises(LookupError, match="damaged"):
                 await ill
             assert service.status() == {"one": "up", "outcome poller": "up"}
@@ -538,7 +538,7 @@ class TestOutcome:
         bench.catalogue = Catalogue(bench.store)
         await bench.store_ending("o-1", SagaStatus.RUNNING)
         async with bench.service(bench.part("one")) as service:
-            waiting = asyncio.create_task(service.outcome(O_1, timeout=5))
+            waiting = asyncio.create_task(service.outcome(O_1, timeout=HANG_S))
             while len(began) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             await bench.store_ending("o-1", SagaStatus.PARKED)

@@ -14,6 +14,7 @@ from saga.core.identity import saga_id
 from saga.core.retry import ONCE
 from saga.runtime.unit_of_work import InboundBatch
 from saga.testing import given
+from tests.patience import HANG_S
 from tests.records import header
 from tests.runtime.fixtures import Scenario
 
@@ -216,7 +217,7 @@ async def test_a_whole_service_goes_from_saga_to_saga_by_their_keys(tmp_path, is
         await service.publish(Delivered(delivery_id="d-1"))
         waited = [service.outcome(saga_id("invoice", str(INVOICE))), service.outcome(DELIVERY)]
         waited.append(service.outcome(saga_id("receipt", "r-1")))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANG_S):
             outcomes = await asyncio.gather(*waited)
 
         assert [one.status.value for one in outcomes] == ["completed"] * 3

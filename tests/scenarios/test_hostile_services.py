@@ -10,6 +10,7 @@ from saga import Context, EffectContext, Effects, Retry, SagaApp, saga
 from saga.core.status import SagaStatus
 from saga.testing import World
 from tests.effects.hostile import HOSTILE
+from tests.patience import HANG_S
 from tests.toys import OrderConfirmed, OrderPlaced, OrderRejected, Paid, Pay, Refund, Ship
 
 KINDS = [*HOSTILE, "none"]
@@ -71,12 +72,12 @@ async def test_whatever_handlers_raise_only_their_own_sagas_are_undone(places, c
     names = [f"{kind}/{way}" for kind in KINDS for way in ("async", "def")]
     async with app().service(**places) as service:
         sagas = [await service.publish(OrderPlaced(order_id=name)) for name in names]
-        outcomes = await asyncio.gather(*(service.outcome(each, timeout=60) for each in sagas))
+        outcomes = await asyncio.gather(*(service.outcome(each, timeout=HANG_S) for each in sagas))
         assert await service.problems() == []
     statuses = {name: each.status for name, each in zip(names, outcomes, strict=True)}
     async with app().service(**places) as service:
         again = await service.publish(OrderPlaced(order_id="again"))
-        assert (await service.outcome(again, timeout=60)).status is SagaStatus.COMPLETED
+        assert (await service.outcome(again, timeout=HANG_S)).status is SagaStatus.COMPLETED
 
     completed = {name for name, status in statuses.items() if status is SagaStatus.COMPLETED}
     assert completed == {"none/async", "none/def"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from saga.errors import TaskEnded
+from tests.patience import HANG_S
 from tests.scenarios import order_app
 
 TASKS = {
@@ -64,13 +65,13 @@ def cancel_task(name: str) -> None:
 async def ended(service, name: str, way: str, go: asyncio.Event) -> None:
     """The part of that name ends; what everybody who asks is told."""
     first = await service.publish(order_app.OrderPlaced(order_id="before"))
-    assert (await service.outcome(first, timeout=30)).status == "completed"
+    assert (await service.outcome(first, timeout=HANG_S)).status == "completed"
     assert set(service.status().values()) == {"up"}
     waiting = [asyncio.create_task(service.outcome(saga)) for saga in await stuck(service)]
     go.set()
     if way == "is cancelled":
         cancel_task(name)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANG_S):
         await service.wait()
         await asyncio.wait(waiting)
 
