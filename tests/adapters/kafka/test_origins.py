@@ -16,7 +16,8 @@ from saga.ports.bus import Origin, Record, Source, TopicSpec
 from saga.ports.store import Batch, Place
 from saga.runtime.orchestrator import Receiver
 from saga.testing.samples import MOMENT
-from tests.adapters.kafka.fixtures import FETCHES_MAX, QUICK, administrator, read
+from tests.adapters.kafka.fixtures import QUICK, administrator, read
+from tests.patience import HANG_S
 
 
 @pytest.fixture
@@ -73,11 +74,10 @@ def receiver_of(bus: KafkaBus, store: MemoryEventStore, topic: str) -> Receiver:
 async def until_stopped(consumer, count: int) -> list:
     """Fetch until so many sources are stopped; what was read meanwhile."""
     records = []
-    for _ in range(FETCHES_MAX):
-        records += await consumer.fetch(records_max=100, timeout_s=0.1)
-        if len(consumer.stopped) == count:
-            return records
-    raise AssertionError(consumer.stopped)
+    async with asyncio.timeout(HANG_S):
+        while len(consumer.stopped) != count:
+            records += await consumer.fetch(records_max=100, timeout_s=0.1)
+    return records
 
 
 async def test_a_topic_made_anew_is_not_read_on_however_long_it_is(
@@ -158,12 +158,10 @@ async def test_a_running_group_begins_a_topic_made_anew_at_its_begin(
     await again(topic, records=8)
 
     offsets = set()
-    for _ in range(FETCHES_MAX):
-        for each in await reader.fetch(records_max=100, timeout_s=0.1):
-            offsets.add((each.partition, each.offset))
-        if len(offsets) == 16:
-            break
-    assert len(offsets) == 16
+    async with asyncio.timeout(HANG_S):
+        while len(offsets) < 16:
+            for each in await reader.fetch(records_max=100, timeout_s=0.1):
+                offsets.add((each.partition, each.offset))
     assert reader.stopped == {}
     await reader.close()
 
