@@ -75,6 +75,12 @@ def _check_place(place: str, *, expected: str) -> None:
         raise ValueError(f"expected {expected}")
 
 
+def _check_length(text: str) -> None:
+    duration_us(text)
+    if "-" in text:
+        raise ValueError("expected a length of time from zero on, text like '30s', '5m', '2h'")
+
+
 def _check_retention(text: str) -> None:
     if duration_us(text) < SECOND_US:
         raise ValueError("expected at least a second: no reader would be in time")
@@ -96,7 +102,7 @@ OutboxAddress = Annotated[str, _checked(_check_address, schemes=("postgresql",))
 TokenHook = Annotated[
     str, _checked(_check_place, expected="module:callable, which returns an access token")
 ]
-Duration = Annotated[str, _checked(duration_us)]
+Duration = Annotated[str, _checked(_check_length)]
 TopicPart = Annotated[str, _checked(lambda part: TopicNames(part, part))]
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1)]

@@ -58,7 +58,7 @@ def fill(model: type[Filled], *sources: BaseModel | None) -> Filled:
         if source is not None:
             for name in _shared(model, type(source)):
                 values[name] = getattr(source, name)
-    return model.model_validate(values)
+    return model(**values)
 
 
 def fill_report(model: type[Filled], trigger: BaseModel, report: Report) -> Filled:
@@ -71,7 +71,7 @@ def fill_report(model: type[Filled], trigger: BaseModel, report: Report) -> Fill
     }
     values = {name: getattr(trigger, name) for name in _shared(model, type(trigger))}
     values |= {name: value for name, value in reported.items() if name in model.__pydantic_fields__}
-    return model.model_validate(values)
+    return model(**values)
 
 
 @lru_cache(maxsize=4096)

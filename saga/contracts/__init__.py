@@ -4,13 +4,16 @@
 of them; `encode` and `decode` stand between bytes and models.
 """
 
+from saga.contracts.accepted import read_accepted_as
 from saga.contracts.codec import (
     Decoded,
+    accepting,
     decode,
     encode,
     encode_for_readers,
     message_of,
     read,
+    reads_as,
     wrong_headers,
 )
 from saga.contracts.json_text import (
@@ -61,6 +64,7 @@ __all__ = [
     "TopicNames",
     "Unreadable",
     "UnreadableCode",
+    "accepting",
     "business_key",
     "canonical",
     "canonical_text",
@@ -75,6 +79,8 @@ __all__ = [
     "message_of",
     "parse_contract_name",
     "read",
+    "read_accepted_as",
+    "reads_as",
     "reply_contract_names",
     "upcast",
     "wrong_headers",

@@ -6,12 +6,16 @@ to its own canonical form hides no flaw (`json_text`); only others are inspected
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from typing import Literal
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from saga.contracts.accepted import accepting as accepted_again
+from saga.contracts.accepted import read_accepted
 from saga.contracts.cloudevents import TRACEPARENT, TYPE, Attributes
 from saga.contracts.json_text import (
     LARGE_BYTES,
@@ -36,7 +40,7 @@ from saga.core.events import Json, Message
 from saga.core.identity import ID_BYTES_MAX
 from saga.core.texts import described
 from saga.core.values import value
-from saga.errors import MalformedMessage
+from saga.errors import MalformedMessage, MessageError
 from saga.users_code import is_ours
 
 
@@ -165,22 +169,68 @@ def _another_version(contract_name: str, claimed: str | None) -> Unreadable | No
 
 
 def read(registry: ContractRegistry, message: Message) -> ContractModel:
-    """The model of a stored message, in its current version; MessageError if none can be made."""
+    """The model of a stored message, in its current version; MessageError if none can be made.
+
+    It was accepted when it was stored: a contract that has become stricter since reads it too.
+    """
     kept = registry.take(message.contract, message.payload)
     if kept is not None:
         return kept
     path = registry.paths.get(message.contract)
-    if path is not None and not path.upcasts:
-        try:
-            # It was inspected when it was received: what is stored is canonical.
-            return path.validate(message.payload, strict=path.is_strict)
-        except BaseException as error:  # users' code: below is said what is wrong
-            if is_ours(error):
-                raise
-    decoded = decode(registry, message.contract, message.payload.encode())
+    if path is None:
+        raise _unknown(registry, message.contract).error()
+    model = _read_stored(path, message.payload)
+    if not path.upcasts:
+        return model
+    decoded = _upcast(path, model)
     if isinstance(decoded, Unreadable):
         raise decoded.error()
     return decoded.model
+
+
+def reads_as(registry: ContractRegistry, recorded: Message, message: Message) -> bool:
+    """Whether *recorded*, read by today's contract of *message*, is that very message."""
+    path = registry.paths.get(recorded.contract)
+    if path is None or message.contract not in (recorded.contract, path.current.contract_name):
+        return False
+    try:
+        if message.contract == recorded.contract:
+            return encode(_read_stored(path, recorded.payload)) == message.payload
+        return encode(read(registry, recorded)) == message.payload
+    except MessageError:
+        return False
+
+
+def accepting(
+    registry: ContractRegistry, recorded: Iterable[Message]
+) -> AbstractContextManager[None]:
+    """While it is open, recorded messages may be made again that their contracts refuse today."""
+    accepted: set[Message] = set()
+    unread = iter(recorded)
+
+    def is_accepted(made: BaseModel) -> bool:
+        # Asked seldom if ever: only then is the history read again.
+        for message in unread:
+            path = registry.paths.get(message.contract)
+            with suppress(MessageError):
+                if path is not None:
+                    accepted.add(message_of(_read_stored(path, message.payload)))
+        return isinstance(made, ContractModel) and message_of(made) in accepted
+
+    return accepted_again(is_accepted)
+
+
+def _read_stored(path: ReadPath, payload: Json) -> ContractModel:
+    """The model of a payload that was inspected when it was stored, in the version it has."""
+    try:
+        return path.validate(payload, strict=path.is_strict)
+    except BaseException as error:  # users' code: what it accepted once is read without it
+        if is_ours(error):
+            raise
+        try:
+            return read_accepted(path.contract.model, payload)
+        except ValidationError:
+            raise _refusal(path, payload.encode(), error).error() from error
 
 
 def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> bytes:

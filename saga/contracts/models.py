@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import field
 from enum import StrEnum
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Generic,
@@ -30,9 +31,11 @@ from typing import (
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, WrapSerializer
 
+from saga.contracts.accepted import make_accepted
 from saga.contracts.keys import check_key_type, key_text
 from saga.core.values import value
 from saga.errors import DefinitionError
+from saga.users_code import is_ours
 
 CONTRACT_NAME_CHARS_MAX = 160
 """With environment and namespace it stays below the 249 characters that Kafka allows a topic."""
@@ -122,6 +125,20 @@ class ContractModel(BaseModel):
     """How this version becomes the next one."""
     __saga_upcasts_from__: ClassVar[tuple[Upcast, ...]] = ()
     """How older versions become this one."""
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, /, **values: object) -> None:
+            # As pydantic's own, but for what a history says was accepted before the rules grew.
+            __tracebackhide__ = True
+            try:
+                self.__pydantic_validator__.validate_python(values, self_instance=self)
+            except BaseException as error:  # validators are users' code
+                if is_ours(error) or not make_accepted(self, values):
+                    raise
+
+        # Without it pydantic would take it for a method of users, and call it for every message.
+        __init__.__pydantic_base_init__ = True
 
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:

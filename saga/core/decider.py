@@ -1,18 +1,20 @@
 """A decider: the one value that every way of writing a saga becomes, and the runtime runs.
 
 `handle(state, event)` is synchronous and pure but for the state it is given and gives back: no
-await stands between an event and the intents it leads to.
+await stands between an event and the intents it leads to. A turn that was recorded is handled by
+the same function, which is told what was recorded for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from saga.core.events import Event
 from saga.core.identity import SagaId
 from saga.core.intents import Intent
+from saga.core.program import Contracts
 from saga.core.state import SagaState
 from saga.core.values import value
 
@@ -40,10 +42,19 @@ class Decision:
     disposition: Disposition = Disposition.RECORDED
 
 
+class Handle(Protocol):
+    """What was *recorded* for a turn stands where today's code may judge otherwise."""
+
+    def __call__(
+        self, state: SagaState, event: Event, recorded: Sequence[Intent] | None = None
+    ) -> Decision: ...
+
+
 @value
 class Decider:
     name: str
     version: int
     fingerprint: str
     initial_state: Callable[[SagaId], SagaState]
-    handle: Callable[[SagaState, Event], Decision]
+    handle: Handle
+    contracts: Contracts

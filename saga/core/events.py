@@ -120,6 +120,11 @@ class TurnFailed:
     key: str | None = None
 
 
+@value(kw_only=True)
+class TimersAdded:
+    """The code at hand has timeouts that the history had not: from here on they are armed."""
+
+
 Fact = (
     SagaStarted
     | ReplyReceived
@@ -128,6 +133,7 @@ Fact = (
     | CancelRequested
     | OperatorActed
     | TurnFailed
+    | TimersAdded
 )
 
 

@@ -67,12 +67,28 @@ def apply(state: SagaState, intent: intents.Intent, at: Instant) -> None:
     EFFECTS[type(intent)](state, intent, at)
 
 
-def describe_step(state: SagaState, intent: intents.IntentIssued, *, says_order: bool) -> None:
-    """Let a recorded intent say the kind of a step that is known already, and what it is behind."""
+def restate(state: SagaState, recorded: intents.Intent, *, says_order: bool) -> None:
+    """Let what is recorded stand where today's code may decide it in another way."""
+    match recorded:
+        case intents.IntentIssued() if recorded.direction is DO:
+            _describe_step(state, recorded, says_order=says_order)
+        case intents.IntentIssued():
+            state.undo_contracts[recorded.step] = recorded.contract
+        case intents.SagaFinishing():
+            state.pending_outcome = recorded.outcome
+        case intents.SagaCompleted() | intents.SagaRolledBack() | intents.SagaAbandoned():
+            state.outcome = recorded.outcome
+        case intents.TimerCancelled():
+            _cancelled(state, recorded, Instant(0))
+        case _:
+            pass
+
+
+def _describe_step(state: SagaState, intent: intents.IntentIssued, *, says_order: bool) -> None:
     if intent.attempt > 1:
         return
     step = state.steps[intent.step]
-    step.kind = intent.kind
+    step.contract, step.payload, step.kind = intent.contract, intent.payload, intent.kind
     if says_order:
         before = itertools.takewhile(lambda step_id: step_id != intent.step, state.steps)
         step.after = tuple(before)[-1:] if intent.after is None else intent.after
@@ -329,7 +345,7 @@ def _rolled_back_status(residue: tuple[StepId, ...]) -> SagaStatus:
     return SagaStatus.ROLLED_BACK_WITH_RESIDUE if residue else SagaStatus.ROLLED_BACK
 
 
-def _without_effect(_: SagaState, __: intents.Intent, ___: Instant) -> None:
+def _without_effect(_: SagaState, __: events.Fact | intents.Intent, ___: Instant) -> None:
     """It concerns nobody's state."""
 
 
@@ -343,6 +359,7 @@ FACT_EFFECTS: Final[dict[type[events.Fact], _Effect]] = {
     events.CancelRequested: _cancel_requested,
     events.OperatorActed: _operator_acted,
     events.TurnFailed: _turn_failed,
+    events.TimersAdded: _without_effect,
 }
 
 EFFECTS: Final[dict[type[intents.Intent], _Effect]] = {

@@ -21,7 +21,8 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     """The trigger: begin the program, or recognise a repeat of it."""
     state = turn.state
     if state.is_started:
-        return Disposition.DUPLICATE if state.trigger == fact.trigger else Disposition.CONFLICT
+        is_same = turn.is_same(state.trigger, fact.trigger)
+        return Disposition.DUPLICATE if is_same else Disposition.CONFLICT
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "trigger", "abandoned before it had begun")
     turn.take_fact()
@@ -74,7 +75,7 @@ def signalled(turn: Turn, fact: events.SignalReceived) -> Disposition:
         turn.take_fact()
         return RECORDED
     wait = waits[0]
-    refusal = turn.program.refusal_of(wait, fact.payload)
+    refusal = turn.refusal(lambda: turn.program.refusal_of(wait, fact.payload))
     if refusal is not None:
         return turn.note(Verdict.REFUSED, f"signal {fact.name}", refusal)
     turn.take_fact()
@@ -232,8 +233,12 @@ def _await_signal(turn: Turn, command: program.AwaitSignal) -> Sequence[program.
 
 def _choose(turn: Turn, command: program.AwaitSignal) -> tuple[Json | None, list[str]]:
     """The oldest kept signal that a wait takes, and why it does not take those before it."""
-    refusals: list[str] = []
-    for payload in turn.state.signals.get(command.name, ()):
+    refusals = turn.recorded_refusals(command.wait)
+    kept = turn.state.signals.get(command.name, ())
+    if refusals is not None:
+        return next(iter(kept[len(refusals) :]), None), refusals
+    refusals = []
+    for payload in kept:
         refusal = turn.program.refusal_of(command.wait, payload)
         if refusal is None:
             return payload, refusals

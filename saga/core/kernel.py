@@ -8,13 +8,14 @@ state. This module only opens the door to each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from saga.core import events, forward, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
 from saga.core.identity import DO, UNDO, SagaId, StepId, parse_intent_id
-from saga.core.intents import TimerPurpose, Verdict
+from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program, Slept, WaitTimedOut
 from saga.core.state import SagaState
 from saga.core.turn import Turn
@@ -23,8 +24,10 @@ from saga.core.turn import Turn
 def decider_for(definition: Definition) -> Decider:
     """The decider that runs *definition* with retries, deadlines, timers, signals and rollback."""
 
-    def handle(state: SagaState, event: Event) -> Decision:
-        turn = Turn(definition, state, event)
+    def handle(
+        state: SagaState, event: Event, recorded: Sequence[Intent] | None = None
+    ) -> Decision:
+        turn = Turn(definition, state, event, recorded)
         disposition = _take(turn, event)
         if disposition is RECORDED:
             assert turn.has_taken_fact, (state.saga_id, event)
@@ -32,7 +35,14 @@ def decider_for(definition: Definition) -> Decider:
                 forward.settle(turn)
         return Decision(state, turn.intents, disposition)
 
-    return Decider(definition.name, definition.version, definition.fingerprint, SagaState, handle)
+    return Decider(
+        definition.name,
+        definition.version,
+        definition.fingerprint,
+        SagaState,
+        handle,
+        definition.contracts,
+    )
 
 
 def decider_without_code(name: str, version: int) -> Decider:
@@ -64,6 +74,10 @@ def _take(turn: Turn, event: Event) -> Disposition:
         case events.TurnFailed():
             turn.take_fact()
             return RECORDED
+        case events.TimersAdded():
+            turn.take_fact()
+            turn.arm_unarmed()
+            return RECORDED
         case _:
             assert_never(fact)
 
@@ -78,7 +92,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         return Disposition.UNKNOWN
     known = step.replies.get((name.direction, name.attempt))
     if known is not None:
-        if known == fact:
+        if turn.is_same_answer(known, fact):
             return Disposition.DUPLICATE
         # An incident to record once. The same message id again is no news: a dead letter.
         if turn.event.cause in turn.state.causes:
@@ -86,8 +100,9 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         return turn.note_conflict(fact)
     if name.direction is UNDO:
         return rollback.undo_reply(turn, step, name.attempt, fact)
-    if fact.outcome is REPLY_DONE and turn.program is not None:
-        refusal = turn.program.refusal_of_reply(step.id, fact.reply)
+    program = turn.program
+    if fact.outcome is REPLY_DONE and program is not None:
+        refusal = turn.refusal(lambda: program.refusal_of_reply(step.id, fact.reply))
         if refusal is not None:
             return turn.note(Verdict.REFUSED, fact.intent_id, refusal)
     return forward.reply(turn, step, name.attempt, fact)

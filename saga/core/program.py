@@ -7,7 +7,8 @@ front-end. It must be deterministic: the same resolutions in the same order give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from saga.core.events import Json, Message
@@ -163,6 +164,26 @@ class Program(Protocol):
         """Let go of everything; nothing the program still does may count."""
 
 
+class Contracts(Protocol):
+    """What today's contracts make of recorded messages."""
+
+    def reads_as(self, recorded: Message, message: Message) -> bool:
+        """Whether *recorded*, read by today's contracts, is *message*."""
+
+    def accepting(self, recorded: Iterable[Message]) -> AbstractContextManager[None]:
+        """While it is open, a program may make these again, however strict their contracts are."""
+
+
+class PlainContracts:
+    """Messages that are what their text says."""
+
+    def reads_as(self, recorded: Message, message: Message) -> bool:
+        return recorded == message
+
+    def accepting(self, _: Iterable[Message]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 @value
 class Definition:
     """A kind of saga; each history pins its *fingerprint*, a hash of its source."""
@@ -173,3 +194,4 @@ class Definition:
     program: Callable[[SagaId, str], Program]
     parallel_undo: bool = False
     continue_when_stuck: bool = False
+    contracts: Contracts = PlainContracts()

@@ -1,36 +1,63 @@
 """Replay: the same `handle` over a recorded history, every decision compared with the recorded one.
 
-The first difference is raised. What is recorded stands where a difference is allowed: in how long
-something may take, in a step's kind, in the steps that it depends on. A history begun before 0.1.0
-says less than today's code decides; what it could not say is not missed.
+The first difference is raised. Each turn is told what was recorded for it, and that stands where a
+difference is allowed: in how long something may take, in what was accepted, in a step's kind and
+the steps that it depends on. Recorded payloads are read by today's contracts first. A timeout that
+only the code has is no difference while it can still be armed: a running saga does so. A history
+begun before 0.1.0 says less than today's code decides; what it could not say is not missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
 
 from saga.core import fold, format_1, intents
 from saga.core.decider import RECORDED, Decider, Decision
-from saga.core.events import CancelRequested, Event
+from saga.core.events import CancelRequested, Event, Fact, Message
 from saga.core.history import NAME_OF, Entry, turn_bounds
-from saga.core.identity import DO, SagaId
-from saga.core.intents import Intent
+from saga.core.identity import DO, SagaId, StepId, TimerId
+from saga.core.intents import Intent, TimerArmed, TimerPurpose
 from saga.core.state import SagaState
-from saga.core.status import SagaStatus
+from saga.core.status import ISSUED, UNDOING, SagaStatus
 from saga.errors import ReplayMismatch
+
+_ReadsAs: TypeAlias = Callable[[Message, Message], bool]
+
+_WITH_OUTCOME: Final = (
+    intents.SagaFinishing,
+    intents.SagaCompleted,
+    intents.SagaRolledBack,
+    intents.SagaAbandoned,
+)
+_STANDS: Final[dict[type, tuple[str, ...]]] = {
+    # The recorded kind and order stand; they matter to a rollback, which is recorded itself.
+    intents.IntentIssued: ("payload", "kind", "after", "undoes"),
+    intents.EventPublished: ("payload",),
+    **dict.fromkeys(_WITH_OUTCOME, ("outcome",)),
+}
+"""What of a decision is not compared as it is: messages are read first."""
 
 
 def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
     """The state after a whole history; ReplayMismatch where the code at hand decides otherwise."""
-    state = decider.initial_state(saga_id)
-    bodies = [entry.body for entry in entries]
+    bodies: list[Any] = [entry.body for entry in entries]
+    with decider.contracts.accepting(filter(None, map(_message, bodies))):
+        return _replay(decider, saga_id, entries, bodies)
+
+
+def _replay(
+    decider: Decider, saga_id: SagaId, entries: Sequence[Entry], bodies: Sequence[Any]
+) -> SagaState:
+    state, reads_as = decider.initial_state(saga_id), decider.contracts.reads_as
     for begin, end in turn_bounds(bodies):
         fact = entries[begin]
         if is_without_code(state, fact, entries[begin + 1 : end]):
             take_without_code(state, fact, entries[begin + 1 : end])
             continue
         event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # a turn begins with a fact
-        decision = decider.handle(state, event)
+        decision = decider.handle(state, event, bodies[begin + 1 : end])
         if decision.disposition is not RECORDED:
             raise ReplayMismatch(fact.version, describe(fact.body), decision.disposition.value)
         if decision.intents != bodies[begin + 1 : end]:
@@ -39,10 +66,12 @@ def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaS
             is_format_1 = format_1.is_format_1(bodies)
             if is_format_1:
                 recorded = sorted(recorded, key=lambda entry: isinstance(entry.body, intents.Noted))
-                decided = _as_format_1(decided, decision.state, recorded)
-            _compare(fact, decided, recorded)
-            _adopt(decision, entries[begin + 1 : end], is_format_1=is_format_1)
+                decided = _as_format_1(decided, decision.state, recorded, reads_as)
+            _compare(fact, decided, recorded, reads_as)
+            _restate(decision, entries[begin + 1 : end], is_format_1=is_format_1)
         state = decision.state
+        if state.unarmed:
+            _check_open(state, after=entries[end - 1].version)
     return state
 
 
@@ -60,6 +89,7 @@ def is_without_code(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> 
 def take_without_code(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
     """Give a recorded turn its effect as it stands, and let go of the program."""
     fold.fold_turn(state, fact, decided)
+    state.unarmed.clear()
     if state.program is not None:
         state.program.close()
         state.program = None
@@ -69,11 +99,13 @@ def describe(body: object) -> str:
     name = NAME_OF[type(body)]
     if isinstance(body, intents.IntentIssued):
         return f"{name} {body.step}/{body.direction.value}/{body.attempt} {body.contract}"
+    if isinstance(body, TimerArmed):
+        return f"{name} {body.purpose.value} {body.target}"
     return name
 
 
 def _as_format_1(
-    decided: Sequence[Intent], state: SagaState, recorded: Sequence[Entry]
+    decided: Sequence[Intent], state: SagaState, recorded: Sequence[Entry], reads_as: _ReadsAs
 ) -> list[Intent]:
     """*decided* in the words of format 1, notes last: without what it left unsaid."""
     theirs = [entry.body for entry in recorded if not _is_timer(entry.body)]
@@ -81,7 +113,7 @@ def _as_format_1(
     place = 0
     for intent in sorted(decided, key=lambda intent: isinstance(intent, intents.Noted)):
         then = format_1.as_then(intent)
-        if place < len(theirs) and _same(then, theirs[place]):
+        if place < len(theirs) and _same(then, theirs[place], reads_as):
             place += 1
         elif format_1.may_be_missing(intent, state):
             continue
@@ -89,51 +121,85 @@ def _as_format_1(
     return ours
 
 
-def _compare(fact: Entry, decided: Sequence[Intent], recorded: Sequence[Entry]) -> None:
+def _compare(
+    fact: Entry, decided: Sequence[Intent], recorded: Sequence[Entry], reads_as: _ReadsAs
+) -> None:
     ours = [intent for intent in decided if not _is_timer(intent)]
     theirs = [entry for entry in recorded if not _is_timer(entry.body)]
+    armed, was_armed = _armed(decided), _armed(entry.body for entry in recorded)
+    only_ours = [_detail(timer) for id_, timer in armed.items() if id_ not in was_armed]
     for intent, entry in zip(ours, theirs, strict=False):
-        if not _same(intent, entry.body):
+        if not _same(intent, entry.body, reads_as):
             raise ReplayMismatch(entry.version, _detail(entry.body), _detail(intent))
+    for entry in recorded:
+        if isinstance(entry.body, TimerArmed) and entry.body.timer_id not in armed:
+            raise ReplayMismatch(entry.version, _detail(entry.body), "nothing")
     if len(ours) < len(theirs):
         entry = theirs[len(ours)]
-        raise ReplayMismatch(entry.version, _detail(entry.body), "nothing")
-    if len(ours) > len(theirs):
+        raise ReplayMismatch(entry.version, _detail(entry.body), *(only_ours or ["nothing"])[:1])
+    only_ours += [_detail(intent) for intent in ours[len(theirs) :]]
+    if only_ours:
         after = recorded[-1].version if recorded else fact.version
-        raise ReplayMismatch(after + 1, "nothing", _detail(ours[len(theirs)]))
+        raise ReplayMismatch(after + 1, "nothing", only_ours[0])
 
 
-def _adopt(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool) -> None:
-    """Let what is recorded stand where it may differ from what was decided."""
-    state = decision.state
-    for intent in decision.intents:
-        if isinstance(intent, intents.TimerArmed):
-            fold.apply(state, intents.TimerCancelled(timer_id=intent.timer_id), intent.due_at)
+def _restate(decision: Decision, recorded: Sequence[Entry], *, is_format_1: bool) -> None:
     for entry in recorded:
-        body = entry.body
-        if isinstance(body, intents.TimerArmed | intents.TimerCancelled):
-            fold.apply(state, body, entry.at)
-        elif isinstance(body, intents.IntentIssued) and body.direction is DO:
-            fold.describe_step(state, body, says_order=not is_format_1)
+        fold.restate(decision.state, entry.body, says_order=not is_format_1)  # type: ignore[arg-type]  # behind a fact there are decisions
+
+
+def _check_open(state: SagaState, *, after: int) -> None:
+    """Refuse a timeout that can be armed no more: what it was for is over without it."""
+    for unarmed in state.unarmed.values():
+        if not _is_open(state, unarmed.timer):
+            raise ReplayMismatch(after, "nothing", _detail(unarmed.timer))
+
+
+def _is_open(state: SagaState, timer: TimerArmed) -> bool:
+    if timer.purpose is TimerPurpose.WAIT:
+        return any(timer.target in waits for waits in state.waits.values())
+    # A deadline's id is `{saga id}/{step}/{do|undo}/{attempt}/deadline`.
+    step_id, direction = timer.target.rsplit("/", 1)
+    attempt = int(timer.timer_id.rsplit("/", 2)[1])
+    step = state.steps[StepId(step_id)]
+    if step.is_backing_off:
+        return False
+    if direction == DO:
+        return step.status is ISSUED and step.attempts == attempt
+    return step.status is UNDOING and step.undo_attempts == attempt
+
+
+def _armed(bodies: Iterable[object]) -> dict[TimerId, TimerArmed]:
+    return {body.timer_id: body for body in bodies if isinstance(body, TimerArmed)}
 
 
 def _is_timer(body: object) -> bool:
-    return isinstance(body, (intents.TimerArmed, intents.TimerCancelled))
+    return isinstance(body, (TimerArmed, intents.TimerCancelled))
 
 
-def _same(decided: object, recorded: object) -> bool:
-    if isinstance(decided, intents.IntentIssued) and isinstance(recorded, intents.IntentIssued):
-        # The recorded kind and order stand; they matter to a rollback, which is recorded itself.
-        return (decided.step, decided.direction, decided.attempt) == (
-            recorded.step,
-            recorded.direction,
-            recorded.attempt,
-        ) and (decided.contract, decided.payload) == (recorded.contract, recorded.payload)
-    return decided == recorded
+def _same(decided: Intent, recorded: Fact | Intent, reads_as: _ReadsAs) -> bool:
+    """Whether it is the same decision, once the recorded one is read as today's contracts do."""
+    stands = _STANDS.get(type(recorded))
+    if stands is None or type(decided) is not type(recorded):
+        return decided == recorded
+    kept: dict[str, Any] = {name: getattr(recorded, name) for name in stands}
+    if replace(decided, **kept) != recorded:
+        return False
+    ours, theirs = _message(decided), _message(recorded)
+    if ours is None or theirs is None:
+        return ours is theirs
+    return ours == theirs or (ours.contract == theirs.contract and reads_as(theirs, ours))
+
+
+def _message(body: Fact | Intent) -> Message | None:
+    """What *body* says to others."""
+    if isinstance(body, intents.IntentIssued | intents.EventPublished):
+        return Message(body.contract, body.payload)
+    return body.outcome if isinstance(body, _WITH_OUTCOME) else None
 
 
 def _detail(body: object) -> str:
     text = describe(body)
     if isinstance(body, intents.IntentIssued):
         return f"{text} {body.payload}"
-    return f"{text} {body}"
+    return text if isinstance(body, TimerArmed) else f"{text} {body}"

@@ -7,6 +7,8 @@ Brooker, "Exponential Backoff and Jitter", 2015).
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from hashlib import blake2b
 
 from saga.core.durations import Duration, duration_us
@@ -41,8 +43,10 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts is not None and self.attempts < 1:
             raise ValueError(f"attempts={self.attempts}: at least one attempt is needed")
-        if self.factor < 1 or not 0 <= self.jitter <= 1:
-            raise ValueError("factor must be 1 or more, jitter between 0 and 1")
+        if not 1 <= self.factor <= sys.float_info.max:
+            raise ValueError(f"factor={self.factor}: expected a finite number from 1 on")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter={self.jitter}: expected a share, from 0 to 1")
         for duration in (self.initial, self.cap, self.within):
             if duration is not None:
                 duration_us(duration)
@@ -57,10 +61,11 @@ class Retry:
 
     def delay_us(self, *, failed_attempts: int, seed: str) -> int:
         """Microseconds to wait after so many failed attempts; *seed* picks the jitter."""
-        cap_us = duration_us(self.cap)
-        # The exponent is bounded because a float overflows long before a policy without limit ends.
-        exponent = min(failed_attempts - 1, 64)
-        delay_us = min(duration_us(self.initial) * self.factor**exponent, cap_us)
+        initial_us = duration_us(self.initial)
+        delay_us: float = duration_us(self.cap) if initial_us else 0
+        # What a float cannot hold any more is beyond every cap.
+        with suppress(OverflowError):
+            delay_us = min(initial_us * float(self.factor) ** (failed_attempts - 1), delay_us)
         return round(delay_us * (1 - self.jitter * fraction(seed)))
 
 

@@ -315,7 +315,7 @@ def _stick(turn: Turn, step: Step, code: str | None, message: str | None) -> Non
 
 def _late_success(turn: Turn, step: Step, fact: ReplyReceived, *, is_open: bool) -> Disposition:
     if step.has_reply:
-        if step.reply != fact.reply:
+        if not turn.is_same(step.reply, fact.reply):
             return turn.note_conflict(fact)
         same = "an earlier attempt had the same reply"
         return turn.note(Verdict.SUPERSEDED, fact.intent_id, same)

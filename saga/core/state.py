@@ -70,9 +70,20 @@ class Plan:
     after: dict[StepId, tuple[StepId, ...]]
 
 
+@value
+class Unarmed:
+    """A timer that was never armed, and how long after it is armed it is due."""
+
+    timer: TimerArmed
+    length_us: int
+
+
 @dataclass(slots=True)
 class SagaState:
-    """Everything the next decision depends on. Only *program* does not follow from the entries."""
+    """Everything the next decision depends on.
+
+    What does not follow from the entries alone is *program*, and *unarmed* beside it.
+    """
 
     saga_id: SagaId
     status: SagaStatus = SagaStatus.RUNNING
@@ -105,6 +116,8 @@ class SagaState:
     before_failure: tuple[SagaStatus, str | None] = (SagaStatus.RUNNING, None)
     """Status and reason to go back to when a failed turn is released."""
     program: Program | None = field(default=None, compare=False, repr=False)
+    unarmed: dict[TimerId, Unarmed] = field(default_factory=dict, compare=False)
+    """Timeouts that the code at hand has and the history has not, of what is still open."""
 
     @property
     def has_ended(self) -> bool:
@@ -173,6 +186,6 @@ def waiting_for(state: SagaState) -> str | None:
 def snapshot(state: SagaState) -> dict[str, object]:
     """What follows from the entries, part by part, to compare one state with another."""
     parts = {part.name: getattr(state, part.name) for part in fields(state)}
-    del parts["program"]
+    del parts["program"], parts["unarmed"]
     parts["undo order"] = list(state.plan.after) if state.plan is not None else None
     return parts

@@ -7,6 +7,8 @@ after a turn is what its entries say.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from saga.core import intents
@@ -17,10 +19,12 @@ from saga.core.identity import DO, UNDO, Direction, Instant, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, DoStep, Finish, Program, StepPolicy
 from saga.core.retry import Retry
-from saga.core.state import SagaState, Step
+from saga.core.state import SagaState, Step, Unarmed
 from saga.core.status import SagaStatus, StepStatus
 
 _DEADLINE: Final = TimerPurpose.DEADLINE
+_TIMEOUTS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.WAIT})
+"""What may begin while something is waited for; a sleep or a retry changes what comes when."""
 
 
 class Turn:
@@ -34,13 +38,21 @@ class Turn:
         "has_taken_fact",
         "intents",
         "program",
+        "recorded",
         "state",
     )
 
-    def __init__(self, definition: Definition, state: SagaState, event: Event) -> None:
+    def __init__(
+        self,
+        definition: Definition,
+        state: SagaState,
+        event: Event,
+        recorded: Sequence[Intent] | None,
+    ) -> None:
         self.definition = definition
         self.state = state
         self.event = event
+        self.recorded = recorded
         self.at = event.at
         self.intents: list[Intent] = []
         self.finish: Finish | None = None
@@ -62,6 +74,40 @@ class Turn:
         """Decide something: it becomes an entry, and has its effect."""
         self.intents.append(intent)
         EFFECTS[type(intent)](self.state, intent, self.at)
+
+    def refusal(self, ask: Callable[[], str | None]) -> str | None:
+        """Why the fact is refused, as it was recorded: else whatever *ask* says now.
+
+        What was accepted once stays so, however strict its contract has become.
+        """
+        if self.recorded is None:
+            return ask()
+        for first in self.recorded[:1]:
+            if isinstance(first, intents.Noted) and first.verdict is Verdict.REFUSED:
+                return first.detail
+        return None
+
+    def recorded_refusals(self, wait: str) -> list[str] | None:
+        """Why kept signals were refused when *wait* began; None where that is not recorded."""
+        for number, entry in enumerate(self.recorded or ()):
+            if isinstance(entry, intents.SignalAwaited) and entry.wait == wait:
+                assert self.recorded is not None, wait
+                noted = self.recorded[number + 1 : number + 1 + (entry.refused or 0)]
+                return [note.detail for note in noted if isinstance(note, intents.Noted)]
+        return None
+
+    def is_same(self, recorded: Message | None, message: Message | None) -> bool:
+        """Whether a message says what a recorded one says, as today's contracts read that."""
+        if recorded is None or message is None:
+            return recorded is message
+        return recorded == message or self.definition.contracts.reads_as(recorded, message)
+
+    def is_same_answer(self, recorded: ReplyReceived, fact: ReplyReceived) -> bool:
+        return recorded == fact or (
+            self.is_same(recorded.reply, fact.reply)
+            and (recorded.outcome, recorded.code, recorded.message)
+            == (fact.outcome, fact.code, fact.message)
+        )
 
     def note(self, verdict: Verdict, subject: str, detail: str) -> Disposition:
         """Record a verdict; before all else in a turn, it keeps the fact from its plain effect."""
@@ -151,14 +197,26 @@ class Turn:
         self, purpose: TimerPurpose, name: str, delay_us: int, target: str | None = None
     ) -> None:
         """Arm the timer of this purpose and name, which are used once."""
-        self.record(
-            intents.TimerArmed(
-                timer_id=self.timer_id(purpose, name),
-                due_at=Instant(self.at + delay_us),
-                purpose=purpose,
-                target=target or name,
-            )
+        timer = intents.TimerArmed(
+            timer_id=self.timer_id(purpose, name),
+            due_at=Instant(self.at + delay_us),
+            purpose=purpose,
+            target=target or name,
         )
+        if self.recorded is None:
+            self.record(timer)
+        else:
+            self._arm_as_recorded(timer, delay_us)
+
+    def arm_unarmed(self) -> None:
+        """Arm the timeouts that only the code at hand has."""
+        unarmed, self.state.unarmed = self.state.unarmed, {}
+        for timer, length_us in ((each.timer, each.length_us) for each in unarmed.values()):
+            armed = replace(timer, due_at=Instant(self.at + length_us))
+            if self.recorded is None:
+                self.record(armed)
+            else:
+                self._arm_as_recorded(armed, length_us)
 
     def timer_id(self, purpose: TimerPurpose, name: str) -> TimerId:
         # Put together with `+`: to format an enum's member takes three times as long.
@@ -192,6 +250,17 @@ class Turn:
     def complete(self, outcome: Message | None, residue: tuple[StepId, ...] = ()) -> None:
         self.disarm_all()
         self.record(intents.SagaCompleted(outcome=outcome, residue=residue or None))
+
+    def _arm_as_recorded(self, timer: intents.TimerArmed, length_us: int) -> None:
+        """Arm it as long as it was armed then; a timeout that was not is for a live turn to arm."""
+        for entry in self.recorded or ():
+            if isinstance(entry, intents.TimerArmed) and entry.timer_id == timer.timer_id:
+                self.record(entry)
+                return
+        if timer.purpose in _TIMEOUTS:
+            self.state.unarmed[timer.timer_id] = Unarmed(timer, length_us)
+        else:
+            self.record(timer)
 
     def _issue(
         self,

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from saga.core.decider import Disposition
-from saga.core.events import Event, SagaStarted, TimerFired, TurnFailed
+from saga.core.events import Event, SagaStarted, TimerFired, TimersAdded, TurnFailed
 from saga.core.history import entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.intents import Intent
@@ -218,9 +218,12 @@ class Turns:
             message = "records that were deferred before it go first"
             unit.defer(delivery, DeferralReason.BEHIND_DEFERRED, message)
             unit.revisits.add(delivery.saga_id)
-        elif failure is not None and not delivery.abandons:
-            self._fail(unit, saga, delivery, failure)
         else:
+            if saga.state.unarmed:
+                self._add_timers(unit, saga)
+            if failure is not None and not delivery.abandons:
+                self._fail(unit, saga, delivery, failure)
+                return
             if failure is not None:
                 saga.let_go()  # to abandon a saga does not need its code
             self._handle(unit, saga, delivery)
@@ -311,6 +314,13 @@ class Turns:
         saga.version += len(entries)
         saga.turns += 1
         unit.timers.note(saga.saga_id, intents)
+
+    def _add_timers(self, unit: UnitOfWork, saga: LoadedSaga) -> None:
+        """Arm the timeouts that this code has and the history has not, in a turn of its own."""
+        cause = MessageId(f"{saga.saga_id}/timers-added/{saga.version}")
+        event = Event(TimersAdded(), unit.at, cause)
+        decision = saga.decider.handle(saga.state, event)
+        self._record(unit, saga, event, decision.intents)
 
     def _fail(
         self, unit: UnitOfWork, saga: LoadedSaga, delivery: Delivery, error: BaseException

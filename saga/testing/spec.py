@@ -34,6 +34,7 @@ from saga.core.events import (
     OperatorActed,
     SagaStarted,
     TimerFired,
+    TimersAdded,
     TurnFailed,
 )
 from saga.core.fold import fold
@@ -122,6 +123,7 @@ class Scenario:
         """Let something happen, one turn each. What raises in a turn parks the saga."""
         self._no_error()
         self._fresh = len(self._history)
+        self._add_timers()
         for each in happens:
             self._happen(each)
         return self
@@ -183,6 +185,12 @@ class Scenario:
         actual = waiting_for(self.state)
         assert actual == what, f"{self._name()} waits for {actual!r}, not {what!r}"
         return self
+
+    def _add_timers(self) -> None:
+        """Arm the timeouts that the saga has and its history has not, as a worker does."""
+        if self._state is not None and self._state.unarmed and not self._state.is_poisoned:
+            cause = MessageId(f"timers-added/{len(self._history)}")
+            self._take(Event(TimersAdded(), self.now, cause))
 
     def _happen(self, happens: Happens) -> None:
         if isinstance(happens, After):

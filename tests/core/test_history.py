@@ -53,6 +53,7 @@ BODIES = [
     events.SignalReceived(name="s", payload=Json("1"), actor="ann"),
     events.CancelRequested(mode=CancelMode.ABANDON, reason="r", actor="a"),
     events.OperatorActed(act=Act.RETRY, reason="r", step="pay"),
+    events.TimersAdded(),
     events.TurnFailed(error="e"),
     events.TurnFailed(
         error="e", position="t/0/1", definition="order", definition_version=1, key="o-1"

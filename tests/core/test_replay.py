@@ -84,7 +84,7 @@ def test_code_that_decides_more_is_a_mismatch():
     """An intent that was never issued is not issued by a replay."""
 
     async def eager(ctx, placed):
-        await ctx.all(ctx.do(Pay(), undo=Refund), ctx.do(Notify()))
+        await ctx.all(ctx.do(Pay(), undo=Refund, timeout="30s"), ctx.do(Notify()))
 
     with pytest.raises(ReplayMismatch) as found:
         given(as_saga(eager), history=recorded())
@@ -98,11 +98,11 @@ def test_reply_that_nobody_waits_for_any_more_is_a_mismatch():
     async def quiet(ctx, placed):
         await ctx.sleep("1h")
 
-    history = recorded(replied(Pay, Paid()))
-    orphan = [history[0], history[3]._replace(version=2)]
+    begun = given(as_saga(quiet), OrderPlaced()).history
+    orphan = recorded(replied(Pay, Paid()))[3]._replace(version=3)
 
     with pytest.raises(ReplayMismatch, match="unknown_intent"):
-        given(as_saga(quiet), history=orphan)
+        given(as_saga(quiet), history=[*begun, orphan])
 
 
 def test_old_code_heals_a_mismatch():
@@ -114,7 +114,7 @@ def test_old_code_heals_a_mismatch():
     replayed(history).when(replied(Ship)).then(completed(OrderConfirmed()))
 
 
-@pytest.mark.parametrize("timeout", ["1s", "2h", None])
+@pytest.mark.parametrize("timeout", ["1s", "2h", "0s"])
 def test_changed_timeout_is_no_difference(timeout):
     """The recorded deadline stands, and what follows has the new one."""
     history = recorded(replied(Pay, Paid()))
@@ -128,13 +128,6 @@ def test_changed_delay_is_no_difference():
     history = recorded(after("30s"), retry=EXACT)
 
     replayed(history, retry=slow).when(after("10s")).then(issued(Pay, attempt=2))
-
-
-def test_new_deadline_is_not_armed_by_a_replay():
-    """The timers of a rebuilt saga are those of its history."""
-    scenario = replayed(recorded(timeout=None), timeout="30s")
-
-    assert scenario.state.timers == {}
 
 
 def test_replay_of_a_replay_is_the_same():

@@ -1,10 +1,14 @@
 """SEMANTICS of a step on its way: retries, deadlines, replies of all kinds, the pivot."""
 
+import math
+import sys
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 
-from saga.authoring import StepFailed
+from saga.authoring import StepFailed, TimedOut
+from saga.core.durations import duration_us
 from saga.core.retry import Retry
 from saga.testing import (
     after,
@@ -189,12 +193,75 @@ def test_delays_stop_growing_at_the_cap():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"attempts": 0}, {"factor": 0.5}, {"jitter": 2}, {"initial": "soon"}, {"within": "-1s"}],
+    [
+        {"attempts": 0},
+        {"factor": 0.5},
+        {"factor": math.nan},
+        {"factor": math.inf},
+        {"factor": 10**400},
+        {"jitter": 2},
+        {"jitter": math.nan},
+        {"initial": "soon"},
+        {"within": "101y"},
+        {"cap": "40000d"},
+    ],
 )
 def test_policy_that_makes_no_sense_is_refused(wrong):
     """When it is made, not when it is needed."""
-    with pytest.raises(ValueError, match=r"attempts|factor|duration"):
+    with pytest.raises(ValueError, match=r"attempts=|factor=|jitter=|duration"):
         Retry(**wrong)
+
+
+@pytest.mark.parametrize("factor", [1, 1.0001, 1.5, 2, 1e6, 1e300, sys.float_info.max, 10**300])
+@pytest.mark.parametrize("initial", ["0s", "1ms", "1s", "36600d"])
+def test_any_finite_factor_leads_to_the_cap(factor, initial):
+    """A small one slowly, a large one without leaving what numbers can hold."""
+    retry = Retry(attempts=None, initial=initial, factor=factor, cap="36600d", jitter=0)
+    attempts = (1, 2, 10, 64, 65, 1_000, 10**6, 10**9)
+
+    delays = [retry.delay_us(failed_attempts=number, seed="") for number in attempts]
+
+    assert delays == sorted(delays)
+    assert delays[0] == duration_us(initial)
+    expected = delays[0] if factor == 1 or initial == "0s" else duration_us("36600d")
+    assert delays[-1] == expected
+
+
+def test_small_factor_reaches_its_cap_beyond_the_64th_failure():
+    retry = Retry(attempts=None, initial="1s", factor=1.05, cap="1m", jitter=0)
+    seconds = [retry.delay_us(failed_attempts=n, seed="") / 10**6 for n in (64, 65, 84, 85)]
+
+    assert seconds == pytest.approx([21.6, 22.7, 57.4, 60], rel=0.01)
+
+
+@pytest.mark.parametrize("length", ["-1s", timedelta(days=-3), timedelta.min, "-0.5h", "0s"])
+def test_what_is_due_in_the_past_is_due_at_once(length):
+    """A sleep, a deadline, a wait and a pause before a retry."""
+
+    async def order(ctx, placed):
+        await ctx.sleep(length)
+        with suppress(TimedOut):
+            await ctx.wait("never", timeout=length)
+        retry = Retry(attempts=2, initial=length, cap=length, within=length)
+        await ctx.do(Pay(), undo=Refund, retry=retry, timeout=length)
+
+    (
+        given(as_saga(order))
+        .when(OrderPlaced(), after(length))
+        .then(
+            *(armed("sleep", "sleep-1", "0s"), armed("wait", "wait-never-1", "0s")),
+            *(issued(Pay), armed("deadline", "pay/do", "0s"), armed("retry", "pay/do", "0s")),
+            *(issued(Pay, attempt=2), undo_issued(Refund)),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "length", ["", "-", "1", "s", "1w", "\u0661s", "1e3s", "--1s", "9" * 400 + "d"]
+)
+def test_what_is_no_length_of_time_is_refused(length):
+    with pytest.raises(ValueError, match="is no duration"):
+        duration_us(length)
 
 
 def test_same_reply_again_is_a_duplicate():

@@ -282,10 +282,10 @@ class TestPoison:
         found = await scenario.cache.load([order_id()])
         before = found[order_id()].decider.handle
 
-        def handle(state, event):
+        def handle(state, event, recorded=None):
             if isinstance(event.fact, SignalReceived):
                 raise RuntimeError("a bug in the engine itself")
-            return before(state, event)
+            return before(state, event, recorded)
 
         object.__setattr__(found[order_id()].decider, "handle", handle)
         await scenario.take(scenario.signal(order_id(), "note", 1, id="c-1"))

@@ -14,7 +14,12 @@ from saga.authoring.functions.inspection import (
     place_of,
     referenced_contracts,
 )
-from saga.authoring.functions.program import FunctionProgram, RolledBack, SagaFunction
+from saga.authoring.functions.program import (
+    FunctionProgram,
+    RegisteredContracts,
+    RolledBack,
+    SagaFunction,
+)
 from saga.authoring.mapping import check_rolled_back
 from saga.contracts import ContractRegistry, Event, Kind, contract_of
 from saga.contracts.keys import check_key_type, key_text
@@ -76,6 +81,7 @@ class SagaDefinition:
             program,
             parallel_undo=self.parallel_undo,
             continue_when_stuck=self.when_stuck == "continue",
+            contracts=RegisteredContracts(registry),
         )
 
 

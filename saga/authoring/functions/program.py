@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from saga.authoring.functions.calls import StepCall
+from saga.authoring.functions.calls import StepCall, WaitCall
 from saga.authoring.functions.context import Context
 from saga.authoring.functions.scheduler import Scheduler, Task, Waiter
 from saga.authoring.functions.seclusion import secluded
 from saga.authoring.mapping import fill, fill_report
-from saga.contracts import ContractRegistry, Event, Intent, contract_of, encode, message_of, read
+from saga.contracts import (
+    ContractRegistry,
+    Event,
+    Intent,
+    accepting,
+    contract_of,
+    encode,
+    message_of,
+    read,
+    read_accepted_as,
+    reads_as,
+)
 from saga.core.events import Json, Message
 from saga.core.identity import Instant, SagaId, StepId
 from saga.core.program import (
@@ -163,7 +175,7 @@ class FunctionProgram:
                 return None if sleeper is None else (sleeper, None, None)
             case Signalled():
                 waiting = scheduler.waits.pop(resolution.wait)
-                return waiting[0], waiting[1].adapter.validate_json(resolution.payload), None
+                return waiting[0], _read_signal(waiting[1], resolution.payload), None
             case WaitTimedOut():
                 waiting = scheduler.waits.pop(resolution.wait)
                 return waiting[0], None, TimedOut(waiting[1].name)
@@ -172,6 +184,29 @@ class FunctionProgram:
         if call.replied is None or call.reply != reply:
             call.reply, call.replied = reply, read(self._registry, reply)
         return call.replied
+
+
+class RegisteredContracts:
+    """The contracts of an application, as the kernel asks for them."""
+
+    __slots__ = ("_registry",)
+
+    def __init__(self, registry: ContractRegistry) -> None:
+        self._registry = registry
+
+    def reads_as(self, recorded: Message, message: Message) -> bool:
+        return reads_as(self._registry, recorded, message)
+
+    def accepting(self, recorded: Iterable[Message]) -> AbstractContextManager[None]:
+        return accepting(self._registry, recorded)
+
+
+def _read_signal(call: WaitCall[Any], payload: Json) -> object:
+    """What a wait takes: it was accepted, if not by today's model then by an earlier one."""
+    try:
+        return call.adapter.validate_json(payload)
+    except Exception:  # noqa: BLE001  # validators are user code
+        return read_accepted_as(call.adapter, payload)
 
 
 def _failure(resolution: StepGaveOut) -> StepFailed:
