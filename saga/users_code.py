@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 
+from saga.errors import DefinitionError
+
 
 def is_ours(error: BaseException) -> bool:
     """Whether *error* is meant for this process, though users' code let it out; in a group too."""
@@ -24,6 +26,6 @@ def is_ours(error: BaseException) -> bool:
 def _is_being_cancelled() -> bool:
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # no loop runs here: a thread, or a program without one
-        return False
+    except (RuntimeError, DefinitionError):
+        return False  # none runs here, as in a thread, or a saga's function is to find none
     return task is not None and task.cancelling() > 0

@@ -21,6 +21,7 @@ from saga.core.identity import DO, SagaId, StepId, TimerId
 from saga.core.intents import Intent, TimerArmed, TimerPurpose
 from saga.core.state import SagaState
 from saga.core.status import ISSUED, UNDOING, SagaStatus
+from saga.core.texts import storable
 from saga.errors import ReplayMismatch
 
 _ReadsAs: TypeAlias = Callable[[Message, Message], bool]
@@ -43,14 +44,21 @@ _STANDS: Final[dict[type, tuple[str, ...]]] = {
 def replay(decider: Decider, saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
     """The state after a whole history; ReplayMismatch where the code at hand decides otherwise."""
     bodies: list[Any] = [entry.body for entry in entries]
-    with decider.contracts.accepting(filter(None, map(_message, bodies))):
-        return _replay(decider, saga_id, entries, bodies)
+    state = decider.initial_state(saga_id)
+    try:
+        with decider.contracts.accepting(filter(None, map(_message, bodies))):
+            _replay(decider, state, entries, bodies)
+    except BaseException:
+        if state.program is not None:
+            state.program.close()
+        raise
+    return state
 
 
 def _replay(
-    decider: Decider, saga_id: SagaId, entries: Sequence[Entry], bodies: Sequence[Any]
-) -> SagaState:
-    state, reads_as = decider.initial_state(saga_id), decider.contracts.reads_as
+    decider: Decider, state: SagaState, entries: Sequence[Entry], bodies: Sequence[Any]
+) -> None:
+    reads_as = decider.contracts.reads_as
     for begin, end in turn_bounds(bodies):
         fact = entries[begin]
         if is_without_code(state, fact, entries[begin + 1 : end]):
@@ -69,10 +77,8 @@ def _replay(
                 decided = _as_format_1(decided, decision.state, recorded, reads_as)
             _compare(fact, decided, recorded, reads_as)
             _restate(decision, entries[begin + 1 : end], is_format_1=is_format_1)
-        state = decision.state
         if state.unarmed:
             _check_open(state, after=entries[end - 1].version)
-    return state
 
 
 def is_abandoned(entries: Sequence[Entry]) -> bool:
@@ -201,5 +207,5 @@ def _message(body: Fact | Intent) -> Message | None:
 def _detail(body: object) -> str:
     text = describe(body)
     if isinstance(body, intents.IntentIssued):
-        return f"{text} {body.payload}"
-    return text if isinstance(body, TimerArmed) else f"{text} {body}"
+        return storable(f"{text} {body.payload}")
+    return text if isinstance(body, TimerArmed) else storable(f"{text} {body}")

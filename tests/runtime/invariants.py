@@ -18,7 +18,12 @@ RECORD_BYTES_MAX = 1_048_576
 def rebuilt(app, history: Sequence[Entry]) -> SagaState | None:
     """The state that the code at hand makes of a history; None where it has not that version."""
     registered = app.registry.find(*definition_of(history))
-    return registered and replay(registered.decider, history[0].saga_id, history)
+    if registered is None:
+        return None
+    state = replay(registered.decider, history[0].saga_id, history)
+    if state.program is not None:
+        state.program.close()
+    return state
 
 
 def check_histories(app, histories: Mapping[SagaId, Sequence[Entry]]) -> None:

@@ -33,6 +33,7 @@ from saga.core.identity import SAGA_NAMESPACE, Instant, SagaId, StepId
 from saga.core.program import Publish
 from saga.core.retry import FOREVER, STEP_DEFAULT, UNDO_DEFAULT, Retry, fraction
 from saga.core.status import StepKind
+from saga.core.texts import is_storable, storable
 from saga.errors import DefinitionError
 
 R = TypeVar("R", bound=Event | None)
@@ -42,6 +43,9 @@ T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 StepKindName = Literal["compensatable", "pivot", "retriable", "read_only"]
 STEP_ID_CHARS_MAX = 200
+SIGNAL_NAME_CHARS_MAX = 200
+"""As a command has room for."""
+NAME_SHOWN_CHARS_MAX = 60
 _KINDS: Final = {name: StepKind(name) for name in get_args(StepKindName)}
 _PLAIN, _COMPENSATABLE, _INTENT = StepKind.PLAIN, StepKind.COMPENSATABLE, Kind.INTENT
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -162,6 +166,11 @@ class Context:
         Raises:
             TimedOut: when awaited: none came within *timeout*.
         """
+        if not name or len(name) > SIGNAL_NAME_CHARS_MAX or not is_storable(name):
+            raise DefinitionError(
+                f"ctx.wait({_shown(name)}): a signal's name has 1 to {SIGNAL_NAME_CHARS_MAX} "
+                f"characters, without NUL or half a surrogate pair"
+            )
         adapter = _adapter(Any if model is None else model)
         timeout_us = None if timeout is None else duration_us(timeout)
         wait = f"wait-{name}-{self._next(f'wait {name}')}"
@@ -173,6 +182,7 @@ class Context:
         contract = contract_of(event)
         if contract.kind is not Kind.EVENT:
             raise DefinitionError(f"ctx.publish takes an Event, not {type(event).__name__}")
+        self._check_known(contract)
         if not self._is_over:
             number = self._next(f"publish {contract.contract_name}")
             self._publish(Publish(f"{contract.name}-{number}", message_of(event)))
@@ -195,13 +205,18 @@ class Context:
         self._counters[counter] = number
         return number
 
+    def _check_known(self, contract: Contract) -> None:
+        if not self._is_known(contract.contract_name):
+            raise not_known(contract)
+
     def _step_id(self, id: str | None, contract: Contract) -> StepId:
         if id is None:
             number = self._next(f"step {contract.name}")
             id = contract.name if number == 1 else f"{contract.name}-{number}"
-        elif not id or "/" in id or len(id) > STEP_ID_CHARS_MAX:
+        elif not id or "/" in id or len(id) > STEP_ID_CHARS_MAX or not is_storable(id):
             raise DefinitionError(
-                f"step id {id!r}: 1 to {STEP_ID_CHARS_MAX} characters without '/'"
+                f"step id {_shown(id)}: 1 to {STEP_ID_CHARS_MAX} characters without '/', NUL or "
+                f"half a surrogate pair"
             )
         if id in self._steps:
             raise DefinitionError(f"step id {id!r} is used twice")
@@ -217,11 +232,7 @@ class Context:
     ) -> StepKind:
         if contract.kind is not _INTENT:
             raise DefinitionError(f"ctx.do takes an Intent, not {type(intent).__name__}")
-        if not self._is_known(contract.contract_name):
-            raise DefinitionError(
-                f"{type(intent).__name__} ({contract.contract_name}) is not known to the "
-                f"application: add it to SagaApp(contracts=[…])"
-            )
+        self._check_known(contract)
         if undo is None and kind == "compensatable":
             raise DefinitionError(f"{type(intent).__name__}: a compensatable step needs an undo")
         if undo is not None and kind == "read_only":
@@ -243,6 +254,19 @@ class Context:
                     f"coroutines that make them"
                 )
         return GroupCall(f"{name}-{self._next(name)}", branches, takes_first=name == "any")
+
+
+def not_known(contract: Contract) -> DefinitionError:
+    """What nobody has told the application of can be neither published nor read."""
+    return DefinitionError(
+        f"{contract.model.__name__} ({contract.contract_name}) is not known to the application: "
+        f"add it to SagaApp(contracts=[…])"
+    )
+
+
+def _shown(name: object) -> str:
+    """A name that is refused, in quotes, of any length."""
+    return storable(repr(name), NAME_SHOWN_CHARS_MAX)
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from saga.authoring.functions.calls import StepCall, WaitCall
-from saga.authoring.functions.context import Context
+from saga.authoring.functions.context import Context, not_known
 from saga.authoring.functions.scheduler import Scheduler, Task, Waiter
 from saga.authoring.functions.seclusion import secluded
 from saga.authoring.mapping import fill, fill_report
@@ -40,7 +40,11 @@ from saga.core.program import (
     StepSucceeded,
     WaitTimedOut,
 )
+from saga.core.texts import storable
 from saga.errors import DefinitionError, RollBack, StepFailed, TimedOut
+
+REASON_CHARS_MAX = 10_000
+"""As much as a service may answer: what it said is the reason of the rollback, whole."""
 
 SagaFunction = Callable[[Context, Any], Coroutine[Any, Any, Event | None]]
 RolledBack = type[Event] | Callable[[Any, Report], Event]
@@ -96,7 +100,9 @@ class FunctionProgram:
         except ValidationError as invalid:
             problem = invalid.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in problem["loc"]) or "payload"
-            return f"{place}: {problem['msg']}"
+            return storable(f"{place}: {problem['msg']}")
+        except UnicodeEncodeError:
+            return "payload: it is refused, with a text that is no UTF-8"
         return None
 
     def refusal_of_reply(self, step: StepId, reply: Message | None) -> str | None:
@@ -123,22 +129,20 @@ class FunctionProgram:
                 intent = undo(call.intent, replied)
         if not isinstance(intent, Intent):
             raise DefinitionError(f"the undo of {step} gave {type(intent).__name__}, no Intent")
-        name = contract_of(intent).contract_name
+        contract = contract_of(intent)
+        name = contract.contract_name
         if name not in self._registry:
-            raise DefinitionError(
-                f"the undo of {step} ({name}) is not known to the application: "
-                f"add it to SagaApp(contracts=[…])"
-            )
+            raise DefinitionError(f"the undo of {step}: {not_known(contract)}")
         return Message(name, encode(intent))
 
     def outcome_of(self, report: Report) -> Message | None:
         if self._rolled_back is None or self._trigger is None:
             return None
         if isinstance(self._rolled_back, type):
-            return _message(fill_report(self._rolled_back, self._trigger, report))
+            return self._message(fill_report(self._rolled_back, self._trigger, report))
         with secluded():
             outcome = self._rolled_back(self._trigger, report)
-        return _message(outcome)
+        return self._message(outcome)
 
     def close(self) -> None:
         context = self._context
@@ -152,8 +156,33 @@ class FunctionProgram:
         commands = scheduler.run(waiter, value, error)
         if scheduler.outcome is not None:
             self._context._is_over = True  # noqa: SLF001  # see start
-            commands.append(_ending(*scheduler.outcome))
+            commands.append(self._ending(*scheduler.outcome))
         return commands
+
+    def _ending(self, value: object, error: Exception | None) -> Command:
+        match error:
+            case None:
+                return Finish(self._message(value))
+            case StepFailed():
+                return _fail(error.message, error.code, error.step)
+            case RollBack():
+                return _fail(error.reason, error.code)
+            case TimedOut():
+                return _fail(error, "timed_out")
+            case _:
+                raise error
+
+    def _message(self, outcome: object) -> Message | None:
+        if outcome is None:
+            return None
+        if not isinstance(outcome, Event):
+            raise DefinitionError(
+                f"a saga's outcome is an Event or None, not {type(outcome).__name__}"
+            )
+        contract = contract_of(outcome)
+        if contract.contract_name not in self._registry:
+            raise not_known(contract)
+        return message_of(outcome)
 
     def _publish(self, command: Command) -> None:
         self._scheduler.commands.append(command)
@@ -219,23 +248,10 @@ def _failure(resolution: StepGaveOut) -> StepFailed:
     )
 
 
-def _ending(value: object, error: Exception | None) -> Command:
-    match error:
-        case None:
-            return Finish(_message(value))
-        case StepFailed():
-            return Fail(error.message, error.code, StepId(error.step))
-        case RollBack():
-            return Fail(error.reason, error.code, None)
-        case TimedOut():
-            return Fail(str(error), "timed_out", None)
-        case _:
-            raise error
-
-
-def _message(outcome: object) -> Message | None:
-    if outcome is None:
-        return None
-    if not isinstance(outcome, Event):
-        raise DefinitionError(f"a saga's outcome is an Event or None, not {type(outcome).__name__}")
-    return message_of(outcome)
+def _fail(reason: object, code: object, failed_step: object = None) -> Fail:
+    """What its author gave may be anything, and is stored."""
+    return Fail(
+        storable(str(reason), REASON_CHARS_MAX),
+        None if code is None else storable(str(code), REASON_CHARS_MAX),
+        None if failed_step is None else StepId(storable(str(failed_step), REASON_CHARS_MAX)),
+    )

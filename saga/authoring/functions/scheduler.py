@@ -423,15 +423,25 @@ def _forgo(branch: Branch) -> None:
 def close(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Let go of a coroutine. Its `finally` runs, and nothing that it does or raises counts."""
     for _ in range(CLOSES_MAX):
-        try:
-            coroutine.close()
-        except BaseException as error:  # users' code, in whoever's turn this is
-            if is_ours(error):
-                raise
-            log.debug("a saga's function raised while it was closed: %s", described(error))
-            if isinstance(coroutine, CoroutineType) and coroutine.cr_frame is not None:
-                continue  # it awaits again, and stands there
-        return
+        # The innermost first: one that awaits again would be left where it stands.
+        for each in reversed(list(_awaiting(coroutine))):
+            try:
+                each.close()
+            except BaseException as error:  # users' code, in whoever's turn this is
+                if is_ours(error):
+                    raise
+                log.debug("a saga's function raised while it was closed: %s", described(error))
+                break
+        if getattr(coroutine, "cr_frame", None) is None:
+            return
+
+
+def _awaiting(coroutine: Coroutine[Any, Any, Any]) -> Iterator[Coroutine[Any, Any, Any]]:
+    """A coroutine, the one that it awaits, and so on."""
+    inner: object = coroutine
+    while isinstance(inner, Coroutine):
+        yield inner
+        inner = getattr(inner, "cr_await", None)
 
 
 def _line_of(code: CodeType, instruction: int) -> str:
