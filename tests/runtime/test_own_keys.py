@@ -215,6 +215,7 @@ async def test_a_whole_service_goes_from_saga_to_saga_by_their_keys(tmp_path, is
     addresses = {"bus": f"local:///{bus}", "store": f"sqlite:///{tmp_path / 'saga.db'}"}
     async with app.service(**addresses) as service:
         await service.publish(Delivered(delivery_id="d-1"))
+        await service.idle(timeout=HANG_S)  # a saga that is not there yet has no outcome
         waited = [service.outcome(saga_id("invoice", str(INVOICE))), service.outcome(DELIVERY)]
         waited.append(service.outcome(saga_id("receipt", "r-1")))
         async with asyncio.timeout(HANG_S):
