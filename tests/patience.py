@@ -20,9 +20,11 @@ async def until(is_so: Callable[[], object | Awaitable[object]]) -> None:
             await asyncio.sleep(LOOK_S)
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    """The same without an event loop."""
+def wait_until(
+    is_so: Callable[[], object], *, or_else: Callable[[], str] = lambda: "it did not come about"
+) -> None:
+    """The same without an event loop; *or_else* says what is wrong."""
     ending_s = time.monotonic() + HANG_S
     while not is_so():
-        assert time.monotonic() < ending_s, "it did not come about: it hangs"
+        assert time.monotonic() < ending_s, or_else()
         time.sleep(LOOK_S)

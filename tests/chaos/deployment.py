@@ -1,10 +1,10 @@
 """The processes of a deployment: real ones, on a real Kafka and a real PostgreSQL."""
 
 import os
+import re
 import signal
 import sqlite3
 import sys
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,11 @@ from infra.processes import ServerProcess
 from saga.contracts import TopicNames
 from saga.settings import Settings
 from tests.pages import page
+from tests.patience import HANG_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.chaos.application:app"
 SERVING = b"serving"
-START_S = 40.0
-STOP_S = 30.0
-POLL_S = 0.02
 
 
 @dataclass
@@ -49,6 +47,14 @@ class Member:
         with self.log.open("rb") as file:
             file.seek(self.log_start)
             return file.read().count(what.encode())
+
+    @property
+    def share(self) -> int:
+        """How many partitions it reads, as it said last since it was started last."""
+        with self.log.open("rb") as file:
+            file.seek(self.log_start)
+            said = re.findall(rb"(\d+) partitions are assigned", file.read())
+        return int(said[-1]) if said else 0
 
     async def page(self, path: str) -> tuple[int, str]:
         status, _, text = await page(f"{HOST}:{self.port}", path)
@@ -128,11 +134,12 @@ class Deployment:
 
     def wait_for(self, name: str) -> None:
         member = self.members[name]
-        deadline = time.monotonic() + START_S
-        while not member.is_serving():
+
+        def is_serving() -> bool:
             assert member.process.is_running(), f"{name} ended: {self.end_of_log(name)}"
-            assert time.monotonic() < deadline, f"{name} does not serve: {self.end_of_log(name)}"
-            time.sleep(POLL_S)
+            return member.is_serving()
+
+        wait_until(is_serving, or_else=lambda: f"{name} does not serve: {self.end_of_log(name)}")
 
     def kill(self, name: str) -> None:
         self.members[name].process.kill()
@@ -148,7 +155,7 @@ class Deployment:
         process = self.members[name].process
         process.signal(signal.SIGCONT)
         process.signal(signal.SIGTERM)
-        assert process.has_ended(timeout_s=STOP_S), f"{name} does not stop: {self.end_of_log(name)}"
+        assert process.has_ended(timeout_s=HANG_S), f"{name} does not stop: {self.end_of_log(name)}"
         return process.exit_code
 
     def end(self) -> None:

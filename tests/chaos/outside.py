@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from saga.adapters.opening import OpenedStore, open_store
+from saga.adapters.opening import OpenedStore, open_bus, open_store
+from saga.contracts import contract_of
 from saga.core.history import Entry
 from saga.core.identity import Instant, SagaId
 from saga.core.status import SagaStatus
-from saga.errors import StoreUnavailable
+from saga.effects.request import group_of
+from saga.errors import BusUnavailable, StoreUnavailable
 from saga.ports import Inbound, Source
 from saga.ports.store import UnhandledKind
 from saga.runtime.router import Router
@@ -24,10 +26,10 @@ from saga.testing.world.broker import Published
 from saga.testing.world.checks import Evidence, Line, Log, check_all, headers_of
 from tests.chaos.application import OrderPlaced, app
 from tests.chaos.deployment import Deployment
+from tests.patience import HANG_S, until
 
-REST_S_MAX = 60.0
+REST_S_MAX = 2 * HANG_S
 REST_POLL_S = 0.2
-CALM_S = 0.6
 SAGAS_MAX = 1_000_000
 MOVED_BY_AN_ORDER = {"shelf": -1, "parcel": 0, "customer": -1, "merchant": 1, "road": 1}
 _LEDGER = "SELECT number, saga_id, step, direction, intent_id FROM ledger ORDER BY number"
@@ -89,44 +91,63 @@ class Outside:
     def __init__(self, deployment: Deployment, log: Log) -> None:
         self._deployment = deployment
         self._log = log
-        self.heard = frozenset(Router(app.registry, app.contracts, deployment.names).topics)
+        names = deployment.names
+        self.heard = frozenset(Router(app.registry, app.contracts, names).topics)
         """Topics that the orchestrators read."""
+        self._served = {
+            group_of(service.name, names): frozenset(
+                names.topic(contract_of(model).contract_name) for model in service.intents
+            )
+            for service in app.effects
+        }
+        """Topics that each group of effect services reads."""
 
     async def rest(self, *, timeout_s: float = REST_S_MAX, parked: int = 0) -> None:
-        """Wait until nothing is left to do; *parked* sagas are expected to wait for an operator."""
+        """Wait until nothing is left to do; *parked* sagas are expected to wait for an operator.
+
+        That is so when two looks find nothing, and nothing was published between them.
+        """
         deadline = time.monotonic() + timeout_s
-        calm_since: float | None = None
+        calm: dict[Source, int] | None = None
         async with opened(self._deployment) as store:
-            while calm_since is None or time.monotonic() - calm_since < CALM_S:
+            while True:
+                ends = await self._ends()
                 try:
-                    restless = await self._restless(store, parked)
-                except StoreUnavailable as error:
+                    restless = await self._restless(store, ends, parked)
+                except (StoreUnavailable, BusUnavailable) as error:
                     restless = str(error)
+                if restless is None and calm == ends:
+                    return
                 if restless is not None and time.monotonic() > deadline:
                     raise AssertionError(f"it does not come to rest: {restless}")
-                calm_since = None if restless else calm_since or time.monotonic()
+                calm = None if restless else ends
                 await asyncio.sleep(REST_POLL_S)
 
-    async def longest_stall(self, seconds: float) -> float:
-        """Watch for *seconds*: the longest time in which no saga ended."""
-        began = last = time.monotonic()
-        longest, ended = 0.0, -1
+    async def another_ends(self) -> None:
+        """Wait until one more saga has ended than now."""
         async with opened(self._deployment) as store:
-            while time.monotonic() - began < seconds:
-                found = 0
-                for status in (one for one in SagaStatus if one.is_ended):
-                    found += len(await store.catalogue.sagas(status=status, limit=SAGAS_MAX))
-                now = time.monotonic()
-                longest = max(longest, now - last)
-                if found > ended:
-                    last, ended = now, found
-                await asyncio.sleep(REST_POLL_S)
-        return longest
+
+            async def ended() -> int:
+                found = [
+                    await store.catalogue.sagas(status=status, limit=SAGAS_MAX)
+                    for status in SagaStatus
+                    if status.is_ended
+                ]
+                return sum(map(len, found))
+
+            before = await ended()
+
+            async def are_more() -> bool:
+                return await ended() > before
+
+            await until(are_more)
 
     async def check(self) -> list[str]:
         return judged(await self.gather())
 
-    async def _restless(self, store: OpenedStore, parked: int) -> str | None:
+    async def _restless(
+        self, store: OpenedStore, ends: dict[Source, int], parked: int
+    ) -> str | None:
         for status in SagaStatus:
             if not status.is_ended:
                 found = await store.catalogue.sagas(status=status, limit=1 + parked)
@@ -135,11 +156,24 @@ class Outside:
                     return f"{one.key} is {one.status.value}, {one.waiting_for}: {one.reason}"
         if await store.store.backlog(limit=1):
             return "the backlog is not empty"
-        ends = await self._ends()
-        stored = await store.store.positions(list(ends))
-        for source, end in ends.items():
+        heard = {source: end for source, end in ends.items() if source.topic in self.heard}
+        stored = await store.store.positions(list(heard))
+        for source, end in heard.items():
             if stored.get(source, -1) < end - 1:
                 return f"{source} is read up to {stored.get(source)} of {end}"
+        return await self._unserved(ends)
+
+    async def _unserved(self, ends: dict[Source, int]) -> str | None:
+        opened = open_bus(self._deployment.settings)
+        try:
+            groups = await opened.bus.describe_groups(self._served.keys())
+        finally:
+            await opened.close()
+        for group, topics in self._served.items():
+            committed = groups[group].committed
+            for source, end in ends.items():
+                if source.topic in topics and committed.get(source, 0) < end:
+                    return f"{source} is served up to {committed.get(source)} of {end}"
         return None
 
     async def _ends(self) -> dict[Source, int]:
@@ -148,7 +182,7 @@ class Outside:
         ) as consumer:
             sources = [
                 TopicPartition(topic, number)
-                for topic in self.heard & await consumer.topics()
+                for topic in self.heard.union(*self._served.values()) & await consumer.topics()
                 for number in range(self._deployment.partitions)
             ]
             assert sources, "none of the topics is there"

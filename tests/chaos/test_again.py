@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -18,10 +17,10 @@ from tests.chaos.client import Client
 from tests.chaos.deployment import Deployment
 from tests.chaos.load import EVERYBODY, start
 from tests.chaos.outside import SAGAS_MAX, Outside, opened, records
+from tests.patience import until
 
 TRADING_S = 2.0
 ORDERS = 40
-WAIT_S = 60.0
 LEDGER = "SELECT saga_id, step, direction, intent_id, debit, credit, amount FROM ledger"
 
 pytestmark = pytest.mark.slow
@@ -50,7 +49,7 @@ async def test_everything_delivered_again_changes_nothing(
         found = await records(deployment)
         return len(found) - len(first) >= len(effects)
 
-    await _until(are_answered_again)
+    await until(are_answered_again)
     await outside.rest()
     second = await records(deployment)
     assert {_identity(record) for record in second} == {_identity(record) for record in first}
@@ -90,8 +89,8 @@ async def test_a_topic_made_anew_is_refused(deployment: Deployment, client: Clie
     async def is_held() -> bool:
         return (flawed.starts[0].saga_id, SagaStatus.PARKED) in (await _state(deployment))[0]
 
-    await _until(is_told)
-    await _until(is_held)
+    await until(is_told)
+    await until(is_held)
     after = await _state(deployment)
     assert after[0] - before[0] == {(flawed.starts[0].saga_id, SagaStatus.PARKED)}
     assert after[2] == before[2]
@@ -133,17 +132,11 @@ async def _make_anew(deployment: Deployment, topic: str) -> None:
                 return set((await consumer.end_offsets(sources)).values()) == {0}
 
         await admin.delete_topics([topic])
-        await _until(is_made)
+        await until(is_made)
 
 
 async def _duplicates(deployment: Deployment, name: str) -> float:
     return await deployment.members[name].counted("saga_duplicates_total")
-
-
-async def _until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while not await is_so():  # noqa: ASYNC110 - only polling shows it
-            await asyncio.sleep(0.2)
 
 
 def _identity(record: Inbound) -> tuple[str, str, bytes | None, bytes | None]:
