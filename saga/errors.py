@@ -48,6 +48,8 @@ class SagaError(Exception):
 
     code: str = "saga"
     retriable: ClassVar[bool] = False
+    passes: bool = True
+    """Of what is retriable: whether it passes by itself. Otherwise a process does not begin."""
 
     def __init_subclass__(cls, *, code: str | None = None, retriable: bool | None = None) -> None:
         cls.code = cls.code if code is None else code

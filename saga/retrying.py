@@ -79,3 +79,14 @@ async def retried(
                 raise
             waits = waits or backoff()
             await waits.pause(what, error)
+
+
+async def once_there(what: str, backoff: Backoff, act: Callable[[], Awaitable[T]]) -> T:
+    """As `retried`, at a start: what does not pass by itself is raised at once."""
+    while True:
+        try:
+            return await act()
+        except SagaError as error:
+            if not (error.retriable and error.passes):
+                raise
+            await backoff.pause(what, error)

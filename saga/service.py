@@ -60,15 +60,20 @@ class Role(Protocol):
 
 
 class RoleGroup:
-    """The roles of one process; *prepare* is awaited before the first starts, *closers* at last."""
+    """The roles of one process; *closers* are awaited at last.
+
+    *first* start at once, all others when *prepare* has returned.
+    """
 
     def __init__(
         self,
         roles: Sequence[Role],
         *,
+        first: Sequence[Role] = (),
         prepare: Callable[[], Awaitable[None]],
         closers: Sequence[Callable[[], Awaitable[None]]],
     ) -> None:
+        self._first = tuple(first)
         self._roles = tuple(roles)
         self._prepare = prepare
         self._closers = closers
@@ -80,16 +85,14 @@ class RoleGroup:
         """Called with what has ended a role that was not told to stop."""
 
     def __iter__(self) -> Iterator[Role]:
-        return iter(self._roles)
+        return iter((*self._first, *self._roles))
 
     async def start(self) -> None:
+        for role in self._first:
+            await self._begin(role)
         await self._prepare()
         for role in self._roles:
-            await role.start()
-            # No task group: that would cancel the other roles at once, and not drain them.
-            task = asyncio.create_task(role.run(), name=role.name)
-            self._running.append((role, task))
-            task.add_done_callback(partial(self._has_ended, role))
+            await self._begin(role)
 
     async def stop(self) -> None:
         """Drain, one kind of roles at a time, and close all. Raises what a role failed with."""
@@ -123,6 +126,13 @@ class RoleGroup:
     def ended(self) -> Mapping[Role, Exception]:
         """The roles that have ended by themselves, and why."""
         return self._ended
+
+    async def _begin(self, role: Role) -> None:
+        await role.start()
+        # No task group: that would cancel the other roles at once, and not drain them.
+        task = asyncio.create_task(role.run(), name=role.name)
+        self._running.append((role, task))
+        task.add_done_callback(partial(self._has_ended, role))
 
     def _has_ended(self, role: Role, task: asyncio.Task[None]) -> None:
         if role in self._stopping:

@@ -15,6 +15,7 @@ from saga.ports.health import Health
 from saga.runtime.health import OrchestratorHealth
 from saga.service import Role, RoleGroup, Service
 from saga.settings import HTTP_OFF, Settings
+from saga.starting import Start
 
 
 def build_service(
@@ -27,12 +28,16 @@ def build_service(
     """A service of *app* that does not run yet; with *has_probes* it may serve health over HTTP.
 
     Raises:
-        SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`.
+        SettingsError, StoreUnavailable, StoreTooNew: as `open_bus_and_store`. A server that is away
+            is waited for when the service starts.
     """
-    opened = open_bus_and_store(settings)
+    opened = open_bus_and_store(settings, may_be_away=True)
     assembly = Assembly(app, settings, Parts.of(opened))
+    topics = partial(opened.bus.create_topics, app.topic_specs(settings))
+    start = Start([("the store", opened.prepare), ("the bus", topics)], assembly.parts.clock)
     running: list[Role] = []
-    health: list[Health] = []
+    probes: list[Role] = []
+    health: list[Health] = [start]
     closers = [opened.close]
     if "orchestrator" in roles:
         running.append(assembly.orchestrator)
@@ -42,10 +47,9 @@ def build_service(
         closers.insert(0, effects_store.close)
         running += _effects(assembly, effects_store, health)
     if has_probes and (settings.is_http_asked_for or settings.bus.startswith("kafka:")):
-        running[:0] = _probes(settings, health)
-    prepare = partial(opened.bus.create_topics, app.topic_specs(settings))
+        probes += _probes(settings, health)
     return Service(
-        roles=RoleGroup(running, prepare=prepare, closers=closers),
+        roles=RoleGroup(running, first=probes, prepare=start, closers=closers),
         store=opened.store,
         catalogue=opened.catalogue,
         commands=assembly.commands,

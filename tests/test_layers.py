@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("saga.contracts", "saga.ports", "saga.authoring", "saga.settings", "saga.retrying"),
     (
         *("saga.adapters", "saga.effects", "saga.audit", "saga.publishing", "saga.runtime"),
-        *("saga.application", "saga.assembly", "saga.service"),
+        *("saga.application", "saga.assembly", "saga.service", "saga.starting"),
     ),
     ("saga.console",),
     ("saga.wiring", "saga.app", "saga.faststream", "saga.testing", "saga", "saga.__main__"),

@@ -7,6 +7,7 @@ cannot be read or its driver is not installed.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
     from saga.adapters.postgres import Address, Component, PostgresDatabase
 
 Close = Callable[[], Awaitable[None]]
+Prepare = Callable[[], Awaitable[None]]
+
+
+async def _nothing_to_prepare() -> None:
+    pass
 
 
 @value
@@ -54,13 +60,17 @@ class OpenedBus:
 
 @value
 class OpenedStore:
-    """*files* are the SQLite files that the store has open."""
+    """*files* are the SQLite files that the store has open.
+
+    *prepare* sees to its tables, where it was opened without; before that it is not to be used.
+    """
 
     store: EventStore
     catalogue: Catalogue
     statistics: StatisticsReader
     close: Close
     files: Sequence[SqliteDatabase]
+    prepare: Prepare = field(default=_nothing_to_prepare, kw_only=True)
 
 
 @value
@@ -100,24 +110,29 @@ def open_bus(settings: Settings) -> OpenedBus:
     return OpenedBus(local, _closing(local.close, database.close), [database])
 
 
-def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = True) -> OpenedStore:
+def open_store(
+    settings: Settings, *, make: bool = False, is_to_write: bool = True, may_be_away: bool = False
+) -> OpenedStore:
     """Raises `StoreUnavailable` and `StoreRefused`, as `open_bus_and_store`.
 
     Args:
         make: whether to make the tables of a server's database that has none; files are made.
         is_to_write: otherwise a file will do that can only be read, and a store that serves others.
+        may_be_away: leave a server alone until `prepare`.
     """
     serves = Serves.of(settings) if is_to_write else None
     if settings.store.startswith("postgresql:"):
         server = open_postgres(settings)
         from saga.adapters.postgres import PostgresCatalogue, PostgresEventStore, PostgresStatistics
 
+        store = PostgresEventStore(server, make=make, serves=serves, may_be_away=may_be_away)
         return OpenedStore(
-            PostgresEventStore(server, make=make, serves=serves),
+            store,
             PostgresCatalogue(server),
             PostgresStatistics(server),
             server.close,
             (),
+            prepare=store.prepare if may_be_away else _nothing_to_prepare,
         )
     database = SqliteDatabase(file_in(settings.store, "SAGA_STORE"), is_to_write=is_to_write)
     return OpenedStore(
@@ -129,8 +144,8 @@ def open_store(settings: Settings, *, make: bool = False, is_to_write: bool = Tr
     )
 
 
-def open_bus_and_store(settings: Settings) -> Opened:
-    """A bus and a store in one file share its transactions.
+def open_bus_and_store(settings: Settings, *, may_be_away: bool = False) -> Opened:
+    """A bus and a store in one file share its transactions; *may_be_away* as in `open_store`.
 
     Raises:
         StoreUnavailable: a file cannot be opened.
@@ -147,10 +162,19 @@ def open_bus_and_store(settings: Settings) -> Opened:
             [database],
             bus,
         )
-    opened_bus, opened = open_bus(settings), open_store(settings, make=True)
+    opened_bus = open_bus(settings)
+    opened = open_store(settings, make=True, may_be_away=may_be_away)
     close = _closing(opened_bus.close, opened.close)
     files = [*opened_bus.files, *opened.files]
-    return Opened(opened.store, opened.catalogue, opened.statistics, close, files, opened_bus.bus)
+    return Opened(
+        opened.store,
+        opened.catalogue,
+        opened.statistics,
+        close,
+        files,
+        opened_bus.bus,
+        prepare=opened.prepare,
+    )
 
 
 def open_kafka(settings: Settings) -> KafkaBus:

@@ -101,12 +101,21 @@ class EventWriter:
         self._own: dict[type[ContractModel], ContractRegistry] = {}
 
     @classmethod
-    def of(cls, settings: Settings, source: str | None = None) -> Self:
+    def of(
+        cls,
+        settings: Settings,
+        source: str | None = None,
+        *,
+        contracts: ContractRegistry | None = None,
+        sagas: SagaRegistry | None = None,
+    ) -> Self:
         return cls(
             settings.topic_names,
             clock=SystemClock(),
             source=source or settings.source,
             bytes_max=settings.record_bytes,
+            contracts=contracts,
+            sagas=sagas,
         )
 
     def record(self, event: ContractModel, **options: Unpack[PublishOptions]) -> WrittenEvent:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from math import inf
 from typing import Final
 
 from saga.core.identity import SagaId, TimerId
@@ -88,10 +89,11 @@ class Orchestrator:
         self.statistics = Statistics()
 
     async def start(self) -> None:
-        """Also take over what a crashed process left; raises StoreUnavailable or BusUnavailable."""
-        await self.receiver.start()
-        await self._relay.take_over(older_than_s=0)
-        await self._sweep(tries_all=True)
+        """Also take over what a crashed process left. Waits while bus or store are away."""
+        backoff = partial(self.receiver.backoff, "start")
+        await retried("cannot join the group", backoff, self.receiver.start)
+        await retried("cannot take over", backoff, self._relay.take_over, older_than_s=0)
+        await retried("cannot sweep", backoff, self._sweep, tries_all=True)
 
     async def run(self) -> None:
         """Work until `stop`. Ends early only with an error that waiting does not mend."""
@@ -262,7 +264,7 @@ class Receiver:
         self.batcher = Batcher(clock)
         self.consumer: Consumer | None = None
         self.handled: dict[Source, int] = {}
-        self.asked_at_s = self.answered_at_s = clock.monotonic_s()
+        self.asked_at_s = self.answered_at_s = inf  # not yet: it may wait for a store or bus first
         self.is_dry = False
 
     async def start(self) -> None:
@@ -276,7 +278,7 @@ class Receiver:
     async def receive(self) -> None:
         assert self.consumer is not None, "start comes first"
         backoff = self.backoff("receive")
-        self.asked_at_s = self._clock.monotonic_s()
+        self.asked_at_s = self.answered_at_s = self._clock.monotonic_s()
         while not self._is_stopping:
             if self.in_hand >= PENDING_RECORDS_MAX:
                 await self._clock.sleep(PENDING_POLL_S)

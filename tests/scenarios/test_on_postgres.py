@@ -126,7 +126,7 @@ async def test_stored_records_of_a_dead_process_are_published_by_another(
 
     monkeypatch.setattr(parts.bus, "publish", publish)
     with monkeypatch.context() as patch:
-        patch.setattr("saga.wiring.open_bus_and_store", lambda _: parts)
+        patch.setattr("saga.wiring.open_bus_and_store", lambda *_, **__: parts)
         mute = process(places, "orchestrator")
     async with on_postgres() as service:
         await mute.start()

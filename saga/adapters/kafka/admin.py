@@ -132,7 +132,9 @@ class Cluster:
         for code, name, _, partitions in answer.topics:
             error = kafka.for_code(code)
             if error is kafka.TopicAuthorizationFailedError:
-                raise BusUnavailable(f"kafka: this user may not describe the topic {name}")
+                failure = BusUnavailable(f"kafka: this user may not describe the topic {name}")
+                failure.passes = False
+                raise failure
             if error is kafka.UnknownTopicOrPartitionError or not partitions:
                 continue
             leaders = {row[1]: row[2] if row[2] >= 0 else None for row in partitions}
@@ -190,7 +192,10 @@ class Cluster:
             error = kafka.for_code(code)
             if error not in (kafka.NoError, kafka.TopicAlreadyExistsError):
                 reason = message[0] if message and message[0] else error.__name__
-                raise BusUnavailable(f"kafka: the topic {name} cannot be created: {reason}")
+                failure = BusUnavailable(f"kafka: the topic {name} cannot be created: {reason}")
+                # Brokers that are still to come may be what is missing.
+                failure.passes = error.retriable or error is kafka.InvalidReplicationFactorError
+                raise failure
         await self._until_led({spec.name for spec in specs})
 
     async def describe(self, topics: Collection[str]) -> dict[str, TopicState]:

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka import errors as kafka
 from aiokafka.conn import AIOKafkaConnection
@@ -25,6 +25,20 @@ TRIAL_S: Final = 3.0
 CLOSING_S: Final = 1.0
 SERVERS_TRIED_MAX: Final = 3
 _PROTOCOL: Final = "SAGA_KAFKA_SECURITY_PROTOCOL"
+_FOR_SOMEBODY: Final = (
+    ssl.SSLError,
+    kafka.SaslAuthenticationFailed,
+    kafka.AuthenticationFailedError,
+    kafka.UnsupportedSaslMechanismError,
+)
+"""What no waiting mends."""
+
+
+class Problem(NamedTuple):
+    """What is wrong, and whether it may pass by itself."""
+
+    text: str
+    passes: bool
 
 
 @asynccontextmanager
@@ -34,23 +48,26 @@ async def connecting(connection: KafkaConnection, seconds: float, what: str) -> 
         async with within(seconds, what):
             yield
     except BusUnavailable as error:
-        reason = await diagnosis(connection)
-        if reason is None:
+        problem = await diagnosis(connection)
+        if problem is None:
             raise
-        raise BusUnavailable(f"kafka: {what}: {reason}") from error
+        failure = BusUnavailable(f"kafka: {what}: {problem.text}")
+        failure.passes = problem.passes
+        raise failure from error
 
 
-async def diagnosis(connection: KafkaConnection) -> str | None:
+async def diagnosis(connection: KafkaConnection) -> Problem | None:
     """Why no connection can be made; None where one of the servers takes one by now."""
     servers = connection.servers[:SERVERS_TRIED_MAX]
-    problems = await asyncio.gather(*(_problem_of(connection, server) for server in servers))
-    reasons = [
-        f"{server}: {problem}" for server, problem in zip(servers, problems, strict=True) if problem
-    ]
-    return "; ".join(reasons) if len(reasons) == len(servers) else None
+    found = await asyncio.gather(*(_problem_of(connection, server) for server in servers))
+    problems = [problem for problem in found if problem is not None]
+    if len(problems) < len(servers):
+        return None
+    reasons = [f"{at}: {problem.text}" for at, problem in zip(servers, problems, strict=True)]
+    return Problem("; ".join(reasons), any(problem.passes for problem in problems))
 
 
-async def _problem_of(connection: KafkaConnection, server: str) -> str | None:
+async def _problem_of(connection: KafkaConnection, server: str) -> Problem | None:
     host, _, port = server.rpartition(":")
     options: dict[str, Any] = connection.options()
     used = {name: options[name] for name in IDENTITY if name in options}
@@ -64,11 +81,11 @@ async def _problem_of(connection: KafkaConnection, server: str) -> str | None:
                 # A token that is refused, or a certificate that is missing, shows only here.
                 answer = await trial.send(MetadataRequest([]))
                 if not answer.brokers:
-                    return _ended(connection.settings)
+                    return Problem(_ended(connection.settings), passes=True)
         finally:
             await _close(trial)
     except Exception as error:  # noqa: BLE001  # hooks and parsers of others may raise anything
-        return _advice(connection.settings, error)
+        return Problem(_advice(connection.settings, error), not isinstance(error, _FOR_SOMEBODY))
     return None
 
 

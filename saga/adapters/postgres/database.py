@@ -457,12 +457,19 @@ _WHILE_CONNECTING: Final = {
     "the database system is starting up": "57P03",
     "the database system is shutting down": "57P03",
 }
+_ENCODING_ADVICE: Final = "it cannot keep all text"
 _TLS: Final = ("certificate", "SSL", "sslmode")
 _TLS_ADVICE: Final = (
     "it cannot be spoken to as sslmode and sslrootcert in the address ask for: see that the "
     "certificate is signed by that authority, names this host and is valid, and that the server "
     "has ssl=on"
 )
+_FOR_SOMEBODY: Final = {
+    *(_ADVICE[state] for state in ("28", "3D000", "3F000", "42501", "42P01")),
+    _TLS_ADVICE,
+    _ENCODING_ADVICE,
+}
+"""What no waiting mends."""
 _CONFLICTS_OF_ORDER: Final = frozenset({"40001", "40P01"})
 
 
@@ -493,7 +500,9 @@ def unavailable(name: str, error: BaseException) -> StoreUnavailable:
     state = getattr(error, "sqlstate", None)
     # An error without a state comes from libpq, while connecting.
     advice = _advice(state) if state else _advice_while_connecting(words)
-    return StoreUnavailable(f"{name}: {advice} ({words})" if advice else f"{name}: {words}")
+    failure = StoreUnavailable(f"{name}: {advice} ({words})" if advice else f"{name}: {words}")
+    failure.passes = advice not in _FOR_SOMEBODY
+    return failure
 
 
 def _advice(sqlstate: str) -> str | None:
@@ -505,6 +514,8 @@ def _advice_while_connecting(error: str) -> str | None:
     for words, state in _WHILE_CONNECTING.items():
         if words in error and not ("certificate" in error and state == "3D000"):
             return _advice(state)
+    if "has the encoding" in error:
+        return _ENCODING_ADVICE
     if any(word in error for word in _TLS):
         return _TLS_ADVICE
     return _advice("08")

@@ -151,7 +151,7 @@ def migrate(address: Address, component: Component) -> int:
         if stored == component.version:
             return stored
         if stored == 0 and _exists(connection, component.landmark):
-            raise StoreUnavailable(
+            raise _to_be_mended(
                 f"{address.name}: it has a table {component.landmark!r} that saga did not make: "
                 "name another database"
             )
@@ -183,15 +183,21 @@ def prepare(address: Address, component: Component, *, make: bool) -> None:
     if stored == 0 and make:
         migrate(address, component)
     elif stored == 0:
-        raise StoreUnavailable(
+        raise _to_be_mended(
             f"{address.name}: it has no {component.name} tables: nothing has run there yet. Start "
             "with `saga run`, or make them with `saga store migrate`"
         )
     elif stored < component.version:
-        raise StoreUnavailable(
+        raise _to_be_mended(
             f"{address.name}: its {component.name} tables have version {stored}, this saga needs "
             f"{component.version}: run `saga store migrate`"
         )
+
+
+def _to_be_mended(problem: str) -> StoreUnavailable:
+    error = StoreUnavailable(problem)
+    error.passes = False
+    return error
 
 
 def _version(connection: Connection[Any], address: Address, component: Component) -> int:

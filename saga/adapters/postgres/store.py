@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -114,6 +115,7 @@ class PostgresEventStore(EventStore, TellsOfAppends):
 
     Args:
         make: whether to make the tables where there are none.
+        may_be_away: do not connect; `prepare` is then to be awaited before anything else.
         serves: refuse a store of another environment or namespace; nobody is refused without.
 
     Raises:
@@ -123,7 +125,12 @@ class PostgresEventStore(EventStore, TellsOfAppends):
     """
 
     def __init__(
-        self, database: PostgresDatabase, *, make: bool = True, serves: Serves | None = None
+        self,
+        database: PostgresDatabase,
+        *,
+        make: bool = True,
+        serves: Serves | None = None,
+        may_be_away: bool = False,
     ) -> None:
         self.database = database
         self._lock = sql.share_lock(database.address.lock_key("append"))
@@ -131,9 +138,20 @@ class PostgresEventStore(EventStore, TellsOfAppends):
         self._known = KnownSagas[tuple[int, str]]()
         """Of each the number of turns and the originator id."""
         self._notifier = Notifier(database, CHANNEL)
-        prepare(database.address, EVENT_STORE, make=make)
-        if serves is not None:
-            settle_whose(database.address, STORE_FACTS, serves)
+        self._make = make
+        self._serves = serves
+        if not may_be_away:
+            self._prepare()
+
+    async def prepare(self) -> None:
+        """See that the tables are there and are ours; raises as the making of one does."""
+        await asyncio.to_thread(self._prepare)
+
+    def _prepare(self) -> None:
+        address = self.database.address
+        prepare(address, EVENT_STORE, make=self._make)
+        if self._serves is not None:
+            settle_whose(address, STORE_FACTS, self._serves)
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:

@@ -25,7 +25,7 @@ from saga.application import ROLES
 from saga.console.cli.installation import Adopts, adopt_stores
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
-from saga.errors import TaskEnded
+from saga.errors import StoreUnavailable, TaskEnded
 from saga.service import Service
 from saga.settings import HTTP_OFF
 
@@ -96,10 +96,7 @@ async def _run(
 ) -> dict[str, int]:
     app = session.app
     if "effects" in roles and app.effects:
-        # The service would wait for it. What cannot be opened now is most likely a wrong setting.
-        effects_store = open_effects_store(session.settings)
-        await effects_store.open()
-        await effects_store.close()
+        await _try_effects_store(session)
     if "effects" in roles and (unhandled := ", ".join(app.unhandled_intents())):
         # Most often somebody forgot a handler.
         text, hint = "no effect service here handles %s: %s", UNHANDLED_HINT
@@ -107,6 +104,19 @@ async def _run(
     service = app.build_service(session.settings, roles=roles, has_probes=True)
     await _serve(service, roles, until_idle=until_idle, with_parent=with_parent)
     return summary(service.counts)
+
+
+async def _try_effects_store(session: Session) -> None:
+    """Raise where no waiting would help, which the service would do otherwise."""
+    effects_store = open_effects_store(session.settings)
+    try:
+        await effects_store.open()
+    except StoreUnavailable as error:
+        is_server = session.settings.effects_address.startswith("postgresql:")
+        if not (is_server and error.passes):
+            raise
+    finally:
+        await effects_store.close()
 
 
 async def _serve(

@@ -28,7 +28,6 @@ from saga.adapters.opening import (
     refuse_stores_of_others,
 )
 from saga.application import Application
-from saga.assembly import Assembly, Parts
 from saga.console.cli.output import AppRefused, NotSo, Printer
 from saga.contracts import Command
 from saga.core.history import Entry
@@ -84,11 +83,14 @@ class Session:
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[Publisher]:
-        """The publisher of the application, whose missing topics are made."""
-        topics = self.app.topic_specs(self.settings)
-        async with closing(open_bus_and_store(self.settings)) as opened:
+        """The publisher of the application, whose missing topics are made; it needs no store."""
+        app, settings = self.app, self.settings
+        topics = app.topic_specs(settings)
+        writer = EventWriter.of(settings, contracts=app.contracts, sagas=app.registry)
+        opening = open_bus_and_store if settings.is_one_file else open_bus
+        async with closing(opening(settings)) as opened:
             await opened.bus.create_topics(topics)
-            yield Assembly(self.app, self.settings, Parts.of(opened)).publisher
+            yield Publisher(opened.bus, writer)
 
     async def send(self, command: Command, *, key: str) -> None:
         """Put *command* to the saga of *key* on the bus; the application is not needed for it."""

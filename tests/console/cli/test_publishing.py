@@ -110,3 +110,13 @@ def test_the_same_message_id_again_starts_nothing_new(toys):
 
 def test_one_id_cannot_name_many_lines(toys):
     assert call("publish", ORDER, "-", "--id", "m", stdin="").code == 2
+
+
+def test_to_publish_needs_the_bus_and_no_store(toys):
+    """A store that is away keeps nobody from saying what has happened."""
+    away = ("--bus", "local:///bus.db", "--store", "postgresql://saga@127.0.0.1:1/saga")
+
+    called = call("publish", ORDER, '{"order_id": "o-1", "amount": 1}', *away, "--json")
+
+    assert called.code == 0
+    assert called.row["saga_id"]
