@@ -12,6 +12,7 @@ from saga.core.status import SagaStatus
 from saga.errors import BusUnavailable, StoreUnavailable
 from saga.settings import Settings
 from saga.starting import Start
+from tests.patience import HANG_S
 from tests.scenarios import order_app
 
 NOBODY = "postgresql://saga@127.0.0.1:1/saga"
@@ -87,7 +88,7 @@ async def test_a_service_whose_store_is_away_is_alive_and_not_ready(tmp_path, mo
 
 
 def asked(port: int, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_S)
     connection.request("GET", f"/health/{path}")
     status = connection.getresponse().status
     connection.close()
