@@ -32,6 +32,7 @@ class Verdict(StrEnum):
     AFTER_END = "after_end"
     REFUSED = "refused"
     STALE = "stale"
+    UNREAD = "unread"
 
 
 @value(kw_only=True)

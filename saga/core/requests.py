@@ -25,7 +25,21 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
         turn.take_fact()
         rollback.abandon(turn, fact.reason)
         return RECORDED
-    is_on_its_way_back = state.plan is not None or state.cancel_reason is not None
+    refusal = turn.refusal(lambda: _why_not_to_cancel(state, fact))
+    if refusal is not None:
+        return turn.note(Verdict.REFUSED, "cancel", refusal)
+    turn.take_fact()
+    if fact.mode is events.CancelMode.IMMEDIATE:
+        rollback.begin(turn, fact.reason, code="cancelled")
+    else:
+        _stop_forward(turn)
+    return RECORDED
+
+
+def _why_not_to_cancel(state: SagaState, fact: events.CancelRequested) -> str | None:
+    """A graceful cancel that still waits can be made immediate."""
+    is_graceful = fact.mode is events.CancelMode.GRACEFUL
+    is_on_its_way_back = state.plan is not None or (is_graceful and state.cancel_reason is not None)
     refusals = (
         (is_on_its_way_back, "the saga is on its way back already"),
         (not state.is_started, "the saga has not begun"),
@@ -33,15 +47,7 @@ def cancel(turn: Turn, fact: events.CancelRequested) -> Disposition:
         (state.is_finishing, "the saga is through and about to complete"),
         (state.is_poisoned, "parked by a failed turn: release it first"),
     )
-    for is_so, refusal in refusals:
-        if is_so:
-            return turn.note(Verdict.REFUSED, "cancel", refusal)
-    turn.take_fact()
-    if fact.mode is events.CancelMode.IMMEDIATE:
-        rollback.begin(turn, fact.reason, code="cancelled")
-    else:
-        _stop_forward(turn)
-    return RECORDED
+    return next((refusal for is_so, refusal in refusals if is_so), None)
 
 
 def act(turn: Turn, fact: events.OperatorActed) -> Disposition:

@@ -107,6 +107,7 @@ def abandon(turn: Turn, reason: str) -> None:
     report = Report(reason, "abandoned", None, residue)
     outcome = state.program.outcome_of(report) if state.program is not None else None
     turn.record(intents.SagaAbandoned(reason=reason, residue=residue, outcome=outcome))
+    turn.note_unread()
     for step, status in in_flight:
         turn.settle(step, status)
     for step in state.steps.values():
@@ -285,6 +286,7 @@ def _roll_back(turn: Turn, plan: Plan, residue: tuple[StepId, ...]) -> None:
             outcome=turn.program.outcome_of(report),
         )
     )
+    turn.note_unread()
     turn.program.close()
 
 

@@ -23,6 +23,7 @@ from saga.core.identity import (
     StepId,
     TimerId,
     intent_id,
+    parse_intent_id,
 )
 from saga.core.intents import RollbackPlanned, TimerArmed, TimerPurpose
 from saga.core.program import Program
@@ -123,6 +124,11 @@ class SagaState:
     def has_ended(self) -> bool:
         """Whether it has had its outcome, perhaps behind a failed turn that holds it up."""
         return self.status.is_ended or (self.is_poisoned and self.before_failure[0].is_ended)
+
+    def is_answered(self, intent_id: IntentId) -> bool:
+        name = parse_intent_id(intent_id)
+        step = self.steps.get(name.step) if name is not None else None
+        return name is not None and step is not None and name[2:] in step.replies
 
     @property
     def is_started(self) -> bool:

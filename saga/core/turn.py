@@ -250,6 +250,15 @@ class Turn:
     def complete(self, outcome: Message | None, residue: tuple[StepId, ...] = ()) -> None:
         self.disarm_all()
         self.record(intents.SagaCompleted(outcome=outcome, residue=residue or None))
+        self.note_unread()
+
+    def note_unread(self) -> None:
+        """Right behind the saga's end: say which signals nobody had read by then."""
+        if self.recorded is not None and not any(map(_is_unread, self.recorded)):
+            return  # in releases before this one an end said nothing of them
+        for name, payloads in self.state.signals.items():
+            detail = f"nobody had read it at the end ({len(payloads)} in all)"
+            self.note(Verdict.UNREAD, f"signal {name}", detail)
 
     def _arm_as_recorded(self, timer: intents.TimerArmed, length_us: int) -> None:
         """Arm it as long as it was armed then; a timeout that was not is for a live turn to arm."""
@@ -284,6 +293,10 @@ class Turn:
         timeout_us = self.policy(step).timeout_us
         if timeout_us is not None:
             self.arm_for(step, direction, _DEADLINE, timeout_us)
+
+
+def _is_unread(decided: Intent) -> bool:
+    return isinstance(decided, intents.Noted) and decided.verdict is Verdict.UNREAD
 
 
 def _target(step: Step, direction: Direction) -> str:

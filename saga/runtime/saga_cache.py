@@ -131,6 +131,8 @@ class SagaCache:
         if corrupt:
             for row in await self._catalogue.summaries(list(corrupt)):
                 saga = corrupt[row.saga_id]
+                if row.status.is_ended and saga.status is SagaStatus.STALLED:
+                    continue  # it has ended all the same, in a newer release
                 changed = replace(row, status=saga.status, reason=saga.reason, updated_at=at)
                 rows.append(replace(changed, waiting_for=saga.waiting_for))
         return rows
@@ -183,17 +185,13 @@ def let_go(sagas: Iterable[LoadedSaga | UnloadableSaga]) -> None:
 
 
 def without_code(saga: UnloadableSaga) -> LoadedSaga | None:
-    """A saga as its entries say that it stands, for whoever abandons it; None where it has ended.
-
-    An ended one is not to be abandoned, and whatever else comes for it needs its code.
-    """
+    """A saga as its entries say that it stands; None where they do not say it."""
     if not isinstance(saga.entries, History):
         return None  # what is stored cannot be read
     try:
-        found = _loaded_without_code(saga.saga_id, saga.entries)
+        return _loaded_without_code(saga.saga_id, saga.entries)
     except (AssertionError, CorruptHistory, LookupError, ValueError):
         return None  # its entries do not go together
-    return None if found.state.has_ended else found
 
 
 def _loaded_without_code(saga_id: SagaId, history: History) -> LoadedSaga:

@@ -11,10 +11,18 @@ import logging
 from collections.abc import Sequence
 
 from saga.core.decider import Disposition
-from saga.core.events import Event, SagaStarted, TimerFired, TimersAdded, TurnFailed
+from saga.core.events import (
+    Event,
+    ReplyReceived,
+    SagaStarted,
+    TimerFired,
+    TimersAdded,
+    TurnFailed,
+)
 from saga.core.history import entries_of_turn
 from saga.core.identity import Instant, MessageId, SagaId
 from saga.core.intents import Intent
+from saga.core.state import SagaState
 from saga.core.status import SagaStatus
 from saga.core.texts import described
 from saga.core.values import value
@@ -199,9 +207,13 @@ class Turns:
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
         saga = unit.sagas.get(delivery.saga_id)
         if isinstance(saga, UnloadableSaga):
-            found = without_code(saga) if delivery.abandons else None
-            if found is None:
-                unit.defer(delivery, saga.deferral, saga.reason)
+            found = unit.without_code.get(delivery.saga_id) or without_code(saga)
+            if found is None or not _needs_no_code(found.state, delivery):
+                unit.stand_still(delivery, saga)
+                return
+            if found.state.has_ended:
+                unit.without_code[delivery.saga_id] = found
+                self._handle(unit, found, delivery)
                 return
             unit.sagas[delivery.saga_id] = saga = found
         if saga is None:
@@ -384,6 +396,17 @@ class _TurnRaised(Exception):
     def __init__(self, error: BaseException) -> None:
         super().__init__(described(error))
         self.error = error
+
+
+def _needs_no_code(state: SagaState, delivery: Delivery) -> bool:
+    """Whether a saga can take this without its code: it is abandoned, or has ended.
+
+    What an ended one has not had yet, and may have to undo, does need it.
+    """
+    fact = delivery.event.fact
+    if state.is_poisoned or not state.has_ended:
+        return delivery.abandons
+    return not isinstance(fact, ReplyReceived) or state.is_answered(fact.intent_id)
 
 
 class _Outdated(Exception):

@@ -101,6 +101,8 @@ class UnitOfWork:
     """Everything that one batch has decided so far.
 
     Attributes:
+        stood_still: sagas that could not take what came for them, as their code does not fit.
+        without_code: ended sagas, as their entries say, where their code does not fit.
         remembered: the sagas that were in memory.
         positions: of each source the highest offset that it accounts for.
         summaries: index rows of sagas whose histories cannot be brought to life here.
@@ -110,6 +112,8 @@ class UnitOfWork:
 
     at: Instant
     sagas: dict[SagaId, LoadedSaga | UnloadableSaga] = field(default_factory=dict)
+    stood_still: dict[SagaId, UnloadableSaga] = field(default_factory=dict)
+    without_code: dict[SagaId, LoadedSaga] = field(default_factory=dict)
     remembered: Collection[SagaId] = ()
     changed: dict[SagaId, ChangedSaga] = field(default_factory=dict)
     timers: TimerChanges = field(default_factory=TimerChanges)
@@ -130,7 +134,8 @@ class UnitOfWork:
 
     @property
     def unloadable(self) -> list[UnloadableSaga]:
-        return [saga for saga in self.sagas.values() if isinstance(saga, UnloadableSaga)]
+        """Those that could not take what came for them."""
+        return [saga for saga in self.stood_still.values() if self.sagas[saga.saga_id] is saga]
 
     @property
     def possibly_unpublished(self) -> list[LoadedSaga]:
@@ -149,6 +154,11 @@ class UnitOfWork:
         self.counts["deferred"] += 1
         record = deferred(delivery.inbound, reason, message, self.at, delivery.saga_id)
         self.unhandled.deferred.append(record)
+
+    def stand_still(self, delivery: Delivery, saga: UnloadableSaga) -> None:
+        """Keep what came for a saga whose history cannot be brought to life here."""
+        self.stood_still[saga.saga_id] = saga
+        self.defer(delivery, saga.deferral, saga.reason)
 
     def reject(self, rejected: Rejected) -> None:
         self.counts["dead"] += 1

@@ -4,6 +4,8 @@ import pytest
 from pydantic import BaseModel
 
 from saga.authoring import TimedOut
+from saga.core.events import CancelMode, CancelRequested
+from saga.core.intents import Noted, Verdict
 from saga.testing import (
     abandoned,
     after,
@@ -20,6 +22,7 @@ from saga.testing import (
     refused,
     replied,
     rolled_back,
+    settled,
     signalled,
     timed_out,
     turn_failed,
@@ -27,6 +30,7 @@ from saga.testing import (
 )
 from tests.toys import (
     EXACT,
+    ONCE,
     OrderConfirmed,
     OrderPlaced,
     OrderRejected,
@@ -133,8 +137,93 @@ def test_cancel_is_idempotent_by_its_id():
         given(order_saga(), *WAITING)
         .when(cancelled(), redelivered())
         .then_was("duplicate")
+        .when(cancelled())
+        .then(noted("refused", "on its way back"))
+    )
+
+
+def test_graceful_cancel_can_be_made_immediate():
+    """What is in flight is in doubt at once, and nothing is waited for any more."""
+    (
+        given(order_saga(timeout="1h"), *WAITING, cancelled())
+        .then_status("running")
+        .when(cancelled(mode="immediate"))
+        .then(
+            planned("pay", "reserve"),
+            settled("pay", "in_doubt"),
+            undo_issued(Refund, step="pay"),
+        )
         .when(cancelled(mode="immediate"))
         .then(noted("refused", "on its way back"))
+        .when(replied(Refund))
+        .then(undo_issued(Unreserve))
+    )
+
+
+def test_cancel_that_an_earlier_release_refused_stays_refused():
+    """Its history says so; the saga goes on gracefully."""
+    scenario = given(order_saga(), *WAITING, cancelled())
+    history = list(scenario.history)
+    request = CancelRequested(mode=CancelMode.IMMEDIATE, reason="now")
+    refusal = Noted(
+        verdict=Verdict.REFUSED, subject="cancel", detail="the saga is on its way back already"
+    )
+    for body in (request, refusal):
+        last = history[-1]
+        history.append(last._replace(version=last.version + 1, cause="c-9", body=body))
+
+    again = given(order_saga(), history=history)
+
+    again.then_status("running").when(replied(Pay, Paid())).then_status("rolling_back")
+
+
+@pytest.mark.parametrize("end", ["completed", "rolled_back", "abandoned"])
+def test_saga_that_ends_over_unread_signals_notes_them(end):
+    """By name and number, behind its end."""
+
+    async def order(ctx, placed):
+        await ctx.do(Pay(), undo=Refund, retry=ONCE)
+        return OrderConfirmed()
+
+    last = {
+        "completed": [replied(Pay, Paid())],
+        "rolled_back": [refused(Pay)],
+        "abandoned": [cancelled(mode="abandon")],
+    }[end]
+    kept = [signalled("late", 1), signalled("late", 2), signalled("other")]
+    scenario = given(as_saga(order), OrderPlaced(), *kept).when(*last)
+
+    scenario.then_status(end)
+    notes = [entry.body for entry in scenario.decided if isinstance(entry.body, Noted)]
+    assert [(note.verdict, note.subject) for note in notes] == [
+        ("unread", "signal late"),
+        ("unread", "signal other"),
+    ]
+    assert "(2 in all)" in notes[0].detail
+
+
+def test_end_without_such_notes_is_no_difference():
+    """A release before this one wrote none."""
+
+    async def order(ctx, placed):
+        await ctx.do(Pay(), undo=Refund)
+        return OrderConfirmed()
+
+    ended = given(as_saga(order), OrderPlaced(), signalled("late"), replied(Pay, Paid()))
+    assert isinstance(ended.history[-1].body, Noted)
+
+    assert given(as_saga(order), history=ended.history[:-1]).status == "completed"
+
+
+def test_signal_that_was_read_or_refused_is_not_noted_at_the_end():
+    async def order(ctx, placed):
+        await ctx.wait("number", int)
+        return OrderConfirmed()
+
+    (
+        given(as_saga(order), OrderPlaced(), signalled("number", "x"))
+        .when(signalled("number", 1))
+        .then(completed(OrderConfirmed()))
     )
 
 

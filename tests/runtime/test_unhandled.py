@@ -1,5 +1,7 @@
 """What a bad saga, a bad record or missing code stops, what not, and how it goes on again."""
 
+import pytest
+
 from saga import Context
 from saga.authoring import saga
 from saga.contracts import CommandAct, IntentFailed
@@ -595,3 +597,70 @@ class TestDeadLetters:
 
         assert kept.inbound == inbound
         assert len(kept.message) == unhandled.MESSAGE_CHARS_MAX
+
+
+class TestEndedSagaWithoutItsCode:
+    """What an ended saga has had already, or only notes, is none of its code's business."""
+
+    @pytest.fixture(params=["version gone", "other decisions", "raises"])
+    def changed(self, request):
+        """The code of today, under which the history of an ended saga cannot be replayed."""
+        return {
+            "version gone": orders(version=7),
+            "other decisions": orders(note="other"),
+            "raises": orders(flaw=flaw_at("start")),
+        }[request.param]
+
+    async def ended(self, scenario):
+        await shipping(scenario)
+        reply = scenario.reply(scenario.on(Ship)[0])
+        await scenario.take(reply)
+        assert scenario.status(order_id()) == "completed"
+        return reply
+
+    async def test_the_same_trigger_again_changes_nothing(self, make_scenario, changed):
+        scenario = make_scenario(orders())
+        await self.ended(scenario)
+        before = scenario.history(order_id())
+
+        scenario.restart(changed)
+        unit = await scenario.take(placed(scenario), placed(scenario, id="again"))
+
+        assert unit.counts["duplicate"] == 2
+        assert scenario.status(order_id()) == "completed"
+        assert (scenario.deferred(), scenario.dead_letters()) == ([], [])
+        assert scenario.history(order_id()) == before
+        scenario.restart(orders())
+
+    async def test_another_trigger_for_the_same_key_is_a_dead_letter(self, make_scenario, changed):
+        scenario = make_scenario(orders())
+        await self.ended(scenario)
+
+        scenario.restart(changed)
+        await scenario.take(placed(scenario, id="foreign", amount=99))
+
+        assert [record.reason for record in scenario.dead_letters()] == ["id_conflict"]
+        assert scenario.status(order_id()) == "completed"
+        assert scenario.deferred() == []
+        scenario.restart(orders())
+
+    async def test_what_comes_after_the_end_is_noted(self, make_scenario, changed):
+        """A signal, a cancel, an operator's act; the same reply again is a duplicate."""
+        scenario = make_scenario(orders())
+        reply = await self.ended(scenario)
+
+        scenario.restart(changed)
+        unit = await scenario.take(
+            scenario.signal(order_id(), "note", 1, id="c-1"),
+            scenario.command(order_id(), CommandAct.CANCEL, id="c-2", reason="late"),
+            scenario.command(order_id(), CommandAct.COMPENSATE, id="c-3", reason="late"),
+            reply,
+        )
+
+        assert (unit.counts["recorded"], unit.counts["duplicate"]) == (3, 1)
+        assert scenario.bodies(order_id()).count("Noted") == 3
+        assert scenario.status(order_id()) == "completed"
+        assert (scenario.deferred(), scenario.dead_letters()) == ([], [])
+        scenario.restart(orders())
+        await scenario.take(placed(scenario, id="once more"))
+        assert scenario.status(order_id()) == "completed"
