@@ -21,6 +21,9 @@ MessageId = NewType("MessageId", str)
 Instant = NewType("Instant", int)
 """A moment in UTC: microseconds since 1970-01-01."""
 
+INSTANT_MAX: Final = Instant(253_402_300_799_999_999)
+"""The last moment of the year 9999: no clock of ours shows a later one, nor does `datetime`."""
+
 SAGA_NAMESPACE = UUID("6f4c29a6-6a3c-5d0e-9a55-0d5c6f0b8a11")
 """The namespace of all saga ids; never to be changed."""
 
@@ -34,6 +37,14 @@ SAGA_IDS_MAX = 4_096
 
 _SAGA_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _INTENT_ID = re.compile(rf"({_SAGA_ID.pattern})/([^/]+)/(do|undo)/([0-9]{{1,9}})")
+
+
+def instant(us: int) -> Instant:
+    """The moment *us* microseconds after 1970, or the nearest one that can be stored and shown.
+
+    For what others say: a clock may be wrong, or count nanoseconds where milliseconds are meant.
+    """
+    return Instant(us if 0 <= us <= INSTANT_MAX else min(max(us, 0), INSTANT_MAX))
 
 
 class Direction(StrEnum):

@@ -77,6 +77,7 @@ class Inbound:
     value: bytes | None
     headers: Headers
     timestamp: Instant
+    """When it was published, as its publisher said it, within what can be stored and shown."""
 
     @property
     def position(self) -> Position:

@@ -103,6 +103,8 @@ class DeadLetterReason(StrEnum):
     BAD_INTENT_ID = "bad_intent_id"
     LISTENER_FAILED = "listener_failed"
     REPLY_TOO_LARGE = "reply_too_large"
+    UNSTORABLE = "unstorable"
+    """The store refused all that it led to; it is kept with what the store takes of it."""
 
 
 class SkipReason(StrEnum):

@@ -30,7 +30,7 @@ from saga.ports.store import Place
 from saga.retrying import Backoff, retried
 from saga.runtime.relay import Relay
 from saga.runtime.statistics import Statistics
-from saga.runtime.turns import CommittedBatch, Turns
+from saga.runtime.turns import CommittedBatch, Turns, Unstorable
 from saga.runtime.unhandled import DeferredRecords, SkippedRecords
 from saga.runtime.unit_of_work import InboundBatch
 from saga.tasks import Tasks
@@ -157,22 +157,31 @@ class Orchestrator:
 
     async def _take_until_done(self, batch: InboundBatch, tasks: Tasks, backoff: Backoff) -> None:
         conflicts = 0
+        take = self._turns.take_turns
         while batch:
             try:
-                committed = await self._turns.take_turns(batch)
+                committed = await take(batch)
             except (HistoryConflict, AlreadyRecorded) as error:
                 conflicts += 1
                 self.counts["conflicts"] += 1
                 if conflicts > CONFLICTS_BEFORE_BACKOFF_MAX:
                     await backoff.pause("conflict", error)
                 batch = await self.receiver.not_covered(batch)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, BusUnavailable) as error:
                 await backoff.pause("store unavailable", error)
                 batch = await self.receiver.not_covered(batch)
             except RecordsRetracted as error:
                 log.warning("records were retracted: %s", error, extra={"reason": str(error)})
                 await self.receiver.read_again()
                 batch = InboundBatch([], batch.due, batch.revisits)
+            except Unstorable as error:
+                if halves := batch.halves():
+                    for half in halves:
+                        await self._take_until_done(half, tasks, backoff)
+                    break
+                self.counts["unstorable"] += 1
+                log.exception("what a record or timer led to cannot be recorded")
+                take = partial(self._turns.set_aside, error=error.error)
             else:
                 self._note(batch, committed)
                 await self._publish_in(tasks, committed)

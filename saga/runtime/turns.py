@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from saga.core.decider import Disposition
 from saga.core.events import (
@@ -26,6 +27,7 @@ from saga.core.state import SagaState
 from saga.core.status import SagaStatus
 from saga.core.texts import described
 from saga.core.values import value
+from saga.errors import DeliveryError, SagaError
 from saga.ports import Appended, Clock, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.outcomes import OutcomeWaiters
@@ -38,10 +40,12 @@ from saga.runtime.saga_cache import (
     let_go,
     without_code,
 )
-from saga.runtime.unhandled import DeferredRecords
+from saga.runtime.unhandled import DeferredRecords, append_letter
 from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork
 from saga.users_code import is_ours
 
+SUSPECTS_MAX = 8
+"""Of so many sagas that one record concerns it is found out which one cannot be recorded."""
 log = logging.getLogger(__name__)
 
 
@@ -86,8 +90,14 @@ class Turns:
             HistoryConflict: another worker was first; nothing was recorded.
             AlreadyRecorded: another worker has handled some of the records; nothing was recorded.
             StoreUnavailable: try again; nothing was recorded.
-            BusUnavailable: try again.
+            Unstorable: something in it cannot be recorded; take it apart, then `set_aside`.
         """
+        return await self._take_turns(batch, {})
+
+    async def _take_turns(
+        self, batch: InboundBatch, failures: dict[int, BaseException]
+    ) -> CommittedBatch:
+        """*failures* are those of deliveries that are known; others are noted there."""
         at = self._clock.now()
         deliveries, others = await self._understand(batch, at)
         saga_ids = list(dict.fromkeys([delivery.saga_id for delivery in deliveries]))
@@ -96,7 +106,7 @@ class Turns:
             await self._freed.wait()
         self._busy.update(saga_ids)
         try:
-            unit = await self._decide(deliveries, others, at, saga_ids)
+            unit = await self._decide(deliveries, others, at, saga_ids, failures)
             try:
                 appended = await self._append(unit, batch)
             except BaseException:
@@ -108,6 +118,33 @@ class Turns:
         if unit.unhandled.handled:
             unit.revisits.update(batch.revisits)  # more may be deferred behind what was handled
         return CommittedBatch(unit, appended, saga_ids)
+
+    async def set_aside(self, batch: InboundBatch, error: BaseException) -> CommittedBatch:
+        """Take *batch*, a single record, timer or revisit, whose append raised *error*.
+
+        Its saga parks with that, and the record waits behind it. Where the store takes not even
+        that, the record becomes a dead letter, with what the store takes of it.
+
+        Raises:
+            What `take_turns` does, but Unstorable.
+        """
+        deliveries, _ = await self._understand(batch, self._clock.now())
+        for suspects in _suspects(len(deliveries)):
+            try:
+                return await self._take_turns(batch, dict.fromkeys(suspects, error))
+            except Unstorable as again:
+                log.error("nor that its saga parks: %s", again, extra={"reason": str(again)})  # noqa: TRY400
+        unit = UnitOfWork(self._clock.now(), positions=batch.positions())
+        appended = Appended(None)
+        for record in batch.records:
+            unit.reject(Rejected(record, DeadLetterReason.UNSTORABLE, described(error)))
+            (letter,) = unit.unhandled.dead_letters
+            with suppress(Unstorable), _unstorable():
+                await self._relay.publish_dead_letters([letter])
+            appended = await append_letter(
+                self._store, letter, positions=unit.positions, at=unit.at
+            )
+        return CommittedBatch(unit, appended, ())
 
     async def publish(self, committed: CommittedBatch) -> None:
         try:
@@ -155,9 +192,9 @@ class Turns:
         others: Sequence[Rejected | Skipped],
         at: Instant,
         saga_ids: Sequence[SagaId],
+        failures: dict[int, BaseException],
     ) -> UnitOfWork:
         """Hops 4 and 5, again without turns that raised, and from the store if memory is behind."""
-        failures: dict[int, BaseException] = {}
         while True:
             unit = UnitOfWork(at, remembered=self._cache.among(saga_ids))
             if saga_ids:
@@ -361,12 +398,14 @@ class Turns:
     async def _append(self, unit: UnitOfWork, batch: InboundBatch) -> Appended:
         if unit.unhandled.dead_letters:
             # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
-            await self._relay.publish_dead_letters(unit.unhandled.dead_letters)
+            with _unstorable():
+                await self._relay.publish_dead_letters(unit.unhandled.dead_letters)
         relayed = list(self._relay.relayed)
         unit.positions = batch.positions()
         transaction = unit.batch(relayed)
         began_s = self._clock.monotonic_s()
-        appended = await self._store.append(transaction, at=unit.at)
+        with _unstorable():
+            appended = await self._store.append(transaction, at=unit.at)
         unit.append_s = self._clock.monotonic_s() - began_s
         if relayed:
             self._relay.forget(relayed)
@@ -409,8 +448,37 @@ def _needs_no_code(state: SagaState, delivery: Delivery) -> bool:
     return not isinstance(fact, ReplyReceived) or state.is_answered(fact.intent_id)
 
 
+class Unstorable(Exception):
+    """Raised where the store refuses something in a batch, with *error*; nothing was recorded."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(described(error))
+        self.error = error
+
+
 class _Outdated(Exception):
     """Raised where memory would decide and another worker may know more."""
+
+
+@contextmanager
+def _unstorable() -> Iterator[None]:
+    """Raise Unstorable for what is neither trouble that passes nor a conflict."""
+    try:
+        yield
+    except SagaError as error:
+        if error.retriable or not isinstance(error, DeliveryError):
+            raise
+        raise Unstorable(error) from error
+    except Exception as error:
+        raise Unstorable(error) from error
+
+
+def _suspects(count: int) -> Iterator[Sequence[int]]:
+    """Which of so many deliveries are to blame: each by itself, where they are few, then all."""
+    if 1 < count <= SUSPECTS_MAX:
+        yield from ((number,) for number in range(count))
+    if count:
+        yield range(count)
 
 
 def _reject(unit: UnitOfWork, delivery: Delivery, reason: Reason, message: str) -> None:

@@ -5,18 +5,22 @@ The store keeps both whole. A dead letter also has a copy on a dlq topic, where 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from typing import Final
 
 from saga.contracts import TopicNames, dlq_name, parse_contract_name
 from saga.core.durations import SECOND_US
-from saga.core.identity import Instant, SagaId
+from saga.core.identity import Instant, SagaId, instant
 from saga.core.status import SagaStatus
-from saga.errors import MessageTooLarge, TopicMissing
+from saga.core.texts import described
+from saga.errors import MessageTooLarge, SagaError, TopicMissing
 from saga.ports import (
+    Appended,
     Batch,
     Bus,
     Catalogue,
@@ -24,12 +28,14 @@ from saga.ports import (
     EventStore,
     Inbound,
     Record,
+    Source,
     TopicSpec,
     UnhandledRecord,
 )
 from saga.ports.store import DeferralReason, Skip, UnhandledKind
 
 MESSAGE_CHARS_MAX = 1_000
+log = logging.getLogger(__name__)
 OMITTED: Final = ("x-dlq-omitted", b"value")
 PAGE_RECORDS_MAX = 500
 SKIPS_KNOWN_MAX = 500
@@ -154,7 +160,7 @@ class DeadLetters:
         if copy is not None:
             with suppress(MessageTooLarge, TopicMissing):  # the store has it whole
                 await self._bus.publish([copy])
-        await self._store.append(Batch(unhandled=[letter]), at=now)
+        await append_letter(self._store, letter, at=now)
 
     async def _put(self, copy: Record) -> None:
         try:
@@ -172,6 +178,44 @@ class DeadLetters:
                 raise
             await self._bus.create_topics([replace(self._spec, name=copy.topic)])
             await self._bus.publish([copy])
+
+
+async def append_letter(
+    store: EventStore,
+    letter: UnhandledRecord,
+    *,
+    positions: Mapping[Source, int] | None = None,
+    at: Instant,
+) -> Appended:
+    """Keep *letter*, or what the store takes of it; *positions* move in any case.
+
+    Raises:
+        SagaError: the store is away, or another worker was first.
+    """
+    covers = dict(positions or {})
+    for part in _parts_of(letter):
+        try:
+            return await store.append(Batch(unhandled=[part], positions=covers), at=at)
+        except SagaError:
+            raise
+        except Exception as error:  # whatever the store's driver has to say
+            reason = described(error)
+            keys = {**letter.position._asdict(), "reason": reason}
+            log.exception("a dead letter cannot be kept as it is: %s", reason, extra=keys)
+    return await store.append(Batch(positions=covers), at=at)
+
+
+def _parts_of(letter: UnhandledRecord) -> Iterator[UnhandledRecord]:
+    """The letter, then less and less of it; what is left out is named by its size and hash."""
+    yield letter
+    letter = replace(letter, timestamp=instant(letter.timestamp), headers=())
+    yield replace(letter, message=f"{letter.message} (without its headers)")
+    value, key = letter.value or b"", letter.key or b""
+    size = f"value: {len(value)} bytes, sha256 {sha256(value).hexdigest()}"
+    letter = replace(letter, value=None, message=f"{letter.message} (without headers and {size})")
+    yield letter
+    size = f"key: {len(key)} bytes, sha256 {sha256(key).hexdigest()}"
+    yield replace(letter, key=None, message=f"{letter.message} (and without its {size})")
 
 
 def dead_letter(inbound: Inbound, reason: str, message: str, at: Instant) -> UnhandledRecord:

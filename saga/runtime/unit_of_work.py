@@ -43,6 +43,21 @@ class InboundBatch:
     def __bool__(self) -> bool:
         return bool(self.records or self.due or self.revisits)
 
+    def halves(self) -> list[InboundBatch]:
+        """Two batches to be taken one after the other; none where there is one thing to do."""
+        count = len(self.revisits) + len(self.records) + len(self.due)
+        if count < 2:  # noqa: PLR2004
+            return []
+        first, second = InboundBatch(), InboundBatch()
+        middle = count // 2
+        for number, saga_id in enumerate(self.revisits):
+            (first if number < middle else second).revisits.append(saga_id)
+        for number, record in enumerate(self.records, len(self.revisits)):
+            (first if number < middle else second).records.append(record)
+        for number, timer in enumerate(self.due, len(self.revisits) + len(self.records)):
+            (first if number < middle else second).due.append(timer)
+        return [first, second]
+
     def positions(self) -> dict[Source, int]:
         """Of each source the highest offset in this batch."""
         highest: dict[Source, int] = {}

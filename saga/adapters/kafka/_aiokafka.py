@@ -30,7 +30,7 @@ from aiokafka.protocol.types import (
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint
 
-from saga.core.identity import Instant
+from saga.core.identity import instant
 from saga.ports.bus import Inbound, Origin, Record, Source
 
 FETCH_BYTES: Final = 16_777_216
@@ -326,7 +326,7 @@ class TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka sh
             key,
             value,
             tuple(headers),
-            Instant(at_ms * 1000),
+            instant(at_ms * 1000),
         )
         return record, place
 

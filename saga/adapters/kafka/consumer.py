@@ -39,7 +39,7 @@ from saga.adapters.kafka import _aiokafka
 from saga.adapters.kafka.admin import Cluster
 from saga.adapters.kafka.connection import KafkaConnection, described, within
 from saga.adapters.kafka.diagnosis import connecting
-from saga.core.identity import Instant
+from saga.core.identity import instant
 from saga.core.values import value
 from saga.errors import BusUnavailable, TopicMissing
 from saga.ports.bus import (
@@ -534,7 +534,7 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
                         record.key,
                         record.value,
                         record.headers,
-                        Instant(record.timestamp * 1000),
+                        instant(record.timestamp * 1000),
                     )
                 )
             self.positions[Source(topic, partition)] = records[-1].offset + 1

@@ -22,7 +22,7 @@ from saga.adapters.headers import decode_headers
 from saga.adapters.partitioner import Partitioner
 from saga.adapters.sqlite.database import SqliteDatabase
 from saga.adapters.sqlite.statements import ManyRows
-from saga.core.identity import Instant
+from saga.core.identity import Instant, instant
 from saga.core.values import value
 from saga.errors import TopicMissing
 from saga.ports.bus import Headers, Inbound, Origin, Record, Source, TopicSpec
@@ -186,7 +186,7 @@ class RecordLog:
             unpacked = unpack_records(packed, count)
             for number, (key, text, headers) in enumerate(unpacked, place & _OFFSETS):
                 if number >= offset:
-                    inbound = Inbound(*source, number, key, text, headers, Instant(timestamp))
+                    inbound = Inbound(*source, number, key, text, headers, instant(timestamp))
                     found.append(inbound)
             size += len(packed)
             if len(found) >= limit or size > READ_BYTES_MAX:

@@ -17,7 +17,7 @@ from saga.contracts.cloudevents import parse_rfc3339, rfc3339
 from saga.core.events import Message
 from saga.core.fold import fold
 from saga.core.history import NAME_OF, Entry, to_plain
-from saga.core.identity import Instant, SagaId
+from saga.core.identity import Instant, SagaId, instant
 from saga.core.state import StepRow, step_rows
 from saga.core.status import SagaStatus
 from saga.ports import SagaSummary
@@ -152,7 +152,7 @@ def entry_row(entry: Entry) -> dict[str, Any]:
 
 def iso(at: Instant) -> str:
     """A moment in ISO 8601, UTC."""
-    return rfc3339(at).decode()
+    return rfc3339(instant(at)).decode()
 
 
 def _print_sagas(printer: Printer, rows: Sequence[SagaSummary], *, is_cut: bool) -> None:
