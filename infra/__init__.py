@@ -6,6 +6,7 @@ Nothing here belongs to the engine: `saga` never imports it.
 
 from infra.failures import InfraError, NotInstalled, NotStarted
 from infra.kafka import Kafka, Listener
+from infra.pgbouncer import PgBouncer
 from infra.postgres import Postgres, StopMode
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Listener",
     "NotInstalled",
     "NotStarted",
+    "PgBouncer",
     "Postgres",
     "StopMode",
 ]

@@ -6,8 +6,6 @@ made. As root it runs as another user, because PostgreSQL refuses root.
 
 from __future__ import annotations
 
-import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -17,15 +15,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from infra.failures import InfraError, NotInstalled, NotStarted
+from infra.failures import InfraError, NotStarted
 from infra.ports import HOST, START_ATTEMPTS_MAX, free_port
 from infra.processes import Server, ServerProcess, prefix, run, wait_until_ready
 from infra.programs import postgres_folder
+from infra.users import unprivileged_user
 
 USER = "saga"
 INITDB_TIMEOUT_S = 180.0
 START_TIMEOUT_S = 180.0
-_UNPRIVILEGED = ("postgres", "nobody")
 _STATE_LINE = 7  # of postmaster.pid, counted from 0
 _PORT_TAKEN = "could not bind"
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}  # so that its log is in English
@@ -79,7 +77,7 @@ class Postgres(Server):
         self._settings = {**_SETTINGS, **(settings or {})}
         self._given_certificate = certificate
         self._is_bound = not outlives_owner
-        self._user = _server_user()
+        self._user = unprivileged_user("PostgreSQL")
 
     def url(self, database: str = "postgres") -> str:
         """The address of one of its databases, password included."""
@@ -187,13 +185,3 @@ class Postgres(Server):
             return False
         pid, state = lines[0:1], [line.strip() for line in lines[_STATE_LINE : _STATE_LINE + 1]]
         return pid == [str(self.process.pid)] and state == ["ready"]
-
-
-def _server_user() -> str | None:
-    if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    user = next((name for name in _UNPRIVILEGED if name in known), None)
-    if user is None or shutil.which("setpriv") is None:
-        raise NotInstalled("A user for PostgreSQL", "Install util-linux, and do not be root.")
-    return user

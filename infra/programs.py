@@ -66,17 +66,27 @@ def postgres_folder() -> Path:
     return folder
 
 
+def pgbouncer() -> Path:
+    """The pooler PgBouncer."""
+    return _program("pgbouncer", package="pgbouncer", what="PgBouncer")
+
+
 def _program(name: str, *, package: str, what: str) -> Path:
-    found = shutil.which(name)
+    found = _found(name)
     if found is None:
         with exclusive(cache_folder() / "install.lock"):
-            found = shutil.which(name)
+            found = _found(name)
             if found is None:
                 _install(package, what=what)
-                found = shutil.which(name)
+                found = _found(name)
     if found is None:
         raise NotInstalled(what, f"Its package {package} has no `{name}` on PATH.")
     return Path(found)
+
+
+def _found(name: str) -> str | None:
+    # Debian puts servers where only root looks.
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 
 
 def _postgres_folder() -> Path | None:

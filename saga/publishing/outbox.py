@@ -1,13 +1,14 @@
 """`Outbox`: events that are published if, and only if, the program's own transaction commits.
 
 One relay leads, by a lock of its session, and removes events after they are published: a crash in
-between repeats the same bytes under the same ids. Events that are too large are put apart with the
-reason; a missing topic holds up its own events only.
+between repeats the same bytes under the same ids. A relay that is frozen or cut off loses its lead.
+Events that are too large are put apart with the reason; a missing topic holds up its own alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 500
 BATCH_BYTES: Final = 8 * 1_048_576
 POLL: Final = timedelta(milliseconds=100)
+STAY_S: Final = 4.0
+"""How often a leading relay says that it lives, whatever else it waits for."""
 TAKE_OVER_S: Final = 0.5
 """How often a relay that does not lead asks whether it may."""
 MISSING_S: Final = 5.0
@@ -122,7 +125,8 @@ class Outbox:
 class OutboxRelay:
     """Publishes from an outbox until it is stopped; any number may run, one of them leads.
 
-    No proxy may hand its session to other clients: the lock that says who leads belongs to it.
+    A relay that is frozen, or that the network has lost, leads no more after half a minute (in time
+    with PostgreSQL 14 or newer). A pooler that shares out its sessions by transaction is refused.
 
     Args:
         outbox: the database, `postgresql://…`; `SAGA_OUTBOX` by default.
@@ -178,14 +182,23 @@ class OutboxRelay:
                 if until_empty and (await session.status()).waiting == 0:
                     return True
                 await self._unless_stopped(asyncio.sleep(TAKE_OVER_S))
-            while not self._stopping.is_set():
-                if not await self._batch(session):
-                    if until_empty:
-                        return True
-                    await self._unless_stopped(asyncio.sleep(self._poll_s))
+            # A bare task: it is cancelled before this returns.
+            staying = asyncio.create_task(_stay(session), name="outbox relay stays")
+            try:
+                await self._lead(session, until_empty=until_empty)
+            finally:
+                staying.cancel()
+                await asyncio.wait([staying])
         finally:
             await session.close()
         return True
+
+    async def _lead(self, session: OutboxSession, *, until_empty: bool) -> None:
+        while not self._stopping.is_set():
+            if not await self._batch(session):
+                if until_empty:
+                    return
+                await self._unless_stopped(asyncio.sleep(self._poll_s))
 
     async def _batch(self, session: OutboxSession) -> bool:
         """Publish and remove one batch; False where there is none."""
@@ -248,6 +261,17 @@ class OutboxRelay:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+async def _stay(session: OutboxSession) -> None:
+    """Speak up while a batch is published, which may take longer than a session may be silent.
+
+    Whoever works with the session next sees what ends this.
+    """
+    with contextlib.suppress(StoreUnavailable):
+        while True:
+            await asyncio.sleep(STAY_S)
+            await session.stay()
 
 
 def _row(written: WrittenEvent) -> tuple[str, str, bytes | None, bytes | None, str]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,12 +20,13 @@ from psycopg import AsyncConnection
 
 from saga import Outbox
 from saga.adapters.kafka import KafkaBus, KafkaConnection
+from saga.adapters.postgres import Address
 from saga.adapters.postgres.outbox import OUTBOX_TABLE, OutboxSession
-from saga.errors import MalformedMessage, SettingsError
+from saga.errors import MalformedMessage, SettingsError, StoreUnavailable
 from saga.ports import TopicSpec
-from saga.publishing import OutboxRelay
+from saga.publishing import OutboxRelay, Publisher
 from tests.console.conftest import call, kept
-from tests.patience import HANG_S
+from tests.patience import HANG_S, until
 from tests.publishing.events import OPENED, SOLD, CupSold, ShopOpened
 from tests.publishing.reading import header, records_on
 
@@ -207,6 +209,72 @@ async def test_a_relay_whose_session_ends_is_followed_by_another(database, bus, 
     await asyncio.gather(*running)
 
     assert [json.loads(record.value)["cents"] for record in records] == list(range(1, 11))
+
+
+async def test_a_relay_that_says_nothing_loses_its_lead(database, monkeypatch):
+    """Frozen or cut off, it cannot let go by itself; what it wakes up to is an error."""
+    monkeypatch.setattr("saga.adapters.postgres.outbox.LEAD_IDLE_S", 1)
+    address = Address(database)
+    frozen = await OutboxSession.open(address)
+    assert await frozen.lead()
+    monkeypatch.undo()
+    other = await OutboxSession.open(address)
+
+    await until(other.lead)
+
+    with pytest.raises(StoreUnavailable):
+        await frozen.waiting(limit=1, bytes_max=1)
+    await frozen.close()
+    await other.close()
+
+
+async def test_a_relay_says_that_it_lives_however_long_it_publishes(
+    database, bus, outbox, monkeypatch
+):
+    """A bus that is slow must not cost it its lead."""
+    monkeypatch.setattr("saga.publishing.outbox.STAY_S", 0.01)
+    told, publishing = Counter(), asyncio.Event()
+
+    async def stay(self):
+        told["stay"] += 1
+
+    async def publish(self, written):
+        await publishing.wait()
+
+    monkeypatch.setattr(OutboxSession, "stay", stay)
+    monkeypatch.setattr(Publisher, "send", publish)
+    sell(database, outbox, "c", 1)
+    relaying = OutboxRelay(outbox=database, bus=bus)
+    running = asyncio.create_task(relaying.run(until_empty=True))
+
+    await until(lambda: told["stay"] > 3)
+
+    assert waiting(database) == 1
+    publishing.set()
+    await running
+    assert waiting(database) == 0
+
+
+@pytest.mark.slow
+async def test_a_relay_that_is_frozen_is_followed_by_another(database, bus, outbox, tmp_path):
+    """It stands still in the midst of its work; its machine answers for it all the same."""
+    words = ["outbox", "relay", "--bus", bus]
+    environment = {**os.environ, "SAGA_OUTBOX": database}
+    sell(database, outbox, "c", 3)
+    frozen = subprocess.Popen(  # noqa: ASYNC220  # nothing waits for it here
+        [sys.executable, "-m", "saga", *words], env=environment, cwd=tmp_path
+    )
+    try:
+        await until(lambda: waiting(database) == 0)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        sell(database, outbox, "c", 3)
+
+        await relay(database, bus=bus)
+
+        assert waiting(database) == 0
+    finally:
+        frozen.kill()
+        frozen.wait()
 
 
 async def test_a_crash_between_publishing_and_removing_repeats_the_same_bytes(

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 from zlib import crc32
 
 import psycopg
-from psycopg import Connection
+from psycopg import BaseConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
@@ -54,6 +54,8 @@ ANSWER_TIMEOUT_S: Final = 20.0
 COMMIT_TRIES_MAX: Final = 8
 SETTLE_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.005
+TURNS_TRIED: Final = 5
+"""How often a pooler is asked whether it shares out its sessions: others may be in the way."""
 CLOSE_TIMEOUT_S: Final = 5.0
 OTHER_FIRST: Final = Retry(attempts=None, initial="10ms", cap="100ms", jitter=1.0)
 """For a transaction that another one was in the way of."""
@@ -114,7 +116,8 @@ class Address:
         setting: named in the error where the address is wrong.
 
     Raises:
-        SettingsError: the address cannot be read, or the driver's version is not known.
+        SettingsError: the address cannot be read, or the driver's version is not known; when
+            connecting, a pooler stands there that shares out its sessions.
     """
 
     def __init__(
@@ -132,6 +135,9 @@ class Address:
             expected = "postgresql://USER[:PASSWORD]@HOST[:PORT]/DB[?OPTIONS]"
             raise SettingsError(setting, f"cannot be read; expected {expected}") from None
         self.name = _name(given)
+        self._setting = setting
+        self._has_sessions = False
+        """Whether a pooler was found to leave each client its session."""
         self._password = password if given.get("password") is None else None
         self.conninfo = make_conninfo("", **{**_TO_CONNECT, **given, "client_encoding": "UTF8"})
         self.session = _SESSION.format(
@@ -158,7 +164,9 @@ class Address:
         """A connection in autocommit mode that blocks its thread."""
         connection = psycopg.connect(self.conninfo, row_factory=tuple_row, **self.parameters())
         try:
-            _checked(connection.execute(self.session).fetchone())
+            backend = _checked(connection.execute(self.session).fetchone())
+            if not self._is_to_itself(connection, backend):
+                self._refuse_turns()
         except BaseException:
             connection.close()
             raise
@@ -176,7 +184,26 @@ class Address:
 
     async def configure(self, session: Session) -> None:
         cursor = await session.execute(self.session, prepare=False)
-        session.reset(_checked(await cursor.fetchone()))
+        backend = _checked(await cursor.fetchone())
+        if not self._is_to_itself(session, backend):
+            await asyncio.to_thread(self._refuse_turns)
+        session.reset(backend)
+
+    def _is_to_itself(self, connection: BaseConnection[Any], backend: Backend) -> bool:
+        """Whether the server's process is the one that a connection was told of: no pooler's."""
+        return self._has_sessions or connection.info.backend_pid == backend.pid
+
+    def _refuse_turns(self) -> None:
+        """Raise SettingsError where a pooler gives each transaction whatever session is free."""
+        with self._bare() as one, self._bare() as two:
+            if any(_take_turns(one, two) for _ in range(TURNS_TRIED)):
+                raise SettingsError(self._setting, f"{self.name}: {_POOLED}")
+        self._has_sessions = True
+
+    def _bare(self) -> Connection[tuple[Any, ...]]:
+        return psycopg.connect(
+            self.conninfo, row_factory=tuple_row, prepare_threshold=None, **self.parameters()
+        )
 
 
 class PostgresDatabase:
@@ -441,6 +468,7 @@ _ADVICE: Final = {
     "57014": "it took too long",
     "57P01": "it is being shut down: work goes on by itself once it is back",
     "57P02": "it has crashed: work goes on by itself once it is back",
+    "57P05": "it ended a session that stood still: another one is made",
     "57P03": "it is starting or stopping: work goes on by itself once it is back",
     "58": "its disk reports an error: check it, and the server's log",
     "XX": "it reports damage: look into the server's log, restore from a backup where needed",
@@ -458,6 +486,11 @@ _WHILE_CONNECTING: Final = {
     "the database system is shutting down": "57P03",
 }
 _ENCODING_ADVICE: Final = "it cannot keep all text"
+_POOLED: Final = (
+    "a pooler answers there that shares out its sessions by transaction, and saga needs sessions "
+    "of its own, for locks, notifications and prepared statements: name the server itself, or a "
+    "pool with pool_mode=session"
+)
 _TLS: Final = ("certificate", "SSL", "sslmode")
 _TLS_ADVICE: Final = (
     "it cannot be spoken to as sslmode and sslrootcert in the address ask for: see that the "
@@ -531,6 +564,23 @@ def _checked(row: tuple[Any, ...] | None) -> Backend:
             "make one with `createdb --encoding UTF8 --template template0`"
         )
     return Backend(pid, started)
+
+
+def _take_turns(one: Connection[Any], two: Connection[Any]) -> bool:
+    """Whether two clients of a pooler were given one session, or one client two."""
+    try:
+        first = _backend_pid(one)
+        with two.transaction():
+            second = _backend_pid(two)
+            return second == first or _backend_pid(one) != first
+    except psycopg.errors.ProtocolViolation:
+        return True  # no transactions at all
+
+
+def _backend_pid(connection: Connection[Any]) -> int:
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _name(given: dict[str, Any]) -> str:

@@ -61,6 +61,19 @@ class OutboxStatus(NamedTuple):
     oldest_s: float
 
 
+LEAD_IDLE_S: Final = 15
+"""How long a session may say nothing before the server ends it, and with it its lead."""
+_MORTAL: Final = (
+    "SELECT set_config('tcp_keepalives_idle', '5', false), "
+    "set_config('tcp_keepalives_interval', '3', false), "
+    "set_config('tcp_keepalives_count', '3', false), "
+    "set_config('tcp_user_timeout', '15000', false), "
+    # Whoever is frozen still has a machine that answers for it.
+    "CASE WHEN current_setting('server_version_num')::int >= 140000 "
+    "THEN set_config('idle_session_timeout', %s, false) END"
+)
+
+
 class OutboxSession:
     """All methods raise StoreUnavailable where the database cannot be reached or has ended it."""
 
@@ -71,7 +84,13 @@ class OutboxSession:
     @classmethod
     async def open(cls, address: Address) -> OutboxSession:
         with translated(address.name):
-            return cls(address, await address.connect_async())
+            connection = await address.connect_async()
+            try:
+                await connection.execute(_MORTAL, (f"{LEAD_IDLE_S}s",))
+            except BaseException:
+                await connection.close()
+                raise
+            return cls(address, connection)
 
     async def lead(self) -> bool:
         """Become the one session that publishes; False while another one is."""
@@ -79,6 +98,10 @@ class OutboxSession:
             "SELECT pg_try_advisory_lock(%s, %s)", self._address.lock_key("outbox relay")
         )
         return bool(leads)
+
+    async def stay(self) -> None:
+        """Keep the session from being ended as one of a relay that is frozen."""
+        await self._rows("SELECT 1", ())
 
     async def waiting(
         self, *, limit: int, bytes_max: int, without: Collection[str] = ()
