@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import traceback
 from asyncio.events import _get_running_loop as running_loop
 from asyncio.events import _set_running_loop as set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from pathlib import Path
+from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
 from typing import Any, Protocol
 from weakref import ref
@@ -223,10 +223,10 @@ class Scheduler:
     def run(self, waiter: Waiter, value: object, error: Exception | None) -> list[Command]:
         """Wake *waiter* and everything that follows from it; what was asked for on the way."""
         self.commands = []
-        loop, hooks = running_loop(), sys.get_asyncgen_hooks()
+        loop, hooks = running_loop(), get_asyncgen_hooks()
         try:
             set_running_loop(NO_LOOP)  # type: ignore[arg-type]  # see seclusion
-            sys.set_asyncgen_hooks(self._begun, self._left)
+            set_asyncgen_hooks(self._begun, self._left)
             waiter.wake(self, value, error)
             queue = self._queue
             while queue:
@@ -234,7 +234,7 @@ class Scheduler:
                 task.wake(self, value, error)
         finally:
             self.running = None
-            sys.set_asyncgen_hooks(*hooks)
+            set_asyncgen_hooks(*hooks)
             set_running_loop(loop)
         return self.commands
 
