@@ -1,6 +1,7 @@
 """Whatever bytes arrive, `decode` answers: with a model, or with the reason why there is none."""
 
 import json
+from asyncio import CancelledError
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -30,7 +31,7 @@ from saga.contracts import (
 )
 from saga.contracts.cloudevents import Attributes
 from saga.contracts.json_text import DEPTH_MAX, canonical_dump, flaw_of, is_deep
-from saga.core.events import Message
+from saga.core.events import Json, Message
 from saga.errors import DefinitionError, MalformedMessage, MessageError, UnsupportedVersion
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -607,3 +608,28 @@ def test_a_model_of_a_text_that_is_not_canonical_is_read_again():
     assert isinstance(decoded, Decoded)
 
     assert read(FOR_READERS, Message(decoded.contract_name, decoded.payload)) is not decoded.model
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [SystemExit(3), CancelledError(), GeneratorExit(), StopIteration(1), BaseException("x")],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_validator_raises_a_message_is_refused_and_an_accepted_one_read(raised):
+    """Neither a reader of the bus nor one of the store is ended by it."""
+
+    class Broken(Event, topic="codec-orders.broken", version=1):
+        order_id: str
+
+        @field_validator("order_id")
+        @classmethod
+        def _check(cls, order_id: str) -> str:
+            raise raised
+
+    registry = ContractRegistry([Broken])
+    name, value = "codec-orders.evt.broken.v1", '{"order_id":"o-1"}'
+
+    decoded = decode(registry, name, value.encode())
+    assert isinstance(decoded, Unreadable)
+    assert f"Broken raised {type(raised).__name__}" in decoded.message
+    assert read(registry, Message(name, Json(value))) == Broken.model_construct(order_id="o-1")

@@ -459,6 +459,22 @@ class TestRecords:
         assert scenario.status(saga_id("keyed", "good")) == "completed"
         assert [each.reason for each in scenario.dead_letters()] == ["wrong_key"]
 
+    @pytest.mark.parametrize("text", ["no \ud800", "x" * 1_000_000, ""])
+    async def test_a_key_that_cannot_be_stored(self, text):
+        def key_of(trigger: OrderPlaced) -> str:
+            return text if trigger.order_id == "bad" else trigger.order_id
+
+        @saga("keyed", version=1, starts_on=OrderPlaced, key=key_of)
+        async def keyed(ctx, trigger):
+            return None
+
+        scenario = Scenario(keyed)
+        await scenario.take(*placed(scenario, "bad", "good"))
+
+        assert scenario.status(saga_id("keyed", "good")) == "completed"
+        [letter] = scenario.dead_letters()
+        assert len(letter.message) < 1_000
+
     async def test_an_upcaster(self, error):
         class OldV1(Event, topic="toys.old", version=1, key="name"):
             name: str

@@ -1,5 +1,7 @@
 """`replay`: the deploy gate says of every stored history whether today's code decides the same."""
 
+import pytest
+
 from saga.core.identity import saga_id
 from tests.console.conftest import call
 from tests.console.toys import TOYS
@@ -60,3 +62,40 @@ def test_code_that_raises_is_a_finding(looking):
     assert (called.code, summary["sagas"], summary["different"]) == (1, 4, 1)
     [decided] = [row["difference"]["decided"] for row in rows if not row["ok"]]
     assert "KeyError" in decided
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise __import__('asyncio').CancelledError", "CancelledError"),
+        ("raise BaseException('x')", "BaseException: x"),
+        ("raise type('Mute', (Exception,), {'__str__': lambda _: 1 / 0})()", "Mute (its text"),
+        ("await __import__('asyncio').sleep(1)", "no asyncio"),
+        ("raise ValueError('no \\ud800' + 1_000_000 * 'x')", "no \\ud800xxx"),
+    ],
+)
+def test_whatever_code_raises_is_a_finding(looking, raised, said):
+    """A verdict and an exit code, for this saga and all others."""
+    broken = TOYS.replace("    await ctx.wait(", f"    {raised}\n    await ctx.wait(")
+    (looking / "toys.py").write_text(broken)
+
+    called = call("replay", "--json")
+    *rows, summary = called.rows
+
+    assert (called.code, summary["sagas"], summary["different"]) == (1, 4, 1)
+    [decided] = [row["difference"]["decided"] for row in rows if not row["ok"]]
+    assert said in decided
+    assert len(decided) < 5_000
+    assert call("replay").code == 1
+
+
+def test_a_finally_that_raises_does_not_end_a_replay(looking):
+    """It runs when the replayed saga is let go of, and is nobody's decision."""
+    wait = '    await ctx.wait("approval", Approval, timeout="1h")\n'
+    assert wait in TOYS
+    tried = f"    try:\n    {wait}    finally:\n        raise SystemExit(3)\n"
+    (looking / "toys.py").write_text(TOYS.replace(wait, tried))
+
+    called = call("replay", "--json")
+    assert (called.code, called.rows[-1]["different"]) == (0, 0)
