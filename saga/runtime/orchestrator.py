@@ -104,6 +104,7 @@ class Orchestrator:
         self.receiver.stop()
 
     async def close(self) -> None:
+        self._turns.forget()
         await self.receiver.close()
         await self._relay.record()
         await self._skipped.record()

@@ -157,6 +157,10 @@ class Turns:
             if saga_id in awaited and (status.is_ended or status is SagaStatus.PARKED):
                 self._waiters.tell(saga_id, status, state.outcome, state.reason, state.residue)
 
+    def forget(self) -> None:
+        """Let go of all sagas in memory, whose code is not to run on behind a service's end."""
+        self._cache.clear()
+
     async def _understand(
         self, batch: InboundBatch, at: Instant
     ) -> tuple[list[Delivery], list[Rejected | Skipped]]:

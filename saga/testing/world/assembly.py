@@ -164,11 +164,15 @@ class OrchestratorProcess:
         assert isinstance(assembly.turns, WatchedTurns), turns_type
         assembly.turns.durable = durable
         self.orchestrator = assembly.orchestrator
+        self._cache = assembly.cache
 
     async def live(self) -> None:
-        await self.orchestrator.start()
-        self.process.has_started = True
-        await self.orchestrator.run()
+        try:
+            await self.orchestrator.start()
+            self.process.has_started = True
+            await self.orchestrator.run()
+        finally:
+            self._cache.clear()  # what a killed process had in memory does nothing any more
         self._durable.counts["conflicts"] += self.orchestrator.counts["conflicts"]
         # As a service does: the next one finds out what could not be told now.
         with suppress(StoreUnavailable, BusUnavailable):

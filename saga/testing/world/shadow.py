@@ -43,6 +43,8 @@ class Shadows:
         saga_id = live.saga_id
         shadow = self._shadows.get(saga_id)
         if shadow is None or not shadow.leads_to(history):
+            if shadow is not None:
+                _let_go(shadow.state)
             shadow = _Shadow(decider, decider.initial_state(saga_id), SagaState(saga_id))
             self._shadows[saga_id] = shadow
         for fact, recorded in turns(history[shadow.version :]):
@@ -67,10 +69,18 @@ class Shadows:
             except ReplayMismatch as error:
                 yield f"saga {saga_id} cannot be replayed: {error}"
                 continue
+            _let_go(rebuilt)
             # A turn that was not stored in the end has left its shadow behind.
             live = shadow.state if shadow.last is history[-1] else rebuilt
             yield from _differences(live, len(history), "replayed", rebuilt)
             yield from _differences(live, len(history), "folded", fold(saga_id, history))
+        for shadow in self._shadows.values():
+            _let_go(shadow.state)
+
+
+def _let_go(state: SagaState) -> None:
+    if state.program is not None:
+        state.program.close()
 
 
 def _differences(live: SagaState, version: int, how: str, rebuilt: SagaState) -> Iterator[str]:
