@@ -34,8 +34,10 @@ from saga.contracts.models import (
     contract_of,
     has_plain_values,
     is_flat,
+    may_hold_sets,
 )
 from saga.contracts.registry import ContractRegistry, ReadPath
+from saga.contracts.sets import refuse_sets
 from saga.core.events import Json, Message
 from saga.core.identity import ID_BYTES_MAX
 from saga.core.texts import described
@@ -241,7 +243,10 @@ def _encoded(model: ContractModel, *, warnings: Literal[False, "error"]) -> byte
         except TypeError:
             pass  # something that JSON cannot say: below is said what
     try:
-        text = type(model).__pydantic_serializer__.to_json(model, by_alias=True, warnings=warnings)
+        serializer = type(model).__pydantic_serializer__
+        if may_hold_sets(model):
+            refuse_sets(model, serializer.to_python(model, by_alias=True, warnings=False))
+        text = serializer.to_json(model, by_alias=True, warnings=warnings)
     except PydanticSerializationError as error:
         message = str(error)
         is_text = "surrogate" in message

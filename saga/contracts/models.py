@@ -11,7 +11,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import field
 from enum import StrEnum
@@ -25,7 +24,6 @@ from typing import (
     TypeVar,
     Unpack,
     get_args,
-    get_origin,
     get_type_hints,
 )
 
@@ -33,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, WrapSerializer
 
 from saga.contracts.accepted import make_accepted
 from saga.contracts.keys import check_key_type, key_text
+from saga.contracts.sets import ADVICE, is_open, refuse_lost_sets, set_in_type
 from saga.core.values import value
 from saga.errors import DefinitionError
 from saga.users_code import is_ours
@@ -120,6 +119,7 @@ class ContractModel(BaseModel):
     __saga_kind__: ClassVar[Kind | None] = None
     __saga_contract__: ClassVar[Contract | None] = None
     __saga_is_flat__: ClassVar[bool | None] = None
+    __saga_is_open__: ClassVar[bool | None] = None
     __saga_plain_types__: ClassVar[dict[str, frozenset[type]] | None] = None
     __saga_upcast__: ClassVar[Upcast | None] = None
     """How this version becomes the next one."""
@@ -136,6 +136,8 @@ class ContractModel(BaseModel):
             except BaseException as error:  # validators are users' code
                 if is_ours(error) or not make_accepted(self, values):
                     raise
+            if not self.__saga_is_flat__:
+                refuse_lost_sets(self, values)
 
         # Without it pydantic would take it for a method of users, and call it for every message.
         __init__.__pydantic_base_init__ = True
@@ -143,7 +145,7 @@ class ContractModel(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
         cls.__saga_contract__ = cls.__saga_upcast__ = None
-        cls.__saga_is_flat__ = cls.__saga_plain_types__ = None
+        cls.__saga_is_flat__ = cls.__saga_is_open__ = cls.__saga_plain_types__ = None
         cls.__saga_upcasts_from__ = ()
         if cls.__saga_kind__ is not None and "__saga_kind__" not in vars(cls):
             where = _defined_at()
@@ -288,6 +290,14 @@ def is_flat(model: ContractModel) -> bool:
     known = model.__saga_is_flat__
     if known is None:
         known = type(model).__saga_is_flat__ = _is_flat(type(model))
+    return known
+
+
+def may_hold_sets(model: ContractModel) -> bool:
+    """Whether only its values can tell that there is no set in it."""
+    known = model.__saga_is_open__
+    if known is None:
+        known = type(model).__saga_is_open__ = is_open(type(model))
     return known
 
 
@@ -463,7 +473,9 @@ def _reply_of(cls: type[ContractModel]) -> type[Event] | None:
 
 def _check_fields(cls: type[BaseModel], key: str | None) -> None:
     """Refuse fields without one canonical JSON, and a key without one text."""
-    _refuse_sets(cls)
+    path = set_in_type(cls)
+    if path is not None:
+        raise DefinitionError(f"has a set in {path!r}: {ADVICE}")
     if key is None:
         return
     info = cls.model_fields[key]
@@ -480,27 +492,6 @@ def _check_fields(cls: type[BaseModel], key: str | None) -> None:
             f"writes its key {key!r} in its own way, or not at all: readers must find the key in"
             " the payload as it is; leave out its serializer and exclude"
         )
-
-
-def _refuse_sets(cls: type[BaseModel]) -> None:
-    """Refuse sets: their order differs from process to process, so they have no canonical JSON."""
-    seen: set[object] = set()
-
-    def visit(annotation: object, path: str) -> None:
-        kind = get_origin(annotation) or annotation
-        if isinstance(kind, type) and issubclass(kind, AbstractSet):
-            raise DefinitionError(
-                f"has a set in {path!r}: sets have no order, and a message must have one form"
-                " only; use a tuple"
-            )
-        for argument in get_args(annotation):
-            visit(argument, path)
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in seen:
-            seen.add(kind)
-            for name, info in kind.model_fields.items():
-                visit(info.annotation, f"{path}.{name}" if path else name)
-
-    visit(cls, "")
 
 
 def _ends(
