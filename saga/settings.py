@@ -259,7 +259,7 @@ class Settings(BaseModel):
     @property
     def source(self) -> str:
         """Who says what programs of this environment publish: `ce_source`, where none is given."""
-        return f"/{self.env}/{self.namespace}/publisher"
+        return self.topic_names.source("publisher")
 
     @property
     def is_one_file(self) -> bool:

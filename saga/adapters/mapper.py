@@ -1,8 +1,9 @@
 """Turns as rows of `stored_events`, and back.
 
 The row's version is the number of the turn; its state is canonical JSON, `{"at", "cause",
-"entries": [{"type", …}, …], "version"}`, with the version of the first entry, and `saga` in the
-first turn. Types are looked up in the closed registry of `saga.core.history`, never imported.
+"entries": [{"type", …}, …], "version"}`, with the version of the first entry, `source` where it is
+not the implied one, and `saga` in the first turn. Types are looked up in the closed registry of
+`saga.core.history`, never imported.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _embed: Final = orjson.Fragment
 
 def to_state(entries: Sequence[Entry]) -> bytes:
     first = entries[0]
-    shared = (first.at, first.cause)
+    shared = (first.at, first.cause, first.source)
     plain_entries = []
     for entry in entries:
         plain = to_plain(entry, _embed)
-        own = (plain.pop("at"), plain.pop("cause"))
-        assert own == shared, f"entries of one turn differ in time or cause: {entries}"
+        own = (plain.pop("at"), plain.pop("cause"), plain.pop("source", None))
+        assert own == shared, f"entries of one turn differ in time, cause or source: {entries}"
         plain["type"] = NAME_OF[type(entry.body)]
         plain_entries.append(plain)
     state = {
@@ -43,6 +44,8 @@ def to_state(entries: Sequence[Entry]) -> bytes:
         "entries": plain_entries,
         "version": first.version,
     }
+    if first.source is not None:
+        state["source"] = first.source
     if first.version == 1:
         state["saga"] = first.saga_id
     return _dumps(state, option=_SORTED)
@@ -61,20 +64,24 @@ def to_entries(saga_id: SagaId, topic: str, state: bytes, *, version: int = 0) -
     try:
         plain = orjson.loads(state)
         at, cause, first, entries = (plain[name] for name in _TURN_FIELDS)
+        source = plain.get("source")
         numbered = [*enumerate(entries, int(first))]
     except (ValueError, KeyError, TypeError) as error:
         problem = f"the turn cannot be read: {error}"
         raise CorruptHistory(saga_id, version, problem) from error
     if version and first != version:
         raise CorruptHistory(saga_id, version, f"is missing; {first} follows")
-    return [_to_entry(saga_id, number, plain_entry, at, cause) for number, plain_entry in numbered]
+    shared = {"at": at, "cause": cause}
+    if source is not None:
+        shared["source"] = source
+    return [_to_entry(saga_id, number, plain_entry, shared) for number, plain_entry in numbered]
 
 
-def _to_entry(saga_id: SagaId, version: int, plain: Any, at: Any, cause: Any) -> Entry:
+def _to_entry(saga_id: SagaId, version: int, plain: Any, shared: dict[str, Any]) -> Entry:
     name: Any = None
     try:
         name = plain.pop("type")
-        plain["at"], plain["cause"] = at, cause
+        plain |= shared
         return from_plain(saga_id, version, name, plain, _text)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"the entry {name!r} cannot be read: {error}"

@@ -74,6 +74,10 @@ class TopicNames:
     def topic(self, contract_name: str) -> str:
         return self._prefix + contract_name
 
+    def source(self, *parts: str) -> str:
+        """Who says something here, as `ce_source` has it: `/{env}/{namespace}/…`."""
+        return "/".join(("", self.env, self.namespace, *parts))
+
     def contract_name(self, topic: str) -> str | None:
         """The contract of this topic; None where it belongs to another namespace, or to none."""
         if not topic.startswith(self._prefix):

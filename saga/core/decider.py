@@ -26,6 +26,8 @@ class Disposition(StrEnum):
     """The saga has it already: counted, no entry."""
     CONFLICT = "id_conflict"
     """The saga has another content under the same id: the record is a dead letter."""
+    KEY_TAKEN = "key_taken"
+    """Another trigger, of another content, has begun the saga of this key: a dead letter."""
     UNKNOWN = "unknown_intent"
     """It answers an intent that was never issued: the record is a dead letter."""
 

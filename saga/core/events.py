@@ -139,8 +139,12 @@ Fact = (
 
 @value
 class Event:
-    """A fact that reached a saga, when, and what caused it (a message, timer or command id)."""
+    """A fact that reached a saga, when, and what caused it (a message, timer or command id).
+
+    *source*: who said so; None where nobody did, or who is expected to.
+    """
 
     fact: Fact
     at: Instant
     cause: MessageId
+    source: str | None = None

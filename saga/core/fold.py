@@ -17,10 +17,13 @@ from saga.core.events import REPLY_DONE, Event
 from saga.core.format_1 import FORMAT_1, take_unsaid
 from saga.core.history import Entry, turns
 from saga.core.identity import DO, UNDO, Instant, IntentName, SagaId, StepId, parse_intent_id
-from saga.core.state import Plan, SagaState, Step
+from saga.core.state import Plan, SagaState, Step, identity_of
 from saga.core.status import DONE, ISSUED, TRANSITIONS, UNDOING, SagaStatus, StepKind, StepStatus
 from saga.errors import CorruptHistory
 
+_SAID_BY_PEOPLE: Final = frozenset(
+    {events.SignalReceived, events.CancelRequested, events.OperatorActed}
+)
 _PIVOT: Final = StepKind.PIVOT
 _RETRY: Final = intents.TimerPurpose.RETRY
 
@@ -36,7 +39,7 @@ def fold(saga_id: SagaId, entries: Sequence[Entry]) -> SagaState:
 
 
 def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
-    event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
+    event = Event(fact.body, fact.at, fact.cause, fact.source)  # type: ignore[arg-type]  # turns() gives facts
     first = decided[0].body if decided else None
     if type(first) is intents.Noted:
         take_noted(state, event, first.verdict)
@@ -49,13 +52,22 @@ def fold_turn(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:
 
 
 def take_fact(state: SagaState, event: Event) -> None:
-    state.causes.add(event.cause)
+    know(state, event)
     FACT_EFFECTS[type(event.fact)](state, event.fact, event.at)
+
+
+def know(state: SagaState, event: Event) -> None:
+    state.causes[identity_of(event)] = said(event.fact)
+
+
+def said(fact: events.Fact) -> int | None:
+    """What people said, as a number; None of what the trigger, steps and timers keep themselves."""
+    return hash(fact) if type(fact) in _SAID_BY_PEOPLE else None
 
 
 def take_noted(state: SagaState, event: Event, verdict: intents.Verdict) -> None:
     """What is left of a fact that does not have its plain effect: an answer counts as given."""
-    state.causes.add(event.cause)
+    know(state, event)
     fact = event.fact
     if type(fact) is events.ReplyReceived and verdict is not intents.Verdict.REFUSED:
         name = parse_intent_id(fact.intent_id)

@@ -10,7 +10,7 @@ from saga.core.decider import RECORDED, Disposition
 from saga.core.events import REPLY_DONE, REPLY_FAILED, Json, ReplyReceived
 from saga.core.identity import DO
 from saga.core.intents import TimerPurpose, Verdict
-from saga.core.state import SagaState, Step
+from saga.core.state import SagaState, Step, identity_of
 from saga.core.status import ISSUED, StepKind, StepStatus
 from saga.core.turn import Turn
 
@@ -21,8 +21,10 @@ def start(turn: Turn, fact: events.SagaStarted) -> Disposition:
     """The trigger: begin the program, or recognise a repeat of it."""
     state = turn.state
     if state.is_started:
-        is_same = turn.is_same(state.trigger, fact.trigger)
-        return Disposition.DUPLICATE if is_same else Disposition.CONFLICT
+        if turn.is_same(state.trigger, fact.trigger):
+            return Disposition.DUPLICATE
+        is_known = identity_of(turn.event) in state.causes
+        return Disposition.CONFLICT if is_known else Disposition.KEY_TAKEN
     if state.has_ended:
         return turn.note(Verdict.AFTER_END, "trigger", "abandoned before it had begun")
     turn.take_fact()

@@ -1,8 +1,8 @@
 """One saga's recorded entries: the closed registry of their stable names, and their plain form.
 
 A stored name never imports code: it is looked up here, and a name that is not here is refused.
-The plain form is what stores write as JSON, `{"at": …, "cause": …, …fields}`; payloads stay whole,
-so that whatever a user put into one can never keep an entry from being read.
+The plain form is what stores write as JSON, `{"at": …, "cause": …, "source": …, …fields}`; payloads
+stay whole, so that whatever a user put into one can never keep an entry from being read.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Entry(NamedTuple):
     at: Instant
     cause: MessageId
     body: Fact | Intent
+    source: str | None = None
+    """Where the cause came from; None for the source that is implied."""
 
 
 FACTS: Final = frozenset(get_args(Fact))
@@ -98,10 +100,10 @@ def entries_of_turn(
     saga_id: SagaId, version: int, event: Event, decided: Sequence[Intent]
 ) -> list[Entry]:
     """The entries of one turn, the fact first; they follow the entry *version*."""
-    at, cause = event.at, event.cause
-    entries = [Entry(saga_id, version + 1, at, cause, event.fact)]
+    at, cause, source = event.at, event.cause, event.source
+    entries = [Entry(saga_id, version + 1, at, cause, event.fact, source)]
     for number, intent in enumerate(decided, version + 2):
-        entries.append(Entry(saga_id, number, at, cause, intent))
+        entries.append(Entry(saga_id, number, at, cause, intent, source))
     return entries
 
 
@@ -124,6 +126,8 @@ def to_plain(entry: Entry, embed: Callable[[Json], object]) -> dict[str, object]
     body = entry.body
     shape = _SHAPE_OF[type(body)]
     plain: dict[str, object] = {"at": entry.at, "cause": entry.cause}
+    if entry.source is not None:
+        plain["source"] = entry.source
     for name in shape.names:
         value = getattr(body, name)
         if value is not None:
@@ -160,7 +164,7 @@ def from_plain(
     if shape is None:
         raise UnknownEntry(saga_id, version, f"there is no entry {name!r} in this version of saga")
     kind, names, readers, message_field, has_payload, _ = shape
-    at, cause = plain.pop("at"), plain.pop("cause")
+    at, cause, source = plain.pop("at"), plain.pop("cause"), plain.pop("source", None)
     if has_payload:
         plain["payload"] = text(plain["payload"])
     elif message_field in plain:
@@ -174,7 +178,7 @@ def from_plain(
         for field, read in readers:
             if field in plain:
                 plain[field] = read(plain[field])
-        return Entry(saga_id, version, at, cause, kind(**plain))
+        return Entry(saga_id, version, at, cause, kind(**plain), source)
     except KeyError as error:
         unknown = f"{error} in {field!r}"
     except TypeError:

@@ -14,10 +14,11 @@ from typing import assert_never
 from saga.core import events, forward, requests, rollback
 from saga.core.decider import RECORDED, Decider, Decision, Disposition
 from saga.core.events import REPLY_DONE, Event, ReplyReceived
+from saga.core.fold import said
 from saga.core.identity import DO, UNDO, SagaId, StepId, parse_intent_id
 from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, Program, Slept, WaitTimedOut
-from saga.core.state import SagaState
+from saga.core.state import SagaState, identity_of
 from saga.core.turn import Turn
 
 
@@ -61,19 +62,20 @@ def _take(turn: Turn, event: Event) -> Disposition:
             return _reply(turn, fact)
         case events.SagaStarted():
             return forward.start(turn, fact)
-        case _ if event.cause in turn.state.causes:
-            return Disposition.DUPLICATE
         case events.TimerFired():
             return _timer(turn, fact)
+        case events.TurnFailed():
+            turn.take_fact()
+            return RECORDED
+        case _ if (identity := identity_of(event)) in turn.state.causes:
+            is_same = turn.state.causes[identity] == said(fact)
+            return Disposition.DUPLICATE if is_same else Disposition.CONFLICT
         case events.SignalReceived():
             return forward.signalled(turn, fact)
         case events.CancelRequested():
             return requests.cancel(turn, fact)
         case events.OperatorActed():
             return requests.act(turn, fact)
-        case events.TurnFailed():
-            turn.take_fact()
-            return RECORDED
         case events.TimersAdded():
             turn.take_fact()
             turn.arm_unarmed()
@@ -95,7 +97,7 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
         if turn.is_same_answer(known, fact):
             return Disposition.DUPLICATE
         # An incident to record once. The same message id again is no news: a dead letter.
-        if turn.event.cause in turn.state.causes:
+        if identity_of(turn.event) in turn.state.causes:
             return Disposition.CONFLICT
         return turn.note_conflict(fact)
     if name.direction is UNDO:
@@ -110,6 +112,8 @@ def _reply(turn: Turn, fact: ReplyReceived) -> Disposition:
 
 def _timer(turn: Turn, fact: events.TimerFired) -> Disposition:
     timer = turn.state.timers.get(fact.timer_id)
+    if timer is None and turn.event.cause in turn.state.causes:
+        return Disposition.DUPLICATE
     if timer is None:
         return turn.note(Verdict.STALE, fact.timer_id, "it is armed no longer: nothing comes of it")
     turn.take_fact()

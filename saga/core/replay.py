@@ -64,7 +64,7 @@ def _replay(
         if is_without_code(state, fact, entries[begin + 1 : end]):
             take_without_code(state, fact, entries[begin + 1 : end])
             continue
-        event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # a turn begins with a fact
+        event = Event(fact.body, fact.at, fact.cause, fact.source)  # type: ignore[arg-type]  # a turn begins with a fact
         decision = decider.handle(state, event, bodies[begin + 1 : end])
         if decision.disposition is not RECORDED:
             raise ReplayMismatch(fact.version, describe(fact.body), decision.disposition.value)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-from saga.core.events import Json, Message, ReplyReceived
+from saga.core.events import Event, Json, Message, ReplyReceived
 from saga.core.identity import (
     DO,
     UNDO,
@@ -30,6 +30,8 @@ from saga.core.program import Program
 from saga.core.status import SagaStatus, StepKind, StepStatus
 from saga.core.values import value
 
+Identity = str | tuple[str, str]
+"""Of a cause: its id, with the source where that is not the implied one."""
 _AWAITED: Final = ((StepStatus.UNDOING, "undo of"), (StepStatus.ISSUED, "reply to"))
 
 
@@ -101,7 +103,8 @@ class SagaState:
     timers: dict[TimerId, TimerArmed] = field(default_factory=dict)
     waits: dict[str, list[str]] = field(default_factory=dict)
     signals: dict[str, list[Json]] = field(default_factory=dict)
-    causes: set[str] = field(default_factory=set)
+    causes: dict[Identity, int | None] = field(default_factory=dict)
+    """Of each cause what it said, as a number, where nothing else keeps that."""
     plan: Plan | None = None
     is_past_pivot: bool = False
     is_finishing: bool = False
@@ -146,6 +149,10 @@ class StepRow:
     attempts: int
     intent_id: IntentId
     is_dropped: bool
+
+
+def identity_of(event: Event) -> Identity:
+    return event.cause if event.source is None else (event.source, event.cause)
 
 
 def step_rows(state: SagaState) -> Sequence[StepRow]:

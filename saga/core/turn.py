@@ -14,7 +14,7 @@ from typing import Final
 from saga.core import intents
 from saga.core.decider import RECORDED, Disposition
 from saga.core.events import Event, Message, ReplyReceived
-from saga.core.fold import EFFECTS, FACT_EFFECTS, take_noted
+from saga.core.fold import EFFECTS, FACT_EFFECTS, know, take_noted
 from saga.core.identity import DO, UNDO, Direction, Instant, StepId, TimerId
 from saga.core.intents import Intent, TimerPurpose, Verdict
 from saga.core.program import Definition, DoStep, Finish, Program, StepPolicy
@@ -67,7 +67,7 @@ class Turn:
         """Give the fact its plain effect, before anything is recorded."""
         self.has_taken_fact = True
         state, event = self.state, self.event
-        state.causes.add(event.cause)
+        know(state, event)
         FACT_EFFECTS[type(event.fact)](state, event.fact, event.at)
 
     def record(self, intent: Intent) -> None:

@@ -150,7 +150,7 @@ class Subscription:
         self._registry = registry
         self._names = names
         self._reply_topics: dict[str, str] = {}
-        self._source = f"/{names.env}/{names.namespace}/effects/{effects.name}"
+        self._source = names.source("effects", effects.name)
 
     @property
     def topics_read(self) -> tuple[str, ...]:

@@ -97,6 +97,8 @@ class DeadLetterReason(StrEnum):
     UNKNOWN_TOPIC = "unknown_topic"
     ID_CONFLICT = "id_conflict"
     """The same id came before, with another content."""
+    KEY_TAKEN = "key_taken"
+    """The saga of this key began with another trigger, of another content."""
     TURN_FAILED = "turn_failed"
     """The code of a saga that has ended raised on it."""
     NO_INTENT_ID = "no_intent_id"

@@ -382,7 +382,7 @@ class RecordEncoder:
         """
         source = self._sources.get(definition)
         if source is None:
-            source = f"/{self.names.env}/{self.names.namespace}/sagas/{definition}"
+            source = self.names.source("sagas", definition)
             self._sources[definition] = source
         sender = _Sender(key.encode(), source, traceparent)
         records: list[Record] = []

@@ -132,7 +132,7 @@ class Router:
     def __init__(self, sagas: SagaRegistry, contracts: ContractRegistry, names: TopicNames) -> None:
         self._sagas = sagas
         self._contracts = contracts
-        self._own_source = f"/{names.env}/{names.namespace}/sagas/"
+        self._own_source = names.source("sagas", "")
         intents = [each for each in contracts.contracts if each.kind is Kind.INTENT]
         # Replies without content; whose intents have one, answer with a contract of their own.
         self._done = {intent_done_name(each.domain) for each in intents if each.reply is None}
@@ -144,6 +144,14 @@ class Router:
         self._replies = {contracts.current(name).contract_name for name in answers}
         for name in (*sagas.triggers(), *answers):
             listened.update(contracts.names_read_as(name))
+        answered = {old for name in answers for old in contracts.names_read_as(name)}
+        self._implied = {
+            name: names.source("effects", name.partition(".")[0])
+            if name in answered or name in self._only_replies
+            else names.source("publisher")
+            for name in listened
+        }
+        """Who is expected to speak on a topic: a history names only others."""
         self._contract_of = {names.topic(name): name for name in listened}
         self.topics = tuple(sorted(self._contract_of))
 
@@ -171,17 +179,23 @@ class Router:
         except UnicodeDecodeError:
             message = "the record's key is no UTF-8 text"
             return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, deferred_id)
-        return self._deliveries(_Readable(inbound, attributes, decoded, at, deferred_id), key)
+        source = attributes.values.get(SOURCE) or None
+        if source == self._implied[contract]:
+            source = None
+        record = _Readable(inbound, attributes, decoded, at, deferred_id, source)
+        return self._deliveries(record, key)
 
     def misfit(self, state: SagaState, delivery: Delivery) -> Rejected | None:
-        """Why a reply cannot be what the intent asked for."""
+        """Why a reply cannot be what the intent asked for, or a command is not for this saga."""
         fact, inbound = delivery.event.fact, delivery.inbound
+        if inbound is None or delivery.starts is not None:
+            return None
+        if state.key and inbound.key != state.key.encode():
+            what = "reply" if isinstance(fact, ReplyReceived) else "command"
+            message = f"a {what} to a saga of key {state.key!r} has another key"
+            return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, delivery.deferred_id)
         if not isinstance(fact, ReplyReceived):
             return None
-        assert inbound is not None, delivery
-        if state.key and inbound.key != state.key.encode():
-            message = f"a reply to a saga of key {state.key!r} has another key"
-            return Rejected(inbound, DeadLetterReason.WRONG_KEY, message, delivery.deferred_id)
         name = parse_intent_id(fact.intent_id)
         step = state.steps.get(name.step) if name is not None else None
         if name is None or step is None or name.direction is Direction.UNDO:
@@ -253,6 +267,7 @@ class _Readable(NamedTuple):
     decoded: Decoded
     at: Instant
     deferred_id: int
+    source: str | None
 
     def delivery(self, saga_id: SagaId, fact: Fact, starts: Registered | None = None) -> Delivery:
         inbound = self.inbound
@@ -260,7 +275,7 @@ class _Readable(NamedTuple):
         if not message_id:
             # Its position identifies it as well.
             message_id = f"{inbound.topic}/{inbound.partition}/{inbound.offset}"
-        event = Event(fact, self.at, MessageId(message_id))
+        event = Event(fact, self.at, MessageId(message_id), self.source)
         contract = self.decoded.contract_name
         return Delivery(saga_id, event, inbound, starts, contract, self.deferred_id)
 
@@ -323,11 +338,11 @@ def _command(record: _Readable, command: Command, *, is_ours: bool) -> list[Deli
     if not is_saga_id(command.saga_id):
         message = f"{command.saga_id[:100]!r} is no saga id"
         return record.rejected(DeadLetterReason.UNKNOWN_SAGA, message)
-    fact = _command_fact(command)
+    fact = command_fact(command)
     return [
         Delivery(
             SagaId(command.saga_id),
-            Event(fact, record.at, MessageId(command.command_id)),
+            Event(fact, record.at, MessageId(command.command_id), record.source),
             record.inbound,
             deferred_id=record.deferred_id,
             is_operator=not isinstance(fact, SignalReceived),
@@ -336,7 +351,7 @@ def _command(record: _Readable, command: Command, *, is_ours: bool) -> list[Deli
     ]
 
 
-def _command_fact(command: Command) -> SignalReceived | CancelRequested | OperatorActed:
+def command_fact(command: Command) -> SignalReceived | CancelRequested | OperatorActed:
     reason, actor = command.reason or "", command.actor
     match command.act:
         case CommandAct.SIGNAL:

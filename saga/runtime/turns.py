@@ -20,9 +20,9 @@ from saga.core.events import (
     TimersAdded,
     TurnFailed,
 )
-from saga.core.history import entries_of_turn
-from saga.core.identity import Instant, MessageId, SagaId
-from saga.core.intents import Intent
+from saga.core.history import Entry, entries_of_turn
+from saga.core.identity import DO, Instant, IntentName, MessageId, SagaId, parse_intent_id
+from saga.core.intents import Intent, IntentIssued
 from saga.core.state import SagaState
 from saga.core.status import SagaStatus
 from saga.core.texts import described
@@ -247,6 +247,12 @@ class Turns:
 
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:
         saga = unit.sagas.get(delivery.saga_id)
+        fact = delivery.event.fact
+        if saga is not None and type(fact) is ReplyReceived and not was_issued(unit, saga, fact):
+            self._ask_the_store(unit, delivery)
+            message = "no such intent was issued before this reply came"
+            _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
+            return
         if isinstance(saga, UnloadableSaga):
             found = unit.without_code.get(delivery.saga_id) or without_code(saga)
             if found is None or not _needs_no_code(found.state, delivery):
@@ -342,6 +348,9 @@ class Turns:
             case Disposition.CONFLICT:
                 message = "the same id came before with another content"
                 _reject(unit, delivery, DeadLetterReason.ID_CONFLICT, message)
+            case Disposition.KEY_TAKEN:
+                message = "another trigger, with another content, has begun the saga of this key"
+                _reject(unit, delivery, DeadLetterReason.KEY_TAKEN, message)
             case Disposition.UNKNOWN:
                 message = "no such intent was ever issued"
                 _reject(unit, delivery, DeadLetterReason.UNKNOWN_INTENT, message)
@@ -431,6 +440,35 @@ class Turns:
     def _check_in(self, saga_ids: Sequence[SagaId]) -> None:
         self._busy.difference_update(saga_ids)
         self._freed.set()
+
+
+def was_issued(unit: UnitOfWork, saga: LoadedSaga | UnloadableSaga, reply: ReplyReceived) -> bool:
+    """Whether the intent that *reply* answers was stored before this batch, so that it can be one.
+
+    Who can guess an intent's id could else answer it beforehand. Of a history that cannot be read
+    nothing is known.
+    """
+    name = parse_intent_id(reply.intent_id)
+    if name is None:
+        return False
+    if isinstance(saga, UnloadableSaga):
+        return not saga.entries or _issues(saga.entries, name)
+    step = saga.state.steps.get(name.step)
+    if step is None:
+        return False
+    issued = step.attempts if name.direction is DO else step.undo_attempts
+    if not 1 <= name.attempt <= issued:
+        return False
+    changed = unit.changed.get(saga.saga_id)
+    return changed is None or not any(_issues(entries, name) for entries in changed.turns)
+
+
+def _issues(entries: Sequence[Entry], name: IntentName) -> bool:
+    return any(
+        isinstance(entry.body, IntentIssued)
+        and (entry.body.step, entry.body.direction, entry.body.attempt) == name[1:]
+        for entry in entries
+    )
 
 
 class _TurnRaised(Exception):

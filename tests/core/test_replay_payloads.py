@@ -251,7 +251,7 @@ def test_same_trigger_and_reply_are_duplicates_although_their_contract_has_a_fie
 
     again.when(new.Placed(**values)).then_was("duplicate").then_nothing()
     again.when(replied("do", new.Done(**values), attempt=1)).then_was("duplicate")
-    again.when(new.Placed(**values, note="another")).then_was("id_conflict")
+    again.when(new.Placed(**values, note="another")).then_was("key_taken")
     again.when(replied("do", new.Done(**values, note="another"), attempt=1))
     again.then(noted("conflicting"))
 
@@ -282,7 +282,7 @@ def test_recorded_trigger_that_goes_up_is_the_same_trigger():
     again = given(now, history=history, contracts=[PlacedV1])
 
     again.when(PlacedV2(name="a", on=date(2026, 1, 1))).then_was("duplicate")
-    again.when(PlacedV2(name="a", on=date(2026, 1, 2))).then_was("id_conflict")
+    again.when(PlacedV2(name="a", on=date(2026, 1, 2))).then_was("key_taken")
 
 
 def test_type_that_changed_is_still_refused():

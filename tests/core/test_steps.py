@@ -649,6 +649,6 @@ def test_same_trigger_again_finds_the_same_saga():
         .when(OrderPlaced())
         .then_was("duplicate")
         .when(OrderPlaced(amount=4))
-        .then_was("id_conflict")
+        .then_was("key_taken")
         .then_nothing()
     )

@@ -203,8 +203,11 @@ class Scenario:
         value = encode(model or IntentDone()).encode()
         return self.record(NAMES.topic(name), key.encode(), value, headers)
 
-    def command(self, saga: SagaId, act: CommandAct, *, id: str, key: str = "o-1", **said):
-        """A command as an operator's tool sends it."""
+    def command(self, saga: SagaId, act: CommandAct, *, id: str, key: str | None = None, **said):
+        """A command as an operator's tool sends it: under the key of its saga."""
+        if key is None:
+            summary = self.store.inner.summaries.get(saga)
+            key = "o-1" if summary is None else summary.key
         value = encode(Command(command_id=id, act=act, saga_id=saga, **said)).encode()
         return self.record(NAMES.topic(COMMAND_CONTRACT), key.encode(), value)
 

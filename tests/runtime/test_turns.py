@@ -15,6 +15,7 @@ from saga.runtime.unit_of_work import InboundBatch
 from tests.records import header, without
 from tests.runtime.fixtures import NAMES, Scenario, order_id, take
 from tests.runtime.toys import (
+    Booked,
     AlarmSet,
     OrderDone,
     OrderFailed,
@@ -103,16 +104,16 @@ class TestASagaFromEndToEnd:
         assert len(all_sagas.store.inner.timers(10)) == 1
         assert len(all_sagas.store.inner.summaries) == 41
 
-    async def test_several_turns_of_one_saga_fit_into_one_batch(self, scenario):
+    async def test_several_turns_of_one_saga_fit_into_one_batch(self, all_sagas):
         """The second is taken with the state that the first has left."""
-        await reserving(scenario)
-        (reserve,) = scenario.on(Reserve)
-        ship_id = f"{order_id()}/ship/do/1"
-        await scenario.take(scenario.reply(reserve, Reserved(shelf="s-1")), scenario.reply(ship_id))
+        stamped = saga_id("ledger", "o-1")
+        await all_sagas.take(placed(all_sagas))
+        stamps = [all_sagas.signal(stamped, "stamp", said, id=said) for said in ("a", "b")]
+        await all_sagas.take(*stamps)
 
-        assert scenario.store.appends == 2
-        assert scenario.status(order_id()) == "completed"
-        assert [len(scenario.on(contract)) for contract in (Ship, OrderDone)] == [1, 1]
+        assert all_sagas.store.appends == 2
+        assert all_sagas.status(stamped) == "completed"
+        assert [one.value for one in all_sagas.on(Booked)] == [b'{"order_id":"a b"}']
 
     async def test_a_record_may_concern_two_sagas(self, all_sagas):
         """Both take their turn in one transaction; neither knows of the other."""
@@ -176,14 +177,14 @@ class TestDuplicates:
         assert unit.counts["duplicate"] == 1
         assert len(scenario.on(Reserve)) == 1
 
-    @pytest.mark.parametrize("id", ["m-1", "m-2"])
-    async def test_the_same_key_with_another_content_is_a_conflict(self, scenario, id):
-        """The first one wins; the second is a dead letter."""
+    @pytest.mark.parametrize(("id", "reason"), [("m-1", "id_conflict"), ("m-2", "key_taken")])
+    async def test_the_same_key_with_another_content_is_a_conflict(self, scenario, id, reason):
+        """The first one wins; the second is a dead letter that says whether the id came before."""
         await scenario.take(placed(scenario, id="m-1"))
         await scenario.take(placed(scenario, amount=99, id=id))
         (letter,) = scenario.dead_letters()
 
-        assert letter.reason == "id_conflict"
+        assert letter.reason == reason
         assert b"99" in letter.value
         assert len(scenario.on(Reserve)) == 1
         assert len(scenario.history(order_id())) == 2

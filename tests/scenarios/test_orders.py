@@ -103,7 +103,7 @@ class TestOrders:
             await service.idle(timeout=HANG_S)
             (letter,) = await service.catalogue.unhandled()
 
-        assert letter.reason == "id_conflict"
+        assert letter.reason == "key_taken"
         assert b'"amount":7' in letter.value
 
     async def test_an_order_published_before_a_service_runs_is_not_lost(self, deployment):

@@ -28,7 +28,7 @@ EXPECTED = (
     *(f"error {when} {point}" for when in ("before", "after") for point in ERROR_POINTS),
     *("torn publish", "duplicate", "late duplicate", "lost reply", "late reply", "slow call"),
     *("stalled partition", "small fetch", "kill", "freeze", "deafen", "rewind", "reset", "restart"),
-    *("released", "conflicts", "deferred", "dead id_conflict"),
+    *("released", "conflicts", "deferred", "dead key_taken"),
     *("saga completed", "saga rolled_back", "saga rolled_back_with_residue"),
     *("plan rolled_back", "plan completed", "plan cleaned_up"),
     *("noted late_success", "noted late_failure", "noted superseded"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import orjson
@@ -27,6 +28,7 @@ from saga.core.intents import Noted, Verdict
 from saga.core.values import value
 from saga.errors import CorruptHistory
 from saga.ports import SagaSummary
+from saga.runtime.router import command_fact
 
 WAIT_POLL_S: Final = 0.1
 
@@ -147,11 +149,15 @@ async def _send(session: Session, saga: str, act: CommandAct, sending: Sending, 
             actor=sending.actor,
             **said,
         )
+        if sending.command_id is not None:
+            history = await history_of(store, summary.saga_id)
+            _check_id(session, command, _of_command(history, sent_id))
         await session.send(command, key=summary.key)
         if sending.wait is None:
             printer.result(accepted, f"command {sent_id} accepted")
             return ExitCode.OK
         entries = await _recorded(store, summary.saga_id, sent_id, sending.wait)
+    _check_id(session, command, entries)
     recorded = [NAME_OF[type(entry.body)] for entry in entries]
     done = f", recorded as {', '.join(recorded)}" if recorded else ""
     printer.result(accepted | {"recorded": recorded}, f"command {sent_id} accepted{done}")
@@ -164,6 +170,23 @@ async def _send(session: Session, saga: str, act: CommandAct, sending: Sending, 
         if isinstance(body, Noted) and body.verdict in (Verdict.REFUSED, Verdict.AFTER_END):
             raise NotSo(f"refused: {body.detail}")
     return ExitCode.OK
+
+
+def _of_command(history: Sequence[Entry], command_id: str) -> list[Entry]:
+    # Our own source is the one that is implied: the id of another source is not ours.
+    return [entry for entry in history if entry.cause == command_id and entry.source is None]
+
+
+def _check_id(session: Session, command: Command, entries: Sequence[Entry]) -> None:
+    """Refuse where *entries* of this id say something else: the first one stands."""
+    if not entries or entries[0].body == command_fact(command):
+        return
+    if session.printer.is_json:
+        session.printer.json({"command_id": command.command_id, "accepted": False})
+    raise NotSo(
+        f"id_conflict: {command.command_id} is the id of another command, recorded as "
+        f"{NAME_OF[type(entries[0].body)]}, which stands; give this one an --id of its own, or none"
+    )
 
 
 async def _check_step(store: OpenedStore, summary: SagaSummary, step: str | None) -> None:
@@ -188,5 +211,5 @@ async def _recorded(
             while not recorded:
                 await asyncio.sleep(WAIT_POLL_S)
                 history = await history_of(store, saga)
-                recorded = [entry for entry in history if entry.cause == command_id]
+                recorded = _of_command(history, command_id)
     return recorded

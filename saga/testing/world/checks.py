@@ -561,7 +561,7 @@ def _may_be_unhandled(
     if kept.kind is UnhandledKind.DEFERRED:
         return evidence.is_parked(kept.saga_id)
     match kept.reason:
-        case DeadLetterReason.ID_CONFLICT:
+        case DeadLetterReason.ID_CONFLICT | DeadLetterReason.KEY_TAKEN:
             return any(
                 trigger.message_id == headers.get("ce_id", "")
                 for triggers in evidence.log.by_saga().values()

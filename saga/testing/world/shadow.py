@@ -52,7 +52,7 @@ class Shadows:
             if is_without_code(shadow.state, fact, recorded):
                 take_without_code(shadow.state, fact, recorded)
                 continue
-            event = Event(fact.body, fact.at, fact.cause)  # type: ignore[arg-type]  # turns() gives facts
+            event = Event(fact.body, fact.at, fact.cause, fact.source)  # type: ignore[arg-type]  # turns() gives facts
             decision = decider.handle(shadow.state, event)
             if [entry.body for entry in recorded] != list(decision.intents):
                 yield f"saga {saga_id}, entry {fact.version}: replayed otherwise"

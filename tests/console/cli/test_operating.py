@@ -31,6 +31,21 @@ def test_a_cancelled_saga_is_rolled_back_with_the_reason(waiting):
     assert asked == {"mode": "graceful", "reason": "changed my mind", "actor": "ann"}
 
 
+def test_a_cancel_under_the_id_of_a_signal_is_refused(waiting):
+    """It was accepted, and nothing was cancelled."""
+    call("signal", waiting, "hint", "1", "--id", "c-1")
+    assert call("run", "--until-idle").code == 0
+    refused = call("cancel", waiting, "--reason", "r", "--id", "c-1", "--json")
+
+    assert (refused.code, refused.row) == (1, {"command_id": "c-1", "accepted": False})
+    assert "id_conflict" in refused.err
+    assert "signal-received" in refused.err
+    assert call("signal", waiting, "hint", "1", "--id", "c-1", "--json").code == 0
+    assert call("signal", waiting, "hint", "2", "--id", "c-1", "--json").code == 1
+    assert status(waiting) == "running"
+    assert call("dlq", "ls", "--json").rows == []
+
+
 @pytest.mark.parametrize(
     ("words", "ends"),
     [
