@@ -15,8 +15,8 @@ from saga.runtime.unit_of_work import InboundBatch
 from tests.records import header, without
 from tests.runtime.fixtures import NAMES, Scenario, order_id, take
 from tests.runtime.toys import (
-    Booked,
     AlarmSet,
+    Booked,
     OrderDone,
     OrderFailed,
     OrderPlaced,
