@@ -640,7 +640,7 @@ class TestEndedSagaWithoutItsCode:
         scenario.restart(changed)
         await scenario.take(placed(scenario, id="foreign", amount=99))
 
-        assert [record.reason for record in scenario.dead_letters()] == ["id_conflict"]
+        assert [record.reason for record in scenario.dead_letters()] == ["key_taken"]
         assert scenario.status(order_id()) == "completed"
         assert scenario.deferred() == []
         scenario.restart(orders())
