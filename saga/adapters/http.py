@@ -54,7 +54,9 @@ CONNECTIONS_MAX: Final = 64
 """A few probes and one Prometheus need far fewer."""
 HEAD_BYTES_MAX: Final = 8_192
 HEAD_S: Final = 10.0
-"""How long a client may take for the head of its first request."""
+"""How long a client may take for the head of a request."""
+FRESH_S: Final = 1.0
+"""How long one that has said nothing keeps its place from another."""
 
 log = logging.getLogger(__name__)
 
@@ -241,14 +243,35 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Limits connections, and size and time of a request's head."""
+    """Limits connections, and size and time of a request's head.
+
+    Where there are too many, one that has begun a request and does not end it makes room: so a
+    probe is answered however many others are slow.
+    """
+
+    _since = 0.0
+    """When the connection was made, or its last request answered."""
+    _has_part = False
+    _timer: asyncio.TimerHandle | None = None
+
+    @property
+    def _waits(self) -> bool:
+        """Whether it is the client's turn."""
+        return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]  # uvicorn's annotation is wrong
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
+        self._since = self.loop.time()
         if len(self.connections) > CONNECTIONS_MAX:
-            transport.abort()
-        self.loop.call_later(HEAD_S, self._close_if_silent)
+            self._make_room()
+        self._timer = self.loop.call_later(HEAD_S, self._close_if_slow)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -257,10 +280,34 @@ class _Protocol(H11Protocol):
             super().data_received(data[first : first + HEAD_BYTES_MAX])
             if self.transport.is_closing():
                 return
+        self._has_part = self._waits
 
-    def _close_if_silent(self) -> None:
-        if self.cycle is None:
-            self.transport.close()  # type: ignore[unreachable]  # uvicorn's annotation is wrong
+    @override
+    def on_response_complete(self) -> None:
+        self._since, self._has_part = self.loop.time(), False
+        super().on_response_complete()
+
+    def _make_room(self) -> None:
+        """Close the slowest connection, or this one if none is slow."""
+        before = self._since - FRESH_S
+        slow = [
+            each
+            for each in self.connections
+            if isinstance(each, _Protocol)
+            and each._waits  # noqa: SLF001  # of this class
+            and (each._has_part or each._since < before)  # noqa: SLF001
+        ]
+        slowest = min(slow, key=lambda each: each._since, default=self)  # noqa: SLF001
+        self.connections.discard(slowest)  # it is lost a moment later
+        slowest.transport.abort()
+
+    def _close_if_slow(self) -> None:
+        """Also where a request takes long: probes do not, so its client does not read."""
+        left_s = self._since + HEAD_S - self.loop.time()
+        if left_s <= 0:
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(left_s, self._close_if_slow)
 
 
 def _listener(host: str, port: int) -> socket.socket:

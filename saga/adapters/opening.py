@@ -6,9 +6,10 @@ cannot be read or its driver is not installed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import field
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from saga.adapters.postgres import Address, Component, PostgresDatabase
 
 Close = Callable[[], Awaitable[None]]
+log = logging.getLogger(__name__)
 Prepare = Callable[[], Awaitable[None]]
 
 
@@ -187,6 +189,7 @@ def open_kafka(settings: Settings) -> KafkaBus:
             "SAGA_BUS",
             f"kafka:// needs more than is installed ({error.name}): pip install saga[kafka]",
         ) from error
+    _warn(settings)
     return open_kafka_bus(settings)
 
 
@@ -285,6 +288,7 @@ def _tables_on_server(address: Address, component: Component) -> Tables:
 
 
 def store_address(settings: Settings) -> Address:
+    _warn(settings)
     return _address(settings.store, "SAGA_STORE", settings.store_password)
 
 
@@ -292,6 +296,7 @@ def effects_address(settings: Settings) -> Address:
     """The event store's, unless effect services have one of their own."""
     if settings.effects_store is None:
         return store_address(settings)
+    _warn(settings)
     password = settings.effects_store_password
     return _address(settings.effects_store, "SAGA_EFFECTS_STORE", password)
 
@@ -299,6 +304,7 @@ def effects_address(settings: Settings) -> Address:
 def outbox_address(settings: Settings) -> Address:
     if settings.outbox is None:
         raise SettingsError("SAGA_OUTBOX", "name the database: postgresql://USER@HOST/DB")
+    _warn(settings)
     return _address(settings.outbox, "SAGA_OUTBOX", settings.outbox_password)
 
 
@@ -314,6 +320,17 @@ def _address(address: str, setting: str, password: SecretStr | None) -> Address:
         ) from error
     secret = None if password is None else password.get_secret_value
     return Address(address, setting=setting, password=secret)
+
+
+def _warn(settings: Settings) -> None:
+    """Say what is doubtful about *settings*, once in a process."""
+    for doubt in settings.doubts():
+        _warn_once(doubt)
+
+
+@lru_cache(maxsize=100)
+def _warn_once(doubt: str) -> None:
+    log.warning("%s", doubt)
 
 
 def file_in(address: str, setting: str) -> str:

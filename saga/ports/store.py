@@ -307,8 +307,8 @@ class Catalogue(Protocol):
     ) -> Sequence[UnhandledRecord]:
         """Unhandled records in the order they were kept, beginning after the id *after*."""
 
-    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        """Armed timers, the earliest first."""
+    async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
+        """Armed timers, the earliest first, beginning after *after*; none if that is not armed."""
 
     async def skipped(self) -> Mapping[Skip, int]:
         """How many records were skipped as long as the store is there; none is in it."""

@@ -99,8 +99,12 @@ class Delivery:
     @property
     def abandons(self) -> bool:
         """Whether it ends its saga as it stands, which always works."""
-        fact = self.event.fact
-        return isinstance(fact, CancelRequested) and fact.mode is CancelMode.ABANDON
+        return abandons(self.event.fact)
+
+
+def abandons(fact: Fact) -> bool:
+    """Whether it ends its saga as it stands, which always works."""
+    return isinstance(fact, CancelRequested) and fact.mode is CancelMode.ABANDON
 
 
 @value

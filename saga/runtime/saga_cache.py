@@ -109,7 +109,7 @@ class SagaCache:
                 let_go(loaded.values())
                 raise
             for saga_id, history in histories.items():
-                loaded[saga_id] = self._revive(saga_id, history)
+                loaded[saga_id] = revive(self._registry, saga_id, history)
         return loaded
 
     def keep(self, saga: LoadedSaga) -> None:
@@ -142,39 +142,41 @@ class SagaCache:
             _, saga = self._loaded.popitem()
             saga.let_go()
 
-    def _revive(
-        self, saga_id: SagaId, history: History | CorruptHistory
-    ) -> LoadedSaga | UnloadableSaga:
-        if isinstance(history, UnknownEntry):
-            reason = f"{history}: deploy the release that wrote it"
-            return UnloadableSaga(saga_id, DeferralReason.STALLED, reason)
-        if isinstance(history, CorruptHistory):
-            return UnloadableSaga(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
-        name, version = definition_of(history)
-        registered = self._registry.find(name, version)
-        if not any(isinstance(entry.body, SagaStarted) for entry in history):
-            # It has decided nothing yet that would bind it to the version that could not begin it.
-            registered = self._registry.newest(name)
-        if registered is None and not is_abandoned(history):
-            reason = f"no worker here has saga {name!r} version {version}: deploy it"
-            return UnloadableSaga(saga_id, DeferralReason.STALLED, reason, history)
-        try:
-            if registered is None or is_abandoned(history):
-                return _loaded_without_code(saga_id, history)
-            decider = registered.decider
-            state = replay(decider, saga_id, history)
-        except ReplayMismatch as error:
-            reason = storable(str(error))
-            return UnloadableSaga(saga_id, DeferralReason.REPLAY_MISMATCH, reason, history)
-        except BaseException as error:  # users' code: the saga parks, others go on
-            if is_ours(error):
-                raise
-            reason = f"the code at hand raised {described(error)}"
-            return UnloadableSaga(saga_id, DeferralReason.REPLAY_FAILED, reason, history)
-        turns, started_at = history.turns, history[0].at
-        return LoadedSaga(
-            saga_id, decider, state, len(history), started_at, turns, is_possibly_unpublished=True
-        )
+
+def revive(
+    registry: SagaRegistry, saga_id: SagaId, history: History | CorruptHistory
+) -> LoadedSaga | UnloadableSaga:
+    """A saga brought to life by its code, or why that cannot be."""
+    if isinstance(history, UnknownEntry):
+        reason = f"{history}: deploy the release that wrote it"
+        return UnloadableSaga(saga_id, DeferralReason.STALLED, reason)
+    if isinstance(history, CorruptHistory):
+        return UnloadableSaga(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
+    name, version = definition_of(history)
+    registered = registry.find(name, version)
+    if not any(isinstance(entry.body, SagaStarted) for entry in history):
+        # It has decided nothing yet that would bind it to the version that could not begin it.
+        registered = registry.newest(name)
+    if registered is None and not is_abandoned(history):
+        reason = f"no worker here has saga {name!r} version {version}: deploy it"
+        return UnloadableSaga(saga_id, DeferralReason.STALLED, reason, history)
+    try:
+        if registered is None or is_abandoned(history):
+            return loaded_without_code(saga_id, history)
+        decider = registered.decider
+        state = replay(decider, saga_id, history)
+    except ReplayMismatch as error:
+        reason = storable(str(error))
+        return UnloadableSaga(saga_id, DeferralReason.REPLAY_MISMATCH, reason, history)
+    except BaseException as error:  # users' code: the saga parks, others go on
+        if is_ours(error):
+            raise
+        reason = f"the code at hand raised {described(error)}"
+        return UnloadableSaga(saga_id, DeferralReason.REPLAY_FAILED, reason, history)
+    turns, started_at = history.turns, history[0].at
+    return LoadedSaga(
+        saga_id, decider, state, len(history), started_at, turns, is_possibly_unpublished=True
+    )
 
 
 def let_go(sagas: Iterable[LoadedSaga | UnloadableSaga]) -> None:
@@ -189,12 +191,12 @@ def without_code(saga: UnloadableSaga) -> LoadedSaga | None:
     if not isinstance(saga.entries, History):
         return None  # what is stored cannot be read
     try:
-        return _loaded_without_code(saga.saga_id, saga.entries)
+        return loaded_without_code(saga.saga_id, saga.entries)
     except (AssertionError, CorruptHistory, LookupError, ValueError):
         return None  # its entries do not go together
 
 
-def _loaded_without_code(saga_id: SagaId, history: History) -> LoadedSaga:
+def loaded_without_code(saga_id: SagaId, history: History) -> LoadedSaga:
     state = fold(saga_id, history)
     decider = decider_without_code(*definition_of(history))
     turns, started_at = history.turns, history[0].at

@@ -10,9 +10,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from saga.core.identity import Instant
+from saga.core.identity import Instant, TimerId
 from saga.core.status import SagaStatus
-from saga.ports.store import Catalogue, EventStore, SagaSummary, Skip, SkipReason, UnhandledKind
+from saga.ports.store import (
+    Catalogue,
+    DueTimer,
+    EventStore,
+    SagaSummary,
+    Skip,
+    SkipReason,
+    UnhandledKind,
+)
 from saga.testing.samples import (
     MOMENT,
     append,
@@ -145,6 +153,25 @@ class CatalogueSuite:
 
         expected = {plain: 42, odd: 1, plain._replace(reason=SkipReason.GONE): 3}
         assert await catalogue.skipped() == expected
+
+    async def test_timers_are_read_page_by_page(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """Those of one moment too, each once; after one that is not armed there are none."""
+        timers = [timer(saga(n), f"t{at}", at) for n in (2, 1) for at in (7, 5, 7_000)]
+        timers += [timer(saga(1), name, 7) for name in ("ü", "a\x00b")]
+        await append(store, history(saga(1)), history(saga(2)), timers_armed=timers)
+
+        listed: list[DueTimer] = []
+        while page := await catalogue.timers(
+            after=listed[-1].timer_id if listed else None, limit=2
+        ):
+            listed += page
+
+        assert {each.timer_id for each in listed} == {each.timer_id for each in timers}
+        assert [each.due_at for each in listed] == sorted(each.due_at for each in timers)
+        for unknown in (f"{saga(1)}/gone", f"{saga(3)}/t5", "no timer"):
+            assert await catalogue.timers(after=TimerId(unknown)) == []
 
     async def test_the_log_holds_every_entry_in_commit_order(
         self, store: EventStore, catalogue: Catalogue

@@ -137,8 +137,9 @@ async def test_a_large_request_behind_another_ends_the_connection(server, caplog
     assert (await ask(server.address, "/health/live"))[0] == 200
 
 
-async def test_connections_have_a_limit(server) -> None:
+async def test_connections_have_a_limit(server, monkeypatch) -> None:
     """One more is closed at once; once another has gone there is room again."""
+    monkeypatch.setattr(http, "FRESH_S", 1_000.0)
     connections = [await connect(server) for _ in range(CONNECTIONS_MAX)]
     assert await ask_over(*connections[-1]) == 200
     refused, writer = await connect(server)
@@ -163,6 +164,78 @@ async def test_a_client_that_says_nothing_is_left(monkeypatch) -> None:
     writer.write(b"GET /health/live")
     async with asyncio.timeout(HANG_S):
         assert await reader.read() == b""
+    writer.close()
+    await server.close()
+
+
+HALF = b"GET /health/live HTTP/1.1\r\nhost: x"
+
+
+async def half_asked(server, count: int):
+    """So many connections that have sent half a head, or were refused."""
+    opened = []
+    for _ in range(count):
+        reader, writer = await connect(server)
+        with contextlib.suppress(ConnectionError):
+            writer.write(HALF)
+            await writer.drain()
+        opened.append((reader, writer))
+    return opened
+
+
+async def test_hundreds_of_slow_clients_keep_no_probe_from_its_answer(server) -> None:
+    """Nor the loop from its work; all but a few are closed."""
+    slow = await half_asked(server, 800)
+    for _ in range(20):
+        async with asyncio.timeout(HANG_S):
+            assert (await ask(server.address, "/health/live"))[0] == 200
+    async with asyncio.timeout(HANG_S):
+        while sum(not reader.at_eof() for reader, _ in slow) > CONNECTIONS_MAX:
+            for reader, _ in slow:
+                with contextlib.suppress(ConnectionError, TimeoutError):
+                    async with asyncio.timeout(0):
+                        await reader.read(1)
+            await asyncio.sleep(0.01)
+    for _, writer in slow:
+        writer.close()
+
+
+async def test_silent_clients_make_room_after_a_moment(server, monkeypatch) -> None:
+    """They have said nothing, and may be probes that are about to."""
+    silent = [await connect(server) for _ in range(CONNECTIONS_MAX)]
+    assert await ask_over(*silent[-1]) == 200
+    monkeypatch.setattr(http, "FRESH_S", -1.0)
+    for _ in range(20):
+        assert (await ask(server.address, "/health/live"))[0] == 200
+    for _, writer in silent:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param([b"GET /health/live HTTP/1.1\r\n"], id="half a head"),
+        pytest.param([HALF + b"\r\n\r\n", HALF], id="half a second head"),
+        pytest.param([HALF + b"\r\ncontent-length: 9\r\n\r\n", b"x"], id="half a body"),
+        pytest.param([b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n"], id="no body"),
+    ],
+)
+async def test_a_client_that_goes_on_for_ever_is_left(monkeypatch, sent) -> None:
+    """Whatever it drops into the connection meanwhile, byte by byte."""
+    monkeypatch.setattr(http, "HEAD_S", 0.05)
+    server = HttpServer(application(probes([])), "127.0.0.1:0", must_listen=True)
+    await server.start()
+    reader, writer = await connect(server)
+    for part in sent:
+        writer.write(part)
+        await asyncio.sleep(0)
+    reading = asyncio.create_task(reader.read())
+    async with asyncio.timeout(HANG_S):
+        while not reading.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.01)
+    await asyncio.gather(reading, return_exceptions=True)
+    assert (await ask(server.address, "/health/live"))[0] == 200
     writer.close()
     await server.close()
 

@@ -54,7 +54,7 @@ def invoked(app, words, *, stdin=None) -> Called:
     result = CliRunner().invoke(app, [str(word) for word in words], input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    assert "Traceback" not in result.stderr, result.stderr
+    assert "this is a bug in saga" not in result.stderr, result.stderr
     return Called(result.exit_code, result.stdout, result.stderr)
 
 

@@ -124,9 +124,13 @@ class MemoryEventStore(EventStore):
         """Empty where there is none."""
         return list(self._histories.get(saga_id, ()))
 
-    def timers(self, limit: int) -> list[DueTimer]:
-        """The earliest first."""
-        return [self._timers[timer_id] for _, timer_id in self._due[:limit]]
+    def timers(self, limit: int, after: TimerId | None = None) -> list[DueTimer]:
+        """The earliest first, beginning after the timer *after*."""
+        first = 0
+        if after is not None:
+            timer = self._timers.get(after)
+            first = self._due.index((timer.due_at, after)) + 1 if timer else len(self._due)
+        return [self._timers[timer_id] for _, timer_id in self._due[first : first + limit]]
 
     def _check(self, batch: Batch) -> None:
         check_new_sagas(batch)
@@ -224,8 +228,8 @@ class MemoryCatalogue(Catalogue):
         return list(islice(matching, limit))
 
     @override
-    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        return self._store.timers(limit)
+    async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
+        return self._store.timers(limit, after)
 
     @override
     async def skipped(self) -> Mapping[Skip, int]:

@@ -52,7 +52,7 @@ from saga.adapters.rows import (
 )
 from saga.adapters.whose import Serves
 from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId, is_saga_id
+from saga.core.identity import Instant, SagaId, TimerId, is_saga_id
 from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
@@ -101,6 +101,12 @@ _SAGA: Final = (
 _TIMERS: Final = (
     f"SELECT {_SAGA.format('t')}, name, due_at FROM timers AS t WHERE due_at <= %s "
     "ORDER BY due_at LIMIT %s"
+)
+_TIMERS_LISTED: Final = _TIMERS.replace("due_at LIMIT", "due_at, originator_id, name LIMIT")
+_TIMERS_AFTER: Final = _TIMERS_LISTED.replace(
+    "due_at <= %s",
+    "(due_at, originator_id, name) > (SELECT a.due_at, a.originator_id, a.name FROM timers AS a "
+    "JOIN saga_ids AS s USING (originator_id) WHERE s.saga_id = %s AND a.name = %s)",
 )
 _BACKLOG: Final = (
     f"SELECT b.backlog_id, b.appended_at, {_SAGA.format('e')}, e.topic, e.state "
@@ -379,8 +385,15 @@ class PostgresCatalogue(Catalogue):
         return [to_unhandled(row, text=unescaped) for row in rows]
 
     @override
-    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        return _timers(await self._database.fetch(_TIMERS, _FOR_EVER, limit))
+    async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
+        if after is None:
+            rows = await self._database.fetch(_TIMERS_LISTED, _FOR_EVER, limit)
+        else:
+            saga_id, name = timer_name(after)
+            if not is_saga_id(saga_id):
+                return []
+            rows = await self._database.fetch(_TIMERS_AFTER, uuid(saga_id), text(name), limit)
+        return [to_timer(row, text=unescaped) for row in rows]
 
     @override
     async def skipped(self) -> Mapping[Skip, int]:

@@ -6,9 +6,10 @@ what it means.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,19 @@ _OUR_MISTAKES: Final = frozenset(
     {"SQLITE_ERROR", "SQLITE_MISUSE", "SQLITE_RANGE", "SQLITE_MISMATCH", "SQLITE_TOOBIG"}
 )
 """A wrong statement is a bug, not a state of the disk: these stay what they are."""
+
+
+def make_private(path: str) -> None:
+    """Make the file and the folders that are missing, for this user alone; those there stay."""
+    if Path(path).exists():
+        return
+    with translated(path):
+        for folder in reversed(Path(path).parents):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(OSError):  # SQLite will say why it cannot be made
+        # It gives the files beside it the same rights.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def connect(path: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:

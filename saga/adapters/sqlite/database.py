@@ -20,6 +20,7 @@ from saga.adapters.sqlite.connection import (
     connect,
     connect_to_read,
     is_of_the_disk,
+    make_private,
     translated,
     unavailable,
 )
@@ -64,8 +65,6 @@ class SqliteDatabase:
             self._readers = _Readers(self.path, connect, connection)
             self._writer = Writer(WritingConnection(self.path, given=connection))
             return
-        with translated(self.path):
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         try:
             _prepare(self.path)
         except StoreUnavailable:
@@ -294,6 +293,7 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Curs
 
 def _prepare(path: str) -> None:
     """Make the file a database in WAL mode; fails where it cannot be written."""
+    make_private(path)
     connection = connect(path)
     try:
         with translated(path):

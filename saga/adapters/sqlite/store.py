@@ -54,7 +54,7 @@ from saga.adapters.sqlite.statements import ManyRows
 from saga.adapters.sqlite.whose import STORE_FACTS, settle_whose
 from saga.adapters.whose import Serves
 from saga.core.history import Entry
-from saga.core.identity import Instant, SagaId
+from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.status import SagaStatus
 from saga.errors import (
     AlreadyRecorded,
@@ -154,6 +154,11 @@ _SAGA_IDS: Final = ManyRows("SELECT number, saga_id FROM saga_index WHERE number
 _TIMERS: Final = (
     "SELECT i.saga_id, t.name, t.due_at FROM timers AS t CROSS JOIN saga_index AS i "
     "ON i.number = t.saga WHERE t.due_at <= ? ORDER BY t.due_at, t.saga, t.name LIMIT ?"
+)
+_TIMERS_AFTER: Final = _TIMERS.replace(
+    "t.due_at <= ?",
+    "(t.due_at, t.saga, t.name) > (SELECT a.due_at, a.saga, a.name FROM timers AS a "
+    "JOIN saga_index AS s ON s.number = a.saga WHERE s.saga_id = ? AND a.name = ?)",
 )
 _SUMMARY: Final = f"SELECT {SUMMARY_COLUMNS} FROM saga_index"
 _SUMMARIES: Final = ManyRows(f"{_SUMMARY} WHERE saga_id IN {{rows}}", 1)
@@ -443,8 +448,12 @@ class SqliteCatalogue(Catalogue):
         return [to_unhandled(row) for row in await self._fetch(sql, *values, limit)]
 
     @override
-    async def timers(self, *, limit: int = 100) -> Sequence[DueTimer]:
-        return await self._database.read(lambda cursor: _timers(cursor, _FOREVER, limit))
+    async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
+        if after is None:
+            return await self._database.read(lambda cursor: _timers(cursor, _FOREVER, limit))
+        return [
+            to_timer(row) for row in await self._fetch(_TIMERS_AFTER, *timer_name(after), limit)
+        ]
 
     @override
     async def skipped(self) -> Mapping[Skip, int]:

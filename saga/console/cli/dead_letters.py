@@ -14,7 +14,7 @@ import typer
 from saga.adapters.clocks import SystemClock
 from saga.adapters.opening import open_bus_and_store
 from saga.console.cli.commands import Limit
-from saga.console.cli.looking import iso
+from saga.console.cli.looking import iso, more
 from saga.console.cli.output import ExitCode, Misused, NotSo, shown
 from saga.console.cli.session import Session, closing, must_exist
 from saga.contracts.cloudevents import ID, read_headers
@@ -26,7 +26,7 @@ from saga.ports.store import UnhandledKind
 PAGE_RECORDS: Final = 200
 VALUE_CHARS_SHOWN: Final = 2_000
 
-UnhandledId = Annotated[int, typer.Argument(metavar="NUMBER", help="As `dlq ls` prints it.")]
+UnhandledId = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="As `dlq ls` prints it.")]
 ReasonCode = Annotated[
     str | None, typer.Option("--reason", metavar="CODE", help="Only records with this reason.")
 ]
@@ -47,9 +47,10 @@ async def dlq_ls(
     """List dead letters, or deferred records, in the order in which they were kept."""
     kind = UnhandledKind.DEFERRED if deferred else UnhandledKind.DEAD
     rows: list[dict[str, Any]] = []
+    is_cut = False
     async with session.reading() as store:
         async for record in _unhandled(store.catalogue, kind, reason, after):
-            if len(rows) == limit:
+            if is_cut := len(rows) == limit:
                 break
             rows.append(_row(record))
     names = ("id", "kept_at", "topic", "key", "reason", "message")
@@ -59,6 +60,10 @@ async def dlq_ls(
         lambda row: [str(row[name]) for name in names],
         nothing="no record is deferred" if deferred else "there is no dead letter",
     )
+    if is_cut:
+        chosen = {"--reason": reason, "--limit": limit}
+        command = "dlq ls --deferred" if deferred else "dlq ls"
+        session.printer.note(more(command, chosen, rows[-1]["id"]))
 
 
 async def dlq_show(session: Session, number: UnhandledId) -> None:
@@ -89,22 +94,25 @@ async def dlq_show(session: Session, number: UnhandledId) -> None:
 async def dlq_redrive(
     session: Session,
     numbers: Annotated[
-        list[int] | None, typer.Argument(metavar="NUMBER", help="As `dlq ls` prints them.")
+        list[int] | None, typer.Argument(metavar="NUMBER", min=1, help="As `dlq ls` prints them.")
     ] = None,
     *,
-    reason: ReasonCode = None,
+    code: Annotated[
+        str | None,
+        typer.Option("--code", metavar="CODE", help="Those with this reason."),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
 ) -> int:
     """Publish dead letters again, byte for byte, on the topics they came from."""
-    if not numbers and not everything and reason is None:
-        raise Misused("say which: their numbers, --reason CODE, or --all")
-    if numbers and (everything or reason is not None):
-        raise Misused("say numbers, or --reason and --all, not both")
+    if not numbers and not everything and code is None:
+        raise Misused("say which: their numbers, --code CODE, or --all")
+    if numbers and (everything or code is not None):
+        raise Misused("say numbers, or --code and --all, not both")
     must_exist(session.settings.store, "store")
     must_exist(session.settings.bus, "bus")
     redriven = 0
     async with closing(open_bus_and_store(session.settings)) as opened:
-        every = _unhandled(opened.catalogue, UnhandledKind.DEAD, reason, 0)
+        every = _unhandled(opened.catalogue, UnhandledKind.DEAD, code, 0)
         async for record in _chosen(opened.catalogue, numbers) if numbers else every:
             await _redrive(opened.bus, record)
             await opened.store.append(Batch(handled=[record.record_id]), at=SystemClock().now())
@@ -113,7 +121,7 @@ async def dlq_redrive(
             row = {"id": number, "topic": topic, "redriven": True, "message_id": _id_of(record)}
             session.printer.result(row, f"dead letter {number} is on {topic} again")
     if not redriven:
-        raise NotSo("no dead letter has that reason" if reason else "there is no dead letter")
+        raise NotSo("no dead letter has that reason" if code else "there is no dead letter")
     return ExitCode.OK
 
 
@@ -145,7 +153,7 @@ async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[Unh
         if record.kind is not UnhandledKind.DEAD:
             raise NotSo(
                 f"record {record.record_id} is deferred until saga {record.saga_id} can take it: "
-                f"`saga release` lets it go on"
+                f"look with `saga show {record.saga_id}`"
             )
         yield record
 

@@ -1,6 +1,7 @@
 """Logs of a command: to standard error, at the level that `SAGA_LOG` names.
 
-The library logs through the standard library; only here is structlog set up to render it.
+The library logs through the standard library; only here is structlog set up to render it. Whatever
+a text has in it, it stays within its line.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+from saga.console.cli.output import shown, traced
 
 QUIET: Final = ("asyncio", "aiokafka", "faststream", "saga.faststream")
 """Loggers of libraries that show less than a warning only at the level `debug`."""
@@ -36,7 +39,11 @@ def configure(level: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _without_repeats],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _visible,
+                _renderer(),
+            ],
         )
     )
     root = logging.getLogger()
@@ -56,8 +63,19 @@ def _without_repeats(logger: WrappedLogger, method: str, event: EventDict) -> Ev
     }
 
 
+def _visible(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001  # structlog gives them
+    return {
+        key: value if key == "exc_info" else shown(value if isinstance(value, str) else repr(value))
+        for key, value in event.items()
+    }
+
+
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    stream.writelines(f"\n{line}" for line in traced(exc_info[1]))
+
+
 def _renderer() -> Processor:
     is_colourful = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     return structlog.dev.ConsoleRenderer(
-        colors=is_colourful, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        colors=is_colourful, pad_event_to=0, exception_formatter=_traceback
     )

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 import typer
 
-from saga.adapters.opening import OpenedStore
 from saga.console.cli.commands import DefinitionName, Id, Limit
-from saga.console.cli.output import Misused, NotSo, Printer
+from saga.console.cli.output import Misused, NotSo, Printer, command_line
 from saga.console.cli.session import Session, find_saga, history_of, saga_id_from
 from saga.contracts.cloudevents import parse_rfc3339, rfc3339
 from saga.core.events import Message
 from saga.core.fold import fold
 from saga.core.history import NAME_OF, Entry, to_plain
-from saga.core.identity import Instant, SagaId, instant
+from saga.core.identity import Instant, TimerId, instant
 from saga.core.state import StepRow, step_rows
 from saga.core.status import SagaStatus
 from saga.ports import SagaSummary
+from saga.ports.store import DueTimer
 
-PAGE_SAGAS: Final = 500
+PAGE_ROWS: Final = 500
+Row = TypeVar("Row")
 VERSION_DIGITS_MAX: Final = 9
 
 
@@ -46,16 +47,24 @@ async def ls(
         start = saga_id_from(after) if after is not None else None
         if start is not None and not await store.catalogue.summaries([start]):
             raise NotSo(f"--after: there is no saga {after}")
-        rows: list[SagaSummary] = []
-        async for summary in _summaries(store, status, definition, start, limit):
-            if printer.is_json:
-                printer.json(row_of(summary))
-            else:
-                rows.append(summary)
-    if rows:
-        _print_sagas(printer, rows, is_cut=len(rows) == limit)
-    elif not printer.is_json:
+
+        async def page(after: SagaSummary | None, count: int) -> Sequence[SagaSummary]:
+            begin = start if after is None else after.saga_id
+            return await store.catalogue.sagas(
+                status=status, definition=definition, after=begin, limit=count
+            )
+
+        rows, is_cut = await first(limit, page)
+    if printer.is_json:
+        for row in rows:
+            printer.json(row_of(row))
+    elif rows:
+        _print_sagas(printer, rows)
+    else:
         printer.note("no such saga" if status or definition or after else "no saga yet")
+    if is_cut:
+        chosen = {"--status": status, "--definition": definition, "--limit": limit}
+        printer.note(more("ls", chosen, rows[-1].saga_id))
 
 
 async def show(session: Session, saga: Id) -> None:
@@ -113,10 +122,23 @@ async def history(
     )
 
 
-async def timers(session: Session, *, limit: Limit = 100) -> None:
+async def timers(
+    session: Session,
+    *,
+    limit: Limit = 100,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="TIMER", help="Begin after this timer.")
+    ] = None,
+) -> None:
     """List armed timers, the earliest first."""
+    start = None if after is None else TimerId(after)
     async with session.reading() as store:
-        armed = await store.catalogue.timers(limit=limit)
+
+        async def page(after: DueTimer | None, count: int) -> Sequence[DueTimer]:
+            begin = start if after is None else after.timer_id
+            return await store.catalogue.timers(after=begin, limit=count)
+
+        armed, is_cut = await first(limit, page)
     session.printer.listing(
         [
             {"timer_id": timer.timer_id, "saga_id": timer.saga_id, "due_at": iso(timer.due_at)}
@@ -124,8 +146,30 @@ async def timers(session: Session, *, limit: Limit = 100) -> None:
         ],
         ("due (UTC)", "timer"),
         lambda row: (row["due_at"][:19], row["timer_id"]),
-        nothing="no timer is armed",
+        nothing="no timer is armed" if after is None else f"none is armed after {after}, or not it",
     )
+    if is_cut:
+        session.printer.note(more("timers", {"--limit": limit}, armed[-1].timer_id))
+
+
+async def first(
+    limit: int, page: Callable[[Row | None, int], Awaitable[Sequence[Row]]]
+) -> tuple[list[Row], bool]:
+    """At most *limit* rows, read page by page, and whether there are more behind them."""
+    rows: list[Row] = []
+    while len(rows) <= limit:
+        wanted = min(limit - len(rows) + 1, PAGE_ROWS)
+        got = await page(rows[-1] if rows else None, wanted)
+        rows += got
+        if len(got) < wanted:
+            break
+    return rows[:limit], len(rows) > limit
+
+
+def more(command: str, chosen: Mapping[str, object], after: object) -> str:
+    """That a listing was cut, and the command that goes on with what was *chosen*."""
+    words = [word for option, given in chosen.items() if given for word in (option, str(given))]
+    return f"there are more: {command_line(*command.split(), *words, '--after', after)}"
 
 
 def row_of(summary: SagaSummary) -> dict[str, Any]:
@@ -155,7 +199,7 @@ def iso(at: Instant) -> str:
     return rfc3339(instant(at)).decode()
 
 
-def _print_sagas(printer: Printer, rows: Sequence[SagaSummary], *, is_cut: bool) -> None:
+def _print_sagas(printer: Printer, rows: Sequence[SagaSummary]) -> None:
     # Ids are for programs; `definition/key` names a saga just as well.
     names = ("id", "saga", "status", "started", "reason, or what it waits for")
     cells = [
@@ -168,29 +212,8 @@ def _print_sagas(printer: Printer, rows: Sequence[SagaSummary], *, is_cut: bool)
         )
         for row in rows
     ]
-    first = 0 if printer.is_wide else 1
-    printer.table(names[first:], [row[first:] for row in cells])
-    if is_cut:
-        printer.note(f"there may be more: --after {rows[-1].saga_id}")
-
-
-async def _summaries(
-    store: OpenedStore,
-    status: SagaStatus | None,
-    definition: str | None,
-    after: SagaId | None,
-    limit: int,
-) -> AsyncIterator[SagaSummary]:
-    while limit > 0:
-        page = await store.catalogue.sagas(
-            status=status, definition=definition, after=after, limit=min(limit, PAGE_SAGAS)
-        )
-        for summary in page:
-            yield summary
-        if len(page) < min(limit, PAGE_SAGAS):
-            return
-        limit -= len(page)
-        after = page[-1].saga_id
+    left_out = 0 if printer.is_wide else 1
+    printer.table(names[left_out:], [row[left_out:] for row in cells])
 
 
 def _point(at: str | None) -> tuple[int, Instant]:

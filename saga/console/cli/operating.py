@@ -1,7 +1,7 @@
 """`signal`, `cancel` and the operators' acts: commands to one saga, sent through the bus.
 
-A command is accepted once it is durable on its topic, and its saga exists and has not ended. Its
-effect is decided in the saga's turn; `--wait` waits for that turn.
+A command is accepted once it is durable on its topic, and its saga would take it as it stands now.
+Its effect is decided in the saga's turn; `--wait` waits for that turn.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 
+from saga.adapters.clocks import SystemClock
 from saga.adapters.ids import new_id
 from saga.adapters.opening import OpenedStore
 from saga.console.cli.commands import Id
 from saga.console.cli.output import ExitCode, Misused, NotSo
-from saga.console.cli.session import Session, find_saga, history_of
+from saga.console.cli.session import Session, act_on, find_saga, history_of
 from saga.contracts import Command, CommandAct, Unreadable, canonical_text
 from saga.core.events import CancelMode
 from saga.core.fold import fold
@@ -29,6 +30,7 @@ from saga.core.values import value
 from saga.errors import CorruptHistory
 from saga.ports import SagaSummary
 from saga.runtime.router import command_fact
+from saga.runtime.trial import possible_acts, try_on
 
 WAIT_POLL_S: Final = 0.1
 
@@ -73,7 +75,7 @@ async def signal(
     """Send a signal to a saga; it is kept until the saga waits for one of this name."""
     if not name.strip():
         raise Misused("a signal needs a name")
-    text = canonical_text(payload.encode("utf-8", "surrogateescape"))
+    text = canonical_text(payload.encode())
     if isinstance(text, Unreadable):
         raise NotSo(f"the signal's payload: {text.message} ({text.code})")
     said = {"name": name, "payload": orjson.loads(text)}
@@ -140,7 +142,6 @@ async def _send(session: Session, saga: str, act: CommandAct, sending: Sending, 
             if printer.is_json:
                 printer.json(accepted | {"accepted": False})
             raise NotSo(f"saga {saga} is {summary.status.value} already: nothing was sent")
-        await _check_step(store, summary, said.get("step"))
         command = Command(
             command_id=sent_id,
             act=act,
@@ -152,6 +153,10 @@ async def _send(session: Session, saga: str, act: CommandAct, sending: Sending, 
         if sending.command_id is not None:
             history = await history_of(store, summary.saga_id)
             _check_id(session, command, _of_command(history, sent_id))
+        if (refusal := await _refusal(session, store, summary, command)) is not None:
+            if printer.is_json:
+                printer.json(accepted | {"accepted": False})
+            raise NotSo(f"nothing was sent, as saga {saga} would refuse it: {refusal}")
         await session.send(command, key=summary.key)
         if sending.wait is None:
             printer.result(accepted, f"command {sent_id} accepted")
@@ -189,16 +194,28 @@ def _check_id(session: Session, command: Command, entries: Sequence[Entry]) -> N
     )
 
 
-async def _check_step(store: OpenedStore, summary: SagaSummary, step: str | None) -> None:
-    if step is None:
-        return
-    try:
-        known = fold(summary.saga_id, await history_of(store, summary.saga_id)).steps
-    except CorruptHistory:
-        return  # its worker will log it, and the command is deferred
-    if step not in known:
-        steps = ", ".join(sorted(known)) or "none yet"
-        raise NotSo(f"saga {summary.saga_id} has no step {step!r}; its steps: {steps}")
+async def _refusal(
+    session: Session, store: OpenedStore, summary: SagaSummary, command: Command
+) -> str | None:
+    """Why the saga would refuse *command*, and what it would take instead; None if it would not."""
+    saga_id, at = summary.saga_id, SystemClock().now()
+    history = (await store.store.load([saga_id])).get(saga_id)
+    if history is None or isinstance(history, CorruptHistory):
+        return None  # its worker will log it, and the command is deferred
+    sagas = session.sagas
+    tried = try_on(sagas, history, command, at)
+    if tried.waits is not None:  # but for the code here: its worker may have other code
+        session.printer.note(f"by the code here it waits: {tried.waits}")
+        tried = try_on(None, history, command, at)
+    if (why := tried.refusal) is None:
+        return None
+    known = fold(saga_id, history).steps
+    if command.step is not None and command.step not in known:
+        why = (
+            f"it has no step {command.step!r}; its steps: {', '.join(sorted(known)) or 'none yet'}"
+        )
+    acts = [act_on(summary, each) for each in possible_acts(sagas, saga_id, history, at)]
+    return f"{why}. It would take: {', '.join(acts)}" if acts else why
 
 
 async def _recorded(

@@ -1,15 +1,19 @@
 """Where commands print, and how they fail: results on standard output, the rest on standard error.
 
 With `--json` a result is one JSON object a line, on a terminal and in a pipe. Control characters
-are made visible, so that no key or reason can repaint a terminal. An error becomes an exit code and
-a sentence; a traceback is for our own bugs only.
+and line ends are made visible, so that no key or reason can repaint a terminal or forge a line. An
+error becomes an exit code and a sentence; a traceback is for our own bugs only.
 """
 
 from __future__ import annotations
 
+import errno
+import json
+import re
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final, Literal
 
@@ -18,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from saga.core.texts import described
 from saga.errors import (
     BusUnavailable,
     SagaError,
@@ -38,13 +43,16 @@ STYLES: Final = {
     ),
 }
 Row = Mapping[str, Any]
+_COMMAND: Final = re.compile(r"`(saga [^`]+)`")
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Printer:
-    """The two streams of one command."""
+    """The two streams of one command; *options* are the settings that its caller gave it."""
 
-    def __init__(self, *, is_json: bool = False) -> None:
+    def __init__(self, *, is_json: bool = False, options: Sequence[str] = ()) -> None:
         self.is_json = is_json
+        self.options = options
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
 
@@ -78,7 +86,10 @@ class Printer:
 
     def json(self, row: Row) -> None:
         """Print *row* as one line of JSON; payloads may be `orjson.Fragment`."""
-        sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
+        text = orjson.dumps(row).decode()
+        if not text.isprintable():  # only strings can hold such characters
+            text = "".join(map(_json_char, text))
+        sys.stdout.buffer.write(f"{text}\n".encode())
 
     def flush(self) -> None:
         sys.stdout.flush()
@@ -88,7 +99,13 @@ class Printer:
 
     def note(self, text: str, *, style: str | None = None) -> None:
         """Say something beside the result, on standard error."""
-        self.err.print(Text(shown(text), style=style or ""))
+        self.err.print(Text(shown(self.pasteable(text)), style=style or ""))
+
+    def pasteable(self, text: str) -> str:
+        """*text*, its commands with the options that this one was called with."""
+        if not self.options:
+            return text
+        return _COMMAND.sub(lambda found: f"`{found[1]} {shlex.join(self.options)}`", text)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print without borders: numbers to the right, None empty, only the last column folded."""
@@ -104,14 +121,35 @@ class Printer:
         self.out.print(table)
 
 
+def command_line(*words: object) -> str:
+    """A command as one types it, with all that it needs."""
+    return f"`saga {shlex.join(map(str, words))}`"
+
+
 def shown(text: str) -> str:
-    """*text* with control characters, other than line ends, made visible."""
+    """*text* as one line, its control characters and line ends made visible."""
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in text
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def traced(error: BaseException) -> Iterator[str]:
+    """The lines of a traceback; what the exceptions say is one line each."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None:
+        yield from traced(before)
+        yield "and from that, or while it was handled:"
+    if error.__traceback__ is not None:
+        yield "Traceback (most recent call last):"
+    for frame in traceback.format_tb(error.__traceback__):
+        yield from map(shown, frame.splitlines())
+    for text in (described(error), *getattr(error, "__notes__", ())):
+        yield shown(str(text))
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from (f"  | {line}" for line in traced(inner))
 
 
 class ExitCode(IntEnum):
@@ -119,6 +157,9 @@ class ExitCode(IntEnum):
     NOT_SO = 1
     USAGE = 2
     UNREACHABLE = 3
+
+
+INTERRUPTED: Final = 130
 
 
 class NotSo(SagaError):
@@ -133,21 +174,35 @@ class AppRefused(SagaError):
     """Raised when the application that the settings name cannot be loaded."""
 
 
+class OutputFailed(SagaError):
+    """Raised when standard output takes no more, for example on a full disk."""
+
+
+class TooFewFiles(SagaError):
+    """Raised when this process may not open as many files as a command needs."""
+
+
 def report(error: BaseException, printer: Printer) -> ExitCode:
     """Print *error* as a sentence on standard error; gives the exit code."""
     cause = _first_cause(error)
+    text = str(cause)
     match cause:
         case SettingsError() | Misused() | AppRefused() | StoreForeign():
             code = ExitCode.USAGE
-        case StoreUnavailable() | BusUnavailable() | StoreRefused():
+        case StoreUnavailable() | BusUnavailable() | StoreRefused() | TooFewFiles():
             code = ExitCode.UNREACHABLE
         case SagaError():
             code = ExitCode.NOT_SO
+        case OSError():
+            text = f"{cause.filename}: {cause.strerror}" if cause.filename else text
+            code = ExitCode.UNREACHABLE if cause.errno in _NO_ROOM else ExitCode.NOT_SO
+        case MemoryError():
+            text, code = "there is no memory left", ExitCode.UNREACHABLE
         case _:
-            text = "".join(traceback.format_exception(cause))
-            printer.note(f"{text}This is a bug in saga, or in what it was asked to run.")
-            return ExitCode.NOT_SO
-    printer.note(f"saga: {cause}", style="red")
+            for line in traced(cause):
+                printer.note(line)
+            text, code = "this is a bug in saga, or in what it was asked to run", ExitCode.NOT_SO
+    printer.note(f"saga: {text}", style="red")
     return code
 
 
@@ -169,7 +224,12 @@ def _cell(value: object) -> Text:
             return Text(f"{value:,}")
         case _:
             text = str(value)
-            return Text(shown(text).replace("\n", " "), style=STYLES.get(text, ""))
+            return Text(shown(text), style=STYLES.get(text, ""))
+
+
+def _json_char(char: str) -> str:
+    """*char* as JSON may write it, in ASCII where it is not printable."""
+    return char if char.isprintable() else json.dumps(char)[1:-1]
 
 
 def _console(*, stderr: bool) -> Console:

@@ -54,7 +54,7 @@ async def publish(
     lines = (
         _lines(sys.stdin.buffer, session.settings.record_bytes)
         if payload == STDIN
-        else iter([(1, payload.encode("utf-8", "surrogateescape"))])
+        else iter([(1, payload.encode())])
     )
     is_bad = False
     async with session.publishing() as publisher:
@@ -81,18 +81,27 @@ def _publishable(app: Application, contract: str) -> str:
     except UnknownContract as error:
         raise NotSo(str(error)) from None
     if known.kind is Kind.CONTROL:
-        raise NotSo(f"{contract} is the engine's own: use `saga signal`, `saga cancel` and so on")
+        raise NotSo(
+            f"{contract} is the engine's own: signal, cancel and so on have commands of their own"
+        )
     return known.contract_name
 
 
 def _lines(stream: BinaryIO, bytes_max: int) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers from 1; a line that is too long is cut just above the limit."""
     number = 0
-    while line := stream.readline(bytes_max + 2):
+    while line := _read(stream, bytes_max + 2):
         number += 1
         yield number, line.rstrip(b"\r\n")
         while len(line) >= bytes_max + 2 and not line.endswith(b"\n"):
-            line = stream.readline(bytes_max + 2)
+            line = _read(stream, bytes_max + 2)
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    try:
+        return stream.readline(size)
+    except OSError as error:
+        raise NotSo(f"standard input cannot be read: {error.strerror}") from error
 
 
 async def _send(

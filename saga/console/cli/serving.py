@@ -81,7 +81,7 @@ def run_fast(main: Coroutine[Any, Any, T]) -> T:
         import uvloop
 
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with contextlib.closing(main), asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
 
 
@@ -212,8 +212,10 @@ async def health(
     if status is None:
         printer.note(f"saga: nobody answers at {address}: {answer['problems'][0]}", style="red")
         return ExitCode.UNREACHABLE
-    problems = [f"    {problem}" for problem in answer.get("problems", ())]
-    printer.result(answer, "\n".join([answer["status"], *problems]))
+    printer.result(answer, answer["status"])
+    if not printer.is_json:
+        for problem in answer.get("problems", ()):
+            printer.say(f"    {problem}")
     return ExitCode.OK if status == OK else ExitCode.NOT_SO
 
 

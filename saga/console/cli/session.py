@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 import sys
 import sysconfig
 import traceback
@@ -28,18 +29,28 @@ from saga.adapters.opening import (
     refuse_stores_of_others,
 )
 from saga.application import Application
-from saga.console.cli.output import AppRefused, NotSo, Printer
-from saga.contracts import Command
+from saga.authoring.registry import SagaRegistry
+from saga.console.cli.output import AppRefused, NotSo, Printer, command_line
+from saga.contracts import Command, CommandAct
 from saga.core.history import Entry
 from saga.core.identity import SagaId, saga_named
 from saga.errors import CorruptHistory, DefinitionError, StoreUnavailable
 from saga.ports import SagaSummary, TopicSpec
 from saga.publishing.writer import EventWriter
 from saga.runtime.publisher import Publisher
+from saga.runtime.trial import PossibleAct
 from saga.settings import Settings, file_of
 
 _ENGINE: Final = Path(__file__).parents[2]
 _LIBRARIES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+_TYPEABLE: Final = re.compile(r"[\w][\w ./:@+,=-]{0,200}")
+_REASONS: Final = {
+    CommandAct.RELEASE: "the cause is mended",
+    CommandAct.RETRY: "the cause is mended",
+    CommandAct.SKIP: "nobody can undo it",
+    CommandAct.COMPENSATE: "it is to be undone",
+    CommandAct.ABANDON: "nothing else helps",
+}
 _ADVICE: Final = "run saga where it is, or name another one with --app or SAGA_APP"
 
 
@@ -68,6 +79,14 @@ class Session:
     def app(self) -> Application:
         """The application; AppRefused where it cannot be loaded."""
         return load_app(self.settings.app)
+
+    @property
+    def sagas(self) -> SagaRegistry | None:
+        """The application's sagas; None where it cannot be loaded."""
+        try:
+            return self.app.registry
+        except AppRefused:
+            return None
 
     @asynccontextmanager
     async def reading(self, *, to_act: bool = False) -> AsyncIterator[OpenedStore]:
@@ -113,7 +132,7 @@ def must_exist(address: str, what: str) -> None:
     if not is_there(address):
         raise StoreUnavailable(
             f"there is no {what} at {file_of(address)}: nothing has run there yet. Start with `saga"
-            f" run` or `saga publish`, or name another one with --{what} or SAGA_{what.upper()}"
+            f" run`, publish something, or name another one with --{what} or SAGA_{what.upper()}"
         )
 
 
@@ -141,6 +160,18 @@ async def history_of(store: OpenedStore, saga: SagaId) -> list[Entry]:
     if isinstance(history, CorruptHistory):
         raise history
     return list(history)
+
+
+def act_on(saga: SagaSummary, possible: PossibleAct) -> str:
+    """The command for an act that is possible now, with a reason that may be said better."""
+    step = () if possible.step is None else (possible.step,)
+    return command_line(possible.act, name_of(saga), *step, "--reason", _REASONS[possible.act])
+
+
+def name_of(saga: SagaSummary) -> str:
+    """`definition/key` where one can type that, else the saga's id."""
+    name = f"{saga.definition}/{saga.key}"
+    return name if _TYPEABLE.fullmatch(name) else saga.saga_id
 
 
 def load_app(name: str) -> Application:

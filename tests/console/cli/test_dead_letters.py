@@ -69,7 +69,7 @@ def test_redrive_wants_to_know_which(dead_letter):
     assert call("dlq", "redrive").code == 2
     assert call("dlq", "redrive", 1, "--all").code == 2
     assert call("dlq", "redrive", 999).code == 1
-    assert call("dlq", "redrive", "--reason", "nonsense").code == 1
+    assert call("dlq", "redrive", "--code", "nonsense").code == 1
     assert call("dlq", "show", 999).code == 1
 
 

@@ -101,10 +101,3 @@ def test_waiting_for_a_worker_that_is_not_there_ends_in_time(waiting):
     assert called.code == 1
     assert called.row["accepted"] is True
     assert "no worker" in called.err
-
-
-def test_a_release_of_a_saga_that_runs_is_recorded_as_refused(waiting):
-    assert call("release", waiting, "--reason", "r").code == 0
-    assert status(waiting) == "running"
-    rows = call("history", waiting, "--json").rows
-    assert [row["type"] for row in rows[-2:]] == ["operator-acted", "noted"]

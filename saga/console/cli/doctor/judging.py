@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from saga.console.cli.output import command_line
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.core.values import value
@@ -96,6 +97,8 @@ class HeldUp:
     count: int
     example: str
     reason: str | None
+    acts: tuple[str, ...] = ()
+    """The commands that the example would take now."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +116,7 @@ class Facts:
         store_ahead_s: how far the store's clock is ahead of this machine's.
         backlog_s: how long the oldest entry has waited to be published.
         dead: how many dead letters there are, by reason.
+        doubts: what is doubtful about the settings, with what to do.
     """
 
     now: Instant
@@ -136,6 +140,7 @@ class Facts:
     skipped: Mapping[Skip, int] = field(default_factory=dict)
     outbox_waits_s: float | None = None
     outbox_refused: int = 0
+    doubts: list[str] = field(default_factory=list)
 
 
 def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
@@ -153,6 +158,7 @@ def judge(facts: Facts, *, lag_max: int) -> list[Finding]:
         *_skipped(facts),
         *_handlers(facts),
         *_outbox(facts),
+        *(_doubt(doubt) for doubt in facts.doubts),
     ]
     return sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
 
@@ -269,13 +275,16 @@ def _held_up(held_up: HeldUp) -> Finding:
     if held_up.status is SagaStatus.STALLED:
         advice = "run workers whose application has this version"
         return Finding("stalled", Severity.ERROR, what, where, advice)
-    advice = f"look with `saga show`, mend the cause, then `saga release {held_up.example}`"
+    acts = ", or ".join(held_up.acts) or "deploy the code that wrote its history"
+    advice = f"look with {command_line('show', held_up.example)}, mend the cause, then {acts}"
     return Finding("parked", Severity.WARNING, what, where, advice)
 
 
 def _dead_letters(facts: Facts) -> Iterator[Finding]:
-    advice = "look with `saga dlq ls`, mend the cause, then `saga dlq redrive`"
     for reason, count in sorted(facts.dead.items()):
+        look = command_line("dlq", "ls", "--reason", reason)
+        redrive = command_line("dlq", "redrive", "--code", reason)
+        advice = f"look with {look}, mend the cause, then {redrive}"
         what = f"{count:,} records are dead letters: {reason}"
         yield Finding("dlq", Severity.WARNING, what, "store", advice)
 
@@ -305,6 +314,12 @@ def _outbox(facts: Facts) -> Iterator[Finding]:
         what = f"{facts.outbox_refused:,} events were refused by the bus"
         advice = "look with `saga outbox status`, mend the cause, then `saga outbox retry`"
         yield Finding("outbox", Severity.ERROR, what, "outbox", advice)
+
+
+def _doubt(doubt: str) -> Finding:
+    where, _, what = doubt.partition(": ")
+    what, _, advice = what.partition(": ")
+    return Finding("settings", Severity.WARNING, what, where, advice)
 
 
 def _place(source: Source) -> str:

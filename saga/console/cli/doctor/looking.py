@@ -24,9 +24,10 @@ from saga.adapters.opening import (
 )
 from saga.adapters.sqlite import LocalBus, SqliteDatabase
 from saga.application import Application
+from saga.authoring import SagaRegistry
 from saga.console.cli.doctor.judging import Facts, Finding, Group, HeldUp, Schema, Severity, judge
 from saga.console.cli.output import AppRefused, ExitCode
-from saga.console.cli.session import Session, closing, is_there, must_exist
+from saga.console.cli.session import Session, act_on, closing, is_there, must_exist, name_of
 from saga.contracts import contract_of
 from saga.core.durations import SECOND_US
 from saga.core.identity import Instant
@@ -34,9 +35,10 @@ from saga.core.status import SagaStatus
 from saga.effects.request import group_of
 from saga.errors import BusUnavailable, SettingsError, StoreRefused, StoreUnavailable
 from saga.ports import SagaSummary, Source
-from saga.ports.store import UnhandledKind
+from saga.ports.store import History, UnhandledKind
 from saga.runtime.router import Router
-from saga.settings import file_of
+from saga.runtime.trial import possible_acts
+from saga.settings import file_of, redacted
 
 LAG_RECORDS: Final = 10_000
 SAGAS_MAX: Final = 10_000
@@ -68,10 +70,11 @@ async def doctor(
     for finding in findings:
         row = asdict(finding)
         del row["is_unreachable"]
-        text = f"{finding.severity.value}: {finding.where}: {finding.what}"
+        row |= {name: printer.pasteable(row[name]) for name in ("what", "advice")}
+        text = f"{finding.severity.value}: {finding.where}: {row['what']}"
         printer.result(row, text, style=styles[finding.severity])
         if not printer.is_json:
-            printer.say(f"    {finding.advice}")
+            printer.say(f"    {row['advice']}")
     row = {"ok": not errors, "errors": errors, "warnings": warnings}
     is_well = not errors and not warnings
     printer.result(row, "all is well" if is_well else f"{errors} errors, {warnings} warnings")
@@ -83,6 +86,7 @@ async def doctor(
 async def look(session: Session) -> Facts:
     """Everything that can be seen. Changes nothing that was there before."""
     facts, app, settings = Facts(now=SystemClock().now()), Application(), session.settings
+    facts.doubts = settings.doubts()
     with _noted(facts, "application", settings.app, "name another one with --app"):
         app = session.app
         facts.known = frozenset((saga.name, saga.version) for saga in app.sagas)
@@ -111,9 +115,8 @@ def _noted(facts: Facts, check: str, where: str, advice: str) -> Iterator[None]:
         yield
     except (AppRefused, BusUnavailable, SettingsError, StoreRefused, StoreUnavailable) as error:
         is_unreachable = check in ("bus", "store") and not isinstance(error, StoreRefused)
-        where = where.rpartition("@")[2]  # without user and password
         facts.unreachable.append(
-            Finding(check, Severity.ERROR, str(error), where, advice, is_unreachable)
+            Finding(check, Severity.ERROR, str(error), redacted(where), advice, is_unreachable)
         )
 
 
@@ -216,7 +219,7 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
             replace(group, following=following) if group.role == "orchestrator" else group
             for group in facts.groups
         ]
-        await _look_at_sagas(facts, store)
+        await _look_at_sagas(facts, store, session.sagas)
         for waiting in await store.store.backlog(limit=1):
             facts.backlog_s = _age_s(facts, waiting.appended_at)
         for timer in await store.catalogue.timers(limit=1):
@@ -226,7 +229,7 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
         facts.skipped = await store.catalogue.skipped()
 
 
-async def _look_at_sagas(facts: Facts, store: OpenedStore) -> None:
+async def _look_at_sagas(facts: Facts, store: OpenedStore, known: SagaRegistry | None) -> None:
     for status in (SagaStatus.RUNNING, SagaStatus.ROLLING_BACK):
         sagas = await store.catalogue.sagas(status=status, limit=SAGAS_MAX)
         for name, count in Counter(map(_version_of, sagas)).items():
@@ -241,10 +244,21 @@ async def _look_at_sagas(facts: Facts, store: OpenedStore) -> None:
                     version=version,
                     status=status,
                     count=1 + len(others),
-                    example=f"{definition}/{first.key}",
+                    example=name_of(first),
                     reason=first.reason,
+                    acts=await _acts(store, first, known, facts.now),
                 )
             )
+
+
+async def _acts(
+    store: OpenedStore, saga: SagaSummary, known: SagaRegistry | None, at: Instant
+) -> tuple[str, ...]:
+    """The commands that a saga which stands still would take now."""
+    history = (await store.store.load([saga.saga_id])).get(saga.saga_id)
+    if not isinstance(history, History):
+        return ()
+    return tuple(act_on(saga, act) for act in possible_acts(known, saga.saga_id, history, at))
 
 
 def _version_of(saga: SagaSummary) -> tuple[str, int]:
