@@ -11,9 +11,8 @@ from saga.adapters.sqlite import SqliteEffectsStore
 from saga.core.intents import IntentIssued
 from tests.domain.conftest import basket, looking_at
 from tests.domain.oracle import fulfil_all
+from tests.patience import HANG_S
 from topics.orders import OrderConfirmed, OrderRejected
-
-OUTCOME_S = 20.0
 
 
 class Grocery:
@@ -48,7 +47,7 @@ def grocery(tmp_path):
 async def order(service, one):
     """Publish a basket's order and wait for its outcome."""
     saga_id = await service.publish(order_placed(one))
-    return await service.outcome(saga_id, timeout=OUTCOME_S)
+    return await service.outcome(saga_id, timeout=HANG_S)
 
 
 async def steps(service, one):

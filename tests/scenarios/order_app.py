@@ -29,22 +29,25 @@ def flawless(place: str) -> None:
     """Code without a flaw."""
 
 
-def order_saga(*, version: int = 1, flaw: Callable[[str], None] = flawless):
-    """Reserve, have somebody approve, pay. *flaw* may raise on the way, as a bug would."""
+def order_saga(*, version: int = 1, flaw: Callable[[str], None] = flawless, nap: str = "700ms"):
+    """Reserve, have somebody approve, pay; an order of nothing has a *nap* before.
+
+    *flaw* may raise on the way, as a bug would.
+    """
 
     @saga("order", version=version, starts_on=OrderPlaced, rolled_back=OrderRejected)
     async def order(ctx: Context, placed: OrderPlaced) -> OrderConfirmed:
         flaw(f"start {placed.order_id}")
         reserved = await ctx.do(
-            Reserve(order_id=placed.order_id), undo=Unreserve, retry=AT_ONCE, timeout="20s"
+            Reserve(order_id=placed.order_id), undo=Unreserve, retry=AT_ONCE, timeout="10m"
         )
         flaw(f"reserved {placed.order_id}")
         if placed.wants_approval:
             await ctx.wait("approval", str, timeout="1h")
         if placed.amount == 0:
-            await ctx.sleep("700ms")
+            await ctx.sleep(nap)
         pay = Pay(order_id=placed.order_id, amount=placed.amount)
-        await ctx.do(pay, undo=Refund, retry=AT_ONCE, timeout="20s")
+        await ctx.do(pay, undo=Refund, retry=AT_ONCE, timeout="10m")
         return OrderConfirmed(order_id=placed.order_id, shelf=reserved.shelf)
 
     return order

@@ -1,7 +1,6 @@
 """The same service with everything in PostgreSQL, on a real Kafka and on the embedded bus."""
 
 import asyncio
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,8 +22,6 @@ from tests.scenarios import order_app
 
 ORDERS = 60
 OVER_THE_LIMIT = 1_000
-TAKEOVER_MAX_S = 15
-LOOK_S = 2
 BOOKS = "SELECT what, order_id FROM effects"
 INBOX = "SELECT step, outcome FROM saga_inbox"
 
@@ -106,7 +103,8 @@ def process(places: dict[str, str], *roles: str) -> Service:
 
 async def test_an_outcome_of_another_process_is_heard_of(on_postgres, places, monkeypatch):
     """Who waits for it need not wait for the next time that the store is asked."""
-    monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 60)
+    monkeypatch.setattr("saga.runtime.outcomes.POLL_S", 2 * HANG_S)
+    monkeypatch.setattr("saga.runtime.outcomes.LISTENING_POLL_S", 2 * HANG_S)
     async with on_postgres(), process(places) as waiting:
         placed = order_app.OrderPlaced(order_id="o-1", amount=0)  # which takes some time
         outcome = await waiting.outcome(await waiting.publish(placed), timeout=HANG_S)
@@ -135,11 +133,9 @@ async def test_stored_records_of_a_dead_process_are_published_by_another(
         async with asyncio.timeout(HANG_S):
             await stored.wait()
         await mute.stop()
-        stopped_at = time.monotonic()
         outcomes = await asyncio.gather(
             *(service.outcome(saga_id, timeout=HANG_S) for saga_id in sagas)
         )
-        assert time.monotonic() - stopped_at < TAKEOVER_MAX_S
 
     assert {outcome.status for outcome in outcomes} == {SagaStatus.COMPLETED}
     reserves = await sent(places, order_app.Reserve)
@@ -157,11 +153,13 @@ async def sent(places: dict[str, str], model: type[Intent[Any]]) -> dict[bytes, 
     parts = open_bus_and_store(settings)
     topic = settings.topic_names.topic(contract_of(model).contract_name)
     found: dict[bytes, set[object]] = defaultdict(set)
+    bounds = await parts.bus.bounds([Source(topic, n) for n in range(settings.partitions)])
+    left = sum(end - begin for begin, end in bounds.values())
     consumer = await parts.bus.subscribe("who-looks-on", [topic], resume_at=from_the_beginning)
     try:
-        until = time.monotonic() + LOOK_S
-        while time.monotonic() < until:
+        while left > 0:
             for record in await consumer.fetch(records_max=500, timeout_s=0.2):
+                left -= 1
                 headers = dict(record.headers)
                 found[headers["ce_id"]].add((record.key, record.value, *sorted(headers.items())))
     finally:

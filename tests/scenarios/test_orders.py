@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
+from saga.adapters.clocks import SystemClock
 from saga.contracts import CommandAct
 from saga.core.events import CancelMode, TimerFired
-from saga.core.identity import saga_id
+from saga.core.identity import Instant, saga_id
 from saga.core.intents import TimerArmed
 from saga.core.status import SagaStatus
 from saga.errors import UnknownSaga
@@ -21,6 +22,8 @@ from tests.scenarios.order_app import (
     addresses,
     order_saga,
 )
+
+HOUR_US = 3_600 * 1_000_000
 
 
 def flaw_at(*places: str):
@@ -119,14 +122,16 @@ class TestOrders:
 
 
 class TestTime:
-    async def test_a_sleeping_saga_survives_a_restart(self, deployment):
-        async with deployment.service() as service:
+    async def test_a_sleeping_saga_survives_a_restart(self, deployment, monkeypatch):
+        async with deployment.service(order_saga(nap="1h")) as service:
             (saga,) = await placed(service, "o-1", amount=0)
             await service.idle(timeout=HANG_S)
             (timer,) = await service.catalogue.timers()
             assert timer.timer_id.startswith(saga)
             assert (await summary_of(service, saga)).waiting_for.startswith("timer")
         assert ("pay", "o-1") not in deployment.effects()
+        now = SystemClock.now
+        monkeypatch.setattr(SystemClock, "now", lambda self: Instant(now(self) + HOUR_US))
         async with deployment.service() as service:
             assert (await service.outcome(saga, timeout=HANG_S)).status is SagaStatus.COMPLETED
             assert await service.catalogue.timers() == []

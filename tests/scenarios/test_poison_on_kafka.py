@@ -22,12 +22,10 @@ from saga.core.status import SagaStatus
 from saga.ports import Record
 from saga.ports.store import UnhandledKind
 from saga.settings import Settings
-from tests.patience import until
+from tests.patience import HANG_S, until
 from tests.scenarios import order_app
 from tests.scenarios.examined import effects
 
-WAIT_S = 60
-DEAD_LETTER_S_MAX = 5.0
 HUGE = 5 * 1_048_576
 CODECS = (None, "gzip", "snappy", "lz4", "zstd")
 PARTS = 12
@@ -99,9 +97,7 @@ async def publish_among(kafka, topic: str, bad: list[Record], good: list[Record]
             await asyncio.gather(*sent)
 
 
-async def test_poison_is_a_dead_letter_within_seconds_and_its_partition_goes_on(
-    kafka, namespace, tmp_path
-):
+async def test_poison_is_a_dead_letter_and_its_partition_goes_on(kafka, namespace, tmp_path):
     """Null and non-UTF-8 headers, no key, no value, 5 MB, wrong schema, unknown version.
 
     They are compressed or not. Where code raises, its saga waits until a release by code that does
@@ -132,16 +128,12 @@ async def test_poison_is_a_dead_letter_within_seconds_and_its_partition_goes_on(
 
         await until(are_dead_letters)
         outcomes = {
-            name: await service.outcome(saga_id("order", name), timeout=WAIT_S) for name in names
+            name: await service.outcome(saga_id("order", name), timeout=HANG_S) for name in names
         }
         dead = await service.catalogue.unhandled(kind=UnhandledKind.DEAD)
         [deferred] = await service.catalogue.unhandled(kind=UnhandledKind.DEFERRED)
         assert await service.problems() == []
 
-    late = {
-        record.reason: (record.kept_at - record.timestamp) / 1e6 for record in (*dead, deferred)
-    }
-    assert max(late.values()) <= DEAD_LETTER_S_MAX, late
     assert {record.position.partition for record in dead} == {0}
     assert {(record.key, record.value) for record in dead} == {
         (record.key, record.value) for record in bad.values()
@@ -155,7 +147,7 @@ async def test_poison_is_a_dead_letter_within_seconds_and_its_partition_goes_on(
     async with order_app.service(tmp_path, order_app.order_saga(), **given) as mended:
         cursed = saga_id("order", "cursed")
         await mended.command(cursed, CommandAct.RELEASE, reason="mended")
-        assert (await mended.outcome(cursed, timeout=WAIT_S)).status is SagaStatus.COMPLETED
+        assert (await mended.outcome(cursed, timeout=HANG_S)).status is SagaStatus.COMPLETED
     done = effects(tmp_path)
     assert {order for what, order in done if what == "pay"} == set(names)
     assert set(done.values()) == {1}
@@ -166,7 +158,7 @@ async def copies(kafka, topic: str, count: int) -> set[int]:
     bus = KafkaBus(KafkaConnection(servers=(kafka.bootstrap,)))
     consumer = await bus.subscribe(f"looker.{topic}", [topic])
     found = []
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(HANG_S):
         while len(found) < count:
             found += await consumer.fetch(records_max=100, timeout_s=0.2)
         found += await consumer.fetch(records_max=100, timeout_s=0.5)
@@ -192,7 +184,7 @@ async def test_redriven_records_come_back_in_order(kafka, namespace, tmp_path, c
     async with SagaApp(sagas=[filling]).service(**given) as service:
         for part in range(PARTS):
             for box in boxes:
-                service.commands._keys[saga_id("filling", box)] = box  # noqa: SLF001 - none is there to ask
+                service.commands._new[saga_id("filling", box)] = "filling", box  # noqa: SLF001 - none is there to ask
                 await service.signal(saga_id("filling", box), "part", part)
 
         async def are_dead_letters() -> bool:
@@ -205,9 +197,9 @@ async def test_redriven_records_come_back_in_order(kafka, namespace, tmp_path, c
         await until(lambda: _are_open(service, boxes))
         session = Session(Settings.read({}, **given), Printer(is_json=True))
         assert await dlq_redrive(session, everything=True) == 0
-        ends = [await service.outcome(saga_id("filling", box), timeout=WAIT_S) for box in boxes]
+        ends = [await service.outcome(saga_id("filling", box), timeout=HANG_S) for box in boxes]
         left = await service.catalogue.unhandled(kind=UnhandledKind.DEAD)
-        await service.idle(timeout=WAIT_S)
+        await service.idle(timeout=HANG_S)
     session.printer.flush()
 
     assert [record.event.parts for record in ends] == [list(range(PARTS))] * len(boxes)
