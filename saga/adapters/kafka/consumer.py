@@ -264,7 +264,11 @@ class KafkaConsumer(Consumer, HearsOfRevocation):
         # Asked first: a topic that is made anew after this is found out the next time.
         origins = await self._cluster.origins({source.topic for source in unpositioned})
         starts: dict[Source, int | str]
-        starts = {source: left for source, left in unpositioned.items() if left is not None}
+        starts = {
+            source: left
+            for source, left in unpositioned.items()
+            if left is not None and session.is_still(source, origins)
+        }
         if unknown := sorted(unpositioned.keys() - starts.keys()):
             starts.update(await self._starts(session, unknown, origins))
         try:
@@ -578,6 +582,11 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self.positions.pop(source, None)
         self.unpositioned[source] = None
 
+    def is_still(self, source: Source, origins: Mapping[str, Origin]) -> bool:
+        """Whether its topic is, by *origins*, the one that was taken over."""
+        known = self.origins.get(source.topic, UNKNOWN_ORIGIN)
+        return why_foreign(source, known, origins.get(source.topic, UNKNOWN_ORIGIN)) is None
+
     def move(self, source: Source, offset: int) -> None:
         """Drop what is buffered of *source* and read on at *offset*; nothing if it is not read."""
         if source in self.positions:
@@ -648,8 +657,7 @@ async def judge_again(session: ConsumerSession, cluster: Cluster, every_s: float
         with contextlib.suppress(BusUnavailable):
             found = await cluster.origins({source.topic for source in session.positions})
             for source in list(session.positions):
-                known = session.origins.get(source.topic, UNKNOWN_ORIGIN)
-                if why_foreign(source, known, found.get(source.topic, UNKNOWN_ORIGIN)):
+                if not session.is_still(source, found):
                     session.take_over_anew(source)
         for source in session.stopped:
             session.take_over_anew(source)

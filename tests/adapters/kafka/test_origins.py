@@ -2,9 +2,11 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.protocol.metadata import MetadataResponse_v5
 
 from saga.adapters.clocks import SystemClock
@@ -164,6 +166,28 @@ async def test_a_running_group_begins_a_topic_made_anew_at_its_begin(
                 offsets.add((each.partition, each.offset))
     assert reader.stopped == {}
     await reader.close()
+
+
+async def test_a_place_lost_for_a_moment_is_looked_for_in_the_topic_it_belongs_to(
+    bus: KafkaBus, topic: str
+) -> None:
+    """The new topic was too short when it was fetched from, and is long enough when it is asked."""
+    store, at = MemoryEventStore(), Source(topic, 0)
+    bus._settings = replace(QUICK, judge_again_s=HANG_S)  # noqa: SLF001  # nothing else looks
+    receiver = receiver_of(bus, store, topic)
+    await fill(bus, topic, b"old", 2, 3)
+    await receiver.start()
+    assert len(await read(receiver.consumer, 6)) == 6
+    old = Origin("the topic that was", None)
+    session = receiver.consumer._session  # noqa: SLF001
+    session.origins[topic] = old
+    await store.rebase({at: Place(2, old)}, reason="as it was read", at=MOMENT)
+
+    session.look_again([TopicPartition(*at)])
+    await until_stopped(receiver.consumer, 1)
+
+    assert "belongs to the topic the topic that was" in receiver.stopped[at]
+    await receiver.close()
 
 
 async def test_another_cluster_at_the_address_is_not_read(bus: KafkaBus, topic: str) -> None:
