@@ -55,10 +55,10 @@ MUTATIONS = (
     _mutation(
         "memory kept after a failed append",
         "saga/runtime/turns.py",
-        "        appended = await self._store.append(transaction, at=unit.at)\n",
-        "        for saga in unit.loaded:\n"
-        "            self._cache.keep(saga)\n"
-        "        appended = await self._store.append(transaction, at=unit.at)\n",
+        "            appended = await self._store.append(transaction, at=unit.at)\n",
+        "            for saga in unit.loaded:\n"
+        "                self._cache.keep(saga)\n"
+        "            appended = await self._store.append(transaction, at=unit.at)\n",
     ),
     _mutation(
         "memory decides alone",
