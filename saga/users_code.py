@@ -10,17 +10,38 @@ again by whoever comes next.
 from __future__ import annotations
 
 import asyncio
+import logging
+from typing import Any, TypeGuard, TypeVar
 
 from saga.errors import DefinitionError
+
+Error = TypeVar("Error", bound=BaseException)
 
 
 def is_ours(error: BaseException) -> bool:
     """Whether *error* is meant for this process, though users' code let it out; in a group too."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(is_ours(each) for each in error.exceptions)
-    if isinstance(error, asyncio.CancelledError):
+    if is_a(error, BaseExceptionGroup):
+        return any(map(is_ours, BaseExceptionGroup.exceptions.__get__(error)))
+    if is_a(error, asyncio.CancelledError):
         return _is_being_cancelled()
-    return isinstance(error, (KeyboardInterrupt, MemoryError))
+    return is_a(error, KeyboardInterrupt) or is_a(error, MemoryError)
+
+
+def is_a(error: BaseException, kind: type[Error]) -> TypeGuard[Error]:
+    """What `isinstance` says, without asking *error* itself: its answer would be users' code."""
+    return issubclass(type(error), kind)
+
+
+def log_raised(
+    log: logging.Logger, level: int, message: str, *args: object, error: BaseException, **extra: Any
+) -> None:
+    """Log *message* and what users' code raised, as far as that lets itself be rendered."""
+    try:
+        log.log(level, message, *args, exc_info=error, extra=extra, stacklevel=2)
+    except BaseException as failure:
+        if is_ours(failure):
+            raise
+        log.log(level, message, *args, extra=extra, stacklevel=2)
 
 
 def _is_being_cancelled() -> bool:

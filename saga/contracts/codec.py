@@ -43,7 +43,7 @@ from saga.core.identity import ID_BYTES_MAX
 from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import MalformedMessage, MessageError
-from saga.users_code import is_ours
+from saga.users_code import is_a, is_ours
 
 
 @value
@@ -265,9 +265,9 @@ def _refusal(path: ReadPath, value: bytes, error: BaseException) -> Unreadable:
     """Why well-formed JSON is no message of its contract."""
     if value.lstrip()[:1] != b"{":
         return Unreadable(UnreadableCode.NOT_AN_OBJECT, "expected a JSON object")
-    if isinstance(error, ValidationError):
+    if is_a(error, ValidationError):
         return schema_problem(error)
-    if isinstance(error, MalformedMessage):
+    if is_a(error, MalformedMessage):
         return Unreadable(UnreadableCode(error.code), error.message)
     problem = f"{path.contract.model.__qualname__} raised {described(error)}"
     return Unreadable(UnreadableCode.SCHEMA, shortened(problem))
@@ -290,6 +290,6 @@ def _upcast(path: ReadPath, model: ContractModel) -> Decoded | Unreadable:
     except BaseException as error:  # its serializers are users' code
         if is_ours(error):
             raise
-        text = str(error) if isinstance(error, MalformedMessage) else described(error)
+        text = str(error) if is_a(error, MalformedMessage) else described(error)
         return Unreadable(UnreadableCode.UPCAST_FAILED, shortened(text))
     return Decoded(path.current.contract_name, model, payload)

@@ -38,7 +38,7 @@ from saga.ports.effects_store import BEGINNING, EffectsStore, InboxRow, InboxWri
 from saga.ports.store import DeadLetterReason
 from saga.retrying import AWAY, Backoff, retried
 from saga.tasks import Tasks
-from saga.users_code import is_ours
+from saga.users_code import is_a, is_ours, log_raised
 
 DEAD_LETTERS: Final = "effects_dead_letters"
 REPEATED: Final = "effects_repeated"
@@ -507,25 +507,26 @@ def _answered(request: Request, reply: Any, at: Instant) -> InboxRow:
 
 
 def _raised(request: Request, error: BaseException, at: Instant) -> InboxRow:
-    if isinstance(error, Refused):
-        code, message = _text_of(error.code), _text_of(error.message)
+    if is_a(error, Refused):
+        code, message = _text_of(error, "code"), _text_of(error, "message")
         return _unsuccessful(request, ReplyOutcome.REFUSED, code, message, at)
     code, name = type(error).__name__, request.route.handler.name
     place = _place_of(request, code)
-    log.warning("%s failed on %s", name, request.message_id, exc_info=error, extra=place)
-    is_cancelled = isinstance(error, asyncio.CancelledError)
+    text = "%s failed on %s"
+    log_raised(log, logging.WARNING, text, name, request.message_id, error=error, **place)
+    is_cancelled = is_a(error, asyncio.CancelledError)
     message = "something the handler waited for was cancelled" if is_cancelled else _text_of(error)
     return _unsuccessful(request, ReplyOutcome.FAILED, code, message, at)
 
 
-def _text_of(said: object) -> str:
+def _text_of(error: BaseException, part: str | None = None) -> str:
     """What users' code has said, in whatever class."""
     try:
-        return str(said)
-    except BaseException as error:  # __str__ is users' code
-        if is_ours(error):
+        return str(error if part is None else getattr(error, part))
+    except BaseException as failure:  # __str__ is users' code
+        if is_ours(failure):
             raise
-        return f"its text cannot be read: {described(error)}"
+        return f"its text cannot be read: {described(failure)}"
 
 
 def _failed(request: Request, code: str, message: str, at: Instant) -> InboxRow:

@@ -42,7 +42,7 @@ from saga.runtime.saga_cache import (
 )
 from saga.runtime.unhandled import DeferredRecords, append_letter
 from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork
-from saga.users_code import is_ours
+from saga.users_code import is_ours, log_raised
 
 SUSPECTS_MAX = 8
 """Of so many sagas that one record concerns it is found out which one cannot be recorded."""
@@ -236,13 +236,9 @@ class Turns:
             except _TurnRaised as raised:
                 failures[index] = raised.error
                 broken.add(saga_id)
-                log.error(  # noqa: TRY400  # of the saga's own error, not of ours around it
-                    "turn failed: saga %s: %s",
-                    saga_id,
-                    raised,
-                    exc_info=raised.error,
-                    extra={"saga_id": saga_id, "reason": str(raised)},
-                )
+                text, reason = "turn failed: saga %s: %s", str(raised)
+                place = {"saga_id": saga_id, "reason": reason}
+                log_raised(log, logging.ERROR, text, saga_id, reason, error=raised.error, **place)
         return bool(broken)
 
     def _deliver(self, unit: UnitOfWork, delivery: Delivery, failure: BaseException | None) -> None:

@@ -18,6 +18,14 @@ class Unreadable(Exception):
         raise SystemExit("no text")
 
 
+class Unrenderable(Exception):
+    """It ends whoever writes its traceback."""
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise SystemExit("no notes")
+
+
 class Shy(Exception):
     def __str__(self) -> str:
         raise ValueError("no text either")
@@ -49,6 +57,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "ExceptionGroup": lambda: ExceptionGroup("both", [ValueError("1"), OSError("2")]),
     "cancelled group": lambda: BaseExceptionGroup("c", [asyncio.CancelledError()]),
     "Unreadable": Unreadable,
+    "Unrenderable": Unrenderable,
     "Shy": Shy,
     "Evasive": Evasive,
     "half a character": lambda: ValueError("\ud800\x00"),

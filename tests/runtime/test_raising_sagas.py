@@ -42,6 +42,21 @@ class Unreadable(Exception):
         raise SystemExit(3)
 
 
+class Unrenderable(Exception):
+    """It ends whoever writes its traceback."""
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise SystemExit(4)
+
+
+class Untouchable(BaseException):
+    """It ends whoever asks it for anything."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise SystemExit(5)
+
+
 class Unheard(BaseException):
     """Somebody's own way to leave."""
 
@@ -57,6 +72,8 @@ RAISED = {
     "BaseException": lambda: Unheard("x"),
     "group": lambda: BaseExceptionGroup("several", [SystemExit(3), asyncio.CancelledError()]),
     "unreadable": Unreadable,
+    "unrenderable": Unrenderable,
+    "untouchable": Untouchable,
     "StopIteration": lambda: StopIteration(1),
     "StopAsyncIteration": StopAsyncIteration,
     "RecursionError": deep,

@@ -259,7 +259,8 @@ class Scheduler:
             self._end_generators(self._generators)
 
     def cleaned_up(self, error: Exception | None) -> None:
-        self._failure = self._failure or error
+        if self._failure is None:
+            self._failure = error
         if self.main is not None and self.main.is_over and self._generators is not None:
             self._end_generators(self._generators)
 
@@ -379,7 +380,7 @@ class Scheduler:
                 self._clean_up(generator, known)
         if not any(isinstance(task.parent, CleanUp) for task in self._live):
             value, error = self._result
-            self._end_function(value, error or self._failure)
+            self._end_function(value, self._failure if error is None else error)
 
     def _end_function(self, value: object, error: Exception | None) -> None:
         self.outcome = (value, error)
