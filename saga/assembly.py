@@ -17,6 +17,7 @@ from saga.effects import EffectsService, EffectsSettings, Subscription
 from saga.ports import Bus, Catalogue, Clock, EventStore
 from saga.ports.effects_store import EffectsStore
 from saga.publishing.writer import EventWriter
+from saga.runtime.changed_code import ChangedCode
 from saga.runtime.orchestrator import Orchestrator, Receiver
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.publisher import Commands, Publisher
@@ -125,6 +126,7 @@ class Assembly:
             turns=self.turns,
             deferred=self.deferred,
             relay=self.relay,
+            changed_code=ChangedCode(self.parts.store, self.parts.catalogue, self.app.registry),
             clock=self.parts.clock,
         )
 

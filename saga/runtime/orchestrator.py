@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from math import inf
@@ -28,6 +29,7 @@ from saga.ports import Bus, Clock, Consumer, DueTimer, EventStore, Inbound, Sour
 from saga.ports.bus import UNKNOWN_ORIGIN, HearsOfRevocation, why_foreign
 from saga.ports.store import Place
 from saga.retrying import Backoff, retried
+from saga.runtime.changed_code import ChangedCode
 from saga.runtime.relay import Relay
 from saga.runtime.statistics import Statistics
 from saga.runtime.turns import CommittedBatch, Turns, Unstorable
@@ -53,6 +55,8 @@ REVOCATION_POLL_S = 0.005
 TIMERS_MAX = 500
 TIMERS_POLL_S = 0.1
 SWEEP_S = 1.0
+LOOK_S = 0.5
+"""Between two pages of sagas that are looked at because they began under other code."""
 TRY_ALL_SWEEPS = 30
 """Every so many sweeps deferred records are tried that waited for another version of the code."""
 DRAIN_S = 10.0
@@ -74,9 +78,11 @@ class Orchestrator:
         turns: Turns,
         deferred: DeferredRecords,
         relay: Relay,
+        changed_code: ChangedCode,
         clock: Clock,
     ) -> None:
         self._store = store
+        self._changed_code = changed_code
         self._turns = turns
         self._deferred = deferred
         self._skipped = SkippedRecords(store)
@@ -123,6 +129,7 @@ class Orchestrator:
             tasks.start(self._watch_timers(), "the watch over timers"),
             tasks.start(self._sweep_now_and_then(), "the sweep"),
             tasks.start(self.receiver.commit_now_and_then(), "the committer of offsets"),
+            tasks.start(self._look_at_changed_code(), "the look at changed code", may_end=True),
         ]
         driving = tasks.start(self._drive(tasks), "the lane of turns")
         await self.receiver.receive()
@@ -174,7 +181,7 @@ class Orchestrator:
             except RecordsRetracted as error:
                 log.warning("records were retracted: %s", error, extra={"reason": str(error)})
                 await self.receiver.read_again()
-                batch = InboundBatch([], batch.due, batch.revisits)
+                batch = replace(batch, records=[])
             except Unstorable as error:
                 if halves := batch.halves():
                     for half in halves:
@@ -240,6 +247,21 @@ class Orchestrator:
                 await backoff.pause("store unavailable", error)
             else:
                 backoff.reset()
+
+    async def _look_at_changed_code(self) -> None:
+        """Have the sagas looked at that began under other code, a few at a time."""
+        backoff = self.receiver.backoff("look at changed code")
+        while True:
+            try:
+                found = await self._changed_code.next_sagas()
+            except StoreUnavailable as error:
+                await backoff.pause("store unavailable", error)
+                continue
+            backoff.reset()
+            if found is None:
+                return
+            self._batcher.put_looks(found)
+            await self._clock.sleep(LOOK_S)
 
     async def _sweep(self, *, tries_all: bool) -> None:
         self._revisit(await self._deferred.sweep(tries_all=tries_all))
@@ -347,7 +369,7 @@ class Receiver:
             for record in batch.records
             if record.offset > stored.get(Source(record.topic, record.partition), -1)
         ]
-        return InboundBatch([] if self.batcher.is_abandoned else left, batch.due, batch.revisits)
+        return replace(batch, records=[] if self.batcher.is_abandoned else left)
 
     async def read_again(self) -> None:
         """Drop all records in hand and read again from where the store stands."""
@@ -467,6 +489,12 @@ class Batcher:
                 self.pending.revisits.append(saga_id)
                 self.has_work.set()
 
+    def put_looks(self, saga_ids: Sequence[SagaId]) -> None:
+        """Have these sagas loaded, and their new timeouts armed."""
+        if saga_ids:
+            self.pending.looks.extend(saga_ids)
+            self.has_work.set()
+
     async def linger(self) -> None:
         wanted = self._records_taken
         if wanted < LINGER_RECORDS_MIN or len(self.pending.records) >= wanted:
@@ -488,7 +516,7 @@ class Batcher:
     def take(self) -> InboundBatch:
         """As much as belongs into one transaction."""
         pending = self.pending
-        batch = InboundBatch(pending.records[:BATCH_RECORDS_MAX], pending.due, pending.revisits)
+        batch = replace(pending, records=pending.records[:BATCH_RECORDS_MAX])
         self.pending = InboundBatch(pending.records[BATCH_RECORDS_MAX:])
         self.is_abandoned = False
         self._records_taken = len(batch.records)

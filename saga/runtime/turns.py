@@ -100,7 +100,9 @@ class Turns:
         """*failures* are those of deliveries that are known; others are noted there."""
         at = self._clock.now()
         deliveries, others = await self._understand(batch, at)
-        saga_ids = list(dict.fromkeys([delivery.saga_id for delivery in deliveries]))
+        saga_ids = list(
+            dict.fromkeys([*[delivery.saga_id for delivery in deliveries], *batch.looks])
+        )
         while not self._busy.isdisjoint(saga_ids):
             self._freed.clear()
             await self._freed.wait()
@@ -108,6 +110,7 @@ class Turns:
         try:
             unit = await self._decide(deliveries, others, at, saga_ids, failures)
             try:
+                self._look_at(unit, batch.looks)
                 appended = await self._append(unit, batch)
             except BaseException:
                 let_go(unit.sagas.values())
@@ -372,6 +375,13 @@ class Turns:
         saga.version += len(entries)
         saga.turns += 1
         unit.timers.note(saga.saga_id, intents)
+
+    def _look_at(self, unit: UnitOfWork, saga_ids: Sequence[SagaId]) -> None:
+        """Arm the new timeouts of sagas that nothing may ever come for."""
+        for saga_id in saga_ids:
+            saga = unit.sagas.get(saga_id)
+            if isinstance(saga, LoadedSaga) and saga.state.unarmed and not saga.state.is_poisoned:
+                self._add_timers(unit, saga)
 
     def _add_timers(self, unit: UnitOfWork, saga: LoadedSaga) -> None:
         """Arm the timeouts that this code has and the history has not, in a turn of its own."""

@@ -34,21 +34,26 @@ POSTPONED_S = 30
 
 @dataclass(slots=True)
 class InboundBatch:
-    """What a unit of work is about; *revisits* are sagas whose deferred records may go on."""
+    """What a unit of work is about.
+
+    *revisits* are sagas whose deferred records may go on, *looks* those that this code may have
+    new timeouts for.
+    """
 
     records: list[Inbound] = field(default_factory=list)
     due: list[DueTimer] = field(default_factory=list)
     revisits: list[SagaId] = field(default_factory=list)
+    looks: list[SagaId] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.due or self.revisits)
+        return bool(self.records or self.due or self.revisits or self.looks)
 
     def halves(self) -> list[InboundBatch]:
         """Two batches to be taken one after the other; none where there is one thing to do."""
         count = len(self.revisits) + len(self.records) + len(self.due)
         if count < 2:  # noqa: PLR2004
             return []
-        first, second = InboundBatch(), InboundBatch()
+        first, second = InboundBatch(looks=self.looks), InboundBatch()
         middle = count // 2
         for number, saga_id in enumerate(self.revisits):
             (first if number < middle else second).revisits.append(saga_id)
