@@ -84,7 +84,8 @@ class Assembly:
 
     @cached_property
     def router(self) -> Router:
-        return Router(self.app.registry, self.app.contracts, self.names)
+        signing = self.settings.signing
+        return Router(self.app.registry, self.app.contracts, self.names, signing=signing)
 
     @cached_property
     def deferred(self) -> DeferredRecords:
@@ -139,6 +140,7 @@ class Assembly:
             contracts=self.app.contracts,
             sagas=self.app.registry,
             new_id=self.parts.new_id,
+            signing=self.settings.signing,
         )
 
     @cached_property
@@ -157,7 +159,10 @@ class Assembly:
     @cached_property
     def subscriptions(self) -> list[Subscription]:
         contracts, names = self.app.contracts, self.names
-        return [Subscription(effects, contracts, names) for effects in self.app.effects]
+        signing = self.settings.signing
+        return [
+            Subscription(effects, contracts, names, signing=signing) for effects in self.app.effects
+        ]
 
     def effects_service(
         self,

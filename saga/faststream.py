@@ -65,7 +65,8 @@ def attach(
         ) from error
     read = Settings.read(**settings)
     contracts = Application(effects=effects).contracts
-    subscriptions = [Subscription(each, contracts, read.topic_names) for each in effects]
+    names, signing = read.topic_names, read.signing
+    subscriptions = [Subscription(each, contracts, names, signing=signing) for each in effects]
     make = partial(_running_service, broker=broker, limits=limits, settings=read)
     subscribers = tuple(EffectsSubscriber(broker, each, make) for each in subscriptions)
     return Attached(subscribers, routes(subscribers))

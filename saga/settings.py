@@ -25,9 +25,11 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    field_validator,
 )
 
 from saga.contracts import HEADERS_BYTES_MAX, VALUE_BYTES_MAX, TopicNames
+from saga.contracts.signatures import SigningKeys
 from saga.core.durations import SECOND_US, duration_us
 from saga.errors import SettingsError
 
@@ -207,6 +209,12 @@ ClientName = Annotated[Name, _checked(_check_client)]
 Count = Annotated[int, BeforeValidator(_whole_number)]
 
 
+def _check_keys(keys: SecretStr | None) -> SecretStr | None:
+    if keys is not None:
+        SigningKeys.read(keys.get_secret_value())
+    return keys
+
+
 class Settings(BaseModel):
     """How one process of saga runs. Durations are text like `30s`, `5m`, `7d`."""
 
@@ -262,6 +270,10 @@ class Settings(BaseModel):
         description="largest value of a record, in bytes",
     )
 
+    signing_keys: Secret | None = Field(
+        None, description="lines KEY-ID SECRET: then commands and replies are signed, and must be"
+    )
+
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="how brokers are spoken to"
     )
@@ -295,6 +307,8 @@ class Settings(BaseModel):
     kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         "none", description="of what is published"
     )
+
+    _check_signing_keys = field_validator("signing_keys")(_check_keys)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, **given: Any) -> Self:
@@ -368,6 +382,12 @@ class Settings(BaseModel):
     @property
     def topic_names(self) -> TopicNames:
         return TopicNames(self.env, self.namespace)
+
+    @property
+    def signing(self) -> SigningKeys | None:
+        """The keys that commands and replies are signed with; None where they are not."""
+        keys = self.signing_keys
+        return None if keys is None else SigningKeys.read(keys.get_secret_value())
 
     @property
     def is_http_asked_for(self) -> bool:

@@ -38,6 +38,7 @@ ILLEGAL = [
     ("SAGA_EFFECTS_STORE", "", "sqlite://… or postgresql://…"),
     ("SAGA_OUTBOX", "sqlite:///shop.db", "postgresql://…"),
     ("SAGA_OUTBOX_PASSWORD", "", "at least 1"),
+    ("SAGA_SIGNING_KEYS", "", "at least 1"),
     ("SAGA_ENV", "Dev", "small letters, digits and inner hyphens"),
     ("SAGA_ENV", "", "small letters, digits and inner hyphens"),
     ("SAGA_ENV", "a.b", "small letters, digits and inner hyphens"),
@@ -351,6 +352,7 @@ def test_a_password_in_the_clear_to_another_host_is_doubtful(monkeypatch, settin
 
 def test_secrets_are_not_shown():
     secrets = dict.fromkeys(Settings.secrets(), "s3cret")
+    secrets["signing_keys"] = "k1 s3crets3crets3crets3cret"  # base64, too
 
     assert "s3cret" not in repr(Settings.read({}, **secrets))
     assert "s3cret" not in str(Settings.read({}, **secrets).model_dump())

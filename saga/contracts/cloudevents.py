@@ -36,6 +36,7 @@ IDEMPOTENCY_KEY = "ce_idempotencykey"
 UNDOES = "ce_sagaundoes"
 CONTENT_TYPE = "content-type"
 TRACEPARENT = "traceparent"
+SIGNATURE = "x-saga-signature"
 
 JSON_CONTENT_TYPE = "application/json"
 STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
@@ -57,6 +58,7 @@ _KNOWN = frozenset(
         UNDOES,
         CONTENT_TYPE,
         TRACEPARENT,
+        SIGNATURE,
     )
 )
 _SAID: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(_KNOWN, bytes.decode)

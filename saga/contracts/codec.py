@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError
 
 from saga.contracts.accepted import accepting as accepted_again
 from saga.contracts.accepted import read_accepted
-from saga.contracts.cloudevents import TRACEPARENT, TYPE, Attributes
+from saga.contracts.cloudevents import SIGNATURE, TRACEPARENT, TYPE, Attributes
 from saga.contracts.json_text import (
     LARGE_BYTES,
     VALUE_BYTES_MAX,
@@ -147,7 +147,7 @@ def wrong_headers(contract_name: str, attributes: Attributes) -> Unreadable | No
 
     A damaged header is not read as absent: then the same message would have another id.
     """
-    damaged = [name for name in attributes.damaged if name != TRACEPARENT]
+    damaged = [name for name in attributes.damaged if name not in (TRACEPARENT, SIGNATURE)]
     if damaged:
         problem = (
             f"the header {damaged[0]} is null, no UTF-8 text, or longer than {ID_BYTES_MAX:,}"

@@ -28,6 +28,7 @@ from saga.contracts import (
     wrong_headers,
 )
 from saga.contracts import cloudevents as ce
+from saga.contracts.signatures import SigningKeys
 from saga.core.events import EMPTY_JSON, Json, ReplyOutcome
 from saga.core.identity import ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
 from saga.core.values import value
@@ -134,7 +135,14 @@ class Subscription:
         DefinitionError: messages are never read as a handler's version, or two would take the same.
     """
 
-    def __init__(self, effects: Effects, registry: ContractRegistry, names: TopicNames) -> None:
+    def __init__(
+        self,
+        effects: Effects,
+        registry: ContractRegistry,
+        names: TopicNames,
+        *,
+        signing: SigningKeys | None = None,
+    ) -> None:
         self.effects: Final = effects
         self.name: Final = effects.name
         self.group: Final = group_of(effects.name, names)
@@ -149,6 +157,7 @@ class Subscription:
         )
         self._registry = registry
         self._names = names
+        self._signing = signing
         self._reply_topics: dict[str, str] = {}
         self._source = names.source("effects", effects.name)
 
@@ -213,7 +222,10 @@ class Subscription:
         topic = self._reply_topics.get(contract)
         if topic is None:  # as many as the service has replies
             topic = self._reply_topics[contract] = self._names.topic(contract)
-        return Record(topic, request.inbound.key, payload.encode(), headers)
+        key, value = request.inbound.key, payload.encode()
+        if self._signing is not None:
+            headers = self._signing.signed(topic, key, value, headers)
+        return Record(topic, key, value, headers)
 
 
 def _intent(

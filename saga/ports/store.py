@@ -99,6 +99,8 @@ class DeadLetterReason(StrEnum):
     """The same id came before, with another content."""
     KEY_TAKEN = "key_taken"
     """The saga of this key began with another trigger, of another content."""
+    BAD_SIGNATURE = "bad_signature"
+    """Commands and replies are signed here, and it is not, or not with a key that is known."""
     TURN_FAILED = "turn_failed"
     """The code of a saga that has ended raised on it."""
     NO_INTENT_ID = "no_intent_id"

@@ -29,6 +29,7 @@ from saga.contracts import (
 )
 from saga.contracts.cloudevents import headers_for
 from saga.contracts.keys import key_text
+from saga.contracts.signatures import SigningKeys
 from saga.core.identity import ID_BYTES_MAX, SagaId, flaw_of_id, saga_id
 from saga.core.texts import described
 from saga.core.values import value
@@ -88,6 +89,7 @@ class EventWriter:
         contracts: ContractRegistry | None = None,
         sagas: SagaRegistry | None = None,
         new_id: Callable[[], str] = new_id,
+        signing: SigningKeys | None = None,
     ) -> None:
         if (flaw := flaw_of_id(source)) is not None:
             raise SettingsError("source", f"it {flaw}; expected a URI reference, such as /checkout")
@@ -98,6 +100,7 @@ class EventWriter:
         self._contracts = contracts
         self._sagas = sagas
         self._new_id = new_id
+        self._signing = signing
         self._own: dict[type[ContractModel], ContractRegistry] = {}
 
     @classmethod
@@ -116,6 +119,7 @@ class EventWriter:
             bytes_max=settings.record_bytes,
             contracts=contracts,
             sagas=sagas,
+            signing=settings.signing,
         )
 
     def record(self, event: ContractModel, **options: Unpack[PublishOptions]) -> WrittenEvent:
@@ -152,8 +156,10 @@ class EventWriter:
             at=self._clock.now(),
             saga_id=command.saga_id,
         )
-        topic = self._names.topic(COMMAND_CONTRACT)
-        return Record(topic, key.encode(), encode(command).encode(), headers)
+        topic, value = self._names.topic(COMMAND_CONTRACT), encode(command).encode()
+        if self._signing is not None:
+            headers = self._signing.signed(topic, key.encode(), value, headers)
+        return Record(topic, key.encode(), value, headers)
 
     def _written(
         self,

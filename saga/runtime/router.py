@@ -40,6 +40,7 @@ from saga.contracts.cloudevents import (
     read_headers,
     read_record,
 )
+from saga.contracts.signatures import SigningKeys
 from saga.core.events import (
     Act,
     CancelMode,
@@ -133,8 +134,16 @@ class Skipped:
 class Router:
     """Knows the application's contracts and sagas, and nothing of any running one."""
 
-    def __init__(self, sagas: SagaRegistry, contracts: ContractRegistry, names: TopicNames) -> None:
+    def __init__(
+        self,
+        sagas: SagaRegistry,
+        contracts: ContractRegistry,
+        names: TopicNames,
+        *,
+        signing: SigningKeys | None = None,
+    ) -> None:
         self._sagas = sagas
+        self._signing = signing
         self._contracts = contracts
         self._own_source = names.source("sagas", "")
         intents = [each for each in contracts.contracts if each.kind is Kind.INTENT]
@@ -225,6 +234,8 @@ class Router:
         contract, model = record.decoded.contract_name, record.decoded.model
         if contract == COMMAND_CONTRACT:
             assert isinstance(model, Command), model
+            if (forged := self._why_forged(record)) is not None:
+                return record.rejected(DeadLetterReason.BAD_SIGNATURE, f"a command: {forged}")
             return _command(record, model, is_ours=self._is_for_ours(model, key))
         deliveries: list[Delivery] = []
         starters = self._sagas.started_by(contract)
@@ -232,7 +243,10 @@ class Router:
         # Only what answers intents is a reply: an event may name an intent as its mere cause.
         is_reply = causation and (contract in self._replies or not starters)
         intent = parse_intent_id(causation) if causation and is_reply else None
-        if intent is not None and causation is not None:
+        forged = None if intent is None else self._why_forged(record)
+        if forged is not None and not starters:
+            return record.rejected(DeadLetterReason.BAD_SIGNATURE, f"a reply: {forged}")
+        if intent is not None and causation is not None and forged is None:
             fact = _reply(IntentId(causation), record.decoded, self._done)
             answer = record.delivery(intent.saga_id, fact)
             answer.is_perhaps = bool(starters)
@@ -250,6 +264,13 @@ class Router:
             return Skipped(record.inbound, self._why_not_ours(record), record.deferred_id)
         message = f"{contract} starts nothing, and its ce_causationid names no intent"
         return record.rejected(DeadLetterReason.NO_CAUSATION, message)
+
+    def _why_forged(self, record: _Readable) -> str | None:
+        """Why a record is not believed; a deferred one was, when it came."""
+        if self._signing is None or record.deferred_id:
+            return None
+        inbound, said = record.inbound, record.attributes.values
+        return self._signing.why_not(inbound.topic, inbound.key, inbound.value, said)
 
     def _is_for_ours(self, command: Command, key: str) -> bool:
         if command.definition is not None:

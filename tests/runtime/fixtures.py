@@ -59,7 +59,12 @@ class Scenario:
     """
 
     def __init__(
-        self, *sagas, contracts=(), shares_file: bool = True, record_bytes: int = 1_000_000
+        self,
+        *sagas,
+        contracts=(),
+        shares_file: bool = True,
+        record_bytes: int = 1_000_000,
+        signing_keys: str | None = None,
     ) -> None:
         self.clock = ManualClock()
         record_bytes_max = record_bytes + HEADERS_BYTES_MAX
@@ -69,7 +74,11 @@ class Scenario:
         self.catalogue = MemoryCatalogue(self.store.inner)
         self.statistics = MemoryStatistics(self.store.inner)
         self._settings = Settings.read(
-            {}, env=NAMES.env, namespace=NAMES.namespace, record_bytes=record_bytes
+            {},
+            env=NAMES.env,
+            namespace=NAMES.namespace,
+            record_bytes=record_bytes,
+            signing_keys=signing_keys,
         )
         self._read: Counter[Source] = Counter()
         self._contracts = contracts

@@ -186,7 +186,9 @@ def document_of(
     """The document of *app*, with the topics as *settings* have them made."""
     names = settings.topic_names
     is_kafka = settings.bus.startswith("kafka:")
-    sagas = [_saga(app, settings, name) for name in dict.fromkeys(saga.name for saga in app.sagas)]
+    sagas = [
+        participant(app, settings, name) for name in dict.fromkeys(saga.name for saga in app.sagas)
+    ]
     return asyncapi_document(
         app.contracts,
         [*sagas, *(_service(app, service, names) for service in app.effects)],
@@ -245,7 +247,7 @@ async def _missing(bus: Bus, specs: Sequence[TopicSpec]) -> set[str]:
     return missing
 
 
-def _saga(app: Application, settings: Settings, name: str) -> Participant:
+def participant(app: Application, settings: Settings, name: str) -> Participant:
     """All versions of a saga, which sends the contracts that it names and does not receive."""
     definitions = [saga for saga in app.sagas if saga.name == name]
     receives: set[str] = {COMMAND_CONTRACT}

@@ -18,6 +18,7 @@ from saga.console.cli import (
     operating,
     publishing,
     rebasing,
+    rights,
     serving,
 )
 from saga.console.cli.commands import register
@@ -47,6 +48,7 @@ COMMANDS: Final[dict[str, Callable[..., Any]]] = {
     "topics ls": contracts.topics_ls,
     "topics check": contracts.topics_check,
     "topics lock": contracts.topics_lock,
+    "topics acls": rights.topics_acls,
     "topics asyncapi": contracts.topics_asyncapi,
     "topics create": contracts.topics_create,
     "store migrate": installation.store_migrate,
