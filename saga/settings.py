@@ -25,7 +25,6 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
-    field_validator,
 )
 
 from saga.contracts import HEADERS_BYTES_MAX, VALUE_BYTES_MAX, TopicNames
@@ -165,6 +164,11 @@ def _check_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _check_keys(keys: SecretStr) -> SecretStr:
+    SigningKeys.read(keys.get_secret_value())
+    return keys
+
+
 def _whole_number(given: object) -> object:
     if isinstance(given, str) and not re.fullmatch(r"-?[0-9]{1,18}", given):
         raise ValueError("expected a valid integer, written with the digits 0 to 9")
@@ -204,15 +208,11 @@ TokenHook = Annotated[
 Duration = Annotated[Plain, _checked(_check_duration)]
 TopicPart = Annotated[Plain, _checked(lambda part: TopicNames(part, part))]
 Secret = Annotated[SecretStr, Field(min_length=1), AfterValidator(_check_secret)]
+KeyLines = Annotated[SecretStr, Field(min_length=1), AfterValidator(_check_keys)]
+_SECRETS = (Secret | None, KeyLines | None)
 Name = Annotated[str, Field(min_length=1), BeforeValidator(_plain)]
 ClientName = Annotated[Name, _checked(_check_client)]
 Count = Annotated[int, BeforeValidator(_whole_number)]
-
-
-def _check_keys(keys: SecretStr | None) -> SecretStr | None:
-    if keys is not None:
-        SigningKeys.read(keys.get_secret_value())
-    return keys
 
 
 class Settings(BaseModel):
@@ -270,7 +270,7 @@ class Settings(BaseModel):
         description="largest value of a record, in bytes",
     )
 
-    signing_keys: Secret | None = Field(
+    signing_keys: KeyLines | None = Field(
         None, description="lines KEY-ID SECRET: then commands and replies are signed, and must be"
     )
 
@@ -307,8 +307,6 @@ class Settings(BaseModel):
     kafka_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         "none", description="of what is published"
     )
-
-    _check_signing_keys = field_validator("signing_keys")(_check_keys)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None, **given: Any) -> Self:
@@ -375,9 +373,7 @@ class Settings(BaseModel):
     @classmethod
     def secrets(cls) -> set[str]:
         """The settings that are never shown, and may be given as files."""
-        return {
-            name for name, field in cls.model_fields.items() if field.annotation == Secret | None
-        }
+        return {name for name, field in cls.model_fields.items() if field.annotation in _SECRETS}
 
     @property
     def topic_names(self) -> TopicNames:
