@@ -26,7 +26,7 @@ GIVEN = $(if $(KAFKA),--kafka=$(KAFKA)) $(if $(POSTGRES),--postgres=$(POSTGRES))
 SERVERS = $(if $(and $(KAFKA),$(POSTGRES)),true,$(BIN)/python -m infra fetch || true)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-kafka test test-connected up down check docs format lock bench bench-kafka chaos mutants replay clean
+.PHONY: help setup demo demo-kafka test test-connected test-long up down check docs format lock bench bench-kafka chaos mutants replay clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,10 @@ test: $(READY) ## Run the tests, all but the long ones against real servers
 
 test-connected: $(READY) ## Run all tests against real servers, ours or those at KAFKA= and POSTGRES=
 	@$(SERVERS); $(BIN)/pytest -n $(JOBS) -m connected $(GIVEN) $(ARGS)
+
+test-long: $(READY) ## Run all tests beside busy processes, and 20,000 simulated worlds
+	@$(SERVERS); $(BIN)/python -m tests.busy $(BIN)/pytest -n $(JOBS) $(GIVEN) $(ARGS)
+	@$(BIN)/python -m tests.simulation --seeds 20000 --first 1000000 --jobs $(JOBS)
 
 up: $(READY) ## Start Kafka and PostgreSQL in the background, and print their addresses
 	@$(BIN)/python -m infra up $(ARGS)

@@ -112,7 +112,7 @@ MUTANTS = (
         _commit_offsets_first,
         "CP-1",
         "reply done",
-        "is committed up to 1, stored up to None",
+        "is committed up to 1, stored up to -1",
     ),
     Mutant(
         "positions before entries",
