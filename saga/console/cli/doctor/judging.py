@@ -214,15 +214,21 @@ def _group(facts: Facts, group: Group, lag_max: int) -> Iterator[Finding]:
         yield Finding("lag", Severity.WARNING, what, group.name, f"{advice}them")
     if group.role == "orchestrator":
         return  # the store's positions count there, and are judged above
-    advice = "records were removed before they were read, or the topic was made anew: find out "
-    advice += "which, then reset the group's offsets"
     for source in sorted(group.sources & facts.bounds.keys()):
         begin, end = facts.bounds[source]
         following = group.following.get(source, begin)
-        if not begin <= following <= end:
-            what = f"is at {following}, but the topic has {begin} to {end}"
-            where = f"{group.name}: {_place(source)}"
+        if begin <= following <= end:
+            continue
+        what = f"is at {following}, but the topic has {begin} to {end}"
+        where = f"{group.name}: {_place(source)}"
+        if following < begin:
+            advice = "records were removed before they were read: have the topic keep them for "
+            advice += "longer; its service goes on with those that are left"
             yield Finding("positions", Severity.ERROR, what, where, advice)
+        else:
+            advice = "the topic was made anew: nothing is to be done, its service begins it at its "
+            advice += "begin"
+            yield Finding("positions", Severity.WARNING, what, where, advice)
 
 
 def _lag(facts: Facts, group: Group, source: Source) -> int:
