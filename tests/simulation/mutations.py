@@ -162,6 +162,20 @@ MUTATIONS = (
         "        if step.status in _MAY_HAVE_EFFECT:\n",
     ),
     _mutation(
+        "losers of a race go on",
+        "saga/authoring/functions/scheduler.py",
+        "        if isinstance(waiter, Task):\n"
+        "            self._queue.append((waiter, value, error))\n"
+        "        else:\n"
+        "            waiter.wake(self, value, error)\n",
+        "        self._queue.append((waiter, value, error))\n",
+        (
+            "        going_on = [ready for ready in self._queue if not is_lost(ready[0])]\n",
+            "        going_on = list(self._queue)\n",
+        ),
+        ("        self._end([task for task in self._live if is_lost(task)])\n", ""),
+    ),
+    _mutation(
         "inbox asked and not obeyed",
         "saga/effects/inbox.py",
         "    if request.attempt == kept.attempt or kept.outcome is not ReplyOutcome.FAILED:\n",

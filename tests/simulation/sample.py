@@ -183,6 +183,8 @@ def _number(script: str, word: str) -> float:
     return 0.0
 
 
+TOO_LATE = "z"
+"""The step of a branch that has lost before it begins."""
 LIMITS: Any = {"retry": RETRY, "timeout": TIMEOUT}
 """Of every step of every saga."""
 
@@ -243,10 +245,22 @@ async def wide(ctx: Context, ordered: Ordered) -> WorkDone:
     return WorkDone(order_id=ordered.order_id, receipts=[each.receipt for each in taken])
 
 
+async def _at_once() -> None:
+    """Wins every race."""
+
+
+async def _too_late(ctx: Context, ordered: Ordered) -> None:
+    async def never() -> None:
+        await charge(ctx, ordered, TOO_LATE)
+
+    await ctx.all(never(), _at_once())
+
+
 @saga("choice", version=1, starts_on=ChoiceOrdered, rolled_back=WorkUndone)
 async def choice(ctx: Context, ordered: Ordered) -> WorkDone:
     """The first of two, then a second choice where the first does not work."""
     first = await ctx.any(take(ctx, ordered, "a"), take(ctx, ordered, "b"))
+    await ctx.any(_at_once(), _too_late(ctx, ordered))
     try:
         await charge(ctx, ordered, "c")
     except StepFailed:
@@ -331,7 +345,9 @@ _WEIGHTS = (4, 4, 3, 4, 3, 2, 2, 2)
 
 def sample_world(seed: int) -> World:
     """The world of *seed*."""
-    return World(app, seed, triggers=orders, check=[nobody_is_parked, worked_once])
+    return World(
+        app, seed, triggers=orders, check=[nobody_is_parked, worked_once, losers_did_nothing]
+    )
 
 
 def orders(rng: Random) -> list[Sequence[Happens]]:
@@ -370,6 +386,13 @@ def worked_once(world: WorldState) -> None:
         "SELECT key, count(*) AS times FROM work GROUP BY key HAVING times > 1"
     )
     assert not rows, rows
+
+
+def losers_did_nothing(world: WorldState) -> None:
+    """A branch that is nested in the loser of a race does not begin once that is decided."""
+    rows = world.db["bank"].fetch("SELECT key FROM work")
+    late = [row["key"] for row in rows if f"/{TOO_LATE}/" in row["key"]]
+    assert not late, late
 
 
 def _later(rng: Random, most_s: float) -> Happens:
