@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from infra.failures import InfraError
-from infra.programs import java, kafka_jars, pgbouncer, postgres_folder
+from infra.programs import faketime_library, java, kafka_jars, pgbouncer, postgres_folder
 from infra.standing import VARIABLES, Standing, StandingServers, lend
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +68,7 @@ def _status(servers: StandingServers) -> int:
 def _fetch() -> int:
     """Installs and downloads what is missing, all that can be had."""
     code = 0
-    for provide in (java, kafka_jars, postgres_folder, pgbouncer):
+    for provide in (java, kafka_jars, postgres_folder, pgbouncer, faketime_library):
         try:
             provide()
         except InfraError as error:

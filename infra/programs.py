@@ -18,6 +18,7 @@ from infra.processes import run
 
 INSTALL_TIMEOUT_S = 600
 _POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+_FAKETIME_FOLDERS = ("/usr/lib/*/faketime", "/usr/lib/faketime", "/usr/lib64/faketime")
 FETCH_TIMEOUT_S = 600.0
 _POM = Path(__file__).with_name("kafka-pom.xml")
 _APT = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
@@ -69,6 +70,25 @@ def postgres_folder() -> Path:
 def pgbouncer() -> Path:
     """The pooler PgBouncer."""
     return _program("pgbouncer", package="pgbouncer", what="PgBouncer")
+
+
+def faketime_library() -> Path:
+    """What shows a process another time, where it is preloaded."""
+    found = _faketime_library()
+    if found is None:
+        with exclusive(cache_folder() / "install.lock"):
+            found = _faketime_library()
+            if found is None:
+                _install("libfaketime", what="libfaketime")
+                found = _faketime_library()
+    if found is None:
+        raise NotInstalled("libfaketime", "Its package has no libfaketime.so.1.")
+    return found
+
+
+def _faketime_library() -> Path | None:
+    folders = [folder for pattern in _FAKETIME_FOLDERS for folder in Path("/").glob(pattern[1:])]
+    return next((folder / "libfaketime.so.1" for folder in folders), None)
 
 
 def _program(name: str, *, package: str, what: str) -> Path:

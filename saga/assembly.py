@@ -24,6 +24,7 @@ from saga.runtime.publisher import Commands, Publisher
 from saga.runtime.relay import RecordEncoder, Relay
 from saga.runtime.router import Router
 from saga.runtime.saga_cache import SagaCache
+from saga.runtime.store_clock import StoreClock
 from saga.runtime.turns import Turns
 from saga.runtime.unhandled import DeadLetters, DeferredRecords
 from saga.settings import Settings
@@ -64,6 +65,10 @@ class Assembly:
         self._turns_type = turns_type
 
     @cached_property
+    def store_clock(self) -> StoreClock:
+        return StoreClock(self.parts.store, self.parts.clock)
+
+    @cached_property
     def waiters(self) -> OutcomeWaiters:
         return OutcomeWaiters(self.app.contracts)
 
@@ -78,7 +83,7 @@ class Assembly:
             bus=self.parts.bus,
             store=self.parts.store,
             encoder=self.encoder,
-            clock=self.parts.clock,
+            clock=self.store_clock,
             worker_id=self.worker_id,
         )
 
@@ -104,7 +109,7 @@ class Assembly:
             store=self.parts.store,
             deferred=self.deferred,
             relay=self.relay,
-            clock=self.parts.clock,
+            clock=self.store_clock,
             waiters=self.waiters,
         )
 
@@ -113,7 +118,7 @@ class Assembly:
         return Receiver(
             bus=self.parts.bus,
             store=self.parts.store,
-            clock=self.parts.clock,
+            clock=self.store_clock,
             group=self.app.group(self.settings),
             topics=self.router.topics,
             worker_id=self.worker_id,
@@ -128,7 +133,7 @@ class Assembly:
             deferred=self.deferred,
             relay=self.relay,
             changed_code=ChangedCode(self.parts.store, self.parts.catalogue, self.app.registry),
-            clock=self.parts.clock,
+            clock=self.store_clock,
         )
 
     @cached_property

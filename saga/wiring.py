@@ -63,7 +63,7 @@ def _orchestrator_health(assembly: Assembly, opened: Opened) -> OrchestratorHeal
     return OrchestratorHealth(
         assembly.orchestrator,
         opened.store,
-        assembly.parts.clock,
+        assembly.store_clock,
         statistics=opened.statistics,
         group=group,
     )

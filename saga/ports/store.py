@@ -231,6 +231,14 @@ class Rebase:
 
 
 class EventStore(Protocol):
+    async def now(self) -> Instant | None:
+        """What its clock says, by which timers are due; None where that is the machine's own.
+
+        Raises:
+            StoreUnavailable: try again later.
+        """
+        return None
+
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
         """Record the whole batch in one durable transaction, or nothing of it.
 

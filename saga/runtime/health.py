@@ -14,10 +14,11 @@ from saga.core.durations import SECOND_US
 from saga.core.identity import Instant
 from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
-from saga.ports import Clock, EventStore
+from saga.ports import EventStore
 from saga.ports.health import Health, consumer_metrics
 from saga.ports.store import StatisticsReader, StoreStatistics
 from saga.runtime.orchestrator import Orchestrator
+from saga.runtime.store_clock import StoreClock
 
 ANSWER_S: Final = 2.0
 """How long the store may take to answer a probe."""
@@ -55,7 +56,7 @@ class OrchestratorHealth(Health):
         self,
         orchestrator: Orchestrator,
         store: EventStore,
-        clock: Clock,
+        clock: StoreClock,
         *,
         statistics: StatisticsReader,
         group: str,
@@ -89,7 +90,8 @@ class OrchestratorHealth(Health):
     def facts(self) -> dict[str, dict[str, object]]:
         stopped = self._receiver.stopped.items()
         places = {f"{at.topic}[{at.partition}]": why for at, why in stopped}
-        return {NAME: {"in_hand": self._receiver.in_hand, "stopped": places}}
+        clock = {"ahead_s": round(self._clock.ahead_s, 3), "error_s": round(self._clock.error_s, 3)}
+        return {NAME: {"in_hand": self._receiver.in_hand, "stopped": places, "store_clock": clock}}
 
     @override
     async def metrics(self) -> list[Metric]:
@@ -99,6 +101,7 @@ class OrchestratorHealth(Health):
             *_done(self._orchestrator),
             *consumer_metrics(self._group, receiver.consumer, in_hand=receiver.in_hand),
             *_stored(self._counted),
+            *_clock(self._clock),
         ]
 
     async def _why_no_store(self) -> list[str]:
@@ -159,6 +162,13 @@ def _done(orchestrator: Orchestrator) -> list[Metric]:
     records = CounterMetricFamily("saga_records_total", meaning, statistics.records)
     plain = [CounterMetricFamily(*COUNTED[name], counts[name]) for name in COUNTED]
     return [started, finished, compensations, duration, appends, records, *plain]
+
+
+def _clock(clock: StoreClock) -> list[Metric]:
+    meaning = "How far the store's clock is ahead of this machine's, as it was last measured."
+    ahead = GaugeMetricFamily("saga_store_clock_ahead_seconds", meaning, clock.ahead_s)
+    meaning = "By how much that may be wrong; beyond a second no timer fires."
+    return [ahead, GaugeMetricFamily("saga_store_clock_error_seconds", meaning, clock.error_s)]
 
 
 def _stored(counted: tuple[StoreStatistics, Instant] | None) -> list[Metric]:

@@ -32,6 +32,7 @@ from saga.retrying import Backoff, retried
 from saga.runtime.changed_code import ChangedCode
 from saga.runtime.relay import Relay
 from saga.runtime.statistics import Statistics
+from saga.runtime.store_clock import StoreClock
 from saga.runtime.turns import CommittedBatch, Turns, Unstorable
 from saga.runtime.unhandled import DeferredRecords, SkippedRecords
 from saga.runtime.unit_of_work import InboundBatch
@@ -79,7 +80,7 @@ class Orchestrator:
         deferred: DeferredRecords,
         relay: Relay,
         changed_code: ChangedCode,
-        clock: Clock,
+        clock: StoreClock,
     ) -> None:
         self._store = store
         self._changed_code = changed_code
@@ -97,6 +98,7 @@ class Orchestrator:
     async def start(self) -> None:
         """Also take over what a crashed process left. Waits while bus or store are away."""
         backoff = partial(self.receiver.backoff, "start")
+        await retried("cannot ask for the time", backoff, self._clock.measure)
         await retried("cannot join the group", backoff, self.receiver.start)
         await retried("cannot take over", backoff, self._relay.take_over, older_than_s=0)
         await retried("cannot sweep", backoff, self._sweep, tries_all=True)
@@ -122,7 +124,12 @@ class Orchestrator:
 
     def problems(self) -> list[str]:
         """Why this process does not do all of its work now; none while it does."""
-        return [*self.receiver.problems(), *self._relay.problems()]
+        unsure = self._clock.why_unsure()
+        return [
+            *self.receiver.problems(),
+            *self._relay.problems(),
+            *([] if unsure is None else [unsure]),
+        ]
 
     async def _run_in(self, tasks: Tasks) -> None:
         background = [
@@ -226,12 +233,14 @@ class Orchestrator:
         while True:
             await self._clock.sleep(TIMERS_POLL_S)
             try:
-                due = await self._store.due_timers(until=self._clock.now(), limit=TIMERS_MAX)
+                await self._clock.keep()
+                if self._clock.why_unsure() is None:
+                    due = await self._store.due_timers(until=self._clock.now(), limit=TIMERS_MAX)
+                    self._batcher.put_timers(due)
             except StoreUnavailable as error:
                 await backoff.pause("store unavailable", error)
-                continue
-            backoff.reset()
-            self._batcher.put_timers(due)
+            else:
+                backoff.reset()
 
     async def _sweep_now_and_then(self) -> None:
         backoff = self.receiver.backoff("sweep")

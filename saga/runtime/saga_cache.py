@@ -31,6 +31,7 @@ from saga.users_code import is_ours
 class LoadedSaga:
     """A saga in memory; *version* counts its entries, *turns* what wrote them, recorded or not.
 
+    *last_at* is the time of its last entry; none after it has an earlier one.
     *is_possibly_unpublished*: another process may have stored entries and not published them yet.
     """
 
@@ -39,6 +40,7 @@ class LoadedSaga:
     state: SagaState
     version: int
     started_at: Instant
+    last_at: Instant
     turns: int = 0
     is_possibly_unpublished: bool = False
 
@@ -173,10 +175,7 @@ def revive(
             raise
         reason = f"the code at hand raised {described(error)}"
         return UnloadableSaga(saga_id, DeferralReason.REPLAY_FAILED, reason, history)
-    turns, started_at = history.turns, history[0].at
-    return LoadedSaga(
-        saga_id, decider, state, len(history), started_at, turns, is_possibly_unpublished=True
-    )
+    return _loaded(saga_id, decider, state, history)
 
 
 def let_go(sagas: Iterable[LoadedSaga | UnloadableSaga]) -> None:
@@ -199,9 +198,19 @@ def without_code(saga: UnloadableSaga) -> LoadedSaga | None:
 def loaded_without_code(saga_id: SagaId, history: History) -> LoadedSaga:
     state = fold(saga_id, history)
     decider = decider_without_code(*definition_of(history))
-    turns, started_at = history.turns, history[0].at
+    return _loaded(saga_id, decider, state, history)
+
+
+def _loaded(saga_id: SagaId, decider: Decider, state: SagaState, history: History) -> LoadedSaga:
     return LoadedSaga(
-        saga_id, decider, state, len(history), started_at, turns, is_possibly_unpublished=True
+        saga_id,
+        decider,
+        state,
+        len(history),
+        started_at=history[0].at,
+        last_at=history[-1].at,
+        turns=history.turns,
+        is_possibly_unpublished=True,
     )
 
 
@@ -217,7 +226,7 @@ def definition_of(history: Sequence[Entry]) -> tuple[str, int]:
     return "?", 0
 
 
-def summary_of(saga: LoadedSaga, at: Instant) -> SagaSummary:
+def summary_of(saga: LoadedSaga) -> SagaSummary:
     state = saga.state
     return SagaSummary(
         saga.saga_id,
@@ -226,7 +235,7 @@ def summary_of(saga: LoadedSaga, at: Instant) -> SagaSummary:
         state.key,
         state.status,
         saga.started_at,
-        at,
+        saga.last_at,
         waiting_for(state),
         state.reason,
         saga.version,

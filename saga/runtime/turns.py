@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from saga.core.decider import Disposition
 from saga.core.events import (
@@ -28,7 +29,7 @@ from saga.core.status import SagaStatus
 from saga.core.texts import described
 from saga.core.values import value
 from saga.errors import DeliveryError, SagaError
-from saga.ports import Appended, Clock, EventStore
+from saga.ports import Appended, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.outcomes import OutcomeWaiters
 from saga.runtime.relay import Relay
@@ -40,6 +41,7 @@ from saga.runtime.saga_cache import (
     let_go,
     without_code,
 )
+from saga.runtime.store_clock import StoreClock
 from saga.runtime.unhandled import DeferredRecords, append_letter
 from saga.runtime.unit_of_work import ChangedSaga, InboundBatch, UnitOfWork
 from saga.users_code import is_ours, log_raised
@@ -67,7 +69,7 @@ class Turns:
         store: EventStore,
         deferred: DeferredRecords,
         relay: Relay,
-        clock: Clock,
+        clock: StoreClock,
         waiters: OutcomeWaiters,
     ) -> None:
         self._router = router
@@ -98,7 +100,7 @@ class Turns:
         self, batch: InboundBatch, failures: dict[int, BaseException]
     ) -> CommittedBatch:
         """*failures* are those of deliveries that are known; others are noted there."""
-        at = self._clock.now()
+        at = await self._clock.read()
         deliveries, others = await self._understand(batch, at)
         saga_ids = list(
             dict.fromkeys([*[delivery.saga_id for delivery in deliveries], *batch.looks])
@@ -189,7 +191,9 @@ class Turns:
             else:
                 others.append(found)
         for timer in batch.due:
-            event = Event(TimerFired(timer_id=timer.timer_id), at, MessageId(timer.timer_id))
+            # It was due: where a later measurement of the clock says less, that one is coarser.
+            due = max(at, timer.due_at)
+            event = Event(TimerFired(timer_id=timer.timer_id), due, MessageId(timer.timer_id))
             deliveries.append(Delivery(timer.saga_id, event, None))
         return deliveries, others
 
@@ -268,7 +272,7 @@ class Turns:
                 return
             decider = delivery.starts.decider
             state = decider.initial_state(delivery.saga_id)
-            saga = LoadedSaga(delivery.saga_id, decider, state, 0, unit.at)
+            saga = LoadedSaga(delivery.saga_id, decider, state, 0, unit.at, unit.at)
             unit.sagas[delivery.saga_id] = saga
         if saga.state.is_poisoned and not delivery.is_operator:
             self._deliver_to_poisoned(unit, saga, delivery)
@@ -322,6 +326,8 @@ class Turns:
         if misfit is not None:
             _reject(unit, delivery, misfit.reason, misfit.message)
             return
+        if delivery.event.at < saga.last_at:
+            delivery.event = replace(delivery.event, at=saga.last_at)
         before = saga.state.status
         try:
             decision = saga.decider.handle(saga.state, delivery.event)
@@ -374,6 +380,7 @@ class Turns:
         changed.turns.append(entries)
         saga.version += len(entries)
         saga.turns += 1
+        saga.last_at = event.at
         unit.timers.note(saga.saga_id, intents)
 
     def _look_at(self, unit: UnitOfWork, saga_ids: Sequence[SagaId]) -> None:
@@ -408,7 +415,8 @@ class Turns:
             definition_version=None if saga.state.is_started else saga.decider.version,
             key=started.key if isinstance(started, SagaStarted) else None,
         )
-        event = Event(fact, unit.at, MessageId(f"{delivery.event.cause}/failed/{saga.version}"))
+        at = max(unit.at, saga.last_at)
+        event = Event(fact, at, MessageId(f"{delivery.event.cause}/failed/{saga.version}"))
         decision = saga.decider.handle(saga.state, event)
         self._record(unit, saga, event, decision.intents)
         unit.count_change(saga, has_started=False, before=before)

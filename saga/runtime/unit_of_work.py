@@ -225,7 +225,7 @@ class UnitOfWork:
             positions=self.positions,
             timers_armed=armed,
             timers_cleared=timers.cleared,
-            summaries=[summary_of(each.saga, self.at) for each in changed] + self.summaries,
+            summaries=[summary_of(each.saga) for each in changed] + self.summaries,
             unhandled=unhandled.dead_letters + unhandled.deferred,
             handled=unhandled.handled,
             outgoing=self.outgoing,

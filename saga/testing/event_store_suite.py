@@ -245,6 +245,28 @@ class EventStoreSuite:
             Rebase(at=Instant(MOMENT + 1), reason="back", before={LEFT: -1}, after={LEFT: 40}),
         ]
 
+    async def test_it_says_its_time_or_has_none_of_its_own(self, store: EventStore) -> None:
+        """A clock of its own does not stand still, nor go back."""
+        times = [await store.now() for _ in range(3)]
+        if times[0] is not None:
+            assert times == sorted(time for time in times if time is not None)
+            assert times[0] > MOMENT
+        else:
+            assert times == [None] * 3
+
+    async def test_no_timer_is_due_before_the_store_s_own_time(self, store: EventStore) -> None:
+        """Whatever a worker takes for the present."""
+        now = await store.now()
+        if now is None:
+            return
+        near, far = now - MOMENT - 10**6, now - MOMENT + 10**9
+        timers = [timer(saga(1), f"t{due_at}", due_at) for due_at in (near, far)]
+        await append(store, history(saga(1)), timers_armed=timers)
+
+        due = await store.due_timers(until=Instant(now + 10**12), limit=10)
+
+        assert [each.due_at - MOMENT for each in due] == [near]
+
     async def test_due_timers_come_in_order_and_within_limits(self, store: EventStore) -> None:
         """The earliest first; due at the moment itself counts as due; no more than asked for."""
         timers = [timer(saga(1), f"t{due_at}", due_at) for due_at in (30, 10, 20, 40)]

@@ -22,6 +22,7 @@ from saga.console.cli.session import Session
 from saga.core.identity import Instant
 from saga.errors import SettingsError
 from saga.runtime.health import FETCH_AGE_S, LOOK_AGE_S, OrchestratorHealth
+from saga.runtime.store_clock import StoreClock
 from saga.settings import Settings
 from saga.wiring import build_service
 from tests.pages import page
@@ -294,7 +295,7 @@ async def test_an_orchestrator_says_why_it_is_not_ready() -> None:
     its_health = OrchestratorHealth(
         scenario.orchestrator,
         scenario.store,
-        scenario.clock,
+        StoreClock(scenario.store, scenario.clock),
         statistics=scenario.statistics,
         group="orchestrators",
     )

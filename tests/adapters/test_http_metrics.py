@@ -8,6 +8,7 @@ from saga.adapters.http import METRICS, pages
 from saga.core.status import SagaStatus
 from saga.errors import StoreUnavailable
 from saga.runtime.health import STATISTICS_AGE_S, OrchestratorHealth
+from saga.runtime.store_clock import StoreClock
 from tests.adapters.test_http import serving
 from tests.pages import page
 from tests.patience import HANG_S
@@ -98,7 +99,7 @@ async def page_of(scenario: Scenario) -> tuple[OrchestratorHealth, MetricsPage]:
     health = OrchestratorHealth(
         scenario.orchestrator,
         scenario.store,
-        scenario.clock,
+        StoreClock(scenario.store, scenario.clock),
         statistics=scenario.statistics,
         group="orchestrators",
     )

@@ -196,4 +196,23 @@ MUTATIONS = (
         "        cursor.execute('BEGIN IMMEDIATE')\n"
         "        cursor.execute('SAVEPOINT handler')\n",
     ),
+    _mutation(
+        "workers go by their own clocks",
+        "saga/runtime/store_clock.py",
+        "        if measured is None:\n            return self._own.now()\n",
+        "        if True:\n            return self._own.now()\n",
+    ),
+    _mutation(
+        "the latest time the store may have",
+        "saga/runtime/store_clock.py",
+        "        return Instant(measured.earliest + int(passed_s * SECOND_US))\n",
+        "        passed_s += 2 * measured.error_s\n"
+        "        return Instant(measured.earliest + int(passed_s * SECOND_US))\n",
+    ),
+    _mutation(
+        "entries may go back in time",
+        "saga/runtime/turns.py",
+        "        if delivery.event.at < saga.last_at:\n",
+        "        if False:\n",
+    ),
 )

@@ -217,6 +217,9 @@ def _numbering(history: Sequence[Entry]) -> Iterator[str]:
     versions = [entry.version for entry in history]
     if versions != list(range(1, len(history) + 1)):
         yield f"versions are not gapless: {versions}"
+    for before, after in pairwise(history):
+        if after.at < before.at:
+            yield f"entry {after.version} is dated before the one before it"
 
 
 def _causes(history: Sequence[Entry]) -> Iterator[str]:

@@ -39,6 +39,8 @@ class Rates:
     stalled_partition: float = 0.2
     small_fetch: float = 1.0
     cancel: float = 0.5
+    skewed_clock: float = 1.0
+    clock_set: float = 0.01
     nemesis_every_s: float | None = None
 
     @classmethod
@@ -51,7 +53,9 @@ class Rates:
         return cls(*rates)
 
 
-POLLS = frozenset({"store.due_timers", "consumer.fetch", "clock.sleep", "consumer.assignment"})
+POLLS = frozenset(
+    {"store.due_timers", "store.now", "consumer.fetch", "clock.sleep", "consumer.assignment"}
+)
 """Calls made all the time, whether or not anything happens: fewer of them are hit."""
 POLL_SHARE = 0.1
 

@@ -10,6 +10,8 @@ from typing import Any, cast
 from typing_extensions import override
 
 from saga.adapters.memory import MemoryCatalogue, MemoryEventStore
+from saga.core.durations import SECOND_US
+from saga.core.identity import Instant
 from saga.errors import BusUnavailable, SagaError, StoreUnavailable
 from saga.ports import Bus, Catalogue, EventStore, Inbound, Record, Source
 from saga.ports.bus import MemberView, ResumeAt
@@ -19,6 +21,7 @@ from saga.testing.world.process import Process
 LATE_REPLY_S_MAX = 3.0
 STALL_S_MAX = 0.8
 GHOST_S = 0.3
+CLOCKS_AHEAD_S = (-3_600, -60, 0, 60, 3_600)
 
 Filter = Callable[[Sequence[Record]], Sequence[Record]]
 
@@ -70,15 +73,28 @@ def catalogue_of(process: Process, catalogue: MemoryCatalogue) -> Catalogue:
 
 
 class ProcessClock(WorldClock):
-    """A clock that stands still for who is dead or frozen."""
+    """A clock that stands still for who is dead or frozen, is wrong, and is set now and then."""
 
     def __init__(self, process: Process) -> None:
         super().__init__(process.surroundings)
         self._process = process
+        self._faults = process.surroundings.faults
+        self._ahead_s = 0
+        if self._faults.hits("skewed clock", self._faults.rates.skewed_clock):
+            self._set()
+
+    @override
+    def now(self) -> Instant:
+        return Instant(super().now() + self._ahead_s * SECOND_US)
 
     @override
     async def sleep(self, seconds: float) -> None:
+        if self._faults.hits("clock set", self._faults.rates.clock_set):
+            self._set()
         await self._process.call("clock.sleep", lambda: super(ProcessClock, self).sleep(seconds))
+
+    def _set(self) -> None:
+        self._ahead_s = self._faults.rng.choice(CLOCKS_AHEAD_S)
 
 
 class ProcessConsumer(MemberView):

@@ -14,10 +14,12 @@ from typing_extensions import override
 
 from saga.adapters.memory import MemoryEventStore
 from saga.adapters.sqlite import SqliteDatabase, SqliteEffectsStore
+from saga.core.durations import SECOND_US
+from saga.core.events import TimerFired
 from saga.core.identity import Instant, SagaId, TimerId
 from saga.core.intents import TimerPurpose
 from saga.ports import Appended, Batch
-from saga.testing.world.broker import SimulatedBus
+from saga.testing.world.broker import SimulatedBus, WorldClock
 from saga.testing.world.checks import armed_in
 from saga.testing.world.faults import Fault
 from saga.testing.world.process import Process, Surroundings
@@ -32,9 +34,15 @@ class WorldStore(MemoryEventStore):
         self.problems: list[str] = []
         self._is_noting = publish_through is None
         self._surroundings = surroundings
+        self._clock = WorldClock(surroundings)
+
+    @override
+    async def now(self) -> Instant:
+        return self._clock.now()
 
     @override
     async def append(self, batch: Batch, *, at: Instant) -> Appended:
+        self._check_times(batch)
         appended = await super().append(batch, at=at)
         number = self._surroundings.next_number()
         touched = {timer.saga_id for timer in batch.timers_armed}
@@ -51,6 +59,20 @@ class WorldStore(MemoryEventStore):
         """Until when a reply to this attempt is waited for; None where there is no limit."""
         timer = self._timers.get(TimerId(f"{intent_id}/{TimerPurpose.DEADLINE}"))
         return None if timer is None else timer.due_at
+
+    def _check_times(self, batch: Batch) -> None:
+        """By the store's own clock nothing is dated ahead, and no timer is early."""
+        now = self._clock.now()
+        for history in batch.histories:
+            for entry in history.entries:
+                if entry.at > now:
+                    ahead_s = (entry.at - now) / SECOND_US
+                    self.problems.append(f"an entry of {entry.saga_id} is dated {ahead_s} s ahead")
+                fired = entry.body
+                if isinstance(fired, TimerFired) and (timer := self._timers.get(fired.timer_id)):
+                    early_s = (timer.due_at - now) / SECOND_US
+                    if early_s > 0:
+                        self.problems.append(f"timer {fired.timer_id} fires {early_s} s early")
 
     def _compare_timers(self, saga_ids: set[SagaId]) -> None:
         """The due-index is a projection: it never differs from the histories."""

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from saga.adapters.kafka import TopicFlaw
 
 CLOCK_SKEW_S_MAX: Final = 2.0
-"""Beyond it timers and times that people read are off; nothing else depends on clocks."""
-CLOCK_SKEW_ALARMING_S: Final = 30.0
+"""Beyond it people who compare logs with histories are misled; workers go by the store's clock."""
 BACKLOG_LATE_S: Final = 10.0
 BACKLOG_STUCK_S: Final = 60.0
 TIMER_LATE_S: Final = 30.0
@@ -106,7 +105,7 @@ class Facts:
     """All that was seen; empty or None where nobody looked.
 
     Args:
-        now: the time on this machine when the look began.
+        now: the time when the look began, by the store's clock where it has one.
         bounds: of every source of the application its begin and end.
         origins: which topic of which cluster each topic is.
         accounted: of each source the offset that the store accounts for.
@@ -114,6 +113,7 @@ class Facts:
         known: definitions and versions that the application has.
         active: how many unfinished sagas each definition and version has.
         store_ahead_s: how far the store's clock is ahead of this machine's.
+        clock_unsure: why a worker here would not know the store's time.
         backlog_s: how long the oldest entry has waited to be published.
         dead: how many dead letters there are, by reason.
         doubts: what is doubtful about the settings, with what to do.
@@ -134,6 +134,7 @@ class Facts:
     active: dict[tuple[str, int], int] = field(default_factory=dict)
     held_up: list[HeldUp] = field(default_factory=list)
     store_ahead_s: float | None = None
+    clock_unsure: str | None = None
     backlog_s: float | None = None
     timer_late_s: float | None = None
     dead: dict[str, int] = field(default_factory=dict)
@@ -249,10 +250,14 @@ def _store(facts: Facts) -> Iterator[Finding]:
     ahead_s, waits_s, late_s = facts.store_ahead_s, facts.backlog_s, facts.timer_late_s
     if ahead_s is not None and abs(ahead_s) > CLOCK_SKEW_S_MAX:
         word = "ahead of" if ahead_s > 0 else "behind"
-        severity = _severity(is_error=abs(ahead_s) > CLOCK_SKEW_ALARMING_S)
         what = f"the store's clock is {abs(ahead_s):.1f} s {word} this machine's"
-        advice = "let all machines keep time by NTP: timers fire by the workers' clocks"
-        yield Finding("clock", severity, what, "store", advice)
+        advice = (
+            "let all machines keep time by NTP: sagas go by the store's clock, logs by a machine's"
+        )
+        yield Finding("clock", Severity.WARNING, what, "store", advice)
+    if facts.clock_unsure is not None:
+        advice = "bring workers and store nearer to each other, or give the store more to run on"
+        yield Finding("clock", Severity.ERROR, facts.clock_unsure, "store", advice)
     if waits_s is not None and waits_s > BACKLOG_LATE_S:
         severity = _severity(is_error=waits_s > BACKLOG_STUCK_S)
         what = f"what was decided {waits_s:.0f} s ago is not published yet"

@@ -37,11 +37,13 @@ from saga.errors import BusUnavailable, SettingsError, StoreRefused, StoreUnavai
 from saga.ports import SagaSummary, Source
 from saga.ports.store import History, UnhandledKind
 from saga.runtime.router import Router
+from saga.runtime.store_clock import StoreClock
 from saga.runtime.trial import possible_acts
 from saga.settings import file_of, redacted
 
 LAG_RECORDS: Final = 10_000
 SAGAS_MAX: Final = 10_000
+CLOCK_TRIES: Final = 3
 DEAD_LETTERS_MAX: Final = 1_000
 
 Readers = dict[str, tuple[str, set[str]]]
@@ -194,24 +196,22 @@ async def _has_tables(facts: Facts, session: Session) -> bool:
     settings = session.settings
     if not settings.store.startswith("postgresql:"):
         return True
-    clock = SystemClock()
     async with closing(open_postgres(settings)) as database:
         from saga.adapters.postgres import EVENT_STORE, stored_version
 
         stored = await asyncio.to_thread(stored_version, database.address, EVENT_STORE)
         schema = Schema(component=EVENT_STORE.name, stored=stored, needed=EVENT_STORE.version)
         facts.schemas.append(schema)
-        before = clock.now()
-        [[server_time]] = await database.fetch(
-            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-        )
-        between = (before + clock.now()) / 2
-        facts.store_ahead_s = (server_time - between) / SECOND_US
     return all(schema.stored == schema.needed for schema in facts.schemas)
 
 
 async def _look_at_store(facts: Facts, session: Session) -> None:
     async with closing(open_store(session.settings)) as store:
+        clock = StoreClock(store.store, SystemClock())
+        for _ in range(CLOCK_TRIES):  # the first answer may have had to wait for a connection
+            await clock.keep()
+        facts.now, facts.store_ahead_s = clock.now(), clock.ahead_s
+        facts.clock_unsure = clock.why_unsure()
         facts.accounted = dict(await store.store.positions(list(facts.bounds)))
         facts.belongs = await store.store.origins(list(facts.accounted))
         following = {source: offset + 1 for source, offset in facts.accounted.items()}
