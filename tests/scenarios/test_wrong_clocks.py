@@ -13,10 +13,12 @@ from saga.adapters.opening import open_store
 from saga.core.events import TimerFired
 from saga.core.intents import TimerArmed
 from saga.settings import Settings
+from tests.patience import HANG_S
 from tests.scenarios.clock_app import OrderAsked, app
 
 ROOT = Path(__file__).parents[2]
 ORDERS = 16
+SET_EVERY_S = 2
 WRONG = ("+1h", "-1h", "+1m", "-1m")
 
 
@@ -81,10 +83,10 @@ async def test_good_orders_are_completed_whatever_the_clocks_say(deployment, tmp
             machines.append(machine)
             await stack.enter_async_context(worker(deployment, machine))
         sagas = [await here.publish(OrderAsked(name=f"o-{n}")) for n in range(ORDERS)]
-        ending = asyncio.gather(*(here.outcome(saga, timeout=120) for saga in sagas))
+        ending = asyncio.gather(*(here.outcome(saga, timeout=HANG_S) for saga in sagas))
         turn = 0
         while not ending.done():
-            await asyncio.wait([ending], timeout=2)
+            await asyncio.sleep(SET_EVERY_S)
             turn += 1
             for number, machine in enumerate(machines):
                 machine.set(WRONG[(number + turn) % len(WRONG)])
