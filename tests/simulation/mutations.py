@@ -21,9 +21,9 @@ MUTATIONS = (
     _mutation(
         "publish before append",
         "saga/runtime/turns.py",
-        "        appended = await self._store.append(transaction, at=unit.at)\n",
-        "        await self._relay._publish_all(unit.outgoing)\n"
-        "        appended = await self._store.append(transaction, at=unit.at)\n",
+        "            appended = await self._store.append(transaction, at=unit.at)\n",
+        "            await self._relay._publish_all(unit.outgoing)\n"
+        "            appended = await self._store.append(transaction, at=unit.at)\n",
     ),
     _mutation(
         "positions before entries",
