@@ -326,8 +326,7 @@ class Turns:
         if misfit is not None:
             _reject(unit, delivery, misfit.reason, misfit.message)
             return
-        if delivery.event.at < saga.last_at:
-            delivery.event = replace(delivery.event, at=saga.last_at)
+        _date(delivery, saga)
         before = saga.state.status
         try:
             decision = saga.decider.handle(saga.state, delivery.event)
@@ -535,6 +534,12 @@ def _suspects(count: int) -> Iterator[Sequence[int]]:
         yield from ((number,) for number in range(count))
     if count:
         yield range(count)
+
+
+def _date(delivery: Delivery, saga: LoadedSaga) -> None:
+    """No entry is dated before the one before it, whatever has become of clocks meanwhile."""
+    if delivery.event.at < saga.last_at:
+        delivery.event = replace(delivery.event, at=saga.last_at)
 
 
 def _reject(unit: UnitOfWork, delivery: Delivery, reason: Reason, message: str) -> None:
