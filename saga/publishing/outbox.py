@@ -147,6 +147,7 @@ class OutboxRelay:
         self._poll_s = duration_us(poll) / SECOND_US
         self._stopping = asyncio.Event()
         self._missing: dict[str, float] = {}
+        self._has_begun = False
         self._backoff = Backoff("outbox relay", SystemClock())
         self.counts: Counter[str] = Counter()
         """`published` and `refused` since the start."""
@@ -156,13 +157,14 @@ class OutboxRelay:
         self._stopping.set()
 
     async def run(self, *, until_empty: bool = False) -> None:
-        """Waits out a database and a bus that are away.
+        """Waits out a database and a bus that are away, at its start as well.
 
         Args:
             until_empty: return when nothing waits that could be published.
 
         Raises:
             SettingsError: bus or database cannot be opened as the settings say.
+            StoreUnavailable, BusUnavailable: it has not begun, and no waiting helps.
         """
         async with self._publisher:
             while not self._stopping.is_set():
@@ -170,6 +172,8 @@ class OutboxRelay:
                     if await self._session(until_empty=until_empty):
                         return
                 except (StoreUnavailable, BusUnavailable) as error:
+                    if not (error.passes or self._has_begun):
+                        raise
                     await self._unless_stopped(self._backoff.pause("the outbox waits", error))
 
     async def _session(self, *, until_empty: bool) -> bool:
@@ -207,6 +211,7 @@ class OutboxRelay:
         rows = await session.waiting(
             limit=BATCH_ROWS, bytes_max=BATCH_BYTES, without=tuple(self._missing)
         )
+        self._has_begun = True
         if not rows:
             return False
         try:

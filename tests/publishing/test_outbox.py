@@ -424,3 +424,16 @@ async def test_killed_relays_lose_nothing_and_keep_order(database, bus, outbox):
     for record in records:
         assert by_id.setdefault(header(record, "ce_id"), record.value) == record.value
     assert len(by_id) == 400
+
+
+async def test_a_relay_without_an_outbox_says_how_to_make_one(postgres, bus):
+    """To wait for it would be in vain."""
+    with pytest.raises(StoreUnavailable, match="saga outbox migrate"):
+        await relay(postgres, bus=bus)
+
+
+def test_an_outbox_that_is_not_there_is_named_with_its_remedy(postgres, monkeypatch):
+    monkeypatch.setenv("SAGA_OUTBOX", postgres)
+
+    call("outbox", "status").fails(3, "saga outbox migrate")
+    call("outbox", "relay").fails(3, "saga outbox migrate")

@@ -7,14 +7,17 @@ publishes: it holds an advisory lock, which ends with its session.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from psycopg import AsyncConnection, Cursor
+from psycopg.errors import UndefinedTable
 
 from saga.adapters.headers import decode_headers
 from saga.adapters.postgres.database import Address, translated
 from saga.adapters.postgres.schema import Component
+from saga.errors import StoreUnavailable
 from saga.ports.bus import Record
 
 OUTBOX_TABLE: Final = (
@@ -145,10 +148,23 @@ class OutboxSession:
         await self._connection.close()
 
     async def _rows(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with translated(self._address.name):
+        with self._translated():
             cursor = await self._connection.execute(sql, values)
             return await cursor.fetchall()
 
     async def _do(self, sql: str, values: tuple[Any, ...]) -> int:
-        with translated(self._address.name):
+        with self._translated():
             return (await self._connection.execute(sql, values)).rowcount
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with translated(self._address.name):
+                yield
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, UndefinedTable):
+                raise
+            advice = "there is no outbox in it: make one with `saga outbox migrate`"
+            failure = StoreUnavailable(f"{self._address.name}: {advice}")
+            failure.passes = False
+            raise failure from error.__cause__
