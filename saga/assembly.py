@@ -85,6 +85,7 @@ class Assembly:
             encoder=self.encoder,
             clock=self.store_clock,
             worker_id=self.worker_id,
+            topics=self.app.topics(self.names),
         )
 
     @cached_property

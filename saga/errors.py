@@ -191,7 +191,11 @@ class BusUnavailable(DeliveryError, code="bus_unavailable", retriable=True):
 
 
 class MessageTooLarge(DeliveryError, code="message_too_large"):
-    """Raised when a record exceeds the limit of its topic."""
+    """Raised when a record exceeds the limit of its *topic*, where it is known which record did."""
+
+    def __init__(self, message: str, *, topic: str | None = None) -> None:
+        super().__init__(message)
+        self.topic = topic
 
 
 @dataclass(eq=False)

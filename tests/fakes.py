@@ -3,7 +3,8 @@
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from saga.adapters.memory import MemoryBus, MemoryEventStore
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
@@ -16,7 +17,8 @@ class FlakyBus(MemoryBus):
     """A bus that is away, has lost a topic, or trips over replies; it counts what it is asked for.
 
     Of replies, *failures_left* fail, *reply_bytes_max* are too large, and none is answered while it
-    *is_stuck*. *missing* are topics that somebody has deleted.
+    *is_stuck*. *missing* are topics that somebody has deleted; *topic_limits* are lower than usual,
+    and told beforehand if it *tells_limits*.
     """
 
     is_away = False
@@ -24,6 +26,8 @@ class FlakyBus(MemoryBus):
     failures_left = 0
     reply_bytes_max = REPLY_BYTES_MAX
     missing: frozenset[str] = frozenset()
+    topic_limits: Mapping[str, int] = MappingProxyType({})
+    tells_limits = True
 
     def __init__(self, **options) -> None:
         super().__init__(**options)
@@ -50,8 +54,16 @@ class FlakyBus(MemoryBus):
             raise BusUnavailable("the bus is away")
         if any(len(reply.value) > self.reply_bytes_max for reply in replies):
             raise MessageTooLarge("too large")
+        for record in records:
+            if record.size > self.topic_limits.get(record.topic, record.size):
+                raise MessageTooLarge(f"too large for {record.topic}")
         await super().publish(records)
         self.replies += replies
+
+    async def limits(self, topics):
+        """Those of topics that take less than others, unless nobody is to know yet."""
+        own = self.topic_limits if self.tells_limits else {}
+        return {**await super().limits(topics), **{n: own[n] for n in topics if n in own}}
 
     async def bounds(self, sources: Sequence[Source]):
         """Of each source begin and end."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from itertools import chain
 from typing import Final, TypeVar
 
 from saga.errors import MessageTooLarge, TopicMissing
@@ -32,12 +31,9 @@ class Partitioner:
 
     def choose(self, record: Record, partitions: int) -> int:
         """Raises `MessageTooLarge`, and `TopicMissing` for a partition that does not exist."""
-        size = size_of(record)
+        size = record.size
         if size > self._record_bytes_max:
-            raise MessageTooLarge(
-                f"a record of {size} bytes on {record.topic} exceeds the limit of "
-                f"{self._record_bytes_max}"
-            )
+            raise too_large(record.topic, size, self._record_bytes_max)
         if record.partition is not None:
             if not 0 <= record.partition < partitions:
                 raise TopicMissing(record.topic, record.partition)
@@ -63,9 +59,11 @@ def assign_ranges(
     return assigned
 
 
-def size_of(record: Record) -> int:
-    """Bytes of key, value and headers together."""
-    return sum(map(len, filter(None, chain((record.key, record.value), *record.headers))))
+def too_large(topic: str, size: int, limit: int) -> MessageTooLarge:
+    """Of a record with that *size*, which its topic does not take."""
+    raised = "make it smaller, or raise max.message.bytes of the topic and SAGA_RECORD_BYTES"
+    text = f"a record of {size} bytes for {topic} exceeds its limit of {limit}: {raised}"
+    return MessageTooLarge(text, topic=topic)
 
 
 def partition_of(key: bytes, partitions: int) -> int:

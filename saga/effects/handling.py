@@ -25,6 +25,7 @@ from saga.effects.inbox import Answer, Conflict, FailureCode, NothingToUndo, Run
 from saga.effects.registration import EffectContext, Starter
 from saga.effects.request import Request, Subscription
 from saga.errors import (
+    BusUnavailable,
     DefinitionError,
     MalformedMessage,
     Refused,
@@ -32,7 +33,7 @@ from saga.errors import (
     TaskEnded,
     TransactionEnded,
 )
-from saga.ports.bus import Bus, Inbound
+from saga.ports.bus import Bus, Inbound, RecordLimits
 from saga.ports.clock import Clock
 from saga.ports.effects_store import BEGINNING, EffectsStore, InboxRow, InboxWrite, Unit
 from saga.ports.store import DeadLetterReason
@@ -94,6 +95,7 @@ class Parts:
     dead_letters: DeadLetterSink
     settings: EffectsSettings
     counts: Counter[str]
+    limits: RecordLimits
 
     def backoff(self) -> Backoff:
         return Backoff(f"effects of {self.subscription.name}", self.clock, self.settings.backoff)
@@ -212,7 +214,28 @@ class Handling:
             if is_ours(raised):
                 raise raised
             row = _raised(request, raised, at())
-        return None if unit.is_broken else row
+        if unit.is_broken or row is None:
+            return None
+        too_large = await self._why_too_large(request, row)
+        return row if too_large is None else self.reply_too_large(request, too_large)
+
+    async def _why_too_large(self, request: Request, row: InboxRow) -> str | None:
+        """Why the answer cannot be published, before anything is kept: its topic refuses it."""
+        parts, limits = self._parts, self._parts.limits
+        if row.payload is None or len(row.payload) * UTF8_BYTES_MAX < limits.surely_fits:
+            return None
+        record = parts.subscription.reply(request, row)
+        if record is None or limits.why_too_large(record) is None:
+            return None
+        with suppress(BusUnavailable):  # then what was known counts
+            limits.learn(await parts.bus.limits([record.topic]))
+        why = limits.why_too_large(record)
+        return None if why is None else f"{row.contract}: {why}"
+
+    def reply_too_large(self, request: Request, message: str) -> InboxRow:
+        """The answer to be given instead: a failed attempt that says so."""
+        now = self._parts.clock.now()
+        return _failed(request, FailureCode.REPLY_TOO_LARGE, message, now)
 
     async def _shake_off(self, task: asyncio.Task[Any]) -> None:
         """Go on with *task*, the current one, if its handler or a stranger has cancelled it."""

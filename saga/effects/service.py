@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
+from saga.contracts import VALUE_BYTES_MAX
 from saga.core.texts import described
 from saga.effects.handling import DeadLetterSink, EffectsSettings, Handling, Parts, run_starter
 from saga.effects.in_hand import KeyOrder, RecordsInHand
 from saga.effects.request import Rejected, Request, Subscription
 from saga.errors import BusUnavailable, MessageTooLarge, SagaError, TaskEnded, TopicMissing
-from saga.ports.bus import Bus, Consumer, Inbound, Record
+from saga.ports.bus import Bus, Consumer, Inbound, Record, RecordLimits
 from saga.ports.clock import Clock
 from saga.ports.effects_store import EffectsStore, InboxRow
 from saga.ports.store import DeadLetterReason
@@ -50,7 +51,10 @@ class EffectsService:
         self.counts: Final[Counter[str]] = Counter()
         self.consumer: Consumer | None = None
         settings = settings or EffectsSettings()
-        self._parts = Parts(subscription, bus, store, clock, dead_letters, settings, self.counts)
+        limits = RecordLimits(VALUE_BYTES_MAX)
+        self._parts = Parts(
+            subscription, bus, store, clock, dead_letters, settings, self.counts, limits
+        )
         name = f"effects of {subscription.name}"
         self._threads = ThreadPoolExecutor(settings.threads, name) if settings.threads else None
         self._records = RecordsInHand()
@@ -83,7 +87,10 @@ class EffectsService:
         for starter in subscription.effects.starters:
             what = "on_start cannot use the store"
             await retried(what, backoff, run_starter, starter, store, self._threads)
-        subscribe, topics = self._parts.bus.subscribe, subscription.topics_read
+        bus, written = self._parts.bus, subscription.topics_written
+        limits = await retried("cannot look for limits", backoff, bus.limits, written)
+        self._parts.limits.learn(limits)
+        subscribe, topics = bus.subscribe, subscription.topics_read
         what = "cannot join the group"
         self.consumer = await retried(what, backoff, subscribe, subscription.group, topics)
         # A bare task: `start` and `stop` are called by others, and all other tasks are in it.
@@ -255,13 +262,23 @@ class EffectsService:
             raise BusUnavailable(str(error)) from error  # until somebody makes it
 
     async def _send_one_by_one(self, replies: Sequence[tuple[Request, Record]]) -> None:
-        """Set aside the answers that are too large: the broker takes less than we do."""
+        """Say instead of answers that are too large that they are: topics took them a while ago."""
         for request, record in replies:
             try:
                 await self._send([record])
             except MessageTooLarge as error:
-                reason = DeadLetterReason.REPLY_TOO_LARGE
-                await self._parts.keep_dead_letter(request.inbound, reason, str(error))
+                await self._send_instead(request, str(error))
+
+    async def _send_instead(self, request: Request, reason: str) -> None:
+        """The effect has happened and is kept; its saga is told that its answer cannot be had."""
+        row = self._handling.reply_too_large(request, reason)
+        record = self.subscription.reply(request, row)
+        assert record is not None, "facts are not answered"
+        try:
+            await self._send([record])
+        except MessageTooLarge as error:
+            code = DeadLetterReason.REPLY_TOO_LARGE
+            await self._parts.keep_dead_letter(request.inbound, code, str(error))
 
     def _finish(self, inbound: Inbound) -> None:
         self._records.finish(inbound)

@@ -7,12 +7,15 @@ groups whose members may for a moment both own a partition. Correctness rests on
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from itertools import chain
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from typing_extensions import override
 
 from saga.core.identity import Instant
 from saga.core.values import value
+
+HEADERS_USUAL_BYTES: Final = 2_048
 
 
 class Source(NamedTuple):
@@ -65,6 +68,11 @@ class Record:
     headers: Headers = ()
     partition: int | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers together."""
+        return sum(map(len, filter(None, chain((self.key, self.value), *self.headers))))
+
 
 @value
 class Inbound:
@@ -95,6 +103,36 @@ class TopicSpec:
 
 STOPPED_S: Final = 5.0
 """How often a source that is not read is judged again: an operator may have seen to it."""
+
+
+class RecordLimits:
+    """How large a record may be: as topics have said, and *otherwise* where none has.
+
+    Attributes:
+        surely_fits: key and value of so many bytes fit, with headers as they usually are.
+    """
+
+    def __init__(self, otherwise: int) -> None:
+        self._otherwise = otherwise
+        self._of: dict[str, int] = {}
+        self.surely_fits = otherwise - HEADERS_USUAL_BYTES
+
+    def learn(self, limits: Mapping[str, int]) -> bool:
+        """Take over what `Bus.limits` has answered; whether something of it is new."""
+        is_new = any(self._of.get(topic) != limit for topic, limit in limits.items())
+        if is_new:
+            self._of |= limits
+            self.surely_fits = min(self._otherwise, *self._of.values()) - HEADERS_USUAL_BYTES
+        return is_new
+
+    def why_too_large(self, record: Record) -> str | None:
+        """Why the topic of *record* does not take it; None where it does, as far as is known."""
+        limit, size = self._of.get(record.topic), record.size
+        if limit is None or size <= limit:
+            return None
+        sizes = f"a record of {size} bytes, of which its topic {record.topic} takes {limit}"
+        return f"{sizes}: say less, or raise its max.message.bytes"
+
 
 ResumeAt = Callable[[Sequence[Source]], Awaitable[Mapping[Source, int | str]]]
 """Asked on assignment: of each source the next offset to read, or why it is not to be read.
@@ -243,6 +281,16 @@ class Bus(Protocol):
         Raises:
             BusUnavailable: try again later.
         """
+
+    async def limits(self, topics: Collection[str]) -> Mapping[str, int]:  # noqa: ARG002  # default
+        """How many bytes key, value and headers of one record may have; asked anew each time.
+
+        A topic whose limit cannot be known now is left out: what it refuses, `publish` tells.
+
+        Raises:
+            BusUnavailable: try again later.
+        """
+        return {}
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None

@@ -60,6 +60,7 @@ LOOK_S = 0.5
 """Between two pages of sagas that are looked at because they began under other code."""
 TRY_ALL_SWEEPS = 30
 """Every so many sweeps deferred records are tried that waited for another version of the code."""
+LEARN_LIMITS_SWEEPS = 60
 DRAIN_S = 10.0
 """How long stopping may take to finish what is in hand: a store or bus may be away for ever."""
 CONFLICTS_BEFORE_BACKOFF_MAX = 3
@@ -100,6 +101,7 @@ class Orchestrator:
         backoff = partial(self.receiver.backoff, "start")
         await retried("cannot ask for the time", backoff, self._clock.measure)
         await retried("cannot join the group", backoff, self.receiver.start)
+        await retried("cannot look for limits", backoff, self._relay.learn_limits)
         await retried("cannot take over", backoff, self._relay.take_over, older_than_s=0)
         await retried("cannot sweep", backoff, self._sweep, tries_all=True)
 
@@ -252,8 +254,11 @@ class Orchestrator:
                 await self._relay.release()
                 await self._relay.record()
                 await self._skipped.record()
-            except StoreUnavailable as error:
-                await backoff.pause("store unavailable", error)
+                await self._park_refused()
+                if number % LEARN_LIMITS_SWEEPS == 0:
+                    await self._relay.learn_limits()
+            except (StoreUnavailable, BusUnavailable) as error:
+                await backoff.pause("store or bus unavailable", error)
             else:
                 backoff.reset()
 
@@ -271,6 +276,13 @@ class Orchestrator:
                 return
             self._batcher.put_looks(found)
             await self._clock.sleep(LOOK_S)
+
+    async def _park_refused(self) -> None:
+        """Park sagas of which a record is stored that its topic does not take."""
+        for saga_id, reason in list(self._relay.refused.items()):
+            with suppress(HistoryConflict):  # another worker was first; the next sweep looks again
+                await self._turns.park(saga_id, reason)
+                self._relay.parked(saga_id)
 
     async def _sweep(self, *, tries_all: bool) -> None:
         self._revisit(await self._deferred.sweep(tries_all=tries_all))

@@ -43,6 +43,7 @@ from saga.ports import (
     Source,
     UnhandledRecord,
 )
+from saga.ports.bus import HEADERS_USUAL_BYTES, RecordLimits
 from saga.retrying import Backoff, retried
 from saga.runtime.unhandled import dlq_record
 
@@ -50,6 +51,8 @@ TAKEOVER_S = 2.0
 """How long the process that appended may take to publish, before another one does."""
 TAKEOVER_BATCHES_MAX = 100
 BACKLOG_MAX = 1_000
+LIMITS_S = 5.0
+"""How often it is looked whether a topic takes a record by now that it has refused."""
 SETTLED_S = 60.0
 """No batch can appear any more before one that is as old as this: no append takes so long."""
 MISSING_HINT = "make it with `saga topics create`"
@@ -59,15 +62,24 @@ log = logging.getLogger(__name__)
 
 class Relay:
     def __init__(
-        self, *, bus: Bus, store: EventStore, encoder: RecordEncoder, clock: Clock, worker_id: str
+        self,
+        *,
+        bus: Bus,
+        store: EventStore,
+        encoder: RecordEncoder,
+        clock: Clock,
+        worker_id: str,
+        topics: Collection[str] = (),
     ) -> None:
         self._bus = bus
         self._store = store
         self._clock = clock
         self._worker_id = worker_id
+        self._topics = topics
         self._in_hand: set[int] = set()
         self._blocked = BlockedTopics()
         self._looked_past = 0
+        self._look_for_limits_at_s = 0.0
         self.encoder = encoder
         self.relayed: list[int] = []
         """Backlog ids that are published and not yet recorded as such."""
@@ -91,6 +103,23 @@ class Relay:
             await self._publish_batch(backlog_id, records)
         finally:
             self._in_hand.discard(backlog_id)
+
+    async def learn_limits(self, topics: Collection[str] | None = None) -> bool:
+        """Ask how large a record may be; whether that has changed. Raises BusUnavailable.
+
+        Of all topics that the application publishes to, where none are named.
+        """
+        limits = await self._bus.limits(self._topics if topics is None else topics)
+        return self.encoder.limits.learn(limits)
+
+    @property
+    def refused(self) -> Mapping[SagaId, str]:
+        """Sagas that are to park: of each a record is stored that its topic does not take."""
+        return self._blocked.to_park
+
+    def parked(self, saga_id: SagaId) -> None:
+        """It is recorded that this saga stands still, or it has ended."""
+        self._blocked.to_park.pop(saga_id, None)
 
     async def publish_dead_letters(self, letters: Sequence[UnhandledRecord]) -> None:
         """Publish a copy of each, where a dlq topic takes it; the store keeps the letter itself."""
@@ -134,6 +163,7 @@ class Relay:
         if not blocked:
             return
         await self._look_for_topics()
+        await self._look_for_limits()
         if not blocked.can_go_on:
             return
         asked, still = list(blocked.sagas), dict[SagaId, str]()
@@ -190,6 +220,13 @@ class Relay:
                 if error.topic not in {record.topic for record in free}:
                     raise  # blocking it would change nothing, and this loop would not end
                 self._blocked.miss(error.topic)
+            except MessageTooLarge as error:
+                if len(free) == 1:
+                    waiting[self._blocked.refuse(free[0], str(error))] = free[0].topic
+                    continue
+                for record in free:
+                    is_left |= await self._publish_unblocked([record], waiting, backlog_id)
+                return is_left
             else:
                 return is_left
 
@@ -246,6 +283,22 @@ class Relay:
                 return
             self._blocked.found(topic)
 
+    async def _look_for_limits(self) -> None:
+        """Let those go on whose records their topics take by now."""
+        refused, now_s = self._blocked.refused, self._clock.monotonic_s()
+        if not refused or now_s < self._look_for_limits_at_s:
+            return
+        self._look_for_limits_at_s = now_s + LIMITS_S
+        try:
+            limits = await self._bus.limits({record.topic for record in refused.values()})
+        except BusUnavailable as error:
+            log.info("cannot look for limits: %s", error, extra={"reason": str(error)})
+            return
+        self.encoder.limits.learn(limits)
+        for saga_id, record in list(refused.items()):
+            if record.size <= limits.get(record.topic, -1):
+                self._blocked.accept(saga_id)
+
     def _look_past(self, backlog: Sequence[Backlog], before: Instant) -> None:
         """Old batches that are blocked need not be read again and again."""
         for batch in backlog:
@@ -276,18 +329,23 @@ class Relay:
 
 
 class BlockedTopics:
-    """What cannot be published because a topic is not there, and what waits behind it.
+    """What cannot be published because a topic is not there, or refuses a record as too large.
 
-    A saga that has something for it publishes nothing more until the topic is there; all others go
-    on. This is a memory of names, no queue: what is to be published is read from the store again.
+    A saga that has something for it publishes nothing more until that is mended; all others go on.
+    This is a memory of names, no queue: what is to be published is read from the store again.
 
     Attributes:
         sagas: those that publish nothing now, each with the topic that it waits for.
+        refused: of those whose topic is there, the record that it does not take.
+        to_park: of these, those that are to park, each with the reason.
         batches: backlog ids of which something is blocked, and of which sagas.
     """
 
     def __init__(self) -> None:
         self.missing: set[str] = set()
+        self.refused: dict[SagaId, Record] = {}
+        self.to_park: dict[SagaId, str] = {}
+        self._reasons: dict[SagaId, str] = {}
         self.sagas: dict[SagaId, str] = {}
         self.batches: dict[int, set[SagaId]] = {}
 
@@ -300,6 +358,20 @@ class BlockedTopics:
             message = "topic %s is missing: its records are kept and their sagas wait; %s"
             keys = {"topic": topic, "hint": MISSING_HINT}
             log.error(message, topic, MISSING_HINT, extra=keys)
+
+    def refuse(self, record: Record, reason: str) -> SagaId:
+        """Its topic does not take *record*; returns its saga, which is to park."""
+        saga_id = _saga_of(record)
+        self.refused[saga_id] = record
+        self._reasons[saga_id] = self.to_park[saga_id] = reason
+        keys = {"saga_id": saga_id, "topic": record.topic, "reason": reason}
+        log.error("a record of saga %s is refused: %s", saga_id, reason, extra=keys)
+        return saga_id
+
+    def accept(self, saga_id: SagaId) -> None:
+        """The record that was refused may go."""
+        for known in (self.refused, self.to_park, self._reasons):
+            known.pop(saga_id, None)
 
     def found(self, topic: str) -> None:
         self.missing.discard(topic)
@@ -319,6 +391,8 @@ class BlockedTopics:
                 waiting[saga_id] = record.topic
             if saga_id in waiting:
                 blocked.add(saga_id)
+                if saga_id in self.refused:  # it was released, and goes on in vain
+                    self.to_park[saga_id] = self._reasons[saga_id]
             else:
                 free.append(record)
         return free, blocked
@@ -332,9 +406,10 @@ class BlockedTopics:
     @property
     def can_go_on(self) -> bool:
         """Whether a saga waits for a topic that is there, or a batch for no saga."""
-        return any(topic not in self.missing for topic in self.sagas.values()) or any(
-            saga_ids.isdisjoint(self.sagas) for saga_ids in self.batches.values()
-        )
+        return any(
+            topic not in self.missing and saga_id not in self.refused
+            for saga_id, topic in self.sagas.items()
+        ) or any(saga_ids.isdisjoint(self.sagas) for saga_ids in self.batches.values())
 
     def release(
         self, asked: Iterable[SagaId], still: dict[SagaId, str], seen: Collection[int]
@@ -369,17 +444,14 @@ class RecordEncoder:
     ) -> None:
         self.names = names
         self._record_bytes_max = record_bytes_max
+        self.limits = RecordLimits(record_bytes_max + HEADERS_USUAL_BYTES)
         self._own_keys = own_keys
         self._sources: dict[str, str] = {}
 
     def records(
         self, entries: Iterable[Entry], *, definition: str, key: str, traceparent: str | None
     ) -> list[Record]:
-        """The records of *entries*, which belong to one saga, in order; always the same bytes.
-
-        Raises:
-            MessageTooLarge: a payload exceeds what the bus takes.
-        """
+        """The records of *entries*, which belong to one saga, in order; always the same bytes."""
         source = self._sources.get(definition)
         if source is None:
             source = self.names.source("sagas", definition)
@@ -409,6 +481,24 @@ class RecordEncoder:
                 records.append(self._record(sender, entry, body.outcome, id=f"{saga}/outcome"))
         return records
 
+    def check(self, records: Iterable[Record]) -> None:
+        """Raise MessageTooLarge for what the bus would refuse: before it is stored, never after."""
+        surely_fits = self.limits.surely_fits
+        for record in records:
+            if len(record.value or b"") + len(record.key or b"") > surely_fits:
+                self._check(record)
+
+    def _check(self, record: Record) -> None:
+        contract = self.names.contract_name(record.topic)
+        size = len(record.value or b"") + len(record.key or b"")
+        if size > self._record_bytes_max:
+            limit = f"of which a record may have {self._record_bytes_max} (SAGA_RECORD_BYTES)"
+            raise MessageTooLarge(f"{contract}: key and value have {size} bytes, {limit}")
+        why = self.limits.why_too_large(record)
+        if why is not None:
+            text = f"{contract}: {why}, then `saga release`"
+            raise MessageTooLarge(text, topic=record.topic)
+
     def _record(
         self,
         sender: _Sender,
@@ -434,12 +524,7 @@ class RecordEncoder:
             undoes=undoes,
             traceparent=sender.traceparent,
         )
-        value = message.payload.encode()
-        size = len(value) + len(key)
-        if size > self._record_bytes_max:
-            limit = f"of which a record may have {self._record_bytes_max}"
-            raise MessageTooLarge(f"{contract}: key and value have {size} bytes, {limit}")
-        return Record(self.names.topic(contract), key, value, headers)
+        return Record(self.names.topic(contract), key, message.payload.encode(), headers)
 
 
 class _Sender(NamedTuple):

@@ -26,9 +26,9 @@ from saga.core.identity import DO, Instant, IntentName, MessageId, SagaId, parse
 from saga.core.intents import Intent, IntentIssued
 from saga.core.state import SagaState
 from saga.core.status import SagaStatus
-from saga.core.texts import described
+from saga.core.texts import described, storable
 from saga.core.values import value
-from saga.errors import DeliveryError, SagaError
+from saga.errors import BusUnavailable, DeliveryError, MessageTooLarge, SagaError
 from saga.ports import Appended, EventStore
 from saga.ports.store import DeadLetterReason, DeferralReason
 from saga.runtime.outcomes import OutcomeWaiters
@@ -151,6 +151,37 @@ class Turns:
             )
         return CommittedBatch(unit, appended, ())
 
+    async def park(self, saga_id: SagaId, reason: str) -> None:
+        """Record that a saga cannot go on, for a *reason* found after its turn was stored.
+
+        Nothing where it stands still already, or has ended. Raises what `take_turns` does.
+        """
+        while saga_id in self._busy:
+            self._freed.clear()
+            await self._freed.wait()
+        self._busy.add(saga_id)
+        unit = UnitOfWork(self._clock.now())
+        try:
+            unit.sagas = await self._cache.load([saga_id])
+            saga = unit.sagas.get(saga_id)
+            if not isinstance(saga, LoadedSaga):
+                return
+            state, before = saga.state, saga.state.status
+            if state.is_poisoned or before.is_ended:
+                self._cache.keep(saga)
+                return
+            fact = TurnFailed(error=storable(reason))
+            event = Event(fact, unit.at, MessageId(f"{saga_id}/refused/{saga.version}"))
+            self._record(unit, saga, event, saga.decider.handle(state, event).intents)
+            unit.count_change(saga, has_started=False, before=before)
+            await self._append(unit, InboundBatch())
+        except BaseException:
+            let_go(unit.sagas.values())
+            raise
+        finally:
+            self._check_in([saga_id])
+        self._waiters.tell(saga_id, SagaStatus.PARKED, reason=reason)
+
     async def publish(self, committed: CommittedBatch) -> None:
         try:
             await self._publish(committed.unit, committed.appended.backlog_id)
@@ -206,6 +237,7 @@ class Turns:
         failures: dict[int, BaseException],
     ) -> UnitOfWork:
         """Hops 4 and 5, again without turns that raised, and from the store if memory is behind."""
+        asked: set[str] = set()
         while True:
             unit = UnitOfWork(at, remembered=self._cache.among(saga_ids))
             if saga_ids:
@@ -223,11 +255,29 @@ class Turns:
             finally:
                 if has_raised:
                     let_go(unit.sagas.values())
+            if has_raised and failures:
+                await self._ask_for_limits(failures, asked)
             if not has_raised:
                 unloadable = unit.unloadable
                 if unloadable:
                     unit.summaries = await self._cache.summaries_of(unloadable, at)
                 return unit
+
+    async def _ask_for_limits(self, failures: dict[int, BaseException], asked: set[str]) -> None:
+        """Take back *failures* by limits of topics that were raised meanwhile."""
+        exceeded = {
+            index: error.topic
+            for index, error in failures.items()
+            if isinstance(error, MessageTooLarge) and error.topic not in {None, *asked}
+        }
+        topics = {topic for topic in exceeded.values() if topic is not None}
+        asked |= topics
+        try:
+            if topics and await self._relay.learn_limits(topics):
+                for index in exceeded:
+                    del failures[index]
+        except BusUnavailable as error:  # what was known counts
+            log.info("cannot look for limits: %s", error, extra={"reason": str(error)})
 
     def _deliver_all(
         self, unit: UnitOfWork, deliveries: Sequence[Delivery], failures: dict[int, BaseException]
@@ -370,9 +420,11 @@ class Turns:
         state = saga.state
         entries = entries_of_turn(saga.saga_id, saga.version, event, intents)
         name, trace = saga.decider.name, state.traceparent
-        unit.outgoing += self._relay.encoder.records(
+        records = self._relay.encoder.records(
             entries, definition=name, key=state.key, traceparent=trace
         )
+        self._relay.encoder.check(records)
+        unit.outgoing += records
         changed = unit.changed.get(saga.saga_id)
         if changed is None:
             changed = unit.changed[saga.saga_id] = ChangedSaga(saga, saga.turns)

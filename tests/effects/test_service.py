@@ -1,5 +1,6 @@
 """A service loses nothing and does nothing twice, through every failure and crash."""
 
+import json
 import sqlite3
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from saga.contracts import cloudevents as ce
 from saga.effects import EffectContext, Effects
 from saga.errors import DefinitionError, StoreUnavailable
 from saga.ports import Source
-from tests.effects.fixtures import Scenario, intent, undo, wallet_effects
+from tests.effects.fixtures import NAMES, Scenario, intent, undo, wallet_effects
 from tests.records import header
 from tests.toys import Paid, Pay, Refund
 
@@ -145,16 +146,60 @@ async def test_a_handler_that_hides_the_stores_failure_is_called_again():
         assert len(scenario.replies()) == 1
 
 
-async def test_a_reply_too_large_for_the_bus_is_a_dead_letter_alone(scenario):
-    scenario.bus.reply_bytes_max = 500
-    await scenario.send(
-        intent(Pay(order_id="a"), step="a"),
-        intent(Pay(order_id="x" * 700), step="b"),
-        intent(Pay(order_id="c"), step="c"),
-    )
+REPLIES = NAMES.topic("shop.evt.paid.v1")
+
+
+def of_sizes(*sizes: int, attempt: int = 1):
+    """Payments whose receipts are so long."""
+    return [
+        intent(Pay(order_id="x" * size), step=f"s{number}", attempt=attempt)
+        for number, size in enumerate(sizes)
+    ]
+
+
+async def test_a_reply_too_large_for_its_topic_is_a_failed_attempt_alone():
+    """It says contract, size and limit; what the handler wrote is undone, its neighbours go on."""
+    scenario = Scenario(wallet_effects()[0])
+    scenario.bus.topic_limits = {REPLIES: 1_500}
+    async with scenario:
+        await scenario.send(*of_sizes(1, 1_400, 1))
+
+        ((_, value),) = [each for each in scenario.answers() if "failed" in each[0]]
+        said = json.loads(value)
+        assert (said["outcome"], said["code"]) == ("failed", "reply_too_large")
+        assert "shop.evt.paid.v1: a record of 19" in said["message"]
+        assert f"of which its topic {REPLIES} takes 1500" in said["message"]
+        assert len(scenario.replies()) == 3
+        assert scenario.ledger() == [("x", 3), ("x", 3)]
+        assert scenario.dead_letters == []
+
+        scenario.bus.topic_limits = {REPLIES: 5_000}
+        await scenario.send(*of_sizes(1, 1_400, attempt=2)[1:])
+        assert scenario.answers()[-1][0] == "shop.evt.paid.v1"
+
+
+async def test_a_reply_refused_after_its_effect_is_a_failed_attempt_that_says_so(scenario):
+    """The topic takes less than it did: the effect stays, and is undone by its saga."""
+    scenario.bus.tells_limits = False
+    scenario.bus.topic_limits = {REPLIES: 1_500}
+    await scenario.send(*of_sizes(1, 1_400, 1))
+
+    failed = [json.loads(value) for name, value in scenario.answers() if "failed" in name]
+    assert [each["code"] for each in failed] == ["reply_too_large"]
+    assert "too large for" in failed[0]["message"]
+    assert len(scenario.replies()) == 3
+    assert len(scenario.ledger()) == 3
+    assert scenario.dead_letters == []
+
+
+async def test_an_intent_whose_failure_cannot_be_said_either_is_a_dead_letter(scenario):
+    scenario.bus.tells_limits = False
+    failed = NAMES.topic("shop.evt.intent-failed.v1")
+    scenario.bus.topic_limits = {REPLIES: 1_500, failed: 10}
+    await scenario.send(*of_sizes(1, 1_400))
 
     assert [reason for _, reason, _ in scenario.dead_letters] == ["reply_too_large"]
-    assert len(scenario.replies()) == 2
+    assert len(scenario.replies()) == 1
 
 
 async def test_stopping_finishes_what_is_in_hand(scenario):

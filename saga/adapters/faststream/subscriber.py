@@ -309,6 +309,10 @@ class BrokerBus(Bus):
         await self._kafka.publish(records)
 
     @override
+    async def limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        return await self._kafka.limits(topics)
+
+    @override
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> BrokerConsumer:

@@ -163,9 +163,16 @@ def origins_in(answer: Any) -> dict[str, Origin]:
 
 
 def append_records(
-    producer: AIOKafkaProducer, placed: Sequence[tuple[Source, Record]], *, now_ms: int
+    producer: AIOKafkaProducer,
+    placed: Sequence[tuple[Source, Record]],
+    *,
+    now_ms: int,
+    sizes: Mapping[str, int],
 ) -> set[Delivery]:
-    """In order per partition; one future a batch costs a third of `AIOKafkaProducer.send`."""
+    """In order per partition; one future a batch costs a third of `AIOKafkaProducer.send`.
+
+    *sizes* are the largest batches of topics that do not take those that the producer makes.
+    """
     accumulator = producer._message_accumulator
     queues, append_batch = accumulator._batches, accumulator._append_batch
     deliveries: set[Delivery] = set()
@@ -174,6 +181,10 @@ def append_records(
         queue = queues.get(at)
         batch = queue[-1] if queue else append_batch(accumulator.create_builder(), at)
         key, value, headers = record.key, record.value, list(record.headers)
+        if sizes and (largest := sizes.get(source.topic)) is not None:
+            open_batch = batch._builder
+            if open_batch._relative_offset and open_batch.size() + record.size > largest:
+                open_batch.close()
         # None: this batch is full or on its way. The first record always fits.
         while (
             batch._builder.append(timestamp=now_ms, key=key, value=value, headers=headers) is None

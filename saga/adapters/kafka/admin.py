@@ -206,7 +206,10 @@ class Cluster:
             name: replace(layout, configs=configs.get(name, {})) for name, layout in layouts.items()
         }
 
-    async def configs(self, topics: Collection[str]) -> dict[str, dict[str, str]]:
+    async def configs(
+        self, topics: Collection[str], *, may_lack: bool = False
+    ) -> dict[str, dict[str, str]]:
+        """Topics that are not there are left out, and with *may_lack* those that are refused."""
         if not topics:
             return {}
         resources = [(_TOPIC_RESOURCE, name, None) for name in sorted(topics)]
@@ -217,10 +220,18 @@ class Cluster:
             error = kafka.for_code(code)
             if error is kafka.UnknownTopicOrPartitionError:
                 continue
+            if error is kafka.TopicAuthorizationFailedError and may_lack:
+                continue
             if error is not kafka.NoError:
                 raise BusUnavailable(f"kafka: settings of {name}: {message or error.__name__}")
             configs[name] = {entry[0]: entry[1] or "" for entry in entries}
         return configs
+
+    async def record_limits(self, topics: Collection[str]) -> dict[str, int]:
+        """`max.message.bytes` of those that are there, and that we may ask about."""
+        configs = await self.configs(topics, may_lack=True)
+        named = ((name, configs[name].get("max.message.bytes")) for name in configs)
+        return {name: int(limit) for name, limit in named if limit}
 
     async def close(self) -> None:
         self._is_closed = True

@@ -81,6 +81,10 @@ class KafkaBus(Bus):
         await self._producer.publish(records)
 
     @override
+    async def limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        return await self._producer.learn_limits(topics)
+
+    @override
     async def subscribe(
         self, group: str, topics: Sequence[str], *, resume_at: ResumeAt | None = None
     ) -> KafkaConsumer:

@@ -23,7 +23,7 @@ from saga.adapters.kafka._aiokafka import Delivery
 from saga.adapters.kafka.admin import Cluster
 from saga.adapters.kafka.connection import KafkaConnection, described, within
 from saga.adapters.kafka.diagnosis import connecting
-from saga.adapters.partitioner import Partitioner, size_of
+from saga.adapters.partitioner import Partitioner, too_large
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
 from saga.ports.bus import Record, Source
 
@@ -32,8 +32,8 @@ STOP_S: Final = 5.0
 LOOK_FOR_TOPICS_S: Final = 2.0
 """How long a delivery may take before its topic is looked for."""
 LIMIT_LOOKED_UP_BYTES: Final = 500_000
-"""Smaller records fit into every topic whose limit was not lowered on purpose."""
-FRAMING_BYTES: Final = 512
+"""Smaller records fit into every topic whose limit is not known to be lower."""
+FRAMING_BYTES: Final = 256
 """The most that a record and its batch cost beyond key, value and headers."""
 BATCH_BYTES: Final = 262_144
 """A batch counts as one message to `max.message.bytes`, so that it has to be well below it."""
@@ -65,7 +65,10 @@ class KafkaProducer:
         self._compression = compression
         self._session: ProducerSession | None = None
         self._starting = asyncio.Lock()
+        self._record_bytes_max = record_bytes_max
         self._limits: dict[str, int] = {}
+        self._batch_bytes: dict[str, int] = {}
+        """Of topics that do not take a batch as large as those that are made."""
         self._is_closed = False
         self._counts = counts
 
@@ -83,7 +86,21 @@ class KafkaProducer:
         # Nothing waits from here to `put`: two publishers keep the order in which they come here.
         if session.is_ended:
             raise BusUnavailable("kafka: the producer was replaced meanwhile")
-        await self._deliver(session, session.put(placed), counts.keys())
+        deliveries = session.put(placed, sizes=self._batch_bytes)
+        await self._deliver(session, deliveries, records)
+
+    async def learn_limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        """As `Bus.limits` says; the answer is also ours from now on."""
+        known = await self._cluster.record_limits(topics)
+        for topic in topics:
+            self._limits.pop(topic, None)
+            self._batch_bytes.pop(topic, None)
+        for topic, largest in known.items():
+            room = largest - FRAMING_BYTES
+            self._limits[topic] = min(room, self._record_bytes_max)
+            if room < BATCH_BYTES:
+                self._batch_bytes[topic] = room
+        return {topic: self._limits[topic] for topic in known}
 
     async def close(self) -> None:
         self._is_closed = True
@@ -95,6 +112,7 @@ class KafkaProducer:
         """For topics whose limits may have changed."""
         for topic in topics:
             self._limits.pop(topic, None)
+            self._batch_bytes.pop(topic, None)
 
     async def _started_session(self) -> ProducerSession:
         async with self._starting:
@@ -121,28 +139,27 @@ class KafkaProducer:
         return counts
 
     async def _check_limits(self, records: Sequence[Record]) -> None:
-        for record in records:
-            size = size_of(record)
-            if size > LIMIT_LOOKED_UP_BYTES:
-                limit = await self._limit(record.topic)
-                if size + FRAMING_BYTES > limit:
-                    raise MessageTooLarge(
-                        f"a record of {size} bytes exceeds max.message.bytes of {record.topic}, "
-                        f"{limit}"
-                    )
+        """Ask anew before a record is refused: the limit may have been raised."""
+        limits = self._limits
+        suspects = {
+            record.topic
+            for record in records
+            if record.size > limits.get(record.topic, LIMIT_LOOKED_UP_BYTES)
+        }
+        if suspects:
+            await self.learn_limits(suspects)
+            self._refuse_what_is_too_large(records)
 
-    async def _limit(self, topic: str) -> int:
-        limit = self._limits.get(topic)
-        if limit is None:
-            configs = (await self._cluster.configs([topic])).get(topic)
-            if configs is None:
-                raise TopicMissing(topic)
-            limit = self._limits[topic] = int(configs.get("max.message.bytes") or 1_048_588)
-        return limit
+    def _refuse_what_is_too_large(self, records: Sequence[Record]) -> None:
+        for record in records:
+            size, limit = record.size, self._limits.get(record.topic)
+            if limit is not None and size > limit:
+                raise too_large(record.topic, size, limit)
 
     async def _deliver(
-        self, session: ProducerSession, deliveries: set[Delivery], topics: Collection[str]
+        self, session: ProducerSession, deliveries: set[Delivery], records: Sequence[Record]
     ) -> None:
+        topics = {record.topic for record in records}
         late, missing = await self._wait(deliveries, topics)
         failures = [error for each in deliveries - late if (error := each.exception()) is not None]
         if not late and not failures:
@@ -159,9 +176,18 @@ class KafkaProducer:
             await session.drop()
         if missing is not None:
             raise TopicMissing(missing)
-        if failures and isinstance(failures[-1], _TOO_LARGE):
-            raise MessageTooLarge(f"the cluster takes no record as large as one of these: {reason}")
+        if any(isinstance(failure, _TOO_LARGE) for failure in failures):
+            await self._explain_too_large(records, reason)
         raise BusUnavailable(f"kafka: not all was published: {reason}")
+
+    async def _explain_too_large(self, records: Sequence[Record], reason: str) -> None:
+        """Raise which record is too large; return where only a batch of them was."""
+        before = dict(self._batch_bytes)
+        await self.learn_limits({record.topic for record in records})
+        self._refuse_what_is_too_large(records)
+        if len(records) == 1 or before == self._batch_bytes:
+            text = f"the cluster takes no record as large as one of these: {reason}"
+            raise MessageTooLarge(text, topic=records[0].topic if len(records) == 1 else None)
 
     async def _wait(
         self, deliveries: set[Delivery], topics: Collection[str]
@@ -213,9 +239,12 @@ class ProducerSession:
         """Ask the cluster for the number of partitions; the topic must exist."""
         return len(await self._producer.partitions_for(topic))
 
-    def put(self, placed: Sequence[tuple[Source, Record]]) -> set[Delivery]:
+    def put(
+        self, placed: Sequence[tuple[Source, Record]], *, sizes: Mapping[str, int]
+    ) -> set[Delivery]:
         """In order per partition; returns the deliveries of their batches."""
-        return _aiokafka.append_records(self._producer, placed, now_ms=int(time() * 1000))
+        now_ms = int(time() * 1000)
+        return _aiokafka.append_records(self._producer, placed, now_ms=now_ms, sizes=sizes)
 
     async def stop(self, timeout_s: float) -> None:
         """Deliver the records that were put, if *timeout_s* suffices, and end."""

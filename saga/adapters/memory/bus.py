@@ -227,6 +227,7 @@ class MemoryBus(Bus):
         self.clock = clock
         self.partitions: dict[Source, Partition] = {}
         self.committed: dict[tuple[str, Source], int] = {}
+        self.record_bytes_max = record_bytes_max
         self._partitioner = Partitioner(record_bytes_max=record_bytes_max)
         self._topics: dict[str, TopicSpec] = {}
         self._topic_ids: dict[str, str] = {}
@@ -252,6 +253,10 @@ class MemoryBus(Bus):
             raise BusUnavailable("the bus is closed")
         await asyncio.sleep(0)
         self.append(records)
+
+    @override
+    async def limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        return dict.fromkeys(topics, self.record_bytes_max)
 
     @override
     async def subscribe(

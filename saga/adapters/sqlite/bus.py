@@ -89,6 +89,7 @@ class LocalBus(Bus):
         self, database: SqliteDatabase, *, clock: Clock, record_bytes_max: int = RECORD_BYTES_MAX
     ) -> None:
         self.database = database
+        self._record_bytes_max = record_bytes_max
         self.log = RecordLog(database, record_bytes_max=record_bytes_max)
         self.delivery = EarlyDelivery()
         self._early_readers: EarlyReaders | None = None
@@ -125,6 +126,10 @@ class LocalBus(Bus):
             together.placed.extend(placed)
             # Whoever stops waiting does not take the others' records along.
             await asyncio.shield(together.written)
+
+    @override
+    async def limits(self, topics: Collection[str]) -> Mapping[str, int]:
+        return dict.fromkeys(topics, self._record_bytes_max)
 
     @override
     async def subscribe(

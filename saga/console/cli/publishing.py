@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
@@ -15,7 +15,7 @@ from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.serving import on_signals
 from saga.console.cli.session import Session, closing
 from saga.contracts import Kind
-from saga.errors import MessageError, UnknownContract
+from saga.errors import MessageError, MessageTooLarge, UnknownContract
 from saga.publishing import OutboxRelay
 from saga.publishing.writer import WrittenEvent
 from saga.runtime.publisher import Publisher
@@ -70,8 +70,8 @@ async def publish(
                 continue
             batch.append((number, written))
             if len(batch) >= BATCH_LINES:
-                await _send(session, publisher, batch)
-        await _send(session, publisher, batch)
+                is_bad |= not await _send(session, publisher, batch)
+        is_bad |= not await _send(session, publisher, batch)
     return ExitCode.NOT_SO if is_bad else ExitCode.OK
 
 
@@ -106,15 +106,32 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 
 async def _send(
     session: Session, publisher: Publisher, batch: list[tuple[int, WrittenEvent]]
-) -> None:
-    await publisher.send([written for _, written in batch])
-    for number, written in batch:
+) -> bool:
+    """Publish and print them; whether all could be."""
+    count = len(batch)
+    sent = await _sent(session, publisher, list(batch))
+    batch.clear()
+    for number, written in sent:
         message_id, saga_id = written.message_id, written.saga_id
         row = {"line": number, "message_id": message_id, "saga_id": saga_id}
         started = f"  saga {saga_id}" if saga_id else ""
         session.printer.result(row, f"line {number}: message {message_id}{started}")
     session.printer.flush()
-    batch.clear()
+    return len(sent) == count
+
+
+async def _sent(
+    session: Session, publisher: Publisher, batch: Sequence[tuple[int, WrittenEvent]]
+) -> Sequence[tuple[int, WrittenEvent]]:
+    """Those that were published; one that its topic does not take keeps back no other."""
+    try:
+        await publisher.send([written for _, written in batch])
+    except MessageTooLarge as error:
+        if len(batch) > 1:
+            return [each for line in batch for each in await _sent(session, publisher, [line])]
+        session.printer.note(f"line {batch[0][0]}: {error} ({error.code})", style="red")
+        return []
+    return batch
 
 
 async def outbox_migrate(

@@ -1,10 +1,14 @@
 """`publish`: accepted events, refused events and their messages."""
 
+import asyncio
+
 import pytest
 
+from saga.console.cli.output import ExitCode
 from saga.core.identity import saga_id
 from tests.console.conftest import call
 from tests.console.toys import ORDER
+from tests.scenarios.test_too_large import limit
 
 
 def test_publish_says_which_saga_it_starts(toys):
@@ -120,3 +124,17 @@ def test_to_publish_needs_the_bus_and_no_store(toys):
 
     assert called.code == 0
     assert called.row["saga_id"]
+
+
+def test_a_line_that_its_topic_does_not_take_keeps_back_no_other(toys, kafka, namespace):
+    """It is named with topic, size and limit."""
+    topic = f"dev.{namespace}.{ORDER}"
+    asyncio.run(limit(kafka.bootstrap, topic, 1_500))
+    names = ["o-1", "x" * 900, "o-3"]
+    lines = "".join(f'{{"order_id": "{name}", "amount": 1}}\n' for name in names)
+    where = ("--bus", kafka.url, "--namespace", namespace)
+
+    said = call("publish", ORDER, "-", "--json", *where, stdin=lines)
+
+    said.fails(ExitCode.NOT_SO, "line 2: a record of", f"for {topic} exceeds its limit of 1244")
+    assert [row["line"] for row in said.rows] == [1, 3]
