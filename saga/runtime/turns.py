@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from saga.core.decider import Disposition
@@ -144,8 +143,10 @@ class Turns:
         for record in batch.records:
             unit.reject(Rejected(record, DeadLetterReason.UNSTORABLE, described(error)))
             (letter,) = unit.unhandled.dead_letters
-            with suppress(Unstorable), _unstorable():
+            try:
                 await self._relay.publish_dead_letters([letter])
+            except Exception as failure:
+                log.exception("a copy is left out", extra={"reason": described(failure)})
             appended = await append_letter(
                 self._store, letter, positions=unit.positions, at=unit.at
             )
@@ -265,11 +266,12 @@ class Turns:
 
     async def _ask_for_limits(self, failures: dict[int, BaseException], asked: set[str]) -> None:
         """Take back *failures* by limits of topics that were raised meanwhile."""
-        exceeded = {
+        refused = {
             index: error.topic
             for index, error in failures.items()
-            if isinstance(error, MessageTooLarge) and error.topic not in {None, *asked}
+            if type(error) is MessageTooLarge  # users' own may not be looked at in any other way
         }
+        exceeded = {index: topic for index, topic in refused.items() if topic not in asked}
         topics = {topic for topic in exceeded.values() if topic is not None}
         asked |= topics
         try:
@@ -476,14 +478,22 @@ class Turns:
     async def _append(self, unit: UnitOfWork, batch: InboundBatch) -> Appended:
         if unit.unhandled.dead_letters:
             # Before the positions: a copy may come twice, but none may be missing (CP-14, CP-15).
-            with _unstorable():
+            try:
                 await self._relay.publish_dead_letters(unit.unhandled.dead_letters)
+            except Exception as error:
+                if _is_known(error):
+                    raise
+                raise Unstorable(error) from error
         relayed = list(self._relay.relayed)
         unit.positions = batch.positions()
         transaction = unit.batch(relayed)
         began_s = self._clock.monotonic_s()
-        with _unstorable():
+        try:
             appended = await self._store.append(transaction, at=unit.at)
+        except Exception as error:
+            if _is_known(error):
+                raise
+            raise Unstorable(error) from error
         unit.append_s = self._clock.monotonic_s() - began_s
         if relayed:
             self._relay.forget(relayed)
@@ -567,17 +577,11 @@ class _Outdated(Exception):
     """Raised where memory would decide and another worker may know more."""
 
 
-@contextmanager
-def _unstorable() -> Iterator[None]:
-    """Raise Unstorable for what is neither trouble that passes nor a conflict."""
-    try:
-        yield
-    except SagaError as error:
-        if error.retriable or not isinstance(error, DeliveryError):
-            raise
-        raise Unstorable(error) from error
-    except Exception as error:
-        raise Unstorable(error) from error
+def _is_known(error: Exception) -> bool:
+    """Whether *error* is trouble that passes, or a conflict, and not something in the batch."""
+    if not isinstance(error, SagaError):
+        return False
+    return error.retriable or not isinstance(error, DeliveryError)
 
 
 def _suspects(count: int) -> Iterator[Sequence[int]]:
