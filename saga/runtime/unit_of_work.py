@@ -50,18 +50,15 @@ class InboundBatch:
 
     def halves(self) -> list[InboundBatch]:
         """Two batches to be taken one after the other; none where there is one thing to do."""
-        count = len(self.revisits) + len(self.records) + len(self.due)
-        if count < 2:  # noqa: PLR2004
+        parts = ("revisits", "records", "due", "looks")
+        things = [(part, each) for part in parts for each in getattr(self, part)]
+        middle = len(things) // 2
+        if not middle:
             return []
-        first, second = InboundBatch(looks=self.looks), InboundBatch()
-        middle = count // 2
-        for number, saga_id in enumerate(self.revisits):
-            (first if number < middle else second).revisits.append(saga_id)
-        for number, record in enumerate(self.records, len(self.revisits)):
-            (first if number < middle else second).records.append(record)
-        for number, timer in enumerate(self.due, len(self.revisits) + len(self.records)):
-            (first if number < middle else second).due.append(timer)
-        return [first, second]
+        halves = (InboundBatch(), InboundBatch())
+        for number, (part, each) in enumerate(things):
+            getattr(halves[number >= middle], part).append(each)
+        return list(halves)
 
     def positions(self) -> dict[Source, int]:
         """Of each source the highest offset in this batch."""
