@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
-from saga.contracts import VALUE_BYTES_MAX, encode
+from saga.contracts import VALUE_BYTES_MAX, UnreadableCode, encode
 from saga.core.durations import SECOND_US
 from saga.core.events import ReplyOutcome
 from saga.core.identity import Instant
@@ -153,6 +153,9 @@ class Handling:
         jobs: list[Run] = []
         for request in requests:
             match judge(request, rows, handled=service.handled, now=now):
+                case Run() if request.refusal is not None:
+                    refusal = request.refusal
+                    self._keep_dead_letter(request, refusal.code, refusal.message)
                 case Run() as run:
                     jobs.append(run)
                 case Answer(row):
@@ -341,7 +344,9 @@ class Handling:
 
         self._spawn(listen())
 
-    def _keep_dead_letter(self, request: Request, reason: DeadLetterReason, message: str) -> None:
+    def _keep_dead_letter(
+        self, request: Request, reason: DeadLetterReason | UnreadableCode, message: str
+    ) -> None:
         async def keep() -> None:
             await self._parts.keep_dead_letter(request.inbound, reason, message)
             self._answer([(request, None)])

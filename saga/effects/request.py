@@ -24,16 +24,17 @@ from saga.contracts import (
     decode,
     intent_done_name,
     intent_failed_name,
+    read,
     reply_contract_names,
     wrong_headers,
 )
 from saga.contracts import cloudevents as ce
 from saga.contracts.signatures import SigningKeys
-from saga.core.events import EMPTY_JSON, Json, ReplyOutcome
+from saga.core.events import EMPTY_JSON, Json, Message, ReplyOutcome
 from saga.core.identity import ID_BYTES_MAX, Direction, Instant, SagaId, parse_intent_id
 from saga.core.values import value
 from saga.effects.registration import Effects, Handler
-from saga.errors import DefinitionError
+from saga.errors import DefinitionError, MessageError
 from saga.ports.bus import Inbound, Record
 from saga.ports.effects_store import InboxRow
 from saga.ports.store import DeadLetterReason
@@ -69,7 +70,8 @@ class Request(NamedTuple):
     """A record that was read; requests of one *order_key* are handled one after another.
 
     Doing and undoing a step, in all attempts, have the same. *value* is the payload as received,
-    *digest* is of it, and *undoes* is the contract of the step to be undone.
+    *digest* is of it, and *undoes* is the contract of the step to be undone. *refusal* says why its
+    contract refuses it today: it is only answered, and only if it was accepted before.
     """
 
     inbound: Inbound
@@ -86,6 +88,7 @@ class Request(NamedTuple):
     direction: Direction
     undoes: str | None
     traceparent: str | None
+    refusal: Unreadable | None = None
 
     @property
     def do_key(self) -> str:
@@ -185,8 +188,14 @@ class Subscription:
         attributes, payload = ce.read_record(inbound.headers, inbound.value)
         name = route.contract_name
         decoded = wrong_headers(name, attributes) or decode(self._registry, name, payload)
-        if isinstance(decoded, Unreadable):
-            return rejected(decoded.code, decoded.message)
+        refusal = None
+        if not isinstance(decoded, Unreadable):
+            model = decoded.model
+        else:
+            accepted, refusal = self._accepted(name, payload, decoded), decoded
+            if accepted is None:
+                return rejected(decoded.code, decoded.message)
+            model = accepted
         assert payload is not None, "a record without value is unreadable"
         try:
             key = (inbound.key or b"").decode()
@@ -194,13 +203,24 @@ class Subscription:
             message = f"byte {error.start} of the key is not UTF-8"
             return rejected(DeadLetterReason.BAD_KEY, message)
         digest = _digest(name, payload)
-        request = partial(Request, inbound, route, decoded.model, payload, digest, key)
+        request = partial(Request, inbound, route, model, payload, digest, key, refusal=refusal)
         if not route.is_intent:
             return _fact(request, inbound, key, attributes)
         if not key:
             message = "an intent's key is its saga's business key; it has none"
             return rejected(DeadLetterReason.NO_KEY, message)
         return _intent(request, inbound, attributes)
+
+    def _accepted(
+        self, name: str, payload: bytes | None, refusal: Unreadable
+    ) -> ContractModel | None:
+        """The model of what only the rules of its contract refuse: earlier ones may have not."""
+        if refusal.code is not UnreadableCode.SCHEMA or payload is None:
+            return None
+        try:
+            return read(self._registry, Message(name, Json(payload.decode())))
+        except MessageError:
+            return None
 
     def reply(self, request: Request, row: InboxRow) -> Record | None:
         """The answer to publish; None where *request* is a fact, which is not answered."""

@@ -3,10 +3,14 @@
 import json
 import sqlite3
 from dataclasses import replace
+from typing import Annotated
 
 import pytest
+from pydantic import AfterValidator
 
+from saga.contracts import Intent
 from saga.contracts import cloudevents as ce
+from saga.core.identity import saga_id
 from saga.effects import EffectContext, Effects
 from saga.errors import DefinitionError, StoreUnavailable
 from saga.ports import Source
@@ -371,3 +375,40 @@ async def _handle_elsewhere(disk: sqlite3.Connection, key: str) -> None:
         """ 'shop.evt.paid.v1', '{"receipt":"elsewhere"}', NULL, NULL, NULL, 1, 0)""",
         (step,),
     )
+
+
+async def test_intent_that_was_accepted_is_answered_again_however_strict_its_contract_is_now():
+    """From the inbox; one that comes for the first time is refused by the new rules."""
+    is_strict = False
+
+    def rule(amount: int) -> int:
+        if is_strict and amount < 1:
+            raise ValueError("expected an amount above zero")
+        return amount
+
+    class Lend(Intent[None], topic="stricter.lend", version=1):
+        order_id: str
+        amount: Annotated[int, AfterValidator(rule)]
+
+    effects, calls = Effects("lenders"), []
+
+    @effects.on(Lend)
+    async def lend(intent: Lend, ctx: EffectContext) -> None:
+        calls.append(intent.amount)
+
+    async with Scenario(effects) as scenario:
+        accepted = intent(Lend(order_id="o-1", amount=-3))
+        refused = intent(Lend(order_id="o-2", amount=-4), key="o-2", saga=saga_id("order", "o-2"))
+        await scenario.bus.publish([accepted])
+        await scenario.until(lambda: len(scenario.replies()) == 1)
+        is_strict = True
+        await scenario.crash()
+
+        await scenario.bus.publish([refused, accepted])
+        await scenario.until(lambda: len(scenario.replies()) > 1 and scenario.dead_letters)
+
+        first, *again = [(reply.value, reply.headers) for reply in scenario.replies()]
+        assert set(map(str, again)) == {str(first)}
+        assert calls == [-3]
+        ((inbound, reason, _),) = scenario.dead_letters
+        assert (inbound.key, reason) == (b"o-2", "schema")
