@@ -4,6 +4,7 @@ Judged by processor time of this process at one size against four times that siz
 megabyte: what is linear takes about four times as long, what is quadratic sixteen times.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +34,8 @@ from saga.runtime.router import Rejected, Router
 SIZES = [4_000, 16_000, 64_000, 256_000, 1_000_000]
 GROWTH_MAX = 10
 NOISE_S = 0.003
-RUNS = 3
+RUNS, RUNS_MAX = 3, 30
+"""What a busy machine adds to one run it does not add to all of so many."""
 
 
 class Older(Event, topic="growth.older", version=1, key="text"):
@@ -257,13 +259,16 @@ def _reason(answer: object) -> object:
 
 
 def _grows_as_its_input(hostile: Hostile, refuse: Callable[[bytes], object]) -> None:
-    before_s = None
+    enough_s = math.inf
     for size in SIZES:
         value = hostile(size)
         took_s = min(_took_s(refuse, value) for _ in range(RUNS))
-        if before_s is not None:
-            assert took_s < before_s * GROWTH_MAX + NOISE_S, f"{size} bytes: {took_s:.4f} s"
-        before_s = took_s
+        for _ in range(RUNS_MAX - RUNS):
+            if took_s < enough_s:
+                break
+            took_s = min(took_s, _took_s(refuse, value))
+        assert took_s < enough_s, f"{size} bytes: {took_s:.4f} s"
+        enough_s = took_s * GROWTH_MAX + NOISE_S
 
 
 def _took_s(refuse: Callable[[bytes], object], value: bytes) -> float:
