@@ -26,7 +26,7 @@ from saga.ports.bus import Bus, Consumer, Inbound, Record, Source, TopicSpec
 from saga.ports.store import Batch, EventStore
 from saga.testing import samples
 from saga.testing.samples import MOMENT, saga
-from tests.patience import HANG_S
+from tests.patience import HANG_S, until
 
 
 @pytest.fixture
@@ -387,15 +387,14 @@ async def test_a_group_may_change_while_a_member_asks_where_to_begin(
         return {}
 
     first = await bus.subscribe("g", ["two"], resume_at=resume_at)
-    for _ in range(50):
-        await first.fetch(records_max=1, timeout_s=0)
-        await others[0].fetch(records_max=1, timeout_s=0)
-        await asyncio.sleep(0.001)
+    shares = {frozenset({Source("two", 0)}), frozenset({Source("two", 1)})}
 
-    assert {first.assignment(), others[0].assignment()} == {
-        frozenset({Source("two", 0)}),
-        frozenset({Source("two", 1)}),
-    }
+    async def is_shared_out() -> bool:
+        for member in (first, *others):
+            await member.fetch(records_max=1, timeout_s=0)
+        return {member.assignment() for member in (first, *others)} == shares
+
+    await until(is_shared_out)
 
 
 async def test_a_refused_append_publishes_nothing(publishing: tuple[EventStore, Bus]) -> None:

@@ -17,6 +17,7 @@ from saga.core.events import ReplyOutcome
 from saga.errors import StoreTooNew, StoreUnavailable, TransactionEnded
 from saga.ports.effects_store import InboxWrite
 from saga.testing.effects_store_suite import SERVICE, inbox_row, keep_rows, things_in
+from tests.patience import until
 from tests.proxy import Cut, Proxy
 
 CREATE_THINGS = "CREATE TABLE things (name text, size bigint)"
@@ -182,7 +183,7 @@ async def test_of_two_handlers_in_a_deadlock_one_is_to_begin_anew(
 
 @pytest.mark.parametrize("goes_on", [True, False])
 async def test_a_handler_that_stands_still_in_its_transaction_is_ended(
-    store: PostgresEffectsStore, *, goes_on: bool
+    store: PostgresEffectsStore, run, *, goes_on: bool
 ) -> None:
     """The server does that, after a while, so that nobody waits for its rows for ever; it is called
     again, like one whose connection was cut.
@@ -191,8 +192,9 @@ async def test_a_handler_that_stands_still_in_its_transaction_is_ended(
     await unit.db.execute(INSERT, name="slow")
     (timeout,) = await unit.db.fetch("SHOW idle_in_transaction_session_timeout")
     assert timeout == {"idle_in_transaction_session_timeout": "20s"}
+    (session,) = await unit.db.fetch("SELECT pg_backend_pid() AS pid")
     await unit.db.execute("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
-    await asyncio.sleep(0.2)
+    await until(lambda: not run(f"SELECT 1 FROM pg_stat_activity WHERE pid = {session['pid']}"))
 
     if goes_on:
         with pytest.raises(StoreUnavailable):
