@@ -32,6 +32,8 @@ from saga.core.values import value
 
 Identity = str | tuple[str, str]
 """Of a cause: its id, with the source where that is not the implied one."""
+NAMED_MAX: Final = 20
+"""As many people read of what a saga waits for; the index keeps it with every turn."""
 _AWAITED: Final = ((StepStatus.UNDOING, "undo of"), (StepStatus.ISSUED, "reply to"))
 
 
@@ -187,13 +189,18 @@ def waiting_for(state: SagaState) -> str | None:
         return "operator"
     for status, what in _AWAITED:
         if steps := [step.id for step in state.steps.values() if step.status is status]:
-            return f"{what} {', '.join(steps)}"
+            return f"{what} {_some(steps)}"
     if state.waits:
-        return "signal " + ", ".join(state.waits)
+        return "signal " + _some(list(state.waits))
     for timer in state.timers.values():
         if timer.purpose is TimerPurpose.SLEEP:
             return f"timer {timer.target}"
     return None
+
+
+def _some(names: Sequence[str]) -> str:
+    text = ", ".join(names[:NAMED_MAX])
+    return text if len(names) <= NAMED_MAX else f"{text} and {len(names) - NAMED_MAX} more"
 
 
 def snapshot(state: SagaState) -> dict[str, object]:

@@ -153,7 +153,8 @@ def revive(
         reason = f"{history}: deploy the release that wrote it"
         return UnloadableSaga(saga_id, DeferralReason.STALLED, reason)
     if isinstance(history, CorruptHistory):
-        return UnloadableSaga(saga_id, DeferralReason.CORRUPT_HISTORY, str(history))
+        reason = storable(str(history))
+        return UnloadableSaga(saga_id, DeferralReason.CORRUPT_HISTORY, reason)
     name, version = definition_of(history)
     registered = registry.find(name, version)
     if not any(isinstance(entry.body, SagaStarted) for entry in history):

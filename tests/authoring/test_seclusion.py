@@ -234,6 +234,25 @@ class TestAsyncio:
             "no asyncio (create_future"
         )
 
+    def test_in_an_undo_a_loop_of_its_own_is_refused_with_the_line(self):
+        async def order(ctx, placed):
+            await ctx.do(Reserve(), undo=undo)
+            await ctx.do(Ship())
+
+        async def main():
+            """Never begun."""
+
+        def undo(intent, reply):
+            starting = main()
+            try:
+                asyncio.run(starting)
+            finally:
+                starting.close()
+
+        scenario = running(order).when(PLACED, SHELF, refused(Ship, "no van"))
+        line = undo.__code__.co_firstlineno + 3
+        scenario.then_parked("ctx.sleep(…)").then_parked(f"{__file__}:{line}: ")
+
     def test_what_needs_no_loop_is_left_alone(self):
         async def order(ctx, placed):
             async with asyncio.Lock(), asyncio.Semaphore(1):
@@ -423,6 +442,17 @@ class TestAsyncGenerators:
             .when(replied(Notify))
             .then(completed(OrderConfirmed()))
         )
+
+    def test_one_whose_next_value_a_loser_waits_for_is_let_be(self):
+        """Nothing can be asked of it any more."""
+
+        async def order(ctx, placed):
+            shelves = self.shelves(ctx)
+            await ctx.any(shelves.__anext__(), ctx.wait("stop"))
+            return OrderConfirmed()
+
+        scenario = running(order).when(PLACED, signalled("stop"))
+        scenario.then(issued(Reserve), completed(OrderConfirmed(), residue=("reserve",)))
 
     def test_one_that_is_closed_by_hand_or_read_to_its_end_is_no_news(self):
         async def one(ctx):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, field_validator
 
 from saga.adapters.mapper import to_state
 from saga.authoring import RollBack, StepFailed, TimedOut
+from saga.core.state import waiting_for
 from saga.core.texts import is_storable
 from saga.errors import ReplayMismatch
 from saga.testing import given, noted, replied, signalled
@@ -211,3 +212,14 @@ def test_replies_are_what_they_were():
 
     scenario = running(order).when(PLACED, replied(Reserve, Reserved(shelf="y" * 20_000)))
     assert "y" * 20_000 in scenario.state.outcome.payload
+
+
+def test_of_what_a_wide_saga_waits_for():
+    """The index keeps it with every turn."""
+
+    async def order(ctx, placed):
+        await ctx.all(*(ctx.do(Ship(), id=f"{number}-{'x' * 190}") for number in range(100)))
+
+    waits_for = waiting_for(running(order).when(PLACED).state)
+    assert waits_for.startswith("reply to 0-x")
+    assert waits_for.endswith(" and 80 more")

@@ -96,7 +96,8 @@ class FunctionProgram:
         if waiting is None:
             return None
         try:
-            waiting[1].adapter.validate_json(payload)
+            with secluded():
+                waiting[1].adapter.validate_json(payload)
         except ValidationError as invalid:
             problem = invalid.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in problem["loc"]) or "payload"

@@ -7,13 +7,10 @@ order, so that the same resolutions give the same commands.
 from __future__ import annotations
 
 import logging
-import os
-import traceback
 from asyncio.events import _get_running_loop as running_loop
 from asyncio.events import _set_running_loop as set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from pathlib import Path
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
 from typing import Any, Protocol
@@ -21,10 +18,10 @@ from weakref import ref
 
 from saga.authoring.functions.calls import Branch, Call, GroupCall, SleepCall, StepCall, WaitCall
 from saga.authoring.functions.seclusion import (
-    ASYNCIO_PATH,
     INSTEAD,
     NO_LOOP,
     is_collecting,
+    placed,
     secluded,
     watch_collector,
 )
@@ -37,8 +34,6 @@ from saga.users_code import is_ours
 CLOSES_MAX = 10
 """So often a coroutine is closed that awaits again in each `finally`; then the collector has it."""
 
-_PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
-_NOBODYS = (_PACKAGE, ASYNCIO_PATH)
 log = logging.getLogger(__name__)
 
 
@@ -81,14 +76,11 @@ class Task:
             self.is_over = True
             # A traceback keeps the frames of its callers, and with them the whole batch of turns.
             scheduler.ended(self, None, failure.with_traceback(None))
-        except DefinitionError as refusal:
-            refusal.where = refusal.where or _raised_at(refusal)
-            raise
-        except RuntimeError as failure:
-            if _is_of_asyncio(failure):
-                problem = f"a saga's function has no asyncio ({failure}): {INSTEAD}"
-                raise DefinitionError(problem, where=_raised_at(failure)) from failure
-            raise
+        except (DefinitionError, RuntimeError) as refusal:
+            said = placed(refusal)
+            if said is refusal:
+                raise
+            raise said from refusal
         else:
             if error is not None:
                 error.__traceback__ = None  # frames that have ended hold what they had begun
@@ -178,7 +170,9 @@ class Generator:
     def open(self) -> AsyncGeneratorType[Any, Any] | None:
         """The generator itself, unless it has ended."""
         found = self._left or self._referred()
-        return None if found is None or found.ag_frame is None else found
+        if found is None or found.ag_frame is None or found.ag_running:
+            return None  # of one that a loser waits for, nothing can be asked any more
+        return found
 
 
 class CleanUp:
@@ -462,20 +456,6 @@ def _awaits_at(coroutine: Coroutine[Any, Any, Any]) -> str | None:
             where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         inner = inner.cr_await
     return where
-
-
-def _raised_at(error: Exception) -> str | None:
-    """The line that called into this package, or into asyncio, and was refused."""
-    calls = traceback.walk_tb(error.__traceback__)
-    lines = [(frame.f_code.co_filename, line) for frame, line in calls]
-    own = [f"{file}:{line}" for file, line in lines if not file.startswith(_NOBODYS)]
-    return own[-1] if own else None
-
-
-def _is_of_asyncio(error: Exception) -> bool:
-    """Whether asyncio itself raised *error*, as there is no loop for it."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_code.co_filename.startswith(ASYNCIO_PATH)
 
 
 def _up(waiter: Waiter | None) -> Iterator[Waiter]:

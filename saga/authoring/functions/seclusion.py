@@ -12,6 +12,7 @@ import asyncio
 import gc
 import os
 import sys
+import traceback
 from asyncio.events import _get_running_loop as running_loop
 from asyncio.events import _set_running_loop as set_running_loop
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -21,7 +22,8 @@ from typing import Any, Final, NoReturn
 
 from saga.errors import DefinitionError
 
-ASYNCIO_PATH: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
+_ASYNCIO: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
+_PACKAGE: Final = f"{Path(__file__).parents[2]}{os.sep}"
 INSTEAD: Final = (
     "wait with ctx.sleep(…) or ctx.wait(…), run side by side with ctx.all(…) or ctx.any(…), "
     "and leave I/O to effect services, which ctx.do(…) asks"
@@ -67,9 +69,28 @@ def secluded() -> Iterator[None]:
         set_running_loop(NO_LOOP)  # type: ignore[arg-type]  # it only has the place of one
         sys.set_asyncgen_hooks(None, _leave)
         yield
+    except (DefinitionError, RuntimeError) as refusal:
+        said = placed(refusal)
+        if said is refusal:
+            raise
+        raise said from refusal
     finally:
         sys.set_asyncgen_hooks(*hooks)
         set_running_loop(loop)
+
+
+def placed(refusal: DefinitionError | RuntimeError) -> Exception:
+    """*refusal* with the line that called us; what asyncio itself refused, in words for a saga."""
+    lines = list(traceback.walk_tb(refusal.__traceback__))
+    files = [(frame.f_code.co_filename, line) for frame, line in lines]
+    theirs = [f"{file}:{line}" for file, line in files if not file.startswith((_PACKAGE, _ASYNCIO))]
+    where = theirs[-1] if theirs else None
+    if isinstance(refusal, DefinitionError):
+        refusal.where = refusal.where or where
+    elif files[-1][0].startswith(_ASYNCIO):
+        problem = f"a saga's function has no asyncio ({refusal}): {INSTEAD}"
+        return DefinitionError(problem, where=where)
+    return refusal
 
 
 def _leave(_: AsyncGenerator[Any, Any]) -> None:
