@@ -60,36 +60,36 @@ def _replay(
 ) -> None:
     reads_as = decider.contracts.reads_as
     for begin, end in turn_bounds(bodies):
-        fact = entries[begin]
-        if is_without_code(state, fact, entries[begin + 1 : end]):
+        fact, decided = entries[begin], bodies[begin + 1 : end]
+        if is_without_code(state, fact.body, decided):
             take_without_code(state, fact, entries[begin + 1 : end])
             continue
         event = Event(fact.body, fact.at, fact.cause, fact.source)  # type: ignore[arg-type]  # a turn begins with a fact
-        decision = decider.handle(state, event, bodies[begin + 1 : end])
+        decision = decider.handle(state, event, decided)
         if decision.disposition is not RECORDED:
             raise ReplayMismatch(fact.version, describe(fact.body), decision.disposition.value)
-        if decision.intents != bodies[begin + 1 : end]:
+        if decision.intents != decided:
             recorded = entries[begin + 1 : end]
-            decided: Sequence[Intent] = decision.intents
+            ours: Sequence[Intent] = decision.intents
             is_format_1 = format_1.is_format_1(bodies)
             if is_format_1:
                 recorded = sorted(recorded, key=lambda entry: isinstance(entry.body, intents.Noted))
-                decided = _as_format_1(decided, decision.state, recorded, reads_as)
-            _compare(fact, decided, recorded, reads_as)
+                ours = _as_format_1(ours, decision.state, recorded, reads_as)
+            _compare(fact, ours, recorded, reads_as)
             _restate(decision, entries[begin + 1 : end], is_format_1=is_format_1)
         if state.unarmed:
             _check_open(state, after=entries[end - 1].version)
 
 
-def is_abandoned(entries: Sequence[Entry]) -> bool:
-    return any(isinstance(entry.body, intents.SagaAbandoned) for entry in entries)
+def is_abandoned(bodies: Iterable[object]) -> bool:
+    return any(isinstance(body, intents.SagaAbandoned) for body in bodies)
 
 
-def is_without_code(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> bool:
+def is_without_code(state: SagaState, fact: object, decided: Iterable[object]) -> bool:
     """Whether the saga's code had no part in this turn: to abandon a saga does not need it."""
     if state.status is SagaStatus.ABANDONED:
         return True
-    return isinstance(fact.body, CancelRequested) and is_abandoned(decided)
+    return type(fact) is CancelRequested and is_abandoned(decided)
 
 
 def take_without_code(state: SagaState, fact: Entry, decided: Sequence[Entry]) -> None:

@@ -148,7 +148,16 @@ class SagaCache:
 def revive(
     registry: SagaRegistry, saga_id: SagaId, history: History | CorruptHistory
 ) -> LoadedSaga | UnloadableSaga:
-    """A saga brought to life by its code, or why that cannot be."""
+    """A saga brought to life by its code, or why that cannot be; an abandoned one needs none."""
+    found = _revive(registry, saga_id, history)
+    if isinstance(found, UnloadableSaga) and is_abandoned(entry.body for entry in found.entries):
+        return without_code(found) or found
+    return found
+
+
+def _revive(
+    registry: SagaRegistry, saga_id: SagaId, history: History | CorruptHistory
+) -> LoadedSaga | UnloadableSaga:
     if isinstance(history, UnknownEntry):
         reason = f"{history}: deploy the release that wrote it"
         return UnloadableSaga(saga_id, DeferralReason.STALLED, reason)
@@ -160,13 +169,11 @@ def revive(
     if not any(isinstance(entry.body, SagaStarted) for entry in history):
         # It has decided nothing yet that would bind it to the version that could not begin it.
         registered = registry.newest(name)
-    if registered is None and not is_abandoned(history):
+    if registered is None:
         reason = f"no worker here has saga {name!r} version {version}: deploy it"
         return UnloadableSaga(saga_id, DeferralReason.STALLED, reason, history)
+    decider = registered.decider
     try:
-        if registered is None or is_abandoned(history):
-            return loaded_without_code(saga_id, history)
-        decider = registered.decider
         state = replay(decider, saga_id, history)
     except ReplayMismatch as error:
         reason = storable(str(error))

@@ -49,7 +49,7 @@ class Shadows:
             self._shadows[saga_id] = shadow
         for fact, recorded in turns(history[shadow.version :]):
             fold_turn(shadow.folded, fact, recorded)
-            if is_without_code(shadow.state, fact, recorded):
+            if is_without_code(shadow.state, fact.body, [entry.body for entry in recorded]):
                 take_without_code(shadow.state, fact, recorded)
                 continue
             event = Event(fact.body, fact.at, fact.cause, fact.source)  # type: ignore[arg-type]  # turns() gives facts
