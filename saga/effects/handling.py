@@ -21,6 +21,7 @@ from saga.core.identity import Instant
 from saga.core.retry import Retry
 from saga.core.texts import described, storable
 from saga.core.values import value
+from saga.effects.contained import in_handler
 from saga.effects.inbox import Answer, Conflict, FailureCode, NothingToUndo, Run, judge
 from saga.effects.registration import EffectContext, Starter
 from saga.effects.request import Request, Subscription
@@ -440,7 +441,15 @@ async def _called(request: Request, unit: Unit, threads: Executor | None) -> Any
     db = unit.db
     if handler.uses_raw:
         await db.fetch(BEGINNING)  # only here can the connection be waited for
-    return await handler.function(request.model, _context(request, db))
+    return await _on_loop(handler.function, request.model, _context(request, db))
+
+
+async def _on_loop(function: Callable[..., Any], *args: object) -> Any:
+    token = in_handler.set(True)
+    try:
+        return await function(*args)
+    finally:
+        in_handler.reset(token)
 
 
 def _is_closed(task: asyncio.Task[Any]) -> bool:
@@ -459,7 +468,7 @@ async def run_starter(starter: Starter, store: EffectsStore, threads: Executor |
         if starter.is_async:
             db = unit.db
             await db.fetch(BEGINNING)  # it may ask for the driver's connection first
-            await starter.function(db)
+            await _on_loop(starter.function, db)
         else:
             _reply_in(await _in_thread(threads, starter.function, unit.thread_db))
     except BaseException as error:

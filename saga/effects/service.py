@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from saga.contracts import VALUE_BYTES_MAX
 from saga.core.texts import described
+from saga.effects.contained import contain_tasks
 from saga.effects.handling import DeadLetterSink, EffectsSettings, Handling, Parts, run_starter
 from saga.effects.in_hand import KeyOrder, RecordsInHand
 from saga.effects.request import Rejected, Request, Subscription
@@ -82,6 +83,7 @@ class EffectsService:
         Raises:
             DefinitionError: a function of `on_start` failed.
         """
+        contain_tasks()
         subscription, store, backoff = self.subscription, self._parts.store, self._parts.backoff
         await retried("the store cannot be opened", backoff, store.open)
         for starter in subscription.effects.starters:

@@ -224,3 +224,55 @@ async def test_what_a_handler_says_is_kept_as_it_can_be():
         "code": "\\udfff",
         "message": "\\ud800\\u0000",
     }
+
+
+@pytest.mark.parametrize("kind", ["gathered", "grouped", "awaited", "nested"])
+async def test_a_task_of_a_handler_that_exits_fails_its_attempt_alone(kind):
+    """By itself asyncio would end the loop, and with it the process, each time the intent comes."""
+    effects = Effects("wallets")
+
+    async def leave() -> None:
+        await asyncio.sleep(0)
+        raise SystemExit(3)
+
+    async def nested() -> None:
+        await asyncio.gather(leave())
+
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
+        if intent.amount == EVIL:
+            if kind == "gathered":
+                await asyncio.gather(leave(), asyncio.sleep(0))
+            elif kind == "grouped":
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(leave())
+            else:
+                await asyncio.create_task(leave() if kind == "awaited" else nested())
+        return Paid(receipt="r")
+
+    async with Scenario(effects) as scenario:
+        await scenario.send(*[intent(Pay(amount=n), step=f"s{n}") for n in (1, EVIL, 2)])
+        answers = [name.split(".")[2] for name, _ in scenario.answers()]
+        assert sorted(answers) == ["intent-failed", "paid", "paid"]
+        assert any("SystemExit" in value for _, value in scenario.answers()) or kind == "grouped"
+
+
+async def test_a_task_that_a_handler_leaves_behind_ends_nothing_else():
+    """The loop tells its exception handler, as of any other task."""
+    effects = Effects("wallets")
+    left: list[asyncio.Task] = []
+
+    @effects.on(Pay)
+    async def pay(intent: Pay, ctx: EffectContext) -> Paid:
+        async def leave() -> None:
+            await asyncio.sleep(0)
+            raise SystemExit(3)
+
+        left.append(asyncio.create_task(leave()))
+        return Paid(receipt="r")
+
+    async with Scenario(effects) as scenario:
+        await scenario.send(intent(Pay()))
+        await scenario.until(left[0].done)
+        assert "SystemExit: 3" in str(left[0].exception())
+        await scenario.send(intent(Pay(), step="other"))
