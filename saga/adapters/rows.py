@@ -16,6 +16,7 @@ from saga.core.status import SagaStatus
 from saga.errors import CorruptHistory
 from saga.ports.bus import Position, Source
 from saga.ports.store import (
+    KEY_BYTES_LISTED,
     Batch,
     DueTimer,
     Place,
@@ -37,6 +38,10 @@ UNHANDLED_COLUMNS: Final = (
     'kind, reason, message, topic, partition, "offset", key, value, headers, timestamp, kept_at, '
     "saga_id"
 )
+UNHANDLED_LISTED: Final = UNHANDLED_COLUMNS.replace(
+    "key, value", f"substr(key, 1, {KEY_BYTES_LISTED}), NULL"
+)
+"""The same without what may be large."""
 COUNT_BACKLOG: Final = "SELECT count(*), min(appended_at) FROM backlog"
 
 SKIPPED: Final = "skipped/"

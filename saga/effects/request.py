@@ -35,7 +35,7 @@ from saga.core.identity import ID_BYTES_MAX, Direction, Instant, SagaId, parse_i
 from saga.core.values import value
 from saga.effects.registration import Effects, Handler
 from saga.errors import DefinitionError, MessageError
-from saga.ports.bus import Inbound, Record
+from saga.ports.bus import Inbound, Record, why_set_aside
 from saga.ports.effects_store import InboxRow
 from saga.ports.store import DeadLetterReason
 
@@ -182,6 +182,8 @@ class Subscription:
         if route is None:
             message = f"this service has no handler for {inbound.topic}"
             return rejected(DeadLetterReason.UNKNOWN_TOPIC, message)
+        if (why := why_set_aside(inbound)) is not None:
+            return rejected(DeadLetterReason.INFLATES, why)
         if len(inbound.key or b"") > ID_BYTES_MAX:
             message = f"the key has {len(inbound.key or b''):,} bytes of at most {ID_BYTES_MAX:,}"
             return rejected(DeadLetterReason.BAD_KEY, message)

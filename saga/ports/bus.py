@@ -92,6 +92,18 @@ class Inbound:
         return Position(self.topic, self.partition, self.offset)
 
 
+SET_ASIDE: Final = "x-saga-set-aside"
+"""The first header of a record that stands for what its bus could not give; says why."""
+
+
+def why_set_aside(inbound: Inbound) -> str | None:
+    """Why *inbound* only stands for records that no reader can be given; None where it is one."""
+    headers = inbound.headers
+    if not headers or headers[0][0] != SET_ASIDE:
+        return None
+    return (headers[0][1] or b"").decode("utf-8", "backslashreplace")
+
+
 @value
 class TopicSpec:
     """How a topic is to be: *retention_s* None keeps records for ever."""

@@ -24,6 +24,8 @@ UNFINISHED: Final = (
     SagaStatus.PARKED,
     SagaStatus.STALLED,
 )
+KEY_BYTES_LISTED: Final = 1_024
+"""A dead letter may have a key of a megabyte, which is why it is one."""
 UNHANDLED_COUNTED_MAX: Final = 10_000
 """Unhandled records are counted up to here: they are wide, and it is enough to act on."""
 
@@ -99,6 +101,8 @@ class DeadLetterReason(StrEnum):
     """The same id came before, with another content."""
     KEY_TAKEN = "key_taken"
     """The saga of this key began with another trigger, of another content."""
+    INFLATES = "inflates"
+    """It stands for a compressed batch that inflates without measure."""
     BAD_SIGNATURE = "bad_signature"
     """Commands and replies are signed here, and it is not, or not with a key that is known."""
     TURN_FAILED = "turn_failed"
@@ -314,8 +318,12 @@ class Catalogue(Protocol):
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
+        values: bool = True,
     ) -> Sequence[UnhandledRecord]:
-        """Unhandled records in the order they were kept, beginning after the id *after*."""
+        """Unhandled records in the order they were kept, beginning after the id *after*.
+
+        Without *values*, to list them: values are None, and of a key its first KEY_BYTES_LISTED.
+        """
 
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
         """Armed timers, the earliest first, beginning after *after*; none if that is not armed."""

@@ -69,6 +69,7 @@ from saga.core.state import SagaState
 from saga.core.texts import described
 from saga.core.values import value
 from saga.ports import Inbound
+from saga.ports.bus import why_set_aside
 from saga.ports.store import DeadLetterReason, Skip, SkipReason
 from saga.users_code import is_ours
 
@@ -176,6 +177,8 @@ class Router:
         if contract is None:
             message = f"nobody reads {inbound.topic}"
             return Rejected(inbound, UnreadableCode.UNKNOWN_CONTRACT, message, deferred_id)
+        if (why := why_set_aside(inbound)) is not None:
+            return Rejected(inbound, DeadLetterReason.INFLATES, why, deferred_id)
         if not inbound.key:
             message = "the record has no key"
             return Rejected(inbound, DeadLetterReason.NO_KEY, message, deferred_id)

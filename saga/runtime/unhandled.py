@@ -91,7 +91,7 @@ class DeferredRecords:
         after = 0
         while len(found) < SAGAS_MAX:
             page = await self._catalogue.unhandled(
-                kind=UnhandledKind.DEFERRED, after=after, limit=PAGE_RECORDS_MAX
+                kind=UnhandledKind.DEFERRED, after=after, limit=PAGE_RECORDS_MAX, values=False
             )
             if not page:
                 break

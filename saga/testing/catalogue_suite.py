@@ -13,6 +13,7 @@ from typing import Any
 from saga.core.identity import Instant, TimerId
 from saga.core.status import SagaStatus
 from saga.ports.store import (
+    KEY_BYTES_LISTED,
     Catalogue,
     DueTimer,
     EventStore,
@@ -93,6 +94,20 @@ class CatalogueSuite:
         assert ids == sorted(set(ids))
         page = await catalogue.unhandled(after=ids[1], limit=3)
         assert [each.record_id for each in page] == ids[2:5]
+
+    async def test_unhandled_records_are_listed_without_their_values(
+        self, store: EventStore, catalogue: Catalogue
+    ) -> None:
+        """A page of a megabyte each is more than a lister may take; so may a key be one."""
+        large = replace(unhandled(0), value=b"v" * 900_000, key=b"k" * 900_000)
+        await append(store, unhandled=[large, replace(unhandled(1), key=None)])
+
+        first, second = await catalogue.unhandled(values=False)
+
+        whole = await catalogue.unhandled()
+        assert first == replace(whole[0], value=None, key=b"k" * KEY_BYTES_LISTED)
+        assert second == replace(whole[1], value=None)
+        assert whole[0].value == large.value
 
     async def test_unhandled_records_are_found_by_kind_and_saga(
         self, store: EventStore, catalogue: Catalogue

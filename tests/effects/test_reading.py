@@ -6,6 +6,7 @@ import pytest
 
 from saga.contracts import cloudevents as ce
 from saga.ports import Record
+from saga.ports.bus import SET_ASIDE
 from tests.effects.fixtures import Scenario, intent, wallet_effects
 from tests.records import without
 from tests.toys import Pay
@@ -25,6 +26,9 @@ TOPIC = GOOD.topic
         pytest.param(replace(GOOD, key=None), "no_key", id="no key"),
         pytest.param(replace(GOOD, key=b""), "no_key", id="empty key"),
         pytest.param(replace(GOOD, key=b"\xff"), "bad_key", id="key no UTF-8"),
+        pytest.param(
+            replace(GOOD, headers=((SET_ASIDE, b"why"),)), "inflates", id="in a bomb's place"
+        ),
         pytest.param(replace(GOOD, key=b"k" * 1_001), "bad_key", id="key too long"),
         pytest.param(
             replace(GOOD, headers=((ce.ID, b"i" * 1_001),)), "bad_header", id="id too long"

@@ -1,9 +1,12 @@
 """Ids and keys have limits before anything caches or stores them, whichever way they come in."""
 
+from dataclasses import replace
+
 import pytest
 
 from saga.contracts import cloudevents as ce
 from saga.core.identity import parse_intent_id, saga_id
+from saga.ports.bus import SET_ASIDE
 from tests.runtime.fixtures import Scenario, order_id
 from tests.runtime.toys import OrderPlaced, Reserve, Reserved, orders
 
@@ -67,6 +70,19 @@ async def test_a_long_trace_context_is_left_out(scenario):
 
     assert scenario.status(order_id()) == "running"
     assert len(scenario.history(order_id())[0].body.traceparent or "") <= LIMIT
+
+
+async def test_what_stands_for_a_bomb_is_a_dead_letter_and_its_neighbours_go_on(scenario):
+    """With the reason that its bus gave, and what is left of it."""
+    stands = scenario.record(PLACED, None, b"the first bytes", ((SET_ASIDE, b"3 records at ..."),))
+    await scenario.take(
+        scenario.record(PLACED, b"o-1", JSON), replace(stands, headers=stands.headers[:1])
+    )
+
+    (letter,) = scenario.dead_letters()
+    assert (letter.reason, letter.message) == ("inflates", "3 records at ...")
+    assert letter.value == b"the first bytes"
+    assert scenario.status(order_id()) == "running"
 
 
 async def test_an_id_of_a_thousand_bytes_is_kept(scenario):

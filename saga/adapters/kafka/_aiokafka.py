@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -30,6 +30,7 @@ from aiokafka.protocol.types import (
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint
 
+from saga.adapters.kafka.inflating import without_bombs
 from saga.core.identity import instant
 from saga.ports.bus import Inbound, Origin, Record, Source
 
@@ -227,6 +228,26 @@ async def drop_producer(producer: AIOKafkaProducer, error: Exception) -> None:
 
 
 # The consumer.
+
+
+def set_bombs_aside(consumer: AIOKafkaConsumer, note: Callable[[str], None]) -> None:
+    """Have whatever *consumer* fetches looked at before aiokafka inflates it."""
+    client = consumer._client
+    send = client.send
+
+    async def looked_at(node_id: Any, request: Any, **options: Any) -> Any:
+        response = await send(node_id, request, **options)
+        if getattr(response, "API_KEY", None) == FetchRequest.API_KEY:
+            for _, partitions in response.topics:
+                for place, partition in enumerate(partitions):
+                    data, found = without_bombs(bytes(partition[-1] or b""))
+                    if found:
+                        partitions[place] = (*partition[:-1], data)
+                        for why in found:
+                            note(why)
+        return response
+
+    client.send = looked_at
 
 
 def generation_of(consumer: AIOKafkaConsumer) -> tuple[str, int]:

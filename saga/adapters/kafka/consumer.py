@@ -428,6 +428,9 @@ class ConsumerSession(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
     ) -> None:
         options = connection.options() | settings.options()
         self.consumer: Final = AIOKafkaConsumer(group_id=group, **options)
+        _aiokafka.set_bombs_aside(
+            self.consumer, lambda why: log.error("%s: a batch is set aside: %s", group, why)
+        )
         self.positions: dict[Source, int] = {}
         self.unpositioned: dict[Source, int | None] = {}
         self.stopped: dict[Source, str] = {}

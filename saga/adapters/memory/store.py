@@ -24,6 +24,7 @@ from saga.core.status import SagaStatus
 from saga.errors import AlreadyRecorded, CorruptHistory, HistoryConflict
 from saga.ports.bus import UNKNOWN_ORIGIN, Origin, Source
 from saga.ports.store import (
+    KEY_BYTES_LISTED,
     UNFINISHED,
     UNHANDLED_COUNTED_MAX,
     Appended,
@@ -217,6 +218,7 @@ class MemoryCatalogue(Catalogue):
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
+        values: bool = True,
     ) -> Sequence[UnhandledRecord]:
         matching = (
             record
@@ -225,7 +227,8 @@ class MemoryCatalogue(Catalogue):
             and kind in {None, record.kind}
             and saga_id in {None, record.saga_id}
         )
-        return list(islice(matching, limit))
+        found = list(islice(matching, limit))
+        return found if values else [_listed(record) for record in found]
 
     @override
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:
@@ -266,3 +269,8 @@ class MemoryStatistics(StatisticsReader):
             timers_due=len(due),
             timers_due_since=due[0].due_at if due else None,
         )
+
+
+def _listed(record: UnhandledRecord) -> UnhandledRecord:
+    key = None if record.key is None else record.key[:KEY_BYTES_LISTED]
+    return replace(record, key=key, value=None)

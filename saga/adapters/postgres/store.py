@@ -32,6 +32,7 @@ from saga.adapters.rows import (
     SKIPPED,
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
+    UNHANDLED_LISTED,
     KnownSagas,
     check_new_sagas,
     covered,
@@ -338,9 +339,6 @@ _LOG: Final = (
     "FROM stored_events AS e WHERE notification_id > %s AND notification_id <= %s "
     "ORDER BY notification_id LIMIT %s"
 )
-_UNHANDLED: Final = (
-    f"SELECT {UNHANDLED_COLUMNS.replace('saga_id', 'saga_id::text')}, record_id FROM unhandled"
-)
 _SKIPPED: Final = f"SELECT name, value FROM store_facts WHERE starts_with(name, '{SKIPPED}')"
 _REBASES: Final = "SELECT name, value FROM store_facts WHERE name LIKE %s::text ORDER BY name"
 _NIL: Final = "00000000-0000-0000-0000-000000000000"
@@ -384,14 +382,19 @@ class PostgresCatalogue(Catalogue):
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
+        values: bool = True,
     ) -> Sequence[UnhandledRecord]:
-        conditions, values = where(
+        conditions, given = where(
             ("record_id > %s", after),
             ("kind = %s", kind and text(kind)),
             ("saga_id = %s::uuid", saga_id and uuid(saga_id)),
         )
-        query = f"{_UNHANDLED} WHERE {conditions} ORDER BY record_id LIMIT %s"
-        rows = await self._database.fetch(query, *values, limit)
+        columns = UNHANDLED_COLUMNS if values else UNHANDLED_LISTED.replace("NULL", "NULL::bytea")
+        query = (
+            f"SELECT {columns.replace('saga_id', 'saga_id::text')}, record_id FROM unhandled "
+            f"WHERE {conditions} ORDER BY record_id LIMIT %s"
+        )
+        rows = await self._database.fetch(query, *given, limit)
         return [to_unhandled(row, text=unescaped) for row in rows]
 
     @override

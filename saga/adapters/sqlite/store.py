@@ -22,6 +22,7 @@ from saga.adapters.rows import (
     SKIPPED,
     SUMMARY_COLUMNS,
     UNHANDLED_COLUMNS,
+    UNHANDLED_LISTED,
     KnownSagas,
     check_new_sagas,
     covered,
@@ -437,15 +438,17 @@ class SqliteCatalogue(Catalogue):
         saga_id: SagaId | None = None,
         after: int = 0,
         limit: int = 100,
+        values: bool = True,
     ) -> Sequence[UnhandledRecord]:
-        conditions, values = where(
+        conditions, given = where(
             ("record_id > ?", after), ("kind = ?", kind and kind.value), ("saga_id = ?", saga_id)
         )
+        columns = UNHANDLED_COLUMNS if values else UNHANDLED_LISTED
         sql = (
-            f"SELECT {UNHANDLED_COLUMNS}, record_id FROM unhandled WHERE {conditions} "
+            f"SELECT {columns}, record_id FROM unhandled WHERE {conditions} "
             "ORDER BY record_id LIMIT ?"
         )
-        return [to_unhandled(row) for row in await self._fetch(sql, *values, limit)]
+        return [to_unhandled(row) for row in await self._fetch(sql, *given, limit)]
 
     @override
     async def timers(self, *, after: TimerId | None = None, limit: int = 100) -> Sequence[DueTimer]:

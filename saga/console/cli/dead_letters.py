@@ -113,7 +113,9 @@ async def dlq_redrive(
     redriven = 0
     async with closing(open_bus_and_store(session.settings)) as opened:
         every = _unhandled(opened.catalogue, UnhandledKind.DEAD, code, 0)
-        async for record in _chosen(opened.catalogue, numbers) if numbers else every:
+        async for listed in _chosen(opened.catalogue, numbers) if numbers else every:
+            # One value at a time: a page of them may be more than there is memory.
+            record = await _find(opened.catalogue, listed.record_id)
             await _redrive(opened.bus, record)
             await opened.store.append(Batch(handled=[record.record_id]), at=SystemClock().now())
             redriven += 1
@@ -141,7 +143,9 @@ async def _redrive(bus: Bus, record: UnhandledRecord) -> None:
 async def _unhandled(
     catalogue: Catalogue, kind: UnhandledKind, reason: str | None, after: int
 ) -> AsyncIterator[UnhandledRecord]:
-    while page := await catalogue.unhandled(kind=kind, after=after, limit=PAGE_RECORDS):
+    while page := await catalogue.unhandled(
+        kind=kind, after=after, limit=PAGE_RECORDS, values=False
+    ):
         for record in page:
             if reason is None or record.reason == reason:
                 yield record
@@ -149,7 +153,8 @@ async def _unhandled(
 
 
 async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[UnhandledRecord]:
-    for record in [await _find(catalogue, number) for number in dict.fromkeys(numbers)]:
+    unique = dict.fromkeys(numbers)
+    for record in [await _find(catalogue, number, values=False) for number in unique]:
         if record.kind is not UnhandledKind.DEAD:
             raise NotSo(
                 f"record {record.record_id} is deferred until saga {record.saga_id} can take it: "
@@ -158,8 +163,8 @@ async def _chosen(catalogue: Catalogue, numbers: list[int]) -> AsyncIterator[Unh
         yield record
 
 
-async def _find(catalogue: Catalogue, number: int) -> UnhandledRecord:
-    for record in await catalogue.unhandled(after=number - 1, limit=1):
+async def _find(catalogue: Catalogue, number: int, *, values: bool = True) -> UnhandledRecord:
+    for record in await catalogue.unhandled(after=number - 1, limit=1, values=values):
         if record.record_id == number:
             return record
     raise NotSo(f"there is no dead letter {number} (`saga dlq ls` lists those that there are)")

@@ -18,8 +18,9 @@ from saga.adapters.kafka import (
     KafkaConnection,
     flaws_of,
 )
+from saga.adapters.kafka.inflating import INFLATED_BYTES_MAX, KEPT_BYTES
 from saga.errors import BusUnavailable, MessageTooLarge, TopicMissing
-from saga.ports.bus import Record, Source, TopicSpec
+from saga.ports.bus import Record, Source, TopicSpec, why_set_aside
 from tests.adapters.kafka.fixtures import QUICK, administrator, fetch_until, read
 from tests.patience import HANG_S, until
 
@@ -133,6 +134,27 @@ async def test_records_of_others_arrive_byte_for_byte(
     received = await read(consumer, len(records))
 
     assert [(record.key, record.value, list(record.headers)) for record in received] == records
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
+async def test_a_compressed_bomb_is_one_record_that_says_so_and_its_neighbours_arrive(
+    bus: KafkaBus, topic: str, connection: KafkaConnection, codec: str
+) -> None:
+    """It ended every worker that had less memory than it inflates to."""
+    large = INFLATED_BYTES_MAX + 5_000_000
+    options = connection.options() | {"compression_type": codec, "max_request_size": 2 * large}
+    async with AIOKafkaProducer(**options) as producer:
+        for value in (b"before", b"\0" * large, b"after"):
+            await producer.send_and_wait(topic, value, b"k", partition=0)
+    consumer = await bus.subscribe("g" + topic, [topic])
+
+    before, bomb, after = await read(consumer, 3)
+
+    assert (before.value, after.value) == (b"before", b"after")
+    assert (before.offset, bomb.offset, after.offset) == (0, 1, 2)
+    assert f"of {codec} inflate to more than" in (why_set_aside(bomb) or "")
+    assert len(bomb.value or b"") <= KEPT_BYTES
+    assert why_set_aside(before) is why_set_aside(after) is None
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from saga.adapters.opening import open_bus_and_store
+from saga.adapters.sqlite.store import SqliteCatalogue
 from saga.ports import Record
 from saga.settings import Settings
 from tests.console.conftest import call
@@ -78,3 +79,41 @@ def test_timers_are_listed_with_their_saga(looking):
 
     assert list(row) == ["timer_id", "saga_id", "due_at"]
     assert row["saga_id"] == call("show", "leave/ann", "--json").row["id"]
+
+
+@pytest.mark.parametrize(
+    "words", [("dlq", "ls"), ("dlq", "ls", "--reason", "schema"), ("doctor",)], ids=" ".join
+)
+def test_no_value_is_loaded_to_list_records(dead_letter, monkeypatch, words):
+    asked = []
+    unhandled = SqliteCatalogue.unhandled
+
+    def noting(self, **options):
+        asked.append(options.get("values", True))
+        return unhandled(self, **options)
+
+    monkeypatch.setattr(SqliteCatalogue, "unhandled", noting)
+    call(*words)
+
+    assert asked
+    assert not any(asked)
+
+
+def test_all_are_redriven_whole_one_value_at_a_time(dead_letter, monkeypatch):
+    loaded = []
+    unhandled = SqliteCatalogue.unhandled
+
+    async def noting(self, **options):
+        found = await unhandled(self, **options)
+        loaded.append(len([record for record in found if record.value is not None]))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteCatalogue, "unhandled", noting)
+        assert call("dlq", "redrive", "--all").code == 0
+    assert call("run", "--until-idle").code == 0
+
+    assert max(loaded) == 1
+    assert call("dlq", "show", call("dlq", "ls", "--json").row["id"], "--json").row["value"] == (
+        VALUE.decode()
+    )

@@ -224,7 +224,9 @@ async def _look_at_store(facts: Facts, session: Session) -> None:
             facts.backlog_s = _age_s(facts, waiting.appended_at)
         for timer in await store.catalogue.timers(limit=1):
             facts.timer_late_s = _age_s(facts, timer.due_at)
-        dead = await store.catalogue.unhandled(kind=UnhandledKind.DEAD, limit=DEAD_LETTERS_MAX)
+        dead = await store.catalogue.unhandled(
+            kind=UnhandledKind.DEAD, limit=DEAD_LETTERS_MAX, values=False
+        )
         facts.dead = dict(Counter(record.reason for record in dead))
         facts.skipped = await store.catalogue.skipped()
 
