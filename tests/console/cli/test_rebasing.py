@@ -1,13 +1,17 @@
 """A topic made anew or another bus stops loudly, on every store, until a person accepts it."""
 
+import asyncio
 import shlex
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from saga.adapters.kafka import KafkaBus, KafkaConnection
+from tests.adapters.kafka.fixtures import administrator
 from tests.console.conftest import call
 from tests.console.toys import ORDER
+from tests.patience import until
 
 TOPIC = "dev.saga.cli-orders.evt.order-placed.v1"
 BUS = Path(".saga/bus.db")
@@ -122,3 +126,40 @@ def test_a_store_of_before_adopts_where_it_stands(toys, monkeypatch):
 
     assert started() == {"o-1", "o-2", "o-3"}
     assert stopped()
+
+
+def test_a_topic_of_kafka_is_accepted_as_it_is_now(toys, kafka, postgres, namespace, monkeypatch):
+    """On servers; records that nobody has read are in it."""
+    monkeypatch.setenv("SAGA_BUS", kafka.url)
+    monkeypatch.setenv("SAGA_STORE", postgres)
+    monkeypatch.setenv("SAGA_NAMESPACE", namespace)
+    monkeypatch.setenv("SAGA_PARTITIONS", "1")
+    monkeypatch.setenv("SAGA_HTTP", "off")
+    topic = f"dev.{namespace}.{ORDER}"
+    place_orders(1, 2)
+    assert call("run", "--until-idle").code == 0
+    asyncio.run(deleted(kafka.bootstrap, topic))
+    place_orders(3, 5)
+    assert call("run", "--until-idle").code == 0
+    assert started() == {"o-1", "o-2"}
+    assert [row["where"] for row in stopped()] == [f"{topic}[0]"]
+
+    called = call("store", "rebase", topic, "--from", "begin", "--reason", "anew", "--json")
+
+    assert (called.row["from"], called.row["to"]) == (2, 0)
+    assert call("run", "--until-idle").code == 0
+    assert started() == {f"o-{number}" for number in range(1, 8)}
+    assert stopped() == []
+
+
+async def deleted(bootstrap: str, topic: str) -> None:
+    """Return when no broker has it any more."""
+    bus = KafkaBus(KafkaConnection(servers=(bootstrap,)))
+    async with administrator(bootstrap) as admin:
+        await admin.delete_topics([topic])
+    await until(lambda: is_gone(bus, topic))
+    await bus.close()
+
+
+async def is_gone(bus: KafkaBus, topic: str) -> bool:
+    return not await bus.origins([topic])
