@@ -13,18 +13,21 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, Unpack
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
 from saga.contracts import CommandAct, Event
+from saga.core.durations import SECOND_US, Duration, duration_us
 from saga.core.events import CancelMode
 from saga.core.identity import SagaId, saga_named
+from saga.core.status import SagaStatus
 from saga.core.texts import described
-from saga.errors import SagaError, UnknownSaga
+from saga.errors import SagaError, StoreUnavailable, UnknownSaga
 from saga.ports import Catalogue, EventStore
 from saga.publishing.writer import PublishOptions
+from saga.runtime.idle import Left, Waits
 from saga.runtime.outcomes import Outcome, OutcomePoller, OutcomeWaiters
 from saga.runtime.publisher import Commands
 from saga.tasks import why_ended
@@ -36,6 +39,8 @@ log = logging.getLogger(__name__)
 
 SagaNamed = SagaId | UUID | str
 """A saga's id, or `definition/key`."""
+IDLE_WITHIN: Final = "1m"
+PROGRESS: Final = ("started", *SagaStatus, "effects_done", "effects_refused")
 IDLE_POLL_S = 0.05
 IDLE_CALM_POLLS = 6
 """Longer than any fetch; in looks, not seconds, so that a held-up loop is not taken for calm."""
@@ -164,10 +169,12 @@ class Service:
         commands: Commands,
         waiters: OutcomeWaiters,
         health: Sequence[Health] = (),
+        waits: Waits | None = None,
     ) -> None:
         self._roles = roles
         self._waiters = waiters
         self._health = health
+        self._waits = waits
         self._outcome_poller = OutcomePoller(
             waiters=waiters,
             catalogue=catalogue,
@@ -297,21 +304,46 @@ class Service:
         """
         return await self.commands.send(_id_of(saga_id), act, command_id=command_id, **said)
 
-    async def idle(self, *, timeout: float | None = None) -> None:
-        """Wait until nothing is left to do but what waits for time or people.
+    async def idle(
+        self, *, within: Duration = IDLE_WITHIN, timeout: float | None = None
+    ) -> Left | None:
+        """Wait until nothing is left to do but what waits for time or people; says what that is.
+
+        Retries and deadlines that are due *within* that time are waited for, where this service
+        has an orchestrator; what fails again and again meanwhile is not, for longer than that.
 
         Raises:
             TimeoutError: there was still work after *timeout* seconds.
             Exception: what has ended a part of this service.
         """
         self._raise_if_failed()
+        within_us = duration_us(within)
+        loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout):
-            counts, calm = self.counts, 0
-            while calm < IDLE_CALM_POLLS:
-                await asyncio.sleep(IDLE_POLL_S)
-                self._raise_if_failed()
-                before, counts = counts, self.counts
-                calm = calm + 1 if counts == before and self._roles.is_idle else 0
+            await self._calm()
+            progress, since_s = self._progress(), loop.time()
+            while self._waits is not None:
+                with contextlib.suppress(StoreUnavailable):  # the orchestrator waits for it, too
+                    is_stuck = (loop.time() - since_s) * SECOND_US > within_us
+                    if is_stuck or not await self._waits.are_due(within_us=within_us):
+                        return await self._waits.left()
+                await self._calm()
+                if (now := self._progress()) != progress:
+                    progress, since_s = now, loop.time()
+        return None
+
+    async def _calm(self) -> None:
+        """Wait until no role has anything in hand."""
+        counts, calm = self.counts, 0
+        while calm < IDLE_CALM_POLLS:
+            await asyncio.sleep(IDLE_POLL_S)
+            self._raise_if_failed()
+            before, counts = counts, self.counts
+            calm = calm + 1 if counts == before and self._roles.is_idle else 0
+
+    def _progress(self) -> Counter[str]:
+        """The counts that a step which only fails does not change."""
+        return Counter({name: self.counts[name] for name in PROGRESS})
 
     def _note_end(self, error: Exception) -> None:
         """A part has ended: nothing would come of it for those who wait."""

@@ -13,6 +13,7 @@ from saga.effects.service import EffectsRole
 from saga.ports.effects_store import EffectsStore
 from saga.ports.health import Health
 from saga.runtime.health import OrchestratorHealth
+from saga.runtime.idle import Waits
 from saga.service import Role, RoleGroup, Service
 from saga.settings import HTTP_OFF, Settings
 from saga.starting import Start
@@ -39,9 +40,11 @@ def build_service(
     probes: list[Role] = []
     health: list[Health] = [start]
     closers = [opened.close]
+    waits: Waits | None = None
     if "orchestrator" in roles:
         running.append(assembly.orchestrator)
         health.append(_orchestrator_health(assembly, opened))
+        waits = Waits(opened.catalogue, assembly.parts.clock)
     if "effects" in roles and app.effects:
         effects_store = open_effects_store(settings, files=opened.files)
         closers.insert(0, effects_store.close)
@@ -55,6 +58,7 @@ def build_service(
         commands=assembly.commands,
         waiters=assembly.waiters,
         health=health,
+        waits=waits,
     )
 
 

@@ -22,6 +22,14 @@ class TimerPurpose(StrEnum):
     WAIT = "wait"
 
 
+def purpose_of(timer_id: TimerId) -> TimerPurpose | None:
+    """What a timer is for, which is the end of its id; None where it says something else."""
+    try:
+        return TimerPurpose(timer_id.rpartition("/")[2])
+    except ValueError:
+        return None
+
+
 class Verdict(StrEnum):
     """What was made of a reply, timer or request that did not simply match."""
 

@@ -23,9 +23,11 @@ import typer
 from saga.adapters.opening import open_effects_store
 from saga.application import ROLES
 from saga.console.cli.installation import Adopts, adopt_stores
+from saga.console.cli.looking import iso
 from saga.console.cli.output import ExitCode, Misused, NotSo
 from saga.console.cli.session import Session
 from saga.errors import StoreUnavailable, TaskEnded
+from saga.runtime.idle import Left
 from saga.service import Service
 from saga.settings import HTTP_OFF
 
@@ -49,7 +51,9 @@ def run(
     until_idle: Annotated[
         bool,
         typer.Option(
-            "--until-idle", help="End when nothing is left but waiting for time or people."
+            "--until-idle",
+            help="End when nothing is left but people, sleeps, and retries and deadlines more than "
+            "a minute off.",
         ),
     ] = False,
     adopt: Adopts = False,
@@ -59,9 +63,20 @@ def run(
     chosen = roles_of(roles)
     if adopt:
         asyncio.run(adopt_stores(session))
-    counts = run_fast(_run(session, chosen, until_idle=until_idle, with_parent=with_parent))
+    main = _run(session, chosen, until_idle=until_idle, with_parent=with_parent)
+    counts, left = run_fast(main)
     text = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
-    session.printer.result(counts, text)
+    row = counts if left is None else counts | {"left": _left_row(left)}
+    session.printer.result(row, text)
+    if left:
+        due = f"; the next retry or deadline is due at {iso(left.next_at)}" if left.next_at else ""
+        session.printer.note(f"left behind: {left}{due}")
+
+
+def _left_row(left: Left) -> dict[str, Any]:
+    row = {"sagas": dict(left.sagas), "waiting_for": dict(left.waiting_for)}
+    next_at = None if left.next_at is None else iso(left.next_at)
+    return row | {"deferred": left.deferred, "next_at": next_at}
 
 
 def roles_of(text: str) -> tuple[str, ...]:
@@ -93,7 +108,7 @@ def summary(counts: Counter[str]) -> dict[str, int]:
 
 async def _run(
     session: Session, roles: tuple[str, ...], *, until_idle: bool, with_parent: bool
-) -> dict[str, int]:
+) -> tuple[dict[str, int], Left | None]:
     app = session.app
     if "effects" in roles and app.effects:
         await _try_effects_store(session)
@@ -102,8 +117,8 @@ async def _run(
         text, hint = "no effect service here handles %s: %s", UNHANDLED_HINT
         log.warning(text, unhandled, hint, extra={"hint": hint})
     service = app.build_service(session.settings, roles=roles, has_probes=True)
-    await _serve(service, roles, until_idle=until_idle, with_parent=with_parent)
-    return summary(service.counts)
+    left = await _serve(service, roles, until_idle=until_idle, with_parent=with_parent)
+    return summary(service.counts), left
 
 
 async def _try_effects_store(session: Session) -> None:
@@ -121,7 +136,8 @@ async def _try_effects_store(session: Session) -> None:
 
 async def _serve(
     service: Service, roles: tuple[str, ...], *, until_idle: bool, with_parent: bool
-) -> None:
+) -> Left | None:
+    """Serve until told to stop, or until idle: what is left behind then."""
     stopping = asyncio.Event()
 
     def stop(number: int) -> None:
@@ -132,10 +148,11 @@ async def _serve(
     on_signals(stop)
     stopped = asyncio.create_task(stopping.wait())
     if not await _started(service, stopped):
-        return
+        return None
     enders: list[asyncio.Task[Any]] = [stopped, asyncio.create_task(service.wait())]
-    if until_idle:
-        enders.append(asyncio.create_task(service.idle()))
+    idling = asyncio.create_task(service.idle()) if until_idle else None
+    if idling is not None:
+        enders.append(idling)
     if with_parent:
         enders.append(asyncio.create_task(_parent_is_gone()))
     try:
@@ -145,6 +162,7 @@ async def _serve(
         if any(ender.cancelled() for ender in ended):
             raise TaskEnded("what the process waited for was cancelled by somebody else")
         log.info("draining")
+        return idling.result() if idling in ended else None
     finally:
         for ender in enders:
             ender.cancel()

@@ -189,3 +189,19 @@ def test_a_part_that_ends_ends_the_process_with_a_message(toys, monkeypatch, pla
     code = ExitCode.UNREACHABLE if way == "raises" else ExitCode.NOT_SO
     said = {"raises": "no more", "returns": "was to go on", "is cancelled": "somebody else"}[way]
     ended.fails(code, "saga: ", said)
+
+
+def test_until_idle_says_what_is_left_behind(toys):
+    """On standard error, and as a part of the summary."""
+    call("publish", "staff.evt.leave-asked.v1", '{"name": "ann"}').fails(0)
+    left = call("run", "--until-idle", "--json").row["left"]
+
+    assert left["sagas"] == {"running": 1}
+    assert left["waiting_for"] == {"signal approval": 1}
+    assert (left["deferred"], left["next_at"]) == (0, None)
+    again = call("run", "--until-idle").fails(
+        0, "left behind: 1 running; 1 wait for signal approval"
+    )
+    assert "left" not in again.out
+    call("signal", "leave/ann", "approval", '{"by": "eve"}').fails(0)
+    assert "left behind" not in call("run", "--until-idle").err
