@@ -496,7 +496,7 @@ class RecordEncoder:
             raise MessageTooLarge(f"{contract}: key and value have {size} bytes, {limit}")
         why = self.limits.why_too_large(record)
         if why is not None:
-            text = f"{contract}: {why}, then `saga release`"
+            text = f"{contract}: {why}, then release the saga"
             raise MessageTooLarge(text, topic=record.topic)
 
     def _record(
